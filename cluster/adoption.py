@@ -1,0 +1,72 @@
+"""Finds again what an earlier supervisor of this state directory started.
+
+A process is known by its pid and start time; a worker also proves itself by answering to the key made for its
+start (its first probe asks with it). After a reboot no pid means anything.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cluster.instance import Instance, recorded_process, restore
+from cluster.state import RUNNING, WorkerState
+from cluster.store import Store
+from worker import proc
+from worker.process import Handle, Launcher, read_run_file
+
+_S = WorkerState
+
+
+def boot_id() -> str:
+    """Changes with every boot of the machine."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+async def same_boot(store: Store) -> bool:
+    return bool(await store.get("boot_id") == boot_id())
+
+
+async def recorded_instances(store: Store, now: float) -> list[Instance]:
+    """What is written down, without handles."""
+    found = []
+    for name, record in (await store.processes()).items():
+        if name.startswith("instance_"):
+            found.append(restore(name, record, now))
+    return sorted(found, key=lambda i: i.number)
+
+
+async def adopt_instances(store: Store, launcher: Launcher, now: float) -> list[Instance]:
+    """The recorded workers, each with a handle if it lives. One that died meanwhile keeps the state it had, with
+    no handle and ``tree_empty`` false: its end is still to be dealt with and its session to be swept."""
+    records = await store.processes()
+    instances = await recorded_instances(store, now)
+    for instance in instances:
+        process = recorded_process(records[instance.id])
+        if process is None and instance.spec is not None and instance.state in RUNNING:
+            process = read_run_file(instance.spec.run_file)  # killed between starting it and writing it down
+        if process is None:
+            if instance.state in RUNNING:
+                instance.state, instance.spec = _S.STOPPED, None
+            continue
+        instance.handle = launcher.adopt(process)
+        instance.tree_empty = False
+        if instance.handle is None:
+            instance.handle = Handle(process)  # dead: watching it reports its end at once
+        if instance.state in (_S.READY, _S.UNHEALTHY):
+            # A clean record: it was serving, however long that is ago.
+            instance.ready_at = now - 3600.0 if instance.state is _S.READY else now
+    return instances
+
+
+async def anything_alive(store: Store) -> bool:
+    """Whether a recorded process, or anything of its session, still runs."""
+    if not await same_boot(store):
+        return False
+    for record in (await store.processes()).values():
+        process = recorded_process(record)
+        if process is None:
+            run_file = record.get("run_file") or (record.get("spec") or {}).get("run_file")
+            process = read_run_file(Path(run_file)) if run_file else None
+        if process is not None and (proc.alive(process) or Handle(process).survivors()):
+            return True
+    return False

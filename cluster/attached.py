@@ -1,0 +1,119 @@
+"""Backends that this cluster did not start: probed, balanced and shown, never started, stopped or changed."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from cluster.monitor import ProbePlan, watch
+from cluster.state import WorkerState
+from config.errors import UsageError
+from config.topology import BackendSpec
+from worker.probe import ProbeFailed, Readiness, Target
+
+#: How long (s) an address is believed before its name is asked for again.
+RESOLVE_EVERY = 30.0
+
+
+class Attached:
+    """One such server. ``spec`` is what the balancer is told; ``changed`` is called when it does, ``tell`` with
+    every sentence worth a line in the log."""
+
+    def __init__(self, spec: BackendSpec) -> None:
+        self.spec = spec
+        self.reason = ""
+        self.changed: Callable[[], None] = lambda: None
+        self.tell: Callable[[str, str], None] = lambda name, text: None
+
+    async def run(self, session: aiohttp.ClientSession, plan: ProbePlan, timeout: float) -> None:
+        """Probes it until cancelled."""
+        target = Target(session, self.spec.address, self.spec.api_key, timeout)
+        await asyncio.gather(self._resolve(), self._watch(target, plan))
+
+    async def _watch(self, target: Target, plan: ProbePlan) -> None:
+        await _first_answer(target, self)
+        await watch(target, plan, {}, self)
+
+    async def _resolve(self) -> None:
+        """Keeps ``ip`` true, so that no name is looked up on the request path."""
+        while True:
+            ip = await _address_of(self.spec.host, self.spec.port)
+            if ip and ip != self.spec.ip:
+                self.spec = replace(self.spec, ip=ip)
+                self.changed()
+            await asyncio.sleep(RESOLVE_EVERY if ip else 1.0)
+
+    # Reporter
+
+    def phase(self, text: str) -> None:
+        self.reason = text
+
+    def ready(self, result: Readiness) -> None:
+        self._enter(WorkerState.READY, "", result.models)
+        self.tell(self.spec.id, f"ready ({self.spec.address})")
+
+    def unhealthy(self, why: str, lost: bool) -> None:
+        self.reason = why
+        if self.spec.state != WorkerState.UNHEALTHY:
+            self._enter(WorkerState.UNHEALTHY, why, self.spec.models)
+            self.tell(self.spec.id, f"out of rotation: {why}")
+
+    def _enter(self, state: WorkerState, reason: str, models: tuple[dict[str, Any], ...]) -> None:
+        self.reason = reason
+        self.spec = replace(self.spec, state=str(state), models=models)
+        self.changed()
+
+
+async def _first_answer(target: Target, attached: Attached) -> None:
+    while True:
+        try:
+            await target.models()
+            return
+        except ProbeFailed as error:
+            attached.phase(str(error))
+            await asyncio.sleep(1.0)
+
+
+async def _address_of(host: str, port: int) -> str | None:
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        pass
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=1)
+    except OSError:
+        return None
+    return str(found[0][4][0])
+
+
+def parse(urls: tuple[str, ...], key_file: Path | None, epoch: int) -> list[Attached]:
+    """``backend_0 …`` in the order given. Raises UsageError for what is no http(s) URL or an unreadable file."""
+    key = None
+    if key_file is not None:
+        try:
+            key = key_file.expanduser().read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"--backend-key-file {key_file}: {error}", exit_code=2) from None
+    return [_parse_one(f"backend_{number}", url, key, epoch) for number, url in enumerate(urls)]
+
+
+def _parse_one(name: str, url: str, key: str | None, epoch: int) -> Attached:
+    parts = urlsplit(url)
+    try:
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError:
+        raise UsageError(f"--backend {url}: the port is no number from 1 to 65535", exit_code=2) from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.username:
+        raise UsageError(f"--backend {url}: a URL such as http://10.0.0.7:8000 is needed", exit_code=2)
+    spec = BackendSpec(
+        id=name, incarnation=epoch, state=str(WorkerState.STARTING), scheme=parts.scheme, host=parts.hostname,
+        port=port, path=parts.path.rstrip("/").removesuffix("/v1"), managed=False, api_key=key,
+    )
+    return Attached(spec)

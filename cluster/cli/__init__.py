@@ -1,0 +1,66 @@
+"""The command line: parse, call, print. Exit codes: 0 done, 1 failed, 2 wrong usage."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from cluster.client import ClusterError
+from config.errors import UsageError
+
+
+class _Group(click.Group):
+    """Imports a command's module only when it is used: completion and ``--help`` stay quick."""
+
+    _modules = {  # noqa: RUF012
+        "up": "up", "down": "down", "status": "operate", "scale": "operate", "strategy": "operate",
+        "restart": "operate", "weight": "operate", "logs": "operate", "config": "settings",
+    }
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self._modules)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        import importlib
+
+        if cmd_name not in self._modules:
+            return None
+        module = importlib.import_module(f"cluster.cli.{self._modules[cmd_name]}")
+        command: click.Command = getattr(module, f"{cmd_name}_command")
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        from config.errors import nearest
+
+        if args and not args[0].startswith("-") and args[0] not in self._modules:
+            ctx.fail(f"no command {args[0]!r}{nearest(args[0], self._modules)}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="clusterctl")
+def cli() -> None:
+    """One command, one URL: vLLM multi-LoRA workers, supervised, behind one load balancer."""
+
+
+def main() -> None:
+    """Entry point. One line on standard error for whatever a person can mend, never a traceback."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(130)
+    except UsageError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except ClusterError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2 if error.status == 400 else 1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)

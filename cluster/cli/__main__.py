@@ -1,0 +1,22 @@
+"""``python -m cluster.cli FILE``: the supervisor behind ``up --detach``, with its settings in FILE."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from cluster.cli.up import foreground
+from config.errors import UsageError
+from config.settings import from_json
+
+
+def main() -> int:
+    try:
+        return foreground(from_json(Path(sys.argv[1]).read_text()))
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""`up --detach`: a supervisor of its own, waited for until the first worker is ready."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from typing import Any
+
+import click
+
+from cluster import plan
+from cluster.cli.down import bring_down
+from cluster.client import ClusterClient, ClusterError
+from cluster.runtime import lock
+from config.paths import StateDir
+from config.settings import Settings
+from worker import logfile
+
+_LOOK_EVERY = 0.05
+
+#: Lines of a log shown with a failed start.
+_LINES = 15
+
+
+def start(settings: Settings) -> int:
+    """0 once a worker is ready; 1 with the reason if none is in time. Raises UsageError before anything starts."""
+    plan.make(settings)
+    state = StateDir(settings.state_directory())
+    lock(state).close()  # one that lives already is reported here, in one line
+    state.launch.touch(mode=0o600)
+    state.launch.write_text(settings.to_json())
+    log = state.log("supervisor")
+    with log.open("ab") as output:
+        offset = output.tell()
+        # Its own session, and none of our standard streams: whoever captures our output must not wait for it.
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cluster.cli", str(state.launch)],
+            stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, cwd=state.work,
+            env={**os.environ, "PYTHONSAFEPATH": "1"},
+        )
+    return _wait(settings, state, process, offset)
+
+
+def _wait(settings: Settings, state: StateDir, process: subprocess.Popen[bytes], offset: int) -> int:
+    url = f"http://{settings.host}:{settings.port}"
+    deadline = time.monotonic() + settings.startup_timeout
+    with ClusterClient(state_dir=state.root, timeout=5.0) as supervisor:
+        while True:
+            if process.poll() is not None:
+                text = state.log("supervisor").read_bytes()[offset:].decode(errors="replace").splitlines()
+                for line in text[-_LINES:]:
+                    click.echo(line, err=True)
+                return 1
+            snapshot = _snapshot(supervisor)
+            if snapshot is not None:
+                instances = snapshot["instances"].values()
+                ready = sum(i["is_running"] for i in instances)
+                if ready and _balancer_answers(settings):
+                    click.echo(f"{url}: {ready} ready, {snapshot['total_instances']} wanted; state in {state.root}")
+                    return 0
+                if instances and all(i["state"] == "failed" for i in instances):
+                    return _give_up(settings, state, snapshot, "every worker has failed")
+            if time.monotonic() > deadline:
+                why = f"no worker was ready within {settings.startup_timeout:g} s"
+                return _give_up(settings, state, snapshot, why)
+            time.sleep(_LOOK_EVERY)
+
+
+def _snapshot(supervisor: ClusterClient) -> dict[str, Any] | None:
+    try:
+        return supervisor.snapshot()
+    except ClusterError:
+        return None
+
+
+def _balancer_answers(settings: Settings) -> bool:
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)
+    host = f"[{host}]" if ":" in host and not host.startswith("[") else host
+    with ClusterClient(f"http://{host}:{settings.port}", timeout=5.0) as cluster:
+        return cluster.healthy()
+
+
+def _give_up(settings: Settings, state: StateDir, snapshot: dict[str, Any] | None, why: str) -> int:
+    """Nothing is left running: a cluster that nobody waits for any more helps nobody."""
+    click.echo(f"error: {why}", err=True)
+    instances = snapshot["instances"] if snapshot else {}
+    for name, i in instances.items():
+        click.echo(f"{name}: {i['state']}: {i['reason'] or i.get('phase') or 'no reason known'}", err=True)
+        lines = (i.get("last_exit") or {}).get("log") or logfile.tail(state.log(name), _LINES)
+        for line in lines[-_LINES:]:
+            click.echo(f"    {line}", err=True)
+    bring_down(state, now=True, quiet=True)
+    return 1

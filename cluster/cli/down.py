@@ -1,0 +1,101 @@
+"""`down`: end a cluster, also one that has lost its supervisor or its balancer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import click
+
+from cluster.cli.common import client, state_dir_option, url_option
+from cluster.client import ClusterClient, ClusterError
+from cluster.runtime import end, lock
+from config.errors import UsageError
+from config.paths import StateDir, default_state_dir
+from config.settings import cluster_url
+
+_LOOK_EVERY = 0.05
+
+
+@click.command("down")
+@state_dir_option
+@click.option("--now", is_flag=True, help="Kill; do not wait for running requests.")
+@click.option("--no-wait", is_flag=True, help="Return at once; the end goes on.")
+@url_option
+def down_command(state_dir: Path | None, now: bool, no_wait: bool, url: str | None) -> int:
+    """Drain, then stop everything."""
+    if state_dir is None:
+        state_dir = _find(url)
+    if state_dir is None:  # another machine: its supervisor does it
+        with client(url) as cluster:
+            cluster.shutdown(now)
+        click.echo("shutting down")
+        return 0
+    return bring_down(StateDir(state_dir.expanduser().absolute()), now=now, no_wait=no_wait)
+
+
+def _find(url: str | None) -> Path | None:
+    """The state directory of the cluster at ``url``: as it says itself or, if it is too dead for that, the usual
+    one of its port. None if it is not on this machine."""
+    wanted = url or cluster_url()
+    try:
+        with client(wanted) as cluster:
+            found = Path(cluster.status()["supervisor"]["state_dir"])
+            return found if found.is_dir() else None
+    except ClusterError as error:
+        usual = default_state_dir(urlsplit(wanted).port or 80)
+        if error.status is None and usual.is_dir():
+            return usual
+        raise
+
+
+def bring_down(state: StateDir, *, now: bool = False, no_wait: bool = False, quiet: bool = False) -> int:
+    """Ends whatever runs on ``state``. A second call while the first waits makes it quick with ``now``."""
+    if not state.root.is_dir():
+        raise UsageError(f"no state directory {state.root}")
+    if not _ask(state, now):
+        # No supervisor: become one that only ends what there is.
+        if not state.database.exists():
+            raise UsageError(f"{state.root} is no state directory of a cluster")
+        logging.basicConfig(level=logging.WARNING)
+        asyncio.run(end(state))
+    elif no_wait:
+        if not quiet:
+            click.echo("shutting down")
+        return 0
+    else:
+        _wait_for_end(state)
+    if not quiet:
+        click.echo("down")
+    return 0
+
+
+def _ask(state: StateDir, now: bool) -> bool:
+    """Asks the supervisor; False if there is none."""
+    with ClusterClient(state_dir=state.root) as supervisor:
+        for _ in range(40):
+            try:
+                supervisor.shutdown(now)
+                return True
+            except ClusterError as error:
+                if error.status is not None:
+                    raise
+            try:
+                lock(state).close()
+                return False  # nobody holds the lock
+            except UsageError:
+                time.sleep(_LOOK_EVERY)  # it has just started, or is about to end
+    raise UsageError(f"the supervisor on {state.root} holds its lock but does not answer; kill it, then run down again")
+
+
+def _wait_for_end(state: StateDir) -> None:
+    while True:
+        try:
+            lock(state).close()
+            return
+        except UsageError:
+            time.sleep(_LOOK_EVERY)
+

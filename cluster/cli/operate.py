@@ -1,0 +1,131 @@
+"""Looking at a running cluster and changing it."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import click
+
+from cluster.cli.common import client, finish, no_wait_option, url_option
+from cluster.cli.render import console, status_table
+from cluster.client import ClusterClient, ClusterError
+from config.topology import STRATEGIES
+
+
+@click.command("status")
+@url_option
+@click.option("--json", "as_json", is_flag=True, help="The whole status, as the API answers it.")
+@click.option("--watch", is_flag=True, help="Again every second, until Ctrl-C.")
+def status_command(url: str | None, as_json: bool, watch: bool) -> int:
+    """Show what runs."""
+    with client(url) as cluster:
+        if not watch:
+            status = cluster.status()
+            if as_json:
+                click.echo(json.dumps(status, indent=2))
+            else:
+                screen = console()
+                screen.print(status_table(status, screen.width))
+            return 0
+        return _watch(cluster, as_json)
+
+
+def _watch(cluster: ClusterClient, as_json: bool) -> int:
+    from rich.live import Live
+
+    if as_json:
+        while True:
+            click.echo(json.dumps(cluster.status()))
+            time.sleep(1.0)
+    screen = console()
+    with Live(console=screen, refresh_per_second=2) as live:
+        while True:
+            try:
+                live.update(status_table(cluster.status(), screen.width))
+            except ClusterError as error:
+                live.update(str(error))
+            time.sleep(1.0)
+
+
+@click.command("scale", context_settings={"ignore_unknown_options": True})
+@click.argument("count")
+@no_wait_option
+@url_option
+def scale_command(count: str, no_wait: bool, url: str | None) -> int:
+    """Run COUNT workers, or +K more, or -K fewer."""
+    sign, digits = (count[0], count[1:]) if count[:1] in "+-" else ("", count)
+    if not digits.isdigit() or (sign and int(digits) == 0):
+        raise click.UsageError(f"COUNT is a number such as 3, +1 or -1, not {count!r}")
+    number = int(digits)
+    with client(url) as cluster:
+        result = cluster.scale_by(-number if sign == "-" else number) if sign else cluster.scale(number)
+        click.echo(f"scaling: {result['current']} ready, {result['desired']} wanted")
+        return finish(cluster, no_wait, "done")
+
+
+@click.command("strategy")
+@click.argument("name", type=click.Choice(STRATEGIES))
+@url_option
+def strategy_command(name: str, url: str | None) -> int:
+    """Spread requests by NAME from now on."""
+    with client(url) as cluster:
+        click.echo(f"strategy {cluster.strategy(name)['strategy']}")
+    return 0
+
+
+@click.command("restart")
+@click.argument("instance", required=False)
+@click.option("--rolling", is_flag=True, help="All of them, one at a time.")
+@no_wait_option
+@url_option
+def restart_command(instance: str | None, rolling: bool, no_wait: bool, url: str | None) -> int:
+    """Restart one INSTANCE, or all of them one at a time."""
+    if (instance is None) != rolling:
+        raise click.UsageError("either an INSTANCE or --rolling is needed")
+    with client(url) as cluster:
+        result = cluster.restart_rolling() if instance is None else cluster.restart(instance)
+        click.echo(f"restarting {', '.join(result['restarting'])}")
+        return finish(cluster, no_wait, "done")
+
+
+@click.command("weight")
+@click.argument("instance")
+@click.argument("weight", type=click.IntRange(0, 1000))
+@url_option
+def weight_command(instance: str, weight: int, url: str | None) -> int:
+    """Give INSTANCE a WEIGHT for the strategy `weighted`."""
+    with client(url) as cluster:
+        cluster.weight(instance, weight)
+    click.echo(f"{instance} has weight {weight}")
+    return 0
+
+
+@click.command("logs")
+@click.argument("instance", required=False)
+@click.option("-f", "--follow", is_flag=True, help="Go on as it is written, until Ctrl-C.")
+@click.option("-n", "--lines", default=100, show_default=True, type=click.IntRange(0, 100_000))
+@url_option
+def logs_command(instance: str | None, follow: bool, lines: int, url: str | None) -> int:
+    """Show what INSTANCE (default: every one) or `balancer` wrote."""
+    with client(url) as cluster:
+        status = cluster.status()
+        known = [name for name, i in status["instances"].items() if i["managed"]]
+        if instance is None and not follow:
+            for name in known:
+                click.echo(f"==> {name} <==")
+                _print_log(cluster, name, lines, follow=False)
+            return 0
+        if instance is None and len(known) != 1:
+            raise click.UsageError(f"with --follow name one of: {', '.join([*known, 'balancer'])}")
+        _print_log(cluster, instance or known[0], lines, follow)
+    return 0
+
+
+def _print_log(cluster: ClusterClient, instance: str, lines: int, follow: bool) -> None:
+    response = cluster.logs(instance, lines, follow)
+    try:
+        for text in response.iter_text():
+            click.echo(text, nl=False)
+    finally:
+        response.close()

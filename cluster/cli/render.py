@@ -1,0 +1,85 @@
+"""How a status looks on a terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_STYLES = {
+    "ready": "green", "starting": "yellow", "draining": "yellow", "stopping": "yellow", "backoff": "red",
+    "unhealthy": "red", "failed": "bold red", "stopped": "dim",
+}  # fmt: skip
+
+
+_COLUMNS = (
+    ("instance", False), ("state", False), ("pid", True), ("port", True), ("gpus", False), ("weight", True),
+    ("in flight", True), ("requests", True), ("errors", True), ("restarts", True), ("up", True), ("cpu %", True),
+    ("MB", True), ("", False),
+)  # fmt: skip
+
+#: What is left of it on a narrow terminal.
+_NARROW = {"instance", "state", "pid", "port", "in flight", "requests", "restarts", ""}
+
+
+def console(stderr: bool = False) -> Console:
+    """As wide as the terminal; into a file or a pipe, as wide as it takes."""
+    found = Console(stderr=stderr, highlight=False)
+    return found if found.is_terminal else Console(stderr=stderr, highlight=False, width=220)
+
+
+def status_table(status: dict[str, Any], width: int) -> Table:
+    """One row an instance; what is wrong with one stands in the last column. ``width`` in characters."""
+    supervisor = status["supervisor"]
+    pid = supervisor.get("pid")
+    title = (
+        f"{status['running_instances']} of {status['total_instances']} ready · {status['load_balancer_strategy']} · "
+        f"supervisor {pid if pid else 'not running'} · balancer {status['load_balancer']['pid']}"
+    )
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    wide = width >= 110
+    for name, right in _COLUMNS:
+        if wide or name in _NARROW:
+            table.add_column(name, justify="right" if right else "left", no_wrap=name != "")
+    for name, i in status["instances"].items():
+        state = i["state"] + (" (degraded)" if i["degraded"] else "")
+        note = i["reason"] or i.get("phase") or ""
+        if not note and i["last_exit"] and not i["last_exit"]["expected"]:
+            note = f"last end: {i['last_exit']['reason']}"
+        cells = (
+            name, Text(state, _STYLES.get(i["state"], "")), _text(i["pid"]), _text(i["port"]),
+            ",".join(map(str, i["gpus"])) or "-", _text(i["weight"]), _text(i["in_flight"]),
+            _text(i["requests_total"]), _text(i["errors_total"]), _text(i["restarts"]), duration(i["uptime_s"]),
+            _text(i["cpu_percent"]), _text(i["memory_mb"] and round(i["memory_mb"])), Text(note, "dim"),
+        )
+        shown = zip(_COLUMNS, cells, strict=True)
+        table.add_row(*(cell for (column, _), cell in shown if wide or column in _NARROW))
+    return table
+
+
+def progress_table(snapshot: dict[str, Any]) -> Table:
+    """The start of a cluster: state, how long, what it is at."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for name, i in snapshot["instances"].items():
+        for_s = i.get("state_for_s")
+        table.add_row(
+            name, Text(i["state"], _STYLES.get(i["state"], "")), duration(for_s),
+            Text(i["reason"] or i.get("phase") or "", "dim"),
+        )
+    return table
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def _text(value: object) -> str:
+    return "-" if value is None else str(value)

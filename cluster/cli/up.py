@@ -1,0 +1,117 @@
+"""`up`: run a cluster, in the foreground or detached."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cluster import plan
+from cluster.cli import detach
+from cluster.cli.render import console, progress_table
+from cluster.supervisor import Supervisor
+from config import settings as configuration
+from config.settings import Settings
+from config.topology import STRATEGIES
+
+_LISTS = ("lora", "backend")
+
+
+@click.command("up", context_settings={"ignore_unknown_options": False})
+@click.option("--instances", type=int, help="Workers to run (default 1).")
+@click.option("--engine", help="vllm (default) or sim.")
+@click.option("--model", help="Model path or hub id; without one, the demo model.")
+@click.option("--lora", multiple=True, metavar="NAME=PATH", help="A LoRA adapter; repeatable.")
+@click.option("--backend", multiple=True, metavar="URL", help="Balance this server as well; repeatable.")
+@click.option("--backend-key-file", type=click.Path(path_type=Path), help="File with the API key of those servers.")
+@click.option("--host", help="Address to listen on (default 127.0.0.1).")
+@click.option("--port", type=int, help="Port to listen on (default 8000).")
+@click.option("--strategy", metavar="NAME", help=f"One of: {', '.join(STRATEGIES)}.")
+@click.option("--gpus", metavar="0,1", help="GPUs to use (default: all that NVML reports).")
+@click.option("--instances-per-gpu", type=int, help="Workers sharing one GPU (default 1).")
+@click.option("--tensor-parallel-size", type=int, help="GPUs a worker spans (default 1).")
+@click.option("--min-instances", type=int, help="Fewest workers scaling may leave (default 1).")
+@click.option("--max-instances", type=int, help="Most workers (default: what the machine holds).")
+@click.option("--drain-timeout", type=float, help="Seconds that running requests may finish in (default 30).")
+@click.option("--queue-timeout", type=float, help="Seconds a request waits for a worker (default 30).")
+@click.option("--startup-timeout", type=float, help="Seconds a worker may take to be ready (default 600).")
+@click.option("--state-dir", type=click.Path(path_type=Path), help="State, logs, sockets (default: one a port).")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Default info.")
+@click.option("--config", type=click.Path(path_type=Path), help="A YAML file with settings.")
+@click.option("--detach", "detached", is_flag=True, help="Return once the first worker is ready.")
+@click.argument("engine_args", nargs=-1, type=click.UNPROCESSED)
+def up_command(config: Path | None, detached: bool, engine_args: tuple[str, ...], **options: Any) -> int:
+    """Run a cluster. What follows -- goes to the engine's own command line untouched.
+
+    Settings come from flags, then the environment (CLUSTERCTL_*), then --config, then the defaults."""
+    flags = {name: value for name, value in options.items() if value is not None and value != ()}
+    for name in _LISTS:
+        if name in flags:
+            flags[name] = list(flags[name])
+    if engine_args:
+        flags["engine_args"] = list(engine_args)
+    settings = configuration.load(flags, config)
+    if detached:
+        return detach.start(settings)
+    return foreground(settings)
+
+
+def foreground(settings: Settings) -> int:
+    """Until SIGINT or SIGTERM."""
+    from cluster.runtime import serve
+
+    plan.make(settings)  # what is wrong is said before any output of a start
+    live = sys.stderr.isatty()
+    _log_to_terminal(settings.log_level, live)
+    watchers: list[asyncio.Task[None]] = []
+
+    def ready(supervisor: Supervisor) -> None:
+        watchers.append(asyncio.get_running_loop().create_task(_narrate(supervisor, settings, live), name="narrate"))
+
+    asyncio.run(serve(settings, ready=ready))
+    return 0
+
+
+def _log_to_terminal(level: str, live: bool) -> None:
+    if live:
+        from rich.logging import RichHandler
+
+        handler: logging.Handler = RichHandler(
+            console=console(stderr=True), show_path=False, show_level=False, log_time_format="%H:%M:%S"
+        )
+        handler.setFormatter(logging.Formatter("%(message)s"))
+    else:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for noisy in ("asyncio", "aiohttp"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+async def _narrate(supervisor: Supervisor, settings: Settings, live: bool) -> None:
+    """Progress of the start, then one line that says how to use it."""
+    began, said = time.monotonic(), False
+    url = f"http://{settings.host}:{settings.port}"
+    logging.getLogger("clusterctl").info("cluster: %s, state in %s", url, supervisor.state.root)
+    if not live:
+        while not supervisor.snapshot()["supervisor"]["settled"]:
+            await asyncio.sleep(0.1)
+    else:
+        from rich.live import Live
+
+        with Live(console=console(stderr=True), transient=True, refresh_per_second=4) as view:
+            while not said:
+                snapshot = supervisor.snapshot()
+                said = bool(snapshot["supervisor"]["settled"])
+                view.update(progress_table(snapshot))
+                await asyncio.sleep(0.25)
+    seen = supervisor.snapshot()
+    running = sum(i["is_running"] for i in seen["instances"].values())
+    logging.getLogger("clusterctl").info(
+        "cluster: %d ready after %.1f s. Try: curl %s/v1/models", running, time.monotonic() - began, url
+    )

@@ -1,0 +1,122 @@
+"""What the supervisor knows of one worker. Changed by `cluster.fleet` alone."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cluster.restart import History
+from cluster.state import InstanceObserved, WorkerState, check
+from worker.process import Handle
+from worker.spec import ProcessId, Slot, WorkerSpec
+
+
+@dataclass(slots=True)
+class Instance:
+    """Monotonic times in seconds; ``started_at`` is wall-clock. ``failure``: why it is being killed although
+    nobody wanted it to end. ``swept``: the process that ended, whose session is to be emptied.
+    ``drain_version``: the first backend set in which the balancer sends it nothing new."""
+
+    id: str
+    slot: Slot
+    state: WorkerState = WorkerState.STOPPED
+    since: float = 0.0
+    generation: int = 0
+    incarnation: int = 0
+    starts: int = 0
+    handle: Handle | None = None
+    swept: Handle | None = None
+    spec: WorkerSpec | None = None
+    started_at: float | None = None
+    ready_at: float | None = None
+    models: tuple[dict[str, Any], ...] = ()
+    refused: dict[str, str] = field(default_factory=dict)
+    history: History = field(default_factory=History)
+    restart_at: float = 0.0
+    tree_empty: bool = True
+    in_flight: int | None = 0
+    drain_version: tuple[int, int] = (0, 0)
+    failing_probes: bool = False
+    failure: str | None = None
+    phase: str = ""
+    reason: str = ""
+    last_exit: dict[str, Any] | None = None
+    cpu_percent: float = 0.0
+    memory_mb: float = 0.0
+
+    @property
+    def number(self) -> int:
+        return int(self.id.rsplit("_", 1)[1])
+
+    def enter(self, state: WorkerState, now: float, reason: str) -> None:
+        """Raises IllegalTransition. Entering the state it is in changes only the reason."""
+        if state is not self.state:
+            self.state = check(self.state, state)
+            self.since = now
+        self.reason = reason
+
+    def observed(self) -> InstanceObserved:
+        return InstanceObserved(
+            id=self.id,
+            state=self.state,
+            since=self.since,
+            generation=self.generation,
+            main_alive=self.handle is not None,
+            tree_empty=self.tree_empty,
+            in_flight=self.in_flight,
+            restart_at=self.restart_at,
+            failing_probes=self.failing_probes,
+            gpus=self.slot.gpus,
+        )
+
+    def record(self) -> dict[str, Any]:
+        """What a later supervisor needs to adopt the worker; `restore` reads it."""
+        spec = self.spec
+        return {
+            "state": str(self.state),
+            "generation": self.generation,
+            "incarnation": self.incarnation,
+            "starts": self.starts,
+            "started_at": self.started_at,
+            "process": asdict(self.handle.process) if self.handle else None,
+            "spec": {
+                "argv": spec.argv, "cwd": str(spec.cwd), "log": str(spec.log), "run_file": str(spec.run_file),
+                "port": spec.port, "api_key": spec.api_key,
+            } if spec else None,
+            "slot": asdict(self.slot),
+            "models": self.models,
+            "refused": self.refused,
+            "last_exit": self.last_exit,
+        }
+
+
+def restore(name: str, record: dict[str, Any], now: float) -> Instance:
+    """The instance that `Instance.record` described, without a handle: whether it runs is for the caller to see.
+    Raises KeyError/TypeError/ValueError for what is no such record."""
+    slot = record["slot"]
+    kept = record["spec"]
+    spec = None
+    if kept:
+        spec = WorkerSpec(
+            id=name, incarnation=record["incarnation"], argv=tuple(kept["argv"]), env={}, cwd=Path(kept["cwd"]),
+            log=Path(kept["log"]), run_file=Path(kept["run_file"]), port=kept["port"], api_key=kept["api_key"],
+        )
+    return Instance(
+        id=name,
+        slot=Slot(tuple(slot["gpus"]), tuple(tuple(c) for c in slot["cores"]), slot["share"]),
+        state=WorkerState(record["state"]),
+        since=now,
+        generation=record["generation"],
+        incarnation=record["incarnation"],
+        starts=record["starts"],
+        started_at=record["started_at"],
+        spec=spec,
+        models=tuple(record["models"]),
+        refused=record["refused"],
+        last_exit=record["last_exit"],
+    )
+
+
+def recorded_process(record: dict[str, Any]) -> ProcessId | None:
+    return ProcessId(**record["process"]) if record["process"] else None

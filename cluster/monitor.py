@@ -1,0 +1,82 @@
+"""Watches one server with probes and reports what changes. It decides nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from cluster.liveness import Health, Liveness
+from worker.probe import ProbeFailed, Readiness, Target, readiness, wait_until_up
+
+
+class Reporter(Protocol):
+    def phase(self, text: str) -> None:
+        """How far a start has come."""
+
+    def ready(self, result: Readiness) -> None:
+        """It has answered a real request."""
+
+    def unhealthy(self, why: str, lost: bool) -> None:
+        """Probes failed in a row; ``lost``: so many that it will not come back by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbePlan:
+    """Seconds, and failed probes in a row. ``token_timeout`` bounds one real request: the first one on a cold
+    engine can take long."""
+
+    startup_interval: float
+    interval: float
+    failures: int
+    fatal: int
+    token_timeout: float = 120.0
+    health_required: bool = True
+
+
+async def watch(
+    target: Target, plan: ProbePlan, adapters: Mapping[str, str], report: Reporter, known: Health | None = None
+) -> None:
+    """Startup, readiness, then liveness until cancelled. ``known``: what an adopted worker was last seen to be."""
+    if known is None:
+        if plan.health_required:
+            await wait_until_up(target, plan.startup_interval)
+        report.phase("loading adapters, waiting for the first token")
+        report.ready(await _until_ready(target, plan, adapters, report))
+    liveness = Liveness(plan.failures, plan.fatal, known or Health.WELL)
+    while True:
+        await asyncio.sleep(plan.interval)
+        failure = await _check(target, plan)
+        result = None
+        if failure is None and liveness.health is not Health.WELL:
+            try:  # it comes back only with a real answer
+                result = await readiness(target, adapters, plan.token_timeout)
+            except ProbeFailed as error:
+                failure = str(error)
+        changed = liveness.observe(failure is None)
+        if result is not None:
+            report.ready(result)
+        elif changed is not None and failure is not None:
+            report.unhealthy(failure, lost=changed is Health.LOST)
+
+
+async def _check(target: Target, plan: ProbePlan) -> str | None:
+    """Liveness: None, or what is wrong."""
+    try:
+        await target.healthy(plan.health_required)
+        await target.models()
+    except ProbeFailed as error:
+        return str(error)
+    return None
+
+
+async def _until_ready(
+    target: Target, plan: ProbePlan, adapters: Mapping[str, str], report: Reporter
+) -> Readiness:
+    while True:
+        try:
+            return await readiness(target, adapters, plan.token_timeout)
+        except ProbeFailed as error:
+            report.phase(f"not ready: {error}")
+            await asyncio.sleep(plan.startup_interval)

@@ -1,0 +1,88 @@
+"""Which worker is pinned to what: GPU slots, or core lists on a machine without GPUs. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from config.errors import UsageError
+from worker.spec import Slot
+
+#: Without GPUs: never more workers than this, however much memory there is.
+CPU_MOST = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What there is to place on. ``gpus`` are the usable GPUs as (index, description); ``cores`` the usable CPUs;
+    ``memory`` bytes of main memory."""
+
+    gpus: tuple[tuple[int, str], ...]
+    cores: tuple[int, ...]
+    memory: int
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """How workers are laid over a machine. ``ranks`` is the number of GPUs (or core lists) a worker spans."""
+
+    machine: Machine
+    ranks: int = 1
+    per_gpu: int = 1
+    on_gpu: bool = True
+    memory_each: int = 0
+    planned: int = 1
+
+    @property
+    def capacity(self) -> int:
+        """The most workers that fit."""
+        if self.on_gpu:
+            return len(self.machine.gpus) // self.ranks * self.per_gpu
+        by_memory = self.machine.memory * 9 // 10 // self.memory_each if self.memory_each else CPU_MOST
+        return max(1, min(CPU_MOST, by_memory))
+
+    def slot(self, number: int) -> Slot:
+        """What worker ``number`` (from 0) is pinned to. Neighbours go to different GPUs first: with two a GPU on
+        GPUs 0 and 1, workers 0 and 2 share GPU 0."""
+        if self.on_gpu:
+            groups = len(self.machine.gpus) // self.ranks
+            start = number % groups * self.ranks
+            chosen = self.machine.gpus[start : start + self.ranks]
+            return Slot(gpus=tuple(index for index, _ in chosen), share=self.per_gpu)
+        return Slot(cores=self._cores(number))
+
+    def _cores(self, number: int) -> tuple[tuple[int, ...], ...]:
+        """Disjoint lists of equal length while there are at least as many cores as ranks of all planned workers;
+        nothing (unbound, one thread each) for more."""
+        share = len(self.machine.cores) // (max(1, self.planned) * self.ranks)
+        if share < 1 or number >= self.planned:
+            return ()
+        first = number * self.ranks * share
+        return tuple(
+            self.machine.cores[first + rank * share : first + (rank + 1) * share] for rank in range(self.ranks)
+        )
+
+    def require(self, instances: int) -> None:
+        """Raises UsageError, saying what is there and what is needed, where ``instances`` do not fit."""
+        if instances <= self.capacity or not self.on_gpu:
+            return
+        needed = -(-instances // self.per_gpu) * self.ranks
+        there = "; ".join(text for _, text in self.machine.gpus) or "none"
+        sharing = f", {self.per_gpu} a GPU" if self.per_gpu > 1 else ""
+        raise UsageError(
+            f"not enough GPUs: {instances} instance{'s' * (instances != 1)} x {self.ranks} GPU"
+            f"{'s' * (self.ranks != 1)} each{sharing} need {needed}, there "
+            f"{'is' if len(self.machine.gpus) == 1 else 'are'} {len(self.machine.gpus)} ({there})"
+        )
+
+
+def choose_gpus(gpus: Sequence[tuple[int, str]], wanted: tuple[int, ...] | None) -> tuple[tuple[int, str], ...]:
+    """The GPUs to use, in the order asked for. Raises UsageError for one that is not there."""
+    if wanted is None:
+        return tuple(gpus)
+    there = dict(gpus)
+    for index in wanted:
+        if index not in there:
+            known = "; ".join(there.values()) or "none"
+            raise UsageError(f"--gpus {index}: there is no such GPU; there are: {known}")
+    return tuple((index, there[index]) for index in wanted)

@@ -1,0 +1,154 @@
+"""From settings and machine to what is going to run. Everything that can be wrong is found here, before anything
+starts."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from cluster.placement import Machine, Placement, choose_gpus
+from config.errors import UsageError
+from config.settings import NAME, Settings, visible_gpus
+from worker import gpus
+from worker.demo import MODEL_NAME, model_path
+from worker.demo import adapters as demo_adapters
+from worker.engines import base, flags
+from worker.engines.base import Engine
+from worker.spec import EngineSpec
+
+#: Ranks that vLLM accepts for ``--max-lora-rank`` (vllm.config.lora.MaxLoRARanks, 0.32).
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+
+#: What `--model` may be a path to, if it is one.
+_MODEL_FILES = ("config.json", "params.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A checked set-up. ``most``: no more workers than this."""
+
+    settings: Settings
+    engine: Engine
+    spec: EngineSpec
+    placement: Placement
+    least: int
+    most: int
+
+
+def look_at_machine(engine: Engine) -> Machine:
+    """What this machine has for workers of ``engine``."""
+    found = gpus.detect(visible_gpus()) if engine.uses_gpu and not getattr(engine, "is_cpu_package", False) else []
+    return Machine(
+        gpus=tuple((g.index, str(g)) for g in found),
+        cores=tuple(sorted(os.sched_getaffinity(0))),
+        memory=psutil.virtual_memory().total,
+    )
+
+
+def make(settings: Settings, machine: Machine | None = None) -> Plan:
+    """Raises UsageError with one line for everything that would not work."""
+    engine = base.load(settings.engine)
+    if settings.instances:
+        engine.check()
+    spec = engine_spec(settings)
+    machine = machine or look_at_machine(engine)
+    ranks = spec.tensor_parallel_size * flags.integer(spec.extra_args, "--pipeline-parallel-size", 1)
+    on_gpu = engine.uses_gpu and bool(machine.gpus)
+    if settings.gpus is not None and not on_gpu:
+        raise UsageError(f"--gpus: engine {engine.name} can use no GPU here")
+    chosen = choose_gpus(machine.gpus, settings.gpus) if on_gpu else ()
+    placement = Placement(
+        machine=Machine(chosen, machine.cores, machine.memory), ranks=ranks, per_gpu=settings.instances_per_gpu,
+        on_gpu=on_gpu, memory_each=engine.memory_estimate(spec), planned=settings.instances,
+    )
+    placement.require(settings.instances)
+    if settings.max_instances is not None:
+        placement.require(settings.max_instances)
+    most = settings.max_instances or max(placement.capacity, settings.instances)
+    least = min(settings.min_instances, settings.instances)
+    return Plan(settings, engine, spec, placement, least, most)
+
+
+def engine_spec(settings: Settings) -> EngineSpec:
+    """What all workers have in common. Raises UsageError for models and adapters that are none."""
+    args = settings.engine_args
+    names: tuple[str, ...]
+    model, named = settings.model, flags.values(args, "--served-model-name")
+    adapters = dict(settings.lora)
+    if model is None:
+        model, names = str(model_path()), (MODEL_NAME,)
+        adapters = {**{name: str(path) for name, path in demo_adapters().items()}, **adapters}
+    else:
+        _check_model(model)
+        names = (model,)
+    if named:
+        names = tuple(named)
+    ranks = [_adapter_rank(name, Path(path)) for name, path in adapters.items()]
+    for name in adapters:
+        if name in names:
+            raise UsageError(f"--lora {name}: that is the name of the model itself", exit_code=2)
+    return EngineSpec(
+        engine=settings.engine,
+        model=model,
+        served_names=names,
+        adapters={name: str(Path(path).expanduser().absolute()) for name, path in adapters.items()},
+        extra_args=args,
+        tensor_parallel_size=_tensor_parallel(settings),
+        max_lora_rank=flags.integer(args, "--max-lora-rank", accepted_rank(max([16, *ranks]))),
+        max_loras=flags.integer(args, "--max-loras", max(4, min(len(adapters), 16))),
+        cpu_kv_gib=settings.cpu_kv_gib,
+    )
+
+
+def accepted_rank(rank: int) -> int:
+    """The smallest ``--max-lora-rank`` that vLLM accepts and that holds ``rank``. Raises UsageError above 512."""
+    for accepted in LORA_RANKS:
+        if rank <= accepted:
+            return accepted
+    raise UsageError(f"LoRA rank {rank} is above {LORA_RANKS[-1]}, the most that vLLM takes")
+
+
+def _tensor_parallel(settings: Settings) -> int:
+    given = flags.integer(settings.engine_args, "--tensor-parallel-size", settings.tensor_parallel_size)
+    if given != settings.tensor_parallel_size and settings.tensor_parallel_size != 1:
+        raise UsageError(
+            f"--tensor-parallel-size {settings.tensor_parallel_size} and, for the engine, {given}: which?", exit_code=2
+        )
+    return given
+
+
+def looks_like_path(model: str) -> bool:
+    """Everything else is a hub id and the engine's business."""
+    return model.startswith(("/", "./", "../", "~")) or Path(model).exists() or model in (".", "..")
+
+
+def _check_model(model: str) -> None:
+    if not looks_like_path(model):
+        return
+    path = Path(model).expanduser()
+    if not path.exists():
+        raise UsageError(f"--model {model}: no such file or folder")
+    if path.is_file() and path.suffix == ".gguf":
+        return
+    if not path.is_dir() or not any((path / name).is_file() for name in _MODEL_FILES):
+        raise UsageError(f"--model {model}: holds no model (a folder with a config.json is needed)")
+
+
+def _adapter_rank(name: str, path: Path) -> int:
+    if not NAME.fullmatch(name):
+        raise UsageError(f"--lora {name!r}: [A-Za-z0-9._-], 1 to 128 characters are needed", exit_code=2)
+    path = path.expanduser()
+    if not path.is_dir():
+        raise UsageError(f"--lora {name}: no folder {path}")
+    try:
+        config = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
+        rank = int(config["r"])
+    except FileNotFoundError:
+        raise UsageError(f"--lora {name}: {path} is no LoRA adapter (no adapter_config.json in it)") from None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UsageError(f"--lora {name}: {path}/adapter_config.json is not one of a LoRA adapter") from None
+    return rank

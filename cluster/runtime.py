@@ -1,0 +1,117 @@
+"""Composition root of the supervisor process: lock, store, what is adopted, sockets, signals, and the way out."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import signal
+from collections.abc import Callable
+from typing import IO
+
+from cluster import adoption, attached, control, plan
+from cluster.balancer import listen
+from cluster.placement import Machine, Placement
+from cluster.plan import Plan
+from cluster.store import Store
+from cluster.supervisor import Supervisor
+from config.errors import UsageError
+from config.paths import StateDir
+from config.settings import Settings, from_json
+from worker.engines import base
+from worker.process import LocalLauncher
+from worker.spec import EngineSpec
+
+#: How long (s) the balancer may take to end once every worker has stopped.
+_BALANCER_GRACE = 5.0
+
+
+def lock(state: StateDir) -> IO[str]:
+    """The lock that makes this process the state directory's one supervisor, until it is closed. Raises UsageError
+    where another one lives, or the directory cannot be written."""
+    try:
+        state.create()
+        file = state.lock.open("a+")  # not inherited: a worker must not keep it
+    except OSError as error:
+        raise UsageError(f"state directory {state.root}: {error.strerror}") from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        pid = file.read().strip() or "?"
+        file.close()
+        raise UsageError(f"a supervisor (pid {pid}) already runs on {state.root}; nothing was changed") from None
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
+
+
+async def serve(settings: Settings, ready: Callable[[Supervisor], None] = lambda supervisor: None) -> None:
+    """Runs a cluster until it has been shut down. ``ready`` is called once with the supervisor before it starts
+    anything. Raises UsageError before that for everything that cannot work."""
+    state = StateDir(settings.state_directory())
+    with lock(state):
+        store = await Store.open(state.database)
+        try:
+            adopt = await adoption.anything_alive(store)
+            if adopt:
+                settings = from_json(await store.get("settings"))
+            await _serve(settings, plan.make(settings), state, store, adopt, ready)
+        finally:
+            await store.close()
+
+
+async def end(state: StateDir) -> None:
+    """Ends what a supervisor that is gone left running on ``state``. Raises UsageError if another one lives."""
+    with lock(state):
+        store = await Store.open(state.database)
+        try:
+            if await adoption.anything_alive(store):
+                settings = from_json(await store.get("settings"))
+                await _serve(settings, _plan_to_end(settings), state, store, True, Supervisor.shut_down)
+        finally:
+            await store.close()
+
+
+async def _serve(
+    settings: Settings, checked: Plan, state: StateDir, store: Store, adopt: bool,
+    ready: Callable[[Supervisor], None],
+) -> None:
+    ending = checked.most == 0
+    epoch = await store.next_number("epochs")
+    backends = attached.parse(settings.backend, settings.backend_key_file, epoch)
+    supervisor = Supervisor(checked, state, store, LocalLauncher(), [] if ending else backends)
+    await supervisor.prepare(epoch, adopt)
+    if supervisor.balancer.listener is None and not ending:
+        supervisor.balancer.listener = listen(settings.host, settings.port)
+    server = await control.serve(supervisor, state)
+    try:
+        _handle_signals(supervisor)
+        ready(supervisor)
+        await supervisor.run()
+        await supervisor.balancer.stop(_BALANCER_GRACE)
+    finally:
+        await supervisor.balancer.close()
+        await server.cleanup()
+        state.control.unlink(missing_ok=True)
+
+
+def _handle_signals(supervisor: Supervisor) -> None:
+    """The first SIGINT or SIGTERM drains and stops; a second one kills."""
+    asked = False
+
+    def on_signal() -> None:
+        nonlocal asked
+        supervisor.shut_down(now=asked)
+        asked = True
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, on_signal)
+
+
+def _plan_to_end(settings: Settings) -> Plan:
+    """To end a cluster nothing of what it ran on needs to be there any more: no model, no GPU, no engine."""
+    nothing = EngineSpec(engine="sim", model="", served_names=("",))
+    placement = Placement(Machine((), (), 0), on_gpu=False)
+    return Plan(settings, base.load("sim"), nothing, placement, 0, 0)

@@ -1,0 +1,95 @@
+"""States of a worker, their legal transitions in one table, and what is desired and observed. Pure.
+
+How a worker lives: it is ``starting`` until it has answered a real request, then ``ready``. Failed probes make it
+``unhealthy`` (out of rotation, what runs goes on). An intended end goes ``draining`` (nothing new), ``stopping``
+(asked to end, then killed), ``stopped``. An end that nobody asked for leads to ``backoff`` (it will be started
+again at ``restart_at``) or, in a crash loop, to ``failed`` (a person has to look). A worker is started again only
+when nothing is left of its session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class WorkerState(StrEnum):
+    STARTING = "starting"
+    READY = "ready"
+    UNHEALTHY = "unhealthy"
+    DRAINING = "draining"
+    STOPPING = "stopping"
+    BACKOFF = "backoff"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+_S = WorkerState
+
+TRANSITIONS: Mapping[WorkerState, frozenset[WorkerState]] = {
+    _S.STARTING: frozenset({_S.READY, _S.STOPPING, _S.BACKOFF, _S.FAILED}),
+    _S.READY: frozenset({_S.UNHEALTHY, _S.DRAINING, _S.STOPPING, _S.BACKOFF, _S.FAILED}),
+    _S.UNHEALTHY: frozenset({_S.READY, _S.DRAINING, _S.STOPPING, _S.BACKOFF, _S.FAILED}),
+    _S.DRAINING: frozenset({_S.STOPPING, _S.STOPPED}),
+    _S.STOPPING: frozenset({_S.STOPPED, _S.BACKOFF, _S.FAILED}),
+    _S.BACKOFF: frozenset({_S.STARTING, _S.STOPPED}),
+    _S.FAILED: frozenset({_S.STARTING, _S.STOPPED}),
+    _S.STOPPED: frozenset({_S.STARTING, _S.BACKOFF, _S.FAILED}),
+}
+
+#: States in which the main process should be running.
+RUNNING = frozenset({_S.STARTING, _S.READY, _S.UNHEALTHY, _S.DRAINING, _S.STOPPING})
+
+
+class IllegalTransition(Exception):
+    """A defect of the supervisor, never of a worker."""
+
+
+def check(old: WorkerState, new: WorkerState) -> WorkerState:
+    """``new``, if a worker may go there from ``old``. Raises IllegalTransition."""
+    if new not in TRANSITIONS[old]:
+        raise IllegalTransition(f"{old} -> {new}")
+    return new
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceDesired:
+    """``generation`` counts the restarts that were asked for; a worker of an older one is to be replaced.
+    ``rolling``: not before the others are ready."""
+
+    generation: int = 0
+    rolling: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredState:
+    """What there should be. Times are seconds."""
+
+    instances: Mapping[str, InstanceDesired] = field(default_factory=dict)
+    shutting_down: bool = False
+    kill_now: bool = False
+    drain_timeout: float = 30.0
+    stop_grace: float = 10.0
+    startup_timeout: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceObserved:
+    """What is known of one worker. ``since`` (s, monotonic) is when its state was entered. ``in_flight`` is None
+    while the balancer has not yet confirmed that it sends nothing new. ``tree_empty``: nothing is left of its
+    session. ``gpus`` are those it is pinned to."""
+
+    id: str
+    state: WorkerState
+    since: float
+    generation: int = 0
+    main_alive: bool = False
+    tree_empty: bool = True
+    in_flight: int | None = 0
+    restart_at: float = 0.0
+    failing_probes: bool = False
+    gpus: tuple[int, ...] = ()
+
+
+ObservedState = Mapping[str, InstanceObserved]

@@ -1,0 +1,138 @@
+"""What the supervisor says of itself: the backend set for the balancer, and the snapshot that status is made of."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from cluster.instance import Instance
+from cluster.state import WorkerState
+from config.topology import BackendSet, BackendSpec
+from worker.process import Handle
+
+if TYPE_CHECKING:
+    from cluster.supervisor import Supervisor
+
+
+def backend_set(supervisor: Supervisor) -> BackendSet:
+    """All upstreams as of now, under the supervisor's current revision."""
+    fleet = supervisor.fleet
+    names = supervisor.plan.spec.model_names
+    managed = [_backend(i, fleet.weights.get(i.id, 1), names) for i in fleet.instances.values() if i.spec]
+    attached = [
+        BackendSpec(**{**_fields(a.spec), "weight": fleet.weights.get(a.spec.id, 1)}) for a in supervisor.attached
+    ]
+    return BackendSet(
+        epoch=supervisor.epoch, revision=supervisor.revision, strategy=supervisor.strategy,
+        backends=(*managed, *attached), shutting_down=fleet.desired.shutting_down,
+    )
+
+
+def _fields(spec: BackendSpec) -> dict[str, Any]:
+    return {name: getattr(spec, name) for name in BackendSpec.__slots__}
+
+
+def _backend(instance: Instance, weight: int, names: tuple[str, ...]) -> BackendSpec:
+    assert instance.spec is not None
+    expected = tuple(name for name in names if name not in instance.refused)
+    return BackendSpec(
+        id=instance.id, incarnation=instance.incarnation, state=str(instance.state), scheme="http",
+        host="127.0.0.1", ip="127.0.0.1", port=instance.spec.port, weight=weight, api_key=instance.spec.api_key,
+        models=instance.models, expected=expected,
+    )
+
+
+def snapshot(supervisor: Supervisor) -> dict[str, Any]:
+    """What `GET /v1/cluster/status` shows, less what only the balancer can count."""
+    fleet, plan = supervisor.fleet, supervisor.plan
+    desired = 0 if fleet.desired.shutting_down else len(fleet.desired.instances)
+    handles = [i.handle for i in fleet.instances.values()]
+    return {
+        "sequence": [supervisor.epoch, supervisor.sequence],
+        "supervisor": {
+            "pid": os.getpid(),
+            "state_dir": str(supervisor.state.root),
+            "epoch": supervisor.epoch,
+            "shutting_down": fleet.desired.shutting_down,
+            "settled": settled(supervisor),
+            "balancer_restarts": supervisor.balancer.restarts,
+        },
+        "engine": plan.spec.engine,
+        "model": plan.spec.served_names[0],
+        "total_instances": desired,
+        "min_instances": plan.least,
+        "max_instances": plan.most,
+        "workers_alive": sum(handle is not None for handle in handles),
+        "instances": {
+            **{i.id: _instance(supervisor, i) for i in sorted(fleet.instances.values(), key=lambda i: i.number)},
+            **{a.spec.id: _attached(supervisor, a.spec, a.reason) for a in supervisor.attached},
+        },
+    }
+
+
+def settled(supervisor: Supervisor) -> bool:
+    """Nothing is on its way: every wanted worker of the wanted generation is ready or failed, no other is left."""
+    fleet = supervisor.fleet
+    wanted = {} if fleet.desired.shutting_down else fleet.desired.instances
+    if set(fleet.instances) != set(wanted):
+        return False
+    return all(
+        i.state in (WorkerState.READY, WorkerState.FAILED) and i.generation >= wanted[i.id].generation
+        for i in fleet.instances.values()
+    )
+
+
+def _instance(supervisor: Supervisor, instance: Instance) -> dict[str, Any]:
+    handle: Handle | None = instance.handle
+    now = supervisor.now()
+    serving = instance.ready_at is not None and handle is not None
+    return {
+        "managed": True,
+        "state": str(instance.state),
+        "is_running": instance.state is WorkerState.READY,
+        "degraded": bool(instance.refused) and instance.state is WorkerState.READY,
+        "reason": instance.reason or _refusals(instance),
+        "phase": instance.phase,
+        "host": "127.0.0.1",
+        "port": instance.spec.port if instance.spec else None,
+        "weight": supervisor.fleet.weights.get(instance.id, 1),
+        "pid": handle.pid if handle else None,
+        "gpus": list(instance.slot.gpus),
+        "cores": [list(rank) for rank in instance.slot.cores],
+        "incarnation": instance.incarnation,
+        "restarts": max(0, instance.starts - 1),
+        "uptime_s": round(supervisor.wall() - instance.started_at, 1) if handle and instance.started_at else 0.0,
+        "ready_for_s": round(now - instance.ready_at, 1) if serving and instance.ready_at is not None else None,
+        "state_for_s": round(now - instance.since, 1),
+        "cpu_percent": instance.cpu_percent if handle else 0.0,
+        "memory_mb": instance.memory_mb if handle else 0.0,
+        "models": [card["id"] for card in instance.models],
+        "last_exit": instance.last_exit,
+        "log": str(instance.spec.log) if instance.spec else None,
+    }
+
+
+def _refusals(instance: Instance) -> str:
+    return "; ".join(f"refused adapter {name}: {words}" for name, words in instance.refused.items())
+
+
+def _attached(supervisor: Supervisor, spec: BackendSpec, reason: str) -> dict[str, Any]:
+    return {
+        "managed": False,
+        "state": spec.state,
+        "is_running": spec.state == WorkerState.READY,
+        "degraded": False,
+        "reason": reason,
+        "host": spec.host,
+        "port": spec.port,
+        "url": spec.address,
+        "weight": supervisor.fleet.weights.get(spec.id, 1),
+        "pid": None,
+        "gpus": [],
+        "restarts": 0,
+        "uptime_s": None,
+        "cpu_percent": None,
+        "memory_mb": None,
+        "models": [card["id"] for card in spec.models],
+        "last_exit": None,
+    }

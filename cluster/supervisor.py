@@ -1,0 +1,416 @@
+"""The supervisor: one task owns the state. Event -> fleet -> reconcile -> perform -> publish.
+
+Everything that happens (an exit, a probe's finding, a command, a report of the balancer) is put in one inbox as a
+function and run by that one task; after each, the reconciler says what to do next. Nothing else changes state, so
+nothing needs a lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import signal
+import time
+from collections.abc import Callable, Mapping
+from random import Random
+from typing import Any, TypeVar
+
+import aiohttp
+
+from cluster import adoption, monitor
+from cluster.attached import Attached
+from cluster.balancer import BalancerKeeper
+from cluster.events import EventLog
+from cluster.fleet import Fleet, instance_name
+from cluster.instance import Instance
+from cluster.liveness import Health
+from cluster.monitor import ProbePlan
+from cluster.plan import Plan
+from cluster.ports import free_port
+from cluster.reconciler import Action, Admit, Drain, Exit, Kill, Retire, Start, Stop, Sweep, reconcile
+from cluster.restart import RestartPolicy
+from cluster.state import DesiredState, InstanceDesired, WorkerState
+from cluster.status import backend_set, snapshot
+from cluster.store import Store
+from cluster.usage import UsageSampler
+from config.aio import Tasks
+from config.paths import StateDir
+from config.settings import inherited_environment
+from config.topology import BalancerConfig
+from worker import logfile
+from worker.probe import Readiness, Target
+from worker.process import Handle, Launcher
+from worker.spec import WorkerSpec
+
+_T = TypeVar("_T")
+
+#: Seconds between two looks at the clock: deadlines of drains, stops and starts are kept to this.
+TICK = 0.2
+
+#: Lines of a worker's log kept with its end.
+_LOG_LINES = 20
+
+
+class Supervisor:
+    """Use `prepare`, then `run`. ``clock`` is monotonic seconds, ``wall`` seconds since the epoch."""
+
+    def __init__(
+        self, plan: Plan, state: StateDir, store: Store, launcher: Launcher, attached: list[Attached], *,
+        clock: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time,
+        random: Random | None = None,
+    ) -> None:
+        self.plan, self.state = plan, state
+        self.events = EventLog(wall)
+        self.attached = attached
+        self._store, self._launcher, self._clock, self._wall = store, launcher, clock, wall
+        self._random = random or Random()
+        settings = plan.settings
+        self.strategy: str = settings.strategy
+        desired = DesiredState(
+            instances={instance_name(n): InstanceDesired() for n in range(settings.instances)},
+            drain_timeout=settings.drain_timeout, stop_grace=settings.stop_grace,
+            startup_timeout=settings.startup_timeout,
+        )
+        self.fleet = Fleet(desired, RestartPolicy(), self._random.random, self.events.tell)
+        self.balancer = BalancerKeeper(
+            state, _balancer_config(plan, state), store, self._reported, self._balancer_lost, self.events.tell
+        )
+        self.epoch = 0
+        self._revision = 0
+        self._published: dict[str, Any] = {}
+        self._saved: dict[str, str] = {}
+        self._noted: set[str] = set()
+        self._inbox: asyncio.Queue[Callable[[], None]] = asyncio.Queue()
+        self._tasks, self._probes = Tasks(), Tasks()
+        self._watching: dict[str, asyncio.Task[Any]] = {}
+        self._sweeping: set[str] = set()
+        self._usage = UsageSampler()
+        self._answers: list[Callable[[], object]] = []
+        self.sequence = 0
+        self._exit = False
+        self._session: aiohttp.ClientSession | None = None
+
+    # for whoever runs it
+
+    async def prepare(self, epoch: int, adopt: bool) -> None:
+        """Reads the state and takes over what runs; the balancer's ``listener`` has to be set before `run`."""
+        self.epoch = epoch
+        if adopt:
+            await self._adopt()
+        else:
+            for name in await self._store.processes():
+                await self._store.forget_process(name)
+        await self._store.put(
+            boot_id=adoption.boot_id(), settings=self.plan.settings.to_json(), **self._durable()
+        )
+
+    async def run(self) -> None:
+        """Until the cluster has been shut down."""
+        timeout = aiohttp.ClientTimeout(total=None)
+        connector = aiohttp.TCPConnector(limit=0, force_close=True)
+        async with aiohttp.ClientSession(timeout=timeout, connector=connector, trust_env=False) as self._session:
+            try:
+                await self._run()
+            finally:
+                await self._probes.close()
+                await self._tasks.close()
+
+    async def command(self, change: Callable[[], _T]) -> _T:
+        """Runs ``change`` in the task that owns the state. Returns what it returns (or raises what it raises) once
+        it is stored and the balancer has been sent what follows from it."""
+        done: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
+
+        def run() -> None:
+            try:
+                result = change()
+            except Exception as error:
+                done.set_exception(error)
+            else:
+                self._answers.append(lambda: _answer(done, result))
+
+        self._inbox.put_nowait(run)
+        return await done
+
+    def shut_down(self, now: bool = False) -> None:
+        """Safe to call from a signal handler of the loop."""
+        self._inbox.put_nowait(lambda: self._begin_shutdown(now))
+
+    def now(self) -> float:
+        return self._clock()
+
+    def wall(self) -> float:
+        return self._wall()
+
+    def post(self, event: Callable[[], None]) -> None:
+        self._inbox.put_nowait(event)
+
+    def snapshot(self) -> dict[str, Any]:
+        return snapshot(self)
+
+    # the one task
+
+    async def _run(self) -> None:
+        if self.balancer.listener is not None:
+            self.balancer.start()
+        for instance in self.fleet.instances.values():
+            self._watch(instance)
+        for attached in self.attached:
+            attached.changed, attached.tell = self._wake, self.events.tell
+            plan = self._probe_plan(health_required=False)
+            self._probes.start(
+                attached.run(self._http, plan, self.plan.settings.health_timeout), f"probe {attached.spec.id}"
+            )
+        self._tasks.start(self._sample(), "usage")
+        while not self._exit:
+            await self._step()
+            try:
+                event = await asyncio.wait_for(self._inbox.get(), TICK)
+            except TimeoutError:
+                continue
+            event()
+            while not self._inbox.empty():
+                self._inbox.get_nowait()()
+
+    async def _step(self) -> None:
+        for _ in range(2):  # a second round, as what was admitted in the first is started in the second
+            observed = {i.id: i.observed() for i in self.fleet.instances.values()}
+            actions = reconcile(self.fleet.desired, observed, self._clock())
+            for action in actions:
+                await self._perform(action)
+            if not any(isinstance(action, Admit) for action in actions):
+                break
+        await self._publish()
+        if self._answers:
+            await self._store.put(**self._durable())
+            self.announce()
+            answers, self._answers = self._answers, []
+            for answer in answers:
+                answer()
+
+    async def _perform(self, action: Action) -> None:
+        now = self._clock()
+        if isinstance(action, Exit):
+            self._exit = True
+            return
+        if isinstance(action, Admit):
+            number = int(action.id.rsplit("_", 1)[1])
+            self.fleet.admit(action.id, self.plan.placement.slot(number), now)
+            return
+        instance = self.fleet.instances[action.id]
+        match action:
+            case Start(fresh=fresh):
+                await self._start(instance, fresh)
+            case Drain():
+                version = (self.epoch, self._revision + 1)
+                self.fleet.drain(instance, now, version, self.balancer.connected)
+            case Stop(reason=reason):
+                self.fleet.stopping(instance, reason, now)
+                await self._publish()  # the balancer first: it ends what is left with a word
+                if instance.handle is not None:
+                    instance.handle.signal(signal.SIGTERM)
+            case Kill(reason=reason, failure=failure):
+                self.fleet.stopping(instance, reason, now, failure)
+                if instance.handle is not None:
+                    await asyncio.to_thread(instance.handle.kill_tree)
+            case Sweep():
+                self._sweep(instance)
+            case Retire():
+                del self.fleet.instances[instance.id]
+                self._saved.pop(instance.id, None)
+                await self._store.forget_process(instance.id)
+
+    async def _start(self, instance: Instance, fresh: bool) -> None:
+        now = self._clock()
+        incarnation = await self._store.next_number("incarnations")
+        taken = {i.spec.port for i in self.fleet.instances.values() if i.spec and i is not instance}
+        port, key = free_port(taken, self._random), secrets.token_urlsafe(24)
+        command = self.plan.engine.command(self.plan.spec, port, key, instance.slot, inherited_environment())
+        for note in command.notes:
+            if note not in self._noted:
+                self._noted.add(note)
+                self.events.tell("engine", note)
+        spec = WorkerSpec(
+            id=instance.id, incarnation=incarnation, argv=command.argv, env=command.env, cwd=self.state.work,
+            log=self.state.log(instance.id), run_file=self.state.runs / instance.id, port=port, api_key=key,
+            slot=instance.slot,
+        )
+        self.fleet.starting(instance, spec, now, fresh)
+        spec.run_file.unlink(missing_ok=True)
+        await self._save(instance)  # before the process exists: whoever comes after us has to find it
+        logfile.note(spec.log, f"{instance.id}, start {instance.starts}: {' '.join(command.argv)}")
+        try:
+            handle = self._launcher.start(spec)
+        except OSError as error:
+            instance.failure = f"cannot be started: {error}"
+            self.fleet.exited(instance, None, [], self._clock(), self._wall())
+            return
+        self.fleet.started(instance, handle, self._wall())
+        self._watch(instance)
+
+    def _sweep(self, instance: Instance) -> None:
+        """Kills until nothing of the worker's session is left; the process itself is gone already."""
+        if instance.id in self._sweeping or instance.last_exit is None:
+            return
+        self._sweeping.add(instance.id)
+        process = instance.swept
+
+        async def sweep() -> None:
+            while process is not None and len(await asyncio.to_thread(process.kill_tree)):
+                await asyncio.sleep(0.02)
+            self._sweeping.discard(instance.id)
+            self.post(lambda: self.fleet.tree_empty(instance, self._clock()))
+
+        self._tasks.start(sweep(), f"sweep {instance.id}")
+
+    # what watches, and reports into the inbox
+
+    def _watch(self, instance: Instance) -> None:
+        handle, spec, incarnation = instance.handle, instance.spec, instance.incarnation
+        if handle is None or spec is None:
+            return
+        handle.watch(lambda status: self.post(lambda: self._exited(instance, handle, status)))
+        settings = self.plan.settings
+        target = Target(self._http, spec.url, spec.api_key, settings.health_timeout)
+        known = {WorkerState.READY: Health.WELL, WorkerState.UNHEALTHY: Health.OUT}.get(instance.state)
+        reporter = _Report(self, instance, incarnation)
+        self._watching[instance.id] = self._probes.start(
+            monitor.watch(target, self._probe_plan(), self.plan.spec.adapters, reporter, known),
+            f"probe {instance.id} #{incarnation}",
+        )
+
+    def _exited(self, instance: Instance, handle: Handle, status: int | None) -> None:
+        if instance.handle is not handle:
+            return
+        if watching := self._watching.pop(instance.id, None):
+            watching.cancel()
+        lines = logfile.tail(instance.spec.log, _LOG_LINES) if instance.spec else []
+        instance.swept = handle
+        self.fleet.exited(instance, status, lines, self._clock(), self._wall())
+
+    def _probe_plan(self, health_required: bool = True) -> ProbePlan:
+        settings = self.plan.settings
+        return ProbePlan(
+            startup_interval=self.plan.engine.startup_interval, interval=settings.health_interval,
+            failures=settings.health_failures,
+            fatal=max(settings.restart_failures, settings.health_failures), health_required=health_required,
+        )
+
+    async def _sample(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            handles = {i.handle.pid: i for i in self.fleet.instances.values() if i.handle is not None}
+            usage = await asyncio.to_thread(self._usage.sample, list(handles), self._clock())
+            for pid, (cpu, memory) in usage.items():
+                handles[pid].cpu_percent, handles[pid].memory_mb = cpu, memory
+            for name in [*self.fleet.instances, "balancer"]:
+                await asyncio.to_thread(logfile.rotate, self.state.log(name))
+            self.announce()
+
+    def _reported(self, version: tuple[int, int], counts: Mapping[str, int]) -> None:
+        self.post(lambda: self.fleet.in_flight(version, counts))
+
+    def _balancer_lost(self) -> None:
+        self.post(self.fleet.balancer_lost)
+
+    def _wake(self) -> None:
+        self.post(lambda: None)
+
+    # out
+
+    async def _publish(self) -> None:
+        """Tells the balancer and the store what changed, if anything did."""
+        shape = backend_set(self).to_json()
+        shape.pop("revision")
+        if shape != self._published:
+            self._published = shape
+            self._revision += 1
+            self.balancer.publish(backend_set(self))
+            self.announce()
+        for instance in self.fleet.instances.values():
+            await self._save(instance)
+
+    async def _save(self, instance: Instance) -> None:
+        record = json.dumps(instance.record(), sort_keys=True)
+        if self._saved.get(instance.id) != record:
+            self._saved[instance.id] = record
+            await self._store.save_process(instance.id, instance.record())
+
+    def announce(self) -> None:
+        """Sends the balancer a new snapshot; ``sequence`` counts them."""
+        self.sequence += 1
+        self.balancer.publish(snapshot=self.snapshot())
+
+    def _durable(self) -> dict[str, Any]:
+        return {"desired": self.fleet.durable(), "strategy": self.strategy}
+
+    @property
+    def revision(self) -> int:
+        return self._revision
+
+    @property
+    def _http(self) -> aiohttp.ClientSession:
+        assert self._session is not None
+        return self._session
+
+    def _begin_shutdown(self, now: bool) -> None:
+        if not self.fleet.desired.shutting_down:
+            self.events.tell("cluster", "shutting down")
+        self.fleet.shut_down(now)
+
+    async def _adopt(self) -> None:
+        now = self._clock()
+        kept = await self._store.get("desired") or {}
+        self.strategy = await self._store.get("strategy") or self.strategy
+        self.fleet.weights = dict(kept.get("weights", {}))
+        if kept.get("instances") is not None:
+            wanted = {name: InstanceDesired(**value) for name, value in kept["instances"].items()}
+            self.fleet.desired = DesiredState(
+                instances=wanted, drain_timeout=self.fleet.desired.drain_timeout,
+                stop_grace=self.fleet.desired.stop_grace, startup_timeout=self.fleet.desired.startup_timeout,
+            )
+        for instance in await adoption.adopt_instances(self._store, self._launcher, now):
+            self.fleet.instances[instance.id] = instance
+            if instance.state is WorkerState.DRAINING:
+                instance.in_flight, instance.drain_version = None, (self.epoch, 1)
+            if instance.handle is not None:
+                self.events.tell(instance.id, f"adopted (pid {instance.handle.pid}, {instance.state})")
+        await self.balancer.adopt()
+
+
+def _answer(done: asyncio.Future[_T], result: _T) -> None:
+    if not done.done():  # whoever asked may have gone away
+        done.set_result(result)
+
+
+class _Report:
+    """Brings a monitor's findings into the inbox, unless they are about an incarnation that is gone."""
+
+    def __init__(self, supervisor: Supervisor, instance: Instance, incarnation: int) -> None:
+        self._supervisor, self._instance, self._incarnation = supervisor, instance, incarnation
+
+    def _post(self, change: Callable[[Fleet, float], None]) -> None:
+        def event() -> None:
+            if self._instance.incarnation == self._incarnation:
+                change(self._supervisor.fleet, self._supervisor.now())
+
+        self._supervisor.post(event)
+
+    def phase(self, text: str) -> None:
+        if self._instance.incarnation == self._incarnation:
+            self._instance.phase = text
+
+    def ready(self, result: Readiness) -> None:
+        self._post(lambda fleet, now: fleet.ready(self._instance, result, now))
+
+    def unhealthy(self, why: str, lost: bool) -> None:
+        self._post(lambda fleet, now: fleet.unhealthy(self._instance, why, now, lost))
+
+
+def _balancer_config(plan: Plan, state: StateDir) -> BalancerConfig:
+    settings = plan.settings
+    return BalancerConfig(
+        listen_fd=-1, state_dir=str(state.root), host=settings.host, port=settings.port,
+        queue_timeout=settings.queue_timeout, admin_key=settings.admin_key, log_level=settings.log_level,
+        max_body=settings.max_body, allowed_hosts=settings.allowed_hosts,
+    )

@@ -1,0 +1,71 @@
+"""The link between supervisor and balancer: JSON lines over a Unix socket on which the balancer listens.
+
+supervisor -> balancer: ``{"type": "set", "set": BackendSet}``, ``{"type": "snapshot", "snapshot": {...}}``
+balancer -> supervisor: ``{"type": "hello", "pid": n}``, ``{"type": "report", "version": [epoch, revision],
+"in_flight": {backend: requests}}``
+
+The listening socket of the cluster goes over a second Unix socket (``….fd``): a plain one, as neither asyncio's
+nor uvloop's transports carry descriptors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from config.paths import short_socket_path
+
+#: In the supervisor's answer to a change: the snapshot from which on the change shows. The balancer passes the
+#: answer on when it has that one, so that whoever asks afterwards sees what was just changed.
+SEQUENCE_HEADER = "X-Cluster-Sequence"
+
+#: A set of 1,024 backends with tens of adapters each is a few MB in one line.
+LINE_LIMIT = 64 * 1024 * 1024
+
+
+def encode(message: Mapping[str, Any]) -> bytes:
+    return json.dumps(message, separators=(",", ":")).encode() + b"\n"
+
+
+async def messages(reader: asyncio.StreamReader) -> AsyncIterator[dict[str, Any]]:
+    """The messages until the other side is gone; a last line cut short is dropped."""
+    while True:
+        try:
+            line = await reader.readline()
+        except (ConnectionError, ValueError):
+            return
+        if not line.endswith(b"\n"):
+            return
+        yield json.loads(line)
+
+
+def descriptor_path(link: Path) -> Path:
+    return link.with_name(f"{link.name}.fd")
+
+
+def receive_listener(link: Path, timeout: float = 2.0) -> socket.socket:
+    """The listening socket that the balancer behind ``link`` serves. Blocks. Raises OSError."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
+        channel.settimeout(timeout)
+        channel.connect(short_socket_path(descriptor_path(link)))
+        _, descriptors, _, _ = socket.recv_fds(channel, 1, 1)
+    if not descriptors:
+        raise ConnectionError("the balancer sent no listening socket")
+    listener = socket.socket(fileno=descriptors[0])
+    listener.setblocking(False)
+    return listener
+
+
+def bind_unix(path: Path) -> socket.socket:
+    """A non-blocking listening Unix socket at ``path``, whatever lay there before. Raises OSError."""
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(short_socket_path(path))
+    path.chmod(0o600)
+    listener.listen(64)
+    listener.setblocking(False)
+    return listener

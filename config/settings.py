@@ -1,0 +1,286 @@
+"""The only reader of environment and configuration file; everything else is handed a frozen `Settings`.
+
+Precedence, highest first: flags, environment (``CLUSTERCTL_*``, then the plain names), the YAML file, defaults.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from config.errors import UsageError, nearest
+from config.paths import default_state_dir
+from config.topology import STRATEGIES
+
+PREFIX = "CLUSTERCTL_"
+
+#: Environment names under the prefix that are not settings: they tell the other commands where the cluster is.
+OTHER_ENVIRONMENT = frozenset({"CLUSTERCTL_URL", "CLUSTERCTL_CONFIG"})
+
+NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+#: Plain environment names from other people's set-ups, by setting.
+PLAIN_NAMES = {
+    "instances": "CLUSTER_INSTANCES",
+    "strategy": "LOAD_BALANCE_STRATEGY",
+    "min_instances": "MIN_INSTANCES",
+    "max_instances": "MAX_INSTANCES",
+    "health_interval": "HEALTH_CHECK_INTERVAL",
+    "model": "DEFAULT_MODEL",
+    "host": "HOST",
+    "port": "PORT",
+    "log_level": "LOG_LEVEL",
+}
+
+#: Flags of the engine that the cluster sets itself.
+OWNED_ENGINE_FLAGS = ("--host", "--port", "--api-key", "--uds")
+
+
+def _env(name: str) -> AliasChoices:
+    names = [name, f"{PREFIX}{name.upper()}"]
+    if name in PLAIN_NAMES:
+        names.append(PLAIN_NAMES[name])
+    return AliasChoices(*names)
+
+
+def _setting(name: str, default: Any, meaning: str, **limits: Any) -> Any:
+    return Field(default, validation_alias=_env(name), description=meaning, **limits)
+
+
+class Settings(BaseSettings):
+    """What a cluster is started with. Times are seconds."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", case_sensitive=True)
+
+    instances: int = _setting("instances", 1, "workers to keep running", ge=0, le=1024)
+    engine: str = _setting("engine", "vllm", "what a worker runs: vllm, or sim for tests without a model")
+    model: str | None = _setting("model", None, "model path or hub id; without one, the demo model")
+    lora: Annotated[dict[str, str], NoDecode] = _setting("lora", {}, "LoRA adapters, name: path")
+    backend: Annotated[tuple[str, ...], NoDecode] = _setting("backend", (), "URLs of servers to balance as well")
+    backend_key_file: Path | None = _setting("backend_key_file", None, "file with the API key of those servers")
+    host: str = _setting("host", "127.0.0.1", "address to listen on")
+    port: int = _setting("port", 8000, "port to listen on", ge=1, le=65535)
+    strategy: Literal[STRATEGIES] = _setting("strategy", "least_connections", "how requests are spread")  # type: ignore[valid-type]
+    gpus: Annotated[tuple[int, ...] | None, NoDecode] = _setting("gpus", None, "GPU indices to use; default all")
+    instances_per_gpu: int = _setting("instances_per_gpu", 1, "workers sharing one GPU", ge=1, le=64)
+    tensor_parallel_size: int = _setting("tensor_parallel_size", 1, "GPUs a worker spans", ge=1, le=1024)
+    min_instances: int = _setting("min_instances", 1, "fewest workers scaling may leave", ge=0)
+    max_instances: int | None = _setting("max_instances", None, "most workers; default what the machine holds", ge=1)
+    cpu_kv_gib: float = _setting("cpu_kv_gib", 1.0, "KV cache of a worker without GPU, GiB", gt=0)
+    drain_timeout: float = _setting("drain_timeout", 30.0, "how long running requests may finish", ge=0)
+    queue_timeout: float = _setting("queue_timeout", 30.0, "how long a request waits for a ready worker", ge=0)
+    startup_timeout: float = _setting("startup_timeout", 600.0, "how long a worker may take to be ready", gt=0)
+    stop_grace: float = _setting("stop_grace", 10.0, "from asking a worker to end until killing it", ge=0)
+    health_interval: float = _setting("health_interval", 2.0, "between two probes of a worker", gt=0)
+    health_timeout: float = _setting("health_timeout", 5.0, "how long a probe may take", gt=0)
+    health_failures: int = _setting("health_failures", 3, "failed probes in a row: out of rotation", ge=1)
+    restart_failures: int = _setting("restart_failures", 6, "failed probes in a row: killed, restarted", ge=1)
+    max_body: int = _setting("max_body", 64 * 1024 * 1024, "largest request body, bytes", ge=1024)
+    admin_key: str | None = _setting("admin_key", None, "bearer token for /v1/cluster and /v1/system")
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = _setting(
+        "allowed_hosts", (), "more names by which the management API may be called"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = _setting("log_level", "info", "what is logged")
+    state_dir: Path | None = _setting("state_dir", None, "state, logs, sockets; default one a port")
+    engine_args: Annotated[tuple[str, ...], NoDecode] = _setting("engine_args", (), "the engine's own flags")
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource, *args: PydanticBaseSettingsSource, **kwargs: Any,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings, env_settings)  # `load` folds the file in below the environment
+
+    @field_validator("backend", "allowed_hosts", mode="before")
+    @classmethod
+    def _comma_list(cls, value: Any) -> Any:
+        return tuple(v.strip() for v in value.split(",") if v.strip()) if isinstance(value, str) else value
+
+    @field_validator("engine_args", mode="before")
+    @classmethod
+    def _words(cls, value: Any) -> Any:
+        return tuple(value.split()) if isinstance(value, str) else value
+
+    @field_validator("gpus", mode="before")
+    @classmethod
+    def _gpu_list(cls, value: Any) -> Any:
+        if isinstance(value, int):
+            return (value,)
+        if not isinstance(value, str):
+            return value
+        if not re.fullmatch(r"\d+(,\d+)*", value.strip()):
+            raise ValueError("a list of GPU indices such as 0,1 is needed")
+        return tuple(int(v) for v in value.split(","))
+
+    @field_validator("lora", mode="before")
+    @classmethod
+    def _lora_pairs(cls, value: Any) -> Any:
+        pairs = value.split(",") if isinstance(value, str) else value
+        if not isinstance(pairs, list | tuple):
+            return value
+        result: dict[str, str] = {}
+        for pair in pairs:
+            name, separator, path = str(pair).partition("=")
+            if not separator or not path:
+                raise ValueError(f"NAME=PATH is needed, not {pair!r}")
+            if name in result:
+                raise ValueError(f"the adapter name {name!r} is given twice")
+            result[name] = path
+        return result
+
+    @field_validator("lora")
+    @classmethod
+    def _lora_names(cls, value: dict[str, str]) -> dict[str, str]:
+        for name in value:
+            if not NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is no adapter name: [A-Za-z0-9._-], 1 to 128 characters")
+        return value
+
+    @field_validator("gpus")
+    @classmethod
+    def _gpus_once(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if value is not None and len(set(value)) != len(value):
+            raise ValueError("a GPU is named twice")
+        return value
+
+    @field_validator("engine_args")
+    @classmethod
+    def _owned_flags(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for word in value:
+            flag = word.split("=", 1)[0].replace("_", "-")
+            if flag in OWNED_ENGINE_FLAGS:
+                raise ValueError(f"{flag} is set by the cluster itself and cannot be given to the engine")
+        return value
+
+    @model_validator(mode="after")
+    def _agree(self) -> Settings:
+        if self.max_instances is not None and self.max_instances < max(self.min_instances, self.instances):
+            raise ValueError(
+                f"max_instances {self.max_instances} is below "
+                f"{'instances' if self.instances > self.max_instances else 'min_instances'} "
+                f"{max(self.min_instances, self.instances)}"
+            )
+        if self.instances == 0 and not self.backend:
+            raise ValueError("instances 0 needs at least one --backend URL")
+        if 0 < self.instances < self.min_instances:
+            raise ValueError(f"instances {self.instances} is below min_instances {self.min_instances}")
+        return self
+
+    def state_directory(self) -> Path:
+        """Where this cluster keeps its state, absolute."""
+        return (self.state_dir or default_state_dir(self.port)).expanduser().absolute()
+
+    def to_json(self) -> str:
+        return self.model_dump_json()
+
+
+def known_settings() -> tuple[str, ...]:
+    return tuple(Settings.model_fields)
+
+
+def load(flags: Mapping[str, Any], config: Path | None = None) -> Settings:
+    """Settings from ``flags`` (given ones only), the environment and the file ``config``.
+
+    Raises UsageError with one line that names the key, where it came from and what is wrong with it."""
+    if config is None and os.environ.get("CLUSTERCTL_CONFIG"):
+        config = Path(os.environ["CLUSTERCTL_CONFIG"])
+    from_file = read_yaml(config) if config else {}
+    _check_environment()
+    given = {**{k: v for k, v in from_file.items() if not _in_environment(k)}, **flags}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        raise UsageError(_explain(error, flags, from_file, config), exit_code=2) from None
+
+
+def from_json(text: str) -> Settings:
+    """Settings exactly as `Settings.to_json` wrote them: no environment, no file, no defaults of today."""
+    return Settings(**json.loads(text))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The settings in a YAML file. Raises UsageError naming file, line and, for an unknown key, the nearest."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}", exit_code=2) from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path}: not a UTF-8 text file", exit_code=2) from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UsageError(f"{path}{line}: {error.problem or error.context}", exit_code=2) from None
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path}: {' '.join(str(error).split())}", exit_code=2) from None
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise UsageError(f"{path}: settings as 'key: value' lines are needed", exit_code=2)
+    settings = {str(k).replace("-", "_"): v for k, v in data.items()}
+    for key in settings:
+        if key not in Settings.model_fields:
+            raise UsageError(f"{path}: unknown setting {key!r}{nearest(key, known_settings())}", exit_code=2)
+    return settings
+
+
+def _in_environment(setting: str) -> str | None:
+    """The environment variable that gives ``setting``, if one does."""
+    return next((str(name) for name in _env(setting).choices[1:] if str(name) in os.environ), None)
+
+
+def _check_environment() -> None:
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | OTHER_ENVIRONMENT
+    for name in os.environ:
+        if name.startswith(PREFIX) and name not in known:
+            raise UsageError(f"environment: unknown setting {name}{nearest(name, known)}", exit_code=2)
+
+
+def _explain(
+    error: ValidationError, flags: Mapping[str, Any], from_file: Mapping[str, Any], config: Path | None
+) -> str:
+    first = error.errors(include_url=False, include_context=False)[0]
+    message = str(first["msg"]).removeprefix("Value error, ")
+    location = str(first["loc"][0]) if first["loc"] else ""
+    setting = next((n for n in Settings.model_fields if location in (str(c) for c in _env(n).choices)), "")
+    if not setting:
+        return message
+    if setting == "strategy" and isinstance(first.get("input"), str):
+        message = f"unknown strategy{_closest_strategy(str(first['input']))}; known: {', '.join(STRATEGIES)}"
+    if setting in flags:
+        return f"--{setting.replace('_', '-')}: {message}"
+    if variable := _in_environment(setting):
+        return f"environment {variable}: {message}"
+    return f"{config}: {setting}: {message}" if setting in from_file else f"{setting}: {message}"
+
+
+def _closest_strategy(name: str) -> str:
+    match = difflib.get_close_matches(name, STRATEGIES, n=1)
+    return f" {name!r} (did you mean {match[0]!r}?)" if match else f" {name!r}"
+
+
+def inherited_environment() -> dict[str, str]:
+    """The environment for child processes: ours without our own settings (the admin key is nobody else's)."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+
+
+def visible_gpus() -> str | None:
+    """``CUDA_VISIBLE_DEVICES`` as somebody set it for us, None where nobody did."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def cluster_url() -> str:
+    """Where the cluster is, for the commands that look for one."""
+    return os.environ.get("CLUSTERCTL_URL") or "http://127.0.0.1:8000"
+
+
+def own_admin_key() -> str | None:
+    return os.environ.get("CLUSTERCTL_ADMIN_KEY") or None

@@ -1,0 +1,108 @@
+"""The contract between supervisor and balancer: what the balancer may send traffic to, as of one revision.
+
+The supervisor is the only writer. It pushes a whole `BackendSet` on every change; the balancer replaces what it
+had if the revision is newer. Everything the balancer needs to go on alone after the supervisor's death is in it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+#: States in which the balancer may start new requests on a backend / lets running ones finish. A backend in any
+#: other state has lost its worker: what still runs there is ended with an explicit error.
+TAKES_NEW = frozenset({"ready"})
+KEEPS_RUNNING = frozenset({"ready", "unhealthy", "draining"})
+
+#: States out of which a backend gets back into rotation by itself, so that waiting for it is worth while.
+MAY_RECOVER = frozenset({"starting", "ready", "unhealthy", "draining", "stopping", "backoff", "stopped"})
+
+
+@dataclass(frozen=True, slots=True)
+class BackendSpec:
+    """One upstream. ``incarnation`` changes with every start of the worker: what was in flight on the one before
+    is not in flight on this one. ``host`` is its name, ``ip`` what that name resolved to (no look-up is made on the
+    request path). ``models`` are the model cards its ``/v1/models`` answered; while it has not answered yet,
+    ``expected`` has the names it is going to serve; both empty: not known yet."""
+
+    id: str
+    incarnation: int
+    state: str
+    scheme: str
+    host: str
+    port: int
+    ip: str = ""
+    path: str = ""
+    weight: int = 1
+    managed: bool = True
+    api_key: str | None = None
+    models: tuple[dict[str, Any], ...] = ()
+    expected: tuple[str, ...] = ()
+
+    @property
+    def address(self) -> str:
+        """``scheme://host:port/prefix`` without a trailing slash."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class BackendSet:
+    """All upstreams at one revision. ``epoch`` is the supervisor's run: a later supervisor starts a new epoch, so
+    that its revision 1 is newer than its predecessor's revision 900."""
+
+    epoch: int
+    revision: int
+    strategy: str
+    backends: tuple[BackendSpec, ...] = ()
+    shutting_down: bool = False
+
+    @property
+    def version(self) -> tuple[int, int]:
+        return (self.epoch, self.revision)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> BackendSet:
+        """Inverse of `to_json`. Raises KeyError/TypeError for anything else."""
+        backends = tuple(
+            BackendSpec(**{**b, "models": tuple(b["models"]), "expected": tuple(b["expected"])})
+            for b in data["backends"]
+        )
+        return cls(**{**data, "backends": backends})
+
+
+@dataclass(frozen=True, slots=True)
+class BalancerConfig:
+    """What a balancer process is started with. The listening socket comes as an inherited descriptor."""
+
+    listen_fd: int
+    state_dir: str
+    host: str
+    port: int
+    queue_timeout: float
+    admin_key: str | None = None
+    log_level: str = "info"
+    max_body: int = 64 * 1024 * 1024
+    allowed_hosts: tuple[str, ...] = ()
+    strategies: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> BalancerConfig:
+        return cls(**{**data, "allowed_hosts": tuple(data["allowed_hosts"])})
+
+
+#: The strategies' names live in the contract: the command line must know them without importing the balancer.
+STRATEGIES = (
+    "round_robin",
+    "least_connections",
+    "weighted",
+    "random",
+    "response_time",
+    "power_of_two",
+)

@@ -1,0 +1,267 @@
+"""What the balancer answers itself: the management API, status, health, models, metrics.
+
+Reads are answered from the supervisor's last snapshot and the balancer's own counts, with or without a supervisor;
+changes are passed on to the supervisor, which checks them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+from config.link import SEQUENCE_HEADER
+from config.paths import StateDir, short_socket_path
+from lb import exposition
+from lb.counters import Counters
+from lb.errors import AttemptFailed, ProxyError, Source
+from lb.guard import Guard
+from lb.link import Link
+from lb.logs import follow
+from lb.metrics import Metrics
+from lb.pool import Pool
+from lb.upstream import Upstream
+
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+#: A worker that does not tell its metrics in this time (s) is left out of a scrape.
+_SCRAPE_S = 2.0
+
+#: How long (s) a change may take at the supervisor.
+_CHANGE_S = 30.0
+
+
+class Admin:
+    def __init__(
+        self, pool: Pool, link: Link, counters: Counters, metrics: Metrics, upstream: Upstream, guard: Guard,
+        state: StateDir,
+    ) -> None:
+        self._pool, self._link, self._counters = pool, link, counters
+        self._metrics, self._upstream, self._guard = metrics, upstream, guard
+        self._state = state
+        control = aiohttp.UnixConnector(path=short_socket_path(state.control), limit=16, force_close=True)
+        self._control = aiohttp.ClientSession(
+            connector=control, timeout=aiohttp.ClientTimeout(total=_CHANGE_S), trust_env=False
+        )
+        self._register_gauges()
+
+    def add_routes(self, router: web.UrlDispatcher) -> None:
+        """All of the balancer's own routes; a wrong method on one of them is 405, whatever comes after."""
+        change = self._change
+        table: dict[str, dict[str, _Handler]] = {
+            "/health": {"GET": self._health},
+            "/metrics": {"GET": self._render_metrics},
+            "/v1/models": {"GET": self._models},
+            "/v1/cluster/status": {"GET": self._status},
+            "/v1/cluster/scale": {"POST": change},
+            "/v1/cluster/strategy": {"POST": change},
+            "/v1/cluster/restart": {"POST": change},
+            "/v1/cluster/shutdown": {"POST": change},
+            "/v1/cluster/instances/{name}": {"PATCH": change},
+            "/v1/cluster/instances/{name}/logs": {"GET": self._logs},
+            "/v1/system/health": {"GET": self._system_health},
+            "/v1/system/metrics": {"GET": self._system_metrics},
+        }
+        for path, methods in table.items():
+            resource = router.add_resource(path)
+            for method, handler in methods.items():
+                resource.add_route(method, handler)
+                if method == "GET":
+                    resource.add_route("HEAD", handler)
+            resource.add_route("*", _not_allowed(sorted(methods)))
+
+    async def close(self) -> None:
+        await self._control.close()
+
+    def check(self, request: web.Request) -> None:
+        """Raises ProxyError unless the client may manage the cluster."""
+        transport = request.transport
+        local = transport.get_extra_info("sockname") if transport is not None else None
+        self._guard.check(
+            peer=request.remote or "", local=str(local[0]) if local else "", method=request.method,
+            headers=request.headers, has_body=request.body_exists,
+        )
+
+    # for everybody
+
+    async def _health(self, _: web.Request) -> web.Response:
+        ready = self._ready()
+        return web.json_response(
+            {"status": "ok" if ready else "unavailable", "ready": len(ready)}, status=200 if ready else 503
+        )
+
+    async def _models(self, _: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": self._pool.models()})
+
+    async def _render_metrics(self, _: web.Request) -> web.Response:
+        backends = [b for b in self._pool.backends.values() if b.keeps_running()]
+        texts = await asyncio.gather(
+            *(self._upstream.get_text(b.spec.address, "/metrics", b.spec.api_key, _SCRAPE_S) for b in backends),
+            return_exceptions=True,
+        )
+        answered = {b.id: text for b, text in zip(backends, texts, strict=True) if isinstance(text, str)}
+        for text in texts:
+            if isinstance(text, BaseException) and not isinstance(text, AttemptFailed | TimeoutError):
+                raise text
+        # In a thread: rendering must not stand between somebody's tokens.
+        body = await asyncio.to_thread(lambda: self._metrics.render() + exposition.merge(answered))
+        return web.Response(text=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+    # for those who may manage the cluster
+
+    async def _status(self, _: web.Request) -> web.Response:
+        return web.json_response(self.status())
+
+    def status(self) -> dict[str, Any]:
+        """`GET /v1/cluster/status`; without a supervisor, from what is known here."""
+        seen = self._link.snapshot
+        instances = {name: self._instance(name, value) for name, value in seen.get("instances", {}).items()}
+        supervisor = {**seen.get("supervisor", {"pid": None, "state_dir": str(self._state.root)})}
+        if not self._link.alive:
+            supervisor["pid"] = None
+        running = sum(i["is_running"] for i in instances.values() if i["managed"])
+        return {
+            "is_running": bool(self._ready()),
+            "total_instances": seen.get("total_instances", 0),
+            "running_instances": running,
+            "load_balancer_strategy": self._pool.strategy,
+            "engine": seen.get("engine"),
+            "model": seen.get("model"),
+            "min_instances": seen.get("min_instances"),
+            "max_instances": seen.get("max_instances"),
+            "supervisor": supervisor,
+            "load_balancer": {
+                "pid": os.getpid(),
+                "in_flight": sum(self._pool.in_flight().values()),
+                "restarts": supervisor.pop("balancer_restarts", 0),
+            },
+            "instances": instances,
+        }
+
+    def _instance(self, name: str, seen: dict[str, Any]) -> dict[str, Any]:
+        backend = self._pool.backends.get(name)
+        requests, errors = self._counters.get(name)
+        result = {**seen, "in_flight": backend.in_flight if backend else 0}
+        result |= {"requests_total": requests, "errors_total": errors}
+        if backend is not None:
+            result["weight"] = backend.spec.weight
+            if backend.latency.value is not None:
+                result["first_byte_ms"] = round(backend.latency.value * 1000, 1)
+            gone = not self._link.alive and backend.ejection.until > 0 and seen["is_running"]
+            if gone:
+                result |= {"state": "unhealthy", "is_running": False, "reason": "it cannot be connected to"}
+        return result
+
+    async def _system_health(self, _: web.Request) -> web.Response:
+        status = self.status()
+        total, running = status["total_instances"], status["running_instances"]
+        word = "unhealthy" if not status["is_running"] else "healthy" if running >= total else "degraded"
+        instances = {
+            name: {"healthy": i["is_running"], "state": i["state"], "reason": i["reason"], "degraded": i["degraded"]}
+            for name, i in status["instances"].items()
+        }
+        return web.json_response(
+            {"status": word, "ready": running, "total": total, "supervisor": status["supervisor"]["pid"] is not None,
+             "load_balancer": True, "instances": instances}
+        )  # fmt: skip
+
+    async def _system_metrics(self, _: web.Request) -> web.Response:
+        instances = self.status()["instances"]
+        everything = sum(i["requests_total"] for i in instances.values())
+        result = {}
+        for name, i in instances.items():
+            backend, requests = self._pool.backends.get(name), i["requests_total"]
+            mean = self._metrics.mean_latency(name)
+            result[name] = {
+                "requests_total": requests,
+                "errors_total": i["errors_total"],
+                "success_rate": max(0.0, 1.0 - i["errors_total"] / requests) if requests else None,
+                "mean_latency_ms": None if mean is None else round(mean * 1000, 2),
+                "active_connections": backend.in_flight if backend else 0,
+                "healthy": i["is_running"],
+                "state": i["state"],
+                "cpu_percent": i["cpu_percent"],
+                "memory_mb": i["memory_mb"],
+                "traffic_share": round(requests / everything, 4) if everything else 0.0,
+            }
+        total_errors = sum(i["errors_total"] for i in instances.values())
+        return web.json_response(
+            {"requests_total": everything, "errors_total": total_errors,
+             "active_connections": sum(self._pool.in_flight().values()), "instances": result}
+        )  # fmt: skip
+
+    async def _logs(self, request: web.Request) -> web.StreamResponse:
+        name = request.match_info["name"]
+        seen = self._link.snapshot.get("instances", {}).get(name)
+        path = seen.get("log") if seen else str(self._state.log(name)) if name == "balancer" else None
+        if path is None:
+            raise ProxyError(404, f"no log of {name!r}")
+        try:
+            lines = int(request.query.get("lines", "100"))
+        except ValueError:
+            raise ProxyError(400, "lines: a whole number is needed", param="lines") from None
+        if not 0 <= lines <= 100_000:
+            raise ProxyError(400, "lines: 0 to 100000", param="lines")
+        return await follow(request, Path(path), lines, request.query.get("follow") in ("1", "true"))
+
+    async def _change(self, request: web.Request) -> web.Response:
+        """Passed on to the supervisor; its answer is passed back once what it changed shows here too."""
+        body = await request.read()
+        try:
+            async with self._control.request(request.method, f"http://supervisor{request.path}", data=body) as answer:
+                text = await answer.text()
+        except (aiohttp.ClientConnectorError, aiohttp.ServerDisconnectedError, FileNotFoundError):
+            raise ProxyError(
+                503, "the supervisor is not running; traffic is served, changes are not possible",
+                source=Source.INTERNAL, retry_after=5,
+            ) from None
+        if sequence := answer.headers.get(SEQUENCE_HEADER):
+            epoch, _, number = sequence.partition(".")
+            await self._link.has_snapshot((int(epoch), int(number)), timeout=1.0)
+        return web.Response(status=answer.status, text=text, content_type="application/json")
+
+    def _ready(self) -> list[str]:
+        now = asyncio.get_running_loop().time()
+        return [b.id for b in self._pool.backends.values() if b.available(now)]
+
+    def _register_gauges(self) -> None:
+        pool, gauge, snapshot = self._pool, self._metrics.gauge, lambda: self._link.snapshot.get("instances", {})
+        gauge("clusterctl_in_flight", "Requests in flight", "instance", lambda: pool.in_flight().items())
+        gauge(
+            "clusterctl_instance_requests_total", "Requests sent to an instance; survives restarts", "instance",
+            lambda: [(name, self._counters.get(name)[0]) for name in self._counters.names()],
+        )
+        gauge(
+            "clusterctl_instance_errors_total", "Requests that failed on an instance; survives restarts", "instance",
+            lambda: [(name, self._counters.get(name)[1]) for name in self._counters.names()],
+        )
+        gauge("clusterctl_instance_ready", "1 if in rotation", "instance",
+              lambda: [(b.id, float(b.spec.state == "ready")) for b in pool.backends.values()])  # fmt: skip
+        gauge("clusterctl_instance_weight", "Weight", "instance",
+              lambda: [(b.id, float(b.weight)) for b in pool.backends.values()])  # fmt: skip
+        gauge("clusterctl_instances_desired", "Workers wanted", "",
+              lambda: [("", float(self._link.snapshot.get("total_instances", 0)))])  # fmt: skip
+        gauge("clusterctl_supervisor_up", "1 if there is a supervisor", "", lambda: [("", float(self._link.alive))])
+        for key, name, meaning in (
+            ("restarts", "clusterctl_instance_restarts_total", "Starts after the first"),
+            ("cpu_percent", "clusterctl_instance_cpu_percent", "CPU of the worker's process tree, percent of a core"),
+            ("memory_mb", "clusterctl_instance_memory_megabytes", "Resident memory of the worker's process tree"),
+        ):
+            gauge(name, meaning, "instance", functools.partial(_column, snapshot, key))
+
+
+def _column(instances: Callable[[], dict[str, Any]], key: str) -> list[tuple[str, float]]:
+    return [(name, float(seen[key] or 0)) for name, seen in instances().items()]
+
+
+def _not_allowed(methods: list[str]) -> _Handler:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        raise ProxyError(405, f"{request.path} takes {', '.join(methods)}, not {request.method}")
+
+    return handler

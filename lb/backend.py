@@ -1,0 +1,83 @@
+"""One upstream as the balancer sees it, and the lease: one unit of its in-flight count. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from config.topology import KEEPS_RUNNING, MAY_RECOVER, TAKES_NEW, BackendSpec
+from lb.health import Ejection
+from lb.latency import PeakEwma
+
+
+class Backend:
+    """One incarnation of one worker: a restarted worker is a new Backend, whose count starts at 0."""
+
+    __slots__ = ("_leases", "ejection", "latency", "spec")
+
+    def __init__(self, spec: BackendSpec) -> None:
+        self.spec = spec
+        self.latency = PeakEwma()
+        self.ejection = Ejection()
+        self._leases: set[Lease] = set()
+
+    @property
+    def id(self) -> str:
+        return self.spec.id
+
+    @property
+    def weight(self) -> int:
+        return self.spec.weight
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._leases)
+
+    def available(self, now: float) -> bool:
+        """The one predicate for everyone: may a new request be sent here?"""
+        return self.spec.state in TAKES_NEW and not self.ejection.active(now)
+
+    def may_recover(self) -> bool:
+        """Whether waiting for it makes sense."""
+        return self.spec.state in MAY_RECOVER
+
+    def serves(self, model: str | None) -> bool:
+        """Whether it serves ``model`` (None: the request names none), or is going to once it is up."""
+        if model is None:
+            return True
+        if self.spec.models:
+            return any(card["id"] == model for card in self.spec.models)
+        return model in self.spec.expected or not self.spec.expected
+
+    def lease(self, on_evict: Callable[[str], None]) -> Lease:
+        """One more in flight. ``on_evict`` is called with the reason if the worker is lost before the release."""
+        lease = Lease(self, on_evict)
+        self._leases.add(lease)
+        return lease
+
+    def release(self, lease: Lease) -> bool:
+        """True the first time."""
+        if lease not in self._leases:
+            return False
+        self._leases.discard(lease)
+        return True
+
+    def evict(self, reason: str) -> None:
+        """The worker is gone: whatever runs on it is told."""
+        for lease in list(self._leases):
+            lease.on_evict(reason)
+
+    def keeps_running(self) -> bool:
+        return self.spec.state in KEEPS_RUNNING
+
+
+class Lease:
+    """One request in flight on one incarnation. `release` is safe to call on every way out, and counts once."""
+
+    __slots__ = ("backend", "on_evict")
+
+    def __init__(self, backend: Backend, on_evict: Callable[[str], None]) -> None:
+        self.backend = backend
+        self.on_evict = on_evict
+
+    def release(self) -> bool:
+        return self.backend.release(self)

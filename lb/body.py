@@ -1,0 +1,34 @@
+"""What the balancer needs to know of a request's body. Pure."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """``previous``: the Responses API's ``previous_response_id``. All None for a body that is not a JSON object:
+    such a body goes to the worker as it is."""
+
+    model: str | None = None
+    stream: bool = False
+    previous: str | None = None
+
+
+def facts(body: bytes, content_type: str) -> Facts:
+    """Reads a JSON body; anything else says nothing."""
+    if not body or (content_type and "json" not in content_type.lower()):
+        return Facts()
+    try:
+        data = json.loads(body)
+    except (ValueError, RecursionError):
+        return Facts()
+    if not isinstance(data, dict):
+        return Facts()
+    model, previous = data.get("model"), data.get("previous_response_id")
+    return Facts(
+        model=model if isinstance(model, str) and model else None,
+        stream=data.get("stream") is True,
+        previous=previous if isinstance(previous, str) else None,
+    )

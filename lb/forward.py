@@ -1,0 +1,139 @@
+"""One attempt on one backend: connect, send, stream the answer through.
+
+The boundary that decides what may follow a failure: before the first byte of the answer has gone to the client, the
+attempt can be made again elsewhere; after it, the client has to be told that the answer is broken. An attempt that
+could not connect has changed nothing and may always be made again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import aiohttp
+from aiohttp import web
+
+from lb import headers
+from lb.backend import Backend
+from lb.errors import AttemptFailed, sse_error
+from lb.headers import Pairs
+from lb.upstream import Upstream
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A request as it goes to whichever worker takes it. ``target`` is the path with its query, as sent."""
+
+    method: str
+    target: str
+    headers: Pairs
+    body: bytes | None
+    request_id: str
+
+
+class Attempt:
+    """``on_first_byte`` gets the first bytes of the answer's body as they arrive from the worker."""
+
+    def __init__(
+        self, upstream: Upstream, backend: Backend, request: web.Request, on_first_byte: Callable[[bytes], None]
+    ) -> None:
+        self._upstream, self._backend, self._request = upstream, backend, request
+        self._on_first_byte = on_first_byte
+        self._evicted: str | None = None
+        self.status = 0
+
+    async def run(self, outgoing: Outgoing) -> web.StreamResponse:
+        """The finished answer. Raises AttemptFailed; if it says ``answered``, the client's connection is closed."""
+        response: web.StreamResponse | None = None
+        try:
+            async with asyncio.timeout(None) as scope:
+
+                def evict(reason: str) -> None:
+                    self._evicted = reason
+                    scope.reschedule(0)  # interrupts whatever this task is waiting for
+
+                lease = self._backend.lease(evict)
+                try:
+                    answer = await self._upstream.send(
+                        self._backend.spec.address, outgoing.method, outgoing.target, outgoing.headers, outgoing.body
+                    )
+                    self.status = answer.status
+                    complete = False
+                    try:
+                        response = self._respond(answer, outgoing)
+                        await self._stream(answer, response)
+                        complete = True
+                    finally:
+                        # Anything but a complete answer: the connection is of no more use, and closing it tells
+                        # the worker to stop generating.
+                        answer.release() if complete else answer.close()
+                finally:
+                    lease.release()
+            return response
+        except TimeoutError:
+            if self._evicted is None:
+                raise
+            failure = AttemptFailed(self._evicted, connected=True)
+        except (aiohttp.ClientError, _WorkerBroke) as error:
+            failure = AttemptFailed(f"the answer broke off ({error or type(error).__name__})", connected=True)
+        if response is not None and response.prepared:
+            failure.answered = True
+            await self._end_broken(response, f"{self._backend.id}: {failure}")
+        raise failure
+
+    def _respond(self, answer: aiohttp.ClientResponse, outgoing: Outgoing) -> web.StreamResponse:
+        raw = [(k.decode("latin-1"), v.decode("latin-1")) for k, v in answer.raw_headers]
+        response = web.StreamResponse(status=answer.status, reason=answer.reason)
+        for name, value in headers.to_client(raw, outgoing.request_id):
+            response.headers.add(name, value)
+        length = answer.headers.get("Content-Length")
+        if length is not None:
+            response.headers["Content-Length"] = length
+        return response
+
+    async def _stream(self, answer: aiohttp.ClientResponse, response: web.StreamResponse) -> None:
+        request, first = self._request, True
+        chunks = answer.content.iter_any()
+        while True:
+            try:
+                chunk = await anext(chunks, b"")
+            except aiohttp.ClientError:
+                raise
+            except (OSError, EOFError) as error:
+                raise _WorkerBroke(str(error)) from None
+            if first:
+                # Not before the first byte of the body: until then a dead worker's request can still be made again.
+                self._on_first_byte(chunk)
+            try:
+                if first:
+                    await response.prepare(request)
+                    first = False
+                if not chunk:
+                    await response.write_eof()
+                    return
+                await response.write(chunk)
+            except (aiohttp.ClientError, OSError) as error:
+                raise ClientGone(str(error)) from None
+
+    async def _end_broken(self, response: web.StreamResponse, reason: str) -> None:
+        """The client must not take what it has for complete: no last chunk, the connection is closed."""
+        transport = self._request.transport
+        if transport is None or transport.is_closing():
+            return
+        if response.content_type == "text/event-stream":
+            try:
+                await response.write(sse_error(reason))
+            except (ConnectionError, OSError):
+                pass
+            transport.close()
+        else:
+            transport.abort()
+
+
+class _WorkerBroke(Exception):
+    """Reading from the worker failed, as against writing to the client."""
+
+
+class ClientGone(Exception):
+    """Writing to the client failed: nobody's fault here, and nobody is left to be told."""

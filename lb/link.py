@@ -1,0 +1,120 @@
+"""The balancer's end of the link: takes backend sets and snapshots, reports what is in flight, hands the listening
+socket over to whichever supervisor asks for it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+from config.aio import Tasks
+from config.link import LINE_LIMIT, bind_unix, descriptor_path, encode, messages
+from config.topology import BackendSet
+from lb.pool import Pool
+from lb.waiting import Changes
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two reports while nothing drains.
+_REPORT_EVERY = 1.0
+
+#: Seconds between two looks at what still runs on a draining backend.
+_DRAIN_LOOK = 0.02
+
+
+class Link:
+    """``snapshot`` is the supervisor's last word; ``alive`` whether there is a supervisor."""
+
+    def __init__(self, pool: Pool, listener: socket.socket, path: Path) -> None:
+        self._pool, self._listener, self._path = pool, listener, path
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks = Tasks()
+        self._server: asyncio.Server | None = None
+        self._descriptors: socket.socket | None = None
+        self.snapshot: dict[str, Any] = {}
+        self.fresh = Changes()
+
+    @property
+    def alive(self) -> bool:
+        return bool(self._writers)
+
+    async def start(self) -> None:
+        """Raises OSError."""
+        loop = asyncio.get_running_loop()
+        self._descriptors = bind_unix(descriptor_path(self._path))
+        loop.add_reader(self._descriptors, self._hand_over)
+        self._server = await asyncio.start_unix_server(self._serve, sock=bind_unix(self._path), limit=LINE_LIMIT)
+        self._tasks.start(self._report(), "report to the supervisor")
+
+    async def close(self) -> None:
+        if self._descriptors is not None:
+            asyncio.get_running_loop().remove_reader(self._descriptors)
+            self._descriptors.close()
+        if self._server is not None:
+            self._server.close()
+        for writer in self._writers:
+            writer.close()
+        await self._tasks.close()
+        self._path.unlink(missing_ok=True)
+        descriptor_path(self._path).unlink(missing_ok=True)
+
+    async def has_snapshot(self, sequence: tuple[int, int], timeout: float) -> None:
+        """Returns when a snapshot at least that new has come, or ``timeout`` seconds are over."""
+        try:
+            async with asyncio.timeout(timeout):
+                while tuple(self.snapshot.get("sequence", (0, 0))) < sequence:
+                    await self.fresh.next()
+        except TimeoutError:
+            pass
+
+    def _hand_over(self) -> None:
+        """Over a plain socket: no transport of asyncio or uvloop carries descriptors."""
+        assert self._descriptors is not None
+        try:
+            channel, _ = self._descriptors.accept()
+        except OSError:
+            return
+        with channel:
+            try:
+                socket.send_fds(channel, [b"L"], [self._listener.fileno()])
+            except OSError as error:
+                log.warning("the listening socket was not handed over: %s", error)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        writer.write(encode({"type": "hello", "pid": os.getpid()}))
+        try:
+            async for message in messages(reader):
+                if message["type"] == "set":
+                    self._pool.apply(BackendSet.from_json(message["set"]))
+                    self._send_report()
+                elif message["type"] == "snapshot":
+                    self.snapshot = message["snapshot"]
+                    self.fresh.notify()
+        finally:
+            self._writers.discard(writer)
+            writer.close()
+
+    async def _report(self) -> None:
+        """What is in flight: soon while something drains, now and then otherwise."""
+        waited, before = 0.0, ""
+        while True:
+            pause = _DRAIN_LOOK if self._draining() else _REPORT_EVERY
+            await asyncio.sleep(pause)
+            waited += pause
+            now = str(self._pool.in_flight())
+            if now != before or waited >= _REPORT_EVERY:
+                before, waited = now, 0.0
+                self._send_report()
+
+    def _draining(self) -> bool:
+        return any(b.spec.state == "draining" for b in self._pool.backends.values())
+
+    def _send_report(self) -> None:
+        message = {"type": "report", "version": list(self._pool.version), "in_flight": self._pool.in_flight()}
+        for writer in self._writers:
+            if not writer.is_closing():
+                writer.write(encode(message))

@@ -1,0 +1,55 @@
+"""A worker's log over HTTP: its end, and what comes after if asked for."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from aiohttp import web
+
+_LOOK_EVERY = 0.25
+_CHUNK = 64 * 1024
+
+
+async def follow(request: web.Request, path: Path, lines: int, go_on: bool) -> web.StreamResponse:
+    """The last ``lines`` lines of ``path`` as text; with ``go_on``, everything written afterwards as it comes,
+    until the client goes away. A file that shrinks was rotated: reading goes on from its new beginning."""
+    response = web.StreamResponse(headers={"Content-Type": "text/plain; charset=utf-8"})
+    await response.prepare(request)
+    text, offset = await asyncio.to_thread(_tail, path, lines)
+    await response.write(text)
+    while go_on:
+        await asyncio.sleep(_LOOK_EVERY)
+        text, offset = await asyncio.to_thread(_since, path, offset)
+        if text:
+            await response.write(text)
+    await response.write_eof()
+    return response
+
+
+def _tail(path: Path, lines: int) -> tuple[bytes, int]:
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            position, found = size, b""
+            while position > 0 and found.count(b"\n") <= lines:
+                step = min(_CHUNK, position)
+                position -= step
+                file.seek(position)
+                found = file.read(step) + found
+    except FileNotFoundError:
+        return b"", 0
+    kept = found.splitlines(keepends=True)[-lines:] if lines else []
+    return b"".join(kept), size
+
+
+def _since(path: Path, offset: int) -> tuple[bytes, int]:
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            start = offset if offset <= size else 0
+            file.seek(start)
+            text = file.read(_CHUNK)
+    except FileNotFoundError:
+        return b"", 0
+    return text, start + len(text)

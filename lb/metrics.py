@@ -1,0 +1,101 @@
+"""The balancer's own series. One registry an application, nothing global."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+
+class Metrics:
+    """Labels are bounded: instances, the allow-listed routes, status codes."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry(auto_describe=False)
+        self._requests = Counter(
+            "clusterctl_requests", "Requests answered (499: the client went away)", ["instance", "route", "code"],
+            registry=self.registry,
+        )
+        self._failures = Counter(
+            "clusterctl_attempt_failures", "Attempts that came to nothing", ["instance", "cause"],
+            registry=self.registry,
+        )
+        self._refused = Counter(
+            "clusterctl_refused", "Requests answered by the balancer itself with an error", ["source", "code"],
+            registry=self.registry,
+        )
+        self._ejections = Counter(
+            "clusterctl_ejections", "Backends left out after a failure to connect", ["instance"],
+            registry=self.registry,
+        )
+        self._first_byte = Histogram(
+            "clusterctl_first_byte_seconds", "From choosing a backend to the first byte of its answer", ["instance"],
+            buckets=_BUCKETS, registry=self.registry,
+        )
+        self._means: dict[str, tuple[int, float]] = {}
+        self._duration = Histogram(
+            "clusterctl_request_seconds", "From choosing a backend to the end of its answer", ["instance"],
+            buckets=_BUCKETS, registry=self.registry,
+        )
+        self._queue = Gauge("clusterctl_queued_requests", "Requests waiting for a backend", registry=self.registry)
+
+    def finished(self, instance: str, route: str, code: int, seconds: float) -> None:
+        label = "/v1/responses/{id}" if route.startswith("/v1/responses/") else route
+        self._requests.labels(instance, label, code).inc()
+        self._duration.labels(instance).observe(seconds)
+        count, total = self._means.get(instance, (0, 0.0))
+        self._means[instance] = (count + 1, total + seconds)
+
+    def attempt_failed(self, instance: str, cause: str) -> None:
+        self._failures.labels(instance, cause).inc()
+
+    def refused(self, source: str, code: int) -> None:
+        self._refused.labels(source, code).inc()
+
+    def ejected(self, instance: str) -> None:
+        self._ejections.labels(instance).inc()
+
+    def first_byte(self, instance: str, seconds: float) -> None:
+        self._first_byte.labels(instance).observe(seconds)
+
+    def mean_latency(self, instance: str) -> float | None:
+        """Seconds from choosing the backend to the end of its answer, over the life of this balancer; None before
+        the first."""
+        count, total = self._means.get(instance, (0, 0.0))
+        return total / count if count else None
+
+    @contextmanager
+    def queued(self) -> Iterator[None]:
+        self._queue.inc()
+        try:
+            yield
+        finally:
+            self._queue.dec()
+
+    def gauge(self, name: str, meaning: str, label: str, values: Callable[[], Iterable[tuple[str, float]]]) -> None:
+        """A series whose values are read when somebody asks; an empty ``label`` makes a single one."""
+        self.registry.register(_Read(name, meaning, label, values))
+
+    def render(self) -> str:
+        return generate_latest(self.registry).decode()
+
+
+class _Read(Collector):
+    def __init__(
+        self, name: str, meaning: str, label: str, values: Callable[[], Iterable[tuple[str, float]]]
+    ) -> None:
+        self._name, self._meaning, self._label, self._values = name, meaning, label, values
+
+    def collect(self) -> Iterable[Metric]:
+        family = GaugeMetricFamily(self._name, self._meaning, labels=[self._label] if self._label else [])
+        for label, value in self._values():
+            family.add_metric([label] if self._label else [], value)
+        yield family
+
+    def describe(self) -> Iterable[Metric]:
+        return []

@@ -1,0 +1,73 @@
+"""The backends as of the latest set, and who may take a request. Pure: the time is an argument."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+from config.topology import BackendSet
+from lb.backend import Backend
+
+
+class Pool:
+    """``on_change`` is called after every change; whoever waits for a backend looks again then."""
+
+    def __init__(self, on_change: Callable[[], None] = lambda: None) -> None:
+        self.backends: dict[str, Backend] = {}
+        self.version = (0, 0)
+        self.strategy = ""
+        self.shutting_down = False
+        self._on_change = on_change
+
+    def apply(self, new: BackendSet) -> bool:
+        """Makes ``new`` the truth, unless it is older than what is there. Backends keep their counts as long as
+        the incarnation is the same; what runs on a lost one is told so."""
+        if new.version <= self.version:
+            return False
+        self.version, self.strategy, self.shutting_down = new.version, new.strategy, new.shutting_down
+        before, self.backends = self.backends, {}
+        for spec in new.backends:
+            old = before.get(spec.id)
+            if old is not None and (old.spec.incarnation == spec.incarnation or not spec.managed):
+                if (old.spec.state, spec.state) == ("unhealthy", "ready"):
+                    old.ejection.succeeded()
+                old.spec = spec
+                self.backends[spec.id] = before.pop(spec.id)
+            else:
+                self.backends[spec.id] = Backend(spec)
+        for gone in before.values():
+            gone.evict(f"{gone.id} has ended")
+        for backend in self.backends.values():
+            if not backend.keeps_running():
+                backend.evict(f"{backend.id} is {backend.spec.state}")
+        self._on_change()
+        return True
+
+    def candidates(self, model: str | None, excluded: Collection[str], now: float) -> list[Backend]:
+        """Those that may take a request for ``model``. In a steady order; weight 0 only if there is no other."""
+        found = [
+            b for b in self.backends.values() if b.id not in excluded and b.available(now) and b.serves(model)
+        ]
+        return [b for b in found if b.weight] or found
+
+    def knows(self, model: str | None) -> bool:
+        """Whether any backend serves ``model``, or will when it is up. Before the first set nothing is known."""
+        return not self.backends or any(b.serves(model) for b in self.backends.values())
+
+    def hopeless(self, model: str | None) -> bool:
+        """Whether no backend that serves ``model`` will come back by itself."""
+        serving = [b for b in self.backends.values() if b.serves(model)]
+        return bool(serving) and not any(b.may_recover() for b in serving)
+
+    def in_flight(self) -> dict[str, int]:
+        return {b.id: b.in_flight for b in self.backends.values()}
+
+    def models(self) -> list[dict[str, Any]]:
+        """The union of what the backends in rotation serve (of all, if none is), each model once, base models
+        before adapters."""
+        ready = [b for b in self.backends.values() if b.spec.state == "ready"] or list(self.backends.values())
+        cards: dict[str, dict[str, Any]] = {}
+        for backend in ready:
+            for card in backend.spec.models:
+                cards.setdefault(card["id"], card)
+        return sorted(cards.values(), key=lambda card: card.get("parent") is not None)

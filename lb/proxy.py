@@ -1,0 +1,193 @@
+"""The way of a request: what it asks for, who can take it, wait for one, attempt, again if that is safe."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable
+from random import Random
+
+from aiohttp import web
+
+from lb import body as request_body
+from lb import headers, routes, websocket
+from lb.affinity import Affinity
+from lb.backend import Backend
+from lb.body import Facts
+from lb.counters import Counters
+from lb.errors import AttemptFailed, ProxyError, Source
+from lb.forward import Attempt, ClientGone, Outgoing
+from lb.metrics import Metrics
+from lb.pool import Pool
+from lb.strategies.base import RequestInfo, Strategy
+from lb.strategies.registry import STRATEGIES
+from lb.upstream import Upstream
+from lb.waiting import Changes
+
+#: A generation that a worker took and did not answer with a single byte is made again this often.
+_SILENT_RETRIES = 1
+
+#: Seconds between two looks for a free backend where nothing changes: an ejection ends without any word.
+_LOOK_AGAIN = 0.25
+
+
+class Proxy:
+    """``clock`` is monotonic seconds."""
+
+    def __init__(
+        self, pool: Pool, upstream: Upstream, counters: Counters, metrics: Metrics, changes: Changes, *,
+        queue_timeout: float, random: Random | None = None, clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._pool, self._upstream, self._counters = pool, upstream, counters
+        self._metrics, self._changes, self._clock = metrics, changes, clock
+        self._queue_timeout = queue_timeout
+        self._random = random or Random()
+        self._strategy: tuple[str, Strategy] | None = None
+        self._affinity = Affinity()
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Raises ProxyError for what has no answer from a worker."""
+        target = request.path_qs if request.raw_path.startswith("http") else request.raw_path
+        path = target.partition("?")[0]
+        check_route(path, request.method)
+        body = await request.read() if request.body_exists else None
+        facts = request_body.facts(body or b"", request.headers.get("Content-Type", ""))
+        request_id = request.headers.get("X-Request-Id") or uuid.uuid4().hex
+        pinned = self._pinned(path, facts)
+        if not self._pool.knows(facts.model):
+            raise ProxyError(
+                404, f"The model `{facts.model}` does not exist.", param="model", code=404
+            )
+        info, deadline = RequestInfo(facts.model, path), self._clock() + self._queue_timeout
+        excluded: set[str] = set()
+        silent = 0
+        while True:
+            backend = await self._choose(info, excluded, deadline, pinned)
+            outgoing = Outgoing(request.method, target, self._head(request, backend, request_id), body, request_id)
+            began = self._clock()
+            try:
+                response = await self._attempt(request, backend, outgoing, path)
+            except (ClientGone, asyncio.CancelledError):
+                self._counters.add(backend.id, requests=1)
+                self._metrics.finished(backend.id, path, 499, self._clock() - began)
+                raise
+            except AttemptFailed as failure:
+                self._count_failure(backend, failure)
+                if failure.answered:
+                    raise AlreadyAnswered from None
+                if not failure.connected:
+                    continue  # that backend is out for a while: the next choice is another, or waits
+                if routes.is_generation(path) and silent < _SILENT_RETRIES and pinned is None:
+                    silent += 1
+                    excluded.add(backend.id)
+                    continue
+                raise ProxyError(502, f"{backend.id}: {failure}", source=Source.UPSTREAM) from None
+            backend.ejection.succeeded()
+            failed = response.status >= 500
+            self._counters.add(backend.id, requests=1, errors=int(failed))
+            self._metrics.finished(backend.id, path, response.status, self._clock() - began)
+            return response
+
+    async def _attempt(
+        self, request: web.Request, backend: Backend, outgoing: Outgoing, path: str
+    ) -> web.StreamResponse:
+        if path in routes.WEBSOCKET and request.headers.get("Upgrade", "").lower() == "websocket":
+            return await websocket.carry(request, backend, self._upstream, outgoing)
+        return await Attempt(self._upstream, backend, request, self._first_byte(backend, path)).run(outgoing)
+
+    def _head(self, request: web.Request, backend: Backend, request_id: str) -> headers.Pairs:
+        raw = [(k.decode("latin-1"), v.decode("latin-1")) for k, v in request.raw_headers]
+        return headers.to_worker(
+            raw, peer=request.remote or "", scheme=request.scheme, host=request.headers.get("Host", ""),
+            request_id=request_id, api_key=backend.spec.api_key,
+        )
+
+    def _pinned(self, path: str, facts: Facts) -> tuple[str, int] | None:
+        """The worker that holds the response this request is about. Raises ProxyError (404) for an unknown one."""
+        wanted = routes.response_id(path) or (facts.previous if path == routes.RESPONSES else None)
+        if wanted is None:
+            return None
+        owner = self._affinity.owner(wanted)
+        backend = self._pool.backends.get(owner[0]) if owner else None
+        if owner is None or backend is None or backend.spec.incarnation != owner[1]:
+            raise ProxyError(404, f"Response with id '{wanted}' not found.", param="response_id")
+        return owner
+
+    async def _choose(
+        self, info: RequestInfo, excluded: set[str], deadline: float, pinned: tuple[str, int] | None
+    ) -> Backend:
+        """A backend for the request, as soon as there is one. Raises ProxyError (503) if there is none in time."""
+        if (backend := self._choose_now(info, excluded, pinned)) is not None:
+            return backend
+        with self._metrics.queued():
+            while True:
+                self._give_up_if_useless(info, deadline)
+                changed = self._changes.next()
+                try:
+                    await asyncio.wait_for(changed, min(_LOOK_AGAIN, max(0.001, deadline - self._clock())))
+                except TimeoutError:
+                    pass
+                if (backend := self._choose_now(info, excluded, pinned)) is not None:
+                    return backend
+
+    def _choose_now(self, info: RequestInfo, excluded: set[str], pinned: tuple[str, int] | None) -> Backend | None:
+        if self._pool.shutting_down:
+            raise ProxyError(503, "the cluster is shutting down", source=Source.INTERNAL, retry_after=30)
+        now = self._clock()
+        if pinned is not None:
+            backend = self._pool.backends.get(pinned[0])
+            return backend if backend is not None and backend.keeps_running() else None
+        candidates = self._pool.candidates(info.model, excluded, now) or self._pool.candidates(info.model, (), now)
+        return self._current_strategy().choose(candidates, info) if candidates else None
+
+    def _give_up_if_useless(self, info: RequestInfo, deadline: float) -> None:
+        what = f" for model {info.model}" if info.model else ""
+        if self._pool.hopeless(info.model):
+            message = f"no worker{what}: all of them have failed; see /v1/cluster/status"
+            raise ProxyError(503, message, source=Source.INTERNAL, retry_after=30)
+        if self._clock() >= deadline:
+            message = f"no worker{what} became ready within {self._queue_timeout:g} s"
+            raise ProxyError(503, message, source=Source.INTERNAL, retry_after=5)
+
+    def _current_strategy(self) -> Strategy:
+        name = self._pool.strategy
+        if self._strategy is None or self._strategy[0] != name:
+            self._strategy = (name, STRATEGIES[name](self._random))
+        return self._strategy[1]
+
+    def _first_byte(self, backend: Backend, path: str) -> Callable[[bytes], None]:
+        began = self._clock()
+
+        def on_first_byte(chunk: bytes) -> None:
+            now = self._clock()
+            backend.latency.observe(now - began, now)
+            self._metrics.first_byte(backend.id, now - began)
+            if path == routes.RESPONSES:
+                self._affinity.learn(chunk, backend.id, backend.spec.incarnation)
+
+        return on_first_byte
+
+    def _count_failure(self, backend: Backend, failure: AttemptFailed) -> None:
+        if failure.connected:
+            self._counters.add(backend.id, requests=1, errors=1)
+        else:
+            self._counters.add(backend.id, errors=1)
+            if backend.ejection.failed(self._clock()):
+                self._metrics.ejected(backend.id)
+        self._metrics.attempt_failed(backend.id, "broken" if failure.connected else "connect")
+
+
+class AlreadyAnswered(ClientGone):
+    """The client has had the beginning of an answer and its connection is closed: there is nothing more to say."""
+
+
+
+
+def check_route(path: str, method: str) -> None:
+    """Raises ProxyError (404, 405) for what is not passed on."""
+    methods = routes.allowed_methods(path)
+    if not methods:
+        raise ProxyError(404, f"no route {path}")
+    if method not in methods:
+        raise ProxyError(405, f"{path} takes {', '.join(sorted(methods))}, not {method}")

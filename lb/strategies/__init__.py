@@ -1,0 +1,1 @@
+"""How requests are spread: one file a strategy, all of them listed in `registry`."""

@@ -1,0 +1,21 @@
+"""The one with the fewest requests in flight."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+
+from lb.backend import Backend
+from lb.strategies.base import RequestInfo
+from lb.strategies.round_robin import RoundRobin
+
+
+class LeastConnections:
+    """Among equals each in turn: an idle cluster would otherwise send everything to the first."""
+
+    def __init__(self, random: Random) -> None:
+        self._turn = RoundRobin(random)
+
+    def choose(self, candidates: Sequence[Backend], request: RequestInfo) -> Backend:
+        fewest = min(b.in_flight for b in candidates)
+        return self._turn.choose([b for b in candidates if b.in_flight == fewest], request)

@@ -1,0 +1,17 @@
+"""Any one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random as Source
+
+from lb.backend import Backend
+from lb.strategies.base import RequestInfo
+
+
+class Random:
+    def __init__(self, random: Source) -> None:
+        self._random = random
+
+    def choose(self, candidates: Sequence[Backend], request: RequestInfo) -> Backend:
+        return self._random.choice(candidates)

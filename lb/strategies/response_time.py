@@ -1,0 +1,30 @@
+"""The one whose first byte is expected soonest: Peak EWMA of the time to first byte, times what is in flight."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+
+from lb.backend import Backend
+from lb.strategies.base import RequestInfo
+from lb.strategies.round_robin import RoundRobin
+
+
+class ResponseTime:
+    """cost = latency x (in-flight + 1), as in Finagle's and tower's Peak EWMA. A backend not measured yet is taken
+    for as quick as the quickest, so that it is tried, but not flooded. Among equals each in turn."""
+
+    def __init__(self, random: Random) -> None:
+        self._turn = RoundRobin(random)
+
+    def choose(self, candidates: Sequence[Backend], request: RequestInfo) -> Backend:
+        measured = [b.latency.value for b in candidates if b.latency.value is not None]
+        quickest = min(measured, default=1.0)
+
+        def cost(backend: Backend) -> float:
+            latency = backend.latency.value
+            return (quickest if latency is None else latency) * (backend.in_flight + 1)
+
+        costs = [cost(b) for b in candidates]
+        least = min(costs)
+        return self._turn.choose([b for b, c in zip(candidates, costs, strict=True) if c == least], request)

@@ -1,0 +1,59 @@
+"""What an engine has to tell: the command that starts one worker, and what it is called."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from config.errors import UsageError, nearest
+from worker.spec import EngineSpec, Slot
+
+_NOT_ENGINES = {"base", "flags"}
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """``notes`` are sentences to log once: what an installed version lacks and what follows from it."""
+
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    notes: tuple[str, ...] = ()
+
+
+class Engine(Protocol):
+    """One kind of worker. All of them speak vLLM's API."""
+
+    name: str
+    #: Seconds between two looks at a worker that is starting.
+    startup_interval: float
+    #: Whether a worker needs a GPU where the machine has some.
+    uses_gpu: bool
+
+    def check(self) -> None:
+        """Raises UsageError, with the command that helps, where the engine is not installed."""
+
+    def memory_estimate(self, spec: EngineSpec) -> int:
+        """Bytes of main memory one worker takes on a machine without GPUs."""
+
+    def command(self, spec: EngineSpec, port: int, api_key: str, slot: Slot, environ: Mapping[str, str]) -> Command:
+        """How to start one worker that listens on 127.0.0.1:``port`` and asks for ``api_key``."""
+
+
+def names() -> tuple[str, ...]:
+    import worker.engines
+
+    found = {module.name for module in pkgutil.iter_modules(worker.engines.__path__)}
+    return tuple(sorted(found - _NOT_ENGINES, key=lambda name: (name != "vllm", name)))
+
+
+def load(name: str) -> Engine:
+    """Raises UsageError for a name that no file here has."""
+    if name not in names():
+        raise UsageError(
+            f"unknown engine {name!r}{nearest(name, names())}; known: {', '.join(names())}", exit_code=2
+        )
+    engine: Engine = importlib.import_module(f"worker.engines.{name}").ENGINE
+    return engine

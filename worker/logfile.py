@@ -1,0 +1,46 @@
+"""Log files of workers: rotated by copy and truncate (the writer keeps its descriptor), read from the end."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+ROTATE_BYTES = 16 * 1024 * 1024
+KEEP = 3
+
+
+def rotate(path: Path, limit: int = ROTATE_BYTES, keep: int = KEEP) -> bool:
+    """Moves a file of more than ``limit`` bytes to ``.1`` (that to ``.2`` …) and empties it. What is written
+    between copy and truncate is lost: the price for never making the writer reopen. True if it rotated."""
+    try:
+        if path.stat().st_size <= limit:
+            return False
+    except FileNotFoundError:
+        return False
+    for number in range(keep, 1, -1):
+        older = path.with_name(f"{path.name}.{number - 1}")
+        if older.exists():
+            older.replace(path.with_name(f"{path.name}.{number}"))
+    shutil.copyfile(path, path.with_name(f"{path.name}.1"))
+    os.truncate(path, 0)
+    return True
+
+
+def tail(path: Path, lines: int, most_bytes: int = 64 * 1024) -> list[str]:
+    """The last ``lines`` lines, from at most the last ``most_bytes`` bytes; nothing where there is no file."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - most_bytes))
+            text = file.read().decode("utf-8", errors="replace")
+    except OSError:
+        return []
+    return text.splitlines()[-lines:]
+
+
+def note(path: Path, text: str) -> None:
+    """A line of ours between a worker's own: which start the lines after it belong to."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(f"--- {text}\n")
+    path.chmod(0o600)

@@ -1,0 +1,129 @@
+"""Is it up, may it take traffic, is it still well: the questions put to one worker over HTTP.
+
+A green ``/health`` is only a flag in the API server. A worker is ready when it holds the adapters it should and
+has answered a real request for one token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+
+#: A request that costs one token, by route, in the order they are tried: an embedding model has no completions.
+_CANARIES: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("/v1/completions", {"prompt": "Hi", "max_tokens": 1, "temperature": 0}),
+    ("/v1/embeddings", {"input": "Hi"}),
+    ("/pooling", {"input": "Hi"}),
+)
+_UNSUPPORTED = (400, 404, 405, 501)
+
+
+class ProbeFailed(Exception):
+    """The worker did not answer as a healthy one does; the text says what it did instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """What a worker that may take traffic serves, and which adapters it refused, with its words."""
+
+    models: tuple[dict[str, Any], ...]
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+class Target:
+    """One server to put questions to. ``timeout`` (s) holds for one whole answer."""
+
+    def __init__(
+        self, session: aiohttp.ClientSession, url: str, api_key: str | None = None, timeout: float = 5.0
+    ) -> None:
+        self._session = session
+        self._url = url
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._timeout = timeout
+
+    async def call(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, timeout: float | None = None
+    ) -> tuple[int, str]:
+        """Status and text of the answer. Raises ProbeFailed where there is none."""
+        limit = aiohttp.ClientTimeout(total=timeout or self._timeout)
+        try:
+            async with self._session.request(
+                method, self._url + path, json=body, headers=self._headers, timeout=limit
+            ) as response:
+                return response.status, await response.text(errors="replace")
+        except TimeoutError:
+            raise ProbeFailed(f"{path}: no answer in {limit.total:.0f} s") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise ProbeFailed(f"{path}: {error or type(error).__name__}") from None
+
+    async def healthy(self, required: bool = True) -> None:
+        """Raises ProbeFailed unless ``/health`` answers 200. Not ``required``: a server that has no such route
+        (it was not started by us, and may be another product) passes too."""
+        status, text = await self.call("GET", "/health")
+        if status != 200 and (required or status not in _UNSUPPORTED):
+            raise ProbeFailed(f"/health: {status} {text[:200]}".rstrip())
+
+    async def models(self) -> tuple[dict[str, Any], ...]:
+        """The model cards of ``/v1/models``. Raises ProbeFailed."""
+        status, text = await self.call("GET", "/v1/models")
+        if status != 200:
+            raise ProbeFailed(f"/v1/models: {status} {text[:200]}")
+        return parse_models(text)
+
+    async def one_token(self, model: str, timeout: float) -> None:
+        """A real answer from ``model``. Raises ProbeFailed where there is none."""
+        for path, body in _CANARIES:
+            status, text = await self.call("POST", path, {"model": model, **body}, timeout)
+            if status == 200:
+                return
+            if status not in _UNSUPPORTED:
+                break
+        raise ProbeFailed(f"{path}: {status} {' '.join(text.split())[:200]}")
+
+    async def load_adapter(self, name: str, path: str, timeout: float) -> str | None:
+        """Loads one LoRA adapter. Returns None, or the worker's words where it refuses. Raises ProbeFailed."""
+        body = {"lora_name": name, "lora_path": path}
+        status, text = await self.call("POST", "/v1/load_lora_adapter", body, timeout)
+        return None if status == 200 else f"{status} {' '.join(text.split())[:300]}"
+
+
+def parse_models(text: str) -> tuple[dict[str, Any], ...]:
+    """Raises ProbeFailed for what is no list of model cards."""
+    try:
+        cards = json.loads(text)["data"]
+        return tuple(dict(card) for card in cards if isinstance(card["id"], str))
+    except (ValueError, KeyError, TypeError):
+        raise ProbeFailed(f"/v1/models: no list of models but {text[:100]!r}") from None
+
+
+async def wait_until_up(target: Target, interval: float) -> None:
+    """Startup probe: returns when ``/health`` is green; the caller bounds the time."""
+    while True:
+        try:
+            await target.healthy()
+            return
+        except ProbeFailed:
+            await asyncio.sleep(interval)
+
+
+async def readiness(target: Target, adapters: Mapping[str, str], timeout: float) -> Readiness:
+    """Readiness probe: brings every adapter of ``adapters`` (name: path) on the worker, then asks for one token.
+
+    An adapter that the worker refuses does not keep it from serving the rest. ``timeout`` (s) is for each single
+    step: the first forward pass of an engine can take many seconds. Raises ProbeFailed."""
+    present = {card["id"] for card in await target.models()}
+    refused: dict[str, str] = {}
+    for name, path in adapters.items():
+        if name not in present and (words := await target.load_adapter(name, path, timeout)):
+            refused[name] = words
+    models = await target.models()
+    base = next((card["id"] for card in models if not card.get("parent")), None)
+    if base is None:
+        raise ProbeFailed("/v1/models: it serves no model")
+    await target.one_token(base, timeout)
+    return Readiness(models, refused)

@@ -1,0 +1,139 @@
+"""The only code that spawns, signals and reaps. It never decides whether to: the supervisor does.
+
+A worker leads a session of its own, and the session is what is killed and checked: vLLM's EngineCore survives the
+death of its API server and keeps the GPU. Output goes straight to a file opened with O_APPEND: a pipe would die with
+its reader, and a full one blocks the worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from worker import proc
+from worker.spec import ProcessId, WorkerSpec
+
+#: The new process writes its own pid and start time before it becomes the worker, so that a supervisor killed
+#: between starting it and writing it down still finds it.
+_SHIM = 'read -r stat </proc/self/stat && printf "%s\\n" "$stat" >"$0" && exec "$@"'
+
+
+class Handle:
+    """A running worker (or any process led by us): its identity, its end, its session.
+
+    ``on_exit`` is called once, in the event loop, with the exit status as `subprocess` counts it (negative: signal);
+    None for an adopted process, whose status only its parent could ask for."""
+
+    def __init__(self, process: ProcessId, popen: subprocess.Popen[bytes] | None = None) -> None:
+        self.process = process
+        self._popen = popen
+        self._pidfd: int | None = None
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def watch(self, on_exit: Callable[[int | None], None]) -> None:
+        """Needs a running event loop. A process that is already gone is reported in the next turn of the loop."""
+        loop = asyncio.get_running_loop()
+        try:
+            self._pidfd = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            loop.call_soon(lambda: on_exit(self._collect()))
+            return
+        if not proc.alive(self.process):  # the pid was reused, or it is a zombie: pidfd is of no use
+            self.unwatch()
+            loop.call_soon(lambda: on_exit(self._collect()))
+            return
+
+        def readable() -> None:
+            self.unwatch()
+            on_exit(self._collect())
+
+        loop.add_reader(self._pidfd, readable)
+
+    def unwatch(self) -> None:
+        if self._pidfd is not None:
+            with contextlib.suppress(RuntimeError):
+                asyncio.get_running_loop().remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = None
+
+    def _collect(self) -> int | None:
+        return self._popen.wait(timeout=5) if self._popen is not None else None
+
+    def signal(self, number: signal.Signals) -> None:
+        """To the main process alone: a SIGTERM to the group would break vLLM's own drain."""
+        if proc.alive(self.process):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def survivors(self) -> list[ProcessId]:
+        """What is left of the session, the main process included. The kernel gives no pid away that is still a
+        session's id: a leader that started at another time means that this session is empty since long."""
+        leader = proc.stat(self.pid)
+        if leader is not None and leader.start_ticks != self.process.start_ticks:
+            return []
+        return [p.identity for p in proc.sessions([self.pid])[self.pid]]
+
+    def kill_tree(self) -> list[ProcessId]:
+        """SIGKILL to all of the session; returns what was still there when it was sent. Repeat until empty: a
+        process may fork while the list is read."""
+        found = self.survivors()
+        for process in found:
+            if proc.alive(process):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)
+        return found
+
+
+class Launcher(Protocol):
+    """Starts workers and finds again those that an earlier supervisor started."""
+
+    def start(self, spec: WorkerSpec) -> Handle: ...
+
+    def adopt(self, process: ProcessId) -> Handle | None: ...
+
+
+class LocalLauncher:
+    """Processes of this machine."""
+
+    def start(self, spec: WorkerSpec) -> Handle:
+        """Raises OSError where the process cannot be started."""
+        return spawn(spec.argv, env=spec.env, cwd=spec.cwd, log=spec.log, run_file=spec.run_file)
+
+    def adopt(self, process: ProcessId) -> Handle | None:
+        return Handle(process) if proc.alive(process) else None
+
+
+def spawn(
+    argv: tuple[str, ...], *, env: dict[str, str], cwd: Path, log: Path, run_file: Path, keep: tuple[int, ...] = ()
+) -> Handle:
+    """Starts ``argv`` in a session of its own with its output appended to ``log``; ``keep`` are descriptors it
+    inherits. Raises OSError (not found, not permitted)."""
+    run_file.unlink(missing_ok=True)
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        popen = subprocess.Popen(
+            ("/bin/sh", "-c", _SHIM, str(run_file), *argv),
+            env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            start_new_session=True, pass_fds=keep,
+        )
+    finally:
+        os.close(output)
+    found = proc.stat(popen.pid)
+    return Handle(ProcessId(popen.pid, found.start_ticks if found else 0), popen)
+
+
+def read_run_file(path: Path) -> ProcessId | None:
+    """The process that wrote ``path`` on its way to become a worker, whether it still runs or not."""
+    try:
+        return proc.parse_stat(path.read_text(errors="replace")).identity
+    except (OSError, ValueError, IndexError):
+        return None

@@ -1,0 +1,65 @@
+"""`WorkerSpec`: everything needed to start one worker, fixed for the life of that process (OTP's child spec)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """What a worker is pinned to. ``gpus`` are indices as NVML counts them; ``cores`` a list for each rank on a
+    machine without GPUs, empty where workers are not bound to cores. ``share`` is how many workers share one GPU."""
+
+    gpus: tuple[int, ...] = ()
+    cores: tuple[tuple[int, ...], ...] = ()
+    share: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """What all workers of a cluster have in common; an engine makes commands from it."""
+
+    engine: str
+    model: str
+    served_names: tuple[str, ...]
+    adapters: dict[str, str] = field(default_factory=dict)
+    extra_args: tuple[str, ...] = ()
+    tensor_parallel_size: int = 1
+    max_lora_rank: int = 16
+    max_loras: int = 4
+    cpu_kv_gib: float = 1.0
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """Every name a healthy worker answers to."""
+        return (*self.served_names, *self.adapters)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """One start of one worker. ``api_key`` is made anew at each start: it keeps everybody but the balancer out
+    and proves, at an adoption, that the process on ``port`` is the one that was started."""
+
+    id: str
+    incarnation: int
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    cwd: Path
+    log: Path
+    run_file: Path
+    port: int
+    api_key: str
+    slot: Slot = Slot()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessId:
+    """A process for certain: pids are reused, a pid with its start time (clock ticks since boot) is not."""
+
+    pid: int
+    start_ticks: int
