@@ -77,10 +77,13 @@ def engine_spec(settings: Settings) -> EngineSpec:
     """What all workers have in common. Raises UsageError for models and adapters that are none."""
     args = settings.engine_args
     names: tuple[str, ...]
+    dtype = None
     model, named = settings.model, flags.values(args, "--served-model-name")
     adapters = dict(settings.lora)
     if model is None:
-        model, names = str(model_path()), (MODEL_NAME,)
+        # Not bfloat16: on a CPU with AMX, vLLM 0.32 uses tiles for attention without asking the kernel for them, and
+        # a model this small does nothing before that would have asked: SIGILL (docs/decisions/0004).
+        model, names, dtype = str(model_path()), (MODEL_NAME,), "float32"
         adapters = {**{name: str(path) for name, path in demo_adapters().items()}, **adapters}
     else:
         _check_model(model)
@@ -101,6 +104,7 @@ def engine_spec(settings: Settings) -> EngineSpec:
         max_lora_rank=flags.integer(args, "--max-lora-rank", accepted_rank(max([16, *ranks]))),
         max_loras=flags.integer(args, "--max-loras", max(4, min(len(adapters), 16))),
         cpu_kv_gib=settings.cpu_kv_gib,
+        dtype=dtype,
     )
 
 

@@ -18,7 +18,8 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
-    """What all workers of a cluster have in common; an engine makes commands from it."""
+    """What all workers of a cluster have in common; an engine makes commands from it. ``dtype`` is what the model
+    has to be served in, unless the user says otherwise; None leaves it to the engine."""
 
     engine: str
     model: str
@@ -29,6 +30,7 @@ class EngineSpec:
     max_lora_rank: int = 16
     max_loras: int = 4
     cpu_kv_gib: float = 1.0
+    dtype: str | None = None
 
     @property
     def model_names(self) -> tuple[str, ...]:

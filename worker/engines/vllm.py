@@ -60,6 +60,8 @@ class VllmEngine:
             *_unless(spec, "--max-lora-rank", str(spec.max_lora_rank)),
             *_unless(spec, "--tensor-parallel-size", str(spec.tensor_parallel_size)),
         ]
+        if spec.dtype is not None:
+            wanted += _unless(spec, "--dtype", spec.dtype)
         if not flags.has(spec.extra_args, "--no-enable-lora"):
             wanted.append("--enable-lora")
         notes: list[str] = []

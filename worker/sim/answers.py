@@ -1,0 +1,83 @@
+"""Building the answers that do not stream, with the keys and key order of vLLM 0.32. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from worker.sim import logprobs
+from worker.sim.generate import Sequence
+from worker.sim.protocol import Request
+from worker.sim.sse import FINGERPRINT, Identity, prompt_text, usage
+
+
+def body(request: Request, identity: Identity, sequences: list[Sequence]) -> dict[str, Any]:
+    """The whole answer of a request that does not stream."""
+    make = _chat_choice if request.chat else _completion_choice
+    choices = [make(request, index, sequence) for index, sequence in enumerate(sequences)]
+    prompt_tokens = sum(len(prompt.ids) for prompt in request.prompts)
+    made = sum(len(sequence.token_ids) for sequence in sequences)
+    head = {
+        "id": identity.id,
+        "object": "chat.completion" if request.chat else "text_completion",
+        "created": identity.created,
+        "model": identity.model,
+        "choices": choices,
+        "service_tier": None,
+        "system_fingerprint": FINGERPRINT,
+        "usage": usage(prompt_tokens, made, prompt_tokens_details=None, completion_tokens_details=None),
+    }
+    chat_only: dict[str, Any] = {}
+    if request.chat:
+        prompt = request.prompts[0]
+        chat_only = {
+            "prompt_logprobs": logprobs.prompt(prompt.ids, request.prompt_logprobs),
+            "prompt_token_ids": prompt.ids if request.return_token_ids else None,
+            "prompt_text": prompt.text if request.return_prompt_text else None,
+        }
+    return {**head, **chat_only, "kv_transfer_params": None, "ec_transfer_params": None, "metrics": None}
+
+
+def _completion_choice(request: Request, index: int, sequence: Sequence) -> dict[str, Any]:
+    prompt = request.prompts[index // request.n]
+    text, shown = sequence.text, sequence.token_ids
+    if request.echo:
+        echoed = "" if request.return_token_ids else prompt_text(prompt)
+        text = echoed if request.only_prompt else echoed + text
+        shown = prompt.ids if request.only_prompt else prompt.ids + shown
+    made = None
+    if request.logprobs is not None:
+        made = logprobs.completion(shown, request.logprobs, 0, request.ids_as_tokens, blank=request.echo)
+    return {
+        "index": index,
+        "text": text,
+        "logprobs": made,
+        "finish_reason": sequence.finish_reason,
+        "stop_reason": sequence.stop_reason,
+        "token_ids": sequence.token_ids if request.return_token_ids else None,
+        "prompt_logprobs": logprobs.prompt(prompt.ids, request.prompt_logprobs),
+        "prompt_token_ids": prompt.ids if request.return_token_ids else None,
+        "routed_experts": None,
+    }
+
+
+def _chat_choice(request: Request, index: int, sequence: Sequence) -> dict[str, Any]:
+    made = None
+    if request.logprobs is not None:
+        made = logprobs.chat(sequence.token_ids, request.logprobs, request.ids_as_tokens)
+    return {
+        "index": index,
+        "message": {
+            "role": request.role,
+            "content": request.echoed + sequence.text,
+            "refusal": None,
+            "annotations": None,
+            "audio": None,
+            "function_call": None,
+            "reasoning": None,
+        },
+        "logprobs": made,
+        "finish_reason": sequence.finish_reason,
+        "stop_reason": sequence.stop_reason,
+        "token_ids": sequence.token_ids if request.return_token_ids else None,
+        "routed_experts": None,
+    }

@@ -1,0 +1,97 @@
+"""The aiohttp application: routes, and the one middleware with authentication, request ids and errors."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import uuid
+from collections.abc import Awaitable, Callable, Iterable
+
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+
+from worker.sim import control, generation, routes
+from worker.sim.errors import ApiError
+from worker.sim.settings import Settings
+from worker.sim.worker import Worker
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+# The only prefixes vLLM guards; everything else is open whatever the key.
+GUARDED = ("/v1", "/v2", "/inference", "/cohere")
+
+
+def build(worker: Worker) -> web.Application:
+    """The application around ``worker``."""
+    app = web.Application(middlewares=[_middleware(worker.settings)], client_max_size=1 << 30)
+    app["worker"] = worker
+    router = app.router
+    for path, handler in (
+        ("/health", routes.health),
+        ("/ping", routes.health),
+        ("/load", routes.load),
+        ("/version", routes.version),
+        ("/metrics", routes.metrics),
+        ("/v1/models", routes.models),
+        ("/sim/state", control.state),
+    ):
+        router.add_get(path, handler, allow_head=False)
+    router.add_post("/ping", routes.health)
+    router.add_post("/v1/completions", generation.completions)
+    router.add_post("/v1/chat/completions", generation.chat_completions)
+    router.add_post("/tokenize", routes.tokenize)
+    router.add_post("/detokenize", routes.detokenize)
+    if worker.settings.runtime_lora:
+        router.add_post("/v1/load_lora_adapter", routes.load_lora_adapter)
+        router.add_post("/v1/unload_lora_adapter", routes.unload_lora_adapter)
+    router.add_post("/sim/fault", control.set_fault)
+    router.add_delete("/sim/fault", control.clear_faults)
+    app.on_response_prepare.append(_server_header)
+    return app
+
+
+async def _server_header(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Server"] = "uvicorn"
+    if response.get(routes.BARE):
+        response.headers.popall("Content-Type", None)
+    request_id = request.get("echoed_request_id")
+    if request_id:
+        response.headers["X-Request-Id"] = request_id
+
+
+def _middleware(settings: Settings) -> Middleware:
+    digests = [hashlib.sha256(key.encode()).digest() for key in settings.api_keys]
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if settings.request_id_headers:
+            request["echoed_request_id"] = request.headers.get("X-Request-Id", uuid.uuid4().hex)
+        if digests and not _allowed(request, digests):
+            return routes.json_response({"error": "Unauthorized"}, 401)
+        return await _answer(request, handler)
+
+    return middleware
+
+
+def _allowed(request: web.Request, digests: Iterable[bytes]) -> bool:
+    if request.method == "OPTIONS" or not request.path.startswith(GUARDED):
+        return True
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    digest = hashlib.sha256(token.encode()).digest()
+    matches = [secrets.compare_digest(digest, known) for known in digests]
+    return scheme.lower() == "bearer" and any(matches)
+
+
+async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Run the handler and turn what it raises into vLLM's answers."""
+    try:
+        return await handler(request)
+    except ApiError as exc:
+        return routes.error_response(exc)
+    except generation.Reset:
+        return web.Response()  # goes nowhere: the connection is gone
+    except web.HTTPMethodNotAllowed as exc:
+        response = routes.json_response({"detail": "Method Not Allowed"}, 405)
+        response.headers["Allow"] = ", ".join(sorted(exc.allowed_methods))
+        return response
+    except web.HTTPNotFound:
+        return routes.json_response({"detail": "Not Found"}, 404)

@@ -1,0 +1,246 @@
+"""The simulated engine: a batch with a limited number of places, adapter slots, a queue, and time.
+
+Every request steps on its own clock. A request that finishes, is cancelled or fails gives its places back at
+once. Death, a hang and a drain reach every request through the one place where it waits (`_wait`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+
+from worker.sim.errors import EngineDead, queue_full
+from worker.sim.generate import Step
+from worker.sim.jobs import Job, PrefixCache, Timing
+from worker.sim.metrics import Metrics
+
+Batch = list[tuple[int, Step]]
+# Tokens the imagined KV cache holds.
+_KV_TOKENS = 1 << 18
+
+
+class Engine:
+    """Runs jobs. ``slowness`` is asked at every step and multiplies all times."""
+
+    def __init__(
+        self,
+        timing: Timing,
+        metrics: Metrics,
+        *,
+        max_num_seqs: int,
+        max_loras: int,
+        max_queued: int | None,
+        slowness: Callable[[], float],
+    ) -> None:
+        self._timing = timing
+        self._metrics = metrics
+        self._max_num_seqs = max_num_seqs
+        self._max_loras = max_loras
+        self._max_queued = max_queued
+        self._slowness = slowness
+        self._running = 0
+        self._adapters: Counter[str] = Counter()
+        self._waiting: list[Job] = []
+        self._jobs: set[Job] = set()
+        self._cache = PrefixCache()
+        self._loras_seen: tuple[list[str], list[str]] = ([], [])
+        self.dead = False
+        self.draining = False
+        self.hanging = False
+        self.idle = asyncio.Event()
+        self.idle.set()
+
+    def preflight(self, n: int) -> None:
+        """Refuse a request before it is rendered: the engine is dead, or too many are queued."""
+        if self.dead:
+            raise EngineDead
+        unfinished = sum(len(job.sequences) for job in self._jobs)
+        if self._max_queued is not None and unfinished + n > self._max_queued:
+            self._metrics.rejected.inc()
+            raise queue_full()
+
+    async def run(self, job: Job) -> AsyncGenerator[Batch, None]:
+        """The steps of a job, a list of (choice, step) at a time; close the iterator to abort."""
+        if self.dead:
+            raise EngineDead
+        if self.draining:
+            yield [(index, sequence.abort()) for index, sequence in enumerate(job.sequences)]
+            return
+        self._jobs.add(job)
+        self.idle.clear()
+        job.open = len(job.sequences)
+        try:
+            async with aclosing(self._steps(job)) as batches:
+                async for batch in batches:
+                    yield batch
+        finally:
+            self._leave(job)
+
+    async def _steps(self, job: Job) -> AsyncGenerator[Batch, None]:
+        now = asyncio.get_running_loop().time
+        arrived = now()
+        await self._admit(job)
+        admitted = last = now()
+        self._count_prompt(job)
+        due = admitted + self._timing.ttft_s * self._slowness()
+        first = 0.0
+        while job.open:
+            await self._wait(job, due)
+            if job.aborted:
+                yield self._abort(job)
+                return
+            batch = [(i, s.step()) for i, s in enumerate(job.sequences) if s.finish_reason is None]
+            moment = now()
+            self._count_step(len(batch), moment - (arrived if not first else last), first=not first)
+            first, last = first or moment, moment
+            for index, step in batch:
+                if step.finish_reason:
+                    self._finish(job, index, admitted - arrived, first - admitted, moment - first)
+            yield batch
+            due = max(now(), due + self._timing.itl_s * self._slowness())
+
+    async def _wait(self, job: Job, until: float | None) -> None:
+        """Sleep until the loop's time ``until`` (None: until woken) and, if it hangs, as long as it hangs."""
+        loop = asyncio.get_running_loop()
+        if until is not None and until <= loop.time():
+            await asyncio.sleep(0)
+        elif until is not None:
+            await self._sleep(job, loop.call_at(until, job.wake))
+        else:
+            await self._sleep(job, None)
+        while self.hanging and not job.error:
+            await self._sleep(job, None)
+        if job.error:
+            raise job.error
+
+    async def _sleep(self, job: Job, timer: asyncio.TimerHandle | None) -> None:
+        job.waker = asyncio.get_running_loop().create_future()
+        try:
+            await job.waker
+        finally:
+            job.waker = None
+            if timer is not None:
+                timer.cancel()
+
+    async def stall(self, job: Job) -> None:
+        """Stand still until the engine dies or the caller is cancelled."""
+        while True:
+            await self._wait(job, None)
+
+    def abort(self, job: Job) -> None:
+        """End a job with finish reason ``abort`` at its next step."""
+        job.aborted = True
+        job.wake()
+
+    def die(self) -> None:
+        """The engine core is gone: every job fails."""
+        self.dead, self.hanging = True, False
+        for job in self._jobs:
+            job.error = EngineDead()
+            job.wake()
+
+    def hang(self, on: bool) -> None:
+        """Stand still, or go on; gauges and counters stand still with it."""
+        if on and not self.hanging:
+            self.update_gauges()
+        self.hanging = on
+        self._schedule()
+        for job in self._jobs:
+            job.wake()
+
+    def freeze(self) -> None:
+        """Stand still for good, as vLLM's streams do once their engine was shut down under them."""
+        self.draining = True
+        self.hang(on=True)
+
+    async def _admit(self, job: Job) -> None:
+        self._waiting.append(job)
+        self._schedule()
+        while not job.granted:
+            await self._wait(job, None)
+
+    def _schedule(self) -> None:
+        """Give free places to those who waited longest; a full adapter slot defers, a full batch stops."""
+        if self.hanging:
+            return
+        for job in list(self._waiting):
+            new = job.adapter is not None and not self._adapters[job.adapter]
+            if new and len(+self._adapters) >= self._max_loras:
+                continue
+            if self._running and self._running + job.open > self._max_num_seqs:
+                break
+            self._waiting.remove(job)
+            self._running += job.open
+            if job.adapter is not None:
+                self._adapters[job.adapter] += 1
+            job.granted = True
+            job.wake()
+        self._note_loras()
+
+    def _leave(self, job: Job) -> None:
+        self._jobs.discard(job)
+        if job.granted:
+            self._running -= job.open
+            if job.adapter is not None:
+                self._adapters[job.adapter] -= 1
+        else:
+            self._waiting.remove(job)
+        if job.open and not job.error and not self.hanging:
+            self._metrics.counters["request_success:abort"].inc(job.open)
+        self._schedule()
+        if not self._jobs:
+            self.idle.set()
+
+    def _abort(self, job: Job) -> Batch:
+        return [(i, s.abort()) for i, s in enumerate(job.sequences) if s.finish_reason is None]
+
+    def _finish(self, job: Job, index: int, queued: float, prefill: float, decode: float) -> None:
+        job.open -= 1
+        self._running -= 1
+        sequence = job.sequences[index]
+        prompt, made = len(job.prompts[index // job.n]), len(sequence.token_ids)
+        self._metrics.finished(sequence.finish_reason or "stop", prompt, made, queued, prefill, decode)
+        self._schedule()
+
+    def _count_step(self, tokens: int, since: float, *, first: bool) -> None:
+        self._metrics.counters["generation_tokens"].inc(tokens)
+        self._metrics.histograms["iteration_tokens_total"].observe(tokens)
+        name = "time_to_first_token_seconds" if first else "inter_token_latency_seconds"
+        self._metrics.histograms[name].observe(since)
+
+    def _count_prompt(self, job: Job) -> None:
+        limit = job.sequences[0].params.max_tokens
+        for prompt in job.prompts:
+            self._metrics.started(len(prompt), self._cache.read(job.model, prompt), job.n, limit)
+
+    def update_gauges(self) -> None:
+        """Write the state of batch and queue into the metrics, unless the engine stands still."""
+        if self.hanging or self.dead:
+            return
+        gauges = self._metrics.gauges
+        deferred = [job for job in self._waiting if self._deferred(job)]
+        gauges["num_requests_running"].set(self._running)
+        gauges["num_requests_waiting"].set(sum(job.open for job in self._waiting))
+        capacity = sum(job.open for job in self._waiting if job not in deferred)
+        gauges["num_requests_waiting_by_reason:capacity"].set(capacity)
+        gauges["num_requests_waiting_by_reason:deferred"].set(sum(job.open for job in deferred))
+        used = sum(len(p) for job in self._jobs if job.granted for p in job.prompts)
+        used += sum(len(s.token_ids) for job in self._jobs for s in job.sequences)
+        gauges["kv_cache_usage_perc"].set(min(1.0, used / _KV_TOKENS))
+
+    def _deferred(self, job: Job) -> bool:
+        new = job.adapter is not None and not self._adapters[job.adapter]
+        return new and len(+self._adapters) >= self._max_loras
+
+    def _note_loras(self) -> None:
+        waiting = sorted({job.adapter for job in self._waiting if job.adapter})
+        seen = (sorted(+self._adapters), waiting)
+        if seen != self._loras_seen:
+            self._loras_seen = seen
+            self._metrics.loras(*seen)
+
+    def counts(self) -> dict[str, int]:
+        """Sequences running and waiting, now."""
+        return {"running": self._running, "waiting": sum(job.open for job in self._waiting)}

@@ -1,0 +1,156 @@
+"""``/v1/completions`` and ``/v1/chat/completions``: one request from body to last byte."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from aiohttp import web
+
+from worker.sim import answers, checks, fields, protocol, sse
+from worker.sim.engine import Batch
+from worker.sim.errors import ApiError
+from worker.sim.generate import start
+from worker.sim.jobs import Job
+from worker.sim.protocol import Request
+from worker.sim.worker import Worker
+
+
+class Reset(Exception):
+    """The connection was torn down on purpose; nothing is to be sent."""
+
+
+async def completions(request: web.Request) -> web.StreamResponse:
+    """POST /v1/completions."""
+    return await _generate(request, chat=False)
+
+
+async def chat_completions(request: web.Request) -> web.StreamResponse:
+    """POST /v1/chat/completions."""
+    return await _generate(request, chat=True)
+
+
+async def _generate(http: web.Request, *, chat: bool) -> web.StreamResponse:
+    worker: Worker = http.app["worker"]
+    _before(worker, http)
+    body = fields.body_object(await http.read(), http.headers.get("Content-Type", ""))
+    made = protocol.check_fields(body, chat=chat)
+    if body.get("stream") and body.get("use_beam_search"):
+        raise ApiError("Streaming is not currently supported with beam search")
+    model, adapter = worker.resolve(made.get("model"))
+    worker.engine.preflight(made.get("n") or 1)
+    if chat:
+        if body.get("chat_template"):
+            text = "Chat template is passed with request, but --trust-request-chat-template is not set. "
+            raise ApiError(text + "Refused request with untrusted chat template.")
+        checks.tool_parser(body)
+    if chat or not _is_ids(made.get("prompt")):
+        worker.check_tokenizer()
+    served = worker.settings.served_names[0]
+    request = protocol.build(made, chat=chat, max_model_len=worker.settings.max_model_len, served=served)
+    identity = sse.Identity(_id(http, request), int(time.time()), model)
+    job = _job(request, model, adapter)
+    if request.stream:
+        return await _stream(worker, http, request, identity, job)
+    if request.late_error:
+        raise request.late_error
+    async with aclosing(_with_faults(worker, http, job)) as batches:
+        async for _ in batches:
+            pass
+    text = sse.dumps(answers.body(request, identity, job.sequences))
+    return web.Response(body=text.encode(), content_type="application/json")
+
+
+def _job(request: Request, model: str, adapter: str | None) -> Job:
+    pairs = list(zip(request.prompts, request.sampling, strict=True))
+    sequences = [start(model, prompt.ids, params) for prompt, params in pairs for _ in range(request.n)]
+    return Job(sequences, [prompt.ids for prompt in request.prompts], request.n, model, adapter)
+
+
+def _is_ids(prompt: object) -> bool:
+    while isinstance(prompt, list) and prompt:
+        prompt = prompt[0]
+    return isinstance(prompt, int)
+
+
+def _id(http: web.Request, request: Request) -> str:
+    given = http.headers.get("X-Request-Id") or request.request_id or os.urandom(8).hex()
+    return f"chatcmpl-{given}" if request.chat else f"cmpl-{given}"
+
+
+async def _stream(
+    worker: Worker, http: web.Request, request: Request, identity: sse.Identity, job: Job
+) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
+    await response.prepare(http)
+    events = (sse.ChatStream if request.chat else sse.CompletionStream)(request, identity)
+    try:
+        if request.late_error:
+            raise request.late_error
+        begun = False
+        async with aclosing(_with_faults(worker, http, job)) as batches:
+            async for batch in batches:
+                out = [] if begun else events.first()
+                begun = True
+                out += [text for index, step in batch if (text := events.event(index, step))]
+                if out:
+                    await response.write("".join(out).encode())
+        last = events.last()
+    except ApiError as exc:
+        last = exc.event() + sse.DONE
+    await response.write(last.encode())
+    await response.write_eof()
+    return response
+
+
+async def _with_faults(worker: Worker, http: web.Request, job: Job) -> AsyncGenerator[Batch, None]:
+    """The steps of the job, and what goes wrong after so many of them."""
+    sent = 0
+    async with aclosing(worker.engine.run(job)) as batches:
+        await _hit(worker, http, job, sent)
+        async for batch in batches:
+            yield batch
+            sent += 1
+            await _hit(worker, http, job, sent)
+
+
+async def _hit(worker: Worker, http: web.Request, job: Job, sent: int) -> None:
+    fault = worker.faults.due(sent, time.monotonic())
+    if fault is None:
+        return
+    if fault.kind == "abort":
+        worker.engine.abort(job)
+    elif fault.kind == "error_event":
+        raise ApiError("Internal server error", 500, "InternalServerError")
+    elif fault.kind == "reset":
+        tear_down(http)
+        raise Reset
+    elif fault.kind == "stall":
+        await worker.engine.stall(job)
+    else:
+        worker.act(fault)
+
+
+def _before(worker: Worker, http: web.Request) -> None:
+    """Faults of one request, before anything of it is read."""
+    now = time.monotonic()
+    if worker.faults.fire("error500", now):
+        raise ApiError("Internal server error", 500, "InternalServerError")
+    if worker.faults.fire("garbage", now) and http.transport is not None:
+        http.transport.write(b"\x00\xfe\x16 no status line\r\n\xff\xff: \x01\r\n\r\n{]")
+        http.transport.close()
+        raise Reset
+
+
+def tear_down(http: web.Request) -> None:
+    """Reset the connection: the peer gets RST instead of an orderly end."""
+    if http.transport is None:
+        return
+    raw = http.transport.get_extra_info("socket")
+    if raw is not None and raw.family != socket.AF_UNIX:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    http.transport.abort()

@@ -1,0 +1,174 @@
+"""Requests: parsing and checking as vLLM's request models and renderer do. Pure.
+
+A request fails in one of three places, and a streaming client sees which: the request model and the renderer
+answer 400; the sampling parameters too; what only the engine checks arrives as an event in a stream that has
+already begun (``Request.late_error``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from worker.sim import checks, tokens
+from worker.sim.errors import ApiError, invalid
+from worker.sim.fields import Problems, check_all
+from worker.sim.generate import SamplingParams
+from worker.sim.messages import render
+from worker.sim.schema import CHAT, COMPLETION
+
+
+@dataclass(slots=True)
+class Prompt:
+    """One prompt: its token ids, and its text where it has one."""
+
+    ids: list[int]
+    text: str | None = None
+
+
+@dataclass(slots=True)
+class Request:
+    """A checked generation request; ``sampling[i]`` belongs to ``prompts[i]``."""
+
+    chat: bool
+    model: str | None
+    prompts: list[Prompt]
+    sampling: list[SamplingParams]
+    n: int
+    stream: bool
+    include_usage: bool
+    continuous_usage: bool
+    echo: bool
+    only_prompt: bool
+    logprobs: int | None
+    prompt_logprobs: int | None
+    ids_as_tokens: bool
+    return_token_ids: bool
+    return_prompt_text: bool
+    request_id: str | None
+    role: str = "assistant"
+    echoed: str = ""
+    late_error: ApiError | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def check_fields(body: dict[str, Any], *, chat: bool) -> dict[str, Any]:
+    """The fields of ``body`` with their types made right; raises what vLLM's request model raises."""
+    checks.before_chat(body) if chat else checks.before_completion(body)
+    problems = Problems()
+    if chat and "messages" not in body:
+        problems.note("missing", "body.messages", "Field required", body)
+    made = check_all(body, CHAT if chat else COMPLETION, problems)
+    if problems:
+        raise problems.error()
+    return made
+
+
+def build(made: dict[str, Any], *, chat: bool, max_model_len: int, served: str) -> Request:
+    """Render the prompt and make the sampling parameters; ``made`` comes from `check_fields`."""
+    limit, limit_name = _limit(made, chat)
+    if limit is not None and limit > max_model_len:
+        text = f"{limit_name}={limit} cannot be greater than max_model_len={max_model_len}. "
+        raise invalid(text + "Please request fewer output tokens.", limit_name, limit)
+    role, echoed = "assistant", ""
+    if chat:
+        rendered = render(made, served)
+        role, echoed = rendered.role, rendered.echoed
+        prompts = [_chat_prompt(rendered.text, made, max_model_len)]
+    else:
+        prompts = _completion_prompts(made, max_model_len)
+    echo = bool(made.get("echo"))
+    only_prompt = not chat and echo and limit == 0
+    wanted = 1 if only_prompt else limit
+    checks.sampling(made, wanted)
+    sampling = [_sampling(made, wanted, max_model_len - len(prompt.ids)) for prompt in prompts]
+    options = made.get("stream_options") or {}
+    usage = bool(options.get("include_usage"))
+    logprobs = made.get("logprobs")
+    prompt_logprobs = made.get("prompt_logprobs")
+    if prompt_logprobs is None and echo:
+        prompt_logprobs = made.get("top_logprobs") or 0 if chat else logprobs
+    if chat:
+        logprobs = made.get("top_logprobs") or 0 if logprobs else None
+    return Request(
+        chat=chat,
+        model=made.get("model"),
+        prompts=prompts,
+        sampling=sampling,
+        n=made.get("n") or 1,
+        stream=bool(made.get("stream")),
+        include_usage=usage,
+        continuous_usage=usage and bool(options.get("continuous_usage_stats")),
+        echo=echo,
+        only_prompt=only_prompt,
+        logprobs=logprobs,
+        prompt_logprobs=prompt_logprobs,
+        ids_as_tokens=bool(made.get("return_tokens_as_token_ids")),
+        return_token_ids=bool(made.get("return_token_ids")),
+        return_prompt_text=bool(made.get("return_prompt_text")),
+        request_id=made.get("request_id"),
+        role=role,
+        echoed=echoed if echo else "",
+        late_error=checks.engine(made, [prompt.ids for prompt in prompts], logprobs),
+    )
+
+
+def _limit(made: dict[str, Any], chat: bool) -> tuple[int | None, str]:
+    if chat and made.get("max_completion_tokens") is not None:
+        return made["max_completion_tokens"], "max_completion_tokens"
+    value = made.get("max_tokens")
+    return (16 if value is None and not chat else value), "max_tokens"
+
+
+def _sampling(made: dict[str, Any], limit: int | None, room: int) -> SamplingParams:
+    max_tokens = room if limit is None else min(limit, room)
+    checks.lengths(max_tokens, made.get("min_tokens", 0))
+    allowed = made.get("allowed_token_ids")
+    return SamplingParams(
+        max_tokens=max_tokens,
+        min_tokens=made.get("min_tokens", 0),
+        ignore_eos=made.get("ignore_eos", False),
+        stop=tuple(made.get("stop") or ()),
+        stop_token_ids=frozenset(made.get("stop_token_ids") or ()),
+        include_stop_str_in_output=made.get("include_stop_str_in_output", False),
+        allowed_token_ids=tuple(allowed) if allowed else None,
+    )
+
+
+def _completion_prompts(made: dict[str, Any], max_model_len: int) -> list[Prompt]:
+    if made.get("suffix"):
+        text = "suffix is only supported for models with FIM completion rendering"
+        raise ApiError(text, param="suffix")
+    value = made["prompt"]
+    if value == []:
+        raise ApiError("You must pass at least one prompt")
+    several = value if isinstance(value, list) and not isinstance(value[0], int) else [value]
+    bos = made.get("add_special_tokens", True)
+    return [_tokenize(item, made, max_model_len, bos=bos) for item in several]
+
+
+def _chat_prompt(text: str, made: dict[str, Any], max_model_len: int) -> Prompt:
+    """The template begins with BOS itself; ``add_special_tokens`` puts one more in front."""
+    prompt = _tokenize(text, made, max_model_len, bos=True)
+    prompt.text = f"<s>{text}"
+    if made.get("add_special_tokens"):
+        prompt.ids.insert(0, tokens.BOS)
+        checks.token_length(len(prompt.ids), max_model_len)
+    return prompt
+
+
+def _tokenize(item: str | list[int], made: dict[str, Any], max_model_len: int, *, bos: bool) -> Prompt:
+    keep = made.get("truncate_prompt_tokens")
+    if isinstance(item, str):
+        checks.text_length(item, max_model_len, keep)
+        prompt = Prompt(tokens.encode(item, bos=bos), item)
+        if keep is None:  # vLLM's tokenizer stops one token after the limit
+            prompt.ids = prompt.ids[: max_model_len + 1]
+    else:
+        prompt = Prompt(item)
+    if keep is not None:
+        limit = max(0, max_model_len - 1) if keep < 0 else keep
+        cut = prompt.ids[-limit:] if made.get("truncation_side") == "left" and limit else prompt.ids[:limit]
+        prompt.ids = cut
+    checks.token_length(len(prompt.ids), max_model_len)
+    return prompt

@@ -1,0 +1,148 @@
+"""The life of one simulated worker: what it holds, and how it dies, drains and misbehaves as a whole."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+from worker.sim.child import EngineCore
+from worker.sim.engine import Engine
+from worker.sim.errors import ApiError, unknown_model
+from worker.sim.faults import Fault, FaultBox
+from worker.sim.jobs import Timing
+from worker.sim.listener import Listener
+from worker.sim.lora import Adapters
+from worker.sim.metrics import Metrics
+from worker.sim.settings import Settings
+
+
+class Worker:
+    """Everything the routes need, and the one place that ends the process."""
+
+    def __init__(self, settings: Settings, core: EngineCore, listener: Listener) -> None:
+        self.settings = settings
+        self.core = core
+        self.listener = listener
+        self.faults = FaultBox()
+        names = list(settings.served_names)
+        self.adapters = Adapters(names, enabled=settings.enable_lora, max_rank=settings.max_lora_rank)
+        max_loras = settings.max_loras if settings.enable_lora else None
+        self.metrics = Metrics(names[0], settings.max_model_len, max_loras)
+        self.engine = Engine(
+            Timing(settings.ttft_s, settings.itl_s),
+            self.metrics,
+            max_num_seqs=settings.max_num_seqs,
+            max_loras=settings.max_loras,
+            max_queued=settings.max_num_queued_reqs,
+            slowness=self._slowness,
+        )
+        self.draining = False
+        self.finished = asyncio.Event()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def resolve(self, name: str | None) -> tuple[str, str | None]:
+        """The model name an answer carries, and the adapter; raises vLLM's 404."""
+        if name in self.adapters.loaded:
+            return str(name), str(name)
+        if name and name not in self.settings.served_names:
+            raise unknown_model(name, list(self.settings.served_names))
+        return self.settings.served_names[0], None
+
+    def start(self) -> None:
+        """Watch the child, take signals, switch on the faults of the command line."""
+        self.core.watch(self._core_died)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.terminate)
+        for fault in self.settings.faults:
+            self.put_fault(fault)
+
+    def spawn(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        """Run ``work`` as a named task that is kept; a new one of the same name ends the old one."""
+        if old := self._tasks.pop(name, None):
+            old.cancel()
+        self._tasks[name] = asyncio.get_running_loop().create_task(work, name=name)
+
+    def terminate(self) -> None:
+        """SIGTERM: drain if there is time for it; a second one changes nothing, as in vLLM."""
+        if not self.draining:
+            self.draining = self.engine.draining = True
+            self.spawn("terminate", self._terminate())
+
+    async def _terminate(self) -> None:
+        if self.settings.shutdown_timeout_s > 0:
+            try:
+                await asyncio.wait_for(self.engine.idle.wait(), self.settings.shutdown_timeout_s)
+            except TimeoutError:
+                pass
+        self.core.close()
+        # vLLM 0.32 stops listening here, and then waits for the clients of the streams it will never end.
+        self.listener.close_for_good()
+        self.engine.freeze()
+        await self.engine.idle.wait()
+        self.finished.set()
+
+    def _core_died(self) -> None:
+        if not self.draining:
+            self.engine.die()
+            self.spawn("exit", self._exit_later())
+
+    async def _exit_later(self) -> None:
+        await asyncio.sleep(self.settings.exit_after_s)
+        self.finished.set()
+
+    def put_fault(self, fault: Fault) -> None:
+        """Switch a fault on; those of the whole process that do not wait for a stream act now."""
+        self.faults.put(fault)
+        if fault.kind in ("die", "exit0", "hang", "refuse") and fault.after_chunks is None:
+            self.act(fault)
+
+    def act(self, fault: Fault) -> None:
+        """Do what a fault of the whole process does."""
+        if fault.kind == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif fault.kind == "exit0":
+            self.core.kill()
+        elif fault.kind == "hang":
+            self.engine.hang(on=True)
+        elif fault.kind == "refuse":
+            self.listener.close()
+        if fault.until is not None:
+            self.spawn(f"end {fault.kind}", self._end_later(fault))
+
+    async def _end_later(self, fault: Fault) -> None:
+        await asyncio.sleep(max(0.0, (fault.until or 0) - time.monotonic()))
+        await self._end(fault.kind)
+
+    async def _end(self, kind: str) -> None:
+        if kind == "hang":
+            self.engine.hang(on=False)
+        elif kind == "refuse" and not self.draining:
+            await self.listener.open()
+
+    async def clear_faults(self) -> None:
+        """Switch all faults off and undo what lasts."""
+        self.faults.clear()
+        await self._end("hang")
+        await self._end("refuse")
+
+    def _slowness(self) -> float:
+        fault = self.faults.get("slow", time.monotonic())
+        return fault.factor if fault else 1.0
+
+    def check_tokenizer(self) -> None:
+        """vLLM stops its tokenizer pool at SIGTERM: from then on text is refused, token ids are not."""
+        if self.draining:
+            raise ApiError("cannot schedule new futures after shutdown", 500, "InternalServerError")
+
+    async def close(self) -> None:
+        """End the tasks and the child."""
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        self.listener.close()
+        self.core.close()
