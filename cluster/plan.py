@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 
+from cluster import attached
 from cluster.placement import Machine, Placement, choose_gpus
 from config.errors import UsageError
 from config.settings import NAME, Settings, visible_gpus
@@ -52,6 +53,7 @@ def look_at_machine(engine: Engine) -> Machine:
 def make(settings: Settings, machine: Machine | None = None) -> Plan:
     """Raises UsageError with one line for everything that would not work."""
     engine = base.load(settings.engine)
+    attached.parse(settings.backend, settings.backend_key_file, 0)
     if settings.instances:
         engine.check()
     spec = engine_spec(settings)

@@ -15,6 +15,7 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
+from yarl import URL
 
 from config.link import SEQUENCE_HEADER
 from config.paths import StateDir, short_socket_path
@@ -110,7 +111,7 @@ class Admin:
             if isinstance(text, BaseException) and not isinstance(text, AttemptFailed | TimeoutError):
                 raise text
         # In a thread: rendering must not stand between somebody's tokens.
-        body = await asyncio.to_thread(lambda: self._metrics.render() + exposition.merge(answered))
+        body = await asyncio.to_thread(lambda: exposition.merge(answered, self._metrics.render()))
         return web.Response(text=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
     # for those who may manage the cluster
@@ -214,9 +215,9 @@ class Admin:
         """Passed on to the supervisor; its answer is passed back once what it changed shows here too."""
         body = await request.read()
         try:
-            async with self._control.request(request.method, f"http://supervisor{request.path}", data=body) as answer:
+            async with self._control.request(request.method, _at_supervisor(request), data=body) as answer:
                 text = await answer.text()
-        except (aiohttp.ClientConnectorError, aiohttp.ServerDisconnectedError, FileNotFoundError):
+        except (aiohttp.ClientError, OSError):
             raise ProxyError(
                 503, "the supervisor is not running; traffic is served, changes are not possible",
                 source=Source.INTERNAL, retry_after=5,
@@ -258,6 +259,11 @@ class Admin:
 
 def _column(instances: Callable[[], dict[str, Any]], key: str) -> list[tuple[str, float]]:
     return [(name, float(seen[key] or 0)) for name, seen in instances().items()]
+
+
+def _at_supervisor(request: web.Request) -> URL:
+    """The path as it was sent: an encoded question mark in a name must not become one."""
+    return URL(f"http://supervisor{request.rel_url.raw_path}", encoded=True)
 
 
 def _not_allowed(methods: list[str]) -> _Handler:

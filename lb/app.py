@@ -7,6 +7,7 @@ import logging
 import random
 import signal
 import socket
+from dataclasses import dataclass
 from pathlib import Path
 
 from aiohttp import web
@@ -62,11 +63,28 @@ def _errors(admin: Admin, metrics: Metrics) -> Middleware:
     return middleware
 
 
-async def serve(config: BalancerConfig, link_path: Path) -> None:
-    """Until SIGTERM. Raises OSError if the link's sockets cannot be made."""
+@dataclass(frozen=True, slots=True)
+class Balancer:
+    """The parts of one balancer, put together; `close` ends them all."""
+
+    pool: Pool
+    counters: Counters
+    upstream: Upstream
+    link: Link
+    admin: Admin
+    runner: web.AppRunner
+
+    async def close(self) -> None:
+        await self.runner.cleanup()
+        await self.link.close()
+        await self.admin.close()
+        await self.upstream.close()
+        self.counters.close()
+
+
+def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Balancer:
+    """A balancer that does nothing yet. Raises OSError if its counters cannot be opened."""
     state = StateDir(Path(config.state_dir))
-    listener = socket.socket(fileno=config.listen_fd)
-    listener.setblocking(False)
     changes, metrics = Changes(), Metrics()
     pool = Pool(changes.notify)
     counters = Counters(state.counters)
@@ -84,17 +102,21 @@ async def serve(config: BalancerConfig, link_path: Path) -> None:
         app, access_log=None, handler_cancellation=True, auto_decompress=False, shutdown_timeout=_SHUTDOWN_S,
         keepalive_timeout=75.0,
     )
+    return Balancer(pool, counters, upstream, link, admin, runner)
+
+
+async def serve(config: BalancerConfig, link_path: Path) -> None:
+    """Until SIGTERM. Raises OSError if the link's sockets cannot be made."""
+    listener = socket.socket(fileno=config.listen_fd)
+    listener.setblocking(False)
+    balancer = make(config, listener, link_path)
     stop = asyncio.Event()
     try:
-        await runner.setup()
-        await link.start()
-        await web.SockSite(runner, listener, backlog=4096).start()
+        await balancer.runner.setup()
+        await balancer.link.start()
+        await web.SockSite(balancer.runner, listener, backlog=4096).start()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         await stop.wait()
     finally:
-        await runner.cleanup()
-        await link.close()
-        await admin.close()
-        await upstream.close()
-        counters.close()
+        await balancer.close()

@@ -5,18 +5,20 @@ Text format 0.0.4: all lines of one metric have to be one group, with HELP and T
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 _SUFFIXES = ("_bucket", "_sum", "_count", "_total", "_created")
 
 
-def merge(texts: Mapping[str, str]) -> str:
-    """``texts``: the exposition of each worker by instance."""
+def merge(texts: Mapping[str, str], own: str = "") -> str:
+    """``texts``: the exposition of each worker by instance; ``own``: the balancer's, which keeps its labels. A line
+    that is no sample is dropped; a sample's own ``instance`` becomes ``exported_instance``, as Prometheus does."""
     heads: dict[str, list[str]] = {}
     samples: dict[str, list[str]] = {}
-    for instance, text in texts.items():
-        label = f'instance="{instance}"'
-        for line in text.splitlines():
+    for instance, text in (("", own), *texts.items()):
+        label = f'instance="{instance}"' if instance else ""
+        for line in text.split("\n"):
             if line.startswith("# "):
                 _, kind, rest = line.split(" ", 2) if line.count(" ") >= 2 else ("", "", "")
                 if kind in ("HELP", "TYPE"):
@@ -33,20 +35,23 @@ def merge(texts: Mapping[str, str]) -> str:
         lines += group
     return "\n".join(lines) + "\n" if lines else ""
 
+_SAMPLE = re.compile(r'([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{((?:[^"}]|"(?:[^"\\]|\\.)*")*)\})?([ \t].+)')
+_LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)(\s*=\s*"(?:[^"\\]|\\.)*")')
+
 
 def _add(samples: dict[str, list[str]], line: str, label: str) -> None:
-    brace = line.find("{")
-    space = line.find(" ")
-    if brace != -1 and (space == -1 or brace < space):
-        name = line[:brace]
-        separator = "" if line[brace + 1] == "}" else ","
-        labelled = f"{name}{{{label}{separator}{line[brace + 1 :]}"
-    elif space > 0:
-        name = line[:space]
-        labelled = f"{name}{{{label}}}{line[space:]}"
-    else:
+    match = _SAMPLE.fullmatch(line)
+    if match is None:
         return
+    name, labels, rest = match[1], (match[2] or "").strip(), match[3]
+    if label:
+        labels = ",".join(filter(None, (label, _rename(labels))))
+    labelled = f"{name}{{{labels}}}{rest}" if labels else f"{name}{rest}"
     samples.setdefault(_family(name, samples), []).append(labelled)
+
+
+def _rename(labels: str) -> str:
+    return _LABEL.sub(lambda m: ("exported_instance" if m[1] == "instance" else m[1]) + m[2], labels)
 
 
 def _family(sample: str, known: Mapping[str, list[str]]) -> str:

@@ -42,6 +42,7 @@ class Attempt:
         self._on_first_byte = on_first_byte
         self._evicted: str | None = None
         self.status = 0
+        self._last = b""  # the end of what the client has: an event may break off in its middle
 
     async def run(self, outgoing: Outgoing) -> web.StreamResponse:
         """The finished answer. Raises AttemptFailed; if it says ``answered``, the client's connection is closed."""
@@ -50,6 +51,8 @@ class Attempt:
             async with asyncio.timeout(None) as scope:
 
                 def evict(reason: str) -> None:
+                    if self._evicted is not None:
+                        return  # told already: a timeout that has expired cannot be set again
                     self._evicted = reason
                     scope.reschedule(0)  # interrupts whatever this task is waiting for
 
@@ -83,9 +86,8 @@ class Attempt:
         raise failure
 
     def _respond(self, answer: aiohttp.ClientResponse, outgoing: Outgoing) -> web.StreamResponse:
-        raw = [(k.decode("latin-1"), v.decode("latin-1")) for k, v in answer.raw_headers]
         response = web.StreamResponse(status=answer.status, reason=answer.reason)
-        for name, value in headers.to_client(raw, outgoing.request_id):
+        for name, value in headers.to_client(answer.headers.items(), outgoing.request_id):
             response.headers.add(name, value)
         length = answer.headers.get("Content-Length")
         if length is not None:
@@ -113,6 +115,7 @@ class Attempt:
                     await response.write_eof()
                     return
                 await response.write(chunk)
+                self._last = (self._last + chunk)[-2:]
             except (aiohttp.ClientError, OSError) as error:
                 raise ClientGone(str(error)) from None
 
@@ -123,7 +126,8 @@ class Attempt:
             return
         if response.content_type == "text/event-stream":
             try:
-                await response.write(sse_error(reason))
+                boundary = b"" if self._last == b"\n\n" else b"\n\n"
+                await response.write(boundary + sse_error(reason))
             except (ConnectionError, OSError):
                 pass
             transport.close()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hmac
 import ipaddress
 from collections.abc import Mapping
-from urllib.parse import urlsplit
 
 from lb.errors import ProxyError
 
@@ -41,17 +40,18 @@ class Guard:
     def _check_key(self, authorization: str) -> None:
         assert self._key is not None
         scheme, _, given = authorization.partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._key):
+        key = given.strip().encode(errors="surrogateescape")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(key, self._key):
             raise ProxyError(401, "missing or wrong admin key: Authorization: Bearer … is needed")
 
     def _check_host(self, host: str, local: str) -> None:
         name = host_name(host)
-        if name not in self._names and name != local:
+        if name not in self._names and name != local.removeprefix("::ffff:"):
             raise ProxyError(403, f"Host {host!r} is not a name of this cluster (see allowed_hosts)")
 
     def _check_origin(self, origin: str, host: str) -> None:
         """The same host and port as the request itself, and so already checked."""
-        if urlsplit(origin).netloc.lower() != host.lower():
+        if origin.lower().partition("://")[2] != host.lower():
             raise ProxyError(403, f"Origin {origin!r} may not manage this cluster")
 
 

@@ -36,6 +36,7 @@ class Link:
         self._descriptors: socket.socket | None = None
         self.snapshot: dict[str, Any] = {}
         self.fresh = Changes()
+        self._applied = Changes()
 
     @property
     def alive(self) -> bool:
@@ -91,6 +92,7 @@ class Link:
                 if message["type"] == "set":
                     self._pool.apply(BackendSet.from_json(message["set"]))
                     self._send_report()
+                    self._applied.notify()
                 elif message["type"] == "snapshot":
                     self.snapshot = message["snapshot"]
                     self.fresh.notify()
@@ -103,7 +105,10 @@ class Link:
         waited, before = 0.0, ""
         while True:
             pause = _DRAIN_LOOK if self._draining() else _REPORT_EVERY
-            await asyncio.sleep(pause)
+            try:
+                await asyncio.wait_for(self._applied.next(), pause)  # a drain may begin with it
+            except TimeoutError:
+                pass
             waited += pause
             now = str(self._pool.in_flight())
             if now != before or waited >= _REPORT_EVERY:

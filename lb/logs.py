@@ -39,8 +39,11 @@ def _tail(path: Path, lines: int) -> tuple[bytes, int]:
                 found = file.read(step) + found
     except FileNotFoundError:
         return b"", 0
-    kept = found.splitlines(keepends=True)[-lines:] if lines else []
-    return b"".join(kept), size
+    if not lines:
+        return b"", size
+    # Not splitlines: a progress bar's carriage returns make no lines.
+    ended = found.removesuffix(b"\n")
+    return b"\n".join(ended.split(b"\n")[-lines:]) + found[len(ended) :], size
 
 
 def _since(path: Path, offset: int) -> tuple[bytes, int]:

@@ -75,6 +75,8 @@ class Proxy:
             except AttemptFailed as failure:
                 self._count_failure(backend, failure)
                 if failure.answered:
+                    self._metrics.finished(backend.id, path, 502, self._clock() - began)
+                if failure.answered:
                     raise AlreadyAnswered from None
                 if not failure.connected:
                     continue  # that backend is out for a while: the next choice is another, or waits
@@ -97,10 +99,9 @@ class Proxy:
         return await Attempt(self._upstream, backend, request, self._first_byte(backend, path)).run(outgoing)
 
     def _head(self, request: web.Request, backend: Backend, request_id: str) -> headers.Pairs:
-        raw = [(k.decode("latin-1"), v.decode("latin-1")) for k, v in request.raw_headers]
         return headers.to_worker(
-            raw, peer=request.remote or "", scheme=request.scheme, host=request.headers.get("Host", ""),
-            request_id=request_id, api_key=backend.spec.api_key,
+            request.headers.items(), peer=request.remote or "", scheme=request.scheme,
+            host=request.headers.get("Host", ""), request_id=request_id, api_key=backend.spec.api_key,
         )
 
     def _pinned(self, path: str, facts: Facts) -> tuple[str, int] | None:
@@ -137,7 +138,8 @@ class Proxy:
         now = self._clock()
         if pinned is not None:
             backend = self._pool.backends.get(pinned[0])
-            return backend if backend is not None and backend.keeps_running() else None
+            usable = backend is not None and backend.keeps_running() and not backend.ejection.active(now)
+            return backend if usable else None
         candidates = self._pool.candidates(info.model, excluded, now) or self._pool.candidates(info.model, (), now)
         return self._current_strategy().choose(candidates, info) if candidates else None
 

@@ -43,17 +43,20 @@ class Upstream:
                 method, URL(base + target, encoded=True), headers=headers, data=body, allow_redirects=False
             )
         except aiohttp.ClientConnectorError as error:
-            raise AttemptFailed(f"cannot connect: {error.os_error.strerror or error}", connected=False) from None
+            reason = error.os_error.strerror or error.os_error
+            raise AttemptFailed(f"cannot connect: {reason}", connected=False) from None
         except aiohttp.ConnectionTimeoutError:
             raise AttemptFailed(f"no connection in {_CONNECT_S:g} s", connected=False) from None
         except (aiohttp.ClientError, OSError) as error:
             raise AttemptFailed(f"no answer, connection closed ({_words(error)})", connected=True) from None
 
-    async def websocket(self, base: str, target: str, headers: Pairs) -> aiohttp.ClientWebSocketResponse:
+    async def websocket(
+        self, base: str, target: str, headers: Pairs, protocols: tuple[str, ...]
+    ) -> aiohttp.ClientWebSocketResponse:
         """Raises AttemptFailed."""
         try:
             return await self._session.ws_connect(
-                URL(base + target, encoded=True), headers=headers, autoping=False, max_msg_size=0
+                URL(base + target, encoded=True), headers=headers, protocols=protocols, autoping=False, max_msg_size=0
             )
         except aiohttp.ClientConnectorError as error:
             raise AttemptFailed(f"cannot connect: {error}", connected=False) from None

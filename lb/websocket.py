@@ -11,15 +11,21 @@ from lb.backend import Backend
 from lb.forward import Outgoing
 from lb.upstream import Upstream
 
+#: How long (s) a client may take to agree to the end of its socket.
+_CLOSE_S = 1.0
+
 
 async def carry(request: web.Request, backend: Backend, upstream: Upstream, outgoing: Outgoing) -> web.StreamResponse:
     """Raises AttemptFailed if the worker does not take the socket."""
     evicted = asyncio.Event()
     lease = backend.lease(lambda reason: evicted.set())
     try:
-        worker = await upstream.websocket(backend.spec.address, outgoing.target, _head(outgoing))
+        worker = await upstream.websocket(
+            backend.spec.address, outgoing.target, _head(outgoing), _protocols(request)
+        )
         try:
-            client = web.WebSocketResponse(autoping=False, max_msg_size=0)
+            agreed = (worker.protocol,) if worker.protocol else ()
+            client = web.WebSocketResponse(autoping=False, max_msg_size=0, protocols=agreed, timeout=_CLOSE_S)
             await client.prepare(request)
             ways = [
                 asyncio.ensure_future(_pass_on(client, worker)),
@@ -43,6 +49,11 @@ async def carry(request: web.Request, backend: Backend, upstream: Upstream, outg
 def _head(outgoing: Outgoing) -> list[tuple[str, str]]:
     """Less what belongs to the client's own handshake."""
     return [(n, v) for n, v in outgoing.headers if not n.lower().startswith("sec-websocket-")]
+
+
+def _protocols(request: web.Request) -> tuple[str, ...]:
+    offered = request.headers.get("Sec-WebSocket-Protocol", "").split(",")
+    return tuple(name.strip() for name in offered if name.strip())
 
 
 _Side = web.WebSocketResponse | aiohttp.ClientWebSocketResponse

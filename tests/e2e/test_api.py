@@ -1,0 +1,184 @@
+"""The management API on the one URL: shapes, refusals, protection."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from harness import Cluster, clusterctl, free_port, kill, poll
+from prometheus_client.parser import text_string_to_metric_families
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """One cluster for all tests here, none of which changes it for good."""
+    cluster = Cluster(tmp_path_factory.mktemp("api"), free_port())
+    result = cluster.up("--engine", "sim", "--instances", "2", "--max-instances", "3")
+    assert result.returncode == 0, result.stderr
+    cluster.wait_ready(2)
+    yield cluster
+    cluster.close()
+
+
+SCALE, STRATEGY, RESTART = "/v1/cluster/scale", "/v1/cluster/strategy", "/v1/cluster/restart"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "words"),
+    [
+        (SCALE, "not json", 400, "JSON"),
+        (SCALE, "[]", 400, "object"),
+        (SCALE, "{}", 400, "instances"),
+        (SCALE, '{"instances": "three"}', 400, "instances"),
+        (SCALE, '{"instances": 2.5}', 400, "instances"),
+        (SCALE, '{"instances": -1}', 400, "instances"),
+        (SCALE, '{"instance": 2}', 400, "did you mean 'instances'"),
+        (SCALE, '{"action": "grow", "count": 1}', 400, "action"),
+        (SCALE, '{"action": "scale_up", "count": 0}', 400, "count"),
+        (SCALE, '{"instances": 2, "count": 1}', 400, "count"),
+        (SCALE, '{"instances": 99}', 409, "1..3"),
+        (STRATEGY, '{"strategy": "fastest"}', 400, "round_robin"),
+        (STRATEGY, '{"strategy": 3}', 400, "strategy"),
+        (RESTART, '{"instance_id": "instance_9"}', 404, "instance_0"),
+        (RESTART, "{}", 400, "instance_id"),
+        (RESTART, '{"rolling": "yes"}', 400, "rolling"),
+    ],
+)
+def test_bad_changes_are_refused_saying_what_and_where(
+    shared: Cluster, path: str, body: str, status: int, words: str
+) -> None:
+    answer = httpx.post(shared.url + path, content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == status, answer.text
+    assert words in answer.json()["error"]["message"]
+    assert shared.status()["total_instances"] == 2
+
+
+def test_weights_are_patched(shared: Cluster) -> None:
+    url = f"{shared.url}/v1/cluster/instances"
+    assert httpx.patch(f"{url}/instance_1", json={"weight": 5}).json() == {"instance_id": "instance_1", "weight": 5}
+    assert shared.instance("instance_1")["weight"] == 5
+    assert httpx.patch(f"{url}/instance_7", json={"weight": 5}).status_code == 404
+    assert httpx.patch(f"{url}/instance_1", json={"weight": -5}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Host": "evil.example"}, 403),
+        ({"X-Forwarded-For": "10.0.0.1"}, 403),
+        ({"Content-Type": "text/plain"}, 415),
+        ({"Content-Type": "application/x-www-form-urlencoded"}, 415),
+    ],
+)
+def test_a_web_page_cannot_change_the_cluster(shared: Cluster, headers: dict[str, str], status: int) -> None:
+    sent = {"Content-Type": "application/json", **headers}
+    answer = httpx.post(f"{shared.url}{STRATEGY}", content='{"strategy": "random"}', headers=sent)
+    assert answer.status_code == status
+    assert shared.status()["load_balancer_strategy"] == "least_connections"
+
+
+@pytest.mark.parametrize("path", ["/v1/cluster/status", "/v1/system/health", "/v1/system/metrics"])
+def test_reading_is_protected_as_well(shared: Cluster, path: str) -> None:
+    assert httpx.get(shared.url + path).status_code == 200
+    assert httpx.get(shared.url + path, headers={"Host": "evil.example"}).status_code == 403
+    assert httpx.get(shared.url + path, headers={"Origin": "http://evil.example"}).status_code == 403
+
+
+def test_a_wrong_method_or_path_is_said(shared: Cluster) -> None:
+    assert httpx.get(shared.url + SCALE).status_code == 405
+    assert httpx.get(f"{shared.url}/v1/cluster/nothing").status_code == 404
+    assert httpx.get(f"{shared.url}/v1/completions").status_code == 405
+
+
+def test_the_system_routes_tell_health_and_traffic(shared: Cluster) -> None:
+    assert shared.complete().status_code == 200
+    health = httpx.get(f"{shared.url}/v1/system/health").json()
+    assert (health["status"], health["ready"], health["total"]) == ("healthy", 2, 2)
+    metrics = httpx.get(f"{shared.url}/v1/system/metrics").json()
+    one = metrics["instances"]["instance_0"]
+    assert {"requests_total", "success_rate", "mean_latency_ms", "active_connections", "healthy", "cpu_percent",
+            "memory_mb", "traffic_share"} <= set(one)  # fmt: skip
+    assert abs(sum(i["traffic_share"] for i in metrics["instances"].values()) - 1) < 0.01
+
+
+def test_prometheus_gets_our_series_and_every_workers(shared: Cluster) -> None:
+    assert shared.complete().status_code == 200
+    text = httpx.get(f"{shared.url}/metrics").text
+    families = list(text_string_to_metric_families(text))
+    names = [family.name for family in families]
+    assert len(names) == len(set(names)), "each family stands together"
+    samples = {s.name: set() for f in families for s in f.samples}  # type: ignore[var-annotated]
+    for family in families:
+        for sample in family.samples:
+            samples[sample.name].add(sample.labels.get("instance"))
+    both = {"instance_0", "instance_1"}
+    assert samples["vllm:num_requests_running"] == both
+    assert samples["clusterctl_instance_ready"] == both
+    assert samples["clusterctl_instance_restarts_total"] == both
+    assert "clusterctl_supervisor_up" in samples
+
+
+def test_a_workers_log_is_shown(shared: Cluster) -> None:
+    answer = httpx.get(f"{shared.url}/v1/cluster/instances/instance_0/logs", params={"lines": 500})
+    assert "instance_0, start 1" in answer.text
+    assert httpx.get(f"{shared.url}/v1/cluster/instances/nobody/logs").status_code == 404
+
+
+def test_the_admin_key_is_asked_of_everybody(cluster: Cluster) -> None:
+    key = "correct horse"
+    cluster_args = ("--engine", "sim", "--instances", "1")
+    place = ("--port", str(cluster.port), "--state-dir", str(cluster.state_dir), "--detach")
+    assert clusterctl("up", *place, *cluster_args, CLUSTERCTL_ADMIN_KEY=key).returncode == 0
+    url = f"{cluster.url}/v1/cluster/status"
+    assert httpx.get(url).status_code == 401
+    assert httpx.get(url, headers={"Authorization": "Bearer wrong"}).status_code == 401
+    right = httpx.get(url, headers={"Authorization": f"Bearer {key}"})
+    assert right.status_code == 200
+    assert httpx.get(f"{cluster.url}/health").status_code == 200
+    assert cluster.complete().status_code == 200
+    pid = right.json()["instances"]["instance_0"]["pid"]
+    assert key.encode() not in Path(f"/proc/{pid}/environ").read_bytes(), "the admin key is no worker's business"
+    shown = clusterctl("status", CLUSTERCTL_URL=cluster.url, CLUSTERCTL_ADMIN_KEY=key)
+    assert "1 of 1 ready" in shown.stdout
+    assert clusterctl("status", CLUSTERCTL_URL=cluster.url).returncode == 1
+
+
+def test_workers_take_requests_from_the_balancer_only(shared: Cluster) -> None:
+    port = shared.instance("instance_0")["port"]
+    answer = httpx.post(f"http://127.0.0.1:{port}/v1/completions", json={"model": "demo", "prompt": "x"})
+    assert answer.status_code == 401
+    listening = [c.laddr for c in psutil.net_connections("tcp") if c.status == "LISTEN" and c.laddr.port == port]
+    assert {address.ip for address in listening} == {"127.0.0.1"}
+
+
+def _raw(cluster: Cluster, head: str) -> bytes:
+    with socket.create_connection(("127.0.0.1", cluster.port), 5) as connection:
+        connection.sendall(head.encode())
+        connection.settimeout(5)
+        received = b""
+        while piece := connection.recv(65536):
+            received += piece
+        return received
+
+
+def test_head_has_no_body_and_closing_is_right(shared: Cluster) -> None:
+    answer = _raw(shared, "HEAD /v1/models HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert answer.endswith(b"\r\n\r\n")
+
+
+def test_without_a_supervisor_reads_are_answered_and_changes_are_503(cluster: Cluster) -> None:
+    assert cluster.up("--engine", "sim", "--instances", "1").returncode == 0
+    kill(cluster.status()["supervisor"]["pid"])
+    poll(lambda: cluster.status()["supervisor"]["pid"] is None, 5)
+    bodies: list[tuple[str, Any]] = [(SCALE, {"instances": 1}), (STRATEGY, {"strategy": "random"})]
+    for path, body in bodies:
+        assert cluster.post(path, body).status_code == 503
+    assert httpx.get(f"{cluster.url}/v1/system/health").json()["supervisor"] is False
+    assert "not running" in cluster.run("status").stdout

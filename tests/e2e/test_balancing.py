@@ -1,0 +1,155 @@
+"""Requests through the one URL, over real processes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+import httpx
+import pytest
+from harness import Cluster, kill, poll, sse
+
+
+def _requests(cluster: Cluster) -> dict[str, int]:
+    return {name: i["requests_total"] for name, i in cluster.status()["instances"].items()}
+
+
+async def _burst(cluster: Cluster, count: int, concurrency: int = 16, **body: Any) -> Counter[int]:
+    gate = asyncio.Semaphore(concurrency)
+    async with httpx.AsyncClient(timeout=30, limits=httpx.Limits(max_connections=concurrency)) as client:
+
+        async def one() -> int:
+            async with gate:
+                request = {"model": "demo", "prompt": "hi", "max_tokens": 1, **body}
+                return (await client.post(f"{cluster.url}/v1/completions", json=request)).status_code
+
+        return Counter(await asyncio.gather(*(one() for _ in range(count))))
+
+
+async def test_round_robin_spreads_300_requests_evenly(sim: Cluster) -> None:
+    sim.post("/v1/cluster/strategy", {"strategy": "round_robin"})
+    assert await _burst(sim, 300) == {200: 300}
+    assert _requests(sim) == {"instance_0": 100, "instance_1": 100, "instance_2": 100}
+
+
+async def test_weights_3_1_1_spread_500_requests_in_that_proportion(sim: Cluster) -> None:
+    assert sim.run("weight", "instance_0", "3").returncode == 0
+    sim.post("/v1/cluster/strategy", {"strategy": "weighted"})
+    assert await _burst(sim, 500) == {200: 500}
+    assert _requests(sim) == {"instance_0": 300, "instance_1": 100, "instance_2": 100}
+
+
+@pytest.mark.parametrize("strategy", ["least_connections", "random", "response_time", "power_of_two"])
+async def test_every_strategy_uses_all_workers(sim: Cluster, strategy: str) -> None:
+    sim.post("/v1/cluster/strategy", {"strategy": strategy})
+    assert await _burst(sim, 120) == {200: 120}
+    assert all(count > 5 for count in _requests(sim).values())
+
+
+async def test_switching_the_strategy_under_load_drops_nothing(sim: Cluster) -> None:
+    load = asyncio.ensure_future(_burst(sim, 400, itl_ms=1, max_tokens=8))
+    for name in ("random", "weighted", "power_of_two", "round_robin", "response_time", "least_connections"):
+        answer = await asyncio.to_thread(sim.post, "/v1/cluster/strategy", {"strategy": name})
+        assert answer.status_code == 200
+        assert sim.status()["load_balancer_strategy"] == name
+    assert await load == {200: 400}
+
+
+async def _stream(client: httpx.AsyncClient, cluster: Cluster, tokens: int, begun: asyncio.Semaphore) -> str:
+    """``ok``, or how it failed. A stream that ends without [DONE] and without an error is ``silent``."""
+    body = {"model": "demo", "prompt": "once", "max_tokens": tokens, "stream": True, "ignore_eos": True}
+    text = ""
+    try:
+        async with client.stream("POST", f"{cluster.url}/v1/completions", json=body) as response:
+            if response.status_code != 200:
+                return f"status {response.status_code}"
+            async for piece in response.aiter_text():
+                if not text:
+                    begun.release()
+                text += piece
+    except httpx.HTTPError as error:
+        events = sse(text)
+        return "error event" if events and "error" in events[-1] else f"silent: {error}"
+    events = sse(text)
+    if events and events[-1] == "[DONE]":
+        return "ok" if len(events) == tokens + 1 else f"short: {len(events)}"
+    return "silent end"
+
+
+async def test_killing_a_worker_under_200_streams_fails_only_its_own(cluster: Cluster) -> None:
+    result = cluster.up(
+        "--engine", "sim", "--instances", "3", "--strategy", "round_robin", "--", "--itl-ms", "100",
+        "--max-num-seqs", "256",
+    )
+    assert result.returncode == 0, result.stderr
+    cluster.wait_ready(3)
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(timeout=60, limits=limits) as client:
+        begun = asyncio.Semaphore(0)
+        streams = [asyncio.ensure_future(_stream(client, cluster, 60, begun)) for _ in range(200)]
+        async with asyncio.timeout(20):
+            for _ in streams:  # one that has not begun yet would be made again elsewhere, and not fail
+                await begun.acquire()
+        instances = (await asyncio.to_thread(cluster.status))["instances"]
+        on_victim = instances["instance_1"]["in_flight"]
+        kill(instances["instance_1"]["pid"])
+        # From this moment on every new request has to succeed.
+        later = await _burst(cluster, 60)
+        outcomes = Counter(await asyncio.gather(*streams))
+    assert later == {200: 60}
+    assert 60 <= on_victim <= 70
+    assert outcomes == {"ok": 200 - on_victim, "error event": on_victim}
+    status = poll(lambda: (s := cluster.status())["running_instances"] == 3 and s, 15, "it comes back")
+    assert status["load_balancer"]["in_flight"] == 0
+    assert status["instances"]["instance_1"]["restarts"] == 1
+
+
+def test_a_disconnect_of_the_client_aborts_the_request_on_the_worker(cluster: Cluster) -> None:
+    assert cluster.up("--engine", "sim", "--instances", "1", "--", "--itl-ms", "100").returncode == 0
+    body = {"model": "demo", "prompt": "x", "max_tokens": 500, "stream": True, "ignore_eos": True}
+    port = cluster.instance("instance_0")["port"]
+
+    def running() -> float:
+        return float(httpx.get(f"http://127.0.0.1:{port}/sim/state").json()["running"])
+
+    with httpx.stream("POST", f"{cluster.url}/v1/completions", json=body) as response:
+        pieces = response.iter_bytes()  # kept: a generator that is collected closes the response
+        next(pieces)
+        assert running() == 1
+        assert cluster.instance("instance_0")["in_flight"] == 1
+    poll(lambda: running() == 0, 1.0, "the worker gives it up within a second")
+    poll(lambda: cluster.instance("instance_0")["in_flight"] == 0, 1.0, "the lease is released")
+
+
+def test_a_request_waits_for_a_worker_instead_of_failing(cluster: Cluster) -> None:
+    result = cluster.up("--engine", "sim", "--instances", "1", "--", "--startup-s", "1.5")
+    assert result.returncode == 0, result.stderr
+    kill(cluster.instance("instance_0")["pid"])
+    answer = cluster.complete()
+    assert answer.status_code == 200
+    assert cluster.instance("instance_0")["restarts"] == 1
+
+
+def test_after_the_queue_timeout_it_is_503_with_retry_after(cluster: Cluster) -> None:
+    assert cluster.up("--engine", "sim", "--queue-timeout", "0.3", "--", "--startup-s", "2").returncode == 0
+    kill(cluster.instance("instance_0")["pid"])
+    answer = cluster.complete()
+    assert answer.status_code == 503
+    assert int(answer.headers["Retry-After"]) > 0
+    assert answer.json()["error"]["type"] == "ServiceUnavailableError"
+
+
+def test_models_are_listed_once_and_adapters_answer_as_themselves(sim: Cluster) -> None:
+    cards = httpx.get(f"{sim.url}/v1/models").json()["data"]
+    assert [card["id"] for card in cards] == ["demo", "pirate", "poet"]
+    assert [card["parent"] for card in cards] == [None, "demo", "demo"]
+    texts = {name: sim.complete(name, max_tokens=8).json()["choices"][0]["text"] for name in ("demo", "pirate", "poet")}
+    assert len(set(texts.values())) == 3
+
+
+def test_an_unknown_model_is_404_and_reaches_no_worker(sim: Cluster) -> None:
+    answer = sim.complete("pirat")
+    assert answer.status_code == 404
+    assert answer.json()["error"]["code"] == 404
+    assert sum(_requests(sim).values()) == 0

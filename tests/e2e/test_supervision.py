@@ -1,0 +1,285 @@
+"""What happens when processes die, are restarted, scaled and ended: real processes, simulated engine."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+from harness import Cluster, clusterctl, kill, poll
+
+from worker import proc
+
+
+def _ready_again(cluster: Cluster, name: str, pid: int) -> dict[str, Any] | None:
+    seen = cluster.instance(name)
+    return seen if seen["state"] == "ready" and seen["pid"] != pid else None
+
+
+def test_three_workers_are_ready_within_five_seconds(cluster: Cluster) -> None:
+    began = time.monotonic()
+    result = cluster.up("--engine", "sim", "--instances", "3")
+    assert result.returncode == 0, result.stderr
+    status = cluster.wait_ready(3, 5)
+    assert time.monotonic() - began < 5
+    assert status["is_running"] is True
+    assert status["total_instances"] == 3
+    first = status["instances"]["instance_0"]
+    assert {"port", "weight", "is_running", "cpu_percent", "memory_mb", "state", "pid", "gpus", "restarts", "uptime_s",
+            "in_flight", "requests_total", "errors_total", "last_exit"} <= set(first)  # fmt: skip
+    poll(lambda: cluster.instance("instance_0")["memory_mb"] > 10, 5, "memory is sampled")
+
+
+@pytest.mark.parametrize("how", ["sigkill", "exit 0 like a dead engine", "engine child only"])
+def test_a_worker_that_ends_comes_back_with_nothing_left_of_it(sim: Cluster, how: str) -> None:
+    before = sim.instance("instance_1")
+    tree = {p.pid for p in proc.sessions([before["pid"]])[before["pid"]]}
+    assert len(tree) > 1, "the simulated worker has an engine child, as the real one"
+    if how == "sigkill":
+        kill(before["pid"])
+    elif how == "engine child only":
+        kill(next(iter(tree - {before["pid"]})))
+    else:
+        sim.fault("instance_1", kind="exit0")
+        with pytest.raises(httpx.HTTPError):  # the fault strikes whoever asks next
+            httpx.get(f"http://127.0.0.1:{before['port']}/health", timeout=5).raise_for_status()
+            httpx.post(f"http://127.0.0.1:{before['port']}/v1/completions", json={}, timeout=5).raise_for_status()
+    after = poll(lambda: _ready_again(sim, "instance_1", before["pid"]), 15)
+    assert after["restarts"] == 1
+    assert after["last_exit"]["expected"] is False
+    assert after["incarnation"] > before["incarnation"]
+    assert not [p for p in proc.processes() if p.pid in tree and p.alive]
+
+
+def test_a_crash_loop_is_given_up_shown_and_cleared_by_a_manual_restart(sim: Cluster) -> None:
+    killed: set[int] = set()
+
+    def strike() -> dict[str, Any] | None:
+        seen = sim.instance("instance_2")
+        if seen["state"] == "failed":
+            return seen
+        if seen["pid"] and seen["pid"] not in killed and seen["ready_for_s"] is None:
+            killed.add(seen["pid"])
+            kill(seen["pid"])
+        return None
+
+    kill(sim.instance("instance_2")["pid"])
+    failed = poll(strike, 40, "five failures in a row")
+    assert "crash loop" in failed["reason"]
+    assert failed["is_running"] is False
+    assert sim.complete().status_code == 200
+    assert sim.run("restart", "instance_2").returncode == 0
+    assert sim.instance("instance_2")["state"] == "ready"
+
+
+def test_requests_fail_at_once_when_every_worker_has_failed(cluster: Cluster) -> None:
+    result = cluster.up("--engine", "sim", "--instances", "1")
+    assert result.returncode == 0, result.stderr
+    killed: set[int] = set()
+
+    def strike() -> bool:
+        seen = cluster.instance("instance_0")
+        if seen["pid"] and seen["pid"] not in killed:
+            killed.add(seen["pid"])
+            kill(seen["pid"])
+        return bool(seen["state"] == "failed")
+
+    poll(strike, 40)
+    began = time.monotonic()
+    answer = cluster.complete()
+    assert (answer.status_code, time.monotonic() - began < 2) == (503, True)
+    assert httpx.get(f"{cluster.url}/health").status_code == 503
+
+
+def test_counts_survive_worker_and_balancer(sim: Cluster) -> None:
+    for _ in range(9):
+        assert sim.complete().status_code == 200
+
+    def total() -> int:
+        return sum(i["requests_total"] for i in sim.status()["instances"].values())
+
+    assert total() == 9
+    old = sim.status()["load_balancer"]["pid"]
+    kill(old)
+    answer = poll(lambda: _try(sim.complete), 10, "the balancer is back on the same socket")
+    assert answer.status_code == 200
+    assert sim.status()["load_balancer"]["pid"] != old
+    assert total() == 10
+    kill(sim.instance("instance_0")["pid"])
+    sim.wait_ready(3)
+    assert total() == 10
+
+
+def _try(call: Callable[[], httpx.Response]) -> httpx.Response | None:
+    try:
+        return call()
+    except httpx.HTTPError:
+        return None
+
+
+def test_without_a_supervisor_traffic_goes_on_and_the_next_up_adopts(sim: Cluster) -> None:
+    assert sim.run("scale", "2").returncode == 0
+    assert sim.run("strategy", "random").returncode == 0
+    assert sim.run("weight", "instance_1", "7").returncode == 0
+    before = sim.status()
+    kill(before["supervisor"]["pid"])
+    poll(lambda: sim.status()["supervisor"]["pid"] is None, 5)
+    assert sim.complete().status_code == 200
+    assert sim.post("/v1/cluster/scale", {"instances": 3}).status_code == 503
+
+    began = time.monotonic()
+    result = sim.up("--engine", "sim", "--instances", "3")
+    assert result.returncode == 0, result.stderr
+    assert time.monotonic() - began < 5
+    after = sim.wait_ready(2)
+    assert {n: i["pid"] for n, i in after["instances"].items()} == {n: i["pid"] for n, i in before["instances"].items()}
+    assert after["load_balancer"]["pid"] == before["load_balancer"]["pid"]
+    assert after["load_balancer_strategy"] == "random"
+    assert after["instances"]["instance_1"]["weight"] == 7
+    assert all(i["restarts"] == 0 for i in after["instances"].values())
+
+    # The adopted are supervised as if they were children, the listening socket has come back as well.
+    kill(after["instances"]["instance_0"]["pid"])
+    poll(lambda: _ready_again(sim, "instance_0", after["instances"]["instance_0"]["pid"]), 15)
+    kill(after["load_balancer"]["pid"])
+    assert poll(lambda: _try(sim.complete), 10).status_code == 200
+
+
+def test_a_worker_that_died_without_a_supervisor_is_restarted_by_the_next(sim: Cluster) -> None:
+    before = sim.status()
+    kill(before["supervisor"]["pid"])
+    kill(before["instances"]["instance_0"]["pid"])
+    assert sim.complete().status_code == 200
+    assert sim.up("--engine", "sim", "--instances", "3").returncode == 0
+    after = sim.wait_ready(3)
+    assert after["instances"]["instance_0"]["restarts"] == 1
+    assert after["instances"]["instance_1"]["pid"] == before["instances"]["instance_1"]["pid"]
+
+
+@pytest.mark.parametrize("dead", ["supervisor", "balancer and supervisor", "nothing"])
+def test_down_leaves_nothing_whatever_was_dead_before(sim: Cluster, dead: str) -> None:
+    status = sim.status()
+    if "supervisor" in dead:
+        kill(status["supervisor"]["pid"])
+    if "balancer" in dead:
+        kill(status["load_balancer"]["pid"])
+    where = ("--state-dir", str(sim.state_dir)) if dead != "nothing" else ("--url", sim.url)
+    result = clusterctl("down", *where)
+    assert result.returncode == 0, result.stderr
+    assert not sim.leftovers()
+
+
+def test_down_lets_streams_finish(cluster: Cluster) -> None:
+    assert cluster.up("--engine", "sim", "--", "--itl-ms", "50").returncode == 0
+    body = {"model": "demo", "prompt": "x", "max_tokens": 30, "stream": True, "ignore_eos": True}
+    with httpx.stream("POST", f"{cluster.url}/v1/completions", json=body, timeout=30) as response:
+        pieces = response.iter_text()
+        text = next(pieces)
+        ending = threading.Thread(target=lambda: cluster.run("down"))
+        ending.start()
+        poll(lambda: cluster.status()["supervisor"]["shutting_down"], 5)
+        assert cluster.complete().status_code == 503
+        text += "".join(pieces)
+    ending.join(20)
+    assert text.endswith("data: [DONE]\n\n")
+    assert not cluster.leftovers()
+
+
+def test_what_outlasts_the_drain_timeout_ends_with_an_explicit_error(cluster: Cluster) -> None:
+    assert cluster.up("--engine", "sim", "--drain-timeout", "0.5", "--", "--itl-ms", "50").returncode == 0
+    body = {"model": "demo", "prompt": "x", "max_tokens": 1000, "stream": True, "ignore_eos": True}
+    text = ""
+    with httpx.stream("POST", f"{cluster.url}/v1/completions", json=body, timeout=30) as response:
+        with pytest.raises(httpx.RemoteProtocolError):
+            for piece in response.iter_text():
+                if not text:
+                    threading.Thread(target=lambda: cluster.run("down"), daemon=True).start()
+                text += piece
+    assert '"error"' in text.splitlines()[-2]
+    assert "[DONE]" not in text
+    poll(lambda: not cluster.leftovers(), 15)
+
+
+def test_scaling_takes_the_newest_after_its_streams_have_finished(cluster: Cluster) -> None:
+    result = cluster.up("--engine", "sim", "--instances", "2", "--max-instances", "3", "--", "--itl-ms", "50")
+    assert result.returncode == 0
+    cluster.wait_ready(2)
+    assert cluster.post("/v1/cluster/scale", {"action": "scale_up", "count": 1}).json() == {"desired": 3, "current": 2}
+    cluster.wait_ready(3)
+    cluster.post("/v1/cluster/strategy", {"strategy": "round_robin"})
+    body = {"model": "demo", "prompt": "x", "max_tokens": 40, "stream": True, "ignore_eos": True}
+    texts: list[str] = []
+
+    def stream() -> None:
+        with httpx.stream("POST", f"{cluster.url}/v1/completions", json=body, timeout=30) as response:
+            texts.append("".join(response.iter_text()))
+
+    threads = [threading.Thread(target=stream) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    poll(lambda: all(i["in_flight"] == 1 for i in cluster.status()["instances"].values()), 5)
+    assert cluster.post("/v1/cluster/scale", {"instances": 1}).status_code == 202
+    status = cluster.status()
+    assert [i["state"] for i in status["instances"].values()] == ["ready", "draining", "draining"]
+    for thread in threads:
+        thread.join(20)
+    assert [text.endswith("data: [DONE]\n\n") for text in texts] == [True] * 3
+    assert list(cluster.wait_ready(1)["instances"]) == ["instance_0"]
+
+
+@pytest.mark.parametrize(("body", "status"), [({"instances": 0}, 409), ({"instances": 4}, 409),
+                                              ({"action": "scale_down", "count": 3}, 409)])  # fmt: skip
+def test_scaling_beyond_the_bounds_is_refused_with_the_reason(cluster: Cluster, body: Any, status: int) -> None:
+    assert cluster.up("--engine", "sim", "--instances", "3", "--max-instances", "3").returncode == 0
+    answer = cluster.post("/v1/cluster/scale", body)
+    assert answer.status_code == status
+    assert "1..3" in answer.json()["error"]["message"]
+    assert cluster.status()["total_instances"] == 3
+
+
+def test_a_rolling_restart_replaces_all_and_never_has_fewer_than_two_ready(sim: Cluster) -> None:
+    before = {n: i["pid"] for n, i in sim.status()["instances"].items()}
+    assert sim.post("/v1/cluster/restart", {"rolling": True}).status_code == 202
+    fewest = 3
+
+    def all_new() -> bool:
+        nonlocal fewest
+        status = sim.status()
+        fewest = min(fewest, status["running_instances"])
+        assert sim.complete().status_code == 200
+        return status["running_instances"] == 3 and all(
+            i["pid"] != before[n] for n, i in status["instances"].items()
+        )
+
+    poll(all_new, 30)
+    assert fewest == 2
+
+
+def test_a_second_up_changes_nothing(sim: Cluster) -> None:
+    before = sim.status()
+    result = sim.up("--engine", "sim", "--instances", "1")
+    assert result.returncode == 1
+    assert "already runs" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    after = sim.status()
+    assert after["total_instances"] == 3
+    assert after["supervisor"]["pid"] == before["supervisor"]["pid"]
+
+
+def test_a_foreign_server_is_balanced_but_not_touched(make_cluster: Callable[[], Cluster]) -> None:
+    other, cluster = make_cluster(), make_cluster()
+    assert other.up("--engine", "sim", "--instances", "1").returncode == 0
+    result = cluster.up("--instances", "0", "--backend", other.url)
+    assert result.returncode == 0, result.stderr
+    assert cluster.complete().status_code == 200
+    status = cluster.status()
+    assert (status["total_instances"], status["running_instances"], status["is_running"]) == (0, 0, True)
+    seen = status["instances"]["backend_0"]
+    assert (seen["managed"], seen["state"], seen["requests_total"]) == (False, "ready", 1)
+    assert cluster.post("/v1/cluster/restart", {"instance_id": "backend_0"}).status_code == 409
+    assert cluster.run("down").returncode == 0
+    assert other.complete().status_code == 200
+    assert other.status()["instances"]["instance_0"]["restarts"] == 0

@@ -1,0 +1,159 @@
+"""Starts real clusters for tests, and makes sure that nothing of them is left."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+
+from worker import proc
+
+T = TypeVar("T")
+
+CLI = str(Path(sys.executable).with_name("clusterctl"))
+
+
+def free_port() -> int:
+    """A port that the kernel just had free."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def poll(look: Callable[[], T | None], timeout: float = 15.0, what: str = "") -> T:
+    """The first truthy answer of ``look``; fails after ``timeout`` seconds."""
+    deadline = time.monotonic() + timeout
+    while True:
+        if found := look():
+            return found
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout:g} s: {what or look}")
+        time.sleep(0.02)
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """Ours, without settings of whoever runs the tests."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("CLUSTERCTL_") and k not in _SETTINGS}
+    return {**kept, **extra}
+
+
+_SETTINGS = {
+    "CLUSTER_INSTANCES", "LOAD_BALANCE_STRATEGY", "MIN_INSTANCES", "MAX_INSTANCES", "HEALTH_CHECK_INTERVAL",
+    "DEFAULT_MODEL", "HOST", "PORT", "LOG_LEVEL",
+}  # fmt: skip
+
+
+def clusterctl(*args: str, timeout: float = 60.0, **env: str) -> subprocess.CompletedProcess[str]:
+    """Runs the command line to its end, with its output captured."""
+    return subprocess.run(
+        [CLI, *args], capture_output=True, text=True, timeout=timeout, env=environment(**env), check=False
+    )
+
+
+@dataclass
+class Cluster:
+    """One cluster, with everything it ever started remembered by session."""
+
+    root: Path
+    port: int
+    seen: set[int] = field(default_factory=set)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def state_dir(self) -> Path:
+        return self.root / "state"
+
+    def up(self, *args: str, timeout: float = 60.0, **env: str) -> subprocess.CompletedProcess[str]:
+        """`up --detach`; what follows ``--`` in ``args`` comes last as it should."""
+        place = ("--port", str(self.port), "--state-dir", str(self.state_dir), "--detach")
+        result = clusterctl("up", *place, *args, timeout=timeout, **env)
+        with contextlib.suppress(httpx.HTTPError):
+            self.status()
+        return result
+
+    def run(self, *args: str, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
+        return clusterctl(*args, timeout=timeout, CLUSTERCTL_URL=self.url)
+
+    def status(self) -> dict[str, Any]:
+        status: dict[str, Any] = httpx.get(f"{self.url}/v1/cluster/status", timeout=10).json()
+        for pid in (
+            status["supervisor"]["pid"], status["load_balancer"]["pid"],
+            *(i["pid"] for i in status["instances"].values()),
+        ):  # fmt: skip
+            if pid:
+                self.seen.add(pid)
+        return status
+
+    def instance(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.status()["instances"][name]
+        return found
+
+    def wait_ready(self, count: int, timeout: float = 20.0) -> dict[str, Any]:
+        """The status once exactly ``count`` workers are ready and nothing else is on its way."""
+
+        def look() -> dict[str, Any] | None:
+            status = self.status()
+            settled = status["supervisor"]["settled"] and len(status["instances"]) >= count
+            return status if settled and status["running_instances"] == count else None
+
+        return poll(look, timeout, f"{count} ready workers: {self.status()}")
+
+    def post(self, path: str, body: Any, **kwargs: Any) -> httpx.Response:
+        return httpx.post(self.url + path, json=body, timeout=60, **kwargs)
+
+    def complete(self, model: str = "demo", **body: Any) -> httpx.Response:
+        return self.post("/v1/completions", {"model": model, "prompt": "hello", "max_tokens": 4, **body})
+
+    def fault(self, instance: str, **fault: Any) -> None:
+        """Makes a simulated worker fail, behind the cluster's back."""
+        port = self.instance(instance)["port"]
+        answer = httpx.post(f"http://127.0.0.1:{port}/sim/fault", json=fault, timeout=5)
+        assert answer.status_code == 200, answer.text
+
+    def log(self, name: str) -> str:
+        return (self.state_dir / "logs" / f"{name}.log").read_text(errors="replace")
+
+    def close(self) -> None:
+        """Ends it and asserts that nothing of it is left."""
+        if (self.state_dir / "state.db").exists():
+            clusterctl("down", "--state-dir", str(self.state_dir), "--now", timeout=60)
+        try:
+            poll(lambda: not self.leftovers(), 10, f"nothing left: {self.leftovers()}")
+        finally:
+            for process in self.leftovers():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)
+
+    def leftovers(self) -> list[proc.Stat]:
+        recorded = {p.pid for p in self._recorded()}
+        return [p for members in proc.sessions(self.seen | recorded).values() for p in members]
+
+    def _recorded(self) -> Iterator[proc.Stat]:
+        """Processes that wrote themselves down in the state directory, whether a status ever showed them or not."""
+        for file in (self.state_dir / "run").glob("*"):
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                yield proc.parse_stat(file.read_text())
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+def sse(text: str) -> list[Any]:
+    """The events of a stream; ``[DONE]`` as that string."""
+    data = [line[6:] for line in text.splitlines() if line.startswith("data: ")]
+    return [d if d == "[DONE]" else json.loads(d) for d in data]

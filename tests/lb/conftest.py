@@ -1,0 +1,51 @@
+"""Workers and balancers that are gone after the test, on the event loop that the balancer's process uses."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import lbfakes
+import pytest
+import uvloop
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture
+async def stack() -> AsyncIterator[AsyncExitStack]:
+    async with AsyncExitStack() as exits:
+        yield exits
+
+
+@pytest.fixture
+def start_worker(stack: AsyncExitStack) -> Callable[..., Awaitable[lbfakes.Worker]]:
+    async def start(name: str = "instance_0", answer: lbfakes.Handler | None = None) -> lbfakes.Worker:
+        return await stack.enter_async_context(lbfakes.running_worker(name, answer))
+
+    return start
+
+
+@pytest.fixture
+def start_raw(stack: AsyncExitStack) -> Callable[..., Awaitable[lbfakes.RawWorker]]:
+    async def start(answer: lbfakes.RawHandler, name: str = "instance_0") -> lbfakes.RawWorker:
+        return await stack.enter_async_context(lbfakes.running_raw_worker(name, answer))
+
+    return start
+
+
+@pytest.fixture
+def start_balancer(stack: AsyncExitStack, tmp_path: Path) -> Callable[..., Awaitable[lbfakes.Balanced]]:
+    async def start(**config: object) -> lbfakes.Balanced:
+        return await stack.enter_async_context(lbfakes.running_balancer(tmp_path, **config))
+
+    return start
+
+
+@pytest.fixture
+async def balancer(start_balancer: Callable[..., Awaitable[lbfakes.Balanced]]) -> lbfakes.Balanced:
+    return await start_balancer()

@@ -1,0 +1,530 @@
+"""What goes through, what ends it, and what the client then sees: a whole balancer between real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+from collections.abc import Awaitable, Callable
+
+import aiohttp
+import pytest
+from aiohttp import web
+from lbfakes import Balanced, RawHandler, RawWorker, Worker, in_time, raw_answer, read_message, spec, until
+
+StartWorker = Callable[..., Awaitable[Worker]]
+StartRaw = Callable[..., Awaitable[RawWorker]]
+
+SSE_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+PLAIN_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n"
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+def post(body: bytes = b'{"model":"base"}', path: str = "/v1/completions") -> bytes:
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+class Held:
+    """An answer that sends one chunk and goes on only when told to; it knows when its client has gone."""
+
+    def __init__(self, kind: str = "text/event-stream") -> None:
+        self.kind, self.started, self.go_on, self.gone = kind, asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": self.kind})
+        try:
+            await response.prepare(request)
+            await response.write(b"data: one\n\n")
+            self.started.set()
+            await self.go_on.wait()
+            await response.write(b"data: [DONE]\n\n")
+        except asyncio.CancelledError:
+            self.gone.set()
+            raise
+        return response
+
+
+# what goes through
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 301, 400, 404, 409, 418, 422, 429, 500, 503, 599])
+async def test_any_status_goes_through_with_its_body(
+    balancer: Balanced, start_worker: StartWorker, status: int
+) -> None:
+    async def answer(_: web.Request) -> web.StreamResponse:
+        return web.Response(status=status, reason="Because", body=b"whatever", headers={"Location": "/x"})
+
+    balancer.push((await start_worker(answer=answer)).spec())
+    async with balancer.request("GET", "/version", allow_redirects=False) as response:
+        assert (response.status, response.reason, await response.read()) == (status, "Because", b"whatever")
+
+
+@pytest.mark.parametrize("kind", ["application/json", "text/plain; charset=latin-1", "audio/mpeg", "image/png", "x/y"])
+async def test_any_content_type_goes_through(balancer: Balanced, start_worker: StartWorker, kind: str) -> None:
+    async def answer(_: web.Request) -> web.StreamResponse:
+        return web.Response(body=bytes(range(256)), headers={"Content-Type": kind})
+
+    balancer.push((await start_worker(answer=answer)).spec())
+    async with balancer.request("GET", "/version") as response:
+        assert (response.headers["Content-Type"], await response.read()) == (kind, bytes(range(256)))
+
+
+async def test_headers_go_both_ways_repeated_ones_too(balancer: Balanced, start_worker: StartWorker) -> None:
+    async def answer(_: web.Request) -> web.StreamResponse:
+        response = web.Response(headers={"X-Vllm": "1"})
+        response.headers.extend([("Set-Cookie", "a=1"), ("Set-Cookie", "b=2")])
+        return response
+
+    worker = await start_worker(answer=answer)
+    balancer.push(worker.spec())
+    async with balancer.request("GET", "/version", headers=[("X-A", "1"), ("X-A", "2")]) as response:
+        assert response.headers["X-Vllm"] == "1"
+        assert response.headers.getall("Set-Cookie") == ["a=1", "b=2"]
+    assert worker.seen[0].headers.getall("X-A") == ["1", "2"]
+
+
+async def test_a_header_outside_ascii_goes_through_as_it_is(balancer: Balanced, start_worker: StartWorker) -> None:
+    async def answer(_: web.Request) -> web.StreamResponse:
+        return web.Response(headers={"X-Title": "Käse €"})
+
+    worker = await start_worker(answer=answer)
+    balancer.push(worker.spec())
+    async with balancer.request("GET", "/version", headers={"X-Title": "Käse €"}) as response:
+        assert response.headers["X-Title"] == "Käse €"
+    assert worker.seen[0].headers["X-Title"] == "Käse €"
+
+
+async def test_nothing_is_added_to_what_the_client_says_of_itself(balancer: Balanced, start_raw: StartRaw) -> None:
+    worker = await start_raw(raw_answer(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"))
+    balancer.push(worker.spec())
+    await balancer.raw(b"GET /version HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    names = {line.split(b":")[0].lower() for line in worker.requests[0].split(b"\r\n")[1:] if line}
+    ours = {b"x-request-id", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host"}
+    assert names <= ours | {b"host", b"connection"}
+
+
+async def test_a_request_keeps_its_id_and_the_answer_says_it(balancer: Balanced, start_worker: StartWorker) -> None:
+    worker = await start_worker()
+    balancer.push(worker.spec())
+    async with balancer.request("GET", "/version", headers={"X-Request-Id": "mine"}) as response:
+        assert response.headers.getall("X-Request-Id") == ["mine"]
+    assert worker.seen[0].headers["X-Request-Id"] == "mine"
+
+
+async def test_without_an_id_it_gets_one(balancer: Balanced, start_worker: StartWorker) -> None:
+    worker = await start_worker()
+    balancer.push(worker.spec())
+    async with balancer.request("GET", "/version") as response:
+        assert response.headers["X-Request-Id"] == worker.seen[0].headers["X-Request-Id"] != ""
+
+
+async def test_head_has_the_length_and_no_body(balancer: Balanced, start_raw: StartRaw) -> None:
+    worker = await start_raw(raw_answer(b"HTTP/1.1 200 OK\r\nContent-Length: 1234\r\n\r\n"))
+    balancer.push(worker.spec())
+    answer = await balancer.raw(b"HEAD /version HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"content-length: 1234" in head.lower()
+    assert body == b""
+    assert worker.requests[0].startswith(b"HEAD /version ")
+
+
+@pytest.mark.parametrize("head", [b"204 No Content\r\n", b"304 Not Modified\r\nETag: x\r\n"])
+async def test_answers_without_a_body_have_none(balancer: Balanced, start_raw: StartRaw, head: bytes) -> None:
+    worker = await start_raw(raw_answer(b"HTTP/1.1 " + head + b"\r\n"))
+    balancer.push(worker.spec())
+    answer = await balancer.raw(b"GET /version HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 " + head[:3])
+    assert b"chunked" not in answer.lower()
+    assert answer.endswith(b"\r\n\r\n")
+    assert answer.count(b"\r\n\r\n") == 1
+
+
+@pytest.mark.parametrize("query", ["?a=%2F%20b+c&x=%C3%A4", "?q=a|b^c&&=", "", "?a=1?b=2", "?%zz"])
+async def test_the_query_goes_through_byte_by_byte(balancer: Balanced, start_raw: StartRaw, query: str) -> None:
+    worker = await start_raw(raw_answer(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"))
+    balancer.push(worker.spec())
+    await balancer.raw(f"GET /version{query} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    assert worker.requests[0].split(b" ")[1] == f"/version{query}".encode()
+
+
+async def test_a_request_by_its_whole_url_is_the_same_request(balancer: Balanced, start_worker: StartWorker) -> None:
+    worker = await start_worker()
+    balancer.push(worker.spec())
+    request = f"GET {balancer.url}/version?a=%2F HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    assert (await balancer.raw(request.encode())).startswith(b"HTTP/1.1 200")
+    assert worker.seen[0].target == "/version?a=%2F"
+
+
+async def test_a_compressed_answer_stays_compressed(balancer: Balanced, start_worker: StartWorker) -> None:
+    packed = gzip.compress(b'{"a": 1}')
+
+    async def answer(_: web.Request) -> web.StreamResponse:
+        return web.Response(body=packed, headers={"Content-Encoding": "gzip"})
+
+    worker = await start_worker(answer=answer)
+    balancer.push(worker.spec())
+    async with balancer.request("GET", "/version", headers={"Accept-Encoding": "gzip"}) as response:
+        assert (response.headers["Content-Encoding"], await response.read()) == ("gzip", packed)
+        assert response.headers["Content-Length"] == str(len(packed))
+    assert worker.seen[0].headers["Accept-Encoding"] == "gzip"
+
+
+async def test_a_compressed_request_stays_compressed(balancer: Balanced, start_worker: StartWorker) -> None:
+    worker, packed = await start_worker(), gzip.compress(b'{"model": "base"}')
+    balancer.push(worker.spec())
+    headers = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
+    assert (await balancer.answer("POST", "/v1/completions", data=packed, headers=headers))[0] == 200
+    assert worker.seen[0].body == packed
+    assert worker.seen[0].headers["Content-Encoding"] == "gzip"
+
+
+async def test_multipart_goes_through_byte_by_byte(balancer: Balanced, start_worker: StartWorker) -> None:
+    worker = await start_worker()
+    balancer.push(worker.spec())
+    body = b'--B\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n\x00\xff\r\n--B--\r\n'
+    headers = {"Content-Type": "multipart/form-data; boundary=B"}
+    assert (await balancer.answer("POST", "/v1/audio/transcriptions", data=body, headers=headers))[0] == 200
+    assert (worker.seen[0].body, worker.seen[0].headers["Content-Type"]) == (body, headers["Content-Type"])
+
+
+@pytest.mark.parametrize("body", [b"", b"not json", b"[1, 2]", b"\xff\x00", b'{"model": 7}'])
+async def test_a_body_that_says_nothing_is_the_workers_to_judge(
+    balancer: Balanced, start_worker: StartWorker, body: bytes
+) -> None:
+    worker = await start_worker()
+    balancer.push(worker.spec())
+    headers = {"Content-Type": "application/json"}
+    assert (await balancer.answer("POST", "/v1/completions", data=body, headers=headers))[0] == 200
+    assert worker.seen[0].body == body
+
+
+async def test_a_chunked_request_arrives_whole(balancer: Balanced, start_worker: StartWorker) -> None:
+    worker = await start_worker()
+    balancer.push(worker.spec())
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+    await balancer.raw(head + chunk(b'{"model":') + chunk(b'"base"}') + b"0\r\n\r\n")
+    assert worker.seen[0].body == b'{"model":"base"}'
+
+
+async def test_a_big_answer_goes_through_whole(balancer: Balanced, start_worker: StartWorker) -> None:
+    big = bytes(range(256)) * 20_000
+
+    async def answer(_: web.Request) -> web.StreamResponse:
+        return web.Response(body=big)
+
+    balancer.push((await start_worker(answer=answer)).spec())
+    async with balancer.request("GET", "/version") as response:
+        assert await response.read() == big
+
+
+async def test_an_answer_that_ends_with_its_connection_is_complete(balancer: Balanced, start_raw: StartRaw) -> None:
+    worker = await start_raw(raw_answer(b"HTTP/1.1 200 OK\r\n\r\nto the end"))
+    balancer.push(worker.spec())
+    async with balancer.request("GET", "/version") as response:
+        assert await response.read() == b"to the end"
+    assert balancer.counts() == (1, 0)
+
+
+# as it comes
+
+
+async def test_the_first_chunk_goes_out_before_the_second_comes_in(
+    balancer: Balanced, start_worker: StartWorker
+) -> None:
+    held = Held()
+    balancer.push((await start_worker(answer=held)).spec())
+    async with balancer.generate() as response:
+        assert await asyncio.wait_for(response.content.readany(), 2) == b"data: one\n\n"
+        assert not held.go_on.is_set()
+        assert balancer.in_flight == 1
+        held.go_on.set()
+        assert await response.read() == b"data: [DONE]\n\n"
+    await until(lambda: balancer.in_flight == 0)
+    assert balancer.counts() == (1, 0)
+
+
+async def test_the_time_to_the_first_byte_is_measured(balancer: Balanced, start_worker: StartWorker) -> None:
+    held = Held()
+    balancer.push((await start_worker(answer=held)).spec())
+    async with balancer.generate() as response:
+        await response.content.readany()
+        assert 0 < (balancer.parts.pool.backends["instance_0"].latency.value or 0) < 2
+        held.go_on.set()
+
+
+# who ends it
+
+
+async def test_a_client_that_leaves_closes_the_connection_to_the_worker(
+    balancer: Balanced, start_worker: StartWorker
+) -> None:
+    held = Held()
+    balancer.push((await start_worker(answer=held)).spec())
+    async with balancer.generate() as response:
+        await response.content.readany()
+        response.close()
+    await in_time(held.gone)
+    await until(lambda: balancer.in_flight == 0)
+    assert balancer.counts() == (1, 0)
+    labels = {"instance": "instance_0", "route": "/v1/completions", "code": "499"}
+    assert balancer.metric("clusterctl_requests_total", **labels) == 1
+
+
+async def test_a_client_that_leaves_before_the_answer_closes_the_connection_too(
+    balancer: Balanced, start_worker: StartWorker
+) -> None:
+    taken, gone = asyncio.Event(), asyncio.Event()
+
+    async def never(_: web.Request) -> web.StreamResponse:
+        taken.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            gone.set()
+        raise AssertionError
+
+    balancer.push((await start_worker(answer=never)).spec())
+    async with balancer.connection() as (_, writer):
+        writer.write(post())
+        await in_time(taken)
+        assert balancer.in_flight == 1
+    await in_time(gone)
+    await until(lambda: balancer.in_flight == 0)
+    assert balancer.counts() == (1, 0)
+
+
+async def test_a_clients_leaving_does_not_take_the_worker_out(balancer: Balanced, start_worker: StartWorker) -> None:
+    held = Held()
+    worker = await start_worker(answer=held)
+    balancer.push(worker.spec())
+    async with balancer.generate() as response:
+        await response.content.readany()
+        response.close()
+    await in_time(held.gone)
+    worker.answer = None
+    assert (await balancer.ask())[0] == 200
+
+
+async def test_a_stream_that_breaks_ends_with_an_error_event_and_without_a_last_chunk(
+    balancer: Balanced, start_raw: StartRaw
+) -> None:
+    balancer.push((await start_raw(raw_answer(SSE_HEAD, chunk(b"data: one\n\n")))).spec())
+    answer = await balancer.raw(post())
+    assert chunk(b"data: one\n\n") in answer
+    assert b"[DONE]" not in answer
+    assert not answer.endswith(b"0\r\n\r\n")
+    event = answer[answer.rindex(b"data: ") + 6 :].strip()
+    assert json.loads(event)["error"]["message"].startswith("instance_0: ")
+    await until(lambda: balancer.in_flight == 0)
+    assert balancer.counts() == (1, 1)
+
+
+async def test_the_client_library_sees_a_broken_stream_as_broken(balancer: Balanced, start_raw: StartRaw) -> None:
+    balancer.push((await start_raw(raw_answer(SSE_HEAD, chunk(b"data: one\n\n")))).spec())
+    async with balancer.generate() as response:
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await response.read()
+
+
+async def test_the_error_is_an_event_of_its_own_where_the_stream_broke_within_one(
+    balancer: Balanced, start_raw: StartRaw
+) -> None:
+    balancer.push((await start_raw(raw_answer(SSE_HEAD, chunk(b'data: {"tex')))).spec())
+    async with balancer.generate() as response:
+        got = b""
+        with pytest.raises(aiohttp.ClientPayloadError):
+            async for part in response.content.iter_any():
+                got += part
+    assert any(line.startswith(b'data: {"error"') for line in got.split(b"\n")), got
+
+
+async def test_a_plain_answer_that_breaks_is_cut_off(balancer: Balanced, start_raw: StartRaw) -> None:
+    balancer.push((await start_raw(raw_answer(PLAIN_HEAD, b'{"half'))).spec())
+    async with balancer.generate() as response:
+        assert response.status == 200
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await response.read()
+    await until(lambda: balancer.in_flight == 0)
+    assert balancer.counts() == (1, 1)
+
+
+async def test_a_plain_chunked_answer_that_breaks_is_cut_off(balancer: Balanced, start_raw: StartRaw) -> None:
+    head = SSE_HEAD.replace(b"text/event-stream", b"text/plain")
+    balancer.push((await start_raw(raw_answer(head, chunk(b"half")))).spec())
+    try:
+        answer = await balancer.raw(post())
+    except ConnectionResetError:
+        answer = b""
+    assert b"error" not in answer
+    assert not answer.endswith(b"0\r\n\r\n")
+
+
+@pytest.mark.parametrize("state", ["stopping", "backoff", "failed", "gone", "restarted"])
+async def test_an_eviction_ends_the_stream_with_an_error_event(
+    balancer: Balanced, start_worker: StartWorker, state: str
+) -> None:
+    held = Held()
+    worker = await start_worker(answer=held)
+    balancer.push(worker.spec())
+    async with balancer.connection() as (reader, writer):
+        writer.write(post())
+        await in_time(held.started)
+        await until(lambda: balancer.parts.pool.backends["instance_0"].latency.value is not None)
+        changed = {"gone": [], "restarted": [worker.spec(incarnation=2)]}.get(state, [worker.spec(state=state)])
+        balancer.push(*changed)
+        answer = await asyncio.wait_for(reader.read(), 5)
+    assert b'data: {"error"' in answer
+    assert b"[DONE]" not in answer
+    assert not answer.endswith(b"0\r\n\r\n")
+    await in_time(held.gone)
+    await until(lambda: balancer.in_flight == 0)
+    assert balancer.counts() == (1, 1)
+
+
+@pytest.mark.parametrize("state", ["unhealthy", "draining"])
+async def test_what_runs_on_a_draining_worker_runs_to_its_end(
+    balancer: Balanced, start_worker: StartWorker, state: str
+) -> None:
+    held = Held()
+    worker = await start_worker(answer=held)
+    balancer.push(worker.spec())
+    async with balancer.generate() as response:
+        await response.content.readany()
+        balancer.push(worker.spec(state=state))
+        held.go_on.set()
+        assert await response.read() == b"data: [DONE]\n\n"
+
+
+async def test_a_second_eviction_in_the_next_turn_of_the_loop_harms_nobody(
+    balancer: Balanced, start_worker: StartWorker
+) -> None:
+    """As when a worker is `stopping` and then gone, in two sets that arrive together."""
+    held = Held()
+    balancer.push((await start_worker(answer=held)).spec())
+    async with balancer.generate() as response:
+        await response.content.readany()
+        backend, errors = balancer.parts.pool.backends["instance_0"], []
+
+        def evict() -> None:
+            try:
+                backend.evict("it is gone")
+            except Exception as error:
+                errors.append(error)
+
+        loop = asyncio.get_running_loop()
+        evict()
+        loop.call_soon(evict)
+        loop.call_soon(loop.call_soon, evict)
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await response.read()
+    assert errors == []
+
+
+async def test_an_eviction_frees_a_client_that_does_not_read(balancer: Balanced, start_worker: StartWorker) -> None:
+    async def flood(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        while True:
+            await response.write(b"data: x\n\n" * 10_000)
+
+    balancer.push((await start_worker(answer=flood)).spec())
+    async with balancer.connection() as (_, writer):
+        writer.write(post())
+        await until(lambda: balancer.in_flight == 1)
+        balancer.push()
+        await until(lambda: balancer.counts() == (1, 1))
+
+
+async def test_an_eviction_before_the_answer_is_made_good_elsewhere(
+    balancer: Balanced, start_worker: StartWorker
+) -> None:
+    taken = asyncio.Event()
+
+    async def never(_: web.Request) -> web.StreamResponse:
+        taken.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    bad, good = await start_worker("instance_0", never), await start_worker("instance_1")
+    balancer.push(bad.spec(), good.spec())
+    asking = asyncio.ensure_future(balancer.ask())
+    await in_time(taken)
+    balancer.push(good.spec())
+    assert await asyncio.wait_for(asking, 5) == (200, {"worker": "instance_1"})
+
+
+# in flight exactly once, whatever happens
+
+
+async def half_an_answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(SSE_HEAD + chunk(b"data: one\n\n") + b"ff\r\nhal")
+
+
+async def nonsense(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"\x00\x01\x02 nonsense\r\n\r\n")
+
+
+async def reset(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.transport.abort()
+
+
+WAYS_OUT: dict[str, RawHandler] = {
+    "an answer": raw_answer(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"),
+    "an error": raw_answer(b"HTTP/1.1 500 No\r\nContent-Length: 2\r\n\r\n{}"),
+    "a stream": raw_answer(SSE_HEAD, chunk(b"data: [DONE]\n\n"), b"0\r\n\r\n"),
+    "no answer": raw_answer(),
+    "half a head": raw_answer(b"HTTP/1.1 200 OK\r\nConte"),
+    "a head alone": raw_answer(PLAIN_HEAD),
+    "a stream's head alone": raw_answer(SSE_HEAD),
+    "half a body": raw_answer(PLAIN_HEAD, b"{"),
+    "half a stream": half_an_answer,
+    "nonsense": nonsense,
+    "a reset": reset,
+}
+
+
+@pytest.mark.parametrize("way", WAYS_OUT)
+async def test_in_flight_is_0_and_the_request_counted_after(balancer: Balanced, start_raw: StartRaw, way: str) -> None:
+    seen: list[int] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(balancer.in_flight)
+        await WAYS_OUT[way](reader, writer)
+
+    worker = await start_raw(answer)
+    balancer.push(worker.spec())
+    async with balancer.connection() as (reader, writer):
+        writer.write(post(path="/v1/responses").replace(b"Host: x", b"Host: x\r\nConnection: close"))
+        try:
+            await asyncio.wait_for(reader.read(), 5)
+        except ConnectionResetError:
+            pass
+    assert seen == [1]
+    await until(lambda: balancer.in_flight == 0)
+    assert balancer.counts()[0] == 1
+
+
+async def test_one_connection_carries_many_requests(balancer: Balanced, start_worker: StartWorker) -> None:
+    balancer.push((await start_worker()).spec())
+    async with balancer.connection() as (reader, writer):
+        for _ in range(3):
+            writer.write(b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await asyncio.wait_for(read_message(reader), 5)).startswith(b"HTTP/1.1 200")
+
+
+async def test_a_half_sent_request_reaches_no_worker(balancer: Balanced, start_worker: StartWorker) -> None:
+    worker = await start_worker()
+    balancer.push(worker.spec())
+    async with balancer.connection() as (_, writer):
+        writer.write(post()[:-3])
+        await writer.drain()
+    assert (await balancer.answer())[0] == 200
+    assert [seen.target for seen in worker.seen] == ["/version"]
+
+
+def test_a_spec_has_an_address() -> None:
+    assert spec(host="::1", port=5, path="/x").address == "http://[::1]:5/x"
