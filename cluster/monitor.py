@@ -36,9 +36,11 @@ class ProbePlan:
 
 
 async def watch(
-    target: Target, plan: ProbePlan, adapters: Mapping[str, str], report: Reporter, known: Health | None = None
+    target: Target, plan: ProbePlan, adapters: Mapping[str, str], report: Reporter, *,
+    known: Health | None = None, alarm: asyncio.Event | None = None,
 ) -> None:
-    """Startup, readiness, then liveness until cancelled. ``known``: what an adopted worker was last seen to be."""
+    """Startup, readiness, then liveness until cancelled. ``known``: what an adopted worker was last seen to be.
+    ``alarm`` asks for a probe at once; one that fails then is believed without a second."""
     if known is None:
         if plan.health_required:
             await wait_until_up(target, plan.startup_interval)
@@ -46,8 +48,11 @@ async def watch(
         report.ready(await _until_ready(target, plan, adapters, report))
     liveness = Liveness(plan.failures, plan.fatal, known or Health.WELL)
     while True:
-        await asyncio.sleep(plan.interval)
+        alarmed = await _pause(plan.interval, alarm)
         failure = await _check(target, plan)
+        if failure is not None and alarmed:
+            report.unhealthy(f"a process of it ended, then {failure}", lost=True)
+            continue
         result = None
         if failure is None and liveness.health is not Health.WELL:
             try:  # it comes back only with a real answer
@@ -59,6 +64,19 @@ async def watch(
             report.ready(result)
         elif changed is not None and failure is not None:
             report.unhealthy(failure, lost=changed is Health.LOST)
+
+
+async def _pause(seconds: float, alarm: asyncio.Event | None) -> bool:
+    """Sleeps, or returns True as soon as the alarm is raised."""
+    if alarm is None:
+        await asyncio.sleep(seconds)
+        return False
+    try:
+        await asyncio.wait_for(alarm.wait(), seconds)
+    except TimeoutError:
+        return False
+    alarm.clear()
+    return True
 
 
 async def _check(target: Target, plan: ProbePlan) -> str | None:

@@ -273,9 +273,12 @@ class Supervisor:
         settings = self.plan.settings
         target = Target(self._http, spec.url, spec.api_key, settings.health_timeout)
         known = {WorkerState.READY: Health.WELL, WorkerState.UNHEALTHY: Health.OUT}.get(instance.state)
-        reporter = _Report(self, instance, incarnation)
+        alarm = asyncio.Event()
+        reporter = _Report(self, instance, incarnation, alarm)
+        if known is not None:
+            handle.watch_members(alarm.set)
         self._watching[instance.id] = self._probes.start(
-            monitor.watch(target, self._probe_plan(), self.plan.spec.adapters, reporter, known),
+            monitor.watch(target, self._probe_plan(), self.plan.spec.adapters, reporter, known=known, alarm=alarm),
             f"probe {instance.id} #{incarnation}",
         )
 
@@ -303,7 +306,7 @@ class Supervisor:
             usage = await asyncio.to_thread(self._usage.sample, list(handles), self._clock())
             for pid, (cpu, memory) in usage.items():
                 handles[pid].cpu_percent, handles[pid].memory_mb = cpu, memory
-            for name in [*self.fleet.instances, "balancer"]:
+            for name in [*self.fleet.instances, "balancer", "supervisor"]:
                 await asyncio.to_thread(logfile.rotate, self.state.log(name))
             self.announce()
 
@@ -386,8 +389,9 @@ def _answer(done: asyncio.Future[_T], result: _T) -> None:
 class _Report:
     """Brings a monitor's findings into the inbox, unless they are about an incarnation that is gone."""
 
-    def __init__(self, supervisor: Supervisor, instance: Instance, incarnation: int) -> None:
+    def __init__(self, supervisor: Supervisor, instance: Instance, incarnation: int, alarm: asyncio.Event) -> None:
         self._supervisor, self._instance, self._incarnation = supervisor, instance, incarnation
+        self._alarm = alarm
 
     def _post(self, change: Callable[[Fleet, float], None]) -> None:
         def event() -> None:
@@ -401,7 +405,12 @@ class _Report:
             self._instance.phase = text
 
     def ready(self, result: Readiness) -> None:
-        self._post(lambda fleet, now: fleet.ready(self._instance, result, now))
+        def ready(fleet: Fleet, now: float) -> None:
+            fleet.ready(self._instance, result, now)
+            if self._instance.handle is not None:
+                self._instance.handle.watch_members(self._alarm.set)
+
+        self._post(ready)
 
     def unhealthy(self, why: str, lost: bool) -> None:
         self._post(lambda fleet, now: fleet.unhealthy(self._instance, why, now, lost))

@@ -33,12 +33,15 @@ class Outgoing:
 
 
 class Attempt:
-    """``on_first_byte`` gets the first bytes of the answer's body as they arrive from the worker."""
+    """``on_first_byte`` gets the first bytes of the answer's body as they arrive from the worker. ``refuse`` is asked
+    whether an answer of that status is to be treated as a failed attempt instead of being passed on."""
 
     def __init__(
-        self, upstream: Upstream, backend: Backend, request: web.Request, on_first_byte: Callable[[bytes], None]
+        self, upstream: Upstream, backend: Backend, request: web.Request, on_first_byte: Callable[[bytes], None],
+        refuse: Callable[[int], bool] = lambda status: False,
     ) -> None:
         self._upstream, self._backend, self._request = upstream, backend, request
+        self._refuse = refuse
         self._on_first_byte = on_first_byte
         self._evicted: str | None = None
         self.status = 0
@@ -64,6 +67,8 @@ class Attempt:
                     self.status = answer.status
                     complete = False
                     try:
+                        if self._refuse(answer.status):
+                            raise AttemptFailed(f"it answered {answer.status}", connected=True)
                         response = self._respond(answer, outgoing)
                         await self._stream(answer, response)
                         complete = True

@@ -28,6 +28,9 @@ from lb.waiting import Changes
 #: A generation that a worker took and did not answer with a single byte is made again this often.
 _SILENT_RETRIES = 1
 
+#: Statuses of a worker's answer that are worth asking another worker.
+_ELSEWHERE = frozenset({500, 503})
+
 #: Seconds between two looks for a free backend where nothing changes: an ejection ends without any word.
 _LOOK_AGAIN = 0.25
 
@@ -67,7 +70,8 @@ class Proxy:
             outgoing = Outgoing(request.method, target, self._head(request, backend, request_id), body, request_id)
             began = self._clock()
             try:
-                response = await self._attempt(request, backend, outgoing, path)
+                again = routes.is_generation(path) and silent < _SILENT_RETRIES and pinned is None
+                response = await self._attempt(request, backend, outgoing, info, again)
             except (ClientGone, asyncio.CancelledError):
                 self._counters.add(backend.id, requests=1)
                 self._metrics.finished(backend.id, path, 499, self._clock() - began)
@@ -80,7 +84,7 @@ class Proxy:
                     raise AlreadyAnswered from None
                 if not failure.connected:
                     continue  # that backend is out for a while: the next choice is another, or waits
-                if routes.is_generation(path) and silent < _SILENT_RETRIES and pinned is None:
+                if again:
                     silent += 1
                     excluded.add(backend.id)
                     continue
@@ -92,11 +96,19 @@ class Proxy:
             return response
 
     async def _attempt(
-        self, request: web.Request, backend: Backend, outgoing: Outgoing, path: str
+        self, request: web.Request, backend: Backend, outgoing: Outgoing, info: RequestInfo, again: bool
     ) -> web.StreamResponse:
+        path = info.path
+
+        def refuse(status: int) -> bool:
+            """A worker whose engine has died answers 500, one that is full 503: another may do better, if there
+            is one. Its answer is the client's."""
+            others = again and status in _ELSEWHERE
+            return others and bool(self._pool.candidates(info.model, {backend.id}, self._clock()))
+
         if path in routes.WEBSOCKET and request.headers.get("Upgrade", "").lower() == "websocket":
             return await websocket.carry(request, backend, self._upstream, outgoing)
-        return await Attempt(self._upstream, backend, request, self._first_byte(backend, path)).run(outgoing)
+        return await Attempt(self._upstream, backend, request, self._first_byte(backend, path), refuse).run(outgoing)
 
     def _head(self, request: web.Request, backend: Backend, request_id: str) -> headers.Pairs:
         return headers.to_worker(

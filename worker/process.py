@@ -34,6 +34,7 @@ class Handle:
         self.process = process
         self._popen = popen
         self._pidfd: int | None = None
+        self._members: list[int] = []
 
     @property
     def pid(self) -> int:
@@ -58,7 +59,33 @@ class Handle:
 
         loop.add_reader(self._pidfd, readable)
 
+    def watch_members(self, on_exit: Callable[[], None]) -> None:
+        """Calls ``on_exit`` whenever one of the session's present processes ends: an engine may lose its core and
+        go on answering. Replaces an earlier watch; ends with the main process."""
+        self._unwatch_members()
+        loop = asyncio.get_running_loop()
+        for member in self.survivors():
+            if member.pid == self.pid:
+                continue
+            with contextlib.suppress(ProcessLookupError):
+                descriptor = os.pidfd_open(member.pid)
+                self._members.append(descriptor)
+                loop.add_reader(descriptor, self._member_ended, descriptor, on_exit)
+
+    def _member_ended(self, descriptor: int, on_exit: Callable[[], None]) -> None:
+        asyncio.get_running_loop().remove_reader(descriptor)
+        os.close(descriptor)
+        self._members.remove(descriptor)
+        on_exit()
+
+    def _unwatch_members(self) -> None:
+        while self._members:
+            descriptor = self._members.pop()
+            asyncio.get_running_loop().remove_reader(descriptor)
+            os.close(descriptor)
+
     def unwatch(self) -> None:
+        self._unwatch_members()
         if self._pidfd is not None:
             with contextlib.suppress(RuntimeError):
                 asyncio.get_running_loop().remove_reader(self._pidfd)

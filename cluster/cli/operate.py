@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import threading
 import time
 
 import click
@@ -117,8 +119,25 @@ def logs_command(instance: str | None, follow: bool, lines: int, url: str | None
                 _print_log(cluster, name, lines, follow=False)
             return 0
         if instance is None and len(known) != 1:
-            raise click.UsageError(f"with --follow name one of: {', '.join([*known, 'balancer'])}")
+            return _follow_all(cluster, known, lines)
         _print_log(cluster, instance or known[0], lines, follow)
+    return 0
+
+
+def _follow_all(cluster: ClusterClient, names: list[str], lines: int) -> int:
+    """Every log at once, each line with the name of its instance."""
+    width = max(map(len, names), default=0)
+
+    def follow(name: str) -> None:
+        with contextlib.closing(cluster.logs(name, lines, follow=True)) as response:
+            for line in response.iter_lines():
+                click.echo(f"{name:<{width}} | {line}")
+
+    threads = [threading.Thread(target=follow, args=(name,), daemon=True) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     return 0
 
 

@@ -3,8 +3,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
-from harness import Cluster, free_port
+
+from config.settings import inherited_environment
+from harness import Cluster, free_port, poll
+from worker.demo import adapters, model_path
+from worker.engines import base
+from worker.process import spawn
+from worker.spec import EngineSpec, Slot
 
 
 @pytest.fixture(scope="session")
@@ -16,6 +23,36 @@ def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     cluster.wait_ready(3, 300)
     yield cluster
     cluster.close()
+
+
+@pytest.fixture(scope="session")
+def demo_adapters() -> dict[str, str]:
+    return {name: str(path) for name, path in adapters().items()}
+
+
+@pytest.fixture(scope="module")
+def vllm_worker_url(tmp_path_factory: pytest.TempPathFactory, demo_adapters: dict[str, str]) -> Iterator[str]:
+    """One real vLLM worker without a cluster and without a key, as our own engine would start it."""
+    folder, port = tmp_path_factory.mktemp("worker"), free_port()
+    spec = EngineSpec("vllm", str(model_path()), ("demo",), demo_adapters, dtype="float32")
+    command = base.load("vllm").command(spec, port, "", Slot(), inherited_environment())
+    handle = spawn(command.argv, env=command.env, cwd=folder, log=folder / "log", run_file=folder / "run")
+    url = f"http://127.0.0.1:{port}"
+    try:
+        poll(lambda: _healthy(url), 240, "vLLM serves")
+        for name, path in demo_adapters.items():
+            body = {"lora_name": name, "lora_path": path}
+            assert httpx.post(f"{url}/v1/load_lora_adapter", json=body, timeout=60).status_code == 200
+        yield url
+    finally:
+        poll(lambda: not handle.kill_tree(), 15, "nothing of it is left")
+
+
+def _healthy(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health", timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from harness import Cluster, clusterctl, free_port, kill, poll
 from prometheus_client.parser import text_string_to_metric_families
+
+from harness import Cluster, clusterctl, free_port, kill, poll
 
 
 @pytest.fixture(scope="module")

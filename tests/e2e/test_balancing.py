@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from harness import Cluster, kill, poll, sse
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from harness import CLI, Cluster, clusterctl, environment, free_port, poll
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import httpx
 import pytest
-from harness import Cluster, clusterctl, kill, poll
 
+from harness import Cluster, clusterctl, kill, poll
 from worker import proc
 
 

@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from prometheus_client.parser import text_string_to_metric_families
+
+from config.link import SEQUENCE_HEADER, bind_unix, encode
 from lbfakes import (
     Balanced,
     RawHandler,
@@ -25,9 +28,6 @@ from lbfakes import (
     spec,
     until,
 )
-from prometheus_client.parser import text_string_to_metric_families
-
-from config.link import SEQUENCE_HEADER, bind_unix, encode
 
 StartWorker = Callable[..., Awaitable[Worker]]
 StartBalancer = Callable[..., Awaitable[Balanced]]

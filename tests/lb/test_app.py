@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from lbfakes import DEADLINE_S, Balanced, Worker, backend_set, listening, until
-
 from config.link import encode
 from config.topology import BalancerConfig
+from lbfakes import DEADLINE_S, Balanced, Worker, backend_set, listening, until
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lbfakes import backend
 
 from lb.backend import Lease
+from lbfakes import backend
 
 
 def ignore(_: str) -> None:

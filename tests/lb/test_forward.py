@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 import aiohttp
 import pytest
 from aiohttp import web
+
 from lbfakes import Balanced, RawHandler, RawWorker, Worker, in_time, raw_answer, read_message, spec, until
 
 StartWorker = Callable[..., Awaitable[Worker]]

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lbfakes import Balanced, backend_set, listening, snapshot, spec, until
 
 from config.link import descriptor_path, encode, receive_listener
 from lb.link import Link
 from lb.pool import Pool
+from lbfakes import Balanced, backend_set, listening, snapshot, spec, until
 
 
 @pytest.fixture

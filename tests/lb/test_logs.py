@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from lbfakes import Balanced
 
 from lb.logs import _since, _tail, follow
+from lbfakes import Balanced
 
 StartBalancer = Callable[..., Awaitable[Balanced]]
 

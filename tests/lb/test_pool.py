@@ -4,10 +4,10 @@ import dataclasses
 
 from hypothesis import given
 from hypothesis import strategies as st
-from lbfakes import backend_set, card, spec
 
 from config.topology import BackendSet, BackendSpec
 from lb.pool import Pool
+from lbfakes import backend_set, card, spec
 
 
 def pool(*specs: BackendSpec) -> Pool:

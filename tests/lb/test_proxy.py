@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 from aiohttp import web
+
+from config.topology import STRATEGIES
 from lbfakes import (
     Balanced,
     RawHandler,
@@ -20,8 +22,6 @@ from lbfakes import (
     spec,
     until,
 )
-
-from config.topology import STRATEGIES
 
 StartWorker = Callable[..., Awaitable[Worker]]
 StartRaw = Callable[..., Awaitable[RawWorker]]

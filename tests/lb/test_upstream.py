@@ -5,10 +5,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 from aiohttp import web
-from lbfakes import RawHandler, RawWorker, Worker, closed_port, raw_answer
 
 from lb.errors import AttemptFailed
 from lb.upstream import Upstream
+from lbfakes import RawHandler, RawWorker, Worker, closed_port, raw_answer
 
 StartWorker = Callable[..., Awaitable[Worker]]
 StartRaw = Callable[[RawHandler], Awaitable[RawWorker]]

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 import aiohttp
 import pytest
 from aiohttp import WSMsgType, web
+
 from lbfakes import Balanced, RawHandler, RawWorker, Worker, closed_port, in_time, raw_answer, spec, until
 
 StartWorker = Callable[..., Awaitable[Worker]]

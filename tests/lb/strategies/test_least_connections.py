@@ -3,10 +3,9 @@ from __future__ import annotations
 from collections import Counter
 from random import Random
 
-from lbfakes import backend, backends
-
 from lb.strategies.base import RequestInfo
 from lb.strategies.least_connections import LeastConnections
+from lbfakes import backend, backends
 
 ANY = RequestInfo()
 

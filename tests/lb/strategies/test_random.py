@@ -4,10 +4,9 @@ import random
 from collections import Counter
 from itertools import pairwise
 
-from lbfakes import backends
-
 from lb.strategies.base import RequestInfo
 from lb.strategies.random import Random
+from lbfakes import backends
 
 ANY = RequestInfo()
 

@@ -5,11 +5,11 @@ from random import Random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lbfakes import backend
 
 from config import topology
 from lb.strategies.base import RequestInfo
 from lb.strategies.registry import STRATEGIES
+from lbfakes import backend
 
 CANDIDATES = st.lists(
     st.tuples(st.integers(0, 30), st.integers(0, 5), st.integers(0, 9), st.none() | st.floats(0, 100)),

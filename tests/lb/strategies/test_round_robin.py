@@ -3,10 +3,9 @@ from __future__ import annotations
 from collections import Counter
 from random import Random
 
-from lbfakes import backends
-
 from lb.strategies.base import RequestInfo
 from lb.strategies.round_robin import RoundRobin
+from lbfakes import backends
 
 ANY = RequestInfo()
 

@@ -5,11 +5,11 @@ from random import Random
 
 from hypothesis import given
 from hypothesis import strategies as st
-from lbfakes import backend
 
 from lb.backend import Backend
 from lb.strategies.base import RequestInfo
 from lb.strategies.weighted import Weighted
+from lbfakes import backend
 
 ANY = RequestInfo()
 

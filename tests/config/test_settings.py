@@ -1,0 +1,236 @@
+"""Where settings come from, which source wins, and what is said of wrong ones."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from config import settings
+from config.errors import UsageError
+from config.settings import Settings, load
+
+
+def _yaml(folder: Path, text: str) -> Path:
+    path = folder / "cluster.yaml"
+    path.write_text(text)
+    return path
+
+
+def _refusal(flags: dict[str, Any], config: Path | None = None) -> str:
+    with pytest.raises(UsageError) as error:
+        load(flags, config)
+    assert error.value.exit_code == 2
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_without_anything_the_defaults_hold() -> None:
+    got = load({})
+    assert (got.instances, got.engine, got.host, got.port) == (1, "vllm", "127.0.0.1", 8000)
+    assert (got.strategy, got.health_interval, got.health_failures) == ("least_connections", 2.0, 3)
+    assert (got.drain_timeout, got.queue_timeout, got.startup_timeout) == (30.0, 30.0, 600.0)
+
+
+def test_each_source_wins_over_those_below(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    config = _yaml(tmp_path, "port: 1001\n")
+    assert load({}, config).port == 1001
+    environment.setenv("PORT", "1002")
+    assert load({}, config).port == 1002
+    environment.setenv("CLUSTERCTL_PORT", "1003")
+    assert load({}, config).port == 1003
+    assert load({"port": 1004}, config).port == 1004
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "setting", "expected"),
+    [
+        ("CLUSTER_INSTANCES", "2", "instances", 2),
+        ("LOAD_BALANCE_STRATEGY", "random", "strategy", "random"),
+        ("MIN_INSTANCES", "0", "min_instances", 0),
+        ("MAX_INSTANCES", "9", "max_instances", 9),
+        ("HEALTH_CHECK_INTERVAL", "0.5", "health_interval", 0.5),
+        ("DEFAULT_MODEL", "org/m", "model", "org/m"),
+        ("HOST", "0.0.0.0", "host", "0.0.0.0"),
+        ("PORT", "9", "port", 9),
+        ("LOG_LEVEL", "debug", "log_level", "debug"),
+        ("CLUSTERCTL_LORA", "a=x,b=y", "lora", {"a": "x", "b": "y"}),
+        ("CLUSTERCTL_BACKEND", "http://a, http://b", "backend", ("http://a", "http://b")),
+        ("CLUSTERCTL_GPUS", "1,0", "gpus", (1, 0)),
+        ("CLUSTERCTL_ENGINE_ARGS", "--max-loras 2", "engine_args", ("--max-loras", "2")),
+        ("CLUSTERCTL_ADMIN_KEY", "k", "admin_key", "k"),
+    ],
+)
+def test_the_environment_is_read(
+    environment: pytest.MonkeyPatch, variable: str, value: str, setting: str, expected: object
+) -> None:
+    environment.setenv(variable, value)
+    assert getattr(load({}), setting) == expected
+
+
+@pytest.mark.parametrize("setting", ["port", "host", "model", "engine"])
+def test_a_variable_that_is_named_like_a_setting_is_none(environment: pytest.MonkeyPatch, setting: str) -> None:
+    environment.setenv(setting, "9001")
+    assert getattr(load({}), setting) == Settings.model_fields[setting].default
+
+
+def test_the_configuration_file_can_be_named_in_the_environment(
+    environment: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    environment.setenv("CLUSTERCTL_CONFIG", str(_yaml(tmp_path, "instances: 3")))
+    assert load({}).instances == 3
+
+
+def test_a_file_may_write_dashes_and_lists(tmp_path: Path) -> None:
+    text = "drain-timeout: 5\nlora: {a: x}\nbackend: [http://a]\ngpus: 1\nengine_args: [--max-loras, '2']\n"
+    got = load({}, _yaml(tmp_path, text))
+    assert (got.drain_timeout, got.lora, got.backend) == (5.0, {"a": "x"}, ("http://a",))
+    assert (got.gpus, got.engine_args) == ((1,), ("--max-loras", "2"))
+
+
+def test_an_empty_file_sets_nothing(tmp_path: Path) -> None:
+    assert load({}, _yaml(tmp_path, "# nothing\n")) == load({})
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load({}).port = 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"port": 0}, "--port: "),
+        ({"port": 65536}, "--port: "),
+        ({"port": "x"}, "--port: "),
+        ({"instances": -1}, "--instances: "),
+        ({"drain_timeout": -1}, "--drain-timeout: "),
+        ({"startup_timeout": 0}, "--startup-timeout: "),
+        ({"strategy": "round_robbin"}, "'round_robbin'.*did you mean 'round_robin'.*known: .*power_of_two"),
+        ({"strategy": "zzz"}, "--strategy: unknown strategy 'zzz'; known: "),
+        ({"gpus": "0;1"}, "--gpus: .*such as 0,1"),
+        ({"gpus": "0,0"}, "--gpus: .*twice"),
+        ({"lora": ["a"]}, "--lora: NAME=PATH is needed, not 'a'"),
+        ({"lora": ["a="]}, "--lora: NAME=PATH"),
+        ({"lora": ["a=x", "b=y", "a=z"]}, "--lora: .*'a' is given twice"),
+        ({"lora": ["a b=x"]}, "--lora: 'a b' is no adapter name"),
+        ({"lora": ["=x"]}, "--lora: '' is no adapter name"),
+        ({"lora": ["é=x"]}, "--lora: 'é' is no adapter name"),
+        ({"lora": [f"{'n' * 129}=x"]}, "--lora: .* 1 to 128 characters"),
+        ({"instances": 0}, "instances 0 needs at least one --backend"),
+        ({"instances": 1, "min_instances": 2}, "instances 1 is below min_instances 2"),
+        ({"instances": 3, "max_instances": 2}, "max_instances 2 is below instances 3"),
+        ({"instances": 1, "min_instances": 3, "max_instances": 2}, "max_instances 2 is below min_instances 3"),
+    ],
+)
+def test_a_wrong_flag_is_named_with_what_is_wrong(flags: dict[str, Any], said: str) -> None:
+    assert re.search(said, _refusal(flags))
+
+
+def test_an_adapter_name_of_128_characters_is_allowed() -> None:
+    assert load({"lora": [f"{'n' * 128}=x"]}).lora == {"n" * 128: "x"}
+
+
+@pytest.mark.parametrize("flag", ["--host", "--port", "--api-key", "--uds"])
+@pytest.mark.parametrize("form", ["{}", "{}=1"])
+def test_flags_of_the_engine_that_the_cluster_owns_are_refused(flag: str, form: str) -> None:
+    assert flag in _refusal({"engine_args": ["--max-loras", "2", form.format(flag)]})
+
+
+@pytest.mark.parametrize("word", ["--api_key", "--api_key=x", "--hos", "--por=9", "--api-k", "--ud"])
+def test_owned_flags_are_refused_in_every_spelling_the_engine_takes(word: str) -> None:
+    """vLLM's parser takes underscores for dashes, and any unambiguous beginning of a flag."""
+    _refusal({"engine_args": [word, "x"]})
+
+
+@pytest.mark.parametrize("word", ["--api-server-count", "--hostile", "-p", "host", "--ssl-keyfile=--port"])
+def test_other_flags_of_the_engine_are_let_through(word: str) -> None:
+    assert load({"engine_args": [word]}).engine_args == (word,)
+
+
+def test_no_instances_with_a_backend_is_a_cluster() -> None:
+    assert load({"instances": 0, "backend": ["http://a"]}).instances == 0
+
+
+def test_a_wrong_variable_is_named(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("PORT", "x")
+    assert _refusal({}).startswith("environment PORT: ")
+    environment.setenv("CLUSTERCTL_PORT", "y")
+    assert _refusal({}).startswith("environment CLUSTERCTL_PORT: ")
+
+
+def test_an_unknown_variable_names_the_nearest(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("CLUSTERCTL_PROT", "1")
+    assert _refusal({}) == "environment: unknown setting CLUSTERCTL_PROT (did you mean 'CLUSTERCTL_PORT'?)"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("portt: 1", "unknown setting 'portt' (did you mean 'port'?)"),
+        ("qqqqqq: 1", "unknown setting 'qqqqqq'"),
+        ("instances: 2\nport: [\n", "line 3: "),
+        ("a: b: c", "line 1: "),
+        ("- a\n- b", "'key: value' lines are needed"),
+        ("just words", "'key: value' lines are needed"),
+        ("port: x", "port: "),
+        ("lora: 3", "lora: "),
+        ("1: 2", "unknown setting '1'"),
+        ("a\x00: 1", ""),
+        ("lora:\n  a: x\n  a: y\n", "a"),
+        ("port: 1\nport: 2\n", "port"),
+    ],
+)
+def test_a_wrong_file_is_named_with_what_is_wrong(tmp_path: Path, text: str, said: str) -> None:
+    path = _yaml(tmp_path, text)
+    refusal = _refusal({}, path)
+    assert refusal.startswith(str(path)) and said in refusal
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    assert _refusal({}, tmp_path / "none.yaml") == f"{tmp_path / 'none.yaml'}: No such file or directory"
+    assert str(tmp_path) in _refusal({}, tmp_path)
+    (tmp_path / "latin.yaml").write_bytes(b"model: \xe9")
+    assert "UTF-8" in _refusal({}, tmp_path / "latin.yaml")
+
+
+def test_a_later_supervisor_reads_exactly_what_was_written(environment: pytest.MonkeyPatch) -> None:
+    flags = {
+        "lora": ["a=x"], "gpus": "0,1", "backend": ["http://a"], "admin_key": "k", "state_dir": "s",
+        "engine_args": ["--max-loras", "2"], "strategy": "random", "backend_key_file": "f", "max_instances": 4,
+    }
+    first = load(flags)
+    environment.setenv("CLUSTERCTL_PORT", "9")
+    environment.setenv("PORT", "10")
+    assert settings.from_json(first.to_json()) == first
+
+
+def test_the_state_directory_is_absolute(tmp_path: Path, environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("HOME", str(tmp_path))
+    environment.setenv("XDG_STATE_HOME", str(tmp_path / "x"))
+    assert load({"state_dir": "s"}).state_directory() == Path.cwd() / "s"
+    assert load({"state_dir": "~/s"}).state_directory() == tmp_path / "s"
+    assert load({"port": 9}).state_directory() == tmp_path / "x" / "clusterctl" / "port-9"
+
+
+def test_a_child_does_not_inherit_our_settings(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("CLUSTERCTL_ADMIN_KEY", "secret")
+    environment.setenv("OTHER", "kept")
+    child = settings.inherited_environment()
+    assert child["OTHER"] == "kept" and child["PATH"] == os.environ["PATH"]
+    assert not any(name.startswith("CLUSTERCTL_") for name in child)
+
+
+def test_the_commands_find_the_cluster_and_its_key(environment: pytest.MonkeyPatch) -> None:
+    assert (settings.cluster_url(), settings.own_admin_key()) == ("http://127.0.0.1:8000", None)
+    environment.setenv("CLUSTERCTL_URL", "http://h:1")
+    environment.setenv("CLUSTERCTL_ADMIN_KEY", "k")
+    assert (settings.cluster_url(), settings.own_admin_key()) == ("http://h:1", "k")
+    assert load({}).admin_key == "k"  # CLUSTERCTL_URL is no unknown setting
+
+
+def test_every_setting_says_what_it_means() -> None:
+    assert all(field.description for field in Settings.model_fields.values())

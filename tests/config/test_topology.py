@@ -1,0 +1,68 @@
+"""The contract between supervisor and balancer survives the wire."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from typing import get_args
+
+import pytest
+
+from cluster.state import WorkerState
+from config import topology
+from config.settings import Settings
+from config.topology import BackendSet, BackendSpec, BalancerConfig
+
+SPEC = BackendSpec(
+    id="instance_0", incarnation=3, state="ready", scheme="http", host="127.0.0.1", port=20001, ip="127.0.0.1",
+    path="/v", weight=2, managed=False, api_key="k", models=({"id": "demo"}, {"id": "poet"}), expected=("demo",),
+)
+
+
+def test_a_backend_set_survives_the_wire_unchanged() -> None:
+    sent = BackendSet(4, 9, "weighted", (SPEC,), shutting_down=True)
+    got = BackendSet.from_json(json.loads(json.dumps(sent.to_json())))
+    assert got == sent
+    assert isinstance(got.backends[0].models, tuple) and isinstance(got.backends[0].expected, tuple)
+
+
+def test_a_balancers_configuration_survives_the_wire_unchanged() -> None:
+    sent = BalancerConfig(7, "/s", "::", 1, 2.5, "key", "debug", 4096, ("a", "b"), {"x": 1})
+    assert BalancerConfig.from_json(json.loads(json.dumps(sent.to_json()))) == sent
+
+
+@pytest.mark.parametrize("broken", [{}, {"epoch": 1}, {"epoch": 1, "revision": 1, "strategy": "x", "backends": [{}]}])
+def test_what_is_no_backend_set_is_an_error(broken: dict[str, object]) -> None:
+    with pytest.raises((KeyError, TypeError)):
+        BackendSet.from_json(broken)
+
+
+def test_a_later_supervisors_first_revision_is_newer() -> None:
+    assert BackendSet(2, 1, "random").version > BackendSet(1, 900, "random").version
+
+
+@pytest.mark.parametrize(
+    ("host", "path", "address"),
+    [
+        ("h", "", "http://h:80"),
+        ("h", "/v", "http://h:80/v"),
+        ("::1", "", "http://[::1]:80"),
+    ],
+)
+def test_the_address_is_a_url_without_trailing_slash(host: str, path: str, address: str) -> None:
+    assert BackendSpec("b", 1, "ready", "http", host, 80, path=path).address == address
+
+
+def test_every_state_the_contract_names_is_a_state_of_a_worker() -> None:
+    states = {str(s) for s in WorkerState}
+    assert topology.TAKES_NEW < topology.KEEPS_RUNNING < states
+    assert states - {"failed"} == topology.MAY_RECOVER
+
+
+def test_the_settings_know_exactly_the_contracts_strategies() -> None:
+    assert get_args(Settings.model_fields["strategy"].annotation) == topology.STRATEGIES
+
+
+def test_nothing_of_a_backend_is_lost_in_its_json() -> None:
+    sent = BackendSet(1, 1, "random", (SPEC,)).to_json()["backends"][0]
+    assert set(sent) == {f.name for f in fields(BackendSpec)}

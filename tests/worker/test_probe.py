@@ -1,0 +1,181 @@
+"""The questions put to a worker, against a small server that answers as it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from fakes import soon
+from worker.probe import ProbeFailed, Target, parse_models, readiness, wait_until_up
+
+
+class Worker:
+    """Answers by path: (status, text), or None to never answer. ``loads`` become models of their own."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, tuple[int, str] | None] = {"/health": (200, ""), "/v1/completions": (200, "{}")}
+        self.models: list[dict[str, Any]] = [{"id": "demo"}]
+        self.asked: list[tuple[str, Any]] = []
+        self.keys: set[str | None] = set()
+        self.hang = asyncio.Event()
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self._answer)
+        self.server = TestServer(app, host="127.0.0.1")
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        body = await request.json() if request.can_read_body else None
+        self.asked.append((request.path, body))
+        self.keys.add(request.headers.get("Authorization"))
+        answer = self.answers.get(request.path, (404, "no route"))
+        if answer is None:
+            await self.hang.wait()
+            return web.Response()
+        if request.path not in self.answers:
+            if request.path == "/v1/models":
+                return web.json_response({"data": self.models})
+            if request.path == "/v1/load_lora_adapter":
+                self.models.append({"id": body["lora_name"], "parent": "demo"})
+                return web.Response(text="Success")
+        return web.Response(status=answer[0], text=answer[1])
+
+    def paths(self) -> list[str]:
+        return [path for path, _ in self.asked]
+
+
+@pytest.fixture
+async def worker() -> AsyncIterator[Worker]:
+    served = Worker()
+    await served.server.start_server()
+    yield served
+    served.hang.set()
+    await served.server.close()
+
+
+@pytest.fixture
+async def target(worker: Worker) -> AsyncIterator[Target]:
+    async with aiohttp.ClientSession() as session:
+        yield Target(session, f"http://127.0.0.1:{worker.server.port}", "key")
+
+
+async def test_a_healthy_worker_passes_and_is_asked_with_its_key(worker: Worker, target: Target) -> None:
+    await target.healthy()
+    assert worker.keys == {"Bearer key"}
+
+
+@pytest.mark.parametrize(("status", "required", "passes"), [(503, True, False), (404, True, False), (404, False, True),
+                                                            (405, False, True), (500, False, False)])  # fmt: skip
+async def test_a_health_route_must_be_green_if_there_has_to_be_one(
+    worker: Worker, target: Target, status: int, required: bool, passes: bool
+) -> None:
+    worker.answers["/health"] = (status, "why")
+    if passes:
+        await target.healthy(required)
+        return
+    with pytest.raises(ProbeFailed, match=f"^/health: {status} why$"):
+        await target.healthy(required)
+
+
+async def test_no_answer_in_time_is_a_failure(worker: Worker, target: Target) -> None:
+    worker.answers["/health"] = None
+    with pytest.raises(ProbeFailed, match=r"^/health: no answer in "):
+        await target.call("GET", "/health", timeout=0.05)
+
+
+async def test_nobody_there_is_a_failure(worker: Worker, target: Target) -> None:
+    await worker.server.close()
+    with pytest.raises(ProbeFailed, match=r"^/v1/models: .+"):
+        await target.models()
+
+
+async def test_without_a_key_none_is_sent(worker: Worker) -> None:
+    async with aiohttp.ClientSession() as session:
+        await Target(session, f"http://127.0.0.1:{worker.server.port}").healthy()
+    assert worker.keys == {None}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"data": 1}', '{"data": ["x"]}', '{"data": [{}]}', "null"])
+def test_what_is_no_list_of_models_is_a_failure(text: str) -> None:
+    with pytest.raises(ProbeFailed, match="no list of models"):
+        parse_models(text)
+
+
+def test_model_cards_are_kept_whole() -> None:
+    cards = ({"id": "a", "max_model_len": 9}, {"id": "b"})
+    assert parse_models(json.dumps({"data": cards})) == cards
+
+
+async def test_models_that_are_refused_are_a_failure(worker: Worker, target: Target) -> None:
+    worker.answers["/v1/models"] = (401, "key")
+    with pytest.raises(ProbeFailed, match=r"^/v1/models: 401 key$"):
+        await target.models()
+
+
+async def test_one_token_is_asked_of_the_model(worker: Worker, target: Target) -> None:
+    await target.one_token("demo", 5.0)
+    ((path, body),) = worker.asked
+    assert path == "/v1/completions" and (body["model"], body["max_tokens"]) == ("demo", 1)
+
+
+@pytest.mark.parametrize("status", [400, 404, 405, 501])
+@pytest.mark.parametrize("route", ["/v1/embeddings", "/pooling"])
+async def test_a_model_that_completes_nothing_is_asked_what_it_can(
+    worker: Worker, target: Target, status: int, route: str
+) -> None:
+    worker.answers |= {"/v1/completions": (status, ""), route: (200, "{}")}
+    await target.one_token("demo", 5.0)
+    assert worker.paths()[-1] == route
+
+
+async def test_an_engine_that_is_dead_is_not_asked_again(worker: Worker, target: Target) -> None:
+    worker.answers["/v1/completions"] = (500, "EngineCore\n  died")
+    with pytest.raises(ProbeFailed, match=r"^/v1/completions: 500 EngineCore died$"):
+        await target.one_token("demo", 5.0)
+    assert worker.paths() == ["/v1/completions"]
+
+
+async def test_a_hung_engine_is_not_ready_whatever_its_health(worker: Worker, target: Target) -> None:
+    worker.answers["/v1/completions"] = None
+    with pytest.raises(ProbeFailed, match="no answer"):
+        await readiness(target, {}, 0.05)
+
+
+async def test_a_worker_is_ready_with_every_adapter_and_one_token(worker: Worker, target: Target) -> None:
+    worker.models.append({"id": "there", "parent": "demo"})
+    result = await readiness(target, {"there": "/t", "poet": "/p"}, 5.0)
+    assert [card["id"] for card in result.models] == ["demo", "there", "poet"] and result.refused == {}
+    assert [body for path, body in worker.asked if path == "/v1/load_lora_adapter"] == [
+        {"lora_name": "poet", "lora_path": "/p"}
+    ]
+    assert worker.asked[-1][1]["model"] == "demo"
+
+
+async def test_an_adapter_that_is_refused_keeps_nothing_else_from_being_served(worker: Worker, target: Target) -> None:
+    worker.answers["/v1/load_lora_adapter"] = (500, "rank\n too high")
+    result = await readiness(target, {"poet": "/p"}, 5.0)
+    assert result.refused == {"poet": "500 rank too high"}
+    assert [card["id"] for card in result.models] == ["demo"]
+
+
+@pytest.mark.parametrize("models", [[], [{"id": "poet", "parent": "demo"}]])
+async def test_a_worker_without_a_base_model_is_not_ready(
+    worker: Worker, target: Target, models: list[dict[str, Any]]
+) -> None:
+    worker.models = models
+    with pytest.raises(ProbeFailed, match="serves no model"):
+        await readiness(target, {}, 5.0)
+
+
+async def test_the_startup_probe_waits_until_health_is_green(worker: Worker, target: Target) -> None:
+    worker.answers["/health"] = (503, "")
+    up = asyncio.create_task(wait_until_up(target, 0.001), name="up")
+    await soon(lambda: len(worker.asked) > 3)
+    assert not up.done()
+    worker.answers["/health"] = (200, "")
+    await asyncio.wait_for(up, 5)
