@@ -42,14 +42,18 @@ async def adopt_instances(store: Store, launcher: Launcher, now: float) -> list[
     instances = await recorded_instances(store, now)
     for instance in instances:
         process = recorded_process(records[instance.id])
-        if process is None and instance.spec is not None and instance.state in RUNNING:
+        if process is None and instance.spec is not None:
             process = read_run_file(instance.spec.run_file)  # killed between starting it and writing it down
         if process is None:
             if instance.state in RUNNING:
                 instance.state, instance.spec = _S.STOPPED, None
             continue
-        instance.handle = launcher.adopt(process)
+        if instance.state not in RUNNING:
+            instance.swept = Handle(process)  # its end is dealt with; what it left behind may be not
+            instance.tree_empty = not instance.swept.survivors()
+            continue
         instance.tree_empty = False
+        instance.handle = launcher.adopt(process)
         if instance.handle is None:
             instance.handle = Handle(process)  # dead: watching it reports its end at once
         if instance.state in (_S.READY, _S.UNHEALTHY):

@@ -99,17 +99,19 @@ def parse(urls: tuple[str, ...], key_file: Path | None, epoch: int) -> list[Atta
     if key_file is not None:
         try:
             key = key_file.expanduser().read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, UnicodeDecodeError, RuntimeError) as error:
             raise UsageError(f"--backend-key-file {key_file}: {error}", exit_code=2) from None
     return [_parse_one(f"backend_{number}", url, key, epoch) for number, url in enumerate(urls)]
 
 
 def _parse_one(name: str, url: str, key: str | None, epoch: int) -> Attached:
-    parts = urlsplit(url)
     try:
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-    except ValueError:
-        raise UsageError(f"--backend {url}: the port is no number from 1 to 65535", exit_code=2) from None
+        parts = urlsplit(url)
+        port = parts.port if parts.port is not None else 443 if parts.scheme == "https" else 80
+    except ValueError as error:
+        raise UsageError(f"--backend {url}: {error}; such as http://10.0.0.7:8000 is needed", exit_code=2) from None
+    if port == 0:
+        raise UsageError(f"--backend {url}: the port is no number from 1 to 65535", exit_code=2)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.username:
         raise UsageError(f"--backend {url}: a URL such as http://10.0.0.7:8000 is needed", exit_code=2)
     spec = BackendSpec(

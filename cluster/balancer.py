@@ -42,6 +42,8 @@ def listen(host: str, port: int) -> socket.socket:
         )[0]
     except socket.gaierror as error:
         raise UsageError(f"--host {host}: {error.strerror}") from None
+    except UnicodeError:
+        raise UsageError(f"--host {host}: not a host name") from None
     listener = socket.socket(family, kind, proto)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -31,6 +31,10 @@ class ClusterClient:
     ) -> None:
         self.where = str(state_dir) if state_dir else url
         headers = {"Authorization": f"Bearer {admin_key}"} if admin_key else {}
+        try:
+            httpx.URL(url)
+        except httpx.InvalidURL as error:
+            raise ClusterError(f"{url}: {error}") from None
         if state_dir is not None:
             socket = short_socket_path(StateDir(state_dir).control)
             transport = httpx.HTTPTransport(uds=socket)
@@ -127,7 +131,7 @@ class ClusterClient:
         except httpx.ConnectError:
             raise ClusterError(f"no cluster at {self.where} (is it up? --url or CLUSTERCTL_URL name another)") from None
         except httpx.HTTPError as error:
-            raise ClusterError(f"{self.where}: {error or type(error).__name__}") from None
+            raise ClusterError(f"{self.where}: {str(error) or type(error).__name__}") from None
 
     def _raise(self, response: httpx.Response) -> None:
         try:

@@ -42,9 +42,13 @@ class Fleet:
 
     def scale(self, count: int) -> None:
         """Wants workers 0 to ``count - 1``: the newest go first, the lowest free number comes first."""
-        now = self.desired.instances
-        wanted = {n: now.get(n, InstanceDesired()) for n in map(instance_name, range(count))}
+        wanted = {n: self._wish(n) for n in map(instance_name, range(count))}
         self.desired = dataclasses.replace(self.desired, instances=wanted)
+
+    def _wish(self, name: str) -> InstanceDesired:
+        """What is wanted of ``name`` already; of one that is still on its way out, no more than it is."""
+        old = self.instances.get(name)
+        return self.desired.instances.get(name) or InstanceDesired(old.generation if old else 0)
 
     def restart(self, name: str) -> None:
         """Raises KeyError for an instance that is not wanted."""

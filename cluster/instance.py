@@ -70,6 +70,11 @@ class Instance:
             gpus=self.slot.gpus,
         )
 
+    def _process(self) -> dict[str, int] | None:
+        """The main process or, while its session is not empty, the one that was."""
+        known = self.handle or (None if self.tree_empty else self.swept)
+        return asdict(known.process) if known else None
+
     def record(self) -> dict[str, Any]:
         """What a later supervisor needs to adopt the worker; `restore` reads it."""
         spec = self.spec
@@ -79,7 +84,7 @@ class Instance:
             "incarnation": self.incarnation,
             "starts": self.starts,
             "started_at": self.started_at,
-            "process": asdict(self.handle.process) if self.handle else None,
+            "process": self._process(),
             "spec": {
                 "argv": spec.argv, "cwd": str(spec.cwd), "log": str(spec.log), "run_file": str(spec.run_file),
                 "port": spec.port, "api_key": spec.api_key,

@@ -129,13 +129,26 @@ def _tensor_parallel(settings: Settings) -> int:
 
 def looks_like_path(model: str) -> bool:
     """Everything else is a hub id and the engine's business."""
-    return model.startswith(("/", "./", "../", "~")) or Path(model).exists() or model in (".", "..")
+    try:
+        return model.startswith(("/", "./", "../", "~")) or Path(model).exists()
+    except OSError:
+        return False
+
+
+def _path(text: str, what: str) -> Path:
+    """``text`` with ``~`` resolved. Raises UsageError for what cannot be a path here."""
+    try:
+        path = Path(text).expanduser()
+        path.exists()
+    except (OSError, RuntimeError) as error:
+        raise UsageError(f"{what} {text}: {getattr(error, 'strerror', None) or error}") from None
+    return path
 
 
 def _check_model(model: str) -> None:
     if not looks_like_path(model):
         return
-    path = Path(model).expanduser()
+    path = _path(model, "--model")
     if not path.exists():
         raise UsageError(f"--model {model}: no such file or folder")
     if path.is_file() and path.suffix == ".gguf":
@@ -147,7 +160,7 @@ def _check_model(model: str) -> None:
 def _adapter_rank(name: str, path: Path) -> int:
     if not NAME.fullmatch(name):
         raise UsageError(f"--lora {name!r}: [A-Za-z0-9._-], 1 to 128 characters are needed", exit_code=2)
-    path = path.expanduser()
+    path = _path(str(path), f"--lora {name}:")
     if not path.is_dir():
         raise UsageError(f"--lora {name}: no folder {path}")
     try:
@@ -155,6 +168,6 @@ def _adapter_rank(name: str, path: Path) -> int:
         rank = int(config["r"])
     except FileNotFoundError:
         raise UsageError(f"--lora {name}: {path} is no LoRA adapter (no adapter_config.json in it)") from None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         raise UsageError(f"--lora {name}: {path}/adapter_config.json is not one of a LoRA adapter") from None
     return rank

@@ -115,11 +115,15 @@ def _next_to_roll(wanted: dict[str, InstanceDesired], observed: ObservedState) -
     for name in stale:
         if observed[name].state not in (_S.READY, _S.UNHEALTHY):
             return name
-    if stale and all(
-        name in observed and observed[name].state is _S.READY for name in wanted if name != stale[0]
-    ):
+    if stale and all(_stays_ready(name, wanted[name], observed) for name in wanted if name != stale[0]):
         return stale[0]
     return None
+
+
+def _stays_ready(name: str, want: InstanceDesired, observed: ObservedState) -> bool:
+    """Ready, and not about to be taken down because somebody asked for its restart."""
+    seen = observed.get(name)
+    return seen is not None and seen.state is _S.READY and (want.rolling or seen.generation >= want.generation)
 
 
 def _keep(

@@ -89,18 +89,21 @@ class Store:
 
 def _connect(path: Path) -> sqlite3.Connection:
     fresh = not path.exists()
-    connection = sqlite3.connect(path, check_same_thread=False)
+    try:
+        connection = sqlite3.connect(path, check_same_thread=False)
+    except sqlite3.OperationalError as error:
+        raise UsageError(f"{path}: {error}") from None
     try:
         if fresh:
             path.chmod(0o600)
         version = connection.execute("PRAGMA user_version").fetchone()[0]
-        connection.execute("PRAGMA journal_mode = WAL")
         if version == 0 and not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
             connection.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;")
         elif version != SCHEMA:
             raise UsageError(
                 f"{path}: state of version {version}, this clusterctl reads version {SCHEMA}; it is left as it is"
             )
+        connection.execute("PRAGMA journal_mode = WAL")  # not before: somebody else's file is not ours to change
     except sqlite3.DatabaseError as error:
         connection.close()
         raise UsageError(f"{path}: not a readable state file ({error}); it is left as it is") from None

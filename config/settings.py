@@ -46,7 +46,7 @@ OWNED_ENGINE_FLAGS = ("--host", "--port", "--api-key", "--uds")
 
 
 def _env(name: str) -> AliasChoices:
-    names = [name, f"{PREFIX}{name.upper()}"]
+    names = [f"{PREFIX}{name.upper()}"]
     if name in PLAIN_NAMES:
         names.append(PLAIN_NAMES[name])
     return AliasChoices(*names)
@@ -59,7 +59,9 @@ def _setting(name: str, default: Any, meaning: str, **limits: Any) -> Any:
 class Settings(BaseSettings):
     """What a cluster is started with. Times are seconds."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", case_sensitive=True)
+    model_config = SettingsConfigDict(
+        frozen=True, extra="ignore", case_sensitive=True, populate_by_name=True, env_prefix=PREFIX
+    )
 
     instances: int = _setting("instances", 1, "workers to keep running", ge=0, le=1024)
     engine: str = _setting("engine", "vllm", "what a worker runs: vllm, or sim for tests without a model")
@@ -157,7 +159,8 @@ class Settings(BaseSettings):
     def _owned_flags(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for word in value:
             flag = word.split("=", 1)[0].replace("_", "-")
-            if flag in OWNED_ENGINE_FLAGS:
+            # Its parser takes a flag's beginning for the flag.
+            if len(flag) > 3 and any(owned.startswith(flag) for owned in OWNED_ENGINE_FLAGS):
                 raise ValueError(f"{flag} is set by the cluster itself and cannot be given to the engine")
         return value
 
@@ -207,10 +210,22 @@ def from_json(text: str) -> Settings:
     return Settings(**json.loads(text))
 
 
+class _OnceLoader(yaml.SafeLoader):
+    """A key given twice is a mistake, not a choice of the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The settings in a YAML file. Raises UsageError naming file, line and, for an unknown key, the nearest."""
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_OnceLoader)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}", exit_code=2) from None
     except UnicodeDecodeError:
@@ -234,7 +249,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def _in_environment(setting: str) -> str | None:
     """The environment variable that gives ``setting``, if one does."""
-    return next((str(name) for name in _env(setting).choices[1:] if str(name) in os.environ), None)
+    return next((str(name) for name in _env(setting).choices if str(name) in os.environ), None)
 
 
 def _check_environment() -> None:
@@ -250,7 +265,7 @@ def _explain(
     first = error.errors(include_url=False, include_context=False)[0]
     message = str(first["msg"]).removeprefix("Value error, ")
     location = str(first["loc"][0]) if first["loc"] else ""
-    setting = next((n for n in Settings.model_fields if location in (str(c) for c in _env(n).choices)), "")
+    setting = next((n for n in Settings.model_fields if location in (n, *(str(c) for c in _env(n).choices))), "")
     if not setting:
         return message
     if setting == "strategy" and isinstance(first.get("input"), str):

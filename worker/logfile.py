@@ -29,6 +29,8 @@ def rotate(path: Path, limit: int = ROTATE_BYTES, keep: int = KEEP) -> bool:
 
 def tail(path: Path, lines: int, most_bytes: int = 64 * 1024) -> list[str]:
     """The last ``lines`` lines, from at most the last ``most_bytes`` bytes; nothing where there is no file."""
+    if lines < 1:
+        return []
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)

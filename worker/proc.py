@@ -40,6 +40,8 @@ def parse_stat(text: str) -> Stat:
     """One line of /proc/PID/stat (proc(5)); the name in it may hold spaces and parentheses. Raises ValueError."""
     pid, _, rest = text.partition(" (")
     fields = rest[rest.rindex(")") + 2 :].split()
+    if len(fields) < 22:
+        raise ValueError(f"not a line of /proc/PID/stat: {text!r}")
     return Stat(
         pid=int(pid),
         state=fields[0],

@@ -153,6 +153,30 @@ async def test_a_generation_without_an_answer_is_made_again_elsewhere(
     assert balancer.in_flight == 0
 
 
+def _failing(status: int) -> RawHandler:
+    return raw_answer(b"HTTP/1.1 %d Sorry\r\nContent-Length: 2\r\n\r\n{}" % status)
+
+
+@pytest.mark.parametrize("status", [500, 503])
+async def test_a_worker_that_cannot_is_not_the_clients_answer_if_another_can(
+    balancer: Balanced, start_raw: StartRaw, start_worker: StartWorker, status: int
+) -> None:
+    broken, well = await start_raw(_failing(status), "instance_0"), await start_worker("instance_1")
+    balancer.push(broken.spec(), well.spec())
+    assert {(await balancer.ask())[0] for _ in range(4)} == {200}
+    assert balancer.counts("instance_0")[1] > 0
+
+
+@pytest.mark.parametrize("status", [500, 503])
+async def test_its_answer_is_the_clients_if_the_other_cannot_either(
+    balancer: Balanced, start_raw: StartRaw, status: int
+) -> None:
+    broken = [await start_raw(_failing(status), f"instance_{n}") for n in range(2)]
+    balancer.push(*(worker.spec() for worker in broken))
+    assert (await balancer.ask())[0] == status
+    assert [balancer.counts(worker.name) for worker in broken] == [(1, 1), (1, 1)]
+
+
 async def test_it_is_made_again_once_only(balancer: Balanced, start_raw: StartRaw) -> None:
     workers = [await start_raw(raw_answer(), f"instance_{n}") for n in range(3)]
     balancer.push(*(worker.spec() for worker in workers))

@@ -37,7 +37,7 @@ def integer(args: Sequence[str], flag: str, default: int) -> int:
     found = values(args, flag)
     if found is None:
         return default
-    if len(found) < 1 or not found[0].isdigit() or int(found[0]) < 1:
+    if len(found) < 1 or not (found[0].isascii() and found[0].isdigit()) or int(found[0]) < 1:
         raise UsageError(f"engine flag {flag}: a positive whole number is needed", exit_code=2)
     return int(found[0])
 
