@@ -6,12 +6,16 @@ action whose effect is already under way is not returned a second time, as the o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cluster.state import RUNNING, DesiredState, InstanceDesired, InstanceObserved, ObservedState, WorkerState
 
 _S = WorkerState
+
+#: After this many seconds most of a start is done, or it hangs: it does not count as keeping a core busy any more.
+_START_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,7 @@ def reconcile(desired: DesiredState, observed: ObservedState, now: float) -> lis
     actions: list[Action] = []
     wanted = {} if desired.shutting_down else dict(desired.instances)
     starting_on = _gpus_starting(observed)
+    room = _room_to_start(desired, observed, now)
     for instance in observed.values():
         if instance.id not in wanted:
             actions += _end(instance, desired, now, retire=True)
@@ -91,9 +96,10 @@ def reconcile(desired: DesiredState, observed: ObservedState, now: float) -> lis
             continue
         for action in _keep(seen, want, desired, now, rolling):
             if isinstance(action, Start):
-                if starting_on & set(seen.gpus):
+                if starting_on & set(seen.gpus) or room <= 0:
                     continue  # two engines that profile one GPU's memory at the same time trip over each other
                 starting_on |= set(seen.gpus)
+                room -= 1
             actions.append(action)
     if desired.shutting_down and not observed:
         actions.append(Exit())
@@ -102,6 +108,14 @@ def reconcile(desired: DesiredState, observed: ObservedState, now: float) -> lis
 
 def _gpus_starting(observed: ObservedState) -> set[int]:
     return {gpu for i in observed.values() if i.state is _S.STARTING for gpu in i.gpus}
+
+
+def _room_to_start(desired: DesiredState, observed: ObservedState, now: float) -> float:
+    """How many more may be started now. One that takes unusually long does not hold up the others."""
+    if desired.starts_at_once is None:
+        return math.inf
+    busy = sum(i.state is _S.STARTING and now - i.since < _START_S for i in observed.values())
+    return desired.starts_at_once - busy
 
 
 def _next_to_roll(wanted: dict[str, InstanceDesired], observed: ObservedState) -> str | None:

@@ -64,7 +64,8 @@ class InstanceDesired:
 
 @dataclass(frozen=True, slots=True)
 class DesiredState:
-    """What there should be. Times are seconds."""
+    """What there should be. Times are seconds. ``starts_at_once``: starting an engine keeps a core busy, so more
+    starts than cores only make the first worker late; None for engines that start in no time."""
 
     instances: Mapping[str, InstanceDesired] = field(default_factory=dict)
     shutting_down: bool = False
@@ -72,6 +73,7 @@ class DesiredState:
     drain_timeout: float = 30.0
     stop_grace: float = 10.0
     startup_timeout: float = 600.0
+    starts_at_once: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ import secrets
 import signal
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from random import Random
 from typing import Any, TypeVar
 
@@ -71,6 +72,7 @@ class Supervisor:
             instances={instance_name(n): InstanceDesired() for n in range(settings.instances)},
             drain_timeout=settings.drain_timeout, stop_grace=settings.stop_grace,
             startup_timeout=settings.startup_timeout,
+            starts_at_once=len(plan.placement.machine.cores) or 1 if plan.engine.busy_start else None,
         )
         self.fleet = Fleet(desired, RestartPolicy(), self._random.random, self.events.tell)
         self.balancer = BalancerKeeper(
@@ -368,10 +370,7 @@ class Supervisor:
         self.fleet.weights = dict(kept.get("weights", {}))
         if kept.get("instances") is not None:
             wanted = {name: InstanceDesired(**value) for name, value in kept["instances"].items()}
-            self.fleet.desired = DesiredState(
-                instances=wanted, drain_timeout=self.fleet.desired.drain_timeout,
-                stop_grace=self.fleet.desired.stop_grace, startup_timeout=self.fleet.desired.startup_timeout,
-            )
+            self.fleet.desired = replace(self.fleet.desired, instances=wanted)
         for instance in await adoption.adopt_instances(self._store, self._launcher, now):
             self.fleet.instances[instance.id] = instance
             if instance.state is WorkerState.DRAINING:

@@ -572,3 +572,16 @@ def test_a_crash_loop_ends_in_failed_and_leaves_the_others_alone() -> None:
     world.fleet.restart("instance_1")
     world.rest()
     assert world.instance("instance_1").state is S.READY
+
+
+def test_no_more_are_started_at_once_than_there_is_room_for() -> None:
+    desired = DesiredState({n: InstanceDesired() for n in "abc"}, starts_at_once=2)
+    seen = [_seen(n, S.STOPPED) for n in "abc"]
+    assert _actions(desired, *seen) == [Start("a", fresh=True), Start("b", fresh=True)]
+    assert _actions(desired, _seen("a", S.STARTING, main_alive=True), *seen[1:]) == [Start("b", fresh=True)]
+
+
+def test_a_start_that_hangs_does_not_hold_up_the_others() -> None:
+    desired = DesiredState({n: InstanceDesired() for n in "ab"}, starts_at_once=1)
+    hanging = _seen("a", S.STARTING, main_alive=True, since=-1000.0)
+    assert Start("b", fresh=True) in reconcile(desired, {"a": hanging, "b": _seen("b", S.STOPPED)}, -800.0)

@@ -29,6 +29,8 @@ class Engine(Protocol):
     name: str
     #: Seconds between two looks at a worker that is starting.
     startup_interval: float
+    #: Whether a start keeps a core busy for long.
+    busy_start: bool
     #: Whether a worker needs a GPU where the machine has some.
     uses_gpu: bool
 

@@ -15,6 +15,7 @@ _MIB = 1024 * 1024
 class SimEngine:
     name = "sim"
     startup_interval = 0.05
+    busy_start = False
     uses_gpu = False
 
     def check(self) -> None:

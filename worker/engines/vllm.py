@@ -39,6 +39,7 @@ _KEEP_ALIVE_S = "75"
 class VllmEngine:
     name = "vllm"
     startup_interval = 0.5
+    busy_start = True
     uses_gpu = True
 
     def check(self) -> None:
