@@ -6,10 +6,17 @@ import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
 from config.paths import StateDir, short_socket_path
+
+#: Nothing has moved for this long (s): nothing will.
+_STANDSTILL = 10.0
+
+#: How long (s) what concerns every worker may take: an adapter is copied, then loaded on one after the other.
+SLOW = 600.0
 
 
 class ClusterError(Exception):
@@ -30,7 +37,7 @@ class ClusterClient:
         timeout: float = 35.0,
     ) -> None:
         self.where = str(state_dir) if state_dir else url
-        headers = {"Authorization": f"Bearer {admin_key}"} if admin_key else {}
+        headers = httpx.Headers({"Authorization": f"Bearer {admin_key}"} if admin_key else {}, encoding="utf-8")
         try:
             httpx.URL(url)
         except httpx.InvalidURL as error:
@@ -79,10 +86,74 @@ class ClusterClient:
         return self._call("POST", "/v1/cluster/restart", {"rolling": True})
 
     def weight(self, instance: str, weight: int) -> dict[str, Any]:
-        return self._call("PATCH", f"/v1/cluster/instances/{instance}", {"weight": weight})
+        return self._call("PATCH", f"/v1/cluster/instances/{quote(instance, safe='')}", {"weight": weight})
 
     def shutdown(self, now: bool = False) -> dict[str, Any]:
         return self._call("POST", "/v1/cluster/shutdown", {"now": now})
+
+    def adapters(self) -> list[dict[str, Any]]:
+        """Every adapter of the registry."""
+        return self._list("/v1/lora_adapters", "adapters")
+
+    def adapter(self, name: str) -> dict[str, Any]:
+        """One adapter, with its versions."""
+        return self._call("GET", f"/v1/lora_adapters/{quote(name, safe='')}")
+
+    def load_adapter(
+        self, name: str, path: Path | str, *, replace: bool = False, description: str | None = None
+    ) -> dict[str, Any]:
+        """Returns once it is on every ready worker. ``replace`` makes new content of a known name its next version.
+        A ``path`` is the cluster's own: absolute."""
+        body: dict[str, Any] = {"lora_name": name, "lora_path": str(path)}
+        if replace:
+            body["load_inplace"] = True
+        if description is not None:
+            body["description"] = description
+        return self._call("POST", "/v1/load_lora_adapter", body, SLOW)
+
+    def unload_adapter(self, name: str) -> dict[str, Any]:
+        return self._call("POST", "/v1/unload_lora_adapter", {"lora_name": name}, SLOW)
+
+    def rollback_adapter(self, name: str, version: int | None = None) -> dict[str, Any]:
+        """Makes ``version`` (default: the one before) the active one again."""
+        body = {} if version is None else {"version": version}
+        return self._call("POST", f"/v1/lora_adapters/{quote(name, safe='')}/rollback", body, SLOW)
+
+    def models(self) -> list[dict[str, Any]]:
+        """What a request's ``model`` can be; adapters have a ``parent``."""
+        return self._list("/v1/models", "data")
+
+    def ask(self, model: str, prompt: str, max_tokens: int) -> str:
+        """The answer of ``model``, the same each time. A model without a chat template completes the prompt."""
+        body = {"model": model, "max_tokens": max_tokens, "temperature": 0}
+        try:
+            chat = {**body, "messages": [{"role": "user", "content": prompt}]}
+            answer = self._call("POST", "/v1/chat/completions", chat, SLOW)
+            return str(answer["choices"][0]["message"]["content"] or "")
+        except ClusterError as error:
+            if error.status != 400:
+                raise
+            answer = self._call("POST", "/v1/completions", {**body, "prompt": prompt}, SLOW)
+            return str(answer["choices"][0]["text"])
+        except (LookupError, TypeError):
+            raise ClusterError(f"{self.where}: an answer without text") from None
+
+    def first_token(self, model: str, prompt: str) -> float:
+        """Seconds from a request to the first token of its answer."""
+        body = {"model": model, "prompt": prompt, "max_tokens": 1, "temperature": 0, "stream": True}
+        request = self._http.build_request("POST", "/v1/completions", json=body, timeout=SLOW)
+        begun = time.monotonic()
+        with contextlib.closing(self._guarded(request, stream=True)) as response:
+            try:
+                if response.status_code != 200:
+                    response.read()
+                    self._raise(response)
+                for line in response.iter_lines():
+                    if line.startswith("data: {"):
+                        return self._token_after(begun, line.removeprefix("data: "))
+            except httpx.HTTPError as error:
+                raise ClusterError(f"{self.where}: {str(error) or type(error).__name__}") from None
+        raise ClusterError(f"{self.where}: an answer without a token")
 
     def healthy(self) -> bool:
         """Whether at least one worker is ready."""
@@ -92,13 +163,21 @@ class ClusterClient:
             return False
 
     def wait_settled(self, timeout: float, pause: float = 0.2) -> dict[str, Any]:
-        """The status once nothing is on its way any more. Raises ClusterError at the ``timeout``."""
-        deadline = time.monotonic() + timeout
+        """The status once nothing is on its way any more. Raises ClusterError at the ``timeout``, and sooner if
+        it cannot come to an end: the supervisor is gone, or a rolling restart waits for a failed worker."""
+        began = moved = time.monotonic()
         while True:
-            status = self.status()
+            status, now = self.status(), time.monotonic()
             if status["supervisor"].get("settled"):
                 return status
-            if time.monotonic() > deadline:
+            states = {name: i["state"] for name, i in status.get("instances", {}).items() if i["managed"]}
+            if status["supervisor"].get("pid") and any(s not in ("ready", "failed") for s in states.values()):
+                moved = now
+            if now - moved > _STANDSTILL:
+                failed = [name for name, state in states.items() if state == "failed"]
+                why = f"{', '.join(failed)} has failed" if failed else "there is no supervisor"
+                raise ClusterError(f"it does not go on: {why}")
+            if now - began > timeout:
                 raise ClusterError(f"not done after {timeout:g} s; it goes on in the background")
             time.sleep(pause)
 
@@ -106,7 +185,7 @@ class ClusterClient:
         """An open streaming response; close it."""
         parameters: dict[str, str | int] = {"lines": lines, "follow": "1" if follow else "0"}
         request = self._http.build_request(
-            "GET", f"/v1/cluster/instances/{instance}/logs", params=parameters,
+            "GET", f"/v1/cluster/instances/{quote(instance, safe='')}/logs", params=parameters,
             timeout=httpx.Timeout(10.0, read=None) if follow else 10.0,
         )
         response = self._guarded(request, stream=True)
@@ -115,8 +194,11 @@ class ClusterClient:
             self._raise(response)
         return response
 
-    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        response = self._guarded(self._http.build_request(method, path, json=body))
+    def _call(
+        self, method: str, path: str, body: dict[str, Any] | None = None, timeout: float | None = None
+    ) -> dict[str, Any]:
+        request = self._http.build_request(method, path, json=body, timeout=timeout or self._http.timeout)
+        response = self._guarded(request)
         if response.status_code >= 400:
             self._raise(response)
         try:
@@ -124,6 +206,21 @@ class ClusterClient:
         except ValueError:
             raise ClusterError(f"{self.where}: no clusterctl answers there") from None
         return data
+
+    def _list(self, path: str, key: str) -> list[dict[str, Any]]:
+        answer = self._call("GET", path)
+        items = answer.get(key) if isinstance(answer, dict) else None
+        if not isinstance(items, list):
+            raise ClusterError(f"{self.where}: no clusterctl answers there")
+        return items
+
+    def _token_after(self, begun: float, event: str) -> float:
+        """The time since ``begun``, if the first event of the answer is not an error."""
+        took = time.monotonic() - begun
+        error = json.loads(event).get("error")
+        if error:
+            raise ClusterError(str(error.get("message") if isinstance(error, dict) else error))
+        return took
 
     def _guarded(self, request: httpx.Request, stream: bool = False) -> httpx.Response:
         try:

@@ -93,6 +93,8 @@ class Instance:
             "models": self.models,
             "refused": self.refused,
             "last_exit": self.last_exit,
+            "reason": self.reason,
+            "history": asdict(self.history),
         }
 
 
@@ -120,6 +122,8 @@ def restore(name: str, record: dict[str, Any], now: float) -> Instance:
         models=tuple(record["models"]),
         refused=record["refused"],
         last_exit=record["last_exit"],
+        reason=record["reason"],
+        history=History(**record["history"]),
     )
 
 

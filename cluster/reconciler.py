@@ -107,7 +107,15 @@ def reconcile(desired: DesiredState, observed: ObservedState, now: float) -> lis
 
 
 def _gpus_starting(observed: ObservedState) -> set[int]:
-    return {gpu for i in observed.values() if i.state is _S.STARTING for gpu in i.gpus}
+    """Also where something is on its way out: memory that is freed while another engine measures what is free
+    trips it as well."""
+    busy = (_S.STARTING, _S.STOPPING)
+    return {
+        gpu
+        for i in observed.values()
+        if i.state in busy or (not i.main_alive and not i.tree_empty)
+        for gpu in i.gpus
+    }
 
 
 def _room_to_start(desired: DesiredState, observed: ObservedState, now: float) -> float:

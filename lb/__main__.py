@@ -11,6 +11,7 @@ import uvloop
 
 from config.topology import BalancerConfig
 from lb.app import serve
+from lb.limits import raise_open_files
 
 
 def main() -> None:
@@ -20,6 +21,7 @@ def main() -> None:
     logging.basicConfig(
         level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
+    raise_open_files()
     uvloop.run(serve(config, link))
 
 

@@ -135,6 +135,7 @@ class Processes:
         for handle in self._handles:
             eventually(lambda h=handle: not h.kill_tree())  # type: ignore[misc]
             if handle._popen is not None:
+                handle._popen.kill()  # whatever became of its session
                 handle._popen.wait(timeout=DEADLINE_S)
 
 

@@ -59,7 +59,7 @@ class Target:
         except TimeoutError:
             raise ProbeFailed(f"{path}: no answer in {limit.total:.0f} s") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise ProbeFailed(f"{path}: {error or type(error).__name__}") from None
+            raise ProbeFailed(f"{path}: {str(error) or type(error).__name__}") from None
 
     async def healthy(self, required: bool = True) -> None:
         """Raises ProbeFailed unless ``/health`` answers 200. Not ``required``: a server that has no such route
@@ -77,13 +77,15 @@ class Target:
 
     async def one_token(self, model: str, timeout: float) -> None:
         """A real answer from ``model``. Raises ProbeFailed where there is none."""
+        first = ""
         for path, body in _CANARIES:
             status, text = await self.call("POST", path, {"model": model, **body}, timeout)
             if status == 200:
                 return
+            first = first or f"{path}: {status} {' '.join(text.split())[:200]}"
             if status not in _UNSUPPORTED:
                 break
-        raise ProbeFailed(f"{path}: {status} {' '.join(text.split())[:200]}")
+        raise ProbeFailed(first)
 
     async def load_adapter(self, name: str, path: str, timeout: float) -> str | None:
         """Loads one LoRA adapter. Returns None, or the worker's words where it refuses. Raises ProbeFailed."""

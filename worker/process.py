@@ -143,7 +143,7 @@ def spawn(
     argv: tuple[str, ...], *, env: dict[str, str], cwd: Path, log: Path, run_file: Path, keep: tuple[int, ...] = ()
 ) -> Handle:
     """Starts ``argv`` in a session of its own with its output appended to ``log``; ``keep`` are descriptors it
-    inherits. Raises OSError (not found, not permitted)."""
+    inherits. Raises OSError if no process can be made; a program that is not there ends with code 127."""
     run_file.unlink(missing_ok=True)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:

@@ -15,7 +15,7 @@ class _Group(click.Group):
 
     _modules = {  # noqa: RUF012
         "up": "up", "down": "down", "status": "operate", "scale": "operate", "strategy": "operate",
-        "restart": "operate", "weight": "operate", "logs": "operate", "config": "settings",
+        "restart": "operate", "weight": "operate", "logs": "operate", "config": "settings", "lora": "lora",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:

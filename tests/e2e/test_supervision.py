@@ -283,3 +283,27 @@ def test_a_foreign_server_is_balanced_but_not_touched(make_cluster: Callable[[],
     assert cluster.run("down").returncode == 0
     assert other.complete().status_code == 200
     assert other.status()["instances"]["instance_0"]["restarts"] == 0
+
+
+PROBES = {"HEALTH_CHECK_INTERVAL": "0.2", "CLUSTERCTL_HEALTH_TIMEOUT": "0.3"}
+
+
+def test_a_worker_that_stops_answering_probes_is_out_and_comes_back(cluster: Cluster) -> None:
+    assert cluster.up("--engine", "sim", "--instances", "2", **PROBES).returncode == 0
+    before = cluster.wait_ready(2)["instances"]["instance_0"]
+    cluster.fault("instance_0", kind="slow_health", delay_s=1.0, for_s=1.2)
+    out = poll(lambda: (i := cluster.instance("instance_0"))["state"] == "unhealthy" and i, 10)
+    assert "/health" in out["reason"]
+    assert cluster.complete().status_code == 200
+    assert cluster.instance("instance_1")["requests_total"] == 1
+    back = poll(lambda: (i := cluster.instance("instance_0"))["state"] == "ready" and i, 10)
+    assert (back["pid"], back["restarts"]) == (before["pid"], 0)
+
+
+def test_a_worker_that_does_not_come_back_is_killed_and_restarted(cluster: Cluster) -> None:
+    assert cluster.up("--engine", "sim", "--instances", "2", **PROBES).returncode == 0
+    before = cluster.wait_ready(2)["instances"]["instance_0"]
+    cluster.fault("instance_0", kind="slow_health", delay_s=60)
+    after = poll(lambda: _ready_again(cluster, "instance_0", before["pid"]), 20)
+    assert after["restarts"] == 1
+    assert "health checks keep failing" in after["last_exit"]["reason"]

@@ -1,0 +1,49 @@
+"""What is shipped: the wheel holds everything, the deployment files say what they should."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_wheel_holds_the_packages_the_demo_model_and_the_command(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, ROOT],
+        check=True, capture_output=True, timeout=110,
+    )  # fmt: skip
+    (wheel,) = tmp_path.glob("clusterctl-*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    for needed in (
+        "cluster/cli/__init__.py", "lb/__main__.py", "config/settings.py", "worker/sim/__main__.py",
+        "worker/demo/model/model.safetensors", "worker/demo/adapters/poet/adapter_config.json",
+    ):  # fmt: skip
+        assert needed in names
+    assert not [name for name in names if name.startswith("tests")]
+    sizes = {i.filename: i.file_size for i in zipfile.ZipFile(wheel).infolist()}
+    model = sum(size for name, size in sizes.items() if name.startswith("worker/demo/model/"))
+    assert model <= 4 * 1024**2
+    for adapter in ("pirate", "poet"):
+        weights = sum(s for name, s in sizes.items() if name.startswith(f"worker/demo/adapters/{adapter}/"))
+        assert 0 < weights <= 1024**2
+
+
+def test_compose_has_a_cpu_and_a_gpu_profile_with_a_health_check_and_an_init() -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    assert sorted(p for s in services.values() for p in s["profiles"]) == ["cpu", "gpu"]
+    for service in services.values():
+        assert "/health" in " ".join(service["healthcheck"]["test"])
+        assert service["init"] is True
+        dockerfile = ROOT / service["build"]["dockerfile"]
+        assert dockerfile.is_file()
+
+
+def test_the_unit_ends_the_supervisor_alone() -> None:
+    unit = (ROOT / "deploy" / "clusterctl.service").read_text()
+    assert "KillMode=process" in unit
+    assert "ExecStart=" in unit
