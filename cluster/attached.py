@@ -39,7 +39,7 @@ class Attached:
 
     async def _watch(self, target: Target, plan: ProbePlan) -> None:
         await _first_answer(target, self)
-        await watch(target, plan, {}, self)
+        await watch(target, plan, self)
 
     async def _resolve(self) -> None:
         """Keeps ``ip`` true, so that no name is looked up on the request path."""
@@ -58,6 +58,10 @@ class Attached:
     def ready(self, result: Readiness) -> None:
         self._enter(WorkerState.READY, "", result.models)
         self.tell(self.spec.id, f"ready ({self.spec.address})")
+
+    def looked(self, cards: tuple[dict[str, Any], ...]) -> None:
+        if self.spec.state == WorkerState.READY and cards != self.spec.models:
+            self._enter(WorkerState.READY, "", cards)
 
     def unhealthy(self, why: str, lost: bool) -> None:
         self.reason = why

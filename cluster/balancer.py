@@ -57,16 +57,17 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class BalancerKeeper:
-    """One balancer process. ``on_report`` gets (version, in-flight by backend); ``on_lost`` is called when the
-    process is gone; ``tell`` gets sentences for people."""
+    """One balancer process. ``on_report`` gets (version, in-flight by backend, last use by adapter); ``on_lost`` is
+    called when the process is gone; ``tell`` gets sentences for people; ``on_want`` the name of an adapter that is
+    asked for and that no worker holds."""
 
     def __init__(
         self, state: StateDir, config: BalancerConfig, store: Store,
-        on_report: Callable[[tuple[int, int], Mapping[str, int]], None],
-        on_lost: Callable[[], None], tell: Callable[[str, str], None],
+        on_report: Callable[[tuple[int, int], Mapping[str, int], Mapping[str, float]], None],
+        on_lost: Callable[[], None], tell: Callable[[str, str], None], on_want: Callable[[str], None],
     ) -> None:
         self._state, self._config, self._store = state, config, store
-        self._on_report, self._on_lost, self._tell = on_report, on_lost, tell
+        self._on_report, self._on_lost, self._tell, self._on_want = on_report, on_lost, tell, on_want
         self.listener: socket.socket | None = None
         self.handle: Handle | None = None
         self.restarts = 0
@@ -195,7 +196,9 @@ class BalancerKeeper:
                 async for message in messages(reader):
                     if message["type"] == "report":
                         epoch, revision = message["version"]
-                        self._on_report((epoch, revision), message["in_flight"])
+                        self._on_report((epoch, revision), message["in_flight"], message.get("used", {}))
+                    elif message["type"] == "want":
+                        self._on_want(message["adapter"])
             finally:
                 self._writer = None
                 writer.close()

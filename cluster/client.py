@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import time
 from pathlib import Path
 from types import TracebackType
@@ -128,15 +130,11 @@ class ClusterClient:
         body = {"model": model, "max_tokens": max_tokens, "temperature": 0}
         try:
             chat = {**body, "messages": [{"role": "user", "content": prompt}]}
-            answer = self._call("POST", "/v1/chat/completions", chat, SLOW)
-            return str(answer["choices"][0]["message"]["content"] or "")
+            return self._answer("/v1/chat/completions", chat)
         except ClusterError as error:
             if error.status != 400:
                 raise
-            answer = self._call("POST", "/v1/completions", {**body, "prompt": prompt}, SLOW)
-            return str(answer["choices"][0]["text"])
-        except (LookupError, TypeError):
-            raise ClusterError(f"{self.where}: an answer without text") from None
+        return self._answer("/v1/completions", {**body, "prompt": prompt})
 
     def first_token(self, model: str, prompt: str) -> float:
         """Seconds from a request to the first token of its answer."""
@@ -150,7 +148,9 @@ class ClusterClient:
                     self._raise(response)
                 for line in response.iter_lines():
                     if line.startswith("data: {"):
-                        return self._token_after(begun, line.removeprefix("data: "))
+                        took = time.monotonic() - begun
+                        self._require_token(line.removeprefix("data: "))
+                        return took
             except httpx.HTTPError as error:
                 raise ClusterError(f"{self.where}: {str(error) or type(error).__name__}") from None
         raise ClusterError(f"{self.where}: an answer without a token")
@@ -214,13 +214,23 @@ class ClusterClient:
             raise ClusterError(f"{self.where}: no clusterctl answers there")
         return items
 
-    def _token_after(self, begun: float, event: str) -> float:
-        """The time since ``begun``, if the first event of the answer is not an error."""
-        took = time.monotonic() - begun
-        error = json.loads(event).get("error")
+    def _answer(self, path: str, body: dict[str, Any]) -> str:
+        answer = self._call("POST", path, body, SLOW)
+        try:
+            choice = answer["choices"][0]
+            return str((choice["message"]["content"] if "message" in choice else choice["text"]) or "")
+        except (LookupError, TypeError):
+            raise ClusterError(f"{self.where}: an answer without text") from None
+
+    def _require_token(self, event: str) -> None:
+        """The first event of a streamed answer is a token, or says why there is none."""
+        try:
+            data = json.loads(event)
+            error = data.get("error")
+        except (ValueError, AttributeError):
+            raise ClusterError(f"{self.where}: an answer without a token") from None
         if error:
             raise ClusterError(str(error.get("message") if isinstance(error, dict) else error))
-        return took
 
     def _guarded(self, request: httpx.Request, stream: bool = False) -> httpx.Response:
         try:

@@ -67,6 +67,21 @@ class Weight(_Body):
     weight: StrictInt = Field(ge=0, le=1000)
 
 
+class LoadAdapter(_Body):
+    lora_name: StrictStr = Field(min_length=1)
+    lora_path: StrictStr = Field(min_length=1)
+    load_inplace: StrictBool = False
+    description: StrictStr | None = None
+
+
+class UnloadAdapter(_Body):
+    lora_name: StrictStr = Field(min_length=1)
+
+
+class RollbackAdapter(_Body):
+    version: StrictInt | None = Field(None, ge=1)
+
+
 class Shutdown(_Body):
     now: StrictBool = False
 

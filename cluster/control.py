@@ -35,8 +35,7 @@ def routes(supervisor: Supervisor) -> web.RouteTableDef:
             body = commands.parse(kind, await request.read())
             arguments = (*request.match_info.values(), body)
             result = await supervisor.command(lambda: do(supervisor, *arguments))
-            sequence = f"{supervisor.epoch}.{supervisor.sequence}"
-            return web.json_response(result, status=status, headers={SEQUENCE_HEADER: sequence})
+            return web.json_response(result, status=status, headers={SEQUENCE_HEADER: _sequence(supervisor)})
 
         table.route(method, path)(handler)
 
@@ -45,7 +44,45 @@ def routes(supervisor: Supervisor) -> web.RouteTableDef:
     change("POST", "/v1/cluster/restart", commands.Restart, commands.restart, 202)
     change("PATCH", "/v1/cluster/instances/{name}", commands.Weight, commands.set_weight, 200)
     change("POST", "/v1/cluster/shutdown", commands.Shutdown, commands.shut_down, 202)
+    _adapter_routes(table, supervisor)
     return table
+
+
+def _adapter_routes(table: web.RouteTableDef, supervisor: Supervisor) -> None:
+    rollouts = supervisor.rollouts
+
+    async def answer(result: dict[str, Any], status: int = 200) -> web.Response:
+        await supervisor.command(lambda: None)  # what was changed has been sent to the balancer
+        return web.json_response(result, status=status, headers={SEQUENCE_HEADER: _sequence(supervisor)})
+
+    @table.get("/v1/lora_adapters")
+    async def every(_: web.Request) -> web.Response:
+        adapters = rollouts.registry.adapters.values()
+        return web.json_response({"adapters": [rollouts.describe(adapter) for adapter in adapters]})
+
+    @table.get("/v1/lora_adapters/{name}")
+    async def one(request: web.Request) -> web.Response:
+        return web.json_response(rollouts.find(request.match_info["name"]))
+
+    @table.post("/v1/load_lora_adapter")
+    async def load(request: web.Request) -> web.Response:
+        body = commands.parse(commands.LoadAdapter, await request.read())
+        status, result = await rollouts.load(body.lora_name, body.lora_path, body.load_inplace, body.description)
+        return await answer(result, status)
+
+    @table.post("/v1/unload_lora_adapter")
+    async def unload(request: web.Request) -> web.Response:
+        body = commands.parse(commands.UnloadAdapter, await request.read())
+        return await answer(await rollouts.unload(body.lora_name))
+
+    @table.post("/v1/lora_adapters/{name}/rollback")
+    async def rollback(request: web.Request) -> web.Response:
+        body = commands.parse(commands.RollbackAdapter, await request.read())
+        return await answer(await rollouts.rollback(request.match_info["name"], body.version))
+
+
+def _sequence(supervisor: Supervisor) -> str:
+    return f"{supervisor.epoch}.{supervisor.sequence}"
 
 
 @web.middleware

@@ -80,13 +80,14 @@ class Fleet:
         if fresh:
             instance.history = dataclasses.replace(instance.history, early=0, restarts=0)
         wanted = self.desired.instances.get(instance.id)
-        instance.enter(_S.STARTING, now, "starting")
+        instance.enter(_S.STARTING, now, "")
         instance.generation = wanted.generation if wanted else instance.generation
         instance.incarnation = spec.incarnation
         instance.spec = spec
         instance.starts += 1
         instance.ready_at = instance.started_at = None
-        instance.models, instance.refused = (), {}
+        instance.models = ()
+        instance.withheld.clear()
         instance.in_flight, instance.failing_probes, instance.failure = 0, False, None
         instance.phase = "starting the process"
 
@@ -102,9 +103,9 @@ class Fleet:
         took = f" after {now - instance.since:.1f} s"
         instance.enter(_S.READY, now, "")
         instance.ready_at = now if instance.ready_at is None else instance.ready_at
-        instance.models, instance.refused = readiness.models, dict(readiness.refused)
+        instance.models = readiness.models
         instance.failing_probes, instance.phase = False, ""
-        lacks = f"; refused {', '.join(readiness.refused)}" if readiness.refused else ""
+        lacks = f"; refused {', '.join(instance.refused)}" if instance.refused else ""
         self._tell(instance.id, f"ready{took}{lacks}")
 
     def unhealthy(self, instance: Instance, why: str, now: float, lost: bool) -> None:

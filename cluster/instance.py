@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cluster.adapter_agent import AdapterAgent
 from cluster.restart import History
 from cluster.state import InstanceObserved, WorkerState, check
 from worker.process import Handle
@@ -15,7 +16,9 @@ from worker.spec import ProcessId, Slot, WorkerSpec
 @dataclass(slots=True)
 class Instance:
     """Monotonic times in seconds; ``started_at`` is wall-clock. ``failure``: why it is being killed although
-    nobody wanted it to end. ``swept``: the process that ended, whose session is to be emptied.
+    nobody wanted it to end. ``held``: the adapters an adopted worker held when it was last seen, and their paths;
+    ``withheld``: those it is sent no requests for just now. ``swept``: the process that ended, whose session is to
+    be emptied.
     ``drain_version``: the first backend set in which the balancer sends it nothing new."""
 
     id: str
@@ -31,7 +34,9 @@ class Instance:
     started_at: float | None = None
     ready_at: float | None = None
     models: tuple[dict[str, Any], ...] = ()
-    refused: dict[str, str] = field(default_factory=dict)
+    held: dict[str, str] = field(default_factory=dict)
+    agent: AdapterAgent | None = None
+    withheld: set[str] = field(default_factory=set)
     history: History = field(default_factory=History)
     restart_at: float = 0.0
     tree_empty: bool = True
@@ -44,6 +49,11 @@ class Instance:
     last_exit: dict[str, Any] | None = None
     cpu_percent: float = 0.0
     memory_mb: float = 0.0
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """Adapters that it should hold and does not take, with its words."""
+        return {n: r.reason for n, r in self.agent.refused.items()} if self.agent else {}
 
     @property
     def number(self) -> int:
@@ -91,7 +101,7 @@ class Instance:
             } if spec else None,
             "slot": asdict(self.slot),
             "models": self.models,
-            "refused": self.refused,
+            "held": dict(self.agent.loaded) if self.agent else self.held,
             "last_exit": self.last_exit,
             "reason": self.reason,
             "history": asdict(self.history),
@@ -120,7 +130,7 @@ def restore(name: str, record: dict[str, Any], now: float) -> Instance:
         started_at=record["started_at"],
         spec=spec,
         models=tuple(record["models"]),
-        refused=record["refused"],
+        held=dict(record["held"]),
         last_exit=record["last_exit"],
         reason=record["reason"],
         history=History(**record["history"]),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from cluster.liveness import Health, Liveness
 from worker.probe import ProbeFailed, Readiness, Target, readiness, wait_until_up
@@ -17,6 +17,9 @@ class Reporter(Protocol):
 
     def ready(self, result: Readiness) -> None:
         """It has answered a real request."""
+
+    def looked(self, cards: tuple[dict[str, Any], ...]) -> None:
+        """What `/v1/models` shows at every probe."""
 
     def unhealthy(self, why: str, lost: bool) -> None:
         """Probes failed in a row; ``lost``: so many that it will not come back by itself."""
@@ -35,28 +38,34 @@ class ProbePlan:
     health_required: bool = True
 
 
+async def _nothing() -> None:
+    """There is nothing to prepare on a server that is not ours."""
+
+
 async def watch(
-    target: Target, plan: ProbePlan, adapters: Mapping[str, str], report: Reporter, *,
-    known: Health | None = None, alarm: asyncio.Event | None = None,
+    target: Target, plan: ProbePlan, report: Reporter, *, known: Health | None = None,
+    alarm: asyncio.Event | None = None, prepare: Callable[[], Awaitable[None]] = _nothing,
 ) -> None:
     """Startup, readiness, then liveness until cancelled. ``known``: what an adopted worker was last seen to be.
-    ``alarm`` asks for a probe at once; one that fails then is believed without a second."""
+    ``alarm`` asks for a probe at once; one that fails then is believed without a second. ``prepare`` brings a worker
+    that is up into the state it has to be in before it may be ready, and raises ProbeFailed if it cannot."""
     if known is None:
         if plan.health_required:
             await wait_until_up(target, plan.startup_interval)
         report.phase("loading adapters, waiting for the first token")
-        report.ready(await _until_ready(target, plan, adapters, report))
+        report.ready(await _until_ready(target, plan, prepare, report))
     liveness = Liveness(plan.failures, plan.fatal, known or Health.WELL)
     while True:
         alarmed = await _pause(plan.interval, alarm)
-        failure = await _check(target, plan)
+        failure = await _check(target, plan, report)
         if failure is not None and alarmed:
             report.unhealthy(f"a process of it ended, then {failure}", lost=True)
             continue
         result = None
         if failure is None and liveness.health is not Health.WELL:
             try:  # it comes back only with a real answer
-                result = await readiness(target, adapters, plan.token_timeout)
+                await prepare()
+                result = await readiness(target, {}, plan.token_timeout)
             except ProbeFailed as error:
                 failure = str(error)
         changed = liveness.observe(failure is None)
@@ -79,22 +88,23 @@ async def _pause(seconds: float, alarm: asyncio.Event | None) -> bool:
     return True
 
 
-async def _check(target: Target, plan: ProbePlan) -> str | None:
+async def _check(target: Target, plan: ProbePlan, report: Reporter) -> str | None:
     """Liveness: None, or what is wrong."""
     try:
         await target.healthy(plan.health_required)
-        await target.models()
+        report.looked(await target.models())
     except ProbeFailed as error:
         return str(error)
     return None
 
 
 async def _until_ready(
-    target: Target, plan: ProbePlan, adapters: Mapping[str, str], report: Reporter
+    target: Target, plan: ProbePlan, prepare: Callable[[], Awaitable[None]], report: Reporter
 ) -> Readiness:
     while True:
         try:
-            return await readiness(target, adapters, plan.token_timeout)
+            await prepare()
+            return await readiness(target, {}, plan.token_timeout)
         except ProbeFailed as error:
             report.phase(f"not ready: {error}")
             await asyncio.sleep(plan.startup_interval)

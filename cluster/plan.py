@@ -30,7 +30,8 @@ _MODEL_FILES = ("config.json", "params.json")
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A checked set-up. ``most``: no more workers than this."""
+    """A checked set-up. ``most``: no more workers than this. ``adapter_cap``: as many adapters a worker holds at a
+    time. ``foreign_adapters`` came with the engine's own flags."""
 
     settings: Settings
     engine: Engine
@@ -38,6 +39,8 @@ class Plan:
     placement: Placement
     least: int
     most: int
+    adapter_cap: int = 32
+    foreign_adapters: frozenset[str] = frozenset()
 
 
 def look_at_machine(engine: Engine) -> Machine:
@@ -72,7 +75,8 @@ def make(settings: Settings, machine: Machine | None = None) -> Plan:
         placement.require(settings.max_instances)
     most = settings.max_instances or max(placement.capacity, settings.instances)
     least = min(settings.min_instances, settings.instances)
-    return Plan(settings, engine, spec, placement, least, most)
+    foreign = frozenset(text.partition("=")[0] for text in flags.values(spec.extra_args, "--lora-modules") or ())
+    return Plan(settings, engine, spec, placement, least, most, spec.max_cpu_loras, foreign)
 
 
 def engine_spec(settings: Settings) -> EngineSpec:
@@ -96,6 +100,7 @@ def engine_spec(settings: Settings) -> EngineSpec:
     for name in adapters:
         if name in names:
             raise UsageError(f"--lora {name}: that is the name of the model itself", exit_code=2)
+    max_loras = flags.integer(args, "--max-loras", max(4, min(len(adapters), 16)))
     return EngineSpec(
         engine=settings.engine,
         model=model,
@@ -104,7 +109,8 @@ def engine_spec(settings: Settings) -> EngineSpec:
         extra_args=args,
         tensor_parallel_size=_tensor_parallel(settings),
         max_lora_rank=flags.integer(args, "--max-lora-rank", accepted_rank(max([16, *ranks]))),
-        max_loras=flags.integer(args, "--max-loras", max(4, min(len(adapters), 16))),
+        max_loras=max_loras,
+        max_cpu_loras=flags.integer(args, "--max-cpu-loras", max(32, max_loras)),
         cpu_kv_gib=settings.cpu_kv_gib,
         dtype=dtype,
     )

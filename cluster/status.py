@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from cluster.adapters import card
 from cluster.instance import Instance
 from cluster.state import WorkerState
 from config.topology import BackendSet, BackendSpec
@@ -17,14 +18,16 @@ if TYPE_CHECKING:
 def backend_set(supervisor: Supervisor) -> BackendSet:
     """All upstreams as of now, under the supervisor's current revision."""
     fleet = supervisor.fleet
-    names = supervisor.plan.spec.model_names
-    managed = [_backend(i, fleet.weights.get(i.id, 1), names) for i in fleet.instances.values() if i.spec]
+    managed = [_backend(supervisor, i) for i in fleet.instances.values() if i.spec]
+    base = supervisor.plan.spec.served_names[0]
+    registered = supervisor.rollouts.registry.adapters.values()
     attached = [
         BackendSpec(**{**_fields(a.spec), "weight": fleet.weights.get(a.spec.id, 1)}) for a in supervisor.attached
     ]
     return BackendSet(
         epoch=supervisor.epoch, revision=supervisor.revision, strategy=supervisor.strategy,
         backends=(*managed, *attached), shutting_down=fleet.desired.shutting_down,
+        registered=tuple(card(adapter, base, adapter.current.path) for adapter in registered),
     )
 
 
@@ -32,14 +35,30 @@ def _fields(spec: BackendSpec) -> dict[str, Any]:
     return {name: getattr(spec, name) for name in BackendSpec.__slots__}
 
 
-def _backend(instance: Instance, weight: int, names: tuple[str, ...]) -> BackendSpec:
+def _backend(supervisor: Supervisor, instance: Instance) -> BackendSpec:
     assert instance.spec is not None
-    expected = tuple(name for name in names if name not in instance.refused)
+    weight = supervisor.fleet.weights.get(instance.id, 1)
+    expected = (*supervisor.plan.spec.served_names, *supervisor.rollouts.wanted(instance.id))
     return BackendSpec(
         id=instance.id, incarnation=instance.incarnation, state=str(instance.state), scheme="http",
         host="127.0.0.1", ip="127.0.0.1", port=instance.spec.port, weight=weight, api_key=instance.spec.api_key,
-        models=instance.models, expected=expected,
+        models=_cards(supervisor, instance), expected=expected,
     )
+
+
+def _cards(supervisor: Supervisor, instance: Instance) -> tuple[dict[str, Any], ...]:
+    """The models it may be sent requests for: its base models, and the registry's adapters that it holds now."""
+    foreign, registry = supervisor.plan.foreign_adapters, supervisor.rollouts.registry
+    own = tuple(c for c in instance.models if not c.get("parent") or c["id"] in foreign)
+    if not own:
+        return ()
+    held = instance.agent.loaded if instance.agent else instance.held
+    adapters = [
+        card(adapter, own[0]["id"], held[name])
+        for name, adapter in registry.adapters.items()
+        if name in held and name not in instance.withheld
+    ]
+    return (*own, *adapters)
 
 
 def snapshot(supervisor: Supervisor) -> dict[str, Any]:
@@ -106,7 +125,7 @@ def _instance(supervisor: Supervisor, instance: Instance) -> dict[str, Any]:
         "state_for_s": round(now - instance.since, 1),
         "cpu_percent": instance.cpu_percent if handle else 0.0,
         "memory_mb": instance.memory_mb if handle else 0.0,
-        "models": [card["id"] for card in instance.models],
+        "models": [shown["id"] for shown in _cards(supervisor, instance)],
         "last_exit": instance.last_exit,
         "log": str(instance.spec.log) if instance.spec else None,
     }
@@ -133,6 +152,6 @@ def _attached(supervisor: Supervisor, spec: BackendSpec, reason: str) -> dict[st
         "uptime_s": None,
         "cpu_percent": None,
         "memory_mb": None,
-        "models": [card["id"] for card in spec.models],
+        "models": [shown["id"] for shown in spec.models],
         "last_exit": None,
     }

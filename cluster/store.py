@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cluster.adapters import Adapter, Registry, from_rows, to_rows
 from config.errors import UsageError
 
 SCHEMA = 1
@@ -22,6 +23,9 @@ _T = TypeVar("_T")
 _TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE processes (id TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE adapters (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, record TEXT NOT NULL);
+CREATE TABLE versions (name TEXT NOT NULL, number INTEGER NOT NULL, record TEXT NOT NULL, PRIMARY KEY (name, number))
+    WITHOUT ROWID;
 """
 
 
@@ -81,6 +85,33 @@ class Store:
 
     async def forget_process(self, name: str) -> None:
         await self._run(lambda db: db.execute("DELETE FROM processes WHERE id = ?", (name,)))
+
+    async def registry(self) -> Registry:
+        def work(db: sqlite3.Connection) -> Registry:
+            adapters = db.execute("SELECT name, record FROM adapters ORDER BY id").fetchall()
+            return from_rows(adapters, db.execute("SELECT name, record FROM versions").fetchall())
+
+        return await self._run(work)
+
+    async def save_adapters(self, changed: Iterable[Adapter], gone: Iterable[str] = ()) -> None:
+        """All of it or, if we are killed on the way, nothing."""
+        rows = [(adapter.name, *to_rows(adapter)) for adapter in changed]
+        names = [*(name for name, _, _ in rows), *gone]
+
+        def work(db: sqlite3.Connection) -> None:
+            db.executemany("DELETE FROM versions WHERE name = ?", [(name,) for name in names])
+            db.executemany("DELETE FROM adapters WHERE name = ?", [(name,) for name in gone])
+            for name, own, versions in rows:
+                db.execute(
+                    "INSERT INTO adapters (name, record) VALUES (?, ?) "
+                    "ON CONFLICT (name) DO UPDATE SET record = excluded.record",
+                    (name, json.dumps(own)),
+                )
+                db.executemany(
+                    "INSERT INTO versions VALUES (?, ?, ?)", [(name, n, json.dumps(v)) for n, v in versions]
+                )
+
+        await self._run(work)
 
     async def close(self) -> None:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._connection.close)

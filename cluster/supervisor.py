@@ -12,14 +12,18 @@ import json
 import secrets
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
 
 import aiohttp
 
 from cluster import adoption, monitor
+from cluster.adapter_agent import AdapterAgent
+from cluster.adapter_files import AdapterRejected
+from cluster.adapters import Adapter
 from cluster.attached import Attached
 from cluster.balancer import BalancerKeeper
 from cluster.events import EventLog
@@ -31,16 +35,18 @@ from cluster.plan import Plan
 from cluster.ports import free_port
 from cluster.reconciler import Action, Admit, Drain, Exit, Kill, Retire, Start, Stop, Sweep, reconcile
 from cluster.restart import RestartPolicy
+from cluster.rollout import Rollouts
 from cluster.state import DesiredState, InstanceDesired, WorkerState
 from cluster.status import backend_set, snapshot
 from cluster.store import Store
 from cluster.usage import UsageSampler
 from config.aio import Tasks
+from config.errors import UsageError
 from config.paths import StateDir
 from config.settings import inherited_environment
 from config.topology import BalancerConfig
 from worker import logfile
-from worker.probe import Readiness, Target
+from worker.probe import ProbeFailed, Readiness, Target
 from worker.process import Handle, Launcher
 from worker.spec import WorkerSpec
 
@@ -48,6 +54,12 @@ _T = TypeVar("_T")
 
 #: Seconds between two looks at the clock: deadlines of drains, stops and starts are kept to this.
 TICK = 0.2
+
+#: Seconds that one load or unload of an adapter may take.
+_ADAPTER_S = 120.0
+
+#: Seconds that the balancer may take to confirm a backend set.
+_CONFIRM_S = 1.0
 
 #: Lines of a worker's log kept with its end.
 _LOG_LINES = 20
@@ -76,7 +88,8 @@ class Supervisor:
         )
         self.fleet = Fleet(desired, RestartPolicy(), self._random.random, self.events.tell)
         self.balancer = BalancerKeeper(
-            state, _balancer_config(plan, state), store, self._reported, self._balancer_lost, self.events.tell
+            state, _balancer_config(plan, state), store, self._reported, self._balancer_lost, self.events.tell,
+            lambda name: self.rollouts.want(name),
         )
         self.epoch = 0
         self._revision = 0
@@ -91,6 +104,8 @@ class Supervisor:
         self._answers: list[Callable[[], object]] = []
         self.sequence = 0
         self._exit = False
+        self._confirmed = (0, 0)
+        self.rollouts = Rollouts(self, state.adapters, wall)
         self._session: aiohttp.ClientSession | None = None
 
     # for whoever runs it
@@ -98,6 +113,7 @@ class Supervisor:
     async def prepare(self, epoch: int, adopt: bool) -> None:
         """Reads the state and takes over what runs; the balancer's ``listener`` has to be set before `run`."""
         self.epoch = epoch
+        await self._read_registry(adopt)
         if adopt:
             await self._adopt()
         else:
@@ -106,6 +122,19 @@ class Supervisor:
         await self._store.put(
             boot_id=adoption.boot_id(), settings=self.plan.settings.to_json(), **self._durable()
         )
+
+    async def _read_registry(self, adopt: bool) -> None:
+        """What was loaded before, then what this start names. Raises UsageError for an adapter that is none."""
+        self.rollouts.registry = await self._store.registry()
+        given = {name: Path(path) for name, path in self.plan.spec.adapters.items()}
+        if adopt:  # its source may be gone; the copy is what counts
+            given = {n: p for n, p in given.items() if n not in self.rollouts.registry.adapters}
+        try:
+            await self.rollouts.take_in_given(given, self.plan.spec.lazy, self.plan.spec.descriptions)
+        except AdapterRejected as error:
+            raise UsageError(f"adapter {error}") from None
+        if not adopt:
+            await asyncio.to_thread(self.rollouts.sweep)
 
     async def run(self) -> None:
         """Until the cluster has been shut down."""
@@ -275,20 +304,81 @@ class Supervisor:
         settings = self.plan.settings
         target = Target(self._http, spec.url, spec.api_key, settings.health_timeout)
         known = {WorkerState.READY: Health.WELL, WorkerState.UNHEALTHY: Health.OUT}.get(instance.state)
+        agent = AdapterAgent(
+            target, lambda: self.rollouts.wanted(instance.id), lambda name: self._withhold(instance, name),
+            lambda: self._agent_changed(instance), self._clock, _ADAPTER_S, self.plan.foreign_adapters,
+        )
+        agent.loaded = dict(instance.held)
+        instance.agent = agent
         alarm = asyncio.Event()
         reporter = _Report(self, instance, incarnation, alarm)
         if known is not None:
             handle.watch_members(alarm.set)
         self._watching[instance.id] = self._probes.start(
-            monitor.watch(target, self._probe_plan(), self.plan.spec.adapters, reporter, known=known, alarm=alarm),
+            self._look_after(
+                instance, agent,
+                monitor.watch(target, self._probe_plan(), reporter, known=known, alarm=alarm, prepare=agent.sync),
+            ),
             f"probe {instance.id} #{incarnation}",
         )
+
+    async def _look_after(self, instance: Instance, agent: AdapterAgent, watch: Coroutine[Any, Any, None]) -> None:
+        """Probes, and adapters beside them: a long load must not hold up a probe."""
+        async with asyncio.TaskGroup() as both:
+            both.create_task(watch, name=f"watch {instance.id}")
+            both.create_task(self._tend(instance, agent), name=f"adapters of {instance.id}")
+
+    async def _tend(self, instance: Instance, agent: AdapterAgent) -> None:
+        """Keeps a ready worker's adapters in line."""
+        while True:
+            await agent.dirty.wait()
+            if instance.state is not WorkerState.READY:
+                agent.dirty.clear()  # readiness will see to it
+                continue
+            try:
+                await agent.sync()
+            except ProbeFailed as error:
+                self.events.tell(instance.id, f"adapters: {error}")
+                await asyncio.sleep(self.plan.settings.health_interval)
+                agent.dirty.set()
+
+    async def _withhold(self, instance: Instance, name: str) -> None:
+        """Returns when the balancer has confirmed that it sends the worker nothing for that adapter any more."""
+        await self.command(lambda: instance.withheld.add(name))
+        version = (self.epoch, self._revision)
+        deadline = self._clock() + _CONFIRM_S
+        while self.balancer.connected and self._confirmed < version and self._clock() < deadline:
+            await asyncio.sleep(0.002)
+
+    def _agent_changed(self, instance: Instance) -> None:
+        if instance.agent is not None:
+            instance.withheld &= set(instance.agent.loaded)
+        self._wake()
+
+    def adapters_changed(self) -> None:
+        """What workers should hold is not what it was."""
+        for instance in self.fleet.instances.values():
+            if instance.agent is not None:
+                instance.agent.dirty.set()
+        self._wake()
+
+    async def keep_adapters(self, changed: list[Adapter], gone: list[str]) -> None:
+        """Makes a change of the registry durable, then true."""
+        await self._store.save_adapters(changed, gone)
+        registry = self.rollouts.registry
+        for adapter in changed:
+            registry = registry.with_adapter(adapter)
+        for name in gone:
+            registry = registry.without(name)
+        self.rollouts.registry = registry
+        self.adapters_changed()
 
     def _exited(self, instance: Instance, handle: Handle, status: int | None) -> None:
         if instance.handle is not handle:
             return
         if watching := self._watching.pop(instance.id, None):
             watching.cancel()
+        instance.agent, instance.held = None, {}
         lines = logfile.tail(instance.spec.log, _LOG_LINES) if instance.spec else []
         instance.swept = handle
         self.fleet.exited(instance, status, lines, self._clock(), self._wall())
@@ -312,7 +402,11 @@ class Supervisor:
                 await asyncio.to_thread(logfile.rotate, self.state.log(name))
             self.announce()
 
-    def _reported(self, version: tuple[int, int], counts: Mapping[str, int]) -> None:
+    def _reported(
+        self, version: tuple[int, int], counts: Mapping[str, int], used: Mapping[str, float]
+    ) -> None:
+        self.rollouts.used.update(used)
+        self._confirmed = max(self._confirmed, version)
         self.post(lambda: self.fleet.in_flight(version, counts))
 
     def _balancer_lost(self) -> None:
@@ -410,6 +504,11 @@ class _Report:
                 self._instance.handle.watch_members(self._alarm.set)
 
         self._post(ready)
+
+    def looked(self, cards: tuple[dict[str, Any], ...]) -> None:
+        agent = self._instance.agent
+        if agent is not None and self._instance.incarnation == self._incarnation and agent.look(cards):
+            self._supervisor.events.tell(self._instance.id, "its adapters were changed behind our back: repairing")
 
     def unhealthy(self, why: str, lost: bool) -> None:
         self._post(lambda fleet, now: fleet.unhealthy(self._instance, why, now, lost))

@@ -48,6 +48,11 @@ class StateDir:
         return self.root / "run"
 
     @property
+    def adapters(self) -> Path:
+        """Immutable copies of adapters, one folder a content hash."""
+        return self.root / "adapters"
+
+    @property
     def work(self) -> Path:
         """The workers' working directory: empty, so that nothing in it can shadow an import."""
         return self.root / "work"
@@ -63,7 +68,7 @@ class StateDir:
         """Makes the folders, private to the user. Raises OSError where that is not possible."""
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.root.chmod(0o700)
-        for folder in (self.logs, self.runs, self.work):
+        for folder in (self.logs, self.runs, self.work, self.adapters):
             folder.mkdir(mode=0o700, exist_ok=True)
 
 

@@ -92,6 +92,10 @@ class Settings(BaseSettings):
         "allowed_hosts", (), "more names by which the management API may be called"
     )
     log_level: Literal["debug", "info", "warning", "error"] = _setting("log_level", "info", "what is logged")
+    keep_versions: int = _setting("keep_versions", 3, "versions of an adapter that can be gone back to", ge=1)
+    adapter_root: Annotated[tuple[Path, ...], NoDecode] = _setting(
+        "adapter_root", (), "adapters are loaded from these folders only; default anywhere"
+    )
     state_dir: Path | None = _setting("state_dir", None, "state, logs, sockets; default one a port")
     engine_args: Annotated[tuple[str, ...], NoDecode] = _setting("engine_args", (), "the engine's own flags")
 
@@ -102,7 +106,7 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return (init_settings, env_settings)  # `load` folds the file in below the environment
 
-    @field_validator("backend", "allowed_hosts", mode="before")
+    @field_validator("backend", "allowed_hosts", "adapter_root", mode="before")
     @classmethod
     def _comma_list(cls, value: Any) -> Any:
         return tuple(v.strip() for v in value.split(",") if v.strip()) if isinstance(value, str) else value

@@ -48,7 +48,8 @@ class BackendSpec:
 
 @dataclass(frozen=True, slots=True)
 class BackendSet:
-    """All upstreams at one revision. ``epoch`` is the supervisor's run: a later supervisor starts a new epoch, so
+    """All upstreams at one revision. ``registered``: the model cards of all adapters, held by a worker or not.
+    ``epoch`` is the supervisor's run: a later supervisor starts a new epoch, so
     that its revision 1 is newer than its predecessor's revision 900."""
 
     epoch: int
@@ -56,6 +57,7 @@ class BackendSet:
     strategy: str
     backends: tuple[BackendSpec, ...] = ()
     shutting_down: bool = False
+    registered: tuple[dict[str, Any], ...] = ()
 
     @property
     def version(self) -> tuple[int, int]:
@@ -71,7 +73,7 @@ class BackendSet:
             BackendSpec(**{**b, "models": tuple(b["models"]), "expected": tuple(b["expected"])})
             for b in data["backends"]
         )
-        return cls(**{**data, "backends": backends})
+        return cls(**{**data, "backends": backends, "registered": tuple(data["registered"])})
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ from yarl import URL
 from config.link import SEQUENCE_HEADER
 from config.paths import StateDir, short_socket_path
 from lb import exposition
-from lb.counters import Counters
+from lb.counters import ADAPTER, Counters
 from lb.errors import AttemptFailed, ProxyError, Source
 from lb.guard import Guard
 from lb.link import Link
@@ -34,8 +35,13 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 #: A worker that does not tell its metrics in this time (s) is left out of a scrape.
 _SCRAPE_S = 2.0
 
-#: How long (s) a change may take at the supervisor.
-_CHANGE_S = 30.0
+#: How long (s) a change may take at the supervisor: a roll-out goes worker by worker.
+_CHANGE_S = 900.0
+
+#: What only those may call who may manage the cluster: adapter routes change it.
+PROTECTED = (
+    "/v1/cluster", "/v1/system", "/v1/lora_adapters", "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
+)  # fmt: skip
 
 
 class Admin:
@@ -66,6 +72,11 @@ class Admin:
             "/v1/cluster/shutdown": {"POST": change},
             "/v1/cluster/instances/{name}": {"PATCH": change},
             "/v1/cluster/instances/{name}/logs": {"GET": self._logs},
+            "/v1/lora_adapters": {"GET": self._adapters},
+            "/v1/lora_adapters/{name}": {"GET": self._adapters},
+            "/v1/lora_adapters/{name}/rollback": {"POST": change},
+            "/v1/load_lora_adapter": {"POST": change},
+            "/v1/unload_lora_adapter": {"POST": change},
             "/v1/system/health": {"GET": self._system_health},
             "/v1/system/metrics": {"GET": self._system_metrics},
         }
@@ -211,21 +222,36 @@ class Admin:
             raise ProxyError(400, "lines: 0 to 100000", param="lines")
         return await follow(request, Path(path), lines, request.query.get("follow") in ("1", "true"))
 
+    async def _adapters(self, request: web.Request) -> web.Response:
+        """The supervisor's answer, with what only the balancer can count."""
+        answer, text = await self._ask(request, b"")
+        if answer.status == 200:
+            data = json.loads(text)
+            for adapter in data.get("adapters", [data]):
+                name = f"{ADAPTER}{adapter['lora_name']}"
+                adapter["requests_total"], adapter["errors_total"] = self._counters.get(name)
+                adapter["last_used"] = self._counters.last_used(name)
+            text = json.dumps(data)
+        return web.Response(status=answer.status, text=text, content_type="application/json")
+
     async def _change(self, request: web.Request) -> web.Response:
         """Passed on to the supervisor; its answer is passed back once what it changed shows here too."""
-        body = await request.read()
+        answer, text = await self._ask(request, await request.read())
+        if sequence := answer.headers.get(SEQUENCE_HEADER):
+            epoch, _, number = sequence.partition(".")
+            await self._link.has_snapshot((int(epoch), int(number)), timeout=1.0)
+        return web.Response(status=answer.status, text=text, content_type="application/json")
+
+    async def _ask(self, request: web.Request, body: bytes) -> tuple[aiohttp.ClientResponse, str]:
+        """Raises ProxyError (503) where there is no supervisor."""
         try:
             async with self._control.request(request.method, _at_supervisor(request), data=body) as answer:
-                text = await answer.text()
+                return answer, await answer.text()
         except (aiohttp.ClientError, OSError):
             raise ProxyError(
                 503, "the supervisor is not running; traffic is served, changes are not possible",
                 source=Source.INTERNAL, retry_after=5,
             ) from None
-        if sequence := answer.headers.get(SEQUENCE_HEADER):
-            epoch, _, number = sequence.partition(".")
-            await self._link.has_snapshot((int(epoch), int(number)), timeout=1.0)
-        return web.Response(status=answer.status, text=text, content_type="application/json")
 
     def _ready(self) -> list[str]:
         now = asyncio.get_running_loop().time()

@@ -15,7 +15,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from config.paths import StateDir
 from config.topology import BalancerConfig
-from lb.admin import Admin
+from lb.admin import PROTECTED, Admin
 from lb.counters import Counters
 from lb.errors import ProxyError, error_body
 from lb.forward import ClientGone
@@ -39,7 +39,7 @@ def _errors(admin: Admin, metrics: Metrics) -> Middleware:
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            if request.path.startswith(("/v1/cluster", "/v1/system")):
+            if request.path.startswith(PROTECTED):
                 admin.check(request)
             return await handler(request)
         except ProxyError as error:
@@ -89,11 +89,12 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
     pool = Pool(changes.notify)
     counters = Counters(state.counters)
     upstream = Upstream(lambda: {b.spec.host: b.spec.ip for b in pool.backends.values()})
-    link = Link(pool, listener, link_path)
+    link = Link(pool, listener, link_path, counters.recently_used)
     names = (socket.gethostname(), config.host, *config.allowed_hosts)
     admin = Admin(pool, link, counters, metrics, upstream, Guard(config.admin_key, names), state)
     proxy = Proxy(
-        pool, upstream, counters, metrics, changes, queue_timeout=config.queue_timeout, random=random.Random()
+        pool, upstream, counters, metrics, changes, queue_timeout=config.queue_timeout, want=link.want,
+        random=random.Random(),
     )
     app = web.Application(middlewares=[_errors(admin, metrics)], client_max_size=config.max_body)
     admin.add_routes(app.router)

@@ -12,13 +12,15 @@ from lb.latency import PeakEwma
 class Backend:
     """One incarnation of one worker: a restarted worker is a new Backend, whose count starts at 0."""
 
-    __slots__ = ("_leases", "ejection", "latency", "spec")
+    __slots__ = ("_leases", "ejection", "lacking", "latency", "spec")
 
     def __init__(self, spec: BackendSpec) -> None:
         self.spec = spec
         self.latency = PeakEwma()
         self.ejection = Ejection()
         self._leases: set[Lease] = set()
+        #: Models it was said to serve and answered 404 for; forgotten with the next word of the supervisor.
+        self.lacking: set[str] = set()
 
     @property
     def id(self) -> str:
@@ -44,6 +46,8 @@ class Backend:
         """Whether it serves ``model`` (None: the request names none), or is going to once it is up."""
         if model is None:
             return True
+        if model in self.lacking:
+            return False
         if self.spec.models:
             return any(card["id"] == model for card in self.spec.models)
         return model in self.spec.expected or not self.spec.expected

@@ -16,6 +16,11 @@ class Facts:
     previous: str | None = None
 
 
+def with_model(body: bytes, model: str) -> bytes:
+    """The same JSON object with another ``model``."""
+    return json.dumps({**json.loads(body), "model": model}).encode()
+
+
 def facts(body: bytes, content_type: str) -> Facts:
     """Reads a JSON body; anything else says nothing."""
     if not body or (content_type and "json" not in content_type.lower()):

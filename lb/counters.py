@@ -10,15 +10,19 @@ import mmap
 import struct
 from pathlib import Path
 
-_MAGIC = b"clusterctl counters 1\n".ljust(32, b"\0")
-_ROW = struct.Struct("<48sQQ")
-_COUNTS = struct.Struct("<QQ")
-_NAME_BYTES = 48
+_MAGIC = b"clusterctl counters 2\n".ljust(32, b"\0")
+_ROW = struct.Struct("<144sQQQ")
+_COUNTS = struct.Struct("<QQQ")
+_NAME_BYTES = 144
 _ROWS = 2048
+
+#: What an adapter's name is counted under.
+ADAPTER = "adapter:"
 
 
 class Counters:
-    """``requests`` and ``errors`` by backend id (at most 48 bytes of it)."""
+    """Requests, errors and last use (milliseconds since the epoch) by name: a backend's id, or an adapter's name
+    behind `ADAPTER` (at most 144 bytes of it)."""
 
     def __init__(self, path: Path) -> None:
         """Opens or makes the file; one that is not ours is made anew. Raises OSError."""
@@ -33,6 +37,7 @@ class Counters:
             file.flush()
             self._map = mmap.mmap(file.fileno(), size)
         self._offsets: dict[str, int] = {}
+        self._recent: dict[str, float] = {}
         self._next = len(_MAGIC)
         self._read_rows()
 
@@ -44,24 +49,41 @@ class Counters:
             self._offsets[name.decode(errors="replace")] = self._next + _NAME_BYTES
             self._next += _ROW.size
 
-    def add(self, backend: str, *, requests: int = 0, errors: int = 0) -> None:
+    def add(self, backend: str, *, requests: int = 0, errors: int = 0, used_ms: int = 0) -> None:
         offset = self._offsets.get(backend)
         if offset is None:
             if self._next >= len(self._map):
                 return  # 2,048 names in one state directory: the 2,049th goes uncounted
-            _ROW.pack_into(self._map, self._next, backend.encode()[:_NAME_BYTES], 0, 0)
+            _ROW.pack_into(self._map, self._next, backend.encode()[:_NAME_BYTES], 0, 0, 0)
             offset = self._offsets[backend] = self._next + _NAME_BYTES
             self._next += _ROW.size
-        now_requests, now_errors = _COUNTS.unpack_from(self._map, offset)
-        _COUNTS.pack_into(self._map, offset, now_requests + requests, now_errors + errors)
+        if used_ms:
+            self._recent[backend] = used_ms / 1000
+        now_requests, now_errors, used = _COUNTS.unpack_from(self._map, offset)
+        _COUNTS.pack_into(self._map, offset, now_requests + requests, now_errors + errors, max(used, used_ms))
 
     def get(self, backend: str) -> tuple[int, int]:
         """(requests, errors) so far."""
         offset = self._offsets.get(backend)
-        return _COUNTS.unpack_from(self._map, offset) if offset is not None else (0, 0)
+        if offset is None:
+            return (0, 0)
+        requests, errors, _ = _COUNTS.unpack_from(self._map, offset)
+        return requests, errors
+
+    def last_used(self, name: str) -> float | None:
+        """Seconds since the epoch; None for never."""
+        offset = self._offsets.get(name)
+        used = _COUNTS.unpack_from(self._map, offset)[2] if offset is not None else 0
+        return used / 1000 if used else None
+
+    def recently_used(self) -> dict[str, float]:
+        """When (s since the epoch) each adapter was last used, of those used since this was last asked."""
+        recent, self._recent = self._recent, {}
+        return {name.removeprefix(ADAPTER): at for name, at in recent.items()}
 
     def names(self) -> list[str]:
-        return list(self._offsets)
+        """Of backends."""
+        return [name for name in self._offsets if not name.startswith(ADAPTER)]
 
     def close(self) -> None:
         self._map.close()

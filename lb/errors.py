@@ -41,11 +41,12 @@ class AttemptFailed(Exception):
     """One attempt on one backend came to nothing.
 
     ``connected``: bytes of the request may have reached the worker. ``answered``: bytes of its answer have been
-    passed on to the client, so that no other attempt can be made."""
+    passed on to the client, so that no other attempt can be made. ``absent``: it has not got the model that it was
+    said to have, which is neither its fault nor the client's."""
 
-    def __init__(self, reason: str, *, connected: bool, answered: bool = False) -> None:
+    def __init__(self, reason: str, *, connected: bool, answered: bool = False, absent: bool = False) -> None:
         super().__init__(reason)
-        self.connected, self.answered = connected, answered
+        self.connected, self.answered, self.absent = connected, answered, absent
 
 
 def error_body(status: int, message: str, param: str | None = None, code: str | int | None = None) -> dict[str, Any]:

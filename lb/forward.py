@@ -68,7 +68,9 @@ class Attempt:
                     complete = False
                     try:
                         if self._refuse(answer.status):
-                            raise AttemptFailed(f"it answered {answer.status}", connected=True)
+                            raise AttemptFailed(
+                                f"it answered {answer.status}", connected=True, absent=answer.status == 404
+                            )
                         response = self._respond(answer, outgoing)
                         await self._stream(answer, response)
                         complete = True

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +23,24 @@ log = logging.getLogger(__name__)
 #: Seconds between two reports while nothing drains.
 _REPORT_EVERY = 1.0
 
+#: Seconds between two requests for the same adapter.
+_WANT_EVERY = 0.2
+
 #: Seconds between two looks at what still runs on a draining backend.
 _DRAIN_LOOK = 0.02
 
 
 class Link:
-    """``snapshot`` is the supervisor's last word; ``alive`` whether there is a supervisor."""
+    """``uses()`` tells which adapters were used since it was last asked. ``snapshot`` is the supervisor's last word;
+    ``alive`` whether there is a supervisor."""
 
-    def __init__(self, pool: Pool, listener: socket.socket, path: Path) -> None:
+    def __init__(
+        self, pool: Pool, listener: socket.socket, path: Path,
+        uses: Callable[[], dict[str, float]] = dict,
+    ) -> None:
         self._pool, self._listener, self._path = pool, listener, path
+        self._uses = uses
+        self._wanted: dict[str, float] = {}
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks = Tasks()
         self._server: asyncio.Server | None = None
@@ -70,6 +81,16 @@ class Link:
                     await self.fresh.next()
         except TimeoutError:
             pass
+
+    def want(self, adapter: str) -> None:
+        """Tells the supervisor that somebody asks for an adapter that no worker holds."""
+        now = asyncio.get_running_loop().time()
+        if now - self._wanted.get(adapter, -math.inf) < _WANT_EVERY:
+            return
+        self._wanted[adapter] = now
+        for writer in self._writers:
+            if not writer.is_closing():
+                writer.write(encode({"type": "want", "adapter": adapter}))
 
     def _hand_over(self) -> None:
         """Over a plain socket: no transport of asyncio or uvloop carries descriptors."""
@@ -119,7 +140,12 @@ class Link:
         return any(b.spec.state == "draining" for b in self._pool.backends.values())
 
     def _send_report(self) -> None:
-        message = {"type": "report", "version": list(self._pool.version), "in_flight": self._pool.in_flight()}
+        if not self._writers:
+            return
+        message = {
+            "type": "report", "version": list(self._pool.version), "in_flight": self._pool.in_flight(),
+            "used": self._uses(),
+        }  # fmt: skip
         for writer in self._writers:
             if not writer.is_closing():
                 writer.write(encode(message))

@@ -17,6 +17,7 @@ class Pool:
         self.version = (0, 0)
         self.strategy = ""
         self.shutting_down = False
+        self.registered: dict[str, dict[str, Any]] = {}
         self._on_change = on_change
 
     def apply(self, new: BackendSet) -> bool:
@@ -25,6 +26,7 @@ class Pool:
         if new.version <= self.version:
             return False
         self.version, self.strategy, self.shutting_down = new.version, new.strategy, new.shutting_down
+        self.registered = {card["id"]: card for card in new.registered}
         before, self.backends = self.backends, {}
         for spec in new.backends:
             old = before.get(spec.id)
@@ -32,6 +34,7 @@ class Pool:
                 if (old.spec.state, spec.state) == ("unhealthy", "ready"):
                     old.ejection.succeeded()
                 old.spec = spec
+                old.lacking.clear()
                 self.backends[spec.id] = before.pop(spec.id)
             else:
                 self.backends[spec.id] = Backend(spec)
@@ -51,12 +54,31 @@ class Pool:
         return [b for b in found if b.weight] or found
 
     def knows(self, model: str | None) -> bool:
-        """Whether any backend serves ``model``, or will when it is up. Before the first set nothing is known."""
-        return not self.backends or any(b.serves(model) for b in self.backends.values())
+        """Whether any backend serves ``model``, will when it is up, or can load it. Before the first set nothing is
+        known."""
+        if not self.backends or model in self.registered:
+            return True
+        return any(b.serves(model) or (model in b.lacking) for b in self.backends.values())
+
+    def canonical(self, model: str | None) -> str | None:
+        """``NAME`` for ``BASE:NAME``, as some clients write an adapter; anything else as it is. ``BASE`` is a name of
+        the base model, or literally ``base_model``."""
+        if model is None or ":" not in model or self._exists(model):
+            return model
+        base, _, name = model.partition(":")
+        return name if self._exists(name) and (base == "base_model" or self._exists(base)) else model
+
+    def _exists(self, model: str) -> bool:
+        return model in self.registered or any(b.serves(model) for b in self.backends.values())
+
+    def names(self) -> list[str]:
+        """Every model name there is."""
+        return [card["id"] for card in self.models()]
 
     def hopeless(self, model: str | None) -> bool:
         """Whether no backend that serves ``model`` will come back by itself."""
-        serving = [b for b in self.backends.values() if b.serves(model)]
+        lazy = model in self.registered
+        serving = [b for b in self.backends.values() if b.serves(model) or (lazy and b.spec.managed)]
         return bool(serving) and not any(b.may_recover() for b in serving)
 
     def in_flight(self) -> dict[str, int]:
@@ -70,4 +92,5 @@ class Pool:
         for backend in ready:
             for card in backend.spec.models:
                 cards.setdefault(card["id"], card)
+        cards |= self.registered
         return sorted(cards.values(), key=lambda card: card.get("parent") is not None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 import uuid
 from collections.abc import Callable
@@ -10,12 +11,13 @@ from random import Random
 
 from aiohttp import web
 
+from config.errors import nearest
 from lb import body as request_body
 from lb import headers, routes, websocket
 from lb.affinity import Affinity
 from lb.backend import Backend
 from lb.body import Facts
-from lb.counters import Counters
+from lb.counters import ADAPTER, Counters
 from lb.errors import AttemptFailed, ProxyError, Source
 from lb.forward import Attempt, ClientGone, Outgoing
 from lb.metrics import Metrics
@@ -40,11 +42,13 @@ class Proxy:
 
     def __init__(
         self, pool: Pool, upstream: Upstream, counters: Counters, metrics: Metrics, changes: Changes, *,
-        queue_timeout: float, random: Random | None = None, clock: Callable[[], float] = time.monotonic,
+        queue_timeout: float, want: Callable[[str], None] = lambda adapter: None,
+        random: Random | None = None, clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._pool, self._upstream, self._counters = pool, upstream, counters
         self._metrics, self._changes, self._clock = metrics, changes, clock
         self._queue_timeout = queue_timeout
+        self._want = want
         self._random = random or Random()
         self._strategy: tuple[str, Strategy] | None = None
         self._affinity = Affinity()
@@ -56,12 +60,14 @@ class Proxy:
         check_route(path, request.method)
         body = await request.read() if request.body_exists else None
         facts = request_body.facts(body or b"", request.headers.get("Content-Type", ""))
+        model = self._pool.canonical(facts.model)
+        if model is not None and model != facts.model and body is not None:
+            facts, body = dataclasses.replace(facts, model=model), request_body.with_model(body, model)
         request_id = request.headers.get("X-Request-Id") or uuid.uuid4().hex
         pinned = self._pinned(path, facts)
         if not self._pool.knows(facts.model):
-            raise ProxyError(
-                404, f"The model `{facts.model}` does not exist.", param="model", code=404
-            )
+            known = nearest(facts.model or "", self._pool.names())
+            raise ProxyError(404, f"The model `{facts.model}` does not exist.{known}", param="model", code=404)
         info, deadline = RequestInfo(facts.model, path), self._clock() + self._queue_timeout
         excluded: set[str] = set()
         silent = 0
@@ -71,12 +77,15 @@ class Proxy:
             began = self._clock()
             try:
                 again = routes.is_generation(path) and silent < _SILENT_RETRIES and pinned is None
-                response = await self._attempt(request, backend, outgoing, info, again)
+                response = await self._attempt(request, backend, outgoing, info, again, deadline)
             except (ClientGone, asyncio.CancelledError):
                 self._counters.add(backend.id, requests=1)
                 self._metrics.finished(backend.id, path, 499, self._clock() - began)
                 raise
             except AttemptFailed as failure:
+                if failure.absent and facts.model is not None:
+                    backend.lacking.add(facts.model)  # another has it, or this one will when it has loaded it
+                    continue
                 self._count_failure(backend, failure)
                 if failure.answered:
                     self._metrics.finished(backend.id, path, 502, self._clock() - began)
@@ -91,18 +100,22 @@ class Proxy:
                 raise ProxyError(502, f"{backend.id}: {failure}", source=Source.UPSTREAM) from None
             backend.ejection.succeeded()
             failed = response.status >= 500
+            self._count_adapter(facts.model, failed)
             self._counters.add(backend.id, requests=1, errors=int(failed))
             self._metrics.finished(backend.id, path, response.status, self._clock() - began)
             return response
 
     async def _attempt(
-        self, request: web.Request, backend: Backend, outgoing: Outgoing, info: RequestInfo, again: bool
+        self, request: web.Request, backend: Backend, outgoing: Outgoing, info: RequestInfo, again: bool,
+        deadline: float,
     ) -> web.StreamResponse:
         path = info.path
 
         def refuse(status: int) -> bool:
             """A worker whose engine has died answers 500, one that is full 503: another may do better, if there
             is one. Its answer is the client's."""
+            if status == 404 and info.model in self._pool.registered:
+                return self._clock() < deadline
             others = again and status in _ELSEWHERE
             return others and bool(self._pool.candidates(info.model, {backend.id}, self._clock()))
 
@@ -136,6 +149,8 @@ class Proxy:
         with self._metrics.queued():
             while True:
                 self._give_up_if_useless(info, deadline)
+                if info.model in self._pool.registered:
+                    self._want(str(info.model))
                 changed = self._changes.next()
                 try:
                     await asyncio.wait_for(changed, min(_LOOK_AGAIN, max(0.001, deadline - self._clock())))
@@ -181,6 +196,10 @@ class Proxy:
                 self._affinity.learn(chunk, backend.id, backend.spec.incarnation)
 
         return on_first_byte
+
+    def _count_adapter(self, model: str | None, failed: bool) -> None:
+        if model in self._pool.registered:
+            self._counters.add(f"{ADAPTER}{model}", requests=1, errors=int(failed), used_ms=int(time.time() * 1000))
 
     def _count_failure(self, backend: Backend, failure: AttemptFailed) -> None:
         if failure.connected:

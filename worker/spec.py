@@ -19,7 +19,8 @@ class Slot:
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
     """What all workers of a cluster have in common; an engine makes commands from it. ``dtype`` is what the model
-    has to be served in, unless the user says otherwise; None leaves it to the engine."""
+    has to be served in, unless the user says otherwise; None leaves it to the engine. Of ``adapters`` (name: path)
+    those in ``lazy`` are loaded on their first use."""
 
     engine: str
     model: str
@@ -29,8 +30,11 @@ class EngineSpec:
     tensor_parallel_size: int = 1
     max_lora_rank: int = 16
     max_loras: int = 4
+    max_cpu_loras: int = 32
     cpu_kv_gib: float = 1.0
     dtype: str | None = None
+    lazy: frozenset[str] = frozenset()
+    descriptions: dict[str, str] = field(default_factory=dict)
 
     @property
     def model_names(self) -> tuple[str, ...]:

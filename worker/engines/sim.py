@@ -31,6 +31,8 @@ class SimEngine:
             argv += ["--served-model-name", *spec.served_names]
         if not flags.has(spec.extra_args, "--max-loras"):
             argv += ["--max-loras", str(spec.max_loras)]
+        if not flags.has(spec.extra_args, "--max-cpu-loras"):
+            argv += ["--max-cpu-loras", str(spec.max_cpu_loras)]
         if not flags.has(spec.extra_args, "--max-lora-rank"):
             argv += ["--max-lora-rank", str(spec.max_lora_rank)]
         env = {

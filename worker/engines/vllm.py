@@ -58,6 +58,7 @@ class VllmEngine:
             *("--port", str(port)),
             *_unless(spec, "--served-model-name", *spec.served_names),
             *_unless(spec, "--max-loras", str(spec.max_loras)),
+            *_unless(spec, "--max-cpu-loras", str(spec.max_cpu_loras)),
             *_unless(spec, "--max-lora-rank", str(spec.max_lora_rank)),
             *_unless(spec, "--tensor-parallel-size", str(spec.tensor_parallel_size)),
         ]

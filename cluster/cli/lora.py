@@ -1,0 +1,454 @@
+"""`lora`: the adapters of a running cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import signal
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from cluster.cli.common import client, url_option
+from cluster.cli.render import console, duration
+from cluster.client import ClusterClient, ClusterError
+from config.errors import UsageError
+from config.settings import NAME
+
+#: How often (s) the instances are looked at while they change.
+_LOOK_EVERY = 0.25
+
+#: ``--max-lora-rank`` of a cluster that is told nothing, where no adapter needs more.
+_USUAL_RANK = 16
+
+_BENCH_NAME, _BENCH_ADAPTER = "bench-lora", "pirate"
+
+_STYLES = {"loaded": "green", "loading": "yellow", "missing": "red", "refused": "bold red", "lazy": "dim"}
+
+
+def _adapter_name(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    if value is None or NAME.fullmatch(value):
+        return value
+    raise click.BadParameter(f"{value!r} is no adapter name: [A-Za-z0-9._-], 1 to 128 characters", context, parameter)
+
+
+def _absolute(context: click.Context, parameter: click.Parameter, value: Path | None) -> Path | None:
+    """The cluster runs in a folder of its own: what is relative to ours must not be sent as it is."""
+    try:
+        return value and value.expanduser().absolute()
+    except RuntimeError as error:
+        raise click.BadParameter(str(error), context, parameter) from None
+
+
+_name = click.argument("name", callback=_adapter_name)
+_path = click.argument("path", type=click.Path(path_type=Path), callback=_absolute)
+_json = click.option("--json", "as_json", is_flag=True, help="As the API answers it.")
+
+
+@click.group("lora")
+def lora_command() -> None:
+    """Load, update and look at LoRA adapters, on every worker at once."""
+
+
+@lora_command.command("load")
+@_name
+@_path
+@click.option("--description", help="What it is for; shown by `lora show`.")
+@url_option
+def load(name: str, path: Path, description: str | None, url: str | None) -> int:
+    """Load the adapter in folder PATH as NAME."""
+    return _change(url, name, lambda cluster: cluster.load_adapter(name, path, description=description))
+
+
+@lora_command.command("update")
+@_name
+@_path
+@url_option
+def update(name: str, path: Path, url: str | None) -> int:
+    """Make the adapter in folder PATH the next version of NAME, worker by worker."""
+    return _change(url, name, lambda cluster: cluster.load_adapter(name, path, replace=True))
+
+
+@lora_command.command("rollback")
+@_name
+@click.option("--to", "version", type=click.IntRange(1), help="The version; default the one before.")
+@url_option
+def rollback(name: str, version: int | None, url: str | None) -> int:
+    """Go back to an earlier version of NAME."""
+    return _change(url, name, lambda cluster: cluster.rollback_adapter(name, version))
+
+
+@lora_command.command("unload")
+@_name
+@url_option
+def unload(name: str, url: str | None) -> int:
+    """Take NAME off every worker and forget it."""
+    with client(url) as cluster:
+        cluster.unload_adapter(name)
+    click.echo(f"{name}: unloaded")
+    return 0
+
+
+@lora_command.command("list")
+@_json
+@url_option
+def list_adapters(as_json: bool, url: str | None) -> int:
+    """Show every adapter, and where it is loaded."""
+    with client(url) as cluster:
+        adapters = cluster.adapters()
+    if as_json:
+        click.echo(json.dumps({"adapters": adapters}, indent=2))
+    elif not adapters:
+        click.echo("no adapters")
+    else:
+        console().print(_list_table(adapters))
+    return 0
+
+
+@lora_command.command("show")
+@_name
+@_json
+@url_option
+def show(name: str, as_json: bool, url: str | None) -> int:
+    """Show the versions of NAME, and how each instance has it."""
+    with client(url) as cluster:
+        adapter = cluster.adapter(name)
+    if as_json:
+        click.echo(json.dumps(adapter, indent=2))
+        return 0
+    screen = console()
+    for line in _about(adapter):
+        screen.print(Text(line))
+    screen.print()
+    screen.print(_versions_table(adapter["versions"]))
+    screen.print()
+    screen.print(_instances_table(adapter, header=True))
+    return 0
+
+
+@lora_command.command("test")
+@_name
+@click.argument("prompt")
+@click.option("--max-tokens", default=64, show_default=True, type=click.IntRange(1), help="Longest answer.")
+@url_option
+def test(name: str, prompt: str, max_tokens: int, url: str | None) -> int:
+    """Ask the base model and the adapter NAME the same PROMPT; show the answers side by side."""
+    with client(url) as cluster:
+        base = _base_of(cluster, name)
+        answers = [cluster.ask(model, prompt, max_tokens) for model in (base, name)]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in (base, name):
+        table.add_column(Text(heading), ratio=1, overflow="fold")
+    table.add_row(*(Text(_printable(answer)) for answer in answers))
+    console().print(table)
+    return 0
+
+
+@lora_command.command("validate")
+@_path
+@click.option(
+    "--model", type=click.Path(exists=True, file_okay=False, path_type=Path), callback=_absolute,
+    help="The base model's folder; without one, the demo model.",
+)
+@click.option(
+    "--max-lora-rank", default=_USUAL_RANK, show_default=True, type=click.IntRange(1), help="Highest rank to accept."
+)
+def validate(path: Path, model: Path | None, max_lora_rank: int) -> int:
+    """Check the adapter in folder PATH as a cluster would before it loads it. No cluster is needed."""
+    from cluster import adapter_files  # reads models: not for every start of the command line
+    from worker.demo import MODEL_NAME, model_path
+
+    served, base_path = (str(model), model) if model else (MODEL_NAME, model_path())
+    base = adapter_files.read_base(str(base_path))
+    try:
+        facts = adapter_files.inspect(path, base=base, served_names=(served,), max_rank=max_lora_rank)
+    except adapter_files.AdapterRejected as error:
+        raise UsageError(str(error)) from None
+    click.echo(
+        f"ok: rank {facts.rank}, {', '.join(sorted(facts.target_modules))}, {_size(facts.size)}, "
+        f"base model {facts.base_model or 'not named'}, content {facts.content_hash[:12]}"
+    )
+    _say_unchecked(facts.unchecked, err=False)
+    return 0
+
+
+@lora_command.command("bench")
+@click.argument("name", required=False, callback=_adapter_name)
+@click.argument("path", required=False, type=click.Path(path_type=Path), callback=_absolute)
+@click.option("--cycles", default=10, show_default=True, type=click.IntRange(1), help="Times to load and unload it.")
+@url_option
+def bench(name: str | None, path: Path | None, cycles: int, url: str | None) -> int:
+    """Measure loading, the first token and unloading of the adapter in folder PATH, as NAME while it lasts.
+
+    Without arguments: an adapter of the demo model."""
+    from worker.demo import adapter_path
+
+    if (name is None) != (path is None):
+        raise click.UsageError("both NAME and PATH are needed, or none of them")
+    name, path = name or _BENCH_NAME, path or adapter_path(_BENCH_ADAPTER)
+    with client(url) as cluster:
+        _require_unused(cluster, name)
+        with _terminated_as_interrupted(), _cleaned_up(cluster, name):
+            times = [_cycle(cluster, name, path) for _ in range(cycles)]
+    console().print(_bench_table(times))
+    return 0
+
+
+# Changes, and how they are watched.
+
+
+def _change(url: str | None, name: str, ask: Callable[[ClusterClient], dict[str, Any]]) -> int:
+    """Asks for a change, shows how it goes, and says in one line what came of it."""
+    with client(url) as cluster:
+        with _watched(cluster, name):
+            result = ask(cluster)
+    _say_unchecked(result.get("unchecked") or (), err=True)
+    states = list(result.get("instances", {}).values())
+    loaded = states.count("loaded")
+    what = f"{name}: version {result['version']}"
+    if result["state"] == "registered":
+        click.echo(f"{what} registered; it is loaded when a worker is ready")
+    else:
+        count = str(loaded) if loaded == len(states) else f"{loaded} of {len(states)}"
+        click.echo(f"{what} on {count} instance{'' if count == '1' else 's'}")
+    return 0
+
+
+@contextlib.contextmanager
+def _watched(cluster: ClusterClient, name: str) -> Iterator[None]:
+    """Shows what becomes of ``name`` on each instance, on standard error, until the body is done."""
+    screen = console(stderr=True)
+    before, done = _look(cluster, name), threading.Event()
+    with contextlib.ExitStack() as stack:
+        show = _print_changes(before)
+        if screen.is_terminal:
+            show = _drawing(stack.enter_context(Live(console=screen, transient=True, refresh_per_second=8)))
+
+        def watch() -> None:
+            while not done.wait(_LOOK_EVERY):
+                adapter = _look(cluster, name)
+                if not done.is_set():  # what came late must not stand below the result
+                    show(adapter)
+
+        thread = threading.Thread(target=watch, name="watch", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join(1.0)  # no longer: its last question may wait for an answer that does not come
+
+
+def _look(cluster: ClusterClient, name: str) -> dict[str, Any]:
+    """The adapter as it is now; nothing where it is not known yet. Looking must never fail a change."""
+    try:
+        return cluster.adapter(name)
+    except ClusterError:
+        return {}
+
+
+def _drawing(live: Live) -> Callable[[dict[str, Any]], None]:
+    return lambda adapter: live.update(_instances_table(adapter))
+
+
+def _print_changes(before: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
+    """A printer of one line for each instance that is not as it was."""
+    seen: dict[str, str] = {name: _state_text(i) for name, i in before.get("instances", {}).items()}
+
+    def show(adapter: dict[str, Any]) -> None:
+        for name, instance in adapter.get("instances", {}).items():
+            text = _state_text(instance)
+            if seen.get(name) != text:
+                click.echo(f"{name}: {text}", err=True)
+            seen[name] = text
+
+    return show
+
+
+def _state_text(instance: dict[str, Any]) -> str:
+    version, reason = instance.get("version"), instance.get("reason")
+    text = instance["state"] if version is None else f"{instance['state']} version {version}"
+    return f"{text} ({reason})" if reason else text
+
+
+def _say_unchecked(sentences: Any, *, err: bool) -> None:
+    for sentence in sentences:
+        click.echo(f"not checked: {sentence}", err=err)
+
+
+# Measuring.
+
+
+def _require_unused(cluster: ClusterClient, name: str) -> None:
+    """What is unloaded in the end must be nobody's."""
+    try:
+        cluster.adapter(name)
+    except ClusterError as error:
+        if error.status == 404:
+            return
+        raise
+    raise UsageError(f"{name}: the cluster has an adapter of that name; bench needs one that it may unload")
+
+
+def _cycle(cluster: ClusterClient, name: str, path: Path) -> tuple[float, float, float]:
+    """Seconds to load, to the first token and to unload."""
+    begun = time.monotonic()
+    if cluster.load_adapter(name, path)["state"] == "registered":
+        raise ClusterError("no worker is ready: there is nothing to measure")
+    loaded = time.monotonic()
+    first = cluster.first_token(name, "Once upon a time")
+    unloading = time.monotonic()
+    cluster.unload_adapter(name)
+    return loaded - begun, first, time.monotonic() - unloading
+
+
+@contextlib.contextmanager
+def _cleaned_up(cluster: ClusterClient, name: str) -> Iterator[None]:
+    """Whatever ends the body before its last unload, the cluster does not keep ``name``."""
+    done = False
+    try:
+        yield
+        done = True
+    finally:
+        if not done:
+            try:
+                cluster.unload_adapter(name)
+            except ClusterError as error:
+                if error.status != 404:
+                    click.echo(f"{name} may still be loaded: {error}", err=True)
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM unwinds like Ctrl-C, so that what was begun is cleaned up."""
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+# Tables.
+
+
+def _list_table(adapters: list[dict[str, Any]]) -> Table:
+    instances = list(dict.fromkeys(name for adapter in adapters for name in adapter["instances"]))
+    table = _table("name", ">version", ">rank", ">size", "state", *instances, ">requests", ">last use")
+    for adapter in adapters:
+        table.add_row(
+            Text(adapter["lora_name"]), _number(adapter["version"]), _number(adapter["rank"]), _size(adapter["size"]),
+            Text(adapter["state"]), *(_cell(adapter, instance) for instance in instances),
+            _number(adapter.get("requests_total")), _ago(adapter.get("last_used")),
+        )
+    return table
+
+
+def _cell(adapter: dict[str, Any], instance: str) -> Text:
+    """A state; with the version where it is not the active one."""
+    found = adapter["instances"].get(instance)
+    if found is None:
+        return Text("-", "dim")
+    version = found.get("version")
+    other = "" if version in (None, adapter["version"]) else f" v{version}"
+    return Text(found["state"] + other, _STYLES.get(found["state"], ""))
+
+
+def _versions_table(versions: list[dict[str, Any]]) -> Table:
+    table = _table("", ">version", "content", ">rank", "modules", ">size", ">created", "base model", "source")
+    for version in versions:
+        table.add_row(
+            "*" if version["active"] else "", _number(version["version"]), Text(str(version["hash"])[:12]),
+            _number(version["rank"]), Text(", ".join(version["target_modules"])), _size(version["size"]),
+            _ago(version["created"]), Text(str(version["base_model"] or "-")), Text(str(version["source"] or "-")),
+        )
+    return table
+
+
+def _instances_table(adapter: dict[str, Any], header: bool = False) -> Table:
+    table = _table("instance", "state", ">version", "reason")
+    table.show_header = header
+    for name, instance in adapter.get("instances", {}).items():
+        state = instance["state"]
+        table.add_row(
+            Text(name), Text(state, _STYLES.get(state, "")), _number(instance.get("version")),
+            Text(instance.get("reason") or "", "dim"),
+        )
+    return table
+
+
+def _bench_table(times: list[tuple[float, float, float]]) -> Table:
+    table = _table("", ">mean ms", ">p50 ms", ">p95 ms")
+    for what, column in zip(("load", "first token", "unload"), zip(*times, strict=True), strict=True):
+        values = (statistics.fmean(column), _percentile(column, 0.50), _percentile(column, 0.95))
+        table.add_row(what, *(f"{value * 1000:.1f}" for value in values))
+    return table
+
+
+def _table(*columns: str) -> Table:
+    """A table without a frame; columns that begin with > are flush right."""
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(Text(column.removeprefix(">")), justify="right" if column[:1] == ">" else "left")
+    return table
+
+
+def _about(adapter: dict[str, Any]) -> Iterator[str]:
+    description = adapter.get("description")
+    yield f"{adapter['lora_name']}: {description}" if description else adapter["lora_name"]
+    loading = "" if adapter["auto_load"] else ", loaded on first use"
+    yield (
+        f"version {adapter['version']}, {adapter['state']}{loading}, "
+        f"{adapter.get('requests_total', 0)} requests, last use {_ago(adapter.get('last_used'))}"
+    )
+
+
+def _base_of(cluster: ClusterClient, name: str) -> str:
+    """The served name of the model below ``name``."""
+    models: dict[str, str | None] = {model["id"]: model.get("parent") for model in cluster.models()}
+    if models.get(name) is None:
+        cluster.adapter(name)  # an unknown one is the cluster's to explain
+    bases = [model for model, parent in models.items() if parent is None]
+    parent = models.get(name)
+    if parent in bases:
+        return parent
+    if not bases:
+        raise ClusterError("the cluster lists no base model")
+    return bases[0]
+
+
+def _percentile(values: tuple[float, ...], part: float) -> float:
+    """The smallest of ``values`` that at least ``part`` of them do not exceed."""
+    return sorted(values)[max(0, math.ceil(part * len(values)) - 1)]
+
+
+def _number(value: object) -> str:
+    return "-" if value is None else str(value)
+
+
+def _ago(moment: float | None) -> str:
+    return "-" if moment is None else f"{duration(max(0.0, time.time() - moment))} ago"
+
+
+def _size(size: float | None) -> str:
+    if size is None:
+        return "-"
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
+def _printable(text: str) -> str:
+    """A model's words must not move the cursor of the terminal they are shown on."""
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)

@@ -1,0 +1,296 @@
+"""Changes of adapters: on all ready workers or on none, and a new version worker by worker. The registry is written
+when all of them have it: whoever kills us before leaves the old state, and the workers are brought back to it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cluster import adapter_files
+from cluster.adapter_files import AdapterFacts, AdapterRejected, BaseShapes
+from cluster.adapters import Adapter, Registry, Version
+from cluster.commands import Refused
+from cluster.instance import Instance
+from cluster.state import WorkerState
+from config.settings import NAME
+from worker.probe import ProbeFailed
+
+if TYPE_CHECKING:
+    from cluster.supervisor import Supervisor
+
+
+@dataclass(slots=True)
+class _Trial:
+    """A change under way: on the workers in ``on`` the name stands for ``path`` already."""
+
+    path: str
+    on: set[str] = field(default_factory=set)
+
+
+class Rollouts:
+    """``registry`` is what holds; `wanted` what follows for one worker."""
+
+    def __init__(self, supervisor: Supervisor, store: Path, wall: Callable[[], float]) -> None:
+        self._supervisor, self._store, self._wall = supervisor, store, wall
+        self.registry = Registry()
+        self.used: dict[str, float] = {}
+        self.rollbacks = 0
+        self._trials: dict[str, _Trial] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._base: BaseShapes | None = None
+        self._base_read = False
+
+    def wanted(self, instance: str) -> dict[str, str]:
+        """Name and path of what ``instance`` should hold now."""
+        wanted = self.registry.resident(self.used, self._supervisor.plan.adapter_cap)
+        for name, trial in self._trials.items():
+            if instance in trial.on:
+                wanted[name] = trial.path
+        return wanted
+
+    def version_at(self, name: str, path: str | None) -> int | None:
+        adapter = self.registry.get(name)
+        return next((v.number for v in adapter.versions if v.path == path), None) if adapter else None
+
+    def want(self, name: str) -> None:
+        """Somebody asks for an adapter that no worker holds."""
+        if name in self.registry.adapters:
+            self.used[name] = self._wall()
+            self._supervisor.adapters_changed()
+
+    # the changes
+
+    async def load(self, name: str, path: str, replace_it: bool, description: str | None) -> tuple[int, dict[str, Any]]:
+        """Status and answer of `POST /v1/load_lora_adapter`. Raises Refused."""
+        self._check_name(name)
+        async with self._lock(name):
+            facts = await self._inspect(Path(path))
+            old = self.registry.get(name)
+            if old is not None and old.current.hash == facts.content_hash:
+                return 200, {**self._answer(name), "unchecked": list(facts.unchecked)}
+            if old is not None and not replace_it:
+                raise Refused(
+                    409, f"adapter {name!r} is loaded with other content; \"load_inplace\": true makes this its next "
+                    "version", "load_inplace",
+                )  # fmt: skip
+            version = await self._take_in(name, path, facts)
+            adapter = old or Adapter(name, 0, ())
+            adapter = replace(adapter, description=adapter.description if description is None else description)
+            await self._roll(adapter.with_version(version, self._supervisor.plan.settings.keep_versions))
+            ready = bool(self._ready())
+            return (200 if ready else 202), {**self._answer(name), "unchecked": list(facts.unchecked)}
+
+    async def rollback(self, name: str, number: int | None) -> dict[str, Any]:
+        """Makes an earlier version the active one. Raises Refused."""
+        async with self._lock(name):
+            adapter = self._known(name)
+            number = adapter.previous() if number is None else number
+            if number is None:
+                raise Refused(409, f"adapter {name!r} has no version before {adapter.active}")
+            if number not in {v.number for v in adapter.versions}:
+                kept = ", ".join(str(v.number) for v in adapter.versions)
+                raise Refused(404, f"adapter {name!r} has no version {number}; kept: {kept}", "version")
+            if number != adapter.active:
+                await self._roll(replace(adapter, active=number))
+                self.rollbacks += 1
+            return self._answer(name)
+
+    def sweep(self) -> None:
+        """Removes content that no version needs. Blocks; only while no worker can still read it."""
+        adapter_files.sweep_temporary(self._store)
+        needed = self.registry.hashes()
+        for folder in self._store.iterdir():
+            if folder.name not in needed:
+                adapter_files.remove(self._store, folder.name)
+
+    async def unload(self, name: str) -> dict[str, Any]:
+        """Off every worker. Raises Refused (404) for an unknown name."""
+        async with self._lock(name):
+            self._known(name)
+            await self._supervisor.keep_adapters([], [name])
+            self.used.pop(name, None)
+            await asyncio.gather(*(self._quietly(i, name) for i in self._ready()))
+            self._supervisor.events.tell("adapters", f"{name} unloaded")
+            return {"lora_name": name, "state": "unloaded"}
+
+    async def take_in_given(self, given: dict[str, Path], lazy: frozenset[str], words: dict[str, str]) -> None:
+        """Adapters named at the start: one transaction. Those in ``lazy`` are loaded on their first use only;
+        ``words`` are descriptions. Raises AdapterRejected for the first that is none."""
+        changed = []
+        for name, path in given.items():
+            facts = await self._inspect_or_reject(path)
+            old = self.registry.get(name) or Adapter(name, 0, ())
+            auto = name not in lazy
+            old = replace(old, auto_load=auto, pinned=auto, description=words.get(name, old.description))
+            if old.active and old.current.hash == facts.content_hash:
+                changed.append(old)
+            else:
+                version = await self._version(name, str(path), facts, old)
+                changed.append(old.with_version(version, self._supervisor.plan.settings.keep_versions))
+        if changed:
+            await self._supervisor.keep_adapters(changed, [])
+
+    # how
+
+    async def _roll(self, adapter: Adapter) -> None:
+        """Puts the active version of ``adapter`` on every ready worker, then into the registry; a name that is
+        there already worker by worker, so that the others serve it meanwhile. Raises Refused after all of them have
+        gone back."""
+        name, new = adapter.name, self.registry.get(adapter.name) is None
+        trial = self._trials[name] = _Trial(adapter.current.path)
+        try:
+            while todo := [i for i in self._ready() if i.id not in trial.on]:
+                batch = todo if new else todo[:1]
+                trial.on |= {i.id for i in batch}
+                words = await asyncio.gather(*(self._put(i, name) for i in batch))
+                refused = [(i, w) for i, w in zip(batch, words, strict=True) if w is not None]
+                if refused:
+                    raise Refused(502, f"{refused[0][0].id} refused adapter {name!r}: {refused[0][1]}")
+            await self._supervisor.keep_adapters([adapter], [])
+        except BaseException:
+            touched = [i for i in self._ready() if i.id in trial.on]
+            del self._trials[name]
+            await asyncio.shield(asyncio.gather(*(self._quietly(i, name) for i in touched)))
+            raise
+        del self._trials[name]
+        self._supervisor.adapters_changed()
+        self._supervisor.events.tell("adapters", f"{name} version {adapter.active} on every ready worker")
+
+    async def _put(self, instance: Instance, name: str) -> str | None:
+        """None if it is there now, or if the worker is gone: its next start brings what the registry says."""
+        agent, incarnation = instance.agent, instance.incarnation
+        if agent is None:
+            return None
+        try:
+            return await agent.apply(name)
+        except ProbeFailed as error:
+            gone = instance.incarnation != incarnation or instance.state is not WorkerState.READY
+            if gone or not await self._survives(instance, incarnation):
+                return None
+            return str(error)
+
+    async def _survives(self, instance: Instance, incarnation: int) -> bool:
+        """A worker that does not answer may be dead without our knowing yet: give its end a moment to be seen."""
+        for _ in range(50):
+            if instance.incarnation != incarnation or instance.state is not WorkerState.READY:
+                return False
+            await asyncio.sleep(0.02)
+        return True
+
+    async def _quietly(self, instance: Instance, name: str) -> None:
+        """Back to what the registry says; what fails now is drift, and repaired as such."""
+        if instance.agent is not None:
+            try:
+                await instance.agent.apply(name)
+            except ProbeFailed:
+                instance.agent.dirty.set()
+
+    def _ready(self) -> list[Instance]:
+        fleet = self._supervisor.fleet
+        return [i for i in fleet.instances.values() if i.state is WorkerState.READY and i.agent is not None]
+
+    def _lock(self, name: str) -> asyncio.Lock:
+        return self._locks.setdefault(name, asyncio.Lock())
+
+    def _known(self, name: str) -> Adapter:
+        adapter = self.registry.get(name)
+        if adapter is None:
+            raise Refused(404, f"no adapter {name!r}", "lora_name")
+        return adapter
+
+    def _check_name(self, name: str) -> None:
+        if not NAME.fullmatch(name):
+            raise Refused(400, f"{name[:200]!r} is no adapter name: [A-Za-z0-9._-], 1 to 128 characters", "lora_name")
+        if name in self._supervisor.plan.spec.served_names:
+            raise Refused(409, f"{name!r} is the name of the model itself", "lora_name")
+
+    async def _inspect(self, path: Path) -> AdapterFacts:
+        try:
+            return await self._inspect_or_reject(path)
+        except AdapterRejected as error:
+            raise Refused(error.status, str(error), "lora_path") from None
+
+    async def _inspect_or_reject(self, path: Path) -> AdapterFacts:
+        plan = self._supervisor.plan
+        if not path.is_absolute():
+            raise AdapterRejected(400, f"{path} is no absolute path")
+        if not self._base_read:
+            self._base = await asyncio.to_thread(adapter_files.read_base, plan.spec.model)
+            self._base_read = True
+        return await asyncio.to_thread(
+            adapter_files.inspect, path, base=self._base, served_names=plan.spec.served_names,
+            max_rank=plan.spec.max_lora_rank, roots=tuple(plan.settings.adapter_root),
+        )
+
+    async def _take_in(self, name: str, path: str, facts: AdapterFacts) -> Version:
+        try:
+            return await self._version(name, path, facts, self.registry.get(name))
+        except AdapterRejected as error:
+            raise Refused(error.status, str(error), "lora_path") from None
+        except OSError as error:
+            raise Refused(507, f"the adapter cannot be stored: {error.strerror or error}") from None
+
+    async def _version(self, name: str, path: str, facts: AdapterFacts, old: Adapter | None) -> Version:
+        folder = await asyncio.to_thread(adapter_files.take_in, Path(path), self._store, facts.content_hash)
+        number = old.next_number() if old is not None else 1
+        return Version(
+            number=number, hash=facts.content_hash, path=str(folder), rank=facts.rank,
+            target_modules=facts.target_modules, base_model=facts.base_model, source=path, size=facts.size,
+            created=self._wall(),
+        )
+
+    # what it looks like
+
+    def _answer(self, name: str) -> dict[str, Any]:
+        adapter = self._known(name)
+        instances = {i: s["state"] for i, s in self.instances(adapter).items()}
+        state = "loaded" if instances else "registered"
+        return {"lora_name": name, "version": adapter.active, "state": state, "instances": instances}
+
+    def instances(self, adapter: Adapter) -> dict[str, dict[str, Any]]:
+        """State, version and reason by ready worker."""
+        return {i.id: self._on(i, adapter) for i in self._ready()}
+
+    def _on(self, instance: Instance, adapter: Adapter) -> dict[str, Any]:
+        agent = instance.agent
+        assert agent is not None
+        path, refusal = agent.loaded.get(adapter.name), agent.refused.get(adapter.name)
+        if path is not None:
+            state = "loading" if adapter.name in instance.withheld else "loaded"
+        elif refusal is not None:
+            state = "refused"
+        else:
+            state = "loading" if adapter.name in self.wanted(instance.id) else "lazy"
+        version = self.version_at(adapter.name, path)
+        return {"state": state, "version": version, "reason": refusal.reason if refusal else ""}
+
+    def describe(self, adapter: Adapter, versions: bool = False) -> dict[str, Any]:
+        """One entry of `GET /v1/lora_adapters`."""
+        current, instances = adapter.current, self.instances(adapter)
+        states = {i["state"] for i in instances.values()}
+        shown: dict[str, Any] = {
+            "lora_name": adapter.name, "version": adapter.active,
+            "state": "rolling" if adapter.name in self._trials else _overall(states),
+            "description": adapter.description, "rank": current.rank, "size": current.size,
+            "base_model": current.base_model, "auto_load": adapter.auto_load, "instances": instances,
+        }  # fmt: skip
+        if versions:
+            shown["versions"] = [
+                {"version": v.number, "hash": v.hash, "rank": v.rank, "target_modules": list(v.target_modules),
+                 "base_model": v.base_model, "source": v.source, "size": v.size, "created": v.created,
+                 "active": v.number == adapter.active}
+                for v in adapter.versions
+            ]  # fmt: skip
+        return shown
+
+    def find(self, name: str) -> dict[str, Any]:
+        return self.describe(self._known(name), versions=True)
+
+
+def _overall(states: set[str]) -> str:
+    if not states:
+        return "registered"
+    return next((s for s in ("refused", "loading", "lazy") if s in states), "loaded")
