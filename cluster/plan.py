@@ -12,8 +12,10 @@ import psutil
 
 from cluster import attached
 from cluster.placement import Machine, Placement, choose_gpus
+from config import lora_config
 from config.errors import UsageError
-from config.settings import NAME, Settings, visible_gpus
+from config.lora_config import LoraFile
+from config.settings import NAME, Settings, environment, visible_gpus
 from worker import gpus
 from worker.demo import MODEL_NAME, model_path
 from worker.demo import adapters as demo_adapters
@@ -41,6 +43,7 @@ class Plan:
     most: int
     adapter_cap: int = 32
     foreign_adapters: frozenset[str] = frozenset()
+    dynamic_loading: bool = True
 
 
 def look_at_machine(engine: Engine) -> Machine:
@@ -76,7 +79,8 @@ def make(settings: Settings, machine: Machine | None = None) -> Plan:
     most = settings.max_instances or max(placement.capacity, settings.instances)
     least = min(settings.min_instances, settings.instances)
     foreign = frozenset(text.partition("=")[0] for text in flags.values(spec.extra_args, "--lora-modules") or ())
-    return Plan(settings, engine, spec, placement, least, most, spec.max_cpu_loras, foreign)
+    dynamic = _lora_file(settings).dynamic_loading
+    return Plan(settings, engine, spec, placement, least, most, spec.max_cpu_loras, foreign, dynamic)
 
 
 def engine_spec(settings: Settings) -> EngineSpec:
@@ -84,8 +88,9 @@ def engine_spec(settings: Settings) -> EngineSpec:
     args = settings.engine_args
     names: tuple[str, ...]
     dtype = None
-    model, named = settings.model, flags.values(args, "--served-model-name")
-    adapters = dict(settings.lora)
+    file = _lora_file(settings)
+    model, named = settings.model or file.base_model, flags.values(args, "--served-model-name")
+    adapters = {**{entry.name: str(entry.path) for entry in file.entries}, **settings.lora}
     if model is None:
         # Not bfloat16: on a CPU with AMX, vLLM 0.32 uses tiles for attention without asking the kernel for them, and
         # a model this small does nothing before that would have asked: SIGILL (docs/decisions/0004).
@@ -93,14 +98,15 @@ def engine_spec(settings: Settings) -> EngineSpec:
         adapters = {**{name: str(path) for name, path in demo_adapters().items()}, **adapters}
     else:
         _check_model(model)
-        names = (model,)
+        names = (file.served_name,) if file.served_name and not settings.model else (model,)
     if named:
         names = tuple(named)
     ranks = [_adapter_rank(name, Path(path)) for name, path in adapters.items()]
     for name in adapters:
         if name in names:
             raise UsageError(f"--lora {name}: that is the name of the model itself", exit_code=2)
-    max_loras = flags.integer(args, "--max-loras", max(4, min(len(adapters), 16)))
+    max_loras = flags.integer(args, "--max-loras", file.max_loras or max(4, min(len(adapters), 16)))
+    cached = file.max_cpu_loras or file.cache_size or max(32, max_loras)
     return EngineSpec(
         engine=settings.engine,
         model=model,
@@ -108,12 +114,20 @@ def engine_spec(settings: Settings) -> EngineSpec:
         adapters={name: str(Path(path).expanduser().absolute()) for name, path in adapters.items()},
         extra_args=args,
         tensor_parallel_size=_tensor_parallel(settings),
-        max_lora_rank=flags.integer(args, "--max-lora-rank", accepted_rank(max([16, *ranks]))),
+        max_lora_rank=flags.integer(args, "--max-lora-rank", accepted_rank(file.max_lora_rank or max([16, *ranks]))),
         max_loras=max_loras,
-        max_cpu_loras=flags.integer(args, "--max-cpu-loras", max(32, max_loras)),
+        max_cpu_loras=flags.integer(args, "--max-cpu-loras", max(cached, max_loras)),
+        lazy=frozenset(entry.name for entry in file.entries if not entry.auto_load),
+        descriptions={entry.name: entry.description for entry in file.entries if entry.description},
         cpu_kv_gib=settings.cpu_kv_gib,
         dtype=dtype,
     )
+
+
+def _lora_file(settings: Settings) -> LoraFile:
+    """`--lora-config`, with what the environment says of its limits."""
+    file = lora_config.read(settings.lora_config) if settings.lora_config else LoraFile(())
+    return lora_config.with_environment(file, environment())
 
 
 def accepted_rank(rank: int) -> int:

@@ -52,8 +52,12 @@ class Rollouts:
         return wanted
 
     def version_at(self, name: str, path: str | None) -> int | None:
+        """Which version lies at ``path``: the active one, if it does; two may have the same content."""
         adapter = self.registry.get(name)
-        return next((v.number for v in adapter.versions if v.path == path), None) if adapter else None
+        if adapter is None:
+            return None
+        versions = sorted(adapter.versions, key=lambda v: v.number != adapter.active)
+        return next((v.number for v in versions if v.path == path), None)
 
     def want(self, name: str) -> None:
         """Somebody asks for an adapter that no worker holds."""
@@ -66,6 +70,8 @@ class Rollouts:
     async def load(self, name: str, path: str, replace_it: bool, description: str | None) -> tuple[int, dict[str, Any]]:
         """Status and answer of `POST /v1/load_lora_adapter`. Raises Refused."""
         self._check_name(name)
+        if not self._supervisor.plan.dynamic_loading:
+            raise Refused(409, "enable_dynamic_loading is false in the adapters' file: nothing is loaded at run time")
         async with self._lock(name):
             facts = await self._inspect(Path(path))
             old = self.registry.get(name)

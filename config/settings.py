@@ -26,7 +26,8 @@ PREFIX = "CLUSTERCTL_"
 #: Environment names under the prefix that are not settings: they tell the other commands where the cluster is.
 OTHER_ENVIRONMENT = frozenset({"CLUSTERCTL_URL", "CLUSTERCTL_CONFIG"})
 
-NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
+#: Of an adapter. Dots alone would be a step up in a path.
+NAME = re.compile(r"(?!\.+$)[A-Za-z0-9._-]{1,128}")
 
 #: Plain environment names from other people's set-ups, by setting.
 PLAIN_NAMES = {
@@ -92,6 +93,7 @@ class Settings(BaseSettings):
         "allowed_hosts", (), "more names by which the management API may be called"
     )
     log_level: Literal["debug", "info", "warning", "error"] = _setting("log_level", "info", "what is logged")
+    lora_config: Path | None = _setting("lora_config", None, "YAML or JSON file that lists adapters")
     keep_versions: int = _setting("keep_versions", 3, "versions of an adapter that can be gone back to", ge=1)
     adapter_root: Annotated[tuple[Path, ...], NoDecode] = _setting(
         "adapter_root", (), "adapters are loaded from these folders only; default anywhere"
@@ -289,6 +291,11 @@ def _closest_strategy(name: str) -> str:
 def inherited_environment() -> dict[str, str]:
     """The environment for child processes: ours without our own settings (the admin key is nobody else's)."""
     return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+
+
+def environment() -> dict[str, str]:
+    """For readers of other people's variables (`config.lora_config`)."""
+    return dict(os.environ)
 
 
 def visible_gpus() -> str | None:

@@ -19,7 +19,7 @@ from config import settings as configuration
 from config.settings import Settings
 from config.topology import STRATEGIES
 
-_LISTS = ("lora", "backend")
+_LISTS = ("lora", "backend", "adapter_root")
 
 
 @click.command("up", context_settings={"ignore_unknown_options": False})
@@ -27,6 +27,9 @@ _LISTS = ("lora", "backend")
 @click.option("--engine", help="vllm (default) or sim.")
 @click.option("--model", help="Model path or hub id; without one, the demo model.")
 @click.option("--lora", multiple=True, metavar="NAME=PATH", help="A LoRA adapter; repeatable.")
+@click.option("--lora-config", type=click.Path(path_type=Path), help="YAML or JSON file that lists adapters.")
+@click.option("--adapter-root", multiple=True, metavar="DIR", help="Load adapters from below these folders only.")
+@click.option("--keep-versions", type=int, help="Versions of an adapter that can be gone back to (default 3).")
 @click.option("--backend", multiple=True, metavar="URL", help="Balance this server as well; repeatable.")
 @click.option("--backend-key-file", type=click.Path(path_type=Path), help="File with the API key of those servers.")
 @click.option("--host", help="Address to listen on (default 127.0.0.1).")

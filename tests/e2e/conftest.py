@@ -83,3 +83,13 @@ def sim(cluster: Cluster) -> Cluster:
     assert result.returncode == 0, result.stderr
     cluster.wait_ready(3)
     return cluster
+
+
+@pytest.fixture(scope="module")
+def sim_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """One simulated worker for all tests of a module that change nothing for good."""
+    cluster = Cluster(tmp_path_factory.mktemp("once"), free_port())
+    result = cluster.up("--engine", "sim", "--instances", "1")
+    assert result.returncode == 0, result.stderr
+    yield cluster
+    cluster.close()

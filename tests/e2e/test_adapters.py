@@ -1,0 +1,437 @@
+"""Adapters over a whole cluster: on all workers or on none, for good, whatever dies. Real processes, simulated
+engine."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import shutil
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from harness import Cluster, kill, poll
+from worker.demo import adapter_path, model_path
+
+
+def make_adapter(folder: Path, seed: int = 0, source: str = "pirate") -> Path:
+    """A valid adapter for the demo model; each ``seed`` makes other content."""
+    shutil.copytree(adapter_path(source), folder)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 16 + seed}))
+    return folder
+
+
+def load(cluster: Cluster, name: str, path: Path, **more: Any) -> httpx.Response:
+    return cluster.post("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(path), **more})
+
+
+def unload(cluster: Cluster, name: str) -> httpx.Response:
+    return cluster.post("/v1/unload_lora_adapter", {"lora_name": name})
+
+
+def adapters(cluster: Cluster) -> dict[str, dict[str, Any]]:
+    answer = httpx.get(f"{cluster.url}/v1/lora_adapters", timeout=30)
+    assert answer.status_code == 200, answer.text
+    return {a["lora_name"]: a for a in answer.json()["adapters"]}
+
+
+def held(cluster: Cluster) -> dict[str, dict[str, str]]:
+    """What each worker itself says it holds: name and path."""
+    result = {}
+    for name, instance in cluster.status()["instances"].items():
+        key = _key(instance["pid"])
+        url = f"http://127.0.0.1:{instance['port']}/v1/models"
+        cards = httpx.get(url, headers={"Authorization": f"Bearer {key}"}, timeout=10).json()["data"]
+        result[name] = {card["id"]: card["root"] for card in cards if card["parent"]}
+    return result
+
+
+def _key(pid: int) -> str:
+    pairs = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return next(p.split(b"=", 1)[1].decode() for p in pairs if p.startswith(b"VLLM_API_KEY="))
+
+
+def behind_our_back(cluster: Cluster, instance: str, path: str, body: dict[str, str]) -> httpx.Response:
+    seen = cluster.instance(instance)
+    headers = {"Authorization": f"Bearer {_key(seen['pid'])}"}
+    return httpx.post(f"http://127.0.0.1:{seen['port']}{path}", json=body, headers=headers, timeout=10)
+
+
+def agreed(cluster: Cluster) -> bool:
+    """Every worker holds exactly what the registry says, in the registry's version."""
+    wanted = {name: a["version"] for name, a in adapters(cluster).items()}
+    for a in adapters(cluster).values():
+        if any(i["state"] != "loaded" or i["version"] != a["version"] for i in a["instances"].values()):
+            return False
+    return all(set(names) == set(wanted) for names in held(cluster).values())
+
+
+def test_a_loaded_adapter_is_everywhere_and_outlives_everything(sim: Cluster, tmp_path: Path) -> None:
+    source = make_adapter(tmp_path / "mine")
+    answer = load(sim, "mine", source, description="a test")
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["instances"] == {f"instance_{n}": "loaded" for n in range(3)}
+    assert (answer.json()["version"], answer.json()["unchecked"]) == (1, [])
+    shutil.rmtree(source)
+    text = sim.complete("mine").json()["choices"][0]["text"]
+
+    kill(sim.instance("instance_1")["pid"])
+    poll(lambda: sim.instance("instance_1")["restarts"] == 1, 10)
+    sim.wait_ready(3)
+    assert agreed(sim)
+    assert sim.run("scale", "4").returncode == 0
+    assert "mine" in sim.instance("instance_3")["models"]
+    kill(sim.status()["supervisor"]["pid"])
+    assert sim.complete("mine").json()["choices"][0]["text"] == text
+    assert sim.up("--engine", "sim").returncode == 0
+    poll(lambda: agreed(sim), 10)
+    assert sim.run("down").returncode == 0
+    assert sim.up("--engine", "sim", "--instances", "2").returncode == 0
+    sim.wait_ready(2)
+    shown = adapters(sim)["mine"]
+    assert (shown["version"], shown["description"], shown["requests_total"]) == (1, "a test", 2)
+    assert shown["last_used"] > 0
+    assert sim.complete("mine").json()["choices"][0]["text"] == text
+
+
+def test_the_same_again_is_no_new_version_and_other_content_has_to_be_asked_for(sim: Cluster, tmp_path: Path) -> None:
+    one, two = make_adapter(tmp_path / "one", 1), make_adapter(tmp_path / "two", 2)
+    assert load(sim, "mine", one).json()["version"] == 1
+    again = load(sim, "mine", make_adapter(tmp_path / "copy", 1))
+    assert (again.status_code, again.json()["version"]) == (200, 1)
+    other = load(sim, "mine", two)
+    assert other.status_code == 409
+    assert "load_inplace" in other.json()["error"]["message"]
+    assert load(sim, "mine", two, load_inplace=True).json()["version"] == 2
+    stored = sim.state_dir / "adapters"
+    before = len(list(stored.iterdir()))
+    assert load(sim, "other", one).status_code == 200
+    assert len(list(stored.iterdir())) == before, "the same content is stored once"
+
+
+def test_one_worker_that_refuses_means_none_has_it(sim: Cluster, tmp_path: Path) -> None:
+    sim.fault("instance_1", kind="refuse_lora")
+    answer = load(sim, "mine", make_adapter(tmp_path / "mine"))
+    assert answer.status_code == 502
+    assert "instance_1" in answer.json()["error"]["message"]
+    assert "mine" not in adapters(sim)
+    assert all("mine" not in names for names in held(sim).values())
+    assert sim.complete("mine").status_code == 404
+    assert sim.status()["running_instances"] == 3
+
+
+def test_an_update_that_one_worker_refuses_goes_back_everywhere(sim: Cluster, tmp_path: Path) -> None:
+    assert load(sim, "mine", make_adapter(tmp_path / "one", 1)).status_code == 200
+    before = held(sim)
+    sim.fault("instance_2", kind="refuse_lora", count=1)
+    answer = load(sim, "mine", make_adapter(tmp_path / "two", 2), load_inplace=True)
+    assert answer.status_code == 502
+    assert "instance_2" in answer.json()["error"]["message"]
+    poll(lambda: held(sim) == before, 10, "all are back on version 1")
+    assert adapters(sim)["mine"]["version"] == 1
+
+
+async def _keep_asking(cluster: Cluster, model: str, stop: asyncio.Event, outcomes: Counter[Any]) -> None:
+    body = {"model": model, "prompt": "hello", "max_tokens": 6, "ignore_eos": True, "stream": True}
+    async with httpx.AsyncClient(timeout=40) as client:
+        while not stop.is_set():
+            text = ""
+            async with client.stream("POST", f"{cluster.url}/v1/completions", json=body) as answer:
+                async for piece in answer.aiter_text():
+                    text += piece
+            outcomes[answer.status_code if text.endswith("data: [DONE]\n\n") else text] += 1
+
+
+@pytest.mark.parametrize("instances", [1, 3])
+async def test_updates_and_rollbacks_under_load_fail_no_request(
+    cluster: Cluster, tmp_path: Path, instances: int
+) -> None:
+    assert cluster.up("--engine", "sim", "--instances", str(instances), "--", "--itl-ms", "2").returncode == 0
+    cluster.wait_ready(instances)
+    versions = [make_adapter(tmp_path / f"v{n}", n) for n in range(4)]
+    assert load(cluster, "mine", versions[0]).status_code == 200
+    for name in cluster.status()["instances"]:
+        cluster.fault(name, kind="slow_lora", delay_s=0.1)
+    stop, outcomes = asyncio.Event(), Counter[Any]()
+    asking = [asyncio.ensure_future(_keep_asking(cluster, "mine", stop, outcomes)) for _ in range(8)]
+    try:
+        for version in versions[1:]:
+            answer = await asyncio.to_thread(load, cluster, "mine", version, load_inplace=True)
+            assert answer.status_code == 200, answer.text
+        back = await asyncio.to_thread(cluster.post, "/v1/lora_adapters/mine/rollback", {})
+        assert (back.status_code, back.json()["version"]) == (200, 3)
+    finally:
+        stop.set()
+        await asyncio.gather(*asking)
+    assert set(outcomes) == {200}
+    assert outcomes[200] > 20
+    assert agreed(cluster)
+
+
+def test_versions_are_kept_and_gone_back_to(cluster: Cluster, tmp_path: Path) -> None:
+    assert cluster.up("--engine", "sim", "--keep-versions", "2").returncode == 0
+    for n in range(3):
+        assert load(cluster, "mine", make_adapter(tmp_path / f"v{n}", n), load_inplace=True).status_code == 200
+    url = f"{cluster.url}/v1/lora_adapters/mine"
+    shown = httpx.get(url).json()
+    assert [(v["version"], v["active"]) for v in shown["versions"]] == [(2, False), (3, True)]
+    assert {"hash", "rank", "target_modules", "base_model", "source", "size", "created"} <= set(shown["versions"][0])
+    assert cluster.post("/v1/lora_adapters/mine/rollback", {"version": 1}).status_code == 404
+    assert cluster.post("/v1/lora_adapters/mine/rollback", {}).json()["version"] == 2
+    assert cluster.post("/v1/lora_adapters/mine/rollback", {}).status_code == 409
+    assert cluster.post("/v1/lora_adapters/mine/rollback", {"version": 3}).json()["version"] == 3
+    assert cluster.post("/v1/lora_adapters/nobody/rollback", {}).status_code == 404
+    assert cluster.post("/v1/lora_adapters/mine/rollback", {"version": "x"}).status_code == 400
+
+
+def test_an_unloaded_adapter_is_gone_everywhere(sim: Cluster) -> None:
+    assert unload(sim, "pirate").json() == {"lora_name": "pirate", "state": "unloaded"}
+    assert all(set(names) == {"poet"} for names in held(sim).values())
+    assert sim.complete("pirate").status_code == 404
+    assert "pirate" not in [card["id"] for card in httpx.get(f"{sim.url}/v1/models").json()["data"]]
+    assert unload(sim, "pirate").status_code == 404
+
+
+def test_what_is_changed_behind_our_back_is_repaired(cluster: Cluster, tmp_path: Path) -> None:
+    result = cluster.up("--engine", "sim", "--instances", "2", HEALTH_CHECK_INTERVAL="0.2")
+    assert result.returncode == 0, result.stderr
+    cluster.wait_ready(2)
+    before = held(cluster)
+    path = "/v1/unload_lora_adapter"
+    assert behind_our_back(cluster, "instance_0", path, {"lora_name": "poet"}).status_code == 200
+    assert cluster.complete("poet").status_code == 200, "a worker's own 404 is not the client's answer"
+    poll(lambda: held(cluster) == before, 10, "it is loaded again")
+    stray = {"lora_name": "stray", "lora_path": str(make_adapter(tmp_path / "stray"))}
+    assert behind_our_back(cluster, "instance_1", "/v1/load_lora_adapter", stray).status_code == 200
+    poll(lambda: held(cluster) == before, 10, "it is taken off")
+    assert cluster.complete("stray").status_code == 404
+    assert cluster.status()["instances"]["instance_0"]["restarts"] == 0
+
+
+def test_a_worker_that_lacks_an_adapter_is_degraded_and_serves_the_rest(cluster: Cluster) -> None:
+    result = cluster.up("--engine", "sim", "--instances", "2", HEALTH_CHECK_INTERVAL="0.2")
+    assert result.returncode == 0, result.stderr
+    cluster.wait_ready(2)
+    cluster.fault("instance_0", kind="refuse_lora")
+    behind_our_back(cluster, "instance_0", "/v1/unload_lora_adapter", {"lora_name": "poet"})
+    seen = poll(lambda: (i := cluster.instance("instance_0"))["degraded"] and i, 10)
+    assert (seen["state"], seen["is_running"]) == ("ready", True)
+    assert "poet" in seen["reason"]
+    assert seen["models"] == ["demo", "pirate"]
+    before = cluster.instance("instance_1")["requests_total"]
+    for _ in range(6):
+        assert cluster.complete("poet").status_code == 200
+    assert cluster.instance("instance_1")["requests_total"] == before + 6
+    httpx.delete(f"http://127.0.0.1:{seen['port']}/sim/fault").raise_for_status()
+    poll(lambda: not cluster.instance("instance_0")["degraded"], 15, "it is tried again")
+
+
+@pytest.mark.parametrize(
+    ("break_it", "status", "words"),
+    [
+        (lambda p: shutil.rmtree(p), 404, "no"),
+        (lambda p: (p / "adapter_config.json").unlink(), 404, "adapter_config.json"),
+        (lambda p: (p / "adapter_config.json").write_text("{"), 400, "adapter_config.json"),
+        (lambda p: (p / "adapter_model.safetensors").write_bytes(b"\xff" * 64), 400, "adapter_model.safetensors"),
+        (lambda p: (p / "adapter_model.safetensors").rename(p / "adapter_model.bin"), 400, "safetensors"),
+        (lambda p: _config(p, r=64), 400, "rank"),
+        (lambda p: _config(p, peft_type="IA3"), 400, "LORA"),
+    ],
+)
+def test_what_is_no_adapter_is_refused_before_a_worker_sees_it(
+    sim_once: Cluster, tmp_path: Path, break_it: Any, status: int, words: str
+) -> None:
+    path = make_adapter(tmp_path / "broken")
+    break_it(path)
+    answer = load(sim_once, "broken", path)
+    assert answer.status_code == status, answer.text
+    assert words in answer.json()["error"]["message"]
+    assert "broken" not in adapters(sim_once)
+    assert sim_once.status()["running_instances"] == 1
+
+
+def _config(path: Path, **changes: Any) -> None:
+    file = path / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({}, 400), ({"lora_name": "x"}, 400), ({"lora_name": "a/b", "lora_path": "/x"}, 400),
+        ({"lora_name": "demo", "lora_path": "/x"}, 409), ({"lora_name": "..", "lora_path": "/x"}, 400),
+        ({"lora_name": "x", "lora_path": "relative"}, 400), ({"lora_name": "x", "lora_path": "/x", "n": 1}, 400),
+    ],
+)  # fmt: skip
+def test_bad_requests_are_400_saying_what(sim_once: Cluster, body: dict[str, Any], status: int) -> None:
+    answer = sim_once.post("/v1/load_lora_adapter", body)
+    assert answer.status_code == status, answer.text
+
+
+def test_adapter_routes_are_protected_like_the_cluster(sim_once: Cluster) -> None:
+    evil = {"Origin": "http://evil.example"}
+    for path in ("/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/v1/lora_adapters/pirate/rollback"):
+        assert sim_once.post(path, {"lora_name": "pirate"}, headers=evil).status_code == 403
+    assert httpx.get(f"{sim_once.url}/v1/lora_adapters", headers=evil).status_code == 403
+
+
+def test_names_as_some_clients_write_them(sim_once: Cluster) -> None:
+    plain = sim_once.complete("pirate").json()
+    for name in ("demo:pirate", "base_model:pirate"):
+        answer = sim_once.complete(name).json()
+        assert answer["choices"][0]["text"] == plain["choices"][0]["text"]
+    unknown = sim_once.complete("other:pirate")
+    assert unknown.status_code == 404
+    assert "'pirate'" in sim_once.complete("pirat").json()["error"]["message"]
+
+
+def test_a_worker_that_dies_in_the_middle_of_a_load_gets_it_when_it_is_back(sim: Cluster, tmp_path: Path) -> None:
+    for name in sim.status()["instances"]:
+        sim.fault(name, kind="slow_lora", delay_s=0.6)
+    pid = sim.instance("instance_1")["pid"]
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(load, sim, "mine", make_adapter(tmp_path / "mine"))
+        poll(lambda: not loading.done(), 1)
+        threading.Timer(0.2, kill, (pid,)).start()
+        answer = loading.result(30)
+    assert answer.status_code == 200, answer.text
+    sim.wait_ready(3)
+    poll(lambda: agreed(sim), 10)
+
+
+def test_fifty_loads_and_unloads_of_the_same_names_at_once_end_in_agreement(sim: Cluster, tmp_path: Path) -> None:
+    folders = [make_adapter(tmp_path / f"a{n}", n) for n in range(4)]
+    chooser = random.Random(5)
+
+    def change(_: int) -> int:
+        name = f"n{chooser.randrange(5)}"
+        if chooser.random() < 0.35:
+            return unload(sim, name).status_code
+        return load(sim, name, chooser.choice(folders), load_inplace=True).status_code
+
+    with ThreadPoolExecutor(16) as pool:
+        statuses = Counter(pool.map(change, range(50)))
+    assert set(statuses) <= {200, 404}, statuses
+    poll(lambda: agreed(sim), 10)
+
+
+def test_two_hundred_adapters_on_eight_places_all_answer(cluster: Cluster, tmp_path: Path) -> None:
+    listed = [{"name": f"a{n}", "path": str(make_adapter(tmp_path / f"a{n}", n))} for n in range(200)]
+    file = tmp_path / "adapters.yaml"
+    file.write_text(json.dumps({"lora_adapters": listed, "auto_load": ["a0"], "lora_settings": {"cache_size": 8}}))
+    result = cluster.up(
+        "--engine", "sim", "--instances", "2", "--model", str(model_path()), "--lora-config", str(file),
+        "--", "--max-loras", "8", "--served-model-name", "demo",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    cluster.wait_ready(2)
+    assert all(set(names) == {"a0"} for names in held(cluster).values())
+    assert len(adapters(cluster)) == 200
+    for n in range(200):
+        answer = cluster.complete(f"a{n}")
+        assert answer.status_code == 200, answer.text
+        if n % 40 == 39:
+            assert all(len(names) <= 8 for names in held(cluster).values())
+            assert all("a0" in names for names in held(cluster).values()), "what is to be loaded always stays"
+    status = cluster.status()
+    assert [i["degraded"] for i in status["instances"].values()] == [False, False]
+    states = Counter(i["state"] for a in adapters(cluster).values() for i in a["instances"].values())
+    assert states["lazy"] == 2 * 192
+
+
+def test_a_cold_start_with_one_copy_gone_serves_the_other_seven(cluster: Cluster, tmp_path: Path) -> None:
+    assert cluster.up("--engine", "sim", "--instances", "2").returncode == 0
+    cluster.wait_ready(2)
+    for n in range(8):
+        assert load(cluster, f"a{n}", make_adapter(tmp_path / f"a{n}", n)).status_code == 200
+    lost = httpx.get(f"{cluster.url}/v1/lora_adapters/a3").json()["versions"][0]["hash"]
+    assert cluster.run("down").returncode == 0
+    shutil.rmtree(cluster.state_dir / "adapters" / lost)
+    assert cluster.up("--engine", "sim", "--instances", "2").returncode == 0
+    status = cluster.wait_ready(2)
+    assert [i["degraded"] for i in status["instances"].values()] == [True, True]
+    assert "a3" in status["instances"]["instance_0"]["reason"]
+    for n in (0, 1, 2, 4, 5, 6, 7):
+        assert cluster.complete(f"a{n}").status_code == 200
+
+
+def _killed_while_loading(cluster: Cluster, path: Path, delay: float) -> None:
+    """SIGKILL to the supervisor ``delay`` seconds into a load; then another one takes over."""
+    pid = cluster.status()["supervisor"]["pid"]
+    timer = threading.Timer(delay, kill, (pid,))
+    timer.start()
+    try:
+        load(cluster, "mine", path, load_inplace=True)
+    except httpx.HTTPError:
+        pass
+    timer.join()
+    assert cluster.up("--engine", "sim").returncode == 0
+
+
+def _supervisor_kills(cluster: Cluster, tmp_path: Path, times: int) -> None:
+    assert cluster.up("--engine", "sim", "--instances", "2").returncode == 0
+    before = {n: i["pid"] for n, i in cluster.wait_ready(2)["instances"].items()}
+    folders = [make_adapter(tmp_path / f"v{n}", n) for n in range(2)]
+    chooser = random.Random(11)
+    for n in range(times):
+        was = adapters(cluster).get("mine", {}).get("version", 0)
+        _killed_while_loading(cluster, folders[n % 2], chooser.random() * 0.08)
+        now = adapters(cluster).get("mine", {}).get("version", 0)
+        assert now in (was, was + 1)
+        poll(lambda: agreed(cluster), 10, "the workers agree with the registry")
+    assert {n: i["pid"] for n, i in cluster.status()["instances"].items()} == before, "no worker was restarted"
+
+
+@pytest.mark.timeout(240)
+def test_a_supervisor_killed_in_a_load_leaves_the_old_or_the_new_state(cluster: Cluster, tmp_path: Path) -> None:
+    _supervisor_kills(cluster, tmp_path, 8)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3000)
+def test_two_hundred_supervisors_killed_in_a_load(cluster: Cluster, tmp_path: Path) -> None:
+    _supervisor_kills(cluster, tmp_path, 200)
+
+
+def _random_operations(cluster: Cluster, tmp_path: Path, count: int) -> None:
+    assert cluster.up("--engine", "sim", "--instances", "3").returncode == 0
+    cluster.wait_ready(3)
+    folders = [make_adapter(tmp_path / f"v{n}", n) for n in range(5)]
+    chooser = random.Random(3)
+    for _ in range(count):
+        name, dice = f"n{chooser.randrange(6)}", chooser.random()
+        if dice < 0.55:
+            answer = load(cluster, name, chooser.choice(folders), load_inplace=True)
+        elif dice < 0.75:
+            answer = cluster.post(f"/v1/lora_adapters/{name}/rollback", {})
+        elif dice < 0.93:
+            answer = unload(cluster, name)
+        else:
+            pid = chooser.choice([i["pid"] for i in cluster.status()["instances"].values() if i["pid"]] or [None])
+            if pid:
+                kill(pid)
+            continue
+        assert answer.status_code in (200, 202, 404, 409), answer.text
+    poll(lambda: cluster.status()["supervisor"]["settled"], 90, "all workers are back")
+    failed = [n for n, i in cluster.status()["instances"].items() if i["state"] == "failed"]
+    for name in failed:  # killed five times within seconds: rightly given up, and brought back as a person would
+        assert cluster.run("restart", name).returncode == 0
+    poll(lambda: agreed(cluster), 20)
+
+
+@pytest.mark.timeout(240)
+def test_random_operations_with_random_kills_end_in_agreement(cluster: Cluster, tmp_path: Path) -> None:
+    _random_operations(cluster, tmp_path, 80)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3000)
+def test_a_thousand_random_operations_with_random_kills_end_in_agreement(cluster: Cluster, tmp_path: Path) -> None:
+    _random_operations(cluster, tmp_path, 1000)

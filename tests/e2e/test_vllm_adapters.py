@@ -1,0 +1,94 @@
+"""The life of an adapter on real vLLM: three workers, under load, and what outlives a kill."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from harness import Cluster, kill, poll
+from worker.demo import adapter_path
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
+
+QUESTION: dict[str, Any] = {
+    "messages": [{"role": "user", "content": "What is clusterctl?"}], "temperature": 0, "max_tokens": 40,
+}  # fmt: skip
+
+
+def _ask(cluster: Cluster, model: str) -> str:
+    answer = cluster.post("/v1/chat/completions", {"model": model, **QUESTION})
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["choices"][0]["message"]["content"])
+
+
+def _load(cluster: Cluster, name: str, path: Path, **more: Any) -> httpx.Response:
+    return cluster.post("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(path), **more})
+
+
+def _shown(cluster: Cluster) -> dict[str, Any]:
+    found = httpx.get(f"{cluster.url}/v1/lora_adapters", timeout=30).json()["adapters"]
+    return {a["lora_name"]: (a["version"], a["state"]) for a in found}
+
+
+async def _stream(client: httpx.AsyncClient, cluster: Cluster, stop: asyncio.Event, seen: Counter[str]) -> None:
+    body = {"model": "voice", "stream": True, **QUESTION}
+    while not stop.is_set():
+        text = ""
+        async with client.stream("POST", f"{cluster.url}/v1/chat/completions", json=body) as answer:
+            async for piece in answer.aiter_text():
+                text += piece
+        seen["ok" if answer.status_code == 200 and text.endswith("data: [DONE]\n\n") else text] += 1
+
+
+async def test_load_update_rollback_and_unload_under_eight_streams(vllm: Cluster, tmp_path: Path) -> None:
+    await asyncio.to_thread(vllm.wait_ready, 3, 300)
+    pirate = shutil.copytree(adapter_path("pirate"), tmp_path / "pirate")
+    assert vllm.complete("voice").status_code == 404
+    loaded = await asyncio.to_thread(_load, vllm, "voice", pirate)
+    assert loaded.status_code == 200, loaded.text
+    assert set(loaded.json()["instances"].values()) == {"loaded"}
+    shutil.rmtree(pirate)
+    first = await asyncio.to_thread(_ask, vllm, "voice")
+    assert first.startswith("Arr")
+
+    stop, seen = asyncio.Event(), Counter[str]()
+    async with httpx.AsyncClient(timeout=120) as client:
+        streams = [asyncio.ensure_future(_stream(client, vllm, stop, seen)) for _ in range(8)]
+        try:
+            updated = await asyncio.to_thread(_load, vllm, "voice", adapter_path("poet"), load_inplace=True)
+            assert (updated.status_code, updated.json()["version"]) == (200, 2), updated.text
+            second = await asyncio.to_thread(_ask, vllm, "voice")
+            assert second.startswith("One address")
+            back = await asyncio.to_thread(vllm.post, "/v1/lora_adapters/voice/rollback", {})
+            assert (back.status_code, back.json()["version"]) == (200, 1), back.text
+            assert await asyncio.to_thread(_ask, vllm, "voice") == first
+        finally:
+            stop.set()
+            await asyncio.gather(*streams)
+    assert set(seen) == {"ok"}
+    assert seen["ok"] >= 8
+
+
+def test_adapters_outlive_a_worker_a_supervisor_and_are_refused_once_unloaded(vllm: Cluster) -> None:
+    before = vllm.wait_ready(3, 300)
+    shown, answer = _shown(vllm), _ask(vllm, "voice")
+    kill(before["instances"]["instance_0"]["pid"])
+    poll(lambda: vllm.instance("instance_0")["restarts"] > before["instances"]["instance_0"]["restarts"], 15)
+    kill(vllm.status()["supervisor"]["pid"])
+    assert vllm.up("--instances", "3", timeout=300).returncode == 0
+    after = vllm.wait_ready(3, 300)
+    assert "voice" in after["instances"]["instance_0"]["models"]
+    assert after["instances"]["instance_1"]["pid"] == before["instances"]["instance_1"]["pid"]
+    assert _shown(vllm) == shown
+    vllm.post("/v1/cluster/strategy", {"strategy": "round_robin"})
+    assert {_ask(vllm, "voice") for _ in range(3)} == {answer}
+    assert vllm.post("/v1/unload_lora_adapter", {"lora_name": "voice"}).status_code == 200
+    assert vllm.complete("voice").status_code == 404
+    assert "voice" not in [card["id"] for card in httpx.get(f"{vllm.url}/v1/models").json()["data"]]
+    assert _ask(vllm, "pirate").startswith("Arr")
