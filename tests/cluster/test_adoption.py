@@ -54,7 +54,7 @@ class Before:
         )
         return Instance(
             name, Slot((1,), ((0,), (2, 3)), 2), state, generation=3, incarnation=7, starts=4, handle=handle, spec=spec,
-            started_at=11.0, models=({"id": "demo"},), refused={"poet": "no"}, last_exit={"code": 1},
+            started_at=11.0, models=({"id": "demo"},), held={"poet": "/content"}, last_exit={"code": 1},
         )
 
     async def adopt(self) -> list[Instance]:

@@ -8,16 +8,28 @@ from typing import Any
 
 import pytest
 
+from cluster.adapter_agent import AdapterAgent, Refusal
 from cluster.fleet import Fleet, describe_exit, instance_name
 from cluster.instance import Instance
 from cluster.restart import Backoff, RestartPolicy
 from cluster.state import DesiredState, IllegalTransition, InstanceDesired, WorkerState
 from fakes import Clock, FakeLauncher, rng
-from worker.probe import Readiness
+from worker.probe import Readiness, Target
 from worker.spec import Slot, WorkerSpec
 
 S = WorkerState
 MODELS = ({"id": "demo"},)
+
+
+def _refusing(name: str) -> AdapterAgent:
+    """An agent whose worker does not take ``name``."""
+
+    async def withhold(_: str) -> None:
+        """Nobody is asked."""
+
+    agent = AdapterAgent(Target(None, ""), dict, withhold, lambda: None, lambda: 0.0, 1.0)  # type: ignore[arg-type]
+    agent.refused[name] = Refusal("its rank", "/content", 1, 5.0)
+    return agent
 
 
 class Cluster:
@@ -38,10 +50,12 @@ class Cluster:
         self.fleet.started(instance, self.launcher.start(spec), 5.0)
         return instance
 
-    def ready(self, name: str = "instance_0", refused: dict[str, str] | None = None) -> Instance:
+    def ready(self, name: str = "instance_0", refused: str | None = None) -> Instance:
         instance = self.starting(name)
         self.clock.advance(2.0)
-        self.fleet.ready(instance, Readiness(MODELS, refused or {}), self.clock())
+        if refused is not None:
+            instance.agent = _refusing(refused)
+        self.fleet.ready(instance, Readiness(MODELS), self.clock())
         return instance
 
     def exited(self, instance: Instance, status: int | None = 1) -> dict[str, Any]:
@@ -99,18 +113,18 @@ def test_a_hurried_shutdown_stays_hurried(cluster: Cluster) -> None:
 
 
 def test_a_start_forgets_the_incarnation_before(cluster: Cluster) -> None:
-    instance = cluster.ready(refused={"poet": "no"})
+    instance = cluster.ready(refused="poet")
     cluster.exited(instance)
     cluster.fleet.tree_empty(instance, cluster.clock())
     cluster.starting(fresh=False)
     assert (instance.state, instance.incarnation, instance.starts) == (S.STARTING, 2, 2)
-    assert (instance.ready_at, instance.models, instance.refused, instance.failure) == (None, (), {}, None)
+    assert (instance.ready_at, instance.models, instance.withheld, instance.failure) == (None, (), set(), None)
     assert instance.tree_empty is False
 
 
 def test_a_ready_worker_has_its_models_and_says_how_long_it_took(cluster: Cluster) -> None:
-    instance = cluster.ready(refused={"poet": "rank"})
-    assert (instance.state, instance.models, instance.refused) == (S.READY, MODELS, {"poet": "rank"})
+    instance = cluster.ready(refused="poet")
+    assert (instance.state, instance.models, instance.refused) == (S.READY, MODELS, {"poet": "its rank"})
     assert cluster.told[-1] == ("instance_0", "ready after 2.0 s; refused poet")
     assert cluster.fleet.ready_count == 1
 

@@ -67,7 +67,7 @@ async def test_a_request_without_a_model_goes_to_anybody(balancer: Balanced, sta
     assert (await balancer.ask(model=None))[0] == 200
 
 
-@pytest.mark.parametrize("path", ["/v1/load_lora_adapter", "/docs", "/sleep", "/v1/%63ompletions", "//v1/completions"])
+@pytest.mark.parametrize("path", ["/v1/nothing", "/docs", "/sleep", "/v1/%63ompletions", "//v1/completions"])
 async def test_a_route_that_is_not_passed_on_is_404(balancer: Balanced, start_worker: StartWorker, path: str) -> None:
     worker = await start_worker()
     balancer.push(worker.spec())
