@@ -28,6 +28,22 @@ class Refusal:
     retry_at: float
 
 
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Counts, and the seconds that loads took."""
+
+    loads: int = 0
+    failures: int = 0
+    drift_repairs: int = 0
+    load_seconds: float = 0.0
+
+    def __add__(self, other: Totals) -> Totals:
+        return Totals(
+            self.loads + other.loads, self.failures + other.failures, self.drift_repairs + other.drift_repairs,
+            self.load_seconds + other.load_seconds,
+        )
+
+
 class AdapterAgent:
     """One incarnation of one worker. ``wanted()`` tells name and path of what it should hold; ``withhold(name)``
     returns when the balancer sends nothing for it here any more; ``changed`` is called after every change.
@@ -44,8 +60,12 @@ class AdapterAgent:
         self.refused: dict[str, Refusal] = {}
         self.dirty = asyncio.Event()
         self.drift_repairs = 0
-        self.load_seconds: list[float] = []
+        self.load_seconds = 0.0
         self.loads = self.failures = 0
+
+    def totals(self) -> Totals:
+        """What it has done so far."""
+        return Totals(self.loads, self.failures, self.drift_repairs, self.load_seconds)
 
     def known(self, cards: tuple[dict[str, Any], ...]) -> None:
         """Takes what an adopted worker was last seen to hold for true."""
@@ -113,8 +133,7 @@ class AdapterAgent:
             self._changed()
             return words
         self.loads += 1
-        self.load_seconds.append(self._clock() - began)
-        del self.load_seconds[:-1000]
+        self.load_seconds += self._clock() - began
         self.refused.pop(name, None)
         self.loaded[name] = path
         self._changed()

@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from cluster.monitor import ProbePlan, watch
+from cluster.adapter_agent import AdapterAgent
+from cluster.monitor import ProbePlan, nothing, watch
 from cluster.state import WorkerState
 from config.errors import UsageError
 from config.topology import BackendSpec
@@ -23,14 +24,28 @@ RESOLVE_EVERY = 30.0
 
 
 class Attached:
-    """One such server. ``spec`` is what the balancer is told; ``changed`` is called when it does, ``tell`` with
-    every sentence worth a line in the log."""
+    """One such server. ``spec`` is what the balancer is told; ``agent`` brings adapters on it, if it is to have ours;
+    ``changed`` is called when ``spec`` changes, ``tell`` with every sentence worth a line in the log."""
 
     def __init__(self, spec: BackendSpec) -> None:
         self.spec = spec
         self.reason = ""
+        self.agent: AdapterAgent | None = None
+        self.withheld: set[str] = set()
         self.changed: Callable[[], None] = lambda: None
         self.tell: Callable[[str, str], None] = lambda name, text: None
+
+    @property
+    def id(self) -> str:
+        return self.spec.id
+
+    @property
+    def incarnation(self) -> int:
+        return self.spec.incarnation
+
+    @property
+    def state(self) -> WorkerState:
+        return WorkerState(self.spec.state)
 
     async def run(self, session: aiohttp.ClientSession, plan: ProbePlan, timeout: float) -> None:
         """Probes it until cancelled."""
@@ -39,7 +54,7 @@ class Attached:
 
     async def _watch(self, target: Target, plan: ProbePlan) -> None:
         await _first_answer(target, self)
-        await watch(target, plan, self)
+        await watch(target, plan, self, prepare=self.agent.sync if self.agent else nothing)
 
     async def _resolve(self) -> None:
         """Keeps ``ip`` true, so that no name is looked up on the request path."""
@@ -60,6 +75,8 @@ class Attached:
         self.tell(self.spec.id, f"ready ({self.spec.address})")
 
     def looked(self, cards: tuple[dict[str, Any], ...]) -> None:
+        if self.agent is not None:
+            self.agent.look(cards)
         if self.spec.state == WorkerState.READY and cards != self.spec.models:
             self._enter(WorkerState.READY, "", cards)
 

@@ -38,13 +38,13 @@ class ProbePlan:
     health_required: bool = True
 
 
-async def _nothing() -> None:
+async def nothing() -> None:
     """There is nothing to prepare on a server that is not ours."""
 
 
 async def watch(
     target: Target, plan: ProbePlan, report: Reporter, *, known: Health | None = None,
-    alarm: asyncio.Event | None = None, prepare: Callable[[], Awaitable[None]] = _nothing,
+    alarm: asyncio.Event | None = None, prepare: Callable[[], Awaitable[None]] = nothing,
 ) -> None:
     """Startup, readiness, then liveness until cancelled. ``known``: what an adopted worker was last seen to be.
     ``alarm`` asks for a probe at once; one that fails then is believed without a second. ``prepare`` brings a worker

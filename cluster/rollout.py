@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster import adapter_files
+from cluster.adapter_agent import Totals
 from cluster.adapter_files import AdapterFacts, AdapterRejected, BaseShapes
 from cluster.adapters import Adapter, Registry, Version
+from cluster.attached import Attached
 from cluster.commands import Refused
 from cluster.instance import Instance
 from cluster.state import WorkerState
@@ -30,6 +32,10 @@ class _Trial:
     on: set[str] = field(default_factory=set)
 
 
+#: What holds adapters for us.
+Holder = Instance | Attached
+
+
 class Rollouts:
     """``registry`` is what holds; `wanted` what follows for one worker."""
 
@@ -38,6 +44,7 @@ class Rollouts:
         self.registry = Registry()
         self.used: dict[str, float] = {}
         self.rollbacks = 0
+        self.past = Totals()
         self._trials: dict[str, _Trial] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._base: BaseShapes | None = None
@@ -50,6 +57,18 @@ class Rollouts:
             if instance in trial.on:
                 wanted[name] = trial.path
         return wanted
+
+    def totals(self) -> dict[str, float]:
+        """For `/metrics`: what was done to workers since the supervisor started, those that are gone included."""
+        totals = self.past
+        for instance in self._supervisor.fleet.instances.values():
+            if instance.agent is not None:
+                totals += instance.agent.totals()
+        return {
+            "adapters": len(self.registry.adapters), "rollbacks": self.rollbacks, "loads": totals.loads,
+            "load_failures": totals.failures, "drift_repairs": totals.drift_repairs,
+            "load_seconds": round(totals.load_seconds, 3),
+        }  # fmt: skip
 
     def version_at(self, name: str, path: str | None) -> int | None:
         """Which version lies at ``path``: the active one, if it does; two may have the same content."""
@@ -165,7 +184,7 @@ class Rollouts:
         self._supervisor.adapters_changed()
         self._supervisor.events.tell("adapters", f"{name} version {adapter.active} on every ready worker")
 
-    async def _put(self, instance: Instance, name: str) -> str | None:
+    async def _put(self, instance: Holder, name: str) -> str | None:
         """None if it is there now, or if the worker is gone: its next start brings what the registry says."""
         agent, incarnation = instance.agent, instance.incarnation
         if agent is None:
@@ -178,7 +197,7 @@ class Rollouts:
                 return None
             return str(error)
 
-    async def _survives(self, instance: Instance, incarnation: int) -> bool:
+    async def _survives(self, instance: Holder, incarnation: int) -> bool:
         """A worker that does not answer may be dead without our knowing yet: give its end a moment to be seen."""
         for _ in range(50):
             if instance.incarnation != incarnation or instance.state is not WorkerState.READY:
@@ -186,7 +205,7 @@ class Rollouts:
             await asyncio.sleep(0.02)
         return True
 
-    async def _quietly(self, instance: Instance, name: str) -> None:
+    async def _quietly(self, instance: Holder, name: str) -> None:
         """Back to what the registry says; what fails now is drift, and repaired as such."""
         if instance.agent is not None:
             try:
@@ -194,9 +213,9 @@ class Rollouts:
             except ProbeFailed:
                 instance.agent.dirty.set()
 
-    def _ready(self) -> list[Instance]:
-        fleet = self._supervisor.fleet
-        return [i for i in fleet.instances.values() if i.state is WorkerState.READY and i.agent is not None]
+    def _ready(self) -> list[Holder]:
+        holders: list[Holder] = [*self._supervisor.fleet.instances.values(), *self._supervisor.attached]
+        return [h for h in holders if h.state is WorkerState.READY and h.agent is not None]
 
     def _lock(self, name: str) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())
@@ -260,7 +279,7 @@ class Rollouts:
         """State, version and reason by ready worker."""
         return {i.id: self._on(i, adapter) for i in self._ready()}
 
-    def _on(self, instance: Instance, adapter: Adapter) -> dict[str, Any]:
+    def _on(self, instance: Holder, adapter: Adapter) -> dict[str, Any]:
         agent = instance.agent
         assert agent is not None
         path, refusal = agent.loaded.get(adapter.name), agent.refused.get(adapter.name)

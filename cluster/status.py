@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from cluster.adapters import card
+from cluster.adapters import Registry, card
+from cluster.attached import Attached
 from cluster.instance import Instance
 from cluster.state import WorkerState
 from config.topology import BackendSet, BackendSpec
@@ -22,17 +25,14 @@ def backend_set(supervisor: Supervisor) -> BackendSet:
     base = supervisor.plan.spec.served_names[0]
     registered = supervisor.rollouts.registry.adapters.values()
     attached = [
-        BackendSpec(**{**_fields(a.spec), "weight": fleet.weights.get(a.spec.id, 1)}) for a in supervisor.attached
+        replace(a.spec, weight=fleet.weights.get(a.id, 1), models=_attached_cards(supervisor, a))
+        for a in supervisor.attached
     ]
     return BackendSet(
         epoch=supervisor.epoch, revision=supervisor.revision, strategy=supervisor.strategy,
         backends=(*managed, *attached), shutting_down=fleet.desired.shutting_down,
         registered=tuple(card(adapter, base, adapter.current.path) for adapter in registered),
     )
-
-
-def _fields(spec: BackendSpec) -> dict[str, Any]:
-    return {name: getattr(spec, name) for name in BackendSpec.__slots__}
 
 
 def _backend(supervisor: Supervisor, instance: Instance) -> BackendSpec:
@@ -53,12 +53,26 @@ def _cards(supervisor: Supervisor, instance: Instance) -> tuple[dict[str, Any], 
     if not own:
         return ()
     held = instance.agent.loaded if instance.agent else instance.held
-    adapters = [
-        card(adapter, own[0]["id"], held[name])
+    return (*own, *_held_cards(registry, own[0]["id"], held, instance.withheld))
+
+
+def _held_cards(registry: Registry, base: str, held: Mapping[str, str], withheld: set[str]) -> list[dict[str, Any]]:
+    return [
+        card(adapter, base, held[name])
         for name, adapter in registry.adapters.items()
-        if name in held and name not in instance.withheld
+        if name in held and name not in withheld
     ]
-    return (*own, *adapters)
+
+
+def _attached_cards(supervisor: Supervisor, attached: Attached) -> tuple[dict[str, Any], ...]:
+    """What it says it serves; where its adapters are ours to manage, as for our own workers."""
+    if attached.agent is None:
+        return attached.spec.models
+    own = tuple(c for c in attached.spec.models if not c.get("parent"))
+    if not own:
+        return ()
+    registry = supervisor.rollouts.registry
+    return (*own, *_held_cards(registry, own[0]["id"], attached.agent.loaded, attached.withheld))
 
 
 def snapshot(supervisor: Supervisor) -> dict[str, Any]:
@@ -81,6 +95,7 @@ def snapshot(supervisor: Supervisor) -> dict[str, Any]:
         "total_instances": desired,
         "min_instances": plan.least,
         "max_instances": plan.most,
+        "adapters": supervisor.rollouts.totals(),
         "workers_alive": sum(handle is not None for handle in handles),
         "instances": {
             **{i.id: _instance(supervisor, i) for i in sorted(fleet.instances.values(), key=lambda i: i.number)},

@@ -35,7 +35,7 @@ from cluster.plan import Plan
 from cluster.ports import free_port
 from cluster.reconciler import Action, Admit, Drain, Exit, Kill, Retire, Start, Stop, Sweep, reconcile
 from cluster.restart import RestartPolicy
-from cluster.rollout import Rollouts
+from cluster.rollout import Holder, Rollouts
 from cluster.state import DesiredState, InstanceDesired, WorkerState
 from cluster.status import backend_set, snapshot
 from cluster.store import Store
@@ -188,10 +188,7 @@ class Supervisor:
             self._watch(instance)
         for attached in self.attached:
             attached.changed, attached.tell = self._wake, self.events.tell
-            plan = self._probe_plan(health_required=False)
-            self._probes.start(
-                attached.run(self._http, plan, self.plan.settings.health_timeout), f"probe {attached.spec.id}"
-            )
+            self._attach(attached)
         self._tasks.start(self._sample(), "usage")
         while not self._exit:
             await self._step()
@@ -202,6 +199,22 @@ class Supervisor:
             event()
             while not self._inbox.empty():
                 self._inbox.get_nowait()()
+
+    def _attach(self, attached: Attached) -> None:
+        """Probes a server that is not ours and, if that is asked for, looks after its adapters."""
+        timeout = self.plan.settings.health_timeout
+        if self.plan.settings.manage_backend_adapters:
+            target = Target(self._http, attached.spec.address, attached.spec.api_key, timeout)
+            attached.agent = self._agent(attached, target)
+            self._probes.start(self._tend(attached, attached.agent), f"adapters of {attached.id}")
+        plan = self._probe_plan(health_required=False)
+        self._probes.start(attached.run(self._http, plan, timeout), f"probe {attached.id}")
+
+    def _agent(self, holder: Holder, target: Target) -> AdapterAgent:
+        return AdapterAgent(
+            target, lambda: self.rollouts.wanted(holder.id), lambda name: self._withhold(holder, name),
+            lambda: self._agent_changed(holder), self._clock, _ADAPTER_S, self.plan.foreign_adapters,
+        )
 
     async def _step(self) -> None:
         for _ in range(2):  # a second round, as what was admitted in the first is started in the second
@@ -304,10 +317,7 @@ class Supervisor:
         settings = self.plan.settings
         target = Target(self._http, spec.url, spec.api_key, settings.health_timeout)
         known = {WorkerState.READY: Health.WELL, WorkerState.UNHEALTHY: Health.OUT}.get(instance.state)
-        agent = AdapterAgent(
-            target, lambda: self.rollouts.wanted(instance.id), lambda name: self._withhold(instance, name),
-            lambda: self._agent_changed(instance), self._clock, _ADAPTER_S, self.plan.foreign_adapters,
-        )
+        agent = self._agent(instance, target)
         agent.loaded = dict(instance.held)
         instance.agent = agent
         alarm = asyncio.Event()
@@ -328,7 +338,7 @@ class Supervisor:
             both.create_task(watch, name=f"watch {instance.id}")
             both.create_task(self._tend(instance, agent), name=f"adapters of {instance.id}")
 
-    async def _tend(self, instance: Instance, agent: AdapterAgent) -> None:
+    async def _tend(self, instance: Holder, agent: AdapterAgent) -> None:
         """Keeps a ready worker's adapters in line."""
         while True:
             await agent.dirty.wait()
@@ -342,7 +352,7 @@ class Supervisor:
                 await asyncio.sleep(self.plan.settings.health_interval)
                 agent.dirty.set()
 
-    async def _withhold(self, instance: Instance, name: str) -> None:
+    async def _withhold(self, instance: Holder, name: str) -> None:
         """Returns when the balancer has confirmed that it sends the worker nothing for that adapter any more."""
         await self.command(lambda: instance.withheld.add(name))
         version = (self.epoch, self._revision)
@@ -350,16 +360,17 @@ class Supervisor:
         while self.balancer.connected and self._confirmed < version and self._clock() < deadline:
             await asyncio.sleep(0.002)
 
-    def _agent_changed(self, instance: Instance) -> None:
+    def _agent_changed(self, instance: Holder) -> None:
         if instance.agent is not None:
             instance.withheld &= set(instance.agent.loaded)
         self._wake()
 
     def adapters_changed(self) -> None:
         """What workers should hold is not what it was."""
-        for instance in self.fleet.instances.values():
-            if instance.agent is not None:
-                instance.agent.dirty.set()
+        holders: list[Holder] = [*self.fleet.instances.values(), *self.attached]
+        for holder in holders:
+            if holder.agent is not None:
+                holder.agent.dirty.set()
         self._wake()
 
     async def keep_adapters(self, changed: list[Adapter], gone: list[str]) -> None:
@@ -378,6 +389,8 @@ class Supervisor:
             return
         if watching := self._watching.pop(instance.id, None):
             watching.cancel()
+        if instance.agent is not None:
+            self.rollouts.past += instance.agent.totals()
         instance.agent, instance.held = None, {}
         lines = logfile.tail(instance.spec.log, _LOG_LINES) if instance.spec else []
         instance.swept = handle

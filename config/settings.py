@@ -70,6 +70,9 @@ class Settings(BaseSettings):
     lora: Annotated[dict[str, str], NoDecode] = _setting("lora", {}, "LoRA adapters, name: path")
     backend: Annotated[tuple[str, ...], NoDecode] = _setting("backend", (), "URLs of servers to balance as well")
     backend_key_file: Path | None = _setting("backend_key_file", None, "file with the API key of those servers")
+    manage_backend_adapters: bool = _setting(
+        "manage_backend_adapters", False, "load the cluster's adapters on those servers as well"
+    )
     host: str = _setting("host", "127.0.0.1", "address to listen on")
     port: int = _setting("port", 8000, "port to listen on", ge=1, le=65535)
     strategy: Literal[STRATEGIES] = _setting("strategy", "least_connections", "how requests are spread")  # type: ignore[valid-type]

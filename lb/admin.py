@@ -276,6 +276,15 @@ class Admin:
               lambda: [("", float(self._link.snapshot.get("total_instances", 0)))])  # fmt: skip
         gauge("clusterctl_supervisor_up", "1 if there is a supervisor", "", lambda: [("", float(self._link.alive))])
         for key, name, meaning in (
+            ("adapters", "clusterctl_adapters", "Adapters in the registry"),
+            ("loads", "clusterctl_adapter_loads_total", "Adapters loaded on workers"),
+            ("load_seconds", "clusterctl_adapter_load_seconds_total", "Seconds that loads took"),
+            ("load_failures", "clusterctl_adapter_load_failures_total", "Loads that a worker refused"),
+            ("rollbacks", "clusterctl_adapter_rollbacks_total", "Rollbacks asked for"),
+            ("drift_repairs", "clusterctl_adapter_drift_repairs_total", "Workers changed behind our back, repaired"),
+        ):
+            gauge(name, meaning, "", functools.partial(_single, self._link, key))
+        for key, name, meaning in (
             ("restarts", "clusterctl_instance_restarts_total", "Starts after the first"),
             ("cpu_percent", "clusterctl_instance_cpu_percent", "CPU of the worker's process tree, percent of a core"),
             ("memory_mb", "clusterctl_instance_memory_megabytes", "Resident memory of the worker's process tree"),
@@ -285,6 +294,10 @@ class Admin:
 
 def _column(instances: Callable[[], dict[str, Any]], key: str) -> list[tuple[str, float]]:
     return [(name, float(seen[key] or 0)) for name, seen in instances().items()]
+
+
+def _single(link: Link, key: str) -> list[tuple[str, float]]:
+    return [("", float(link.snapshot.get("adapters", {}).get(key, 0)))]
 
 
 def _at_supervisor(request: web.Request) -> URL:

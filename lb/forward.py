@@ -18,6 +18,7 @@ from lb import headers
 from lb.backend import Backend
 from lb.errors import AttemptFailed, sse_error
 from lb.headers import Pairs
+from lb.model_metrics import Meter
 from lb.upstream import Upstream
 
 
@@ -38,10 +39,10 @@ class Attempt:
 
     def __init__(
         self, upstream: Upstream, backend: Backend, request: web.Request, on_first_byte: Callable[[bytes], None],
-        refuse: Callable[[int], bool] = lambda status: False,
+        refuse: Callable[[int], bool] = lambda status: False, meter: Meter | None = None,
     ) -> None:
         self._upstream, self._backend, self._request = upstream, backend, request
-        self._refuse = refuse
+        self._refuse, self._meter = refuse, meter
         self._on_first_byte = on_first_byte
         self._evicted: str | None = None
         self.status = 0
@@ -102,7 +103,8 @@ class Attempt:
         return response
 
     async def _stream(self, answer: aiohttp.ClientResponse, response: web.StreamResponse) -> None:
-        request, first = self._request, True
+        request, first, meter = self._request, True, self._meter
+        is_stream = response.content_type == "text/event-stream"
         chunks = answer.content.iter_any()
         while True:
             try:
@@ -122,6 +124,8 @@ class Attempt:
                     await response.write_eof()
                     return
                 await response.write(chunk)
+                if meter is not None:
+                    meter.chunk(chunk, is_stream)
                 self._last = (self._last + chunk)[-2:]
             except (aiohttp.ClientError, OSError) as error:
                 raise ClientGone(str(error)) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
@@ -9,13 +10,15 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from lb.model_metrics import ModelMetrics
+
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
 class Metrics:
     """Labels are bounded: instances, the allow-listed routes, status codes."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
         self._requests = Counter(
             "clusterctl_requests", "Requests answered (499: the client went away)", ["instance", "route", "code"],
@@ -42,6 +45,7 @@ class Metrics:
             "clusterctl_request_seconds", "From choosing a backend to the end of its answer", ["instance"],
             buckets=_BUCKETS, registry=self.registry,
         )
+        self.models = ModelMetrics(self.registry, clock)
         self._queue = Gauge("clusterctl_queued_requests", "Requests waiting for a backend", registry=self.registry)
 
     def finished(self, instance: str, route: str, code: int, seconds: float) -> None:

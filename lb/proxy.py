@@ -21,6 +21,7 @@ from lb.counters import ADAPTER, Counters
 from lb.errors import AttemptFailed, ProxyError, Source
 from lb.forward import Attempt, ClientGone, Outgoing
 from lb.metrics import Metrics
+from lb.model_metrics import Meter
 from lb.pool import Pool
 from lb.strategies.base import RequestInfo, Strategy
 from lb.strategies.registry import STRATEGIES
@@ -69,6 +70,22 @@ class Proxy:
             known = nearest(facts.model or "", self._pool.names())
             raise ProxyError(404, f"The model `{facts.model}` does not exist.{known}", param="model", code=404)
         info, deadline = RequestInfo(facts.model, path), self._clock() + self._queue_timeout
+        meter, failed = self._metrics.models.begin(facts.model), True
+        try:
+            response = await self._until_answered(request, info, target, body, request_id, deadline, pinned, meter)
+            failed = response.status >= 500
+            return response
+        except (ClientGone, asyncio.CancelledError) as error:
+            failed = isinstance(error, AlreadyAnswered)  # else the client went away, which is nobody's failure
+            raise
+        finally:
+            meter.end(failed)
+
+    async def _until_answered(
+        self, request: web.Request, info: RequestInfo, target: str, body: bytes | None, request_id: str,
+        deadline: float, pinned: tuple[str, int] | None, meter: Meter,
+    ) -> web.StreamResponse:
+        path, model = info.path, info.model
         excluded: set[str] = set()
         silent = 0
         while True:
@@ -77,19 +94,18 @@ class Proxy:
             began = self._clock()
             try:
                 again = routes.is_generation(path) and silent < _SILENT_RETRIES and pinned is None
-                response = await self._attempt(request, backend, outgoing, info, again, deadline)
+                response = await self._attempt(request, backend, outgoing, info, again, deadline, meter)
             except (ClientGone, asyncio.CancelledError):
                 self._counters.add(backend.id, requests=1)
                 self._metrics.finished(backend.id, path, 499, self._clock() - began)
                 raise
             except AttemptFailed as failure:
-                if failure.absent and facts.model is not None:
-                    backend.lacking.add(facts.model)  # another has it, or this one will when it has loaded it
+                if failure.absent and model is not None:
+                    backend.lacking.add(model)  # another has it, or this one will when it has loaded it
                     continue
                 self._count_failure(backend, failure)
                 if failure.answered:
                     self._metrics.finished(backend.id, path, 502, self._clock() - began)
-                if failure.answered:
                     raise AlreadyAnswered from None
                 if not failure.connected:
                     continue  # that backend is out for a while: the next choice is another, or waits
@@ -100,14 +116,14 @@ class Proxy:
                 raise ProxyError(502, f"{backend.id}: {failure}", source=Source.UPSTREAM) from None
             backend.ejection.succeeded()
             failed = response.status >= 500
-            self._count_adapter(facts.model, failed)
+            self._count_adapter(model, failed)
             self._counters.add(backend.id, requests=1, errors=int(failed))
             self._metrics.finished(backend.id, path, response.status, self._clock() - began)
             return response
 
     async def _attempt(
         self, request: web.Request, backend: Backend, outgoing: Outgoing, info: RequestInfo, again: bool,
-        deadline: float,
+        deadline: float, meter: Meter,
     ) -> web.StreamResponse:
         path = info.path
 
@@ -121,7 +137,8 @@ class Proxy:
 
         if path in routes.WEBSOCKET and request.headers.get("Upgrade", "").lower() == "websocket":
             return await websocket.carry(request, backend, self._upstream, outgoing)
-        return await Attempt(self._upstream, backend, request, self._first_byte(backend, path), refuse).run(outgoing)
+        attempt = Attempt(self._upstream, backend, request, self._first_byte(backend, path), refuse, meter)
+        return await attempt.run(outgoing)
 
     def _head(self, request: web.Request, backend: Backend, request_id: str) -> headers.Pairs:
         return headers.to_worker(

@@ -32,6 +32,10 @@ _LISTS = ("lora", "backend", "adapter_root")
 @click.option("--keep-versions", type=int, help="Versions of an adapter that can be gone back to (default 3).")
 @click.option("--backend", multiple=True, metavar="URL", help="Balance this server as well; repeatable.")
 @click.option("--backend-key-file", type=click.Path(path_type=Path), help="File with the API key of those servers.")
+@click.option(
+    "--manage-backend-adapters", is_flag=True, default=None,
+    help="Load adapters on those servers too (they must see the state directory).",
+)
 @click.option("--host", help="Address to listen on (default 127.0.0.1).")
 @click.option("--port", type=int, help="Port to listen on (default 8000).")
 @click.option("--strategy", metavar="NAME", help=f"One of: {', '.join(STRATEGIES)}.")

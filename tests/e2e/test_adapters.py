@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import shutil
+import subprocess
+import sys
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
-from harness import Cluster, kill, poll
+from harness import Cluster, free_port, kill, poll
 from worker.demo import adapter_path, model_path
 
 
@@ -435,3 +438,29 @@ def test_random_operations_with_random_kills_end_in_agreement(cluster: Cluster, 
 @pytest.mark.timeout(3000)
 def test_a_thousand_random_operations_with_random_kills_end_in_agreement(cluster: Cluster, tmp_path: Path) -> None:
     _random_operations(cluster, tmp_path, 1000)
+
+
+@pytest.mark.parametrize("managed", [False, True])
+def test_a_foreign_server_gets_our_adapters_only_if_that_is_asked_for(
+    cluster: Cluster, tmp_path: Path, managed: bool
+) -> None:
+    port = free_port()
+    environment = {**os.environ, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
+    argv = [sys.executable, "-m", "worker.sim", "--port", str(port), "--enable-lora", "--max-lora-rank", "16"]
+    with subprocess.Popen(argv, env=environment, cwd=tmp_path, stdout=subprocess.DEVNULL) as server:
+        try:
+            url = f"http://127.0.0.1:{port}"
+            flags = ["--manage-backend-adapters"] if managed else []
+            result = cluster.up("--instances", "0", "--backend", url, *flags)
+            assert result.returncode == 0, result.stderr
+            answer = load(cluster, "mine", make_adapter(tmp_path / "mine"))
+            on_it = [card["id"] for card in httpx.get(f"{url}/v1/models").json()["data"]]
+            assert ("mine" in on_it) is managed
+            assert answer.status_code == (200 if managed else 202)
+            if managed:
+                assert answer.json()["instances"] == {"backend_0": "loaded"}
+                assert cluster.complete("mine").status_code == 200
+                assert unload(cluster, "mine").status_code == 200
+                assert "mine" not in [card["id"] for card in httpx.get(f"{url}/v1/models").json()["data"]]
+        finally:
+            server.terminate()

@@ -123,6 +123,12 @@ def test_prometheus_gets_our_series_and_every_workers(shared: Cluster) -> None:
     assert samples["clusterctl_instance_ready"] == both
     assert samples["clusterctl_instance_restarts_total"] == both
     assert "clusterctl_supervisor_up" in samples
+    by_model = {f.name: {s.labels.get("model"): s.value for s in f.samples} for f in families}
+    assert by_model["clusterctl_model_requests"]["demo"] >= 1
+    assert by_model["clusterctl_model_tokens"]["demo"] >= 4
+    assert by_model["clusterctl_model_in_flight"]["demo"] == 0
+    assert {"clusterctl_model_time_to_first_token_seconds_bucket", "clusterctl_adapter_loads_total",
+            "clusterctl_adapter_drift_repairs_total"} <= set(samples)  # fmt: skip
 
 
 def test_a_workers_log_is_shown(shared: Cluster) -> None:

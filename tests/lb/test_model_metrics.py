@@ -1,0 +1,52 @@
+"""Series by model: bounded, and right on every way out."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry
+
+from lb.model_metrics import MOST, OTHER, ModelMetrics
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def _value(registry: CollectorRegistry, name: str, model: str = "poet") -> float | None:
+    return registry.get_sample_value(f"clusterctl_model_{name}", {"model": model})
+
+
+def test_a_stream_is_measured_from_arrival_to_first_byte_and_between_chunks() -> None:
+    clock, registry = Clock(), CollectorRegistry()
+    meter = ModelMetrics(registry, clock).begin("poet")
+    assert _value(registry, "in_flight") == 1
+    clock.now += 0.5
+    meter.chunk(b'data: {"a": 1}\n\n', stream=True)
+    clock.now += 0.25
+    meter.chunk(b'data: {"a": 2}\n\ndata: [DONE]\n\n', stream=True)
+    meter.end(failed=False)
+    assert _value(registry, "time_to_first_token_seconds_sum") == 0.5
+    assert _value(registry, "inter_token_seconds_sum") == 0.25
+    assert (_value(registry, "requests_total"), _value(registry, "errors_total")) == (1, None)
+    assert (_value(registry, "tokens_total"), _value(registry, "in_flight")) == (2, 0)
+
+
+def test_tokens_are_those_that_the_usage_tells() -> None:
+    registry = CollectorRegistry()
+    meter = ModelMetrics(registry, Clock()).begin("poet")
+    meter.chunk(b'{"choices": [], "usage": {"prompt_tokens": 3, "comple', stream=False)
+    meter.chunk(b'tion_tokens": 42}}', stream=False)
+    meter.end(failed=True)
+    assert (_value(registry, "tokens_total"), _value(registry, "errors_total")) == (42, 1)
+
+
+def test_more_names_than_there_is_room_for_are_counted_together() -> None:
+    registry = CollectorRegistry()
+    metrics = ModelMetrics(registry, Clock())
+    for n in range(MOST + 5):
+        metrics.begin(f"a{n}").end(failed=False)
+    assert _value(registry, "requests_total", OTHER) == 5
+    assert _value(registry, "requests_total", f"a{MOST}") is None
