@@ -12,7 +12,7 @@ import json
 import secrets
 import signal
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -20,8 +20,7 @@ from typing import Any, TypeVar
 
 import aiohttp
 
-from cluster import adoption, monitor
-from cluster.adapter_agent import AdapterAgent
+from cluster import adoption
 from cluster.adapter_files import AdapterRejected
 from cluster.adapters import Adapter
 from cluster.attached import Attached
@@ -29,8 +28,6 @@ from cluster.balancer import BalancerKeeper
 from cluster.events import EventLog
 from cluster.fleet import Fleet, instance_name
 from cluster.instance import Instance
-from cluster.liveness import Health
-from cluster.monitor import ProbePlan
 from cluster.plan import Plan
 from cluster.ports import free_port
 from cluster.reconciler import Action, Admit, Drain, Exit, Kill, Retire, Start, Stop, Sweep, reconcile
@@ -40,13 +37,13 @@ from cluster.state import DesiredState, InstanceDesired, WorkerState
 from cluster.status import backend_set, snapshot
 from cluster.store import Store
 from cluster.usage import UsageSampler
+from cluster.watchers import Watchers
 from config.aio import Tasks
 from config.errors import UsageError
 from config.paths import StateDir
 from config.settings import inherited_environment
 from config.topology import BalancerConfig
 from worker import logfile
-from worker.probe import ProbeFailed, Readiness, Target
 from worker.process import Handle, Launcher
 from worker.spec import WorkerSpec
 
@@ -54,12 +51,6 @@ _T = TypeVar("_T")
 
 #: Seconds between two looks at the clock: deadlines of drains, stops and starts are kept to this.
 TICK = 0.2
-
-#: Seconds that one load or unload of an adapter may take.
-_ADAPTER_S = 120.0
-
-#: Seconds that the balancer may take to confirm a backend set.
-_CONFIRM_S = 1.0
 
 #: Lines of a worker's log kept with its end.
 _LOG_LINES = 20
@@ -97,16 +88,14 @@ class Supervisor:
         self._saved: dict[str, str] = {}
         self._noted: set[str] = set()
         self._inbox: asyncio.Queue[Callable[[], None]] = asyncio.Queue()
-        self._tasks, self._probes = Tasks(), Tasks()
-        self._watching: dict[str, asyncio.Task[Any]] = {}
-        self._sweeping: set[str] = set()
+        self._tasks = Tasks()
         self._usage = UsageSampler()
         self._answers: list[Callable[[], object]] = []
         self.sequence = 0
         self._exit = False
         self._confirmed = (0, 0)
         self.rollouts = Rollouts(self, state.adapters, wall)
-        self._session: aiohttp.ClientSession | None = None
+        self.watchers = Watchers(self)
 
     # for whoever runs it
 
@@ -140,11 +129,12 @@ class Supervisor:
         """Until the cluster has been shut down."""
         timeout = aiohttp.ClientTimeout(total=None)
         connector = aiohttp.TCPConnector(limit=0, force_close=True)
-        async with aiohttp.ClientSession(timeout=timeout, connector=connector, trust_env=False) as self._session:
+        async with aiohttp.ClientSession(timeout=timeout, connector=connector, trust_env=False) as http:
+            self.watchers.http = http
             try:
                 await self._run()
             finally:
-                await self._probes.close()
+                await self.watchers.close()
                 await self._tasks.close()
 
     async def command(self, change: Callable[[], _T]) -> _T:
@@ -185,10 +175,10 @@ class Supervisor:
         if self.balancer.listener is not None:
             self.balancer.start()
         for instance in self.fleet.instances.values():
-            self._watch(instance)
+            self.watchers.watch(instance)
         for attached in self.attached:
-            attached.changed, attached.tell = self._wake, self.events.tell
-            self._attach(attached)
+            attached.changed, attached.tell = self.wake, self.events.tell
+            self.watchers.attach(attached)
         self._tasks.start(self._sample(), "usage")
         while not self._exit:
             await self._step()
@@ -199,22 +189,6 @@ class Supervisor:
             event()
             while not self._inbox.empty():
                 self._inbox.get_nowait()()
-
-    def _attach(self, attached: Attached) -> None:
-        """Probes a server that is not ours and, if that is asked for, looks after its adapters."""
-        timeout = self.plan.settings.health_timeout
-        if self.plan.settings.manage_backend_adapters:
-            target = Target(self._http, attached.spec.address, attached.spec.api_key, timeout)
-            attached.agent = self._agent(attached, target)
-            self._probes.start(self._tend(attached, attached.agent), f"adapters of {attached.id}")
-        plan = self._probe_plan(health_required=False)
-        self._probes.start(attached.run(self._http, plan, timeout), f"probe {attached.id}")
-
-    def _agent(self, holder: Holder, target: Target) -> AdapterAgent:
-        return AdapterAgent(
-            target, lambda: self.rollouts.wanted(holder.id), lambda name: self._withhold(holder, name),
-            lambda: self._agent_changed(holder), self._clock, _ADAPTER_S, self.plan.foreign_adapters,
-        )
 
     async def _step(self) -> None:
         for _ in range(2):  # a second round, as what was admitted in the first is started in the second
@@ -258,7 +232,7 @@ class Supervisor:
                 if instance.handle is not None:
                     await asyncio.to_thread(instance.handle.kill_tree)
             case Sweep():
-                self._sweep(instance)
+                self.watchers.sweep(instance)
             case Retire():
                 del self.fleet.instances[instance.id]
                 self._saved.pop(instance.id, None)
@@ -290,80 +264,7 @@ class Supervisor:
             self.fleet.exited(instance, None, [], self._clock(), self._wall())
             return
         self.fleet.started(instance, handle, self._wall())
-        self._watch(instance)
-
-    def _sweep(self, instance: Instance) -> None:
-        """Kills until nothing of the worker's session is left; the process itself is gone already."""
-        if instance.id in self._sweeping or instance.last_exit is None:
-            return
-        self._sweeping.add(instance.id)
-        process = instance.swept
-
-        async def sweep() -> None:
-            while process is not None and len(await asyncio.to_thread(process.kill_tree)):
-                await asyncio.sleep(0.02)
-            self._sweeping.discard(instance.id)
-            self.post(lambda: self.fleet.tree_empty(instance, self._clock()))
-
-        self._tasks.start(sweep(), f"sweep {instance.id}")
-
-    # what watches, and reports into the inbox
-
-    def _watch(self, instance: Instance) -> None:
-        handle, spec, incarnation = instance.handle, instance.spec, instance.incarnation
-        if handle is None or spec is None:
-            return
-        handle.watch(lambda status: self.post(lambda: self._exited(instance, handle, status)))
-        settings = self.plan.settings
-        target = Target(self._http, spec.url, spec.api_key, settings.health_timeout)
-        known = {WorkerState.READY: Health.WELL, WorkerState.UNHEALTHY: Health.OUT}.get(instance.state)
-        agent = self._agent(instance, target)
-        agent.loaded = dict(instance.held)
-        instance.agent = agent
-        alarm = asyncio.Event()
-        reporter = _Report(self, instance, incarnation, alarm)
-        if known is not None:
-            handle.watch_members(alarm.set)
-        self._watching[instance.id] = self._probes.start(
-            self._look_after(
-                instance, agent,
-                monitor.watch(target, self._probe_plan(), reporter, known=known, alarm=alarm, prepare=agent.sync),
-            ),
-            f"probe {instance.id} #{incarnation}",
-        )
-
-    async def _look_after(self, instance: Instance, agent: AdapterAgent, watch: Coroutine[Any, Any, None]) -> None:
-        """Probes, and adapters beside them: a long load must not hold up a probe."""
-        async with asyncio.TaskGroup() as both:
-            both.create_task(watch, name=f"watch {instance.id}")
-            both.create_task(self._tend(instance, agent), name=f"adapters of {instance.id}")
-
-    async def _tend(self, instance: Holder, agent: AdapterAgent) -> None:
-        """Keeps a ready worker's adapters in line."""
-        while True:
-            await agent.dirty.wait()
-            if instance.state is not WorkerState.READY:
-                agent.dirty.clear()  # readiness will see to it
-                continue
-            try:
-                await agent.sync()
-            except ProbeFailed as error:
-                self.events.tell(instance.id, f"adapters: {error}")
-                await asyncio.sleep(self.plan.settings.health_interval)
-                agent.dirty.set()
-
-    async def _withhold(self, instance: Holder, name: str) -> None:
-        """Returns when the balancer has confirmed that it sends the worker nothing for that adapter any more."""
-        await self.command(lambda: instance.withheld.add(name))
-        version = (self.epoch, self._revision)
-        deadline = self._clock() + _CONFIRM_S
-        while self.balancer.connected and self._confirmed < version and self._clock() < deadline:
-            await asyncio.sleep(0.002)
-
-    def _agent_changed(self, instance: Holder) -> None:
-        if instance.agent is not None:
-            instance.withheld &= set(instance.agent.loaded)
-        self._wake()
+        self.watchers.watch(instance)
 
     def adapters_changed(self) -> None:
         """What workers should hold is not what it was."""
@@ -371,7 +272,7 @@ class Supervisor:
         for holder in holders:
             if holder.agent is not None:
                 holder.agent.dirty.set()
-        self._wake()
+        self.wake()
 
     async def keep_adapters(self, changed: list[Adapter], gone: list[str]) -> None:
         """Makes a change of the registry durable, then true."""
@@ -384,25 +285,17 @@ class Supervisor:
         self.rollouts.registry = registry
         self.adapters_changed()
 
-    def _exited(self, instance: Instance, handle: Handle, status: int | None) -> None:
+    def exited(self, instance: Instance, handle: Handle, status: int | None) -> None:
+        """The main process of a worker is gone."""
         if instance.handle is not handle:
             return
-        if watching := self._watching.pop(instance.id, None):
-            watching.cancel()
+        self.watchers.forget(instance)
         if instance.agent is not None:
             self.rollouts.past += instance.agent.totals()
         instance.agent, instance.held = None, {}
         lines = logfile.tail(instance.spec.log, _LOG_LINES) if instance.spec else []
         instance.swept = handle
         self.fleet.exited(instance, status, lines, self._clock(), self._wall())
-
-    def _probe_plan(self, health_required: bool = True) -> ProbePlan:
-        settings = self.plan.settings
-        return ProbePlan(
-            startup_interval=self.plan.engine.startup_interval, interval=settings.health_interval,
-            failures=settings.health_failures,
-            fatal=max(settings.restart_failures, settings.health_failures), health_required=health_required,
-        )
 
     async def _sample(self) -> None:
         while True:
@@ -425,7 +318,8 @@ class Supervisor:
     def _balancer_lost(self) -> None:
         self.post(self.fleet.balancer_lost)
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Looks whether there is something to publish."""
         self.post(lambda: None)
 
     # out
@@ -461,9 +355,9 @@ class Supervisor:
         return self._revision
 
     @property
-    def _http(self) -> aiohttp.ClientSession:
-        assert self._session is not None
-        return self._session
+    def confirmed(self) -> tuple[int, int]:
+        """The newest backend set that the balancer works by."""
+        return self._confirmed
 
     def _begin_shutdown(self, now: bool) -> None:
         if not self.fleet.desired.shutting_down:
@@ -490,41 +384,6 @@ class Supervisor:
 def _answer(done: asyncio.Future[_T], result: _T) -> None:
     if not done.done():  # whoever asked may have gone away
         done.set_result(result)
-
-
-class _Report:
-    """Brings a monitor's findings into the inbox, unless they are about an incarnation that is gone."""
-
-    def __init__(self, supervisor: Supervisor, instance: Instance, incarnation: int, alarm: asyncio.Event) -> None:
-        self._supervisor, self._instance, self._incarnation = supervisor, instance, incarnation
-        self._alarm = alarm
-
-    def _post(self, change: Callable[[Fleet, float], None]) -> None:
-        def event() -> None:
-            if self._instance.incarnation == self._incarnation:
-                change(self._supervisor.fleet, self._supervisor.now())
-
-        self._supervisor.post(event)
-
-    def phase(self, text: str) -> None:
-        if self._instance.incarnation == self._incarnation:
-            self._instance.phase = text
-
-    def ready(self, result: Readiness) -> None:
-        def ready(fleet: Fleet, now: float) -> None:
-            fleet.ready(self._instance, result, now)
-            if self._instance.handle is not None:
-                self._instance.handle.watch_members(self._alarm.set)
-
-        self._post(ready)
-
-    def looked(self, cards: tuple[dict[str, Any], ...]) -> None:
-        agent = self._instance.agent
-        if agent is not None and self._instance.incarnation == self._incarnation and agent.look(cards):
-            self._supervisor.events.tell(self._instance.id, "its adapters were changed behind our back: repairing")
-
-    def unhealthy(self, why: str, lost: bool) -> None:
-        self._post(lambda fleet, now: fleet.unhealthy(self._instance, why, now, lost))
 
 
 def _balancer_config(plan: Plan, state: StateDir) -> BalancerConfig:

@@ -37,12 +37,13 @@ def state_dir_option(function: F) -> F:
     )
 
 
-def finish(cluster: ClusterClient, no_wait: bool, done: str) -> int:
-    """Waits until the cluster has settled, says ``done``, and returns the exit code."""
+def finish(cluster: ClusterClient, no_wait: bool, done: str, only: str | None = None) -> int:
+    """Waits until the cluster has settled, says ``done``, and returns the exit code: 1 if an instance (or ``only``
+    that one) has failed."""
     if no_wait:
         return 0
     status = cluster.wait_settled(PATIENCE)
-    failed = [name for name, i in status["instances"].items() if i["state"] == "failed"]
+    failed = [n for n, i in status["instances"].items() if i["state"] == "failed" and only in (None, n)]
     if failed:
         for name in failed:
             click.echo(f"{name} has failed: {status['instances'][name]['reason']}", err=True)

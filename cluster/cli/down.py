@@ -16,8 +16,11 @@ from cluster.runtime import end, lock
 from config.errors import UsageError
 from config.paths import StateDir, default_state_dir
 from config.settings import cluster_url
+from worker import proc
+from worker.spec import ProcessId
 
 _LOOK_EVERY = 0.05
+_GONE_S = 10.0
 
 
 @click.command("down")
@@ -56,6 +59,7 @@ def bring_down(state: StateDir, *, now: bool = False, no_wait: bool = False, qui
     """Ends whatever runs on ``state``. A second call while the first waits makes it quick with ``now``."""
     if not state.root.is_dir():
         raise UsageError(f"no state directory {state.root}")
+    supervisor = _holder(state)
     if not _ask(state, now):
         # No supervisor: become one that only ends what there is.
         if not state.database.exists():
@@ -67,7 +71,7 @@ def bring_down(state: StateDir, *, now: bool = False, no_wait: bool = False, qui
             click.echo("shutting down")
         return 0
     else:
-        _wait_for_end(state)
+        _wait_for_end(state, supervisor)
     if not quiet:
         click.echo("down")
     return 0
@@ -91,11 +95,25 @@ def _ask(state: StateDir, now: bool) -> bool:
     raise UsageError(f"the supervisor on {state.root} holds its lock but does not answer; kill it, then run down again")
 
 
-def _wait_for_end(state: StateDir) -> None:
+def _holder(state: StateDir) -> ProcessId | None:
+    """The supervisor that holds the lock, as far as the lock file tells."""
+    try:
+        found = proc.stat(int(state.lock.read_text()))
+    except (OSError, ValueError):
+        return None
+    return found.identity if found else None
+
+
+def _wait_for_end(state: StateDir, supervisor: ProcessId | None) -> None:
     while True:
         try:
             lock(state).close()
-            return
+            break
         except UsageError:
             time.sleep(_LOOK_EVERY)
+    # It lets go of the lock a moment before it is gone itself. (A pid that was written down by somebody else, long
+    # ago, is not waited for without end.)
+    deadline = time.monotonic() + _GONE_S
+    while supervisor is not None and proc.alive(supervisor) and time.monotonic() < deadline:
+        time.sleep(_LOOK_EVERY)
 

@@ -88,7 +88,7 @@ def restart_command(instance: str | None, rolling: bool, no_wait: bool, url: str
     with client(url) as cluster:
         result = cluster.restart_rolling() if instance is None else cluster.restart(instance)
         click.echo(f"restarting {', '.join(result['restarting'])}")
-        return finish(cluster, no_wait, "done")
+        return finish(cluster, no_wait, "done", only=instance)
 
 
 @click.command("weight")
