@@ -31,7 +31,7 @@ from cluster.instance import Instance
 from cluster.plan import Plan
 from cluster.ports import free_port
 from cluster.reconciler import Action, Admit, Drain, Exit, Kill, Retire, Start, Stop, Sweep, reconcile
-from cluster.restart import RestartPolicy
+from cluster.restart import Backoff, RestartPolicy
 from cluster.rollout import Holder, Rollouts
 from cluster.state import DesiredState, InstanceDesired, WorkerState
 from cluster.status import backend_set, snapshot
@@ -77,7 +77,8 @@ class Supervisor:
             startup_timeout=settings.startup_timeout,
             starts_at_once=len(plan.placement.machine.cores) or 1 if plan.engine.busy_start else None,
         )
-        self.fleet = Fleet(desired, RestartPolicy(), self._random.random, self.events.tell)
+        policy = RestartPolicy(Backoff(first=settings.restart_delay))
+        self.fleet = Fleet(desired, policy, self._random.random, self.events.tell)
         self.balancer = BalancerKeeper(
             state, _balancer_config(plan, state), store, self._reported, self._balancer_lost, self.events.tell,
             lambda name: self.rollouts.want(name),

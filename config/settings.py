@@ -90,6 +90,9 @@ class Settings(BaseSettings):
     health_timeout: float = _setting("health_timeout", 5.0, "how long a probe may take", gt=0)
     health_failures: int = _setting("health_failures", 3, "failed probes in a row: out of rotation", ge=1)
     restart_failures: int = _setting("restart_failures", 6, "failed probes in a row: killed, restarted", ge=1)
+    restart_delay: float = _setting(
+        "restart_delay", 1.0, "before the second restart in a row; doubles with each, up to 60", ge=0
+    )
     max_body: int = _setting("max_body", 64 * 1024 * 1024, "largest request body, bytes", ge=1024)
     admin_key: str | None = _setting("admin_key", None, "bearer token for /v1/cluster and /v1/system")
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = _setting(

@@ -330,11 +330,11 @@ def test_two_hundred_adapters_on_eight_places_all_answer(cluster: Cluster, tmp_p
     file = tmp_path / "adapters.yaml"
     file.write_text(json.dumps({"lora_adapters": listed, "auto_load": ["a0"], "lora_settings": {"cache_size": 8}}))
     result = cluster.up(
-        "--engine", "sim", "--instances", "2", "--model", str(model_path()), "--lora-config", str(file),
+        "--engine", "sim", "--instances", "1", "--model", str(model_path()), "--lora-config", str(file),
         "--", "--max-loras", "8", "--served-model-name", "demo",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    cluster.wait_ready(2)
+    cluster.wait_ready(1)
     assert all(set(names) == {"a0"} for names in held(cluster).values())
     assert len(adapters(cluster)) == 200
     for n in range(200):
@@ -344,9 +344,9 @@ def test_two_hundred_adapters_on_eight_places_all_answer(cluster: Cluster, tmp_p
             assert all(len(names) <= 8 for names in held(cluster).values())
             assert all("a0" in names for names in held(cluster).values()), "what is to be loaded always stays"
     status = cluster.status()
-    assert [i["degraded"] for i in status["instances"].values()] == [False, False]
+    assert [i["degraded"] for i in status["instances"].values()] == [False]
     states = Counter(i["state"] for a in adapters(cluster).values() for i in a["instances"].values())
-    assert states["lazy"] == 2 * 192
+    assert states["lazy"] == 192
 
 
 def test_a_cold_start_with_one_copy_gone_serves_the_other_seven(cluster: Cluster, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ import httpx
 import pytest
 
 from harness import CLI, Cluster, clusterctl, environment, free_port, poll
+from worker.demo import adapter_path
 
 
 def _adapter(folder: Path) -> Path:
@@ -48,8 +50,11 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("case", BAD)
-@pytest.mark.parametrize("detach", [False, True])
+#: Enough to see that nothing depends on how it is started.
+DETACHED = ("model path that does not exist", "adapter name twice", "broken YAML", "a backend that is no URL")
+
+
+@pytest.mark.parametrize(("case", "detach"), [*((c, False) for c in BAD), *((c, True) for c in DETACHED)])
 def test_bad_input_is_one_clear_line_and_leaves_nothing_running(case: str, detach: bool, tmp_path: Path) -> None:
     args, code, words = BAD[case]
     (tmp_path / "broken.yaml").write_text("instances: 3\nport: : 1\n")
@@ -85,7 +90,8 @@ def test_a_taken_port_is_said_before_anything_starts(cluster: Cluster, detach: b
 
 
 def test_a_start_that_fails_is_1_with_the_reason_and_the_last_lines(cluster: Cluster) -> None:
-    result = cluster.up("--engine", "sim", "--instances", "1", "--", "--no-such-flag", timeout=90)
+    args = ("--engine", "sim", "--instances", "1", "--", "--no-such-flag")
+    result = cluster.up(*args, timeout=90, CLUSTERCTL_RESTART_DELAY="0.1")
     assert result.returncode == 1
     assert "crash loop" in result.stderr
     assert "--no-such-flag" in result.stderr
@@ -209,6 +215,26 @@ def test_config_validate_checks_without_starting(tmp_path: Path) -> None:
     assert "ok: 2 x sim" in clusterctl("config", "validate", str(file)).stdout
     file.write_text("engine: sim\nmodel: ./nowhere\n")
     assert clusterctl("config", "validate", str(file)).returncode == 1
+
+
+def test_the_life_of_an_adapter_by_command(sim: Cluster, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    shutil.copytree(adapter_path("pirate"), one)
+    shutil.copytree(adapter_path("poet"), two)
+    assert sim.run("lora", "validate", str(one)).returncode == 0
+    assert sim.run("lora", "load", "voice", str(one)).stdout == "voice: version 1 on 3 instances\n"
+    assert sim.run("lora", "load", "voice", str(two)).returncode == 1
+    assert sim.run("lora", "update", "voice", str(two)).stdout == "voice: version 2 on 3 instances\n"
+    assert "voice" in sim.run("lora", "list").stdout
+    assert "voice" in sim.run("lora", "show", "voice").stdout
+    assert sim.run("lora", "test", "voice", "hello", "--max-tokens", "5").returncode == 0
+    assert sim.run("lora", "rollback", "voice").stdout == "voice: version 1 on 3 instances\n"
+    assert "p95" in sim.run("lora", "bench", "--cycles", "2").stdout
+    assert sim.run("lora", "unload", "voice").returncode == 0
+    gone = sim.run("lora", "show", "voice")
+    assert (gone.returncode, "voice" in gone.stderr) == (1, True)
+    wrong = sim.run("lora", "load", "other", str(tmp_path))
+    assert (wrong.returncode, "adapter_config.json" in wrong.stderr) == (1, True)
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

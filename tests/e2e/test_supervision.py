@@ -54,11 +54,16 @@ def test_a_worker_that_ends_comes_back_with_nothing_left_of_it(sim: Cluster, how
     assert not [p for p in proc.processes() if p.pid in tree and p.alive]
 
 
-def test_a_crash_loop_is_given_up_shown_and_cleared_by_a_manual_restart(sim: Cluster) -> None:
+QUICKLY = {"CLUSTERCTL_RESTART_DELAY": "0.1"}
+
+
+def test_a_crash_loop_is_given_up_shown_and_cleared_by_a_manual_restart(cluster: Cluster) -> None:
+    assert cluster.up("--engine", "sim", "--instances", "3", **QUICKLY).returncode == 0
+    cluster.wait_ready(3)
     killed: set[int] = set()
 
     def strike() -> dict[str, Any] | None:
-        seen = sim.instance("instance_2")
+        seen = cluster.instance("instance_2")
         if seen["state"] == "failed":
             return seen
         if seen["pid"] and seen["pid"] not in killed and seen["ready_for_s"] is None:
@@ -66,17 +71,17 @@ def test_a_crash_loop_is_given_up_shown_and_cleared_by_a_manual_restart(sim: Clu
             kill(seen["pid"])
         return None
 
-    kill(sim.instance("instance_2")["pid"])
+    kill(cluster.instance("instance_2")["pid"])
     failed = poll(strike, 40, "five failures in a row")
     assert "crash loop" in failed["reason"]
     assert failed["is_running"] is False
-    assert sim.complete().status_code == 200
-    assert sim.run("restart", "instance_2").returncode == 0
-    assert sim.instance("instance_2")["state"] == "ready"
+    assert cluster.complete().status_code == 200
+    assert cluster.run("restart", "instance_2").returncode == 0
+    assert cluster.instance("instance_2")["state"] == "ready"
 
 
 def test_requests_fail_at_once_when_every_worker_has_failed(cluster: Cluster) -> None:
-    result = cluster.up("--engine", "sim", "--instances", "1")
+    result = cluster.up("--engine", "sim", "--instances", "1", **QUICKLY)
     assert result.returncode == 0, result.stderr
     killed: set[int] = set()
 
