@@ -45,9 +45,9 @@ class Totals:
 
 
 class AdapterAgent:
-    """One incarnation of one worker. ``wanted()`` tells name and path of what it should hold; ``withhold(name)``
-    returns when the balancer sends nothing for it here any more; ``changed`` is called after every change.
-    ``foreign``: names that came with the engine's own flags and are left alone."""
+    """One incarnation of one worker. ``wanted()`` tells name and path of what it should hold. ``withheld`` are those on
+    their way out; ``withhold(name)`` returns when the balancer sends nothing for such a one any more. ``changed`` is
+    called after every change. ``foreign``: names that came with the engine's own flags and are left alone."""
 
     def __init__(
         self, target: Target, wanted: Callable[[], Mapping[str, str]], withhold: Callable[[str], Awaitable[None]],
@@ -57,6 +57,7 @@ class AdapterAgent:
         self._clock, self._timeout, self._foreign = clock, timeout, foreign
         self._lock = asyncio.Lock()
         self.loaded: dict[str, str] = {}
+        self.withheld: set[str] = set()
         self.refused: dict[str, Refusal] = {}
         self.dirty = asyncio.Event()
         self.drift_repairs = 0
@@ -78,7 +79,9 @@ class AdapterAgent:
             return False
         drifted = self._held(cards) != self.loaded
         due = any(self._clock() >= r.retry_at for r in self.refused.values())
-        if drifted or due or any(self.loaded.get(n) != p for n, p in self._wanted().items() if n not in self.refused):
+        wanted = self._wanted()
+        missing = any(self.loaded.get(n) != p for n, p in wanted.items() if n not in self.refused)
+        if drifted or due or missing or any(n not in wanted for n in self.loaded):
             self.dirty.set()
         return drifted
 
@@ -113,9 +116,13 @@ class AdapterAgent:
         if patient and refusal is not None and refusal.path == want and self._clock() < refusal.retry_at:
             return refusal.reason
         if have is not None:
-            await self._withhold(name)
-            await self._unload(name)
-            self._changed()
+            try:
+                self.withheld.add(name)
+                await self._withhold(name)
+                await self._unload(name)
+            finally:  # gone, or still there and to be used: an unload that failed must not keep it out of rotation
+                self.withheld.discard(name)
+                self._changed()
         return await self._load(name, want) if want is not None else None
 
     async def _load(self, name: str, path: str) -> str | None:

@@ -31,13 +31,16 @@ class Attached:
         self.spec = spec
         self.reason = ""
         self.agent: AdapterAgent | None = None
-        self.withheld: set[str] = set()
         self.changed: Callable[[], None] = lambda: None
         self.tell: Callable[[str, str], None] = lambda name, text: None
 
     @property
     def id(self) -> str:
         return self.spec.id
+
+    @property
+    def withheld(self) -> set[str]:
+        return self.agent.withheld if self.agent else set()
 
     @property
     def incarnation(self) -> int:

@@ -6,6 +6,7 @@ balancer to ask.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ from config.paths import StateDir
 
 if TYPE_CHECKING:
     from cluster.supervisor import Supervisor
+
+log = logging.getLogger(__name__)
 
 
 def routes(supervisor: Supervisor) -> web.RouteTableDef:
@@ -92,6 +95,12 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except Refused as error:
         body = {"message": str(error), "type": _kind(error.status), "param": error.param, "code": error.status}
         return web.json_response({"error": body}, status=error.status)
+    except web.HTTPException:
+        raise
+    except Exception as error:
+        log.exception("%s %s", request.method, request.path)
+        body = {"message": f"the change failed: {error}", "type": "InternalServerError", "param": None, "code": 500}
+        return web.json_response({"error": body}, status=500)
 
 
 def _kind(status: int) -> str:

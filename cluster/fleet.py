@@ -87,7 +87,6 @@ class Fleet:
         instance.starts += 1
         instance.ready_at = instance.started_at = None
         instance.models = ()
-        instance.withheld.clear()
         instance.in_flight, instance.failing_probes, instance.failure = 0, False, None
         instance.phase = "starting the process"
 

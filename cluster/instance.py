@@ -15,11 +15,10 @@ from worker.spec import ProcessId, Slot, WorkerSpec
 
 @dataclass(slots=True)
 class Instance:
-    """Monotonic times in seconds; ``started_at`` is wall-clock. ``failure``: why it is being killed although
-    nobody wanted it to end. ``held``: the adapters an adopted worker held when it was last seen, and their paths;
-    ``withheld``: those it is sent no requests for just now. ``swept``: the process that ended, whose session is to
-    be emptied.
-    ``drain_version``: the first backend set in which the balancer sends it nothing new."""
+    """Monotonic times in seconds; ``started_at`` is wall-clock. ``failure``: why it is being killed although nobody
+    wanted it to end. ``held``: the adapters an adopted worker held when it was last seen, and their paths.
+    ``swept``: the process that ended, whose session is to be emptied. ``drain_version``: the first backend set in
+    which the balancer sends it nothing new."""
 
     id: str
     slot: Slot
@@ -36,7 +35,6 @@ class Instance:
     models: tuple[dict[str, Any], ...] = ()
     held: dict[str, str] = field(default_factory=dict)
     agent: AdapterAgent | None = None
-    withheld: set[str] = field(default_factory=set)
     history: History = field(default_factory=History)
     restart_at: float = 0.0
     tree_empty: bool = True
@@ -49,6 +47,11 @@ class Instance:
     last_exit: dict[str, Any] | None = None
     cpu_percent: float = 0.0
     memory_mb: float = 0.0
+
+    @property
+    def withheld(self) -> set[str]:
+        """Adapters that it holds and is sent no requests for just now."""
+        return self.agent.withheld if self.agent else set()
 
     @property
     def refused(self) -> dict[str, str]:

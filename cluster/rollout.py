@@ -95,6 +95,7 @@ class Rollouts:
             facts = await self._inspect(Path(path))
             old = self.registry.get(name)
             if old is not None and old.current.hash == facts.content_hash:
+                await self._on_command(old, description)
                 return 200, {**self._answer(name), "unchecked": list(facts.unchecked)}
             if old is not None and not replace_it:
                 raise Refused(
@@ -107,6 +108,14 @@ class Rollouts:
             await self._roll(adapter.with_version(version, self._supervisor.plan.settings.keep_versions))
             ready = bool(self._ready())
             return (200 if ready else 202), {**self._answer(name), "unchecked": list(facts.unchecked)}
+
+    async def _on_command(self, adapter: Adapter, description: str | None) -> None:
+        """The content is known already; a lazy adapter is loaded now, and another description is taken."""
+        if description is not None and description != adapter.description:
+            await self._supervisor.keep_adapters([replace(adapter, description=description)], [])
+        self.used[adapter.name] = self._wall()
+        await asyncio.gather(*(self._quietly(i, adapter.name) for i in self._ready()))
+        self._supervisor.adapters_changed()
 
     async def rollback(self, name: str, number: int | None) -> dict[str, Any]:
         """Makes an earlier version the active one. Raises Refused."""
@@ -178,11 +187,20 @@ class Rollouts:
         except BaseException:
             touched = [i for i in self._ready() if i.id in trial.on]
             del self._trials[name]
-            await asyncio.shield(asyncio.gather(*(self._quietly(i, name) for i in touched)))
+            await asyncio.shield(self._back(touched, name, at_once=new))
             raise
         del self._trials[name]
+        self.used[name] = self._wall()  # just changed: not the next to make room
         self._supervisor.adapters_changed()
         self._supervisor.events.tell("adapters", f"{name} version {adapter.active} on every ready worker")
+
+    async def _back(self, touched: list[Holder], name: str, at_once: bool) -> None:
+        """To what the registry says; an older version one by one, so that the others serve it meanwhile."""
+        if at_once:
+            await asyncio.gather(*(self._quietly(i, name) for i in touched))
+        else:
+            for holder in touched:
+                await self._quietly(holder, name)
 
     async def _put(self, instance: Holder, name: str) -> str | None:
         """None if it is there now, or if the worker is gone: its next start brings what the registry says."""
@@ -272,7 +290,7 @@ class Rollouts:
     def _answer(self, name: str) -> dict[str, Any]:
         adapter = self._known(name)
         instances = {i: s["state"] for i, s in self.instances(adapter).items()}
-        state = "loaded" if instances else "registered"
+        state = _overall(set(instances.values()))
         return {"lora_name": name, "version": adapter.active, "state": state, "instances": instances}
 
     def instances(self, adapter: Adapter) -> dict[str, dict[str, Any]]:

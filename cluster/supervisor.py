@@ -116,15 +116,14 @@ class Supervisor:
     async def _read_registry(self, adopt: bool) -> None:
         """What was loaded before, then what this start names. Raises UsageError for an adapter that is none."""
         self.rollouts.registry = await self._store.registry()
+        if adopt:
+            return  # what this start names was taken in when the cluster was started, and may be unloaded since
         given = {name: Path(path) for name, path in self.plan.spec.adapters.items()}
-        if adopt:  # its source may be gone; the copy is what counts
-            given = {n: p for n, p in given.items() if n not in self.rollouts.registry.adapters}
         try:
             await self.rollouts.take_in_given(given, self.plan.spec.lazy, self.plan.spec.descriptions)
         except AdapterRejected as error:
             raise UsageError(f"adapter {error}") from None
-        if not adopt:
-            await asyncio.to_thread(self.rollouts.sweep)
+        await asyncio.to_thread(self.rollouts.sweep)
 
     async def run(self) -> None:
         """Until the cluster has been shut down."""
@@ -375,6 +374,8 @@ class Supervisor:
             self.fleet.desired = replace(self.fleet.desired, instances=wanted)
         for instance in await adoption.adopt_instances(self._store, self._launcher, now):
             self.fleet.instances[instance.id] = instance
+            for name in instance.held:
+                self.rollouts.used.setdefault(name, self._wall())
             if instance.state is WorkerState.DRAINING:
                 instance.in_flight, instance.drain_version = None, (self.epoch, 1)
             if instance.handle is not None:

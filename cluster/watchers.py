@@ -65,6 +65,7 @@ class Watchers:
         reporter = _Report(supervisor, instance, incarnation, alarm)
         if known is not None:
             handle.watch_members(alarm.set)
+            agent.dirty.set()  # what it was last seen to hold need not be what it should hold
         self._watching[instance.id] = self._tasks.start(
             self._look_after(
                 instance, agent,
@@ -93,20 +94,15 @@ class Watchers:
                 await asyncio.sleep(self._supervisor.plan.settings.health_interval)
                 agent.dirty.set()
 
-    async def _withhold(self, instance: Holder, name: str) -> None:
+    async def _withheld(self, name: str) -> None:
         """Returns when the balancer has confirmed that it sends the worker nothing for that adapter any more."""
         supervisor = self._supervisor
-        await supervisor.command(lambda: instance.withheld.add(name))
+        await supervisor.command(lambda: None)  # publishes what is withheld now
         version = (supervisor.epoch, supervisor.revision)
         deadline = supervisor.now() + _CONFIRM_S
         balancer = supervisor.balancer
         while balancer.connected and supervisor.confirmed < version and supervisor.now() < deadline:
             await asyncio.sleep(0.002)
-
-    def _agent_changed(self, instance: Holder) -> None:
-        if instance.agent is not None:
-            instance.withheld &= set(instance.agent.loaded)
-        self._supervisor.wake()
 
     def attach(self, attached: Attached) -> None:
         """Probes a server that is not ours and, if that is asked for, looks after its adapters."""
@@ -121,8 +117,8 @@ class Watchers:
     def _agent(self, holder: Holder, target: Target) -> AdapterAgent:
         supervisor = self._supervisor
         return AdapterAgent(
-            target, lambda: supervisor.rollouts.wanted(holder.id), lambda name: self._withhold(holder, name),
-            lambda: self._agent_changed(holder), supervisor.now, _ADAPTER_S, supervisor.plan.foreign_adapters,
+            target, lambda: supervisor.rollouts.wanted(holder.id), self._withheld,
+            supervisor.wake, supervisor.now, _ADAPTER_S, supervisor.plan.foreign_adapters,
         )
 
     def _probe_plan(self, health_required: bool = True) -> ProbePlan:
@@ -175,6 +171,8 @@ class _Report:
     def ready(self, result: Readiness) -> None:
         def ready(fleet: Fleet, now: float) -> None:
             fleet.ready(self._instance, result, now)
+            if self._instance.agent is not None:
+                self._instance.agent.dirty.set()  # something may have been changed during its first token
             if self._instance.handle is not None:
                 self._instance.handle.watch_members(self._alarm.set)
 

@@ -52,7 +52,7 @@ class Admin:
         self._pool, self._link, self._counters = pool, link, counters
         self._metrics, self._upstream, self._guard = metrics, upstream, guard
         self._state = state
-        control = aiohttp.UnixConnector(path=short_socket_path(state.control), limit=16, force_close=True)
+        control = aiohttp.UnixConnector(path=short_socket_path(state.control), limit=256, force_close=True)
         self._control = aiohttp.ClientSession(
             connector=control, timeout=aiohttp.ClientTimeout(total=_CHANGE_S), trust_env=False
         )

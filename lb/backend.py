@@ -19,8 +19,8 @@ class Backend:
         self.latency = PeakEwma()
         self.ejection = Ejection()
         self._leases: set[Lease] = set()
-        #: Models it was said to serve and answered 404 for; forgotten with the next word of the supervisor.
-        self.lacking: set[str] = set()
+        #: Models it was said to serve and answered 404 for, and until when (s, monotonic) it is not asked for them.
+        self.lacking: dict[str, float] = {}
 
     @property
     def id(self) -> str:
@@ -46,11 +46,13 @@ class Backend:
         """Whether it serves ``model`` (None: the request names none), or is going to once it is up."""
         if model is None:
             return True
-        if model in self.lacking:
-            return False
         if self.spec.models:
             return any(card["id"] == model for card in self.spec.models)
         return model in self.spec.expected or not self.spec.expected
+
+    def lacks(self, model: str | None, now: float) -> bool:
+        """It has just said that it has not got ``model``: true for a moment, as an adapter comes back unannounced."""
+        return model is not None and self.lacking.get(model, 0.0) > now
 
     def lease(self, on_evict: Callable[[str], None]) -> Lease:
         """One more in flight. ``on_evict`` is called with the reason if the worker is lost before the release."""

@@ -16,6 +16,15 @@ class Facts:
     previous: str | None = None
 
 
+def says_model_is_missing(answer: bytes, model: str) -> bool:
+    """Whether a worker's 404 is about the model, and not about the route or something else the request named."""
+    try:
+        error = json.loads(answer)["error"]
+        return error.get("param") == "model" or f"The model `{model}` does not exist" in str(error.get("message"))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
 def with_model(body: bytes, model: str) -> bytes:
     """The same JSON object with another ``model``."""
     return json.dumps({**json.loads(body), "model": model}).encode()

@@ -8,7 +8,7 @@ could not connect has changed nothing and may always be made again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 import aiohttp
@@ -35,14 +35,16 @@ class Outgoing:
 
 class Attempt:
     """``on_first_byte`` gets the first bytes of the answer's body as they arrive from the worker. ``refuse`` is asked
-    whether an answer of that status is to be treated as a failed attempt instead of being passed on."""
+    whether an answer of that status is to be treated as a failed attempt instead of being passed on; ``absent`` the
+    same of the body of a 404."""
 
     def __init__(
         self, upstream: Upstream, backend: Backend, request: web.Request, on_first_byte: Callable[[bytes], None],
         refuse: Callable[[int], bool] = lambda status: False, meter: Meter | None = None,
+        absent: Callable[[bytes], bool] | None = None,
     ) -> None:
         self._upstream, self._backend, self._request = upstream, backend, request
-        self._refuse, self._meter = refuse, meter
+        self._refuse, self._meter, self._absent = refuse, meter, absent
         self._on_first_byte = on_first_byte
         self._evicted: str | None = None
         self.status = 0
@@ -69,9 +71,9 @@ class Attempt:
                     complete = False
                     try:
                         if self._refuse(answer.status):
-                            raise AttemptFailed(
-                                f"it answered {answer.status}", connected=True, absent=answer.status == 404
-                            )
+                            raise AttemptFailed(f"it answered {answer.status}", connected=True)
+                        if answer.status == 404 and self._absent is not None and self._absent(await answer.read()):
+                            raise AttemptFailed("it has not got the model", connected=True, absent=True)
                         response = self._respond(answer, outgoing)
                         await self._stream(answer, response)
                         complete = True
@@ -105,7 +107,7 @@ class Attempt:
     async def _stream(self, answer: aiohttp.ClientResponse, response: web.StreamResponse) -> None:
         request, first, meter = self._request, True, self._meter
         is_stream = response.content_type == "text/event-stream"
-        chunks = answer.content.iter_any()
+        chunks = _already_read(answer) if answer.status == 404 and self._absent else answer.content.iter_any()
         while True:
             try:
                 chunk = await anext(chunks, b"")
@@ -144,6 +146,11 @@ class Attempt:
             transport.close()
         else:
             transport.abort()
+
+
+async def _already_read(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    if body := await answer.read():
+        yield body
 
 
 class _WorkerBroke(Exception):

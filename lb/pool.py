@@ -49,7 +49,9 @@ class Pool:
     def candidates(self, model: str | None, excluded: Collection[str], now: float) -> list[Backend]:
         """Those that may take a request for ``model``. In a steady order; weight 0 only if there is no other."""
         found = [
-            b for b in self.backends.values() if b.id not in excluded and b.available(now) and b.serves(model)
+            b
+            for b in self.backends.values()
+            if b.id not in excluded and b.available(now) and b.serves(model) and not b.lacks(model, now)
         ]
         return [b for b in found if b.weight] or found
 
@@ -58,7 +60,7 @@ class Pool:
         known."""
         if not self.backends or model in self.registered:
             return True
-        return any(b.serves(model) or (model in b.lacking) for b in self.backends.values())
+        return any(b.serves(model) for b in self.backends.values())
 
     def canonical(self, model: str | None) -> str | None:
         """``NAME`` for ``BASE:NAME``, as some clients write an adapter; anything else as it is. ``BASE`` is a name of
@@ -66,7 +68,8 @@ class Pool:
         if model is None or ":" not in model or self._exists(model):
             return model
         base, _, name = model.partition(":")
-        return name if self._exists(name) and (base == "base_model" or self._exists(base)) else model
+        is_base = base == "base_model" or (base not in self.registered and self._exists(base))
+        return name if is_base and self._exists(name) else model
 
     def _exists(self, model: str) -> bool:
         return model in self.registered or any(b.serves(model) for b in self.backends.values())

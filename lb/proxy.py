@@ -16,7 +16,7 @@ from lb import body as request_body
 from lb import headers, routes, websocket
 from lb.affinity import Affinity
 from lb.backend import Backend
-from lb.body import Facts
+from lb.body import Facts, says_model_is_missing
 from lb.counters import ADAPTER, Counters
 from lb.errors import AttemptFailed, ProxyError, Source
 from lb.forward import Attempt, ClientGone, Outgoing
@@ -33,6 +33,9 @@ _SILENT_RETRIES = 1
 
 #: Statuses of a worker's answer that are worth asking another worker.
 _ELSEWHERE = frozenset({500, 503})
+
+#: Seconds for which a worker is not asked again for an adapter that it answered 404 for.
+_LACKING_S = 0.3
 
 #: Seconds between two looks for a free backend where nothing changes: an ejection ends without any word.
 _LOOK_AGAIN = 0.25
@@ -80,12 +83,14 @@ class Proxy:
             raise
         finally:
             meter.end(failed)
+            self._count_adapter(facts.model, failed)
 
     async def _until_answered(
         self, request: web.Request, info: RequestInfo, target: str, body: bytes | None, request_id: str,
         deadline: float, pinned: tuple[str, int] | None, meter: Meter,
     ) -> web.StreamResponse:
         path, model = info.path, info.model
+        self._touch(model)
         excluded: set[str] = set()
         silent = 0
         while True:
@@ -94,14 +99,15 @@ class Proxy:
             began = self._clock()
             try:
                 again = routes.is_generation(path) and silent < _SILENT_RETRIES and pinned is None
-                response = await self._attempt(request, backend, outgoing, info, again, deadline, meter)
+                fixed = pinned is not None
+                response = await self._attempt(request, backend, outgoing, info, again, deadline, meter, fixed)
             except (ClientGone, asyncio.CancelledError):
                 self._counters.add(backend.id, requests=1)
                 self._metrics.finished(backend.id, path, 499, self._clock() - began)
                 raise
             except AttemptFailed as failure:
                 if failure.absent and model is not None:
-                    backend.lacking.add(model)  # another has it, or this one will when it has loaded it
+                    backend.lacking[model] = self._clock() + _LACKING_S  # another has it, or it will be back here
                     continue
                 self._count_failure(backend, failure)
                 if failure.answered:
@@ -116,28 +122,32 @@ class Proxy:
                 raise ProxyError(502, f"{backend.id}: {failure}", source=Source.UPSTREAM) from None
             backend.ejection.succeeded()
             failed = response.status >= 500
-            self._count_adapter(model, failed)
             self._counters.add(backend.id, requests=1, errors=int(failed))
             self._metrics.finished(backend.id, path, response.status, self._clock() - began)
             return response
 
     async def _attempt(
         self, request: web.Request, backend: Backend, outgoing: Outgoing, info: RequestInfo, again: bool,
-        deadline: float, meter: Meter,
+        deadline: float, meter: Meter, pinned: bool,
     ) -> web.StreamResponse:
         path = info.path
 
         def refuse(status: int) -> bool:
             """A worker whose engine has died answers 500, one that is full 503: another may do better, if there
             is one. Its answer is the client's."""
-            if status == 404 and info.model in self._pool.registered:
-                return self._clock() < deadline
             others = again and status in _ELSEWHERE
             return others and bool(self._pool.candidates(info.model, {backend.id}, self._clock()))
 
         if path in routes.WEBSOCKET and request.headers.get("Upgrade", "").lower() == "websocket":
             return await websocket.carry(request, backend, self._upstream, outgoing)
-        attempt = Attempt(self._upstream, backend, request, self._first_byte(backend, path), refuse, meter)
+        def absent(body: bytes) -> bool:
+            """A worker's own 404 for a model that the registry holds is never the client's answer, in time."""
+            return self._clock() < deadline and says_model_is_missing(body, str(info.model))
+
+        ours = info.model in self._pool.registered and not pinned
+        attempt = Attempt(
+            self._upstream, backend, request, self._first_byte(backend, path), refuse, meter, absent if ours else None
+        )
         return await attempt.run(outgoing)
 
     def _head(self, request: web.Request, backend: Backend, request_id: str) -> headers.Pairs:
@@ -213,6 +223,11 @@ class Proxy:
                 self._affinity.learn(chunk, backend.id, backend.spec.incarnation)
 
         return on_first_byte
+
+    def _touch(self, model: str | None) -> None:
+        """It is in use from now on: a long stream is no reason to make room by taking its adapter away."""
+        if model in self._pool.registered:
+            self._counters.add(f"{ADAPTER}{model}", used_ms=int(time.time() * 1000))
 
     def _count_adapter(self, model: str | None, failed: bool) -> None:
         if model in self._pool.registered:

@@ -79,7 +79,7 @@ class FakeWorker:
         self._supervisor = supervisor
         self.instance.agent = AdapterAgent(
             self.target,  # type: ignore[arg-type]
-            lambda: supervisor.rollouts.wanted(name), self._withhold, self._changed, supervisor.clock, 5.0,
+            lambda: supervisor.rollouts.wanted(name), self._withhold, lambda: None, supervisor.clock, 5.0,
         )  # fmt: skip
 
     @property
@@ -89,10 +89,6 @@ class FakeWorker:
 
     async def _withhold(self, name: str) -> None:
         self._supervisor.seen.append(f"{self.instance.id} withhold {name}")
-        self.instance.withheld.add(name)
-
-    def _changed(self) -> None:
-        self.instance.withheld &= set(self.agent.loaded)
 
     def die(self) -> None:
         """As the supervisor sees it when the process has ended."""
