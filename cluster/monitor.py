@@ -81,7 +81,10 @@ async def _pause(seconds: float, alarm: asyncio.Event | None) -> bool:
         await asyncio.sleep(seconds)
         return False
     try:
-        await asyncio.wait_for(alarm.wait(), seconds)
+        # Not wait_for: in Python 3.11 it swallows a cancellation that comes in the moment of the alarm, which is
+        # just when a worker ends.
+        async with asyncio.timeout(seconds):
+            await alarm.wait()
     except TimeoutError:
         return False
     alarm.clear()

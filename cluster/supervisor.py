@@ -183,7 +183,8 @@ class Supervisor:
         while not self._exit:
             await self._step()
             try:
-                event = await asyncio.wait_for(self._inbox.get(), TICK)
+                async with asyncio.timeout(TICK):
+                    event = await self._inbox.get()
             except TimeoutError:
                 continue
             event()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -36,7 +36,7 @@ class Watchers:
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
         self._tasks = Tasks()
-        self._watching: dict[str, asyncio.Task[Any]] = {}
+        self._watching: dict[str, list[asyncio.Task[Any]]] = {}
         self._sweeping: set[str] = set()
         self.http: aiohttp.ClientSession | None = None
 
@@ -45,8 +45,8 @@ class Watchers:
 
     def forget(self, instance: Instance) -> None:
         """It has ended: there is nothing to watch any more."""
-        if watching := self._watching.pop(instance.id, None):
-            watching.cancel()
+        for task in self._watching.pop(instance.id, []):
+            task.cancel()
 
     def watch(self, instance: Instance) -> None:
         """From its start, or its adoption, to its end."""
@@ -66,19 +66,14 @@ class Watchers:
         if known is not None:
             handle.watch_members(alarm.set)
             agent.dirty.set()  # what it was last seen to hold need not be what it should hold
-        self._watching[instance.id] = self._tasks.start(
-            self._look_after(
-                instance, agent,
-                monitor.watch(target, self._probe_plan(), reporter, known=known, alarm=alarm, prepare=agent.sync),
-            ),
-            f"probe {instance.id} #{incarnation}",
+        # Two tasks: a long load of an adapter must not hold up a probe.
+        watching = monitor.watch(
+            target, self._probe_plan(), reporter, known=known, alarm=alarm, prepare=agent.sync
         )
-
-    async def _look_after(self, instance: Instance, agent: AdapterAgent, watch: Coroutine[Any, Any, None]) -> None:
-        """Probes, and adapters beside them: a long load must not hold up a probe."""
-        async with asyncio.TaskGroup() as both:
-            both.create_task(watch, name=f"watch {instance.id}")
-            both.create_task(self._tend(instance, agent), name=f"adapters of {instance.id}")
+        self._watching[instance.id] = [
+            self._tasks.start(watching, f"probe {instance.id} #{incarnation}"),
+            self._tasks.start(self._tend(instance, agent), f"adapters of {instance.id} #{incarnation}"),
+        ]
 
     async def _tend(self, instance: Holder, agent: AdapterAgent) -> None:
         """Keeps a ready worker's adapters in line."""

@@ -28,7 +28,8 @@ class Tasks:
             log.error("task %s failed", task.get_name(), exc_info=error)
 
     async def close(self) -> None:
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        # Again and again: a task that was just being woken by something else may miss its cancellation.
+        while tasks := {task for task in self._tasks if task is not asyncio.current_task()}:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=0.5)

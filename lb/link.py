@@ -127,7 +127,8 @@ class Link:
         while True:
             pause = _DRAIN_LOOK if self._draining() else _REPORT_EVERY
             try:
-                await asyncio.wait_for(self._applied.next(), pause)  # a drain may begin with it
+                async with asyncio.timeout(pause):
+                    await self._applied.next()  # a drain may begin with it
             except TimeoutError:
                 pass
             waited += pause

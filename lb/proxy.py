@@ -180,7 +180,8 @@ class Proxy:
                     self._want(str(info.model))
                 changed = self._changes.next()
                 try:
-                    await asyncio.wait_for(changed, min(_LOOK_AGAIN, max(0.001, deadline - self._clock())))
+                    async with asyncio.timeout(min(_LOOK_AGAIN, max(0.001, deadline - self._clock()))):
+                        await changed
                 except TimeoutError:
                     pass
                 if (backend := self._choose_now(info, excluded, pinned)) is not None:
