@@ -70,8 +70,7 @@ class Proxy:
         request_id = request.headers.get("X-Request-Id") or uuid.uuid4().hex
         pinned = self._pinned(path, facts)
         if not self._pool.knows(facts.model):
-            known = nearest(facts.model or "", self._pool.names())
-            raise ProxyError(404, f"The model `{facts.model}` does not exist.{known}", param="model", code=404)
+            raise self._unknown(facts.model)
         info, deadline = RequestInfo(facts.model, path), self._clock() + self._queue_timeout
         meter, failed = self._metrics.models.begin(facts.model), True
         try:
@@ -142,7 +141,8 @@ class Proxy:
             return await websocket.carry(request, backend, self._upstream, outgoing)
         def absent(body: bytes) -> bool:
             """A worker's own 404 for a model that the registry holds is never the client's answer, in time."""
-            return self._clock() < deadline and says_model_is_missing(body, str(info.model))
+            held = info.model in self._pool.registered  # still: it may have been unloaded on purpose
+            return held and self._clock() < deadline and says_model_is_missing(body, str(info.model))
 
         ours = info.model in self._pool.registered and not pinned
         attempt = Attempt(
@@ -198,7 +198,13 @@ class Proxy:
         candidates = self._pool.candidates(info.model, excluded, now) or self._pool.candidates(info.model, (), now)
         return self._current_strategy().choose(candidates, info) if candidates else None
 
+    def _unknown(self, model: str | None) -> ProxyError:
+        known = nearest(model or "", self._pool.names())
+        return ProxyError(404, f"The model `{model}` does not exist.{known}", param="model", code=404)
+
     def _give_up_if_useless(self, info: RequestInfo, deadline: float) -> None:
+        if not self._pool.knows(info.model):
+            raise self._unknown(info.model)  # unloaded while this request waited for it
         what = f" for model {info.model}" if info.model else ""
         if self._pool.hopeless(info.model):
             message = f"no worker{what}: all of them have failed; see /v1/cluster/status"

@@ -75,6 +75,19 @@ async def test_a_request_for_one_that_nobody_holds_waits_until_somebody_does(
     assert await asyncio.wait_for(asking, 5) == (200, {"worker": "instance_0"})
 
 
+async def test_one_that_is_unloaded_while_a_request_waits_for_it_is_404_at_once(
+    balancer: Balanced, start_worker: StartWorker, supervisor: tuple[Supervisor, Any]
+) -> None:
+    worker, (heard, _) = await start_worker(), supervisor
+    balancer.push(worker.spec(models=("base",)), registered=POET)
+    asking = asyncio.ensure_future(balancer.ask(model="poet"))
+    await until(lambda: heard.of("want"))
+    balancer.push(worker.spec(models=("base",)))
+    status, answer = await asyncio.wait_for(asking, 2)
+    assert (status, answer["error"]["param"]) == (404, "model")
+    assert worker.seen == []
+
+
 async def test_many_who_wait_for_it_ask_for_it_once_in_a_while(
     balancer: Balanced, start_worker: StartWorker, supervisor: tuple[Supervisor, Any]
 ) -> None:
