@@ -79,8 +79,7 @@ def make(settings: Settings, machine: Machine | None = None) -> Plan:
     most = settings.max_instances or max(placement.capacity, settings.instances)
     least = min(settings.min_instances, settings.instances)
     foreign = frozenset(text.partition("=")[0] for text in flags.values(spec.extra_args, "--lora-modules") or ())
-    dynamic = _lora_file(settings).dynamic_loading
-    return Plan(settings, engine, spec, placement, least, most, spec.max_cpu_loras, foreign, dynamic)
+    return Plan(settings, engine, spec, placement, least, most, spec.max_cpu_loras, foreign, spec.dynamic_loading)
 
 
 def engine_spec(settings: Settings) -> EngineSpec:
@@ -117,6 +116,7 @@ def engine_spec(settings: Settings) -> EngineSpec:
         max_lora_rank=flags.integer(args, "--max-lora-rank", accepted_rank(file.max_lora_rank or max([16, *ranks]))),
         max_loras=max_loras,
         max_cpu_loras=flags.integer(args, "--max-cpu-loras", max(cached, max_loras)),
+        dynamic_loading=file.dynamic_loading,
         lazy=frozenset(entry.name for entry in file.entries if not entry.auto_load),
         descriptions={entry.name: entry.description for entry in file.entries if entry.description},
         cpu_kv_gib=settings.cpu_kv_gib,

@@ -20,7 +20,7 @@ class Slot:
 class EngineSpec:
     """What all workers of a cluster have in common; an engine makes commands from it. ``dtype`` is what the model
     has to be served in, unless the user says otherwise; None leaves it to the engine. Of ``adapters`` (name: path)
-    those in ``lazy`` are loaded on their first use."""
+    those in ``lazy`` are loaded on their first use; without ``dynamic_loading`` nothing is loaded at run time."""
 
     engine: str
     model: str
@@ -34,12 +34,8 @@ class EngineSpec:
     cpu_kv_gib: float = 1.0
     dtype: str | None = None
     lazy: frozenset[str] = frozenset()
+    dynamic_loading: bool = True
     descriptions: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def model_names(self) -> tuple[str, ...]:
-        """Every name a healthy worker answers to."""
-        return (*self.served_names, *self.adapters)
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ def _refusal(machine: Machine = CPU, **flags: Any) -> UsageError:
 def test_without_a_model_the_demo_is_served_with_its_adapters() -> None:
     spec = _plan().spec
     assert (spec.model, spec.served_names) == (str(model_path()), (MODEL_NAME,))
-    assert spec.model_names == (MODEL_NAME, *ADAPTERS)
+    assert (*spec.served_names, *spec.adapters) == (MODEL_NAME, *ADAPTERS)
     assert all((Path(path) / "adapter_config.json").is_file() for path in spec.adapters.values())
 
 

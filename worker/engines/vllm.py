@@ -21,7 +21,8 @@ from worker.spec import EngineSpec, Slot
 TESTED = "0.32"
 _GIB = 1024**3
 
-#: Measured on a 2-core machine: three workers of a toy model take about 7.5 GiB in all, KV cache apart.
+#: Beside weights and KV cache. `clusterctl status` shows about 3 GB resident for a worker of the demo model with its
+#: 1 GiB of KV cache, pages that its processes share counted in each.
 _PROCESS_BYTES = 5 * _GIB // 2
 
 #: Flags that make a worker better but that it can do without, and what is lost with each.
