@@ -6,7 +6,7 @@ had if the revision is newer. Everything the balancer needs to go on alone after
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 #: States in which the balancer may start new requests on a backend / lets running ones finish. A backend in any
@@ -89,14 +89,20 @@ class BalancerConfig:
     log_level: str = "info"
     max_body: int = 64 * 1024 * 1024
     allowed_hosts: tuple[str, ...] = ()
-    strategies: dict[str, Any] = field(default_factory=dict)
+    trusted_proxies: tuple[str, ...] = ()
+    extra_routes: tuple[str, ...] = ()
+    max_connections: int = 10_000
+    head_timeout: float = 10.0
+    body_timeout: float = 60.0
+    stream_buffer: int = 256 * 1024
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> BalancerConfig:
-        return cls(**{**data, "allowed_hosts": tuple(data["allowed_hosts"])})
+        given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in data.items()}
+        return cls(**given)
 
 
 #: The strategies' names live in the contract: the command line must know them without importing the balancer.

@@ -23,12 +23,11 @@ from config.paths import StateDir, short_socket_path
 from lb import exposition
 from lb.counters import ADAPTER, Counters
 from lb.errors import AttemptFailed, ProxyError, Source
-from lb.guard import Guard
 from lb.link import Link
 from lb.logs import follow
 from lb.metrics import Metrics
 from lb.pool import Pool
-from lb.upstream import Upstream
+from lb.proxy import Proxy
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -38,19 +37,13 @@ _SCRAPE_S = 2.0
 #: How long (s) a change may take at the supervisor: a roll-out goes worker by worker.
 _CHANGE_S = 900.0
 
-#: What only those may call who may manage the cluster: adapter routes change it.
-PROTECTED = (
-    "/v1/cluster", "/v1/system", "/v1/lora_adapters", "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
-)  # fmt: skip
-
 
 class Admin:
     def __init__(
-        self, pool: Pool, link: Link, counters: Counters, metrics: Metrics, upstream: Upstream, guard: Guard,
-        state: StateDir,
+        self, pool: Pool, link: Link, counters: Counters, metrics: Metrics, proxy: Proxy, state: StateDir
     ) -> None:
         self._pool, self._link, self._counters = pool, link, counters
-        self._metrics, self._upstream, self._guard = metrics, upstream, guard
+        self._metrics, self._proxy = metrics, proxy
         self._state = state
         control = aiohttp.UnixConnector(path=short_socket_path(state.control), limit=256, force_close=True)
         self._control = aiohttp.ClientSession(
@@ -91,15 +84,6 @@ class Admin:
     async def close(self) -> None:
         await self._control.close()
 
-    def check(self, request: web.Request) -> None:
-        """Raises ProxyError unless the client may manage the cluster."""
-        transport = request.transport
-        local = transport.get_extra_info("sockname") if transport is not None else None
-        self._guard.check(
-            peer=request.remote or "", local=str(local[0]) if local else "", method=request.method,
-            headers=request.headers, has_body=request.body_exists,
-        )
-
     # for everybody
 
     async def _health(self, _: web.Request) -> web.Response:
@@ -113,16 +97,18 @@ class Admin:
 
     async def _render_metrics(self, _: web.Request) -> web.Response:
         backends = [b for b in self._pool.backends.values() if b.keeps_running()]
-        texts = await asyncio.gather(
-            *(self._upstream.get_text(b.spec.address, "/metrics", b.spec.api_key, _SCRAPE_S) for b in backends),
-            return_exceptions=True,
+        answers = await asyncio.gather(
+            *(self._proxy.get(b, "/metrics", _SCRAPE_S) for b in backends), return_exceptions=True
         )
-        answered = {b.id: text for b, text in zip(backends, texts, strict=True) if isinstance(text, str)}
-        for text in texts:
-            if isinstance(text, BaseException) and not isinstance(text, AttemptFailed | TimeoutError):
-                raise text
+        texts: dict[str, str] = {}
+        for backend, answer in zip(backends, answers, strict=True):
+            if isinstance(answer, tuple):
+                if answer[0] == 200:
+                    texts[backend.id] = answer[1].decode(errors="replace")
+            elif not isinstance(answer, AttemptFailed):
+                raise answer
         # In a thread: rendering must not stand between somebody's tokens.
-        body = await asyncio.to_thread(lambda: exposition.merge(answered, self._metrics.render()))
+        body = await asyncio.to_thread(lambda: exposition.merge(texts, self._metrics.render()))
         return web.Response(text=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
     # for those who may manage the cluster

@@ -19,9 +19,12 @@ class Affinity:
         """``answer``: the first bytes of an answer, plain or event stream; the id stands at their beginning."""
         match = _ID.search(answer, 0, 4096)
         if match:
-            self._owner[match[1].decode()] = (backend, incarnation)
-            while len(self._owner) > self._most:
-                self._owner.popitem(last=False)
+            self.remember(match[1].decode(), backend, incarnation)
+
+    def remember(self, response: str, backend: str, incarnation: int) -> None:
+        self._owner[response] = (backend, incarnation)
+        while len(self._owner) > self._most:
+            self._owner.popitem(last=False)
 
     def owner(self, response: str) -> tuple[str, int] | None:
         """(backend id, incarnation), if the id is known."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import signal
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +15,15 @@ from aiohttp.typedefs import Handler, Middleware
 
 from config.paths import StateDir
 from config.topology import BalancerConfig
-from lb.admin import PROTECTED, Admin
+from lb.admin import Admin
+from lb.client import Limits
 from lb.counters import Counters
 from lb.errors import ProxyError, error_body
-from lb.forward import ClientGone
+from lb.front import Front
 from lb.guard import Guard
+from lb.headers import Trusted
+from lb.http1.request import RequestHead
+from lb.inner import InnerEndpoint
 from lb.link import Link
 from lb.metrics import Metrics
 from lb.pool import Pool
@@ -33,28 +37,23 @@ log = logging.getLogger(__name__)
 _SHUTDOWN_S = 3.0
 
 
-def _errors(admin: Admin, metrics: Metrics) -> Middleware:
-    """The one place where an error becomes an answer."""
+def _errors(metrics: Metrics) -> Middleware:
+    """What goes wrong in the management API becomes an answer in OpenAI's shape."""
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            if request.path.startswith(PROTECTED):
-                admin.check(request)
             return await handler(request)
         except ProxyError as error:
             metrics.refused(str(error.source), error.status)
             headers = {"Retry-After": str(error.retry_after)} if error.retry_after else {}
-            return web.json_response(error.body(), status=error.status, headers=headers)
+            return web.json_response(error.body(), status=error.status, headers={**headers, **error.headers})
         except web.HTTPException as error:
             metrics.refused("client", error.status)
-            headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
             message = error.reason or error.text or ""
-            return web.json_response(error_body(error.status, message), status=error.status, headers=headers)
-        except (ClientGone, ConnectionError):
-            if request.transport is not None:
-                request.transport.close()
-            return web.Response(status=499)
+            return web.json_response(error_body(error.status, message), status=error.status)
+        except ConnectionError:
+            raise  # the client went away
         except Exception:
             log.exception("%s %s", request.method, request.path)
             metrics.refused("internal", 500)
@@ -63,47 +62,76 @@ def _errors(admin: Admin, metrics: Metrics) -> Middleware:
     return middleware
 
 
+def _check(guard: Guard) -> Callable[[RequestHead, str, str], None]:
+    fields = ("Host", "Origin", "Authorization", "X-Forwarded-For", "Forwarded", "Content-Type")
+
+    def check(head: RequestHead, peer: str, local: str) -> None:
+        given = {name: head.find(name.lower().encode()) for name in fields}
+        given["Host"] = head.host
+        present = {name: value for name, value in given.items() if value is not None}
+        guard.check(peer=peer, local=local, method=head.method, headers=present, has_body=head.has_body)
+
+    return check
+
+
 @dataclass(frozen=True, slots=True)
 class Balancer:
     """The parts of one balancer, put together; `close` ends them all."""
 
     pool: Pool
     counters: Counters
-    upstream: Upstream
+    proxy: Proxy
     link: Link
     admin: Admin
     runner: web.AppRunner
+    front: Front
+
+    async def start(self, listener: socket.socket) -> None:
+        """Raises OSError."""
+        await self.runner.setup()
+        await self.link.start()
+        await self.front.serve(listener)
 
     async def close(self) -> None:
+        await self.front.close(_SHUTDOWN_S)
         await self.runner.cleanup()
         await self.link.close()
         await self.admin.close()
-        await self.upstream.close()
+        await self.proxy.close()
         self.counters.close()
 
 
 def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Balancer:
     """A balancer that does nothing yet. Raises OSError if its counters cannot be opened."""
     state = StateDir(Path(config.state_dir))
-    changes, metrics = Changes(), Metrics()
+    changes, metrics, upstream = Changes(), Metrics(), Upstream()
     pool = Pool(changes.notify)
     counters = Counters(state.counters)
-    upstream = Upstream(lambda: {b.spec.host: b.spec.ip for b in pool.backends.values()})
     link = Link(pool, listener, link_path, counters.recently_used)
-    names = (socket.gethostname(), config.host, *config.allowed_hosts)
-    admin = Admin(pool, link, counters, metrics, upstream, Guard(config.admin_key, names), state)
     proxy = Proxy(
         pool, upstream, counters, metrics, changes, queue_timeout=config.queue_timeout, want=link.want,
-        random=random.Random(),
+        trusted=Trusted(config.trusted_proxies),
     )
-    app = web.Application(middlewares=[_errors(admin, metrics)], client_max_size=config.max_body)
+    admin = Admin(pool, link, counters, metrics, proxy, state)
+    # What comes here has been limited in front.
+    app = web.Application(middlewares=[_errors(metrics)], client_max_size=config.max_body)
     admin.add_routes(app.router)
-    app.router.add_route("*", "/{path:.*}", proxy.handle)
     runner = web.AppRunner(
-        app, access_log=None, handler_cancellation=True, auto_decompress=False, shutdown_timeout=_SHUTDOWN_S,
-        keepalive_timeout=75.0,
+        app, access_log=None, handler_cancellation=True, auto_decompress=False, shutdown_timeout=_SHUTDOWN_S
     )
-    return Balancer(pool, counters, upstream, link, admin, runner)
+    guard = Guard(config.admin_key, (socket.gethostname(), config.host, *config.allowed_hosts))
+    limits = Limits(
+        max_body=config.max_body, buffer=config.stream_buffer, connections=config.max_connections,
+        head=config.head_timeout, body=config.body_timeout,
+    )  # fmt: skip
+    inner = InnerEndpoint(lambda: _server(runner)())
+    front = Front(proxy, inner, _check(guard), limits, frozenset(config.extra_routes))
+    return Balancer(pool, counters, proxy, link, admin, runner, front)
+
+
+def _server(runner: web.AppRunner) -> web.Server:
+    assert runner.server is not None, "the balancer has not been started"
+    return runner.server
 
 
 async def serve(config: BalancerConfig, link_path: Path) -> None:
@@ -113,9 +141,7 @@ async def serve(config: BalancerConfig, link_path: Path) -> None:
     balancer = make(config, listener, link_path)
     stop = asyncio.Event()
     try:
-        await balancer.runner.setup()
-        await balancer.link.start()
-        await web.SockSite(balancer.runner, listener, backlog=4096).start()
+        await balancer.start(listener)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         await stop.wait()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from enum import StrEnum
 from http import HTTPStatus
 from typing import Any
 
 _KINDS = {
     400: "BadRequestError", 401: "AuthenticationError", 403: "PermissionDeniedError", 404: "NotFoundError",
-    405: "MethodNotAllowedError", 409: "ConflictError", 413: "RequestTooLargeError", 415: "UnsupportedMediaTypeError",
-    500: "InternalServerError", 502: "BadGatewayError", 503: "ServiceUnavailableError",
+    405: "MethodNotAllowedError", 408: "RequestTimeoutError", 409: "ConflictError", 413: "RequestTooLargeError",
+    415: "UnsupportedMediaTypeError", 500: "InternalServerError", 502: "BadGatewayError",
+    503: "ServiceUnavailableError",
 }  # fmt: skip
 
 
@@ -27,9 +29,10 @@ class ProxyError(Exception):
 
     def __init__(
         self, status: int, message: str, *, source: Source = Source.CLIENT, param: str | None = None,
-        code: str | int | None = None, retry_after: int | None = None,
+        code: str | int | None = None, retry_after: int | None = None, headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
+        self.headers = headers or {}
         self.status, self.source, self.param, self.retry_after = status, source, param, retry_after
         self.code = status if code is None else code
 
@@ -49,9 +52,14 @@ class AttemptFailed(Exception):
         self.connected, self.answered, self.absent = connected, answered, absent
 
 
+def phrase(status: int) -> str:
+    """The reason phrase of a status."""
+    return "Client Closed Request" if status == 499 else HTTPStatus(status).phrase
+
+
 def error_body(status: int, message: str, param: str | None = None, code: str | int | None = None) -> dict[str, Any]:
     """OpenAI's and vLLM's error object."""
-    kind = _KINDS.get(status, HTTPStatus(status).phrase.replace(" ", "") + "Error")
+    kind = _KINDS.get(status, phrase(status).replace(" ", "") + "Error")
     return {"error": {"message": message, "type": kind, "param": param, "code": status if code is None else code}}
 
 

@@ -1,59 +1,89 @@
-"""Which headers go on, and what the balancer itself writes. Pure.
+"""Which headers go on to whom, and what the balancer itself writes. Pure.
 
-RFC 9110 7.6.1: hop-by-hop fields, and those that ``Connection`` names, are for this connection only.
+Only what has to change is touched: the other field lines go on byte by byte.
 """
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterable
 
-HOP_BY_HOP = frozenset(
-    {
-        "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
-        "transfer-encoding", "upgrade",
-    }
-)
+from lb.http1.request import RequestHead
+from lb.http1.response import ResponseHead
 
-#: Written by us on the way to a worker, so never taken from a client. ``Authorization`` is for the balancer.
-_OURS = frozenset(
-    {"host", "content-length", "expect", "authorization", "x-request-id", "x-forwarded-for", "x-forwarded-proto",
-     "x-forwarded-host"}
-)  # fmt: skip
-
-Pairs = list[tuple[str, str]]
+#: Longer ids than this, or with anything but visible characters, are replaced: they stand in logs.
+_LONGEST_ID = 128
 
 
-def _connection_names(headers: Iterable[tuple[str, str]]) -> set[str]:
-    return {
-        token.strip().lower()
-        for name, value in headers
-        if name.lower() == "connection"
-        for token in value.split(",")
-    }
+class Trusted:
+    """The proxies whose ``X-Forwarded-*`` is believed. Raises ValueError for what is no address or network."""
+
+    def __init__(self, networks: Iterable[str] = ()) -> None:
+        self._networks = [ipaddress.ip_network(network, strict=False) for network in networks]
+
+    def __contains__(self, peer: str) -> bool:
+        if not self._networks:
+            return False
+        try:
+            address = ipaddress.ip_address(peer)
+        except ValueError:
+            return False
+        mapped = getattr(address, "ipv4_mapped", None) or address
+        return any(mapped in network for network in self._networks)
 
 
-def end_to_end(headers: Iterable[tuple[str, str]]) -> Pairs:
-    """``headers`` less the hop-by-hop ones."""
-    pairs = list(headers)
-    dropped = HOP_BY_HOP | _connection_names(pairs)
-    return [(name, value) for name, value in pairs if name.lower() not in dropped]
+def request_id(head: RequestHead) -> str:
+    """The client's own, if it can be passed on; "" otherwise."""
+    given = head.ours.get(b"x-request-id")
+    if given is None:
+        return ""
+    given = given.strip(b" \t")
+    usable = 0 < len(given) <= _LONGEST_ID and all(0x21 <= byte <= 0x7E for byte in given)
+    return given.decode() if usable else ""
+
+
+def forwarded(head: RequestHead, peer: str, trusted: Trusted) -> bytes:
+    """``X-Forwarded-For``, ``-Proto`` and ``-Host``: ours, appended to what a trusted proxy says."""
+    chain, scheme, host = peer.encode(), b"http", head.host.encode()
+    if peer in trusted:
+        if (before := head.ours.get(b"x-forwarded-for")) is not None:
+            chain = before.strip(b" \t") + b", " + chain
+        scheme = head.ours.get(b"x-forwarded-proto", scheme)
+        host = head.ours.get(b"x-forwarded-host", host)
+    lines = b"\r\nX-Forwarded-For: %b\r\nX-Forwarded-Proto: %b" % (chain, scheme)
+    return lines + b"\r\nX-Forwarded-Host: " + host if host else lines
 
 
 def to_worker(
-    headers: Iterable[tuple[str, str]], *, peer: str, scheme: str, host: str, request_id: str, api_key: str | None
-) -> Pairs:
-    """The head of an upstream request: the client's end-to-end fields, and ours."""
-    pairs = [(name, value) for name, value in end_to_end(headers) if name.lower() not in _OURS]
-    pairs += [("X-Request-Id", request_id), ("X-Forwarded-For", peer), ("X-Forwarded-Proto", scheme)]
-    if host:
-        pairs.append(("X-Forwarded-Host", host))
+    head: RequestHead, *, host: bytes, prefix: str, forwarded: bytes, request_id: str, api_key: str | None,
+    length: int | None, upgrade: bool = False,
+) -> bytes:
+    """The head of an upstream request. ``length``: bytes of its body, None for a chunked one; no body and none
+    announced by the client: no length either. ``host``: the backend's name and port."""
+    lines = [b"%b %b%b HTTP/1.1\r\nHost: %b" % (head.method.encode(), prefix.encode(), head.target.encode(), host)]
+    lines += head.kept
+    lines.append(b"X-Request-Id: " + request_id.encode() + forwarded)
     if api_key:
-        pairs.append(("Authorization", f"Bearer {api_key}"))
-    return pairs
+        lines.append(b"Authorization: Bearer " + api_key.encode())
+    if length is None:
+        lines.append(b"Transfer-Encoding: chunked")
+    elif length or head.method not in ("GET", "HEAD"):
+        lines.append(b"Content-Length: %d" % length)
+    if upgrade:
+        lines.append(b"Connection: Upgrade\r\nUpgrade: websocket")
+    lines.append(b"\r\n")
+    return b"\r\n".join(lines)
 
 
-def to_client(headers: Iterable[tuple[str, str]], request_id: str) -> Pairs:
-    """The head of an answer, less its length: the framing is ours."""
-    dropped = {"content-length", "x-request-id"}
-    pairs = [(name, value) for name, value in end_to_end(headers) if name.lower() not in dropped]
-    return [*pairs, ("X-Request-Id", request_id)]
+def to_client(head: ResponseHead, *, request_id: str, framing: bytes, close: bool) -> bytes:
+    """The head of an answer. ``framing``: the field line, without CRLF, that tells the client where the body ends, or
+    empty."""
+    lines = [b"HTTP/1.1 %d %b" % (head.status, head.reason), *head.kept]
+    if request_id:
+        lines.append(b"X-Request-Id: " + request_id.encode())
+    if framing:
+        lines.append(framing)
+    if close:
+        lines.append(b"Connection: close")
+    lines.append(b"\r\n")
+    return b"\r\n".join(lines)

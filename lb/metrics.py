@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from lb.model_metrics import ModelMetrics
+from lb.tally import Counts, Levels, Spreads
 
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
@@ -19,67 +20,70 @@ class Metrics:
     """Labels are bounded: instances, the allow-listed routes, status codes."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.registry = CollectorRegistry(auto_describe=False)
-        self._requests = Counter(
+        self.registry = registry = CollectorRegistry(auto_describe=False)
+        self._requests = Counts(
             "clusterctl_requests", "Requests answered (499: the client went away)", ["instance", "route", "code"],
-            registry=self.registry,
+            registry,
         )
-        self._failures = Counter(
-            "clusterctl_attempt_failures", "Attempts that came to nothing", ["instance", "cause"],
-            registry=self.registry,
+        self._failures = Counts(
+            "clusterctl_attempt_failures", "Attempts that came to nothing", ["instance", "cause"], registry
         )
-        self._refused = Counter(
+        self._refused = Counts(
             "clusterctl_refused", "Requests answered by the balancer itself with an error", ["source", "code"],
-            registry=self.registry,
+            registry,
         )
-        self._ejections = Counter(
-            "clusterctl_ejections", "Backends left out after a failure to connect", ["instance"],
-            registry=self.registry,
+        self._ejections = Counts(
+            "clusterctl_ejections", "Backends left out after a failure to connect", ["instance"], registry
         )
-        self._first_byte = Histogram(
+        self._opened = Counts(
+            "clusterctl_upstream_connections", "Connections opened to an instance", ["instance"], registry
+        )
+        self._first_byte = Spreads(
             "clusterctl_first_byte_seconds", "From choosing a backend to the first byte of its answer", ["instance"],
-            buckets=_BUCKETS, registry=self.registry,
+            _BUCKETS, registry,
         )
-        self._means: dict[str, tuple[int, float]] = {}
-        self._duration = Histogram(
-            "clusterctl_request_seconds", "From choosing a backend to the end of its answer", ["instance"],
-            buckets=_BUCKETS, registry=self.registry,
+        self._duration = Spreads(
+            "clusterctl_request_seconds", "From choosing a backend to the end of its answer", ["instance"], _BUCKETS,
+            registry,
         )
-        self.models = ModelMetrics(self.registry, clock)
-        self._queue = Gauge("clusterctl_queued_requests", "Requests waiting for a backend", registry=self.registry)
+        self.models = ModelMetrics(registry, clock)
+        self._queue = Levels("clusterctl_queued_requests", "Requests waiting for a backend", [], registry)
+        self._queue.at()
 
     def finished(self, instance: str, route: str, code: int, seconds: float) -> None:
         label = "/v1/responses/{id}" if route.startswith("/v1/responses/") else route
-        self._requests.labels(instance, label, code).inc()
-        self._duration.labels(instance).observe(seconds)
-        count, total = self._means.get(instance, (0, 0.0))
-        self._means[instance] = (count + 1, total + seconds)
+        self._requests.at(instance, label, str(code)).value += 1
+        self._duration.at(instance).observe(seconds)
 
     def attempt_failed(self, instance: str, cause: str) -> None:
-        self._failures.labels(instance, cause).inc()
+        self._failures.at(instance, cause).value += 1
 
     def refused(self, source: str, code: int) -> None:
-        self._refused.labels(source, code).inc()
+        self._refused.at(source, str(code)).value += 1
 
     def ejected(self, instance: str) -> None:
-        self._ejections.labels(instance).inc()
+        self._ejections.at(instance).value += 1
+
+    def opened(self, instance: str) -> None:
+        self._opened.at(instance).value += 1
 
     def first_byte(self, instance: str, seconds: float) -> None:
-        self._first_byte.labels(instance).observe(seconds)
+        self._first_byte.at(instance).observe(seconds)
 
     def mean_latency(self, instance: str) -> float | None:
         """Seconds from choosing the backend to the end of its answer, over the life of this balancer; None before
         the first."""
-        count, total = self._means.get(instance, (0, 0.0))
-        return total / count if count else None
+        spread = self._duration.at(instance)
+        return spread.sum / spread.count if spread.count else None
 
     @contextmanager
     def queued(self) -> Iterator[None]:
-        self._queue.inc()
+        queue = self._queue.at()
+        queue.value += 1
         try:
             yield
         finally:
-            self._queue.dec()
+            queue.value -= 1
 
     def gauge(self, name: str, meaning: str, label: str, values: Callable[[], Iterable[tuple[str, float]]]) -> None:
         """A series whose values are read when somebody asks; an empty ``label`` makes a single one."""

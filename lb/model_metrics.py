@@ -1,11 +1,15 @@
-"""Series by model: the base model and each adapter, as many as `MOST`, the rest together as ``other``."""
+"""Series by model: the base model and each adapter, as many as `MOST`, the rest together as ``other``; and the record
+of one request that they are made from."""
 
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry
+
+from lb.tally import Counts, Levels, Spread, Spreads
 
 #: Distinct values of the label ``model``.
 MOST = 100
@@ -15,78 +19,99 @@ _TTFT = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _ITL = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 _USAGE = re.compile(rb'"completion_tokens":\s*(\d+)')
 
-#: The usage stands at the end of an answer; so much of it (bytes) is kept to find it.
-_TAIL = 4096
+#: Bytes of an answer in flight that are kept by reference: the latest. The usage stands at an answer's end.
+_KEPT = 8192
 
 
 class ModelMetrics:
     """``clock``: monotonic seconds."""
 
     def __init__(self, registry: CollectorRegistry, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._known: set[str] = set()
+        self.clock = clock
+        self._series: dict[str, Series] = {}
         label = ["model"]
-        self._requests = Counter("clusterctl_model_requests", "Requests by model", label, registry=registry)
-        self._errors = Counter("clusterctl_model_errors", "Requests that failed", label, registry=registry)
-        self._tokens = Counter(
-            "clusterctl_model_tokens", "Generated tokens; of a stream that tells no usage, its events", label,
-            registry=registry,
+        self._requests = Counts("clusterctl_model_requests", "Requests by model", label, registry)
+        self._errors = Counts("clusterctl_model_errors", "Requests that failed", label, registry)
+        self._tokens = Counts(
+            "clusterctl_model_tokens", "Generated tokens; of a stream that tells no usage, its events", label, registry
         )
-        self._in_flight = Gauge("clusterctl_model_in_flight", "Requests in flight", label, registry=registry)
-        self._ttft = Histogram(
+        self._in_flight = Levels("clusterctl_model_in_flight", "Requests in flight", label, registry)
+        self._ttft = Spreads(
             "clusterctl_model_time_to_first_token_seconds", "From arrival to the first byte of the answer", label,
-            buckets=_TTFT, registry=registry,
+            _TTFT, registry,
         )
-        self._itl = Histogram(
-            "clusterctl_model_inter_token_seconds", "Between two chunks of a stream", label, buckets=_ITL,
-            registry=registry,
+        self._itl = Spreads(
+            "clusterctl_model_inter_token_seconds", "Between two chunks of a stream", label, _ITL, registry
         )
 
     def begin(self, model: str | None) -> Meter:
         """A request for ``model`` has come; end its meter on every way out."""
-        return Meter(self, self._label(model))
-
-    def _label(self, model: str | None) -> str:
         name = model or "none"
-        if name not in self._known:
-            if len(self._known) >= MOST:
-                return OTHER
-            self._known.add(name)
-        return name
+        series = self._series.get(name)
+        if series is None:
+            if len(self._series) >= MOST and name != OTHER:
+                return self.begin(OTHER)
+            series = self._series[name] = Series(self, name)
+        return Meter(series, self.clock())
+
+
+class Series:
+    """The cells of one model."""
+
+    __slots__ = ("clock", "errors", "in_flight", "itl", "requests", "tokens", "ttft")
+
+    def __init__(self, owner: ModelMetrics, model: str) -> None:
+        self.clock = owner.clock
+        self.requests, self.errors = owner._requests.at(model), owner._errors.at(model)
+        self.tokens, self.in_flight = owner._tokens.at(model), owner._in_flight.at(model)
+        self.ttft: Spread = owner._ttft.at(model)
+        self.itl: Spread = owner._itl.at(model)
 
 
 class Meter:
-    """Measures one request, over all its attempts."""
+    """One request, over all its attempts: when it came, when its first and its last chunk did (s, monotonic), how
+    many chunks there were, and the latest of them (references, bounded)."""
 
-    __slots__ = ("_began", "_events", "_last", "_model", "_owner", "_tail")
+    __slots__ = ("_events", "_kept", "_series", "began", "chunks", "first", "last", "latest")
 
-    def __init__(self, owner: ModelMetrics, model: str) -> None:
-        self._owner, self._model = owner, model
-        self._began = owner._clock()
-        self._last: float | None = None
-        self._events = 0
-        self._tail = b""
-        owner._requests.labels(model).inc()
-        owner._in_flight.labels(model).inc()
+    def __init__(self, series: Series, now: float) -> None:
+        self._series = series
+        self.began = now
+        self.first = self.last = 0.0
+        self.chunks = 0
+        self.latest: deque[bytes] = deque()
+        self._kept = self._events = 0
+        series.requests.value += 1
+        series.in_flight.value += 1
 
     def chunk(self, data: bytes, stream: bool) -> None:
-        """Bytes of the answer have gone to the client."""
-        now = self._owner._clock()
-        if self._last is None:
-            self._owner._ttft.labels(self._model).observe(now - self._began)
-        elif stream:
-            self._owner._itl.labels(self._model).observe(now - self._last)
-        self._last = now
+        """Bytes of the answer have come, on their way to the client."""
+        now = self._series.clock()
+        if self.chunks:
+            if stream:
+                self._series.itl.observe(now - self.last)
+        else:
+            self.first = now
+            self._series.ttft.observe(now - self.began)
+        self.last = now
+        self.chunks += 1
         if stream:
             self._events += data.count(b"data: {")
-        self._tail = (self._tail + data)[-_TAIL:]
+        if len(data) > _KEPT:
+            data = data[-_KEPT:]
+        latest = self.latest
+        latest.append(data)
+        self._kept += len(data)
+        while self._kept > _KEPT and len(latest) > 1:
+            self._kept -= len(latest.popleft())
 
     def end(self, failed: bool) -> None:
         """The request is over, however."""
-        self._owner._in_flight.labels(self._model).dec()
+        series = self._series
+        series.in_flight.value -= 1
         if failed:
-            self._owner._errors.labels(self._model).inc()
-        found = _USAGE.findall(self._tail)
+            series.errors.value += 1
+        found = _USAGE.findall(b"".join(self.latest)[-_KEPT:])
         tokens = int(found[-1]) if found else self._events
         if tokens:
-            self._owner._tokens.labels(self._model).inc(tokens)
+            series.tokens.value += tokens

@@ -1,265 +1,180 @@
-"""The way of a request: what it asks for, who can take it, wait for one, attempt, again if that is safe."""
+"""What all requests share: who is there to take one, and what is counted of it."""
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
+import re
 import time
-import uuid
 from collections.abc import Callable
 from random import Random
 
-from aiohttp import web
-
+from config.aio import Tasks
 from config.errors import nearest
-from lb import body as request_body
-from lb import headers, routes, websocket
+from lb import routes
 from lb.affinity import Affinity
 from lb.backend import Backend
-from lb.body import Facts, says_model_is_missing
 from lb.counters import ADAPTER, Counters
 from lb.errors import AttemptFailed, ProxyError, Source
-from lb.forward import Attempt, ClientGone, Outgoing
+from lb.headers import Trusted
 from lb.metrics import Metrics
-from lb.model_metrics import Meter
 from lb.pool import Pool
 from lb.strategies.base import RequestInfo, Strategy
 from lb.strategies.registry import STRATEGIES
 from lb.upstream import Upstream
 from lb.waiting import Changes
 
-#: A generation that a worker took and did not answer with a single byte is made again this often.
-_SILENT_RETRIES = 1
-
-#: Statuses of a worker's answer that are worth asking another worker.
-_ELSEWHERE = frozenset({500, 503})
-
-#: Seconds for which a worker is not asked again for an adapter that it answered 404 for.
-_LACKING_S = 0.3
-
 #: Seconds between two looks for a free backend where nothing changes: an ejection ends without any word.
 _LOOK_AGAIN = 0.25
 
+#: How long (s) a worker may take to say whether it has made a response.
+_FIND_S = 2.0
+
+_RESPONSE = re.compile(r"resp_[A-Za-z0-9_-]{1,128}")
+
+#: (id, incarnation) of the one backend that can answer.
+Pinned = tuple[str, int]
+
 
 class Proxy:
-    """``clock`` is monotonic seconds."""
+    """``clock`` is monotonic seconds; ``want`` is told of an adapter that nobody holds and somebody asks for."""
 
     def __init__(
         self, pool: Pool, upstream: Upstream, counters: Counters, metrics: Metrics, changes: Changes, *,
-        queue_timeout: float, want: Callable[[str], None] = lambda adapter: None,
+        queue_timeout: float, trusted: Trusted | None = None, want: Callable[[str], None] = lambda adapter: None,
         random: Random | None = None, clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._pool, self._upstream, self._counters = pool, upstream, counters
-        self._metrics, self._changes, self._clock = metrics, changes, clock
-        self._queue_timeout = queue_timeout
-        self._want = want
+        self.pool, self.upstream, self.metrics, self.clock = pool, upstream, metrics, clock
+        self.queue_timeout, self.trusted = queue_timeout, trusted or Trusted()
+        self.affinity, self.tasks = Affinity(), Tasks()
+        self._counters, self._changes, self._want = counters, changes, want
         self._random = random or Random()
         self._strategy: tuple[str, Strategy] | None = None
-        self._affinity = Affinity()
 
-    async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Raises ProxyError for what has no answer from a worker."""
-        target = request.path_qs if request.raw_path.startswith("http") else request.raw_path
-        path = target.partition("?")[0]
-        check_route(path, request.method)
-        body = await request.read() if request.body_exists else None
-        facts = request_body.facts(body or b"", request.headers.get("Content-Type", ""))
-        model = self._pool.canonical(facts.model)
-        if model is not None and model != facts.model and body is not None:
-            facts, body = dataclasses.replace(facts, model=model), request_body.with_model(body, model)
-        request_id = request.headers.get("X-Request-Id") or uuid.uuid4().hex
-        pinned = self._pinned(path, facts)
-        if not self._pool.knows(facts.model):
-            raise self._unknown(facts.model)
-        info, deadline = RequestInfo(facts.model, path), self._clock() + self._queue_timeout
-        meter, failed = self._metrics.models.begin(facts.model), True
-        try:
-            response = await self._until_answered(request, info, target, body, request_id, deadline, pinned, meter)
-            failed = response.status >= 500
-            return response
-        except (ClientGone, asyncio.CancelledError) as error:
-            failed = isinstance(error, AlreadyAnswered)  # else the client went away, which is nobody's failure
-            raise
-        finally:
-            meter.end(failed)
-            self._count_adapter(facts.model, failed)
+    async def close(self) -> None:
+        await self.tasks.close()
 
-    async def _until_answered(
-        self, request: web.Request, info: RequestInfo, target: str, body: bytes | None, request_id: str,
-        deadline: float, pinned: tuple[str, int] | None, meter: Meter,
-    ) -> web.StreamResponse:
-        path, model = info.path, info.model
-        self._touch(model)
-        excluded: set[str] = set()
-        silent = 0
-        while True:
-            backend = await self._choose(info, excluded, deadline, pinned)
-            outgoing = Outgoing(request.method, target, self._head(request, backend, request_id), body, request_id)
-            began = self._clock()
-            try:
-                again = routes.is_generation(path) and silent < _SILENT_RETRIES and pinned is None
-                fixed = pinned is not None
-                response = await self._attempt(request, backend, outgoing, info, again, deadline, meter, fixed)
-            except (ClientGone, asyncio.CancelledError):
-                self._counters.add(backend.id, requests=1)
-                self._metrics.finished(backend.id, path, 499, self._clock() - began)
-                raise
-            except AttemptFailed as failure:
-                if failure.absent and model is not None:
-                    backend.lacking[model] = self._clock() + _LACKING_S  # another has it, or it will be back here
-                    continue
-                self._count_failure(backend, failure)
-                if failure.answered:
-                    self._metrics.finished(backend.id, path, 502, self._clock() - began)
-                    raise AlreadyAnswered from None
-                if not failure.connected:
-                    continue  # that backend is out for a while: the next choice is another, or waits
-                if again:
-                    silent += 1
-                    excluded.add(backend.id)
-                    continue
-                raise ProxyError(502, f"{backend.id}: {failure}", source=Source.UPSTREAM) from None
-            backend.ejection.succeeded()
-            failed = response.status >= 500
-            self._counters.add(backend.id, requests=1, errors=int(failed))
-            self._metrics.finished(backend.id, path, response.status, self._clock() - began)
-            return response
+    # who takes it
 
-    async def _attempt(
-        self, request: web.Request, backend: Backend, outgoing: Outgoing, info: RequestInfo, again: bool,
-        deadline: float, meter: Meter, pinned: bool,
-    ) -> web.StreamResponse:
-        path = info.path
+    def choose(self, info: RequestInfo, excluded: set[str], pinned: Pinned | None) -> Backend | None:
+        """A backend that may take the request now. Raises ProxyError where waiting for one is of no use."""
+        pool = self.pool
+        if pool.shutting_down:
+            raise ProxyError(503, "the cluster is shutting down", source=Source.INTERNAL, retry_after=30)
+        now = self.clock()
+        if pinned is not None:
+            backend = pool.backends.get(pinned[0])
+            usable = backend is not None and backend.keeps_running() and not backend.ejection.active(now)
+            return backend if usable else None
+        candidates = pool.candidates(info.model, excluded, now)
+        if not candidates and excluded:
+            candidates = pool.candidates(info.model, (), now)
+        return self._current_strategy().choose(candidates, info) if candidates else None
 
-        def refuse(status: int) -> bool:
-            """A worker whose engine has died answers 500, one that is full 503: another may do better, if there
-            is one. Its answer is the client's."""
-            others = again and status in _ELSEWHERE
-            return others and bool(self._pool.candidates(info.model, {backend.id}, self._clock()))
-
-        if path in routes.WEBSOCKET and request.headers.get("Upgrade", "").lower() == "websocket":
-            return await websocket.carry(request, backend, self._upstream, outgoing)
-        def absent(body: bytes) -> bool:
-            """A worker's own 404 for a model that the registry holds is never the client's answer, in time."""
-            held = info.model in self._pool.registered  # still: it may have been unloaded on purpose
-            return held and self._clock() < deadline and says_model_is_missing(body, str(info.model))
-
-        ours = info.model in self._pool.registered and not pinned
-        attempt = Attempt(
-            self._upstream, backend, request, self._first_byte(backend, path), refuse, meter, absent if ours else None
-        )
-        return await attempt.run(outgoing)
-
-    def _head(self, request: web.Request, backend: Backend, request_id: str) -> headers.Pairs:
-        return headers.to_worker(
-            request.headers.items(), peer=request.remote or "", scheme=request.scheme,
-            host=request.headers.get("Host", ""), request_id=request_id, api_key=backend.spec.api_key,
-        )
-
-    def _pinned(self, path: str, facts: Facts) -> tuple[str, int] | None:
-        """The worker that holds the response this request is about. Raises ProxyError (404) for an unknown one."""
-        wanted = routes.response_id(path) or (facts.previous if path == routes.RESPONSES else None)
-        if wanted is None:
-            return None
-        owner = self._affinity.owner(wanted)
-        backend = self._pool.backends.get(owner[0]) if owner else None
-        if owner is None or backend is None or backend.spec.incarnation != owner[1]:
-            raise ProxyError(404, f"Response with id '{wanted}' not found.", param="response_id")
-        return owner
-
-    async def _choose(
-        self, info: RequestInfo, excluded: set[str], deadline: float, pinned: tuple[str, int] | None
-    ) -> Backend:
+    async def wait(self, info: RequestInfo, excluded: set[str], pinned: Pinned | None, deadline: float) -> Backend:
         """A backend for the request, as soon as there is one. Raises ProxyError (503) if there is none in time."""
-        if (backend := self._choose_now(info, excluded, pinned)) is not None:
-            return backend
-        with self._metrics.queued():
+        with self.metrics.queued():
             while True:
                 self._give_up_if_useless(info, deadline)
-                if info.model in self._pool.registered:
+                if info.model in self.pool.registered:
                     self._want(str(info.model))
                 changed = self._changes.next()
                 try:
-                    async with asyncio.timeout(min(_LOOK_AGAIN, max(0.001, deadline - self._clock()))):
+                    async with asyncio.timeout(min(_LOOK_AGAIN, max(0.001, deadline - self.clock()))):
                         await changed
                 except TimeoutError:
                     pass
-                if (backend := self._choose_now(info, excluded, pinned)) is not None:
+                if (backend := self.choose(info, excluded, pinned)) is not None:
                     return backend
 
-    def _choose_now(self, info: RequestInfo, excluded: set[str], pinned: tuple[str, int] | None) -> Backend | None:
-        if self._pool.shutting_down:
-            raise ProxyError(503, "the cluster is shutting down", source=Source.INTERNAL, retry_after=30)
-        now = self._clock()
-        if pinned is not None:
-            backend = self._pool.backends.get(pinned[0])
-            usable = backend is not None and backend.keeps_running() and not backend.ejection.active(now)
-            return backend if usable else None
-        candidates = self._pool.candidates(info.model, excluded, now) or self._pool.candidates(info.model, (), now)
-        return self._current_strategy().choose(candidates, info) if candidates else None
+    def still_there(self, response: str, owner: Pinned) -> Pinned:
+        """``owner``, if that incarnation runs. Raises ProxyError (404)."""
+        backend = self.pool.backends.get(owner[0])
+        if backend is None or backend.spec.incarnation != owner[1]:
+            raise _no_response(response)
+        return owner
 
-    def _unknown(self, model: str | None) -> ProxyError:
-        known = nearest(model or "", self._pool.names())
+    async def find(self, response: str) -> Pinned:
+        """Asks all workers which of them knows a response that no request of this balancer has made: another one
+        may have, or this one before it was started again. Raises ProxyError (404)."""
+        backends = [b for b in self.pool.backends.values() if b.keeps_running()]
+        if not _RESPONSE.fullmatch(response) or not backends:
+            raise _no_response(response)
+        asking = (self.get(b, f"{routes.RESPONSES}/{response}", _FIND_S) for b in backends)
+        answers = await asyncio.gather(*asking, return_exceptions=True)
+        for backend, answer in zip(backends, answers, strict=True):
+            if isinstance(answer, tuple) and answer[0] == 200 and f'"{response}"'.encode() in answer[1]:
+                self.affinity.remember(response, backend.id, backend.spec.incarnation)
+                return backend.id, backend.spec.incarnation
+            if isinstance(answer, BaseException) and not isinstance(answer, AttemptFailed):
+                raise answer
+        raise _no_response(response)
+
+    async def get(self, backend: Backend, path: str, timeout: float) -> tuple[int, bytes]:
+        """A question of our own to a worker. Raises AttemptFailed."""
+        spec, endpoint = backend.spec, self.upstream.endpoint(backend.spec)
+        key = f"Authorization: Bearer {spec.api_key}\r\n" if spec.api_key else ""
+        head = f"GET {spec.path}{path} HTTP/1.1\r\nHost: {endpoint.host_field.decode()}\r\n{key}\r\n"
+        return await self.upstream.fetch(endpoint, head.encode(), timeout)
+
+    def unknown(self, model: str | None) -> ProxyError:
+        """The answer for a model that nobody serves."""
+        known = nearest(model or "", self.pool.names())
         return ProxyError(404, f"The model `{model}` does not exist.{known}", param="model", code=404)
 
     def _give_up_if_useless(self, info: RequestInfo, deadline: float) -> None:
-        if not self._pool.knows(info.model):
-            raise self._unknown(info.model)  # unloaded while this request waited for it
+        if not self.pool.knows(info.model):
+            raise self.unknown(info.model)  # unloaded while this request waited for it
         what = f" for model {info.model}" if info.model else ""
-        if self._pool.hopeless(info.model):
+        if self.pool.hopeless(info.model):
             message = f"no worker{what}: all of them have failed; see /v1/cluster/status"
             raise ProxyError(503, message, source=Source.INTERNAL, retry_after=30)
-        if self._clock() >= deadline:
-            message = f"no worker{what} became ready within {self._queue_timeout:g} s"
+        if self.clock() >= deadline:
+            message = f"no worker{what} became ready within {self.queue_timeout:g} s"
             raise ProxyError(503, message, source=Source.INTERNAL, retry_after=5)
 
     def _current_strategy(self) -> Strategy:
-        name = self._pool.strategy
+        name = self.pool.strategy
         if self._strategy is None or self._strategy[0] != name:
             self._strategy = (name, STRATEGIES[name](self._random))
         return self._strategy[1]
 
-    def _first_byte(self, backend: Backend, path: str) -> Callable[[bytes], None]:
-        began = self._clock()
+    # what is counted
 
-        def on_first_byte(chunk: bytes) -> None:
-            now = self._clock()
-            backend.latency.observe(now - began, now)
-            self._metrics.first_byte(backend.id, now - began)
-            if path == routes.RESPONSES:
-                self._affinity.learn(chunk, backend.id, backend.spec.incarnation)
+    def first_byte(self, backend: Backend, info: RequestInfo, data: bytes, began: float) -> None:
+        """The first bytes of an answer, ``data``, have come of a request sent at ``began``."""
+        now = self.clock()
+        backend.latency.observe(now - began, now)
+        self.metrics.first_byte(backend.id, now - began)
+        if info.path == routes.RESPONSES:
+            self.affinity.learn(data, backend.id, backend.spec.incarnation)
 
-        return on_first_byte
+    def completed(self, backend: Backend, info: RequestInfo, status: int, began: float) -> None:
+        self._counters.add(backend.id, requests=1, errors=int(status >= 500))
+        self.metrics.finished(backend.id, info.path, status, self.clock() - began)
 
-    def _touch(self, model: str | None) -> None:
-        """It is in use from now on: a long stream is no reason to make room by taking its adapter away."""
-        if model in self._pool.registered:
-            self._counters.add(f"{ADAPTER}{model}", used_ms=int(time.time() * 1000))
+    def left(self, backend: Backend, info: RequestInfo, began: float) -> None:
+        """The client went away meanwhile."""
+        self._counters.add(backend.id, requests=1)
+        self.metrics.finished(backend.id, info.path, 499, self.clock() - began)
 
-    def _count_adapter(self, model: str | None, failed: bool) -> None:
-        if model in self._pool.registered:
-            self._counters.add(f"{ADAPTER}{model}", requests=1, errors=int(failed), used_ms=int(time.time() * 1000))
-
-    def _count_failure(self, backend: Backend, failure: AttemptFailed) -> None:
+    def attempt_failed(self, backend: Backend, failure: AttemptFailed) -> None:
         if failure.connected:
             self._counters.add(backend.id, requests=1, errors=1)
         else:
             self._counters.add(backend.id, errors=1)
-            if backend.ejection.failed(self._clock()):
-                self._metrics.ejected(backend.id)
-        self._metrics.attempt_failed(backend.id, "broken" if failure.connected else "connect")
+            if backend.ejection.failed(self.clock()):
+                self.metrics.ejected(backend.id)
+        self.metrics.attempt_failed(backend.id, "broken" if failure.connected else "connect")
+
+    def touch(self, model: str | None) -> None:
+        """It is in use from now on: a long stream is no reason to make room by taking its adapter away."""
+        if model in self.pool.registered:
+            self._counters.add(f"{ADAPTER}{model}", used_ms=int(time.time() * 1000))
+
+    def count_adapter(self, model: str | None, failed: bool) -> None:
+        if model in self.pool.registered:
+            self._counters.add(f"{ADAPTER}{model}", requests=1, errors=int(failed), used_ms=int(time.time() * 1000))
 
 
-class AlreadyAnswered(ClientGone):
-    """The client has had the beginning of an answer and its connection is closed: there is nothing more to say."""
-
-
-
-
-def check_route(path: str, method: str) -> None:
-    """Raises ProxyError (404, 405) for what is not passed on."""
-    methods = routes.allowed_methods(path)
-    if not methods:
-        raise ProxyError(404, f"no route {path}")
-    if method not in methods:
-        raise ProxyError(405, f"{path} takes {', '.join(sorted(methods))}, not {method}")
+def _no_response(response: str) -> ProxyError:
+    return ProxyError(404, f"Response with id '{response}' not found.", param="response_id")

@@ -1,101 +1,179 @@
-"""Connections to workers: pooled, bytes passed as they are, no name looked up on the request path."""
+"""Connections to workers: kept for the next request, opened where there is none, no name looked up on the way."""
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Callable, Mapping
+import asyncio
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
-import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
-from yarl import URL
-
+from config.topology import BackendSpec
+from lb.connection import WorkerConnection
 from lb.errors import AttemptFailed
-from lb.headers import Pairs
+from lb.http1.response import ResponseHead
 
 #: Below the 5 s after which vLLM closes an idle connection by default.
 _IDLE_S = 3.0
 _CONNECT_S = 2.0
 
+#: Bytes of an answer that is read whole.
+_MOST_TEXT = 64 * 1024 * 1024
+
+
+class Endpoint(Protocol):
+    """Where requests can be sent. ``key``: connections to equal keys are interchangeable."""
+
+    @property
+    def key(self) -> object: ...
+
+    async def open(self, make: Callable[[], WorkerConnection]) -> WorkerConnection:
+        """A new connection. Raises OSError."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TcpEndpoint:
+    """A worker's address. ``host`` is its name, for the Host field and for TLS; ``ip`` what it resolved to."""
+
+    host: str
+    ip: str
+    port: int
+    host_field: bytes
+    tls: ssl.SSLContext | None = None
+
+    @property
+    def key(self) -> object:
+        return self
+
+    async def open(self, make: Callable[[], WorkerConnection]) -> WorkerConnection:
+        if not self.ip:
+            raise OSError(f"{self.host} has not been resolved")
+        _, connection = await asyncio.get_running_loop().create_connection(
+            make, self.ip, self.port, ssl=self.tls, server_hostname=self.host if self.tls else None
+        )
+        return connection
+
 
 class Upstream:
-    """``addresses`` tells the IP address of each backend's host name, as the supervisor resolved it."""
+    """``clock``: s, monotonic."""
 
-    def __init__(self, addresses: Callable[[], Mapping[str, str]]) -> None:
-        connector = aiohttp.TCPConnector(
-            limit=0, keepalive_timeout=_IDLE_S, resolver=_Known(addresses), use_dns_cache=False
-        )
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
-            trust_env=False,
-            read_bufsize=2**16,
-        )
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._idle: dict[object, list[WorkerConnection]] = {}
+        self._open: set[WorkerConnection] = set()
+        self._endpoints: dict[tuple[str, str, str, int], TcpEndpoint] = {}
+        self._tls: ssl.SSLContext | None = None
 
-    async def send(
-        self, base: str, method: str, target: str, headers: Pairs, body: bytes | None
-    ) -> aiohttp.ClientResponse:
-        """The head of the answer has come when this returns. Raises AttemptFailed."""
+    def endpoint(self, spec: BackendSpec) -> TcpEndpoint:
+        """Where ``spec`` listens: the same object for the same address."""
+        address = (spec.scheme, spec.host, spec.ip, spec.port)
+        known = self._endpoints.get(address)
+        if known is None:
+            if spec.scheme == "https" and self._tls is None:
+                self._tls = ssl.create_default_context()
+            name = f"[{spec.host}]" if ":" in spec.host else spec.host
+            tls = self._tls if spec.scheme == "https" else None
+            known = TcpEndpoint(spec.host, spec.ip, spec.port, f"{name}:{spec.port}".encode(), tls)
+            self._endpoints[address] = known
+        return known
+
+    def idle(self, endpoint: Endpoint) -> WorkerConnection | None:
+        """A connection that is open and free, the one used last first."""
+        waiting = self._idle.get(endpoint.key)
+        while waiting:
+            connection = waiting.pop()
+            if connection.usable and self._clock() - connection.idle_since < _IDLE_S:
+                return connection
+            connection.drop()
+        return None
+
+    async def connect(self, endpoint: Endpoint) -> WorkerConnection:
+        """A new one. Raises AttemptFailed."""
+        made: list[WorkerConnection] = []
+
+        def make() -> WorkerConnection:
+            made.append(WorkerConnection(endpoint.key, self._keep, self._open.discard))
+            return made[0]
+
         try:
-            return await self._session.request(
-                method, URL(base + target, encoded=True), headers=headers, data=body, allow_redirects=False
-            )
-        except aiohttp.ClientConnectorError as error:
-            reason = error.os_error.strerror or error.os_error
-            raise AttemptFailed(f"cannot connect: {reason}", connected=False) from None
-        except aiohttp.ConnectionTimeoutError:
+            async with asyncio.timeout(_CONNECT_S):
+                connection = await endpoint.open(make)
+        except TimeoutError:
             raise AttemptFailed(f"no connection in {_CONNECT_S:g} s", connected=False) from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise AttemptFailed(f"no answer, connection closed ({_words(error)})", connected=True) from None
+        except OSError as error:  # ssl.SSLError is one
+            raise AttemptFailed(f"cannot connect: {error.strerror or error}", connected=False) from None
+        except BaseException:
+            for connection in made:
+                connection.drop()  # it may have been opened in the moment in which nobody wanted it any more
+            raise
+        self._open.add(connection)
+        return connection
 
-    async def websocket(
-        self, base: str, target: str, headers: Pairs, protocols: tuple[str, ...]
-    ) -> aiohttp.ClientWebSocketResponse:
-        """Raises AttemptFailed."""
+    async def fetch(self, endpoint: Endpoint, request: bytes, timeout: float) -> tuple[int, bytes]:
+        """Status and body of the answer to a request without a body. ``timeout`` in s. Raises AttemptFailed."""
+        connection = self.idle(endpoint) or await self.connect(endpoint)
+        reader = _Whole(connection)
         try:
-            return await self._session.ws_connect(
-                URL(base + target, encoded=True), headers=headers, protocols=protocols, autoping=False, max_msg_size=0
-            )
-        except aiohttp.ClientConnectorError as error:
-            raise AttemptFailed(f"cannot connect: {error}", connected=False) from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise AttemptFailed(f"no WebSocket: {_words(error)}", connected=True) from None
+            connection.ask(reader, "GET", request)
+            async with asyncio.timeout(timeout):
+                return await reader.done
+        except TimeoutError:
+            raise AttemptFailed(f"no answer in {timeout:g} s", connected=True) from None
+        finally:
+            if not reader.done.done() or reader.done.cancelled():
+                connection.drop()
 
-    async def get_text(self, base: str, path: str, api_key: str | None, timeout: float) -> str:
-        """Raises AttemptFailed for anything but a 200."""
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        try:
-            async with self._session.get(
-                URL(base + path, encoded=True), headers=headers, timeout=aiohttp.ClientTimeout(total=timeout)
-            ) as response:
-                if response.status != 200:
-                    raise AttemptFailed(f"{path}: {response.status}", connected=True)
-                return await response.text(errors="replace")
-        except (aiohttp.ClientError, OSError) as error:
-            raise AttemptFailed(f"{path}: {_words(error)}", connected=True) from None
+    def sweep(self) -> None:
+        """Closes what has been idle for too long."""
+        oldest = self._clock() - _IDLE_S
+        for key, waiting in list(self._idle.items()):
+            for connection in [c for c in waiting if c.idle_since < oldest or not c.usable]:
+                waiting.remove(connection)
+                connection.drop()
+            if not waiting:
+                del self._idle[key]
 
-    async def close(self) -> None:
-        await self._session.close()
+    def close(self) -> None:
+        for connection in list(self._open):
+            connection.drop()
 
+    @property
+    def connections(self) -> int:
+        """How many are open, idle ones included."""
+        return len(self._open)
 
-class _Known(AbstractResolver):
-    def __init__(self, addresses: Callable[[], Mapping[str, str]]) -> None:
-        self._addresses = addresses
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        ip = self._addresses().get(host)
-        if not ip:
-            raise OSError(f"{host} has not been resolved")
-        kind = socket.AF_INET6 if ":" in ip else socket.AF_INET
-        return [ResolveResult(hostname=host, host=ip, port=port, family=kind, proto=0, flags=0)]
-
-    async def close(self) -> None:
-        """Nothing is held."""
+    def _keep(self, connection: WorkerConnection) -> None:
+        connection.idle_since = self._clock()
+        self._idle.setdefault(connection.key, []).append(connection)
 
 
-def _words(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+class _Whole:
+    """Reads an answer to its end."""
+
+    raw = False
+
+    def __init__(self, connection: WorkerConnection) -> None:
+        self._connection = connection
+        self.done: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
+        self._status, self._body = 0, bytearray()
+
+    def on_head(self, head: ResponseHead) -> None:
+        self._status = head.status
+
+    def on_body(self, data: bytes) -> None:
+        self._body += data
+        if len(self._body) > _MOST_TEXT:
+            self._connection.drop()
+            self.on_failure("its answer is too large")
+
+    def on_end(self) -> None:
+        if not self.done.done():
+            self.done.set_result((self._status, bytes(self._body)))
+
+    def on_failure(self, reason: str) -> None:
+        if not self.done.done():
+            self.done.set_exception(AttemptFailed(reason, connected=True))
+
+    def on_writable(self, writable: bool) -> None:
+        """There is no body to send."""

@@ -266,9 +266,7 @@ async def running_balancer(state_dir: Path, **config: Any) -> AsyncIterator[Bala
         auto_decompress=False, timeout=aiohttp.ClientTimeout(total=2 * DEADLINE_S), cookie_jar=aiohttp.DummyCookieJar()
     )
     try:
-        await parts.runner.setup()
-        await parts.link.start()
-        await web.SockSite(parts.runner, listener).start()
+        await parts.start(listener)
         yield Balanced(parts, f"http://127.0.0.1:{port}", port, link_path, state_dir, session)
     finally:
         await session.close()

@@ -276,7 +276,7 @@ async def test_the_next_report_tells_what_was_used_and_the_one_after_does_not(
     [
         ("POST", "/v1/load_lora_adapter"), ("POST", "/v1/unload_lora_adapter"), ("GET", "/v1/lora_adapters"),
         ("GET", "/v1/lora_adapters/poet"), ("POST", "/v1/lora_adapters/poet/rollback"),
-        ("POST", "/v1/%6coad_lora_adapter"), ("POST", "/v1/load_lora_adapter/"),
+        ("POST", "/v1/load_lora_adapter/"),
     ],
 )  # fmt: skip
 async def test_adapter_routes_are_for_those_who_may_manage_the_cluster(
@@ -288,6 +288,17 @@ async def test_adapter_routes_are_for_those_who_may_manage_the_cluster(
     head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{balancer.port}\r\nConnection: close\r\n"
     head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     assert (await balancer.raw(head.encode() + body)).split(b" ")[1] == b"401"
+    assert worker.seen == []
+
+
+@pytest.mark.parametrize("path", ["/v1/%6coad_lora_adapter", "/v1/x/../load_lora_adapter", "/v1/models/../cluster/scale"])
+async def test_an_adapter_route_in_disguise_is_no_route(
+    start_balancer: StartBalancer, start_worker: StartWorker, path: str
+) -> None:
+    balancer, worker = await start_balancer(admin_key="secret"), await start_worker()
+    balancer.push(worker.spec(), registered=POET)
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+    assert (await balancer.raw(head.encode())).split(b" ")[1] == b"404"
     assert worker.seen == []
 
 

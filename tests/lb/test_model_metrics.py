@@ -30,7 +30,7 @@ def test_a_stream_is_measured_from_arrival_to_first_byte_and_between_chunks() ->
     meter.end(failed=False)
     assert _value(registry, "time_to_first_token_seconds_sum") == 0.5
     assert _value(registry, "inter_token_seconds_sum") == 0.25
-    assert (_value(registry, "requests_total"), _value(registry, "errors_total")) == (1, None)
+    assert (_value(registry, "requests_total"), _value(registry, "errors_total")) == (1, 0)
     assert (_value(registry, "tokens_total"), _value(registry, "in_flight")) == (2, 0)
 
 

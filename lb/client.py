@@ -1,0 +1,453 @@
+"""One connection of a client: reads its requests strictly, one after the other, and writes what answers them.
+
+A request is read whole before anything is done with it, up to `Limits.collect` bytes of body; a larger one goes on
+as it comes, at the pace of whoever takes it. Whatever is not understood ends the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Protocol, cast
+
+from lb.errors import ProxyError, Source, phrase
+from lb.http1 import request as http
+from lb.http1.chunked import BadChunk, Decoder
+from lb.http1.request import Malformed, RequestHead
+
+#: What uvloop reads at once: so much may follow after reading has been paused.
+_ONE_READ = 256_000
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bytes and seconds. ``buffer``: of an answer that its client does not read; ``head``: for a head to be complete
+    once a connection is open; ``body``: between two pieces of a body; ``idle``: between two requests; ``linger``: for
+    a client to hear the answer before its connection is reset under what it still sends."""
+
+    max_body: int = 64 * 1024 * 1024
+    collect: int = 1024 * 1024
+    buffer: int = 256 * 1024
+    connections: int = 10_000
+    head: float = 10.0
+    body: float = 60.0
+    idle: float = 75.0
+    linger: float = 2.0
+
+
+class Exchange(Protocol):
+    """What becomes of one request."""
+
+    def start(self) -> None:
+        """Raises ProxyError where there is nothing to be asked."""
+
+    def client_gone(self) -> None: ...
+    def client_writable(self, writable: bool) -> None: ...
+    def more(self) -> None:
+        """There is more in the request's `Upload`."""
+
+    def tunnelled(self, data: bytes) -> None: ...
+    def cut(self, reason: str) -> None:
+        """It has to end now."""
+
+    @property
+    def began(self) -> bool:
+        """Whether bytes of an answer have gone out."""
+
+
+@dataclass(slots=True)
+class Upload:
+    """A body too large to be collected: what has come of it and not been taken yet."""
+
+    pieces: deque[bytes] = field(default_factory=deque)
+    complete: bool = False
+
+
+@dataclass(slots=True)
+class Request:
+    """``body`` is whole, unless there is an ``upload``; then it is what the upload begins with."""
+
+    head: RequestHead
+    body: bytes
+    peer: str
+    local: str
+    id: str
+    upload: Upload | None = None
+
+
+class Service(Protocol):
+    """What a `ClientConnection` serves."""
+
+    limits: Limits
+    closing: bool
+
+    def opened(self, connection: ClientConnection) -> bool:
+        """Whether there is room for one more."""
+
+    def closed(self, connection: ClientConnection) -> None: ...
+    def admit(self, head: RequestHead, peer: str, local: str) -> str:
+        """Before the body is read; the request's id. Raises ProxyError."""
+
+    def exchange(self, client: ClientConnection, request: Request) -> Exchange: ...
+    def refused(self, error: ProxyError) -> None: ...
+    def now(self) -> float: ...
+
+
+class _At(Enum):
+    HEAD = auto()  # a request is awaited, or its head is being read
+    BODY = auto()  # its body is being collected
+    ANSWER = auto()  # it is being answered; with an upload, its body is still being read
+    TUNNEL = auto()
+    LINGER = auto()  # nothing is read any more, but what comes is taken in
+    CLOSED = auto()
+
+
+class ClientConnection(asyncio.Protocol):
+    """``close_after``: no further request is read after the one that is being answered."""
+
+    __slots__ = (
+        "_at", "_body", "_buffer", "_decoder", "_exchange", "_left", "_paused", "_request", "_served", "_service",
+        "_since", "_transport", "close_after", "local", "peer",
+    )  # fmt: skip
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._transport: asyncio.Transport | None = None
+        self._at = _At.HEAD
+        self._buffer = bytearray()
+        self._body = bytearray()
+        self._decoder: Decoder | None = None
+        self._left = 0
+        self._request: Request | None = None
+        self._exchange: Exchange | None = None
+        self._paused = self._served = False
+        self._since = 0.0
+        self.close_after = False
+        self.peer = self.local = ""
+
+    # for whoever answers
+
+    @property
+    def speaks_chunked(self) -> bool:
+        return self._request is not None and self._request.head.version == 1
+
+    def closes_after_this(self) -> bool:
+        """Whether the connection ends with the answer under way."""
+        request = self._request
+        if self._service.closing or request is None or not request.head.keep_alive or self._decoding:
+            self.close_after = True
+        return self.close_after
+
+    def write(self, data: bytes) -> None:
+        """Raises nothing: a client that has gone is told of by `Exchange.client_gone`."""
+        if self._transport is not None:
+            self._transport.write(data)
+
+    def done(self) -> None:
+        """The answer is complete."""
+        self._exchange = None
+        if self.closes_after_this():
+            self.close()
+            return
+        self._request, self._at, self._served, self._since = None, _At.HEAD, True, self._service.now()
+        self._resume_reading()
+        if self._buffer:
+            asyncio.get_running_loop().call_soon(self._go_on)
+
+    def refuse(self, error: ProxyError) -> None:
+        """Answers with an error, in OpenAI's shape."""
+        self._service.refused(error)
+        headers = {"Retry-After": str(error.retry_after)} if error.retry_after else {}
+        self.answer(error.status, json.dumps(error.body()).encode(), {**headers, **error.headers})
+        self.done()
+
+    def answer(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+        """A whole answer of our own, in JSON."""
+        request = self._request
+        lines = [f"HTTP/1.1 {status} {phrase(status)}", "Content-Type: application/json; charset=utf-8"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        lines.append(f"Content-Length: {len(body)}")
+        if request is not None and request.id:
+            lines.append(f"X-Request-Id: {request.id}")
+        if self.closes_after_this():
+            lines.append("Connection: close")
+        start = "\r\n".join(lines).encode() + b"\r\n\r\n"
+        only_head = request is not None and request.head.method == "HEAD"
+        self.write(start if only_head else start + body)
+
+    def close(self) -> None:
+        """What was written goes out; then the connection ends. Where the client may still be sending, it is heard out
+        for a moment: closing with unread input makes the kernel reset the connection, and the answer is lost."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        request = self._request
+        unread = request is None or self._at is _At.BODY or (
+            request.upload is not None and not request.upload.complete
+        )  # fmt: skip
+        self._exchange = None
+        if unread and self._at is not _At.TUNNEL:
+            self._at, self._since = _At.LINGER, self._service.now()
+            self._resume_reading()
+            self._transport.write_eof()
+        else:
+            self._at = _At.CLOSED
+            self._transport.close()
+
+    def cut(self) -> None:
+        """At once, so that what was sent cannot be taken for complete."""
+        self._at, self._exchange = _At.CLOSED, None
+        if self._transport is not None:
+            self._transport.abort()
+
+    def become_tunnel(self) -> None:
+        self._at = _At.TUNNEL
+        if self._buffer:
+            data, self._buffer = bytes(self._buffer), bytearray()
+            assert self._exchange is not None
+            self._exchange.tunnelled(data)
+
+    def hold_upload(self, hold: bool) -> None:
+        """Stops reading the body while whoever takes it cannot keep up."""
+        if hold:
+            self._pause_reading()
+        else:
+            self._since = self._service.now()
+            self._resume_reading()
+
+    # from the event loop
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport = cast(asyncio.Transport, transport)  # uvloop's are of no asyncio class
+        self._transport = transport
+        limits = self._service.limits
+        transport.set_write_buffer_limits(high=max(0, limits.buffer - _ONE_READ))
+        peer, local = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
+        self.peer = str(peer[0]) if peer else ""
+        self.local = str(local[0]) if local else ""
+        self._since = self._service.now()
+        if not self._service.opened(self):
+            message = f"more than {limits.connections} connections"
+            self.refuse(ProxyError(503, message, source=Source.INTERNAL, retry_after=1))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        exchange, self._exchange = self._exchange, None
+        self._at, self._request = _At.CLOSED, None
+        self._service.closed(self)
+        if exchange is not None:
+            exchange.client_gone()
+
+    def pause_writing(self) -> None:
+        if self._exchange is not None:
+            self._exchange.client_writable(False)
+
+    def resume_writing(self) -> None:
+        if self._exchange is not None:
+            self._exchange.client_writable(True)
+
+    def data_received(self, data: bytes) -> None:
+        at = self._at
+        if at is _At.HEAD and not self._buffer:
+            end = data.find(b"\r\n\r\n")
+            if end >= 0 and data[:2] != b"\r\n":
+                self._head(data[: end + 4], data[end + 4 :])
+                return
+        if at is _At.HEAD:
+            if not self._buffer:
+                self._since = self._service.now()
+            self._buffer += data
+            self._look_for_head(len(data))
+        elif at is _At.BODY or (at is _At.ANSWER and self._decoding):
+            self._since = self._service.now()
+            self._take(data)
+        elif at is _At.ANSWER:
+            self._buffer += data  # the next request, sent ahead
+            if len(self._buffer) > http.MAX_HEAD:
+                self._pause_reading()
+        elif at is _At.TUNNEL and self._exchange is not None:
+            self._exchange.tunnelled(data)
+
+    def check(self, now: float) -> None:
+        """Ends what takes too long. Called now and then."""
+        at, limits, waited = self._at, self._service.limits, now - self._since
+        if at is _At.HEAD:
+            if self._buffer and waited > limits.head:
+                self._reject(Malformed(408, f"the head of the request did not come within {limits.head:g} s"))
+            elif waited > (limits.idle if self._served else limits.head):
+                self.cut()
+        elif (at is _At.BODY or (at is _At.ANSWER and self._decoding and not self._paused)) and waited > limits.body:
+            exchange, self._exchange = self._exchange, None
+            if exchange is not None:
+                exchange.client_gone()
+            self._reject(Malformed(408, f"nothing more of the body came for {limits.body:g} s"))
+        elif at is _At.LINGER and waited > limits.linger:
+            self.cut()
+
+    def end(self, reason: str | None = None) -> None:
+        """The balancer is going: an idle connection is closed, a request that is being answered ends with
+        ``reason``, if there is one."""
+        if self._exchange is not None:
+            if reason is not None:
+                self._exchange.cut(reason)
+        elif self._at is _At.HEAD and not self._buffer:
+            self.cut()
+
+    # inside
+
+    @property
+    def _decoding(self) -> bool:
+        request = self._request
+        return request is not None and request.upload is not None and not request.upload.complete
+
+    def _go_on(self) -> None:
+        if self._at is _At.HEAD and self._buffer:
+            self._since = self._service.now()
+            self._look_for_head(len(self._buffer))
+
+    def _look_for_head(self, new: int) -> None:
+        """In the buffer, whose last ``new`` bytes have just come."""
+        buffer = self._buffer
+        if buffer[:2] == b"\r\n":  # RFC 9112 2.2: an empty line before a request is passed over, once
+            del buffer[:2]
+            if not buffer:
+                return
+        end = buffer.find(b"\r\n\r\n", max(0, len(buffer) - new - 3))
+        if end < 0:
+            try:
+                http.check_beginning(buffer, len(buffer) - new)
+            except Malformed as error:
+                self._reject(error)
+            return
+        data = bytes(buffer)
+        self._buffer = bytearray()
+        self._head(data[: end + 4], data[end + 4 :])
+
+    def _head(self, data: bytes, rest: bytes) -> None:
+        service = self._service
+        try:
+            if len(data) > http.MAX_HEAD:
+                raise Malformed(431, f"a head of more than {http.MAX_HEAD} bytes")
+            head = http.parse(data)
+        except Malformed as error:
+            self._reject(error)
+            return
+        self._request = request = Request(head, b"", self.peer, self.local, "")
+        self.close_after = False
+        length = head.length
+        self._at = _At.BODY if length != 0 else _At.ANSWER
+        try:
+            request.id = service.admit(head, self.peer, self.local)
+            if length is not None and length > service.limits.max_body:
+                raise ProxyError(413, f"a body of more than {service.limits.max_body} bytes")
+        except ProxyError as error:
+            if length:
+                self._skip_or_close(rest, length)
+            elif length is None:
+                self.close_after = True
+            else:
+                self._buffer += rest
+            self.refuse(error)
+            return
+        if length == 0:
+            self._buffer += rest
+            self._start(b"")
+        elif length is not None and len(rest) >= length:
+            self._at = _At.ANSWER
+            self._buffer += rest[length:]
+            self._start(rest[:length])
+        else:
+            self._since = service.now()
+            self._left, self._decoder = length or 0, Decoder(strict=True) if length is None else None
+            if head.expects_continue and not rest:
+                self.write(_CONTINUE)
+            if rest:
+                self._take(rest)
+
+    def _skip_or_close(self, rest: bytes, length: int) -> None:
+        """After a refusal: a body that is there already is passed over, for another one nobody waits."""
+        if len(rest) >= length:
+            self._at = _At.ANSWER
+            self._buffer += rest[length:]
+        else:
+            self.close_after = True
+
+    def _take(self, data: bytes) -> None:
+        """More of the body."""
+        request = self._request
+        assert request is not None
+        complete = False
+        if self._decoder is None:
+            complete = len(data) >= self._left
+            if complete:
+                data, rest = data[: self._left], data[self._left :]
+                self._buffer += rest
+            self._left -= len(data)
+        else:
+            try:
+                data = self._decoder.feed(data)
+            except BadChunk as error:
+                self._reject(Malformed(400, f"a malformed chunked body: {error}"))
+                return
+            complete = self._decoder.ended
+            if complete:
+                self._buffer += self._decoder.rest
+            self._left += len(data)
+            if self._left > self._service.limits.max_body:
+                self._reject(Malformed(413, f"a body of more than {self._service.limits.max_body} bytes"))
+                return
+        if request.upload is not None:
+            if data:
+                request.upload.pieces.append(data)
+            request.upload.complete = complete
+            assert self._exchange is not None
+            self._exchange.more()
+            return
+        self._body += data
+        if complete:
+            body, self._body = bytes(self._body), bytearray()
+            self._at, self._decoder = _At.ANSWER, None
+            self._start(body)
+        elif len(self._body) > self._service.limits.collect:
+            body, self._body = bytes(self._body), bytearray()
+            request.upload, self._at = Upload(deque([body])), _At.ANSWER
+            self._pause_reading()  # until somebody takes it
+            self._start(body)
+
+    def _start(self, body: bytes) -> None:
+        request = self._request
+        assert request is not None
+        request.body = body
+        self._exchange = exchange = self._service.exchange(self, request)
+        try:
+            exchange.start()
+        except ProxyError as error:
+            self.refuse(error)
+
+    def _reject(self, error: Malformed) -> None:
+        """The request is not understood, or not complete: nothing that follows can be either."""
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.client_gone()
+        if self._at is _At.CLOSED or (exchange is not None and exchange.began):
+            self.cut()
+            return
+        self.close_after = True
+        if self._at is not _At.ANSWER:
+            self._at = _At.BODY  # unread, whatever it is
+        self._buffer.clear()
+        self.refuse(ProxyError(error.status, str(error)))
+
+    def _pause_reading(self) -> None:
+        if not self._paused and self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+            self._paused = True
+
+    def _resume_reading(self) -> None:
+        if self._paused and self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+            self._paused = False

@@ -1,0 +1,254 @@
+"""One connection to a worker: sends a request, reads the answer to its end, and no further.
+
+What arrives is handed to the reader in the same turn of the event loop, as it came: no queue, no task. Only the framing
+is understood, because where the answer ends has to be known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import Protocol, cast
+
+from lb.http1 import response
+from lb.http1.chunked import BadChunk, Decoder, Passage
+from lb.http1.response import Garbage, ResponseHead
+
+
+class Reader(Protocol):
+    """Who gets an answer. A reader that wants no more calls `WorkerConnection.drop`."""
+
+    #: Whether a chunked body may come in chunked coding, or is to be taken apart; asked after `on_head`.
+    raw: bool
+
+    def on_head(self, head: ResponseHead) -> None: ...
+    def on_body(self, data: bytes) -> None: ...
+    def on_end(self) -> None: ...
+    def on_failure(self, reason: str) -> None:
+        """The answer cannot come to its end. Nothing follows."""
+
+    def on_writable(self, writable: bool) -> None:
+        """Whether more of the request's body is wanted."""
+
+
+class _At(Enum):
+    IDLE = auto()
+    HEAD = auto()
+    LENGTH = auto()
+    CHUNKED = auto()
+    UNTIL_CLOSE = auto()
+    TUNNEL = auto()
+    CLOSED = auto()
+
+
+class WorkerConnection(asyncio.Protocol):
+    """``released`` is called when an answer has ended and the connection can carry another request; ``gone`` when it
+    is closed. ``idle_since``: s, monotonic, set by whoever keeps it."""
+
+    __slots__ = (
+        "_at", "_body", "_buffer", "_gone", "_keep", "_left", "_method", "_reader", "_released", "_sending",
+        "idle_since", "key", "transport",
+    )  # fmt: skip
+
+    def __init__(
+        self, key: object, released: Callable[[WorkerConnection], None], gone: Callable[[WorkerConnection], object]
+    ) -> None:
+        self.key = key
+        self._released, self._gone = released, gone
+        self._at = _At.IDLE
+        self._reader: Reader | None = None
+        self._buffer = b""
+        self._left = 0
+        self._body: Passage | Decoder | None = None
+        self._keep = self._sending = False
+        self._method = ""
+        self.idle_since = 0.0
+        self.transport: asyncio.Transport | None = None
+
+    # for whoever asks
+
+    @property
+    def usable(self) -> bool:
+        return self._at is _At.IDLE and self.transport is not None and not self.transport.is_closing()
+
+    @property
+    def passage(self) -> Passage | None:
+        """Where a body that goes through in chunked coding has got to."""
+        return self._body if isinstance(self._body, Passage) else None
+
+    def ask(self, reader: Reader, method: str, head: bytes, body: bytes = b"", *, more: bool = False) -> None:
+        """Sends a request; with ``more``, further parts of its body come by `send`, the last one followed by
+        `sent`."""
+        assert self.transport is not None and self._at is _At.IDLE
+        self._reader, self._method, self._at, self._sending = reader, method, _At.HEAD, more
+        if len(body) > 65536:
+            self.transport.writelines((head, body))
+        else:
+            self.transport.write(head + body if body else head)
+
+    def send(self, data: bytes) -> None:
+        assert self.transport is not None
+        self.transport.write(data)
+
+    def sent(self) -> None:
+        """The request is complete."""
+        self._sending = False
+
+    def drop(self) -> None:
+        """Nobody wants the rest: closed at once, which tells the worker to stop."""
+        self._reader, self._at = None, _At.CLOSED
+        if self.transport is not None:
+            self.transport.abort()
+
+    def pause(self) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    # from the event loop
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport = cast(asyncio.Transport, transport)  # uvloop's are of no asyncio class
+        self.transport = transport
+        if self._at is _At.CLOSED:
+            transport.abort()
+
+    def pause_writing(self) -> None:
+        if self._reader is not None:
+            self._reader.on_writable(False)
+
+    def resume_writing(self) -> None:
+        if self._reader is not None:
+            self._reader.on_writable(True)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        at, reader = self._at, self._reader
+        self._at, self._reader = _At.CLOSED, None
+        self._gone(self)
+        if reader is None:
+            return
+        if at in (_At.UNTIL_CLOSE, _At.TUNNEL) and exc is None:
+            reader.on_end()
+        else:
+            reader.on_failure(_words(exc) if exc else "it closed the connection")
+
+    def data_received(self, data: bytes) -> None:
+        at = self._at
+        if at is _At.CHUNKED:
+            self._chunks(data)
+        elif at is _At.LENGTH:
+            self._counted(data)
+        elif at is _At.HEAD:
+            self._head(self._buffer + data if self._buffer else data)
+        elif at is _At.UNTIL_CLOSE or at is _At.TUNNEL:
+            assert self._reader is not None
+            self._reader.on_body(data)
+        else:
+            self._at = _At.CLOSED  # it speaks without being asked
+            if self.transport is not None:
+                self.transport.abort()
+
+    def _chunks(self, data: bytes) -> None:
+        body, reader = self._body, self._reader
+        assert body is not None and reader is not None
+        try:
+            out = body.feed(data)
+        except BadChunk as error:
+            self._fail(str(error))
+            return
+        if body.ended:
+            self._finish(out, body.rest)
+        elif out:
+            reader.on_body(out)
+
+    def _counted(self, data: bytes) -> None:
+        left = self._left - len(data)
+        if left <= 0:
+            self._finish(data, b"" if left == 0 else data[left:])
+        else:
+            self._left = left
+            assert self._reader is not None
+            self._reader.on_body(data)
+
+    def _head(self, data: bytes) -> None:
+        end = data.find(b"\r\n\r\n")
+        if end < 0:
+            self._buffer = data
+            if len(data) > response.MAX_HEAD or not _MAY_BE.startswith(data[:7]):
+                self._fail("it does not speak HTTP/1.1" if len(data) <= response.MAX_HEAD else "its head is too large")
+            return
+        self._buffer = b""
+        try:
+            head = response.parse(data[: end + 4])
+        except Garbage as error:
+            self._fail(str(error))
+            return
+        rest = data[end + 4 :]
+        if 100 <= head.status < 200 and head.status != 101:
+            if rest:
+                self._head(rest)
+            return
+        self._begin(head, rest)
+
+    def _begin(self, head: ResponseHead, rest: bytes) -> None:
+        reader = self._reader
+        assert reader is not None
+        self._keep = head.keep_alive
+        reader.on_head(head)
+        if self._reader is not reader:
+            return
+        if head.status == 101:
+            self._at = _At.TUNNEL
+            if rest:
+                reader.on_body(rest)
+        elif head.bodiless(self._method):
+            self._finish(b"", rest)
+        elif head.chunked:
+            self._at, self._body = _At.CHUNKED, Passage() if reader.raw else Decoder(strict=False)
+            if rest:
+                self._chunks(rest)
+        elif head.length is not None:
+            self._at, self._left = _At.LENGTH, head.length
+            if rest or not head.length:
+                self._counted(rest)
+        else:
+            self._at, self._keep = _At.UNTIL_CLOSE, False
+            if rest:
+                reader.on_body(rest)
+
+    def _finish(self, last: bytes, extra: bytes) -> None:
+        if extra:
+            self._fail("it sent more than it announced")
+            return
+        reader = self._reader
+        assert reader is not None
+        if last:
+            reader.on_body(last)
+            if self._reader is not reader:
+                return
+        self._reader, self._body = None, None
+        if self._keep and not self._sending:
+            self._at = _At.IDLE
+            self._released(self)
+        else:
+            self._at = _At.CLOSED
+            if self.transport is not None:
+                self.transport.abort()
+        reader.on_end()
+
+    def _fail(self, reason: str) -> None:
+        reader = self._reader
+        self.drop()
+        if reader is not None:
+            reader.on_failure(reason)
+
+
+_MAY_BE = b"HTTP/1."
+
+
+def _words(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -1,0 +1,327 @@
+"""One request, from its arrival to the end of its answer: who can take it, wait for one, attempt, again if safe.
+
+A free worker with an open connection is asked in the very turn of the event loop in which the request came; a task is
+made only where something has to be waited for. `docs/decisions/0010` has the why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from lb import body as request_body
+from lb import headers, routes
+from lb.backend import Backend, Lease
+from lb.body import says_model_is_missing
+from lb.client import ClientConnection, Request
+from lb.connection import WorkerConnection
+from lb.errors import AttemptFailed, ProxyError, Source
+from lb.http1.response import ResponseHead
+from lb.model_metrics import Meter
+from lb.proxy import Pinned, Proxy
+from lb.relay import Relay, Verdict
+from lb.strategies.base import RequestInfo
+
+#: A generation that a worker took and did not answer with a single byte is made again this often.
+_SILENT_RETRIES = 1
+
+#: Statuses of a worker's answer that are worth asking another worker.
+_ELSEWHERE = frozenset({500, 503})
+
+#: Seconds for which a worker is not asked again for an adapter that it answered 404 for.
+_LACKING_S = 0.3
+
+
+class Exchange:
+    """Implements `lb.client.Exchange` and `lb.relay.Owner`."""
+
+    __slots__ = (
+        "_again", "_backend", "_began", "_client", "_deadline", "_excluded", "_generation", "_info", "_lease",
+        "_meter", "_over", "_pinned", "_proxy", "_relay", "_request", "_silent", "_task", "_websocket",
+    )  # fmt: skip
+
+    def __init__(self, proxy: Proxy, client: ClientConnection, request: Request) -> None:
+        self._proxy, self._client, self._request = proxy, client, request
+        self._meter: Meter | None = None
+        self._relay: Relay | None = None
+        self._backend: Backend | None = None
+        self._lease: Lease | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._pinned: Pinned | None = None
+        self._excluded: set[str] = set()
+        self._silent = 0
+        self._again = self._over = False
+
+    @property
+    def began(self) -> bool:
+        return self._relay is not None and self._relay.began
+
+    # from the client
+
+    def start(self) -> None:
+        """Raises ProxyError for what no worker is asked."""
+        proxy, request = self._proxy, self._request
+        head, path = request.head, request.head.path
+        self._generation = routes.is_generation(path) and request.upload is None
+        self._websocket = (
+            path in routes.WEBSOCKET and head.upgrade and (head.find(b"upgrade") or "").lower() == "websocket"
+        )  # fmt: skip
+        facts = request_body.facts(request.body, head.content_type, whole=request.upload is None)
+        model = proxy.pool.canonical(facts.model)
+        if model is not None and model != facts.model and request.upload is None:
+            request.body = request_body.with_model(request.body, model)
+        if not proxy.pool.knows(model):
+            raise proxy.unknown(model)
+        self._info, self._deadline = RequestInfo(model, path), proxy.clock() + proxy.queue_timeout
+        self._meter = proxy.metrics.models.begin(model)
+        proxy.touch(model)
+        try:
+            if (wanted := routes.wanted_response(path, facts.previous)) is None:
+                self._next()
+            elif (owner := proxy.affinity.owner(wanted)) is not None:
+                self._pin(proxy.still_there(wanted, owner))
+            else:
+                self._task = proxy.tasks.start(self._find(wanted), "find a response's worker")
+        except ProxyError:
+            self._finish(failed=True)
+            raise
+
+    def client_gone(self) -> None:
+        """Whatever runs for it is stopped."""
+        if self._over:
+            return
+        self._client_left()
+        self._finish(failed=False)  # nobody's failure
+
+    def client_writable(self, writable: bool) -> None:
+        if self._relay is not None:
+            if writable:
+                self._relay.resume()
+            else:
+                self._relay.pause()
+
+    def more(self) -> None:
+        if self._relay is not None:
+            self._relay.more()
+
+    def tunnelled(self, data: bytes) -> None:
+        if self._relay is not None:
+            self._relay.tunnelled(data)
+
+    def cut(self, reason: str) -> None:
+        if self._over:
+            return
+        if self._relay is not None and self._relay.began:
+            self._count_failure(AttemptFailed(reason, connected=True))
+            self._end_broken(reason)
+        else:
+            self._client_left()
+            self._finish(failed=True)
+            self._client.refuse(ProxyError(503, reason, source=Source.INTERNAL, retry_after=1))
+
+    # choose
+
+    def _next(self) -> None:
+        """An attempt on whoever is free, or wait for one. Raises ProxyError."""
+        backend = self._proxy.choose(self._info, self._excluded, self._pinned)
+        if backend is None:
+            self._task = self._proxy.tasks.start(self._wait(), "wait for a worker")
+        else:
+            self._attempt(backend)
+
+    async def _wait(self) -> None:
+        try:
+            backend = await self._proxy.wait(self._info, self._excluded, self._pinned, self._deadline)
+        except ProxyError as error:
+            self._refuse(error)
+        else:
+            self._task = None
+            self._attempt(backend)
+
+    async def _find(self, response: str) -> None:
+        """No balancer of this run has made that response; a worker may still know it."""
+        try:
+            pinned = await self._proxy.find(response)
+        except ProxyError as error:
+            self._refuse(error)
+            return
+        self._task = None
+        try:
+            self._pin(pinned)
+        except ProxyError as error:
+            self._refuse(error)
+
+    def _pin(self, pinned: Pinned) -> None:
+        self._pinned = pinned
+        self._next()
+
+    # attempt
+
+    def _attempt(self, backend: Backend) -> None:
+        proxy = self._proxy
+        self._backend, self._began = backend, proxy.clock()
+        self._again = self._generation and self._silent < _SILENT_RETRIES and self._pinned is None
+        self._lease = backend.lease(self._evicted)
+        connection = proxy.upstream.idle(proxy.upstream.endpoint(backend.spec))
+        if connection is not None:
+            self._send(connection)
+        else:
+            self._task = proxy.tasks.start(self._connect(backend), "connect to a worker")
+
+    async def _connect(self, backend: Backend) -> None:
+        upstream = self._proxy.upstream
+        try:
+            connection = await upstream.connect(upstream.endpoint(backend.spec))
+        except AttemptFailed as failure:
+            self._task = None
+            self._failed(failure)
+        else:
+            self._task = None
+            self._proxy.metrics.opened(backend.id)
+            self._send(connection)
+
+    def _send(self, connection: WorkerConnection) -> None:
+        proxy, request, backend = self._proxy, self._request, self._backend
+        assert backend is not None
+        spec = backend.spec
+        self._relay = relay = Relay(self, self._client, connection, request, self._meter)
+        length = request.head.length if request.upload is not None else len(request.body)
+        relay.send(
+            headers.to_worker(
+                request.head, host=proxy.upstream.endpoint(spec).host_field, prefix=spec.path,
+                forwarded=headers.forwarded(request.head, request.peer, proxy.trusted), request_id=request.id,
+                api_key=spec.api_key, length=length, upgrade=self._websocket,
+            )
+        )
+
+    # from the relay
+
+    def on_answer(self, head: ResponseHead) -> Verdict:
+        pool, model, now = self._proxy.pool, self._info.model, self._proxy.clock()
+        if head.status == 101:
+            return Verdict.PASS if self._websocket else Verdict.REFUSE
+        if self._again and head.status in _ELSEWHERE:
+            # A worker whose engine has died answers 500, one that is full 503: another may do better, if there is
+            # one. Otherwise its answer is the client's.
+            assert self._backend is not None
+            if pool.candidates(model, {self._backend.id}, now):
+                return Verdict.REFUSE
+        if head.status == 404 and model in pool.registered and self._pinned is None and self._can_be_sent_again:
+            return Verdict.LOOK
+        return Verdict.PASS
+
+    def on_looked(self, body: bytes) -> bool:
+        """A worker's own 404 for a model that the registry holds is never the client's answer, in time."""
+        model, now = self._info.model, self._proxy.clock()
+        held = model in self._proxy.pool.registered  # still: it may have been unloaded on purpose
+        return not (held and now < self._deadline and says_model_is_missing(body, str(model)))
+
+    def on_first_byte(self, data: bytes) -> None:
+        assert self._backend is not None
+        self._proxy.first_byte(self._backend, self._info, data, self._began)
+
+    def on_complete(self, status: int) -> None:
+        backend = self._backend
+        assert backend is not None
+        backend.ejection.succeeded()
+        self._proxy.completed(backend, self._info, status, self._began)
+        tunnel = self._relay is not None and self._relay.tunnel
+        self._finish(failed=status >= 500)
+        if tunnel:
+            self._client.close()
+        else:
+            self._client.done()
+
+    def on_broken(self, reason: str) -> None:
+        relay = self._relay
+        assert relay is not None
+        if relay.tunnel:
+            self.on_complete(101)
+        else:
+            self._failed(AttemptFailed(reason, connected=True, absent=relay.missing))
+
+    # what follows a failure
+
+    @property
+    def _can_be_sent_again(self) -> bool:
+        return self._relay is None or not self._relay.taken
+
+    def _evicted(self, reason: str) -> None:
+        """The worker is lost."""
+        relay = self._relay
+        if relay is not None and relay.tunnel:
+            relay.end_tunnel()
+            self.on_complete(101)
+            return
+        if relay is not None:
+            relay.drop()
+        self._stop_waiting()
+        self._failed(AttemptFailed(reason, connected=relay is not None))
+
+    def _failed(self, failure: AttemptFailed) -> None:
+        """Again, elsewhere, or an answer that says so."""
+        backend, relay = self._backend, self._relay
+        assert backend is not None
+        self._release()
+        if relay is not None and relay.began:
+            self._count_failure(failure)
+            self._end_broken(f"{backend.id}: {failure}")
+            return
+        self._relay = None if self._can_be_sent_again else relay
+        try:
+            if failure.absent:
+                # Another has it, or it will be back here.
+                backend.lacking[str(self._info.model)] = self._proxy.clock() + _LACKING_S
+            else:
+                self._count_failure(failure)
+                if failure.connected:
+                    if not self._again:
+                        raise ProxyError(502, f"{backend.id}: {failure}", source=Source.UPSTREAM)
+                    self._silent += 1
+                    self._excluded.add(backend.id)
+            self._next()
+        except ProxyError as error:
+            self._refuse(error)
+
+    def _count_failure(self, failure: AttemptFailed) -> None:
+        assert self._backend is not None
+        self._proxy.attempt_failed(self._backend, failure)
+
+    def _end_broken(self, reason: str) -> None:
+        relay, backend = self._relay, self._backend
+        assert relay is not None and backend is not None
+        self._proxy.metrics.finished(backend.id, self._info.path, 502, self._proxy.clock() - self._began)
+        relay.drop()
+        self._finish(failed=True)
+        relay.end_broken(reason)
+
+    def _client_left(self) -> None:
+        """Stops what runs, and counts it."""
+        self._stop_waiting()
+        if self._relay is not None:
+            self._relay.drop()
+        if self._backend is not None and self._lease is not None:
+            self._proxy.left(self._backend, self._info, self._began)
+
+    def _refuse(self, error: ProxyError) -> None:
+        self._finish(failed=True)
+        self._client.refuse(error)
+
+    def _stop_waiting(self) -> None:
+        task, self._task = self._task, None
+        if task is not None and task is not asyncio.current_task():
+            task.cancel()
+
+    def _release(self) -> None:
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            lease.release()
+
+    def _finish(self, failed: bool) -> None:
+        """Once, on every way out."""
+        if self._over:
+            return
+        self._over = True
+        self._release()
+        if self._meter is not None:
+            self._meter.end(failed)
+            self._proxy.count_adapter(self._info.model, failed)

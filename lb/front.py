@@ -1,0 +1,115 @@
+"""Takes the clients' connections in, says what each request is for, and watches over their time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import socket
+import time
+from collections.abc import Callable
+
+from config.aio import Tasks
+from lb import headers, routes
+from lb.client import ClientConnection, Exchange, Limits, Request
+from lb.errors import ProxyError
+from lb.exchange import Exchange as WorkerExchange
+from lb.http1.request import RequestHead
+from lb.inner import InnerEndpoint, InnerExchange
+from lb.proxy import Proxy
+
+#: Seconds between two looks at what takes too long.
+_SWEEP_S = 0.5
+
+
+class Front:
+    """Implements `lb.client.Service`. ``guard`` raises ProxyError for who may not manage the cluster."""
+
+    def __init__(
+        self, proxy: Proxy, inner: InnerEndpoint, guard: Callable[[RequestHead, str, str], None], limits: Limits,
+        routes_too: frozenset[str] = frozenset(),
+    ) -> None:
+        self.limits, self.closing = limits, False
+        self._proxy, self._inner, self._guard, self._routes_too = proxy, inner, guard, routes_too
+        self._connections: set[ClientConnection] = set()
+        self._server: asyncio.AbstractServer | None = None
+        self._tasks = Tasks()
+        self._empty = asyncio.Event()
+
+    @property
+    def connections(self) -> int:
+        return len(self._connections)
+
+    async def serve(self, listener: socket.socket) -> None:
+        """Raises OSError."""
+        # Inherited by every connection: small writes go out at once, a peer that is gone is noticed.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
+        self._server = await asyncio.get_running_loop().create_server(
+            lambda: ClientConnection(self), sock=listener, backlog=4096
+        )
+        self._tasks.start(self._sweep(), "watch over connections")
+
+    async def close(self, grace: float) -> None:
+        """Takes no more connections, gives the running answers ``grace`` seconds, and ends what is left."""
+        self.closing = True
+        if self._server is not None:
+            self._server.close()
+        for connection in list(self._connections):
+            connection.end()
+        await self._until_empty(grace)
+        for connection in list(self._connections):
+            connection.end("the balancer is going down")
+        await self._until_empty(0.2)
+        for connection in list(self._connections):
+            connection.cut()
+        await self._tasks.close()
+
+    # for connections
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def opened(self, connection: ClientConnection) -> bool:
+        self._connections.add(connection)
+        return len(self._connections) <= self.limits.connections
+
+    def closed(self, connection: ClientConnection) -> None:
+        self._connections.discard(connection)
+        if not self._connections:
+            self._empty.set()
+
+    def admit(self, head: RequestHead, peer: str, local: str) -> str:
+        path = head.path
+        if routes.is_ours(path):
+            if not routes.is_open(path):
+                self._guard(head, peer, local)
+        else:
+            routes.check(path, head.method, self._routes_too)
+        return headers.request_id(head) or f"{random.getrandbits(128):032x}"
+
+    def exchange(self, client: ClientConnection, request: Request) -> Exchange:
+        if routes.is_ours(request.head.path):
+            return InnerExchange(self._inner, self._proxy.upstream, self._proxy.tasks, client, request)
+        return WorkerExchange(self._proxy, client, request)
+
+    def refused(self, error: ProxyError) -> None:
+        self._proxy.metrics.refused(str(error.source), error.status)
+
+    # inside
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            now = self.now()
+            for connection in list(self._connections):
+                connection.check(now)
+            self._proxy.upstream.sweep()
+
+    async def _until_empty(self, seconds: float) -> None:
+        self._empty.clear()
+        if self._connections:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._empty.wait()

@@ -1,0 +1,1 @@
+"""HTTP/1.1 as bytes: heads and framing, both ways. Pure: bytes in, facts or bytes out."""

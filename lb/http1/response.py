@@ -1,0 +1,79 @@
+"""The head of a worker's answer. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from lb.http1 import fields
+
+MAX_HEAD = 64 * 1024
+
+_START = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n")
+
+#: Written by us on the way to the client.
+_DROPPED = fields.HOP_BY_HOP | {b"content-length", b"x-request-id"}
+
+
+class Garbage(Exception):
+    """Not an answer in HTTP/1.1, or not the one that was announced."""
+
+
+@dataclass(slots=True)
+class ResponseHead:
+    """``length`` is None where no length is told; with ``chunked`` false as well, the body ends with the connection.
+    ``kept``: the field lines that go on, without CRLF."""
+
+    status: int
+    reason: bytes
+    kept: list[bytes]
+    length: int | None = None
+    chunked: bool = False
+    keep_alive: bool = True
+    is_events: bool = False
+    upgrade: bytes = b""
+
+    def bodiless(self, method: str) -> bool:
+        """RFC 9112 6.3: whatever the fields say."""
+        return method == "HEAD" or self.status in (204, 304) or self.status < 200
+
+
+def parse(data: bytes) -> ResponseHead:
+    """``data``: a head with the empty line that ends it. Raises Garbage."""
+    start = _START.match(data)
+    if start is None:
+        raise Garbage("it does not speak HTTP/1.1")
+    found = fields.pairs(data[start.end() : -2])
+    if found is None:
+        raise Garbage("a header line is malformed")
+    head = ResponseHead(int(start[2]), start[3] or b"", [], keep_alive=start[1] == b"1")
+    named: list[bytes] = []
+    for name, value in found:
+        low = name.lower()
+        if low in _DROPPED:
+            if low == b"content-length":
+                size = fields.length(value)
+                if size is None or head.length is not None:
+                    raise Garbage("Content-Length is not one number")
+                head.length = size
+            elif low == b"transfer-encoding":
+                if head.chunked or value.strip(b" \t").lower() != b"chunked":
+                    raise Garbage("a transfer coding other than chunked")
+                head.chunked = True
+            elif low == b"connection":
+                named += fields.tokens(value)
+            elif low == b"upgrade":
+                head.upgrade = value
+        else:
+            if low == b"content-type":
+                head.is_events = value[:17].lower() == b"text/event-stream"
+            head.kept.append(name + b": " + value)
+    if head.chunked and head.length is not None:
+        raise Garbage("both Content-Length and Transfer-Encoding")
+    if named:
+        if b"close" in named:
+            head.keep_alive = False
+        extra = {name for name in named if name not in (b"close", b"keep-alive", b"upgrade")}
+        if extra:
+            head.kept = [line for line in head.kept if line.partition(b":")[0].lower() not in extra]
+    return head

@@ -1,0 +1,128 @@
+"""The management API behind the same front: an aiohttp application in this very process, spoken to over socket pairs.
+
+What reaches it was parsed, limited and authorised in front, and is written anew, as for any worker. aiohttp does there
+what it is good at, and no request for a model pays for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+from config.aio import Tasks
+from lb import headers
+from lb.client import ClientConnection, Request
+from lb.connection import WorkerConnection
+from lb.errors import AttemptFailed, ProxyError, Source
+from lb.http1.response import ResponseHead
+from lb.relay import Relay, Verdict
+from lb.upstream import Upstream
+
+
+class InnerEndpoint:
+    """``serve`` makes the protocol that serves one connection, as `aiohttp.web.Server` does."""
+
+    def __init__(self, serve: Callable[[], asyncio.Protocol]) -> None:
+        self._serve = serve
+
+    @property
+    def key(self) -> object:
+        return self
+
+    async def open(self, make: Callable[[], WorkerConnection]) -> WorkerConnection:
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        await loop.connect_accepted_socket(self._serve, theirs)
+        _, connection = await loop.create_unix_connection(make, sock=ours)
+        return connection
+
+
+class InnerExchange:
+    """Implements `lb.client.Exchange` and `lb.relay.Owner`."""
+
+    __slots__ = ("_client", "_endpoint", "_relay", "_request", "_task", "_tasks", "_upstream")
+
+    def __init__(
+        self, endpoint: InnerEndpoint, upstream: Upstream, tasks: Tasks, client: ClientConnection, request: Request
+    ) -> None:
+        self._endpoint, self._upstream, self._tasks = endpoint, upstream, tasks
+        self._client, self._request = client, request
+        self._relay: Relay | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def began(self) -> bool:
+        return self._relay is not None and self._relay.began
+
+    def start(self) -> None:
+        connection = self._upstream.idle(self._endpoint)
+        if connection is not None:
+            self._send(connection)
+        else:
+            self._task = self._tasks.start(self._connect(), "reach the management API")
+
+    async def _connect(self) -> None:
+        try:
+            self._send(await self._upstream.connect(self._endpoint))
+        except AttemptFailed as failure:
+            self.on_broken(str(failure))
+
+    def _send(self, connection: WorkerConnection) -> None:
+        request = self._request
+        self._task, self._relay = None, Relay(self, self._client, connection, request)
+        length = request.head.length if request.upload is not None else len(request.body)
+        self._relay.send(
+            headers.to_worker(
+                request.head, host=request.head.host.encode() or b"localhost", prefix="", forwarded=b"",
+                request_id=request.id, api_key=None, length=length,
+            )
+        )
+
+    # from the client
+
+    def client_gone(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+        if self._relay is not None:
+            self._relay.drop()
+
+    def client_writable(self, writable: bool) -> None:
+        if self._relay is not None:
+            if writable:
+                self._relay.resume()
+            else:
+                self._relay.pause()
+
+    def more(self) -> None:
+        if self._relay is not None:
+            self._relay.more()
+
+    def tunnelled(self, data: bytes) -> None:
+        """No route of ours is a WebSocket."""
+
+    def cut(self, reason: str) -> None:
+        self.client_gone()
+        self._client.cut()
+
+    # from the relay
+
+    def on_answer(self, head: ResponseHead) -> Verdict:
+        return Verdict.PASS
+
+    def on_looked(self, body: bytes) -> bool:
+        return True
+
+    def on_first_byte(self, data: bytes) -> None:
+        """Nobody measures it."""
+
+    def on_complete(self, status: int) -> None:
+        self._client.done()
+
+    def on_broken(self, reason: str) -> None:
+        if self.began:
+            self._client.cut()
+        else:
+            self._client.refuse(ProxyError(500, f"internal error of the balancer: {reason}", source=Source.INTERNAL))

@@ -1,0 +1,222 @@
+"""An answer on its way from a worker to a client: bytes as they come, at the pace of the slower side.
+
+The boundary that decides what may follow a failure: the head of the answer is held back until the first bytes of its
+body are there. Before them the request can still be answered otherwise; after them the client has to be told that the
+answer is broken, and must not be able to take it for complete.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import Protocol
+
+from lb import headers
+from lb.client import ClientConnection, Request
+from lb.connection import WorkerConnection
+from lb.errors import sse_error
+from lb.frames import CLOSE_RESTART, Frames
+from lb.http1.chunked import LAST, frame
+from lb.http1.response import ResponseHead
+from lb.model_metrics import Meter
+
+#: Bytes of an answer that is looked at before it is passed on.
+_MOST_LOOKED_AT = 64 * 1024
+
+
+class Verdict(Enum):
+    """What is to be done with an answer, by its head."""
+
+    PASS = auto()
+    LOOK = auto()  # read it whole first
+    REFUSE = auto()
+
+
+class Owner(Protocol):
+    """Who asked for the answer. After `on_broken` the relay does nothing more by itself."""
+
+    def on_answer(self, head: ResponseHead) -> Verdict: ...
+    def on_looked(self, body: bytes) -> bool:
+        """Whether an answer that was read whole is passed on."""
+
+    def on_first_byte(self, data: bytes) -> None: ...
+    def on_complete(self, status: int) -> None: ...
+    def on_broken(self, reason: str) -> None: ...
+
+
+class Relay:
+    """Reads one answer from ``connection`` for ``client``. ``began``: bytes of it have gone out. ``taken``: bytes
+    of an upload have, which cannot be sent again. ``missing``: what was looked at was not taken."""
+
+    __slots__ = (
+        "_client", "_connection", "_frame", "_frames", "_head", "_held", "_owner", "_request", "_stream", "began",
+        "meter", "missing", "raw", "status", "taken",
+    )  # fmt: skip
+
+    def __init__(
+        self, owner: Owner, client: ClientConnection, connection: WorkerConnection, request: Request,
+        meter: Meter | None = None,
+    ) -> None:
+        self._owner, self._client, self._connection = owner, client, connection
+        self._request, self.meter = request, meter
+        self._head: ResponseHead | None = None
+        self._held: bytearray | None = None
+        self._frame = self._stream = False
+        self.raw = client.speaks_chunked
+        self._frames: Frames | None = None
+        self.began = self.taken = self.missing = False
+        self.status = 0
+
+    # from the worker
+
+    def on_head(self, head: ResponseHead) -> None:
+        verdict = self._owner.on_answer(head)
+        if verdict is Verdict.REFUSE:
+            self._connection.drop()
+            self._owner.on_broken(f"it answered {head.status}")
+            return
+        self._head, self.status, self._stream = head, head.status, head.is_events
+        if verdict is Verdict.LOOK:
+            self._held, self.raw = bytearray(), False
+        elif head.status == 101:
+            self._start_tunnel(head)
+
+    def on_body(self, data: bytes) -> None:
+        if self._held is not None:
+            self._look_at(data)
+            return
+        if self.meter is not None:
+            self.meter.chunk(data, self._stream)
+        if self.began:
+            if self._frames is not None:
+                self._frames.feed(data)
+            self._client.write(frame(data) if self._frame else data)
+        else:
+            self._owner.on_first_byte(data)
+            start = self._start()
+            self._client.write(start + (frame(data) if self._frame else data))
+
+    def on_end(self) -> None:
+        if self._held is not None:
+            body, self._held = bytes(self._held), None
+            if not self._owner.on_looked(body):
+                self.missing = True
+                self._owner.on_broken("it has not got the model")
+                return
+            assert self._head is not None
+            self._head.length, self._head.chunked = len(body), False
+            if body:
+                self.on_body(body)
+        if not self.began:
+            self._owner.on_first_byte(b"")
+            self._client.write(self._start())
+        if self._frame:
+            self._client.write(LAST)
+        self._owner.on_complete(self.status)
+
+    def on_failure(self, reason: str) -> None:
+        self._owner.on_broken(f"the answer broke off ({reason})" if self.began else f"no answer ({reason})")
+
+    def on_writable(self, writable: bool) -> None:
+        self._client.hold_upload(not writable)
+
+    # the request
+
+    def send(self, head: bytes) -> None:
+        """Asks: ``head`` with the body, or with what has come of it."""
+        request = self._request
+        if request.upload is None:
+            self._connection.ask(self, request.head.method, head, request.body)
+            return
+        self._connection.ask(self, request.head.method, head, more=True)
+        self._client.hold_upload(False)
+        self.more()
+
+    def more(self) -> None:
+        """Sends what there is more of the body."""
+        upload = self._request.upload
+        if upload is None:
+            return
+        chunked = self._request.head.length is None
+        while upload.pieces:
+            piece = upload.pieces.popleft()
+            self.taken = True
+            self._connection.send(frame(piece) if chunked else piece)
+        if upload.complete:
+            if chunked:
+                self._connection.send(LAST)
+            self._connection.sent()
+
+    # from the client
+
+    def tunnelled(self, data: bytes) -> None:
+        self._connection.send(data)
+
+    @property
+    def tunnel(self) -> bool:
+        """Whether it is a WebSocket by now."""
+        return self._frames is not None
+
+    def drop(self) -> None:
+        """Nothing more is wanted from the worker."""
+        self._connection.drop()
+
+    def end_tunnel(self) -> None:
+        """The worker is lost: the client is told, if that is possible between two frames."""
+        if self._frames is not None and self._frames.between:
+            self._client.write(CLOSE_RESTART)
+        self.drop()
+
+    def pause(self) -> None:
+        self._connection.pause()
+
+    def resume(self) -> None:
+        self._connection.resume()
+
+    def end_broken(self, reason: str) -> None:
+        """After the answer has begun: an event stream ends in an error event, anything else is cut off."""
+        if not self._stream:
+            self._client.cut()
+            return
+        event = b"\n\n" + sse_error(reason)
+        if self._frame:
+            event = frame(event)
+        elif self.raw and self._head is not None and self._head.chunked:
+            passage = self._connection.passage
+            event = passage.interrupt(event) if passage is not None else frame(event)
+        self._client.write(event)
+        self._client.close()
+
+    # inside
+
+    def _look_at(self, data: bytes) -> None:
+        assert self._held is not None
+        self._held += data
+        if len(self._held) > _MOST_LOOKED_AT:
+            self._connection.drop()
+            self._owner.on_broken("its answer is too large to be what it should be")
+
+    def _start(self) -> bytes:
+        """The head for the client. From here on there is no way back."""
+        head, client = self._head, self._client
+        assert head is not None
+        self.began = True
+        framing = b""
+        if head.length is not None:
+            if head.status != 204:
+                framing = b"Content-Length: %d" % head.length
+        elif head.bodiless(self._request.head.method):
+            framing = b"Transfer-Encoding: chunked" if head.chunked and self._request.head.method == "HEAD" else b""
+        elif client.speaks_chunked:
+            framing = b"Transfer-Encoding: chunked"
+            self._frame = not (head.chunked and self.raw)
+        else:
+            client.close_after = True
+        return headers.to_client(
+            head, request_id=self._request.id, framing=framing, close=client.closes_after_this()
+        )
+
+    def _start_tunnel(self, head: ResponseHead) -> None:
+        self.began, self._frames = True, Frames()
+        head.kept.append(b"Upgrade: " + head.upgrade + b"\r\nConnection: Upgrade")
+        self._client.write(headers.to_client(head, request_id=self._request.id, framing=b"", close=False))
+        self._client.become_tunnel()
