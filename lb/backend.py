@@ -12,9 +12,12 @@ from lb.latency import PeakEwma
 class Backend:
     """One incarnation of one worker: a restarted worker is a new Backend, whose count starts at 0."""
 
-    __slots__ = ("_leases", "ejection", "lacking", "latency", "spec")
+    __slots__ = ("_leases", "_names", "_spec", "ejection", "id", "lacking", "latency", "order", "takes_new", "weight")
 
     def __init__(self, spec: BackendSpec) -> None:
+        self.id = spec.id
+        #: instance_10 comes after instance_9.
+        self.order = (len(spec.id), spec.id)
         self.spec = spec
         self.latency = PeakEwma()
         self.ejection = Ejection()
@@ -23,12 +26,15 @@ class Backend:
         self.lacking: dict[str, float] = {}
 
     @property
-    def id(self) -> str:
-        return self.spec.id
+    def spec(self) -> BackendSpec:
+        return self._spec
 
-    @property
-    def weight(self) -> int:
-        return self.spec.weight
+    @spec.setter
+    def spec(self, spec: BackendSpec) -> None:
+        self._spec = spec
+        self.weight = spec.weight
+        self.takes_new = spec.state in TAKES_NEW
+        self._names = frozenset(card["id"] for card in spec.models) or frozenset(spec.expected)
 
     @property
     def in_flight(self) -> int:
@@ -36,7 +42,7 @@ class Backend:
 
     def available(self, now: float) -> bool:
         """The one predicate for everyone: may a new request be sent here?"""
-        return self.spec.state in TAKES_NEW and not self.ejection.active(now)
+        return self.takes_new and not self.ejection.active(now)
 
     def may_recover(self) -> bool:
         """Whether waiting for it makes sense."""
@@ -44,11 +50,7 @@ class Backend:
 
     def serves(self, model: str | None) -> bool:
         """Whether it serves ``model`` (None: the request names none), or is going to once it is up."""
-        if model is None:
-            return True
-        if self.spec.models:
-            return any(card["id"] == model for card in self.spec.models)
-        return model in self.spec.expected or not self.spec.expected
+        return model is None or model in self._names or not self._names
 
     def lacks(self, model: str | None, now: float) -> bool:
         """It has just said that it has not got ``model``: true for a moment, as an adapter comes back unannounced."""

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Facts:
     """``previous``: the Responses API's ``previous_response_id``. All None for a body that is not a JSON object:
     such a body goes to the worker as it is."""
@@ -19,20 +19,26 @@ class Facts:
 
 NOTHING = Facts()
 
-_MODEL_FIELD = re.compile(rb'name="?model"?\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]{1,256})\r\n')
-
-# In valid JSON a quote that is not escaped begins or ends a string, and between the end of one string and the beginning
-# of the next there is nothing but punctuation. So `"model"` followed by a colon is a key, at whatever depth. It is one
-# of the outermost object if nothing stands before it but the opening brace, or if from there to the closing brace no
-# object or array is left open.
-_SCALAR = rb'(?:"[^"\\]*"|[-+.\w]+)'
-_INSIDE = rb'[^{}\[\]"\\]*(?:"[^"\\]*"[^{}\[\]"\\]*)*'
-_FLAT = rb'(?:' + _SCALAR + rb'|\{' + _INSIDE + rb'\}|\[' + _INSIDE + rb'\])'
-_AT_START = re.compile(rb'\s*\{\s*"model"\s*:\s*"([^"\\\x00-\x1f]+)"\s*[,}]')
-_AT_END = re.compile(
-    rb'"model"\s*:\s*"([^"\\\x00-\x1f]+)"\s*(?:,\s*"[^"\\]*"\s*:\s*' + _FLAT + rb'\s*)*\}\s*\Z'
+_MODEL_FIELD = re.compile(
+    rb'\r\nContent-Disposition: *form-data; *name="?model"?[ \t]*\r\n'
+    rb'(?:[^\r\n]{1,200}\r\n){0,4}\r\n([^\r\n]{1,256})\r\n--',
+    re.IGNORECASE,
 )
-_STREAM = re.compile(rb'"stream"\s*:\s*(true\b)?')
+
+#: A letter or an underscore as an escape: a key may be written like that.
+_ESCAPED = re.compile(rb"\\u00[4-7]")
+
+# In valid JSON there is nothing but punctuation between the end of one string and the beginning of the next. So
+# `"model"` followed by a colon, with no backslash before it, is a key, at whatever depth. It is one of the outermost
+# object if nothing stands before it but the opening brace, or if from there to the closing brace no object or array is
+# left open.
+_INSIDE = rb'[^{}\[\]"\\]*(?:"[^"\\]*"[^{}\[\]"\\]*)*'
+_FLAT = rb'(?:"[^"\\]*"|[-+.\w]+|\{' + _INSIDE + rb"\}|\[" + _INSIDE + rb"\])"
+_TO_THE_END = rb'\s*(?:,\s*"[^"\\]*"\s*:\s*' + _FLAT + rb"\s*)*\}\s*\Z"
+_VALUE = rb'"([^"\\\x00-\x1f]+)"'
+_AT_START = re.compile(rb'\s*\{\s*"model"\s*:\s*' + _VALUE + rb"\s*[,}]")
+_AT_END = re.compile(rb'(?<!\\)"model"\s*:\s*' + _VALUE + _TO_THE_END)
+_STREAM_AT_END = re.compile(rb'(?<!\\)"stream"\s*:\s*(true|false|null)' + _TO_THE_END)
 
 
 def says_model_is_missing(answer: bytes, model: str) -> bool:
@@ -44,8 +50,11 @@ def says_model_is_missing(answer: bytes, model: str) -> bool:
         return False
 
 
-def with_model(body: bytes, model: str) -> bytes:
-    """The same JSON object with another ``model``."""
+def with_model(body: bytes, model: str, content_type: str) -> bytes:
+    """The same JSON object, or multipart form, with another ``model``."""
+    if "multipart" in content_type.lower():
+        match = _MODEL_FIELD.search(body)
+        return body if match is None else body[: match.start(1)] + model.encode() + body[match.end(1) :]
     return json.dumps({**json.loads(body), "model": model}).encode()
 
 
@@ -57,7 +66,9 @@ def facts(body: bytes, content_type: str, *, whole: bool = True) -> Facts:
     if content_type and "json" not in content_type.lower():
         match = _MODEL_FIELD.search(body) if "multipart" in content_type.lower() else None
         return Facts(model=match[1].decode(errors="replace")) if match else NOTHING
-    if b'"model"' not in body and b'"previous_response_id"' not in body and b"\\u006" not in body:
+    if b"\0" in body[:4]:  # UTF-16 or UTF-32
+        return _parsed(body) if whole else NOTHING
+    if b'"model"' not in body and b'"previous_response_id"' not in body and not _ESCAPED.search(body):
         return NOTHING if b'"stream"' not in body or not whole else _parsed(body)
     if (quick := _quick(body, whole)) is not None:
         return quick
@@ -66,18 +77,21 @@ def facts(body: bytes, content_type: str, *, whole: bool = True) -> Facts:
 
 def _quick(body: bytes, whole: bool) -> Facts | None:
     """Without parsing; None where only that will tell: names in escapes, a key twice, or deep inside."""
-    if b"\\u006" in body or b'"previous_response_id"' in body or body.count(b'"model"') != 1:
+    if _ESCAPED.search(body) or b'"previous_response_id"' in body or body.count(b'"model"') != 1:
         return None
     match = _AT_START.match(body)
     if match is None and whole:
         match = _AT_END.match(body, body.index(b'"model"'))
     if match is None:
         return None
-    streams: list[bytes] = _STREAM.findall(body)
-    if len(streams) > 1:
-        return None
+    stream = False
+    if whole and (times := body.count(b'"stream"')):
+        streamed = _STREAM_AT_END.match(body, body.index(b'"stream"')) if times == 1 else None
+        if streamed is None:
+            return None
+        stream = streamed[1] == b"true"
     try:
-        return Facts(match[1].decode(), streams == [b"true"])
+        return Facts(match[1].decode(), stream)
     except UnicodeDecodeError:
         return None
 

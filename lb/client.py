@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import socket
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Protocol, cast
@@ -21,6 +23,11 @@ from lb.http1.request import Malformed, RequestHead
 
 #: What uvloop reads at once: so much may follow after reading has been paused.
 _ONE_READ = 256_000
+
+log = logging.getLogger(__name__)
+
+#: Of TCP_INFO's states: CLOSE, CLOSE_WAIT (the other side has ended).
+_GONE = frozenset({7, 8})
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -95,6 +102,9 @@ class Service(Protocol):
         """Before the body is read; the request's id. Raises ProxyError."""
 
     def exchange(self, client: ClientConnection, request: Request) -> Exchange: ...
+    def may_stream(self, head: RequestHead, beginning: bytes) -> bool:
+        """Whether enough is known of a long body to pass it on while it comes."""
+
     def refused(self, error: ProxyError) -> None: ...
     def now(self) -> float: ...
 
@@ -108,25 +118,35 @@ class _At(Enum):
     CLOSED = auto()
 
 
+def _nowhere(data: bytes) -> None:
+    """There is no connection yet."""
+
+
 class ClientConnection(asyncio.Protocol):
     """``close_after``: no further request is read after the one that is being answered."""
 
     __slots__ = (
-        "_at", "_body", "_buffer", "_decoder", "_exchange", "_left", "_paused", "_request", "_served", "_service",
-        "_since", "_transport", "close_after", "local", "peer",
+        "_at", "_body", "_buffer", "_decoder", "_exchange", "_full", "_heads", "_left", "_may_stream", "_paused",
+        "_request", "_searched", "_served", "_service", "_since", "_skipped", "_transport", "close_after", "local",
+        "peer", "write",
     )  # fmt: skip
 
     def __init__(self, service: Service) -> None:
         self._service = service
         self._transport: asyncio.Transport | None = None
+        #: Raises nothing: a client that has gone is told of by `Exchange.client_gone`.
+        self.write: Callable[[bytes], None] = _nowhere
         self._at = _At.HEAD
+        self._heads = http.Heads()
         self._buffer = bytearray()
         self._body = bytearray()
         self._decoder: Decoder | None = None
         self._left = 0
         self._request: Request | None = None
         self._exchange: Exchange | None = None
-        self._paused = self._served = False
+        self._paused = self._served = self._full = self._skipped = False
+        self._searched = 0
+        self._may_stream: bool | None = None
         self._since = 0.0
         self.close_after = False
         self.peer = self.local = ""
@@ -144,11 +164,6 @@ class ClientConnection(asyncio.Protocol):
             self.close_after = True
         return self.close_after
 
-    def write(self, data: bytes) -> None:
-        """Raises nothing: a client that has gone is told of by `Exchange.client_gone`."""
-        if self._transport is not None:
-            self._transport.write(data)
-
     def done(self) -> None:
         """The answer is complete."""
         self._exchange = None
@@ -156,6 +171,9 @@ class ClientConnection(asyncio.Protocol):
             self.close()
             return
         self._request, self._at, self._served, self._since = None, _At.HEAD, True, self._service.now()
+        if self._full:
+            self._pause_reading()  # no further answer to a client that does not read this one
+            return
         self._resume_reading()
         if self._buffer:
             asyncio.get_running_loop().call_soon(self._go_on)
@@ -196,7 +214,7 @@ class ClientConnection(asyncio.Protocol):
             self._resume_reading()
             self._transport.write_eof()
         else:
-            self._at = _At.CLOSED
+            self._at, self._since = _At.CLOSED, self._service.now()
             self._transport.close()
 
     def cut(self) -> None:
@@ -207,6 +225,7 @@ class ClientConnection(asyncio.Protocol):
 
     def become_tunnel(self) -> None:
         self._at = _At.TUNNEL
+        self._resume_reading()
         if self._buffer:
             data, self._buffer = bytes(self._buffer), bytearray()
             assert self._exchange is not None
@@ -224,7 +243,7 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = cast(asyncio.Transport, transport)  # uvloop's are of no asyncio class
-        self._transport = transport
+        self._transport, self.write = transport, transport.write
         limits = self._service.limits
         transport.set_write_buffer_limits(high=max(0, limits.buffer - _ONE_READ))
         peer, local = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
@@ -238,37 +257,44 @@ class ClientConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         exchange, self._exchange = self._exchange, None
         self._at, self._request = _At.CLOSED, None
+        self._transport, self.write = None, _nowhere
         self._service.closed(self)
         if exchange is not None:
             exchange.client_gone()
 
     def pause_writing(self) -> None:
+        self._full = True
         if self._exchange is not None:
             self._exchange.client_writable(False)
 
     def resume_writing(self) -> None:
+        self._full = False
         if self._exchange is not None:
             self._exchange.client_writable(True)
+        elif self._at is _At.HEAD:
+            self._resume_reading()
+            self._go_on()
 
     def data_received(self, data: bytes) -> None:
         at = self._at
-        if at is _At.HEAD and not self._buffer:
+        if at is _At.HEAD and not self._buffer and not self._full:
             end = data.find(b"\r\n\r\n")
             if end >= 0 and data[:2] != b"\r\n":
                 self._head(data[: end + 4], data[end + 4 :])
                 return
         if at is _At.HEAD:
-            if not self._buffer:
+            if not self._buffer and not self._skipped:
                 self._since = self._service.now()
             self._buffer += data
-            self._look_for_head(len(data))
+            if not self._full:
+                self._look_for_head()
         elif at is _At.BODY or (at is _At.ANSWER and self._decoding):
             self._since = self._service.now()
             self._take(data)
         elif at is _At.ANSWER:
             self._buffer += data  # the next request, sent ahead
             if len(self._buffer) > http.MAX_HEAD:
-                self._pause_reading()
+                self._pause_reading()  # `check` looks whether the client is still there
         elif at is _At.TUNNEL and self._exchange is not None:
             self._exchange.tunnelled(data)
 
@@ -279,14 +305,15 @@ class ClientConnection(asyncio.Protocol):
             if self._buffer and waited > limits.head:
                 self._reject(Malformed(408, f"the head of the request did not come within {limits.head:g} s"))
             elif waited > (limits.idle if self._served else limits.head):
-                self.cut()
+                self._at, self._since = _At.CLOSED, now
+                if self._transport is not None:
+                    self._transport.close()
         elif (at is _At.BODY or (at is _At.ANSWER and self._decoding and not self._paused)) and waited > limits.body:
-            exchange, self._exchange = self._exchange, None
-            if exchange is not None:
-                exchange.client_gone()
             self._reject(Malformed(408, f"nothing more of the body came for {limits.body:g} s"))
-        elif at is _At.LINGER and waited > limits.linger:
+        elif (at is _At.LINGER and waited > limits.linger) or (at is _At.CLOSED and waited > limits.body):
             self.cut()
+        elif self._paused and self._hung_up():
+            self.cut_off()
 
     def end(self, reason: str | None = None) -> None:
         """The balancer is going: an idle connection is closed, a request that is being answered ends with
@@ -294,8 +321,9 @@ class ClientConnection(asyncio.Protocol):
         if self._exchange is not None:
             if reason is not None:
                 self._exchange.cut(reason)
-        elif self._at is _At.HEAD and not self._buffer:
-            self.cut()
+        elif self._at is _At.HEAD and not self._buffer and self._transport is not None:
+            self._at, self._since = _At.CLOSED, self._service.now()
+            self._transport.close()
 
     # inside
 
@@ -305,34 +333,53 @@ class ClientConnection(asyncio.Protocol):
         return request is not None and request.upload is not None and not request.upload.complete
 
     def _go_on(self) -> None:
-        if self._at is _At.HEAD and self._buffer:
+        if self._at is _At.HEAD and self._buffer and not self._full:
             self._since = self._service.now()
-            self._look_for_head(len(self._buffer))
+            self._look_for_head()
 
-    def _look_for_head(self, new: int) -> None:
-        """In the buffer, whose last ``new`` bytes have just come."""
+    def _look_for_head(self) -> None:
+        """In the buffer, of which ``_searched`` bytes were looked at already."""
         buffer = self._buffer
-        if buffer[:2] == b"\r\n":  # RFC 9112 2.2: an empty line before a request is passed over, once
-            del buffer[:2]
+        if not self._skipped and buffer[:2] == b"\r\n":
+            del buffer[:2]  # RFC 9112 2.2: an empty line before a request is passed over, once
+            self._skipped, self._searched = True, 0
             if not buffer:
                 return
-        end = buffer.find(b"\r\n\r\n", max(0, len(buffer) - new - 3))
+        end = buffer.find(b"\r\n\r\n", max(0, self._searched - 3))
         if end < 0:
             try:
-                http.check_beginning(buffer, len(buffer) - new)
+                http.check_beginning(buffer, self._searched)
             except Malformed as error:
                 self._reject(error)
+            self._searched = len(buffer)
             return
         data = bytes(buffer)
-        self._buffer = bytearray()
+        self._buffer, self._searched, self._skipped = bytearray(), 0, False
         self._head(data[: end + 4], data[end + 4 :])
+
+    def _hung_up(self) -> bool:
+        """Whether the client has gone while nothing is read from it: the kernel knows."""
+        sock = self._transport.get_extra_info("socket") if self._transport is not None else None
+        if sock is None or sock.family == socket.AF_UNIX:
+            return False
+        try:
+            return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in _GONE
+        except OSError:
+            return True
+
+    def cut_off(self) -> None:
+        """The client has gone."""
+        exchange = self._exchange
+        self.cut()
+        if exchange is not None:
+            exchange.client_gone()
 
     def _head(self, data: bytes, rest: bytes) -> None:
         service = self._service
         try:
             if len(data) > http.MAX_HEAD:
                 raise Malformed(431, f"a head of more than {http.MAX_HEAD} bytes")
-            head = http.parse(data)
+            head = self._heads.read(data)
         except Malformed as error:
             self._reject(error)
             return
@@ -410,11 +457,15 @@ class ClientConnection(asyncio.Protocol):
         self._body += data
         if complete:
             body, self._body = bytes(self._body), bytearray()
-            self._at, self._decoder = _At.ANSWER, None
+            self._at, self._decoder, self._may_stream = _At.ANSWER, None, None
             self._start(body)
-        elif len(self._body) > self._service.limits.collect:
+        elif len(self._body) > self._service.limits.collect and self._may_stream is not False:
+            if self._may_stream is None:  # asked once: a model that is not named at the beginning needs the whole
+                self._may_stream = self._service.may_stream(request.head, bytes(self._body))
+            if not self._may_stream:
+                return
             body, self._body = bytes(self._body), bytearray()
-            request.upload, self._at = Upload(deque([body])), _At.ANSWER
+            request.upload, self._at, self._may_stream = Upload(deque([body])), _At.ANSWER, None
             self._pause_reading()  # until somebody takes it
             self._start(body)
 
@@ -427,13 +478,18 @@ class ClientConnection(asyncio.Protocol):
             exchange.start()
         except ProxyError as error:
             self.refuse(error)
+        except Exception:
+            log.exception("%s %s", request.head.method, request.head.path)
+            exchange.client_gone()
+            self.refuse(ProxyError(500, "internal error of the balancer; its log has it", source=Source.INTERNAL))
 
     def _reject(self, error: Malformed) -> None:
         """The request is not understood, or not complete: nothing that follows can be either."""
         exchange, self._exchange = self._exchange, None
+        began = exchange is not None and exchange.began
         if exchange is not None:
             exchange.client_gone()
-        if self._at is _At.CLOSED or (exchange is not None and exchange.began):
+        if self._at is _At.CLOSED or began:
             self.cut()
             return
         self.close_after = True

@@ -47,8 +47,8 @@ class WorkerConnection(asyncio.Protocol):
     is closed. ``idle_since``: s, monotonic, set by whoever keeps it."""
 
     __slots__ = (
-        "_at", "_body", "_buffer", "_gone", "_keep", "_left", "_method", "_reader", "_released", "_sending",
-        "idle_since", "key", "transport",
+        "_at", "_body", "_buffer", "_gone", "_heads", "_keep", "_left", "_method", "_reader", "_released",
+        "_sending", "_served", "idle_since", "key", "stale", "transport",
     )  # fmt: skip
 
     def __init__(
@@ -58,11 +58,15 @@ class WorkerConnection(asyncio.Protocol):
         self._released, self._gone = released, gone
         self._at = _At.IDLE
         self._reader: Reader | None = None
+        self._heads = response.Heads()
         self._buffer = b""
         self._left = 0
         self._body: Passage | Decoder | None = None
         self._keep = self._sending = False
         self._method = ""
+        self._served = False
+        #: It was closed between two requests, before a byte of an answer to the second: the worker has not read it.
+        self.stale = False
         self.idle_since = 0.0
         self.transport: asyncio.Transport | None = None
 
@@ -101,12 +105,13 @@ class WorkerConnection(asyncio.Protocol):
         if self.transport is not None:
             self.transport.abort()
 
-    def pause(self) -> None:
-        if self.transport is not None and not self.transport.is_closing():
+    def pause(self, reader: Reader) -> None:
+        """``reader`` cannot take more now. Of no effect once its answer has ended: the connection may be another's."""
+        if reader is self._reader and self.transport is not None and not self.transport.is_closing():
             self.transport.pause_reading()
 
-    def resume(self) -> None:
-        if self.transport is not None and not self.transport.is_closing():
+    def resume(self, reader: Reader) -> None:
+        if reader is self._reader and self.transport is not None and not self.transport.is_closing():
             self.transport.resume_reading()
 
     # from the event loop
@@ -127,6 +132,7 @@ class WorkerConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         at, reader = self._at, self._reader
+        self.stale = self._served and at is _At.HEAD and not self._buffer
         self._at, self._reader = _At.CLOSED, None
         self._gone(self)
         if reader is None:
@@ -175,24 +181,22 @@ class WorkerConnection(asyncio.Protocol):
             self._reader.on_body(data)
 
     def _head(self, data: bytes) -> None:
-        end = data.find(b"\r\n\r\n")
-        if end < 0:
-            self._buffer = data
-            if len(data) > response.MAX_HEAD or not _MAY_BE.startswith(data[:7]):
-                self._fail("it does not speak HTTP/1.1" if len(data) <= response.MAX_HEAD else "its head is too large")
-            return
-        self._buffer = b""
-        try:
-            head = response.parse(data[: end + 4])
-        except Garbage as error:
-            self._fail(str(error))
-            return
-        rest = data[end + 4 :]
-        if 100 <= head.status < 200 and head.status != 101:
-            if rest:
-                self._head(rest)
-            return
-        self._begin(head, rest)
+        while (end := data.find(b"\r\n\r\n")) >= 0:
+            try:
+                head = self._heads.read(data[: end + 4])
+            except Garbage as error:
+                self._fail(str(error))
+                return
+            data = data[end + 4 :]
+            if head.status >= 200 or head.status == 101:
+                self._buffer = b""
+                self._begin(head, data)
+                return
+        self._buffer = data
+        if len(data) > response.MAX_HEAD:
+            self._fail("its head is too large")
+        elif not _MAY_BE.startswith(data[:7]):
+            self._fail("it does not speak HTTP/1.1")
 
     def _begin(self, head: ResponseHead, rest: bytes) -> None:
         reader = self._reader
@@ -230,14 +234,16 @@ class WorkerConnection(asyncio.Protocol):
             reader.on_body(last)
             if self._reader is not reader:
                 return
+        assert self.transport is not None
+        # Its client may have stopped it with the last bytes: the next one has to be heard.
+        self.resume(reader)
         self._reader, self._body = None, None
-        if self._keep and not self._sending:
-            self._at = _At.IDLE
+        if self._keep and not self._sending and not self.transport.get_write_buffer_size():
+            self._at, self._served = _At.IDLE, True
             self._released(self)
         else:
             self._at = _At.CLOSED
-            if self.transport is not None:
-                self.transport.abort()
+            self.transport.abort()
         reader.on_end()
 
     def _fail(self, reason: str) -> None:

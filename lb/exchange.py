@@ -7,6 +7,8 @@ made only where something has to be waited for. `docs/decisions/0010` has the wh
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Coroutine
 
 from lb import body as request_body
 from lb import headers, routes
@@ -19,7 +21,10 @@ from lb.http1.response import ResponseHead
 from lb.model_metrics import Meter
 from lb.proxy import Pinned, Proxy
 from lb.relay import Relay, Verdict
+from lb.routes import Route
 from lb.strategies.base import RequestInfo
+
+log = logging.getLogger(__name__)
 
 #: A generation that a worker took and did not answer with a single byte is made again this often.
 _SILENT_RETRIES = 1
@@ -36,11 +41,11 @@ class Exchange:
 
     __slots__ = (
         "_again", "_backend", "_began", "_client", "_deadline", "_excluded", "_generation", "_info", "_lease",
-        "_meter", "_over", "_pinned", "_proxy", "_relay", "_request", "_silent", "_task", "_websocket",
+        "_meter", "_over", "_pinned", "_proxy", "_relay", "_request", "_route", "_silent", "_task", "_websocket",
     )  # fmt: skip
 
-    def __init__(self, proxy: Proxy, client: ClientConnection, request: Request) -> None:
-        self._proxy, self._client, self._request = proxy, client, request
+    def __init__(self, proxy: Proxy, client: ClientConnection, request: Request, route: Route) -> None:
+        self._proxy, self._client, self._request, self._route = proxy, client, request, route
         self._meter: Meter | None = None
         self._relay: Relay | None = None
         self._backend: Backend | None = None
@@ -60,27 +65,26 @@ class Exchange:
     def start(self) -> None:
         """Raises ProxyError for what no worker is asked."""
         proxy, request = self._proxy, self._request
-        head, path = request.head, request.head.path
-        self._generation = routes.is_generation(path) and request.upload is None
-        self._websocket = (
-            path in routes.WEBSOCKET and head.upgrade and (head.find(b"upgrade") or "").lower() == "websocket"
-        )  # fmt: skip
+        head, route = request.head, self._route
+        self._generation = route.generation and request.upload is None
+        self._websocket = route.websocket and head.upgrade and (head.find(b"upgrade") or "").lower() == "websocket"
         facts = request_body.facts(request.body, head.content_type, whole=request.upload is None)
         model = proxy.pool.canonical(facts.model)
         if model is not None and model != facts.model and request.upload is None:
-            request.body = request_body.with_model(request.body, model)
+            request.body = request_body.with_model(request.body, model, head.content_type)
         if not proxy.pool.knows(model):
             raise proxy.unknown(model)
-        self._info, self._deadline = RequestInfo(model, path), proxy.clock() + proxy.queue_timeout
+        self._info, self._deadline = RequestInfo(model, route.path), proxy.clock() + proxy.queue_timeout
         self._meter = proxy.metrics.models.begin(model)
         proxy.touch(model)
         try:
-            if (wanted := routes.wanted_response(path, facts.previous)) is None:
+            wanted = facts.previous if route.path == routes.RESPONSES else route.response
+            if wanted is None:
                 self._next()
             elif (owner := proxy.affinity.owner(wanted)) is not None:
                 self._pin(proxy.still_there(wanted, owner))
             else:
-                self._task = proxy.tasks.start(self._find(wanted), "find a response's worker")
+                self._task = self._start(self._find(wanted), "find a response's worker")
         except ProxyError:
             self._finish(failed=True)
             raise
@@ -124,7 +128,7 @@ class Exchange:
         """An attempt on whoever is free, or wait for one. Raises ProxyError."""
         backend = self._proxy.choose(self._info, self._excluded, self._pinned)
         if backend is None:
-            self._task = self._proxy.tasks.start(self._wait(), "wait for a worker")
+            self._task = self._start(self._wait(), "wait for a worker")
         else:
             self._attempt(backend)
 
@@ -154,6 +158,17 @@ class Exchange:
         self._pinned = pinned
         self._next()
 
+    def _start(self, waiting: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
+        return self._proxy.tasks.start(self._guarded(waiting), name)
+
+    async def _guarded(self, waiting: Coroutine[None, None, None]) -> None:
+        """A mistake of ours is an answer too: nobody waits for ever, nothing stays in flight."""
+        try:
+            await waiting
+        except Exception:
+            log.exception("%s %s", self._request.head.method, self._route.path)
+            self._refuse(ProxyError(500, "internal error of the balancer; its log has it", source=Source.INTERNAL))
+
     # attempt
 
     def _attempt(self, backend: Backend) -> None:
@@ -165,7 +180,7 @@ class Exchange:
         if connection is not None:
             self._send(connection)
         else:
-            self._task = proxy.tasks.start(self._connect(backend), "connect to a worker")
+            self._task = self._start(self._connect(backend), "connect to a worker")
 
     async def _connect(self, backend: Backend) -> None:
         upstream = self._proxy.upstream
@@ -236,6 +251,11 @@ class Exchange:
         assert relay is not None
         if relay.tunnel:
             self.on_complete(101)
+        elif relay.stale and not relay.taken and (self._route.generation or self._request.head.method != "POST"):
+            # Nobody's failure, and nothing was read of it: once more, on a connection that is new.
+            assert self._backend is not None
+            self._relay = None
+            self._task = self._start(self._connect(self._backend), "connect to a worker again")
         else:
             self._failed(AttemptFailed(reason, connected=True, absent=relay.missing))
 
@@ -300,7 +320,10 @@ class Exchange:
         if self._relay is not None:
             self._relay.drop()
         if self._backend is not None and self._lease is not None:
-            self._proxy.left(self._backend, self._info, self._began)
+            if self._relay is not None and self._relay.tunnel:
+                self._proxy.completed(self._backend, self._info, 101, self._began)
+            else:
+                self._proxy.left(self._backend, self._info, self._began)
 
     def _refuse(self, error: ProxyError) -> None:
         self._finish(failed=True)
@@ -321,6 +344,7 @@ class Exchange:
         if self._over:
             return
         self._over = True
+        self._relay = None
         self._release()
         if self._meter is not None:
             self._meter.end(failed)

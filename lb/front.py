@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
 import socket
 import time
 from collections.abc import Callable
 
 from config.aio import Tasks
-from lb import headers, routes
+from lb import body, headers, routes
 from lb.client import ClientConnection, Exchange, Limits, Request
 from lb.errors import ProxyError
 from lb.exchange import Exchange as WorkerExchange
 from lb.http1.request import RequestHead
 from lb.inner import InnerEndpoint, InnerExchange
 from lb.proxy import Proxy
+from lb.routes import Route
+
+log = logging.getLogger(__name__)
 
 #: Seconds between two looks at what takes too long.
 _SWEEP_S = 0.5
@@ -81,18 +85,29 @@ class Front:
             self._empty.set()
 
     def admit(self, head: RequestHead, peer: str, local: str) -> str:
-        path = head.path
-        if routes.is_ours(path):
-            if not routes.is_open(path):
-                self._guard(head, peer, local)
-        else:
-            routes.check(path, head.method, self._routes_too)
+        route = head.notes.get(Route)
+        if route is None:
+            route = head.notes[Route] = routes.of(head.path, self._routes_too)
+        if not route.ours:
+            route.check(head.method)
+        elif not route.open:
+            self._guard(head, peer, local)
         return headers.request_id(head) or f"{random.getrandbits(128):032x}"
 
     def exchange(self, client: ClientConnection, request: Request) -> Exchange:
-        if routes.is_ours(request.head.path):
+        route: Route = request.head.notes[Route]
+        if route.ours:
             return InnerExchange(self._inner, self._proxy.upstream, self._proxy.tasks, client, request)
-        return WorkerExchange(self._proxy, client, request)
+        return WorkerExchange(self._proxy, client, request, route)
+
+    def may_stream(self, head: RequestHead, beginning: bytes) -> bool:
+        multipart = "multipart" in head.content_type.lower()
+        if not multipart and beginning.lstrip()[:1] != b"{":
+            return True  # it names no model
+        if head.path == routes.RESPONSES:
+            return False  # a response that it goes on from may be named at its end
+        model = body.facts(beginning, head.content_type, whole=False).model
+        return model is not None and self._proxy.pool.canonical(model) == model
 
     def refused(self, error: ProxyError) -> None:
         self._proxy.metrics.refused(str(error.source), error.status)
@@ -104,7 +119,11 @@ class Front:
             await asyncio.sleep(_SWEEP_S)
             now = self.now()
             for connection in list(self._connections):
-                connection.check(now)
+                try:
+                    connection.check(now)
+                except Exception:
+                    log.exception("a connection of %s", connection.peer)
+                    connection.cut_off()
             self._proxy.upstream.sweep()
 
     async def _until_empty(self, seconds: float) -> None:

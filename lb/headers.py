@@ -15,6 +15,10 @@ from lb.http1.response import ResponseHead
 _LONGEST_ID = 128
 
 
+#: Backends for which a head's beginning is noted.
+_MOST_NOTES = 16
+
+
 class Trusted:
     """The proxies whose ``X-Forwarded-*`` is believed. Raises ValueError for what is no address or network."""
 
@@ -44,14 +48,19 @@ def request_id(head: RequestHead) -> str:
 
 def forwarded(head: RequestHead, peer: str, trusted: Trusted) -> bytes:
     """``X-Forwarded-For``, ``-Proto`` and ``-Host``: ours, appended to what a trusted proxy says."""
+    if (known := head.notes.get(forwarded)) is not None:
+        return bytes(known)
     chain, scheme, host = peer.encode(), b"http", head.host.encode()
     if peer in trusted:
-        if (before := head.ours.get(b"x-forwarded-for")) is not None:
-            chain = before.strip(b" \t") + b", " + chain
+        if before := head.ours.get(b"x-forwarded-for", b"").strip(b" \t"):
+            chain = before + b", " + chain
         scheme = head.ours.get(b"x-forwarded-proto", scheme)
         host = head.ours.get(b"x-forwarded-host", host)
     lines = b"\r\nX-Forwarded-For: %b\r\nX-Forwarded-Proto: %b" % (chain, scheme)
-    return lines + b"\r\nX-Forwarded-Host: " + host if host else lines
+    if host:
+        lines += b"\r\nX-Forwarded-Host: " + host
+    head.notes[forwarded] = lines
+    return lines
 
 
 def to_worker(
@@ -59,31 +68,36 @@ def to_worker(
     length: int | None, upgrade: bool = False,
 ) -> bytes:
     """The head of an upstream request. ``length``: bytes of its body, None for a chunked one; no body and none
-    announced by the client: no length either. ``host``: the backend's name and port."""
-    lines = [b"%b %b%b HTTP/1.1\r\nHost: %b" % (head.method.encode(), prefix.encode(), head.target.encode(), host)]
-    lines += head.kept
-    lines.append(b"X-Request-Id: " + request_id.encode() + forwarded)
-    if api_key:
-        lines.append(b"Authorization: Bearer " + api_key.encode())
+    announced by the client: no length either. ``host``: the backend's name and port.
+
+    What is the same for the next request with the same head is noted with it."""
+    to = (host, prefix, api_key, upgrade)
+    start = head.notes.get(to)
+    if start is None:
+        lines = [b"%b %b%b HTTP/1.1\r\nHost: %b" % (head.method.encode(), prefix.encode(), head.target.encode(), host)]
+        lines += head.kept
+        if api_key:
+            lines.append(b"Authorization: Bearer " + api_key.encode())
+        if upgrade:
+            lines.append(b"Connection: Upgrade\r\nUpgrade: websocket")
+        start = b"\r\n".join(lines) + forwarded + b"\r\nX-Request-Id: "
+        if len(head.notes) < _MOST_NOTES:
+            head.notes[to] = start
     if length is None:
-        lines.append(b"Transfer-Encoding: chunked")
-    elif length or head.method not in ("GET", "HEAD"):
-        lines.append(b"Content-Length: %d" % length)
-    if upgrade:
-        lines.append(b"Connection: Upgrade\r\nUpgrade: websocket")
-    lines.append(b"\r\n")
-    return b"\r\n".join(lines)
+        return b"%b%b\r\nTransfer-Encoding: chunked\r\n\r\n" % (start, request_id.encode())
+    if length or head.method not in ("GET", "HEAD"):
+        return b"%b%b\r\nContent-Length: %d\r\n\r\n" % (start, request_id.encode(), length)
+    return b"%b%b\r\n\r\n" % (start, request_id.encode())
 
 
 def to_client(head: ResponseHead, *, request_id: str, framing: bytes, close: bool) -> bytes:
     """The head of an answer. ``framing``: the field line, without CRLF, that tells the client where the body ends, or
     empty."""
-    lines = [b"HTTP/1.1 %d %b" % (head.status, head.reason), *head.kept]
-    if request_id:
-        lines.append(b"X-Request-Id: " + request_id.encode())
+    start = head.notes.get(to_client)
+    if start is None:
+        start = b"\r\n".join([b"HTTP/1.1 %d %b" % (head.status, head.reason), *head.kept])
+        head.notes[to_client] = start
+    ours = b"\r\nX-Request-Id: " + request_id.encode() if request_id else b""
     if framing:
-        lines.append(framing)
-    if close:
-        lines.append(b"Connection: close")
-    lines.append(b"\r\n")
-    return b"\r\n".join(lines)
+        ours += b"\r\n" + framing
+    return b"%b%b%b\r\n\r\n" % (start, ours, b"\r\nConnection: close" if close else b"")

@@ -19,6 +19,7 @@ class Pool:
         self.shutting_down = False
         self.registered: dict[str, dict[str, Any]] = {}
         self._on_change = on_change
+        self._serving: dict[str | None, list[Backend]] = {}
 
     def apply(self, new: BackendSet) -> bool:
         """Makes ``new`` the truth, unless it is older than what is there. Backends keep their counts as long as
@@ -28,6 +29,7 @@ class Pool:
         self.version, self.strategy, self.shutting_down = new.version, new.strategy, new.shutting_down
         self.registered = {card["id"]: card for card in new.registered}
         before, self.backends = self.backends, {}
+        self._serving = {}
         for spec in new.backends:
             old = before.get(spec.id)
             if old is not None and (old.spec.incarnation == spec.incarnation or not spec.managed):
@@ -50,17 +52,27 @@ class Pool:
         """Those that may take a request for ``model``. In a steady order; weight 0 only if there is no other."""
         found = [
             b
-            for b in self.backends.values()
-            if b.id not in excluded and b.available(now) and b.serves(model) and not b.lacks(model, now)
-        ]
+            for b in self.serving(model)
+            if b.takes_new and b.ejection.until <= now and b.id not in excluded
+            and not (b.lacking and b.lacks(model, now))
+        ]  # fmt: skip
         return [b for b in found if b.weight] or found
+
+    def serving(self, model: str | None) -> list[Backend]:
+        """All that serve ``model``, in rotation or not, in the order of their numbers."""
+        found = self._serving.get(model)
+        if found is None:
+            found = sorted((b for b in self.backends.values() if b.serves(model)), key=lambda b: b.order)
+            if found:
+                self._serving[model] = found  # as many as there are names of models
+        return found
 
     def knows(self, model: str | None) -> bool:
         """Whether any backend serves ``model``, will when it is up, or can load it. Before the first set nothing is
         known."""
         if not self.backends or model in self.registered:
             return True
-        return any(b.serves(model) for b in self.backends.values())
+        return bool(self.serving(model))
 
     def canonical(self, model: str | None) -> str | None:
         """``NAME`` for ``BASE:NAME``, as some clients write an adapter; anything else as it is. ``BASE`` is a name of
@@ -72,7 +84,7 @@ class Pool:
         return name if is_base and self._exists(name) else model
 
     def _exists(self, model: str) -> bool:
-        return model in self.registered or any(b.serves(model) for b in self.backends.values())
+        return model in self.registered or bool(self.serving(model))
 
     def names(self) -> list[str]:
         """Every model name there is."""

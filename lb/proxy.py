@@ -52,6 +52,7 @@ class Proxy:
 
     async def close(self) -> None:
         await self.tasks.close()
+        self.upstream.close()
 
     # who takes it
 

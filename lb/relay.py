@@ -48,8 +48,8 @@ class Relay:
     of an upload have, which cannot be sent again. ``missing``: what was looked at was not taken."""
 
     __slots__ = (
-        "_client", "_connection", "_frame", "_frames", "_head", "_held", "_owner", "_request", "_stream", "began",
-        "meter", "missing", "raw", "status", "taken",
+        "_client", "_connection", "_frame", "_frames", "_head", "_held", "_length", "_owner", "_request", "_stream",
+        "began", "meter", "missing", "raw", "status", "taken",
     )  # fmt: skip
 
     def __init__(
@@ -60,6 +60,7 @@ class Relay:
         self._request, self.meter = request, meter
         self._head: ResponseHead | None = None
         self._held: bytearray | None = None
+        self._length: int | None = None  # where it is not the head that tells
         self._frame = self._stream = False
         self.raw = client.speaks_chunked
         self._frames: Frames | None = None
@@ -102,8 +103,7 @@ class Relay:
                 self.missing = True
                 self._owner.on_broken("it has not got the model")
                 return
-            assert self._head is not None
-            self._head.length, self._head.chunked = len(body), False
+            self._length = len(body)
             if body:
                 self.on_body(body)
         if not self.began:
@@ -117,7 +117,8 @@ class Relay:
         self._owner.on_broken(f"the answer broke off ({reason})" if self.began else f"no answer ({reason})")
 
     def on_writable(self, writable: bool) -> None:
-        self._client.hold_upload(not writable)
+        if self._request.upload is not None:
+            self._client.hold_upload(not writable)
 
     # the request
 
@@ -156,6 +157,11 @@ class Relay:
         """Whether it is a WebSocket by now."""
         return self._frames is not None
 
+    @property
+    def stale(self) -> bool:
+        """The connection had been closed before the worker could read the request."""
+        return self._connection.stale
+
     def drop(self) -> None:
         """Nothing more is wanted from the worker."""
         self._connection.drop()
@@ -167,10 +173,10 @@ class Relay:
         self.drop()
 
     def pause(self) -> None:
-        self._connection.pause()
+        self._connection.pause(self)
 
     def resume(self) -> None:
-        self._connection.resume()
+        self._connection.resume(self)
 
     def end_broken(self, reason: str) -> None:
         """After the answer has begun: an event stream ends in an error event, anything else is cut off."""
@@ -201,11 +207,12 @@ class Relay:
         assert head is not None
         self.began = True
         framing = b""
-        if head.length is not None:
+        length = head.length if self._length is None else self._length
+        if length is not None:
             if head.status != 204:
-                framing = b"Content-Length: %d" % head.length
+                framing = b"Content-Length: %d" % length
         elif head.bodiless(self._request.head.method):
-            framing = b"Transfer-Encoding: chunked" if head.chunked and self._request.head.method == "HEAD" else b""
+            framing = b"Transfer-Encoding: chunked" if head.chunked and client.speaks_chunked else b""
         elif client.speaks_chunked:
             framing = b"Transfer-Encoding: chunked"
             self._frame = not (head.chunked and self.raw)
@@ -217,6 +224,6 @@ class Relay:
 
     def _start_tunnel(self, head: ResponseHead) -> None:
         self.began, self._frames = True, Frames()
-        head.kept.append(b"Upgrade: " + head.upgrade + b"\r\nConnection: Upgrade")
-        self._client.write(headers.to_client(head, request_id=self._request.id, framing=b"", close=False))
+        upgrade = b"Upgrade: " + head.upgrade + b"\r\nConnection: Upgrade"
+        self._client.write(headers.to_client(head, request_id=self._request.id, framing=upgrade, close=False))
         self._client.become_tunnel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 from lb.errors import ProxyError
 
@@ -30,53 +31,44 @@ _PROTECTED = (
 )  # fmt: skip
 
 
-def is_ours(path: str) -> bool:
-    """Whether the balancer answers this path (as sent, without its query) itself."""
-    return path in _OPEN or path.startswith(_PROTECTED)
-
-
-def is_open(path: str) -> bool:
-    """Whether everybody may call this path of ours."""
-    return path in _OPEN
-
-
-def check(path: str, method: str, further: frozenset[str] = frozenset()) -> None:
-    """Raises ProxyError (404, 405) for what is not passed on. ``further``: paths that take GET and POST as well."""
-    methods = frozenset({"GET", "HEAD", "POST"}) if path in further else allowed_methods(path)
-    if not methods:
-        raise ProxyError(404, f"no route {path}")
-    if method not in methods:
-        allowed = ", ".join(sorted(methods))
-        raise ProxyError(405, f"{path} takes {allowed}, not {method}", headers={"Allow": allowed})
-
-
 _GET_HEAD, _ONLY_POST = frozenset({"GET", "HEAD"}), frozenset({"POST"})
 
 
-def allowed_methods(path: str) -> frozenset[str]:
-    """The methods that ``path`` (as sent, without its query) takes; empty for a path that is not passed on."""
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What a path (as sent, without its query) is. ``methods``: those that are passed on, none for a path that is not;
+    of one that is ``ours``, the balancer's own, the management API decides. ``open``: everybody may call it.
+    ``generation``: to repeat it on another worker changes nothing but the time it takes. ``response``: the id of the
+    response that it is about."""
+
+    path: str
+    methods: frozenset[str] = frozenset()
+    ours: bool = False
+    open: bool = False
+    generation: bool = False
+    websocket: bool = False
+    response: str | None = None
+
+    def check(self, method: str) -> None:
+        """Raises ProxyError (404, 405) for what is not passed on."""
+        if not self.methods:
+            raise ProxyError(404, f"no route {self.path}")
+        if method not in self.methods:
+            allowed = ", ".join(sorted(self.methods))
+            raise ProxyError(405, f"{self.path} takes {allowed}, not {method}", headers={"Allow": allowed})
+
+
+def of(path: str, further: frozenset[str] = frozenset()) -> Route:
+    """``further``: paths that are passed on as well, with GET and POST."""
+    if path in _OPEN or path.startswith(_PROTECTED):
+        return Route(path, ours=True, open=path in _OPEN)
     methods = _ONLY_POST if path in _POST else frozenset()
     if path in _GET or path in WEBSOCKET:
         methods |= _GET_HEAD
+    response = None
     if not methods and (match := _RESPONSE.fullmatch(path)):
-        methods = _ONLY_POST if match[2] else _GET_HEAD
-    return methods
-
-
-def wanted_response(path: str, previous: str | None) -> str | None:
-    """The id of the response that a request is about: only the worker that made it can answer. ``previous``: the
-    one that its body names."""
-    if path == RESPONSES:
-        return previous
-    return response_id(path) if path.startswith(RESPONSES) else None
-
-
-def response_id(path: str) -> str | None:
-    """The id in ``/v1/responses/{id}``: such a request belongs to the worker that made the id."""
-    match = _RESPONSE.fullmatch(path)
-    return match[1] if match else None
-
-
-def is_generation(path: str) -> bool:
-    """Whether repeating the request on another worker changes nothing but the time it takes."""
-    return path in _POST and path not in ("/v1/responses", "/ping")
+        methods, response = _ONLY_POST if match[2] else _GET_HEAD, match[1]
+    if path in further:
+        methods |= _GET_HEAD | _ONLY_POST
+    generation = path in _POST and path not in (RESPONSES, "/ping")
+    return Route(path, methods, generation=generation, websocket=path in WEBSOCKET, response=response)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 import time
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from lb.http1.response import ResponseHead
 #: Below the 5 s after which vLLM closes an idle connection by default.
 _IDLE_S = 3.0
 _CONNECT_S = 2.0
+
+_MOST_ENDPOINTS = 4096
 
 #: Bytes of an answer that is read whole.
 _MOST_TEXT = 64 * 1024 * 1024
@@ -75,6 +78,8 @@ class Upstream:
             name = f"[{spec.host}]" if ":" in spec.host else spec.host
             tls = self._tls if spec.scheme == "https" else None
             known = TcpEndpoint(spec.host, spec.ip, spec.port, f"{name}:{spec.port}".encode(), tls)
+            if len(self._endpoints) >= _MOST_ENDPOINTS:
+                self._endpoints.clear()  # of workers long gone, most of them
             self._endpoints[address] = known
         return known
 
@@ -99,20 +104,26 @@ class Upstream:
         try:
             async with asyncio.timeout(_CONNECT_S):
                 connection = await endpoint.open(make)
+                self._open.add(connection)
+                return connection
         except TimeoutError:
             raise AttemptFailed(f"no connection in {_CONNECT_S:g} s", connected=False) from None
         except OSError as error:  # ssl.SSLError is one
             raise AttemptFailed(f"cannot connect: {error.strerror or error}", connected=False) from None
-        except BaseException:
-            for connection in made:
-                connection.drop()  # it may have been opened in the moment in which nobody wanted it any more
-            raise
-        self._open.add(connection)
-        return connection
+        finally:
+            for unwanted in made:
+                if unwanted not in self._open:
+                    unwanted.drop()  # it may have been opened in the moment in which nobody wanted it any more
 
     async def fetch(self, endpoint: Endpoint, request: bytes, timeout: float) -> tuple[int, bytes]:
         """Status and body of the answer to a request without a body. ``timeout`` in s. Raises AttemptFailed."""
-        connection = self.idle(endpoint) or await self.connect(endpoint)
+        kept = self.idle(endpoint)
+        if kept is not None:
+            with contextlib.suppress(_Stale):
+                return await self._fetch(kept, request, timeout)
+        return await self._fetch(await self.connect(endpoint), request, timeout)
+
+    async def _fetch(self, connection: WorkerConnection, request: bytes, timeout: float) -> tuple[int, bytes]:
         reader = _Whole(connection)
         try:
             connection.ask(reader, "GET", request)
@@ -148,6 +159,10 @@ class Upstream:
         self._idle.setdefault(connection.key, []).append(connection)
 
 
+class _Stale(AttemptFailed):
+    """A kept connection was closed before the request could be read."""
+
+
 class _Whole:
     """Reads an answer to its end."""
 
@@ -173,7 +188,8 @@ class _Whole:
 
     def on_failure(self, reason: str) -> None:
         if not self.done.done():
-            self.done.set_exception(AttemptFailed(reason, connected=True))
+            kind = _Stale if self._connection.stale else AttemptFailed
+            self.done.set_exception(kind(reason, connected=True))
 
     def on_writable(self, writable: bool) -> None:
         """There is no body to send."""

@@ -80,7 +80,7 @@ class Decoder:
         match = _SIZE.match(data, position)
         if match is None:
             return self._wait(data, position, rb"[0-9A-Fa-f]{1,12}(?:[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?)?\r?")
-        if self._strict and match[2]:
+        if match[2] and (self._strict or len(match[2]) > _MAX_LINE):
             raise BadChunk("a chunk extension")
         size = int(match[1], 16)
         if size:
@@ -97,7 +97,7 @@ class Decoder:
         if match is None:
             return self._wait(data, position, rb"\r|[!#$%&'*+\-.^_`|~0-9A-Za-z]+(?::[\t\x20-\x7e\x80-\xff]*\r?)?")
         self._trailers += match.end() - position
-        if self._trailers > _MAX_TRAILERS:
+        if self._trailers > _MAX_TRAILERS or match.end() - position > _MAX_LINE:
             raise BadChunk("too many trailers")
         return match.end()
 
@@ -128,21 +128,26 @@ class Passage:
             return self._recode(data)
         end, position = len(data), self._left
         if position > end:
-            self._left = position - end
-            if self._left == 1 and data[-1:] != b"\r":
+            if position == end + 1 and data[-1:] != b"\r":
                 raise BadChunk("a chunk is longer than it says")
+            self._left = position - end
             return data
         if position and data[max(0, position - 2) : position] != (b"\r\n" if position > 1 else b"\n"):
             raise BadChunk("a chunk is longer than it says")
         while position < end:
             match = _PLAIN.match(data, position)
             if match is None:
-                self._left = 0
                 if data.startswith(LAST, position):
                     self.ended, self.rest = True, data[position + 5 :]
                     return data[: position + 5] if self.rest else data
                 self._decoder = Decoder(strict=False)
-                return data[:position] + self._recode(data[position:])
+                try:
+                    rest = self._recode(data[position:])
+                except BadChunk:
+                    self._decoder = None  # nothing of this goes out: `interrupt` goes on from what has
+                    raise
+                self._left = 0
+                return data[:position] + rest
             position = match.end() + int(match[1], 16) + 2
             if position <= end:
                 if data[position - 2 : position] != b"\r\n":

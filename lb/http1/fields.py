@@ -8,7 +8,7 @@ import re
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 
 #: RFC 9110 5.5: visible characters, space, tab, and bytes above ASCII, which go through as they are.
-_FIELD = re.compile(rb"^(" + TOKEN + rb"):[ \t]*([\t\x20-\x7e\x80-\xff]*)\r\n", re.MULTILINE)
+_FIELD = re.compile(rb"^(" + TOKEN + rb"):[ \t]*+([\t\x20-\x7e\x80-\xff]*)\r\n", re.MULTILINE)
 
 #: RFC 9110 7.6.1: for one connection only. ``Connection`` itself is read by whoever parses a head.
 HOP_BY_HOP = frozenset(

@@ -7,8 +7,10 @@ what was understood here.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 from lb.http1 import fields
 
@@ -16,10 +18,10 @@ from lb.http1 import fields
 MAX_HEAD = 64 * 1024
 MAX_FIELDS = 128
 
-_START = re.compile(
-    rb"(" + fields.TOKEN + rb") ((?:/|https?://)[\x21\x22\x24-\x7e]*|\*|[\x21-\x7e]+) HTTP/([0-9])\.([0-9])\r\n"
-)
-_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9\-._~%!$&'()*+;=]*)(?::[0-9]{1,5})?")
+#: A target is of visible characters, without a fragment; those that RFC 3986 does not have but browsers send in queries
+#: are let through as they are.
+_START = re.compile(rb"(" + fields.TOKEN + rb") ([\x21\x22\x24-\x7e]+) HTTP/([0-9])\.([0-9])\r\n")
+_HOST = re.compile(rb"(?:\[([0-9A-Fa-f:.]+)\]|((?:[A-Za-z0-9\-._~!$&'()*+;=]|%[0-9A-Fa-f]{2})*))(?::[0-9]{1,5})?")
 _URL = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?#]*)(.*)", re.DOTALL)
 
 #: Fields that are for us, or that we write ourselves on the way to a worker.
@@ -44,9 +46,9 @@ class Malformed(Exception):
 
 @dataclass(slots=True)
 class RequestHead:
-    """``target`` as sent, from its first slash on; ``length`` is None for a chunked body, 0 for none. ``kept``: the
-    field lines that go on as they are, without CRLF. ``ours``: values of the fields in `_OURS`, lower-case names,
-    the first of each."""
+    """``target`` as sent, from its first slash on, ``path`` the same without its query; ``length`` is None for a
+    chunked body, 0 for none. ``kept``: the field lines that go on as they are, without CRLF. ``ours``: values of the
+    fields in `_OURS`, lower-case names, the first of each. ``notes``: whatever its users want to remember with it."""
 
     method: str
     target: str
@@ -58,10 +60,8 @@ class RequestHead:
     ours: dict[bytes, bytes] = field(default_factory=dict)
     content_type: str = ""
     upgrade: bool = False
-
-    @property
-    def path(self) -> str:
-        return self.target.partition("?")[0]
+    path: str = ""
+    notes: dict[object, Any] = field(default_factory=dict)
 
     @property
     def has_body(self) -> bool:
@@ -126,7 +126,7 @@ def _read_target(head: RequestHead, target: bytes) -> None:
             raise Malformed(400, "no Host header")
         host = b""
     host = host.strip(b" \t")
-    if not _HOST.fullmatch(host):
+    if not _is_host(host):
         raise Malformed(400, "the Host header is malformed")
     if target[:1] != b"/":
         whole = _URL.fullmatch(target)
@@ -134,9 +134,22 @@ def _read_target(head: RequestHead, target: bytes) -> None:
             raise Malformed(400, "the request target has to begin with a slash")
         # RFC 9112 3.2.2: the target's authority is what counts, whatever Host says.
         host, target = whole[1], whole[2] if whole[2][:1] == b"/" else b"/" + whole[2]
-        if not host or not _HOST.fullmatch(host):
+        if host[:1] in (b"", b":") or not _is_host(host):
             raise Malformed(400, "the request target's host is malformed")
     head.host, head.target = host.decode(), target.decode()
+    head.path = head.target.partition("?")[0]
+
+
+def _is_host(value: bytes) -> bool:
+    """RFC 3986 3.2.2: a name, which may be empty, or an address in brackets; a port."""
+    match = _HOST.fullmatch(value)
+    if match is None or match[1] is None:
+        return match is not None
+    try:
+        ipaddress.IPv6Address(match[1].decode())
+    except ValueError:
+        return False
+    return True
 
 
 def _read_connection(head: RequestHead) -> None:
@@ -146,7 +159,7 @@ def _read_connection(head: RequestHead) -> None:
     named = fields.tokens(value)
     if b"close" in named:
         head.keep_alive = False
-    head.upgrade = b"upgrade" in named and b"upgrade" in head.ours
+    head.upgrade = head.version == 1 and b"upgrade" in named and b"upgrade" in head.ours
     extra = {name for name in named if name not in (b"close", b"keep-alive", b"upgrade")}
     if extra:
         head.kept = [line for line in head.kept if line.partition(b":")[0].lower() not in extra]
@@ -169,6 +182,39 @@ def _read_framing(head: RequestHead) -> None:
         if size is None:
             raise Malformed(400, "Content-Length is not a number")
         head.length = size
+
+
+_LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ([0-9]{1,15})\r\n")
+
+
+class Heads:
+    """Reads the heads of one connection. A client sends the same head again and again, but for the length of the
+    body: what is equal byte for byte is not parsed twice. The same `RequestHead` is given again then, so it may be
+    used until the next one is read."""
+
+    __slots__ = ("_known", "_last")
+
+    def __init__(self) -> None:
+        self._known = b""
+        self._last: RequestHead | None = None
+
+    def read(self, data: bytes) -> RequestHead:
+        """As `parse`. Raises Malformed."""
+        match = _LENGTH.search(data)
+        if match is None:
+            known, length = data, None
+        else:
+            start, end = match.span(1)
+            known, length = data[:start] + b"0" + data[end:], int(match[1])
+        last = self._last
+        if last is not None and known == self._known:
+            if match is not None and length is not None:
+                last.length, last.ours[b"content-length"] = length, match[1]
+            return last
+        self._last = None
+        head = parse(data)
+        self._known, self._last = known, head
+        return head
 
 
 #: A line end that is not CRLF, or a byte that no head has: no need to wait for the rest.

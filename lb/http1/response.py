@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lb.http1 import fields
 
@@ -22,7 +22,7 @@ class Garbage(Exception):
 @dataclass(slots=True)
 class ResponseHead:
     """``length`` is None where no length is told; with ``chunked`` false as well, the body ends with the connection.
-    ``kept``: the field lines that go on, without CRLF."""
+    ``kept``: the field lines that go on, without CRLF. ``notes``: whatever its users want to remember with it."""
 
     status: int
     reason: bytes
@@ -32,6 +32,7 @@ class ResponseHead:
     keep_alive: bool = True
     is_events: bool = False
     upgrade: bytes = b""
+    notes: dict[object, bytes] = field(default_factory=dict)
 
     def bodiless(self, method: str) -> bool:
         """RFC 9112 6.3: whatever the fields say."""
@@ -66,7 +67,7 @@ def parse(data: bytes) -> ResponseHead:
                 head.upgrade = value
         else:
             if low == b"content-type":
-                head.is_events = value[:17].lower() == b"text/event-stream"
+                head.is_events = value.partition(b";")[0].strip(b" \t").lower() == b"text/event-stream"
             head.kept.append(name + b": " + value)
     if head.chunked and head.length is not None:
         raise Garbage("both Content-Length and Transfer-Encoding")
@@ -77,3 +78,35 @@ def parse(data: bytes) -> ResponseHead:
         if extra:
             head.kept = [line for line in head.kept if line.partition(b":")[0].lower() not in extra]
     return head
+
+
+_LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ([0-9]{1,15})\r\n")
+
+
+class Heads:
+    """Reads the heads of one worker's answers: what is equal byte for byte, but for the length, is not parsed twice.
+    The same `ResponseHead` is given again then, so it may be used until the next one is read."""
+
+    __slots__ = ("_known", "_last")
+
+    def __init__(self) -> None:
+        self._known = b""
+        self._last: ResponseHead | None = None
+
+    def read(self, data: bytes) -> ResponseHead:
+        """As `parse`. Raises Garbage."""
+        match = _LENGTH.search(data)
+        if match is None:
+            known, length = data, None
+        else:
+            start, end = match.span(1)
+            known, length = data[:start] + b"0" + data[end:], int(match[1])
+        last = self._last
+        if last is not None and known == self._known:
+            if length is not None:
+                last.length = length
+            return last
+        self._last = None
+        head = parse(data)
+        self._known, self._last = known, head
+        return head

@@ -10,7 +10,7 @@ from typing import Protocol
 from lb.backend import Backend
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RequestInfo:
     """What a strategy may know of a request."""
 

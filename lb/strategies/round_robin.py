@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 from random import Random
 
 from lb.backend import Backend
 from lb.strategies.base import RequestInfo
+
+_order = attrgetter("order")
 
 
 class RoundRobin:
@@ -17,11 +20,11 @@ class RoundRobin:
 
     def choose(self, candidates: Sequence[Backend], request: RequestInfo) -> Backend:
         ordered = sorted(candidates, key=_order)
-        chosen = next((b for b in ordered if _order(b) > self._last), ordered[0])
-        self._last = _order(chosen)
+        last = self._last
+        for chosen in ordered:
+            if chosen.order > last:
+                break
+        else:
+            chosen = ordered[0]
+        self._last = chosen.order
         return chosen
-
-
-def _order(backend: Backend) -> tuple[int, str]:
-    """instance_10 comes after instance_9."""
-    return (len(backend.id), backend.id)

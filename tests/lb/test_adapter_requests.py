@@ -291,7 +291,9 @@ async def test_adapter_routes_are_for_those_who_may_manage_the_cluster(
     assert worker.seen == []
 
 
-@pytest.mark.parametrize("path", ["/v1/%6coad_lora_adapter", "/v1/x/../load_lora_adapter", "/v1/models/../cluster/scale"])
+@pytest.mark.parametrize(
+    "path", ["/v1/%6coad_lora_adapter", "/v1/x/../load_lora_adapter", "/v1/models/../cluster/scale"]
+)
 async def test_an_adapter_route_in_disguise_is_no_route(
     start_balancer: StartBalancer, start_worker: StartWorker, path: str
 ) -> None:

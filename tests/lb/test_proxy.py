@@ -402,7 +402,20 @@ async def test_an_unknown_response_is_404(balancer: Balanced, start_worker: Star
     balancer.push(worker.spec())
     assert (await balancer.answer("GET", "/v1/responses/resp_9"))[0] == 404
     assert (await balancer.ask("/v1/responses", previous_response_id="resp_9"))[0] == 404
-    assert worker.seen == []
+    assert {(seen.method, seen.target) for seen in worker.seen} == {("GET", "/v1/responses/resp_9")}  # asked by us
+
+
+async def test_a_response_that_an_earlier_balancer_made_is_found_at_its_worker(
+    balancer: Balanced, start_worker: StartWorker
+) -> None:
+    async def knows(request: web.Request) -> web.StreamResponse:
+        return web.json_response({"id": "resp_7", "path": request.path})
+
+    other, maker = await start_worker("instance_0"), await start_worker("instance_1", knows)
+    balancer.push(other.spec(), maker.spec())
+    answer = await balancer.answer("POST", "/v1/responses/resp_7/cancel")
+    assert answer == (200, {"id": "resp_7", "path": "/v1/responses/resp_7/cancel"})
+    assert [seen.target for seen in other.seen] == ["/v1/responses/resp_7"]
 
 
 async def test_a_response_is_lost_with_its_worker(balancer: Balanced, start_worker: StartWorker) -> None:

@@ -12,21 +12,21 @@ GENERATION = ["/v1/completions", "/v1/chat/completions", "/v1/chat/completions/b
 
 @pytest.mark.parametrize("path", GENERATION)
 def test_generation_is_post(path: str) -> None:
-    assert routes.allowed_methods(path) == {"POST"}
+    assert routes.of(path).methods == {"POST"}
 
 
 @pytest.mark.parametrize("path", ["/load", "/version", "/v1/realtime"])
 def test_reads_are_get(path: str) -> None:
-    assert routes.allowed_methods(path) == {"GET", "HEAD"}
+    assert routes.of(path).methods == {"GET", "HEAD"}
 
 
 def test_ping_takes_both() -> None:
-    assert routes.allowed_methods("/ping") == {"GET", "HEAD", "POST"}
+    assert routes.of("/ping").methods == {"GET", "HEAD", "POST"}
 
 
 def test_a_response_is_read_and_cancelled_by_its_id() -> None:
-    assert routes.allowed_methods("/v1/responses/resp_1") == {"GET", "HEAD"}
-    assert routes.allowed_methods("/v1/responses/resp_1/cancel") == {"POST"}
+    assert routes.of("/v1/responses/resp_1").methods == {"GET", "HEAD"}
+    assert routes.of("/v1/responses/resp_1/cancel").methods == {"POST"}
 
 
 @pytest.mark.parametrize("path", ["/", "", "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/sleep", "/wake_up",
@@ -34,17 +34,17 @@ def test_a_response_is_read_and_cancelled_by_its_id() -> None:
                                   "/v1/%63ompletions", "/v1/responses/", "/v1/responses/a/b", "/collective_rpc",
                                   "/reset_prefix_cache", "/server_info", "/v1/completions\n", "*"])  # fmt: skip
 def test_all_else_reaches_no_worker(path: str) -> None:
-    assert not routes.allowed_methods(path)
+    assert not routes.of(path).methods
 
 
 def test_the_id_in_a_path() -> None:
-    assert routes.response_id("/v1/responses/resp_1") == "resp_1"
-    assert routes.response_id("/v1/responses/resp_1/cancel") == "resp_1"
-    assert routes.response_id("/v1/responses") is None
+    assert routes.of("/v1/responses/resp_1").response == "resp_1"
+    assert routes.of("/v1/responses/resp_1/cancel").response == "resp_1"
+    assert routes.of("/v1/responses").response is None
 
 
 def test_what_a_worker_keeps_in_memory_is_not_made_again() -> None:
-    assert routes.is_generation("/v1/completions")
-    assert not routes.is_generation("/v1/responses")
-    assert not routes.is_generation("/v1/responses/resp_1/cancel")
-    assert not routes.is_generation("/version")
+    assert routes.of("/v1/completions").generation
+    assert not routes.of("/v1/responses").generation
+    assert not routes.of("/v1/responses/resp_1/cancel").generation
+    assert not routes.of("/version").generation
