@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from config.topology import KEEPS_RUNNING, MAY_RECOVER, TAKES_NEW, BackendSpec
 from lb.health import Ejection
@@ -12,10 +13,16 @@ from lb.latency import PeakEwma
 class Backend:
     """One incarnation of one worker: a restarted worker is a new Backend, whose count starts at 0."""
 
-    __slots__ = ("_leases", "_names", "_spec", "ejection", "id", "lacking", "latency", "order", "takes_new", "weight")
+    __slots__ = (
+        "_leases", "_names", "_spec", "books", "ejection", "endpoint", "id", "lacking", "latency", "order", "takes_new",
+        "weight",
+    )  # fmt: skip
 
     def __init__(self, spec: BackendSpec) -> None:
         self.id = spec.id
+        #: What others keep with it: counts by route, and the address in the form that connections need (of this spec).
+        self.books: dict[str, Any] = {}
+        self.endpoint: Any = None
         #: instance_10 comes after instance_9.
         self.order = (len(spec.id), spec.id)
         self.spec = spec
@@ -31,7 +38,7 @@ class Backend:
 
     @spec.setter
     def spec(self, spec: BackendSpec) -> None:
-        self._spec = spec
+        self._spec, self.endpoint = spec, None
         self.weight = spec.weight
         self.takes_new = spec.state in TAKES_NEW
         self._names = frozenset(card["id"] for card in spec.models) or frozenset(spec.expected)

@@ -63,31 +63,31 @@ def facts(body: bytes, content_type: str, *, whole: bool = True) -> Facts:
     false, ``body`` is the beginning of a longer one, and only what is certain already is told."""
     if not body:
         return NOTHING
-    if content_type and "json" not in content_type.lower():
+    if content_type and content_type != "application/json" and "json" not in content_type.lower():
         match = _MODEL_FIELD.search(body) if "multipart" in content_type.lower() else None
         return Facts(model=match[1].decode(errors="replace")) if match else NOTHING
-    if b"\0" in body[:4]:  # UTF-16 or UTF-32
-        return _parsed(body) if whole else NOTHING
-    if b'"model"' not in body and b'"previous_response_id"' not in body and not _ESCAPED.search(body):
-        return NOTHING if b'"stream"' not in body or not whole else _parsed(body)
-    if (quick := _quick(body, whole)) is not None:
+    quick = _quick(body, whole)
+    if quick is not None:
         return quick
     return _parsed(body) if whole else NOTHING
 
 
 def _quick(body: bytes, whole: bool) -> Facts | None:
     """Without parsing; None where only that will tell: names in escapes, a key twice, or deep inside."""
-    if _ESCAPED.search(body) or b'"previous_response_id"' in body or body.count(b'"model"') != 1:
+    at = body.find(b'"model"')
+    if at < 0 or body.find(b'"model"', at + 7) >= 0 or b'"previous_response_id"' in body:
+        return None
+    if b"\\u00" in body and _ESCAPED.search(body):
         return None
     match = _AT_START.match(body)
     if match is None and whole:
-        match = _AT_END.match(body, body.index(b'"model"'))
+        match = _AT_END.match(body, at)
     if match is None:
         return None
-    stream = False
-    if whole and (times := body.count(b'"stream"')):
-        streamed = _STREAM_AT_END.match(body, body.index(b'"stream"')) if times == 1 else None
-        if streamed is None:
+    stream, at = False, body.find(b'"stream"')
+    if whole and at >= 0:
+        streamed = _STREAM_AT_END.match(body, at)
+        if streamed is None or body.find(b'"stream"', at + 8) >= 0:
             return None
         stream = streamed[1] == b"true"
     try:

@@ -160,14 +160,16 @@ class ClientConnection(asyncio.Protocol):
     def closes_after_this(self) -> bool:
         """Whether the connection ends with the answer under way."""
         request = self._request
-        if self._service.closing or request is None or not request.head.keep_alive or self._decoding:
+        if self.close_after or self._service.closing or request is None or not request.head.keep_alive:
             self.close_after = True
+        else:
+            self.close_after = request.upload is not None and not request.upload.complete
         return self.close_after
 
     def done(self) -> None:
         """The answer is complete."""
         self._exchange = None
-        if self.closes_after_this():
+        if self.close_after:
             self.close()
             return
         self._request, self._at, self._served, self._since = None, _At.HEAD, True, self._service.now()

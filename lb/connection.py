@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from enum import Enum, auto
+from time import monotonic
 from typing import Protocol, cast
 
 from lb.http1 import response
-from lb.http1.chunked import BadChunk, Decoder, Passage
+from lb.http1.chunked import TOTALS, BadChunk, Decoder, Passage
 from lb.http1.response import Garbage, ResponseHead
+from lb.model_metrics import BATCH, Meter
 
 
 class Reader(Protocol):
@@ -42,13 +44,17 @@ class _At(Enum):
     CLOSED = auto()
 
 
+def _nowhere(data: bytes) -> None:
+    """Nothing goes straight through yet."""
+
+
 class WorkerConnection(asyncio.Protocol):
     """``released`` is called when an answer has ended and the connection can carry another request; ``gone`` when it
     is closed. ``idle_since``: s, monotonic, set by whoever keeps it."""
 
     __slots__ = (
-        "_at", "_body", "_buffer", "_gone", "_heads", "_keep", "_left", "_method", "_reader", "_released",
-        "_sending", "_served", "idle_since", "key", "stale", "transport",
+        "_at", "_body", "_buffer", "_gone", "_heads", "_keep", "_left", "_meter", "_method", "_paused",
+        "_reader", "_released", "_sending", "_served", "_straight", "_write", "idle_since", "key", "stale", "transport",
     )  # fmt: skip
 
     def __init__(
@@ -62,7 +68,10 @@ class WorkerConnection(asyncio.Protocol):
         self._buffer = b""
         self._left = 0
         self._body: Passage | Decoder | None = None
-        self._keep = self._sending = False
+        self._keep = self._sending = self._paused = False
+        self._write: Callable[[bytes], None] = _nowhere
+        self._meter: Meter | None = None
+        self._straight: Meter | None = None  # set while the next bytes may go straight through
         self._method = ""
         self._served = False
         #: It was closed between two requests, before a byte of an answer to the second: the worker has not read it.
@@ -75,6 +84,11 @@ class WorkerConnection(asyncio.Protocol):
     @property
     def usable(self) -> bool:
         return self._at is _At.IDLE and self.transport is not None and not self.transport.is_closing()
+
+    @property
+    def passage_is_plain(self) -> bool:
+        """A body that goes through in chunked coding is between two chunks."""
+        return isinstance(self._body, Passage) and self._body.between_chunks
 
     @property
     def passage(self) -> Passage | None:
@@ -101,17 +115,24 @@ class WorkerConnection(asyncio.Protocol):
 
     def drop(self) -> None:
         """Nobody wants the rest: closed at once, which tells the worker to stop."""
-        self._reader, self._at = None, _At.CLOSED
+        self._reader, self._at, self._straight = None, _At.CLOSED, None
         if self.transport is not None:
             self.transport.abort()
+
+    def go_straight(self, write: Callable[[bytes], None], meter: Meter) -> None:
+        """From now on a chunk that comes whole and plain goes to ``write`` as it is, and into ``meter``'s record; the
+        reader hears of everything else. For the body that is under way."""
+        self._write, self._meter = write, meter
 
     def pause(self, reader: Reader) -> None:
         """``reader`` cannot take more now. Of no effect once its answer has ended: the connection may be another's."""
         if reader is self._reader and self.transport is not None and not self.transport.is_closing():
+            self._paused = True
             self.transport.pause_reading()
 
     def resume(self, reader: Reader) -> None:
         if reader is self._reader and self.transport is not None and not self.transport.is_closing():
+            self._paused = False
             self.transport.resume_reading()
 
     # from the event loop
@@ -143,6 +164,17 @@ class WorkerConnection(asyncio.Protocol):
             reader.on_failure(_words(exc) if exc else "it closed the connection")
 
     def data_received(self, data: bytes) -> None:
+        meter = self._straight
+        if meter is not None:
+            # Most of what a balancer does: one chunk, by its size line as long as what came.
+            if TOTALS.get(data[: data.find(b"\r\n", 0, 10)]) == len(data) and data[-2:] == b"\r\n":
+                self._write(data)
+                meter.stamps.append(monotonic())
+                meter.latest.append(data)
+                if len(meter.latest) >= BATCH:
+                    meter.count()
+                return
+            self._straight = None
         at = self._at
         if at is _At.CHUNKED:
             self._chunks(data)
@@ -170,11 +202,13 @@ class WorkerConnection(asyncio.Protocol):
             self._finish(out, body.rest)
         elif out:
             reader.on_body(out)
+            if self._meter is not None and self._reader is reader and self.passage_is_plain:
+                self._straight = self._meter
 
     def _counted(self, data: bytes) -> None:
         left = self._left - len(data)
         if left <= 0:
-            self._finish(data, b"" if left == 0 else data[left:])
+            self._finish(data, data[left:] if left else b"")
         else:
             self._left = left
             assert self._reader is not None
@@ -216,9 +250,12 @@ class WorkerConnection(asyncio.Protocol):
             if rest:
                 self._chunks(rest)
         elif head.length is not None:
-            self._at, self._left = _At.LENGTH, head.length
-            if rest or not head.length:
-                self._counted(rest)
+            if len(rest) == head.length:
+                self._finish(rest, b"")
+            else:
+                self._at, self._left = _At.LENGTH, head.length
+                if rest:
+                    self._counted(rest)
         else:
             self._at, self._keep = _At.UNTIL_CLOSE, False
             if rest:
@@ -234,16 +271,19 @@ class WorkerConnection(asyncio.Protocol):
             reader.on_body(last)
             if self._reader is not reader:
                 return
-        assert self.transport is not None
-        # Its client may have stopped it with the last bytes: the next one has to be heard.
-        self.resume(reader)
-        self._reader, self._body = None, None
-        if self._keep and not self._sending and not self.transport.get_write_buffer_size():
+        transport = self.transport
+        assert transport is not None
+        if self._paused:
+            self.resume(reader)  # by the last bytes: the next one has to be heard
+        self._reader = None
+        if self._body is not None:
+            self._body = self._meter = self._straight = None
+        if self._keep and not self._sending and not transport.get_write_buffer_size():
             self._at, self._served = _At.IDLE, True
             self._released(self)
         else:
             self._at = _At.CLOSED
-            self.transport.abort()
+            transport.abort()
         reader.on_end()
 
     def _fail(self, reason: str) -> None:

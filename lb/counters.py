@@ -12,7 +12,6 @@ from pathlib import Path
 
 _MAGIC = b"clusterctl counters 2\n".ljust(32, b"\0")
 _ROW = struct.Struct("<144sQQQ")
-_COUNTS = struct.Struct("<QQQ")
 _NAME_BYTES = 144
 _ROWS = 2048
 
@@ -36,6 +35,7 @@ class Counters:
                 file.truncate(size)
             file.flush()
             self._map = mmap.mmap(file.fileno(), size)
+        self._cells = memoryview(self._map).cast("Q")
         self._offsets: dict[str, int] = {}
         self._recent: dict[str, float] = {}
         self._next = len(_MAGIC)
@@ -59,21 +59,24 @@ class Counters:
             self._next += _ROW.size
         if used_ms:
             self._recent[backend] = used_ms / 1000
-        now_requests, now_errors, used = _COUNTS.unpack_from(self._map, offset)
-        _COUNTS.pack_into(self._map, offset, now_requests + requests, now_errors + errors, max(used, used_ms))
+        cells, at = self._cells, offset // 8
+        cells[at] += requests
+        if errors:
+            cells[at + 1] += errors
+        if used_ms > cells[at + 2]:
+            cells[at + 2] = used_ms
 
     def get(self, backend: str) -> tuple[int, int]:
         """(requests, errors) so far."""
         offset = self._offsets.get(backend)
         if offset is None:
             return (0, 0)
-        requests, errors, _ = _COUNTS.unpack_from(self._map, offset)
-        return requests, errors
+        return self._cells[offset // 8], self._cells[offset // 8 + 1]
 
     def last_used(self, name: str) -> float | None:
         """Seconds since the epoch; None for never."""
         offset = self._offsets.get(name)
-        used = _COUNTS.unpack_from(self._map, offset)[2] if offset is not None else 0
+        used = self._cells[offset // 8 + 2] if offset is not None else 0
         return used / 1000 if used else None
 
     def recently_used(self) -> dict[str, float]:
@@ -86,4 +89,5 @@ class Counters:
         return [name for name in self._offsets if not name.startswith(ADAPTER)]
 
     def close(self) -> None:
+        self._cells.release()
         self._map.close()

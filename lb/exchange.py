@@ -23,6 +23,7 @@ from lb.proxy import Pinned, Proxy
 from lb.relay import Relay, Verdict
 from lb.routes import Route
 from lb.strategies.base import RequestInfo
+from lb.upstream import TcpEndpoint
 
 log = logging.getLogger(__name__)
 
@@ -39,22 +40,19 @@ _LACKING_S = 0.3
 class Exchange:
     """Implements `lb.client.Exchange` and `lb.relay.Owner`."""
 
-    __slots__ = (
-        "_again", "_backend", "_began", "_client", "_deadline", "_excluded", "_generation", "_info", "_lease",
-        "_meter", "_over", "_pinned", "_proxy", "_relay", "_request", "_route", "_silent", "_task", "_websocket",
-    )  # fmt: skip
+    # Defaults stand here and not in `__init__`: most requests are over without any of them being set.
+    _meter: Meter | None = None
+    _relay: Relay | None = None
+    _backend: Backend | None = None
+    _lease: Lease | None = None
+    _task: asyncio.Task[None] | None = None
+    _pinned: Pinned | None = None
+    _excluded: frozenset[str] = frozenset()
+    _silent = 0
+    _again = _over = _websocket = False
 
     def __init__(self, proxy: Proxy, client: ClientConnection, request: Request, route: Route) -> None:
         self._proxy, self._client, self._request, self._route = proxy, client, request, route
-        self._meter: Meter | None = None
-        self._relay: Relay | None = None
-        self._backend: Backend | None = None
-        self._lease: Lease | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._pinned: Pinned | None = None
-        self._excluded: set[str] = set()
-        self._silent = 0
-        self._again = self._over = False
 
     @property
     def began(self) -> bool:
@@ -67,7 +65,8 @@ class Exchange:
         proxy, request = self._proxy, self._request
         head, route = request.head, self._route
         self._generation = route.generation and request.upload is None
-        self._websocket = route.websocket and head.upgrade and (head.find(b"upgrade") or "").lower() == "websocket"
+        if route.websocket:
+            self._websocket = head.upgrade and (head.find(b"upgrade") or "").lower() == "websocket"
         facts = request_body.facts(request.body, head.content_type, whole=request.upload is None)
         model = proxy.pool.canonical(facts.model)
         if model is not None and model != facts.model and request.upload is None:
@@ -176,7 +175,7 @@ class Exchange:
         self._backend, self._began = backend, proxy.clock()
         self._again = self._generation and self._silent < _SILENT_RETRIES and self._pinned is None
         self._lease = backend.lease(self._evicted)
-        connection = proxy.upstream.idle(proxy.upstream.endpoint(backend.spec))
+        connection = proxy.upstream.idle(backend.endpoint or self._endpoint(backend))
         if connection is not None:
             self._send(connection)
         else:
@@ -185,7 +184,7 @@ class Exchange:
     async def _connect(self, backend: Backend) -> None:
         upstream = self._proxy.upstream
         try:
-            connection = await upstream.connect(upstream.endpoint(backend.spec))
+            connection = await upstream.connect(backend.endpoint or self._endpoint(backend))
         except AttemptFailed as failure:
             self._task = None
             self._failed(failure)
@@ -194,23 +193,30 @@ class Exchange:
             self._proxy.metrics.opened(backend.id)
             self._send(connection)
 
+    def _endpoint(self, backend: Backend) -> TcpEndpoint:
+        backend.endpoint = endpoint = self._proxy.upstream.endpoint(backend.spec)
+        return endpoint
+
     def _send(self, connection: WorkerConnection) -> None:
         proxy, request, backend = self._proxy, self._request, self._backend
         assert backend is not None
         spec = backend.spec
         self._relay = relay = Relay(self, self._client, connection, request, self._meter)
-        length = request.head.length if request.upload is not None else len(request.body)
+        head = request.head
+        length = head.length if request.upload is not None else len(request.body)
         relay.send(
             headers.to_worker(
-                request.head, host=proxy.upstream.endpoint(spec).host_field, prefix=spec.path,
-                forwarded=headers.forwarded(request.head, request.peer, proxy.trusted), request_id=request.id,
-                api_key=spec.api_key, length=length, upgrade=self._websocket,
+                head, host=(backend.endpoint or self._endpoint(backend)).host_field, prefix=spec.path,
+                forwarded=head.notes.get(headers.forwarded) or headers.forwarded(head, request.peer, proxy.trusted),
+                request_id=request.id, api_key=spec.api_key, length=length, upgrade=self._websocket,
             )
         )
 
     # from the relay
 
     def on_answer(self, head: ResponseHead) -> Verdict:
+        if head.status == 200:
+            return Verdict.PASS
         pool, model, now = self._proxy.pool, self._info.model, self._proxy.clock()
         if head.status == 101:
             return Verdict.PASS if self._websocket else Verdict.REFUSE
@@ -237,11 +243,11 @@ class Exchange:
     def on_complete(self, status: int) -> None:
         backend = self._backend
         assert backend is not None
-        backend.ejection.succeeded()
+        if backend.ejection.until:
+            backend.ejection.succeeded()
         self._proxy.completed(backend, self._info, status, self._began)
-        tunnel = self._relay is not None and self._relay.tunnel
         self._finish(failed=status >= 500)
-        if tunnel:
+        if status == 101:
             self._client.close()
         else:
             self._client.done()
@@ -297,7 +303,7 @@ class Exchange:
                     if not self._again:
                         raise ProxyError(502, f"{backend.id}: {failure}", source=Source.UPSTREAM)
                     self._silent += 1
-                    self._excluded.add(backend.id)
+                    self._excluded |= {backend.id}
             self._next()
         except ProxyError as error:
             self._refuse(error)
@@ -335,8 +341,9 @@ class Exchange:
             task.cancel()
 
     def _release(self) -> None:
-        lease, self._lease = self._lease, None
+        lease = self._lease
         if lease is not None:
+            self._lease = None
             lease.release()
 
     def _finish(self, failed: bool) -> None:

@@ -35,6 +35,8 @@ class Front:
     ) -> None:
         self.limits, self.closing = limits, False
         self._proxy, self._inner, self._guard, self._routes_too = proxy, inner, guard, routes_too
+        #: Ids of requests: one run of a balancer, numbered.
+        self._run, self._number = f"{random.getrandbits(64):016x}", 0
         self._connections: set[ClientConnection] = set()
         self._server: asyncio.AbstractServer | None = None
         self._tasks = Tasks()
@@ -87,12 +89,16 @@ class Front:
     def admit(self, head: RequestHead, peer: str, local: str) -> str:
         route = head.notes.get(Route)
         if route is None:
-            route = head.notes[Route] = routes.of(head.path, self._routes_too)
-        if not route.ours:
-            route.check(head.method)
-        elif not route.open:
+            route = routes.of(head.path, self._routes_too)
+            if not route.ours:
+                route.check(head.method)
+            head.notes[Route] = route  # of a head that is admitted: the next one like it need not be looked at
+        if route.ours and not route.open:
             self._guard(head, peer, local)
-        return headers.request_id(head) or f"{random.getrandbits(128):032x}"
+        if b"x-request-id" in head.ours and (given := headers.request_id(head)):
+            return given
+        self._number += 1
+        return f"{self._run}{self._number:016x}"
 
     def exchange(self, client: ClientConnection, request: Request) -> Exchange:
         route: Route = request.head.notes[Route]

@@ -11,7 +11,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from lb.model_metrics import ModelMetrics
-from lb.tally import Counts, Levels, Spreads
+from lb.tally import Count, Counts, Levels, Spread, Spreads
 
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
@@ -51,9 +51,12 @@ class Metrics:
         self._queue.at()
 
     def finished(self, instance: str, route: str, code: int, seconds: float) -> None:
+        self.book(instance, route).finished(code, seconds)
+
+    def book(self, instance: str, route: str) -> Book:
+        """Where the answers of one instance to one route are counted."""
         label = "/v1/responses/{id}" if route.startswith("/v1/responses/") else route
-        self._requests.at(instance, label, str(code)).value += 1
-        self._duration.at(instance).observe(seconds)
+        return Book(self._requests, self._duration.at(instance), self._first_byte.at(instance), instance, label)
 
     def attempt_failed(self, instance: str, cause: str) -> None:
         self._failures.at(instance, cause).value += 1
@@ -66,9 +69,6 @@ class Metrics:
 
     def opened(self, instance: str) -> None:
         self._opened.at(instance).value += 1
-
-    def first_byte(self, instance: str, seconds: float) -> None:
-        self._first_byte.at(instance).observe(seconds)
 
     def mean_latency(self, instance: str) -> float | None:
         """Seconds from choosing the backend to the end of its answer, over the life of this balancer; None before
@@ -91,6 +91,24 @@ class Metrics:
 
     def render(self) -> str:
         return generate_latest(self.registry).decode()
+
+
+class Book:
+    """The cells that one request after the other is counted in. ``first_byte`` takes s."""
+
+    __slots__ = ("_duration", "_instance", "_requests", "_route", "_statuses", "first_byte")
+
+    def __init__(self, requests: Counts, duration: Spread, first_byte: Spread, instance: str, route: str) -> None:
+        self._requests, self._duration, self._instance, self._route = requests, duration, instance, route
+        self._statuses: dict[int, Count] = {}
+        self.first_byte = first_byte.observe
+
+    def finished(self, code: int, seconds: float) -> None:
+        cell = self._statuses.get(code)
+        if cell is None:
+            cell = self._statuses[code] = self._requests.at(self._instance, self._route, str(code))
+        cell.value += 1
+        self._duration.observe(seconds)
 
 
 class _Read(Collector):

@@ -4,8 +4,7 @@ of one request that they are made from."""
 from __future__ import annotations
 
 import re
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from prometheus_client import CollectorRegistry
 
@@ -19,8 +18,8 @@ _TTFT = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _ITL = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 _USAGE = re.compile(rb'"completion_tokens":\s*(\d+)')
 
-#: Bytes of an answer in flight that are kept by reference: the latest. The usage stands at an answer's end.
-_KEPT = 8192
+#: Of an answer in flight so many of its latest chunks are kept (references), and no more than the last bytes of each.
+BATCH, KEPT = 16, 4096
 
 
 class ModelMetrics:
@@ -69,41 +68,47 @@ class Series:
 
 
 class Meter:
-    """One request, over all its attempts: when it came, when its first and its last chunk did (s, monotonic), how
-    many chunks there were, and the latest of them (references, bounded)."""
+    """One request, over all its attempts: when it came and when the first bytes of its answer did (s, monotonic), and
+    of the latest chunks what they were and when they came (references, at most 2 x `BATCH`).
 
-    __slots__ = ("_events", "_kept", "_series", "began", "chunks", "first", "last", "latest")
+    A chunk costs two appends; what is to be counted of chunks is counted `BATCH` at a time."""
+
+    first = _last = 0.0
+    _before: Sequence[bytes] = ()
+    _events = 0
+    _stream = False
 
     def __init__(self, series: Series, now: float) -> None:
-        self._series = series
-        self.began = now
-        self.first = self.last = 0.0
-        self.chunks = 0
-        self.latest: deque[bytes] = deque()
-        self._kept = self._events = 0
+        self._series, self.began = series, now
+        self.latest: list[bytes] = []
+        self.stamps: list[float] = []
         series.requests.value += 1
         series.in_flight.value += 1
 
     def chunk(self, data: bytes, stream: bool) -> None:
         """Bytes of the answer have come, on their way to the client."""
         now = self._series.clock()
-        if self.chunks:
-            if stream:
-                self._series.itl.observe(now - self.last)
-        else:
-            self.first = now
+        if not self.first:
+            self.first = self._last = now
+            self._stream = stream
             self._series.ttft.observe(now - self.began)
-        self.last = now
-        self.chunks += 1
-        if stream:
-            self._events += data.count(b"data: {")
-        if len(data) > _KEPT:
-            data = data[-_KEPT:]
-        latest = self.latest
-        latest.append(data)
-        self._kept += len(data)
-        while self._kept > _KEPT and len(latest) > 1:
-            self._kept -= len(latest.popleft())
+        else:
+            self.stamps.append(now)
+        self.latest.append(data if len(data) <= KEPT else data[-KEPT:])
+        if len(self.latest) >= BATCH:
+            self.count()
+
+    def count(self) -> None:
+        """What the latest chunks amount to."""
+        if self._stream:
+            last, observe = self._last, self._series.itl.observe
+            for now in self.stamps:
+                observe(now - last)
+                last = now
+            self._last = last
+            self._events += sum([data.count(b"data: {") for data in self.latest])
+        self.stamps.clear()
+        self._before, self.latest = self.latest, []
 
     def end(self, failed: bool) -> None:
         """The request is over, however."""
@@ -111,7 +116,14 @@ class Meter:
         series.in_flight.value -= 1
         if failed:
             series.errors.value += 1
-        found = _USAGE.findall(b"".join(self.latest)[-_KEPT:])
-        tokens = int(found[-1]) if found else self._events
+        if not self.first:
+            return
+        if self._stream or len(self.latest) > 1:
+            end = b"".join([*self._before, *self.latest][-4:])
+            self.count()
+        else:
+            end = self.latest[0]
+        found = _USAGE.search(end, max(0, end.rfind(b'"completion_tokens"')))
+        tokens = int(found[1]) if found else self._events
         if tokens:
             series.tokens.value += tokens

@@ -16,7 +16,7 @@ from lb.backend import Backend
 from lb.counters import ADAPTER, Counters
 from lb.errors import AttemptFailed, ProxyError, Source
 from lb.headers import Trusted
-from lb.metrics import Metrics
+from lb.metrics import Book, Metrics
 from lb.pool import Pool
 from lb.strategies.base import RequestInfo, Strategy
 from lb.strategies.registry import STRATEGIES
@@ -25,6 +25,9 @@ from lb.waiting import Changes
 
 #: Seconds between two looks for a free backend where nothing changes: an ejection ends without any word.
 _LOOK_AGAIN = 0.25
+
+#: Routes of a backend whose counts are kept at hand; ids of responses are in some paths.
+_MOST_BOOKS = 64
 
 #: How long (s) a worker may take to say whether it has made a response.
 _FIND_S = 2.0
@@ -56,7 +59,7 @@ class Proxy:
 
     # who takes it
 
-    def choose(self, info: RequestInfo, excluded: set[str], pinned: Pinned | None) -> Backend | None:
+    def choose(self, info: RequestInfo, excluded: frozenset[str], pinned: Pinned | None) -> Backend | None:
         """A backend that may take the request now. Raises ProxyError where waiting for one is of no use."""
         pool = self.pool
         if pool.shutting_down:
@@ -67,11 +70,15 @@ class Proxy:
             usable = backend is not None and backend.keeps_running() and not backend.ejection.active(now)
             return backend if usable else None
         candidates = pool.candidates(info.model, excluded, now)
+        if len(candidates) == 1:
+            return candidates[0]
         if not candidates and excluded:
             candidates = pool.candidates(info.model, (), now)
         return self._current_strategy().choose(candidates, info) if candidates else None
 
-    async def wait(self, info: RequestInfo, excluded: set[str], pinned: Pinned | None, deadline: float) -> Backend:
+    async def wait(
+        self, info: RequestInfo, excluded: frozenset[str], pinned: Pinned | None, deadline: float
+    ) -> Backend:
         """A backend for the request, as soon as there is one. Raises ProxyError (503) if there is none in time."""
         with self.metrics.queued():
             while True:
@@ -145,13 +152,21 @@ class Proxy:
         """The first bytes of an answer, ``data``, have come of a request sent at ``began``."""
         now = self.clock()
         backend.latency.observe(now - began, now)
-        self.metrics.first_byte(backend.id, now - began)
+        self._book(backend, info.path).first_byte(now - began)
         if info.path == routes.RESPONSES:
             self.affinity.learn(data, backend.id, backend.spec.incarnation)
 
     def completed(self, backend: Backend, info: RequestInfo, status: int, began: float) -> None:
-        self._counters.add(backend.id, requests=1, errors=int(status >= 500))
-        self.metrics.finished(backend.id, info.path, status, self.clock() - began)
+        self._counters.add(backend.id, requests=1, errors=1 if status >= 500 else 0)
+        self._book(backend, info.path).finished(status, self.clock() - began)
+
+    def _book(self, backend: Backend, path: str) -> Book:
+        book: Book | None = backend.books.get(path)
+        if book is None:
+            book = self.metrics.book(backend.id, path)
+            if len(backend.books) < _MOST_BOOKS:
+                backend.books[path] = book
+        return book
 
     def left(self, backend: Backend, info: RequestInfo, began: float) -> None:
         """The client went away meanwhile."""

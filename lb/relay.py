@@ -47,10 +47,14 @@ class Relay:
     """Reads one answer from ``connection`` for ``client``. ``began``: bytes of it have gone out. ``taken``: bytes
     of an upload have, which cannot be sent again. ``missing``: what was looked at was not taken."""
 
-    __slots__ = (
-        "_client", "_connection", "_frame", "_frames", "_head", "_held", "_length", "_owner", "_request", "_stream",
-        "began", "meter", "missing", "raw", "status", "taken",
-    )  # fmt: skip
+    # Defaults stand here and not in `__init__`: most requests are over without any of them being set.
+    _head: ResponseHead | None = None
+    _held: bytearray | None = None
+    _length: int | None = None  # where it is not the head that tells
+    _frames: Frames | None = None
+    _frame = _stream = False
+    began = taken = missing = False
+    status = 0
 
     def __init__(
         self, owner: Owner, client: ClientConnection, connection: WorkerConnection, request: Request,
@@ -58,14 +62,7 @@ class Relay:
     ) -> None:
         self._owner, self._client, self._connection = owner, client, connection
         self._request, self.meter = request, meter
-        self._head: ResponseHead | None = None
-        self._held: bytearray | None = None
-        self._length: int | None = None  # where it is not the head that tells
-        self._frame = self._stream = False
-        self.raw = client.speaks_chunked
-        self._frames: Frames | None = None
-        self.began = self.taken = self.missing = False
-        self.status = 0
+        self.raw = request.head.version == 1
 
     # from the worker
 
@@ -95,6 +92,8 @@ class Relay:
             self._owner.on_first_byte(data)
             start = self._start()
             self._client.write(start + (frame(data) if self._frame else data))
+            if self._stream and self.meter is not None and self.raw and not self._frame:
+                self._connection.go_straight(self._client.write, self.meter)
 
     def on_end(self) -> None:
         if self._held is not None:

@@ -86,9 +86,10 @@ class Upstream:
     def idle(self, endpoint: Endpoint) -> WorkerConnection | None:
         """A connection that is open and free, the one used last first."""
         waiting = self._idle.get(endpoint.key)
+        oldest = self._clock() - _IDLE_S
         while waiting:
             connection = waiting.pop()
-            if connection.usable and self._clock() - connection.idle_since < _IDLE_S:
+            if connection.usable and connection.idle_since > oldest:
                 return connection
             connection.drop()
         return None
@@ -156,7 +157,10 @@ class Upstream:
 
     def _keep(self, connection: WorkerConnection) -> None:
         connection.idle_since = self._clock()
-        self._idle.setdefault(connection.key, []).append(connection)
+        waiting = self._idle.get(connection.key)
+        if waiting is None:
+            waiting = self._idle[connection.key] = []
+        waiting.append(connection)
 
 
 class _Stale(AttemptFailed):
