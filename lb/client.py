@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from time import monotonic
 from typing import Protocol, cast
 
 from lb.errors import ProxyError, Source, phrase
@@ -106,7 +107,6 @@ class Service(Protocol):
         """Whether enough is known of a long body to pass it on while it comes."""
 
     def refused(self, error: ProxyError) -> None: ...
-    def now(self) -> float: ...
 
 
 class _At(Enum):
@@ -172,11 +172,12 @@ class ClientConnection(asyncio.Protocol):
         if self.close_after:
             self.close()
             return
-        self._request, self._at, self._served, self._since = None, _At.HEAD, True, self._service.now()
+        self._request, self._at, self._served, self._since = None, _At.HEAD, True, monotonic()
         if self._full:
             self._pause_reading()  # no further answer to a client that does not read this one
             return
-        self._resume_reading()
+        if self._paused:
+            self._resume_reading()
         if self._buffer:
             asyncio.get_running_loop().call_soon(self._go_on)
 
@@ -212,11 +213,11 @@ class ClientConnection(asyncio.Protocol):
         )  # fmt: skip
         self._exchange = None
         if unread and self._at is not _At.TUNNEL:
-            self._at, self._since = _At.LINGER, self._service.now()
+            self._at, self._since = _At.LINGER, monotonic()
             self._resume_reading()
             self._transport.write_eof()
         else:
-            self._at, self._since = _At.CLOSED, self._service.now()
+            self._at, self._since = _At.CLOSED, monotonic()
             self._transport.close()
 
     def cut(self) -> None:
@@ -238,7 +239,7 @@ class ClientConnection(asyncio.Protocol):
         if hold:
             self._pause_reading()
         else:
-            self._since = self._service.now()
+            self._since = monotonic()
             self._resume_reading()
 
     # from the event loop
@@ -251,7 +252,7 @@ class ClientConnection(asyncio.Protocol):
         peer, local = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
         self.peer = str(peer[0]) if peer else ""
         self.local = str(local[0]) if local else ""
-        self._since = self._service.now()
+        self._since = monotonic()
         if not self._service.opened(self):
             message = f"more than {limits.connections} connections"
             self.refuse(ProxyError(503, message, source=Source.INTERNAL, retry_after=1))
@@ -286,12 +287,12 @@ class ClientConnection(asyncio.Protocol):
                 return
         if at is _At.HEAD:
             if not self._buffer and not self._skipped:
-                self._since = self._service.now()
+                self._since = monotonic()
             self._buffer += data
             if not self._full:
                 self._look_for_head()
         elif at is _At.BODY or (at is _At.ANSWER and self._decoding):
-            self._since = self._service.now()
+            self._since = monotonic()
             self._take(data)
         elif at is _At.ANSWER:
             self._buffer += data  # the next request, sent ahead
@@ -324,7 +325,7 @@ class ClientConnection(asyncio.Protocol):
             if reason is not None:
                 self._exchange.cut(reason)
         elif self._at is _At.HEAD and not self._buffer and self._transport is not None:
-            self._at, self._since = _At.CLOSED, self._service.now()
+            self._at, self._since = _At.CLOSED, monotonic()
             self._transport.close()
 
     # inside
@@ -336,7 +337,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _go_on(self) -> None:
         if self._at is _At.HEAD and self._buffer and not self._full:
-            self._since = self._service.now()
+            self._since = monotonic()
             self._look_for_head()
 
     def _look_for_head(self) -> None:
@@ -388,41 +389,36 @@ class ClientConnection(asyncio.Protocol):
         self._request = request = Request(head, b"", self.peer, self.local, "")
         self.close_after = False
         length = head.length
-        self._at = _At.BODY if length != 0 else _At.ANSWER
         try:
             request.id = service.admit(head, self.peer, self.local)
-            if length is not None and length > service.limits.max_body:
+            if length and length > service.limits.max_body:
                 raise ProxyError(413, f"a body of more than {service.limits.max_body} bytes")
         except ProxyError as error:
-            if length:
-                self._skip_or_close(rest, length)
-            elif length is None:
-                self.close_after = True
-            else:
-                self._buffer += rest
+            self._skip_or_close(rest, length)
             self.refuse(error)
             return
-        if length == 0:
-            self._buffer += rest
-            self._start(b"")
-        elif length is not None and len(rest) >= length:
+        if length is not None and len(rest) >= length:
             self._at = _At.ANSWER
-            self._buffer += rest[length:]
-            self._start(rest[:length])
+            if len(rest) > length:
+                self._buffer += rest[length:]
+                rest = rest[:length]
+            self._start(rest)
         else:
-            self._since = service.now()
+            self._since = monotonic()
+            self._at = _At.BODY
             self._left, self._decoder = length or 0, Decoder(strict=True) if length is None else None
             if head.expects_continue and not rest:
                 self.write(_CONTINUE)
             if rest:
                 self._take(rest)
 
-    def _skip_or_close(self, rest: bytes, length: int) -> None:
+    def _skip_or_close(self, rest: bytes, length: int | None) -> None:
         """After a refusal: a body that is there already is passed over, for another one nobody waits."""
-        if len(rest) >= length:
+        if length is not None and len(rest) >= length:
             self._at = _At.ANSWER
             self._buffer += rest[length:]
         else:
+            self._at = _At.BODY
             self.close_after = True
 
     def _take(self, data: bytes) -> None:

@@ -66,6 +66,14 @@ class Counters:
         if used_ms > cells[at + 2]:
             cells[at + 2] = used_ms
 
+    def hit(self, backend: str) -> None:
+        """One request that went well."""
+        offset = self._offsets.get(backend)
+        if offset is None:
+            self.add(backend, requests=1)
+        else:
+            self._cells[offset >> 3] += 1
+
     def get(self, backend: str) -> tuple[int, int]:
         """(requests, errors) so far."""
         offset = self._offsets.get(backend)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable
+from typing import ParamSpec
 
 from lb import body as request_body
 from lb import headers, routes
@@ -26,6 +27,9 @@ from lb.strategies.base import RequestInfo
 from lb.upstream import TcpEndpoint
 
 log = logging.getLogger(__name__)
+
+_P = ParamSpec("_P")
+_Task = asyncio.Task[None]
 
 #: A generation that a worker took and did not answer with a single byte is made again this often.
 _SILENT_RETRIES = 1
@@ -45,7 +49,7 @@ class Exchange:
     _relay: Relay | None = None
     _backend: Backend | None = None
     _lease: Lease | None = None
-    _task: asyncio.Task[None] | None = None
+    _task: _Task | None = None
     _pinned: Pinned | None = None
     _excluded: frozenset[str] = frozenset()
     _silent = 0
@@ -68,14 +72,17 @@ class Exchange:
         if route.websocket:
             self._websocket = head.upgrade and (head.find(b"upgrade") or "").lower() == "websocket"
         facts = request_body.facts(request.body, head.content_type, whole=request.upload is None)
-        model = proxy.pool.canonical(facts.model)
-        if model is not None and model != facts.model and request.upload is None:
-            request.body = request_body.with_model(request.body, model, head.content_type)
-        if not proxy.pool.knows(model):
+        pool, model = proxy.pool, facts.model
+        if model is not None and ":" in model:
+            model = pool.canonical(model)
+            if model is not None and model != facts.model and request.upload is None:
+                request.body = request_body.with_model(request.body, model, head.content_type)
+        if not pool.knows(model):
             raise proxy.unknown(model)
-        self._info, self._deadline = RequestInfo(model, route.path), proxy.clock() + proxy.queue_timeout
+        self._info, self._came = RequestInfo(model, route.path), proxy.clock()
         self._meter = proxy.metrics.models.begin(model)
-        proxy.touch(model)
+        if pool.registered:
+            proxy.touch(model)
         try:
             wanted = facts.previous if route.path == routes.RESPONSES else route.response
             if wanted is None:
@@ -83,7 +90,7 @@ class Exchange:
             elif (owner := proxy.affinity.owner(wanted)) is not None:
                 self._pin(proxy.still_there(wanted, owner))
             else:
-                self._task = self._start(self._find(wanted), "find a response's worker")
+                self._task = self._start("find a response's worker", self._find, wanted)
         except ProxyError:
             self._finish(failed=True)
             raise
@@ -127,13 +134,13 @@ class Exchange:
         """An attempt on whoever is free, or wait for one. Raises ProxyError."""
         backend = self._proxy.choose(self._info, self._excluded, self._pinned)
         if backend is None:
-            self._task = self._start(self._wait(), "wait for a worker")
+            self._task = self._start("wait for a worker", self._wait)
         else:
             self._attempt(backend)
 
     async def _wait(self) -> None:
         try:
-            backend = await self._proxy.wait(self._info, self._excluded, self._pinned, self._deadline)
+            backend = await self._proxy.wait(self._info, self._excluded, self._pinned, self._came)
         except ProxyError as error:
             self._refuse(error)
         else:
@@ -157,16 +164,17 @@ class Exchange:
         self._pinned = pinned
         self._next()
 
-    def _start(self, waiting: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
-        return self._proxy.tasks.start(self._guarded(waiting), name)
+    def _start(self, name: str, wait: Callable[_P, Awaitable[None]], *args: _P.args, **kwargs: _P.kwargs) -> _Task:
+        async def guarded() -> None:
+            """A mistake of ours is an answer too: nobody waits for ever, nothing stays in flight."""
+            try:
+                await wait(*args, **kwargs)
+            except Exception:
+                log.exception("%s %s", self._request.head.method, self._route.path)
+                message = "internal error of the balancer; its log has it"
+                self._refuse(ProxyError(500, message, source=Source.INTERNAL))
 
-    async def _guarded(self, waiting: Coroutine[None, None, None]) -> None:
-        """A mistake of ours is an answer too: nobody waits for ever, nothing stays in flight."""
-        try:
-            await waiting
-        except Exception:
-            log.exception("%s %s", self._request.head.method, self._route.path)
-            self._refuse(ProxyError(500, "internal error of the balancer; its log has it", source=Source.INTERNAL))
+        return self._proxy.tasks.start(guarded(), name)
 
     # attempt
 
@@ -179,7 +187,7 @@ class Exchange:
         if connection is not None:
             self._send(connection)
         else:
-            self._task = self._start(self._connect(backend), "connect to a worker")
+            self._task = self._start("connect to a worker", self._connect, backend)
 
     async def _connect(self, backend: Backend) -> None:
         upstream = self._proxy.upstream
@@ -200,15 +208,14 @@ class Exchange:
     def _send(self, connection: WorkerConnection) -> None:
         proxy, request, backend = self._proxy, self._request, self._backend
         assert backend is not None
-        spec = backend.spec
         self._relay = relay = Relay(self, self._client, connection, request, self._meter)
-        head = request.head
-        length = head.length if request.upload is not None else len(request.body)
+        head, spec = request.head, backend.spec
+        forwarded = head.notes.get(headers.forwarded) or headers.forwarded(head, request.peer, proxy.trusted)
+        length = len(request.body) if request.upload is None else head.length
+        endpoint = backend.endpoint or self._endpoint(backend)
         relay.send(
             headers.to_worker(
-                head, host=(backend.endpoint or self._endpoint(backend)).host_field, prefix=spec.path,
-                forwarded=head.notes.get(headers.forwarded) or headers.forwarded(head, request.peer, proxy.trusted),
-                request_id=request.id, api_key=spec.api_key, length=length, upgrade=self._websocket,
+                head, endpoint.host_field, spec.path, forwarded, request.id, spec.api_key, length, self._websocket
             )
         )
 
@@ -234,11 +241,21 @@ class Exchange:
         """A worker's own 404 for a model that the registry holds is never the client's answer, in time."""
         model, now = self._info.model, self._proxy.clock()
         held = model in self._proxy.pool.registered  # still: it may have been unloaded on purpose
-        return not (held and now < self._deadline and says_model_is_missing(body, str(model)))
+        return not (held and now < self._came + self._proxy.queue_timeout and says_model_is_missing(body, str(model)))
 
     def on_first_byte(self, data: bytes) -> None:
         assert self._backend is not None
         self._proxy.first_byte(self._backend, self._info, data, self._began)
+
+    def on_whole(self, body: bytes) -> None:
+        backend, meter = self._backend, self._meter
+        assert backend is not None and meter is not None
+        if backend.ejection.until:
+            backend.ejection.succeeded()
+        self._proxy.answered(backend, self._info, body, self._began, meter)
+        self._over, self._relay = True, None
+        self._release()
+        self._client.done()
 
     def on_complete(self, status: int) -> None:
         backend = self._backend
@@ -261,7 +278,7 @@ class Exchange:
             # Nobody's failure, and nothing was read of it: once more, on a connection that is new.
             assert self._backend is not None
             self._relay = None
-            self._task = self._start(self._connect(self._backend), "connect to a worker again")
+            self._task = self._start("connect to a worker again", self._connect, self._backend)
         else:
             self._failed(AttemptFailed(reason, connected=True, absent=relay.missing))
 

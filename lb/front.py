@@ -74,9 +74,6 @@ class Front:
 
     # for connections
 
-    def now(self) -> float:
-        return time.monotonic()
-
     def opened(self, connection: ClientConnection) -> bool:
         self._connections.add(connection)
         return len(self._connections) <= self.limits.connections
@@ -123,7 +120,7 @@ class Front:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(_SWEEP_S)
-            now = self.now()
+            now = time.monotonic()
             for connection in list(self._connections):
                 try:
                     connection.check(now)

@@ -64,7 +64,7 @@ def forwarded(head: RequestHead, peer: str, trusted: Trusted) -> bytes:
 
 
 def to_worker(
-    head: RequestHead, *, host: bytes, prefix: str, forwarded: bytes, request_id: str, api_key: str | None,
+    head: RequestHead, host: bytes, prefix: str, forwarded: bytes, request_id: str, api_key: str | None,
     length: int | None, upgrade: bool = False,
 ) -> bytes:
     """The head of an upstream request. ``length``: bytes of its body, None for a chunked one; no body and none

@@ -88,6 +88,7 @@ class InnerExchange:
             self._task.cancel()
         if self._relay is not None:
             self._relay.drop()
+            self._relay = None
 
     def client_writable(self, writable: bool) -> None:
         if self._relay is not None:
@@ -118,11 +119,17 @@ class InnerExchange:
     def on_first_byte(self, data: bytes) -> None:
         """Nobody measures it."""
 
+    def on_whole(self, body: bytes) -> None:
+        self._relay = None
+        self._client.done()
+
     def on_complete(self, status: int) -> None:
+        self._relay = None
         self._client.done()
 
     def on_broken(self, reason: str) -> None:
-        if self.began:
+        began, self._relay = self.began, None
+        if began:
             self._client.cut()
         else:
             self._client.refuse(ProxyError(500, f"internal error of the balancer: {reason}", source=Source.INTERNAL))

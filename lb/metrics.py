@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
@@ -96,12 +97,26 @@ class Metrics:
 class Book:
     """The cells that one request after the other is counted in. ``first_byte`` takes s."""
 
-    __slots__ = ("_duration", "_instance", "_requests", "_route", "_statuses", "first_byte")
+    __slots__ = ("_duration", "_first_byte", "_instance", "_requests", "_route", "_statuses", "first_byte")
 
     def __init__(self, requests: Counts, duration: Spread, first_byte: Spread, instance: str, route: str) -> None:
         self._requests, self._duration, self._instance, self._route = requests, duration, instance, route
         self._statuses: dict[int, Count] = {}
-        self.first_byte = first_byte.observe
+        self._first_byte, self.first_byte = first_byte, first_byte.observe
+
+    def whole(self, code: int, seconds: float) -> None:
+        """`first_byte` and `finished` at once."""
+        cell = self._statuses.get(code)
+        if cell is None:
+            self.first_byte(seconds)
+            self.finished(code, seconds)
+            return
+        cell.value += 1
+        bucket, first, duration = bisect_left(_BUCKETS, seconds), self._first_byte, self._duration
+        first.buckets[bucket] += 1
+        first.sum += seconds
+        duration.buckets[bucket] += 1
+        duration.sum += seconds
 
     def finished(self, code: int, seconds: float) -> None:
         cell = self._statuses.get(code)

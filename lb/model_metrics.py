@@ -110,6 +110,16 @@ class Meter:
         self.stamps.clear()
         self._before, self.latest = self.latest, []
 
+    def whole(self, body: bytes, now: float) -> None:
+        """All of the answer came at ``now``, and was the end of the request."""
+        series = self._series
+        self.first = now
+        series.ttft.observe(now - self.began)
+        series.in_flight.value -= 1
+        found = _USAGE.search(body, max(0, body.rfind(b'"completion_tokens"')))
+        if found:
+            series.tokens.value += int(found[1])
+
     def end(self, failed: bool) -> None:
         """The request is over, however."""
         series = self._series

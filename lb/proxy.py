@@ -17,6 +17,7 @@ from lb.counters import ADAPTER, Counters
 from lb.errors import AttemptFailed, ProxyError, Source
 from lb.headers import Trusted
 from lb.metrics import Book, Metrics
+from lb.model_metrics import Meter
 from lb.pool import Pool
 from lb.strategies.base import RequestInfo, Strategy
 from lb.strategies.registry import STRATEGIES
@@ -77,9 +78,11 @@ class Proxy:
         return self._current_strategy().choose(candidates, info) if candidates else None
 
     async def wait(
-        self, info: RequestInfo, excluded: frozenset[str], pinned: Pinned | None, deadline: float
+        self, info: RequestInfo, excluded: frozenset[str], pinned: Pinned | None, came: float
     ) -> Backend:
-        """A backend for the request, as soon as there is one. Raises ProxyError (503) if there is none in time."""
+        """A backend for the request that came then, as soon as there is one. Raises ProxyError (503) if there is none
+        in time."""
+        deadline = came + self.queue_timeout
         with self.metrics.queued():
             while True:
                 self._give_up_if_useless(info, deadline)
@@ -155,6 +158,19 @@ class Proxy:
         self._book(backend, info.path).first_byte(now - began)
         if info.path == routes.RESPONSES:
             self.affinity.learn(data, backend.id, backend.spec.incarnation)
+
+    def answered(self, backend: Backend, info: RequestInfo, body: bytes, began: float, meter: Meter) -> None:
+        """`first_byte`, `completed` and the end of ``meter`` at once, of an answer of 200 that came in one piece."""
+        now = self.clock()
+        seconds = now - began
+        backend.latency.observe(seconds, now)
+        self._counters.hit(backend.id)
+        (backend.books.get(info.path) or self._book(backend, info.path)).whole(200, seconds)
+        if info.path == routes.RESPONSES:
+            self.affinity.learn(body, backend.id, backend.spec.incarnation)
+        meter.whole(body, now)
+        if self.pool.registered:
+            self.count_adapter(info.model, False)
 
     def completed(self, backend: Backend, info: RequestInfo, status: int, began: float) -> None:
         self._counters.add(backend.id, requests=1, errors=1 if status >= 500 else 0)

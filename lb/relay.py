@@ -39,6 +39,9 @@ class Owner(Protocol):
         """Whether an answer that was read whole is passed on."""
 
     def on_first_byte(self, data: bytes) -> None: ...
+    def on_whole(self, body: bytes) -> None:
+        """`on_first_byte` and `on_complete` at once, of an answer of 200 that the client has been sent."""
+
     def on_complete(self, status: int) -> None: ...
     def on_broken(self, reason: str) -> None: ...
 
@@ -111,6 +114,13 @@ class Relay:
         if self._frame:
             self._client.write(LAST)
         self._owner.on_complete(self.status)
+
+    def on_whole(self, head: ResponseHead, body: bytes) -> None:
+        client = self._client
+        framing = b"Content-Length: %d" % len(body)
+        close = client.closes_after_this()
+        client.write(headers.to_client(head, request_id=self._request.id, framing=framing, close=close) + body)
+        self._owner.on_whole(body)
 
     def on_failure(self, reason: str) -> None:
         self._owner.on_broken(f"the answer broke off ({reason})" if self.began else f"no answer ({reason})")

@@ -177,6 +177,11 @@ class _Whole:
         self.done: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
         self._status, self._body = 0, bytearray()
 
+    def on_whole(self, head: ResponseHead, body: bytes) -> None:
+        self._status = head.status
+        self.on_body(body)
+        self.on_end()
+
     def on_head(self, head: ResponseHead) -> None:
         self._status = head.status
 

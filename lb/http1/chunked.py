@@ -14,11 +14,35 @@ _MAX_LINE, _MAX_TRAILERS = 4096, 16 * 1024
 
 LAST = b"0\r\n\r\n"
 
-#: How long a chunk is as a whole (size line, payload, end) by the digits of its size, for all up to 4 KiB as servers
-#: write them: to look a length up costs a third of reading it.
-TOTALS = {
-    digits.encode(): size + len(digits) + 4 for size in range(1, 4096) for digits in {f"{size:x}", f"{size:X}"}
-}  # fmt: skip
+#: A size that is looked up: not zero, up to 4 KiB.
+_SMALL = re.compile(rb"[1-9A-Fa-f][0-9A-Fa-f]{0,2}")
+
+
+class _Totals(dict[bytes, int]):
+    """How long a chunk is as a whole (size line, payload, end) by the digits of its size; 0 for what is no plain size
+    of up to 4 KiB. Filled as sizes are met: those of a stream are few, and so stay in the processor's cache."""
+
+    def __missing__(self, digits: bytes) -> int:
+        if not _SMALL.fullmatch(digits):
+            return 0
+        self[digits] = total = int(digits, 16) + len(digits) + 4
+        return total
+
+
+TOTALS = _Totals()
+
+
+def is_whole(data: bytes) -> bool:
+    """Whether ``data`` is nothing but whole chunks, none of them the last, all plainly written and of up to 4 KiB."""
+    position, end = 0, len(data)
+    while position < end:
+        total = TOTALS[data[position : data.find(b"\r\n", position, position + 10)]]
+        if not total:
+            return False
+        position += total
+        if data[position - 2 : position] != b"\r\n":
+            return False
+    return position == end
 
 
 class BadChunk(Exception):

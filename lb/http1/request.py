@@ -168,7 +168,7 @@ def _read_connection(head: RequestHead) -> None:
 def _read_framing(head: RequestHead) -> None:
     """RFC 9112 6: one way to tell where the body ends, or none."""
     ours = head.ours
-    length, coding = ours.get(b"content-length"), ours.get(b"transfer-encoding")
+    length, coding = ours.pop(b"content-length", None), ours.get(b"transfer-encoding")
     if coding is not None:
         if length is not None:
             raise Malformed(400, "both Content-Length and Transfer-Encoding")
@@ -192,14 +192,18 @@ class Heads:
     body: what is equal byte for byte is not parsed twice. The same `RequestHead` is given again then, so it may be
     used until the next one is read."""
 
-    __slots__ = ("_known", "_last")
+    __slots__ = ("_exact", "_known", "_last", "_length")
 
     def __init__(self) -> None:
-        self._known = b""
+        self._known = self._exact = b""
+        self._length: int | None = None
         self._last: RequestHead | None = None
 
     def read(self, data: bytes) -> RequestHead:
         """As `parse`. Raises Malformed."""
+        if data == self._exact and self._last is not None:
+            self._last.length = self._length
+            return self._last
         match = _LENGTH.search(data)
         if match is None:
             known, length = data, None
@@ -209,11 +213,12 @@ class Heads:
         last = self._last
         if last is not None and known == self._known:
             if match is not None and length is not None:
-                last.length, last.ours[b"content-length"] = length, match[1]
+                last.length = length
             return last
         self._last = None
         head = parse(data)
         self._known, self._last = known, head
+        self._exact, self._length = data, head.length
         return head
 
 

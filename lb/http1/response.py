@@ -87,14 +87,18 @@ class Heads:
     """Reads the heads of one worker's answers: what is equal byte for byte, but for the length, is not parsed twice.
     The same `ResponseHead` is given again then, so it may be used until the next one is read."""
 
-    __slots__ = ("_known", "_last")
+    __slots__ = ("_exact", "_known", "_last", "_length")
 
     def __init__(self) -> None:
-        self._known = b""
+        self._known = self._exact = b""
+        self._length: int | None = None
         self._last: ResponseHead | None = None
 
     def read(self, data: bytes) -> ResponseHead:
         """As `parse`. Raises Garbage."""
+        if data == self._exact and self._last is not None:
+            self._last.length = self._length
+            return self._last
         match = _LENGTH.search(data)
         if match is None:
             known, length = data, None
@@ -109,4 +113,5 @@ class Heads:
         self._last = None
         head = parse(data)
         self._known, self._last = known, head
+        self._exact, self._length = data, head.length
         return head

@@ -35,7 +35,7 @@ def verdicts(summary: Summary) -> str:
             lines.append(f"CPU per {unit}: {ours / cpu['nginx']:.2f} x nginx (at most 1.35)")
         if "clusterctl again" in cpu:
             lines.append(f"CPU per {unit}, the same program twice: {ours / cpu['clusterctl again']:.2f}")
-    gaps = {name: values["gap_p99_ms"] for name, values in summary.get("streams", {}).items()}
+    gaps = {name: values["gap_p99_ms"] for name, values in summary.get("paced", {}).items()}
     if "clusterctl" in gaps and "direct" in gaps:
         added = gaps["clusterctl"] - gaps["direct"]
         lines.append(f"added between chunks, p99 at 64 streams: {added:.2f} ms (at most 1)")

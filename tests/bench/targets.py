@@ -94,16 +94,16 @@ def wait_for(port: int, path: str = "/health") -> None:
 
 
 @contextlib.contextmanager
-def stub(folder: Path) -> Iterator[int]:
-    """The upstream; its port."""
+def stub(folder: Path) -> Iterator[tuple[int, psutil.Process]]:
+    """The upstream: its port and its process."""
     listener = listening()
     script = Path(__file__).with_name("stub.py")
     with _running(
         [sys.executable, str(script), str(listener.fileno())], folder / "stub.log", (listener.fileno(),), "1"
-    ):
+    ) as process:
         port = int(listener.getsockname()[1])
         wait_for(port)
-        yield port
+        yield port, process
     listener.close()
 
 

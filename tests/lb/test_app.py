@@ -13,7 +13,7 @@ from unittest import mock
 
 from config.link import encode
 from config.topology import BalancerConfig
-from lbfakes import DEADLINE_S, Balanced, Worker, backend_set, listening, until
+from lbfakes import DEADLINE_S, Balanced, Worker, backend_set, listening
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -67,6 +67,16 @@ async def start_process(folder: Path, listener: socket.socket) -> asyncio.subpro
     )
 
 
+async def _connected(path: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """As soon as somebody listens there: the file is there a moment before."""
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            try:
+                return await asyncio.open_unix_connection(str(path))
+            except OSError:
+                await asyncio.sleep(0.01)
+
+
 async def test_the_process_serves_until_sigterm_and_leaves_nothing(
     tmp_path: Path, start_worker: Callable[..., Awaitable[Worker]]
 ) -> None:
@@ -74,8 +84,7 @@ async def test_the_process_serves_until_sigterm_and_leaves_nothing(
     with listening() as listener:
         process = await start_process(tmp_path, listener)
         try:
-            await until((tmp_path / "lb.sock").exists, "its start")
-            reader, writer = await asyncio.open_unix_connection(str(tmp_path / "lb.sock"))
+            reader, writer = await _connected(tmp_path / "lb.sock")
             assert json.loads(await reader.readline()) == {"type": "hello", "pid": process.pid}
             writer.write(encode({"type": "set", "set": backend_set(worker.spec()).to_json()}))
             await asyncio.wait_for(reader.readline(), DEADLINE_S)

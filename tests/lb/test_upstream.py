@@ -167,6 +167,7 @@ class Reading:
     body: bytes = b""
     reason: str = ""
     on: Callable[[str], None] = lambda what: None
+    left: bool = False  # it wants no more
 
     def _tell(self, what: str) -> None:
         self.told.append(what)
@@ -174,6 +175,11 @@ class Reading:
 
     def on_head(self, head: ResponseHead) -> None:
         self._tell(f"head {head.status}")
+
+    def on_whole(self, head: ResponseHead, body: bytes) -> None:
+        for tell in (lambda: self.on_head(head), lambda: self.on_body(body) if body else None, self.on_end):
+            if not self.left:
+                tell()
 
     def on_body(self, data: bytes) -> None:
         self.body += data
@@ -715,7 +721,13 @@ async def test_a_reader_that_wants_no_more_is_told_nothing_more(
     upstream: Upstream, start_talker: StartTalker, when: str, answer: bytes
 ) -> None:
     talker, reading = await start_talker(lambda _: answer), Reading()
-    reading.on = lambda what: connection.drop() if what == when else None
+
+    def leave(what: str) -> None:
+        if what == when:
+            reading.left = True
+            connection.drop()
+
+    reading.on = leave
     connection = await asked(upstream, talker, reading)
     await until(lambda: talker.open == 0 and upstream.connections == 0)
     assert reading.told[-1] == when
