@@ -7,13 +7,14 @@ ENGINE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up test check soak clean
+.PHONY: help up test check soak bench clean
 
 help:
 	@echo "make up      install, then run three vLLM workers behind http://127.0.0.1:8000 (ARGS='--port 9000' …)"
 	@echo "make test    install, then every test, those against real vLLM included"
 	@echo "make check   ruff, mypy --strict, import-linter"
 	@echo "make soak    the long forms of the tests"
+	@echo "make bench   what a hop costs, beside nginx, haproxy (if installed) and two Rust routers; writes docs/"
 	@echo "make clean   remove .venv and caches"
 
 up: $(VENV)/.engine-$(ENGINE)
@@ -25,13 +26,22 @@ test: $(VENV)/.engine-$(ENGINE) $(VENV)/.dev
 soak: $(VENV)/.engine-$(ENGINE) $(VENV)/.dev
 	$(BIN)/python -m pytest -m soak --timeout 3600 $(ARGS)
 
+# The routers pin versions of what we use too: a venv of their own.
+bench: $(VENV)/.dev .venv-routers/.done
+	$(BIN)/python tests/bench/run.py --out docs $(ARGS)
+
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-routers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+.venv-routers/.done:
+	$(PYTHON) -m venv .venv-routers
+	.venv-routers/bin/python -m pip install --quiet vllm-router==0.1.17 sglang-router==0.3.2
+	@touch $@
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

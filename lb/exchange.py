@@ -327,6 +327,7 @@ class Exchange:
 
     def _count_failure(self, failure: AttemptFailed) -> None:
         assert self._backend is not None
+        log.warning("request %s on %s: %s", self._request.id, self._backend.id, failure)
         self._proxy.attempt_failed(self._backend, failure)
 
     def _end_broken(self, reason: str) -> None:

@@ -75,7 +75,7 @@ class Meter:
 
     first = _last = 0.0
     _before: Sequence[bytes] = ()
-    _events = 0
+    _counted = _events = 0
     _stream = False
 
     def __init__(self, series: Series, now: float) -> None:
@@ -84,6 +84,16 @@ class Meter:
         self.stamps: list[float] = []
         series.requests.value += 1
         series.in_flight.value += 1
+
+    @property
+    def chunks(self) -> int:
+        """So many have come."""
+        return self._counted + len(self.latest)
+
+    @property
+    def last(self) -> float:
+        """When the last of them did; 0 before the first."""
+        return self.stamps[-1] if self.stamps else self._last
 
     def chunk(self, data: bytes, stream: bool) -> None:
         """Bytes of the answer have come, on their way to the client."""
@@ -100,12 +110,13 @@ class Meter:
 
     def count(self) -> None:
         """What the latest chunks amount to."""
+        self._counted += len(self.latest)
+        last, self._last = self._last, self.last
         if self._stream:
-            last, observe = self._last, self._series.itl.observe
+            observe = self._series.itl.observe
             for now in self.stamps:
                 observe(now - last)
                 last = now
-            self._last = last
             self._events += sum([data.count(b"data: {") for data in self.latest])
         self.stamps.clear()
         self._before, self.latest = self.latest, []

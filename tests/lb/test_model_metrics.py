@@ -50,3 +50,17 @@ def test_more_names_than_there_is_room_for_are_counted_together() -> None:
         metrics.begin(f"a{n}").end(failed=False)
     assert _value(registry, "requests_total", OTHER) == 5
     assert _value(registry, "requests_total", f"a{MOST}") is None
+
+
+def test_the_latest_chunks_are_kept_and_all_are_counted() -> None:
+    clock, registry = Clock(), CollectorRegistry()
+    meter = ModelMetrics(registry, clock).begin("poet")
+    for n in range(100):
+        clock.now += 0.5
+        meter.chunk(b'data: {"n": %d}\n\n' % n, stream=True)
+    assert (meter.chunks, meter.first, meter.last) == (100, 100.5, 150.0)
+    assert meter.latest == [b'data: {"n": %d}\n\n' % n for n in range(96, 100)]
+    meter.end(failed=False)
+    assert _value(registry, "inter_token_seconds_count") == 99
+    assert _value(registry, "inter_token_seconds_sum") == 49.5
+    assert _value(registry, "tokens_total") == 100
