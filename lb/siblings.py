@@ -65,6 +65,6 @@ async def _ask(link: Path) -> str | None:
                         return str(message["text"])
             finally:
                 writer.close()
-    except (OSError, TimeoutError):
-        pass  # it died and left its socket behind, or hangs
+    except (OSError, TimeoutError, ValueError, KeyError):
+        pass  # it died and left its socket behind, hangs, or is no balancer of ours
     return None
