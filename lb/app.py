@@ -38,6 +38,9 @@ log = logging.getLogger(__name__)
 #: Seconds a balancer that is asked to end gives its streams; the supervisor has drained before.
 _SHUTDOWN_S = 3.0
 
+#: Seconds that a new balancer waits for its supervisor's first word.
+_FIRST_WORD_S = 2.0
+
 
 def _errors(metrics: Metrics) -> Middleware:
     """What goes wrong in the management API becomes an answer in OpenAI's shape."""
@@ -89,11 +92,14 @@ class Balancer:
     runner: web.AppRunner
     front: Front
 
-    async def start(self, listener: socket.socket) -> None:
-        """Raises OSError."""
+    async def start(self, listener: socket.socket, patience: float = 0.0) -> None:
+        """Takes connections as soon as a supervisor has said what there is, or ``patience`` seconds have passed: until
+        then they are better off with another balancer, or in the socket's queue. Raises OSError."""
         await self.runner.setup()
         await self.link.start()
         self.siblings.start()
+        if patience:
+            await self.link.has_snapshot((1, 0), patience)
         await self.front.serve(listener)
 
     async def close(self) -> None:
@@ -147,9 +153,9 @@ async def serve(config: BalancerConfig, link_path: Path) -> None:
     balancer = make(config, listener, link_path)
     stop = asyncio.Event()
     try:
-        await balancer.start(listener)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        await balancer.start(listener, _FIRST_WORD_S)
         await stop.wait()
     finally:
         await balancer.close()

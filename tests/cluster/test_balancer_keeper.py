@@ -174,7 +174,7 @@ async def test_they_share_the_socket_are_replaced_adopted_and_ended(tmp_path: Pa
         exits.push_async_callback(keeper.stop, 5.0)
         assert isinstance(keeper.listener, socket.socket) and keeper.listener.getsockname()[1] == port
         assert [p.pid for p in keeper.processes] == [None, pids[1]]
-        keeper.publish(BackendSet(epoch=2, revision=1, strategy="random"), {})
+        keeper.publish(BackendSet(epoch=2, revision=1, strategy="random"), {"sequence": [2, 1]})
         keeper.start()
         await _until(lambda: keeper.processes[0].engaged and _confirmed(heard, (2, 1)), "one adopted, one new")
         async with httpx.AsyncClient() as client:

@@ -138,3 +138,25 @@ def test_heads_are_given_once_and_unknown_series_are_taken_in() -> None:
     assert total([one, two], {"g"}).splitlines() == [
         "# TYPE a counter", "# TYPE g gauge", 'a{x="1 2"} 3.5', "g 1.0", 'a{x="3"} 1.0',
     ]  # fmt: skip
+
+
+async def test_a_new_one_takes_connections_when_it_knows_what_there_is(tmp_path: Path, worker: Worker) -> None:
+    async with AsyncExitStack() as exits:
+        listener = exits.enter_context(listening())
+        port = listener.getsockname()[1]
+        made = app.make(
+            BalancerConfig(listener.fileno(), str(tmp_path), "127.0.0.1", port, 5), listener, tmp_path / "lb-1.sock"
+        )
+        exits.push_async_callback(made.close)
+        starting = asyncio.ensure_future(made.start(listener, 30))
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        await asyncio.sleep(0.1)
+        assert not starting.done()
+        _, supervisor = await asyncio.open_unix_connection(str(tmp_path / "lb-1.sock"))
+        supervisor.write(encode({"type": "set", "set": backend_set(worker.spec()).to_json()}))
+        supervisor.write(encode({"type": "snapshot", "snapshot": {"sequence": [1, 1]}}))
+        assert (await asyncio.wait_for(reader.readline(), 5)).split()[1] == b"200"
+        await starting
+        supervisor.close()
+        writer.close()
