@@ -1,37 +1,24 @@
-"""Keeps the balancer process alive on a listening socket that stays open, and talks to it.
+"""Keeps the balancer processes alive on one listening socket that stays open, and talks to them as if they were one.
 
-The balancer is in a session of its own, so that Ctrl-C reaches the supervisor alone, and outlives a supervisor that
-is killed. The next supervisor takes the listening socket back from it before it could die as well.
+The next supervisor takes the listening socket back from any of them that lives before it could die as well.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
-import signal
 import socket
-import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
-from cluster.restart import Backoff
+from cluster.balancer_process import BalancerProcess
 from cluster.store import Store
-from config.aio import Tasks
 from config.errors import UsageError
-from config.link import encode, messages, receive_listener
-from config.paths import StateDir, short_socket_path
-from config.settings import inherited_environment
+from config.link import descriptor_path, encode
+from config.paths import StateDir
 from config.topology import BackendSet, BalancerConfig
-from worker.process import Handle, read_run_file, spawn
-from worker.spec import ProcessId
 
 RECORD = "balancer"
-
-#: A balancer that served this long (s) before it died is restarted at once.
-_SERVED = 10.0
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -57,153 +44,100 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class BalancerKeeper:
-    """One balancer process. ``on_report`` gets (version, in-flight by backend, last use by adapter); ``on_lost`` is
-    called when the process is gone; ``tell`` gets sentences for people; ``on_want`` the name of an adapter that is
-    asked for and that no worker holds."""
+    """``config.processes`` balancer processes. ``on_report`` gets (version, in-flight by backend, last use by adapter):
+    the version that every process has confirmed, what is in flight in all of them; ``on_lost`` is called when the last
+    process that may have had requests is gone; ``tell`` gets sentences for people; ``on_want`` the name of an adapter
+    that is asked for and that no worker holds."""
 
     def __init__(
         self, state: StateDir, config: BalancerConfig, store: Store,
         on_report: Callable[[tuple[int, int], Mapping[str, int], Mapping[str, float]], None],
         on_lost: Callable[[], None], tell: Callable[[str, str], None], on_want: Callable[[str], None],
     ) -> None:
-        self._state, self._config, self._store = state, config, store
-        self._on_report, self._on_lost, self._tell, self._on_want = on_report, on_lost, tell, on_want
+        self._state = state
+        self._on_report, self._on_lost, self._on_want = on_report, on_lost, on_want
         self.listener: socket.socket | None = None
-        self.handle: Handle | None = None
-        self.restarts = 0
-        self._link: Path | None = None
-        self._writer: asyncio.StreamWriter | None = None
+        names = [f"{RECORD}-{number}" if number else RECORD for number in range(config.processes)]
+        self.processes = [BalancerProcess(name, self, state, config, store, tell) for name in names]
         self._set: BackendSet | None = None
         self._snapshot: dict[str, Any] = {}
-        self._stopping = False
-        self._tasks = Tasks()
 
     @property
     def connected(self) -> bool:
-        return self._writer is not None
+        """Whether requests may be in flight in any of them."""
+        return any(process.engaged for process in self.processes)
 
     @property
-    def pid(self) -> int | None:
-        return self.handle.pid if self.handle else None
+    def restarts(self) -> int:
+        return sum(process.restarts for process in self.processes)
 
     async def adopt(self) -> bool:
-        """Takes over a balancer that an earlier supervisor started, and its listening socket. False: none runs.
-        One that does not hand over its socket is hung: it is killed."""
-        record = (await self._store.processes()).get(RECORD)
-        if record is None:
-            return False
-        process = ProcessId(**record["process"]) if record["process"] else read_run_file(Path(record["run_file"]))
-        if process is None or not (handle := Handle(process)).survivors():
-            return False
-        link = Path(record["link"])
-        try:
-            self.listener = await asyncio.to_thread(receive_listener, link)
-        except OSError:
-            await asyncio.to_thread(handle.kill_tree)
-            return False
-        self.handle, self._link = handle, link
-        return True
+        """Takes over what an earlier supervisor started, and the listening socket. False: nothing of it runs."""
+        for process in self.processes:
+            listener = await process.adopt()
+            if self.listener is None:
+                self.listener = listener
+            elif listener is not None:
+                listener.close()  # the same socket once more
+        return self.listener is not None
 
     def start(self) -> None:
-        """Runs the balancer from now on. Needs `listener`."""
-        self._tasks.start(self._keep(), "keep the balancer")
+        """Runs them from now on. Needs `listener`."""
+        kept = {process.link for process in self.processes}
+        kept |= {descriptor_path(link) for link in kept if link is not None}
+        for path in self._state.root.glob("lb-*.sock*"):
+            if path not in kept:  # left by a cluster that was killed as a whole
+                path.unlink(missing_ok=True)
+        for process in self.processes:
+            process.start()
 
     def publish(self, backends: BackendSet | None = None, snapshot: dict[str, Any] | None = None) -> None:
-        """Tells the balancer what is new; it is told the latest again whenever it comes back."""
+        """Tells them what is new; each is told the latest again whenever it comes back."""
+        messages = []
         if backends is not None:
             self._set = backends
-            self._send({"type": "set", "set": backends.to_json()})
+            messages.append(encode({"type": "set", "set": backends.to_json()}))
         if snapshot is not None:
             self._snapshot = snapshot
-            self._send({"type": "snapshot", "snapshot": snapshot})
+            messages.append(encode({"type": "snapshot", "snapshot": snapshot}))
+        for message in messages:
+            for process in self.processes:
+                process.send(message)
 
     async def stop(self, grace: float) -> None:
-        """Ends the balancer: asked first, killed after ``grace`` seconds."""
-        self._stopping = True
-        handle = self.handle
-        if handle is not None:
-            handle.signal(signal.SIGTERM)
-            deadline = asyncio.get_running_loop().time() + grace
-            while self.handle is not None and asyncio.get_running_loop().time() < deadline:
-                await asyncio.sleep(0.02)
-            while await asyncio.to_thread(handle.kill_tree):
-                await asyncio.sleep(0.02)
-        await self._tasks.close()
+        """Ends them all: asked first, killed after ``grace`` seconds."""
+        await asyncio.gather(*(process.stop(grace) for process in self.processes))
         if self.listener is not None:
             self.listener.close()
-        await self._store.forget_process(RECORD)
 
     async def close(self) -> None:
-        """Leaves the balancer running and lets go of it."""
-        await self._tasks.close()
+        """Leaves them running and lets go of them."""
+        for process in self.processes:
+            await process.close()
 
-    async def _keep(self) -> None:
-        loop = asyncio.get_running_loop()
-        backoff, failures = Backoff(first=0.2, most=5.0), 0
-        while not self._stopping:
-            if self.handle is None:
-                await self._spawn()
-            handle, link, began = self.handle, self._link, loop.time()
-            assert handle is not None and link is not None
-            exited: asyncio.Future[int | None] = loop.create_future()
-            handle.watch(lambda status, f=exited: f.done() or f.set_result(status))  # type: ignore[misc]
-            talking = self._tasks.start(self._talk(link), "balancer link")
-            status = await exited
-            talking.cancel()
-            self.handle = None
-            await asyncio.to_thread(handle.kill_tree)
+    # for its processes
+
+    def greeting(self) -> list[bytes]:
+        backends = [] if self._set is None else [encode({"type": "set", "set": self._set.to_json()})]
+        return [*backends, encode({"type": "snapshot", "snapshot": self._snapshot})]
+
+    def heard(self, process: BalancerProcess, message: Mapping[str, Any]) -> None:
+        if message["type"] == "report":
+            self._report(message.get("used", {}))
+        elif message["type"] == "want":
+            self._on_want(message["adapter"])
+
+    def lost(self, process: BalancerProcess) -> None:
+        """What was in flight in it is over; what the others have is not."""
+        if self.connected:
+            self._report({})
+        else:
             self._on_lost()
-            if self._stopping:
-                return
-            failures = 0 if loop.time() - began > _SERVED else failures + 1
-            delay = backoff.delay(failures - 1, lambda: 0.0)
-            self._tell("balancer", f"ended (pid {handle.pid}, status {status}); restart in {delay:.1f} s")
-            self.restarts += 1
-            await asyncio.sleep(delay)
 
-    async def _spawn(self) -> None:
-        assert self.listener is not None
-        name = f"lb-{await self._store.next_number('balancers')}"
-        link, run_file = self._state.link(name), self._state.runs / "balancer"
-        for stale in self._state.root.glob("lb-*.sock*"):
-            stale.unlink(missing_ok=True)
-        record = {"process": None, "link": str(link), "run_file": str(run_file)}
-        run_file.unlink(missing_ok=True)
-        await self._store.save_process(RECORD, record)
-        start = self._state.root / "balancer.json"
-        start.touch(mode=0o600)
-        config = replace(self._config, listen_fd=self.listener.fileno())
-        start.write_text(json.dumps({"link": str(link), **config.to_json()}))
-        self.handle = spawn(
-            (sys.executable, "-m", "lb", str(start)),
-            env={**inherited_environment(), "PYTHONSAFEPATH": "1"}, cwd=self._state.work,
-            log=self._state.log("balancer"), run_file=run_file, keep=(self.listener.fileno(),),
-        )
-        self._link = link
-        await self._store.save_process(RECORD, {**record, "process": asdict(self.handle.process)})
-
-    async def _talk(self, link: Path) -> None:
-        """Connects as often as it takes while the process lives."""
-        while True:
-            try:
-                reader, writer = await asyncio.open_unix_connection(short_socket_path(link), limit=2**26)
-            except OSError:
-                await asyncio.sleep(0.02)
-                continue
-            self._writer = writer
-            self.publish(self._set, self._snapshot)
-            try:
-                async for message in messages(reader):
-                    if message["type"] == "report":
-                        epoch, revision = message["version"]
-                        self._on_report((epoch, revision), message["in_flight"], message.get("used", {}))
-                    elif message["type"] == "want":
-                        self._on_want(message["adapter"])
-            finally:
-                self._writer = None
-                writer.close()
-
-    def _send(self, message: Mapping[str, Any]) -> None:
-        if self._writer is not None:
-            with contextlib.suppress(ConnectionError, RuntimeError):
-                self._writer.write(encode(message))
+    def _report(self, used: Mapping[str, float]) -> None:
+        """One that has not said a word yet has confirmed nothing: it was adopted, and may be at anything."""
+        engaged = [process for process in self.processes if process.engaged]
+        in_flight: Counter[str] = Counter()
+        for process in engaged:
+            in_flight.update(process.in_flight)
+        self._on_report(min(process.version for process in engaged), in_flight, used)

@@ -89,6 +89,10 @@ def snapshot(supervisor: Supervisor) -> dict[str, Any]:
             "shutting_down": fleet.desired.shutting_down,
             "settled": settled(supervisor),
             "balancer_restarts": supervisor.balancer.restarts,
+            "balancers": [
+                {"pid": process.pid, "restarts": process.restarts, "in_flight": sum(process.in_flight.values())}
+                for process in supervisor.balancer.processes
+            ],
         },
         "engine": plan.spec.engine,
         "model": plan.spec.served_names[0],

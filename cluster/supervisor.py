@@ -42,6 +42,7 @@ from config.aio import Tasks
 from config.errors import UsageError
 from config.paths import StateDir
 from config.settings import inherited_environment
+from config.strategy_file import StrategyWriter
 from config.topology import BalancerConfig
 from worker import logfile
 from worker.process import Handle, Launcher
@@ -85,6 +86,7 @@ class Supervisor:
         )
         self.epoch = 0
         self._revision = 0
+        self._switch: StrategyWriter | None = None
         self._published: dict[str, Any] = {}
         self._saved: dict[str, str] = {}
         self._noted: set[str] = set()
@@ -173,6 +175,7 @@ class Supervisor:
 
     async def _run(self) -> None:
         if self.balancer.listener is not None:
+            self._switch = StrategyWriter(self.state.strategy)  # before any balancer looks for it
             self.balancer.start()
         for instance in self.fleet.instances.values():
             self.watchers.watch(instance)
@@ -305,14 +308,15 @@ class Supervisor:
             usage = await asyncio.to_thread(self._usage.sample, list(handles), self._clock())
             for pid, (cpu, memory) in usage.items():
                 handles[pid].cpu_percent, handles[pid].memory_mb = cpu, memory
-            for name in [*self.fleet.instances, "balancer", "supervisor"]:
+            for name in [*self.fleet.instances, *(b.name for b in self.balancer.processes), "supervisor"]:
                 await asyncio.to_thread(logfile.rotate, self.state.log(name))
             self.announce()
 
     def _reported(
         self, version: tuple[int, int], counts: Mapping[str, int], used: Mapping[str, float]
     ) -> None:
-        self.rollouts.used.update(used)
+        for name, at in used.items():  # of several balancers, which need not report in the order of their requests
+            self.rollouts.used[name] = max(at, self.rollouts.used.get(name, 0.0))
         self._confirmed = max(self._confirmed, version)
         self.post(lambda: self.fleet.in_flight(version, counts))
 
@@ -332,6 +336,8 @@ class Supervisor:
         if shape != self._published:
             self._published = shape
             self._revision += 1
+            if self._switch is not None:
+                self._switch.write((self.epoch, self._revision), self.strategy)
             self.balancer.publish(backend_set(self))
             self.announce()
         for instance in self.fleet.instances.values():
@@ -394,5 +400,8 @@ def _balancer_config(plan: Plan, state: StateDir) -> BalancerConfig:
     return BalancerConfig(
         listen_fd=-1, state_dir=str(state.root), host=settings.host, port=settings.port,
         queue_timeout=settings.queue_timeout, admin_key=settings.admin_key, log_level=settings.log_level,
-        max_body=settings.max_body, allowed_hosts=settings.allowed_hosts,
+        processes=settings.lb_processes, max_body=settings.max_body, allowed_hosts=settings.allowed_hosts,
+        trusted_proxies=settings.trusted_proxies, extra_routes=settings.extra_routes,
+        max_connections=settings.max_connections, head_timeout=settings.head_timeout,
+        body_timeout=settings.body_timeout, stream_buffer=settings.stream_buffer,
     )

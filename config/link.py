@@ -3,6 +3,7 @@
 supervisor -> balancer: ``{"type": "set", "set": BackendSet}``, ``{"type": "snapshot", "snapshot": {...}}``
 balancer -> supervisor: ``{"type": "hello", "pid": n}``, ``{"type": "report", "version": [epoch, revision],
 "in_flight": {backend: requests}}``, ``{"type": "want", "adapter": name}``
+balancer -> balancer: ``{"type": "metrics"}``, answered with ``{"type": "metrics", "text": exposition}``
 
 The listening socket of the cluster goes over a second Unix socket (``….fd``): a plain one, as neither asyncio's
 nor uvloop's transports carry descriptors.

@@ -36,7 +36,13 @@ class StateDir:
 
     @property
     def counters(self) -> Path:
+        """Of the first balancer process; the others' lie beside it (``counters-1.bin`` …)."""
         return self.root / "counters.bin"
+
+    @property
+    def strategy(self) -> Path:
+        """The strategy in force, for all balancer processes."""
+        return self.root / "strategy.bin"
 
     @property
     def logs(self) -> Path:

@@ -6,6 +6,7 @@ Precedence, highest first: flags, environment (``CLUSTERCTL_*``, then the plain 
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import json
 import os
 import re
@@ -93,7 +94,20 @@ class Settings(BaseSettings):
     restart_delay: float = _setting(
         "restart_delay", 1.0, "before the second restart in a row; doubles with each, up to 60", ge=0
     )
+    lb_processes: int = _setting("lb_processes", 1, "balancer processes that share the port", ge=1, le=64)
     max_body: int = _setting("max_body", 64 * 1024 * 1024, "largest request body, bytes", ge=1024)
+    max_connections: int = _setting("max_connections", 10_000, "clients' connections to one balancer process", ge=1)
+    head_timeout: float = _setting("head_timeout", 10.0, "how long a request's head may take to come", gt=0)
+    body_timeout: float = _setting("body_timeout", 60.0, "how long a request's body may stand still", gt=0)
+    stream_buffer: int = _setting(
+        "stream_buffer", 256 * 1024, "bytes kept for a client that reads slower than its worker writes", ge=64 * 1024
+    )
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = _setting(
+        "trusted_proxies", (), "addresses or networks whose X-Forwarded-* headers are believed"
+    )
+    extra_routes: Annotated[tuple[str, ...], NoDecode] = _setting(
+        "extra_routes", (), "more paths of the engine that clients may call"
+    )
     admin_key: str | None = _setting("admin_key", None, "bearer token for /v1/cluster and /v1/system")
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = _setting(
         "allowed_hosts", (), "more names by which the management API may be called"
@@ -114,7 +128,7 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return (init_settings, env_settings)  # `load` folds the file in below the environment
 
-    @field_validator("backend", "allowed_hosts", "adapter_root", mode="before")
+    @field_validator("backend", "allowed_hosts", "adapter_root", "trusted_proxies", "extra_routes", mode="before")
     @classmethod
     def _comma_list(cls, value: Any) -> Any:
         return tuple(v.strip() for v in value.split(",") if v.strip()) if isinstance(value, str) else value
@@ -164,6 +178,24 @@ class Settings(BaseSettings):
     def _gpus_once(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
         if value is not None and len(set(value)) != len(value):
             raise ValueError("a GPU is named twice")
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            try:
+                ipaddress.ip_network(network, strict=False)
+            except ValueError:
+                raise ValueError(f"{network!r} is no address or network such as 10.0.0.0/8") from None
+        return value
+
+    @field_validator("extra_routes")
+    @classmethod
+    def _paths(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for path in value:
+            if not path.startswith("/"):
+                raise ValueError(f"{path!r} is no path: it has to begin with /")
         return value
 
     @field_validator("engine_args")

@@ -78,7 +78,8 @@ class BackendSet:
 
 @dataclass(frozen=True, slots=True)
 class BalancerConfig:
-    """What a balancer process is started with. The listening socket comes as an inherited descriptor."""
+    """What a balancer process is started with, one of ``processes``. The listening socket comes as an inherited
+    descriptor."""
 
     listen_fd: int
     state_dir: str
@@ -87,6 +88,7 @@ class BalancerConfig:
     queue_timeout: float
     admin_key: str | None = None
     log_level: str = "info"
+    processes: int = 1
     max_body: int = 64 * 1024 * 1024
     allowed_hosts: tuple[str, ...] = ()
     trusted_proxies: tuple[str, ...] = ()

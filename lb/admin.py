@@ -10,7 +10,8 @@ import asyncio
 import functools
 import json
 import os
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from lb.logs import follow
 from lb.metrics import Metrics
 from lb.pool import Pool
 from lb.proxy import Proxy
+from lb.siblings import Siblings
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -38,13 +40,20 @@ _SCRAPE_S = 2.0
 _CHANGE_S = 900.0
 
 
+#: The log of a balancer process.
+_BALANCER = re.compile(r"balancer(-[0-9]{1,2})?")
+
+
 class Admin:
     def __init__(
-        self, pool: Pool, link: Link, counters: Counters, metrics: Metrics, proxy: Proxy, state: StateDir
+        self, pool: Pool, link: Link, counters: Counters, metrics: Metrics, proxy: Proxy, siblings: Siblings,
+        state: StateDir,
     ) -> None:
         self._pool, self._link, self._counters = pool, link, counters
-        self._metrics, self._proxy = metrics, proxy
+        self._metrics, self._proxy, self._siblings = metrics, proxy, siblings
         self._state = state
+        #: Series that every balancer process reads from the same place.
+        self._alike: set[str] = set()
         control = aiohttp.UnixConnector(path=short_socket_path(state.control), limit=256, force_close=True)
         self._control = aiohttp.ClientSession(
             connector=control, timeout=aiohttp.ClientTimeout(total=_CHANGE_S), trust_env=False
@@ -97,8 +106,9 @@ class Admin:
 
     async def _render_metrics(self, _: web.Request) -> web.Response:
         backends = [b for b in self._pool.backends.values() if b.keeps_running()]
-        answers = await asyncio.gather(
-            *(self._proxy.get(b, "/metrics", _SCRAPE_S) for b in backends), return_exceptions=True
+        scrapes = (self._proxy.get(b, "/metrics", _SCRAPE_S) for b in backends)
+        others, answers = await asyncio.gather(
+            self._siblings.expositions(), asyncio.gather(*scrapes, return_exceptions=True)
         )
         texts: dict[str, str] = {}
         for backend, answer in zip(backends, answers, strict=True):
@@ -108,8 +118,13 @@ class Admin:
             elif not isinstance(answer, AttemptFailed):
                 raise answer
         # In a thread: rendering must not stand between somebody's tokens.
-        body = await asyncio.to_thread(lambda: exposition.merge(texts, self._metrics.render()))
+        body = await asyncio.to_thread(lambda: exposition.merge(texts, self._own_series(others)))
         return web.Response(text=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+    def _own_series(self, others: list[str]) -> str:
+        """Of all balancer processes as if they were one."""
+        own = self._metrics.render()
+        return exposition.total([own, *others], self._alike) if others else own
 
     # for those who may manage the cluster
 
@@ -128,7 +143,7 @@ class Admin:
             "is_running": bool(self._ready()),
             "total_instances": seen.get("total_instances", 0),
             "running_instances": running,
-            "load_balancer_strategy": self._pool.strategy,
+            "load_balancer_strategy": self._proxy.strategy,
             "engine": seen.get("engine"),
             "model": seen.get("model"),
             "min_instances": seen.get("min_instances"),
@@ -136,8 +151,9 @@ class Admin:
             "supervisor": supervisor,
             "load_balancer": {
                 "pid": os.getpid(),
-                "in_flight": sum(self._pool.in_flight().values()),
+                "in_flight": sum(self._pool.load().values()),
                 "restarts": supervisor.pop("balancer_restarts", 0),
+                "processes": supervisor.pop("balancers", [{"pid": os.getpid()}]),
             },
             "instances": instances,
         }
@@ -145,7 +161,7 @@ class Admin:
     def _instance(self, name: str, seen: dict[str, Any]) -> dict[str, Any]:
         backend = self._pool.backends.get(name)
         requests, errors = self._counters.get(name)
-        result = {**seen, "in_flight": backend.in_flight if backend else 0}
+        result = {**seen, "in_flight": backend.load if backend else 0}
         result |= {"requests_total": requests, "errors_total": errors}
         if backend is not None:
             result["weight"] = backend.spec.weight
@@ -170,18 +186,19 @@ class Admin:
         )  # fmt: skip
 
     async def _system_metrics(self, _: web.Request) -> web.Response:
-        instances = self.status()["instances"]
+        instances, others = self.status()["instances"], await self._siblings.expositions()
+        series = exposition.samples([self._metrics.render(), *others], self._alike) if others else {}
         everything = sum(i["requests_total"] for i in instances.values())
         result = {}
         for name, i in instances.items():
             backend, requests = self._pool.backends.get(name), i["requests_total"]
-            mean = self._metrics.mean_latency(name)
+            mean = _mean_latency(series, name) if others else self._metrics.mean_latency(name)
             result[name] = {
                 "requests_total": requests,
                 "errors_total": i["errors_total"],
                 "success_rate": max(0.0, 1.0 - i["errors_total"] / requests) if requests else None,
                 "mean_latency_ms": None if mean is None else round(mean * 1000, 2),
-                "active_connections": backend.in_flight if backend else 0,
+                "active_connections": backend.load if backend else 0,
                 "healthy": i["is_running"],
                 "state": i["state"],
                 "cpu_percent": i["cpu_percent"],
@@ -191,13 +208,13 @@ class Admin:
         total_errors = sum(i["errors_total"] for i in instances.values())
         return web.json_response(
             {"requests_total": everything, "errors_total": total_errors,
-             "active_connections": sum(self._pool.in_flight().values()), "instances": result}
+             "active_connections": sum(self._pool.load().values()), "instances": result}
         )  # fmt: skip
 
     async def _logs(self, request: web.Request) -> web.StreamResponse:
         name = request.match_info["name"]
         seen = self._link.snapshot.get("instances", {}).get(name)
-        path = seen.get("log") if seen else str(self._state.log(name)) if name == "balancer" else None
+        path = seen.get("log") if seen else str(self._state.log(name)) if _BALANCER.fullmatch(name) else None
         if path is None:
             raise ProxyError(404, f"no log of {name!r}")
         try:
@@ -244,8 +261,13 @@ class Admin:
         return [b.id for b in self._pool.backends.values() if b.available(now)]
 
     def _register_gauges(self) -> None:
-        pool, gauge, snapshot = self._pool, self._metrics.gauge, lambda: self._link.snapshot.get("instances", {})
-        gauge("clusterctl_in_flight", "Requests in flight", "instance", lambda: pool.in_flight().items())
+        pool, snapshot = self._pool, lambda: self._link.snapshot.get("instances", {})
+
+        def gauge(name: str, meaning: str, label: str, values: Callable[[], Iterable[tuple[str, float]]]) -> None:
+            self._alike.add(name)
+            self._metrics.gauge(name, meaning, label, values)
+
+        gauge("clusterctl_in_flight", "Requests in flight", "instance", lambda: pool.load().items())
         gauge(
             "clusterctl_instance_requests_total", "Requests sent to an instance; survives restarts", "instance",
             lambda: [(name, self._counters.get(name)[0]) for name in self._counters.names()],
@@ -276,6 +298,13 @@ class Admin:
             ("memory_mb", "clusterctl_instance_memory_megabytes", "Resident memory of the worker's process tree"),
         ):
             gauge(name, meaning, "instance", functools.partial(_column, snapshot, key))
+
+
+def _mean_latency(series: Mapping[str, float], instance: str) -> float | None:
+    """As `Metrics.mean_latency`, over several processes."""
+    name = "clusterctl_request_seconds"
+    count = series.get(f'{name}_count{{instance="{instance}"}}', 0.0)
+    return series[f'{name}_sum{{instance="{instance}"}}'] / count if count else None
 
 
 def _column(instances: Callable[[], dict[str, Any]], key: str) -> list[tuple[str, float]]:

@@ -14,6 +14,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from config.paths import StateDir
+from config.strategy_file import StrategyReader
 from config.topology import BalancerConfig
 from lb.admin import Admin
 from lb.client import Limits
@@ -28,6 +29,7 @@ from lb.link import Link
 from lb.metrics import Metrics
 from lb.pool import Pool
 from lb.proxy import Proxy
+from lb.siblings import Siblings
 from lb.upstream import Upstream
 from lb.waiting import Changes
 
@@ -35,6 +37,9 @@ log = logging.getLogger(__name__)
 
 #: Seconds a balancer that is asked to end gives its streams; the supervisor has drained before.
 _SHUTDOWN_S = 3.0
+
+#: Seconds that a new balancer waits for its supervisor's first word.
+_FIRST_WORD_S = 2.0
 
 
 def _errors(metrics: Metrics) -> Middleware:
@@ -82,14 +87,19 @@ class Balancer:
     counters: Counters
     proxy: Proxy
     link: Link
+    siblings: Siblings
     admin: Admin
     runner: web.AppRunner
     front: Front
 
-    async def start(self, listener: socket.socket) -> None:
-        """Raises OSError."""
+    async def start(self, listener: socket.socket, patience: float = 0.0) -> None:
+        """Takes connections as soon as a supervisor has said what there is, or ``patience`` seconds have passed: until
+        then they are better off with another balancer, or in the socket's queue. Raises OSError."""
         await self.runner.setup()
         await self.link.start()
+        self.siblings.start()
+        if patience:
+            await self.link.has_snapshot((1, 0), patience)
         await self.front.serve(listener)
 
     async def close(self) -> None:
@@ -98,6 +108,7 @@ class Balancer:
         await self.link.close()
         await self.admin.close()
         await self.proxy.close()
+        await self.siblings.close()
         self.counters.close()
 
 
@@ -105,14 +116,15 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
     """A balancer that does nothing yet. Raises OSError if its counters cannot be opened."""
     state = StateDir(Path(config.state_dir))
     changes, metrics, upstream = Changes(), Metrics(), Upstream()
-    pool = Pool(changes.notify)
     counters = Counters(state.counters)
-    link = Link(pool, listener, link_path, counters.recently_used)
+    pool = Pool(changes.notify, counters.share) if config.processes > 1 else Pool(changes.notify)
+    link = Link(pool, listener, link_path, counters.recently_used, metrics.render)
+    siblings = Siblings(counters, link_path, config.processes)
     proxy = Proxy(
         pool, upstream, counters, metrics, changes, queue_timeout=config.queue_timeout, want=link.want,
-        trusted=Trusted(config.trusted_proxies),
+        trusted=Trusted(config.trusted_proxies), strategy=StrategyReader(state.strategy).current,
     )
-    admin = Admin(pool, link, counters, metrics, proxy, state)
+    admin = Admin(pool, link, counters, metrics, proxy, siblings, state)
     # What comes here has been limited in front.
     app = web.Application(middlewares=[_errors(metrics)], client_max_size=config.max_body)
     admin.add_routes(app.router)
@@ -126,7 +138,7 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
     )  # fmt: skip
     inner = InnerEndpoint(lambda: _server(runner)())
     front = Front(proxy, inner, _check(guard), limits, frozenset(config.extra_routes))
-    return Balancer(pool, counters, proxy, link, admin, runner, front)
+    return Balancer(pool, counters, proxy, link, siblings, admin, runner, front)
 
 
 def _server(runner: web.AppRunner) -> web.Server:
@@ -141,9 +153,9 @@ async def serve(config: BalancerConfig, link_path: Path) -> None:
     balancer = make(config, listener, link_path)
     stop = asyncio.Event()
     try:
-        await balancer.start(listener)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        await balancer.start(listener, _FIRST_WORD_S)
         await stop.wait()
     finally:
         await balancer.close()

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from config.topology import KEEPS_RUNNING, MAY_RECOVER, TAKES_NEW, BackendSpec
 from lb.health import Ejection
 from lb.latency import PeakEwma
 
 
+class Shared(Protocol):
+    """Where several balancer processes count what each of them has in flight on one incarnation."""
+
+    def put(self, own: int) -> None: ...
+
+    def others(self) -> int: ...
+
+
 class Backend:
-    """One incarnation of one worker: a restarted worker is a new Backend, whose count starts at 0."""
+    """One incarnation of one worker: a restarted worker is a new Backend, whose count starts at 0. ``shared`` is None
+    for a balancer that is alone."""
 
     __slots__ = (
-        "_leases", "_names", "_spec", "books", "ejection", "endpoint", "id", "lacking", "latency", "order", "takes_new",
-        "weight",
+        "_leases", "_names", "_shared", "_spec", "books", "ejection", "endpoint", "id", "lacking", "latency", "order",
+        "takes_new", "weight",
     )  # fmt: skip
 
-    def __init__(self, spec: BackendSpec) -> None:
+    def __init__(self, spec: BackendSpec, shared: Shared | None = None) -> None:
         self.id = spec.id
         #: What others keep with it: counts by route, and the address in the form that connections need (of this spec).
         self.books: dict[str, Any] = {}
@@ -29,6 +38,7 @@ class Backend:
         self.latency = PeakEwma()
         self.ejection = Ejection()
         self._leases: set[Lease] = set()
+        self._shared = shared
         #: Models it was said to serve and answered 404 for, and until when (s, monotonic) it is not asked for them.
         self.lacking: dict[str, float] = {}
 
@@ -45,7 +55,19 @@ class Backend:
 
     @property
     def in_flight(self) -> int:
+        """Through this process."""
         return len(self._leases)
+
+    @property
+    def load(self) -> int:
+        """What is in flight on it, through whichever balancer: what strategies go by."""
+        return len(self._leases) if self._shared is None else len(self._leases) + self._shared.others()
+
+    def unshare(self) -> None:
+        """It is gone: its place is another incarnation's now."""
+        if self._shared is not None:
+            self._shared.put(0)
+            self._shared = None
 
     def available(self, now: float) -> bool:
         """The one predicate for everyone: may a new request be sent here?"""
@@ -67,6 +89,8 @@ class Backend:
         """One more in flight. ``on_evict`` is called with the reason if the worker is lost before the release."""
         lease = Lease(self, on_evict)
         self._leases.add(lease)
+        if self._shared is not None:
+            self._shared.put(len(self._leases))
         return lease
 
     def release(self, lease: Lease) -> bool:
@@ -74,6 +98,8 @@ class Backend:
         if lease not in self._leases:
             return False
         self._leases.discard(lease)
+        if self._shared is not None:
+            self._shared.put(len(self._leases))
         return True
 
     def evict(self, reason: str) -> None:

@@ -6,7 +6,9 @@ Text format 0.0.4: all lines of one metric have to be one group, with HELP and T
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+
+from prometheus_client.utils import floatToGoString
 
 _SUFFIXES = ("_bucket", "_sum", "_count", "_total", "_created")
 
@@ -34,6 +36,32 @@ def merge(texts: Mapping[str, str], own: str = "") -> str:
         lines += heads.get(name, [])
         lines += group
     return "\n".join(lines) + "\n" if lines else ""
+
+
+def samples(texts: Sequence[str], alike: Collection[str]) -> dict[str, float]:
+    """Values by series (name and labels) of several processes: added, but those of the metrics ``alike``, which each
+    process reads from the same place, are taken once, from the first that has them."""
+    found: dict[str, float] = {}
+    for line in (line for text in texts for line in text.split("\n")):
+        if line and not line.startswith("#"):
+            series, _, value = line.rpartition(" ")
+            if series not in found:
+                found[series] = float(value)
+            elif series.partition("{")[0] not in alike:
+                found[series] += float(value)
+    return found
+
+
+def total(texts: Sequence[str], alike: Collection[str]) -> str:
+    """One exposition for several processes, see `samples`; all HELP and TYPE lines come first."""
+    heads = dict.fromkeys(line for text in texts for line in text.split("\n") if line.startswith("#"))
+    lines = [*heads, *(f"{series} {_number(value)}" for series, value in samples(texts, alike).items())]
+    return "\n".join(lines) + "\n" if lines else ""
+
+
+def _number(value: float) -> str:
+    return str(floatToGoString(value))  # type: ignore[no-untyped-call]
+
 
 _SAMPLE = re.compile(r'([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{((?:[^"}]|"(?:[^"\\]|\\.)*")*)\})?([ \t].+)')
 _LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)(\s*=\s*"(?:[^"\\]|\\.)*")')

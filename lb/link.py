@@ -31,16 +31,17 @@ _DRAIN_LOOK = 0.02
 
 
 class Link:
-    """``uses()`` tells which adapters were used since it was last asked. ``snapshot`` is the supervisor's last word;
-    ``alive`` whether there is a supervisor."""
+    """``uses()`` tells which adapters were used since it was last asked; ``render()`` this process' own series (it is
+    called in a thread). ``snapshot`` is the supervisor's last word; ``alive`` whether there is a supervisor."""
 
     def __init__(
         self, pool: Pool, listener: socket.socket, path: Path,
-        uses: Callable[[], dict[str, float]] = dict,
+        uses: Callable[[], dict[str, float]] = dict, render: Callable[[], str] = str,
     ) -> None:
         self._pool, self._listener, self._path = pool, listener, path
-        self._uses = uses
+        self._uses, self._render = uses, render
         self._wanted: dict[str, float] = {}
+        #: Of whoever is connected and has not turned out to be another balancer: supervisors.
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks = Tasks()
         self._server: asyncio.Server | None = None
@@ -117,6 +118,10 @@ class Link:
                 elif message["type"] == "snapshot":
                     self.snapshot = message["snapshot"]
                     self.fresh.notify()
+                elif message["type"] == "metrics":
+                    self._writers.discard(writer)  # another balancer: no supervisor asks for them
+                    text = await asyncio.to_thread(self._render)
+                    writer.write(encode({"type": "metrics", "text": text}))
         finally:
             self._writers.discard(writer)
             writer.close()

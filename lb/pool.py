@@ -6,19 +6,23 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from config.topology import BackendSet
-from lb.backend import Backend
+from lb.backend import Backend, Shared
 
 
 class Pool:
-    """``on_change`` is called after every change; whoever waits for a backend looks again then."""
+    """``on_change`` is called after every change; whoever waits for a backend looks again then. ``share`` is asked
+    where to count what is in flight on an incarnation of a backend, if there are other balancers."""
 
-    def __init__(self, on_change: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, on_change: Callable[[], None] = lambda: None,
+        share: Callable[[str, int], Shared | None] = lambda backend, incarnation: None,
+    ) -> None:
         self.backends: dict[str, Backend] = {}
         self.version = (0, 0)
         self.strategy = ""
         self.shutting_down = False
         self.registered: dict[str, dict[str, Any]] = {}
-        self._on_change = on_change
+        self._on_change, self._share = on_change, share
         self._serving: dict[str | None, list[Backend]] = {}
 
     def apply(self, new: BackendSet) -> bool:
@@ -39,8 +43,12 @@ class Pool:
                 old.lacking.clear()
                 self.backends[spec.id] = before.pop(spec.id)
             else:
-                self.backends[spec.id] = Backend(spec)
+                if old is not None:
+                    old.unshare()
+                # A server that is not ours is the same one whatever we call its incarnation.
+                self.backends[spec.id] = Backend(spec, self._share(spec.id, spec.incarnation if spec.managed else 0))
         for gone in before.values():
+            gone.unshare()
             gone.evict(f"{gone.id} has ended")
         for backend in self.backends.values():
             if not backend.keeps_running():
@@ -97,7 +105,12 @@ class Pool:
         return bool(serving) and not any(b.may_recover() for b in serving)
 
     def in_flight(self) -> dict[str, int]:
+        """Through this process."""
         return {b.id: b.in_flight for b in self.backends.values()}
+
+    def load(self) -> dict[str, int]:
+        """What is in flight through all balancers."""
+        return {b.id: b.load for b in self.backends.values()}
 
     def models(self) -> list[dict[str, Any]]:
         """The union of what the backends in rotation serve (of all, if none is), each model once, base models

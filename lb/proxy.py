@@ -40,18 +40,21 @@ Pinned = tuple[str, int]
 
 
 class Proxy:
-    """``clock`` is monotonic seconds; ``want`` is told of an adapter that nobody holds and somebody asks for."""
+    """``clock`` is monotonic seconds; ``want`` is told of an adapter that nobody holds and somebody asks for;
+    ``strategy`` says which one is in force, given the version of the latest set and the one that it names."""
 
     def __init__(
         self, pool: Pool, upstream: Upstream, counters: Counters, metrics: Metrics, changes: Changes, *,
         queue_timeout: float, trusted: Trusted | None = None, want: Callable[[str], None] = lambda adapter: None,
         random: Random | None = None, clock: Callable[[], float] = time.monotonic,
+        strategy: Callable[[tuple[int, int], str], str] = lambda version, named: named,
     ) -> None:
         self.pool, self.upstream, self.metrics, self.clock = pool, upstream, metrics, clock
         self.queue_timeout, self.trusted = queue_timeout, trusted or Trusted()
         self.affinity, self.tasks = Affinity(), Tasks()
         self._counters, self._changes, self._want = counters, changes, want
         self._random = random or Random()
+        self._in_force = strategy
         self._strategy: tuple[str, Strategy] | None = None
 
     async def close(self) -> None:
@@ -143,8 +146,13 @@ class Proxy:
             message = f"no worker{what} became ready within {self.queue_timeout:g} s"
             raise ProxyError(503, message, source=Source.INTERNAL, retry_after=5)
 
+    @property
+    def strategy(self) -> str:
+        """The name of the one in force."""
+        return self._in_force(self.pool.version, self.pool.strategy)
+
     def _current_strategy(self) -> Strategy:
-        name = self.pool.strategy
+        name = self._in_force(self.pool.version, self.pool.strategy)
         if self._strategy is None or self._strategy[0] != name:
             self._strategy = (name, STRATEGIES[name](self._random))
         return self._strategy[1]

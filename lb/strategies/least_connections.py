@@ -17,6 +17,6 @@ class LeastConnections:
         self._turn = RoundRobin(random)
 
     def choose(self, candidates: Sequence[Backend], request: RequestInfo) -> Backend:
-        loads = [b.in_flight for b in candidates]
+        loads = [b.load for b in candidates]
         fewest = min(loads)
         return self._turn.choose([b for b, load in zip(candidates, loads, strict=True) if load == fewest], request)

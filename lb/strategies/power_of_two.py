@@ -17,4 +17,4 @@ class PowerOfTwo:
         if len(candidates) == 1:
             return candidates[0]
         first, second = self._random.sample(candidates, 2)
-        return second if second.in_flight < first.in_flight else first
+        return second if second.load < first.load else first

@@ -23,7 +23,7 @@ class ResponseTime:
 
         def cost(backend: Backend) -> float:
             latency = backend.latency.value
-            return (quickest if latency is None else latency) * (backend.in_flight + 1)
+            return (quickest if latency is None else latency) * (backend.load + 1)
 
         costs = [cost(b) for b in candidates]
         least = min(costs)

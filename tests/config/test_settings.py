@@ -12,6 +12,7 @@ import pytest
 from config import settings
 from config.errors import UsageError
 from config.settings import Settings, load
+from config.topology import BalancerConfig
 
 
 def _yaml(folder: Path, text: str) -> Path:
@@ -33,6 +34,15 @@ def test_without_anything_the_defaults_hold() -> None:
     assert (got.instances, got.engine, got.host, got.port) == (1, "vllm", "127.0.0.1", 8000)
     assert (got.strategy, got.health_interval, got.health_failures) == ("least_connections", 2.0, 3)
     assert (got.drain_timeout, got.queue_timeout, got.startup_timeout) == (30.0, 30.0, 600.0)
+
+
+def test_without_anything_a_balancer_is_told_what_it_would_do_anyway() -> None:
+    got = load({})
+    untold = BalancerConfig(-1, "", "", 0, 0)
+    for name in ("max_body", "max_connections", "head_timeout", "body_timeout", "stream_buffer", "trusted_proxies",
+                 "extra_routes"):  # fmt: skip
+        assert getattr(got, name) == getattr(untold, name)
+    assert got.lb_processes == untold.processes == 1
 
 
 def test_each_source_wins_over_those_below(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -62,6 +72,13 @@ def test_each_source_wins_over_those_below(environment: pytest.MonkeyPatch, tmp_
         ("CLUSTERCTL_GPUS", "1,0", "gpus", (1, 0)),
         ("CLUSTERCTL_ENGINE_ARGS", "--max-loras 2", "engine_args", ("--max-loras", "2")),
         ("CLUSTERCTL_ADMIN_KEY", "k", "admin_key", "k"),
+        ("CLUSTERCTL_LB_PROCESSES", "4", "lb_processes", 4),
+        ("CLUSTERCTL_MAX_CONNECTIONS", "5", "max_connections", 5),
+        ("CLUSTERCTL_HEAD_TIMEOUT", "0.5", "head_timeout", 0.5),
+        ("CLUSTERCTL_BODY_TIMEOUT", "5", "body_timeout", 5.0),
+        ("CLUSTERCTL_STREAM_BUFFER", "65536", "stream_buffer", 65536),
+        ("CLUSTERCTL_TRUSTED_PROXIES", "10.0.0.0/8, ::1", "trusted_proxies", ("10.0.0.0/8", "::1")),
+        ("CLUSTERCTL_EXTRA_ROUTES", "/v1/mine,/v2/mine", "extra_routes", ("/v1/mine", "/v2/mine")),
     ],
 )
 def test_the_environment_is_read(
@@ -120,6 +137,16 @@ def test_settings_cannot_be_changed() -> None:
         ({"lora": ["=x"]}, "--lora: '' is no adapter name"),
         ({"lora": ["é=x"]}, "--lora: 'é' is no adapter name"),
         ({"lora": [f"{'n' * 129}=x"]}, "--lora: .* 1 to 128 characters"),
+        ({"lb_processes": 0}, "--lb-processes: "),
+        ({"lb_processes": 65}, "--lb-processes: "),
+        ({"max_body": 1023}, "--max-body: "),
+        ({"max_connections": 0}, "--max-connections: "),
+        ({"head_timeout": 0}, "--head-timeout: "),
+        ({"body_timeout": -1}, "--body-timeout: "),
+        ({"stream_buffer": 65535}, "--stream-buffer: "),
+        ({"trusted_proxies": "10.0.0.0/8,proxy.example"}, "--trusted-proxies: 'proxy.example' is no address"),
+        ({"trusted_proxies": ["10.0.0.0/33"]}, "--trusted-proxies: '10.0.0.0/33' is no address or network"),
+        ({"extra_routes": "/a,b"}, "--extra-routes: 'b' is no path"),
         ({"instances": 0}, "instances 0 needs at least one --backend"),
         ({"instances": 1, "min_instances": 2}, "instances 1 is below min_instances 2"),
         ({"instances": 3, "max_instances": 2}, "max_instances 2 is below instances 3"),
