@@ -62,7 +62,7 @@ def _plot(summary: Summary) -> str:
     parts, top, width = [], 20, 720
     for scenario, title in charts:
         cpu = {name: values["cpu_us"] for name, values in summary.get(scenario, {}).items()}
-        bars = [(name, value) for name, value in cpu.items() if name not in ("direct", "clusterctl again")]
+        bars = [(name, value) for name, value in cpu.items() if name not in ("direct", "floor", "clusterctl again")]
         if not bars:
             continue
         most = max(value for _, value in bars)

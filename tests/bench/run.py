@@ -165,7 +165,7 @@ def main() -> None:
     parser.add_argument("--routers", type=Path, default=Path(".venv-routers"), help="venv with the Rust routers")
     parser.add_argument("--out", type=Path, default=None, help="folder for performance.json and performance.svg")
     options = parser.parse_args()
-    starts: dict[str, Any] = {"direct": targets.direct}
+    starts: dict[str, Any] = {"direct": targets.direct, "floor": targets.floor}
     for name in ("nginx", "haproxy"):
         if targets.installed(name):
             starts[name] = getattr(targets, name)

@@ -112,6 +112,18 @@ def direct(folder: Path, upstream: int) -> Iterator[Target]:
     yield Target("direct", upstream)
 
 
+@contextlib.contextmanager
+def floor(folder: Path, upstream: int) -> Iterator[Target]:
+    """A proxy that only copies, on our event loop."""
+    listener, script = listening(), Path(__file__).with_name("floor.py")
+    port, descriptor = int(listener.getsockname()[1]), listener.fileno()
+    command = [sys.executable, str(script), str(descriptor), str(upstream)]
+    with _running(command, folder / "floor.log", (descriptor,)) as process:
+        listener.close()
+        wait_for(port)
+        yield Target("floor", port, process)
+
+
 _NGINX = """
 daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/nginx.log;
 events {{ worker_connections 8192; }}
