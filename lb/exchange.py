@@ -21,7 +21,7 @@ from lb.errors import AttemptFailed, ProxyError, Source
 from lb.http1.response import ResponseHead
 from lb.model_metrics import Meter
 from lb.proxy import Pinned, Proxy
-from lb.relay import Relay, Verdict
+from lb.relay import Relay, Relayed, Verdict
 from lb.routes import Route
 from lb.strategies.base import RequestInfo
 from lb.upstream import TcpEndpoint
@@ -41,12 +41,11 @@ _ELSEWHERE = frozenset({500, 503})
 _LACKING_S = 0.3
 
 
-class Exchange:
+class Exchange(Relayed):
     """Implements `lb.client.Exchange` and `lb.relay.Owner`."""
 
     # Defaults stand here and not in `__init__`: most requests are over without any of them being set.
     _meter: Meter | None = None
-    _relay: Relay | None = None
     _backend: Backend | None = None
     _lease: Lease | None = None
     _task: _Task | None = None
@@ -57,10 +56,6 @@ class Exchange:
 
     def __init__(self, proxy: Proxy, client: ClientConnection, request: Request, route: Route) -> None:
         self._proxy, self._client, self._request, self._route = proxy, client, request, route
-
-    @property
-    def began(self) -> bool:
-        return self._relay is not None and self._relay.began
 
     # from the client
 
@@ -101,17 +96,6 @@ class Exchange:
             return
         self._client_left()
         self._finish(failed=False)  # nobody's failure
-
-    def client_writable(self, writable: bool) -> None:
-        if self._relay is not None:
-            if writable:
-                self._relay.resume()
-            else:
-                self._relay.pause()
-
-    def more(self) -> None:
-        if self._relay is not None:
-            self._relay.more()
 
     def tunnelled(self, data: bytes) -> None:
         if self._relay is not None:

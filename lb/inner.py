@@ -16,7 +16,7 @@ from lb.client import ClientConnection, Request
 from lb.connection import WorkerConnection
 from lb.errors import AttemptFailed, ProxyError, Source
 from lb.http1.response import ResponseHead
-from lb.relay import Relay, Verdict
+from lb.relay import Relay, Relayed, Verdict
 from lb.upstream import Upstream
 
 
@@ -40,22 +40,16 @@ class InnerEndpoint:
         return connection
 
 
-class InnerExchange:
+class InnerExchange(Relayed):
     """Implements `lb.client.Exchange` and `lb.relay.Owner`."""
 
-    __slots__ = ("_client", "_endpoint", "_relay", "_request", "_task", "_tasks", "_upstream")
 
     def __init__(
         self, endpoint: InnerEndpoint, upstream: Upstream, tasks: Tasks, client: ClientConnection, request: Request
     ) -> None:
         self._endpoint, self._upstream, self._tasks = endpoint, upstream, tasks
         self._client, self._request = client, request
-        self._relay: Relay | None = None
         self._task: asyncio.Task[None] | None = None
-
-    @property
-    def began(self) -> bool:
-        return self._relay is not None and self._relay.began
 
     def start(self) -> None:
         connection = self._upstream.idle(self._endpoint)
@@ -89,17 +83,6 @@ class InnerExchange:
         if self._relay is not None:
             self._relay.drop()
             self._relay = None
-
-    def client_writable(self, writable: bool) -> None:
-        if self._relay is not None:
-            if writable:
-                self._relay.resume()
-            else:
-                self._relay.pause()
-
-    def more(self) -> None:
-        if self._relay is not None:
-            self._relay.more()
 
     def tunnelled(self, data: bytes) -> None:
         """No route of ours is a WebSocket."""

@@ -236,3 +236,24 @@ class Relay:
         upgrade = b"Upgrade: " + head.upgrade + b"\r\nConnection: Upgrade"
         self._client.write(headers.to_client(head, request_id=self._request.id, framing=upgrade, close=False))
         self._client.become_tunnel()
+
+
+class Relayed:
+    """What the owners of a relay have in common on the side of the client (`lb.client.Exchange`)."""
+
+    _relay: Relay | None = None
+
+    @property
+    def began(self) -> bool:
+        return self._relay is not None and self._relay.began
+
+    def client_writable(self, writable: bool) -> None:
+        if self._relay is not None:
+            if writable:
+                self._relay.resume()
+            else:
+                self._relay.pause()
+
+    def more(self) -> None:
+        if self._relay is not None:
+            self._relay.more()

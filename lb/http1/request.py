@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from lb.http1 import fields
+from lb.http1 import fields, heads
 
 #: Bytes of the start line with all fields, and fields in number.
 MAX_HEAD = 64 * 1024
@@ -184,42 +184,13 @@ def _read_framing(head: RequestHead) -> None:
         head.length = size
 
 
-_LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ([0-9]{1,15})\r\n")
+class Heads(heads.Heads[RequestHead]):
+    """Of the requests of one client; `read` raises Malformed."""
 
-
-class Heads:
-    """Reads the heads of one connection. A client sends the same head again and again, but for the length of the
-    body: what is equal byte for byte is not parsed twice. The same `RequestHead` is given again then, so it may be
-    used until the next one is read."""
-
-    __slots__ = ("_exact", "_known", "_last", "_length")
+    __slots__ = ()
 
     def __init__(self) -> None:
-        self._known = self._exact = b""
-        self._length: int | None = None
-        self._last: RequestHead | None = None
-
-    def read(self, data: bytes) -> RequestHead:
-        """As `parse`. Raises Malformed."""
-        if data == self._exact and self._last is not None:
-            self._last.length = self._length
-            return self._last
-        match = _LENGTH.search(data)
-        if match is None:
-            known, length = data, None
-        else:
-            start, end = match.span(1)
-            known, length = data[:start] + b"0" + data[end:], int(match[1])
-        last = self._last
-        if last is not None and known == self._known:
-            if match is not None and length is not None:
-                last.length = length
-            return last
-        self._last = None
-        head = parse(data)
-        self._known, self._last = known, head
-        self._exact, self._length = data, head.length
-        return head
+        super().__init__(parse)
 
 
 #: A line end that is not CRLF, or a byte that no head has: no need to wait for the rest.

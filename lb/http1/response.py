@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from lb.http1 import fields
+from lb.http1 import fields, heads
 
 MAX_HEAD = 64 * 1024
 
@@ -80,38 +80,10 @@ def parse(data: bytes) -> ResponseHead:
     return head
 
 
-_LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ([0-9]{1,15})\r\n")
+class Heads(heads.Heads[ResponseHead]):
+    """Of the answers of one worker; `read` raises Garbage."""
 
-
-class Heads:
-    """Reads the heads of one worker's answers: what is equal byte for byte, but for the length, is not parsed twice.
-    The same `ResponseHead` is given again then, so it may be used until the next one is read."""
-
-    __slots__ = ("_exact", "_known", "_last", "_length")
+    __slots__ = ()
 
     def __init__(self) -> None:
-        self._known = self._exact = b""
-        self._length: int | None = None
-        self._last: ResponseHead | None = None
-
-    def read(self, data: bytes) -> ResponseHead:
-        """As `parse`. Raises Garbage."""
-        if data == self._exact and self._last is not None:
-            self._last.length = self._length
-            return self._last
-        match = _LENGTH.search(data)
-        if match is None:
-            known, length = data, None
-        else:
-            start, end = match.span(1)
-            known, length = data[:start] + b"0" + data[end:], int(match[1])
-        last = self._last
-        if last is not None and known == self._known:
-            if length is not None:
-                last.length = length
-            return last
-        self._last = None
-        head = parse(data)
-        self._known, self._last = known, head
-        self._exact, self._length = data, head.length
-        return head
+        super().__init__(parse)
