@@ -404,4 +404,5 @@ def _balancer_config(plan: Plan, state: StateDir) -> BalancerConfig:
         trusted_proxies=settings.trusted_proxies, extra_routes=settings.extra_routes,
         max_connections=settings.max_connections, head_timeout=settings.head_timeout,
         body_timeout=settings.body_timeout, stream_buffer=settings.stream_buffer,
+        resume=settings.resume, migration_limit=settings.migration_limit, stall_timeout=settings.stall_timeout,
     )

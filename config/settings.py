@@ -94,6 +94,11 @@ class Settings(BaseSettings):
     restart_delay: float = _setting(
         "restart_delay", 1.0, "before the second restart in a row; doubles with each, up to 60", ge=0
     )
+    stall_timeout: float = _setting(
+        "stall_timeout", 10.0, "how long tokens may stand still on a worker that has requests", gt=0
+    )
+    resume: bool = _setting("resume", True, "go on with a stream on another worker when its own is lost")
+    migration_limit: int = _setting("migration_limit", 3, "how often one stream may be moved", ge=0)
     lb_processes: int = _setting("lb_processes", 1, "balancer processes that share the port", ge=1, le=64)
     max_body: int = _setting("max_body", 64 * 1024 * 1024, "largest request body, bytes", ge=1024)
     max_connections: int = _setting("max_connections", 10_000, "clients' connections to one balancer process", ge=1)

@@ -97,6 +97,9 @@ class BalancerConfig:
     head_timeout: float = 10.0
     body_timeout: float = 60.0
     stream_buffer: int = 256 * 1024
+    resume: bool = True
+    migration_limit: int = 3
+    stall_timeout: float = 10.0
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
