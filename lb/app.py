@@ -123,6 +123,7 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
     proxy = Proxy(
         pool, upstream, counters, metrics, changes, queue_timeout=config.queue_timeout, want=link.want,
         trusted=Trusted(config.trusted_proxies), strategy=StrategyReader(state.strategy).current,
+        resume=config.resume, migration_limit=config.migration_limit, stall_timeout=config.stall_timeout,
     )
     admin = Admin(pool, link, counters, metrics, proxy, siblings, state)
     # What comes here has been limited in front.

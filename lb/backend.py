@@ -81,6 +81,16 @@ class Backend:
         """Whether it serves ``model`` (None: the request names none), or is going to once it is up."""
         return model is None or model in self._names or not self._names
 
+    def root(self, model: str | None) -> str | None:
+        """What its card says that ``model`` was loaded from, which tells one version of an adapter from another."""
+        found = next((card.get("root") for card in self._spec.models if card["id"] == model), None)
+        return found if isinstance(found, str) else None
+
+    def longest(self) -> int | None:
+        """Tokens that prompt and answer may have together, where its cards tell."""
+        lengths = [card["max_model_len"] for card in self._spec.models if isinstance(card.get("max_model_len"), int)]
+        return min(lengths, default=None)
+
     def lacks(self, model: str | None, now: float) -> bool:
         """It has just said that it has not got ``model``: true for a moment, as an adapter comes back unannounced."""
         return model is not None and self.lacking.get(model, 0.0) > now

@@ -64,6 +64,9 @@ class Exchange(Protocol):
     def cut(self, reason: str) -> None:
         """It has to end now."""
 
+    def check(self, now: float) -> None:
+        """Called now and then (s, monotonic), to end what takes too long."""
+
     @property
     def began(self) -> bool:
         """Whether bytes of an answer have gone out."""
@@ -156,6 +159,11 @@ class ClientConnection(asyncio.Protocol):
     @property
     def speaks_chunked(self) -> bool:
         return self._request is not None and self._request.head.version == 1
+
+    @property
+    def full(self) -> bool:
+        """It does not read what it is sent."""
+        return self._full
 
     def closes_after_this(self) -> bool:
         """Whether the connection ends with the answer under way."""
@@ -317,6 +325,8 @@ class ClientConnection(asyncio.Protocol):
             self.cut()
         elif self._paused and self._hung_up():
             self.cut_off()
+        elif self._exchange is not None:
+            self._exchange.check(now)
 
     def end(self, reason: str | None = None) -> None:
         """The balancer is going: an idle connection is closed, a request that is being answered ends with

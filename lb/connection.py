@@ -23,6 +23,8 @@ class Reader(Protocol):
 
     #: Whether a chunked body may come in chunked coding, or is to be taken apart; asked after `on_head`.
     raw: bool
+    #: Whether nothing of what came is kept back, so that the next chunk may go past it.
+    aligned: bool
 
     def on_head(self, head: ResponseHead) -> None: ...
     def on_body(self, data: bytes) -> None: ...
@@ -60,7 +62,7 @@ class WorkerConnection(asyncio.Protocol):
     is closed. ``idle_since``: s, monotonic, set by whoever keeps it."""
 
     __slots__ = (
-        "_at", "_body", "_buffer", "_gone", "_heads", "_keep", "_left", "_meter", "_method", "_paused",
+        "_at", "_body", "_buffer", "_cut", "_gone", "_heads", "_keep", "_left", "_meter", "_method", "_paused",
         "_reader", "_released", "_sending", "_served", "_straight", "_write", "idle_since", "key", "stale", "transport",
     )  # fmt: skip
 
@@ -77,6 +79,7 @@ class WorkerConnection(asyncio.Protocol):
         self._body: Passage | Decoder | None = None
         self._keep = self._sending = self._paused = False
         self._write: Callable[[bytes], None] = _nowhere
+        self._cut: Callable[[bytes], bytes | None] | None = None
         self._meter: Meter | None = None
         self._straight: Meter | None = None  # set while the next bytes may go straight through
         self._method = ""
@@ -94,8 +97,8 @@ class WorkerConnection(asyncio.Protocol):
 
     @property
     def passage_is_plain(self) -> bool:
-        """A body that goes through in chunked coding is between two chunks."""
-        return isinstance(self._body, Passage) and self._body.between_chunks
+        """A body in chunked coding is between two chunks."""
+        return self._body is not None and self._body.between_chunks
 
     @property
     def passage(self) -> Passage | None:
@@ -127,10 +130,18 @@ class WorkerConnection(asyncio.Protocol):
         if self.transport is not None:
             self.transport.abort()
 
-    def go_straight(self, write: Callable[[bytes], None], meter: Meter) -> None:
-        """From now on a chunk that comes whole and plain goes to ``write`` as it is, and into ``meter``'s record; the
-        reader hears of everything else. For the body that is under way."""
-        self._write, self._meter = write, meter
+    def abandon(self, reader: Reader) -> None:
+        """``reader`` wants no more. Of no effect once its answer has ended: the connection may be another's."""
+        if reader is self._reader:
+            self.drop()
+
+    def go_straight(
+        self, write: Callable[[bytes], None], meter: Meter, cut: Callable[[bytes], bytes | None] | None = None
+    ) -> None:
+        """From now on a chunk that comes whole and plain goes to ``write`` as it is, or what ``cut`` makes of it, and
+        into ``meter``'s record; the reader hears of everything else, and of that of which ``cut`` makes None. For the
+        body that is under way."""
+        self._write, self._meter, self._cut = write, meter, cut
 
     def pause(self, reader: Reader) -> None:
         """``reader`` cannot take more now. Of no effect once its answer has ended: the connection may be another's."""
@@ -178,12 +189,14 @@ class WorkerConnection(asyncio.Protocol):
             if (TOTALS[data[: data.find(b"\r\n", 0, 10)]] == len(data) and data[-2:] == b"\r\n") or (
                 len(data) <= _MOST_AT_ONCE and is_whole(data)
             ):
-                self._write(data)
-                meter.stamps.append(monotonic())
-                meter.latest.append(data)
-                if len(meter.latest) >= BATCH:
-                    meter.count()
-                return
+                out = data if self._cut is None else self._cut(data)
+                if out is not None:
+                    self._write(out)
+                    meter.stamps.append(monotonic())
+                    meter.latest.append(data)
+                    if len(meter.latest) >= BATCH:
+                        meter.count()
+                    return
             self._straight = None
         at = self._at
         if at is _At.CHUNKED:
@@ -212,7 +225,7 @@ class WorkerConnection(asyncio.Protocol):
             self._finish(out, body.rest)
         elif out:
             reader.on_body(out)
-            if self._meter is not None and self._reader is reader and self.passage_is_plain:
+            if self._meter is not None and self._reader is reader and reader.aligned and self.passage_is_plain:
                 self._straight = self._meter
 
     def _counted(self, data: bytes) -> None:
@@ -299,7 +312,7 @@ class WorkerConnection(asyncio.Protocol):
         assert transport is not None
         self._reader = None
         if self._body is not None:
-            self._body = self._meter = self._straight = None
+            self._body = self._meter = self._straight = self._cut = None
         if self._keep and not self._sending and not transport.get_write_buffer_size():
             self._at, self._served = _At.IDLE, True
             self._released(self)

@@ -7,6 +7,7 @@ made only where something has to be waited for. `docs/decisions/0010` has the wh
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Awaitable, Callable
 from typing import ParamSpec
@@ -17,11 +18,16 @@ from lb.backend import Backend, Lease
 from lb.body import says_model_is_missing
 from lb.client import ClientConnection, Request
 from lb.connection import WorkerConnection
-from lb.errors import AttemptFailed, ProxyError, Source
+from lb.errors import AttemptFailed, ProxyError, Source, sse_error
 from lb.http1.response import ResponseHead
 from lb.model_metrics import Meter
 from lb.proxy import Pinned, Proxy
 from lb.relay import Relay, Relayed, Verdict
+from lb.resume import asked
+from lb.resume.mover import CannotResume, move, poison
+from lb.resume.relay import StreamRelay
+from lb.resume.script import Script
+from lb.retry import Record
 from lb.routes import Route
 from lb.strategies.base import RequestInfo
 from lb.upstream import TcpEndpoint
@@ -29,16 +35,25 @@ from lb.upstream import TcpEndpoint
 log = logging.getLogger(__name__)
 
 _P = ParamSpec("_P")
-_Task = asyncio.Task[None]
 
-#: A generation that a worker took and did not answer with a single byte is made again this often.
-_SILENT_RETRIES = 1
+#: Routes whose streams are read along.
+_STREAMS = ("/v1/completions", "/v1/chat/completions")
+
+_ABORTED = "it gave the request up"
+_Task = asyncio.Task[None]
 
 #: Statuses of a worker's answer that are worth asking another worker.
 _ELSEWHERE = frozenset({500, 503})
 
 #: Seconds for which a worker is not asked again for an adapter that it answered 404 for.
 _LACKING_S = 0.3
+
+
+def _is_aborted(body: bytes) -> bool:
+    try:
+        return any(choice.get("finish_reason") == "abort" for choice in json.loads(body)["choices"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False
 
 
 class Exchange(Relayed):
@@ -51,8 +66,16 @@ class Exchange(Relayed):
     _task: _Task | None = None
     _pinned: Pinned | None = None
     _excluded: frozenset[str] = frozenset()
-    _silent = 0
-    _again = _over = _websocket = False
+    _record: Record | None = None
+    _script: Script | None = None
+    _broken: Relay | None = None  # the relay whose stream is being continued
+    _body: bytes | None = None  # what workers are asked, where it is not the client's own
+    _target: bytes | None = None
+    _retries = 0
+    _root: str | None = None  # the version of the model that the stream began with
+    _lost: float | None = None  # when it lost its worker
+    _flowing = 0.0  # since when the client has taken everything
+    _again = _over = _websocket = _budgeted = False
 
     def __init__(self, proxy: Proxy, client: ClientConnection, request: Request, route: Route) -> None:
         self._proxy, self._client, self._request, self._route = proxy, client, request, route
@@ -76,6 +99,9 @@ class Exchange(Relayed):
             raise proxy.unknown(model)
         self._info, self._came = RequestInfo(model, route.path), proxy.clock()
         self._meter = proxy.metrics.models.begin(model)
+        proxy.budget.request(self._came)
+        if facts.stream and route.path in _STREAMS and request.upload is None:
+            self._read_along(chat=route.path != _STREAMS[0])
         if pool.registered:
             proxy.touch(model)
         try:
@@ -89,6 +115,14 @@ class Exchange(Relayed):
         except ProxyError:
             self._finish(failed=True)
             raise
+
+    def _read_along(self, *, chat: bool) -> None:
+        """A stream: what comes of it is written down, so that another worker can go on with it."""
+        request, meter = self._request, self._meter
+        assert meter is not None
+        wanted = asked.read(request.body, chat=chat, resume=self._proxy.resume)
+        self._script = script = Script(wanted, request.body, meter)
+        self._body, meter.tokens = wanted.body, script.count
 
     def client_gone(self) -> None:
         """Whatever runs for it is stopped."""
@@ -104,13 +138,35 @@ class Exchange(Relayed):
     def cut(self, reason: str) -> None:
         if self._over:
             return
+        if self._relay is None and self._broken is not None:
+            self._stop_waiting()
+            self._relay = self._broken
         if self._relay is not None and self._relay.began:
             self._count_failure(AttemptFailed(reason, connected=True))
-            self._end_broken(reason)
+            self._end_broken(self._relay, reason)
         else:
             self._client_left()
             self._finish(failed=True)
             self._client.refuse(ProxyError(503, reason, source=Source.INTERNAL, retry_after=1))
+
+    def client_writable(self, writable: bool) -> None:
+        self._flowing = self._proxy.clock()
+        super().client_writable(writable)
+
+    def check(self, now: float) -> None:
+        """A stream that stands still while its client waits for it is taken elsewhere, if there is anywhere."""
+        script, relay, backend, meter = self._script, self._relay, self._backend, self._meter
+        if script is None or relay is None or backend is None or meter is None or not script.made_here:
+            return  # a worker that has not begun yet may have a long prompt to read, or others before it
+        still = now - max(meter.last, self._began, self._flowing)
+        limit = self._proxy.migration_limit
+        if still <= self._proxy.stall_timeout or self._client.full or script.finished or script.moves >= limit:
+            return
+        if script.obstacle or not self._proxy.pool.candidates(self._info.model, {backend.id}, now, self._info.root):
+            return  # its worker may be hung: the supervisor will tell
+        relay.drop()
+        self._proxy.metrics.stalled(backend.id)
+        self._failed(AttemptFailed(f"no token for {still:.1f} s", connected=True, cause="stalled"))
 
     # choose
 
@@ -165,8 +221,10 @@ class Exchange(Relayed):
     def _attempt(self, backend: Backend) -> None:
         proxy = self._proxy
         self._backend, self._began = backend, proxy.clock()
-        self._again = self._generation and self._silent < _SILENT_RETRIES and self._pinned is None
+        self._again = self._generation and self._retries < proxy.migration_limit and self._pinned is None
         self._lease = backend.lease(self._evicted)
+        if self._script is not None and self._root is None:
+            self._root = backend.root(self._info.model)
         connection = proxy.upstream.idle(backend.endpoint or self._endpoint(backend))
         if connection is not None:
             self._send(connection)
@@ -192,22 +250,31 @@ class Exchange(Relayed):
     def _send(self, connection: WorkerConnection) -> None:
         proxy, request, backend = self._proxy, self._request, self._backend
         assert backend is not None
-        self._relay = relay = Relay(self, self._client, connection, request, self._meter)
-        head, spec = request.head, backend.spec
+        head, spec, body = request.head, backend.spec, self._body
+        if self._script is None:
+            relay = Relay(self, self._client, connection, request, self._meter)
+        else:
+            relay = StreamRelay(self, self._client, connection, request, self._script)
+            if self._broken is not None:
+                relay.take_over(self._broken)
+        self._relay = relay
         forwarded = head.notes.get(headers.forwarded) or headers.forwarded(head, request.peer, proxy.trusted)
-        length = len(request.body) if request.upload is None else head.length
+        length = len(request.body if body is None else body) if request.upload is None else head.length
         endpoint = backend.endpoint or self._endpoint(backend)
-        relay.send(
-            headers.to_worker(
-                head, endpoint.host_field, spec.path, forwarded, request.id, spec.api_key, length, self._websocket
-            )
+        start = headers.to_worker(
+            head, endpoint.host_field, spec.path, forwarded, request.id, spec.api_key, length, self._websocket
         )
+        if self._target is not None:
+            start = b"POST %b%b HTTP/1.1%b" % (spec.path.encode(), self._target, start[start.find(b"\r\n") :])
+        relay.send(start, body)
+        if self._broken is not None and self._client.full:
+            relay.pause()  # it was said to the one before
 
     # from the relay
 
     def on_answer(self, head: ResponseHead) -> Verdict:
         if head.status == 200:
-            return Verdict.PASS
+            return Verdict.COLLECT if self._generation else Verdict.PASS
         pool, model, now = self._proxy.pool, self._info.model, self._proxy.clock()
         if head.status == 101:
             return Verdict.PASS if self._websocket else Verdict.REFUSE
@@ -215,20 +282,27 @@ class Exchange(Relayed):
             # A worker whose engine has died answers 500, one that is full 503: another may do better, if there is
             # one. Otherwise its answer is the client's.
             assert self._backend is not None
-            if pool.candidates(model, {self._backend.id}, now):
+            if pool.candidates(model, self._excluded | {self._backend.id}, now):
                 return Verdict.REFUSE
+        if head.status in (400, 422) and self._script is not None and self._script.asked.ids:
+            return Verdict.COLLECT
         if head.status == 404 and model in pool.registered and self._pinned is None and self._can_be_sent_again:
             return Verdict.LOOK
         return Verdict.PASS
 
-    def on_looked(self, body: bytes) -> bool:
-        """A worker's own 404 for a model that the registry holds is never the client's answer, in time."""
+    def on_looked(self, body: bytes) -> str:
+        """A worker's own 404 for a model that the registry holds is never the client's answer, in time; nor is a
+        generation that it gave up, which it answers with 200."""
+        if self._relay is None or self._relay.status != 404:
+            return _ABORTED if self._generation and _is_aborted(body) else ""
         model, now = self._info.model, self._proxy.clock()
         held = model in self._proxy.pool.registered  # still: it may have been unloaded on purpose
-        return not (held and now < self._came + self._proxy.queue_timeout and says_model_is_missing(body, str(model)))
+        late = now >= self._came + self._proxy.queue_timeout
+        return "it has not got the model" if held and not late and says_model_is_missing(body, str(model)) else ""
 
     def on_first_byte(self, data: bytes) -> None:
         assert self._backend is not None
+        self._give_back()
         self._proxy.first_byte(self._backend, self._info, data, self._began)
 
     def on_whole(self, body: bytes) -> None:
@@ -239,6 +313,7 @@ class Exchange(Relayed):
         self._proxy.answered(backend, self._info, body, self._began, meter)
         self._over, self._relay = True, None
         self._release()
+        self._give_back()
         self._client.done()
 
     def on_complete(self, status: int) -> None:
@@ -263,6 +338,8 @@ class Exchange(Relayed):
             assert self._backend is not None
             self._relay = None
             self._task = self._start("connect to a worker again", self._connect, self._backend)
+        elif isinstance(relay, StreamRelay) and relay.failure is not None and relay.failure.final:
+            self._end_as_told(relay, relay.failure.event or sse_error(reason))
         else:
             self._failed(AttemptFailed(reason, connected=True, absent=relay.missing))
 
@@ -282,16 +359,24 @@ class Exchange(Relayed):
         if relay is not None:
             relay.drop()
         self._stop_waiting()
-        self._failed(AttemptFailed(reason, connected=relay is not None))
+        self._failed(AttemptFailed(reason, connected=relay is not None, cause="evicted"))
 
     def _failed(self, failure: AttemptFailed) -> None:
         """Again, elsewhere, or an answer that says so."""
         backend, relay = self._backend, self._relay
         assert backend is not None
         self._release()
+        self._give_back()
+        if failure.connected and (relay is None or relay.status not in (404, 503)):
+            self._suspect(backend)
+        if relay is None and self._broken is not None:
+            relay = self._broken  # a continuation that got no connection
         if relay is not None and relay.began:
-            self._count_failure(failure)
-            self._end_broken(f"{backend.id}: {failure}")
+            if failure.absent:
+                backend.lacking[str(self._info.model)] = self._proxy.clock() + _LACKING_S
+            else:
+                self._count_failure(failure)
+            self._go_on(relay, backend, failure)
             return
         self._relay = None if self._can_be_sent_again else relay
         try:
@@ -303,8 +388,10 @@ class Exchange(Relayed):
                 if failure.connected:
                     if not self._again:
                         raise ProxyError(502, f"{backend.id}: {failure}", source=Source.UPSTREAM)
-                    self._silent += 1
                     self._excluded |= {backend.id}
+                    self._relay = None
+                    self._task = self._start("make it again", self._repeat, failure.cause)
+                    return
             self._next()
         except ProxyError as error:
             self._refuse(error)
@@ -314,9 +401,89 @@ class Exchange(Relayed):
         log.warning("request %s on %s: %s", self._request.id, self._backend.id, failure)
         self._proxy.attempt_failed(self._backend, failure)
 
-    def _end_broken(self, reason: str) -> None:
-        relay, backend = self._relay, self._backend
-        assert relay is not None and backend is not None
+    def _suspect(self, backend: Backend) -> None:
+        if self._record is None:
+            self._record = Record()
+        made_nothing = self._script is None or not self._script.made_here
+        incarnation = backend.spec.incarnation
+        self._record.failed((backend.id, incarnation), made_nothing=made_nothing, alone=backend.load == 0)
+
+    async def _repeat(self, cause: str) -> None:
+        """All of it on another worker: nothing of an answer has gone out."""
+        proxy = self._proxy
+        self._retries += 1
+        assert self._record is not None
+        if await proxy.has_killed(self._record):
+            proxy.metrics.poisonous()
+            log.error("request %s: not given to another worker, as two have died of it", self._request.id)
+            self._refuse(poison(len(self._record)))
+            return
+        if not await proxy.repeat(self._came):
+            message = "a worker was lost, and too many requests are being made again already"
+            self._refuse(ProxyError(503, message, source=Source.INTERNAL, retry_after=5))
+            return
+        self._budgeted = True
+        proxy.metrics.retried(cause)
+        if self._script is not None:
+            self._body = self._script.start_over()
+        self._task = None
+        try:
+            self._next()
+        except ProxyError as error:
+            self._refuse(error)
+
+    def _go_on(self, relay: Relay, backend: Backend, failure: AttemptFailed) -> None:
+        """An answer that had begun is broken: on with it elsewhere, or its end."""
+        script, reason = self._script, f"{backend.id}: {failure}"
+        if script is None or not isinstance(relay, StreamRelay):
+            self._end_broken(relay, reason)
+        elif script.finished:
+            relay.complete()
+        elif script.obstacle and not script.can_start_over:
+            self._end_broken(relay, f"{reason}; it cannot be continued: {script.obstacle}")
+        elif failure.connected and script.moves >= self._proxy.migration_limit:
+            self._end_broken(relay, f"{reason}; it was moved {script.moves} times before")
+        else:
+            script.moves += failure.connected
+            self._broken, self._relay = relay, None
+            self._excluded |= {backend.id}
+            self._info.root = self._root
+            if script.made_here or self._lost is None:
+                self._lost = self._proxy.clock()
+            self._task = self._start("move a stream", self._move, relay, backend, failure)
+
+    async def _move(self, relay: StreamRelay, backend: Backend, failure: AttemptFailed) -> None:
+        script, record = self._script, self._record or Record()
+        assert script is not None
+        try:
+            since = self._proxy.clock() if self._lost is None else self._lost
+            found = await move(self._proxy, self._info, script, self._excluded, record, since)
+        except (ProxyError, CannotResume) as error:
+            log.warning("request %s cannot go on: %s", self._request.id, error)
+            self._end_broken(relay, f"{backend.id}: {failure}; {error}")
+            return
+        self._proxy.metrics.moved(backend.id, failure.cause, found.tokens_again)
+        log.info("request %s goes on on %s after %d tokens", self._request.id, found.backend.id, script.count())
+        self._body, self._target, self._task = found.body, found.target, None
+        if found.body:
+            self._attempt(found.backend)
+        else:
+            relay.say(script.end_by_length())
+            relay.complete()
+
+    def _end_as_told(self, relay: StreamRelay, event: bytes) -> None:
+        """A stream that its worker ended for a fault of the client's: in the worker's words, with nothing after."""
+        backend = self._backend
+        assert backend is not None
+        relay.say(event)
+        self._proxy.completed(backend, self._info, 400, self._began)
+        self._finish(failed=False)
+        self._client.close()
+
+    def _end_broken(self, relay: Relay, reason: str) -> None:
+        backend = self._backend
+        assert backend is not None
+        self._proxy.metrics.broken(backend.id)
         self._proxy.metrics.finished(backend.id, self._info.path, 502, self._proxy.clock() - self._began)
         relay.drop()
         self._finish(failed=True)
@@ -334,6 +501,9 @@ class Exchange(Relayed):
                 self._proxy.left(self._backend, self._info, self._began)
 
     def _refuse(self, error: ProxyError) -> None:
+        if self._broken is not None:
+            self._end_broken(self._broken, str(error))
+            return
         self._finish(failed=True)
         self._client.refuse(error)
 
@@ -348,11 +518,21 @@ class Exchange(Relayed):
             self._lease = None
             lease.release()
 
+    @property
+    def began(self) -> bool:
+        return self._broken is not None or super().began
+
+    def _give_back(self) -> None:
+        if self._budgeted:
+            self._budgeted = False
+            self._proxy.budget.give_back()
+
     def _finish(self, failed: bool) -> None:
         """Once, on every way out."""
         if self._over:
             return
         self._over = True
+        self._give_back()
         self._relay = None
         self._release()
         if self._meter is not None:

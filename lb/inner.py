@@ -96,8 +96,8 @@ class InnerExchange(Relayed):
     def on_answer(self, head: ResponseHead) -> Verdict:
         return Verdict.PASS
 
-    def on_looked(self, body: bytes) -> bool:
-        return True
+    def on_looked(self, body: bytes) -> str:
+        return ""
 
     def on_first_byte(self, data: bytes) -> None:
         """Nobody measures it."""

@@ -36,6 +36,26 @@ class Metrics:
         self._ejections = Counts(
             "clusterctl_ejections", "Backends left out after a failure to connect", ["instance"], registry
         )
+        self._retried = Counts("clusterctl_retries", "Requests made again on another instance", ["cause"], registry)
+        self._over_budget = Counts(
+            "clusterctl_retry_budget_refusals", "Requests not made again: too many were already", [], registry
+        )
+        self._poison = Counts(
+            "clusterctl_poison_requests", "Requests not given to a third instance: two had died", [], registry
+        )
+        self._moved = Counts("clusterctl_streams_moved", "Streams continued elsewhere", ["instance", "cause"], registry)
+        self._not_moved = Counts(
+            "clusterctl_streams_broken", "Streams that ended in an error after they had begun", ["instance"], registry
+        )
+        self._regenerated = Counts(
+            "clusterctl_tokens_regenerated", "Tokens made a second time to continue a stream", [], registry
+        )
+        self._stalled = Counts(
+            "clusterctl_streams_stalled", "Streams taken from an instance on which they stood still", ["instance"],
+            registry,
+        )
+        for counts in (self._over_budget, self._poison, self._regenerated):
+            counts.at()
         self._opened = Counts(
             "clusterctl_upstream_connections", "Connections opened to an instance", ["instance"], registry
         )
@@ -61,6 +81,26 @@ class Metrics:
 
     def attempt_failed(self, instance: str, cause: str) -> None:
         self._failures.at(instance, cause).value += 1
+
+    def retried(self, cause: str) -> None:
+        self._retried.at(cause).value += 1
+
+    def over_budget(self) -> None:
+        self._over_budget.at().value += 1
+
+    def poisonous(self) -> None:
+        self._poison.at().value += 1
+
+    def moved(self, instance: str, cause: str, tokens_again: int) -> None:
+        """A stream of ``instance`` goes on elsewhere, where ``tokens_again`` are made a second time."""
+        self._moved.at(instance, cause).value += 1
+        self._regenerated.at().value += tokens_again
+
+    def broken(self, instance: str) -> None:
+        self._not_moved.at(instance).value += 1
+
+    def stalled(self, instance: str) -> None:
+        self._stalled.at(instance).value += 1
 
     def refused(self, source: str, code: int) -> None:
         self._refused.at(source, str(code)).value += 1

@@ -74,6 +74,10 @@ class Meter:
     A chunk costs two appends; what is to be counted of chunks is counted `BATCH` at a time."""
 
     first = _last = 0.0
+    #: Is given chunks when they leave the record.
+    fold: Callable[[Sequence[bytes]], None] | None = None
+    #: Tokens of the answer, where somebody counts them better than can be done here.
+    tokens: Callable[[], int] | None = None
     _before: Sequence[bytes] = ()
     _counted = _events = 0
     _stream = False
@@ -95,8 +99,17 @@ class Meter:
         """When the last of them did; 0 before the first."""
         return self.stamps[-1] if self.stamps else self._last
 
-    def chunk(self, data: bytes, stream: bool) -> None:
-        """Bytes of the answer have come, on their way to the client."""
+    def recent(self) -> list[bytes]:
+        """The chunks in the record, oldest first."""
+        return [*self._before, *self.latest]
+
+    def forget(self) -> None:
+        """The record begins anew."""
+        self.count()
+        self.count()
+
+    def chunk(self, data: bytes, stream: bool, whole: bool = False) -> None:
+        """Bytes of the answer have come, on their way to the client. ``whole``: all of them are kept."""
         now = self._series.clock()
         if not self.first:
             self.first = self._last = now
@@ -104,7 +117,7 @@ class Meter:
             self._series.ttft.observe(now - self.began)
         else:
             self.stamps.append(now)
-        self.latest.append(data if len(data) <= KEPT else data[-KEPT:])
+        self.latest.append(data if whole or len(data) <= KEPT else data[-KEPT:])
         if len(self.latest) >= BATCH:
             self.count()
 
@@ -119,6 +132,8 @@ class Meter:
                 last = now
             self._events += sum([data.count(b"data: {") for data in self.latest])
         self.stamps.clear()
+        if self.fold is not None and self._before:
+            self.fold(self._before)
         self._before, self.latest = self.latest, []
 
     def whole(self, body: bytes, now: float) -> None:
@@ -138,6 +153,10 @@ class Meter:
         if failed:
             series.errors.value += 1
         if not self.first:
+            return
+        if self.tokens is not None:
+            self.count()
+            series.tokens.value += self.tokens() or self._events
             return
         if self._stream or len(self.latest) > 1:
             end = b"".join([*self._before, *self.latest][-4:])

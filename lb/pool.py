@@ -56,13 +56,17 @@ class Pool:
         self._on_change()
         return True
 
-    def candidates(self, model: str | None, excluded: Collection[str], now: float) -> list[Backend]:
-        """Those that may take a request for ``model``. In a steady order; weight 0 only if there is no other."""
+    def candidates(
+        self, model: str | None, excluded: Collection[str], now: float, root: str | None = None
+    ) -> list[Backend]:
+        """Those that may take a request for ``model``, of the version ``root`` if one is named. In a steady order;
+        weight 0 only if there is no other."""
         found = [
             b
             for b in self.serving(model)
             if b.takes_new and b.ejection.until <= now and b.id not in excluded
             and not (b.lacking and b.lacks(model, now))
+            and (root is None or b.root(model) in (root, None))
         ]  # fmt: skip
         return [b for b in found if b.weight] or found
 

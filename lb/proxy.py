@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 
 from config.aio import Tasks
@@ -19,6 +20,7 @@ from lb.headers import Trusted
 from lb.metrics import Book, Metrics
 from lb.model_metrics import Meter
 from lb.pool import Pool
+from lb.retry import MOST_DEATHS, Record, RetryBudget
 from lb.strategies.base import RequestInfo, Strategy
 from lb.strategies.registry import STRATEGIES
 from lb.upstream import Upstream
@@ -32,6 +34,12 @@ _MOST_BOOKS = 64
 
 #: How long (s) a worker may take to say whether it has made a response.
 _FIND_S = 2.0
+
+#: How long (s) the word that a worker has died may take after its connection broke.
+_WORD_S = 0.5
+
+#: Seconds between two looks whether the retry budget has room.
+_BUDGET_EVERY = 0.02
 
 _RESPONSE = re.compile(r"resp_[A-Za-z0-9_-]{1,128}")
 
@@ -47,11 +55,13 @@ class Proxy:
         self, pool: Pool, upstream: Upstream, counters: Counters, metrics: Metrics, changes: Changes, *,
         queue_timeout: float, trusted: Trusted | None = None, want: Callable[[str], None] = lambda adapter: None,
         random: Random | None = None, clock: Callable[[], float] = time.monotonic,
-        strategy: Callable[[tuple[int, int], str], str] = lambda version, named: named,
+        strategy: Callable[[tuple[int, int], str], str] = lambda version, named: named, resume: bool = True,
+        migration_limit: int = 3, stall_timeout: float = 10.0,
     ) -> None:
         self.pool, self.upstream, self.metrics, self.clock = pool, upstream, metrics, clock
         self.queue_timeout, self.trusted = queue_timeout, trusted or Trusted()
-        self.affinity, self.tasks = Affinity(), Tasks()
+        self.affinity, self.tasks, self.budget = Affinity(), Tasks(), RetryBudget()
+        self.resume, self.migration_limit, self.stall_timeout = resume, migration_limit, stall_timeout
         self._counters, self._changes, self._want = counters, changes, want
         self._random = random or Random()
         self._in_force = strategy
@@ -73,11 +83,11 @@ class Proxy:
             backend = pool.backends.get(pinned[0])
             usable = backend is not None and backend.keeps_running() and not backend.ejection.active(now)
             return backend if usable else None
-        candidates = pool.candidates(info.model, excluded, now)
+        candidates = pool.candidates(info.model, excluded, now, info.root)
         if len(candidates) == 1:
             return candidates[0]
         if not candidates and excluded:
-            candidates = pool.candidates(info.model, (), now)
+            candidates = pool.candidates(info.model, (), now, info.root)
         return self._current_strategy().choose(candidates, info) if candidates else None
 
     async def wait(
@@ -125,10 +135,59 @@ class Proxy:
 
     async def get(self, backend: Backend, path: str, timeout: float) -> tuple[int, bytes]:
         """A question of our own to a worker. Raises AttemptFailed."""
-        spec, endpoint = backend.spec, self.upstream.endpoint(backend.spec)
+        head = f"GET {self._own_head(backend, path)}\r\n"
+        return await self.upstream.fetch(self.upstream.endpoint(backend.spec), head.encode(), timeout)
+
+    async def read_tokens(self, backend: Backend, model: str | None, tokens: Sequence[int]) -> str:
+        """The text of ``tokens``, from a worker, as we have no tokenizer. Raises AttemptFailed."""
+        body = json.dumps({"model": model, "tokens": list(tokens)})
+        fields = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        request = f"POST {self._own_head(backend, '/detokenize')}{fields}\r\n{body}".encode()
+        endpoint = self.upstream.endpoint(backend.spec)
+        status, answer = await self.upstream.fetch(endpoint, request, _FIND_S, "POST")
+        try:
+            return str(json.loads(answer)["prompt"])
+        except (ValueError, KeyError, TypeError):
+            raise AttemptFailed(f"{backend.id} answered {status} to /detokenize", connected=True) from None
+
+    def _own_head(self, backend: Backend, path: str) -> str:
+        """Of a request of our own, from the path to the last of its lines, with its end."""
+        spec, host = backend.spec, self.upstream.endpoint(backend.spec).host_field.decode()
         key = f"Authorization: Bearer {spec.api_key}\r\n" if spec.api_key else ""
-        head = f"GET {spec.path}{path} HTTP/1.1\r\nHost: {endpoint.host_field.decode()}\r\n{key}\r\n"
-        return await self.upstream.fetch(endpoint, head.encode(), timeout)
+        return f"{spec.path}{path} HTTP/1.1\r\nHost: {host}\r\n{key}"
+
+    async def has_killed(self, record: Record) -> bool:
+        """Whether so many workers have died of a request that no other may be given it. Waits a moment for the
+        supervisor's word: a connection breaks before anybody knows why."""
+        deadline = self.clock() + _WORD_S
+        while len(record) >= MOST_DEATHS:
+            if sum(self._has_died(*worker) for worker in record) >= MOST_DEATHS:
+                return True
+            if (left := deadline - self.clock()) <= 0:
+                break
+            changed = self._changes.next()
+            try:
+                async with asyncio.timeout(left):
+                    await changed
+            except TimeoutError:
+                break
+        return False
+
+    def _has_died(self, name: str, incarnation: int) -> bool:
+        backend = self.pool.backends.get(name)
+        return (
+            backend is None or backend.spec.incarnation != incarnation or backend.spec.state in ("backoff", "failed")
+        )
+
+    async def repeat(self, came: float) -> bool:
+        """Waits until the retry budget has room, as long as the request that came then may wait; False: it has
+        none. `RetryBudget.give_back` follows."""
+        while not self.budget.take(self.clock()):
+            if self.clock() >= came + self.queue_timeout:
+                self.metrics.over_budget()
+                return False
+            await asyncio.sleep(_BUDGET_EVERY)
+        return True
 
     def unknown(self, model: str | None) -> ProxyError:
         """The answer for a model that nobody serves."""
@@ -204,7 +263,7 @@ class Proxy:
             self._counters.add(backend.id, errors=1)
             if backend.ejection.failed(self.clock()):
                 self.metrics.ejected(backend.id)
-        self.metrics.attempt_failed(backend.id, "broken" if failure.connected else "connect")
+        self.metrics.attempt_failed(backend.id, failure.cause)
 
     def touch(self, model: str | None) -> None:
         """It is in use from now on: a long stream is no reason to make room by taking its adapter away."""

@@ -22,12 +22,19 @@ from lb.model_metrics import Meter
 #: Bytes of an answer that is looked at before it is passed on.
 _MOST_LOOKED_AT = 64 * 1024
 
+#: Bytes of an answer that is kept until it is whole; a larger one is passed on as it comes from there on.
+_MOST_COLLECTED = 4 * 1024 * 1024
+
+#: In an answer that a worker gave up: it says 200.
+_ABORTED = b'"finish_reason":"abort"'
+
 
 class Verdict(Enum):
     """What is to be done with an answer, by its head."""
 
     PASS = auto()
-    LOOK = auto()  # read it whole first
+    LOOK = auto()  # read it whole first, it is small
+    COLLECT = auto()  # read it whole first, if it is not too large: as long as nothing is sent, another can be asked
     REFUSE = auto()
 
 
@@ -35,8 +42,8 @@ class Owner(Protocol):
     """Who asked for the answer. After `on_broken` the relay does nothing more by itself."""
 
     def on_answer(self, head: ResponseHead) -> Verdict: ...
-    def on_looked(self, body: bytes) -> bool:
-        """Whether an answer that was read whole is passed on."""
+    def on_looked(self, body: bytes) -> str:
+        """Why an answer that was read whole is not to be passed on; empty: it is."""
 
     def on_first_byte(self, data: bytes) -> None: ...
     def on_whole(self, body: bytes) -> None:
@@ -57,6 +64,8 @@ class Relay:
     _frames: Frames | None = None
     _frame = _stream = False
     began = taken = missing = False
+    aligned = True
+    _collects = False
     status = 0
 
     def __init__(
@@ -76,8 +85,8 @@ class Relay:
             self._owner.on_broken(f"it answered {head.status}")
             return
         self._head, self.status, self._stream = head, head.status, head.is_events
-        if verdict is Verdict.LOOK:
-            self._held, self.raw = bytearray(), False
+        if verdict is Verdict.LOOK or (verdict is Verdict.COLLECT and not self._stream):
+            self._held, self.raw, self._collects = bytearray(), False, verdict is Verdict.COLLECT
         elif head.status == 101:
             self._start_tunnel(head)
 
@@ -101,9 +110,9 @@ class Relay:
     def on_end(self) -> None:
         if self._held is not None:
             body, self._held = bytes(self._held), None
-            if not self._owner.on_looked(body):
-                self.missing = True
-                self._owner.on_broken("it has not got the model")
+            if reason := self._owner.on_looked(body):
+                self.missing = self.status == 404
+                self._owner.on_broken(reason)
                 return
             self._length = len(body)
             if body:
@@ -116,6 +125,9 @@ class Relay:
         self._owner.on_complete(self.status)
 
     def on_whole(self, head: ResponseHead, body: bytes) -> None:
+        if _ABORTED in body and (reason := self._owner.on_looked(body)):
+            self._owner.on_broken(reason)
+            return
         client = self._client
         framing = b"Content-Length: %d" % len(body)
         close = client.closes_after_this()
@@ -131,11 +143,11 @@ class Relay:
 
     # the request
 
-    def send(self, head: bytes) -> None:
-        """Asks: ``head`` with the body, or with what has come of it."""
+    def send(self, head: bytes, body: bytes | None = None) -> None:
+        """Asks: ``head`` with ``body`` or, without one, with the request's own, or what has come of it."""
         request = self._request
         if request.upload is None:
-            self._connection.ask(self, request.head.method, head, request.body)
+            self._connection.ask(self, request.head.method, head, request.body if body is None else body)
             return
         self._connection.ask(self, request.head.method, head, more=True)
         self._client.hold_upload(False)
@@ -173,7 +185,7 @@ class Relay:
 
     def drop(self) -> None:
         """Nothing more is wanted from the worker."""
-        self._connection.drop()
+        self._connection.abandon(self)
 
     def end_tunnel(self) -> None:
         """The worker is lost: the client is told, if that is possible between two frames."""
@@ -206,7 +218,11 @@ class Relay:
     def _look_at(self, data: bytes) -> None:
         assert self._held is not None
         self._held += data
-        if len(self._held) > _MOST_LOOKED_AT:
+        if self._collects:
+            if len(self._held) > _MOST_COLLECTED:
+                body, self._held = bytes(self._held), None
+                self.on_body(body)
+        elif len(self._held) > _MOST_LOOKED_AT:
             self._connection.drop()
             self._owner.on_broken("its answer is too large to be what it should be")
 
@@ -257,3 +273,6 @@ class Relayed:
     def more(self) -> None:
         if self._relay is not None:
             self._relay.more()
+
+    def check(self, now: float) -> None:
+        """Nothing of it takes too long."""

@@ -116,18 +116,22 @@ class Upstream:
                 if unwanted not in self._open:
                     unwanted.drop()  # it may have been opened in the moment in which nobody wanted it any more
 
-    async def fetch(self, endpoint: Endpoint, request: bytes, timeout: float) -> tuple[int, bytes]:
-        """Status and body of the answer to a request without a body. ``timeout`` in s. Raises AttemptFailed."""
+    async def fetch(
+        self, endpoint: Endpoint, request: bytes, timeout: float, method: str = "GET"
+    ) -> tuple[int, bytes]:
+        """Status and body of the answer to ``request``, head and body. ``timeout`` in s. Raises AttemptFailed."""
         kept = self.idle(endpoint)
         if kept is not None:
             with contextlib.suppress(_Stale):
-                return await self._fetch(kept, request, timeout)
-        return await self._fetch(await self.connect(endpoint), request, timeout)
+                return await self._fetch(kept, request, timeout, method)
+        return await self._fetch(await self.connect(endpoint), request, timeout, method)
 
-    async def _fetch(self, connection: WorkerConnection, request: bytes, timeout: float) -> tuple[int, bytes]:
+    async def _fetch(
+        self, connection: WorkerConnection, request: bytes, timeout: float, method: str
+    ) -> tuple[int, bytes]:
         reader = _Whole(connection)
         try:
-            connection.ask(reader, "GET", request)
+            connection.ask(reader, method, request)
             async with asyncio.timeout(timeout):
                 return await reader.done
         except TimeoutError:
@@ -170,7 +174,7 @@ class _Stale(AttemptFailed):
 class _Whole:
     """Reads an answer to its end."""
 
-    raw = False
+    raw, aligned = False, True
 
     def __init__(self, connection: WorkerConnection) -> None:
         self._connection = connection

@@ -12,10 +12,12 @@ from lb.backend import Backend
 
 @dataclass(slots=True)
 class RequestInfo:
-    """What a strategy may know of a request."""
+    """What a strategy may know of a request. ``root``: the version of the model that it has to be, as its card names
+    it; None: any."""
 
     model: str | None = None
     path: str = ""
+    root: str | None = None
 
 
 class Strategy(Protocol):

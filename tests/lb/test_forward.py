@@ -343,8 +343,20 @@ async def test_the_error_is_an_event_of_its_own_where_the_stream_broke_within_on
     assert any(line.startswith(b'data: {"error"') for line in got.split(b"\n")), got
 
 
-async def test_a_plain_answer_that_breaks_is_cut_off(balancer: Balanced, start_raw: StartRaw) -> None:
+async def test_a_plain_answer_that_breaks_is_made_again(balancer: Balanced, start_raw: StartRaw) -> None:
+    """Up to `migration_limit` times: nothing of it is sent before it is whole."""
     balancer.push((await start_raw(raw_answer(PLAIN_HEAD, b'{"half'))).spec())
+    async with balancer.generate() as response:
+        assert response.status == 502
+    await until(lambda: balancer.in_flight == 0)
+    assert balancer.counts() == (4, 4)
+
+
+async def test_a_large_plain_answer_that_breaks_is_cut_off(balancer: Balanced, start_raw: StartRaw) -> None:
+    """More of it than is kept has gone out."""
+    size = 8 * 1024 * 1024
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % size
+    balancer.push((await start_raw(raw_answer(head, b"x" * (size - 1)))).spec())
     async with balancer.generate() as response:
         assert response.status == 200
         with pytest.raises(aiohttp.ClientPayloadError):

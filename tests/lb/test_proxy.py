@@ -177,12 +177,30 @@ async def test_its_answer_is_the_clients_if_the_other_cannot_either(
     assert [balancer.counts(worker.name) for worker in broken] == [(1, 1), (1, 1)]
 
 
-async def test_it_is_made_again_once_only(balancer: Balanced, start_raw: StartRaw) -> None:
-    workers = [await start_raw(raw_answer(), f"instance_{n}") for n in range(3)]
+async def test_it_is_made_again_three_times_at_most(balancer: Balanced, start_raw: StartRaw) -> None:
+    workers = [await start_raw(raw_answer(), f"instance_{n}") for n in range(5)]
     balancer.push(*(worker.spec() for worker in workers))
     status, answer = await balancer.ask()
     assert (status, answer["error"]["type"]) == (502, "BadGatewayError")
-    assert sorted(len(worker.requests) for worker in workers) == [0, 1, 1]
+    assert sorted(len(worker.requests) for worker in workers) == [0, 1, 1, 1, 1]
+
+
+async def test_a_request_of_which_two_workers_died_is_not_given_to_a_third(
+    balancer: Balanced, start_raw: StartRaw
+) -> None:
+    async def dies(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        number = len(dead)
+        dead.append(number)
+        balancer.push(*(w.spec(state="backoff" if n in dead else "ready") for n, w in enumerate(workers)))
+
+    dead: list[int] = []
+    workers = [await start_raw(dies, f"instance_{n}") for n in range(4)]
+    balancer.push(*(worker.spec() for worker in workers))
+    status, answer = await balancer.ask()
+    assert (status, answer["error"]["type"]) == (500, "InternalServerError")
+    assert "2 workers have died" in answer["error"]["message"]
+    assert len(dead) == 2
+    assert "clusterctl_poison_requests_total 1.0" in balancer.parts.proxy.metrics.render()
 
 
 async def test_a_single_worker_is_asked_again(balancer: Balanced, start_raw: StartRaw) -> None:

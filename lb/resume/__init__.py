@@ -1,0 +1,1 @@
+"""Going on with a broken stream on another worker."""

@@ -1,0 +1,101 @@
+"""The events of a generation stream: the ids of tokens taken out again, and what an event says. Pure.
+
+In JSON a quotation mark inside a string is escaped. So ``"token_ids":[`` is a key wherever it stands, and what has to
+be known of nearly every event is known without parsing it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+_IDS = b'"token_ids":['
+_TO_NULL = len(_IDS) - 1
+
+#: In every event but the last of a choice.
+_RUNNING = b'"finish_reason":null'
+
+_LIST = re.compile(rb'"((?:prompt_)?token_ids)":\[[0-9, ]*\]')
+_OWN_IDS = re.compile(rb'"token_ids":\[([0-9, ]*)\]')
+_PROMPT = re.compile(rb'"prompt_token_ids":\[([0-9, ]*)\]')
+_END = re.compile(rb"\r?\n\r?\n")
+
+DONE = b"data: [DONE]\n\n"
+
+
+def plain(data: bytes) -> bytes | None:
+    """``data``, whole HTTP chunks, if it is nothing but events in the middle of a stream; else None."""
+    return data if data.count(b"\n\n") == data.count(_RUNNING) > 0 else None
+
+
+def cut(data: bytes) -> bytes | None:
+    """The same without the ids of the tokens, in one HTTP chunk."""
+    at = data.find(_IDS)
+    if at < 0:
+        return None
+    if _RUNNING not in data or data.count(b"\n\n") != 1:
+        return _cut_several(data)
+    end, start = data.find(b"]", at) + 1, data.find(b"\n") + 1
+    kept = at + _TO_NULL
+    return b"%x\r\n%bnull%b" % (len(data) + kept - start - end + 2, data[start:kept], data[end:])
+
+
+def _cut_several(data: bytes) -> bytes | None:
+    # No line break stands in JSON, so a chunk's payload has none that is CRLF.
+    payload = b"".join(data.split(b"\r\n")[1::2])
+    events = payload.count(b"\n\n")
+    if payload.count(_RUNNING) != events or payload.count(_IDS) != events or not payload.endswith(b"\n\n"):
+        return None
+    out = without_ids(payload)
+    return b"%x\r\n%b\r\n" % (len(out), out)
+
+
+def without_ids(event: bytes) -> bytes:
+    return _LIST.sub(rb'"\1":null', event)
+
+
+def without_prompt(event: bytes) -> tuple[bytes, bytes | None]:
+    """A stream's first event without the ids of its prompt, and those: digits with commas between them."""
+    found = _PROMPT.search(event)
+    if found is None:
+        return event, None
+    return event[: found.start(1) - 1] + b"null" + event[found.end(1) + 1 :], found[1]
+
+
+def ids(data: bytes) -> list[bytes]:
+    """The ids of generated tokens in ``data``, in the order in which they came: digits with commas between them."""
+    return [found for found in _OWN_IDS.findall(data) if found]
+
+
+def split(buffer: bytes) -> tuple[list[bytes], bytes]:
+    """Whole events, without the empty line that ends each, and what has come of the next one."""
+    if b"\r\n" in buffer:
+        parts = _END.split(buffer)
+    else:
+        parts = buffer.split(b"\n\n")
+    return parts[:-1], parts[-1]
+
+
+def payload(event: bytes) -> bytes | None:
+    """What follows ``data:``; None for an event without data, such as a comment."""
+    if event.startswith(b"data: "):
+        return event[6:]
+    lines = [line[5:].lstrip(b" ") for line in event.splitlines() if line.startswith(b"data:")]
+    return b"\n".join(lines) if lines else None
+
+
+def parse(event: bytes) -> dict[str, Any] | None:
+    """The object in an event; None for one without. Raises ValueError for what is no JSON object."""
+    data = payload(event)
+    if data is None or data == b"[DONE]":
+        return None
+    made = json.loads(data)
+    if not isinstance(made, dict):
+        raise ValueError("an event of a stream that is no object")
+    return made
+
+
+def dump(event: dict[str, Any]) -> bytes:
+    """As vLLM writes it."""
+    return b"data: " + json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"

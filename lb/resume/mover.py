@@ -1,0 +1,64 @@
+"""Finds a place for a broken stream, and the request that goes on with it there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lb.backend import Backend
+from lb.errors import AttemptFailed, ProxyError, Source
+from lb.proxy import Proxy
+from lb.resume import continuation
+from lb.resume.point import CannotResume
+from lb.resume.script import Script
+from lb.retry import Record
+from lb.strategies.base import RequestInfo
+
+#: Workers asked to read tokens, if one after the other fails while it is asked.
+_TRIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """What ``backend`` is to be asked: ``body``, for the path ``target`` (None: the request's own). Without a body
+    there is nothing left to be made but the end."""
+
+    backend: Backend
+    body: bytes
+    target: bytes | None
+    tokens_again: int
+
+
+async def move(
+    proxy: Proxy, info: RequestInfo, script: Script, excluded: frozenset[str], record: Record, since: float
+) -> Move:
+    """Waits for a worker that can go on, from the loss of the one before (``since``) on. Raises ProxyError where there
+    is none, and CannotResume."""
+    if await proxy.has_killed(record):
+        proxy.metrics.poisonous()
+        raise poison(len(record))
+    for _ in range(_TRIES):
+        backend = proxy.choose(info, excluded, None) or await proxy.wait(info, excluded, None, since)
+        if script.can_start_over:
+            return Move(backend, script.start_over(), None, 0)
+
+        async def read(tokens: Sequence[int], backend: Backend = backend) -> str:
+            return await proxy.read_tokens(backend, info.model, tokens)
+
+        try:
+            point = await script.point(read)
+        except AttemptFailed:
+            continue
+        if not backend.keeps_running():
+            continue
+        again = len(script.tokens()) - point.kept
+        return Move(backend, script.go_on(point, backend.longest()), continuation.PATH, again)
+    raise ProxyError(502, "no worker could be asked to go on with it", source=Source.UPSTREAM)
+
+
+def poison(workers: int) -> ProxyError:
+    message = f"{workers} workers have died while they worked on this request; it is not given to another one"
+    return ProxyError(500, message, source=Source.UPSTREAM)
+
+
+__all__ = ["CannotResume", "Move", "move", "poison"]

@@ -1,0 +1,124 @@
+"""After which token a broken stream goes on. Pure, but for a question to a tokenizer where ids alone do not tell.
+
+Text lags behind tokens: a character may take several tokens, and with ``stop`` vLLM holds back the last
+``max(len(stop)) - 1`` characters (`vllm/v1/engine/detokenizer.py`), as a stop string may begin in them. What was held
+back was never sent, so it has to be made again: the stream goes on after the last token whose text was sent wholly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+#: What a tokenizer writes for bytes that are no whole character yet.
+_PARTIAL = "\ufffd"
+
+#: Tokens looked back on beyond one for each character held back: those of one character, and such without text.
+_SLACK = 16
+
+
+class CannotResume(Exception):
+    """Why a stream ends here after all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One event: the tokens made, and the text that was sent with them."""
+
+    tokens: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """``kept`` tokens stand. The continuation makes ``again`` once more, which is not sent a second time; ``held``
+    was never sent and belongs to tokens that stand, so it is sent before anything of the continuation."""
+
+    kept: int
+    again: str = ""
+    held: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What is known of a broken stream. ``total`` tokens were made, the last of them with the pieces of ``tail``;
+    before the first of those ``base`` tokens had been made, all of whose text had been sent if ``clean``. ``hold``:
+    characters that its worker holds back. ``floor``: (tokens, characters beyond their text) known to be sent."""
+
+    total: int
+    tail: Sequence[Piece]
+    base: int
+    clean: bool
+    hold: int = 0
+    stops: tuple[str, ...] = ()
+    floor: tuple[int, int] = (0, 0)
+
+
+def by_tokens(sent: Sent) -> Point | None:
+    """Without asking anybody; None where only the text tells."""
+    if sent.hold:
+        return None
+    made, last, tokens = sent.base, -1, 0
+    for piece in sent.tail:
+        made += piece.tokens
+        if piece.text:
+            last, tokens = made, piece.tokens
+    if last < 0:
+        return Point(sent.base) if sent.clean else None
+    # Of several tokens in one event the last ones may have added nothing to its text yet.
+    return Point(last) if tokens == 1 else None
+
+
+async def by_text(sent: Sent, text: Callable[[int], Awaitable[str]], *, exact: bool, shown: bool) -> Point:
+    """``text(n)``: what the first n tokens read (from some fixed token on). ``exact``: what is made again will be what
+    was made before; ``shown``: the client sees single tokens. Raises CannotResume."""
+    full = _whole(await text(sent.total))
+    end = max(0, len(full) - sent.hold)
+    if sent.floor[0] or sent.floor[1]:
+        end = max(end, len(_whole(await text(sent.floor[0]))) + sent.floor[1])
+    said = "".join(piece.text for piece in sent.tail)
+    if said and not (end and full[:end].endswith(said[-end:])):
+        raise CannotResume("its text cannot be matched with its tokens")
+    if exact:
+        return await _made_again(sent, text, full, end)
+    return await _made_otherwise(sent, text, end, shown)
+
+
+async def _made_again(sent: Sent, text: Callable[[int], Awaitable[str]], full: str, end: int) -> Point:
+    """The last token whose text was sent wholly: what follows comes again."""
+    least = low = max(0, sent.total - sent.hold - _SLACK)
+    high = sent.total
+    while low < high:
+        middle = (low + high + 1) // 2
+        if len(_whole(await text(middle))) <= end:
+            low = middle
+        else:
+            high = middle - 1
+    before = await text(low)
+    while before.endswith(_PARTIAL) and low > least:
+        low -= 1
+        before = await text(low)
+    if before.endswith(_PARTIAL) or len(before) > end or not full.startswith(before):
+        raise CannotResume("no token was found whose text had been sent wholly")
+    return Point(low, again=full[len(before) : end])
+
+
+async def _made_otherwise(sent: Sent, text: Callable[[int], Awaitable[str]], end: int, shown: bool) -> Point:
+    """A sample is not made twice: as many tokens stand as can, and their text goes out, provided that no stop string
+    can begin in it."""
+    for kept in range(sent.total, max(0, sent.total - sent.hold - _SLACK) - 1, -1):
+        if shown and kept < sent.total:
+            break  # the client has seen a token that would not stand
+        before = await text(kept)
+        if before.endswith(_PARTIAL):
+            continue
+        if len(before) < end:
+            break
+        held = before[end:]
+        if not any(stop.startswith(held[at:]) for stop in sent.stops for at in range(len(held))):
+            return Point(kept, held=held)
+    raise CannotResume("a sample broke off in the middle of a character or of a stop string")
+
+
+def _whole(text: str) -> str:
+    return text.rstrip(_PARTIAL)

@@ -1,0 +1,122 @@
+"""A generation stream on its way to a client: event by event, or chunk by chunk where nothing is to be looked at."""
+
+from __future__ import annotations
+
+import re
+
+from lb.client import ClientConnection, Request
+from lb.connection import WorkerConnection
+from lb.http1.chunked import LAST, frame
+from lb.http1.response import ResponseHead
+from lb.relay import Owner, Relay
+from lb.resume import events
+from lb.resume.point import CannotResume
+from lb.resume.script import Script, StreamFailed
+
+#: What we ask for, as vLLM's errors repeat it.
+_ASKED = re.compile(rb",\s*['\"]return_token_ids['\"]:\s*[Tt]rue")
+
+#: Bytes of one event.
+_MOST = 16 * 1024 * 1024
+
+
+class StreamRelay(Relay):
+    """``failure``: in what way the worker ended the stream, if it did so in so many words."""
+
+    failure: StreamFailed | None = None
+    aligned = True
+    _rest = b""
+
+    def __init__(
+        self, owner: Owner, client: ClientConnection, connection: WorkerConnection, request: Request,
+        script: Script,
+    ) -> None:
+        super().__init__(owner, client, connection, request, script.meter)
+        self._script, self._scripted = script, False
+
+    def take_over(self, before: Relay) -> None:
+        """It goes on with the stream of ``before``, whose head has been sent."""
+        self.began, self.status, self._stream = True, before.status, before._stream
+        self._head, self._frame = before._head, before._frame
+
+    def on_head(self, head: ResponseHead) -> None:
+        if self.began and not (head.status == 200 and head.is_events):
+            self._connection.drop()
+            missing = head.status == 404
+            self.missing = missing
+            self._owner.on_broken(f"it answered {head.status}")
+            return
+        if self.began:
+            self._scripted, self.raw = True, False
+            return
+        super().on_head(head)
+        if self._head is head and head.status == 200 and self._stream and self._held is None and not _is_coded(head):
+            self._scripted, self.raw = True, False
+
+    def on_whole(self, head: ResponseHead, body: bytes) -> None:
+        if self.began:
+            self.on_head(head)  # no stream: a failure
+            return
+        super().on_whole(head, body)
+
+    def on_body(self, data: bytes) -> None:
+        if not self._scripted:
+            super().on_body(data)
+            return
+        script = self._script
+        whole, self._rest = events.split(self._rest + data if self._rest else data)
+        out, failure = [], None
+        try:
+            for event in whole:
+                out.append(script.pass_on(event))
+            if len(self._rest) > _MOST:
+                raise StreamFailed("an event of it is too long")
+        except StreamFailed as error:
+            failure = error
+        except CannotResume as error:
+            failure = StreamFailed(str(error), final=True)
+        self._write(b"".join(out))
+        if failure is not None:
+            self._connection.drop()
+            self.failure = failure
+            self._owner.on_broken(str(failure))
+            return
+        self.aligned = not self._rest
+        if self._frame and script.started and script.straight is not None and not script.finished:
+            self._connection.go_straight(self._client.write, script.meter, script.straight)
+
+    def on_end(self) -> None:
+        if not self._scripted:
+            if self._held is not None and self.status in (400, 422):
+                self._held = bytearray(_ASKED.sub(b"", self._held))  # an error repeats what was asked for
+            super().on_end()
+        elif self._script.finished:
+            self.complete()
+        else:
+            self._owner.on_broken("the answer ended before it was finished")
+
+    def say(self, event: bytes) -> None:
+        """One more event, the last one."""
+        self._write(event)
+
+    def complete(self) -> None:
+        """Everything has come, but for what says so, perhaps."""
+        self._write(self._script.finish())
+        if self._frame:
+            self._client.write(LAST)
+        self._owner.on_complete(self.status)
+
+    def _write(self, data: bytes) -> None:
+        if not data:
+            return
+        if self.began:
+            self._client.write(frame(data) if self._frame else data)
+        else:
+            self._owner.on_first_byte(b"")
+            start = self._start()
+            self._client.write(start + (frame(data) if self._frame else data))
+
+
+def _is_coded(head: ResponseHead) -> bool:
+    """Compressed: nothing can be read in it."""
+    return any(line[:17].lower() == b"content-encoding:" for line in head.kept)

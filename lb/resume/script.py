@@ -1,0 +1,315 @@
+"""What has come of one stream, over all the workers that had a part in it: which tokens were made, what of them the
+client has been sent, whether it is finished. No I/O.
+
+The tokens are written down a few events at a time: the record of the request (`lb.model_metrics.Meter`) has the latest
+events by reference anyway.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from lb.model_metrics import Meter
+from lb.resume import continuation, events
+from lb.resume.asked import Asked
+from lb.resume.continuation import Dresser
+from lb.resume.point import CannotResume, Piece, Point, Sent, by_text, by_tokens
+
+#: Tokens of the prompt before the first one that is looked at as text: what a tokenizer does with a token can depend
+#: on the one before it. And so many tokens back from the last: a stop string is held back in them.
+_CONTEXT, _WINDOW = 8, 256
+
+
+class StreamFailed(Exception):
+    """The worker has ended the stream before it was finished. ``event``: in its own words, if it said something;
+    ``final``: it is the client's fault, so no other worker is asked."""
+
+    def __init__(self, reason: str, event: bytes = b"", final: bool = False) -> None:
+        super().__init__(reason)
+        self.event, self.final = event, final
+
+
+class Script:
+    """``asked`` is the request, ``body`` as the client sent it; ``meter`` the record of its latest chunks.
+
+    ``started``: text or tokens have come, and gone on to the client. From then on whole chunks may pass through
+    ``straight``, which says None to what has to be looked at; it is None itself if everything has to."""
+
+    def __init__(self, asked: Asked, body: bytes, meter: Meter) -> None:
+        self.asked, self._body, self.meter = asked, body, meter
+        meter.fold = self._fold
+        self.straight: Callable[[bytes], bytes | None] | None = events.cut if asked.ids else events.plain
+        self.finished = self.done = self.started = False
+        self.obstacle = asked.obstacle
+        self.moves = 0
+        self._first: dict[str, Any] | None = None
+        self._prompt_ids: bytes | None = None  # digits with commas between them
+        self._ids: list[bytes] = []  # digits with commas between them
+        self._made = False  # by the worker of now
+        self._open = 1
+        self._usage_sent = False
+        self._dresser: Dresser | None = None
+        self._repeats = False  # it was begun anew: what is said once was said already
+        self._base = 0
+        self._floor = (0, 0)
+        self._fields: dict[str, Any] | None = None
+
+    # on the way
+
+    def pass_on(self, event: bytes) -> bytes:
+        """What the client is sent of one event (without the empty line at its end). Raises StreamFailed,
+        CannotResume."""
+        whole = event
+        if self._first is None:
+            event, self._prompt_ids = events.without_prompt(event)
+        data = events.payload(event)
+        if data is None:
+            return event + b"\n\n"
+        if data == b"[DONE]":
+            if not self.finished:
+                raise StreamFailed("it ended without having finished")
+            self.done = True
+            return events.DONE
+        try:
+            parsed = json.loads(data)
+            choices = parsed.get("choices", ())
+            if "error" in parsed:
+                raise _failure(parsed["error"], event)
+            aborted = any(choice.get("finish_reason") in ("abort", "error") for choice in choices)
+        except (ValueError, AttributeError, TypeError):
+            raise StreamFailed("what it sent is no event of a stream") from None
+        if aborted:
+            raise StreamFailed("it gave the request up")
+        self.meter.chunk(event + b"\n\n", True, whole=True)
+        return self._event(whole, parsed, choices)
+
+    def finish(self) -> bytes:
+        """What is left to be said of a stream that is finished, if its worker did not say it."""
+        if self.done:
+            return b""
+        self.done = True
+        if self._usage_sent or not self._wants_usage():
+            return events.DONE
+        made, prompt = len(self.tokens()), len(self._prompt())
+        usage = {"prompt_tokens": prompt, "total_tokens": prompt + made, "completion_tokens": made}
+        return events.dump({**(self._first or {}), "choices": [], "usage": usage}) + events.DONE
+
+    def _event(self, event: bytes, parsed: dict[str, Any], choices: Sequence[dict[str, Any]]) -> bytes:
+        if self._first is None:
+            self._begin(parsed)
+        says = any(_says(choice) for choice in choices)
+        if says:
+            self._note(choices)
+            self.started = self._made = True
+        self._usage_sent = self._usage_sent or (not choices and parsed.get("usage") is not None)
+        ended = sum(choice.get("finish_reason") is not None for choice in choices)
+        if ended:
+            self._open -= ended
+            self.finished = self._open <= 0
+        if self._dresser is not None:
+            made = self._dresser.dress(parsed)
+            return b"" if made is None else events.dump(made)
+        if self._repeats:
+            if choices and not says and not ended:
+                return b""  # it has been said: the role
+            parsed |= self._first or {}
+            return events.without_ids(events.dump(parsed)) if self.asked.ids else events.dump(parsed)
+        return (events.without_ids(event) if self.asked.ids else event) + b"\n\n"
+
+    def _begin(self, first: dict[str, Any]) -> None:
+        self._first = {key: first[key] for key in ("id", "object", "created", "model") if key in first}
+        if self.obstacle:
+            fields = self._request()
+            prompts = fields.get("prompt")
+            several = len(prompts) if isinstance(prompts, list) and not isinstance(prompts[0], int) else 1
+            self._open = max(1, int(fields.get("n") or 1)) * several
+
+    def _note(self, choices: Sequence[dict[str, Any]]) -> None:
+        """Whether it is a stream that can be continued after all."""
+        for choice in choices:
+            delta = choice.get("delta") or {}
+            if delta.get("tool_calls"):
+                self.obstacle = self.obstacle or "it calls tools"
+            elif delta.get("reasoning") or delta.get("reasoning_content"):
+                self.obstacle = self.obstacle or "its answer is read by a reasoning parser"
+            elif not self.obstacle and choice.get("token_ids") is None:
+                self.obstacle = "its worker does not tell the ids of tokens"
+
+    def _fold(self, chunks: Sequence[bytes]) -> None:
+        self._ids += events.ids(b"".join(chunks))
+        if len(self._ids) > 64:
+            self._ids = [b",".join(self._ids)]
+
+    # for what comes after a failure
+
+    @property
+    def can_start_over(self) -> bool:
+        """Nothing of the answer itself has gone out."""
+        return not self.started
+
+    @property
+    def made_here(self) -> bool:
+        """Whether the worker of now has made anything."""
+        return self._made
+
+    def count(self) -> int:
+        """How many tokens were made, if that is known."""
+        ids = [*self._ids, *events.ids(b"".join(self.meter.recent()))]
+        return len(ids) + sum(some.count(b",") for some in ids)
+
+    def tokens(self) -> list[int]:
+        """All that were made."""
+        recent = events.ids(b"".join(self.meter.recent()))
+        text = b",".join([*self._ids, *recent])
+        return [int(digits) for digits in text.split(b",")] if text else []
+
+    def start_over(self) -> bytes:
+        """The body that asks for all of it anew."""
+        self._next_worker()
+        self._dresser, self._ids, self._repeats = None, [], self._first is not None
+        if not self._repeats:
+            self.straight = events.cut if self.asked.ids else events.plain
+        return self.asked.body
+
+    async def point(self, text: Callable[[Sequence[int]], Awaitable[str]]) -> Point:
+        """Where it goes on. ``text`` reads tokens. Raises CannotResume."""
+        if self.obstacle:
+            raise CannotResume(self.obstacle)
+        tail, tokens, asked = self._tail(), self.tokens(), self._request()
+        said = sum(piece.tokens for piece in tail)
+        stops = _stops(asked)
+        hold = 0 if asked.get("include_stop_str_in_output") else max(map(len, stops), default=1) - 1
+        sent = Sent(
+            len(tokens), tail, len(tokens) - said, len(tokens) - said == self._base, hold, stops, self._floor
+        )
+        found = by_tokens(sent)
+        if found is not None:
+            return found
+        prompt = self._prompt()
+        begin = max(0, len(tokens) - _WINDOW - hold)
+        context = [*prompt, *tokens[:begin]][-_CONTEXT:]
+        before = await text(context) if context else ""
+
+        async def read(count: int) -> str:
+            made = await text([*context, *tokens[begin:count]]) if count > begin else before
+            if not made.startswith(before):
+                raise CannotResume("its text cannot be matched with its tokens")
+            return made[len(before) :]
+
+        return await by_text(sent, read, exact=_is_greedy(asked), shown=self._shows_tokens(asked))
+
+    def go_on(self, point: Point, longest: int | None) -> bytes:
+        """The body that asks for the rest; empty if there is none, and the stream finished. ``longest`` of prompt and
+        answer, in tokens. Raises CannotResume."""
+        tokens, prompt, asked = self.tokens(), self._prompt(), self._request()
+        body = continuation.request(asked, self.asked.chat, prompt, tokens[: point.kept], longest)
+        over = body["max_tokens"] == 0
+        offset, top = self._offset(point.kept, len(tokens)), asked.get("top_logprobs") or 0
+        assert self._first is not None
+        self._dresser = Dresser(
+            self.asked.chat, self._first, point, len(prompt), len(tokens),
+            shows_ids=asked.get("return_token_ids") is True, offset=offset,
+            alternatives=None if top < 0 or asked.get("logprob_token_ids") else top,
+        )  # fmt: skip
+        self._next_worker()
+        kept = b",".join(b"%d" % token for token in tokens[: point.kept])
+        self._ids = [kept] if kept else []
+        self._base, self._floor, self._repeats = point.kept, (point.kept, len(point.again)), False
+        return b"" if over else json.dumps(body).encode()
+
+    def end_by_length(self) -> bytes:
+        """The last event of a stream that has as many tokens as it may have."""
+        assert self._dresser is not None
+        self.finished = True
+        made = self._dresser.dress({"choices": [{"text": "", "finish_reason": "length", "stop_reason": None}]})
+        return b"" if made is None else events.dump(made)
+
+    def _next_worker(self) -> None:
+        self.meter.forget()
+        self._made, self.straight = False, None
+
+    def _tail(self) -> list[Piece]:
+        """The latest events, of the worker of now."""
+        pieces: list[Piece] = []
+        for line in b"".join(self.meter.recent()).split(b"\n"):
+            if not line.startswith(b"data: {"):
+                continue
+            try:
+                choices = json.loads(line[6:]).get("choices") or [{}]
+            except ValueError:
+                continue  # the end of one that began before what is kept
+            ids = choices[0].get("token_ids")
+            if ids:
+                pieces.append(Piece(len(ids), choices[0].get("text") or _content(choices[0])))
+        return pieces
+
+    def _offset(self, kept: int, total: int) -> int:
+        """Of the first token after ``kept``, in characters of the text as log probabilities count them."""
+        if self._request().get("logprobs") is None or self.asked.chat:
+            return 0
+        base = self._dresser.offset if self._dresser is not None else 0
+        offsets: list[int] = []
+        end = base
+        for line in b"".join(self.meter.recent()).split(b"\n"):
+            if line.startswith(b"data: {") and b'"text_offset"' in line:
+                found = json.loads(line[6:])["choices"][0]["logprobs"]
+                offsets += [offset + base for offset in found["text_offset"]]
+                if offsets:
+                    end = offsets[-1] + len(found["tokens"][-1])
+        back = total - kept
+        if back > len(offsets):
+            raise CannotResume("where its text stands is not known")
+        return offsets[-back] if back else end
+
+    def _request(self) -> dict[str, Any]:
+        if self._fields is None:
+            made = json.loads(self._body)
+            self._fields = made if isinstance(made, dict) else {}
+        return self._fields
+
+    def _prompt(self) -> list[int]:
+        if self._prompt_ids is None:
+            raise CannotResume("its worker did not tell the tokens of its prompt")
+        return [int(digits) for digits in self._prompt_ids.split(b",")] if self._prompt_ids else []
+
+    def _wants_usage(self) -> bool:
+        options = self._request().get("stream_options")
+        return isinstance(options, dict) and bool(options.get("include_usage"))
+
+    def _shows_tokens(self, asked: dict[str, Any]) -> bool:
+        return asked.get("return_token_ids") is True or bool(asked.get("logprobs")) or asked.get("logprobs") == 0
+
+
+def _failure(error: object, event: bytes) -> StreamFailed:
+    said = error if isinstance(error, dict) else {}
+    message, code = str(said.get("message") or error), said.get("code")
+    final = isinstance(code, int) and 400 <= code < 500 and code not in (408, 429)
+    return StreamFailed(f"it ended the stream in an error: {message}", event + b"\n\n", final)
+
+
+def _says(choice: dict[str, Any]) -> bool:
+    """Whether there is anything of the answer itself in it."""
+    delta = choice.get("delta")
+    if delta is None:
+        return bool(choice.get("text") or choice.get("token_ids"))
+    return bool(choice.get("token_ids")) or any(value for key, value in delta.items() if key != "role")
+
+
+def _content(choice: dict[str, Any]) -> str:
+    return (choice.get("delta") or {}).get("content") or ""
+
+
+def _stops(asked: dict[str, Any]) -> tuple[str, ...]:
+    stop = asked.get("stop")
+    given = [stop] if isinstance(stop, str) else stop if isinstance(stop, list) else []
+    return tuple(text for text in given if isinstance(text, str) and text)
+
+
+def _is_greedy(asked: dict[str, Any]) -> bool:
+    """vLLM takes a temperature below 1e-5 for 0 (`SamplingParams`). Penalties that count what was made itself see less
+    of it after a move."""
+    temperature = asked.get("temperature")
+    penalties = asked.get("presence_penalty") or asked.get("frequency_penalty")
+    return isinstance(temperature, int | float) and temperature < 1e-5 and not penalties
