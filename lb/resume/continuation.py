@@ -83,6 +83,11 @@ class Dresser:
         self._again, self._held = self.point.again, self.point.held
         self._hidden = self.seen - self.point.kept
 
+    @property
+    def said_held(self) -> bool:
+        """What had been held back has gone out."""
+        return bool(self.point.held) and not self._held
+
     def dress(self, event: dict[str, Any]) -> dict[str, Any] | None:
         """None for an event of which nothing is new. Raises CannotResume if what had to come again did not."""
         out = dict(self.first)
@@ -96,6 +101,8 @@ class Dresser:
             out["choices"] = []
         if isinstance(event.get("usage"), dict):
             out["usage"] = self._usage(event["usage"])
+            if self.chat and out["choices"]:
+                out["usage"].setdefault("completion_tokens_details", None)  # as vLLM writes it in a chat
         if "system_fingerprint" in event:
             out["system_fingerprint"] = event["system_fingerprint"]
         return out

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 #: What a tokenizer writes for bytes that are no whole character yet.
-_PARTIAL = "\ufffd"
+PARTIAL = "\ufffd"
 
 #: Tokens looked back on beyond one for each character held back: those of one character, and such without text.
 _SLACK = 16
@@ -21,11 +21,15 @@ class CannotResume(Exception):
     """Why a stream ends here after all."""
 
 
+class Unmatched(CannotResume):
+    """What was sent is not what its tokens read."""
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """One event: the tokens made, and the text that was sent with them."""
 
-    tokens: int
+    tokens: tuple[int, ...]
     text: str
 
 
@@ -43,7 +47,9 @@ class Point:
 class Sent:
     """What is known of a broken stream. ``total`` tokens were made, the last of them with the pieces of ``tail``;
     before the first of those ``base`` tokens had been made, all of whose text had been sent if ``clean``. ``hold``:
-    characters that its worker holds back. ``floor``: (tokens, characters beyond their text) known to be sent."""
+    characters that its worker holds back; ``reach``: so many that it has sent may be the beginning of a stop string, as
+    that is part of the output. ``behind``: the tail is of a continuation that has not got as far yet as the
+    stream had before. Of ``floor`` tokens all text is known to be sent, held back or not."""
 
     total: int
     tail: Sequence[Piece]
@@ -51,18 +57,20 @@ class Sent:
     clean: bool
     hold: int = 0
     stops: tuple[str, ...] = ()
-    floor: tuple[int, int] = (0, 0)
+    floor: int = 0
+    behind: bool = False
+    reach: int = 0
 
 
 def by_tokens(sent: Sent) -> Point | None:
     """Without asking anybody; None where only the text tells."""
-    if sent.hold:
+    if sent.hold or sent.reach:
         return None
     made, last, tokens = sent.base, -1, 0
     for piece in sent.tail:
-        made += piece.tokens
+        made += len(piece.tokens)
         if piece.text:
-            last, tokens = made, piece.tokens
+            last, tokens = made, len(piece.tokens)
     if last < 0:
         return Point(sent.base) if sent.clean else None
     # Of several tokens in one event the last ones may have added nothing to its text yet.
@@ -71,54 +79,64 @@ def by_tokens(sent: Sent) -> Point | None:
 
 async def by_text(sent: Sent, text: Callable[[int], Awaitable[str]], *, exact: bool, shown: bool) -> Point:
     """``text(n)``: what the first n tokens read (from some fixed token on). ``exact``: what is made again will be what
-    was made before; ``shown``: the client sees single tokens. Raises CannotResume."""
+    was made before; ``shown``: the client sees single tokens. Raises CannotResume, or Unmatched in particular."""
     full = _whole(await text(sent.total))
     end = max(0, len(full) - sent.hold)
-    if sent.floor[0] or sent.floor[1]:
-        end = max(end, len(_whole(await text(sent.floor[0]))) + sent.floor[1])
+    if sent.floor:
+        end = max(end, len(_whole(await text(sent.floor))))
     said = "".join(piece.text for piece in sent.tail)
-    if said and not (end and full[:end].endswith(said[-end:])):
-        raise CannotResume("its text cannot be matched with its tokens")
+    if sent.behind:
+        fits = full.startswith(_whole(await text(sent.base)) + said)
+    elif sum(len(piece.tokens) for piece in sent.tail) == sent.total:
+        fits = said == full[:end]
+    else:
+        fits = not said or (end > 0 and full[:end].endswith(said[-end:]))
+    if not fits:
+        raise Unmatched("its text cannot be matched with its tokens")
     if exact:
         return await _made_again(sent, text, full, end)
-    return await _made_otherwise(sent, text, end, shown)
+    return await _made_otherwise(sent, text, full, end, shown)
 
 
 async def _made_again(sent: Sent, text: Callable[[int], Awaitable[str]], full: str, end: int) -> Point:
-    """The last token whose text was sent wholly: what follows comes again."""
-    least = low = max(0, sent.total - sent.hold - _SLACK)
-    high = sent.total
+    """The last token whose text was sent wholly and in which no stop string can begin: what follows comes again."""
+    least = low = max(0, sent.total - sent.hold - sent.reach - _SLACK)
+    high, limit = sent.total, max(0, end - sent.reach)
     while low < high:
         middle = (low + high + 1) // 2
-        if len(_whole(await text(middle))) <= end:
+        if len(_whole(await text(middle))) <= limit:
             low = middle
         else:
             high = middle - 1
     before = await text(low)
-    while before.endswith(_PARTIAL) and low > least:
+    while before.endswith(PARTIAL) and low > least:
         low -= 1
         before = await text(low)
-    if before.endswith(_PARTIAL) or len(before) > end or not full.startswith(before):
+    if before.endswith(PARTIAL) or len(before) > limit or not full.startswith(before):
         raise CannotResume("no token was found whose text had been sent wholly")
     return Point(low, again=full[len(before) : end])
 
 
-async def _made_otherwise(sent: Sent, text: Callable[[int], Awaitable[str]], end: int, shown: bool) -> Point:
+async def _made_otherwise(
+    sent: Sent, text: Callable[[int], Awaitable[str]], full: str, end: int, shown: bool
+) -> Point:
     """A sample is not made twice: as many tokens stand as can, and their text goes out, provided that no stop string
     can begin in it."""
+    said = full[max(0, end - sent.reach) : end]
     for kept in range(sent.total, max(0, sent.total - sent.hold - _SLACK) - 1, -1):
         if shown and kept < sent.total:
             break  # the client has seen a token that would not stand
         before = await text(kept)
-        if before.endswith(_PARTIAL):
+        if before.endswith(PARTIAL):
             continue
         if len(before) < end:
             break
         held = before[end:]
-        if not any(stop.startswith(held[at:]) for stop in sent.stops for at in range(len(held))):
+        last = said + held
+        if not any(stop.startswith(last[at:]) for stop in sent.stops for at in range(len(last))):
             return Point(kept, held=held)
     raise CannotResume("a sample broke off in the middle of a character or of a stop string")
 
 
 def _whole(text: str) -> str:
-    return text.rstrip(_PARTIAL)
+    return text.rstrip(PARTIAL)

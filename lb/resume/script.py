@@ -8,18 +8,22 @@ events by reference anyway.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Sequence
+import re
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any
 
 from lb.model_metrics import Meter
 from lb.resume import continuation, events
 from lb.resume.asked import Asked
 from lb.resume.continuation import Dresser
-from lb.resume.point import CannotResume, Piece, Point, Sent, by_text, by_tokens
+from lb.resume.point import CannotResume, Piece, Point, Sent, Unmatched, by_text, by_tokens
 
 #: Tokens of the prompt before the first one that is looked at as text: what a tokenizer does with a token can depend
 #: on the one before it. And so many tokens back from the last: a stop string is held back in them.
 _CONTEXT, _WINDOW = 8, 256
+
+#: What special tokens look like. A wrong guess is noticed: what was sent has to be what is read then.
+_SPECIAL = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
 
 
 class StreamFailed(Exception):
@@ -53,7 +57,8 @@ class Script:
         self._dresser: Dresser | None = None
         self._repeats = False  # it was begun anew: what is said once was said already
         self._base = 0
-        self._floor = (0, 0)
+        self._once_more: list[int] = []  # tokens after those, which are being made again
+        self._ahead: tuple[list[int], int] = ([], 0)  # where they stand in the text, and where it ends
         self._fields: dict[str, Any] | None = None
 
     # on the way
@@ -163,12 +168,14 @@ class Script:
         """All that were made."""
         recent = events.ids(b"".join(self.meter.recent()))
         text = b",".join([*self._ids, *recent])
-        return [int(digits) for digits in text.split(b",")] if text else []
+        made = [int(digits) for digits in text.split(b",")] if text else []
+        return made + self._once_more[len(made) - self._base :]
 
     def start_over(self) -> bytes:
         """The body that asks for all of it anew."""
         self._next_worker()
         self._dresser, self._ids, self._repeats = None, [], self._first is not None
+        self._base, self._once_more, self._ahead = 0, [], ([], 0)
         if not self._repeats:
             self.straight = events.cut if self.asked.ids else events.plain
         return self.asked.body
@@ -178,27 +185,48 @@ class Script:
         if self.obstacle:
             raise CannotResume(self.obstacle)
         tail, tokens, asked = self._tail(), self.tokens(), self._request()
-        said = sum(piece.tokens for piece in tail)
+        made_here = self.count() - self._base
+        said = sum(len(piece.tokens) for piece in tail)
         stops = _stops(asked)
-        hold = 0 if asked.get("include_stop_str_in_output") else max(map(len, stops), default=1) - 1
+        lag = max(map(len, stops), default=1) - 1
+        hold, reach = (0, lag) if asked.get("include_stop_str_in_output") else (lag, 0)
+        floor = self._base if self._dresser is not None and self._dresser.said_held else 0
         sent = Sent(
-            len(tokens), tail, len(tokens) - said, len(tokens) - said == self._base, hold, stops, self._floor
-        )
+            len(tokens), tail, self._base + made_here - said, made_here == said, hold, stops, floor,
+            behind=made_here < len(self._once_more), reach=reach,
+        )  # fmt: skip
         found = by_tokens(sent)
         if found is not None:
             return found
-        prompt = self._prompt()
+        exact, shown = _is_greedy(asked), self._shows_tokens(asked)
+        try:
+            return await by_text(sent, await self._reader(text, tokens, lag), exact=exact, shown=shown)
+        except Unmatched:
+            # A tokenizer shows special tokens, which a stream leaves out.
+            latest = {token for piece in tail for token in piece.tokens}
+            special = {token for token in latest if _SPECIAL.fullmatch(await text([token]))}
+            if not special:
+                raise
+            return await by_text(sent, await self._reader(text, tokens, lag, special), exact=exact, shown=shown)
+
+    async def _reader(
+        self, text: Callable[[Sequence[int]], Awaitable[str]], tokens: list[int], hold: int,
+        special: Collection[int] = (),
+    ) -> Callable[[int], Awaitable[str]]:
+        """What the first so many of ``tokens`` read, without ``special`` ones, from some token on."""
         begin = max(0, len(tokens) - _WINDOW - hold)
-        context = [*prompt, *tokens[:begin]][-_CONTEXT:]
+        context = [*self._prompt(), *tokens[:begin]][-_CONTEXT:]
         before = await text(context) if context else ""
 
         async def read(count: int) -> str:
-            made = await text([*context, *tokens[begin:count]]) if count > begin else before
+            made = before
+            if count > begin:
+                made = await text([*context, *(token for token in tokens[begin:count] if token not in special)])
             if not made.startswith(before):
-                raise CannotResume("its text cannot be matched with its tokens")
+                raise CannotResume("the end of its prompt is no whole character")
             return made[len(before) :]
 
-        return await by_text(sent, read, exact=_is_greedy(asked), shown=self._shows_tokens(asked))
+        return read
 
     def go_on(self, point: Point, longest: int | None) -> bytes:
         """The body that asks for the rest; empty if there is none, and the stream finished. ``longest`` of prompt and
@@ -206,7 +234,8 @@ class Script:
         tokens, prompt, asked = self.tokens(), self._prompt(), self._request()
         body = continuation.request(asked, self.asked.chat, prompt, tokens[: point.kept], longest)
         over = body["max_tokens"] == 0
-        offset, top = self._offset(point.kept, len(tokens)), asked.get("top_logprobs") or 0
+        offset, ahead = self._offset(len(tokens) - point.kept)
+        top = asked.get("top_logprobs") or 0
         assert self._first is not None
         self._dresser = Dresser(
             self.asked.chat, self._first, point, len(prompt), len(tokens),
@@ -216,7 +245,8 @@ class Script:
         self._next_worker()
         kept = b",".join(b"%d" % token for token in tokens[: point.kept])
         self._ids = [kept] if kept else []
-        self._base, self._floor, self._repeats = point.kept, (point.kept, len(point.again)), False
+        self._base, self._once_more, self._repeats = point.kept, tokens[point.kept :], False
+        self._ahead = ahead
         return b"" if over else json.dumps(body).encode()
 
     def end_by_length(self) -> bytes:
@@ -242,13 +272,14 @@ class Script:
                 continue  # the end of one that began before what is kept
             ids = choices[0].get("token_ids")
             if ids:
-                pieces.append(Piece(len(ids), choices[0].get("text") or _content(choices[0])))
+                pieces.append(Piece(tuple(ids), choices[0].get("text") or _content(choices[0])))
         return pieces
 
-    def _offset(self, kept: int, total: int) -> int:
-        """Of the first token after ``kept``, in characters of the text as log probabilities count them."""
+    def _offset(self, back: int) -> tuple[int, tuple[list[int], int]]:
+        """Where the token stands that is ``back`` tokens from the end, in characters of the text as log probabilities
+        of completions count them; and where those do that follow it, and the end."""
         if self._request().get("logprobs") is None or self.asked.chat:
-            return 0
+            return 0, ([], 0)
         base = self._dresser.offset if self._dresser is not None else 0
         offsets: list[int] = []
         end = base
@@ -258,10 +289,11 @@ class Script:
                 offsets += [offset + base for offset in found["text_offset"]]
                 if offsets:
                     end = offsets[-1] + len(found["tokens"][-1])
-        back = total - kept
+        if len(offsets) < len(self._ahead[0]):
+            offsets, end = [*offsets, *self._ahead[0][len(offsets) :]], self._ahead[1]
         if back > len(offsets):
             raise CannotResume("where its text stands is not known")
-        return offsets[-back] if back else end
+        return (offsets[-back], (offsets[-back:], end)) if back else (end, ([], end))
 
     def _request(self) -> dict[str, Any]:
         if self._fields is None:

@@ -1,0 +1,287 @@
+"""A stream broken anywhere, any number of times, and continued, is the undisturbed stream: against the simulator's
+tokenizer, detokenizer and events, without any I/O."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+
+from lb.http1.chunked import frame
+from lb.model_metrics import ModelMetrics
+from lb.resume import asked, events
+from lb.resume.point import CannotResume
+from lb.resume.script import Script, StreamFailed
+from worker.sim import protocol, sse, tokens
+from worker.sim.generate import Sequence as Made
+from worker.sim.generate import Step, start
+
+CONTEXT = 512
+
+
+def merged(steps: Sequence[Step], sizes: Sequence[int]) -> list[Step]:
+    """As vLLM puts outputs together that its server had no time to send one by one."""
+    out: list[Step] = []
+    left = list(steps)
+    for size in sizes:
+        some, left = left[:size], left[size:]
+        if some:
+            ids = tuple(token for step in some for token in step.token_ids)
+            out.append(Step(ids, "".join(s.text for s in some), some[-1].finish_reason, some[-1].stop_reason))
+    return [*out, *left]
+
+
+def stream(body: dict[str, Any], chat: bool, sizes: Sequence[int] = (), name: str = "x") -> list[bytes]:
+    """The events with which a worker answers ``body``, each with the empty line that ends it."""
+    made = protocol.check_fields(dict(body), chat=chat)
+    request = protocol.build(made, chat=chat, max_model_len=CONTEXT, served="demo")
+    sequence: Made = start("demo", request.prompts[0].ids, request.sampling[0])
+    steps: list[Step] = []
+    while sequence.finish_reason is None:
+        steps.append(sequence.step())
+    identity = sse.Identity(f"id-{name}", 1000 + len(name), "demo")
+    maker = (sse.ChatStream if request.chat else sse.CompletionStream)(request, identity)
+    out = [*maker.first(), *(text for step in merged(steps, sizes) if (text := maker.event(0, step)))]
+    last = maker.last()
+    cut = last.find(sse.DONE)
+    return [event.encode() for event in [*out, *([last[:cut]] if cut else []), sse.DONE]]
+
+
+def script_of(body: dict[str, Any], chat: bool) -> Script:
+    raw = json.dumps(body).encode()
+    meter = ModelMetrics(CollectorRegistry(), lambda: 1.0).begin("demo")
+    return Script(asked.read(raw, chat=chat, resume=True), raw, meter)
+
+
+def feed(script: Script, event: bytes, straight: bool) -> bytes:
+    """As a connection and its relay do it."""
+    if straight and script.started and script.straight is not None and not script.finished:
+        framed = frame(event)
+        out = script.straight(framed)
+        if out is not None:
+            script.meter.stamps.append(2.0)
+            script.meter.latest.append(framed)
+            if len(script.meter.latest) >= 16:
+                script.meter.count()
+            return out[out.index(b"\n") + 1 : -2]
+    return script.pass_on(event[:-2])
+
+
+async def read(ids: Sequence[int]) -> str:
+    """`/detokenize`."""
+    return tokens.decode(ids, special=True)
+
+
+def seen(stream: bytes) -> dict[str, Any]:
+    """What a client makes of a stream, whatever it was cut into."""
+    out: dict[str, Any] = {
+        "text": "", "ids": [], "logprobs": [], "finish": [], "usage": [], "heads": set(), "roles": 0, "done": 0
+    }  # fmt: skip
+    for event in stream.split(b"\n\n")[:-1]:
+        assert event.startswith(b"data: "), event
+        assert not out["done"]
+        if event == b"data: [DONE]":
+            out["done"] += 1
+            continue
+        data = json.loads(event[6:])
+        out["heads"].add((data["id"], data["object"], data["created"], data["model"]))
+        if not data["choices"]:
+            out["usage"].append(data["usage"])
+            continue
+        (choice,) = data["choices"]
+        delta = choice.get("delta", {})
+        out["roles"] += "role" in delta
+        out["text"] += choice.get("text", "") + delta.get("content", "")
+        out["ids"] += choice.get("token_ids") or []
+        found = choice.get("logprobs")
+        if found is not None:
+            out["logprobs"] += found.get("content") or [
+                [found[key][at] for key in sorted(found)] for at in range(len(found.get("tokens", ())))
+            ]
+        if choice["finish_reason"] is not None:
+            out["finish"].append((choice["finish_reason"], choice["stop_reason"], data.get("usage")))
+    return out
+
+
+STOPS = st.sampled_from([[], ["\n"], [". "], [" the", "a"], ["nothing like it", "日"], [" cat sat on the mat"]])
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> tuple[dict[str, Any], bool]:
+    chat = draw(st.booleans())
+    body: dict[str, Any] = {
+        "model": "demo", "stream": True, "temperature": 0, "max_tokens": draw(st.integers(1, 90)),
+        "ignore_eos": draw(st.booleans()),
+    }  # fmt: skip
+    if stop := draw(STOPS):
+        body["stop"] = stop
+        body["include_stop_str_in_output"] = draw(st.booleans())
+    if draw(st.booleans()):
+        body["min_tokens"] = draw(st.integers(0, body["max_tokens"]))
+    if draw(st.booleans()):
+        body["stream_options"] = {"include_usage": True, "continuous_usage_stats": draw(st.booleans())}
+    if draw(st.booleans()):
+        body["return_token_ids"] = True
+    logprobs = draw(st.none() | st.integers(0, 3))
+    text = draw(st.text("abc é日", min_size=1, max_size=12))
+    if chat:
+        body["messages"] = [{"role": "user", "content": text}]
+        if logprobs is not None:
+            body |= {"logprobs": True, "top_logprobs": logprobs}
+    else:
+        body["prompt"] = text if draw(st.booleans()) else [65, 66, *tokens.encode(text)]
+        if logprobs is not None:
+            body["logprobs"] = logprobs
+    return body, chat
+
+
+@given(
+    requests(), st.lists(st.integers(0, 40), min_size=1, max_size=4), st.lists(st.integers(1, 4), max_size=12),
+    st.booleans(),
+)  # fmt: skip
+@settings(max_examples=400, deadline=None)
+async def test_a_continued_stream_is_the_undisturbed_one(
+    request: tuple[dict[str, Any], bool], breaks: list[int], sizes: list[int], straight: bool
+) -> None:
+    body, chat = request
+    undisturbed = seen(b"".join(stream(body, chat, sizes)))
+    script, out = script_of(body, chat), b""
+    sent = json.loads(script.asked.body)
+    coming = stream(sent, chat, sizes)
+    for number, after in enumerate(breaks):
+        for event in coming[:after]:
+            out += feed(script, event, straight)
+        if script.finished:
+            break
+        if script.can_start_over:
+            name = "y" * (number + 2) if out else "x"
+            coming = stream(json.loads(script.start_over()), chat, sizes, name=name)
+            continue
+        point = await script.point(read)
+        asked_for = script.go_on(point, CONTEXT)
+        assert asked_for, "there is always something left of a stream that has not finished"
+        coming = stream(json.loads(asked_for), False, sizes[number:], name="y" * (number + 2))
+    else:
+        for event in coming:
+            out += feed(script, event, straight)
+    out += script.finish()
+    assert seen(out) == undisturbed
+    made = json.loads(json.dumps(undisturbed["ids"])) or None
+    if made is not None:
+        assert script.tokens() == made
+
+
+@given(requests())
+@settings(max_examples=60, deadline=None)
+async def test_an_undisturbed_stream_goes_through_as_if_nothing_had_been_asked_for(
+    request: tuple[dict[str, Any], bool]
+) -> None:
+    """Byte by byte."""
+    body, chat = request
+    script = script_of(body, chat)
+    out = b"".join(feed(script, event, True) for event in stream(json.loads(script.asked.body), chat))
+    assert out == b"".join(stream(body, chat))
+    assert script.finished and script.done
+    assert not script.finish()
+
+
+@given(requests(), st.integers(1, 30))
+@settings(max_examples=100, deadline=None)
+async def test_a_sample_goes_on_from_the_tokens_that_were_made(
+    request: tuple[dict[str, Any], bool], after: int
+) -> None:
+    """No text is lost, none repeated; where that is not possible it says so."""
+    body, chat = request
+    body = {**body, "temperature": 1.0}
+    script = script_of(body, chat)
+    out = b"".join(feed(script, event, True) for event in stream(json.loads(script.asked.body), chat)[:after])
+    if script.finished or script.can_start_over:
+        return
+    made = script.tokens()
+    try:
+        point = await script.point(read)
+    except CannotResume as error:
+        assert "sample" in str(error)
+        return
+    again = json.loads(script.go_on(point, CONTEXT))
+    before = tokens.decode(made[: point.kept])
+    said = seen(out)["text"]
+    assert before == said[: len(said)] + point.held if not point.again else before + point.again == said
+    assert point.again == "" or not body.get("stop")
+    assert again["prompt"][len(again["prompt"]) - point.kept :] == made[: point.kept]
+    assert again["max_tokens"] == body["max_tokens"] - point.kept
+
+
+def test_an_error_event_is_a_failure_and_nothing_of_it_goes_out() -> None:
+    body = {"model": "demo", "prompt": "x", "stream": True, "max_tokens": 9, "temperature": 0}
+    script = script_of(body, False)
+    coming = stream(json.loads(script.asked.body), False)
+    script.pass_on(coming[0][:-2])
+    with pytest.raises(StreamFailed, match="ended the stream in an error: it broke") as failed:
+        script.pass_on(b'data: {"error":{"message":"it broke","code":500}}')
+    assert not failed.value.final
+    with pytest.raises(StreamFailed, match="without having finished"):
+        script.pass_on(b"data: [DONE]")
+
+
+def test_an_error_of_the_clients_is_final() -> None:
+    script = script_of({"model": "demo", "prompt": "x", "stream": True}, False)
+    event = b'data: {"error":{"message":"too long","code":400}}'
+    with pytest.raises(StreamFailed) as failed:
+        script.pass_on(event)
+    assert failed.value.final
+    assert failed.value.event == event + b"\n\n"
+
+
+@pytest.mark.parametrize("reason", ["abort", "error"])
+def test_a_stream_that_was_given_up_is_a_failure(reason: str) -> None:
+    script = script_of({"model": "demo", "prompt": "x", "stream": True}, False)
+    head = '{"id":"a","object":"text_completion","created":1,"model":"demo","choices":'
+    with pytest.raises(StreamFailed, match="gave the request up"):
+        script.pass_on(f'data: {head}[{{"index":0,"text":"","finish_reason":"{reason}"}}]}}'.encode())
+
+
+def test_a_stream_that_lacks_only_its_end_gets_it() -> None:
+    body = {
+        "model": "demo", "prompt": "x", "stream": True, "max_tokens": 5, "temperature": 0, "ignore_eos": True,
+        "stream_options": {"include_usage": True},
+    }  # fmt: skip
+    script, whole = script_of(body, False), stream(body, False)
+    out = b"".join(feed(script, event, False) for event in stream(json.loads(script.asked.body), False)[:-2])
+    assert script.finished
+    assert not script.done
+    assert seen(out + script.finish()) == seen(b"".join(whole))
+
+
+async def test_what_is_made_otherwise_is_no_continuation() -> None:
+    """With a stop string text has to be made again; another worker that makes something else is not believed."""
+    body = {
+        "model": "demo", "prompt": "hello", "stream": True, "max_tokens": 60, "temperature": 0, "ignore_eos": True,
+        "stop": ["nothing like this at all"],
+    }  # fmt: skip
+    script = script_of(body, False)
+    for event in stream(json.loads(script.asked.body), False)[:30]:
+        script.pass_on(event[:-2])
+    point = await script.point(read)
+    assert point.again
+    script.go_on(point, CONTEXT)
+    head = '{"id":"b","object":"text_completion","created":1,"model":"demo","choices":'
+    other = '[{"index":0,"text":"~~~~","logprobs":null,"finish_reason":null,"stop_reason":null,"token_ids":[1]}]}'
+    with pytest.raises(CannotResume, match="same text"):
+        script.pass_on(f"data: {head}{other}".encode())
+
+
+async def test_the_tokens_of_a_long_stream_are_all_kept() -> None:
+    body = {"model": "demo", "prompt": "x", "stream": True, "max_tokens": 400, "temperature": 0, "ignore_eos": True}
+    script = script_of(body, False)
+    coming = stream({**body, "return_token_ids": True}, False)
+    for event in coming[:-2]:
+        feed(script, event, True)
+    found = [int(i) for event in coming for some in events.ids(event) for i in some.split(b",")]
+    assert script.tokens() == found[:-1]
+    assert script.count() == 399
