@@ -75,8 +75,7 @@ class Script:
         if data == b"[DONE]":
             if not self.finished:
                 raise StreamFailed("it ended without having finished")
-            self.done = True
-            return events.DONE
+            return self.finish()
         try:
             parsed = json.loads(data)
             choices = parsed.get("choices", ())
