@@ -103,7 +103,7 @@ class Worker:
 
     def act(self, fault: Fault) -> None:
         """Do what a fault of the whole process does."""
-        if fault.kind == "die":
+        if fault.kind in ("die", "poison"):
             os.kill(os.getpid(), signal.SIGKILL)
         elif fault.kind == "exit0":
             self.core.kill()
