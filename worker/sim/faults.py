@@ -88,9 +88,12 @@ class FaultBox:
         """Switch a fault on, in place of an older one of its kind."""
         self._faults[fault.kind] = fault
 
-    def clear(self) -> None:
-        """Switch all off."""
-        self._faults.clear()
+    def clear(self, kind: str | None = None) -> None:
+        """Switch all off, or the one of that kind."""
+        if kind is None:
+            self._faults.clear()
+        else:
+            self._faults.pop(kind, None)
 
     def active(self, now: float) -> list[Fault]:
         """All that are on."""

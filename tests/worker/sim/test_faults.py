@@ -47,6 +47,8 @@ def test_after_chunks_count_and_time() -> None:
     box.put(parse_text("error500:for_s=1", now=100))
     assert box.fire("error500", 100.5) and not box.fire("error500", 101)
     box.put(parse({"kind": "hang"}, 0))
+    box.put(parse({"kind": "stall"}, 0))
+    box.clear("stall")
     assert box.due(99, 0) is None and box.get("hang", 10**6)
     box.clear()
     assert box.active(0) == []

@@ -251,8 +251,10 @@ async def test_hang(sim: Start) -> None:
         assert metric(after, name) == metric(before, name)
     async with worker.session.get(worker.url + "/health") as answer:
         assert answer.status == 200
-    async with worker.session.delete(worker.url + "/sim/fault") as answer:
+    await worker.fault("slow", factor=1)
+    async with worker.session.delete(worker.url + "/sim/fault?kind=hang") as answer:
         assert answer.status == 200
+    assert [fault["kind"] for fault in (await worker.get("/sim/state"))["faults"]] == ["slow"]
     assert (await stream)[-1] == "[DONE]" and (await second)[0] == 200
 
 

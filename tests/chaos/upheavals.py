@@ -1,0 +1,294 @@
+"""What can happen to the cluster as a whole, by accident or on purpose."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from chaos.arena import Status
+from chaos.faults import SERVED, Fault
+from chaos.wire import Answer, Client, request
+from config.topology import STRATEGIES
+from harness import Cluster
+
+
+class KillBalancer(Fault):
+    """Its own streams are lost; whoever connects from then on is served."""
+
+    name, group = "kill balancer", "balancer"
+    #: A new one takes connections within so many seconds.
+    back = 1.0
+
+    async def start(self) -> None:
+        await self.arena.until(lambda s: bool(s["supervisor"]["pid"]), self.patience)  # somebody has to start another
+        status = self.arena.status
+        assert status is not None
+        self.pid = self.arena.chooser.choice([process["pid"] for process in status["load_balancer"]["processes"]])
+        await self.arena.moved()  # what it counted goes with it
+        self.began = time.monotonic()
+        loss = [self.began, float("inf")]
+        self.arena.losses.append(loss)
+        os.kill(self.pid, signal.SIGKILL)
+        while _lives(self.pid):
+            await asyncio.sleep(0.002)
+        loss[1] = time.monotonic()
+
+    async def finish(self) -> None:
+        client = Client(self.arena.port, quiet=self.patience)
+        answer = await client.ask(request("GET", "/health"))
+        client.close()
+        self.restored = answer.ended
+        if answer.problem:
+            self.blame(f"a new connection was not served: {answer.problem}")
+        elif self.restored - self.began > self.back:
+            self.blame(f"new connections waited {self.restored - self.began:.2f} s, promised {self.back:g} s")
+        if await self.arena.until(self._replaced, self.patience) is None:
+            self.blame("no other balancer took its place")
+
+    def _replaced(self, status: Status) -> bool:
+        return self.pid not in [p["pid"] for p in status["load_balancer"]["processes"]] and self.arena.whole(status)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+class KillSupervisor(Fault):
+    """Killed, and `clusterctl up` again: it finds everything and starts nothing anew."""
+
+    name, group = "kill supervisor", "supervisor"
+
+    async def start(self) -> None:
+        await self.arena.until(self.arena.whole, self.patience)
+        status = self.arena.status
+        assert status is not None
+        self.pids = {name: i["pid"] for name, i in status["instances"].items() if name not in self.arena.busy}
+        self.balancers = [process["pid"] for process in status["load_balancer"]["processes"]]
+        self.pid = int(status["supervisor"]["pid"])
+        self.began = time.monotonic()
+        os.kill(self.pid, signal.SIGKILL)
+
+    async def finish(self) -> None:
+        self.detected = await self.arena.until(lambda s: s["supervisor"]["pid"] != self.pid, self.patience)
+        up_at = time.monotonic()
+        result = await asyncio.to_thread(self.arena.cluster.up, *self.arena.up)
+        if result.returncode:
+            return self.blame(f"up failed: {result.stderr.strip()[-200:]}")
+        self.restored = await self.arena.until(
+            lambda s: s["supervisor"]["pid"] not in (None, self.pid) and self.arena.whole(s), self.patience
+        )
+        if self.restored is None:
+            return self.blame("not whole again after up")
+        self.note = f"adopted {self.restored - up_at:.1f} s after up was called"
+        there = self.arena.status
+        assert there is not None
+        for name, pid in self.pids.items():
+            if name not in self.arena.busy and there["instances"].get(name, {}).get("pid") != pid:
+                self.blame(f"{name} was restarted")
+
+
+class Strategy(Fault):
+    """Another strategy, and the old one again."""
+
+    name, group = "strategy", "strategy"
+
+    async def start(self) -> None:
+        await super().start()
+        for strategy in (self.arena.chooser.choice(STRATEGIES), "least_connections"):
+            answer = await self.arena.post("/v1/cluster/strategy", {"strategy": strategy})
+            if answer.status != 200:
+                self.blame(f"strategy {strategy}: {_words(answer)}")
+            await asyncio.sleep(0.5)
+
+
+class Scale(Fault):
+    """Down to one worker and up again, while streams run that last longer than the grace."""
+
+    name, group = "scale", "plan"
+
+    async def start(self) -> None:
+        await super().start()
+        self.problem = await self._to(1) or await self._to(self.arena.instances)
+
+    async def _to(self, count: int) -> str:
+        answer = await self.arena.post("/v1/cluster/scale", {"instances": count})
+        if answer.status not in (200, 202):
+            return f"scale to {count}: {_words(answer)}"
+        seen: Callable[[Status], bool] = lambda s: s["total_instances"] == count and self.arena.whole(s)  # noqa: E731
+        there = await self.arena.until(seen, self.patience)
+        return "" if there else f"not {count} workers within {self.patience:g} s"
+
+
+class Rolling(Fault):
+    """All workers one after the other; one may be missing at a time."""
+
+    name, group = "rolling restart", "plan"
+
+    async def start(self) -> None:
+        await self.arena.until(self.arena.whole, self.patience)
+        await super().start()
+        assert self.arena.status is not None
+        self.pids = {name: i["pid"] for name, i in self.arena.status["instances"].items()}
+        self.arena.floor = self.arena.instances
+        answer = await self.arena.post("/v1/cluster/restart", {"rolling": True})
+        if answer.status not in (200, 202):
+            self.blame(f"restart: {_words(answer)}")
+
+    async def finish(self) -> None:
+        if self.problem:
+            return
+        done: Callable[[Status], bool] = lambda s: self.arena.whole(s) and not _kept(s, self.pids)  # noqa: E731
+        self.restored = await self.arena.until(done, self.patience * 2)
+        self.note = f"never fewer than {self.arena.floor} ready"
+        if self.restored is None:
+            self.blame(f"not done within {self.patience * 2:g} s")
+        elif self.arena.floor < self.arena.instances - 1:
+            self.blame(f"only {self.arena.floor} were ready at a time")
+
+
+def _kept(status: Status, pids: dict[str, int]) -> bool:
+    return any(i["pid"] in pids.values() for i in status["instances"].values())
+
+
+class Handover(Fault):
+    """`clusterctl restart lb`: nobody may notice."""
+
+    name, group = "replace balancer", "balancer"
+
+    async def start(self) -> None:
+        await self.arena.until(lambda s: bool(s["supervisor"]["pid"]), self.patience)
+        await super().start()
+        assert self.arena.status is not None
+        self.pids = {process["pid"] for process in self.arena.status["load_balancer"]["processes"]}
+        result = await asyncio.to_thread(self.arena.cluster.run, "restart", "lb")
+        if result.returncode:
+            self.blame(f"restart lb: {(result.stderr or result.stdout).strip()[-160:]}")
+
+    async def finish(self) -> None:
+        if self.problem:
+            return
+        self.restored = await self.arena.until(lambda s: s["load_balancer"]["pid"] not in self.pids, self.patience)
+        if self.restored is None:
+            self.blame("the old one still answers")
+
+
+class Poison(Fault):
+    """A request that kills every worker that takes it: two at most, and then its sender is told."""
+
+    name, sim_only, group = "poison", True, "worker"
+
+    async def start(self) -> None:
+        ready: Callable[[Status], bool] = lambda s: len(self.arena.ready(SERVED)) == len(s["instances"])  # noqa: E731
+        if await self.arena.until(ready, self.patience) is None:
+            self.blame("the workers were not ready for it")
+        self.restarts = self._deaths()
+        await super().start()
+        streamed = self.arena.chooser.random() < 0.5
+        body = {"model": "demo", "prompt": "a poison pill", "max_tokens": 50, "temperature": 0, "stream": streamed}
+        answer = await self.arena.post("/v1/completions", body)
+        self.note = f"told after {answer.ended - self.began:.1f} s: {_words(answer)[:80]}"
+        if answer.problem or b'"error"' not in answer.body or (not streamed and answer.status != 500):
+            self.blame(f"its sender was not told clearly: {_words(answer)}")
+        elif b"[DONE]" in answer.body:
+            self.blame("[DONE] after the error")
+
+    def _deaths(self) -> int:
+        assert self.arena.status is not None
+        return sum(i["restarts"] for i in self.arena.status["instances"].values())
+
+    async def finish(self) -> None:
+        await super().finish()
+        if self.restored is not None and (deaths := self._deaths() - self.restarts) > 2:
+            self.blame(f"it killed {deaths} workers")
+
+
+class DiskFull(Fault):
+    """Nothing can be written below the state directory; traffic does not notice, changes are refused or done."""
+
+    name, group = "disk full", "plan"
+
+    async def start(self) -> None:
+        await super().start()
+        self.filler = Path(self.arena.disk) / "filler"
+        await asyncio.to_thread(_fill, self.filler)
+        for path, body in (
+            ("/v1/cluster/strategy", {"strategy": "random"}),
+            ("/v1/cluster/scale", {"instances": self.arena.instances}),
+            ("/v1/load_lora_adapter", {"lora_name": "late", "lora_path": _ADAPTER}),
+        ):
+            answer = await self.arena.post(path, body)
+            if answer.problem or (answer.status >= 400 and not _says_why(answer)):
+                self.blame(f"{path} on a full disk: {_words(answer)}")
+            elif answer.status >= 400:
+                self.note = f"{path.rpartition('/')[2]}: {_words(answer)}"[:120]
+        await asyncio.sleep(2.0)
+
+    async def finish(self) -> None:
+        self.filler.unlink(missing_ok=True)
+        await super().finish()
+        await self.arena.post("/v1/unload_lora_adapter", {"lora_name": "late"})
+        answer = await self.arena.post("/v1/cluster/strategy", {"strategy": "least_connections"})
+        if answer.status != 200:
+            self.blame(f"with room again, strategy: {_words(answer)}")
+
+    async def clear(self) -> None:
+        await super().clear()
+        self.filler.unlink(missing_ok=True)
+
+
+_ADAPTER = str(Path(__file__).resolve().parents[2] / "worker" / "demo" / "adapters" / "poet")
+
+
+def _fill(file: Path) -> None:
+    block = b"\0" * 65536
+    with file.open("wb", buffering=0) as out, contextlib.suppress(OSError):
+        while len(block):
+            written = out.write(block)
+            block = block if written == len(block) else block[:512]
+
+
+def _says_why(answer: Answer) -> bool:
+    try:
+        return bool(json.loads(answer.body)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def _words(answer: Answer) -> str:
+    if answer.problem:
+        return answer.problem
+    try:
+        found: Any = json.loads(answer.body)["error"]["message"]
+        return f"{answer.status} {found}"
+    except (ValueError, KeyError, TypeError):
+        return f"{answer.status} {answer.body[-160:].decode(errors='replace').strip()}"
+
+
+def small_disk(cluster: Cluster, mebibytes: int = 64) -> str:
+    """Mounts a small file system where the cluster's state will be; where it is, or why there is none."""
+    place = cluster.state_dir
+    place.mkdir(parents=True, exist_ok=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m,mode=700", "tmpfs", str(place)]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        return f"no disk to fill: {error}"
+    return str(place) if not result.returncode else f"no disk to fill: {result.stderr.strip()}"
+
+
+def give_back(place: str) -> None:
+    """Unmounts it."""
+    subprocess.run(["umount", "-l", place], capture_output=True, check=False)
