@@ -85,7 +85,8 @@ class Arena:
 
     def whole(self, status: Status) -> bool:
         """Every wanted worker is ready and nothing is on its way."""
-        return bool(status["supervisor"]["settled"]) and status["running_instances"] == status["total_instances"]
+        settled = status["supervisor"]["pid"] and status["supervisor"]["settled"]
+        return bool(settled) and status["running_instances"] == status["total_instances"]
 
     @contextlib.asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
@@ -121,6 +122,12 @@ class Arena:
     def was_lost(self, answer: Answer) -> bool:
         """Whether its connection was made to a balancer that was killed meanwhile."""
         return any(began <= answer.ended and answer.connected <= gone for began, gone in self.losses)
+
+    async def repair(self, patience: float) -> None:
+        """After a promise was broken: what comes next shall find a whole cluster, as far as that can be had."""
+        if await self.until(self.whole, 5) is None:
+            await asyncio.to_thread(self.cluster.up, *self.up)  # where the supervisor is gone; else it is refused
+            await self.until(self.whole, patience)
 
     async def moved(self) -> float | None:
         """Streams moved so far, over all balancers there were; None where the balancer does not count them."""

@@ -61,7 +61,7 @@ async def _one(fault: Fault) -> None:
         fault.began = fault.began or time.monotonic()
         await fault.clear()
     if fault.problem:
-        await fault.arena.until(fault.arena.whole, fault.patience)
+        await fault.arena.repair(fault.patience)
 
 
 def _line(struck: Struck) -> str:

@@ -94,10 +94,12 @@ class OnWorker(Fault):
         if self.problem:
             return
         self.detected = await self.arena.until(self._noticed, self.patience)
+        if self.detected is None:
+            return self.blame(f"{self.victim} was not seen to fail within {self.patience:g} s")
         self.restored = await self.arena.until(self._replaced, self.patience)
         if self.restored is None:
             self.blame(f"{self.victim} was not replaced within {self.patience:g} s")
-        elif self.notice is not None and self.detected is not None and self.detected - self.began > self.notice:
+        elif self.notice is not None and self.detected - self.began > self.notice:
             self.blame(f"noticed after {self.detected - self.began:.1f} s, promised within {self.notice:g} s")
 
     async def clear(self) -> None:

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import dataclasses
 import itertools
 import json
 import math
+import os
 import random
 import shutil
+import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -152,8 +156,9 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
             cluster, scenario.engine, given.instances, up, scenario.stall_timeout, random.Random(given.seed), disk=disk
         )
         card = _loop(siege(arena, scenario, given))
+        card.problem(_down(cluster))
     finally:
-        cluster.close()
+        _down(cluster)
         if disk.startswith("/"):
             upheavals.give_back(disk)
         if not given.keep:
@@ -164,6 +169,18 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
         "seconds": round(time.monotonic() - began, 1), "machine": report.machine(), "up": _shown(up),
     }  # fmt: skip
     return {"setting": setting, **card.to_json()}
+
+
+def _down(cluster: Cluster) -> str:
+    """Ends it, whatever it takes; why it did not end by itself."""
+    try:
+        cluster.close()
+    except (AssertionError, subprocess.TimeoutExpired) as error:
+        for process in cluster.leftovers():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+        return f"down: {error}"[:300]
+    return ""
 
 
 def _shown(up: Sequence[str]) -> list[str]:

@@ -39,6 +39,12 @@ class Score:
     struck: list[Struck] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     moved: float | None = None
+    #: What was promised of the cluster as a whole and did not come.
+    broken: list[str] = field(default_factory=list)
+
+    def problem(self, words: str) -> None:
+        if words:
+            self.broken.append(words)
 
     def failed(self) -> int:
         return sum(o.kind is Kind.FAILED and not o.lost for o in self.outcomes)
@@ -47,7 +53,7 @@ class Score:
         return sum(o.kind is Kind.WRONG for o in self.outcomes)
 
     def problems(self) -> list[str]:
-        return [f"{s.name}: {s.problem}" for s in self.struck if s.problem]
+        return [*self.broken, *(f"{s.name}: {s.problem}" for s in self.struck if s.problem)]
 
     def passed(self) -> bool:
         """Nothing failed, nothing was wrong beyond what undisturbed runs differ by, and every promise was kept."""

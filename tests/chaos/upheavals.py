@@ -70,6 +70,8 @@ class KillSupervisor(Fault):
     """Killed, and `clusterctl up` again: it finds everything and starts nothing anew."""
 
     name, group = "kill supervisor", "supervisor"
+    #: It has adopted everything within so many seconds of `up`.
+    within = 2.0
 
     async def start(self) -> None:
         await self.arena.until(self.arena.whole, self.patience)
@@ -84,20 +86,24 @@ class KillSupervisor(Fault):
     async def finish(self) -> None:
         self.detected = await self.arena.until(lambda s: s["supervisor"]["pid"] != self.pid, self.patience)
         up_at = time.monotonic()
-        result = await asyncio.to_thread(self.arena.cluster.up, *self.arena.up)
+        self.restored, result = await asyncio.gather(
+            self.arena.until(self._adopted, self.patience), asyncio.to_thread(self.arena.cluster.up, *self.arena.up)
+        )
         if result.returncode:
             return self.blame(f"up failed: {result.stderr.strip()[-200:]}")
-        self.restored = await self.arena.until(
-            lambda s: s["supervisor"]["pid"] not in (None, self.pid) and self.arena.whole(s), self.patience
-        )
         if self.restored is None:
             return self.blame("not whole again after up")
-        self.note = f"adopted {self.restored - up_at:.1f} s after up was called"
+        if self.restored - up_at > self.within:
+            self.blame(f"adopted {self.restored - up_at:.1f} s after up was called, promised {self.within:g} s")
         there = self.arena.status
         assert there is not None
         for name, pid in self.pids.items():
             if name not in self.arena.busy and there["instances"].get(name, {}).get("pid") != pid:
                 self.blame(f"{name} was restarted")
+
+
+    def _adopted(self, status: Status) -> bool:
+        return status["supervisor"]["pid"] not in (None, self.pid) and self.arena.whole(status)
 
 
 class Strategy(Fault):
