@@ -23,7 +23,8 @@ _MOVED = re.compile(r"^clusterctl_streams_moved_total(?:\{[^}]*\})? (\S+)", re.M
 @dataclass
 class Arena:
     """Everything a fault needs. ``losses``: when a balancer was killed, and when nothing was left of it; ``busy``: the
-    workers that somebody is at; ``floor``: fewest ready workers since it was last set."""
+    workers that somebody is at; ``floor``: fewest ready workers since it was last set; ``strict``: promises of time are
+    held to."""
 
     cluster: Cluster
     engine: str
@@ -35,6 +36,7 @@ class Arena:
     losses: list[list[float]] = field(default_factory=list)
     busy: set[str] = field(default_factory=set)
     disk: str = ""
+    strict: bool = True
     floor: int = 0
     _moved_before: float = 0.0
     _moved: float = 0.0

@@ -14,6 +14,9 @@ from chaos.cases import TOLERANCE, Case
 from chaos.oracle import Failed, Kind, Wrong
 from chaos.wire import Answer, Client
 
+#: Between the last byte of a worker and the fault that silenced it; s.
+_LAG = 0.3
+
 
 class Unfit(Exception):
     """The undisturbed cluster does not answer as it should: there is nothing to compare with."""
@@ -21,12 +24,14 @@ class Unfit(Exception):
 
 @dataclass(frozen=True)
 class Outcome:
-    """One answer; times in seconds of the monotonic clock. ``lost``: it was on a balancer that was killed."""
+    """One answer; times in seconds of the monotonic clock. ``hit``: by when what befell it had begun; ``lost``: it was
+    on a balancer that was killed."""
 
     case: str
     streamed: bool
     began: float
     ended: float
+    hit: float
     kind: Kind
     lost: bool = False
     reason: str = ""
@@ -108,8 +113,13 @@ class Load:
             answer = await client.ask(case.data)
             verdict = asked.judge(case, answer, self._right[case], TOLERANCE[self._engine])
             lost = verdict.kind is Kind.FAILED and answer.problem.startswith("connection") and self._was_lost(answer)
-            times = answer.began, answer.ended
-            self._note(Outcome(case.name, case.streamed, *times, verdict.kind, lost, verdict.reason, answer.pause))
+            hit = answer.ended if verdict.kind is Kind.OK else min(answer.ended, (answer.last or answer.began) + _LAG)
+            self._note(
+                Outcome(
+                    case.name, case.streamed, answer.began, answer.ended, hit, verdict.kind, lost, verdict.reason,
+                    answer.pause,
+                )
+            )  # fmt: skip
             if verdict.kind is Kind.FAILED:
                 await asyncio.sleep(0.05)  # a client that is refused does not ask a thousand times a second
         client.close()

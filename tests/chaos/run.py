@@ -28,8 +28,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from chaos import cases, drive, load, report, score, upheavals
+from chaos import cases, drive, load, report, score
 from chaos.arena import Arena
+from chaos.disk import DiskFull, give_back, small_disk
 from chaos.faults import Fault
 from chaos.scenarios import BY_NAME, SCENARIOS, Scenario, rounds
 from harness import Cluster, free_port
@@ -122,7 +123,7 @@ def _possible(kind: type[Fault], arena: Arena, card: score.Score) -> bool:
     why = ""
     if kind.sim_only and arena.engine != "sim":
         why = "needs the simulated engine"
-    elif kind is upheavals.DiskFull and not arena.disk.startswith("/"):
+    elif kind is DiskFull and not arena.disk.startswith("/"):
         why = arena.disk
     if why:
         card.skipped[kind.name] = why
@@ -143,7 +144,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
     scenario = chosen(given)
     root = Path(tempfile.mkdtemp(prefix="chaos-"))
     cluster = Cluster(root, free_port())
-    disk = upheavals.small_disk(cluster) if upheavals.DiskFull in scenario.faults else ""
+    disk = small_disk(cluster) if DiskFull in scenario.faults else ""
     up = flags(scenario, given.instances)
     began = time.monotonic()
     try:
@@ -153,14 +154,15 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
             raise SystemExit(f"the cluster does not start: {result.stderr}")
         cluster.wait_ready(given.instances, 400)
         arena = Arena(
-            cluster, scenario.engine, given.instances, up, scenario.stall_timeout, random.Random(given.seed), disk=disk
-        )
+            cluster, scenario.engine, given.instances, up, scenario.stall_timeout, random.Random(given.seed), disk=disk,
+            strict=scenario.strict,
+        )  # fmt: skip
         card = _loop(siege(arena, scenario, given))
         card.problem(_down(cluster))
     finally:
         _down(cluster)
         if disk.startswith("/"):
-            upheavals.give_back(disk)
+            give_back(disk)
         if not given.keep:
             shutil.rmtree(root, ignore_errors=True)
     setting = {

@@ -70,7 +70,7 @@ class Score:
         return rows + ([_row(NOTHING, met[NOTHING], [])] if met[NOTHING] else [])
 
     def _fault_of(self, outcome: Outcome) -> str:
-        over = [s for s in self.struck if s.began <= outcome.ended and s.ended >= outcome.began]
+        over = [s for s in self.struck if s.began <= outcome.hit and s.ended >= outcome.began]
         return max(over, key=lambda s: s.began).name if over else NOTHING
 
     def to_json(self) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def test_nothing_is_lost_or_wrong_whatever_happens_to_a_worker(tmp_path: Path) -
 
 
 def outcome(at: float, kind: Kind = Kind.OK, **more: Any) -> Outcome:
-    return Outcome("1", True, at, at + 2, kind, **more)
+    return Outcome("1", True, at, at + 2, more.pop("hit", at + 2), kind, **more)
 
 
 def test_an_answer_belongs_to_the_last_fault_it_lived_through() -> None:
@@ -43,6 +43,8 @@ def test_an_answer_belongs_to_the_last_fault_it_lived_through() -> None:
     assert {name: row["requests"] for name, row in rows.items()} == {"a": 1, "b": 3, score.NOTHING: 1}
     assert rows["b"]["wrong"] == 1 and rows["a"]["lost"] == 1 and rows["a"]["failed"] == 0
     assert rows["a"]["times"] == 2 and rows["a"]["detect_s"] == {"p50": 1, "max": 1}
+    card.outcomes = [outcome(39.9, Kind.FAILED, hit=40.3), outcome(39.9, Kind.FAILED, hit=39.95)]
+    assert {row["fault"]: row["failed"] for row in card.rows()} == {"a": 1, "b": 0, score.NOTHING: 1}
     assert rows["b"]["detect_s"] is None and rows["b"]["restore_s"] == {"p50": 3, "max": 3}
 
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -19,7 +16,6 @@ from chaos.arena import Status
 from chaos.faults import SERVED, Fault
 from chaos.wire import Answer, Client, request
 from config.topology import STRATEGIES
-from harness import Cluster
 
 
 class KillBalancer(Fault):
@@ -51,7 +47,7 @@ class KillBalancer(Fault):
         if answer.problem:
             self.blame(f"a new connection was not served: {answer.problem}")
         elif self.restored - self.began > self.back:
-            self.blame(f"new connections waited {self.restored - self.began:.2f} s, promised {self.back:g} s")
+            self.late(f"new connections waited {self.restored - self.began:.2f} s, promised {self.back:g} s")
         if await self.arena.until(self._replaced, self.patience) is None:
             self.blame("no other balancer took its place")
 
@@ -94,7 +90,7 @@ class KillSupervisor(Fault):
         if self.restored is None:
             return self.blame("not whole again after up")
         if self.restored - up_at > self.within:
-            self.blame(f"adopted {self.restored - up_at:.1f} s after up was called, promised {self.within:g} s")
+            self.late(f"adopted {self.restored - up_at:.1f} s after up was called, promised {self.within:g} s")
         there = self.arena.status
         assert there is not None
         for name, pid in self.pids.items():
@@ -116,7 +112,7 @@ class Strategy(Fault):
         for strategy in (self.arena.chooser.choice(STRATEGIES), "least_connections"):
             answer = await self.arena.post("/v1/cluster/strategy", {"strategy": strategy})
             if answer.status != 200:
-                self.blame(f"strategy {strategy}: {_words(answer)}")
+                self.blame(f"strategy {strategy}: {words(answer)}")
             await asyncio.sleep(0.5)
 
 
@@ -132,7 +128,7 @@ class Scale(Fault):
     async def _to(self, count: int) -> str:
         answer = await self.arena.post("/v1/cluster/scale", {"instances": count})
         if answer.status not in (200, 202):
-            return f"scale to {count}: {_words(answer)}"
+            return f"scale to {count}: {words(answer)}"
         seen: Callable[[Status], bool] = lambda s: s["total_instances"] == count and self.arena.whole(s)  # noqa: E731
         there = await self.arena.until(seen, self.patience)
         return "" if there else f"not {count} workers within {self.patience:g} s"
@@ -151,7 +147,7 @@ class Rolling(Fault):
         self.arena.floor = self.arena.instances
         answer = await self.arena.post("/v1/cluster/restart", {"rolling": True})
         if answer.status not in (200, 202):
-            self.blame(f"restart: {_words(answer)}")
+            self.blame(f"restart: {words(answer)}")
 
     async def finish(self) -> None:
         if self.problem:
@@ -205,9 +201,10 @@ class Poison(Fault):
         streamed = self.arena.chooser.random() < 0.5
         body = {"model": "demo", "prompt": "a poison pill", "max_tokens": 50, "temperature": 0, "stream": streamed}
         answer = await self.arena.post("/v1/completions", body)
-        self.note = f"told after {answer.ended - self.began:.1f} s: {_words(answer)[:80]}"
-        if answer.problem or b'"error"' not in answer.body or (not streamed and answer.status != 500):
-            self.blame(f"its sender was not told clearly: {_words(answer)}")
+        self.note = f"told after {answer.ended - self.began:.1f} s: {words(answer)[:80]}"
+        status = (200, 500) if streamed else (500,)
+        if answer.problem or b'"error"' not in answer.body or answer.status not in status:
+            self.blame(f"its sender was not told clearly: {words(answer)}")
         elif b"[DONE]" in answer.body:
             self.blame("[DONE] after the error")
 
@@ -221,59 +218,8 @@ class Poison(Fault):
             self.blame(f"it killed {deaths} workers")
 
 
-class DiskFull(Fault):
-    """Nothing can be written below the state directory; traffic does not notice, changes are refused or done."""
-
-    name, group = "disk full", "plan"
-
-    async def start(self) -> None:
-        await super().start()
-        self.filler = Path(self.arena.disk) / "filler"
-        await asyncio.to_thread(_fill, self.filler)
-        for path, body in (
-            ("/v1/cluster/strategy", {"strategy": "random"}),
-            ("/v1/cluster/scale", {"instances": self.arena.instances}),
-            ("/v1/load_lora_adapter", {"lora_name": "late", "lora_path": _ADAPTER}),
-        ):
-            answer = await self.arena.post(path, body)
-            if answer.problem or (answer.status >= 400 and not _says_why(answer)):
-                self.blame(f"{path} on a full disk: {_words(answer)}")
-            elif answer.status >= 400:
-                self.note = f"{path.rpartition('/')[2]}: {_words(answer)}"[:120]
-        await asyncio.sleep(2.0)
-
-    async def finish(self) -> None:
-        self.filler.unlink(missing_ok=True)
-        await super().finish()
-        await self.arena.post("/v1/unload_lora_adapter", {"lora_name": "late"})
-        answer = await self.arena.post("/v1/cluster/strategy", {"strategy": "least_connections"})
-        if answer.status != 200:
-            self.blame(f"with room again, strategy: {_words(answer)}")
-
-    async def clear(self) -> None:
-        await super().clear()
-        self.filler.unlink(missing_ok=True)
-
-
-_ADAPTER = str(Path(__file__).resolve().parents[2] / "worker" / "demo" / "adapters" / "poet")
-
-
-def _fill(file: Path) -> None:
-    block = b"\0" * 65536
-    with file.open("wb", buffering=0) as out, contextlib.suppress(OSError):
-        while len(block):
-            written = out.write(block)
-            block = block if written == len(block) else block[:512]
-
-
-def _says_why(answer: Answer) -> bool:
-    try:
-        return bool(json.loads(answer.body)["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return False
-
-
-def _words(answer: Answer) -> str:
+def words(answer: Answer) -> str:
+    """What an answer says of an error."""
     if answer.problem:
         return answer.problem
     try:
@@ -281,20 +227,3 @@ def _words(answer: Answer) -> str:
         return f"{answer.status} {found}"
     except (ValueError, KeyError, TypeError):
         return f"{answer.status} {answer.body[-160:].decode(errors='replace').strip()}"
-
-
-def small_disk(cluster: Cluster, mebibytes: int = 64) -> str:
-    """Mounts a small file system where the cluster's state will be; where it is, or why there is none."""
-    place = cluster.state_dir
-    place.mkdir(parents=True, exist_ok=True)
-    command = ["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m,mode=700", "tmpfs", str(place)]
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError as error:
-        return f"no disk to fill: {error}"
-    return str(place) if not result.returncode else f"no disk to fill: {result.stderr.strip()}"
-
-
-def give_back(place: str) -> None:
-    """Unmounts it."""
-    subprocess.run(["umount", "-l", place], capture_output=True, check=False)

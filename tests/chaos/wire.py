@@ -22,7 +22,7 @@ class Malformed(Exception):
 @dataclass
 class Answer:
     """What came back. ``problem`` is empty for an answer that is whole by HTTP's framing; times are seconds of the
-    monotonic clock, ``pause`` the longest time between two reads."""
+    monotonic clock, ``pause`` the longest time between two reads, ``last`` the last one."""
 
     began: float
     ended: float = 0.0
@@ -32,6 +32,7 @@ class Answer:
     problem: str = ""
     pause: float = 0.0
     connected: float = 0.0
+    last: float = 0.0
 
     def json(self) -> Any:
         return json.loads(self.body)
@@ -62,7 +63,7 @@ class Connection(asyncio.Protocol):
             self.close()  # bytes that nobody asked for
             return
         self._answer.pause = max(self._answer.pause, now - self._last)
-        self._last = now
+        self._last = self._answer.last = now
         self._seen += data
         try:
             if _whole(self._seen, self._answer):

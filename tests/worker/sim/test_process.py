@@ -235,7 +235,9 @@ async def test_stall(sim: Start) -> None:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(read_some(stream, 1), 0.15)
         assert len(await worker.lines({**LONG, "max_tokens": 3})) == 4
+        assert (await worker.get("/sim/state"))["stalled"] == 1
     await worker.running(0)
+    assert (await worker.get("/sim/state"))["stalled"] == 0
 
 
 async def test_hang(sim: Start) -> None:
