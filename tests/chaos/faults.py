@@ -125,8 +125,8 @@ class KillEngine(OnWorker):
     name, notice = "kill engine", 2.0
 
     async def strike(self) -> None:
-        children = psutil.Process(self.pid).children()
-        core = next((c for c in children if "EngineCore" in c.name()), children[0])
+        children = psutil.Process(self.pid).children(recursive=True)
+        core = next((c for c in children if "EngineCor" in c.name()), children[0])  # the kernel keeps 15 letters
         core.kill()
 
 
