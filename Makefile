@@ -7,13 +7,14 @@ ENGINE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up test check soak bench clean
+.PHONY: help up test check soak bench chaos clean
 
 help:
 	@echo "make up      install, then run three vLLM workers behind http://127.0.0.1:8000 (ARGS='--port 9000' …)"
 	@echo "make test    install, then every test, those against real vLLM included"
 	@echo "make check   ruff, mypy --strict, import-linter"
 	@echo "make soak    the long forms of the tests"
+	@echo "make chaos   faults under load, every answer compared with the undisturbed one (ARGS='--scenario kills' …)"
 	@echo "make bench   what a hop costs, beside nginx, haproxy (if installed) and two Rust routers; writes docs/"
 	@echo "make clean   remove .venv and caches"
 
@@ -25,6 +26,9 @@ test: $(VENV)/.engine-$(ENGINE) $(VENV)/.dev
 
 soak: $(VENV)/.engine-$(ENGINE) $(VENV)/.dev
 	$(BIN)/python -m pytest -m soak --timeout 3600 $(ARGS)
+
+chaos: $(VENV)/.engine-$(ENGINE) $(VENV)/.dev
+	$(BIN)/python tests/chaos/run.py $(ARGS)
 
 # The routers pin versions of what we use too: a venv of their own.
 bench: $(VENV)/.dev .venv-routers/.done

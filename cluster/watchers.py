@@ -135,8 +135,13 @@ class Watchers:
         async def sweep() -> None:
             while process is not None and len(await asyncio.to_thread(process.kill_tree)):
                 await asyncio.sleep(0.02)
+            supervisor.post(swept)
+
+        def swept() -> None:
+            # Together: were it no longer sweeping before the inbox knows that it is done, it could be swept again, and
+            # the second report would be taken for one about the process started meanwhile.
             self._sweeping.discard(instance.id)
-            supervisor.post(lambda: supervisor.fleet.tree_empty(instance, supervisor.now()))
+            supervisor.fleet.tree_empty(instance, supervisor.now())
 
         self._tasks.start(sweep(), f"sweep {instance.id}")
 

@@ -24,8 +24,8 @@ async def set_fault(request: web.Request) -> web.Response:
 
 
 async def clear_faults(request: web.Request) -> web.Response:
-    """DELETE /sim/fault: switch all off."""
-    await worker_of(request).clear_faults()
+    """DELETE /sim/fault: switch all off, or ``?kind=`` only."""
+    await worker_of(request).clear_faults(request.query.get("kind"))
     return json_response({})
 
 

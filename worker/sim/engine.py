@@ -41,6 +41,7 @@ class Engine:
         self._max_queued = max_queued
         self._slowness = slowness
         self._running = 0
+        self._stalled = 0
         self._adapters: Counter[str] = Counter()
         self._waiting: list[Job] = []
         self._jobs: set[Job] = set()
@@ -126,8 +127,12 @@ class Engine:
 
     async def stall(self, job: Job) -> None:
         """Stand still until the engine dies or the caller is cancelled."""
-        while True:
-            await self._wait(job, None)
+        self._stalled += 1
+        try:
+            while True:
+                await self._wait(job, None)
+        finally:
+            self._stalled -= 1
 
     def abort(self, job: Job) -> None:
         """End a job with finish reason ``abort`` at its next step."""
@@ -242,5 +247,6 @@ class Engine:
             self._metrics.loras(*seen)
 
     def counts(self) -> dict[str, int]:
-        """Sequences running and waiting, now."""
-        return {"running": self._running, "waiting": sum(job.open for job in self._waiting)}
+        """Sequences running and waiting, and requests that a fault has standing still, now."""
+        waiting = sum(job.open for job in self._waiting)
+        return {"running": self._running, "waiting": waiting, "stalled": self._stalled}

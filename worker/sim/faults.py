@@ -1,16 +1,19 @@
 """Faults: what may go wrong, when, and for whom. Pure; `now` is a monotonic time in seconds.
 
 A fault fires at once (``die``, ``hang`` …) or when a stream has sent ``after_chunks`` chunks; ``count`` ends
-it after so many firings and ``for_s`` after so many seconds.
+it after so many firings and ``for_s`` after so many seconds. ``garbage`` comes in place of an answer or, with
+``after_chunks``, in the middle of a stream. ``poison`` is for life: a request whose prompt holds ``text`` kills every
+worker that has it on, so it belongs on the command line.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from worker.sim.errors import ApiError
+from worker.sim.tokens import decode
 
 # Faults of the whole process; with `after_chunks` they wait for a stream to get that far.
 PROCESS = frozenset({"die", "exit0", "hang", "refuse"})
@@ -18,8 +21,10 @@ PROCESS = frozenset({"die", "exit0", "hang", "refuse"})
 STREAM = frozenset({"stall", "error_event", "abort", "reset"})
 # Faults of one request, before it is answered.
 REQUEST = frozenset({"error500", "garbage", "refuse_lora", "slow_lora", "slow_health"})
-KINDS = PROCESS | STREAM | REQUEST | {"slow"}
-_OPTIONS = {"after_chunks": int, "count": int, "for_s": float, "factor": float, "delay_s": float}
+KINDS = PROCESS | STREAM | REQUEST | {"slow", "poison"}
+# Those that may wait for a stream to have sent so many chunks.
+_LATE = PROCESS | STREAM | {"garbage"}
+_OPTIONS = {"after_chunks": int, "count": int, "for_s": float, "factor": float, "delay_s": float, "text": str}
 
 
 @dataclass(slots=True)
@@ -33,6 +38,8 @@ class Fault:
     # slow: how many times slower; slow_lora and slow_health: how much later.
     factor: float = 10.0
     delay_s: float = 5.0
+    # poison: what the prompt holds.
+    text: str = "poison"
 
     def as_json(self, now: float) -> dict[str, Any]:
         """The fault as the control route shows it."""
@@ -81,9 +88,12 @@ class FaultBox:
         """Switch a fault on, in place of an older one of its kind."""
         self._faults[fault.kind] = fault
 
-    def clear(self) -> None:
-        """Switch all off."""
-        self._faults.clear()
+    def clear(self, kind: str | None = None) -> None:
+        """Switch all off, or the one of that kind."""
+        if kind is None:
+            self._faults.clear()
+        else:
+            self._faults.pop(kind, None)
 
     def active(self, now: float) -> list[Fault]:
         """All that are on."""
@@ -106,12 +116,17 @@ class FaultBox:
                 del self._faults[kind]
         return fault
 
+    def poison(self, prompts: Iterable[Sequence[int]], now: float) -> Fault | None:
+        """The fault ``poison``, if it is on and one of ``prompts`` (token ids) holds its text."""
+        fault = self.get("poison", now)
+        return fault if fault is not None and any(fault.text in decode(ids) for ids in prompts) else None
+
     def due(self, chunks: int, now: float) -> Fault | None:
         """The fault that hits a stream that has sent ``chunks`` chunks; counts as a firing."""
         if not self._faults:
             return None
         for kind, fault in list(self._faults.items()):
-            if fault.after_chunks is None or kind not in PROCESS | STREAM:
+            if fault.after_chunks is None or kind not in _LATE:
                 continue
             if chunks >= fault.after_chunks and self.get(kind, now):
                 return self.fire(kind, now)

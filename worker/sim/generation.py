@@ -14,6 +14,7 @@ from aiohttp import web
 from worker.sim import answers, checks, fields, protocol, sse
 from worker.sim.engine import Batch
 from worker.sim.errors import ApiError
+from worker.sim.faults import Fault
 from worker.sim.generate import start
 from worker.sim.jobs import Job
 from worker.sim.protocol import Request
@@ -110,15 +111,18 @@ async def _stream(
 async def _with_faults(worker: Worker, http: web.Request, job: Job) -> AsyncGenerator[Batch, None]:
     """The steps of the job, and what goes wrong after so many of them."""
     sent = 0
+    poison = worker.faults.poison(job.prompts, time.monotonic())
     async with aclosing(worker.engine.run(job)) as batches:
-        await _hit(worker, http, job, sent)
+        await _hit(worker, http, job, sent, poison)
         async for batch in batches:
             yield batch
             sent += 1
-            await _hit(worker, http, job, sent)
+            await _hit(worker, http, job, sent, poison)
 
 
-async def _hit(worker: Worker, http: web.Request, job: Job, sent: int) -> None:
+async def _hit(worker: Worker, http: web.Request, job: Job, sent: int, poison: Fault | None) -> None:
+    if poison is not None and sent >= (poison.after_chunks or 0):
+        worker.act(poison)
     fault = worker.faults.due(sent, time.monotonic())
     if fault is None:
         return
@@ -129,6 +133,8 @@ async def _hit(worker: Worker, http: web.Request, job: Job, sent: int) -> None:
     elif fault.kind == "reset":
         tear_down(http)
         raise Reset
+    elif fault.kind == "garbage":
+        _write_garbage(http)
     elif fault.kind == "stall":
         await worker.engine.stall(job)
     else:
@@ -140,10 +146,18 @@ def _before(worker: Worker, http: web.Request) -> None:
     now = time.monotonic()
     if worker.faults.fire("error500", now):
         raise ApiError("Internal server error", 500, "InternalServerError")
-    if worker.faults.fire("garbage", now) and http.transport is not None:
+    garbage = worker.faults.get("garbage", now)
+    if garbage is not None and garbage.after_chunks is None:
+        worker.faults.fire("garbage", now)
+        _write_garbage(http)
+
+
+def _write_garbage(http: web.Request) -> None:
+    """What is no HTTP, neither as an answer's head nor as the next chunk of one, and the end; raises `Reset`."""
+    if http.transport is not None:
         http.transport.write(b"\x00\xfe\x16 no status line\r\n\xff\xff: \x01\r\n\r\n{]")
         http.transport.close()
-        raise Reset
+    raise Reset
 
 
 def tear_down(http: web.Request) -> None:

@@ -103,7 +103,7 @@ class Worker:
 
     def act(self, fault: Fault) -> None:
         """Do what a fault of the whole process does."""
-        if fault.kind == "die":
+        if fault.kind in ("die", "poison"):
             os.kill(os.getpid(), signal.SIGKILL)
         elif fault.kind == "exit0":
             self.core.kill()
@@ -124,11 +124,11 @@ class Worker:
         elif kind == "refuse" and not self.draining:
             await self.listener.open()
 
-    async def clear_faults(self) -> None:
-        """Switch all faults off and undo what lasts."""
-        self.faults.clear()
-        await self._end("hang")
-        await self._end("refuse")
+    async def clear_faults(self, kind: str | None = None) -> None:
+        """Switch all faults off, or those of that kind, and undo what lasts."""
+        self.faults.clear(kind)
+        for lasting in ("hang", "refuse") if kind is None else (kind,):
+            await self._end(lasting)
 
     def _slowness(self) -> float:
         fault = self.faults.get("slow", time.monotonic())

@@ -27,6 +27,19 @@ async def read_some(answer: aiohttp.ClientResponse, chunks: int = 2) -> None:
         await answer.content.readuntil(b"\n\n")
 
 
+async def raw(worker: Any, body: dict[str, Any]) -> bytes:
+    """Every byte of an answer, until the worker closes the connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(worker.url.rpartition(":")[2]))
+    data = json.dumps(body).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(data)}"
+    writer.write(head.encode() + b"\r\n\r\n" + data)
+    try:
+        async with asyncio.timeout(8):
+            return await reader.read()
+    finally:
+        writer.close()
+
+
 def metric(page: str, name: str) -> float:
     """The value of one of vLLM's samples without extra labels."""
     found = re.search(rf"^vllm:{name}{{[^}}]*}} (\S+)$", page, re.M)
@@ -205,6 +218,10 @@ async def test_faults_of_one_stream(sim: Start) -> None:
     await worker.fault("garbage", count=1)
     with pytest.raises(aiohttp.ClientError):
         await worker.lines(LONG)
+    await worker.fault("garbage", after_chunks=3, count=1)
+    assert (await worker.post("/v1/completions", {**SHORT, "max_tokens": 2}))[0] == 200
+    body = await raw(worker, LONG)  # aiohttp's client would wait for sense to come
+    assert body.count(b"\r\ndata: ") == 3 and body.endswith(b"\x01\r\n\r\n{]") and b"\r\n0\r\n" not in body
     await worker.fault("error500", count=1)
     assert (await worker.post("/v1/completions", SHORT))[0] == 500
     assert (await worker.post("/v1/completions", SHORT))[0] == 200
@@ -218,7 +235,9 @@ async def test_stall(sim: Start) -> None:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(read_some(stream, 1), 0.15)
         assert len(await worker.lines({**LONG, "max_tokens": 3})) == 4
+        assert (await worker.get("/sim/state"))["stalled"] == 1
     await worker.running(0)
+    assert (await worker.get("/sim/state"))["stalled"] == 0
 
 
 async def test_hang(sim: Start) -> None:
@@ -234,8 +253,10 @@ async def test_hang(sim: Start) -> None:
         assert metric(after, name) == metric(before, name)
     async with worker.session.get(worker.url + "/health") as answer:
         assert answer.status == 200
-    async with worker.session.delete(worker.url + "/sim/fault") as answer:
+    await worker.fault("slow", factor=1)
+    async with worker.session.delete(worker.url + "/sim/fault?kind=hang") as answer:
         assert answer.status == 200
+    assert [fault["kind"] for fault in (await worker.get("/sim/state"))["faults"]] == ["slow"]
     assert (await stream)[-1] == "[DONE]" and (await second)[0] == 200
 
 
@@ -266,6 +287,20 @@ async def test_faults_that_end_the_process(sim: Start, kind: str, code: int) -> 
     assert bool(lines) == (kind == "exit0")
     assert await worker.exit_code() == code
     assert len(worker.members()) == (1 if kind == "die" else 0)
+
+
+@pytest.mark.parametrize("chunks", [None, 3])
+async def test_poison_kills_who_takes_it_and_nobody_else(sim: Start, chunks: int | None) -> None:
+    worker = await sim("--fault", "poison" if chunks is None else f"poison:after_chunks={chunks}")
+    assert (await worker.post("/v1/completions", SHORT))[0] == 200
+    with pytest.raises(aiohttp.ClientError):
+        async with worker.session.post(worker.url + "/v1/completions", json={**LONG, "prompt": "poison"}) as answer:
+            await read_some(answer, chunks or 0)
+            await answer.content.readuntil(b"\n\n")
+            raise AssertionError("a token came from a worker that should be dead")
+    assert await worker.exit_code() == -signal.SIGKILL
+    for process in worker.members():
+        os.kill(process, signal.SIGKILL)
 
 
 async def test_slow_faults_and_lora_faults(sim: Start, tmp_path: Path) -> None:
