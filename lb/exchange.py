@@ -27,7 +27,7 @@ from lb.resume import asked
 from lb.resume.mover import CannotResume, move, poison
 from lb.resume.relay import StreamRelay
 from lb.resume.script import Script
-from lb.retry import Record
+from lb.retry import MOST_DEATHS, Record
 from lb.routes import Route
 from lb.strategies.base import RequestInfo
 from lb.upstream import TcpEndpoint
@@ -71,7 +71,7 @@ class Exchange(Relayed):
     _broken: Relay | None = None  # the relay whose stream is being continued
     _body: bytes | None = None  # what workers are asked, where it is not the client's own
     _target: bytes | None = None
-    _retries = 0
+    _retries = _barren = 0
     _root: str | None = None  # the version of the model that the stream began with
     _lost: float | None = None  # when it lost its worker
     _flowing = 0.0  # since when the client has taken everything
@@ -334,8 +334,10 @@ class Exchange(Relayed):
         if relay.tunnel:
             self.on_complete(101)
         elif relay.stale and not relay.taken and (self._route.generation or self._request.head.method != "POST"):
-            # Nobody's failure, and nothing was read of it: once more, on a connection that is new.
+            # Nobody's failure, and nothing was read of it: once more, on a connection that is new. Unless the worker
+            # has just died of it, which looks alike.
             assert self._backend is not None
+            self._suspect(self._backend)
             self._relay = None
             self._task = self._start("connect to a worker again", self._connect, self._backend)
         elif isinstance(relay, StreamRelay) and relay.failure is not None and relay.failure.final:
@@ -390,7 +392,8 @@ class Exchange(Relayed):
                         raise ProxyError(502, f"{backend.id}: {failure}", source=Source.UPSTREAM)
                     self._excluded |= {backend.id}
                     self._relay = None
-                    self._task = self._start("make it again", self._repeat, failure.cause)
+                if failure.connected or (self._record is not None and len(self._record) >= MOST_DEATHS):
+                    self._task = self._start("make it again", self._repeat, failure)
                     return
             self._next()
         except ProxyError as error:
@@ -408,22 +411,22 @@ class Exchange(Relayed):
         incarnation = backend.spec.incarnation
         self._record.failed((backend.id, incarnation), made_nothing=made_nothing, alone=backend.load == 0)
 
-    async def _repeat(self, cause: str) -> None:
+    async def _repeat(self, failure: AttemptFailed) -> None:
         """All of it on another worker: nothing of an answer has gone out."""
         proxy = self._proxy
-        self._retries += 1
-        assert self._record is not None
-        if await proxy.has_killed(self._record):
+        if self._record is not None and await proxy.has_killed(self._record):
             proxy.metrics.poisonous()
-            log.error("request %s: not given to another worker, as two have died of it", self._request.id)
+            log.error("request %s is not given to another worker: two have died of it", self._request.id)
             self._refuse(poison(len(self._record)))
             return
-        if not await proxy.repeat(self._came):
-            message = "a worker was lost, and too many requests are being made again already"
-            self._refuse(ProxyError(503, message, source=Source.INTERNAL, retry_after=5))
-            return
-        self._budgeted = True
-        proxy.metrics.retried(cause)
+        if failure.connected:
+            self._retries += 1
+            if not await proxy.repeat(self._came):
+                message = "a worker was lost, and too many requests are being made again already"
+                self._refuse(ProxyError(503, message, source=Source.INTERNAL, retry_after=5))
+                return
+            self._budgeted = True
+            proxy.metrics.retried(failure.cause)
         if self._script is not None:
             self._body = self._script.start_over()
         self._task = None
@@ -441,10 +444,14 @@ class Exchange(Relayed):
             relay.complete()
         elif script.obstacle and not script.can_start_over:
             self._end_broken(relay, f"{reason}; it cannot be continued: {script.obstacle}")
-        elif failure.connected and script.moves >= self._proxy.migration_limit:
+        elif failure.connected and max(script.moves, self._barren) >= self._proxy.migration_limit:
             self._end_broken(relay, f"{reason}; it was moved {script.moves} times before")
         else:
-            script.moves += failure.connected
+            # A worker that took it and made nothing of it has not been moved to.
+            if script.made_here:
+                script.moves, self._barren = script.moves + 1, 0
+            elif failure.connected:
+                self._barren += 1
             self._broken, self._relay = relay, None
             self._excluded |= {backend.id}
             self._info.root = self._root

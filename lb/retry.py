@@ -58,7 +58,7 @@ class Record:
         self._suspected: list[tuple[str, int]] = []
 
     def failed(self, worker: tuple[str, int], *, made_nothing: bool, alone: bool) -> None:
-        if made_nothing or alone:
+        if (made_nothing or alone) and worker not in self._suspected:
             self._suspected.append(worker)
 
     def __len__(self) -> int:

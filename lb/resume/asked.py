@@ -14,6 +14,7 @@ from typing import Any
 
 #: Asks a worker for the ids of the tokens beside their text.
 _IDS = b',"return_token_ids":true}'
+_NO_ECHO = b',"echo":false'
 
 #: Keys that make a difference here; a request without any of them need not be parsed.
 _SPECIAL = re.compile(
@@ -30,19 +31,22 @@ _TRANSFERS = ("kv_transfer_params", "ec_transfer_params")
 @dataclass(frozen=True, slots=True)
 class Asked:
     """``body``: what a worker is to be asked. ``ids``: with the ids of tokens, which the client did not ask for and
-    does not get. ``obstacle``: why the stream cannot be continued once text of it has been sent, empty if it can."""
+    does not get. ``obstacle``: why the stream cannot be continued once text of it has been sent, empty if it can.
+    ``echo``: the prompt's text, which the client wants repeated and gets from us: vLLM leaves it out where it tells
+    ids."""
 
     chat: bool
     body: bytes
     ids: bool
     obstacle: str
+    echo: str = ""
 
 
 def read(body: bytes, *, chat: bool, resume: bool) -> Asked:
     """Of the JSON ``body`` of a streamed request. ``resume``: whether anything is to be asked for at all."""
     if not resume:
         return Asked(chat, body, False, "streams are not continued here (--no-resume)")
-    obstacle, shown = "", False
+    obstacle, shown, echo = "", False, ""
     if _SPECIAL.search(body) or (b"\\u00" in body and _ESCAPED.search(body)):
         try:
             data = json.loads(body)
@@ -51,12 +55,13 @@ def read(body: bytes, *, chat: bool, resume: bool) -> Asked:
         if not isinstance(data, dict):
             return Asked(chat, body, False, "its request is not understood")
         obstacle, shown = _obstacle(data, chat), data.get("return_token_ids") is True
+        echo = str(data["prompt"]) if data.get("echo") and not obstacle else ""
     if obstacle or shown:
         return Asked(chat, body, False, obstacle)
     end = body.rstrip()
     if not end.endswith(b"}") or len(end) < 3:
         return Asked(chat, body, False, "its request is not understood")
-    return Asked(chat, end[:-1] + _IDS, True, "")
+    return Asked(chat, end[:-1] + (_NO_ECHO if echo else b"") + _IDS, True, "", echo)
 
 
 def _obstacle(data: dict[str, Any], chat: bool) -> str:
@@ -97,10 +102,15 @@ def _is_text(part: object) -> bool:
 
 
 def _completion_obstacle(data: dict[str, Any]) -> str:
-    if data.get("echo"):
-        return "it repeats its prompt"
     if data.get("prompt_embeds") is not None:
         return "its prompt is not text"
     prompt = data.get("prompt")
+    if data.get("echo") and not data.get("return_token_ids"):
+        if not isinstance(prompt, str) or data.get("truncate_prompt_tokens") is not None:
+            return "it repeats a prompt that is not plain text"
+        if data.get("logprobs") is not None or data.get("max_tokens") == 0:
+            return "it tells log probabilities of its prompt"
+    elif data.get("echo") and data.get("logprobs") is not None:
+        return "it tells log probabilities of its prompt"
     one = not isinstance(prompt, list) or len(prompt) == 1 or all(type(item) is int for item in prompt)
     return "" if one else "it has several prompts"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,8 +15,8 @@ from lb.resume.script import Script
 from lb.retry import Record
 from lb.strategies.base import RequestInfo
 
-#: Workers asked to read tokens, if one after the other fails while it is asked.
-_TRIES = 3
+#: Seconds after a worker failed to read tokens until one is asked again.
+_PAUSE_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ async def move(
     if await proxy.has_killed(record):
         proxy.metrics.poisonous()
         raise poison(len(record))
-    for _ in range(_TRIES):
+    while True:
         backend = proxy.choose(info, excluded, None) or await proxy.wait(info, excluded, None, since)
         if script.can_start_over:
             return Move(backend, script.start_over(), None, 0)
@@ -47,13 +48,16 @@ async def move(
 
         try:
             point = await script.point(read)
-        except AttemptFailed:
+        except AttemptFailed as failure:
+            # It was lost while it was asked to read tokens: the supervisor's word is on its way.
+            if proxy.clock() > since + proxy.queue_timeout:
+                raise ProxyError(502, f"no worker could go on with it: {failure}", source=Source.UPSTREAM) from None
+            await asyncio.sleep(_PAUSE_S)
             continue
         if not backend.keeps_running():
             continue
         again = len(script.tokens()) - point.kept
         return Move(backend, script.go_on(point, backend.longest()), continuation.PATH, again)
-    raise ProxyError(502, "no worker could be asked to go on with it", source=Source.UPSTREAM)
 
 
 def poison(workers: int) -> ProxyError:

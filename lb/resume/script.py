@@ -53,7 +53,7 @@ class Script:
         self._ids: list[bytes] = []  # digits with commas between them
         self._made = False  # by the worker of now
         self._open = 1
-        self._usage_sent = False
+        self._usage_sent = self._echoed = False
         self._dresser: Dresser | None = None
         self._repeats = False  # it was begun anew: what is said once was said already
         self._base = 0
@@ -120,7 +120,17 @@ class Script:
                 return b""  # it has been said: the role
             parsed |= self._first or {}
             return events.without_ids(events.dump(parsed)) if self.asked.ids else events.dump(parsed)
+        if self.asked.echo and not self._echoed:
+            return self._echo(event)
         return (events.without_ids(event) if self.asked.ids else event) + b"\n\n"
+
+    def _echo(self, event: bytes) -> bytes:
+        """The first event with the prompt before its text, and the prompt's ids, as vLLM writes it."""
+        self._echoed = True
+        made = events.parse(event) or {}
+        for choice in made.get("choices", ()):
+            choice["text"], choice["token_ids"] = self.asked.echo + choice["text"], None
+        return events.dump(made)
 
     def _begin(self, first: dict[str, Any]) -> None:
         self._first = {key: first[key] for key in ("id", "object", "created", "model") if key in first}
