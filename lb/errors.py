@@ -45,11 +45,13 @@ class AttemptFailed(Exception):
 
     ``connected``: bytes of the request may have reached the worker. ``answered``: bytes of its answer have been
     passed on to the client, so that no other attempt can be made. ``absent``: it has not got the model that it was
-    said to have, which is neither its fault nor the client's."""
+    said to have, which is neither its fault nor the client's. ``slow``: it took too long."""
 
-    def __init__(self, reason: str, *, connected: bool, answered: bool = False, absent: bool = False) -> None:
+    def __init__(
+        self, reason: str, *, connected: bool, answered: bool = False, absent: bool = False, slow: bool = False
+    ) -> None:
         super().__init__(reason)
-        self.connected, self.answered, self.absent = connected, answered, absent
+        self.connected, self.answered, self.absent, self.slow = connected, answered, absent, slow
 
 
 def phrase(status: int) -> str:

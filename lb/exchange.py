@@ -166,7 +166,7 @@ class Exchange(Relayed):
         proxy = self._proxy
         self._backend, self._began = backend, proxy.clock()
         self._again = self._generation and self._silent < _SILENT_RETRIES and self._pinned is None
-        self._lease = backend.lease(self._evicted)
+        self._lease = backend.lease(self._evicted, self)
         connection = proxy.upstream.idle(backend.endpoint or self._endpoint(backend))
         if connection is not None:
             self._send(connection)
@@ -202,6 +202,11 @@ class Exchange(Relayed):
                 head, endpoint.host_field, spec.path, forwarded, request.id, spec.api_key, length, self._websocket
             )
         )
+
+    @property
+    def awaited(self) -> int | None:
+        """For `lb.backend.Asker`."""
+        return None if self.began else self._request.head.length or len(self._request.body)
 
     # from the relay
 

@@ -67,7 +67,7 @@ async def test_it_is_alive_as_long_as_a_supervisor_is_connected(link: Link) -> N
 async def test_a_set_is_applied_and_reported_at_once(link: Link) -> None:
     async with connected(link) as supervisor:
         supervisor.say(type="set", set=backend_set(spec(), revision=7).to_json())
-        told = {"type": "report", "version": [1, 7], "in_flight": {"instance_0": 0}, "used": {}}
+        told = {"type": "report", "version": [1, 7], "in_flight": {"instance_0": 0}, "waiting": {}, "used": {}}
         assert await supervisor.hear() == told
     assert link._pool.version == (1, 7)
 
