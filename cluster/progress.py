@@ -105,7 +105,7 @@ class Progress:
         #: When the last look that was answered was begun; when the first one was that has not been answered since.
         self._looked = 0.0
         self._unanswered: float | None = None
-        self._asked = 0.0
+        self._asked = -math.inf
         self._canary: float | None = None
         self._canary_back = 0.0
         self._errors, self._error = 0, ""
@@ -171,7 +171,7 @@ class Progress:
         running = self._reading.running if self._reading else 0
         if self._canary is None or running > 1:
             return Verdict("still", still, f"hung: no token for {still:.1f} s{_with(running, 'running')}")
-        said = f"hung: no token for {still:.1f} s, not even for a request of our own{_with(work.in_flight)}"
+        said = f"hung: no token for {still:.1f} s{_with(work.in_flight)}, not even for a request of our own"
         return Verdict("canary", still, said)
 
     def due_in(self, work: Work) -> float:

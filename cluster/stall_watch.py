@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from cluster.progress import Progress, Verdict, Work
@@ -17,8 +17,9 @@ from worker.progress import Reading
 
 _T = TypeVar("_T")
 
-#: Of the stall timeout, between two looks; and the most (s).
-_EVERY, _MOST = 1 / 8, 0.5
+#: Of the stall timeout, between two looks; and the most (s), for workers of ours and for others: what looks like one
+#: server may be a cluster that asks all of its workers.
+_EVERY, _MOST, _MOST_FOREIGN = 1 / 8, 0.5, 1.0
 
 #: Seconds after which an answer is not waited for any more. What a missing one means was decided long before.
 _ANSWER_S = 120.0
@@ -41,7 +42,7 @@ class Reporter(Protocol):
         """When (s, monotonic) it was last seen to make progress, and in words how long it stands still, if it does."""
 
     def hung(self, verdict: Verdict) -> None:
-        """Said again and again as long as it is."""
+        """Said again and again as long as it is; ``seconds`` are those of the first time, the reason is the latest."""
 
     def going(self) -> None:
         """It has made progress after it had been said to be hung."""
@@ -50,7 +51,7 @@ class Reporter(Protocol):
 async def watch(watched: Watched, progress: Progress, report: Reporter, clock: Callable[[], float]) -> None:
     """Until cancelled. ``clock``: s, monotonic."""
     watch = _Watch(watched, progress, report)
-    interval = min(_MOST, progress.rules.stall * _EVERY)
+    interval = min(_MOST if progress.rules.ours else _MOST_FOREIGN, progress.rules.stall * _EVERY)
     try:
         while True:
             watch.step(clock(), interval)
@@ -66,6 +67,7 @@ class _Watch:
         self._canary: asyncio.Task[ProbeFailed | None] | None = None
         self._tasks = Tasks()
         self._hung_since: float | None = None
+        self._seconds = 0.0
 
     async def close(self) -> None:
         await self._tasks.close()
@@ -87,8 +89,9 @@ class _Watch:
         verdict = progress.verdict(work)
         self._report.progress(progress.seen_at, progress.standing(work))
         if verdict is not None:
-            self._hung_since = progress.moved
-            self._report.hung(verdict)
+            if self._hung_since != progress.moved:
+                self._hung_since, self._seconds = progress.moved, verdict.seconds
+            self._report.hung(replace(verdict, seconds=self._seconds))
         elif self._hung_since is not None and progress.moved > self._hung_since:
             self._hung_since = None
             self._report.going()

@@ -54,7 +54,7 @@ class Stalls:
         """Whether ``member`` may be taken out of rotation for slowness; if not, that is told, once."""
         supervisor = self._supervisor
         members: list[_Member] = [*supervisor.fleet.instances.values(), *supervisor.attached]
-        ready = sum(m.state is WorkerState.READY for m in members)
+        ready = sum(m.state is WorkerState.READY and not m.slow for m in members)
         out = sum(m.slow for m in members)
         if member.state is not WorkerState.READY or may_take_out(ready, out):
             self._spared.pop(member.id, None)

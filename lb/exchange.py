@@ -309,7 +309,10 @@ class Exchange(Relayed):
                     if not self._again:
                         raise ProxyError(502, f"{backend.id}: {failure}", source=Source.UPSTREAM)
                     self._silent += 1
+                if failure.connected or failure.slow:  # one that is slow need not have been ejected
                     self._excluded |= {backend.id}
+                if failure.slow and self._proxy.clock() >= self._came + self._proxy.queue_timeout:
+                    raise ProxyError(503, f"{backend.id}: {failure}", source=Source.UPSTREAM, retry_after=5)
             self._next()
         except ProxyError as error:
             self._refuse(error)

@@ -134,7 +134,9 @@ async def test_a_big_set_comes_through(link: Link) -> None:
     specs = [spec(f"instance_{number}", models=models) for number in range(300)]
     async with connected(link) as supervisor:
         supervisor.say(type="set", set=backend_set(*specs).to_json())
-        assert len((await supervisor.hear())["in_flight"]) == 300
+        async with asyncio.timeout(10):
+            while len((await supervisor.hear())["in_flight"]) != 300:
+                pass  # a report from before it, on a machine that is busy
 
 
 async def test_a_second_supervisor_is_heard_beside_the_first(link: Link) -> None:
