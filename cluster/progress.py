@@ -27,8 +27,8 @@ from dataclasses import dataclass
 
 from worker.progress import Reading
 
-#: As much of the time between two ticks is believed to have been watched.
-_MOST_TICK = 1.0
+#: So much (s) of the time between two ticks is believed to have been watched, and so much of the stall timeout.
+_MOST_TICK, _MOST_OF_STALL = 1.0, 1 / 4
 
 #: A prompt's tokens are guessed from its bytes, rather too many: English has four bytes a token, Chinese two or three.
 _BYTES_A_TOKEN = 2
@@ -114,7 +114,8 @@ class Progress:
     # what happens
 
     def tick(self, now: float) -> None:
-        self._clock += min(max(0.0, now - self._ticked), _MOST_TICK)
+        most = min(_MOST_TICK, self.rules.stall * _MOST_OF_STALL)
+        self._clock += min(max(0.0, now - self._ticked), most)
         self._ticked = now
 
     def looking(self) -> None:

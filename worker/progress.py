@@ -19,8 +19,8 @@ _SERIES = (
     "vllm:kv_cache_usage_perc",
 )  # fmt: skip
 
-#: `prometheus_client` renders only what is named here, a tenth of a page that costs the API server milliseconds of
-#: its event loop. A server that does not know the parameter sends the whole page.
+#: `prometheus_client` renders only what is named here, a small part of a page that costs the API server milliseconds
+#: of its event loop. A server that does not know the parameter sends the whole page.
 PATH = "/metrics?" + "&".join(f"{quote('name[]')}={quote(name)}" for name in _SERIES)
 
 _LINE = re.compile(rf"^({'|'.join(_SERIES)})(?:\{{.*\}})? (\S+)", re.MULTILINE)
