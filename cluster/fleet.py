@@ -112,7 +112,7 @@ class Fleet:
         """Probes failed often enough to take it out of rotation or, ``lost``, to give it up. ``slow``: for want of an
         answer in time."""
         if instance.state is _S.READY:
-            instance.slow = slow
+            instance.slow = instance.slow or slow
             instance.enter(_S.UNHEALTHY, now, why)
             self._tell(instance.id, f"out of rotation: {why}")
         if instance.state is _S.UNHEALTHY:

@@ -138,8 +138,14 @@ class Watchers:
         async def sweep() -> None:
             while process is not None and len(await asyncio.to_thread(process.kill_tree)):
                 await asyncio.sleep(0.02)
+            supervisor.post(swept)
+
+        def swept() -> None:
+            """In the one task, so that no second sweep is begun before the end of this one is known: it would say of
+            the next incarnation that nothing is left of it."""
             self._sweeping.discard(instance.id)
-            supervisor.post(lambda: supervisor.fleet.tree_empty(instance, supervisor.now()))
+            if instance.handle is None and instance.swept is process:
+                supervisor.fleet.tree_empty(instance, supervisor.now())
 
         self._tasks.start(sweep(), f"sweep {instance.id}")
 
