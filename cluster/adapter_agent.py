@@ -63,6 +63,8 @@ class AdapterAgent:
         self.drift_repairs = 0
         self.load_seconds = 0.0
         self.loads = self.failures = 0
+        #: Its engine is busy with a load: it makes no steps meanwhile.
+        self.loading = False
 
     def totals(self) -> Totals:
         """What it has done so far."""
@@ -126,12 +128,15 @@ class AdapterAgent:
         return await self._load(name, want) if want is not None else None
 
     async def _load(self, name: str, path: str) -> str | None:
-        began = self._clock()
-        words = await self._target.load_adapter(name, path, self._timeout)
-        if words is not None and words.startswith("400"):
-            # Somebody loaded that name behind our back: the registry is right.
-            await self._unload(name)
+        began, self.loading = self._clock(), True
+        try:
             words = await self._target.load_adapter(name, path, self._timeout)
+            if words is not None and words.startswith("400"):
+                # Somebody loaded that name behind our back: the registry is right.
+                await self._unload(name)
+                words = await self._target.load_adapter(name, path, self._timeout)
+        finally:
+            self.loading = False
         if words is not None:
             self.failures += 1
             attempts = self.refused[name].attempts + 1 if name in self.refused else 1

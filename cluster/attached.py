@@ -30,9 +30,17 @@ class Attached:
     def __init__(self, spec: BackendSpec) -> None:
         self.spec = spec
         self.reason = ""
+        #: As of an instance: taken out for slowness; found hung so often; standing still for so long.
+        self.slow = False
+        self.stalls = 0
+        self.standing = ""
+        self.progress_at: float | None = None
+        self._failing = False
         self.agent: AdapterAgent | None = None
         self.changed: Callable[[], None] = lambda: None
         self.tell: Callable[[str, str], None] = lambda name, text: None
+        #: Whether there is room for it among those that are out for slowness, see `cluster.stalls`.
+        self.may_take_out: Callable[[Attached, str], bool] = lambda attached, why: True
 
     @property
     def id(self) -> str:
@@ -74,6 +82,7 @@ class Attached:
         self.reason = text
 
     def ready(self, result: Readiness) -> None:
+        self.slow = self._failing = False
         self._enter(WorkerState.READY, "", result.models)
         self.tell(self.spec.id, f"ready ({self.spec.address})")
 
@@ -83,7 +92,27 @@ class Attached:
         if self.spec.state == WorkerState.READY and cards != self.spec.models:
             self._enter(WorkerState.READY, "", cards)
 
-    def unhealthy(self, why: str, lost: bool) -> None:
+    def unhealthy(self, why: str, lost: bool, slow: bool = False) -> None:
+        if slow and not self.may_take_out(self, why):
+            return
+        self.slow, self._failing = self.slow or (slow and self.state is WorkerState.READY), True
+        self._take_out(why)
+
+    # what stands still
+
+    def hung(self, why: str) -> None:
+        """Out of rotation until `going`: it is not ours to be killed."""
+        self.slow = self.slow or self.state is WorkerState.READY
+        self._take_out(why)
+
+    def going(self) -> None:
+        """It makes progress again."""
+        if self.state is WorkerState.UNHEALTHY and not self._failing:
+            self.slow = False
+            self._enter(WorkerState.READY, "", self.spec.models)
+            self.tell(self.spec.id, "back in rotation: it makes progress again")
+
+    def _take_out(self, why: str) -> None:
         self.reason = why
         if self.spec.state != WorkerState.UNHEALTHY:
             self._enter(WorkerState.UNHEALTHY, why, self.spec.models)

@@ -115,6 +115,17 @@ class BalancerKeeper:
         for process in self.processes:
             await process.close()
 
+    def load(self, backend: str) -> tuple[int, int, int]:
+        """Of one backend, by the last reports: the requests in flight, how many of them wait for the first byte of
+        their answers, and the bytes of the largest body among these."""
+        engaged = [process for process in self.processes if process.engaged]
+        waiting = [process.waiting.get(backend, (0, 0)) for process in engaged]
+        return (
+            sum(process.in_flight.get(backend, 0) for process in engaged),
+            sum(count for count, _ in waiting),
+            max((largest for _, largest in waiting), default=0),
+        )
+
     # for its processes
 
     def greeting(self) -> list[bytes]:

@@ -47,7 +47,8 @@ class BalancerProcess:
     """``name`` is that of its record, run file and log: ``balancer``, ``balancer-1`` …
 
     ``engaged``: it has been told what there is, so requests may be in flight in it, as ``in_flight`` says (by backend,
-    as of the backend set ``version``)."""
+    as of the backend set ``version``). ``waiting``: how many of these wait for the first byte of their answers, and the
+    bytes of the largest body among them."""
 
     def __init__(
         self, name: str, group: Group, state: StateDir, config: BalancerConfig, store: Store,
@@ -61,6 +62,7 @@ class BalancerProcess:
         self.engaged = False
         self.version = (0, 0)
         self.in_flight: Mapping[str, int] = {}
+        self.waiting: Mapping[str, tuple[int, int]] = {}
         self._writer: asyncio.StreamWriter | None = None
         self._stopping = False
         self._tasks = Tasks()
@@ -130,7 +132,7 @@ class BalancerProcess:
             talking.cancel()
             self.handle = None
             await asyncio.to_thread(handle.kill_tree)
-            self.engaged, self.version, self.in_flight = False, (0, 0), {}
+            self.engaged, self.version, self.in_flight, self.waiting = False, (0, 0), {}, {}
             self._group.lost(self)
             if self._stopping:
                 return
@@ -179,6 +181,7 @@ class BalancerProcess:
                     if message["type"] == "report":
                         epoch, revision = message["version"]
                         self.version, self.in_flight = (epoch, revision), message["in_flight"]
+                        self.waiting = message.get("waiting", {})
                     self._group.heard(self, message)
             finally:
                 self._writer = None

@@ -88,6 +88,7 @@ class Fleet:
         instance.ready_at = instance.started_at = None
         instance.models = ()
         instance.in_flight, instance.failing_probes, instance.failure = 0, False, None
+        instance.hung, instance.standing, instance.progress_at = None, "", None
         instance.phase = "starting the process"
 
     def started(self, instance: Instance, handle: Handle, wall: float) -> None:
@@ -103,17 +104,28 @@ class Fleet:
         instance.enter(_S.READY, now, "")
         instance.ready_at = now if instance.ready_at is None else instance.ready_at
         instance.models = readiness.models
-        instance.failing_probes, instance.phase = False, ""
+        instance.failing_probes, instance.phase, instance.slow = False, "", False
         lacks = f"; refused {', '.join(instance.refused)}" if instance.refused else ""
         self._tell(instance.id, f"ready{took}{lacks}")
 
-    def unhealthy(self, instance: Instance, why: str, now: float, lost: bool) -> None:
-        """Probes failed often enough to take it out of rotation or, ``lost``, to give it up."""
+    def unhealthy(self, instance: Instance, why: str, now: float, lost: bool, slow: bool = False) -> None:
+        """Probes failed often enough to take it out of rotation or, ``lost``, to give it up. ``slow``: for want of an
+        answer in time."""
         if instance.state is _S.READY:
+            instance.slow = instance.slow or slow
             instance.enter(_S.UNHEALTHY, now, why)
             self._tell(instance.id, f"out of rotation: {why}")
         if instance.state is _S.UNHEALTHY:
             instance.failing_probes = lost
+
+    def hung(self, instance: Instance, why: str) -> bool:
+        """It stands still, and is to be killed at once. Returns whether that is new, and concerns a worker that
+        should be working."""
+        if instance.hung is not None or instance.state not in (_S.READY, _S.UNHEALTHY, _S.DRAINING):
+            return False
+        instance.hung = why
+        instance.slow = instance.slow or instance.state is _S.READY
+        return True
 
     def drain(self, instance: Instance, now: float, version: tuple[int, int], balancer: bool) -> None:
         """``version`` is the backend set that will tell the balancer; without a ``balancer`` nothing runs on it."""
@@ -125,7 +137,7 @@ class Fleet:
     def stopping(self, instance: Instance, reason: str, now: float, failure: bool = False) -> None:
         if failure and instance.failure is None and instance.state is not _S.STOPPING:
             instance.failure = reason
-            self._tell(instance.id, f"killed: {reason}")
+            self._tell(instance.id, f"{reason}; killed")
         elif instance.state is not _S.STOPPING:
             self._tell(instance.id, f"stopping ({reason})")
         instance.enter(_S.STOPPING, now, reason)
@@ -152,6 +164,8 @@ class Fleet:
         reason = f"{how}; {decision.reason}"
         instance.enter(_S.FAILED if decision.verdict is Verdict.GIVE_UP else _S.BACKOFF, now, reason)
         instance.phase = ""
+        if instance.state is _S.FAILED:
+            instance.slow = False  # it is not on its way back: others may be taken out
         self._tell(instance.id, f"{how} (pid {pid}); {decision.reason}")
 
     def tree_empty(self, instance: Instance, now: float) -> None:

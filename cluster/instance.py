@@ -18,7 +18,9 @@ class Instance:
     """Monotonic times in seconds; ``started_at`` is wall-clock. ``failure``: why it is being killed although nobody
     wanted it to end. ``held``: the adapters an adopted worker held when it was last seen, and their paths.
     ``swept``: the process that ended, whose session is to be emptied. ``drain_version``: the first backend set in
-    which the balancer sends it nothing new."""
+    which the balancer sends it nothing new. ``hung``: why it is to be killed at once. ``slow``: it was taken out of
+    rotation for slowness and has not been back since. ``stalls``: how often it was found hung. ``standing``: for how
+    long its tokens stand still, in words; ``progress_at``: when they last did not."""
 
     id: str
     slot: Slot
@@ -41,6 +43,11 @@ class Instance:
     in_flight: int | None = 0
     drain_version: tuple[int, int] = (0, 0)
     failing_probes: bool = False
+    hung: str | None = None
+    slow: bool = False
+    stalls: int = 0
+    standing: str = ""
+    progress_at: float | None = None
     failure: str | None = None
     phase: str = ""
     reason: str = ""
@@ -80,6 +87,7 @@ class Instance:
             in_flight=self.in_flight,
             restart_at=self.restart_at,
             failing_probes=self.failing_probes,
+            hung=self.hung,
             gpus=self.slot.gpus,
         )
 

@@ -21,8 +21,9 @@ class Reporter(Protocol):
     def looked(self, cards: tuple[dict[str, Any], ...]) -> None:
         """What `/v1/models` shows at every probe."""
 
-    def unhealthy(self, why: str, lost: bool) -> None:
-        """Probes failed in a row; ``lost``: so many that it will not come back by itself."""
+    def unhealthy(self, why: str, lost: bool, slow: bool = False) -> None:
+        """Probes failed in a row; ``lost``: so many that it will not come back by itself; ``slow``: there was no
+        answer in time. Said again with every further one that fails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +68,12 @@ async def watch(
                 await prepare()
                 result = await readiness(target, {}, plan.token_timeout)
             except ProbeFailed as error:
-                failure = str(error)
-        changed = liveness.observe(failure is None)
+                failure = error
+        liveness.observe(failure is None)
         if result is not None:
             report.ready(result)
-        elif changed is not None and failure is not None:
-            report.unhealthy(failure, lost=changed is Health.LOST)
+        elif liveness.health is not Health.WELL and failure is not None:
+            report.unhealthy(str(failure), lost=liveness.health is Health.LOST, slow=failure.slow)
 
 
 async def _pause(seconds: float, alarm: asyncio.Event | None) -> bool:
@@ -91,13 +92,13 @@ async def _pause(seconds: float, alarm: asyncio.Event | None) -> bool:
     return True
 
 
-async def _check(target: Target, plan: ProbePlan, report: Reporter) -> str | None:
+async def _check(target: Target, plan: ProbePlan, report: Reporter) -> ProbeFailed | None:
     """Liveness: None, or what is wrong."""
     try:
         await target.healthy(plan.health_required)
         report.looked(await target.models())
     except ProbeFailed as error:
-        return str(error)
+        return error
     return None
 
 

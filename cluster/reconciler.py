@@ -162,6 +162,8 @@ def _keep(
         yield Start(seen.id)
     elif seen.state is _S.STARTING and now - seen.since > desired.startup_timeout:
         yield Kill(seen.id, f"not ready within {desired.startup_timeout:g} s", failure=True)
+    elif seen.state in (_S.READY, _S.UNHEALTHY) and seen.hung:
+        yield Kill(seen.id, seen.hung, failure=True)
     elif seen.state is _S.UNHEALTHY and seen.failing_probes:
         yield Kill(seen.id, "health checks keep failing", failure=True)
 
@@ -181,7 +183,9 @@ def _end(seen: InstanceObserved, desired: DesiredState, now: float, retire: bool
     elif seen.state in (_S.READY, _S.UNHEALTHY):
         yield Drain(seen.id)
     elif seen.state is _S.DRAINING:
-        if seen.in_flight == 0:
+        if seen.hung:
+            yield Kill(seen.id, seen.hung)  # what runs there will not finish
+        elif seen.in_flight == 0:
             yield Stop(seen.id, "drained")
         elif waited >= desired.drain_timeout:
             yield Stop(seen.id, f"drain timeout of {desired.drain_timeout:g} s")

@@ -80,7 +80,7 @@ class DesiredState:
 class InstanceObserved:
     """What is known of one worker. ``since`` (s, monotonic) is when its state was entered. ``in_flight`` is None
     while the balancer has not yet confirmed that it sends nothing new. ``tree_empty``: nothing is left of its
-    session. ``gpus`` are those it is pinned to."""
+    session. ``hung``: why it is to be killed at once. ``gpus`` are those it is pinned to."""
 
     id: str
     state: WorkerState
@@ -91,6 +91,7 @@ class InstanceObserved:
     in_flight: int | None = 0
     restart_at: float = 0.0
     failing_probes: bool = False
+    hung: str | None = None
     gpus: tuple[int, ...] = ()
 
 

@@ -100,10 +100,11 @@ def snapshot(supervisor: Supervisor) -> dict[str, Any]:
         "min_instances": plan.least,
         "max_instances": plan.most,
         "adapters": supervisor.rollouts.totals(),
+        "detections": supervisor.stalls.detections(),
         "workers_alive": sum(handle is not None for handle in handles),
         "instances": {
             **{i.id: _instance(supervisor, i) for i in sorted(fleet.instances.values(), key=lambda i: i.number)},
-            **{a.spec.id: _attached(supervisor, a.spec, a.reason) for a in supervisor.attached},
+            **{a.spec.id: _attached(supervisor, a) for a in supervisor.attached},
         },
     }
 
@@ -130,7 +131,9 @@ def _instance(supervisor: Supervisor, instance: Instance) -> dict[str, Any]:
         "is_running": instance.state is WorkerState.READY,
         "degraded": bool(instance.refused) and instance.state is WorkerState.READY,
         "reason": instance.reason or _refusals(instance),
-        "phase": instance.phase,
+        "phase": instance.phase or _standing(supervisor, instance),
+        "progress_s": _ago(supervisor, instance),
+        "stalls": instance.stalls,
         "host": "127.0.0.1",
         "port": instance.spec.port if instance.spec else None,
         "weight": supervisor.fleet.weights.get(instance.id, 1),
@@ -154,13 +157,28 @@ def _refusals(instance: Instance) -> str:
     return "; ".join(f"refused adapter {name}: {words}" for name, words in instance.refused.items())
 
 
-def _attached(supervisor: Supervisor, spec: BackendSpec, reason: str) -> dict[str, Any]:
+def _standing(supervisor: Supervisor, member: Instance | Attached) -> str:
+    """For how long its tokens stand still although it has requests; empty for the others."""
+    spared = member.standing and supervisor.stalls.spared(member.id)
+    return f"{member.standing}, left in rotation" if spared else member.standing
+
+
+def _ago(supervisor: Supervisor, member: Instance | Attached) -> float | None:
+    """Seconds since it was last seen to make progress."""
+    return None if member.progress_at is None else round(max(0.0, supervisor.now() - member.progress_at), 1)
+
+
+def _attached(supervisor: Supervisor, attached: Attached) -> dict[str, Any]:
+    spec = attached.spec
     return {
         "managed": False,
         "state": spec.state,
         "is_running": spec.state == WorkerState.READY,
         "degraded": False,
-        "reason": reason,
+        "reason": attached.reason,
+        "phase": _standing(supervisor, attached),
+        "progress_s": _ago(supervisor, attached),
+        "stalls": attached.stalls,
         "host": spec.host,
         "port": spec.port,
         "url": spec.address,

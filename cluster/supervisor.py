@@ -33,6 +33,7 @@ from cluster.ports import free_port
 from cluster.reconciler import Action, Admit, Drain, Exit, Kill, Retire, Start, Stop, Sweep, reconcile
 from cluster.restart import Backoff, RestartPolicy
 from cluster.rollout import Holder, Rollouts
+from cluster.stalls import Stalls
 from cluster.state import DesiredState, InstanceDesired, WorkerState
 from cluster.status import backend_set, snapshot
 from cluster.store import Store
@@ -98,6 +99,7 @@ class Supervisor:
         self._exit = False
         self._confirmed = (0, 0)
         self.rollouts = Rollouts(self, state.adapters, wall)
+        self.stalls = Stalls(self)
         self.watchers = Watchers(self)
 
     # for whoever runs it
@@ -181,6 +183,7 @@ class Supervisor:
             self.watchers.watch(instance)
         for attached in self.attached:
             attached.changed, attached.tell = self.wake, self.events.tell
+            attached.may_take_out = self.stalls.admits
             self.watchers.attach(attached)
         self._tasks.start(self._sample(), "usage")
         while not self._exit:
@@ -233,6 +236,7 @@ class Supervisor:
                     instance.handle.signal(signal.SIGTERM)
             case Kill(reason=reason, failure=failure):
                 self.fleet.stopping(instance, reason, now, failure)
+                await self._publish()  # what runs there moves on while it is being killed
                 if instance.handle is not None:
                     await asyncio.to_thread(instance.handle.kill_tree)
             case Sweep():

@@ -66,13 +66,14 @@ class Watchers:
         if known is not None:
             handle.watch_members(alarm.set)
             agent.dirty.set()  # what it was last seen to hold need not be what it should hold
-        # Two tasks: a long load of an adapter must not hold up a probe.
+        # Tasks of their own: a long load of an adapter must not hold up a probe, nor a slow probe a look at progress.
         watching = monitor.watch(
             target, self._probe_plan(), reporter, known=known, alarm=alarm, prepare=agent.sync
         )
         self._watching[instance.id] = [
             self._tasks.start(watching, f"probe {instance.id} #{incarnation}"),
             self._tasks.start(self._tend(instance, agent), f"adapters of {instance.id} #{incarnation}"),
+            self._tasks.start(supervisor.stalls.watch(instance, target), f"progress of {instance.id} #{incarnation}"),
         ]
 
     async def _tend(self, instance: Holder, agent: AdapterAgent) -> None:
@@ -106,6 +107,8 @@ class Watchers:
             target = Target(self._session(), attached.spec.address, attached.spec.api_key, timeout)
             attached.agent = self._agent(attached, target)
             self._tasks.start(self._tend(attached, attached.agent), f"adapters of {attached.id}")
+        target = Target(self._session(), attached.spec.address, attached.spec.api_key, timeout)
+        self._tasks.start(self._supervisor.stalls.attend(attached, target), f"progress of {attached.id}")
         plan = self._probe_plan(health_required=False)
         self._tasks.start(attached.run(self._session(), plan, timeout), f"probe {attached.id}")
 
@@ -138,10 +141,11 @@ class Watchers:
             supervisor.post(swept)
 
         def swept() -> None:
-            # Together: were it no longer sweeping before the inbox knows that it is done, it could be swept again, and
-            # the second report would be taken for one about the process started meanwhile.
+            """In the one task, so that no second sweep is begun before the end of this one is known: it would say of
+            the next incarnation that nothing is left of it."""
             self._sweeping.discard(instance.id)
-            supervisor.fleet.tree_empty(instance, supervisor.now())
+            if instance.handle is None and instance.swept is process:
+                supervisor.fleet.tree_empty(instance, supervisor.now())
 
         self._tasks.start(sweep(), f"sweep {instance.id}")
 
@@ -183,5 +187,9 @@ class _Report:
         if agent is not None and self._instance.incarnation == self._incarnation and agent.look(cards):
             self._supervisor.events.tell(self._instance.id, "its adapters were changed behind our back: repairing")
 
-    def unhealthy(self, why: str, lost: bool) -> None:
-        self._post(lambda fleet, now: fleet.unhealthy(self._instance, why, now, lost))
+    def unhealthy(self, why: str, lost: bool, slow: bool = False) -> None:
+        def unhealthy(fleet: Fleet, now: float) -> None:
+            if not slow or self._supervisor.stalls.admits(self._instance, why):
+                fleet.unhealthy(self._instance, why, now, lost, slow)
+
+        self._post(unhealthy)

@@ -2,7 +2,8 @@
 
 supervisor -> balancer: ``{"type": "set", "set": BackendSet}``, ``{"type": "snapshot", "snapshot": {...}}``
 balancer -> supervisor: ``{"type": "hello", "pid": n}``, ``{"type": "report", "version": [epoch, revision],
-"in_flight": {backend: requests}}``, ``{"type": "want", "adapter": name}``
+"in_flight": {backend: requests}, "waiting": {backend: [requests without a first byte of an answer, bytes of the largest
+body among them]}, "used": {adapter: seconds since the epoch}}``, ``{"type": "want", "adapter": name}``
 balancer -> balancer: ``{"type": "metrics"}``, answered with ``{"type": "metrics", "text": exposition}``
 
 The listening socket of the cluster goes over a second Unix socket (``….fd``): a plain one, as neither asyncio's

@@ -97,6 +97,9 @@ class Settings(BaseSettings):
     stall_timeout: float = _setting(
         "stall_timeout", 10.0, "how long tokens may stand still on a worker that has requests", gt=0
     )
+    canary_interval: float = _setting(
+        "canary_interval", 30.0, "an idle worker is asked for one token this often; 0: never", ge=0
+    )
     resume: bool = _setting("resume", True, "go on with a stream on another worker when its own is lost")
     migration_limit: int = _setting("migration_limit", 3, "how often one stream may be moved", ge=0)
     lb_processes: int = _setting("lb_processes", 1, "balancer processes that share the port", ge=1, le=64)

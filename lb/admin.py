@@ -293,7 +293,13 @@ class Admin:
         ):
             gauge(name, meaning, "", functools.partial(_single, self._link, key))
         for key, name, meaning in (
+            ("count", "clusterctl_detect_seconds_count", "Workers found hung"),
+            ("seconds", "clusterctl_detect_seconds_sum", "From the last progress to knowing that it was the last"),
+        ):
+            gauge(name, meaning, "cause", functools.partial(_detections, self._link, key))
+        for key, name, meaning in (
             ("restarts", "clusterctl_instance_restarts_total", "Starts after the first"),
+            ("stalls", "clusterctl_stalls_total", "Times that it was taken out as it stood still"),
             ("cpu_percent", "clusterctl_instance_cpu_percent", "CPU of the worker's process tree, percent of a core"),
             ("memory_mb", "clusterctl_instance_memory_megabytes", "Resident memory of the worker's process tree"),
         ):
@@ -308,11 +314,15 @@ def _mean_latency(series: Mapping[str, float], instance: str) -> float | None:
 
 
 def _column(instances: Callable[[], dict[str, Any]], key: str) -> list[tuple[str, float]]:
-    return [(name, float(seen[key] or 0)) for name, seen in instances().items()]
+    return [(name, float(seen.get(key) or 0)) for name, seen in instances().items()]
 
 
 def _single(link: Link, key: str) -> list[tuple[str, float]]:
     return [("", float(link.snapshot.get("adapters", {}).get(key, 0)))]
+
+
+def _detections(link: Link, key: str) -> list[tuple[str, float]]:
+    return [(cause, float(seen[key])) for cause, seen in link.snapshot.get("detections", {}).items()]
 
 
 def _at_supervisor(request: web.Request) -> URL:

@@ -18,6 +18,14 @@ class Shared(Protocol):
     def others(self) -> int: ...
 
 
+class Asker(Protocol):
+    """A request in flight. It is looked at about once a second."""
+
+    @property
+    def awaited(self) -> int | None:
+        """The bytes of its body, None once its answer has begun."""
+
+
 class Backend:
     """One incarnation of one worker: a restarted worker is a new Backend, whose count starts at 0. ``shared`` is None
     for a balancer that is alone."""
@@ -95,9 +103,15 @@ class Backend:
         """It has just said that it has not got ``model``: true for a moment, as an adapter comes back unannounced."""
         return model is not None and self.lacking.get(model, 0.0) > now
 
-    def lease(self, on_evict: Callable[[str], None]) -> Lease:
-        """One more in flight. ``on_evict`` is called with the reason if the worker is lost before the release."""
-        lease = Lease(self, on_evict)
+    def waiting(self) -> tuple[int, int]:
+        """How many wait for the first byte of an answer, and the bytes of the largest body among them."""
+        sizes = [awaited for x in self._leases if x.asker is not None and (awaited := x.asker.awaited) is not None]
+        return len(sizes), max(sizes, default=0)
+
+    def lease(self, on_evict: Callable[[str], None], asker: Asker | None = None) -> Lease:
+        """One more in flight. ``on_evict`` is called with the reason if the worker is lost before the release.
+        ``asker`` tells what it waits for; without one it does not count as waiting."""
+        lease = Lease(self, on_evict, asker)
         self._leases.add(lease)
         if self._shared is not None:
             self._shared.put(len(self._leases))
@@ -124,11 +138,12 @@ class Backend:
 class Lease:
     """One request in flight on one incarnation. `release` is safe to call on every way out, and counts once."""
 
-    __slots__ = ("backend", "on_evict")
+    __slots__ = ("asker", "backend", "on_evict")
 
-    def __init__(self, backend: Backend, on_evict: Callable[[str], None]) -> None:
+    def __init__(self, backend: Backend, on_evict: Callable[[str], None], asker: Asker | None = None) -> None:
         self.backend = backend
         self.on_evict = on_evict
+        self.asker = asker
 
     def release(self) -> bool:
         return self.backend.release(self)

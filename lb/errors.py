@@ -45,13 +45,15 @@ class AttemptFailed(Exception):
 
     ``connected``: bytes of the request may have reached the worker. ``answered``: bytes of its answer have been
     passed on to the client, so that no other attempt can be made. ``absent``: it has not got the model that it was
-    said to have, which is neither its fault nor the client's. ``cause``: in one word, for counters."""
+    said to have, which is neither its fault nor the client's. ``slow``: it took too long. ``cause``: in one word, for
+    counters."""
 
     def __init__(
-        self, reason: str, *, connected: bool, answered: bool = False, absent: bool = False, cause: str = "broken"
+        self, reason: str, *, connected: bool, answered: bool = False, absent: bool = False, slow: bool = False,
+        cause: str = "broken",
     ) -> None:
         super().__init__(reason)
-        self.connected, self.answered, self.absent = connected, answered, absent
+        self.connected, self.answered, self.absent, self.slow = connected, answered, absent, slow
         self.cause = cause if connected else "connect"
 
 

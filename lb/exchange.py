@@ -222,7 +222,7 @@ class Exchange(Relayed):
         proxy = self._proxy
         self._backend, self._began = backend, proxy.clock()
         self._again = self._generation and self._retries < proxy.migration_limit and self._pinned is None
-        self._lease = backend.lease(self._evicted)
+        self._lease = backend.lease(self._evicted, self)
         if self._script is not None and self._root is None:
             self._root = backend.root(self._info.model)
         connection = proxy.upstream.idle(backend.endpoint or self._endpoint(backend))
@@ -269,6 +269,13 @@ class Exchange(Relayed):
         relay.send(start, body)
         if self._broken is not None and self._client.full:
             relay.pause()  # it was said to the one before
+
+    @property
+    def awaited(self) -> int | None:
+        """For `lb.backend.Asker`."""
+        if self._script is not None and self._broken is not None:
+            return None if self._script.made_here else len(self._body or b"")
+        return None if self.began else self._request.head.length or len(self._request.body)
 
     # from the relay
 
@@ -390,8 +397,11 @@ class Exchange(Relayed):
                 if failure.connected:
                     if not self._again:
                         raise ProxyError(502, f"{backend.id}: {failure}", source=Source.UPSTREAM)
-                    self._excluded |= {backend.id}
                     self._relay = None
+                if failure.connected or failure.slow:  # one that is slow need not have been ejected
+                    self._excluded |= {backend.id}
+                if failure.slow and self._proxy.clock() >= self._came + self._proxy.queue_timeout:
+                    raise ProxyError(503, f"{backend.id}: {failure}", source=Source.UPSTREAM, retry_after=5)
                 if failure.connected or (self._record is not None and len(self._record) >= MOST_DEATHS):
                     self._task = self._start("make it again", self._repeat, failure)
                     return

@@ -13,16 +13,21 @@ FIRST, MOST = 0.5, 8.0
 class Ejection:
     """Out of rotation for a while after each failure to connect, longer each time, until a success."""
 
-    __slots__ = ("_in_row", "until")
+    __slots__ = ("_in_row", "slow", "until")
 
     def __init__(self) -> None:
         self._in_row = 0
         self.until = 0.0
+        #: Whether it is out for slowness.
+        self.slow = False
 
-    def failed(self, now: float) -> bool:
-        """Returns whether this changed anything: several requests may fail on the same dead worker at once."""
+    def failed(self, now: float, slow: bool = False) -> bool:
+        """Returns whether this changed anything: several requests may fail on the same dead worker at once.
+        ``slow``: it took too long, which may be the machine's fault; `lb.pool.Pool.may_eject_slow` says whether there
+        is room for that."""
         if self.active(now):
             return False
+        self.slow = slow
         self.until = now + min(MOST, FIRST * 2.0 ** min(self._in_row, 16))
         self._in_row += 1
         return True

@@ -150,7 +150,7 @@ class Link:
             return
         message = {
             "type": "report", "version": list(self._pool.version), "in_flight": self._pool.in_flight(),
-            "used": self._uses(),
+            "waiting": self._pool.waiting(), "used": self._uses(),
         }  # fmt: skip
         for writer in self._writers:
             if not writer.is_closing():

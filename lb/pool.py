@@ -70,6 +70,13 @@ class Pool:
         ]  # fmt: skip
         return [b for b in found if b.weight] or found
 
+    def may_eject_slow(self, now: float) -> bool:
+        """Whether one more may be left out for slowness: half of those in rotation, rounded down, but at least one. If
+        all are slow it is the machine; a refused connection is no slowness."""
+        rotation = [b for b in self.backends.values() if b.takes_new]
+        out = sum(b.ejection.slow and b.ejection.active(now) for b in rotation)
+        return out < max(1, len(rotation) // 2)
+
     def serving(self, model: str | None) -> list[Backend]:
         """All that serve ``model``, in rotation or not, in the order of their numbers."""
         found = self._serving.get(model)
@@ -111,6 +118,12 @@ class Pool:
     def in_flight(self) -> dict[str, int]:
         """Through this process."""
         return {b.id: b.in_flight for b in self.backends.values()}
+
+    def waiting(self) -> dict[str, tuple[int, int]]:
+        """Through this process, where there are any: requests that wait for the first byte of an answer, and the bytes
+        of the largest body among them."""
+        found = {b.id: b.waiting() for b in self.backends.values() if b.in_flight}
+        return {name: waiting for name, waiting in found.items() if waiting[0]}
 
     def load(self) -> dict[str, int]:
         """What is in flight through all balancers."""

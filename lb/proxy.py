@@ -261,7 +261,8 @@ class Proxy:
             self._counters.add(backend.id, requests=1, errors=1)
         else:
             self._counters.add(backend.id, errors=1)
-            if backend.ejection.failed(self.clock()):
+            now = self.clock()
+            if (not failure.slow or self.pool.may_eject_slow(now)) and backend.ejection.failed(now, failure.slow):
                 self.metrics.ejected(backend.id)
         self.metrics.attempt_failed(backend.id, failure.cause)
 

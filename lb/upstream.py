@@ -108,7 +108,7 @@ class Upstream:
                 self._open.add(connection)
                 return connection
         except TimeoutError:
-            raise AttemptFailed(f"no connection in {_CONNECT_S:g} s", connected=False) from None
+            raise AttemptFailed(f"no connection in {_CONNECT_S:g} s", connected=False, slow=True) from None
         except OSError as error:  # ssl.SSLError is one
             raise AttemptFailed(f"cannot connect: {error.strerror or error}", connected=False) from None
         finally:

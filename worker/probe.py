@@ -14,6 +14,8 @@ from typing import Any
 
 import aiohttp
 
+from worker import progress
+
 #: A request that costs one token, by route, in the order they are tried: an embedding model has no completions.
 _CANARIES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("/v1/completions", {"prompt": "Hi", "max_tokens": 1, "temperature": 0}),
@@ -24,7 +26,12 @@ _UNSUPPORTED = (400, 404, 405, 501)
 
 
 class ProbeFailed(Exception):
-    """The worker did not answer as a healthy one does; the text says what it did instead."""
+    """The worker did not answer as a healthy one does; the text says what it did instead. ``status``: that of its
+    answer, if there was one. ``slow``: there was none in time."""
+
+    def __init__(self, text: str, status: int | None = None, slow: bool = False) -> None:
+        super().__init__(text)
+        self.status, self.slow = status, slow
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +64,7 @@ class Target:
             ) as response:
                 return response.status, await response.text(errors="replace")
         except TimeoutError:
-            raise ProbeFailed(f"{path}: no answer in {limit.total:.0f} s") from None
+            raise ProbeFailed(f"{path}: no answer in {limit.total:.0f} s", slow=True) from None
         except (aiohttp.ClientError, OSError) as error:
             raise ProbeFailed(f"{path}: {str(error) or type(error).__name__}") from None
 
@@ -77,15 +84,22 @@ class Target:
 
     async def one_token(self, model: str, timeout: float) -> None:
         """A real answer from ``model``. Raises ProbeFailed where there is none."""
-        first = ""
+        first: ProbeFailed | None = None
         for path, body in _CANARIES:
             status, text = await self.call("POST", path, {"model": model, **body}, timeout)
             if status == 200:
                 return
-            first = first or f"{path}: {status} {' '.join(text.split())[:200]}"
+            failed = ProbeFailed(f"{path}: {status} {' '.join(text.split())[:200]}", status)
             if status not in _UNSUPPORTED:
-                break
-        raise ProbeFailed(first)
+                raise failed
+            first = first or failed
+        assert first is not None
+        raise first
+
+    async def progress(self, timeout: float) -> progress.Reading | None:
+        """What its metrics say of its progress; None: they say nothing of it. Raises ProbeFailed."""
+        status, text = await self.call("GET", progress.PATH, timeout=timeout)
+        return progress.read(text) if status == 200 else None
 
     async def load_adapter(self, name: str, path: str, timeout: float) -> str | None:
         """Loads one LoRA adapter. Returns None, or the worker's words where it refuses. Raises ProbeFailed."""

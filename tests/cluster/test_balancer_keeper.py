@@ -91,6 +91,19 @@ def test_confirmed_is_what_the_slowest_has_and_in_flight_is_the_sum(tmp_path: Pa
     ]
 
 
+def test_what_waits_for_a_first_byte_is_added_and_the_largest_of_all_counts(tmp_path: Path, store: Store) -> None:
+    keeper = _keeper(tmp_path, store, Heard())
+    assert keeper.load("instance_0") == (0, 0, 0)
+    _report(keeper, 0, (1, 7), instance_0=2, instance_1=1)
+    _report(keeper, 1, (1, 7), instance_0=3)
+    keeper.processes[0].waiting = {"instance_0": (1, 900), "instance_1": (1, 5)}
+    keeper.processes[1].waiting = {"instance_0": (2, 100)}
+    assert keeper.load("instance_0") == (5, 3, 900)
+    assert keeper.load("instance_1") == (1, 1, 5)
+    keeper.processes[0].engaged = False
+    assert keeper.load("instance_0") == (3, 2, 100)
+
+
 def test_one_that_was_adopted_and_has_said_nothing_has_confirmed_nothing(tmp_path: Path, store: Store) -> None:
     heard = Heard()
     keeper = _keeper(tmp_path, store, heard)

@@ -213,7 +213,28 @@ def test_a_kill_for_failing_is_a_crash_with_that_reason(cluster: Cluster) -> Non
     cluster.fleet.stopping(instance, "still there", cluster.clock())
     ended = cluster.exited(instance, -signal.SIGKILL)
     assert (instance.state, ended["reason"], ended["expected"]) == (S.BACKOFF, "not ready within 9 s", False)
-    assert [t for _, t in cluster.told if t.startswith("killed")] == ["killed: not ready within 9 s"]
+    assert [t for _, t in cluster.told if t.endswith("killed")] == ["not ready within 9 s; killed"]
+
+
+def test_a_hung_worker_begins_anew_with_its_next_start(cluster: Cluster) -> None:
+    instance = cluster.ready()
+    assert cluster.fleet.hung(instance, "hung: no token for 10.4 s")
+    assert (instance.slow, instance.observed().hung) == (True, "hung: no token for 10.4 s")
+    cluster.fleet.stopping(instance, "hung: no token for 10.4 s", cluster.clock(), failure=True)
+    cluster.exited(instance, -signal.SIGKILL)
+    cluster.fleet.tree_empty(instance, cluster.clock())
+    cluster.starting(fresh=False)
+    assert (instance.slow, instance.hung) == (True, None)
+    cluster.fleet.ready(instance, Readiness(MODELS), cluster.clock())
+    assert not instance.slow
+    assert "hung: no token for 10.4 s; killed" in [text for _, text in cluster.told]
+
+
+def test_what_starts_or_ends_is_not_said_to_be_hung(cluster: Cluster) -> None:
+    instance = cluster.starting()
+    assert not cluster.fleet.hung(instance, "hung")
+    cluster.fleet.stopping(instance, "not wanted any more", cluster.clock())
+    assert not cluster.fleet.hung(instance, "hung")
 
 
 def test_a_kill_of_what_was_asked_to_end_is_no_crash(cluster: Cluster) -> None:

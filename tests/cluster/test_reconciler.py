@@ -75,6 +75,17 @@ def test_what_a_dead_worker_left_behind_is_swept_before_anything_else(state: S, 
     assert _actions(desired, seen, now=1e9) == [Sweep("a")]
 
 
+@pytest.mark.parametrize("state", [S.READY, S.UNHEALTHY])
+def test_a_hung_worker_is_killed_at_once_and_has_failed(state: S) -> None:
+    seen = _seen("a", state, hung="hung: no token for 10.4 s")
+    assert _actions(_desired("a"), seen) == [Kill("a", "hung: no token for 10.4 s", failure=True)]
+
+
+def test_a_hung_worker_that_was_to_end_is_not_waited_for() -> None:
+    seen = _seen("a", S.DRAINING, in_flight=3, hung="hung: no token for 10.4 s")
+    assert _actions(_desired(), seen) == [Kill("a", "hung: no token for 10.4 s")]
+
+
 @pytest.mark.parametrize("state", [S.FAILED, S.READY, S.STARTING, S.UNHEALTHY])
 def test_a_worker_that_is_where_it_should_be_is_left_alone(state: S) -> None:
     assert _actions(_desired("a"), _seen("a", state), now=600.0) == []

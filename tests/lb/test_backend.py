@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -41,6 +43,19 @@ def test_every_lease_is_told_of_the_eviction() -> None:
     one.lease(told.append)
     one.evict("it is gone")
     assert told == ["it is gone", "it is gone"]
+
+
+def test_those_whose_answers_have_not_begun_wait() -> None:
+    one = backend()
+    assert one.waiting() == (0, 0)
+    short, long, begun = (SimpleNamespace(awaited=size) for size in (10, 4000, None))
+    one.lease(ignore, short)
+    lease = one.lease(ignore, long)
+    one.lease(ignore, begun)
+    one.lease(ignore)
+    assert one.waiting() == (2, 4000)
+    lease.release()
+    assert one.waiting() == (1, 10)
 
 
 def test_a_released_lease_is_not_told() -> None:

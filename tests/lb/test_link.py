@@ -67,7 +67,7 @@ async def test_it_is_alive_as_long_as_a_supervisor_is_connected(link: Link) -> N
 async def test_a_set_is_applied_and_reported_at_once(link: Link) -> None:
     async with connected(link) as supervisor:
         supervisor.say(type="set", set=backend_set(spec(), revision=7).to_json())
-        told = {"type": "report", "version": [1, 7], "in_flight": {"instance_0": 0}, "used": {}}
+        told = {"type": "report", "version": [1, 7], "in_flight": {"instance_0": 0}, "waiting": {}, "used": {}}
         assert await supervisor.hear() == told
     assert link._pool.version == (1, 7)
 
@@ -134,7 +134,9 @@ async def test_a_big_set_comes_through(link: Link) -> None:
     specs = [spec(f"instance_{number}", models=models) for number in range(300)]
     async with connected(link) as supervisor:
         supervisor.say(type="set", set=backend_set(*specs).to_json())
-        assert len((await supervisor.hear())["in_flight"]) == 300
+        async with asyncio.timeout(10):
+            while len((await supervisor.hear())["in_flight"]) != 300:
+                pass  # a report from before it, on a machine that is busy
 
 
 async def test_a_second_supervisor_is_heard_beside_the_first(link: Link) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -112,6 +113,37 @@ def test_an_ejection_outlives_a_set_that_says_nothing_about_it() -> None:
     made.backends["instance_0"].ejection.failed(0.0)
     made.apply(backend_set(spec(weight=2), revision=2))
     assert ids(made, now=0.1) == []
+
+
+def test_never_more_than_half_are_left_out_for_slowness() -> None:
+    made = pool(*(spec(f"instance_{n}") for n in range(5)))
+    ejected = []
+    for backend in made.backends.values():
+        if made.may_eject_slow(0.0):
+            ejected.append(backend.ejection.failed(0.0, slow=True))
+    assert ejected == [True, True]
+    assert ids(made, now=0.1) == ["instance_2", "instance_3", "instance_4"]
+    assert made.may_eject_slow(1.0)
+
+
+def test_refused_connections_take_no_place_of_slow_ones() -> None:
+    made = pool(spec("instance_0"), spec("instance_1"), spec("instance_2"))
+    for name in ("instance_0", "instance_1"):
+        made.backends[name].ejection.failed(0.0)
+    assert made.may_eject_slow(0.1)
+    assert ids(made, now=0.1) == ["instance_2"]
+
+
+def test_one_that_is_alone_may_be_left_out_for_slowness() -> None:
+    assert pool(spec()).may_eject_slow(0.0)
+    assert pool(spec(), spec("instance_1", state="unhealthy")).may_eject_slow(0.0)
+
+
+def test_only_backends_where_something_waits_are_named() -> None:
+    made = pool(spec("instance_0"), spec("instance_1"))
+    made.backends["instance_0"].lease(lambda reason: None, SimpleNamespace(awaited=7))
+    made.backends["instance_1"].lease(lambda reason: None, SimpleNamespace(awaited=None))
+    assert made.waiting() == {"instance_0": (1, 7)}
 
 
 def test_candidates_serve_the_model() -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 from aiohttp import web
 
 from config.topology import STRATEGIES
+from lb.errors import AttemptFailed
 from lbfakes import (
     Balanced,
     RawHandler,
@@ -107,6 +109,81 @@ async def test_a_refused_connection_is_made_good_elsewhere(balancer: Balanced, s
     assert await balancer.ask() == (200, {"worker": "instance_1"})
     assert balancer.counts("instance_0") == (0, 1)
     assert balancer.metric("clusterctl_ejections_total", instance="instance_0") == 1
+
+
+def slow(balancer: Balanced, monkeypatch: pytest.MonkeyPatch, *names: str) -> list[str]:
+    """Nobody of ``names`` takes a connection in time; returns who was tried."""
+    upstream, tried = balancer.parts.proxy.upstream, []
+    connect = upstream.connect
+    ports = {balancer.parts.pool.backends[name].spec.port: name for name in names}
+
+    async def never(endpoint: Any) -> Any:
+        name = ports.get(endpoint.port)
+        if name is None:
+            return await connect(endpoint)
+        tried.append(name)
+        await asyncio.sleep(0.02)
+        raise AttemptFailed("no connection in 2 s", connected=False, slow=True)
+
+    monkeypatch.setattr(upstream, "connect", never)
+    return tried
+
+
+async def test_a_slow_connection_is_made_good_elsewhere(
+    balancer: Balanced, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    balancer.push(dead("instance_0"), dead("instance_1"), (await start_worker("instance_2")).spec())
+    tried = slow(balancer, monkeypatch, "instance_0", "instance_1")
+    assert await balancer.ask() == (200, {"worker": "instance_2"})
+    assert sorted(tried) == ["instance_0", "instance_1"]
+    ejected = [b.id for b in balancer.parts.pool.backends.values() if b.ejection.until]
+    assert len(ejected) == 1  # of three, no more than one is left out for slowness
+
+
+async def test_where_all_are_slow_it_is_503_after_the_queue_timeout(
+    start_balancer: StartBalancer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    balancer = await start_balancer(queue_timeout=0.2)
+    balancer.push(dead("instance_0"), dead("instance_1"))
+    tried = slow(balancer, monkeypatch, "instance_0", "instance_1")
+    status, answer = await balancer.ask()
+    assert (status, answer["error"]["type"]) == (503, "ServiceUnavailableError")
+    assert len(tried) > 2
+    assert balancer.in_flight == 0
+
+
+async def test_the_largest_body_without_an_answer_is_told(balancer: Balanced, start_worker: StartWorker) -> None:
+    go = asyncio.Event()
+
+    async def answer(_: web.Request) -> web.StreamResponse:
+        await go.wait()
+        return web.json_response({})
+
+    balancer.push((await start_worker(answer=answer)).spec())
+    asking = [asyncio.ensure_future(balancer.ask(prompt="x" * size)) for size in (10, 5000)]
+    await until(lambda: balancer.in_flight == 2)
+    count, largest = balancer.parts.pool.waiting()["instance_0"]
+    assert (count, 5000 < largest < 5200) == (2, True)
+    go.set()
+    await asyncio.gather(*asking)
+    assert balancer.parts.pool.waiting() == {}
+
+
+async def test_a_stream_that_has_begun_does_not_wait(balancer: Balanced, start_worker: StartWorker) -> None:
+    go = asyncio.Event()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(b"data: {}\n\n")
+        await go.wait()
+        return response
+
+    balancer.push((await start_worker(answer=answer)).spec())
+    async with balancer.generate(stream=True) as response:
+        await response.content.readany()
+        assert (balancer.in_flight, balancer.parts.pool.waiting()) == (1, {})
+        go.set()
 
 
 async def test_it_is_made_good_whatever_the_route_is(balancer: Balanced, start_worker: StartWorker) -> None:

@@ -157,9 +157,9 @@ class Metrics:
             names = (str(self._max_loras), ",".join(waiting), ",".join(running))
             self._lora_info.labels(*names).set(time.time())
 
-    def render(self) -> bytes:
-        """The page."""
-        return generate_latest(self.registry)
+    def render(self, names: Sequence[str] = ()) -> bytes:
+        """The page, or what of it has one of ``names``."""
+        return generate_latest(self.registry.restricted_registry(names) if names else self.registry)
 
 
 def _token_buckets(max_model_len: int) -> list[float]:

@@ -57,10 +57,11 @@ async def version(request: web.Request) -> web.Response:
 
 
 async def metrics(request: web.Request) -> web.Response:
-    """GET /metrics."""
+    """GET /metrics; with ``name[]`` only the series of these names, as `prometheus_client` has it."""
     worker = worker_of(request)
     worker.engine.update_gauges()
-    return web.Response(body=worker.metrics.render(), headers={"Content-Type": CONTENT_TYPE})
+    page = worker.metrics.render(request.query.getall("name[]", []))
+    return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE})
 
 
 async def models(request: web.Request) -> web.Response:
