@@ -18,13 +18,14 @@ class Instance:
     """Monotonic times in seconds; ``started_at`` is wall-clock. ``failure``: why it is being killed although nobody
     wanted it to end. ``held``: the adapters an adopted worker held when it was last seen, and their paths.
     ``swept``: the process that ended, whose session is to be emptied. ``drain_version``: the first backend set in
-    which the balancer sends it nothing new."""
+    which the balancer sends it nothing new. ``settings``: the number of those it was started with (`cluster.plans`)."""
 
     id: str
     slot: Slot
     state: WorkerState = WorkerState.STOPPED
     since: float = 0.0
     generation: int = 0
+    settings: int = 0
     incarnation: int = 0
     starts: int = 0
     handle: Handle | None = None
@@ -94,6 +95,7 @@ class Instance:
         return {
             "state": str(self.state),
             "generation": self.generation,
+            "settings": self.settings,
             "incarnation": self.incarnation,
             "starts": self.starts,
             "started_at": self.started_at,
@@ -128,6 +130,7 @@ def restore(name: str, record: dict[str, Any], now: float) -> Instance:
         state=WorkerState(record["state"]),
         since=now,
         generation=record["generation"],
+        settings=record.get("settings", 0),
         incarnation=record["incarnation"],
         starts=record["starts"],
         started_at=record["started_at"],

@@ -25,10 +25,10 @@ class Reporter(Protocol):
         """Probes failed in a row; ``lost``: so many that it will not come back by itself."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ProbePlan:
-    """Seconds, and failed probes in a row. ``token_timeout`` bounds one real request: the first one on a cold
-    engine can take long."""
+    """Seconds, and failed probes in a row; what is changed here holds from the next probe on. ``token_timeout``
+    bounds one real request: the first one on a cold engine can take long."""
 
     startup_interval: float
     interval: float
@@ -68,6 +68,7 @@ async def watch(
                 result = await readiness(target, {}, plan.token_timeout)
             except ProbeFailed as error:
                 failure = str(error)
+        liveness.failures, liveness.fatal = plan.failures, plan.fatal
         changed = liveness.observe(failure is None)
         if result is not None:
             report.ready(result)

@@ -141,7 +141,9 @@ def test_one_instance_or_all_of_them_can_be_restarted() -> None:
     supervisor = _supervisor()
     assert _restart(supervisor, instance_id="instance_1") == {"restarting": ["instance_1"], "rolling": False}
     assert [i.generation for i in supervisor.fleet.desired.instances.values()] == [0, 1]
-    assert _restart(supervisor, rolling=True) == {"restarting": ["instance_0", "instance_1"], "rolling": True}
+    assert _restart(supervisor, rolling=True) == {
+        "restarting": ["instance_0", "instance_1"], "rolling": True, "spare": "instance_2",
+    }  # fmt: skip
     assert [i.generation for i in supervisor.fleet.desired.instances.values()] == [1, 2]
     assert _restart(supervisor, instance_id="instance_0", rolling=False)["rolling"] is False
 
