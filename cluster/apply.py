@@ -48,7 +48,7 @@ async def apply(supervisor: Supervisor, body: Apply) -> dict[str, Any]:
     found = changes(old.settings, new, running)
     refused = refusal(found)
     if refused is None and found:
-        checked = await _check(supervisor, old, new)
+        checked = await _check(supervisor, old, new, any(c.setting == "instances" for c in found))
     elif refused is not None and not body.dry_run:
         raise Refused(409, refused, next(c.setting for c in found if c.effect is Effect.NEVER))
     answer: dict[str, Any] = {
@@ -87,15 +87,18 @@ def _running(supervisor: Supervisor, names: Mapping[str, Any] | tuple[str, ...])
     return {name: value for name, value in now.items() if name in names}
 
 
-async def _check(supervisor: Supervisor, old: Plan, new: Settings) -> Plan:
-    """The plan for ``new``. Raises Refused with the reason where it would not work."""
+async def _check(supervisor: Supervisor, old: Plan, new: Settings, scaled: bool) -> Plan:
+    """The plan for ``new``; ``scaled``: it asks for another number of workers. Raises Refused with the reason where it
+    would not work."""
     try:
         checked = await asyncio.to_thread(plan.make, new, old.placement.machine)
     except UsageError as error:
         raise Refused(400 if error.exit_code == 2 else 409, f"{error}; nothing was changed") from None
-    count = len(supervisor.fleet.desired.instances) if new.instances == old.settings.instances else new.instances
-    if count and not checked.least <= count <= checked.most:
-        raise Refused(409, f"{count} instances are outside {checked.least}..{checked.most}; nothing was changed")
+    now = len(supervisor.fleet.desired.instances)
+    count = new.instances if scaled else now
+    most = new.max_instances or max(checked.placement.capacity, now)
+    if count and not checked.least <= count <= most:
+        raise Refused(409, f"{count} instances are outside {checked.least}..{most}; nothing was changed")
     if checked.placement.ranks != old.placement.ranks:
         raise Refused(409, "how many GPUs a worker spans is not changed on a running cluster", "engine_args")
     lost = [name for name in old.spec.served_names if name not in checked.spec.served_names]

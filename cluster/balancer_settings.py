@@ -36,4 +36,4 @@ def is_outdated(process: BalancerProcess, config: BalancerConfig, state: StateDi
     except (OSError, ValueError):
         return False
     now = json.loads(json.dumps(config.to_json()))
-    return any(told.get(name) != value for name, value in now.items() if name not in _ITS_OWN)
+    return any(told[name] != value for name, value in now.items() if name in told and name not in _ITS_OWN)

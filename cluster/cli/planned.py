@@ -93,7 +93,10 @@ def _apply(
     if dry_run or not answer["changes"]:
         return 0
     with _client_after(url, settings) as cluster:
-        return finish(cluster, no_wait, "done", narrate=bool(answer["restarting"]))
+        code = finish(cluster, no_wait, "done", narrate=bool(answer["restarting"]))
+    if code:
+        click.echo("`clusterctl apply --previous` goes back to the settings before", err=True)
+    return code
 
 
 def _show(answer: dict[str, Any]) -> None:

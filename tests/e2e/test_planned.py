@@ -79,12 +79,16 @@ def stream(http: httpx.Client, tokens: int) -> str | None:
     return None if whole and events >= tokens else f"{answer.status_code}, {events} events: …{text[-300:]}"
 
 
+def _busy(cluster: Cluster) -> int:
+    return int(cluster.status()["load_balancer"]["in_flight"])
+
+
 @contextmanager
 def load(cluster: Cluster, plain: int = 4, streams: int = 4, tokens: int = SHORT) -> Iterator[Load]:
     running = Load(cluster, plain, streams, tokens)
     running.start()
     try:
-        poll(lambda: running.answered > 5 or running.failures, 20, "the load runs")
+        poll(lambda: running.answered > 5 or running.failures or _busy(cluster) >= plain + streams, 20, "the load runs")
         yield running
     finally:
         running.end()
@@ -182,7 +186,7 @@ def test_a_drain_is_kept_by_a_crash_and_by_the_next_supervisor_and_ended_by_a_re
 
 @pytest.mark.parametrize(("method", "name", "status"), [("POST", "nobody", 404), ("DELETE", "nobody", 404)])
 def test_a_drain_of_nobody_is_refused(sim_once: Cluster, method: str, name: str, status: int) -> None:
-    answer = httpx.request(method, f"{sim_once.url}/v1/cluster/instances/{name}/drain")
+    answer = httpx.request(method, f"{sim_once.url}/v1/cluster/instances/{name}/drain", json={})
     assert answer.status_code == status and "there are: instance_0" in answer.json()["error"]["message"]
 
 
@@ -336,7 +340,7 @@ def test_streams_that_outlast_the_grace_go_on_elsewhere(cluster: Cluster, how: l
     up = cluster.up("--engine", "sim", "--instances", "3", "--drain-timeout", "0.3", "--", *FAST)
     assert up.returncode == 0
     cluster.wait_ready(3)
-    with load(cluster, plain=1, streams=6, tokens=200) as running:
+    with load(cluster, plain=0, streams=6, tokens=400) as running:
         result = clusterctl(*how, CLUSTERCTL_URL=cluster.url)
         assert result.returncode == 0, result.stderr
     assert running.failures == []
