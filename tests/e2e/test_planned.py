@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from harness import Cluster, clusterctl, kill, poll
+from harness import Cluster, clusterctl, free_port, kill, poll
 
 #: Half a second of stream.
 FAST = ("--ttft-ms", "5", "--itl-ms", "10")
@@ -94,12 +94,24 @@ def load(cluster: Cluster, plain: int = 4, streams: int = 4, tokens: int = SHORT
         running.end()
 
 
-@pytest.fixture
-def three(cluster: Cluster) -> Cluster:
+def _start(cluster: Cluster) -> Cluster:
     result = cluster.up("--engine", "sim", "--instances", "3", "--", *FAST)
     assert result.returncode == 0, result.stderr
     cluster.wait_ready(3)
     return cluster
+
+
+@pytest.fixture
+def three(cluster: Cluster) -> Cluster:
+    return _start(cluster)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """For tests that leave three workers ready, in rotation, with the settings that they found."""
+    cluster = Cluster(tmp_path_factory.mktemp("shared"), free_port())
+    yield _start(cluster)
+    cluster.close()
 
 
 def pids(cluster: Cluster) -> dict[str, int]:
@@ -110,26 +122,26 @@ def told(cluster: Cluster) -> str:
     return cluster.log("supervisor")
 
 
-def test_a_rolling_restart_with_a_spare_loses_nothing_and_is_never_short_of_a_worker(three: Cluster) -> None:
-    before = pids(three)
-    with load(three) as running:
-        result = three.run("restart", "--rolling")
+def test_a_rolling_restart_with_a_spare_loses_nothing_and_is_never_short_of_a_worker(shared: Cluster) -> None:
+    before = pids(shared)
+    with load(shared) as running:
+        result = shared.run("restart", "--rolling")
     assert result.returncode == 0, result.stderr
     assert running.failures == []
     assert running.fewest == 3
     assert "instance_3 stands in meanwhile" in result.stdout and "done: 3 of 3 ready" in result.stdout
-    after = pids(three)
+    after = pids(shared)
     assert list(after) == list(before) and not set(after.values()) & set(before.values())
 
 
-def test_a_rolling_restart_without_a_spare_takes_one_at_a_time(three: Cluster) -> None:
-    before = pids(three)
-    with load(three) as running:
-        result = three.run("restart", "--rolling", "--no-spare")
+def test_a_rolling_restart_without_a_spare_takes_one_at_a_time(shared: Cluster) -> None:
+    before = pids(shared)
+    with load(shared) as running:
+        result = shared.run("restart", "--rolling", "--no-spare")
     assert result.returncode == 0, result.stderr
     assert running.failures == []
     assert running.fewest == 2
-    assert not set(pids(three).values()) & set(before.values())
+    assert not set(pids(shared).values()) & set(before.values())
 
 
 def test_the_limit_on_workers_is_one_on_spares_too(cluster: Cluster) -> None:
@@ -138,38 +150,38 @@ def test_the_limit_on_workers_is_one_on_spares_too(cluster: Cluster) -> None:
     assert cluster.post("/v1/cluster/restart", {"rolling": True}).json()["spare"] is None
 
 
-def test_scaling_down_and_up_again_under_load_loses_nothing(three: Cluster) -> None:
-    with load(three) as running:
-        assert three.run("scale", "1").returncode == 0
-        assert three.run("scale", "3").returncode == 0
+def test_scaling_down_and_up_again_under_load_loses_nothing(shared: Cluster) -> None:
+    with load(shared) as running:
+        assert shared.run("scale", "1").returncode == 0
+        assert shared.run("scale", "3").returncode == 0
     assert running.failures == []
     assert running.fewest >= 1
 
 
-def test_one_of_several_is_restarted_and_the_rest_takes_over(three: Cluster) -> None:
-    before = pids(three)
-    with load(three) as running:
-        assert three.run("restart", "instance_1").returncode == 0
+def test_one_of_several_is_restarted_and_the_rest_takes_over(shared: Cluster) -> None:
+    before = pids(shared)
+    with load(shared) as running:
+        assert shared.run("restart", "instance_1").returncode == 0
     assert running.failures == []
-    assert {n for n, pid in pids(three).items() if pid != before[n]} == {"instance_1"}
+    assert {n for n, pid in pids(shared).items() if pid != before[n]} == {"instance_1"}
 
 
-def test_a_drained_worker_lives_out_of_rotation_until_it_is_undrained(three: Cluster) -> None:
-    before = pids(three)
-    with load(three) as running:
-        result = three.run("drain", "instance_1")
+def test_a_drained_worker_lives_out_of_rotation_until_it_is_undrained(shared: Cluster) -> None:
+    before = pids(shared)
+    with load(shared) as running:
+        result = shared.run("drain", "instance_1")
         assert result.returncode == 0 and "instance_1 is drained" in result.stdout, result.stderr
-        seen = three.instance("instance_1")
+        seen = shared.instance("instance_1")
         assert (seen["state"], seen["is_running"], seen["in_flight"]) == ("drained", False, 0)
         requests = seen["requests_total"]
         answered = running.answered
         poll(lambda: running.answered > answered + 20, 20)
-        assert three.instance("instance_1")["requests_total"] == requests
-        assert three.status()["supervisor"]["settled"] and three.status()["total_instances"] == 3
-        assert three.run("drain", "instance_1", "--undo").returncode == 0
-        poll(lambda: three.instance("instance_1")["requests_total"] > requests, 20)
+        assert shared.instance("instance_1")["requests_total"] == requests
+        assert shared.status()["supervisor"]["settled"] and shared.status()["total_instances"] == 3
+        assert shared.run("drain", "instance_1", "--undo").returncode == 0
+        poll(lambda: shared.instance("instance_1")["requests_total"] > requests, 20)
     assert running.failures == []
-    assert pids(three) == before
+    assert pids(shared) == before
 
 
 def test_a_drain_is_kept_by_a_crash_and_by_the_next_supervisor_and_ended_by_a_restart(three: Cluster) -> None:
@@ -184,10 +196,10 @@ def test_a_drain_is_kept_by_a_crash_and_by_the_next_supervisor_and_ended_by_a_re
     assert three.instance("instance_0")["state"] == "ready"
 
 
-@pytest.mark.parametrize(("method", "name", "status"), [("POST", "nobody", 404), ("DELETE", "nobody", 404)])
-def test_a_drain_of_nobody_is_refused(sim_once: Cluster, method: str, name: str, status: int) -> None:
-    answer = httpx.request(method, f"{sim_once.url}/v1/cluster/instances/{name}/drain", json={})
-    assert answer.status_code == status and "there are: instance_0" in answer.json()["error"]["message"]
+@pytest.mark.parametrize("method", ["POST", "DELETE"])
+def test_a_drain_of_nobody_is_refused(shared: Cluster, method: str) -> None:
+    answer = httpx.request(method, f"{shared.url}/v1/cluster/instances/nobody/drain", json={})
+    assert answer.status_code == 404 and "there are: instance_0" in answer.json()["error"]["message"]
 
 
 def test_a_server_that_is_not_ours_can_be_drained_as_well(make_cluster: Callable[[], Cluster]) -> None:
@@ -270,19 +282,19 @@ def test_without_a_spare_settings_that_do_not_work_cost_one_worker_at_most(clust
     assert cluster.wait_ready(3)["running_instances"] == 3
 
 
-def test_what_cannot_be_changed_is_named_and_nothing_is(three: Cluster) -> None:
-    before = three.status()
-    result = three.run("apply", "--port", "1", "--host", "0.0.0.0", "--drain-timeout", "9")
+def test_what_cannot_be_changed_is_named_and_nothing_is(shared: Cluster) -> None:
+    before = shared.status()
+    result = shared.run("apply", "--port", "1", "--host", "0.0.0.0", "--drain-timeout", "9")
     assert result.returncode == 1
     assert "host, port are not changed on a running cluster" in result.stderr and "nothing was changed" in result.stderr
-    shown = three.run("apply", "--dry-run", "--json", "--port", "1", "--drain-timeout", "9")
+    shown = shared.run("apply", "--dry-run", "--json", "--port", "1", "--drain-timeout", "9")
     assert shown.returncode == 1
     effects = {c["setting"]: c["effect"] for c in json.loads(shown.stdout)["changes"]}
     assert effects == {"port": "not on a running cluster", "drain_timeout": "at once"}
-    assert three.run("apply", "--max-body", "12").returncode == 2
-    assert three.run("apply", "--max-instances", "2").returncode in (1, 2)
-    assert three.run("apply").returncode == 2
-    after = three.status()
+    assert shared.run("apply", "--max-body", "12").returncode == 2
+    assert shared.run("apply", "--max-instances", "2").returncode in (1, 2)
+    assert shared.run("apply").returncode == 2
+    after = shared.status()
     assert {n: i["pid"] for n, i in after["instances"].items()} == {n: i["pid"] for n, i in before["instances"].items()}
 
 
