@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, StrictBool
 
-from cluster import plan
+from cluster import commands, plan
 from cluster.changes import Change, Effect, changes, merge, refusal
-from cluster.commands import Body, Refused, not_ending, spare_for
+from cluster.commands import Refused, spare_for
 from cluster.plan import Plan
 from cluster.state import WorkerState
 from config.errors import UsageError
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from cluster.supervisor import Supervisor
 
 
-class Apply(Body):
+class Apply(commands._Body):
     """``settings`` by name, as in a file; ``defaults`` names those that are to be as if nobody had given them;
     ``previous``: back to what the last apply replaced. ``spare``: None leaves it to the settings."""
 
@@ -115,7 +115,7 @@ async def _check(supervisor: Supervisor, old: Plan, new: Settings, scaled: bool)
 def _commit(
     supervisor: Supervisor, checked: Plan, found: list[Change], spare_wanted: bool | None
 ) -> dict[str, Any]:
-    not_ending(supervisor)
+    commands._not_ending(supervisor)
     fleet, settings, there = supervisor.fleet, checked.settings, _there(supervisor, checked)
     effects = {change.effect for change in found}
     before = {change.setting: change.old for change in found}

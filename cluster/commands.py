@@ -34,11 +34,11 @@ class Refused(Exception):
         self.status, self.param = status, param
 
 
-class Body(BaseModel):
+class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Scale(Body):
+class Scale(_Body):
     action: Literal["scale_up", "scale_down"] | None = None
     count: StrictInt | None = Field(None, ge=1)
     instances: StrictInt | None = Field(None, ge=0)
@@ -52,11 +52,11 @@ class Scale(Body):
         return self
 
 
-class Strategy(Body):
+class Strategy(_Body):
     strategy: StrictStr
 
 
-class Restart(Body):
+class Restart(_Body):
     """``spare``: whether a spare worker is started first; None leaves it to the settings."""
 
     instance_id: StrictStr | None = None
@@ -72,40 +72,40 @@ class Restart(Body):
         return self
 
 
-class Drain(Body):
+class Drain(_Body):
     """``grace`` in seconds; None: the drain timeout."""
 
     grace: float | None = Field(None, ge=0, strict=True)
 
 
-class Undrain(Body):
+class Undrain(_Body):
     pass
 
 
-class Weight(Body):
+class Weight(_Body):
     weight: StrictInt = Field(ge=0, le=1000)
 
 
-class LoadAdapter(Body):
+class LoadAdapter(_Body):
     lora_name: StrictStr = Field(min_length=1)
     lora_path: StrictStr = Field(min_length=1)
     load_inplace: StrictBool = False
     description: StrictStr | None = None
 
 
-class UnloadAdapter(Body):
+class UnloadAdapter(_Body):
     lora_name: StrictStr = Field(min_length=1)
 
 
-class RollbackAdapter(Body):
+class RollbackAdapter(_Body):
     version: StrictInt | None = Field(None, ge=1)
 
 
-class Shutdown(Body):
+class Shutdown(_Body):
     now: StrictBool = False
 
 
-def parse(kind: type[Body], body: bytes) -> Any:
+def parse(kind: type[_Body], body: bytes) -> Any:
     """Raises Refused (400) saying what is wrong and where."""
     try:
         return kind.model_validate_json(body or b"{}")
@@ -120,7 +120,7 @@ def parse(kind: type[Body], body: bytes) -> Any:
 
 def scale(supervisor: Supervisor, body: Scale) -> dict[str, Any]:
     fleet, plan = supervisor.fleet, supervisor.plan
-    not_ending(supervisor)
+    _not_ending(supervisor)
     now = len(fleet.desired.instances)
     by = body.count or 1
     wanted = body.instances if body.instances is not None else now + (by if body.action == "scale_up" else -by)
@@ -149,7 +149,7 @@ def set_strategy(supervisor: Supervisor, body: Strategy) -> dict[str, Any]:
 
 
 def restart(supervisor: Supervisor, body: Restart) -> dict[str, Any]:
-    not_ending(supervisor)
+    _not_ending(supervisor)
     fleet = supervisor.fleet
     if body.rolling:
         spare = spare_for(supervisor, body.spare)
@@ -179,7 +179,7 @@ def spare_for(supervisor: Supervisor, wanted: bool | None) -> str | None:
 
 def drain(supervisor: Supervisor, name: str, body: Drain) -> dict[str, Any]:
     """Out of rotation until it is undrained, restarted or scaled away."""
-    not_ending(supervisor)
+    _not_ending(supervisor)
     _known(supervisor, name)
     grace = supervisor.fleet.desired.drain_timeout if body.grace is None else body.grace
     if name not in supervisor.fleet.holds:
@@ -220,6 +220,6 @@ def shut_down(supervisor: Supervisor, body: Shutdown) -> dict[str, Any]:
     return {"shutting_down": True}
 
 
-def not_ending(supervisor: Supervisor) -> None:
+def _not_ending(supervisor: Supervisor) -> None:
     if supervisor.fleet.desired.shutting_down:
         raise Refused(409, "the cluster is shutting down")

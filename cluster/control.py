@@ -33,7 +33,7 @@ def routes(supervisor: Supervisor) -> web.RouteTableDef:
         return web.json_response(supervisor.snapshot())
 
     def change(
-        method: str, path: str, kind: type[commands.Body], do: Callable[..., dict[str, Any]], status: int
+        method: str, path: str, kind: type[commands._Body], do: Callable[..., dict[str, Any]], status: int
     ) -> None:
         async def handler(request: web.Request) -> web.Response:
             body = commands.parse(kind, await request.read())

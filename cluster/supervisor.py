@@ -112,9 +112,7 @@ class Supervisor:
         else:
             for name in await self._store.processes():
                 await self._store.forget_process(name)
-        await self._store.put(
-            boot_id=adoption.boot_id(), **self._durable()
-        )
+        await self._store.put(boot_id=adoption.boot_id(), **self._durable())
 
     async def _read_registry(self, adopt: bool) -> None:
         """What was loaded before, then what this start names. Raises UsageError for an adapter that is none."""
