@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import aiohttp
-
 from cluster.adapter_agent import AdapterAgent
 from cluster.monitor import ProbePlan, nothing, watch
 from cluster.state import WorkerState
@@ -58,9 +56,8 @@ class Attached:
     def state(self) -> WorkerState:
         return WorkerState(self.spec.state)
 
-    async def run(self, session: aiohttp.ClientSession, plan: ProbePlan, timeout: float) -> None:
+    async def run(self, target: Target, plan: ProbePlan) -> None:
         """Probes it until cancelled."""
-        target = Target(session, self.spec.address, self.spec.api_key, timeout)
         await asyncio.gather(self._resolve(), self._watch(target, plan))
 
     async def _watch(self, target: Target, plan: ProbePlan) -> None:

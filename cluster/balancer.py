@@ -104,6 +104,11 @@ class BalancerKeeper:
             for process in self.processes:
                 process.send(message)
 
+    def replace(self, config: BalancerConfig) -> None:
+        """Processes that were started with ``config`` take over from those that run."""
+        for process in self.processes:
+            process.replace(config)
+
     async def stop(self, grace: float) -> None:
         """Ends them all: asked first, killed after ``grace`` seconds."""
         await asyncio.gather(*(process.stop(grace) for process in self.processes))

@@ -29,6 +29,9 @@ from worker.spec import ProcessId
 #: A balancer that served this long (s) before it died is restarted at once.
 _SERVED = 10.0
 
+#: Before a balancer is replaced, the answer to whoever asked for it gets this long (s) to leave it.
+_ANSWERED = 0.2
+
 
 class Group(Protocol):
     """What one process needs of the group that it belongs to."""
@@ -92,6 +95,16 @@ class BalancerProcess:
     def start(self) -> None:
         """Runs it from now on."""
         self._tasks.start(self._keep(), f"keep {self.name}")
+
+    def replace(self, config: BalancerConfig) -> None:
+        """Ends it; the next one is started with ``config``."""
+        self._config = config
+        self._tasks.start(self._end_for_another(self.handle), f"replace {self.name}")
+
+    async def _end_for_another(self, handle: Handle | None) -> None:
+        await asyncio.sleep(_ANSWERED)
+        if handle is not None and handle is self.handle:
+            handle.signal(signal.SIGTERM)
 
     def send(self, message: bytes) -> None:
         if self._writer is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -84,8 +85,34 @@ class ClusterClient:
     def restart(self, instance: str) -> dict[str, Any]:
         return self._call("POST", "/v1/cluster/restart", {"instance_id": instance})
 
-    def restart_rolling(self) -> dict[str, Any]:
-        return self._call("POST", "/v1/cluster/restart", {"rolling": True})
+    def restart_rolling(self, spare: bool | None = None) -> dict[str, Any]:
+        """``spare``: whether a spare worker is started first; None leaves it to the cluster's settings."""
+        body = {"rolling": True} if spare is None else {"rolling": True, "spare": spare}
+        return self._call("POST", "/v1/cluster/restart", body)
+
+    def drain(self, instance: str, grace: float | None = None) -> dict[str, Any]:
+        """Takes it out of rotation until `undrain`; what runs there may finish for ``grace`` s (None: the cluster's
+        drain timeout), the rest goes on elsewhere."""
+        return self._call("POST", self._drain_path(instance), {} if grace is None else {"grace": grace})
+
+    def undrain(self, instance: str) -> dict[str, Any]:
+        return self._call("DELETE", self._drain_path(instance))
+
+    @staticmethod
+    def _drain_path(instance: str) -> str:
+        return f"/v1/cluster/instances/{quote(instance, safe='')}/drain"
+
+    def apply(
+        self, settings: Mapping[str, Any] | None = None, *, defaults: Sequence[str] = (), previous: bool = False,
+        dry_run: bool = False, spare: bool | None = None,
+    ) -> dict[str, Any]:
+        """Changes ``settings`` of the running cluster (as in a settings file; paths absolute), and puts those named
+        in ``defaults`` back to what they are if nobody gives them; or, ``previous``, takes back the last apply."""
+        body: dict[str, Any] = {"settings": dict(settings or {}), "defaults": list(defaults)}
+        body |= {"previous": previous, "dry_run": dry_run}
+        if spare is not None:
+            body["spare"] = spare
+        return self._call("POST", "/v1/cluster/apply", body)
 
     def weight(self, instance: str, weight: int) -> dict[str, Any]:
         return self._call("PATCH", f"/v1/cluster/instances/{quote(instance, safe='')}", {"weight": weight})
@@ -162,20 +189,28 @@ class ClusterClient:
         except httpx.HTTPError:
             return False
 
-    def wait_settled(self, timeout: float, pause: float = 0.2) -> dict[str, Any]:
-        """The status once nothing is on its way any more. Raises ClusterError at the ``timeout``, and sooner if
-        it cannot come to an end: the supervisor is gone, or a rolling restart waits for a failed worker."""
+    def wait_settled(
+        self, timeout: float, pause: float = 0.2, look: Callable[[dict[str, Any]], None] = lambda status: None
+    ) -> dict[str, Any]:
+        """The status once nothing is on its way any more; ``look`` is shown every status before it. Raises
+        ClusterError at the ``timeout``, and sooner if it cannot come to an end: the supervisor is gone, or a rolling
+        restart waits for a failed worker."""
         began = moved = time.monotonic()
         while True:
             status, now = self.status(), time.monotonic()
+            look(status)
             if status["supervisor"].get("settled"):
                 return status
+            if stopped := status["supervisor"].get("rolling", {}).get("stopped"):
+                raise ClusterError(stopped)
             states = {name: i["state"] for name, i in status.get("instances", {}).items() if i["managed"]}
-            if status["supervisor"].get("pid") and any(s not in ("ready", "failed") for s in states.values()):
+            if status["supervisor"].get("pid") and any(
+                s not in ("ready", "failed", "drained") for s in states.values()
+            ):
                 moved = now
             if now - moved > _STANDSTILL:
-                failed = [name for name, state in states.items() if state == "failed"]
-                why = f"{', '.join(failed)} has failed" if failed else "there is no supervisor"
+                stuck = [f"{name} is {state}" for name, state in states.items() if state in ("failed", "drained")]
+                why = ", ".join(stuck) if status["supervisor"].get("pid") and stuck else "there is no supervisor"
                 raise ClusterError(f"it does not go on: {why}")
             if now - began > timeout:
                 raise ClusterError(f"not done after {timeout:g} s; it goes on in the background")

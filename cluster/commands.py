@@ -15,6 +15,10 @@ from pydantic import (
     model_validator,
 )
 
+from cluster.attached import Attached
+from cluster.fleet import instance_name
+from cluster.instance import Instance
+from cluster.state import WorkerState
 from config.errors import nearest
 from config.topology import STRATEGIES
 
@@ -53,14 +57,29 @@ class Strategy(_Body):
 
 
 class Restart(_Body):
+    """``spare``: whether a spare worker is started first; None leaves it to the settings."""
+
     instance_id: StrictStr | None = None
     rolling: StrictBool | None = None
+    spare: StrictBool | None = None
 
     @model_validator(mode="after")
     def _one_way(self) -> Restart:
         if (self.instance_id is None) == (not self.rolling):
             raise ValueError('either {"instance_id": id} or {"rolling": true} is needed')
+        if self.spare is not None and not self.rolling:
+            raise ValueError('"spare" goes with "rolling"')
         return self
+
+
+class Drain(_Body):
+    """``grace`` in seconds; None: the drain timeout."""
+
+    grace: float | None = Field(None, ge=0, strict=True)
+
+
+class Undrain(_Body):
+    pass
 
 
 class Weight(_Body):
@@ -133,9 +152,10 @@ def restart(supervisor: Supervisor, body: Restart) -> dict[str, Any]:
     _not_ending(supervisor)
     fleet = supervisor.fleet
     if body.rolling:
-        fleet.restart_rolling()
-        supervisor.events.tell("cluster", "rolling restart")
-        return {"restarting": list(fleet.desired.instances), "rolling": True}
+        spare = spare_for(supervisor, body.spare)
+        fleet.restart_rolling(spare)
+        supervisor.events.tell("cluster", f"rolling restart{f', {spare} stands in' if spare else ''}")
+        return {"restarting": list(fleet.desired.instances), "rolling": True, "spare": spare}
     name = str(body.instance_id)
     if name in {a.spec.id for a in supervisor.attached}:
         raise Refused(409, f"{name} was not started by this cluster: it cannot restart it", "instance_id")
@@ -147,10 +167,49 @@ def restart(supervisor: Supervisor, body: Restart) -> dict[str, Any]:
     return {"restarting": [name], "rolling": False}
 
 
-def set_weight(supervisor: Supervisor, name: str, body: Weight) -> dict[str, Any]:
+def spare_for(supervisor: Supervisor, wanted: bool | None) -> str | None:
+    """The name of the spare that a rolling restart starts first, or None: not wanted, or there is no room for it."""
+    fleet, plan = supervisor.fleet, supervisor.plan
+    if not (plan.settings.rolling_spare if wanted is None else wanted) or not fleet.desired.instances:
+        return None
+    number = fleet.free_number()
+    room = min(plan.placement.capacity, plan.settings.max_instances or plan.placement.capacity)
+    return instance_name(number) if number < room else None
+
+
+def drain(supervisor: Supervisor, name: str, body: Drain) -> dict[str, Any]:
+    """Out of rotation until it is undrained, restarted or scaled away."""
+    _not_ending(supervisor)
+    _known(supervisor, name)
+    grace = supervisor.fleet.desired.drain_timeout if body.grace is None else body.grace
+    if name not in supervisor.fleet.holds:
+        supervisor.events.tell(name, f"drain asked for, with {grace:g} s for what runs")
+    supervisor.drain_by_hand(name, grace)
+    return {"instance_id": name, "drained": True, "grace": grace, "ready": _serving(supervisor)}
+
+
+def undrain(supervisor: Supervisor, name: str, body: Undrain) -> dict[str, Any]:
+    _known(supervisor, name)
+    if supervisor.fleet.undrain(name):
+        supervisor.events.tell(name, "no longer drained")
+    return {"instance_id": name, "drained": False, "ready": _serving(supervisor)}
+
+
+def _serving(supervisor: Supervisor) -> int:
+    """How many take new requests."""
+    held = supervisor.fleet.holds
+    everyone: list[Instance | Attached] = [*supervisor.fleet.instances.values(), *supervisor.attached]
+    return sum(i.state is WorkerState.READY and i.id not in held for i in everyone)
+
+
+def _known(supervisor: Supervisor, name: str) -> None:
     known = [*supervisor.fleet.desired.instances, *(a.spec.id for a in supervisor.attached)]
     if name not in known:
         raise Refused(404, f"no instance {name!r}; there are: {', '.join(known) or 'none'}", "instance_id")
+
+
+def set_weight(supervisor: Supervisor, name: str, body: Weight) -> dict[str, Any]:
+    _known(supervisor, name)
     supervisor.fleet.weights[name] = body.weight
     supervisor.events.tell(name, f"weight {body.weight}")
     return {"instance_id": name, "weight": body.weight}

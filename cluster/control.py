@@ -14,6 +14,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from cluster import commands
+from cluster.apply import Apply, apply
 from cluster.commands import Refused
 from config.link import SEQUENCE_HEADER, bind_unix
 from config.paths import StateDir
@@ -46,8 +47,17 @@ def routes(supervisor: Supervisor) -> web.RouteTableDef:
     change("POST", "/v1/cluster/strategy", commands.Strategy, commands.set_strategy, 200)
     change("POST", "/v1/cluster/restart", commands.Restart, commands.restart, 202)
     change("PATCH", "/v1/cluster/instances/{name}", commands.Weight, commands.set_weight, 200)
+    change("POST", "/v1/cluster/instances/{name}/drain", commands.Drain, commands.drain, 202)
+    change("DELETE", "/v1/cluster/instances/{name}/drain", commands.Undrain, commands.undrain, 200)
     change("POST", "/v1/cluster/shutdown", commands.Shutdown, commands.shut_down, 202)
     _adapter_routes(table, supervisor)
+
+    @table.post("/v1/cluster/apply")
+    async def apply_settings(request: web.Request) -> web.Response:
+        result = await apply(supervisor, commands.parse(Apply, await request.read()))
+        status = 202 if result["changes"] and not result["dry_run"] else 200
+        return web.json_response(result, status=status, headers={SEQUENCE_HEADER: _sequence(supervisor)})
+
     return table
 
 

@@ -6,13 +6,15 @@ The supervisor calls these from its one task and performs what the reconciler th
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from cluster.holds import Holds
 from cluster.instance import Instance
 from cluster.restart import RestartPolicy, Verdict
-from cluster.state import DesiredState, InstanceDesired, WorkerState
+from cluster.state import DesiredState, InstanceDesired, ObservedState, WorkerState
 from worker.probe import Readiness
 from worker.process import Handle
 from worker.spec import Slot, WorkerSpec
@@ -34,30 +36,62 @@ class Fleet:
         self.desired = desired
         self.instances: dict[str, Instance] = {}
         self.weights: dict[str, int] = {}
-        self._policy = policy
+        self.holds = Holds()
+        self.policy = policy
         self._random = random
         self._tell = tell
 
     # what is wanted
 
     def scale(self, count: int) -> None:
-        """Wants workers 0 to ``count - 1``: the newest go first, the lowest free number comes first."""
+        """Wants workers 0 to ``count - 1``: the newest go first, the lowest free number comes first. A spare whose
+        number is among them is one of them from now on."""
         wanted = {n: self._wish(n) for n in map(instance_name, range(count))}
-        self.desired = dataclasses.replace(self.desired, instances=wanted)
+        spares = {n: want for n, want in self.desired.spares.items() if n not in wanted}
+        for name in self.desired.instances.keys() - wanted.keys():
+            self.holds.end(name)
+        self.desired = dataclasses.replace(self.desired, instances=wanted, spares=spares)
 
     def _wish(self, name: str) -> InstanceDesired:
         """What is wanted of ``name`` already; of one that is still on its way out, no more than it is."""
         old = self.instances.get(name)
-        return self.desired.instances.get(name) or InstanceDesired(old.generation if old else 0)
+        known = self.desired.instances.get(name) or self.desired.spares.get(name)
+        return known or InstanceDesired(old.generation if old else 0)
 
     def restart(self, name: str) -> None:
-        """Raises KeyError for an instance that is not wanted."""
+        """Also ends its drain. Raises KeyError for an instance that is not wanted."""
         old = self.desired.instances[name]
+        self.holds.end(name)
         self._want(**{name: InstanceDesired(old.generation + 1, rolling=False)})
 
-    def restart_rolling(self) -> None:
-        changed = {n: InstanceDesired(i.generation + 1, rolling=True) for n, i in self.desired.instances.items()}
-        self._want(**changed)
+    def restart_rolling(self, spare: str | None = None, keep: Collection[str] = ()) -> None:
+        """All but those in ``keep``, with a ``spare`` of that name (None: without); ends what is drained among them.
+        ``keep`` are where they would be brought to: a restart that has not come to them yet is taken back."""
+        wanted = {n: InstanceDesired(i.generation + 1, rolling=True) for n, i in self.desired.instances.items()}
+        for name, want in wanted.items():
+            if name in keep and name in self.instances:
+                self.instances[name].generation = want.generation
+            else:
+                self.holds.end(name)
+        old = self.instances.get(spare) if spare else None
+        spares = {spare: InstanceDesired(old.generation + 1 if old else 0, rolling=True)} if spare else {}
+        self.desired = dataclasses.replace(self.desired, instances=wanted, spares=spares)
+
+    def dismiss_spare(self) -> None:
+        self.desired = dataclasses.replace(self.desired, spares={})
+
+    def free_number(self) -> int:
+        """The number that a spare would have: above all that are wanted, and not of one that is on its way out."""
+        taken = {*self.desired.instances, *self.instances} - set(self.desired.spares)
+        return next(n for n in itertools.count(len(self.desired.instances)) if instance_name(n) not in taken)
+
+    def drain_by_hand(self, name: str, grace: float, now: float, version: tuple[int, int], balancer: bool) -> None:
+        """Out of rotation until `undrain`, a restart or its end; ``version`` and ``balancer`` as for `drain`."""
+        self.holds.begin(name, grace, now, version, None if balancer else 0)
+
+    def undrain(self, name: str) -> bool:
+        """False: it was not drained."""
+        return self.holds.end(name)
 
     def shut_down(self, now: bool = False) -> None:
         self.desired = dataclasses.replace(
@@ -70,18 +104,19 @@ class Fleet:
     # what happens
 
     def admit(self, name: str, slot: Slot, now: float) -> Instance:
-        generation = self.desired.instances[name].generation
+        generation = self.desired.wanted[name].generation
         instance = Instance(name, slot, since=now, generation=generation)
         self.instances[name] = instance
         return instance
 
-    def starting(self, instance: Instance, spec: WorkerSpec, now: float, fresh: bool) -> None:
-        """A start is under way: whatever was known of the incarnation before is void."""
+    def starting(self, instance: Instance, spec: WorkerSpec, now: float, fresh: bool, keep: bool = False) -> None:
+        """A start is under way: whatever was known of the incarnation before is void. ``keep``: its generation is
+        what it was."""
         if fresh:
             instance.history = dataclasses.replace(instance.history, early=0, restarts=0)
-        wanted = self.desired.instances.get(instance.id)
+        wanted = self.desired.wanted.get(instance.id)
         instance.enter(_S.STARTING, now, "")
-        instance.generation = wanted.generation if wanted else instance.generation
+        instance.generation = wanted.generation if wanted and not keep else instance.generation
         instance.incarnation = spec.incarnation
         instance.spec = spec
         instance.starts += 1
@@ -158,7 +193,7 @@ class Fleet:
             instance.enter(_S.STOPPING, now, "ending")
             return
         served = now - instance.ready_at if instance.ready_at is not None else None
-        decision = self._policy.decide(instance.history, served, self._random)
+        decision = self.policy.decide(instance.history, served, self._random)
         instance.history = decision.history
         instance.restart_at = now + decision.delay
         reason = f"{how}; {decision.reason}"
@@ -180,9 +215,11 @@ class Fleet:
         for instance in self.instances.values():
             if instance.state is _S.DRAINING and version >= instance.drain_version:
                 instance.in_flight = counts.get(instance.id, 0)
+        self.holds.in_flight(version, counts)
 
     def balancer_lost(self) -> None:
         """Its streams died with it."""
+        self.holds.balancer_lost()
         for instance in self.instances.values():
             if instance.state is _S.DRAINING:
                 instance.in_flight = 0
@@ -191,7 +228,11 @@ class Fleet:
 
     @property
     def ready_count(self) -> int:
-        return sum(i.state is _S.READY for i in self.instances.values() if i.id in self.desired.instances)
+        ready = (i.id for i in self.instances.values() if i.state is _S.READY and i.id not in self.holds)
+        return sum(name in self.desired.instances for name in ready)
+
+    def observed(self) -> ObservedState:
+        return {i.id: dataclasses.replace(i.observed(), held=i.id in self.holds) for i in self.instances.values()}
 
     @property
     def all_failed(self) -> bool:
@@ -202,7 +243,9 @@ class Fleet:
         """The wishes made at run time, for the store."""
         return {
             "instances": {n: dataclasses.asdict(i) for n, i in self.desired.instances.items()},
+            "spares": {n: dataclasses.asdict(i) for n, i in self.desired.spares.items()},
             "weights": self.weights,
+            "drained": self.holds.durable(),
         }
 
 

@@ -18,15 +18,17 @@ class Instance:
     """Monotonic times in seconds; ``started_at`` is wall-clock. ``failure``: why it is being killed although nobody
     wanted it to end. ``held``: the adapters an adopted worker held when it was last seen, and their paths.
     ``swept``: the process that ended, whose session is to be emptied. ``drain_version``: the first backend set in
-    which the balancer sends it nothing new. ``hung``: why it is to be killed at once. ``slow``: it was taken out of
-    rotation for slowness and has not been back since. ``stalls``: how often it was found hung. ``standing``: for how
-    long its tokens stand still, in words; ``progress_at``: when they last did not."""
+    which the balancer sends it nothing new. ``settings``: the number of those it was started with (`cluster.plans`).
+    ``hung``: why it is to be killed at once. ``slow``: it was taken out of rotation for slowness and has not been back
+    since. ``stalls``: how often it was found hung. ``standing``: for how long its tokens stand still, in words;
+    ``progress_at``: when they last did not."""
 
     id: str
     slot: Slot
     state: WorkerState = WorkerState.STOPPED
     since: float = 0.0
     generation: int = 0
+    settings: int = 0
     incarnation: int = 0
     starts: int = 0
     handle: Handle | None = None
@@ -102,6 +104,7 @@ class Instance:
         return {
             "state": str(self.state),
             "generation": self.generation,
+            "settings": self.settings,
             "incarnation": self.incarnation,
             "starts": self.starts,
             "started_at": self.started_at,
@@ -136,6 +139,7 @@ def restore(name: str, record: dict[str, Any], now: float) -> Instance:
         state=WorkerState(record["state"]),
         since=now,
         generation=record["generation"],
+        settings=record.get("settings", 0),
         incarnation=record["incarnation"],
         starts=record["starts"],
         started_at=record["started_at"],

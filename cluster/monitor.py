@@ -26,10 +26,10 @@ class Reporter(Protocol):
         answer in time. Said again with every further one that fails."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ProbePlan:
-    """Seconds, and failed probes in a row. ``token_timeout`` bounds one real request: the first one on a cold
-    engine can take long."""
+    """Seconds, and failed probes in a row; what is changed here holds from the next probe on. ``token_timeout``
+    bounds one real request: the first one on a cold engine can take long."""
 
     startup_interval: float
     interval: float
@@ -69,6 +69,7 @@ async def watch(
                 result = await readiness(target, {}, plan.token_timeout)
             except ProbeFailed as error:
                 failure = error
+        liveness.failures, liveness.fatal = plan.failures, plan.fatal
         liveness.observe(failure is None)
         if result is not None:
             report.ready(result)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from cluster import rolling
 from cluster.state import RUNNING, DesiredState, InstanceDesired, InstanceObserved, ObservedState, WorkerState
 
 _S = WorkerState
@@ -27,10 +28,12 @@ class Admit:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Start the worker; ``fresh``: with a clean record, as a person asked for it."""
+    """Start the worker; ``fresh``: with a clean record, as a person asked for it. ``keep``: with the settings and the
+    generation it had, as a rolling restart has not come to it yet."""
 
     id: str
     fresh: bool = False
+    keep: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,29 +75,39 @@ class Retire:
 
 
 @dataclass(frozen=True, slots=True)
+class Dismiss:
+    """The rolling restart is over: the spare is not wanted any more."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Exit:
     """Everything has stopped: end the balancer and the supervisor."""
 
 
-Action = Admit | Start | Drain | Stop | Kill | Sweep | Retire | Exit
+Action = Admit | Start | Drain | Stop | Kill | Sweep | Retire | Dismiss | Exit
 
 
 def reconcile(desired: DesiredState, observed: ObservedState, now: float) -> list[Action]:
     """The actions that bring ``observed`` nearer to ``desired`` at ``now`` (s, the clock of `since`)."""
     actions: list[Action] = []
-    wanted = {} if desired.shutting_down else dict(desired.instances)
+    wanted = dict(desired.wanted)
     starting_on = _gpus_starting(observed)
     room = _room_to_start(desired, observed, now)
     for instance in observed.values():
         if instance.id not in wanted:
             actions += _end(instance, desired, now, retire=True)
-    rolling = _next_to_roll(wanted, observed)
+    if desired.spares and not desired.shutting_down and rolling.over(desired, observed):
+        actions += map(Dismiss, desired.spares)  # from the next round on it is not wanted
+        wanted = dict(desired.instances)
+    next_to_roll = rolling.next_to_roll(desired, observed)
     for name, want in wanted.items():
         seen = observed.get(name)
         if seen is None:
             actions.append(Admit(name))
             continue
-        for action in _keep(seen, want, desired, now, rolling):
+        for action in _keep(seen, want, desired, now, next_to_roll):
             if isinstance(action, Start):
                 if starting_on & set(seen.gpus) or room <= 0:
                     continue  # two engines that profile one GPU's memory at the same time trip over each other
@@ -126,40 +139,20 @@ def _room_to_start(desired: DesiredState, observed: ObservedState, now: float) -
     return desired.starts_at_once - busy
 
 
-def _next_to_roll(wanted: dict[str, InstanceDesired], observed: ObservedState) -> str | None:
-    """The one instance a rolling restart may take down now: one that serves nobody anyway, else the first in
-    order if all the others are ready."""
-    stale = [
-        name
-        for name, want in wanted.items()
-        if want.rolling and name in observed and observed[name].generation < want.generation
-    ]
-    for name in stale:
-        if observed[name].state not in (_S.READY, _S.UNHEALTHY):
-            return name
-    if stale and all(_stays_ready(name, wanted[name], observed) for name in wanted if name != stale[0]):
-        return stale[0]
-    return None
-
-
-def _stays_ready(name: str, want: InstanceDesired, observed: ObservedState) -> bool:
-    """Ready, and not about to be taken down because somebody asked for its restart."""
-    seen = observed.get(name)
-    return seen is not None and seen.state is _S.READY and (want.rolling or seen.generation >= want.generation)
-
-
 def _keep(
-    seen: InstanceObserved, want: InstanceDesired, desired: DesiredState, now: float, rolling: str | None
+    seen: InstanceObserved, want: InstanceDesired, desired: DesiredState, now: float, next_to_roll: str | None
 ) -> Iterator[Action]:
-    stale = seen.generation < want.generation and (not want.rolling or rolling == seen.id)
+    behind = seen.generation < want.generation
+    stale = behind and (not want.rolling or next_to_roll == seen.id)
+    keep = behind and not stale
     if not seen.main_alive and not seen.tree_empty:
         yield Sweep(seen.id)
     elif seen.state in (_S.DRAINING, _S.STOPPING) or (stale and seen.state in RUNNING):
         yield from _end(seen, desired, now, retire=False)
     elif seen.state is _S.STOPPED or (stale and seen.state in (_S.BACKOFF, _S.FAILED)):
-        yield Start(seen.id, fresh=True)
+        yield Start(seen.id, fresh=True, keep=keep)
     elif seen.state is _S.BACKOFF and now >= seen.restart_at:
-        yield Start(seen.id)
+        yield Start(seen.id, keep=keep)
     elif seen.state is _S.STARTING and now - seen.since > desired.startup_timeout:
         yield Kill(seen.id, f"not ready within {desired.startup_timeout:g} s", failure=True)
     elif seen.state in (_S.READY, _S.UNHEALTHY) and seen.hung:

@@ -51,9 +51,9 @@ class Reporter(Protocol):
 async def watch(watched: Watched, progress: Progress, report: Reporter, clock: Callable[[], float]) -> None:
     """Until cancelled. ``clock``: s, monotonic."""
     watch = _Watch(watched, progress, report)
-    interval = min(_MOST if progress.rules.ours else _MOST_FOREIGN, progress.rules.stall * _EVERY)
     try:
         while True:
+            interval = min(_MOST if progress.rules.ours else _MOST_FOREIGN, progress.rules.stall * _EVERY)
             watch.step(clock(), interval)
             await watch.pause(interval)
     finally:

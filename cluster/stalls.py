@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter, defaultdict
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from cluster.attached import Attached
 from cluster.instance import Instance
@@ -44,6 +46,7 @@ class Stalls:
         #: Who stands still and is left where it is, and when that was last decided.
         self._spared: dict[str, float] = {}
         self._detected: Counter[str] = Counter()
+        self._judged: WeakSet[Progress] = WeakSet()
         self._seconds: defaultdict[str, float] = defaultdict(float)
 
     def detections(self) -> dict[str, dict[str, float]]:
@@ -104,7 +107,15 @@ class Stalls:
         settings = self._supervisor.plan.settings
         context = next((card.get("max_model_len") for card in models if card.get("max_model_len")), None)
         rules = Rules(settings.stall_timeout, settings.canary_interval, context, ours)
-        return Progress(rules, self._supervisor.now())
+        progress = Progress(rules, self._supervisor.now())
+        self._judged.add(progress)
+        return progress
+
+    def retime(self) -> None:
+        """Everybody is judged by the settings that hold now."""
+        settings = self._supervisor.plan.settings
+        for progress in self._judged:
+            progress.rules = replace(progress.rules, stall=settings.stall_timeout, canary=settings.canary_interval)
 
     def _work(self, member: _Member) -> Work:
         load, agent = self._supervisor.balancer.load(member.id), member.agent

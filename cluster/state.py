@@ -64,10 +64,12 @@ class InstanceDesired:
 
 @dataclass(frozen=True, slots=True)
 class DesiredState:
-    """What there should be. Times are seconds. ``starts_at_once``: starting an engine keeps a core busy, so more
+    """What there should be. ``spares`` (one at most) stand in while a rolling restart lasts: they are not counted, and
+    go when it is over. Times are seconds. ``starts_at_once``: starting an engine keeps a core busy, so more
     starts than cores only make the first worker late; None for engines that start in no time."""
 
     instances: Mapping[str, InstanceDesired] = field(default_factory=dict)
+    spares: Mapping[str, InstanceDesired] = field(default_factory=dict)
     shutting_down: bool = False
     kill_now: bool = False
     drain_timeout: float = 30.0
@@ -75,12 +77,18 @@ class DesiredState:
     startup_timeout: float = 600.0
     starts_at_once: int | None = None
 
+    @property
+    def wanted(self) -> Mapping[str, InstanceDesired]:
+        """Every worker there should be just now, the spare first."""
+        return {} if self.shutting_down else {**self.spares, **self.instances}
+
 
 @dataclass(frozen=True, slots=True)
 class InstanceObserved:
     """What is known of one worker. ``since`` (s, monotonic) is when its state was entered. ``in_flight`` is None
     while the balancer has not yet confirmed that it sends nothing new. ``tree_empty``: nothing is left of its
-    session. ``hung``: why it is to be killed at once. ``gpus`` are those it is pinned to."""
+    session. ``hung``: why it is to be killed at once. ``gpus``: those it is pinned to. ``held``: kept out of rotation
+    because somebody drained it."""
 
     id: str
     state: WorkerState
@@ -93,6 +101,7 @@ class InstanceObserved:
     failing_probes: bool = False
     hung: str | None = None
     gpus: tuple[int, ...] = ()
+    held: bool = False
 
 
 ObservedState = Mapping[str, InstanceObserved]

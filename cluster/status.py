@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from cluster import rolling
 from cluster.adapters import Registry, card
 from cluster.attached import Attached
 from cluster.instance import Instance
@@ -25,7 +26,10 @@ def backend_set(supervisor: Supervisor) -> BackendSet:
     base = supervisor.plan.spec.served_names[0]
     registered = supervisor.rollouts.registry.adapters.values()
     attached = [
-        replace(a.spec, weight=fleet.weights.get(a.id, 1), models=_attached_cards(supervisor, a))
+        replace(
+            a.spec, state=fleet.holds.shown(a.id, a.spec.state), weight=fleet.weights.get(a.id, 1),
+            models=_attached_cards(supervisor, a),
+        )
         for a in supervisor.attached
     ]
     return BackendSet(
@@ -39,8 +43,9 @@ def _backend(supervisor: Supervisor, instance: Instance) -> BackendSpec:
     assert instance.spec is not None
     weight = supervisor.fleet.weights.get(instance.id, 1)
     expected = (*supervisor.plan.spec.served_names, *supervisor.rollouts.wanted(instance.id))
+    state = supervisor.fleet.holds.shown(instance.id, str(instance.state))
     return BackendSpec(
-        id=instance.id, incarnation=instance.incarnation, state=str(instance.state), scheme="http",
+        id=instance.id, incarnation=instance.incarnation, state=state, scheme="http",
         host="127.0.0.1", ip="127.0.0.1", port=instance.spec.port, weight=weight, api_key=instance.spec.api_key,
         models=_cards(supervisor, instance), expected=expected,
     )
@@ -88,6 +93,7 @@ def snapshot(supervisor: Supervisor) -> dict[str, Any]:
             "epoch": supervisor.epoch,
             "shutting_down": fleet.desired.shutting_down,
             "settled": settled(supervisor),
+            "rolling": _rolling(supervisor),
             "balancer_restarts": supervisor.balancer.restarts,
             "balancers": [
                 {"pid": process.pid, "restarts": process.restarts, "in_flight": sum(process.in_flight.values())}
@@ -113,7 +119,7 @@ def settled(supervisor: Supervisor) -> bool:
     """Nothing is on its way: every wanted worker of the wanted generation is ready or failed, no other is left."""
     fleet = supervisor.fleet
     wanted = {} if fleet.desired.shutting_down else fleet.desired.instances
-    if set(fleet.instances) != set(wanted):
+    if set(fleet.instances) != set(wanted) or any(not fleet.holds.over(name) for name in fleet.holds):
         return False
     return all(
         i.state in (WorkerState.READY, WorkerState.FAILED) and i.generation >= wanted[i.id].generation
@@ -121,14 +127,38 @@ def settled(supervisor: Supervisor) -> bool:
     )
 
 
+def _rolling(supervisor: Supervisor) -> dict[str, Any]:
+    desired = supervisor.fleet.desired
+    seen = rolling.progress(desired, supervisor.fleet.observed())
+    return {
+        "active": seen.active, "done": seen.done, "total": seen.total, "spare": next(iter(desired.spares), None),
+        "stopped": stopped(supervisor, seen.stopped_by) if seen.stopped_by else "",
+    }  # fmt: skip
+
+
+def stopped(supervisor: Supervisor, name: str) -> str:
+    """Why a rolling restart does not go on, and what can be done: ``name`` does not come back."""
+    instance, desired = supervisor.fleet.instances[name], supervisor.fleet.desired
+    spare = name in desired.spares
+    who = f"the spare {name} does not get ready" if spare else f"{name} does not come back"
+    others = sum(i.state is WorkerState.READY for i in supervisor.fleet.instances.values())
+    back = "`clusterctl apply --previous` goes back to the settings before" if supervisor.plans.before else ""
+    again = "`clusterctl restart --rolling` tries again" if spare else f"`clusterctl restart {name}` tries again"
+    return (
+        f"the rolling restart stops: {who} ({instance.reason}); {others} serve on; {again}"
+        f"{', ' if back else ''}{back}"
+    )
+
+
 def _instance(supervisor: Supervisor, instance: Instance) -> dict[str, Any]:
     handle: Handle | None = instance.handle
-    now = supervisor.now()
+    now, shown = supervisor.now(), supervisor.fleet.holds.shown(instance.id, str(instance.state))
     serving = instance.ready_at is not None and handle is not None
     return {
         "managed": True,
-        "state": str(instance.state),
-        "is_running": instance.state is WorkerState.READY,
+        "state": shown,
+        "spare": instance.id in supervisor.fleet.desired.spares,
+        "is_running": shown == WorkerState.READY,
         "degraded": bool(instance.refused) and instance.state is WorkerState.READY,
         "reason": instance.reason or _refusals(instance),
         "phase": instance.phase or _standing(supervisor, instance),
@@ -170,10 +200,12 @@ def _ago(supervisor: Supervisor, member: Instance | Attached) -> float | None:
 
 def _attached(supervisor: Supervisor, attached: Attached) -> dict[str, Any]:
     spec = attached.spec
+    shown = supervisor.fleet.holds.shown(spec.id, spec.state)
     return {
         "managed": False,
-        "state": spec.state,
-        "is_running": spec.state == WorkerState.READY,
+        "state": shown,
+        "spare": False,
+        "is_running": shown == WorkerState.READY,
         "degraded": False,
         "reason": attached.reason,
         "phase": _standing(supervisor, attached),

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import secrets
-import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -20,31 +20,32 @@ from typing import Any, TypeVar
 
 import aiohttp
 
-from cluster import adoption
+from cluster import adoption, rolling
 from cluster.adapter_files import AdapterRejected
 from cluster.adapters import Adapter
 from cluster.attached import Attached
 from cluster.balancer import BalancerKeeper
+from cluster.balancer_settings import balancer_config, is_outdated
 from cluster.events import EventLog
 from cluster.fleet import Fleet, instance_name
 from cluster.instance import Instance
 from cluster.plan import Plan
+from cluster.plans import Plans
 from cluster.ports import free_port
-from cluster.reconciler import Action, Admit, Drain, Exit, Kill, Retire, Start, Stop, Sweep, reconcile
+from cluster.reconciler import Action, Admit, Dismiss, Drain, Exit, Kill, Retire, Start, Stop, Sweep, reconcile
 from cluster.restart import Backoff, RestartPolicy
 from cluster.rollout import Holder, Rollouts
 from cluster.stalls import Stalls
 from cluster.state import DesiredState, InstanceDesired, WorkerState
-from cluster.status import backend_set, snapshot
+from cluster.status import backend_set, snapshot, stopped
 from cluster.store import Store
 from cluster.usage import UsageSampler
 from cluster.watchers import Watchers
 from config.aio import Tasks
 from config.errors import UsageError
 from config.paths import StateDir
-from config.settings import inherited_environment
+from config.settings import Settings, inherited_environment
 from config.strategy_file import StrategyWriter
-from config.topology import BalancerConfig
 from worker import logfile
 from worker.process import Handle, Launcher
 from worker.spec import WorkerSpec
@@ -66,23 +67,21 @@ class Supervisor:
         clock: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time,
         random: Random | None = None,
     ) -> None:
-        self.plan, self.state = plan, state
+        self.plans, self.state = Plans(plan), state
         self.events = EventLog(wall)
         self.attached = attached
         self._store, self._launcher, self._clock, self._wall = store, launcher, clock, wall
         self._random = random or Random()
         settings = plan.settings
         self.strategy: str = settings.strategy
-        desired = DesiredState(
+        desired = _with_times(DesiredState(
             instances={instance_name(n): InstanceDesired() for n in range(settings.instances)},
-            drain_timeout=settings.drain_timeout, stop_grace=settings.stop_grace,
-            startup_timeout=settings.startup_timeout,
             starts_at_once=len(plan.placement.machine.cores) or 1 if plan.engine.busy_start else None,
-        )
+        ), settings)  # fmt: skip
         policy = RestartPolicy(Backoff(first=settings.restart_delay))
         self.fleet = Fleet(desired, policy, self._random.random, self.events.tell)
         self.balancer = BalancerKeeper(
-            state, _balancer_config(plan, state), store, self._reported, self._balancer_lost, self.events.tell,
+            state, balancer_config(plan, state), store, self._reported, self._balancer_lost, self.events.tell,
             lambda name: self.rollouts.want(name),
         )
         self.epoch = 0
@@ -98,6 +97,8 @@ class Supervisor:
         self.sequence = 0
         self._exit = False
         self._confirmed = (0, 0)
+        self._unsaved = False
+        self._stopped_by: str | None = None
         self.rollouts = Rollouts(self, state.adapters, wall)
         self.stalls = Stalls(self)
         self.watchers = Watchers(self)
@@ -113,9 +114,7 @@ class Supervisor:
         else:
             for name in await self._store.processes():
                 await self._store.forget_process(name)
-        await self._store.put(
-            boot_id=adoption.boot_id(), settings=self.plan.settings.to_json(), **self._durable()
-        )
+        await self._store.put(boot_id=adoption.boot_id(), **self._durable())
 
     async def _read_registry(self, adopt: bool) -> None:
         """What was loaded before, then what this start names. Raises UsageError for an adapter that is none."""
@@ -173,12 +172,42 @@ class Supervisor:
     def snapshot(self) -> dict[str, Any]:
         return snapshot(self)
 
+    # for changes, in the task that owns the state
+
+    @property
+    def plan(self) -> Plan:
+        """What new workers are started by, and what everything else goes by."""
+        return self.plans.latest
+
+    def use(self, checked: Plan, workers: bool, before: Mapping[str, Any]) -> None:
+        """``checked`` holds from now on; see `Plans.change`."""
+        self.plans.forget({i.settings for i in self.fleet.instances.values()})
+        self.plans.change(checked, workers, before)
+        self.fleet.desired = _with_times(self.fleet.desired, checked.settings)
+        self.fleet.policy = replace(self.fleet.policy, backoff=Backoff(first=checked.settings.restart_delay))
+        self.watchers.retime()
+        self.stalls.retime()
+        logging.getLogger().setLevel(checked.settings.log_level.upper())
+
+    def drain_by_hand(self, name: str, grace: float) -> None:
+        version = (self.epoch, self._revision + 1)
+        self.fleet.drain_by_hand(name, grace, self._clock(), version, self.balancer.connected)
+
+    def replace_balancer(self) -> None:
+        """By one that knows the settings that hold now."""
+        self.events.tell("balancer", "replaced: its settings have changed")
+        self.balancer.replace(balancer_config(self.plan, self.state))
+
     # the one task
 
     async def _run(self) -> None:
         if self.balancer.listener is not None:
             self._switch = StrategyWriter(self.state.strategy)  # before any balancer looks for it
+            config = balancer_config(self.plan, self.state)
+            outdated = any(is_outdated(process, config, self.state) for process in self.balancer.processes)
             self.balancer.start()
+            if outdated:
+                self.replace_balancer()
         for instance in self.fleet.instances.values():
             self.watchers.watch(instance)
         for attached in self.attached:
@@ -198,15 +227,19 @@ class Supervisor:
                 self._inbox.get_nowait()()
 
     async def _step(self) -> None:
+        for name, left in self.fleet.holds.advance(self._clock()):
+            rest = f"; {left} still running there {'goes' if left == 1 else 'go'} on elsewhere" if left else ""
+            self.events.tell(name, f"drained{rest}")
         for _ in range(2):  # a second round, as what was admitted in the first is started in the second
-            observed = {i.id: i.observed() for i in self.fleet.instances.values()}
-            actions = reconcile(self.fleet.desired, observed, self._clock())
+            actions = reconcile(self.fleet.desired, self.fleet.observed(), self._clock())
             for action in actions:
                 await self._perform(action)
             if not any(isinstance(action, Admit) for action in actions):
                 break
+        self._look_at_rolling()
         await self._publish()
-        if self._answers:
+        if self._answers or self._unsaved:
+            self._unsaved = False
             await self._store.put(**self._durable())
             self.announce()
             answers, self._answers = self._answers, []
@@ -222,18 +255,24 @@ class Supervisor:
             number = int(action.id.rsplit("_", 1)[1])
             self.fleet.admit(action.id, self.plan.placement.slot(number), now)
             return
+        if isinstance(action, Dismiss):
+            self.fleet.dismiss_spare()
+            self._unsaved = True
+            self.events.tell("cluster", f"rolling restart done; {action.id} is not needed any more")
+            return
         instance = self.fleet.instances[action.id]
         match action:
-            case Start(fresh=fresh):
-                await self._start(instance, fresh)
+            case Start(fresh=fresh, keep=keep):
+                await self._start(instance, fresh, keep)
             case Drain():
                 version = (self.epoch, self._revision + 1)
                 self.fleet.drain(instance, now, version, self.balancer.connected)
             case Stop(reason=reason):
                 self.fleet.stopping(instance, reason, now)
-                await self._publish()  # the balancer first: it ends what is left with a word
+                await self._publish()  # the balancer first: what is left moves from a worker that lives
                 if instance.handle is not None:
-                    instance.handle.signal(signal.SIGTERM)
+                    ending = self.watchers.end_after_word(instance.handle, (self.epoch, self._revision))
+                    self._tasks.start(ending, f"end {instance.id}")
             case Kill(reason=reason, failure=failure):
                 self.fleet.stopping(instance, reason, now, failure)
                 await self._publish()  # what runs there moves on while it is being killed
@@ -246,12 +285,19 @@ class Supervisor:
                 self._saved.pop(instance.id, None)
                 await self._store.forget_process(instance.id)
 
-    async def _start(self, instance: Instance, fresh: bool) -> None:
+    async def _start(self, instance: Instance, fresh: bool, keep: bool) -> None:
         now = self._clock()
+        if not keep:
+            instance.settings = self.plans.number
+        try:
+            plan = self.plans.of(instance.settings)
+        except UsageError as error:  # what the settings before named is gone
+            self.events.tell(instance.id, f"its settings cannot be used any more, so it gets the new ones: {error}")
+            plan, instance.settings, keep = self.plan, self.plans.number, False
         incarnation = await self._store.next_number("incarnations")
         taken = {i.spec.port for i in self.fleet.instances.values() if i.spec and i is not instance}
         port, key = free_port(taken, self._random), secrets.token_urlsafe(24)
-        command = self.plan.engine.command(self.plan.spec, port, key, instance.slot, inherited_environment())
+        command = plan.engine.command(plan.spec, port, key, instance.slot, inherited_environment())
         for note in command.notes:
             if note not in self._noted:
                 self._noted.add(note)
@@ -261,7 +307,7 @@ class Supervisor:
             log=self.state.log(instance.id), run_file=self.state.runs / instance.id, port=port, api_key=key,
             slot=instance.slot,
         )
-        self.fleet.starting(instance, spec, now, fresh)
+        self.fleet.starting(instance, spec, now, fresh, keep)
         spec.run_file.unlink(missing_ok=True)
         await self._save(instance)  # before the process exists: whoever comes after us has to find it
         logfile.note(spec.log, f"{instance.id}, start {instance.starts}: {' '.join(command.argv)}")
@@ -359,7 +405,14 @@ class Supervisor:
         self.balancer.publish(snapshot=self.snapshot())
 
     def _durable(self) -> dict[str, Any]:
-        return {"desired": self.fleet.durable(), "strategy": self.strategy}
+        return {"desired": self.fleet.durable(), "strategy": self.strategy, **self.plans.durable()}
+
+    def _look_at_rolling(self) -> None:
+        """Says it once when a rolling restart comes to a stop."""
+        stopped_by = rolling.progress(self.fleet.desired, self.fleet.observed()).stopped_by
+        if stopped_by is not None and stopped_by != self._stopped_by:
+            self.events.tell("cluster", stopped(self, stopped_by))
+        self._stopped_by = stopped_by
 
     @property
     def revision(self) -> int:
@@ -382,7 +435,9 @@ class Supervisor:
         self.fleet.weights = dict(kept.get("weights", {}))
         if kept.get("instances") is not None:
             wanted = {name: InstanceDesired(**value) for name, value in kept["instances"].items()}
-            self.fleet.desired = replace(self.fleet.desired, instances=wanted)
+            spares = {name: InstanceDesired(**value) for name, value in kept.get("spares", {}).items()}
+            self.fleet.desired = replace(self.fleet.desired, instances=wanted, spares=spares)
+        self.plans.restore(await self._store.get("plans"))
         for instance in await adoption.adopt_instances(self._store, self._launcher, now):
             self.fleet.instances[instance.id] = instance
             for name in instance.held:
@@ -392,21 +447,17 @@ class Supervisor:
             if instance.handle is not None:
                 self.events.tell(instance.id, f"adopted (pid {instance.handle.pid}, {instance.state})")
         await self.balancer.adopt()
+        for name, grace in kept.get("drained", {}).items():  # the first backend set of this epoch says so
+            self.fleet.drain_by_hand(name, grace, now, (self.epoch, 1), self.balancer.connected)
+
+
+def _with_times(desired: DesiredState, settings: Settings) -> DesiredState:
+    return replace(
+        desired, drain_timeout=settings.drain_timeout, stop_grace=settings.stop_grace,
+        startup_timeout=settings.startup_timeout,
+    )
 
 
 def _answer(done: asyncio.Future[_T], result: _T) -> None:
     if not done.done():  # whoever asked may have gone away
         done.set_result(result)
-
-
-def _balancer_config(plan: Plan, state: StateDir) -> BalancerConfig:
-    settings = plan.settings
-    return BalancerConfig(
-        listen_fd=-1, state_dir=str(state.root), host=settings.host, port=settings.port,
-        queue_timeout=settings.queue_timeout, admin_key=settings.admin_key, log_level=settings.log_level,
-        processes=settings.lb_processes, max_body=settings.max_body, allowed_hosts=settings.allowed_hosts,
-        trusted_proxies=settings.trusted_proxies, extra_routes=settings.extra_routes,
-        max_connections=settings.max_connections, head_timeout=settings.head_timeout,
-        body_timeout=settings.body_timeout, stream_buffer=settings.stream_buffer,
-        resume=settings.resume, migration_limit=settings.migration_limit, stall_timeout=settings.stall_timeout,
-    )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ from cluster.rollout import Holder
 from cluster.state import WorkerState
 from config.aio import Tasks
 from worker.probe import ProbeFailed, Readiness, Target
+from worker.process import Handle
 
 if TYPE_CHECKING:
     from cluster.supervisor import Supervisor
@@ -39,6 +42,8 @@ class Watchers:
         self._watching: dict[str, list[asyncio.Task[Any]]] = {}
         self._sweeping: set[str] = set()
         self.http: aiohttp.ClientSession | None = None
+        self._plans: dict[bool, ProbePlan] = {}
+        self._targets: weakref.WeakSet[Target] = weakref.WeakSet()
 
     async def close(self) -> None:
         await self._tasks.close()
@@ -55,8 +60,7 @@ class Watchers:
         if handle is None or spec is None:
             return
         handle.watch(lambda status: supervisor.post(lambda: supervisor.exited(instance, handle, status)))
-        settings = self._supervisor.plan.settings
-        target = Target(self._session(), spec.url, spec.api_key, settings.health_timeout)
+        target = self._target(spec.url, spec.api_key)
         known = {WorkerState.READY: Health.WELL, WorkerState.UNHEALTHY: Health.OUT}.get(instance.state)
         agent = self._agent(instance, target)
         agent.loaded = dict(instance.held)
@@ -94,23 +98,30 @@ class Watchers:
         """Returns when the balancer has confirmed that it sends the worker nothing for that adapter any more."""
         supervisor = self._supervisor
         await supervisor.command(lambda: None)  # publishes what is withheld now
-        version = (supervisor.epoch, supervisor.revision)
+        await self._confirmed((supervisor.epoch, supervisor.revision))
+
+    async def _confirmed(self, version: tuple[int, int]) -> None:
+        """Returns when the balancer works by ``version``, if there is one; after a second at the latest."""
+        supervisor = self._supervisor
         deadline = supervisor.now() + _CONFIRM_S
         balancer = supervisor.balancer
         while balancer.connected and supervisor.confirmed < version and supervisor.now() < deadline:
             await asyncio.sleep(0.002)
 
+    async def end_after_word(self, handle: Handle, version: tuple[int, int]) -> None:
+        """Asks a worker to end, once the balancer has taken from it what still ran there, as ``version`` says."""
+        await self._confirmed(version)
+        handle.signal(signal.SIGTERM)
+
     def attach(self, attached: Attached) -> None:
         """Probes a server that is not ours and, if that is asked for, looks after its adapters."""
-        timeout = self._supervisor.plan.settings.health_timeout
+        target = self._target(attached.spec.address, attached.spec.api_key)
         if self._supervisor.plan.settings.manage_backend_adapters:
-            target = Target(self._session(), attached.spec.address, attached.spec.api_key, timeout)
             attached.agent = self._agent(attached, target)
             self._tasks.start(self._tend(attached, attached.agent), f"adapters of {attached.id}")
-        target = Target(self._session(), attached.spec.address, attached.spec.api_key, timeout)
         self._tasks.start(self._supervisor.stalls.attend(attached, target), f"progress of {attached.id}")
         plan = self._probe_plan(health_required=False)
-        self._tasks.start(attached.run(self._session(), plan, timeout), f"probe {attached.id}")
+        self._tasks.start(attached.run(target, plan), f"probe {attached.id}")
 
     def _agent(self, holder: Holder, target: Target) -> AdapterAgent:
         supervisor = self._supervisor
@@ -119,13 +130,29 @@ class Watchers:
             supervisor.wake, supervisor.now, _ADAPTER_S, supervisor.plan.foreign_adapters,
         )
 
+    def _target(self, url: str, api_key: str | None) -> Target:
+        target = Target(self._session(), url, api_key, self._supervisor.plan.settings.health_timeout)
+        self._targets.add(target)
+        return target
+
+    def retime(self) -> None:
+        """Probes go by the settings that hold now."""
+        settings = self._supervisor.plan.settings
+        for plan in self._plans.values():
+            plan.interval, plan.failures = settings.health_interval, settings.health_failures
+            plan.fatal = max(settings.restart_failures, settings.health_failures)
+        for target in self._targets:
+            target.timeout = settings.health_timeout
+
     def _probe_plan(self, health_required: bool = True) -> ProbePlan:
         settings = self._supervisor.plan.settings
-        return ProbePlan(
-            startup_interval=self._supervisor.plan.engine.startup_interval, interval=settings.health_interval,
-            failures=settings.health_failures,
-            fatal=max(settings.restart_failures, settings.health_failures), health_required=health_required,
-        )
+        if health_required not in self._plans:
+            self._plans[health_required] = ProbePlan(
+                startup_interval=self._supervisor.plan.engine.startup_interval, interval=settings.health_interval,
+                failures=settings.health_failures,
+                fatal=max(settings.restart_failures, settings.health_failures), health_required=health_required,
+            )
+        return self._plans[health_required]
 
     def sweep(self, instance: Instance) -> None:
         """Kills until nothing of the worker's session is left; the process itself is gone already."""

@@ -84,6 +84,9 @@ class Settings(BaseSettings):
     max_instances: int | None = _setting("max_instances", None, "most workers; default what the machine holds", ge=1)
     cpu_kv_gib: float = _setting("cpu_kv_gib", 1.0, "KV cache of a worker without GPU, GiB", gt=0)
     drain_timeout: float = _setting("drain_timeout", 30.0, "how long running requests may finish", ge=0)
+    rolling_spare: bool = _setting(
+        "rolling_spare", True, "a rolling restart starts a spare worker first where there is room"
+    )
     queue_timeout: float = _setting("queue_timeout", 30.0, "how long a request waits for a ready worker", ge=0)
     startup_timeout: float = _setting("startup_timeout", 600.0, "how long a worker may take to be ready", gt=0)
     stop_grace: float = _setting("stop_grace", 10.0, "from asking a worker to end until killing it", ge=0)
@@ -254,7 +257,7 @@ def load(flags: Mapping[str, Any], config: Path | None = None) -> Settings:
     try:
         return Settings(**given)
     except ValidationError as error:
-        raise UsageError(_explain(error, flags, from_file, config), exit_code=2) from None
+        raise UsageError(explain(error, flags, from_file, config), exit_code=2) from None
 
 
 def from_json(text: str) -> Settings:
@@ -311,9 +314,10 @@ def _check_environment() -> None:
             raise UsageError(f"environment: unknown setting {name}{nearest(name, known)}", exit_code=2)
 
 
-def _explain(
+def explain(
     error: ValidationError, flags: Mapping[str, Any], from_file: Mapping[str, Any], config: Path | None
 ) -> str:
+    """The first of what is wrong, in one line that names the setting and where it was given."""
     first = error.errors(include_url=False, include_context=False)[0]
     message = str(first["msg"]).removeprefix("Value error, ")
     location = str(first["loc"][0]) if first["loc"] else ""

@@ -10,11 +10,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 #: States in which the balancer may start new requests on a backend / lets running ones finish. A backend in any
-#: other state has lost its worker: what still runs there is ended with an explicit error.
+#: other state has lost its worker, or (``drained``) is to be left alone although it lives: what still runs there has to
+#: go on elsewhere, or is ended with an explicit error.
 TAKES_NEW = frozenset({"ready"})
 KEEPS_RUNNING = frozenset({"ready", "unhealthy", "draining"})
 
-#: States out of which a backend gets back into rotation by itself, so that waiting for it is worth while.
+#: States out of which a backend gets back into rotation by itself, so that waiting for it is worth while. Out of
+#: ``drained`` it is brought by a person.
 MAY_RECOVER = frozenset({"starting", "ready", "unhealthy", "draining", "stopping", "backoff", "stopped"})
 
 

@@ -37,7 +37,7 @@ class Pool:
         for spec in new.backends:
             old = before.get(spec.id)
             if old is not None and (old.spec.incarnation == spec.incarnation or not spec.managed):
-                if (old.spec.state, spec.state) == ("unhealthy", "ready"):
+                if spec.state == "ready" and old.spec.state in ("unhealthy", "drained"):
                     old.ejection.succeeded()
                 old.spec = spec
                 old.lacking.clear()

@@ -51,13 +51,13 @@ class Target:
         self._session = session
         self._url = url
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._timeout = timeout
+        self.timeout = timeout
 
     async def call(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, timeout: float | None = None
     ) -> tuple[int, str]:
         """Status and text of the answer. Raises ProbeFailed where there is none."""
-        limit = aiohttp.ClientTimeout(total=timeout or self._timeout)
+        limit = aiohttp.ClientTimeout(total=timeout or self.timeout)
         try:
             async with self._session.request(
                 method, self._url + path, json=body, headers=self._headers, timeout=limit

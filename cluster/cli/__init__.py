@@ -15,7 +15,8 @@ class _Group(click.Group):
 
     _modules = {  # noqa: RUF012
         "up": "up", "down": "down", "status": "operate", "scale": "operate", "strategy": "operate",
-        "restart": "operate", "weight": "operate", "logs": "operate", "config": "settings", "lora": "lora",
+        "restart": "operate", "drain": "planned", "apply": "planned", "weight": "operate", "logs": "operate",
+        "config": "settings", "lora": "lora",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -37,12 +37,14 @@ def state_dir_option(function: F) -> F:
     )
 
 
-def finish(cluster: ClusterClient, no_wait: bool, done: str, only: str | None = None) -> int:
+def finish(
+    cluster: ClusterClient, no_wait: bool, done: str, only: str | None = None, narrate: bool = False
+) -> int:
     """Waits until the cluster has settled, says ``done``, and returns the exit code: 1 if an instance (or ``only``
-    that one) has failed."""
+    that one) has failed. ``narrate``: says how far a rolling restart has come."""
     if no_wait:
         return 0
-    status = cluster.wait_settled(PATIENCE)
+    status = cluster.wait_settled(PATIENCE, look=RollingNews(click.echo).look if narrate else lambda status: None)
     failed = [n for n, i in status["instances"].items() if i["state"] == "failed" and only in (None, n)]
     if failed:
         for name in failed:
@@ -50,3 +52,29 @@ def finish(cluster: ClusterClient, no_wait: bool, done: str, only: str | None = 
         return 1
     click.echo(f"{done}: {status['running_instances']} of {status['total_instances']} ready")
     return 0
+
+
+class RollingNews:
+    """Says each step of a rolling restart once, as a status shows it."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._said: set[str] = set()
+
+    def look(self, status: dict[str, Any]) -> None:
+        rolling = status["supervisor"].get("rolling", {})
+        instances = status["instances"]
+        spare = rolling.get("spare")
+        if spare and instances.get(spare, {}).get("is_running"):
+            self._once(f"{spare} is ready and stands in")
+        if rolling.get("active") and rolling["done"]:
+            self._once(f"{rolling['done']} of {rolling['total']} restarted")
+        if rolling.get("active"):
+            for name, instance in instances.items():
+                if instance["state"] == "backoff":
+                    self._once(f"{name}: {instance['reason']}")
+
+    def _once(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self._say(text)

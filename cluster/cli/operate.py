@@ -78,17 +78,21 @@ def strategy_command(name: str, url: str | None) -> int:
 
 @click.command("restart")
 @click.argument("instance", required=False)
-@click.option("--rolling", is_flag=True, help="All of them, one at a time.")
+@click.option("--rolling", is_flag=True, help="All of them, one at a time, with a spare worker if there is room.")
+@click.option("--no-spare", is_flag=True, help="With --rolling: without a spare worker.")
 @no_wait_option
 @url_option
-def restart_command(instance: str | None, rolling: bool, no_wait: bool, url: str | None) -> int:
-    """Restart one INSTANCE, or all of them one at a time."""
+def restart_command(instance: str | None, rolling: bool, no_spare: bool, no_wait: bool, url: str | None) -> int:
+    """Restart one INSTANCE, or all of them one at a time. Either also ends a drain."""
     if (instance is None) != rolling:
         raise click.UsageError("either an INSTANCE or --rolling is needed")
+    if no_spare and not rolling:
+        raise click.UsageError("--no-spare goes with --rolling")
     with client(url) as cluster:
-        result = cluster.restart_rolling() if instance is None else cluster.restart(instance)
-        click.echo(f"restarting {', '.join(result['restarting'])}")
-        return finish(cluster, no_wait, "done", only=instance)
+        result = cluster.restart(instance) if instance else cluster.restart_rolling(False if no_spare else None)
+        spare = f"; {result['spare']} stands in meanwhile" if result.get("spare") else ""
+        click.echo(f"restarting {', '.join(result['restarting'])}{', one at a time' if rolling else ''}{spare}")
+        return finish(cluster, no_wait, "done", only=instance, narrate=rolling)
 
 
 @click.command("weight")

@@ -10,7 +10,7 @@ from rich.text import Text
 
 _STYLES = {
     "ready": "green", "starting": "yellow", "draining": "yellow", "stopping": "yellow", "backoff": "red",
-    "unhealthy": "red", "failed": "bold red", "stopped": "dim",
+    "unhealthy": "red", "drained": "yellow", "failed": "bold red", "stopped": "dim",
 }  # fmt: skip
 
 
@@ -44,7 +44,7 @@ def status_table(status: dict[str, Any], width: int) -> Table:
         if wide or name in _NARROW:
             table.add_column(name, justify="right" if right else "left", no_wrap=name != "")
     for name, i in status["instances"].items():
-        state = i["state"] + (" (degraded)" if i["degraded"] else "")
+        state = i["state"] + (" (degraded)" if i["degraded"] else "") + (" (spare)" if i.get("spare") else "")
         note = i["reason"] or i.get("phase") or ""
         if not note and i["last_exit"] and not i["last_exit"]["expected"]:
             note = f"last end: {i['last_exit']['reason']}"
@@ -57,6 +57,24 @@ def status_table(status: dict[str, Any], width: int) -> Table:
         shown = zip(_COLUMNS, cells, strict=True)
         table.add_row(*(cell for (column, _), cell in shown if wide or column in _NARROW))
     return table
+
+
+def change_table(changes: list[dict[str, Any]]) -> Table:
+    """What an apply changes, and how."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("setting", "old", "new", "effect"):
+        table.add_column(name, no_wrap=name in ("setting", "effect"), overflow="fold")
+    for change in changes:
+        style = "red" if change["effect"].startswith("not ") else "yellow" if " of the " in change["effect"] else ""
+        table.add_row(change["setting"], _value(change["old"]), _value(change["new"]), Text(change["effect"], style))
+    return table
+
+
+def _value(value: Any) -> str:
+    """As one would write it on a command line."""
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or "-"
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else "-" if value in (None, "") else str(value)
 
 
 def progress_table(snapshot: dict[str, Any]) -> Table:

@@ -45,6 +45,10 @@ _LISTS = ("lora", "backend", "adapter_root")
 @click.option("--min-instances", type=int, help="Fewest workers scaling may leave (default 1).")
 @click.option("--max-instances", type=int, help="Most workers (default: what the machine holds).")
 @click.option("--drain-timeout", type=float, help="Seconds that running requests may finish in (default 30).")
+@click.option(
+    "--rolling-spare/--no-rolling-spare", default=None,
+    help="Start a spare worker first in rolling restarts where there is room (default: yes).",
+)
 @click.option("--queue-timeout", type=float, help="Seconds a request waits for a worker (default 30).")
 @click.option("--startup-timeout", type=float, help="Seconds a worker may take to be ready (default 600).")
 @click.option("--stall-timeout", type=float, help="Seconds tokens may stand still on a busy worker (default 10).")
@@ -61,16 +65,21 @@ def up_command(config: Path | None, detached: bool, engine_args: tuple[str, ...]
     """Run a cluster. What follows -- goes to the engine's own command line untouched.
 
     Settings come from flags, then the environment (CLUSTERCTL_*), then --config, then the defaults."""
+    settings = configuration.load(given_flags(options, engine_args), config)
+    if detached:
+        return detach.start(settings)
+    return foreground(settings)
+
+
+def given_flags(options: dict[str, Any], engine_args: tuple[str, ...]) -> dict[str, Any]:
+    """The settings that were named on the command line."""
     flags = {name: value for name, value in options.items() if value is not None and value != ()}
     for name in _LISTS:
         if name in flags:
             flags[name] = list(flags[name])
     if engine_args:
         flags["engine_args"] = list(engine_args)
-    settings = configuration.load(flags, config)
-    if detached:
-        return detach.start(settings)
-    return foreground(settings)
+    return flags
 
 
 def foreground(settings: Settings) -> int:

@@ -16,7 +16,7 @@ from cluster.attached import Attached
 from cluster.monitor import ProbePlan
 from config.errors import UsageError
 from fakes import soon
-from worker.probe import Readiness
+from worker.probe import Readiness, Target
 
 PLAN = ProbePlan(startup_interval=0.01, interval=0.01, failures=1, fatal=2, health_required=False)
 
@@ -118,7 +118,8 @@ async def test_a_server_that_comes_and_goes_is_followed(server: Server, tmp_path
     url = f"http://localhost:{server.server.port}/p/v1"
     (backend,) = attached.parse((url,), tmp_path / "key", 1)
     async with aiohttp.ClientSession() as session:
-        task = asyncio.create_task(backend.run(session, PLAN, 5.0), name="attached")
+        target = Target(session, backend.spec.address, backend.spec.api_key)
+        task = asyncio.create_task(backend.run(target, PLAN), name="attached")
         try:
             await soon(lambda: "503" in backend.reason and backend.spec.ip)
             assert backend.spec.state == "starting"

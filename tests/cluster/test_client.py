@@ -39,6 +39,14 @@ def _answers(status: int = 200, **content: Any) -> Handler:
         (lambda c: c.strategy("random"), "POST", "/v1/cluster/strategy", {"strategy": "random"}),
         (lambda c: c.restart("instance_0"), "POST", "/v1/cluster/restart", {"instance_id": "instance_0"}),
         (lambda c: c.restart_rolling(), "POST", "/v1/cluster/restart", {"rolling": True}),
+        (lambda c: c.restart_rolling(spare=False), "POST", "/v1/cluster/restart", {"rolling": True, "spare": False}),
+        (lambda c: c.drain("instance_0"), "POST", "/v1/cluster/instances/instance_0/drain", {}),
+        (lambda c: c.drain("instance_0", 2.5), "POST", "/v1/cluster/instances/instance_0/drain", {"grace": 2.5}),
+        (lambda c: c.undrain("instance_0"), "DELETE", "/v1/cluster/instances/instance_0/drain", None),
+        (lambda c: c.apply({"max_body": 9999}, spare=False), "POST", "/v1/cluster/apply",
+         {"settings": {"max_body": 9999}, "defaults": [], "previous": False, "dry_run": False, "spare": False}),
+        (lambda c: c.apply(previous=True, dry_run=True), "POST", "/v1/cluster/apply",
+         {"settings": {}, "defaults": [], "previous": True, "dry_run": True}),
         (lambda c: c.weight("instance_0", 3), "PATCH", "/v1/cluster/instances/instance_0", {"weight": 3}),
         (lambda c: c.shutdown(now=True), "POST", "/v1/cluster/shutdown", {"now": True}),
     ],
@@ -131,6 +139,15 @@ def test_waiting_ends_at_its_timeout() -> None:
     with _client(_answers(200, json={"supervisor": {}})) as cluster:
         with pytest.raises(ClusterError, match=r"not done after 0 s; it goes on"):
             cluster.wait_settled(0.0, pause=0.0)
+
+
+def test_waiting_for_a_rolling_restart_that_stops_ends_with_its_words() -> None:
+    answers: list[dict[str, Any]] = [{"supervisor": {"rolling": {"stopped": text}}} for text in ("", "it stops")]
+    seen: list[Any] = []
+    with _client(lambda request: httpx.Response(200, json=answers[len(seen)])) as cluster:
+        with pytest.raises(ClusterError, match="it stops"):
+            cluster.wait_settled(10.0, pause=0.0, look=seen.append)
+    assert seen == answers
 
 
 def test_logs_are_streamed_as_they_come() -> None:

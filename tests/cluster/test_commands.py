@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,11 +14,13 @@ from cluster import attached, commands, plan
 from cluster.commands import Refused
 from cluster.events import EventLog
 from cluster.fleet import Fleet
-from cluster.placement import Machine
+from cluster.instance import Instance
+from cluster.placement import Machine, Placement
 from cluster.restart import RestartPolicy
 from cluster.state import DesiredState
 from config.settings import load
 from fakes import Clock, rng
+from worker.spec import Slot
 
 
 def _supervisor(instances: int = 2, **flags: Any) -> Any:
@@ -26,9 +29,12 @@ def _supervisor(instances: int = 2, **flags: Any) -> Any:
     fleet = Fleet(DesiredState(), RestartPolicy(), rng().random, events.tell)
     fleet.scale(instances)
     ended: list[bool] = []
+    def drain_by_hand(name: str, grace: float) -> None:
+        fleet.drain_by_hand(name, grace, 0.0, (1, 1), True)
+
     return SimpleNamespace(
         plan=checked, fleet=fleet, events=events, attached=attached.parse(("http://a",), None, 1),
-        strategy="random", ended=ended, shut_down=ended.append,
+        strategy="random", ended=ended, shut_down=ended.append, drain_by_hand=drain_by_hand,
     )
 
 
@@ -69,6 +75,9 @@ def _restart(supervisor: Any, **body: Any) -> Any:
         (commands.Restart, '{"rolling": false}', "either", None),
         (commands.Restart, '{"rolling": true, "instance_id": "instance_0"}', "either", None),
         (commands.Restart, '{"rolling": 1}', "rolling: ", "rolling"),
+        (commands.Restart, '{"instance_id": "a", "spare": true}', '"spare" goes with "rolling"', None),
+        (commands.Drain, '{"grace": -1}', "grace: ", "grace"),
+        (commands.Drain, '{"grace": "3"}', "grace: ", "grace"),
         (commands.Weight, '{"weight": -1}', "weight: ", "weight"),
         (commands.Weight, '{"weight": 1001}', "weight: ", "weight"),
         (commands.Weight, '{"weight": "3"}', "weight: ", "weight"),
@@ -141,7 +150,9 @@ def test_one_instance_or_all_of_them_can_be_restarted() -> None:
     supervisor = _supervisor()
     assert _restart(supervisor, instance_id="instance_1") == {"restarting": ["instance_1"], "rolling": False}
     assert [i.generation for i in supervisor.fleet.desired.instances.values()] == [0, 1]
-    assert _restart(supervisor, rolling=True) == {"restarting": ["instance_0", "instance_1"], "rolling": True}
+    assert _restart(supervisor, rolling=True) == {
+        "restarting": ["instance_0", "instance_1"], "rolling": True, "spare": "instance_2",
+    }  # fmt: skip
     assert [i.generation for i in supervisor.fleet.desired.instances.values()] == [1, 2]
     assert _restart(supervisor, instance_id="instance_0", rolling=False)["rolling"] is False
 
@@ -151,6 +162,72 @@ def test_what_this_cluster_did_not_start_it_cannot_restart(name: str, status: in
     with pytest.raises(Refused) as refused:
         _restart(_supervisor(), instance_id=name)
     assert (refused.value.status, refused.value.param) == (status, "instance_id")
+
+
+@pytest.mark.parametrize(
+    ("flags", "asked", "spare"),
+    [
+        ({}, None, "instance_2"), ({}, False, None), ({"rolling_spare": False}, None, None),
+        ({"rolling_spare": False}, True, "instance_2"), ({"max_instances": 2}, True, None),
+        ({"max_instances": 3}, None, "instance_2"),
+    ],
+)  # fmt: skip
+def test_a_spare_is_started_where_it_is_wanted_and_fits(
+    flags: dict[str, Any], asked: bool | None, spare: str | None
+) -> None:
+    supervisor = _supervisor(**flags)
+    body = {"rolling": True} if asked is None else {"rolling": True, "spare": asked}
+    assert _restart(supervisor, **body)["spare"] == spare
+    assert list(supervisor.fleet.desired.spares) == ([spare] if spare else [])
+
+
+def test_a_gpu_that_is_taken_is_no_place_for_a_spare() -> None:
+    gpus = Machine(tuple((n, f"GPU {n}") for n in range(3)), (0, 1), 2**34)
+    supervisor = _supervisor(2)
+    for taken, spare in (((), "instance_2"), (("instance_2",), None)):
+        supervisor.plan = replace(supervisor.plan, placement=Placement(gpus))
+        supervisor.fleet.instances = {name: Instance(name, Slot()) for name in taken}
+        assert commands.spare_for(supervisor, True) == spare
+
+
+def _drain(supervisor: Any, name: str, **body: Any) -> Any:
+    return _ask(supervisor, commands.drain, commands.Drain, body, name)
+
+
+@pytest.mark.parametrize("name", ["instance_0", "backend_0"])
+def test_everybody_can_be_drained_and_undrained(name: str) -> None:
+    supervisor = _supervisor()
+    assert _drain(supervisor, name) == {"instance_id": name, "drained": True, "grace": 30.0, "ready": 0}
+    assert _drain(supervisor, name, grace=1)["grace"] == 1.0
+    assert list(supervisor.fleet.holds) == [name]
+    answer = _ask(supervisor, commands.undrain, commands.Undrain, {}, name)
+    assert (answer["drained"], list(supervisor.fleet.holds)) == (False, [])
+    told = [event.text for event in supervisor.events.events]
+    assert told == ["drain asked for, with 30 s for what runs", "no longer drained"]
+
+
+@pytest.mark.parametrize("how", [{"instance_id": "instance_1"}, {"rolling": True}])
+def test_a_restart_ends_a_drain(how: dict[str, Any]) -> None:
+    supervisor = _supervisor()
+    _drain(supervisor, "instance_1")
+    _restart(supervisor, **how)
+    assert not list(supervisor.fleet.holds)
+
+
+def test_a_drain_is_no_reason_to_go_first_and_goes_with_its_worker() -> None:
+    supervisor = _supervisor(3)
+    _drain(supervisor, "instance_0")
+    _drain(supervisor, "instance_2")
+    assert _scale(supervisor, instances=2)["desired"] == 2
+    assert list(supervisor.fleet.desired.instances) == ["instance_0", "instance_1"]
+    assert list(supervisor.fleet.holds) == ["instance_0"]
+
+
+def test_a_drain_of_nobody_is_refused() -> None:
+    for do, kind in ((commands.drain, commands.Drain), (commands.undrain, commands.Undrain)):
+        with pytest.raises(Refused, match="there are: instance_0") as refused:
+            _ask(_supervisor(), do, kind, {}, "instance_9")
+        assert refused.value.status == 404
 
 
 @pytest.mark.parametrize("name", ["instance_0", "backend_0"])

@@ -285,7 +285,7 @@ def test_the_wishes_made_at_run_time_can_be_stored(cluster: Cluster) -> None:
         "instances": {
             "instance_0": {"generation": 0, "rolling": False}, "instance_1": {"generation": 1, "rolling": False},
         },
-        "weights": {"instance_1": 3},
+        "spares": {}, "weights": {"instance_1": 3}, "drained": {},
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cluster import plan
-from cluster.supervisor import _balancer_config
+from cluster.balancer_settings import balancer_config
 from config.paths import StateDir
 from config.settings import load
 
@@ -18,5 +18,5 @@ def test_every_setting_of_the_balancer_reaches_it(tmp_path: Path) -> None:
         "stream_buffer": 65536, "resume": False, "migration_limit": 1, "stall_timeout": 4.5,
     }  # fmt: skip
     settings = load({"engine": "sim", "lb_processes": 3, **given})
-    config = _balancer_config(plan.make(settings), StateDir(tmp_path))
+    config = balancer_config(plan.make(settings), StateDir(tmp_path))
     assert config.to_json() == {"listen_fd": -1, "state_dir": str(tmp_path), "processes": 3, **given}

@@ -34,7 +34,9 @@ StartBalancer = Callable[..., Awaitable[Balanced]]
 
 STATUS = "/v1/cluster/status"
 CHANGES = [("POST", "/v1/cluster/scale"), ("POST", "/v1/cluster/strategy"), ("POST", "/v1/cluster/restart"),
-           ("POST", "/v1/cluster/shutdown"), ("PATCH", "/v1/cluster/instances/instance_0")]  # fmt: skip
+           ("POST", "/v1/cluster/shutdown"), ("PATCH", "/v1/cluster/instances/instance_0"),
+           ("POST", "/v1/cluster/apply"), ("POST", "/v1/cluster/instances/instance_0/drain"),
+           ("DELETE", "/v1/cluster/instances/instance_0/drain")]  # fmt: skip
 
 
 @dataclass
@@ -297,6 +299,7 @@ async def test_an_answer_is_passed_back_once_it_shows_in_status(balancer: Balanc
 
 @pytest.mark.parametrize(("method", "path"), [
     ("GET", "/v1/cluster/scale"), ("DELETE", "/v1/cluster/restart"), ("POST", STATUS), ("PUT", "/v1/cluster/strategy"),
+    ("GET", "/v1/cluster/instances/instance_0/drain"), ("GET", "/v1/cluster/apply"),
     ("GET", "/v1/cluster/instances/instance_0"), ("POST", "/v1/system/health"), ("POST", "/v1/models"),
     ("POST", "/health"), ("POST", "/metrics"),
 ])  # fmt: skip

@@ -100,6 +100,25 @@ def test_draining_lets_what_runs_run_and_takes_nothing_new() -> None:
     assert ids(made) == []
 
 
+def test_what_is_left_on_a_drained_worker_is_told_to_go_elsewhere() -> None:
+    made, told = pool(spec("instance_0"), spec("instance_1")), list[str]()
+    made.backends["instance_0"].lease(told.append)
+    made.apply(backend_set(spec("instance_0", state="draining"), spec("instance_1"), revision=2))
+    assert told == []
+    made.apply(backend_set(spec("instance_0", state="drained"), spec("instance_1"), revision=3))
+    assert told == ["instance_0 is drained"] and ids(made) == ["instance_1"]
+    made.apply(backend_set(spec("instance_0"), spec("instance_1"), revision=4))
+    assert ids(made) == ["instance_0", "instance_1"]
+
+
+def test_nobody_waits_for_a_drained_worker_and_back_from_it_an_ejection_is_forgiven() -> None:
+    made = pool(spec(state="drained"))
+    assert made.hopeless(None)
+    made.backends["instance_0"].ejection.failed(0.0)
+    made.apply(backend_set(spec(), revision=2))
+    assert ids(made) == ["instance_0"]
+
+
 def test_back_from_unhealthy_an_ejection_is_forgiven() -> None:
     made = pool(spec())
     made.backends["instance_0"].ejection.failed(0.0)

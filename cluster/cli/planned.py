@@ -1,0 +1,156 @@
+"""`drain` and `apply`: planned changes of a running cluster."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cluster.changes import Effect
+from cluster.cli.common import PATIENCE, client, finish, no_wait_option, url_option
+from cluster.cli.render import change_table, console
+from cluster.cli.up import given_flags, up_command
+from cluster.client import ClusterClient, ClusterError
+from cluster.plan import looks_like_path
+from config.settings import cluster_url, read_yaml
+
+_LOOK_EVERY = 0.2
+
+#: Of the options of `up`, those that are no settings of the cluster.
+_NOT_SETTINGS = {"config", "detached", "engine_args"}
+
+
+@click.command("drain")
+@click.argument("instance")
+@click.option("--undo", is_flag=True, help="Back into rotation.")
+@click.option(
+    "--grace", type=click.FloatRange(0), metavar="S", help="Seconds for what runs (default: the drain timeout)."
+)
+@no_wait_option
+@url_option
+def drain_command(instance: str, undo: bool, grace: float | None, no_wait: bool, url: str | None) -> int:
+    """Take INSTANCE out of rotation: nothing new, what runs may finish, the rest goes on elsewhere.
+
+    It goes on running, and counts as one of the workers, until `drain --undo`, `restart` or `scale` says otherwise."""
+    if undo and grace is not None:
+        raise click.UsageError("--grace does not go with --undo")
+    with client(url) as cluster:
+        if undo:
+            cluster.undrain(instance)
+            click.echo(f"{instance} is back in rotation")
+            return 0
+        answer = cluster.drain(instance, grace)
+        click.echo(f"draining {instance}: {answer['grace']:g} s for what runs")
+        if not answer["ready"]:
+            click.echo("note: nobody else is ready, so requests fail until somebody is", err=True)
+        return 0 if no_wait else _wait_drained(cluster, instance)
+
+
+def _wait_drained(cluster: ClusterClient, instance: str) -> int:
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        status = cluster.status()
+        state = status["instances"].get(instance, {}).get("state", "gone")
+        if state not in ("ready", "unhealthy", "draining"):
+            click.echo(f"{instance} is {state}")
+            return 0
+        if status["supervisor"]["pid"] is None:
+            raise ClusterError("the supervisor is gone; run `up` again: the drain goes on with it")
+        time.sleep(_LOOK_EVERY)
+    raise ClusterError(f"not done after {PATIENCE:g} s; it goes on in the background")
+
+
+def _apply(
+    config: Path | None, default: tuple[str, ...], previous: bool, dry_run: bool, as_json: bool, no_spare: bool,
+    no_wait: bool, url: str | None, engine_args: tuple[str, ...], **options: Any,
+) -> int:
+    """Change the settings of a running cluster. Options are those of `up`; what is not named stays as it is (a default
+    that is shown is that of a new cluster).
+
+    Names come from flags, then from --config; the environment is not asked. What follows -- replaces all of the
+    engine's own flags. Each change is shown with what it does; workers are restarted one at a time."""
+    settings = {**(read_yaml(config) if config else {}), **given_flags(options, engine_args)}
+    defaults = [name.strip().replace("-", "_") for name in default]
+    if previous and (settings or defaults):
+        raise click.UsageError("--previous goes without other settings")
+    if not (settings or defaults or previous):
+        raise click.UsageError("no settings are given: flags as for `up`, --config, --default or --previous")
+    spare = False if no_spare else None
+    with client(url) as cluster:
+        answer = cluster.apply(
+            _sendable(settings), defaults=defaults, previous=previous, dry_run=dry_run, spare=spare
+        )
+    if as_json:
+        click.echo(json.dumps(answer, indent=2))
+    else:
+        _show(answer)
+    if answer["refused"]:
+        click.echo(f"error: {answer['refused']}", err=True)
+        return 1
+    if dry_run or not answer["changes"]:
+        return 0
+    with _client_after(url, settings) as cluster:
+        code = finish(cluster, no_wait, "done", narrate=bool(answer["restarting"]))
+    if code:
+        click.echo("`clusterctl apply --previous` goes back to the settings before", err=True)
+    return code
+
+
+def _show(answer: dict[str, Any]) -> None:
+    if not answer["changes"]:
+        click.echo("nothing to change: the cluster runs with these settings")
+        return
+    console().print(change_table(answer["changes"]))
+    if answer["restarting"]:
+        spare = f"; {answer['spare']} stands in meanwhile" if answer["spare"] else ""
+        click.echo(f"restarting {', '.join(answer['restarting'])}, one at a time{spare}")
+    elif answer["dry_run"]:
+        click.echo("a dry run: nothing was changed")
+
+
+def _client_after(url: str | None, settings: dict[str, Any]) -> ClusterClient:
+    """With the admin key that holds from now on."""
+    key = settings.get("admin_key")
+    return ClusterClient(url or cluster_url(), str(key)) if key else client(url)
+
+
+def _sendable(settings: dict[str, Any]) -> dict[str, Any]:
+    """As JSON, with paths that mean the same to the cluster, which runs elsewhere."""
+    sent: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Path) or (name in ("lora_config", "backend_key_file", "state_dir") and value):
+            value = str(Path(value).expanduser().absolute())
+        elif name == "adapter_root" and value:
+            folders = value.split(",") if isinstance(value, str) else value
+            value = [str(Path(folder).expanduser().absolute()) for folder in folders]
+        elif name == "model" and isinstance(value, str) and looks_like_path(value):
+            value = str(Path(value).expanduser().absolute())
+        sent[name] = value
+    return sent
+
+
+_EFFECTS = ", ".join(f"`{effect}`" for effect in Effect)
+
+apply_command = click.Command(
+    "apply",
+    callback=_apply,
+    help=_apply.__doc__,
+    epilog=f"What a change does is one of: {_EFFECTS}.",
+    params=[
+        click.Option(["--dry-run"], is_flag=True, help="Show what would change and how; change nothing."),
+        click.Option(["--previous"], is_flag=True, help="Back to the settings that the last apply replaced."),
+        click.Option(
+            ["--default"], multiple=True, metavar="NAME", help="This setting as if nobody had given it; repeatable."
+        ),
+        click.Option(["--no-spare"], is_flag=True, help="Restart without a spare worker."),
+        click.Option(["--json", "as_json"], is_flag=True, help="The answer of the API."),
+        click.Option(["--no-wait"], is_flag=True, help="Return at once; the change goes on."),
+        click.Option(["--url"], help="The cluster's URL; default CLUSTERCTL_URL or http://127.0.0.1:8000."),
+        click.Option(["--config"], type=click.Path(path_type=Path), help="A YAML file with settings."),
+        *(p for p in up_command.params if p.name not in _NOT_SETTINGS),
+        *(p for p in up_command.params if p.name == "engine_args"),
+    ],
+)

@@ -1,0 +1,204 @@
+"""`POST /v1/cluster/apply`: what follows from each kind of change, and what is refused before anything is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cluster import plan
+from cluster.adapters import Registry
+from cluster.apply import Apply, apply
+from cluster.commands import Refused
+from cluster.fleet import instance_name
+from cluster.placement import Machine
+from cluster.plans import Plans
+from cluster.state import WorkerState
+from cluster.supervisor import Supervisor
+from config.paths import StateDir
+from config.settings import load
+from fakes import Clock
+from worker.spec import Slot
+
+S = WorkerState
+
+
+class Cluster:
+    """A supervisor that is not run: changes are made at once, no worker is started."""
+
+    def __init__(self, tmp_path: Path, **settings: Any) -> None:
+        checked = plan.make(load({"engine": "sim", "instances": 3, **settings}), Machine((), (0, 1), 2**34))
+        nothing: Any = None
+        self.supervisor = Supervisor(checked, StateDir(tmp_path), nothing, nothing, [], clock=Clock(), wall=Clock())
+        self.replaced: list[Any] = []
+        faked: Any = self.supervisor
+        faked.command = self._command
+        faked.balancer = SimpleNamespace(replace=self.replaced.append)
+        for number in range(3):
+            self.worker(instance_name(number), S.READY)
+
+    async def _command(self, change: Callable[[], Any]) -> Any:
+        return change()
+
+    def worker(self, name: str, state: S, **more: Any) -> None:
+        instance = self.supervisor.fleet.admit(name, Slot(), 0.0)
+        instance.state, instance.settings = state, self.supervisor.plans.number
+        for key, value in more.items():
+            setattr(instance, key, value)
+
+    async def apply(self, **body: Any) -> dict[str, Any]:
+        return await apply(self.supervisor, Apply(**body))
+
+    @property
+    def wanted(self) -> dict[str, tuple[int, bool]]:
+        return {n: (i.generation, i.rolling) for n, i in self.supervisor.fleet.desired.instances.items()}
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Cluster:
+    return Cluster(tmp_path)
+
+
+QUIET = {f"instance_{n}": (0, False) for n in range(3)}
+ROLLING = {f"instance_{n}": (1, True) for n in range(3)}
+
+
+async def test_what_holds_at_once_restarts_nobody(cluster: Cluster) -> None:
+    supervisor = cluster.supervisor
+    given = {"drain_timeout": 7, "stop_grace": 3, "startup_timeout": 50, "strategy": "random", "restart_delay": 9}
+    answer = await cluster.apply(settings=given)
+    desired = supervisor.fleet.desired
+    assert {c["effect"] for c in answer["changes"]} == {"at once"} and answer["restarting"] == []
+    assert (desired.drain_timeout, desired.stop_grace, desired.startup_timeout) == (7, 3, 50)
+    assert (supervisor.strategy, supervisor.fleet.policy.backoff.first) == ("random", 9)
+    assert supervisor.plan.settings.drain_timeout == 7
+    assert (cluster.wanted, cluster.replaced) == (QUIET, [])
+
+
+async def test_the_number_of_workers_is_one_of_the_settings(cluster: Cluster) -> None:
+    assert (await cluster.apply(settings={"instances": 2}))["changes"][0]["old"] == 3
+    assert list(cluster.wanted) == ["instance_0", "instance_1"]
+    with pytest.raises(Refused, match="99 instances are outside"):
+        await cluster.apply(settings={"instances": 99})
+
+
+async def test_a_change_of_the_balancer_replaces_it_with_the_new_settings(cluster: Cluster) -> None:
+    await cluster.apply(settings={"max_body": 4096, "queue_timeout": 2})
+    (config,) = cluster.replaced
+    assert (config.max_body, config.queue_timeout) == (4096, 2) and cluster.wanted == QUIET
+
+
+async def test_a_change_of_the_workers_rolls_with_a_spare(cluster: Cluster) -> None:
+    answer = await cluster.apply(settings={"engine_args": ["--seed", "1"]})
+    assert answer["spare"] == "instance_3" and answer["restarting"] == list(ROLLING)
+    assert cluster.wanted == ROLLING and list(cluster.supervisor.fleet.desired.spares) == ["instance_3"]
+    assert cluster.supervisor.plans.number == 1 and cluster.replaced == []
+    assert cluster.supervisor.plans.of(0).spec.extra_args == ()
+    assert cluster.supervisor.plans.of(1).spec.extra_args == ("--seed", "1")
+
+
+@pytest.mark.parametrize(("settings", "body"), [({"rolling_spare": False}, {}), ({}, {"spare": False}),
+                                                ({"max_instances": 3}, {})])  # fmt: skip
+async def test_a_spare_can_be_done_without(tmp_path: Path, settings: dict[str, Any], body: dict[str, Any]) -> None:
+    cluster = Cluster(tmp_path, **settings)
+    answer = await cluster.apply(settings={"engine_args": ["--seed", "1"]}, **body)
+    assert answer["spare"] is None and not cluster.supervisor.fleet.desired.spares and cluster.wanted == ROLLING
+
+
+async def test_settings_that_are_taken_back_restart_only_who_had_got_them(cluster: Cluster) -> None:
+    await cluster.apply(settings={"engine_args": ["--bad"], "drain_timeout": 3}, spare=False)
+    first = cluster.supervisor.fleet.instances["instance_0"]
+    first.generation, first.settings, first.state = 1, 1, S.FAILED
+    answer = await cluster.apply(previous=True)
+    assert answer["restarting"] == ["instance_0"]
+    assert cluster.supervisor.plan.settings.engine_args == () and cluster.supervisor.plan.settings.drain_timeout == 30
+    behind = [i.id for i in cluster.supervisor.fleet.instances.values() if i.generation < 2]
+    assert behind == ["instance_0"] and cluster.wanted["instance_0"] == (2, True)
+
+
+async def test_settings_that_only_a_spare_had_are_taken_back_without_a_restart(cluster: Cluster) -> None:
+    await cluster.apply(settings={"engine_args": ["--bad"]})
+    cluster.worker("instance_3", S.FAILED)
+    answer = await cluster.apply(previous=True)
+    assert (answer["restarting"], answer["spare"]) == ([], None)
+    assert not cluster.supervisor.fleet.desired.spares
+    assert all(cluster.supervisor.fleet.instances[n].generation == 2 for n in QUIET)
+
+
+async def test_a_restart_by_hand_that_is_still_to_come_is_not_forgotten(cluster: Cluster) -> None:
+    await cluster.apply(settings={"engine_args": ["--bad"]})
+    cluster.supervisor.fleet.restart("instance_1")
+    assert (await cluster.apply(previous=True))["restarting"] == ["instance_1"]
+
+
+async def test_a_dry_run_changes_nothing_and_shows_what_is_refused(cluster: Cluster) -> None:
+    before = cluster.supervisor.plan
+    given = {"port": 1, "max_body": 4096, "engine_args": ["--seed", "1"], "drain_timeout": 1}
+    answer = await cluster.apply(settings=given, dry_run=True)
+    assert {c["setting"]: c["effect"] for c in answer["changes"]} == {
+        "port": "not on a running cluster", "max_body": "replacement of the balancer", "drain_timeout": "at once",
+        "engine_args": "rolling restart of the workers",
+    }  # fmt: skip
+    assert answer["refused"].startswith("port is not changed")
+    with pytest.raises(Refused, match="port is not changed") as refused:
+        await cluster.apply(settings=given)
+    assert (refused.value.status, refused.value.param) == (409, "port")
+    assert cluster.supervisor.plan is before and cluster.wanted == QUIET and cluster.replaced == []
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        ({}, 400, "no settings are given"),
+        ({"previous": True}, 409, "nothing was applied before"),
+        ({"previous": True, "settings": {"port": 1}}, 400, "goes without"),
+        ({"settings": {"nonsense": 1}}, 400, "unknown setting"),
+        ({"settings": {"engine_args": ["--tensor-parallel-size", "2"]}}, 409, "how many GPUs a worker spans"),
+        ({"settings": {"engine_args": ["--served-model-name", "other"]}}, 409, "clients know the model as demo"),
+        ({"settings": {"engine_args": ["--max-lora-rank", "many"]}}, 400, "--max-lora-rank"),
+        ({"settings": {"max_instances": 2}}, 400, "max_instances 2 is below"),
+    ],
+)
+async def test_what_would_not_work_is_refused_before_anything_changes(
+    cluster: Cluster, body: dict[str, Any], status: int, said: str
+) -> None:
+    with pytest.raises(Refused, match=said) as refused:
+        await cluster.apply(**body)
+    assert refused.value.status == status and cluster.wanted == QUIET
+
+
+async def test_a_limit_below_what_was_scaled_to_is_refused(cluster: Cluster) -> None:
+    cluster.supervisor.fleet.scale(5)
+    with pytest.raises(Refused, match=r"5 instances are outside 1\.\.4"):
+        await cluster.apply(settings={"max_instances": 4})
+
+
+async def test_an_adapter_that_would_not_fit_any_more_is_named(cluster: Cluster) -> None:
+    adapter: Any = SimpleNamespace(name="poet", current=SimpleNamespace(rank=32))
+    cluster.supervisor.rollouts.registry = Registry({"poet": adapter})
+    with pytest.raises(Refused, match="adapter poet has rank 32, above 16"):
+        await cluster.apply(settings={"engine_args": ["--max-lora-rank", "16"]})
+
+
+async def test_a_cluster_that_is_ending_is_not_changed(cluster: Cluster) -> None:
+    cluster.supervisor.fleet.shut_down()
+    with pytest.raises(Refused, match="shutting down"):
+        await cluster.apply(settings={"drain_timeout": 1})
+    assert cluster.supervisor.plan.settings.drain_timeout == 30
+
+
+async def test_plans_outlive_the_supervisor(cluster: Cluster) -> None:
+    await cluster.apply(settings={"engine_args": ["--seed", "1"], "drain_timeout": 3})
+    kept = cluster.supervisor.plans.durable()
+    later = Plans(cluster.supervisor.plan)
+    later.restore(kept["plans"])
+    assert (later.number, later.of(0).spec.extra_args, later.of(1)) == (1, (), cluster.supervisor.plan)
+    assert later.before == {"engine_args": [], "drain_timeout": 30.0}
+    later.forget({1})
+    assert later.of(0) is cluster.supervisor.plan, "nobody runs by it any more"
+    empty = Plans(cluster.supervisor.plan)
+    empty.restore(None)
+    assert empty.number == 0
