@@ -171,7 +171,8 @@ class ClusterClient:
             if status["supervisor"].get("settled"):
                 return status
             states = {name: i["state"] for name, i in status.get("instances", {}).items() if i["managed"]}
-            if status["supervisor"].get("pid") and any(s not in ("ready", "failed") for s in states.values()):
+            moving = any(s not in ("ready", "failed") for s in states.values())
+            if status["supervisor"].get("pid") and (moving or status.get("load_balancer", {}).get("replacing")):
                 moved = now
             if now - moved > _STANDSTILL:
                 failed = [name for name, state in states.items() if state == "failed"]

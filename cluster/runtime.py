@@ -10,9 +10,10 @@ from collections.abc import Callable
 from typing import IO
 
 from cluster import adoption, attached, control, plan
-from cluster.balancer import listen
+from cluster.listener import listen
 from cluster.placement import Machine, Placement
 from cluster.plan import Plan
+from cluster.standby import end_left
 from cluster.store import Store
 from cluster.supervisor import Supervisor
 from config.errors import UsageError
@@ -54,6 +55,7 @@ async def serve(settings: Settings, ready: Callable[[Supervisor], None] = lambda
     with lock(state):
         store = await Store.open(state.database)
         try:
+            await end_left(state, store)
             adopt = await adoption.anything_alive(store)
             if adopt:
                 settings = from_json(await store.get("settings"))
@@ -67,6 +69,7 @@ async def end(state: StateDir) -> None:
     with lock(state):
         store = await Store.open(state.database)
         try:
+            await end_left(state, store)
             if await adoption.anything_alive(store):
                 settings = from_json(await store.get("settings"))
                 await _serve(settings, _plan_to_end(settings), state, store, True, Supervisor.shut_down)

@@ -82,7 +82,8 @@ class Supervisor:
         self.fleet = Fleet(desired, policy, self._random.random, self.events.tell)
         self.balancer = BalancerKeeper(
             state, _balancer_config(plan, state), store, self._reported, self._balancer_lost, self.events.tell,
-            lambda name: self.rollouts.want(name),
+            lambda name: self.rollouts.want(name), lambda: self.post(self.announce),
+            drain_timeout=settings.drain_timeout, standby=settings.lb_standby and plan.most > 0,
         )
         self.epoch = 0
         self._revision = 0
@@ -308,7 +309,7 @@ class Supervisor:
             usage = await asyncio.to_thread(self._usage.sample, list(handles), self._clock())
             for pid, (cpu, memory) in usage.items():
                 handles[pid].cpu_percent, handles[pid].memory_mb = cpu, memory
-            for name in [*self.fleet.instances, *(b.name for b in self.balancer.processes), "supervisor"]:
+            for name in [*self.fleet.instances, *self.balancer.logs, "supervisor"]:
                 await asyncio.to_thread(logfile.rotate, self.state.log(name))
             self.announce()
 

@@ -1,7 +1,7 @@
 """One balancer process, started by the supervisor.
 
-``python -m lb FILE``: with what FILE says. ``python -m lb --standby FD``: has imported everything, says so on the socket
-FD, and waits there for a line that says the same; it ends when there is nobody at the other end any more.
+``python -m lb FILE``: with what FILE says. ``python -m lb --standby FD``: has imported everything, says so on the
+socket FD, and waits there for a line that says the same; it ends when there is nobody at the other end any more.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _wait(descriptor: int) -> dict[str, Any] | None:
             line = lines.readline()
         except OSError:
             return None
-    return json.loads(line) if line.endswith(b"\n") else None  # type: ignore[no-any-return]
+    return json.loads(line) if line.endswith(b"\n") else None
 
 
 def _write_to(log: Path) -> None:

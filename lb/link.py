@@ -32,8 +32,9 @@ _DRAIN_LOOK = 0.02
 
 class Link:
     """``uses()`` tells which adapters were used since it was last asked; ``render()`` this process' own series (it is
-    called in a thread). ``snapshot`` is the supervisor's last word; ``alive`` whether there is a supervisor; ``retired``
-is set when it has said that another takes the connections, what is under way may go on for ``drain_timeout`` s."""
+    called in a thread). ``snapshot`` is the supervisor's last word; ``alive`` whether there is a supervisor;
+    ``retired`` is set when it has said that another takes the connections: a request may go on for ``drain_timeout``
+    seconds."""
 
     def __init__(
         self, pool: Pool, listener: socket.socket, path: Path,

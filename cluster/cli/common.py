@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from cluster.client import ClusterClient
+from cluster.commands import BALANCER
 from config.settings import cluster_url, own_admin_key
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -43,6 +44,13 @@ def finish(cluster: ClusterClient, no_wait: bool, done: str, only: str | None = 
     if no_wait:
         return 0
     status = cluster.wait_settled(PATIENCE)
+    if only in BALANCER:
+        if why := status["load_balancer"].get("failure"):
+            click.echo(f"the load balancer could not be replaced: {why}", err=True)
+            return 1
+        pids = ", ".join(str(process["pid"]) for process in status["load_balancer"]["processes"])
+        click.echo(f"{done}: load balancer {pids}")
+        return 0
     failed = [n for n, i in status["instances"].items() if i["state"] == "failed" and only in (None, n)]
     if failed:
         for name in failed:

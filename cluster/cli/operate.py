@@ -82,7 +82,7 @@ def strategy_command(name: str, url: str | None) -> int:
 @no_wait_option
 @url_option
 def restart_command(instance: str | None, rolling: bool, no_wait: bool, url: str | None) -> int:
-    """Restart one INSTANCE, or all of them one at a time."""
+    """Restart one INSTANCE, or all of them one at a time; `lb` replaces the load balancer."""
     if (instance is None) != rolling:
         raise click.UsageError("either an INSTANCE or --rolling is needed")
     with client(url) as cluster:

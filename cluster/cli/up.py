@@ -51,6 +51,9 @@ _LISTS = ("lora", "backend", "adapter_root")
 @click.option("--resume/--no-resume", default=None, help="Go on with a stream whose worker is lost (default: yes).")
 @click.option("--migration-limit", type=int, help="How often one stream may be moved (default 3).")
 @click.option("--lb-processes", type=int, help="Balancer processes that share the port (default 1).")
+@click.option(
+    "--lb-standby/--no-lb-standby", default=None, help="Keep one more waiting for one of them to die (default: yes)."
+)
 @click.option("--max-body", type=int, metavar="BYTES", help="Largest request body (default 64 MiB).")
 @click.option("--state-dir", type=click.Path(path_type=Path), help="State, logs, sockets (default: one a port).")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Default info.")

@@ -16,8 +16,11 @@ from typing import Any
 import httpx
 import pytest
 
-from cluster.balancer import BalancerKeeper, listen
+from cluster.balancer import BalancerKeeper
+from cluster.balancer_process import BalancerProcess
+from cluster.listener import listen
 from cluster.store import Store
+from config.link import Phase
 from config.paths import StateDir
 from config.topology import BackendSet, BalancerConfig
 from worker import proc
@@ -48,14 +51,25 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
     await opened.close()
 
 
-def _keeper(folder: Path, store: Store, heard: Heard, processes: int = 3) -> BalancerKeeper:
+def _keeper(folder: Path, store: Store, heard: Heard, processes: int = 3, **fields: Any) -> BalancerKeeper:
     state = StateDir(folder / "state")
     state.create()
     config = BalancerConfig(-1, str(state.root), "127.0.0.1", 1, 5, processes=processes)
     return BalancerKeeper(
         state, config, store, heard.report, heard.gone, lambda who, what: heard.told.append((who, what)),
-        heard.wanted.append,
+        heard.wanted.append, **fields,
     )
+
+
+def _with_processes(folder: Path, store: Store, heard: Heard) -> BalancerKeeper:
+    """Three that are there, as far as the keeper can tell."""
+    keeper = _keeper(folder, store, heard)
+    for order, slot in enumerate(keeper.slots):
+        process = BalancerProcess(f"lb-{order}", slot.name, order, keeper, StateDir(folder / "state"), store)
+        process.phase = Phase.SERVING
+        slot.line.append(process)
+        keeper.processes.append(process)
+    return keeper
 
 
 def _report(keeper: BalancerKeeper, number: int, version: tuple[int, int], **in_flight: int) -> None:
@@ -67,18 +81,18 @@ def _report(keeper: BalancerKeeper, number: int, version: tuple[int, int], **in_
 
 def _die(keeper: BalancerKeeper, number: int) -> None:
     process = keeper.processes[number]
-    process.engaged, process.version, process.in_flight = False, (0, 0), {}
-    keeper.lost(process)
+    process.over, process.engaged, process.version = True, False, (0, 0)
+    keeper.ended(process, -9)
 
 
 def test_names_of_the_first_are_those_of_a_balancer_that_is_alone(tmp_path: Path, store: Store) -> None:
     keeper = _keeper(tmp_path, store, Heard())
-    assert [process.name for process in keeper.processes] == ["balancer", "balancer-1", "balancer-2"]
+    assert [slot.name for slot in keeper.slots] == ["balancer", "balancer-1", "balancer-2"]
 
 
-def test_confirmed_is_what_the_slowest_has_and_in_flight_is_the_sum(tmp_path: Path, store: Store) -> None:
+async def test_confirmed_is_what_the_slowest_has_and_in_flight_is_the_sum(tmp_path: Path, store: Store) -> None:
     heard = Heard()
-    keeper = _keeper(tmp_path, store, heard)
+    keeper = _with_processes(tmp_path, store, heard)
     assert not keeper.connected
     _report(keeper, 0, (1, 7), instance_0=2, instance_1=1)
     assert keeper.connected
@@ -91,17 +105,17 @@ def test_confirmed_is_what_the_slowest_has_and_in_flight_is_the_sum(tmp_path: Pa
     ]
 
 
-def test_one_that_was_adopted_and_has_said_nothing_has_confirmed_nothing(tmp_path: Path, store: Store) -> None:
+async def test_one_that_was_adopted_and_has_said_nothing_has_confirmed_nothing(tmp_path: Path, store: Store) -> None:
     heard = Heard()
-    keeper = _keeper(tmp_path, store, heard)
+    keeper = _with_processes(tmp_path, store, heard)
     keeper.processes[1].engaged = True
     _report(keeper, 0, (2, 1))
     assert heard.reports[-1][0] == (0, 0)
 
 
-def test_when_one_dies_only_its_own_requests_are_over(tmp_path: Path, store: Store) -> None:
+async def test_when_one_dies_only_its_own_requests_are_over(tmp_path: Path, store: Store) -> None:
     heard = Heard()
-    keeper = _keeper(tmp_path, store, heard)
+    keeper = _with_processes(tmp_path, store, heard)
     _report(keeper, 0, (1, 2), instance_0=2)
     _report(keeper, 1, (1, 1), instance_0=5)
     _die(keeper, 1)
@@ -110,11 +124,11 @@ def test_when_one_dies_only_its_own_requests_are_over(tmp_path: Path, store: Sto
     assert (len(heard.reports), heard.lost) == (3, 1)
 
 
-def test_each_may_want_an_adapter(tmp_path: Path, store: Store) -> None:
+async def test_each_may_want_an_adapter(tmp_path: Path, store: Store) -> None:
     heard = Heard()
-    keeper = _keeper(tmp_path, store, heard)
+    keeper = _with_processes(tmp_path, store, heard)
     for process in keeper.processes:
-        keeper.heard(process, {"type": "want", "adapter": process.name})
+        keeper.heard(process, {"type": "want", "adapter": process.slot})
     keeper.heard(keeper.processes[0], {"type": "hello", "pid": 1})
     assert heard.wanted == ["balancer", "balancer-1", "balancer-2"]
 
@@ -131,6 +145,11 @@ async def _until(condition: Callable[[], Any], what: str, seconds: float = 20) -
 
 def _confirmed(heard: Heard, version: tuple[int, int]) -> bool:
     return bool(heard.reports) and heard.reports[-1][0] == version
+
+
+def _pid(keeper: BalancerKeeper, number: int) -> int | None:
+    process = keeper.slots[number].current
+    return process.pid if process else None
 
 
 async def test_they_share_the_socket_are_replaced_adopted_and_ended(tmp_path: Path, store: Store) -> None:
@@ -153,16 +172,17 @@ async def test_they_share_the_socket_are_replaced_adopted_and_ended(tmp_path: Pa
         kept, victim, link = first.pid, second.pid, second.link
         assert victim is not None and link is not None
         os.kill(victim, signal.SIGKILL)
-        await _until(lambda: second.pid not in (None, victim) and second.engaged, "it is replaced")
-        assert (first.pid, keeper.restarts, heard.lost) == (kept, 1, 0)
-        assert heard.told[0][0] == "balancer-1" and "status -9" in heard.told[0][1]
+        await _until(lambda: _pid(keeper, 1) not in (None, victim) and keeper.processes[1].engaged, "it is replaced")
+        assert (_pid(keeper, 0), keeper.restarts, heard.lost) == (kept, 1, 0)
+        assert heard.told[0][0] == "balancer-1" and "signal 9" in heard.told[0][1]
+        assert keeper.describe()["ends"] == {"signal 9": 1}
         assert first.link is not None and first.link.exists() and not link.exists()
         keeper.publish(BackendSet(epoch=1, revision=2, strategy="random"))
         await _until(lambda: _confirmed(heard, (1, 2)), "the new one has it too")
         assert len(list(root.glob("counters*"))) == 2
 
         await keeper.close()
-        pids = [p.pid for p in keeper.processes]
+        pids = [_pid(keeper, 0), _pid(keeper, 1)]
         assert keeper.listener is not None
         keeper.listener.close()
         os.kill(pids[0] or 0, signal.SIGKILL)  # nobody looks
@@ -173,10 +193,13 @@ async def test_they_share_the_socket_are_replaced_adopted_and_ended(tmp_path: Pa
         assert await keeper.adopt()
         exits.push_async_callback(keeper.stop, 5.0)
         assert isinstance(keeper.listener, socket.socket) and keeper.listener.getsockname()[1] == port
-        assert [p.pid for p in keeper.processes] == [None, pids[1]]
+        assert [_pid(keeper, 0), _pid(keeper, 1)] == [None, pids[1]]
         keeper.publish(BackendSet(epoch=2, revision=1, strategy="random"), {"sequence": [2, 1]})
         keeper.start()
-        await _until(lambda: keeper.processes[0].engaged and _confirmed(heard, (2, 1)), "one adopted, one new")
+        await _until(
+            lambda: len(keeper.processes) == 2 and all(p.engaged for p in keeper.processes)
+            and _confirmed(heard, (2, 1)), "one adopted, one new",
+        )  # fmt: skip
         async with httpx.AsyncClient() as client:
             assert (await client.get(f"http://127.0.0.1:{port}/health")).status_code == 503  # no worker
 
