@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import os
 import signal
 from collections.abc import Callable
-from typing import IO
 
 from cluster import adoption, attached, control, plan
 from cluster.listener import listen
+from cluster.lock import lock
 from cluster.placement import Machine, Placement
 from cluster.plan import Plan
 from cluster.standby import end_left
 from cluster.store import Store
 from cluster.supervisor import Supervisor
-from config.errors import UsageError
 from config.paths import StateDir
 from config.settings import Settings, from_json
 from worker.engines import base
@@ -25,27 +22,6 @@ from worker.spec import EngineSpec
 
 #: How long (s) the balancer may take to end once every worker has stopped.
 _BALANCER_GRACE = 5.0
-
-
-def lock(state: StateDir) -> IO[str]:
-    """The lock that makes this process the state directory's one supervisor, until it is closed. Raises UsageError
-    where another one lives, or the directory cannot be written."""
-    try:
-        state.create()
-        file = state.lock.open("a+")  # not inherited: a worker must not keep it
-    except OSError as error:
-        raise UsageError(f"state directory {state.root}: {error.strerror}") from None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        pid = file.read().strip() or "?"
-        file.close()
-        raise UsageError(f"a supervisor (pid {pid}) already runs on {state.root}; nothing was changed") from None
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
-    return file
 
 
 async def serve(settings: Settings, ready: Callable[[Supervisor], None] = lambda supervisor: None) -> None:

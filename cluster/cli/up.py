@@ -7,17 +7,19 @@ import logging
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cluster import plan
 from cluster.cli import detach
 from cluster.cli.render import console, progress_table
-from cluster.supervisor import Supervisor
 from config import settings as configuration
 from config.settings import Settings
 from config.topology import STRATEGIES
+
+if TYPE_CHECKING:
+    from cluster.supervisor import Supervisor
 
 _LISTS = ("lora", "backend", "adapter_root")
 
