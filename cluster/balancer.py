@@ -305,7 +305,7 @@ class BalancerKeeper:
         self.lost(process.requests, in_words(status))
         self.tell(
             process.slot, f"pid {process.pid}, which was replaced, ended ({in_words(status)}) "
-            f"with {process.requests} requests, which are lost",
+            f"with {process.requests} requests in flight, which are lost",
         )  # fmt: skip
 
     def _report(self, used: Mapping[str, float]) -> None:

@@ -119,7 +119,7 @@ class Slot:
             self._group.lost(process.requests, how)
         what = f"pid {process.pid} ended ({how})"
         if served:
-            what += f" with {process.requests} requests, which are lost"
+            what += f" with {process.requests} requests in flight, which are lost" if process.requests else ""
         if self.line:  # its successor was being started, or came to nothing
             if served:
                 self._group.tell(self.name, f"{what}; pid {self.line[-1].pid} takes its place")
