@@ -119,6 +119,7 @@ class Balancer:
         await self.link.retired.wait()
         self.link.enter(Phase.DRAINING)
         await self.front.retire(self.link.drain_timeout)
+        self.link.report()  # the last word: nothing is in flight
 
     async def close(self) -> None:
         await self.front.close(_SHUTDOWN_S)

@@ -65,7 +65,7 @@ class Link:
         self._descriptors = bind_unix(descriptor_path(self._path))
         loop.add_reader(self._descriptors, self._hand_over)
         self._server = await asyncio.start_unix_server(self._serve, sock=bind_unix(self._path), limit=LINE_LIMIT)
-        self._tasks.start(self._report(), "report to the supervisor")
+        self._tasks.start(self._keep_reporting(), "report to the supervisor")
 
     async def close(self) -> None:
         if self._descriptors is not None:
@@ -109,6 +109,15 @@ class Link:
         self._wanted[adapter] = now
         self._say({"type": "want", "adapter": adapter})
 
+    def report(self) -> None:
+        """What is in flight now."""
+        if not self._writers:
+            return
+        self._say({
+            "type": "report", "version": list(self._pool.version), "in_flight": self._pool.in_flight(),
+            "used": self._uses(),
+        })  # fmt: skip
+
     def _hand_over(self) -> None:
         """Over a plain socket: no transport of asyncio or uvloop carries descriptors."""
         assert self._descriptors is not None
@@ -129,7 +138,7 @@ class Link:
             async for message in messages(reader):
                 if message["type"] == "set":
                     self._pool.apply(BackendSet.from_json(message["set"]))
-                    self._send_report()
+                    self.report()
                     self._applied.notify()
                 elif message["type"] == "snapshot":
                     self.snapshot = message["snapshot"]
@@ -146,7 +155,7 @@ class Link:
             self._writers.discard(writer)
             writer.close()
 
-    async def _report(self) -> None:
+    async def _keep_reporting(self) -> None:
         """What is in flight: soon while something drains, now and then otherwise."""
         waited, before = 0.0, ""
         while True:
@@ -160,18 +169,10 @@ class Link:
             now = str(self._pool.in_flight())
             if now != before or waited >= _REPORT_EVERY:
                 before, waited = now, 0.0
-                self._send_report()
+                self.report()
 
     def _draining(self) -> bool:
         return any(b.spec.state == "draining" for b in self._pool.backends.values())
-
-    def _send_report(self) -> None:
-        if not self._writers:
-            return
-        self._say({
-            "type": "report", "version": list(self._pool.version), "in_flight": self._pool.in_flight(),
-            "used": self._uses(),
-        })  # fmt: skip
 
     def _say(self, message: dict[str, Any]) -> None:
         line = encode(message)

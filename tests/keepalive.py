@@ -61,7 +61,7 @@ async def _answer(reader: asyncio.StreamReader) -> Answer:
     fields = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:] if line)}
     body = b""
     if fields.get("transfer-encoding") == "chunked":
-        while size := int(await reader.readline(), 16):
+        while size := int(await reader.readuntil(b"\r\n"), 16):
             body += await reader.readexactly(size)
             await reader.readexactly(2)
         await reader.readexactly(2)
