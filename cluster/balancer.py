@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from cluster.balancer_process import BalancerProcess, in_words
+from cluster.balancer_process import BalancerProcess, adopt, in_words
 from cluster.balancer_slot import ReplacementFailed, Slot
 from cluster.standby import Spare, Standby
 from cluster.store import Store
@@ -96,21 +96,7 @@ class BalancerKeeper:
 
     async def adopt(self) -> bool:
         """Takes over what an earlier supervisor started, and the listening socket. False: nothing of it runs."""
-        records = await self._store.processes()
-        adopting = (
-            BalancerProcess.adopt(name, record, self, self._state, self._store)
-            for name, record in records.items() if "link" in record
-        )  # fmt: skip
-        for found in await asyncio.gather(*adopting):
-            if found is None:
-                continue
-            process, listener = found
-            self.processes.append(process)
-            if self.listener is None:
-                self.listener = listener
-            else:
-                listener.close()  # the same socket once more
-        self.processes.sort(key=lambda process: process.order)
+        self.processes, self.listener = await adopt(self, self._state, self._store)
         self._order = max((process.order for process in self.processes), default=0)
         slots = {slot.name: slot for slot in self.slots}
         for process in self.processes:

@@ -264,6 +264,21 @@ class BalancerProcess:
         self.group.heard(self, message)
 
 
+async def adopt(
+    group: Group, state: StateDir, store: Store
+) -> tuple[list[BalancerProcess], socket.socket | None]:
+    """All that an earlier supervisor left running, oldest first, and the listening socket, if there are any."""
+    found = await asyncio.gather(*(
+        BalancerProcess.adopt(name, record, group, state, store)
+        for name, record in (await store.processes()).items() if "link" in record
+    ))  # fmt: skip
+    adopted = [one for one in found if one is not None]
+    for _, same in adopted[1:]:
+        same.close()  # the same socket once more
+    processes = sorted((process for process, _ in adopted), key=lambda process: process.order)
+    return processes, adopted[0][1] if adopted else None
+
+
 def in_words(status: int | None) -> str:
     """How a process ended, short enough for a label."""
     if status is None:

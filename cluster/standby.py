@@ -57,6 +57,8 @@ class Standby:
         self._tell, self._changed = tell, changed
         self._spare: Spare | None = None
         self._ready = False
+        #: What has to be ended by us, by name; None for one that is being started.
+        self._ours: dict[str, Spare | None] = {}
         self._gone = asyncio.Event()  # of the present one: it has been taken, or has ended
         self._tasks = Tasks()
         self._running = False
@@ -77,6 +79,7 @@ class Standby:
         spare = self._let_go()
         if spare is not None:
             spare.handle.unwatch()
+            del self._ours[spare.name]
             self._gone.set()
         return spare
 
@@ -85,22 +88,21 @@ class Standby:
         spare = self._let_go()
         if spare is not None:
             self._gone.set()
-            spare.channel.close()
-            self._tasks.start(self._end(spare), "end a standby")
+            self._tasks.start(self._end(spare.name), "end a standby")
 
     async def stop(self) -> None:
-        spare = self._let_go()
+        self._let_go()
         await self._tasks.close()
-        if spare is not None:
-            spare.channel.close()
-            await self._end(spare)
+        for name in list(self._ours):
+            await self._end(name)
 
     async def close(self) -> None:
         """Lets go of it, and it ends."""
-        spare = self._let_go()
+        self._let_go()
         await self._tasks.close()
-        if spare is not None:
-            spare.channel.close()
+        for spare in self._ours.values():
+            if spare is not None:
+                spare.channel.close()
 
     async def _keep(self) -> None:
         backoff, failures, loop = Backoff(first=_LATER_S), 0, asyncio.get_running_loop()
@@ -123,6 +125,7 @@ class Standby:
         assert listener is not None
         name = f"lb-{await self._store.next_number('balancers')}"
         run_file = self._state.runs / name
+        self._ours[name] = None
         record: dict[str, Any] = {"standby": True, "process": None, "run_file": str(run_file)}
         await self._store.save_process(name, record)
         ours, theirs = socket.socketpair()
@@ -136,7 +139,7 @@ class Standby:
         except OSError:
             ours.close()
             raise
-        spare = Spare(name, handle, ours)
+        self._ours[name] = spare = Spare(name, handle, ours)
         ours.setblocking(False)
         await self._store.save_process(name, {**record, "process": asdict(handle.process)})
         self._spare = spare
@@ -153,8 +156,7 @@ class Standby:
         reading.cancel()
         if self._let_go() is None:
             return None
-        ours.close()
-        await self._end(spare)
+        await self._end(name)
         return f"pid {handle.pid}, status {status[0]}"
 
     async def _hear(self, spare: Spare) -> None:
@@ -172,10 +174,14 @@ class Standby:
             self._changed()
         return spare
 
-    async def _end(self, spare: Spare) -> None:
-        while len(await asyncio.to_thread(spare.handle.kill_tree)):
-            await asyncio.sleep(0.02)
-        await _forget(self._state, self._store, spare.name)
+    async def _end(self, name: str) -> None:
+        spare = self._ours[name]
+        if spare is not None:
+            spare.channel.close()
+            while len(await asyncio.to_thread(spare.handle.kill_tree)):
+                await asyncio.sleep(0.02)
+        await _forget(self._state, self._store, name)
+        del self._ours[name]
 
 
 async def end_left(state: StateDir, store: Store) -> None:

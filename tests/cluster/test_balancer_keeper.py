@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,13 @@ import pytest
 from cluster.balancer import BalancerKeeper
 from cluster.balancer_process import BalancerProcess
 from cluster.listener import listen
+from cluster.standby import end_left
 from cluster.store import Store
 from config.link import Phase
 from config.paths import StateDir
 from config.topology import BackendSet, BalancerConfig
 from worker import proc
+from worker.process import spawn
 
 Report = tuple[tuple[int, int], dict[str, int], dict[str, float]]
 
@@ -215,3 +217,93 @@ async def test_none_is_adopted_where_none_runs(tmp_path: Path, store: Store) -> 
     await store.save_process("balancer-1", {"process": None, "link": "x", "run_file": "x"})
     assert await keeper.adopt() is False
     await keeper.stop(1.0)
+
+
+async def _serving(keeper: BalancerKeeper, count: int) -> None:
+    await _until(
+        lambda: [bool(slot.current and slot.current.phase is Phase.SERVING) for slot in keeper.slots] == [True] * count,
+        f"{count} serve",
+    )  # fmt: skip
+
+
+async def test_a_replacement_is_adopted_in_the_middle_and_resized(tmp_path: Path, store: Store) -> None:
+    """An idle client keeps the old one; the new one has other settings; the next supervisor finds both."""
+    async with AsyncExitStack() as exits:
+        heard = Heard()
+        keeper = _keeper(tmp_path, store, heard, processes=1)
+        keeper.listener = listen("127.0.0.1", 0)
+        port = keeper.listener.getsockname()[1]
+        keeper.publish(BackendSet(epoch=1, revision=1, strategy="random"), {"sequence": [1, 1]})
+        keeper.start()
+        exits.push_async_callback(keeper.stop, 5.0)
+        await _serving(keeper, 1)
+        old = _pid(keeper, 0)
+        client = await exits.enter_async_context(httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}"))
+        assert (await client.get("/health")).status_code == 503  # no worker
+        await keeper.replace(replace(keeper.config, max_connections=77))
+        new = _pid(keeper, 0)
+        said = keeper.describe()
+        assert new not in (None, old)
+        assert (said["replacements"], said["restarts"], said["replacing"], said["failure"]) == (1, 0, False, "")
+        assert [process["pid"] for process in said["draining"]] == [old]
+        assert ("balancer", f"replaced: pid {old} -> pid {new}; 0 requests finish on the old one") in heard.told
+        assert '"max_connections": 77' in (tmp_path / "state" / "balancer.json").read_text()
+        await keeper.close()
+
+        heard = Heard()
+        keeper = _keeper(tmp_path, store, heard, processes=1)
+        assert await keeper.adopt()
+        exits.push_async_callback(keeper.stop, 5.0)
+        keeper.publish(BackendSet(epoch=2, revision=1, strategy="random"), {"sequence": [2, 1]})
+        keeper.start()
+        assert (_pid(keeper, 0), [p["pid"] for p in keeper.describe()["draining"]]) == (new, [old])
+        await _until(lambda: _confirmed(heard, (2, 1)), "the old one is told as well")
+        answer = await client.get("/health")
+        assert (answer.status_code, answer.headers["Connection"]) == (503, "close")
+        await _until(lambda: keeper.describe()["draining"] == [], "its last connection is gone")
+        assert ("balancer", f"pid {old}, which was replaced, has finished") in heard.told
+        assert heard.lost == 0
+
+        await keeper.replace(replace(keeper.config, processes=2))
+        await _serving(keeper, 2)
+        await keeper.replace(replace(keeper.config, processes=1))
+        await _until(lambda: len(keeper.processes) == 1, "the second is gone")
+        assert [slot.name for slot in keeper.slots] == ["balancer"]
+        assert keeper.describe()["lost_requests"] == 0
+        await keeper.stop(5.0)
+        assert await store.processes() == {}
+
+
+async def test_a_standby_takes_the_place_of_one_that_dies(tmp_path: Path, store: Store) -> None:
+    async with AsyncExitStack() as exits:
+        heard = Heard()
+        keeper = _keeper(tmp_path, store, heard, processes=1, standby=True)
+        keeper.listener = listen("127.0.0.1", 0)
+        keeper.publish(BackendSet(epoch=1, revision=1, strategy="random"), {"sequence": [1, 1]})
+        keeper.start()
+        exits.push_async_callback(keeper.stop, 5.0)
+        await _until(lambda: keeper.standby.pid, "there is one")
+        standby = keeper.standby.pid
+        os.kill(_pid(keeper, 0) or 0, signal.SIGKILL)
+        await _until(lambda: _pid(keeper, 0) == standby, "it is the balancer now")
+        await _serving(keeper, 1)
+        await _until(lambda: keeper.standby.pid not in (None, standby), "there is another")
+        assert len(await store.processes()) == 2
+        await keeper.replace()
+        assert _pid(keeper, 0) != standby  # replaced by one that has imported what is installed now
+        await keeper.stop(5.0)
+        assert await store.processes() == {}
+        assert list((tmp_path / "state" / "run").iterdir()) == []
+
+
+async def test_a_standby_of_a_dead_supervisor_is_ended_and_counts_for_nothing(tmp_path: Path, store: Store) -> None:
+    keeper = _keeper(tmp_path, store, Heard(), processes=1)
+    process = spawn(
+        ("sleep", "600"), env=dict(os.environ), cwd=tmp_path, log=tmp_path / "log", run_file=tmp_path / "run",
+    )  # fmt: skip
+    record = {"standby": True, "process": asdict(process.process), "run_file": str(tmp_path / "run")}
+    await store.save_process("lb-3", record)
+    assert await keeper.adopt() is False
+    await end_left(StateDir(tmp_path / "state"), store)
+    assert await store.processes() == {}
+    assert not proc.alive(process.process)
