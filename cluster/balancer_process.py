@@ -78,6 +78,7 @@ class BalancerProcess:
     adopted: bool = False
     over: bool = False
     asked: bool = False
+    _unsaved: bool = False
     _writer: asyncio.StreamWriter | None = None
     _tasks: Tasks = field(default_factory=Tasks)
 
@@ -98,7 +99,7 @@ class BalancerProcess:
         what = {**start, "link": str(self.link), "log": str(self.state.log(self.slot))}
         if spare is not None:
             self.handle = spare.handle
-            await self._save()  # before it is told: whoever comes after us has to find it
+            await self._try_to_save()  # before it is told: whoever comes after us has to find it
             spare.tell(what)
             return
         run_file = self.state.runs / self.name
@@ -160,10 +161,7 @@ class BalancerProcess:
         if self.retiring is not None or self.over:
             return
         self.retiring, self.successor = timeout, successor.pid
-        try:
-            await self._save()
-        except sqlite3.Error as error:  # the next supervisor sees that there is a newer one
-            log.warning("%s: that it is replaced is not written down: %s", self.name, error)
+        await self._try_to_save()
         self.send(self._retirement())
         self._tasks.start(self._end_in_time(timeout), f"end {self.name} in time")
 
@@ -207,6 +205,16 @@ class BalancerProcess:
             "process": process, "slot": self.slot, "order": self.order, "link": str(self.link),
             "run_file": str(self.state.runs / self.name), "retiring": self.retiring,
         })  # fmt: skip
+
+    async def _try_to_save(self) -> None:
+        """A disk that is full keeps nobody from taking connections; it is tried again with each report."""
+        try:
+            await self._save()
+            self._unsaved = False
+        except sqlite3.Error as error:
+            if not self._unsaved:
+                log.warning("%s: what has become of it is not written down: %s", self.name, error)
+            self._unsaved = True
 
     async def _forget(self) -> None:
         """Nothing of it is left."""
@@ -257,6 +265,8 @@ class BalancerProcess:
         if message["type"] == "report":
             epoch, revision = message["version"]
             self.version, self.in_flight = (epoch, revision), message["in_flight"]
+            if self._unsaved:
+                self._tasks.start(self._try_to_save(), f"write {self.name} down")
         elif message["type"] in ("hello", "phase"):
             self.phase = Phase(message.get("phase", Phase.SERVING))
             if self.phase is Phase.SERVING and self.since is None and not self.adopted:

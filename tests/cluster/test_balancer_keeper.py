@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
@@ -294,6 +295,36 @@ async def test_a_standby_takes_the_place_of_one_that_dies(tmp_path: Path, store:
         await keeper.stop(5.0)
         assert await store.processes() == {}
         assert list((tmp_path / "state" / "run").iterdir()) == []
+
+
+async def test_a_full_disk_does_not_keep_a_standby_from_its_place(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with AsyncExitStack() as exits:
+        heard = Heard()
+        keeper = _keeper(tmp_path, store, heard, processes=1, standby=True)
+        keeper.listener = listen("127.0.0.1", 0)
+        keeper.publish(BackendSet(epoch=1, revision=1, strategy="random"), {"sequence": [1, 1]})
+        keeper.start()
+        exits.push_async_callback(keeper.stop, 5.0)
+        await _until(lambda: keeper.standby.pid, "there is one")
+        standby = keeper.standby.pid
+
+        async def full(*_: Any) -> None:
+            raise sqlite3.OperationalError("database or disk is full")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Store, "save_process", full)
+            patched.setattr(Store, "next_number", full)
+            os.kill(_pid(keeper, 0) or 0, signal.SIGKILL)
+            await _until(lambda: _pid(keeper, 0) == standby, "it is the balancer now")
+            await _serving(keeper, 1)
+        name = keeper.processes[0].name
+        for _ in range(1000):  # and it is written down when there is room again
+            if "link" in (await store.processes())[name]:
+                break
+            await asyncio.sleep(0.02)
+        assert (await store.processes())[name]["slot"] == "balancer"
 
 
 async def test_a_standby_of_a_dead_supervisor_is_ended_and_counts_for_nothing(tmp_path: Path, store: Store) -> None:
