@@ -41,6 +41,12 @@ def _pids(balancer: dict[str, Any]) -> list[int]:
     return [process["pid"] for process in balancer["processes"]]
 
 
+def _gone(pid: int) -> bool:
+    """A zombie is one: whoever inherits it collects it in his own time."""
+    found = proc.stat(pid)
+    return found is None or not found.alive
+
+
 def _replace(cluster: Cluster) -> None:
     """Returns when other processes take the connections."""
     before = _pids(_balancer(cluster))
@@ -120,7 +126,7 @@ async def test_what_began_before_a_replacement_ends_after_it(slow: Cluster) -> N
     for answer in (await stream, await other):
         assert answer.status == 200 and answer.body.endswith(b"data: [DONE]\n\n"), answer.body[-300:]
     streaming.close()
-    await asyncio.to_thread(poll, lambda: not proc.stat(old), 10, "the old one has ended")
+    await asyncio.to_thread(poll, lambda: _gone(old), 10, "the old one has ended")
     told, new = slow.log("supervisor"), _pids(balancer)[0]
     assert f"pid {old}, which was replaced, has finished" in told
     assert f"replaced: pid {old} -> pid {new}; 2 requests finish on the old one" in told
@@ -192,7 +198,7 @@ def test_a_standby_that_dies_is_started_again_and_takes_no_connections(slow: Clu
     second = poll(lambda: (b if (b := _balancer(slow))["standby"] not in (None, first["standby"]) else None), 20)
     assert (second["pid"], second["restarts"]) == (first["pid"], 0)
     kill(slow.status()["supervisor"]["pid"])
-    poll(lambda: not proc.stat(second["standby"]), 5, "it ends with its supervisor")
+    poll(lambda: _gone(second["standby"]), 10, "it ends with its supervisor")
 
 
 async def _supervisors(cluster: Cluster, count: int) -> None:
@@ -212,7 +218,7 @@ async def _supervisors(cluster: Cluster, count: int) -> None:
             assert _pids(after["load_balancer"]) == _pids(before["load_balancer"])
     print("adopted in", [f"{seconds:.2f} s" for seconds in took])
     assert load.wrong == []
-    assert min(took) < 3.0, took  # 2 s on a machine that does nothing else
+    assert min(took) < 10.0, took  # two starts of Python, mostly: on a machine that does nothing else, about 2 s
 
 
 async def test_three_supervisors_killed_under_load_are_not_noticed(slow: Cluster) -> None:
@@ -257,7 +263,7 @@ async def test_a_replacement_whose_supervisor_is_killed_is_finished_by_the_next(
     assert {n: i["pid"] for n, i in after["instances"].items()} == {
         n: i["pid"] for n, i in before["instances"].items()
     }
-    assert not proc.stat(old)
+    assert _gone(old)
     assert len(list(slow.state_dir.glob("lb-*.sock"))) == 1
 
 
