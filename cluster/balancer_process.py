@@ -100,7 +100,7 @@ class BalancerProcess:
         if spare is not None:
             self.handle = spare.handle
             await self._try_to_save()  # before it is told: whoever comes after us has to find it
-            spare.tell(what)
+            await asyncio.to_thread(spare.tell, what)
             return
         run_file = self.state.runs / self.name
         run_file.unlink(missing_ok=True)

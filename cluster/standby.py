@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 #: After the start of a balancer, or of the one before (s): whatever else is starting just then comes first.
 _LATER_S = 1.0
 
+#: How long (s) it may take to hear what it is to be: it may be importing still.
+_TELL_S = 5.0
+
 
 @dataclass(frozen=True, slots=True)
 class Spare:
@@ -40,9 +43,9 @@ class Spare:
     channel: socket.socket
 
     def tell(self, start: Mapping[str, Any]) -> None:
-        """What to be. Raises OSError if it is gone."""
+        """What to be. Blocks. Raises OSError if it is gone, or does not listen."""
         with self.channel:
-            self.channel.setblocking(True)
+            self.channel.settimeout(_TELL_S)
             self.channel.sendall(json.dumps(start).encode() + b"\n")
 
 
