@@ -1,4 +1,5 @@
-"""Keeps the balancer processes alive on one listening socket that stays open, and talks to them as if they were one.
+"""Keeps the balancer processes alive on one listening socket that stays open, replaces them without closing it, and
+talks to all of them as if they were one.
 
 The next supervisor takes the listening socket back from any of them that lives before it could die as well.
 """
@@ -6,61 +7,59 @@ The next supervisor takes the listening socket back from any of them that lives 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
+import sqlite3
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
-from cluster.balancer_process import BalancerProcess
+from cluster.balancer_process import BalancerProcess, adopt, in_words
+from cluster.balancer_slot import ReplacementFailed, Slot
+from cluster.standby import Spare, Standby
 from cluster.store import Store
-from config.errors import UsageError
-from config.link import descriptor_path, encode
+from config.aio import Tasks
+from config.link import Phase, descriptor_path, encode
 from config.paths import StateDir
 from config.topology import BackendSet, BalancerConfig
 
 RECORD = "balancer"
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """The socket that clients connect to. Raises UsageError where the address cannot be had."""
-    try:
-        family, kind, proto, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except socket.gaierror as error:
-        raise UsageError(f"--host {host}: {error.strerror}") from None
-    except UnicodeError:
-        raise UsageError(f"--host {host}: not a host name") from None
-    listener = socket.socket(family, kind, proto)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(4096)
-    except OSError as error:
-        listener.close()
-        raise UsageError(f"cannot listen on {host}:{port}: {error.strerror}") from None
-    listener.setblocking(False)
-    return listener
-
-
 class BalancerKeeper:
-    """``config.processes`` balancer processes. ``on_report`` gets (version, in-flight by backend, last use by adapter):
-    the version that every process has confirmed, what is in flight in all of them; ``on_lost`` is called when the last
-    process that may have had requests is gone; ``tell`` gets sentences for people; ``on_want`` the name of an adapter
-    that is asked for and that no worker holds."""
+    """``config.processes`` balancer processes, and those that were replaced and finish what they have. ``on_report``
+    gets (version, in-flight by backend, last use by adapter): the version that every process has confirmed, what is in
+    flight in all of them; ``on_lost`` is called when the last process that may have had requests is gone; ``tell`` gets
+    sentences for people; ``on_want`` the name of an adapter that is asked for and that no worker holds; ``on_change``
+    is called when `describe` says something else. ``drain_timeout``: how long (s) a request may go on in one that was
+    replaced; ``standby``: whether another process waits to take the place of one that dies."""
 
     def __init__(
         self, state: StateDir, config: BalancerConfig, store: Store,
         on_report: Callable[[tuple[int, int], Mapping[str, int], Mapping[str, float]], None],
         on_lost: Callable[[], None], tell: Callable[[str, str], None], on_want: Callable[[str], None],
+        on_change: Callable[[], None] = lambda: None, *, drain_timeout: float = 30.0, standby: bool = False,
     ) -> None:
-        self._state = state
-        self._on_report, self._on_lost, self._on_want = on_report, on_lost, on_want
+        self._state, self._store = state, store
+        self._on_report, self._on_lost, self._on_want, self._on_change = on_report, on_lost, on_want, on_change
+        self.tell, self.drain_timeout = tell, drain_timeout
         self.listener: socket.socket | None = None
-        names = [f"{RECORD}-{number}" if number else RECORD for number in range(config.processes)]
-        self.processes = [BalancerProcess(name, self, state, config, store, tell) for name in names]
+        self.slots = [Slot(_slot_name(number), config, self) for number in range(config.processes)]
+        #: All that live, oldest first.
+        self.processes: list[BalancerProcess] = []
+        self.standby = Standby(state, store, lambda: self.listener, tell, on_change)
+        self._wants_standby = standby
+        self.config = config
+        self.replacements = self.lost_requests = 0
+        self.ends: Counter[str] = Counter()
+        self.failure = ""
+        self._asked = 0
+        self._replacing = asyncio.Lock()
+        self._order = 0
         self._set: BackendSet | None = None
-        self._snapshot: dict[str, Any] = {}
+        self._snapshot: dict[str, Any] | None = None
+        self._tasks = Tasks()
 
     @property
     def connected(self) -> bool:
@@ -69,16 +68,47 @@ class BalancerKeeper:
 
     @property
     def restarts(self) -> int:
-        return sum(process.restarts for process in self.processes)
+        return sum(slot.restarts for slot in self.slots)
+
+    @property
+    def replacing(self) -> bool:
+        """Whether a replacement that was asked for has not come to its end; the old ones may finish later."""
+        return self._asked > 0
+
+    @property
+    def logs(self) -> list[str]:
+        """Names of the logs they write to."""
+        return [*(slot.name for slot in self.slots), "standby"]
+
+    def describe(self) -> dict[str, Any]:
+        """For status and metrics."""
+        return {
+            "restarts": self.restarts,
+            "replacements": self.replacements,
+            "replacing": self.replacing,
+            "failure": self.failure,
+            "standby": self.standby.pid,
+            "processes": [_process(slot) for slot in self.slots],
+            "draining": [{"pid": p.pid, "in_flight": p.requests} for p in self.processes if p.retiring is not None],
+            "lost_requests": self.lost_requests,
+            "ends": dict(self.ends),
+        }
 
     async def adopt(self) -> bool:
         """Takes over what an earlier supervisor started, and the listening socket. False: nothing of it runs."""
+        self.processes, self.listener = await adopt(self, self._state, self._store)
+        self._order = max((process.order for process in self.processes), default=0)
+        slots = {slot.name: slot for slot in self.slots}
         for process in self.processes:
-            listener = await process.adopt()
-            if self.listener is None:
-                self.listener = listener
-            elif listener is not None:
-                listener.close()  # the same socket once more
+            what = "adopted" if process.retiring is None else "adopted, finishes what it has"
+            self.tell(process.slot, f"pid {process.pid} {what}")
+            if process.slot not in slots:
+                process.retiring = process.retiring or self.drain_timeout
+            elif process.retiring is None:
+                slots[process.slot].line.append(process)
+        for slot in self.slots:
+            if len(slot.line) == 1:
+                slot.line[0].phase = Phase.SERVING  # it may not have said so before it dies
         return self.listener is not None
 
     def start(self) -> None:
@@ -89,7 +119,9 @@ class BalancerKeeper:
             if path not in kept:  # left by a cluster that was killed as a whole
                 path.unlink(missing_ok=True)
         for process in self.processes:
-            process.start()
+            process.follow()
+        for slot in self.slots:
+            slot.start()
 
     def publish(self, backends: BackendSet | None = None, snapshot: dict[str, Any] | None = None) -> None:
         """Tells them what is new; each is told the latest again whenever it comes back."""
@@ -104,19 +136,74 @@ class BalancerKeeper:
             for process in self.processes:
                 process.send(message)
 
-    def replace(self, config: BalancerConfig) -> None:
-        """Processes that were started with ``config`` take over from those that run."""
-        for process in self.processes:
-            process.replace(config)
+    # another in its place
+
+    async def replace(self, config: BalancerConfig | None = None) -> None:
+        """Replaces every process, one after the other, by one that is started with ``config`` (default: the same as
+        before; host, port and descriptor of the listening socket stay what they are). Connections wait in the socket at
+        worst; the old ones finish what they have. Raises ReplacementFailed: those that were not yet replaced go on."""
+        config = config or self.config
+        with self._announced():
+            async with self._replacing:
+                for slot in self.slots:
+                    await slot.replace(config)
+                await self._resize(config)
+                self.config = config
+                self.standby.renew()  # what is installed may be another version by now
+
+    def request_replacement(self, config: BalancerConfig | None = None) -> None:
+        """`replace`, in the background; `failure` says what became of it."""
+        self._asked += 1  # at once: whoever asked sees it in the next snapshot
+        self._tasks.start(self._requested(config), "replace the balancer")
+
+    async def _requested(self, config: BalancerConfig | None) -> None:
+        try:
+            with contextlib.suppress(ReplacementFailed):
+                await self.replace(config)
+        finally:
+            self._asked -= 1
+            self._on_change()
+
+    @contextlib.contextmanager
+    def _announced(self) -> Iterator[None]:
+        self._asked += 1
+        self.failure = ""
+        self._on_change()
+        try:
+            yield
+        except ReplacementFailed as error:
+            self.failure = str(error)
+            self.tell("load_balancer", f"could not be replaced: {error}; the old one goes on")
+            raise
+        finally:
+            self._asked -= 1
+            self._on_change()
+
+    async def _resize(self, config: BalancerConfig) -> None:
+        """More processes than before, or fewer."""
+        for number in range(len(self.slots), config.processes):
+            self.slots.append(Slot(_slot_name(number), config, self))
+            self.slots[-1].start()
+        while len(self.slots) > config.processes:
+            slot = self.slots.pop()
+            await slot.close()
+            for process in slot.line:
+                successor = self.slots[0].current
+                if successor is not None:
+                    await process.retire(self.drain_timeout, successor)
 
     async def stop(self, grace: float) -> None:
         """Ends them all: asked first, killed after ``grace`` seconds."""
+        await self._tasks.close()
+        await asyncio.gather(self.standby.stop(), *(slot.close() for slot in self.slots))
         await asyncio.gather(*(process.stop(grace) for process in self.processes))
         if self.listener is not None:
             self.listener.close()
 
     async def close(self) -> None:
-        """Leaves them running and lets go of them."""
+        """Leaves them running and lets go of them; the standby ends."""
+        await self._tasks.close()
+        await asyncio.gather(self.standby.close(), *(slot.close() for slot in self.slots))
         for process in self.processes:
             await process.close()
 
@@ -131,24 +218,92 @@ class BalancerKeeper:
             max((largest for _, largest in waiting), default=0),
         )
 
+    # for its slots
+
+    async def begin(self, slot: str, config: BalancerConfig, warm: bool) -> BalancerProcess:
+        """Starts a process; if ``warm``, the standby becomes it where there is one. Raises OSError, sqlite3.Error."""
+        if warm and (spare := self.standby.take()) is not None:
+            try:
+                return await self._begin(spare.name, slot, config, spare)
+            except OSError:
+                pass  # it has just died as well
+        return await self._begin(f"lb-{await self._store.next_number('balancers')}", slot, config, None)
+
+    async def _begin(self, name: str, slot: str, config: BalancerConfig, spare: Spare | None) -> BalancerProcess:
+        listener = self.listener
+        assert listener is not None
+        self._order += 1
+        process = BalancerProcess(name, slot, self._order, self, self._state, self._store, settings=config.digest())
+        start = {
+            **replace(config, listen_fd=listener.fileno()).to_json(),
+            "set": None if self._set is None else self._set.to_json(), "snapshot": self._snapshot,
+        }  # fmt: skip
+        self.processes.append(process)  # first: what is stopped now ends it too
+        try:
+            await process.begin(start, listener, spare)
+        except (OSError, sqlite3.Error):
+            self.processes.remove(process)
+            with contextlib.suppress(OSError, sqlite3.Error):
+                await process.stop(0.0)
+            raise
+        process.follow()
+        return process
+
+    def lost(self, requests: int, how: str) -> None:
+        self.lost_requests += requests
+        self.ends[how] += 1
+
     # for its processes
 
     def greeting(self) -> list[bytes]:
         backends = [] if self._set is None else [encode({"type": "set", "set": self._set.to_json()})]
-        return [*backends, encode({"type": "snapshot", "snapshot": self._snapshot})]
+        return [*backends, encode({"type": "snapshot", "snapshot": self._snapshot or {}})]
 
     def heard(self, process: BalancerProcess, message: Mapping[str, Any]) -> None:
-        if message["type"] == "report":
+        kind = message["type"]
+        if kind == "report":
             self._report(message.get("used", {}))
-        elif message["type"] == "want":
+        elif kind == "want":
             self._on_want(message["adapter"])
+        elif kind in ("hello", "phase"):
+            self._phase(process, message)
 
-    def lost(self, process: BalancerProcess) -> None:
+    def ended(self, process: BalancerProcess, status: int | None) -> None:
         """What was in flight in it is over; what the others have is not."""
+        self.processes.remove(process)
+        if process.retiring is not None and not process.asked:
+            self._finished(process, status)
+        for slot in self.slots:
+            slot.ended(process, status)
         if self.connected:
             self._report({})
         else:
             self._on_lost()
+        self._on_change()
+
+    def _phase(self, process: BalancerProcess, message: Mapping[str, Any]) -> None:
+        if process.phase is Phase.DRAINING and process.successor is not None and message["type"] == "phase":
+            self.replacements += 1
+            self.tell(
+                process.slot, f"replaced: pid {process.pid} -> pid {process.successor}; "
+                f"{message['requests']} requests finish on the old one",
+            )  # fmt: skip
+        for slot in self.slots:
+            if slot.name == process.slot:
+                slot.phase_of(process)
+        if process.phase is Phase.SERVING and self._wants_standby:
+            self.standby.start()
+        self._on_change()
+
+    def _finished(self, process: BalancerProcess, status: int | None) -> None:
+        if status in (0, None) and not process.requests:
+            self.tell(process.slot, f"pid {process.pid}, which was replaced, has finished")
+            return
+        self.lost(process.requests, in_words(status))
+        self.tell(
+            process.slot, f"pid {process.pid}, which was replaced, ended ({in_words(status)}) "
+            f"with {process.requests} requests in flight, which are lost",
+        )  # fmt: skip
 
     def _report(self, used: Mapping[str, float]) -> None:
         """One that has not said a word yet has confirmed nothing: it was adopted, and may be at anything."""
@@ -157,3 +312,16 @@ class BalancerKeeper:
         for process in engaged:
             in_flight.update(process.in_flight)
         self._on_report(min(process.version for process in engaged), in_flight, used)
+
+
+def _slot_name(number: int) -> str:
+    return f"{RECORD}-{number}" if number else RECORD
+
+
+def _process(slot: Slot) -> dict[str, Any]:
+    process = slot.current
+    return {
+        "pid": process.pid if process else None,
+        "restarts": slot.restarts,
+        "in_flight": process.requests if process else 0,
+    }

@@ -1,6 +1,7 @@
-"""One balancer process: started, adopted, talked to over its link, started again when it dies, ended.
+"""One balancer process: started, adopted, talked to over its link, told that another takes its place, ended.
 
 It is in a session of its own, so that Ctrl-C reaches the supervisor alone, and outlives a supervisor that is killed.
+Whether another is started when it ends is not its business.
 """
 
 from __future__ import annotations
@@ -8,194 +9,294 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import signal
 import socket
+import sqlite3
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from cluster.restart import Backoff
+from cluster.instance import recorded_process
+from cluster.standby import Spare
 from cluster.store import Store
 from config.aio import Tasks
-from config.link import LINE_LIMIT, descriptor_path, messages, receive_listener
+from config.link import LINE_LIMIT, Phase, descriptor_path, encode, messages, receive_listener
 from config.paths import StateDir, short_socket_path
 from config.settings import inherited_environment
-from config.topology import BalancerConfig
 from worker.process import Handle, read_run_file, spawn
-from worker.spec import ProcessId
 
-#: A balancer that served this long (s) before it died is restarted at once.
-_SERVED = 10.0
+log = logging.getLogger(__name__)
 
-#: Before a balancer is replaced, the answer to whoever asked for it gets this long (s) to leave it.
-_ANSWERED = 0.2
+#: How long (s) one that has just been started may take to be there for the next supervisor.
+_ADOPTION_S = 1.5
+
+#: How much longer (s) than its requests may take one that was replaced may live: a client's connection may be idle for
+#: 75 s of it.
+_HUNG_S = 90.0
 
 
 class Group(Protocol):
     """What one process needs of the group that it belongs to."""
-
-    listener: socket.socket | None
 
     def greeting(self) -> list[bytes]:
         """What a process that has just been connected to is told, encoded."""
 
     def heard(self, process: BalancerProcess, message: Mapping[str, Any]) -> None: ...
 
-    def lost(self, process: BalancerProcess) -> None: ...
+    def ended(self, process: BalancerProcess, status: int | None) -> None:
+        """Called once, the moment it ends; ``status`` as `Handle.watch` gives it."""
 
 
+@dataclass(eq=False)
 class BalancerProcess:
-    """``name`` is that of its record, run file and log: ``balancer``, ``balancer-1`` …
+    """``name`` is that of its record and its run file; ``slot`` whose place it takes: ``balancer``, ``balancer-1`` …,
+    also the name of its log; ``order`` says which of a slot is the newest.
 
     ``engaged``: it has been told what there is, so requests may be in flight in it, as ``in_flight`` says (by backend,
     as of the backend set ``version``). ``waiting``: how many of these wait for the first byte of their answers, and the
-    bytes of the largest body among them."""
+    bytes of the largest body among them. ``settings``: the digest of those it was started with. ``since``: when it
+    began to take connections (s, of the loop's clock); None if it does not yet, or did so before this supervisor came.
+    ``retiring``: another takes its place, a request in it may take so long (s)."""
 
-    def __init__(
-        self, name: str, group: Group, state: StateDir, config: BalancerConfig, store: Store,
-        tell: Callable[[str, str], None],
-    ) -> None:
-        self.name = name
-        self._group, self._state, self._config, self._store, self._tell = group, state, config, store, tell
-        self.handle: Handle | None = None
-        self.link: Path | None = None
-        self.restarts = 0
-        self.engaged = False
-        self.version = (0, 0)
-        self.in_flight: Mapping[str, int] = {}
-        self.waiting: Mapping[str, tuple[int, int]] = {}
-        self._writer: asyncio.StreamWriter | None = None
-        self._stopping = False
-        self._tasks = Tasks()
+    name: str
+    slot: str
+    order: int
+    group: Group
+    state: StateDir
+    store: Store
+    handle: Handle | None = None
+    link: Path | None = None
+    phase: Phase = Phase.STARTING
+    engaged: bool = False
+    version: tuple[int, int] = (0, 0)
+    in_flight: Mapping[str, int] = field(default_factory=dict)
+    waiting: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    settings: str = ""
+    since: float | None = None
+    retiring: float | None = None
+    successor: int | None = None
+    adopted: bool = False
+    over: bool = False
+    asked: bool = False
+    _unsaved: bool = False
+    _writer: asyncio.StreamWriter | None = None
+    _tasks: Tasks = field(default_factory=Tasks)
 
     @property
     def pid(self) -> int | None:
         return self.handle.pid if self.handle else None
 
-    async def adopt(self) -> socket.socket | None:
-        """Takes over the process that an earlier supervisor started; returns its listening socket. None: none runs.
-        One that does not hand over its socket is hung: it is killed."""
-        record = (await self._store.processes()).get(self.name)
-        if record is None:
-            return None
-        process = ProcessId(**record["process"]) if record["process"] else read_run_file(Path(record["run_file"]))
+    @property
+    def requests(self) -> int:
+        """In flight in it, by its last report."""
+        return sum(self.in_flight.values())
+
+    # how it comes to be
+
+    async def begin(self, start: Mapping[str, Any], listener: socket.socket, spare: Spare | None) -> None:
+        """Starts it with ``start``, or makes ``spare`` it. Raises OSError, sqlite3.Error."""
+        self.link = self.state.link(self.name)
+        what = {**start, "link": str(self.link), "log": str(self.state.log(self.slot))}
+        if spare is not None:
+            self.handle = spare.handle
+            await self._try_to_save()  # before it is told: whoever comes after us has to find it
+            await asyncio.to_thread(spare.tell, what)
+            return
+        run_file = self.state.runs / self.name
+        run_file.unlink(missing_ok=True)
+        await self._save()
+        file = self.state.root / f"{self.slot}.json"
+        file.touch(mode=0o600)
+        file.write_text(json.dumps(what))
+        self.handle = spawn(
+            (sys.executable, "-m", "lb", str(file)),
+            env={**inherited_environment(), "PYTHONSAFEPATH": "1"}, cwd=self.state.work,
+            log=self.state.log(self.slot), run_file=run_file, keep=(listener.fileno(),),
+        )
+        await self._save()
+
+    @classmethod
+    async def adopt(
+        cls, name: str, record: Mapping[str, Any], group: Group, state: StateDir, store: Store
+    ) -> tuple[BalancerProcess, socket.socket] | None:
+        """The one that an earlier supervisor wrote down as ``record``, with its listening socket. None: it does not
+        run any more. One that does not hand over its socket is hung: it is killed."""
+        process = recorded_process(dict(record)) or read_run_file(Path(record["run_file"]))
+        made = cls(name, record.get("slot", name), record.get("order", 0), group, state, store)
+        made.link, made.retiring = Path(record["link"]), record.get("retiring")
+        made.settings = record.get("settings", "")
         if process is None or not (handle := Handle(process)).survivors():
+            await made._forget()
             return None
-        link = Path(record["link"])
-        try:
-            listener = await asyncio.to_thread(receive_listener, link)
-        except OSError:
-            await asyncio.to_thread(handle.kill_tree)
-            return None
-        self.handle, self.link, self.engaged = handle, link, True
-        return listener
+        made.handle = handle
+        deadline = asyncio.get_running_loop().time() + _ADOPTION_S
+        while True:
+            try:
+                listener = await asyncio.to_thread(receive_listener, made.link)
+                break
+            except OSError as error:
+                quick = isinstance(error, FileNotFoundError | ConnectionRefusedError)  # it may be about to listen
+                if not quick or not handle.survivors() or asyncio.get_running_loop().time() > deadline:
+                    await asyncio.to_thread(handle.kill_tree)
+                    await made._forget()
+                    return None
+                await asyncio.sleep(0.02)
+        made.engaged = made.adopted = True
+        return made, listener
 
-    def start(self) -> None:
-        """Runs it from now on."""
-        self._tasks.start(self._keep(), f"keep {self.name}")
+    def follow(self) -> None:
+        """Talks to it from now on, and tells the group of its end."""
+        self._tasks.start(self._follow(), f"follow {self.name}")
+        if self.retiring is not None:
+            self._tasks.start(self._end_in_time(self.retiring), f"end {self.name} in time")
 
-    def replace(self, config: BalancerConfig) -> None:
-        """Ends it; the next one is started with ``config``."""
-        self._config = config
-        self._tasks.start(self._end_for_another(self.handle), f"replace {self.name}")
-
-    async def _end_for_another(self, handle: Handle | None) -> None:
-        await asyncio.sleep(_ANSWERED)
-        if handle is not None and handle is self.handle:
-            handle.signal(signal.SIGTERM)
+    # what it is told
 
     def send(self, message: bytes) -> None:
         if self._writer is not None:
             with contextlib.suppress(ConnectionError, RuntimeError):
                 self._writer.write(message)
 
+    async def retire(self, timeout: float, successor: BalancerProcess) -> None:
+        """Another takes the connections: it has ``timeout`` seconds for each request."""
+        if self.retiring is not None or self.over:
+            return
+        self.retiring, self.successor = timeout, successor.pid
+        await self._try_to_save()
+        self.send(self._retirement())
+        self._tasks.start(self._end_in_time(timeout), f"end {self.name} in time")
+
+    def kill(self) -> None:
+        """At once; the group hears of its end."""
+        if self.handle is not None:
+            self.handle.signal(signal.SIGKILL)
+
     async def stop(self, grace: float) -> None:
         """Ends it: asked first, killed after ``grace`` seconds."""
-        self._stopping = True
-        handle = self.handle
+        self.asked = True
+        handle, loop = self.handle, asyncio.get_running_loop()
         if handle is not None:
             handle.signal(signal.SIGTERM)
-            deadline = asyncio.get_running_loop().time() + grace
-            while self.handle is not None and asyncio.get_running_loop().time() < deadline:
+            deadline = loop.time() + grace
+            while not self.over and loop.time() < deadline:
                 await asyncio.sleep(0.02)
         await self._tasks.close()
-        for left in {handle, self.handle} - {None}:  # the second: one that was being started just now
-            while left is not None and len(await asyncio.to_thread(left.kill_tree)):
-                await asyncio.sleep(0.02)
-        await self._store.forget_process(self.name)
+        while handle is not None and len(await asyncio.to_thread(handle.kill_tree)):
+            await asyncio.sleep(0.02)
+        self.over = True
+        await self._forget()
 
     async def close(self) -> None:
         """Leaves it running and lets go of it."""
         await self._tasks.close()
 
-    async def _keep(self) -> None:
-        loop = asyncio.get_running_loop()
-        backoff, failures = Backoff(first=0.2, most=5.0), 0
-        while not self._stopping:
-            if self.handle is None:
-                await self._spawn()
-            handle, link, began = self.handle, self.link, loop.time()
-            assert handle is not None and link is not None
-            exited: asyncio.Future[int | None] = loop.create_future()
-            handle.watch(lambda status, f=exited: f.done() or f.set_result(status))  # type: ignore[misc]
-            talking = self._tasks.start(self._talk(link), f"link of {self.name}")
-            status = await exited
-            talking.cancel()
-            self.handle = None
-            await asyncio.to_thread(handle.kill_tree)
-            self.engaged, self.version, self.in_flight, self.waiting = False, (0, 0), {}, {}
-            self._group.lost(self)
-            if self._stopping:
-                return
-            failures = 0 if loop.time() - began > _SERVED else failures + 1
-            delay = backoff.delay(failures - 1, lambda: 0.0)
-            self._tell(self.name, f"ended (pid {handle.pid}, status {status}); restart in {delay:.1f} s")
-            self.restarts += 1
-            await asyncio.sleep(delay)
+    # inside
 
-    async def _spawn(self) -> None:
-        listener = self._group.listener
-        assert listener is not None
-        if self.link is not None:  # of the one before, which may have had no time to clear up
+    async def _end_in_time(self, timeout: float) -> None:
+        """Longer than a request, a connection left idle after it, and the last request on that can take: it hangs."""
+        await asyncio.sleep(2 * timeout + _HUNG_S)
+        self.kill()
+
+    def _retirement(self) -> bytes:
+        return encode({"type": "retire", "timeout": self.retiring})
+
+    async def _save(self) -> None:
+        process = asdict(self.handle.process) if self.handle else None
+        await self.store.save_process(self.name, {
+            "process": process, "slot": self.slot, "order": self.order, "link": str(self.link),
+            "run_file": str(self.state.runs / self.name), "retiring": self.retiring,
+            "settings": self.settings,
+        })  # fmt: skip
+
+    async def _try_to_save(self) -> None:
+        """A disk that is full keeps nobody from taking connections; it is tried again with each report."""
+        try:
+            await self._save()
+            self._unsaved = False
+        except sqlite3.Error as error:
+            if not self._unsaved:
+                log.warning("%s: what has become of it is not written down: %s", self.name, error)
+            self._unsaved = True
+
+    async def _forget(self) -> None:
+        """Nothing of it is left."""
+        if self.link is not None:  # it may have had no time to clear up
             self.link.unlink(missing_ok=True)
             descriptor_path(self.link).unlink(missing_ok=True)
-        link = self._state.link(f"lb-{await self._store.next_number('balancers')}")
-        run_file = self._state.runs / self.name
-        record = {"process": None, "link": str(link), "run_file": str(run_file)}
-        run_file.unlink(missing_ok=True)
-        await self._store.save_process(self.name, record)
-        start = self._state.root / f"{self.name}.json"
-        start.touch(mode=0o600)
-        config = replace(self._config, listen_fd=listener.fileno())
-        start.write_text(json.dumps({"link": str(link), **config.to_json()}))
-        self.handle = spawn(
-            (sys.executable, "-m", "lb", str(start)),
-            env={**inherited_environment(), "PYTHONSAFEPATH": "1"}, cwd=self._state.work,
-            log=self._state.log(self.name), run_file=run_file, keep=(listener.fileno(),),
-        )
-        self.link = link
-        await self._store.save_process(self.name, {**record, "process": asdict(self.handle.process)})
+        (self.state.runs / self.name).unlink(missing_ok=True)
+        await self.store.forget_process(self.name)
 
-    async def _talk(self, link: Path) -> None:
+    async def _follow(self) -> None:
+        assert self.handle is not None
+        exited: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+        self.handle.watch(lambda status: None if exited.done() else exited.set_result(status))
+        talking = self._tasks.start(self._talk(), f"link of {self.name}")
+        status = await exited
+        talking.cancel()
+        self.over, self.engaged, self.version = True, False, (0, 0)
+        self.group.ended(self, status)
+        self.in_flight = {}
+        await asyncio.to_thread(self.handle.kill_tree)
+        try:
+            await self._forget()
+        except (OSError, sqlite3.Error) as error:
+            log.warning("%s: what is left of it is not cleared up: %s", self.name, error)
+
+    async def _talk(self) -> None:
         """Connects as often as it takes while the process lives."""
+        assert self.link is not None
         while True:
             try:
-                reader, writer = await asyncio.open_unix_connection(short_socket_path(link), limit=LINE_LIMIT)
+                reader, writer = await asyncio.open_unix_connection(short_socket_path(self.link), limit=LINE_LIMIT)
             except OSError:
                 await asyncio.sleep(0.02)
                 continue
             self._writer, self.engaged = writer, True
-            for word in self._group.greeting():
+            for word in self.group.greeting():
                 self.send(word)
+            if self.retiring is not None:
+                self.send(self._retirement())
             try:
                 async for message in messages(reader):
-                    if message["type"] == "report":
-                        epoch, revision = message["version"]
-                        self.version, self.in_flight = (epoch, revision), message["in_flight"]
-                        self.waiting = message.get("waiting", {})
-                    self._group.heard(self, message)
+                    self._hear(message)
             finally:
                 self._writer = None
                 writer.close()
+
+    def _hear(self, message: Mapping[str, Any]) -> None:
+        if message["type"] == "report":
+            epoch, revision = message["version"]
+            self.version, self.in_flight = (epoch, revision), message["in_flight"]
+            self.waiting = message.get("waiting", {})
+            if self._unsaved:
+                self._tasks.start(self._try_to_save(), f"write {self.name} down")
+        elif message["type"] in ("hello", "phase"):
+            self.phase = Phase(message.get("phase", Phase.SERVING))
+            if self.phase is Phase.SERVING and self.since is None and not self.adopted:
+                self.since = asyncio.get_running_loop().time()
+        self.group.heard(self, message)
+
+
+async def adopt(
+    group: Group, state: StateDir, store: Store
+) -> tuple[list[BalancerProcess], socket.socket | None]:
+    """All that an earlier supervisor left running, oldest first, and the listening socket, if there are any."""
+    found = await asyncio.gather(*(
+        BalancerProcess.adopt(name, record, group, state, store)
+        for name, record in (await store.processes()).items() if "link" in record
+    ))  # fmt: skip
+    adopted = [one for one in found if one is not None]
+    for _, same in adopted[1:]:
+        same.close()  # the same socket once more
+    processes = sorted((process for process, _ in adopted), key=lambda process: process.order)
+    return processes, adopted[0][1] if adopted else None
+
+
+def in_words(status: int | None) -> str:
+    """How a process ended, short enough for a label."""
+    if status is None:
+        return "unknown"
+    return f"signal {-status}" if status < 0 else f"status {status}"

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 from cluster.balancer_process import BalancerProcess
 from cluster.plan import Plan
 from config.paths import StateDir
 from config.topology import BalancerConfig
-
-#: Of one process, and of one start of it.
-_ITS_OWN = frozenset({"link", "listen_fd"})
 
 
 def balancer_config(plan: Plan, state: StateDir) -> BalancerConfig:
@@ -26,14 +21,7 @@ def balancer_config(plan: Plan, state: StateDir) -> BalancerConfig:
     )
 
 
-def is_outdated(process: BalancerProcess, config: BalancerConfig, state: StateDir) -> bool:
+def is_outdated(process: BalancerProcess, config: BalancerConfig) -> bool:
     """Whether an adopted ``process`` was started with other settings: its supervisor died between writing new ones down
-    and replacing it. What it was started with lies beside the state."""
-    if process.handle is None:
-        return False
-    try:
-        told = json.loads((state.root / f"{process.name}.json").read_text())
-    except (OSError, ValueError):
-        return False
-    now = json.loads(json.dumps(config.to_json()))
-    return any(told[name] != value for name, value in now.items() if name in told and name not in _ITS_OWN)
+    and replacing it."""
+    return process.retiring is None and process.settings not in ("", config.digest())

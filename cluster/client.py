@@ -204,9 +204,8 @@ class ClusterClient:
             if stopped := status["supervisor"].get("rolling", {}).get("stopped"):
                 raise ClusterError(stopped)
             states = {name: i["state"] for name, i in status.get("instances", {}).items() if i["managed"]}
-            if status["supervisor"].get("pid") and any(
-                s not in ("ready", "failed", "drained") for s in states.values()
-            ):
+            moving = any(s not in ("ready", "failed", "drained") for s in states.values())
+            if status["supervisor"].get("pid") and (moving or status.get("load_balancer", {}).get("replacing")):
                 moved = now
             if now - moved > _STANDSTILL:
                 stuck = [f"{name} is {state}" for name, state in states.items() if state in ("failed", "drained")]

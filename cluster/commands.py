@@ -148,9 +148,17 @@ def set_strategy(supervisor: Supervisor, body: Strategy) -> dict[str, Any]:
     return {"strategy": body.strategy}
 
 
+#: By which names the balancer can be asked to be restarted.
+BALANCER = ("load_balancer", "lb", "balancer")
+
+
 def restart(supervisor: Supervisor, body: Restart) -> dict[str, Any]:
     _not_ending(supervisor)
     fleet = supervisor.fleet
+    if body.instance_id in BALANCER:
+        supervisor.balancer.request_replacement()
+        supervisor.events.tell("load_balancer", "restart asked for")
+        return {"restarting": ["load_balancer"], "rolling": False}
     if body.rolling:
         spare = spare_for(supervisor, body.spare)
         fleet.restart_rolling(spare)

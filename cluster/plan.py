@@ -10,7 +10,6 @@ from pathlib import Path
 
 import psutil
 
-from cluster import attached
 from cluster.placement import Machine, Placement, choose_gpus
 from config import lora_config
 from config.errors import UsageError
@@ -59,7 +58,10 @@ def look_at_machine(engine: Engine) -> Machine:
 def make(settings: Settings, machine: Machine | None = None) -> Plan:
     """Raises UsageError with one line for everything that would not work."""
     engine = base.load(settings.engine)
-    attached.parse(settings.backend, settings.backend_key_file, 0)
+    if settings.backend:
+        from cluster import attached  # what probes them is imported for them alone: it takes 0.3 s
+
+        attached.parse(settings.backend, settings.backend_key_file, 0)
     if settings.instances:
         engine.check()
     spec = engine_spec(settings)

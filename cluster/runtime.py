@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import os
 import signal
 from collections.abc import Callable
-from typing import IO
 
 from cluster import adoption, attached, control, plan
-from cluster.balancer import listen
+from cluster.listener import listen
+from cluster.lock import lock
 from cluster.placement import Machine, Placement
 from cluster.plan import Plan
+from cluster.standby import end_left
 from cluster.store import Store
 from cluster.supervisor import Supervisor
-from config.errors import UsageError
 from config.paths import StateDir
 from config.settings import Settings, from_json
 from worker.engines import base
@@ -26,27 +24,6 @@ from worker.spec import EngineSpec
 _BALANCER_GRACE = 5.0
 
 
-def lock(state: StateDir) -> IO[str]:
-    """The lock that makes this process the state directory's one supervisor, until it is closed. Raises UsageError
-    where another one lives, or the directory cannot be written."""
-    try:
-        state.create()
-        file = state.lock.open("a+")  # not inherited: a worker must not keep it
-    except OSError as error:
-        raise UsageError(f"state directory {state.root}: {error.strerror}") from None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        pid = file.read().strip() or "?"
-        file.close()
-        raise UsageError(f"a supervisor (pid {pid}) already runs on {state.root}; nothing was changed") from None
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
-    return file
-
-
 async def serve(settings: Settings, ready: Callable[[Supervisor], None] = lambda supervisor: None) -> None:
     """Runs a cluster until it has been shut down. ``ready`` is called once with the supervisor before it starts
     anything. Raises UsageError before that for everything that cannot work."""
@@ -54,6 +31,7 @@ async def serve(settings: Settings, ready: Callable[[Supervisor], None] = lambda
     with lock(state):
         store = await Store.open(state.database)
         try:
+            await end_left(state, store)
             adopt = await adoption.anything_alive(store)
             if adopt:
                 settings = from_json(await store.get("settings"))
@@ -67,6 +45,7 @@ async def end(state: StateDir) -> None:
     with lock(state):
         store = await Store.open(state.database)
         try:
+            await end_left(state, store)
             if await adoption.anything_alive(store):
                 settings = from_json(await store.get("settings"))
                 await _serve(settings, _plan_to_end(settings), state, store, True, Supervisor.shut_down)

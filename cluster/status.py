@@ -94,12 +94,8 @@ def snapshot(supervisor: Supervisor) -> dict[str, Any]:
             "shutting_down": fleet.desired.shutting_down,
             "settled": settled(supervisor),
             "rolling": _rolling(supervisor),
-            "balancer_restarts": supervisor.balancer.restarts,
-            "balancers": [
-                {"pid": process.pid, "restarts": process.restarts, "in_flight": sum(process.in_flight.values())}
-                for process in supervisor.balancer.processes
-            ],
         },
+        "load_balancer": supervisor.balancer.describe(),
         "engine": plan.spec.engine,
         "model": plan.spec.served_names[0],
         "total_instances": desired,
@@ -116,8 +112,11 @@ def snapshot(supervisor: Supervisor) -> dict[str, Any]:
 
 
 def settled(supervisor: Supervisor) -> bool:
-    """Nothing is on its way: every wanted worker of the wanted generation is ready or failed, no other is left."""
+    """Nothing is on its way: every wanted worker of the wanted generation is ready or failed, no other is left, and
+    the balancer is not being replaced."""
     fleet = supervisor.fleet
+    if supervisor.balancer.replacing:
+        return False
     wanted = {} if fleet.desired.shutting_down else fleet.desired.instances
     if set(fleet.instances) != set(wanted) or any(not fleet.holds.over(name) for name in fleet.holds):
         return False

@@ -82,7 +82,8 @@ class Supervisor:
         self.fleet = Fleet(desired, policy, self._random.random, self.events.tell)
         self.balancer = BalancerKeeper(
             state, balancer_config(plan, state), store, self._reported, self._balancer_lost, self.events.tell,
-            lambda name: self.rollouts.want(name),
+            lambda name: self.rollouts.want(name), lambda: self.post(self.announce),
+            drain_timeout=settings.drain_timeout, standby=settings.lb_standby and plan.most > 0,
         )
         self.epoch = 0
         self._revision = 0
@@ -195,8 +196,7 @@ class Supervisor:
 
     def replace_balancer(self) -> None:
         """By one that knows the settings that hold now."""
-        self.events.tell("balancer", "replaced: its settings have changed")
-        self.balancer.replace(balancer_config(self.plan, self.state))
+        self.balancer.request_replacement(balancer_config(self.plan, self.state))
 
     # the one task
 
@@ -204,7 +204,7 @@ class Supervisor:
         if self.balancer.listener is not None:
             self._switch = StrategyWriter(self.state.strategy)  # before any balancer looks for it
             config = balancer_config(self.plan, self.state)
-            outdated = any(is_outdated(process, config, self.state) for process in self.balancer.processes)
+            outdated = any(is_outdated(process, config) for process in self.balancer.processes)
             self.balancer.start()
             if outdated:
                 self.replace_balancer()
@@ -358,7 +358,7 @@ class Supervisor:
             usage = await asyncio.to_thread(self._usage.sample, list(handles), self._clock())
             for pid, (cpu, memory) in usage.items():
                 handles[pid].cpu_percent, handles[pid].memory_mb = cpu, memory
-            for name in [*self.fleet.instances, *(b.name for b in self.balancer.processes), "supervisor"]:
+            for name in [*self.fleet.instances, *self.balancer.logs, "supervisor"]:
                 await asyncio.to_thread(logfile.rotate, self.state.log(name))
             self.announce()
 

@@ -1,9 +1,11 @@
 """The link between supervisor and balancer: JSON lines over a Unix socket on which the balancer listens.
 
-supervisor -> balancer: ``{"type": "set", "set": BackendSet}``, ``{"type": "snapshot", "snapshot": {...}}``
-balancer -> supervisor: ``{"type": "hello", "pid": n}``, ``{"type": "report", "version": [epoch, revision],
-"in_flight": {backend: requests}, "waiting": {backend: [requests without a first byte of an answer, bytes of the largest
-body among them]}, "used": {adapter: seconds since the epoch}}``, ``{"type": "want", "adapter": name}``
+supervisor -> balancer: ``{"type": "set", "set": BackendSet}``, ``{"type": "snapshot", "snapshot": {...}}``,
+``{"type": "retire", "timeout": seconds}`` to one that another has taken the place of
+balancer -> supervisor: ``{"type": "hello", "pid": n, "phase": Phase}``, ``{"type": "phase", "phase": Phase,
+"requests": in flight}`` when that changes, ``{"type": "report", "version": [epoch, revision], "in_flight": {backend:
+requests}, "waiting": {backend: [requests without a first byte of an answer, bytes of the largest body among them]},
+"used": {adapter: seconds since the epoch}}``, ``{"type": "want", "adapter": name}``
 balancer -> balancer: ``{"type": "metrics"}``, answered with ``{"type": "metrics", "text": exposition}``
 
 The listening socket of the cluster goes over a second Unix socket (``….fd``): a plain one, as neither asyncio's
@@ -16,6 +18,7 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator, Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,15 @@ from config.paths import short_socket_path
 #: In the supervisor's answer to a change: the snapshot from which on the change shows. The balancer passes the
 #: answer on when it has that one, so that whoever asks afterwards sees what was just changed.
 SEQUENCE_HEADER = "X-Cluster-Sequence"
+
+
+class Phase(StrEnum):
+    """Of a balancer process: takes no connections yet, takes them, takes no more and finishes what it has."""
+
+    STARTING = "starting"
+    SERVING = "serving"
+    DRAINING = "draining"
+
 
 #: A set of 1,024 backends with tens of adapters each is a few MB in one line.
 LINE_LIMIT = 64 * 1024 * 1024

@@ -106,6 +106,7 @@ class Settings(BaseSettings):
     resume: bool = _setting("resume", True, "go on with a stream on another worker when its own is lost")
     migration_limit: int = _setting("migration_limit", 3, "how often one stream may be moved", ge=0)
     lb_processes: int = _setting("lb_processes", 1, "balancer processes that share the port", ge=1, le=64)
+    lb_standby: bool = _setting("lb_standby", True, "keep a balancer process waiting for one to die")
     max_body: int = _setting("max_body", 64 * 1024 * 1024, "largest request body, bytes", ge=1024)
     max_connections: int = _setting("max_connections", 10_000, "clients' connections to one balancer process", ge=1)
     head_timeout: float = _setting("head_timeout", 10.0, "how long a request's head may take to come", gt=0)

@@ -6,6 +6,8 @@ had if the revision is newer. Everything the balancer needs to go on alone after
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -105,6 +107,11 @@ class BalancerConfig:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+    def digest(self) -> str:
+        """The same for the same settings, whatever the descriptor."""
+        settings = json.dumps({**self.to_json(), "listen_fd": -1}, sort_keys=True)
+        return hashlib.sha256(settings.encode()).hexdigest()[:16]
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> BalancerConfig:

@@ -1,12 +1,19 @@
-"""``python -m lb FILE``: one balancer process, started by the supervisor with its configuration in FILE."""
+"""One balancer process, started by the supervisor.
+
+``python -m lb FILE``: with what FILE says. ``python -m lb --standby FD``: has imported everything, says so on the
+socket FD, and waits there for a line that says the same; it ends when there is nobody at the other end any more.
+"""
 
 from __future__ import annotations
 
 import gc
 import json
 import logging
+import os
+import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
@@ -16,18 +23,42 @@ from lb.limits import raise_open_files
 
 
 def main() -> None:
-    data = json.loads(Path(sys.argv[1]).read_text())
-    link = Path(data.pop("link"))
-    config = BalancerConfig.from_json(data)
-    logging.basicConfig(
-        level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
     raise_open_files()
     # What was imported stays: the collector need not look at it again. What a request makes is freed by its count.
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
-    uvloop.run(serve(config, link))
+    start = _wait(int(sys.argv[2])) if sys.argv[1] == "--standby" else json.loads(Path(sys.argv[1]).read_text())
+    if start is None:
+        return
+    link, log = Path(start.pop("link")), start.pop("log", None)
+    backends, snapshot = start.pop("set", None), start.pop("snapshot", None)
+    if log is not None:
+        _write_to(Path(log))
+    config = BalancerConfig.from_json(start)
+    logging.basicConfig(
+        level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    uvloop.run(serve(config, link, backends, snapshot))
+
+
+def _wait(descriptor: int) -> dict[str, Any] | None:
+    """What to start with; None if the supervisor is gone, or does not need it any more."""
+    with socket.socket(fileno=descriptor) as channel, channel.makefile("rb") as lines:
+        try:
+            channel.sendall(b"ready\n")
+            line = lines.readline()
+        except OSError:
+            return None
+    return json.loads(line) if line.endswith(b"\n") else None
+
+
+def _write_to(log: Path) -> None:
+    """A standby takes anybody's place: from now on it writes where that one wrote."""
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    for stream in (1, 2):
+        os.dup2(output, stream)
+    os.close(output)
 
 
 if __name__ == "__main__":

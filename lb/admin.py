@@ -41,7 +41,7 @@ _CHANGE_S = 900.0
 
 
 #: The log of a balancer process.
-_BALANCER = re.compile(r"balancer(-[0-9]{1,2})?")
+_BALANCER = re.compile(r"balancer(-[0-9]{1,2})?|standby")
 
 
 class Admin:
@@ -152,10 +152,9 @@ class Admin:
             "max_instances": seen.get("max_instances"),
             "supervisor": supervisor,
             "load_balancer": {
-                "pid": os.getpid(),
-                "in_flight": sum(self._pool.load().values()),
-                "restarts": supervisor.pop("balancer_restarts", 0),
-                "processes": supervisor.pop("balancers", [{"pid": os.getpid()}]),
+                "restarts": 0, "replacements": 0, "replacing": False, "standby": None, "draining": [],
+                "processes": [{"pid": os.getpid()}], **seen.get("load_balancer", {}),
+                "pid": os.getpid(), "in_flight": sum(self._pool.load().values()),
             },
             "instances": instances,
         }
@@ -295,6 +294,18 @@ class Admin:
         ):
             gauge(name, meaning, "", functools.partial(_single, self._link, key))
         for key, name, meaning in (
+            ("replacements", "clusterctl_balancer_replacements_total", "Balancer processes replaced as asked for"),
+            ("lost_requests", "clusterctl_balancer_lost_requests_total",
+             "Requests in flight in balancer processes that died, by their last report"),
+        ):  # fmt: skip
+            gauge(name, meaning, "", functools.partial(_of_balancer, self._link, key))
+        gauge(
+            "clusterctl_balancer_ends_total", "Balancer processes that ended without being asked to", "cause",
+            lambda: list(self._link.snapshot.get("load_balancer", {}).get("ends", {}).items()),
+        )
+        gauge("clusterctl_balancer_draining", "Balancer processes that were replaced and finish what they have", "",
+              lambda: [("", float(len(self._link.snapshot.get("load_balancer", {}).get("draining", ()))))])  # fmt: skip
+        for key, name, meaning in (
             ("count", "clusterctl_detect_seconds_count", "Workers found hung"),
             ("seconds", "clusterctl_detect_seconds_sum", "From the last progress to knowing that it was the last"),
         ):
@@ -317,6 +328,10 @@ def _mean_latency(series: Mapping[str, float], instance: str) -> float | None:
 
 def _column(instances: Callable[[], dict[str, Any]], key: str) -> list[tuple[str, float]]:
     return [(name, float(seen.get(key) or 0)) for name, seen in instances().items()]
+
+
+def _of_balancer(link: Link, key: str) -> list[tuple[str, float]]:
+    return [("", float(link.snapshot.get("load_balancer", {}).get(key, 0)))]
 
 
 def _single(link: Link, key: str) -> list[tuple[str, float]]:

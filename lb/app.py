@@ -9,13 +9,16 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from config.aio import Tasks
+from config.link import Phase
 from config.paths import StateDir
 from config.strategy_file import StrategyReader
-from config.topology import BalancerConfig
+from config.topology import BackendSet, BalancerConfig
 from lb.admin import Admin
 from lb.client import Limits
 from lb.counters import Counters
@@ -94,13 +97,29 @@ class Balancer:
 
     async def start(self, listener: socket.socket, patience: float = 0.0) -> None:
         """Takes connections as soon as a supervisor has said what there is, or ``patience`` seconds have passed: until
-        then they are better off with another balancer, or in the socket's queue. Raises OSError."""
+        then they are better off with another balancer, or in the socket's queue. Says so to it. Raises OSError."""
+        listener = listener.dup()  # the front closes its own; the link hands the socket over as long as there is one
         await self.runner.setup()
         await self.link.start()
         self.siblings.start()
         if patience:
-            await self.link.has_snapshot((1, 0), patience)
+            await self.link.first_word(patience)
         await self.front.serve(listener)
+        self.link.enter(Phase.SERVING)
+
+    def know(self, backends: dict[str, Any] | None, snapshot: dict[str, Any] | None) -> None:
+        """What there was when it was started: should its supervisor die before it has said a word, it can serve."""
+        if backends is not None:
+            self.pool.apply(BackendSet.from_json(backends))
+        if snapshot is not None:
+            self.link.snapshot = snapshot
+
+    async def retire(self) -> None:
+        """Waits until another balancer has taken its place, then until its last connection is gone."""
+        await self.link.retired.wait()
+        self.link.enter(Phase.DRAINING)
+        await self.front.retire(self.link.drain_timeout)
+        self.link.report()  # the last word: nothing is in flight
 
     async def close(self) -> None:
         await self.front.close(_SHUTDOWN_S)
@@ -117,9 +136,9 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
     state = StateDir(Path(config.state_dir))
     changes, metrics, upstream = Changes(), Metrics(), Upstream()
     counters = Counters(state.counters)
-    pool = Pool(changes.notify, counters.share) if config.processes > 1 else Pool(changes.notify)
+    pool = Pool(changes.notify, counters.share)
     link = Link(pool, listener, link_path, counters.recently_used, metrics.render)
-    siblings = Siblings(counters, link_path, config.processes)
+    siblings = Siblings(counters, link_path)
     proxy = Proxy(
         pool, upstream, counters, metrics, changes, queue_timeout=config.queue_timeout, want=link.want,
         trusted=Trusted(config.trusted_proxies), strategy=StrategyReader(state.strategy).current,
@@ -147,16 +166,28 @@ def _server(runner: web.AppRunner) -> web.Server:
     return runner.server
 
 
-async def serve(config: BalancerConfig, link_path: Path) -> None:
-    """Until SIGTERM. Raises OSError if the link's sockets cannot be made."""
+async def serve(
+    config: BalancerConfig, link_path: Path, backends: dict[str, Any] | None = None,
+    snapshot: dict[str, Any] | None = None,
+) -> None:
+    """Until SIGTERM, or until it has been replaced and has finished. Raises OSError if the link's sockets cannot be
+    made."""
     listener = socket.socket(fileno=config.listen_fd)
     listener.setblocking(False)
-    balancer = make(config, listener, link_path)
+    balancer, tasks = make(config, listener, link_path), Tasks()
+    balancer.know(backends, snapshot)
     stop = asyncio.Event()
+
+    async def retire() -> None:
+        await balancer.retire()
+        stop.set()
+
     try:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         await balancer.start(listener, _FIRST_WORD_S)
+        tasks.start(retire(), "finish when it is replaced")
         await stop.wait()
     finally:
+        await tasks.close()
         await balancer.close()

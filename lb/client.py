@@ -154,6 +154,11 @@ class ClientConnection(asyncio.Protocol):
         self.close_after = False
         self.peer = self.local = ""
 
+    @property
+    def exchange(self) -> Exchange | None:
+        """What is being answered."""
+        return self._exchange
+
     # for whoever answers
 
     @property

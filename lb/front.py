@@ -25,6 +25,12 @@ log = logging.getLogger(__name__)
 #: Seconds between two looks at what takes too long.
 _SWEEP_S = 0.5
 
+#: The same for one that has been replaced.
+_RETIRE_LOOK_S = 0.1
+
+#: Seconds that an answer which was told to end may take to do so.
+_CUT_S = 1.0
+
 
 class Front:
     """Implements `lb.client.Service`. ``guard`` raises ProxyError for who may not manage the cluster."""
@@ -47,7 +53,7 @@ class Front:
         return len(self._connections)
 
     async def serve(self, listener: socket.socket) -> None:
-        """Raises OSError."""
+        """``listener`` is closed when no more are taken. Raises OSError."""
         # Inherited by every connection: small writes go out at once, a peer that is gone is noticed.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -56,6 +62,29 @@ class Front:
             lambda: ClientConnection(self), sock=listener, backlog=4096
         )
         self._tasks.start(self._sweep(), "watch over connections")
+
+    async def retire(self, timeout: float) -> None:
+        """Takes no more connections, as another balancer does on the same socket, and returns when the last of those
+        it has is gone. A request has ``timeout`` seconds from now, or from its beginning. A connection that is idle is
+        not closed under the next request, which may be on its way: that one is answered, and told that it was the
+        last."""
+        self.closing = True
+        if self._server is not None:
+            self._server.close()
+        # One that was accepted in this very turn of the loop is heard of in the next.
+        await asyncio.sleep(_RETIRE_LOOK_S)
+        begun: dict[Exchange, float] = {}
+        while self._connections:
+            now = time.monotonic()
+            busy = {c.exchange: c for c in list(self._connections) if c.exchange is not None}
+            begun = {exchange: begun.get(exchange, now) for exchange in busy}
+            for exchange, connection in busy.items():
+                over = now - begun[exchange] - timeout
+                if over >= _CUT_S:
+                    connection.cut_off()
+                elif over >= 0:
+                    connection.end("the balancer that answered this was replaced, and it took too long")
+            await self._until_empty(_RETIRE_LOOK_S)
 
     async def close(self, grace: float) -> None:
         """Takes no more connections, gives the running answers ``grace`` seconds, and ends what is left."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from config.aio import Tasks
-from config.link import LINE_LIMIT, bind_unix, descriptor_path, encode, messages
+from config.link import LINE_LIMIT, Phase, bind_unix, descriptor_path, encode, messages
 from config.topology import BackendSet
 from lb.pool import Pool
 from lb.waiting import Changes
@@ -32,7 +32,9 @@ _DRAIN_LOOK = 0.02
 
 class Link:
     """``uses()`` tells which adapters were used since it was last asked; ``render()`` this process' own series (it is
-    called in a thread). ``snapshot`` is the supervisor's last word; ``alive`` whether there is a supervisor."""
+    called in a thread). ``snapshot`` is the supervisor's last word; ``alive`` whether there is a supervisor;
+    ``retired`` is set when it has said that another takes the connections: a request may go on for ``drain_timeout``
+    seconds."""
 
     def __init__(
         self, pool: Pool, listener: socket.socket, path: Path,
@@ -47,6 +49,9 @@ class Link:
         self._server: asyncio.Server | None = None
         self._descriptors: socket.socket | None = None
         self.snapshot: dict[str, Any] = {}
+        self.phase = Phase.STARTING
+        self.retired, self.drain_timeout = asyncio.Event(), 0.0
+        self._spoken = asyncio.Event()
         self.fresh = Changes()
         self._applied = Changes()
 
@@ -60,7 +65,7 @@ class Link:
         self._descriptors = bind_unix(descriptor_path(self._path))
         loop.add_reader(self._descriptors, self._hand_over)
         self._server = await asyncio.start_unix_server(self._serve, sock=bind_unix(self._path), limit=LINE_LIMIT)
-        self._tasks.start(self._report(), "report to the supervisor")
+        self._tasks.start(self._keep_reporting(), "report to the supervisor")
 
     async def close(self) -> None:
         if self._descriptors is not None:
@@ -73,6 +78,19 @@ class Link:
         await self._tasks.close()
         self._path.unlink(missing_ok=True)
         descriptor_path(self._path).unlink(missing_ok=True)
+
+    async def first_word(self, timeout: float) -> None:
+        """Returns when a supervisor has said what there is, or ``timeout`` seconds are over."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._spoken.wait()
+        except TimeoutError:
+            pass
+
+    def enter(self, phase: Phase) -> None:
+        """Tells the supervisor."""
+        self.phase = phase
+        self._say({"type": "phase", "phase": phase, "requests": sum(self._pool.in_flight().values())})
 
     async def has_snapshot(self, sequence: tuple[int, int], timeout: float) -> None:
         """Returns when a snapshot at least that new has come, or ``timeout`` seconds are over."""
@@ -89,9 +107,16 @@ class Link:
         if now - self._wanted.get(adapter, -math.inf) < _WANT_EVERY:
             return
         self._wanted[adapter] = now
-        for writer in self._writers:
-            if not writer.is_closing():
-                writer.write(encode({"type": "want", "adapter": adapter}))
+        self._say({"type": "want", "adapter": adapter})
+
+    def report(self) -> None:
+        """What is in flight now."""
+        if not self._writers:
+            return
+        self._say({
+            "type": "report", "version": list(self._pool.version), "in_flight": self._pool.in_flight(),
+            "waiting": self._pool.waiting(), "used": self._uses(),
+        })  # fmt: skip
 
     def _hand_over(self) -> None:
         """Over a plain socket: no transport of asyncio or uvloop carries descriptors."""
@@ -108,16 +133,20 @@ class Link:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
-        writer.write(encode({"type": "hello", "pid": os.getpid()}))
+        writer.write(encode({"type": "hello", "pid": os.getpid(), "phase": self.phase}))
         try:
             async for message in messages(reader):
                 if message["type"] == "set":
                     self._pool.apply(BackendSet.from_json(message["set"]))
-                    self._send_report()
+                    self.report()
                     self._applied.notify()
                 elif message["type"] == "snapshot":
                     self.snapshot = message["snapshot"]
+                    self._spoken.set()
                     self.fresh.notify()
+                elif message["type"] == "retire":
+                    self.drain_timeout = float(message["timeout"])
+                    self.retired.set()
                 elif message["type"] == "metrics":
                     self._writers.discard(writer)  # another balancer: no supervisor asks for them
                     text = await asyncio.to_thread(self._render)
@@ -126,7 +155,7 @@ class Link:
             self._writers.discard(writer)
             writer.close()
 
-    async def _report(self) -> None:
+    async def _keep_reporting(self) -> None:
         """What is in flight: soon while something drains, now and then otherwise."""
         waited, before = 0.0, ""
         while True:
@@ -140,18 +169,13 @@ class Link:
             now = str(self._pool.in_flight())
             if now != before or waited >= _REPORT_EVERY:
                 before, waited = now, 0.0
-                self._send_report()
+                self.report()
 
     def _draining(self) -> bool:
         return any(b.spec.state == "draining" for b in self._pool.backends.values())
 
-    def _send_report(self) -> None:
-        if not self._writers:
-            return
-        message = {
-            "type": "report", "version": list(self._pool.version), "in_flight": self._pool.in_flight(),
-            "waiting": self._pool.waiting(), "used": self._uses(),
-        }  # fmt: skip
+    def _say(self, message: dict[str, Any]) -> None:
+        line = encode(message)
         for writer in self._writers:
             if not writer.is_closing():
-                writer.write(encode(message))
+                writer.write(line)

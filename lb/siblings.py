@@ -1,4 +1,5 @@
-"""What the balancer processes of one cluster know of each other: what each has in flight, and its series.
+"""What the balancer processes of one cluster know of each other: what each has in flight, and its series. There may be
+several at any time: one that was replaced finishes what it has beside its successor.
 
 They find each other in the state directory; no process needs to be told which others there are.
 """
@@ -24,23 +25,20 @@ _ANSWER_S = 0.5
 
 
 class Siblings:
-    """``link`` is this process' own socket; ``processes`` how many there are to be. Alone, nothing is done."""
+    """``link`` is this process' own socket."""
 
-    def __init__(self, counters: Counters, link: Path, processes: int) -> None:
-        self._counters, self._link, self._several = counters, link, processes > 1
+    def __init__(self, counters: Counters, link: Path) -> None:
+        self._counters, self._link = counters, link
         self._tasks = Tasks()
 
     def start(self) -> None:
-        if self._several:
-            self._tasks.start(self._look(), "look for the other balancers")
+        self._tasks.start(self._look(), "look for the other balancers")
 
     async def close(self) -> None:
         await self._tasks.close()
 
     async def expositions(self) -> list[str]:
         """The series of each of the others that answers in time."""
-        if not self._several:
-            return []
         links = [path for path in self._link.parent.glob("lb-*.sock") if path.name != self._link.name]
         answers = await asyncio.gather(*(_ask(link) for link in links))
         return [answer for answer in answers if answer is not None]

@@ -90,8 +90,10 @@ class Cluster:
 
     def status(self) -> dict[str, Any]:
         status: dict[str, Any] = httpx.get(f"{self.url}/v1/cluster/status", timeout=10).json()
+        balancer = status["load_balancer"]
         for pid in (
-            status["supervisor"]["pid"], status["load_balancer"]["pid"],
+            status["supervisor"]["pid"], balancer["pid"], balancer["standby"],
+            *(process["pid"] for process in (*balancer["processes"], *balancer["draining"])),
             *(i["pid"] for i in status["instances"].values()),
         ):  # fmt: skip
             if pid:

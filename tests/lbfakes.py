@@ -285,7 +285,8 @@ def instance(name: str = "instance_0", **fields: Any) -> dict[str, Any]:
 def snapshot(*names: str, **fields: Any) -> dict[str, Any]:
     """What a supervisor says of itself, with one ready instance a name."""
     return {
-        "sequence": [1, 1], "supervisor": {"pid": 1234, "state_dir": "/nowhere", "balancer_restarts": 3},
+        "sequence": [1, 1], "supervisor": {"pid": 1234, "state_dir": "/nowhere"},
+        "load_balancer": {"restarts": 3},
         "engine": "sim", "model": "base", "total_instances": len(names), "min_instances": 1, "max_instances": 8,
         "instances": {name: instance(name) for name in names}, **fields,
     }  # fmt: skip

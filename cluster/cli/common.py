@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from cluster.client import ClusterClient
+from cluster.commands import BALANCER
 from config.settings import cluster_url, own_admin_key
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -45,6 +46,13 @@ def finish(
     if no_wait:
         return 0
     status = cluster.wait_settled(PATIENCE, look=RollingNews(click.echo).look if narrate else lambda status: None)
+    if only in BALANCER:
+        if why := status["load_balancer"].get("failure"):
+            click.echo(f"the load balancer could not be replaced: {why}", err=True)
+            return 1
+        pids = ", ".join(str(process["pid"]) for process in status["load_balancer"]["processes"])
+        click.echo(f"{done}: load balancer {pids}")
+        return 0
     failed = [n for n, i in status["instances"].items() if i["state"] == "failed" and only in (None, n)]
     if failed:
         for name in failed:

@@ -13,7 +13,7 @@ import click
 from cluster import plan
 from cluster.cli.down import bring_down
 from cluster.client import ClusterClient, ClusterError
-from cluster.runtime import lock
+from cluster.lock import lock
 from config.paths import StateDir
 from config.settings import Settings
 from worker import logfile

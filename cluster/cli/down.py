@@ -12,7 +12,7 @@ import click
 
 from cluster.cli.common import client, state_dir_option, url_option
 from cluster.client import ClusterClient, ClusterError
-from cluster.runtime import end, lock
+from cluster.lock import lock
 from config.errors import UsageError
 from config.paths import StateDir, default_state_dir
 from config.settings import cluster_url
@@ -64,6 +64,8 @@ def bring_down(state: StateDir, *, now: bool = False, no_wait: bool = False, qui
         # No supervisor: become one that only ends what there is.
         if not state.database.exists():
             raise UsageError(f"{state.root} is no state directory of a cluster")
+        from cluster.runtime import end  # all of a supervisor: only where it is needed
+
         logging.basicConfig(level=logging.WARNING)
         asyncio.run(end(state))
     elif no_wait:

@@ -83,7 +83,8 @@ def strategy_command(name: str, url: str | None) -> int:
 @no_wait_option
 @url_option
 def restart_command(instance: str | None, rolling: bool, no_spare: bool, no_wait: bool, url: str | None) -> int:
-    """Restart one INSTANCE, or all of them one at a time. Either also ends a drain."""
+    """Restart one INSTANCE, or all of them one at a time (either also ends a drain); `lb` replaces the load
+    balancer."""
     if (instance is None) != rolling:
         raise click.UsageError("either an INSTANCE or --rolling is needed")
     if no_spare and not rolling:

@@ -38,6 +38,8 @@ def status_table(status: dict[str, Any], width: int) -> Table:
         f"{status['running_instances']} of {status['total_instances']} ready · {status['load_balancer_strategy']} · "
         f"supervisor {pid if pid else 'not running'} · balancer {status['load_balancer']['pid']}"
     )
+    if finishing := len(status["load_balancer"].get("draining", ())):
+        title += f" ({finishing} replaced, finishing)"
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
     wide = width >= 110
     for name, right in _COLUMNS:

@@ -7,17 +7,19 @@ import logging
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cluster import plan
 from cluster.cli import detach
 from cluster.cli.render import console, progress_table
-from cluster.supervisor import Supervisor
 from config import settings as configuration
 from config.settings import Settings
 from config.topology import STRATEGIES
+
+if TYPE_CHECKING:
+    from cluster.supervisor import Supervisor
 
 _LISTS = ("lora", "backend", "adapter_root")
 
@@ -55,6 +57,9 @@ _LISTS = ("lora", "backend", "adapter_root")
 @click.option("--resume/--no-resume", default=None, help="Go on with a stream whose worker is lost (default: yes).")
 @click.option("--migration-limit", type=int, help="How often one stream may be moved (default 3).")
 @click.option("--lb-processes", type=int, help="Balancer processes that share the port (default 1).")
+@click.option(
+    "--lb-standby/--no-lb-standby", default=None, help="Keep one more waiting for one of them to die (default: yes)."
+)
 @click.option("--max-body", type=int, metavar="BYTES", help="Largest request body (default 64 MiB).")
 @click.option("--state-dir", type=click.Path(path_type=Path), help="State, logs, sockets (default: one a port).")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Default info.")

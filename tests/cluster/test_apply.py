@@ -36,7 +36,7 @@ class Cluster:
         self.replaced: list[Any] = []
         faked: Any = self.supervisor
         faked.command = self._command
-        faked.balancer = SimpleNamespace(replace=self.replaced.append)
+        faked.balancer = SimpleNamespace(request_replacement=self.replaced.append)
         for number in range(3):
             self.worker(instance_name(number), S.READY)
 

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from cluster.balancer import listen
+from cluster.listener import listen
 from config.errors import UsageError
 
 

@@ -146,6 +146,14 @@ def test_an_unknown_strategy_is_refused_naming_the_known() -> None:
     assert (refused.value.status, refused.value.param, supervisor.strategy) == (400, "strategy", "random")
 
 
+@pytest.mark.parametrize("name", ["load_balancer", "lb", "balancer"])
+def test_the_balancer_is_replaced_by_any_of_its_names(name: str) -> None:
+    supervisor, asked = _supervisor(), []
+    supervisor.balancer = SimpleNamespace(request_replacement=lambda: asked.append(name))
+    assert _restart(supervisor, instance_id=name) == {"restarting": ["load_balancer"], "rolling": False}
+    assert asked == [name]
+
+
 def test_one_instance_or_all_of_them_can_be_restarted() -> None:
     supervisor = _supervisor()
     assert _restart(supervisor, instance_id="instance_1") == {"restarting": ["instance_1"], "rolling": False}

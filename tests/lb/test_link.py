@@ -51,7 +51,7 @@ async def connected(link: Link) -> AsyncIterator[Supervisor]:
     reader, writer = await asyncio.open_unix_connection(str(link._path))
     made = Supervisor(reader, writer)
     try:
-        assert await made.hear() == {"type": "hello", "pid": os.getpid()}
+        assert await made.hear() == {"type": "hello", "pid": os.getpid(), "phase": "starting"}
         yield made
     finally:
         writer.close()

@@ -1,0 +1,189 @@
+"""Who takes connections: replaced, failed, started again. No processes: what they say and how they end is played."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from cluster.balancer_process import BalancerProcess
+from cluster.balancer_slot import ReplacementFailed, Slot
+from cluster.store import Store
+from config.link import Phase
+from config.paths import StateDir
+from config.topology import BalancerConfig
+
+
+class Group:
+    """The keeper, as far as a slot can tell."""
+
+    def __init__(self, folder: Path, store: Store) -> None:
+        self.state, self.store = StateDir(folder), store
+        self.drain_timeout = 30.0
+        self.begun: list[tuple[BalancerProcess, BalancerConfig, bool]] = []
+        self.told: list[str] = []
+        self.losses: list[tuple[int, str]] = []
+        self.broken = 0
+
+    async def begin(self, slot: str, config: BalancerConfig, warm: bool) -> BalancerProcess:
+        if self.broken:
+            self.broken -= 1
+            raise OSError("no space left")
+        process = BalancerProcess(f"lb-{len(self.begun)}", slot, len(self.begun), self, self.state, self.store)
+        self.begun.append((process, config, warm))
+        return process
+
+    def tell(self, subject: str, text: str) -> None:
+        self.told.append(text)
+
+    def lost(self, requests: int, how: str) -> None:
+        self.losses.append((requests, how))
+
+    def greeting(self) -> list[bytes]:
+        return []
+
+    def heard(self, process: BalancerProcess, message: object) -> None: ...
+    def ended(self, process: BalancerProcess, status: int | None) -> None: ...
+
+
+def _config(**fields: float) -> BalancerConfig:
+    return BalancerConfig(-1, "", "127.0.0.1", 1, fields.get("queue_timeout", 5.0))
+
+
+@pytest.fixture
+async def group(tmp_path: Path) -> AsyncIterator[Group]:
+    store = await Store.open(tmp_path / "test.db")
+    yield Group(tmp_path, store)
+    await store.close()
+
+
+@pytest.fixture
+async def slot(group: Group) -> AsyncIterator[Slot]:
+    """One that serves."""
+    made = Slot("balancer", _config(), group)
+    made.start()
+    _serves(made, await _begun(group, 1))
+    yield made
+    await made.close()
+
+
+async def _begun(group: Group, count: int) -> BalancerProcess:
+    async with asyncio.timeout(5):
+        while len(group.begun) < count:
+            await asyncio.sleep(0.005)
+    assert len(group.begun) == count
+    return group.begun[-1][0]
+
+
+def _serves(slot: Slot, process: BalancerProcess) -> None:
+    process.phase, process.since = Phase.SERVING, asyncio.get_running_loop().time()
+    slot.phase_of(process)
+
+
+def _ends(slot: Slot, process: BalancerProcess, status: int | None = -9, requests: int = 0) -> None:
+    process.over, process.in_flight = True, {"instance_0": requests}
+    slot.ended(process, status)
+
+
+async def _until(condition: object) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # type: ignore[operator]
+            await asyncio.sleep(0.005)
+
+
+async def test_the_old_one_goes_on_until_the_new_one_serves(slot: Slot, group: Group) -> None:
+    (old,) = slot.line
+    replacing = asyncio.ensure_future(slot.replace(_config(queue_timeout=9)))
+    new = await _begun(group, 2)
+    await asyncio.sleep(0.02)
+    assert (slot.current, old.retiring, replacing.done()) == (old, None, False)
+    new.successor = None
+    _serves(slot, new)
+    await _until(lambda: old.retiring == 30.0)
+    assert (slot.current, slot.line) == (new, [new])
+    assert not replacing.done()
+    old.phase = Phase.DRAINING
+    slot.phase_of(old)
+    await asyncio.wait_for(replacing, 5)
+    assert [config.queue_timeout for _, config, _ in group.begun] == [5.0, 9.0]
+    _ends(slot, old, 0)
+    assert (group.told, group.losses, slot.restarts) == ([], [], 0)
+    _ends(slot, new)  # and whoever comes after it has the new settings
+    await _begun(group, 3)
+    assert (group.begun[-1][1].queue_timeout, group.begun[-1][2]) == (9.0, True)
+
+
+async def test_a_new_one_that_does_not_come_up_changes_nothing(slot: Slot, group: Group) -> None:
+    (old,) = slot.line
+    replacing = asyncio.ensure_future(slot.replace(_config(queue_timeout=9)))
+    new = await _begun(group, 2)
+    _ends(slot, new, 1)
+    with pytest.raises(ReplacementFailed, match="before it took connections"):
+        await replacing
+    assert (slot.line, slot.config.queue_timeout, old.retiring, slot.restarts) == ([old], 5.0, None, 0)
+    group.broken = 1
+    with pytest.raises(ReplacementFailed, match="no space left"):
+        await slot.replace(_config())
+    assert slot.line == [old]
+
+
+async def test_an_old_one_that_dies_meanwhile_is_not_started_again(slot: Slot, group: Group) -> None:
+    (old,) = slot.line
+    replacing = asyncio.ensure_future(slot.replace(_config()))
+    new = await _begun(group, 2)
+    _ends(slot, old, -9, requests=3)
+    await asyncio.sleep(0.02)
+    _serves(slot, new)
+    await asyncio.wait_for(replacing, 5)
+    assert (slot.line, slot.restarts, len(group.begun)) == ([new], 0, 2)
+    assert group.losses == [(3, "signal 9")]
+    assert "with 3 requests in flight, which are lost" in group.told[0]
+
+
+async def test_of_two_that_are_adopted_the_older_is_retired_when_the_newer_serves(group: Group) -> None:
+    slot = Slot("balancer", _config(), group)
+    old, new = [await group.begin("balancer", _config(), False) for _ in range(2)]
+    slot.line += [old, new]
+    slot.start()
+    _serves(slot, old)
+    await asyncio.sleep(0.02)
+    assert (slot.current, old.retiring) == (old, None)
+    _serves(slot, new)
+    await _until(lambda: old.retiring)
+    assert (slot.current, len(group.begun)) == (new, 2)
+    await slot.close()
+
+
+async def test_the_first_death_is_made_good_at_once_and_only_the_next_ones_are_not(slot: Slot, group: Group) -> None:
+    for count in range(2, 5):
+        _ends(slot, group.begun[-1][0])
+        _serves(slot, await _begun(group, count))
+    assert [text.split("; ")[1] for text in group.told] == ["restart at once", "restart in 0.2 s", "restart in 0.4 s"]
+    assert slot.restarts == 3
+    latest = group.begun[-1][0]
+    latest.since = asyncio.get_running_loop().time() - 3.1  # it has served
+    _ends(slot, latest)
+    assert group.told[-1].endswith("restart at once")
+
+
+async def test_what_cannot_be_started_is_tried_again(slot: Slot, group: Group) -> None:
+    group.broken = 1
+    _ends(slot, slot.line[0])
+    _serves(slot, await _begun(group, 2))
+    assert "cannot be started: no space left" in group.told[-1]
+
+
+async def test_one_that_never_serves_is_killed(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.balancer_slot._START_S", 0.05)
+    killed: list[str] = []
+    monkeypatch.setattr(BalancerProcess, "kill", lambda process: killed.append(process.name))
+    slot = Slot("balancer", _config(), group)
+    slot.start()
+    await _begun(group, 1)
+    await _until(lambda: killed)
+    assert killed == ["lb-0"]
+    await slot.close()
