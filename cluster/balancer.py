@@ -11,8 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cluster.balancer_process import BalancerProcess
-from cluster.store import Store
+from cluster.balancer_process import BalancerProcess, Records
 from config.errors import UsageError
 from config.link import descriptor_path, encode
 from config.paths import StateDir
@@ -50,7 +49,7 @@ class BalancerKeeper:
     that is asked for and that no worker holds."""
 
     def __init__(
-        self, state: StateDir, config: BalancerConfig, store: Store,
+        self, state: StateDir, config: BalancerConfig, store: Records,
         on_report: Callable[[tuple[int, int], Mapping[str, int], Mapping[str, float]], None],
         on_lost: Callable[[], None], tell: Callable[[str, str], None], on_want: Callable[[str], None],
     ) -> None:

@@ -17,17 +17,34 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cluster.restart import Backoff
-from cluster.store import Store
 from config.aio import Tasks
+from config.files import rewrite
 from config.link import LINE_LIMIT, descriptor_path, messages, receive_listener
 from config.paths import StateDir, short_socket_path
 from config.settings import inherited_environment
 from config.topology import BalancerConfig
+from worker import run_file as run_files
 from worker.process import Handle, read_run_file, spawn
 from worker.spec import ProcessId
 
 #: A balancer that served this long (s) before it died is restarted at once.
 _SERVED = 10.0
+
+
+#: Seconds between two tries to start one for which there is no room.
+_NO_ROOM_S = 1.0
+
+
+class Records(Protocol):
+    """Where it is written down who runs."""
+
+    async def processes(self) -> dict[str, dict[str, Any]]: ...
+
+    async def save_process(self, name: str, record: Mapping[str, Any]) -> None: ...
+
+    async def forget_process(self, name: str) -> None: ...
+
+    async def next_number(self, key: str) -> int: ...
 
 
 class Group(Protocol):
@@ -50,7 +67,7 @@ class BalancerProcess:
     as of the backend set ``version``)."""
 
     def __init__(
-        self, name: str, group: Group, state: StateDir, config: BalancerConfig, store: Store,
+        self, name: str, group: Group, state: StateDir, config: BalancerConfig, store: Records,
         tell: Callable[[str, str], None],
     ) -> None:
         self.name = name
@@ -62,7 +79,7 @@ class BalancerProcess:
         self.version = (0, 0)
         self.in_flight: Mapping[str, int] = {}
         self._writer: asyncio.StreamWriter | None = None
-        self._stopping = False
+        self._stopping = self._refused = False
         self._tasks = Tasks()
 
     @property
@@ -73,6 +90,9 @@ class BalancerProcess:
         """Takes over the process that an earlier supervisor started; returns its listening socket. None: none runs.
         One that does not hand over its socket is hung: it is killed."""
         record = (await self._store.processes()).get(self.name)
+        started = run_files.notes(self._state.runs / self.name).get("record")
+        if started is not None and (record is None or record["link"] != started["link"]):
+            record = started  # it could not be saved
         if record is None:
             return None
         process = ProcessId(**record["process"]) if record["process"] else read_run_file(Path(record["run_file"]))
@@ -110,6 +130,7 @@ class BalancerProcess:
             while left is not None and len(await asyncio.to_thread(left.kill_tree)):
                 await asyncio.sleep(0.02)
         await self._store.forget_process(self.name)
+        (self._state.runs / self.name).unlink(missing_ok=True)
 
     async def close(self) -> None:
         """Leaves it running and lets go of it."""
@@ -119,8 +140,9 @@ class BalancerProcess:
         loop = asyncio.get_running_loop()
         backoff, failures = Backoff(first=0.2, most=5.0), 0
         while not self._stopping:
-            if self.handle is None:
-                await self._spawn()
+            if self.handle is None and not await self._spawned():
+                await asyncio.sleep(_NO_ROOM_S)
+                continue
             handle, link, began = self.handle, self.link, loop.time()
             assert handle is not None and link is not None
             exited: asyncio.Future[int | None] = loop.create_future()
@@ -140,6 +162,17 @@ class BalancerProcess:
             self.restarts += 1
             await asyncio.sleep(delay)
 
+    async def _spawned(self) -> bool:
+        try:
+            await self._spawn()
+        except OSError as error:
+            if not self._refused:
+                self._tell(self.name, f"cannot be started: {error}; it is tried again")
+            self._refused = True
+            return False
+        self._refused = False
+        return True
+
     async def _spawn(self) -> None:
         listener = self._group.listener
         assert listener is not None
@@ -149,12 +182,11 @@ class BalancerProcess:
         link = self._state.link(f"lb-{await self._store.next_number('balancers')}")
         run_file = self._state.runs / self.name
         record = {"process": None, "link": str(link), "run_file": str(run_file)}
-        run_file.unlink(missing_ok=True)
+        run_files.prepare(run_file, {"record": record})
         await self._store.save_process(self.name, record)
         start = self._state.root / f"{self.name}.json"
-        start.touch(mode=0o600)
         config = replace(self._config, listen_fd=listener.fileno())
-        start.write_text(json.dumps({"link": str(link), **config.to_json()}))
+        rewrite(start, json.dumps({"link": str(link), **config.to_json()}).encode(), 16 * 1024)
         self.handle = spawn(
             (sys.executable, "-m", "lb", str(start)),
             env={**inherited_environment(), "PYTHONSAFEPATH": "1"}, cwd=self._state.work,

@@ -154,6 +154,11 @@ class Fleet:
         instance.phase = ""
         self._tell(instance.id, f"{how} (pid {pid}); {decision.reason}")
 
+    def postponed(self, instance: Instance, reason: str, until: float) -> None:
+        """It cannot be started just now, which says nothing of the worker itself: tried again at ``until``."""
+        instance.enter(_S.BACKOFF, until, reason)
+        instance.restart_at, instance.phase, instance.tree_empty = until, "", True
+
     def tree_empty(self, instance: Instance, now: float) -> None:
         """Nothing is left of its session."""
         instance.tree_empty = True

@@ -13,11 +13,13 @@ from cluster import adoption, attached, control, plan
 from cluster.balancer import listen
 from cluster.placement import Machine, Placement
 from cluster.plan import Plan
-from cluster.store import Store
+from cluster.store import NotSaved, Store
 from cluster.supervisor import Supervisor
 from config.errors import UsageError
+from config.files import rewrite
 from config.paths import StateDir
 from config.settings import Settings, from_json
+from config.strategy_file import last_epoch
 from worker.engines import base
 from worker.process import LocalLauncher
 from worker.spec import EngineSpec
@@ -31,7 +33,8 @@ def lock(state: StateDir) -> IO[str]:
     where another one lives, or the directory cannot be written."""
     try:
         state.create()
-        file = state.lock.open("a+")  # not inherited: a worker must not keep it
+        state.lock.touch(mode=0o600)
+        file = state.lock.open("r+")  # not inherited: a worker must not keep it
     except OSError as error:
         raise UsageError(f"state directory {state.root}: {error.strerror}") from None
     try:
@@ -41,9 +44,11 @@ def lock(state: StateDir) -> IO[str]:
         pid = file.read().strip() or "?"
         file.close()
         raise UsageError(f"a supervisor (pid {pid}) already runs on {state.root}; nothing was changed") from None
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
+    try:
+        rewrite(state.lock, str(os.getpid()).encode(), 16)
+    except OSError as error:
+        file.close()
+        raise UsageError(f"{state.lock}: {error.strerror}") from None
     return file
 
 
@@ -54,7 +59,7 @@ async def serve(settings: Settings, ready: Callable[[Supervisor], None] = lambda
     with lock(state):
         store = await Store.open(state.database)
         try:
-            adopt = await adoption.anything_alive(store)
+            adopt = await adoption.anything_alive(store, state.runs)
             if adopt:
                 settings = from_json(await store.get("settings"))
             await _serve(settings, plan.make(settings), state, store, adopt, ready)
@@ -67,7 +72,7 @@ async def end(state: StateDir) -> None:
     with lock(state):
         store = await Store.open(state.database)
         try:
-            if await adoption.anything_alive(store):
+            if await adoption.anything_alive(store, state.runs):
                 settings = from_json(await store.get("settings"))
                 await _serve(settings, _plan_to_end(settings), state, store, True, Supervisor.shut_down)
         finally:
@@ -79,7 +84,7 @@ async def _serve(
     ready: Callable[[Supervisor], None],
 ) -> None:
     ending = checked.most == 0
-    epoch = await store.next_number("epochs")
+    epoch = await _epoch(state, store)
     backends = attached.parse(settings.backend, settings.backend_key_file, epoch)
     supervisor = Supervisor(checked, state, store, LocalLauncher(), [] if ending else backends)
     await supervisor.prepare(epoch, adopt)
@@ -95,6 +100,19 @@ async def _serve(
         await supervisor.balancer.close()
         await server.cleanup()
         state.control.unlink(missing_ok=True)
+
+
+async def _epoch(state: StateDir, store: Store) -> int:
+    """The number of this supervisor's run: above all before it, those included that could not be saved."""
+    before = last_epoch(state.strategy)
+    try:
+        epoch = await store.next_number("epochs")
+        if epoch <= before:
+            epoch = before + 1
+            await store.put(epochs=epoch)
+    except NotSaved:
+        epoch = max(int(await store.get("epochs") or 0), before) + 1
+    return epoch
 
 
 def _handle_signals(supervisor: Supervisor) -> None:

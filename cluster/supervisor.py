@@ -8,12 +8,12 @@ nothing needs a lock.
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
 import secrets
 import signal
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
@@ -25,7 +25,7 @@ from cluster.adapter_files import AdapterRejected
 from cluster.adapters import Adapter
 from cluster.attached import Attached
 from cluster.balancer import BalancerKeeper
-from cluster.events import EventLog
+from cluster.events import KEPT, EventLog
 from cluster.fleet import Fleet, instance_name
 from cluster.instance import Instance
 from cluster.plan import Plan
@@ -33,18 +33,21 @@ from cluster.ports import free_port
 from cluster.reconciler import Action, Admit, Drain, Exit, Kill, Retire, Start, Stop, Sweep, reconcile
 from cluster.restart import Backoff, RestartPolicy
 from cluster.rollout import Holder, Rollouts
+from cluster.saver import Saver
 from cluster.state import DesiredState, InstanceDesired, WorkerState
 from cluster.status import backend_set, snapshot
-from cluster.store import Store
+from cluster.store import NotSaved, Store
 from cluster.usage import UsageSampler
 from cluster.watchers import Watchers
 from config.aio import Tasks
 from config.errors import UsageError
+from config.files import NO_ROOM
 from config.paths import StateDir
 from config.settings import inherited_environment
 from config.strategy_file import StrategyWriter
 from config.topology import BalancerConfig
 from worker import logfile
+from worker import run_file as run_files
 from worker.process import Handle, Launcher
 from worker.spec import WorkerSpec
 
@@ -52,6 +55,9 @@ _T = TypeVar("_T")
 
 #: Seconds between two looks at the clock: deadlines of drains, stops and starts are kept to this.
 TICK = 0.2
+
+#: Seconds between two tries to start a worker for which there is no room on the disk.
+_NO_ROOM_S = 1.0
 
 #: Lines of a worker's log kept with its end.
 _LOG_LINES = 20
@@ -79,21 +85,22 @@ class Supervisor:
             starts_at_once=len(plan.placement.machine.cores) or 1 if plan.engine.busy_start else None,
         )
         policy = RestartPolicy(Backoff(first=settings.restart_delay))
+        self.saver = Saver(store, self.events.tell, clock)
         self.fleet = Fleet(desired, policy, self._random.random, self.events.tell)
         self.balancer = BalancerKeeper(
-            state, _balancer_config(plan, state), store, self._reported, self._balancer_lost, self.events.tell,
+            state, _balancer_config(plan, state), self.saver, self._reported, self._balancer_lost, self.events.tell,
             lambda name: self.rollouts.want(name),
         )
         self.epoch = 0
         self._revision = 0
         self._switch: StrategyWriter | None = None
         self._published: dict[str, Any] = {}
-        self._saved: dict[str, str] = {}
+        self._durable_saved: dict[str, Any] = {}
         self._noted: set[str] = set()
         self._inbox: asyncio.Queue[Callable[[], None]] = asyncio.Queue()
         self._tasks = Tasks()
         self._usage = UsageSampler()
-        self._answers: list[Callable[[], object]] = []
+        self._asked: list[_Asked] = []
         self.sequence = 0
         self._exit = False
         self._confirmed = (0, 0)
@@ -105,15 +112,25 @@ class Supervisor:
     async def prepare(self, epoch: int, adopt: bool) -> None:
         """Reads the state and takes over what runs; the balancer's ``listener`` has to be set before `run`."""
         self.epoch = epoch
+        self.events.begin(epoch, await self._store.events())
+        self.events.heard = self.saver.event
         await self._read_registry(adopt)
         if adopt:
             await self._adopt()
+        values = {"boot_id": adoption.boot_id(), "settings": self.plan.settings.to_json(), **self._durable()}
+        if adopt:
+            self.saver.value(**values)  # on a full disk: what is saved there is as good
+            await self.saver.flush()
         else:
-            for name in await self._store.processes():
-                await self._store.forget_process(name)
-        await self._store.put(
-            boot_id=adoption.boot_id(), settings=self.plan.settings.to_json(), **self._durable()
-        )
+            try:
+                gone = dict.fromkeys(await self._store.processes())
+                await self._store.save(gone, [], KEPT)
+                await self._store.put(**values)
+                self._take_room()
+                StrategyWriter(self.state.strategy).close()
+            except (NotSaved, OSError) as error:
+                raise UsageError(f"no cluster can be started on {self.state.root}: {error}") from None
+        self._durable_saved = self._durable()
 
     async def _read_registry(self, adopt: bool) -> None:
         """What was loaded before, then what this start names. Raises UsageError for an adapter that is none."""
@@ -125,6 +142,8 @@ class Supervisor:
             await self.rollouts.take_in_given(given, self.plan.spec.lazy, self.plan.spec.descriptions)
         except AdapterRejected as error:
             raise UsageError(f"adapter {error}") from None
+        except (NotSaved, OSError) as error:
+            raise UsageError(f"the adapters cannot be stored in {self.state.adapters}: {error}") from None
         await asyncio.to_thread(self.rollouts.sweep)
 
     async def run(self) -> None:
@@ -141,16 +160,22 @@ class Supervisor:
 
     async def command(self, change: Callable[[], _T]) -> _T:
         """Runs ``change`` in the task that owns the state. Returns what it returns (or raises what it raises) once
-        it is stored and the balancer has been sent what follows from it."""
+        it is stored and the balancer has been sent what follows from it. Raises NotSaved where it cannot be stored:
+        then it was not done."""
         done: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
 
         def run() -> None:
-            try:
-                result = change()
-            except Exception as error:
-                done.set_exception(error)
-            else:
-                self._answers.append(lambda: _answer(done, result))
+            before, wishes = self._durable(), (self.fleet.desired.instances, dict(self.fleet.weights), self.strategy)
+            with self.events.held() as release:
+                try:
+                    result = change()
+                except Exception as error:
+                    done.set_exception(error)
+                    return
+            changed = self._durable() != before
+            if not changed:
+                release()
+            self._asked.append(_Asked(done, result, wishes if changed else None, release))
 
         self._inbox.put_nowait(run)
         return await done
@@ -194,7 +219,45 @@ class Supervisor:
             while not self._inbox.empty():
                 self._inbox.get_nowait()()
 
+    async def _keep_wishes(self) -> None:
+        """What was asked for is stored before anything follows from it; what cannot be is taken back."""
+        durable = self._durable()
+        if durable == self._durable_saved:
+            return
+        changes = [asked for asked in self._asked if asked.before is not None]
+        try:
+            self._take_room()
+            await self.saver.put(**durable)
+        except (NotSaved, OSError) as error:
+            if isinstance(error, OSError):
+                self.saver.trouble(f"{self.state.runs}: {error.strerror}")
+                error = NotSaved(f"nothing was changed, as it could not be saved: {error}")
+            if changes and changes[0].before is not None:
+                instances, self.fleet.weights, self.strategy = changes[0].before
+                self.fleet.desired = replace(self.fleet.desired, instances=instances)
+            for asked in changes:
+                self._asked.remove(asked)
+                asked.refuse(error)
+            self.saver.value(**self._durable())
+        else:
+            for asked in changes:
+                asked.release()
+        self._durable_saved = self._durable()
+
+    def _take_room(self) -> None:
+        """For the run file of every worker that is wanted: it has to be found, also on a disk that is full when it
+        starts. Raises OSError where there is none."""
+        for name in self.fleet.desired.instances:
+            path = self.state.runs / name
+            if not path.exists():
+                try:
+                    run_files.prepare(path, {})
+                except OSError:
+                    path.unlink(missing_ok=True)
+                    raise
+
     async def _step(self) -> None:
+        await self._keep_wishes()
         for _ in range(2):  # a second round, as what was admitted in the first is started in the second
             observed = {i.id: i.observed() for i in self.fleet.instances.values()}
             actions = reconcile(self.fleet.desired, observed, self._clock())
@@ -203,12 +266,11 @@ class Supervisor:
             if not any(isinstance(action, Admit) for action in actions):
                 break
         await self._publish()
-        if self._answers:
-            await self._store.put(**self._durable())
+        if self._asked:
             self.announce()
-            answers, self._answers = self._answers, []
-            for answer in answers:
-                answer()
+            asked, self._asked = self._asked, []
+            for one in asked:
+                one.answer()
 
     async def _perform(self, action: Action) -> None:
         now = self._clock()
@@ -239,12 +301,13 @@ class Supervisor:
                 self.watchers.sweep(instance)
             case Retire():
                 del self.fleet.instances[instance.id]
-                self._saved.pop(instance.id, None)
-                await self._store.forget_process(instance.id)
+                self.saver.process(instance.id, None)
+                if instance.id not in self.fleet.desired.instances:
+                    (self.state.runs / instance.id).unlink(missing_ok=True)
 
     async def _start(self, instance: Instance, fresh: bool) -> None:
         now = self._clock()
-        incarnation = await self._store.next_number("incarnations")
+        incarnation = await self.saver.next_number("incarnations")
         taken = {i.spec.port for i in self.fleet.instances.values() if i.spec and i is not instance}
         port, key = free_port(taken, self._random), secrets.token_urlsafe(24)
         command = self.plan.engine.command(self.plan.spec, port, key, instance.slot, inherited_environment())
@@ -258,12 +321,19 @@ class Supervisor:
             slot=instance.slot,
         )
         self.fleet.starting(instance, spec, now, fresh)
-        spec.run_file.unlink(missing_ok=True)
-        await self._save(instance)  # before the process exists: whoever comes after us has to find it
-        logfile.note(spec.log, f"{instance.id}, start {instance.starts}: {' '.join(command.argv)}")
         try:
+            # Before the process exists: whoever comes after us has to find it. In both, as one may be full.
+            started = {**instance.record(), "models": [], "held": {}, "last_exit": None}
+            run_files.prepare(spec.run_file, {"record": started})
+            self.saver.process(instance.id, instance.record())
+            await self.saver.flush()
+            logfile.note(spec.log, f"{instance.id}, start {instance.starts}: {' '.join(command.argv)}")
             handle = self._launcher.start(spec)
         except OSError as error:
+            if error.errno in NO_ROOM:
+                self.saver.trouble(str(error))
+                self.fleet.postponed(instance, f"cannot be started: {error.strerror}", self._clock() + _NO_ROOM_S)
+                return
             instance.failure = f"cannot be started: {error}"
             self.fleet.exited(instance, None, [], self._clock(), self._wall())
             return
@@ -279,7 +349,8 @@ class Supervisor:
         self.wake()
 
     async def keep_adapters(self, changed: list[Adapter], gone: list[str]) -> None:
-        """Makes a change of the registry durable, then true."""
+        """Makes a change of the registry durable, then true. Raises NotSaved."""
+        self.saver.check()
         await self._store.save_adapters(changed, gone)
         registry = self.rollouts.registry
         for adapter in changed:
@@ -309,7 +380,9 @@ class Supervisor:
             for pid, (cpu, memory) in usage.items():
                 handles[pid].cpu_percent, handles[pid].memory_mb = cpu, memory
             for name in [*self.fleet.instances, *(b.name for b in self.balancer.processes), "supervisor"]:
-                await asyncio.to_thread(logfile.rotate, self.state.log(name))
+                with contextlib.suppress(OSError):
+                    await asyncio.to_thread(logfile.rotate, self.state.log(name))
+            self.saver.look()
             self.announce()
 
     def _reported(
@@ -341,13 +414,8 @@ class Supervisor:
             self.balancer.publish(backend_set(self))
             self.announce()
         for instance in self.fleet.instances.values():
-            await self._save(instance)
-
-    async def _save(self, instance: Instance) -> None:
-        record = json.dumps(instance.record(), sort_keys=True)
-        if self._saved.get(instance.id) != record:
-            self._saved[instance.id] = record
-            await self._store.save_process(instance.id, instance.record())
+            self.saver.process(instance.id, instance.record())
+        await self.saver.flush()
 
     def announce(self) -> None:
         """Sends the balancer a new snapshot; ``sequence`` counts them."""
@@ -379,8 +447,9 @@ class Supervisor:
         if kept.get("instances") is not None:
             wanted = {name: InstanceDesired(**value) for name, value in kept["instances"].items()}
             self.fleet.desired = replace(self.fleet.desired, instances=wanted)
-        for instance in await adoption.adopt_instances(self._store, self._launcher, now):
+        for instance in await adoption.adopt_instances(self._store, self._launcher, now, self.state.runs):
             self.fleet.instances[instance.id] = instance
+            self.saver.known("incarnations", instance.incarnation)
             for name in instance.held:
                 self.rollouts.used.setdefault(name, self._wall())
             if instance.state is WorkerState.DRAINING:
@@ -390,9 +459,23 @@ class Supervisor:
         await self.balancer.adopt()
 
 
-def _answer(done: asyncio.Future[_T], result: _T) -> None:
-    if not done.done():  # whoever asked may have gone away
-        done.set_result(result)
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A command that was carried out and is not answered yet. ``before``: what was wanted before it, if it changed
+    that; ``release`` tells its events."""
+
+    done: asyncio.Future[Any]
+    result: Any
+    before: tuple[Mapping[str, InstanceDesired], dict[str, int], str] | None
+    release: Callable[[], None]
+
+    def answer(self) -> None:
+        if not self.done.done():  # whoever asked may have gone away
+            self.done.set_result(self.result)
+
+    def refuse(self, error: Exception) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
 
 
 def _balancer_config(plan: Plan, state: StateDir) -> BalancerConfig:
