@@ -193,7 +193,7 @@ class Fleet:
         """The wishes made at run time, for the store."""
         return {
             "instances": {n: dataclasses.asdict(i) for n, i in self.desired.instances.items()},
-            "weights": self.weights,
+            "weights": dict(self.weights),
         }
 
 

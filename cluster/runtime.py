@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable
 from typing import IO
 
-from cluster import adoption, attached, control, plan
+from cluster import adoption, attached, control, plan, transfer
 from cluster.balancer import listen
 from cluster.placement import Machine, Placement
 from cluster.plan import Plan
@@ -62,6 +62,8 @@ async def serve(settings: Settings, ready: Callable[[Supervisor], None] = lambda
             adopt = await adoption.anything_alive(store, state.runs)
             if adopt:
                 settings = from_json(await store.get("settings"))
+            else:
+                settings = transfer.with_imported(settings, await store.get(transfer.IMPORTED))
             await _serve(settings, plan.make(settings), state, store, adopt, ready)
         finally:
             await store.close()

@@ -37,6 +37,7 @@ from cluster.saver import Saver
 from cluster.state import DesiredState, InstanceDesired, WorkerState
 from cluster.status import backend_set, snapshot
 from cluster.store import NotSaved, Store
+from cluster.transfer import IMPORTED
 from cluster.usage import UsageSampler
 from cluster.watchers import Watchers
 from config.aio import Tasks
@@ -117,7 +118,11 @@ class Supervisor:
         await self._read_registry(adopt)
         if adopt:
             await self._adopt()
-        values = {"boot_id": adoption.boot_id(), "settings": self.plan.settings.to_json(), **self._durable()}
+        elif imported := await self._store.get(IMPORTED):
+            self.fleet.weights = dict(imported["weights"])
+        values = {
+            "boot_id": adoption.boot_id(), "settings": self.plan.settings.to_json(), IMPORTED: None, **self._durable()
+        }
         if adopt:
             self.saver.value(**values)  # on a full disk: what is saved there is as good
             await self.saver.flush()
