@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from cluster.balancer_process import BalancerProcess, Records
+from cluster.events import Event, Tell
 from config.errors import UsageError
 from config.link import descriptor_path, encode
 from config.paths import StateDir
@@ -46,15 +47,19 @@ class BalancerKeeper:
     """``config.processes`` balancer processes. ``on_report`` gets (version, in-flight by backend, last use by adapter):
     the version that every process has confirmed, what is in flight in all of them; ``on_lost`` is called when the last
     process that may have had requests is gone; ``tell`` gets sentences for people; ``on_want`` the name of an adapter
-    that is asked for and that no worker holds."""
+    that is asked for and that no worker holds; ``on_outcome`` what became of requests on a lost worker. ``events()``:
+    what a new process is told has happened."""
 
     def __init__(
         self, state: StateDir, config: BalancerConfig, store: Records,
         on_report: Callable[[tuple[int, int], Mapping[str, int], Mapping[str, float]], None],
-        on_lost: Callable[[], None], tell: Callable[[str, str], None], on_want: Callable[[str], None],
+        on_lost: Callable[[], None], tell: Tell, on_want: Callable[[str], None],
+        on_outcome: Callable[[Mapping[str, Any]], None] = lambda message: None,
     ) -> None:
         self._state = state
         self._on_report, self._on_lost, self._on_want = on_report, on_lost, on_want
+        self._on_outcome = on_outcome
+        self.events: Callable[[], Iterable[Event]] = tuple
         self.listener: socket.socket | None = None
         names = [f"{RECORD}-{number}" if number else RECORD for number in range(config.processes)]
         self.processes = [BalancerProcess(name, self, state, config, store, tell) for name in names]
@@ -103,6 +108,17 @@ class BalancerKeeper:
             for process in self.processes:
                 process.send(message)
 
+    def happened(self, event: Event) -> None:
+        """Passes an event on to whoever listens there."""
+        message = _events([event])
+        for process in self.processes:
+            process.send(message)
+
+    @property
+    def engaged(self) -> int:
+        """In how many of them requests may be in flight."""
+        return sum(process.engaged for process in self.processes)
+
     async def stop(self, grace: float) -> None:
         """Ends them all: asked first, killed after ``grace`` seconds."""
         await asyncio.gather(*(process.stop(grace) for process in self.processes))
@@ -118,13 +134,17 @@ class BalancerKeeper:
 
     def greeting(self) -> list[bytes]:
         backends = [] if self._set is None else [encode({"type": "set", "set": self._set.to_json()})]
-        return [*backends, encode({"type": "snapshot", "snapshot": self._snapshot})]
+        return [
+            *backends, encode({"type": "snapshot", "snapshot": self._snapshot}), _events(self.events()),
+        ]  # fmt: skip
 
     def heard(self, process: BalancerProcess, message: Mapping[str, Any]) -> None:
         if message["type"] == "report":
             self._report(message.get("used", {}))
         elif message["type"] == "want":
             self._on_want(message["adapter"])
+        elif message["type"] == "outcome":
+            self._on_outcome(message)
 
     def lost(self, process: BalancerProcess) -> None:
         """What was in flight in it is over; what the others have is not."""
@@ -140,3 +160,7 @@ class BalancerKeeper:
         for process in engaged:
             in_flight.update(process.in_flight)
         self._on_report(min(process.version for process in engaged), in_flight, used)
+
+
+def _events(events: Iterable[Event]) -> bytes:
+    return encode({"type": "events", "events": [event.wire() for event in events]})

@@ -11,11 +11,12 @@ import json
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from cluster.events import Tell
 from cluster.restart import Backoff
 from config.aio import Tasks
 from config.files import rewrite
@@ -68,7 +69,7 @@ class BalancerProcess:
 
     def __init__(
         self, name: str, group: Group, state: StateDir, config: BalancerConfig, store: Records,
-        tell: Callable[[str, str], None],
+        tell: Tell,
     ) -> None:
         self.name = name
         self._group, self._state, self._config, self._store, self._tell = group, state, config, store, tell
@@ -158,7 +159,10 @@ class BalancerProcess:
                 return
             failures = 0 if loop.time() - began > _SERVED else failures + 1
             delay = backoff.delay(failures - 1, lambda: 0.0)
-            self._tell(self.name, f"ended (pid {handle.pid}, status {status}); restart in {delay:.1f} s")
+            self._tell(
+                self.name, f"{_ended(handle.pid, status)}; restart in {delay:.1f} s", kind="balancer.restarted",
+                data={"pid": handle.pid, "status": status, "delay": round(delay, 3), "restarts": self.restarts + 1},
+            )
             self.restarts += 1
             await asyncio.sleep(delay)
 
@@ -167,7 +171,7 @@ class BalancerProcess:
             await self._spawn()
         except OSError as error:
             if not self._refused:
-                self._tell(self.name, f"cannot be started: {error}; it is tried again")
+                self._tell(self.name, f"cannot be started: {error}; it is tried again", kind="balancer.failed")
             self._refused = True
             return False
         self._refused = False
@@ -215,3 +219,9 @@ class BalancerProcess:
             finally:
                 self._writer = None
                 writer.close()
+
+
+def _ended(pid: int, status: int | None) -> str:
+    if status is None:
+        return f"ended (pid {pid})"
+    return f"killed by signal {-status} (pid {pid})" if status < 0 else f"exited with code {status} (pid {pid})"

@@ -114,7 +114,9 @@ def scale(supervisor: Supervisor, body: Scale) -> dict[str, Any]:
             f"({'min_instances' if wanted < plan.least else why})",
         )
     fleet.scale(wanted)
-    supervisor.events.tell("cluster", f"scale from {now} to {wanted} instances")
+    supervisor.events.tell(
+        "cluster", f"scale from {now} to {wanted} instances", kind="scale", data={"from": now, "to": wanted}
+    )
     return {"desired": wanted, "current": fleet.ready_count}
 
 
@@ -125,7 +127,7 @@ def set_strategy(supervisor: Supervisor, body: Strategy) -> dict[str, Any]:
             400, f"unknown strategy {body.strategy!r}{nearest(body.strategy, STRATEGIES)}; known: {known}", "strategy"
         )
     supervisor.strategy = body.strategy
-    supervisor.events.tell("cluster", f"strategy {body.strategy}")
+    supervisor.events.tell("cluster", f"strategy {body.strategy}", kind="strategy", data={"strategy": body.strategy})
     return {"strategy": body.strategy}
 
 
@@ -134,7 +136,7 @@ def restart(supervisor: Supervisor, body: Restart) -> dict[str, Any]:
     fleet = supervisor.fleet
     if body.rolling:
         fleet.restart_rolling()
-        supervisor.events.tell("cluster", "rolling restart")
+        supervisor.events.tell("cluster", "rolling restart", kind="restart", data={"rolling": True})
         return {"restarting": list(fleet.desired.instances), "rolling": True}
     name = str(body.instance_id)
     if name in {a.spec.id for a in supervisor.attached}:
@@ -143,7 +145,7 @@ def restart(supervisor: Supervisor, body: Restart) -> dict[str, Any]:
         known = ", ".join(fleet.desired.instances) or "none"
         raise Refused(404, f"no instance {name!r}; there are: {known}", "instance_id")
     fleet.restart(name)
-    supervisor.events.tell(name, "restart asked for")
+    supervisor.events.tell(name, "restart asked for", kind="restart", data={"rolling": False})
     return {"restarting": [name], "rolling": False}
 
 
@@ -152,7 +154,7 @@ def set_weight(supervisor: Supervisor, name: str, body: Weight) -> dict[str, Any
     if name not in known:
         raise Refused(404, f"no instance {name!r}; there are: {', '.join(known) or 'none'}", "instance_id")
     supervisor.fleet.weights[name] = body.weight
-    supervisor.events.tell(name, f"weight {body.weight}")
+    supervisor.events.tell(name, f"weight {body.weight}", kind="weight", data={"weight": body.weight})
     return {"instance_id": name, "weight": body.weight}
 
 

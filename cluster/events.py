@@ -16,7 +16,11 @@ KEPT = 1000
 
 #: Ids of one supervisor's run begin at its epoch times this: they never go back, even if the last events of the run
 #: before could not be saved.
-_EPOCH_IDS = 100_000
+EPOCH_IDS = 100_000
+
+
+#: Subjects without which a sentence is whole.
+_UNSAID = frozenset({"cluster", "adapters", "engine"})
 
 
 class Tell(Protocol):
@@ -40,8 +44,14 @@ class Event:
 
     @property
     def sentence(self) -> str:
-        named = self.subject.rpartition("_")[2].isdigit() or self.subject.startswith("balancer")
-        return f"{self.subject} {self.text}" if named else self.text
+        return self.text if self.subject in _UNSAID else f"{self.subject} {self.text}"
+
+    def wire(self) -> dict[str, Any]:
+        """For clients: ``text`` is the whole sentence."""
+        return {
+            "id": self.id, "at": self.at, "subject": self.subject, "kind": self.kind, "text": self.sentence,
+            "data": self.data,
+        }  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -63,7 +73,7 @@ class EventLog:
         self.events.clear()
         self.events.extend(Event(**event) for event in before)
         last = self.events[-1].id if self.events else 0
-        self._next = max(last, epoch * _EPOCH_IDS) + 1
+        self._next = max(last, epoch * EPOCH_IDS) + 1
         for event in own:
             self._add(event.subject, event.text, event.kind, event.data)
 
@@ -72,7 +82,7 @@ class EventLog:
             self._held.append((subject, text, kind, data or {}))
             return
         event = self._add(subject, text, kind, data or {})
-        log.info("%s: %s", subject, text)
+        log.info("%s", event.sentence)
         self.heard(event)
 
     @contextlib.contextmanager

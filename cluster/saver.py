@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cluster.events import KEPT, Event
+from cluster.events import KEPT, Event, Tell
 from cluster.store import NotSaved, Store
 from config.files import free_bytes
 
@@ -25,10 +25,10 @@ _AGAIN = 1.0
 
 
 class Saver:
-    """``tell(subject, sentence)`` hears when it begins and when it is over. ``clock`` is monotonic seconds."""
+    """``tell`` hears when it begins and when it is over. ``clock`` is monotonic seconds."""
 
     def __init__(
-        self, store: Store, tell: Callable[[str, str], None], clock: Callable[[], float],
+        self, store: Store, tell: Tell, clock: Callable[[], float],
         free: Callable[[Path], int] = free_bytes,
     ) -> None:
         self._store, self._tell, self._clock, self._free = store, tell, clock, free
@@ -39,6 +39,11 @@ class Saver:
         self._numbers: dict[str, int] = {}
         self._trouble: str | None = None
         self._since, self._tried = 0.0, -2 * _AGAIN
+
+    @property
+    def unsaved(self) -> str | None:
+        """Why nothing can be saved; None if it can."""
+        return self._trouble
 
     # what clients ask for
 
@@ -134,7 +139,10 @@ class Saver:
         ):
             seconds = self._clock() - self._since
             self._trouble = None
-            self._tell("state", f"can be saved again, after {seconds:.0f} s")
+            self._tell(
+                "state", f"can be saved again, after {seconds:.0f} s", kind="state.saved",
+                data={"seconds": round(seconds, 1)},
+            )
 
     def trouble(self, why: str) -> None:
         """Something else could not be written."""
@@ -145,7 +153,10 @@ class Saver:
             self._tried = self._clock()
         if self._trouble is None:
             self._since = self._clock()
-            self._tell("state", f"cannot be saved: {why}; what runs goes on, changes are refused until it can")
+            self._tell(
+                "state", f"cannot be saved: {why}; what runs goes on, changes are refused until it can",
+                kind="state.unsaved", data={"reason": why},
+            )
         self._trouble = why
 
     # as the store, for what keeps records of its own

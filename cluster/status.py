@@ -88,6 +88,7 @@ def snapshot(supervisor: Supervisor) -> dict[str, Any]:
             "epoch": supervisor.epoch,
             "shutting_down": fleet.desired.shutting_down,
             "settled": settled(supervisor),
+            "unsaved": supervisor.saver.unsaved,
             "balancer_restarts": supervisor.balancer.restarts,
             "balancers": [
                 {"pid": process.pid, "restarts": process.restarts, "in_flight": sum(process.in_flight.values())}
@@ -100,6 +101,7 @@ def snapshot(supervisor: Supervisor) -> dict[str, Any]:
         "min_instances": plan.least,
         "max_instances": plan.most,
         "adapters": supervisor.rollouts.totals(),
+        "recovery": supervisor.recovery.to_json(),
         "workers_alive": sum(handle is not None for handle in handles),
         "instances": {
             **{i.id: _instance(supervisor, i) for i in sorted(fleet.instances.values(), key=lambda i: i.number)},

@@ -25,12 +25,14 @@ from cluster.adapter_files import AdapterRejected
 from cluster.adapters import Adapter
 from cluster.attached import Attached
 from cluster.balancer import BalancerKeeper
-from cluster.events import KEPT, EventLog
+from cluster.events import EPOCH_IDS, KEPT, Event, EventLog
 from cluster.fleet import Fleet, instance_name
 from cluster.instance import Instance
+from cluster.losses import Loss, Losses, Outcome, became, sentence
 from cluster.plan import Plan
 from cluster.ports import free_port
 from cluster.reconciler import Action, Admit, Drain, Exit, Kill, Retire, Start, Stop, Sweep, reconcile
+from cluster.recovery import Recovery
 from cluster.restart import Backoff, RestartPolicy
 from cluster.rollout import Holder, Rollouts
 from cluster.saver import Saver
@@ -87,11 +89,14 @@ class Supervisor:
         )
         policy = RestartPolicy(Backoff(first=settings.restart_delay))
         self.saver = Saver(store, self.events.tell, clock)
-        self.fleet = Fleet(desired, policy, self._random.random, self.events.tell)
+        self.recovery = Recovery()
+        self.losses = Losses(self._tell_loss)
+        self.fleet = Fleet(desired, policy, self._random.random, self.events.tell, self._lost)
         self.balancer = BalancerKeeper(
             state, _balancer_config(plan, state), self.saver, self._reported, self._balancer_lost, self.events.tell,
-            lambda name: self.rollouts.want(name),
+            lambda name: self.rollouts.want(name), lambda message: self.post(lambda: self._outcome(message)),
         )
+        self.balancer.events = lambda: self.events.events
         self.epoch = 0
         self._revision = 0
         self._switch: StrategyWriter | None = None
@@ -114,7 +119,10 @@ class Supervisor:
         """Reads the state and takes over what runs; the balancer's ``listener`` has to be set before `run`."""
         self.epoch = epoch
         self.events.begin(epoch, await self._store.events())
-        self.events.heard = self.saver.event
+        for event in self.events.events:
+            if event.id > epoch * EPOCH_IDS:
+                self.saver.event(event)
+        self.events.heard = self._happened
         await self._read_registry(adopt)
         if adopt:
             await self._adopt()
@@ -214,6 +222,7 @@ class Supervisor:
             self.watchers.attach(attached)
         self._tasks.start(self._sample(), "usage")
         while not self._exit:
+            self.losses.due(self._clock(), everything=self.fleet.desired.shutting_down)
             await self._step()
             try:
                 async with asyncio.timeout(TICK):
@@ -319,7 +328,7 @@ class Supervisor:
         for note in command.notes:
             if note not in self._noted:
                 self._noted.add(note)
-                self.events.tell("engine", note)
+                self.events.tell("engine", note, kind="engine")
         spec = WorkerSpec(
             id=instance.id, incarnation=incarnation, argv=command.argv, env=command.env, cwd=self.state.work,
             log=self.state.log(instance.id), run_file=self.state.runs / instance.id, port=port, api_key=key,
@@ -365,17 +374,51 @@ class Supervisor:
         self.rollouts.registry = registry
         self.adapters_changed()
 
-    def exited(self, instance: Instance, handle: Handle, status: int | None) -> None:
-        """The main process of a worker is gone."""
+    def exited(self, instance: Instance, handle: Handle, status: int | None, seen: float | None = None) -> None:
+        """The main process of a worker is gone, as was ``seen`` at that time."""
         if instance.handle is not handle:
             return
+        failed, now = instance.failure is not None, self._clock()
+        served = instance.state in (WorkerState.READY, WorkerState.UNHEALTHY) or failed
         self.watchers.forget(instance)
         if instance.agent is not None:
             self.rollouts.past += instance.agent.totals()
         instance.agent, instance.held = None, {}
         lines = logfile.tail(instance.spec.log, _LOG_LINES) if instance.spec else []
         instance.swept = handle
-        self.fleet.exited(instance, status, lines, self._clock(), self._wall())
+        self.fleet.exited(instance, status, lines, now, self._wall())
+        if instance.state is not WorkerState.BACKOFF:
+            self.recovery.forget(instance.id)  # it is not to come back
+        elif served:
+            if not failed:
+                self.recovery.detected("exit", now - (now if seen is None else seen))
+            self.recovery.lost(instance.id, "killed" if failed else "exit", now)
+
+    def _lost(self, loss: Loss) -> None:
+        self.losses.lost(loss, self._clock(), self.balancer.engaged)
+
+    def _tell_loss(self, loss: Loss, outcome: Outcome | None) -> None:
+        data = {**loss.data, **(outcome.to_json() if outcome else {})}
+        self.events.tell(loss.instance, sentence(loss, outcome), kind="worker.exited", data=data)
+
+    def _outcome(self, message: Mapping[str, Any]) -> None:
+        """A balancer says what became of the requests on a worker that it was told is lost."""
+        instance = self.fleet.instances.get(message["backend"])
+        wanted = instance is None or (instance.state is WorkerState.STOPPING and instance.failure is None)
+        if not wanted:
+            self.losses.outcome(message, self._clock())
+            return
+        outcome = Outcome()
+        outcome.add(message)
+        if outcome.requests:
+            many = "requests were" if outcome.requests > 1 else "request was"
+            words = "; ".join(filter(None, (f"ends while {outcome.requests} {many} on it", became(outcome))))
+            data = {"incarnation": message["incarnation"], **outcome.to_json()}
+            self.events.tell(message["backend"], words, kind="worker.moved", data=data)
+
+    def _happened(self, event: Event) -> None:
+        self.saver.event(event)
+        self.balancer.happened(event)
 
     async def _sample(self) -> None:
         while True:
@@ -441,7 +484,7 @@ class Supervisor:
 
     def _begin_shutdown(self, now: bool) -> None:
         if not self.fleet.desired.shutting_down:
-            self.events.tell("cluster", "shutting down")
+            self.events.tell("cluster", "shutting down", kind="shutdown", data={"now": now})
         self.fleet.shut_down(now)
 
     async def _adopt(self) -> None:
@@ -460,7 +503,10 @@ class Supervisor:
             if instance.state is WorkerState.DRAINING:
                 instance.in_flight, instance.drain_version = None, (self.epoch, 1)
             if instance.handle is not None:
-                self.events.tell(instance.id, f"adopted (pid {instance.handle.pid}, {instance.state})")
+                self.events.tell(
+                    instance.id, f"adopted (pid {instance.handle.pid}, {instance.state})", kind="worker.adopted",
+                    data={"pid": instance.handle.pid, "incarnation": instance.incarnation},
+                )
         await self.balancer.adopt()
 
 

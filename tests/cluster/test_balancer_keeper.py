@@ -53,7 +53,7 @@ def _keeper(folder: Path, store: Store, heard: Heard, processes: int = 3) -> Bal
     state.create()
     config = BalancerConfig(-1, str(state.root), "127.0.0.1", 1, 5, processes=processes)
     return BalancerKeeper(
-        state, config, store, heard.report, heard.gone, lambda who, what: heard.told.append((who, what)),
+        state, config, store, heard.report, heard.gone, lambda who, what, **_: heard.told.append((who, what)),
         heard.wanted.append,
     )
 
@@ -155,7 +155,7 @@ async def test_they_share_the_socket_are_replaced_adopted_and_ended(tmp_path: Pa
         os.kill(victim, signal.SIGKILL)
         await _until(lambda: second.pid not in (None, victim) and second.engaged, "it is replaced")
         assert (first.pid, keeper.restarts, heard.lost) == (kept, 1, 0)
-        assert heard.told[0][0] == "balancer-1" and "status -9" in heard.told[0][1]
+        assert heard.told[0][0] == "balancer-1" and "killed by signal 9" in heard.told[0][1]
         assert first.link is not None and first.link.exists() and not link.exists()
         keeper.publish(BackendSet(epoch=1, revision=2, strategy="random"))
         await _until(lambda: _confirmed(heard, (1, 2)), "the new one has it too")

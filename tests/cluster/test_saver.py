@@ -30,7 +30,7 @@ class Disk:
     pages: int = 0
 
     def saver(self) -> Saver:
-        return Saver(self.store, lambda subject, text: self.told.append(text), self.clock, lambda path: self.free)
+        return Saver(self.store, lambda subject, text, **_: self.told.append(text), self.clock, lambda path: self.free)
 
     def full(self, yes: bool) -> None:
         """SQLite itself says so: no page more than there are. Nobody else uses the connection just now."""
