@@ -114,6 +114,14 @@ def test_changes_are_told_to_the_list_and_the_command_line(sim: Cluster) -> None
     assert shown.returncode == 0 and [line[21:] for line in shown.stdout.splitlines()] == [e["text"] for e in listed]
     as_json = sim.run("events", "--json", "-n", "1")
     assert json.loads(as_json.stdout) == listed[-1]
+    head = httpx.head(f"{sim.url}/v1/cluster/events", headers={"Accept": "text/event-stream"}, timeout=5)
+    assert (head.status_code, head.content) == (200, b"")
+    stranger = httpx.get(f"{sim.url}/v1/cluster/events", headers={"X-Forwarded-For": "10.0.0.7"})
+    assert stranger.status_code == 403
+    with _listening(sim) as listener:
+        assert sim.run("down").returncode == 0
+        assert listener.ended.wait(5)
+        assert listener.of("shutdown", "cluster")
 
 
 def test_a_listener_goes_on_where_it_was_over_the_deaths_of_supervisor_and_balancer(sim: Cluster) -> None:

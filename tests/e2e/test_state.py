@@ -86,6 +86,10 @@ def test_a_state_is_exported_while_it_is_used_and_imported_elsewhere(
     file = tmp_path / "export.tar"
     exported = _state(one, "export", str(file))
     assert exported.returncode == 0, exported.stderr
+    piped = subprocess.run(
+        [CLI, "state", "export", "-", "--state-dir", str(one.state_dir)], capture_output=True, timeout=60, check=True
+    )
+    assert piped.stdout == file.read_bytes()
     checked = _state(one, "check")
     assert checked.returncode == 0 and "3 instances, strategy random" in checked.stdout and "in use" in checked.stdout
     refused = _state(one, "import", str(file))
