@@ -60,6 +60,8 @@ class Saver:
         except NotSaved as error:
             self._failed(str(error))
             raise NotSaved(f"nothing was changed, as it could not be saved: {error}") from None
+        for key in values:  # older ones are not to be saved any more
+            self._values.pop(key, None)
 
     # what happens by itself
 

@@ -13,7 +13,7 @@ import secrets
 import signal
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
@@ -42,6 +42,7 @@ from cluster.store import NotSaved, Store
 from cluster.transfer import IMPORTED
 from cluster.usage import UsageSampler
 from cluster.watchers import Watchers
+from cluster.wishes import Wishes
 from config.aio import Tasks
 from config.errors import UsageError
 from config.files import NO_ROOM
@@ -101,12 +102,11 @@ class Supervisor:
         self._revision = 0
         self._switch: StrategyWriter | None = None
         self._published: dict[str, Any] = {}
-        self._durable_saved: dict[str, Any] = {}
         self._noted: set[str] = set()
         self._inbox: asyncio.Queue[Callable[[], None]] = asyncio.Queue()
         self._tasks = Tasks()
         self._usage = UsageSampler()
-        self._asked: list[_Asked] = []
+        self.wishes = Wishes(self)
         self.sequence = 0
         self._exit = False
         self._confirmed = (0, 0)
@@ -129,8 +129,9 @@ class Supervisor:
         elif imported := await self._store.get(IMPORTED):
             self.fleet.weights = dict(imported["weights"])
         values = {
-            "boot_id": adoption.boot_id(), "settings": self.plan.settings.to_json(), IMPORTED: None, **self._durable()
-        }
+            "boot_id": adoption.boot_id(), "settings": self.plan.settings.to_json(), IMPORTED: None,
+            **self.wishes.durable,
+        }  # fmt: skip
         if adopt:
             self.saver.value(**values)  # on a full disk: what is saved there is as good
             await self.saver.flush()
@@ -139,11 +140,11 @@ class Supervisor:
                 gone = dict.fromkeys(await self._store.processes())
                 await self._store.save(gone, [], KEPT)
                 await self._store.put(**values)
-                self._take_room()
+                self.wishes.take_room()
                 StrategyWriter(self.state.strategy).close()
             except (NotSaved, OSError) as error:
                 raise UsageError(f"no cluster can be started on {self.state.root}: {error}") from None
-        self._durable_saved = self._durable()
+        self.wishes.known()
 
     async def _read_registry(self, adopt: bool) -> None:
         """What was loaded before, then what this start names. Raises UsageError for an adapter that is none."""
@@ -177,20 +178,7 @@ class Supervisor:
         then it was not done."""
         done: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
 
-        def run() -> None:
-            before, wishes = self._durable(), (self.fleet.desired.instances, dict(self.fleet.weights), self.strategy)
-            with self.events.held() as release:
-                try:
-                    result = change()
-                except Exception as error:
-                    done.set_exception(error)
-                    return
-            changed = self._durable() != before
-            if not changed:
-                release()
-            self._asked.append(_Asked(done, result, wishes if changed else None, release))
-
-        self._inbox.put_nowait(run)
+        self._inbox.put_nowait(lambda: self.wishes.carry_out(change, done))
         return await done
 
     def shut_down(self, now: bool = False) -> None:
@@ -233,45 +221,8 @@ class Supervisor:
             while not self._inbox.empty():
                 self._inbox.get_nowait()()
 
-    async def _keep_wishes(self) -> None:
-        """What was asked for is stored before anything follows from it; what cannot be is taken back."""
-        durable = self._durable()
-        if durable == self._durable_saved:
-            return
-        changes = [asked for asked in self._asked if asked.before is not None]
-        try:
-            self._take_room()
-            await self.saver.put(**durable)
-        except (NotSaved, OSError) as error:
-            if isinstance(error, OSError):
-                self.saver.trouble(f"{self.state.runs}: {error.strerror}")
-                error = NotSaved(f"nothing was changed, as it could not be saved: {error}")
-            if changes and changes[0].before is not None:
-                instances, self.fleet.weights, self.strategy = changes[0].before
-                self.fleet.desired = replace(self.fleet.desired, instances=instances)
-            for asked in changes:
-                self._asked.remove(asked)
-                asked.refuse(error)
-            self.saver.value(**self._durable())
-        else:
-            for asked in changes:
-                asked.release()
-        self._durable_saved = self._durable()
-
-    def _take_room(self) -> None:
-        """For the run file of every worker that is wanted: it has to be found, also on a disk that is full when it
-        starts. Raises OSError where there is none."""
-        for name in self.fleet.desired.instances:
-            path = self.state.runs / name
-            if not path.exists():
-                try:
-                    run_files.prepare(path, {})
-                except OSError:
-                    path.unlink(missing_ok=True)
-                    raise
-
     async def _step(self) -> None:
-        await self._keep_wishes()
+        await self.wishes.keep()
         for _ in range(2):  # a second round, as what was admitted in the first is started in the second
             observed = {i.id: i.observed() for i in self.fleet.instances.values()}
             actions = reconcile(self.fleet.desired, observed, self._clock())
@@ -280,11 +231,9 @@ class Supervisor:
             if not any(isinstance(action, Admit) for action in actions):
                 break
         await self._publish()
-        if self._asked:
+        if self.wishes.unanswered:
             self.announce()
-            asked, self._asked = self._asked, []
-            for one in asked:
-                one.answer()
+            self.wishes.answer()
 
     async def _perform(self, action: Action) -> None:
         now = self._clock()
@@ -470,9 +419,6 @@ class Supervisor:
         self.sequence += 1
         self.balancer.publish(snapshot=self.snapshot())
 
-    def _durable(self) -> dict[str, Any]:
-        return {"desired": self.fleet.durable(), "strategy": self.strategy}
-
     @property
     def revision(self) -> int:
         return self._revision
@@ -508,25 +454,6 @@ class Supervisor:
                     data={"pid": instance.handle.pid, "incarnation": instance.incarnation},
                 )
         await self.balancer.adopt()
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """A command that was carried out and is not answered yet. ``before``: what was wanted before it, if it changed
-    that; ``release`` tells its events."""
-
-    done: asyncio.Future[Any]
-    result: Any
-    before: tuple[Mapping[str, InstanceDesired], dict[str, int], str] | None
-    release: Callable[[], None]
-
-    def answer(self) -> None:
-        if not self.done.done():  # whoever asked may have gone away
-            self.done.set_result(self.result)
-
-    def refuse(self, error: Exception) -> None:
-        if not self.done.done():
-            self.done.set_exception(error)
 
 
 def _balancer_config(plan: Plan, state: StateDir) -> BalancerConfig:

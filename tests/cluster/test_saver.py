@@ -84,6 +84,18 @@ async def test_a_change_is_stored_or_refused_and_never_later(disk: Disk) -> None
     assert await disk.store.get("strategy") == "random"
 
 
+async def test_an_older_value_that_waited_does_not_come_back(disk: Disk) -> None:
+    saver = disk.saver()
+    disk.full(True)
+    saver.value(strategy=_BIG, other=1)
+    await saver.flush()
+    disk.full(False)
+    await saver.put(strategy="random")
+    disk.clock.advance(2)
+    await saver.flush()
+    assert (await disk.store.get("strategy"), await disk.store.get("other")) == ("random", 1)
+
+
 async def test_numbers_go_on_while_they_cannot_be_saved_and_after(disk: Disk) -> None:
     saver = disk.saver()
     assert await saver.next_number("incarnations") == 1
