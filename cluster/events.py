@@ -82,7 +82,7 @@ class EventLog:
             self._held.append((subject, text, kind, data or {}))
             return
         event = self._add(subject, text, kind, data or {})
-        log.info("%s", event.sentence)
+        log.info("%s: %s", subject, text)
         self.heard(event)
 
     @contextlib.contextmanager

@@ -92,6 +92,8 @@ async def _serve(
     await supervisor.prepare(epoch, adopt)
     if supervisor.balancer.listener is None and not ending:
         supervisor.balancer.listener = listen(settings.host, settings.port)
+    if not adopt:
+        supervisor.take_room()
     server = await control.serve(supervisor, state)
     try:
         _handle_signals(supervisor)

@@ -140,11 +140,18 @@ class Supervisor:
                 gone = dict.fromkeys(await self._store.processes())
                 await self._store.save(gone, [], KEPT)
                 await self._store.put(**values)
-                self.wishes.take_room()
-                StrategyWriter(self.state.strategy).close()
-            except (NotSaved, OSError) as error:
+            except NotSaved as error:
                 raise UsageError(f"no cluster can be started on {self.state.root}: {error}") from None
         self.wishes.known()
+
+    def take_room(self) -> None:
+        """Before the first start: for what has to be written on a full disk too. Raises UsageError where there is
+        none."""
+        try:
+            self.wishes.take_room()
+            StrategyWriter(self.state.strategy).close()
+        except OSError as error:
+            raise UsageError(f"no cluster can be started on {self.state.root}: {error}") from None
 
     async def _read_registry(self, adopt: bool) -> None:
         """What was loaded before, then what this start names. Raises UsageError for an adapter that is none."""

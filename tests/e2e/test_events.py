@@ -87,7 +87,7 @@ def test_a_killed_worker_is_told_with_what_it_was_how_it_ended_and_what_follows(
         assert (data["pid"], data["signal"], data["requests"], data["attempt"]) == (pid, 9, 2, 1)
         poll(lambda: len(listener.of("worker.ready", "instance_1")) == 2, 15)
         assert listener.ids == sorted(set(listener.ids))
-    assert event["text"] in sim.log("supervisor")
+    assert event["text"].replace("instance_1 ", "instance_1: ", 1) in sim.log("supervisor")
     metrics = httpx.get(f"{sim.url}/metrics", timeout=10).text
     assert 'clusterctl_detect_seconds_count{cause="exit"} 1.0' in metrics
     restored = poll(lambda: [
