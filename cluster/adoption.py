@@ -7,12 +7,15 @@ start (its first probe asks with it). After a reboot no pid means anything.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from cluster.instance import Instance, recorded_process, restore
 from cluster.state import RUNNING, WorkerState
 from cluster.store import Store
 from worker import proc
+from worker import run_file as run_files
 from worker.process import Handle, Launcher, read_run_file
+from worker.spec import ProcessId
 
 _S = WorkerState
 
@@ -26,20 +29,34 @@ async def same_boot(store: Store) -> bool:
     return bool(await store.get("boot_id") == boot_id())
 
 
-async def recorded_instances(store: Store, now: float) -> list[Instance]:
-    """What is written down, without handles."""
-    found = []
-    for name, record in (await store.processes()).items():
-        if name.startswith("instance_"):
-            found.append(restore(name, record, now))
-    return sorted(found, key=lambda i: i.number)
+async def recorded(store: Store, runs: Path | None = None) -> dict[str, dict[str, Any]]:
+    """Records by process: those of the store and, from the run files in ``runs``, those of later starts that could
+    not be saved."""
+    records = await store.processes()
+    for path in sorted(runs.iterdir()) if runs is not None and runs.is_dir() else ():
+        started = run_files.notes(path).get("record")
+        if started is None or "incarnation" not in started:
+            continue
+        known = records.get(path.name)
+        if known is None and not _alive(run_files.read(path)):
+            continue  # it is done with
+        if known is None or known["incarnation"] < started["incarnation"]:
+            records[path.name] = started
+    return records
 
 
-async def adopt_instances(store: Store, launcher: Launcher, now: float) -> list[Instance]:
+def _alive(process: ProcessId | None) -> bool:
+    return process is not None and (proc.alive(process) or bool(Handle(process).survivors()))
+
+
+async def adopt_instances(
+    store: Store, launcher: Launcher, now: float, runs: Path | None = None
+) -> list[Instance]:
     """The recorded workers, each with a handle if it lives. One that died meanwhile keeps the state it had, with
     no handle and ``tree_empty`` false: its end is still to be dealt with and its session to be swept."""
-    records = await store.processes()
-    instances = await recorded_instances(store, now)
+    records = await recorded(store, runs)
+    found = (restore(name, record, now) for name, record in records.items() if name.startswith("instance_"))
+    instances = sorted(found, key=lambda instance: instance.number)
     for instance in instances:
         process = recorded_process(records[instance.id])
         if process is None and instance.spec is not None:
@@ -62,15 +79,15 @@ async def adopt_instances(store: Store, launcher: Launcher, now: float) -> list[
     return instances
 
 
-async def anything_alive(store: Store) -> bool:
+async def anything_alive(store: Store, runs: Path | None = None) -> bool:
     """Whether a recorded process, or anything of its session, still runs."""
     if not await same_boot(store):
         return False
-    for record in (await store.processes()).values():
+    for record in (await recorded(store, runs)).values():
         process = recorded_process(record)
         if process is None:
             run_file = record.get("run_file") or (record.get("spec") or {}).get("run_file")
             process = read_run_file(Path(run_file)) if run_file else None
-        if process is not None and (proc.alive(process) or Handle(process).survivors()):
+        if _alive(process):
             return True
     return False

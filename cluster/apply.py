@@ -125,14 +125,18 @@ def _commit(
     if "instances" in before:
         fleet.scale(settings.instances)
     what = ", ".join(change.setting for change in found)
-    supervisor.events.tell("cluster", f"settings applied: {what}")
+    names = [change.setting for change in found]
+    supervisor.events.tell("cluster", f"settings applied: {what}", kind="apply", data={"settings": names})
     if Effect.WORKERS not in effects:
         return {}
     spare = spare_for(supervisor, spare_wanted)
     restarting = [name for name in fleet.desired.instances if name not in there]
     fleet.restart_rolling(spare if restarting else None, keep=there)
     if restarting:
-        supervisor.events.tell("cluster", f"rolling restart{f', {spare} stands in' if spare else ''}")
+        supervisor.events.tell(
+            "cluster", f"rolling restart{f', {spare} stands in' if spare else ''}", kind="restart",
+            data={"rolling": True, "spare": spare},
+        )
     return {"spare": spare if restarting else None, "restarting": restarting}
 
 

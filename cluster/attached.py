@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from cluster.adapter_agent import AdapterAgent
+from cluster.events import Tell
 from cluster.monitor import ProbePlan, nothing, watch
 from cluster.state import WorkerState
 from config.errors import UsageError
@@ -36,7 +37,7 @@ class Attached:
         self._failing = False
         self.agent: AdapterAgent | None = None
         self.changed: Callable[[], None] = lambda: None
-        self.tell: Callable[[str, str], None] = lambda name, text: None
+        self.tell: Tell = _unheard
         #: Whether there is room for it among those that are out for slowness, see `cluster.stalls`.
         self.may_take_out: Callable[[Attached, str], bool] = lambda attached, why: True
 
@@ -81,7 +82,7 @@ class Attached:
     def ready(self, result: Readiness) -> None:
         self.slow = self._failing = False
         self._enter(WorkerState.READY, "", result.models)
-        self.tell(self.spec.id, f"ready ({self.spec.address})")
+        self.tell(self.spec.id, f"ready ({self.spec.address})", kind="worker.ready")
 
     def looked(self, cards: tuple[dict[str, Any], ...]) -> None:
         if self.agent is not None:
@@ -113,12 +114,18 @@ class Attached:
         self.reason = why
         if self.spec.state != WorkerState.UNHEALTHY:
             self._enter(WorkerState.UNHEALTHY, why, self.spec.models)
-            self.tell(self.spec.id, f"out of rotation: {why}")
+            self.tell(
+                self.spec.id, f"out of rotation: {why}", kind="worker.unhealthy", data={"reason": why}
+            )
 
     def _enter(self, state: WorkerState, reason: str, models: tuple[dict[str, Any], ...]) -> None:
         self.reason = reason
         self.spec = replace(self.spec, state=str(state), models=models)
         self.changed()
+
+
+def _unheard(subject: str, text: str, kind: str = "", data: Mapping[str, Any] | None = None) -> None:
+    """Nobody listens yet."""
 
 
 async def _first_answer(target: Target, attached: Attached) -> None:

@@ -11,14 +11,15 @@ import contextlib
 import socket
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from cluster.balancer_process import BalancerProcess, adopt, in_words
 from cluster.balancer_slot import ReplacementFailed, Slot
+from cluster.events import Event, Tell
+from cluster.records import Records
 from cluster.standby import Spare, Standby
-from cluster.store import Store
 from config.aio import Tasks
 from config.link import Phase, descriptor_path, encode
 from config.paths import StateDir
@@ -33,17 +34,21 @@ class BalancerKeeper:
     flight in all of them; ``on_lost`` is called when the last process that may have had requests is gone; ``tell`` gets
     sentences for people; ``on_want`` the name of an adapter that is asked for and that no worker holds; ``on_change``
     is called when `describe` says something else. ``drain_timeout``: how long (s) a request may go on in one that was
-    replaced; ``standby``: whether another process waits to take the place of one that dies."""
+    replaced; ``standby``: whether another process waits to take the place of one that dies. ``on_outcome``: what became
+    of requests on a lost worker. ``events()``: what a new process is told has happened."""
 
     def __init__(
-        self, state: StateDir, config: BalancerConfig, store: Store,
+        self, state: StateDir, config: BalancerConfig, store: Records,
         on_report: Callable[[tuple[int, int], Mapping[str, int], Mapping[str, float]], None],
-        on_lost: Callable[[], None], tell: Callable[[str, str], None], on_want: Callable[[str], None],
-        on_change: Callable[[], None] = lambda: None, *, drain_timeout: float = 30.0, standby: bool = False,
+        on_lost: Callable[[], None], tell: Tell, on_want: Callable[[str], None],
+        on_change: Callable[[], None] = lambda: None,
+        on_outcome: Callable[[Mapping[str, Any]], None] = lambda message: None, *,
+        drain_timeout: float = 30.0, standby: bool = False,
     ) -> None:
         self._state, self._store = state, store
         self._on_report, self._on_lost, self._on_want, self._on_change = on_report, on_lost, on_want, on_change
-        self.tell, self.drain_timeout = tell, drain_timeout
+        self.tell, self.drain_timeout, self._on_outcome = tell, drain_timeout, on_outcome
+        self.events: Callable[[], Iterable[Event]] = tuple
         self.listener: socket.socket | None = None
         self.slots = [Slot(_slot_name(number), config, self) for number in range(config.processes)]
         #: All that live, oldest first.
@@ -101,7 +106,7 @@ class BalancerKeeper:
         slots = {slot.name: slot for slot in self.slots}
         for process in self.processes:
             what = "adopted" if process.retiring is None else "adopted, finishes what it has"
-            self.tell(process.slot, f"pid {process.pid} {what}")
+            self.tell(process.slot, f"pid {process.pid} {what}", kind="balancer.adopted", data={"pid": process.pid})
             if process.slot not in slots:
                 process.retiring = process.retiring or self.drain_timeout
             elif process.retiring is None:
@@ -135,6 +140,17 @@ class BalancerKeeper:
         for message in messages:
             for process in self.processes:
                 process.send(message)
+
+    def happened(self, event: Event) -> None:
+        """Passes an event on to whoever listens there."""
+        message = _events([event])
+        for process in self.processes:
+            process.send(message)
+
+    @property
+    def engaged(self) -> int:
+        """In how many of them requests may be in flight."""
+        return sum(process.engaged for process in self.processes)
 
     # another in its place
 
@@ -173,7 +189,7 @@ class BalancerKeeper:
             yield
         except ReplacementFailed as error:
             self.failure = str(error)
-            self.tell("load_balancer", f"could not be replaced: {error}; the old one goes on")
+            self.tell("load_balancer", f"could not be replaced: {error}; the old one goes on", kind="balancer.failed")
             raise
         finally:
             self._asked -= 1
@@ -257,7 +273,9 @@ class BalancerKeeper:
 
     def greeting(self) -> list[bytes]:
         backends = [] if self._set is None else [encode({"type": "set", "set": self._set.to_json()})]
-        return [*backends, encode({"type": "snapshot", "snapshot": self._snapshot or {}})]
+        return [
+            *backends, encode({"type": "snapshot", "snapshot": self._snapshot or {}}), _events(self.events()),
+        ]  # fmt: skip
 
     def heard(self, process: BalancerProcess, message: Mapping[str, Any]) -> None:
         kind = message["type"]
@@ -267,6 +285,8 @@ class BalancerKeeper:
             self._on_want(message["adapter"])
         elif kind in ("hello", "phase"):
             self._phase(process, message)
+        elif kind == "outcome":
+            self._on_outcome(message)
 
     def ended(self, process: BalancerProcess, status: int | None) -> None:
         """What was in flight in it is over; what the others have is not."""
@@ -286,7 +306,8 @@ class BalancerKeeper:
             self.replacements += 1
             self.tell(
                 process.slot, f"replaced: pid {process.pid} -> pid {process.successor}; "
-                f"{message['requests']} requests finish on the old one",
+                f"{message['requests']} requests finish on the old one", kind="balancer.replaced",
+                data={"pid": process.successor, "before": process.pid, "requests": message["requests"]},
             )  # fmt: skip
         for slot in self.slots:
             if slot.name == process.slot:
@@ -297,12 +318,16 @@ class BalancerKeeper:
 
     def _finished(self, process: BalancerProcess, status: int | None) -> None:
         if status in (0, None) and not process.requests:
-            self.tell(process.slot, f"pid {process.pid}, which was replaced, has finished")
+            self.tell(
+                process.slot, f"pid {process.pid}, which was replaced, has finished", kind="balancer.finished",
+                data={"pid": process.pid},
+            )
             return
         self.lost(process.requests, in_words(status))
         self.tell(
             process.slot, f"pid {process.pid}, which was replaced, ended ({in_words(status)}) "
-            f"with {process.requests} requests in flight, which are lost",
+            f"with {process.requests} requests in flight, which are lost", kind="balancer.lost",
+            data={"pid": process.pid, "requests": process.requests},
         )  # fmt: skip
 
     def _report(self, used: Mapping[str, float]) -> None:
@@ -325,3 +350,7 @@ def _process(slot: Slot) -> dict[str, Any]:
         "restarts": slot.restarts,
         "in_flight": process.requests if process else 0,
     }
+
+
+def _events(events: Iterable[Event]) -> bytes:
+    return encode({"type": "events", "events": [event.wire() for event in events]})

@@ -20,12 +20,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cluster.instance import recorded_process
+from cluster.records import Records
 from cluster.standby import Spare
-from cluster.store import Store
 from config.aio import Tasks
+from config.files import rewrite
 from config.link import LINE_LIMIT, Phase, descriptor_path, encode, messages, receive_listener
 from config.paths import StateDir, short_socket_path
 from config.settings import inherited_environment
+from worker import run_file as run_files
 from worker.process import Handle, read_run_file, spawn
 
 log = logging.getLogger(__name__)
@@ -66,7 +68,7 @@ class BalancerProcess:
     order: int
     group: Group
     state: StateDir
-    store: Store
+    store: Records
     handle: Handle | None = None
     link: Path | None = None
     phase: Phase = Phase.STARTING
@@ -106,11 +108,10 @@ class BalancerProcess:
             await asyncio.to_thread(spare.tell, what)
             return
         run_file = self.state.runs / self.name
-        run_file.unlink(missing_ok=True)
+        run_files.prepare(run_file, {"record": self._record()})
         await self._save()
         file = self.state.root / f"{self.slot}.json"
-        file.touch(mode=0o600)
-        file.write_text(json.dumps(what))
+        rewrite(file, json.dumps(what).encode(), 16 * 1024)
         self.handle = spawn(
             (sys.executable, "-m", "lb", str(file)),
             env={**inherited_environment(), "PYTHONSAFEPATH": "1"}, cwd=self.state.work,
@@ -120,7 +121,7 @@ class BalancerProcess:
 
     @classmethod
     async def adopt(
-        cls, name: str, record: Mapping[str, Any], group: Group, state: StateDir, store: Store
+        cls, name: str, record: Mapping[str, Any], group: Group, state: StateDir, store: Records
     ) -> tuple[BalancerProcess, socket.socket] | None:
         """The one that an earlier supervisor wrote down as ``record``, with its listening socket. None: it does not
         run any more. One that does not hand over its socket is hung: it is killed."""
@@ -203,13 +204,15 @@ class BalancerProcess:
     def _retirement(self) -> bytes:
         return encode({"type": "retire", "timeout": self.retiring})
 
-    async def _save(self) -> None:
-        process = asdict(self.handle.process) if self.handle else None
-        await self.store.save_process(self.name, {
-            "process": process, "slot": self.slot, "order": self.order, "link": str(self.link),
-            "run_file": str(self.state.runs / self.name), "retiring": self.retiring,
+    def _record(self) -> dict[str, Any]:
+        return {
+            "process": asdict(self.handle.process) if self.handle else None, "slot": self.slot, "order": self.order,
+            "link": str(self.link), "run_file": str(self.state.runs / self.name), "retiring": self.retiring,
             "settings": self.settings,
-        })  # fmt: skip
+        }  # fmt: skip
+
+    async def _save(self) -> None:
+        await self.store.save_process(self.name, self._record())
 
     async def _try_to_save(self) -> None:
         """A disk that is full keeps nobody from taking connections; it is tried again with each report."""
@@ -281,12 +284,16 @@ class BalancerProcess:
 
 
 async def adopt(
-    group: Group, state: StateDir, store: Store
+    group: Group, state: StateDir, store: Records
 ) -> tuple[list[BalancerProcess], socket.socket | None]:
     """All that an earlier supervisor left running, oldest first, and the listening socket, if there are any."""
+    records = await store.processes()
+    for path in state.runs.glob("lb-*"):
+        if path.name not in records and (noted := run_files.notes(path).get("record")):
+            records[path.name] = noted  # it could not be saved
     found = await asyncio.gather(*(
         BalancerProcess.adopt(name, record, group, state, store)
-        for name, record in (await store.processes()).items() if "link" in record
+        for name, record in records.items() if "link" in record
     ))  # fmt: skip
     adopted = [one for one in found if one is not None]
     for _, same in adopted[1:]:

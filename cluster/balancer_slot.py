@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from cluster.balancer_process import BalancerProcess, in_words
+from cluster.events import Tell
 from cluster.restart import Backoff
 from config.aio import Tasks
 from config.link import Phase
@@ -39,7 +40,9 @@ class SlotGroup(Protocol):
     async def begin(self, slot: str, config: BalancerConfig, warm: bool) -> BalancerProcess:
         """Starts a process. Raises OSError, sqlite3.Error."""
 
-    def tell(self, subject: str, text: str) -> None: ...
+    @property
+    def tell(self) -> Tell: ...
+
     def lost(self, requests: int, how: str) -> None:
         """It was not asked to end; ``requests`` were in flight in it."""
 
@@ -118,15 +121,19 @@ class Slot:
         if served:
             self._group.lost(process.requests, how)
         what = f"pid {process.pid} ended ({how})"
+        lost: dict[str, Any] = {"pid": process.pid, "how": how, "requests": process.requests}
         if served:
             what += f" with {process.requests} requests in flight, which are lost" if process.requests else ""
         if self.line:  # its successor was being started, or came to nothing
             if served:
-                self._group.tell(self.name, f"{what}; pid {self.line[-1].pid} takes its place")
+                then = f"pid {self.line[-1].pid} takes its place"
+                self._group.tell(self.name, f"{what}; {then}", kind="balancer.lost", data=lost)
             return
         self._early = 0 if served and now - (process.since or 0.0) > _SERVED else self._early + 1
         delay = self._delay()
-        self._group.tell(self.name, f"{what}; restart {f'in {delay:.1f} s' if delay else 'at once'}")
+        then = f"restart {f'in {delay:.1f} s' if delay else 'at once'}"
+        lost["delay"] = round(delay, 3)
+        self._group.tell(self.name, f"{what}; {then}", kind="balancer.restarted", data=lost)
 
     # inside
 
@@ -145,7 +152,8 @@ class Slot:
                 except (OSError, sqlite3.Error) as error:
                     self._early += 1
                     self._begun = True
-                    self._group.tell(self.name, f"cannot be started: {error}; again in {self._delay():.1f} s")
+                    again = f"again in {self._delay():.1f} s"
+                    self._group.tell(self.name, f"cannot be started: {error}; {again}", kind="balancer.failed")
 
     def _delay(self) -> float:
         return self._backoff.delay(self._early - 1, lambda: 0.0)

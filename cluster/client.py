@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,6 +20,9 @@ _STANDSTILL = 10.0
 
 #: How long (s) what concerns every worker may take: an adapter is copied, then loaded on one after the other.
 SLOW = 600.0
+
+#: A stream of events that is silent for so long (s) is dead: it would have had comments.
+_SILENCE = 40.0
 
 
 class ClusterError(Exception):
@@ -227,6 +230,33 @@ class ClusterClient:
             response.read()
             self._raise(response)
         return response
+
+    def events(self, limit: int, since: int | None = None) -> list[dict[str, Any]]:
+        """The last ``limit`` events, or the first ``limit`` after the one with the id ``since``; the oldest first."""
+        after = "" if since is None else f"&since={since}"
+        return self._list(f"/v1/cluster/events?limit={limit}{after}", "events")
+
+    @contextlib.contextmanager
+    def listen(self, since: int) -> Iterator[Iterator[dict[str, Any]]]:
+        """All events after the one with the id ``since``, as they come. They end with the connection: go on after the
+        last one."""
+        request = self._http.build_request(
+            "GET", "/v1/cluster/events", headers={"Accept": "text/event-stream", "Last-Event-ID": str(since)},
+            timeout=httpx.Timeout(10.0, read=_SILENCE),
+        )
+        with contextlib.closing(self._guarded(request, stream=True)) as response:
+            if response.status_code != 200:
+                response.read()
+                self._raise(response)
+            yield self._heard(response)
+
+    def _heard(self, response: httpx.Response) -> Iterator[dict[str, Any]]:
+        try:
+            for line in response.iter_lines():
+                if line.startswith("data: "):
+                    yield json.loads(line.removeprefix("data: "))
+        except (httpx.HTTPError, ValueError) as error:
+            raise ClusterError(f"{self.where}: {str(error) or type(error).__name__}") from None
 
     def _call(
         self, method: str, path: str, body: dict[str, Any] | None = None, timeout: float | None = None

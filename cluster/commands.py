@@ -133,7 +133,9 @@ def scale(supervisor: Supervisor, body: Scale) -> dict[str, Any]:
             f"({'min_instances' if wanted < plan.least else why})",
         )
     fleet.scale(wanted)
-    supervisor.events.tell("cluster", f"scale from {now} to {wanted} instances")
+    supervisor.events.tell(
+        "cluster", f"scale from {now} to {wanted} instances", kind="scale", data={"from": now, "to": wanted}
+    )
     return {"desired": wanted, "current": fleet.ready_count}
 
 
@@ -144,7 +146,7 @@ def set_strategy(supervisor: Supervisor, body: Strategy) -> dict[str, Any]:
             400, f"unknown strategy {body.strategy!r}{nearest(body.strategy, STRATEGIES)}; known: {known}", "strategy"
         )
     supervisor.strategy = body.strategy
-    supervisor.events.tell("cluster", f"strategy {body.strategy}")
+    supervisor.events.tell("cluster", f"strategy {body.strategy}", kind="strategy", data={"strategy": body.strategy})
     return {"strategy": body.strategy}
 
 
@@ -157,12 +159,15 @@ def restart(supervisor: Supervisor, body: Restart) -> dict[str, Any]:
     fleet = supervisor.fleet
     if body.instance_id in BALANCER:
         supervisor.balancer.request_replacement()
-        supervisor.events.tell("load_balancer", "restart asked for")
+        supervisor.events.tell("load_balancer", "restart asked for", kind="restart")
         return {"restarting": ["load_balancer"], "rolling": False}
     if body.rolling:
         spare = spare_for(supervisor, body.spare)
         fleet.restart_rolling(spare)
-        supervisor.events.tell("cluster", f"rolling restart{f', {spare} stands in' if spare else ''}")
+        supervisor.events.tell(
+            "cluster", f"rolling restart{f', {spare} stands in' if spare else ''}", kind="restart",
+            data={"rolling": True, "spare": spare},
+        )
         return {"restarting": list(fleet.desired.instances), "rolling": True, "spare": spare}
     name = str(body.instance_id)
     if name in {a.spec.id for a in supervisor.attached}:
@@ -171,7 +176,7 @@ def restart(supervisor: Supervisor, body: Restart) -> dict[str, Any]:
         known = ", ".join(fleet.desired.instances) or "none"
         raise Refused(404, f"no instance {name!r}; there are: {known}", "instance_id")
     fleet.restart(name)
-    supervisor.events.tell(name, "restart asked for")
+    supervisor.events.tell(name, "restart asked for", kind="restart", data={"rolling": False})
     return {"restarting": [name], "rolling": False}
 
 
@@ -191,7 +196,9 @@ def drain(supervisor: Supervisor, name: str, body: Drain) -> dict[str, Any]:
     _known(supervisor, name)
     grace = supervisor.fleet.desired.drain_timeout if body.grace is None else body.grace
     if name not in supervisor.fleet.holds:
-        supervisor.events.tell(name, f"drain asked for, with {grace:g} s for what runs")
+        supervisor.events.tell(
+            name, f"drain asked for, with {grace:g} s for what runs", kind="drain", data={"grace": grace}
+        )
     supervisor.drain_by_hand(name, grace)
     return {"instance_id": name, "drained": True, "grace": grace, "ready": _serving(supervisor)}
 
@@ -199,7 +206,7 @@ def drain(supervisor: Supervisor, name: str, body: Drain) -> dict[str, Any]:
 def undrain(supervisor: Supervisor, name: str, body: Undrain) -> dict[str, Any]:
     _known(supervisor, name)
     if supervisor.fleet.undrain(name):
-        supervisor.events.tell(name, "no longer drained")
+        supervisor.events.tell(name, "no longer drained", kind="undrain")
     return {"instance_id": name, "drained": False, "ready": _serving(supervisor)}
 
 
@@ -219,7 +226,7 @@ def _known(supervisor: Supervisor, name: str) -> None:
 def set_weight(supervisor: Supervisor, name: str, body: Weight) -> dict[str, Any]:
     _known(supervisor, name)
     supervisor.fleet.weights[name] = body.weight
-    supervisor.events.tell(name, f"weight {body.weight}")
+    supervisor.events.tell(name, f"weight {body.weight}", kind="weight", data={"weight": body.weight})
     return {"instance_id": name, "weight": body.weight}
 
 

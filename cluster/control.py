@@ -16,6 +16,9 @@ from aiohttp.typedefs import Handler
 from cluster import commands
 from cluster.apply import Apply, apply
 from cluster.commands import Refused
+from cluster.saver import Saver
+from cluster.store import NotSaved
+from config.files import NO_ROOM
 from config.link import SEQUENCE_HEADER, bind_unix
 from config.paths import StateDir
 
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     from cluster.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
+
+_SAVER = web.AppKey("saver", Saver)
 
 
 def routes(supervisor: Supervisor) -> web.RouteTableDef:
@@ -101,25 +106,37 @@ def _sequence(supervisor: Supervisor) -> str:
 @web.middleware
 async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
+        if request.method not in ("GET", "HEAD") and request.path != "/v1/cluster/shutdown":
+            request.app[_SAVER].check()
         return await handler(request)
+    except NotSaved as error:
+        return _full(str(error))
     except Refused as error:
         body = {"message": str(error), "type": _kind(error.status), "param": error.param, "code": error.status}
         return web.json_response({"error": body}, status=error.status)
     except web.HTTPException:
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            return _full(f"the change failed: {error}")
         log.exception("%s %s", request.method, request.path)
         body = {"message": f"the change failed: {error}", "type": "InternalServerError", "param": None, "code": 500}
         return web.json_response({"error": body}, status=500)
 
 
+def _full(message: str) -> web.Response:
+    body = {"message": message, "type": "InsufficientStorageError", "param": None, "code": 507}
+    return web.json_response({"error": body}, status=507)
+
+
 def _kind(status: int) -> str:
-    return {404: "NotFoundError", 409: "ConflictError"}.get(status, "BadRequestError")
+    return {404: "NotFoundError", 409: "ConflictError", 507: "InsufficientStorageError"}.get(status, "BadRequestError")
 
 
 async def serve(supervisor: Supervisor, state: StateDir) -> web.AppRunner:
     """Listens; the caller cleans the runner up. Raises OSError."""
     app = web.Application(middlewares=[_errors], client_max_size=1024 * 1024)
+    app[_SAVER] = supervisor.saver
     app.add_routes(routes(supervisor))
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()

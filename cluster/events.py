@@ -1,34 +1,107 @@
-"""What happened, in sentences: kept for a while, and written to the log."""
+"""What happened, in sentences: kept for a while, written to the log, passed on to whoever listens."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
 
 log = logging.getLogger("clusterctl")
+
+#: Events that are kept, here and in the state file.
+KEPT = 1000
+
+#: Ids of one supervisor's run begin at its epoch times this: they never go back, even if the last events of the run
+#: before could not be saved.
+EPOCH_IDS = 100_000
+
+
+#: Subjects without which a sentence is whole.
+_UNSAID = frozenset({"cluster", "adapters", "engine"})
+
+
+class Tell(Protocol):
+    """``kind`` is for programs: it stays the same when the words change; so are the names in ``data``."""
+
+    def __call__(
+        self, subject: str, text: str, kind: str = "note", data: Mapping[str, Any] | None = None
+    ) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """``at``: seconds since the epoch."""
+    """``at``: seconds since the epoch. ``text`` is a sentence of its own or, of a process, what it did."""
 
     id: int
     at: float
     subject: str
     text: str
+    kind: str = "note"
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def sentence(self) -> str:
+        return self.text if self.subject in _UNSAID else f"{self.subject} {self.text}"
+
+    def wire(self) -> dict[str, Any]:
+        """For clients: ``text`` is the whole sentence."""
+        return {
+            "id": self.id, "at": self.at, "subject": self.subject, "kind": self.kind, "text": self.sentence,
+            "data": self.data,
+        }  # fmt: skip
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 class EventLog:
-    """The last ``keep`` events."""
+    """The last ``keep`` events. ``heard`` is called with each new one."""
 
-    def __init__(self, wall: Callable[[], float], keep: int = 1000) -> None:
+    def __init__(self, wall: Callable[[], float], keep: int = KEPT) -> None:
         self._wall = wall
         self.events: deque[Event] = deque(maxlen=keep)
+        self.heard: Callable[[Event], None] = lambda event: None
         self._next = 1
+        self._held: list[tuple[str, str, str, Mapping[str, Any]]] | None = None
 
-    def tell(self, subject: str, text: str) -> None:
-        self.events.append(Event(self._next, self._wall(), subject, text))
-        self._next += 1
+    def begin(self, epoch: int, before: Iterable[Mapping[str, Any]]) -> None:
+        """Goes on after the events ``before``, in the supervisor's run ``epoch``."""
+        own = list(self.events)
+        self.events.clear()
+        self.events.extend(Event(**event) for event in before)
+        last = self.events[-1].id if self.events else 0
+        self._next = max(last, epoch * EPOCH_IDS) + 1
+        for event in own:
+            self._add(event.subject, event.text, event.kind, event.data)
+
+    def tell(self, subject: str, text: str, kind: str = "note", data: Mapping[str, Any] | None = None) -> None:
+        if self._held is not None:
+            self._held.append((subject, text, kind, data or {}))
+            return
+        event = self._add(subject, text, kind, data or {})
         log.info("%s: %s", subject, text)
+        self.heard(event)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[Callable[[], None]]:
+        """What is told meanwhile is told only when what it yields is called."""
+        before, held = self._held, []  # type: ignore[var-annotated]
+        self._held = held
+
+        def release() -> None:
+            for words in held:
+                self.tell(*words)
+
+        try:
+            yield release
+        finally:
+            self._held = before
+
+    def _add(self, subject: str, text: str, kind: str, data: Mapping[str, Any]) -> Event:
+        event = Event(self._next, self._wall(), subject, text, kind, dict(data))
+        self._next += 1
+        self.events.append(event)
+        return event

@@ -11,8 +11,10 @@ import signal
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from cluster.events import Tell
 from cluster.holds import Holds
 from cluster.instance import Instance
+from cluster.losses import Loss, sentence
 from cluster.restart import RestartPolicy, Verdict
 from cluster.state import DesiredState, InstanceDesired, ObservedState, WorkerState
 from worker.probe import Readiness
@@ -27,11 +29,12 @@ def instance_name(number: int) -> str:
 
 
 class Fleet:
-    """``tell(instance_id, sentence)`` is called for everything a person may want to know, once."""
+    """``tell`` is called for everything a person may want to know, once; ``lost`` for a worker's end that nobody asked
+    for (without it, that is told as well)."""
 
     def __init__(
         self, desired: DesiredState, policy: RestartPolicy, random: Callable[[], float],
-        tell: Callable[[str, str], None],
+        tell: Tell, lost: Callable[[Loss], None] | None = None,
     ) -> None:
         self.desired = desired
         self.instances: dict[str, Instance] = {}
@@ -40,6 +43,7 @@ class Fleet:
         self.policy = policy
         self._random = random
         self._tell = tell
+        self._lost = lost or self._tell_loss
 
     # what is wanted
 
@@ -130,18 +134,26 @@ class Fleet:
         instance.handle = handle
         instance.started_at = wall
         instance.tree_empty = False
-        self._tell(instance.id, f"started (pid {handle.pid}, port {instance.spec.port if instance.spec else '?'})")
+        port = instance.spec.port if instance.spec else None
+        self._tell(
+            instance.id, f"started (pid {handle.pid}, port {port or '?'})", kind="worker.started",
+            data={"pid": handle.pid, "port": port, "incarnation": instance.incarnation, "starts": instance.starts},
+        )
 
     def ready(self, instance: Instance, readiness: Readiness, now: float) -> None:
         if instance.state not in (_S.STARTING, _S.UNHEALTHY):
             return
-        took = f" after {now - instance.since:.1f} s"
+        seconds = now - instance.since
+        took = f" after {seconds:.1f} s"
         instance.enter(_S.READY, now, "")
         instance.ready_at = now if instance.ready_at is None else instance.ready_at
         instance.models = readiness.models
         instance.failing_probes, instance.phase, instance.slow = False, "", False
         lacks = f"; refused {', '.join(instance.refused)}" if instance.refused else ""
-        self._tell(instance.id, f"ready{took}{lacks}")
+        self._tell(
+            instance.id, f"ready{took}{lacks}", kind="worker.ready",
+            data={"seconds": round(seconds, 3), "incarnation": instance.incarnation},
+        )
 
     def unhealthy(self, instance: Instance, why: str, now: float, lost: bool, slow: bool = False) -> None:
         """Probes failed often enough to take it out of rotation or, ``lost``, to give it up. ``slow``: for want of an
@@ -149,7 +161,7 @@ class Fleet:
         if instance.state is _S.READY:
             instance.slow = instance.slow or slow
             instance.enter(_S.UNHEALTHY, now, why)
-            self._tell(instance.id, f"out of rotation: {why}")
+            self._tell(instance.id, f"out of rotation: {why}", kind="worker.unhealthy", data={"reason": why})
         if instance.state is _S.UNHEALTHY:
             instance.failing_probes = lost
 
@@ -167,14 +179,14 @@ class Fleet:
         instance.enter(_S.DRAINING, now, "draining")
         instance.drain_version = version
         instance.in_flight = None if balancer else 0
-        self._tell(instance.id, "draining")
+        self._tell(instance.id, "draining", kind="worker.draining")
 
     def stopping(self, instance: Instance, reason: str, now: float, failure: bool = False) -> None:
         if failure and instance.failure is None and instance.state is not _S.STOPPING:
             instance.failure = reason
-            self._tell(instance.id, f"{reason}; killed")
+            self._tell(instance.id, f"{reason}; killed", kind="worker.killed", data={"reason": reason})
         elif instance.state is not _S.STOPPING:
-            self._tell(instance.id, f"stopping ({reason})")
+            self._tell(instance.id, f"stopping ({reason})", kind="worker.stopping", data={"reason": reason})
         instance.enter(_S.STOPPING, now, reason)
 
     def exited(self, instance: Instance, status: int | None, log: list[str], now: float, wall: float) -> None:
@@ -201,14 +213,30 @@ class Fleet:
         instance.phase = ""
         if instance.state is _S.FAILED:
             instance.slow = False  # it is not on its way back: others may be taken out
-        self._tell(instance.id, f"{how} (pid {pid}); {decision.reason}")
+        self._lost(Loss(
+            instance.id, instance.incarnation, describe_end(status, pid, instance.failure), decision.reason,
+            {
+                "instance": instance.id, "incarnation": instance.incarnation, "pid": pid,
+                "signal": instance.last_exit["signal"], "code": instance.last_exit["code"],
+                "reason": instance.failure, "restart": decision.verdict is Verdict.RESTART,
+                "delay": round(decision.delay, 3), "attempt": decision.attempt, "limit": decision.limit,
+            },
+        ))  # fmt: skip
+
+    def _tell_loss(self, loss: Loss) -> None:
+        self._tell(loss.instance, sentence(loss, None), kind="worker.exited", data=loss.data)
+
+    def postponed(self, instance: Instance, reason: str, until: float) -> None:
+        """It cannot be started just now, which says nothing of the worker itself: tried again at ``until``."""
+        instance.enter(_S.BACKOFF, until, reason)
+        instance.restart_at, instance.phase, instance.tree_empty = until, "", True
 
     def tree_empty(self, instance: Instance, now: float) -> None:
         """Nothing is left of its session."""
         instance.tree_empty = True
         if instance.state is _S.STOPPING:
             instance.enter(_S.STOPPED, now, "stopped")
-            self._tell(instance.id, "stopped")
+            self._tell(instance.id, "stopped", kind="worker.stopped")
 
     def in_flight(self, version: tuple[int, int], counts: Mapping[str, int]) -> None:
         """What the balancer reports as of the backend set ``version``. An older report says nothing of a drain."""
@@ -244,9 +272,20 @@ class Fleet:
         return {
             "instances": {n: dataclasses.asdict(i) for n, i in self.desired.instances.items()},
             "spares": {n: dataclasses.asdict(i) for n, i in self.desired.spares.items()},
-            "weights": self.weights,
+            "weights": dict(self.weights),
             "drained": self.holds.durable(),
         }
+
+
+def describe_end(status: int | None, pid: int | None, failure: str | None) -> str:
+    """As `describe_exit`, of a process; ``failure``: why it was killed."""
+    if failure is not None:
+        return f"ended (pid {pid}; {failure})"
+    if status is None:
+        return f"ended (pid {pid}; adopted, so its exit status is not known)"
+    if status < 0:
+        return f"killed by signal {-status} (pid {pid})"
+    return f"exited with code {status} (pid {pid})" + (", which nobody asked for" if status == 0 else "")
 
 
 def describe_exit(status: int | None) -> str:

@@ -8,7 +8,7 @@ left goes on elsewhere).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cluster.state import WorkerState
 
@@ -81,6 +81,11 @@ class Holds:
         """What ran died with it."""
         for hold in self._held.values():
             hold.in_flight = 0
+
+    def copy(self) -> Holds:
+        made = Holds()
+        made._held = {name: replace(hold) for name, hold in self._held.items()}
+        return made
 
     def durable(self) -> dict[str, float]:
         """Names and graces, for the store."""

@@ -7,6 +7,7 @@ import os
 from typing import IO
 
 from config.errors import UsageError
+from config.files import rewrite
 from config.paths import StateDir
 
 
@@ -15,7 +16,8 @@ def lock(state: StateDir) -> IO[str]:
     where another one lives, or the directory cannot be written."""
     try:
         state.create()
-        file = state.lock.open("a+")  # not inherited: a worker must not keep it
+        state.lock.touch(mode=0o600)
+        file = state.lock.open("r+")  # not inherited: a worker must not keep it
     except OSError as error:
         raise UsageError(f"state directory {state.root}: {error.strerror}") from None
     try:
@@ -25,7 +27,9 @@ def lock(state: StateDir) -> IO[str]:
         pid = file.read().strip() or "?"
         file.close()
         raise UsageError(f"a supervisor (pid {pid}) already runs on {state.root}; nothing was changed") from None
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
+    try:
+        rewrite(state.lock, str(os.getpid()).encode(), 16)
+    except OSError as error:
+        file.close()
+        raise UsageError(f"{state.lock}: {error.strerror}") from None
     return file

@@ -43,6 +43,12 @@ class Plans:
             del self._older[number]
             self._made.pop(number, None)
 
+    def copy(self) -> Plans:
+        made = Plans(self.latest)
+        made.number, made.before = self.number, dict(self.before)
+        made._older, made._made = dict(self._older), dict(self._made)
+        return made
+
     def durable(self) -> dict[str, Any]:
         """For the store; `restore` reads it."""
         plans = {"number": self.number, "before": self.before, "older": {str(n): s for n, s in self._older.items()}}

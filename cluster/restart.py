@@ -46,12 +46,15 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """``reason`` is a sentence for people, without what ended (the caller knows that)."""
+    """``reason`` is a sentence for people, without what ended (the caller knows that). ``attempt`` of ``limit``: which
+    restart this is of those that there are before it is given up, if none of them serves for long."""
 
     verdict: Verdict
     delay: float
     reason: str
     history: History
+    attempt: int = 0
+    limit: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +67,17 @@ class RestartPolicy:
         """What to do with a worker that has just ended by itself, ``served`` seconds after it was ready (None: it
         never was)."""
         if served is not None and served > self.served_s:
-            clean = History(early=0, restarts=1)
-            return Decision(Verdict.RESTART, 0.0, "restart at once", clean)
+            return self._restart(0.0, History(early=0, restarts=1))
         now = replace(history, early=history.early + 1)
         if now.early >= self.early_failures:
             reason = f"crash loop: {now.early} failures in a row before it had served {self.served_s:g} s; gave up"
             return Decision(Verdict.GIVE_UP, 0.0, reason, now)
         delay = self.backoff.delay(history.restarts, random)
-        when = f"restart in {delay:.1f} s" if delay else "restart at once"
-        reason = f"{when} (failure {now.early} of {self.early_failures} in a row)"
-        return Decision(Verdict.RESTART, delay, reason, replace(now, restarts=now.restarts + 1))
+        return self._restart(delay, replace(now, restarts=now.restarts + 1))
+
+    def _restart(self, delay: float, history: History) -> Decision:
+        attempt = history.restarts
+        limit = attempt + max(0, self.early_failures - 1 - history.early)
+        when = f"in {delay:.1f} s" if delay else "at once"
+        reason = f"restart {attempt} of {limit} {when}"
+        return Decision(Verdict.RESTART, delay, reason, history, attempt, limit)

@@ -147,7 +147,9 @@ class Rollouts:
             await self._supervisor.keep_adapters([], [name])
             self.used.pop(name, None)
             await asyncio.gather(*(self._quietly(i, name) for i in self._ready()))
-            self._supervisor.events.tell("adapters", f"{name} unloaded")
+            self._supervisor.events.tell(
+                "adapters", f"{name} unloaded", kind="adapter.unloaded", data={"adapter": name}
+            )
             return {"lora_name": name, "state": "unloaded"}
 
     async def take_in_given(self, given: dict[str, Path], lazy: frozenset[str], words: dict[str, str]) -> None:
@@ -192,7 +194,10 @@ class Rollouts:
         del self._trials[name]
         self.used[name] = self._wall()  # just changed: not the next to make room
         self._supervisor.adapters_changed()
-        self._supervisor.events.tell("adapters", f"{name} version {adapter.active} on every ready worker")
+        self._supervisor.events.tell(
+            "adapters", f"{name} version {adapter.active} on every ready worker", kind="adapter.loaded",
+            data={"adapter": name, "version": adapter.active},
+        )
 
     async def _back(self, touched: list[Holder], name: str, at_once: bool) -> None:
         """To what the registry says; an older version one by one, so that the others serve it meanwhile."""

@@ -6,16 +6,17 @@ import asyncio
 import signal
 from collections.abc import Callable
 
-from cluster import adoption, attached, control, plan
+from cluster import adoption, attached, control, plan, transfer
 from cluster.listener import listen
 from cluster.lock import lock
 from cluster.placement import Machine, Placement
 from cluster.plan import Plan
 from cluster.standby import end_left
-from cluster.store import Store
+from cluster.store import NotSaved, Store
 from cluster.supervisor import Supervisor
 from config.paths import StateDir
 from config.settings import Settings, from_json
+from config.strategy_file import last_epoch
 from worker.engines import base
 from worker.process import LocalLauncher
 from worker.spec import EngineSpec
@@ -32,9 +33,11 @@ async def serve(settings: Settings, ready: Callable[[Supervisor], None] = lambda
         store = await Store.open(state.database)
         try:
             await end_left(state, store)
-            adopt = await adoption.anything_alive(store)
+            adopt = await adoption.anything_alive(store, state.runs)
             if adopt:
                 settings = from_json(await store.get("settings"))
+            else:
+                settings = transfer.with_imported(settings, await store.get(transfer.IMPORTED))
             await _serve(settings, plan.make(settings), state, store, adopt, ready)
         finally:
             await store.close()
@@ -46,7 +49,7 @@ async def end(state: StateDir) -> None:
         store = await Store.open(state.database)
         try:
             await end_left(state, store)
-            if await adoption.anything_alive(store):
+            if await adoption.anything_alive(store, state.runs):
                 settings = from_json(await store.get("settings"))
                 await _serve(settings, _plan_to_end(settings), state, store, True, Supervisor.shut_down)
         finally:
@@ -58,12 +61,14 @@ async def _serve(
     ready: Callable[[Supervisor], None],
 ) -> None:
     ending = checked.most == 0
-    epoch = await store.next_number("epochs")
+    epoch = await _epoch(state, store)
     backends = attached.parse(settings.backend, settings.backend_key_file, epoch)
     supervisor = Supervisor(checked, state, store, LocalLauncher(), [] if ending else backends)
     await supervisor.prepare(epoch, adopt)
     if supervisor.balancer.listener is None and not ending:
         supervisor.balancer.listener = listen(settings.host, settings.port)
+    if not adopt:
+        supervisor.take_room()
     server = await control.serve(supervisor, state)
     try:
         _handle_signals(supervisor)
@@ -74,6 +79,19 @@ async def _serve(
         await supervisor.balancer.close()
         await server.cleanup()
         state.control.unlink(missing_ok=True)
+
+
+async def _epoch(state: StateDir, store: Store) -> int:
+    """The number of this supervisor's run: above all before it, those included that could not be saved."""
+    before = last_epoch(state.strategy)
+    try:
+        epoch = await store.next_number("epochs")
+        if epoch <= before:
+            epoch = before + 1
+            await store.put(epochs=epoch)
+    except NotSaved:
+        epoch = max(int(await store.get("epochs") or 0), before) + 1
+    return epoch
 
 
 def _handle_signals(supervisor: Supervisor) -> None:

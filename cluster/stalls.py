@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import Counter, defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -45,13 +44,7 @@ class Stalls:
         self._supervisor = supervisor
         #: Who stands still and is left where it is, and when that was last decided.
         self._spared: dict[str, float] = {}
-        self._detected: Counter[str] = Counter()
         self._judged: WeakSet[Progress] = WeakSet()
-        self._seconds: defaultdict[str, float] = defaultdict(float)
-
-    def detections(self) -> dict[str, dict[str, float]]:
-        """By cause: how often, and how many seconds went by before it was known, in all."""
-        return {cause: {"count": n, "seconds": round(self._seconds[cause], 3)} for cause, n in self._detected.items()}
 
     def admits(self, member: _Member, why: str) -> bool:
         """Whether ``member`` may be taken out of rotation for slowness; if not, that is told, once."""
@@ -78,8 +71,8 @@ class Stalls:
 
     def count(self, member: _Member, verdict: Verdict) -> None:
         member.stalls += 1
-        self._detected[verdict.cause] += 1
-        self._seconds[verdict.cause] += verdict.seconds
+        self._supervisor.recovery.detected(verdict.cause, verdict.seconds)
+        self._supervisor.recovery.lost(member.id, verdict.cause, self._supervisor.now())
 
     # what watches
 

@@ -17,9 +17,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from cluster.events import Tell
 from cluster.instance import recorded_process
+from cluster.records import Records
 from cluster.restart import Backoff
-from cluster.store import Store
 from config.aio import Tasks
 from config.paths import StateDir
 from config.settings import inherited_environment
@@ -53,8 +54,8 @@ class Standby:
     """``listener`` is asked for what it inherits. ``changed`` is called when there is one, or none any more."""
 
     def __init__(
-        self, state: StateDir, store: Store, listener: Callable[[], socket.socket | None],
-        tell: Callable[[str, str], None], changed: Callable[[], None],
+        self, state: StateDir, store: Records, listener: Callable[[], socket.socket | None],
+        tell: Tell, changed: Callable[[], None],
     ) -> None:
         self._state, self._store, self._listener = state, store, listener
         self._tell, self._changed = tell, changed
@@ -120,7 +121,7 @@ class Standby:
                 failures = 0
                 continue
             failures = 0 if loop.time() - began > 60.0 else failures + 1
-            self._tell("standby", f"ended ({ended}); another is started")
+            self._tell("standby", f"ended ({ended}); another is started", kind="standby.ended")
 
     async def _one(self) -> str | None:
         """Starts one, and returns when it is taken (None), or how it ended. Raises OSError, sqlite3.Error."""
@@ -187,7 +188,7 @@ class Standby:
         del self._ours[name]
 
 
-async def end_left(state: StateDir, store: Store) -> None:
+async def end_left(state: StateDir, store: Records) -> None:
     """Ends the standby of a supervisor that is gone: it ends by itself, but nobody should have to wait for it."""
     for name, record in (await store.processes()).items():
         if record.get("standby"):
@@ -197,6 +198,6 @@ async def end_left(state: StateDir, store: Store) -> None:
             await _forget(state, store, name)
 
 
-async def _forget(state: StateDir, store: Store, name: str) -> None:
+async def _forget(state: StateDir, store: Records, name: str) -> None:
     (state.runs / name).unlink(missing_ok=True)
     await store.forget_process(name)

@@ -93,6 +93,7 @@ def snapshot(supervisor: Supervisor) -> dict[str, Any]:
             "epoch": supervisor.epoch,
             "shutting_down": fleet.desired.shutting_down,
             "settled": settled(supervisor),
+            "unsaved": supervisor.saver.unsaved,
             "rolling": _rolling(supervisor),
         },
         "load_balancer": supervisor.balancer.describe(),
@@ -102,7 +103,7 @@ def snapshot(supervisor: Supervisor) -> dict[str, Any]:
         "min_instances": plan.least,
         "max_instances": plan.most,
         "adapters": supervisor.rollouts.totals(),
-        "detections": supervisor.stalls.detections(),
+        "recovery": supervisor.recovery.to_json(),
         "workers_alive": sum(handle is not None for handle in handles),
         "instances": {
             **{i.id: _instance(supervisor, i) for i in sorted(fleet.instances.values(), key=lambda i: i.number)},

@@ -8,7 +8,7 @@ nothing needs a lock.
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
 import logging
 import secrets
 import time
@@ -26,27 +26,34 @@ from cluster.adapters import Adapter
 from cluster.attached import Attached
 from cluster.balancer import BalancerKeeper
 from cluster.balancer_settings import balancer_config, is_outdated
-from cluster.events import EventLog
+from cluster.events import EPOCH_IDS, KEPT, Event, EventLog
 from cluster.fleet import Fleet, instance_name
 from cluster.instance import Instance
+from cluster.losses import Loss, Losses, Outcome, became, sentence
 from cluster.plan import Plan
 from cluster.plans import Plans
 from cluster.ports import free_port
 from cluster.reconciler import Action, Admit, Dismiss, Drain, Exit, Kill, Retire, Start, Stop, Sweep, reconcile
+from cluster.recovery import Recovery
 from cluster.restart import Backoff, RestartPolicy
 from cluster.rollout import Holder, Rollouts
+from cluster.saver import Saver
 from cluster.stalls import Stalls
 from cluster.state import DesiredState, InstanceDesired, WorkerState
 from cluster.status import backend_set, snapshot, stopped
-from cluster.store import Store
+from cluster.store import NotSaved, Store
+from cluster.transfer import IMPORTED
 from cluster.usage import UsageSampler
 from cluster.watchers import Watchers
+from cluster.wishes import Wishes
 from config.aio import Tasks
 from config.errors import UsageError
+from config.files import NO_ROOM
 from config.paths import StateDir
 from config.settings import Settings, inherited_environment
 from config.strategy_file import StrategyWriter
 from worker import logfile
+from worker import run_file as run_files
 from worker.process import Handle, Launcher
 from worker.spec import WorkerSpec
 
@@ -54,6 +61,9 @@ _T = TypeVar("_T")
 
 #: Seconds between two looks at the clock: deadlines of drains, stops and starts are kept to this.
 TICK = 0.2
+
+#: Seconds between two tries to start a worker for which there is no room on the disk.
+_NO_ROOM_S = 1.0
 
 #: Lines of a worker's log kept with its end.
 _LOG_LINES = 20
@@ -79,26 +89,29 @@ class Supervisor:
             starts_at_once=len(plan.placement.machine.cores) or 1 if plan.engine.busy_start else None,
         ), settings)  # fmt: skip
         policy = RestartPolicy(Backoff(first=settings.restart_delay))
-        self.fleet = Fleet(desired, policy, self._random.random, self.events.tell)
+        self.saver = Saver(store, self.events.tell, clock)
+        self.recovery = Recovery()
+        self.losses = Losses(self._tell_loss)
+        self.fleet = Fleet(desired, policy, self._random.random, self.events.tell, self._lost)
         self.balancer = BalancerKeeper(
-            state, balancer_config(plan, state), store, self._reported, self._balancer_lost, self.events.tell,
+            state, balancer_config(plan, state), self.saver, self._reported, self._balancer_lost, self.events.tell,
             lambda name: self.rollouts.want(name), lambda: self.post(self.announce),
+            lambda message: self.post(lambda: self._outcome(message)),
             drain_timeout=settings.drain_timeout, standby=settings.lb_standby and plan.most > 0,
         )
+        self.balancer.events = lambda: self.events.events
         self.epoch = 0
         self._revision = 0
         self._switch: StrategyWriter | None = None
         self._published: dict[str, Any] = {}
-        self._saved: dict[str, str] = {}
         self._noted: set[str] = set()
         self._inbox: asyncio.Queue[Callable[[], None]] = asyncio.Queue()
         self._tasks = Tasks()
         self._usage = UsageSampler()
-        self._answers: list[Callable[[], object]] = []
+        self.wishes = Wishes(self)
         self.sequence = 0
         self._exit = False
         self._confirmed = (0, 0)
-        self._unsaved = False
         self._stopped_by: str | None = None
         self.rollouts = Rollouts(self, state.adapters, wall)
         self.stalls = Stalls(self)
@@ -109,13 +122,40 @@ class Supervisor:
     async def prepare(self, epoch: int, adopt: bool) -> None:
         """Reads the state and takes over what runs; the balancer's ``listener`` has to be set before `run`."""
         self.epoch = epoch
+        self.events.begin(epoch, await self._store.events())
+        for event in self.events.events:
+            if event.id > epoch * EPOCH_IDS:
+                self.saver.event(event)
+        self.events.heard = self._happened
         await self._read_registry(adopt)
         if adopt:
             await self._adopt()
+        elif imported := await self._store.get(IMPORTED):
+            self.fleet.weights = dict(imported["weights"])
+        values = {
+            "boot_id": adoption.boot_id(), "settings": self.plan.settings.to_json(), IMPORTED: None,
+            **self.wishes.durable,
+        }  # fmt: skip
+        if adopt:
+            self.saver.value(**values)  # on a full disk: what is saved there is as good
+            await self.saver.flush()
         else:
-            for name in await self._store.processes():
-                await self._store.forget_process(name)
-        await self._store.put(boot_id=adoption.boot_id(), **self._durable())
+            try:
+                gone = dict.fromkeys(await self._store.processes())
+                await self._store.save(gone, [], KEPT)
+                await self._store.put(**values)
+            except NotSaved as error:
+                raise UsageError(f"no cluster can be started on {self.state.root}: {error}") from None
+        self.wishes.known()
+
+    def take_room(self) -> None:
+        """Before the first start: for what has to be written on a full disk too. Raises UsageError where there is
+        none."""
+        try:
+            self.wishes.take_room()
+            StrategyWriter(self.state.strategy).close()
+        except OSError as error:
+            raise UsageError(f"no cluster can be started on {self.state.root}: {error}") from None
 
     async def _read_registry(self, adopt: bool) -> None:
         """What was loaded before, then what this start names. Raises UsageError for an adapter that is none."""
@@ -127,6 +167,8 @@ class Supervisor:
             await self.rollouts.take_in_given(given, self.plan.spec.lazy, self.plan.spec.descriptions)
         except AdapterRejected as error:
             raise UsageError(f"adapter {error}") from None
+        except (NotSaved, OSError) as error:
+            raise UsageError(f"the adapters cannot be stored in {self.state.adapters}: {error}") from None
         await asyncio.to_thread(self.rollouts.sweep)
 
     async def run(self) -> None:
@@ -143,18 +185,11 @@ class Supervisor:
 
     async def command(self, change: Callable[[], _T]) -> _T:
         """Runs ``change`` in the task that owns the state. Returns what it returns (or raises what it raises) once
-        it is stored and the balancer has been sent what follows from it."""
+        it is stored and the balancer has been sent what follows from it. Raises NotSaved where it cannot be stored:
+        then it was not done."""
         done: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
 
-        def run() -> None:
-            try:
-                result = change()
-            except Exception as error:
-                done.set_exception(error)
-            else:
-                self._answers.append(lambda: _answer(done, result))
-
-        self._inbox.put_nowait(run)
+        self._inbox.put_nowait(lambda: self.wishes.carry_out(change, done))
         return await done
 
     def shut_down(self, now: bool = False) -> None:
@@ -184,11 +219,16 @@ class Supervisor:
         """``checked`` holds from now on; see `Plans.change`."""
         self.plans.forget({i.settings for i in self.fleet.instances.values()})
         self.plans.change(checked, workers, before)
-        self.fleet.desired = _with_times(self.fleet.desired, checked.settings)
-        self.fleet.policy = replace(self.fleet.policy, backoff=Backoff(first=checked.settings.restart_delay))
+        self.hold()
+
+    def hold(self) -> None:
+        """What goes by the settings goes by those that hold now."""
+        settings = self.plan.settings
+        self.fleet.desired = _with_times(self.fleet.desired, settings)
+        self.fleet.policy = replace(self.fleet.policy, backoff=Backoff(first=settings.restart_delay))
         self.watchers.retime()
         self.stalls.retime()
-        logging.getLogger().setLevel(checked.settings.log_level.upper())
+        logging.getLogger().setLevel(settings.log_level.upper())
 
     def drain_by_hand(self, name: str, grace: float) -> None:
         version = (self.epoch, self._revision + 1)
@@ -216,6 +256,7 @@ class Supervisor:
             self.watchers.attach(attached)
         self._tasks.start(self._sample(), "usage")
         while not self._exit:
+            self.losses.due(self._clock(), everything=self.fleet.desired.shutting_down)
             await self._step()
             try:
                 async with asyncio.timeout(TICK):
@@ -229,7 +270,8 @@ class Supervisor:
     async def _step(self) -> None:
         for name, left in self.fleet.holds.advance(self._clock()):
             rest = f"; {left} still running there {'goes' if left == 1 else 'go'} on elsewhere" if left else ""
-            self.events.tell(name, f"drained{rest}")
+            self.events.tell(name, f"drained{rest}", kind="worker.drained", data={"left": left})
+        await self.wishes.keep()
         for _ in range(2):  # a second round, as what was admitted in the first is started in the second
             actions = reconcile(self.fleet.desired, self.fleet.observed(), self._clock())
             for action in actions:
@@ -238,13 +280,9 @@ class Supervisor:
                 break
         self._look_at_rolling()
         await self._publish()
-        if self._answers or self._unsaved:
-            self._unsaved = False
-            await self._store.put(**self._durable())
+        if self.wishes.unanswered:
             self.announce()
-            answers, self._answers = self._answers, []
-            for answer in answers:
-                answer()
+            self.wishes.answer()
 
     async def _perform(self, action: Action) -> None:
         now = self._clock()
@@ -257,8 +295,10 @@ class Supervisor:
             return
         if isinstance(action, Dismiss):
             self.fleet.dismiss_spare()
-            self._unsaved = True
-            self.events.tell("cluster", f"rolling restart done; {action.id} is not needed any more")
+            self.events.tell(
+                "cluster", f"rolling restart done; {action.id} is not needed any more", kind="restart.done",
+                data={"spare": action.id},
+            )
             return
         instance = self.fleet.instances[action.id]
         match action:
@@ -282,8 +322,9 @@ class Supervisor:
                 self.watchers.sweep(instance)
             case Retire():
                 del self.fleet.instances[instance.id]
-                self._saved.pop(instance.id, None)
-                await self._store.forget_process(instance.id)
+                self.saver.process(instance.id, None)
+                if instance.id not in self.fleet.desired.instances:
+                    (self.state.runs / instance.id).unlink(missing_ok=True)
 
     async def _start(self, instance: Instance, fresh: bool, keep: bool) -> None:
         now = self._clock()
@@ -292,28 +333,37 @@ class Supervisor:
         try:
             plan = self.plans.of(instance.settings)
         except UsageError as error:  # what the settings before named is gone
-            self.events.tell(instance.id, f"its settings cannot be used any more, so it gets the new ones: {error}")
+            self.events.tell(
+                instance.id, f"its settings cannot be used any more, so it gets the new ones: {error}", kind="apply"
+            )
             plan, instance.settings, keep = self.plan, self.plans.number, False
-        incarnation = await self._store.next_number("incarnations")
+        incarnation = await self.saver.next_number("incarnations")
         taken = {i.spec.port for i in self.fleet.instances.values() if i.spec and i is not instance}
         port, key = free_port(taken, self._random), secrets.token_urlsafe(24)
         command = plan.engine.command(plan.spec, port, key, instance.slot, inherited_environment())
         for note in command.notes:
             if note not in self._noted:
                 self._noted.add(note)
-                self.events.tell("engine", note)
+                self.events.tell("engine", note, kind="engine")
         spec = WorkerSpec(
             id=instance.id, incarnation=incarnation, argv=command.argv, env=command.env, cwd=self.state.work,
             log=self.state.log(instance.id), run_file=self.state.runs / instance.id, port=port, api_key=key,
             slot=instance.slot,
         )
         self.fleet.starting(instance, spec, now, fresh, keep)
-        spec.run_file.unlink(missing_ok=True)
-        await self._save(instance)  # before the process exists: whoever comes after us has to find it
-        logfile.note(spec.log, f"{instance.id}, start {instance.starts}: {' '.join(command.argv)}")
         try:
+            # Before the process exists: whoever comes after us has to find it. In both, as one may be full.
+            started = {**instance.record(), "models": [], "held": {}, "last_exit": None}
+            run_files.prepare(spec.run_file, {"record": started})
+            self.saver.process(instance.id, instance.record())
+            await self.saver.flush()
+            logfile.note(spec.log, f"{instance.id}, start {instance.starts}: {' '.join(command.argv)}")
             handle = self._launcher.start(spec)
         except OSError as error:
+            if error.errno in NO_ROOM:
+                self.saver.trouble(str(error))
+                self.fleet.postponed(instance, f"cannot be started: {error.strerror}", self._clock() + _NO_ROOM_S)
+                return
             instance.failure = f"cannot be started: {error}"
             self.fleet.exited(instance, None, [], self._clock(), self._wall())
             return
@@ -329,7 +379,8 @@ class Supervisor:
         self.wake()
 
     async def keep_adapters(self, changed: list[Adapter], gone: list[str]) -> None:
-        """Makes a change of the registry durable, then true."""
+        """Makes a change of the registry durable, then true. Raises NotSaved."""
+        self.saver.check()
         await self._store.save_adapters(changed, gone)
         registry = self.rollouts.registry
         for adapter in changed:
@@ -339,17 +390,51 @@ class Supervisor:
         self.rollouts.registry = registry
         self.adapters_changed()
 
-    def exited(self, instance: Instance, handle: Handle, status: int | None) -> None:
-        """The main process of a worker is gone."""
+    def exited(self, instance: Instance, handle: Handle, status: int | None, seen: float | None = None) -> None:
+        """The main process of a worker is gone, as was ``seen`` at that time."""
         if instance.handle is not handle:
             return
+        failed, now = instance.failure is not None, self._clock()
+        served = instance.state in (WorkerState.READY, WorkerState.UNHEALTHY) or failed
         self.watchers.forget(instance)
         if instance.agent is not None:
             self.rollouts.past += instance.agent.totals()
         instance.agent, instance.held = None, {}
         lines = logfile.tail(instance.spec.log, _LOG_LINES) if instance.spec else []
         instance.swept = handle
-        self.fleet.exited(instance, status, lines, self._clock(), self._wall())
+        self.fleet.exited(instance, status, lines, now, self._wall())
+        if instance.state is not WorkerState.BACKOFF:
+            self.recovery.forget(instance.id)  # it is not to come back
+        elif served:
+            if not failed:
+                self.recovery.detected("exit", now - (now if seen is None else seen))
+            self.recovery.lost(instance.id, "killed" if failed else "exit", now)
+
+    def _lost(self, loss: Loss) -> None:
+        self.losses.lost(loss, self._clock(), self.balancer.engaged)
+
+    def _tell_loss(self, loss: Loss, outcome: Outcome | None) -> None:
+        data = {**loss.data, **(outcome.to_json() if outcome else {})}
+        self.events.tell(loss.instance, sentence(loss, outcome), kind="worker.exited", data=data)
+
+    def _outcome(self, message: Mapping[str, Any]) -> None:
+        """A balancer says what became of the requests on a worker that it was told is lost."""
+        instance = self.fleet.instances.get(message["backend"])
+        wanted = instance is None or (instance.state is WorkerState.STOPPING and instance.failure is None)
+        if not wanted:
+            self.losses.outcome(message, self._clock())
+            return
+        outcome = Outcome()
+        outcome.add(message)
+        if outcome.requests:
+            many = "requests were" if outcome.requests > 1 else "request was"
+            words = "; ".join(filter(None, (f"ends while {outcome.requests} {many} on it", became(outcome))))
+            data = {"incarnation": message["incarnation"], **outcome.to_json()}
+            self.events.tell(message["backend"], words, kind="worker.moved", data=data)
+
+    def _happened(self, event: Event) -> None:
+        self.saver.event(event)
+        self.balancer.happened(event)
 
     async def _sample(self) -> None:
         while True:
@@ -359,7 +444,9 @@ class Supervisor:
             for pid, (cpu, memory) in usage.items():
                 handles[pid].cpu_percent, handles[pid].memory_mb = cpu, memory
             for name in [*self.fleet.instances, *self.balancer.logs, "supervisor"]:
-                await asyncio.to_thread(logfile.rotate, self.state.log(name))
+                with contextlib.suppress(OSError):
+                    await asyncio.to_thread(logfile.rotate, self.state.log(name))
+            self.saver.look()
             self.announce()
 
     def _reported(
@@ -391,27 +478,19 @@ class Supervisor:
             self.balancer.publish(backend_set(self))
             self.announce()
         for instance in self.fleet.instances.values():
-            await self._save(instance)
-
-    async def _save(self, instance: Instance) -> None:
-        record = json.dumps(instance.record(), sort_keys=True)
-        if self._saved.get(instance.id) != record:
-            self._saved[instance.id] = record
-            await self._store.save_process(instance.id, instance.record())
+            self.saver.process(instance.id, instance.record())
+        await self.saver.flush()
 
     def announce(self) -> None:
         """Sends the balancer a new snapshot; ``sequence`` counts them."""
         self.sequence += 1
         self.balancer.publish(snapshot=self.snapshot())
 
-    def _durable(self) -> dict[str, Any]:
-        return {"desired": self.fleet.durable(), "strategy": self.strategy, **self.plans.durable()}
-
     def _look_at_rolling(self) -> None:
         """Says it once when a rolling restart comes to a stop."""
         stopped_by = rolling.progress(self.fleet.desired, self.fleet.observed()).stopped_by
         if stopped_by is not None and stopped_by != self._stopped_by:
-            self.events.tell("cluster", stopped(self, stopped_by))
+            self.events.tell("cluster", stopped(self, stopped_by), kind="restart.stopped", data={"by": stopped_by})
         self._stopped_by = stopped_by
 
     @property
@@ -425,7 +504,7 @@ class Supervisor:
 
     def _begin_shutdown(self, now: bool) -> None:
         if not self.fleet.desired.shutting_down:
-            self.events.tell("cluster", "shutting down")
+            self.events.tell("cluster", "shutting down", kind="shutdown", data={"now": now})
         self.fleet.shut_down(now)
 
     async def _adopt(self) -> None:
@@ -438,14 +517,18 @@ class Supervisor:
             spares = {name: InstanceDesired(**value) for name, value in kept.get("spares", {}).items()}
             self.fleet.desired = replace(self.fleet.desired, instances=wanted, spares=spares)
         self.plans.restore(await self._store.get("plans"))
-        for instance in await adoption.adopt_instances(self._store, self._launcher, now):
+        for instance in await adoption.adopt_instances(self._store, self._launcher, now, self.state.runs):
             self.fleet.instances[instance.id] = instance
+            self.saver.known("incarnations", instance.incarnation)
             for name in instance.held:
                 self.rollouts.used.setdefault(name, self._wall())
             if instance.state is WorkerState.DRAINING:
                 instance.in_flight, instance.drain_version = None, (self.epoch, 1)
             if instance.handle is not None:
-                self.events.tell(instance.id, f"adopted (pid {instance.handle.pid}, {instance.state})")
+                self.events.tell(
+                    instance.id, f"adopted (pid {instance.handle.pid}, {instance.state})", kind="worker.adopted",
+                    data={"pid": instance.handle.pid, "incarnation": instance.incarnation},
+                )
         await self.balancer.adopt()
         for name, grace in kept.get("drained", {}).items():  # the first backend set of this epoch says so
             self.fleet.drain_by_hand(name, grace, now, (self.epoch, 1), self.balancer.connected)
@@ -458,6 +541,3 @@ def _with_times(desired: DesiredState, settings: Settings) -> DesiredState:
     )
 
 
-def _answer(done: asyncio.Future[_T], result: _T) -> None:
-    if not done.done():  # whoever asked may have gone away
-        done.set_result(result)

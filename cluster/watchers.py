@@ -59,7 +59,12 @@ class Watchers:
         handle, spec, incarnation = instance.handle, instance.spec, instance.incarnation
         if handle is None or spec is None:
             return
-        handle.watch(lambda status: supervisor.post(lambda: supervisor.exited(instance, handle, status)))
+
+        def ended(status: int | None) -> None:
+            seen = supervisor.now()
+            supervisor.post(lambda: supervisor.exited(instance, handle, status, seen))
+
+        handle.watch(ended)
         target = self._target(spec.url, spec.api_key)
         known = {WorkerState.READY: Health.WELL, WorkerState.UNHEALTHY: Health.OUT}.get(instance.state)
         agent = self._agent(instance, target)
@@ -90,7 +95,9 @@ class Watchers:
             try:
                 await agent.sync()
             except ProbeFailed as error:
-                self._supervisor.events.tell(instance.id, f"adapters: {error}")
+                self._supervisor.events.tell(
+                    instance.id, f"adapters: {error}", kind="adapter.failed", data={"reason": str(error)}
+                )
                 await asyncio.sleep(self._supervisor.plan.settings.health_interval)
                 agent.dirty.set()
 
@@ -187,6 +194,7 @@ class _Report:
     def __init__(self, supervisor: Supervisor, instance: Instance, incarnation: int, alarm: asyncio.Event) -> None:
         self._supervisor, self._instance, self._incarnation = supervisor, instance, incarnation
         self._alarm = alarm
+        self._alive_at = supervisor.now()
 
     def _post(self, change: Callable[[Fleet, float], None]) -> None:
         def event() -> None:
@@ -201,7 +209,9 @@ class _Report:
 
     def ready(self, result: Readiness) -> None:
         def ready(fleet: Fleet, now: float) -> None:
+            self._alive_at = now
             fleet.ready(self._instance, result, now)
+            self._supervisor.recovery.ready(self._instance.id, now)
             if self._instance.agent is not None:
                 self._instance.agent.dirty.set()  # something may have been changed during its first token
             if self._instance.handle is not None:
@@ -210,13 +220,20 @@ class _Report:
         self._post(ready)
 
     def looked(self, cards: tuple[dict[str, Any], ...]) -> None:
+        self._alive_at = self._supervisor.now()
         agent = self._instance.agent
         if agent is not None and self._instance.incarnation == self._incarnation and agent.look(cards):
-            self._supervisor.events.tell(self._instance.id, "its adapters were changed behind our back: repairing")
+            self._supervisor.events.tell(
+                self._instance.id, "had its adapters changed behind our back: repairing", kind="adapter.drift"
+            )
 
     def unhealthy(self, why: str, lost: bool, slow: bool = False) -> None:
         def unhealthy(fleet: Fleet, now: float) -> None:
-            if not slow or self._supervisor.stalls.admits(self._instance, why):
-                fleet.unhealthy(self._instance, why, now, lost, slow)
+            if slow and not self._supervisor.stalls.admits(self._instance, why):
+                return
+            if self._instance.state is WorkerState.READY:
+                self._supervisor.recovery.detected("unhealthy", now - self._alive_at)
+                self._supervisor.recovery.lost(self._instance.id, "unhealthy", now)
+            fleet.unhealthy(self._instance, why, now, lost, slow)
 
         self._post(unhealthy)

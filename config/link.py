@@ -1,11 +1,14 @@
 """The link between supervisor and balancer: JSON lines over a Unix socket on which the balancer listens.
 
 supervisor -> balancer: ``{"type": "set", "set": BackendSet}``, ``{"type": "snapshot", "snapshot": {...}}``,
-``{"type": "retire", "timeout": seconds}`` to one that another has taken the place of
+``{"type": "retire", "timeout": seconds}`` to one that another has taken the place of, ``{"type": "events", "events":
+[...]}`` (rising ids; the latest again for whoever is new)
 balancer -> supervisor: ``{"type": "hello", "pid": n, "phase": Phase}``, ``{"type": "phase", "phase": Phase,
 "requests": in flight}`` when that changes, ``{"type": "report", "version": [epoch, revision], "in_flight": {backend:
 requests}, "waiting": {backend: [requests without a first byte of an answer, bytes of the largest body among them]},
-"used": {adapter: seconds since the epoch}}``, ``{"type": "want", "adapter": name}``
+"used": {adapter: seconds since the epoch}}``, ``{"type": "want", "adapter": name}``, ``{"type": "outcome", "backend":
+id, "incarnation": n, "requests": n, "moved": n, "retried": n, "failed": n}`` (once for each incarnation that is lost:
+what was in flight on it there, and what became of that)
 balancer -> balancer: ``{"type": "metrics"}``, answered with ``{"type": "metrics", "text": exposition}``
 
 The listening socket of the cluster goes over a second Unix socket (``….fd``): a plain one, as neither asyncio's

@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
@@ -357,6 +358,11 @@ def visible_gpus() -> str | None:
 def cluster_url() -> str:
     """Where the cluster is, for the commands that look for one."""
     return os.environ.get("CLUSTERCTL_URL") or "http://127.0.0.1:8000"
+
+
+def cluster_port() -> int:
+    """Of that URL: a cluster of this machine has its state directory by it."""
+    return urlsplit(cluster_url()).port or 80
 
 
 def own_admin_key() -> str | None:

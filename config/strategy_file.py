@@ -8,9 +8,10 @@ the switch, and a balancer without the file goes by its sets.
 from __future__ import annotations
 
 import mmap
-import os
+import sys
 from pathlib import Path
 
+from config.files import allocate
 from config.topology import STRATEGIES
 
 _MAGIC = b"clstrat1"
@@ -29,8 +30,7 @@ class StrategyWriter:
         mapped. Raises OSError."""
         with path.open("a+b") as file:
             path.chmod(0o600)
-            if os.fstat(file.fileno()).st_size < _BYTES:
-                os.ftruncate(file.fileno(), _BYTES)
+            allocate(file.fileno(), _BYTES)
             self._map = mmap.mmap(file.fileno(), _BYTES)
         if self._map[:8] != _MAGIC:
             self._map[:] = _MAGIC + bytes(8)
@@ -44,6 +44,15 @@ class StrategyWriter:
     def close(self) -> None:
         self._cells.release()
         self._map.close()
+
+
+def last_epoch(path: Path) -> int:
+    """Of the supervisor that wrote last, 0 where none did: known even if the state could not be saved."""
+    try:
+        word = path.read_bytes()
+    except OSError:
+        return 0
+    return int.from_bytes(word[8:_BYTES], sys.byteorder) >> _EPOCH_SHIFT if word[:8] == _MAGIC else 0
 
 
 class StrategyReader:

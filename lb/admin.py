@@ -24,11 +24,13 @@ from config.paths import StateDir, short_socket_path
 from lb import exposition
 from lb.counters import ADAPTER, Counters
 from lb.errors import AttemptFailed, ProxyError, Source
+from lb.events import EventFeed
 from lb.link import Link
 from lb.logs import follow
 from lb.metrics import Metrics
 from lb.pool import Pool
 from lb.proxy import Proxy
+from lb.recovery_metrics import NAMES, RecoveryTimes
 from lb.siblings import Siblings
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -47,11 +49,12 @@ _BALANCER = re.compile(r"balancer(-[0-9]{1,2})?|standby")
 class Admin:
     def __init__(
         self, pool: Pool, link: Link, counters: Counters, metrics: Metrics, proxy: Proxy, siblings: Siblings,
-        state: StateDir,
+        state: StateDir, events: EventFeed | None = None,
     ) -> None:
         self._pool, self._link, self._counters = pool, link, counters
         self._metrics, self._proxy, self._siblings = metrics, proxy, siblings
         self._state = state
+        self.events = events or EventFeed()
         #: Series that every balancer process reads from the same place.
         self._alike: set[str] = set()
         control = aiohttp.UnixConnector(path=short_socket_path(state.control), limit=256, force_close=True)
@@ -68,6 +71,7 @@ class Admin:
             "/metrics": {"GET": self._render_metrics},
             "/v1/models": {"GET": self._models},
             "/v1/cluster/status": {"GET": self._status},
+            "/v1/cluster/events": {"GET": self.events.answer},
             "/v1/cluster/scale": {"POST": change},
             "/v1/cluster/strategy": {"POST": change},
             "/v1/cluster/restart": {"POST": change},
@@ -263,6 +267,8 @@ class Admin:
 
     def _register_gauges(self) -> None:
         pool, snapshot = self._pool, lambda: self._link.snapshot.get("instances", {})
+        self._metrics.registry.register(RecoveryTimes(lambda: self._link.snapshot.get("recovery", {})))
+        self._alike |= NAMES
 
         def gauge(name: str, meaning: str, label: str, values: Callable[[], Iterable[tuple[str, float]]]) -> None:
             self._alike.add(name)
@@ -306,11 +312,6 @@ class Admin:
         gauge("clusterctl_balancer_draining", "Balancer processes that were replaced and finish what they have", "",
               lambda: [("", float(len(self._link.snapshot.get("load_balancer", {}).get("draining", ()))))])  # fmt: skip
         for key, name, meaning in (
-            ("count", "clusterctl_detect_seconds_count", "Workers found hung"),
-            ("seconds", "clusterctl_detect_seconds_sum", "From the last progress to knowing that it was the last"),
-        ):
-            gauge(name, meaning, "cause", functools.partial(_detections, self._link, key))
-        for key, name, meaning in (
             ("restarts", "clusterctl_instance_restarts_total", "Starts after the first"),
             ("stalls", "clusterctl_stalls_total", "Times that it was taken out as it stood still"),
             ("cpu_percent", "clusterctl_instance_cpu_percent", "CPU of the worker's process tree, percent of a core"),
@@ -336,10 +337,6 @@ def _of_balancer(link: Link, key: str) -> list[tuple[str, float]]:
 
 def _single(link: Link, key: str) -> list[tuple[str, float]]:
     return [("", float(link.snapshot.get("adapters", {}).get(key, 0)))]
-
-
-def _detections(link: Link, key: str) -> list[tuple[str, float]]:
-    return [(cause, float(seen[key])) for cause, seen in link.snapshot.get("detections", {}).items()]
 
 
 def _at_supervisor(request: web.Request) -> URL:

@@ -23,6 +23,7 @@ from lb.admin import Admin
 from lb.client import Limits
 from lb.counters import Counters
 from lb.errors import ProxyError, error_body
+from lb.events import EventFeed
 from lb.front import Front
 from lb.guard import Guard
 from lb.headers import Trusted
@@ -30,6 +31,7 @@ from lb.http1.request import RequestHead
 from lb.inner import InnerEndpoint
 from lb.link import Link
 from lb.metrics import Metrics
+from lb.outcomes import Outcomes
 from lb.pool import Pool
 from lb.proxy import Proxy
 from lb.siblings import Siblings
@@ -118,10 +120,12 @@ class Balancer:
         """Waits until another balancer has taken its place, then until its last connection is gone."""
         await self.link.retired.wait()
         self.link.enter(Phase.DRAINING)
+        self.admin.events.close()  # whoever listens goes on at the next one, from the last event
         await self.front.retire(self.link.drain_timeout)
         self.link.report()  # the last word: nothing is in flight
 
     async def close(self) -> None:
+        self.admin.events.close()
         await self.front.close(_SHUTDOWN_S)
         await self.runner.cleanup()
         await self.link.close()
@@ -136,15 +140,21 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
     state = StateDir(Path(config.state_dir))
     changes, metrics, upstream = Changes(), Metrics(), Upstream()
     counters = Counters(state.counters)
-    pool = Pool(changes.notify, counters.share)
-    link = Link(pool, listener, link_path, counters.recently_used, metrics.render)
+    outcomes, events = Outcomes(), EventFeed()
+
+    def lost(backend: str, incarnation: int, requests: int) -> None:
+        outcomes.lost(backend, incarnation, requests, asyncio.get_running_loop().time())
+
+    pool = Pool(changes.notify, counters.share, lost)
+    link = Link(pool, listener, link_path, counters.recently_used, metrics.render, outcomes, events)
     siblings = Siblings(counters, link_path)
     proxy = Proxy(
         pool, upstream, counters, metrics, changes, queue_timeout=config.queue_timeout, want=link.want,
         trusted=Trusted(config.trusted_proxies), strategy=StrategyReader(state.strategy).current,
         resume=config.resume, migration_limit=config.migration_limit, stall_timeout=config.stall_timeout,
+        outcomes=outcomes,
     )
-    admin = Admin(pool, link, counters, metrics, proxy, siblings, state)
+    admin = Admin(pool, link, counters, metrics, proxy, siblings, state, events)
     # What comes here has been limited in front.
     app = web.Application(middlewares=[_errors(metrics)], client_max_size=config.max_body)
     admin.add_routes(app.router)

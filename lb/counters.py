@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from config.files import allocate
+
 log = logging.getLogger(__name__)
 
 #: Then, in the last 8 of these 32 bytes, the writer's pid: 0 if there is none and nothing is in flight.
@@ -45,9 +47,15 @@ class Counters:
 
     def __init__(self, path: Path) -> None:
         """Takes the first file of ``path``, ``path``-1, … that no living process has; one that is not ours is made
-        anew, one of the format before goes on. Raises OSError."""
+        anew, one of the format before goes on. Where the disk has no room for one, it counts in memory until it ends:
+        requests are served all the same."""
         self._base = path
-        self._file = _take(path)
+        try:
+            self._file = _take(path)
+        except OSError as error:
+            log.warning("%s: %s; requests are counted in memory until this process ends", path, error.strerror)
+            self._file = os.fdopen(os.memfd_create(path.name), "r+b")
+            _prepare(self._file)
         self._own = _Table(self._file)
         self._own.clear_live()
         self._own.cells[_OWNER] = os.getpid()
@@ -293,11 +301,13 @@ def _prepare(file: IO[bytes]) -> None:
     file.seek(0)
     head, size = file.read(_HEADER_BYTES), os.fstat(file.fileno()).st_size
     if head[: len(_MAGIC)] == _MAGIC and size == _BYTES:
+        allocate(file.fileno(), _BYTES)  # it may be of a release that left holes in it
         return
     # The format before grows where it lies: its counts are never anywhere else. Killed on the way, it is grown and
     # still of the format before.
     if not (head == _BEFORE and size in (_BEFORE_BYTES, _BYTES)):
         os.ftruncate(file.fileno(), 0)
+    allocate(file.fileno(), _BYTES)
     os.ftruncate(file.fileno(), _BYTES)
     # Not `pwrite`: with O_APPEND, Linux appends.
     with mmap.mmap(file.fileno(), _BYTES) as mapped:

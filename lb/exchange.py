@@ -72,6 +72,7 @@ class Exchange(Relayed):
     _body: bytes | None = None  # what workers are asked, where it is not the client's own
     _target: bytes | None = None
     _retries = _barren = 0
+    _fell: tuple[str, int] | None = None  # the incarnation that it was lost with, until it is known what became of it
     _root: str | None = None  # the version of the model that the stream began with
     _lost: float | None = None  # when it lost its worker
     _flowing = 0.0  # since when the client has taken everything
@@ -376,6 +377,8 @@ class Exchange(Relayed):
         assert backend is not None
         self._release()
         self._give_back()
+        if failure.connected:
+            self._fell = (backend.id, backend.spec.incarnation)
         if failure.connected and (relay is None or relay.status not in (404, 503)):
             self._suspect(backend)
         if relay is None and self._broken is not None:
@@ -414,6 +417,12 @@ class Exchange(Relayed):
         log.warning("request %s on %s: %s", self._request.id, self._backend.id, failure)
         self._proxy.attempt_failed(self._backend, failure)
 
+    def _became(self, what: str) -> None:
+        """What became of it after it lost its worker, for the supervisor's sentence about that."""
+        if self._fell is not None:
+            fell, self._fell = self._fell, None
+            getattr(self._proxy.outcomes, what)(*fell, self._proxy.clock())
+
     def _suspect(self, backend: Backend) -> None:
         if self._record is None:
             self._record = Record()
@@ -437,6 +446,7 @@ class Exchange(Relayed):
                 return
             self._budgeted = True
             proxy.metrics.retried(failure.cause)
+            self._became("retried")
         if self._script is not None:
             self._body = self._script.start_over()
         self._task = None
@@ -480,6 +490,7 @@ class Exchange(Relayed):
             self._end_broken(relay, f"{backend.id}: {failure}; {error}")
             return
         self._proxy.metrics.moved(backend.id, failure.cause, found.tokens_again)
+        self._became("moved")
         log.info("request %s goes on on %s after %d tokens", self._request.id, found.backend.id, script.count())
         self._body, self._target, self._task = found.body, found.target, None
         if found.body:
@@ -501,6 +512,7 @@ class Exchange(Relayed):
         backend = self._backend
         assert backend is not None
         self._proxy.metrics.broken(backend.id)
+        self._became("failed")
         self._proxy.metrics.finished(backend.id, self._info.path, 502, self._proxy.clock() - self._began)
         relay.drop()
         self._finish(failed=True)
@@ -521,6 +533,7 @@ class Exchange(Relayed):
         if self._broken is not None:
             self._end_broken(self._broken, str(error))
             return
+        self._became("failed")
         self._finish(failed=True)
         self._client.refuse(error)
 

@@ -8,13 +8,15 @@ import logging
 import math
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from config.aio import Tasks
 from config.link import LINE_LIMIT, Phase, bind_unix, descriptor_path, encode, messages
 from config.topology import BackendSet
+from lb.events import EventFeed
+from lb.outcomes import Outcomes
 from lb.pool import Pool
 from lb.waiting import Changes
 
@@ -29,19 +31,24 @@ _WANT_EVERY = 0.2
 #: Seconds between two looks at what still runs on a draining backend.
 _DRAIN_LOOK = 0.02
 
+#: Seconds between two looks at what became of requests on a lost worker.
+_OUTCOME_LOOK = 0.02
+
 
 class Link:
     """``uses()`` tells which adapters were used since it was last asked; ``render()`` this process' own series (it is
-    called in a thread). ``snapshot`` is the supervisor's last word; ``alive`` whether there is a supervisor;
-    ``retired`` is set when it has said that another takes the connections: a request may go on for ``drain_timeout``
-    seconds."""
+    called in a thread). ``outcomes`` knows what became of requests on lost workers, ``events`` takes what happened.
+    ``snapshot`` is the supervisor's last word; ``alive`` whether there is a supervisor; ``retired`` is set when it has
+    said that another takes the connections: a request may go on for ``drain_timeout`` seconds."""
 
     def __init__(
         self, pool: Pool, listener: socket.socket, path: Path,
         uses: Callable[[], dict[str, float]] = dict, render: Callable[[], str] = str,
+        outcomes: Outcomes | None = None, events: EventFeed | None = None,
     ) -> None:
         self._pool, self._listener, self._path = pool, listener, path
         self._uses, self._render = uses, render
+        self._outcomes, self._events = outcomes or Outcomes(), events or EventFeed()
         self._wanted: dict[str, float] = {}
         #: Of whoever is connected and has not turned out to be another balancer: supervisors.
         self._writers: set[asyncio.StreamWriter] = set()
@@ -66,6 +73,7 @@ class Link:
         loop.add_reader(self._descriptors, self._hand_over)
         self._server = await asyncio.start_unix_server(self._serve, sock=bind_unix(self._path), limit=LINE_LIMIT)
         self._tasks.start(self._keep_reporting(), "report to the supervisor")
+        self._tasks.start(self._tell_outcomes(), "tell what became of requests")
 
     async def close(self) -> None:
         if self._descriptors is not None:
@@ -147,6 +155,8 @@ class Link:
                 elif message["type"] == "retire":
                     self.drain_timeout = float(message["timeout"])
                     self.retired.set()
+                elif message["type"] == "events":
+                    self._events.add(message["events"])
                 elif message["type"] == "metrics":
                     self._writers.discard(writer)  # another balancer: no supervisor asks for them
                     text = await asyncio.to_thread(self._render)
@@ -171,11 +181,20 @@ class Link:
                 before, waited = now, 0.0
                 self.report()
 
+    async def _tell_outcomes(self) -> None:
+        """Of workers that a backend set said are lost."""
+        while True:
+            await self._applied.next()
+            while self._outcomes.pending:
+                for message in self._outcomes.due(asyncio.get_running_loop().time()):
+                    self._say(message)
+                await asyncio.sleep(_OUTCOME_LOOK)
+
+    def _say(self, message: Mapping[str, Any]) -> None:
+        for writer in self._writers:
+            if not writer.is_closing():
+                writer.write(encode(message))
+
     def _draining(self) -> bool:
         return any(b.spec.state == "draining" for b in self._pool.backends.values())
 
-    def _say(self, message: dict[str, Any]) -> None:
-        line = encode(message)
-        for writer in self._writers:
-            if not writer.is_closing():
-                writer.write(line)

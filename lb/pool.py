@@ -11,18 +11,20 @@ from lb.backend import Backend, Shared
 
 class Pool:
     """``on_change`` is called after every change; whoever waits for a backend looks again then. ``share`` is asked
-    where to count what is in flight on an incarnation of a backend, if there are other balancers."""
+    where to count what is in flight on an incarnation of a backend, if there are other balancers. ``lost`` gets the
+    backend, its incarnation and what is in flight on it when a worker is lost, before that is told so."""
 
     def __init__(
         self, on_change: Callable[[], None] = lambda: None,
         share: Callable[[str, int], Shared | None] = lambda backend, incarnation: None,
+        lost: Callable[[str, int, int], None] = lambda backend, incarnation, requests: None,
     ) -> None:
         self.backends: dict[str, Backend] = {}
         self.version = (0, 0)
         self.strategy = ""
         self.shutting_down = False
         self.registered: dict[str, dict[str, Any]] = {}
-        self._on_change, self._share = on_change, share
+        self._on_change, self._share, self._lost = on_change, share, lost
         self._serving: dict[str | None, list[Backend]] = {}
 
     def apply(self, new: BackendSet) -> bool:
@@ -33,6 +35,7 @@ class Pool:
         self.version, self.strategy, self.shutting_down = new.version, new.strategy, new.shutting_down
         self.registered = {card["id"]: card for card in new.registered}
         before, self.backends = self.backends, {}
+        ran = [(b, b.spec.incarnation) for b in before.values() if b.spec.managed and b.keeps_running()]
         self._serving = {}
         for spec in new.backends:
             old = before.get(spec.id)
@@ -47,6 +50,10 @@ class Pool:
                     old.unshare()
                 # A server that is not ours is the same one whatever we call its incarnation.
                 self.backends[spec.id] = Backend(spec, self._share(spec.id, spec.incarnation if spec.managed else 0))
+        for backend, incarnation in ran:
+            now = self.backends.get(backend.id)
+            if now is not backend or not now.keeps_running():
+                self._lost(backend.id, incarnation, backend.in_flight)
         for gone in before.values():
             gone.unshare()
             gone.evict(f"{gone.id} has ended")

@@ -19,6 +19,7 @@ from lb.errors import AttemptFailed, ProxyError, Source
 from lb.headers import Trusted
 from lb.metrics import Book, Metrics
 from lb.model_metrics import Meter
+from lb.outcomes import Outcomes
 from lb.pool import Pool
 from lb.retry import MOST_DEATHS, Record, RetryBudget
 from lb.strategies.base import RequestInfo, Strategy
@@ -49,19 +50,21 @@ Pinned = tuple[str, int]
 
 class Proxy:
     """``clock`` is monotonic seconds; ``want`` is told of an adapter that nobody holds and somebody asks for;
-    ``strategy`` says which one is in force, given the version of the latest set and the one that it names."""
+    ``strategy`` says which one is in force, given the version of the latest set and the one that it names. ``outcomes``
+    is told what becomes of requests whose worker is lost."""
 
     def __init__(
         self, pool: Pool, upstream: Upstream, counters: Counters, metrics: Metrics, changes: Changes, *,
         queue_timeout: float, trusted: Trusted | None = None, want: Callable[[str], None] = lambda adapter: None,
         random: Random | None = None, clock: Callable[[], float] = time.monotonic,
         strategy: Callable[[tuple[int, int], str], str] = lambda version, named: named, resume: bool = True,
-        migration_limit: int = 3, stall_timeout: float = 10.0,
+        migration_limit: int = 3, stall_timeout: float = 10.0, outcomes: Outcomes | None = None,
     ) -> None:
         self.pool, self.upstream, self.metrics, self.clock = pool, upstream, metrics, clock
         self.queue_timeout, self.trusted = queue_timeout, trusted or Trusted()
         self.affinity, self.tasks, self.budget = Affinity(), Tasks(), RetryBudget()
         self.resume, self.migration_limit, self.stall_timeout = resume, migration_limit, stall_timeout
+        self.outcomes = outcomes or Outcomes()
         self._counters, self._changes, self._want = counters, changes, want
         self._random = random or Random()
         self._in_force = strategy
@@ -258,6 +261,7 @@ class Proxy:
 
     def attempt_failed(self, backend: Backend, failure: AttemptFailed) -> None:
         if failure.connected:
+            self.outcomes.broke(backend.id, backend.spec.incarnation, self.clock())
             self._counters.add(backend.id, requests=1, errors=1)
         else:
             self._counters.add(backend.id, errors=1)

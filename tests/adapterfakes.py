@@ -115,7 +115,7 @@ class FakeSupervisor:
         )  # fmt: skip
         self.fleet: Any = SimpleNamespace(instances={})
         self.attached: list[Any] = []
-        self.events = SimpleNamespace(tell=lambda who, what: self.told.append(what))
+        self.events = SimpleNamespace(tell=lambda who, what, **_: self.told.append(what))
         self.rollouts = Rollouts(self, self.store, self.clock)  # type: ignore[arg-type]
         self.workers: list[FakeWorker] = []
         for _ in range(workers):

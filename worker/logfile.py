@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -12,17 +13,24 @@ KEEP = 3
 
 def rotate(path: Path, limit: int = ROTATE_BYTES, keep: int = KEEP) -> bool:
     """Moves a file of more than ``limit`` bytes to ``.1`` (that to ``.2`` …) and empties it. What is written
-    between copy and truncate is lost: the price for never making the writer reopen. True if it rotated."""
+    between copy and truncate is lost: the price for never making the writer reopen. True if it rotated; on a
+    full disk it does not."""
     try:
         if path.stat().st_size <= limit:
             return False
     except FileNotFoundError:
         return False
+    copy = path.with_name(f"{path.name}.new")
+    try:
+        shutil.copyfile(path, copy)
+    except OSError:
+        copy.unlink(missing_ok=True)  # no room for a copy: what there is stays
+        return False
     for number in range(keep, 1, -1):
         older = path.with_name(f"{path.name}.{number - 1}")
         if older.exists():
             older.replace(path.with_name(f"{path.name}.{number}"))
-    shutil.copyfile(path, path.with_name(f"{path.name}.1"))
+    copy.replace(path.with_name(f"{path.name}.1"))
     os.truncate(path, 0)
     return True
 
@@ -42,7 +50,8 @@ def tail(path: Path, lines: int, most_bytes: int = 64 * 1024) -> list[str]:
 
 
 def note(path: Path, text: str) -> None:
-    """A line of ours between a worker's own: which start the lines after it belong to."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(f"--- {text}\n")
-    path.chmod(0o600)
+    """A line of ours between a worker's own: which start the lines after it belong to. Not written on a full disk."""
+    with contextlib.suppress(OSError):
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"--- {text}\n")
+        path.chmod(0o600)

@@ -38,7 +38,7 @@ class Stat:
 
 def parse_stat(text: str) -> Stat:
     """One line of /proc/PID/stat (proc(5)); the name in it may hold spaces and parentheses. Raises ValueError."""
-    pid, _, rest = text.partition(" (")
+    pid, _, rest = text.partition("\n")[0].partition(" (")
     fields = rest[rest.rindex(")") + 2 :].split()
     if len(fields) < 22:
         raise ValueError(f"not a line of /proc/PID/stat: {text!r}")

@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Protocol
 
 from worker import proc
+from worker import run_file as run_files
 from worker.spec import ProcessId, WorkerSpec
 
 #: The new process writes its own pid and start time before it becomes the worker, so that a supervisor killed
-#: between starting it and writing it down still finds it.
-_SHIM = 'read -r stat </proc/self/stat && printf "%s\\n" "$stat" >"$0" && exec "$@"'
+#: between starting it and writing it down still finds it; one that cannot write it does not become one. In place
+#: (``1<>``): emptied first, the file might find no room any more.
+_SHIM = 'read -r stat </proc/self/stat && printf "%s\\n" "$stat" 1<>"$0" && exec "$@"'
 
 
 class Handle:
@@ -143,8 +145,9 @@ def spawn(
     argv: tuple[str, ...], *, env: dict[str, str], cwd: Path, log: Path, run_file: Path, keep: tuple[int, ...] = ()
 ) -> Handle:
     """Starts ``argv`` in a session of its own with its output appended to ``log``; ``keep`` are descriptors it
-    inherits. Raises OSError if no process can be made; a program that is not there ends with code 127."""
-    run_file.unlink(missing_ok=True)
+    inherits. Raises OSError if no process can be made, or ``run_file`` has no room; a program that is not there ends
+    with code 127."""
+    run_files.prepare(run_file)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         popen = subprocess.Popen(
@@ -158,9 +161,4 @@ def spawn(
     return Handle(ProcessId(popen.pid, found.start_ticks if found else 0), popen)
 
 
-def read_run_file(path: Path) -> ProcessId | None:
-    """The process that wrote ``path`` on its way to become a worker, whether it still runs or not."""
-    try:
-        return proc.parse_stat(path.read_text(errors="replace")).identity
-    except (OSError, ValueError, IndexError):
-        return None
+read_run_file = run_files.read

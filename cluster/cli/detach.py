@@ -14,6 +14,8 @@ from cluster import plan
 from cluster.cli.down import bring_down
 from cluster.client import ClusterClient, ClusterError
 from cluster.lock import lock
+from config.errors import UsageError
+from config.files import rewrite
 from config.paths import StateDir
 from config.settings import Settings
 from worker import logfile
@@ -29,8 +31,10 @@ def start(settings: Settings) -> int:
     plan.make(settings)
     state = StateDir(settings.state_directory())
     lock(state).close()  # one that lives already is reported here, in one line
-    state.launch.touch(mode=0o600)
-    state.launch.write_text(settings.to_json())
+    try:
+        rewrite(state.launch, settings.to_json().encode(), 16 * 1024)
+    except OSError as error:
+        raise UsageError(f"{state.launch}: {error.strerror}") from None
     log = state.log("supervisor")
     with log.open("ab") as output:
         offset = output.tell()

@@ -31,7 +31,7 @@ _GONE_S = 10.0
 def down_command(state_dir: Path | None, now: bool, no_wait: bool, url: str | None) -> int:
     """Drain, then stop everything."""
     if state_dir is None:
-        state_dir = _find(url)
+        state_dir = find(url)
     if state_dir is None:  # another machine: its supervisor does it
         with client(url) as cluster:
             cluster.shutdown(now)
@@ -40,7 +40,7 @@ def down_command(state_dir: Path | None, now: bool, no_wait: bool, url: str | No
     return bring_down(StateDir(state_dir.expanduser().absolute()), now=now, no_wait=no_wait)
 
 
-def _find(url: str | None) -> Path | None:
+def find(url: str | None) -> Path | None:
     """The state directory of the cluster at ``url``: as it says itself or, if it is too dead for that, the usual
     one of its port. None if it is not on this machine."""
     wanted = url or cluster_url()

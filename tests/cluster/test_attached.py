@@ -77,7 +77,7 @@ def test_a_key_file_that_cannot_be_read_is_named(tmp_path: Path, name: str) -> N
 
 def test_a_change_of_health_is_told_once() -> None:
     backend, told, changes = _one(), [], []
-    backend.tell = lambda name, text: told.append(text)
+    backend.tell = lambda name, text, **_: told.append(text)
     backend.changed = lambda: changes.append(backend.spec.state)
     backend.ready(Readiness(({"id": "m"},)))
     backend.unhealthy("no answer", lost=False)

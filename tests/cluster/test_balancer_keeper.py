@@ -59,7 +59,7 @@ def _keeper(folder: Path, store: Store, heard: Heard, processes: int = 3, **fiel
     state.create()
     config = BalancerConfig(-1, str(state.root), "127.0.0.1", 1, 5, processes=processes)
     return BalancerKeeper(
-        state, config, store, heard.report, heard.gone, lambda who, what: heard.told.append((who, what)),
+        state, config, store, heard.report, heard.gone, lambda who, what, **_: heard.told.append((who, what)),
         heard.wanted.append, **fields,
     )
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ class Group:
         self.begun.append((process, config, warm))
         return process
 
-    def tell(self, subject: str, text: str) -> None:
+    def tell(self, subject: str, text: str, kind: str = "note", data: Mapping[str, Any] | None = None) -> None:
         self.told.append(text)
 
     def lost(self, requests: int, how: str) -> None:

@@ -39,8 +39,11 @@ class Cluster:
         self.clock, self.launcher = Clock(), FakeLauncher()
         self.told: list[tuple[str, str]] = []
         policy = RestartPolicy(Backoff(jitter=0.0))
-        self.fleet = Fleet(DesiredState(), policy, rng().random, lambda *words: self.told.append(words))
+        self.fleet = Fleet(DesiredState(), policy, rng().random, self._hear)
         self.fleet.scale(2)
+
+    def _hear(self, subject: str, text: str, kind: str = "", data: object = None) -> None:
+        self.told.append((subject, text))
 
     def starting(self, name: str = "instance_0", fresh: bool = True) -> Instance:
         instance = self.fleet.instances.get(name) or self.fleet.admit(name, Slot(gpus=(0,)), self.clock())
@@ -162,7 +165,7 @@ def test_an_end_that_nobody_asked_for_is_a_crash_whatever_the_code(cluster: Clus
     assert (instance.state, instance.handle, instance.tree_empty) == (S.BACKOFF, None, False)
     assert instance.restart_at == cluster.clock()
     assert (ended["expected"], ended["log"], ended["at"], ended["pid"]) == (False, ["last line"], 77.0, 100)
-    assert instance.reason.endswith("; restart at once")
+    assert instance.reason.endswith("; restart 1 of 5 at once")
 
 
 @pytest.mark.parametrize(("status", "code", "number"), [(0, 0, None), (3, 3, None), (-9, None, 9), (None, None, None)])

@@ -291,7 +291,7 @@ class World:
     def __init__(self, count: int) -> None:
         self.clock = Clock()
         desired = DesiredState(drain_timeout=30.0, stop_grace=10.0, startup_timeout=600.0)
-        self.fleet = Fleet(desired, RestartPolicy(), rng().random, lambda name, text: None)
+        self.fleet = Fleet(desired, RestartPolicy(), rng().random, lambda name, text, **_: None)
         self.fleet.scale(count)
         self.bodies: dict[str, Body] = {}
         self.events: list[Callable[[], None]] = []

@@ -64,5 +64,12 @@ def test_a_worker_that_serves_for_long_each_time_never_waits() -> None:
 
 def test_the_reason_is_a_sentence_for_people() -> None:
     first, second = _decide(None, None)
-    assert first.reason == "restart at once (failure 1 of 5 in a row)"
-    assert second.reason == "restart in 1.0 s (failure 2 of 5 in a row)"
+    assert first.reason == "restart 1 of 4 at once"
+    assert second.reason == "restart 2 of 4 in 1.0 s"
+
+
+def test_a_restart_is_counted_against_those_that_there_are_before_it_is_given_up() -> None:
+    decisions = _decide(60.0, None, None, None, None, None)
+    assert [(d.attempt, d.limit) for d in decisions[:-1]] == [(n, 5) for n in range(1, 6)]
+    assert decisions[-1].verdict is Verdict.GIVE_UP
+    assert [(d.attempt, d.limit) for d in _decide(None, None, None, None)] == [(n, 4) for n in range(1, 5)]

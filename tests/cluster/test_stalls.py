@@ -20,6 +20,7 @@ from cluster.attached import Attached
 from cluster.fleet import Fleet
 from cluster.instance import Instance
 from cluster.progress import Verdict, Work
+from cluster.recovery import Recovery
 from cluster.restart import Backoff, RestartPolicy
 from cluster.stalls import Stalls, may_take_out
 from cluster.state import DesiredState, WorkerState
@@ -55,9 +56,9 @@ class Control:
     def __init__(self, count: int = 4, urls: tuple[str, ...] = ()) -> None:
         self.clock = Clock()
         self.told: list[tuple[str, str]] = []
-        tell = lambda name, text: self.told.append((name, text))  # noqa: E731
+        tell = lambda name, text, **_: self.told.append((name, text))  # noqa: E731
         self.fleet = Fleet(DesiredState(), RestartPolicy(Backoff()), rng().random, tell)
-        self.events = SimpleNamespace(tell=tell)
+        self.events, self.recovery = SimpleNamespace(tell=tell), Recovery()
         self.attached = attached.parse(urls, None, 1)
         settings = SimpleNamespace(stall_timeout=STALL, canary_interval=0.2)
         self.plan = SimpleNamespace(settings=settings, spec=SimpleNamespace(served_names=("demo",)))
@@ -172,7 +173,8 @@ def test_what_was_detected_is_counted_by_cause() -> None:
     instance = control.fleet.instances["instance_0"]
     control.stalls.count(instance, Verdict("still", 10.2, ""))
     control.stalls.count(instance, Verdict("still", 10.4, ""))
-    assert (instance.stalls, control.stalls.detections()) == (2, {"still": {"count": 2, "seconds": 20.6}})
+    found = control.recovery.to_json()["detect"]["still"]
+    assert (instance.stalls, found["count"], found["sum"]) == (2, 2, 20.6)
 
 
 # servers that are not ours
@@ -275,7 +277,7 @@ async def test_an_engine_that_makes_no_steps_is_found(engine: Engine) -> None:
         await soon(lambda: instance.hung)
     assert asyncio.get_running_loop().time() - began >= STALL
     assert str(instance.hung).endswith("with 3 requests running")
-    assert instance.stalls == 1 and control.stalls.detections()["still"]["count"] == 1
+    assert instance.stalls == 1 and control.recovery.to_json()["detect"]["still"]["count"] == 1
     assert all("name%5B%5D=" in query or "name[]=" in query for query in engine.queries)
 
 

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from config.link import descriptor_path, encode, receive_listener
+from lb.events import EventFeed
 from lb.link import Link
+from lb.outcomes import Outcomes
 from lb.pool import Pool
 from lbfakes import Balanced, backend_set, listening, snapshot, spec, until
 
@@ -198,3 +200,51 @@ async def test_a_path_longer_than_a_sockets_may_be_works(tmp_path: Path) -> None
         with await asyncio.to_thread(receive_listener, folder / "lb.sock") as received:
             assert received.getsockname() == listener.getsockname()
         await made.close()
+
+
+async def test_events_come_to_the_feed_and_again_to_no_harm(tmp_path: Path) -> None:
+    listener, feed = listening(), EventFeed()
+    made = Link(Pool(), listener, tmp_path / "lb.sock", events=feed)
+    await made.start()
+    try:
+        event = {"id": 3, "at": 1.0, "subject": "a", "kind": "note", "text": "b", "data": {}}
+        for _ in range(2):
+            async with connected(made) as supervisor:
+                supervisor.say(type="events", events=[event])
+                await until(lambda: feed.after(0))
+        assert [kept.event for kept in feed.after(0)] == [event]
+    finally:
+        await made.close()
+        listener.close()
+
+
+async def test_what_became_of_requests_is_told_once_after_the_set_that_said_it(tmp_path: Path) -> None:
+    listener, outcomes, loop = listening(), Outcomes(), asyncio.get_running_loop()
+
+    def lost(backend: str, incarnation: int, requests: int) -> None:
+        outcomes.lost(backend, incarnation, requests, loop.time())
+
+    pool = Pool(lost=lost)
+    made = Link(pool, listener, tmp_path / "lb.sock", outcomes=outcomes)
+    await made.start()
+    try:
+        async with connected(made) as supervisor:
+            supervisor.say(type="set", set=backend_set(spec("a")).to_json())
+            await until(lambda: "a" in pool.backends)
+            incarnation = pool.backends["a"].spec.incarnation
+            pool.backends["a"].lease(lambda reason: outcomes.moved("a", incarnation, loop.time()))
+            supervisor.say(type="set", set=backend_set(spec("a", state="backoff"), revision=2).to_json())
+            async with asyncio.timeout(5):
+                while (said := await supervisor.hear())["type"] != "outcome":
+                    pass
+            assert said == {
+                "type": "outcome", "backend": "a", "incarnation": incarnation, "requests": 1, "moved": 1, "retried": 0,
+                "failed": 0,
+            }  # fmt: skip
+            supervisor.say(type="set", set=backend_set(spec("a", state="backoff"), revision=3).to_json())
+            async with asyncio.timeout(5):
+                while (said := await supervisor.hear()).get("version") != [1, 3]:
+                    assert said["type"] == "report"
+    finally:
+        await made.close()
+        listener.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 import time
@@ -58,7 +59,8 @@ async def _run(settings: Settings) -> int:
         listener.serve(server, server.pre_shutdown)
         if not worker.faults.get("refuse", time.monotonic()):
             await listener.open()
-        print(f"Starting simulated vLLM server on {listener.where}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # a full disk
+            print(f"Starting simulated vLLM server on {listener.where}", file=sys.stderr, flush=True)
         await worker.finished.wait()
         return 0
     finally:

@@ -1,0 +1,163 @@
+"""`state`: look at a state directory, take what matters of it to another machine, bring it in there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sqlite3
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import click
+
+from cluster import adoption, schema, state_file, transfer
+from cluster.cli.common import state_dir_option, url_option
+from cluster.cli.down import find
+from cluster.lock import lock
+from cluster.store import NotSaved, Store
+from cluster.transfer import Contents, Incoming
+from config.errors import UsageError
+from config.files import replacing
+from config.paths import StateDir, default_state_dir
+from config.settings import cluster_port
+
+
+@click.group("state")
+def state_command() -> None:
+    """Look at the durable state, export and import it."""
+
+
+def _existing(state_dir: Path | None, url: str | None) -> StateDir:
+    """Raises UsageError where there is no state."""
+    root = state_dir or find(url)
+    if root is None:
+        raise UsageError("the cluster's state directory is on another machine: export it there")
+    state = StateDir(root.expanduser().absolute())
+    if not state.database.exists():
+        raise UsageError(f"{state.root} is no state directory of a cluster")
+    return state
+
+
+@contextlib.contextmanager
+def _reading(state: StateDir) -> Iterator[tuple[sqlite3.Connection, bool]]:
+    """The state as of one moment, and whether a supervisor writes to it. Never changes it."""
+    try:
+        held = lock(state)
+    except UsageError:
+        held = None
+    if held is not None:
+        with held:
+            copy = state_file.copy(state.database)
+        with contextlib.closing(copy):
+            yield copy, False
+        return
+    with contextlib.closing(sqlite3.connect(f"{state.database.as_uri()}?mode=ro", uri=True)) as db:
+        try:
+            db.execute("BEGIN")
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+        except sqlite3.DatabaseError as error:
+            raise UsageError(f"{state.database}: not a readable state file ({error})") from None
+        if version != schema.SCHEMA:
+            raise UsageError(f"{state.database}: state of version {version}, this clusterctl has {schema.SCHEMA}")
+        yield db, True
+
+
+@state_command.command("check")
+@state_dir_option
+@url_option
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def check_command(state_dir: Path | None, url: str | None, as_json: bool) -> int:
+    """Say whether the state can be read, of which version it is and what is in it. Changes nothing."""
+    state = _existing(state_dir, url)
+    with _reading(state) as (db, running):
+        version = int(db.execute("PRAGMA user_version").fetchone()[0])
+        found = transfer.contents(db)
+    wrong = transfer.damaged(found)
+    if as_json:
+        click.echo(json.dumps(_to_json(state, version, running, found, wrong), indent=2))
+        return 1 if wrong else 0
+    older = "" if version == schema.SCHEMA else f" (the next start makes it {schema.SCHEMA} and keeps a copy)"
+    click.echo(f"{state.database}: readable, version {version}{older}{', in use' if running else ''}")
+    for line in transfer.words(found):
+        click.echo(line)
+    for line in wrong:
+        click.echo(line, err=True)
+    return 1 if wrong else 0
+
+
+def _to_json(state: StateDir, version: int, running: bool, found: Contents, wrong: list[str]) -> dict[str, Any]:
+    adapters = {a.name: {"active": a.active, "versions": [v.number for v in a.versions]} for a in found.adapters}
+    return {
+        "state_dir": str(state.root), "version": version, "in_use": running, "instances": found.instances,
+        "strategy": found.strategy, "weights": found.weights, "adapters": adapters, "damaged": wrong,
+    }  # fmt: skip
+
+
+@state_command.command("export")
+@click.argument("file")
+@state_dir_option
+@url_option
+def export_command(file: str, state_dir: Path | None, url: str | None) -> int:
+    """Write instance count, weights, strategy and adapters to FILE, a tar (- is standard output).
+
+    The cluster may run meanwhile."""
+    state = _existing(state_dir, url)
+    with _reading(state) as (db, _):
+        found = transfer.contents(db)
+    try:
+        if file == "-":
+            transfer.write(found, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+        else:
+            with replacing(Path(file).absolute()) as out:
+                transfer.write(found, out)
+    except OSError as error:
+        raise UsageError(f"{file}: {error.strerror or error}") from None
+    if file != "-":
+        click.echo(f"{file}: {len(found.adapters)} adapters, {found.instances or 0} instances")
+    return 0
+
+
+@state_command.command("import")
+@click.argument("file")
+@state_dir_option
+@click.option("--force", is_flag=True, help="Replace a state that is there and says something else.")
+def import_command(file: str, state_dir: Path | None, force: bool) -> int:
+    """Bring in what `export` wrote to FILE (- is standard input). No cluster may run on the state directory.
+
+    The next `up` starts with its instance count and strategy, unless it is told others."""
+    root = state_dir or default_state_dir(cluster_port())
+    state = StateDir(root.expanduser().absolute())
+    if file == "-":
+        return asyncio.run(_import(sys.stdin.buffer, state, force))
+    with contextlib.ExitStack() as stack:
+        try:
+            source = stack.enter_context(Path(file).open("rb"))
+        except OSError as error:
+            raise UsageError(f"{file}: {error.strerror}") from None
+        return asyncio.run(_import(source, state, force))
+
+
+async def _import(source: IO[bytes], state: StateDir, force: bool) -> int:
+    with lock(state):
+        store = await Store.open(state.database)
+        try:
+            if await adoption.anything_alive(store, state.runs):
+                raise UsageError(f"a cluster without a supervisor runs on {state.root}: `up` it or `down` it first")
+            with contextlib.closing(state_file.copy(state.database)) as db:
+                there = transfer.contents(db)
+            with contextlib.closing(Incoming(source, state)) as incoming:
+                new = incoming.contents
+                if not (force or there.empty or there.means() == new.means()):
+                    raise UsageError(f"{state.root} has another state already; --force replaces it")
+                incoming.take_in()
+                await transfer.bring_in(store, new)
+        except (NotSaved, OSError) as error:
+            raise UsageError(f"not imported: {error}") from None
+        finally:
+            await store.close()
+    click.echo(f"{state.root}: {len(new.adapters)} adapters, {new.instances or 0} instances")
+    return 0
