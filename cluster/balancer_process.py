@@ -35,9 +35,21 @@ log = logging.getLogger(__name__)
 #: How long (s) one that has just been started may take to be there for the next supervisor.
 _ADOPTION_S = 1.5
 
+#: Bytes of the file that one is started with.
+_START_SIZE = 16 * 1024
+
+#: A run file that is nobody's yet.
+_RESERVE = "lb-reserve"
+
 #: How much longer (s) than its requests may take one that was replaced may live: a client's connection may be idle for
 #: 75 s of it.
 _HUNG_S = 90.0
+
+
+def set_room_aside(state: StateDir) -> None:
+    """So that a balancer can be started on a full disk; as soon as there is room for it."""
+    with contextlib.suppress(OSError):
+        run_files.prepare(state.runs / _RESERVE, {})
 
 
 class Group(Protocol):
@@ -108,10 +120,13 @@ class BalancerProcess:
             await asyncio.to_thread(spare.tell, what)
             return
         run_file = self.state.runs / self.name
-        run_files.prepare(run_file, {"record": self._record()})
+        self._take_room(run_file)
         await self._save()
         file = self.state.root / f"{self.slot}.json"
-        rewrite(file, json.dumps(what).encode(), 16 * 1024)
+        try:
+            rewrite(file, json.dumps(what).encode(), _START_SIZE)
+        except OSError:  # no room for more than there was before: what there is it hears as soon as it can be talked to
+            rewrite(file, json.dumps({**what, "set": None, "snapshot": None}).encode(), _START_SIZE)
         self.handle = spawn(
             (sys.executable, "-m", "lb", str(file)),
             env={**inherited_environment(), "PYTHONSAFEPATH": "1"}, cwd=self.state.work,
@@ -203,6 +218,17 @@ class BalancerProcess:
 
     def _retirement(self) -> bytes:
         return encode({"type": "retire", "timeout": self.retiring})
+
+    def _take_room(self, run_file: Path) -> None:
+        """For writing itself down, on a full disk what was set aside for that. Raises OSError."""
+        reserve = self.state.runs / _RESERVE
+        try:
+            run_files.prepare(run_file, {"record": self._record()})
+        except OSError:
+            run_file.unlink(missing_ok=True)
+            reserve.rename(run_file)
+            run_files.prepare(run_file, {"record": self._record()})
+        set_room_aside(self.state)
 
     def _record(self) -> dict[str, Any]:
         return {

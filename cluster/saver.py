@@ -118,10 +118,10 @@ class Saver:
             else:
                 self._saved[name] = text
             if self._processes.get(name) == text:
-                del self._processes[name]
+                self._processes.pop(name, None)  # another flush may have been quicker
         for key, value in values.items():
             if self._values.get(key) == value:
-                del self._values[key]
+                self._values.pop(key, None)
         done = {event.id for event in events}
         self._events = [event for event in self._events if event.id not in done]
         self.look()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import sqlite3
 from collections.abc import AsyncIterator
@@ -163,3 +164,11 @@ def test_a_file_that_takes_anothers_place_is_whole_or_not_there(tmp_path: Path) 
         file.write(b"two")
         raise OSError(errno.ENOSPC, "full")
     assert path.read_bytes() == b"one" and list(tmp_path.iterdir()) == [path]
+
+
+async def test_two_who_save_at_the_same_time_are_in_nobodys_way(disk: Disk) -> None:
+    saver = disk.saver()
+    saver.value(imported=None)
+    await asyncio.gather(*(saver.forget_process("lb-1") for _ in range(5)), saver.flush())
+    await saver.save_process("lb-1", {"pid": 1})
+    assert await disk.store.processes() == {"lb-1": {"pid": 1}}
