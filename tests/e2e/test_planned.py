@@ -345,8 +345,6 @@ def test_a_rolling_restart_goes_on_under_the_next_supervisor_and_leaves_no_spare
     assert list(after) == list(before) and not set(after.values()) & set(before.values())
 
 
-# Needs the balancer to move running streams: before it does, what outlasts the grace ends in an explicit error.
-@pytest.mark.xfail(reason="running streams are not moved yet", strict=False)
 @pytest.mark.parametrize("how", [["restart", "--rolling"], ["scale", "1"], ["drain", "instance_1", "--grace", "0.3"]])
 def test_streams_that_outlast_the_grace_go_on_elsewhere(cluster: Cluster, how: list[str]) -> None:
     up = cluster.up("--engine", "sim", "--instances", "3", "--drain-timeout", "0.3", "--", *FAST)

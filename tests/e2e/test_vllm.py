@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 import signal
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +18,7 @@ import openai
 import pytest
 
 from harness import Cluster, kill, poll
+from simstreams import seen
 from worker import proc
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
@@ -76,10 +82,51 @@ def _left_of(tree: set[int]) -> list[int]:
     return [p.pid for p in proc.processes() if p.pid in tree and p.alive]
 
 
-def test_killed_workers_leave_no_orphan_and_come_back_with_their_adapters(vllm: Cluster) -> None:
+STREAMS: list[dict[str, Any]] = [
+    {"model": model, "temperature": 0, "max_tokens": 150, "min_tokens": 150, "stream": True, **more}
+    for model in ("demo", "pirate")
+    for more in (
+        {"messages": [{"role": "user", "content": "What is clusterctl?"}]},
+        {"messages": [{"role": "user", "content": "What is a worker?"}], "logprobs": True, "top_logprobs": 2},
+        {"prompt": "One address for", "stop": ["no text like this one"], "stream_options": {"include_usage": True}},
+        {"prompt": "A load balancer", "logprobs": 1, "return_token_ids": True},
+    )
+]
+
+
+def _stream(vllm: Cluster, body: dict[str, Any], tokens: Callable[[], object]) -> dict[str, Any]:
+    """What a client makes of one, see `simstreams.seen`; ``tokens`` is called with every event."""
+    path = "/v1/chat/completions" if "messages" in body else "/v1/completions"
+    with httpx.stream("POST", vllm.url + path, json=body, timeout=120) as response:
+        lines = []
+        for line in response.iter_lines():
+            lines.append(line)
+            if line:
+                tokens()
+    found = seen("\n".join([*lines, ""]).encode())
+    assert len(found.pop("heads")) == 1
+    # The numbers differ in the last digits with what else is in the batch.
+    shown = [entry["token"] if isinstance(entry, dict) else entry[:1] + entry[2:3] for entry in found["logprobs"]]
+    return {**found, "logprobs": shown}
+
+
+def _streams(vllm: Cluster, tokens: Callable[[], object] = lambda: None) -> list[dict[str, Any]]:
+    with ThreadPoolExecutor(len(STREAMS)) as pool:
+        return list(pool.map(lambda body: _stream(vllm, body, tokens), STREAMS))
+
+
+def test_killed_workers_leave_no_orphan_and_come_back_and_no_stream_notices(vllm: Cluster) -> None:
     """Of one the API server is killed, which leaves its engine behind; of another the engine, which the API server
-    outlives for a while. Both at once: starts take their time."""
+    outlives for a while. Both at once: starts take their time. Meanwhile eight greedy streams run: what comes out is
+    what came out undisturbed, as far as the engine itself says the same thing twice."""
     before = vllm.wait_ready(3, 300)["instances"]
+    undisturbed, again = _streams(vllm), _streams(vllm)
+    events = itertools.count()
+    under_way = threading.Event()
+    streaming = ThreadPoolExecutor(1).submit(
+        _streams, vllm, lambda: under_way.set() if next(events) == 30 * len(STREAMS) else None
+    )
+    assert under_way.wait(60)
     tree: dict[str, set[int]] = {}
     for name in ("instance_1", "instance_2"):
         pid = before[name]["pid"]
@@ -94,6 +141,10 @@ def test_killed_workers_leave_no_orphan_and_come_back_with_their_adapters(vllm: 
         assert not _left_of(tree[name]), "nothing of it is left when it is started again"
     for _ in range(6):
         assert vllm.complete().status_code == 200, "the other serves"
+    for body, got, first, second in zip(STREAMS, streaming.result(), undisturbed, again, strict=True):
+        assert got in (first, second), body
+    moved = re.findall(r"clusterctl_streams_moved_total{[^}]*} (\S+)", httpx.get(f"{vllm.url}/metrics").text)
+    assert sum(map(float, moved)) >= 2, "those that ran on the two"
     after = vllm.wait_ready(3, 300)["instances"]
     for name in tree:
         assert (after[name]["state"], after[name]["degraded"]) == ("ready", False)
