@@ -22,7 +22,6 @@ _NEAR = 72
 _SIZE_LINES = tuple(b"%x\r\n" % size for size in range(2048))
 
 _LIST = re.compile(rb'"((?:prompt_)?token_ids)":\[[0-9, ]*\]')
-_OWN_IDS = re.compile(rb'"token_ids":\[([0-9, ]*)\]')
 _PROMPT = re.compile(rb'"prompt_token_ids":\[([0-9, ]*)\]')
 _END = re.compile(rb"\r?\n\r?\n")
 
@@ -73,7 +72,8 @@ def without_prompt(event: bytes) -> tuple[bytes, bytes | None]:
 
 def ids(data: bytes) -> list[bytes]:
     """The ids of generated tokens in ``data``, in the order in which they came: digits with commas between them."""
-    return [found for found in _OWN_IDS.findall(data) if found]
+    found = [part[: part.find(b"]")] for part in data.split(_IDS)[1:]]
+    return [some for some in found if some]
 
 
 def split(buffer: bytes) -> tuple[list[bytes], bytes]:
