@@ -33,6 +33,9 @@ def verdicts(summary: Summary) -> str:
             lines.append(f"CPU per {unit}: {ours / min(rust):.2f} x the better Rust router (at most {limit})")
         if scenario == "streams" and "nginx" in cpu:
             lines.append(f"CPU per {unit}: {ours / cpu['nginx']:.2f} x nginx (at most 1.35)")
+        if scenario == "streams" and "clusterctl --no-resume" in cpu:
+            ratio = ours / cpu["clusterctl --no-resume"]
+            lines.append(f"CPU per {unit}, streams read along or not: {ratio:.2f} (at most 1.30)")
         if "clusterctl again" in cpu:
             lines.append(f"CPU per {unit}, the same program twice: {ours / cpu['clusterctl again']:.2f}")
     gaps = {name: values["gap_p99_ms"] for name, values in summary.get("paced", {}).items()}

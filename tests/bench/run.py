@@ -171,6 +171,7 @@ def main() -> None:
             starts[name] = getattr(targets, name)
     starts |= targets.routers(options.routers.absolute())
     starts |= {"clusterctl": targets.clusterctl(), "clusterctl again": targets.clusterctl("clusterctl again")}
+    starts["clusterctl --no-resume"] = targets.clusterctl("clusterctl --no-resume", resume=False)
     if options.only:
         starts = {name: starts[name] for name in options.only.split(",")}
     results: dict[str, Any] = {}

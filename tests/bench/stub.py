@@ -24,10 +24,19 @@ _STREAM = (
     b"HTTP/1.1 200 OK\r\nserver: stub\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
     b"transfer-encoding: chunked\r\n\r\n"
 )
-_EVENT = b"data: " + json.dumps(
-    {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "base",
-     "choices": [{"index": 0, "delta": {"content": " token"}, "finish_reason": None}]}
-).encode() + b"\n\n"  # fmt: skip
+_IDS_ASKED = re.compile(rb'"return_token_ids": ?true')
+
+
+def _event(content: str, reason: str | None, ids: list[int] | None) -> bytes:
+    """As vLLM 0.32 writes one of a chat."""
+    choice = {"index": 0, "delta": {"content": content}, "logprobs": None, "finish_reason": reason, "token_ids": ids}
+    event = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "base", "choices": [choice]}
+    return b"data: " + json.dumps(event, separators=(",", ":")).encode() + b"\n\n"
+
+
+_EVENTS = {asked: _event(" token", None, [1234] if asked else None) for asked in (False, True)}
+_LAST = {asked: _event(" token", "length", [1234] if asked else None) for asked in (False, True)}
+_LARGE = _event("x" * 4000, None, None)
 _DONE = b"data: [DONE]\n\n"
 _HEALTHY = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
 _MODELS = b'{"object": "list", "data": [{"id": "base", "object": "model", "owned_by": "stub", "parent": null}]}'
@@ -101,26 +110,27 @@ class Stub(asyncio.Protocol):
             return
         self._write(_STREAM)
         chunks = wanted.get("max_tokens") or wanted["max_completion_tokens"]
-        self._next(chunks, wanted["temperature"], asyncio.get_running_loop().time())
+        asked = _IDS_ASKED.search(body) is not None
+        self._next(chunks, wanted["temperature"], asyncio.get_running_loop().time(), asked)
 
-    def _next(self, left: int, gap: float, due: float) -> None:
+    def _next(self, left: int, gap: float, due: float, ids: bool) -> None:
         if left:
-            self._write(_chunk(_EVENT))
+            self._write(_chunk((_EVENTS if left > 1 else _LAST)[ids]))
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_at(max(due + gap, loop.time()), self._next, left - 1, gap, due + gap)
+            self._timer = loop.call_at(max(due + gap, loop.time()), self._next, left - 1, gap, due + gap, ids)
         else:
             self._write(_chunk(_DONE) + b"0\r\n\r\n")
 
     async def _flood(self, size: int) -> None:
         self._write(_STREAM)
-        event = _chunk(b"data: " + b"x" * 4000 + b"\n\n") * 16
+        event = _chunk(_LARGE) * 16
         sent = 0
         while sent < size:
             await self._writable.wait()
             self._write(event)
             sent += len(event)
             await asyncio.sleep(0)
-        self._write(_chunk(_DONE) + b"0\r\n\r\n")
+        self._write(_chunk(_LAST[False]) + _chunk(_DONE) + b"0\r\n\r\n")
 
 
 async def main() -> None:

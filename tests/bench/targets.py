@@ -206,7 +206,7 @@ def routers(venv: Path) -> dict[str, Callable[[Path, int], contextlib.AbstractCo
 
 
 def clusterctl(
-    name: str = "clusterctl", processes: int = 1, python: str = sys.executable
+    name: str = "clusterctl", processes: int = 1, python: str = sys.executable, resume: bool = True
 ) -> Callable[[Path, int], contextlib.AbstractContextManager[Target]]:
     """The balancer as the supervisor starts it, told of one worker."""
 
@@ -218,7 +218,8 @@ def clusterctl(
         listener = listening()
         port, link = int(listener.getsockname()[1]), state / "lb.sock"
         config = BalancerConfig(
-            listen_fd=listener.fileno(), state_dir=str(state), host="127.0.0.1", port=port, queue_timeout=30
+            listen_fd=listener.fileno(), state_dir=str(state), host="127.0.0.1", port=port, queue_timeout=30,
+            resume=resume,
         )
         start_file = state / "balancer.json"
         start_file.write_text(json.dumps({"link": str(link), **asdict(config)}))
