@@ -48,9 +48,9 @@ class Saver:
     # what clients ask for
 
     def check(self) -> None:
-        """Raises NotSaved if there is no room for a change. Looks at the disk."""
-        self.look()
-        if self._trouble is not None:
+        """Raises NotSaved if there is no room for a change. Looks at the disk: what failed a moment ago is no reason to
+        refuse what there is room for now."""
+        if not self.look():
             raise NotSaved(f"nothing was changed, as it could not be saved: {self._trouble}")
 
     async def put(self, **values: Any) -> None:
@@ -126,13 +126,13 @@ class Saver:
         self._events = [event for event in self._events if event.id not in done]
         self.look()
 
-    def look(self) -> None:
+    def look(self) -> bool:
         """Whether there is room: a disk is found full before something has to be written, and found free again."""
         try:
             free = self._free(self._store.path.parent)
         except OSError as error:
             self._failed(f"{self._store.path.parent}: {error.strerror}", tried=False)
-            return
+            return False
         if free < HEADROOM:
             self._failed(f"the disk of {self._store.path.parent} is full ({free // 1024} KiB free)", tried=False)
         elif (
@@ -145,6 +145,7 @@ class Saver:
                 "state", f"can be saved again, after {seconds:.0f} s", kind="state.saved",
                 data={"seconds": round(seconds, 1)},
             )
+        return free >= HEADROOM
 
     def trouble(self, why: str) -> None:
         """Something else could not be written."""

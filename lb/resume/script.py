@@ -211,8 +211,9 @@ class Script:
         try:
             return await by_text(sent, await self._reader(text, tokens, lag), exact=exact, shown=shown)
         except Unmatched:
-            # A tokenizer shows special tokens, which a stream leaves out.
-            latest = {token for piece in tail for token in piece.tokens}
+            # A tokenizer shows special tokens, which a stream leaves out. Text lags: that of the first events is of
+            # tokens before them.
+            latest = set(tokens[max(0, len(tokens) - len(tokens[sent.base :]) - lag) :])
             special = {token for token in latest if _SPECIAL.fullmatch(await text([token]))}
             if not special:
                 raise

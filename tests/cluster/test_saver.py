@@ -61,7 +61,7 @@ async def test_what_happens_by_itself_is_saved_when_there_is_room_again(disk: Di
     assert len(disk.told) == 1 and "database or disk is full" in disk.told[0]
     assert await disk.store.processes() == {} and await disk.store.events() == []
     with pytest.raises(NotSaved, match="nothing was changed"):
-        saver.check()
+        await saver.put(wanted=_BIG)
     saver.process("instance_0", {**_BIG, "n": 2})
     disk.full(False)
     disk.clock.advance(2)

@@ -216,6 +216,23 @@ async def test_what_is_made_otherwise_is_no_continuation() -> None:
         script.pass_on(f"data: {head}{other}".encode())
 
 
+async def test_special_tokens_are_looked_for_as_far_back_as_text_lags() -> None:
+    """The end of a text that goes on all the same; what a tokenizer makes of it stands in what was sent last."""
+    body = {
+        "model": "demo", "prompt": "x", "stream": True, "max_tokens": 400, "temperature": 0, "ignore_eos": True,
+        "stop": ["zebra crossing of the queen"],
+    }  # fmt: skip
+    coming = stream({**body, "return_token_ids": True}, False)
+    ends = [at for at, event in enumerate(coming) if b'"token_ids":[257]' in event]
+    assert ends, "this text has one"
+    for after in range(ends[0] + 1, min(ends[0] + 60, len(coming) - 3)):
+        script = script_of(body, False)
+        out = b"".join(feed(script, event, True) for event in coming[:after])
+        point = await script.point(read)
+        kept = tokens.decode(script.tokens()[: point.kept])
+        assert kept + point.again == seen(out)["text"]
+
+
 async def test_the_tokens_of_a_long_stream_are_all_kept() -> None:
     body = {"model": "demo", "prompt": "x", "stream": True, "max_tokens": 400, "temperature": 0, "ignore_eos": True}
     script = script_of(body, False)
