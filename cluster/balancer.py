@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from cluster.balancer_process import BalancerProcess, adopt, in_words
+from cluster.balancer_process import BalancerProcess, adopt, give_room_back, in_words
 from cluster.balancer_slot import ReplacementFailed, Slot
 from cluster.events import Event, Tell
 from cluster.records import Records
@@ -213,6 +213,7 @@ class BalancerKeeper:
         await self._tasks.close()
         await asyncio.gather(self.standby.stop(), *(slot.close() for slot in self.slots))
         await asyncio.gather(*(process.stop(grace) for process in self.processes))
+        give_room_back(self._state)
         if self.listener is not None:
             self.listener.close()
 

@@ -52,6 +52,11 @@ def set_room_aside(state: StateDir) -> None:
         run_files.prepare(state.runs / _RESERVE, {})
 
 
+def give_room_back(state: StateDir) -> None:
+    """None is to be started any more."""
+    (state.runs / _RESERVE).unlink(missing_ok=True)
+
+
 class Group(Protocol):
     """What one process needs of the group that it belongs to."""
 
