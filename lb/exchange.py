@@ -123,7 +123,7 @@ class Exchange(Relayed):
         assert meter is not None
         wanted = asked.read(request.body, chat=chat, resume=self._proxy.resume)
         self._script = script = Script(wanted, request.body, meter)
-        self._body, meter.tokens = wanted.body, script.count
+        self._body, meter.tokens, meter.exact = wanted.body, script.count, wanted.ids
 
     def client_gone(self) -> None:
         """Whatever runs for it is stopped."""

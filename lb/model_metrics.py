@@ -78,6 +78,8 @@ class Meter:
     fold: Callable[[Sequence[bytes]], None] | None = None
     #: Tokens of the answer, where somebody counts them better than can be done here.
     tokens: Callable[[], int] | None = None
+    #: ... and surely, so that they need not be counted here too.
+    exact = False
     _before: Sequence[bytes] = ()
     _counted = _events = 0
     _stream = False
@@ -130,7 +132,8 @@ class Meter:
             for now in self.stamps:
                 observe(now - last)
                 last = now
-            self._events += sum([data.count(b"data: {") for data in self.latest])
+            if not self.exact:
+                self._events += sum([data.count(b"data: {") for data in self.latest])
         self.stamps.clear()
         if self.fold is not None and self._before:
             self.fold(self._before)

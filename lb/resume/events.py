@@ -19,7 +19,8 @@ _RUNNING = b'"finish_reason":null'
 #: How far before the ids that stands, as vLLM 0.32 writes events: anything else is looked at more closely.
 _NEAR = 72
 
-_SIZE_LINES = tuple(b"%x\r\n" % size for size in range(2048))
+_MOST_LINES = 2048
+_SIZE_LINES = tuple(b"%x\r\n" % size for size in range(_MOST_LINES))
 
 _LIST = re.compile(rb'"((?:prompt_)?token_ids)":\[[0-9, ]*\]')
 _PROMPT = re.compile(rb'"prompt_token_ids":\[([0-9, ]*)\]')
@@ -36,15 +37,15 @@ def plain(data: bytes) -> bytes | None:
 def cut(data: bytes) -> bytes | None:
     """The same without the ids of the tokens, in one HTTP chunk."""
     at = data.rfind(_IDS)
-    if at < 0:
+    if at < _NEAR:
         return None
     size = len(data)
-    if data.find(_RUNNING, max(0, at - _NEAR), at) < 0 or data.find(b"\n\n") != size - 4:
+    if data.find(_RUNNING, at - _NEAR, at) < 0 or data.find(b"\n\n") != size - 4:
         return _cut_several(data)
     end, start = data.find(b"]", at) + 1, data.find(b"\n", 0, 10) + 1
     kept = at + _TO_NULL
     payload = size + kept - start - end + 2
-    line = _SIZE_LINES[payload] if payload < len(_SIZE_LINES) else b"%x\r\n" % payload
+    line = _SIZE_LINES[payload] if payload < _MOST_LINES else b"%x\r\n" % payload
     return b"".join((line, data[start:kept], b"null", data[end:]))
 
 

@@ -26,6 +26,9 @@ _CONTEXT, _WINDOW = 8, 256
 _SPECIAL = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
 
 
+_MAY_HAVE_SEVERAL = re.compile(rb'"(?:n|prompt)"\s*:\s*[^\s"]|\\u')
+
+
 class StreamFailed(Exception):
     """The worker has ended the stream before it was finished. ``event``: in its own words, if it said something;
     ``final``: it is the client's fault, so no other worker is asked."""
@@ -134,7 +137,7 @@ class Script:
 
     def _begin(self, first: dict[str, Any]) -> None:
         self._first = {key: first[key] for key in ("id", "object", "created", "model") if key in first}
-        if self.obstacle:
+        if self.obstacle and _MAY_HAVE_SEVERAL.search(self._body):
             fields = self._request()
             prompts = fields.get("prompt")
             several = len(prompts) if isinstance(prompts, list) and not isinstance(prompts[0], int) else 1
@@ -317,6 +320,8 @@ class Script:
         return [int(digits) for digits in self._prompt_ids.split(b",")] if self._prompt_ids else []
 
     def _wants_usage(self) -> bool:
+        if b'"include_usage"' not in self._body and b"\\u" not in self._body:
+            return False  # most say nothing of it, and need not be parsed
         options = self._request().get("stream_options")
         return isinstance(options, dict) and bool(options.get("include_usage"))
 
