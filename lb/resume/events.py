@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 _IDS = b'"token_ids":['
@@ -22,7 +23,8 @@ _NEAR = 72
 _MOST_LINES = 2048
 _SIZE_LINES = tuple(b"%x\r\n" % size for size in range(_MOST_LINES))
 
-_LIST = re.compile(rb'"((?:prompt_)?token_ids)":\[[0-9, ]*\]')
+_ANY_IDS, _NO_IDS = b'token_ids":[', b'token_ids":null'
+
 _PROMPT = re.compile(rb'"prompt_token_ids":\[([0-9, ]*)\]')
 _END = re.compile(rb"\r?\n\r?\n")
 
@@ -59,8 +61,20 @@ def _cut_several(data: bytes) -> bytes | None:
     return b"%x\r\n%b\r\n" % (len(out), out)
 
 
-def without_ids(event: bytes) -> bytes:
-    return _LIST.sub(rb'"\1":null', event)
+def without_ids(data: bytes) -> bytes:
+    """``data``, of one event or several, with null in place of the ids of tokens, generated or of the prompt."""
+    first, *rest = data.split(_ANY_IDS)
+    return first + b"".join([_NO_IDS + part[part.find(b"]") + 1 :] for part in rest])
+
+
+def middle(whole: Sequence[bytes], start: int, ids: bool) -> int:
+    """Where the events in the middle of a stream that begin at ``start`` end; ``ids``: they have to have some."""
+    end = start
+    for event in whole[start:]:
+        if _RUNNING not in event or (ids and _IDS not in event):
+            break
+        end += 1
+    return end
 
 
 def without_prompt(event: bytes) -> tuple[bytes, bytes | None]:

@@ -67,8 +67,17 @@ class StreamRelay(Relay):
         whole, self._rest = events.split(self._rest + data if self._rest else data)
         out, failure = [], None
         try:
-            for event in whole:
-                out.append(script.pass_on(event))
+            at = 0
+            while at < len(whole):
+                if script.started and script.straight is not None:
+                    # Whatever came together: most of it need not be looked at one by one.
+                    end = events.middle(whole, at, script.asked.ids)
+                    if end > at:
+                        out.append(script.pass_run(whole[at:end]))
+                        at = end
+                        continue
+                out.append(script.pass_on(whole[at]))
+                at += 1
             if len(self._rest) > _MOST:
                 raise StreamFailed("an event of it is too long")
         except StreamFailed as error:

@@ -92,6 +92,12 @@ class Script:
         self.meter.chunk(event + b"\n\n", True, whole=True)
         return self._event(whole, parsed, choices)
 
+    def pass_run(self, whole: Sequence[bytes]) -> bytes:
+        """As `pass_on`, of several that are in the middle of a stream, in one go."""
+        data = b"\n\n".join(whole) + b"\n\n"
+        self.meter.chunk(data, True, whole=True)
+        return events.without_ids(data) if self.asked.ids else data
+
     def finish(self) -> bytes:
         """What is left to be said of a stream that is finished, if its worker did not say it."""
         if self.done:
