@@ -24,7 +24,8 @@ from lb.model_metrics import Meter
 from lb.proxy import Pinned, Proxy
 from lb.relay import Relay, Relayed, Verdict
 from lb.resume import asked
-from lb.resume.mover import CannotResume, move, poison
+from lb.resume.mover import move, refuse_poison
+from lb.resume.point import CannotResume
 from lb.resume.relay import StreamRelay
 from lb.resume.script import Script
 from lb.retry import MOST_DEATHS, Record
@@ -433,11 +434,12 @@ class Exchange(Relayed):
     async def _repeat(self, failure: AttemptFailed) -> None:
         """All of it on another worker: nothing of an answer has gone out."""
         proxy = self._proxy
-        if self._record is not None and await proxy.has_killed(self._record):
-            proxy.metrics.poisonous()
-            log.error("request %s is not given to another worker: two have died of it", self._request.id)
-            self._refuse(poison(len(self._record)))
-            return
+        if self._record is not None:
+            try:
+                await refuse_poison(proxy, self._record, self._request.id)
+            except ProxyError as error:
+                self._refuse(error)
+                return
         if failure.connected:
             self._retries += 1
             if not await proxy.repeat(self._came):
@@ -461,7 +463,10 @@ class Exchange(Relayed):
         if script is None or not isinstance(relay, StreamRelay):
             self._end_broken(relay, reason)
         elif script.finished:
-            relay.complete()
+            try:
+                relay.complete()
+            except CannotResume as error:
+                self._end_broken(relay, f"{reason}; its usage is not known: {error}")
         elif script.obstacle and not script.can_start_over:
             self._end_broken(relay, f"{reason}; it cannot be continued: {script.obstacle}")
         elif failure.connected and max(script.moves, self._barren) >= self._proxy.migration_limit:
@@ -484,7 +489,8 @@ class Exchange(Relayed):
         assert script is not None
         try:
             since = self._proxy.clock() if self._lost is None else self._lost
-            found = await move(self._proxy, self._info, script, self._excluded, record, since)
+            await refuse_poison(self._proxy, record, self._request.id)
+            found = await move(self._proxy, self._info, script, self._excluded, since)
         except (ProxyError, CannotResume) as error:
             log.warning("request %s cannot go on: %s", self._request.id, error)
             self._end_broken(relay, f"{backend.id}: {failure}; {error}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,10 +11,11 @@ from lb.backend import Backend
 from lb.errors import AttemptFailed, ProxyError, Source
 from lb.proxy import Proxy
 from lb.resume import continuation
-from lb.resume.point import CannotResume
 from lb.resume.script import Script
 from lb.retry import Record
 from lb.strategies.base import RequestInfo
+
+log = logging.getLogger(__name__)
 
 #: Seconds after a worker failed to read tokens until one is asked again.
 _PAUSE_S = 0.05
@@ -31,13 +33,10 @@ class Move:
 
 
 async def move(
-    proxy: Proxy, info: RequestInfo, script: Script, excluded: frozenset[str], record: Record, since: float
+    proxy: Proxy, info: RequestInfo, script: Script, excluded: frozenset[str], since: float
 ) -> Move:
     """Waits for a worker that can go on, from the loss of the one before (``since``) on. Raises ProxyError where there
     is none, and CannotResume."""
-    if await proxy.has_killed(record):
-        proxy.metrics.poisonous()
-        raise poison(len(record))
     while True:
         backend = proxy.choose(info, excluded, None) or await proxy.wait(info, excluded, None, since)
         if script.can_start_over:
@@ -60,9 +59,10 @@ async def move(
         return Move(backend, script.go_on(point, backend.longest()), continuation.PATH, again)
 
 
-def poison(workers: int) -> ProxyError:
-    message = f"{workers} workers have died while they worked on this request; it is not given to another one"
-    return ProxyError(500, message, source=Source.UPSTREAM)
-
-
-__all__ = ["CannotResume", "Move", "move", "poison"]
+async def refuse_poison(proxy: Proxy, record: Record, request: str) -> None:
+    """Raises ProxyError (500) for a request that so many workers have died of that no other is given it."""
+    if await proxy.has_killed(record):
+        proxy.metrics.poisonous()
+        log.error("request %s is not given to another worker: %d have died of it", request, len(record))
+        message = f"{len(record)} workers have died while they worked on this request; it is not given to another one"
+        raise ProxyError(500, message, source=Source.UPSTREAM)

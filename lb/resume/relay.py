@@ -42,8 +42,7 @@ class StreamRelay(Relay):
     def on_head(self, head: ResponseHead) -> None:
         if self.began and not (head.status == 200 and head.is_events):
             self._connection.drop()
-            missing = head.status == 404
-            self.missing = missing
+            self.missing = head.status == 404
             self._owner.on_broken(f"it answered {head.status}")
             return
         if self.began:
@@ -100,7 +99,10 @@ class StreamRelay(Relay):
                 self._held = bytearray(_ASKED.sub(b"", self._held))  # an error repeats what was asked for
             super().on_end()
         elif self._script.finished:
-            self.complete()
+            try:
+                self.complete()
+            except CannotResume as error:
+                self._owner.on_broken(str(error))
         else:
             self._owner.on_broken("the answer ended before it was finished")
 
@@ -109,7 +111,7 @@ class StreamRelay(Relay):
         self._write(event)
 
     def complete(self) -> None:
-        """Everything has come, but for what says so, perhaps."""
+        """Everything has come, but for what says so, perhaps. Raises CannotResume, before anything is written."""
         self._write(self._script.finish())
         if self._frame:
             self._client.write(LAST)

@@ -78,7 +78,11 @@ class Script:
         if data == b"[DONE]":
             if not self.finished:
                 raise StreamFailed("it ended without having finished")
-            return self.finish()
+            try:
+                return self.finish()
+            except CannotResume:
+                self.done = True
+                return events.DONE  # what its worker did not count, we cannot either
         try:
             parsed = json.loads(data)
             choices = parsed.get("choices", ())
@@ -99,15 +103,20 @@ class Script:
         return events.without_ids(data) if self.asked.ids else data
 
     def finish(self) -> bytes:
-        """What is left to be said of a stream that is finished, if its worker did not say it."""
+        """What is left to be said of a stream that is finished, if its worker did not say it. Raises CannotResume for
+        usage that nobody has counted."""
         if self.done:
             return b""
+        usage = b"" if self._usage_sent or not self._wants_usage() else self._usage()
         self.done = True
-        if self._usage_sent or not self._wants_usage():
-            return events.DONE
+        return usage + events.DONE
+
+    def _usage(self) -> bytes:
+        if self.obstacle:
+            raise CannotResume(self.obstacle)
         made, prompt = len(self.tokens()), len(self._prompt())
         usage = {"prompt_tokens": prompt, "total_tokens": prompt + made, "completion_tokens": made}
-        return events.dump({**(self._first or {}), "choices": [], "usage": usage}) + events.DONE
+        return events.dump({**(self._first or {}), "choices": [], "usage": usage})
 
     def _event(self, event: bytes, parsed: dict[str, Any], choices: Sequence[dict[str, Any]]) -> bytes:
         if self._first is None:

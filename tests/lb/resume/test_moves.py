@@ -292,6 +292,22 @@ async def test_what_cannot_be_continued_ends_in_an_explicit_error(
     assert not answer.endswith(LAST)
 
 
+async def test_usage_that_nobody_has_counted_is_an_error_and_not_a_silence(
+    start_balancer: Callable[..., Awaitable[Balanced]], start_raw: StartRaw
+) -> None:
+    """The stream has finished, its usage is asked for, and its worker is gone."""
+    balancer = await start_balancer(resume=False)
+    for kind in ("close", "end"):
+        engine = Engine("instance_0", [(len(stream(COMPLETION, False)) - 2, kind)])
+        engine.worker = await start_raw(engine.answer, engine.name)
+        balancer.push(engine.spec())
+        _, raw = await ask_raw(balancer, COMPLETION)
+        assert b'"finish_reason":"length"' in raw
+        assert b'data: {"error"' in raw
+        assert b"[DONE]" not in raw
+        await until(lambda: balancer.in_flight == 0)
+
+
 async def test_an_error_of_the_clients_in_a_stream_is_its_answer(balancer: Balanced, engines: Engines) -> None:
     workers = await engines(2, (0, "refused"))
     status, raw = await ask_raw(balancer, COMPLETION)
