@@ -32,7 +32,8 @@ class DiskFull(Fault):
             if answer.problem or (answer.status >= 400 and not _says_why(answer)):
                 self.blame(f"{path} on a full disk: {words(answer)}")
             elif answer.status >= 400:
-                self.note = f"{path.rpartition('/')[2]}: {words(answer)}"[:120]
+                said = words(answer).replace(str(self.arena.cluster.state_dir), "the state directory")
+                self.note = f"{path.rpartition('/')[2]}: {said}"[:120]
         await asyncio.sleep(2.0)
 
     async def finish(self) -> None:

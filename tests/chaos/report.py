@@ -39,8 +39,10 @@ def scorecards(results: dict[str, Any]) -> str:
 def _section(name: str, result: dict[str, Any]) -> str:
     setting = result["setting"]
     about = setting["about"][0].upper() + setting["about"][1:]
+    pace = f"{setting['count']} {'time' if setting['count'] == 1 else 'times'}"
+    pace += f", one every {setting['every']:g} s" if setting["every"] else ""
     how = (
-        f"{about}: {setting['instances']} {setting['engine']} workers, {setting['streams']} streams and "
+        f"{about} ({pace}): {setting['instances']} {setting['engine']} workers, {setting['streams']} streams and "
         f"{setting['plain']} plain requests at a time, seed {setting['seed']}, {setting['seconds']:.0f} s "
         f"({setting['machine']})."
     )

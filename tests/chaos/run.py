@@ -168,6 +168,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
     setting = {
         "scenario": given.scenario, "about": scenario.about, "engine": scenario.engine, "instances": given.instances,
         "streams": scenario.streams, "plain": scenario.plain, "seed": given.seed, "together": given.together,
+        "count": scenario.count, "every": scenario.every,
         "seconds": round(time.monotonic() - began, 1), "machine": report.machine(), "up": _shown(up),
     }  # fmt: skip
     return {"setting": setting, **card.to_json()}

@@ -46,8 +46,7 @@ async def test_weights_3_1_1_spread_500_requests_in_that_proportion(sim: Cluster
 async def test_every_strategy_uses_all_workers(sim: Cluster, strategy: str) -> None:
     sim.post("/v1/cluster/strategy", {"strategy": strategy})
     assert await _burst(sim, 120) == {200: 120}
-    least = 1 if strategy == "response_time" else 6  # there a hiccup of the machine counts against a worker for seconds
-    assert all(count >= least for count in _requests(sim).values())
+    assert all(count > 5 for count in _requests(sim).values())
 
 
 async def test_switching_the_strategy_under_load_drops_nothing(sim: Cluster) -> None:
