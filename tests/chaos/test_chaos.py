@@ -109,7 +109,7 @@ def test_an_unknown_fault_is_refused() -> None:
 def result(name: str) -> dict[str, Any]:
     setting = {
         "scenario": name, "about": "something", "engine": "sim", "instances": 3, "streams": 5, "plain": 1, "seed": 1,
-        "seconds": 3.0, "machine": "one",
+        "seconds": 3.0, "machine": "one", "count": 60, "every": 3.0,
     }  # fmt: skip
     card = Score(outcomes=[outcome(0), outcome(1, Kind.FAILED, reason="it broke off")], struck=[Struck("a", 0, 1)])
     card.skipped["disk full"] = "no disk to fill"
@@ -125,6 +125,7 @@ def test_a_report_replaces_only_its_own_scenario_and_only_between_the_markers(tm
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
     assert text.count("### kills") == text.count("### stop") == 1
+    assert "Something (60 times, one every 3 s): 3 sim workers" in text
     assert "it broke off" in text and "skipped: no disk to fill" in text and "**Not passed.**" in text
     assert set(json.loads((tmp_path / "reliability.json").read_text())) == {"kills", "stop"}
     page.write_text("nothing")
