@@ -246,7 +246,7 @@ class Supervisor:
             config = balancer_config(self.plan, self.state)
             outdated = any(is_outdated(process, config) for process in self.balancer.processes)
             self.balancer.start()
-            if outdated:
+            if outdated or self.balancer.unfinished:
                 self.replace_balancer()
         for instance in self.fleet.instances.values():
             self.watchers.watch(instance)
