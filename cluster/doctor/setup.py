@@ -38,7 +38,7 @@ def port(facts: Facts, found: Port) -> Finding:
     who = listed([f"pid {pid} ({name})" for pid, name in found.owners]) if found.owners else ""
     text = f"{place}: {found.error}{f' by {who}' if who else ''}"
     if "in use" not in found.error:
-        return problem("port", text, "an address of this machine, and a port from 1024 on unless as root: --host, --port")
+        return problem("port", text, "--host with an address of this machine, --port from 1024 on unless as root")
     free = found.number + 1 if found.number < 65535 else 8000
     hint = f"ss -ltnp 'sport = :{found.number}' shows who; " if not found.owners else ""
     return problem("port", text, f"{hint}end it (clusterctl down, if it is a cluster), or another --port {free}")
