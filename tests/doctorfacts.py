@@ -39,7 +39,8 @@ def facts(**changes: Any) -> Facts:
     found: dict[str, Any] = {
         "python": (3, 11, 7), "executable": "/venv/bin/python",
         "cpu": Cpu("x86_64", "Xeon", 4, frozenset({"avx2", "avx512f", "avx512_bf16", "amx_tile"})),
-        "memory": 24 * GIB, "available": 20 * GIB, "limits": Limits(), "shm": Disk(Path("/dev/shm"), 12 * GIB, 12 * GIB),
+        "memory": 24 * GIB, "available": 20 * GIB, "limits": Limits(),
+        "shm": Disk(Path("/dev/shm"), 12 * GIB, 12 * GIB),
         "open_files": (1024, 1_048_576), "gpus": Gpus(error="NVML Shared Library Not Found"),
         "engine": Engine(PACKAGES, True, IMPORTED, seconds=17.2), "extras": {"plot": "3.8", "otel": "1.25"},
         "clock": Clock(1000.0, 900.0, True), "settings": settings, "plan": made,

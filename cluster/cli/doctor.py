@@ -11,6 +11,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
+from cluster.cli.common import Finite
 from cluster.cli.render import console
 from cluster.cli.up import given_flags, up_command
 from cluster.doctor import engines, gather, machine, setup
@@ -24,7 +25,7 @@ _OF_UP = [param for param in up_command.params if param.name != "detached"]
 
 
 @click.command("doctor", params=list(_OF_UP))
-@click.option("--import-timeout", type=click.FloatRange(0), default=120.0, show_default=True, metavar="SECONDS",
+@click.option("--import-timeout", type=Finite(0), default=120.0, show_default=True, metavar="SECONDS",
               help="How long importing the engine may take; 0: do not try.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def doctor_command(

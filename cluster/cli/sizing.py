@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import click
 
+from cluster.cli.common import Finite
 from cluster.doctor import limits
 from cluster.plan import accepted_rank
 from cluster.sizing import files
@@ -28,9 +29,9 @@ _CONTEXT = 4096
 @click.command("plan")
 @click.option("--model", help="A model's folder, or a hub id that is in the cache; without one, the demo model.")
 @click.option("--gpus", "count", type=click.IntRange(1, 1024), help="GPUs (default: those of this machine).")
-@click.option("--gpu-memory", type=click.FloatRange(0, 4096, min_open=True), metavar="GIB", help="Of each GPU.")
+@click.option("--gpu-memory", type=Finite(0, 4096, min_open=True), metavar="GIB", help="Of each GPU.")
 @click.option("--cpu", is_flag=True, help="Without GPUs, also where there are some.")
-@click.option("--memory", type=click.FloatRange(0, 65536, min_open=True), metavar="GIB",
+@click.option("--memory", type=Finite(0, 65536, min_open=True), metavar="GIB",
               help="Main memory, for a plan without GPUs (default: this machine's).")
 @click.option("--adapters", type=click.IntRange(0, 1024), default=4, show_default=True,
               help="LoRA adapters in use at a time on one instance.")
@@ -42,7 +43,7 @@ _CONTEXT = 4096
 @click.option("--tensor-parallel-size", type=click.IntRange(1, 64), help="GPUs of an instance (default: the fewest).")
 @click.option("--kv-cache-dtype", type=click.Choice(["auto", "fp8"]), default="auto", show_default=True)
 @click.option("--dtype", type=click.Choice([*DTYPE_BYTES]), help="What the model is served in (default: as vLLM does).")
-@click.option("--cpu-kv-gib", type=click.FloatRange(0, 65536, min_open=True), metavar="GIB",
+@click.option("--cpu-kv-gib", type=Finite(0, 65536, min_open=True), metavar="GIB",
               help="KV cache of an instance without GPU (default: what is needed).")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def plan_command(

