@@ -14,7 +14,7 @@ from rich.text import Text
 from cluster.cli.common import Finite
 from cluster.cli.render import console
 from cluster.cli.up import given_flags, up_command
-from cluster.doctor import engines, gather, machine, setup
+from cluster.doctor import engines, gather, machine, models, setup
 from cluster.doctor.facts import Facts
 from cluster.doctor.finding import Finding
 
@@ -49,7 +49,7 @@ def doctor_command(
 
 
 def judge(facts: Facts) -> list[Finding]:
-    return [*machine.findings(facts), *engines.findings(facts), *setup.findings(facts)]
+    return [*machine.findings(facts), *engines.findings(facts), *models.findings(facts), *setup.findings(facts)]
 
 
 def table(found: list[Finding]) -> Table:

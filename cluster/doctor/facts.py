@@ -8,6 +8,8 @@ from typing import Any
 
 from cluster.doctor.limits import Limits
 from cluster.plan import Plan
+from cluster.sizing.files import Stored
+from cluster.sizing.model import Model
 from config.settings import Settings
 
 
@@ -116,6 +118,15 @@ class Clock:
 
 
 @dataclass(frozen=True, slots=True)
+class Sized:
+    """The model as `cluster.sizing` reads it, or why it cannot."""
+
+    model: Model | None = None
+    stored: Stored | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """``settings`` and ``plan`` are None where there are none, for the reason in ``config_error`` or ``plan_error``.
     ``others``: states of other clusters of this user. ``orphans``: engine processes whose worker is gone."""
@@ -142,3 +153,4 @@ class Facts:
     state: State | None = None
     disk: Disk | None = None
     port: Port | None = None
+    model: Sized | None = None

@@ -20,7 +20,8 @@ import psutil
 import cluster
 from cluster import plan as plans
 from cluster.doctor import engine, gpus, limits, states
-from cluster.doctor.facts import Clock, Cpu, Disk, Facts, Port
+from cluster.doctor.facts import Clock, Cpu, Disk, Facts, Port, Sized
+from cluster.sizing import files
 from config import settings as configuration
 from config.errors import UsageError
 from config.settings import Settings
@@ -52,6 +53,7 @@ def look(flags: Mapping[str, Any], config: Path | None, import_seconds: float) -
         extras={extra: engine.installed(package) for extra, package in EXTRAS.items()}, clock=_clock(),
         orphans=orphans(), others=states.others(state.folder if state else None), settings=settings,
         config_error=wrong, config_file=config, plan=plan, plan_error=plan_wrong, state=state, disk=disk, port=port,
+        model=look_at_model(plan.spec.model) if plan is not None and plan.spec.engine == "vllm" else None,
     )  # fmt: skip
 
 
@@ -60,6 +62,13 @@ def _settings(flags: Mapping[str, Any], config: Path | None) -> tuple[Settings |
         return configuration.load(flags, config), None
     except UsageError as error:
         return None, str(error)
+
+
+def look_at_model(name: str) -> Sized:
+    try:
+        return Sized(*files.read(name))
+    except UsageError as error:
+        return Sized(error=str(error))
 
 
 def look_at_cpu(info: Path = Path("/proc/cpuinfo")) -> Cpu:
