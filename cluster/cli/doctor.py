@@ -35,7 +35,7 @@ def doctor_command(
 
     Starts nothing and changes nothing. Exit code 1 if there is a problem."""
     if import_timeout and sys.stderr.isatty():
-        click.echo("importing the engine …", err=True)
+        click.echo("looking, and importing the engine: this may take a minute …", err=True)
     facts = gather.look(given_flags(options, engine_args), config, import_timeout)
     found = judge(facts)
     problems = sum(finding.level == "problem" for finding in found)

@@ -36,6 +36,8 @@ def problem(check: str, text: str, remedy: str) -> Finding:
 
 
 def gib(number: int) -> str:
+    if 0 < number < GIB // 10:
+        return f"{number / 1024**2:.1f} MiB"
     return f"{number / GIB:.1f} GiB"
 
 

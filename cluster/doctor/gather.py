@@ -44,6 +44,8 @@ def look(flags: Mapping[str, Any], config: Path | None, import_seconds: float) -
             plan_wrong = str(error)
         folder = settings.state_directory()
         state, disk, port = states.look(folder), _disk(folder), look_at_port(settings.host, settings.port)
+    if settings is not None and settings.engine != "vllm":
+        import_seconds = 0.0  # another engine is asked for, and importing this one takes its time
     memory = psutil.virtual_memory()
     return Facts(
         python=sys.version_info[:3], executable=sys.executable, cpu=look_at_cpu(), memory=int(memory.total),

@@ -33,8 +33,9 @@ def port(facts: Facts, found: Port) -> Finding:
     place = f"{found.host}:{found.number}"
     if found.error is None:
         return ok("port", f"{place} is free")
-    if facts.state is not None and facts.state.supervisor is not None and found.owners:
-        return ok("port", f"{place} is served by the cluster that runs on the state directory")
+    ours = {pid for pids in facts.state.survivors.values() for pid in pids} if facts.state else set()
+    if any(pid in ours for pid, _ in found.owners):
+        return ok("port", f"{place} is served by the cluster of the state directory")
     who = listed([f"pid {pid} ({name})" for pid, name in found.owners]) if found.owners else ""
     text = f"{place}: {found.error}{f' by {who}' if who else ''}"
     if "in use" not in found.error:

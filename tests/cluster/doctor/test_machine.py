@@ -54,7 +54,7 @@ def _disk(free: float, **more: Any) -> dict[str, Any]:
         ("container", {"limits": Limits(None, 1.5)}, "warning", "the time of 1.5 of 4 cores", "raise the container's"),
         ("container", {"limits": Limits(64 * GIB, 8)}, "ok", "no limit", ""),
         ("shared memory", {"shm": None}, "problem", "no /dev/shm", "mount -t tmpfs"),
-        ("shared memory", _shm(0.06), "warning", "0.1 GiB of 64.0 GiB free: little", "--shm-size 8g"),
+        ("shared memory", _shm(0.06), "warning", "61.4 MiB of 64.0 GiB free: little", "--shm-size 8g"),
         ("shared memory", _shm(9, writable=False), "problem", "cannot be written", "chmod 1777 /dev/shm"),
         ("open files", {"open_files": (1024, 4096)}, "warning", "10000 clients", "ulimit -Hn 20512"),
         ("open files", {"open_files": (1024, 65536)}, "ok", "65536 at most (1024 now: the balancer raises it)", ""),

@@ -56,7 +56,7 @@ def test_orphans_of_a_recorded_worker_are_told_once() -> None:
 
 
 def test_a_cluster_that_runs_is_no_problem() -> None:
-    running = State(HERE, None, 2, supervisor=77, survivors={"instance_0": (4,)})
+    running = State(HERE, None, 2, supervisor=77, survivors={"instance_0": (4,), "lb-0": (5,)})
     taken = Port("127.0.0.1", 8000, "Address already in use", ((5, "python"),))
     assert _wrong(facts(state=running, port=taken, others=(replace(running, folder=Path("/b")),))) == []
 
@@ -72,6 +72,12 @@ def test_a_cluster_that_runs_is_no_problem() -> None:
 def test_a_state_that_can_be_used(state: State, text: str) -> None:
     (found,) = [f for f in setup.findings(facts(state=state)) if f.check == "state"]
     assert found.level == "ok" and found.text == f"/state: {text}"
+
+
+def test_a_port_of_somebody_else_is_one_even_while_a_cluster_runs() -> None:
+    running = State(HERE, None, 2, supervisor=77, survivors={"lb-0": (5,)})
+    (found,) = _wrong(facts(state=running, port=Port("127.0.0.1", 9000, "Address already in use", ((6, "nginx"),))))
+    assert found.check == "port"
 
 
 def test_wrong_settings_end_there() -> None:
