@@ -78,6 +78,39 @@ DEEPSEEK_V3: dict[str, Any] = {
     "quantization_config": {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128]},
 }  # fmt: skip
 
+PHI_3_MINI: dict[str, Any] = {
+    "model_type": "phi3", "hidden_size": 3072, "intermediate_size": 8192, "max_position_embeddings": 4096,
+    "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 32, "sliding_window": 2047,
+    "tie_word_embeddings": False, "torch_dtype": "bfloat16", "vocab_size": 32064,
+}  # fmt: skip
+
+QWEN3_8B: dict[str, Any] = {
+    "model_type": "qwen3", "attention_bias": False, "head_dim": 128, "hidden_size": 4096, "intermediate_size": 12288,
+    "max_position_embeddings": 40960, "max_window_layers": 36, "num_attention_heads": 32, "num_hidden_layers": 36,
+    "num_key_value_heads": 8, "sliding_window": None, "tie_word_embeddings": False, "torch_dtype": "bfloat16",
+    "use_sliding_window": False, "vocab_size": 151936,
+}  # fmt: skip
+
+QWEN15_MOE: dict[str, Any] = {
+    "model_type": "qwen2_moe", "decoder_sparse_step": 1, "hidden_size": 2048, "intermediate_size": 5632,
+    "max_position_embeddings": 8192, "moe_intermediate_size": 1408, "num_attention_heads": 16, "num_experts": 60,
+    "num_experts_per_tok": 4, "num_hidden_layers": 24, "num_key_value_heads": 16,
+    "shared_expert_intermediate_size": 5632, "tie_word_embeddings": False, "torch_dtype": "bfloat16",
+    "use_sliding_window": False, "vocab_size": 151936,
+}  # fmt: skip
+
+GEMMA_2B: dict[str, Any] = {
+    "model_type": "gemma", "head_dim": 256, "hidden_size": 2048, "intermediate_size": 16384,
+    "max_position_embeddings": 8192, "num_attention_heads": 8, "num_hidden_layers": 18, "num_key_value_heads": 1,
+    "torch_dtype": "bfloat16", "vocab_size": 256000,
+}  # fmt: skip
+
+GEMMA_3_1B: dict[str, Any] = {
+    "model_type": "gemma3_text", "head_dim": 256, "hidden_size": 1152, "intermediate_size": 6912,
+    "max_position_embeddings": 32768, "num_attention_heads": 4, "num_hidden_layers": 26, "num_key_value_heads": 1,
+    "sliding_window": 512, "sliding_window_pattern": 6, "torch_dtype": "bfloat16", "vocab_size": 262144,
+}  # fmt: skip
+
 #: Without DeepSeek's layer that predicts a second token: vLLM leaves it out as well.
 TOTALS = [
     ("Llama-3-8B", LLAMA_3_8B, 8_030_261_248),
@@ -87,6 +120,11 @@ TOTALS = [
     ("Mistral-7B-v0.1", MISTRAL_7B, 7_241_732_096),
     ("Qwen3-30B-A3B", QWEN3_30B_A3B, 30_532_122_624),
     ("Gemma-2-9B", GEMMA_2_9B, 9_241_705_984),
+    ("Phi-3-mini", PHI_3_MINI, 3_821_079_552),
+    ("Qwen3-8B", QWEN3_8B, 8_190_735_360),
+    ("Qwen1.5-MoE-A2.7B", QWEN15_MOE, 14_315_784_192),
+    ("Gemma-2B", GEMMA_2B, 2_506_172_416),
+    ("Gemma-3-1B", GEMMA_3_1B, 999_885_952),
     ("gpt-oss-20b", GPT_OSS_20B, 20_914_757_184),
     ("DeepSeek-V2-Lite", DEEPSEEK_V2_LITE, 15_706_484_224),
     ("DeepSeek-V3", DEEPSEEK_V3, 671_026_419_200),
