@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cluster.sizing import model as models
+from cluster.sizing import matrices
 from cluster.sizing.files import Stored
-from cluster.sizing.model import DTYPE_BYTES, Matrix, Model
+from cluster.sizing.matrices import Matrix
+from cluster.sizing.model import DTYPE_BYTES, Model
 
 GIB = 1024**3
 
@@ -36,7 +37,7 @@ class Weights:
 
     def each(self, model: Model, ranks: int) -> int:
         """Of one of ``ranks`` GPUs: what cannot be cut is on all of them."""
-        whole = min(self.bytes, models.whole(model) * DTYPE_BYTES[model.dtype])
+        whole = min(self.bytes, matrices.whole(model) * DTYPE_BYTES[model.dtype])
         return -(-(self.bytes - whole) // ranks) + whole
 
 
@@ -45,10 +46,10 @@ def weights(model: Model, stored: Stored | None) -> Weights:
     size = DTYPE_BYTES[model.dtype]
     if stored is not None:
         return Weights(stored.plain * size + stored.packed, stored.parameters, True)
-    total = models.parameters(model)
+    total = matrices.parameters(model)
     if model.quantization is None:
         return Weights(total * size, total, False)
-    packed = sum(matrix.parameters for matrix in models.matrices(model) if _quantized(model, matrix))
+    packed = sum(matrix.parameters for matrix in matrices.matrices(model) if _quantized(model, matrix))
     return Weights((total - packed) * size + model.quantization.bytes_of(packed), total, False)
 
 
@@ -60,7 +61,8 @@ def _quantized(model: Model, matrix: Matrix) -> bool:
 
 def adapted_numbers(model: Model, ranks: int) -> int:
     """Inputs plus outputs of all matrices that adapters may change, on one of ``ranks`` GPUs: a rank costs as much."""
-    return sum(m.copies * (_inputs(m, ranks) + _outputs(model, m, ranks)) for m in models.matrices(model) if m.adapted)
+    adapted = (m for m in matrices.matrices(model) if m.adapted)
+    return sum(m.copies * (_inputs(m, ranks) + _outputs(model, m, ranks)) for m in adapted)
 
 
 def adapters(model: Model, ranks: int, slots: int, rank: int) -> int:

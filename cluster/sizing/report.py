@@ -6,8 +6,7 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.sizing import memory, remedies
-from cluster.sizing import model as models
+from cluster.sizing import matrices, memory, remedies
 from cluster.sizing.fit import CPU_SHARE, Fit
 from cluster.sizing.memory import GIB
 from cluster.sizing.model import DTYPE_BYTES
@@ -129,7 +128,7 @@ def _verdict(sizing: Sizing) -> str:
 
 def _parameters(sizing: Sizing) -> int | None:
     case = sizing.case
-    return case.weights.parameters if case.weights.counted else models.parameters(case.model)
+    return case.weights.parameters if case.weights.counted else matrices.parameters(case.model)
 
 
 def _formulas(sizing: Sizing) -> list[tuple[str, str, int]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cluster.sizing import memory, model
+from cluster.sizing import matrices, memory
 from cluster.sizing.files import Stored, read
 from config.errors import UsageError
 from modelconfigs import LLAMA_3_8B
@@ -40,7 +40,7 @@ def _safetensors(path: Path, tensors: dict[str, tuple[str, list[int]]]) -> None:
 
 def test_the_demo_model_is_what_its_formula_says() -> None:
     found, stored = read(str(model_path()))
-    assert stored == Stored(model.parameters(found), 0, model.parameters(found)) and found.exact
+    assert stored == Stored(matrices.parameters(found), 0, matrices.parameters(found)) and found.exact
 
 
 def test_headers_win_over_the_formula(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_headers_win_over_the_formula(tmp_path: Path) -> None:
 
 def test_without_weights_there_is_the_formula(tmp_path: Path) -> None:
     found, stored = read(_write(tmp_path / "m", TINY))
-    assert stored is None and model.parameters(found) == 2 * 10 * 4 + 2 * 16 + 2 * 8 + 3 * 32 + 3 * 4
+    assert stored is None and matrices.parameters(found) == 2 * 10 * 4 + 2 * 16 + 2 * 8 + 3 * 32 + 3 * 4
 
 
 def test_an_index_whose_files_are_not_here_yet(tmp_path: Path) -> None:

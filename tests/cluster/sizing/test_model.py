@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.sizing.model import Matrix, matrices, parameters, parse, whole
+from cluster.sizing.matrices import Matrix, matrices, parameters, whole
+from cluster.sizing.model import parse
 from config.errors import UsageError
 from modelconfigs import (
     DEEPSEEK_V2_LITE,
@@ -164,3 +165,12 @@ def test_every_other_layer_may_have_experts() -> None:
 def test_what_no_gpu_shares_is_counted() -> None:
     gate, norms = 32 * 4096 * 8, 32 * 2 * 4096 + 4096
     assert whole(parse(MIXTRAL_8X7B)) == gate + norms
+
+
+@pytest.mark.parametrize(
+    ("config", "adapted"),
+    [(LLAMA_3_8B, True), (MIXTRAL_8X7B, True), (MISTRAL_7B, False), (QWEN_25_7B, False), (GEMMA_2_9B, False)],
+)
+def test_vocabularies_are_adapted_where_vllm_does(config: dict[str, Any], adapted: bool) -> None:
+    found = {m.name: m.adapted for m in matrices(parse(config))}
+    assert found["embed_tokens"] == found["lm_head"] == adapted and found["q_proj"]
