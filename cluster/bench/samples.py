@@ -60,8 +60,8 @@ class Sample:
 
     @property
     def late(self) -> float:
-        """From the planned arrival to sending."""
-        return 0.0 if self.planned is None else self.sent - self.planned
+        """From the planned arrival to sending. Timers are good to a millisecond: what is early is in time."""
+        return 0.0 if self.planned is None else max(0.0, self.sent - self.planned)
 
     def to_json(self) -> dict[str, Any]:
         return {

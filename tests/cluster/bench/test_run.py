@@ -121,7 +121,7 @@ async def test_an_open_loop_does_not_wait_for_answers(server: Server) -> None:
     outcome = await measure(server, rate=100, requests=20)
     assert server.most == 20 and len(outcome.samples) == 20
     samples = sorted(outcome.samples, key=lambda sample: sample.sent)
-    assert all(s.planned is not None and s.late >= -0.001 for s in samples)
+    assert all(s.planned is not None and s.sent >= s.planned - 0.005 for s in samples)
     assert samples[-1].planned == pytest.approx(0.2)
     assert samples[0].latency > samples[-1].latency
     await tasks.close()
