@@ -123,8 +123,8 @@ class Run:
         """Each request begins when it is due, whatever became of those before."""
         async with asyncio.TaskGroup() as group:
             for number, (due, (model, body)) in enumerate(zip(self._plan.arrivals(), self._plan.jobs(), strict=False)):
-                if (early := began + due - time.perf_counter()) > 0:
-                    await asyncio.sleep(early)
+                # Never without a pause: at a rate that nobody can keep, answers and Ctrl-C have to be heard too.
+                await asyncio.sleep(max(0.0, began + due - time.perf_counter()))
                 group.create_task(self._one(sender, number, model, body, due))
 
     async def _one(self, sender: send.Sender, number: int, model: str, body: bytes, due: float | None) -> None:

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cluster.bench.run import Plan, Run
 from cluster.bench.samples import Outcome, Sample
-from cluster.cli.render import console
+from cluster.cli.render import console, printable
 
 
 def measure(plans: Sequence[Plan]) -> tuple[list[Outcome], int | None]:
@@ -42,6 +42,11 @@ async def _measure(plans: Sequence[Plan]) -> tuple[list[Outcome], int | None]:
     return outcomes, signals[0] if signals else None
 
 
+def _text(template: str) -> TextColumn:
+    """As it is: the name of a model may look like markup."""
+    return TextColumn(template, markup=False)
+
+
 @contextlib.contextmanager
 def _progress(plan: Plan) -> Iterator[Callable[[Sample], None]]:
     """A bar on standard error, where that is a terminal. It draws twice a second: what draws does not measure."""
@@ -49,11 +54,11 @@ def _progress(plan: Plan) -> Iterator[Callable[[Sample], None]]:
     if not screen.is_terminal:
         yield lambda sample: None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[counts]}"), TimeElapsedColumn())
+    columns = (_text("{task.description}"), BarColumn(), _text("{task.fields[counts]}"), TimeElapsedColumn())
     began, answered, failed = time.monotonic(), 0, 0
     with Progress(*columns, console=screen, transient=True, refresh_per_second=2) as bar:
         of = f"of {plan.requests} " if plan.requests else ""
-        name = plan.models[0] if len(plan.models) == 1 else f"{len(plan.models)} models"
+        name = printable(plan.models[0]) if len(plan.models) == 1 else f"{len(plan.models)} models"
         task = bar.add_task(name, total=plan.requests or plan.duration, counts=f"0 {of}answered")
 
         def seen(sample: Sample) -> None:

@@ -12,7 +12,7 @@ from rich.text import Text
 from cluster.bench import compare
 from cluster.bench.samples import LATENCIES
 from cluster.bench.stats import FIGURES
-from cluster.cli.render import plain_table
+from cluster.cli.render import plain_table, printable
 
 _VERDICTS = {"better": "green", "worse": "red"}
 
@@ -25,16 +25,16 @@ def show(screen: Console, result: dict[str, Any]) -> None:
         screen.print()
         screen.print(_models_table(models))
     for kind, detail in result["error_examples"].items():
-        screen.print(Text(f"{result['total']['errors'][kind]} x {kind}: {detail}", "red"))
+        screen.print(Text(printable(f"{result['total']['errors'][kind]} x {kind}: {detail}"), "red"))
     for note in result["notes"]:
-        screen.print(Text(note, "yellow"))
+        screen.print(Text(printable(note), "yellow"))
 
 
 def _show_one(screen: Console, name: str, figures: dict[str, Any]) -> None:
     counts = f"{figures['completed']} answered, {figures['failed']} failed"
     if figures["unfinished"]:
         counts += f", {figures['unfinished']} not finished"
-    screen.print(Text(f"{name}: {counts}, in {figures['duration_s']:.2f} s", "bold"))
+    screen.print(Text(f"{printable(name)}: {counts}, in {figures['duration_s']:.2f} s", "bold"))
     screen.print(Text(
         f"{figures['requests_per_s']:.2f} answers a second, {figures['output_tokens_per_s']:.1f} output tokens a second"
         f" ({figures['total_tokens_per_s']:.1f} with prompts); {figures['prompt_tokens']} tokens in, "
@@ -65,8 +65,8 @@ def _models_table(models: dict[str, Any]) -> Table:
             for key in ("ttft_ms", "tpot_ms", "e2el_ms") for figure in ("median", "p99")
         ]  # fmt: skip
         table.add_row(
-            Text(name), str(figures["completed"]), str(figures["failed"]), f"{figures['requests_per_s']:.2f}",
-            f"{figures['output_tokens_per_s']:.1f}", *cells,
+            Text(printable(name)), str(figures["completed"]), str(figures["failed"]),
+            f"{figures['requests_per_s']:.2f}", f"{figures['output_tokens_per_s']:.1f}", *cells,
         )
     return table
 

@@ -18,7 +18,7 @@ from rich.text import Text
 from cluster.cli.arguments import absolute, adapter_name
 from cluster.cli.common import client, url_option
 from cluster.cli.lora_bench import bench
-from cluster.cli.render import console, duration, plain_table
+from cluster.cli.render import console, duration, plain_table, printable
 from cluster.client import ClusterClient, ClusterError
 from config.errors import UsageError
 
@@ -133,7 +133,7 @@ def test(name: str, prompt: str, max_tokens: int, url: str | None) -> int:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in (base, name):
         table.add_column(Text(heading), ratio=1, overflow="fold")
-    table.add_row(*(Text(_printable(answer)) for answer in answers))
+    table.add_row(*(Text(printable(answer)) for answer in answers))
     console().print(table)
     return 0
 
@@ -336,8 +336,3 @@ def _size(size: float | None) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} GB"
-
-
-def _printable(text: str) -> str:
-    """A model's words must not move the cursor of the terminal they are shown on."""
-    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)

@@ -111,3 +111,8 @@ def plain_table(*columns: str) -> Table:
     for column in columns:
         table.add_column(Text(column.removeprefix(">")), justify="right" if column[:1] == ">" else "left")
     return table
+
+
+def printable(text: str) -> str:
+    """A model's words must not move the cursor of the terminal they are shown on."""
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)

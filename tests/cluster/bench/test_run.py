@@ -215,6 +215,15 @@ async def test_stopped_it_tells_what_came_so_far(server: Server, load: dict[str,
     assert set(outcome.unfinished) <= {"a"} and outcome.duration > 0 and outcome.client
 
 
+async def test_a_rate_that_nobody_can_keep_can_be_stopped(server: Server) -> None:
+    runs: list[Run] = []
+    plan = Plan(Form(server.url), ("a",), PROMPTS, rate=1e7, duration=3600.0, warmup=0)
+    runs.append(Run(plan, lambda sample: runs[0].stop()))
+    async with asyncio.timeout(20):
+        outcome = await runs[0].go()
+    assert outcome.samples and outcome.unfinished
+
+
 async def test_stopped_while_it_warms_up_it_tells_that_there_is_nothing(server: Server) -> None:
     server.hold.clear()
     run = Run(Plan(Form(server.url), ("a",), PROMPTS, concurrency=1, requests=5))

@@ -207,6 +207,12 @@ def test_the_table_and_the_json(run: Callable[..., Result], measured: Measured) 
     assert lines[0].startswith("all models: 2 answered") and lines[-1].split()[:3] == ["sql", "1", "0"]
 
 
+def test_what_a_server_says_does_not_move_the_cursor(run: Callable[..., Result], measured: Measured) -> None:
+    measured.samples = [Sample("\x1b[2Jmodel", 0.0, error="HTTP 500", detail="\x1b]0;title\x07[bold]no")]
+    output = run().output
+    assert "\x1b" not in output and "\x07" not in output and "[bold]no" in output
+
+
 def test_results_are_kept_side_by_side(run: Callable[..., Result], tmp_path: Path) -> None:
     for _ in range(3):
         assert run("--out", str(tmp_path / "new" / "out"), "--plot", "svg").return_value == 0
