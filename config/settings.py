@@ -25,8 +25,9 @@ from config.topology import STRATEGIES
 
 PREFIX = "CLUSTERCTL_"
 
-#: Environment names under the prefix that are not settings: they tell the other commands where the cluster is.
-OTHER_ENVIRONMENT = frozenset({"CLUSTERCTL_URL", "CLUSTERCTL_CONFIG"})
+#: Environment names under the prefix that are not settings: they tell the other commands where the cluster is,
+#: and what to say to it.
+OTHER_ENVIRONMENT = frozenset({"CLUSTERCTL_URL", "CLUSTERCTL_CONFIG", "CLUSTERCTL_API_KEY"})
 
 #: Of an adapter. Dots alone would be a step up in a path.
 NAME = re.compile(r"(?!\.+$)[A-Za-z0-9._-]{1,128}")
@@ -281,6 +282,15 @@ class _OnceLoader(yaml.SafeLoader):
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The settings in a YAML file. Raises UsageError naming file, line and, for an unknown key, the nearest."""
+    settings = {str(k).replace("-", "_"): v for k, v in read_mapping(path).items()}
+    for key in settings:
+        if key not in Settings.model_fields:
+            raise UsageError(f"{path}: unknown setting {key!r}{nearest(key, known_settings())}", exit_code=2)
+    return settings
+
+
+def read_mapping(path: Path) -> dict[Any, Any]:
+    """The keys and values of a YAML file; none of an empty one. Raises UsageError naming file and line."""
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=_OnceLoader)
     except OSError as error:
@@ -291,17 +301,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
         mark = error.problem_mark or error.context_mark
         line = f", line {mark.line + 1}" if mark else ""
         raise UsageError(f"{path}{line}: {error.problem or error.context}", exit_code=2) from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError) as error:
+        # Not only its own errors: a date that is none is a ValueError, a list as a key a TypeError.
         raise UsageError(f"{path}: {' '.join(str(error).split())}", exit_code=2) from None
+    except RecursionError:
+        raise UsageError(f"{path}: nested too deeply", exit_code=2) from None
     if data is None:
         return {}
     if not isinstance(data, dict):
         raise UsageError(f"{path}: settings as 'key: value' lines are needed", exit_code=2)
-    settings = {str(k).replace("-", "_"): v for k, v in data.items()}
-    for key in settings:
-        if key not in Settings.model_fields:
-            raise UsageError(f"{path}: unknown setting {key!r}{nearest(key, known_settings())}", exit_code=2)
-    return settings
+    return data
 
 
 def _in_environment(setting: str) -> str | None:
@@ -363,6 +372,12 @@ def cluster_url() -> str:
 def cluster_port() -> int:
     """Of that URL: a cluster of this machine has its state directory by it."""
     return urlsplit(cluster_url()).port or 80
+
+
+def own_api_key() -> str | None:
+    """For the inference endpoints of whatever server is asked. ``OPENAI_API_KEY`` is not read: it is somebody else's
+    secret, and not for every URL."""
+    return os.environ.get("CLUSTERCTL_API_KEY") or None
 
 
 def own_admin_key() -> str | None:

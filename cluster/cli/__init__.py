@@ -14,10 +14,10 @@ class _Group(click.Group):
     """Imports a command's module only when it is used: completion and ``--help`` stay quick."""
 
     _modules = {  # noqa: RUF012
-        "up": "up", "down": "down", "status": "operate", "scale": "operate", "strategy": "operate",
+        "up": "up", "down": "down", "status": "operate", "top": "top", "scale": "operate", "strategy": "operate",
         "restart": "operate", "drain": "planned", "apply": "planned", "weight": "operate", "logs": "operate",
-        "config": "settings", "lora": "lora", "state": "state", "events": "events",
-        "doctor": "doctor", "plan": "sizing",
+        "events": "events", "why": "why", "lora": "lora", "chat": "chat", "infer": "infer", "bench": "bench",
+        "config": "settings", "doctor": "doctor", "plan": "sizing", "state": "state",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:

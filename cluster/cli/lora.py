@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
-import signal
-import statistics
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,11 +15,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from cluster.cli.arguments import absolute, adapter_name
 from cluster.cli.common import client, url_option
-from cluster.cli.render import console, duration
+from cluster.cli.lora_bench import bench
+from cluster.cli.render import console, duration, plain_table, printable
 from cluster.client import ClusterClient, ClusterError
 from config.errors import UsageError
-from config.settings import NAME
 
 #: How often (s) the instances are looked at while they change.
 _LOOK_EVERY = 0.25
@@ -31,33 +28,20 @@ _LOOK_EVERY = 0.25
 #: ``--max-lora-rank`` of a cluster that is told nothing, where no adapter needs more.
 _USUAL_RANK = 16
 
-_BENCH_NAME, _BENCH_ADAPTER = "bench-lora", "pirate"
-
 _STYLES = {"loaded": "green", "loading": "yellow", "missing": "red", "refused": "bold red", "lazy": "dim"}
 
 
-def _adapter_name(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    if value is None or NAME.fullmatch(value):
-        return value
-    raise click.BadParameter(f"{value!r} is no adapter name: [A-Za-z0-9._-], 1 to 128 characters", context, parameter)
-
-
-def _absolute(context: click.Context, parameter: click.Parameter, value: Path | None) -> Path | None:
-    """The cluster runs in a folder of its own: what is relative to ours must not be sent as it is."""
-    try:
-        return value and value.expanduser().absolute()
-    except RuntimeError as error:
-        raise click.BadParameter(str(error), context, parameter) from None
-
-
-_name = click.argument("name", callback=_adapter_name)
-_path = click.argument("path", type=click.Path(path_type=Path), callback=_absolute)
+_name = click.argument("name", callback=adapter_name)
+_path = click.argument("path", type=click.Path(path_type=Path), callback=absolute)
 _json = click.option("--json", "as_json", is_flag=True, help="As the API answers it.")
 
 
 @click.group("lora")
 def lora_command() -> None:
     """Load, update and look at LoRA adapters, on every worker at once."""
+
+
+lora_command.add_command(bench)
 
 
 @lora_command.command("load")
@@ -149,7 +133,7 @@ def test(name: str, prompt: str, max_tokens: int, url: str | None) -> int:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in (base, name):
         table.add_column(Text(heading), ratio=1, overflow="fold")
-    table.add_row(*(Text(_printable(answer)) for answer in answers))
+    table.add_row(*(Text(printable(answer)) for answer in answers))
     console().print(table)
     return 0
 
@@ -157,7 +141,7 @@ def test(name: str, prompt: str, max_tokens: int, url: str | None) -> int:
 @lora_command.command("validate")
 @_path
 @click.option(
-    "--model", type=click.Path(exists=True, file_okay=False, path_type=Path), callback=_absolute,
+    "--model", type=click.Path(exists=True, file_okay=False, path_type=Path), callback=absolute,
     help="The base model's folder; without one, the demo model.",
 )
 @click.option(
@@ -179,28 +163,6 @@ def validate(path: Path, model: Path | None, max_lora_rank: int) -> int:
         f"base model {facts.base_model or 'not named'}, content {facts.content_hash[:12]}"
     )
     _say_unchecked(facts.unchecked, err=False)
-    return 0
-
-
-@lora_command.command("bench")
-@click.argument("name", required=False, callback=_adapter_name)
-@click.argument("path", required=False, type=click.Path(path_type=Path), callback=_absolute)
-@click.option("--cycles", default=10, show_default=True, type=click.IntRange(1), help="Times to load and unload it.")
-@url_option
-def bench(name: str | None, path: Path | None, cycles: int, url: str | None) -> int:
-    """Measure loading, the first token and unloading of the adapter in folder PATH, as NAME while it lasts.
-
-    Without arguments: an adapter of the demo model."""
-    from worker.demo import adapter_path
-
-    if (name is None) != (path is None):
-        raise click.UsageError("both NAME and PATH are needed, or none of them")
-    name, path = name or _BENCH_NAME, path or adapter_path(_BENCH_ADAPTER)
-    with client(url) as cluster:
-        _require_unused(cluster, name)
-        with _terminated_as_interrupted(), _cleaned_up(cluster, name):
-            times = [_cycle(cluster, name, path) for _ in range(cycles)]
-    console().print(_bench_table(times))
     return 0
 
 
@@ -286,64 +248,12 @@ def _say_unchecked(sentences: Any, *, err: bool) -> None:
         click.echo(f"not checked: {sentence}", err=err)
 
 
-# Measuring.
-
-
-def _require_unused(cluster: ClusterClient, name: str) -> None:
-    """What is unloaded in the end must be nobody's."""
-    try:
-        cluster.adapter(name)
-    except ClusterError as error:
-        if error.status == 404:
-            return
-        raise
-    raise UsageError(f"{name}: the cluster has an adapter of that name; bench needs one that it may unload")
-
-
-def _cycle(cluster: ClusterClient, name: str, path: Path) -> tuple[float, float, float]:
-    """Seconds to load, to the first token and to unload."""
-    begun = time.monotonic()
-    if cluster.load_adapter(name, path)["state"] == "registered":
-        raise ClusterError("no worker is ready: there is nothing to measure")
-    loaded = time.monotonic()
-    first = cluster.first_token(name, "Once upon a time")
-    unloading = time.monotonic()
-    cluster.unload_adapter(name)
-    return loaded - begun, first, time.monotonic() - unloading
-
-
-@contextlib.contextmanager
-def _cleaned_up(cluster: ClusterClient, name: str) -> Iterator[None]:
-    """Whatever ends the body before its last unload, the cluster does not keep ``name``."""
-    done = False
-    try:
-        yield
-        done = True
-    finally:
-        if not done:
-            try:
-                cluster.unload_adapter(name)
-            except ClusterError as error:
-                if error.status != 404:
-                    click.echo(f"{name} may still be loaded: {error}", err=True)
-
-
-@contextlib.contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM unwinds like Ctrl-C, so that what was begun is cleaned up."""
-    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 # Tables.
 
 
 def _list_table(adapters: list[dict[str, Any]]) -> Table:
     instances = list(dict.fromkeys(name for adapter in adapters for name in adapter["instances"]))
-    table = _table("name", ">version", ">rank", ">size", "state", *instances, ">requests", ">last use")
+    table = plain_table("name", ">version", ">rank", ">size", "state", *instances, ">requests", ">last use")
     for adapter in adapters:
         table.add_row(
             Text(adapter["lora_name"]), _number(adapter["version"]), _number(adapter["rank"]), _size(adapter["size"]),
@@ -364,7 +274,7 @@ def _cell(adapter: dict[str, Any], instance: str) -> Text:
 
 
 def _versions_table(versions: list[dict[str, Any]]) -> Table:
-    table = _table("", ">version", "content", ">rank", "modules", ">size", ">created", "base model", "source")
+    table = plain_table("", ">version", "content", ">rank", "modules", ">size", ">created", "base model", "source")
     for version in versions:
         table.add_row(
             "*" if version["active"] else "", _number(version["version"]), Text(str(version["hash"])[:12]),
@@ -375,7 +285,7 @@ def _versions_table(versions: list[dict[str, Any]]) -> Table:
 
 
 def _instances_table(adapter: dict[str, Any], header: bool = False) -> Table:
-    table = _table("instance", "state", ">version", "reason")
+    table = plain_table("instance", "state", ">version", "reason")
     table.show_header = header
     for name, instance in adapter.get("instances", {}).items():
         state = instance["state"]
@@ -383,22 +293,6 @@ def _instances_table(adapter: dict[str, Any], header: bool = False) -> Table:
             Text(name), Text(state, _STYLES.get(state, "")), _number(instance.get("version")),
             Text(instance.get("reason") or "", "dim"),
         )
-    return table
-
-
-def _bench_table(times: list[tuple[float, float, float]]) -> Table:
-    table = _table("", ">mean ms", ">p50 ms", ">p95 ms")
-    for what, column in zip(("load", "first token", "unload"), zip(*times, strict=True), strict=True):
-        values = (statistics.fmean(column), _percentile(column, 0.50), _percentile(column, 0.95))
-        table.add_row(what, *(f"{value * 1000:.1f}" for value in values))
-    return table
-
-
-def _table(*columns: str) -> Table:
-    """A table without a frame; columns that begin with > are flush right."""
-    table = Table(box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(Text(column.removeprefix(">")), justify="right" if column[:1] == ">" else "left")
     return table
 
 
@@ -426,11 +320,6 @@ def _base_of(cluster: ClusterClient, name: str) -> str:
     return bases[0]
 
 
-def _percentile(values: tuple[float, ...], part: float) -> float:
-    """The smallest of ``values`` that at least ``part`` of them do not exceed."""
-    return sorted(values)[max(0, math.ceil(part * len(values)) - 1)]
-
-
 def _number(value: object) -> str:
     return "-" if value is None else str(value)
 
@@ -447,8 +336,3 @@ def _size(size: float | None) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} GB"
-
-
-def _printable(text: str) -> str:
-    """A model's words must not move the cursor of the terminal they are shown on."""
-    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)

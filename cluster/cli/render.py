@@ -103,3 +103,16 @@ def duration(seconds: float | None) -> str:
 
 def _text(value: object) -> str:
     return "-" if value is None else str(value)
+
+
+def plain_table(*columns: str) -> Table:
+    """A table without a frame; columns that begin with > are flush right."""
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(Text(column.removeprefix(">")), justify="right" if column[:1] == ">" else "left")
+    return table
+
+
+def printable(text: str) -> str:
+    """A model's words must not move the cursor of the terminal they are shown on."""
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)

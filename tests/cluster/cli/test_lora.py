@@ -497,11 +497,3 @@ def test_bench_that_is_interrupted_leaves_nothing(cluster: Cluster, number: sign
         process.wait()
     assert (process.returncode, err.strip()) == (code, "") and cluster.adapters == {}
 
-
-@pytest.mark.parametrize(
-    ("values", "half", "nearly_all"),
-    [((3.0,), 3.0, 3.0), ((2.0, 1.0), 1.0, 2.0), (tuple(map(float, range(1, 101))), 50.0, 95.0)],
-)
-def test_percentiles_are_values_that_were_measured(values: tuple[float, ...], half: float, nearly_all: float) -> None:
-    assert (lora._percentile(values, 0.50), lora._percentile(values, 0.95)) == (half, nearly_all)
-
