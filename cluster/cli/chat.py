@@ -12,10 +12,11 @@ import click
 
 from cluster.cli.chat_session import COMMANDS, Leave, Session, messages
 from cluster.cli.common import client, url_option
-from cluster.client import ClusterClient, ClusterError
+from cluster.cli.models import chosen
+from cluster.client import ClusterError
 from cluster.conversation import Conversation
 from cluster.openai_client import OpenAIClient
-from config.errors import UsageError, nearest
+from config.errors import UsageError
 from config.settings import cluster_url, own_admin_key
 
 
@@ -42,7 +43,7 @@ def chat_command(
     with client(url) as cluster, OpenAIClient(where, own_admin_key()) as asks:
         live = not question and sys.stdin.isatty()
         session = Session(
-            asks, cluster.models, Conversation(_model(cluster, model), system), sys.stdout, sys.stderr, live=live,
+            asks, cluster.models, Conversation(chosen(cluster, model), system), sys.stdout, sys.stderr, live=live,
             terminal=sys.stdout.isatty(), colour=sys.stderr.isatty(),
             stats=sys.stderr.isatty() if stats is None else stats,
             sampling={name: value for name, value in sampling.items() if value is not None},
@@ -56,20 +57,6 @@ def chat_command(
         except BrokenPipeError:  # whoever read the answers has gone
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
-
-
-def _model(cluster: ClusterClient, name: str | None) -> str:
-    """The one that is asked. Raises ClusterError and UsageError."""
-    cards = cluster.models()
-    known = [str(card["id"]) for card in cards]
-    if name is None:
-        base = [str(card["id"]) for card in cards if not card.get("parent")] or known
-        if not base:
-            raise ClusterError("the cluster serves no model now")
-        return base[0]
-    if name not in known and name.partition(":")[2] not in known:
-        raise UsageError(f"no model {name!r}{nearest(name, known)}; there are: {', '.join(known)}", 2)
-    return name
 
 
 def _filled(question: tuple[str, ...]) -> str:

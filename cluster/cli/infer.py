@@ -1,0 +1,192 @@
+"""`infer`: ask a file of questions."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import click
+
+from cluster import batch_files, batch_lines
+from cluster.batch_files import Output, Step
+from cluster.batch_lines import Defaults
+from cluster.batch_run import Asker, fed, in_order
+from cluster.cli.common import client, url_option
+from cluster.cli.models import chosen
+from cluster.cli.render import console
+from cluster.client import ClusterError
+from config.errors import UsageError
+from config.settings import cluster_url, own_admin_key
+
+if TYPE_CHECKING:
+    from rich.progress import ProgressColumn
+
+
+@click.command("infer")
+@click.option("--in", "source", required=True, metavar="FILE", help="One request a line (- is standard input).")
+@click.option("--out", "target", required=True, metavar="FILE", help="One answer a line (- is standard output).")
+@click.option("--model", "-m", help="For lines that name none (default: the base model).")
+@click.option("--concurrency", "-c", default=16, show_default=True, type=click.IntRange(1, 4096), help="At a time.")
+@click.option("--max-tokens", type=click.IntRange(1), help="For lines that say nothing of it.")
+@click.option("--temperature", type=click.FloatRange(0), help="For lines that say nothing of it.")
+@click.option("--seed", type=int, help="For lines that say nothing of it.")
+@click.option("--chat", is_flag=True, help="Put prompts as questions in a chat, not as texts to go on with.")
+@click.option("--text", is_flag=True, help="Each line is a prompt as it stands, not JSON.")
+@click.option("--retry-errors", is_flag=True, help="Ask again what failed in an earlier run.")
+@click.option("--overwrite", is_flag=True, help="Begin anew, whatever the output holds.")
+@click.option("--retries", default=5, show_default=True, type=click.IntRange(0), help="Further attempts at a line.")
+@click.option(
+    "--timeout", default=600.0, show_default=True, type=click.FloatRange(0, min_open=True),
+    help="Seconds one answer may take.",
+)
+@url_option
+def infer_command(
+    source: str, target: str, model: str | None, concurrency: int, chat: bool, text: bool, retry_errors: bool,
+    overwrite: bool, retries: int, timeout: float, url: str | None, **sampling: Any,
+) -> int:
+    """Ask every line of a file, many at a time; the answers come in the order of the lines.
+
+    A line is {"prompt": …}, {"messages": […]}, a string, or OpenAI's batch form {"custom_id", "method", "url", "body"};
+    other fields (max_tokens, temperature, model, …) go along. Started again after a break, it asks what is missing.
+    Exit code 1 if any line failed; its error stands in its line of the output."""
+    with client(url) as cluster:
+        name = chosen(cluster, model)
+    defaults = Defaults(name, {k: v for k, v in sampling.items() if v is not None}, chat, text)
+    asker = Asker(url or cluster_url(), own_admin_key(), concurrency, retries, timeout)
+    out = _output(source, target, overwrite, retry_errors)
+    with contextlib.closing(out), _input(source) as file:
+        size = os.fstat(file.fileno()).st_size if Path(source).is_file() else None
+        report = Report(out)
+        steps = batch_files.steps(
+            batch_files.lines(file), functools.partial(batch_lines.ask_of, defaults=defaults), out.name, out.kept(),
+            out.earlier(),
+        )
+        with _progress(report, size, shown=target != "-"):
+            try:
+                asyncio.run(_run(asker, concurrency, steps, report))
+                out.complete()
+            except (ClusterError, UsageError) as error:
+                raise _with_hint(error, report) from None
+            except OSError as error:
+                raise UsageError(f"{target}: {error.strerror or error}{report.hint()}") from None
+            except KeyboardInterrupt:
+                click.echo(f"stopped{report.hint()}", err=True)
+                return 130
+    click.echo(report.summary(), err=True)
+    return 1 if report.failed else 0
+
+
+def _output(source: str, target: str, overwrite: bool, retry: bool) -> Output:
+    if target == "-":
+        return Output(None)
+    path = Path(target)
+    if source != "-" and path.exists() and Path(source).exists() and path.samefile(source):
+        raise UsageError("--in and --out are the same file", 2)
+    if retry and not path.exists():
+        raise UsageError(f"{target}: there is nothing to ask again", 2)
+    return Output(path, overwrite, retry)
+
+
+@contextlib.contextmanager
+def _input(source: str) -> Iterator[IO[bytes]]:
+    """A file of our own: the one behind sys.stdin must not be held by a thread at the end."""
+    try:
+        file = open(os.dup(0) if source == "-" else source, "rb")  # noqa: PTH123, SIM115
+    except OSError as error:
+        raise UsageError(f"{source}: {error.strerror or error}", 2) from None
+    yield file  # left open: a thread may be reading it for ever
+
+
+async def _run(asker: Asker, concurrency: int, steps: Iterator[Step], report: Report) -> None:
+    async with asker:
+        await in_order(fed(steps), asker, concurrency, report.take)
+
+
+def _with_hint(error: Exception, report: Report) -> Exception:
+    if isinstance(error, ClusterError):
+        return ClusterError(f"{error}{report.hint()}", error.status)
+    return error
+
+
+@dataclass
+class Report:
+    """How far it is. ``kept``: lines that an earlier run wrote; ``offset``: bytes of the input that are behind it."""
+
+    out: Output
+    kept: int = 0
+    asked: int = 0
+    failed: int = 0
+    tokens: int = 0
+    offset: int = 0
+    began: float = field(default_factory=time.monotonic)
+    look: Callable[[], None] = lambda: None
+
+    def take(self, step: Step, answer: Mapping[str, Any] | None) -> None:
+        """Writes what this step gave, where it is not there already."""
+        self.kept += step.kept + bool(step.copied)
+        self.failed += step.failed
+        if step.copied:
+            self.out.write(step.copied)
+        if answer is not None:
+            self.out.write(batch_lines.line_of(answer))
+            self.asked += 1
+            self.failed += bool(answer.get("error"))
+            self.tokens += batch_lines.tokens_of(answer)
+        self.offset = step.offset
+        self.look()
+
+    def rates(self) -> str:
+        took = max(1e-3, time.monotonic() - self.began)
+        return f"{self.asked / took:.1f} lines/s, {self.tokens / took:.1f} tokens/s"
+
+    def summary(self) -> str:
+        parts = [f"{self.kept + self.asked} lines"]
+        if self.kept:
+            parts.append(f"{self.kept} of them from before")
+        parts.append(f"{self.failed} failed" + (" (--retry-errors asks them again)" if self._again else ""))
+        if self.asked:
+            parts.append(f"{time.monotonic() - self.began:.1f} s")
+            parts.append(self.rates())
+        return ", ".join(parts)
+
+    @property
+    def _again(self) -> bool:
+        return self.failed > 0 and not self.out.plain
+
+    def hint(self) -> str:
+        """What of an unfinished run is left."""
+        done = f"; {self.kept + self.asked} lines are written"
+        return done if self.out.plain else f"{done}, the same command goes on from there"
+
+
+@contextlib.contextmanager
+def _progress(report: Report, size: int | None, shown: bool) -> Iterator[None]:
+    """A bar on a terminal, nothing elsewhere. ``size``: bytes of the input."""
+    screen = console(stderr=True)
+    if not screen.is_terminal or not shown:
+        yield
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns: list[ProgressColumn] = [TextColumn("{task.description}")]
+    if size is not None:
+        columns += [BarColumn(), TextColumn("{task.percentage:>3.0f} %")]
+    columns += [TimeElapsedColumn()]
+    if size is not None:
+        columns += [TextColumn("left"), TimeRemainingColumn()]
+    with Progress(*columns, console=screen, transient=True) as progress:
+        task = progress.add_task("asking", total=size)
+
+        def look() -> None:
+            words = f"{report.kept + report.asked} lines, {report.failed} failed, {report.rates()}"
+            progress.update(task, completed=report.offset, description=words)
+
+        report.look = look
+        yield
