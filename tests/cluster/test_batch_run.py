@@ -151,7 +151,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 async def _asking(answer: Handler, **options: Any) -> AsyncIterator[Asker]:
     app = web.Application()
     app.router.add_post("/{path:.*}", answer)
-    runner = web.AppRunner(app)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     port = free_port()
     await web.TCPSite(runner, "127.0.0.1", port).start()
