@@ -9,22 +9,33 @@ from lb.backend import Backend
 from lb.strategies.base import RequestInfo
 from lb.strategies.round_robin import RoundRobin
 
+#: Requests that went elsewhere are counted so many at a time.
+_AT_ONCE = 4
+
 
 class ResponseTime:
     """cost = latency x (in-flight + 1), as in Finagle's and tower's Peak EWMA. A backend not measured yet is taken
-    for as quick as the quickest, so that it is tried, but not flooded. Among equals each in turn."""
+    for as quick as the quickest, so that it is tried, but not flooded; one that was slow is tried again after a number
+    of requests. Among equals each in turn."""
 
     def __init__(self, random: Random) -> None:
         self._turn = RoundRobin(random)
+        self._choices = 0
 
     def choose(self, candidates: Sequence[Backend], request: RequestInfo) -> Backend:
-        measured = [b.latency.value for b in candidates if b.latency.value is not None]
+        measured = [b.latency.estimate for b in candidates if b.latency.estimate is not None]
         quickest = min(measured, default=1.0)
 
         def cost(backend: Backend) -> float:
-            latency = backend.latency.value
+            latency = backend.latency.estimate
             return (quickest if latency is None else latency) * (backend.load + 1)
 
         costs = [cost(b) for b in candidates]
         least = min(costs)
-        return self._turn.choose([b for b, c in zip(candidates, costs, strict=True) if c == least], request)
+        chosen = self._turn.choose([b for b, c in zip(candidates, costs, strict=True) if c == least], request)
+        self._choices += 1
+        if self._choices % _AT_ONCE == 0:  # counted now and then only: it is done for every request otherwise
+            for backend in candidates:
+                if backend is not chosen and not backend.in_flight:
+                    backend.latency.passed_over(_AT_ONCE)
+        return chosen

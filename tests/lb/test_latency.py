@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lb.latency import PeakEwma
+from lb.latency import FORGETTING, PATIENCE, PeakEwma
 
 TIMES = st.lists(st.tuples(st.floats(0, 100), st.floats(0, 50)), min_size=1, max_size=20)
 
@@ -60,3 +60,55 @@ def test_it_is_never_outside_what_was_measured(measured: list[tuple[float, float
     latencies = [latency for latency, _ in measured]
     assert min(latencies) * (1 - 1e-9) <= ewma.value <= max(latencies) * (1 + 1e-9)
     assert ewma.value >= measured[-1][0] * (1 - 1e-9)
+
+
+def test_passed_over_it_is_reckoned_with_less_but_shown_as_measured() -> None:
+    ewma = PeakEwma()
+    ewma.passed_over(1)
+    assert ewma.estimate is None
+    ewma.observe(1.0, 0.0)
+    for _ in range(PATIENCE):
+        ewma.passed_over(1)
+    assert ewma.estimate == 1.0
+    for _ in range(int(FORGETTING)):
+        ewma.passed_over(1)
+    assert ewma.estimate == pytest.approx(math.exp(-1))
+    assert ewma.value == 1.0
+    ewma.observe(1.0, 0.0)
+    ewma.passed_over(1)
+    assert ewma.estimate == 1.0
+
+
+def test_an_answer_after_that_is_believed_whichever_way_it_is_off() -> None:
+    quicker, slower = PeakEwma(), PeakEwma()
+    for ewma in (quicker, slower):
+        ewma.observe(1.0, 0.0)
+        for _ in range(50):
+            ewma.passed_over(1)
+    quicker.observe(0.01, 0.001)
+    assert quicker.value == quicker.estimate == 0.01
+    slower.observe(0.9, 0.001)
+    assert slower.value == slower.estimate == 0.9
+
+
+@given(st.lists(st.one_of(st.none(), st.tuples(st.floats(0, 100), st.floats(0, 50))), min_size=1, max_size=30))
+def test_an_estimate_is_never_above_what_was_measured(steps: list[tuple[float, float] | None]) -> None:
+    """None: passed over."""
+    ewma, now, latencies = PeakEwma(), 0.0, []
+    for step in steps:
+        if step is None:
+            before = ewma.estimate
+            ewma.passed_over(1)
+            assert before is None or (ewma.estimate is not None and ewma.estimate <= before)
+            continue
+        latencies.append(step[0])
+        now += step[1]
+        ewma.observe(step[0], now)
+        assert ewma.estimate == ewma.value
+    if not latencies:
+        assert ewma.estimate is None
+        return
+    assert ewma.value is not None
+    assert ewma.estimate is not None
+    assert 0 <= ewma.estimate <= ewma.value
+    assert min(latencies) * (1 - 1e-9) <= ewma.value <= max(latencies) * (1 + 1e-9)
