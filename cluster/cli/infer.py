@@ -60,8 +60,7 @@ def infer_command(
         name = chosen(cluster, model)
     defaults = Defaults(name, {k: v for k, v in sampling.items() if v is not None}, chat, text)
     asker = Asker(url or cluster_url(), own_admin_key(), concurrency, retries, timeout)
-    out = _output(source, target, overwrite, retry_errors)
-    with contextlib.closing(out), _input(source) as file:
+    with _input(source) as file, contextlib.closing(_output(source, target, overwrite, retry_errors)) as out:
         size = os.fstat(file.fileno()).st_size if Path(source).is_file() else None
         report = Report(out)
         steps = batch_files.steps(
@@ -75,7 +74,7 @@ def infer_command(
             except (ClusterError, UsageError) as error:
                 raise _with_hint(error, report) from None
             except OSError as error:
-                raise UsageError(f"{target}: {error.strerror or error}{report.hint()}") from None
+                raise UsageError(f"{out.name}: {error.strerror or error}{report.hint()}") from None
             except KeyboardInterrupt:
                 click.echo(f"stopped{report.hint()}", err=True)
                 return 130
@@ -162,7 +161,8 @@ class Report:
 
     def hint(self) -> str:
         """What of an unfinished run is left."""
-        done = f"; {self.kept + self.asked} lines are written"
+        lines = self.kept + self.asked
+        done = "; 1 line is written" if lines == 1 else f"; {lines} lines are written"
         return done if self.out.plain else f"{done}, the same command goes on from there"
 
 

@@ -209,6 +209,13 @@ def test_a_batch_in_a_pipe(cluster: Cluster) -> None:
     assert b"2 lines, 0 failed" in result.stderr
 
 
+def test_without_an_input_no_output_is_made(cluster: Cluster, tmp_path: Path) -> None:
+    result = cluster.run("infer", "--in", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out"))
+    assert result.returncode == 2
+    assert "No such file" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_bar_at_a_terminal_and_ctrl_c_says_how_to_go_on(cluster: Cluster, tmp_path: Path) -> None:
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     line = json.dumps({"prompt": "x", "max_tokens": 20, "ignore_eos": True})
