@@ -134,7 +134,8 @@ def _accepted(model: Any, body: Any) -> bool:
 
 @pytest.mark.parametrize("body", [
     {"instances": 2}, {"instances": 2.0}, {"instances": 2.5}, {"instances": True}, {"instances": "2"},
-    {"instances": -1}, {"instances": None}, {"instances": 2, "action": None}, {"instances": 2, "count": 1}, {"action": "scale_up"},
+    {"instances": -1}, {"instances": None}, {"instances": 2, "action": None}, {"instances": 2, "count": 1},
+    {"action": "scale_up"},
     {"action": "scale_up", "count": None}, {"action": "scale_up", "count": 0}, {"action": "grow"}, {}, [], None, 3,
     {"instances": 10**40}, {"instances": 2, "more": 1}, {"action": "scale_down", "count": 2, "instances": None},
 ])  # fmt: skip
