@@ -23,7 +23,7 @@ up: $(VENV)/.engine-$(ENGINE)
 	$(BIN)/clusterctl up --instances 3 $(ARGS)
 
 test: $(VENV)/.engine-$(ENGINE) $(VENV)/.dev system
-	$(BIN)/python -m pytest -m "not soak" $(ARGS)
+	$(BIN)/python -m pytest -m "not soak" --durations 30 $(ARGS)
 
 soak: $(VENV)/.engine-$(ENGINE) $(VENV)/.dev system
 	$(BIN)/python -m pytest -m soak --timeout 3600 $(ARGS)

@@ -66,15 +66,22 @@ def read_base(model: str, cache: Path | None = None) -> BaseShapes | None:
 
     None where they cannot be read: not here, no safetensors, or not sound. Blocking; reads headers only.
     """
-    folder = _model_folder(model, cache)
-    tensors: dict[str, Tensor] = {}
+    folder = model_folder(model, cache)
     try:
-        for file in _weight_files(folder) if folder else ():
-            with open_regular(file) as stream:
-                tensors |= read_header(stream, file.name)
+        tensors = read_tensors(folder) if folder else {}
     except (OSError, AdapterRejected):
         return None
     return _shapes(tensors) if tensors else None
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """What the headers of a model's safetensors files say; {} where there are none. Raises OSError and, for files that
+    are not sound, AdapterRejected. Blocking."""
+    tensors: dict[str, Tensor] = {}
+    for file in _weight_files(folder):
+        with open_regular(file) as stream:
+            tensors |= read_header(stream, file.name)
+    return tensors
 
 
 def compare(pairs: Iterable[Pair], base: BaseShapes, *, transposed: bool) -> Comparison:
@@ -138,7 +145,8 @@ def _likeness(module: str, name: str) -> tuple[bool, int]:
     return ends, len(set(module.split(".")) & set(name.split(".")))
 
 
-def _model_folder(model: str, cache: Path | None) -> Path | None:
+def model_folder(model: str, cache: Path | None) -> Path | None:
+    """Of a path, or of a hub id that is in the Hugging Face ``cache``; None where there is none."""
     try:
         if model and Path(model).is_dir():
             return Path(model)

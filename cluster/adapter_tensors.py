@@ -92,6 +92,11 @@ def read_header(stream: BinaryIO, name: str) -> dict[str, Tensor]:
     return {key: tensor for _, _, key, tensor in placed}
 
 
+def stored_bytes(tensor: Tensor) -> int:
+    """What it takes in its file, whole bytes."""
+    return -(-_bits(tensor) // 8)
+
+
 def _no_constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is no JSON")
 

@@ -50,6 +50,8 @@ class BalancerKeeper:
         self.tell, self.drain_timeout, self._on_outcome = tell, drain_timeout, on_outcome
         self.events: Callable[[], Iterable[Event]] = tuple
         self.listener: socket.socket | None = None
+        #: A replacement that was begun under an earlier supervisor, and came to nothing with it.
+        self.unfinished = False
         self.slots = [Slot(_slot_name(number), config, self) for number in range(config.processes)]
         #: All that live, oldest first.
         self.processes: list[BalancerProcess] = []
@@ -101,7 +103,8 @@ class BalancerKeeper:
 
     async def adopt(self) -> bool:
         """Takes over what an earlier supervisor started, and the listening socket. False: nothing of it runs."""
-        self.processes, self.listener = await adopt(self, self._state, self._store)
+        left = await adopt(self, self._state, self._store)
+        self.processes, self.listener, self.unfinished = left.processes, left.listener, left.unfinished
         self._order = max((process.order for process in self.processes), default=0)
         slots = {slot.name: slot for slot in self.slots}
         for process in self.processes:

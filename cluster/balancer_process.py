@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import signal
 import socket
 import sqlite3
@@ -314,23 +315,38 @@ class BalancerProcess:
         self.group.heard(self, message)
 
 
-async def adopt(
-    group: Group, state: StateDir, store: Records
-) -> tuple[list[BalancerProcess], socket.socket | None]:
-    """All that an earlier supervisor left running, oldest first, and the listening socket, if there are any."""
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What an earlier supervisor left running, oldest first, and the listening socket, if there are any.
+    ``unfinished``: it had begun to replace one of them, and what was to take its place is not there."""
+
+    processes: list[BalancerProcess]
+    listener: socket.socket | None
+    unfinished: bool
+
+
+async def adopt(group: Group, state: StateDir, store: Records) -> Left:
+    """Takes over what an earlier supervisor left."""
     records = await store.processes()
     for path in state.runs.glob("lb-*"):
         if path.name not in records and (noted := run_files.notes(path).get("record")):
             records[path.name] = noted  # it could not be saved
+    records = {name: record for name, record in records.items() if "link" in record}  # the others are workers
     found = await asyncio.gather(*(
         BalancerProcess.adopt(name, record, group, state, store)
-        for name, record in records.items() if "link" in record
+        for name, record in records.items()
     ))  # fmt: skip
     adopted = [one for one in found if one is not None]
     for _, same in adopted[1:]:
         same.close()  # the same socket once more
     processes = sorted((process for process, _ in adopted), key=lambda process: process.order)
-    return processes, adopted[0][1] if adopted else None
+    newest = {process.slot: process.order for process in processes if process.retiring is None}
+    there = {process.name for process in processes}
+    unfinished = any(
+        record.get("order", 0) > newest.get(record.get("slot", name), math.inf)
+        for name, record in records.items() if name not in there and record.get("retiring") is None
+    )  # fmt: skip
+    return Left(processes, adopted[0][1] if adopted else None, unfinished)
 
 
 def in_words(status: int | None) -> str:

@@ -33,7 +33,7 @@ def backend_set(supervisor: Supervisor) -> BackendSet:
         for a in supervisor.attached
     ]
     return BackendSet(
-        epoch=supervisor.epoch, revision=supervisor.revision, strategy=supervisor.strategy,
+        epoch=supervisor.epoch, revision=supervisor.version[1], strategy=supervisor.strategy,
         backends=(*managed, *attached), shutting_down=fleet.desired.shutting_down,
         registered=tuple(card(adapter, base, adapter.current.path) for adapter in registered),
     )

@@ -10,30 +10,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
 
 import aiohttp
 
-from cluster import adoption, rolling
-from cluster.adapter_files import AdapterRejected
+from cluster import preparation, rolling
 from cluster.adapters import Adapter
 from cluster.attached import Attached
 from cluster.balancer import BalancerKeeper
 from cluster.balancer_settings import balancer_config, is_outdated
-from cluster.events import EPOCH_IDS, KEPT, Event, EventLog
+from cluster.events import Event, EventLog
 from cluster.fleet import Fleet, instance_name
 from cluster.instance import Instance
 from cluster.losses import Loss, Losses, Outcome, became, sentence
+from cluster.performer import Performer
 from cluster.plan import Plan
 from cluster.plans import Plans
-from cluster.ports import free_port
-from cluster.reconciler import Action, Admit, Dismiss, Drain, Exit, Kill, Retire, Start, Stop, Sweep, reconcile
+from cluster.reconciler import Admit, Exit, reconcile
 from cluster.recovery import Recovery
 from cluster.restart import Backoff, RestartPolicy
 from cluster.rollout import Holder, Rollouts
@@ -41,21 +38,17 @@ from cluster.saver import Saver
 from cluster.stalls import Stalls
 from cluster.state import DesiredState, InstanceDesired, WorkerState
 from cluster.status import backend_set, snapshot, stopped
-from cluster.store import NotSaved, Store
-from cluster.transfer import IMPORTED
+from cluster.store import Store
 from cluster.usage import UsageSampler
 from cluster.watchers import Watchers
 from cluster.wishes import Wishes
 from config.aio import Tasks
 from config.errors import UsageError
-from config.files import NO_ROOM
 from config.paths import StateDir
-from config.settings import Settings, inherited_environment
+from config.settings import Settings
 from config.strategy_file import StrategyWriter
 from worker import logfile
-from worker import run_file as run_files
 from worker.process import Handle, Launcher
-from worker.spec import WorkerSpec
 
 _T = TypeVar("_T")
 
@@ -116,37 +109,15 @@ class Supervisor:
         self.rollouts = Rollouts(self, state.adapters, wall)
         self.stalls = Stalls(self)
         self.watchers = Watchers(self)
+        self._performer = Performer(self, launcher, self._random)
 
     # for whoever runs it
 
     async def prepare(self, epoch: int, adopt: bool) -> None:
-        """Reads the state and takes over what runs; the balancer's ``listener`` has to be set before `run`."""
+        """Reads the state and takes over what runs; the balancer's ``listener`` has to be set before `run`. Raises
+        UsageError."""
         self.epoch = epoch
-        self.events.begin(epoch, await self._store.events())
-        for event in self.events.events:
-            if event.id > epoch * EPOCH_IDS:
-                self.saver.event(event)
-        self.events.heard = self._happened
-        await self._read_registry(adopt)
-        if adopt:
-            await self._adopt()
-        elif imported := await self._store.get(IMPORTED):
-            self.fleet.weights = dict(imported["weights"])
-        values = {
-            "boot_id": adoption.boot_id(), "settings": self.plan.settings.to_json(), IMPORTED: None,
-            **self.wishes.durable,
-        }  # fmt: skip
-        if adopt:
-            self.saver.value(**values)  # on a full disk: what is saved there is as good
-            await self.saver.flush()
-        else:
-            try:
-                gone = dict.fromkeys(await self._store.processes())
-                await self._store.save(gone, [], KEPT)
-                await self._store.put(**values)
-            except NotSaved as error:
-                raise UsageError(f"no cluster can be started on {self.state.root}: {error}") from None
-        self.wishes.known()
+        await preparation.prepare(self, self._store, self._launcher, adopt)
 
     def take_room(self) -> None:
         """Before the first start: for what has to be written on a full disk too. Raises UsageError where there is
@@ -156,20 +127,6 @@ class Supervisor:
             StrategyWriter(self.state.strategy).close()
         except OSError as error:
             raise UsageError(f"no cluster can be started on {self.state.root}: {error}") from None
-
-    async def _read_registry(self, adopt: bool) -> None:
-        """What was loaded before, then what this start names. Raises UsageError for an adapter that is none."""
-        self.rollouts.registry = await self._store.registry()
-        if adopt:
-            return  # what this start names was taken in when the cluster was started, and may be unloaded since
-        given = {name: Path(path) for name, path in self.plan.spec.adapters.items()}
-        try:
-            await self.rollouts.take_in_given(given, self.plan.spec.lazy, self.plan.spec.descriptions)
-        except AdapterRejected as error:
-            raise UsageError(f"adapter {error}") from None
-        except (NotSaved, OSError) as error:
-            raise UsageError(f"the adapters cannot be stored in {self.state.adapters}: {error}") from None
-        await asyncio.to_thread(self.rollouts.sweep)
 
     async def run(self) -> None:
         """Until the cluster has been shut down."""
@@ -181,6 +138,7 @@ class Supervisor:
                 await self._run()
             finally:
                 await self.watchers.close()
+                await self._performer.close()
                 await self._tasks.close()
 
     async def command(self, change: Callable[[], _T]) -> _T:
@@ -231,8 +189,7 @@ class Supervisor:
         logging.getLogger().setLevel(settings.log_level.upper())
 
     def drain_by_hand(self, name: str, grace: float) -> None:
-        version = (self.epoch, self._revision + 1)
-        self.fleet.drain_by_hand(name, grace, self._clock(), version, self.balancer.connected)
+        self.fleet.drain_by_hand(name, grace, self._clock(), self.next_version, self.balancer.connected)
 
     def replace_balancer(self) -> None:
         """By one that knows the settings that hold now."""
@@ -246,7 +203,7 @@ class Supervisor:
             config = balancer_config(self.plan, self.state)
             outdated = any(is_outdated(process, config) for process in self.balancer.processes)
             self.balancer.start()
-            if outdated:
+            if outdated or self.balancer.unfinished:
                 self.replace_balancer()
         for instance in self.fleet.instances.values():
             self.watchers.watch(instance)
@@ -275,100 +232,17 @@ class Supervisor:
         for _ in range(2):  # a second round, as what was admitted in the first is started in the second
             actions = reconcile(self.fleet.desired, self.fleet.observed(), self._clock())
             for action in actions:
-                await self._perform(action)
+                if isinstance(action, Exit):
+                    self._exit = True
+                else:
+                    await self._performer.perform(action)
             if not any(isinstance(action, Admit) for action in actions):
                 break
         self._look_at_rolling()
-        await self._publish()
+        await self.publish()
         if self.wishes.unanswered:
             self.announce()
             self.wishes.answer()
-
-    async def _perform(self, action: Action) -> None:
-        now = self._clock()
-        if isinstance(action, Exit):
-            self._exit = True
-            return
-        if isinstance(action, Admit):
-            number = int(action.id.rsplit("_", 1)[1])
-            self.fleet.admit(action.id, self.plan.placement.slot(number), now)
-            return
-        if isinstance(action, Dismiss):
-            self.fleet.dismiss_spare()
-            self.events.tell(
-                "cluster", f"rolling restart done; {action.id} is not needed any more", kind="restart.done",
-                data={"spare": action.id},
-            )
-            return
-        instance = self.fleet.instances[action.id]
-        match action:
-            case Start(fresh=fresh, keep=keep):
-                await self._start(instance, fresh, keep)
-            case Drain():
-                version = (self.epoch, self._revision + 1)
-                self.fleet.drain(instance, now, version, self.balancer.connected)
-            case Stop(reason=reason):
-                self.fleet.stopping(instance, reason, now)
-                await self._publish()  # the balancer first: what is left moves from a worker that lives
-                if instance.handle is not None:
-                    ending = self.watchers.end_after_word(instance.handle, (self.epoch, self._revision))
-                    self._tasks.start(ending, f"end {instance.id}")
-            case Kill(reason=reason, failure=failure):
-                self.fleet.stopping(instance, reason, now, failure)
-                await self._publish()  # what runs there moves on while it is being killed
-                if instance.handle is not None:
-                    await asyncio.to_thread(instance.handle.kill_tree)
-            case Sweep():
-                self.watchers.sweep(instance)
-            case Retire():
-                del self.fleet.instances[instance.id]
-                self.saver.process(instance.id, None)
-                if instance.id not in self.fleet.desired.instances:
-                    (self.state.runs / instance.id).unlink(missing_ok=True)
-
-    async def _start(self, instance: Instance, fresh: bool, keep: bool) -> None:
-        now = self._clock()
-        if not keep:
-            instance.settings = self.plans.number
-        try:
-            plan = self.plans.of(instance.settings)
-        except UsageError as error:  # what the settings before named is gone
-            self.events.tell(
-                instance.id, f"its settings cannot be used any more, so it gets the new ones: {error}", kind="apply"
-            )
-            plan, instance.settings, keep = self.plan, self.plans.number, False
-        incarnation = await self.saver.next_number("incarnations")
-        taken = {i.spec.port for i in self.fleet.instances.values() if i.spec and i is not instance}
-        port, key = free_port(taken, self._random), secrets.token_urlsafe(24)
-        command = plan.engine.command(plan.spec, port, key, instance.slot, inherited_environment())
-        for note in command.notes:
-            if note not in self._noted:
-                self._noted.add(note)
-                self.events.tell("engine", note, kind="engine")
-        spec = WorkerSpec(
-            id=instance.id, incarnation=incarnation, argv=command.argv, env=command.env, cwd=self.state.work,
-            log=self.state.log(instance.id), run_file=self.state.runs / instance.id, port=port, api_key=key,
-            slot=instance.slot,
-        )
-        self.fleet.starting(instance, spec, now, fresh, keep)
-        try:
-            # Before the process exists: whoever comes after us has to find it. In both, as one may be full.
-            started = {**instance.record(), "models": [], "held": {}, "last_exit": None}
-            run_files.prepare(spec.run_file, {"record": started})
-            self.saver.process(instance.id, instance.record())
-            await self.saver.flush()
-            logfile.note(spec.log, f"{instance.id}, start {instance.starts}: {' '.join(command.argv)}")
-            handle = self._launcher.start(spec)
-        except OSError as error:
-            if error.errno in NO_ROOM:
-                self.saver.trouble(str(error))
-                self.fleet.postponed(instance, f"cannot be started: {error.strerror}", self._clock() + _NO_ROOM_S)
-                return
-            instance.failure = f"cannot be started: {error}"
-            self.fleet.exited(instance, None, [], self._clock(), self._wall())
-            return
-        self.fleet.started(instance, handle, self._wall())
-        self.watchers.watch(instance)
 
     def adapters_changed(self) -> None:
         """What workers should hold is not what it was."""
@@ -432,7 +306,8 @@ class Supervisor:
             data = {"incarnation": message["incarnation"], **outcome.to_json()}
             self.events.tell(message["backend"], words, kind="worker.moved", data=data)
 
-    def _happened(self, event: Event) -> None:
+    def happened(self, event: Event) -> None:
+        """Something that is told is kept, and passed on to whoever listens."""
         self.saver.event(event)
         self.balancer.happened(event)
 
@@ -466,7 +341,7 @@ class Supervisor:
 
     # out
 
-    async def _publish(self) -> None:
+    async def publish(self) -> None:
         """Tells the balancer and the store what changed, if anything did."""
         shape = backend_set(self).to_json()
         shape.pop("revision")
@@ -494,8 +369,14 @@ class Supervisor:
         self._stopped_by = stopped_by
 
     @property
-    def revision(self) -> int:
-        return self._revision
+    def version(self) -> tuple[int, int]:
+        """Of the newest backend set."""
+        return self.epoch, self._revision
+
+    @property
+    def next_version(self) -> tuple[int, int]:
+        """Of the backend set that follows from what is changed now."""
+        return self.epoch, self._revision + 1
 
     @property
     def confirmed(self) -> tuple[int, int]:
@@ -507,37 +388,9 @@ class Supervisor:
             self.events.tell("cluster", "shutting down", kind="shutdown", data={"now": now})
         self.fleet.shut_down(now)
 
-    async def _adopt(self) -> None:
-        now = self._clock()
-        kept = await self._store.get("desired") or {}
-        self.strategy = await self._store.get("strategy") or self.strategy
-        self.fleet.weights = dict(kept.get("weights", {}))
-        if kept.get("instances") is not None:
-            wanted = {name: InstanceDesired(**value) for name, value in kept["instances"].items()}
-            spares = {name: InstanceDesired(**value) for name, value in kept.get("spares", {}).items()}
-            self.fleet.desired = replace(self.fleet.desired, instances=wanted, spares=spares)
-        self.plans.restore(await self._store.get("plans"))
-        for instance in await adoption.adopt_instances(self._store, self._launcher, now, self.state.runs):
-            self.fleet.instances[instance.id] = instance
-            self.saver.known("incarnations", instance.incarnation)
-            for name in instance.held:
-                self.rollouts.used.setdefault(name, self._wall())
-            if instance.state is WorkerState.DRAINING:
-                instance.in_flight, instance.drain_version = None, (self.epoch, 1)
-            if instance.handle is not None:
-                self.events.tell(
-                    instance.id, f"adopted (pid {instance.handle.pid}, {instance.state})", kind="worker.adopted",
-                    data={"pid": instance.handle.pid, "incarnation": instance.incarnation},
-                )
-        await self.balancer.adopt()
-        for name, grace in kept.get("drained", {}).items():  # the first backend set of this epoch says so
-            self.fleet.drain_by_hand(name, grace, now, (self.epoch, 1), self.balancer.connected)
-
 
 def _with_times(desired: DesiredState, settings: Settings) -> DesiredState:
     return replace(
         desired, drain_timeout=settings.drain_timeout, stop_grace=settings.stop_grace,
         startup_timeout=settings.startup_timeout,
     )
-
-

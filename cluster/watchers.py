@@ -105,7 +105,7 @@ class Watchers:
         """Returns when the balancer has confirmed that it sends the worker nothing for that adapter any more."""
         supervisor = self._supervisor
         await supervisor.command(lambda: None)  # publishes what is withheld now
-        await self._confirmed((supervisor.epoch, supervisor.revision))
+        await self._confirmed(supervisor.version)
 
     async def _confirmed(self, version: tuple[int, int]) -> None:
         """Returns when the balancer works by ``version``, if there is one; after a second at the latest."""

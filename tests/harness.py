@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import SystemRandom
 from typing import Any, TypeVar
 
 import httpx
@@ -24,11 +25,20 @@ T = TypeVar("T")
 CLI = str(Path(sys.executable).with_name("clusterctl"))
 
 
+#: Ports for clusters under test: below those that the kernel gives to outgoing connections, none of `cluster.ports`.
+_PORTS = range(12_000, 20_000)
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """A port that the kernel just had free."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that is free, and that no other connection is going to get by chance before it is listened on."""
+    for port in SystemRandom().sample(_PORTS, len(_PORTS)):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            if port not in _given:
+                probe.bind(("127.0.0.1", port))
+                _given.add(port)
+                return port
+    raise RuntimeError("no port is free")
 
 
 def poll(look: Callable[[], T | None], timeout: float = 15.0, what: str = "") -> T:

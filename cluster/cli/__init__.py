@@ -17,6 +17,7 @@ class _Group(click.Group):
         "up": "up", "down": "down", "status": "operate", "scale": "operate", "strategy": "operate",
         "restart": "operate", "drain": "planned", "apply": "planned", "weight": "operate", "logs": "operate",
         "config": "settings", "lora": "lora", "state": "state", "events": "events",
+        "doctor": "doctor", "plan": "sizing",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +17,16 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 #: How long (s) a change is waited for: the start of a real engine takes minutes.
 PATIENCE = 900.0
+
+
+class Finite(click.FloatRange):
+    """A number in a range that is not nan: that is neither below nor above anything."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is no number", param, ctx)
+        return number
 
 
 def url_option(function: F) -> F:

@@ -1,4 +1,4 @@
-"""`config show` and `config validate`."""
+"""`config show`, `config validate` and `config reference`."""
 
 from __future__ import annotations
 
@@ -40,3 +40,14 @@ def validate(file: Path | None, config: Path | None) -> None:
         f"adapters {', '.join(checked.spec.adapters) or 'none'}, {place}, "
         f"{checked.least} to {checked.most} instances"
     )
+
+
+@config_command.command("reference")
+def reference() -> None:
+    """Print docs/configuration.md: every setting, its flag, its variable and what a change of it does."""
+    from cluster.cli.up import up_command
+    from cluster.reference import markdown
+
+    flags = {option.name: "/".join([*option.opts, *option.secondary_opts]) for option in up_command.params}
+    flags["engine_args"] = "-- …"
+    click.echo(markdown(flags.get), nl=False)

@@ -8,38 +8,42 @@ from collections.abc import Callable, Iterable, Sequence
 
 from chaos.arena import Arena
 from chaos.faults import Fault
+from chaos.load import Load
 from chaos.score import Score, Struck
 
 #: Between two faults, for the streams that were moved to be seen to go on; s.
 _BREATH = 0.5
+#: After a lull the load runs again for so long (s) before the next fault: streams are hit in their middle.
+_WARM = 1.5
 
 
 async def drive(
     arena: Arena, score: Score, rounds: Iterable[Sequence[type[Fault]]], *, every: float, overlap: bool,
-    tell: Callable[[str], None],
+    tell: Callable[[str], None], traffic: Load | None = None,
 ) -> None:
     """Returns when everything that was begun is over. ``every``: seconds from one beginning to the next, at least
-    (with ``overlap`` exactly)."""
+    (with ``overlap`` exactly). ``traffic``: rests between a fault and its end."""
     async with asyncio.TaskGroup() as group:
         for kinds in rounds:
             began = time.monotonic()
             if overlap:
                 group.create_task(_round(arena, score, kinds, tell, alone=False))
             else:
-                await _round(arena, score, kinds, tell, alone=len(kinds) == 1)
-                await asyncio.sleep(_BREATH)
+                await _round(arena, score, kinds, tell, alone=len(kinds) == 1, traffic=traffic)
+                await asyncio.sleep(_BREATH if traffic is None else _WARM)
             await asyncio.sleep(max(0.0, began + every - time.monotonic()))
 
 
 async def _round(
-    arena: Arena, score: Score, kinds: Sequence[type[Fault]], tell: Callable[[str], None], *, alone: bool
+    arena: Arena, score: Score, kinds: Sequence[type[Fault]], tell: Callable[[str], None], *, alone: bool,
+    traffic: Load | None = None,
 ) -> None:
     """``alone``: whatever moves meanwhile moves because of it."""
     before = await arena.moved() if alone else None
     faults = [kind(arena) for kind in kinds]
     async with asyncio.TaskGroup() as group:
         for fault in faults:
-            group.create_task(_one(fault))
+            group.create_task(_one(fault, traffic))
     after = await arena.moved() if alone else None
     for fault in faults:
         moved = None if before is None or after is None else after - before
@@ -51,9 +55,11 @@ async def _round(
         tell(_line(struck))
 
 
-async def _one(fault: Fault) -> None:
+async def _one(fault: Fault, traffic: Load | None) -> None:
     try:
         await fault.start()
+        if traffic is not None:
+            traffic.rest()
         await fault.finish()
     except Exception as error:
         fault.blame(f"{type(error).__name__}: {error}")
@@ -62,6 +68,8 @@ async def _one(fault: Fault) -> None:
         await fault.clear()
     if fault.problem:
         await fault.arena.repair(fault.patience)
+    if traffic is not None:
+        traffic.go()
 
 
 def _line(struck: Struck) -> str:

@@ -93,6 +93,8 @@ class Load:
         self._port, self._right, self._engine, self._seed = port, reference.right, engine, seed
         self._note, self._was_lost, self._quiet = note, was_lost, _QUIET[engine]
         self._stopping = False
+        self._open = asyncio.Event()
+        self._open.set()
 
     async def run(self, streams: int, plain: int) -> None:
         """Returns when every request that was begun has come to an end."""
@@ -107,10 +109,18 @@ class Load:
     def stop(self) -> None:
         """Begin nothing new."""
         self._stopping = True
+        self._open.set()
+
+    def rest(self) -> None:
+        """Finish what runs, and begin nothing new until `go`."""
+        self._open.clear()
+
+    def go(self) -> None:
+        self._open.set()
 
     async def _client(self, cases: Sequence[Case], chooser: random.Random) -> None:
         client = Client(self._port, self._quiet)
-        while not self._stopping:
+        while await self._open.wait() and not self._stopping:
             case = chooser.choice(cases)
             answer = await client.ask(case.data)
             verdict = asked.judge(case, answer, self._right[case], TOLERANCE[self._engine])

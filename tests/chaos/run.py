@@ -112,7 +112,10 @@ async def siege(arena: Arena, scenario: Scenario, given: argparse.Namespace) -> 
         await asyncio.sleep(1.0)
         await arena.moved()
         plan = _plan(doable, scenario.count, given)
-        await drive.drive(arena, card, plan, every=scenario.every, overlap=scenario.overlap, tell=say)
+        await drive.drive(
+            arena, card, plan, every=scenario.every, overlap=scenario.overlap, tell=say,
+            traffic=traffic if scenario.lull else None,
+        )  # fmt: skip
         traffic.stop()
         await running
         card.moved = await arena.moved()

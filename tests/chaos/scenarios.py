@@ -26,7 +26,8 @@ class Scenario:
     With ``overlap`` the next is begun whether the last is over or not. Tokens come every ``itl_ms``; streams are
     ``lengths`` tokens long, least and most. ``full``: the share of all places of the simulated workers that the load
     takes, None for as many places as there may be. ``drain``: the grace of a worker that is to go. ``strict``: promises
-    of time count."""
+    of time count. ``lull``: from a fault until all is whole again the clients finish what they have begun, and begin
+    nothing new: several real engines on few cores take minutes to start beside a load."""
 
     about: str
     faults: tuple[type[Fault], ...]
@@ -42,6 +43,7 @@ class Scenario:
     drain: float = 30.0
     stall_timeout: float = 10.0
     strict: bool = True
+    lull: bool = False
 
 
 SCENARIOS = {
@@ -57,7 +59,7 @@ SCENARIOS = {
     "kills": Scenario("SIGKILL of a worker", (faults.Kill,), 60, every=5.0, overlap=True),
     "vllm-kills": Scenario(
         "SIGKILL of a worker on the real engine", (faults.Kill,), 20, engine="vllm", streams=8, plain=1,
-        lengths=(80, 300),
+        lengths=(80, 300), lull=True,
     ),
     "stop": Scenario("SIGSTOP of a worker", (faults.Stop,), 10),
     "engine-child": Scenario("SIGKILL of the engine below a worker", (faults.KillEngine,), 20),

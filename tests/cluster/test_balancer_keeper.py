@@ -25,7 +25,7 @@ from cluster.store import Store
 from config.link import Phase
 from config.paths import StateDir
 from config.topology import BackendSet, BalancerConfig
-from worker import proc
+from worker import proc, run_file
 from worker.process import spawn
 
 Report = tuple[tuple[int, int], dict[str, int], dict[str, float]]
@@ -231,6 +231,32 @@ async def test_none_is_adopted_where_none_runs(tmp_path: Path, store: Store) -> 
     await store.save_process("balancer-1", {"process": None, "link": "x", "run_file": "x"})
     assert await keeper.adopt() is False
     await keeper.stop(1.0)
+
+
+@pytest.mark.parametrize(("order", "unfinished"), [(2, True), (0, False)])
+async def test_a_replacement_that_was_written_down_and_never_started_is_noticed(
+    tmp_path: Path, store: Store, order: int, unfinished: bool
+) -> None:
+    """The supervisor is killed between the two; what is older than the one that serves had its end before."""
+    keeper = _keeper(tmp_path, store, Heard(), processes=1)
+    keeper.listener = listen("127.0.0.1", 0)
+    keeper.start()
+    await _serving(keeper, 1)
+    assert keeper.slots[0].line[0].order == 1
+    await keeper.close()
+    keeper.listener.close()
+    state = StateDir(tmp_path / "state")
+    record = {"process": None, "slot": "balancer", "order": order, "link": "x", "run_file": str(state.runs / "lb-77")}
+    run_file.prepare(state.runs / "lb-77", {"record": record})  # on a full disk this is all there is
+
+    keeper = _keeper(tmp_path, store, Heard(), processes=1)
+    try:
+        assert await keeper.adopt()
+        assert keeper.unfinished is unfinished
+        assert not (state.runs / "lb-77").exists()
+        keeper.start()
+    finally:
+        await keeper.stop(5.0)
 
 
 async def _serving(keeper: BalancerKeeper, count: int) -> None:

@@ -68,6 +68,11 @@ def _full(answer: httpx.Response) -> bool:
     return True
 
 
+def _events(cluster: Cluster) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = httpx.get(f"{cluster.url}/v1/cluster/events?limit=1000").json()["events"]
+    return found
+
+
 def _whole(cluster: Cluster) -> None:
     """Every kind of change works."""
     poll(lambda: cluster.post("/v1/cluster/strategy", {"strategy": "random"}).status_code == 200, 15, "not refused")
@@ -105,11 +110,11 @@ def test_a_full_disk_stops_changes_and_nothing_else(small: Cluster, demo_adapter
     _free(small)
     _whole(small)
     assert small.post("/v1/load_lora_adapter", adapter).status_code == 200
-    events = httpx.get(f"{small.url}/v1/cluster/events?limit=1000").json()["events"]
-    told = [event for event in events if event["kind"].startswith("state.")]
+    poll(lambda: "state.saved" in [event["kind"] for event in _events(small)], 30, "what waited is saved")
+    told = [event for event in _events(small) if event["kind"].startswith("state.")]
     assert [event["kind"] for event in told] == ["state.unsaved", "state.saved"], "once, and once that it is over"
     assert "is full" in told[0]["text"] and "can be saved again" in small.log("supervisor")
-    assert len([event for event in events if event["kind"] == "worker.exited"]) == 3
+    assert len([event for event in _events(small) if event["kind"] == "worker.exited"]) == 3
 
 
 def test_a_supervisor_that_comes_on_a_full_disk_finds_what_could_not_be_saved(small: Cluster) -> None:

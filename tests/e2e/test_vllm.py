@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import re
 import signal
@@ -76,6 +77,21 @@ def test_every_worker_takes_its_share_and_tells_its_metrics(vllm: Cluster) -> No
     text = httpx.get(f"{vllm.url}/metrics").text
     for name in after:
         assert f'vllm:generation_tokens_total{{instance="{name}"' in text
+
+
+def test_plan_counts_the_cache_as_the_engine_does(vllm: Cluster) -> None:
+    """`clusterctl plan` says of the demo model, with the 1 GiB of cache that it has here, what vLLM says itself."""
+    planned = json.loads(vllm.run("plan", "--memory", "24", "--cpu-kv-gib", "1", "--json").stdout)["kv"]
+    metrics = httpx.get(f"{vllm.url}/metrics").text
+    told = [line for line in metrics.splitlines() if line.startswith("vllm:cache_config_info{")]
+    assert len(told) == 3
+    for line in told:
+        values = dict(re.findall(r'(\w+)="([^"]*)"', line))
+        assert int(values["num_gpu_blocks"]) == planned["blocks"]
+        assert int(values["block_size"]) == planned["block_size"]
+        assert int(values["kv_cache_size_tokens"]) == planned["tokens"]
+        assert float(values["kv_cache_max_concurrency"]) == planned["requests_per_instance"]
+    assert f"KV cache size: {planned['tokens']:,} tokens" in vllm.log("instance_0")
 
 
 def _left_of(tree: set[int]) -> list[int]:

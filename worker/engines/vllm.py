@@ -23,7 +23,7 @@ _GIB = 1024**3
 
 #: Beside weights and KV cache. `clusterctl status` shows about 3 GB resident for a worker of the demo model with its
 #: 1 GiB of KV cache, pages that its processes share counted in each.
-_PROCESS_BYTES = 5 * _GIB // 2
+PROCESS_BYTES = 5 * _GIB // 2
 
 #: Flags that make a worker better but that it can do without, and what is lost with each.
 _OPTIONAL = {
@@ -51,7 +51,7 @@ class VllmEngine:
             )
 
     def memory_estimate(self, spec: EngineSpec) -> int:
-        return _PROCESS_BYTES + int(spec.cpu_kv_gib * _GIB) + _weight_bytes(Path(spec.model))
+        return PROCESS_BYTES + int(spec.cpu_kv_gib * _GIB) + _weight_bytes(Path(spec.model))
 
     def command(self, spec: EngineSpec, port: int, api_key: str, slot: Slot, environ: Mapping[str, str]) -> Command:
         wanted = [
