@@ -67,9 +67,10 @@ class AsyncClusterClient:
         """Traffic and latency of the last ``seconds``."""
         return await self._do(calls.history(seconds))
 
-    async def why(self, request_id: str) -> dict[str, Any]:
-        """How the request with this ``X-Request-Id`` was routed."""
-        return await self._do(calls.why(request_id))
+    async def why(self, request_id: str | None = None, limit: int = 20) -> list[dict[str, Any]]:
+        """How the latest ``limit`` requests were routed, or those with that ``X-Request-Id``; the newest first.
+        ClusterError 404: no balancer knows it, or not any more."""
+        return await self._do(calls.why(request_id, limit))
 
     async def system_health(self) -> r.SystemHealth:
         return await self._do(calls.system_health())

@@ -43,8 +43,9 @@ def history(seconds: int) -> Call[dict[str, Any]]:
     return Call("GET", "/v1/cluster/history", as_object(_ANY), params={"seconds": seconds})
 
 
-def why(request_id: str) -> Call[dict[str, Any]]:
-    return Call("GET", "/v1/cluster/why", as_object(_ANY), params={"request_id": request_id})
+def why(request_id: str | None, limit: int) -> Call[list[dict[str, Any]]]:
+    one = {} if request_id is None else {"request_id": request_id}
+    return Call("GET", "/v1/cluster/why", as_list(_ANY, "decisions"), params={"limit": limit, **one})
 
 
 def system_health() -> Call[r.SystemHealth]:

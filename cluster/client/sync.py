@@ -66,9 +66,10 @@ class ClusterClient:
         """Traffic and latency of the last ``seconds``."""
         return self._do(calls.history(seconds))
 
-    def why(self, request_id: str) -> dict[str, Any]:
-        """How the request with this ``X-Request-Id`` was routed."""
-        return self._do(calls.why(request_id))
+    def why(self, request_id: str | None = None, limit: int = 20) -> list[dict[str, Any]]:
+        """How the latest ``limit`` requests were routed, or those with that ``X-Request-Id``; the newest first.
+        ClusterError 404: no balancer knows it, or not any more."""
+        return self._do(calls.why(request_id, limit))
 
     def system_health(self) -> r.SystemHealth:
         return self._do(calls.system_health())

@@ -46,7 +46,7 @@ def test_both_have_the_same_methods() -> None:
 
 #: Every method that is one request, with what it may be given.
 ASKED: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
-    ("status", (), {}), ("snapshot", (), {}), ("openapi", (), {}), ("history", (60,), {}), ("why", ("a b&c",), {}),
+    ("status", (), {}), ("snapshot", (), {}), ("openapi", (), {}), ("history", (60,), {}), ("why", ("a b&c",), {}), ("why", (), {"limit": 3}),
     ("system_health", (), {}), ("system_metrics", (), {}), ("models", (), {}), ("scale", (3,), {}),
     ("scale_by", (-2,), {}), ("strategy", ("random",), {}), ("restart", ("instance_0",), {}),
     ("restart", ("load_balancer",), {}), ("restart_rolling", (), {"spare": True}), ("drain", ("a/b", 2.5), {}),
@@ -60,7 +60,8 @@ ASKED: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
 @pytest.mark.parametrize(("method", "args", "options"), ASKED, ids=lambda v: v if isinstance(v, str) else "")
 async def test_both_ask_the_same(method: str, args: tuple[Any, ...], options: dict[str, Any]) -> None:
     asked: list[httpx.Request] = []
-    lists: dict[str, list[Any]] = {"adapters": [1], "events": [2], "data": [3], "choices": [{"text": "4"}]}
+    lists: dict[str, list[Any]] = {"adapters": [1], "events": [2], "data": [3], "decisions": [5]}
+    lists["choices"] = [{"text": "4"}]
 
     def handler(request: httpx.Request) -> httpx.Response:
         asked.append(request)
@@ -78,10 +79,13 @@ async def test_both_ask_the_same(method: str, args: tuple[Any, ...], options: di
 
 def test_what_is_asked_of_why_and_history() -> None:
     seen: list[str] = []
-    with _sync(lambda request: [seen.append(str(request.url)), httpx.Response(200, json={})][1]) as cluster:  # type: ignore[return-value]
+    with _sync(lambda request: [seen.append(str(request.url)), httpx.Response(200, json={"decisions": []})][1]) as cluster:  # type: ignore[return-value]
         cluster.why("a b&c")
         cluster.history()
-    assert seen == ["http://cluster:1/v1/cluster/why?request_id=a+b%26c", "http://cluster:1/v1/cluster/history?seconds=3600"]
+    assert seen == [
+        "http://cluster:1/v1/cluster/why?limit=20&request_id=a+b%26c",
+        "http://cluster:1/v1/cluster/history?seconds=3600",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -258,7 +262,8 @@ def test_every_path_of_the_description_has_a_method() -> None:
 
     def handler(request: httpx.Request) -> httpx.Response:
         asked.add((request.method.lower(), request.url.path))
-        return httpx.Response(200, json={"adapters": [], "events": [], "data": [], "choices": [{"text": ""}]})
+        return httpx.Response(200, json={"adapters": [], "events": [], "data": [], "decisions": [],
+                                         "choices": [{"text": ""}]})  # fmt: skip
 
     with _sync(handler) as cluster:
         for method, args, options in ASKED:
