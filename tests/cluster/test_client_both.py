@@ -46,7 +46,8 @@ def test_both_have_the_same_methods() -> None:
 
 #: Every method that is one request, with what it may be given.
 ASKED: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
-    ("status", (), {}), ("snapshot", (), {}), ("openapi", (), {}), ("history", (60,), {}), ("why", ("a b&c",), {}), ("why", (), {"limit": 3}),
+    ("status", (), {}), ("snapshot", (), {}), ("openapi", (), {}), ("history", (60,), {}), ("why", ("a b&c",), {}),
+    ("why", (), {"limit": 3}),
     ("system_health", (), {}), ("system_metrics", (), {}), ("models", (), {}), ("scale", (3,), {}),
     ("scale_by", (-2,), {}), ("strategy", ("random",), {}), ("restart", ("instance_0",), {}),
     ("restart", ("load_balancer",), {}), ("restart_rolling", (), {"spare": True}), ("drain", ("a/b", 2.5), {}),
@@ -79,7 +80,12 @@ async def test_both_ask_the_same(method: str, args: tuple[Any, ...], options: di
 
 def test_what_is_asked_of_why_and_history() -> None:
     seen: list[str] = []
-    with _sync(lambda request: [seen.append(str(request.url)), httpx.Response(200, json={"decisions": []})][1]) as cluster:  # type: ignore[return-value]
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        seen.append(str(request.url))
+        return httpx.Response(200, json={"decisions": []})
+
+    with _sync(handler) as cluster:
         cluster.why("a b&c")
         cluster.history()
     assert seen == [
