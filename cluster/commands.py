@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StrictBool,
@@ -26,12 +27,24 @@ if TYPE_CHECKING:
     from cluster.supervisor import Supervisor
 
 
+#: Characters of a refusal: it may quote what it refuses.
+_LONGEST = 1000
+
+
 class Refused(Exception):
     """A change that is not made; ``status`` is the HTTP status that says why."""
 
     def __init__(self, status: int, message: str, param: str | None = None) -> None:
-        super().__init__(message)
-        self.status, self.param = status, param
+        super().__init__(message if len(message) <= _LONGEST else f"{message[:_LONGEST]}…")
+        self.status, self.param = status, param and param[:_LONGEST]
+
+
+def _whole(value: Any) -> Any:
+    """In JSON 3.0 is 3."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+_Whole = Annotated[StrictInt, BeforeValidator(_whole)]
 
 
 class _Body(BaseModel):
@@ -40,8 +53,8 @@ class _Body(BaseModel):
 
 class Scale(_Body):
     action: Literal["scale_up", "scale_down"] | None = None
-    count: StrictInt | None = Field(None, ge=1)
-    instances: StrictInt | None = Field(None, ge=0)
+    count: _Whole | None = Field(None, ge=1)
+    instances: _Whole | None = Field(None, ge=0)
 
     @model_validator(mode="after")
     def _one_way(self) -> Scale:
@@ -75,7 +88,7 @@ class Restart(_Body):
 class Drain(_Body):
     """``grace`` in seconds; None: the drain timeout."""
 
-    grace: float | None = Field(None, ge=0, strict=True)
+    grace: float | None = Field(None, ge=0, strict=True, allow_inf_nan=False)
 
 
 class Undrain(_Body):
@@ -83,7 +96,7 @@ class Undrain(_Body):
 
 
 class Weight(_Body):
-    weight: StrictInt = Field(ge=0, le=1000)
+    weight: _Whole = Field(ge=0, le=1000)
 
 
 class LoadAdapter(_Body):
@@ -98,7 +111,7 @@ class UnloadAdapter(_Body):
 
 
 class RollbackAdapter(_Body):
-    version: StrictInt | None = Field(None, ge=1)
+    version: _Whole | None = Field(None, ge=1)
 
 
 class Shutdown(_Body):

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_KINDS = {
+    404: "NotFoundError", 405: "MethodNotAllowedError", 409: "ConflictError", 413: "RequestTooLargeError",
+    502: "BadGatewayError", 507: "InsufficientStorageError",
+}  # fmt: skip
+
 _SAVER = web.AppKey("saver", Saver)
 
 
@@ -114,8 +119,9 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except Refused as error:
         body = {"message": str(error), "type": _kind(error.status), "param": error.param, "code": error.status}
         return web.json_response({"error": body}, status=error.status)
-    except web.HTTPException:
-        raise
+    except web.HTTPException as error:
+        body = {"message": error.text or error.reason, "type": _kind(error.status), "param": None, "code": error.status}
+        return web.json_response({"error": body}, status=error.status)
     except Exception as error:
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             return _full(f"the change failed: {error}")
@@ -130,7 +136,7 @@ def _full(message: str) -> web.Response:
 
 
 def _kind(status: int) -> str:
-    return {404: "NotFoundError", 409: "ConflictError", 507: "InsufficientStorageError"}.get(status, "BadRequestError")
+    return _KINDS.get(status, "BadRequestError")
 
 
 async def serve(supervisor: Supervisor, state: StateDir) -> web.AppRunner:

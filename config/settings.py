@@ -64,7 +64,7 @@ class Settings(BaseSettings):
     """What a cluster is started with. Times are seconds."""
 
     model_config = SettingsConfigDict(
-        frozen=True, extra="ignore", case_sensitive=True, populate_by_name=True, env_prefix=PREFIX
+        frozen=True, extra="ignore", case_sensitive=True, populate_by_name=True, env_prefix=PREFIX, allow_inf_nan=False
     )
 
     instances: int = _setting("instances", 1, "workers to keep running", ge=0, le=1024)

@@ -25,6 +25,7 @@ from lb import exposition
 from lb.counters import ADAPTER, Counters
 from lb.errors import AttemptFailed, ProxyError, Source
 from lb.events import EventFeed
+from lb.guard import require_json
 from lb.link import Link
 from lb.logs import follow
 from lb.metrics import Metrics
@@ -44,6 +45,8 @@ _CHANGE_S = 900.0
 
 #: The log of a balancer process.
 _BALANCER = re.compile(r"balancer(-[0-9]{1,2})?|standby")
+
+_YES_OR_NO = {"0": False, "false": False, "1": True, "true": True}
 
 
 class Admin:
@@ -71,6 +74,7 @@ class Admin:
             "/metrics": {"GET": self._render_metrics},
             "/v1/models": {"GET": self._models},
             "/v1/cluster/status": {"GET": self._status},
+            "/v1/cluster/openapi.json": {"GET": _openapi},
             "/v1/cluster/events": {"GET": self.events.answer},
             "/v1/cluster/scale": {"POST": change},
             "/v1/cluster/strategy": {"POST": change},
@@ -91,7 +95,7 @@ class Admin:
         for path, methods in table.items():
             resource = router.add_resource(path)
             for method, handler in methods.items():
-                resource.add_route(method, handler)
+                resource.add_route(method, handler if method == "GET" else _json_only(handler))
                 if method == "GET":
                     resource.add_route("HEAD", handler)
             resource.add_route("*", _not_allowed(sorted(methods)))
@@ -228,7 +232,9 @@ class Admin:
             raise ProxyError(400, "lines: a whole number is needed", param="lines") from None
         if not 0 <= lines <= 100_000:
             raise ProxyError(400, "lines: 0 to 100000", param="lines")
-        return await follow(request, Path(path), lines, request.query.get("follow") in ("1", "true"))
+        if (given := request.query.get("follow", "0")) not in _YES_OR_NO:
+            raise ProxyError(400, f"follow: 0 or 1, not {given[:100]!r}", param="follow")
+        return await follow(request, Path(path), lines, _YES_OR_NO[given])
 
     async def _adapters(self, request: web.Request) -> web.Response:
         """The supervisor's answer, with what only the balancer can count."""
@@ -344,8 +350,31 @@ def _at_supervisor(request: web.Request) -> URL:
     return URL(f"http://supervisor{request.rel_url.raw_path}", encoded=True)
 
 
+async def _openapi(_: web.Request) -> web.Response:
+    return web.Response(body=await asyncio.to_thread(_described), content_type="application/json")
+
+
+def _described() -> bytes:
+    from lb import openapi  # it brings all the settings along, which takes a moment, and nothing else here needs them
+
+    return openapi.text()
+
+
+def _json_only(handler: _Handler) -> _Handler:
+    """For what changes something."""
+    async def declared(request: web.Request) -> web.StreamResponse:
+        require_json(request.method, request.headers.get("Content-Type", ""), request.body_exists)
+        return await handler(request)
+
+    return declared
+
+
 def _not_allowed(methods: list[str]) -> _Handler:
+    allowed = ", ".join(sorted({*methods, *(["HEAD"] if "GET" in methods else ())}))
+
     async def handler(request: web.Request) -> web.StreamResponse:
-        raise ProxyError(405, f"{request.path} takes {', '.join(methods)}, not {request.method}")
+        raise ProxyError(
+            405, f"{request.path} takes {', '.join(methods)}, not {request.method}", headers={"Allow": allowed}
+        )
 
     return handler

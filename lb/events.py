@@ -77,8 +77,10 @@ class EventFeed:
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """Raises ProxyError for what is no number, and where there are too many listeners."""
-        since = _number(request, "since", request.headers.get("Last-Event-ID"))
-        limit = _number(request, "limit", None)
+        asked, limit = _number("since", request.query.get("since")), _number("limit", request.query.get("limit"))
+        seen = _number("Last-Event-ID", request.headers.get("Last-Event-ID"))
+        # A browser that connects again sends the URL it was given, and how far it has come since.
+        since = max((number for number in (asked, seen) if number is not None), default=None)
         if since is None:
             kept = list(self._kept)
             first = len(kept) - min(_DEFAULT if limit is None else limit, len(kept))
@@ -133,9 +135,8 @@ def _frame(event: Mapping[str, Any]) -> bytes:
     return f"id: {event['id']}\nevent: {event['kind']}\ndata: {json.dumps(event)}\n\n".encode()
 
 
-def _number(request: web.Request, name: str, otherwise: str | None) -> int | None:
-    text = request.query.get(name, otherwise)
-    if not text:
+def _number(name: str, text: str | None) -> int | None:
+    if text is None:
         return None
     if not (text.isascii() and text.isdigit() and len(text) < 19):
         raise ProxyError(400, f"{name}: a whole number is needed, not {text[:100]!r}", param=name)

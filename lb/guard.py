@@ -23,8 +23,8 @@ class Guard:
         self._key = admin_key.encode() if admin_key else None
         self._names = _LOOPBACK_NAMES | {name.lower() for name in names}
 
-    def check(self, *, peer: str, local: str, method: str, headers: Mapping[str, str], has_body: bool) -> None:
-        """Raises ProxyError: 401, 403 or 415. ``peer`` and ``local`` are the connection's two IP addresses."""
+    def check(self, *, peer: str, local: str, headers: Mapping[str, str]) -> None:
+        """Raises ProxyError: 401 or 403. ``peer`` and ``local`` are the connection's two IP addresses."""
         self._check_host(headers.get("Host", ""), local)
         if (origin := headers.get("Origin")) is not None:
             self._check_origin(origin, headers.get("Host", ""))
@@ -32,10 +32,6 @@ class Guard:
             self._check_key(headers.get("Authorization", ""))
         elif not is_loopback(peer) or "X-Forwarded-For" in headers or "Forwarded" in headers:
             raise ProxyError(403, "only local clients may manage this cluster; CLUSTERCTL_ADMIN_KEY opens it to others")
-        if method in ("POST", "PUT", "PATCH", "DELETE"):
-            kind = headers.get("Content-Type", "").partition(";")[0].strip().lower()
-            if kind != "application/json" and (has_body or method != "DELETE"):
-                raise ProxyError(415, "the body has to be declared as Content-Type: application/json")
 
     def _check_key(self, authorization: str) -> None:
         assert self._key is not None
@@ -53,6 +49,13 @@ class Guard:
         """The same host and port as the request itself, and so already checked."""
         if origin.lower().partition("://")[2] != host.lower():
             raise ProxyError(403, f"Origin {origin!r} may not manage this cluster")
+
+
+def require_json(method: str, content_type: str, has_body: bool) -> None:
+    """A change has to be declared as what no form of a web page can send. Raises ProxyError (415)."""
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind != "application/json" and (has_body or method != "DELETE"):
+        raise ProxyError(415, "the body has to be declared as Content-Type: application/json")
 
 
 def is_loopback(address: str) -> bool:

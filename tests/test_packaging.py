@@ -22,6 +22,7 @@ def test_the_wheel_holds_the_packages_the_demo_model_and_the_command(tmp_path: P
     for needed in (
         "cluster/cli/__init__.py", "lb/__main__.py", "config/settings.py", "worker/sim/__main__.py",
         "worker/demo/model/model.safetensors", "worker/demo/adapters/poet/adapter_config.json",
+        "cluster/py.typed", "lb/openapi/schemas.py",
     ):  # fmt: skip
         assert needed in names
     assert not [name for name in names if name.startswith("tests")]

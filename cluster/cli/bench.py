@@ -15,7 +15,7 @@ from click.core import ParameterSource
 
 from cluster.cli.common import url_option
 from cluster.cli.render import console
-from cluster.client import ClusterClient, ClusterError
+from cluster.client import ClusterClient, ClusterError, Model
 from config.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -171,7 +171,7 @@ def _plans(options: dict[str, Any]) -> list[Any]:
     return [plan(models=names) for names in models]
 
 
-def _listed(url: str, key: str | None, model: str | None) -> list[dict[str, Any]]:
+def _listed(url: str, key: str | None, model: str | None) -> list[Model]:
     """The server's models; none where it does not list any and a model is named."""
     try:
         with ClusterClient(url, key) as server:

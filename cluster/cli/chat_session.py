@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -49,7 +49,7 @@ class Session:
     ``terminal``: answers go to one. ``sampling``: further fields of each request."""
 
     asks: Asks
-    models: Callable[[], list[dict[str, Any]]]
+    models: Callable[[], Sequence[Mapping[str, Any]]]
     talk: Conversation
     out: IO[str]
     err: IO[str]

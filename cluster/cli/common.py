@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -80,7 +80,7 @@ class RollingNews:
         self._say = say
         self._said: set[str] = set()
 
-    def look(self, status: dict[str, Any]) -> None:
+    def look(self, status: Mapping[str, Any]) -> None:
         rolling = status["supervisor"].get("rolling", {})
         instances = status["instances"]
         spare = rolling.get("spare")

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
 from cluster.cli.common import client, url_option
-from cluster.client import ClusterClient, ClusterError
-
-#: Seconds until a stream that ended is opened again.
-_AGAIN = 0.5
+from cluster.client import ClusterError
 
 
 @click.command("events")
@@ -27,30 +25,16 @@ def events_command(follow: bool, as_json: bool, number: int, url: str | None) ->
         for event in before if number else ():
             _show(event, as_json)
         if follow:
-            _follow(cluster, before[-1]["id"] if before else 0, as_json)
+            for event in cluster.follow(before[-1]["id"] if before else 0, trouble=_tell):
+                _show(event, as_json)
     return 0
 
 
-def _follow(cluster: ClusterClient, last: int, as_json: bool) -> None:
-    """All after the event ``last``, over the ends of balancers, without a gap."""
-    told = False
-    while True:
-        try:
-            with cluster.listen(last) as events:
-                told = False
-                for event in events:
-                    last = event["id"]
-                    _show(event, as_json)
-        except ClusterError as error:
-            if error.status not in (None, 503):
-                raise
-            if not told:
-                click.echo(f"{error}; trying again", err=True)
-            told = True
-        time.sleep(_AGAIN)
+def _tell(error: ClusterError) -> None:
+    click.echo(f"{error}; trying again", err=True)
 
 
-def _show(event: dict[str, Any], as_json: bool) -> None:
+def _show(event: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(event))
         return

@@ -6,7 +6,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from cluster.cli.arguments import absolute, adapter_name
 from cluster.cli.common import client, url_option
 from cluster.cli.lora_bench import bench
 from cluster.cli.render import console, duration, plain_table, printable
-from cluster.client import ClusterClient, ClusterError
+from cluster.client import AdapterChanged, ClusterClient, ClusterError
 from config.errors import UsageError
 
 #: How often (s) the instances are looked at while they change.
@@ -169,7 +169,7 @@ def validate(path: Path, model: Path | None, max_lora_rank: int) -> int:
 # Changes, and how they are watched.
 
 
-def _change(url: str | None, name: str, ask: Callable[[ClusterClient], dict[str, Any]]) -> int:
+def _change(url: str | None, name: str, ask: Callable[[ClusterClient], AdapterChanged]) -> int:
     """Asks for a change, shows how it goes, and says in one line what came of it."""
     with client(url) as cluster:
         with _watched(cluster, name):
@@ -211,7 +211,7 @@ def _watched(cluster: ClusterClient, name: str) -> Iterator[None]:
             thread.join(1.0)  # no longer: its last question may wait for an answer that does not come
 
 
-def _look(cluster: ClusterClient, name: str) -> dict[str, Any]:
+def _look(cluster: ClusterClient, name: str) -> Mapping[str, Any]:
     """The adapter as it is now; nothing where it is not known yet. Looking must never fail a change."""
     try:
         return cluster.adapter(name)
@@ -219,15 +219,15 @@ def _look(cluster: ClusterClient, name: str) -> dict[str, Any]:
         return {}
 
 
-def _drawing(live: Live) -> Callable[[dict[str, Any]], None]:
+def _drawing(live: Live) -> Callable[[Mapping[str, Any]], None]:
     return lambda adapter: live.update(_instances_table(adapter))
 
 
-def _print_changes(before: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
+def _print_changes(before: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], None]:
     """A printer of one line for each instance that is not as it was."""
     seen: dict[str, str] = {name: _state_text(i) for name, i in before.get("instances", {}).items()}
 
-    def show(adapter: dict[str, Any]) -> None:
+    def show(adapter: Mapping[str, Any]) -> None:
         for name, instance in adapter.get("instances", {}).items():
             text = _state_text(instance)
             if seen.get(name) != text:
@@ -237,7 +237,7 @@ def _print_changes(before: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
     return show
 
 
-def _state_text(instance: dict[str, Any]) -> str:
+def _state_text(instance: Mapping[str, Any]) -> str:
     version, reason = instance.get("version"), instance.get("reason")
     text = instance["state"] if version is None else f"{instance['state']} version {version}"
     return f"{text} ({reason})" if reason else text
@@ -251,7 +251,7 @@ def _say_unchecked(sentences: Any, *, err: bool) -> None:
 # Tables.
 
 
-def _list_table(adapters: list[dict[str, Any]]) -> Table:
+def _list_table(adapters: Sequence[Mapping[str, Any]]) -> Table:
     instances = list(dict.fromkeys(name for adapter in adapters for name in adapter["instances"]))
     table = plain_table("name", ">version", ">rank", ">size", "state", *instances, ">requests", ">last use")
     for adapter in adapters:
@@ -263,7 +263,7 @@ def _list_table(adapters: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _cell(adapter: dict[str, Any], instance: str) -> Text:
+def _cell(adapter: Mapping[str, Any], instance: str) -> Text:
     """A state; with the version where it is not the active one."""
     found = adapter["instances"].get(instance)
     if found is None:
@@ -273,7 +273,7 @@ def _cell(adapter: dict[str, Any], instance: str) -> Text:
     return Text(found["state"] + other, _STYLES.get(found["state"], ""))
 
 
-def _versions_table(versions: list[dict[str, Any]]) -> Table:
+def _versions_table(versions: Sequence[Mapping[str, Any]]) -> Table:
     table = plain_table("", ">version", "content", ">rank", "modules", ">size", ">created", "base model", "source")
     for version in versions:
         table.add_row(
@@ -284,7 +284,7 @@ def _versions_table(versions: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _instances_table(adapter: dict[str, Any], header: bool = False) -> Table:
+def _instances_table(adapter: Mapping[str, Any], header: bool = False) -> Table:
     table = plain_table("instance", "state", ">version", "reason")
     table.show_header = header
     for name, instance in adapter.get("instances", {}).items():
@@ -296,7 +296,7 @@ def _instances_table(adapter: dict[str, Any], header: bool = False) -> Table:
     return table
 
 
-def _about(adapter: dict[str, Any]) -> Iterator[str]:
+def _about(adapter: Mapping[str, Any]) -> Iterator[str]:
     description = adapter.get("description")
     yield f"{adapter['lora_name']}: {description}" if description else adapter["lora_name"]
     loading = "" if adapter["auto_load"] else ", loaded on first use"

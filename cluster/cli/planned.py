@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,8 @@ def _wait_drained(cluster: ClusterClient, instance: str) -> int:
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         status = cluster.status()
-        state = status["instances"].get(instance, {}).get("state", "gone")
+        seen = status["instances"].get(instance)
+        state = seen["state"] if seen else "gone"
         if state not in ("ready", "unhealthy", "draining"):
             click.echo(f"{instance} is {state}")
             return 0
@@ -99,7 +101,7 @@ def _apply(
     return code
 
 
-def _show(answer: dict[str, Any]) -> None:
+def _show(answer: Mapping[str, Any]) -> None:
     if not answer["changes"]:
         click.echo("nothing to change: the cluster runs with these settings")
         return

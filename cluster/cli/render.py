@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -30,7 +31,7 @@ def console(stderr: bool = False) -> Console:
     return found if found.is_terminal else Console(stderr=stderr, highlight=False, width=220)
 
 
-def status_table(status: dict[str, Any], width: int) -> Table:
+def status_table(status: Mapping[str, Any], width: int) -> Table:
     """One row an instance; what is wrong with one stands in the last column. ``width`` in characters."""
     supervisor = status["supervisor"]
     pid = supervisor.get("pid")
@@ -61,7 +62,7 @@ def status_table(status: dict[str, Any], width: int) -> Table:
     return table
 
 
-def change_table(changes: list[dict[str, Any]]) -> Table:
+def change_table(changes: Sequence[Mapping[str, Any]]) -> Table:
     """What an apply changes, and how."""
     table = Table(box=None, pad_edge=False)
     for name in ("setting", "old", "new", "effect"):

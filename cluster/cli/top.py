@@ -20,7 +20,7 @@ from cluster import series
 from cluster.cli import top_view
 from cluster.cli.common import client, url_option
 from cluster.cli.render import console
-from cluster.client import ClusterClient, ClusterError
+from cluster.client import ClusterClient, ClusterError, Event
 from cluster.openai_client import OpenAIClient
 from cluster.top import SORTS, WANTED, History, Sample, ordered
 from config.settings import cluster_url, own_admin_key
@@ -57,7 +57,7 @@ class Look:
     cluster: ClusterClient
     asks: OpenAIClient
 
-    def __call__(self) -> tuple[Sample, list[dict[str, Any]]]:
+    def __call__(self) -> tuple[Sample, list[Event]]:
         status = self.cluster.status()
         at = time.monotonic()
         page = events = None
@@ -85,7 +85,7 @@ class _Seen:
     """What the looking thread found last; ``lock`` guards it."""
 
     history: History = field(default_factory=History)
-    events: list[dict[str, Any]] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
     trouble: str = ""
     since: float = 0.0
     lock: threading.Lock = field(default_factory=threading.Lock)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from rich.console import Group
@@ -123,13 +123,13 @@ def _filled(parts: list[Text], width: int) -> list[Text]:
     return lines
 
 
-def event_line(event: dict[str, Any]) -> Text:
+def event_line(event: Mapping[str, Any]) -> Text:
     at = time.strftime("%H:%M:%S", time.localtime(event["at"]))
     return Text.assemble((at, "dim"), f"  {event['text']}", no_wrap=True, overflow="ellipsis")
 
 
 def screen(
-    totals: Totals, rows: Sequence[Row], events: Sequence[dict[str, Any]], url: str, width: int, height: int | None,
+    totals: Totals, rows: Sequence[Row], events: Sequence[Mapping[str, Any]], url: str, width: int, height: int | None,
     bar: str = "", trouble: str = "",
 ) -> Group:
     """All of it. ``height``: lines there are, None for as many as it takes; ``bar``: the last line; ``trouble``: why

@@ -224,6 +224,13 @@ async def test_with_a_key_it_takes_the_key(start_balancer: StartBalancer) -> Non
     assert (await balancer.answer("GET", STATUS, headers={"Authorization": "Bearer key"}))[0] == 200
 
 
+async def test_a_key_may_be_any_text(start_balancer: StartBalancer) -> None:
+    balancer = await start_balancer(admin_key="schlüssel")
+    head = b"GET /v1/cluster/status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    answer = await balancer.raw(head + "Authorization: Bearer schlüssel\r\n\r\n".encode())
+    assert answer.startswith(b"HTTP/1.1 200")
+
+
 async def test_a_key_that_is_no_text_is_401_and_no_error_of_ours(start_balancer: StartBalancer) -> None:
     balancer = await start_balancer(admin_key="key")
     head = b"GET /v1/cluster/status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"

@@ -1,0 +1,149 @@
+"""Requests and errors, for both clients. No I/O."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, NoReturn, TypeVar, cast
+
+import httpx
+
+from config.paths import StateDir, short_socket_path
+
+T = TypeVar("T")
+
+#: How long (s) what concerns every worker may take: an adapter is copied, then loaded on one after the other.
+SLOW = 600.0
+
+
+class ClusterError(Exception):
+    """The cluster answered with an error, or there is none. ``status`` is the HTTP status, None where nothing
+    answered; ``type`` (such as ``ConflictError``) and ``param`` are what the error says besides its ``message``."""
+
+    def __init__(
+        self, message: str, status: int | None = None, *, type: str | None = None, param: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message, self.status, self.type, self.param = message, status, type, param
+
+
+class Foreign(Exception):
+    """Not an answer that a cluster gives."""
+
+    def __init__(self, words: str = "no clusterctl answers there") -> None:
+        super().__init__(words)
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One request; ``read`` makes its result of the answer's body, or raises Foreign. ``timeout`` in seconds, None for
+    the client's own; a stream may be silent for ``silence`` seconds, None for as long as it likes."""
+
+    method: str
+    path: str
+    read: Callable[[bytes], T]
+    body: Mapping[str, Any] | None = None
+    params: Mapping[str, str | int] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    timeout: float | None = None
+    silence: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a cluster is: the balancer at ``url`` or, given a ``state_dir``, the supervisor there. Raises
+    ClusterError for a ``url`` that is none."""
+
+    url: str
+    admin_key: str | None
+    state_dir: Path | None
+
+    def __post_init__(self) -> None:
+        try:
+            httpx.URL(self.url)
+        except httpx.InvalidURL as error:
+            raise ClusterError(f"{self.url}: {error}") from None
+
+    def __str__(self) -> str:
+        return str(self.state_dir) if self.state_dir else self.url
+
+    @property
+    def socket(self) -> str | None:
+        return short_socket_path(StateDir(self.state_dir).control) if self.state_dir is not None else None
+
+    @property
+    def base_url(self) -> str:
+        return "http://supervisor" if self.state_dir is not None else self.url.rstrip("/")
+
+    @property
+    def headers(self) -> httpx.Headers:
+        key = self.admin_key if self.state_dir is None else None
+        return httpx.Headers({"Authorization": f"Bearer {key}"} if key else {}, encoding="utf-8")
+
+    def build(self, http: httpx.Client | httpx.AsyncClient, call: Call[Any], stream: bool = False) -> httpx.Request:
+        timeout = httpx.Timeout(10.0, read=call.silence) if stream else httpx.Timeout(call.timeout or http.timeout)
+        return http.build_request(
+            call.method, call.path, json=call.body, params=call.params or None, headers=call.headers, timeout=timeout
+        )
+
+    def result(self, call: Call[T], response: httpx.Response) -> T:
+        """Of an answer that has been read whole. Raises ClusterError."""
+        if response.status_code >= 400:
+            self.refuse(response)
+        try:
+            return call.read(response.content)
+        except Foreign as error:
+            raise ClusterError(f"{self}: {error}") from None
+
+    def refuse(self, response: httpx.Response) -> NoReturn:
+        """Raises the ClusterError that the answer, read whole, stands for."""
+        status = response.status_code
+        try:
+            error = response.json()["error"]
+            message, kind, param = str(error["message"]), error.get("type"), error.get("param")
+        except (ValueError, LookupError, TypeError, AttributeError):
+            message = f"{self}: {status} {response.reason_phrase}; no clusterctl answers there"
+            raise ClusterError(message, status) from None
+        raise ClusterError(message, status, type=kind, param=param)
+
+    def failed(self, error: httpx.HTTPError | httpx.StreamError | ValueError) -> ClusterError:
+        if isinstance(error, httpx.ConnectError):
+            return ClusterError(f"no cluster at {self} (is it up? --url or CLUSTERCTL_URL name another)")
+        return ClusterError(f"{self}: {str(error) or type(error).__name__}")
+
+
+def parsed(content: bytes) -> Any:
+    """Raises Foreign for what is no JSON."""
+    try:
+        return json.loads(content)
+    except ValueError:
+        raise Foreign from None
+
+
+def as_object(kind: type[T]) -> Callable[[bytes], T]:
+    """A reader of an answer that is an object; that it is of this ``kind``, the API's description promises."""
+    def read(content: bytes) -> T:
+        data = parsed(content)
+        if not isinstance(data, dict):
+            raise Foreign
+        return cast(T, data)
+
+    return read
+
+
+def as_list(kind: type[T], key: str) -> Callable[[bytes], list[T]]:
+    """A reader of an answer that wraps a list in an object."""
+    def read(content: bytes) -> list[T]:
+        data = parsed(content)
+        items = data.get(key) if isinstance(data, dict) else None
+        if not isinstance(items, list):
+            raise Foreign
+        return items
+
+    return read
+
+
+def no_result(content: bytes) -> None:
+    """A reader where only the status counts, or of a stream."""

@@ -1,0 +1,281 @@
+"""What the API answers. Times are seconds; ``at``, ``created`` and ``last_used`` since 1970. What is not required is
+missing where no supervisor has said it yet. Answers may get further fields."""
+
+# Without postponed annotations: what is required shows at run time only so.
+
+from typing import Any, NotRequired, TypedDict
+
+
+class Rolling(TypedDict):
+    """A rolling restart; ``stopped`` says why it does not go on."""
+
+    active: bool
+    done: int
+    total: int
+    spare: str | None
+    stopped: str
+
+
+class Supervisor(TypedDict):
+    """``pid`` is None where there is none; the rest is then what it said last."""
+
+    pid: int | None
+    state_dir: str
+    epoch: NotRequired[int]
+    shutting_down: NotRequired[bool]
+    settled: NotRequired[bool]
+    unsaved: NotRequired[str | None]
+    rolling: NotRequired[Rolling]
+
+
+class BalancerProcess(TypedDict):
+    pid: int | None
+    restarts: NotRequired[int]
+    in_flight: NotRequired[int]
+
+
+class LoadBalancer(TypedDict):
+    """``draining``: processes that were replaced and finish what they have."""
+
+    pid: int
+    in_flight: int
+    restarts: int
+    replacements: int
+    replacing: bool
+    standby: int | None
+    processes: list[BalancerProcess]
+    draining: list[BalancerProcess]
+    failure: NotRequired[str]
+    lost_requests: NotRequired[int]
+    ends: NotRequired[dict[str, int]]
+
+
+class LastExit(TypedDict):
+    at: float
+    pid: int
+    code: int | None
+    signal: int | None
+    reason: str
+    expected: bool
+    log: list[str]
+
+
+class Instance(TypedDict):
+    """``managed``: started by this cluster; ``is_running``: takes new requests; ``degraded``: lacks an adapter."""
+
+    managed: bool
+    state: str
+    spare: bool
+    is_running: bool
+    degraded: bool
+    reason: str
+    phase: str
+    progress_s: float | None
+    stalls: int
+    host: str
+    port: int | None
+    weight: int
+    pid: int | None
+    gpus: list[int]
+    restarts: int
+    uptime_s: float | None
+    cpu_percent: float | None
+    memory_mb: float | None
+    models: list[str]
+    last_exit: LastExit | None
+    in_flight: int
+    requests_total: int
+    errors_total: int
+    cores: NotRequired[list[list[int]]]
+    incarnation: NotRequired[int]
+    ready_for_s: NotRequired[float | None]
+    state_for_s: NotRequired[float]
+    log: NotRequired[str | None]
+    url: NotRequired[str]
+    first_byte_ms: NotRequired[float]
+
+
+class Status(TypedDict):
+    """``total_instances`` are wanted, ``running_instances`` ready."""
+
+    is_running: bool
+    total_instances: int
+    running_instances: int
+    load_balancer_strategy: str
+    engine: str | None
+    model: str | None
+    min_instances: int | None
+    max_instances: int | None
+    supervisor: Supervisor
+    load_balancer: LoadBalancer
+    instances: dict[str, Instance]
+
+
+class Scaled(TypedDict):
+    """``desired`` workers are wanted, ``current`` are ready now."""
+
+    desired: int
+    current: int
+
+
+class StrategySet(TypedDict):
+    strategy: str
+
+
+class Restarting(TypedDict):
+    restarting: list[str]
+    rolling: bool
+    spare: NotRequired[str | None]
+
+
+class Drained(TypedDict):
+    """``ready``: how many workers take new requests; ``grace`` in seconds."""
+
+    instance_id: str
+    drained: bool
+    ready: int
+    grace: NotRequired[float]
+
+
+class Weighted(TypedDict):
+    instance_id: str
+    weight: int
+
+
+class Change(TypedDict):
+    """One setting; ``effect`` says in words what it does to the cluster."""
+
+    setting: str
+    old: Any
+    new: Any
+    effect: str
+
+
+class Applied(TypedDict):
+    """``refused``: only in a dry run, why it would be."""
+
+    changes: list[Change]
+    refused: str | None
+    dry_run: bool
+    spare: str | None
+    restarting: list[str]
+
+
+class ShuttingDown(TypedDict):
+    shutting_down: bool
+
+
+class Event(TypedDict):
+    """``kind`` stays the same when the words of ``text`` change."""
+
+    id: int
+    at: float
+    subject: str
+    kind: str
+    text: str
+    data: dict[str, Any]
+
+
+class AdapterOnInstance(TypedDict):
+    state: str
+    version: int | None
+    reason: str
+
+
+class Adapter(TypedDict):
+    """``version`` is the active one, ``size`` in bytes; ``instances`` are those that are ready."""
+
+    lora_name: str
+    version: int
+    state: str
+    description: str
+    rank: int
+    size: int
+    base_model: str | None
+    auto_load: bool
+    instances: dict[str, AdapterOnInstance]
+    requests_total: int
+    errors_total: int
+    last_used: float | None
+
+
+class AdapterVersion(TypedDict):
+    version: int
+    hash: str
+    rank: int
+    target_modules: list[str]
+    base_model: str | None
+    source: str
+    size: int
+    created: float
+    active: bool
+
+
+class AdapterDetail(Adapter):
+    versions: list[AdapterVersion]
+
+
+class AdapterChanged(TypedDict):
+    """``instances``: state by ready instance; ``unchecked``: what of it could not be checked, in words."""
+
+    lora_name: str
+    version: int
+    state: str
+    instances: dict[str, str]
+    unchecked: NotRequired[list[str]]
+
+
+class AdapterUnloaded(TypedDict):
+    lora_name: str
+    state: str
+
+
+class Model(TypedDict):
+    """``parent``: of an adapter, its base model."""
+
+    id: str
+    object: NotRequired[str]
+    created: NotRequired[int]
+    owned_by: NotRequired[str]
+    root: NotRequired[str | None]
+    parent: NotRequired[str | None]
+    max_model_len: NotRequired[int | None]
+    permission: NotRequired[list[dict[str, Any]]]
+
+
+class InstanceHealth(TypedDict):
+    healthy: bool
+    state: str
+    reason: str
+    degraded: bool
+
+
+class SystemHealth(TypedDict):
+    """``status``: healthy, degraded or unhealthy."""
+
+    status: str
+    ready: int
+    total: int
+    supervisor: bool
+    load_balancer: bool
+    instances: dict[str, InstanceHealth]
+
+
+class InstanceMetrics(TypedDict):
+    requests_total: int
+    errors_total: int
+    success_rate: float | None
+    mean_latency_ms: float | None
+    active_connections: int
+    healthy: bool
+    state: str
+    cpu_percent: float | None
+    memory_mb: float | None
+    traffic_share: float
+
+
+class SystemMetrics(TypedDict):
+    requests_total: int
+    errors_total: int
+    active_connections: int
+    instances: dict[str, InstanceMetrics]

@@ -1,0 +1,85 @@
+"""Several calls in a row, for both clients: a talk yields calls and pauses, and is sent what comes of them. No I/O."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from typing import Any, TypeVar
+
+from cluster.client import calls
+from cluster.client.core import Call, ClusterError
+from cluster.client.results import Status
+
+T = TypeVar("T")
+
+#: Seconds (a float) are a pause; of a call the talk is sent the result, or its ClusterError is thrown into it.
+Talk = Generator[Call[Any] | float, Any, T]
+
+#: Nothing has moved for this long (s): nothing will.
+_STANDSTILL = 10.0
+
+
+def ask(model: str, prompt: str, max_tokens: int) -> Talk[str]:
+    body = {"model": model, "max_tokens": max_tokens, "temperature": 0}
+    try:
+        chat = {**body, "messages": [{"role": "user", "content": prompt}]}
+        return str((yield calls.complete("/v1/chat/completions", chat)))
+    except ClusterError as error:
+        if error.status != 400:
+            raise
+    return str((yield calls.complete("/v1/completions", {**body, "prompt": prompt})))
+
+
+def wait_settled(
+    timeout: float, pause: float, look: Callable[[Status], None], clock: Callable[[], float] = time.monotonic
+) -> Talk[Status]:
+    """The status once nothing is on its way any more. Raises ClusterError at the ``timeout``, and sooner if it cannot
+    come to an end."""
+    began = moved = clock()
+    while True:
+        status: Status = yield calls.status()
+        now = clock()
+        look(status)
+        supervisor = status["supervisor"]
+        if supervisor.get("settled"):
+            return status
+        if stopped := supervisor.get("rolling", {}).get("stopped"):
+            raise ClusterError(str(stopped))
+        states = {name: i["state"] for name, i in status.get("instances", {}).items() if i["managed"]}
+        moving = any(s not in ("ready", "failed", "drained") for s in states.values())
+        if supervisor.get("pid") and (moving or status.get("load_balancer", {}).get("replacing")):
+            moved = now
+        if now - moved > _STANDSTILL:
+            stuck = [f"{name} is {state}" for name, state in states.items() if state in ("failed", "drained")]
+            why = ", ".join(stuck) if supervisor.get("pid") and stuck else "there is no supervisor"
+            raise ClusterError(f"it does not go on: {why}")
+        if now - began > timeout:
+            raise ClusterError(f"not done after {timeout:g} s; it goes on in the background")
+        yield pause
+
+
+def wait_ready(
+    count: int, timeout: float, pause: float, clock: Callable[[], float] = time.monotonic
+) -> Talk[Status]:
+    """The status once at least ``count`` workers are ready. A cluster that does not answer may be starting. Raises
+    ClusterError at the ``timeout``, and sooner where too few are left as others have failed."""
+    deadline = clock() + timeout
+    while True:
+        try:
+            status: Status = yield calls.status()
+        except ClusterError as error:
+            if error.status not in (None, 503):
+                raise
+            why = str(error)
+        else:
+            ready = status["running_instances"]
+            if ready >= count:
+                return status
+            instances = status["instances"].items()
+            failed = [f"{name} has failed: {i['reason']}" for name, i in instances if i["state"] == "failed"]
+            why = "; ".join([f"{ready} of {count} ready", *failed])
+            if failed and status["supervisor"].get("settled"):
+                raise ClusterError(why)
+        if clock() >= deadline:
+            raise ClusterError(f"not within {timeout:g} s: {why}")
+        yield pause
