@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cluster.bench.mix import Mix
@@ -11,7 +12,7 @@ from config.errors import UsageError, nearest
 ALL = "all"
 
 
-def runs(listed: list[dict[str, Any]], wanted: str | None, mix: Mix | None) -> list[tuple[str, ...]]:
+def runs(listed: Sequence[Mapping[str, Any]], wanted: str | None, mix: Mix | None) -> list[tuple[str, ...]]:
     """The models of each run. With a ``mix`` all adapters (of the base model ``wanted``) are in one; ``all`` has a run
     for each model. Raises UsageError where there is nothing to ask."""
     names = [str(model["id"]) for model in listed]
