@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.adapter_agent import AdapterAgent
+from cluster.progress import Progress
 from cluster.restart import History
 from cluster.state import InstanceObserved, WorkerState, check
 from worker.process import Handle
@@ -21,7 +22,7 @@ class Instance:
     which the balancer sends it nothing new. ``settings``: the number of those it was started with (`cluster.plans`).
     ``hung``: why it is to be killed at once. ``slow``: it was taken out of rotation for slowness and has not been back
     since. ``stalls``: how often it was found hung. ``standing``: for how long its tokens stand still, in words;
-    ``progress_at``: when they last did not."""
+    ``progress_at``: when they last did not; ``progress``: what its engine says of that."""
 
     id: str
     slot: Slot
@@ -50,6 +51,7 @@ class Instance:
     stalls: int = 0
     standing: str = ""
     progress_at: float | None = None
+    progress: Progress | None = None
     failure: str | None = None
     phase: str = ""
     reason: str = ""

@@ -177,6 +177,7 @@ def _instance(supervisor: Supervisor, instance: Instance) -> dict[str, Any]:
         "state_for_s": round(now - instance.since, 1),
         "cpu_percent": instance.cpu_percent if handle else 0.0,
         "memory_mb": instance.memory_mb if handle else 0.0,
+        **_engine(instance if serving else None),
         "models": [shown["id"] for shown in _cards(supervisor, instance)],
         "last_exit": instance.last_exit,
         "log": str(instance.spec.log) if instance.spec else None,
@@ -196,6 +197,13 @@ def _standing(supervisor: Supervisor, member: Instance | Attached) -> str:
 def _ago(supervisor: Supervisor, member: Instance | Attached) -> float | None:
     """Seconds since it was last seen to make progress."""
     return None if member.progress_at is None else round(max(0.0, supervisor.now() - member.progress_at), 1)
+
+
+def _engine(member: Instance | Attached | None) -> dict[str, Any]:
+    """What its engine last said of itself: tokens made since it was started, and the part of the KV cache in use."""
+    said = member.progress.reading if member is not None and member.progress is not None else None
+    cache = None if said is None or said.cache is None else round(said.cache * 100, 1)
+    return {"tokens_total": None if said is None else said.tokens, "kv_cache_percent": cache}
 
 
 def _attached(supervisor: Supervisor, attached: Attached) -> dict[str, Any]:
@@ -221,6 +229,7 @@ def _attached(supervisor: Supervisor, attached: Attached) -> dict[str, Any]:
         "uptime_s": None,
         "cpu_percent": None,
         "memory_mb": None,
+        **_engine(attached),
         "models": [shown["id"] for shown in spec.models],
         "last_exit": None,
     }
