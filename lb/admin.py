@@ -26,10 +26,13 @@ from lb.counters import ADAPTER, Counters
 from lb.errors import AttemptFailed, ProxyError, Source
 from lb.events import EventFeed
 from lb.link import Link
+from lb.live import Live
 from lb.logs import follow
 from lb.metrics import Metrics
+from lb.page import Page
 from lb.pool import Pool
 from lb.proxy import Proxy
+from lb.recorder import Recorder
 from lb.recovery_metrics import NAMES, RecoveryTimes
 from lb.siblings import Siblings
 
@@ -55,6 +58,8 @@ class Admin:
         self._metrics, self._proxy, self._siblings = metrics, proxy, siblings
         self._state = state
         self.events = events or EventFeed()
+        self.recorder = Recorder(state.root, counters, metrics, self._tokens_made)
+        self._live, self._page = Live(self.status, self.recorder, self.events), Page()
         #: Series that every balancer process reads from the same place.
         self._alike: set[str] = set()
         control = aiohttp.UnixConnector(path=short_socket_path(state.control), limit=256, force_close=True)
@@ -72,6 +77,8 @@ class Admin:
             "/v1/models": {"GET": self._models},
             "/v1/cluster/status": {"GET": self._status},
             "/v1/cluster/events": {"GET": self.events.answer},
+            "/v1/cluster/live": {"GET": self._live.stream},
+            "/v1/cluster/history": {"GET": self._live.history},
             "/v1/cluster/scale": {"POST": change},
             "/v1/cluster/strategy": {"POST": change},
             "/v1/cluster/restart": {"POST": change},
@@ -87,6 +94,9 @@ class Admin:
             "/v1/unload_lora_adapter": {"POST": change},
             "/v1/system/health": {"GET": self._system_health},
             "/v1/system/metrics": {"GET": self._system_metrics},
+            "/ui": {"GET": self._page.folder},
+            "/ui/": {"GET": self._page.file},
+            "/ui/{file}": {"GET": self._page.file},
         }
         for path, methods in table.items():
             resource = router.add_resource(path)
@@ -95,8 +105,11 @@ class Admin:
                 if method == "GET":
                     resource.add_route("HEAD", handler)
             resource.add_route("*", _not_allowed(sorted(methods)))
+        router.add_route("*", "/", self._page.root)
 
     async def close(self) -> None:
+        await self._live.close()
+        await self.recorder.close()
         await self._control.close()
 
     # for everybody
@@ -162,6 +175,12 @@ class Admin:
             },
             "instances": instances,
         }
+
+    def _tokens_made(self) -> dict[str, float]:
+        """By instance, as its engine says; without a supervisor nobody asks them."""
+        instances = self._link.snapshot.get("instances", {}) if self._link.alive else {}
+        told = {name: seen.get("tokens_total") for name, seen in instances.items()}
+        return {name: float(tokens) for name, tokens in told.items() if tokens is not None}
 
     def _instance(self, name: str, seen: dict[str, Any]) -> dict[str, Any]:
         backend = self._pool.backends.get(name)

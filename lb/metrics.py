@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -15,6 +16,21 @@ from lb.model_metrics import ModelMetrics
 from lb.tally import Count, Counts, Levels, Spread, Spreads
 
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+SECONDS_BOUNDS = _BUCKETS
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What one process has counted since it began. ``in_flight`` and ``queued`` are of this moment; ``ttft`` and
+    ``duration`` how many answers fell between two bounds (`TTFT_BOUNDS`, `SECONDS_BOUNDS`)."""
+
+    requests: float
+    errors: float
+    tokens: float
+    in_flight: float
+    queued: float
+    ttft: Sequence[float]
+    duration: Sequence[float]
 
 
 class Metrics:
@@ -125,6 +141,10 @@ class Metrics:
             yield
         finally:
             queue.value -= 1
+
+    def totals(self) -> Totals:
+        requests, errors, tokens, in_flight, ttft = self.models.totals()
+        return Totals(requests, errors, tokens, in_flight, self._queue.sum(), ttft, self._duration.sums())
 
     def gauge(self, name: str, meaning: str, label: str, values: Callable[[], Iterable[tuple[str, float]]]) -> None:
         """A series whose values are read when somebody asks; an empty ``label`` makes a single one."""

@@ -15,6 +15,7 @@ MOST = 100
 OTHER = "other"
 
 _TTFT = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+TTFT_BOUNDS = _TTFT
 _ITL = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 _USAGE = re.compile(rb'"completion_tokens":\s*(\d+)')
 
@@ -42,6 +43,12 @@ class ModelMetrics:
         self._itl = Spreads(
             "clusterctl_model_inter_token_seconds", "Between two chunks of a stream", label, _ITL, registry
         )
+
+    def totals(self) -> tuple[float, float, float, float, list[float]]:
+        """Requests, failed ones, tokens and requests in flight of all models; times to first token by bucket."""
+        counts = (self._requests, self._errors, self._tokens, self._in_flight)
+        requests, errors, tokens, in_flight = (count.sum() for count in counts)
+        return requests, errors, tokens, in_flight, self._ttft.sums()
 
     def begin(self, model: str | None) -> Meter:
         """A request for ``model`` has come; end its meter on every way out."""

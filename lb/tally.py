@@ -64,6 +64,10 @@ class Counts(Collector):
             cell = self._cells[labels] = Count()
         return cell
 
+    def sum(self) -> float:
+        """Of all labels."""
+        return sum(cell.value for cell in self._cells.values())
+
     def collect(self) -> Iterable[Metric]:
         family = self._family(self._name, self._meaning, labels=self._labels)
         for labels, cell in list(self._cells.items()):
@@ -95,6 +99,11 @@ class Spreads(Collector):
         if cell is None:
             cell = self._cells[labels] = Spread(self._bounds)
         return cell
+
+    def sums(self) -> list[float]:
+        """How many values fell between two bounds, of all labels."""
+        spreads = [cell.buckets for cell in self._cells.values()]
+        return [float(sum(column)) for column in zip([0] * (len(self._bounds) + 1), *spreads, strict=True)]
 
     def collect(self) -> Iterable[Metric]:
         family = HistogramMetricFamily(self._name, self._meaning, labels=self._labels)
