@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from lb.metrics import SECONDS_BOUNDS, Totals
-from lb.model_metrics import TTFT_BOUNDS
+from lb.metrics import Totals
+from lb.tally import FINE
 
 #: Seconds.
 STEP = 10
@@ -23,7 +23,7 @@ SLOTS = 3600 // STEP + 1
 INSTANCES = 64
 
 #: What was counted by other bounds is no use.
-_SHAPE = zlib.crc32(repr((TTFT_BOUNDS, SECONDS_BOUNDS)).encode())
+_SHAPE = zlib.crc32(repr(FINE).encode())
 _MAGIC = f"clusterctl history 1 {_SHAPE:08x}\n".encode().ljust(32, b"\0")
 _NAME = 96
 _NAMES = len(_MAGIC)
@@ -32,8 +32,8 @@ _CELLS_AT = _NAMES + INSTANCES * _NAME
 #: Cells of a slot: which step it is, looks, then `Totals`, then tokens by instance.
 _STEP, _LOOKS, _REQUESTS, _ERRORS, _TOKENS, _IN_FLIGHT, _QUEUED = range(7)
 _TTFT = 7
-_DURATION = _TTFT + len(TTFT_BOUNDS) + 1
-_INSTANCE = _DURATION + len(SECONDS_BOUNDS) + 1
+_DURATION = _TTFT + len(FINE) + 1
+_INSTANCE = _DURATION + len(FINE) + 1
 _CELLS = _INSTANCE + INSTANCES
 
 #: Of one ring.
@@ -125,9 +125,9 @@ def _sample(found: Sequence[tuple[dict[str, int], Any]], covered: float) -> dict
     def level(cell: int) -> float:
         return float(round(sum(cells[cell] / cells[_LOOKS] for _, cells in found), 2))
 
-    def spread(start: int, bounds: Sequence[float], name: str) -> dict[str, float | None]:
-        counts = [total(start + n) for n in range(len(bounds) + 1)]
-        return {f"{name}_p{q}_ms": _ms(quantile(bounds, counts, q / 100)) for q in (50, 99)}
+    def spread(start: int, name: str) -> dict[str, float | None]:
+        counts = [total(start + n) for n in range(len(FINE) + 1)]
+        return {f"{name}_p{q}_ms": _ms(quantile(FINE, counts, q / 100)) for q in (50, 99)}
 
     tokens: dict[str, float] = {}
     for names, cells in found:
@@ -137,7 +137,7 @@ def _sample(found: Sequence[tuple[dict[str, int], Any]], covered: float) -> dict
     return {
         "requests_per_s": rate(_REQUESTS), "errors_per_s": rate(_ERRORS), "tokens_per_s": rate(_TOKENS),
         "in_flight": level(_IN_FLIGHT), "queued": level(_QUEUED),
-        **spread(_TTFT, TTFT_BOUNDS, "ttft"), **spread(_DURATION, SECONDS_BOUNDS, "duration"),
+        **spread(_TTFT, "ttft"), **spread(_DURATION, "duration"),
         "instances": tokens,
     }  # fmt: skip
 

@@ -13,16 +13,15 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from lb.model_metrics import ModelMetrics
-from lb.tally import Count, Counts, Levels, Spread, Spreads
+from lb.tally import FINE, Count, Counts, Levels, Spread, Spreads
 
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-SECONDS_BOUNDS = _BUCKETS
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
     """What one process has counted since it began. ``in_flight`` and ``queued`` are of this moment; ``ttft`` and
-    ``duration`` how many answers fell between two bounds (`TTFT_BOUNDS`, `SECONDS_BOUNDS`)."""
+    ``duration`` how many answers fell between two bounds of `FINE`."""
 
     requests: float
     errors: float
@@ -79,9 +78,10 @@ class Metrics:
             "clusterctl_first_byte_seconds", "From choosing a backend to the first byte of its answer", ["instance"],
             _BUCKETS, registry,
         )
+        self._durations = Spread(FINE)
         self._duration = Spreads(
             "clusterctl_request_seconds", "From choosing a backend to the end of its answer", ["instance"], _BUCKETS,
-            registry,
+            registry, self._durations,
         )
         self.models = ModelMetrics(registry, clock)
         self._queue = Levels("clusterctl_queued_requests", "Requests waiting for a backend", [], registry)
@@ -144,7 +144,7 @@ class Metrics:
 
     def totals(self) -> Totals:
         requests, errors, tokens, in_flight, ttft = self.models.totals()
-        return Totals(requests, errors, tokens, in_flight, self._queue.sum(), ttft, self._duration.sums())
+        return Totals(requests, errors, tokens, in_flight, self._queue.sum(), ttft, list(self._durations.buckets))
 
     def gauge(self, name: str, meaning: str, label: str, values: Callable[[], Iterable[tuple[str, float]]]) -> None:
         """A series whose values are read when somebody asks; an empty ``label`` makes a single one."""
@@ -177,6 +177,8 @@ class Book:
         first.sum += seconds
         duration.buckets[bucket] += 1
         duration.sum += seconds
+        if duration.fine is not None:
+            duration.fine.observe(seconds)
 
     def finished(self, code: int, seconds: float) -> None:
         cell = self._statuses.get(code)

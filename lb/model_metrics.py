@@ -8,14 +8,13 @@ from collections.abc import Callable, Sequence
 
 from prometheus_client import CollectorRegistry
 
-from lb.tally import Counts, Levels, Spread, Spreads
+from lb.tally import FINE, Counts, Levels, Spread, Spreads
 
 #: Distinct values of the label ``model``.
 MOST = 100
 OTHER = "other"
 
 _TTFT = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-TTFT_BOUNDS = _TTFT
 _ITL = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 _USAGE = re.compile(rb'"completion_tokens":\s*(\d+)')
 
@@ -36,19 +35,20 @@ class ModelMetrics:
             "clusterctl_model_tokens", "Generated tokens; of a stream that tells no usage, its events", label, registry
         )
         self._in_flight = Levels("clusterctl_model_in_flight", "Requests in flight", label, registry)
+        self._times = Spread(FINE)
         self._ttft = Spreads(
             "clusterctl_model_time_to_first_token_seconds", "From arrival to the first byte of the answer", label,
-            _TTFT, registry,
+            _TTFT, registry, self._times,
         )
         self._itl = Spreads(
             "clusterctl_model_inter_token_seconds", "Between two chunks of a stream", label, _ITL, registry
         )
 
-    def totals(self) -> tuple[float, float, float, float, list[float]]:
-        """Requests, failed ones, tokens and requests in flight of all models; times to first token by bucket."""
+    def totals(self) -> tuple[float, float, float, float, list[int]]:
+        """Requests, failed ones, tokens and requests in flight of all models; times to first token by `FINE`."""
         counts = (self._requests, self._errors, self._tokens, self._in_flight)
         requests, errors, tokens, in_flight = (count.sum() for count in counts)
-        return requests, errors, tokens, in_flight, self._ttft.sums()
+        return requests, errors, tokens, in_flight, list(self._times.buckets)
 
     def begin(self, model: str | None) -> Meter:
         """A request for ``model`` has come; end its meter on every way out."""

@@ -14,6 +14,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+#: Upper ends (s) of buckets that a quantile can be read from within a fifth of its value, from 1 ms to 10 min.
+FINE = tuple(round(0.001 * 1.2**n, 6) for n in range(74))
+
 
 def _as_label(bound: float) -> str:
     """A bucket's ``le``, as Go and Prometheus write it."""
@@ -30,18 +33,21 @@ class Count:
 
 
 class Spread:
-    """One histogram of a `Spreads`: how many values fell into each bucket, and their sum."""
+    """One histogram of a `Spreads`: how many values fell into each bucket, and their sum. What it observes ``fine``
+    does too."""
 
-    __slots__ = ("_bounds", "buckets", "sum")
+    __slots__ = ("_bounds", "buckets", "fine", "sum")
 
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = bounds
+    def __init__(self, bounds: Sequence[float], fine: Spread | None = None) -> None:
+        self._bounds, self.fine = bounds, fine
         self.buckets = [0] * (len(bounds) + 1)
         self.sum = 0.0
 
     def observe(self, value: float) -> None:
         self.buckets[bisect_left(self._bounds, value)] += 1
         self.sum += value
+        if self.fine is not None:
+            self.fine.observe(value)
 
     @property
     def count(self) -> int:
@@ -85,25 +91,22 @@ class Levels(Counts):
 
 
 class Spreads(Collector):
-    """A histogram by labels; ``bounds`` are the buckets' upper ends, rising."""
+    """A histogram by labels; ``bounds`` are the buckets' upper ends, rising. ``fine`` observes all of them."""
 
     def __init__(
-        self, name: str, meaning: str, labels: Sequence[str], bounds: Sequence[float], registry: CollectorRegistry
+        self, name: str, meaning: str, labels: Sequence[str], bounds: Sequence[float], registry: CollectorRegistry,
+        fine: Spread | None = None,
     ) -> None:
         self._name, self._meaning, self._labels, self._bounds = name, meaning, tuple(labels), tuple(bounds)
+        self._fine = fine
         self._cells: dict[tuple[str, ...], Spread] = {}
         registry.register(self)
 
     def at(self, *labels: str) -> Spread:
         cell = self._cells.get(labels)
         if cell is None:
-            cell = self._cells[labels] = Spread(self._bounds)
+            cell = self._cells[labels] = Spread(self._bounds, self._fine)
         return cell
-
-    def sums(self) -> list[float]:
-        """How many values fell between two bounds, of all labels."""
-        spreads = [cell.buckets for cell in self._cells.values()]
-        return [float(sum(column)) for column in zip([0] * (len(self._bounds) + 1), *spreads, strict=True)]
 
     def collect(self) -> Iterable[Metric]:
         family = HistogramMetricFamily(self._name, self._meaning, labels=self._labels)

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lb.history import BYTES, INSTANCES, SLOTS, STEP, Ring, merged, quantile
-from lb.metrics import SECONDS_BOUNDS, Totals
-from lb.model_metrics import TTFT_BOUNDS
+from lb.metrics import Metrics, Totals
+from lb.tally import FINE
 
 T0 = 1_700_000_000.0 // STEP * STEP
 
@@ -18,9 +18,9 @@ T0 = 1_700_000_000.0 // STEP * STEP
 def totals(requests: float = 0, errors: float = 0, tokens: float = 0, in_flight: float = 0, queued: float = 0,
            ttft: tuple[int, int] = (0, 0)) -> Totals:  # fmt: skip
     """``ttft``: a bucket, and how many answers are in it."""
-    spread = [0.0] * (len(TTFT_BOUNDS) + 1)
+    spread = [0.0] * (len(FINE) + 1)
     spread[ttft[0]] = float(ttft[1])
-    return Totals(requests, errors, tokens, in_flight, queued, spread, [0.0] * (len(SECONDS_BOUNDS) + 1))
+    return Totals(requests, errors, tokens, in_flight, queued, spread, [0.0] * (len(FINE) + 1))
 
 
 def recorded(*looks: tuple[float, Totals, dict[str, float]]) -> bytearray:
@@ -59,7 +59,7 @@ def test_a_step_under_way_is_a_rate_of_what_there_is_of_it() -> None:
 def test_times_are_quantiles_and_nothing_is_none() -> None:
     ring = recorded((0, totals(), {}), (1, totals(ttft=(2, 100)), {}))
     (sample,) = samples(ring, now=10)
-    assert TTFT_BOUNDS[1] * 1000 < sample["ttft_p50_ms"] < sample["ttft_p99_ms"] < TTFT_BOUNDS[2] * 1000
+    assert FINE[1] * 1000 < sample["ttft_p50_ms"] < sample["ttft_p99_ms"] < FINE[2] * 1000
     assert sample["duration_p50_ms"] is None
 
 
@@ -117,17 +117,30 @@ def test_a_long_name_is_cut_not_spilled() -> None:
 
 @given(st.lists(st.floats(0.001, 100.0), min_size=1, max_size=200))
 def test_a_quantile_is_between_the_bounds_of_its_value(values: list[float]) -> None:
-    counts = [0.0] * (len(TTFT_BOUNDS) + 1)
+    counts = [0.0] * (len(FINE) + 1)
     for value in values:
-        counts[next((n for n, bound in enumerate(TTFT_BOUNDS) if value <= bound), len(TTFT_BOUNDS))] += 1
+        counts[next((n for n, bound in enumerate(FINE) if value <= bound), len(FINE))] += 1
     median = sorted(values)[(len(values) - 1) // 2]
-    found = quantile(TTFT_BOUNDS, counts, 0.5)
+    found = quantile(FINE, counts, 0.5)
     assert found is not None
-    bucket = next((n for n, bound in enumerate(TTFT_BOUNDS) if median <= bound), len(TTFT_BOUNDS))
-    low, high = [0.0, *TTFT_BOUNDS][min(bucket, len(TTFT_BOUNDS) - 1)], [*TTFT_BOUNDS, TTFT_BOUNDS[-1]][bucket]
+    bucket = next((n for n, bound in enumerate(FINE) if median <= bound), len(FINE))
+    low, high = [0.0, *FINE][min(bucket, len(FINE) - 1)], [*FINE, FINE[-1]][bucket]
     assert low <= found <= high
 
 
 @pytest.mark.parametrize("part", [0.5, 0.99])
 def test_a_quantile_of_nothing_is_none(part: float) -> None:
-    assert quantile(TTFT_BOUNDS, [0.0] * (len(TTFT_BOUNDS) + 1), part) is None
+    assert quantile(FINE, [0.0] * (len(FINE) + 1), part) is None
+
+
+def test_what_a_quantile_is_read_from_is_near_enough() -> None:
+    metrics = Metrics()
+    ring = Ring(memory := bytearray(BYTES))
+    ring.add(T0, metrics.totals(), {})
+    for number in range(100):
+        metrics.finished("instance_0", "/v1/completions", 200, 0.600 + number / 1000)
+        metrics.book("instance_0", "/v1/completions").whole(200, 0.600 + number / 1000)
+    ring.add(T0 + 1, metrics.totals(), {})
+    (sample,) = samples(memory, now=10)
+    assert sample["duration_p50_ms"] == pytest.approx(650, rel=0.2)
+    assert sample["duration_p99_ms"] == pytest.approx(699, rel=0.2)
