@@ -78,6 +78,8 @@ def _check(guard: Guard) -> Callable[[RequestHead, str, str], None]:
     def check(head: RequestHead, peer: str, local: str) -> None:
         given = {name: head.find(name.lower().encode()) for name in fields}
         given["Host"] = head.host
+        if (key := given["Authorization"]) is not None:  # bytes are read as Latin-1, and sent as UTF-8
+            given["Authorization"] = key.encode("latin-1").decode(errors="surrogateescape")
         present = {name: value for name, value in given.items() if value is not None}
         guard.check(peer=peer, local=local, method=head.method, headers=present, has_body=head.has_body)
 

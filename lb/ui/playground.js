@@ -112,7 +112,13 @@ function layout() {
   $("panes").classList.toggle("two", both);
 }
 
+const EVERY = 5000; // ms between two looks at what is served
+let timer = null;
+
 export async function refresh(wanted = null) {
+  clearTimeout(timer);
+  if ($("playground").hidden) return;
+  timer = setTimeout(refresh, EVERY);
   let models;
   try {
     models = (await call("v1/models", { managed: false })).data;

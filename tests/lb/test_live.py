@@ -171,3 +171,11 @@ async def test_the_root_leads_browsers_there(
             assert response.headers["Location"] == "ui/"
         else:
             assert "message" in json.loads(await response.text())["error"]
+
+
+async def test_a_key_with_other_letters_than_ascii_opens_it_over_http(start_balancer: StartBalancer) -> None:
+    balancer = await start_balancer(admin_key="schlüssel")
+    for key, status in (("schlüssel", b"200"), ("schlussel", b"401")):
+        head = f"GET /v1/cluster/history HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n"
+        answer = await balancer.raw(f"{head}Connection: close\r\n\r\n".encode())
+        assert answer.startswith(b"HTTP/1.1 " + status)
