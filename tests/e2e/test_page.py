@@ -423,7 +423,8 @@ def test_pictures_are_taken(page: Page, tmp_path: Path, demo_adapters: dict[str,
                 # What the load is like changes, so that the charts have something to show.
                 stop.wait(0.1 + 0.5 * (time.time() % 40 < 15))
                 messages = [{"role": "user", "content": "Tell me more."}]
-                client.post("/v1/chat/completions", json={"model": model, "max_tokens": 48, "messages": messages})
+                body = {"model": model, "max_tokens": 48, "messages": messages, "stream": True}
+                client.post("/v1/chat/completions", json=body)
 
     askers = [threading.Thread(target=ask, daemon=True) for _ in range(4)]
     try:
