@@ -8,8 +8,10 @@ have ended too, and so an hour is an hour whatever happened to balancers in it.
 from __future__ import annotations
 
 import zlib
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import accumulate
+from operator import add
 from typing import Any
 
 from lb.metrics import Totals
@@ -116,17 +118,18 @@ def merged(rings: Sequence[Any], now: float, seconds: float) -> list[dict[str, A
 
 
 def _sample(found: Sequence[tuple[dict[str, int], Any]], covered: float) -> dict[str, Any]:
-    def total(cell: int) -> float:
-        return float(sum(cells[cell] for _, cells in found))
+    sums = found[0][1].tolist()
+    for _, cells in found[1:]:
+        sums = list(map(add, sums, cells))
 
     def rate(cell: int) -> float:
-        return round(total(cell) / covered, 3)
+        return round(sums[cell] / covered, 3)
 
     def level(cell: int) -> float:
         return float(round(sum(cells[cell] / cells[_LOOKS] for _, cells in found), 2))
 
     def spread(start: int, name: str) -> dict[str, float | None]:
-        counts = [total(start + n) for n in range(len(FINE) + 1)]
+        counts = sums[start : start + len(FINE) + 1]
         return {f"{name}_p{q}_ms": _ms(quantile(FINE, counts, q / 100)) for q in (50, 99)}
 
     tokens: dict[str, float] = {}
@@ -137,23 +140,22 @@ def _sample(found: Sequence[tuple[dict[str, int], Any]], covered: float) -> dict
     return {
         "requests_per_s": rate(_REQUESTS), "errors_per_s": rate(_ERRORS), "tokens_per_s": rate(_TOKENS),
         "in_flight": level(_IN_FLIGHT), "queued": level(_QUEUED),
-        **spread(_TTFT, "ttft"), **spread(_DURATION, "duration"),
-        "instances": tokens,
+        **spread(_TTFT, "ttft"), **spread(_DURATION, "duration"), "instances": tokens,
     }  # fmt: skip
 
 
 def quantile(bounds: Sequence[float], counts: Sequence[float], part: float) -> float | None:
     """As Prometheus guesses it: values lie evenly between two bounds; beyond the last one it is that one. None of
     nothing."""
-    rank = part * sum(counts)
+    up_to = list(accumulate(counts))
+    rank = part * up_to[-1]
     if not rank:
         return None
-    so_far = 0.0
-    for (low, high), count in zip(pairwise((0.0, *bounds)), counts, strict=False):
-        if count and so_far + count >= rank:
-            return low + (high - low) * (rank - so_far) / count
-        so_far += count
-    return bounds[-1]
+    at = bisect_left(up_to, rank)
+    if at >= len(bounds):
+        return bounds[-1]
+    low, below = (bounds[at - 1], up_to[at - 1]) if at else (0.0, 0.0)
+    return low + (bounds[at] - low) * (rank - below) / counts[at]
 
 
 def _ms(seconds: float | None) -> float | None:

@@ -13,9 +13,10 @@ const SECTIONS = ["overview", "playground", "adapters", "events", "logs"];
 
 function route(event) {
   const [name, rest] = location.hash.slice(1).split("/");
-  if (name === "main") { $("main").focus(); return; } // the skip link
+  if (event && name === "main") { $("main").focus(); return; } // the skip link
   const shown = SECTIONS.includes(name) ? name : "overview";
-  const more = rest ? decodeURIComponent(rest) : null;
+  let more = null;
+  try { more = rest ? decodeURIComponent(rest) : null; } catch { /* no name */ }
   for (const section of SECTIONS) $(section).hidden = section !== shown;
   for (const link of document.querySelectorAll("nav a")) {
     if (link.hash === `#${shown}`) link.setAttribute("aria-current", "page");

@@ -22,6 +22,7 @@ function showEvents() {
 }
 
 const MOST = 400_000; // characters of a log that are kept
+const AGAIN = 1000; // ms until a log that broke off is read anew
 let reading = null;
 let shownFor = "";
 
@@ -45,10 +46,14 @@ export async function readLog(name) {
       while (view.textContent.length > MOST && view.firstChild !== view.lastChild) view.firstChild.remove();
       if (atEnd) view.scrollTop = view.scrollHeight;
     }
-    if (!view.textContent) put(view, "Nothing has been written yet.");
+    if (!follow && !view.textContent) put(view, "Nothing has been written yet.");
   } catch (error) {
-    if (!own.signal.aborted) view.append(`\n— ${error.message} —\n`);
+    if (own.signal.aborted) return;
+    view.append(`\n— ${error.message} —\n`);
+    if (error.status >= 400) return;
   }
+  // A stream ends with the balancer that it came from: on at the next one.
+  if (follow) setTimeout(() => { if (reading === own) readLog(name); }, AGAIN);
 }
 
 export function stopLog() {
