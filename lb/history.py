@@ -123,7 +123,7 @@ def _sample(found: Sequence[tuple[dict[str, int], Any]], covered: float) -> dict
         sums = list(map(add, sums, cells))
 
     def rate(cell: int) -> float:
-        return round(sums[cell] / covered, 3)
+        return float(round(sums[cell] / covered, 3))
 
     def level(cell: int) -> float:
         return float(round(sum(cells[cell] / cells[_LOOKS] for _, cells in found), 2))
