@@ -3,7 +3,7 @@
 import { clock, h, put, s } from "./dom.js";
 
 const HEIGHT = 150;
-const LEFT = 46, RIGHT = 8, TOP = 8, BOTTOM = 20;
+const LEFT = 50, RIGHT = 8, TOP = 8, BOTTOM = 20;
 
 /** 1, 2 or 5 times a power of ten, at least `value`. */
 export function ceiling(value) {

@@ -70,7 +70,7 @@ export function millis(value) {
   if (value === 0) return "0 ms";
   if (value >= 10000) return `${one.format(value / 1000)} s`;
   if (value >= 1000) return `${(value / 1000).toFixed(2)} s`;
-  return value >= 100 ? `${Math.round(value)} ms` : `${one.format(value)} ms`;
+  return value >= 10 ? `${Math.round(value)} ms` : `${one.format(value)} ms`;
 }
 
 export function bytes(value) {

@@ -268,6 +268,8 @@ def test_the_last_hour_outlives_page_and_balancer(shown: Page, cluster: Cluster)
     after = httpx.get(f"{cluster.url}/v1/cluster/history").json()["samples"]
     assert [s["at"] for s in after][: len(before) - 1] == [s["at"] for s in before][:-1]
     assert sum(s["requests_per_s"] for s in after) >= 0.1
+    assert sum(tokens for s in after for tokens in s["instances"].values()) > 0, "the engines tell their tokens"
+    assert all(i["tokens_total"] > 0 and i["kv_cache_percent"] >= 0 for i in cluster.status()["instances"].values())
     shown.driver.refresh()
     shown.until(lambda: lines() >= 5, "the lines are there at once", 10)
 
