@@ -19,6 +19,9 @@ from lb.recovery_metrics import NAMES, RecoveryTimes
 #: What `clusterctl_instance_state` tells apart.
 STATES = ("starting", "ready", "unhealthy", "draining", "drained", "stopping", "stopped", "backoff", "failed")
 
+#: Why a worker had ended that was started again; there from the beginning, as an increase from nothing is not seen.
+REASONS = ("planned", "exit", "signal", "unhealthy", "hung", "start")
+
 _Values = Iterable[tuple[tuple[str, ...], float]]
 
 
@@ -104,7 +107,8 @@ class ClusterSeries:
 
         def reasons() -> _Values:
             for name, seen in self._of("instances").items():
-                for reason, count in (seen.get("restarts_by") or {}).items():
+                counts = {**dict.fromkeys(REASONS, 0), **(seen.get("restarts_by") or {})}
+                for reason, count in counts.items():
                     yield (name, reason), float(count)
 
         def gpus() -> _Values:
