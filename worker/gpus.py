@@ -130,11 +130,19 @@ class Monitor:
         except pynvml.NVMLError:
             return None
         try:
-            found = visible_only([_read(i) for i in range(pynvml.nvmlDeviceGetCount())], self._visible)
+            found = visible_only([_identify(i) for i in range(pynvml.nvmlDeviceGetCount())], self._visible)
             return [(gpu, pynvml.nvmlDeviceGetHandleByIndex(gpu.index)) for gpu in found]
         except pynvml.NVMLError:
             pynvml.nvmlShutdown()
             return None
+
+
+def _identify(index: int) -> Gpu:
+    """Who it is; its memory is a question of its own, which not every GPU answers."""
+    import pynvml
+
+    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+    return Gpu(index, _text(pynvml.nvmlDeviceGetUUID(handle)), _text(pynvml.nvmlDeviceGetName(handle)), 0, 0)
 
 
 def _reading(gpu: Gpu, handle: Any) -> Reading:
