@@ -138,16 +138,11 @@ class Metrics:
             queue.value -= 1
             of_model.value -= 1
 
-    def gauge(self, name: str, meaning: str, label: str, values: Callable[[], Iterable[tuple[str, float]]]) -> None:
-        """A series whose values are read when somebody asks; an empty ``label`` makes a single one."""
-        labels = (label,) if label else ()
-        self.read(name, meaning, labels, lambda: [((of,) if label else (), value) for of, value in values()])
-
     def read(
         self, name: str, meaning: str, labels: Sequence[str],
         values: Callable[[], Iterable[tuple[tuple[str, ...], float]]],
     ) -> None:
-        """The same with any number of labels; a counter if its name ends in ``_total``."""
+        """A family whose values are read when somebody asks; a counter if its name ends in ``_total``, else a gauge."""
         Read(name, meaning, labels, values, self.registry)
 
     def render(self) -> str:

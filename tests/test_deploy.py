@@ -142,3 +142,18 @@ def test_either_profile_is_scraped_under_the_name_in_the_scrape_file() -> None:
 def test_only_the_machine_itself_reaches_what_compose_publishes() -> None:
     for name, service in read(ROOT / "docker-compose.yml")["services"].items():
         assert all(port.startswith("127.0.0.1:") for port in service["ports"]), name
+
+
+def test_the_page_about_metrics_names_every_alert_as_it_is() -> None:
+    text = (ROOT / "docs" / "metrics.md").read_text()
+    rows = re.findall(r"^\| `([A-Z]\w+)` \| ([^|]+) \| (\w+) \| \S", text, re.MULTILINE)
+    assert rows == [
+        (name, rule.get("for", "at once"), rule["labels"]["severity"]) for name, rule in alerts().items()
+    ]  # fmt: skip
+
+
+def test_grafana_opens_with_the_dashboard() -> None:
+    grafana = read(ROOT / "docker-compose.yml")["services"]["grafana"]
+    home = Path(grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"])
+    mounted = {volume.split(":")[1]: volume.split(":")[0] for volume in grafana["volumes"]}
+    assert (ROOT / mounted[str(home.parent)] / home.name).is_file()

@@ -20,8 +20,8 @@ from harness import Cluster, environment, free_port, kill, poll
 ROOT = Path(__file__).parent.parent.parent
 DASHBOARD = ROOT / "deploy" / "grafana" / "dashboards" / "clusterctl.json"
 
-#: Without data where nothing has gone wrong, where the connections that scrapes leave behind are enough, and on a machine
-#: without GPUs.
+#: Without data where nothing has gone wrong, where the connections that scrapes leave behind are enough, and on a
+#: machine without GPUs.
 SILENT = (
     "clusterctl_attempt_failures_total", "clusterctl_retries_total", "clusterctl_streams_moved_total",
     "clusterctl_streams_stalled_total", "clusterctl_streams_broken_total", "clusterctl_ejections_total",

@@ -57,14 +57,14 @@ def test_the_queue_is_left_by_an_error_too() -> None:
 
 def test_a_gauge_is_read_when_somebody_asks() -> None:
     metrics, values = Metrics(), {"instance_0": 1.0}
-    metrics.gauge("clusterctl_x", "X", "instance", values.items)
+    metrics.read("clusterctl_x", "X", ("instance",), lambda: [((n,), v) for n, v in values.items()])
     values["instance_0"] = 5.0
     assert value(metrics, "clusterctl_x", instance="instance_0") == 5.0
 
 
 def test_a_gauge_without_a_label_is_a_single_series() -> None:
     metrics = Metrics()
-    metrics.gauge("clusterctl_x", "X", "", lambda: [("", 2.0)])
+    metrics.read("clusterctl_x", "X", (), lambda: [((), 2.0)])
     assert value(metrics, "clusterctl_x") == 2.0
 
 
