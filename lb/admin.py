@@ -59,7 +59,7 @@ class Admin:
         self._state = state
         self.events = events or EventFeed()
         self.recorder = Recorder(state.root, counters, metrics, self._tokens_made)
-        self._live, self._page = Live(self.status, self.recorder, self.events), Page()
+        self._live, self._ui = Live(self.status, self.recorder, self.events), Page()
         #: Series that every balancer process reads from the same place.
         self._alike: set[str] = set()
         control = aiohttp.UnixConnector(path=short_socket_path(state.control), limit=256, force_close=True)
@@ -94,9 +94,9 @@ class Admin:
             "/v1/unload_lora_adapter": {"POST": change},
             "/v1/system/health": {"GET": self._system_health},
             "/v1/system/metrics": {"GET": self._system_metrics},
-            "/ui": {"GET": self._page.folder},
-            "/ui/": {"GET": self._page.file},
-            "/ui/{file}": {"GET": self._page.file},
+            "/ui": {"GET": self._ui.folder},
+            "/ui/": {"GET": self._ui.file},
+            "/ui/{file}": {"GET": self._ui.file},
         }
         for path, methods in table.items():
             resource = router.add_resource(path)
@@ -105,7 +105,7 @@ class Admin:
                 if method == "GET":
                     resource.add_route("HEAD", handler)
             resource.add_route("*", _not_allowed(sorted(methods)))
-        router.add_route("*", "/", self._page.root)
+        router.add_route("*", "/", self._ui.root)
 
     async def close(self) -> None:
         await self._live.close()
