@@ -60,7 +60,8 @@ class Admin:
         self._state = state
         self.events = events or EventFeed()
         self.recorder = Recorder(state.root, counters, metrics, self._tokens_made)
-        self._live, self._ui = Live(self.status, self.recorder, self.events), Page()
+        self.recorder = Recorder(state.root, counters, metrics, self._tokens_made)
+        self._live, self._ui = Live(self.status, self.recorder, self.events, self._gpus), Page()
         self._merger = exposition.Merger()
         control = aiohttp.UnixConnector(path=short_socket_path(state.control), limit=256, force_close=True)
         self._control = aiohttp.ClientSession(
@@ -182,6 +183,10 @@ class Admin:
             },
             "instances": instances,
         }
+
+    def _gpus(self) -> list[dict[str, Any]]:
+        """As the supervisor's last word has them; nothing while there is none."""
+        return list(self._link.snapshot.get("gpus", ())) if self._link.alive else []
 
     def _tokens_made(self) -> dict[str, float]:
         """By instance, as its engine says; without a supervisor nobody asks them."""

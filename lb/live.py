@@ -30,10 +30,13 @@ _BEFORE = 200
 
 
 class Live:
-    """``status()`` is what `GET /v1/cluster/status` says."""
+    """``status()`` is what `GET /v1/cluster/status` says, ``gpus()`` what the driver says of each GPU."""
 
-    def __init__(self, status: Callable[[], dict[str, Any]], recorder: Recorder, events: EventFeed) -> None:
-        self._status, self._recorder, self._events = status, recorder, events
+    def __init__(
+        self, status: Callable[[], dict[str, Any]], recorder: Recorder, events: EventFeed,
+        gpus: Callable[[], list[dict[str, Any]]] = list,
+    ) -> None:
+        self._status, self._recorder, self._events, self._gpus = status, recorder, events, gpus
         self._making: asyncio.Task[bytes] | None = None
         self._made_at = 0.0
         self._tasks = Tasks()
@@ -104,5 +107,7 @@ class Live:
 
     async def _make(self) -> bytes:
         samples = await self._recorder.samples(STEP)
-        message = {"status": self._status(), "samples": samples, "strategies": list(STRATEGIES)}
+        message = {
+            "status": self._status(), "samples": samples, "strategies": list(STRATEGIES), "gpus": self._gpus()
+        }  # fmt: skip
         return b"event: live\ndata: " + json.dumps(message).encode() + b"\n\n"

@@ -10,6 +10,7 @@ const SILENT = 15000; // ms without a message: the way is broken, whatever it sa
 class Store extends EventTarget {
   status = null;
   strategies = [];
+  gpus = []; // as the driver sees them, where there are any
   samples = []; // oldest first
   step = 10;
   events = []; // oldest first
@@ -89,9 +90,10 @@ class Store extends EventTarget {
     }
   }
 
-  #take({ status, samples, strategies }) {
+  #take({ status, samples, strategies, gpus = [] }) {
     this.status = status;
     this.strategies = strategies;
+    this.gpus = gpus;
     for (const sample of samples) {
       const known = this.samples.findLastIndex((other) => other.at <= sample.at);
       if (known >= 0 && this.samples[known].at === sample.at) this.samples[known] = sample;

@@ -95,6 +95,22 @@ function row([name]) {
 }
 
 
+/** What an instance runs on, and how busy that is. */
+export function place(i, gpus) {
+  if (i.url) return i.url;
+  if (!i.pid) return "–";
+  const cpu = `CPU · ${rate(i.cpu_percent)} %`;
+  if (!i.gpus.length) return cpu;
+  return i.gpus.map((id) => {
+    const seen = gpus.find((gpu) => [String(gpu.index), gpu.uuid].includes(String(id)));
+    const parts = [`GPU ${id}`];
+    if (seen?.memory_total) parts.push(`${bytes(seen.memory_used)} of ${bytes(seen.memory_total)}`);
+    if (typeof seen?.utilisation === "number") parts.push(`${Math.round(seen.utilisation * 100)} %`);
+    if (typeof seen?.temperature === "number") parts.push(`${Math.round(seen.temperature)} °C`);
+    return parts.join(" · ");
+  }).join(", ");
+}
+
 function fill(tr, [name, i]) {
   const cells = tr.children;
   const [pill, why] = cells[1].children;
@@ -102,8 +118,7 @@ function fill(tr, [name, i]) {
   put(pill, state);
   pill.className = `pill is-${state}`;
   put(why, i.reason || i.phase);
-  const place = i.url ?? (i.gpus.length ? `GPU ${i.gpus.join(", ")}` : i.pid ? `CPU · ${rate(i.cpu_percent)} %` : "–");
-  put(cells[2], place + (i.gpus.length && i.pid ? ` · CPU ${rate(i.cpu_percent)} %` : ""));
+  put(cells[2], place(i, store.gpus));
   put(cells[3], i.memory_mb === null ? "–" : bytes(i.memory_mb * 2 ** 20));
   put(cells[4], i.kv_cache_percent === null || i.kv_cache_percent === undefined ? "–" : `${i.kv_cache_percent} %`);
   put(cells[5], count(i.in_flight));

@@ -274,6 +274,14 @@ def test_the_last_hour_outlives_page_and_balancer(shown: Page, cluster: Cluster)
     shown.until(lambda: lines() >= 5, "the lines are there at once", 10)
 
 
+def test_gpus_are_told_with_what_they_do(shown: Page) -> None:
+    gpu = {"index": 1, "uuid": "GPU-x", "memory_total": 80 * 2**30, "memory_used": 61 * 2**30, "utilisation": 0.934}
+    seen = {"pid": 1, "gpus": [0, 1], "cpu_percent": 3.0}
+    said = shown.js("return import('./overview.js').then(m => m.place(arguments[0], [arguments[1]]))", seen, gpu)
+    assert said == "GPU 0, GPU 1 · 61 GiB of 80 GiB · 93 %"
+    assert shown.text(row("instance_0", ".place")).startswith("CPU · ")
+
+
 def test_light_and_dark(shown: Page) -> None:
     def background() -> str:
         return str(shown.js("return getComputedStyle(document.body).backgroundColor"))

@@ -11,10 +11,11 @@ from typing import Any
 import aiohttp
 import pytest
 
+from config.link import encode
 from lb.counters import Counters
 from lb.metrics import Metrics
 from lb.recorder import Recorder
-from lbfakes import Balanced, Worker, until
+from lbfakes import Balanced, Worker, snapshot, until
 
 StartWorker = Callable[..., Awaitable[Worker]]
 StartBalancer = Callable[..., Awaitable[Balanced]]
@@ -53,6 +54,23 @@ async def test_the_live_stream_is_status_numbers_and_events(balancer: Balanced, 
         async with asyncio.timeout(5):
             await response.read()  # it ends with its balancer
     await until(lambda: balancer.parts.admin._live.listeners == 0)
+
+
+async def test_gpus_are_told_as_long_as_somebody_looks_at_them(balancer: Balanced) -> None:
+    async def told() -> Any:
+        async with balancer.request("GET", "/v1/cluster/live") as response:
+            return (await message(response))[1]["gpus"]
+
+    link = balancer.parts.link
+    _, writer = await asyncio.open_unix_connection(str(balancer.link_path))
+    gpus = [{"index": 0, "memory_used": 5}]
+    writer.write(encode({"type": "snapshot", "snapshot": snapshot("instance_0", gpus=gpus)}))
+    await until(lambda: link.snapshot)
+    assert await told() == gpus
+    writer.close()
+    await until(lambda: not link.alive)
+    await asyncio.sleep(0.6)  # one message is made for all who ask within half a second
+    assert await told() == []
 
 
 async def test_who_comes_back_gets_the_events_since(balancer: Balanced) -> None:
