@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from cluster.adapter_agent import AdapterAgent
 from cluster.events import Tell
 from cluster.monitor import ProbePlan, nothing, watch
+from cluster.progress import Progress
 from cluster.state import WorkerState
 from config.errors import UsageError
 from config.topology import BackendSpec
@@ -34,6 +35,7 @@ class Attached:
         self.stalls = 0
         self.standing = ""
         self.progress_at: float | None = None
+        self.progress: Progress | None = None
         self._failing = False
         self.agent: AdapterAgent | None = None
         self.changed: Callable[[], None] = lambda: None

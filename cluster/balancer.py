@@ -87,6 +87,13 @@ class BalancerKeeper:
         """Names of the logs they write to."""
         return [*(slot.name for slot in self.slots), "standby"]
 
+    @property
+    def pids(self) -> dict[str, int]:
+        """Of those that take connections, and of the standby, by the names of their logs."""
+        current = {slot.name: slot.current.pid for slot in self.slots if slot.current is not None}
+        found = {**current, "standby": self.standby.pid}
+        return {name: pid for name, pid in found.items() if pid is not None}
+
     def describe(self) -> dict[str, Any]:
         """For status and metrics."""
         return {

@@ -123,6 +123,9 @@ class Fleet:
         instance.generation = wanted.generation if wanted and not keep else instance.generation
         instance.incarnation = spec.incarnation
         instance.spec = spec
+        if instance.starts:
+            cause = instance.cause or "planned"
+            instance.restarted[cause] = instance.restarted.get(cause, 0) + 1
         instance.starts += 1
         instance.ready_at = instance.started_at = None
         instance.models = ()
@@ -146,7 +149,8 @@ class Fleet:
         seconds = now - instance.since
         took = f" after {seconds:.1f} s"
         instance.enter(_S.READY, now, "")
-        instance.ready_at = now if instance.ready_at is None else instance.ready_at
+        if instance.ready_at is None:
+            instance.ready_at, instance.start_seconds = now, round(seconds, 3)
         instance.models = readiness.models
         instance.failing_probes, instance.phase, instance.slow = False, "", False
         lacks = f"; refused {', '.join(instance.refused)}" if instance.refused else ""
@@ -196,6 +200,7 @@ class Fleet:
         pid = instance.handle.pid if instance.handle else None
         instance.handle = None
         how = instance.failure or describe_exit(status)
+        instance.cause = "planned" if asked else _cause(instance, status)
         instance.last_exit = {
             "at": wall, "pid": pid, "code": status if status is None or status >= 0 else None,
             "signal": -status if status is not None and status < 0 else None,
@@ -275,6 +280,16 @@ class Fleet:
             "weights": dict(self.weights),
             "drained": self.holds.durable(),
         }
+
+
+def _cause(instance: Instance, status: int | None) -> str:
+    """Of an end that nobody asked for, in a word: ``hung``, ``unhealthy``, ``start`` (never got ready), ``signal``
+    (somebody else's) or ``exit``."""
+    if instance.hung is not None:
+        return "hung"
+    if instance.failure is not None:
+        return "start" if instance.ready_at is None else "unhealthy"
+    return "signal" if status is not None and status < 0 else "exit"
 
 
 def describe_end(status: int | None, pid: int | None, failure: str | None) -> str:

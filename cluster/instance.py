@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.adapter_agent import AdapterAgent
+from cluster.progress import Progress
 from cluster.restart import History
 from cluster.state import InstanceObserved, WorkerState, check
 from worker.process import Handle
@@ -21,7 +22,8 @@ class Instance:
     which the balancer sends it nothing new. ``settings``: the number of those it was started with (`cluster.plans`).
     ``hung``: why it is to be killed at once. ``slow``: it was taken out of rotation for slowness and has not been back
     since. ``stalls``: how often it was found hung. ``standing``: for how long its tokens stand still, in words;
-    ``progress_at``: when they last did not."""
+    ``progress_at``: when they last did not; ``progress``: what its engine says of that. ``cause``: of its last end, in
+    a word; ``restarted``: how often it was started again, by that; ``start_seconds``: how long its last start took."""
 
     id: str
     slot: Slot
@@ -50,6 +52,10 @@ class Instance:
     stalls: int = 0
     standing: str = ""
     progress_at: float | None = None
+    progress: Progress | None = None
+    cause: str = ""
+    restarted: dict[str, int] = field(default_factory=dict)
+    start_seconds: float | None = None
     failure: str | None = None
     phase: str = ""
     reason: str = ""
@@ -107,6 +113,9 @@ class Instance:
             "settings": self.settings,
             "incarnation": self.incarnation,
             "starts": self.starts,
+            "restarted": dict(self.restarted),
+            "cause": self.cause,
+            "start_seconds": self.start_seconds,
             "started_at": self.started_at,
             "process": self._process(),
             "spec": {
@@ -142,6 +151,9 @@ def restore(name: str, record: dict[str, Any], now: float) -> Instance:
         settings=record.get("settings", 0),
         incarnation=record["incarnation"],
         starts=record["starts"],
+        restarted=dict(record.get("restarted", {})),
+        cause=record.get("cause", ""),
+        start_seconds=record.get("start_seconds"),
         started_at=record["started_at"],
         spec=spec,
         models=tuple(record["models"]),

@@ -131,6 +131,11 @@ class Progress:
         if reading is not None and (before is None or reading.marks != before.marks):
             self._move(seen=before is not None)
 
+    @property
+    def reading(self) -> Reading | None:
+        """What it last said; None before the first answer, and of one that does not tell."""
+        return self._reading
+
     def refused(self) -> None:
         """It takes no connection: no hang, and for its probes to judge."""
         self._unanswered = None

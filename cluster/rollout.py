@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster import adapter_files
+from cluster import adapter_files, adapter_states
 from cluster.adapter_agent import Totals
 from cluster.adapter_files import AdapterFacts, AdapterRejected, BaseShapes
+from cluster.adapter_states import Held
 from cluster.adapters import Adapter, Registry, Version
 from cluster.attached import Attached
 from cluster.commands import Refused
@@ -69,6 +70,14 @@ class Rollouts:
             "load_failures": totals.failures, "drift_repairs": totals.drift_repairs,
             "load_seconds": round(totals.load_seconds, 3),
         }  # fmt: skip
+
+    def states(self) -> dict[str, dict[str, Any]]:
+        """For `/metrics`: see `cluster.adapter_states.states`."""
+        workers = [
+            Held(self.wanted(holder.id), holder.agent.loaded, holder.agent.refused, holder.withheld)
+            for holder in self._ready() if holder.agent is not None
+        ]  # fmt: skip
+        return adapter_states.states(self.registry, self.used, workers)
 
     def version_at(self, name: str, path: str | None) -> int | None:
         """Which version lies at ``path``: the active one, if it does; two may have the same content."""

@@ -78,13 +78,14 @@ class Stalls:
 
     async def watch(self, instance: Instance, target: Target) -> None:
         """From its start, or its adoption, until cancelled."""
-        started = instance.state is WorkerState.STARTING
+        started, instance.progress = instance.state is WorkerState.STARTING, None
         while instance.state is WorkerState.STARTING:
             await asyncio.sleep(_STARTING_S)
         name = self._supervisor.plan.spec.served_names[0]
         progress = self._progress(instance.models, ours=True)
         if started:
             progress.seen_at = self._supervisor.now()  # it has just answered
+        instance.progress = progress
         watched = Watched(target, lambda: name, lambda: self._work(instance))
         await watch(watched, progress, _OfInstance(self._supervisor, self, instance), self._supervisor.now)
 
@@ -92,7 +93,7 @@ class Stalls:
         """As `watch`, of a server that is not ours."""
         while attached.state is WorkerState.STARTING:
             await asyncio.sleep(_STARTING_S)
-        progress = self._progress(attached.spec.models, ours=False)
+        attached.progress = progress = self._progress(attached.spec.models, ours=False)
         watched = Watched(target, lambda: _base(attached), lambda: self._work(attached))
         await watch(watched, progress, _OfAttached(self._supervisor, self, attached), self._supervisor.now)
 

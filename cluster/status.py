@@ -91,6 +91,7 @@ def snapshot(supervisor: Supervisor) -> dict[str, Any]:
             "pid": os.getpid(),
             "state_dir": str(supervisor.state.root),
             "epoch": supervisor.epoch,
+            "started_at": round(supervisor.started_at, 3),
             "shutting_down": fleet.desired.shutting_down,
             "settled": settled(supervisor),
             "unsaved": supervisor.saver.unsaved,
@@ -103,7 +104,9 @@ def snapshot(supervisor: Supervisor) -> dict[str, Any]:
         "min_instances": plan.least,
         "max_instances": plan.most,
         "adapters": supervisor.rollouts.totals(),
+        "adapter_states": supervisor.rollouts.states(),
         "recovery": supervisor.recovery.to_json(),
+        **supervisor.usage.latest,
         "workers_alive": sum(handle is not None for handle in handles),
         "instances": {
             **{i.id: _instance(supervisor, i) for i in sorted(fleet.instances.values(), key=lambda i: i.number)},
@@ -172,11 +175,15 @@ def _instance(supervisor: Supervisor, instance: Instance) -> dict[str, Any]:
         "cores": [list(rank) for rank in instance.slot.cores],
         "incarnation": instance.incarnation,
         "restarts": max(0, instance.starts - 1),
+        "restarts_by": dict(instance.restarted),
+        "started_at": instance.started_at if handle else None,
+        "start_seconds": instance.start_seconds,
         "uptime_s": round(supervisor.wall() - instance.started_at, 1) if handle and instance.started_at else 0.0,
         "ready_for_s": round(now - instance.ready_at, 1) if serving and instance.ready_at is not None else None,
         "state_for_s": round(now - instance.since, 1),
         "cpu_percent": instance.cpu_percent if handle else 0.0,
         "memory_mb": instance.memory_mb if handle else 0.0,
+        **_engine(instance if serving else None),
         "models": [shown["id"] for shown in _cards(supervisor, instance)],
         "last_exit": instance.last_exit,
         "log": str(instance.spec.log) if instance.spec else None,
@@ -196,6 +203,13 @@ def _standing(supervisor: Supervisor, member: Instance | Attached) -> str:
 def _ago(supervisor: Supervisor, member: Instance | Attached) -> float | None:
     """Seconds since it was last seen to make progress."""
     return None if member.progress_at is None else round(max(0.0, supervisor.now() - member.progress_at), 1)
+
+
+def _engine(member: Instance | Attached | None) -> dict[str, Any]:
+    """What its engine last said of itself: tokens made since it was started, and the part of the KV cache in use."""
+    said = member.progress.reading if member is not None and member.progress is not None else None
+    cache = None if said is None or said.cache is None else round(said.cache * 100, 1)
+    return {"tokens_total": None if said is None else said.tokens, "kv_cache_percent": cache}
 
 
 def _attached(supervisor: Supervisor, attached: Attached) -> dict[str, Any]:
@@ -218,9 +232,11 @@ def _attached(supervisor: Supervisor, attached: Attached) -> dict[str, Any]:
         "pid": None,
         "gpus": [],
         "restarts": 0,
+        "restarts_by": {},
         "uptime_s": None,
         "cpu_percent": None,
         "memory_mb": None,
+        **_engine(attached),
         "models": [shown["id"] for shown in spec.models],
         "last_exit": None,
     }

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -45,9 +46,10 @@ from cluster.wishes import Wishes
 from config.aio import Tasks
 from config.errors import UsageError
 from config.paths import StateDir
-from config.settings import Settings
+from config.settings import Settings, visible_gpus
 from config.strategy_file import StrategyWriter
 from worker import logfile
+from worker.gpus import Monitor
 from worker.process import Handle, Launcher
 
 _T = TypeVar("_T")
@@ -100,7 +102,8 @@ class Supervisor:
         self._noted: set[str] = set()
         self._inbox: asyncio.Queue[Callable[[], None]] = asyncio.Queue()
         self._tasks = Tasks()
-        self._usage = UsageSampler()
+        self.usage = UsageSampler(Monitor(visible_gpus()))
+        self.started_at = wall()
         self.wishes = Wishes(self)
         self.sequence = 0
         self._exit = False
@@ -314,10 +317,13 @@ class Supervisor:
     async def _sample(self) -> None:
         while True:
             await asyncio.sleep(1.0)
-            handles = {i.handle.pid: i for i in self.fleet.instances.values() if i.handle is not None}
-            usage = await asyncio.to_thread(self._usage.sample, list(handles), self._clock())
-            for pid, (cpu, memory) in usage.items():
-                handles[pid].cpu_percent, handles[pid].memory_mb = cpu, memory
+            trees = {i.id: i.handle.pid for i in self.fleet.instances.values() if i.handle is not None}
+            single = {"supervisor": os.getpid(), **self.balancer.pids}
+            used = await asyncio.to_thread(self.usage.sample, trees, single, self._clock())
+            for name, instance in self.fleet.instances.items():
+                if name in used:
+                    instance.cpu_percent = used[name].cpu_percent
+                    instance.memory_mb = round(used[name].memory_bytes / 1e6, 1)
             for name in [*self.fleet.instances, *self.balancer.logs, "supervisor"]:
                 with contextlib.suppress(OSError):
                     await asyncio.to_thread(logfile.rotate, self.state.log(name))

@@ -7,11 +7,11 @@ changes are passed on to the supervisor, which checks them.
 from __future__ import annotations
 
 import asyncio
-import functools
+import itertools
 import json
 import os
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +22,21 @@ from yarl import URL
 from config.link import SEQUENCE_HEADER
 from config.paths import StateDir, short_socket_path
 from lb import exposition
+from lb.cluster_metrics import ClusterSeries, mean_latency, scraped
 from lb.counters import ADAPTER, Counters
 from lb.errors import AttemptFailed, ProxyError, Source
 from lb.events import EventFeed
 from lb.guard import require_json
 from lb.link import Link
+from lb.live import Live
 from lb.logs import follow
 from lb.metrics import Metrics
+from lb.page import Page
 from lb.pool import Pool
 from lb.proxy import Proxy
-from lb.recovery_metrics import NAMES, RecoveryTimes
+from lb.recorder import Recorder
 from lb.siblings import Siblings
+from lb.turns import in_turns
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -58,13 +62,16 @@ class Admin:
         self._metrics, self._proxy, self._siblings = metrics, proxy, siblings
         self._state = state
         self.events = events or EventFeed()
-        #: Series that every balancer process reads from the same place.
-        self._alike: set[str] = set()
+        self.recorder = Recorder(state.root, counters, metrics, self._tokens_made)
+        self.recorder = Recorder(state.root, counters, metrics, self._tokens_made)
+        self._live, self._ui = Live(self.status, self.recorder, self.events, self._gpus), Page()
+        self._merger = exposition.Merger()
         control = aiohttp.UnixConnector(path=short_socket_path(state.control), limit=256, force_close=True)
         self._control = aiohttp.ClientSession(
             connector=control, timeout=aiohttp.ClientTimeout(total=_CHANGE_S), trust_env=False
         )
-        self._register_gauges()
+        #: Series that every balancer process reads from the same place.
+        self._alike = ClusterSeries(metrics, pool, link, counters).alike
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
         """All of the balancer's own routes; a wrong method on one of them is 405, whatever comes after."""
@@ -76,6 +83,8 @@ class Admin:
             "/v1/cluster/status": {"GET": self._status},
             "/v1/cluster/openapi.json": {"GET": _openapi},
             "/v1/cluster/events": {"GET": self.events.answer},
+            "/v1/cluster/live": {"GET": self._live.stream},
+            "/v1/cluster/history": {"GET": self._live.history},
             "/v1/cluster/scale": {"POST": change},
             "/v1/cluster/strategy": {"POST": change},
             "/v1/cluster/restart": {"POST": change},
@@ -91,6 +100,9 @@ class Admin:
             "/v1/unload_lora_adapter": {"POST": change},
             "/v1/system/health": {"GET": self._system_health},
             "/v1/system/metrics": {"GET": self._system_metrics},
+            "/ui": {"GET": self._ui.folder},
+            "/ui/": {"GET": self._ui.file},
+            "/ui/{file}": {"GET": self._ui.file},
         }
         for path, methods in table.items():
             resource = router.add_resource(path)
@@ -99,8 +111,11 @@ class Admin:
                 if method == "GET":
                     resource.add_route("HEAD", handler)
             resource.add_route("*", _not_allowed(sorted(methods)))
+        router.add_route("*", "/", self._ui.root)
 
     async def close(self) -> None:
+        await self._live.close()
+        await self.recorder.close()
         await self._control.close()
 
     # for everybody
@@ -127,14 +142,20 @@ class Admin:
                     texts[backend.id] = answer[1].decode(errors="replace")
             elif not isinstance(answer, AttemptFailed):
                 raise answer
-        # In a thread: rendering must not stand between somebody's tokens.
-        body = await asyncio.to_thread(lambda: exposition.merge(texts, self._own_series(others)))
-        return web.Response(text=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+        answered = [(b.id, b.id in texts) for b in backends]
+        pieces = await in_turns(self._page(texts, others, answered))
+        return web.Response(
+            body="".join(pieces).encode(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+        )
 
-    def _own_series(self, others: list[str]) -> str:
-        """Of all balancer processes as if they were one."""
-        own = self._metrics.render()
-        return exposition.total([own, *others], self._alike) if others else own
+    def _page(
+        self, texts: Mapping[str, str], others: Sequence[str], answered: Sequence[tuple[str, bool]]
+    ) -> exposition.Steps[list[str]]:
+        own: Iterable[str] = self._metrics.registry.pieces()
+        if others:  # of all balancer processes as if they were one
+            here = "".join((yield from exposition.gathered(own)))
+            own = yield from exposition.total_steps([here, *others], self._alike)
+        return (yield from self._merger.merge(texts, itertools.chain(own, scraped(answered))))
 
     # for those who may manage the cluster
 
@@ -166,6 +187,16 @@ class Admin:
             },
             "instances": instances,
         }
+
+    def _gpus(self) -> list[dict[str, Any]]:
+        """As the supervisor's last word has them; nothing while there is none."""
+        return list(self._link.snapshot.get("gpus", ())) if self._link.alive else []
+
+    def _tokens_made(self) -> dict[str, float]:
+        """By instance, as its engine says; without a supervisor nobody asks them."""
+        instances = self._link.snapshot.get("instances", {}) if self._link.alive else {}
+        told = {name: seen.get("tokens_total") for name, seen in instances.items()}
+        return {name: float(tokens) for name, tokens in told.items() if tokens is not None}
 
     def _instance(self, name: str, seen: dict[str, Any]) -> dict[str, Any]:
         backend = self._pool.backends.get(name)
@@ -201,7 +232,7 @@ class Admin:
         result = {}
         for name, i in instances.items():
             backend, requests = self._pool.backends.get(name), i["requests_total"]
-            mean = _mean_latency(series, name) if others else self._metrics.mean_latency(name)
+            mean = mean_latency(series, name) if others else self._metrics.mean_latency(name)
             result[name] = {
                 "requests_total": requests,
                 "errors_total": i["errors_total"],
@@ -270,79 +301,6 @@ class Admin:
     def _ready(self) -> list[str]:
         now = asyncio.get_running_loop().time()
         return [b.id for b in self._pool.backends.values() if b.available(now)]
-
-    def _register_gauges(self) -> None:
-        pool, snapshot = self._pool, lambda: self._link.snapshot.get("instances", {})
-        self._metrics.registry.register(RecoveryTimes(lambda: self._link.snapshot.get("recovery", {})))
-        self._alike |= NAMES
-
-        def gauge(name: str, meaning: str, label: str, values: Callable[[], Iterable[tuple[str, float]]]) -> None:
-            self._alike.add(name)
-            self._metrics.gauge(name, meaning, label, values)
-
-        gauge("clusterctl_in_flight", "Requests in flight", "instance", lambda: pool.load().items())
-        gauge(
-            "clusterctl_instance_requests_total", "Requests sent to an instance; survives restarts", "instance",
-            lambda: [(name, self._counters.get(name)[0]) for name in self._counters.names()],
-        )
-        gauge(
-            "clusterctl_instance_errors_total", "Requests that failed on an instance; survives restarts", "instance",
-            lambda: [(name, self._counters.get(name)[1]) for name in self._counters.names()],
-        )
-        gauge("clusterctl_instance_ready", "1 if in rotation", "instance",
-              lambda: [(b.id, float(b.spec.state == "ready")) for b in pool.backends.values()])  # fmt: skip
-        gauge("clusterctl_instance_weight", "Weight", "instance",
-              lambda: [(b.id, float(b.weight)) for b in pool.backends.values()])  # fmt: skip
-        gauge("clusterctl_instances_desired", "Workers wanted", "",
-              lambda: [("", float(self._link.snapshot.get("total_instances", 0)))])  # fmt: skip
-        gauge("clusterctl_supervisor_up", "1 if there is a supervisor", "", lambda: [("", float(self._link.alive))])
-        for key, name, meaning in (
-            ("adapters", "clusterctl_adapters", "Adapters in the registry"),
-            ("loads", "clusterctl_adapter_loads_total", "Adapters loaded on workers"),
-            ("load_seconds", "clusterctl_adapter_load_seconds_total", "Seconds that loads took"),
-            ("load_failures", "clusterctl_adapter_load_failures_total", "Loads that a worker refused"),
-            ("rollbacks", "clusterctl_adapter_rollbacks_total", "Rollbacks asked for"),
-            ("drift_repairs", "clusterctl_adapter_drift_repairs_total", "Workers changed behind our back, repaired"),
-        ):
-            gauge(name, meaning, "", functools.partial(_single, self._link, key))
-        for key, name, meaning in (
-            ("replacements", "clusterctl_balancer_replacements_total", "Balancer processes replaced as asked for"),
-            ("lost_requests", "clusterctl_balancer_lost_requests_total",
-             "Requests in flight in balancer processes that died, by their last report"),
-        ):  # fmt: skip
-            gauge(name, meaning, "", functools.partial(_of_balancer, self._link, key))
-        gauge(
-            "clusterctl_balancer_ends_total", "Balancer processes that ended without being asked to", "cause",
-            lambda: list(self._link.snapshot.get("load_balancer", {}).get("ends", {}).items()),
-        )
-        gauge("clusterctl_balancer_draining", "Balancer processes that were replaced and finish what they have", "",
-              lambda: [("", float(len(self._link.snapshot.get("load_balancer", {}).get("draining", ()))))])  # fmt: skip
-        for key, name, meaning in (
-            ("restarts", "clusterctl_instance_restarts_total", "Starts after the first"),
-            ("stalls", "clusterctl_stalls_total", "Times that it was taken out as it stood still"),
-            ("cpu_percent", "clusterctl_instance_cpu_percent", "CPU of the worker's process tree, percent of a core"),
-            ("memory_mb", "clusterctl_instance_memory_megabytes", "Resident memory of the worker's process tree"),
-        ):
-            gauge(name, meaning, "instance", functools.partial(_column, snapshot, key))
-
-
-def _mean_latency(series: Mapping[str, float], instance: str) -> float | None:
-    """As `Metrics.mean_latency`, over several processes."""
-    name = "clusterctl_request_seconds"
-    count = series.get(f'{name}_count{{instance="{instance}"}}', 0.0)
-    return series[f'{name}_sum{{instance="{instance}"}}'] / count if count else None
-
-
-def _column(instances: Callable[[], dict[str, Any]], key: str) -> list[tuple[str, float]]:
-    return [(name, float(seen.get(key) or 0)) for name, seen in instances().items()]
-
-
-def _of_balancer(link: Link, key: str) -> list[tuple[str, float]]:
-    return [("", float(link.snapshot.get("load_balancer", {}).get(key, 0)))]
-
-
-def _single(link: Link, key: str) -> list[tuple[str, float]]:
-    return [("", float(link.snapshot.get("adapters", {}).get(key, 0)))]
 
 
 def _at_supervisor(request: web.Request) -> URL:

@@ -106,6 +106,7 @@ class Balancer:
         await self.runner.setup()
         await self.link.start()
         self.siblings.start()
+        self.admin.recorder.start()
         if patience:
             await self.link.first_word(patience)
         await self.front.serve(listener)

@@ -65,6 +65,12 @@ class Counters:
         self._elsewhere: dict[str, list[tuple[memoryview, int]]] = {}
         self.refresh()
 
+    @property
+    def path(self) -> Path | None:
+        """Of this process' own file: as long as it lives nobody else takes that name. None where it counts in
+        memory."""
+        return Path(self._file.name) if isinstance(self._file.name, str) else None
+
     def add(self, backend: str, *, requests: int = 0, errors: int = 0, used_ms: int = 0) -> None:
         own = self._own
         at = own.rows.get(backend)

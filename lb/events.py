@@ -35,6 +35,12 @@ _LISTENERS = 512
 _BATCH = 100
 
 
+#: Headers of a stream of events.
+STREAM = {
+    "Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-store", "X-Accel-Buffering": "no",
+}  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class _Kept:
     id: int
@@ -59,6 +65,14 @@ class EventFeed:
         self._kept.extend(_Kept(event["id"], event, _frame(event)) for event in new)
         if new:
             self._fresh.notify()
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def changed(self) -> asyncio.Future[None]:
+        """Done when there is a new event, or when all streams are to end."""
+        return self._fresh.next()
 
     def close(self) -> None:
         """Ends all streams: this balancer is about to end."""
@@ -97,12 +111,7 @@ class EventFeed:
             self.listeners -= 1
 
     async def _stream(self, request: web.Request, since: int) -> web.StreamResponse:
-        response = web.StreamResponse(
-            headers={
-                "Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-store",
-                "X-Accel-Buffering": "no",
-            }
-        )  # fmt: skip
+        response = web.StreamResponse(headers=STREAM)
         await response.prepare(request)
         if request.method == "HEAD":
             return response

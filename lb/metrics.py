@@ -4,24 +4,36 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
-
+from lb.errors import Source
 from lb.model_metrics import ModelMetrics
-from lb.tally import Count, Counts, Levels, Spread, Spreads
+from lb.tally import FINE, Count, Counts, Families, Levels, Read, Spread, Spreads
 
-_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What one process has counted since it began. ``in_flight`` and ``queued`` are of this moment; ``ttft`` and
+    ``duration`` how many answers fell between two bounds of `FINE`."""
+
+    requests: float
+    errors: float
+    tokens: float
+    in_flight: float
+    queued: float
+    ttft: Sequence[float]
+    duration: Sequence[float]
 
 
 class Metrics:
     """Labels are bounded: instances, the allow-listed routes, status codes."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.registry = registry = CollectorRegistry(auto_describe=False)
+        self.registry = registry = Families()
         self._requests = Counts(
             "clusterctl_requests", "Requests answered (499: the client went away)", ["instance", "route", "code"],
             registry,
@@ -60,13 +72,15 @@ class Metrics:
             "clusterctl_upstream_connections", "Connections opened to an instance", ["instance"], registry
         )
         self._first_byte = Spreads(
-            "clusterctl_first_byte_seconds", "From choosing a backend to the first byte of its answer", ["instance"],
-            _BUCKETS, registry,
+            "clusterctl_first_byte_seconds", "From choosing a backend to the first byte of its answer",
+            ["instance", "route"], _BUCKETS, registry,
         )
+        self._durations = Spread(FINE)
         self._duration = Spreads(
-            "clusterctl_request_seconds", "From choosing a backend to the end of its answer", ["instance"], _BUCKETS,
-            registry,
+            "clusterctl_request_seconds", "From choosing a backend to the end of its answer", ["instance", "route"],
+            _BUCKETS, registry, self._durations,
         )
+        self.read("clusterctl_errors_total", "Requests that failed, by whose fault it was", ["source"], self._errors)
         self.models = ModelMetrics(registry, clock)
         self._queue = Levels("clusterctl_queued_requests", "Requests waiting for a backend", [], registry)
         self._queue.at()
@@ -77,7 +91,18 @@ class Metrics:
     def book(self, instance: str, route: str) -> Book:
         """Where the answers of one instance to one route are counted."""
         label = "/v1/responses/{id}" if route.startswith("/v1/responses/") else route
-        return Book(self._requests, self._duration.at(instance), self._first_byte.at(instance), instance, label)
+        duration, first_byte = self._duration.at(instance, label), self._first_byte.at(instance, label)
+        return Book(self._requests, duration, first_byte, instance, label)
+
+    def _errors(self) -> list[tuple[tuple[str, ...], float]]:
+        """Of the client, of a worker, of the balancer or the cluster. A client that went away has made none."""
+        found = dict.fromkeys(Source, 0.0)
+        for (source, _), cell in self._refused.cells():
+            found[Source(source)] += cell.value
+        for (_, _, code), cell in self._requests.cells():
+            if code >= "400" and code != "499":
+                found[Source.CLIENT if code < "500" else Source.UPSTREAM] += cell.value
+        return [((source,), value) for source, value in found.items()]
 
     def attempt_failed(self, instance: str, cause: str) -> None:
         self._failures.at(instance, cause).value += 1
@@ -114,24 +139,34 @@ class Metrics:
     def mean_latency(self, instance: str) -> float | None:
         """Seconds from choosing the backend to the end of its answer, over the life of this balancer; None before
         the first."""
-        spread = self._duration.at(instance)
-        return spread.sum / spread.count if spread.count else None
+        spreads = [spread for (of, _), spread in self._duration.cells() if of == instance]
+        count = sum(spread.count for spread in spreads)
+        return sum(spread.sum for spread in spreads) / count if count else None
 
     @contextmanager
-    def queued(self) -> Iterator[None]:
-        queue = self._queue.at()
+    def queued(self, model: str | None = None) -> Iterator[None]:
+        queue, of_model = self._queue.at(), self.models.queue(model)
         queue.value += 1
+        of_model.value += 1
         try:
             yield
         finally:
             queue.value -= 1
+            of_model.value -= 1
 
-    def gauge(self, name: str, meaning: str, label: str, values: Callable[[], Iterable[tuple[str, float]]]) -> None:
-        """A series whose values are read when somebody asks; an empty ``label`` makes a single one."""
-        self.registry.register(_Read(name, meaning, label, values))
+    def totals(self) -> Totals:
+        requests, errors, tokens, in_flight, ttft = self.models.totals()
+        return Totals(requests, errors, tokens, in_flight, self._queue.sum(), ttft, list(self._durations.buckets))
+
+    def read(
+        self, name: str, meaning: str, labels: Sequence[str],
+        values: Callable[[], Iterable[tuple[tuple[str, ...], float]]],
+    ) -> None:
+        """A family whose values are read when somebody asks; a counter if its name ends in ``_total``, else a gauge."""
+        Read(name, meaning, labels, values, self.registry)
 
     def render(self) -> str:
-        return generate_latest(self.registry).decode()
+        return "".join(self.registry.pieces())
 
 
 class Book:
@@ -157,6 +192,8 @@ class Book:
         first.sum += seconds
         duration.buckets[bucket] += 1
         duration.sum += seconds
+        if duration.fine is not None:
+            duration.fine.observe(seconds)
 
     def finished(self, code: int, seconds: float) -> None:
         cell = self._statuses.get(code)
@@ -164,19 +201,3 @@ class Book:
             cell = self._statuses[code] = self._requests.at(self._instance, self._route, str(code))
         cell.value += 1
         self._duration.observe(seconds)
-
-
-class _Read(Collector):
-    def __init__(
-        self, name: str, meaning: str, label: str, values: Callable[[], Iterable[tuple[str, float]]]
-    ) -> None:
-        self._name, self._meaning, self._label, self._values = name, meaning, label, values
-
-    def collect(self) -> Iterable[Metric]:
-        family = GaugeMetricFamily(self._name, self._meaning, labels=[self._label] if self._label else [])
-        for label, value in self._values():
-            family.add_metric([label] if self._label else [], value)
-        yield family
-
-    def describe(self) -> Iterable[Metric]:
-        return []

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from prometheus_client import CollectorRegistry
 
-from lb.tally import Counts, Levels, Spread, Spreads
+from lb.tally import FINE, Count, Counts, Levels, Spread, Spreads
 
 #: Distinct values of the label ``model``.
 MOST = 100
@@ -35,34 +35,50 @@ class ModelMetrics:
             "clusterctl_model_tokens", "Generated tokens; of a stream that tells no usage, its events", label, registry
         )
         self._in_flight = Levels("clusterctl_model_in_flight", "Requests in flight", label, registry)
+        self._times = Spread(FINE)
+        self._queued = Levels("clusterctl_model_queued_requests", "Requests waiting for a worker", label, registry)
         self._ttft = Spreads(
             "clusterctl_model_time_to_first_token_seconds", "From arrival to the first byte of the answer", label,
-            _TTFT, registry,
+            _TTFT, registry, self._times,
         )
         self._itl = Spreads(
             "clusterctl_model_inter_token_seconds", "Between two chunks of a stream", label, _ITL, registry
         )
 
+    def totals(self) -> tuple[float, float, float, float, list[int]]:
+        """Requests, failed ones, tokens and requests in flight of all models; times to first token by `FINE`."""
+        counts = (self._requests, self._errors, self._tokens, self._in_flight)
+        requests, errors, tokens, in_flight = (count.sum() for count in counts)
+        return requests, errors, tokens, in_flight, list(self._times.buckets)
+
     def begin(self, model: str | None) -> Meter:
         """A request for ``model`` has come; end its meter on every way out."""
+        return Meter(self._of(model), self.clock())
+
+    def queue(self, model: str | None) -> Count:
+        """How many requests for ``model`` wait for a worker."""
+        return self._of(model).queued
+
+    def _of(self, model: str | None) -> Series:
         name = model or "none"
         series = self._series.get(name)
         if series is None:
             if len(self._series) >= MOST and name != OTHER:
-                return self.begin(OTHER)
+                return self._of(OTHER)
             series = self._series[name] = Series(self, name)
-        return Meter(series, self.clock())
+        return series
 
 
 class Series:
     """The cells of one model."""
 
-    __slots__ = ("clock", "errors", "in_flight", "itl", "requests", "tokens", "ttft")
+    __slots__ = ("clock", "errors", "in_flight", "itl", "queued", "requests", "tokens", "ttft")
 
     def __init__(self, owner: ModelMetrics, model: str) -> None:
         self.clock = owner.clock
         self.requests, self.errors = owner._requests.at(model), owner._errors.at(model)
         self.tokens, self.in_flight = owner._tokens.at(model), owner._in_flight.at(model)
+        self.queued = owner._queued.at(model)
         self.ttft: Spread = owner._ttft.at(model)
         self.itl: Spread = owner._itl.at(model)
 

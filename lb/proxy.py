@@ -99,7 +99,7 @@ class Proxy:
         """A backend for the request that came then, as soon as there is one. Raises ProxyError (503) if there is none
         in time."""
         deadline = came + self.queue_timeout
-        with self.metrics.queued():
+        with self.metrics.queued(info.model):
             while True:
                 self._give_up_if_useless(info, deadline)
                 if info.model in self.pool.registered:

@@ -31,6 +31,10 @@ _PROTECTED = (
 )  # fmt: skip
 
 
+#: The page for browsers: for everybody, as what it shows is asked for from the routes above.
+_PAGE = ("/", "/ui")
+
+
 _GET_HEAD, _ONLY_POST = frozenset({"GET", "HEAD"}), frozenset({"POST"})
 
 
@@ -62,6 +66,8 @@ def of(path: str, further: frozenset[str] = frozenset()) -> Route:
     """``further``: paths that are passed on as well, with GET and POST."""
     if path in _OPEN or path.startswith(_PROTECTED):
         return Route(path, ours=True, open=path in _OPEN)
+    if (path in _PAGE and path not in further) or path.startswith("/ui/"):
+        return Route(path, ours=True, open=True)
     methods = _ONLY_POST if path in _POST else frozenset()
     if path in _GET or path in WEBSOCKET:
         methods |= _GET_HEAD

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
+
+#: Seconds after which a driver that could not be reached is asked anew.
+_RETRY_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,3 +72,100 @@ def _read(index: int) -> Gpu:
 
 def _text(value: str | bytes) -> str:
     return value.decode() if isinstance(value, bytes) else value
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One GPU now: memory in bytes, ``utilisation`` from 0 to 1, ``temperature`` in °C, ``power`` in W. None where the
+    driver does not tell (a part of a GPU has no utilisation of its own)."""
+
+    index: int
+    uuid: str
+    name: str
+    memory_total: int | None
+    memory_used: int | None
+    utilisation: float | None
+    temperature: float | None
+    power: float | None
+
+
+class Monitor:
+    """Reads what the GPUs do, again and again, in one session with the driver. ``visible`` as for `detect`. Every call
+    blocks."""
+
+    def __init__(self, visible: str | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._visible, self._clock = visible, clock
+        self._gpus: list[tuple[Gpu, Any]] | None = None
+        self._not_before = float("-inf")
+
+    def read(self) -> list[Reading]:
+        """Empty where there is no driver; one that has failed is asked anew after `_RETRY_S`."""
+        import pynvml
+
+        if self._gpus is None:
+            if self._clock() < self._not_before:
+                return []
+            self._not_before = self._clock() + _RETRY_S
+            self._gpus = self._open()
+        try:
+            return [_reading(gpu, handle) for gpu, handle in self._gpus or ()]
+        except pynvml.NVMLError:
+            self.close()
+            return []
+
+    def close(self) -> None:
+        """Ends the session; the next `read` begins another."""
+        import pynvml
+
+        if self._gpus is not None:
+            self._gpus = None
+            with contextlib.suppress(pynvml.NVMLError):
+                pynvml.nvmlShutdown()
+
+    def _open(self) -> list[tuple[Gpu, Any]] | None:
+        import pynvml
+
+        try:
+            pynvml.nvmlInit()
+        except pynvml.NVMLError:
+            return None
+        try:
+            found = visible_only([_identify(i) for i in range(pynvml.nvmlDeviceGetCount())], self._visible)
+            return [(gpu, pynvml.nvmlDeviceGetHandleByIndex(gpu.index)) for gpu in found]
+        except pynvml.NVMLError:
+            pynvml.nvmlShutdown()
+            return None
+
+
+def _identify(index: int) -> Gpu:
+    """Who it is; its memory is a question of its own, which not every GPU answers."""
+    import pynvml
+
+    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+    return Gpu(index, _text(pynvml.nvmlDeviceGetUUID(handle)), _text(pynvml.nvmlDeviceGetName(handle)), 0, 0)
+
+
+def _reading(gpu: Gpu, handle: Any) -> Reading:
+    """Raises NVMLError when the session is over; what one GPU does not tell is None."""
+    import pynvml
+
+    def ask(question: Callable[[], Any]) -> Any:
+        try:
+            return question()
+        except pynvml.NVMLError as error:
+            if error.value in (pynvml.NVML_ERROR_UNINITIALIZED, pynvml.NVML_ERROR_DRIVER_NOT_LOADED):
+                raise
+            return None
+
+    memory = ask(lambda: pynvml.nvmlDeviceGetMemoryInfo(handle))
+    rates = ask(lambda: pynvml.nvmlDeviceGetUtilizationRates(handle))
+    heat = ask(lambda: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU))
+    milliwatts = ask(lambda: pynvml.nvmlDeviceGetPowerUsage(handle))
+    return Reading(
+        index=gpu.index, uuid=gpu.uuid, name=gpu.name,
+        memory_total=None if memory is None else int(memory.total),
+        memory_used=None if memory is None else int(memory.used),
+        utilisation=None if rates is None else rates.gpu / 100,
+        temperature=None if heat is None else float(heat),
+        power=None if milliwatts is None else milliwatts / 1000,
+    )

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 _RUNNING, _WAITING = "vllm:num_requests_running", "vllm:num_requests_waiting"
+_TOKENS, _CACHE = "vllm:generation_tokens_total", "vllm:kv_cache_usage_perc"
 _SERIES = (
-    _RUNNING, _WAITING, "vllm:generation_tokens_total", "vllm:prompt_tokens_total",
+    _RUNNING, _WAITING, _TOKENS, "vllm:prompt_tokens_total",
     "vllm:iteration_tokens_total_count", "vllm:request_success_total", "vllm:prefix_cache_queries_total",
-    "vllm:kv_cache_usage_perc",
+    _CACHE,
 )  # fmt: skip
 
 #: `prometheus_client` renders only what is named here, a small part of a page that costs the API server milliseconds
@@ -29,17 +30,20 @@ _LINE = re.compile(rf"^({'|'.join(_SERIES)})(?:\{{.*\}})? (\S+)", re.MULTILINE)
 @dataclass(frozen=True, slots=True)
 class Reading:
     """``marks`` differ from the ones before if the engine made a step in between. ``running`` and ``waiting`` are
-    requests as of its last step: what came after a hang began is in neither."""
+    requests as of its last step: what came after a hang began is in neither. ``tokens``: made since it was started.
+    ``cache``: the part of the KV cache in use, 0 to 1, of the fullest engine; None where that is not told."""
 
     marks: frozenset[str]
     running: int
     waiting: int
+    tokens: int = 0
+    cache: float | None = None
 
 
 def read(text: str) -> Reading | None:
     """None for a page that does not tell: another product, or statistics are switched off."""
-    marks, counts = set(), {_RUNNING: 0.0, _WAITING: 0.0}
-    told = False
+    marks, counts = set(), {_RUNNING: 0.0, _WAITING: 0.0, _TOKENS: 0.0}
+    told, caches = False, []
     for found in _LINE.finditer(text):
         name, value = found.groups()
         marks.add(found.group())
@@ -49,7 +53,20 @@ def read(text: str) -> Reading | None:
             except ValueError:
                 return None
             told = told or name == _RUNNING
+        elif name == _CACHE:
+            caches.append(_part(value))
+    if not told:
+        return None
     try:
-        return Reading(frozenset(marks), int(counts[_RUNNING]), int(counts[_WAITING])) if told else None
+        running, waiting, tokens = (int(counts[name]) for name in (_RUNNING, _WAITING, _TOKENS))
     except (ValueError, OverflowError):  # NaN, infinity
+        return None
+    return Reading(frozenset(marks), running, waiting, tokens, max((c for c in caches if c is not None), default=None))
+
+
+def _part(text: str) -> float | None:
+    """A share from 0 to 1; None for what is none."""
+    try:
+        return value if 0.0 <= (value := float(text)) <= 1.0 else None
+    except ValueError:
         return None

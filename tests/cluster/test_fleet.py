@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 
 from cluster.adapter_agent import AdapterAgent, Refusal
 from cluster.fleet import Fleet, describe_exit, instance_name
-from cluster.instance import Instance
+from cluster.instance import Instance, restore
 from cluster.restart import Backoff, RestartPolicy
 from cluster.state import DesiredState, IllegalTransition, InstanceDesired, WorkerState
 from fakes import Clock, FakeLauncher, rng
@@ -308,3 +310,51 @@ def test_an_end_is_described_in_words(status: int | None, words: str) -> None:
 
 def test_names_count_from_zero() -> None:
     assert [instance_name(n) for n in range(2)] == ["instance_0", "instance_1"]
+
+
+# why it was started again
+
+
+def _hang(cluster: Cluster, instance: Instance) -> None:
+    cluster.fleet.hung(instance, "no token for 30 s")
+    cluster.fleet.stopping(instance, "hung", cluster.clock(), failure=True)
+
+
+def _give_up(cluster: Cluster, instance: Instance) -> None:
+    cluster.fleet.stopping(instance, "probes fail", cluster.clock(), failure=True)
+
+
+def _ask(cluster: Cluster, instance: Instance) -> None:
+    cluster.fleet.stopping(instance, "restart", cluster.clock())
+
+
+def _nothing(cluster: Cluster, instance: Instance) -> None:
+    """It ends by itself."""
+
+
+@pytest.mark.parametrize(("before", "ready", "status", "reason"), [
+    (_nothing, True, 0, "exit"), (_nothing, False, 1, "exit"), (_nothing, True, None, "exit"),
+    (_nothing, True, -9, "signal"), (_give_up, True, -9, "unhealthy"), (_give_up, False, -9, "start"),
+    (_hang, True, -9, "hung"), (_ask, True, -15, "planned"),
+])  # fmt: skip
+def test_restarts_are_counted_by_why_it_had_ended(
+    cluster: Cluster, before: Callable[[Cluster, Instance], None], ready: bool, status: int | None, reason: str
+) -> None:
+    instance = cluster.ready() if ready else cluster.starting()
+    before(cluster, instance)
+    cluster.exited(instance, status)
+    assert instance.restarted == {}, "not before it is started again"
+    cluster.fleet.tree_empty(instance, cluster.clock())
+    cluster.starting(fresh=False)
+    assert (instance.restarted, instance.starts) == ({reason: 1}, 2)
+    again = restore("instance_0", json.loads(json.dumps(instance.record())), cluster.clock())
+    assert again.restarted == {reason: 1}
+
+
+def test_the_first_start_is_no_restart_and_its_length_is_known(cluster: Cluster) -> None:
+    instance = cluster.ready()
+    assert (instance.restarted, instance.start_seconds) == ({}, 2.0)
+    cluster.fleet.unhealthy(instance, "slow", cluster.clock(), lost=False)
+    cluster.clock.advance(9.0)
+    cluster.fleet.ready(instance, Readiness(MODELS), cluster.clock())
+    assert instance.start_seconds == 2.0, "to come back is no start"

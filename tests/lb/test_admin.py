@@ -407,7 +407,7 @@ async def test_metrics_are_ours_and_every_workers(balancer: Balanced, start_work
     assert [s.value for s in found["clusterctl_instance_weight"]] == [3, 3]
     assert [s.value for s in found["clusterctl_supervisor_up"]] == [1]
     assert [s.value for s in found["clusterctl_instances_desired"]] == [2]
-    restarts = {s.labels["instance"]: s.value for s in found["clusterctl_instance_restarts_total"]}
+    restarts = {s.labels["instance"]: s.value for s in found["clusterctl_instance_restarts"]}
     assert restarts == {"instance_0": 2, "instance_1": 2}
 
 
@@ -415,7 +415,7 @@ async def test_metrics_tell_of_stalls(balancer: Balanced) -> None:
     instances = {"instance_0": instance("instance_0", stalls=2), "instance_1": instance("instance_1")}
     async with supervisor(balancer, instances=instances):
         found = await scrape(balancer)
-    stalls = {s.labels["instance"]: s.value for s in found["clusterctl_stalls_total"]}
+    stalls = {s.labels["instance"]: s.value for s in found["clusterctl_stalls"]}
     assert stalls == {"instance_0": 2, "instance_1": 0}
 
 

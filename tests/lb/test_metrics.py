@@ -16,7 +16,7 @@ def test_an_answer_is_counted_by_instance_route_and_status() -> None:
     metrics.finished("instance_0", "/v1/completions", 200, 1.5)
     labels = {"instance": "instance_0", "route": "/v1/completions", "code": "200"}
     assert value(metrics, "clusterctl_requests_total", **labels) == 2
-    assert value(metrics, "clusterctl_request_seconds_sum", instance="instance_0") == 2.0
+    assert value(metrics, "clusterctl_request_seconds_sum", instance="instance_0", route="/v1/completions") == 2.0
 
 
 def test_the_ids_of_responses_make_no_series_of_their_own() -> None:
@@ -44,7 +44,7 @@ def test_failures_refusals_ejections_and_first_bytes_are_counted() -> None:
     assert value(metrics, "clusterctl_attempt_failures_total", instance="instance_0", cause="connect") == 1
     assert value(metrics, "clusterctl_refused_total", source="client", code="404") == 1
     assert value(metrics, "clusterctl_ejections_total", instance="instance_0") == 1
-    assert value(metrics, "clusterctl_first_byte_seconds_count", instance="instance_0") == 1
+    assert value(metrics, "clusterctl_first_byte_seconds_count", instance="instance_0", route="/v1/completions") == 1
 
 
 def test_the_queue_is_left_by_an_error_too() -> None:
@@ -57,14 +57,14 @@ def test_the_queue_is_left_by_an_error_too() -> None:
 
 def test_a_gauge_is_read_when_somebody_asks() -> None:
     metrics, values = Metrics(), {"instance_0": 1.0}
-    metrics.gauge("clusterctl_x", "X", "instance", values.items)
+    metrics.read("clusterctl_x", "X", ("instance",), lambda: [((n,), v) for n, v in values.items()])
     values["instance_0"] = 5.0
     assert value(metrics, "clusterctl_x", instance="instance_0") == 5.0
 
 
 def test_a_gauge_without_a_label_is_a_single_series() -> None:
     metrics = Metrics()
-    metrics.gauge("clusterctl_x", "X", "", lambda: [("", 2.0)])
+    metrics.read("clusterctl_x", "X", (), lambda: [((), 2.0)])
     assert value(metrics, "clusterctl_x") == 2.0
 
 

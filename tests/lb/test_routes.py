@@ -48,3 +48,14 @@ def test_what_a_worker_keeps_in_memory_is_not_made_again() -> None:
     assert not routes.of("/v1/responses").generation
     assert not routes.of("/v1/responses/resp_1/cancel").generation
     assert not routes.of("/version").generation
+
+
+@pytest.mark.parametrize("path", ["/", "/ui", "/ui/", "/ui/app.js"])
+def test_the_page_is_for_everybody(path: str) -> None:
+    route = routes.of(path)
+    assert route.ours and route.open
+    assert not routes.of("/uix").ours
+
+
+def test_the_root_may_be_the_engines() -> None:
+    assert not routes.of("/", frozenset({"/"})).ours

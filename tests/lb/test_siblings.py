@@ -74,8 +74,8 @@ async def test_series_are_added_and_what_all_read_from_one_place_is_not(
     found = samples([two[0].proxy.metrics.render(), *others], two[0].admin._alike)
     answered = 'clusterctl_requests_total{code="%d",instance="instance_0",route="/v1/completions"}'
     assert (found[answered % 200], found[answered % 500]) == (3, 1)
-    assert found['clusterctl_request_seconds_count{instance="instance_0"}'] == 4
-    assert found['clusterctl_request_seconds_bucket{instance="instance_0",le="+Inf"}'] == 4
+    assert found['clusterctl_request_seconds_count{instance="instance_0",route="/v1/completions"}'] == 4
+    assert found['clusterctl_request_seconds_bucket{instance="instance_0",le="+Inf",route="/v1/completions"}'] == 4
     assert found['clusterctl_instance_requests_total{instance="instance_0"}'] == 3
     assert found['clusterctl_in_flight{instance="instance_0"}'] == 1
     assert found['clusterctl_instance_ready{instance="instance_0"}'] == 1

@@ -6,10 +6,10 @@ import prometheus_client
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
-from lb.tally import Counts, Levels, Spreads
+from lb.tally import Counts, Families, Levels, Read, Spreads
 
 labels = st.tuples(
     st.sampled_from(["a", "instance_0", 'quote"', "back\\slash", "new\nline", "Käse", ""]), st.sampled_from(["x", "y"])
@@ -124,3 +124,29 @@ def test_what_is_written_while_it_is_told_is_told_later() -> None:
         counts.at("b").value += 1
         assert [sample.labels["id"] for sample in family.samples] == ["a"]
     assert 'lb_a_total{id="b"} 1.0' in told(registry)
+
+
+def test_the_text_is_the_one_that_the_client_library_makes() -> None:
+    registry = Families()
+    counts = Counts("c", "Counts \\ of\nthings", ["b", "a"], registry)
+    levels = Levels("l", "Levels", [], registry)
+    spreads = Spreads("s_seconds", "Spreads", ["model"], (0.005, 1.0, 2.5), registry)
+    Read("r_total", "Read", ["x", "y"], lambda: [(("1", "2"), 3.0)], registry)
+    Read("r", "Read", [], lambda: [((), 3)], registry)
+    Read("none", "Nothing", ["x"], lambda: [], registry)
+    for number, name in enumerate(('quote"', "back\\slash", "new\nline", "ü", "plain", *map(str, range(300)))):
+        counts.at(name, "x").value = 10.0 ** (number % 9) + 0.5
+        for value in range(number % 50):
+            spreads.at(name).observe(value / 10)
+    levels.at().value = 12345678
+    spreads.at("plain").buckets[0] = 2_345_678
+    expected = generate_latest(registry).decode()
+    assert "".join(registry.pieces()) == expected
+    assert "".join(registry.pieces()) == expected, "the second time goes by what is remembered"
+    assert max(piece.count("\n") for piece in registry.pieces()) <= 400
+
+
+def test_a_collector_of_another_kind_is_written_too() -> None:
+    registry = Families()
+    Gauge("g", "A gauge", registry=registry).set(2)
+    assert "".join(registry.pieces()) == "# HELP g A gauge\n# TYPE g gauge\ng 2.0\n"

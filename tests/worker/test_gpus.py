@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
 import pynvml
 import pytest
 
+from fakes import Clock
 from worker import gpus
-from worker.gpus import Gpu, visible_only
+from worker.gpus import Gpu, Monitor, Reading, visible_only
 
 ALL = [Gpu(i, f"GPU-{c}000-1", "H200", 141 * 1024**3, 0) for i, c in enumerate("abc")]
 TWINS = [*ALL, Gpu(3, "GPU-a999-1", "H200", 1, 0)]
@@ -82,3 +87,113 @@ def test_a_driver_that_fails_half_way_reports_none(monkeypatch: pytest.MonkeyPat
     calls = _two(monkeypatch)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", _fail)
     assert gpus.detect() == [] and calls == ["shutdown"]
+
+
+# read again and again
+
+
+class Driver:
+    """NVML with two GPUs; ``broken`` questions are answered by that error, of the second GPU alone."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls: list[str] = []
+        self.there = True
+        self.broken: dict[str, int] = {}
+        answers: dict[str, Callable[..., Any]] = {
+            "nvmlInit": self._begin, "nvmlShutdown": lambda: self.calls.append("shutdown"),
+            "nvmlDeviceGetCount": lambda: 2, "nvmlDeviceGetHandleByIndex": lambda index: index,
+            "nvmlDeviceGetUUID": lambda handle: f"GPU-{handle}", "nvmlDeviceGetName": lambda handle: "H200",
+            "nvmlDeviceGetMemoryInfo": lambda handle: SimpleNamespace(total=8000, used=1000 * (handle + 1)),
+            "nvmlDeviceGetUtilizationRates": lambda handle: SimpleNamespace(gpu=25, memory=3),
+            "nvmlDeviceGetTemperature": lambda handle, sensor: 61,
+            "nvmlDeviceGetPowerUsage": lambda handle: 310_500,
+        }
+        for name, answer in answers.items():
+            monkeypatch.setattr(pynvml, name, self._asked(name, answer))
+
+    def _begin(self) -> None:
+        self.calls.append("init")
+        if not self.there:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
+
+    def _asked(self, name: str, answer: Callable[..., Any]) -> Callable[..., Any]:
+        def ask(*args: Any) -> Any:
+            if name in self.broken and args[:1] == (1,):
+                raise pynvml.NVMLError(self.broken[name])
+            return answer(*args)
+
+        return ask
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
+    return Driver(monkeypatch)
+
+
+def test_readings_are_in_bytes_parts_degrees_and_watts(driver: Driver) -> None:
+    one, other = Monitor().read()
+    assert one == Reading(0, "GPU-0", "H200", 8000, 1000, 0.25, 61.0, 310.5)
+    assert (other.index, other.uuid, other.memory_used) == (1, "GPU-1", 2000)
+
+
+def test_all_readings_are_of_one_session(driver: Driver) -> None:
+    monitor = Monitor()
+    for _ in range(3):
+        assert len(monitor.read()) == 2
+    monitor.close()
+    assert driver.calls == ["init", "shutdown"]
+
+
+def test_only_visible_gpus_are_read(driver: Driver) -> None:
+    assert [reading.index for reading in Monitor("1").read()] == [1]
+
+
+@pytest.mark.parametrize(("question", "field"), [
+    ("nvmlDeviceGetMemoryInfo", "memory_used"), ("nvmlDeviceGetUtilizationRates", "utilisation"),
+    ("nvmlDeviceGetTemperature", "temperature"), ("nvmlDeviceGetPowerUsage", "power"),
+])  # fmt: skip
+def test_what_a_gpu_does_not_tell_is_unknown_and_nothing_else(driver: Driver, question: str, field: str) -> None:
+    driver.broken[question] = pynvml.NVML_ERROR_NOT_SUPPORTED
+    monitor = Monitor()
+    one, other = monitor.read()
+    assert getattr(one, field) is not None and getattr(other, field) is None
+    assert other.name == "H200"
+
+
+def test_a_gpu_that_is_lost_leaves_the_others(driver: Driver) -> None:
+    monitor = Monitor()
+    monitor.read()
+    for name in ("MemoryInfo", "UtilizationRates", "Temperature", "PowerUsage"):
+        driver.broken[f"nvmlDeviceGet{name}"] = pynvml.NVML_ERROR_GPU_IS_LOST
+    one, other = monitor.read()
+    assert one.memory_used == 1000
+    assert (other.memory_used, other.temperature) == (None, None)
+
+
+def test_without_a_driver_nothing_is_read_and_it_is_asked_for_seldom(driver: Driver) -> None:
+    clock, driver.there = Clock(), False
+    monitor = Monitor(clock=clock)
+    assert monitor.read() == monitor.read() == []
+    assert driver.calls == ["init"]
+    driver.there = True
+    clock.advance(61.0)
+    assert len(monitor.read()) == 2
+
+
+def test_a_session_that_is_over_is_begun_anew(driver: Driver) -> None:
+    clock = Clock()
+    monitor = Monitor(clock=clock)
+    monitor.read()
+    driver.broken["nvmlDeviceGetMemoryInfo"] = pynvml.NVML_ERROR_UNINITIALIZED
+    assert monitor.read() == []
+    driver.broken.clear()
+    assert monitor.read() == [], "not at once again"
+    clock.advance(61.0)
+    assert len(monitor.read()) == 2
+
+
+def test_a_driver_that_fails_while_its_gpus_are_counted_is_left(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", _fail)
+    assert Monitor().read() == [] and driver.calls == ["init", "shutdown"]

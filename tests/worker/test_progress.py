@@ -91,3 +91,18 @@ def test_vllm_has_the_series() -> None:
     source = (Path(found.submodule_search_locations[0]) / "v1/metrics/loggers.py").read_text()
     declared = set(re.findall(r'name="(vllm:[a-z_]+)"', source))
     assert {re.sub(r"(tokens|queries|success)_total$|_count$", r"\1", name) for name in NAMES} <= declared
+
+
+def test_tokens_and_the_kv_cache_in_use_are_read() -> None:
+    reading = progress.read(page(tokens=7, usage=0.25))
+    assert reading is not None
+    assert (reading.tokens, reading.cache) == (7, 0.25)
+
+
+@pytest.mark.parametrize("usage", ["NaN", "-1", "1.5", "x"])
+def test_a_cache_that_makes_no_sense_is_not_told(usage: str) -> None:
+    text = f'vllm:num_requests_running 1.0\nvllm:kv_cache_usage_perc{{engine="0"}} {usage}\n'
+    reading = progress.read(text)
+    assert reading is not None and reading.cache is None
+    other = progress.read(text + 'vllm:kv_cache_usage_perc{engine="1"} 0.5\n')
+    assert other is not None and other.cache == 0.5

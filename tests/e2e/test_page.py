@@ -1,0 +1,487 @@
+"""The page, in a real browser: what it shows is so, what it does is done. Real processes, simulated engine.
+
+`PAGE_SCREENSHOTS=sim` (or `vllm`, for answers that make sense) writes docs/screenshots/."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from selenium.webdriver.common.keys import Keys
+
+from browser import CHROMIUM, DRIVER, Page, browser
+from harness import Cluster, clusterctl, free_port, kill
+
+pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver")
+
+SCREENSHOTS = os.environ.get("PAGE_SCREENSHOTS", "")
+SECTIONS = ("overview", "playground", "adapters", "events", "logs")
+EVIL = "<img src=x onerror=\"window.hacked='yes'\"><script>window.hacked='yes'</script>"
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Page]:
+    with browser() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory, demo_adapters: dict[str, str]) -> Iterator[Cluster]:
+    made = Cluster(tmp_path_factory.mktemp("page"), free_port())
+    lora = [word for name, path in demo_adapters.items() for word in ("--lora", f"{name}={path}")]
+    result = made.up("--engine", "sim", "--instances", "2", "--max-instances", "3", *lora, "--", "--itl-ms", "25")
+    assert result.returncode == 0, result.stderr
+    made.wait_ready(2)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def shown(page: Page, cluster: Cluster) -> Iterator[Page]:
+    """The page of the cluster, live. Afterwards nothing may have been complained of or fetched from elsewhere."""
+    page.size(1400, 1000)
+    page.open(f"{cluster.url}/ui/")
+    page.says("#link", "live")
+    yield page
+    clean(page, cluster.url)
+
+
+def clean(page: Page, url: str) -> None:
+    assert page.complaints() == []
+    elsewhere = {asked for asked in page.requested() if not asked.startswith((f"{url}/", "data:", "about:", "chrome:"))}
+    assert elsewhere == set()
+    assert page.js("return window.hacked ?? null") is None
+
+
+def row(name: str, column: str = "") -> str:
+    return f"#instances tr[data-key='{name}'] {column}"
+
+
+def test_a_browser_is_led_to_it_and_sees_every_instance(page: Page, cluster: Cluster) -> None:
+    page.requested()
+    page.open(f"{cluster.url}/")
+    assert page.driver.current_url == f"{cluster.url}/ui/"
+    page.says("#health", "2 of 2 ready")
+    assert page.text("#what") == "demo"
+    for name in ("instance_0", "instance_1"):
+        assert page.text(row(name, ".state")).strip() == "ready"
+        assert page.text(row(name, ".memory")).endswith("MiB")
+    page.says("#latest", "instance_1 ready after")
+    clean(page, cluster.url)
+
+
+def test_scaled_up_the_new_instance_is_seen_to_turn_ready(shown: Page, cluster: Cluster) -> None:
+    shown.click("button[data-by='1']")
+    shown.click("#scale button[type=submit]")
+    shown.confirm("Scale to 3 instances?")
+    shown.says(row("instance_2", ".state"), "ready")
+    shown.says("#health", "3 of 3 ready")
+    assert cluster.wait_ready(3)["running_instances"] == 3
+
+
+def test_what_the_cluster_refuses_is_said_in_its_words(shown: Page, cluster: Cluster) -> None:
+    shown.fill("#scale-to", "99")
+    shown.click("#scale button[type=submit]")
+    assert "99 instances are outside 1..3" in shown.refused("Scale to 99 instances?")
+    assert cluster.status()["total_instances"] == 3
+    assert shown.js("return document.getElementById('scale-to').value") == "3"
+
+
+def test_the_strategy_is_switched(shown: Page, cluster: Cluster) -> None:
+    shown.choose("#strategy", "round_robin")
+    shown.asked("Switch the strategy to round_robin?")
+    shown.click("#dialog-cancel")
+    strategy = "return document.getElementById('strategy').value"
+    shown.until(lambda: shown.js(strategy) == "least_connections", "as it was")
+    shown.choose("#strategy", "round_robin")
+    shown.confirm("Switch the strategy to round_robin?")
+    assert cluster.status()["load_balancer_strategy"] == "round_robin"
+    shown.says("#latest", "strategy round_robin")
+
+
+def test_two_adapters_answer_side_by_side(shown: Page, cluster: Cluster) -> None:
+    shown.section("playground")
+    panes = {"A": "pirate", "B": "poet"}
+    for side, name in panes.items():
+        shown.until(lambda side=side, name=name: chosen(shown, side) == name, f"{name} in pane {side}")
+    shown.fill("#system", "You're terse; \"quotes\" and $HOME.")
+    shown.fill("#max-tokens", "40")
+    shown.fill("#prompt", "What is clusterctl?")
+    shown.keys(Keys.ENTER)
+    answers = {}
+    for side, name in panes.items():
+        numbers = shown.says(f"[data-numbers={side}]", "tokens/s", 30)
+        shown.until(lambda: not shown.js("return document.getElementById('send').disabled"), "both are done", 30)
+        numbers = shown.text(f"[data-numbers={side}]")
+        assert "first token" in numbers and " tokens in " in numbers
+        answers[name] = shown.js(f"return document.querySelector('[data-pane={side}] .answer').textContent")
+        body = {"model": name, "temperature": 0, "max_tokens": 40, "messages": [
+            {"role": "system", "content": "You're terse; \"quotes\" and $HOME."},
+            {"role": "user", "content": "What is clusterctl?"}]}  # fmt: skip
+        told = cluster.post("/v1/chat/completions", body).json()
+        assert answers[name] == told["choices"][0]["message"]["content"]
+        assert f"{told['usage']['completion_tokens']} tokens in" in numbers
+    assert answers["pirate"] != answers["poet"]
+    shown.click("[data-pane=B] .card-head button:nth-of-type(1)")
+    shown.says("#code-title", "poet with curl")
+    command = ["bash", "-c", shown.text("#code-text") + " -s"]
+    streamed = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert joined(streamed.stdout) == answers["poet"], streamed.stderr
+    shown.click("#code-close")
+    shown.click("[data-pane=A] .card-head button:nth-of-type(2)")
+    shown.says("#code-title", "pirate with Python")
+    program = shown.text("#code-text")
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert printed.stdout == answers["pirate"] + "\n", printed.stderr
+    shown.click("#code-copy")
+    shown.says("#code-copy", "Copied")
+    shown.click("#code-close")
+
+
+def chosen(page: Page, side: str) -> str:
+    return str(page.js("return document.getElementById(arguments[0]).value", f"model-{side}"))
+
+
+def joined(stream: str) -> str:
+    chunks = [json.loads(line[6:]) for line in stream.splitlines() if line.startswith("data: {")]
+    return "".join(c["choices"][0]["delta"].get("content") or "" for c in chunks if c["choices"])
+
+
+def test_an_answer_is_stopped_and_an_error_is_told(shown: Page) -> None:
+    shown.section("playground")
+    shown.click("#compare")
+    shown.until(lambda: chosen(shown, "A") == "pirate", "models are known")
+    shown.fill("#prompt", "What is clusterctl?")  # the simulated pirate has 129 tokens to say to that
+    shown.click("#send")
+    shown.until(lambda: shown.text("[data-pane=A] .answer"), "the first words")
+    shown.click("#stop")
+    shown.says("[data-numbers=A]", "stopped")
+    shown.click("#clear")
+    shown.fill("#max-tokens", "999999")
+    shown.fill("#prompt", EVIL)
+    shown.click("#send")
+    assert "max" in shown.says("[data-pane=A] .error", " ")
+    assert EVIL in shown.text("[data-pane=A] .talk")
+
+
+def test_a_killed_worker_is_seen_to_come_back(shown: Page, cluster: Cluster) -> None:
+    pid = cluster.instance("instance_0")["pid"]
+    kill(pid)
+    shown.says("#latest", f"instance_0 killed by signal 9 (pid {pid})")
+    shown.until(lambda: shown.text(row("instance_0", ".restarts")) == "1", "it was restarted")
+    shown.says(row("instance_0", ".state"), "ready")
+    assert cluster.instance("instance_0")["pid"] != pid
+    shown.section("events")
+    shown.fill("#filter", "worker.exited")
+    shown.until(lambda: shown.js("return document.querySelectorAll('#event-list li').length") == 1, "the one event")
+    assert f"pid {pid}" in shown.text("#event-list")
+
+
+def test_an_adapter_is_loaded_updated_rolled_back_and_unloaded(
+    shown: Page, cluster: Cluster, demo_adapters: dict[str, str]
+) -> None:
+    def line(column: int) -> str:
+        return f"#adapter-table tr[data-key='mine'] > :nth-child({column})"
+
+    shown.section("adapters")
+    shown.says("#adapter-table tr[data-key='poet'] .pill", "loaded")
+    shown.click("#load")
+    said = shown.refused("Load an adapter", name="mine", path=f"/nowhere/{EVIL}")
+    assert EVIL in said or "/nowhere" in said
+    shown.click("#load")
+    shown.confirm("Load an adapter", name="mine", path=demo_adapters["pirate"], description=EVIL)
+    shown.says(line(3), "loaded")
+    assert EVIL in shown.text(line(1)) and shown.text(line(2)) == "1"
+    shown.click("[aria-label='Update mine']")
+    shown.confirm("Update mine", path=demo_adapters["poet"])
+    shown.until(lambda: shown.text(line(2)) == "2", "version 2")
+    shown.click("[aria-label='Roll back mine']")
+    shown.confirm("Roll back mine?")
+    shown.until(lambda: shown.text(line(2)) == "1", "version 1")
+    (found,) = [a for a in httpx.get(f"{cluster.url}/v1/lora_adapters").json()["adapters"] if a["lora_name"] == "mine"]
+    assert (found["version"], found["state"]) == (1, "loaded")
+    shown.click("[aria-label='Unload mine']")
+    shown.confirm("Unload mine?")
+    shown.until(lambda: not shown.js("return document.querySelector('#adapter-table [data-key=mine]')"), "it is gone")
+    assert cluster.complete("mine").status_code == 404
+
+
+def test_by_keyboard_alone_an_instance_is_drained_and_taken_back(shown: Page, cluster: Cluster) -> None:
+    shown.tab_to("Skip to the content")
+    shown.tab_to("Drain instance_1")
+    shown.keys(Keys.ENTER)
+    shown.asked("Drain instance_1?")
+    shown.keys(Keys.ESCAPE)
+    shown.until(lambda: not shown.js("return document.getElementById('dialog').open"), "it is closed")
+    assert shown.js("return document.activeElement.getAttribute('aria-label')") == "Drain instance_1"
+    shown.keys(Keys.ENTER)
+    shown.asked("Drain instance_1?")
+    shown.keys("5", Keys.ENTER)
+    shown.says(row("instance_1", ".state"), "drained")
+    assert cluster.instance("instance_1")["state"] == "drained"
+    shown.until(lambda: not shown.js("return document.getElementById('dialog').open"), "it is closed")
+    assert shown.js("return document.activeElement.getAttribute('aria-label')") == "Undrain instance_1"
+    shown.keys(Keys.ENTER)
+    shown.asked("Take instance_1 back into rotation?")
+    shown.keys(Keys.ENTER)
+    shown.says(row("instance_1", ".state"), "ready")
+    shown.says("#health", "3 of 3 ready")
+    shown.js("document.querySelector('.plot').focus()")
+    shown.keys(Keys.ARROW_LEFT)
+    assert "requests" in shown.text(".chart .tip")
+
+
+def test_a_log_goes_on_and_is_only_text(shown: Page, cluster: Cluster) -> None:
+    shown.click(row("instance_2", "a.button"))
+    shown.says("#log", "Starting simulated vLLM server")
+    with (cluster.state_dir / "logs" / "instance_2.log").open("a") as file:
+        file.write(f"{EVIL}\n")
+    shown.says("#log", EVIL)
+    shown.choose("#log-of", "balancer")
+    shown.until(lambda: EVIL not in shown.text("#log"), "another log")
+
+
+def test_the_last_hour_outlives_page_and_balancer(shown: Page, cluster: Cluster) -> None:
+    def lines() -> int:
+        paths = "[...document.querySelectorAll('#charts path.line')]"
+        return int(shown.js(f"return {paths}.filter(p => p.getAttribute('d')).length"))
+
+    for _ in range(3):
+        assert cluster.complete().status_code == 200
+    shown.until(lambda: "3" in shown.text("#tiles") and lines() >= 5, "the charts have lines")
+    before = httpx.get(f"{cluster.url}/v1/cluster/history").json()["samples"]
+    kill(cluster.status()["load_balancer"]["pid"])
+    shown.says("#link", "reconnecting")
+    shown.says("#link", "live")
+    after = httpx.get(f"{cluster.url}/v1/cluster/history").json()["samples"]
+    assert [s["at"] for s in after][: len(before) - 1] == [s["at"] for s in before][:-1]
+    assert sum(s["requests_per_s"] for s in after) >= 0.1
+    assert sum(tokens for s in after for tokens in s["instances"].values()) > 0, "the engines tell their tokens"
+    assert all(i["tokens_total"] > 0 and i["kv_cache_percent"] >= 0 for i in cluster.status()["instances"].values())
+    shown.driver.refresh()
+    shown.until(lambda: lines() >= 5, "the lines are there at once", 10)
+
+
+def test_gpus_are_told_with_what_they_do(shown: Page) -> None:
+    gpu = {"index": 1, "uuid": "GPU-x", "memory_total": 80 * 2**30, "memory_used": 61 * 2**30, "utilisation": 0.934}
+    seen = {"pid": 1, "gpus": [0, 1], "cpu_percent": 3.0}
+    said = shown.js("return import('./overview.js').then(m => m.place(arguments[0], [arguments[1]]))", seen, gpu)
+    assert said == "GPU 0, GPU 1 · 61 GiB of 80 GiB · 93 %"
+    assert shown.text(row("instance_0", ".place")).startswith("CPU · ")
+
+
+def test_light_and_dark(shown: Page) -> None:
+    def background() -> str:
+        return str(shown.js("return getComputedStyle(document.body).backgroundColor"))
+
+    def prefers(scheme: str) -> None:
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        shown.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+    prefers("light")
+    light = background()
+    prefers("dark")
+    dark = background()
+    assert light != dark
+    shown.click("#theme")
+    assert background() == light
+    shown.driver.refresh()
+    shown.says("#link", "live")
+    assert background() == light, "the choice is remembered"
+    shown.click("#theme")
+    assert background() == dark
+    prefers("light")
+    assert background() == light, "and given up when it is the system's own"
+
+
+@pytest.mark.parametrize("width", [360, 768])
+def test_on_a_small_screen_nothing_is_wider_than_it(shown: Page, width: int) -> None:
+    shown.size(width, 800, mobile=True)
+    for section in SECTIONS:
+        shown.section(section)
+        wide = shown.js("return [document.documentElement.scrollWidth, document.documentElement.clientWidth]")
+        assert wide[0] <= wide[1], section
+    shown.section("overview")
+    shown.click("[aria-label='Restart instance_1']")
+    shown.asked("Restart instance_1?")
+    box = shown.js("const b = document.getElementById('dialog').getBoundingClientRect(); return [b.left, b.right]")
+    assert box[0] >= 0 and box[1] <= width
+    shown.click("#dialog-cancel")
+
+
+# with a key, and with a server that means no good
+
+
+class Evil(BaseHTTPRequestHandler):
+    """A server with a model whose name is markup."""
+
+    def do_GET(self) -> None:
+        self._say({"object": "list", "data": [{"id": EVIL, "object": "model", "root": EVIL, "parent": None}]})
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        choice = {"index": 0, "text": EVIL, "message": {"role": "assistant", "content": EVIL}, "finish_reason": "stop"}
+        self._say({"id": "x", "object": "text_completion", "created": 0, "model": EVIL, "choices": [choice]})
+
+    def _say(self, words: dict[str, Any]) -> None:
+        body = json.dumps(words).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Nobody reads it."""
+
+
+@contextmanager
+def evil() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Evil)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def test_the_admin_key_is_asked_for_refused_and_kept_in_the_tab_only(page: Page, tmp_path: Path) -> None:
+    cluster, key = Cluster(tmp_path, free_port()), "s3cret-schlüssel"
+    place = ("--port", str(cluster.port), "--state-dir", str(cluster.state_dir), "--detach")
+    with evil() as url:
+        try:
+            made = clusterctl(
+                "up", *place, "--engine", "sim", "--instances", "1", "--backend", url, CLUSTERCTL_ADMIN_KEY=key
+            )  # fmt: skip
+            assert made.returncode == 0, made.stderr
+            _with_key(page, cluster, key)
+        finally:
+            cluster.close()
+
+
+def _with_key(page: Page, cluster: Cluster, key: str) -> None:
+    page.size(1400, 1000)
+    page.requested()
+    page.open(f"{cluster.url}/ui/#playground")
+    page.asked("Admin key")
+    page.click("#dialog-cancel")
+    page.says("#banner", "The cluster is not shown")
+    # Who may not manage it may use it.
+    page.until(lambda: chosen(page, "A") == "pirate" and chosen(page, "B") == "poet", "the adapters are offered")
+    page.says("#model-A", EVIL)
+    page.fill("#prompt", "hello")
+    page.click("#send")
+    page.says("[data-numbers=B]", "first token")
+    # A wrong key, a right one.
+    page.section("overview")
+    page.click("#key")
+    page.asked("Admin key")
+    page.fill("#dialog-key", "wrong")
+    page.click("#dialog-go")
+    page.says("#dialog-text", "That key was refused")
+    page.asked("Admin key")
+    page.fill("#dialog-key", key)
+    page.click("#dialog-go")
+    page.says("#link", "live")
+    page.says("#health", "2 of 2 ready")
+    stored = page.js("return [JSON.stringify({...sessionStorage}), JSON.stringify({...localStorage}), document.cookie]")
+    assert key in stored[0] and key not in stored[1] + stored[2]
+    page.driver.refresh()
+    page.says("#link", "live")
+    page.choose("#strategy", "random")
+    page.confirm("Switch the strategy to random?")
+    page.says("#latest", "strategy random")
+    assert page.complaints() == []
+    page.click("#key")
+    page.says("#banner", "The cluster is not shown")
+    assert page.js("return sessionStorage.length") == 0
+    clean(page, cluster.url)
+
+
+# pictures
+
+
+@pytest.mark.skipif(not SCREENSHOTS, reason="PAGE_SCREENSHOTS=sim or vllm makes them")
+@pytest.mark.timeout(600)
+def test_pictures_are_taken(page: Page, tmp_path: Path, demo_adapters: dict[str, str]) -> None:
+    cluster, folder = Cluster(tmp_path, free_port()), Path(__file__).parents[2] / "docs" / "screenshots"
+    folder.mkdir(exist_ok=True)
+    lora = [word for name, path in demo_adapters.items() for word in ("--lora", f"{name}={path}")]
+    sim = ("--", "--itl-ms", "8") if SCREENSHOTS == "sim" else ()
+    stop = threading.Event()
+
+    def ask() -> None:
+        with httpx.Client(base_url=cluster.url, timeout=60) as client:
+            for model in cycle(("demo", "pirate", "poet", "pirate")):
+                if stop.is_set():
+                    return
+                # What the load is like changes, so that the charts have something to show.
+                stop.wait(0.1 + 0.5 * (time.time() % 40 < 15))
+                messages = [{"role": "user", "content": "Tell me more."}]
+                body = {"model": model, "max_tokens": 48, "messages": messages, "stream": True}
+                client.post("/v1/chat/completions", json=body)
+
+    askers = [threading.Thread(target=ask, daemon=True) for _ in range(4)]
+    try:
+        made = cluster.up("--engine", SCREENSHOTS, "--instances", "3", *lora, *sim, timeout=400)
+        assert made.returncode == 0, made.stderr
+        cluster.wait_ready(3, 300)
+        for asker in askers:
+            asker.start()
+        page.size(1400, 1000)
+        page.open(f"{cluster.url}/ui/")
+        page.says("#link", "live")
+        time.sleep(100)
+        kill(cluster.instance("instance_1")["pid"])
+        cluster.wait_ready(3, 300)
+        time.sleep(60)
+        _pictures(page, folder, stop, askers)
+    finally:
+        stop.set()
+        cluster.close()
+    assert all(path.stat().st_size < 300_000 for path in folder.glob("*.png"))
+
+
+def _pictures(page: Page, folder: Path, stop: threading.Event, askers: list[threading.Thread]) -> None:
+    def prefers(scheme: str) -> None:
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        time.sleep(0.5)
+
+    prefers("light")
+    page.js("localStorage.clear()")
+    page.size(1400, 900)
+    time.sleep(2)
+    page.shot(folder / "dashboard.png")
+    prefers("dark")
+    page.shot(folder / "dashboard-dark.png")
+    page.size(390, 844, mobile=True, scale=1.5)
+    time.sleep(1)
+    page.shot(folder / "phone.png")
+    prefers("light")
+    stop.set()
+    for asker in askers:
+        asker.join(60)
+    page.size(1400, 640)
+    page.section("playground")
+    page.until(lambda: chosen(page, "B") == "poet", "the adapters are offered")
+    page.fill("#prompt", "What is clusterctl?")
+    page.click("#send")
+    page.says("[data-numbers=B]", "tokens/s", 60)
+    page.until(lambda: not page.js("return document.getElementById('send').disabled"), "both are done", 60)
+    page.shot(folder / "playground.png")
