@@ -81,6 +81,8 @@ class Instance(TypedDict):
     uptime_s: float | None
     cpu_percent: float | None
     memory_mb: float | None
+    tokens_total: float | None
+    kv_cache_percent: float | None
     models: list[str]
     last_exit: LastExit | None
     in_flight: int

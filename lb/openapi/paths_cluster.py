@@ -52,6 +52,18 @@ PATHS: Mapping[str, Json] = {
         words="With `Accept: text/event-stream` a stream without an end: a comment comes at least every 15 s, and "
         "whoever was cut off goes on by `Last-Event-ID`. The last 1,000 events are kept.",
     )},
+    "/v1/cluster/history": {"get": operation(
+        "history", "cluster", "Traffic and latency of the last hour",
+        {200: json_answer("The oldest first; times in which nobody looked are left out", ref("History"))},
+        errors=(400,),
+        parameters=(in_query("seconds", {"type": "integer", "minimum": 1, "maximum": 3600}, "Of the last; all"),),
+    )},
+    "/v1/cluster/live": {"get": operation(
+        "live", "cluster", "The status, traffic and events, once a second",
+        {200: plain("Frames: event `live`, with `status`, `samples` and `strategies`; and every event as it comes",
+                    "text/event-stream")},
+        errors=(503,), words="A stream without an end.",
+    )},
     "/v1/cluster/scale": {"post": operation(
         "scale", "cluster", "More or fewer workers",
         {202: json_answer("Accepted", ref("Scaled"), {"desired": 3, "current": 2})}, errors=(409, *CHANGE),

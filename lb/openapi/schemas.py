@@ -102,6 +102,7 @@ SCHEMAS: Mapping[str, Json] = {
         "progress_s": or_null(NUMBER, "Seconds since it made progress"), "stalls": COUNT, "host": TEXT,
         "port": or_null(WHOLE), "weight": COUNT, "pid": or_null(WHOLE), "gpus": array(WHOLE), "restarts": COUNT,
         "uptime_s": or_null(NUMBER), "cpu_percent": or_null(NUMBER), "memory_mb": or_null(NUMBER),
+        "tokens_total": or_null(NUMBER, "Made since it was started"), "kv_cache_percent": or_null(NUMBER),
         "models": array(TEXT), "last_exit": or_null(_LAST_EXIT), "in_flight": COUNT, "requests_total": COUNT,
         "errors_total": COUNT,
     }, cores=array(array(WHOLE)), incarnation=COUNT, ready_for_s=or_null(NUMBER), state_for_s=NUMBER,
@@ -130,6 +131,13 @@ SCHEMAS: Mapping[str, Json] = {
         "data": {"type": "object"},
     }),
     "Events": answer({"events": array(ref("Event"))}),
+    "History": answer({"step_s": NUMBER, "samples": array(ref("Sample"))}),
+    "Sample": answer({
+        "at": described(NUMBER, "Seconds since 1970: where the step begins"), "requests_per_s": NUMBER,
+        "errors_per_s": NUMBER, "tokens_per_s": NUMBER, "in_flight": NUMBER, "queued": NUMBER,
+        "ttft_p50_ms": or_null(NUMBER), "ttft_p99_ms": or_null(NUMBER), "duration_p50_ms": or_null(NUMBER),
+        "duration_p99_ms": or_null(NUMBER), "instances": by_name(NUMBER, "Tokens a second by instance"),
+    }),
     "AdapterOnInstance": answer({
         "state": one_of("loading", "loaded", "lazy", "refused"), "version": or_null(_VERSION), "reason": TEXT,
     }),

@@ -23,7 +23,7 @@ BLOCKS = re.findall(r"^```(bash|python)\n(.*?)^```$", TEXT, re.MULTILINE | re.DO
 _CURL = """
 curl() {
   case "$*" in
-    *event-stream*|*follow=1*) command curl -sS --fail-with-body --max-time 1 "$@" || [ $? -eq 28 ];;
+    *event-stream*|*follow=1*|*/live*) command curl -sS --fail-with-body --max-time 1 "$@" || [ $? -eq 28 ];;
     *) command curl -sS --fail-with-body "$@";;
   esac
   echo
