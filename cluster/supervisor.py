@@ -443,7 +443,7 @@ class Supervisor:
             usage = await asyncio.to_thread(self._usage.sample, list(handles), self._clock())
             for pid, (cpu, memory) in usage.items():
                 handles[pid].cpu_percent, handles[pid].memory_mb = cpu, memory
-            for name in [*self.fleet.instances, *self.balancer.logs, "supervisor"]:
+            for name in [*self.fleet.instances, *self.balancer.logs, "supervisor", "access"]:
                 with contextlib.suppress(OSError):
                     await asyncio.to_thread(logfile.rotate, self.state.log(name))
             self.saver.look()

@@ -32,6 +32,7 @@ from lb.pool import Pool
 from lb.proxy import Proxy
 from lb.recovery_metrics import NAMES, RecoveryTimes
 from lb.siblings import Siblings
+from lb.why import Why
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -42,19 +43,19 @@ _SCRAPE_S = 2.0
 _CHANGE_S = 900.0
 
 
-#: The log of a balancer process.
-_BALANCER = re.compile(r"balancer(-[0-9]{1,2})?|standby")
+#: The log of a balancer process, and that of the requests through all of them.
+_BALANCER = re.compile(r"balancer(-[0-9]{1,2})?|standby|access")
 
 
 class Admin:
     def __init__(
         self, pool: Pool, link: Link, counters: Counters, metrics: Metrics, proxy: Proxy, siblings: Siblings,
-        state: StateDir, events: EventFeed | None = None,
+        state: StateDir, why: Why, events: EventFeed | None = None,
     ) -> None:
         self._pool, self._link, self._counters = pool, link, counters
         self._metrics, self._proxy, self._siblings = metrics, proxy, siblings
         self._state = state
-        self.events = events or EventFeed()
+        self.events, self.why = events or EventFeed(), why
         #: Series that every balancer process reads from the same place.
         self._alike: set[str] = set()
         control = aiohttp.UnixConnector(path=short_socket_path(state.control), limit=256, force_close=True)
@@ -72,6 +73,7 @@ class Admin:
             "/v1/models": {"GET": self._models},
             "/v1/cluster/status": {"GET": self._status},
             "/v1/cluster/events": {"GET": self.events.answer},
+            "/v1/cluster/why": {"GET": self.why.answer},
             "/v1/cluster/scale": {"POST": change},
             "/v1/cluster/strategy": {"POST": change},
             "/v1/cluster/restart": {"POST": change},
