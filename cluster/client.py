@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import httpx
 
@@ -235,6 +235,12 @@ class ClusterClient:
         """The last ``limit`` events, or the first ``limit`` after the one with the id ``since``; the oldest first."""
         after = "" if since is None else f"&since={since}"
         return self._list(f"/v1/cluster/events?limit={limit}{after}", "events")
+
+    def why(self, request_id: str | None = None, limit: int = 20) -> list[dict[str, Any]]:
+        """How the latest ``limit`` requests were routed, or those with that id; the newest first. ClusterError 404: no
+        balancer knows it, or not any more."""
+        query = {"limit": str(limit), **({} if request_id is None else {"request_id": request_id})}
+        return self._list(f"/v1/cluster/why?{urlencode(query)}", "decisions")
 
     @contextlib.contextmanager
     def listen(self, since: int) -> Iterator[Iterator[dict[str, Any]]]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
-log = logging.getLogger("clusterctl")
+log = logging.getLogger(__name__)
 
 #: Events that are kept, here and in the state file.
 KEPT = 1000

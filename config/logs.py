@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import IO, Any
 
+_encode = json.JSONEncoder(ensure_ascii=False, default=str).encode
+
 _LINE = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -29,7 +31,7 @@ def line(at: float, level: str, module: str, event: str, data: Mapping[str, Any]
     if message is not None:
         said["message"] = message
     said["data"] = data
-    return json.dumps(said, ensure_ascii=False, default=str)
+    return _encode(said)
 
 
 class JsonFormatter(logging.Formatter):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import threading
 import time
 from collections import deque
@@ -127,7 +128,7 @@ def facts(entry: Entry, method: str, peer: str, prompt: int | None) -> dict[str,
         "request_id": entry.info.id, "client": peer or None, "method": method or None,
         "route": entry.info.path or None, "status": entry.status, "model": entry.info.model,
         "instance": None if instance is None else instance.id,
-        "attempts": len(steps) + (entry.backend is not None), "moves": sum(1 for step in steps if step.moved),
+        "attempts": len(steps) + (entry.backend is not None), "moves": sum([step.moved for step in steps]),
         "prompt_tokens": prompt, "completion_tokens": entry.made or None,
         "time_to_first_token_s": round(entry.first - entry.came, 6) if entry.first else None,
         "duration_s": round(duration, 6),
@@ -149,10 +150,13 @@ def shown_prompt(body: bytes) -> str:
 
 def _text(data: dict[str, Any]) -> str:
     """``name=value`` for everything that is known; values with blanks or control characters in quotes."""
-    return " ".join(f"{name}={_plain(value)}" for name, value in data.items() if value is not None)
+    return " ".join([f"{name}={_plain(value)}" for name, value in data.items() if value is not None])
+
+
+_BARE = re.compile(r"[!#-<>-~]+")
 
 
 def _plain(value: Any) -> str:
-    text = f"{value:g}" if isinstance(value, float) else str(value)
-    quoted = not text or any(c <= " " or c in '"=' or not c.isprintable() for c in text)
-    return json.dumps(text, ensure_ascii=False) if quoted else text
+    if isinstance(value, str):
+        return value if _BARE.fullmatch(value) else json.dumps(value, ensure_ascii=False)
+    return repr(value)

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import ParamSpec
 
+from config.logs import fields
 from lb import body as request_body
 from lb import headers, routes
 from lb.backend import Backend, Lease
@@ -413,7 +414,9 @@ class Exchange(Relayed):
 
     def _count_failure(self, failure: AttemptFailed) -> None:
         assert self._backend is not None
-        log.warning("request %s on %s: %s", self._request.id, self._backend.id, failure)
+        id, name = self._request.id, self._backend.id
+        data = fields("attempt.failed", request_id=id, instance=name, cause=failure.cause)
+        log.warning("request %s on %s: %s", id, name, failure, extra=data)
         self._proxy.attempt_failed(self._backend, failure)
 
     def _became(self, what: str) -> None:
@@ -490,12 +493,15 @@ class Exchange(Relayed):
             await refuse_poison(self._proxy, record, self._request.id)
             found = await move(self._proxy, self._info, script, self._excluded, since)
         except (ProxyError, CannotResume) as error:
-            log.warning("request %s cannot go on: %s", self._request.id, error)
+            data = fields("stream.broken", request_id=self._request.id, instance=backend.id)
+            log.warning("request %s cannot go on: %s", self._request.id, error, extra=data)
             self._end_broken(relay, f"{backend.id}: {failure}; {error}")
             return
         self._proxy.metrics.moved(backend.id, failure.cause, found.tokens_again)
         self._became("moved")
-        log.info("request %s goes on on %s after %d tokens", self._request.id, found.backend.id, script.count())
+        id, name, made = self._request.id, found.backend.id, script.count()
+        data = fields("stream.moved", request_id=id, instance=name, tokens=made)
+        log.info("request %s goes on on %s after %d tokens", id, name, made, extra=data)
         self._body, self._target, self._task = found.body, found.target, None
         if found.body:
             self._attempt(found.backend)

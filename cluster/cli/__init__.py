@@ -16,7 +16,7 @@ class _Group(click.Group):
     _modules = {  # noqa: RUF012
         "up": "up", "down": "down", "status": "operate", "scale": "operate", "strategy": "operate",
         "restart": "operate", "drain": "planned", "apply": "planned", "weight": "operate", "logs": "operate",
-        "config": "settings", "lora": "lora", "state": "state", "events": "events",
+        "config": "settings", "lora": "lora", "state": "state", "events": "events", "why": "why",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:

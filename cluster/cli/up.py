@@ -126,7 +126,7 @@ async def _narrate(supervisor: Supervisor, settings: Settings, live: bool) -> No
     """Progress of the start, then one line that says how to use it."""
     began, said = time.monotonic(), False
     url = f"http://{settings.host}:{settings.port}"
-    log, where = logging.getLogger("clusterctl"), str(supervisor.state.root)
+    log, where = logging.getLogger(__name__), str(supervisor.state.root)
     log.info("cluster: %s, state in %s", url, where, extra=logs.fields("up", url=url, state_dir=where))
     if not live:
         while not supervisor.snapshot()["supervisor"]["settled"]:
