@@ -21,7 +21,7 @@ from typing import Any
 
 from config.logs import iso, line
 from lb.client import Request
-from lb.journal import Entry, Step, failed
+from lb.journal import Entry, Step, failed, prompt_tokens, usage
 
 #: Lines that may wait to be written.
 WAITING = 10_000
@@ -44,8 +44,9 @@ class AccessLog:
     ) -> None:
         self._path, self._share, self._style, self._prompts, self._clock = path, share, style, prompts, clock
         self._random = (random or Random()).random
-        self._waiting: deque[tuple[Entry, str, str, int | None, bytes]] = deque()
-        self._held = 0
+        self._waiting: deque[tuple[Entry, str, str, int | bytes, bytes]] = deque()
+        # Bytes of bodies taken in and given up, each written by one thread only.
+        self._taken = self._given = 0
         self._dropped = self._unwritten = 0
         self._end = threading.Event()
         self._thread: threading.Thread | None = None
@@ -65,18 +66,18 @@ class AccessLog:
         if self._thread is not None:
             self._thread.join(timeout)
 
-    def over(self, entry: Entry, request: Request | None, prompt: int | None) -> None:
+    def over(self, entry: Entry, request: Request | None, answer: bytes, prompt: int | None) -> None:
         if self._share < 1.0 and not failed(entry.status) and self._random() >= self._share:
             return
         if len(self._waiting) >= WAITING:
             self._dropped += 1
             return
         body = b""
-        if self._prompts and request is not None and self._held < _HELD:
+        if self._prompts and request is not None and self._taken - self._given < _HELD:
             body = request.body if len(request.body) <= _PARSED else request.body[: 4 * PROMPT_CHARACTERS]
-            self._held += len(body)
+            self._taken += len(body)
         method, peer = ("", "") if request is None else (request.head.method, request.peer)
-        self._waiting.append((entry, method, peer, prompt, body))
+        self._waiting.append((entry, method, peer, usage(answer) if prompt is None else prompt, body))
 
     # in the thread
 
@@ -107,8 +108,9 @@ class AccessLog:
         finally:
             os.close(file)
 
-    def _line(self, entry: Entry, method: str, peer: str, prompt: int | None, body: bytes) -> str:
-        self._held -= len(body)
+    def _line(self, entry: Entry, method: str, peer: str, tokens: int | bytes, body: bytes) -> str:
+        self._given += len(body)
+        prompt = prompt_tokens(tokens) if isinstance(tokens, bytes) else tokens
         at = time.time() - self._clock() + entry.ended
         data = facts(entry, method, peer, prompt)
         if body:

@@ -58,9 +58,9 @@ class Step(NamedTuple):
 
 
 class Observer(Protocol):
-    def over(self, entry: Entry, request: Request | None, prompt: int | None) -> None:
-        """A request is over (None: it was not understood); ``prompt``: tokens of its prompt, if that is known. Must
-        not block."""
+    def over(self, entry: Entry, request: Request | None, answer: bytes, prompt: int | None) -> None:
+        """A request is over (None: it was not understood). ``prompt``: tokens of its prompt, if that is known; else
+        ``answer``, or the end of it, may tell. Must not block, and keep nothing of either."""
 
 
 class Tracer(Observer, Protocol):
@@ -84,16 +84,14 @@ class Journal:
 
     def tell(self, request: Request, body: bytes) -> None:
         """Of the one that was remembered last, answered with ``body``."""
-        usage = body[max(0, body.rfind(b'"usage"')) :][:_USAGE_BYTES]
-        self._tell(Entry._make(self.ring[-1]), request, usage, None)
+        self._tell(Entry._make(self.ring[-1]), request, body, None)
 
     def over(self, row: Row, request: Request, meter: Meter | None, prompt: int | None) -> None:
         """A request is over, however. ``prompt``: tokens of its prompt, where somebody knows."""
         self.ring.append(row)
-        entry = Entry._make(row)
-        if self.observers or (self.alarmed and failed(entry.status)):
+        if self.observers or (self.alarmed and failed(row[6])):
             recent = meter.recent()[-4:] if meter is not None and prompt is None else ()
-            self._tell(entry, request, b"".join(recent)[-_USAGE_BYTES:], prompt)
+            self._tell(Entry._make(row), request, b"".join(recent), prompt)
 
     def refused(self, error: ProxyError, request: Request | None, id: str, routed: bool, now: float) -> None:
         """One that was refused before anybody was chosen for it; ``routed``: it was for a worker. None: it was not
@@ -105,14 +103,23 @@ class Journal:
         if self.observers or self.alarmed:
             self._tell(Entry._make(row), request, b"", None)
 
-    def _tell(self, entry: Entry, request: Request | None, usage: bytes, prompt: int | None) -> None:
-        if prompt is None and (found := _PROMPT.search(usage)):
-            prompt = int(found[1])
+    def _tell(self, entry: Entry, request: Request | None, answer: bytes, prompt: int | None) -> None:
         for observer in self.observers:
-            observer.over(entry, request, prompt)
+            observer.over(entry, request, answer, prompt)
         if failed(entry.status):
             for observer in self.alarmed:
-                observer.over(entry, request, prompt)
+                observer.over(entry, request, answer, prompt)
+
+
+def usage(answer: bytes) -> bytes:
+    """What an answer, or the end of one, says of tokens."""
+    return answer[max(0, answer.rfind(b'"usage"')) :][:_USAGE_BYTES]
+
+
+def prompt_tokens(usage: bytes) -> int | None:
+    """Of the prompt, where it says so."""
+    found = _PROMPT.search(usage)
+    return int(found[1]) if found else None
 
 
 def failed(status: int) -> bool:

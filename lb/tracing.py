@@ -21,7 +21,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from lb.backend import Backend
 from lb.client import Request
-from lb.journal import Entry, Row, Step
+from lb.journal import Entry, Row, Step, prompt_tokens, usage
 from lb.strategies.base import RequestInfo
 
 _HEADER = re.compile(rb"\r\ntraceparent:[^\r\n]*", re.IGNORECASE)
@@ -73,7 +73,7 @@ class SpanTracer:
         line = b"\r\ntraceparent: 00-%032x-%016x-%02x" % (of.trace_id, of.span_id, of.trace_flags)
         return _HEADER.sub(b"", head[:-4]) + line + b"\r\n\r\n"
 
-    def over(self, entry: Entry, request: Request | None, prompt: int | None) -> None:
+    def over(self, entry: Entry, request: Request | None, answer: bytes, prompt: int | None) -> None:
         info = entry.info
         if request is None or (info.notes is None and not info.steps and entry.status < 500):
             return  # refused before anything was done for it
@@ -86,7 +86,7 @@ class SpanTracer:
         if entry.backend is not None:
             span = attempts.get(entry.began) or self._attempt(root, entry.backend, entry.began)
             self._end(span, entry)
-        self._describe(root, entry, prompt)
+        self._describe(root, entry, prompt_tokens(usage(answer)) if prompt is None else prompt)
         self._end(root, entry)
         info.notes = None  # the journal keeps no spans
 

@@ -87,7 +87,7 @@ def _attempt(backend: Backend, at: float, choice: Choice | None) -> dict[str, An
     by_id = scores if isinstance(scores, Mapping) else dict(zip((b.id for b in candidates), scores or (), strict=False))
     shown = [{"instance": b.id, **({"score": round(by_id[b.id], 6)} if b.id in by_id else {})} for b in candidates]
     made |= {"strategy": strategy.name, "reason": strategy.rule, "candidates": shown}
-    return {**made, "score": strategy.measure} if by_id else made
+    return {**made, "scored_by": strategy.measure} if by_id else made
 
 
 def _outcome(entry: Entry) -> dict[str, Any] | None:

@@ -109,7 +109,7 @@ def foreground(settings: Settings) -> int:
 
 
 def _log_to_terminal(level: str, style: str, live: bool) -> None:
-    logs.set_up(style, level, text="%(asctime)s %(message)s", time="%H:%M:%S")
+    logs.set_up(style, level, text="%(asctime)s %(message)s", time="%Y-%m-%d %H:%M:%S")
     if live:
         from rich.logging import RichHandler
 

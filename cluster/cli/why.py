@@ -45,7 +45,7 @@ def told(decision: dict[str, Any]) -> list[str]:
         scored = [c for c in attempt["candidates"] if "score" in c]
         if scored:
             scores = ", ".join(f"{c['instance']} {c['score']:g}" for c in scored)
-            lines.append(f"     {attempt['score']}: {scores}")
+            lines.append(f"     {attempt['scored_by']}: {scores}")
         elif len(attempt["candidates"]) > 1:
             lines.append(f"     candidates: {', '.join(c['instance'] for c in attempt['candidates'])}")
         if "failed" in attempt:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ from lb.backend import Backend
 Scores = Sequence[float] | Mapping[str, float]
 
 
-@dataclass(slots=True)
+@dataclass
 class RequestInfo:
     """What a strategy may know of a request. ``root``: the version of the model that it has to be, as its card names
     it; None: any.
@@ -25,9 +25,10 @@ class RequestInfo:
     path: str = ""
     root: str | None = None
     id: str = ""
-    choice: Choice | None = None
-    steps: tuple[Any, ...] = ()
-    notes: Any = None
+    # Not set with each request: most are over without the last two.
+    choice: Choice | None = field(default=None, init=False)
+    steps: tuple[Any, ...] = field(default=(), init=False)
+    notes: Any = field(default=None, init=False)
 
 
 class Strategy(Protocol):

@@ -42,14 +42,15 @@ def log_all(path: Path, entries: list[Entry], share: float = 1.0, **options: Any
     log = AccessLog(path, share, **{"style": "json", **options})
     log.start()
     for one in entries:
-        log.over(one, request(), 7)
+        log.over(one, request(), b"", 7)
     log.close(10)
     return log
 
 
 def test_what_is_told() -> None:
     failed = Step(backend("instance_1"), 10.0, None, 10.1, "it broke", "broken", True)
-    info = RequestInfo("base", "/v1/completions", None, "r1", None, (failed,))
+    info = RequestInfo("base", "/v1/completions", None, "r1")
+    info.steps = (failed,)
     assert facts(entry(info=info), "POST", "10.0.0.9", 7) == {
         "request_id": "r1", "client": "10.0.0.9", "method": "POST", "route": "/v1/completions", "status": 200,
         "model": "base", "instance": "instance_3", "attempts": 2, "moves": 1, "prompt_tokens": 7,
@@ -104,12 +105,12 @@ def test_bodies_that_wait_are_bounded(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(access, "_HELD", 50)
     log = AccessLog(tmp_path / "a", 1.0, style="json", prompts=True)
     for _ in range(5):
-        log.over(entry(), request(), None)
+        log.over(entry(), request(), b"", None)
     log.start()
     log.close(10)
     shown = ["prompt" in line["data"] for line in written(tmp_path / "a")]
     assert shown == [True, True, True, False, False]  # 20 bytes each
-    assert log._held == 0
+    assert log._taken == log._given == 60
 
 
 def test_what_cannot_be_written_is_counted(tmp_path: Path) -> None:
@@ -121,7 +122,7 @@ def test_what_cannot_be_written_is_counted(tmp_path: Path) -> None:
 def test_no_more_lines_wait_than_there_may_be(tmp_path: Path) -> None:
     log = AccessLog(tmp_path / "a", 1.0, style="json")
     for _ in range(WAITING + 3):
-        log.over(entry(), request(), None)
+        log.over(entry(), request(), b"", None)
     assert log.dropped == 3
 
 
@@ -135,7 +136,7 @@ def test_a_file_that_was_moved_away_is_made_anew(tmp_path: Path) -> None:
 def test_one_that_was_not_understood(tmp_path: Path) -> None:
     log = AccessLog(tmp_path / "a", 1.0, style="json")
     info = RequestInfo(None, "", None, "r9")
-    log.over(Entry(info, None, 0.0, 5.0, 0.0, 5.0, 400, 0, "no HTTP"), None, None)
+    log.over(Entry(info, None, 0.0, 5.0, 0.0, 5.0, 400, 0, "no HTTP"), None, b"", None)
     log.start()
     log.close(10)
     data = written(tmp_path / "a")[0]["data"]
@@ -152,7 +153,8 @@ async def _stream(request: web.Request) -> web.StreamResponse:
     if asked.get("stream"):
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
-        first: dict[str, Any] = {"prompt_token_ids": [1, 2, 3, 4], "choices": [{"index": 0, "text": "a", "token_ids": [5]}]}
+        choice = {"index": 0, "text": "a", "token_ids": [5]}
+        first: dict[str, Any] = {"prompt_token_ids": [1, 2, 3, 4], "choices": [choice]}
         last: dict[str, Any] = {"choices": [{"index": 0, "text": "b", "token_ids": [6, 7], "finish_reason": "stop"}]}
         if not asked.get("return_token_ids"):
             del first["prompt_token_ids"]

@@ -58,7 +58,7 @@ async def test_one_that_went_well(balanced: Balanced) -> None:
     assert attempt["strategy"] == "least_connections"
     assert attempt["candidates"] == [{"instance": "instance_0", "score": 0}, {"instance": "instance_1", "score": 0}]
     assert attempt["instance"] in ("instance_0", "instance_1")
-    assert "fewest requests" in attempt["reason"]
+    assert "fewest requests" in attempt["reason"] and attempt["scored_by"] == "requests in flight"
     outcome = found["outcome"]
     assert (outcome["status"], outcome["error"], outcome["completion_tokens"]) == (200, None, 5)
     assert 0 <= attempt["began_s"] <= outcome["time_to_first_token_s"] <= outcome["duration_s"] < 5

@@ -11,7 +11,7 @@ from cluster.client import ClusterClient, ClusterError
 
 BROKEN = {
     "instance": "instance_1", "incarnation": 2, "began_s": 0.0001, "strategy": "least_connections",
-    "reason": "the fewest requests in flight", "score": "requests in flight", "ended_s": 1.5, "failed": "it broke",
+    "reason": "the fewest requests in flight", "scored_by": "requests in flight", "ended_s": 1.5, "failed": "it broke",
     "cause": "broken",
     "candidates": [{"instance": "instance_0", "score": 3}, {"instance": "instance_1", "score": 0}],
 }  # fmt: skip
