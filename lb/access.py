@@ -21,7 +21,7 @@ from typing import Any
 
 from config.logs import iso, line
 from lb.client import Request
-from lb.journal import Entry, Step, failed, prompt_tokens, usage
+from lb.journal import Entry, Row, Step, failed, prompt_tokens, usage
 
 #: Lines that may wait to be written.
 WAITING = 10_000
@@ -44,7 +44,7 @@ class AccessLog:
     ) -> None:
         self._path, self._share, self._style, self._prompts, self._clock = path, share, style, prompts, clock
         self._random = (random or Random()).random
-        self._waiting: deque[tuple[Entry, str, str, int | bytes, bytes]] = deque()
+        self._waiting: deque[tuple[Row, str, str, int | bytes, bytes]] = deque()
         # Bytes of bodies taken in and given up, each written by one thread only.
         self._taken = self._given = 0
         self._dropped = self._unwritten = 0
@@ -66,8 +66,8 @@ class AccessLog:
         if self._thread is not None:
             self._thread.join(timeout)
 
-    def over(self, entry: Entry, request: Request | None, answer: bytes, prompt: int | None) -> None:
-        if self._share < 1.0 and not failed(entry.status) and self._random() >= self._share:
+    def over(self, row: Row, request: Request | None, answer: bytes, prompt: int | None) -> None:
+        if self._share < 1.0 and self._random() >= self._share and not failed(row[6]):
             return
         if len(self._waiting) >= WAITING:
             self._dropped += 1
@@ -77,7 +77,7 @@ class AccessLog:
             body = request.body if len(request.body) <= _PARSED else request.body[: 4 * PROMPT_CHARACTERS]
             self._taken += len(body)
         method, peer = ("", "") if request is None else (request.head.method, request.peer)
-        self._waiting.append((entry, method, peer, usage(answer) if prompt is None else prompt, body))
+        self._waiting.append((row, method, peer, usage(answer) if prompt is None else prompt, body))
 
     # in the thread
 
@@ -108,7 +108,8 @@ class AccessLog:
         finally:
             os.close(file)
 
-    def _line(self, entry: Entry, method: str, peer: str, tokens: int | bytes, body: bytes) -> str:
+    def _line(self, row: Row, method: str, peer: str, tokens: int | bytes, body: bytes) -> str:
+        entry = Entry._make(row)
         self._given += len(body)
         prompt = prompt_tokens(tokens) if isinstance(tokens, bytes) else tokens
         at = time.time() - self._clock() + entry.ended

@@ -58,7 +58,7 @@ class Step(NamedTuple):
 
 
 class Observer(Protocol):
-    def over(self, entry: Entry, request: Request | None, answer: bytes, prompt: int | None) -> None:
+    def over(self, row: Row, request: Request | None, answer: bytes, prompt: int | None) -> None:
         """A request is over (None: it was not understood). ``prompt``: tokens of its prompt, if that is known; else
         ``answer``, or the end of it, may tell. Must not block, and keep nothing of either."""
 
@@ -84,14 +84,16 @@ class Journal:
 
     def tell(self, request: Request, body: bytes) -> None:
         """Of the one that was remembered last, answered with ``body``."""
-        self._tell(Entry._make(self.ring[-1]), request, body, None)
+        row = self.ring[-1]
+        for observer in self.observers:
+            observer.over(row, request, body, None)
 
     def over(self, row: Row, request: Request, meter: Meter | None, prompt: int | None) -> None:
         """A request is over, however. ``prompt``: tokens of its prompt, where somebody knows."""
         self.ring.append(row)
         if self.observers or (self.alarmed and failed(row[6])):
             recent = meter.recent()[-4:] if meter is not None and prompt is None else ()
-            self._tell(Entry._make(row), request, b"".join(recent), prompt)
+            self._tell(row, request, b"".join(recent), prompt)
 
     def refused(self, error: ProxyError, request: Request | None, id: str, routed: bool, now: float) -> None:
         """One that was refused before anybody was chosen for it; ``routed``: it was for a worker. None: it was not
@@ -101,14 +103,11 @@ class Journal:
         if routed:
             self.ring.append(row)
         if self.observers or self.alarmed:
-            self._tell(Entry._make(row), request, b"", None)
+            self._tell(row, request, b"", None)
 
-    def _tell(self, entry: Entry, request: Request | None, answer: bytes, prompt: int | None) -> None:
-        for observer in self.observers:
-            observer.over(entry, request, answer, prompt)
-        if failed(entry.status):
-            for observer in self.alarmed:
-                observer.over(entry, request, answer, prompt)
+    def _tell(self, row: Row, request: Request | None, answer: bytes, prompt: int | None) -> None:
+        for observer in (*self.observers, *self.alarmed) if failed(row[6]) else self.observers:
+            observer.over(row, request, answer, prompt)
 
 
 def usage(answer: bytes) -> bytes:

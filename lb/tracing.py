@@ -73,7 +73,8 @@ class SpanTracer:
         line = b"\r\ntraceparent: 00-%032x-%016x-%02x" % (of.trace_id, of.span_id, of.trace_flags)
         return _HEADER.sub(b"", head[:-4]) + line + b"\r\n\r\n"
 
-    def over(self, entry: Entry, request: Request | None, answer: bytes, prompt: int | None) -> None:
+    def over(self, row: Row, request: Request | None, answer: bytes, prompt: int | None) -> None:
+        entry = Entry._make(row)
         info = entry.info
         if request is None or (info.notes is None and not info.steps and entry.status < 500):
             return  # refused before anything was done for it
