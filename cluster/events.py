@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
-log = logging.getLogger("clusterctl")
+log = logging.getLogger(__name__)
 
 #: Events that are kept, here and in the state file.
 KEPT = 1000
@@ -18,6 +18,12 @@ KEPT = 1000
 #: before could not be saved.
 EPOCH_IDS = 100_000
 
+
+#: Kinds that somebody should hear of who only hears of trouble.
+_WARNINGS = frozenset({
+    "worker.unhealthy", "worker.killed", "worker.exited", "adapter.failed", "adapter.drift", "balancer.restarted",
+    "balancer.failed", "standby.ended", "state.unsaved",
+})  # fmt: skip
 
 #: Subjects without which a sentence is whole.
 _UNSAID = frozenset({"cluster", "adapters", "engine"})
@@ -82,7 +88,8 @@ class EventLog:
             self._held.append((subject, text, kind, data or {}))
             return
         event = self._add(subject, text, kind, data or {})
-        log.info("%s: %s", subject, text)
+        level = logging.WARNING if kind in _WARNINGS else logging.INFO
+        log.log(level, "%s: %s", subject, text, extra={"event": kind, "data": {"subject": subject, **event.data}})
         self.heard(event)
 
     @contextlib.contextmanager

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -64,6 +65,8 @@ def make(settings: Settings, machine: Machine | None = None) -> Plan:
         attached.parse(settings.backend, settings.backend_key_file, 0)
     if settings.instances:
         engine.check()
+    if settings.otlp_endpoint and not _can_trace():
+        raise UsageError("--otlp-endpoint needs OpenTelemetry, which is not installed: pip install 'clusterctl[otel]'")
     spec = engine_spec(settings)
     machine = machine or look_at_machine(engine)
     ranks = spec.tensor_parallel_size * flags.integer(spec.extra_args, "--pipeline-parallel-size", 1)
@@ -82,6 +85,14 @@ def make(settings: Settings, machine: Machine | None = None) -> Plan:
     least = min(settings.min_instances, settings.instances)
     foreign = frozenset(text.partition("=")[0] for text in flags.values(spec.extra_args, "--lora-modules") or ())
     return Plan(settings, engine, spec, placement, least, most, spec.max_cpu_loras, foreign, spec.dynamic_loading)
+
+
+def _can_trace() -> bool:
+    """Whether the extra is installed; without importing it."""
+    try:
+        return all(map(find_spec, ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http")))
+    except ModuleNotFoundError:
+        return False
 
 
 def engine_spec(settings: Settings) -> EngineSpec:

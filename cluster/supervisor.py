@@ -324,7 +324,7 @@ class Supervisor:
                 if name in used:
                     instance.cpu_percent = used[name].cpu_percent
                     instance.memory_mb = round(used[name].memory_bytes / 1e6, 1)
-            for name in [*self.fleet.instances, *self.balancer.logs, "supervisor"]:
+            for name in [*self.fleet.instances, *self.balancer.logs, "supervisor", "access"]:
                 with contextlib.suppress(OSError):
                     await asyncio.to_thread(logfile.rotate, self.state.log(name))
             self.saver.look()

@@ -9,7 +9,8 @@ requests}, "waiting": {backend: [requests without a first byte of an answer, byt
 "used": {adapter: seconds since the epoch}}``, ``{"type": "want", "adapter": name}``, ``{"type": "outcome", "backend":
 id, "incarnation": n, "requests": n, "moved": n, "retried": n, "failed": n}`` (once for each incarnation that is lost:
 what was in flight on it there, and what became of that)
-balancer -> balancer: ``{"type": "metrics"}``, answered with ``{"type": "metrics", "text": exposition}``
+balancer -> balancer: ``{"type": "metrics"}``, answered with ``{"type": "metrics", "text": exposition}``; ``{"type":
+"why", "request_id": id or null, "limit": n}``, answered with ``{"type": "why", "decisions": [...]}``
 
 The listening socket of the cluster goes over a second Unix socket (``….fd``): a plain one, as neither asyncio's
 nor uvloop's transports carry descriptors.

@@ -127,6 +127,12 @@ class Settings(BaseSettings):
         "allowed_hosts", (), "more names by which the management API may be called"
     )
     log_level: Literal["debug", "info", "warning", "error"] = _setting("log_level", "info", "what is logged")
+    log_format: Literal["text", "json"] = _setting("log_format", "text", "how: lines for people, or JSON")
+    access_log: str = _setting(
+        "access_log", "errors", "which requests get a line in access.log: off, errors, on, or errors and this share"
+    )
+    log_prompts: bool = _setting("log_prompts", False, "prompts in the access log, each up to 2,000 characters")
+    otlp_endpoint: str | None = _setting("otlp_endpoint", None, "URL of a collector that gets a trace of each request")
     lora_config: Path | None = _setting("lora_config", None, "YAML or JSON file that lists adapters")
     keep_versions: int = _setting("keep_versions", 3, "versions of an adapter that can be gone back to", ge=1)
     adapter_root: Annotated[tuple[Path, ...], NoDecode] = _setting(
@@ -146,6 +152,28 @@ class Settings(BaseSettings):
     @classmethod
     def _comma_list(cls, value: Any) -> Any:
         return tuple(v.strip() for v in value.split(",") if v.strip()) if isinstance(value, str) else value
+
+    @field_validator("access_log", mode="before")
+    @classmethod
+    def _share(cls, value: Any) -> Any:
+        """YAML reads on and off as booleans."""
+        word = {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value).strip().lower()
+        if word in ("on", "off", "errors"):
+            return word
+        try:
+            share = float(word)
+        except ValueError:
+            share = -1.0
+        if not 0.0 <= share <= 1.0:
+            raise ValueError(f"off, errors, on or a share from 0 to 1 is needed, not {value!r}")
+        return "errors" if share == 0.0 else "on" if share == 1.0 else f"{share:g}"
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _collector(cls, value: str | None) -> str | None:
+        if value is not None and (urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).hostname):
+            raise ValueError(f"{value!r} is no URL such as http://127.0.0.1:4318")
+        return value
 
     @field_validator("engine_args", mode="before")
     @classmethod

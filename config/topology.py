@@ -104,6 +104,10 @@ class BalancerConfig:
     resume: bool = True
     migration_limit: int = 3
     stall_timeout: float = 10.0
+    log_format: str = "text"
+    access_log: str = "errors"
+    log_prompts: bool = False
+    otlp_endpoint: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

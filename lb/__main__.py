@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import json
-import logging
 import os
 import socket
 import sys
@@ -17,6 +16,7 @@ from typing import Any
 
 import uvloop
 
+from config import logs
 from config.topology import BalancerConfig
 from lb.app import serve
 from lb.limits import raise_open_files
@@ -36,9 +36,7 @@ def main() -> None:
     if log is not None:
         _write_to(Path(log))
     config = BalancerConfig.from_json(start)
-    logging.basicConfig(
-        level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    logs.set_up(config.log_format, config.log_level)
     uvloop.run(serve(config, link, backends, snapshot))
 
 

@@ -37,6 +37,7 @@ from lb.proxy import Proxy
 from lb.recorder import Recorder
 from lb.siblings import Siblings
 from lb.turns import in_turns
+from lb.why import Why
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -47,8 +48,8 @@ _SCRAPE_S = 2.0
 _CHANGE_S = 900.0
 
 
-#: The log of a balancer process.
-_BALANCER = re.compile(r"balancer(-[0-9]{1,2})?|standby")
+#: The log of a balancer process, and that of the requests through all of them.
+_BALANCER = re.compile(r"balancer(-[0-9]{1,2})?|standby|access")
 
 _YES_OR_NO = {"0": False, "false": False, "1": True, "true": True}
 
@@ -56,13 +57,12 @@ _YES_OR_NO = {"0": False, "false": False, "1": True, "true": True}
 class Admin:
     def __init__(
         self, pool: Pool, link: Link, counters: Counters, metrics: Metrics, proxy: Proxy, siblings: Siblings,
-        state: StateDir, events: EventFeed | None = None,
+        state: StateDir, why: Why, events: EventFeed | None = None,
     ) -> None:
         self._pool, self._link, self._counters = pool, link, counters
         self._metrics, self._proxy, self._siblings = metrics, proxy, siblings
         self._state = state
-        self.events = events or EventFeed()
-        self.recorder = Recorder(state.root, counters, metrics, self._tokens_made)
+        self.events, self.why = events or EventFeed(), why
         self.recorder = Recorder(state.root, counters, metrics, self._tokens_made)
         self._live, self._ui = Live(self.status, self.recorder, self.events, self._gpus), Page()
         self._merger = exposition.Merger()
@@ -85,6 +85,7 @@ class Admin:
             "/v1/cluster/events": {"GET": self.events.answer},
             "/v1/cluster/live": {"GET": self._live.stream},
             "/v1/cluster/history": {"GET": self._live.history},
+            "/v1/cluster/why": {"GET": self.why.answer},
             "/v1/cluster/scale": {"POST": change},
             "/v1/cluster/strategy": {"POST": change},
             "/v1/cluster/restart": {"POST": change},

@@ -31,12 +31,14 @@ from lb.http1.request import RequestHead
 from lb.inner import InnerEndpoint
 from lb.link import Link
 from lb.metrics import Metrics
+from lb.observers import Observers
 from lb.outcomes import Outcomes
 from lb.pool import Pool
 from lb.proxy import Proxy
 from lb.siblings import Siblings
 from lb.upstream import Upstream
 from lb.waiting import Changes
+from lb.why import Why
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +100,7 @@ class Balancer:
     admin: Admin
     runner: web.AppRunner
     front: Front
+    observers: Observers
 
     async def start(self, listener: socket.socket, patience: float = 0.0) -> None:
         """Takes connections as soon as a supervisor has said what there is, or ``patience`` seconds have passed: until
@@ -107,6 +110,7 @@ class Balancer:
         await self.link.start()
         self.siblings.start()
         self.admin.recorder.start()
+        self.observers.start()
         if patience:
             await self.link.first_word(patience)
         await self.front.serve(listener)
@@ -135,6 +139,7 @@ class Balancer:
         await self.admin.close()
         await self.proxy.close()
         await self.siblings.close()
+        await asyncio.to_thread(self.observers.close)
         self.counters.close()
 
 
@@ -149,15 +154,20 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
         outcomes.lost(backend, incarnation, requests, asyncio.get_running_loop().time())
 
     pool = Pool(changes.notify, counters.share, lost)
-    link = Link(pool, listener, link_path, counters.recently_used, metrics.render, outcomes, events)
-    siblings = Siblings(counters, link_path)
+    observers, siblings = Observers(config, state), Siblings(counters, link_path)
+    why = Why(observers.journal, lambda: front.under_way(), siblings)
+    link = Link(pool, listener, link_path, counters.recently_used, metrics.render, outcomes, events, why.told)
     proxy = Proxy(
         pool, upstream, counters, metrics, changes, queue_timeout=config.queue_timeout, want=link.want,
         trusted=Trusted(config.trusted_proxies), strategy=StrategyReader(state.strategy).current,
         resume=config.resume, migration_limit=config.migration_limit, stall_timeout=config.stall_timeout,
-        outcomes=outcomes,
+        outcomes=outcomes, journal=observers.journal,
     )
-    admin = Admin(pool, link, counters, metrics, proxy, siblings, state, events)
+    metrics.read(
+        "clusterctl_access_log_dropped_total", "Lines of the access log that were not written", (),
+        lambda: [((), float(observers.dropped()))],
+    )
+    admin = Admin(pool, link, counters, metrics, proxy, siblings, state, why, events)
     # What comes here has been limited in front.
     app = web.Application(middlewares=[_errors(metrics)], client_max_size=config.max_body)
     admin.add_routes(app.router)
@@ -171,7 +181,7 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
     )  # fmt: skip
     inner = InnerEndpoint(lambda: _server(runner)())
     front = Front(proxy, inner, _check(guard), limits, frozenset(config.extra_routes))
-    return Balancer(pool, counters, proxy, link, siblings, admin, runner, front)
+    return Balancer(pool, counters, proxy, link, siblings, admin, runner, front, observers)
 
 
 def _server(runner: web.AppRunner) -> web.Server:

@@ -50,6 +50,14 @@ def says_model_is_missing(answer: bytes, model: str) -> bool:
         return False
 
 
+def is_aborted(answer: bytes) -> bool:
+    """Whether a worker gave a generation up, which it answers with 200."""
+    try:
+        return any(choice.get("finish_reason") == "abort" for choice in json.loads(answer)["choices"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
 def with_model(body: bytes, model: str, content_type: str) -> bytes:
     """The same JSON object, or multipart form, with another ``model``."""
     if "multipart" in content_type.lower():

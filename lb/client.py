@@ -109,7 +109,10 @@ class Service(Protocol):
     def may_stream(self, head: RequestHead, beginning: bytes) -> bool:
         """Whether enough is known of a long body to pass it on while it comes."""
 
-    def refused(self, error: ProxyError) -> None: ...
+    def identify(self, head: RequestHead | None) -> str:
+        """The id of a request, also of one that is not admitted, or not understood."""
+
+    def refused(self, error: ProxyError, connection: ClientConnection, id: str) -> None: ...
 
 
 class _At(Enum):
@@ -159,6 +162,11 @@ class ClientConnection(asyncio.Protocol):
         """What is being answered."""
         return self._exchange
 
+    @property
+    def request(self) -> Request | None:
+        """What is being read or answered, once its head is understood."""
+        return self._request
+
     # for whoever answers
 
     @property
@@ -196,8 +204,12 @@ class ClientConnection(asyncio.Protocol):
 
     def refuse(self, error: ProxyError) -> None:
         """Answers with an error, in OpenAI's shape."""
-        self._service.refused(error)
-        headers = {"Retry-After": str(error.retry_after)} if error.retry_after else {}
+        request, headers = self._request, {"Retry-After": str(error.retry_after)} if error.retry_after else {}
+        if request is None:
+            headers["X-Request-Id"] = id = self._service.identify(None)
+        else:
+            request.id = id = request.id or self._service.identify(request.head)
+        self._service.refused(error, self, id)
         self.answer(error.status, json.dumps(error.body()).encode(), {**headers, **error.headers})
         self.done()
 
@@ -494,6 +506,7 @@ class ClientConnection(asyncio.Protocol):
         except Exception:
             log.exception("%s %s", request.head.method, request.head.path)
             exchange.client_gone()
+            self._exchange = None
             self.refuse(ProxyError(500, "internal error of the balancer; its log has it", source=Source.INTERNAL))
 
     def _reject(self, error: Malformed) -> None:

@@ -7,19 +7,20 @@ made only where something has to be waited for. `docs/decisions/0010` has the wh
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Awaitable, Callable
 from typing import ParamSpec
 
+from config.logs import fields
 from lb import body as request_body
 from lb import headers, routes
 from lb.backend import Backend, Lease
-from lb.body import says_model_is_missing
+from lb.body import is_aborted, says_model_is_missing
 from lb.client import ClientConnection, Request
 from lb.connection import WorkerConnection
 from lb.errors import AttemptFailed, ProxyError, Source, sse_error
 from lb.http1.response import ResponseHead
+from lb.journal import Row, Step
 from lb.model_metrics import Meter
 from lb.proxy import Pinned, Proxy
 from lb.relay import Relay, Relayed, Verdict
@@ -50,13 +51,6 @@ _ELSEWHERE = frozenset({500, 503})
 _LACKING_S = 0.3
 
 
-def _is_aborted(body: bytes) -> bool:
-    try:
-        return any(choice.get("finish_reason") == "abort" for choice in json.loads(body)["choices"])
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return False
-
-
 class Exchange(Relayed):
     """Implements `lb.client.Exchange` and `lb.relay.Owner`."""
 
@@ -73,6 +67,7 @@ class Exchange(Relayed):
     _body: bytes | None = None  # what workers are asked, where it is not the client's own
     _target: bytes | None = None
     _retries = _barren = 0
+    _began = 0.0
     _fell: tuple[str, int] | None = None  # the incarnation that it was lost with, until it is known what became of it
     _root: str | None = None  # the version of the model that the stream began with
     _lost: float | None = None  # when it lost its worker
@@ -99,7 +94,7 @@ class Exchange(Relayed):
                 request.body = request_body.with_model(request.body, model, head.content_type)
         if not pool.knows(model):
             raise proxy.unknown(model)
-        self._info, self._came = RequestInfo(model, route.path), proxy.clock()
+        self._info, self._came = RequestInfo(model, route.path, None, request.id), proxy.clock()
         self._meter = proxy.metrics.models.begin(model)
         proxy.budget.request(self._came)
         if facts.stream and route.path in _STREAMS and request.upload is None:
@@ -114,8 +109,8 @@ class Exchange(Relayed):
                 self._pin(proxy.still_there(wanted, owner))
             else:
                 self._task = self._start("find a response's worker", self._find, wanted)
-        except ProxyError:
-            self._finish(failed=True)
+        except ProxyError as error:
+            self._finish(error.status, str(error), failed=True)
             raise
 
     def _read_along(self, *, chat: bool) -> None:
@@ -131,7 +126,7 @@ class Exchange(Relayed):
         if self._over:
             return
         self._client_left()
-        self._finish(failed=False)  # nobody's failure
+        self._finish(499, "the client went away", failed=False)  # nobody's failure
 
     def tunnelled(self, data: bytes) -> None:
         if self._relay is not None:
@@ -148,7 +143,7 @@ class Exchange(Relayed):
             self._end_broken(self._relay, reason)
         else:
             self._client_left()
-            self._finish(failed=True)
+            self._finish(503, reason, failed=True)
             self._client.refuse(ProxyError(503, reason, source=Source.INTERNAL, retry_after=1))
 
     def client_writable(self, writable: bool) -> None:
@@ -266,6 +261,8 @@ class Exchange(Relayed):
         start = headers.to_worker(
             head, endpoint.host_field, spec.path, forwarded, request.id, spec.api_key, length, self._websocket
         )
+        if proxy.journal.tracer is not None:
+            start = proxy.journal.tracer.sent(self.row(), request, start)
         if self._target is not None:
             start = b"POST %b%b HTTP/1.1%b" % (spec.path.encode(), self._target, start[start.find(b"\r\n") :])
         relay.send(start, body)
@@ -303,7 +300,7 @@ class Exchange(Relayed):
         """A worker's own 404 for a model that the registry holds is never the client's answer, in time; nor is a
         generation that it gave up, which it answers with 200."""
         if self._relay is None or self._relay.status != 404:
-            return _ABORTED if self._generation and _is_aborted(body) else ""
+            return _ABORTED if self._generation and is_aborted(body) else ""
         model, now = self._info.model, self._proxy.clock()
         held = model in self._proxy.pool.registered  # still: it may have been unloaded on purpose
         late = now >= self._came + self._proxy.queue_timeout
@@ -319,7 +316,7 @@ class Exchange(Relayed):
         assert backend is not None and meter is not None
         if backend.ejection.until:
             backend.ejection.succeeded()
-        self._proxy.answered(backend, self._info, body, self._began, meter)
+        self._proxy.answered(backend, self._info, body, self._began, meter, self._request)
         self._over, self._relay = True, None
         self._release()
         self._give_back()
@@ -331,7 +328,7 @@ class Exchange(Relayed):
         if backend.ejection.until:
             backend.ejection.succeeded()
         self._proxy.completed(backend, self._info, status, self._began)
-        self._finish(failed=status >= 500)
+        self._finish(status, failed=status >= 500)
         if status == 101:
             self._client.close()
         else:
@@ -376,6 +373,8 @@ class Exchange(Relayed):
         """Again, elsewhere, or an answer that says so."""
         backend, relay = self._backend, self._relay
         assert backend is not None
+        info, now = self._info, self._proxy.clock()
+        info.steps += (Step(backend, self._began, info.choice, now, str(failure), failure.cause, self.began),)
         self._release()
         self._give_back()
         if failure.connected:
@@ -415,7 +414,9 @@ class Exchange(Relayed):
 
     def _count_failure(self, failure: AttemptFailed) -> None:
         assert self._backend is not None
-        log.warning("request %s on %s: %s", self._request.id, self._backend.id, failure)
+        id, name = self._request.id, self._backend.id
+        data = fields("attempt.failed", request_id=id, instance=name, cause=failure.cause)
+        log.warning("request %s on %s: %s", id, name, failure, extra=data)
         self._proxy.attempt_failed(self._backend, failure)
 
     def _became(self, what: str) -> None:
@@ -492,12 +493,15 @@ class Exchange(Relayed):
             await refuse_poison(self._proxy, record, self._request.id)
             found = await move(self._proxy, self._info, script, self._excluded, since)
         except (ProxyError, CannotResume) as error:
-            log.warning("request %s cannot go on: %s", self._request.id, error)
+            data = fields("stream.broken", request_id=self._request.id, instance=backend.id)
+            log.warning("request %s cannot go on: %s", self._request.id, error, extra=data)
             self._end_broken(relay, f"{backend.id}: {failure}; {error}")
             return
         self._proxy.metrics.moved(backend.id, failure.cause, found.tokens_again)
         self._became("moved")
-        log.info("request %s goes on on %s after %d tokens", self._request.id, found.backend.id, script.count())
+        id, name, made = self._request.id, found.backend.id, script.count()
+        data = fields("stream.moved", request_id=id, instance=name, tokens=made)
+        log.info("request %s goes on on %s after %d tokens", id, name, made, extra=data)
         self._body, self._target, self._task = found.body, found.target, None
         if found.body:
             self._attempt(found.backend)
@@ -511,7 +515,7 @@ class Exchange(Relayed):
         assert backend is not None
         relay.say(event)
         self._proxy.completed(backend, self._info, 400, self._began)
-        self._finish(failed=False)
+        self._finish(400, str(relay.failure), failed=False)
         self._client.close()
 
     def _end_broken(self, relay: Relay, reason: str) -> None:
@@ -521,7 +525,7 @@ class Exchange(Relayed):
         self._became("failed")
         self._proxy.metrics.finished(backend.id, self._info.path, 502, self._proxy.clock() - self._began)
         relay.drop()
-        self._finish(failed=True)
+        self._finish(502, reason, failed=True)
         relay.end_broken(reason)
 
     def _client_left(self) -> None:
@@ -540,7 +544,7 @@ class Exchange(Relayed):
             self._end_broken(self._broken, str(error))
             return
         self._became("failed")
-        self._finish(failed=True)
+        self._finish(error.status, str(error), failed=True)
         self._client.refuse(error)
 
     def _stop_waiting(self) -> None:
@@ -563,14 +567,30 @@ class Exchange(Relayed):
             self._budgeted = False
             self._proxy.budget.give_back()
 
-    def _finish(self, failed: bool) -> None:
+    @property
+    def over(self) -> bool:
+        return self._over
+
+    def row(self, status: int = 0, reason: str = "") -> Row:
+        """How it was routed, and what became of it if it is over."""
+        meter, lease, now = self._meter, self._lease, self._proxy.clock() if status else 0.0
+        assert meter is not None
+        backend = None if lease is None else lease.backend
+        return self._info, backend, self._began, meter.began, meter.first, now, status, meter.made, reason
+
+    def _finish(self, status: int, reason: str = "", *, failed: bool) -> None:
         """Once, on every way out."""
         if self._over:
             return
         self._over = True
         self._give_back()
         self._relay = None
+        meter, proxy = self._meter, self._proxy
+        if meter is None:
+            return
+        meter.end(failed)
+        row = self.row(status, reason)
         self._release()
-        if self._meter is not None:
-            self._meter.end(failed)
-            self._proxy.count_adapter(self._info.model, failed)
+        proxy.count_adapter(self._info.model, failed)
+        prompt = None if self._script is None else self._script.prompt_tokens
+        proxy.journal.over(row, self._request, meter, prompt)

@@ -17,6 +17,7 @@ from lb.errors import ProxyError
 from lb.exchange import Exchange as WorkerExchange
 from lb.http1.request import RequestHead
 from lb.inner import InnerEndpoint, InnerExchange
+from lb.journal import Row
 from lb.proxy import Proxy
 from lb.routes import Route
 
@@ -121,7 +122,10 @@ class Front:
             head.notes[Route] = route  # of a head that is admitted: the next one like it need not be looked at
         if route.ours and not route.open:
             self._guard(head, peer, local)
-        if b"x-request-id" in head.ours and (given := headers.request_id(head)):
+        return self.identify(head)
+
+    def identify(self, head: RequestHead | None) -> str:
+        if head is not None and b"x-request-id" in head.ours and (given := headers.request_id(head)):
             return given
         self._number += 1
         return f"{self._run}{self._number:016x}"
@@ -141,8 +145,17 @@ class Front:
         model = body.facts(beginning, head.content_type, whole=False).model
         return model is not None and self._proxy.pool.canonical(model) == model
 
-    def refused(self, error: ProxyError) -> None:
+    def refused(self, error: ProxyError, connection: ClientConnection, id: str) -> None:
         self._proxy.metrics.refused(str(error.source), error.status)
+        exchange = connection.exchange
+        routed = isinstance(exchange, WorkerExchange)
+        if not (isinstance(exchange, WorkerExchange) and exchange.over):  # else it has told the journal itself
+            self._proxy.journal.refused(error, connection.request, id, routed, self._proxy.clock())
+
+    def under_way(self) -> list[Row]:
+        """How the requests were routed that are being answered, or wait for a worker; the oldest first."""
+        exchanges = [c.exchange for c in self._connections if isinstance(c.exchange, WorkerExchange)]
+        return sorted((x.row() for x in exchanges if not x.over), key=lambda row: row[3])
 
     # inside
 

@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +37,20 @@ _OUTCOME_LOOK = 0.02
 
 class Link:
     """``uses()`` tells which adapters were used since it was last asked; ``render()`` this process' own series (it is
-    called in a thread). ``outcomes`` knows what became of requests on lost workers, ``events`` takes what happened.
-    ``snapshot`` is the supervisor's last word; ``alive`` whether there is a supervisor; ``retired`` is set when it has
-    said that another takes the connections: a request may go on for ``drain_timeout`` seconds."""
+    called in a thread). ``outcomes`` knows what became of requests on lost workers, ``events`` takes what happened,
+    ``why`` answers another balancer's question how requests were routed. ``snapshot`` is the supervisor's last word;
+    ``alive`` whether there is a supervisor; ``retired`` is set when it has said that another takes the connections: a
+    request may go on for ``drain_timeout`` seconds."""
 
     def __init__(
         self, pool: Pool, listener: socket.socket, path: Path,
         uses: Callable[[], dict[str, float]] = dict, render: Callable[[], str] = str,
         outcomes: Outcomes | None = None, events: EventFeed | None = None,
+        why: Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]] | None = None,
     ) -> None:
         self._pool, self._listener, self._path = pool, listener, path
         self._uses, self._render = uses, render
-        self._outcomes, self._events = outcomes or Outcomes(), events or EventFeed()
+        self._outcomes, self._events, self._why = outcomes or Outcomes(), events or EventFeed(), why
         self._wanted: dict[str, float] = {}
         #: Of whoever is connected and has not turned out to be another balancer: supervisors.
         self._writers: set[asyncio.StreamWriter] = set()
@@ -161,6 +163,9 @@ class Link:
                     self._writers.discard(writer)  # another balancer: no supervisor asks for them
                     text = await asyncio.to_thread(self._render)
                     writer.write(encode({"type": "metrics", "text": text}))
+                elif message["type"] == "why" and self._why is not None:
+                    self._writers.discard(writer)  # another balancer too
+                    writer.write(encode(await self._why(message)))
         finally:
             self._writers.discard(writer)
             writer.close()

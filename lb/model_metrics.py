@@ -96,6 +96,8 @@ class Meter:
     tokens: Callable[[], int] | None = None
     #: ... and surely, so that they need not be counted here too.
     exact = False
+    #: Tokens of the answer, once it is over.
+    made = 0
     _before: Sequence[bytes] = ()
     _counted = _events = 0
     _stream = False
@@ -163,7 +165,8 @@ class Meter:
         series.in_flight.value -= 1
         found = _USAGE.search(body, max(0, body.rfind(b'"completion_tokens"')))
         if found:
-            series.tokens.value += int(found[1])
+            self.made = tokens = int(found[1])
+            series.tokens.value += tokens
 
     def end(self, failed: bool) -> None:
         """The request is over, however."""
@@ -175,7 +178,8 @@ class Meter:
             return
         if self.tokens is not None:
             self.count()
-            series.tokens.value += self.tokens() or self._events
+            self.made = tokens = self.tokens() or self._events
+            series.tokens.value += tokens
             return
         if self._stream or len(self.latest) > 1:
             end = b"".join([*self._before, *self.latest][-4:])
@@ -183,6 +187,6 @@ class Meter:
         else:
             end = self.latest[0]
         found = _USAGE.search(end, max(0, end.rfind(b'"completion_tokens"')))
-        tokens = int(found[1]) if found else self._events
+        self.made = tokens = int(found[1]) if found else self._events
         if tokens:
             series.tokens.value += tokens

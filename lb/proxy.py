@@ -14,9 +14,11 @@ from config.errors import nearest
 from lb import routes
 from lb.affinity import Affinity
 from lb.backend import Backend
+from lb.client import Request
 from lb.counters import ADAPTER, Counters
 from lb.errors import AttemptFailed, ProxyError, Source
 from lb.headers import Trusted
+from lb.journal import Journal
 from lb.metrics import Book, Metrics
 from lb.model_metrics import Meter
 from lb.outcomes import Outcomes
@@ -51,7 +53,7 @@ Pinned = tuple[str, int]
 class Proxy:
     """``clock`` is monotonic seconds; ``want`` is told of an adapter that nobody holds and somebody asks for;
     ``strategy`` says which one is in force, given the version of the latest set and the one that it names. ``outcomes``
-    is told what becomes of requests whose worker is lost."""
+    is told what becomes of requests whose worker is lost, ``journal`` how each was routed."""
 
     def __init__(
         self, pool: Pool, upstream: Upstream, counters: Counters, metrics: Metrics, changes: Changes, *,
@@ -59,12 +61,13 @@ class Proxy:
         random: Random | None = None, clock: Callable[[], float] = time.monotonic,
         strategy: Callable[[tuple[int, int], str], str] = lambda version, named: named, resume: bool = True,
         migration_limit: int = 3, stall_timeout: float = 10.0, outcomes: Outcomes | None = None,
+        journal: Journal | None = None,
     ) -> None:
         self.pool, self.upstream, self.metrics, self.clock = pool, upstream, metrics, clock
         self.queue_timeout, self.trusted = queue_timeout, trusted or Trusted()
         self.affinity, self.tasks, self.budget = Affinity(), Tasks(), RetryBudget()
         self.resume, self.migration_limit, self.stall_timeout = resume, migration_limit, stall_timeout
-        self.outcomes = outcomes or Outcomes()
+        self.outcomes, self.journal = outcomes or Outcomes(), journal or Journal()
         self._counters, self._changes, self._want = counters, changes, want
         self._random = random or Random()
         self._in_force = strategy
@@ -83,15 +86,22 @@ class Proxy:
             raise ProxyError(503, "the cluster is shutting down", source=Source.INTERNAL, retry_after=30)
         now = self.clock()
         if pinned is not None:
+            info.choice = None
             backend = pool.backends.get(pinned[0])
             usable = backend is not None and backend.keeps_running() and not backend.ejection.active(now)
             return backend if usable else None
         candidates = pool.candidates(info.model, excluded, now, info.root)
         if len(candidates) == 1:
+            info.choice = candidates, None, None
             return candidates[0]
         if not candidates and excluded:
             candidates = pool.candidates(info.model, (), now, info.root)
-        return self._current_strategy().choose(candidates, info) if candidates else None
+        if not candidates:
+            return None
+        strategy = self._current_strategy()
+        backend = strategy.choose(candidates, info)
+        info.choice = candidates, strategy, strategy.scores
+        return backend
 
     async def wait(
         self, info: RequestInfo, excluded: frozenset[str], pinned: Pinned | None, came: float
@@ -229,7 +239,9 @@ class Proxy:
         if info.path == routes.RESPONSES:
             self.affinity.learn(data, backend.id, backend.spec.incarnation)
 
-    def answered(self, backend: Backend, info: RequestInfo, body: bytes, began: float, meter: Meter) -> None:
+    def answered(
+        self, backend: Backend, info: RequestInfo, body: bytes, began: float, meter: Meter, request: Request
+    ) -> None:
         """`first_byte`, `completed` and the end of ``meter`` at once, of an answer of 200 that came in one piece."""
         now = self.clock()
         seconds = now - began
@@ -239,6 +251,9 @@ class Proxy:
         if info.path == routes.RESPONSES:
             self.affinity.learn(body, backend.id, backend.spec.incarnation)
         meter.whole(body, now)
+        self.journal.whole((info, backend, began, meter.began, now, now, 200, meter.made, ""))
+        if self.journal.observers:
+            self.journal.tell(request, body)
         if self.pool.registered:
             self.count_adapter(info.model, False)
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from config.aio import Tasks
 from config.link import LINE_LIMIT, encode, messages
@@ -39,8 +41,12 @@ class Siblings:
 
     async def expositions(self) -> list[str]:
         """The series of each of the others that answers in time."""
+        return [str(answer["text"]) for answer in await self.ask({"type": "metrics"}) if "text" in answer]
+
+    async def ask(self, question: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """What each of the others answers to ``question``: a message of the same type, if it does so in time."""
         links = [path for path in self._link.parent.glob("lb-*.sock") if path.name != self._link.name]
-        answers = await asyncio.gather(*(_ask(link) for link in links))
+        answers = await asyncio.gather(*(_ask(link, question) for link in links))
         return [answer for answer in answers if answer is not None]
 
     async def _look(self) -> None:
@@ -52,15 +58,15 @@ class Siblings:
             await asyncio.sleep(_LOOK_EVERY)
 
 
-async def _ask(link: Path) -> str | None:
+async def _ask(link: Path, question: Mapping[str, Any]) -> dict[str, Any] | None:
     try:
         async with asyncio.timeout(_ANSWER_S):
             reader, writer = await asyncio.open_unix_connection(short_socket_path(link), limit=LINE_LIMIT)
             try:
-                writer.write(encode({"type": "metrics"}))
+                writer.write(encode(question))
                 async for message in messages(reader):
-                    if message["type"] == "metrics":
-                        return str(message["text"])
+                    if message["type"] == question["type"]:
+                        return message
             finally:
                 writer.close()
     except (OSError, TimeoutError, ValueError, KeyError):

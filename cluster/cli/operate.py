@@ -114,7 +114,7 @@ def weight_command(instance: str, weight: int, url: str | None) -> int:
 @click.option("-n", "--lines", default=100, show_default=True, type=click.IntRange(0, 100_000))
 @url_option
 def logs_command(instance: str | None, follow: bool, lines: int, url: str | None) -> int:
-    """Show what INSTANCE (default: every one) or `balancer` wrote."""
+    """Show what INSTANCE (default: every one), `balancer` or `access` (the access log) wrote."""
     with client(url) as cluster:
         status = cluster.status()
         known = [name for name, i in status["instances"].items() if i["managed"]]

@@ -14,6 +14,7 @@ import click
 from cluster import plan
 from cluster.cli import detach
 from cluster.cli.render import console, progress_table
+from config import logs
 from config import settings as configuration
 from config.settings import Settings
 from config.topology import STRATEGIES
@@ -63,6 +64,10 @@ _LISTS = ("lora", "backend", "adapter_root")
 @click.option("--max-body", type=int, metavar="BYTES", help="Largest request body (default 64 MiB).")
 @click.option("--state-dir", type=click.Path(path_type=Path), help="State, logs, sockets (default: one a port).")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Default info.")
+@click.option("--log-format", type=click.Choice(["text", "json"]), help="Of the logs of supervisor and balancer.")
+@click.option("--access-log", metavar="WHICH", help="A line a request: off, errors (default), on, or a share (0.01).")
+@click.option("--log-prompts", is_flag=True, default=None, help="Prompts in the access log too.")
+@click.option("--otlp-endpoint", metavar="URL", help="A trace of each request goes there (needs clusterctl[otel]).")
 @click.option("--config", type=click.Path(path_type=Path), help="A YAML file with settings.")
 @click.option("--detach", "detached", is_flag=True, help="Return once the first worker is ready.")
 @click.argument("engine_args", nargs=-1, type=click.UNPROCESSED)
@@ -92,8 +97,8 @@ def foreground(settings: Settings) -> int:
     from cluster.runtime import serve
 
     plan.make(settings)  # what is wrong is said before any output of a start
-    live = sys.stderr.isatty()
-    _log_to_terminal(settings.log_level, live)
+    live = sys.stderr.isatty() and settings.log_format == "text"
+    _log_to_terminal(settings.log_level, settings.log_format, live)
     watchers: list[asyncio.Task[None]] = []
 
     def ready(supervisor: Supervisor) -> None:
@@ -103,18 +108,16 @@ def foreground(settings: Settings) -> int:
     return 0
 
 
-def _log_to_terminal(level: str, live: bool) -> None:
+def _log_to_terminal(level: str, style: str, live: bool) -> None:
+    logs.set_up(style, level, text="%(asctime)s %(message)s", time="%Y-%m-%d %H:%M:%S")
     if live:
         from rich.logging import RichHandler
 
-        handler: logging.Handler = RichHandler(
+        handler = RichHandler(
             console=console(stderr=True), show_path=False, show_level=False, log_time_format="%H:%M:%S"
         )
         handler.setFormatter(logging.Formatter("%(message)s"))
-    else:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+        logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for noisy in ("asyncio", "aiohttp"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
@@ -123,7 +126,8 @@ async def _narrate(supervisor: Supervisor, settings: Settings, live: bool) -> No
     """Progress of the start, then one line that says how to use it."""
     began, said = time.monotonic(), False
     url = f"http://{settings.host}:{settings.port}"
-    logging.getLogger("clusterctl").info("cluster: %s, state in %s", url, supervisor.state.root)
+    log, where = logging.getLogger(__name__), str(supervisor.state.root)
+    log.info("cluster: %s, state in %s", url, where, extra=logs.fields("up", url=url, state_dir=where))
     if not live:
         while not supervisor.snapshot()["supervisor"]["settled"]:
             await asyncio.sleep(0.1)
@@ -138,6 +142,8 @@ async def _narrate(supervisor: Supervisor, settings: Settings, live: bool) -> No
                 await asyncio.sleep(0.25)
     seen = supervisor.snapshot()
     running = sum(i["is_running"] for i in seen["instances"].values())
-    logging.getLogger("clusterctl").info(
-        "cluster: %d ready after %.1f s. Try: curl %s/v1/models", running, time.monotonic() - began, url
+    took = time.monotonic() - began
+    log.info(
+        "cluster: %d ready after %.1f s. Try: curl %s/v1/models", running, took, url,
+        extra=logs.fields("up.ready", ready=running, seconds=round(took, 1), url=url),
     )

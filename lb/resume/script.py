@@ -191,6 +191,12 @@ class Script:
         ids = [*self._ids, *events.ids(b"".join(self.meter.recent()))]
         return len(ids) + sum(some.count(b",") for some in ids)
 
+    @property
+    def prompt_tokens(self) -> int | None:
+        """How many tokens the prompt has, if its worker told."""
+        ids = self._prompt_ids
+        return None if ids is None else ids.count(b",") + bool(ids)
+
     def tokens(self) -> list[int]:
         """All that were made."""
         recent = events.ids(b"".join(self.meter.recent()))

@@ -6,10 +6,14 @@ from collections.abc import Sequence
 from random import Random as Source
 
 from lb.backend import Backend
-from lb.strategies.base import RequestInfo
+from lb.strategies.base import RequestInfo, Scores
 
 
 class Random:
+    name = "random"
+    rule, measure = "drawn at random", ""
+    scores: Scores | None = None
+
     def __init__(self, random: Source) -> None:
         self._random = random
 

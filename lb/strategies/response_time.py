@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from random import Random
 
 from lb.backend import Backend
-from lb.strategies.base import RequestInfo
+from lb.strategies.base import RequestInfo, Scores
 from lb.strategies.round_robin import RoundRobin
 
 #: Requests that went elsewhere are counted so many at a time.
@@ -17,6 +17,11 @@ class ResponseTime:
     """cost = latency x (in-flight + 1), as in Finagle's and tower's Peak EWMA. A backend not measured yet is taken
     for as quick as the quickest, so that it is tried, but not flooded; one that was slow is tried again after a number
     of requests. Among equals each in turn."""
+
+    name = "response_time"
+    rule = "the least time to first byte x (requests in flight + 1); among equals in turn"
+    measure = "time to first byte (s) x (requests in flight + 1)"
+    scores: Scores | None = None
 
     def __init__(self, random: Random) -> None:
         self._turn = RoundRobin(random)
@@ -30,7 +35,7 @@ class ResponseTime:
             latency = backend.latency.estimate
             return (quickest if latency is None else latency) * (backend.load + 1)
 
-        costs = [cost(b) for b in candidates]
+        self.scores = costs = [cost(b) for b in candidates]
         least = min(costs)
         chosen = self._turn.choose([b for b, c in zip(candidates, costs, strict=True) if c == least], request)
         self._choices += 1

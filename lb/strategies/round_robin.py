@@ -7,13 +7,17 @@ from operator import attrgetter
 from random import Random
 
 from lb.backend import Backend
-from lb.strategies.base import RequestInfo
+from lb.strategies.base import RequestInfo, Scores
 
 _order = attrgetter("order")
 
 
 class RoundRobin:
     """The candidate after the one chosen last, by id: a backend that comes or goes moves nobody else's turn."""
+
+    name = "round_robin"
+    rule, measure = "its turn", ""
+    scores: Scores | None = None
 
     def __init__(self, random: Random) -> None:
         self._last: tuple[int, str] = (-1, "")

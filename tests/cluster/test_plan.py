@@ -192,3 +192,16 @@ def test_a_cluster_of_attached_backends_needs_no_engine(monkeypatch: pytest.Monk
     monkeypatch.setattr(VllmEngine, "check", missing)
     assert "not installed" in str(_refusal(engine="vllm"))
     assert _plan(engine="vllm", instances=0, backend=["http://a"]).settings.instances == 0
+
+
+def test_traces_without_the_extra_are_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load({"engine": "sim", "otlp_endpoint": "http://127.0.0.1:4318"})
+    assert plan.make(settings).settings.otlp_endpoint
+
+    def missing(name: str) -> None:
+        raise ModuleNotFoundError(name)
+
+    monkeypatch.setattr(plan, "find_spec", missing)
+    with pytest.raises(UsageError, match=r"clusterctl\[otel\]"):
+        plan.make(settings)
+    assert plan.make(load({"engine": "sim"}))

@@ -261,3 +261,30 @@ def test_the_commands_find_the_cluster_and_its_key(environment: pytest.MonkeyPat
 
 def test_every_setting_says_what_it_means() -> None:
     assert all(field.description for field in Settings.model_fields.values())
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [(True, "on"), (False, "off"), ("ON", "on"), ("errors", "errors"), (0, "errors"), (1, "on"), ("0.01", "0.01"),
+     (0.25, "0.25"), ("1.0", "on")],
+)  # fmt: skip
+def test_the_share_of_requests_that_are_logged(given: object, meant: str) -> None:
+    assert load({"access_log": given}).access_log == meant
+
+
+@pytest.mark.parametrize("given", ["some", "-0.1", "1.1", "nan", ""])
+def test_what_is_no_share_is_refused(given: str) -> None:
+    with pytest.raises(UsageError, match="--access-log"):
+        load({"access_log": given})
+
+
+def test_yaml_says_on_as_a_boolean(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("access_log: on\nlog_format: json\n")
+    found = load({}, tmp_path / "c.yaml")
+    assert (found.access_log, found.log_format) == ("on", "json")
+
+
+@pytest.mark.parametrize("given", ["localhost:4318", "ftp://x", "http://"])
+def test_a_collector_is_an_url(given: str) -> None:
+    with pytest.raises(UsageError, match="--otlp-endpoint"):
+        load({"otlp_endpoint": given})
