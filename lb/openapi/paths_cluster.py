@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from lb.openapi.parts import (
     CHANGE,
     COUNT,
+    TEXT,
     Json,
     in_header,
     in_path,
@@ -63,6 +64,14 @@ PATHS: Mapping[str, Json] = {
         {200: plain("Frames: event `live`, with `status`, `samples` and `strategies`; and every event as it comes",
                     "text/event-stream")},
         errors=(503,), words="A stream without an end.",
+    )},
+    "/v1/cluster/why": {"get": operation(
+        "why", "cluster", "Why requests went where they went",
+        {200: json_answer("The newest first", ref("Why"))}, errors=(400, 404),
+        parameters=(
+            in_query("request_id", TEXT, "The request with this `X-Request-Id`; else the latest"),
+            in_query("limit", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 20}, "So many"),
+        ),
     )},
     "/v1/cluster/scale": {"post": operation(
         "scale", "cluster", "More or fewer workers",

@@ -138,6 +138,19 @@ SCHEMAS: Mapping[str, Json] = {
         "ttft_p50_ms": or_null(NUMBER), "ttft_p99_ms": or_null(NUMBER), "duration_p50_ms": or_null(NUMBER),
         "duration_p99_ms": or_null(NUMBER), "instances": by_name(NUMBER, "Tokens a second by instance"),
     }),
+    "Why": answer({"decisions": array(ref("Decision"))}),
+    "Decision": answer({
+        "request_id": TEXT, "at": described(TEXT, "ISO 8601"), "model": or_null(TEXT), "route": TEXT,
+        "balancer": described(WHOLE, "Process"), "attempts": array(ref("Attempt")),
+        "outcome": or_null(answer({
+            "status": WHOLE, "error": or_null(TEXT), "time_to_first_token_s": or_null(NUMBER), "duration_s": NUMBER,
+            "completion_tokens": or_null(COUNT),
+        }), "null: it is under way"),
+    }),
+    "Attempt": answer({
+        "instance": TEXT, "incarnation": COUNT, "began_s": NUMBER, "strategy": or_null(TEXT), "reason": TEXT,
+        "candidates": array(answer({"instance": TEXT}, score=NUMBER)),
+    }, score=described(TEXT, "What the scores measure"), ended_s=NUMBER, failed=TEXT, cause=TEXT),
     "AdapterOnInstance": answer({
         "state": one_of("loading", "loaded", "lazy", "refused"), "version": or_null(_VERSION), "reason": TEXT,
     }),
