@@ -32,7 +32,7 @@ class Backend:
 
     __slots__ = (
         "_leases", "_names", "_shared", "_spec", "books", "ejection", "endpoint", "id", "lacking", "latency", "order",
-        "takes_new", "weight",
+        "suspects", "takes_new", "weight",
     )  # fmt: skip
 
     def __init__(self, spec: BackendSpec, shared: Shared | None = None) -> None:
@@ -49,6 +49,8 @@ class Backend:
         self._shared = shared
         #: Models it was said to serve and answered 404 for, and until when (s, monotonic) it is not asked for them.
         self.lacking: dict[str, float] = {}
+        #: Requests there that may have killed another worker, and have not got anything yet.
+        self.suspects = 0
 
     @property
     def spec(self) -> BackendSpec:

@@ -167,9 +167,9 @@ class Exchange(Relayed):
 
     # choose
 
-    def _next(self) -> None:
+    def _next(self, avoided: frozenset[str] = frozenset()) -> None:
         """An attempt on whoever is free, or wait for one. Raises ProxyError."""
-        backend = self._proxy.choose(self._info, self._excluded, self._pinned)
+        backend = self._proxy.choose(self._info, self._excluded | avoided, self._pinned)
         if backend is None:
             self._task = self._start("wait for a worker", self._wait)
         else:
@@ -220,6 +220,8 @@ class Exchange(Relayed):
         self._backend, self._began = backend, proxy.clock()
         self._again = self._generation and self._retries < proxy.migration_limit and self._pinned is None
         self._lease = backend.lease(self._evicted, self)
+        if self._record is not None:
+            self._record.enter(backend)
         if self._script is not None and self._root is None:
             self._root = backend.root(self._info.model)
         connection = proxy.upstream.idle(backend.endpoint or self._endpoint(backend))
@@ -309,6 +311,8 @@ class Exchange(Relayed):
     def on_first_byte(self, data: bytes) -> None:
         assert self._backend is not None
         self._give_back()
+        if self._record is not None:
+            self._record.leave()
         self._proxy.first_byte(self._backend, self._info, data, self._began)
 
     def on_whole(self, body: bytes) -> None:
@@ -452,9 +456,10 @@ class Exchange(Relayed):
             self._became("retried")
         if self._script is not None:
             self._body = self._script.start_over()
+        avoided = await proxy.keep_apart(self._info, self._excluded, self._record)
         self._task = None
         try:
-            self._next()
+            self._next(avoided)
         except ProxyError as error:
             self._refuse(error)
 
@@ -491,7 +496,8 @@ class Exchange(Relayed):
         try:
             since = self._proxy.clock() if self._lost is None else self._lost
             await refuse_poison(self._proxy, record, self._request.id)
-            found = await move(self._proxy, self._info, script, self._excluded, since)
+            avoided = await self._proxy.keep_apart(self._info, self._excluded, record)
+            found = await move(self._proxy, self._info, script, self._excluded | avoided, since)
         except (ProxyError, CannotResume) as error:
             data = fields("stream.broken", request_id=self._request.id, instance=backend.id)
             log.warning("request %s cannot go on: %s", self._request.id, error, extra=data)
@@ -557,6 +563,8 @@ class Exchange(Relayed):
         if lease is not None:
             self._lease = None
             lease.release()
+            if self._record is not None:
+                self._record.leave()
 
     @property
     def began(self) -> bool:

@@ -44,6 +44,9 @@ _WORD_S = 0.5
 #: Seconds between two looks whether the retry budget has room.
 _BUDGET_EVERY = 0.02
 
+#: How long (s) a request that may kill workers waits for one that has no other such request.
+_APART_S = 2.0
+
 _RESPONSE = re.compile(r"resp_[A-Za-z0-9_-]{1,128}")
 
 #: (id, incarnation) of the one backend that can answer.
@@ -185,6 +188,22 @@ class Proxy:
             except TimeoutError:
                 break
         return False
+
+    async def keep_apart(
+        self, info: RequestInfo, excluded: frozenset[str], record: Record | None
+    ) -> frozenset[str]:
+        """The workers that a request should not be given to, as it may be what killed one and they have another of
+        which that is true: when such a worker dies, it is known which of them it was. Waits a moment for one that has
+        none; together is better than never."""
+        deadline = self.clock() + _APART_S
+        while record:
+            avoided = frozenset(b.id for b in self.pool.backends.values() if b.suspects)
+            if self.pool.candidates(info.model, excluded | avoided, self.clock(), info.root):
+                return avoided
+            if not avoided or self.clock() >= deadline:
+                break
+            await asyncio.sleep(_BUDGET_EVERY)
+        return frozenset()
 
     def _has_died(self, name: str, incarnation: int) -> bool:
         backend = self.pool.backends.get(name)

@@ -280,6 +280,50 @@ async def test_a_request_of_which_two_workers_died_is_not_given_to_a_third(
     assert "clusterctl_poison_requests_total 1.0" in balancer.parts.proxy.metrics.render()
 
 
+async def test_who_was_beside_a_request_that_kills_workers_is_answered(
+    balancer: Balanced, start_raw: StartRaw
+) -> None:
+    """Five were on the first worker with it, and nobody can tell which of them it was: each is tried on a worker where
+    no other suspect is, if it has to wait for that."""
+
+    async def answer(worker: int, writer: asyncio.StreamWriter) -> None:
+        kills = b"poison" in workers[worker].requests[-1]
+        there[worker].append(kills)
+        if worker == 0:
+            if len(there[0]) == 6:
+                die(0)
+            await asyncio.Event().wait()
+        if kills:
+            async with asyncio.timeout(10):
+                while sum(answered) < 5 and len(there[worker]) == 1:
+                    await asyncio.sleep(0.001)
+            die(worker)
+        elif any(there[worker]):
+            await asyncio.Event().wait()  # it dies with the other
+        else:
+            there[worker].remove(False)
+            answered.append(1)
+            await OK(None, writer)  # type: ignore[arg-type]
+
+    def die(worker: int) -> None:
+        dead.append(worker)
+        balancer.push(*(w.spec(state="backoff" if n in dead else "ready") for n, w in enumerate(workers)))
+
+    def on(worker: int) -> RawHandler:
+        return lambda _, writer: answer(worker, writer)
+
+    there: list[list[bool]] = [[], [], []]
+    answered: list[int] = []
+    dead: list[int] = []
+    workers = [await start_raw(on(n), f"instance_{n}") for n in range(3)]
+    balancer.push(workers[0].spec())
+    asked = [balancer.ask(prompt="poison" if n == 2 else "hello") for n in range(6)]
+    statuses = [status for status, _ in await asyncio.gather(*asked)]
+    assert statuses == [200, 200, 500, 200, 200, 200]
+    assert len(dead) == 2
+    assert all(backend.suspects == 0 for backend in balancer.parts.pool.backends.values())
+
+
 async def test_a_single_worker_is_asked_again(balancer: Balanced, start_raw: StartRaw) -> None:
     asked: list[int] = []
 
