@@ -596,9 +596,9 @@ class Exchange(Relayed):
         meter, proxy = self._meter, self._proxy
         if meter is None:
             return
-        meter.end(failed)
+        prompt = None if self._script is None else self._script.prompt_tokens
+        meter.end(failed, prompt)
         row = self.row(status, reason)
         self._release()
         proxy.count_adapter(self._info.model, failed)
-        prompt = None if self._script is None else self._script.prompt_tokens
         proxy.journal.over(row, self._request, meter, prompt)

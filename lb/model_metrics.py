@@ -17,6 +17,7 @@ OTHER = "other"
 _TTFT = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _ITL = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 _USAGE = re.compile(rb'"completion_tokens":\s*(\d+)')
+_PROMPT = re.compile(rb'"prompt_tokens":\s*(\d+)')
 
 #: Of an answer in flight so many of its latest chunks are kept (references), and no more than the last bytes of each.
 BATCH, KEPT = 16, 4096
@@ -31,6 +32,9 @@ class ModelMetrics:
         label = ["model"]
         self._requests = Counts("clusterctl_model_requests", "Requests by model", label, registry)
         self._errors = Counts("clusterctl_model_errors", "Requests that failed", label, registry)
+        self._prompts = Counts(
+            "clusterctl_model_prompt_tokens", "Tokens of prompts, where answers tell them", label, registry
+        )
         self._tokens = Counts(
             "clusterctl_model_tokens", "Generated tokens; of a stream that tells no usage, its events", label, registry
         )
@@ -72,11 +76,12 @@ class ModelMetrics:
 class Series:
     """The cells of one model."""
 
-    __slots__ = ("clock", "errors", "in_flight", "itl", "queued", "requests", "tokens", "ttft")
+    __slots__ = ("clock", "errors", "in_flight", "itl", "prompts", "queued", "requests", "tokens", "ttft")
 
     def __init__(self, owner: ModelMetrics, model: str) -> None:
         self.clock = owner.clock
         self.requests, self.errors = owner._requests.at(model), owner._errors.at(model)
+        self.prompts = owner._prompts.at(model)
         self.tokens, self.in_flight = owner._tokens.at(model), owner._in_flight.at(model)
         self.queued = owner._queued.at(model)
         self.ttft: Spread = owner._ttft.at(model)
@@ -167,9 +172,17 @@ class Meter:
         if found:
             self.made = tokens = int(found[1])
             series.tokens.value += tokens
+        self._read(body)
 
-    def end(self, failed: bool) -> None:
-        """The request is over, however."""
+    def _read(self, answer: bytes) -> None:
+        """The tokens of the prompt that ``answer``, or the end of one, tells."""
+        found = _PROMPT.search(answer, max(0, answer.rfind(b'"prompt_tokens"')))
+        if found:
+            self._series.prompts.value += int(found[1])
+
+    def end(self, failed: bool, prompt: int | None = None) -> None:
+        """The request is over, however. ``prompt``: tokens of its prompt, where somebody knows better than can be read
+        here."""
         series = self._series
         series.in_flight.value -= 1
         if failed:
@@ -180,6 +193,7 @@ class Meter:
             self.count()
             self.made = tokens = self.tokens() or self._events
             series.tokens.value += tokens
+            series.prompts.value += prompt or 0
             return
         if self._stream or len(self.latest) > 1:
             end = b"".join([*self._before, *self.latest][-4:])
@@ -190,3 +204,4 @@ class Meter:
         self.made = tokens = int(found[1]) if found else self._events
         if tokens:
             series.tokens.value += tokens
+        self._read(end)

@@ -41,6 +41,18 @@ def test_tokens_are_those_that_the_usage_tells() -> None:
     meter.chunk(b'tion_tokens": 42}}', stream=False)
     meter.end(failed=True)
     assert (_value(registry, "tokens_total"), _value(registry, "errors_total")) == (42, 1)
+    assert _value(registry, "prompt_tokens_total") == 3
+
+
+def test_tokens_of_prompts_are_counted_of_whole_answers_and_of_streams_that_somebody_reads_along() -> None:
+    registry = CollectorRegistry()
+    metrics = ModelMetrics(registry, Clock())
+    metrics.begin("poet").whole(b'{"usage":{"prompt_tokens":7,"total_tokens":9,"completion_tokens":2}}', 101.0)
+    streamed = metrics.begin("poet")
+    streamed.tokens = lambda: 4
+    streamed.chunk(b'data: {"a": 1}\n\n', stream=True)
+    streamed.end(failed=False, prompt=5)
+    assert (_value(registry, "prompt_tokens_total"), _value(registry, "tokens_total")) == (12, 6)
 
 
 def test_more_names_than_there_is_room_for_are_counted_together() -> None:
