@@ -21,6 +21,7 @@ class Supervisor(TypedDict):
 
     pid: int | None
     state_dir: str
+    started_at: NotRequired[float]
     epoch: NotRequired[int]
     shutting_down: NotRequired[bool]
     settled: NotRequired[bool]
@@ -78,6 +79,9 @@ class Instance(TypedDict):
     pid: int | None
     gpus: list[int]
     restarts: int
+    restarts_by: dict[str, int]
+    started_at: NotRequired[float | None]
+    start_seconds: NotRequired[float | None]
     uptime_s: float | None
     cpu_percent: float | None
     memory_mb: float | None
