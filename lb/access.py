@@ -20,8 +20,8 @@ from random import Random
 from typing import Any
 
 from config.logs import iso, line
-from lb.client import Request
 from lb.journal import Entry, Row, Step, failed, prompt_tokens, usage
+from lb.request import Request
 
 #: Lines that may wait to be written.
 WAITING = 10_000

@@ -20,7 +20,6 @@ from config.paths import StateDir
 from config.strategy_file import StrategyReader
 from config.topology import BackendSet, BalancerConfig
 from lb.admin import Admin
-from lb.client import Limits
 from lb.counters import Counters
 from lb.errors import ProxyError, error_body
 from lb.events import EventFeed
@@ -35,6 +34,7 @@ from lb.observers import Observers
 from lb.outcomes import Outcomes
 from lb.pool import Pool
 from lb.proxy import Proxy
+from lb.request import Limits
 from lb.siblings import Siblings
 from lb.upstream import Upstream
 from lb.waiting import Changes

@@ -12,15 +12,15 @@ import logging
 import socket
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from enum import Enum, auto
 from time import monotonic
-from typing import Protocol, cast
+from typing import cast
 
 from lb.errors import ProxyError, Source, phrase
 from lb.http1 import request as http
 from lb.http1.chunked import BadChunk, Decoder
-from lb.http1.request import Malformed, RequestHead
+from lb.http1.request import Malformed
+from lb.request import Exchange, Request, Service, Upload
 
 #: What uvloop reads at once: so much may follow after reading has been paused.
 _ONE_READ = 256_000
@@ -31,88 +31,6 @@ log = logging.getLogger(__name__)
 _GONE = frozenset({7, 8})
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bytes and seconds. ``buffer``: of an answer that its client does not read; ``head``: for a head to be complete
-    once a connection is open; ``body``: between two pieces of a body; ``idle``: between two requests; ``linger``: for
-    a client to hear the answer before its connection is reset under what it still sends."""
-
-    max_body: int = 64 * 1024 * 1024
-    collect: int = 1024 * 1024
-    buffer: int = 256 * 1024
-    connections: int = 10_000
-    head: float = 10.0
-    body: float = 60.0
-    idle: float = 75.0
-    linger: float = 2.0
-
-
-class Exchange(Protocol):
-    """What becomes of one request."""
-
-    def start(self) -> None:
-        """Raises ProxyError where there is nothing to be asked."""
-
-    def client_gone(self) -> None: ...
-    def client_writable(self, writable: bool) -> None: ...
-    def more(self) -> None:
-        """There is more in the request's `Upload`."""
-
-    def tunnelled(self, data: bytes) -> None: ...
-    def cut(self, reason: str) -> None:
-        """It has to end now."""
-
-    def check(self, now: float) -> None:
-        """Called now and then (s, monotonic), to end what takes too long."""
-
-    @property
-    def began(self) -> bool:
-        """Whether bytes of an answer have gone out."""
-
-
-@dataclass(slots=True)
-class Upload:
-    """A body too large to be collected: what has come of it and not been taken yet."""
-
-    pieces: deque[bytes] = field(default_factory=deque)
-    complete: bool = False
-
-
-@dataclass(slots=True)
-class Request:
-    """``body`` is whole, unless there is an ``upload``; then it is what the upload begins with."""
-
-    head: RequestHead
-    body: bytes
-    peer: str
-    local: str
-    id: str
-    upload: Upload | None = None
-
-
-class Service(Protocol):
-    """What a `ClientConnection` serves."""
-
-    limits: Limits
-    closing: bool
-
-    def opened(self, connection: ClientConnection) -> bool:
-        """Whether there is room for one more."""
-
-    def closed(self, connection: ClientConnection) -> None: ...
-    def admit(self, head: RequestHead, peer: str, local: str) -> str:
-        """Before the body is read; the request's id. Raises ProxyError."""
-
-    def exchange(self, client: ClientConnection, request: Request) -> Exchange: ...
-    def may_stream(self, head: RequestHead, beginning: bytes) -> bool:
-        """Whether enough is known of a long body to pass it on while it comes."""
-
-    def identify(self, head: RequestHead | None) -> str:
-        """The id of a request, also of one that is not admitted, or not understood."""
-
-    def refused(self, error: ProxyError, connection: ClientConnection, id: str) -> None: ...
 
 
 class _At(Enum):

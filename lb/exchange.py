@@ -16,7 +16,7 @@ from lb import body as request_body
 from lb import headers, routes
 from lb.backend import Backend, Lease
 from lb.body import is_aborted, says_model_is_missing
-from lb.client import ClientConnection, Request
+from lb.client import ClientConnection
 from lb.connection import WorkerConnection
 from lb.errors import AttemptFailed, ProxyError, Source, sse_error
 from lb.http1.response import ResponseHead
@@ -24,6 +24,7 @@ from lb.journal import Row, Step
 from lb.model_metrics import Meter
 from lb.proxy import Pinned, Proxy
 from lb.relay import Relay, Relayed, Verdict
+from lb.request import Request
 from lb.resume import asked
 from lb.resume.mover import move, refuse_poison
 from lb.resume.point import CannotResume

@@ -12,13 +12,14 @@ from collections.abc import Callable
 
 from config.aio import Tasks
 from lb import body, headers, routes
-from lb.client import ClientConnection, Exchange, Limits, Request
+from lb.client import ClientConnection
 from lb.errors import ProxyError
 from lb.exchange import Exchange as WorkerExchange
 from lb.http1.request import RequestHead
 from lb.inner import InnerEndpoint, InnerExchange
 from lb.journal import Row
 from lb.proxy import Proxy
+from lb.request import Exchange, Limits, Request
 from lb.routes import Route
 
 log = logging.getLogger(__name__)

@@ -12,11 +12,12 @@ from collections.abc import Callable
 
 from config.aio import Tasks
 from lb import headers
-from lb.client import ClientConnection, Request
+from lb.client import ClientConnection
 from lb.connection import WorkerConnection
 from lb.errors import AttemptFailed, ProxyError, Source
 from lb.http1.response import ResponseHead
 from lb.relay import Relay, Relayed, Verdict
+from lb.request import Request
 from lb.upstream import Upstream
 
 

@@ -12,9 +12,9 @@ from collections import deque
 from typing import NamedTuple, Protocol
 
 from lb.backend import Backend
-from lb.client import Request
 from lb.errors import ProxyError
 from lb.model_metrics import Meter
+from lb.request import Request
 from lb.strategies.base import Choice, RequestInfo
 
 #: Requests that are remembered.

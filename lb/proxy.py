@@ -14,7 +14,6 @@ from config.errors import nearest
 from lb import routes
 from lb.affinity import Affinity
 from lb.backend import Backend
-from lb.client import Request
 from lb.counters import ADAPTER, Counters
 from lb.errors import AttemptFailed, ProxyError, Source
 from lb.headers import Trusted
@@ -23,6 +22,7 @@ from lb.metrics import Book, Metrics
 from lb.model_metrics import Meter
 from lb.outcomes import Outcomes
 from lb.pool import Pool
+from lb.request import Request
 from lb.retry import MOST_DEATHS, Record, RetryBudget
 from lb.strategies.base import RequestInfo, Strategy
 from lb.strategies.registry import STRATEGIES

@@ -11,13 +11,14 @@ from enum import Enum, auto
 from typing import Protocol
 
 from lb import headers
-from lb.client import ClientConnection, Request
+from lb.client import ClientConnection
 from lb.connection import WorkerConnection
 from lb.errors import sse_error
 from lb.frames import CLOSE_RESTART, Frames
 from lb.http1.chunked import LAST, frame
 from lb.http1.response import ResponseHead
 from lb.model_metrics import Meter
+from lb.request import Request
 
 #: Bytes of an answer that is looked at before it is passed on.
 _MOST_LOOKED_AT = 64 * 1024

@@ -20,8 +20,8 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, set_span_in_
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from lb.backend import Backend
-from lb.client import Request
 from lb.journal import Entry, Row, Step, prompt_tokens, usage
+from lb.request import Request
 from lb.strategies.base import RequestInfo
 
 _HEADER = re.compile(rb"\r\ntraceparent:[^\r\n]*", re.IGNORECASE)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 
-from lb.client import ClientConnection, Request
+from lb.client import ClientConnection
 from lb.connection import WorkerConnection
 from lb.http1.chunked import LAST, frame
 from lb.http1.response import ResponseHead
 from lb.relay import Owner, Relay
+from lb.request import Request
 from lb.resume import events
 from lb.resume.point import CannotResume
 from lb.resume.script import Script, StreamFailed

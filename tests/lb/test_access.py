@@ -12,9 +12,9 @@ from aiohttp import web
 
 from lb import access
 from lb.access import PROMPT_CHARACTERS, WAITING, AccessLog, facts, shown_prompt
-from lb.client import Request
 from lb.http1.request import parse
 from lb.journal import Entry, Step
+from lb.request import Request
 from lb.strategies.base import RequestInfo
 from lbfakes import backend, closed_port, running_balancer, running_worker, spec, until
 

@@ -1,0 +1,95 @@
+"""What a client's connection and those who serve it know of each other: a request, and what becomes of it."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from lb.errors import ProxyError
+from lb.http1.request import RequestHead
+
+if TYPE_CHECKING:
+    from lb.client import ClientConnection
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bytes and seconds. ``buffer``: of an answer that its client does not read; ``head``: for a head to be complete
+    once a connection is open; ``body``: between two pieces of a body; ``idle``: between two requests; ``linger``: for
+    a client to hear the answer before its connection is reset under what it still sends."""
+
+    max_body: int = 64 * 1024 * 1024
+    collect: int = 1024 * 1024
+    buffer: int = 256 * 1024
+    connections: int = 10_000
+    head: float = 10.0
+    body: float = 60.0
+    idle: float = 75.0
+    linger: float = 2.0
+
+
+class Exchange(Protocol):
+    """What becomes of one request."""
+
+    def start(self) -> None:
+        """Raises ProxyError where there is nothing to be asked."""
+
+    def client_gone(self) -> None: ...
+    def client_writable(self, writable: bool) -> None: ...
+    def more(self) -> None:
+        """There is more in the request's `Upload`."""
+
+    def tunnelled(self, data: bytes) -> None: ...
+    def cut(self, reason: str) -> None:
+        """It has to end now."""
+
+    def check(self, now: float) -> None:
+        """Called now and then (s, monotonic), to end what takes too long."""
+
+    @property
+    def began(self) -> bool:
+        """Whether bytes of an answer have gone out."""
+
+
+@dataclass(slots=True)
+class Upload:
+    """A body too large to be collected: what has come of it and not been taken yet."""
+
+    pieces: deque[bytes] = field(default_factory=deque)
+    complete: bool = False
+
+
+@dataclass(slots=True)
+class Request:
+    """``body`` is whole, unless there is an ``upload``; then it is what the upload begins with."""
+
+    head: RequestHead
+    body: bytes
+    peer: str
+    local: str
+    id: str
+    upload: Upload | None = None
+
+
+class Service(Protocol):
+    """What a `ClientConnection` serves."""
+
+    limits: Limits
+    closing: bool
+
+    def opened(self, connection: ClientConnection) -> bool:
+        """Whether there is room for one more."""
+
+    def closed(self, connection: ClientConnection) -> None: ...
+    def admit(self, head: RequestHead, peer: str, local: str) -> str:
+        """Before the body is read; the request's id. Raises ProxyError."""
+
+    def exchange(self, client: ClientConnection, request: Request) -> Exchange: ...
+    def may_stream(self, head: RequestHead, beginning: bytes) -> bool:
+        """Whether enough is known of a long body to pass it on while it comes."""
+
+    def identify(self, head: RequestHead | None) -> str:
+        """The id of a request, also of one that is not admitted, or not understood."""
+
+    def refused(self, error: ProxyError, connection: ClientConnection, id: str) -> None: ...
