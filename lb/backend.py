@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -31,8 +32,8 @@ class Backend:
     for a balancer that is alone."""
 
     __slots__ = (
-        "_leases", "_names", "_shared", "_spec", "books", "ejection", "endpoint", "id", "lacking", "latency", "order",
-        "suspects", "takes_new", "weight",
+        "_leases", "_names", "_shared", "_spec", "books", "ejection", "endpoint", "failed_at", "id", "lacking",
+        "latency", "order", "suspects", "takes_new", "weight",
     )  # fmt: skip
 
     def __init__(self, spec: BackendSpec, shared: Shared | None = None) -> None:
@@ -49,6 +50,8 @@ class Backend:
         self._shared = shared
         #: Models it was said to serve and answered 404 for, and until when (s, monotonic) it is not asked for them.
         self.lacking: dict[str, float] = {}
+        #: When a request on it failed last (s, monotonic).
+        self.failed_at = -math.inf
         #: Requests there that may have killed another worker, and have not got anything yet.
         self.suspects = 0
 

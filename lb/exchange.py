@@ -48,6 +48,9 @@ _Task = asyncio.Task[None]
 #: Statuses of a worker's answer that are worth asking another worker.
 _ELSEWHERE = frozenset({500, 503})
 
+#: Requests that fail on a worker within so many seconds of each other were there together.
+_TOGETHER_S = 1.0
+
 #: Seconds for which a worker is not asked again for an adapter that it answered 404 for.
 _LACKING_S = 0.3
 
@@ -434,8 +437,11 @@ class Exchange(Relayed):
         if self._record is None:
             self._record = Record()
         made_nothing = self._script is None or not self._script.made_here
-        incarnation = backend.spec.incarnation
-        self._record.failed((backend.id, incarnation), made_nothing=made_nothing, alone=backend.load == 0)
+        # Those that lose a worker together are told one after the other: the last one finds nobody there any more.
+        now = self._proxy.clock()
+        alone = backend.load == 0 and now - backend.failed_at > _TOGETHER_S
+        backend.failed_at = now
+        self._record.failed((backend.id, backend.spec.incarnation), made_nothing=made_nothing, alone=alone)
 
     async def _repeat(self, failure: AttemptFailed) -> None:
         """All of it on another worker: nothing of an answer has gone out."""

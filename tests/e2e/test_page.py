@@ -1,7 +1,7 @@
 """The page, in a real browser: what it shows is so, what it does is done. Real processes, simulated engine.
 
-`PAGE_SCREENSHOTS=sim` (or `vllm`, for answers that make sense) writes docs/screenshots/, after minutes of load; else the
-pictures are made with little in their charts, and thrown away."""
+`PAGE_SCREENSHOTS=sim` (or `vllm`, for answers that make sense) writes docs/screenshots/, after minutes of load; else
+the pictures are made with little in their charts, and thrown away."""
 
 from __future__ import annotations
 

@@ -211,6 +211,24 @@ async def test_a_worker_that_is_lost_loses_its_streams_to_others(balancer: Balan
     workers[0].gone.set()
 
 
+async def test_the_last_of_several_that_lose_their_worker_was_not_alone_there(
+    balancer: Balanced, engines: Engines
+) -> None:
+    """They are told one after the other. On the second worker neither gets a token: one death for each, and not two."""
+    first, second, third = await engines(3, *[(9, "stall")] * 2, *[(0, "stall")] * 2)
+    balancer.push(first.spec())
+    asking = [asyncio.create_task(ask(balancer, CHAT)) for _ in range(2)]
+    await until(lambda: len(first.asked) == 2 and first.stalled.is_set())
+    await until(lambda: balancer.metric("clusterctl_model_time_to_first_token_seconds_count", model=CHAT["model"]) == 2)
+    balancer.push(first.spec(state="backoff"), second.spec())
+    await until(lambda: len(second.asked) == 2 and balancer.parts.pool.backends["instance_1"].in_flight == 2)
+    balancer.push(first.spec(state="backoff"), second.spec(state="backoff"), third.spec())
+    for answer in await asyncio.gather(*asking):
+        assert without_names(seen(answer[1])) == without_names(undisturbed(CHAT))
+    first.gone.set()
+    second.gone.set()
+
+
 async def test_a_stream_that_stands_still_is_taken_elsewhere(
     start_balancer: Callable[..., Awaitable[Balanced]], start_raw: StartRaw
 ) -> None:
