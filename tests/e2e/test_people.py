@@ -250,10 +250,14 @@ def test_top_at_a_terminal_lives_sorts_and_leaves_it_as_it_was(cluster: Cluster)
         terminal.send("p")
         terminal.resize(12, 50)
         os.killpg(terminal.process.pid, signal.SIGWINCH)
-        terminal.seen = b""
-        screen = terminal.expect("q quit")
-        assert "TTFT p50" in screen
-        assert "restarts" not in screen
+
+        def narrow() -> bool:
+            """Of a screen that was drawn since: those of before may still be on their way."""
+            terminal.seen = b""
+            screen = terminal.expect("q quit")
+            return "TTFT p50" in screen and "restarts" not in screen
+
+        poll(narrow, 10, "fewer columns")
         terminal.send("q")
         code, shown = terminal.end()
         assert code == 0
