@@ -58,6 +58,10 @@ def give_room_back(state: StateDir) -> None:
     (state.runs / _RESERVE).unlink(missing_ok=True)
 
 
+#: How long (s) after its end what it had said before may take to be read.
+_LAST_WORD_S = 0.5
+
+
 class Group(Protocol):
     """What one process needs of the group that it belongs to."""
 
@@ -68,6 +72,12 @@ class Group(Protocol):
 
     def ended(self, process: BalancerProcess, status: int | None) -> None:
         """Called once, the moment it ends; ``status`` as `Handle.watch` gives it."""
+
+
+def _set_event() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event
 
 
 @dataclass(eq=False)
@@ -103,6 +113,8 @@ class BalancerProcess:
     asked: bool = False
     _unsaved: bool = False
     _writer: asyncio.StreamWriter | None = None
+    #: There is nothing more to read of what it has said.
+    _heard_out: asyncio.Event = field(default_factory=_set_event)
     _tasks: Tasks = field(default_factory=Tasks)
 
     @property
@@ -270,6 +282,11 @@ class BalancerProcess:
         self.handle.watch(lambda status: None if exited.done() else exited.set_result(status))
         talking = self._tasks.start(self._talk(), f"link of {self.name}")
         status = await exited
+        try:
+            async with asyncio.timeout(_LAST_WORD_S):
+                await self._heard_out.wait()
+        except TimeoutError:
+            pass
         talking.cancel()
         self.over, self.engaged, self.version = True, False, (0, 0)
         self.group.ended(self, status)
@@ -290,6 +307,7 @@ class BalancerProcess:
                 await asyncio.sleep(0.02)
                 continue
             self._writer, self.engaged = writer, True
+            self._heard_out.clear()
             for word in self.group.greeting():
                 self.send(word)
             if self.retiring is not None:
@@ -299,6 +317,7 @@ class BalancerProcess:
                     self._hear(message)
             finally:
                 self._writer = None
+                self._heard_out.set()
                 writer.close()
 
     def _hear(self, message: Mapping[str, Any]) -> None:

@@ -78,6 +78,7 @@ class Link:
         self._tasks.start(self._tell_outcomes(), "tell what became of requests")
 
     async def close(self) -> None:
+        self.report()  # the last word: whoever hears it knows that nothing was lost
         if self._descriptors is not None:
             asyncio.get_running_loop().remove_reader(self._descriptors)
             self._descriptors.close()

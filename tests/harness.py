@@ -61,6 +61,7 @@ def environment(**extra: str) -> dict[str, str]:
 _SETTINGS = {
     "CLUSTER_INSTANCES", "LOAD_BALANCE_STRATEGY", "MIN_INSTANCES", "MAX_INSTANCES", "HEALTH_CHECK_INTERVAL",
     "DEFAULT_MODEL", "HOST", "PORT", "LOG_LEVEL",
+    "COLUMNS", "LINES",  # of the terminal of whoever runs the tests
 }  # fmt: skip
 
 

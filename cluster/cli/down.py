@@ -22,6 +22,9 @@ from worker.spec import ProcessId
 _LOOK_EVERY = 0.05
 _GONE_S = 10.0
 
+#: How long (s) a supervisor that holds its lock may take to answer: it may have just been started, on a busy machine.
+_PATIENCE = 20.0
+
 
 @click.command("down")
 @state_dir_option
@@ -82,7 +85,8 @@ def bring_down(state: StateDir, *, now: bool = False, no_wait: bool = False, qui
 def _ask(state: StateDir, now: bool) -> bool:
     """Asks the supervisor; False if there is none."""
     with ClusterClient(state_dir=state.root) as supervisor:
-        for _ in range(40):
+        deadline = time.monotonic() + _PATIENCE
+        while time.monotonic() < deadline:
             try:
                 supervisor.shutdown(now)
                 return True
