@@ -7,20 +7,18 @@ Nothing in the ring holds a body.
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from typing import NamedTuple, Protocol
 
 from lb.backend import Backend
 from lb.errors import ProxyError
-from lb.model_metrics import Meter
+from lb.model_metrics import PROMPT_TOKENS, Meter
 from lb.request import Request
 from lb.strategies.base import Choice, RequestInfo
 
 #: Requests that are remembered.
 KEPT = 1000
 
-_PROMPT = re.compile(rb'"prompt_tokens":\s*(\d+)')
 _USAGE_BYTES = 400
 
 
@@ -117,7 +115,7 @@ def usage(answer: bytes) -> bytes:
 
 def prompt_tokens(usage: bytes) -> int | None:
     """Of the prompt, where it says so."""
-    found = _PROMPT.search(usage)
+    found = PROMPT_TOKENS.search(usage)
     return int(found[1]) if found else None
 
 

@@ -17,7 +17,8 @@ OTHER = "other"
 _TTFT = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _ITL = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 _USAGE = re.compile(rb'"completion_tokens":\s*(\d+)')
-_PROMPT = re.compile(rb'"prompt_tokens":\s*(\d+)')
+#: What an answer tells of its prompt.
+PROMPT_TOKENS = re.compile(rb'"prompt_tokens":\s*(\d+)')
 
 #: Of an answer in flight so many of its latest chunks are kept (references), and no more than the last bytes of each.
 BATCH, KEPT = 16, 4096
@@ -176,7 +177,7 @@ class Meter:
 
     def _read(self, answer: bytes) -> None:
         """The tokens of the prompt that ``answer``, or the end of one, tells."""
-        found = _PROMPT.search(answer, max(0, answer.rfind(b'"prompt_tokens"')))
+        found = PROMPT_TOKENS.search(answer, max(0, answer.rfind(b'"prompt_tokens"')))
         if found:
             self._series.prompts.value += int(found[1])
 
