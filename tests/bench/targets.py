@@ -50,12 +50,18 @@ class Target:
         return [self.process, *self.process.children(recursive=True)]
 
     def cpu_seconds(self) -> float:
-        """User and system time of all its processes so far."""
-        return sum(p.cpu_times().user + p.cpu_times().system for p in self._tree())
+        """User and system time of all its processes so far, to the nanosecond: what ``/proc`` tells comes in steps of
+        10 ms."""
+        return sum(time.clock_gettime(_cpu_clock(p.pid)) for p in self._tree())
 
     def memory(self) -> int:
         """Resident bytes of all its processes, shared pages once each."""
         return sum(p.memory_info().rss for p in self._tree())
+
+
+def _cpu_clock(pid: int) -> int:
+    """What ``clock_getcpuclockid`` gives for a process: MAKE_PROCESS_CPUCLOCK of Linux' posix-timers.h, CPUCLOCK_SCHED."""
+    return ~pid << 3 | 2
 
 
 @contextlib.contextmanager
