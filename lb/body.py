@@ -66,42 +66,49 @@ def with_model(body: bytes, model: str, content_type: str) -> bytes:
     return json.dumps({**json.loads(body), "model": model}).encode()
 
 
-def facts(body: bytes, content_type: str, *, whole: bool = True) -> Facts:
+def facts(body: bytes, content_type: str, *, whole: bool = True, previous: bool = True) -> Facts:
     """Reads a JSON body, or the form field ``model`` of a multipart one; anything else says nothing. With ``whole``
-    false, ``body`` is the beginning of a longer one, and only what is certain already is told."""
+    false, ``body`` is the beginning of a longer one, and only what is certain already is told; with ``previous`` false
+    nobody asks for that field."""
     if not body:
         return NOTHING
     if content_type and content_type != "application/json" and "json" not in content_type.lower():
         match = _MODEL_FIELD.search(body) if "multipart" in content_type.lower() else None
         return Facts(model=match[1].decode(errors="replace")) if match else NOTHING
-    quick = _quick(body, whole)
+    quick = None if previous and b'"previous_response_id"' in body else _quick(body, whole)
     if quick is not None:
         return quick
     return _parsed(body) if whole else NOTHING
 
 
 def _quick(body: bytes, whole: bool) -> Facts | None:
-    """Without parsing; None where only that will tell: names in escapes, a key twice, or deep inside."""
-    at = body.find(b'"model"')
-    if at < 0 or body.find(b'"model"', at + 7) >= 0 or b'"previous_response_id"' in body:
+    """Without parsing; None where only that will tell: names in escapes, or deep inside, or a stream before them. Of a
+    key that comes twice the last one counts."""
+    at = body.rfind(b'"model"')
+    if at < 0:
         return None
-    if b"\\u00" in body and _ESCAPED.search(body):
-        return None
-    match = _AT_START.match(body)
-    if match is None and whole:
-        match = _AT_END.match(body, at)
+    match = _AT_END.match(body, at) if whole else None
     if match is None:
-        return None
-    stream, at = False, body.find(b'"stream"')
-    if whole and at >= 0:
-        streamed = _STREAM_AT_END.match(body, at)
-        if streamed is None or body.find(b'"stream"', at + 8) >= 0:
+        match = _AT_START.match(body)
+        if match is None or at >= match.end() or _has_escaped_letters(body):
             return None
-        stream = streamed[1] == b"true"
+    stream = body.rfind(b'"stream"') if whole else -1
+    streamed = None
+    if stream >= 0:
+        streamed = _STREAM_AT_END.match(body, stream)
+        if streamed is None:
+            return None
+    elif _has_escaped_letters(body):
+        return None
     try:
-        return Facts(match[1].decode(), stream)
+        return Facts(match[1].decode(), streamed is not None and streamed[1] == b"true")
     except UnicodeDecodeError:
         return None
+
+
+def _has_escaped_letters(body: bytes) -> bool:
+    """A look for one byte costs next to nothing, one for several does."""
+    return b"\\" in body and b"\\u00" in body and _ESCAPED.search(body) is not None
 
 
 def _parsed(body: bytes) -> Facts:

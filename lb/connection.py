@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Protocol, cast
 
 from lb.http1 import response
-from lb.http1.chunked import TOTALS, BadChunk, Decoder, Passage, is_whole
+from lb.http1.chunked import BadChunk, Decoder, Passage, payload_of
 from lb.http1.response import Garbage, ResponseHead
 from lb.model_metrics import BATCH, Meter
 
@@ -39,8 +39,8 @@ class Reader(Protocol):
         """Whether more of the request's body is wanted."""
 
 
-#: Bytes of several chunks that go straight through together: references to them are kept for a while.
-_MOST_AT_ONCE = 8192
+#: What is made of whole chunks on their way, None if somebody has to look at them; the number is that of `payload_of`.
+Cut = Callable[[bytes, int], bytes | None]
 
 
 class _At(Enum):
@@ -79,7 +79,7 @@ class WorkerConnection(asyncio.Protocol):
         self._body: Passage | Decoder | None = None
         self._keep = self._sending = self._paused = False
         self._write: Callable[[bytes], None] = _nowhere
-        self._cut: Callable[[bytes], bytes | None] | None = None
+        self._cut: Cut | None = None
         self._meter: Meter | None = None
         self._straight: Meter | None = None  # set while the next bytes may go straight through
         self._method = ""
@@ -136,12 +136,19 @@ class WorkerConnection(asyncio.Protocol):
             self.drop()
 
     def go_straight(
-        self, write: Callable[[bytes], None], meter: Meter, cut: Callable[[bytes], bytes | None] | None = None
+        self, write: Callable[[bytes], None], meter: Meter, cut: Cut | None = None
     ) -> None:
         """From now on a chunk that comes whole and plain goes to ``write`` as it is, or what ``cut`` makes of it, and
         into ``meter``'s record; the reader hears of everything else, and of that of which ``cut`` makes None. For the
         body that is under way."""
         self._write, self._meter, self._cut = write, meter, cut
+
+    def pass_coded(self) -> bool:
+        """From now on the body comes in chunked coding, if it is between two chunks: whether it does."""
+        if self._body is None or not self._body.between_chunks:
+            return False
+        self._body = Passage()
+        return True
 
     def pause(self, reader: Reader) -> None:
         """``reader`` cannot take more now. Of no effect once its answer has ended: the connection may be another's."""
@@ -185,16 +192,15 @@ class WorkerConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         meter = self._straight
         if meter is not None:
-            # Most of what a balancer does: one chunk, by its size line as long as what came; or a few of them.
-            if (TOTALS[data[: data.find(b"\r\n", 0, 10)]] == len(data) and data[-2:] == b"\r\n") or (
-                len(data) <= _MOST_AT_ONCE and is_whole(data)
-            ):
-                out = data if self._cut is None else self._cut(data)
+            # Most of what a balancer does.
+            start = payload_of(data)
+            if start >= 0:
+                out = data if (cut := self._cut) is None else cut(data, start)
                 if out is not None:
                     self._write(out)
                     meter.stamps.append(monotonic())
-                    meter.latest.append(data)
-                    if len(meter.latest) >= BATCH:
+                    (latest := meter.latest).append(data)
+                    if len(latest) >= BATCH:
                         meter.count()
                     return
             self._straight = None

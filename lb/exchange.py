@@ -90,7 +90,9 @@ class Exchange(Relayed):
         self._generation = route.generation and request.upload is None
         if route.websocket:
             self._websocket = head.upgrade and (head.find(b"upgrade") or "").lower() == "websocket"
-        facts = request_body.facts(request.body, head.content_type, whole=request.upload is None)
+        facts = request_body.facts(
+            request.body, head.content_type, whole=request.upload is None, previous=route.path == routes.RESPONSES
+        )
         pool, model = proxy.pool, facts.model
         if model is not None and ":" in model:
             model = pool.canonical(model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from operator import sub
 
 from prometheus_client import CollectorRegistry
 
@@ -150,15 +151,14 @@ class Meter:
     def count(self) -> None:
         """What the latest chunks amount to."""
         self._counted += len(self.latest)
-        last, self._last = self._last, self.last
-        if self._stream:
-            observe = self._series.itl.observe
-            for now in self.stamps:
-                observe(now - last)
-                last = now
-            if not self.exact:
-                self._events += sum([data.count(b"data: {") for data in self.latest])
-        self.stamps.clear()
+        stamps = self.stamps
+        if stamps:
+            if self._stream:
+                self._series.itl.observe_all(sorted(map(sub, stamps, [self._last, *stamps])))
+            self._last = stamps[-1]
+            stamps.clear()
+        if self._stream and not self.exact:
+            self._events += sum([data.count(b"data: {") for data in self.latest])
         if self.fold is not None and self._before:
             self.fold(self._before)
         self._before, self.latest = self.latest, []

@@ -6,7 +6,7 @@ ten of them, and each chunk of a stream one more. Here the writer is one thread 
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
@@ -89,6 +89,18 @@ class Spread:
         self.sum += value
         if self.fine is not None:
             self.fine.observe(value)
+
+    def observe_all(self, values: Sequence[float]) -> None:
+        """``values``, rising: what falls into one bucket is counted in one step."""
+        bounds, buckets, at = self._bounds, self.buckets, 0
+        while at < len(values):
+            bucket = bisect_left(bounds, values[at])
+            end = bisect_right(values, bounds[bucket], at) if bucket < len(bounds) else len(values)
+            buckets[bucket] += end - at
+            at = end
+        self.sum += sum(values)
+        if self.fine is not None:
+            self.fine.observe_all(values)
 
     @property
     def count(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 #: A size line as every server writes it: not zero, no extension.
 _PLAIN = re.compile(rb"([1-9A-Fa-f][0-9A-Fa-f]{0,7})\r\n")
@@ -30,6 +31,29 @@ class _Totals(dict[bytes, int]):
 
 
 TOTALS = _Totals()
+
+
+def _size_lines(longest: int) -> Iterator[bytes]:
+    """Of a chunk of each length as a whole, the size line that makes it one, as servers write it: in small letters."""
+    for total in range(longest + 1):
+        lines = (b"%x\r\n" % (total - 4 - digits) for digits in (1, 2, 3) if total > 4 + digits)
+        yield next((line for line in lines if len(line) + int(line, 16) + 2 == total), b"\n")
+
+
+#: How a chunk of that length begins; with what none does where no chunk has it.
+_LINES = tuple(_size_lines(2048))
+
+#: Bytes of several chunks that go on together.
+_MOST_TOGETHER = 8192
+
+
+def payload_of(data: bytes) -> int:
+    """Where the payload begins if ``data`` is one whole chunk, 0 if it is several; -1 if it is anything else, such as
+    the last one or one of more than 4 KiB."""
+    size = len(data)
+    if size < len(_LINES) and data.startswith(line := _LINES[size]) and data.endswith(b"\r\n"):
+        return len(line)
+    return 0 if size <= _MOST_TOGETHER and is_whole(data) else -1
 
 
 def is_whole(data: bytes) -> bool:
@@ -76,6 +100,8 @@ class Decoder:
         """The payload in ``data``. Raises BadChunk."""
         if self._pending:
             data, self._pending = self._pending + data, b""
+        elif not self._left and self._trailers < 0 and (start := payload_of(data)) > 0:
+            return data[start:-2]
         parts: list[bytes] = []
         position, end = 0, len(data)
         while position < end and not self.ended:

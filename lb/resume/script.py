@@ -84,7 +84,7 @@ class Script:
                 self.done = True
                 return events.DONE  # what its worker did not count, we cannot either
         try:
-            parsed = json.loads(data)
+            parsed = events.load(data)
             choices = parsed.get("choices", ())
             if "error" in parsed:
                 raise _failure(parsed["error"], event)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from lb.http1.chunked import frame
+from lb.http1.chunked import frame, payload_of
 from lb.model_metrics import ModelMetrics
 from lb.resume import asked, events
 from lb.resume.point import CannotResume
@@ -31,7 +31,7 @@ def feed(script: Script, event: bytes, straight: bool) -> bytes:
     """As a connection and its relay do it."""
     if straight and script.started and script.straight is not None and not script.finished:
         framed = frame(event)
-        out = script.straight(framed)
+        out = script.straight(framed, payload_of(framed))
         if out is not None:
             script.meter.stamps.append(2.0)
             script.meter.latest.append(framed)
