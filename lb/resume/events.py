@@ -24,6 +24,9 @@ _NEAR = 72
 
 _SIZE_LINES = tuple(b"%x\r\n" % size for size in range(2048))
 
+_TEXT = b'data: {"id"'
+_UNUSUAL = (b'"role":', b'"tool_calls":[', b'"reasoning', b'"error":')
+
 _ANY_IDS, _NO_IDS = b'token_ids":[', b'token_ids":null'
 
 _PROMPT = re.compile(rb'"prompt_token_ids":\[([0-9, ]*)\]')
@@ -85,6 +88,15 @@ def middle(whole: Sequence[bytes], start: int, ids: bool) -> int:
             break
         end += 1
     return end
+
+
+def says_something(event: bytes, ids: bool) -> bool:
+    """Whether an event is surely one with text in the middle of an answer: no role, no calls of tools, no reasoning.
+    ``ids``: it has to have some."""
+    return (
+        _RUNNING in event and event.startswith(_TEXT) and (not ids or _IDS in event)
+        and not any([key in event for key in _UNUSUAL])
+    )  # fmt: skip
 
 
 def without_prompt(event: bytes) -> tuple[bytes, bytes | None]:

@@ -51,11 +51,11 @@ class Script:
         self.finished = self.done = self.started = False
         self.obstacle = asked.obstacle
         self.moves = 0
-        self._first: dict[str, Any] | None = None
+        self._began: bytes | None = None  # its first event
         self._prompt_ids: bytes | None = None  # digits with commas between them
         self._ids: list[bytes] = []  # digits with commas between them
         self._made = False  # by the worker of now
-        self._open = 1
+        self._open: int | None = None  # choices that have not ended, once one has
         self._usage_sent = self._echoed = False
         self._dresser: Dresser | None = None
         self._repeats = False  # it was begun anew: what is said once was said already
@@ -70,8 +70,13 @@ class Script:
         """What the client is sent of one event (without the empty line at its end). Raises StreamFailed,
         CannotResume."""
         whole = event
-        if self._first is None:
+        if self._began is None:
             event, self._prompt_ids = events.without_prompt(event)
+        if self._begins_plainly(event):
+            self._began = self._began or event
+            self.started = self._made = True
+            self.meter.chunk(event + b"\n\n", True, whole=True)
+            return (events.without_ids(whole) if self.asked.ids else whole) + b"\n\n"
         data = events.payload(event)
         if data is None:
             return event + b"\n\n"
@@ -96,6 +101,12 @@ class Script:
         self.meter.chunk(event + b"\n\n", True, whole=True)
         return self._event(whole, parsed, choices)
 
+    def _begins_plainly(self, event: bytes) -> bool:
+        """Whether ``event`` is the first one with text, as nearly all are, and so need not be parsed."""
+        if self.started or self.straight is None or self.asked.echo:
+            return False
+        return events.says_something(event, ids=not self.obstacle)
+
     def pass_run(self, whole: Sequence[bytes]) -> bytes:
         """As `pass_on`, of several that are in the middle of a stream, in one go."""
         data = b"\n\n".join(whole) + b"\n\n"
@@ -116,11 +127,10 @@ class Script:
             raise CannotResume(self.obstacle)
         made, prompt = len(self.tokens()), len(self._prompt())
         usage = {"prompt_tokens": prompt, "total_tokens": prompt + made, "completion_tokens": made}
-        return events.dump({**(self._first or {}), "choices": [], "usage": usage})
+        return events.dump({**self._first, "choices": [], "usage": usage})
 
     def _event(self, event: bytes, parsed: dict[str, Any], choices: Sequence[dict[str, Any]]) -> bytes:
-        if self._first is None:
-            self._begin(parsed)
+        self._began = self._began or event
         says = any(_says(choice) for choice in choices)
         if says:
             self._note(choices)
@@ -128,7 +138,7 @@ class Script:
         self._usage_sent = self._usage_sent or (not choices and parsed.get("usage") is not None)
         ended = sum(choice.get("finish_reason") is not None for choice in choices)
         if ended:
-            self._open -= ended
+            self._open = (self._choices() if self._open is None else self._open) - ended
             self.finished = self._open <= 0
         if self._dresser is not None:
             made = self._dresser.dress(parsed)
@@ -136,7 +146,7 @@ class Script:
         if self._repeats:
             if choices and not says and not ended:
                 return b""  # it has been said: the role
-            parsed |= self._first or {}
+            parsed |= self._first
             return events.without_ids(events.dump(parsed)) if self.asked.ids else events.dump(parsed)
         if self.asked.echo and not self._echoed:
             return self._echo(event)
@@ -150,13 +160,20 @@ class Script:
             choice["text"], choice["token_ids"] = self.asked.echo + choice["text"], None
         return events.dump(made)
 
-    def _begin(self, first: dict[str, Any]) -> None:
-        self._first = {key: first[key] for key in ("id", "object", "created", "model") if key in first}
-        if self.obstacle and _MAY_HAVE_SEVERAL.search(self._body):
-            fields = self._request()
-            prompts = fields.get("prompt")
-            several = len(prompts) if isinstance(prompts, list) and not isinstance(prompts[0], int) else 1
-            self._open = max(1, int(fields.get("n") or 1)) * several
+    @property
+    def _first(self) -> dict[str, Any]:
+        """What all its events have in common."""
+        first = (None if self._began is None else events.parse(self._began)) or {}
+        return {key: first[key] for key in ("id", "object", "created", "model") if key in first}
+
+    def _choices(self) -> int:
+        """How many the answer has."""
+        if not self.obstacle or not _MAY_HAVE_SEVERAL.search(self._body):
+            return 1
+        fields = self._request()
+        prompts = fields.get("prompt")
+        several = len(prompts) if isinstance(prompts, list) and not isinstance(prompts[0], int) else 1
+        return max(1, int(fields.get("n") or 1)) * several
 
     def _note(self, choices: Sequence[dict[str, Any]]) -> None:
         """Whether it is a stream that can be continued after all."""
@@ -207,7 +224,7 @@ class Script:
     def start_over(self) -> bytes:
         """The body that asks for all of it anew."""
         self._next_worker()
-        self._dresser, self._ids, self._repeats = None, [], self._first is not None
+        self._dresser, self._ids, self._repeats = None, [], self._began is not None
         self._base, self._once_more, self._ahead = 0, [], ([], 0)
         if not self._repeats:
             self.straight = events.cut if self.asked.ids else events.plain
@@ -270,7 +287,6 @@ class Script:
         over = body["max_tokens"] == 0
         offset, ahead = self._offset(len(tokens) - point.kept)
         top = asked.get("top_logprobs") or 0
-        assert self._first is not None
         self._dresser = Dresser(
             self.asked.chat, self._first, point, len(prompt), len(tokens),
             shows_ids=asked.get("return_token_ids") is True, offset=offset,
