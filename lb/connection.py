@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Protocol, cast
 
 from lb.http1 import response
-from lb.http1.chunked import BadChunk, Decoder, Passage, payload_of
+from lb.http1.chunked import BadChunk, Cut, Decoder, Passage, payload_of
 from lb.http1.response import Garbage, ResponseHead
 from lb.model_metrics import BATCH, Meter
 
@@ -37,10 +37,6 @@ class Reader(Protocol):
 
     def on_writable(self, writable: bool) -> None:
         """Whether more of the request's body is wanted."""
-
-
-#: What is made of whole chunks on their way, None if somebody has to look at them; the number is that of `payload_of`.
-Cut = Callable[[bytes, int], bytes | None]
 
 
 class _At(Enum):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 #: A size line as every server writes it: not zero, no extension.
 _PLAIN = re.compile(rb"([1-9A-Fa-f][0-9A-Fa-f]{0,7})\r\n")
@@ -54,6 +54,10 @@ def payload_of(data: bytes) -> int:
     if size < len(_LINES) and data.startswith(line := _LINES[size]) and data.endswith(b"\r\n"):
         return len(line)
     return 0 if size <= _MOST_TOGETHER and is_whole(data) else -1
+
+
+#: What is made of whole chunks on their way, None if somebody has to look at them; the number is that of `payload_of`.
+Cut = Callable[[bytes, int], bytes | None]
 
 
 def is_whole(data: bytes) -> bool:

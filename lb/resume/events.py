@@ -25,7 +25,7 @@ _NEAR = 72
 _SIZE_LINES = tuple(b"%x\r\n" % size for size in range(2048))
 
 _TEXT = b'data: {"id"'
-_UNUSUAL = (b'"role":', b'"tool_calls":[', b'"reasoning', b'"error":')
+_UNUSUAL = re.compile(rb'"(?:role":|tool_calls":\[|reasoning|error":)')
 
 _ANY_IDS, _NO_IDS = b'token_ids":[', b'token_ids":null'
 
@@ -93,10 +93,9 @@ def middle(whole: Sequence[bytes], start: int, ids: bool) -> int:
 def says_something(event: bytes, ids: bool) -> bool:
     """Whether an event is surely one with text in the middle of an answer: no role, no calls of tools, no reasoning.
     ``ids``: it has to have some."""
-    return (
-        _RUNNING in event and event.startswith(_TEXT) and (not ids or _IDS in event)
-        and not any([key in event for key in _UNUSUAL])
-    )  # fmt: skip
+    if _RUNNING not in event or (ids and _IDS not in event):
+        return False
+    return event.startswith(_TEXT) and not _UNUSUAL.search(event)
 
 
 def without_prompt(event: bytes) -> tuple[bytes, bytes | None]:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any
 
+from lb.http1.chunked import Cut
 from lb.model_metrics import Meter
 from lb.resume import continuation, events
 from lb.resume.asked import Asked
@@ -47,7 +48,7 @@ class Script:
     def __init__(self, asked: Asked, body: bytes, meter: Meter) -> None:
         self.asked, self._body, self.meter = asked, body, meter
         meter.fold = self._fold
-        self.straight: Callable[[bytes], bytes | None] | None = events.cut if asked.ids else events.plain
+        self.straight: Cut | None = events.cut if asked.ids else events.plain
         self.finished = self.done = self.started = False
         self.obstacle = asked.obstacle
         self.moves = 0

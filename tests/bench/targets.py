@@ -60,7 +60,7 @@ class Target:
 
 
 def _cpu_clock(pid: int) -> int:
-    """What ``clock_getcpuclockid`` gives for a process: MAKE_PROCESS_CPUCLOCK of Linux' posix-timers.h, CPUCLOCK_SCHED."""
+    """What ``clock_getcpuclockid`` gives for a process (MAKE_PROCESS_CPUCLOCK in Linux' posix-timers.h)."""
     return ~pid << 3 | 2
 
 
