@@ -139,13 +139,6 @@ class WorkerConnection(asyncio.Protocol):
         body that is under way."""
         self._write, self._meter, self._cut = write, meter, cut
 
-    def pass_coded(self) -> bool:
-        """From now on the body comes in chunked coding, if it is between two chunks: whether it does."""
-        if self._body is None or not self._body.between_chunks:
-            return False
-        self._body = Passage()
-        return True
-
     def pause(self, reader: Reader) -> None:
         """``reader`` cannot take more now. Of no effect once its answer has ended: the connection may be another's."""
         if reader is self._reader and self.transport is not None and not self.transport.is_closing():

@@ -158,7 +158,7 @@ class Meter:
             self._last = stamps[-1]
             stamps.clear()
         if self._stream and not self.exact:
-            self._events += sum([data.count(b"data: {") for data in self.latest])
+            self._events += b"".join(self.latest).count(b"data: {")
         if self.fold is not None and self._before:
             self.fold(self._before)
         self._before, self.latest = self.latest, []

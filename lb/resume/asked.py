@@ -32,21 +32,20 @@ _TRANSFERS = ("kv_transfer_params", "ec_transfer_params")
 class Asked:
     """``body``: what a worker is to be asked. ``ids``: with the ids of tokens, which the client did not ask for and
     does not get. ``obstacle``: why the stream cannot be continued once text of it has been sent, empty if it can.
-    ``followed``: whether the stream is read along to its end. ``echo``: the prompt's text, which the client wants
-    repeated and gets from us: vLLM leaves it out where it tells ids."""
+    ``echo``: the prompt's text, which the client wants repeated and gets from us: vLLM leaves it out where it tells
+    ids."""
 
     chat: bool
     body: bytes
     ids: bool
     obstacle: str
     echo: str = ""
-    followed: bool = True
 
 
 def read(body: bytes, *, chat: bool, resume: bool) -> Asked:
     """Of the JSON ``body`` of a streamed request. ``resume``: whether anything is to be asked for at all."""
     if not resume:
-        return Asked(chat, body, False, "streams are not continued here (--no-resume)", followed=False)
+        return Asked(chat, body, False, "streams are not continued here (--no-resume)")
     obstacle, shown, echo = "", False, ""
     if _SPECIAL.search(body) or (b"\\" in body and b"\\u00" in body and _ESCAPED.search(body)):
         try:

@@ -12,17 +12,16 @@ from collections.abc import Sequence
 from typing import Any
 
 _IDS = b'"token_ids":['
-_TO_NULL = len(_IDS) - 1
 
 #: In every event but the last of a choice.
 _RUNNING = b'"finish_reason":null'
 
-#: The two as vLLM 0.32 writes them in a chat, and how far before the ids of a completion the other one stands: anything
-#: else is looked at more closely.
-_RUNNING_IDS = _RUNNING + b"," + _IDS
-_NEAR = 72
-
-_SIZE_LINES = tuple(b"%x\r\n" % size for size in range(2048))
+#: How vLLM 0.32 writes the two: in a chat next to each other, in a completion with something between; and what stands
+#: behind the ids of an event's only choice. What is written otherwise is looked at more closely.
+_RUNNING_AND = _RUNNING + b","
+_NEAR = 64
+_BEHIND = b"]}]}\n\n\r\n"
+_ENDS = _IDS[:-1] + b"null" + _BEHIND[1:]
 
 _TEXT = b'data: {"id"'
 _UNUSUAL = re.compile(rb'"(?:role":|tool_calls":\[|reasoning|error":)')
@@ -47,18 +46,14 @@ def plain(data: bytes, start: int) -> bytes | None:
 
 def cut(data: bytes, start: int) -> bytes | None:
     """The same without the ids of the tokens, in one HTTP chunk."""
-    size = len(data)
-    if not start or data.find(b"\n", start) != size - 4 or not data.endswith(b"\n\n\r\n"):
-        return _cut_several(data)
-    at = data.rfind(_RUNNING_IDS) + len(_RUNNING) + 1
-    if at <= len(_RUNNING):
-        at = data.rfind(_IDS)
-        if at < _NEAR or data.find(_RUNNING, at - _NEAR, at) < 0:
-            return None
-    end, kept = data.find(b"]", at) + 1, at + _TO_NULL
-    payload = size + kept - start - end + 2
-    line = _SIZE_LINES[payload] if payload < len(_SIZE_LINES) else b"%x\r\n" % payload
-    return b"".join((line, data[start:kept], b"null", data[end:]))
+    head, found, behind = data.rpartition(_IDS)
+    if (
+        found and start and head.rfind(b"\n") == start - 1  # one event
+        and behind.find(b"]") == len(behind) - len(_BEHIND) and behind.endswith(_BEHIND)
+        and (head.endswith(_RUNNING_AND) or head.find(_RUNNING, -_NEAR) >= 0)
+    ):  # fmt: skip
+        return b"%x\r\n%b%b" % (len(head) - start + len(_ENDS) - 2, head[start:], _ENDS)
+    return _cut_several(data)
 
 
 def _cut_several(data: bytes) -> bytes | None:

@@ -26,7 +26,6 @@ class StreamRelay(Relay):
 
     failure: StreamFailed | None = None
     aligned = True
-    _left = False  # it is not read along any more
     _rest = b""
 
     def __init__(
@@ -61,12 +60,6 @@ class StreamRelay(Relay):
         super().on_whole(head, body)
 
     def on_body(self, data: bytes) -> None:
-        if self._left and data.endswith(LAST) and not self._is_finished(data):
-            if len(data) > len(LAST):
-                super().on_body(data[: -len(LAST)])
-            self._connection.drop()
-            self._owner.on_broken("the answer ended before it was finished")
-            return
         if not self._scripted:
             super().on_body(data)
             return
@@ -99,10 +92,7 @@ class StreamRelay(Relay):
             return
         self.aligned = not self._rest
         if self._frame and script.started and script.straight is not None and not script.finished:
-            if script.asked.followed:
-                self._connection.go_straight(self._client.write, script.meter, script.straight)
-            elif self.aligned:
-                self._leave()
+            self._connection.go_straight(self._client.write, script.meter, script.straight)
 
     def on_end(self) -> None:
         if not self._scripted:
@@ -116,20 +106,6 @@ class StreamRelay(Relay):
                 self._owner.on_broken(str(error))
         else:
             self._owner.on_broken("the answer ended before it was finished")
-
-    def _leave(self) -> None:
-        """Its beginning was looked at, as long as another worker could be asked. The rest goes on as it comes."""
-        if self._connection.pass_coded():
-            self._left, self._scripted, self.raw, self._frame = True, False, True, False
-            self._script.meter.tokens = None  # as it does for any answer that nobody reads along
-            self._connection.go_straight(self._client.write, self._script.meter)
-
-    def _is_finished(self, data: bytes) -> bool:
-        """Whether a stream that was left says at its end, ``data``, that it is one."""
-        passage = self._connection.passage
-        if passage is None or not passage.ended:
-            return True
-        return events.DONE in b"".join([*self._script.meter.recent()[-2:], data])
 
     def say(self, event: bytes) -> None:
         """One more event, the last one."""

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
-from lb.tally import Counts, Families, Levels, Read, Spreads
+from lb.tally import Counts, Families, Levels, Read, Spread, Spreads
 
 labels = st.tuples(
     st.sampled_from(["a", "instance_0", 'quote"', "back\\slash", "new\nline", "Käse", ""]), st.sampled_from(["x", "y"])
@@ -113,6 +113,20 @@ def test_a_spread_counts_and_sums(values: list[float]) -> None:
         sum(low < value <= high for value in values)
         for low, high in [(-math.inf, -1), (-1, 0), (0, 1.5), (1.5, math.inf)]
     ]
+
+
+@given(st.lists(st.floats(-10, 10)), st.lists(st.floats(-10, 10)))
+def test_several_at_once_are_counted_as_one_by_one(first: list[float], second: list[float]) -> None:
+    together, single = (
+        Spreads("lb_b", "B.", (), (-1, 0, 1.5), CollectorRegistry(), Spread((0.5,))).at() for _ in range(2)
+    )
+    for values in (sorted(first), sorted(second)):
+        together.observe_all(values)
+        for value in values:
+            single.observe(value)
+    assert together.fine is not None and single.fine is not None
+    assert (together.buckets, together.fine.buckets) == (single.buckets, single.fine.buckets)
+    assert together.sum == pytest.approx(single.sum)
 
 
 def test_what_is_written_while_it_is_told_is_told_later() -> None:

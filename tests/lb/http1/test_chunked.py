@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lb.http1.chunked import LAST, BadChunk, Decoder, Passage, frame
+from lb.http1.chunked import LAST, BadChunk, Decoder, Passage, frame, payload_of
 
 TEXT = bytes([9, *range(0x20, 0x7F), *range(0x80, 0x100)])
 TOKEN = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -395,6 +395,24 @@ def check_interrupted(parts: list[bytes], last: bytes) -> None:
 )
 def test_after_a_corrupt_piece_the_client_hears_of_it_where_it_has_got_to(parts: list[bytes]) -> None:
     check_interrupted(parts, b"\n\ndata: it broke\n\n")
+
+
+pieces_of_any_size = st.binary(min_size=1, max_size=40) | st.integers(1, 5000).map(lambda size: b"x" * size)
+
+
+@given(st.lists(pieces_of_any_size, min_size=1, max_size=4), st.booleans())
+def test_whole_chunks_are_told_from_anything_else(pieces: list[bytes], capital: bool) -> None:
+    """A size in capitals is as good as one in small letters, on the longer way."""
+    chunks = [(b"%X" if capital else b"%x") % len(piece) + b"\r\n" + piece + b"\r\n" for piece in pieces]
+    data, start = b"".join(chunks), payload_of(b"".join(chunks))
+    if start > 0:
+        assert len(pieces) == 1 and data[start:-2] == pieces[0]
+    elif start < 0:
+        assert max(map(len, pieces)) >= 4096 or len(data) > 8192
+    if not capital and len(pieces) == 1 and len(data) <= 2048:
+        assert start > 0
+    for broken in (data[:-1], data + b"1", data + LAST, LAST, data[:-2] + b"\n\r", b"0" + data):
+        assert payload_of(broken) < 0
 
 
 def test_a_large_chunk_costs_nothing_but_its_bytes() -> None:
