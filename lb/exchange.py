@@ -23,14 +23,13 @@ from lb.http1.response import ResponseHead
 from lb.journal import Row, Step
 from lb.model_metrics import Meter
 from lb.proxy import Pinned, Proxy
+from lb.recovery import Recovery
 from lb.relay import Relay, Relayed, Verdict
 from lb.request import Request
 from lb.resume import asked
-from lb.resume.mover import move, refuse_poison
 from lb.resume.point import CannotResume
 from lb.resume.relay import StreamRelay
 from lb.resume.script import Script
-from lb.retry import MOST_DEATHS, Record
 from lb.routes import Route
 from lb.strategies.base import RequestInfo
 from lb.upstream import TcpEndpoint
@@ -64,19 +63,15 @@ class Exchange(Relayed):
     _lease: Lease | None = None
     _task: _Task | None = None
     _pinned: Pinned | None = None
-    _excluded: frozenset[str] = frozenset()
-    _record: Record | None = None
+    _recovery: Recovery | None = None  # once an attempt has failed
     _script: Script | None = None
     _broken: Relay | None = None  # the relay whose stream is being continued
     _body: bytes | None = None  # what workers are asked, where it is not the client's own
     _target: bytes | None = None
-    _retries = _barren = 0
     _began = 0.0
-    _fell: tuple[str, int] | None = None  # the incarnation that it was lost with, until it is known what became of it
     _root: str | None = None  # the version of the model that the stream began with
-    _lost: float | None = None  # when it lost its worker
     _flowing = 0.0  # since when the client has taken everything
-    _again = _over = _websocket = _budgeted = False
+    _again = _over = _websocket = False
 
     def __init__(self, proxy: Proxy, client: ClientConnection, request: Request, route: Route) -> None:
         self._proxy, self._client, self._request, self._route = proxy, client, request, route
@@ -173,6 +168,10 @@ class Exchange(Relayed):
 
     # choose
 
+    @property
+    def _excluded(self) -> frozenset[str]:
+        return frozenset() if self._recovery is None else self._recovery.excluded
+
     def _next(self, avoided: frozenset[str] = frozenset()) -> None:
         """An attempt on whoever is free, or wait for one. Raises ProxyError."""
         backend = self._proxy.choose(self._info, self._excluded | avoided, self._pinned)
@@ -224,10 +223,11 @@ class Exchange(Relayed):
     def _attempt(self, backend: Backend) -> None:
         proxy = self._proxy
         self._backend, self._began = backend, proxy.clock()
-        self._again = self._generation and self._retries < proxy.migration_limit and self._pinned is None
+        retries = 0 if self._recovery is None else self._recovery.retries
+        self._again = self._generation and retries < proxy.migration_limit and self._pinned is None
         self._lease = backend.lease(self._evicted, self)
-        if self._record is not None:
-            self._record.enter(backend)
+        if self._recovery is not None:
+            self._recovery.enter(backend)
         if self._script is not None and self._root is None:
             self._root = backend.root(self._info.model)
         connection = proxy.upstream.idle(backend.endpoint or self._endpoint(backend))
@@ -316,9 +316,8 @@ class Exchange(Relayed):
 
     def on_first_byte(self, data: bytes) -> None:
         assert self._backend is not None
-        self._give_back()
-        if self._record is not None:
-            self._record.leave()
+        if self._recovery is not None:
+            self._recovery.leave()
         self._proxy.first_byte(self._backend, self._info, data, self._began)
 
     def on_whole(self, body: bytes) -> None:
@@ -329,7 +328,6 @@ class Exchange(Relayed):
         self._proxy.answered(backend, self._info, body, self._began, meter, self._request)
         self._over, self._relay = True, None
         self._release()
-        self._give_back()
         self._client.done()
 
     def on_complete(self, status: int) -> None:
@@ -386,9 +384,9 @@ class Exchange(Relayed):
         info, now = self._info, self._proxy.clock()
         info.steps += (Step(backend, self._began, info.choice, now, str(failure), failure.cause, self.began),)
         self._release()
-        self._give_back()
+        recovery = self._after_failure()
         if failure.connected:
-            self._fell = (backend.id, backend.spec.incarnation)
+            recovery.fell(backend)
         if failure.connected and (relay is None or relay.status not in (404, 503)):
             self._suspect(backend)
         if relay is None and self._broken is not None:
@@ -412,10 +410,10 @@ class Exchange(Relayed):
                         raise ProxyError(502, f"{backend.id}: {failure}", source=Source.UPSTREAM)
                     self._relay = None
                 if failure.connected or failure.slow:  # one that is slow need not have been ejected
-                    self._excluded |= {backend.id}
+                    recovery.exclude(backend)
                 if failure.slow and self._proxy.clock() >= self._came + self._proxy.queue_timeout:
                     raise ProxyError(503, f"{backend.id}: {failure}", source=Source.UPSTREAM, retry_after=5)
-                if failure.connected or (self._record is not None and len(self._record) >= MOST_DEATHS):
+                if failure.connected or recovery.is_suspect:
                     self._task = self._start("make it again", self._repeat, failure)
                     return
             self._next()
@@ -429,45 +427,28 @@ class Exchange(Relayed):
         log.warning("request %s on %s: %s", id, name, failure, extra=data)
         self._proxy.attempt_failed(self._backend, failure)
 
+    def _after_failure(self) -> Recovery:
+        if self._recovery is None:
+            self._recovery = Recovery(self._proxy, self._info, self._came)
+        return self._recovery
+
     def _became(self, what: str) -> None:
-        """What became of it after it lost its worker, for the supervisor's sentence about that."""
-        if self._fell is not None:
-            fell, self._fell = self._fell, None
-            getattr(self._proxy.outcomes, what)(*fell, self._proxy.clock())
+        if self._recovery is not None:
+            self._recovery.became(what)
 
     def _suspect(self, backend: Backend) -> None:
-        if self._record is None:
-            self._record = Record()
         made_nothing = self._script is None or not self._script.made_here
-        # Those that lose a worker together are told one after the other: the last one finds nobody there any more.
-        now = self._proxy.clock()
-        alone = backend.load == 0 and now - backend.failed_at > _TOGETHER_S
-        backend.failed_at = now
-        self._record.failed((backend.id, backend.spec.incarnation), made_nothing=made_nothing, alone=alone)
+        self._after_failure().suspect(backend, made_nothing=made_nothing)
 
     async def _repeat(self, failure: AttemptFailed) -> None:
         """All of it on another worker: nothing of an answer has gone out."""
-        proxy = self._proxy
-        if self._record is not None:
-            try:
-                await refuse_poison(proxy, self._record, self._request.id)
-            except ProxyError as error:
-                self._refuse(error)
-                return
-        if failure.connected:
-            self._retries += 1
-            if not await proxy.repeat(self._came):
-                message = "a worker was lost, and too many requests are being made again already"
-                self._refuse(ProxyError(503, message, source=Source.INTERNAL, retry_after=5))
-                return
-            self._budgeted = True
-            proxy.metrics.retried(failure.cause)
-            self._became("retried")
-        if self._script is not None:
-            self._body = self._script.start_over()
-        avoided = await proxy.keep_apart(self._info, self._excluded, self._record)
-        self._task = None
+        recovery = self._after_failure()
         try:
+            await recovery.again(failure)
+            if self._script is not None:
+                self._body = self._script.start_over()
+            avoided = await recovery.apart()
+            self._task = None
             self._next(avoided)
         except ProxyError as error:
             self._refuse(error)
@@ -482,31 +463,19 @@ class Exchange(Relayed):
                 relay.complete()
             except CannotResume as error:
                 self._end_broken(relay, f"{reason}; its usage is not known: {error}")
-        elif script.obstacle and not script.can_start_over:
-            self._end_broken(relay, f"{reason}; it cannot be continued: {script.obstacle}")
-        elif failure.connected and max(script.moves, self._barren) >= self._proxy.migration_limit:
-            self._end_broken(relay, f"{reason}; it was moved {script.moves} times before")
+        elif why := self._after_failure().hindrance(script, failure):
+            self._end_broken(relay, f"{reason}; {why}")
         else:
-            # A worker that took it and made nothing of it has not been moved to.
-            if script.made_here:
-                script.moves, self._barren = script.moves + 1, 0
-            elif failure.connected:
-                self._barren += 1
+            self._after_failure().leave_for_another(script, backend, failure)
             self._broken, self._relay = relay, None
-            self._excluded |= {backend.id}
             self._info.root = self._root
-            if script.made_here or self._lost is None:
-                self._lost = self._proxy.clock()
             self._task = self._start("move a stream", self._move, relay, backend, failure)
 
     async def _move(self, relay: StreamRelay, backend: Backend, failure: AttemptFailed) -> None:
-        script, record = self._script, self._record or Record()
+        script = self._script
         assert script is not None
         try:
-            since = self._proxy.clock() if self._lost is None else self._lost
-            await refuse_poison(self._proxy, record, self._request.id)
-            avoided = await self._proxy.keep_apart(self._info, self._excluded, record)
-            found = await move(self._proxy, self._info, script, self._excluded | avoided, since)
+            found = await self._after_failure().move(script)
         except (ProxyError, CannotResume) as error:
             data = fields("stream.broken", request_id=self._request.id, instance=backend.id)
             log.warning("request %s cannot go on: %s", self._request.id, error, extra=data)
@@ -572,17 +541,12 @@ class Exchange(Relayed):
         if lease is not None:
             self._lease = None
             lease.release()
-            if self._record is not None:
-                self._record.leave()
+        if self._recovery is not None:
+            self._recovery.leave()
 
     @property
     def began(self) -> bool:
         return self._broken is not None or super().began
-
-    def _give_back(self) -> None:
-        if self._budgeted:
-            self._budgeted = False
-            self._proxy.budget.give_back()
 
     @property
     def over(self) -> bool:
@@ -600,7 +564,6 @@ class Exchange(Relayed):
         if self._over:
             return
         self._over = True
-        self._give_back()
         self._relay = None
         meter, proxy = self._meter, self._proxy
         if meter is None:
