@@ -104,8 +104,12 @@ class Decoder:
         """The payload in ``data``. Raises BadChunk."""
         if self._pending:
             data, self._pending = self._pending + data, b""
-        elif not self._left and self._trailers < 0 and (start := payload_of(data)) > 0:
-            return data[start:-2]
+        elif not self._left and self._trailers < 0:
+            if (start := payload_of(data)) > 0:
+                return data[start:-2]
+            if data.endswith(LAST) and (start := payload_of(data[: -len(LAST)])) > 0:
+                self._trailers, self.ended = 0, True
+                return data[start : -2 - len(LAST)]
         parts: list[bytes] = []
         position, end = 0, len(data)
         while position < end and not self.ended:

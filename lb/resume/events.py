@@ -24,6 +24,7 @@ _BEHIND = b"]}]}\n\n\r\n"
 _ENDS = _IDS[:-1] + b"null" + _BEHIND[1:]
 
 _TEXT = b'data: {"id"'
+_ENDED = re.compile(rb'"finish_reason":"(?:stop|length)"')
 _UNUSUAL = re.compile(rb'"(?:role":|tool_calls":\[|reasoning|error":)')
 
 _ANY_IDS, _NO_IDS = b'token_ids":[', b'token_ids":null'
@@ -91,6 +92,11 @@ def says_something(event: bytes, ids: bool) -> bool:
     if _RUNNING not in event or (ids and _IDS not in event):
         return False
     return event.startswith(_TEXT) and not _UNUSUAL.search(event)
+
+
+def ends(event: bytes) -> bool:
+    """Whether an event is surely the last one of its choice, which came to its end and tells ids."""
+    return bool(_ENDED.search(event)) and _IDS in event and event.startswith(_TEXT) and not _UNUSUAL.search(event)
 
 
 def without_prompt(event: bytes) -> tuple[bytes, bytes | None]:

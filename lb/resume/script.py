@@ -73,9 +73,7 @@ class Script:
         whole = event
         if self._began is None:
             event, self._prompt_ids = events.without_prompt(event)
-        if self._begins_plainly(event):
-            self._began = self._began or event
-            self.started = self._made = True
+        if self._is_plain(event):
             self.meter.chunk(event + b"\n\n", True, whole=True)
             return (events.without_ids(whole) if self.asked.ids else whole) + b"\n\n"
         data = events.payload(event)
@@ -102,11 +100,20 @@ class Script:
         self.meter.chunk(event + b"\n\n", True, whole=True)
         return self._event(whole, parsed, choices)
 
-    def _begins_plainly(self, event: bytes) -> bool:
-        """Whether ``event`` is the first one with text, as nearly all are, and so need not be parsed."""
-        if self.started or self.straight is None or self.asked.echo:
+    def _is_plain(self, event: bytes) -> bool:
+        """Whether ``event`` is what the first one with text and the last one of nearly all streams are, and so need not
+        be parsed."""
+        if self.straight is None or self.asked.echo:
             return False
-        return events.says_something(event, ids=not self.obstacle)
+        if not self.started:
+            if events.says_something(event, ids=not self.obstacle):
+                self._began = self._began or event
+                self.started = self._made = True
+                return True
+        elif not self.obstacle and events.ends(event):
+            self._open, self.finished = 0, True
+            return True
+        return False
 
     def pass_run(self, whole: Sequence[bytes]) -> bytes:
         """As `pass_on`, of several that are in the middle of a stream, in one go."""
