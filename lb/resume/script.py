@@ -7,6 +7,7 @@ events by reference anyway.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -52,7 +53,7 @@ class Script:
         self.finished = self.done = self.started = False
         self.obstacle = asked.obstacle
         self.moves = 0
-        self._began: bytes | None = None  # its first event
+        self._began: bytes | None = None  # its first event, without the ids of the prompt
         self._prompt_ids: bytes | None = None  # digits with commas between them
         self._ids: list[bytes] = []  # digits with commas between them
         self._made = False  # by the worker of now
@@ -97,6 +98,7 @@ class Script:
             raise StreamFailed("what it sent is no event of a stream") from None
         if aborted:
             raise StreamFailed("it gave the request up")
+        self._began = self._began or event
         self.meter.chunk(event + b"\n\n", True, whole=True)
         return self._event(whole, parsed, choices)
 
@@ -138,7 +140,6 @@ class Script:
         return events.dump({**self._first, "choices": [], "usage": usage})
 
     def _event(self, event: bytes, parsed: dict[str, Any], choices: Sequence[dict[str, Any]]) -> bytes:
-        self._began = self._began or event
         says = any(_says(choice) for choice in choices)
         if says:
             self._note(choices)
@@ -168,7 +169,7 @@ class Script:
             choice["text"], choice["token_ids"] = self.asked.echo + choice["text"], None
         return events.dump(made)
 
-    @property
+    @functools.cached_property
     def _first(self) -> dict[str, Any]:
         """What all its events have in common."""
         first = (None if self._began is None else events.parse(self._began)) or {}
