@@ -74,6 +74,15 @@ def test_what_is_held_is_told_when_it_is_released_and_never_otherwise() -> None:
     assert [event.text for event in log.events] == ["two", "one"]
 
 
+@pytest.mark.parametrize("kind", ["worker.exited", "balancer.lost", "balancer.restarted", "restart.stopped"])
+def test_a_loss_is_a_warning_in_the_log(caplog: pytest.LogCaptureFixture, kind: str) -> None:
+    log = EventLog(Clock())
+    with caplog.at_level("INFO"):
+        log.tell("a", "is lost", kind=kind)
+        log.tell("a", "is there", kind="worker.ready")
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+
+
 @pytest.mark.parametrize(("outcome", "text"), [
     (None, "killed by signal 9 (pid 4711); restart 1 of 5 in 1.2 s"),
     (Outcome(1), "killed by signal 9 (pid 4711) with no requests; restart 1 of 5 in 1.2 s"),
