@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from cluster.losses import PATIENCE, Loss, Losses, Outcome, sentence
 from cluster.recovery import BOUNDS, Recovery
 from fakes import Clock
 
+ROOT = Path(__file__).parents[2]
 LOSS = Loss("instance_1", 7, "killed by signal 9 (pid 4711)", "restart 1 of 5 in 1.2 s", {"pid": 4711})
 
 
@@ -81,6 +84,15 @@ def test_a_loss_is_a_warning_in_the_log(caplog: pytest.LogCaptureFixture, kind: 
         log.tell("a", "is lost", kind=kind)
         log.tell("a", "is there", kind="worker.ready")
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+
+
+def test_the_page_about_events_names_every_kind_and_no_other() -> None:
+    told = {
+        kind for file in (ROOT / "cluster").rglob("*.py")
+        for kind in re.findall(r"""\bkind(?:: str)? ?= ?"([a-z.]+)\"""", file.read_text())
+    }  # fmt: skip
+    rows = re.findall(r"^\| (`[^|]+) \|", (ROOT / "docs" / "events.md").read_text(), re.M)
+    assert set(re.findall(r"`([a-z.]+)`", "".join(rows))) == told
 
 
 @pytest.mark.parametrize(("outcome", "text"), [
