@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import zipfile
@@ -44,6 +45,13 @@ def test_compose_has_a_cpu_and_a_gpu_profile_with_a_health_check_and_an_init() -
         assert service["init"] is True
         dockerfile = ROOT / service["build"]["dockerfile"]
         assert dockerfile.is_file()
+
+
+def test_the_user_in_the_image_may_write_to_what_compose_mounts() -> None:
+    (made,) = re.findall(r"install -d -o clusterctl (.+)", (ROOT / "deploy" / "Dockerfile").read_text())
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"].values()
+    mounted = {volume.split(":")[1] for service in services if "build" in service for volume in service["volumes"]}
+    assert mounted <= set(made.split())
 
 
 def test_the_unit_ends_the_supervisor_alone() -> None:
