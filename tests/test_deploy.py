@@ -15,6 +15,9 @@ from typing import Any
 import pytest
 import yaml
 
+from cluster.cli import cli
+from config.settings import Settings
+
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
 PROMETHEUS = DEPLOY / "prometheus"
@@ -150,6 +153,22 @@ def test_the_page_about_metrics_names_every_alert_as_it_is() -> None:
     assert rows == [
         (name, rule.get("for", "at once"), rule["labels"]["severity"]) for name, rule in alerts().items()
     ]  # fmt: skip
+
+
+def test_the_page_about_operations_says_what_to_do_about_every_alert() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text()
+    rows = re.findall(r"^\| ((?:`[A-Z]\w+`(?:, )?)+) \| [^|]+ \| [^|]+ \|$", text, re.MULTILINE)
+    assert sorted(re.findall(r"`(\w+)`", "".join(rows))) == sorted(alerts())
+
+
+def test_every_flag_and_setting_that_an_alert_names_is_there() -> None:
+    up = cli.get_command(None, "up")  # type: ignore[arg-type]
+    flags = {flag for option in up.params for flag in option.opts}
+    for name, rule in alerts().items():
+        words = rule["annotations"]["action"]
+        named = {variable.lower() for variable in re.findall(r"CLUSTERCTL_(\w+)", words)}
+        assert set(re.findall(r"(?<![\w-])--[a-z-]+", words)) <= flags | {"--previous"}, name
+        assert named <= set(Settings.model_fields), name
 
 
 def test_grafana_opens_with_the_dashboard() -> None:
