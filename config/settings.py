@@ -106,7 +106,7 @@ class Settings(BaseSettings):
         "canary_interval", 30.0, "an idle worker is asked for one token this often; 0: never", ge=0
     )
     resume: bool = _setting("resume", True, "go on with a stream on another worker when its own is lost")
-    migration_limit: int = _setting("migration_limit", 3, "how often one stream may be moved", ge=0)
+    migration_limit: int = _setting("migration_limit", 3, "most moves of a stream, repetitions of a request", ge=0)
     lb_processes: int = _setting("lb_processes", 1, "balancer processes that share the port", ge=1, le=64)
     lb_standby: bool = _setting("lb_standby", True, "keep a balancer process waiting for one to die")
     max_body: int = _setting("max_body", 64 * 1024 * 1024, "largest request body, bytes", ge=1024)

@@ -56,7 +56,7 @@ _LISTS = ("lora", "backend", "adapter_root")
 @click.option("--startup-timeout", type=float, help="Seconds a worker may take to be ready (default 600).")
 @click.option("--stall-timeout", type=float, help="Seconds tokens may stand still on a busy worker (default 10).")
 @click.option("--resume/--no-resume", default=None, help="Go on with a stream whose worker is lost (default: yes).")
-@click.option("--migration-limit", type=int, help="How often one stream may be moved (default 3).")
+@click.option("--migration-limit", type=int, help="Most moves of a stream, or repetitions of a request (default 3).")
 @click.option("--lb-processes", type=int, help="Balancer processes that share the port (default 1).")
 @click.option(
     "--lb-standby/--no-lb-standby", default=None, help="Keep one more waiting for one of them to die (default: yes)."
