@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import click
 import pytest
 
 from cluster.cli import cli
 
+CONTEXT = click.Context(cli)
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([ROOT / "README.md", ROOT / "README.zh.md", *(ROOT / "docs").glob("*.md")])
 
@@ -40,6 +42,17 @@ def test_every_command_that_is_named_exists(document: Path) -> None:
     named = set(re.findall(r"\bclusterctl ([a-z]+)\b", "\n".join(_code(document.read_text()))))
     named -= {"again"}  # in docs/performance.md: the same program, measured twice
     assert named <= commands
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_command_takes_the_options_that_are_given_to_it(document: Path) -> None:
+    text = re.sub(r"\\\n\s*", "", document.read_text())
+    for line in re.findall(r"\bclusterctl [^\n`|)]+", "\n".join([*_code(text), *re.findall(r"^\$ .+", text, re.M)])):
+        command, words = cli, re.sub(r"\s#.*| -- .*", "", line).split()[1:]
+        while words and isinstance(command, click.Group) and (found := command.get_command(CONTEXT, words[0])):
+            command, words = found, words[1:]
+        taken = {name for option in command.params for name in (*option.opts, *option.secondary_opts)} | {"--help"}
+        assert {word for word in words if re.match(r"-{1,2}[a-z]", word)} <= taken, line
 
 
 def _code(text: str) -> list[str]:
