@@ -5,6 +5,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 # The engine of this machine: vLLM for NVIDIA GPUs where there is one, its CPU build elsewhere.
 ENGINE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+# Three workers take three GPUs: on one or two they share.
+SHARED ?= $(shell n=$$(nvidia-smi -L 2>/dev/null | grep -c '^GPU'); \
+            [ $$n -ge 1 ] && [ $$n -lt 3 ] && echo --instances-per-gpu $$((($$n + 2) / $$n)))
 ARGS   ?=
 # Test files at a time; those that run whole clusters run alone, as they promise times.
 JOBS   ?= 2
@@ -22,7 +25,7 @@ help:
 	@echo "make clean   remove .venv and caches"
 
 up: $(VENV)/.engine-$(ENGINE)
-	$(BIN)/clusterctl up --instances 3 $(ARGS)
+	$(BIN)/clusterctl up --instances 3 $(SHARED) $(ARGS)
 
 test: $(VENV)/.engine-$(ENGINE) $(VENV)/.dev system
 ifeq ($(ARGS),)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
+import pytest
 import yaml
+
+from cluster.placement import Machine, Placement
 
 ROOT = Path(__file__).parent.parent
 
@@ -52,6 +56,25 @@ def test_the_user_in_the_image_may_write_to_what_compose_mounts() -> None:
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"].values()
     mounted = {volume.split(":")[1] for service in services if "build" in service for volume in service["volumes"]}
     assert mounted <= set(made.split())
+
+
+@pytest.mark.parametrize(("gpus", "shared"), [(0, ""), (1, "--instances-per-gpu 3"), (2, "--instances-per-gpu 2"),
+                                              (3, ""), (8, "")])  # fmt: skip
+def test_make_up_begins_three_workers_however_many_gpus_there_are(tmp_path: Path, gpus: int, shared: str) -> None:
+    lines = "".join(f"echo 'GPU {n}: NVIDIA H100 (UUID: GPU-{n})'\n" for n in range(gpus))
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\n{lines}" + ("" if gpus else "exit 9\n"))
+    tool.chmod(0o755)
+    environ, command = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}, ["make", "-n", "-B", "up", "ARGS=--port 9000"]
+    made = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=True)
+    assert made.stdout.splitlines()[-1].split() == [
+        ".venv/bin/clusterctl", "up", "--instances", "3", *shared.split(), "--port", "9000"
+    ]  # fmt: skip
+    assert ("'.[cpu" in made.stdout) == (not gpus)
+    if gpus:
+        made_of = Machine(tuple((n, "a GPU") for n in range(gpus)), (0,), 2**37)
+        each = int(shared.split()[1]) if shared else 1
+        Placement(made_of, ranks=1, per_gpu=each, on_gpu=True, memory_each=2**30, planned=3).require(3)
 
 
 def test_the_unit_ends_the_supervisor_alone() -> None:
