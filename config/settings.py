@@ -122,7 +122,7 @@ class Settings(BaseSettings):
     extra_routes: Annotated[tuple[str, ...], NoDecode] = _setting(
         "extra_routes", (), "more paths of the engine that clients may call"
     )
-    admin_key: str | None = _setting("admin_key", None, "bearer token for /v1/cluster and /v1/system")
+    admin_key: str | None = _setting("admin_key", None, "bearer token for /v1/cluster, /v1/system and adapters")
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = _setting(
         "allowed_hosts", (), "more names by which the management API may be called"
     )
