@@ -110,7 +110,7 @@ class Attached:
         if self.state is WorkerState.UNHEALTHY and not self._failing:
             self.slow = False
             self._enter(WorkerState.READY, "", self.spec.models)
-            self.tell(self.spec.id, "back in rotation: it makes progress again")
+            self.tell(self.spec.id, "back in rotation: it makes progress again", kind="worker.ready")
 
     def _take_out(self, why: str) -> None:
         self.reason = why

@@ -47,9 +47,6 @@ _Task = asyncio.Task[None]
 #: Statuses of a worker's answer that are worth asking another worker.
 _ELSEWHERE = frozenset({500, 503})
 
-#: Requests that fail on a worker within so many seconds of each other were there together.
-_TOGETHER_S = 1.0
-
 #: Seconds for which a worker is not asked again for an adapter that it answered 404 for.
 _LACKING_S = 0.3
 
