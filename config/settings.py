@@ -397,9 +397,13 @@ def cluster_url() -> str:
     return os.environ.get("CLUSTERCTL_URL") or "http://127.0.0.1:8000"
 
 
-def cluster_port() -> int:
-    """Of that URL: a cluster of this machine has its state directory by it."""
-    return urlsplit(cluster_url()).port or 80
+def cluster_port(url: str | None = None) -> int:
+    """Of ``url``, by default that one: a cluster of this machine has its state directory by it. Raises UsageError."""
+    url = url or cluster_url()
+    try:
+        return urlsplit(url).port or 80
+    except ValueError as error:
+        raise UsageError(f"{url}: {error}", exit_code=2) from None
 
 
 def own_api_key() -> str | None:
