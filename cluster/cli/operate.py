@@ -8,6 +8,7 @@ import threading
 import time
 
 import click
+import httpx
 
 from cluster.cli.common import client, finish, no_wait_option, url_option
 from cluster.cli.render import console, status_table
@@ -133,23 +134,28 @@ def _follow_all(cluster: ClusterClient, names: list[str], lines: int) -> int:
     """Every log at once, each line with the name of its instance."""
     width = max(map(len, names), default=0)
 
+    failed: list[str] = []
+
     def follow(name: str) -> None:
-        with contextlib.closing(cluster.logs(name, lines, follow=True)) as response:
-            for line in response.iter_lines():
+        try:
+            for line in cluster.log_lines(name, lines, follow=True):
                 click.echo(f"{name:<{width}} | {line}")
+        except ClusterError as error:
+            failed.append(name)
+            click.echo(f"{name}: {error}", err=True)
 
     threads = [threading.Thread(target=follow, args=(name,), daemon=True) for name in names]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return 0
+    return 1 if failed else 0
 
 
 def _print_log(cluster: ClusterClient, instance: str, lines: int, follow: bool) -> None:
-    response = cluster.logs(instance, lines, follow)
-    try:
-        for text in response.iter_text():
-            click.echo(text, nl=False)
-    finally:
-        response.close()
+    with contextlib.closing(cluster.logs(instance, lines, follow)) as response:
+        try:
+            for text in response.iter_text():
+                click.echo(text, nl=False)
+        except httpx.HTTPError as error:
+            raise ClusterError(f"the log of {instance} broke off ({str(error) or type(error).__name__})") from None
