@@ -20,12 +20,12 @@ PATIENCE = 900.0
 
 
 class Finite(click.FloatRange):
-    """A number in a range that is not nan: that is neither below nor above anything."""
+    """A number in a range, neither nan, which is below and above nothing, nor infinite: no JSON holds either."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number: float = super().convert(value, param, ctx)
         if not math.isfinite(number):
-            self.fail(f"{value!r} is no number", param, ctx)
+            self.fail(f"{value!r} is no finite number", param, ctx)
         return number
 
 

@@ -58,7 +58,7 @@ def _watch(cluster: ClusterClient, as_json: bool) -> int:
 def scale_command(count: str, no_wait: bool, url: str | None) -> int:
     """Run COUNT workers, or +K more, or -K fewer."""
     sign, digits = (count[0], count[1:]) if count[:1] in "+-" else ("", count)
-    if not digits.isdigit() or (sign and int(digits) == 0):
+    if not (digits.isascii() and digits.isdigit()) or (sign and int(digits) == 0):
         raise click.UsageError(f"COUNT is a number such as 3, +1 or -1, not {count!r}")
     number = int(digits)
     with client(url) as cluster:

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from cluster.changes import Effect
-from cluster.cli.common import PATIENCE, client, finish, no_wait_option, url_option
+from cluster.cli.common import PATIENCE, Finite, client, finish, no_wait_option, url_option
 from cluster.cli.render import change_table, console
 from cluster.cli.up import given_flags, up_command
 from cluster.client import ClusterClient, ClusterError
@@ -28,7 +28,7 @@ _NOT_SETTINGS = {"config", "detached", "engine_args"}
 @click.argument("instance")
 @click.option("--undo", is_flag=True, help="Back into rotation.")
 @click.option(
-    "--grace", type=click.FloatRange(0), metavar="S", help="Seconds for what runs (default: the drain timeout)."
+    "--grace", type=Finite(0), metavar="S", help="Seconds for what runs (default: the drain timeout)."
 )
 @no_wait_option
 @url_option
