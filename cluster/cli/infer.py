@@ -86,9 +86,14 @@ def _output(source: str, target: str, overwrite: bool, retry: bool) -> Output:
     if target == "-":
         return Output(None)
     path = Path(target)
-    if source != "-" and path.exists() and Path(source).exists() and path.samefile(source):
+    try:
+        there = path.exists()
+        same = source != "-" and there and Path(source).exists() and path.samefile(source)
+    except OSError as error:
+        raise UsageError(f"{target}: {error.strerror or error}", 2) from None
+    if same:
         raise UsageError("--in and --out are the same file", 2)
-    if retry and not path.exists():
+    if retry and not there:
         raise UsageError(f"{target}: there is nothing to ask again", 2)
     return Output(path, overwrite, retry)
 
