@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from cluster.cli.arguments import absolute
 from cluster.client import ClusterClient
 from cluster.commands import BALANCER
 from config.settings import cluster_url, own_admin_key
@@ -44,9 +45,9 @@ def client(url: str | None) -> ClusterClient:
 
 
 def state_dir_option(function: F) -> F:
-    return click.option("--state-dir", type=click.Path(path_type=Path), default=None, help="Its state directory.")(
-        function
-    )
+    return click.option(
+        "--state-dir", type=click.Path(path_type=Path), callback=absolute, help="Its state directory."
+    )(function)
 
 
 def finish(

@@ -44,7 +44,7 @@ def down_command(state_dir: Path | None, now: bool, no_wait: bool, url: str | No
             cluster.shutdown(now)
         click.echo("shutting down")
         return 0
-    return bring_down(StateDir(state_dir.expanduser().absolute()), now=now, no_wait=no_wait)
+    return bring_down(StateDir(state_dir.absolute()), now=now, no_wait=no_wait)
 
 
 def find(url: str | None) -> Path | None:

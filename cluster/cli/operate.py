@@ -36,6 +36,7 @@ def status_command(url: str | None, as_json: bool, watch: bool) -> int:
 
 def _watch(cluster: ClusterClient, as_json: bool) -> int:
     from rich.live import Live
+    from rich.text import Text
 
     if as_json:
         while True:
@@ -47,7 +48,7 @@ def _watch(cluster: ClusterClient, as_json: bool) -> int:
             try:
                 live.update(status_table(cluster.status(), screen.width))
             except ClusterError as error:
-                live.update(str(error))
+                live.update(Text(str(error)))
             time.sleep(1.0)
 
 

@@ -69,7 +69,8 @@ def change_table(changes: Sequence[Mapping[str, Any]]) -> Table:
         table.add_column(name, no_wrap=name in ("setting", "effect"), overflow="fold")
     for change in changes:
         style = "red" if change["effect"].startswith("not ") else "yellow" if " of the " in change["effect"] else ""
-        table.add_row(change["setting"], _value(change["old"]), _value(change["new"]), Text(change["effect"], style))
+        old, new = Text(_value(change["old"])), Text(_value(change["new"]))
+        table.add_row(change["setting"], old, new, Text(change["effect"], style))
     return table
 
 
