@@ -264,6 +264,12 @@ class Settings(BaseSettings):
             raise ValueError(f"instances {self.instances} is below min_instances {self.min_instances}")
         return self
 
+    def url(self) -> str:
+        """Where a program of this machine finds the cluster: nobody can connect to "every address"."""
+        host = self.host.strip("[]")
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
     def state_directory(self) -> Path:
         """Where this cluster keeps its state, absolute."""
         return (self.state_dir or default_state_dir(self.port)).expanduser().absolute()
