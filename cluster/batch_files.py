@@ -96,11 +96,11 @@ class Output:
     def __init__(self, path: Path | None, overwrite: bool = False, retry: bool = False) -> None:
         """``path``: None for standard output. ``retry``: failed lines are to be asked again."""
         self.name = str(path or "standard output")
-        #: A pipe or a device: nothing of it can be read again.
-        self.plain = path is None or (path.exists() and not stat.S_ISREG(path.stat().st_mode))
         self._earlier: IO[bytes] | None = None
         self._lock: int | None = None
         try:
+            # A pipe or a device: nothing of it can be read again.
+            self.plain = path is None or (path.exists() and not stat.S_ISREG(path.stat().st_mode))
             if path is None or self.plain:
                 self._fd = os.dup(1) if path is None else os.open(path, os.O_WRONLY | os.O_CLOEXEC)
                 return
@@ -108,9 +108,12 @@ class Output:
             self._lock = _open(path)
             _lock(self._lock, self.name)
             _repair(self._lock)
-            if retry and not overwrite:
+            beside = path.with_name(f"{path.name}.retry")
+            if overwrite:
+                beside.unlink(missing_ok=True)  # of a run that was broken off: those answers are older
+            elif retry:
                 self._earlier = path.open("rb")
-                self._grows = path.with_name(f"{path.name}.retry")
+                self._grows = beside
             self._fd = _open(self._grows)
             if overwrite:
                 os.ftruncate(self._fd, 0)

@@ -93,6 +93,9 @@ class Asker:
             except aiohttp.ClientConnectorError as error:
                 if attempt >= self._retries:
                     raise ClusterError(f"no cluster at {self._url} any more ({error.strerror})") from None
+            except aiohttp.ConnectionTimeoutError:
+                if attempt >= self._retries:
+                    raise ClusterError(f"no cluster at {self._url} any more (it takes no connection)") from None
             except aiohttp.InvalidURL:
                 raise ClusterError(f"{self._url}: not an address") from None
             except TimeoutError:

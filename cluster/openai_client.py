@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 
 from cluster.client import ClusterError
+from cluster.client.core import check_url, unanswered
 from cluster.openai_stream import BadStream, Piece, Reading, error_of
 
 #: A worker may take this long (s) over a long prompt, and a request may wait for one before that.
@@ -43,12 +44,10 @@ class OpenAIClient:
         self._where = url
         headers = httpx.Headers({"Authorization": f"Bearer {key}"} if key else {}, encoding="utf-8")
         timeout = httpx.Timeout(10.0, read=PATIENCE)
-        try:
-            self._http = httpx.Client(
-                base_url=url.rstrip("/"), headers=headers, timeout=timeout, trust_env=False, transport=transport
-            )
-        except httpx.InvalidURL as error:
-            raise ClusterError(f"{url}: {error}") from None
+        check_url(url)
+        self._http = httpx.Client(
+            base_url=url.rstrip("/"), headers=headers, timeout=timeout, trust_env=False, transport=transport
+        )
 
     def __enter__(self) -> OpenAIClient:
         return self
@@ -66,12 +65,8 @@ class OpenAIClient:
         try:
             request = self._http.build_request("POST", "/v1/chat/completions", json=sent)
             response = self._http.send(request, stream=True)
-        except httpx.ConnectError:
-            raise ClusterError(
-                f"no cluster at {self._where} (is it up? --url or CLUSTERCTL_URL name another)"
-            ) from None
         except httpx.HTTPError as error:
-            raise ClusterError(f"{self._where}: {str(error) or type(error).__name__}") from None
+            raise unanswered(self._where, error) from None
         with contextlib.closing(response):
             if response.status_code != 200:
                 raise self._refusal(response)
@@ -82,7 +77,7 @@ class OpenAIClient:
         try:
             response = self._http.get("/metrics", timeout=10.0)
         except httpx.HTTPError as error:
-            raise ClusterError(f"{self._where}: {str(error) or type(error).__name__}") from None
+            raise unanswered(self._where, error) from None
         if response.status_code != 200:
             raise self._refusal(response)
         return response.text

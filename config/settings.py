@@ -264,6 +264,12 @@ class Settings(BaseSettings):
             raise ValueError(f"instances {self.instances} is below min_instances {self.min_instances}")
         return self
 
+    def url(self) -> str:
+        """Where a program of this machine finds the cluster: nobody can connect to "every address"."""
+        host = self.host.strip("[]")
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
     def state_directory(self) -> Path:
         """Where this cluster keeps its state, absolute."""
         return (self.state_dir or default_state_dir(self.port)).expanduser().absolute()
@@ -397,9 +403,13 @@ def cluster_url() -> str:
     return os.environ.get("CLUSTERCTL_URL") or "http://127.0.0.1:8000"
 
 
-def cluster_port() -> int:
-    """Of that URL: a cluster of this machine has its state directory by it."""
-    return urlsplit(cluster_url()).port or 80
+def cluster_port(url: str | None = None) -> int:
+    """Of ``url``, by default that one: a cluster of this machine has its state directory by it. Raises UsageError."""
+    url = url or cluster_url()
+    try:
+        return urlsplit(url).port or 80
+    except ValueError as error:
+        raise UsageError(f"{url}: {error}", exit_code=2) from None
 
 
 def own_api_key() -> str | None:

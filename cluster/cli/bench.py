@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from cluster.cli.common import url_option
+from cluster.cli.common import Finite, url_option
 from cluster.cli.render import console
 from cluster.client import ClusterClient, ClusterError, Model
 from config.errors import UsageError
@@ -79,7 +79,7 @@ def _drop_what_gives_way(context: click.Context, options: dict[str, Any]) -> Non
 
 def _options(function: F) -> F:
     positive, path = click.IntRange(1), click.Path(path_type=Path)
-    above = click.FloatRange(0, min_open=True)
+    above = Finite(0, min_open=True)
     for option in reversed((
         url_option,
         click.option("--model", help="A model of the server, or `all`: one after the other. Default its first."),
@@ -92,7 +92,7 @@ def _options(function: F) -> F:
         click.option("--num-prompts", type=positive, help="Make up so many. Default one a request."),
         click.option("--prompt-words", type=positive, default=64, show_default=True, help="Words of each of those."),
         click.option("--max-tokens", type=positive, help="Longest answer. Default what the prompt says, or 128."),
-        click.option("--temperature", type=click.FloatRange(0), help="Default the server's."),
+        click.option("--temperature", type=Finite(0), help="Default the server's."),
         click.option("--ignore-eos", is_flag=True, help="Every answer as long as it may be."),
         click.option("--stream/--no-stream", default=True, help="Without: no times of single tokens."),
         click.option("--adapters", type=_MixType(), metavar="zipf[:1.0]|uniform", help="Over all adapters, so spread."),

@@ -11,7 +11,7 @@ from typing import IO, Any
 import click
 
 from cluster.cli.chat_session import COMMANDS, Leave, Session, messages
-from cluster.cli.common import client, url_option
+from cluster.cli.common import Finite, client, url_option
 from cluster.cli.models import chosen
 from cluster.client import ClusterError
 from cluster.conversation import Conversation
@@ -25,7 +25,7 @@ from config.settings import cluster_url, own_admin_key
 @click.option("--model", "-m", help="The model or adapter to ask (default: the base model).")
 @click.option("--system", default="", help="What the model is told first.")
 @click.option("--max-tokens", type=click.IntRange(1), help="The longest answer, in tokens.")
-@click.option("--temperature", type=click.FloatRange(0), help="0 gives the same answer each time.")
+@click.option("--temperature", type=Finite(0), help="0 gives the same answer each time.")
 @click.option("--seed", type=int, help="Makes a sample repeatable.")
 @click.option(
     "--stats/--no-stats", default=None, help="A line about time and tokens after each answer (default: on a terminal)."

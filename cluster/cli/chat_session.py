@@ -184,15 +184,15 @@ class Session:
         if not name:
             self.say("/save FILE: a file is needed")
             return False
-        path = Path(name).expanduser().absolute()
-        if path.exists() and path not in self._saved:
-            self.say(f"{name} exists already; another name, please")
-            return False
         try:
+            path = Path(name).expanduser().absolute()
+            if path.exists() and path not in self._saved:
+                self.say(f"{name} exists already; another name, please")
+                return False
             with replacing(path) as file:
                 file.write(self.talk.saved(path.suffix == ".json").encode(errors="replace"))
-        except OSError as error:
-            self.say(f"{name}: {error.strerror or error}", fg="red")
+        except (OSError, RuntimeError, ValueError) as error:  # ~nobody, a NUL: the conversation must outlive a typo
+            self.say(f"{name}: {getattr(error, 'strerror', None) or error}", fg="red")
             return False
         self._saved.add(path)
         self.say(f"{len(self.talk.turns)} turns in {name}", dim=True)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from cluster.cli.arguments import absolute
 from cluster.client import ClusterClient
 from cluster.commands import BALANCER
 from config.settings import cluster_url, own_admin_key
@@ -20,12 +21,12 @@ PATIENCE = 900.0
 
 
 class Finite(click.FloatRange):
-    """A number in a range that is not nan: that is neither below nor above anything."""
+    """A number in a range, neither nan, which is below and above nothing, nor infinite: no JSON holds either."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number: float = super().convert(value, param, ctx)
         if not math.isfinite(number):
-            self.fail(f"{value!r} is no number", param, ctx)
+            self.fail(f"{value!r} is no finite number", param, ctx)
         return number
 
 
@@ -44,9 +45,9 @@ def client(url: str | None) -> ClusterClient:
 
 
 def state_dir_option(function: F) -> F:
-    return click.option("--state-dir", type=click.Path(path_type=Path), default=None, help="Its state directory.")(
-        function
-    )
+    return click.option(
+        "--state-dir", type=click.Path(path_type=Path), callback=absolute, help="Its state directory."
+    )(function)
 
 
 def finish(

@@ -48,7 +48,7 @@ def start(settings: Settings) -> int:
 
 
 def _wait(settings: Settings, state: StateDir, process: subprocess.Popen[bytes], offset: int) -> int:
-    url = f"http://{settings.host}:{settings.port}"
+    url = settings.url()
     deadline = time.monotonic() + settings.startup_timeout
     with ClusterClient(state_dir=state.root, timeout=5.0) as supervisor:
         while True:
@@ -61,7 +61,7 @@ def _wait(settings: Settings, state: StateDir, process: subprocess.Popen[bytes],
             if snapshot is not None:
                 instances = snapshot["instances"].values()
                 ready = sum(i["is_running"] for i in instances)
-                if ready and _balancer_answers(settings):
+                if ready and _balancer_answers(url):
                     click.echo(f"{url}: {ready} ready, {snapshot['total_instances']} wanted; state in {state.root}")
                     return 0
                 if instances and all(i["state"] == "failed" for i in instances):
@@ -79,10 +79,8 @@ def _snapshot(supervisor: ClusterClient) -> dict[str, Any] | None:
         return None
 
 
-def _balancer_answers(settings: Settings) -> bool:
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)
-    host = f"[{host}]" if ":" in host and not host.startswith("[") else host
-    with ClusterClient(f"http://{host}:{settings.port}", timeout=5.0) as cluster:
+def _balancer_answers(url: str) -> bool:
+    with ClusterClient(url, timeout=5.0) as cluster:
         return cluster.healthy()
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import click
@@ -15,8 +19,8 @@ from cluster.client import ClusterClient, ClusterError
 from cluster.lock import lock
 from config.errors import UsageError
 from config.paths import StateDir, default_state_dir
-from config.settings import cluster_url
-from worker import proc
+from config.settings import cluster_port, cluster_url
+from worker import proc, run_file
 from worker.spec import ProcessId
 
 _LOOK_EVERY = 0.05
@@ -40,22 +44,50 @@ def down_command(state_dir: Path | None, now: bool, no_wait: bool, url: str | No
             cluster.shutdown(now)
         click.echo("shutting down")
         return 0
-    return bring_down(StateDir(state_dir.expanduser().absolute()), now=now, no_wait=no_wait)
+    return bring_down(StateDir(state_dir.absolute()), now=now, no_wait=no_wait)
 
 
 def find(url: str | None) -> Path | None:
     """The state directory of the cluster at ``url``: as it says itself or, if it is too dead for that, the usual
-    one of its port. None if it is not on this machine."""
+    one of its port. None if it is not on this machine: a folder of that name may be another cluster's here."""
     wanted = url or cluster_url()
     try:
         with client(wanted) as cluster:
-            found = Path(cluster.status()["supervisor"]["state_dir"])
-            return found if found.is_dir() else None
+            status = cluster.status()
     except ClusterError as error:
-        usual = default_state_dir(urlsplit(wanted).port or 80)
-        if error.status is None and usual.is_dir():
-            return usual
+        if error.status is None and _is_of_this_machine(wanted):
+            usual = default_state_dir(cluster_port(wanted))
+            if usual.is_dir():
+                return usual
         raise
+    found = StateDir(Path(status["supervisor"]["state_dir"]))
+    return found.root if _is_of_this_machine(wanted) and _belongs(found, status) else None
+
+
+def _is_of_this_machine(url: str) -> bool:
+    """Only an address of ours can be bound."""
+    try:
+        host = urlsplit(url).hostname
+        for family, kind, protocol, _, address in socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM):
+            with contextlib.suppress(OSError), socket.socket(family, kind, protocol) as probe:
+                probe.bind(address)
+                return True
+    except (OSError, ValueError):
+        pass
+    return False
+
+
+def _belongs(state: StateDir, status: Mapping[str, Any]) -> bool:
+    """Whether the processes of ``status`` run on ``state``: behind a forwarded port is another machine's cluster."""
+    supervisor = status["supervisor"]["pid"]
+    with contextlib.suppress(OSError, ValueError):
+        if supervisor is not None and int(state.lock.read_text()) == supervisor:
+            return True
+    try:
+        started = [run_file.read(file) for file in state.runs.iterdir()]
+    except OSError:
+        return False
+    return any(process is not None and process.pid == status["load_balancer"]["pid"] for process in started)
 
 
 def bring_down(state: StateDir, *, now: bool = False, no_wait: bool = False, quiet: bool = False) -> int:

@@ -18,7 +18,7 @@ from cluster import batch_files, batch_lines
 from cluster.batch_files import Output, Step
 from cluster.batch_lines import Defaults
 from cluster.batch_run import Asker, fed, in_order
-from cluster.cli.common import client, url_option
+from cluster.cli.common import Finite, client, url_option
 from cluster.cli.models import chosen
 from cluster.cli.render import console
 from cluster.client import ClusterError
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @click.option("--model", "-m", help="For lines that name none (default: the base model).")
 @click.option("--concurrency", "-c", default=16, show_default=True, type=click.IntRange(1, 4096), help="At a time.")
 @click.option("--max-tokens", type=click.IntRange(1), help="For lines that say nothing of it.")
-@click.option("--temperature", type=click.FloatRange(0), help="For lines that say nothing of it.")
+@click.option("--temperature", type=Finite(0), help="For lines that say nothing of it.")
 @click.option("--seed", type=int, help="For lines that say nothing of it.")
 @click.option("--chat", is_flag=True, help="Put prompts as questions in a chat, not as texts to go on with.")
 @click.option("--text", is_flag=True, help="Each line is a prompt as it stands, not JSON.")
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 @click.option("--overwrite", is_flag=True, help="Begin anew, whatever the output holds.")
 @click.option("--retries", default=5, show_default=True, type=click.IntRange(0), help="Further attempts at a line.")
 @click.option(
-    "--timeout", default=600.0, show_default=True, type=click.FloatRange(0, min_open=True),
+    "--timeout", default=600.0, show_default=True, type=Finite(0, min_open=True),
     help="Seconds one answer may take.",
 )
 @url_option
@@ -86,9 +86,14 @@ def _output(source: str, target: str, overwrite: bool, retry: bool) -> Output:
     if target == "-":
         return Output(None)
     path = Path(target)
-    if source != "-" and path.exists() and Path(source).exists() and path.samefile(source):
+    try:
+        there = path.exists()
+        same = source != "-" and there and Path(source).exists() and path.samefile(source)
+    except OSError as error:
+        raise UsageError(f"{target}: {error.strerror or error}", 2) from None
+    if same:
         raise UsageError("--in and --out are the same file", 2)
-    if retry and not path.exists():
+    if retry and not there:
         raise UsageError(f"{target}: there is nothing to ask again", 2)
     return Output(path, overwrite, retry)
 

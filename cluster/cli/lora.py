@@ -18,7 +18,7 @@ from rich.text import Text
 from cluster.cli.arguments import absolute, adapter_name
 from cluster.cli.common import client, url_option
 from cluster.cli.lora_bench import bench
-from cluster.cli.render import console, duration, plain_table, printable
+from cluster.cli.render import console, duration, plain_table, printable, text_of
 from cluster.client import AdapterChanged, ClusterClient, ClusterError
 from config.errors import UsageError
 
@@ -256,9 +256,9 @@ def _list_table(adapters: Sequence[Mapping[str, Any]]) -> Table:
     table = plain_table("name", ">version", ">rank", ">size", "state", *instances, ">requests", ">last use")
     for adapter in adapters:
         table.add_row(
-            Text(adapter["lora_name"]), _number(adapter["version"]), _number(adapter["rank"]), _size(adapter["size"]),
+            Text(adapter["lora_name"]), text_of(adapter["version"]), text_of(adapter["rank"]), _size(adapter["size"]),
             Text(adapter["state"]), *(_cell(adapter, instance) for instance in instances),
-            _number(adapter.get("requests_total")), _ago(adapter.get("last_used")),
+            text_of(adapter.get("requests_total")), _ago(adapter.get("last_used")),
         )
     return table
 
@@ -277,8 +277,8 @@ def _versions_table(versions: Sequence[Mapping[str, Any]]) -> Table:
     table = plain_table("", ">version", "content", ">rank", "modules", ">size", ">created", "base model", "source")
     for version in versions:
         table.add_row(
-            "*" if version["active"] else "", _number(version["version"]), Text(str(version["hash"])[:12]),
-            _number(version["rank"]), Text(", ".join(version["target_modules"])), _size(version["size"]),
+            "*" if version["active"] else "", text_of(version["version"]), Text(str(version["hash"])[:12]),
+            text_of(version["rank"]), Text(", ".join(version["target_modules"])), _size(version["size"]),
             _ago(version["created"]), Text(str(version["base_model"] or "-")), Text(str(version["source"] or "-")),
         )
     return table
@@ -290,7 +290,7 @@ def _instances_table(adapter: Mapping[str, Any], header: bool = False) -> Table:
     for name, instance in adapter.get("instances", {}).items():
         state = instance["state"]
         table.add_row(
-            Text(name), Text(state, _STYLES.get(state, "")), _number(instance.get("version")),
+            Text(name), Text(state, _STYLES.get(state, "")), text_of(instance.get("version")),
             Text(instance.get("reason") or "", "dim"),
         )
     return table
@@ -318,10 +318,6 @@ def _base_of(cluster: ClusterClient, name: str) -> str:
     if not bases:
         raise ClusterError("the cluster lists no base model")
     return bases[0]
-
-
-def _number(value: object) -> str:
-    return "-" if value is None else str(value)
 
 
 def _ago(moment: float | None) -> str:

@@ -8,6 +8,7 @@ import threading
 import time
 
 import click
+import httpx
 
 from cluster.cli.common import client, finish, no_wait_option, url_option
 from cluster.cli.render import console, status_table
@@ -35,6 +36,7 @@ def status_command(url: str | None, as_json: bool, watch: bool) -> int:
 
 def _watch(cluster: ClusterClient, as_json: bool) -> int:
     from rich.live import Live
+    from rich.text import Text
 
     if as_json:
         while True:
@@ -46,7 +48,7 @@ def _watch(cluster: ClusterClient, as_json: bool) -> int:
             try:
                 live.update(status_table(cluster.status(), screen.width))
             except ClusterError as error:
-                live.update(str(error))
+                live.update(Text(str(error)))
             time.sleep(1.0)
 
 
@@ -57,7 +59,7 @@ def _watch(cluster: ClusterClient, as_json: bool) -> int:
 def scale_command(count: str, no_wait: bool, url: str | None) -> int:
     """Run COUNT workers, or +K more, or -K fewer."""
     sign, digits = (count[0], count[1:]) if count[:1] in "+-" else ("", count)
-    if not digits.isdigit() or (sign and int(digits) == 0):
+    if not (digits.isascii() and digits.isdigit()) or (sign and int(digits) == 0):
         raise click.UsageError(f"COUNT is a number such as 3, +1 or -1, not {count!r}")
     number = int(digits)
     with client(url) as cluster:
@@ -133,23 +135,28 @@ def _follow_all(cluster: ClusterClient, names: list[str], lines: int) -> int:
     """Every log at once, each line with the name of its instance."""
     width = max(map(len, names), default=0)
 
+    failed: list[str] = []
+
     def follow(name: str) -> None:
-        with contextlib.closing(cluster.logs(name, lines, follow=True)) as response:
-            for line in response.iter_lines():
+        try:
+            for line in cluster.log_lines(name, lines, follow=True):
                 click.echo(f"{name:<{width}} | {line}")
+        except ClusterError as error:
+            failed.append(name)
+            click.echo(f"{name}: {error}", err=True)
 
     threads = [threading.Thread(target=follow, args=(name,), daemon=True) for name in names]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return 0
+    return 1 if failed else 0
 
 
 def _print_log(cluster: ClusterClient, instance: str, lines: int, follow: bool) -> None:
-    response = cluster.logs(instance, lines, follow)
-    try:
-        for text in response.iter_text():
-            click.echo(text, nl=False)
-    finally:
-        response.close()
+    with contextlib.closing(cluster.logs(instance, lines, follow)) as response:
+        try:
+            for text in response.iter_text():
+                click.echo(text, nl=False)
+        except httpx.HTTPError as error:
+            raise ClusterError(f"the log of {instance} broke off ({str(error) or type(error).__name__})") from None

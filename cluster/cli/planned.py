@@ -11,11 +11,12 @@ from typing import Any
 import click
 
 from cluster.changes import Effect
-from cluster.cli.common import PATIENCE, client, finish, no_wait_option, url_option
+from cluster.cli.common import PATIENCE, Finite, client, finish, no_wait_option, url_option
 from cluster.cli.render import change_table, console
 from cluster.cli.up import given_flags, up_command
 from cluster.client import ClusterClient, ClusterError
 from cluster.plan import looks_like_path
+from config.errors import UsageError
 from config.settings import cluster_url, read_yaml
 
 _LOOK_EVERY = 0.2
@@ -28,7 +29,7 @@ _NOT_SETTINGS = {"config", "detached", "engine_args"}
 @click.argument("instance")
 @click.option("--undo", is_flag=True, help="Back into rotation.")
 @click.option(
-    "--grace", type=click.FloatRange(0), metavar="S", help="Seconds for what runs (default: the drain timeout)."
+    "--grace", type=Finite(0), metavar="S", help="Seconds for what runs (default: the drain timeout)."
 )
 @no_wait_option
 @url_option
@@ -124,14 +125,22 @@ def _sendable(settings: dict[str, Any]) -> dict[str, Any]:
     sent: dict[str, Any] = {}
     for name, value in settings.items():
         if isinstance(value, Path) or (name in ("lora_config", "backend_key_file", "state_dir") and value):
-            value = str(Path(value).expanduser().absolute())
-        elif name == "adapter_root" and value:
+            value = _absolute(name, value)
+        elif name == "adapter_root" and isinstance(value, str | list):
             folders = value.split(",") if isinstance(value, str) else value
-            value = [str(Path(folder).expanduser().absolute()) for folder in folders]
+            value = [_absolute(name, folder) for folder in folders] if value else value
         elif name == "model" and isinstance(value, str) and looks_like_path(value):
-            value = str(Path(value).expanduser().absolute())
+            value = _absolute(name, value)
         sent[name] = value
     return sent
+
+
+def _absolute(name: str, value: Any) -> Any:
+    """What is no path goes as it is: the cluster says what is wrong with it."""
+    try:
+        return str(Path(value).expanduser().absolute()) if isinstance(value, str | Path) else value
+    except RuntimeError as error:
+        raise UsageError(f"{name}: {value}: {error}", exit_code=2) from None
 
 
 _EFFECTS = ", ".join(f"`{effect}`" for effect in Effect)

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-_STYLES = {
+#: Of the states of an instance.
+STYLES = {
     "ready": "green", "starting": "yellow", "draining": "yellow", "stopping": "yellow", "backoff": "red",
     "unhealthy": "red", "drained": "yellow", "failed": "bold red", "stopped": "dim",
 }  # fmt: skip
@@ -52,10 +53,10 @@ def status_table(status: Mapping[str, Any], width: int) -> Table:
         if not note and i["last_exit"] and not i["last_exit"]["expected"]:
             note = f"last end: {i['last_exit']['reason']}"
         cells = (
-            name, Text(state, _STYLES.get(i["state"], "")), _text(i["pid"]), _text(i["port"]),
-            ",".join(map(str, i["gpus"])) or "-", _text(i["weight"]), _text(i["in_flight"]),
-            _text(i["requests_total"]), _text(i["errors_total"]), _text(i["restarts"]), duration(i["uptime_s"]),
-            _text(i["cpu_percent"]), _text(i["memory_mb"] and round(i["memory_mb"])), Text(note, "dim"),
+            name, Text(state, STYLES.get(i["state"], "")), text_of(i["pid"]), text_of(i["port"]),
+            ",".join(map(str, i["gpus"])) or "-", text_of(i["weight"]), text_of(i["in_flight"]),
+            text_of(i["requests_total"]), text_of(i["errors_total"]), text_of(i["restarts"]), duration(i["uptime_s"]),
+            text_of(i["cpu_percent"]), text_of(i["memory_mb"] and round(i["memory_mb"])), Text(note, "dim"),
         )
         shown = zip(_COLUMNS, cells, strict=True)
         table.add_row(*(cell for (column, _), cell in shown if wide or column in _NARROW))
@@ -69,7 +70,8 @@ def change_table(changes: Sequence[Mapping[str, Any]]) -> Table:
         table.add_column(name, no_wrap=name in ("setting", "effect"), overflow="fold")
     for change in changes:
         style = "red" if change["effect"].startswith("not ") else "yellow" if " of the " in change["effect"] else ""
-        table.add_row(change["setting"], _value(change["old"]), _value(change["new"]), Text(change["effect"], style))
+        old, new = Text(_value(change["old"])), Text(_value(change["new"]))
+        table.add_row(change["setting"], old, new, Text(change["effect"], style))
     return table
 
 
@@ -86,7 +88,7 @@ def progress_table(snapshot: dict[str, Any]) -> Table:
     for name, i in snapshot["instances"].items():
         for_s = i.get("state_for_s")
         table.add_row(
-            name, Text(i["state"], _STYLES.get(i["state"], "")), duration(for_s),
+            name, Text(i["state"], STYLES.get(i["state"], "")), duration(for_s),
             Text(i["reason"] or i.get("phase") or "", "dim"),
         )
     return table
@@ -102,7 +104,8 @@ def duration(seconds: float | None) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def _text(value: object) -> str:
+def text_of(value: object) -> str:
+    """A dash for what is not known."""
     return "-" if value is None else str(value)
 
 

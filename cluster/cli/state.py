@@ -35,7 +35,7 @@ def _existing(state_dir: Path | None, url: str | None) -> StateDir:
     root = state_dir or find(url)
     if root is None:
         raise UsageError("the cluster's state directory is on another machine: export it there")
-    state = StateDir(root.expanduser().absolute())
+    state = StateDir(root.absolute())
     if not state.database.exists():
         raise UsageError(f"{state.root} is no state directory of a cluster")
     return state
@@ -129,8 +129,7 @@ def import_command(file: str, state_dir: Path | None, force: bool) -> int:
     """Bring in what `export` wrote to FILE (- is standard input). No cluster may run on the state directory.
 
     The next `up` starts with its instance count and strategy, unless it is told others."""
-    root = state_dir or default_state_dir(cluster_port())
-    state = StateDir(root.expanduser().absolute())
+    state = StateDir((state_dir or default_state_dir(cluster_port())).absolute())
     if file == "-":
         return asyncio.run(_import(sys.stdin.buffer, state, force))
     with contextlib.ExitStack() as stack:

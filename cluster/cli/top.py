@@ -18,7 +18,7 @@ import click
 
 from cluster import series
 from cluster.cli import top_view
-from cluster.cli.common import client, url_option
+from cluster.cli.common import Finite, client, url_option
 from cluster.cli.render import console
 from cluster.client import ClusterClient, ClusterError, Event
 from cluster.openai_client import OpenAIClient
@@ -34,7 +34,7 @@ _EVENTS = 8
 
 @click.command("top")
 @click.option(
-    "--interval", default=2.0, show_default=True, type=click.FloatRange(0.1, 3600), help="Seconds between looks."
+    "--interval", default=2.0, show_default=True, type=Finite(0.1, 3600), help="Seconds between looks."
 )
 @click.option("--sort", default="instance", show_default=True, type=click.Choice(list(SORTS)), help="What comes first.")
 @click.option("--once", is_flag=True, help="Print one table and end; so it is where there is no terminal.")

@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from cluster.cli.render import _STYLES, duration
+from cluster.cli.render import STYLES, duration
 from cluster.top import Row, Totals, fitting
 
 
@@ -83,7 +83,7 @@ def table(rows: Sequence[Row], width: int) -> tuple[Table, set[str]]:
 
 def _cell(name: str, text: str, row: Row) -> Text:
     if name == "state":
-        return Text(text, _STYLES.get(row.state.partition(" ")[0], ""))
+        return Text(text, STYLES.get(row.state.partition(" ")[0], ""))
     if name == "KV" and row.kv is not None and row.kv > 0.95:
         return Text(text, "red")
     if name == "err/s" and row.errors:

@@ -125,7 +125,7 @@ def _log_to_terminal(level: str, style: str, live: bool) -> None:
 async def _narrate(supervisor: Supervisor, settings: Settings, live: bool) -> None:
     """Progress of the start, then one line that says how to use it."""
     began, said = time.monotonic(), False
-    url = f"http://{settings.host}:{settings.port}"
+    url = settings.url()
     log, where = logging.getLogger(__name__), str(supervisor.state.root)
     log.info("cluster: %s, state in %s", url, where, extra=logs.fields("up", url=url, state_dir=where))
     if not live:

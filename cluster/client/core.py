@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,10 +63,7 @@ class Place:
     state_dir: Path | None
 
     def __post_init__(self) -> None:
-        try:
-            httpx.URL(self.url)
-        except httpx.InvalidURL as error:
-            raise ClusterError(f"{self.url}: {error}") from None
+        check_url(self.url)
 
     def __str__(self) -> str:
         return str(self.state_dir) if self.state_dir else self.url
@@ -109,9 +108,26 @@ class Place:
         raise ClusterError(message, status, type=kind, param=param)
 
     def failed(self, error: httpx.HTTPError | httpx.StreamError | ValueError) -> ClusterError:
-        if isinstance(error, httpx.ConnectError):
-            return ClusterError(f"no cluster at {self} (is it up? --url or CLUSTERCTL_URL name another)")
-        return ClusterError(f"{self}: {str(error) or type(error).__name__}")
+        return unanswered(str(self), error)
+
+
+def check_url(url: str) -> None:
+    """Raises ClusterError for a ``url`` that is none."""
+    try:
+        parts = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise ClusterError(f"{url}: {error}") from None
+    if parts.scheme not in ("http", "https") or not parts.host:
+        raise ClusterError(f"{url}: no URL of a cluster, which is such as http://127.0.0.1:8000")
+
+
+def unanswered(where: str, error: httpx.HTTPError | httpx.StreamError | ValueError) -> ClusterError:
+    """Of a question that got no answer from ``where``, or not all of one."""
+    if not isinstance(error, httpx.ConnectError):
+        return ClusterError(f"{where}: {str(error) or type(error).__name__}")
+    cause = error.__context__ and error.__context__.__context__
+    why = f": {error}" if isinstance(cause, socket.gaierror | ssl.SSLError) else ""  # it may well be up
+    return ClusterError(f"no cluster at {where}{why} (is it up? --url or CLUSTERCTL_URL name another)")
 
 
 def parsed(content: bytes) -> Any:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 from cluster.doctor.facts import Facts, Gpu
 from cluster.doctor.finding import Finding, gib, listed, ok, problem, warning
-from cluster.sizing.memory import UTILIZATION
 from worker.engines.vllm import TESTED
 
 _BUILT_FOR_CUDA = ("torchvision", "torchaudio", "torchcodec")
@@ -61,8 +60,7 @@ def _gpu(facts: Facts, gpu: Gpu) -> Iterator[Finding]:
         if users:
             yield ok(name, f"{gib(gpu.used)} in use{by}")
         return
-    share = facts.settings.instances_per_gpu if facts.settings else 1
-    wanted = UTILIZATION if share == 1 else math.floor(90 / share) / 100
+    wanted = facts.memory_share
     if gpu.free < wanted * gpu.total:
         possible = math.floor(gpu.free / gpu.total * 100) / 100 - 0.01
         end = f"end {listed([f'pid {u.pid}' for u in gpu.users])}" if gpu.users else "find out who: nvidia-smi"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,11 @@ from typing import Any
 from cluster.doctor.limits import Limits
 from cluster.plan import Plan
 from cluster.sizing.files import Stored
+from cluster.sizing.memory import UTILIZATION
 from cluster.sizing.model import Model
 from config.settings import Settings
+from worker.engines import flags
+from worker.engines.vllm import memory_share
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,3 +158,15 @@ class Facts:
     disk: Disk | None = None
     port: Port | None = None
     model: Sized | None = None
+
+    @property
+    def memory_share(self) -> float:
+        """Of a GPU's memory, what vLLM takes for a worker."""
+        settings = self.plan.settings if self.plan else self.settings
+        if settings is None:
+            return UTILIZATION
+        for given in flags.values(settings.engine_args, "--gpu-memory-utilization") or ():
+            with contextlib.suppress(ValueError):
+                if 0 < float(given) <= 1:
+                    return float(given)
+        return UTILIZATION if settings.instances_per_gpu == 1 else memory_share(settings.instances_per_gpu)

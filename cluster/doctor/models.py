@@ -70,11 +70,8 @@ def _on_gpu(facts: Facts, plan: Plan, model: Model, weights: memory.Weights, ask
     used = {index for number in range(max(1, plan.settings.instances)) for index in placement.slot(number).gpus}
     sizes = [gpu.total for gpu in facts.gpus.gpus if gpu.index in used]
     place = Place(placement.ranks, min(sizes, default=facts.gpus.gpus[0].total))
-    share = memory.UTILIZATION if placement.per_gpu == 1 else math.floor(90 / placement.per_gpu) / 100
-    given = flags.values(plan.spec.extra_args, "--gpu-memory-utilization")
-    if given and given[0].replace(".", "", 1).isdigit():
-        share = float(given[0])
-    fit = replace(fits.on_gpus(model, weights, ask, place, placement.ranks), budget=int(place.memory * share))
+    budget = int(place.memory * facts.memory_share)
+    fit = replace(fits.on_gpus(model, weights, ask, place, placement.ranks), budget=budget)
     return replace(fit, kv=max(0, fit.room))
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 from cluster.doctor.facts import Facts, Port, State
 from cluster.doctor.finding import Finding, gib, listed, ok, problem, warning
 from cluster.plan import Plan
-from cluster.sizing.memory import UTILIZATION
+from worker.engines import flags
 from worker.spec import Slot
 
 
@@ -128,11 +127,10 @@ def _places(plan: Plan, facts: Facts) -> Iterator[str]:
         slots = listed([_gpus(placement.slot(n)) for n in range(shown)]) if shown else "none"
         usable = len(placement.machine.gpus)
         yield f"pin them to {slots}{' …' if number > shown else ''}, as there are {usable} usable GPUs"
-        if placement.per_gpu == 1:
-            yield f"let each take {UTILIZATION:.0%} of its GPU's memory, vLLM's own default"
-        else:
-            share = math.floor(90 / placement.per_gpu) / 100
-            yield f"let each take {share:.0%} of its GPU's memory, as {placement.per_gpu} share one"
+        why = f"as {placement.per_gpu} share one" if placement.per_gpu > 1 else "vLLM's own default"
+        if flags.has(plan.spec.extra_args, "--gpu-memory-utilization"):
+            why = "as --gpu-memory-utilization says"
+        yield f"let each take {facts.memory_share:.0%} of its GPU's memory, {why}"
         return
     if plan.spec.engine == "sim":
         yield "use no GPU: the simulated engine has no model"

@@ -87,6 +87,16 @@ def test_asking_again_that_is_killed_loses_nothing(tmp_path: Path) -> None:
     assert len(out.read_bytes().splitlines()) == 7
 
 
+def test_beginning_anew_forgets_an_asking_again_that_was_killed(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    _run(SOURCE, Output(out), fails=(2, 6))
+    _run(SOURCE, Output(out, retry=True), stop=1)
+    _run(SOURCE, Output(out, overwrite=True), fails=(2,))
+    seen = _run(SOURCE, Output(out, retry=True))
+    assert [step.ask.number for step in seen if step.ask] == [2]
+    assert not any(step.kept for step in seen)
+
+
 def test_asking_again_also_asks_what_was_never_asked(tmp_path: Path) -> None:
     out = tmp_path / "out"
     _run(SOURCE, Output(out), stop=4, fails=(2,))
@@ -152,6 +162,11 @@ def test_where_nothing_can_be_written_it_is_said(tmp_path: Path) -> None:
         Output(tmp_path / "no" / "out")
     with pytest.raises(UsageError, match="directory"):
         Output(tmp_path)
+
+
+def test_a_name_that_no_file_can_have_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="File name too long"):
+        Output(tmp_path / ("x" * 300))
 
 
 def test_empty_lines_and_a_mark_of_the_encoding_are_passed_over() -> None:

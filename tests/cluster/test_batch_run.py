@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from random import Random
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web
 from hypothesis import given
@@ -222,3 +223,28 @@ async def test_without_a_cluster_the_run_ends() -> None:
     async with Asker(f"http://127.0.0.1:{free_port()}", None, 1, retries=0) as asker:
         with pytest.raises(ClusterError, match="any more"):
             await asker(_ask(1))
+
+
+@pytest.mark.parametrize("refusals", [1, 2])
+async def test_a_connection_that_is_not_taken_is_tried_again_and_is_no_late_answer(
+    refusals: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return web.json_response({"choices": [{"text": "t"}]})
+
+    monkeypatch.setattr("cluster.batch_run.pause", lambda *_: 0.0)
+    async with _asking(answer, retries=1) as asker:
+        post = asker._http.post
+        late: list[Any] = [aiohttp.ConnectionTimeoutError("no connection")] * refusals
+
+        def connect(*args: Any, **options: Any) -> Any:
+            if late:
+                raise late.pop()
+            return post(*args, **options)
+
+        monkeypatch.setattr(asker._http, "post", connect)
+        if refusals == 1:
+            assert (await asker(_ask(1)))["text"] == "t"
+        else:
+            with pytest.raises(ClusterError, match=r"no cluster at .* any more"):
+                await asker(_ask(1))

@@ -122,6 +122,22 @@ def test_a_url_that_is_none_is_a_cluster_error(url: str) -> None:
         ClusterClient(url).status()
 
 
+def test_a_name_that_is_not_known_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*args: Any, **options: Any) -> Any:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    said = r"no cluster at http://nobody:8000: \[Errno -2\] Name or service not known \(is it up\?"
+    with ClusterClient("http://nobody:8000") as cluster, pytest.raises(ClusterError, match=said):
+        cluster.status()
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "127.0.0.1:8000", "//127.0.0.1:8000", "http://", "ftp://cluster"])
+def test_a_url_without_scheme_or_host_is_told_how_one_looks(url: str) -> None:
+    with pytest.raises(ClusterError, match=r"is such as http://127\.0\.0\.1:8000"):
+        ClusterClient(url)
+
+
 def test_the_admin_key_goes_along_as_a_bearer_token() -> None:
     with ClusterClient("http://h", "secret") as cluster:
         assert cluster._http.headers["Authorization"] == "Bearer secret"

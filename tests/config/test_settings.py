@@ -36,6 +36,14 @@ def test_without_anything_the_defaults_hold() -> None:
     assert (got.drain_timeout, got.queue_timeout, got.startup_timeout) == (30.0, 30.0, 600.0)
 
 
+@pytest.mark.parametrize(("host", "url"), [
+    ("127.0.0.1", "http://127.0.0.1:1"), ("0.0.0.0", "http://127.0.0.1:1"), ("::", "http://[::1]:1"),
+    ("[::]", "http://[::1]:1"), ("fe80::1", "http://[fe80::1]:1"), ("example.org", "http://example.org:1"),
+])  # fmt: skip
+def test_the_url_that_is_shown_is_one_that_can_be_asked(host: str, url: str) -> None:
+    assert load({"host": host, "port": 1}).url() == url
+
+
 def test_without_anything_a_balancer_is_told_what_it_would_do_anyway() -> None:
     got = load({})
     untold = BalancerConfig(-1, "", "", 0, 0)

@@ -37,6 +37,11 @@ _OPTIONAL = {
 _KEEP_ALIVE_S = "75"
 
 
+def memory_share(workers: int) -> float:
+    """Of a GPU's memory, what each of so many ``workers`` on it is told to take."""
+    return math.floor(90 / workers) / 100
+
+
 class VllmEngine:
     name = "vllm"
     startup_interval = 0.5
@@ -77,8 +82,7 @@ class VllmEngine:
                 "CUDA_VISIBLE_DEVICES": ",".join(map(str, slot.gpus)),
             }
             if slot.share > 1:
-                fraction = math.floor(90 / slot.share) / 100
-                wanted += _unless(spec, "--gpu-memory-utilization", f"{fraction:.2f}")
+                wanted += _unless(spec, "--gpu-memory-utilization", f"{memory_share(slot.share):.2f}")
         else:
             wanted += self._cpu(spec, slot, env, notes)
         return Command((*self._entry(spec.model), *wanted, *spec.extra_args), env, tuple(notes))

@@ -195,6 +195,8 @@ def test_saving(tmp_path: Path) -> None:
     assert not session.take(f"/save {tmp_path}/mine")
     assert (tmp_path / "mine").read_text() == "precious"
     assert not session.take(f"/save {tmp_path}/no/where")
+    assert not session.take(f"/save {tmp_path}/{'x' * 300}") and "File name too long" in _err(session)
+    assert not session.take("/save ~nobody-of-this-name/talk") and "home directory" in _err(session)
     assert not session.take("/save")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 
 from cluster.cli import cli, common, operate, planned
@@ -131,6 +132,30 @@ def test_settings_come_from_flags_then_from_the_file_and_paths_are_absolute(
         "engine_args": ["--seed", "1"],
     }  # fmt: skip
     assert how == {"defaults": ["stop_grace"], "previous": False, "dry_run": False, "spare": False}
+
+
+@pytest.mark.parametrize("text", ["lora_config: 5", "adapter_root: [1]", "backend_key_file: [a]"])
+def test_what_is_no_path_is_left_for_the_cluster_to_refuse(
+    cluster: Cluster, run: Run, tmp_path: Path, text: str
+) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    assert run("apply", "--config", str(tmp_path / "c.yaml")).exit_code == 0
+    ((_, (settings, _)),) = cluster.asked
+    assert settings == yaml.safe_load(text)
+
+
+def test_the_folder_of_nobody_is_wrong_usage(cluster: Cluster, run: Run) -> None:
+    assert run("apply", "--adapter-root", "~nobody-of-this-name/a").exit_code == 2
+    for command in (["down"], ["state", "check"], ["state", "import", "-"]):
+        result = CliRunner().invoke(cli, [*command, "--state-dir", "~nobody-of-this-name/a"])
+        assert result.exit_code == 2 and "home directory" in result.output
+
+
+def test_values_that_look_like_markup_are_shown_as_they_are(cluster: Cluster, run: Run) -> None:
+    change = {"setting": "engine_args", "old": ["[auto]"], "new": ["a[/b]"], "effect": "at once"}
+    cluster.applied["changes"] = [change]
+    said = run("apply", "--drain-timeout", "5", "--dry-run").stdout
+    assert "[auto]" in said and "a[/b]" in said
 
 
 def test_what_changes_is_shown_with_what_it_does(cluster: Cluster, run: Run) -> None:

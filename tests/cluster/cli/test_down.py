@@ -1,0 +1,92 @@
+"""Which state directory a URL stands for: never one of another cluster."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.cli import down
+from cluster.client import ClusterError
+from config.errors import UsageError
+from config.paths import StateDir, default_state_dir
+from worker import run_file
+
+HERE, ELSEWHERE = "http://127.0.0.1:8000", "http://192.0.2.1:8000"  # the second is nobody's (RFC 5737)
+
+
+class Cluster:
+    """What a client of the cluster would be answered."""
+
+    def __init__(self, status: dict[str, Any] | None) -> None:
+        self._status = status
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        pass
+
+    def status(self) -> dict[str, Any]:
+        if self._status is None:
+            raise ClusterError("no cluster")
+        return self._status
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> StateDir:
+    made = StateDir(tmp_path / "state")
+    made.create()
+    made.lock.write_text("4711")
+    run_file.prepare(made.runs / "load_balancer", {})
+    me = (Path("/proc") / str(os.getpid()) / "stat").read_text()
+    with (made.runs / "load_balancer").open("r+") as file:
+        file.write(me)
+    return made
+
+
+def _answer(monkeypatch: pytest.MonkeyPatch, state: StateDir, supervisor: int | None, balancer: int) -> None:
+    status = {"supervisor": {"pid": supervisor, "state_dir": str(state.root)}, "load_balancer": {"pid": balancer}}
+    monkeypatch.setattr(down, "client", lambda url: Cluster(status))
+
+
+@pytest.mark.parametrize(("supervisor", "balancer"), [(4711, 1), (None, os.getpid())])
+def test_a_cluster_whose_processes_run_on_the_folder_is_found_there(
+    state: StateDir, monkeypatch: pytest.MonkeyPatch, supervisor: int | None, balancer: int
+) -> None:
+    _answer(monkeypatch, state, supervisor, balancer)
+    assert down.find(HERE) == state.root
+
+
+@pytest.mark.parametrize(("supervisor", "balancer"), [(4712, 1), (None, 1), (None, 4711)])
+def test_behind_a_forwarded_port_a_folder_of_the_same_name_is_another_clusters(
+    state: StateDir, monkeypatch: pytest.MonkeyPatch, supervisor: int | None, balancer: int
+) -> None:
+    _answer(monkeypatch, state, supervisor, balancer)
+    assert down.find(HERE) is None
+
+
+def test_a_folder_of_this_machine_is_not_that_of_a_cluster_on_another(
+    state: StateDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _answer(monkeypatch, state, 4711, os.getpid())
+    assert down.find(ELSEWHERE) is None
+
+
+def test_a_cluster_that_does_not_answer_is_looked_for_on_this_machine_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    default_state_dir(8000).mkdir(parents=True)
+    monkeypatch.setattr(down, "client", lambda url: Cluster(None))
+    assert down.find(HERE) == default_state_dir(8000)
+    with pytest.raises(ClusterError):
+        down.find(ELSEWHERE)
+
+
+def test_a_url_without_a_proper_port_is_wrong_usage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(down, "client", lambda url: Cluster(None))
+    with pytest.raises(UsageError, match="Port out of range"):
+        down.find("http://127.0.0.1:99999")
