@@ -290,8 +290,9 @@ class Admin:
 
     async def _ask(self, request: web.Request, body: bytes) -> tuple[aiohttp.ClientResponse, str]:
         """Raises ProxyError (503) where there is no supervisor."""
+        method = "GET" if request.method == "HEAD" else request.method  # the same head, of the same body
         try:
-            async with self._control.request(request.method, _at_supervisor(request), data=body) as answer:
+            async with self._control.request(method, _at_supervisor(request), data=body) as answer:
                 return answer, await answer.text()
         except (aiohttp.ClientError, OSError):
             raise ProxyError(
