@@ -158,6 +158,11 @@ class Admin:
             own = yield from exposition.total_steps([here, *others], self._alike)
         return (yield from self._merger.merge(texts, itertools.chain(own, scraped(answered))))
 
+    def _sums(self, others: Sequence[str]) -> exposition.Steps[dict[str, float]]:
+        """Values by series of all balancer processes."""
+        here = "".join((yield from exposition.gathered(self._metrics.registry.pieces())))
+        return (yield from exposition.sample_steps([here, *others], self._alike))
+
     # for those who may manage the cluster
 
     async def _status(self, _: web.Request) -> web.Response:
@@ -228,7 +233,7 @@ class Admin:
 
     async def _system_metrics(self, _: web.Request) -> web.Response:
         instances, others = self.status()["instances"], await self._siblings.expositions()
-        series = exposition.samples([self._metrics.render(), *others], self._alike) if others else {}
+        series = await in_turns(self._sums(others)) if others else {}
         everything = sum(i["requests_total"] for i in instances.values())
         result = {}
         for name, i in instances.items():
