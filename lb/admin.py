@@ -271,7 +271,7 @@ class Admin:
             raise ProxyError(400, "lines: 0 to 100000", param="lines")
         if (given := request.query.get("follow", "0")) not in _YES_OR_NO:
             raise ProxyError(400, f"follow: 0 or 1, not {given[:100]!r}", param="follow")
-        return await follow(request, Path(path), lines, _YES_OR_NO[given])
+        return await follow(request, Path(path), lines, _YES_OR_NO[given], lambda: self.events.closed)
 
     async def _adapters(self, request: web.Request) -> web.Response:
         """The supervisor's answer, with what only the balancer can count."""
