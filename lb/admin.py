@@ -158,6 +158,11 @@ class Admin:
             own = yield from exposition.total_steps([here, *others], self._alike)
         return (yield from self._merger.merge(texts, itertools.chain(own, scraped(answered))))
 
+    def _sums(self, others: Sequence[str]) -> exposition.Steps[dict[str, float]]:
+        """Values by series of all balancer processes."""
+        here = "".join((yield from exposition.gathered(self._metrics.registry.pieces())))
+        return (yield from exposition.sample_steps([here, *others], self._alike))
+
     # for those who may manage the cluster
 
     async def _status(self, _: web.Request) -> web.Response:
@@ -228,7 +233,7 @@ class Admin:
 
     async def _system_metrics(self, _: web.Request) -> web.Response:
         instances, others = self.status()["instances"], await self._siblings.expositions()
-        series = exposition.samples([self._metrics.render(), *others], self._alike) if others else {}
+        series = await in_turns(self._sums(others)) if others else {}
         everything = sum(i["requests_total"] for i in instances.values())
         result = {}
         for name, i in instances.items():
@@ -266,7 +271,7 @@ class Admin:
             raise ProxyError(400, "lines: 0 to 100000", param="lines")
         if (given := request.query.get("follow", "0")) not in _YES_OR_NO:
             raise ProxyError(400, f"follow: 0 or 1, not {given[:100]!r}", param="follow")
-        return await follow(request, Path(path), lines, _YES_OR_NO[given])
+        return await follow(request, Path(path), lines, _YES_OR_NO[given], lambda: self.events.closed)
 
     async def _adapters(self, request: web.Request) -> web.Response:
         """The supervisor's answer, with what only the balancer can count."""
@@ -290,8 +295,9 @@ class Admin:
 
     async def _ask(self, request: web.Request, body: bytes) -> tuple[aiohttp.ClientResponse, str]:
         """Raises ProxyError (503) where there is no supervisor."""
+        method = "GET" if request.method == "HEAD" else request.method  # the same head, of the same body
         try:
-            async with self._control.request(request.method, _at_supervisor(request), data=body) as answer:
+            async with self._control.request(method, _at_supervisor(request), data=body) as answer:
                 return answer, await answer.text()
         except (aiohttp.ClientError, OSError):
             raise ProxyError(

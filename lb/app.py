@@ -156,7 +156,8 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
     pool = Pool(changes.notify, counters.share, lost)
     observers, siblings = Observers(config, state), Siblings(counters, link_path)
     why = Why(observers.journal, lambda: front.under_way(), siblings)
-    link = Link(pool, listener, link_path, counters.recently_used, metrics.render, outcomes, events, why.told)
+    series = metrics.registry.pieces
+    link = Link(pool, listener, link_path, counters.recently_used, series, outcomes, events, why.told)
     proxy = Proxy(
         pool, upstream, counters, metrics, changes, queue_timeout=config.queue_timeout, want=link.want,
         trusted=Trusted(config.trusted_proxies), strategy=StrategyReader(state.strategy).current,

@@ -162,10 +162,11 @@ class _Page:
 def samples(texts: Sequence[str], alike: Collection[str]) -> dict[str, float]:
     """Values by series (name and labels) of several processes: added, but those of the metrics ``alike``, which each
     process reads from the same place, are taken once, from the first that has them."""
-    return whole(_samples(texts, alike))
+    return whole(sample_steps(texts, alike))
 
 
-def _samples(texts: Iterable[str], alike: Collection[str]) -> Steps[dict[str, float]]:
+def sample_steps(texts: Iterable[str], alike: Collection[str]) -> Steps[dict[str, float]]:
+    """`samples` in steps."""
     found: dict[str, float] = {}
     for text in texts:
         lines = text.split("\n")
@@ -192,7 +193,7 @@ def total_steps(texts: Sequence[str], alike: Collection[str]) -> Steps[list[str]
     for text in texts:
         heads |= dict.fromkeys(line for line in text.split("\n") if line.startswith("#"))
         yield
-    found = list((yield from _samples(texts, alike)).items())
+    found = list((yield from sample_steps(texts, alike)).items())
     pieces = ["\n".join([*heads, ""])] if heads else []
     for start in range(0, len(found), _STEP):
         pieces.append("".join([f"{series} {number(value)}\n" for series, value in found[start : start + _STEP]]))

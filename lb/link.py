@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from config.aio import Tasks
 from config.link import LINE_LIMIT, Phase, bind_unix, descriptor_path, encode, messages
 from config.topology import BackendSet
 from lb.events import EventFeed
+from lb.exposition import gathered
 from lb.outcomes import Outcomes
 from lb.pool import Pool
+from lb.turns import in_turns
 from lb.waiting import Changes
 
 log = logging.getLogger(__name__)
@@ -36,20 +38,20 @@ _OUTCOME_LOOK = 0.02
 
 
 class Link:
-    """``uses()`` tells which adapters were used since it was last asked; ``render()`` this process' own series (it is
-    called in a thread). ``outcomes`` knows what became of requests on lost workers, ``events`` takes what happened,
+    """``uses()`` tells which adapters were used since it was last asked; ``series()`` makes this process' own
+    series, in pieces. ``outcomes`` knows what became of requests on lost workers, ``events`` takes what happened,
     ``why`` answers another balancer's question how requests were routed. ``snapshot`` is the supervisor's last word;
     ``alive`` whether there is a supervisor; ``retired`` is set when it has said that another takes the connections: a
     request may go on for ``drain_timeout`` seconds."""
 
     def __init__(
         self, pool: Pool, listener: socket.socket, path: Path,
-        uses: Callable[[], dict[str, float]] = dict, render: Callable[[], str] = str,
+        uses: Callable[[], dict[str, float]] = dict, series: Callable[[], Iterable[str]] = tuple,
         outcomes: Outcomes | None = None, events: EventFeed | None = None,
         why: Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]] | None = None,
     ) -> None:
         self._pool, self._listener, self._path = pool, listener, path
-        self._uses, self._render = uses, render
+        self._uses, self._series = uses, series
         self._outcomes, self._events, self._why = outcomes or Outcomes(), events or EventFeed(), why
         self._wanted: dict[str, float] = {}
         #: Of whoever is connected and has not turned out to be another balancer: supervisors.
@@ -162,8 +164,8 @@ class Link:
                     self._events.add(message["events"])
                 elif message["type"] == "metrics":
                     self._writers.discard(writer)  # another balancer: no supervisor asks for them
-                    text = await asyncio.to_thread(self._render)
-                    writer.write(encode({"type": "metrics", "text": text}))
+                    pieces = await in_turns(gathered(self._series()))
+                    writer.write(encode({"type": "metrics", "text": "".join(pieces)}))
                 elif message["type"] == "why" and self._why is not None:
                     self._writers.discard(writer)  # another balancer too
                     writer.write(encode(await self._why(message)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 from aiohttp import web
@@ -11,14 +12,17 @@ _LOOK_EVERY = 0.25
 _CHUNK = 64 * 1024
 
 
-async def follow(request: web.Request, path: Path, lines: int, go_on: bool) -> web.StreamResponse:
+async def follow(
+    request: web.Request, path: Path, lines: int, go_on: bool, over: Callable[[], bool] = lambda: False
+) -> web.StreamResponse:
     """The last ``lines`` lines of ``path`` as text; with ``go_on``, everything written afterwards as it comes,
-    until the client goes away. A file that shrinks was rotated: reading goes on from its new beginning."""
+    until the client goes away or all streams are ``over``. A file that shrinks was rotated: reading goes on from its
+    new beginning."""
     response = web.StreamResponse(headers={"Content-Type": "text/plain; charset=utf-8"})
     await response.prepare(request)
     text, offset = await asyncio.to_thread(_tail, path, lines)
     await response.write(text)
-    while go_on:
+    while go_on and not over():
         await asyncio.sleep(_LOOK_EVERY)
         text, offset = await asyncio.to_thread(_since, path, offset)
         if text:

@@ -196,8 +196,8 @@ class Meter:
             series.tokens.value += tokens
             series.prompts.value += prompt or 0
             return
-        if self._stream or len(self.latest) > 1:
-            end = b"".join([*self._before, *self.latest][-4:])
+        if self._stream or self.chunks > 1:
+            end = b"".join(self.recent()[-4:])
             self.count()
         else:
             end = self.latest[0]

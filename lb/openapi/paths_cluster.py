@@ -61,9 +61,11 @@ PATHS: Mapping[str, Json] = {
     )},
     "/v1/cluster/live": {"get": operation(
         "live", "cluster", "The status, traffic and events, once a second",
-        {200: plain("Frames: event `live`, with `status`, `samples` and `strategies`; and every event as it comes",
-                    "text/event-stream")},
-        errors=(503,), words="A stream without an end.",
+        {200: plain("Frames: event `live`, with `status`, `samples`, `strategies` and `gpus`; and every event as it "
+                    "comes", "text/event-stream")},
+        errors=(503,),
+        words="A stream without an end. The latest 200 events come first; whoever was cut off goes on by "
+        "`Last-Event-ID`.",
     )},
     "/v1/cluster/why": {"get": operation(
         "why", "cluster", "Why requests went where they went",
@@ -134,7 +136,7 @@ PATHS: Mapping[str, Json] = {
         "logs", "cluster", "What an instance wrote",
         {200: plain("The end of its log", "text/plain")}, errors=(400, 404),
         parameters=(
-            in_path("name", "Id of an instance, or `balancer`", "instance_0"),
+            in_path("name", "Id of an instance, or `balancer`, `balancer-1` …, `standby`, `access`", "instance_0"),
             in_query("lines", {**COUNT, "maximum": 100_000, "default": 100}, "So many of the last"),
             in_query("follow", one_of("0", "1", "false", "true"), "Go on as it is written, without an end"),
         ),

@@ -44,8 +44,9 @@ function showLink() {
 }
 
 async function toggleKey() {
-  if (key.get() !== null) { key.set(null); store.start(false); return; }
-  if (await asking.ask(false)) store.start();
+  if (key.get() === null) { await asking.ask(false); return; }
+  key.set(null);
+  store.start(false);
 }
 
 store.addEventListener("link", showLink);

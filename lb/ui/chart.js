@@ -68,7 +68,7 @@ export class Chart {
     this.svg.replaceChildren(...parts);
     this.#legend();
     this.plot.setAttribute("aria-label", this.#summary());
-    if (this.#at !== null) this.#read(Math.min(this.#at, this.#times.length - 1), false);
+    if (this.#at !== null) this.#read(this.#times.length ? Math.min(this.#at, this.#times.length - 1) : null);
   }
 
   #timeTicks() {

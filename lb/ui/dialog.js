@@ -17,6 +17,7 @@ export function ask({ title, text = "", action, danger = false, fields = [], run
   $("dialog-fields").replaceChildren(...inputs.map(([row]) => row));
   $("dialog-error").hidden = true;
   go.textContent = action;
+  go.disabled = false; // whatever is still asked for by a dialog that was cancelled
   go.className = danger ? "danger" : "primary";
   const opener = document.activeElement;
   return new Promise((resolve) => {
@@ -36,11 +37,14 @@ export function ask({ title, text = "", action, danger = false, fields = [], run
       $("dialog-error").hidden = true;
       try {
         const said = await run(Object.fromEntries(inputs.map(([, name, value]) => [name, value()])));
-        go.disabled = false;
-        if (signal.aborted) return;
-        finish(true);
+        if (!signal.aborted) {
+          go.disabled = false;
+          finish(true);
+        }
         if (said) toast(said);
       } catch (error) {
+        // Cancelled meanwhile: what is open now is about something else.
+        if (signal.aborted) { toast(error.message); return; }
         go.disabled = false;
         $("dialog-error").textContent = error.message;
         $("dialog-error").hidden = false;

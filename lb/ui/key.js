@@ -3,6 +3,7 @@
 import { $ } from "./dom.js";
 import { asking, key } from "./api.js";
 import { ask } from "./dialog.js";
+import { store } from "./live.js";
 
 let open = null;
 
@@ -23,6 +24,7 @@ async function question(refused) {
     fields: [{ name: "key", label: "Key", type: "password", required: true }],
     run: async (values) => { key.set(values.key); given = true; },
   });
+  if (given && store.link === "locked") store.start(); // whoever it was that asked
   return given;
 }
 

@@ -50,6 +50,7 @@ class Pane {
 
   async send(prompt) {
     const own = this.#stop = new AbortController();
+    const messages = this.messages; // of a conversation that was cleared meanwhile nothing is shown or sent any more
     const body = { ...this.asked(prompt), stream: true, stream_options: { include_usage: true } };
     if (!this.messages.length) this.talk.replaceChildren();
     const bubble = h("div", { class: "bubble answer", "aria-busy": "true" });
@@ -68,9 +69,10 @@ class Pane {
       if (own.signal.aborted) seen.end = "stopped";
       else { seen.end = "failed"; this.talk.append(h("p", { class: "error", role: "alert" }, error.message)); }
     }
+    if (messages !== this.messages) return;
     bubble.removeAttribute("aria-busy");
     this.#tell(seen);
-    if (seen.text) this.messages.push({ role: "user", content: prompt }, { role: "assistant", content: seen.text });
+    if (seen.text) messages.push({ role: "user", content: prompt }, { role: "assistant", content: seen.text });
     this.talk.scrollTop = this.talk.scrollHeight;
   }
 

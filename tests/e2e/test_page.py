@@ -103,6 +103,25 @@ def test_what_the_cluster_refuses_is_said_in_its_words(shown: Page, cluster: Clu
     assert shown.js("return document.getElementById('scale-to').value") == "3"
 
 
+def test_a_change_that_nobody_waits_for_is_told_beside_the_next_question(shown: Page) -> None:
+    shown.js(
+        "const real = fetch; window.fetch = (url, options) => options?.method !== 'POST' ? real(url, options)"
+        " : new Promise((_, fail) => { window.endChange = fail; });"
+    )
+    shown.click("#rolling")
+    shown.asked("Restart all instances")
+    shown.click("#dialog-go")
+    shown.until(lambda: shown.js("return Boolean(window.endChange)"), "it is asked for")
+    shown.click("#dialog-cancel")
+    shown.click(row("instance_0", "[data-do=restart]"))
+    shown.asked("Restart instance_0?")
+    assert shown.js("return document.getElementById('dialog-go').disabled") is False
+    shown.js("window.endChange(new Error('late'))")
+    shown.says("#toasts", "the cluster does not answer")
+    assert shown.text("#dialog-error") == ""
+    shown.click("#dialog-cancel")
+
+
 def test_the_strategy_is_switched(shown: Page, cluster: Cluster) -> None:
     shown.choose("#strategy", "round_robin")
     shown.asked("Switch the strategy to round_robin?")
@@ -173,6 +192,17 @@ def test_an_answer_is_stopped_and_an_error_is_told(shown: Page) -> None:
     shown.click("#stop")
     shown.says("[data-numbers=A]", "stopped")
     shown.click("#clear")
+    # Cleared while it is answered, a conversation is forgotten: the next one begins without it.
+    shown.fill("#prompt", "What is clusterctl?")
+    shown.click("#send")
+    shown.until(lambda: shown.text("[data-pane=A] .answer"), "the first words")
+    shown.click("#clear")
+    shown.until(lambda: shown.js("return document.getElementById('stop').disabled"), "it has ended")
+    assert shown.text("[data-numbers=A]") == ""
+    shown.fill("#prompt", "And now?")
+    shown.click("[data-pane=A] .card-head button")  # curl
+    assert "And now?" in shown.text("#code-text") and "What is clusterctl?" not in shown.text("#code-text")
+    shown.click("#code-close")
     shown.fill("#max-tokens", "999999")
     shown.fill("#prompt", EVIL)
     shown.click("#send")
@@ -391,6 +421,14 @@ def _with_key(page: Page, cluster: Cluster, key: str) -> None:
     page.fill("#prompt", "hello")
     page.click("#send")
     page.says("[data-numbers=B]", "first token")
+    # Given to another question, the key is that of the whole page.
+    page.js("location.hash = '#logs/balancer'")
+    page.asked("Admin key")
+    page.fill("#dialog-key", key)
+    page.click("#dialog-go")
+    page.says("#link", "live")
+    page.click("#key")
+    page.says("#banner", "The cluster is not shown")
     # A wrong key, a right one.
     page.section("overview")
     page.click("#key")

@@ -304,6 +304,17 @@ async def test_an_answer_is_passed_back_once_it_shows_in_status(balancer: Balanc
         assert (await balancer.answer("GET", STATUS))[1]["total_instances"] == 2
 
 
+async def test_adapters_have_the_same_head_without_their_body(balancer: Balanced) -> None:
+    async with control(balancer, status=200, body={"adapters": []}):
+        heads = []
+        for method in ("GET", "HEAD"):
+            async with balancer.request(method, "/v1/lora_adapters") as response:
+                heads.append((response.status, response.headers["Content-Type"], response.headers["Content-Length"]))
+                body = await response.read()
+    assert heads[0] == heads[1] == (200, "application/json; charset=utf-8", "16")
+    assert not body
+
+
 @pytest.mark.parametrize(("method", "path"), [
     ("GET", "/v1/cluster/scale"), ("DELETE", "/v1/cluster/restart"), ("POST", STATUS), ("PUT", "/v1/cluster/strategy"),
     ("GET", "/v1/cluster/instances/instance_0/drain"), ("GET", "/v1/cluster/apply"),

@@ -222,6 +222,30 @@ async def test_a_big_answer_goes_through_whole(balancer: Balanced, start_worker:
         assert await response.read() == big
 
 
+async def test_a_request_is_over_however_many_pieces_its_answer_came_in(
+    balancer: Balanced, start_worker: StartWorker
+) -> None:
+    pieces: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        while piece := await pieces.get():
+            await response.write(piece)
+        return response
+
+    balancer.push((await start_worker(answer=answer)).spec())
+    for count in (15, 16, 17, 32):
+        pieces.put_nowait(b"0")
+        async with balancer.generate("/v1/responses") as response:
+            for number in range(1, count):
+                await response.content.readany()  # so that each comes by itself
+                pieces.put_nowait(b"%d" % number)
+            pieces.put_nowait(b"")
+            await response.read()
+        assert (response.status, balancer.in_flight) == (200, 0)
+
+
 async def test_an_answer_that_ends_with_its_connection_is_complete(balancer: Balanced, start_raw: StartRaw) -> None:
     worker = await start_raw(raw_answer(b"HTTP/1.1 200 OK\r\n\r\nto the end"))
     balancer.push(worker.spec())

@@ -63,11 +63,11 @@ def test_after_a_rotation_it_goes_on_at_the_new_beginning(tmp_path: Path) -> Non
 
 
 @asynccontextmanager
-async def following(path: Path) -> AsyncIterator[asyncio.StreamReader]:
+async def following(path: Path, over: Callable[[], bool] = lambda: False) -> AsyncIterator[asyncio.StreamReader]:
     """A plain connection on which the log is followed from its last line on."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        return await follow(request, path, 1, True)
+        return await follow(request, path, 1, True, over)
 
     app = web.Application()
     app.router.add_get("/", handle)
@@ -92,6 +92,16 @@ async def test_what_is_written_later_comes_as_it_is_written(tmp_path: Path) -> N
         with path.open("ab") as file:
             file.write(b"two\n")
         await asyncio.wait_for(reader.readuntil(b"two\n"), 5)
+
+
+async def test_it_ends_whole_with_all_streams_of_its_balancer(tmp_path: Path) -> None:
+    """Whoever follows goes on at the next one, and does not hold up the one that is to end."""
+    path, over = tmp_path / "x", asyncio.Event()
+    path.write_bytes(b"one\n")
+    async with following(path, over.is_set) as reader:
+        await asyncio.wait_for(reader.readuntil(b"one\n"), 5)
+        over.set()
+        assert await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), 5)
 
 
 async def test_a_log_that_begins_later_is_followed_too(tmp_path: Path) -> None:

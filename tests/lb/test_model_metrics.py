@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from prometheus_client import CollectorRegistry
 
-from lb.model_metrics import MOST, OTHER, ModelMetrics
+from lb.model_metrics import BATCH, MOST, OTHER, ModelMetrics
 
 
 class Clock:
@@ -42,6 +43,19 @@ def test_tokens_are_those_that_the_usage_tells() -> None:
     meter.end(failed=True)
     assert (_value(registry, "tokens_total"), _value(registry, "errors_total")) == (42, 1)
     assert _value(registry, "prompt_tokens_total") == 3
+
+
+@pytest.mark.parametrize("chunks", [BATCH - 1, BATCH, BATCH + 1, 2 * BATCH])
+def test_the_usage_is_found_however_many_chunks_an_answer_comes_in(chunks: int) -> None:
+    registry = CollectorRegistry()
+    meter = ModelMetrics(registry, Clock()).begin("poet")
+    for _ in range(chunks - 2):
+        meter.chunk(b"x" * 100, stream=False)
+    meter.chunk(b'"usage": {"prompt_tokens": 3, "comple', stream=False)
+    meter.chunk(b'tion_tokens": 42}}', stream=False)
+    meter.end(failed=False)
+    assert (meter.chunks, _value(registry, "tokens_total"), _value(registry, "prompt_tokens_total")) == (chunks, 42, 3)
+    assert _value(registry, "in_flight") == 0
 
 
 def test_tokens_of_prompts_are_counted_of_whole_answers_and_of_streams_that_somebody_reads_along() -> None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from config.link import bind_unix, encode
@@ -14,7 +15,7 @@ from config.strategy_file import StrategyWriter
 from config.topology import BalancerConfig
 from lb import app
 from lb.exposition import samples, total
-from lbfakes import Worker, backend_set, listening, running_worker, until
+from lbfakes import Worker, backend_set, listening, running_worker, snapshot, until
 
 
 @pytest.fixture
@@ -39,6 +40,10 @@ async def two(tmp_path: Path) -> AsyncIterator[list[app.Balancer]]:
 async def worker() -> AsyncIterator[Worker]:
     async with running_worker("instance_0") as made:
         yield made
+
+
+def _url(balancer: app.Balancer) -> str:
+    return "http://{}:{}".format(*balancer.link._listener.getsockname())
 
 
 def _apply(balancers: list[app.Balancer], worker: Worker, revision: int = 1, **fields: str) -> None:
@@ -80,6 +85,15 @@ async def test_series_are_added_and_what_all_read_from_one_place_is_not(
     assert found['clusterctl_in_flight{instance="instance_0"}'] == 1
     assert found['clusterctl_instance_ready{instance="instance_0"}'] == 1
     lease.release()
+
+
+async def test_the_mean_latency_is_over_the_requests_of_all(two: list[app.Balancer], worker: Worker) -> None:
+    _apply(two, worker)
+    two[0].link.snapshot = snapshot("instance_0")
+    for one, seconds in zip(two, (0.5, 1.5), strict=True):
+        one.proxy.metrics.finished("instance_0", "/v1/completions", 200, seconds)
+    async with aiohttp.ClientSession() as session, session.get(f"{_url(two[0])}/v1/system/metrics") as response:
+        assert (await response.json())["instances"]["instance_0"]["mean_latency_ms"] == 1000
 
 
 async def test_who_asks_for_series_is_no_supervisor(two: list[app.Balancer]) -> None:

@@ -17,6 +17,7 @@ from aiohttp import web
 from config.topology import BalancerConfig
 from lb import app
 from lb.journal import KEPT
+from lb.openapi.schemas import SCHEMAS
 from lbfakes import Balanced, closed_port, listening, running_balancer, running_worker, spec, until
 
 USAGE = {"usage": {"prompt_tokens": 3, "total_tokens": 8, "completion_tokens": 5}}
@@ -62,6 +63,7 @@ async def test_one_that_went_well(balanced: Balanced) -> None:
     outcome = found["outcome"]
     assert (outcome["status"], outcome["error"], outcome["completion_tokens"]) == (200, None, 5)
     assert 0 <= attempt["began_s"] <= outcome["time_to_first_token_s"] <= outcome["duration_s"] < 5
+    assert set(attempt) <= set(SCHEMAS["Attempt"]["properties"])
 
 
 async def test_the_only_one_and_the_one_that_failed_before_it(balanced: Balanced) -> None:
@@ -73,6 +75,7 @@ async def test_the_only_one_and_the_one_that_failed_before_it(balanced: Balanced
         first, second = found["attempts"]
         assert (first["instance"], first["cause"], first["strategy"]) == ("instance_0", "connect", "round_robin")
         assert first["failed"] and first["ended_s"] >= first["began_s"]
+        assert set(first) <= set(SCHEMAS["Attempt"]["properties"])
         assert (second["instance"], second["reason"]) == ("instance_1", "the only one that could take it")
         assert "failed" not in second
         assert found["outcome"]["status"] == 200
