@@ -549,9 +549,13 @@ class Exchange(Relayed):
     def over(self) -> bool:
         return self._over
 
-    def row(self, status: int = 0, reason: str = "") -> Row:
-        """How it was routed, and what became of it if it is over."""
-        meter, lease, now = self._meter, self._lease, self._proxy.clock() if status else 0.0
+    def row(self) -> Row:
+        """How it has been routed so far."""
+        return self._row(self._lease)
+
+    def _row(self, lease: Lease | None, status: int = 0, reason: str = "") -> Row:
+        """How it was routed on ``lease``, and what became of it if it is over."""
+        meter, now = self._meter, self._proxy.clock() if status else 0.0
         assert meter is not None
         backend = None if lease is None else lease.backend
         return self._info, backend, self._began, meter.began, meter.first, now, status, meter.made, reason
@@ -562,12 +566,12 @@ class Exchange(Relayed):
             return
         self._over = True
         self._relay = None
-        meter, proxy = self._meter, self._proxy
+        meter, proxy, lease = self._meter, self._proxy, self._lease
+        self._release()  # first: whatever goes wrong with its account, its worker is free again
         if meter is None:
             return
         prompt = None if self._script is None else self._script.prompt_tokens
         meter.end(failed, prompt)
-        row = self.row(status, reason)
-        self._release()
+        row = self._row(lease, status, reason)
         proxy.count_adapter(self._info.model, failed)
         proxy.journal.over(row, self._request, meter, prompt)

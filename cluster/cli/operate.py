@@ -6,6 +6,7 @@ import contextlib
 import json
 import threading
 import time
+from collections.abc import Callable, Iterable, Iterator
 
 import click
 import httpx
@@ -14,6 +15,9 @@ from cluster.cli.common import client, finish, no_wait_option, url_option
 from cluster.cli.render import console, status_table
 from cluster.client import ClusterClient, ClusterError
 from config.topology import STRATEGIES
+
+#: Seconds until a log that has ended is asked for again.
+_AGAIN_S = 0.2
 
 
 @click.command("status")
@@ -139,7 +143,7 @@ def _follow_all(cluster: ClusterClient, names: list[str], lines: int) -> int:
 
     def follow(name: str) -> None:
         try:
-            for line in cluster.log_lines(name, lines, follow=True):
+            for line in _followed(lambda count: cluster.log_lines(name, count, follow=True), lines, True):
                 click.echo(f"{name:<{width}} | {line}")
         except ClusterError as error:
             failed.append(name)
@@ -154,9 +158,22 @@ def _follow_all(cluster: ClusterClient, names: list[str], lines: int) -> int:
 
 
 def _print_log(cluster: ClusterClient, instance: str, lines: int, follow: bool) -> None:
+    for text in _followed(lambda count: _text(cluster, instance, count, follow), lines, follow):
+        click.echo(text, nl=False)
+
+
+def _text(cluster: ClusterClient, instance: str, lines: int, follow: bool) -> Iterator[str]:
     with contextlib.closing(cluster.logs(instance, lines, follow)) as response:
         try:
-            for text in response.iter_text():
-                click.echo(text, nl=False)
+            yield from response.iter_text()
         except httpx.HTTPError as error:
             raise ClusterError(f"the log of {instance} broke off ({str(error) or type(error).__name__})") from None
+
+
+def _followed(read: Callable[[int], Iterable[str]], lines: int, follow: bool) -> Iterator[str]:
+    """What ``read`` gives of the last ``lines`` and, to ``follow``, of all later ones: a balancer that is replaced ends
+    what it sends, and the next one goes on."""
+    yield from read(lines)
+    while follow:
+        time.sleep(_AGAIN_S)
+        yield from read(0)

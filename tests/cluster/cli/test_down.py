@@ -52,7 +52,7 @@ def _answer(monkeypatch: pytest.MonkeyPatch, state: StateDir, supervisor: int | 
     monkeypatch.setattr(down, "client", lambda url: Cluster(status))
 
 
-@pytest.mark.parametrize(("supervisor", "balancer"), [(4711, 1), (None, os.getpid())])
+@pytest.mark.parametrize(("supervisor", "balancer"), [(4711, 1), (None, os.getpid())], ids=["supervisor", "balancer"])
 def test_a_cluster_whose_processes_run_on_the_folder_is_found_there(
     state: StateDir, monkeypatch: pytest.MonkeyPatch, supervisor: int | None, balancer: int
 ) -> None:

@@ -45,3 +45,22 @@ def test_each_of_several_logs_that_ends_is_told() -> None:
     result = CliRunner().invoke(cli, ["logs", "-f"], standalone_mode=False)
     assert result.return_value == 1 and "one | a line\n" in result.stdout
     assert "two: no log of it\n" in result.stderr and "one: " in result.stderr and "connection reset" in result.stderr
+
+
+def test_a_log_that_is_followed_goes_on_at_the_next_balancer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without what was shown already."""
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/status"):
+            return httpx.Response(200, json={"instances": {"one": {"managed": True}}})
+        asked.append(request.url.params["lines"])
+        return httpx.Response(200, content=b"a line\n") if len(asked) < 3 else httpx.Response(404, json={})
+
+    made = ClusterClient()
+    made._http.close()
+    made._http = httpx.Client(transport=httpx.MockTransport(answer), base_url="http://cluster:1")
+    monkeypatch.setattr(operate, "client", lambda url: made)
+    monkeypatch.setattr(operate, "_AGAIN_S", 0.0)
+    result = CliRunner().invoke(cli, ["logs", "one", "-f", "-n", "7"])
+    assert (result.stdout, asked) == ("a line\n" * 2, ["7", "0", "0"])
