@@ -35,13 +35,17 @@ def gpus(facts: Facts) -> Iterator[Finding]:
     if hidden := [gpu.index for gpu in found.gpus if not gpu.visible]:
         yield warning("gpus", f"CUDA_VISIBLE_DEVICES={found.visible} hides {listed([str(i) for i in hidden])}",
                       "unset CUDA_VISIBLE_DEVICES to use them; --gpus chooses some")  # fmt: skip
+    for index, said in found.failed.items():
+        yield warning(f"gpu {index}", f"NVML says of it: {said}; up leaves it out",
+                      "nvidia-smi and dmesg tell why; a lost GPU comes back with a reset or a reboot")  # fmt: skip
     for gpu in found.gpus:
         if gpu.visible:
             yield from _gpu(facts, gpu)
 
 
 def _named(gpu: Gpu) -> str:
-    return f"{gpu.index} {gpu.name} {gib(gpu.total)}, {gib(gpu.free)} free"
+    size = f"{gib(gpu.total)}, {gib(gpu.free)} free" if gpu.total else "of unknown memory"
+    return f"{gpu.index} {gpu.name} {size}"
 
 
 def _gpu(facts: Facts, gpu: Gpu) -> Iterator[Finding]:

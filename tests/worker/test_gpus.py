@@ -89,6 +89,29 @@ def test_a_driver_that_fails_half_way_reports_none(monkeypatch: pytest.MonkeyPat
     assert gpus.detect() == [] and calls == ["shutdown"]
 
 
+@pytest.mark.parametrize("question", ["HandleByIndex", "UUID", "Name", "MemoryInfo"])
+@pytest.mark.parametrize("visible", [None, "1,0"])
+def test_a_gpu_that_fails_leaves_the_others_and_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, question: str, visible: str | None
+) -> None:
+    Driver(monkeypatch).broken[f"nvmlDeviceGet{question}"] = pynvml.NVML_ERROR_GPU_IS_LOST
+    alive = [] if visible and question != "MemoryInfo" else [0]  # the list ends at what names no GPU
+    assert [gpu.index for gpu in gpus.detect(visible)] == alive
+    assert [record.getMessage() for record in caplog.records] == ["GPU 1 is left out: NVML says GPU is lost"]
+
+
+@pytest.mark.parametrize("error", [pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_NO_PERMISSION])
+def test_a_gpu_whose_memory_is_not_told_is_one_all_the_same(monkeypatch: pytest.MonkeyPatch, error: int) -> None:
+    Driver(monkeypatch).broken["nvmlDeviceGetMemoryInfo"] = error
+    one, other = gpus.detect()
+    assert (one.memory_total, other.memory_total, str(other)) == (8000, 0, "1: H200 of unknown memory")
+
+
+def test_a_gpu_that_cannot_be_identified_is_not_read_and_the_others_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    Driver(monkeypatch).broken["nvmlDeviceGetUUID"] = pynvml.NVML_ERROR_GPU_IS_LOST
+    assert [reading.index for reading in Monitor().read()] == [0]
+
+
 # read again and again
 
 

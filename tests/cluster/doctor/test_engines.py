@@ -79,6 +79,20 @@ def test_hidden_gpus_are_told() -> None:
     assert [f.text for f in found] == ["CUDA_VISIBLE_DEVICES=0 hides 1"]
 
 
+def test_a_gpu_that_does_not_answer_is_told() -> None:
+    one = _gpu_facts(H200)
+    found = _wrong(replace(one, gpus=replace(one.gpus, failed={1: "GPU is lost"})))
+    assert [(f.level, f.check, f.text) for f in found] == [
+        ("warning", "gpu 1", "NVML says of it: GPU is lost; up leaves it out")
+    ]
+
+
+def test_a_gpu_of_unknown_memory_is_not_judged_by_it() -> None:
+    found = _gpu_facts(replace(H200, total=0, used=0), made=plan(gpus=1, model="org/model"))
+    assert _wrong(found) == []
+    assert next(engines.gpus(found)).text == "1, driver 580.95: 0 H200 of unknown memory"
+
+
 def test_devices_without_a_driver_that_answers() -> None:
     found = _wrong(facts(gpus=Gpus(error="Driver/library version mismatch", devices=True)))
     assert found[0].level == "problem" and "mismatch" in found[0].text and "reboot" in found[0].remedy
