@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from config import logs
+from config.errors import UsageError
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,8 @@ class Gpu:
 
 def detect(visible: str | None = None) -> list[Gpu]:
     """All GPUs, or those that ``visible`` (the value of ``CUDA_VISIBLE_DEVICES``: indices or UUIDs) names. NVML
-    itself ignores that variable. Empty where there is no driver; a GPU that does not answer is left out."""
+    itself ignores that variable. Empty where there is no driver; a GPU that does not answer is left out.
+    Raises UsageError where a part of a GPU is named: a worker is placed by the number of a whole one."""
     import pynvml
 
     try:
@@ -42,6 +44,11 @@ def detect(visible: str | None = None) -> list[Gpu]:
     except pynvml.NVMLError:
         return []
     try:
+        if visible is not None and any(entry.strip().startswith("MIG-") for entry in visible.split(",")):
+            raise UsageError(
+                f"CUDA_VISIBLE_DEVICES={visible}: parts of GPUs (MIG) are not understood; "
+                "name whole ones, by number or UUID"
+            )
         known = _answering(_identify, range(pynvml.nvmlDeviceGetCount()))
         return _answering(_read, [gpu.index for gpu in visible_only(known, visible)])
     except pynvml.NVMLError:

@@ -58,7 +58,7 @@ def _gpu(facts: Facts, gpu: Gpu) -> Iterator[Finding]:
                       f"nvidia-smi -i {gpu.index} -c DEFAULT")  # fmt: skip
     if gpu.mig:
         yield warning(name, "MIG is on: its parts are GPUs of their own, which clusterctl does not tell apart",
-                      "name one part's UUID in CUDA_VISIBLE_DEVICES and run one cluster for each")  # fmt: skip
+                      f"nvidia-smi -i {gpu.index} -mig 0 makes it whole; or a container for each part")  # fmt: skip
     by = f", used by {listed(users)}" if users else ""
     if not _used(facts, gpu) or _ours(facts, gpu):
         if users:

@@ -9,6 +9,7 @@ from typing import Any
 import pynvml
 import pytest
 
+from config.errors import UsageError
 from fakes import Clock
 from worker import gpus
 from worker.gpus import Gpu, Monitor, Reading, visible_only
@@ -81,6 +82,16 @@ def test_what_the_driver_reports_is_read(monkeypatch: pytest.MonkeyPatch) -> Non
     assert gpus.detect() == [Gpu(i, f"GPU-{i}", "A100", 8 * 1024**3, 1) for i in range(2)]
     assert [g.index for g in gpus.detect("1")] == [1]
     assert calls == ["shutdown", "shutdown"]
+
+
+@pytest.mark.parametrize("visible", ["MIG-a1b2", "0, MIG-a1b2"])
+def test_parts_of_gpus_are_refused_by_name(monkeypatch: pytest.MonkeyPatch, visible: str) -> None:
+    calls = _two(monkeypatch)
+    with pytest.raises(UsageError, match=rf"^CUDA_VISIBLE_DEVICES={visible}: parts of GPUs \(MIG\) are not understood"):
+        gpus.detect(visible)
+    assert calls == ["shutdown"]
+    monkeypatch.setattr(pynvml, "nvmlInit", _fail)
+    assert gpus.detect(visible) == [], "there is nothing to name"
 
 
 def test_a_driver_that_fails_half_way_reports_none(monkeypatch: pytest.MonkeyPatch) -> None:

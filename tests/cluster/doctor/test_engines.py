@@ -50,7 +50,7 @@ def test_gpus_are_named_with_their_driver_and_users() -> None:
         (replace(H200, mode="prohibited"), {}, "problem", "lets nobody compute", "nvidia-smi -i 0 -c DEFAULT"),
         (replace(H200, mode="exclusive"), {}, "ok", "", ""),
         (replace(H200, mode="exclusive"), {"instances_per_gpu": 2}, "problem", "allows one process", "-c DEFAULT"),
-        (replace(H200, mig=True), {}, "warning", "MIG is on", "CUDA_VISIBLE_DEVICES"),
+        (replace(H200, mig=True), {}, "warning", "MIG is on", "nvidia-smi -i 0 -mig 0"),
     ],
 )  # fmt: skip
 def test_a_gpu_that_up_would_use(gpu: Gpu, flags: dict[str, Any], level: str, text: str, remedy: str) -> None:
