@@ -148,13 +148,14 @@ class Monitor:
         if self._gpus is None:
             if self._clock() < self._not_before:
                 return []
-            self._not_before = self._clock() + _RETRY_S
             self._gpus = self._open()
-        try:
-            return [_reading(gpu, handle) for gpu, handle in self._gpus or ()]
-        except pynvml.NVMLError:
-            self.close()
-            return []
+        if self._gpus is not None:
+            try:
+                return [_reading(gpu, handle) for gpu, handle in self._gpus]
+            except pynvml.NVMLError:
+                self.close()
+        self._not_before = self._clock() + _RETRY_S
+        return []
 
     def close(self) -> None:
         """Ends the session; the next `read` begins another."""
