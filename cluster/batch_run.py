@@ -18,6 +18,7 @@ import aiohttp
 from cluster.batch_files import Step
 from cluster.batch_lines import Ask, BadLine, answered, failed, refused
 from cluster.client import ClusterError
+from cluster.client.core import root_of
 from config.aio import Tasks
 
 T = TypeVar("T")
@@ -59,7 +60,7 @@ class Asker:
         self, url: str, key: str | None, concurrency: int, retries: int = 5, timeout: float = 600.0,
         random: Random | None = None,
     ) -> None:
-        self._url, self._key, self._timeout = url.rstrip("/"), key, timeout
+        self._url, self._key, self._timeout = root_of(url), key, timeout
         self._concurrency, self._retries = concurrency, retries
         self._random = random or Random()
 

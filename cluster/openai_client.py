@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from cluster.client import ClusterError
-from cluster.client.core import check_url, unanswered
+from cluster.client.core import root_of, unanswered
 from cluster.openai_stream import BadStream, Piece, Reading, error_of
 
 #: A worker may take this long (s) over a long prompt, and a request may wait for one before that.
@@ -44,9 +44,8 @@ class OpenAIClient:
         self._where = url
         headers = httpx.Headers({"Authorization": f"Bearer {key}"} if key else {}, encoding="utf-8")
         timeout = httpx.Timeout(10.0, read=PATIENCE)
-        check_url(url)
         self._http = httpx.Client(
-            base_url=url.rstrip("/"), headers=headers, timeout=timeout, trust_env=False, transport=transport
+            base_url=root_of(url), headers=headers, timeout=timeout, trust_env=False, transport=transport
         )
 
     def __enter__(self) -> OpenAIClient:

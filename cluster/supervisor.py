@@ -317,7 +317,7 @@ class Supervisor:
     async def _sample(self) -> None:
         while True:
             await asyncio.sleep(1.0)
-            trees = {i.id: i.handle.pid for i in self.fleet.instances.values() if i.handle is not None}
+            trees = {i.id: i.handle.process for i in self.fleet.instances.values() if i.handle is not None}
             single = {"supervisor": os.getpid(), **self.balancer.pids}
             used = await asyncio.to_thread(self.usage.sample, trees, single, self._clock())
             for name, instance in self.fleet.instances.items():

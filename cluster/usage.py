@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from worker import proc
 from worker.gpus import Reading
+from worker.spec import ProcessId
 
 
 class Gpus(Protocol):
@@ -39,40 +40,40 @@ class UsageSampler:
 
     def __init__(self, gpus: Gpus | None = None) -> None:
         self._gpus = gpus
-        self._before: dict[int, _Seen] = {}
+        self._before: dict[ProcessId, _Seen] = {}
         self.latest: dict[str, Any] = {"processes": {}, "gpus": []}
 
-    def sample(self, sessions: Mapping[str, int], single: Mapping[str, int], now: float) -> dict[str, Usage]:
-        """Whole process trees (``sessions``, by their leaders' pids) and single processes by name. ``now``: s,
+    def sample(self, sessions: Mapping[str, ProcessId], single: Mapping[str, int], now: float) -> dict[str, Usage]:
+        """Whole process trees (``sessions``, by their leaders) and single processes by name. ``now``: s,
         monotonic."""
-        found = {name: (pid, stat) for name, pid in single.items() if (stat := proc.stat(pid)) is not None}
-        trees = proc.sessions(sessions.values())
+        found = {name: stat for name, pid in single.items() if (stat := proc.stat(pid)) is not None}
+        trees = proc.sessions(leader.pid for leader in sessions.values())
         before, self._before = self._before, {}
         result = {}
-        for name, (pid, members) in {
-            **{name: (pid, trees[pid]) for name, pid in sessions.items()},
-            **{name: (pid, [stat]) for name, (pid, stat) in found.items() if stat.alive},
+        for name, (process, members) in {
+            **{name: (leader, trees[leader.pid]) for name, leader in sessions.items()},
+            **{name: (stat.identity, [stat]) for name, stat in found.items() if stat.alive},
         }.items():
-            result[name] = self._use(before.get(pid), pid, members, now)
+            result[name] = self._use(before.get(process), process, members, now)
         self.latest = {
             "processes": {name: usage.to_json() for name, usage in result.items() if usage.processes},
             "gpus": [asdict(reading) for reading in self._gpus.read()] if self._gpus is not None else [],
         }
         return result
 
-    def _use(self, before: _Seen | None, pid: int, members: Sequence[proc.Stat], now: float) -> Usage:
-        seen = _Seen(now, {(p.pid, p.start_ticks): p.cpu for p in members})
+    def _use(self, before: _Seen | None, process: ProcessId, members: Sequence[proc.Stat], now: float) -> Usage:
+        seen = _Seen(now, {p.identity: p.cpu for p in members})
         # A process that ended takes its CPU time out of the sum: a counter must not fall with it.
         used = sum(cpu - (before.cpu.get(key, 0.0) if before else 0.0) for key, cpu in seen.cpu.items())
         seen.total = (before.total if before else 0.0) + max(0.0, used)
-        self._before[pid] = seen
+        self._before[process] = seen
         percent = max(0.0, used) / (now - before.at) * 100.0 if before is not None and now > before.at else 0.0
         files = sum(_open_files(p.pid) for p in members)
         return Usage(seen.total, round(percent, 1), sum(p.rss for p in members), files, len(members))
 
 
 class _Seen:
-    def __init__(self, at: float, cpu: dict[tuple[int, int], float]) -> None:
+    def __init__(self, at: float, cpu: dict[ProcessId, float]) -> None:
         self.at, self.cpu, self.total = at, cpu, 0.0
 
 

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any
+
+from config import logs
+from config.errors import UsageError
+
+log = logging.getLogger(__name__)
 
 #: Seconds after which a driver that could not be reached is asked anew.
 _RETRY_S = 60.0
@@ -14,7 +20,7 @@ _RETRY_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """``index`` counts as NVML and ``nvidia-smi`` do; memory in bytes."""
+    """``index`` counts as NVML and ``nvidia-smi`` do; memory in bytes, 0 where the driver does not tell."""
 
     index: int
     uuid: str
@@ -23,12 +29,14 @@ class Gpu:
     memory_used: int
 
     def __str__(self) -> str:
-        return f"{self.index}: {self.name} {self.memory_total / 1024**3:.0f} GiB"
+        size = f"{self.memory_total / 1024**3:.0f} GiB" if self.memory_total else "of unknown memory"
+        return f"{self.index}: {self.name} {size}"
 
 
 def detect(visible: str | None = None) -> list[Gpu]:
     """All GPUs, or those that ``visible`` (the value of ``CUDA_VISIBLE_DEVICES``: indices or UUIDs) names. NVML
-    itself ignores that variable. Empty where there is no driver."""
+    itself ignores that variable. Empty where there is no driver; a GPU that does not answer is left out.
+    Raises UsageError where a part of a GPU is named: a worker is placed by the number of a whole one."""
     import pynvml
 
     try:
@@ -36,7 +44,13 @@ def detect(visible: str | None = None) -> list[Gpu]:
     except pynvml.NVMLError:
         return []
     try:
-        return visible_only([_read(i) for i in range(pynvml.nvmlDeviceGetCount())], visible)
+        if visible is not None and any(entry.strip().startswith("MIG-") for entry in visible.split(",")):
+            raise UsageError(
+                f"CUDA_VISIBLE_DEVICES={visible}: parts of GPUs (MIG) are not understood; "
+                "name whole ones, by number or UUID"
+            )
+        known = _answering(_identify, range(pynvml.nvmlDeviceGetCount()))
+        return _answering(_read, [gpu.index for gpu in visible_only(known, visible)])
     except pynvml.NVMLError:
         return []
     finally:
@@ -56,18 +70,47 @@ def visible_only(gpus: list[Gpu], visible: str | None) -> list[Gpu]:
     return chosen
 
 
-def _read(index: int) -> Gpu:
+def memory_untold(error: Exception) -> bool:
+    """Whether ``error`` (NVML's) is of a GPU that works, and whose memory is only not told: one that shares the main
+    memory has none of its own, and of one in parts not everybody is told."""
+    import pynvml
+
+    return getattr(error, "value", None) in (pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_NO_PERMISSION)
+
+
+def _answering(question: Callable[[int], Gpu], indices: Iterable[int]) -> list[Gpu]:
+    """Without those that fail: the others can work."""
+    import pynvml
+
+    found = []
+    for index in indices:
+        try:
+            found.append(question(index))
+        except pynvml.NVMLError as error:
+            data = logs.fields("gpu.left_out", gpu=index, error=str(error))
+            log.warning("GPU %d is left out: NVML says %s", index, error, extra=data)
+    return found
+
+
+def _identify(index: int) -> Gpu:
+    """Who it is; its memory is a question of its own, which not every GPU answers."""
     import pynvml
 
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-    return Gpu(
-        index=index,
-        uuid=_text(pynvml.nvmlDeviceGetUUID(handle)),
-        name=_text(pynvml.nvmlDeviceGetName(handle)),
-        memory_total=int(memory.total),
-        memory_used=int(memory.used),
-    )
+    return Gpu(index, _text(pynvml.nvmlDeviceGetUUID(handle)), _text(pynvml.nvmlDeviceGetName(handle)), 0, 0)
+
+
+def _read(index: int) -> Gpu:
+    import pynvml
+
+    gpu = _identify(index)
+    try:
+        memory = pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(index))
+    except pynvml.NVMLError as error:
+        if memory_untold(error):
+            return gpu
+        raise
+    return replace(gpu, memory_total=int(memory.total), memory_used=int(memory.used))
 
 
 def _text(value: str | bytes) -> str:
@@ -105,13 +148,14 @@ class Monitor:
         if self._gpus is None:
             if self._clock() < self._not_before:
                 return []
-            self._not_before = self._clock() + _RETRY_S
             self._gpus = self._open()
-        try:
-            return [_reading(gpu, handle) for gpu, handle in self._gpus or ()]
-        except pynvml.NVMLError:
-            self.close()
-            return []
+        if self._gpus is not None:
+            try:
+                return [_reading(gpu, handle) for gpu, handle in self._gpus]
+            except pynvml.NVMLError:
+                self.close()
+        self._not_before = self._clock() + _RETRY_S
+        return []
 
     def close(self) -> None:
         """Ends the session; the next `read` begins another."""
@@ -130,19 +174,11 @@ class Monitor:
         except pynvml.NVMLError:
             return None
         try:
-            found = visible_only([_identify(i) for i in range(pynvml.nvmlDeviceGetCount())], self._visible)
+            found = visible_only(_answering(_identify, range(pynvml.nvmlDeviceGetCount())), self._visible)
             return [(gpu, pynvml.nvmlDeviceGetHandleByIndex(gpu.index)) for gpu in found]
         except pynvml.NVMLError:
             pynvml.nvmlShutdown()
             return None
-
-
-def _identify(index: int) -> Gpu:
-    """Who it is; its memory is a question of its own, which not every GPU answers."""
-    import pynvml
-
-    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-    return Gpu(index, _text(pynvml.nvmlDeviceGetUUID(handle)), _text(pynvml.nvmlDeviceGetName(handle)), 0, 0)
 
 
 def _reading(gpu: Gpu, handle: Any) -> Reading:

@@ -16,6 +16,7 @@ from click.core import ParameterSource
 from cluster.cli.common import Finite, url_option
 from cluster.cli.render import console
 from cluster.client import ClusterClient, ClusterError, Model
+from cluster.client.core import root_of
 from config.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -147,7 +148,7 @@ def _plans(options: dict[str, Any]) -> list[Any]:
     from cluster.bench.send import Form
     from config.settings import cluster_url, own_api_key
 
-    url = (options["url"] or cluster_url()).rstrip("/").removesuffix("/v1")
+    url = root_of(options["url"] or cluster_url())
     models = targets.runs(_listed(url, own_api_key(), options["model"]), options["model"], options["adapters"])
     requests, duration = options["requests"], options["duration"]
     asked = prompts.read_prompts(options["prompts_file"]) if options["prompts_file"] else options["prompts"]

@@ -79,8 +79,10 @@ def _place(count: int | None, gpu_memory: float | None, cpu: bool, memory: float
         here = gpus.detect(visible_gpus()) if count is None or gpu_memory is None else []
         if gpu_memory is not None:
             return Place(count or len(here) or 1, int(gpu_memory * GIB))
+        if sizes := [gpu.memory_total for gpu in here if gpu.memory_total]:
+            return Place(count or len(here), min(sizes))
         if here:
-            return Place(count or len(here), min(gpu.memory_total for gpu in here))
+            raise UsageError("the driver does not tell how much memory the GPUs have: --gpu-memory has to say it", 2)
         if count is not None:
             raise UsageError("--gpus: this machine has none, so --gpu-memory has to say how large they are", 2)
     cores = len(os.sched_getaffinity(0))

@@ -63,7 +63,7 @@ class Place:
     state_dir: Path | None
 
     def __post_init__(self) -> None:
-        check_url(self.url)
+        root_of(self.url)
 
     def __str__(self) -> str:
         return str(self.state_dir) if self.state_dir else self.url
@@ -74,7 +74,7 @@ class Place:
 
     @property
     def base_url(self) -> str:
-        return "http://supervisor" if self.state_dir is not None else self.url.rstrip("/")
+        return "http://supervisor" if self.state_dir is not None else root_of(self.url)
 
     @property
     def headers(self) -> httpx.Headers:
@@ -111,14 +111,17 @@ class Place:
         return unanswered(str(self), error)
 
 
-def check_url(url: str) -> None:
-    """Raises ClusterError for a ``url`` that is none."""
+def root_of(url: str) -> str:
+    """What the paths of all APIs are added to; ``url`` may be the ``base_url`` of OpenAI's clients, which ends in
+    ``/v1``. Raises ClusterError for one that is none."""
     try:
         parts = httpx.URL(url)
     except httpx.InvalidURL as error:
         raise ClusterError(f"{url}: {error}") from None
     if parts.scheme not in ("http", "https") or not parts.host:
         raise ClusterError(f"{url}: no URL of a cluster, which is such as http://127.0.0.1:8000")
+    root = url.rstrip("/")
+    return root.removesuffix("/v1") if parts.path.rstrip("/").endswith("/v1") else root  # a host may be called v1
 
 
 def unanswered(where: str, error: httpx.HTTPError | httpx.StreamError | ValueError) -> ClusterError:

@@ -35,13 +35,17 @@ def gpus(facts: Facts) -> Iterator[Finding]:
     if hidden := [gpu.index for gpu in found.gpus if not gpu.visible]:
         yield warning("gpus", f"CUDA_VISIBLE_DEVICES={found.visible} hides {listed([str(i) for i in hidden])}",
                       "unset CUDA_VISIBLE_DEVICES to use them; --gpus chooses some")  # fmt: skip
+    for index, said in found.failed.items():
+        yield warning(f"gpu {index}", f"NVML says of it: {said}; up leaves it out",
+                      "nvidia-smi and dmesg tell why; a lost GPU comes back with a reset or a reboot")  # fmt: skip
     for gpu in found.gpus:
         if gpu.visible:
             yield from _gpu(facts, gpu)
 
 
 def _named(gpu: Gpu) -> str:
-    return f"{gpu.index} {gpu.name} {gib(gpu.total)}, {gib(gpu.free)} free"
+    size = f"{gib(gpu.total)}, {gib(gpu.free)} free" if gpu.total else "of unknown memory"
+    return f"{gpu.index} {gpu.name} {size}"
 
 
 def _gpu(facts: Facts, gpu: Gpu) -> Iterator[Finding]:
@@ -54,7 +58,7 @@ def _gpu(facts: Facts, gpu: Gpu) -> Iterator[Finding]:
                       f"nvidia-smi -i {gpu.index} -c DEFAULT")  # fmt: skip
     if gpu.mig:
         yield warning(name, "MIG is on: its parts are GPUs of their own, which clusterctl does not tell apart",
-                      "name one part's UUID in CUDA_VISIBLE_DEVICES and run one cluster for each")  # fmt: skip
+                      f"nvidia-smi -i {gpu.index} -mig 0 makes it whole; or a container for each part")  # fmt: skip
     by = f", used by {listed(users)}" if users else ""
     if not _used(facts, gpu) or _ours(facts, gpu):
         if users:

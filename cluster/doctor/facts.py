@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,8 @@ class GpuUser:
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """``mode``: default, exclusive or prohibited, as ``nvidia-smi -c`` sets it. ``visible``: to us."""
+    """``mode``: default, exclusive or prohibited, as ``nvidia-smi -c`` sets it. ``visible``: to us. ``total`` and
+    ``used`` are 0 where the driver does not tell."""
 
     index: int
     uuid: str
@@ -67,13 +69,15 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Gpus:
-    """``error``: why NVML says nothing. ``devices``: there are /dev/nvidia files."""
+    """``error``: why NVML says nothing. ``devices``: there are /dev/nvidia files. ``failed``: what NVML says of those
+    GPUs that do not answer, which are not among the others."""
 
     gpus: tuple[Gpu, ...] = ()
     driver: str | None = None
     error: str | None = None
     devices: bool = False
     visible: str | None = None
+    failed: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

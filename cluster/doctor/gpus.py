@@ -10,7 +10,7 @@ import pynvml
 
 from cluster.doctor.facts import Gpu, Gpus, GpuUser
 from worker.gpus import Gpu as Usable
-from worker.gpus import visible_only
+from worker.gpus import memory_untold, visible_only
 
 _MODES = {0: "default", 1: "exclusive", 2: "prohibited", 3: "exclusive"}
 
@@ -24,26 +24,48 @@ def look(visible: str | None, nvml: Any = pynvml, devices: Path = Path("/dev")) 
         return Gpus(error=str(error), devices=there, visible=visible)
     try:
         driver = _text(nvml.nvmlSystemGetDriverVersion())
-        found = [_gpu(nvml, index) for index in range(nvml.nvmlDeviceGetCount())]
+        found, failed = _all(nvml)
     except nvml.NVMLError as error:
         return Gpus(error=str(error), devices=there, visible=visible)
     finally:
         nvml.nvmlShutdown()
     usable = {g.index for g in visible_only([Usable(g.index, g.uuid, g.name, g.total, g.used) for g in found], visible)}
     seen = tuple(replace(gpu, visible=False) if gpu.index not in usable else gpu for gpu in found)
-    return Gpus(seen, driver, None, there, visible)
+    why = next(iter(failed.values())) if failed and not seen else None
+    return Gpus(seen, driver, why, there, visible, failed)
+
+
+def _all(nvml: Any) -> tuple[list[Gpu], dict[int, str]]:
+    """And what NVML says of those that do not answer: the others can work."""
+    found, failed = [], {}
+    for index in range(nvml.nvmlDeviceGetCount()):
+        try:
+            found.append(_gpu(nvml, index))
+        except nvml.NVMLError as error:
+            failed[index] = str(error)
+    return found, failed
 
 
 def _gpu(nvml: Any, index: int) -> Gpu:
     handle = nvml.nvmlDeviceGetHandleByIndex(index)
-    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    total, used = _memory(nvml, handle)
     mode = _asked(nvml, lambda: nvml.nvmlDeviceGetComputeMode(handle), 0)
     mig = _asked(nvml, lambda: nvml.nvmlDeviceGetMigMode(handle)[0], 0)
     return Gpu(
         index=index, uuid=_text(nvml.nvmlDeviceGetUUID(handle)), name=_text(nvml.nvmlDeviceGetName(handle)),
-        total=int(memory.total), used=int(memory.used), users=_users(nvml, handle),
+        total=total, used=used, users=_users(nvml, handle),
         mode=_MODES.get(int(mode), "default"), mig=bool(mig),
     )  # fmt: skip
+
+
+def _memory(nvml: Any, handle: Any) -> tuple[int, int]:
+    try:
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    except nvml.NVMLError as error:
+        if memory_untold(error):
+            return 0, 0
+        raise
+    return int(memory.total), int(memory.used)
 
 
 def _users(nvml: Any, handle: Any) -> tuple[GpuUser, ...]:

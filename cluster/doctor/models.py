@@ -21,8 +21,8 @@ def findings(facts: Facts) -> Iterator[Finding]:
     plan, sized = facts.plan, facts.model
     if plan is None or sized is None or plan.spec.engine != "vllm":
         return
-    if plan.placement.on_gpu and not facts.gpus.gpus:
-        return  # NVML answered once and then no more
+    if plan.placement.on_gpu and not any(gpu.total for gpu in facts.gpus.gpus):
+        return  # NVML answered once and then no more, or does not tell how large they are
     if sized.model is None:
         yield ok("model", f"how much memory it takes is not known: {sized.error}")
         return
@@ -68,8 +68,8 @@ def _shorter(fit: Fit, context: int) -> int:
 def _on_gpu(facts: Facts, plan: Plan, model: Model, weights: memory.Weights, ask: Ask) -> Fit:
     placement = plan.placement
     used = {index for number in range(max(1, plan.settings.instances)) for index in placement.slot(number).gpus}
-    sizes = [gpu.total for gpu in facts.gpus.gpus if gpu.index in used]
-    place = Place(placement.ranks, min(sizes, default=facts.gpus.gpus[0].total))
+    sizes = {gpu.index: gpu.total for gpu in facts.gpus.gpus if gpu.total}
+    place = Place(placement.ranks, min(sizes[index] for index in (used & sizes.keys()) or sizes))
     budget = int(place.memory * facts.memory_share)
     fit = replace(fits.on_gpus(model, weights, ask, place, placement.ranks), budget=budget)
     return replace(fit, kv=max(0, fit.room))

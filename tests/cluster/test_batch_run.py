@@ -157,7 +157,7 @@ async def _asking(answer: Handler, **options: Any) -> AsyncIterator[Asker]:
     port = free_port()
     await web.TCPSite(runner, "127.0.0.1", port).start()
     try:
-        async with Asker(f"http://127.0.0.1:{port}/", "key", 4, **options) as asker:
+        async with Asker(f"http://127.0.0.1:{port}/v1/", "key", 4, **options) as asker:
             yield asker
     finally:
         await runner.cleanup()

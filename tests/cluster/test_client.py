@@ -132,6 +132,19 @@ def test_a_name_that_is_not_known_is_told_as_such(monkeypatch: pytest.MonkeyPatc
         cluster.status()
 
 
+@pytest.mark.parametrize(
+    ("url", "root"),
+    [
+        ("http://h:8000/v1", "http://h:8000"), ("http://h:8000/v1/", "http://h:8000"), ("http://h/a/v1", "http://h/a"),
+        ("http://h/v1/v1", "http://h/v1"), ("http://h/", "http://h"), ("http://h/av1", "http://h/av1"),
+        ("http://v1", "http://v1"), ("https://v1/v1", "https://v1"),
+    ],
+)  # fmt: skip
+def test_the_base_url_of_openais_clients_names_a_cluster_too(url: str, root: str) -> None:
+    with ClusterClient(url) as cluster:
+        assert str(cluster._http.base_url).rstrip("/") == root and cluster.where == url
+
+
 @pytest.mark.parametrize("url", ["localhost:8000", "127.0.0.1:8000", "//127.0.0.1:8000", "http://", "ftp://cluster"])
 def test_a_url_without_scheme_or_host_is_told_how_one_looks(url: str) -> None:
     with pytest.raises(ClusterError, match=r"is such as http://127\.0\.0\.1:8000"):

@@ -9,6 +9,7 @@ from typing import Any
 import pynvml
 import pytest
 
+from config.errors import UsageError
 from fakes import Clock
 from worker import gpus
 from worker.gpus import Gpu, Monitor, Reading, visible_only
@@ -83,10 +84,43 @@ def test_what_the_driver_reports_is_read(monkeypatch: pytest.MonkeyPatch) -> Non
     assert calls == ["shutdown", "shutdown"]
 
 
+@pytest.mark.parametrize("visible", ["MIG-a1b2", "0, MIG-a1b2"])
+def test_parts_of_gpus_are_refused_by_name(monkeypatch: pytest.MonkeyPatch, visible: str) -> None:
+    calls = _two(monkeypatch)
+    with pytest.raises(UsageError, match=rf"^CUDA_VISIBLE_DEVICES={visible}: parts of GPUs \(MIG\) are not understood"):
+        gpus.detect(visible)
+    assert calls == ["shutdown"]
+    monkeypatch.setattr(pynvml, "nvmlInit", _fail)
+    assert gpus.detect(visible) == [], "there is nothing to name"
+
+
 def test_a_driver_that_fails_half_way_reports_none(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = _two(monkeypatch)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", _fail)
     assert gpus.detect() == [] and calls == ["shutdown"]
+
+
+@pytest.mark.parametrize("question", ["HandleByIndex", "UUID", "Name", "MemoryInfo"])
+@pytest.mark.parametrize("visible", [None, "1,0"])
+def test_a_gpu_that_fails_leaves_the_others_and_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, question: str, visible: str | None
+) -> None:
+    Driver(monkeypatch).broken[f"nvmlDeviceGet{question}"] = pynvml.NVML_ERROR_GPU_IS_LOST
+    alive = [] if visible and question != "MemoryInfo" else [0]  # the list ends at what names no GPU
+    assert [gpu.index for gpu in gpus.detect(visible)] == alive
+    assert [record.getMessage() for record in caplog.records] == ["GPU 1 is left out: NVML says GPU is lost"]
+
+
+@pytest.mark.parametrize("error", [pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_NO_PERMISSION])
+def test_a_gpu_whose_memory_is_not_told_is_one_all_the_same(monkeypatch: pytest.MonkeyPatch, error: int) -> None:
+    Driver(monkeypatch).broken["nvmlDeviceGetMemoryInfo"] = error
+    one, other = gpus.detect()
+    assert (one.memory_total, other.memory_total, str(other)) == (8000, 0, "1: H200 of unknown memory")
+
+
+def test_a_gpu_that_cannot_be_identified_is_not_read_and_the_others_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    Driver(monkeypatch).broken["nvmlDeviceGetUUID"] = pynvml.NVML_ERROR_GPU_IS_LOST
+    assert [reading.index for reading in Monitor().read()] == [0]
 
 
 # read again and again
@@ -184,11 +218,13 @@ def test_a_session_that_is_over_is_begun_anew(driver: Driver) -> None:
     clock = Clock()
     monitor = Monitor(clock=clock)
     monitor.read()
+    clock.advance(3600.0)
     driver.broken["nvmlDeviceGetMemoryInfo"] = pynvml.NVML_ERROR_UNINITIALIZED
     assert monitor.read() == []
     driver.broken.clear()
+    clock.advance(59.0)
     assert monitor.read() == [], "not at once again"
-    clock.advance(61.0)
+    clock.advance(2.0)
     assert len(monitor.read()) == 2
 
 

@@ -32,6 +32,7 @@ class Server:
         self.script, self.asked = list(script), []
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
+        assert request.url.path == "/v1/chat/completions"
         self.asked.append(json.loads(request.content))
         answer = self.script.pop(0)
         if isinstance(answer, tuple):
@@ -53,7 +54,7 @@ class Interrupted:
 
 def _session(*script: Any, **fields: Any) -> tuple[Session, Server]:
     server = Server(*script)
-    asks = OpenAIClient("http://cluster:1", transport=httpx.MockTransport(server))
+    asks = OpenAIClient("http://cluster:1/v1", transport=httpx.MockTransport(server))
     return Session(asks, lambda: CARDS, Conversation("demo"), io.StringIO(), io.StringIO(), **fields), server
 
 

@@ -84,6 +84,10 @@ def test_gpus_of_this_machine_are_the_default(monkeypatch: pytest.MonkeyPatch, l
     assert _json("--model", llama, "--gpus", "1")["machine"]["gpus"] == 1
     assert _json("--model", llama, "--gpu-memory", "24")["machine"] == {"gpus": 2, "memory_bytes": 24 * GIB, "cores": 1}
     assert _json("--model", llama, "--cpu")["machine"]["gpus"] == 0
+    found[1] = gpus.Gpu(1, "GPU-1", "GB10", 0, 0)
+    assert _json("--model", llama)["machine"] == {"gpus": 2, "memory_bytes": 80 * GIB, "cores": 1}
+    found[:] = [found[1]]
+    assert "--gpu-memory has to say it" in str(_refused("--model", llama))
     assert _json("--model", llama, "--memory", "64")["machine"]["memory_bytes"] == 64 * GIB
 
 

@@ -50,7 +50,7 @@ def test_gpus_are_named_with_their_driver_and_users() -> None:
         (replace(H200, mode="prohibited"), {}, "problem", "lets nobody compute", "nvidia-smi -i 0 -c DEFAULT"),
         (replace(H200, mode="exclusive"), {}, "ok", "", ""),
         (replace(H200, mode="exclusive"), {"instances_per_gpu": 2}, "problem", "allows one process", "-c DEFAULT"),
-        (replace(H200, mig=True), {}, "warning", "MIG is on", "CUDA_VISIBLE_DEVICES"),
+        (replace(H200, mig=True), {}, "warning", "MIG is on", "nvidia-smi -i 0 -mig 0"),
     ],
 )  # fmt: skip
 def test_a_gpu_that_up_would_use(gpu: Gpu, flags: dict[str, Any], level: str, text: str, remedy: str) -> None:
@@ -77,6 +77,20 @@ def test_hidden_gpus_are_told() -> None:
     found = _wrong(_gpu_facts(H200, replace(H200, index=1, visible=False, used=141 * GIB), visible="0",
                               made=plan(gpus=1, model="org/model")))  # fmt: skip
     assert [f.text for f in found] == ["CUDA_VISIBLE_DEVICES=0 hides 1"]
+
+
+def test_a_gpu_that_does_not_answer_is_told() -> None:
+    one = _gpu_facts(H200)
+    found = _wrong(replace(one, gpus=replace(one.gpus, failed={1: "GPU is lost"})))
+    assert [(f.level, f.check, f.text) for f in found] == [
+        ("warning", "gpu 1", "NVML says of it: GPU is lost; up leaves it out")
+    ]
+
+
+def test_a_gpu_of_unknown_memory_is_not_judged_by_it() -> None:
+    found = _gpu_facts(replace(H200, total=0, used=0), made=plan(gpus=1, model="org/model"))
+    assert _wrong(found) == []
+    assert next(engines.gpus(found)).text == "1, driver 580.95: 0 H200 of unknown memory"
 
 
 def test_devices_without_a_driver_that_answers() -> None:

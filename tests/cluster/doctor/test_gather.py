@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pynvml
 import pytest
 
 from cluster import schema
@@ -66,10 +67,10 @@ class Nvml:
     """Two GPUs: the first is used, the second answers only what it must."""
 
     class NVMLError(Exception):
-        pass
+        value = 0
 
-    def __init__(self, broken: str | None = None) -> None:
-        self.broken, self.ended = broken, 0
+    def __init__(self, broken: str | None = None, lost: int | None = None) -> None:
+        self.broken, self.ended, self.lost, self.untold = broken, 0, lost, 0
 
     def _fail(self, name: str) -> None:
         if self.broken == name:
@@ -92,6 +93,10 @@ class Nvml:
         return index
 
     def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:
+        if handle == self.lost:
+            error = self.NVMLError("GPU is lost")
+            error.value = self.untold
+            raise error
         return SimpleNamespace(total=80 * GIB, used=(handle + 1) * GIB)
 
     def nvmlDeviceGetUUID(self, handle: int) -> str:
@@ -129,6 +134,20 @@ def test_what_nvml_says_of_gpus_and_of_who_uses_them(tmp_path: Path) -> None:
     me = Path("/proc/self/comm").read_text().strip()
     assert first.users == (GpuUser(os.getpid(), me, GIB), GpuUser(2**30, "not of this container, or ended", None))
     assert (second.users, second.mode, second.mig, second.visible) == ((), "default", False, True)
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_gpu_that_fails_leaves_the_other(tmp_path: Path, lost: int) -> None:
+    found = gpus.look(None, Nvml(lost=lost), tmp_path)
+    assert [gpu.index for gpu in found.gpus] == [1 - lost]
+    assert (found.driver, found.error, found.failed) == ("580.95.05", None, {lost: "GPU is lost"})
+
+
+def test_a_gpu_whose_memory_is_not_told_is_one_all_the_same(tmp_path: Path) -> None:
+    nvml = Nvml(lost=1)
+    nvml.untold = pynvml.NVML_ERROR_NOT_SUPPORTED
+    found = gpus.look(None, nvml, tmp_path)
+    assert [gpu.total for gpu in found.gpus] == [80 * GIB, 0] and found.failed == {}
 
 
 @pytest.mark.parametrize("broken", ["init", "handle"])

@@ -21,6 +21,14 @@ def _found(config: dict[str, Any], gpus: int = 0, gib: int = 80, **flags: Any) -
     return list(models.findings(facts(plan=made, gpus=Gpus(there, "580"), model=Sized(parse(config)))))
 
 
+def test_gpus_of_unknown_memory_are_not_judged_by_it() -> None:
+    assert _found(LLAMA_3_8B, 1, 0) == []
+    made = plan(gpus=2, model="org/model", instances=2)
+    there = Gpus((replace(H200, total=0), replace(H200, index=1, total=16 * GIB)), "580")
+    (found,) = models.findings(facts(plan=made, gpus=there, model=Sized(parse(LLAMA_3_8B))))
+    assert found.level == "problem" and "of 14.7 GiB" in found.text
+
+
 @pytest.mark.parametrize(
     ("args", "level", "text", "remedy"),
     [
