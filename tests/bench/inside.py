@@ -1,0 +1,166 @@
+"""What a request and a chunk cost in the interpreter alone: the balancer's own objects, no sockets, no event loop.
+``python tests/bench/inside.py``.
+
+The same bytes as in ``make bench`` are handed to the protocols of 32 clients and 32 workers, all of them in turn, so
+that nothing of a stream stays in the processor's nearest caches from one of its chunks to the next. Machines slow down
+and speed up: each figure is the median of rounds, each of them over a fixed piece of work done just before and after,
+times what that piece takes at its best.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import functools
+import gc
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import load
+import stub
+import targets
+import uvloop
+
+from config.topology import BackendSet, BackendSpec, BalancerConfig
+from lb import app
+from lb.client import ClientConnection
+from lb.connection import WorkerConnection
+
+_CONNECTIONS = 32
+_SHORT, _LONG = 2, 66  # chunks
+
+
+class _Transport:
+    """Takes everything, at once."""
+
+    def write(self, data: bytes) -> None:
+        pass
+
+    def get_extra_info(self, name: str) -> tuple[str, int]:
+        return "127.0.0.1", 1
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def is_closing(self) -> bool:
+        return False
+
+    def set_write_buffer_limits(self, high: int) -> None:
+        pass
+
+
+class Inside:
+    """``together``: chunks that come in one read."""
+
+    def __init__(self, resume: bool, together: int, folder: Path) -> None:
+        listener = targets.listening()
+        config = BalancerConfig(
+            listen_fd=listener.fileno(), state_dir=str(folder), host="127.0.0.1", port=1, queue_timeout=30,
+            resume=resume,
+        )
+        self._parts = made = app.make(config, listener, folder / "lb.sock")
+        card = {"id": "base", "object": "model", "owned_by": "vllm", "root": "base", "parent": None}
+        backend = BackendSpec("instance_0", 1, "ready", "http", "127.0.0.1", 9, "127.0.0.1", models=(card,))
+        made.pool.apply(BackendSet(1, 1, "least_connections", (backend,)))
+        self._ids, self._together = resume, together
+        upstream, transport = made.proxy.upstream, cast(asyncio.Transport, _Transport())
+        upstream._clock = lambda: 0.0  # no connection is idle for too long
+        self._clients = [ClientConnection(made.front) for _ in range(_CONNECTIONS)]
+        key = upstream.endpoint(backend).key
+        self._workers = [WorkerConnection(key, upstream._keep, upstream._open.discard) for _ in range(_CONNECTIONS)]
+        for connection in (*self._clients, *self._workers):
+            connection.connection_made(transport)
+        for worker in self._workers:
+            upstream._keep(worker)
+
+    async def close(self) -> None:
+        await self._parts.admin.close()
+        self._parts.counters.close()
+
+    def small(self) -> None:
+        self._run(load.request({"max_tokens": 16}), [stub._SMALL])
+
+    def stream(self, chunks: int) -> None:
+        pieces = [stub._chunk(stub._EVENTS[self._ids])] * (chunks - 1)
+        last = stub._chunk(stub._LAST[self._ids])
+        between, step = pieces[1:], self._together
+        middle = [b"".join(between[start : start + step]) for start in range(0, len(between), step)]
+        reads = [stub._STREAM + pieces[0], *middle, last, stub._chunk(stub._DONE) + b"0\r\n\r\n"]
+        self._run(load.request({"stream": True, "max_tokens": chunks, "temperature": 0.001}), reads)
+
+    def _run(self, request: bytes, reads: list[bytes]) -> None:
+        for client in self._clients:
+            client.data_received(_copy(request))
+        for read in reads:
+            for worker in self._workers:
+                worker.data_received(_copy(read))
+        if not all(worker.usable for worker in self._workers):
+            raise RuntimeError("an answer has not come to its end")
+
+
+def _copy(data: bytes) -> bytes:
+    """What is read from a socket is new."""
+    return bytes(memoryview(data))
+
+
+def _yardstick() -> float:
+    began = time.process_time()
+    seen: dict[int, Any] = {}
+    for number in range(20_000):
+        seen[number & 255] = (number, str(number))
+    return time.process_time() - began
+
+
+def measure(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
+    """µs of each, for one request; in every round each of them."""
+    seen: dict[str, list[float]] = {name: [] for name in steps}
+    best = _yardstick()
+    for _ in range(rounds):
+        for name, step in steps.items():
+            before, began = _yardstick(), time.process_time()
+            for _ in range(5):
+                step()
+            seconds, after = time.process_time() - began, _yardstick()
+            seen[name].append(seconds / (5 * _CONNECTIONS) / (before + after) * 2)
+            best = min(best, before, after)
+    return {name: statistics.median(values) * best * 1e6 for name, values in seen.items()}
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=25)
+    options = parser.parse_args()
+    variants = [(resume, together) for resume in (True, False) for together in (1, 3)]
+    with contextlib.ExitStack() as stack:
+        folders = [Path(stack.enter_context(tempfile.TemporaryDirectory())) for _ in variants]
+        inside = [Inside(*variant, folder) for variant, folder in zip(variants, folders, strict=True)]
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(20_000, 20, 20)  # as the balancer does
+        steps: dict[str, Callable[[], None]] = {}
+        for number, one in enumerate(inside):
+            steps[f"small {number}"] = one.small
+            steps[f"short {number}"] = functools.partial(one.stream, _SHORT)
+            steps[f"long {number}"] = functools.partial(one.stream, _LONG)
+        found = measure(steps, options.rounds)
+        for one in inside:
+            await one.close()
+    print("| µs | a small request | begin and end a stream | a chunk |\n|---|---|---|---|")
+    for number, (resume, together) in enumerate(variants):
+        small, short, long = (found[f"{name} {number}"] for name in ("small", "short", "long"))
+        chunk = (long - short) / (_LONG - _SHORT)
+        name = f"{'read along' if resume else '--no-resume'}, {together} in a read"
+        print(f"| {name} | {small:.1f} | {short - _SHORT * chunk:.1f} | {chunk:.2f} |")
+
+
+if __name__ == "__main__":
+    uvloop.run(main())
