@@ -30,7 +30,7 @@ class _Totals(dict[bytes, int]):
         return total
 
 
-TOTALS = _Totals()
+_TOTALS = _Totals()
 
 
 def _size_lines(longest: int) -> Iterator[bytes]:
@@ -53,18 +53,18 @@ def payload_of(data: bytes) -> int:
     size = len(data)
     if size < len(_LINES) and data.startswith(line := _LINES[size]) and data.endswith(b"\r\n"):
         return len(line)
-    return 0 if size <= _MOST_TOGETHER and is_whole(data) else -1
+    return 0 if size <= _MOST_TOGETHER and _is_whole(data) else -1
 
 
 #: What is made of whole chunks on their way, None if somebody has to look at them; the number is that of `payload_of`.
 Cut = Callable[[bytes, int], bytes | None]
 
 
-def is_whole(data: bytes) -> bool:
+def _is_whole(data: bytes) -> bool:
     """Whether ``data`` is nothing but whole chunks, none of them the last, all plainly written and of up to 4 KiB."""
     position, end = 0, len(data)
     while position < end:
-        total = TOTALS[data[position : data.find(b"\r\n", position, position + 10)]]
+        total = _TOTALS[data[position : data.find(b"\r\n", position, position + 10)]]
         if not total:
             return False
         position += total

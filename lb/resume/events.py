@@ -60,13 +60,10 @@ def cut(data: bytes, start: int) -> bytes | None:
 def _cut_several(data: bytes) -> bytes | None:
     # No line break stands in JSON, so a chunk's payload has none that is CRLF.
     payload = b"".join(data.split(b"\r\n")[1::2])
-    first, *rest = payload.split(_ANY_IDS)
     events = payload.count(b"\n\n")
-    if len(rest) != events or payload.count(_RUNNING) != events or payload.count(_IDS) != events:
+    if payload.count(_RUNNING) != events or payload.count(_IDS) != events or not payload.endswith(b"\n\n"):
         return None
-    if not payload.endswith(b"\n\n"):
-        return None
-    out = first + b"".join([_NO_IDS + part[part.find(b"]") + 1 :] for part in rest])
+    out = without_ids(payload)
     return b"%x\r\n%b\r\n" % (len(out), out)
 
 

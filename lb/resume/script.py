@@ -74,7 +74,7 @@ class Script:
         whole = event
         if self._began is None:
             event, self._prompt_ids = events.without_prompt(event)
-        if self._is_plain(event):
+        if self._take_plainly(event):
             self.meter.chunk(event + b"\n\n", True, whole=True)
             return (events.without_ids(whole) if self.asked.ids else whole) + b"\n\n"
         data = events.payload(event)
@@ -102,9 +102,9 @@ class Script:
         self.meter.chunk(event + b"\n\n", True, whole=True)
         return self._event(whole, parsed, choices)
 
-    def _is_plain(self, event: bytes) -> bool:
-        """Whether ``event`` is what the first one with text and the last one of nearly all streams are, and so need not
-        be parsed."""
+    def _take_plainly(self, event: bytes) -> bool:
+        """Notes what ``event`` means if it is what the first one with text and the last one of nearly all streams are,
+        and so need not be parsed; False if it has to be."""
         if self.straight is None or self.asked.echo:
             return False
         if not self.started:
