@@ -140,7 +140,11 @@ async def test_a_path_that_is_no_file_is_refused(tmp_path: Path, what: str) -> N
     assert "\n" not in str(error.value) and sorted(p.name for p in tmp_path.iterdir()) == before
 
 
-_OPENS = "import asyncio, pathlib, sys; from cluster.store import Store as S; asyncio.run(S.open(pathlib.Path(sys.argv[1])))"
+_OPENS = """\
+import asyncio, pathlib, sys
+from cluster.store import Store
+asyncio.run(Store.open(pathlib.Path(sys.argv[1])))
+"""
 
 
 async def test_a_file_that_may_not_be_read_is_refused(tmp_path: Path) -> None:
