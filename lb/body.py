@@ -6,6 +6,8 @@ import json
 import re
 from dataclasses import dataclass
 
+from lb.protocol import lax
+
 
 @dataclass(slots=True)
 class Facts:
@@ -121,6 +123,6 @@ def _parsed(body: bytes) -> Facts:
     model, previous = data.get("model"), data.get("previous_response_id")
     return Facts(
         model=model if isinstance(model, str) and model else None,
-        stream=data.get("stream") is True,
+        stream=lax.is_true(data.get("stream")),
         previous=previous if isinstance(previous, str) else None,
     )

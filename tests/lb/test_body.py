@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lb.body import Facts, facts
+from lb.protocol import lax
 
 
 def test_model_stream_and_previous_are_read() -> None:
@@ -36,9 +37,13 @@ def test_a_model_that_is_no_name_is_the_workers_to_refuse(model: object) -> None
     assert facts(json.dumps({"model": model}).encode(), "application/json").model is None
 
 
-@pytest.mark.parametrize("value", [1, "true", None, [True]])
-def test_only_true_is_a_stream(value: object) -> None:
-    assert facts(json.dumps({"stream": value}).encode(), "application/json").stream is False
+@pytest.mark.parametrize(("value", "streams"), [
+    (True, True), (1, True), (1.0, True), ("true", True), ("Yes", True), ("ON", True), (False, False), (0, False),
+    ("0", False), ("off", False), (None, False), (2, False), ("banana", False), ([True], False),
+])  # fmt: skip
+def test_a_stream_is_what_the_engine_takes_for_one(value: object, streams: bool) -> None:
+    for body in ({"stream": value}, {"model": "m", "stream": value}, {"stream": value, "model": "m"}):
+        assert facts(json.dumps(body).encode(), "application/json").stream is streams
 
 
 @given(st.binary(max_size=200))
@@ -136,7 +141,7 @@ def expected(body: bytes) -> Facts:
     model, previous = data.get("model"), data.get("previous_response_id")
     return Facts(
         model if isinstance(model, str) and model else None,
-        data.get("stream") is True,
+        lax.is_true(data.get("stream")),
         previous if isinstance(previous, str) else None,
     )
 

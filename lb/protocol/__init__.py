@@ -1,0 +1,1 @@
+"""What clients and workers say to each other, as bytes and values."""
