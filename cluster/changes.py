@@ -66,6 +66,7 @@ EFFECTS: Mapping[str, Effect] = {
     "stream_buffer": _E.BALANCER,
     "trusted_proxies": _E.BALANCER,
     "extra_routes": _E.BALANCER,
+    "forward_headers": _E.BALANCER,
     "admin_key": _E.BALANCER,
     "allowed_hosts": _E.BALANCER,
     "log_level": _E.BALANCER,

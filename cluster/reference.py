@@ -15,7 +15,9 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "What runs": ("instances", "engine", "model", "engine_args", "min_instances", "max_instances"),
     "Adapters": ("lora", "lora_config", "keep_versions", "adapter_root", "manage_backend_adapters"),
     "GPUs and memory": ("gpus", "instances_per_gpu", "tensor_parallel_size", "cpu_kv_gib"),
-    "The address": ("host", "port", "admin_key", "allowed_hosts", "trusted_proxies", "extra_routes"),
+    "The address": (
+        "host", "port", "admin_key", "allowed_hosts", "trusted_proxies", "extra_routes", "forward_headers",
+    ),
     "Balancing": ("strategy", "queue_timeout", "lb_processes", "lb_standby", "backend", "backend_key_file"),
     "Streams that go on": ("resume", "migration_limit", "stall_timeout"),
     "Health and restarts": (

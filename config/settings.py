@@ -48,6 +48,18 @@ PLAIN_NAMES = {
 #: Flags of the engine that the cluster sets itself.
 OWNED_ENGINE_FLAGS = ("--host", "--port", "--api-key", "--uds")
 
+#: Of a header, as `forward_headers` takes it.
+_HEADER = re.compile(r"[a-z0-9-]{1,64}")
+
+#: Headers of a request that never go on as the client wrote them.
+OWN_HEADERS = frozenset(
+    {
+        "host", "content-length", "expect", "authorization", "x-request-id", "x-forwarded-for", "x-forwarded-proto",
+        "x-forwarded-host", "forwarded", "connection", "keep-alive", "proxy-authenticate", "proxy-authorization",
+        "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
+    }
+)  # fmt: skip
+
 
 def _env(name: str) -> AliasChoices:
     names = [f"{PREFIX}{name.upper()}"]
@@ -122,6 +134,9 @@ class Settings(BaseSettings):
     extra_routes: Annotated[tuple[str, ...], NoDecode] = _setting(
         "extra_routes", (), "more paths of the engine that clients may call"
     )
+    forward_headers: Annotated[tuple[str, ...], NoDecode] = _setting(
+        "forward_headers", (), "more of the clients' headers that workers and attached servers get"
+    )
     admin_key: str | None = _setting("admin_key", None, "bearer token for /v1/cluster, /v1/system and adapters")
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = _setting(
         "allowed_hosts", (), "more names by which the management API may be called"
@@ -148,7 +163,9 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return (init_settings, env_settings)  # `load` folds the file in below the environment
 
-    @field_validator("backend", "allowed_hosts", "adapter_root", "trusted_proxies", "extra_routes", mode="before")
+    @field_validator(
+        "backend", "allowed_hosts", "adapter_root", "trusted_proxies", "extra_routes", "forward_headers", mode="before"
+    )
     @classmethod
     def _comma_list(cls, value: Any) -> Any:
         return tuple(v.strip() for v in value.split(",") if v.strip()) if isinstance(value, str) else value
@@ -239,6 +256,17 @@ class Settings(BaseSettings):
             if not path.startswith("/"):
                 raise ValueError(f"{path!r} is no path: it has to begin with /")
         return value
+
+    @field_validator("forward_headers")
+    @classmethod
+    def _headers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        names = tuple(name.lower() for name in value)
+        for name in names:
+            if not _HEADER.fullmatch(name):
+                raise ValueError(f"{name!r} is no name of a header: letters, digits and hyphens are")
+            if name in OWN_HEADERS:
+                raise ValueError(f"{name} is read or written by the balancer itself and never passed on")
+        return names
 
     @field_validator("engine_args")
     @classmethod

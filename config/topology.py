@@ -108,6 +108,7 @@ class BalancerConfig:
     access_log: str = "errors"
     log_prompts: bool = False
     otlp_endpoint: str | None = None
+    forward_headers: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -25,7 +25,7 @@ from lb.errors import ProxyError, error_body
 from lb.events import EventFeed
 from lb.front import Front
 from lb.guard import Guard
-from lb.headers import Trusted
+from lb.headers import FORWARDED, Trusted
 from lb.http1.request import RequestHead
 from lb.inner import InnerEndpoint
 from lb.link import Link
@@ -163,6 +163,7 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
         trusted=Trusted(config.trusted_proxies), strategy=StrategyReader(state.strategy).current,
         resume=config.resume, migration_limit=config.migration_limit, stall_timeout=config.stall_timeout,
         outcomes=outcomes, journal=observers.journal,
+        forwarded_headers=FORWARDED | {name.encode() for name in config.forward_headers},
     )
     metrics.read(
         "clusterctl_access_log_dropped_total", "Lines of the access log that were not written", (),

@@ -17,6 +17,7 @@ from time import monotonic
 from typing import cast
 
 from lb.errors import ProxyError, Source, phrase
+from lb.headers import SERVER
 from lb.http1 import request as http
 from lb.http1.chunked import BadChunk, Decoder
 from lb.http1.request import Malformed
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 
 #: Of TCP_INFO's states: CLOSE, CLOSE_WAIT (the other side has ended).
 _GONE = frozenset({7, 8})
+
+_SERVER = SERVER.decode()
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -134,7 +137,7 @@ class ClientConnection(asyncio.Protocol):
     def answer(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
         """A whole answer of our own, in JSON."""
         request = self._request
-        lines = [f"HTTP/1.1 {status} {phrase(status)}", "Content-Type: application/json; charset=utf-8"]
+        lines = [f"HTTP/1.1 {status} {phrase(status)}", _SERVER, "Content-Type: application/json; charset=utf-8"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         lines.append(f"Content-Length: {len(body)}")
         if request is not None and request.id:

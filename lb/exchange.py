@@ -264,7 +264,8 @@ class Exchange(Relayed):
         length = len(request.body if body is None else body) if request.upload is None else head.length
         endpoint = backend.endpoint or self._endpoint(backend)
         start = headers.to_worker(
-            head, endpoint.host_field, spec.path, forwarded, request.id, spec.api_key, length, self._websocket
+            head, endpoint.host_field, spec.path, forwarded, request.id, spec.api_key, length, self._websocket,
+            proxy.forwarded_headers,
         )
         if proxy.journal.tracer is not None:
             start = proxy.journal.tracer.sent(self.row(), request, start)

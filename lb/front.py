@@ -34,6 +34,13 @@ _RETIRE_LOOK_S = 0.1
 _CUT_S = 1.0
 
 
+def _check_coding(head: RequestHead) -> None:
+    """A body in a coding cannot be routed by what is in it, and a backend that takes the coding off might answer as
+    another model. Raises ProxyError (415, as RFC 9110 15.5.16 wants it)."""
+    if (head.find(b"content-encoding") or "identity").lower() != "identity":
+        raise ProxyError(415, "a body has to come without Content-Encoding", headers={"Accept-Encoding": "identity"})
+
+
 class Front:
     """Implements `lb.client.Service`. ``guard`` raises ProxyError for who may not manage the cluster."""
 
@@ -120,6 +127,7 @@ class Front:
             route = routes.of(head.path, self._routes_too)
             if not route.ours:
                 route.check(head.method)
+                _check_coding(head)
             head.notes[Route] = route  # of a head that is admitted: the next one like it need not be looked at
         if route.ours and not route.open:
             self._guard(head, peer, local)

@@ -1,6 +1,7 @@
 """Which headers go on to whom, and what the balancer itself writes. Pure.
 
-Only what has to change is touched: the other field lines go on byte by byte.
+A backend gets what an engine reads, and nothing else of the client's: no cookie, no key. What goes on, either way, goes
+on byte by byte.
 """
 
 from __future__ import annotations
@@ -17,6 +18,28 @@ _LONGEST_ID = 128
 
 #: Backends for which a head's beginning is noted.
 _MOST_NOTES = 16
+
+#: The product, and no versions of what it is made of.
+SERVER = b"Server: clusterctl"
+
+#: Whoever buffers answers on the way to the client (nginx) passes an event stream on as it comes.
+_UNBUFFERED = b"X-Accel-Buffering: no"
+
+#: What backends get: what every server reads, what vLLM 0.32 reads (trace context, session, priority, format of the
+#: load report), what marks the version of an API, and the opening of a WebSocket. Left out on purpose: ``Origin`` (CORS
+#: is answered here), ``X-data-parallel-rank`` (who takes a request is decided here and in the engine) and
+#: ``X-Amzn-SageMaker-*`` (another name for the model).
+FORWARDED = frozenset(
+    {
+        b"accept", b"accept-charset", b"accept-encoding", b"accept-language", b"content-type", b"content-language",
+        b"user-agent", b"traceparent", b"tracestate", b"x-session-id", b"x-vllm-priority",
+        b"endpoint-load-metrics-format", b"openai-beta", b"anthropic-version", b"anthropic-beta",
+        b"sec-websocket-key", b"sec-websocket-version", b"sec-websocket-protocol", b"sec-websocket-extensions",
+    }
+)  # fmt: skip
+
+#: How browsers send OpenAI's key with a WebSocket: as one of its protocols.
+_KEY_PROTOCOL = b"openai-insecure-api-key."
 
 
 class Trusted:
@@ -63,19 +86,36 @@ def forwarded(head: RequestHead, peer: str, trusted: Trusted) -> bytes:
     return lines
 
 
+def passed(lines: Iterable[bytes], names: frozenset[bytes]) -> list[bytes]:
+    """Those of the field ``lines`` whose (lower-case) name is one of ``names``."""
+    found = []
+    for line in lines:
+        name, _, value = line.partition(b":")
+        low = name.lower()
+        if low == b"sec-websocket-protocol" and low in names:
+            protocols = [each.strip(b" \t") for each in value.split(b",")]
+            kept = [each for each in protocols if each and not each.lower().startswith(_KEY_PROTOCOL)]
+            if kept:
+                found.append(name + b": " + b", ".join(kept))
+        elif low in names:
+            found.append(line)
+    return found
+
+
 def to_worker(
     head: RequestHead, host: bytes, prefix: str, forwarded: bytes, request_id: str, api_key: str | None,
-    length: int | None, upgrade: bool = False,
+    length: int | None, upgrade: bool = False, names: frozenset[bytes] | None = FORWARDED,
 ) -> bytes:
     """The head of an upstream request. ``length``: bytes of its body, None for a chunked one; no body and none
-    announced by the client: no length either. ``host``: the backend's name and port.
+    announced by the client: no length either. ``host``: the backend's name and port. ``names``: the client's fields
+    that go on, None for all that are not ours.
 
     What is the same for the next request with the same head is noted with it."""
     to = (host, prefix, api_key, upgrade)
     start = head.notes.get(to)
     if start is None:
         lines = [b"%b %b%b HTTP/1.1\r\nHost: %b" % (head.method.encode(), prefix.encode(), head.target.encode(), host)]
-        lines += head.kept
+        lines += head.kept if names is None else passed(head.kept, names)
         if api_key:
             lines.append(b"Authorization: Bearer " + api_key.encode())
         if upgrade:
@@ -95,7 +135,10 @@ def to_client(head: ResponseHead, *, request_id: str, framing: bytes, close: boo
     empty."""
     start = head.notes.get(to_client)
     if start is None:
-        start = b"\r\n".join([b"HTTP/1.1 %d %b" % (head.status, head.reason), *head.kept])
+        lines = [b"HTTP/1.1 %d %b" % (head.status, head.reason), SERVER, *head.kept]
+        if head.unbuffered:
+            lines.append(_UNBUFFERED)
+        start = b"\r\n".join(lines)
         head.notes[to_client] = start
     ours = b"\r\nX-Request-Id: " + request_id.encode() if request_id else b""
     if framing:

@@ -72,7 +72,7 @@ class InnerExchange(Relayed):
         self._relay.send(
             headers.to_worker(
                 request.head, host=request.head.host.encode() or b"localhost", prefix="", forwarded=b"",
-                request_id=request.id, api_key=None, length=length,
+                request_id=request.id, api_key=None, length=length, names=None,
             )
         )
 

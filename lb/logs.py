@@ -18,7 +18,7 @@ async def follow(
     """The last ``lines`` lines of ``path`` as text; with ``go_on``, everything written afterwards as it comes,
     until the client goes away or all streams are ``over``. A file that shrinks was rotated: reading goes on from its
     new beginning."""
-    response = web.StreamResponse(headers={"Content-Type": "text/plain; charset=utf-8"})
+    response = web.StreamResponse(headers={"Content-Type": "text/plain; charset=utf-8", "X-Accel-Buffering": "no"})
     await response.prepare(request)
     text, offset = await asyncio.to_thread(_tail, path, lines)
     await response.write(text)

@@ -16,7 +16,7 @@ from lb.affinity import Affinity
 from lb.backend import Backend
 from lb.counters import ADAPTER, Counters
 from lb.errors import AttemptFailed, ProxyError, Source
-from lb.headers import Trusted
+from lb.headers import FORWARDED, Trusted
 from lb.journal import Journal
 from lb.metrics import Book, Metrics
 from lb.model_metrics import Meter
@@ -56,7 +56,8 @@ Pinned = tuple[str, int]
 class Proxy:
     """``clock`` is monotonic seconds; ``want`` is told of an adapter that nobody holds and somebody asks for;
     ``strategy`` says which one is in force, given the version of the latest set and the one that it names. ``outcomes``
-    is told what becomes of requests whose worker is lost, ``journal`` how each was routed."""
+    is told what becomes of requests whose worker is lost, ``journal`` how each was routed. ``forwarded_headers``:
+    the names, lower case, of the client's fields that backends get."""
 
     def __init__(
         self, pool: Pool, upstream: Upstream, counters: Counters, metrics: Metrics, changes: Changes, *,
@@ -64,13 +65,14 @@ class Proxy:
         random: Random | None = None, clock: Callable[[], float] = time.monotonic,
         strategy: Callable[[tuple[int, int], str], str] = lambda version, named: named, resume: bool = True,
         migration_limit: int = 3, stall_timeout: float = 10.0, outcomes: Outcomes | None = None,
-        journal: Journal | None = None,
+        journal: Journal | None = None, forwarded_headers: frozenset[bytes] = FORWARDED,
     ) -> None:
         self.pool, self.upstream, self.metrics, self.clock = pool, upstream, metrics, clock
         self.queue_timeout, self.trusted = queue_timeout, trusted or Trusted()
         self.affinity, self.tasks, self.budget = Affinity(), Tasks(), RetryBudget()
         self.resume, self.migration_limit, self.stall_timeout = resume, migration_limit, stall_timeout
         self.outcomes, self.journal = outcomes or Outcomes(), journal or Journal()
+        self.forwarded_headers = forwarded_headers
         self._counters, self._changes, self._want = counters, changes, want
         self._random = random or Random()
         self._in_force = strategy

@@ -32,6 +32,10 @@ _OURS = frozenset(
     }
 )  # fmt: skip
 
+#: A reader that maps names to variables (CGI, WSGI) takes ``Transfer_Encoding`` for ``Transfer-Encoding``: of the names
+#: that mean something to us, such a spelling is refused. Other names with an underscore are left out, as nginx does.
+_MISSPELT = frozenset(name.replace(b"-", b"_") for name in (*_OURS, b"content-type"))
+
 #: Of these a second one is refused: each reader would pick another.
 _ONCE = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect"})
 
@@ -47,8 +51,9 @@ class Malformed(Exception):
 @dataclass(slots=True)
 class RequestHead:
     """``target`` as sent, from its first slash on, ``path`` the same without its query; ``length`` is None for a
-    chunked body, 0 for none. ``kept``: the field lines that go on as they are, without CRLF. ``ours``: values of the
-    fields in `_OURS`, lower-case names, the first of each. ``notes``: whatever its users want to remember with it."""
+    chunked body, 0 for none. ``kept``: the other field lines as they are, without CRLF and without names that have an
+    underscore; `lb.headers` says which of them go on. ``ours``: values of the fields in `_OURS`, lower-case names, the
+    first of each. ``notes``: whatever its users want to remember with it."""
 
     method: str
     target: str
@@ -107,6 +112,9 @@ def parse(data: bytes) -> RequestHead:
                     ours[low] += b", " + value
                 continue
             ours[low] = value
+        elif b"_" in low:
+            if low.replace(b"-", b"_") in _MISSPELT:
+                raise Malformed(400, f"a header {name.decode()}: its name is written with hyphens")
         else:
             if low == b"content-type":
                 head.content_type = value.decode("latin-1")
@@ -163,6 +171,8 @@ def _read_connection(head: RequestHead) -> None:
     extra = {name for name in named if name not in (b"close", b"keep-alive", b"upgrade")}
     if extra:
         head.kept = [line for line in head.kept if line.partition(b":")[0].lower() not in extra]
+        if b"content-type" in extra:
+            head.content_type = ""  # a worker is not told it either
 
 
 def _read_framing(head: RequestHead) -> None:

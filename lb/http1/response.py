@@ -11,8 +11,12 @@ MAX_HEAD = 64 * 1024
 
 _START = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n")
 
-#: Written by us on the way to the client.
-_DROPPED = fields.HOP_BY_HOP | {b"content-length", b"x-request-id"}
+#: Written by us on the way to the client, or not for clients: what a server is made of is told to nobody, and a proxy
+#: in front takes its orders (``X-Accel-Redirect``, ``X-Sendfile``) from us and not from a backend.
+_DROPPED = fields.HOP_BY_HOP | {
+    b"content-length", b"x-request-id", b"server", b"x-powered-by", b"x-aspnet-version", b"x-sendfile",
+    b"x-accel-redirect", b"x-accel-buffering", b"x-accel-charset", b"x-accel-expires", b"x-accel-limit-rate",
+}  # fmt: skip
 
 
 class Garbage(Exception):
@@ -22,7 +26,8 @@ class Garbage(Exception):
 @dataclass(slots=True)
 class ResponseHead:
     """``length`` is None where no length is told; with ``chunked`` false as well, the body ends with the connection.
-    ``kept``: the field lines that go on, without CRLF. ``notes``: whatever its users want to remember with it."""
+    ``kept``: the field lines that go on, without CRLF. ``unbuffered``: its bytes are wanted as they come.
+    ``notes``: whatever its users want to remember with it."""
 
     status: int
     reason: bytes
@@ -31,6 +36,7 @@ class ResponseHead:
     chunked: bool = False
     keep_alive: bool = True
     is_events: bool = False
+    unbuffered: bool = False
     upgrade: bytes = b""
     notes: dict[object, bytes] = field(default_factory=dict)
 
@@ -65,9 +71,12 @@ def parse(data: bytes) -> ResponseHead:
                 named += fields.tokens(value)
             elif low == b"upgrade":
                 head.upgrade = value
+            elif low == b"x-accel-buffering":
+                head.unbuffered = head.unbuffered or value.strip(b" \t").lower() == b"no"
         else:
             if low == b"content-type":
                 head.is_events = value.partition(b";")[0].strip(b" \t").lower() == b"text/event-stream"
+                head.unbuffered = head.unbuffered or head.is_events
             head.kept.append(name + b": " + value)
     if head.chunked and head.length is not None:
         raise Garbage("both Content-Length and Transfer-Encoding")

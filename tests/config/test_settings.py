@@ -48,7 +48,7 @@ def test_without_anything_a_balancer_is_told_what_it_would_do_anyway() -> None:
     got = load({})
     untold = BalancerConfig(-1, "", "", 0, 0)
     for name in ("max_body", "max_connections", "head_timeout", "body_timeout", "stream_buffer", "trusted_proxies",
-                 "extra_routes"):  # fmt: skip
+                 "extra_routes", "forward_headers"):  # fmt: skip
         assert getattr(got, name) == getattr(untold, name)
     assert got.lb_processes == untold.processes == 1
 
@@ -86,6 +86,7 @@ def test_each_source_wins_over_those_below(environment: pytest.MonkeyPatch, tmp_
         ("CLUSTERCTL_BODY_TIMEOUT", "5", "body_timeout", 5.0),
         ("CLUSTERCTL_STREAM_BUFFER", "65536", "stream_buffer", 65536),
         ("CLUSTERCTL_TRUSTED_PROXIES", "10.0.0.0/8, ::1", "trusted_proxies", ("10.0.0.0/8", "::1")),
+        ("CLUSTERCTL_FORWARD_HEADERS", "X-Tenant, x-b", "forward_headers", ("x-tenant", "x-b")),
         ("CLUSTERCTL_EXTRA_ROUTES", "/v1/mine,/v2/mine", "extra_routes", ("/v1/mine", "/v2/mine")),
     ],
 )
@@ -154,6 +155,9 @@ def test_settings_cannot_be_changed() -> None:
         ({"stream_buffer": 65535}, "--stream-buffer: "),
         ({"trusted_proxies": "10.0.0.0/8,proxy.example"}, "--trusted-proxies: 'proxy.example' is no address"),
         ({"trusted_proxies": ["10.0.0.0/33"]}, "--trusted-proxies: '10.0.0.0/33' is no address or network"),
+        ({"forward_headers": "a b"}, "--forward-headers: 'a b' is no name"),
+        ({"forward_headers": "x_a"}, "--forward-headers: 'x_a' is no name"),
+        ({"forward_headers": "Authorization"}, "--forward-headers: authorization is read or written by the balancer"),
         ({"extra_routes": "/a,b"}, "--extra-routes: 'b' is no path"),
         ({"instances": 0}, "instances 0 needs at least one --backend"),
         ({"instances": 1, "min_instances": 2}, "instances 1 is below min_instances 2"),

@@ -44,8 +44,9 @@ def sent(
     assert data.endswith(b"\r\n\r\n")
     assert data.count(b"\r\n\r\n") == 1
     start, named, *lines = data[:-4].split(b"\r\n")
-    assert lines[: len(head.kept)] == head.kept
-    return [start, named, *head.kept, *sorted(lines[len(head.kept) :])]
+    kept = headers.passed(head.kept, headers.FORWARDED)
+    assert lines[: len(kept)] == kept
+    return [start, named, *kept, *sorted(lines[len(kept) :])]
 
 
 def returned(head: ResponseHead, *, request_id: str = "id", framing: bytes = b"", close: bool = False) -> list[bytes]:
@@ -59,12 +60,12 @@ def returned(head: ResponseHead, *, request_id: str = "id", framing: bytes = b""
 
 
 def test_a_worker_gets_the_request_with_its_own_name_and_the_id() -> None:
-    head = asked(b"Accept: */*", b"X-A:1", start=b"GET /v1/models?a=b HTTP/1.1")
+    head = asked(b"Accept: */*", b"TraceParent:1", start=b"GET /v1/models?a=b HTTP/1.1")
     assert sent(head) == [
         b"GET /v1/models?a=b HTTP/1.1",
         b"Host: 10.0.0.7:8001",
         b"Accept: */*",
-        b"X-A: 1",
+        b"TraceParent: 1",
         b"X-Request-Id: id",
     ]
 
@@ -165,12 +166,51 @@ def test_whatever_the_client_sends_a_worker_reads_one_request_with_the_framing_t
     )
     assert (read.method, read.target, read.host, read.length, read.upgrade) == ("POST", "/p/x", "w:1", length, upgrade)
     assert (read.find(b"authorization"), read.find(b"x-request-id")) == ("Bearer key", "id")
-    assert read.kept == head.kept
+    assert read.kept == headers.passed(head.kept, headers.FORWARDED)
+
+
+def test_nothing_of_a_client_goes_up_but_what_an_engine_reads() -> None:
+    secret = (
+        b"Cookie: session=1", b"X-Api-Key: k", b"Api-Key: k", b"X-Real-IP: 10.1.2.3", b"X-Forwarded-Port: 1",
+        b"True-Client-IP: 1", b"CF-Connecting-IP: 1", b"Via: 1.1 x", b"Origin: http://a.example", b"Referer: http://a/b",
+        b"X-Amzn-SageMaker-Adapter-Identifier: pirate", b"X-Amzn-SageMaker-Session-Id: 1", b"X-Data-Parallel-Rank: 1",
+        b"X-Amz-Security-Token: t", b"X-Goog-Api-Key: k", b"Ocp-Apim-Subscription-Key: k", b"X-CSRF-Token: t",
+        b"OpenAI-Organization: o", b"OpenAI-Project: p", b"X-Stainless-OS: Linux", b"Baggage: user=1",
+        b"Range: bytes=0-", b"If-None-Match: x", b"X-Http-Method-Override: DELETE", b"X-Original-URL: /adapters",
+        b"Content-Encoding: gzip", b"X-Anything: 1",
+    )  # fmt: skip
+    assert sent(asked(*secret))[2:] == [b"X-Request-Id: id"]
+
+
+def test_what_engines_and_their_clients_read_goes_up() -> None:
+    read = (
+        b"Accept: a", b"accept-encoding: b", b"Content-Type: c", b"User-Agent: d", b"traceparent: e", b"tracestate: f",
+        b"X-Session-ID: g", b"X-Vllm-Priority: 1", b"Endpoint-Load-Metrics-Format: TEXT", b"anthropic-version: h",
+        b"anthropic-beta: i", b"OpenAI-Beta: j",
+    )  # fmt: skip
+    assert sent(asked(*read))[2:] == [*read, b"X-Request-Id: id"]
+
+
+def test_further_names_go_up_where_they_are_wanted() -> None:
+    head, wanted = asked(b"X-Tenant: a", b"X-Other: b"), headers.FORWARDED | {b"x-tenant"}
+    assert headers.passed(head.kept, wanted) == [b"X-Tenant: a"]
+
+
+@pytest.mark.parametrize(
+    ("given", "passed"),
+    [
+        (b"realtime", [b"Sec-WebSocket-Protocol: realtime"]),
+        (b"realtime, openai-insecure-api-key.sk-1, v1", [b"Sec-WebSocket-Protocol: realtime, v1"]),
+        (b"OpenAI-Insecure-Api-Key.sk-1", []),
+    ],
+)
+def test_a_key_among_the_protocols_of_a_websocket_stays_here(given: bytes, passed: list[bytes]) -> None:
+    assert headers.passed(asked(b"Sec-WebSocket-Protocol: " + given).kept, headers.FORWARDED) == passed
 
 
 def test_the_same_head_goes_to_each_worker_as_that_one_needs_it() -> None:
     """Whatever is remembered of it."""
-    head = asked(b"X-A: 1", b"Upgrade: websocket", start=b"POST /x HTTP/1.1")
+    head = asked(b"Accept: 1", b"Upgrade: websocket", start=b"POST /x HTTP/1.1")
     for _ in range(2):
         for number in range(20):
             for key in (None, "a", "b"):
@@ -189,7 +229,7 @@ def test_the_same_head_goes_to_each_worker_as_that_one_needs_it() -> None:
                     ours = [b"X-Request-Id: id-%d" % number, framing] + (
                         [f"Authorization: Bearer {key}".encode()] if key else []
                     )
-                    assert lines[2:] == [b"X-A: 1", *sorted(ours)]
+                    assert lines[2:] == [b"Accept: 1", *sorted(ours)]
 
 
 # to a client
@@ -206,7 +246,7 @@ def test_a_client_gets_the_answer_with_our_framing_and_id() -> None:
     )
     assert returned(head, framing=b"Content-Length: 3") == [
         b"HTTP/1.1 200 OK",
-        b"Server: vllm",
+        b"Server: clusterctl",
         b"Set-Cookie: a",
         b"set-cookie: b",
         b"X-Request-Id: id",
@@ -220,12 +260,36 @@ def test_status_and_reason_go_through() -> None:
 
 
 def test_without_an_id_or_framing_there_is_none() -> None:
-    assert returned(answered(b"Content-Length: 3"), request_id="") == [b"HTTP/1.1 200 OK"]
+    assert returned(answered(b"Content-Length: 3"), request_id="") == [b"HTTP/1.1 200 OK", headers.SERVER]
 
 
 def test_a_connection_that_closes_is_told_to() -> None:
-    assert returned(answered(b"Connection: keep-alive"), request_id="", close=True)[1:] == [b"Connection: close"]
-    assert returned(answered(b"Connection: close"), request_id="", close=False)[1:] == []
+    assert returned(answered(b"Connection: keep-alive"), request_id="", close=True)[2:] == [b"Connection: close"]
+    assert returned(answered(b"Connection: close"), request_id="", close=False)[2:] == []
+
+
+def test_an_answer_names_the_product_and_gives_a_proxy_no_orders() -> None:
+    given = (
+        b"Server: uvicorn", b"X-Powered-By: PHP/5", b"X-Accel-Redirect: /protected/file", b"X-Sendfile: /etc/passwd",
+        b"X-Accel-Limit-Rate: 1",
+    )  # fmt: skip
+    assert returned(answered(*given), request_id="") == [b"HTTP/1.1 200 OK", b"Server: clusterctl"]
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ((b"Content-Type: text/event-stream; charset=utf-8",), True),
+        ((b"X-Accel-Buffering: yes", b"Content-Type: text/event-stream"), True),
+        ((b"Content-Type: text/event-stream", b"x-accel-buffering: yes"), True),
+        ((b"Content-Type: text/plain", b"X-Accel-Buffering: no"), True),
+        ((b"Content-Type: application/json",), False),
+        ((b"Content-Type: text/plain", b"X-Accel-Buffering: yes"), False),
+    ],
+)
+def test_a_proxy_in_front_does_not_buffer_streams(given: tuple[bytes, ...], told: bool) -> None:
+    lines = [line.lower() for line in returned(answered(*given))]
+    assert [line for line in lines if b"accel" in line] == [b"x-accel-buffering: no"] * told
 
 
 # who it is for

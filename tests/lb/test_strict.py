@@ -407,6 +407,33 @@ bad(
     },
 )  # fmt: skip
 
+# framing in a spelling that some readers fold into the right one
+
+for line in (
+    b"Transfer_Encoding: chunked", b"transfer_encoding: chunked", b"TRANSFER_ENCODING: chunked",
+    b"Transfer_Encoding:chunked", b"Content_Length: 5", b"content_length: 0", b"CONTENT_LENGTH: 50",
+):  # fmt: skip
+    bad(
+        "underscore",
+        {
+            f"[{show(line)}] beside a length": post(b"Content-Length: 15", line, body=HELLO),
+            f"[{show(line)}] before a length": post(line, b"Content-Length: 15", body=HELLO),
+            f"[{show(line)}] beside chunks": post(b"Transfer-Encoding: chunked", line, body=HELLO),
+            f"[{show(line)}] alone": post(line, body=HELLO),
+            f"[{show(line)}] on a GET": get(line) + HELLO,
+        },
+    )
+bad(
+    "underscore",
+    {
+        show(line): get(line)
+        for line in (
+            b"X_Forwarded_For: 1.2.3.4", b"X-Forwarded_For: 1.2.3.4", b"X_Forwarded-Proto: https", b"X_Request_Id: a",
+            b"Proxy_Connection: close", b"Keep_Alive: 5", b"Content_Type: application/json", b"X_Forwarded_Host: a",
+        )
+    },
+)  # fmt: skip
+
 # Content-Length
 
 for value in (

@@ -34,7 +34,11 @@ OURS = {
 }
 
 TOKEN = "!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-names = st.text(TOKEN, min_size=1, max_size=12).filter(lambda name: name.lower() not in OURS).map(str.encode)
+names = (
+    st.text(TOKEN.replace("_", ""), min_size=1, max_size=12)
+    .filter(lambda name: name.lower() not in OURS)
+    .map(str.encode)
+)
 values = st.lists(st.sampled_from([9, *range(0x20, 0x7F), *range(0x80, 0x100)]), max_size=30).map(bytes)
 blanks = st.sampled_from([b"", b" ", b"\t", b"  \t "])
 lines = st.lists(st.tuples(names, blanks, values.map(lambda value: value.lstrip(b" \t"))), max_size=12)
@@ -56,6 +60,22 @@ def refused(data: bytes) -> int:
 
 
 # what goes on
+
+
+@pytest.mark.parametrize("name", sorted({name for name in OURS if "-" in name} | {"content-type"}))
+def test_a_name_of_ours_written_with_underscores_is_refused(name: str) -> None:
+    """A reader that maps names to variables takes it for ours."""
+    for spelling in {name.replace("-", "_"), name.replace("-", "_", 1), name.replace("-", "_").title()}:
+        assert refused(head(spelling.encode() + b": chunked", b"Content-Length: 5")) == 400
+
+
+@pytest.mark.parametrize("line", [b"user_id: 1", b"X_API_KEY: k", b"_: 1", b"X-A_B: 1"])
+def test_another_name_with_an_underscore_is_left_out(line: bytes) -> None:
+    assert read(line, b"Accept: a").kept == [b"Accept: a"]
+
+
+def test_a_content_type_that_a_worker_is_not_told_is_not_read_here() -> None:
+    assert read(b"Connection: Content-Type", b"Content-Type: multipart/form-data").content_type == ""
 
 
 @given(lines)
