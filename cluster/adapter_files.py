@@ -1,7 +1,8 @@
 """Is this folder an adapter that every worker will load and that does what it says? Asked before a worker sees it.
 
-Blocking file work: call it through `asyncio.to_thread`. The rules are in `adapter_rules` (config) and
-`adapter_pairs` (tensors), the base model's shapes in `adapter_shapes`, the copies in `adapter_store`.
+Blocking file work: call it through `asyncio.to_thread`. The rules are in `adapter_rules` (config),
+`adapter_pairs` (tensors) and `adapter_values` (weights), the base model's shapes in `adapter_shapes`, the copies in
+`adapter_store`.
 """
 
 from __future__ import annotations
@@ -17,15 +18,19 @@ from typing import BinaryIO
 from cluster.adapter_pairs import check_targets, pair_up
 from cluster.adapter_rules import CONFIG, WEIGHTS, read_config
 from cluster.adapter_shapes import BaseShapes, Comparison, compare, read_base
-from cluster.adapter_store import FILES, content_hash, hash_streams, remove, sweep_temporary, take_in
-from cluster.adapter_tensors import AdapterRejected, open_regular, parse_object, read_header, shown
+from cluster.adapter_store import FILES, MAX_BYTES, content_hash, hash_streams, remove, sweep_temporary, take_in
+from cluster.adapter_tensors import AdapterRejected, open_regular, read_header, read_object, shown
+from cluster.adapter_values import check_values, no_effect
 
 __all__ = [
-    "AdapterFacts", "AdapterRejected", "BaseShapes",
+    "ALLOW_IT", "AdapterFacts", "AdapterRejected", "BaseShapes",
     "content_hash", "inspect", "read_base", "remove", "sweep_temporary", "take_in",
 ]  # fmt: skip
 
-_MAX_CONFIG = 1 << 20  # bytes
+_MAX_CONFIG, _MAX_CONFIG_VALUES = 1 << 20, 50_000  # bytes; some name each module
+ALLOW_IT = '--allow-no-effect, or "allow_no_effect": true, loads it all the same'
+"""How an adapter without effect is loaded."""
+
 _PICKLES = frozenset({".bin", ".pt", ".pth"})
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+", re.ASCII)
 # The same model as far as an adapter's shapes go: QLoRA names the quantised one it was trained on.
@@ -52,13 +57,15 @@ def inspect(
     served_names: tuple[str, ...],
     max_rank: int,
     roots: tuple[Path, ...] = (),
-    max_bytes: int = 4 * 1024**3,
+    max_bytes: int = MAX_BYTES,
+    allow_no_effect: bool = False,
 ) -> AdapterFacts:
     """The facts of the adapter in the folder ``path``, which must lie in one of ``roots`` where there are any.
 
     ``base``: the served model's shapes, None where they cannot be read; ``served_names``: its names; ``max_rank``:
-    the workers' max_lora_rank. Raises AdapterRejected: 404 for what is missing, 409 for another base model or files
-    that change meanwhile, 400 for all else that is wrong. OSError where reading an open file fails.
+    the workers' max_lora_rank; ``allow_no_effect``: its matrices may be zero. Raises AdapterRejected: 404 for what is
+    missing, 409 for another base model or files that change meanwhile, 400 for all else that is wrong. OSError where
+    reading an open file fails.
     """
     folder = _folder(path, roots)
     with ExitStack() as stack:
@@ -67,28 +74,30 @@ def inspect(
         size = sum(os.fstat(stream.fileno()).st_size for stream in streams.values())
         if size > max_bytes:
             raise AdapterRejected(400, f"{path} has {size} bytes, more than the {max_bytes} that are allowed")
-        facts = _facts(streams, size, base, served_names, max_rank)
+        facts, why_no_effect = _facts(streams, size, base, served_names, max_rank)
         # All was read through the same open files, so what was checked is what was hashed, unless they were written to.
         if _stamps(streams) != before:
             raise AdapterRejected(409, f"the adapter in {path} changed while it was read: try again")
+        if why_no_effect and not allow_no_effect:
+            raise AdapterRejected(400, f"the adapter in {path} has no effect: {why_no_effect}; {ALLOW_IT}")
         return facts
 
 
 def _facts(
     streams: Mapping[str, BinaryIO], size: int, base: BaseShapes | None, served: tuple[str, ...], max_rank: int
-) -> AdapterFacts:
-    raw = streams[CONFIG].read(_MAX_CONFIG + 1)
-    if len(raw) > _MAX_CONFIG:
-        raise AdapterRejected(400, f"{CONFIG} has more than the {_MAX_CONFIG} bytes that are allowed")
-    config = read_config(parse_object(raw, CONFIG), max_rank)
-    pairs = pair_up(read_header(streams[WEIGHTS], WEIGHTS), config)
+) -> tuple[AdapterFacts, str | None]:
+    """Also why it has no effect, where it has none."""
+    config = read_config(read_object(streams[CONFIG], CONFIG, _MAX_CONFIG, _MAX_CONFIG_VALUES), max_rank)
+    tensors = read_header(streams[WEIGHTS], WEIGHTS)
+    pairs = pair_up(tensors, config)
     targets = check_targets(pairs, config)
     if base is None:
         shapes = Comparison(0, (_NOT_COMPARED,))
     else:
         shapes = compare(pairs, base, transposed=config.transposed)
     another = _other_base(config.base_model, served, compared=shapes.compared > 0)
-    return AdapterFacts(
+    filled = check_values(streams[WEIGHTS], tensors, WEIGHTS)
+    facts = AdapterFacts(
         content_hash=hash_streams(streams),
         rank=config.top_rank,
         target_modules=tuple(sorted({pair.module.rpartition(".")[2] for pair in pairs})),
@@ -96,6 +105,7 @@ def _facts(
         size=size,
         unchecked=(*shapes.unchecked, *(text for text in (targets, another) if text)),
     )
+    return facts, no_effect(pairs, filled, config)
 
 
 def _folder(path: Path, roots: tuple[Path, ...]) -> Path:

@@ -53,6 +53,7 @@ def pair_up(tensors: Mapping[str, Tensor], config: AdapterConfig) -> list[Pair]:
     if not sides:
         raise AdapterRejected(400, f"{WEIGHTS} holds no LoRA tensor")
     pairs = [_pair(module, sides[module], tensors, module in embeddings) for module in sorted(sides)]
+    config.check_work(len(pairs))
     for pair in pairs:
         _check_pair(pair, config)
     return pairs

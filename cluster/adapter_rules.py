@@ -6,9 +6,9 @@ Mirrors vllm/lora/peft_helper.py, which leaves out whether it is LoRA at all.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from cluster.adapter_tensors import AdapterRejected, shown
 
@@ -17,6 +17,10 @@ WEIGHTS = "adapter_model.safetensors"
 
 MAX_NAME = 256
 """Characters of a tensor's name or a pattern; bounds the time that one can take on the other."""
+
+_MAX_PATTERNS = 10_000
+_MAX_TRIES = 1_000_000  # of a pattern on a module, each a microsecond or a few
+_N = TypeVar("_N", int, float)
 
 _REFUSED = {
     "use_dora": "DoRA",
@@ -39,6 +43,8 @@ class AdapterConfig:
     targets: tuple[str, ...] | str | None
     base_model: str | None
     ranks: tuple[tuple[re.Pattern[str], int], ...]
+    alphas: tuple[tuple[re.Pattern[str], float], ...]
+    alpha: float
     transposed: bool
 
     @property
@@ -48,12 +54,26 @@ class AdapterConfig:
 
     def rank_of(self, module: str) -> int:
         """The first pattern that matches wins, as in PEFT."""
-        # Fused experts are stored under other names than those the patterns are for.
-        if module.endswith(".experts.base_layer"):
-            module = module.removesuffix("base_layer") + "gate_up_proj"
-        elif module.endswith(".experts"):
-            module += ".down_proj"
-        return next((rank for pattern, rank in self.ranks if pattern.match(module)), self.rank)
+        return _first(self.ranks, module, self.rank)
+
+    def alpha_of(self, module: str) -> float:
+        """As `rank_of`."""
+        return _first(self.alphas, module, self.alpha)
+
+    def check_work(self, modules: int) -> None:
+        """Raises AdapterRejected 400 where trying each pattern on each of so many ``modules`` would take minutes, here
+        and on every worker."""
+        if (len(self.ranks) + len(self.alphas)) * modules > _MAX_TRIES:
+            raise _refusal(f"rank_pattern and alpha_pattern have too many keys for its {modules} modules")
+
+
+def _first(patterns: Iterable[tuple[re.Pattern[str], _N]], module: str, otherwise: _N) -> _N:
+    # Fused experts are stored under other names than those the patterns are for.
+    if module.endswith(".experts.base_layer"):
+        module = module.removesuffix("base_layer") + "gate_up_proj"
+    elif module.endswith(".experts"):
+        module += ".down_proj"
+    return next((value for pattern, value in patterns if pattern.match(module)), otherwise)
 
 
 def read_config(raw: Mapping[str, Any], max_rank: int) -> AdapterConfig:
@@ -64,9 +84,10 @@ def read_config(raw: Mapping[str, Any], max_rank: int) -> AdapterConfig:
         targets=_targets(raw),
         base_model=_text(raw, "base_model_name_or_path"),
         ranks=tuple((anchored(key), _rank(rank, "rank_pattern")) for key, rank in _patterns(raw, "rank_pattern")),
+        alphas=tuple((anchored(key), _alpha(alpha, key)) for key, alpha in _patterns(raw, "alpha_pattern")),
+        alpha=_alpha(raw.get("lora_alpha"), "lora_alpha"),
         transposed=raw.get("fan_in_fan_out") is True,
     )
-    _check_alphas(raw)
     if config.top_rank > max_rank:
         raise _refusal(f"rank {config.top_rank} is more than max_lora_rank, which is {max_rank} here")
     return config
@@ -135,6 +156,8 @@ def _patterns(raw: Mapping[str, Any], field: str) -> list[tuple[str, Any]]:
     value = raw.get(field) or {}
     if not isinstance(value, dict):
         raise _refusal(f"{field} must be an object, not {shown(value)}")
+    if len(value) > _MAX_PATTERNS:
+        raise _refusal(f"{field} has more than the {_MAX_PATTERNS} keys that are allowed")
     for key in value:
         # The worker tries these on every module: one that never ends would hang it, and the supervisor.
         if not is_simple(key):
@@ -142,7 +165,7 @@ def _patterns(raw: Mapping[str, Any], field: str) -> list[tuple[str, Any]]:
     return list(value.items())
 
 
-def _check_alphas(raw: Mapping[str, Any]) -> None:
-    for key, alpha in [("lora_alpha", raw.get("lora_alpha")), *_patterns(raw, "alpha_pattern")]:
-        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not -1e9 < alpha < 1e9:
-            raise _refusal(f"the alpha of {shown(key)} must be a number, not {shown(alpha)}")
+def _alpha(value: object, key: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -1e9 < value < 1e9:
+        raise _refusal(f"the alpha of {shown(key)} must be a number, not {shown(value)}")
+    return value

@@ -13,10 +13,11 @@ from functools import cached_property
 from pathlib import Path
 
 from cluster.adapter_pairs import Pair
-from cluster.adapter_tensors import FLOATING, AdapterRejected, Tensor, open_regular, parse_object, read_header, shown
+from cluster.adapter_tensors import FLOATING, AdapterRejected, Tensor, open_regular, read_header, read_object, shown
 
 _INDEX = "model.safetensors.index.json"
-_MAX_INDEX = 100_000_000  # bytes
+_MAX_INDEX = 32_000_000  # bytes; that of 91,000 tensors has 9 million
+_MAX_TENSORS = 1_000_000  # in all files of a model
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 _INPUTS = ("embed_tokens", "wte", "word_embeddings")
 _WHOLE = FLOATING | {"I8"}  # other types hold several weights in one number: their shape says nothing
@@ -81,6 +82,8 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     for file in _weight_files(folder):
         with open_regular(file) as stream:
             tensors |= read_header(stream, file.name)
+        if len(tensors) > _MAX_TENSORS:
+            raise AdapterRejected(400, f"{folder} holds more than {_MAX_TENSORS} tensors")
     return tensors
 
 
@@ -179,7 +182,7 @@ def _weight_files(folder: Path) -> list[Path]:
         return [folder / "model.safetensors"]
     if (folder / _INDEX).exists():
         with open_regular(folder / _INDEX) as stream:
-            shards = parse_object(stream.read(_MAX_INDEX), _INDEX).get("weight_map")
+            shards = read_object(stream, _INDEX, _MAX_INDEX).get("weight_map")
         if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
             raise AdapterRejected(400, f"{_INDEX} has no weight_map")
         return [folder / Path(name).name for name in sorted(set(shards.values()))]

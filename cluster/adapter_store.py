@@ -22,6 +22,9 @@ from cluster.adapter_tensors import AdapterRejected, open_regular
 FILES = (CONFIG, WEIGHTS)
 """All that vLLM 0.32 reads of an adapter, in order: no tokenizer, no added embeddings, no other safetensors."""
 
+MAX_BYTES = 4 * 1024**3
+"""Of an adapter."""
+
 _INCOMING, _REMOVED = ".incoming-", ".removed-"
 _CHUNK = 1 << 20  # bytes
 _HASH = re.compile(r"[0-9a-f]{64}")

@@ -20,12 +20,17 @@ from cluster.attached import Attached
 from cluster.fleet import instance_name
 from cluster.instance import Instance
 from cluster.state import WorkerState
+from config import bounded
 from config.errors import nearest
+from config.lora_config import DESCRIPTION
 from config.topology import STRATEGIES
 
 if TYPE_CHECKING:
     from cluster.supervisor import Supervisor
 
+
+#: Values in a change's body.
+MOST_VALUES = 10_000
 
 #: Characters of a refusal: it may quote what it refuses.
 _LONGEST = 1000
@@ -100,10 +105,10 @@ class Weight(_Body):
 
 
 class LoadAdapter(_Body):
-    lora_name: StrictStr = Field(min_length=1)
-    lora_path: StrictStr = Field(min_length=1)
+    lora_name: StrictStr = Field(min_length=1, max_length=256)
+    lora_path: StrictStr = Field(min_length=1, max_length=4096)
     load_inplace: StrictBool = False
-    description: StrictStr | None = None
+    description: StrictStr | None = Field(None, max_length=DESCRIPTION)
 
 
 class UnloadAdapter(_Body):
@@ -121,10 +126,14 @@ class Shutdown(_Body):
 def parse(kind: type[_Body], body: bytes) -> Any:
     """Raises Refused (400) saying what is wrong and where."""
     try:
+        bounded.measure(body, MOST_VALUES)
+    except bounded.Unfit as error:
+        raise Refused(400, f"the body {error}") from None
+    try:
         return kind.model_validate_json(body or b"{}")
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
+        where = ".".join(str(part)[:_LONGEST] for part in first["loc"])
         message = str(first["msg"]).removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
             message = f"unknown field{nearest(where, kind.model_fields)}"

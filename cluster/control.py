@@ -19,7 +19,7 @@ from cluster.commands import Refused
 from cluster.saver import Saver
 from cluster.store import NotSaved
 from config.files import NO_ROOM
-from config.link import SEQUENCE_HEADER, bind_unix
+from config.link import CHANGE_BYTES, SEQUENCE_HEADER, bind_unix
 from config.paths import StateDir
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def _kind(status: int) -> str:
 
 async def serve(supervisor: Supervisor, state: StateDir) -> web.AppRunner:
     """Listens; the caller cleans the runner up. Raises OSError."""
-    app = web.Application(middlewares=[_errors], client_max_size=1024 * 1024)
+    app = web.Application(middlewares=[_errors], client_max_size=CHANGE_BYTES)
     app[_SAVER] = supervisor.saver
     app.add_routes(routes(supervisor))
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)

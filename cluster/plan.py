@@ -3,7 +3,6 @@ starts."""
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -12,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from cluster.placement import Machine, Placement, choose_gpus
-from config import lora_config
+from config import bounded, lora_config
 from config.errors import UsageError
 from config.lora_config import LoraFile
 from config.settings import NAME, Settings, environment, visible_gpus
@@ -197,7 +196,8 @@ def _adapter_rank(name: str, path: Path) -> int:
     if not path.is_dir():
         raise UsageError(f"--lora {name}: no folder {path}")
     try:
-        config = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
+        with bounded.open_regular(path / "adapter_config.json") as stream:
+            config = bounded.parse_json(bounded.read(stream, bounded.SETTINGS_BYTES))
         rank = int(config["r"])
     except FileNotFoundError:
         raise UsageError(f"--lora {name}: {path} is no LoRA adapter (no adapter_config.json in it)") from None

@@ -17,15 +17,16 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Annotated, Any, Literal
+from typing import IO, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cluster import adapter_store
-from cluster.adapter_store import FILES
+from cluster.adapter_store import FILES, MAX_BYTES
 from cluster.adapter_tensors import AdapterRejected
 from cluster.adapters import Adapter, Version
 from cluster.store import Store, read_registry, read_values
+from config import bounded
 from config.errors import UsageError
 from config.paths import StateDir
 from config.settings import NAME, Settings
@@ -38,7 +39,11 @@ VERSION = 1
 IMPORTED = "imported"
 
 _MANIFEST = "manifest.json"
-_MANIFEST_MOST = 64 * 1024 * 1024  # bytes
+_MANIFEST_MOST = 16 * 1024 * 1024  # bytes
+_HEAD_MOST = 1 << 20  # bytes of what a tar says of one member, such as its long name
+_DESCRIBING = (
+    tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
+)  # fmt: skip
 _MEMBER = re.compile(rf"adapters/([0-9a-f]{{64}})/({'|'.join(map(re.escape, FILES))})")
 
 
@@ -170,6 +175,17 @@ def _to_json(found: Contents) -> dict[str, Any]:
     }  # fmt: skip
 
 
+class _Member(tarfile.TarInfo):
+    """What describes a member is read whole, whatever size it claims."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        found = super().frombuf(buf, encoding, errors)
+        if found.type in _DESCRIBING and found.size > _HEAD_MOST:
+            raise tarfile.ReadError(f"a head of {found.size} bytes")
+        return found
+
+
 class Incoming:
     """An export that is being read. `close` removes what was unpacked."""
 
@@ -197,7 +213,7 @@ class Incoming:
 
     def _unpack(self, source: IO[bytes]) -> Contents:
         try:
-            with tarfile.open(fileobj=source, mode="r|*") as tar:
+            with tarfile.open(fileobj=source, mode="r|*", tarinfo=_Member) as tar:
                 manifest: _Manifest | None = None
                 seen: set[str] = set()
                 for member in tar:
@@ -212,6 +228,8 @@ class Incoming:
                     match = _MEMBER.fullmatch(member.name)
                     if match is None or match[1] not in wanted or member.name in seen:
                         raise UsageError(f"not imported: {member.name[:200]!r} does not belong there")
+                    if member.size > MAX_BYTES:
+                        raise UsageError(f"not imported: {member.name} has more than {MAX_BYTES} bytes")
                     seen.add(member.name)
                     target = self._folder / match[1]
                     target.mkdir(exist_ok=True)
@@ -239,7 +257,7 @@ def _manifest(member: tarfile.TarInfo, file: IO[bytes]) -> _Manifest:
     if member.name != _MANIFEST or member.size > _MANIFEST_MOST:
         raise UsageError(f"not imported: it is no export ({_MANIFEST} has to come first)")
     try:
-        data = json.loads(file.read())
+        data = bounded.parse_json(bounded.read(file, _MANIFEST_MOST))
     except ValueError as error:
         raise UsageError(f"not imported: {_MANIFEST}: {error}") from None
     if not isinstance(data, dict) or data.get("format") != FORMAT:

@@ -32,6 +32,9 @@ from config.paths import short_socket_path
 #: answer on when it has that one, so that whoever asks afterwards sees what was just changed.
 SEQUENCE_HEADER = "X-Cluster-Sequence"
 
+#: Bytes of a change's body: more than any set of settings takes, and nothing to parse.
+CHANGE_BYTES = 256 * 1024
+
 
 class Phase(StrEnum):
     """Of a balancer process: takes no connections yet, takes them, takes no more and finishes what it has."""

@@ -17,11 +17,15 @@ from typing import Any
 
 import yaml
 
+from config import bounded
 from config.errors import UsageError, nearest
-from config.settings import NAME, _OnceLoader
+from config.settings import NAME
 
 #: All of them are one thing: a PEFT folder with safetensors in it.
 FORMATS = ("safetensors", "peft", "huggingface")
+
+#: Characters of what somebody says of an adapter.
+DESCRIPTION = 256
 
 #: What each variable sets; of two that mean the same, the later wins.
 ENVIRONMENT = (
@@ -65,11 +69,13 @@ def read(path: Path) -> LoraFile:
     """Raises UsageError with one line that names the file, the key and what is wrong with it."""
     path = path.expanduser().absolute()
     try:
-        text = path.read_text(encoding="utf-8")
+        text = bounded.read_text(path)
     except OSError as error:
         raise _wrong(path, error.strerror or type(error).__name__) from None
     except UnicodeDecodeError:
         raise _wrong(path, "not a UTF-8 text file") from None
+    except bounded.Unfit as error:
+        raise _wrong(path, str(error)) from None
     try:
         return _flat(path, _json(path, text)) if path.suffix == ".json" else _sections(path, _yaml(path, text))
     except RecursionError:
@@ -101,7 +107,9 @@ def _json(path: Path, text: str) -> Any:
         return result
 
     try:
-        return json.loads(text, object_pairs_hook=once)
+        return bounded.parse_json(text.encode(), bounded.SETTINGS_NODES, once)
+    except bounded.Unfit as error:
+        raise _wrong(path, str(error)) from None
     except json.JSONDecodeError as error:
         raise _wrong(f"{path}, line {error.lineno}", error.msg) from None
     except ValueError as error:  # such as a number with more digits than Python reads
@@ -110,7 +118,7 @@ def _json(path: Path, text: str) -> Any:
 
 def _yaml(path: Path, text: str) -> Any:
     try:
-        return yaml.load(text, Loader=_OnceLoader)
+        return yaml.load(text, Loader=bounded.BoundedLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{path}, line {mark.line + 1}" if mark else path
@@ -163,6 +171,8 @@ def _entry(path: Path, where: str, item: Any) -> LoraEntry:
     description = item.get("description")
     if description is not None and not isinstance(description, str):
         raise _wrong(path, f"{where}.description: text is needed, not {_shown(description)}")
+    if description is not None and len(description) > DESCRIPTION:
+        raise _wrong(path, f"{where}.description: {len(description)} characters, and at most {DESCRIPTION} are kept")
     return LoraEntry(
         _name(path, f"{where}.name", item["name"]), _folder(path, f"{where}.path", item["path"]), description
     )

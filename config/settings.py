@@ -19,6 +19,7 @@ import yaml
 from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from config import bounded
 from config.errors import UsageError, nearest
 from config.paths import default_state_dir
 from config.topology import STRATEGIES
@@ -330,18 +331,6 @@ def from_json(text: str) -> Settings:
     return Settings(**json.loads(text))
 
 
-class _OnceLoader(yaml.SafeLoader):
-    """A key given twice is a mistake, not a choice of the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
 def read_yaml(path: Path) -> dict[str, Any]:
     """The settings in a YAML file. Raises UsageError naming file, line and, for an unknown key, the nearest."""
     settings = {str(k).replace("-", "_"): v for k, v in read_mapping(path).items()}
@@ -354,11 +343,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def read_mapping(path: Path) -> dict[Any, Any]:
     """The keys and values of a YAML file; none of an empty one. Raises UsageError naming file and line."""
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_OnceLoader)
+        data = yaml.load(bounded.read_text(path), Loader=bounded.BoundedLoader)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}", exit_code=2) from None
     except UnicodeDecodeError:
         raise UsageError(f"{path}: not a UTF-8 text file", exit_code=2) from None
+    except bounded.Unfit as error:
+        raise UsageError(f"{path}: {error}", exit_code=2) from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f", line {mark.line + 1}" if mark else ""

@@ -15,7 +15,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from config.aio import Tasks
-from config.link import Phase
+from config.link import CHANGE_BYTES, Phase
 from config.paths import StateDir
 from config.strategy_file import StrategyReader
 from config.topology import BackendSet, BalancerConfig
@@ -170,8 +170,7 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
         lambda: [((), float(observers.dropped()))],
     )
     admin = Admin(pool, link, counters, metrics, proxy, siblings, state, why, events)
-    # What comes here has been limited in front.
-    app = web.Application(middlewares=[_errors(metrics)], client_max_size=config.max_body)
+    app = web.Application(middlewares=[_errors(metrics)], client_max_size=CHANGE_BYTES)
     admin.add_routes(app.router)
     runner = web.AppRunner(
         app, access_log=None, handler_cancellation=True, auto_decompress=False, shutdown_timeout=_SHUTDOWN_S

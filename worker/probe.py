@@ -7,13 +7,13 @@ has answered a real request for one token.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
 
+from config import bounded
 from worker import progress
 
 #: A request that costs one token, by route, in the order they are tried: an embedding model has no completions.
@@ -22,6 +22,8 @@ _CANARIES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("/v1/embeddings", {"input": "Hi"}),
     ("/pooling", {"input": "Hi"}),
 )
+_MOST = 32 * 1024 * 1024  # bytes; of metrics, a worker with many adapters has some megabytes
+_MOST_VALUES = 200_000  # a card of a model has about thirty
 _UNSUPPORTED = (400, 404, 405, 501)
 
 
@@ -62,7 +64,7 @@ class Target:
             async with self._session.request(
                 method, self._url + path, json=body, headers=self._headers, timeout=limit
             ) as response:
-                return response.status, await response.text(errors="replace")
+                return response.status, (await _body(response, path)).decode(errors="replace")
         except TimeoutError:
             raise ProbeFailed(f"{path}: no answer in {limit.total:.0f} s", slow=True) from None
         except (aiohttp.ClientError, OSError) as error:
@@ -108,10 +110,20 @@ class Target:
         return None if status == 200 else f"{status} {' '.join(text.split())[:300]}"
 
 
+async def _body(response: aiohttp.ClientResponse, path: str) -> bytes:
+    """All of it. Raises ProbeFailed for more than any question is answered with: not every server is ours."""
+    body = bytearray()
+    async for piece in response.content.iter_any():
+        body += piece
+        if len(body) > _MOST:
+            raise ProbeFailed(f"{path}: an answer of more than {_MOST} bytes")
+    return bytes(body)
+
+
 def parse_models(text: str) -> tuple[dict[str, Any], ...]:
     """Raises ProbeFailed for what is no list of model cards."""
     try:
-        cards = json.loads(text)["data"]
+        cards = bounded.parse_json(text.encode(), _MOST_VALUES)["data"]
         return tuple(dict(card) for card in cards if isinstance(card["id"], str))
     except (ValueError, KeyError, TypeError):
         raise ProbeFailed(f"/v1/models: no list of models but {text[:100]!r}") from None

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.adapter_shapes import model_folder, read_tensors
-from cluster.adapter_tensors import AdapterRejected, Tensor, open_regular, parse_object, stored_bytes
+from cluster.adapter_tensors import AdapterRejected, Tensor, open_regular, read_object, stored_bytes
 from cluster.sizing import model as models
 from cluster.sizing.model import Model
 from config.errors import UsageError
 from config.settings import environment
 
-_MAX_CONFIG = 10_000_000  # bytes
+_MAX_CONFIG = 1_000_000  # bytes
 _PLAIN = frozenset({"F64", "F32", "F16", "BF16"})
 _HEADS = frozenset({"lm_head.weight", "language_model.lm_head.weight"})
 
@@ -36,7 +36,7 @@ def read(name: str) -> tuple[Model, Stored | None]:
     folder = _folder(name)
     try:
         with open_regular(folder / "config.json") as stream:
-            config = parse_object(stream.read(_MAX_CONFIG), "its config.json")
+            config = read_object(stream, "its config.json", _MAX_CONFIG)
     except FileNotFoundError:
         raise UsageError(f"--model {name}: holds no model (a folder with a config.json is needed)") from None
     except AdapterRejected as error:

@@ -54,7 +54,7 @@ def _header(spec: Spec) -> tuple[dict[str, Any], int]:
 
 def _file(header: Any, data: int) -> bytes:
     raw = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return struct.pack("<Q", len(raw)) + raw + bytes(data)
+    return struct.pack("<Q", len(raw)) + raw + b"\x11" * data
 
 
 def _write_tensors(path: Path, spec: Spec) -> None:
@@ -332,7 +332,8 @@ def _entry(*offsets: Any, shape: Any = (1,), dtype: Any = "F32") -> dict[str, An
         (struct.pack("<Q", 1 << 63) + b"{}", "do not hold"),
         (_file(b"[]", 0), "not a JSON object"),
         (_file(b"{", 0), "not valid JSON"),
-        (_file(b"[" * 100_000, 0), "not valid JSON"),
+        (_file(b"[" * 100_000, 0), "not a JSON object"),
+        (_file(b'{"a":' * 100_000, 0), "nested too deeply"),
         (_file({"a": 3}, 0), "data_offsets"),
         (_file({"a": {"dtype": "F32", "shape": [1]}}, 0), "data_offsets"),
         (_file({"a": _entry(0, 4.0)}, 4), "data_offsets"),
@@ -365,7 +366,7 @@ def test_a_header_may_not_fill_the_memory(tmp_path: Path) -> None:
     with (adapter / "adapter_model.safetensors").open("wb") as stream:
         stream.write(struct.pack("<Q", 200_000_000))
         stream.truncate(200_000_008)  # a hole: takes no disk
-    _refused(adapter, 400, "at most 100000000")
+    _refused(adapter, 400, "at most 25000000")
 
 
 _JSON = st.recursive(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from cluster import attached, commands, plan
+from cluster.apply import Apply
 from cluster.commands import Refused
 from cluster.events import EventLog
 from cluster.fleet import Fleet
@@ -18,6 +20,7 @@ from cluster.instance import Instance
 from cluster.placement import Machine, Placement
 from cluster.restart import RestartPolicy
 from cluster.state import DesiredState
+from config.link import CHANGE_BYTES
 from config.settings import load
 from fakes import Clock, rng
 from worker.spec import Slot
@@ -82,6 +85,11 @@ def _restart(supervisor: Any, **body: Any) -> Any:
         (commands.Weight, '{"weight": 1001}', "weight: ", "weight"),
         (commands.Weight, '{"weight": "3"}', "weight: ", "weight"),
         (commands.Shutdown, '{"now": "yes"}', "now: ", "now"),
+        (commands.Scale, '{"a":' * 9_000 + "1" + "}" * 9_000, "", None),
+        (commands.LoadAdapter, json.dumps({"lora_name": "a", "lora_path": "/a", "description": "x" * 257}),
+         "description: String should have at most 256", "description"),
+        (commands.LoadAdapter, json.dumps({"lora_name": "a" * 257, "lora_path": "/a"}), "lora_name: ", "lora_name"),
+        (commands.LoadAdapter, json.dumps({"lora_name": "a", "lora_path": "/" * 4097}), "lora_path: ", "lora_path"),
     ],
 )
 def test_a_wrong_body_is_refused_with_what_and_where(kind: type[Any], body: str, said: str, param: str | None) -> None:
@@ -89,6 +97,30 @@ def test_a_wrong_body_is_refused_with_what_and_where(kind: type[Any], body: str,
         commands.parse(kind, body.encode("latin-1"))
     assert refused.value.status == 400 and refused.value.param == param
     assert said in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"instances": 1,' + b'"a":1,' * 40_000 + b'"a":1}',
+        b'{"instances": [' + b"[]," * 80_000 + b"1]}",
+        b"[" * 250_000,
+        b'{"settings": {"a": ' + b"[{}," * 40_000 + b"1" + b"]" * 40_000 + b"}}",
+    ],
+)
+def test_a_body_of_more_values_than_any_change_has_is_not_parsed(body: bytes) -> None:
+    assert len(body) <= CHANGE_BYTES
+    for kind in (commands.Scale, Apply, commands.LoadAdapter):
+        began = time.process_time()
+        with pytest.raises(Refused, match="10000 values") as refused:
+            commands.parse(kind, body)
+        assert refused.value.status == 400 and time.process_time() - began < 0.05
+
+
+def test_names_of_unknown_fields_are_not_echoed_whole() -> None:
+    with pytest.raises(Refused) as refused:
+        commands.parse(commands.Scale, json.dumps({"x" * 200_000: 1}).encode())
+    assert len(str(refused.value)) < 2_500 and len(refused.value.param or "") < 1_200
 
 
 def test_an_empty_body_is_one_without_fields() -> None:

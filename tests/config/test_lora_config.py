@@ -192,7 +192,7 @@ def test_a_wrong_yaml_file_is_one_line_with_file_and_key(tmp_path: Path, text: s
         ('{"a": " "}', ": 'a': text is needed, not ' '"),
         ('{"a": {"path": "b"}}', ": 'a': text is needed, not a mapping"),
         ('{"a": ' + "1" * 5000 + "}", ": Exceeds the limit"),
-        ("[" * 100_000, ": nested too deeply"),
+        ("[" * 20_000, ": is nested too deeply"),
     ],
 )
 def test_a_wrong_json_file_is_one_line_with_file_and_key(tmp_path: Path, text: str, expected: str) -> None:

@@ -179,3 +179,14 @@ async def test_the_startup_probe_waits_until_health_is_green(worker: Worker, tar
     assert not up.done()
     worker.answers["/health"] = (200, "")
     await asyncio.wait_for(up, 5)
+
+
+async def test_an_answer_without_end_is_given_up(worker: Worker, target: Target) -> None:
+    worker.answers["/v1/models"] = (200, "x" * (33 << 20))
+    with pytest.raises(ProbeFailed, match="more than 33554432 bytes"):
+        await target.models()
+
+
+def test_a_list_of_more_models_than_any_server_has_is_not_parsed() -> None:
+    with pytest.raises(ProbeFailed, match="no list of models"):
+        parse_models('{"data": [' + "[]," * 300_000 + "{}]}")
