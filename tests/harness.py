@@ -18,9 +18,13 @@ from typing import Any, TypeVar
 
 import httpx
 
-from worker import proc
+from worker import proc, run_file
 
 T = TypeVar("T")
+
+#: Of workers that tests start without a cluster, and what their callers send.
+WORKER_KEY = "the-key-of-this-worker"
+AS_CLUSTER = {"Authorization": f"Bearer {WORKER_KEY}"}
 
 CLI = str(Path(sys.executable).with_name("clusterctl"))
 
@@ -133,9 +137,19 @@ class Cluster:
 
     def fault(self, instance: str, **fault: Any) -> None:
         """Makes a simulated worker fail, behind the cluster's back."""
-        port = self.instance(instance)["port"]
-        answer = httpx.post(f"http://127.0.0.1:{port}/sim/fault", json=fault, timeout=5)
+        answer = self.ask_worker(instance, "POST", "/sim/fault", fault)
         assert answer.status_code == 200, answer.text
+
+    def worker_key(self, instance: str) -> str:
+        """What the worker that runs now answers to, as its supervisor wrote it down."""
+        started = poll(lambda: run_file.notes(self.state_dir / "run" / instance).get("record"), 5, "its record")
+        return str(started["spec"]["api_key"])
+
+    def ask_worker(self, instance: str, method: str, path: str, body: Any = None) -> httpx.Response:
+        """Speaks to one worker behind the cluster's back."""
+        headers = {"Authorization": f"Bearer {self.worker_key(instance)}"}
+        url = f"http://127.0.0.1:{self.instance(instance)['port']}{path}"
+        return httpx.request(method, url, json=body, headers=headers, timeout=10)
 
     def log(self, name: str) -> str:
         return (self.state_dir / "logs" / f"{name}.log").read_text(errors="replace")

@@ -40,8 +40,8 @@ class EngineSpec:
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """One start of one worker. ``api_key`` is made anew at each start: it keeps everybody but the balancer out
-    and proves, at an adoption, that the process on ``port`` is the one that was started."""
+    """One start of one worker. ``api_key`` is made anew at each start: no route of the worker answers without it
+    (`worker.engines.key_guard`), and it proves, at an adoption, that the process on ``port`` is the one that was started."""
 
     id: str
     incarnation: int

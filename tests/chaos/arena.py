@@ -57,7 +57,7 @@ class Arena:
         """Talks to a simulated worker behind the cluster's back; None where it does not answer."""
         client = Client(self.instance(instance)["port"], quiet=2)
         try:
-            answer = await client.ask(request(method, path, body))
+            answer = await client.ask(request(method, path, body, self.cluster.worker_key(instance)))
             return answer.json() if not answer.problem and answer.status == 200 else None
         finally:
             client.close()

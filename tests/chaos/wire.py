@@ -105,10 +105,11 @@ class Connection(asyncio.Protocol):
         self._done.set_result(None)
 
 
-def request(method: str, path: str, body: Any = None) -> bytes:
+def request(method: str, path: str, body: Any = None, key: str = "") -> bytes:
     data = b"" if body is None else json.dumps(body).encode()
-    kind = "Content-Type: application/json\r\n" if data else ""
-    return f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{kind}Content-Length: {len(data)}\r\n\r\n".encode() + data
+    fields = "Content-Type: application/json\r\n" if data else ""
+    fields += f"Authorization: Bearer {key}\r\n" if key else ""
+    return f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{fields}Content-Length: {len(data)}\r\n\r\n".encode() + data
 
 
 class Client:

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from config.settings import inherited_environment
-from harness import Cluster, free_port, poll
+from harness import AS_CLUSTER, WORKER_KEY, Cluster, free_port, poll
 from worker.demo import adapters, model_path
 from worker.engines import base
 from worker.process import spawn
@@ -32,17 +32,18 @@ def demo_adapters() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def vllm_worker_url(tmp_path_factory: pytest.TempPathFactory, demo_adapters: dict[str, str]) -> Iterator[str]:
-    """One real vLLM worker without a cluster and without a key, as our own engine would start it."""
+    """One real vLLM worker without a cluster, as our own engine starts it; its key is `harness.WORKER_KEY`."""
     folder, port = tmp_path_factory.mktemp("worker"), free_port()
     spec = EngineSpec("vllm", str(model_path()), ("demo",), demo_adapters, dtype="float32")
-    command = base.load("vllm").command(spec, port, "", Slot(), inherited_environment())
+    command = base.load("vllm").command(spec, port, WORKER_KEY, Slot(), inherited_environment())
     handle = spawn(command.argv, env=command.env, cwd=folder, log=folder / "log", run_file=folder / "run")
     url = f"http://127.0.0.1:{port}"
     try:
         poll(lambda: _healthy(url), 240, "vLLM serves")
         for name, path in demo_adapters.items():
             body = {"lora_name": name, "lora_path": path}
-            assert httpx.post(f"{url}/v1/load_lora_adapter", json=body, timeout=60).status_code == 200
+            answer = httpx.post(f"{url}/v1/load_lora_adapter", json=body, headers=AS_CLUSTER, timeout=60)
+            assert answer.status_code == 200
         yield url
     finally:
         poll(lambda: not handle.kill_tree(), 15, "nothing of it is left")
@@ -50,7 +51,7 @@ def vllm_worker_url(tmp_path_factory: pytest.TempPathFactory, demo_adapters: dic
 
 def _healthy(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/health", timeout=5).status_code == 200
+        return httpx.get(f"{url}/health", headers=AS_CLUSTER, timeout=5).status_code == 200
     except httpx.HTTPError:
         return False
 

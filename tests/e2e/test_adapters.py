@@ -48,23 +48,14 @@ def adapters(cluster: Cluster) -> dict[str, dict[str, Any]]:
 def held(cluster: Cluster) -> dict[str, dict[str, str]]:
     """What each worker itself says it holds: name and path."""
     result = {}
-    for name, instance in cluster.status()["instances"].items():
-        key = _key(instance["pid"])
-        url = f"http://127.0.0.1:{instance['port']}/v1/models"
-        cards = httpx.get(url, headers={"Authorization": f"Bearer {key}"}, timeout=10).json()["data"]
+    for name in cluster.status()["instances"]:
+        cards = cluster.ask_worker(name, "GET", "/v1/models").json()["data"]
         result[name] = {card["id"]: card["root"] for card in cards if card["parent"]}
     return result
 
 
-def _key(pid: int) -> str:
-    pairs = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    return next(p.split(b"=", 1)[1].decode() for p in pairs if p.startswith(b"VLLM_API_KEY="))
-
-
 def behind_our_back(cluster: Cluster, instance: str, path: str, body: dict[str, str]) -> httpx.Response:
-    seen = cluster.instance(instance)
-    headers = {"Authorization": f"Bearer {_key(seen['pid'])}"}
-    return httpx.post(f"http://127.0.0.1:{seen['port']}{path}", json=body, headers=headers, timeout=10)
+    return cluster.ask_worker(instance, "POST", path, body)
 
 
 def agreed(cluster: Cluster) -> bool:
@@ -232,7 +223,7 @@ def test_a_worker_that_lacks_an_adapter_is_degraded_and_serves_the_rest(cluster:
     for _ in range(6):
         assert cluster.complete("poet").status_code == 200
     assert cluster.instance("instance_1")["requests_total"] == before + 6
-    httpx.delete(f"http://127.0.0.1:{seen['port']}/sim/fault").raise_for_status()
+    cluster.ask_worker("instance_0", "DELETE", "/sim/fault").raise_for_status()
     poll(lambda: not cluster.instance("instance_0")["degraded"], 15, "it is tried again")
 
 

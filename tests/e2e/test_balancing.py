@@ -113,10 +113,9 @@ async def test_killing_a_worker_under_200_streams_fails_none(cluster: Cluster) -
 def test_a_disconnect_of_the_client_aborts_the_request_on_the_worker(cluster: Cluster) -> None:
     assert cluster.up("--engine", "sim", "--instances", "1", "--", "--itl-ms", "100").returncode == 0
     body = {"model": "demo", "prompt": "x", "max_tokens": 500, "stream": True, "ignore_eos": True}
-    port = cluster.instance("instance_0")["port"]
 
     def running() -> float:
-        return float(httpx.get(f"http://127.0.0.1:{port}/sim/state").json()["running"])
+        return float(cluster.ask_worker("instance_0", "GET", "/sim/state").json()["running"])
 
     with httpx.stream("POST", f"{cluster.url}/v1/completions", json=body) as response:
         pieces = response.iter_bytes()  # kept: a generator that is collected closes the response

@@ -47,8 +47,8 @@ def _faulty(cluster: Cluster, **fault: object) -> Iterator[None]:
     try:
         yield
     finally:
-        for seen in instances.values():
-            httpx.delete(f"http://127.0.0.1:{seen['port']}/sim/fault", timeout=5)
+        for name in instances:
+            cluster.ask_worker(name, "DELETE", "/sim/fault")
 
 
 def test_a_chat_at_a_terminal(cluster: Cluster, tmp_path: Path) -> None:

@@ -20,7 +20,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
+
+from harness import AS_CLUSTER, WORKER_KEY
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
 
@@ -46,7 +49,7 @@ def _send(url: str, method: str, path: str, body: Any = None, headers: dict[str,
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=60)
     raw = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-    sent = {} if raw is None else {"Content-Type": "application/json"}
+    sent = AS_CLUSTER if raw is None else {**AS_CLUSTER, "Content-Type": "application/json"}
     try:
         connection.request(method, path, raw, {**sent, **(headers or {})})
         answer = connection.getresponse()
@@ -136,7 +139,7 @@ def sim_worker_url(vllm_worker_url: str, tmp_path_factory: pytest.TempPathFactor
     loaded = [f"{model['id']}={model['root']}" for model in models[1:]]
     argv += ["--lora-modules", *loaded] if loaded else []
     log = tmp_path_factory.mktemp("sim") / "log"
-    env = {**os.environ, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_API_KEY": ""}
+    env = {**os.environ, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_API_KEY": WORKER_KEY}
     root = Path(__file__).resolve().parents[2]
     with log.open("wb") as out:
         process = subprocess.Popen(argv, stderr=out, stdin=subprocess.DEVNULL, env=env, cwd=root, process_group=0)
@@ -166,6 +169,37 @@ def urls(vllm_worker_url: str, sim_worker_url: str) -> tuple[str, str]:
 def context(vllm_worker_url: str) -> int:
     """The context length of both, in tokens."""
     return int(json.loads(_send(vllm_worker_url, "GET", "/v1/models")[2])["data"][0]["max_model_len"])
+
+
+def test_no_route_of_either_answers_without_the_key(urls: tuple[str, str]) -> None:
+    """All that the real one says it has, what its description leaves out, and what nobody has."""
+    described = json.loads(_send(urls[0], "GET", "/openapi.json")[2])["paths"]
+    routes = [(method.upper(), path) for path, methods in described.items() for method in methods]
+    assert {("POST", "/invocations"), ("DELETE", "/adapters/{adapter_name}"), ("GET", "/health")} <= set(routes)
+    routes += [(method, path) for path in ("/metrics", "/docs", "/openapi.json", "/nope", "/") for method in _METHODS]
+    wrong = [{"Authorization": text} for text in ("", "Bearer wrong", WORKER_KEY, f"Basic {WORKER_KEY}")]
+    for method, path in routes:
+        for headers in wrong:
+            found = [_send(url, method, path, headers=headers) for url in urls]
+            for status, fields, text in found:
+                assert (status, fields["WWW-Authenticate"]) == (401, "Bearer"), (method, path, headers)
+                assert method == "HEAD" or json.loads(text)["error"]["type"] == "AuthenticationError"
+    for path in ("/health", "/metrics", "/v1/models", "/version"):
+        assert [_send(url, "GET", path)[0] for url in urls] == [200, 200]
+
+
+_METHODS = ("GET", "POST", "DELETE", "OPTIONS", "HEAD")
+
+
+@pytest.mark.parametrize(("headers", "status"), [({}, 401), ({"Authorization": "Bearer x"}, 401), (AS_CLUSTER, 403)])
+def test_a_websocket_needs_the_key_too(vllm_worker_url: str, headers: dict[str, str], status: int) -> None:
+    """With it, vLLM refuses a route that this model does not have."""
+    upgrade = {
+        "Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    }  # fmt: skip
+    answer = httpx.get(f"{vllm_worker_url}/v1/realtime", headers={**upgrade, **headers}, timeout=10)
+    assert answer.status_code == status
 
 
 GETS = ["/health", "/ping", "/load", "/version", "/v1/models", "/nope", "/", "/v1/completions", "/tokenize"]

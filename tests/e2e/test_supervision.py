@@ -45,8 +45,8 @@ def test_a_worker_that_ends_comes_back_with_nothing_left_of_it(sim: Cluster, how
     else:
         sim.fault("instance_1", kind="exit0")
         with pytest.raises(httpx.HTTPError):  # the fault strikes whoever asks next
-            httpx.get(f"http://127.0.0.1:{before['port']}/health", timeout=5).raise_for_status()
-            httpx.post(f"http://127.0.0.1:{before['port']}/v1/completions", json={}, timeout=5).raise_for_status()
+            sim.ask_worker("instance_1", "GET", "/health").raise_for_status()
+            sim.ask_worker("instance_1", "POST", "/v1/completions", {}).raise_for_status()
     after = poll(lambda: _ready_again(sim, "instance_1", before["pid"]), 15)
     assert after["restarts"] == 1
     assert after["last_exit"]["expected"] is False

@@ -11,7 +11,7 @@ from typing import Protocol
 from config.errors import UsageError, nearest
 from worker.spec import EngineSpec, Slot
 
-_NOT_ENGINES = {"base", "flags"}
+_NOT_ENGINES = {"base", "flags", "key_guard"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 
-from worker.engines import flags
+from worker.engines import flags, key_guard
 from worker.engines.base import Command
 from worker.spec import EngineSpec, Slot
 
@@ -39,7 +39,7 @@ class SimEngine:
             **environ,
             "PYTHONSAFEPATH": "1",
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
-            "VLLM_API_KEY": api_key,
+            key_guard.KEY: api_key,
         }
         return Command((*argv, *spec.extra_args), env)
 

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 from config.errors import UsageError
-from worker.engines import flags
+from worker.engines import flags, key_guard
 from worker.engines.base import Command
 from worker.spec import EngineSpec, Slot
 
@@ -85,7 +85,9 @@ class VllmEngine:
                 wanted += _unless(spec, "--gpu-memory-utilization", f"{memory_share(slot.share):.2f}")
         else:
             wanted += self._cpu(spec, slot, env, notes)
-        return Command((*self._entry(spec.model), *wanted, *spec.extra_args), env, tuple(notes))
+        # Last, which is outermost: a middleware of the user's answers nobody without the key either.
+        guard = ("--middleware", key_guard.MIDDLEWARE)
+        return Command((*self._entry(spec.model), *wanted, *spec.extra_args, *guard), env, tuple(notes))
 
     @cached_property
     def is_cpu_package(self) -> bool:
@@ -153,7 +155,7 @@ def _environment(spec: EngineSpec, api_key: str, environ: Mapping[str, str]) -> 
         "PYTHONSAFEPATH": "1",
         "PYTHONUNBUFFERED": "1",
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
-        "VLLM_API_KEY": api_key,  # in the environment: an argument could be read by everybody on the machine
+        key_guard.KEY: api_key,
         "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": _KEEP_ALIVE_S,
     }
     if Path(spec.model).is_dir():

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import secrets
 import uuid
 from collections.abc import Awaitable, Callable, Iterable
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from worker.engines import key_guard
 from worker.sim import control, generation, routes
 from worker.sim.errors import ApiError
 from worker.sim.settings import Settings
 from worker.sim.worker import Worker
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-# The only prefixes vLLM guards; everything else is open whatever the key.
-GUARDED = ("/v1", "/v2", "/inference", "/cohere")
 
 
 def build(worker: Worker) -> web.Application:
@@ -59,26 +56,25 @@ async def _server_header(request: web.Request, response: web.StreamResponse) -> 
 
 
 def _middleware(settings: Settings) -> Middleware:
-    digests = [hashlib.sha256(key.encode()).digest() for key in settings.api_keys]
+    keys = [key.encode() for key in settings.api_keys]
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         if settings.request_id_headers:
             request["echoed_request_id"] = request.headers.get("X-Request-Id", uuid.uuid4().hex)
-        if digests and not _allowed(request, digests):
-            return routes.json_response({"error": "Unauthorized"}, 401)
+        if keys and not _admitted(request, keys):
+            refused = web.Response(body=key_guard.REFUSAL, status=401, content_type="application/json")
+            refused.headers["WWW-Authenticate"] = "Bearer"
+            return refused
         return await _answer(request, handler)
 
     return middleware
 
 
-def _allowed(request: web.Request, digests: Iterable[bytes]) -> bool:
-    if request.method == "OPTIONS" or not request.path.startswith(GUARDED):
-        return True
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    digest = hashlib.sha256(token.encode()).digest()
-    matches = [secrets.compare_digest(digest, known) for known in digests]
-    return scheme.lower() == "bearer" and any(matches)
+def _admitted(request: web.Request, keys: Iterable[bytes]) -> bool:
+    """As our middleware has it in vLLM."""
+    given = request.headers.get("Authorization", "").encode(errors="surrogateescape")
+    return any(key_guard.admits(given, key) for key in keys)
 
 
 async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -67,7 +67,14 @@ def test_the_gpu_package_is_started_by_its_script_if_there_is_one(
 )  # fmt: skip
 def test_what_the_user_gives_is_not_given_twice(flag: str) -> None:
     argv = _command(flag.replace("-", "_").replace("__", "--", 1), "9").argv
-    assert argv.count(flag) == 0 and argv[-1] == "9"
+    assert argv.count(flag) == 0 and argv[-3] == "9"
+
+
+def test_our_middleware_is_the_outermost() -> None:
+    """vLLM puts each that is named around those before it."""
+    argv = _command("--middleware", "theirs.Middleware", "--middleware=other.one").argv
+    assert argv[-2:] == ("--middleware", "worker.engines.key_guard.KeyGuard")
+    assert argv[-5:-2] == ("--middleware", "theirs.Middleware", "--middleware=other.one")
 
 
 def test_lora_can_be_switched_off() -> None:

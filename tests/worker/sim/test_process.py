@@ -8,13 +8,18 @@ import json
 import os
 import re
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
 import pytest
+
+from worker.sim.app import build
+from worker.sim.settings import Settings, parse
 
 Start = Callable[..., Any]
 LONG = {"prompt": "hello", "max_tokens": 2000, "ignore_eos": True, "stream": True}
@@ -131,13 +136,42 @@ def test_lora_modules_at_start_up(spawn: Start, tmp_path: Path, rank: int) -> No
     assert (process.poll() == 1) == (rank > 16), log.read_text()
 
 
-async def test_keys_guard_only_what_vllm_guards(sim: Start) -> None:
+def _routes(settings: Settings) -> list[tuple[str, str]]:
+    """Every method and path that the application knows, and some that it does not."""
+    app = build(SimpleNamespace(settings=settings))  # type: ignore[arg-type]
+    known = [(route.method, route.resource.canonical) for route in app.router.routes() if route.resource is not None]
+    assert len(known) > 12
+    return [*known, *((method, path) for path in ("/health", "/nope", "/") for method in ("OPTIONS", "PATCH"))]
+
+
+async def test_every_route_needs_the_key(sim: Start) -> None:
+    keyed = parse([], {"VLLM_API_KEY": "secret", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}, 0.0)
     worker = await sim(VLLM_API_KEY="secret")
-    assert await worker.post("/v1/completions", SHORT) == (401, {"error": "Unauthorized"})
-    assert (await worker.post("/tokenize", {"prompt": "x"}))[0] == 200
-    headers = {"Authorization": "Bearer secret"}
-    async with worker.session.get(worker.url + "/v1/models", headers=headers) as answer:
-        assert answer.status == 200
+    for method, path in _routes(keyed):
+        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "secret"}):
+            async with worker.session.request(method, worker.url + path, headers=headers) as answer:
+                assert answer.status == 401, (method, path)
+                error = json.loads(await answer.read())["error"] if method != "HEAD" else {"code": 401}
+                assert error["code"] == 401 and "secret" not in str(error)
+        right = {"Authorization": "Bearer secret"}
+        async with worker.session.request(method, worker.url + path, headers=right) as answer:
+            assert answer.status != 401, (method, path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="to become somebody else")
+async def test_nobody_else_reads_the_key_of_a_worker(sim: Start) -> None:
+    """It is in the environment, which only its owner may read; arguments are everybody's."""
+    worker = await sim(VLLM_API_KEY="s3cret")
+    shown = ["cat", f"/proc/{worker.process.pid}/environ"]
+
+    def read(**somebody: Any) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(shown, capture_output=True, check=False, **somebody)
+
+    assert b"s3cret" in read().stdout
+    other = read(user=65534, group=65534, extra_groups=[])
+    assert (other.returncode, b"s3cret" in other.stdout) == (1, False)
+    for pid in worker.members():
+        assert b"s3cret" not in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 async def test_sigkill_leaves_the_engine_core_behind(sim: Start) -> None:
