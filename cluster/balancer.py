@@ -55,13 +55,13 @@ class BalancerKeeper:
         self.slots = [Slot(_slot_name(number), config, self) for number in range(config.processes)]
         #: All that live, oldest first.
         self.processes: list[BalancerProcess] = []
-        self.standby = Standby(state, store, lambda: self.listener, tell, on_change)
+        self.standby = Standby(state, store, lambda: self.listener, self._starts, tell, on_change)
         self._wants_standby = standby
         self.config = config
         self.replacements = self.lost_requests = 0
         self.ends: Counter[str] = Counter()
         self.failure = ""
-        self._asked = 0
+        self._asked = self._beginning = 0
         self._replacing = asyncio.Lock()
         self._order = 0
         self._set: BackendSet | None = None
@@ -247,14 +247,32 @@ class BalancerKeeper:
 
     # for its slots
 
+    @property
+    def ready(self) -> bool:
+        return self.standby.pid is not None
+
+    async def rest(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.standby.ready()
+
     async def begin(self, slot: str, config: BalancerConfig, warm: bool) -> BalancerProcess:
         """Starts a process; if ``warm``, the standby becomes it where there is one. Raises OSError, sqlite3.Error."""
-        if warm and (spare := self.standby.take()) is not None:
-            try:
-                return await self._begin(spare.name, slot, config, spare)
-            except OSError:
-                pass  # it has just died as well
-        return await self._begin(f"lb-{await self._store.next_number('balancers')}", slot, config, None)
+        self._beginning += 1
+        try:
+            if warm and (spare := self.standby.take()) is not None:
+                try:
+                    return await self._begin(spare.name, slot, config, spare)
+                except OSError:
+                    pass  # it has just died as well
+            return await self._begin(f"lb-{await self._store.next_number('balancers')}", slot, config, None)
+        finally:
+            self._beginning -= 1
+            self.standby.look()
+
+    def _starts(self) -> bool:
+        """Whether one that is to take connections is on its way."""
+        return self._beginning > 0 or any(process.phase is Phase.STARTING for process in self.processes)
 
     async def _begin(self, name: str, slot: str, config: BalancerConfig, spare: Spare | None) -> BalancerProcess:
         listener = self.listener
@@ -302,6 +320,9 @@ class BalancerKeeper:
     def ended(self, process: BalancerProcess, status: int | None) -> None:
         """What was in flight in it is over; what the others have is not."""
         self.processes.remove(process)
+        if process.phase is Phase.STARTING and not process.asked:
+            self.standby.failures += 1  # another would come to the same end
+        self.standby.look()
         if process.retiring is not None and not process.asked:
             self._finished(process, status)
         for slot in self.slots:
@@ -323,8 +344,11 @@ class BalancerKeeper:
         for slot in self.slots:
             if slot.name == process.slot:
                 slot.phase_of(process)
-        if process.phase is Phase.SERVING and self._wants_standby:
-            self.standby.start()
+        if process.phase is Phase.SERVING:
+            self.standby.failures = 0
+            self.standby.look()
+            if self._wants_standby:
+                self.standby.start()
         self._on_change()
 
     def _finished(self, process: BalancerProcess, status: int | None) -> None:

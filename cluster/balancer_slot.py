@@ -1,7 +1,7 @@
 """Sees to it that somebody takes connections: one balancer process, for a while two when it is replaced.
 
 The newest process that takes connections is the one; those before it finish what they have. When none is left, another
-is started: at once, and later only if it dies again and again.
+is started: at once, and later only where one after the other dies before it has served and no standby is ready.
 """
 
 from __future__ import annotations
@@ -17,9 +17,6 @@ from cluster.restart import Backoff
 from config.aio import Tasks
 from config.link import Phase
 from config.topology import BalancerConfig
-
-#: A balancer that served this long (s) before it died is restarted at once.
-_SERVED = 3.0
 
 #: How long (s) the one before may take to say that it takes no more connections.
 _RETIRED_S = 5.0
@@ -43,6 +40,13 @@ class SlotGroup(Protocol):
     @property
     def tell(self) -> Tell: ...
 
+    @property
+    def ready(self) -> bool:
+        """Whether a standby has imported everything and waits for a place."""
+
+    async def rest(self, seconds: float) -> None:
+        """Returns after so long, or as soon as a standby is ready."""
+
     def lost(self, requests: int, how: str) -> None:
         """It was not asked to end; ``requests`` were in flight in it."""
 
@@ -54,6 +58,7 @@ class Slot:
         self.name, self.config, self._group = name, config, group
         self.line: list[BalancerProcess] = []
         self.restarts = 0
+        #: Ends in a row before they had served, failed starts included.
         self._early = 0
         self._backoff = Backoff(first=0.2, most=5.0)
         self._begun = False
@@ -116,7 +121,6 @@ class Slot:
         if process.asked:
             return
         how = in_words(status)
-        now = asyncio.get_running_loop().time()
         served = process.phase is not Phase.STARTING
         if served:
             self._group.lost(process.requests, how)
@@ -129,7 +133,7 @@ class Slot:
                 then = f"pid {self.line[-1].pid} takes its place"
                 self._group.tell(self.name, f"{what}; {then}", kind="balancer.lost", data=lost)
             return
-        self._early = 0 if served and now - (process.since or 0.0) > _SERVED else self._early + 1
+        self._early = 0 if served else self._early + 1
         delay = self._delay()
         then = f"restart {f'in {delay:.1f} s' if delay else 'at once'}"
         lost["delay"] = round(delay, 3)
@@ -140,8 +144,8 @@ class Slot:
     async def _keep(self) -> None:
         while True:
             await self._until(lambda: not self.line)
-            if self._begun:
-                await asyncio.sleep(self._delay())
+            if self._begun and (delay := self._delay()):
+                await self._group.rest(delay)
             async with self._starting:
                 if self.line:
                     continue  # a replacement has come meanwhile
@@ -156,7 +160,7 @@ class Slot:
                     self._group.tell(self.name, f"cannot be started: {error}; {again}", kind="balancer.failed")
 
     def _delay(self) -> float:
-        return self._backoff.delay(self._early - 1, lambda: 0.0)
+        return 0.0 if self._group.ready else self._backoff.delay(self._early - 1, lambda: 0.0)
 
     async def _begin(self, config: BalancerConfig, warm: bool) -> BalancerProcess:
         process = await self._group.begin(self.name, config, warm)

@@ -28,8 +28,11 @@ from worker.process import Handle, spawn
 
 log = logging.getLogger(__name__)
 
-#: After the start of a balancer, or of the one before (s): whatever else is starting just then comes first.
+#: How long (s) after the cluster has begun to serve the first one is started: whatever else is starting comes first.
 _LATER_S = 1.0
+
+#: One that waited this long (s) before it ended does not count against the next.
+_LIVED_S = 60.0
 
 #: How long (s) it may take to hear what it is to be: it may be importing still.
 _TELL_S = 5.0
@@ -51,16 +54,22 @@ class Spare:
 
 
 class Standby:
-    """``listener`` is asked for what it inherits. ``changed`` is called when there is one, or none any more."""
+    """``listener`` is asked for what it inherits, ``busy`` whether a balancer is being started, which comes first:
+    `look` says that this may have changed. ``changed`` is called when there is one, or none any more. Another is
+    started as soon as the one before is taken or has ended; later, with a backoff, where they end again and again
+    (``failures`` in a row), or where those whose place they take never come to serve."""
 
     def __init__(
         self, state: StateDir, store: Records, listener: Callable[[], socket.socket | None],
-        tell: Tell, changed: Callable[[], None],
+        busy: Callable[[], bool], tell: Tell, changed: Callable[[], None],
     ) -> None:
-        self._state, self._store, self._listener = state, store, listener
+        self._state, self._store, self._listener, self._busy = state, store, listener, busy
         self._tell, self._changed = tell, changed
+        self.failures = 0
+        self._backoff = Backoff()
         self._spare: Spare | None = None
-        self._ready = False
+        self._ready = asyncio.Event()
+        self._news = asyncio.Event()
         #: What has to be ended by us, by name; None for one that is being started.
         self._ours: dict[str, Spare | None] = {}
         self._gone = asyncio.Event()  # of the present one: it has been taken, or has ended
@@ -70,13 +79,21 @@ class Standby:
     @property
     def pid(self) -> int | None:
         """Of one that has imported everything."""
-        return self._spare.handle.pid if self._spare is not None and self._ready else None
+        return self._spare.handle.pid if self._spare is not None and self._ready.is_set() else None
 
     def start(self) -> None:
         """Keeps one from now on."""
         if not self._running:
             self._running = True
             self._tasks.start(self._keep(), "keep a standby")
+
+    async def ready(self) -> None:
+        """Returns as soon as there is one that has imported everything."""
+        await self._ready.wait()
+
+    def look(self) -> None:
+        """Whether a balancer is being started may have changed."""
+        self._news.set()
 
     def take(self) -> Spare | None:
         """Hands over the one there is; another is started. It may not have imported everything yet."""
@@ -109,19 +126,21 @@ class Standby:
                 spare.channel.close()
 
     async def _keep(self) -> None:
-        backoff, failures, loop = Backoff(first=_LATER_S), 0, asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(_LATER_S)
         while True:
-            await asyncio.sleep(max(_LATER_S, backoff.delay(failures, lambda: 0.0)))
+            while self._busy():
+                self._news.clear()
+                await self._news.wait()
             began = loop.time()
             try:
                 ended = await self._one()
             except (OSError, sqlite3.Error) as error:
                 ended = str(error)
-            if ended is None:
-                failures = 0
-                continue
-            failures = 0 if loop.time() - began > 60.0 else failures + 1
-            self._tell("standby", f"ended ({ended}); another is started", kind="standby.ended")
+            if ended is not None:
+                self.failures = 1 if loop.time() - began > _LIVED_S else self.failures + 1
+                self._tell("standby", f"ended ({ended}); another is started", kind="standby.ended")
+            await asyncio.sleep(self._backoff.delay(self.failures - 1, lambda: 0.0))
 
     async def _one(self) -> str | None:
         """Starts one, and returns when it is taken (None), or how it ended. Raises OSError, sqlite3.Error."""
@@ -166,15 +185,15 @@ class Standby:
     async def _hear(self, spare: Spare) -> None:
         with contextlib.suppress(OSError):
             if await asyncio.get_running_loop().sock_recv(spare.channel, 16) and spare is self._spare:
-                self._ready = True
+                self._ready.set()
                 self._changed()
 
     def _let_go(self) -> Spare | None:
         spare, self._spare = self._spare, None
         if spare is not None:
             asyncio.get_running_loop().remove_reader(spare.channel)  # of `_hear`, which may still wait for its word
-        if self._ready:
-            self._ready = False
+        if self._ready.is_set():
+            self._ready.clear()
             self._changed()
         return spare
 

@@ -6,6 +6,7 @@ socket FD, and waits there for a line that says the same; it ends when there is 
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -43,8 +44,9 @@ def main() -> None:
 def _wait(descriptor: int) -> dict[str, Any] | None:
     """What to start with; None if the supervisor is gone, or does not need it any more."""
     with socket.socket(fileno=descriptor) as channel, channel.makefile("rb") as lines:
-        try:
+        with contextlib.suppress(OSError):  # whoever needed it before it was ready has said so, and does not listen
             channel.sendall(b"ready\n")
+        try:
             line = lines.readline()
         except OSError:
             return None

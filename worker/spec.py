@@ -41,7 +41,8 @@ class EngineSpec:
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
     """One start of one worker. ``api_key`` is made anew at each start: no route of the worker answers without it
-    (`worker.engines.key_guard`), and it proves, at an adoption, that the process on ``port`` is the one that was started."""
+    (`worker.engines.key_guard`), and at an adoption it proves that the process on ``port`` is the one that was
+    started."""
 
     id: str
     incarnation: int

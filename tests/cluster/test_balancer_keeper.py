@@ -20,7 +20,7 @@ import pytest
 from cluster.balancer import BalancerKeeper
 from cluster.balancer_process import BalancerProcess
 from cluster.listener import listen
-from cluster.standby import end_left
+from cluster.standby import Standby, end_left
 from cluster.store import Store
 from config.link import Phase
 from config.paths import StateDir
@@ -334,6 +334,100 @@ async def test_a_standby_takes_the_place_of_one_that_dies(tmp_path: Path, store:
         await keeper.stop(5.0)
         assert await store.processes() == {}
         assert list((tmp_path / "state" / "run").iterdir()) == []
+
+
+async def _killed(keeper: BalancerKeeper, victims: list[int | None]) -> None:
+    """Returns when the keeper knows."""
+    for victim in victims:
+        os.kill(victim or 0, signal.SIGKILL)
+    known = {*victims}
+    await _until(
+        lambda: not known & {_pid(keeper, 0), _pid(keeper, 1), keeper.standby.pid}, f"the end of {victims} is noticed"
+    )
+
+
+async def _answers(port: int) -> None:
+    async with httpx.AsyncClient(timeout=20) as client:
+        await client.get(f"http://127.0.0.1:{port}/health")
+
+
+async def test_killed_again_and_again_it_is_always_back_at_once(tmp_path: Path, store: Store) -> None:
+    """Faster than a standby gets ready, together with the standby, and the standby alone: nobody is ever made to wait
+    for more than the start of a process."""
+    async with AsyncExitStack() as exits:
+        heard = Heard()
+        keeper = _keeper(tmp_path, store, heard, processes=2, standby=True)
+        keeper.listener = listen("127.0.0.1", 0)
+        port = keeper.listener.getsockname()[1]
+        keeper.publish(BackendSet(epoch=1, revision=1, strategy="random"), {"sequence": [1, 1]})
+        keeper.start()
+        exits.push_async_callback(keeper.stop, 5.0)
+        await _serving(keeper, 2)
+        for _ in range(4):
+            await _killed(keeper, [_pid(keeper, 0), _pid(keeper, 1)])
+            await _serving(keeper, 2)
+        assert {said.split("; ")[1] for who, said in heard.told if "ended" in said} == {"restart at once"}
+
+        await _until(lambda: keeper.standby.pid, "there is a standby")
+        await _killed(keeper, [keeper.standby.pid])
+        await _until(lambda: keeper.standby.pid, "and another when it is killed")
+        await _killed(keeper, [_pid(keeper, 0), _pid(keeper, 1), keeper.standby.pid])
+        await _answers(port)
+        await _serving(keeper, 2)
+        await _until(lambda: keeper.standby.pid, "there is a standby again")
+        assert keeper.restarts == 10, heard.told
+
+
+async def test_a_standby_waits_for_none_but_a_balancer_that_is_being_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When it is started, by a clock that each rest moves on; what becomes of each is played."""
+    busy, rests, lives = False, [], []  # type: ignore[var-annotated]
+    standby = Standby(StateDir(tmp_path), None, lambda: None, lambda: busy, lambda *_, **__: None, lambda: None)  # type: ignore[arg-type]
+    ended: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+
+    async def one() -> str | None:
+        nonlocal ended
+        lives.append(len(lives))
+        ended = asyncio.get_running_loop().create_future()
+        return await ended
+
+    async def sleep(seconds: float) -> None:
+        rests.append(seconds)
+        await real(0)
+
+    real = asyncio.sleep
+    monkeypatch.setattr(standby, "_one", one)
+    monkeypatch.setattr("cluster.standby.asyncio.sleep", sleep)
+
+    async def reached(count: int) -> None:
+        for _ in range(50):
+            await real(0)
+        assert len(lives) == count
+
+    standby.start()
+    await reached(1)
+    assert rests == [1.0]  # what starts with the cluster comes first
+    ended.set_result(None)  # taken
+    busy = True
+    await reached(1)
+    busy = False
+    standby.look()
+    await reached(2)
+    assert rests == [1.0, 0.0]
+    for count in range(3, 7):
+        ended.set_result("killed")
+        await reached(count)
+    assert rests[2:] == [0.0, 1.0, 2.0, 4.0]  # the first at once
+    standby.failures = 0  # one has come to serve
+    ended.set_result(None)
+    await reached(7)
+    assert rests[-1] == 0.0
+    standby.failures = 3  # three who took a place have died before they served
+    ended.set_result(None)
+    await reached(8)
+    assert rests[-1] == 2.0
+    await standby.close()
 
 
 async def test_a_full_disk_does_not_keep_a_standby_from_its_place(

@@ -27,6 +27,16 @@ class Group:
         self.told: list[str] = []
         self.losses: list[tuple[int, str]] = []
         self.broken = 0
+        self.ready, self._standby = False, asyncio.Event()
+        self.rested: list[float] = []
+
+    def standby(self, ready: bool) -> None:
+        self.ready = ready
+        (self._standby.set if ready else self._standby.clear)()
+
+    async def rest(self, seconds: float) -> None:
+        self.rested.append(round(seconds, 3))
+        await self._standby.wait()  # without end, unless one gets ready
 
     async def begin(self, slot: str, config: BalancerConfig, warm: bool) -> BalancerProcess:
         if self.broken:
@@ -157,16 +167,51 @@ async def test_of_two_that_are_adopted_the_older_is_retired_when_the_newer_serve
     await slot.close()
 
 
-async def test_the_first_death_is_made_good_at_once_and_only_the_next_ones_are_not(slot: Slot, group: Group) -> None:
-    for count in range(2, 5):
+async def test_one_that_has_served_is_followed_at_once_however_often_and_soon_it_dies(slot: Slot, group: Group) -> None:
+    for count in range(2, 12):
         _ends(slot, group.begun[-1][0])
         _serves(slot, await _begun(group, count))
-    assert [text.split("; ")[1] for text in group.told] == ["restart at once", "restart in 0.2 s", "restart in 0.4 s"]
-    assert slot.restarts == 3
-    latest = group.begun[-1][0]
-    latest.since = asyncio.get_running_loop().time() - 3.1  # it has served
-    _ends(slot, latest)
-    assert group.told[-1].endswith("restart at once")
+    assert {text.split("; ")[1] for text in group.told} == {"restart at once"}
+    assert (slot.restarts, group.rested) == (10, [])
+
+
+async def _dies_young(slot: Slot, group: Group, times: int) -> None:
+    """Before it has served, as many times in a row; each rest is ended by a standby that gets ready, and is gone."""
+    for _ in range(times):
+        count, rests = len(group.begun), len(group.rested)
+        _ends(slot, group.begun[-1][0])
+        if group.told[-1].endswith("restart at once"):
+            await _begun(group, count + 1)
+            continue
+        await _until(lambda rests=rests: len(group.rested) > rests)  # type: ignore[misc]
+        assert len(group.begun) == count, "none is started while it rests"
+        group.standby(True)
+        await _begun(group, count + 1)
+        group.standby(False)
+
+
+async def test_only_one_that_dies_before_it_has_served_is_followed_later(slot: Slot, group: Group) -> None:
+    """The first of these is not: most deaths are single ones."""
+    _ends(slot, group.begun[-1][0])
+    await _begun(group, 2)
+    await _dies_young(slot, group, 9)
+    assert group.rested == [0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0]
+    assert [text.split("; ")[1] for text in group.told[:3]] == ["restart at once"] * 2 + ["restart in 0.2 s"]
+    _serves(slot, group.begun[-1][0])
+    _ends(slot, group.begun[-1][0])  # it has served: that is forgotten
+    await _begun(group, len(group.begun) + 1)
+    assert group.told[-1].endswith("restart at once") and len(group.rested) == 8
+
+
+async def test_a_standby_that_is_ready_takes_over_at_once_whatever_has_been(slot: Slot, group: Group) -> None:
+    _ends(slot, group.begun[-1][0])
+    await _begun(group, 2)
+    await _dies_young(slot, group, 5)
+    group.standby(True)
+    rests = len(group.rested)
+    _ends(slot, group.begun[-1][0])
+    await _begun(group, len(group.begun) + 1)
+    assert len(group.rested) == rests and group.told[-1].endswith("restart at once")
 
 
 async def test_what_cannot_be_started_is_tried_again(slot: Slot, group: Group) -> None:

@@ -159,7 +159,7 @@ async def test_it_is_told_over_the_link_and_says_so(balancer: Balanced) -> None:
 # a process that waits
 
 
-async def _standby(listener: socket.socket) -> tuple[asyncio.subprocess.Process, socket.socket]:
+async def _standby(listener: socket.socket, ready: bool = True) -> tuple[asyncio.subprocess.Process, socket.socket]:
     ours, theirs = socket.socketpair()
     with theirs:
         process = await asyncio.create_subprocess_exec(
@@ -167,6 +167,8 @@ async def _standby(listener: socket.socket) -> tuple[asyncio.subprocess.Process,
             pass_fds=[listener.fileno(), theirs.fileno()],
         )  # fmt: skip
     ours.setblocking(False)
+    if not ready:
+        return process, ours
     async with asyncio.timeout(30):
         assert await asyncio.get_running_loop().sock_recv(ours, 16) == b"ready\n"
     return process, ours
@@ -181,11 +183,13 @@ async def test_a_standby_ends_with_its_supervisor(half: bytes) -> None:
         assert await asyncio.wait_for(process.wait(), DEADLINE_S) == 0
 
 
-async def test_a_standby_becomes_what_it_is_told(tmp_path: Path, start_worker: StartWorker) -> None:
-    """Without a supervisor that says a word: what it is started with is enough to serve."""
+@pytest.mark.parametrize("ready", [True, False])
+async def test_a_standby_becomes_what_it_is_told(tmp_path: Path, start_worker: StartWorker, ready: bool) -> None:
+    """Without a supervisor that says a word: what it is started with is enough to serve. It may be told while it is
+    importing still, by one that does not wait for its word."""
     worker, link, log = await start_worker(), tmp_path / "lb-1.sock", tmp_path / "balancer.log"
     with listening() as listener:
-        process, channel = await _standby(listener)
+        process, channel = await _standby(listener, ready)
         config = BalancerConfig(listener.fileno(), str(tmp_path), "127.0.0.1", 1, 5.0, log_level="debug")
         start: dict[str, Any] = {
             **config.to_json(), "link": str(link), "log": str(log),
