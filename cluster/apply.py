@@ -19,6 +19,7 @@ from cluster.changes import Change, Effect, changes, merge, refusal
 from cluster.commands import Refused, spare_for
 from cluster.plan import Plan
 from cluster.state import WorkerState
+from config import locations
 from config.errors import UsageError
 from config.settings import Settings
 
@@ -73,6 +74,9 @@ def _given(supervisor: Supervisor, body: Apply) -> Mapping[str, Any]:
     if not body.previous:
         if not body.settings and not body.defaults:
             raise Refused(400, "no settings are given", "settings")
+        for name, value in body.settings.items():
+            if path := locations.relative(name, value):
+                raise Refused(400, f"{name}: {path!r} is no absolute path, and the cluster is in another folder", name)
         return body.settings
     if body.settings or body.defaults:
         raise Refused(400, '"previous" goes without "settings" and "defaults"', "previous")

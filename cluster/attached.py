@@ -15,6 +15,7 @@ from cluster.events import Tell
 from cluster.monitor import ProbePlan, nothing, watch
 from cluster.progress import Progress
 from cluster.state import WorkerState
+from config import bounded
 from config.errors import UsageError
 from config.topology import BackendSpec
 from worker.probe import ProbeFailed, Readiness, Target
@@ -157,8 +158,8 @@ def parse(urls: tuple[str, ...], key_file: Path | None, epoch: int) -> list[Atta
     key = None
     if key_file is not None:
         try:
-            key = key_file.expanduser().read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError, RuntimeError) as error:
+            key = bounded.read_text(key_file.expanduser()).strip()
+        except (OSError, ValueError, RuntimeError) as error:
             raise UsageError(f"--backend-key-file {key_file}: {error}", exit_code=2) from None
     return [_parse_one(f"backend_{number}", url, key, epoch) for number, url in enumerate(urls)]
 

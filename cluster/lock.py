@@ -2,34 +2,64 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from typing import IO
 
+from config import private
 from config.errors import UsageError
 from config.files import rewrite
 from config.paths import StateDir
 
 
-def lock(state: StateDir) -> IO[str]:
-    """The lock that makes this process the state directory's one supervisor, until it is closed. Raises UsageError
-    where another one lives, or the directory cannot be written."""
+class Held(UsageError):
+    """A supervisor lives already."""
+
+
+def lock(state: StateDir) -> IO[bytes]:
+    """The lock that makes this process the state directory's one supervisor, until it is closed. Raises Held where
+    another one lives, UsageError where the directory cannot be used."""
     try:
         state.create()
-        state.lock.touch(mode=0o600)
-        file = state.lock.open("r+")  # not inherited: a worker must not keep it
+        file = private.open_file(state.lock, "a+b")  # not inherited: a worker must not keep it
     except OSError as error:
-        raise UsageError(f"state directory {state.root}: {error.strerror}") from None
+        raise UsageError(f"state directory {state.root}: {error.strerror}{_hint(error)}") from None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        file.seek(0)
-        pid = file.read().strip() or "?"
         file.close()
-        raise UsageError(f"a supervisor (pid {pid}) already runs on {state.root}; nothing was changed") from None
+        who = pid(state) or "?"
+        raise Held(f"a supervisor (pid {who}) already runs on {state.root}; nothing was changed") from None
     try:
         rewrite(state.lock, str(os.getpid()).encode(), 16)
     except OSError as error:
         file.close()
         raise UsageError(f"{state.lock}: {error.strerror}") from None
     return file
+
+
+def held(state: StateDir) -> bool:
+    """Whether a supervisor lives. Makes nothing, writes nothing. Raises UsageError where that cannot be seen."""
+    try:
+        with private.open_file(state.lock) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    except OSError as error:
+        raise UsageError(f"{state.lock}: {error.strerror}") from None
+    return False
+
+
+def pid(state: StateDir) -> int | None:
+    """Of the supervisor that took the lock last, as it says."""
+    try:
+        return int(private.read(state.lock))
+    except (OSError, ValueError):
+        return None
+
+
+def _hint(error: OSError) -> str:
+    return "; another one is named with --state-dir" if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else ""

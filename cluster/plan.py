@@ -13,6 +13,7 @@ import psutil
 from cluster.placement import Machine, Placement, choose_gpus
 from config import bounded, lora_config
 from config.errors import UsageError
+from config.locations import looks_like_path
 from config.lora_config import LoraFile
 from config.settings import NAME, Settings, environment, visible_gpus
 from worker import gpus
@@ -157,14 +158,6 @@ def _tensor_parallel(settings: Settings) -> int:
             f"--tensor-parallel-size {settings.tensor_parallel_size} and, for the engine, {given}: which?", exit_code=2
         )
     return given
-
-
-def looks_like_path(model: str) -> bool:
-    """Everything else is a hub id and the engine's business."""
-    try:
-        return model.startswith(("/", "./", "../", "~")) or Path(model).exists()
-    except OSError:
-        return False
 
 
 def _path(text: str, what: str) -> Path:

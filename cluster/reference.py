@@ -36,8 +36,10 @@ Made from the settings by `clusterctl config reference`; a test holds it to them
 
 Highest first: flags of `clusterctl up` (and `apply`), the environment, the YAML file (`--config FILE` or
 `CLUSTERCTL_CONFIG`), the default. Times are seconds. Lists are separated by commas in the environment and in flags that
-are not repeatable, and are lists in YAML. `clusterctl config show` prints what holds here; `clusterctl config validate
-FILE` checks a file. *Changed* is what a change does to a running cluster (`clusterctl apply`).
+are not repeatable, and are lists in YAML. An empty variable is an unset one. A relative path begins in the working
+directory of who calls `clusterctl`, in the YAML file in that file's folder. `clusterctl config show` prints what holds
+here; `clusterctl config validate FILE` checks a file. *Changed* is what a change does to a running cluster (`clusterctl
+apply`).
 """
 
 

@@ -11,6 +11,7 @@ import struct
 from pathlib import Path
 
 from cluster.schema import SCHEMA
+from config import private
 from config.errors import UsageError
 
 _MAGIC = b"SQLite format 3\0"
@@ -21,6 +22,13 @@ _FRAME_HEADER = struct.Struct(">6I")
 def companion(path: Path, suffix: str) -> Path:
     """SQLite's file beside it: ``-wal``, ``-shm``, ``-journal``."""
     return path.with_name(path.name + suffix)
+
+
+def refuse_links(path: Path) -> None:
+    """SQLite follows symbolic links, and cannot be told not to. Raises UsageError for one."""
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        if (file := companion(path, suffix)).is_symlink():
+            raise UsageError(f"{file}: a symbolic link, and none is followed here; it is left as it is")
 
 
 def check(path: Path) -> int:
@@ -85,9 +93,9 @@ def _unreadable(path: Path, why: object) -> UsageError:
 
 def _image(path: Path) -> bytearray:
     """The database with what its write-ahead log has beyond it."""
-    image = bytearray(path.read_bytes())
+    image = bytearray(private.read(path))
     try:
-        log = companion(path, "-wal").read_bytes()
+        log = private.read(companion(path, "-wal"))
     except FileNotFoundError:
         return image
     for size, pages in _commits(log):

@@ -190,6 +190,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _open(path: Path) -> sqlite3.Connection:
+    state_file.refuse_links(path)
     if not os.path.lexists(path):
         _create(path)
     version = _version(path)

@@ -51,10 +51,10 @@ def read(stream: IO[bytes], most: int) -> bytes:
 
 
 def read_text(path: Path, most: int = SETTINGS_BYTES) -> str:
-    """A file that is UTF-8, a pipe as well: a shell's ``<(command)`` is one. Raises OSError, Unfit,
-    UnicodeDecodeError."""
+    """A file that is UTF-8, with or without a byte-order mark, a pipe as well: a shell's ``<(command)`` is one. Raises
+    OSError, Unfit, UnicodeDecodeError."""
     with path.open("rb") as stream:
-        return read(stream, most).decode()
+        return read(stream, most).decode("utf-8-sig")
 
 
 def measure(raw: bytes, values: int = VALUES) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from config import private
+
 #: What the system says when there is no room: no space, over the quota, over the process' limit.
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -25,7 +27,7 @@ def rewrite(path: Path, data: bytes, size: int = 4096) -> None:
     """Makes ``data`` the content in place, padded with spaces up to ``size``, or the size it had. A file that was
     written this way before takes no more room. For readers that come after: one that reads meanwhile sees a mixture.
     Raises OSError."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = private.descriptor(path, os.O_RDWR | os.O_CREAT)
     try:
         size = max(size, len(data), os.fstat(descriptor).st_size)
         allocate(descriptor, size)

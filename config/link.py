@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 from collections.abc import AsyncIterator, Mapping
 from enum import StrEnum
@@ -85,8 +86,8 @@ def bind_unix(path: Path) -> socket.socket:
     """A non-blocking listening Unix socket at ``path``, whatever lay there before. Raises OSError."""
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    os.fchmod(listener.fileno(), 0o600)  # before it has a name: nobody else gets in between (unix(7), Linux)
     listener.bind(short_socket_path(path))
-    path.chmod(0o600)
     listener.listen(64)
     listener.setblocking(False)
     return listener

@@ -19,6 +19,7 @@ import yaml
 
 from config import bounded
 from config.errors import UsageError, nearest
+from config.locations import looks_like_path
 from config.settings import NAME
 
 #: All of them are one thing: a PEFT folder with safetensors in it.
@@ -87,7 +88,7 @@ def with_environment(file: LoraFile, environ: Mapping[str, str]) -> LoraFile:
     found: dict[str, Any] = {}
     for variable, field in ENVIRONMENT:
         text = environ.get(variable)
-        if text is None:
+        if not text:
             continue
         if not re.fullmatch(r"0*[1-9][0-9]{0,8}", text.strip()):
             raise UsageError(
@@ -244,11 +245,7 @@ def _folder(path: Path, where: str, value: Any) -> Path:
 def _model(path: Path, text: str) -> str:
     """A path as an absolute one; what neither looks like a path nor exists is a hub id and stays as it is."""
     folder = _folder(path, "base_model.model_path", text)
-    try:
-        is_path = text.startswith(("/", "./", "../", "~")) or folder.exists()
-    except OSError:
-        is_path = False
-    return str(folder) if is_path else text
+    return str(folder) if looks_like_path(text, path.parent) else text
 
 
 def _positive(path: Path, key: str, limits: Mapping[str, Any]) -> int | None:

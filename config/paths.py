@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import pwd
+import re
 from pathlib import Path
+
+from config import private
+from config.errors import UsageError
+from config.text import printable
 
 #: Linux: sizeof(sockaddr_un.sun_path) is 108, with the terminating NUL.
 _SUN_PATH_MAX = 107
+
+#: What may lie in a state directory before there is a database in it, or in the root of a volume of its own.
+_OURS = re.compile(
+    r"lock|launch\.json|control\.sock|state\.db.*|strategy\.bin|(counters|history)(-\d+)?\.bin|admin\.token"
+    r"|(lb|balancer)(-\d+)?\.(sock|sock\.fd|json)|logs|run|work|adapters|lost\+found"
+)
 
 
 class StateDir:
@@ -71,11 +84,22 @@ class StateDir:
         return self.root / f"{name}.sock"
 
     def create(self) -> None:
-        """Makes the folders, private to the user. Raises OSError where that is not possible."""
-        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.root.chmod(0o700)
+        """Makes the folders, private to the user. One that somebody else made keeps its mode. Raises OSError where that
+        is not possible, and UsageError where others could change what is in it, or it holds other files."""
+        if not private.make(self.root) and (foreign := self._foreign()):
+            more = "" if len(foreign) < 4 else ", …"
+            raise UsageError(
+                f"{self.root} holds files that are not a cluster's ({', '.join(foreign[:3])}{more}): "
+                "name an empty or a new folder with --state-dir"
+            )
         for folder in (self.logs, self.runs, self.work, self.adapters):
-            folder.mkdir(mode=0o700, exist_ok=True)
+            private.make(folder)
+
+    def _foreign(self) -> list[str]:
+        """What no cluster put there, in a folder that is none's yet."""
+        if self.database.is_file():
+            return []
+        return sorted(printable(entry.name) for entry in self.root.iterdir() if not _OURS.fullmatch(entry.name))
 
 
 def short_socket_path(path: Path) -> str:
@@ -94,6 +118,22 @@ def _folder_descriptor(folder: Path) -> int:
 
 
 def default_state_dir(port: int) -> Path:
-    """``$XDG_STATE_HOME/clusterctl/port-N``: one cluster a port, so that two ports make two clusters."""
-    base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(base).expanduser() / "clusterctl" / f"port-{port}"
+    """``$XDG_STATE_HOME/clusterctl/port-N``: one cluster a port, so that two ports make two clusters. A relative
+    XDG_STATE_HOME counts as none, as the XDG specification has it. Raises UsageError where no home is known."""
+    base = Path(os.environ.get("XDG_STATE_HOME") or ".")
+    if not base.is_absolute():
+        base = home() / ".local" / "state"
+    return base / "clusterctl" / f"port-{port}"
+
+
+def home() -> Path:
+    """Of the user: HOME, else what the user database says. Containers often run as a user without either. Raises
+    UsageError."""
+    with contextlib.suppress(KeyError):
+        found = Path(os.environ.get("HOME") or pwd.getpwuid(os.getuid()).pw_dir)
+        if found.is_absolute():
+            return found
+    raise UsageError(
+        f"user {os.getuid()} has no home directory (no HOME, no entry in the user database): "
+        "name a folder with --state-dir or CLUSTERCTL_STATE_DIR, or set HOME"
+    )

@@ -19,7 +19,7 @@ import yaml
 from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from config import bounded
+from config import bounded, locations
 from config.errors import UsageError, nearest
 from config.paths import default_state_dir
 from config.topology import STRATEGIES
@@ -45,6 +45,12 @@ PLAIN_NAMES = {
     "port": "PORT",
     "log_level": "LOG_LEVEL",
 }
+
+#: Other programs' words for what is logged, by ours; numbers are those of Python's logging.
+_LEVELS = {
+    "warn": "warning", "err": "error", "critical": "error", "fatal": "error", "trace": "debug", "notset": "debug",
+    "10": "debug", "20": "info", "30": "warning", "40": "error", "50": "error",
+}  # fmt: skip
 
 #: Flags of the engine that the cluster sets itself.
 OWNED_ENGINE_FLAGS = ("--host", "--port", "--api-key", "--uds")
@@ -77,7 +83,8 @@ class Settings(BaseSettings):
     """What a cluster is started with. Times are seconds."""
 
     model_config = SettingsConfigDict(
-        frozen=True, extra="ignore", case_sensitive=True, populate_by_name=True, env_prefix=PREFIX, allow_inf_nan=False
+        frozen=True, extra="ignore", case_sensitive=True, populate_by_name=True, env_prefix=PREFIX, allow_inf_nan=False,
+        env_ignore_empty=True,
     )
 
     instances: int = _setting("instances", 1, "workers to keep running", ge=0, le=1024)
@@ -170,6 +177,24 @@ class Settings(BaseSettings):
     @classmethod
     def _comma_list(cls, value: Any) -> Any:
         return tuple(v.strip() for v in value.split(",") if v.strip()) if isinstance(value, str) else value
+
+    @field_validator("engine", "host", "model", *locations.SINGLE, mode="before")
+    @classmethod
+    def _not_empty(cls, value: Any) -> Any:
+        """An empty host would be every address, an empty path the working directory."""
+        if isinstance(value, str) and not value.strip():
+            raise ValueError("it is empty")
+        return value
+
+    @field_validator("log_level", "log_format", "strategy", mode="before")
+    @classmethod
+    def _any_case(cls, value: Any) -> Any:
+        return value.strip().lower() if isinstance(value, str) else value
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _level(cls, value: Any) -> Any:
+        return value if isinstance(value, bool) else _LEVELS.get(str(value).strip().lower(), value)
 
     @field_validator("access_log", mode="before")
     @classmethod
@@ -300,7 +325,7 @@ class Settings(BaseSettings):
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     def state_directory(self) -> Path:
-        """Where this cluster keeps its state, absolute."""
+        """Where this cluster keeps its state, absolute. Raises UsageError where no home is known."""
         return (self.state_dir or default_state_dir(self.port)).expanduser().absolute()
 
     def to_json(self) -> str:
@@ -312,7 +337,8 @@ def known_settings() -> tuple[str, ...]:
 
 
 def load(flags: Mapping[str, Any], config: Path | None = None) -> Settings:
-    """Settings from ``flags`` (given ones only), the environment and the file ``config``.
+    """Settings from ``flags`` (given ones only), the environment and the file ``config``. Empty variables are unset
+    ones. All paths in them are absolute: those of the file begin in its folder, others where we are.
 
     Raises UsageError with one line that names the key, where it came from and what is wrong with it."""
     if config is None and os.environ.get("CLUSTERCTL_CONFIG"):
@@ -321,14 +347,25 @@ def load(flags: Mapping[str, Any], config: Path | None = None) -> Settings:
     _check_environment()
     given = {**{k: v for k, v in from_file.items() if not _in_environment(k)}, **flags}
     try:
-        return Settings(**given)
+        settings = Settings(**given)
     except ValidationError as error:
         raise UsageError(explain(error, flags, from_file, config), exit_code=2) from None
+    found = {}
+    for name in locations.SETTINGS:
+        in_file = config is not None and name in from_file and name not in flags and not _in_environment(name)
+        base = config.absolute().parent if config is not None and in_file else None
+        try:
+            found[name] = locations.setting(name, getattr(settings, name), base)
+        except ValueError as error:
+            raise UsageError(f"{_source(name, flags, from_file, config)}: {error}", exit_code=2) from None
+    return settings.model_copy(update=found)
 
 
 def from_json(text: str) -> Settings:
-    """Settings exactly as `Settings.to_json` wrote them: no environment, no file, no defaults of today."""
-    return Settings(**json.loads(text))
+    """Settings exactly as `Settings.to_json` wrote them: no environment, no file, no defaults of today. Empty texts,
+    which releases before took from empty variables, are what nobody has given."""
+    given = json.loads(text)
+    return Settings(**{k: Settings.model_fields[k].get_default() if v == "" else v for k, v in given.items()})
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -368,13 +405,13 @@ def read_mapping(path: Path) -> dict[Any, Any]:
 
 def _in_environment(setting: str) -> str | None:
     """The environment variable that gives ``setting``, if one does."""
-    return next((str(name) for name in _env(setting).choices if str(name) in os.environ), None)
+    return next((str(name) for name in _env(setting).choices if os.environ.get(str(name))), None)
 
 
 def _check_environment() -> None:
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | OTHER_ENVIRONMENT
-    for name in os.environ:
-        if name.startswith(PREFIX) and name not in known:
+    for name, value in os.environ.items():
+        if name.startswith(PREFIX) and value and name not in known:
             raise UsageError(f"environment: unknown setting {name}{nearest(name, known)}", exit_code=2)
 
 
@@ -390,11 +427,16 @@ def explain(
         return message
     if setting == "strategy" and isinstance(first.get("input"), str):
         message = f"unknown strategy{_closest_strategy(str(first['input']))}; known: {', '.join(STRATEGIES)}"
+    return f"{_source(setting, flags, from_file, config)}: {message}"
+
+
+def _source(setting: str, flags: Mapping[str, Any], from_file: Mapping[str, Any], config: Path | None) -> str:
+    """Where ``setting`` was given."""
     if setting in flags:
-        return f"--{setting.replace('_', '-')}: {message}"
+        return f"--{setting.replace('_', '-')}"
     if variable := _in_environment(setting):
-        return f"environment {variable}: {message}"
-    return f"{config}: {setting}: {message}" if setting in from_file else f"{setting}: {message}"
+        return f"environment {variable}"
+    return f"{config}: {setting}" if setting in from_file else setting
 
 
 def _closest_strategy(name: str) -> str:

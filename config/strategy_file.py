@@ -8,9 +8,11 @@ the switch, and a balancer without the file goes by its sets.
 from __future__ import annotations
 
 import mmap
+import os
 import sys
 from pathlib import Path
 
+from config import private
 from config.files import allocate
 from config.topology import STRATEGIES
 
@@ -28,8 +30,8 @@ class StrategyWriter:
     def __init__(self, path: Path) -> None:
         """Opens or makes the file. It is never made smaller or replaced: balancers that outlive a supervisor have it
         mapped. Raises OSError."""
-        with path.open("a+b") as file:
-            path.chmod(0o600)
+        with private.open_file(path, "a+b") as file:
+            os.fchmod(file.fileno(), 0o600)
             allocate(file.fileno(), _BYTES)
             self._map = mmap.mmap(file.fileno(), _BYTES)
         if self._map[:8] != _MAGIC:
@@ -49,7 +51,7 @@ class StrategyWriter:
 def last_epoch(path: Path) -> int:
     """Of the supervisor that wrote last, 0 where none did: known even if the state could not be saved."""
     try:
-        word = path.read_bytes()
+        word = private.read(path)
     except OSError:
         return 0
     return int.from_bytes(word[8:_BYTES], sys.byteorder) >> _EPOCH_SHIFT if word[:8] == _MAGIC else 0
@@ -64,7 +66,7 @@ class StrategyReader:
         self._seen: tuple[int, tuple[int, int]] = (0, (0, 0))
         self._strategy: str | None = None
         try:
-            with path.open("rb") as file:
+            with private.open_file(path) as file:
                 mapped = mmap.mmap(file.fileno(), _BYTES, prot=mmap.PROT_READ)
         except (OSError, ValueError):  # ValueError: an empty file
             return

@@ -17,7 +17,7 @@ from typing import Any
 
 import uvloop
 
-from config import logs
+from config import logs, private
 from config.topology import BalancerConfig
 from lb.app import serve
 from lb.limits import raise_open_files
@@ -29,7 +29,7 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
-    start = _wait(int(sys.argv[2])) if sys.argv[1] == "--standby" else json.loads(Path(sys.argv[1]).read_text())
+    start = _wait(int(sys.argv[2])) if sys.argv[1] == "--standby" else json.loads(private.read(Path(sys.argv[1])))
     if start is None:
         return
     link, log = Path(start.pop("link")), start.pop("log", None)
@@ -55,7 +55,7 @@ def _wait(descriptor: int) -> dict[str, Any] | None:
 
 def _write_to(log: Path) -> None:
     """A standby takes anybody's place: from now on it writes where that one wrote."""
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    output = private.descriptor(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(output, stream)
     os.close(output)

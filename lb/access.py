@@ -19,6 +19,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from config import private
 from config.logs import iso, line
 from lb.journal import Entry, Row, Step, failed, prompt_tokens, usage
 from lb.request import Request
@@ -95,7 +96,7 @@ class AccessLog:
     def _write(self, lines: list[str]) -> None:
         """Several processes write to the one file: whole lines, each time opened anew, so that it may be moved away."""
         try:
-            file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            file = private.descriptor(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         except OSError:
             self._unwritten += len(lines)
             return

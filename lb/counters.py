@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from config import private
 from config.files import allocate
 
 log = logging.getLogger(__name__)
@@ -247,7 +248,7 @@ class _Sibling:
     def open(cls, path: Path) -> _Sibling | None:
         """None for a file that is not ready, or no longer there."""
         try:
-            file = path.open("r+b")
+            file = private.open_file(path, "r+b")
         except OSError:
             return None
         try:
@@ -284,7 +285,7 @@ def _take(base: Path) -> IO[bytes]:
     number = 0
     while True:
         path = base.with_name(f"{base.stem}-{number}{base.suffix}") if number else base
-        file = path.open("a+b")
+        file = private.open_file(path, "a+b")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -295,7 +296,7 @@ def _take(base: Path) -> IO[bytes]:
             file.close()
             raise
         try:
-            path.chmod(0o600)
+            os.fchmod(file.fileno(), 0o600)
             _prepare(file)
         except OSError:
             file.close()

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from aiohttp import web
 
+from config import private
+
 _LOOK_EVERY = 0.25
 _CHUNK = 64 * 1024
 
@@ -33,7 +35,7 @@ async def follow(
 
 def _tail(path: Path, lines: int) -> tuple[bytes, int]:
     try:
-        with path.open("rb") as file:
+        with private.open_file(path) as file:
             size = file.seek(0, 2)
             position, found = size, b""
             while position > 0 and found.count(b"\n") <= lines:
@@ -52,7 +54,7 @@ def _tail(path: Path, lines: int) -> tuple[bytes, int]:
 
 def _since(path: Path, offset: int) -> tuple[bytes, int]:
     try:
-        with path.open("rb") as file:
+        with private.open_file(path) as file:
             size = file.seek(0, 2)
             start = offset if offset <= size else 0
             file.seek(start)

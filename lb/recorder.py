@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from config import private
 from config.aio import Tasks
 from config.files import allocate
 from lb.counters import Counters
@@ -67,7 +68,7 @@ class Recorder:
         for path in self._state.glob("history*.bin"):
             if path != self._path:
                 try:
-                    found.append(path.read_bytes())
+                    found.append(private.read(path))
                 except OSError as error:
                     log.warning("%s is left out: %s", path, error)
         return found
@@ -77,7 +78,7 @@ def _memory(path: Path | None) -> mmap.mmap | bytearray:
     if path is None:
         return bytearray(BYTES)
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = private.descriptor(path, os.O_RDWR | os.O_CREAT)
         try:
             if os.fstat(descriptor).st_size != BYTES:
                 os.ftruncate(descriptor, 0)

@@ -7,6 +7,9 @@ import os
 import shutil
 from pathlib import Path
 
+from config import private
+from config.text import printable
+
 ROTATE_BYTES = 16 * 1024 * 1024
 KEEP = 3
 
@@ -22,7 +25,8 @@ def rotate(path: Path, limit: int = ROTATE_BYTES, keep: int = KEEP) -> bool:
         return False
     copy = path.with_name(f"{path.name}.new")
     try:
-        shutil.copyfile(path, copy)
+        with private.open_file(path) as source, private.open_file(copy, "wb") as target:
+            shutil.copyfileobj(source, target)
     except OSError:
         copy.unlink(missing_ok=True)  # no room for a copy: what there is stays
         return False
@@ -40,7 +44,7 @@ def tail(path: Path, lines: int, most_bytes: int = 64 * 1024) -> list[str]:
     if lines < 1:
         return []
     try:
-        with path.open("rb") as file:
+        with private.open_file(path) as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - most_bytes))
             text = file.read().decode("utf-8", errors="replace")
@@ -52,6 +56,6 @@ def tail(path: Path, lines: int, most_bytes: int = 64 * 1024) -> list[str]:
 def note(path: Path, text: str) -> None:
     """A line of ours between a worker's own: which start the lines after it belong to. Not written on a full disk."""
     with contextlib.suppress(OSError):
-        with path.open("a", encoding="utf-8") as file:
-            file.write(f"--- {text}\n")
-        path.chmod(0o600)
+        with private.open_file(path, "ab") as file:
+            file.write(f"--- {printable(text)}\n".encode())
+            os.fchmod(file.fileno(), 0o600)

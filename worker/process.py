@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from config import private
 from worker import proc
 from worker import run_file as run_files
 from worker.spec import ProcessId, WorkerSpec
@@ -148,7 +149,7 @@ def spawn(
     inherits. Raises OSError if no process can be made, or ``run_file`` has no room; a program that is not there ends
     with code 127."""
     run_files.prepare(run_file)
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    output = private.descriptor(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     try:
         popen = subprocess.Popen(
             ("/bin/sh", "-c", _SHIM, str(run_file), *argv),

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from config import files
+from config import files, private
 from worker import proc
 from worker.spec import ProcessId
 
@@ -24,14 +24,14 @@ def prepare(path: Path, notes: Mapping[str, Any] | None = None) -> None:
     if notes is not None:
         text = json.dumps(notes).encode()
     else:
-        text = path.read_bytes()[_NOTES_AT:] if path.exists() else b""
+        text = private.read(path)[_NOTES_AT:] if path.exists() else b""
     files.rewrite(path, b" " * _NOTES_AT + text, _SIZE)
 
 
 def read(path: Path) -> ProcessId | None:
     """The process that wrote ``path`` on its way to become a worker, whether it still runs or not."""
     try:
-        return proc.parse_stat(path.read_text(errors="replace")).identity
+        return proc.parse_stat(private.read(path).decode(errors="replace")).identity
     except (OSError, ValueError, IndexError):
         return None
 
@@ -39,7 +39,7 @@ def read(path: Path) -> ProcessId | None:
 def notes(path: Path) -> dict[str, Any]:
     """What its supervisor wrote; nothing where there is nothing to be read."""
     try:
-        found = json.loads(path.read_bytes()[_NOTES_AT:])
+        found = json.loads(private.read(path)[_NOTES_AT:])
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -6,13 +6,14 @@ import sys
 from pathlib import Path
 
 from cluster.cli.up import foreground
+from config import private
 from config.errors import UsageError
 from config.settings import from_json
 
 
 def main() -> int:
     try:
-        return foreground(from_json(Path(sys.argv[1]).read_text()))
+        return foreground(from_json(private.read(Path(sys.argv[1])).decode()))
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

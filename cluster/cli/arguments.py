@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
+from config.locations import absolute
 from config.settings import NAME
 
 
@@ -15,9 +17,14 @@ def adapter_name(context: click.Context, parameter: click.Parameter, value: str 
     raise click.BadParameter(f"{value!r} is no adapter name: [A-Za-z0-9._-], 1 to 128 characters", context, parameter)
 
 
-def absolute(context: click.Context, parameter: click.Parameter, value: Path | None) -> Path | None:
-    """The cluster runs in a folder of its own: what is relative to ours must not be sent as it is."""
-    try:
-        return value and value.expanduser().absolute()
-    except RuntimeError as error:
-        raise click.BadParameter(str(error), context, parameter) from None
+class AbsolutePath(click.ParamType[Path]):
+    """A path, absolute: the cluster runs in a folder of its own, where what is relative to ours means something
+    else."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        try:
+            return absolute(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from cluster.cli.arguments import absolute
+from cluster.cli.arguments import AbsolutePath
 from cluster.client import ClusterClient
 from cluster.commands import BALANCER
 from config.settings import cluster_url, own_admin_key
@@ -45,9 +44,7 @@ def client(url: str | None) -> ClusterClient:
 
 
 def state_dir_option(function: F) -> F:
-    return click.option(
-        "--state-dir", type=click.Path(path_type=Path), callback=absolute, help="Its state directory."
-    )(function)
+    return click.option("--state-dir", type=AbsolutePath(), help="Its state directory.")(function)
 
 
 def finish(

@@ -14,6 +14,7 @@ from cluster import plan
 from cluster.cli.down import bring_down
 from cluster.client import ClusterClient, ClusterError
 from cluster.lock import lock
+from config import private
 from config.errors import UsageError
 from config.files import rewrite
 from config.paths import StateDir
@@ -36,7 +37,7 @@ def start(settings: Settings) -> int:
     except OSError as error:
         raise UsageError(f"{state.launch}: {error.strerror}") from None
     log = state.log("supervisor")
-    with log.open("ab") as output:
+    with private.open_file(log, "ab") as output:
         offset = output.tell()
         # Its own session, and none of our standard streams: whoever captures our output must not wait for it.
         process = subprocess.Popen(
@@ -53,7 +54,7 @@ def _wait(settings: Settings, state: StateDir, process: subprocess.Popen[bytes],
     with ClusterClient(state_dir=state.root, timeout=5.0) as supervisor:
         while True:
             if process.poll() is not None:
-                text = state.log("supervisor").read_bytes()[offset:].decode(errors="replace").splitlines()
+                text = private.read(state.log("supervisor"))[offset:].decode(errors="replace").splitlines()
                 for line in text[-_LINES:]:
                     click.echo(line, err=True)
                 return 1

@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 
 import click
 
+from cluster import lock
 from cluster.cli.common import client, state_dir_option, url_option
 from cluster.client import ClusterClient, ClusterError
-from cluster.lock import lock
 from config.errors import UsageError
 from config.paths import StateDir, default_state_dir
 from config.settings import cluster_port, cluster_url
@@ -80,9 +80,8 @@ def _is_of_this_machine(url: str) -> bool:
 def _belongs(state: StateDir, status: Mapping[str, Any]) -> bool:
     """Whether the processes of ``status`` run on ``state``: behind a forwarded port is another machine's cluster."""
     supervisor = status["supervisor"]["pid"]
-    with contextlib.suppress(OSError, ValueError):
-        if supervisor is not None and int(state.lock.read_text()) == supervisor:
-            return True
+    if supervisor is not None and lock.pid(state) == supervisor:
+        return True
     try:
         started = [run_file.read(file) for file in state.runs.iterdir()]
     except OSError:
@@ -125,30 +124,22 @@ def _ask(state: StateDir, now: bool) -> bool:
             except ClusterError as error:
                 if error.status is not None:
                     raise
-            try:
-                lock(state).close()
-                return False  # nobody holds the lock
-            except UsageError:
-                time.sleep(_LOOK_EVERY)  # it has just started, or is about to end
+            if not lock.held(state):
+                return False
+            time.sleep(_LOOK_EVERY)  # it has just started, or is about to end
     raise UsageError(f"the supervisor on {state.root} holds its lock but does not answer; kill it, then run down again")
 
 
 def _holder(state: StateDir) -> ProcessId | None:
     """The supervisor that holds the lock, as far as the lock file tells."""
-    try:
-        found = proc.stat(int(state.lock.read_text()))
-    except (OSError, ValueError):
-        return None
+    pid = lock.pid(state)
+    found = proc.stat(pid) if pid is not None else None
     return found.identity if found else None
 
 
 def _wait_for_end(state: StateDir, supervisor: ProcessId | None) -> None:
-    while True:
-        try:
-            lock(state).close()
-            break
-        except UsageError:
-            time.sleep(_LOOK_EVERY)
+    while lock.held(state):
+        time.sleep(_LOOK_EVERY)
     # It lets go of the lock a moment before it is gone itself. (A pid that was written down by somebody else, long
     # ago, is not waited for without end.)
     deadline = time.monotonic() + _GONE_S

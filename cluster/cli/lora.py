@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from cluster.cli.arguments import absolute, adapter_name
+from cluster.cli.arguments import AbsolutePath, adapter_name
 from cluster.cli.common import client, url_option
 from cluster.cli.lora_bench import bench
 from cluster.cli.render import console, duration, plain_table, printable, text_of
@@ -32,7 +32,7 @@ _STYLES = {"loaded": "green", "loading": "yellow", "missing": "red", "refused": 
 
 
 _name = click.argument("name", callback=adapter_name)
-_path = click.argument("path", type=click.Path(path_type=Path), callback=absolute)
+_path = click.argument("path", type=AbsolutePath())
 _json = click.option("--json", "as_json", is_flag=True, help="As the API answers it.")
 
 
@@ -141,8 +141,7 @@ def test(name: str, prompt: str, max_tokens: int, url: str | None) -> int:
 @lora_command.command("validate")
 @_path
 @click.option(
-    "--model", type=click.Path(exists=True, file_okay=False, path_type=Path), callback=absolute,
-    help="The base model's folder; without one, the demo model.",
+    "--model", type=AbsolutePath(), help="The base model's folder; without one, the demo model."
 )
 @click.option(
     "--max-lora-rank", default=_USUAL_RANK, show_default=True, type=click.IntRange(1), help="Highest rank to accept."
@@ -152,6 +151,8 @@ def validate(path: Path, model: Path | None, max_lora_rank: int) -> int:
     from cluster import adapter_files  # reads models: not for every start of the command line
     from worker.demo import MODEL_NAME, model_path
 
+    if model and not model.is_dir():
+        raise click.UsageError(f"--model {model}: no such folder")
     served, base_path = (str(model), model) if model else (MODEL_NAME, model_path())
     base = adapter_files.read_base(str(base_path))
     try:

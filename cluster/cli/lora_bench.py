@@ -13,7 +13,7 @@ import click
 from rich.table import Table
 
 from cluster.bench.stats import summary
-from cluster.cli.arguments import absolute, adapter_name
+from cluster.cli.arguments import AbsolutePath, adapter_name
 from cluster.cli.common import client, url_option
 from cluster.cli.render import console, plain_table
 from cluster.client import ClusterClient, ClusterError
@@ -26,7 +26,7 @@ _SHOWN = {"mean": "mean", "median": "p50", "p95": "p95"}
 
 @click.command("bench")
 @click.argument("name", required=False, callback=adapter_name)
-@click.argument("path", required=False, type=click.Path(path_type=Path), callback=absolute)
+@click.argument("path", required=False, type=AbsolutePath())
 @click.option("--cycles", default=10, show_default=True, type=click.IntRange(1), help="Times to load and unload it.")
 @url_option
 def bench(name: str | None, path: Path | None, cycles: int, url: str | None) -> int:

@@ -15,7 +15,7 @@ from cluster.cli.common import PATIENCE, Finite, client, finish, no_wait_option,
 from cluster.cli.render import change_table, console
 from cluster.cli.up import given_flags, up_command
 from cluster.client import ClusterClient, ClusterError
-from cluster.plan import looks_like_path
+from config import locations
 from config.errors import UsageError
 from config.settings import cluster_url, read_yaml
 
@@ -75,7 +75,8 @@ def _apply(
 
     Names come from flags, then from --config; the environment is not asked. What follows -- replaces all of the
     engine's own flags. Each change is shown with what it does; workers are restarted one at a time."""
-    settings = {**(read_yaml(config) if config else {}), **given_flags(options, engine_args)}
+    settings = _sendable(read_yaml(config), config) if config else {}
+    settings |= _sendable(given_flags(options, engine_args))
     defaults = [name.strip().replace("-", "_") for name in default]
     if previous and (settings or defaults):
         raise click.UsageError("--previous goes without other settings")
@@ -84,7 +85,7 @@ def _apply(
     spare = False if no_spare else None
     with client(url) as cluster:
         answer = cluster.apply(
-            _sendable(settings), defaults=defaults, previous=previous, dry_run=dry_run, spare=spare
+            settings, defaults=defaults, previous=previous, dry_run=dry_run, spare=spare
         )
     if as_json:
         click.echo(json.dumps(answer, indent=2))
@@ -120,27 +121,18 @@ def _client_after(url: str | None, settings: dict[str, Any]) -> ClusterClient:
     return ClusterClient(url or cluster_url(), str(key)) if key else client(url)
 
 
-def _sendable(settings: dict[str, Any]) -> dict[str, Any]:
-    """As JSON, with paths that mean the same to the cluster, which runs elsewhere."""
+def _sendable(settings: dict[str, Any], file: Path | None = None) -> dict[str, Any]:
+    """With paths that mean the same to the cluster, which runs elsewhere; those of a ``file`` begin in its folder."""
     sent: dict[str, Any] = {}
     for name, value in settings.items():
-        if isinstance(value, Path) or (name in ("lora_config", "backend_key_file", "state_dir") and value):
-            value = _absolute(name, value)
-        elif name == "adapter_root" and isinstance(value, str | list):
-            folders = value.split(",") if isinstance(value, str) else value
-            value = [_absolute(name, folder) for folder in folders] if value else value
-        elif name == "model" and isinstance(value, str) and looks_like_path(value):
-            value = _absolute(name, value)
-        sent[name] = value
+        try:
+            found = locations.setting(name, value, file and file.absolute().parent)
+        except ValueError as error:
+            raise UsageError(f"{file or '--' + name.replace('_', '-')}: {error}", exit_code=2) from None
+        sent[name] = str(found) if isinstance(found, Path) else found
+        if isinstance(found, tuple):
+            sent[name] = [str(folder) if isinstance(folder, Path) else folder for folder in found]
     return sent
-
-
-def _absolute(name: str, value: Any) -> Any:
-    """What is no path goes as it is: the cluster says what is wrong with it."""
-    try:
-        return str(Path(value).expanduser().absolute()) if isinstance(value, str | Path) else value
-    except RuntimeError as error:
-        raise UsageError(f"{name}: {value}: {error}", exit_code=2) from None
 
 
 _EFFECTS = ", ".join(f"`{effect}`" for effect in Effect)

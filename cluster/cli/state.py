@@ -16,7 +16,7 @@ import click
 from cluster import adoption, schema, state_file, transfer
 from cluster.cli.common import state_dir_option, url_option
 from cluster.cli.down import find
-from cluster.lock import lock
+from cluster.lock import Held, lock
 from cluster.store import NotSaved, Store
 from cluster.transfer import Contents, Incoming
 from config.errors import UsageError
@@ -46,7 +46,7 @@ def _reading(state: StateDir) -> Iterator[tuple[sqlite3.Connection, bool]]:
     """The state as of one moment, and whether a supervisor writes to it. Never changes it."""
     try:
         held = lock(state)
-    except UsageError:
+    except Held:
         held = None
     if held is not None:
         with held:

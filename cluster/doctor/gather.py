@@ -61,7 +61,9 @@ def look(flags: Mapping[str, Any], config: Path | None, import_seconds: float) -
 
 def _settings(flags: Mapping[str, Any], config: Path | None) -> tuple[Settings | None, str | None]:
     try:
-        return configuration.load(flags, config), None
+        settings = configuration.load(flags, config)
+        settings.state_directory()
+        return settings, None
     except UsageError as error:
         return None, str(error)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from cluster import state_file
 from cluster.doctor.facts import State
 from cluster.schema import SCHEMA
+from config import private
 from config.errors import UsageError
 from config.paths import StateDir, default_state_dir
 from worker import run_file
@@ -21,6 +22,8 @@ def look(folder: Path, locks: Path = Path("/proc/locks")) -> State:
     survivors = _survivors(state.runs)
     version, error = None, None
     try:
+        if folder.is_dir():
+            private.require(folder)
         # A file that somebody writes to cannot be judged from outside; that it is in use says enough.
         if supervisor is None and state.database.exists():
             version = state_file.check(state.database)
@@ -37,10 +40,10 @@ def look(folder: Path, locks: Path = Path("/proc/locks")) -> State:
 
 def others(own: Path | None) -> tuple[State, ...]:
     """Clusters in the usual place that something is left of."""
-    root = default_state_dir(0).parent
     try:
+        root = default_state_dir(0).parent
         folders = sorted(f for f in root.glob("port-*") if f.is_dir() and f.absolute() != own)
-    except OSError:
+    except (OSError, UsageError):
         return ()
     found = (look(folder) for folder in folders)
     return tuple(state for state in found if state.survivors or state.supervisor)
@@ -53,7 +56,7 @@ def holder(lock: Path, locks: Path = Path("/proc/locks")) -> int | None:
         inode = lock.stat().st_ino
         lines = locks.read_text().splitlines()
         held = any(_is_lock(line.split(), inode) for line in lines)
-        pid = int(lock.read_text().split()[0]) if held else None
+        pid = int(private.read(lock).split()[0]) if held else None
     except (OSError, ValueError, IndexError):
         return None
     return pid

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,8 @@ def test_a_model_is_a_folder_with_a_configuration_or_a_gguf_file(model: str, tmp
 
 @pytest.mark.parametrize("path", ["/no/such", "./no", "../no", "~/no/such", "~no_such_user/x", "./" + "x" * 300])
 def test_a_model_path_that_does_not_exist_is_named(path: str) -> None:
-    assert str(_refusal(model=path)).startswith(f"--model {path}: ")
+    said = str(_refusal(model=path))
+    assert re.match(rf"--model(: ~| /.*){re.escape(path.lstrip('./~'))}: ", said), said
 
 
 def test_a_folder_that_holds_no_model_is_named(tmp_path: Path) -> None:
@@ -87,7 +89,7 @@ def test_a_folder_that_holds_no_model_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", ["/no/such", "x" * 300, "~no_such_user/x"])
 def test_an_adapter_folder_that_is_missing_is_named(path: str) -> None:
-    assert str(_refusal(lora=[f"mine={path}"])).startswith("--lora mine: ")
+    assert re.match(r"--lora( mine|: mine): ", str(_refusal(lora=[f"mine={path}"])))
 
 
 @pytest.mark.parametrize("config", ["", "{", "[]", "{}", '{"r": "x"}', '{"r": null}', '{"r": Infinity}', '{"r": [8]}'])

@@ -163,7 +163,7 @@ def test_the_environment_counts_without_a_file(monkeypatch: pytest.MonkeyPatch) 
     assert (found.spec.max_lora_rank, found.adapter_cap) == (128, 9)
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "many", "", "1.5"])
+@pytest.mark.parametrize("value", ["0", "-1", "many", " ", "1.5"])
 def test_an_environment_that_is_no_number_is_refused(
     tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:

@@ -125,3 +125,14 @@ async def test_a_half_written_file_is_refused(tmp_path: Path) -> None:
 async def test_a_path_that_cannot_be_a_file_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError):
         await Store.open(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm", "-journal"])
+async def test_no_symbolic_link_is_followed(tmp_path: Path, suffix: str) -> None:
+    """SQLite would."""
+    target = tmp_path / "target"
+    target.write_bytes(b"mine")
+    (tmp_path / f"state.db{suffix}").symlink_to(target)
+    with pytest.raises(UsageError, match=f"state.db{suffix}: a symbolic link"):
+        await Store.open(tmp_path / "state.db")
+    assert target.read_bytes() == b"mine"

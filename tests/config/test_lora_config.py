@@ -282,7 +282,7 @@ def test_the_environment_wins_over_the_file(environ: dict[str, str], changed: di
 
 
 @pytest.mark.parametrize("variable", ["VLLM_MAX_LORA_RANK", "VLLM_MAX_LORAS", "MIM_MAX_GPU_LORAS", "MIM_MAX_CPU_LORAS"])
-@pytest.mark.parametrize("text", ["", "0", "-1", "1.5", "many", "²", "1e3", "9" * 5000, "1\n2"])
+@pytest.mark.parametrize("text", [" ", "0", "-1", "1.5", "many", "²", "1e3", "9" * 5000, "1\n2"])
 def test_a_variable_that_is_no_positive_number_is_named(variable: str, text: str) -> None:
     with pytest.raises(UsageError, match=f"^environment {variable}: a whole number from 1 is needed, not ") as error:
         with_environment(LoraFile(), {"VLLM_MAX_LORAS": "1", variable: text})

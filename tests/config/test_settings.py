@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -9,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from config import settings
+from config import locations, settings
 from config.errors import UsageError
-from config.settings import Settings, load
+from config.settings import Settings, from_json, load
 from config.topology import BalancerConfig
 
 
@@ -75,7 +76,7 @@ def test_each_source_wins_over_those_below(environment: pytest.MonkeyPatch, tmp_
         ("HOST", "0.0.0.0", "host", "0.0.0.0"),
         ("PORT", "9", "port", 9),
         ("LOG_LEVEL", "debug", "log_level", "debug"),
-        ("CLUSTERCTL_LORA", "a=x,b=y", "lora", {"a": "x", "b": "y"}),
+        ("CLUSTERCTL_LORA", "a=/x,b=/y", "lora", {"a": "/x", "b": "/y"}),
         ("CLUSTERCTL_BACKEND", "http://a, http://b", "backend", ("http://a", "http://b")),
         ("CLUSTERCTL_GPUS", "1,0", "gpus", (1, 0)),
         ("CLUSTERCTL_ENGINE_ARGS", "--max-loras 2", "engine_args", ("--max-loras", "2")),
@@ -111,9 +112,9 @@ def test_the_configuration_file_can_be_named_in_the_environment(
 
 
 def test_a_file_may_write_dashes_and_lists(tmp_path: Path) -> None:
-    text = "drain-timeout: 5\nlora: {a: x}\nbackend: [http://a]\ngpus: 1\nengine_args: [--max-loras, '2']\n"
+    text = "drain-timeout: 5\nlora: {a: /x}\nbackend: [http://a]\ngpus: 1\nengine_args: [--max-loras, '2']\n"
     got = load({}, _yaml(tmp_path, text))
-    assert (got.drain_timeout, got.lora, got.backend) == (5.0, {"a": "x"}, ("http://a",))
+    assert (got.drain_timeout, got.lora, got.backend) == (5.0, {"a": "/x"}, ("http://a",))
     assert (got.gpus, got.engine_args) == ((1,), ("--max-loras", "2"))
 
 
@@ -170,7 +171,7 @@ def test_a_wrong_flag_is_named_with_what_is_wrong(flags: dict[str, Any], said: s
 
 
 def test_an_adapter_name_of_128_characters_is_allowed() -> None:
-    assert load({"lora": [f"{'n' * 128}=x"]}).lora == {"n" * 128: "x"}
+    assert load({"lora": [f"{'n' * 128}=/x"]}).lora == {"n" * 128: "/x"}
 
 
 @pytest.mark.parametrize("flag", ["--host", "--port", "--api-key", "--uds"])
@@ -300,3 +301,112 @@ def test_yaml_says_on_as_a_boolean(tmp_path: Path) -> None:
 def test_a_collector_is_an_url(given: str) -> None:
     with pytest.raises(UsageError, match="--otlp-endpoint"):
         load({"otlp_endpoint": given})
+
+
+def test_empty_variables_are_unset_ones(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As compose files make them: ``CLUSTERCTL_STATE_DIR: ${STATE_DIR:-}``."""
+    config = _yaml(tmp_path, "port: 1001\nmin_instances: 0\n")
+    for name in (*Settings.model_fields, "url", "config", "api_key", "no_such_setting"):
+        environment.setenv(f"CLUSTERCTL_{name.upper()}", "")
+    for name in settings.PLAIN_NAMES.values():
+        environment.setenv(name, "")
+    got = load({}, config)
+    assert got == load({}).model_copy(update={"port": 1001, "min_instances": 0})
+    assert got.state_dir is None and got.host == "127.0.0.1"
+    environment.setenv("MIN_INSTANCES", "1")
+    assert load({}, config).min_instances == 1
+
+
+@pytest.mark.parametrize("name", ["state_dir", "lora_config", "backend_key_file", "model", "host", "engine"])
+def test_an_empty_text_is_refused_where_it_would_mean_everything_or_here(name: str, tmp_path: Path) -> None:
+    assert _refusal({name: ""}) == f"--{name.replace('_', '-')}: it is empty"
+    config = _yaml(tmp_path, f"{name}: ''\n")
+    assert _refusal({}, config) == f"{config}: {name}: it is empty"
+
+
+def _given(base: str) -> dict[str, Any]:
+    """Every setting that holds paths, each with a relative one."""
+    return {
+        "state_dir": f"{base}s", "lora_config": f"{base}l.yaml", "backend_key_file": f"{base}k", "model": f"{base}m",
+        "lora": {"a": f"{base}p"}, "adapter_root": [f"{base}r", "/abs"],
+    }  # fmt: skip
+
+
+def _absolute(folder: Path) -> dict[str, Any]:
+    return {
+        "state_dir": folder / "s", "lora_config": folder / "l.yaml", "backend_key_file": folder / "k",
+        "model": str(folder / "m"), "lora": {"a": str(folder / "p")}, "adapter_root": (folder / "r", Path("/abs")),
+    }  # fmt: skip
+
+
+def _paths(got: Settings) -> dict[str, Any]:
+    return {name: getattr(got, name) for name in locations.SETTINGS}
+
+
+def test_paths_are_absolute_once_they_are_read(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A detached supervisor runs in another folder, and `down` is called from a third."""
+    here, there = tmp_path / "here", tmp_path / "ü x"
+    here.mkdir()
+    there.mkdir()
+    environment.chdir(here)
+    environment.setenv("HOME", str(tmp_path / "home"))
+    flags = {**_given("./"), "lora": ["a=./p"], "adapter_root": ["./r", "/abs"]}
+    assert _paths(load(flags)) == _absolute(here)
+    assert _paths(load(_given("~/"))) == _absolute(tmp_path / "home")
+    file = there / "c.yaml"
+    file.write_text(json.dumps(_given("./")))
+    assert _paths(load({}, file)) == _absolute(there), "those of a file begin in its folder"
+    assert _paths(load({}, Path("../ü x/c.yaml"))) == _absolute(here / "../ü x")
+    environment.setenv("CLUSTERCTL_STATE_DIR", "e")
+    environment.setenv("CLUSTERCTL_ADAPTER_ROOT", "r,/abs")
+    assert load({}, file).state_dir == here / "e", "the variable is not the file's"
+    assert load({"model": "m"}, file).model == "m", "a hub id"
+    (here / "m").mkdir()
+    assert load({"model": "m"}, file).model == str(here / "m")
+    assert Settings(state_dir=Path("e")).state_dir == Path("e"), "what was written down stays as it is"
+
+
+def test_a_path_that_cannot_be_resolved_is_named(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert re.match(r"--state-dir: ~nobody-of-that-name/s: ", _refusal({"state_dir": "~nobody-of-that-name/s"}))
+    assert "--model: a path is needed" in _refusal({"model": "./\0"})
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    environment.chdir(gone)
+    gone.rmdir()
+    assert "the working directory: No such file" in _refusal({"state_dir": "s"})
+    assert load({"state_dir": "/s"}).state_dir == Path("/s")
+
+
+@pytest.mark.parametrize(
+    ("given", "level"),
+    [("INFO", "info"), (" Debug ", "debug"), ("warn", "warning"), ("WARNING", "warning"), ("CRITICAL", "error"),
+     ("fatal", "error"), ("30", "warning"), (10, "debug"), ("trace", "debug")],
+)  # fmt: skip
+def test_log_levels_are_understood_as_others_write_them(
+    environment: pytest.MonkeyPatch, given: object, level: str
+) -> None:
+    assert load({"log_level": given}).log_level == level
+    environment.setenv("LOG_LEVEL", str(given))
+    assert load({}).log_level == level
+
+
+@pytest.mark.parametrize("given", ["loud", "15", True, None, 3.5])
+def test_a_level_that_is_none_is_refused(given: object) -> None:
+    assert _refusal({"log_level": given}).startswith("--log-level: ")
+
+
+def test_words_are_taken_in_any_case(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("LOAD_BALANCE_STRATEGY", "ROUND_ROBIN")
+    environment.setenv("CLUSTERCTL_LOG_FORMAT", "JSON")
+    assert (load({}).strategy, load({}).log_format) == ("round_robin", "json")
+
+
+def test_a_file_may_have_a_byte_order_mark_and_any_line_ends(tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_bytes(b"\xef\xbb\xbfport: 1001\r\ninstances: 2\r\n")
+    assert (load({}, config).port, load({}, config).instances) == (1001, 2)
+
+
+def test_settings_that_an_earlier_release_wrote_down_with_empty_texts_can_be_read() -> None:
+    text = json.dumps({**json.loads(load({}).to_json()), "host": "", "model": "", "state_dir": "."})
+    assert (from_json(text).host, from_json(text).model) == ("127.0.0.1", None)
