@@ -157,7 +157,7 @@ class Exchange(Relayed):
         limit = self._proxy.migration_limit
         if still <= self._proxy.stall_timeout or self._client.full or script.finished or script.moves >= limit:
             return
-        if script.obstacle or not self._proxy.pool.candidates(self._info.model, {backend.id}, now, self._info.root):
+        if not self._proxy.pool.candidates(self._info.model, {backend.id}, now, self._info.root) or script.hindrance():
             return  # its worker may be hung: the supervisor will tell
         relay.drop()
         self._proxy.metrics.stalled(backend.id)

@@ -93,8 +93,8 @@ class Recovery:
 
     def hindrance(self, script: Script, failure: AttemptFailed) -> str:
         """Why its stream, which has begun, cannot go on elsewhere; empty if it can."""
-        if script.obstacle and not script.can_start_over:
-            return f"it cannot be continued: {script.obstacle}"
+        if not script.can_start_over and (why := script.hindrance()):
+            return f"it cannot be continued: {why}"
         if failure.connected and max(script.moves, self._barren) >= self._proxy.migration_limit:
             return f"it was moved {script.moves} times before"
         return ""

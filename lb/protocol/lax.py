@@ -122,3 +122,12 @@ def request(data: Mapping[str, Any], *, chat: bool) -> dict[str, Any]:
         if made.get(name) is not None:
             made[name] = convert(made[name])
     return made
+
+
+def prompts_in(prompt: object) -> int:
+    """How many prompts ``CompletionRequest.prompt`` is: a list of texts or of lists is several, any other list the ids
+    of one."""
+    if not isinstance(prompt, list) or not prompt:
+        return 1
+    several = all(isinstance(item, str) for item in prompt) or any(isinstance(item, list) for item in prompt)
+    return len(prompt) if several else 1

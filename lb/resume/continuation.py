@@ -25,15 +25,15 @@ _DONE_WITH = (
     "request_id", "n", "best_of", "return_tokens",
 )  # fmt: skip
 
-#: vLLM's `CompletionRequest.max_tokens` where none is asked for.
+#: vLLM's `CompletionRequest.max_tokens` where none is asked for, or null.
 _COMPLETION_TOKENS = 16
 
 
 def request(
     asked: dict[str, Any], chat: bool, prompt: Sequence[int], made: Sequence[int], longest: int | None
 ) -> dict[str, Any]:
-    """The body for `PATH` that goes on with ``asked`` after the tokens ``made``. ``longest``: of prompt and answer
-    together, in tokens, where it is known. Raises CannotResume."""
+    """The body for `PATH` that goes on with ``asked``, its fields as the engine takes them (`lax.request`), after the
+    tokens ``made``. ``longest``: of prompt and answer together, in tokens, where it is known. Raises CannotResume."""
     if chat:
         body = {key: asked[key] for key in _OF_CHAT if key in asked}
         if asked.get("logprobs"):
@@ -43,17 +43,18 @@ def request(
     left = left_to_make(asked, chat, len(prompt), len(made), longest)
     if left is None:
         raise CannotResume("how long its answer may get is not known")
-    least = asked.get("min_tokens")
-    if isinstance(least, int):
-        body["min_tokens"] = max(0, least - len(made))
+    if asked.get("min_tokens") is not None:
+        body["min_tokens"] = max(0, asked["min_tokens"] - len(made))
     return {**body, "prompt": [*prompt, *made], "max_tokens": left, "stream": True, "return_token_ids": True}
 
 
 def left_to_make(asked: dict[str, Any], chat: bool, prompt: int, made: int, longest: int | None) -> int | None:
     """Tokens that may still come; None if nobody knows."""
-    limit = asked.get("max_tokens") if chat else asked.get("max_tokens", _COMPLETION_TOKENS)
+    limit = asked.get("max_tokens")
     if chat and asked.get("max_completion_tokens") is not None:
         limit = asked["max_completion_tokens"]
+    elif not chat and limit is None:
+        limit = _COMPLETION_TOKENS
     room = None if longest is None else longest - prompt
     limits = [value for value in (limit, room) if value is not None]
     return max(0, min(limits) - made) if limits else None

@@ -23,9 +23,18 @@ _NEAR = 64
 _BEHIND = b"]}]}\n\n\r\n"
 _ENDS = _IDS[:-1] + b"null" + _BEHIND[1:]
 
-_TEXT = b'data: {"id"'
+_BEGINS = b'data: {"id"'
 _ENDED = re.compile(rb'"finish_reason":"(?:stop|length)"')
-_UNUSUAL = re.compile(rb'"(?:role":|tool_calls":\[|reasoning|error":)')
+
+#: What every event of text has and no other: in a chat a delta of nothing but content; and the whole of it, up to its
+#: ids, where log probabilities are not asked for. A search by a literal beginning and without going back is as fast as
+#: a look for the ids alone.
+_DELTA = re.compile(rb'\{"content":"[^"\\]*+(?:\\.[^"\\]*+)*+"\},"logprobs":')
+_DELTA_AND_IDS = re.compile(_DELTA.pattern + rb'null,"finish_reason":null,"token_ids":\[([0-9,]*)\]')
+_TEXT = b'"text":"'
+
+#: Bytes between the ids of one event and the delta of the next, beside those before its delta.
+_BETWEEN = 32
 
 _ANY_IDS, _NO_IDS = b'token_ids":[', b'token_ids":null'
 
@@ -84,16 +93,18 @@ def middle(whole: Sequence[bytes], start: int, ids: bool) -> int:
 
 
 def says_something(event: bytes, ids: bool) -> bool:
-    """Whether an event is surely one with text in the middle of an answer: no role, no calls of tools, no reasoning.
-    ``ids``: it has to have some."""
-    if _RUNNING not in event or (ids and _IDS not in event):
-        return False
-    return event.startswith(_TEXT) and not _UNUSUAL.search(event)
+    """Whether an event is surely one with text, and nothing else, in the middle of an answer. ``ids``: it has to have
+    some."""
+    return _RUNNING in event and (not ids or _IDS in event) and _is_text(event)
 
 
 def ends(event: bytes) -> bool:
     """Whether an event is surely the last one of its choice, which came to its end and tells ids."""
-    return bool(_ENDED.search(event)) and _IDS in event and event.startswith(_TEXT) and not _UNUSUAL.search(event)
+    return bool(_ENDED.search(event)) and _IDS in event and _is_text(event)
+
+
+def _is_text(event: bytes) -> bool:
+    return event.startswith(_BEGINS) and (_TEXT in event or bool(_DELTA.search(event)))
 
 
 def without_prompt(event: bytes) -> tuple[bytes, bytes | None]:
@@ -108,6 +119,21 @@ def ids(data: bytes) -> list[bytes]:
     """The ids of generated tokens in ``data``, in the order in which they came: digits with commas between them."""
     found = [part[: part.find(b"]")] for part in data.split(_IDS)[1:]]
     return [some for some in found if some]
+
+
+def ids_of_text(data: bytes, head: int, first: bool) -> list[bytes] | None:
+    """As `ids`, if ``data`` is nothing but events of a chat with text alone; None if it may be anything else. ``head``:
+    bytes of an event before its delta; ``first``: something else may come before the first text."""
+    parts = _DELTA_AND_IDS.split(data)
+    between = parts[2::2] if first else parts[::2]
+    if len(parts) < 3 or max(map(len, between)) > head + _BETWEEN:
+        return None  # where another event stands in between, its own head does too
+    return [some for some in parts[1::2] if some]
+
+
+def not_text(data: bytes) -> list[bytes]:
+    """The events in ``data``, of a chat, that have more than text, or something else."""
+    return [line for line in data.split(b"\n") if line.startswith(b"data: {") and not _DELTA.search(line)]
 
 
 def split(buffer: bytes) -> tuple[list[bytes], bytes]:

@@ -15,8 +15,9 @@ from typing import Any
 
 from lb.http1.chunked import Cut
 from lb.model_metrics import Meter
-from lb.resume import continuation, events
-from lb.resume.asked import Asked
+from lb.protocol import lax
+from lb.resume import continuation, events, obstacles
+from lb.resume.asked import Asked, fields
 from lb.resume.continuation import Dresser
 from lb.resume.point import CannotResume, Piece, Point, Sent, Unmatched, by_text, by_tokens
 
@@ -140,9 +141,9 @@ class Script:
         return events.dump({**self._first, "choices": [], "usage": usage})
 
     def _event(self, event: bytes, parsed: dict[str, Any], choices: Sequence[dict[str, Any]]) -> bytes:
-        says = any(_says(choice) for choice in choices)
+        says = any(obstacles.says(choice) for choice in choices)
         if says:
-            self._note(choices)
+            self.obstacle = self.obstacle or obstacles.of_choices(choices)
             self.started = self._made = True
         self._usage_sent = self._usage_sent or (not choices and parsed.get("usage") is not None)
         ended = sum(choice.get("finish_reason") is not None for choice in choices)
@@ -179,26 +180,30 @@ class Script:
         """How many the answer has."""
         if not self.obstacle or not _MAY_HAVE_SEVERAL.search(self._body):
             return 1
-        fields = self._request()
-        prompts = fields.get("prompt")
-        several = len(prompts) if isinstance(prompts, list) and not isinstance(prompts[0], int) else 1
-        return max(1, int(fields.get("n") or 1)) * several
-
-    def _note(self, choices: Sequence[dict[str, Any]]) -> None:
-        """Whether it is a stream that can be continued after all."""
-        for choice in choices:
-            delta = choice.get("delta") or {}
-            if delta.get("tool_calls"):
-                self.obstacle = self.obstacle or "it calls tools"
-            elif delta.get("reasoning") or delta.get("reasoning_content"):
-                self.obstacle = self.obstacle or "its answer is read by a reasoning parser"
-            elif not self.obstacle and choice.get("token_ids") is None:
-                self.obstacle = "its worker does not tell the ids of tokens"
+        asked = self._request()
+        return max(1, asked.get("n") or 1) * lax.prompts_in(asked.get("prompt"))
 
     def _fold(self, chunks: Sequence[bytes]) -> None:
-        self._ids += events.ids(b"".join(chunks))
+        data = b"".join(chunks)
+        made = None
+        if self._unseen:
+            made = events.ids_of_text(data, self._head, not self._ids)
+            if made is None:
+                self.obstacle = obstacles.of_events(data)
+        self._ids += events.ids(data) if made is None else made
         if len(self._ids) > 64:
             self._ids = [b",".join(self._ids)]
+
+    @property
+    def _unseen(self) -> bool:
+        """Whether something of a chat may have gone straight through that is not text and so cannot be continued.
+        Looked for many events at a time: nobody asks before the stream breaks."""
+        return self.asked.chat and self.straight is not None and not self.obstacle and not self.finished
+
+    @functools.cached_property
+    def _head(self) -> int:
+        """Bytes of its events before what is in them."""
+        return max(0, (self._began or b"").find(b'"delta":'))
 
     # for what comes after a failure
 
@@ -206,6 +211,14 @@ class Script:
     def can_start_over(self) -> bool:
         """Nothing of the answer itself has gone out."""
         return not self.started
+
+    def hindrance(self) -> str:
+        """Why it cannot be continued, by all that has come of it and all that it asks for; empty if it can."""
+        if self._unseen:
+            self.obstacle = obstacles.of_events(b"".join(self.meter.recent()))
+        asked = self._request()
+        self.obstacle = self.obstacle or obstacles.lasting(asked)
+        return self.obstacle
 
     @property
     def made_here(self) -> bool:
@@ -241,7 +254,7 @@ class Script:
 
     async def point(self, text: Callable[[Sequence[int]], Awaitable[str]]) -> Point:
         """Where it goes on. ``text`` reads tokens. Raises CannotResume."""
-        if self.obstacle:
+        if self.hindrance():
             raise CannotResume(self.obstacle)
         tail, tokens, asked = self._tail(), self.tokens(), self._request()
         made_here = self.count() - self._base
@@ -257,7 +270,7 @@ class Script:
         found = by_tokens(sent)
         if found is not None:
             return found
-        exact, shown = _is_greedy(asked), self._shows_tokens(asked)
+        exact, shown = obstacles.is_greedy(asked), self._shows_tokens(asked)
         try:
             return await by_text(sent, await self._reader(text, tokens, lag), exact=exact, shown=shown)
         except Unmatched:
@@ -298,7 +311,7 @@ class Script:
         top = asked.get("top_logprobs") or 0
         self._dresser = Dresser(
             self.asked.chat, self._first, point, len(prompt), len(tokens),
-            shows_ids=asked.get("return_token_ids") is True, offset=offset,
+            shows_ids=bool(asked.get("return_token_ids")), offset=offset,
             alternatives=None if top < 0 or asked.get("logprob_token_ids") else top,
         )  # fmt: skip
         self._next_worker()
@@ -355,9 +368,13 @@ class Script:
         return (offsets[-back], (offsets[-back:], end)) if back else (end, ([], end))
 
     def _request(self) -> dict[str, Any]:
+        """Its fields as the engine takes them; none of a request that it would refuse, and that is not continued."""
         if self._fields is None:
-            made = json.loads(self._body)
-            self._fields = made if isinstance(made, dict) else {}
+            try:
+                self._fields = fields(self._body, chat=self.asked.chat)
+            except (ValueError, RecursionError):
+                self._fields = {}
+                self.obstacle = self.obstacle or obstacles.NOT_UNDERSTOOD
         return self._fields
 
     def _prompt(self) -> list[int]:
@@ -372,7 +389,8 @@ class Script:
         return isinstance(options, dict) and bool(options.get("include_usage"))
 
     def _shows_tokens(self, asked: dict[str, Any]) -> bool:
-        return asked.get("return_token_ids") is True or bool(asked.get("logprobs")) or asked.get("logprobs") == 0
+        logprobs = asked.get("logprobs")
+        return bool(asked.get("return_token_ids")) or (bool(logprobs) if self.asked.chat else logprobs is not None)
 
 
 def _failure(error: object, event: bytes) -> StreamFailed:
@@ -380,14 +398,6 @@ def _failure(error: object, event: bytes) -> StreamFailed:
     message, code = str(said.get("message") or error), said.get("code")
     final = isinstance(code, int) and 400 <= code < 500 and code not in (408, 429)
     return StreamFailed(f"it ended the stream in an error: {message}", event + b"\n\n", final)
-
-
-def _says(choice: dict[str, Any]) -> bool:
-    """Whether there is anything of the answer itself in it."""
-    delta = choice.get("delta")
-    if delta is None:
-        return bool(choice.get("text") or choice.get("token_ids"))
-    return bool(choice.get("token_ids")) or any(value for key, value in delta.items() if key != "role")
 
 
 def _content(choice: dict[str, Any]) -> str:
@@ -398,11 +408,3 @@ def _stops(asked: dict[str, Any]) -> tuple[str, ...]:
     stop = asked.get("stop")
     given = [stop] if isinstance(stop, str) else stop if isinstance(stop, list) else []
     return tuple(text for text in given if isinstance(text, str) and text)
-
-
-def _is_greedy(asked: dict[str, Any]) -> bool:
-    """vLLM takes a temperature below 1e-5 for 0 (`SamplingParams`). Penalties that count what was made itself see less
-    of it after a move."""
-    temperature = asked.get("temperature")
-    penalties = asked.get("presence_penalty") or asked.get("frequency_penalty")
-    return isinstance(temperature, int | float) and temperature < 1e-5 and not penalties

@@ -4,47 +4,18 @@ tokenizer, detokenizer and events, without any I/O."""
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry
 
-from lb.http1.chunked import frame, payload_of
-from lb.model_metrics import ModelMetrics
-from lb.resume import asked, events
+from lb.resume import events
 from lb.resume.point import CannotResume
-from lb.resume.script import Script, StreamFailed
+from lb.resume.script import StreamFailed
+from scripts import broken, feed, read, script_of
 from simstreams import CONTEXT, seen, stream
 from worker.sim import tokens
-
-
-def script_of(body: dict[str, Any], chat: bool) -> Script:
-    raw = json.dumps(body).encode()
-    meter = ModelMetrics(CollectorRegistry(), lambda: 1.0).begin("demo")
-    return Script(asked.read(raw, chat=chat, resume=True), raw, meter)
-
-
-def feed(script: Script, event: bytes, straight: bool) -> bytes:
-    """As a connection and its relay do it."""
-    if straight and script.started and script.straight is not None and not script.finished:
-        framed = frame(event)
-        out = script.straight(framed, payload_of(framed))
-        if out is not None:
-            script.meter.stamps.append(2.0)
-            script.meter.latest.append(framed)
-            if len(script.meter.latest) >= 16:
-                script.meter.count()
-            return out[out.index(b"\n") + 1 : -2]
-    return script.pass_on(event[:-2])
-
-
-async def read(ids: Sequence[int]) -> str:
-    """`/detokenize`."""
-    return tokens.decode(ids, special=True)
-
 
 STOPS = st.sampled_from([[], ["\n"], [". "], [" the", "a"], ["nothing like it", "日"], [" cat sat on the mat"]])
 
@@ -90,27 +61,8 @@ async def test_a_continued_stream_is_the_undisturbed_one(
 ) -> None:
     body, chat = request
     undisturbed = seen(b"".join(stream(body, chat, sizes)))
-    script, out = script_of(body, chat), b""
-    sent = json.loads(script.asked.body)
-    coming = stream(sent, chat, sizes)
-    for number, after in enumerate(breaks):
-        for event in coming[:after]:
-            out += feed(script, event, straight)
-        if script.finished:
-            break
-        if script.can_start_over:
-            name = "y" * (number + 2) if out else "x"
-            coming = stream(json.loads(script.start_over()), chat, sizes, name=name)
-            continue
-        point = await script.point(read)
-        asked_for = script.go_on(point, CONTEXT)
-        assert asked_for, "there is always something left of a stream that has not finished"
-        coming = stream(json.loads(asked_for), False, sizes[number:], name="y" * (number + 2))
-    else:
-        for event in coming:
-            out += feed(script, event, straight)
-    out += script.finish()
-    assert seen(out) == undisturbed
+    script = script_of(body, chat)
+    assert seen(await broken(script, breaks, sizes, straight)) == undisturbed
     made = json.loads(json.dumps(undisturbed["ids"])) or None
     if made is not None:
         assert script.tokens() == made
