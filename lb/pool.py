@@ -105,9 +105,14 @@ class Pool:
         the base model, or literally ``base_model``."""
         if model is None or ":" not in model or self._exists(model):
             return model
-        base, _, name = model.partition(":")
-        is_base = base == "base_model" or (base not in self.registered and self._exists(base))
-        return name if is_base and self._exists(name) else model
+        at = -1
+        while (at := model.find(":", at + 1)) >= 0:  # a base may have colons in its own name
+            if self._exists(name := model[at + 1 :]) and self._is_base(model[:at]):
+                return name
+        return model
+
+    def _is_base(self, name: str) -> bool:
+        return name == "base_model" or (name not in self.registered and self._exists(name))
 
     def _exists(self, model: str) -> bool:
         return model in self.registered or bool(self.serving(model))
