@@ -21,6 +21,7 @@ from typing import Any
 
 from config import private
 from config.logs import iso, line
+from lb.body import is_light
 from lb.journal import Entry, Row, Step, failed, prompt_tokens, usage
 from lb.request import Request
 
@@ -144,6 +145,8 @@ def facts(entry: Entry, method: str, peer: str, prompt: int | None) -> dict[str,
 def shown_prompt(body: bytes) -> str:
     """The prompt or the messages of a request's body, cut off at `PROMPT_CHARACTERS`."""
     try:
+        if not is_light(body):
+            raise ValueError("a thread that parses for long keeps all others waiting")
         fields = json.loads(body)
         found = next((fields[key] for key in ("messages", "prompt", "input") if key in fields), "")
         text = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)

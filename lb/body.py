@@ -4,28 +4,21 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterable
+from typing import Protocol
 
 from lb.protocol import lax
+from lb.protocol.facts import MOST_NAME, NOTHING, Facts, Names, model_name, refused
+from lb.protocol.form_scan import FormScan
+from lb.protocol.json_scan import JsonScan
 
+#: Bytes of a body that is read at once, in about a millisecond; a larger one a little at a time, as it comes.
+AT_ONCE = 16 * 1024
 
-@dataclass(slots=True)
-class Facts:
-    """``previous``: the Responses API's ``previous_response_id``. All None for a body that is not a JSON object:
-    such a body goes to the worker as it is."""
-
-    model: str | None = None
-    stream: bool = False
-    previous: str | None = None
-
-
-NOTHING = Facts()
-
-_MODEL_FIELD = re.compile(
-    rb'\r\nContent-Disposition: *form-data; *name="?model"?[ \t]*\r\n'
-    rb'(?:[^\r\n]{1,200}\r\n){0,4}\r\n([^\r\n]{1,256})\r\n--',
-    re.IGNORECASE,
-)
+#: A request is parsed, to be continued elsewhere, where that takes no more than a few milliseconds: up to so many bytes
+#: and values.
+_MOST_PARSED, _MOST_VALUES = 1024 * 1024, 20_000
 
 #: A letter or an underscore as an escape: a key may be written like that.
 _ESCAPED = re.compile(rb"\\u00[4-7]")
@@ -33,14 +26,14 @@ _ESCAPED = re.compile(rb"\\u00[4-7]")
 # In valid JSON there is nothing but punctuation between the end of one string and the beginning of the next. So
 # `"model"` followed by a colon, with no backslash before it, is a key, at whatever depth. It is one of the outermost
 # object if nothing stands before it but the opening brace, or if from there to the closing brace no object or array is
-# left open.
-_INSIDE = rb'[^{}\[\]"\\]*(?:"[^"\\]*"[^{}\[\]"\\]*)*'
-_FLAT = rb'(?:"[^"\\]*"|[-+.\w]+|\{' + _INSIDE + rb"\}|\[" + _INSIDE + rb"\])"
-_TO_THE_END = rb'\s*(?:,\s*"[^"\\]*"\s*:\s*' + _FLAT + rb"\s*)*\}\s*\Z"
-_VALUE = rb'"([^"\\\x00-\x1f]+)"'
-_AT_START = re.compile(rb'\s*\{\s*"model"\s*:\s*' + _VALUE + rb"\s*[,}]")
-_AT_END = re.compile(rb'(?<!\\)"model"\s*:\s*' + _VALUE + _TO_THE_END)
-_STREAM_AT_END = re.compile(rb'(?<!\\)"stream"\s*:\s*(true|false|null)' + _TO_THE_END)
+# left open. Nothing that has matched is given back, so that what does not match takes no longer than what does.
+_INSIDE = rb'[^{}\[\]"\\]*+(?:"[^"\\]*+"[^{}\[\]"\\]*+)*+'
+_FLAT = rb'(?:"[^"\\]*+"|[-+.\w]++|\{' + _INSIDE + rb"\}|\[" + _INSIDE + rb"\])"
+_TO_THE_END = rb'\s*+(?:,\s*+"[^"\\]*+"\s*+:\s*+' + _FLAT + rb"\s*+)*+\}\s*+\Z"
+_VALUE = rb'"([^"\\\x00-\x1f]{1,1024}+)"'
+_AT_START = re.compile(rb'\s*+\{\s*+"model"\s*+:\s*+' + _VALUE + rb"\s*+[,}]")
+_AT_END = re.compile(rb'(?<!\\)"model"\s*+:\s*+' + _VALUE + _TO_THE_END)
+_STREAM_AT_END = re.compile(rb'(?<!\\)"stream"\s*+:\s*+(true|false|null)' + _TO_THE_END)
 
 
 def says_model_is_missing(answer: bytes, model: str) -> bool:
@@ -60,57 +53,99 @@ def is_aborted(answer: bytes) -> bool:
         return False
 
 
-def with_model(body: bytes, model: str, content_type: str) -> bytes:
-    """The same JSON object, or multipart form, with another ``model``."""
-    if "multipart" in content_type.lower():
-        match = _MODEL_FIELD.search(body)
-        return body if match is None else body[: match.start(1)] + model.encode() + body[match.end(1) :]
-    return json.dumps({**json.loads(body), "model": model}).encode()
+class Scan(Protocol):
+    """Reads a body piece by piece; both methods raise ProxyError for one that is refused. ``names``: what it has named
+    so far; ``silent``: that is all."""
+
+    names: Names
+
+    @property
+    def silent(self) -> bool: ...
+
+    def feed(self, piece: bytes) -> None: ...
+    def facts(self) -> Facts: ...
 
 
-def facts(body: bytes, content_type: str, *, whole: bool = True, previous: bool = True) -> Facts:
-    """Reads a JSON body, or the form field ``model`` of a multipart one; anything else says nothing. With ``whole``
-    false, ``body`` is the beginning of a longer one, and only what is certain already is told; with ``previous`` false
-    nobody asks for that field."""
+def scan(content_type: str) -> Scan:
+    """For a body that says to be of that type. Everything but a form is read as JSON: what is none says nothing, and
+    some servers take it for JSON whatever it says to be. Raises ProxyError (400)."""
+    return FormScan(content_type) if is_form(content_type) else JsonScan()
+
+
+def is_form(content_type: str) -> bool:
+    return content_type != "application/json" and content_type.lstrip().lower().startswith("multipart/form-data")
+
+
+def facts(body: bytes, content_type: str, *, previous: bool = True) -> Facts:
+    """Of a whole body, of up to `AT_ONCE` bytes if others wait. With ``previous`` false nobody asks for that field.
+    Raises ProxyError (400, 404)."""
     if not body:
         return NOTHING
-    if content_type and content_type != "application/json" and "json" not in content_type.lower():
-        match = _MODEL_FIELD.search(body) if "multipart" in content_type.lower() else None
-        return Facts(model=match[1].decode(errors="replace")) if match else NOTHING
-    quick = None if previous and b'"previous_response_id"' in body else _quick(body, whole)
-    if quick is not None:
-        return quick
-    return _parsed(body) if whole else NOTHING
+    if not is_form(content_type):
+        # A NUL: UTF-16, where a name is not to be found like this.
+        once = body.count(b'"model"') < 2 and b"\0" not in body and not _has_escaped_letters(body)
+        quick = _quick(body) if once and not (previous and b'"previous_response_id"' in body) else None
+        if quick is not None:
+            return quick
+        if once:
+            return _parsed(body)
+    reader = scan(content_type)
+    reader.feed(body)
+    return reader.facts()
 
 
-def _quick(body: bytes, whole: bool) -> Facts | None:
-    """Without parsing; None where only that will tell: names in escapes, or deep inside, or a stream before them. Of a
-    key that comes twice the last one counts."""
-    at = body.rfind(b'"model"')
-    if at < 0:
-        return None
-    match = _AT_END.match(body, at) if whole else None
+def names(body: bytes, content_type: str) -> Names:
+    """Where a body names a model. Raises ProxyError (400, 404)."""
+    reader = scan(content_type)
+    reader.feed(body)
+    return reader.names
+
+
+def with_model(pieces: Iterable[bytes], names: Names, model: str, *, form: bool) -> list[bytes]:
+    """The same body, in pieces as well, with ``model`` for each of ``names``. Raises ProxyError (400) if it is not in
+    UTF-8."""
+    if not names.movable:
+        raise refused("JSON is text in UTF-8")
+    value = model.encode() if form else json.dumps(model).encode()
+    left, out, begin = deque(names.spans), [], 0
+    for piece in pieces:
+        at, end = begin, begin + len(piece)
+        while left and left[0][0] < end:
+            start, stop = left[0]
+            if start >= at:
+                out += [piece[at - begin : start - begin], value]
+            at = min(stop, end)
+            if stop > end:
+                break
+            left.popleft()
+        out.append(piece[at - begin :])
+        begin = end
+    return [piece for piece in out if piece]
+
+
+def is_light(body: bytes) -> bool:
+    """Whether to parse all of it takes no longer than others can wait."""
+    if len(body) <= AT_ONCE:
+        return True
+    return len(body) <= _MOST_PARSED and sum(map(body.count, (b",", b"[", b"{", b"\\"))) <= _MOST_VALUES
+
+
+def _quick(body: bytes) -> Facts | None:
+    """Without parsing, of a body with one ``"model"`` and no key in escapes; None where only that will tell: a name
+    deep inside, or a stream before it. Of a stream that comes twice the last one counts."""
+    match = _AT_START.match(body) or _AT_END.match(body, body.find(b'"model"'))
     if match is None:
-        match = _AT_START.match(body)
-        if match is None or at >= match.end() or _has_escaped_letters(body):
-            return None
-    stream = body.rfind(b'"stream"') if whole else -1
+        return None
+    stream = body.rfind(b'"stream"')
     streamed = None
     if stream >= 0:
         streamed = _STREAM_AT_END.match(body, stream)
         if streamed is None:
             return None
-    elif _has_escaped_letters(body):
-        return None
     try:
-        return Facts(match[1].decode(), streamed is not None and streamed[1] == b"true")
+        return Facts(model_name(match[1].decode()), streamed is not None and streamed[1] == b"true")
     except UnicodeDecodeError:
         return None
-
-
-def _has_escaped_letters(body: bytes) -> bool:
-    """A look for one byte costs next to nothing, one for several does."""
-    return b"\\" in body and b"\\u00" in body and _ESCAPED.search(body) is not None
 
 
 def _parsed(body: bytes) -> Facts:
@@ -122,7 +157,12 @@ def _parsed(body: bytes) -> Facts:
         return NOTHING
     model, previous = data.get("model"), data.get("previous_response_id")
     return Facts(
-        model=model if isinstance(model, str) and model else None,
+        model=model_name(model) if isinstance(model, str) else None,
         stream=lax.is_true(data.get("stream")),
-        previous=previous if isinstance(previous, str) else None,
+        previous=previous[: MOST_NAME + 1] if isinstance(previous, str) else None,
     )
+
+
+def _has_escaped_letters(body: bytes) -> bool:
+    """A look for one byte costs next to nothing, one for several does."""
+    return b"\\" in body and b"\\u00" in body and _ESCAPED.search(body) is not None

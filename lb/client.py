@@ -1,7 +1,8 @@
 """One connection of a client: reads its requests strictly, one after the other, and writes what answers them.
 
 A request is read whole before anything is done with it, up to `Limits.collect` bytes of body; a larger one goes on
-as it comes, at the pace of whoever takes it. Whatever is not understood ends the connection.
+as it comes, at the pace of whoever takes it, if it says for which model before that. Whatever is not understood ends
+the connection.
 """
 
 from __future__ import annotations
@@ -10,18 +11,20 @@ import asyncio
 import json
 import logging
 import socket
-from collections import deque
 from collections.abc import Callable, Mapping
 from enum import Enum, auto
 from time import monotonic
 from typing import cast
 
+from lb.body import AT_ONCE
+from lb.downstream.intake import Intake
 from lb.errors import ProxyError, Source, phrase
 from lb.headers import SERVER
 from lb.http1 import request as http
-from lb.http1.chunked import BadChunk, Decoder
 from lb.http1.request import Malformed
+from lb.protocol.facts import Facts
 from lb.request import Exchange, Request, Service, Upload
+from lb.routes import shown
 
 #: What uvloop reads at once: so much may follow after reading has been paused.
 _ONE_READ = 256_000
@@ -53,7 +56,7 @@ class ClientConnection(asyncio.Protocol):
     """``close_after``: no further request is read after the one that is being answered."""
 
     __slots__ = (
-        "_at", "_body", "_buffer", "_decoder", "_exchange", "_full", "_heads", "_left", "_may_stream", "_paused",
+        "_at", "_body", "_buffer", "_exchange", "_full", "_heads", "_held", "_intake", "_left", "_paused", "_reading",
         "_request", "_searched", "_served", "_service", "_since", "_skipped", "_transport", "close_after", "local",
         "peer", "write",
     )  # fmt: skip
@@ -66,14 +69,15 @@ class ClientConnection(asyncio.Protocol):
         self._at = _At.HEAD
         self._heads = http.Heads()
         self._buffer = bytearray()
-        self._body = bytearray()
-        self._decoder: Decoder | None = None
+        self._body = bytearray()  # a small one
+        self._intake: Intake | None = None  # another one
         self._left = 0
         self._request: Request | None = None
         self._exchange: Exchange | None = None
         self._paused = self._served = self._full = self._skipped = False
+        #: Why nothing more of a body is taken in: the one who takes it cannot keep up; what has come is still read.
+        self._held = self._reading = False
         self._searched = 0
-        self._may_stream: bool | None = None
         self._since = 0.0
         self.close_after = False
         self.peer = self.local = ""
@@ -115,6 +119,7 @@ class ClientConnection(asyncio.Protocol):
             self.close()
             return
         self._request, self._at, self._served, self._since = None, _At.HEAD, True, monotonic()
+        self._held = False
         if self._full:
             self._pause_reading()  # no further answer to a client that does not read this one
             return
@@ -160,6 +165,7 @@ class ClientConnection(asyncio.Protocol):
         self._exchange = None
         if unread and self._at is not _At.TUNNEL:
             self._at, self._since = _At.LINGER, monotonic()
+            self._intake, self._held, self._reading = None, False, False
             self._resume_reading()
             self._transport.write_eof()
         else:
@@ -182,6 +188,7 @@ class ClientConnection(asyncio.Protocol):
 
     def hold_upload(self, hold: bool) -> None:
         """Stops reading the body while whoever takes it cannot keep up."""
+        self._held = hold
         if hold:
             self._pause_reading()
         else:
@@ -205,7 +212,7 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         exchange, self._exchange = self._exchange, None
-        self._at, self._request = _At.CLOSED, None
+        self._at, self._request, self._intake = _At.CLOSED, None, None
         self._transport, self.write = None, _nowhere
         self._service.closed(self)
         if exchange is not None:
@@ -341,24 +348,28 @@ class ClientConnection(asyncio.Protocol):
             request.id = service.admit(head, self.peer, self.local)
             if length and length > service.limits.max_body:
                 raise ProxyError(413, f"a body of more than {service.limits.max_body} bytes")
+            scan = None if length is not None and length <= AT_ONCE else service.scan(head)
         except ProxyError as error:
             self._skip_or_close(rest, length)
             self.refuse(error)
             return
-        if length is not None and len(rest) >= length:
-            self._at = _At.ANSWER
-            if len(rest) > length:
-                self._buffer += rest[length:]
-                rest = rest[:length]
-            self._start(rest)
+        if length is not None and length <= AT_ONCE:
+            if len(rest) >= length:
+                self._at = _At.ANSWER
+                if len(rest) > length:
+                    self._buffer += rest[length:]
+                    rest = rest[:length]
+                self._start(rest)
+                return
+            self._left = length
         else:
-            self._since = monotonic()
-            self._at = _At.BODY
-            self._left, self._decoder = length or 0, Decoder(strict=True) if length is None else None
-            if head.expects_continue and not rest:
-                self.write(_CONTINUE)
-            if rest:
-                self._take(rest)
+            self._intake = Intake(length, service.limits.max_body, scan)
+        self._since = monotonic()
+        self._at = _At.BODY
+        if head.expects_continue and not rest:
+            self.write(_CONTINUE)
+        if rest:
+            self._take(rest)
 
     def _skip_or_close(self, rest: bytes, length: int | None) -> None:
         """After a refusal: a body that is there already is passed over, for another one nobody waits."""
@@ -371,49 +382,62 @@ class ClientConnection(asyncio.Protocol):
 
     def _take(self, data: bytes) -> None:
         """More of the body."""
-        request = self._request
-        assert request is not None
-        complete = False
-        if self._decoder is None:
-            complete = len(data) >= self._left
-            if complete:
-                data, rest = data[: self._left], data[self._left :]
-                self._buffer += rest
-            self._left -= len(data)
-        else:
-            try:
-                data = self._decoder.feed(data)
-            except BadChunk as error:
-                self._reject(Malformed(400, f"a malformed chunked body: {error}"))
-                return
-            complete = self._decoder.ended
-            if complete:
-                self._buffer += self._decoder.rest
-            self._left += len(data)
-            if self._left > self._service.limits.max_body:
-                self._reject(Malformed(413, f"a body of more than {self._service.limits.max_body} bytes"))
-                return
+        if self._intake is not None:
+            self._intake.add(data)
+            self._read()
+            return
+        missing = self._left - len(self._body)
+        self._body += data[:missing]
+        if len(data) >= missing:
+            self._buffer += data[missing:]
+            body, self._body = bytes(self._body), bytearray()
+            self._at = _At.ANSWER
+            self._start(body)
+
+    def _read(self) -> None:
+        """What there is of a body that is not small, for a millisecond; the rest of it after the others' turn."""
+        intake, request = self._intake, self._request
+        if intake is None or request is None or self._at not in (_At.BODY, _At.ANSWER):
+            return  # given up meanwhile
+        try:
+            complete = intake.read()
+        except (Malformed, ProxyError) as error:
+            self._reject(error)
+            return
+        if not complete:
+            self._reading = True
+            self._pause_reading()
+            asyncio.get_running_loop().call_soon(self._read)
+            return
+        self._reading = False
+        if intake.complete:
+            self._buffer += intake.rest
+            self._intake = None
         if request.upload is not None:
-            if data:
-                request.upload.pieces.append(data)
-            request.upload.complete = complete
+            request.upload.pieces += intake.take()
+            request.upload.complete = intake.complete
             assert self._exchange is not None
             self._exchange.more()
+        elif intake.complete:
+            self._begin(request, intake)
+        elif intake.size > self._service.limits.collect and self._service.may_stream(request.head, intake.scan):
+            self.hold_upload(True)  # until somebody takes it
+            self._begin(request, intake)
+        if not self._held:
+            self._resume_reading()
+
+    def _begin(self, request: Request, intake: Intake) -> None:
+        """With a body that is complete, or that goes on as it comes."""
+        names = None if intake.scan is None else intake.scan.names
+        request.facts = intake.facts or (None if names is None else Facts(names.name, names=names))
+        pieces = intake.take()
+        self._at = _At.ANSWER
+        if intake.complete and intake.size <= self._service.limits.collect:
+            self._start(b"".join(pieces))
             return
-        self._body += data
-        if complete:
-            body, self._body = bytes(self._body), bytearray()
-            self._at, self._decoder, self._may_stream = _At.ANSWER, None, None
-            self._start(body)
-        elif len(self._body) > self._service.limits.collect and self._may_stream is not False:
-            if self._may_stream is None:  # asked once: a model that is not named at the beginning needs the whole
-                self._may_stream = self._service.may_stream(request.head, bytes(self._body))
-            if not self._may_stream:
-                return
-            body, self._body = bytes(self._body), bytearray()
-            request.upload, self._at, self._may_stream = Upload(deque([body])), _At.ANSWER, None
-            self._pause_reading()  # until somebody takes it
-            self._start(body)
+        length = intake.size if intake.complete else request.head.length
+        request.upload = Upload(pieces, intake.complete, intake.complete, length)
+        self._start(pieces[0])
 
     def _start(self, body: bytes) -> None:
         request = self._request
@@ -425,12 +449,12 @@ class ClientConnection(asyncio.Protocol):
         except ProxyError as error:
             self.refuse(error)
         except Exception:
-            log.exception("%s %s", request.head.method, request.head.path)
+            log.exception("%s %s", request.head.method, shown(request.head.path))
             exchange.client_gone()
             self._exchange = None
             self.refuse(ProxyError(500, "internal error of the balancer; its log has it", source=Source.INTERNAL))
 
-    def _reject(self, error: Malformed) -> None:
+    def _reject(self, error: Malformed | ProxyError) -> None:
         """The request is not understood, or not complete: nothing that follows can be either."""
         exchange, self._exchange = self._exchange, None
         began = exchange is not None and exchange.began
@@ -443,7 +467,8 @@ class ClientConnection(asyncio.Protocol):
         if self._at is not _At.ANSWER:
             self._at = _At.BODY  # unread, whatever it is
         self._buffer.clear()
-        self.refuse(ProxyError(error.status, str(error)))
+        self._intake = None
+        self.refuse(error if isinstance(error, ProxyError) else ProxyError(error.status, str(error)))
 
     def _pause_reading(self) -> None:
         if not self._paused and self._transport is not None and not self._transport.is_closing():
@@ -451,6 +476,6 @@ class ClientConnection(asyncio.Protocol):
             self._paused = True
 
     def _resume_reading(self) -> None:
-        if self._paused and self._transport is not None and not self._transport.is_closing():
+        if self._paused and not self._reading and self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
             self._paused = False

@@ -7,7 +7,7 @@ is understood, because where the answer ends has to be known.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import Enum, auto
 from time import monotonic
 from typing import Protocol, cast
@@ -115,6 +115,10 @@ class WorkerConnection(asyncio.Protocol):
     def send(self, data: bytes) -> None:
         assert self.transport is not None
         self.transport.write(data)
+
+    def send_all(self, pieces: Iterable[bytes]) -> None:
+        assert self.transport is not None
+        self.transport.writelines(pieces)
 
     def sent(self) -> None:
         """The request is complete."""

@@ -22,6 +22,8 @@ from lb.errors import AttemptFailed, ProxyError, Source, sse_error
 from lb.http1.response import ResponseHead
 from lb.journal import Row, Step
 from lb.model_metrics import Meter
+from lb.protocol import sagemaker
+from lb.protocol.facts import check_response
 from lb.proxy import Pinned, Proxy
 from lb.recovery import Recovery
 from lb.relay import Relay, Relayed, Verdict
@@ -65,6 +67,7 @@ class Exchange(Relayed):
     _broken: Relay | None = None  # the relay whose stream is being continued
     _body: bytes | None = None  # what workers are asked, where it is not the client's own
     _target: bytes | None = None
+    _field = b""  # one more for the worker
     _began = 0.0
     _root: str | None = None  # the version of the model that the stream began with
     _flowing = 0.0  # since when the client has taken everything
@@ -79,23 +82,27 @@ class Exchange(Relayed):
         """Raises ProxyError for what no worker is asked."""
         proxy, request = self._proxy, self._request
         head, route = request.head, self._route
-        self._generation = route.generation and request.upload is None
+        self._generation = route.generation and request.again
         if route.websocket:
             self._websocket = head.upgrade and (head.find(b"upgrade") or "").lower() == "websocket"
-        facts = request_body.facts(
-            request.body, head.content_type, whole=request.upload is None, previous=route.path == routes.RESPONSES
+        facts = request.facts or request_body.facts(
+            request.body, head.content_type, previous=route.path == routes.RESPONSES
         )
         pool, model = proxy.pool, facts.model
+        if route.path == routes.INVOCATIONS:
+            model = sagemaker.model(head, facts.model)
         if model is not None and ":" in model:
             model = pool.canonical(model)
-            if model is not None and model != facts.model and request.upload is None:
-                request.body = request_body.with_model(request.body, model, head.content_type)
+        if model is not facts.model and model != facts.model and facts.model is not None:
+            request.rename(str(model))
+        if route.path == routes.INVOCATIONS and model is not None:
+            self._field = sagemaker.field(model)
         if not pool.knows(model):
             raise proxy.unknown(model)
         self._info, self._came = RequestInfo(model, route.path, None, request.id), proxy.clock()
         self._meter = proxy.metrics.models.begin(model)
         proxy.budget.request(self._came)
-        if facts.stream and route.path in _STREAMS and request.upload is None:
+        if facts.stream and route.path in _STREAMS and request.upload is None and request_body.is_light(request.body):
             self._read_along(chat=route.path != _STREAMS[0])
         if pool.registered:
             proxy.touch(model)
@@ -103,7 +110,9 @@ class Exchange(Relayed):
             wanted = facts.previous if route.path == routes.RESPONSES else route.response
             if wanted is None:
                 self._next()
-            elif (owner := proxy.affinity.owner(wanted)) is not None:
+                return
+            check_response(wanted)
+            if (owner := proxy.affinity.owner(wanted)) is not None:
                 self._pin(proxy.still_there(wanted, owner))
             else:
                 self._task = self._start("find a response's worker", self._find, wanted)
@@ -261,12 +270,15 @@ class Exchange(Relayed):
                 relay.take_over(self._broken)
         self._relay = relay
         forwarded = head.notes.get(headers.forwarded) or headers.forwarded(head, request.peer, proxy.trusted)
-        length = len(request.body if body is None else body) if request.upload is None else head.length
+        length = request.length if body is None else len(body)
         endpoint = backend.endpoint or self._endpoint(backend)
         start = headers.to_worker(
             head, endpoint.host_field, spec.path, forwarded, request.id, spec.api_key, length, self._websocket,
             proxy.forwarded_headers,
         )
+        if self._field:
+            line = start.find(b"\r\n")
+            start = start[:line] + self._field + start[line:]
         if proxy.journal.tracer is not None:
             start = proxy.journal.tracer.sent(self.row(), request, start)
         if self._target is not None:
@@ -280,7 +292,7 @@ class Exchange(Relayed):
         """For `lb.backend.Asker`."""
         if self._script is not None and self._broken is not None:
             return None if self._script.made_here else len(self._body or b"")
-        return None if self.began else self._request.head.length or len(self._request.body)
+        return None if self.began else self._request.length or len(self._request.body)
 
     # from the relay
 

@@ -145,14 +145,14 @@ class Front:
             return InnerExchange(self._inner, self._proxy.upstream, self._proxy.tasks, client, request)
         return WorkerExchange(self._proxy, client, request, route)
 
-    def may_stream(self, head: RequestHead, beginning: bytes) -> bool:
-        multipart = "multipart" in head.content_type.lower()
-        if not multipart and beginning.lstrip()[:1] != b"{":
-            return True  # it names no model
-        if head.path == routes.RESPONSES:
+    def scan(self, head: RequestHead) -> body.Scan | None:
+        route: Route = head.notes[Route]
+        return None if route.ours else body.scan(head.content_type)
+
+    def may_stream(self, head: RequestHead, scan: body.Scan | None) -> bool:
+        if scan is None or head.path == routes.RESPONSES:
             return False  # a response that it goes on from may be named at its end
-        model = body.facts(beginning, head.content_type, whole=False).model
-        return model is not None and self._proxy.pool.canonical(model) == model
+        return scan.names.name is not None or scan.silent
 
     def refused(self, error: ProxyError, connection: ClientConnection, id: str) -> None:
         self._proxy.metrics.refused(str(error.source), error.status)

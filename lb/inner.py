@@ -68,11 +68,10 @@ class InnerExchange(Relayed):
     def _send(self, connection: WorkerConnection) -> None:
         request = self._request
         self._task, self._relay = None, Relay(self, self._client, connection, request)
-        length = request.head.length if request.upload is not None else len(request.body)
         self._relay.send(
             headers.to_worker(
                 request.head, host=request.head.host.encode() or b"localhost", prefix="", forwarded=b"",
-                request_id=request.id, api_key=None, length=length, names=None,
+                request_id=request.id, api_key=None, length=request.length, names=None,
             )
         )
 

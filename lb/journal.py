@@ -14,6 +14,7 @@ from lb.backend import Backend
 from lb.errors import ProxyError
 from lb.model_metrics import PROMPT_TOKENS, Meter
 from lb.request import Request
+from lb.routes import shown
 from lb.strategies.base import Choice, RequestInfo
 
 #: Requests that are remembered.
@@ -96,7 +97,7 @@ class Journal:
     def refused(self, error: ProxyError, request: Request | None, id: str, routed: bool, now: float) -> None:
         """One that was refused before anybody was chosen for it; ``routed``: it was for a worker. None: it was not
         even understood."""
-        info = RequestInfo(None, "" if request is None else request.head.path, None, id)
+        info = RequestInfo(None, "" if request is None else shown(request.head.path), None, id)
         row = (info, None, 0.0, now, 0.0, now, error.status, 0, str(error))
         if routed:
             self.ring.append(row)

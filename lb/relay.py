@@ -139,7 +139,7 @@ class Relay:
         self._owner.on_broken(f"the answer broke off ({reason})" if self.began else f"no answer ({reason})")
 
     def on_writable(self, writable: bool) -> None:
-        if self._request.upload is not None:
+        if not self._request.again:
             self._client.hold_upload(not writable)
 
     # the request
@@ -151,15 +151,19 @@ class Relay:
             self._connection.ask(self, request.head.method, head, request.body if body is None else body)
             return
         self._connection.ask(self, request.head.method, head, more=True)
+        if request.upload.kept:
+            self._connection.send_all(request.upload.pieces)
+            self._connection.sent()
+            return
         self._client.hold_upload(False)
         self.more()
 
     def more(self) -> None:
         """Sends what there is more of the body."""
         upload = self._request.upload
-        if upload is None:
+        if upload is None or upload.kept:
             return
-        chunked = self._request.head.length is None
+        chunked = upload.length is None
         while upload.pieces:
             piece = upload.pieces.popleft()
             self.taken = True

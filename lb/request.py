@@ -6,8 +6,11 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from lb import body
+from lb.body import Scan
 from lb.errors import ProxyError
 from lb.http1.request import RequestHead
+from lb.protocol.facts import Facts
 
 if TYPE_CHECKING:
     from lb.client import ClientConnection
@@ -54,15 +57,20 @@ class Exchange(Protocol):
 
 @dataclass(slots=True)
 class Upload:
-    """A body too large to be collected: what has come of it and not been taken yet."""
+    """A body too large to be one piece: what has come of it and not been taken yet. ``kept``: all of it was there
+    before any of it was sent, and stays, so that it can be sent again. ``length``: in bytes, None where only its end
+    will tell."""
 
     pieces: deque[bytes] = field(default_factory=deque)
     complete: bool = False
+    kept: bool = False
+    length: int | None = None
 
 
 @dataclass(slots=True)
 class Request:
-    """``body`` is whole, unless there is an ``upload``; then it is what the upload begins with."""
+    """``body`` is whole, unless there is an ``upload``; then it is what the upload begins with. ``facts``: what is
+    known of it, if somebody has looked already."""
 
     head: RequestHead
     body: bytes
@@ -70,6 +78,32 @@ class Request:
     local: str
     id: str
     upload: Upload | None = None
+    facts: Facts | None = None
+
+    @property
+    def length(self) -> int | None:
+        """Bytes of the body; None where only its end will tell."""
+        return len(self.body) if self.upload is None else self.upload.length
+
+    @property
+    def again(self) -> bool:
+        """Whether all of it can be sent once more."""
+        return self.upload is None or self.upload.kept
+
+    def rename(self, model: str) -> None:
+        """Writes ``model`` wherever its body names one; all else stays as it is. Raises ProxyError (400)."""
+        kind = self.head.content_type
+        names = self.facts.names if self.facts is not None else None
+        names = names or body.names(self.body, kind)
+        pieces = [self.body] if self.upload is None else self.upload.pieces
+        before = sum(map(len, pieces))
+        written = body.with_model(pieces, names, model, form=body.is_form(kind))
+        if self.upload is None:
+            self.body = b"".join(written)
+            return
+        self.upload.pieces, self.body = deque(written), written[0]
+        if self.upload.length is not None:
+            self.upload.length += sum(map(len, written)) - before
 
 
 class Service(Protocol):
@@ -86,7 +120,10 @@ class Service(Protocol):
         """Before the body is read; the request's id. Raises ProxyError."""
 
     def exchange(self, client: ClientConnection, request: Request) -> Exchange: ...
-    def may_stream(self, head: RequestHead, beginning: bytes) -> bool:
+    def scan(self, head: RequestHead) -> Scan | None:
+        """Reads the body that follows this head; None where nobody wants to know what it says. Raises ProxyError."""
+
+    def may_stream(self, head: RequestHead, scan: Scan | None) -> bool:
         """Whether enough is known of a long body to pass it on while it comes."""
 
     def identify(self, head: RequestHead | None) -> str:

@@ -19,7 +19,11 @@ _POST = frozenset(
 )  # fmt: skip
 WEBSOCKET = frozenset({"/v1/realtime"})
 RESPONSES = "/v1/responses"
+INVOCATIONS = "/invocations"
 _RESPONSE = re.compile(r"/v1/responses/([^/?#]+)(/cancel)?")
+
+#: Characters of a path that is repeated.
+_MOST_SHOWN = 256
 
 
 #: What the balancer answers itself, for everybody.
@@ -56,10 +60,16 @@ class Route:
     def check(self, method: str) -> None:
         """Raises ProxyError (404, 405) for what is not passed on."""
         if not self.methods:
-            raise ProxyError(404, f"no route {self.path}")
+            raise ProxyError(404, f"no route {shown(self.path)}")
         if method not in self.methods:
             allowed = ", ".join(sorted(self.methods))
-            raise ProxyError(405, f"{self.path} takes {allowed}, not {method}", headers={"Allow": allowed})
+            message = f"{shown(self.path)} takes {allowed}, not {shown(method)}"
+            raise ProxyError(405, message, headers={"Allow": allowed})
+
+
+def shown(text: str) -> str:
+    """What of a client's ``text``, a path for one, is repeated or written down."""
+    return text if len(text) <= _MOST_SHOWN else text[:_MOST_SHOWN] + "…"
 
 
 def of(path: str, further: frozenset[str] = frozenset()) -> Route:

@@ -24,11 +24,15 @@ _START = re.compile(rb"(" + fields.TOKEN + rb") ([\x21\x22\x24-\x7e]+) HTTP/([0-
 _HOST = re.compile(rb"(?:\[([0-9A-Fa-f:.]+)\]|((?:[A-Za-z0-9\-._~!$&'()*+;=]|%[0-9A-Fa-f]{2})*))(?::[0-9]{1,5})?")
 _URL = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?#]*)(.*)", re.DOTALL)
 
+#: Names the model on one route (`lb.protocol.sagemaker`).
+ADAPTER = b"x-amzn-sagemaker-adapter-identifier"
+
 #: Fields that are for us, or that we write ourselves on the way to a worker.
 _OURS = frozenset(
     {
         b"host", b"content-length", b"expect", b"authorization", b"x-request-id", b"x-forwarded-for",
-        b"x-forwarded-proto", b"x-forwarded-host", b"forwarded", *fields.HOP_BY_HOP,
+        b"x-forwarded-proto", b"x-forwarded-host", b"forwarded", ADAPTER,
+        *fields.HOP_BY_HOP,
     }
 )  # fmt: skip
 
@@ -37,7 +41,7 @@ _OURS = frozenset(
 _MISSPELT = frozenset(name.replace(b"-", b"_") for name in (*_OURS, b"content-type"))
 
 #: Of these a second one is refused: each reader would pick another.
-_ONCE = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect"})
+_ONCE = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect", ADAPTER})
 
 
 class Malformed(Exception):
@@ -101,7 +105,7 @@ def parse(data: bytes) -> RequestHead:
     if len(found) > MAX_FIELDS:
         raise Malformed(431, f"more than {MAX_FIELDS} header fields")
     head = RequestHead(method.decode(), "", int(minor), "", 0, minor == b"1", [])
-    ours, kept = head.ours, head.kept
+    ours, kept, typed = head.ours, head.kept, False
     for name, value in found:
         low = name.lower()
         if low in _OURS:
@@ -117,6 +121,9 @@ def parse(data: bytes) -> RequestHead:
                 raise Malformed(400, f"a header {name.decode()}: its name is written with hyphens")
         else:
             if low == b"content-type":
+                if typed:
+                    raise Malformed(400, "two Content-Type headers")
+                typed = True
                 head.content_type = value.decode("latin-1")
             kept.append(name + b": " + value)
     _read_target(head, target)
