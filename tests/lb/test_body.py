@@ -373,7 +373,7 @@ def test_of_broken_json_the_name_is_rewritten_too() -> None:
 
 
 @pytest.mark.parametrize(("body", "light"), [
-    (b"[]," * 5000, True), (b"[]," * 300_000, False), (b'"' + b"a" * 900_000, True), (b"\\u0041" * 100_000, False),
+    (b"[]," * 5000, True), (b"[]," * 300_000, False), (b'"' + b"a" * 900_000, True), (b"1," * 40_000, False),
     (b"a" * 2_000_000, False), (b'{"a":1},' * 3000, True),
 ])  # fmt: skip
 def test_what_would_keep_others_waiting_is_not_parsed(body: bytes, light: bool) -> None:
