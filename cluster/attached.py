@@ -30,7 +30,8 @@ class Attached:
 
     def __init__(self, spec: BackendSpec) -> None:
         self.spec = spec
-        self.reason = ""
+        #: What is wrong with it and, while nothing is, how far it has come on its way to be ready.
+        self.reason = self.coming = ""
         #: As of an instance: taken out for slowness; found hung so often; standing still for so long.
         self.slow = False
         self.stalls = 0
@@ -80,7 +81,10 @@ class Attached:
     # Reporter
 
     def phase(self, text: str) -> None:
-        self.reason = text
+        self.reason, self.coming = "", text
+
+    def not_yet(self, why: str) -> None:
+        self.reason, self.coming = why, ""
 
     def ready(self, result: Readiness) -> None:
         self.slow = self._failing = False
@@ -122,7 +126,7 @@ class Attached:
             )
 
     def _enter(self, state: WorkerState, reason: str, models: tuple[dict[str, Any], ...]) -> None:
-        self.reason = reason
+        self.reason, self.coming = reason, ""
         self.spec = replace(self.spec, state=str(state), models=models)
         self.changed()
 
@@ -137,7 +141,7 @@ async def _first_answer(target: Target, attached: Attached) -> None:
             await target.models()
             return
         except ProbeFailed as error:
-            attached.phase(str(error))
+            attached.not_yet(str(error))
             await asyncio.sleep(1.0)
 
 

@@ -15,6 +15,9 @@ class Reporter(Protocol):
     def phase(self, text: str) -> None:
         """How far a start has come."""
 
+    def not_yet(self, why: str) -> None:
+        """It is up, but has not done what it has to before it may be ready; it is tried again."""
+
     def ready(self, result: Readiness) -> None:
         """It has answered a real request."""
 
@@ -111,5 +114,5 @@ async def _until_ready(
             await prepare()
             return await readiness(target, {}, plan.token_timeout)
         except ProbeFailed as error:
-            report.phase(f"not ready: {error}")
+            report.not_yet(f"not ready: {error}")
             await asyncio.sleep(plan.startup_interval)

@@ -222,7 +222,7 @@ def _attached(supervisor: Supervisor, attached: Attached) -> dict[str, Any]:
         "is_running": shown == WorkerState.READY,
         "degraded": False,
         "reason": attached.reason,
-        "phase": _standing(supervisor, attached),
+        "phase": attached.coming or _standing(supervisor, attached),
         "progress_s": _ago(supervisor, attached),
         "stalls": attached.stalls,
         "host": spec.host,

@@ -81,6 +81,8 @@ class Totals:
     p50: float | None
     p99: float | None
     adapters: int
+    #: Seconds since the supervisor's last word.
+    age: float | None = None
 
 
 @dataclass
@@ -126,7 +128,7 @@ class History:
             in_flight=balancer.get("in_flight", 0), queued=int(sum(last.family(QUEUED).values())),
             tokens=sum(tokens.values()) if tokens else None, requests=sum(requests.values()) if requests else None,
             errors=sum(errors.values()) if errors else None, p50=p50, p99=p99,
-            adapters=max((row.adapters for row in rows), default=0),
+            adapters=max((row.adapters for row in rows), default=0), age=status["supervisor"].get("age_s"),
         ), rows
 
 

@@ -207,6 +207,9 @@ class _Report:
         if self._instance.incarnation == self._incarnation:
             self._instance.phase = text
 
+    def not_yet(self, why: str) -> None:
+        self.phase(why)
+
     def ready(self, result: Readiness) -> None:
         def ready(fleet: Fleet, now: float) -> None:
             self._alive_at = now

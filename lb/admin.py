@@ -44,8 +44,8 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 #: A worker that does not tell its metrics in this time (s) is left out of a scrape.
 _SCRAPE_S = 2.0
 
-#: How long (s) a change may take at the supervisor: a roll-out goes worker by worker.
-_CHANGE_S = 900.0
+#: How long (s) a change may take at the supervisor: a roll-out goes worker by worker. And a mere question.
+_CHANGE_S, _QUESTION_S = 900.0, 5.0
 
 
 #: The log of a balancer process, and that of the requests through all of them.
@@ -67,9 +67,7 @@ class Admin:
         self._live, self._ui = Live(self.status, self.recorder, self.events, self._gpus), Page()
         self._merger = exposition.Merger()
         control = aiohttp.UnixConnector(path=short_socket_path(state.control), limit=256, force_close=True)
-        self._control = aiohttp.ClientSession(
-            connector=control, timeout=aiohttp.ClientTimeout(total=_CHANGE_S), trust_env=False
-        )
+        self._control = aiohttp.ClientSession(connector=control, trust_env=False)
         #: Series that every balancer process reads from the same place.
         self._alike = ClusterSeries(metrics, pool, link, counters).alike
 
@@ -173,6 +171,7 @@ class Admin:
         seen = self._link.snapshot
         instances = {name: self._instance(name, value) for name, value in seen.get("instances", {}).items()}
         supervisor = {**seen.get("supervisor", {"pid": None, "state_dir": str(self._state.root)})}
+        supervisor["age_s"] = None if self._link.age is None else round(self._link.age, 1)
         if not self._link.alive:
             supervisor["pid"] = None
         running = sum(i["is_running"] for i in instances.values() if i["managed"])
@@ -294,11 +293,18 @@ class Admin:
         return web.Response(status=answer.status, text=text, content_type="application/json")
 
     async def _ask(self, request: web.Request, body: bytes) -> tuple[aiohttp.ClientResponse, str]:
-        """Raises ProxyError (503) where there is no supervisor."""
+        """Raises ProxyError (503) where there is no supervisor, or none that answers."""
         method = "GET" if request.method == "HEAD" else request.method  # the same head, of the same body
+        patience = aiohttp.ClientTimeout(total=_QUESTION_S if method == "GET" else _CHANGE_S)
         try:
-            async with self._control.request(method, _at_supervisor(request), data=body) as answer:
+            async with self._control.request(method, _at_supervisor(request), data=body, timeout=patience) as answer:
                 return answer, await answer.text()
+        except TimeoutError:
+            done = "" if method == "GET" else "; the change may still be made: see /v1/cluster/events"
+            raise ProxyError(
+                503, f"the supervisor has not answered in {patience.total:g} s; traffic is served{done}",
+                source=Source.INTERNAL, retry_after=5,
+            ) from None
         except (aiohttp.ClientError, OSError):
             raise ProxyError(
                 503, "the supervisor is not running; traffic is served, changes are not possible",

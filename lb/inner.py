@@ -31,6 +31,10 @@ class InnerEndpoint:
     def key(self) -> object:
         return self
 
+    @property
+    def patience(self) -> None:
+        """Nobody but this process is waited for: where it is short of time, a question is answered late, not never."""
+
     async def open(self, make: Callable[[], WorkerConnection]) -> WorkerConnection:
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
@@ -62,8 +66,9 @@ class InnerExchange(Relayed):
     async def _connect(self) -> None:
         try:
             self._send(await self._upstream.connect(self._endpoint))
-        except AttemptFailed as failure:
-            self.on_broken(str(failure))
+        except AttemptFailed as failure:  # too many open files
+            message = f"the management API cannot be reached: {failure}"
+            self._client.refuse(ProxyError(503, message, source=Source.INTERNAL, retry_after=1))
 
     def _send(self, connection: WorkerConnection) -> None:
         request = self._request

@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import socket
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,8 @@ class Link:
         self._tasks = Tasks()
         self._server: asyncio.Server | None = None
         self._descriptors: socket.socket | None = None
-        self.snapshot: dict[str, Any] = {}
+        self._snapshot: dict[str, Any] = {}
+        self._snapshot_at: float | None = None
         self.phase = Phase.STARTING
         self.retired, self.drain_timeout = asyncio.Event(), 0.0
         self._spoken = asyncio.Event()
@@ -69,6 +71,19 @@ class Link:
     @property
     def alive(self) -> bool:
         return bool(self._writers)
+
+    @property
+    def snapshot(self) -> dict[str, Any]:
+        return self._snapshot
+
+    @snapshot.setter
+    def snapshot(self, said: dict[str, Any]) -> None:
+        self._snapshot, self._snapshot_at = said, time.monotonic()
+
+    @property
+    def age(self) -> float | None:
+        """Seconds since the supervisor's last word; None before the first."""
+        return None if self._snapshot_at is None else time.monotonic() - self._snapshot_at
 
     async def start(self) -> None:
         """Raises OSError."""

@@ -26,10 +26,14 @@ _MOST_TEXT = 64 * 1024 * 1024
 
 
 class Endpoint(Protocol):
-    """Where requests can be sent. ``key``: connections to equal keys are interchangeable."""
+    """Where requests can be sent. ``key``: connections to equal keys are interchangeable; ``patience``: how long (s)
+    one may take to be opened, None for as long as it takes."""
 
     @property
     def key(self) -> object: ...
+
+    @property
+    def patience(self) -> float | None: ...
 
     async def open(self, make: Callable[[], WorkerConnection]) -> WorkerConnection:
         """A new connection. Raises OSError."""
@@ -48,6 +52,10 @@ class TcpEndpoint:
     @property
     def key(self) -> object:
         return self
+
+    @property
+    def patience(self) -> float:
+        return _CONNECT_S
 
     async def open(self, make: Callable[[], WorkerConnection]) -> WorkerConnection:
         if not self.ip:
@@ -103,12 +111,12 @@ class Upstream:
             return made[0]
 
         try:
-            async with asyncio.timeout(_CONNECT_S):
+            async with asyncio.timeout(endpoint.patience):
                 connection = await endpoint.open(make)
                 self._open.add(connection)
                 return connection
         except TimeoutError:
-            raise AttemptFailed(f"no connection in {_CONNECT_S:g} s", connected=False, slow=True) from None
+            raise AttemptFailed(f"no connection in {endpoint.patience:g} s", connected=False, slow=True) from None
         except OSError as error:  # ssl.SSLError is one
             raise AttemptFailed(f"cannot connect: {error.strerror or error}", connected=False) from None
         finally:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -22,6 +23,9 @@ from config.settings import Settings
 from worker import logfile
 
 _LOOK_EVERY = 0.05
+
+#: So many balancers that end again before they serve are enough.
+_BALANCERS = 5
 
 #: Lines of a log shown with a failed start.
 _LINES = 15
@@ -60,17 +64,32 @@ def _wait(settings: Settings, state: StateDir, process: subprocess.Popen[bytes],
                 return 1
             snapshot = _snapshot(supervisor)
             if snapshot is not None:
-                instances = snapshot["instances"].values()
-                ready = sum(i["is_running"] for i in instances)
+                ready = sum(i["is_running"] for i in snapshot["instances"].values())
                 if ready and _balancer_answers(url):
                     click.echo(f"{url}: {ready} ready, {snapshot['total_instances']} wanted; state in {state.root}")
                     return 0
-                if instances and all(i["state"] == "failed" for i in instances):
-                    return _give_up(settings, state, snapshot, "every worker has failed")
+                if why := hopeless(snapshot):
+                    return _give_up(settings, state, snapshot, why)
             if time.monotonic() > deadline:
                 why = f"no worker was ready within {settings.startup_timeout:g} s"
                 return _give_up(settings, state, snapshot, why)
             time.sleep(_LOOK_EVERY)
+
+
+def hopeless(snapshot: Mapping[str, Any]) -> str:
+    """Why nothing can become ready any more; empty while something can. Our own workers have given up, and whoever is
+    not ours has been asked and does not answer: where there are only such, they may be about to be started. Or nobody
+    comes to take connections."""
+    balancer, instances = snapshot["load_balancer"], snapshot["instances"].values()
+    if balancer["restarts"] >= _BALANCERS and not balancer["standby"]:
+        return f"the load balancer does not come up: {balancer['restarts']} starts after the first came to nothing"
+    ours = [i for i in instances if i["managed"]]
+    if not ours or any(i["state"] != "failed" for i in ours):
+        return ""
+    theirs = [i for i in instances if not i["managed"]]
+    if any(i["is_running"] or i["phase"] or not i["reason"] for i in theirs):
+        return ""
+    return "every worker has failed" + (", and no other server answers" if theirs else "")
 
 
 def _snapshot(supervisor: ClusterClient) -> dict[str, Any] | None:
@@ -89,6 +108,10 @@ def _give_up(settings: Settings, state: StateDir, snapshot: dict[str, Any] | Non
     """Nothing is left running: a cluster that nobody waits for any more helps nobody."""
     click.echo(f"error: {why}", err=True)
     instances = snapshot["instances"] if snapshot else {}
+    if snapshot and snapshot["load_balancer"]["restarts"]:
+        click.echo("balancer:", err=True)
+        for line in logfile.tail(state.log("balancer"), _LINES):
+            click.echo(f"    {line}", err=True)
     for name, i in instances.items():
         click.echo(f"{name}: {i['state']}: {i['reason'] or i.get('phase') or 'no reason known'}", err=True)
         lines = (i.get("last_exit") or {}).get("log") or logfile.tail(state.log(name), _LINES)

@@ -9,6 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+#: A status is told once a second: what is older (s) says so.
+STALE_S = 5.0
+
 #: Of the states of an instance.
 STYLES = {
     "ready": "green", "starting": "yellow", "draining": "yellow", "stopping": "yellow", "backoff": "red",
@@ -40,6 +43,8 @@ def status_table(status: Mapping[str, Any], width: int) -> Table:
         f"{status['running_instances']} of {status['total_instances']} ready · {status['load_balancer_strategy']} · "
         f"supervisor {pid if pid else 'not running'} · balancer {status['load_balancer']['pid']}"
     )
+    if (age := supervisor.get("age_s")) is not None and age > STALE_S:
+        title += f" · as of {duration(age)} ago"
     if finishing := len(status["load_balancer"].get("draining", ())):
         title += f" ({finishing} replaced, finishing)"
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)

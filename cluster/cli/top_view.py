@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from cluster.cli.render import STYLES, duration
+from cluster.cli.render import STALE_S, STYLES, duration
 from cluster.top import Row, Totals, fitting
 
 
@@ -96,6 +96,8 @@ def headlines(totals: Totals, url: str, width: int) -> list[Text]:
     all_there = totals.ready >= totals.wanted
     ready = Text(f"{totals.ready} of {totals.wanted} ready", "bold green" if all_there else "bold red")
     supervisor = f"supervisor {totals.supervisor}" if totals.supervisor else "supervisor not running"
+    if totals.age is not None and totals.age > STALE_S:
+        supervisor += f", as of {duration(totals.age)} ago"
     adapters = f"{totals.adapters} adapter{'' if totals.adapters == 1 else 's'}"
     first = [
         ready, Text(url), Text(totals.model), Text(adapters), Text(supervisor, "" if totals.supervisor else "bold red")

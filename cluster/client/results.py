@@ -17,10 +17,11 @@ class Rolling(TypedDict):
 
 
 class Supervisor(TypedDict):
-    """``pid`` is None where there is none; the rest is then what it said last."""
+    """``pid`` is None where there is none; the rest is what it said last, ``age_s`` ago."""
 
     pid: int | None
     state_dir: str
+    age_s: NotRequired[float | None]
     started_at: NotRequired[float]
     epoch: NotRequired[int]
     shutting_down: NotRequired[bool]

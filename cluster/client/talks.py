@@ -15,8 +15,13 @@ T = TypeVar("T")
 #: Seconds (a float) are a pause; of a call the talk is sent the result, or its ClusterError is thrown into it.
 Talk = Generator[Call[Any] | float, Any, T]
 
-#: Nothing has moved for this long (s): nothing will.
+#: Nothing has moved, or nobody has said a word, for this long (s): nothing will, nobody is there.
 _STANDSTILL = 10.0
+
+
+def _passes(error: ClusterError) -> bool:
+    """Whether it may be another answer the next time: a balancer is being replaced, or short of time."""
+    return error.status is None or error.status >= 500
 
 
 def ask(model: str, prompt: str, max_tokens: int) -> Talk[str]:
@@ -34,11 +39,17 @@ def wait_settled(
     timeout: float, pause: float, look: Callable[[Status], None], clock: Callable[[], float] = time.monotonic
 ) -> Talk[Status]:
     """The status once nothing is on its way any more. Raises ClusterError at the ``timeout``, and sooner if it cannot
-    come to an end."""
-    began = moved = clock()
+    come to an end, or if nobody answers any more."""
+    began = moved = answered = clock()
     while True:
-        status: Status = yield calls.status()
-        now = clock()
+        try:
+            status: Status = yield calls.status()
+        except ClusterError as error:
+            if not _passes(error) or clock() - answered > min(_STANDSTILL, timeout):
+                raise
+            yield pause
+            continue
+        now = answered = clock()
         look(status)
         supervisor = status["supervisor"]
         if supervisor.get("settled"):
@@ -47,11 +58,14 @@ def wait_settled(
             raise ClusterError(str(stopped))
         states = {name: i["state"] for name, i in status.get("instances", {}).items() if i["managed"]}
         moving = any(s not in ("ready", "failed", "drained") for s in states.values())
-        if supervisor.get("pid") and (moving or status.get("load_balancer", {}).get("replacing")):
+        silent = supervisor.get("age_s") or 0.0
+        heard = bool(supervisor.get("pid")) and silent <= _STANDSTILL
+        if heard and (moving or status.get("load_balancer", {}).get("replacing")):
             moved = now
         if now - moved > _STANDSTILL:
             stuck = [f"{name} is {state}" for name, state in states.items() if state in ("failed", "drained")]
-            why = ", ".join(stuck) if supervisor.get("pid") and stuck else "there is no supervisor"
+            nobody = f"the supervisor has not said a word for {silent:.0f} s" if supervisor.get("pid") else ""
+            why = ", ".join(stuck) if heard and stuck else nobody or "there is no supervisor"
             raise ClusterError(f"it does not go on: {why}")
         if now - began > timeout:
             raise ClusterError(f"not done after {timeout:g} s; it goes on in the background")
@@ -68,7 +82,7 @@ def wait_ready(
         try:
             status: Status = yield calls.status()
         except ClusterError as error:
-            if error.status not in (None, 503):
+            if not _passes(error):
                 raise
             why = str(error)
         else:

@@ -82,6 +82,7 @@ SCHEMAS: Mapping[str, Json] = {
     }),
     "Supervisor": answer(
         {"pid": or_null(WHOLE, "null: there is none; what is shown is what it said last"), "state_dir": TEXT},
+        age_s=or_null(NUMBER, "Seconds since its last word, which everything here is of: about 1 while it is well"),
         epoch=COUNT, started_at=described(NUMBER, "Seconds since 1970"), shutting_down=FLAG,
         settled=described(FLAG, "Nothing is on its way"),
         unsaved=or_null(TEXT, "Why the state cannot be written"),

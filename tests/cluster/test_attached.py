@@ -89,6 +89,21 @@ def test_a_change_of_health_is_told_once() -> None:
     assert (backend.spec.state, backend.reason, backend.spec.models) == ("ready", "", ({"id": "n"},))
 
 
+def test_what_is_wrong_is_told_from_how_far_it_has_come() -> None:
+    """So that whoever waits knows whether there is something to wait for."""
+    backend = _one()
+    assert (backend.reason, backend.coming) == ("", "")
+    backend.not_yet("no answer")
+    assert (backend.reason, backend.coming) == ("no answer", "")
+    backend.phase("waiting for the first token")
+    assert (backend.reason, backend.coming) == ("", "waiting for the first token")
+    backend.not_yet("not ready: 404")
+    assert (backend.reason, backend.coming) == ("not ready: 404", "")
+    backend.phase("waiting for the first token")
+    backend.ready(Readiness(({"id": "m"},)))
+    assert (backend.reason, backend.coming) == ("", "")
+
+
 class Server:
     """Another machine's server, which has no ``/health`` and can be switched off."""
 
@@ -122,7 +137,7 @@ async def test_a_server_that_comes_and_goes_is_followed(server: Server, tmp_path
         task = asyncio.create_task(backend.run(target, PLAN), name="attached")
         try:
             await soon(lambda: "503" in backend.reason and backend.spec.ip)
-            assert backend.spec.state == "starting"
+            assert (backend.spec.state, backend.coming) == ("starting", "")
             server.off = False
             await soon(lambda: backend.spec.state == "ready")
             assert [card["id"] for card in backend.spec.models] == ["m"]

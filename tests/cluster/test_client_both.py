@@ -230,6 +230,48 @@ def test_waiting_for_readiness_ends_with_the_reason(answers: list[Any], words: s
         _talk(talks.wait_ready(2, 3.0, 0.1, _clock()), *answers)
 
 
+def _moving() -> dict[str, Any]:
+    return {**_status(1), "instances": {"instance_1": {"state": "starting", "reason": "", "managed": True}}}
+
+
+BUSY = [ClusterError("no answer"), ClusterError("out of time", 500), ClusterError("replaced", 503)]
+
+
+@pytest.mark.parametrize("error", BUSY, ids=str)
+def test_one_answer_that_fails_ends_no_waiting(error: ClusterError) -> None:
+    """A balancer that is replaced or short of time says so for a moment; the change goes on meanwhile."""
+    moving = _moving()
+    answers = [moving, error, error, error, moving, error, _status(2, settled=True)]
+    assert _talk(talks.wait_settled(99.0, 0.1, lambda _: None, _clock()), *answers)["running_instances"] == 2
+    assert _talk(talks.wait_ready(2, 99.0, 0.1, _clock()), error, error, _status(2))["running_instances"] == 2
+
+
+@pytest.mark.parametrize("error", BUSY, ids=str)
+def test_where_nobody_answers_any_more_waiting_ends_with_what_was_said(error: ClusterError) -> None:
+    moving = _moving()
+    with pytest.raises(ClusterError) as raised:
+        _talk(talks.wait_settled(99.0, 0.1, lambda _: None, _clock()), moving, *[error] * 14)
+    assert raised.value is error
+
+
+def test_a_refusal_ends_waiting_at_once() -> None:
+    for talk in (talks.wait_settled(9.0, 0.1, lambda _: None, _clock()), talks.wait_ready(1, 9.0, 0.1, _clock())):
+        with pytest.raises(ClusterError, match="wrong key"):
+            _talk(talk, ClusterError("wrong key", 401))
+
+
+def test_a_supervisor_that_says_nothing_any_more_is_not_waited_for() -> None:
+    """What it said last looks as if it went on: a worker is starting, for ever."""
+    def stale(seconds: float) -> dict[str, Any]:
+        status = _moving()
+        return {**status, "supervisor": {**status["supervisor"], "pid": 1, "age_s": seconds}}
+
+    with pytest.raises(ClusterError, match=r"it does not go on: the supervisor has not said a word for \d+ s"):
+        _talk(talks.wait_settled(99.0, 0.1, lambda _: None, _clock()), *[stale(float(n)) for n in range(40)])
+    fresh = [stale(1.0)] * 30
+    assert _talk(talks.wait_settled(99.0, 0.1, lambda _: None, _clock()), *fresh, _status(2, settled=True))
+
+
 @pytest.mark.parametrize("settle", [False, True])
 async def test_both_wait(settle: bool) -> None:
     def handler() -> Handler:

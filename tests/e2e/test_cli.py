@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import socket
@@ -96,6 +97,40 @@ def test_a_start_that_fails_is_1_with_the_reason_and_the_last_lines(cluster: Clu
     assert "crash loop" in result.stderr
     assert "--no-such-flag" in result.stderr
     assert not cluster.leftovers()
+
+
+def test_a_start_is_over_when_the_workers_have_given_up_and_the_other_server_does_not_answer(cluster: Cluster) -> None:
+    """Long before the startup timeout: nothing can become ready any more."""
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()  # takes connections and says nothing
+        other = f"http://127.0.0.1:{mute.getsockname()[1]}"
+        args = ("--engine", "sim", "--instances", "1", "--backend", other, "--", "--no-such-flag")
+        result = cluster.up(*args, timeout=90, CLUSTERCTL_RESTART_DELAY="0.1")
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: every worker has failed, and no other server answers")
+    assert "instance_0: failed: exited with code 2; crash loop" in result.stderr
+    assert "unrecognized arguments: --no-such-flag" in result.stderr
+    assert "backend_0: starting: /v1/models: no answer in 5 s" in result.stderr
+    assert not cluster.leftovers()
+
+
+def test_a_status_says_when_it_is_old_and_changes_are_not_waited_for_without_end(cluster: Cluster) -> None:
+    """The supervisor is there, and does not get to say a word."""
+    assert cluster.up("--engine", "sim", "--instances", "1").returncode == 0
+    assert "as of" not in cluster.run("status").stdout
+    supervisor = cluster.status()["supervisor"]["pid"]
+    os.kill(supervisor, signal.SIGSTOP)
+    try:
+        poll(lambda: "1 of 1 ready" in (text := cluster.run("status").stdout) and " s ago" in text, 20, "its age")
+        began = time.monotonic()
+        result = cluster.run("lora", "list")
+        assert (result.returncode, "the supervisor has not answered in 5 s" in result.stderr) == (1, True), result
+        assert time.monotonic() - began < 15
+        assert cluster.complete().status_code == 200
+    finally:
+        os.kill(supervisor, signal.SIGCONT)
+    poll(lambda: " ago" not in cluster.run("status").stdout, 20, "it is of now again")
 
 
 def test_a_start_that_takes_too_long_is_1_and_leaves_nothing(cluster: Cluster) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -15,6 +16,7 @@ from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
 from config.link import SEQUENCE_HEADER, bind_unix, encode
+from lb.inner import InnerEndpoint
 from lbfakes import (
     Balanced,
     RawHandler,
@@ -162,6 +164,76 @@ async def test_without_a_supervisor_status_is_what_was_last_known(balancer: Bala
     status, said = await balancer.answer("GET", STATUS)
     assert (status, said["supervisor"]["pid"], said["is_running"]) == (200, None, True)
     assert said["instances"]["instance_0"]["pid"] == 4711
+
+
+async def test_status_tells_how_old_it_is(balancer: Balanced) -> None:
+    """A supervisor that is connected and says nothing any more, as it hangs or is short of time, is not just now."""
+    async def age() -> Any:
+        return (await balancer.answer("GET", STATUS))[1]["supervisor"]["age_s"]
+
+    link = balancer.parts.link
+    assert await age() is None
+    async with supervisor(balancer, "instance_0") as writer:
+        assert 0 <= await age() < 5
+        assert link._snapshot_at is not None
+        link._snapshot_at -= 90
+        assert 90 <= await age() < 95
+        assert (await balancer.answer("GET", STATUS))[1]["supervisor"]["pid"] == 1234
+        say(writer, snapshot("instance_0", sequence=[1, 2]))
+        await until(lambda: link.snapshot["sequence"] == [1, 2])
+        assert await age() < 5
+    assert 0 <= await age() < 5  # nobody is there, and what is shown was said just now
+
+
+async def test_short_of_time_it_answers_late_and_not_500(balancer: Balanced, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way to the management API is within this process: it opens as soon as the process gets to it."""
+    opened, reached = InnerEndpoint.open, []
+
+    async def slow(self: InnerEndpoint, make: Any) -> Any:
+        await asyncio.sleep(0.2)
+        reached.append(1)
+        return await opened(self, make)
+
+    monkeypatch.setattr("lb.upstream._CONNECT_S", 0.05)
+    monkeypatch.setattr(InnerEndpoint, "open", slow)
+    status, said = await balancer.answer("GET", STATUS)
+    assert (status, reached, said["instances"]) == (200, [1], {})
+
+
+async def test_without_a_descriptor_left_the_api_is_not_broken_but_busy(
+    balancer: Balanced, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def none_left(self: InnerEndpoint, make: Any) -> Any:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(InnerEndpoint, "open", none_left)
+    async with balancer.request("GET", STATUS) as response:
+        error = json.loads(await response.text())["error"]
+        assert (response.status, response.headers["Retry-After"]) == (503, "1")
+    assert "Too many open files" in error["message"]
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/v1/lora_adapters"), ("GET", "/v1/lora_adapters/poet"),
+                                              ("POST", "/v1/cluster/scale")])  # fmt: skip
+async def test_a_supervisor_that_does_not_answer_is_not_waited_for_without_end(
+    balancer: Balanced, monkeypatch: pytest.MonkeyPatch, method: str, path: str
+) -> None:
+    monkeypatch.setattr("lb.admin._QUESTION_S", 0.1)
+    monkeypatch.setattr("lb.admin._CHANGE_S", 0.2)
+    heard = asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_message(reader)
+        heard.set()
+        await reader.read()
+
+    async with raw_control(balancer, silent):
+        options = {"json": {"instances": 1}} if method == "POST" else {}
+        status, answer = await balancer.answer(method, path, **options)
+    assert heard.is_set() and status == 503
+    message = answer["error"]["message"]
+    assert f"has not answered in {'0.2' if method == 'POST' else '0.1'} s" in message
+    assert ("may still be made" in message) == (method == "POST")
 
 
 async def test_status_answers_before_any_supervisor_was_there(balancer: Balanced) -> None:

@@ -489,6 +489,7 @@ class Slow:
 
     port: int
     key: object = "slow"
+    patience: float | None = None
 
     async def open(self, make: Callable[[], WorkerConnection]) -> WorkerConnection:
         _, connection = await asyncio.get_running_loop().create_connection(make, "127.0.0.1", self.port)
@@ -496,12 +497,10 @@ class Slow:
         return connection
 
 
-async def test_a_connection_that_comes_too_late_is_closed(
-    upstream: Upstream, start_talker: StartTalker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lb.upstream, "_CONNECT_S", 0.1)
+async def test_a_connection_that_comes_too_late_is_closed(upstream: Upstream, start_talker: StartTalker) -> None:
     talker = await start_talker()
-    assert not (await failed(upstream.connect(Slow(talker.port)))).connected
+    failure = await failed(upstream.connect(Slow(talker.port, patience=0.1)))
+    assert (failure.connected, str(failure)) == (False, "no connection in 0.1 s")
     await until(lambda: talker.opened == 1 and talker.open == 0)
 
 

@@ -1,0 +1,43 @@
+"""How a status looks on a terminal."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from cluster.cli.render import status_table
+from cluster.cli.top_view import headlines
+from cluster.top import History, Sample
+
+
+def _status(**supervisor: Any) -> dict[str, Any]:
+    return {
+        "running_instances": 1, "total_instances": 1, "load_balancer_strategy": "random", "instances": {}, "model": "m",
+        "load_balancer": {"pid": 2}, "supervisor": {"pid": 1, **supervisor},
+    }  # fmt: skip
+
+
+def _shown(status: dict[str, Any]) -> tuple[str, str]:
+    """By `status` and by `top`."""
+    out = io.StringIO()
+    Console(file=out, width=200).print(status_table(status, 200))
+    history = History()
+    history.add(Sample(1.0, status, {}))
+    return out.getvalue(), headlines(history.view()[0], "http://h", 200)[0].plain
+
+
+@pytest.mark.parametrize("supervisor", [{}, {"age_s": None}, {"age_s": 0.0}, {"age_s": 1.4}, {"age_s": 5.0}])
+def test_what_is_said_every_second_needs_no_date(supervisor: dict[str, Any]) -> None:
+    assert not any("as of" in text for text in _shown(_status(**supervisor)))
+
+
+@pytest.mark.parametrize(
+    ("age", "words"), [(5.2, "as of 5 s ago"), (89.0, "as of 89 s ago"), (600.0, "as of 10 min ago")]
+)
+@pytest.mark.parametrize("pid", [1, None])
+def test_what_is_older_says_so(age: float, words: str, pid: int | None) -> None:
+    for text in _shown(_status(pid=pid, age_s=age)):
+        assert words in text and ("supervisor 1" if pid else "supervisor not running") in text
