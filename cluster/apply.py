@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, StrictBool
 
 from cluster import commands, plan
+from cluster.api import authority
 from cluster.changes import Change, Effect, changes, merge, refusal
 from cluster.commands import Refused, spare_for
 from cluster.plan import Plan
 from cluster.state import WorkerState
 from config import locations
 from config.errors import UsageError
+from config.principal import Principal
 from config.settings import Settings
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ class Apply(commands._Body):
     spare: StrictBool | None = None
 
 
-async def apply(supervisor: Supervisor, body: Apply) -> dict[str, Any]:
+async def apply(supervisor: Supervisor, body: Apply, who: Principal = authority.UNNAMED) -> dict[str, Any]:
     """What is changed, and how. Raises Refused."""
     old, given = supervisor.plan, _given(supervisor, body)
     running = _running(supervisor, (*given, *body.defaults))
@@ -47,6 +49,7 @@ async def apply(supervisor: Supervisor, body: Apply) -> dict[str, Any]:
     except UsageError as error:
         raise Refused(400, str(error)) from None
     found = changes(old.settings, new, running)
+    authority.check_settings(who, [change.setting for change in found])
     refused = refusal(found)
     if refused is None and found:
         checked = await _check(supervisor, old, new, any(c.setting == "instances" for c in found))

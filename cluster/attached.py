@@ -17,6 +17,7 @@ from cluster.progress import Progress
 from cluster.state import WorkerState
 from config import bounded
 from config.errors import UsageError
+from config.secret import clean
 from config.topology import BackendSpec
 from worker.probe import ProbeFailed, Readiness, Target
 
@@ -162,7 +163,9 @@ def parse(urls: tuple[str, ...], key_file: Path | None, epoch: int) -> list[Atta
     key = None
     if key_file is not None:
         try:
-            key = bounded.read_text(key_file.expanduser()).strip()
+            key = clean(bounded.read_text(key_file.expanduser()))
+        except UnicodeDecodeError:  # its words quote what could not be read
+            raise UsageError(f"--backend-key-file {key_file}: not a UTF-8 text file", exit_code=2) from None
         except (OSError, ValueError, RuntimeError) as error:
             raise UsageError(f"--backend-key-file {key_file}: {error}", exit_code=2) from None
     return [_parse_one(f"backend_{number}", url, key, epoch) for number, url in enumerate(urls)]

@@ -20,6 +20,7 @@ def balancer_config(plan: Plan, state: StateDir) -> BalancerConfig:
         resume=settings.resume, migration_limit=settings.migration_limit, stall_timeout=settings.stall_timeout,
         log_format=settings.log_format, access_log=settings.access_log, log_prompts=settings.log_prompts,
         otlp_endpoint=settings.otlp_endpoint, forward_headers=settings.forward_headers,
+        protect_metrics=settings.protect_metrics,
     )
 
 

@@ -68,6 +68,7 @@ EFFECTS: Mapping[str, Effect] = {
     "extra_routes": _E.BALANCER,
     "forward_headers": _E.BALANCER,
     "admin_key": _E.BALANCER,
+    "protect_metrics": _E.BALANCER,
     "allowed_hosts": _E.BALANCER,
     "log_level": _E.BALANCER,
     "log_format": _E.NEVER,

@@ -14,6 +14,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from cluster import commands
+from cluster.api import authority
 from cluster.apply import Apply, apply
 from cluster.commands import Refused
 from cluster.saver import Saver
@@ -21,6 +22,7 @@ from cluster.store import NotSaved
 from config.files import NO_ROOM
 from config.link import CHANGE_BYTES, SEQUENCE_HEADER, bind_unix
 from config.paths import StateDir
+from config.principal import PRINCIPAL_HEADER, Principal, Scope
 
 if TYPE_CHECKING:
     from cluster.supervisor import Supervisor
@@ -28,11 +30,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _KINDS = {
-    404: "NotFoundError", 405: "MethodNotAllowedError", 409: "ConflictError", 413: "RequestTooLargeError",
-    502: "BadGatewayError", 507: "InsufficientStorageError",
+    403: "PermissionDeniedError", 404: "NotFoundError", 405: "MethodNotAllowedError", 409: "ConflictError",
+    413: "RequestTooLargeError", 502: "BadGatewayError", 507: "InsufficientStorageError",
 }  # fmt: skip
 
 _SAVER = web.AppKey("saver", Saver)
+
+#: In a request: the `Principal` that asks.
+_WHO = "principal"
 
 
 def routes(supervisor: Supervisor) -> web.RouteTableDef:
@@ -64,7 +69,7 @@ def routes(supervisor: Supervisor) -> web.RouteTableDef:
 
     @table.post("/v1/cluster/apply")
     async def apply_settings(request: web.Request) -> web.Response:
-        result = await apply(supervisor, commands.parse(Apply, await request.read()))
+        result = await apply(supervisor, commands.parse(Apply, await request.read()), request[_WHO])
         status = 202 if result["changes"] and not result["dry_run"] else 200
         return web.json_response(result, status=status, headers={SEQUENCE_HEADER: _sequence(supervisor)})
 
@@ -90,6 +95,7 @@ def _adapter_routes(table: web.RouteTableDef, supervisor: Supervisor) -> None:
     @table.post("/v1/load_lora_adapter")
     async def load(request: web.Request) -> web.Response:
         body = commands.parse(commands.LoadAdapter, await request.read())
+        authority.check_path(request[_WHO], supervisor.plan.settings.adapter_root)
         status, result = await rollouts.load(body.lora_name, body.lora_path, body.load_inplace, body.description)
         return await answer(result, status)
 
@@ -110,8 +116,12 @@ def _sequence(supervisor: Supervisor) -> str:
 
 @web.middleware
 async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    who = request.headers.get(PRINCIPAL_HEADER)
+    request[_WHO] = authority.UNNAMED if who is None else Principal.from_line(who)
     try:
-        if request.method not in ("GET", "HEAD") and request.path != "/v1/cluster/shutdown":
+        reads = request.method in ("GET", "HEAD")
+        authority.check(request[_WHO], Scope.READ if reads else Scope.ADMIN)
+        if not reads and request.path != "/v1/cluster/shutdown":
             request.app[_SAVER].check()
         return await handler(request)
     except NotSaved as error:

@@ -12,6 +12,7 @@ import httpx
 
 from cluster.client import ClusterError
 from cluster.client.core import root_of, unanswered
+from cluster.client.token import LocalToken
 from cluster.openai_stream import BadStream, Piece, Reading, error_of
 
 #: A worker may take this long (s) over a long prompt, and a request may wait for one before that.
@@ -45,7 +46,8 @@ class OpenAIClient:
         headers = httpx.Headers({"Authorization": f"Bearer {key}"} if key else {}, encoding="utf-8")
         timeout = httpx.Timeout(10.0, read=PATIENCE)
         self._http = httpx.Client(
-            base_url=root_of(url), headers=headers, timeout=timeout, trust_env=False, transport=transport
+            base_url=root_of(url), headers=headers, timeout=timeout, trust_env=False, transport=transport,
+            auth=None if key else LocalToken(),
         )
 
     def __enter__(self) -> OpenAIClient:

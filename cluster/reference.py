@@ -16,7 +16,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Adapters": ("lora", "lora_config", "keep_versions", "adapter_root", "manage_backend_adapters"),
     "GPUs and memory": ("gpus", "instances_per_gpu", "tensor_parallel_size", "cpu_kv_gib"),
     "The address": (
-        "host", "port", "admin_key", "allowed_hosts", "trusted_proxies", "extra_routes", "forward_headers",
+        "host", "port", "admin_key", "protect_metrics", "allowed_hosts", "trusted_proxies", "extra_routes",
+        "forward_headers",
     ),
     "Balancing": ("strategy", "queue_timeout", "lb_processes", "lb_standby", "backend", "backend_key_file"),
     "Streams that go on": ("resume", "migration_limit", "stall_timeout"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 from collections.abc import Callable
 
@@ -14,12 +15,15 @@ from cluster.plan import Plan
 from cluster.standby import end_left
 from cluster.store import NotSaved, Store
 from cluster.supervisor import Supervisor
+from config import admin_token
 from config.paths import StateDir
 from config.settings import Settings, from_json
 from config.strategy_file import last_epoch
 from worker.engines import base
 from worker.process import LocalLauncher
 from worker.spec import EngineSpec
+
+log = logging.getLogger(__name__)
 
 #: How long (s) the balancer may take to end once every worker has stopped.
 _BALANCER_GRACE = 5.0
@@ -61,6 +65,8 @@ async def _serve(
     ready: Callable[[Supervisor], None],
 ) -> None:
     ending = checked.most == 0
+    if not ending:
+        _make_token(state)
     epoch = await _epoch(state, store)
     backends = attached.parse(settings.backend, settings.backend_key_file, epoch)
     supervisor = Supervisor(checked, state, store, LocalLauncher(), [] if ending else backends)
@@ -79,6 +85,13 @@ async def _serve(
         await supervisor.balancer.close()
         await server.cleanup()
         state.control.unlink(missing_ok=True)
+
+
+def _make_token(state: StateDir) -> None:
+    try:
+        admin_token.ensure(state.admin_token)
+    except OSError as error:  # the disk is full: the owner is still known by the kernel, or by the admin key
+        log.warning("%s cannot be written: %s", state.admin_token, error.strerror)
 
 
 async def _epoch(state: StateDir, store: Store) -> int:

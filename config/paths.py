@@ -48,6 +48,16 @@ class StateDir:
         return self.root / "launch.json"
 
     @property
+    def admin_token(self) -> Path:
+        """Whoever can read it may manage the cluster."""
+        return self.root / "admin.token"
+
+    @property
+    def links(self) -> Path:
+        """A file for each one-time link to the page that was not used yet."""
+        return self.root / "links"
+
+    @property
     def counters(self) -> Path:
         """Of the first balancer process; the others' lie beside it (``counters-1.bin`` …)."""
         return self.root / "counters.bin"

@@ -22,6 +22,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from config import bounded, locations
 from config.errors import UsageError, nearest
 from config.paths import default_state_dir
+from config.secret import clean
 from config.topology import STRATEGIES
 
 PREFIX = "CLUSTERCTL_"
@@ -145,7 +146,10 @@ class Settings(BaseSettings):
     forward_headers: Annotated[tuple[str, ...], NoDecode] = _setting(
         "forward_headers", (), "more of the clients' headers that workers and attached servers get"
     )
-    admin_key: str | None = _setting("admin_key", None, "bearer token for /v1/cluster, /v1/system and adapters")
+    admin_key: str | None = _setting(
+        "admin_key", None, "bearer token for /v1/cluster, /v1/system and adapters", repr=False
+    )
+    protect_metrics: bool = _setting("protect_metrics", False, "/metrics needs a credential on loopback too")
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = _setting(
         "allowed_hosts", (), "more names by which the management API may be called"
     )
@@ -217,6 +221,11 @@ class Settings(BaseSettings):
         if value is not None and (urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).hostname):
             raise ValueError(f"{value!r} is no URL such as http://127.0.0.1:4318")
         return value
+
+    @field_validator("admin_key")
+    @classmethod
+    def _key(cls, value: str | None) -> str | None:
+        return clean(value) if value else None
 
     @field_validator("engine_args", mode="before")
     @classmethod
@@ -476,8 +485,22 @@ def cluster_port(url: str | None = None) -> int:
 def own_api_key() -> str | None:
     """For the inference endpoints of whatever server is asked. ``OPENAI_API_KEY`` is not read: it is somebody else's
     secret, and not for every URL."""
-    return os.environ.get("CLUSTERCTL_API_KEY") or None
+    return _own_key("CLUSTERCTL_API_KEY")
+
+
+def own_state_dir(port: int) -> Path:
+    """Of the cluster on ``port`` of this machine, as far as its commands are told."""
+    return Path(os.environ.get(f"{PREFIX}STATE_DIR") or default_state_dir(port)).expanduser()
 
 
 def own_admin_key() -> str | None:
-    return os.environ.get("CLUSTERCTL_ADMIN_KEY") or None
+    return _own_key("CLUSTERCTL_ADMIN_KEY")
+
+
+def _own_key(variable: str) -> str | None:
+    """Raises UsageError for one that no header can carry."""
+    try:
+        value = os.environ.get(variable)
+        return clean(value) if value else None
+    except ValueError as error:
+        raise UsageError(f"environment {variable}: {error}", exit_code=2) from None

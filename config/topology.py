@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 #: States in which the balancer may start new requests on a backend / lets running ones finish. A backend in any
@@ -39,7 +39,7 @@ class BackendSpec:
     path: str = ""
     weight: int = 1
     managed: bool = True
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
     models: tuple[dict[str, Any], ...] = ()
     expected: tuple[str, ...] = ()
 
@@ -90,7 +90,7 @@ class BalancerConfig:
     host: str
     port: int
     queue_timeout: float
-    admin_key: str | None = None
+    admin_key: str | None = field(default=None, repr=False)
     log_level: str = "info"
     processes: int = 1
     max_body: int = 64 * 1024 * 1024
@@ -109,6 +109,7 @@ class BalancerConfig:
     log_prompts: bool = False
     otlp_endpoint: str | None = None
     forward_headers: tuple[str, ...] = ()
+    protect_metrics: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -21,7 +21,9 @@ from yarl import URL
 
 from config.link import SEQUENCE_HEADER
 from config.paths import StateDir, short_socket_path
+from config.principal import PRINCIPAL_HEADER
 from lb import exposition
+from lb.admission.ui_sessions import UiSessions
 from lb.cluster_metrics import ClusterSeries, mean_latency, scraped
 from lb.counters import ADAPTER, Counters
 from lb.errors import AttemptFailed, ProxyError, Source
@@ -57,11 +59,11 @@ _YES_OR_NO = {"0": False, "false": False, "1": True, "true": True}
 class Admin:
     def __init__(
         self, pool: Pool, link: Link, counters: Counters, metrics: Metrics, proxy: Proxy, siblings: Siblings,
-        state: StateDir, why: Why, events: EventFeed | None = None,
+        state: StateDir, why: Why, sessions: UiSessions, events: EventFeed | None = None,
     ) -> None:
         self._pool, self._link, self._counters = pool, link, counters
         self._metrics, self._proxy, self._siblings = metrics, proxy, siblings
-        self._state = state
+        self._state, self._sessions = state, sessions
         self.events, self.why = events or EventFeed(), why
         self.recorder = Recorder(state.root, counters, metrics, self._tokens_made)
         self._live, self._ui = Live(self.status, self.recorder, self.events, self._gpus), Page()
@@ -89,6 +91,8 @@ class Admin:
             "/v1/cluster/restart": {"POST": change},
             "/v1/cluster/apply": {"POST": change},
             "/v1/cluster/shutdown": {"POST": change},
+            "/v1/cluster/ui/link": {"POST": self._sessions.link},
+            "/v1/cluster/ui/session": {"POST": self._sessions.session},
             "/v1/cluster/instances/{name}": {"PATCH": change},
             "/v1/cluster/instances/{name}/drain": {"POST": change, "DELETE": change},
             "/v1/cluster/instances/{name}/logs": {"GET": self._logs},
@@ -297,7 +301,10 @@ class Admin:
         method = "GET" if request.method == "HEAD" else request.method  # the same head, of the same body
         patience = aiohttp.ClientTimeout(total=_QUESTION_S if method == "GET" else _CHANGE_S)
         try:
-            async with self._control.request(method, _at_supervisor(request), data=body, timeout=patience) as answer:
+            async with self._control.request(
+                method, _at_supervisor(request), data=body, timeout=patience,
+                headers={PRINCIPAL_HEADER: request.headers.get(PRINCIPAL_HEADER, "")},
+            ) as answer:
                 return answer, await answer.text()
         except TimeoutError:
             done = "" if method == "GET" else "; the change may still be made: see /v1/cluster/events"

@@ -17,14 +17,20 @@ from aiohttp.typedefs import Handler, Middleware
 from config.aio import Tasks
 from config.link import CHANGE_BYTES, Phase
 from config.paths import StateDir
+from config.peer_credentials import owners
+from config.principal import Principal
 from config.strategy_file import StrategyReader
 from config.topology import BackendSet, BalancerConfig
 from lb.admin import Admin
+from lb.admission.credentials import Credentials
+from lb.admission.proxy_signs import sign_of_proxy
+from lb.admission.ui_sessions import UiSessions
+from lb.client import ClientConnection
 from lb.counters import Counters
 from lb.errors import ProxyError, error_body
 from lb.events import EventFeed
 from lb.front import Front
-from lb.guard import Guard
+from lb.guard import Caller, Guard
 from lb.headers import FORWARDED, Trusted
 from lb.http1.request import RequestHead
 from lb.inner import InnerEndpoint
@@ -74,16 +80,15 @@ def _errors(metrics: Metrics) -> Middleware:
     return middleware
 
 
-def _check(guard: Guard) -> Callable[[RequestHead, str, str], None]:
-    fields = ("Host", "Origin", "Authorization", "X-Forwarded-For", "Forwarded")
-
-    def check(head: RequestHead, peer: str, local: str) -> None:
-        given = {name: head.find(name.lower().encode()) for name in fields}
-        given["Host"] = head.host
-        if (key := given["Authorization"]) is not None:  # bytes are read as Latin-1, and sent as UTF-8
-            given["Authorization"] = key.encode("latin-1").decode(errors="surrogateescape")
-        present = {name: value for name, value in given.items() if value is not None}
-        guard.check(peer=peer, local=local, headers=present)
+def _check(guard: Guard) -> Callable[[RequestHead, ClientConnection], Principal]:
+    def check(head: RequestHead, connection: ClientConnection) -> Principal:
+        key = head.find(b"authorization") or ""
+        caller = Caller(
+            connection.peer, connection.local, head.host, connection.peer_uid, head.find(b"origin"),
+            key.encode("latin-1").decode(errors="surrogateescape"),  # bytes are read as Latin-1, and sent as UTF-8
+            sign_of_proxy(head),
+        )  # fmt: skip
+        return guard.admit(head.path, head.method, caller)
 
     return check
 
@@ -169,13 +174,15 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
         "clusterctl_access_log_dropped_total", "Lines of the access log that were not written", (),
         lambda: [((), float(observers.dropped()))],
     )
-    admin = Admin(pool, link, counters, metrics, proxy, siblings, state, why, events)
+    credentials = Credentials(config.admin_key, state)
+    admin = Admin(pool, link, counters, metrics, proxy, siblings, state, why, UiSessions(credentials), events)
     app = web.Application(middlewares=[_errors(metrics)], client_max_size=CHANGE_BYTES)
     admin.add_routes(app.router)
     runner = web.AppRunner(
         app, access_log=None, handler_cancellation=True, auto_decompress=False, shutdown_timeout=_SHUTDOWN_S
     )
-    guard = Guard(config.admin_key, (socket.gethostname(), config.host, *config.allowed_hosts))
+    names = (socket.gethostname(), config.host, *config.allowed_hosts)
+    guard = Guard(credentials, owners(), names, config.protect_metrics)
     limits = Limits(
         max_body=config.max_body, buffer=config.stream_buffer, connections=config.max_connections,
         head=config.head_timeout, body=config.body_timeout,

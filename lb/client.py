@@ -16,6 +16,7 @@ from enum import Enum, auto
 from time import monotonic
 from typing import cast
 
+from config.peer_credentials import uid_of_peer
 from lb.body import AT_ONCE
 from lb.downstream.intake import Intake
 from lb.errors import ProxyError, Source, phrase
@@ -57,8 +58,8 @@ class ClientConnection(asyncio.Protocol):
 
     __slots__ = (
         "_at", "_body", "_buffer", "_exchange", "_full", "_heads", "_held", "_intake", "_left", "_paused", "_reading",
-        "_request", "_searched", "_served", "_service", "_since", "_skipped", "_transport", "close_after", "local",
-        "peer", "write",
+        "_request", "_searched", "_served", "_service", "_since", "_skipped", "_transport", "_uid", "close_after",
+        "local", "peer", "write",
     )  # fmt: skip
 
     def __init__(self, service: Service) -> None:
@@ -81,6 +82,16 @@ class ClientConnection(asyncio.Protocol):
         self._since = 0.0
         self.close_after = False
         self.peer = self.local = ""
+        self._uid: int | None = None
+
+    def peer_uid(self) -> int | None:
+        """The user whose connection it is, None where the kernel does not tell. It is asked once: a connection does
+        not change hands without its holder's help."""
+        if self._uid is None and self._transport is not None:
+            peer, local = (self._transport.get_extra_info(name) for name in ("peername", "sockname"))
+            if peer and local:
+                self._uid = uid_of_peer(peer[:2], local[:2])
+        return self._uid
 
     @property
     def exchange(self) -> Exchange | None:
@@ -345,7 +356,7 @@ class ClientConnection(asyncio.Protocol):
         self.close_after = False
         length = head.length
         try:
-            request.id = service.admit(head, self.peer, self.local)
+            request.id = service.admit(request, self)
             if length and length > service.limits.max_body:
                 raise ProxyError(413, f"a body of more than {service.limits.max_body} bytes")
             scan = None if length is not None and length <= AT_ONCE else service.scan(head)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 
 from config.aio import Tasks
+from config.principal import Principal
 from lb import body, headers, routes
 from lb.client import ClientConnection
 from lb.errors import ProxyError
@@ -42,11 +43,12 @@ def _check_coding(head: RequestHead) -> None:
 
 
 class Front:
-    """Implements `lb.client.Service`. ``guard`` raises ProxyError for who may not manage the cluster."""
+    """Implements `lb.client.Service`. ``guard`` says who asks a route of ours that is not open, and raises ProxyError
+    for who may not."""
 
     def __init__(
-        self, proxy: Proxy, inner: InnerEndpoint, guard: Callable[[RequestHead, str, str], None], limits: Limits,
-        routes_too: frozenset[str] = frozenset(),
+        self, proxy: Proxy, inner: InnerEndpoint, guard: Callable[[RequestHead, ClientConnection], Principal],
+        limits: Limits, routes_too: frozenset[str] = frozenset(),
     ) -> None:
         self.limits, self.closing = limits, False
         self._proxy, self._inner, self._guard, self._routes_too = proxy, inner, guard, routes_too
@@ -121,7 +123,8 @@ class Front:
         if not self._connections:
             self._empty.set()
 
-    def admit(self, head: RequestHead, peer: str, local: str) -> str:
+    def admit(self, request: Request, connection: ClientConnection) -> str:
+        head = request.head
         route = head.notes.get(Route)
         if route is None:
             route = routes.of(head.path, self._routes_too)
@@ -130,7 +133,7 @@ class Front:
                 _check_coding(head)
             head.notes[Route] = route  # of a head that is admitted: the next one like it need not be looked at
         if route.ours and not route.open:
-            self._guard(head, peer, local)
+            request.principal = self._guard(head, connection)
         return self.identify(head)
 
     def identify(self, head: RequestHead | None) -> str:

@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable
 
 from config.aio import Tasks
+from config.principal import PRINCIPAL_HEADER
 from lb import headers
 from lb.client import ClientConnection
 from lb.connection import WorkerConnection
@@ -73,12 +74,13 @@ class InnerExchange(Relayed):
     def _send(self, connection: WorkerConnection) -> None:
         request = self._request
         self._task, self._relay = None, Relay(self, self._client, connection, request)
-        self._relay.send(
-            headers.to_worker(
-                request.head, host=request.head.host.encode() or b"localhost", prefix="", forwarded=b"",
-                request_id=request.id, api_key=None, length=request.length, names=None,
-            )
+        head = headers.to_worker(
+            request.head, host=request.head.host.encode() or b"localhost", prefix="", forwarded=b"",
+            request_id=request.id, api_key=None, length=request.length, names=None,
         )
+        # Not noted with the head: what a caller may can change between two requests that are alike.
+        who = request.principal.line() if request.principal is not None else ""
+        self._relay.send(b"%b\r\n%b: %b\r\n\r\n" % (head[:-4], PRINCIPAL_HEADER.encode(), who.encode()))
 
     # from the client
 

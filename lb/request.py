@@ -6,6 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from config.principal import Principal
 from lb import body
 from lb.body import Scan
 from lb.errors import ProxyError
@@ -70,7 +71,7 @@ class Upload:
 @dataclass(slots=True)
 class Request:
     """``body`` is whole, unless there is an ``upload``; then it is what the upload begins with. ``facts``: what is
-    known of it, if somebody has looked already."""
+    known of it, if somebody has looked already. ``principal``: who asks, of a request for the management API."""
 
     head: RequestHead
     body: bytes
@@ -79,6 +80,7 @@ class Request:
     id: str
     upload: Upload | None = None
     facts: Facts | None = None
+    principal: Principal | None = None
 
     @property
     def length(self) -> int | None:
@@ -116,7 +118,7 @@ class Service(Protocol):
         """Whether there is room for one more."""
 
     def closed(self, connection: ClientConnection) -> None: ...
-    def admit(self, head: RequestHead, peer: str, local: str) -> str:
+    def admit(self, request: Request, connection: ClientConnection) -> str:
         """Before the body is read; the request's id. Raises ProxyError."""
 
     def exchange(self, client: ClientConnection, request: Request) -> Exchange: ...

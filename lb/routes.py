@@ -27,7 +27,13 @@ _MOST_SHOWN = 256
 
 
 #: What the balancer answers itself, for everybody.
-_OPEN = frozenset({"/health", "/metrics", "/v1/models"})
+_OPEN = frozenset({"/health", "/v1/models"})
+
+#: For everybody on this machine.
+METRICS = "/metrics"
+
+#: For whoever has a code that works once: asked for from the page, of this site only.
+SESSION = "/v1/cluster/ui/session"
 
 #: What it answers to those only who may manage the cluster: adapter routes change it.
 _PROTECTED = (
@@ -74,7 +80,7 @@ def shown(text: str) -> str:
 
 def of(path: str, further: frozenset[str] = frozenset()) -> Route:
     """``further``: paths that are passed on as well, with GET and POST."""
-    if path in _OPEN or path.startswith(_PROTECTED):
+    if path in _OPEN or path == METRICS or path.startswith(_PROTECTED):
         return Route(path, ours=True, open=path in _OPEN)
     if (path in _PAGE and path not in further) or path.startswith("/ui/"):
         return Route(path, ours=True, open=True)

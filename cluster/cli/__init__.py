@@ -17,7 +17,7 @@ class _Group(click.Group):
         "up": "up", "down": "down", "status": "operate", "top": "top", "scale": "operate", "strategy": "operate",
         "restart": "operate", "drain": "planned", "apply": "planned", "weight": "operate", "logs": "operate",
         "events": "events", "why": "why", "lora": "lora", "chat": "chat", "infer": "infer", "bench": "bench",
-        "config": "settings", "doctor": "doctor", "plan": "sizing", "state": "state",
+        "ui": "ui", "config": "settings", "doctor": "doctor", "plan": "sizing", "state": "state",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:

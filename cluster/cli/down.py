@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +15,7 @@ import click
 from cluster import lock
 from cluster.cli.common import client, state_dir_option, url_option
 from cluster.client import ClusterClient, ClusterError
+from cluster.client.token import is_of_this_machine
 from config.errors import UsageError
 from config.paths import StateDir, default_state_dir
 from config.settings import cluster_port, cluster_url
@@ -65,16 +64,10 @@ def find(url: str | None) -> Path | None:
 
 
 def _is_of_this_machine(url: str) -> bool:
-    """Only an address of ours can be bound."""
     try:
-        host = urlsplit(url).hostname
-        for family, kind, protocol, _, address in socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM):
-            with contextlib.suppress(OSError), socket.socket(family, kind, protocol) as probe:
-                probe.bind(address)
-                return True
-    except (OSError, ValueError):
-        pass
-    return False
+        return is_of_this_machine(urlsplit(url).hostname or "")
+    except ValueError:
+        return False
 
 
 def _belongs(state: StateDir, status: Mapping[str, Any]) -> bool:

@@ -29,6 +29,7 @@ from cluster.client.results import (
     StrategySet,
     SystemHealth,
     SystemMetrics,
+    UiLink,
     Weighted,
 )
 from cluster.client.sync import ClusterClient
@@ -36,5 +37,5 @@ from cluster.client.sync import ClusterClient
 __all__ = [
     "SLOW", "Adapter", "AdapterChanged", "AdapterDetail", "AdapterUnloaded", "Applied", "AsyncClusterClient",
     "ClusterClient", "ClusterError", "Drained", "Event", "Instance", "Model", "Restarting", "Scaled", "ShuttingDown",
-    "Status", "StrategySet", "SystemHealth", "SystemMetrics", "Weighted",
+    "Status", "StrategySet", "SystemHealth", "SystemMetrics", "UiLink", "Weighted",
 ]  # fmt: skip

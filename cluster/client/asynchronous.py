@@ -32,7 +32,8 @@ class AsyncClusterClient:
         self._place = place = Place(url, admin_key, state_dir)
         transport = httpx.AsyncHTTPTransport(uds=place.socket) if place.socket else None
         self._http = httpx.AsyncClient(
-            base_url=place.base_url, headers=place.headers, timeout=timeout, trust_env=False, transport=transport
+            base_url=place.base_url, headers=place.headers, timeout=timeout, trust_env=False, transport=transport,
+            auth=place.auth,
         )
 
     @property
@@ -133,6 +134,10 @@ class AsyncClusterClient:
     async def shutdown(self, now: bool = False) -> r.ShuttingDown:
         """Drains, then stops everything; ``now`` does not wait for running requests."""
         return await self._do(calls.shutdown(now))
+
+    async def ui_link(self) -> r.UiLink:
+        """A code for the page, good once."""
+        return await self._do(calls.ui_link())
 
     # adapters
 

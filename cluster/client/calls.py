@@ -133,6 +133,10 @@ def shutdown(now: bool) -> Call[r.ShuttingDown]:
     return Call("POST", "/v1/cluster/shutdown", as_object(r.ShuttingDown), {"now": now})
 
 
+def ui_link() -> Call[r.UiLink]:
+    return Call("POST", "/v1/cluster/ui/link", as_object(r.UiLink), {})
+
+
 # adapters
 
 

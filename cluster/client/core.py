@@ -12,6 +12,7 @@ from typing import Any, Generic, NoReturn, TypeVar, cast
 
 import httpx
 
+from cluster.client.token import LocalToken
 from config.paths import StateDir, short_socket_path
 
 T = TypeVar("T")
@@ -75,6 +76,11 @@ class Place:
     @property
     def base_url(self) -> str:
         return "http://supervisor" if self.state_dir is not None else root_of(self.url)
+
+    @property
+    def auth(self) -> httpx.Auth | None:
+        """For where no key is given."""
+        return LocalToken() if self.state_dir is None and not self.admin_key else None
 
     @property
     def headers(self) -> httpx.Headers:

@@ -172,6 +172,13 @@ class ShuttingDown(TypedDict):
     shutting_down: bool
 
 
+class UiLink(TypedDict):
+    """``code`` opens the page once, as ``/ui/#code=…``, within ``expires_in`` seconds."""
+
+    code: str
+    expires_in: float
+
+
 class Event(TypedDict):
     """``kind`` stays the same when the words of ``text`` change."""
 

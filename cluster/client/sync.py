@@ -31,7 +31,8 @@ class ClusterClient:
         self._place = place = Place(url, admin_key, state_dir)
         transport = httpx.HTTPTransport(uds=place.socket) if place.socket else None
         self._http = httpx.Client(
-            base_url=place.base_url, headers=place.headers, timeout=timeout, trust_env=False, transport=transport
+            base_url=place.base_url, headers=place.headers, timeout=timeout, trust_env=False, transport=transport,
+            auth=place.auth,
         )
 
     @property
@@ -132,6 +133,10 @@ class ClusterClient:
     def shutdown(self, now: bool = False) -> r.ShuttingDown:
         """Drains, then stops everything; ``now`` does not wait for running requests."""
         return self._do(calls.shutdown(now))
+
+    def ui_link(self) -> r.UiLink:
+        """A code for the page, good once."""
+        return self._do(calls.ui_link())
 
     # adapters
 

@@ -31,8 +31,8 @@ ADAPTER = b"x-amzn-sagemaker-adapter-identifier"
 _OURS = frozenset(
     {
         b"host", b"content-length", b"expect", b"authorization", b"x-request-id", b"x-forwarded-for",
-        b"x-forwarded-proto", b"x-forwarded-host", b"forwarded", ADAPTER,
-        *fields.HOP_BY_HOP,
+        b"x-forwarded-proto", b"x-forwarded-host", b"forwarded", b"x-cluster-principal",
+        ADAPTER, *fields.HOP_BY_HOP,
     }
 )  # fmt: skip
 

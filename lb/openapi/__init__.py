@@ -23,7 +23,8 @@ _ABOUT = """\
 One URL for a cluster of workers: see it, scale it, restart it, load adapters.
 
 Who may: where an admin key is set (`CLUSTERCTL_ADMIN_KEY`), whoever sends it as `Authorization: Bearer …` (else 401);
-where none is, clients of this machine only. A request whose `Host` or `Origin` is of another site is refused (403).
+where none is, the user who runs the cluster, and root, on its machine and through no proxy (else 403), or whoever sends
+the token in `admin.token` of the state directory. A request whose `Host` or `Origin` is another site's is 403.
 Bodies are JSON and declared as `application/json` (else 415); unknown fields are refused (400). A method that a path
 does not take is 405, with `Allow`. `HEAD` works wherever `GET` does. Changes are answered with 202 when they are
 accepted: `GET /v1/cluster/status` shows `supervisor.settled` once they are done. Answers may get further fields."""
@@ -47,7 +48,8 @@ def document() -> Json:
             "securitySchemes": {
                 "adminKey": {
                     "type": "http", "scheme": "bearer",
-                    "description": "`CLUSTERCTL_ADMIN_KEY`. A cluster without one takes local clients, and any key.",
+                    "description": "`CLUSTERCTL_ADMIN_KEY`; without one, `admin.token` of the state directory, which "
+                    "the owner of the cluster does not need on its machine. Or a session of the page.",
                 },
             },
             "schemas": dict(SCHEMAS),

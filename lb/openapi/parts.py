@@ -139,9 +139,9 @@ CHANGE = (503, 507)
 ERRORS: Mapping[str, Json] = {
     "BadRequest": _error("It is not understood", "BadRequestError", 400, "count: Input should be a valid integer",
                          "count"),
-    "Unauthorized": _error("The admin key is missing or wrong", "AuthenticationError", 401,
+    "Unauthorized": _error("The bearer token is missing, wrong or used up", "AuthenticationError", 401,
                            "missing or wrong admin key: Authorization: Bearer … is needed"),
-    "Forbidden": _error("Not from there: another site, or no local client and no admin key set",
+    "Forbidden": _error("Not from there: another site, another user or machine, a proxy",
                         "PermissionDeniedError", 403, "Host 'evil.example' is not a name of this cluster"),
     "NotFound": _error("There is none of that name", "NotFoundError", 404,
                        "no instance 'instance_9'; there are: instance_0", "instance_id"),

@@ -113,6 +113,16 @@ PATHS: Mapping[str, Json] = {
         {202: json_answer("Accepted", ref("ShuttingDown"), {"shutting_down": True})}, errors=(503,),
         body=json_body(ref("Shutdown"), {"At once": {"now": True}}),
     )},
+    "/v1/cluster/ui/link": {"post": operation(
+        "ui_link", "cluster", "A code that opens the page once",
+        {200: json_answer("Good for a minute: `HOST/ui/#code=…`", ref("UiLink"), {"code": "…", "expires_in": 60})},
+        errors=(507,), body=json_body(ref("UiLinkWanted"), {"One": {}}),
+    )},
+    "/v1/cluster/ui/session": {"post": operation(
+        "ui_session", "cluster", "A bearer token for such a code",
+        {200: json_answer("The code is used up", ref("UiSession"), {"token": "…", "expires_in": 43200})},
+        errors=(401, 403), body=json_body(ref("UiCode"), {"From a link": {"code": "…"}}), public=True,
+    )},
     "/v1/cluster/instances/{name}": {"patch": operation(
         "weight", "cluster", "The weight of an instance, for the strategy `weighted`",
         {200: json_answer("In force", ref("Weighted"), {"instance_id": "instance_0", "weight": 3})},

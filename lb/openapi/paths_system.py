@@ -15,7 +15,8 @@ PATHS: Mapping[str, Json] = {
     )},
     "/metrics": {"get": operation(
         "metrics", "system", "Everything for Prometheus: the cluster's own series, and every worker's",
-        {200: plain("Text format 0.0.4", "text/plain")}, public=True,
+        {200: plain("Text format 0.0.4", "text/plain")}, errors=(401, 403), public=True,
+        words="For everybody on this machine (unless `protect_metrics` is set); others need a bearer token.",
     )},
     "/v1/models": {"get": operation(
         "models", "system", "What a request's `model` can be",

@@ -129,6 +129,10 @@ SCHEMAS: Mapping[str, Json] = {
         "spare": or_null(TEXT), "restarting": array(TEXT),
     }),
     "ShuttingDown": answer({"shutting_down": FLAG}),
+    "UiLinkWanted": question(),
+    "UiLink": answer({"code": TEXT, "expires_in": described(NUMBER, "Seconds")}),
+    "UiCode": question({"code": TEXT}),
+    "UiSession": answer({"token": TEXT, "expires_in": described(NUMBER, "Seconds")}),
     "Event": answer({
         "id": described(COUNT, "Rises; has gaps"), "at": described(NUMBER, "Seconds since 1970"), "subject": TEXT,
         "kind": described(TEXT, "Stays the same when the words change"), "text": described(TEXT, "A sentence"),

@@ -4,7 +4,7 @@ import * as adapters from "./adapters.js";
 import { asking, key } from "./api.js";
 import { $, put } from "./dom.js";
 import * as events from "./events.js";
-import { showKey } from "./key.js";
+import { showKey, useLink } from "./key.js";
 import { store } from "./live.js";
 import * as overview from "./overview.js";
 import * as playground from "./playground.js";
@@ -52,7 +52,10 @@ async function toggleKey() {
 store.addEventListener("link", showLink);
 $("key").addEventListener("click", toggleKey);
 $("banner").lastElementChild.addEventListener("click", toggleKey);
-addEventListener("hashchange", route);
+addEventListener("hashchange", async (event) => {
+  if (await useLink()) store.start(false); // opened in a tab that shows the page already
+  route(event);
+});
 document.addEventListener("visibilitychange", () => {
   // Browsers open few connections to one server: a tab that nobody sees needs none.
   if (document.hidden) store.pause();
@@ -62,5 +65,6 @@ overview.start();
 events.start();
 adapters.start();
 playground.start();
+await useLink();
 route();
 store.start();

@@ -1,8 +1,8 @@
 // Asks for the admin key, where one is set.
 
 import { $ } from "./dom.js";
-import { asking, key } from "./api.js";
-import { ask } from "./dialog.js";
+import { asking, call, key } from "./api.js";
+import { ask, toast } from "./dialog.js";
 import { store } from "./live.js";
 
 let open = null;
@@ -18,14 +18,30 @@ async function question(refused) {
   await ask({
     title: "Admin key",
     text: refused
-      ? "That key was refused. The key that the cluster was started with (CLUSTERCTL_ADMIN_KEY) is needed."
-      : "This cluster is managed with a key: the one it was started with (CLUSTERCTL_ADMIN_KEY). It is kept in this tab only.",
+      ? "That key was refused. The key that the cluster was started with (CLUSTERCTL_ADMIN_KEY) is needed, or a new link from `clusterctl ui`."
+      : "This cluster is managed with a key: the one it was started with (CLUSTERCTL_ADMIN_KEY). It is kept in this tab only. `clusterctl ui` prints a link that needs none.",
     action: "Unlock",
     fields: [{ name: "key", label: "Key", type: "password", required: true }],
     run: async (values) => { key.set(values.key); given = true; },
   });
   if (given && store.link === "locked") store.start(); // whoever it was that asked
   return given;
+}
+
+/** A link from `clusterctl ui` ends in a code that is good once: exchanged for a key of this tab. Whether it was. */
+export async function useLink() {
+  const code = /^#code=([\w-]+)$/.exec(location.hash)?.[1];
+  if (code === undefined) return false;
+  history.replaceState(null, "", location.pathname + location.search); // a used code is of no use to the history
+  try {
+    const path = "v1/cluster/ui/session";
+    const session = await call(path, { method: "POST", body: { code }, managed: false });
+    key.set(session.token);
+    return true;
+  } catch (error) {
+    toast(error.message);
+    return false;
+  }
 }
 
 export function showKey(needed) {

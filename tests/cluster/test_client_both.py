@@ -54,7 +54,8 @@ ASKED: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("undrain", ("instance_0",), {}), ("weight", ("instance_0", 3), {}), ("apply", ({"port": 1},), {"dry_run": True}),
     ("shutdown", (), {"now": True}), ("adapters", (), {}), ("adapter", ("x",), {}), ("unload_adapter", ("x",), {}),
     ("load_adapter", ("x", Path("/a")), {"replace": True}), ("rollback_adapter", ("x", 2), {}),
-    ("events", (5, 17), {}), ("events", (), {}), ("healthy", (), {}), ("ask", ("m", "hello", 3), {}),
+    ("events", (5, 17), {}), ("events", (), {}), ("ui_link", (), {}), ("healthy", (), {}),
+    ("ask", ("m", "hello", 3), {}),
 ]  # fmt: skip
 
 
@@ -290,7 +291,7 @@ KINDS = {
     name: getattr(results, name)
     for name in (
         "Status", "Supervisor", "LoadBalancer", "Instance", "Scaled", "StrategySet", "Restarting", "Drained",
-        "Weighted", "Applied", "ShuttingDown", "Event", "AdapterOnInstance", "Adapter", "AdapterDetail",
+        "Weighted", "Applied", "ShuttingDown", "UiLink", "Event", "AdapterOnInstance", "Adapter", "AdapterDetail",
         "AdapterVersion",
         "AdapterChanged", "AdapterUnloaded", "SystemHealth", "SystemMetrics",
     )
@@ -320,4 +321,4 @@ def test_every_path_of_the_description_has_a_method() -> None:
     described = {
         (method, path.replace("{name}", "x")) for path, methods in document()["paths"].items() for method in methods
     }
-    assert described - asked <= {("get", "/metrics"), ("get", "/v1/cluster/live")}
+    assert described - asked <= {("get", "/metrics"), ("get", "/v1/cluster/live"), ("post", "/v1/cluster/ui/session")}

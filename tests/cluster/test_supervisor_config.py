@@ -17,7 +17,7 @@ def test_every_setting_of_the_balancer_reaches_it(tmp_path: Path) -> None:
         "extra_routes": ("/v1/mine",), "max_connections": 7, "head_timeout": 2.5, "body_timeout": 3.5,
         "stream_buffer": 65536, "resume": False, "migration_limit": 1, "stall_timeout": 4.5,
         "log_format": "json", "access_log": "0.5", "log_prompts": True, "otlp_endpoint": "http://127.0.0.1:4318",
-        "forward_headers": ("x-tenant",),
+        "forward_headers": ("x-tenant",), "protect_metrics": True,
     }  # fmt: skip
     settings = load({"engine": "sim", "lb_processes": 3, **given})
     config = balancer_config(plan.make(settings), StateDir(tmp_path))

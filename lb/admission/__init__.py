@@ -1,0 +1,1 @@
+"""Who may ask for what: the callers that are known, and how."""
