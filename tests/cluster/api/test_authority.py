@@ -15,7 +15,8 @@ ADMIN = Principal("a", frozenset({Scope.ADMIN}))
 GUARDED = (
     "engine_args", "model", "engine", "adapter_root", "admin_key", "protect_metrics", "trusted_proxies", "log_prompts",
     "extra_routes", "otlp_endpoint", "allowed_hosts", "host", "port", "state_dir", "lora", "lora_config", "backend",
-    "backend_key_file", "forward_headers", "manage_backend_adapters", "access_log", "log_level", "max_body", "max_connections",
+    "backend_key_file", "forward_headers", "manage_backend_adapters", "access_log", "log_level", "max_body",
+    "max_connections",
 )  # fmt: skip
 
 
