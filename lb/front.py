@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 #: Seconds between two looks at what takes too long.
 _SWEEP_S = 0.5
 
+#: Characters of a path with its query that the management API reads.
+_MOST_TARGET = 8000
+
 #: The same for one that has been replaced.
 _RETIRE_LOOK_S = 0.1
 
@@ -128,6 +131,8 @@ class Front:
         route = head.notes.get(Route)
         if route is None:
             route = routes.of(head.path, self._routes_too)
+            if route.ours and len(head.target) > _MOST_TARGET:
+                raise ProxyError(414, f"a target of more than {_MOST_TARGET:,} characters")
             if not route.ours:
                 route.check(head.method)
                 _check_coding(head)

@@ -20,7 +20,7 @@ _POST = frozenset(
 WEBSOCKET = frozenset({"/v1/realtime"})
 RESPONSES = "/v1/responses"
 INVOCATIONS = "/invocations"
-_RESPONSE = re.compile(r"/v1/responses/([^/?#]+)(/cancel)?")
+_RESPONSE = re.compile(r"/v1/responses/([^/?#]{1,256})(/cancel)?")
 
 #: Characters of a path that is repeated.
 _MOST_SHOWN = 256
