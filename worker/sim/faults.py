@@ -3,7 +3,8 @@
 A fault fires at once (``die``, ``hang`` …) or when a stream has sent ``after_chunks`` chunks; ``count`` ends
 it after so many firings and ``for_s`` after so many seconds. ``garbage`` comes in place of an answer or, with
 ``after_chunks``, in the middle of a stream. ``poison`` is for life: a request whose prompt holds ``text`` kills every
-worker that has it on, so it belongs on the command line.
+worker that has it on, so it belongs on the command line. With ``kills=engine`` the engine alone dies of it, as vLLM's
+does: its API server answers 500 for a moment, and exits with 0.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ REQUEST = frozenset({"error500", "garbage", "refuse_lora", "slow_lora", "slow_he
 KINDS = PROCESS | STREAM | REQUEST | {"slow", "poison"}
 # Those that may wait for a stream to have sent so many chunks.
 _LATE = PROCESS | STREAM | {"garbage"}
-_OPTIONS = {"after_chunks": int, "count": int, "for_s": float, "factor": float, "delay_s": float, "text": str}
+_OPTIONS = {
+    "after_chunks": int, "count": int, "for_s": float, "factor": float, "delay_s": float, "text": str, "kills": str,
+}  # fmt: skip
+_VICTIMS = ("process", "engine")
 
 
 @dataclass(slots=True)
@@ -38,8 +42,9 @@ class Fault:
     # slow: how many times slower; slow_lora and slow_health: how much later.
     factor: float = 10.0
     delay_s: float = 5.0
-    # poison: what the prompt holds.
+    # poison: what the prompt holds, and whether the process dies or its engine only.
     text: str = "poison"
+    kills: str = "process"
 
     def as_json(self, now: float) -> dict[str, Any]:
         """The fault as the control route shows it."""
@@ -62,6 +67,8 @@ def parse(options: Mapping[str, Any], now: float) -> Fault:
             given[name] = _OPTIONS[name](value)
         except (TypeError, ValueError):
             raise ApiError(f"{name} must be a number, got {value!r}", param=name) from None
+    if given.get("kills", _VICTIMS[0]) not in _VICTIMS:
+        raise ApiError(f"kills must be one of {', '.join(_VICTIMS)}, got {given['kills']!r}", param="kills")
     seconds = given.pop("for_s", None)
     if kind in STREAM:
         given.setdefault("after_chunks", 1)

@@ -123,6 +123,7 @@ async def _with_faults(worker: Worker, http: web.Request, job: Job) -> AsyncGene
 async def _hit(worker: Worker, http: web.Request, job: Job, sent: int, poison: Fault | None) -> None:
     if poison is not None and sent >= (poison.after_chunks or 0):
         worker.act(poison)
+        await worker.engine.stall(job)  # until the engine is known to be dead
     fault = worker.faults.due(sent, time.monotonic())
     if fault is None:
         return

@@ -103,10 +103,10 @@ class Worker:
 
     def act(self, fault: Fault) -> None:
         """Do what a fault of the whole process does."""
-        if fault.kind in ("die", "poison"):
-            os.kill(os.getpid(), signal.SIGKILL)
-        elif fault.kind == "exit0":
+        if fault.kind == "exit0" or fault.kills == "engine":
             self.core.kill()
+        elif fault.kind in ("die", "poison"):
+            os.kill(os.getpid(), signal.SIGKILL)
         elif fault.kind == "hang":
             self.engine.hang(on=True)
         elif fault.kind == "refuse":

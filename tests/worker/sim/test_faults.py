@@ -13,7 +13,8 @@ def test_every_kind_parses() -> None:
     assert {parse({"kind": kind}, 0).kind for kind in KINDS} == KINDS
 
 
-@pytest.mark.parametrize("options", [{}, {"kind": "x"}, {"kind": "die", "huh": 1}, {"kind": "die", "count": "x"}])
+@pytest.mark.parametrize("options", [{}, {"kind": "x"}, {"kind": "die", "huh": 1}, {"kind": "die", "count": "x"},
+                                     {"kind": "poison", "kills": "time"}])  # fmt: skip
 def test_what_is_unknown_is_refused(options: dict[str, object]) -> None:
     with pytest.raises(ApiError):
         parse(options, 0)

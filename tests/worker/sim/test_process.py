@@ -337,6 +337,29 @@ async def test_poison_kills_who_takes_it_and_nobody_else(sim: Start, chunks: int
         os.kill(process, signal.SIGKILL)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_poison_for_the_engine_leaves_an_api_server_that_answers_500_and_exits_with_0(
+    sim: Start, stream: bool
+) -> None:
+    worker = await sim("--exit-after-s", "0.5", "--itl-ms", "30", "--fault", "poison:kills=engine")
+    beside = asyncio.ensure_future(worker.lines(LONG))
+    await asyncio.sleep(0.1)
+    async with worker.session.post(
+        worker.url + "/v1/completions", json={**SHORT, "prompt": "poison", "stream": stream}
+    ) as answer:
+        text = await answer.text()
+    assert answer.status == (200 if stream else 500)
+    assert "EngineCore encountered an issue" in text
+    lines = await beside
+    assert "EngineCore encountered an issue" in lines[-2] and lines[-1] == "data: [DONE]"
+    status, later = await worker.post("/v1/completions", SHORT)
+    assert status == 500 and "EngineCore encountered an issue" in str(later)
+    async with worker.session.get(worker.url + "/health") as health:
+        assert health.status == 503
+    assert await worker.exit_code() == 0
+    assert not worker.members()
+
+
 async def test_slow_faults_and_lora_faults(sim: Start, tmp_path: Path) -> None:
     worker = await sim("--enable-lora")
     adapter(tmp_path / "x")
