@@ -18,9 +18,9 @@ def balancer_config(plan: Plan, state: StateDir) -> BalancerConfig:
         max_connections=settings.max_connections, head_timeout=settings.head_timeout,
         body_timeout=settings.body_timeout, stream_buffer=settings.stream_buffer,
         resume=settings.resume, migration_limit=settings.migration_limit, stall_timeout=settings.stall_timeout,
-        log_format=settings.log_format, access_log=settings.access_log, log_prompts=settings.log_prompts,
-        otlp_endpoint=settings.otlp_endpoint, forward_headers=settings.forward_headers,
-        protect_metrics=settings.protect_metrics,
+        first_byte_timeout=settings.first_byte_timeout, log_format=settings.log_format, access_log=settings.access_log,
+        log_prompts=settings.log_prompts, otlp_endpoint=settings.otlp_endpoint,
+        forward_headers=settings.forward_headers, protect_metrics=settings.protect_metrics,
     )
 
 

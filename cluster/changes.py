@@ -54,6 +54,7 @@ EFFECTS: Mapping[str, Effect] = {
     "restart_failures": _E.AT_ONCE,
     "restart_delay": _E.AT_ONCE,
     "stall_timeout": _E.BALANCER,
+    "first_byte_timeout": _E.BALANCER,
     "canary_interval": _E.AT_ONCE,
     "resume": _E.BALANCER,
     "migration_limit": _E.BALANCER,

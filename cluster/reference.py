@@ -20,7 +20,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "forward_headers",
     ),
     "Balancing": ("strategy", "queue_timeout", "lb_processes", "lb_standby", "backend", "backend_key_file"),
-    "Streams that go on": ("resume", "migration_limit", "stall_timeout"),
+    "Streams that go on": ("resume", "migration_limit", "stall_timeout", "first_byte_timeout"),
     "Health and restarts": (
         "health_interval", "health_timeout", "health_failures", "restart_failures", "restart_delay", "startup_timeout",
         "canary_interval",

@@ -123,6 +123,9 @@ class Settings(BaseSettings):
     stall_timeout: float = _setting(
         "stall_timeout", 10.0, "how long tokens may stand still on a worker that has requests", gt=0
     )
+    first_byte_timeout: float = _setting(
+        "first_byte_timeout", 30.0, "how long a stream's head may take while another worker is free; 0: any time", ge=0
+    )
     canary_interval: float = _setting(
         "canary_interval", 30.0, "an idle worker is asked for one token this often; 0: never", ge=0
     )

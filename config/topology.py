@@ -104,6 +104,7 @@ class BalancerConfig:
     resume: bool = True
     migration_limit: int = 3
     stall_timeout: float = 10.0
+    first_byte_timeout: float = 30.0
     log_format: str = "text"
     access_log: str = "errors"
     log_prompts: bool = False

@@ -167,7 +167,7 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
         pool, upstream, counters, metrics, changes, queue_timeout=config.queue_timeout, want=link.want,
         trusted=Trusted(config.trusted_proxies), strategy=StrategyReader(state.strategy).current,
         resume=config.resume, migration_limit=config.migration_limit, stall_timeout=config.stall_timeout,
-        outcomes=outcomes, journal=observers.journal,
+        first_byte_timeout=config.first_byte_timeout, outcomes=outcomes, journal=observers.journal,
         forwarded_headers=FORWARDED | {name.encode() for name in config.forward_headers},
     )
     metrics.read(

@@ -19,10 +19,11 @@ from typing import cast
 from config.peer_credentials import uid_of_peer
 from lb.body import AT_ONCE
 from lb.downstream.intake import Intake
-from lb.errors import ProxyError, Source, phrase
+from lb.errors import ProxyError, Source
 from lb.headers import SERVER
 from lb.http1 import request as http
 from lb.http1.request import Malformed
+from lb.protocol.error_shapes import phrase
 from lb.protocol.facts import Facts
 from lb.request import Exchange, Request, Service, Upload
 from lb.routes import shown
@@ -140,14 +141,15 @@ class ClientConnection(asyncio.Protocol):
             asyncio.get_running_loop().call_soon(self._go_on)
 
     def refuse(self, error: ProxyError) -> None:
-        """Answers with an error, in OpenAI's shape."""
+        """Answers with an error, in the shape of the API that was asked."""
         request, headers = self._request, {"Retry-After": str(error.retry_after)} if error.retry_after else {}
         if request is None:
             headers["X-Request-Id"] = id = self._service.identify(None)
         else:
             request.id = id = request.id or self._service.identify(request.head)
         self._service.refused(error, self, id)
-        self.answer(error.status, json.dumps(error.body()).encode(), {**headers, **error.headers})
+        path = "" if request is None else request.head.path
+        self.answer(error.status, json.dumps(error.body(path)).encode(), {**headers, **error.headers})
         self.done()
 
     def answer(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:

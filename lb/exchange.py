@@ -7,6 +7,7 @@ made only where something has to be waited for. `docs/decisions/0010` has the wh
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Awaitable, Callable
 from typing import ParamSpec
@@ -18,11 +19,13 @@ from lb.backend import Backend, Lease
 from lb.body import is_aborted, says_model_is_missing
 from lb.client import ClientConnection
 from lb.connection import WorkerConnection
-from lb.errors import AttemptFailed, ProxyError, Source, sse_error
+from lb.errors import AttemptFailed, ProxyError, Source
+from lb.forwarding import failure_policy
+from lb.forwarding.failure_policy import Failure
 from lb.http1.response import ResponseHead
 from lb.journal import Row, Step
 from lb.model_metrics import Meter
-from lb.protocol import sagemaker
+from lb.protocol import error_shapes, responses, sagemaker, worker_errors
 from lb.protocol.facts import check_response
 from lb.proxy import Pinned, Proxy
 from lb.recovery import Recovery
@@ -43,11 +46,10 @@ _P = ParamSpec("_P")
 #: Routes whose streams are read along.
 _STREAMS = ("/v1/completions", "/v1/chat/completions")
 
-_ABORTED = "it gave the request up"
 _Task = asyncio.Task[None]
 
-#: Statuses of a worker's answer that are worth asking another worker.
-_ELSEWHERE = frozenset({500, 503})
+#: Bytes of a worker's 500 that is read before it is decided on.
+_MOST_ERROR = 64 * 1024
 
 #: Seconds for which a worker is not asked again for an adapter that it answered 404 for.
 _LACKING_S = 0.3
@@ -146,7 +148,7 @@ class Exchange(Relayed):
             self._stop_waiting()
             self._relay = self._broken
         if self._relay is not None and self._relay.began:
-            self._count_failure(AttemptFailed(reason, connected=True))
+            self._count_failure(AttemptFailed(reason, Failure.BROKEN))
             self._end_broken(self._relay, reason)
         else:
             self._client_left()
@@ -158,9 +160,15 @@ class Exchange(Relayed):
         super().client_writable(writable)
 
     def check(self, now: float) -> None:
-        """A stream that stands still while its client waits for it is taken elsewhere, if there is anywhere."""
+        """A stream whose worker says nothing at all, or that stands still while its client waits for it, is taken
+        elsewhere, if there is anywhere."""
         script, relay, backend, meter = self._script, self._relay, self._backend, self._meter
-        if script is None or relay is None or backend is None or meter is None or not script.made_here:
+        if relay is None or backend is None or meter is None:
+            return
+        if relay.silent:
+            self._check_silence(relay, backend, now)
+            return
+        if script is None or not script.made_here:
             return  # a worker that has not begun yet may have a long prompt to read, or others before it
         still = now - max(meter.last, self._began, self._flowing)
         limit = self._proxy.migration_limit
@@ -170,7 +178,38 @@ class Exchange(Relayed):
             return  # its worker may be hung: the supervisor will tell
         relay.drop()
         self._proxy.metrics.stalled(backend.id)
-        self._failed(AttemptFailed(f"no token for {still:.1f} s", connected=True, cause="stalled"))
+        self._failed(AttemptFailed(f"no token for {still:.1f} s", Failure.STALLED))
+
+    def _check_silence(self, relay: Relay, backend: Backend, now: float) -> None:
+        """Only of a stream: the head of one comes at once, while the prompt is still waiting to be read. That of any
+        other answer comes with its last token."""
+        timeout, silent = self._proxy.first_byte_timeout, now - self._began
+        if not timeout or silent <= timeout or not (self._broken is not None or self._is_stream):
+            return
+        if relay.taken or not (self._broken is not None or self._may_be_repeated) or not self._others(backend, now):
+            return  # better late than never
+        relay.drop()
+        self._failed(AttemptFailed(f"no answer in {silent:.1f} s", Failure.SILENT))
+
+    @functools.cached_property
+    def _is_stream(self) -> bool:
+        """Whether a stream was asked for; looked up for those only that take long."""
+        request = self._request
+        if self._script is not None:
+            return True
+        return request.upload is None and request_body.facts(request.body, request.head.content_type).stream
+
+    @property
+    def _may_be_repeated(self) -> bool:
+        """Whether another worker may be asked for all of it."""
+        if not self._again or self._route.path != routes.RESPONSES:
+            return self._again
+        return responses.may_be_repeated(self._request.body)
+
+    def _others(self, backend: Backend, now: float) -> bool:
+        """Whether there is a worker that has not failed at it, but for ``backend``."""
+        excluded = self._excluded | {backend.id}
+        return bool(self._proxy.pool.candidates(self._info.model, excluded, now, self._info.root))
 
     # choose
 
@@ -299,30 +338,54 @@ class Exchange(Relayed):
     def on_answer(self, head: ResponseHead) -> Verdict:
         if head.status == 200:
             return Verdict.COLLECT if self._generation else Verdict.PASS
-        pool, model, now = self._proxy.pool, self._info.model, self._proxy.clock()
         if head.status == 101:
             return Verdict.PASS if self._websocket else Verdict.REFUSE
-        if self._again and head.status in _ELSEWHERE:
-            # A worker whose engine has died answers 500, one that is full 503: another may do better, if there is
-            # one. Otherwise its answer is the client's.
-            assert self._backend is not None
-            if pool.candidates(model, self._excluded | {self._backend.id}, now):
-                return Verdict.REFUSE
+        if head.status == 500 and self._generation and head.length is not None and head.length <= _MOST_ERROR:
+            return Verdict.LOOK  # it may be the last word of an engine
+        if self._is_wanted_elsewhere(head.status):
+            return Verdict.REFUSE
+        pool, model = self._proxy.pool, self._info.model
         if head.status in (400, 422) and self._script is not None and self._script.asked.ids:
             return Verdict.COLLECT
         if head.status == 404 and model in pool.registered and self._pinned is None and self._can_be_sent_again:
             return Verdict.LOOK
         return Verdict.PASS
 
-    def on_looked(self, body: bytes) -> str:
-        """A worker's own 404 for a model that the registry holds is never the client's answer, in time; nor is a
-        generation that it gave up, which it answers with 200."""
-        if self._relay is None or self._relay.status != 404:
-            return _ABORTED if self._generation and is_aborted(body) else ""
+    def _is_wanted_elsewhere(self, status: int) -> bool:
+        """Whether another worker is asked instead. Without one, or room to repeat it, the answer is the client's."""
+        backend, now = self._backend, self._proxy.clock()
+        assert backend is not None
+        if failure_policy.of_status(status, our_key=backend.spec.api_key is not None) is None:
+            return False
+        return self._may_be_repeated and self._others(backend, now) and self._proxy.budget.has_room(now)
+
+    def on_looked(self, head: ResponseHead, body: bytes) -> AttemptFailed | None:
+        """What a worker says of itself is not the client's answer: that its engine is dead, that it has not got a model
+        that the registry holds, that it gave a generation up, which it answers with 200. Nor is what is no answer."""
+        if head.status == 404:
+            return self._look_at_missing(body)
+        if not self._generation:
+            return None
+        if head.status == 500:
+            if worker_errors.says_engine_died(body):
+                return AttemptFailed("its engine has died", Failure.ENGINE_DIED)
+            return AttemptFailed("it answered 500", Failure.ERROR) if self._is_wanted_elsewhere(500) else None
+        if head.is_events:
+            kind = worker_errors.opening_failure(body)
+            return None if kind is None else AttemptFailed("its stream began with an error", kind)
+        if is_aborted(body):
+            return AttemptFailed("it gave the request up", Failure.BROKEN)
+        if worker_errors.is_no_answer(head.media, body):
+            return AttemptFailed("what it sent is no answer", Failure.BROKEN)
+        return None
+
+    def _look_at_missing(self, body: bytes) -> AttemptFailed | None:
         model, now = self._info.model, self._proxy.clock()
         held = model in self._proxy.pool.registered  # still: it may have been unloaded on purpose
         late = now >= self._came + self._proxy.queue_timeout
-        return "it has not got the model" if held and not late and says_model_is_missing(body, str(model)) else ""
+        if held and not late and says_model_is_missing(body, str(model)):
+            return AttemptFailed("it has not got the model", Failure.ABSENT)
+        return None
 
     def on_first_byte(self, data: bytes) -> None:
         assert self._backend is not None
@@ -352,22 +415,32 @@ class Exchange(Relayed):
         else:
             self._client.done()
 
-    def on_broken(self, reason: str) -> None:
+    def on_broken(self, failure: AttemptFailed) -> None:
         relay = self._relay
         assert relay is not None
         if relay.tunnel:
             self.on_complete(101)
-        elif relay.stale and not relay.taken and (self._route.generation or self._request.head.method != "POST"):
-            # Nobody's failure, and nothing was read of it: once more, on a connection that is new. Unless the worker
-            # has just died of it, which looks alike.
-            assert self._backend is not None
-            self._suspect(self._backend)
-            self._relay = None
-            self._task = self._start("connect to a worker again", self._connect, self._backend)
+        elif failure.kind is Failure.STALE:
+            self._stale(relay, failure)
         elif isinstance(relay, StreamRelay) and relay.failure is not None and relay.failure.final:
-            self._end_as_told(relay, relay.failure.event or sse_error(reason))
+            event = relay.failure.event or error_shapes.event(self._route.path, str(failure))
+            self._end_as_told(relay, event)
         else:
-            self._failed(AttemptFailed(reason, connected=True, absent=relay.missing))
+            self._failed(failure)
+
+    def _stale(self, relay: Relay, failure: AttemptFailed) -> None:
+        """Nobody's failure, and nothing was read of it: once more, elsewhere, or on a connection that is new. Unless
+        the worker has just died of it, which looks alike."""
+        backend = self._backend
+        assert backend is not None
+        if relay.taken or not (self._route.generation or self._request.head.method != "POST"):
+            self._failed(AttemptFailed(str(failure), Failure.BROKEN))
+        elif self._pinned is None and self._others(backend, self._proxy.clock()):
+            self._failed(failure)
+        else:
+            self._suspect(backend, failure)
+            self._relay = None
+            self._task = self._start("connect to a worker again", self._connect, backend)
 
     # what follows a failure
 
@@ -385,55 +458,53 @@ class Exchange(Relayed):
         if relay is not None:
             relay.drop()
         self._stop_waiting()
-        self._failed(AttemptFailed(reason, connected=relay is not None, cause="evicted"))
+        self._failed(AttemptFailed(reason, Failure.UNREACHABLE if relay is None else Failure.EVICTED))
 
     def _failed(self, failure: AttemptFailed) -> None:
         """Again, elsewhere, or an answer that says so."""
         backend, relay = self._backend, self._relay
         assert backend is not None
         info, now = self._info, self._proxy.clock()
-        info.steps += (Step(backend, self._began, info.choice, now, str(failure), failure.cause, self.began),)
+        if backend.ejection.dying(now):
+            failure = AttemptFailed(str(failure), failure_policy.on_dying(failure.kind))
+        follows = failure.follows
+        info.steps += (Step(backend, self._began, info.choice, now, str(failure), follows.cause, self.began),)
         self._release()
         recovery = self._after_failure()
-        if failure.connected:
+        if follows.sent:
             recovery.fell(backend)
-        if failure.connected and (relay is None or relay.status not in (404, 503)):
-            self._suspect(backend)
+        if follows.suspect:
+            self._suspect(backend, failure)
+        if follows.told:
+            self._count_failure(failure)
+        if failure.kind is Failure.ABSENT:
+            # Another has it, or it will be back here.
+            backend.lacking[str(info.model)] = now + _LACKING_S
         if relay is None and self._broken is not None:
             relay = self._broken  # a continuation that got no connection
         if relay is not None and relay.began:
-            if failure.absent:
-                backend.lacking[str(self._info.model)] = self._proxy.clock() + _LACKING_S
-            else:
-                self._count_failure(failure)
             self._go_on(relay, backend, failure)
             return
         self._relay = None if self._can_be_sent_again else relay
+        if follows.excluded:
+            recovery.exclude(backend)
         try:
-            if failure.absent:
-                # Another has it, or it will be back here.
-                backend.lacking[str(self._info.model)] = self._proxy.clock() + _LACKING_S
+            if follows.sent and follows.told and not self._may_be_repeated:
+                raise ProxyError(502, f"{backend.id}: {failure}", source=Source.UPSTREAM)
+            if failure.kind is Failure.SLOW_CONNECT and now >= self._came + self._proxy.queue_timeout:
+                raise ProxyError(503, f"{backend.id}: {failure}", source=Source.UPSTREAM, retry_after=5)
+            if (follows.sent and follows.told) or recovery.is_suspect:
+                self._relay = None
+                self._task = self._start("make it again", self._repeat, failure)
             else:
-                self._count_failure(failure)
-                if failure.connected:
-                    if not self._again:
-                        raise ProxyError(502, f"{backend.id}: {failure}", source=Source.UPSTREAM)
-                    self._relay = None
-                if failure.connected or failure.slow:  # one that is slow need not have been ejected
-                    recovery.exclude(backend)
-                if failure.slow and self._proxy.clock() >= self._came + self._proxy.queue_timeout:
-                    raise ProxyError(503, f"{backend.id}: {failure}", source=Source.UPSTREAM, retry_after=5)
-                if failure.connected or recovery.is_suspect:
-                    self._task = self._start("make it again", self._repeat, failure)
-                    return
-            self._next()
+                self._next()
         except ProxyError as error:
             self._refuse(error)
 
     def _count_failure(self, failure: AttemptFailed) -> None:
         assert self._backend is not None
         id, name = self._request.id, self._backend.id
-        data = fields("attempt.failed", request_id=id, instance=name, cause=failure.cause)
+        data = fields("attempt.failed", request_id=id, instance=name, cause=failure.follows.cause)
         log.warning("request %s on %s: %s", id, name, failure, extra=data)
         self._proxy.attempt_failed(self._backend, failure)
 
@@ -446,9 +517,9 @@ class Exchange(Relayed):
         if self._recovery is not None:
             self._recovery.became(what)
 
-    def _suspect(self, backend: Backend) -> None:
+    def _suspect(self, backend: Backend, failure: AttemptFailed) -> None:
         made_nothing = self._script is None or not self._script.made_here
-        self._after_failure().suspect(backend, made_nothing=made_nothing)
+        self._after_failure().suspect(backend, failure, made_nothing=made_nothing)
 
     async def _repeat(self, failure: AttemptFailed) -> None:
         """All of it on another worker: nothing of an answer has gone out."""
@@ -491,7 +562,7 @@ class Exchange(Relayed):
             log.warning("request %s cannot go on: %s", self._request.id, error, extra=data)
             self._end_broken(relay, f"{backend.id}: {failure}; {error}")
             return
-        self._proxy.metrics.moved(backend.id, failure.cause, found.tokens_again)
+        self._proxy.metrics.moved(backend.id, failure.follows.cause, found.tokens_again)
         self._became("moved")
         id, name, made = self._request.id, found.backend.id, script.count()
         data = fields("stream.moved", request_id=id, instance=name, tokens=made)

@@ -103,8 +103,8 @@ class InnerExchange(Relayed):
     def on_answer(self, head: ResponseHead) -> Verdict:
         return Verdict.PASS
 
-    def on_looked(self, body: bytes) -> str:
-        return ""
+    def on_looked(self, head: ResponseHead, body: bytes) -> AttemptFailed | None:
+        return None
 
     def on_first_byte(self, data: bytes) -> None:
         """Nobody measures it."""
@@ -117,9 +117,9 @@ class InnerExchange(Relayed):
         self._relay = None
         self._client.done()
 
-    def on_broken(self, reason: str) -> None:
+    def on_broken(self, failure: AttemptFailed) -> None:
         began, self._relay = self.began, None
         if began:
             self._client.cut()
         else:
-            self._client.refuse(ProxyError(500, f"internal error of the balancer: {reason}", source=Source.INTERNAL))
+            self._client.refuse(ProxyError(500, f"internal error of the balancer: {failure}", source=Source.INTERNAL))

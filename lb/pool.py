@@ -41,7 +41,7 @@ class Pool:
             old = before.get(spec.id)
             if old is not None and (old.spec.incarnation == spec.incarnation or not spec.managed):
                 if spec.state == "ready" and old.spec.state in ("unhealthy", "drained"):
-                    old.ejection.succeeded()
+                    old.ejection.recovered()
                 old.spec = spec
                 old.lacking.clear()
                 self.backends[spec.id] = before.pop(spec.id)

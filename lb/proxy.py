@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -11,11 +12,13 @@ from random import Random
 
 from config.aio import Tasks
 from config.errors import nearest
+from config.logs import fields
 from lb import routes
 from lb.affinity import Affinity
 from lb.backend import Backend
 from lb.counters import ADAPTER, Counters
 from lb.errors import AttemptFailed, ProxyError, Source
+from lb.forwarding.failure_policy import Ejects, Failure
 from lb.headers import FORWARDED, Trusted
 from lb.journal import Journal
 from lb.metrics import Book, Metrics
@@ -28,6 +31,8 @@ from lb.strategies.base import RequestInfo, Strategy
 from lb.strategies.registry import STRATEGIES
 from lb.upstream import Upstream
 from lb.waiting import Changes
+
+log = logging.getLogger(__name__)
 
 #: Seconds between two looks for a free backend where nothing changes: an ejection ends without any word.
 _LOOK_AGAIN = 0.25
@@ -64,13 +69,15 @@ class Proxy:
         queue_timeout: float, trusted: Trusted | None = None, want: Callable[[str], None] = lambda adapter: None,
         random: Random | None = None, clock: Callable[[], float] = time.monotonic,
         strategy: Callable[[tuple[int, int], str], str] = lambda version, named: named, resume: bool = True,
-        migration_limit: int = 3, stall_timeout: float = 10.0, outcomes: Outcomes | None = None,
-        journal: Journal | None = None, forwarded_headers: frozenset[bytes] = FORWARDED,
+        migration_limit: int = 3, stall_timeout: float = 10.0, first_byte_timeout: float = 0.0,
+        outcomes: Outcomes | None = None, journal: Journal | None = None,
+        forwarded_headers: frozenset[bytes] = FORWARDED,
     ) -> None:
         self.pool, self.upstream, self.metrics, self.clock = pool, upstream, metrics, clock
         self.queue_timeout, self.trusted = queue_timeout, trusted or Trusted()
         self.affinity, self.tasks, self.budget = Affinity(), Tasks(), RetryBudget()
         self.resume, self.migration_limit, self.stall_timeout = resume, migration_limit, stall_timeout
+        self.first_byte_timeout = first_byte_timeout
         self.outcomes, self.journal = outcomes or Outcomes(), journal or Journal()
         self.forwarded_headers = forwarded_headers
         self._counters, self._changes, self._want = counters, changes, want
@@ -166,7 +173,7 @@ class Proxy:
         try:
             return str(json.loads(answer)["prompt"])
         except (ValueError, KeyError, TypeError):
-            raise AttemptFailed(f"{backend.id} answered {status} to /detokenize", connected=True) from None
+            raise AttemptFailed(f"{backend.id} answered {status} to /detokenize", Failure.BROKEN) from None
 
     def _own_head(self, backend: Backend, path: str) -> str:
         """Of a request of our own, from the path to the last of its lines, with its end."""
@@ -209,9 +216,9 @@ class Proxy:
 
     def _has_died(self, name: str, incarnation: int) -> bool:
         backend = self.pool.backends.get(name)
-        return (
-            backend is None or backend.spec.incarnation != incarnation or backend.spec.state in ("backoff", "failed")
-        )
+        if backend is None or backend.spec.incarnation != incarnation or backend.spec.state in ("backoff", "failed"):
+            return True
+        return backend.ejection.dying(self.clock())
 
     async def repeat(self, came: float) -> bool:
         """Waits until the retry budget has room, as long as the request that came then may wait; False: it has
@@ -296,15 +303,26 @@ class Proxy:
         self.metrics.finished(backend.id, info.path, 499, self.clock() - began)
 
     def attempt_failed(self, backend: Backend, failure: AttemptFailed) -> None:
-        if failure.connected:
-            self.outcomes.broke(backend.id, backend.spec.incarnation, self.clock())
+        follows, now = failure.follows, self.clock()
+        if follows.sent:
+            self.outcomes.broke(backend.id, backend.spec.incarnation, now)
             self._counters.add(backend.id, requests=1, errors=1)
         else:
             self._counters.add(backend.id, errors=1)
-            now = self.clock()
-            if (not failure.slow or self.pool.may_eject_slow(now)) and backend.ejection.failed(now, failure.slow):
-                self.metrics.ejected(backend.id)
-        self.metrics.attempt_failed(backend.id, failure.cause)
+        if self._eject(backend, follows.ejects, now):
+            self.metrics.ejected(backend.id)
+        self.metrics.attempt_failed(backend.id, follows.cause)
+
+    def _eject(self, backend: Backend, ejects: Ejects, now: float) -> bool:
+        """Whether it is left out from now on, and was not before."""
+        if ejects is Ejects.UNTIL_RESTARTED and (news := backend.ejection.dies(now)):
+            data = fields("engine.died", instance=backend.id)
+            log.warning("%s says that its engine has died: it gets nothing until it is back", backend.id, extra=data)
+            return news
+        slow = ejects is Ejects.IF_ROOM
+        if ejects is Ejects.FOR_A_WHILE or (slow and self.pool.may_eject_slow(now)):
+            return backend.ejection.failed(now, slow)
+        return False
 
     def touch(self, model: str | None) -> None:
         """It is in use from now on: a long stream is no reason to make room by taking its adapter away."""

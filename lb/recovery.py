@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from lb.backend import Backend
 from lb.errors import AttemptFailed, ProxyError, Source
+from lb.forwarding.failure_policy import Failure
 from lb.proxy import Proxy
 from lb.resume.mover import Move, move, refuse_poison
 from lb.resume.script import Script
@@ -12,6 +15,12 @@ from lb.strategies.base import RequestInfo
 
 #: Requests that fail on a worker within so many seconds of each other were there together.
 _TOGETHER_S = 1.0
+
+#: Seconds from the death of an engine until a request that may be what killed it is given to another worker. What has
+#: killed that engine may be killing others just now, whatever their requests: those would be held against it.
+_SETTLED_S = 1.5
+
+_DEATHS = frozenset({Failure.ENGINE_DIED, Failure.EVICTED})
 
 
 class Recovery:
@@ -23,6 +32,8 @@ class Recovery:
         self._record = Record()
         self._fell: tuple[str, int] | None = None  # the incarnation it was lost with, until that has been told
         self._barren = 0  # workers in a row that took its stream and made nothing of it
+        self._losses = 0  # workers that were lost while they made something of it
+        self._settled = 0.0  # when it may go to another worker
         self._lost: float | None = None  # when its stream lost its worker
         self._budgeted = False
         self.excluded: frozenset[str] = frozenset()
@@ -41,13 +52,15 @@ class Recovery:
             fell, self._fell = self._fell, None
             getattr(self._proxy.outcomes, what)(*fell, self._proxy.clock())
 
-    def suspect(self, backend: Backend, *, made_nothing: bool) -> None:
+    def suspect(self, backend: Backend, failure: AttemptFailed, *, made_nothing: bool) -> None:
         """It may have been what killed that worker."""
         # Those that lose a worker together are told one after the other: the last one finds nobody there any more.
         now = self._proxy.clock()
         alone = backend.load == 0 and now - backend.failed_at > _TOGETHER_S
         backend.failed_at = now
         self._record.failed((backend.id, backend.spec.incarnation), made_nothing=made_nothing, alone=alone)
+        if self._record and failure.kind in _DEATHS:
+            self._settled = now + _SETTLED_S
 
     @property
     def is_suspect(self) -> bool:
@@ -75,17 +88,22 @@ class Recovery:
     async def again(self, failure: AttemptFailed) -> None:
         """It may be made again whole, on another worker. Raises ProxyError if not: it is poison, or there are too many
         that are being made again."""
-        proxy = self._proxy
+        proxy, follows = self._proxy, failure.follows
+        await self._settle()
         await refuse_poison(proxy, self._record, self._info.id)
-        if not failure.connected:
+        if not follows.sent:
             return
-        self.retries += 1
+        self.retries += follows.counts
         if not await proxy.repeat(self._came):
             message = "a worker was lost, and too many requests are being made again already"
             raise ProxyError(503, message, source=Source.INTERNAL, retry_after=5)
         self._budgeted = True
-        proxy.metrics.retried(failure.cause)
+        proxy.metrics.retried(follows.cause)
         self.became("retried")
+
+    async def _settle(self) -> None:
+        if (left := self._settled - self._proxy.clock()) > 0:
+            await asyncio.sleep(left)
 
     async def apart(self) -> frozenset[str]:
         """The workers to avoid besides."""
@@ -95,16 +113,23 @@ class Recovery:
         """Why its stream, which has begun, cannot go on elsewhere; empty if it can."""
         if not script.can_start_over and (why := script.hindrance()):
             return f"it cannot be continued: {why}"
-        if failure.connected and max(script.moves, self._barren) >= self._proxy.migration_limit:
+        limit, follows = self._proxy.migration_limit, failure.follows
+        if follows.sent and follows.counts and max(script.moves, self._barren) >= limit:
             return f"it was moved {script.moves} times before"
+        if follows.sent and not follows.counts and self._losses >= limit:
+            return f"{self._losses} workers were lost under it before"
         return ""
 
     def leave_for_another(self, script: Script, backend: Backend, failure: AttemptFailed) -> None:
         """Its stream is to be moved away from ``backend``."""
-        # A worker that took it and made nothing of it has not been moved to.
+        # A worker that took it and made nothing of it has not been moved to. Deaths are counted apart from moves: they
+        # are hardly ever a stream's fault, but one that kills whoever makes tokens for it has to end.
+        follows = failure.follows
         if script.made_here:
-            script.moves, self._barren = script.moves + 1, 0
-        elif failure.connected:
+            script.moves += follows.counts
+            self._losses += not follows.counts
+            self._barren = 0
+        elif follows.counts:
             self._barren += 1
         self.exclude(backend)
         if script.made_here or self._lost is None:
@@ -113,5 +138,6 @@ class Recovery:
     async def move(self, script: Script) -> Move:
         """Where its stream goes on. Raises ProxyError and CannotResume."""
         since = self._proxy.clock() if self._lost is None else self._lost
+        await self._settle()
         await refuse_poison(self._proxy, self._record, self._info.id)
         return await move(self._proxy, self._info, script, self.excluded | await self.apart(), since)

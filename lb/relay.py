@@ -13,11 +13,13 @@ from typing import Protocol
 from lb import headers
 from lb.client import ClientConnection
 from lb.connection import WorkerConnection
-from lb.errors import sse_error
+from lb.errors import AttemptFailed
+from lb.forwarding.failure_policy import Failure, of_status
 from lb.frames import CLOSE_RESTART, Frames
 from lb.http1.chunked import LAST, frame
 from lb.http1.response import ResponseHead
 from lb.model_metrics import Meter
+from lb.protocol import error_shapes
 from lb.request import Request
 
 #: Bytes of an answer that is looked at before it is passed on.
@@ -36,27 +38,28 @@ class Verdict(Enum):
     PASS = auto()
     LOOK = auto()  # read it whole first, it is small
     COLLECT = auto()  # read it whole first, if it is not too large: as long as nothing is sent, another can be asked
-    REFUSE = auto()
+    REFUSE = auto()  # the one of another worker is wanted instead
 
 
 class Owner(Protocol):
     """Who asked for the answer. After `on_broken` the relay does nothing more by itself."""
 
     def on_answer(self, head: ResponseHead) -> Verdict: ...
-    def on_looked(self, body: bytes) -> str:
-        """Why an answer that was read whole is not to be passed on; empty: it is."""
+    def on_looked(self, head: ResponseHead, body: bytes) -> AttemptFailed | None:
+        """Why an answer that was read whole, or a stream that begins with ``body``, is not to be passed on; None: it
+        is."""
 
     def on_first_byte(self, data: bytes) -> None: ...
     def on_whole(self, body: bytes) -> None:
         """`on_first_byte` and `on_complete` at once, of an answer of 200 that the client has been sent."""
 
     def on_complete(self, status: int) -> None: ...
-    def on_broken(self, reason: str) -> None: ...
+    def on_broken(self, failure: AttemptFailed) -> None: ...
 
 
 class Relay:
     """Reads one answer from ``connection`` for ``client``. ``began``: bytes of it have gone out. ``taken``: bytes
-    of an upload have, which cannot be sent again. ``missing``: what was looked at was not taken."""
+    of an upload have, which cannot be sent again."""
 
     # Defaults stand here and not in `__init__`: most requests are over without any of them being set.
     _head: ResponseHead | None = None
@@ -64,7 +67,7 @@ class Relay:
     _length: int | None = None  # where it is not the head that tells
     _frames: Frames | None = None
     _frame = _stream = False
-    began = taken = missing = False
+    began = taken = False
     aligned = True
     _collects = False
     status = 0
@@ -83,7 +86,8 @@ class Relay:
         verdict = self._owner.on_answer(head)
         if verdict is Verdict.REFUSE:
             self._connection.drop()
-            self._owner.on_broken(f"it answered {head.status}")
+            kind = of_status(head.status, our_key=True) or Failure.BROKEN
+            self._owner.on_broken(AttemptFailed(f"it answered {head.status}", kind))
             return
         self._head, self.status, self._stream = head, head.status, head.is_events
         if verdict is Verdict.LOOK or (verdict is Verdict.COLLECT and not self._stream):
@@ -102,6 +106,10 @@ class Relay:
                 self._frames.feed(data)
             self._client.write(frame(data) if self._frame else data)
         else:
+            if self._stream and (failure := self._look_at_opening(data)) is not None:
+                self._connection.drop()
+                self._owner.on_broken(failure)
+                return
             self._owner.on_first_byte(data)
             start = self._start()
             self._client.write(start + (frame(data) if self._frame else data))
@@ -111,9 +119,9 @@ class Relay:
     def on_end(self) -> None:
         if self._held is not None:
             body, self._held = bytes(self._held), None
-            if reason := self._owner.on_looked(body):
-                self.missing = self.status == 404
-                self._owner.on_broken(reason)
+            assert self._head is not None
+            if (failure := self._owner.on_looked(self._head, body)) is not None:
+                self._owner.on_broken(failure)
                 return
             self._length = len(body)
             if body:
@@ -126,9 +134,11 @@ class Relay:
         self._owner.on_complete(self.status)
 
     def on_whole(self, head: ResponseHead, body: bytes) -> None:
-        if _ABORTED in body and (reason := self._owner.on_looked(body)):
-            self._owner.on_broken(reason)
-            return
+        if _ABORTED in body or not body.endswith(b"}"):  # most answers are JSON objects
+            failure = self._owner.on_looked(head, body)
+            if failure is not None:
+                self._owner.on_broken(failure)
+                return
         client = self._client
         framing = b"Content-Length: %d" % len(body)
         close = client.closes_after_this()
@@ -136,7 +146,8 @@ class Relay:
         self._owner.on_whole(body)
 
     def on_failure(self, reason: str) -> None:
-        self._owner.on_broken(f"the answer broke off ({reason})" if self.began else f"no answer ({reason})")
+        reason = f"the answer broke off ({reason})" if self.began else f"no answer ({reason})"
+        self._owner.on_broken(AttemptFailed(reason, Failure.STALE if self._connection.stale else Failure.BROKEN))
 
     def on_writable(self, writable: bool) -> None:
         if not self._request.again:
@@ -184,9 +195,9 @@ class Relay:
         return self._frames is not None
 
     @property
-    def stale(self) -> bool:
-        """The connection had been closed before the worker could read the request."""
-        return self._connection.stale
+    def silent(self) -> bool:
+        """Nothing of an answer has come."""
+        return self._head is None
 
     def drop(self) -> None:
         """Nothing more is wanted from the worker."""
@@ -209,7 +220,8 @@ class Relay:
         if not self._stream:
             self._client.cut()
             return
-        event = b"\n\n" + sse_error(reason)
+        latest = b"" if self.meter is None else b"".join(self.meter.recent()[-2:])
+        event = b"\n\n" + error_shapes.event(self._request.head.path, reason, latest)
         if self._frame:
             event = frame(event)
         elif self.raw and self._head is not None and self._head.chunked:
@@ -229,7 +241,14 @@ class Relay:
                 self.on_body(body)
         elif len(self._held) > _MOST_LOOKED_AT:
             self._connection.drop()
-            self._owner.on_broken("its answer is too large to be what it should be")
+            self._owner.on_broken(AttemptFailed("its answer is too large to be what it should be", Failure.BROKEN))
+
+    def _look_at_opening(self, data: bytes) -> AttemptFailed | None:
+        head = self._head
+        assert head is not None
+        if self.raw and head.chunked:
+            data = data.partition(b"\r\n")[2]  # behind the size of its first chunk
+        return self._owner.on_looked(head, data)
 
     def _start(self) -> bytes:
         """The head for the client. From here on there is no way back."""

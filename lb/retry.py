@@ -40,13 +40,17 @@ class RetryBudget:
 
     def take(self, now: float) -> bool:
         """Whether one more may be made again now; `give_back` when it has its answer, or none."""
-        if self.under_way >= max(_LEAST, _SHARE * self.recent(now)):
+        if not self.has_room(now):
             return False
         self.under_way += 1
         return True
 
     def give_back(self) -> None:
         self.under_way -= 1
+
+    def has_room(self, now: float) -> bool:
+        """Whether `take` would be granted."""
+        return self.under_way < max(_LEAST, _SHARE * self.recent(now))
 
 
 class Place(Protocol):

@@ -52,7 +52,8 @@ _GET_HEAD, _ONLY_POST = frozenset({"GET", "HEAD"}), frozenset({"POST"})
 class Route:
     """What a path (as sent, without its query) is. ``methods``: those that are passed on, none for a path that is not;
     of one that is ``ours``, the balancer's own, the management API decides. ``open``: everybody may call it.
-    ``generation``: to repeat it on another worker changes nothing but the time it takes. ``response``: the id of the
+    ``generation``: to repeat it on another worker changes nothing but the time it takes (for `RESPONSES` its body may
+    say otherwise). ``response``: the id of the
     response that it is about."""
 
     path: str
@@ -92,5 +93,5 @@ def of(path: str, further: frozenset[str] = frozenset()) -> Route:
         methods, response = _ONLY_POST if match[2] else _GET_HEAD, match[1]
     if path in further:
         methods |= _GET_HEAD | _ONLY_POST
-    generation = path in _POST and path not in (RESPONSES, "/ping")
+    generation = path in _POST and path != "/ping"
     return Route(path, methods, generation=generation, websocket=path in WEBSOCKET, response=response)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ssl
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import Protocol
 from config.topology import BackendSpec
 from lb.connection import WorkerConnection
 from lb.errors import AttemptFailed
+from lb.forwarding.failure_policy import Failure
 from lb.http1.response import ResponseHead
 
 #: Below the 5 s after which vLLM closes an idle connection by default.
@@ -116,9 +116,9 @@ class Upstream:
                 self._open.add(connection)
                 return connection
         except TimeoutError:
-            raise AttemptFailed(f"no connection in {endpoint.patience:g} s", connected=False, slow=True) from None
+            raise AttemptFailed(f"no connection in {endpoint.patience:g} s", Failure.SLOW_CONNECT) from None
         except OSError as error:  # ssl.SSLError is one
-            raise AttemptFailed(f"cannot connect: {error.strerror or error}", connected=False) from None
+            raise AttemptFailed(f"cannot connect: {error.strerror or error}", Failure.UNREACHABLE) from None
         finally:
             for unwanted in made:
                 if unwanted not in self._open:
@@ -130,8 +130,11 @@ class Upstream:
         """Status and body of the answer to ``request``, head and body. ``timeout`` in s. Raises AttemptFailed."""
         kept = self.idle(endpoint)
         if kept is not None:
-            with contextlib.suppress(_Stale):
+            try:
                 return await self._fetch(kept, request, timeout, method)
+            except AttemptFailed as failure:
+                if failure.kind is not Failure.STALE:
+                    raise
         return await self._fetch(await self.connect(endpoint), request, timeout, method)
 
     async def _fetch(
@@ -143,7 +146,7 @@ class Upstream:
             async with asyncio.timeout(timeout):
                 return await reader.done
         except TimeoutError:
-            raise AttemptFailed(f"no answer in {timeout:g} s", connected=True) from None
+            raise AttemptFailed(f"no answer in {timeout:g} s", Failure.SILENT) from None
         finally:
             if not reader.done.done() or reader.done.cancelled():
                 connection.drop()
@@ -173,10 +176,6 @@ class Upstream:
         if waiting is None:
             waiting = self._idle[connection.key] = []
         waiting.append(connection)
-
-
-class _Stale(AttemptFailed):
-    """A kept connection was closed before the request could be read."""
 
 
 class _Whole:
@@ -209,8 +208,8 @@ class _Whole:
 
     def on_failure(self, reason: str) -> None:
         if not self.done.done():
-            kind = _Stale if self._connection.stale else AttemptFailed
-            self.done.set_exception(kind(reason, connected=True))
+            kind = Failure.STALE if self._connection.stale else Failure.BROKEN
+            self.done.set_exception(AttemptFailed(reason, kind))
 
     def on_writable(self, writable: bool) -> None:
         """There is no body to send."""

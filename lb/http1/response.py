@@ -26,8 +26,9 @@ class Garbage(Exception):
 @dataclass(slots=True)
 class ResponseHead:
     """``length`` is None where no length is told; with ``chunked`` false as well, the body ends with the connection.
-    ``kept``: the field lines that go on, without CRLF. ``unbuffered``: its bytes are wanted as they come.
-    ``notes``: whatever its users want to remember with it."""
+    ``media``: the media type of the body in small letters, empty where none is told. ``kept``: the field lines that go
+    on, without CRLF. ``unbuffered``: its bytes are wanted as they come. ``notes``: whatever its users want to remember
+    with it."""
 
     status: int
     reason: bytes
@@ -37,6 +38,7 @@ class ResponseHead:
     keep_alive: bool = True
     is_events: bool = False
     unbuffered: bool = False
+    media: bytes = b""
     upgrade: bytes = b""
     notes: dict[object, bytes] = field(default_factory=dict)
 
@@ -75,7 +77,8 @@ def parse(data: bytes) -> ResponseHead:
                 head.unbuffered = head.unbuffered or value.strip(b" \t").lower() == b"no"
         else:
             if low == b"content-type":
-                head.is_events = value.partition(b";")[0].strip(b" \t").lower() == b"text/event-stream"
+                head.media = value.partition(b";")[0].strip(b" \t").lower()
+                head.is_events = head.media == b"text/event-stream"
                 head.unbuffered = head.unbuffered or head.is_events
             head.kept.append(name + b": " + value)
     if head.chunked and head.length is not None:

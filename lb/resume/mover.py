@@ -53,7 +53,7 @@ async def move(
                 raise ProxyError(502, f"no worker could go on with it: {failure}", source=Source.UPSTREAM) from None
             await asyncio.sleep(_PAUSE_S)
             continue
-        if not backend.keeps_running():
+        if not backend.keeps_running() or backend.ejection.active(proxy.clock()):
             continue
         again = len(script.tokens()) - point.kept
         return Move(backend, script.go_on(point, backend.longest()), continuation.PATH, again)

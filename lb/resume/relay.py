@@ -6,8 +6,11 @@ import re
 
 from lb.client import ClientConnection
 from lb.connection import WorkerConnection
+from lb.errors import AttemptFailed
+from lb.forwarding.failure_policy import Failure, of_status
 from lb.http1.chunked import LAST, frame
 from lb.http1.response import ResponseHead
+from lb.protocol.worker_errors import says_engine_died
 from lb.relay import Owner, Relay
 from lb.request import Request
 from lb.resume import events
@@ -20,6 +23,9 @@ _ASKED = re.compile(rb",\s*['\"]return_token_ids['\"]:\s*[Tt]rue")
 #: Bytes of one event.
 _MOST = 16 * 1024 * 1024
 
+#: Bytes of an error that is read, as it may say what the worker is worth.
+_MOST_ERROR = 64 * 1024
+
 
 class StreamRelay(Relay):
     """``failure``: in what way the worker ended the stream, if it did so in so many words."""
@@ -27,6 +33,8 @@ class StreamRelay(Relay):
     failure: StreamFailed | None = None
     aligned = True
     _rest = b""
+    _continues = False  # the stream of another relay
+    _error: ResponseHead | None = None  # in answer to that
 
     def __init__(
         self, owner: Owner, client: ClientConnection, connection: WorkerConnection, request: Request,
@@ -38,13 +46,20 @@ class StreamRelay(Relay):
     def take_over(self, before: Relay) -> None:
         """It goes on with the stream of ``before``, whose head has been sent."""
         self.began, self.status, self._stream = True, before.status, before._stream
-        self._head, self._frame = before._head, before._frame
+        self._head, self._frame, self._continues = before._head, before._frame, True
+
+    @property
+    def silent(self) -> bool:
+        return self._error is None and not self._scripted if self._continues else super().silent
 
     def on_head(self, head: ResponseHead) -> None:
         if self.began and not (head.status == 200 and head.is_events):
+            self._error = head
+            if head.length is not None and head.length <= _MOST_ERROR:
+                self.raw, self._held = False, bytearray()
+                return
             self._connection.drop()
-            self.missing = head.status == 404
-            self._owner.on_broken(f"it answered {head.status}")
+            self._fail(b"")
             return
         if self.began:
             self._scripted, self.raw = True, False
@@ -88,14 +103,16 @@ class StreamRelay(Relay):
         if failure is not None:
             self._connection.drop()
             self.failure = failure
-            self._owner.on_broken(str(failure))
+            self._owner.on_broken(AttemptFailed(str(failure), failure.kind))
             return
         self.aligned = not self._rest
         if self._frame and script.started and script.straight is not None and not script.finished:
             self._connection.go_straight(self._client.write, script.meter, script.straight)
 
     def on_end(self) -> None:
-        if not self._scripted:
+        if self._error is not None:
+            self._fail(bytes(self._held or b""))
+        elif not self._scripted:
             if self._held is not None and self.status in (400, 422):
                 self._held = bytearray(_ASKED.sub(b"", self._held))  # an error repeats what was asked for
             super().on_end()
@@ -103,9 +120,9 @@ class StreamRelay(Relay):
             try:
                 self.complete()
             except CannotResume as error:
-                self._owner.on_broken(str(error))
+                self._owner.on_broken(AttemptFailed(str(error), Failure.BROKEN))
         else:
-            self._owner.on_broken("the answer ended before it was finished")
+            self._owner.on_broken(AttemptFailed("the answer ended before it was finished", Failure.BROKEN))
 
     def say(self, event: bytes) -> None:
         """One more event, the last one."""
@@ -117,6 +134,15 @@ class StreamRelay(Relay):
         if self._frame:
             self._client.write(LAST)
         self._owner.on_complete(self.status)
+
+    def _fail(self, body: bytes) -> None:
+        """The worker answered with an error to what should go on with the stream."""
+        assert self._error is not None
+        status = self._error.status
+        kind = Failure.ABSENT if status == 404 else of_status(status, our_key=True) or Failure.BROKEN
+        if kind is Failure.ERROR and says_engine_died(body):
+            kind = Failure.ENGINE_DIED
+        self._owner.on_broken(AttemptFailed(f"it answered {status}", kind))
 
     def _write(self, data: bytes) -> None:
         if not data:

@@ -13,9 +13,11 @@ import re
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any
 
+from lb.forwarding.failure_policy import Failure
 from lb.http1.chunked import Cut
 from lb.model_metrics import Meter
 from lb.protocol import lax
+from lb.protocol.worker_errors import is_engine_death
 from lb.resume import continuation, events, obstacles
 from lb.resume.asked import Asked, fields
 from lb.resume.continuation import Dresser
@@ -34,11 +36,13 @@ _MAY_HAVE_SEVERAL = re.compile(rb'"(?:n|prompt)"\s*:\s*[^\s"]|\\u')
 
 class StreamFailed(Exception):
     """The worker has ended the stream before it was finished. ``event``: in its own words, if it said something;
-    ``final``: it is the client's fault, so no other worker is asked."""
+    ``final``: it is the client's fault, so no other worker is asked; else ``kind`` says what was wrong."""
 
-    def __init__(self, reason: str, event: bytes = b"", final: bool = False) -> None:
+    def __init__(
+        self, reason: str, event: bytes = b"", final: bool = False, kind: Failure = Failure.BROKEN
+    ) -> None:
         super().__init__(reason)
-        self.event, self.final = event, final
+        self.event, self.final, self.kind = event, final, kind
 
 
 class Script:
@@ -397,7 +401,8 @@ def _failure(error: object, event: bytes) -> StreamFailed:
     said = error if isinstance(error, dict) else {}
     message, code = str(said.get("message") or error), said.get("code")
     final = isinstance(code, int) and 400 <= code < 500 and code not in (408, 429)
-    return StreamFailed(f"it ended the stream in an error: {message}", event + b"\n\n", final)
+    kind = Failure.ENGINE_DIED if is_engine_death(error) else Failure.BROKEN
+    return StreamFailed(f"it ended the stream in an error: {message}", event + b"\n\n", final, kind)
 
 
 def _content(choice: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ def test_every_setting_of_the_balancer_reaches_it(tmp_path: Path) -> None:
         "host": "127.0.0.2", "port": 4711, "queue_timeout": 1.5, "admin_key": "k", "log_level": "debug",
         "max_body": 2048, "allowed_hosts": ("a.example",), "trusted_proxies": ("10.0.0.0/8",),
         "extra_routes": ("/v1/mine",), "max_connections": 7, "head_timeout": 2.5, "body_timeout": 3.5,
-        "stream_buffer": 65536, "resume": False, "migration_limit": 1, "stall_timeout": 4.5,
+        "stream_buffer": 65536, "resume": False, "migration_limit": 1, "stall_timeout": 4.5, "first_byte_timeout": 5.5,
         "log_format": "json", "access_log": "0.5", "log_prompts": True, "otlp_endpoint": "http://127.0.0.1:4318",
         "forward_headers": ("x-tenant",), "protect_metrics": True,
     }  # fmt: skip

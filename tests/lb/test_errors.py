@@ -5,7 +5,8 @@ from http import HTTPStatus
 
 import pytest
 
-from lb.errors import ProxyError, Source, error_body, sse_error
+from lb.errors import ProxyError, Source, error_body
+from lb.protocol import error_shapes
 
 
 def test_an_error_has_openais_shape() -> None:
@@ -29,7 +30,7 @@ def test_an_error_is_the_clients_unless_it_says_otherwise() -> None:
 
 
 def test_the_last_event_of_a_broken_stream_is_one_event() -> None:
-    event = sse_error("it broke\n\nhere")
+    event = error_shapes.event("/v1/completions", "it broke\n\nhere")
     assert event.startswith(b"data: ")
     assert event.endswith(b"\n\n")
     assert event.count(b"\n") == 2

@@ -262,7 +262,7 @@ async def test_a_request_is_over_however_many_pieces_its_answer_came_in(
     balancer.push((await start_worker(answer=answer)).spec())
     for count in (15, 16, 17, 32):
         pieces.put_nowait(b"0")
-        async with balancer.generate("/v1/responses") as response:
+        async with balancer.generate("/ping") as response:
             for number in range(1, count):
                 await response.content.readany()  # so that each comes by itself
                 pieces.put_nowait(b"%d" % number)
@@ -557,7 +557,7 @@ async def test_in_flight_is_0_and_the_request_counted_after(balancer: Balanced, 
     worker = await start_raw(answer)
     balancer.push(worker.spec())
     async with balancer.connection() as (reader, writer):
-        writer.write(post(path="/v1/responses").replace(b"Host: x", b"Host: x\r\nConnection: close"))
+        writer.write(post(path="/ping").replace(b"Host: x", b"Host: x\r\nConnection: close"))
         try:
             await asyncio.wait_for(reader.read(), 5)
         except ConnectionResetError:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from lb.health import FIRST, MOST, Ejection
+from lb.health import DYING, FIRST, MOST, Ejection
 
 
 def test_nothing_is_ejected_at_first() -> None:
@@ -46,3 +46,25 @@ def test_a_thousand_failures_do_not_overflow() -> None:
         now = ejection.until
     assert ejection.until - now <= MOST
     assert now > 900 * MOST
+
+
+def test_one_that_is_dying_is_out_until_the_supervisor_says_otherwise() -> None:
+    ejection = Ejection()
+    assert ejection.dies(100.0)
+    assert not ejection.dies(101.0), "no news"
+    ejection.succeeded()
+    assert ejection.active(102.0) and ejection.dying(102.0), "an answer that was under way proves nothing"
+    assert not ejection.failed(103.0)
+    ejection.recovered()
+    assert not ejection.active(103.0) and not ejection.dying(103.0)
+
+
+def test_one_that_was_dying_is_tried_again_in_the_end() -> None:
+    """A server that is not ours may have been started again behind the same address."""
+    ejection = Ejection()
+    ejection.dies(100.0)
+    assert not ejection.active(100.0 + DYING)
+    assert not ejection.dying(100.0 + DYING)
+    ejection.failed(200.0)
+    ejection.succeeded()
+    assert not ejection.active(200.1)

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from config.topology import STRATEGIES
 from lb.errors import AttemptFailed
+from lb.forwarding.failure_policy import Failure
 from lbfakes import (
     Balanced,
     RawHandler,
@@ -123,7 +124,7 @@ def slow(balancer: Balanced, monkeypatch: pytest.MonkeyPatch, *names: str) -> li
             return await connect(endpoint)
         tried.append(name)
         await asyncio.sleep(0.02)
-        raise AttemptFailed("no connection in 2 s", connected=False, slow=True)
+        raise AttemptFailed("no connection in 2 s", Failure.SLOW_CONNECT)
 
     monkeypatch.setattr(upstream, "connect", never)
     return tried
@@ -343,7 +344,7 @@ async def test_what_is_no_generation_is_not_made_again(
 ) -> None:
     worker = await start_raw(answer)
     balancer.push(worker.spec())
-    status, body = await balancer.ask("/v1/responses")
+    status, body = await balancer.ask("/v1/responses", background=True)
     assert (status, body["error"]["type"]) == (502, "BadGatewayError")
     assert len(worker.requests) == 1
 
@@ -470,7 +471,7 @@ async def test_a_restarted_worker_starts_at_0_and_old_requests_do_not_make_it_ne
 
     old, new = await start_worker("instance_0", hold), await start_worker("instance_0", hold)
     balancer.push(old.spec(incarnation=1))
-    asking = [asyncio.ensure_future(balancer.ask("/v1/responses")) for _ in range(3)]
+    asking = [asyncio.ensure_future(balancer.ask("/v1/responses", background=True)) for _ in range(3)]
     await until(lambda: balancer.in_flight == 3)
     balancer.push(new.spec(incarnation=2))
     assert balancer.in_flight == 0

@@ -45,7 +45,7 @@ def test_the_id_in_a_path() -> None:
 
 def test_what_a_worker_keeps_in_memory_is_not_made_again() -> None:
     assert routes.of("/v1/completions").generation
-    assert not routes.of("/v1/responses").generation
+    assert routes.of("/v1/responses").generation, "its body may say otherwise"
     assert not routes.of("/v1/responses/resp_1/cancel").generation
     assert not routes.of("/version").generation
 

@@ -297,7 +297,7 @@ async def test_after_more_than_was_announced_the_connection_is_not_used(
     upstream: Upstream, start_talker: StartTalker, answer: bytes
 ) -> None:
     talker = await start_talker(lambda number: answer if number == 1 else OK)
-    assert (await failed(fetched(upstream, talker.port))).connected
+    assert (await failed(fetched(upstream, talker.port))).follows.sent
     assert await fetched(upstream, talker.port) == (200, b"ok")
     assert talker.opened == 2
     await until(lambda: talker.open == 1 and upstream.connections == 1)
@@ -367,7 +367,7 @@ def handshaken(tls: ssl.SSLObject) -> bool:
 )
 async def test_an_answer_that_ends_early_is_a_failure(upstream: Upstream, start_raw: StartRaw, answer: bytes) -> None:
     worker = await start_raw(raw_answer(answer))
-    assert (await failed(fetched(upstream, worker.port))).connected
+    assert (await failed(fetched(upstream, worker.port))).follows.sent
     assert upstream.connections == 0
     assert upstream.idle(where(upstream, worker.port)) is None
 
@@ -439,21 +439,20 @@ async def test_all_are_closed_in_the_end_busy_ones_too(upstream: Upstream, start
 
 async def test_where_nobody_listens_nothing_was_sent(upstream: Upstream) -> None:
     failure = await failed(fetched(upstream, closed_port()))
-    assert not failure.connected
-    assert not failure.answered
+    assert not failure.follows.sent
     assert upstream.connections == 0
 
 
 async def test_a_host_that_was_not_resolved_is_not_asked(upstream: Upstream) -> None:
     failure = await failed(upstream.connect(where(upstream, 1, host="gpu.local", ip="")))
-    assert not failure.connected
+    assert not failure.follows.sent
     assert "gpu.local" in str(failure)
 
 
 async def test_tls_where_none_is_spoken_is_no_connection(upstream: Upstream, start_worker: StartWorker) -> None:
     worker = await start_worker()
     failure = await failed(upstream.connect(where(upstream, worker.port, scheme="https")))
-    assert not failure.connected
+    assert not failure.follows.sent
     assert str(failure).startswith("cannot connect: ")
     assert len(str(failure)) > len("cannot connect: ")
     assert (worker.seen, upstream.connections) == ([], 0)
@@ -465,7 +464,7 @@ async def test_tls_of_somebody_unknown_is_no_connection(
     talker = await stack.enter_async_context(talking(Talker(), trusting))
     assert not (
         await failed(upstream.connect(where(upstream, talker.port, scheme="https", host="gpu.local")))
-    ).connected
+    ).follows.sent
     assert upstream.connections == 0
     assert await upstream.fetch(where(upstream, talker.port, scheme="https"), GET, DEADLINE_S) == (200, b"ok")
     assert await upstream.fetch(where(upstream, talker.port, scheme="https"), GET, DEADLINE_S) == (200, b"ok")
@@ -478,7 +477,7 @@ async def test_a_handshake_that_never_ends_is_given_up_and_closed(
     monkeypatch.setattr(lb.upstream, "_CONNECT_S", 0.1)
     talker = await start_talker(lambda number: b"")
     failure = await failed(upstream.connect(where(upstream, talker.port, scheme="https")))
-    assert not failure.connected
+    assert not failure.follows.sent
     await until(lambda: talker.opened == 1 and talker.open == 0)
     assert upstream.connections == 0
 
@@ -500,7 +499,7 @@ class Slow:
 async def test_a_connection_that_comes_too_late_is_closed(upstream: Upstream, start_talker: StartTalker) -> None:
     talker = await start_talker()
     failure = await failed(upstream.connect(Slow(talker.port, patience=0.1)))
-    assert (failure.connected, str(failure)) == (False, "no connection in 0.1 s")
+    assert (failure.follows.sent, str(failure)) == (False, "no connection in 0.1 s")
     await until(lambda: talker.opened == 1 and talker.open == 0)
 
 
@@ -621,7 +620,7 @@ async def test_garbage_is_a_failure_that_is_told_in_words(
 ) -> None:
     worker = await start_raw(raw_answer(answer))
     failure = await failed(fetched(upstream, worker.port))
-    assert failure.connected
+    assert failure.follows.sent
     assert str(failure)
     await until(lambda: upstream.connections == 0)
 
@@ -642,7 +641,7 @@ async def test_an_answer_that_takes_too_long_is_given_up(
 ) -> None:
     talker = await start_talker(lambda _: answer)
     failure = await failed(fetched(upstream, talker.port, 0.05))
-    assert failure.connected
+    assert failure.follows.sent
     await until(lambda: talker.open == 0 and upstream.connections == 0)
     assert upstream.idle(where(upstream, talker.port)) is None
 

@@ -1,0 +1,24 @@
+"""What of the Responses API concerns a balancer. Pure.
+
+vLLM keeps a response in the memory of one worker, if it keeps it at all (``store`` is ignored unless the worker was
+started with VLLM_ENABLE_RESPONSES_API_STORE).
+"""
+
+from __future__ import annotations
+
+import json
+
+#: Tools that the client runs itself. All others are run by the worker, and may do something out there.
+_CLIENTS = frozenset({"function", "custom"})
+
+
+def may_be_repeated(body: bytes) -> bool:
+    """Whether a request for a response that nobody has answered can be made again on another worker, and nothing but
+    time is lost. ``store`` alone is no hindrance: nobody was told the id of the one before. One in the background may
+    go on where it was; one that goes on from another response has to stay where that is."""
+    try:
+        asked = json.loads(body)
+        tools = [tool["type"] for tool in asked.get("tools") or ()]
+    except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
+        return False
+    return not (asked.get("background") or asked.get("previous_response_id")) and _CLIENTS.issuperset(tools)
