@@ -18,6 +18,7 @@ import httpx
 import openai
 import pytest
 
+import enginedeaths
 from harness import Cluster, kill, poll
 from simstreams import seen
 from worker import proc
@@ -170,6 +171,14 @@ def test_killed_workers_leave_no_orphan_and_come_back_and_no_stream_notices(vllm
 
 def _name(pid: int) -> str:
     return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+
+
+def test_a_request_that_crashes_engines_costs_those_beside_it_nothing(vllm: Cluster) -> None:
+    """Two of them at most, which answer 500 for a moment; the long forms are in `tests/soak/test_engine_deaths.py`."""
+    vllm.wait_ready(3, 300)
+    outcome = enginedeaths.poison(vllm, 6)
+    assert not outcome.lost
+    assert "EngineCore" not in outcome.poison
 
 
 def test_scaling_to_two_and_back(vllm: Cluster) -> None:
