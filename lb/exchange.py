@@ -16,16 +16,16 @@ from config.logs import fields
 from lb import body as request_body
 from lb import headers, routes
 from lb.backend import Backend, Lease
-from lb.body import is_aborted, says_model_is_missing
+from lb.body import says_model_is_missing
 from lb.client import ClientConnection
 from lb.connection import WorkerConnection
 from lb.errors import AttemptFailed, ProxyError, Source
-from lb.forwarding import failure_policy
+from lb.forwarding import answers, failure_policy
 from lb.forwarding.failure_policy import Failure
 from lb.http1.response import ResponseHead
 from lb.journal import Row, Step
 from lb.model_metrics import Meter
-from lb.protocol import error_shapes, responses, sagemaker, worker_errors
+from lb.protocol import error_shapes, responses, sagemaker
 from lb.protocol.facts import check_response
 from lb.proxy import Pinned, Proxy
 from lb.recovery import Recovery
@@ -366,18 +366,10 @@ class Exchange(Relayed):
             return self._look_at_missing(body)
         if not self._generation:
             return None
-        if head.status == 500:
-            if worker_errors.says_engine_died(body):
-                return AttemptFailed("its engine has died", Failure.ENGINE_DIED)
-            return AttemptFailed("it answered 500", Failure.ERROR) if self._is_wanted_elsewhere(500) else None
-        if head.is_events:
-            kind = worker_errors.opening_failure(body)
-            return None if kind is None else AttemptFailed("its stream began with an error", kind)
-        if is_aborted(body):
-            return AttemptFailed("it gave the request up", Failure.BROKEN)
-        if worker_errors.is_no_answer(head.media, body):
-            return AttemptFailed("what it sent is no answer", Failure.BROKEN)
-        return None
+        failure = answers.wrong_with(head, body)
+        if failure is None and head.status == 500 and self._is_wanted_elsewhere(500):
+            return AttemptFailed("it answered 500", Failure.ERROR)
+        return failure
 
     def _look_at_missing(self, body: bytes) -> AttemptFailed | None:
         model, now = self._info.model, self._proxy.clock()

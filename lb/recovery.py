@@ -93,11 +93,12 @@ class Recovery:
         await refuse_poison(proxy, self._record, self._info.id)
         if not follows.sent:
             return
-        self.retries += follows.counts
-        if not await proxy.repeat(self._came):
-            message = "a worker was lost, and too many requests are being made again already"
-            raise ProxyError(503, message, source=Source.INTERNAL, retry_after=5)
-        self._budgeted = True
+        if follows.counts:  # else nobody does the work that it was: no more is asked of the cluster than before
+            self.retries += 1
+            if not await proxy.repeat(self._came):
+                message = "an attempt failed, and too many requests are being made again already"
+                raise ProxyError(503, message, source=Source.INTERNAL, retry_after=5)
+            self._budgeted = True
         proxy.metrics.retried(follows.cause)
         self.became("retried")
 

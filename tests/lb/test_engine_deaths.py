@@ -75,6 +75,20 @@ async def test_where_nobody_else_is_left_it_is_waited_for_its_next_life(
     assert asked == len(old.asked) <= 3
 
 
+async def test_the_budget_of_repetitions_is_not_for_what_a_dead_engine_leaves(
+    balancer: Balanced, stack: AsyncExitStack
+) -> None:
+    budget, now = balancer.parts.proxy.budget, balancer.parts.proxy.clock()
+    while budget.take(now):
+        pass
+    taken = budget.under_way
+    first, second = await start(stack, Stub("instance_0", always=ENGINE_DIES), Stub("instance_1"))
+    balancer.push(first.spec(), second.spec())
+    assert whole(await ask(balancer, PLAIN))
+    assert (len(first.asked), len(second.asked)) == (1, 1)
+    assert budget.under_way == taken
+
+
 async def test_an_excluded_worker_is_not_asked_again_while_it_is_dying(
     balancer: Balanced, stack: AsyncExitStack
 ) -> None:
