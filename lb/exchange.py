@@ -197,14 +197,17 @@ class Exchange(Relayed):
         request = self._request
         if self._script is not None:
             return True
-        return request.upload is None and request_body.facts(request.body, request.head.content_type).stream
+        if request.upload is not None:
+            return False
+        return (request.facts or request_body.facts(request.body, request.head.content_type)).stream
 
     @property
     def _may_be_repeated(self) -> bool:
         """Whether another worker may be asked for all of it."""
         if not self._again or self._route.path != routes.RESPONSES:
             return self._again
-        return responses.may_be_repeated(self._request.body)
+        body = self._request.body
+        return responses.may_be_repeated(body, request_body.is_light(body))
 
     def _others(self, backend: Backend, now: float) -> bool:
         """Whether there is a worker that has not failed at it, but for ``backend``."""

@@ -12,10 +12,19 @@ import json
 _CLIENTS = frozenset({"function", "custom"})
 
 
-def may_be_repeated(body: bytes) -> bool:
+#: Without any of them nothing has to be parsed.
+_HINDRANCES = (b'"background"', b'"previous_response_id"', b'"tools"', b"\\u00")
+
+
+def may_be_repeated(body: bytes, light: bool = True) -> bool:
     """Whether a request for a response that nobody has answered can be made again on another worker, and nothing but
     time is lost. ``store`` alone is no hindrance: nobody was told the id of the one before. One in the background may
-    go on where it was; one that goes on from another response has to stay where that is."""
+    go on where it was; one that goes on from another response has to stay where that is. ``light``: it may be parsed;
+    without, what cannot be told is not made again."""
+    if not any(key in body for key in _HINDRANCES):
+        return True
+    if not light:
+        return False
     try:
         asked = json.loads(body)
         tools = [tool["type"] for tool in asked.get("tools") or ()]

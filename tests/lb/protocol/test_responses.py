@@ -27,6 +27,15 @@ def test_what_may_do_something_out_there_may_not(fields: dict[str, Any]) -> None
     assert not may_be_repeated(json.dumps({"model": "m", "input": "x", **fields}).encode())
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"{", b'"x"', b"[" * 100_000])
-def test_what_is_no_request_may_not(body: bytes) -> None:
+@pytest.mark.parametrize("body", [b'"tools"', b'["tools"]', b'{"tools"', b'{"tools": ' + b"[" * 100_000])
+def test_what_cannot_be_told_may_not(body: bytes) -> None:
     assert not may_be_repeated(body)
+
+
+def test_a_key_in_escapes_is_one() -> None:
+    assert not may_be_repeated(b'{"b\\u0061ckground": true}')
+
+
+def test_what_takes_long_to_parse_is_not_parsed() -> None:
+    assert not may_be_repeated(b'{"tools": []}', light=False)
+    assert may_be_repeated(b'{"input": "x"}', light=False)
