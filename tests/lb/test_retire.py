@@ -24,7 +24,7 @@ StartWorker = Callable[..., Awaitable[Worker]]
 ASK = b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n"
 GENERATE = (
     b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 30\r\n\r\n"
-    b'{"model": "base", "stream": 1}'
+    b'{"model": "base", "stream": 0}'  # one that is read along would have to finish
 )
 
 
