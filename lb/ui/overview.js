@@ -138,6 +138,8 @@ function fill(tr, [name, i]) {
 // A status is told once a second: what is older says so.
 const STALE_S = 5;
 
+export const aged = ({ age_s: age }) => (age > STALE_S ? `as of ${span(age)} ago` : "");
+
 function show() {
   const status = store.status;
   if (!status) return;
@@ -150,7 +152,7 @@ function show() {
   const parts = [status.engine];
   if (supervisor.pid === null) parts.push("no supervisor: traffic is served, changes are not possible");
   else if (supervisor.shutting_down) parts.push("shutting down");
-  if (supervisor.age_s > STALE_S) parts.push(`as of ${span(supervisor.age_s)} ago`);
+  parts.push(aged(supervisor));
   if (supervisor.unsaved) parts.push("the state cannot be saved");
   if (balancer.replacing) parts.push("the balancer is being replaced");
   put($("supervisor"), parts.filter(Boolean).join(" · "));

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -89,6 +91,44 @@ def test_reading_is_protected_as_well(shared: Cluster, path: str) -> None:
     assert httpx.get(shared.url + path).status_code == 200
     assert httpx.get(shared.url + path, headers={"Host": "evil.example"}).status_code == 403
     assert httpx.get(shared.url + path, headers={"Origin": "http://evil.example"}).status_code == 403
+
+
+def test_a_workers_key_is_shown_nowhere(shared: Cluster, tmp_path: Path) -> None:
+    """Where it has to be written down, only the cluster's user may read."""
+    assert shared.complete().status_code == 200
+    keys = [shared.worker_key(name) for name in ("instance_0", "instance_1")]
+    assert len(set(keys)) == 2 and min(map(len, keys)) >= 32
+    paths = ("status", "events?limit=1000", "history", "why", "openapi.json", "instances/instance_0/logs?lines=1000",
+             "instances/balancer/logs?lines=1000", "instances/access/logs?lines=1000")  # fmt: skip
+    shown = [httpx.get(f"{shared.url}/v1/cluster/{path}").text for path in paths]
+    shown += [httpx.get(f"{shared.url}/{path}").text for path in ("metrics", "v1/models", "v1/lora_adapters")]
+    shown += [shared.run(*words.split()).stdout for words in ("status --json", "events", "doctor", "why")]
+    assert shared.run("state", "export", "--state-dir", str(shared.state_dir), str(tmp_path / "out")).returncode == 0
+    shown += [file.read_text(errors="replace") for file in (tmp_path / "out", *(shared.state_dir / "logs").iterdir())]
+    assert min(map(len, shown[:-4])) > 0 and not [text for text in shown for key in keys if key in text]
+    files = [file for file in shared.state_dir.rglob("*") if file.is_file()]
+    written = [file for file in files if any(key.encode() in file.read_bytes() for key in keys)]
+    assert written and {file.stat().st_mode & 0o077 for file in (shared.state_dir, *written)} == {0}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="to become somebody else")
+def test_another_user_of_the_machine_gets_nothing_from_a_worker(shared: Cluster) -> None:
+    """Neither by its port, nor by the way that its key goes."""
+    seen = shared.instance("instance_0")
+    program = (
+        "import sys, urllib.error, urllib.request as u\n"
+        "for path in ('/health', '/metrics', '/v1/models', '/sim/state', '/invocations', '/adapters/x'):\n"
+        f"    try: print(u.urlopen('http://127.0.0.1:{seen['port']}' + path).status)\n"
+        "    except urllib.error.HTTPError as error: print(error.status)\n"
+        f"for file in ('/proc/{seen['pid']}/environ', {str(shared.state_dir / 'run' / 'instance_0')!r}):\n"
+        "    try: print(len(open(file).read()))\n"
+        "    except PermissionError: print('closed')\n"
+    )
+    result = subprocess.run(
+        ["python3", "-c", program], capture_output=True, text=True, check=True, cwd="/", user=65534, group=65534,
+        extra_groups=[], env={"PATH": os.environ["PATH"]},
+    )  # fmt: skip
+    assert result.stdout.split() == ["401"] * 6 + ["closed"] * 2
 
 
 def test_a_wrong_method_or_path_is_said(shared: Cluster) -> None:

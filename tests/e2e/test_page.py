@@ -316,6 +316,12 @@ def test_gpus_are_told_with_what_they_do(shown: Page) -> None:
     assert shown.text(row("instance_0", ".place")).startswith("CPU · ")
 
 
+def test_what_is_old_says_so(shown: Page) -> None:
+    aged = "return import('./overview.js').then(m => m.aged(arguments[0]))"
+    assert [shown.js(aged, {"age_s": age}) for age in (None, 0.9, 5, 42)] == ["", "", "", "as of 42 s ago"]
+    assert "as of" not in shown.text("#supervisor")
+
+
 def test_light_and_dark(shown: Page) -> None:
     def background() -> str:
         return str(shown.js("return getComputedStyle(document.body).backgroundColor"))
