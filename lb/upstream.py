@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from config.aio import patience
 from config.topology import BackendSpec
 from lb.connection import WorkerConnection
 from lb.errors import AttemptFailed
@@ -111,7 +112,7 @@ class Upstream:
             return made[0]
 
         try:
-            async with asyncio.timeout(endpoint.patience):
+            async with patience(endpoint.patience):
                 connection = await endpoint.open(make)
                 self._open.add(connection)
                 return connection
@@ -143,7 +144,7 @@ class Upstream:
         reader = _Whole(connection)
         try:
             connection.ask(reader, method, request)
-            async with asyncio.timeout(timeout):
+            async with patience(timeout):
                 return await reader.done
         except TimeoutError:
             raise AttemptFailed(f"no answer in {timeout:g} s", Failure.SILENT) from None

@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 
 from config import bounded
+from config.aio import patience
 from worker import progress
 
 #: A request that costs one token, by route, in the order they are tried: an embedding model has no completions.
@@ -25,6 +26,7 @@ _CANARIES: tuple[tuple[str, dict[str, Any]], ...] = (
 _MOST = 32 * 1024 * 1024  # bytes; of metrics, a worker with many adapters has some megabytes
 _MOST_VALUES = 200_000  # a card of a model has about thirty
 _UNSUPPORTED = (400, 404, 405, 501)
+_NO_LIMIT = aiohttp.ClientTimeout(total=None)  # how long an answer may take is for `Target.call` to say
 
 
 class ProbeFailed(Exception):
@@ -59,14 +61,13 @@ class Target:
         self, method: str, path: str, body: Mapping[str, Any] | None = None, timeout: float | None = None
     ) -> tuple[int, str]:
         """Status and text of the answer. Raises ProbeFailed where there is none."""
-        limit = aiohttp.ClientTimeout(total=timeout or self.timeout)
+        limit = timeout or self.timeout
+        request = self._session.request(method, self._url + path, json=body, headers=self._headers, timeout=_NO_LIMIT)
         try:
-            async with self._session.request(
-                method, self._url + path, json=body, headers=self._headers, timeout=limit
-            ) as response:
+            async with patience(limit), request as response:
                 return response.status, (await _body(response, path)).decode(errors="replace")
         except TimeoutError:
-            raise ProbeFailed(f"{path}: no answer in {limit.total:.0f} s", slow=True) from None
+            raise ProbeFailed(f"{path}: no answer in {limit:.0f} s", slow=True) from None
         except (aiohttp.ClientError, OSError) as error:
             raise ProbeFailed(f"{path}: {str(error) or type(error).__name__}") from None
 

@@ -81,7 +81,7 @@ def test_a_browser_is_led_to_it_and_sees_every_instance(page: Page, cluster: Clu
     assert page.text("#what") == "demo"
     for name in ("instance_0", "instance_1"):
         assert page.text(row(name, ".state")).strip() == "ready"
-        assert page.text(row(name, ".memory")).endswith("MiB")
+        page.until(lambda name=name: page.text(row(name, ".memory")).endswith("MiB"), "its memory is sampled")  # type: ignore[misc]
     page.says("#latest", "instance_1 ready after")
     clean(page, cluster.url)
 

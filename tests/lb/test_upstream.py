@@ -7,6 +7,7 @@ import socket
 import ssl
 import struct
 import subprocess
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -501,6 +502,20 @@ async def test_a_connection_that_comes_too_late_is_closed(upstream: Upstream, st
     failure = await failed(upstream.connect(Slow(talker.port, patience=0.1)))
     assert (failure.follows.sent, str(failure)) == (False, "no connection in 0.1 s")
     await until(lambda: talker.opened == 1 and talker.open == 0)
+
+
+@pytest.mark.parametrize("turns", range(5))
+async def test_a_worker_is_not_to_blame_for_a_time_in_which_we_stood_still(
+    upstream: Upstream, start_talker: StartTalker, monkeypatch: pytest.MonkeyPatch, turns: int
+) -> None:
+    """Longer than a connection may take, at any step of the way to it."""
+    monkeypatch.setattr(lb.upstream, "_CONNECT_S", 0.1)
+    talker = await start_talker()
+    task = asyncio.ensure_future(upstream.connect(where(upstream, talker.port)))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    time.sleep(0.3)  # noqa: ASYNC251
+    (await task).drop()
 
 
 async def test_a_connection_that_nobody_wants_any_more_is_closed(upstream: Upstream, start_talker: StartTalker) -> None:
