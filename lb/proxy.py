@@ -43,6 +43,9 @@ _MOST_BOOKS = 64
 #: How long (s) a worker may take to say whether it has made a response.
 _FIND_S = 2.0
 
+#: Seconds for a worker to say how it takes a request: it reads all of the prompt for that.
+_RENDER_S = 10.0
+
 #: How long (s) the word that a worker has died may take after its connection broke.
 _WORD_S = 0.5
 
@@ -165,15 +168,23 @@ class Proxy:
 
     async def read_tokens(self, backend: Backend, model: str | None, tokens: Sequence[int]) -> str:
         """The text of ``tokens``, from a worker, as we have no tokenizer. Raises AttemptFailed."""
-        body = json.dumps({"model": model, "tokens": list(tokens)})
-        fields = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-        request = f"POST {self._own_head(backend, '/detokenize')}{fields}\r\n{body}".encode()
-        endpoint = self.upstream.endpoint(backend.spec)
-        status, answer = await self.upstream.fetch(endpoint, request, _FIND_S, "POST")
+        body = json.dumps({"model": model, "tokens": list(tokens)}).encode()
+        status, answer = await self._post(backend, "/detokenize", body, _FIND_S)
         try:
             return str(json.loads(answer)["prompt"])
         except (ValueError, KeyError, TypeError):
             raise AttemptFailed(f"{backend.id} answered {status} to /detokenize", Failure.BROKEN) from None
+
+    async def render(self, backend: Backend, path: str, body: bytes) -> bytes | None:
+        """What a worker says of the generation that ``body`` asks for at ``path``, see `lb.resume.rendered`; None where
+        it does not say. Raises AttemptFailed."""
+        status, answer = await self._post(backend, f"{path}/render", body, _RENDER_S)
+        return answer if status == 200 else None
+
+    async def _post(self, backend: Backend, path: str, body: bytes, timeout: float) -> tuple[int, bytes]:
+        fields = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        head = f"POST {self._own_head(backend, path)}{fields}\r\n"
+        return await self.upstream.fetch(self.upstream.endpoint(backend.spec), head.encode() + body, timeout, "POST")
 
     def _own_head(self, backend: Backend, path: str) -> str:
         """Of a request of our own, from the path to the last of its lines, with its end."""

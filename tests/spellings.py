@@ -50,9 +50,15 @@ CHATS: list[dict[str, Any]] = [
 
 def requests() -> list[dict[str, Any]]:
     """All of them, each with a prompt or messages."""
-    completions = [{**BODY, "prompt": "hello", **extra} for extra in [*_BOTH, *COMPLETIONS]]
-    chats = [{**BODY, "messages": [{"role": "user", "content": "hello"}], **extra} for extra in [*_BOTH, *CHATS]]
-    return [*completions, *chats]
+    return [*map(_completion, [*_BOTH, *COMPLETIONS]), *map(_chat, [*_BOTH, *CHATS])]
+
+
+def _completion(extra: dict[str, Any]) -> dict[str, Any]:
+    return {**BODY, "prompt": "hello", **extra}
+
+
+def _chat(extra: dict[str, Any]) -> dict[str, Any]:
+    return {**BODY, "messages": [{"role": "user", "content": "hello"}], **extra}
 
 
 def label(body: dict[str, Any]) -> str:
@@ -61,3 +67,16 @@ def label(body: dict[str, Any]) -> str:
     plain = {**BODY, "prompt": "hello", "messages": body.get("messages")}
     special = [f"{key}={value!r}" for key, value in body.items() if plain.get(key, plain) is not value]
     return "-".join([kind, *special]).replace("\n", "_")
+
+
+def few() -> list[dict[str, Any]]:
+    """One of each kind of value of each field, in a chat or in a completion, for an engine that takes its time."""
+    found: dict[tuple[object, ...], dict[str, Any]] = {}
+    either = [(_chat if number % 2 else _completion)(extra) for number, extra in enumerate(_BOTH)]
+    for number, body in enumerate([*map(_completion, COMPLETIONS), *map(_chat, CHATS), *either]):
+        given = body.keys() - {"prompt", "messages"}
+        special = tuple((key, type(body[key])) for key in sorted(given) if BODY.get(key, BODY) is not body[key])
+        # A vLLM on a CPU with adapters dies of `prompt_logprobs` beside other requests.
+        if "prompt_logprobs" not in body:
+            found.setdefault(special or (number,), body)
+    return list(found.values())

@@ -65,7 +65,8 @@ class Dresser:
     """Turns the events of a continuation into the next ones of the first stream. ``first``: its first event, for what
     all events carry; ``point``: where it goes on; ``seen``: tokens that were made before, of which those after
     ``point.kept`` are not shown again. ``offset``: of the first token after ``point.kept`` in the text, in characters
-    (``logprobs`` of completions); ``alternatives``: to each token, in a chat's, None for all that there are."""
+    (``logprobs`` of completions); ``alternatives``: to each token, in a chat's, None for all that come, and ``least``
+    so many have to."""
 
     chat: bool
     first: dict[str, Any]
@@ -75,6 +76,7 @@ class Dresser:
     shows_ids: bool
     offset: int = 0
     alternatives: int | None = None
+    least: int = 0
     _again: str = field(init=False, default="")
     _held: str = field(init=False, default="")
     _hidden: int = field(init=False, default=0)
@@ -117,7 +119,7 @@ class Dresser:
         reason = choice.get("finish_reason")
         if not text and len(ids) == hidden and reason is None:
             return None
-        logprobs = self._logprobs(choice.get("logprobs"), hidden)
+        logprobs = self._logprobs(choice.get("logprobs"), ids, hidden)
         shown = ids[hidden:] if self.shows_ids else None
         if not self.chat:
             return {
@@ -143,15 +145,25 @@ class Dresser:
             text, self._held = self._held + text, ""
         return text
 
-    def _logprobs(self, found: dict[str, Any] | None, hidden: int) -> dict[str, Any] | None:
+    def _logprobs(self, found: dict[str, Any] | None, ids: Sequence[int], hidden: int) -> dict[str, Any] | None:
         if found is None:
             return None
         if self.chat:
-            tokens = range(hidden, len(found["tokens"]))
-            return {"content": [_entry(found, at, self.alternatives) for at in tokens]}
+            return {"content": [self._entry(found, at, ids[at]) for at in range(hidden, len(found["tokens"]))]}
         made = {key: values[hidden:] for key, values in found.items()}
         made["text_offset"] = [offset + self.offset for offset in made["text_offset"]]
         return made
+
+    def _entry(self, found: dict[str, Any], at: int, token_id: int) -> dict[str, Any]:
+        """One token's log probabilities as a chat shows them, out of a completion's, which has one alternative more,
+        by what they read."""
+        token, top = found["tokens"][at], list((found["top_logprobs"][at] or {}).items())
+        if token == f"token_id:{token_id}":
+            raise CannotResume("its log probabilities name tokens by id")
+        if len(top) < self.least:
+            raise CannotResume("two tokens in its log probabilities read the same")
+        shown = [_one(*pair) for pair in top[: self.alternatives]]
+        return {**_one(token, found["token_logprobs"][at]), "top_logprobs": shown}
 
     def _usage(self, usage: dict[str, Any]) -> dict[str, Any]:
         completion = self.point.kept + int(usage.get("completion_tokens") or 0)
@@ -163,11 +175,5 @@ class Dresser:
         return made
 
 
-def _entry(found: dict[str, Any], at: int, alternatives: int | None) -> dict[str, Any]:
-    """One token's log probabilities as a chat shows them, out of a completion's, which has one alternative more."""
-    token, top = found["tokens"][at], list((found["top_logprobs"][at] or {}).items())[:alternatives]
-    return {**_one(token, found["token_logprobs"][at]), "top_logprobs": [_one(*pair) for pair in top]}
-
-
 def _one(token: str, logprob: float | None) -> dict[str, Any]:
-    return {"token": token, "logprob": logprob, "bytes": list(token.encode())}
+    return {"token": token, "logprob": logprob, "bytes": list(token.encode("utf-8", "replace"))}

@@ -17,7 +17,7 @@ from lb.strategies.base import RequestInfo
 
 log = logging.getLogger(__name__)
 
-#: Seconds after a worker failed to read tokens until one is asked again.
+#: Seconds after a worker failed to answer until one is asked again.
 _PAUSE_S = 0.05
 
 
@@ -46,9 +46,10 @@ async def move(
             return await proxy.read_tokens(backend, info.model, tokens)
 
         try:
+            script.settle(await proxy.render(backend, script.path, script.body))
             point = await script.point(read)
         except AttemptFailed as failure:
-            # It was lost while it was asked to read tokens: the supervisor's word is on its way.
+            # It was lost while it was asked: the supervisor's word is on its way.
             if proxy.clock() > since + proxy.queue_timeout:
                 raise ProxyError(502, f"no worker could go on with it: {failure}", source=Source.UPSTREAM) from None
             await asyncio.sleep(_PAUSE_S)

@@ -17,6 +17,7 @@ NOT_UNDERSTOOD = "its request is not understood"
 _GUIDED = frozenset({"structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar"})
 _TRANSFERS = ("kv_transfer_params", "ec_transfer_params")
 
+READ_BY_PARSER = "its answer is read by a parser of its worker's"
 _TOOLS, _REASONING = "it calls tools", "its answer is read by a reasoning parser"
 
 #: By what stands in the delta of a chat.
@@ -123,6 +124,8 @@ def lasting(asked: dict[str, Any]) -> str:
         return "it has a budget for thinking"
     if set(asked.get("vllm_xargs") or ()) - {"session_id"}:
         return "it is made with arguments of an extension"
+    if (asked.get("top_logprobs") or 0) < 0:
+        return "it tells the log probabilities of all tokens"
     if is_greedy(asked) and (asked.get("presence_penalty") or asked.get("frequency_penalty")):
         return "its penalties count the tokens made"
     return ""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from lb.forwarding.failure_policy import Failure
@@ -18,10 +18,10 @@ from lb.http1.chunked import Cut
 from lb.model_metrics import Meter
 from lb.protocol import lax
 from lb.protocol.worker_errors import is_engine_death
-from lb.resume import continuation, events, obstacles
+from lb.resume import continuation, events, obstacles, rendered, tail
 from lb.resume.asked import Asked, fields
 from lb.resume.continuation import Dresser
-from lb.resume.point import CannotResume, Piece, Point, Sent, Unmatched, by_text, by_tokens
+from lb.resume.point import CannotResume, Point, Sent, Unmatched, by_text, by_tokens
 
 #: Tokens of the prompt before the first one that is looked at as text: what a tokenizer does with a token can depend
 #: on the one before it. And so many tokens back from the last: a stop string is held back in them.
@@ -52,7 +52,7 @@ class Script:
     ``straight``, which says None to what has to be looked at; it is None itself if everything has to."""
 
     def __init__(self, asked: Asked, body: bytes, meter: Meter) -> None:
-        self.asked, self._body, self.meter = asked, body, meter
+        self.asked, self.body, self.meter = asked, body, meter
         meter.fold = self._fold
         self.straight: Cut | None = events.cut if asked.ids else events.plain
         self.finished = self.done = self.started = False
@@ -70,6 +70,9 @@ class Script:
         self._once_more: list[int] = []  # tokens after those, which are being made again
         self._ahead: tuple[list[int], int] = ([], 0)  # where they stand in the text, and where it ends
         self._fields: dict[str, Any] | None = None
+        # Found to be left out of its text. Kept: if the next worker is lost before it has got as far again, there is
+        # nothing to find that by.
+        self._special: set[int] = set()
 
     # on the way
 
@@ -182,7 +185,7 @@ class Script:
 
     def _choices(self) -> int:
         """How many the answer has."""
-        if not self.obstacle or not _MAY_HAVE_SEVERAL.search(self._body):
+        if not self.obstacle or not _MAY_HAVE_SEVERAL.search(self.body):
             return 1
         asked = self._request()
         return max(1, asked.get("n") or 1) * lax.prompts_in(asked.get("prompt"))
@@ -256,19 +259,31 @@ class Script:
             self.straight = events.cut if self.asked.ids else events.plain
         return self.asked.body
 
+    @property
+    def path(self) -> str:
+        return "/v1/chat/completions" if self.asked.chat else "/v1/completions"
+
+    def settle(self, answer: bytes | None) -> None:
+        """The worker that is to go on has said how it takes the request (`lb.resume.rendered`), or says nothing."""
+        asked = self._request()
+        found = None if answer is None else rendered.read(answer, asked, chat=self.asked.chat)
+        if found is not None:
+            self._fields = {**asked, **found.fields}
+            self.obstacle = self.obstacle or found.obstacle
+
     async def point(self, text: Callable[[Sequence[int]], Awaitable[str]]) -> Point:
         """Where it goes on. ``text`` reads tokens. Raises CannotResume."""
         if self.hindrance():
             raise CannotResume(self.obstacle)
-        tail, tokens, asked = self._tail(), self.tokens(), self._request()
+        pieces, tokens, asked = tail.pieces(self.meter.recent()), self.tokens(), self._request()
         made_here = self.count() - self._base
-        said = sum(len(piece.tokens) for piece in tail)
+        said = sum(len(piece.tokens) for piece in pieces)
         stops = _stops(asked)
         lag = max(map(len, stops), default=1) - 1
         hold, reach = (0, lag) if asked.get("include_stop_str_in_output") else (lag, 0)
         floor = self._base if self._dresser is not None and self._dresser.said_held else 0
         sent = Sent(
-            len(tokens), tail, self._base + made_here - said, made_here == said, hold, stops, floor,
+            len(tokens), pieces, self._base + made_here - said, made_here == said, hold, stops, floor,
             behind=made_here < len(self._once_more), reach=reach,
         )  # fmt: skip
         found = by_tokens(sent)
@@ -280,17 +295,17 @@ class Script:
         except Unmatched:
             # A tokenizer shows special tokens, which a stream leaves out. Text lags: that of the first events is of
             # tokens before them.
-            latest = set(tokens[max(0, len(tokens) - len(tokens[sent.base :]) - lag) :])
+            latest = set(tokens[max(0, len(tokens) - len(tokens[sent.base :]) - lag) :]) - self._special
             special = {token for token in latest if _SPECIAL.fullmatch(await text([token]))}
             if not special:
                 raise
-            return await by_text(sent, await self._reader(text, tokens, lag, special), exact=exact, shown=shown)
+            self._special |= special
+            return await by_text(sent, await self._reader(text, tokens, lag), exact=exact, shown=shown)
 
     async def _reader(
-        self, text: Callable[[Sequence[int]], Awaitable[str]], tokens: list[int], hold: int,
-        special: Collection[int] = (),
+        self, text: Callable[[Sequence[int]], Awaitable[str]], tokens: list[int], hold: int
     ) -> Callable[[int], Awaitable[str]]:
-        """What the first so many of ``tokens`` read, without ``special`` ones, from some token on."""
+        """What the first so many of ``tokens`` read, without special ones, from some token on."""
         begin = max(0, len(tokens) - _WINDOW - hold)
         context = [*self._prompt(), *tokens[:begin]][-_CONTEXT:]
         before = await text(context) if context else ""
@@ -298,7 +313,7 @@ class Script:
         async def read(count: int) -> str:
             made = before
             if count > begin:
-                made = await text([*context, *(token for token in tokens[begin:count] if token not in special)])
+                made = await text([*context, *(token for token in tokens[begin:count] if token not in self._special)])
             if not made.startswith(before):
                 raise CannotResume("the end of its prompt is no whole character")
             return made[len(before) :]
@@ -312,11 +327,11 @@ class Script:
         body = continuation.request(asked, self.asked.chat, prompt, tokens[: point.kept], longest)
         over = body["max_tokens"] == 0
         offset, ahead = self._offset(len(tokens) - point.kept)
-        top = asked.get("top_logprobs") or 0
+        top, chosen = asked.get("top_logprobs") or 0, asked.get("logprob_token_ids")
         self._dresser = Dresser(
             self.asked.chat, self._first, point, len(prompt), len(tokens),
             shows_ids=bool(asked.get("return_token_ids")), offset=offset,
-            alternatives=None if top < 0 or asked.get("logprob_token_ids") else top,
+            alternatives=None if chosen else top, least=len(set(chosen)) if chosen else top,
         )  # fmt: skip
         self._next_worker()
         kept = b",".join(b"%d" % token for token in tokens[: point.kept])
@@ -336,35 +351,13 @@ class Script:
         self.meter.forget()
         self._made, self.straight = False, None
 
-    def _tail(self) -> list[Piece]:
-        """The latest events, of the worker of now."""
-        pieces: list[Piece] = []
-        for line in b"".join(self.meter.recent()).split(b"\n"):
-            if not line.startswith(b"data: {"):
-                continue
-            try:
-                choices = json.loads(line[6:]).get("choices") or [{}]
-            except ValueError:
-                continue  # the end of one that began before what is kept
-            ids = choices[0].get("token_ids")
-            if ids:
-                pieces.append(Piece(tuple(ids), choices[0].get("text") or _content(choices[0])))
-        return pieces
-
     def _offset(self, back: int) -> tuple[int, tuple[list[int], int]]:
         """Where the token stands that is ``back`` tokens from the end, in characters of the text as log probabilities
         of completions count them; and where those do that follow it, and the end."""
         if self._request().get("logprobs") is None or self.asked.chat:
             return 0, ([], 0)
         base = self._dresser.offset if self._dresser is not None else 0
-        offsets: list[int] = []
-        end = base
-        for line in b"".join(self.meter.recent()).split(b"\n"):
-            if line.startswith(b"data: {") and b'"text_offset"' in line:
-                found = json.loads(line[6:])["choices"][0]["logprobs"]
-                offsets += [offset + base for offset in found["text_offset"]]
-                if offsets:
-                    end = offsets[-1] + len(found["tokens"][-1])
+        offsets, end = tail.offsets(self.meter.recent(), base)
         if len(offsets) < len(self._ahead[0]):
             offsets, end = [*offsets, *self._ahead[0][len(offsets) :]], self._ahead[1]
         if back > len(offsets):
@@ -375,7 +368,7 @@ class Script:
         """Its fields as the engine takes them; none of a request that it would refuse, and that is not continued."""
         if self._fields is None:
             try:
-                self._fields = fields(self._body, chat=self.asked.chat)
+                self._fields = fields(self.body, chat=self.asked.chat)
             except (ValueError, RecursionError):
                 self._fields = {}
                 self.obstacle = self.obstacle or obstacles.NOT_UNDERSTOOD
@@ -387,7 +380,9 @@ class Script:
         return [int(digits) for digits in self._prompt_ids.split(b",")] if self._prompt_ids else []
 
     def _wants_usage(self) -> bool:
-        if b'"include_usage"' not in self._body and b"\\u" not in self._body:
+        if b'"usage":{' in (self._began or b""):
+            return True  # of every event: its worker may tell it unasked (`--enable-force-include-usage`)
+        if b'"include_usage"' not in self.body and b"\\u" not in self.body:
             return False  # most say nothing of it, and need not be parsed
         options = self._request().get("stream_options")
         return isinstance(options, dict) and bool(options.get("include_usage"))
@@ -403,10 +398,6 @@ def _failure(error: object, event: bytes) -> StreamFailed:
     final = isinstance(code, int) and 400 <= code < 500 and code not in (408, 429)
     kind = Failure.ENGINE_DIED if is_engine_death(error) else Failure.BROKEN
     return StreamFailed(f"it ended the stream in an error: {message}", event + b"\n\n", final, kind)
-
-
-def _content(choice: dict[str, Any]) -> str:
-    return (choice.get("delta") or {}).get("content") or ""
 
 
 def _stops(asked: dict[str, Any]) -> tuple[str, ...]:

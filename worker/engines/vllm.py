@@ -29,6 +29,7 @@ PROCESS_BYTES = 5 * _GIB // 2
 _OPTIONAL = {
     "--api-server-count": "adapters can be loaded at run time only if it starts a single API server",
     "--disable-uvicorn-access-log": "the probes fill its log",
+    "--enable-scale-out": "a broken stream goes on by its request alone, whatever limits the engine sets itself",
     "--kv-cache-memory-bytes": "the KV cache is a whole number of GiB",
 }
 
@@ -75,6 +76,7 @@ class VllmEngine:
         notes: list[str] = []
         wanted += self._optional(spec, "--api-server-count", ["1"], notes)
         wanted += self._optional(spec, "--disable-uvicorn-access-log", [], notes)
+        wanted += self._optional(spec, "--enable-scale-out", [], notes)
         env = _environment(spec, api_key, environ)
         if slot.gpus:
             env |= {

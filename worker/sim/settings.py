@@ -29,7 +29,7 @@ _IGNORED_VALUES = (
 )  # fmt: skip
 _IGNORED_SWITCHES = (
     "--enforce-eager", "--disable-log-requests", "--enable-log-requests", "--disable-log-stats",
-    "--disable-uvicorn-access-log", "--enable-prefix-caching", "--enable-chunked-prefill",
+    "--disable-uvicorn-access-log", "--enable-scale-out", "--enable-prefix-caching", "--enable-chunked-prefill",
     "--async-scheduling", "--trust-remote-code", "--enable-auto-tool-choice", "--fully-sharded-loras",
     "--enable-expert-parallel", "--enable-server-load-tracking", "--enable-prompt-tokens-details",
     "--enable-force-include-usage", "--return-tokens-as-token-ids", "--enable-sleep-mode",

@@ -49,6 +49,7 @@ class Engine:
     worker: RawWorker | None = None
     stalled: asyncio.Event = field(default_factory=asyncio.Event)
     gone: asyncio.Event = field(default_factory=asyncio.Event)
+    rendered: dict[str, Any] | None = None  # what it says of a generation without making it, if it says something
 
     def spec(self, **fields: Any) -> BackendSpec:
         assert self.worker is not None
@@ -68,6 +69,10 @@ class Engine:
             if path == "/detokenize":
                 out = json.dumps({"prompt": tokens.decode(data["tokens"], special=True)}).encode()
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(out), out))
+            elif path.endswith("/render"):
+                status = b"403 Forbidden" if self.rendered is None else b"200 OK"
+                out = json.dumps({"token_ids": [1], **(self.rendered or {})}, separators=(",", ":")).encode()
+                writer.write(b"HTTP/1.1 %b\r\nContent-Length: %d\r\n\r\n%b" % (status, len(out), out))
             else:
                 self.asked.append((path, data))
                 if not await self.generate(path, data, writer):
@@ -181,6 +186,20 @@ async def test_a_stream_outlives_what_its_worker_does(
     assert "clusterctl_streams_broken_total{" not in moved
 
 
+@pytest.mark.parametrize("spelling", [
+    {"stream": 1}, {"stream": "true"}, {"stream": "On", "n": "1", "max_tokens": "30", "temperature": "0"},
+    {"max_tokens": 30.0, "stream_options": {"include_usage": "false"}, "return_token_ids": 1},
+])  # fmt: skip
+@pytest.mark.parametrize("body", [CHAT, COMPLETION], ids=["chat", "completion"])
+async def test_a_stream_outlives_its_worker_however_it_is_asked_for(
+    balancer: Balanced, engines: Engines, body: dict[str, Any], spelling: dict[str, Any]
+) -> None:
+    body = {**body, **spelling}
+    workers = await engines(2, (9, "close"))
+    assert without_names(seen((await ask(balancer, body))[1])) == without_names(undisturbed(body))
+    assert sum(len(worker.asked) for worker in workers) == 2
+
+
 @pytest.mark.parametrize("body", [CHAT, COMPLETION], ids=["chat", "completion"])
 async def test_a_stream_whose_end_alone_is_missing_gets_it(
     balancer: Balanced, engines: Engines, body: dict[str, Any]
@@ -273,6 +292,52 @@ async def test_it_goes_on_where_the_same_version_of_the_adapter_is(balancer: Bal
     assert without_names(seen((await asking)[1])) == without_names(undisturbed(CHAT))
     assert [len(worker.asked) for worker in workers] == [1, 0, 1]
     workers[0].gone.set()
+
+
+@pytest.mark.parametrize(("body", "limit"), [
+    (CHAT, 25), ({**CHAT, "max_tokens": None}, 25), ({**CHAT, "max_tokens": None}, 16), (COMPLETION, 25),
+])  # fmt: skip
+async def test_a_limit_that_the_engine_sets_itself_counts_from_the_beginning(
+    balancer: Balanced, engines: Engines, body: dict[str, Any], limit: int
+) -> None:
+    """Of the model's `generation_config.json` or a flag: the request does not have it, the engine knows it."""
+    workers = await engines(2, (9, "close"), (3, "close"))
+    sampling = {"temperature": 0.0, **({} if limit == 16 else {"max_tokens": limit})}
+    for worker in workers:
+        worker.rendered = {"sampling_params": sampling, "reasoning_parser_kwargs": None, "reasoning_ended": None}
+    # The worker it begins on has that limit too; it is only asked for nothing of the kind.
+    raw = seen((await ask(balancer, body))[1])
+    assert without_names(raw) == without_names(undisturbed({**body, "max_tokens": limit}))
+
+
+@pytest.mark.parametrize("rendered", [
+    {"sampling_params": {"skip_special_tokens": False}}, {"sampling_params": {"spaces_between_special_tokens": False}},
+    {"sampling_params": {}, "reasoning_parser_kwargs": {"chat_template_kwargs": {}}, "reasoning_ended": False},
+    {"sampling_params": {"structured_outputs": {"json": "{}"}}},
+])  # fmt: skip
+async def test_what_a_parser_of_the_engines_reads_is_not_continued_as_text(
+    balancer: Balanced, engines: Engines, rendered: dict[str, Any]
+) -> None:
+    workers = await engines(2, (9, "close"))
+    for worker in workers:
+        worker.rendered = rendered
+    data = json.dumps(CHAT).encode()
+    async with balancer.connection() as (reader, writer):
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+        writer.write(head % len(data) + data)
+        raw = await asyncio.wait_for(reader.read(), 5)
+    assert b'data: {"error"' in raw
+    assert b"parser of its worker" in raw or b"guided" in raw
+    assert b"[DONE]" not in raw
+    assert sum(len(worker.asked) for worker in workers) == 1
+
+
+async def test_a_chat_whose_reasoning_is_over_in_its_prompt_goes_on(balancer: Balanced, engines: Engines) -> None:
+    workers = await engines(2, (9, "close"))
+    for worker in workers:
+        sampling = {"max_tokens": 40, "temperature": 0.0}
+        worker.rendered = {"sampling_params": sampling, "reasoning_parser_kwargs": {}, "reasoning_ended": True}
+    assert without_names(seen((await ask(balancer, CHAT))[1])) == without_names(undisturbed(CHAT))
 
 
 UNRESUMABLE = [

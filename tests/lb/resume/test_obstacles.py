@@ -139,6 +139,37 @@ async def test_what_the_tokens_made_have_a_part_in_later_is_not_continued(
         await broken(script, (5,))
 
 
+async def test_all_alternatives_are_more_than_a_continuation_tells() -> None:
+    """A completion names them by what they read, so that of two that read the same one is lost."""
+    with pytest.raises(CannotResume, match="all tokens"):
+        await broken(script_of({**CHAT, "logprobs": True, "top_logprobs": -1}, True), (5,))
+
+
+@pytest.mark.parametrize(("top", "tokens", "why"), [
+    ({"a": -1.0}, ["a"], "read the same"), ({"token_id:7": -1.0, "token_id:8": -2.0}, ["token_id:7"], "by id"),
+])  # fmt: skip
+@pytest.mark.parametrize("extra", [{"top_logprobs": 2}, {"logprob_token_ids": [7, 8]}], ids=["top", "chosen"])
+async def test_log_probabilities_that_have_lost_something_end_the_stream(
+    top: dict[str, float], tokens: list[str], why: str, extra: dict[str, Any]
+) -> None:
+    script = script_with({**CHAT, "logprobs": True, **extra}, [ROLE, event({"content": "x"}, [1], logprobs=LOGPROBS)])
+    script.go_on(await script.point(read), 512)
+    logprobs = {"tokens": tokens, "token_logprobs": [-1.0], "top_logprobs": [top], "text_offset": [0]}
+    choice = {"index": 0, "text": "a", "logprobs": logprobs, "finish_reason": None, "token_ids": [7]}
+    with pytest.raises(CannotResume, match=why):
+        script.pass_on(events.dump({"id": "cmpl-1", "choices": [choice]})[:-2])
+
+
+def test_usage_that_is_told_unasked_is_told_to_the_end() -> None:
+    """By a worker with `--enable-force-include-usage`, lost before the last event."""
+    usage = {"prompt_tokens": 2, "completion_tokens": 1, "total_tokens": 3}
+    script = script_with(CHAT, [ROLE.replace(b'"choices"', b'"usage":{"prompt_tokens":2},"choices"')])
+    last = event({"content": "x"}, [1], usage=usage).replace(b'"finish_reason":null', b'"finish_reason":"length"')
+    feed(script, last, straight=True)
+    assert script.finished
+    assert json.loads(script.finish().split(b"\n\n")[0][6:])["usage"] == usage
+
+
 async def test_a_sample_goes_on_with_its_penalties() -> None:
     """As documented: another sample is one all the same."""
     script = script_of({**COMPLETION, "temperature": 1, "presence_penalty": 0.5}, False)

@@ -185,6 +185,20 @@ async def test_special_tokens_are_looked_for_as_far_back_as_text_lags() -> None:
         assert kept + point.again == seen(out)["text"]
 
 
+@pytest.mark.parametrize("stop", [". ", ["nothing like it"]])
+@pytest.mark.parametrize("breaks", [(32, 0), (32, 1), (32, 2), (32, 0, 1), (33, 0)])
+async def test_special_tokens_are_remembered_when_the_next_worker_is_lost_before_it_gets_there(
+    stop: str | list[str], breaks: tuple[int, ...]
+) -> None:
+    """The end of a text that goes on is one of the last tokens; nothing of what follows has been sent."""
+    body = {
+        "model": "demo", "prompt": "acc b  日 c", "stream": True, "max_tokens": 36, "temperature": 0,
+        "ignore_eos": True, "stop": stop,
+    }  # fmt: skip
+    assert any(b'"token_ids":[257]' in one for one in stream({**body, "return_token_ids": True}, False)[30:33])
+    assert seen(await broken(script_of(body, False), breaks)) == seen(b"".join(stream(body, False)))
+
+
 async def test_the_tokens_of_a_long_stream_are_all_kept() -> None:
     body = {"model": "demo", "prompt": "x", "stream": True, "max_tokens": 400, "temperature": 0, "ignore_eos": True}
     script = script_of(body, False)

@@ -17,7 +17,7 @@ from worker.engines.vllm import VllmEngine
 from worker.spec import EngineSpec, Slot
 
 SPEC = EngineSpec("vllm", "org/m", ("m", "alias"), max_lora_rank=32, max_loras=6, tensor_parallel_size=2)
-ALL = "api_server_count disable_uvicorn_access_log kv_cache_memory_bytes"
+ALL = "api_server_count disable_uvicorn_access_log enable_scale_out kv_cache_memory_bytes"
 GIB = 1024**3
 
 
@@ -41,7 +41,7 @@ def test_a_worker_serves_lora_on_loopback_with_one_api_server(slot: Slot) -> Non
     for flag, values in {
         "--host": ["127.0.0.1"], "--port": ["20001"], "--served-model-name": ["m", "alias"], "--max-loras": ["6"],
         "--max-lora-rank": ["32"], "--tensor-parallel-size": ["2"], "--enable-lora": [], "--api-server-count": ["1"],
-        "--disable-uvicorn-access-log": [],
+        "--disable-uvicorn-access-log": [], "--enable-scale-out": [],
     }.items():
         assert flags.values(argv, flag) == values
 
@@ -120,7 +120,9 @@ def test_the_kv_cache_of_a_cpu_worker_has_an_explicit_size() -> None:
     assert old.env["VLLM_CPU_KVCACHE_SPACE"] == "1"
 
 
-@pytest.mark.parametrize("flag", ["--api-server-count", "--disable-uvicorn-access-log", "--kv-cache-memory-bytes"])
+@pytest.mark.parametrize(
+    "flag", ["--api-server-count", "--disable-uvicorn-access-log", "--enable-scale-out", "--kv-cache-memory-bytes"]
+)
 def test_what_an_older_version_lacks_is_left_away_with_one_line(flag: str) -> None:
     command = _command(source=ALL.replace(flag[2:].replace("-", "_"), ""))
     assert not flags.has(command.argv, flag)
