@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator
 
 from cluster.doctor.facts import Facts, Port, State
 from cluster.doctor.finding import Finding, gib, listed, ok, problem, warning
 from cluster.plan import Plan
+from config.settings import Settings
 from worker.engines import flags
 from worker.spec import Slot
 
 
 def findings(facts: Facts) -> Iterator[Finding]:
     yield settings(facts)
+    if facts.settings is not None:
+        yield from exposure(facts.settings)
     if facts.port is not None:
         yield port(facts, facts.port)
     if facts.state is not None:
@@ -26,6 +30,32 @@ def settings(facts: Facts) -> Finding:
         return problem("settings", facts.config_error, "clusterctl config show lists all settings and their meaning")
     source = f"{facts.config_file}, environment and flags" if facts.config_file else "environment and flags"
     return ok("settings", f"valid ({source})")
+
+
+def exposure(found: Settings) -> Iterator[Finding]:
+    """Who could manage the cluster from elsewhere, and who could use it."""
+    if found.admin_key is not None:
+        yield ok("access", "CLUSTERCTL_ADMIN_KEY is needed to manage the cluster")
+        return
+    remedy = "set CLUSTERCTL_ADMIN_KEY; the models themselves are open to whoever reaches the port (docs/security.md)"
+    if not is_here_only(found.host):
+        yield warning("access", f"{found.host} is reached from other machines, and no admin key is set: from there "
+                                "only admin.token of the state directory manages the cluster", remedy)  # fmt: skip
+    elif named := [name for name in ("trusted_proxies", "allowed_hosts") if getattr(found, name)]:
+        yield warning("access", f"{' and '.join(named)} tell of a proxy in front, and no admin key is set: what comes "
+                                "through one that leaves no trace, and runs as root or as you, passes for yours",
+                      remedy)  # fmt: skip
+    else:
+        yield ok("access", "on this machine alone; the user who runs it, and root, manage it without a key")
+
+
+def is_here_only(host: str) -> bool:
+    """Whether only programs of this machine reach what listens on ``host``."""
+    name = host.strip("[]").lower()
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name == "localhost"
 
 
 def port(facts: Facts, found: Port) -> Finding:

@@ -19,6 +19,7 @@ from cluster.plans import Plans
 from cluster.state import WorkerState
 from cluster.supervisor import Supervisor
 from config.paths import StateDir
+from config.principal import Principal, Scope
 from config.settings import load
 from fakes import Clock
 from worker.spec import Slot
@@ -202,3 +203,26 @@ async def test_plans_outlive_the_supervisor(cluster: Cluster) -> None:
     empty = Plans(cluster.supervisor.plan)
     empty.restore(None)
     assert empty.number == 0
+
+
+async def test_what_weakens_the_guard_is_not_applied_for_less_than_the_owner(cluster: Cluster) -> None:
+    admin = Principal("a", frozenset({Scope.ADMIN}))
+    supervisor = cluster.supervisor
+
+    async def ask(**body: Any) -> dict[str, Any]:
+        return await apply(supervisor, Apply(**body), admin)
+
+    assert (await ask(settings={"drain_timeout": 7}))["changes"]
+    before = supervisor.plan.settings
+    for body in ({"settings": {"engine_args": ["--tool-parser-plugin", "/x.py"]}}, {"settings": {"admin_key": "k"}},
+                 {"settings": {"drain_timeout": 8, "extra_routes": ["/x"]}, "dry_run": True}):  # fmt: skip
+        with pytest.raises(Refused, match="only the owner") as refused:
+            await ask(**body)
+        assert refused.value.status == 403 and supervisor.plan.settings is before
+    # By no way round either.
+    await cluster.apply(settings={"extra_routes": ["/x"]})
+    for body in ({"previous": True}, {"defaults": ["extra_routes"]}):
+        with pytest.raises(Refused, match="extra_routes"):
+            await ask(**body)
+    # What is given as it is already is no change.
+    assert (await ask(settings={"extra_routes": ["/x"]}))["changes"] == []

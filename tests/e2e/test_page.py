@@ -459,6 +459,31 @@ def _with_key(page: Page, cluster: Cluster, key: str) -> None:
     page.says("#banner", "The cluster is not shown")
     assert page.js("return sessionStorage.length") == 0
     clean(page, cluster.url)
+    # A link from the owner needs no key: in a tab that shows the page already, and in one that does not; once.
+    first, second = (_link(cluster, key) for _ in range(2))
+    page.open(first)
+    page.says("#link", "live")
+    assert page.js("return location.hash") == "" and key not in page.js("return JSON.stringify({...sessionStorage})")
+    page.click("#key")
+    page.open("about:blank")
+    page.open(second)
+    page.says("#link", "live")
+    page.choose("#strategy", "round_robin")
+    page.confirm("Switch the strategy to round_robin?")
+    page.click("#key")
+    page.open("about:blank")
+    page.open(second)
+    page.says("#toasts", "used before")
+    page.asked("Admin key")
+    page.click("#dialog-cancel")
+    page.says("#banner", "The cluster is not shown")
+    clean(page, cluster.url)
+
+
+def _link(cluster: Cluster, key: str) -> str:
+    made = clusterctl("ui", CLUSTERCTL_URL=cluster.url, CLUSTERCTL_ADMIN_KEY=key)
+    assert made.returncode == 0, made.stderr
+    return made.stdout.strip()
 
 
 # pictures

@@ -20,6 +20,29 @@ def _wrong(found: Facts) -> list[Finding]:
     return [finding for finding in setup.findings(found) if finding.level != "ok"]
 
 
+def _access(**settings: Any) -> Finding:
+    (found,) = (finding for finding in setup.findings(facts(plan=plan(**settings))) if finding.check == "access")
+    return found
+
+
+@pytest.mark.parametrize(("settings", "words"), [
+    ({"host": "0.0.0.0"}, "0.0.0.0 is reached from other machines"), ({"host": "::"}, "no admin key is set"),
+    ({"host": "10.0.0.7"}, "10.0.0.7"), ({"host": "[fe80::1]"}, "fe80::1"), ({"host": "gpu.example"}, "gpu.example"),
+    ({"trusted_proxies": "127.0.0.1"}, "trusted_proxies tell of a proxy"),
+    ({"allowed_hosts": "api.example", "trusted_proxies": "::1"}, "trusted_proxies and allowed_hosts"),
+])  # fmt: skip
+def test_an_address_for_others_without_a_key_is_warned_of(settings: dict[str, Any], words: str) -> None:
+    found = _access(**settings)
+    assert found.level == "warning" and words in found.text and "set CLUSTERCTL_ADMIN_KEY" in found.remedy
+    keyed = _access(**settings, admin_key="secret")
+    assert keyed.level == "ok" and "secret" not in keyed.text
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "[::1]", "127.8.8.8"])
+def test_this_machine_alone_needs_no_key(host: str) -> None:
+    assert _access(host=host).level == "ok"
+
+
 def _up(found: Facts) -> str:
     return setup.up(found).text
 
