@@ -18,8 +18,8 @@ _SUN_PATH_MAX = 107
 
 #: What may lie in a state directory before there is a database in it, or in the root of a volume of its own.
 _OURS = re.compile(
-    r"lock|launch\.json|control\.sock|state\.db.*|strategy\.bin|(counters|history)(-\d+)?\.bin|admin\.token"
-    r"|(lb|balancer)(-\d+)?\.(sock|sock\.fd|json)|logs|run|work|adapters|lost\+found"
+    r"lock|launch\.json|control\.sock|state\.db.*|strategy\.bin|(counters|history)(-\d+)?\.bin|\.?admin\.token.*"
+    r"|(lb|balancer)(-\d+)?\.(sock|sock\.fd|json)|logs|run|work|adapters|links|lost\+found"
 )
 
 

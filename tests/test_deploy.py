@@ -23,6 +23,9 @@ DEPLOY = ROOT / "deploy"
 PROMETHEUS = DEPLOY / "prometheus"
 GRAFANA = DEPLOY / "grafana"
 
+#: Where a secret of compose is found.
+KEY_FILE = "/run/secrets/clusterctl_admin_key"
+
 
 def read(path: Path) -> Any:
     return yaml.safe_load(path.read_text())
@@ -49,9 +52,23 @@ def build() -> ModuleType:
     return module
 
 
-def test_prometheus_takes_the_configuration_and_the_rules() -> None:
-    assert "1 rule files found" in promtool("check", "config", "prometheus.yml")
+def test_prometheus_takes_the_configuration_and_the_rules(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("key")
+    (tmp_path / "rules.yml").symlink_to(PROMETHEUS / "rules.yml")
+    config = (PROMETHEUS / "prometheus.yml").read_text()
+    (tmp_path / "prometheus.yml").write_text(config.replace(KEY_FILE, str(tmp_path / "key")))
+    assert "1 rule files found" in promtool("check", "config", str(tmp_path / "prometheus.yml"))
     assert f"{len(alerts())} rules found" in promtool("check", "rules", "rules.yml")
+
+
+def test_compose_gives_prometheus_the_key_that_it_sends() -> None:
+    """It is another machine to the cluster, which tells its metrics to none without a key."""
+    compose = read(ROOT / "docker-compose.yml")
+    (job,) = read(PROMETHEUS / "prometheus.yml")["scrape_configs"]
+    assert job["authorization"] == {"credentials_file": KEY_FILE}
+    name = Path(KEY_FILE).name
+    assert compose["services"]["prometheus"]["secrets"] == [name]
+    assert compose["secrets"][name] == {"environment": "CLUSTERCTL_ADMIN_KEY"}
 
 
 def test_every_alert_fires_when_it_should_and_not_before() -> None:

@@ -68,7 +68,8 @@ def prometheus(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> It
     config = folder / "prometheus.yml"
     text = config.read_text()
     assert text.count("cluster:8000") == 1
-    config.write_text(text.replace("cluster:8000", f"127.0.0.1:{cluster.port}"))
+    text = text.replace("cluster:8000", f"127.0.0.1:{cluster.port}")
+    config.write_text(text.replace("/run/secrets/clusterctl_admin_key", str(cluster.state_dir / "admin.token")))
     log = folder / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(
