@@ -86,6 +86,7 @@ def flags(scenario: Scenario, instances: int) -> tuple[str, ...]:
     if scenario.engine == "vllm":
         return (*made, "--max-instances", str(instances))
     made += ["--", "--ttft-ms", "20", "--itl-ms", f"{scenario.itl_ms:g}", "--fault", "poison"]
+    made += ["--fault", "poison:text=venom:kills=engine"]
     if scenario.full is not None:
         places = math.ceil((scenario.streams + scenario.plain) / scenario.full / instances)
         made += ["--max-num-seqs", str(places)]

@@ -14,10 +14,11 @@ FAULTS: tuple[type[Fault], ...] = (
     faults.Abort, faults.Reset, faults.Garbage, faults.GarbageFirst, faults.Error500, faults.Slow, faults.Refused,
     upheavals.KillBalancer, upheavals.KillSupervisor, disk.DiskFull, upheavals.Scale, upheavals.Strategy,
     upheavals.Rolling, upheavals.Handover, upheavals.Poison,
+    upheavals.PoisonEngine,
 )  # fmt: skip
 BY_NAME = {kind.name.replace(" ", "-"): kind for kind in FAULTS}
 #: Say of the cluster what holds only as long as nothing else happens to it.
-_ALONE = (upheavals.Rolling, upheavals.Poison, disk.DiskFull, upheavals.Handover)
+_ALONE = (upheavals.Rolling, upheavals.Poison, upheavals.PoisonEngine, disk.DiskFull, upheavals.Handover)
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ SCENARIOS = {
     "handover": Scenario("replacing the balancer", (upheavals.Handover,), 100),
     "supervisor": Scenario("SIGKILL of the supervisor, and up again", (upheavals.KillSupervisor,), 20),
     "poison": Scenario("a request that kills who takes it", (upheavals.Poison,), 5),
+    "poison-engine": Scenario("a request that kills the engine of who takes it", (upheavals.PoisonEngine,), 5),
 }  # fmt: skip
 
 

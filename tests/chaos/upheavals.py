@@ -191,6 +191,7 @@ class Poison(Fault):
     """A request that kills every worker that takes it: two at most, and then its sender is told."""
 
     name, sim_only, group = "poison", True, "worker"
+    prompt = "a poison pill"
 
     async def start(self) -> None:
         ready: Callable[[Status], bool] = lambda s: len(self.arena.ready(SERVED)) == len(s["instances"])  # noqa: E731
@@ -199,7 +200,7 @@ class Poison(Fault):
         self.restarts = self._deaths()
         await super().start()
         streamed = self.arena.chooser.random() < 0.5
-        body = {"model": "demo", "prompt": "a poison pill", "max_tokens": 50, "temperature": 0, "stream": streamed}
+        body = {"model": "demo", "prompt": self.prompt, "max_tokens": 50, "temperature": 0, "stream": streamed}
         answer = await self.arena.post("/v1/completions", body)
         self.note = f"told after {answer.ended - self.began:.1f} s: {words(answer)[:80]}"
         status = (200, 500) if streamed else (500,)
@@ -216,6 +217,12 @@ class Poison(Fault):
         await super().finish()
         if self.restored is not None and (deaths := self._deaths() - self.restarts) > 2:
             self.blame(f"it killed {deaths} workers")
+
+
+class PoisonEngine(Poison):
+    """The same, but only the engines die, and their API servers answer 500 for a moment."""
+
+    name, prompt = "poison engine", "a drop of venom"
 
 
 def words(answer: Answer) -> str:

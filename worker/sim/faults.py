@@ -46,6 +46,11 @@ class Fault:
     text: str = "poison"
     kills: str = "process"
 
+    @property
+    def key(self) -> str:
+        """What an older one gives way for: its kind, of poison the text too."""
+        return f"{self.kind} {self.text}" if self.kind == "poison" else self.kind
+
     def as_json(self, now: float) -> dict[str, Any]:
         """The fault as the control route shows it."""
         left = None if self.until is None else max(0.0, self.until - now)
@@ -86,21 +91,18 @@ def parse_text(text: str, now: float) -> Fault:
 
 
 class FaultBox:
-    """The active faults, at most one of each kind."""
+    """The active faults, at most one of each kind, and of each poison."""
 
     def __init__(self) -> None:
         self._faults: dict[str, Fault] = {}
 
     def put(self, fault: Fault) -> None:
         """Switch a fault on, in place of an older one of its kind."""
-        self._faults[fault.kind] = fault
+        self._faults[fault.key] = fault
 
     def clear(self, kind: str | None = None) -> None:
         """Switch all off, or the one of that kind."""
-        if kind is None:
-            self._faults.clear()
-        else:
-            self._faults.pop(kind, None)
+        self._faults = {key: fault for key, fault in self._faults.items() if kind not in (None, fault.kind)}
 
     def active(self, now: float) -> list[Fault]:
         """All that are on."""
@@ -124,17 +126,18 @@ class FaultBox:
         return fault
 
     def poison(self, prompts: Iterable[Sequence[int]], now: float) -> Fault | None:
-        """The fault ``poison``, if it is on and one of ``prompts`` (token ids) holds its text."""
-        fault = self.get("poison", now)
-        return fault if fault is not None and any(fault.text in decode(ids) for ids in prompts) else None
+        """The fault ``poison`` whose text one of ``prompts`` (token ids) holds, if there is one."""
+        poisons = [fault for fault in self.active(now) if fault.kind == "poison"]
+        texts = [decode(ids) for ids in prompts] if poisons else []
+        return next((fault for fault in poisons if any(fault.text in text for text in texts)), None)
 
     def due(self, chunks: int, now: float) -> Fault | None:
         """The fault that hits a stream that has sent ``chunks`` chunks; counts as a firing."""
         if not self._faults:
             return None
-        for kind, fault in list(self._faults.items()):
-            if fault.after_chunks is None or kind not in _LATE:
+        for fault in list(self._faults.values()):
+            if fault.after_chunks is None or fault.kind not in _LATE:
                 continue
-            if chunks >= fault.after_chunks and self.get(kind, now):
-                return self.fire(kind, now)
+            if chunks >= fault.after_chunks and self.get(fault.kind, now):
+                return self.fire(fault.kind, now)
         return None

@@ -27,8 +27,11 @@ def test_poison_is_known_by_its_text_whatever_the_prompt_came_as() -> None:
     assert box.poison([encode("bread"), encode("a poison pill")], 0)
     assert box.poison([encode("bread")], 0) is None
     assert box.due(9, 0) is None
-    box.put(parse({"kind": "poison", "text": "bread"}, 0))
-    assert box.poison([encode("bread")], 0) and not box.poison([encode("poison")], 0)
+    box.put(parse({"kind": "poison", "text": "bread", "kills": "engine"}, 0))
+    eaten, drunk = box.poison([encode("bread")], 0), box.poison([encode("poison")], 0)
+    assert eaten and drunk and (eaten.kills, drunk.kills) == ("engine", "process")
+    box.clear("poison")
+    assert not box.active(0)
 
 
 def test_garbage_comes_first_or_after_chunks() -> None:
