@@ -183,10 +183,12 @@ class Exchange(Relayed):
     def _check_silence(self, relay: Relay, backend: Backend, now: float) -> None:
         """Only of a stream: the head of one comes at once, while the prompt is still waiting to be read. That of any
         other answer comes with its last token."""
-        timeout, silent = self._proxy.first_byte_timeout, now - self._began
-        if not timeout or silent <= timeout or not (self._broken is not None or self._is_stream):
+        timeout, silent, script = self._proxy.first_byte_timeout, now - self._began, self._script
+        if not timeout or silent <= timeout or not self._is_stream:
             return
-        if relay.taken or not (self._broken is not None or self._may_be_repeated) or not self._others(backend, now):
+        moves = script is not None and script.moves < self._proxy.migration_limit and not script.hindrance()
+        may_go = moves if self._broken is not None else self._may_be_repeated and not relay.taken
+        if not may_go or not self._others(backend, now):
             return  # better late than never
         relay.drop()
         self._failed(AttemptFailed(f"no answer in {silent:.1f} s", Failure.SILENT))

@@ -73,6 +73,7 @@ class Stub:
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     worker: RawWorker | None = None
     released: asyncio.Event = field(default_factory=asyncio.Event)
+    hold_heads: bool = False  # the head of a stream comes with its first token
 
     def spec(self, **fields: Any) -> BackendSpec:
         assert self.worker is not None
@@ -102,9 +103,10 @@ class Stub:
             writer.write(fault.whole)
         elif data.get("stream"):
             events = [] if fault.events == 0 else stream(data, "chat" in path, name=f"{self.name}{len(self.asked)}")
+            await asyncio.sleep(fault.after if self.hold_heads else 0)
             writer.write(STREAM_HEAD)
             await writer.drain()
-            await asyncio.sleep(fault.after)
+            await asyncio.sleep(0 if self.hold_heads else fault.after)
             sent = events if fault.events is None else events[: fault.events]
             writer.write(b"".join(map(chunk, sent)) + (LAST if fault.events is None else b"") + fault.extra)
         else:

@@ -164,6 +164,21 @@ async def test_s06_silence_is_waited_for_where_nobody_else_is_left(balancer: Bal
     assert len(first.asked) == 2
 
 
+async def test_s06_who_should_go_on_with_a_stream_and_is_silent_is_left_for_another(
+    start_balancer: StartBalancer, stack: AsyncExitStack
+) -> None:
+    """As long as it may be moved: then the silent one is waited for."""
+    for limit, asked in ((3, 1), (1, 0)):
+        balancer = await start_balancer(first_byte_timeout=0.6, migration_limit=limit)
+        slow = Fault(after=1.6)
+        stubs = [Stub("instance_0", [Fault(events=20, end=CLOSE)]), Stub("instance_1", [slow]), Stub("instance_2")]
+        stubs[1].hold_heads = True
+        await start(stack, *stubs)
+        balancer.push(*(stub.spec() for stub in stubs))
+        assert whole(await ask(balancer))
+        assert len(stubs[2].asked) == asked
+
+
 async def test_s07_a_slow_first_token_is_no_silence(balancer: Balanced, pair: Pair) -> None:
     """The head has come: its prompt is being read, which takes as long elsewhere."""
     first, second = await pair(Fault(after=1.8))
