@@ -28,8 +28,8 @@ _MOST_LOOKED_AT = 64 * 1024
 #: Bytes of an answer that is kept until it is whole; a larger one is passed on as it comes from there on.
 _MOST_COLLECTED = 4 * 1024 * 1024
 
-#: In an answer that a worker gave up: it says 200.
-_ABORTED = b'"finish_reason":"abort"'
+#: In an answer that a worker gave up (it says 200), and how JSON ends.
+_ABORTED, _ENDS = b'"finish_reason":"abort"', (b"}", b"}\n", b"]")
 
 
 class Verdict(Enum):
@@ -134,7 +134,7 @@ class Relay:
         self._owner.on_complete(self.status)
 
     def on_whole(self, head: ResponseHead, body: bytes) -> None:
-        if _ABORTED in body or not body.endswith(b"}"):  # most answers are JSON objects
+        if _ABORTED in body or not body.endswith(_ENDS):
             failure = self._owner.on_looked(head, body)
             if failure is not None:
                 self._owner.on_broken(failure)

@@ -8,6 +8,9 @@ from lb.forwarding.failure_policy import Failure
 from lb.http1.response import ResponseHead
 from lb.protocol import worker_errors
 
+#: Without it there is nothing to be parsed.
+_ABORT = b'"abort"'
+
 
 def wrong_with(head: ResponseHead, body: bytes) -> AttemptFailed | None:
     """Of one that was read whole, or of a stream that begins with ``body``; None: nothing, or it is for the client to
@@ -20,7 +23,7 @@ def wrong_with(head: ResponseHead, body: bytes) -> AttemptFailed | None:
         return None if kind is None else AttemptFailed("its stream began with an error", kind)
     if head.status != 200:
         return None
-    if is_aborted(body):
+    if _ABORT in body and is_aborted(body):
         return AttemptFailed("it gave the request up", Failure.BROKEN)
     if worker_errors.is_no_answer(head.media, body):
         return AttemptFailed("what it sent is no answer", Failure.BROKEN)

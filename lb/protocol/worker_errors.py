@@ -19,6 +19,8 @@ _TRACES = (_DEAD.encode(), _NAME.encode())
 #: How a stream opens that is over before it has begun: vLLM's own way, and that of the Messages and Responses APIs.
 _OPENINGS = (b'data: {"error"', b"event: error")
 
+_ENDS = (b"}", b"]")
+
 #: Of the Messages API: the client's fault.
 _CLIENTS = frozenset({
     "invalid_request_error", "authentication_error", "permission_error", "not_found_error", "request_too_large",
@@ -62,8 +64,8 @@ def is_no_answer(media: bytes, body: bytes) -> bool:
     ``media``: its media type in small letters, empty where none was told."""
     if media == b"text/html" or not (media or body):
         return True
-    if media != b"application/json":
-        return False
+    if media != b"application/json" or body[-64:].rstrip().endswith(_ENDS):
+        return False  # cut off, it hardly ever ends like that; to parse each answer would hold up the others
     try:
         json.loads(body)
     except (ValueError, RecursionError):
