@@ -8,10 +8,12 @@ meets the gap.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cluster.adapter_effect import Effect
 from worker.probe import ProbeFailed, Target
 
 #: Seconds until a refused adapter is tried again: doubled each time.
@@ -47,14 +49,17 @@ class Totals:
 class AdapterAgent:
     """One incarnation of one worker. ``wanted()`` tells name and path of what it should hold. ``withheld`` are those on
     their way out; ``withhold(name)`` returns when the balancer sends nothing for such a one any more. ``changed`` is
-    called after every change. ``foreign``: names that came with the engine's own flags and are left alone."""
+    called after every change. ``foreign``: names that came with the engine's own flags and are left alone. ``effect``
+    says whether what was loaded does anything; one that does not is refused as if the worker had."""
 
     def __init__(
         self, target: Target, wanted: Callable[[], Mapping[str, str]], withhold: Callable[[str], Awaitable[None]],
         changed: Callable[[], None], clock: Callable[[], float], timeout: float, foreign: frozenset[str] = frozenset(),
+        effect: Effect | None = None,
     ) -> None:
         self._target, self._wanted, self._withhold, self._changed = target, wanted, withhold, changed
         self._clock, self._timeout, self._foreign = clock, timeout, foreign
+        self._effect = effect
         self._lock = asyncio.Lock()
         self.loaded: dict[str, str] = {}
         self.withheld: set[str] = set()
@@ -128,15 +133,8 @@ class AdapterAgent:
         return await self._load(name, want) if want is not None else None
 
     async def _load(self, name: str, path: str) -> str | None:
-        began, self.loading = self._clock(), True
-        try:
-            words = await self._target.load_adapter(name, path, self._timeout)
-            if words is not None and words.startswith("400"):
-                # Somebody loaded that name behind our back: the registry is right.
-                await self._unload(name)
-                words = await self._target.load_adapter(name, path, self._timeout)
-        finally:
-            self.loading = False
+        began = self._clock()
+        words = (self._effect and self._effect.known(path)) or await self._try(name, path)
         if words is not None:
             self.failures += 1
             attempts = self.refused[name].attempts + 1 if name in self.refused else 1
@@ -150,6 +148,29 @@ class AdapterAgent:
         self.loaded[name] = path
         self._changed()
         return None
+
+    async def _try(self, name: str, path: str) -> str | None:
+        """Loads it, and takes it off again where it has no effect: the worker's words, or those that say so."""
+        self.loading = True
+        try:
+            words = await self._target.load_adapter(name, path, self._timeout)
+            if words is not None and words.startswith("400"):
+                # Somebody loaded that name behind our back: the registry is right.
+                await self._unload(name)
+                words = await self._target.load_adapter(name, path, self._timeout)
+        finally:
+            self.loading = False
+        if words is not None or self._effect is None:
+            return words
+        try:
+            words = await self._effect.refusal(self._target, name, path)
+        except ProbeFailed:
+            with contextlib.suppress(ProbeFailed):  # nobody knows what it does
+                await self._unload(name)
+            raise
+        if words is not None:
+            await self._unload(name)
+        return words
 
     async def _unload(self, name: str) -> None:
         status, text = await self._target.call("POST", "/v1/unload_lora_adapter", {"lora_name": name}, self._timeout)

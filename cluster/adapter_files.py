@@ -15,16 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from cluster.adapter_pairs import check_targets, pair_up
-from cluster.adapter_rules import CONFIG, WEIGHTS, read_config
+from cluster.adapter_pairs import Pair, check_targets, pair_up
+from cluster.adapter_rules import CONFIG, WEIGHTS, AdapterConfig, read_config
 from cluster.adapter_shapes import BaseShapes, Comparison, compare, read_base
 from cluster.adapter_store import FILES, MAX_BYTES, content_hash, hash_streams, remove, sweep_temporary, take_in
-from cluster.adapter_tensors import AdapterRejected, open_regular, read_header, read_object, shown
+from cluster.adapter_targets import EngineSide, check_used
+from cluster.adapter_tensors import AdapterRejected, Tensor, open_regular, read_header, read_object, shown
 from cluster.adapter_values import check_values, no_effect
 
 __all__ = [
     "ALLOW_IT", "AdapterFacts", "AdapterRejected", "BaseShapes",
-    "content_hash", "inspect", "read_base", "remove", "sweep_temporary", "take_in",
+    "content_hash", "inspect", "read_base", "recheck", "remove", "sweep_temporary", "take_in",
 ]  # fmt: skip
 
 _MAX_CONFIG, _MAX_CONFIG_VALUES = 1 << 20, 50_000  # bytes; some name each module
@@ -59,11 +60,13 @@ def inspect(
     roots: tuple[Path, ...] = (),
     max_bytes: int = MAX_BYTES,
     allow_no_effect: bool = False,
+    side: EngineSide | None = None,
 ) -> AdapterFacts:
     """The facts of the adapter in the folder ``path``, which must lie in one of ``roots`` where there are any.
 
     ``base``: the served model's shapes, None where they cannot be read; ``served_names``: its names; ``max_rank``:
-    the workers' max_lora_rank; ``allow_no_effect``: its matrices may be zero. Raises AdapterRejected: 404 for what is
+    the workers' max_lora_rank; ``allow_no_effect``: its matrices may be zero; ``side``: what the engine does with its
+    names. Raises AdapterRejected: 404 for what is
     missing, 409 for another base model or files that change meanwhile, 400 for all else that is wrong. OSError where
     reading an open file fails.
     """
@@ -74,7 +77,7 @@ def inspect(
         size = sum(os.fstat(stream.fileno()).st_size for stream in streams.values())
         if size > max_bytes:
             raise AdapterRejected(400, f"{path} has {size} bytes, more than the {max_bytes} that are allowed")
-        facts, why_no_effect = _facts(streams, size, base, served_names, max_rank)
+        facts, why_no_effect = _facts(streams, size, _Served(base, served_names, max_rank, side or EngineSide()))
         # All was read through the same open files, so what was checked is what was hashed, unless they were written to.
         if _stamps(streams) != before:
             raise AdapterRejected(409, f"the adapter in {path} changed while it was read: try again")
@@ -83,27 +86,58 @@ def inspect(
         return facts
 
 
-def _facts(
-    streams: Mapping[str, BinaryIO], size: int, base: BaseShapes | None, served: tuple[str, ...], max_rank: int
-) -> tuple[AdapterFacts, str | None]:
-    """Also why it has no effect, where it has none."""
-    config = read_config(read_object(streams[CONFIG], CONFIG, _MAX_CONFIG, _MAX_CONFIG_VALUES), max_rank)
+def recheck(path: Path, base: BaseShapes | None, max_rank: int, side: EngineSide) -> None:
+    """Whether workers with other flags would take the adapter in ``path``, which was inspected before, and use all of
+    it. Reads no weights. Raises as `inspect`."""
+    with ExitStack() as stack:
+        streams = {name: stack.enter_context(_open(path, name, ())) for name in FILES}
+        _header_facts(streams, _Served(base, (), max_rank, side))
+
+
+@dataclass(frozen=True, slots=True)
+class _Served:
+    base: BaseShapes | None
+    names: tuple[str, ...]
+    max_rank: int
+    side: EngineSide
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """What an adapter says of itself, checked. ``compared``: modules whose shapes were."""
+
+    config: AdapterConfig
+    tensors: Mapping[str, Tensor]
+    pairs: list[Pair]
+    compared: int
+    unchecked: tuple[str, ...]
+
+
+def _header_facts(streams: Mapping[str, BinaryIO], served: _Served) -> _Header:
+    config = read_config(read_object(streams[CONFIG], CONFIG, _MAX_CONFIG, _MAX_CONFIG_VALUES), served.max_rank)
     tensors = read_header(streams[WEIGHTS], WEIGHTS)
     pairs = pair_up(tensors, config)
-    targets = check_targets(pairs, config)
-    if base is None:
-        shapes = Comparison(0, (_NOT_COMPARED,))
-    else:
-        shapes = compare(pairs, base, transposed=config.transposed)
-    another = _other_base(config.base_model, served, compared=shapes.compared > 0)
-    filled = check_values(streams[WEIGHTS], tensors, WEIGHTS)
+    targets, base = check_targets(pairs, config), served.base
+    shapes = Comparison(0, (_NOT_COMPARED,)) if base is None else compare(pairs, base, transposed=config.transposed)
+    modules = () if base is None else (*base.shapes, *base.opaque)
+    unused = check_used([pair.module for pair in pairs], shapes.renamed, modules, served.side)
+    told = (*shapes.unchecked, *unused, *(text for text in (targets,) if text))
+    return _Header(config, tensors, pairs, shapes.compared, told)
+
+
+def _facts(streams: Mapping[str, BinaryIO], size: int, served: _Served) -> tuple[AdapterFacts, str | None]:
+    """Also why it has no effect, where it has none."""
+    header = _header_facts(streams, served)
+    config, pairs = header.config, header.pairs
+    another = _other_base(config.base_model, served.names, compared=header.compared > 0)
+    filled = check_values(streams[WEIGHTS], header.tensors, WEIGHTS)
     facts = AdapterFacts(
         content_hash=hash_streams(streams),
         rank=config.top_rank,
         target_modules=tuple(sorted({pair.module.rpartition(".")[2] for pair in pairs})),
         base_model=config.base_model,
         size=size,
-        unchecked=(*shapes.unchecked, *(text for text in (targets, another) if text)),
+        unchecked=(*header.unchecked, *(text for text in (another,) if text)),
     )
     return facts, no_effect(pairs, filled, config)
 

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 from cluster.adapter_pairs import Pair
+from cluster.adapter_targets import named
 from cluster.adapter_tensors import FLOATING, AdapterRejected, Tensor, open_regular, read_header, read_object, shown
 
 _INDEX = "model.safetensors.index.json"
@@ -56,10 +57,12 @@ class BaseShapes:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How many modules were ``compared``, and sentences on what was not."""
+    """How many modules were ``compared``, and sentences on what was not. ``renamed``: the adapter's modules, and the
+    names that the model's files have for them."""
 
     compared: int
     unchecked: tuple[str, ...]
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_base(model: str, cache: Path | None = None) -> BaseShapes | None:
@@ -92,34 +95,29 @@ def compare(pairs: Iterable[Pair], base: BaseShapes, *, transposed: bool) -> Com
 
     ``transposed``: the base may store its weights as [in, out] (fan_in_fan_out).
     """
-    opaque, renamed, compared = [], [], 0
+    opaque: list[str] = []
+    renamed: dict[str, str] = {}
+    compared = 0
     for pair in pairs:
         names = [] if pair.fused else base.find(pair.module)
         if not names and not pair.fused:
             raise AdapterRejected(400, f"tensor {shown(pair.a_name)} is of a module that the base model does not have")
         if names and pair.module not in names:
-            renamed.append((pair.module, names[0]))
+            renamed[pair.module] = names[0]
         shapes = [base.shapes[name] for name in names if name in base.shapes]
         if len(shapes) < max(1, len(names)):
             opaque.append(pair.module)
             continue
         _check_shapes(pair, names[0], shapes, transposed)
         compared += 1
-    return Comparison(compared, (*_opaque_told(opaque), *_renamed_told(renamed)))
+    return Comparison(compared, tuple(_opaque_told(opaque)), renamed)
 
 
 def _opaque_told(modules: list[str]) -> list[str]:
     if not modules:
         return []
     why = "the base model or the adapter stores them packed or fused"
-    return [f"the shapes of {len(modules)} modules were not compared, since {why}, such as {shown(modules[0])}"]
-
-
-def _renamed_told(names: list[tuple[str, str]]) -> list[str]:
-    if not names:
-        return []
-    told = f"{shown(names[0][0])} is {shown(names[0][1])} in the base model's files"
-    return [f"{told}, and whether the engine takes one name for the other was not checked"]
+    return [f"the shapes of {len(modules)} modules were not compared, since {why}: {named(modules)}"]
 
 
 def _check_shapes(pair: Pair, name: str, shapes: list[tuple[int, int]], transposed: bool) -> None:

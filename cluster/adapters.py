@@ -14,7 +14,8 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """``size`` in bytes, ``created`` in seconds since the epoch. ``path`` is the immutable copy workers load."""
+    """``size`` in bytes, ``created`` in seconds since the epoch. ``path`` is the immutable copy workers load.
+    ``allow_no_effect``: workers may answer with it as without; so for those from before that was asked."""
 
     number: int
     hash: str
@@ -25,6 +26,7 @@ class Version:
     source: str
     size: int
     created: float
+    allow_no_effect: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,11 @@ class Adapter:
         others = [v for v in self.versions if v.number != version.number]
         kept = sorted(others, key=lambda v: v.number)[-(keep - 1) :] if keep > 1 else []
         return replace(self, active=version.number, versions=(*kept, version))
+
+    def allowing_no_effect(self) -> Adapter:
+        """The active version may answer as the base model does."""
+        allowed = replace(self.current, allow_no_effect=True)
+        return replace(self, versions=tuple(allowed if v.number == self.active else v for v in self.versions))
 
     def next_number(self) -> int:
         return max((v.number for v in self.versions), default=0) + 1

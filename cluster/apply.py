@@ -111,12 +111,26 @@ async def _check(supervisor: Supervisor, old: Plan, new: Settings, scaled: bool)
     lost = [name for name in old.spec.served_names if name not in checked.spec.served_names]
     if lost:
         raise Refused(409, f"clients know the model as {', '.join(lost)}: their requests would fail", "engine_args")
-    rank = checked.spec.max_lora_rank
-    for adapter in supervisor.rollouts.registry.adapters.values():
-        if adapter.current.rank > rank:
-            raise Refused(409, f"adapter {adapter.name} has rank {adapter.current.rank}, above {rank}", "engine_args")
+    if checked.spec != old.spec:
+        await _check_adapters(supervisor, old, checked)
     # Core lists stay those that the running workers were given theirs from.
     return replace(checked, placement=replace(checked.placement, planned=old.placement.planned))
+
+
+async def _check_adapters(supervisor: Supervisor, old: Plan, new: Plan) -> None:
+    """Raises Refused where workers by ``new`` could not hold what those by ``old`` can. What cannot be seen beforehand,
+    the first of them finds out: see `cluster.rolling`."""
+    registry, intake = supervisor.rollouts.registry, supervisor.rollouts.intake
+    misfits = await intake.misfits(registry.adapters.values(), new)
+    before = await intake.misfits([registry.adapters[name] for name in misfits], old)
+    misfits = {name: why for name, why in misfits.items() if name not in before}
+    if misfits:
+        first, why = next(iter(misfits.items()))
+        others = f", and neither could they hold {', '.join(list(misfits)[1:])}" if len(misfits) > 1 else ""
+        raise Refused(
+            409, f"with these settings workers could not hold adapter {first} ({why}){others}; nothing was changed: "
+            "`clusterctl lora unload` takes an adapter off", "engine_args",
+        )  # fmt: skip
 
 
 def _commit(

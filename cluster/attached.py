@@ -36,6 +36,8 @@ class Attached:
         #: As of an instance: taken out for slowness; found hung so often; standing still for so long.
         self.slow = False
         self.stalls = 0
+        #: Of the cluster it has none.
+        self.settings = 0
         self.standing = ""
         self.progress_at: float | None = None
         self.progress: Progress | None = None

@@ -78,6 +78,7 @@ EFFECTS: Mapping[str, Effect] = {
     "otlp_endpoint": _E.BALANCER,
     "lora_config": _E.NEVER,
     "keep_versions": _E.AT_ONCE,
+    "allow_no_effect": _E.AT_ONCE,
     "adapter_root": _E.AT_ONCE,
     "state_dir": _E.NEVER,
     "engine_args": _E.WORKERS,

@@ -109,6 +109,7 @@ class LoadAdapter(_Body):
     lora_path: StrictStr = Field(min_length=1, max_length=4096)
     load_inplace: StrictBool = False
     description: StrictStr | None = Field(None, max_length=DESCRIPTION)
+    allow_no_effect: StrictBool = False
 
 
 class UnloadAdapter(_Body):

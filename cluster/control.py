@@ -96,7 +96,9 @@ def _adapter_routes(table: web.RouteTableDef, supervisor: Supervisor) -> None:
     async def load(request: web.Request) -> web.Response:
         body = commands.parse(commands.LoadAdapter, await request.read())
         authority.check_path(request[_WHO], supervisor.plan.settings.adapter_root)
-        status, result = await rollouts.load(body.lora_name, body.lora_path, body.load_inplace, body.description)
+        status, result = await rollouts.load(
+            body.lora_name, body.lora_path, body.load_inplace, body.description, body.allow_no_effect
+        )
         return await answer(result, status)
 
     @table.post("/v1/unload_lora_adapter")

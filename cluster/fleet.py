@@ -265,7 +265,15 @@ class Fleet:
         return sum(name in self.desired.instances for name in ready)
 
     def observed(self) -> ObservedState:
-        return {i.id: dataclasses.replace(i.observed(), held=i.id in self.holds) for i in self.instances.values()}
+        return {
+            i.id: dataclasses.replace(i.observed(), held=i.id in self.holds, lacking=bool(self.lacking(i)))
+            for i in self.instances.values()
+        }
+
+    def lacking(self, instance: Instance) -> list[str]:
+        """Adapters that it refuses and another ready worker holds."""
+        others = [i.agent for i in self.instances.values() if i is not instance and i.state is _S.READY]
+        return [name for name in instance.refused if any(agent and name in agent.loaded for agent in others)]
 
     @property
     def all_failed(self) -> bool:

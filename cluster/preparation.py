@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from cluster import adoption
 from cluster.adapter_files import AdapterRejected
+from cluster.engine_side import serves_lora
 from cluster.events import EPOCH_IDS, KEPT
 from cluster.state import InstanceDesired, WorkerState
 from cluster.store import NotSaved, Store
@@ -55,6 +56,8 @@ async def _take_in_given(supervisor: Supervisor) -> None:
     """The adapters that this start names. Raises UsageError for one that is none."""
     spec, rollouts = supervisor.plan.spec, supervisor.rollouts
     given = {name: Path(path) for name, path in spec.adapters.items()}
+    if given and not serves_lora(spec):
+        raise UsageError(f"with --no-enable-lora no worker could hold {', '.join(given)}: leave one of them away")
     try:
         await rollouts.take_in_given(given, spec.lazy, spec.descriptions)
     except AdapterRejected as error:

@@ -13,7 +13,7 @@ from config.settings import Settings
 #: Headings, each with its settings in the order of reading. A setting that is in none goes to the end.
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "What runs": ("instances", "engine", "model", "engine_args", "min_instances", "max_instances"),
-    "Adapters": ("lora", "lora_config", "keep_versions", "adapter_root", "manage_backend_adapters"),
+    "Adapters": ("lora", "lora_config", "keep_versions", "allow_no_effect", "adapter_root", "manage_backend_adapters"),
     "GPUs and memory": ("gpus", "instances_per_gpu", "tensor_parallel_size", "cpu_kv_gib"),
     "The address": (
         "host", "port", "admin_key", "protect_metrics", "allowed_hosts", "trusted_proxies", "extra_routes",

@@ -2,7 +2,8 @@
 
 One at a time, and never fewer ready than all but one. What has been started anew has to be ready before the next one
 is taken down: a worker that does not come back stops it, and so does a spare that does not get ready (with settings
-that do not work it is the first to try them, when nothing has been taken down yet).
+that do not work it is the first to try them, when nothing has been taken down yet). One that refuses an adapter which
+others hold is ready for the base model only: it stops it as well, while they are still there.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cluster.state import DesiredState, InstanceDesired, ObservedState, WorkerState
+from cluster.state import DesiredState, InstanceDesired, InstanceObserved, ObservedState, WorkerState
 
 _S = WorkerState
 
@@ -31,13 +32,14 @@ def next_to_roll(desired: DesiredState, observed: ObservedState) -> str | None:
 def over(desired: DesiredState, observed: ObservedState) -> bool:
     """Nothing is left to be restarted, and whoever should serve does: a spare may go."""
     return not _left(desired.instances, observed) and all(
-        name in observed and (observed[name].state is _S.READY or observed[name].held) for name in desired.instances
+        name in observed and _serves(observed[name]) for name in desired.instances
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """``done`` of ``total`` have been restarted and are ready. ``stopped_by``: the worker that does not come back."""
+    """``done`` of ``total`` have been restarted and are ready. ``stopped_by``: the worker that does not come back, or
+    comes back without adapters."""
 
     active: bool
     done: int
@@ -49,12 +51,12 @@ def progress(desired: DesiredState, observed: ObservedState) -> Progress:
     """Of the last rolling restart that was asked for."""
     rolling = [name for name, want in desired.instances.items() if want.rolling]
     left = set(_left(desired.wanted, observed))
-    done = sum(n not in left and n in observed and observed[n].state is _S.READY for n in rolling)
+    done = sum(n not in left and n in observed and _back(observed[n]) for n in rolling)
     active = bool(left or desired.spares) and not desired.shutting_down
     failed = [
         name
         for name in (*desired.spares, *rolling)
-        if name in observed and name not in left and observed[name].state is _S.FAILED
+        if name in observed and name not in left and _stuck(observed[name])
     ]
     return Progress(active, done, len(rolling), failed[0] if active and failed else None)
 
@@ -76,9 +78,21 @@ def _proven(desired: DesiredState, observed: ObservedState) -> bool:
                 return False
             continue
         new = (want.rolling or name in desired.spares) and seen.generation >= want.generation
-        if new and seen.state is not _S.READY and not seen.held:
+        if new and not _serves(seen):
             return False
     return True
+
+
+def _back(seen: InstanceObserved) -> bool:
+    return seen.state is _S.READY and not seen.lacking
+
+
+def _serves(seen: InstanceObserved) -> bool:
+    return _back(seen) or seen.held
+
+
+def _stuck(seen: InstanceObserved) -> bool:
+    return seen.state is _S.FAILED or (seen.state is _S.READY and seen.lacking and not seen.held)
 
 
 def _stays_ready(name: str, want: InstanceDesired, observed: ObservedState) -> bool:

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster import adapter_files, adapter_states
+from cluster import adapter_files, adapter_states, engine_side
 from cluster.adapter_agent import Totals
-from cluster.adapter_files import AdapterFacts, AdapterRejected, BaseShapes
+from cluster.adapter_effect import Effects
+from cluster.adapter_files import AdapterFacts, AdapterRejected
+from cluster.adapter_intake import Intake
 from cluster.adapter_states import Held
 from cluster.adapters import Adapter, Registry, Version
 from cluster.attached import Attached
@@ -27,9 +29,9 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class _Trial:
-    """A change under way: on the workers in ``on`` the name stands for ``path`` already."""
+    """A change under way: on the workers in ``on`` the name stands for ``version`` already."""
 
-    path: str
+    version: Version
     on: set[str] = field(default_factory=set)
 
 
@@ -41,22 +43,22 @@ class Rollouts:
     """``registry`` is what holds; `wanted` what follows for one worker."""
 
     def __init__(self, supervisor: Supervisor, store: Path, wall: Callable[[], float]) -> None:
-        self._supervisor, self._store, self._wall = supervisor, store, wall
+        self._supervisor, self._wall = supervisor, wall
+        self.intake = Intake(store, wall)
+        self.effects = Effects(self._may_do_nothing, supervisor.events.tell)
         self.registry = Registry()
         self.used: dict[str, float] = {}
         self.rollbacks = 0
         self.past = Totals()
         self._trials: dict[str, _Trial] = {}
         self._locks: dict[str, asyncio.Lock] = {}
-        self._base: BaseShapes | None = None
-        self._base_read = False
 
     def wanted(self, instance: str) -> dict[str, str]:
         """Name and path of what ``instance`` should hold now."""
         wanted = self.registry.resident(self.used, self._supervisor.plan.adapter_cap)
         for name, trial in self._trials.items():
             if instance in trial.on:
-                wanted[name] = trial.path
+                wanted[name] = trial.version.path
         return wanted
 
     def totals(self) -> dict[str, float]:
@@ -95,33 +97,43 @@ class Rollouts:
 
     # the changes
 
-    async def load(self, name: str, path: str, replace_it: bool, description: str | None) -> tuple[int, dict[str, Any]]:
+    async def load(
+        self, name: str, path: str, replace_it: bool, description: str | None, allow_no_effect: bool = False
+    ) -> tuple[int, dict[str, Any]]:
         """Status and answer of `POST /v1/load_lora_adapter`. Raises Refused."""
         self._check_name(name)
+        if not engine_side.serves_lora(self._supervisor.plan.spec):
+            raise Refused(409, "the workers run with --no-enable-lora: they take no adapters")
         if not self._supervisor.plan.dynamic_loading:
             raise Refused(409, "enable_dynamic_loading is false in the adapters' file: nothing is loaded at run time")
         async with self._lock(name):
-            facts = await self._inspect(Path(path))
+            facts = await self._inspect(Path(path), allow_no_effect or self._supervisor.plan.settings.allow_no_effect)
             old = self.registry.get(name)
             if old is not None and old.current.hash == facts.content_hash:
-                await self._on_command(old, description)
-                return 200, {**self._answer(name), "unchecked": list(facts.unchecked)}
+                await self._on_command(old, description, allow_no_effect)
+                return 200, {**self._answer(name), "unchecked": self._unchecked(old, facts)}
             if old is not None and not replace_it:
                 raise Refused(
                     409, f"adapter {name!r} is loaded with other content; \"load_inplace\": true makes this its next "
                     "version", "load_inplace",
                 )  # fmt: skip
-            version = await self._take_in(name, path, facts)
+            version = await self._take_in(name, path, facts, allow_no_effect)
             adapter = old or Adapter(name, 0, ())
             adapter = replace(adapter, description=adapter.description if description is None else description)
             await self._roll(adapter.with_version(version, self._supervisor.plan.settings.keep_versions))
             ready = bool(self._ready())
-            return (200 if ready else 202), {**self._answer(name), "unchecked": list(facts.unchecked)}
+            return (200 if ready else 202), {**self._answer(name), "unchecked": self._unchecked(adapter, facts)}
 
-    async def _on_command(self, adapter: Adapter, description: str | None) -> None:
+    def _unchecked(self, adapter: Adapter, facts: AdapterFacts) -> list[str]:
+        return [*facts.unchecked, *self.effects.unchecked(self._known(adapter.name).current.path)]
+
+    async def _on_command(self, adapter: Adapter, description: str | None, allow_no_effect: bool) -> None:
         """The content is known already; a lazy adapter is loaded now, and another description is taken."""
-        if description is not None and description != adapter.description:
-            await self._supervisor.keep_adapters([replace(adapter, description=description)], [])
+        new = replace(adapter, description=adapter.description if description is None else description)
+        if allow_no_effect:
+            new = new.allowing_no_effect()
+        if new != adapter:
+            await self._supervisor.keep_adapters([new], [])
         self.used[adapter.name] = self._wall()
         await asyncio.gather(*(self._quietly(i, adapter.name) for i in self._ready()))
         self._supervisor.adapters_changed()
@@ -143,11 +155,7 @@ class Rollouts:
 
     def sweep(self) -> None:
         """Removes content that no version needs. Blocks; only while no worker can still read it."""
-        adapter_files.sweep_temporary(self._store)
-        needed = self.registry.hashes()
-        for folder in self._store.iterdir():
-            if folder.name not in needed:
-                adapter_files.remove(self._store, folder.name)
+        self.intake.sweep(self.registry.hashes())
 
     async def unload(self, name: str) -> dict[str, Any]:
         """Off every worker. Raises Refused (404) for an unknown name."""
@@ -164,17 +172,18 @@ class Rollouts:
     async def take_in_given(self, given: dict[str, Path], lazy: frozenset[str], words: dict[str, str]) -> None:
         """Adapters named at the start: one transaction. Those in ``lazy`` are loaded on their first use only;
         ``words`` are descriptions. Raises AdapterRejected for the first that is none."""
-        changed = []
+        changed, plan = [], self._supervisor.plan
+        allow = plan.settings.allow_no_effect
         for name, path in given.items():
-            facts = await self._inspect_or_reject(path)
+            facts = await self.intake.inspect(path, plan, allow)
             old = self.registry.get(name) or Adapter(name, 0, ())
             auto = name not in lazy
             old = replace(old, auto_load=auto, pinned=auto, description=words.get(name, old.description))
             if old.active and old.current.hash == facts.content_hash:
                 changed.append(old)
             else:
-                version = await self._version(name, str(path), facts, old)
-                changed.append(old.with_version(version, self._supervisor.plan.settings.keep_versions))
+                version = await self.intake.version(path, facts, old, allow)
+                changed.append(old.with_version(version, plan.settings.keep_versions))
         if changed:
             await self._supervisor.keep_adapters(changed, [])
 
@@ -185,7 +194,7 @@ class Rollouts:
         there already worker by worker, so that the others serve it meanwhile. Raises Refused after all of them have
         gone back."""
         name, new = adapter.name, self.registry.get(adapter.name) is None
-        trial = self._trials[name] = _Trial(adapter.current.path)
+        trial = self._trials[name] = _Trial(adapter.current)
         try:
             while todo := [i for i in self._ready() if i.id not in trial.on]:
                 batch = todo if new else todo[:1]
@@ -193,6 +202,9 @@ class Rollouts:
                 words = await asyncio.gather(*(self._put(i, name) for i in batch))
                 refused = [(i, w) for i, w in zip(batch, words, strict=True) if w is not None]
                 if refused:
+                    if (why := self.effects.without(adapter.current.path)) is not None:
+                        told = f"adapter {name!r} has no effect: {why}; {adapter_files.ALLOW_IT}"
+                        raise Refused(400, told, "lora_path")
                     raise Refused(502, f"{refused[0][0].id} refused adapter {name!r}: {refused[0][1]}")
             await self._supervisor.keep_adapters([adapter], [])
         except BaseException:
@@ -264,40 +276,25 @@ class Rollouts:
         if name in self._supervisor.plan.spec.served_names:
             raise Refused(409, f"{name!r} is the name of the model itself", "lora_name")
 
-    async def _inspect(self, path: Path) -> AdapterFacts:
+    async def _inspect(self, path: Path, allow_no_effect: bool) -> AdapterFacts:
         try:
-            return await self._inspect_or_reject(path)
+            return await self.intake.inspect(path, self._supervisor.plan, allow_no_effect)
         except AdapterRejected as error:
             raise Refused(error.status, str(error), "lora_path") from None
 
-    async def _inspect_or_reject(self, path: Path) -> AdapterFacts:
-        plan = self._supervisor.plan
-        if not path.is_absolute():
-            raise AdapterRejected(400, f"{path} is no absolute path")
-        if not self._base_read:
-            self._base = await asyncio.to_thread(adapter_files.read_base, plan.spec.model)
-            self._base_read = True
-        return await asyncio.to_thread(
-            adapter_files.inspect, path, base=self._base, served_names=plan.spec.served_names,
-            max_rank=plan.spec.max_lora_rank, roots=tuple(plan.settings.adapter_root),
-        )
-
-    async def _take_in(self, name: str, path: str, facts: AdapterFacts) -> Version:
+    async def _take_in(self, name: str, path: str, facts: AdapterFacts, allow_no_effect: bool) -> Version:
         try:
-            return await self._version(name, path, facts, self.registry.get(name))
+            return await self.intake.version(Path(path), facts, self.registry.get(name), allow_no_effect)
         except AdapterRejected as error:
             raise Refused(error.status, str(error), "lora_path") from None
         except OSError as error:
             raise Refused(507, f"the adapter cannot be stored: {error.strerror or error}") from None
 
-    async def _version(self, name: str, path: str, facts: AdapterFacts, old: Adapter | None) -> Version:
-        folder = await asyncio.to_thread(adapter_files.take_in, Path(path), self._store, facts.content_hash)
-        number = old.next_number() if old is not None else 1
-        return Version(
-            number=number, hash=facts.content_hash, path=str(folder), rank=facts.rank,
-            target_modules=facts.target_modules, base_model=facts.base_model, source=path, size=facts.size,
-            created=self._wall(),
-        )
+    def _may_do_nothing(self, path: str) -> bool:
+        """Whether somebody said so of the content in ``path``, or of all."""
+        versions = (v for a in self.registry.adapters.values() for v in a.versions if v.path == path)
+        trials = (trial.version for trial in self._trials.values() if trial.version.path == path)
+        return self._supervisor.plan.settings.allow_no_effect or any(v.allow_no_effect for v in (*versions, *trials))
 
     # what it looks like
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -140,17 +140,25 @@ def _rolling(supervisor: Supervisor) -> dict[str, Any]:
 
 
 def stopped(supervisor: Supervisor, name: str) -> str:
-    """Why a rolling restart does not go on, and what can be done: ``name`` does not come back."""
+    """Why a rolling restart does not go on, and what can be done: ``name`` does not come back, or not as it was."""
     instance, desired = supervisor.fleet.instances[name], supervisor.fleet.desired
-    spare = name in desired.spares
-    who = f"the spare {name} does not get ready" if spare else f"{name} does not come back"
+    spare, lacking = name in desired.spares, supervisor.fleet.lacking(instance)
+    if lacking:
+        adapters = f"adapter{'s' * (len(lacking) > 1)} {_some(lacking)}"
+        who, reason = f"{'the spare ' * spare}{name} cannot hold {adapters}", instance.refused[lacking[0]]
+    else:
+        who, reason = f"the spare {name} does not get ready" if spare else f"{name} does not come back", instance.reason
     others = sum(i.state is WorkerState.READY for i in supervisor.fleet.instances.values())
     back = "`clusterctl apply --previous` goes back to the settings before" if supervisor.plans.before else ""
     again = "`clusterctl restart --rolling` tries again" if spare else f"`clusterctl restart {name}` tries again"
     return (
-        f"the rolling restart stops: {who} ({instance.reason}); {others} serve on; {again}"
+        f"the rolling restart stops: {who} ({reason}); {others} serve on; {again}"
         f"{', ' if back else ''}{back}"
     )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _instance(supervisor: Supervisor, instance: Instance) -> dict[str, Any]:

@@ -135,6 +135,7 @@ class Watchers:
         return AdapterAgent(
             target, lambda: supervisor.rollouts.wanted(holder.id), self._withheld,
             supervisor.wake, supervisor.now, _ADAPTER_S, supervisor.plan.foreign_adapters,
+            supervisor.rollouts.effects.asked_of(holder.settings),
         )
 
     def _target(self, url: str, api_key: str | None) -> Target:

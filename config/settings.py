@@ -165,6 +165,9 @@ class Settings(BaseSettings):
     otlp_endpoint: str | None = _setting("otlp_endpoint", None, "URL of a collector that gets a trace of each request")
     lora_config: Path | None = _setting("lora_config", None, "YAML or JSON file that lists adapters")
     keep_versions: int = _setting("keep_versions", 3, "versions of an adapter that can be gone back to", ge=1)
+    allow_no_effect: bool = _setting(
+        "allow_no_effect", False, "adapters may answer as the base model does, such as untrained ones"
+    )
     adapter_root: Annotated[tuple[Path, ...], NoDecode] = _setting(
         "adapter_root", (), "adapters are loaded from these folders only; default anywhere"
     )

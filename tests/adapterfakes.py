@@ -18,7 +18,7 @@ from cluster.state import WorkerState
 from fakes import Clock
 from worker.demo import MODEL_NAME, adapter_path, model_path
 from worker.probe import ProbeFailed
-from worker.spec import Slot
+from worker.spec import EngineSpec, Slot
 
 Hook = Callable[[str, str], Awaitable[str | None]]
 
@@ -110,8 +110,8 @@ class FakeSupervisor:
         self.store.mkdir(exist_ok=True)
         self.plan: Any = SimpleNamespace(
             adapter_cap=cap, dynamic_loading=True,
-            settings=SimpleNamespace(keep_versions=keep, adapter_root=()),
-            spec=SimpleNamespace(served_names=(MODEL_NAME,), model=str(model_path()), max_lora_rank=16),
+            settings=SimpleNamespace(keep_versions=keep, adapter_root=(), allow_no_effect=False),
+            spec=EngineSpec("sim", str(model_path()), (MODEL_NAME,)),
         )  # fmt: skip
         self.fleet: Any = SimpleNamespace(instances={})
         self.attached: list[Any] = []

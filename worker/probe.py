@@ -23,6 +23,16 @@ _CANARIES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("/v1/embeddings", {"input": "Hi"}),
     ("/pooling", {"input": "Hi"}),
 )
+_PROMPTS = ["Hi", "The capital of France is", "1 + 1 =", "def main():"]
+_ONE_TOKEN = {"prompt": _PROMPTS, "max_tokens": 1, "temperature": 0}
+#: Requests whose answers have numbers in them, in the order they are tried: how many alternatives a token may be shown
+#: is a flag of the engine, and a pooling model has no completions. With each, where in the answer the numbers are.
+_NUMBERS: tuple[tuple[str, dict[str, Any], str, str], ...] = (
+    *(("/v1/completions", {**_ONE_TOKEN, "logprobs": count}, "choices", "logprobs") for count in (20, 5, 1)),
+    ("/classify", {"input": _PROMPTS}, "data", "probs"),
+    ("/v1/embeddings", {"input": _PROMPTS}, "data", "embedding"),
+    ("/pooling", {"input": _PROMPTS}, "data", "data"),
+)
 _MOST = 32 * 1024 * 1024  # bytes; of metrics, a worker with many adapters has some megabytes
 _MOST_VALUES = 200_000  # a card of a model has about thirty
 _UNSUPPORTED = (400, 404, 405, 501)
@@ -36,6 +46,10 @@ class ProbeFailed(Exception):
     def __init__(self, text: str, status: int | None = None, slow: bool = False) -> None:
         super().__init__(text)
         self.status, self.slow = status, slow
+
+
+class NotNumbers(ProbeFailed):
+    """An answer that should hold numbers holds NaN or an infinity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +113,17 @@ class Target:
         assert first is not None
         raise first
 
+    async def numbers(self, model: str, timeout: float) -> Any:
+        """Numbers that ``model`` comes to for the same few prompts: equal for what computes the same. None where it
+        serves nothing that has any. Raises ProbeFailed, NotNumbers."""
+        for path, body, where, which in _NUMBERS:
+            status, text = await self.call("POST", path, {"model": model, **body}, timeout)
+            if status == 200:
+                return _parse_numbers(path, text, where, which)
+            if status not in _UNSUPPORTED:
+                raise ProbeFailed(f"{path}: {status} {' '.join(text.split())[:200]}", status)
+        return None
+
     async def progress(self, timeout: float) -> progress.Reading | None:
         """What its metrics say of its progress; None: they say nothing of it. Raises ProbeFailed."""
         status, text = await self.call("GET", progress.PATH, timeout=timeout)
@@ -128,6 +153,16 @@ def parse_models(text: str) -> tuple[dict[str, Any], ...]:
         return tuple(dict(card) for card in cards if isinstance(card["id"], str))
     except (ValueError, KeyError, TypeError):
         raise ProbeFailed(f"/v1/models: no list of models but {text[:100]!r}") from None
+
+
+def _parse_numbers(path: str, text: str, where: str, which: str) -> Any:
+    try:
+        found = [item[which] for item in bounded.parse_json(text.encode())[where]]
+    except (KeyError, TypeError):
+        return None
+    except ValueError:
+        raise NotNumbers(f"{path}: {' '.join(text.split())[:200]}") from None
+    return found if found and None not in found else None
 
 
 async def wait_until_up(target: Target, interval: float) -> None:

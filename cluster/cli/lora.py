@@ -33,6 +33,7 @@ _STYLES = {"loaded": "green", "loading": "yellow", "missing": "red", "refused": 
 
 _name = click.argument("name", callback=adapter_name)
 _path = click.argument("path", type=AbsolutePath())
+_no_effect = click.option("--allow-no-effect", is_flag=True, help="It may answer as the base model does.")
 _json = click.option("--json", "as_json", is_flag=True, help="As the API answers it.")
 
 
@@ -48,19 +49,23 @@ lora_command.add_command(bench)
 @_name
 @_path
 @click.option("--description", help="What it is for; shown by `lora show`.")
+@_no_effect
 @url_option
-def load(name: str, path: Path, description: str | None, url: str | None) -> int:
+def load(name: str, path: Path, description: str | None, allow_no_effect: bool, url: str | None) -> int:
     """Load the adapter in folder PATH as NAME."""
-    return _change(url, name, lambda cluster: cluster.load_adapter(name, path, description=description))
+    more: dict[str, Any] = {"description": description, "allow_no_effect": allow_no_effect}
+    return _change(url, name, lambda cluster: cluster.load_adapter(name, path, **more))
 
 
 @lora_command.command("update")
 @_name
 @_path
+@_no_effect
 @url_option
-def update(name: str, path: Path, url: str | None) -> int:
+def update(name: str, path: Path, allow_no_effect: bool, url: str | None) -> int:
     """Make the adapter in folder PATH the next version of NAME, worker by worker."""
-    return _change(url, name, lambda cluster: cluster.load_adapter(name, path, replace=True))
+    more: dict[str, Any] = {"replace": True, "allow_no_effect": allow_no_effect}
+    return _change(url, name, lambda cluster: cluster.load_adapter(name, path, **more))
 
 
 @lora_command.command("rollback")
@@ -146,17 +151,22 @@ def test(name: str, prompt: str, max_tokens: int, url: str | None) -> int:
 @click.option(
     "--max-lora-rank", default=_USUAL_RANK, show_default=True, type=click.IntRange(1), help="Highest rank to accept."
 )
-def validate(path: Path, model: Path | None, max_lora_rank: int) -> int:
+@_no_effect
+def validate(path: Path, model: Path | None, max_lora_rank: int, allow_no_effect: bool) -> int:
     """Check the adapter in folder PATH as a cluster would before it loads it. No cluster is needed."""
-    from cluster import adapter_files  # reads models: not for every start of the command line
+    from cluster import adapter_files, engine_side  # they read models: not for every start of the command line
     from worker.demo import MODEL_NAME, model_path
+    from worker.spec import EngineSpec
 
     if model and not model.is_dir():
         raise click.UsageError(f"--model {model}: no such folder")
     served, base_path = (str(model), model) if model else (MODEL_NAME, model_path())
     base = adapter_files.read_base(str(base_path))
+    side = engine_side.read(EngineSpec(engine="vllm", model=str(base_path), served_names=(served,)))
     try:
-        facts = adapter_files.inspect(path, base=base, served_names=(served,), max_rank=max_lora_rank)
+        facts = adapter_files.inspect(
+            path, base=base, served_names=(served,), max_rank=max_lora_rank, allow_no_effect=allow_no_effect, side=side
+        )
     except adapter_files.AdapterRejected as error:
         raise UsageError(str(error)) from None
     click.echo(

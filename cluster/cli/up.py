@@ -33,6 +33,9 @@ _LISTS = ("lora", "backend", "adapter_root")
 @click.option("--lora-config", metavar="FILE", help="YAML or JSON file that lists adapters.")
 @click.option("--adapter-root", multiple=True, metavar="DIR", help="Load adapters from below these folders only.")
 @click.option("--keep-versions", type=int, help="Versions of an adapter that can be gone back to (default 3).")
+@click.option(
+    "--allow-no-effect", is_flag=True, default=None, help="Adapters may answer as the base model does (untrained ones)."
+)
 @click.option("--backend", multiple=True, metavar="URL", help="Balance this server as well; repeatable.")
 @click.option("--backend-key-file", metavar="FILE", help="File with the API key of those servers.")
 @click.option(

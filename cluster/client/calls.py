@@ -148,12 +148,16 @@ def adapter(name: str) -> Call[r.AdapterDetail]:
     return Call("GET", _named("lora_adapters", name), as_object(r.AdapterDetail))
 
 
-def load_adapter(name: str, path: Path | str, replace: bool, description: str | None) -> Call[r.AdapterChanged]:
+def load_adapter(
+    name: str, path: Path | str, replace: bool, description: str | None, allow_no_effect: bool
+) -> Call[r.AdapterChanged]:
     body: dict[str, Any] = {"lora_name": name, "lora_path": str(path)}
     if replace:
         body["load_inplace"] = True
     if description is not None:
         body["description"] = description
+    if allow_no_effect:
+        body["allow_no_effect"] = True
     return Call("POST", "/v1/load_lora_adapter", as_object(r.AdapterChanged), body, timeout=SLOW)
 
 

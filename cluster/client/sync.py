@@ -149,11 +149,12 @@ class ClusterClient:
         return self._do(calls.adapter(name))
 
     def load_adapter(
-        self, name: str, path: Path | str, *, replace: bool = False, description: str | None = None
+        self, name: str, path: Path | str, *, replace: bool = False, description: str | None = None,
+        allow_no_effect: bool = False,
     ) -> r.AdapterChanged:
         """Returns once it is on every ready worker. ``replace`` makes new content of a known name its next version.
-        A ``path`` is the cluster's own: absolute."""
-        return self._do(calls.load_adapter(name, path, replace, description))
+        A ``path`` is the cluster's own: absolute. ``allow_no_effect``: it may answer as the base model does."""
+        return self._do(calls.load_adapter(name, path, replace, description, allow_no_effect))
 
     def unload_adapter(self, name: str) -> r.AdapterUnloaded:
         return self._do(calls.unload_adapter(name))

@@ -228,9 +228,11 @@ SCHEMAS: Mapping[str, Json] = {
     "Shutdown": question(now=described(FLAG, "Do not wait for running requests")),
     "LoadAdapter": question(
         {"lora_name": _ADAPTER_NAME,
-         "lora_path": {"type": "string", "pattern": "^/", "description": "A folder there, absolute"}},
+         "lora_path": {
+             "type": "string", "pattern": "^/", "maxLength": 4096, "description": "A folder there, absolute"}},
         load_inplace=described(FLAG, "New content of a known name becomes its next version"),
-        description=or_null(TEXT),
+        description=or_null({"type": "string", "maxLength": 256}),
+        allow_no_effect=described(FLAG, "It may answer as the base model does, such as one that is not trained yet"),
     ),
     "UnloadAdapter": question({"lora_name": {"type": "string", "minLength": 1}}),
     "RollbackAdapter": question(version=or_null(_VERSION, "The version; the one before")),

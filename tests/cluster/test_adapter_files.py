@@ -127,7 +127,7 @@ def test_llama_and_exaone_names_are_exact(tmp_path: Path, module: str, base: str
 def test_a_prefix_of_the_base_model_may_differ_and_is_told(tmp_path: Path, others: dict[str, tuple[int, int]]) -> None:
     adapter = _adapter(tmp_path / "a")
     (told,) = _inspect(adapter, base=BaseShapes(others)).unchecked
-    assert "'model.layers.0.self_attn.q_proj' is" in told
+    assert "not checked: model.layers.*.self_attn.q_proj" in told
     _refused(adapter, 400, "must have", base=BaseShapes(dict.fromkeys(others, (8, 5))))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cluster import plan
-from cluster.adapters import Registry
+from cluster.adapters import Adapter, Registry, Version
 from cluster.apply import Apply, apply
 from cluster.commands import Refused
 from cluster.fleet import instance_name
@@ -22,6 +22,7 @@ from config.paths import StateDir
 from config.principal import Principal, Scope
 from config.settings import load
 from fakes import Clock
+from worker.demo import adapter_path
 from worker.spec import Slot
 
 S = WorkerState
@@ -177,11 +178,47 @@ async def test_a_limit_below_what_was_scaled_to_is_refused(cluster: Cluster) -> 
         await cluster.apply(settings={"max_instances": 4})
 
 
-async def test_an_adapter_that_would_not_fit_any_more_is_named(cluster: Cluster) -> None:
-    adapter: Any = SimpleNamespace(name="poet", current=SimpleNamespace(rank=32))
-    cluster.supervisor.rollouts.registry = Registry({"poet": adapter})
-    with pytest.raises(Refused, match="adapter poet has rank 32, above 16"):
-        await cluster.apply(settings={"engine_args": ["--max-lora-rank", "16"]})
+def _hold(cluster: Cluster, **adapters: Path) -> None:
+    """As if these were loaded."""
+    known = {
+        name: Adapter(name, 1, (Version(1, "0" * 64, str(path), 8, (), None, "", 1, 0.0),))
+        for name, path in adapters.items()
+    }
+    cluster.supervisor.rollouts.registry = Registry(known)
+
+
+@pytest.mark.parametrize(
+    ("args", "why"),
+    [
+        (["--max-lora-rank", "1"], "rank 8 is more than max_lora_rank, which is 1 here"),
+        (["--no-enable-lora"], "take no adapters"),
+        (["--lora-target-modules", "q_proj"], "would drop 16 of the adapter's 28 modules"),
+        (["--lora-target-modules=lm_head"], "it would use none"),
+    ],
+)
+async def test_adapters_that_would_not_fit_any_more_are_named(cluster: Cluster, args: list[str], why: str) -> None:
+    _hold(cluster, poet=adapter_path("poet"), pirate=adapter_path("pirate"))
+    with pytest.raises(Refused) as refused:
+        await cluster.apply(settings={"engine_args": args})
+    assert (refused.value.status, refused.value.param) == (409, "engine_args")
+    assert why in str(refused.value) and "adapter poet" in str(refused.value) and "pirate" in str(refused.value)
+    assert cluster.wanted == QUIET and cluster.supervisor.plan.spec.extra_args == ()
+
+
+@pytest.mark.parametrize(
+    "args", [["--lora-target-modules", "qkv_proj", "o_proj", "up_proj", "down_proj"], ["--max-lora-rank", "8"]]
+)
+async def test_flags_with_which_all_of_an_adapter_is_used_are_taken(cluster: Cluster, args: list[str]) -> None:
+    _hold(cluster, poet=adapter_path("poet"))
+    assert (await cluster.apply(settings={"engine_args": args}))["restarting"] == list(ROLLING)
+
+
+async def test_an_adapter_that_did_not_fit_before_is_no_reason(cluster: Cluster, tmp_path: Path) -> None:
+    _hold(cluster, gone=tmp_path / "gone", poet=adapter_path("poet"))
+    assert (await cluster.apply(settings={"engine_args": ["--seed", "1"]}))["restarting"] == list(ROLLING)
+    with pytest.raises(Refused, match="adapter poet") as refused:
+        await cluster.apply(settings={"engine_args": ["--no-enable-lora"]})
+    assert "gone" not in str(refused.value).replace("nothing", "")
 
 
 async def test_a_cluster_that_is_ending_is_not_changed(cluster: Cluster) -> None:

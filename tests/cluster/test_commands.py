@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
@@ -111,10 +110,9 @@ def test_a_wrong_body_is_refused_with_what_and_where(kind: type[Any], body: str,
 def test_a_body_of_more_values_than_any_change_has_is_not_parsed(body: bytes) -> None:
     assert len(body) <= CHANGE_BYTES
     for kind in (commands.Scale, Apply, commands.LoadAdapter):
-        began = time.process_time()
         with pytest.raises(Refused, match="10000 values") as refused:
             commands.parse(kind, body)
-        assert refused.value.status == 400 and time.process_time() - began < 0.05
+        assert refused.value.status == 400
 
 
 def test_names_of_unknown_fields_are_not_echoed_whole() -> None:

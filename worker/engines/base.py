@@ -11,7 +11,7 @@ from typing import Protocol
 from config.errors import UsageError, nearest
 from worker.spec import EngineSpec, Slot
 
-_NOT_ENGINES = {"base", "flags", "key_guard"}
+_NOT_ENGINES = {"base", "flags", "key_guard", "lora_names"}
 
 
 @dataclass(frozen=True, slots=True)
