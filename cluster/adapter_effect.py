@@ -16,13 +16,14 @@ from cluster.events import Tell
 from worker.probe import NotNumbers, ProbeFailed, Target
 
 #: Seconds for one answer: the first forward pass of an engine can take many.
-_ANSWER_S = 120.0
+_ANSWER_S = 60.0
 
 #: Of an answer that says nothing of the adapter: the worker has no room just now.
 _BUSY = (429, 503)
 
 NONE = "the worker answers with it as the base model does, to the last digit"
 NOT_ASKED = "whether it has an effect: the workers serve nothing that tells"
+NO_ANSWER = "whether it has an effect: the worker that was asked was too busy to answer"
 
 
 class Effects:
@@ -33,7 +34,7 @@ class Effects:
         self._seen: set[tuple[int, str]] = set()
         self._without: dict[tuple[int, str], str] = {}
         self._locks: dict[tuple[int, str], asyncio.Lock] = {}
-        self._not_asked: set[str] = set()
+        self._not_asked: dict[str, str] = {}
 
     def asked_of(self, settings: int) -> Effect:
         """For a worker that was started with those settings (`cluster.plans`)."""
@@ -44,7 +45,7 @@ class Effects:
         return next((words for (_, known), words in self._without.items() if known == path), None)
 
     def unchecked(self, path: str) -> tuple[str, ...]:
-        return (NOT_ASKED,) if path in self._not_asked else ()
+        return (self._not_asked[path],) if path in self._not_asked else ()
 
     def known(self, settings: int, path: str) -> str | None:
         return None if self._allowed(path) else self._without.get((settings, path))
@@ -60,17 +61,16 @@ class Effects:
             try:
                 words = await _difference(target, name)
             except ProbeFailed as error:
-                if error.status not in _BUSY:
+                if error.status not in _BUSY and not error.slow:
                     raise
-                return None
-            if words is None:
+                words = NO_ANSWER
+            if words in (None, NOT_ASKED, NO_ANSWER):
                 self._seen.add(key)
-            elif words == NOT_ASKED:
-                self._not_asked.add(path)
+                if words is not None:
+                    self._not_asked[path] = words
                 return None
-            else:
-                self._without[key] = words
-                self._tell("adapters", f"{name} is not used: {words}", kind="adapter.failed", data={"reason": words})
+            self._without[key] = words
+            self._tell("adapters", f"{name} is not used: {words}", kind="adapter.failed", data={"reason": words})
             return words
 
 
@@ -101,6 +101,6 @@ async def _difference(target: Target, name: str) -> str | None:
         return f"the worker answers with what is no number: {error}"
     except ProbeFailed as error:
         if error.status is None or error.status in _BUSY:
-            raise
+            raise  # it is gone, or has no time: that is not the adapter's fault
         return f"the worker loads it and cannot answer with it: {error}"
     return NONE if found == expected else None

@@ -25,7 +25,8 @@ Hook = Callable[[str, str], Awaitable[str | None]]
 
 class FakeTarget:
     """Answers as vLLM does. ``events`` is what happened, in order; ``on_load(name, path)`` may wait, raise ProbeFailed
-    or return the words of a refusal; ``on_unload`` likewise, its words being the status of a failure."""
+    or return the words of a refusal; ``on_unload`` likewise, its words being the status of a failure. ``numbers_of``:
+    what each model comes to, by name; others to their name."""
 
     def __init__(self, events: list[str] | None = None, label: str = "") -> None:
         self.events = [] if events is None else events
@@ -33,6 +34,8 @@ class FakeTarget:
         self.on_load: Hook | None = None
         self.on_unload: Hook | None = None
         self.silent = False
+        self.numbers_of: dict[str, Any] = {}
+        self.asked: list[str] = []
         self._label = label
 
     def cards(self) -> tuple[dict[str, Any], ...]:
@@ -52,6 +55,15 @@ class FakeTarget:
         if words is None:
             self.held[name] = path
         return words
+
+    async def numbers(self, model: str, timeout: float) -> Any:
+        self._answering()
+        assert model == "base" or model in self.held, "asked before it is loaded"
+        self.asked.append(model)
+        found = self.numbers_of.get(model, model)
+        if isinstance(found, Exception):
+            raise found
+        return found
 
     async def call(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, timeout: float | None = None
@@ -80,6 +92,7 @@ class FakeWorker:
         self.instance.agent = AdapterAgent(
             self.target,  # type: ignore[arg-type]
             lambda: supervisor.rollouts.wanted(name), self._withhold, lambda: None, supervisor.clock, 5.0,
+            effect=supervisor.rollouts.effects.asked_of(0),
         )  # fmt: skip
 
     @property

@@ -358,3 +358,14 @@ def test_the_first_start_is_no_restart_and_its_length_is_known(cluster: Cluster)
     cluster.clock.advance(9.0)
     cluster.fleet.ready(instance, Readiness(MODELS), cluster.clock())
     assert instance.start_seconds == 2.0, "to come back is no start"
+
+
+def test_a_worker_lacks_what_it_refuses_and_another_ready_one_holds(cluster: Cluster) -> None:
+    first, second = cluster.ready("instance_0", refused="sql"), cluster.ready("instance_1")
+    assert not cluster.fleet.observed()["instance_0"].lacking, "nobody holds it"
+    second.agent = _refusing("other")
+    second.agent.loaded["sql"] = "/content"
+    assert cluster.fleet.lacking(first) == ["sql"] and cluster.fleet.lacking(second) == []
+    assert [i.lacking for i in cluster.fleet.observed().values()] == [True, False]
+    cluster.fleet.unhealthy(second, "probes fail", 9.0, lost=False)
+    assert not cluster.fleet.observed()["instance_0"].lacking

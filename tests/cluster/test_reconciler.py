@@ -230,6 +230,35 @@ def test_a_spare_stays_for_a_worker_that_does_not_come_back() -> None:
     assert _actions(SPARE, *seen) == []
 
 
+@pytest.mark.parametrize("who", ["s", "a"])
+def test_one_that_refuses_what_others_hold_stops_a_rolling_restart(who: str) -> None:
+    """It is ready, for the base model alone: the others are the last that hold the adapters."""
+    ready = {n: _seen(n, S.READY) for n in "abcs"}
+    desired = SPARE if who == "s" else ROLL
+    if who == "a":
+        del ready["s"]
+    ready[who] = replace(ready[who], generation=desired.wanted[who].generation, lacking=True)
+    assert _actions(desired, *ready.values()) == []
+    seen = rolling.progress(desired, ready)
+    assert (seen.active, seen.done, seen.stopped_by) == (True, 0, who)
+    ready[who] = replace(ready[who], lacking=False)
+    assert _actions(desired, *ready.values()) == [Drain("a" if who == "s" else "b")]
+    assert rolling.progress(desired, ready).stopped_by is None
+
+
+def test_a_spare_stays_while_it_alone_holds_what_the_last_one_refuses() -> None:
+    back = [_seen(n, S.READY, generation=1) for n in "abc"]
+    back[2] = replace(back[2], lacking=True)
+    assert _actions(SPARE, *back, _seen("s", S.READY)) == []
+    assert rolling.progress(SPARE, {i.id: i for i in [*back, _seen("s", S.READY)]}).stopped_by == "c"
+
+
+def test_one_that_refused_an_adapter_before_is_rolled_like_all() -> None:
+    ready = [_seen(n, S.READY, lacking=n == "a") for n in "abc"]
+    assert _actions(ROLL, *ready) == [Drain("a")]
+    assert rolling.progress(ROLL, {i.id: i for i in ready}).stopped_by is None
+
+
 def test_a_shutdown_ends_the_spare_like_all_others() -> None:
     ready = [_seen(n, S.READY) for n in "abcs"]
     assert sorted(a.id for a in _actions(replace(SPARE, shutting_down=True), *ready) if isinstance(a, Drain)) == [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from adapterfakes import FakeSupervisor, FakeWorker, make_adapter
 from cluster.commands import Refused
 from cluster.state import WorkerState
-from worker.probe import ProbeFailed
+from worker.probe import NotNumbers, ProbeFailed
 
 Content = Callable[[int], str]
 
@@ -517,3 +518,173 @@ async def test_one_that_is_none_among_given_ones_keeps_all_out(
             {"a": Path(content(1)), "b": tmp_path / "nowhere"}, frozenset(), {}
         )
     assert cluster.saved == [] and cluster.rollouts.registry.adapters == {}
+
+
+# whether it does anything
+
+
+def without_effect(cluster: FakeSupervisor, *names: str) -> None:
+    for worker in cluster.workers:
+        worker.target.numbers_of |= dict.fromkeys(names, "base")
+
+
+async def test_one_worker_is_asked_once_whether_it_does_anything(cluster: FakeSupervisor, content: Content) -> None:
+    await load(cluster, content(1))
+    assert sorted(worker.target.asked for worker in cluster.workers) == [[], [], ["base", "a"]]
+    await load(cluster, content(1), "b")
+    await load(cluster, content(2))
+    await cluster.rollouts.rollback("a", None)
+    asked = [model for worker in cluster.workers for model in worker.target.asked]
+    assert sorted(asked) == ["a", "a", "base", "base"], "the same content by another name, or again, is known"
+
+
+async def test_one_that_changes_nothing_is_on_no_worker(cluster: FakeSupervisor, content: Content) -> None:
+    without_effect(cluster, "a")
+    error = await refusal(load(cluster, content(1)))
+    assert (error.status, error.param) == (400, "lora_path")
+    assert "has no effect" in str(error) and "allow_no_effect" in str(error)
+    assert cluster.held() == [{}, {}, {}] and cluster.saved == []
+    assert sum("is not used" in words for words in cluster.told) == 1
+
+
+async def test_a_version_that_changes_nothing_stops_at_the_first_worker(
+    cluster: FakeSupervisor, content: Content
+) -> None:
+    await load(cluster, content(1))
+    cluster.seen.clear()
+    without_effect(cluster, "a")
+    assert (await refusal(load(cluster, content(2)))).status == 400
+    assert cluster.numbers("a") == [1, 1, 1]
+    assert {words.split()[0] for words in cluster.seen} == {"instance_0"}, "the others never let go of the old one"
+
+
+async def test_one_that_may_change_nothing_is_loaded_and_stays_so(cluster: FakeSupervisor, content: Content) -> None:
+    without_effect(cluster, "a")
+    assert (await load(cluster, content(1), allow_no_effect=True))[0] == 200
+    assert cluster.numbers("a") == [1, 1, 1]
+    worker = cluster.add()
+    without_effect(cluster, "a")
+    await worker.agent.sync()
+    assert cluster.numbers("a") == [1, 1, 1, 1] and worker.target.asked == []
+    (version,) = cluster.rollouts.registry.adapters["a"].versions
+    assert version.allow_no_effect, "stored with it, so that a later supervisor knows"
+
+
+async def test_a_setting_allows_all(cluster: FakeSupervisor, content: Content) -> None:
+    without_effect(cluster, "a")
+    cluster.plan.settings.allow_no_effect = True
+    assert (await load(cluster, content(1)))[0] == 200
+    cluster.plan.settings.allow_no_effect = False
+    assert not cluster.rollouts.registry.adapters["a"].current.allow_no_effect
+
+
+async def test_what_was_refused_can_be_allowed_afterwards(cluster: FakeSupervisor, content: Content) -> None:
+    """A lazy one is found out at its first load; whoever knows better says so."""
+    without_effect(cluster, "lazy")
+    await given_lazily(cluster, content(1))
+    cluster.rollouts.want("lazy")
+    await settle(cluster)
+    assert cluster.held() == [{}, {}, {}]
+    shown = cluster.rollouts.find("lazy")
+    assert shown["state"] == "refused"
+    assert all("as the base model does" in i["reason"] for i in shown["instances"].values())
+    loads = len(cluster.seen)
+    cluster.clock.advance(1000)
+    for worker in cluster.workers:
+        await worker.agent.sync()
+    assert len(cluster.seen) == loads, "what is known of it need not be loaded to be seen again"
+    status, answer = await load(cluster, content(1), "lazy", allow_no_effect=True)
+    assert (status, set(answer["instances"].values())) == (200, {"loaded"})
+    assert cluster.rollouts.registry.adapters["lazy"].current.allow_no_effect
+
+
+async def test_other_flags_of_the_engine_are_another_question(cluster: FakeSupervisor, content: Content) -> None:
+    """A spare with new flags is asked anew, and what it says does not hold for those with the old ones."""
+    await load(cluster, content(1))
+    spare = cluster.add()
+    spare.agent._effect = cluster.rollouts.effects.asked_of(1)
+    spare.target.numbers_of["a"] = "base"
+    await spare.agent.sync()
+    assert list(spare.agent.refused) == ["a"] and spare.target.held == {}
+    again = cluster.add()
+    await again.agent.sync()
+    assert again.target.held.keys() == {"a"}
+
+
+@pytest.mark.parametrize(
+    ("numbers", "told"),
+    [
+        (None, "serve nothing that tells"),
+        (ProbeFailed("503 no room", 503), "too busy"),
+        (ProbeFailed("no answer in 60 s", slow=True), "too busy"),
+    ],
+)
+async def test_what_could_not_be_asked_is_told(
+    cluster: FakeSupervisor, content: Content, numbers: Any, told: str
+) -> None:
+    for worker in cluster.workers:
+        worker.target.numbers_of["base"] = numbers
+    status, answer = await load(cluster, content(1))
+    assert status == 200 and [told in text for text in answer["unchecked"]] == [True]
+    assert cluster.numbers("a") == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "told"),
+    [(NotNumbers("NaN"), "no number"), (ProbeFailed("/v1/completions: 500 boom", 500), "cannot answer with it: /v1")],
+)
+async def test_one_that_a_worker_cannot_answer_with_is_on_none(
+    cluster: FakeSupervisor, content: Content, numbers: Any, told: str
+) -> None:
+    for worker in cluster.workers:
+        worker.target.numbers_of["a"] = numbers
+    error = await refusal(load(cluster, content(1)))
+    assert told in str(error) and cluster.held() == [{}, {}, {}]
+
+
+async def test_a_worker_that_dies_when_it_is_asked_is_skipped(cluster: FakeSupervisor, content: Content) -> None:
+    async def die(name: str, path: str) -> str | None:
+        cluster.workers[0].target.on_load = None
+        cluster.workers[0].die()
+        return None
+
+    cluster.workers[0].target.on_load = die
+    assert (await load(cluster, content(1)))[0] == 200
+    assert cluster.numbers("a")[1:] == [1, 1]
+
+
+async def test_one_that_could_not_be_asked_for_is_not_left_on_the_worker(
+    cluster: FakeSupervisor, content: Content, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def survives(*_: object) -> bool:
+        return True
+
+    monkeypatch.setattr(cluster.rollouts, "_survives", survives)
+    for worker in cluster.workers:
+        worker.target.numbers_of["a"] = ProbeFailed("connection reset")
+    assert (await refusal(load(cluster, content(1)))).status == 502
+    assert cluster.held() == [{}, {}, {}]
+
+
+async def test_zeros_are_refused_before_a_worker_sees_them(cluster: FakeSupervisor, content: Content) -> None:
+    weights = Path(content(1)) / "adapter_model.safetensors"
+    raw = weights.read_bytes()
+    start = 8 + int.from_bytes(raw[:8], "little")
+    weights.write_bytes(raw[:start] + bytes(len(raw) - start))
+    assert "has no effect" in str(await refusal(load(cluster, content(1))))
+    assert cluster.seen == []
+    assert (await load(cluster, content(1), allow_no_effect=True))[0] == 200
+
+
+async def test_workers_without_lora_are_given_none(cluster: FakeSupervisor, content: Content) -> None:
+    cluster.plan.spec = replace(cluster.plan.spec, extra_args=("--no-enable-lora",))
+    assert "--no-enable-lora" in str(await refusal(load(cluster, content(1))))
+    assert cluster.seen == []
+
+
+async def test_flags_that_leave_a_part_of_it_away_are_named(cluster: FakeSupervisor, content: Content) -> None:
+    cluster.plan.spec = replace(cluster.plan.spec, extra_args=("--lora-target-modules", "q_proj", "o_proj"))
+    error = await refusal(load(cluster, content(1)))
+    assert error.status == 400 and "model.layers.*.mlp.up_proj (4)" in str(error)
+    assert "it would use model.layers.*.self_attn.k_proj (4)" in str(error), "packed with q_proj, it is adapted too"
+    assert cluster.seen == []

@@ -54,7 +54,7 @@ async def _generate(http: web.Request, *, chat: bool) -> web.StreamResponse:
     served = worker.settings.served_names[0]
     request = protocol.build(made, chat=chat, max_model_len=worker.settings.max_model_len, served=served)
     identity = sse.Identity(_id(http, request), int(time.time()), model)
-    job = _job(request, model, adapter)
+    job = _job(request, worker.voice(model), adapter)
     if request.stream:
         return await _stream(worker, http, request, identity, job)
     if request.late_error:

@@ -18,24 +18,31 @@ _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin", "adapter_model.pt"
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A loaded adapter: its name and the path it came from."""
+    """A loaded adapter: its name and the path it came from. Without ``effect`` it answers as the base model does."""
 
     name: str
     path: str
+    effect: bool = True
 
 
 class Adapters:
     """The adapters one worker holds."""
 
-    def __init__(self, base_names: list[str], *, enabled: bool, max_rank: int) -> None:
+    def __init__(
+        self, base_names: list[str], *, enabled: bool, max_rank: int, targets: tuple[str, ...] = ()
+    ) -> None:
         self._base_names = base_names
         self._enabled = enabled
         self._max_rank = max_rank
+        self._targets = targets
         self.loaded: dict[str, Adapter] = {}
         self._locks: dict[str, asyncio.Lock] = {}
 
-    async def load(self, name: str, path: str, *, in_place: bool = False, delay_s: float = 0) -> str:
-        """Load an adapter; returns vLLM's text, raises `ApiError`. ``delay_s`` makes it slow."""
+    async def load(
+        self, name: str, path: str, *, in_place: bool = False, delay_s: float = 0, dropped: bool = False
+    ) -> str:
+        """Load an adapter; returns vLLM's text, raises `ApiError`. ``delay_s`` makes it slow; ``dropped``: none of its
+        modules is used."""
         async with self._locks.setdefault(name, asyncio.Lock()):
             self._check_request(name, path, in_place)
             if delay_s:
@@ -47,7 +54,7 @@ class Adapters:
             if problem is not None:
                 hint = "please check the stack trace above for the root cause"
                 raise internal(f"Call to add_lora method failed: Worker failed with error '{problem}', {hint}")
-            self.loaded[name] = Adapter(name, path)
+            self.loaded[name] = Adapter(name, path, not dropped and _has_effect(Path(path).expanduser(), self._targets))
             return f"Success: LoRA adapter '{name}' added successfully."
 
     def unload(self, name: str) -> str:
@@ -133,6 +140,28 @@ def _safetensors_problem(file: Path) -> str | None:
         return "Error while deserializing header: invalid JSON in header"
     # A safetensors file without one LoRA tensor loads in vLLM too, so nothing more is asked.
     return None if re.match(rb"\s*\{", header) and isinstance(names, dict) else "invalid header"
+
+
+def _has_effect(path: Path, targets: tuple[str, ...]) -> bool:
+    """Whether a matrix B of a module that is used is other than zero; what is no safetensors file is taken to have."""
+    file = path / _WEIGHTS[0]
+    if not file.is_file():
+        return True
+    with file.open("rb") as stream:
+        start = struct.unpack("<Q", stream.read(8))[0]
+        header = json.loads(stream.read(start))
+        found = [(name, entry) for name, entry in header.items() if ".lora_B" in name]
+        for name, entry in found:
+            if not targets or _module(name) in targets:
+                begin, end = entry["data_offsets"]
+                stream.seek(8 + start + begin)
+                if stream.read(end - begin).strip(b"\0"):
+                    return True
+    return not found
+
+
+def _module(tensor: str) -> str:
+    return tensor.partition(".lora_B")[0].rpartition(".")[2]
 
 
 def parse_module(text: str) -> tuple[str, str]:

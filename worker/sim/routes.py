@@ -158,14 +158,15 @@ async def load_lora_adapter(request: web.Request) -> web.Response:
     now = time.monotonic()
     if worker.faults.fire("refuse_lora", now):
         raise internal("Call to add_lora method failed: refused by a fault of the simulator")
-    slow = worker.faults.fire("slow_lora", now)
+    slow, dropped = worker.faults.fire("slow_lora", now), worker.faults.fire("drop_lora", now) is not None
     made = _lora_fields(await request_body(request), ("lora_name", "lora_path"))
     worker.engine.preflight(0)
     if worker.draining:
         raise internal("Server shutting down")
     name, path = made["lora_name"], made["lora_path"]
     in_place = bool(made.get("load_inplace"))
-    return _text(await worker.adapters.load(name, path, in_place=in_place, delay_s=slow.delay_s if slow else 0))
+    delay_s = slow.delay_s if slow else 0
+    return _text(await worker.adapters.load(name, path, in_place=in_place, delay_s=delay_s, dropped=dropped))
 
 
 async def unload_lora_adapter(request: web.Request) -> web.Response:

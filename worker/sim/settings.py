@@ -50,6 +50,7 @@ class Settings:
     enable_lora: bool
     max_loras: int
     max_lora_rank: int
+    lora_targets: tuple[str, ...]
     lora_modules: tuple[tuple[str, str], ...]
     max_model_len: int
     api_keys: tuple[str, ...]
@@ -87,6 +88,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str], now: float) -> Settin
         enable_lora=args.enable_lora,
         max_loras=args.max_loras,
         max_lora_rank=args.max_lora_rank,
+        lora_targets=tuple(args.lora_target_modules),
         lora_modules=tuple(parse_module(text) for text in args.lora_modules),
         max_model_len=args.max_model_len or _context_of(model),
         api_keys=tuple(key for key in keys if key),
@@ -116,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     vllm.add_argument("--enable-lora", action=argparse.BooleanOptionalAction, default=False)
     vllm.add_argument("--max-loras", type=int, default=1)
     vllm.add_argument("--max-lora-rank", type=int, default=16)
+    vllm.add_argument("--lora-target-modules", nargs="+", default=[], help="adapt these modules only")
     vllm.add_argument("--lora-modules", nargs="+", default=[], help="name=path, or JSON")
     vllm.add_argument("--max-model-len", type=_count, help="tokens, also as 8k or 8K")
     vllm.add_argument("--api-key", nargs="*", help="default: VLLM_API_KEY")

@@ -29,7 +29,9 @@ class Worker:
         self.listener = listener
         self.faults = FaultBox()
         names = list(settings.served_names)
-        self.adapters = Adapters(names, enabled=settings.enable_lora, max_rank=settings.max_lora_rank)
+        self.adapters = Adapters(
+            names, enabled=settings.enable_lora, max_rank=settings.max_lora_rank, targets=settings.lora_targets
+        )
         max_loras = settings.max_loras if settings.enable_lora else None
         self.metrics = Metrics(names[0], settings.max_model_len, max_loras)
         self.engine = Engine(
@@ -51,6 +53,11 @@ class Worker:
         if name and name not in self.settings.served_names:
             raise unknown_model(name, list(self.settings.served_names))
         return self.settings.served_names[0], None
+
+    def voice(self, model: str) -> str:
+        """Whose words an answer of ``model`` has: an adapter's own, if it changes anything."""
+        adapter = self.adapters.loaded.get(model)
+        return self.settings.served_names[0] if adapter is not None and not adapter.effect else model
 
     def start(self) -> None:
         """Watch the child, take signals, switch on the faults of the command line."""
