@@ -16,14 +16,14 @@ from cluster.events import Tell
 from worker.probe import NotNumbers, ProbeFailed, Target
 
 #: Seconds for one answer: the first forward pass of an engine can take many.
-_ANSWER_S = 60.0
+_ANSWER_S = 30.0
 
 #: Of an answer that says nothing of the adapter: the worker has no room just now.
 _BUSY = (429, 503)
 
 NONE = "the worker answers with it as the base model does, to the last digit"
 NOT_ASKED = "whether it has an effect: the workers serve nothing that tells"
-NO_ANSWER = "whether it has an effect: the worker that was asked was too busy to answer"
+NO_ANSWER = "whether it has an effect: the worker that was asked was too busy, or could not answer without it either"
 
 
 class Effects:
@@ -92,7 +92,12 @@ class Effect:
 async def _difference(target: Target, name: str) -> str | None:
     """None where there is one; else what there is instead. Raises ProbeFailed."""
     base = next((str(card["id"]) for card in await target.models() if not card.get("parent")), None)
-    expected: Any = None if base is None else await target.numbers(base, _ANSWER_S)
+    try:
+        expected: Any = None if base is None else await target.numbers(base, _ANSWER_S)
+    except ProbeFailed as error:
+        if error.status is None:
+            raise
+        return NO_ANSWER  # it cannot answer without the adapter either
     if expected is None:
         return NOT_ASKED
     try:

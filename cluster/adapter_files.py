@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from cluster.adapter_heads import Head, check_head, take_head
 from cluster.adapter_pairs import Pair, check_targets, pair_up
 from cluster.adapter_rules import CONFIG, WEIGHTS, AdapterConfig, read_config
 from cluster.adapter_shapes import BaseShapes, Comparison, compare, read_base
@@ -109,6 +110,7 @@ class _Header:
     config: AdapterConfig
     tensors: Mapping[str, Tensor]
     pairs: list[Pair]
+    head: Head | None
     compared: int
     unchecked: tuple[str, ...]
 
@@ -116,13 +118,16 @@ class _Header:
 def _header_facts(streams: Mapping[str, BinaryIO], served: _Served) -> _Header:
     config = read_config(read_object(streams[CONFIG], CONFIG, _MAX_CONFIG, _MAX_CONFIG_VALUES), served.max_rank)
     tensors = read_header(streams[WEIGHTS], WEIGHTS)
-    pairs = pair_up(tensors, config)
+    matrices, head = take_head(tensors, config)
+    pairs = pair_up(matrices, config)
     targets, base = check_targets(pairs, config), served.base
     shapes = Comparison(0, (_NOT_COMPARED,)) if base is None else compare(pairs, base, transposed=config.transposed)
+    if head is not None and base is not None:
+        check_head(head, base, served.side.most_labels)
     modules = () if base is None else (*base.shapes, *base.opaque)
     unused = check_used([pair.module for pair in pairs], shapes.renamed, modules, served.side)
     told = (*shapes.unchecked, *unused, *(text for text in (targets,) if text))
-    return _Header(config, tensors, pairs, shapes.compared, told)
+    return _Header(config, tensors, pairs, head, shapes.compared, told)
 
 
 def _facts(streams: Mapping[str, BinaryIO], size: int, served: _Served) -> tuple[AdapterFacts, str | None]:
@@ -139,7 +144,7 @@ def _facts(streams: Mapping[str, BinaryIO], size: int, served: _Served) -> tuple
         size=size,
         unchecked=(*header.unchecked, *(text for text in (another,) if text)),
     )
-    return facts, no_effect(pairs, filled, config)
+    return facts, no_effect(pairs, header.head, filled, config)
 
 
 def _folder(path: Path, roots: tuple[Path, ...]) -> Path:

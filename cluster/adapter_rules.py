@@ -18,6 +18,9 @@ WEIGHTS = "adapter_model.safetensors"
 MAX_NAME = 256
 """Characters of a tensor's name or a pattern; bounds the time that one can take on the other."""
 
+HEADS = ("score", "classifier")
+"""Modules that may be trained as a whole: a sequence classifier's head (PEFT names both where there is one)."""
+
 _MAX_PATTERNS = 10_000
 _MAX_TRIES = 1_000_000  # of a pattern on a module, each a microsecond or a few
 _N = TypeVar("_N", int, float)
@@ -25,7 +28,6 @@ _N = TypeVar("_N", int, float)
 _REFUSED = {
     "use_dora": "DoRA",
     "lora_bias": "a LoRA bias",
-    "modules_to_save": "fully trained modules",
     "alora_invocation_tokens": "activated LoRA",
     "layer_replication": "layer replication",
     "use_bdlora": "block-diagonal LoRA",
@@ -37,7 +39,8 @@ _INITS = frozenset({"gaussian", "eva", "orthogonal", "mica", "lora_ga"})
 
 @dataclass(frozen=True, slots=True)
 class AdapterConfig:
-    """``targets``: module names, a pattern over them, or None where the config names none."""
+    """``targets``: module names, a pattern over them, or None where the config names none. ``saved``: modules that
+    were trained as a whole."""
 
     rank: int
     targets: tuple[str, ...] | str | None
@@ -45,6 +48,7 @@ class AdapterConfig:
     ranks: tuple[tuple[re.Pattern[str], int], ...]
     alphas: tuple[tuple[re.Pattern[str], float], ...]
     alpha: float
+    saved: tuple[str, ...]
     transposed: bool
 
     @property
@@ -86,6 +90,7 @@ def read_config(raw: Mapping[str, Any], max_rank: int) -> AdapterConfig:
         ranks=tuple((anchored(key), _rank(rank, "rank_pattern")) for key, rank in _patterns(raw, "rank_pattern")),
         alphas=tuple((anchored(key), _alpha(alpha, key)) for key, alpha in _patterns(raw, "alpha_pattern")),
         alpha=_alpha(raw.get("lora_alpha"), "lora_alpha"),
+        saved=_saved(raw),
         transposed=raw.get("fan_in_fan_out") is True,
     )
     if config.top_rank > max_rank:
@@ -150,6 +155,18 @@ def _targets(raw: Mapping[str, Any]) -> tuple[str, ...] | str | None:
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return tuple(value)
     raise _refusal(f"target_modules must be a list of names or a pattern, not {shown(value)}")
+
+
+def _saved(raw: Mapping[str, Any]) -> tuple[str, ...]:
+    value = raw.get("modules_to_save") or []
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise _refusal(f"modules_to_save must be a list of names, not {shown(value)}")
+    others = [item for item in value if item not in HEADS]
+    if others:
+        raise _refusal(
+            f"modules_to_save holds {shown(others[0])}; vLLM serves no fully trained modules but a classifier's head"
+        )
+    return tuple(value)
 
 
 def _patterns(raw: Mapping[str, Any], field: str) -> list[tuple[str, Any]]:

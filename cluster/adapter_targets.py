@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from cluster.adapter_rules import HEADS
 from cluster.adapter_tensors import AdapterRejected, shown
 from worker.engines.lora_names import PACKED, LoraNames
 
@@ -21,12 +22,14 @@ _EXPERTS = ".experts"
 @dataclass(frozen=True, slots=True)
 class EngineSide:
     """``names``: how the engine calls modules, None where that is not known. ``targets``: `--lora-target-modules`,
-    None for all. ``towers``: `--enable-tower-connector-lora`. ``pooling``: it may serve no text."""
+    None for all. ``towers``: `--enable-tower-connector-lora`. ``pooling``: it may serve no text. ``most_labels``:
+    `--max-lora-cls-labels`."""
 
     names: LoraNames | None = None
     targets: tuple[str, ...] | None = None
     towers: bool = False
     pooling: bool = False
+    most_labels: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,8 @@ def _fate(module: str, found: str | None, known: Collection[str], side: EngineSi
         if side.towers:
             return _Fate(unknown="whether the engine adapts what is beside the language model")
         return _Fate(dropped="beside the language model it adapts nothing without --enable-tower-connector-lora")
+    if side.pooling and name in HEADS:
+        return _Fate()  # a classifier's head is adapted whatever the flag says
     if side.targets is not None and not _is_target(name, side.targets, PACKED if names is None else names.packed):
         return _Fate(dropped=f"--lora-target-modules names {', '.join(side.targets[:_MOST_PATTERNS])} only")
     return _Fate()

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from cluster.adapter_heads import Head
 from cluster.adapter_pairs import Pair
 from cluster.adapter_rules import AdapterConfig
 from cluster.adapter_tensors import AdapterRejected, Tensor, shown
@@ -67,8 +68,10 @@ def check_values(stream: BinaryIO, tensors: Mapping[str, Tensor], name: str) -> 
     return frozenset(filled)
 
 
-def no_effect(pairs: Iterable[Pair], filled: frozenset[str], config: AdapterConfig) -> str | None:
+def no_effect(pairs: Iterable[Pair], head: Head | None, filled: frozenset[str], config: AdapterConfig) -> str | None:
     """Why the adapter changes nothing, or None: of each product one matrix is zero, or its weight (alpha) is."""
+    if head is not None and head.tensor in filled:
+        return None
     if any(pair.a_name in filled and pair.b_name in filled and config.alpha_of(pair.module) for pair in pairs):
         return None
     return "of each of its pairs of matrices one is zero, or lora_alpha is: it answers as the base model does"

@@ -34,6 +34,7 @@ def read(spec: EngineSpec) -> EngineSide:
         towers=flags.has(args, "--enable-tower-connector-lora"),
         pooling=any(flags.has(args, flag) for flag in _POOLING)
         or (architecture is not None and not architecture.endswith(_GENERATING)),
+        most_labels=flags.integer(args, "--max-lora-cls-labels", 0) or None,
     )
 
 

@@ -616,6 +616,7 @@ async def test_other_flags_of_the_engine_are_another_question(cluster: FakeSuper
     [
         (None, "serve nothing that tells"),
         (ProbeFailed("503 no room", 503), "too busy"),
+        (ProbeFailed("500 broken without it too", 500), "too busy"),
         (ProbeFailed("no answer in 60 s", slow=True), "too busy"),
     ],
 )

@@ -13,7 +13,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from fakes import soon
-from worker.probe import ProbeFailed, Target, parse_models, readiness, wait_until_up
+from worker.probe import NotNumbers, ProbeFailed, Target, parse_models, readiness, wait_until_up
 
 
 class Worker:
@@ -185,6 +185,43 @@ async def test_an_answer_without_end_is_given_up(worker: Worker, target: Target)
     worker.answers["/v1/models"] = (200, "x" * (33 << 20))
     with pytest.raises(ProbeFailed, match="more than 33554432 bytes"):
         await target.models()
+
+
+def _completion(*values: float | None) -> str:
+    shown = [{"top_logprobs": [{"a": value}]} if value is not None else None for value in values]
+    return json.dumps({"choices": [{"logprobs": one} for one in shown]})
+
+
+async def test_numbers_are_the_log_probabilities_of_one_token(worker: Worker, target: Target) -> None:
+    worker.answers["/v1/completions"] = (200, _completion(-0.5, -1.25))
+    assert await target.numbers("demo", 5.0) == [{"top_logprobs": [{"a": -0.5}]}, {"top_logprobs": [{"a": -1.25}]}]
+    (asked,) = [body for path, body in worker.asked if path == "/v1/completions"]
+    assert (asked["model"], asked["max_tokens"], asked["temperature"]) == ("demo", 1, 0)
+    assert len(asked["prompt"]) > 1, "a small change need not show in one"
+
+
+async def test_a_model_without_text_is_asked_for_vectors(worker: Worker, target: Target) -> None:
+    worker.answers["/v1/completions"] = (404, "")
+    worker.answers["/v1/embeddings"] = (200, '{"data": [{"embedding": [0.5, 1]}]}')
+    assert await target.numbers("demo", 5.0) == [[0.5, 1]]
+    worker.answers["/v1/embeddings"] = (404, "")
+    assert await target.numbers("demo", 5.0) is None
+    worker.answers["/v1/completions"] = (200, _completion(None))
+    assert await target.numbers("demo", 5.0) is None
+
+
+@pytest.mark.parametrize("text", [_completion(float("nan")), _completion(float("-inf")), "no JSON"])
+async def test_what_is_no_number_is_said(worker: Worker, target: Target, text: str) -> None:
+    worker.answers["/v1/completions"] = (200, text)
+    with pytest.raises(NotNumbers, match="/v1/completions"):
+        await target.numbers("demo", 5.0)
+
+
+async def test_a_failure_is_one_with_its_status(worker: Worker, target: Target) -> None:
+    worker.answers["/v1/completions"] = (500, "boom")
+    with pytest.raises(ProbeFailed) as failed:
+        await target.numbers("demo", 5.0)
+    assert failed.value.status == 500
 
 
 def test_a_list_of_more_models_than_any_server_has_is_not_parsed() -> None:

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -18,6 +19,8 @@ from typing import Any
 import aiohttp
 import pytest
 
+from worker.demo import adapter_path
+from worker.probe import Target
 from worker.sim.app import build
 from worker.sim.settings import Settings, parse
 
@@ -124,6 +127,30 @@ def adapter(folder: Path, rank: int = 8) -> None:
     config = {"r": rank, "lora_alpha": 16, "target_modules": ["q_proj"]}
     (folder / "adapter_config.json").write_text(json.dumps(config))
     (folder / "adapter_model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+
+
+async def test_an_adapter_speaks_in_its_own_voice_unless_nothing_of_it_is_used(sim: Start, tmp_path: Path) -> None:
+    """As vLLM: what it drops, and a matrix B of zeros, leave the base model's answers."""
+    zeros = Path(shutil.copytree(adapter_path("poet"), tmp_path / "zeros"))
+    raw = (zeros / "adapter_model.safetensors").read_bytes()
+    start = 8 + int.from_bytes(raw[:8], "little")
+    (zeros / "adapter_model.safetensors").write_bytes(raw[:start] + bytes(len(raw) - start))
+
+    async def changes(worker: Any, name: str, path: Path) -> bool:
+        assert (await worker.post("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(path)}))[0] == 200
+        target = Target(worker.session, worker.url)
+        return bool(await target.numbers(worker.model, 5.0) != await target.numbers(name, 5.0))
+
+    worker = await sim("--enable-lora")
+    worker.model = (await worker.get("/v1/models"))["data"][0]["id"]
+    assert await changes(worker, "poet", adapter_path("poet"))
+    assert not await changes(worker, "zeros", zeros)
+    await worker.fault("drop_lora", count=1)
+    assert not await changes(worker, "dropped", adapter_path("pirate"))
+    assert await changes(worker, "again", adapter_path("pirate"))
+    other = await sim("--enable-lora", "--lora-target-modules", "lm_head")
+    other.model = worker.model
+    assert not await changes(other, "poet", adapter_path("poet"))
 
 
 @pytest.mark.parametrize("rank", [8, 4096])
