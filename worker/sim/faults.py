@@ -4,8 +4,8 @@ A fault fires at once (``die``, ``hang`` …) or when a stream has sent ``after_
 it after so many firings and ``for_s`` after so many seconds. ``garbage`` comes in place of an answer or, with
 ``after_chunks``, in the middle of a stream. ``poison`` is for life: a request whose prompt holds ``text`` kills every
 worker that has it on, so it belongs on the command line. With ``kills=engine`` the engine alone dies of it, as vLLM's
-does: its API server answers 500 for a moment, and exits with 0. With ``drop_lora`` an adapter loads and changes nothing,
-as where vLLM uses none of its modules.
+does: its API server answers 500 for a moment, and exits with 0. With ``drop_lora`` an adapter loads and changes
+nothing, as where vLLM uses none of its modules.
 """
 
 from __future__ import annotations
