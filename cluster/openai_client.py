@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from cluster.client import ClusterError
-from cluster.client.core import root_of, unanswered
+from cluster.client.core import bearer, root_of, unanswered
 from cluster.client.token import LocalToken
 from cluster.openai_stream import BadStream, Piece, Reading, error_of
 
@@ -43,10 +43,9 @@ class OpenAIClient:
 
     def __init__(self, url: str, key: str | None = None, transport: httpx.BaseTransport | None = None) -> None:
         self._where = url
-        headers = httpx.Headers({"Authorization": f"Bearer {key}"} if key else {}, encoding="utf-8")
         timeout = httpx.Timeout(10.0, read=PATIENCE)
         self._http = httpx.Client(
-            base_url=root_of(url), headers=headers, timeout=timeout, trust_env=False, transport=transport,
+            base_url=root_of(url), headers=bearer(key), timeout=timeout, trust_env=False, transport=transport,
             auth=None if key else LocalToken(),
         )
 

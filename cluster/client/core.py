@@ -14,6 +14,7 @@ import httpx
 
 from cluster.client.token import LocalToken
 from config.paths import StateDir, short_socket_path
+from config.secret import clean
 
 T = TypeVar("T")
 
@@ -60,7 +61,7 @@ class Place:
     ClusterError for a ``url`` that is none."""
 
     url: str
-    admin_key: str | None
+    admin_key: str | None = field(repr=False)
     state_dir: Path | None
 
     def __post_init__(self) -> None:
@@ -84,8 +85,7 @@ class Place:
 
     @property
     def headers(self) -> httpx.Headers:
-        key = self.admin_key if self.state_dir is None else None
-        return httpx.Headers({"Authorization": f"Bearer {key}"} if key else {}, encoding="utf-8")
+        return bearer(self.admin_key if self.state_dir is None else None)
 
     def build(self, http: httpx.Client | httpx.AsyncClient, call: Call[Any], stream: bool = False) -> httpx.Request:
         timeout = httpx.Timeout(10.0, read=call.silence) if stream else httpx.Timeout(call.timeout or http.timeout)
@@ -115,6 +115,14 @@ class Place:
 
     def failed(self, error: httpx.HTTPError | httpx.StreamError | ValueError) -> ClusterError:
         return unanswered(str(self), error)
+
+
+def bearer(key: str | None) -> httpx.Headers:
+    """What sends ``key``. Raises ClusterError, which does not show it, for one that no header can carry."""
+    try:
+        return httpx.Headers({"Authorization": f"Bearer {clean(key)}"} if key else {}, encoding="utf-8")
+    except ValueError as error:
+        raise ClusterError(f"the key cannot be sent: {error}") from None
 
 
 def root_of(url: str) -> str:

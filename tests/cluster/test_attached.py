@@ -104,6 +104,21 @@ def test_what_is_wrong_is_told_from_how_far_it_has_come() -> None:
     assert (backend.reason, backend.coming) == ("", "")
 
 
+@pytest.mark.parametrize("content", [b"s3cret", b"s3cret\n", b" s3cret \r\n", b"\xef\xbb\xbfs3cret\r\n"])
+def test_the_key_is_what_stands_in_its_file(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "key").write_bytes(content)
+    (found,) = attached.parse(("http://h:1",), tmp_path / "key", epoch=1)
+    assert found.spec.api_key == "s3cret"
+
+
+@pytest.mark.parametrize("content", [b"", b" \n", b"s3cret\nmore", b"s3cret\0", b"s3cret\xff", b"s3cret\x1b[0m"])
+def test_a_key_that_cannot_be_sent_is_refused_and_not_shown(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "key").write_bytes(content)
+    with pytest.raises(UsageError, match=r"^--backend-key-file ") as error:
+        attached.parse(("http://h:1",), tmp_path / "key", epoch=1)
+    assert "s3cret" not in str(error.value) and "xff" not in str(error.value)
+
+
 class Server:
     """Another machine's server, which has no ``/health`` and can be switched off."""
 

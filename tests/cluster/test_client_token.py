@@ -70,6 +70,26 @@ def test_a_key_that_is_given_is_the_only_one(cluster: tuple[str, Heard]) -> None
     assert heard == ["Bearer key"]
 
 
+@pytest.mark.parametrize("key", ["key\n", " key", "\ufeffkey \r\n"])
+def test_a_key_as_it_stands_in_a_file_is_sent_without_what_is_around_it(cluster: tuple[str, Heard], key: str) -> None:
+    url, heard = cluster
+    with ClusterClient(url, key) as client, OpenAIClient(url, key) as asks:
+        for ask in (client.status, asks.metrics):
+            with pytest.raises(ClusterError):
+                ask()
+    assert heard == ["Bearer key"] * 2
+
+
+@pytest.mark.parametrize("key", ["s3cret\nX-Evil: 1", "s3cret\0", "  ", "s3cret\udcff"])
+def test_a_key_that_cannot_be_sent_is_neither_sent_nor_shown(cluster: tuple[str, Heard], key: str) -> None:
+    url, heard = cluster
+    for make in (ClusterClient, AsyncClusterClient, OpenAIClient):
+        with pytest.raises(ClusterError, match="key cannot be sent") as refused:
+            make(url, key)
+        assert "s3cret" not in str(refused.value)
+    assert heard == []
+
+
 @pytest.mark.parametrize("change", [
     lambda m: m.delenv("CLUSTERCTL_STATE_DIR"),
     lambda m: m.setattr(token, "uid_of_listener", lambda _: os.geteuid() + 1),

@@ -127,3 +127,24 @@ async def test_a_key_is_in_no_answer_and_no_log(
     await until(lambda: log.exists() and log.read_text().count("\n") >= 2, "both refusals are logged")
     everything = "".join(text for _, text in answers) + log.read_text() + caplog.text + "".join(capfd.readouterr())
     assert "s3cre" not in everything
+
+
+@pytest.mark.parametrize("target", [
+    "/ui/../v1/cluster/status", "/ui/%2e%2e/v1/cluster/status", "/ui/..%2fv1/cluster/status", "/ui//v1/cluster/status",
+    "//v1/cluster/status", "/v1/%63luster/status", "/%76%31/cluster/status", "/V1/cluster/status",
+    "/health/../v1/cluster/status", "/v1/models/../cluster/status", "/metrics/../v1/cluster/status",
+    "/v1/cluster/ui/session/../../status", "/v1/cluster/status;x", "/v1/cluster/status%3f", "/v1/cluster/status/",
+    "/v1/cluster//status", "http://localhost/v1/cluster/status", "/?/v1/cluster/status", "/ui/?x=/v1/cluster/status",
+    "/v1/cluster/./status", "/./v1/cluster/status", "/ui;/../v1/cluster/status", "\\v1/cluster/status",
+])  # fmt: skip
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_no_other_spelling_of_a_route_gets_round_the_guard(
+    balancer: Balanced, asked: list[tuple[Any, Any]], method: str, target: str
+) -> None:
+    answer = await balancer.raw(
+        f"{method} {target} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        "Content-Length: 2\r\nConnection: close\r\n\r\n{}".encode()
+    )
+    harmless = target.startswith(("/ui/?", "/?"))  # the page
+    assert answer.split(b" ")[1] in ((b"200", b"404", b"405") if harmless else (b"400", b"403", b"404", b"405"))
+    assert b'"supervisor"' not in answer
