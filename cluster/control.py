@@ -36,9 +36,6 @@ _KINDS = {
 
 _SAVER = web.AppKey("saver", Saver)
 
-#: In a request: the `Principal` that asks.
-_WHO = "principal"
-
 
 def routes(supervisor: Supervisor) -> web.RouteTableDef:
     table = web.RouteTableDef()
@@ -69,7 +66,7 @@ def routes(supervisor: Supervisor) -> web.RouteTableDef:
 
     @table.post("/v1/cluster/apply")
     async def apply_settings(request: web.Request) -> web.Response:
-        result = await apply(supervisor, commands.parse(Apply, await request.read()), request[_WHO])
+        result = await apply(supervisor, commands.parse(Apply, await request.read()), _who(request))
         status = 202 if result["changes"] and not result["dry_run"] else 200
         return web.json_response(result, status=status, headers={SEQUENCE_HEADER: _sequence(supervisor)})
 
@@ -95,7 +92,7 @@ def _adapter_routes(table: web.RouteTableDef, supervisor: Supervisor) -> None:
     @table.post("/v1/load_lora_adapter")
     async def load(request: web.Request) -> web.Response:
         body = commands.parse(commands.LoadAdapter, await request.read())
-        authority.check_path(request[_WHO], supervisor.plan.settings.adapter_root)
+        authority.check_path(_who(request), supervisor.plan.settings.adapter_root)
         status, result = await rollouts.load(
             body.lora_name, body.lora_path, body.load_inplace, body.description, body.allow_no_effect
         )
@@ -112,17 +109,20 @@ def _adapter_routes(table: web.RouteTableDef, supervisor: Supervisor) -> None:
         return await answer(await rollouts.rollback(request.match_info["name"], body.version))
 
 
+def _who(request: web.Request) -> Principal:
+    line = request.headers.get(PRINCIPAL_HEADER)
+    return authority.UNNAMED if line is None else Principal.from_line(line)
+
+
 def _sequence(supervisor: Supervisor) -> str:
     return f"{supervisor.epoch}.{supervisor.sequence}"
 
 
 @web.middleware
 async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    who = request.headers.get(PRINCIPAL_HEADER)
-    request[_WHO] = authority.UNNAMED if who is None else Principal.from_line(who)
     try:
         reads = request.method in ("GET", "HEAD")
-        authority.check(request[_WHO], Scope.READ if reads else Scope.ADMIN)
+        authority.check(_who(request), Scope.READ if reads else Scope.ADMIN)
         if not reads and request.path != "/v1/cluster/shutdown":
             request.app[_SAVER].check()
         return await handler(request)

@@ -206,24 +206,3 @@ def test_the_token_outlives_the_balancer(cluster: Cluster) -> None:
     before = admin_token.read(cluster.state_dir / "admin.token")
     assert cluster.run("restart", "lb").returncode == 0
     assert ask(cluster.port, [("GET", "/v1/cluster/status")], **bearer(before))[0][0] == 200
-
-
-def test_the_supervisor_goes_by_who_asks_it(cluster: Cluster) -> None:
-    transport = httpx.HTTPTransport(uds=str(cluster.state_dir / "control.sock"))
-    changes = [
-        ("/v1/cluster/scale", {"instances": 99}), ("/v1/cluster/apply", {"settings": {"engine_args": ["--x"]}}),
-        ("/v1/load_lora_adapter", {"lora_name": "x", "lora_path": "/etc"}),
-    ]  # fmt: skip
-    with httpx.Client(transport=transport, base_url="http://supervisor", timeout=20) as supervisor:
-
-        def statuses(who: str | None) -> list[int]:
-            headers = {} if who is None else {"X-Cluster-Principal": who}
-            seen = supervisor.get("/v1/cluster/snapshot", headers=headers).status_code
-            return [seen, *(supervisor.post(p, json=body, headers=headers).status_code for p, body in changes)]
-
-        # Without a word of the balancer's: the command line, at a socket that only the owner can open.
-        assert statuses(None) == statuses("o;owner") == [200, 409, 400, 400]
-        assert statuses("a;admin") == [200, 409, 403, 403]
-        assert statuses("r;read") == [200, 403, 403, 403]
-        for nobody in ("", "x", "x;", "x;root", "owner", "i;inference"):
-            assert statuses(nobody) == [403] * 4

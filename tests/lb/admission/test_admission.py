@@ -147,4 +147,4 @@ async def test_no_other_spelling_of_a_route_gets_round_the_guard(
     )
     harmless = target.startswith(("/ui/?", "/?"))  # the page
     assert answer.split(b" ")[1] in ((b"200", b"404", b"405") if harmless else (b"400", b"403", b"404", b"405"))
-    assert b'"supervisor"' not in answer
+    assert harmless or b"supervisor" not in answer
