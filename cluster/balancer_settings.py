@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from cluster.balancer_process import BalancerProcess
+from cluster.doctor import limits
 from cluster.plan import Plan
 from config.paths import StateDir
 from config.topology import BalancerConfig
+
+_PART_FOR_BODIES = 16
+_LEAST_FOR_BODIES = 256 * 1024 * 1024
 
 
 def balancer_config(plan: Plan, state: StateDir) -> BalancerConfig:
@@ -21,7 +25,16 @@ def balancer_config(plan: Plan, state: StateDir) -> BalancerConfig:
         first_byte_timeout=settings.first_byte_timeout, log_format=settings.log_format, access_log=settings.access_log,
         log_prompts=settings.log_prompts, otlp_endpoint=settings.otlp_endpoint,
         forward_headers=settings.forward_headers, protect_metrics=settings.protect_metrics,
+        max_buffered=settings.max_buffered or share_for_bodies(), send_timeout=settings.send_timeout,
+        min_client_rate=settings.min_client_rate, max_client_connections=settings.max_client_connections,
+        max_client_uploads=settings.max_client_uploads,
     )
+
+
+def share_for_bodies() -> int:
+    """Bytes for the bodies of requests where nobody has said how many: of the memory that this process may use, a part
+    that leaves room for the copies that are made of a body on its way, and for the workers."""
+    return max(_LEAST_FOR_BODIES, limits.memory() // _PART_FOR_BODIES)
 
 
 def is_outdated(process: BalancerProcess, config: BalancerConfig) -> bool:

@@ -27,7 +27,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     ),
     "Planned changes": ("drain_timeout", "stop_grace", "rolling_spare"),
     "Limits at the edge": (
-        "max_body", "max_connections", "head_timeout", "body_timeout", "stream_buffer",
+        "max_body", "max_buffered", "max_connections", "max_client_connections", "max_client_uploads", "head_timeout",
+        "body_timeout", "send_timeout", "min_client_rate", "stream_buffer",
     ),
 }  # fmt: skip
 

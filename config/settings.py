@@ -56,6 +56,9 @@ _LEVELS = {
 #: Flags of the engine that the cluster sets itself.
 OWNED_ENGINE_FLAGS = ("--host", "--port", "--api-key", "--uds")
 
+#: Of memory, as people write it.
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(?:([kmgtKMGT])(?:i?[bB])?|[bB])?")
+
 #: Of a header, as `forward_headers` takes it.
 _HEADER = re.compile(r"[a-z0-9-]{1,64}")
 
@@ -134,9 +137,26 @@ class Settings(BaseSettings):
     lb_processes: int = _setting("lb_processes", 1, "balancer processes that share the port", ge=1, le=64)
     lb_standby: bool = _setting("lb_standby", True, "keep a balancer process waiting for one to die")
     max_body: int = _setting("max_body", 64 * 1024 * 1024, "largest request body, bytes", ge=1024)
+    max_buffered: int | None = _setting(
+        "max_buffered", None, "memory for all request bodies together, bytes or 512M; default a 16th of the machine's",
+        ge=1024 * 1024,
+    )
     max_connections: int = _setting("max_connections", 10_000, "clients' connections to one balancer process", ge=1)
     head_timeout: float = _setting("head_timeout", 10.0, "how long a request's head may take to come", gt=0)
     body_timeout: float = _setting("body_timeout", 60.0, "how long a request's body may stand still", gt=0)
+    send_timeout: float = _setting(
+        "send_timeout", 60.0, "how long a client may take nothing of an answer that waits for it", gt=0
+    )
+    min_client_rate: float = _setting(
+        "min_client_rate", 500.0, "bytes a second that a client has to send of a body, or take of an answer; 0: any",
+        ge=0,
+    )
+    max_client_connections: int | None = _setting(
+        "max_client_connections", None, "connections from one address; default half of max_connections", ge=1
+    )
+    max_client_uploads: int | None = _setting(
+        "max_client_uploads", None, "bodies on their way from one address; default a quarter of max_connections", ge=1
+    )
     stream_buffer: int = _setting(
         "stream_buffer", 256 * 1024, "bytes kept for a client that reads slower than its worker writes", ge=64 * 1024
     )
@@ -205,6 +225,14 @@ class Settings(BaseSettings):
     @classmethod
     def _level(cls, value: Any) -> Any:
         return value if isinstance(value, bool) else _LEVELS.get(str(value).strip().lower(), value)
+
+    @field_validator("max_buffered", mode="before")
+    @classmethod
+    def _size(cls, value: Any) -> Any:
+        """A number with K, M, G or T, of 1,024 each."""
+        if isinstance(value, str) and (match := _SIZE.fullmatch(value.strip())):
+            return int(float(match[1]) * 1024 ** "_kmgt".index((match[2] or "_").lower()))
+        return value
 
     @field_validator("access_log", mode="before")
     @classmethod

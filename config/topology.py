@@ -83,7 +83,7 @@ class BackendSet:
 @dataclass(frozen=True, slots=True)
 class BalancerConfig:
     """What a balancer process is started with, one of ``processes``. The listening socket comes as an inherited
-    descriptor."""
+    descriptor. ``max_buffered`` is for all ``processes`` together."""
 
     listen_fd: int
     state_dir: str
@@ -111,6 +111,11 @@ class BalancerConfig:
     otlp_endpoint: str | None = None
     forward_headers: tuple[str, ...] = ()
     protect_metrics: bool = False
+    max_buffered: int = 1024 * 1024 * 1024
+    send_timeout: float = 60.0
+    min_client_rate: float = 500.0
+    max_client_connections: int | None = None
+    max_client_uploads: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -22,7 +22,10 @@ from config.principal import Principal
 from config.strategy_file import StrategyReader
 from config.topology import BackendSet, BalancerConfig
 from lb.admin import Admin
+from lb.admission.allowance import Admission
+from lb.admission.budget import Budget
 from lb.admission.credentials import Credentials
+from lb.admission.crowd import Crowd
 from lb.admission.proxy_signs import sign_of_proxy
 from lb.admission.ui_sessions import UiSessions
 from lb.client import ClientConnection
@@ -30,10 +33,11 @@ from lb.counters import Counters
 from lb.errors import ProxyError, error_body
 from lb.events import EventFeed
 from lb.front import Front
-from lb.guard import Caller, Guard
+from lb.guard import Caller, Guard, is_loopback
 from lb.headers import FORWARDED, Trusted
 from lb.http1.request import RequestHead
 from lb.inner import InnerEndpoint
+from lb.limits import most_connections
 from lb.link import Link
 from lb.metrics import Metrics
 from lb.observers import Observers
@@ -183,13 +187,25 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
     )
     names = (socket.gethostname(), config.host, *config.allowed_hosts)
     guard = Guard(credentials, owners(), names, config.protect_metrics)
-    limits = Limits(
-        max_body=config.max_body, buffer=config.stream_buffer, connections=config.max_connections,
-        head=config.head_timeout, body=config.body_timeout,
-    )  # fmt: skip
     inner = InnerEndpoint(lambda: _server(runner)())
-    front = Front(proxy, inner, _check(guard), limits, frozenset(config.extra_routes))
+    front = Front(proxy, inner, _check(guard), _admission(config), frozenset(config.extra_routes))
     return Balancer(pool, counters, proxy, link, siblings, admin, runner, front, observers)
+
+
+def _admission(config: BalancerConfig) -> Admission:
+    most = min(config.max_connections, most_connections())
+    if most < config.max_connections:
+        log.debug("at most %d connections, as no more files may be open (ulimit -n)", most)
+    limits = Limits(
+        max_body=config.max_body, buffer=config.stream_buffer, connections=most, head=config.head_timeout,
+        body=config.body_timeout, send=config.send_timeout, rate=config.min_client_rate, wait=config.queue_timeout,
+    )  # fmt: skip
+    trusted = Trusted(config.trusted_proxies)
+    crowd = Crowd(
+        most, config.max_client_connections or max(1, most // 2), config.max_client_uploads or max(1, most // 4),
+        lambda peer: is_loopback(peer) or peer in trusted,
+    )  # fmt: skip
+    return Admission(limits, Budget(config.max_buffered // config.processes, config.max_body), crowd)
 
 
 def _server(runner: web.AppRunner) -> web.Server:

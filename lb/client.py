@@ -10,19 +10,21 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import socket
 from collections.abc import Callable, Mapping
 from enum import Enum, auto
 from time import monotonic
 from typing import cast
 
 from config.peer_credentials import uid_of_peer
+from lb.admission.allowance import Allowance
 from lb.body import AT_ONCE
 from lb.downstream.intake import Intake
+from lb.downstream.pace import Pace
+from lb.downstream.presence import has_left
 from lb.errors import ProxyError, Source
 from lb.headers import SERVER
 from lb.http1 import request as http
-from lb.http1.request import Malformed
+from lb.http1.request import Malformed, RequestHead
 from lb.protocol.error_shapes import phrase
 from lb.protocol.facts import Facts
 from lb.request import Exchange, Request, Service, Upload
@@ -33,8 +35,8 @@ _ONE_READ = 256_000
 
 log = logging.getLogger(__name__)
 
-#: Of TCP_INFO's states: CLOSE, CLOSE_WAIT (the other side has ended).
-_GONE = frozenset({7, 8})
+#: Seconds that an answer has to begin in once a client sends no more, before that one is asked if it is still there.
+_EOF_S = 0.1
 
 _SERVER = SERVER.decode()
 
@@ -55,12 +57,13 @@ def _nowhere(data: bytes) -> None:
 
 
 class ClientConnection(asyncio.Protocol):
-    """``close_after``: no further request is read after the one that is being answered."""
+    """``close_after``: no further request is read after the one that is being answered. ``origin``: what its address
+    is counted as."""
 
     __slots__ = (
-        "_at", "_body", "_buffer", "_exchange", "_full", "_heads", "_held", "_intake", "_left", "_paused", "_reading",
-        "_request", "_searched", "_served", "_service", "_since", "_skipped", "_transport", "_uid", "close_after",
-        "local", "peer", "write",
+        "_allowance", "_asked", "_at", "_body", "_buffer", "_ended", "_exchange", "_full", "_going", "_heads", "_held",
+        "_intake", "_left", "_paused", "_reading", "_request", "_searched", "_served", "_service", "_since",
+        "_skipped", "_transport", "_uid", "_unwanted", "close_after", "local", "origin", "peer", "write",
     )  # fmt: skip
 
     def __init__(self, service: Service) -> None:
@@ -81,8 +84,15 @@ class ClientConnection(asyncio.Protocol):
         self._held = self._reading = False
         self._searched = 0
         self._since = 0.0
+        #: When the client ended its half of the connection; 0: it has not. Whether it was asked if it is there.
+        self._ended, self._asked = 0.0, False
+        #: The pace at which a client takes what has been written and is not gone yet.
+        self._going: Pace | None = None
+        #: There are too many connections; what is answered to all but a few requests.
+        self._unwanted: ProxyError | None = None
+        self._allowance: Allowance  # once there is a connection
         self.close_after = False
-        self.peer = self.local = ""
+        self.peer = self.local = self.origin = ""
         self._uid: int | None = None
 
     def peer_uid(self) -> int | None:
@@ -93,6 +103,11 @@ class ClientConnection(asyncio.Protocol):
             if peer and local:
                 self._uid = uid_of_peer(peer[:2], local[:2])
         return self._uid
+
+    @property
+    def is_wanted(self) -> bool:
+        """It is not one too many."""
+        return self._unwanted is None
 
     @property
     def exchange(self) -> Exchange | None:
@@ -118,7 +133,10 @@ class ClientConnection(asyncio.Protocol):
     def closes_after_this(self) -> bool:
         """Whether the connection ends with the answer under way."""
         request = self._request
-        if self.close_after or self._service.closing or request is None or not request.head.keep_alive:
+        if (
+            self.close_after or self._service.closing or request is None or not request.head.keep_alive
+            or (self._ended and not self._buffer)
+        ):  # fmt: skip
             self.close_after = True
         else:
             self.close_after = request.upload is not None and not request.upload.complete
@@ -127,7 +145,8 @@ class ClientConnection(asyncio.Protocol):
     def done(self) -> None:
         """The answer is complete."""
         self._exchange = None
-        if self.close_after:
+        self._allowance.over()
+        if self.close_after or (self._ended and not self._buffer):
             self.close()
             return
         self._request, self._at, self._served, self._since = None, _At.HEAD, True, monotonic()
@@ -172,10 +191,11 @@ class ClientConnection(asyncio.Protocol):
         if self._transport is None or self._transport.is_closing():
             return
         request = self._request
-        unread = request is None or self._at is _At.BODY or (
-            request.upload is not None and not request.upload.complete
-        )  # fmt: skip
+        unread = not self._ended and (
+            request is None or self._at is _At.BODY or (request.upload is not None and not request.upload.complete)
+        )
         self._exchange = None
+        self._allowance.over()
         if unread and self._at is not _At.TUNNEL:
             self._at, self._since = _At.LINGER, monotonic()
             self._intake, self._held, self._reading = None, False, False
@@ -188,6 +208,7 @@ class ClientConnection(asyncio.Protocol):
     def cut(self) -> None:
         """At once, so that what was sent cannot be taken for complete."""
         self._at, self._exchange = _At.CLOSED, None
+        self._allowance.over()
         if self._transport is not None:
             self._transport.abort()
 
@@ -205,39 +226,54 @@ class ClientConnection(asyncio.Protocol):
         if hold:
             self._pause_reading()
         else:
-            self._since = monotonic()
-            self._resume_reading()
+            self._read_on()
 
     # from the event loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = cast(asyncio.Transport, transport)  # uvloop's are of no asyncio class
         self._transport, self.write = transport, transport.write
-        limits = self._service.limits
-        transport.set_write_buffer_limits(high=max(0, limits.buffer - _ONE_READ))
+        service = self._service
+        transport.set_write_buffer_limits(high=max(0, service.admission.limits.buffer - _ONE_READ))
         peer, local = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
         self.peer = str(peer[0]) if peer else ""
         self.local = str(local[0]) if local else ""
         self._since = monotonic()
-        if not self._service.opened(self):
-            message = f"more than {limits.connections} connections"
-            self.refuse(ProxyError(503, message, source=Source.INTERNAL, retry_after=1))
+        self.origin = service.admission.crowd.origin(self.peer)
+        self._allowance = Allowance(service.admission, self.origin, self._read_on)
+        self._unwanted = service.opened(self)
+        if self._unwanted is not None and not service.keep_place(self):
+            self.refuse(self._unwanted)
 
     def connection_lost(self, exc: Exception | None) -> None:
         exchange, self._exchange = self._exchange, None
         self._at, self._request, self._intake = _At.CLOSED, None, None
         self._transport, self.write = None, _nowhere
+        self._allowance.over()
         self._service.closed(self)
         if exchange is not None:
             exchange.client_gone()
 
+    def eof_received(self) -> bool:
+        """The client sends no more. Whether it has gone, or waits for its answer (RFC 9112 9.6 lets it), cannot be told
+        from this alone."""
+        whole = self._at is _At.ANSWER and not self._decoding
+        if whole or (self._at is _At.HEAD and b"\r\n\r\n" in self._buffer):
+            if not self._ended:
+                self._ended = monotonic()
+                asyncio.get_running_loop().call_later(_EOF_S, self._ask_whether_there)
+            return True
+        return False  # what it began to send has no end: closed, and `connection_lost` tells
+
     def pause_writing(self) -> None:
         self._full = True
+        limits = self._service.admission.limits
+        self._going = Pace(limits.send, limits.rate, monotonic(), -self._unsent)
         if self._exchange is not None:
             self._exchange.client_writable(False)
 
     def resume_writing(self) -> None:
-        self._full = False
+        self._full, self._going = False, None
         if self._exchange is not None:
             self._exchange.client_writable(True)
         elif self._at is _At.HEAD:
@@ -258,7 +294,6 @@ class ClientConnection(asyncio.Protocol):
             if not self._full:
                 self._look_for_head()
         elif at is _At.BODY or (at is _At.ANSWER and self._decoding):
-            self._since = monotonic()
             self._take(data)
         elif at is _At.ANSWER:
             self._buffer += data  # the next request, sent ahead
@@ -269,22 +304,33 @@ class ClientConnection(asyncio.Protocol):
 
     def check(self, now: float) -> None:
         """Ends what takes too long. Called now and then."""
-        at, limits, waited = self._at, self._service.limits, now - self._since
-        if at is _At.HEAD:
-            if self._buffer and waited > limits.head:
-                self._reject(Malformed(408, f"the head of the request did not come within {limits.head:g} s"))
-            elif waited > (limits.idle if self._served else limits.head):
-                self._at, self._since = _At.CLOSED, now
-                if self._transport is not None:
-                    self._transport.close()
-        elif (at is _At.BODY or (at is _At.ANSWER and self._decoding and not self._paused)) and waited > limits.body:
-            self._reject(Malformed(408, f"nothing more of the body came for {limits.body:g} s"))
-        elif (at is _At.LINGER and waited > limits.linger) or (at is _At.CLOSED and waited > limits.body):
-            self.cut()
-        elif self._paused and self._hung_up():
+        at, limits, waited = self._at, self._service.admission.limits, now - self._since
+        if self._going is not None and self._going.is_slow(now, -self._unsent):
+            self._service.slow_reader(self)
             self.cut_off()
-        elif self._exchange is not None:
-            self._exchange.check(now)
+        elif at is _At.HEAD:
+            self._check_head(waited)
+        elif (at is _At.LINGER and waited > limits.linger) or (at is _At.CLOSED and waited > limits.send):
+            self.cut()
+        elif (at is _At.BODY or self._decoding) and (
+            error := self._allowance.refusal(now, self._progress, paused=self._paused)
+        ) is not None:
+            self._reject(error)
+        elif (self._paused or self._ended) and has_left(
+            self._transport, missing=self._missing, may_have_ended=bool(self._ended)
+        ):
+            self.cut_off()
+        elif (exchange := self._exchange) is not None:
+            exchange.check(now)
+            if self._ended and now - self._ended > _EOF_S:
+                self._ask_whether_there()
+
+    def turn_away(self) -> bool:
+        """Makes room for another connection, if nothing is being answered. Whether it did."""
+        if self._exchange is not None:
+            return False
+        self.cut()
+        return True
 
     def end(self, reason: str | None = None) -> None:
         """The balancer is going: an idle connection is closed, a request that is being answered ends with
@@ -307,6 +353,8 @@ class ClientConnection(asyncio.Protocol):
         if self._at is _At.HEAD and self._buffer and not self._full:
             self._since = monotonic()
             self._look_for_head()
+            if self._ended and self._at in (_At.HEAD, _At.BODY) and not self._reading and self._transport is not None:
+                self._transport.close()  # the rest of it cannot come any more
 
     def _look_for_head(self) -> None:
         """In the buffer, of which ``_searched`` bytes were looked at already."""
@@ -328,15 +376,53 @@ class ClientConnection(asyncio.Protocol):
         self._buffer, self._searched, self._skipped = bytearray(), 0, False
         self._head(data[: end + 4], data[end + 4 :])
 
-    def _hung_up(self) -> bool:
-        """Whether the client has gone while nothing is read from it: the kernel knows."""
-        sock = self._transport.get_extra_info("socket") if self._transport is not None else None
-        if sock is None or sock.family == socket.AF_UNIX:
-            return False
-        try:
-            return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in _GONE
-        except OSError:
-            return True
+    @property
+    def _unsent(self) -> int:
+        """Bytes of answers that the client has not taken, nor the kernel for it."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
+    @property
+    def _progress(self) -> int:
+        """Bytes of the body that have been read."""
+        return len(self._body) if self._intake is None else self._intake.size
+
+    @property
+    def _missing(self) -> int:
+        """Bytes of the body that have to come yet, as far as that is known."""
+        if self._intake is not None:
+            return self._intake.missing
+        return self._left - len(self._body) if self._at is _At.BODY else 0
+
+    def _read_on(self) -> None:
+        """The body was not read for a while, and is from now on."""
+        self._allowance.resumed(monotonic(), self._progress)
+        self._resume_reading()
+
+    def _check_head(self, waited: float) -> None:
+        """Between two requests, or while the head of one comes."""
+        limits = self._service.admission.limits
+        longest = limits.head if self._unwanted is None else min(limits.head, limits.reserve_head)
+        if self._buffer and waited > longest:
+            self._reject(Malformed(408, f"the head of the request did not come within {longest:g} s"))
+        elif waited > (limits.idle if self._served else longest):
+            self._at, self._since = _At.CLOSED, monotonic()
+            if self._transport is not None:
+                self._transport.close()
+
+    def _ask_whether_there(self) -> None:
+        """One that has ended its half of the connection looks like one that has left until something is written: then
+        the kernel of one that has left resets the connection. So something is written that means nothing. To a client
+        of HTTP/1.1 that has got nothing yet, a 100, which every one has to understand (RFC 9110 15.2); between two
+        chunks, a zero that the next one's size begins with. For one of HTTP/1.0 that has got nothing there is no such
+        word: there the end counts as having left, as uvicorn and nginx take it for all."""
+        exchange = self._exchange
+        if self._asked or exchange is None:
+            return
+        if not exchange.began and not self.speaks_chunked:
+            self.cut_off()
+        elif not exchange.began or exchange.is_between_chunks:
+            self._asked = True
+            self.write(b"0" if exchange.began else _CONTINUE)
 
     def cut_off(self) -> None:
         """The client has gone."""
@@ -355,12 +441,16 @@ class ClientConnection(asyncio.Protocol):
             self._reject(error)
             return
         self._request = request = Request(head, b"", self.peer, self.local, "")
-        self.close_after = False
+        self.close_after = self._unwanted is not None
         length = head.length
         try:
             request.id = service.admit(request, self)
-            if length and length > service.limits.max_body:
-                raise ProxyError(413, f"a body of more than {service.limits.max_body} bytes")
+            if length and length > service.admission.limits.max_body:
+                raise ProxyError(413, f"a body of more than {service.admission.limits.max_body} bytes")
+            if self._unwanted is not None and not service.answers_anyway(head):
+                raise self._unwanted
+            if length != 0:
+                self._announced(head, length, len(rest))
             scan = None if length is not None and length <= AT_ONCE else service.scan(head)
         except ProxyError as error:
             self._skip_or_close(rest, length)
@@ -376,13 +466,22 @@ class ClientConnection(asyncio.Protocol):
                 return
             self._left = length
         else:
-            self._intake = Intake(length, service.limits.max_body, scan)
-        self._since = monotonic()
+            self._intake = Intake(length, service.admission.limits.max_body, scan)
         self._at = _At.BODY
         if head.expects_continue and not rest:
             self.write(_CONTINUE)
         if rest:
             self._take(rest)
+
+    def _announced(self, head: RequestHead, length: int | None, there: int) -> None:
+        """A body, of which some bytes are ``there``. Raises ProxyError where there is no room for it."""
+        allowance = self._allowance
+        whole = length is not None and there >= length <= AT_ONCE
+        room = allowance.whole(length or 0) if whole else not allowance.has_no_room
+        if not room and not self._service.answers_anyway(head):
+            raise allowance.no_room()
+        if not whole:
+            allowance.begin(monotonic())
 
     def _skip_or_close(self, rest: bytes, length: int | None) -> None:
         """After a refusal: a body that is there already is passed over, for another one nobody waits."""
@@ -395,6 +494,10 @@ class ClientConnection(asyncio.Protocol):
 
     def _take(self, data: bytes) -> None:
         """More of the body."""
+        request = self._request
+        assert request is not None
+        if request.upload is None and not self._allowance.came(len(data), monotonic()):
+            self._pause_reading()
         if self._intake is not None:
             self._intake.add(data)
             self._read()
@@ -405,6 +508,7 @@ class ClientConnection(asyncio.Protocol):
             self._buffer += data[missing:]
             body, self._body = bytes(self._body), bytearray()
             self._at = _At.ANSWER
+            self._allowance.complete()
             self._start(body)
 
     def _read(self) -> None:
@@ -426,6 +530,7 @@ class ClientConnection(asyncio.Protocol):
         if intake.complete:
             self._buffer += intake.rest
             self._intake = None
+            self._allowance.complete()
         if request.upload is not None:
             request.upload.pieces += intake.take()
             request.upload.complete = intake.complete
@@ -433,8 +538,11 @@ class ClientConnection(asyncio.Protocol):
             self._exchange.more()
         elif intake.complete:
             self._begin(request, intake)
-        elif intake.size > self._service.limits.collect and self._service.may_stream(request.head, intake.scan):
+        elif intake.size > self._service.admission.limits.collect and self._service.may_stream(
+            request.head, intake.scan
+        ):
             self.hold_upload(True)  # until somebody takes it
+            self._allowance.passed_on()
             self._begin(request, intake)
         if not self._held:
             self._resume_reading()
@@ -445,7 +553,7 @@ class ClientConnection(asyncio.Protocol):
         request.facts = intake.facts or (None if names is None else Facts(names.name, names=names))
         pieces = intake.take()
         self._at = _At.ANSWER
-        if intake.complete and intake.size <= self._service.limits.collect:
+        if intake.complete and intake.size <= self._service.admission.limits.collect:
             self._start(b"".join(pieces))
             return
         length = intake.size if intake.complete else request.head.length
@@ -489,6 +597,8 @@ class ClientConnection(asyncio.Protocol):
             self._paused = True
 
     def _resume_reading(self) -> None:
-        if self._paused and not self._reading and self._transport is not None and not self._transport.is_closing():
+        if not self._paused or self._reading or self._allowance.waiting:
+            return
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
             self._paused = False

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from config.aio import Tasks
 from config.principal import Principal
 from lb import body, headers, routes
+from lb.admission.allowance import Admission
 from lb.client import ClientConnection
 from lb.errors import ProxyError
 from lb.exchange import Exchange as WorkerExchange
@@ -20,7 +21,7 @@ from lb.http1.request import RequestHead
 from lb.inner import InnerEndpoint, InnerExchange
 from lb.journal import Row
 from lb.proxy import Proxy
-from lb.request import Exchange, Limits, Request
+from lb.request import Exchange, Request
 from lb.routes import Route
 
 log = logging.getLogger(__name__)
@@ -51,9 +52,11 @@ class Front:
 
     def __init__(
         self, proxy: Proxy, inner: InnerEndpoint, guard: Callable[[RequestHead, ClientConnection], Principal],
-        limits: Limits, routes_too: frozenset[str] = frozenset(),
+        admission: Admission, routes_too: frozenset[str] = frozenset(),
     ) -> None:
-        self.limits, self.closing = limits, False
+        self.admission, self.closing = admission, False
+        #: Those that are one too many and may say what they want, the oldest first.
+        self._reserve: dict[ClientConnection, None] = {}
         self._proxy, self._inner, self._guard, self._routes_too = proxy, inner, guard, routes_too
         #: Ids of requests: one run of a balancer, numbered.
         self._run, self._number = f"{random.getrandbits(64):016x}", 0
@@ -117,12 +120,35 @@ class Front:
 
     # for connections
 
-    def opened(self, connection: ClientConnection) -> bool:
+    def opened(self, connection: ClientConnection) -> ProxyError | None:
         self._connections.add(connection)
-        return len(self._connections) <= self.limits.connections
+        return self.admission.crowd.enter(connection.origin)
+
+    def keep_place(self, connection: ClientConnection) -> bool:
+        reserve = self._reserve
+        if len(reserve) >= self.admission.limits.reserve:
+            # An operator's request comes with its connection: one that has not said anything yet is nobody's loss.
+            silent = next((each for each in reserve if each.turn_away()), None)
+            if silent is None:
+                return False
+            del reserve[silent]
+        reserve[connection] = None
+        return True
+
+    def answers_anyway(self, head: RequestHead) -> bool:
+        route: Route | None = head.notes.get(Route)
+        return route is not None and route.ours
+
+    def slow_reader(self, connection: ClientConnection) -> None:
+        self._proxy.metrics.slow_reader()
+        log.info("a client at %s does not read its answer: cut off", connection.peer)
 
     def closed(self, connection: ClientConnection) -> None:
         self._connections.discard(connection)
+        if connection.is_wanted:
+            self.admission.crowd.leave(connection.origin)
+        else:
+            self._reserve.pop(connection, None)
         if not self._connections:
             self._empty.set()
 

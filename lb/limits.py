@@ -11,3 +11,13 @@ def raise_open_files() -> int:
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
+
+
+#: Files that are no connections of requests: logs, links, links to itself, the reserve of connections.
+_OTHERS = 256
+
+
+def most_connections() -> int:
+    """Of clients, for whom there are open files: each may need one to a worker as well."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return max(16, (hard - _OTHERS) // 2)

@@ -45,6 +45,9 @@ class Metrics:
             "clusterctl_refused", "Requests answered by the balancer itself with an error", ["source", "code"],
             registry,
         )
+        self._slow_readers = Counts(
+            "clusterctl_slow_readers", "Connections cut off as their client did not read its answer", [], registry
+        )
         self._ejections = Counts(
             "clusterctl_ejections", "Backends left out after a failure to connect", ["instance"], registry
         )
@@ -129,6 +132,9 @@ class Metrics:
 
     def refused(self, source: str, code: int) -> None:
         self._refused.at(source, str(code)).value += 1
+
+    def slow_reader(self) -> None:
+        self._slow_readers.at().value += 1
 
     def ejected(self, instance: str) -> None:
         self._ejections.at(instance).value += 1

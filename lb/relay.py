@@ -203,6 +203,13 @@ class Relay:
         """Nothing more is wanted from the worker."""
         self._connection.abandon(self)
 
+    @property
+    def is_between_chunks(self) -> bool:
+        """Whether what the client has been sent ends with a chunk, and another one follows."""
+        if not self.began or self._held is not None:
+            return False
+        return self._frame or (self.raw and self._length is None and self._connection.passage_is_plain)
+
     def end_tunnel(self) -> None:
         """The worker is lost: the client is told, if that is possible between two frames."""
         if self._frames is not None and self._frames.between:
@@ -293,6 +300,10 @@ class Relayed:
                 self._relay.resume()
             else:
                 self._relay.pause()
+
+    @property
+    def is_between_chunks(self) -> bool:
+        return self._relay is not None and self._relay.is_between_chunks
 
     def more(self) -> None:
         if self._relay is not None:

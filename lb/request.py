@@ -14,21 +14,30 @@ from lb.http1.request import RequestHead
 from lb.protocol.facts import Facts
 
 if TYPE_CHECKING:
+    from lb.admission.allowance import Admission
     from lb.client import ClientConnection
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Bytes and seconds. ``buffer``: of an answer that its client does not read; ``head``: for a head to be complete
-    once a connection is open; ``body``: between two pieces of a body; ``idle``: between two requests; ``linger``: for
-    a client to hear the answer before its connection is reset under what it still sends."""
+    once a connection is open; ``body``: between two pieces of a body; ``send``: in which a client that has not taken
+    all of an answer has to take more; ``rate``: bytes a second that one has to send of a body, or take of an answer,
+    over that time; ``wait``: for memory; ``idle``: between two requests; ``linger``: for a client to hear the answer
+    before its connection is reset under what it still sends. ``reserve``: connections beyond the most, for management
+    and health; ``reserve_head``: as ``head``, for them."""
 
     max_body: int = 64 * 1024 * 1024
     collect: int = 1024 * 1024
     buffer: int = 256 * 1024
     connections: int = 10_000
+    reserve: int = 64
+    reserve_head: float = 2.0
     head: float = 10.0
     body: float = 60.0
+    send: float = 60.0
+    rate: float = 500.0
+    wait: float = 30.0
     idle: float = 75.0
     linger: float = 2.0
 
@@ -54,6 +63,10 @@ class Exchange(Protocol):
     @property
     def began(self) -> bool:
         """Whether bytes of an answer have gone out."""
+
+    @property
+    def is_between_chunks(self) -> bool:
+        """Whether those that have end with a chunk, and another one follows."""
 
 
 @dataclass(slots=True)
@@ -111,11 +124,20 @@ class Request:
 class Service(Protocol):
     """What a `ClientConnection` serves."""
 
-    limits: Limits
+    admission: Admission
     closing: bool
 
-    def opened(self, connection: ClientConnection) -> bool:
-        """Whether there is room for one more."""
+    def opened(self, connection: ClientConnection) -> ProxyError | None:
+        """What to answer if there is no room for one more."""
+
+    def keep_place(self, connection: ClientConnection) -> bool:
+        """Whether one that is one too many may say what it wants: management is answered all the same."""
+
+    def answers_anyway(self, head: RequestHead) -> bool:
+        """Whether a request is answered although there is no room."""
+
+    def slow_reader(self, connection: ClientConnection) -> None:
+        """It is cut off."""
 
     def closed(self, connection: ClientConnection) -> None: ...
     def admit(self, request: Request, connection: ClientConnection) -> str:

@@ -66,6 +66,7 @@ _LISTS = ("lora", "backend", "adapter_root")
     "--lb-standby/--no-lb-standby", default=None, help="Keep one more waiting for one of them to die (default: yes)."
 )
 @click.option("--max-body", type=int, metavar="BYTES", help="Largest request body (default 64 MiB).")
+@click.option("--max-buffered", metavar="SIZE", help="Memory for all bodies, such as 512M (default a 16th of all).")
 @click.option("--state-dir", metavar="DIR", help="State, logs, sockets (default: one a port).")
 @click.option("--log-level", metavar="LEVEL", help="debug, info (default), warning or error.")
 @click.option("--log-format", metavar="text|json", help="Of the logs of supervisor and balancer.")

@@ -1,1 +1,1 @@
-"""Who may ask for what: the callers that are known, and how."""
+"""Who and what is let in: callers and what they may ask for, connections, bodies and the memory for them."""

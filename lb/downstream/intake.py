@@ -37,6 +37,11 @@ class Intake:
         self.facts: Facts | None = None  # once it is complete
         self.rest = b""
 
+    @property
+    def missing(self) -> int:
+        """Bytes that have to come before it can be complete, as far as that is known."""
+        return 1 if self._decoder is not None else self._left - (len(self._raw) - self._at)
+
     def add(self, data: bytes) -> None:
         """What has come."""
         self._raw = self._raw[self._at :] + data if self._at < len(self._raw) else data

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cluster import plan
 from cluster.balancer_settings import balancer_config
+from cluster.doctor.limits import memory
 from config.paths import StateDir
 from config.settings import load
 
@@ -17,8 +18,14 @@ def test_every_setting_of_the_balancer_reaches_it(tmp_path: Path) -> None:
         "extra_routes": ("/v1/mine",), "max_connections": 7, "head_timeout": 2.5, "body_timeout": 3.5,
         "stream_buffer": 65536, "resume": False, "migration_limit": 1, "stall_timeout": 4.5, "first_byte_timeout": 5.5,
         "log_format": "json", "access_log": "0.5", "log_prompts": True, "otlp_endpoint": "http://127.0.0.1:4318",
-        "forward_headers": ("x-tenant",), "protect_metrics": True,
+        "forward_headers": ("x-tenant",), "max_buffered": 2**30, "send_timeout": 5.5, "min_client_rate": 10.0,
+        "max_client_connections": 5, "max_client_uploads": 3, "protect_metrics": True,
     }  # fmt: skip
     settings = load({"engine": "sim", "lb_processes": 3, **given})
     config = balancer_config(plan.make(settings), StateDir(tmp_path))
     assert config.to_json() == {"listen_fd": -1, "state_dir": str(tmp_path), "processes": 3, **given}
+
+
+def test_without_a_size_bodies_have_a_share_of_the_memory(tmp_path: Path) -> None:
+    config = balancer_config(plan.make(load({"engine": "sim"})), StateDir(tmp_path))
+    assert config.max_buffered == max(256 * 1024 * 1024, memory() // 16)

@@ -49,7 +49,8 @@ def test_without_anything_a_balancer_is_told_what_it_would_do_anyway() -> None:
     got = load({})
     untold = BalancerConfig(-1, "", "", 0, 0)
     for name in ("max_body", "max_connections", "head_timeout", "body_timeout", "stream_buffer", "trusted_proxies",
-                 "extra_routes", "forward_headers"):  # fmt: skip
+                 "extra_routes", "forward_headers", "send_timeout", "min_client_rate", "max_client_connections",
+                 "max_client_uploads"):  # fmt: skip
         assert getattr(got, name) == getattr(untold, name)
     assert got.lb_processes == untold.processes == 1
 
@@ -87,6 +88,10 @@ def test_each_source_wins_over_those_below(environment: pytest.MonkeyPatch, tmp_
         ("CLUSTERCTL_BODY_TIMEOUT", "5", "body_timeout", 5.0),
         ("CLUSTERCTL_STREAM_BUFFER", "65536", "stream_buffer", 65536),
         ("CLUSTERCTL_TRUSTED_PROXIES", "10.0.0.0/8, ::1", "trusted_proxies", ("10.0.0.0/8", "::1")),
+        ("CLUSTERCTL_MAX_BUFFERED", "2097152", "max_buffered", 2 * 1024**2),
+        ("CLUSTERCTL_MAX_BUFFERED", "1.5 GiB", "max_buffered", 3 * 1024**3 // 2),
+        ("CLUSTERCTL_MAX_BUFFERED", "512M", "max_buffered", 512 * 1024**2),
+        ("CLUSTERCTL_MAX_BUFFERED", "2048kb", "max_buffered", 2 * 1024**2),
         ("CLUSTERCTL_FORWARD_HEADERS", "X-Tenant, x-b", "forward_headers", ("x-tenant", "x-b")),
         ("CLUSTERCTL_EXTRA_ROUTES", "/v1/mine,/v2/mine", "extra_routes", ("/v1/mine", "/v2/mine")),
     ],
@@ -156,6 +161,10 @@ def test_settings_cannot_be_changed() -> None:
         ({"stream_buffer": 65535}, "--stream-buffer: "),
         ({"trusted_proxies": "10.0.0.0/8,proxy.example"}, "--trusted-proxies: 'proxy.example' is no address"),
         ({"trusted_proxies": ["10.0.0.0/33"]}, "--trusted-proxies: '10.0.0.0/33' is no address or network"),
+        ({"max_buffered": "1000"}, "--max-buffered: "),
+        ({"max_buffered": "much"}, "--max-buffered: "),
+        ({"send_timeout": 0}, "--send-timeout: "),
+        ({"min_client_rate": -1}, "--min-client-rate: "),
         ({"forward_headers": "a b"}, "--forward-headers: 'a b' is no name"),
         ({"forward_headers": "x_a"}, "--forward-headers: 'x_a' is no name"),
         ({"forward_headers": "Authorization"}, "--forward-headers: authorization is read or written by the balancer"),

@@ -1,0 +1,100 @@
+"""What the body of one connection's request may take while it comes: its share of the memory, its place among the
+uploads of its address, its time. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lb.admission.budget import Budget, Share
+from lb.admission.crowd import Crowd
+from lb.downstream.pace import Pace
+from lb.errors import ProxyError, Source
+from lb.request import Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What all connections share."""
+
+    limits: Limits
+    budget: Budget
+    crowd: Crowd
+
+
+class Allowance:
+    """``wake`` is called when the body may be read on after `came` has said no. Times are s, monotonic; ``count`` rises
+    with every byte of the body that comes."""
+
+    __slots__ = ("_admission", "_coming", "_held_up_since", "_origin", "_pace", "_share")
+
+    def __init__(self, admission: Admission, origin: str, wake: Callable[[], None]) -> None:
+        self._admission, self._origin = admission, origin
+        self._share = Share(admission.budget, wake)
+        self._pace: Pace | None = None
+        self._coming = False
+        self._held_up_since = 0.0
+
+    @property
+    def has_no_room(self) -> bool:
+        """For a body that is announced."""
+        return self._admission.budget.exhausted
+
+    def no_room(self) -> ProxyError:
+        """The answer where there is none."""
+        message = f"the bodies of requests take all of the {self._admission.budget.size} bytes that there are for them"
+        return ProxyError(503, message, source=Source.INTERNAL, retry_after=5)
+
+    def whole(self, size: int) -> bool:
+        """It came in one piece; whether there is room for it."""
+        return self._share.keep(size)
+
+    def begin(self, now: float) -> None:
+        """The first of several pieces is awaited. Raises ProxyError (429)."""
+        self._admission.crowd.begin_body(self._origin)
+        limits = self._admission.limits
+        self._coming, self._pace = True, Pace(limits.body, limits.rate, now, 0)
+
+    @property
+    def waiting(self) -> bool:
+        """For memory: nothing more is to be read."""
+        return self._share.waiting
+
+    def came(self, size: int, now: float) -> bool:
+        """A piece that is collected; whether more of them may be read."""
+        if self._share.grow(size):
+            return True
+        self._held_up_since = now
+        return False
+
+    def resumed(self, now: float, count: int) -> None:
+        """Until now it was not read."""
+        if self._pace is not None:
+            self._pace.begin(now, count)
+
+    def passed_on(self) -> None:
+        """What comes of it from now on is not collected."""
+        self._share.complete()
+
+    def complete(self) -> None:
+        """All of it is there."""
+        if self._coming:
+            self._coming, self._pace = False, None
+            self._admission.crowd.end_body(self._origin)
+            self._share.complete()
+
+    def over(self) -> None:
+        """Nobody needs it any more. Safe to call on every way out."""
+        if self._coming:
+            self.complete()
+        self._share.release()
+
+    def refusal(self, now: float, count: int, *, paused: bool) -> ProxyError | None:
+        """What to answer if it takes too long. ``paused``: it is not read at the moment."""
+        limits = self._admission.limits
+        if self._share.waiting:
+            return self.no_room() if now - self._held_up_since > limits.wait else None
+        if paused or self._pace is None or not self._pace.is_slow(now, count):
+            return None
+        rate = f", or fewer than {limits.rate:g} bytes a second" if limits.rate else ""
+        return ProxyError(408, f"nothing more of the body came for {limits.body:g} s{rate}")
