@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Mapping
@@ -27,6 +28,10 @@ _GONE_S = 10.0
 
 #: How long (s) a supervisor that holds its lock may take to answer: it may have just been started, on a busy machine.
 _PATIENCE = 20.0
+
+#: One that drains is waited for as long as that takes, and asked so often (s) whether it is still there; one that has
+#: not said a word for so long hangs.
+_ASK_EVERY, _SILENT_S = 5.0, 60.0
 
 
 @click.command("down")
@@ -131,8 +136,22 @@ def _holder(state: StateDir) -> ProcessId | None:
 
 
 def _wait_for_end(state: StateDir, supervisor: ProcessId | None) -> None:
-    while lock.held(state):
-        time.sleep(_LOOK_EVERY)
+    """Raises UsageError where the supervisor does not get on with it."""
+    with ClusterClient(state_dir=state.root, timeout=_ASK_EVERY) as asked:
+        heard = looked = time.monotonic()
+        while lock.held(state):
+            time.sleep(_LOOK_EVERY)
+            if time.monotonic() - looked < _ASK_EVERY:
+                continue
+            with contextlib.suppress(ClusterError):
+                asked.snapshot()
+                heard = time.monotonic()
+            looked = time.monotonic()
+            if looked - heard > _SILENT_S:
+                raise UsageError(
+                    f"the supervisor on {state.root} was asked to end and has not said a word for {_SILENT_S:g} s; "
+                    "kill it, then run down again"
+                )
     # It lets go of the lock a moment before it is gone itself. (A pid that was written down by somebody else, long
     # ago, is not waited for without end.)
     deadline = time.monotonic() + _GONE_S

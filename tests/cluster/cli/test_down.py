@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cluster import lock
 from cluster.cli import down
 from cluster.client import ClusterError
 from config.errors import UsageError
@@ -90,3 +92,41 @@ def test_a_url_without_a_proper_port_is_wrong_usage(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(down, "client", lambda url: Cluster(None))
     with pytest.raises(UsageError, match="Port out of range"):
         down.find("http://127.0.0.1:99999")
+
+
+class Asked:
+    """A supervisor that holds its lock; ``answers`` as often as it is asked, then never again; ``end`` is called with
+    the last of them."""
+
+    def __init__(self, answers: int, end: Callable[[], None] = lambda: None) -> None:
+        self._left, self._end = answers, end
+
+    def __call__(self, **_: object) -> Asked:
+        return self
+
+    def __enter__(self) -> Asked:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        pass
+
+    def snapshot(self) -> dict[str, Any]:
+        self._left -= 1
+        if self._left == 0:
+            self._end()
+        if self._left < 0:
+            raise ClusterError("no answer")
+        return {}
+
+
+def test_a_supervisor_that_drains_is_waited_for_and_one_that_hangs_is_not(
+    state: StateDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(down, "_ASK_EVERY", 0.01)
+    monkeypatch.setattr(down, "_SILENT_S", 0.3)
+    supervisor = lock.lock(state)
+    monkeypatch.setattr(down, "ClusterClient", Asked(3))
+    with pytest.raises(UsageError, match="has not said a word"):
+        down._wait_for_end(state, None)
+    monkeypatch.setattr(down, "ClusterClient", Asked(12, supervisor.close))
+    down._wait_for_end(state, None)
