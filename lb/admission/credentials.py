@@ -13,6 +13,9 @@ from config.principal import Principal, owner
 from lb.admission import sessions
 from lb.admission.links import Links
 
+#: The name of who came by a one-time link.
+SESSION = "session"
+
 
 class Credentials:
     """The files are read when they are needed: a token that was replaced is refused at once."""
@@ -36,7 +39,7 @@ class Credentials:
         if self._key is None and hmac.compare_digest(given, token.encode()):
             return owner("token")
         if sessions.is_valid(sessions.secret(token, self._key), bearer, time.time()):
-            return owner("session")
+            return owner(SESSION)
         return None
 
     def new_link(self) -> str:

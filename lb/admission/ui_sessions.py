@@ -10,7 +10,8 @@ import json
 
 from aiohttp import web
 
-from lb.admission.credentials import Credentials
+from config.principal import PRINCIPAL_HEADER, Principal, Scope
+from lb.admission.credentials import SESSION, Credentials
 from lb.admission.links import LINK_S
 from lb.admission.sessions import SESSION_S
 from lb.errors import ProxyError, Source
@@ -26,7 +27,11 @@ class UiSessions:
         self._credentials = credentials
 
     async def link(self, request: web.Request) -> web.Response:
-        """Raises ProxyError (400, 507)."""
+        """Raises ProxyError (400, 403, 507)."""
+        who = Principal.from_line(request.headers.get(PRINCIPAL_HEADER, ""))
+        # What it leads to may everything; and a session that made another would never end.
+        if not who.may(Scope.OWNER) or who.name == SESSION:
+            raise ProxyError(403, "only the owner of the cluster makes links, with the admin key where there is one")
         if await _fields(request):
             raise ProxyError(400, "no fields are known here")
         try:

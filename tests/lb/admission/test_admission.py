@@ -148,3 +148,31 @@ async def test_no_other_spelling_of_a_route_gets_round_the_guard(
     harmless = target.startswith(("/ui/?", "/?"))  # the page
     assert answer.split(b" ")[1] in ((b"200", b"404", b"405") if harmless else (b"400", b"403", b"404", b"405"))
     assert harmless or b"supervisor" not in answer
+
+
+@pytest.mark.parametrize(("who", "status"), [
+    ("owner;owner", 200), ("token;owner", 200), ("session;owner", 403), ("key;admin", 403), ("key;read", 403),
+])  # fmt: skip
+async def test_a_link_is_made_by_the_owner_and_not_by_a_session(
+    start_balancer: Start, monkeypatch: pytest.MonkeyPatch, who: str, status: int
+) -> None:
+    """What it leads to may everything: nobody gets more by it, and no session makes itself longer."""
+    balancer: Balanced = await start_balancer(admin_key="key")
+    admin_token.ensure(balancer.state_dir / "admin.token")
+    principal = Principal.from_line(who)
+    monkeypatch.setattr("lb.admission.credentials.Credentials.principal", lambda *_: principal)
+    made = await balancer.answer("POST", "/v1/cluster/ui/link", json={}, headers={"Authorization": "Bearer t"})
+    assert made[0] == status
+    assert list((balancer.state_dir / "links").glob("*")) == [] or status == 200
+
+
+async def test_a_code_over_http_works_once_in_whichever_process(start_balancer: Start) -> None:
+    balancer: Balanced = await start_balancer(admin_key="key")
+    admin_token.ensure(balancer.state_dir / "admin.token")
+    key = {"Authorization": "Bearer key"}
+    _, link = await balancer.answer("POST", "/v1/cluster/ui/link", json={}, headers=key)
+    exchanges = [await balancer.answer("POST", "/v1/cluster/ui/session", json={"code": link["code"]}) for _ in "12"]
+    assert [status for status, _ in exchanges] == [200, 401]
+    session = {"Authorization": f"Bearer {exchanges[0][1]['token']}"}
+    assert (await balancer.answer("GET", STATUS, headers=session))[0] == 200
+    assert (await balancer.answer("GET", STATUS))[0] == 401
