@@ -74,6 +74,7 @@ class Stub:
     worker: RawWorker | None = None
     released: asyncio.Event = field(default_factory=asyncio.Event)
     hold_heads: bool = False  # the head of a stream comes with its first token
+    mute: bool = False  # it closes the connection when it is asked anything but to generate
 
     def spec(self, **fields: Any) -> BackendSpec:
         assert self.worker is not None
@@ -93,8 +94,13 @@ class Stub:
         head, _, body = request.partition(b"\r\n\r\n")
         path = head.split(b" ")[1].decode()
         data = json.loads(body) if body else {}
+        if self.mute and path.endswith(("/detokenize", "/render")):
+            return False
         if path == "/detokenize":
             writer.write(answer(200, {"prompt": tokens.decode(data["tokens"], special=True)}))
+            return True
+        if path.endswith("/render"):
+            writer.write(error(404))  # as vLLM without `--enable-scale-out`
             return True
         self.asked.append((path, data))
         fault = self.always or (self.faults.pop(0) if self.faults else Fault())

@@ -49,7 +49,8 @@ async def move(
             script.settle(await proxy.render(backend, script.path, script.body))
             point = await script.point(read)
         except AttemptFailed as failure:
-            # It was lost while it was asked: the supervisor's word is on its way.
+            # It was lost while it was asked: the supervisor's word is on its way. Meanwhile another may be asked.
+            excluded |= {backend.id}
             if proxy.clock() > since + proxy.queue_timeout:
                 raise ProxyError(502, f"no worker could go on with it: {failure}", source=Source.UPSTREAM) from None
             await asyncio.sleep(_PAUSE_S)

@@ -223,6 +223,21 @@ async def test_s12_s13_the_clients_own_fault_is_told_once(balancer: Balanced, pa
     assert (len(first.asked), len(second.asked)) == (1, 0)
 
 
+async def test_s14_one_that_does_not_answer_how_to_go_on_is_left_for_another(
+    balancer: Balanced, stack: AsyncExitStack
+) -> None:
+    broken = Fault(events=26, after=0.3, end=CLOSE)
+    stubs = [Stub("instance_0", [broken]), Stub("instance_1", mute=True), Stub("instance_2")]
+    await start(stack, *stubs)
+    balancer.push(stubs[0].spec(), strategy="least_connections")
+    asking = asyncio.create_task(ask(balancer))
+    await until(lambda: stubs[0].asked)
+    balancer.push(*(stub.spec() for stub in stubs), strategy="least_connections")
+    balancer.parts.pool.backends["instance_2"].lease(lambda reason: None)  # so that the other is the first choice
+    assert whole(await asking)
+    assert [len(stub.asked) for stub in stubs] == [1, 0, 1]
+
+
 async def test_s14_a_refusal_to_go_on_is_not_the_clients_fault(balancer: Balanced, pair: Pair) -> None:
     first, second = await pair(Fault(events=26, end=CLOSE))
     second.always = Fault(error(400, "no prefill here"))
