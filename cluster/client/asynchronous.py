@@ -21,7 +21,8 @@ T = TypeVar("T")
 
 class AsyncClusterClient:
     """Talks to the balancer at ``url`` or, given a ``state_dir``, to the supervisor there. Times are seconds;
-    ``timeout`` is that of one question. ``admin_key``: where the cluster has one.
+    ``timeout`` is that of one question. ``admin_key``: where the cluster has one; without it the token of a cluster on
+    this machine is sent where it is asked for.
 
     Every method raises ClusterError."""
 

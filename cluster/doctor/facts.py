@@ -162,6 +162,8 @@ class Facts:
     disk: Disk | None = None
     port: Port | None = None
     model: Sized | None = None
+    #: Whether the kernel says whose a connection over loopback is.
+    knows_peers: bool = True
 
     @property
     def memory_share(self) -> float:

@@ -24,6 +24,7 @@ from cluster.doctor.facts import Clock, Cpu, Disk, Facts, Port, Sized
 from cluster.sizing import files
 from config import settings as configuration
 from config.errors import UsageError
+from config.peer_credentials import uid_of_peer
 from config.settings import Settings
 from worker import proc
 
@@ -56,6 +57,7 @@ def look(flags: Mapping[str, Any], config: Path | None, import_seconds: float) -
         orphans=orphans(), others=states.others(state.folder if state else None), settings=settings,
         config_error=wrong, config_file=config, plan=plan, plan_error=plan_wrong, state=state, disk=disk, port=port,
         model=look_at_model(plan.spec.model) if plan is not None and plan.spec.engine == "vllm" else None,
+        knows_peers=knows_peers(),
     )  # fmt: skip
 
 
@@ -116,6 +118,15 @@ def look_at_port(host: str, number: int) -> Port:
             if connection.status == psutil.CONN_LISTEN and connection.pid and connection.laddr[1:] == (number,):
                 owners[connection.pid] = _command(connection.pid)
     return Port(host, number, error, tuple(sorted(owners.items())))
+
+
+def knows_peers() -> bool:
+    """Whether the kernel says that a connection of ours over loopback is ours."""
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+            return uid_of_peer(client.getsockname(), client.getpeername()) == os.geteuid()
+    except OSError:
+        return False
 
 
 def _command(pid: int) -> str:

@@ -16,7 +16,7 @@ from worker.spec import Slot
 def findings(facts: Facts) -> Iterator[Finding]:
     yield settings(facts)
     if facts.settings is not None:
-        yield from exposure(facts.settings)
+        yield from exposure(facts.settings, facts.knows_peers)
     if facts.port is not None:
         yield port(facts, facts.port)
     if facts.state is not None:
@@ -32,8 +32,8 @@ def settings(facts: Facts) -> Finding:
     return ok("settings", f"valid ({source})")
 
 
-def exposure(found: Settings) -> Iterator[Finding]:
-    """Who could manage the cluster from elsewhere, and who could use it."""
+def exposure(found: Settings, knows_peers: bool) -> Iterator[Finding]:
+    """Who can manage the cluster, and from where."""
     if found.admin_key is not None:
         yield ok("access", "CLUSTERCTL_ADMIN_KEY is needed to manage the cluster")
         return
@@ -45,6 +45,10 @@ def exposure(found: Settings) -> Iterator[Finding]:
         yield warning("access", f"{' and '.join(named)} tell of a proxy in front, and no admin key is set: what comes "
                                 "through one that leaves no trace, and runs as root or as you, passes for yours",
                       remedy)  # fmt: skip
+    elif not knows_peers:
+        yield warning("access", "the system does not say whose a connection is: nobody manages the cluster without a "
+                                "token", "the command line reads admin.token of the state directory by itself; for "
+                      "others send it as Authorization: Bearer, or set CLUSTERCTL_ADMIN_KEY")  # fmt: skip
     else:
         yield ok("access", "on this machine alone; the user who runs it, and root, manage it without a key")
 

@@ -242,6 +242,12 @@ def test_a_port_that_is_taken_and_by_whom(listener: socket.socket, host: str) ->
     assert (os.getpid(), Path("/proc/self/comm").read_text().strip()) in found.owners
 
 
+def test_whether_the_kernel_knows_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert gather.knows_peers()
+    monkeypatch.setattr(gather, "uid_of_peer", lambda *_: None)
+    assert not gather.knows_peers()
+
+
 def test_a_free_port_and_an_address_of_somebody_else(listener: socket.socket) -> None:
     number = listener.getsockname()[1]
     listener.close()

@@ -38,6 +38,12 @@ def test_an_address_for_others_without_a_key_is_warned_of(settings: dict[str, An
     assert keyed.level == "ok" and "secret" not in keyed.text
 
 
+def test_where_nobody_is_known_by_the_connection_a_token_is_needed() -> None:
+    (found,) = setup.exposure(plan().settings, False)
+    assert found.level == "warning" and "admin.token" in found.remedy
+    assert [f.level for f in setup.exposure(plan(admin_key="secret").settings, False)] == ["ok"]
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "[::1]", "127.8.8.8"])
 def test_this_machine_alone_needs_no_key(host: str) -> None:
     assert _access(host=host).level == "ok"
