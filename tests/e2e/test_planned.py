@@ -265,6 +265,31 @@ def test_settings_that_do_not_work_stop_at_the_spare_and_are_taken_back(cluster:
     assert cluster.run("apply", "--dry-run", "--", *FAST).stdout.startswith("nothing to change")
 
 
+def test_flags_with_which_no_worker_could_hold_the_adapters_are_refused_by_name(shared: Cluster) -> None:
+    before = pids(shared)
+    result = shared.run("apply", "--", *FAST, "--no-enable-lora")
+    assert result.returncode == 1 and "pirate" in result.stderr and "poet" in result.stderr
+    assert "nothing was changed" in result.stderr and pids(shared) == before
+    assert shared.run("apply", "--dry-run", "--", *FAST).stdout.startswith("nothing to change")
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"), [("refuse_lora", "refused by a fault"), ("drop_lora", "answers with it as the base model does")]
+)
+def test_a_spare_that_cannot_hold_the_adapters_stops_the_change(shared: Cluster, fault: str, why: str) -> None:
+    """What no flag says beforehand: the last worker that held the adapters went down, and all was "done"."""
+    before = pids(shared)
+    with load(shared) as running:
+        result = shared.run("apply", "--", *FAST, "--fault", fault)
+        assert result.returncode == 1, result.stdout
+        assert "the spare instance_3 cannot hold adapters" in result.stderr and why in result.stderr
+        assert {name: pid for name, pid in pids(shared).items() if name != "instance_3"} == before
+        assert [shared.complete("pirate").status_code for _ in range(4)] == [200] * 4
+        back = shared.run("apply", "--previous")
+        assert back.returncode == 0, back.stderr
+    assert running.failures == [] and pids(shared) == before
+
+
 def test_without_a_spare_settings_that_do_not_work_cost_one_worker_at_most(cluster: Cluster) -> None:
     up = cluster.up("--engine", "sim", "--instances", "3", "--", *FAST, CLUSTERCTL_RESTART_DELAY="0.1")
     assert up.returncode == 0

@@ -6,6 +6,7 @@ equal; ids, times, texts, counts and log probabilities are masked. Where they di
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
@@ -20,10 +21,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import aiohttp
 import httpx
 import pytest
 
+from cluster.adapter_tensors import read_header
 from harness import AS_CLUSTER, WORKER_KEY
+from worker.probe import Target
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
 
@@ -603,6 +607,48 @@ def test_bad_load(urls: tuple[str, str], body: dict[str, Any]) -> None:
 @pytest.mark.parametrize("body", [{"lora_name": ""}, {"lora_name": "nope"}, {"lora_name": 5}, {"lora_name": "demo"}])
 def test_bad_unload(urls: tuple[str, str], body: dict[str, Any]) -> None:
     _same(urls, "POST", UNLOAD, body)
+
+
+async def _changes(url: str, paths: dict[str, Path]) -> dict[str, bool]:
+    """By name, whether a worker that has loaded the adapter answers otherwise than without."""
+    found = {}
+    async with aiohttp.ClientSession() as session:
+        target = Target(session, url, WORKER_KEY)
+        base = await target.numbers("demo", 60.0)
+        assert base is not None and base == await target.numbers("demo", 60.0)
+        for name, path in paths.items():
+            assert await target.load_adapter(name, str(path), 60.0) is None
+            found[name] = await target.numbers(name, 60.0) != base
+            await target.call("POST", UNLOAD, {"lora_name": name})
+    return found
+
+
+def test_an_adapter_of_which_nothing_is_used_shows_in_one_token(
+    urls: tuple[str, str], demo_adapters: dict[str, str], tmp_path: Path
+) -> None:
+    """vLLM loads both without a word: matrices of zeros, and modules that it knows by another name. The slightest
+    change shows: one number in one matrix, of a thousandth."""
+    paths = {name: Path(shutil.copytree(demo_adapters["poet"], tmp_path / name)) for name in ("zeros", "tiny", "names")}
+    for name, path in paths.items():
+        file = path / "adapter_model.safetensors"
+        with file.open("rb") as stream:
+            tensors = read_header(stream, file.name)
+        raw = bytearray(file.read_bytes())
+        if name == "names":
+            start = 8 + int.from_bytes(raw[:8], "little")
+            header = bytes(raw[8:start]).replace(b"base_model.model.", b"base_model.model._orig_mod.")
+            raw[:start] = len(header).to_bytes(8, "little") + header
+        else:
+            for key, tensor in tensors.items():
+                if "lora_B" in key:
+                    raw[tensor.begin : tensor.end] = bytes(tensor.end - tensor.begin)
+            if name == "tiny":
+                last = tensors["base_model.model.model.layers.3.mlp.down_proj.lora_B.weight"]
+                raw[last.begin : last.begin + 2] = b"\x83\x3a"
+        file.write_bytes(raw)
+    vllm, sim = (asyncio.run(_changes(url, paths)) for url in urls)
+    assert vllm == {"zeros": False, "tiny": True, "names": False}
+    assert (sim["zeros"], sim["tiny"]) == (False, True)
 
 
 BROKEN: dict[str, Any] = {

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from cluster.adapter_tensors import read_header
 from harness import Cluster, kill, poll
 from worker.demo import adapter_path
 
@@ -79,6 +80,51 @@ async def test_load_update_rollback_and_unload_under_eight_streams(vllm: Cluster
     assert seen["ok"] >= 8
     again = await asyncio.to_thread(_load, vllm, "voice", adapter_path("pirate"))
     assert (again.status_code, again.json()["version"]) == (200, 1)
+
+
+def _spoiled(folder: Path, names: str, value: bytes, new_name: str = "") -> Path:
+    """The demo's poet with ``value`` over the tensors named like ``names``, or in the middle of each; renamed."""
+    shutil.copytree(adapter_path("poet"), folder)
+    file = folder / "adapter_model.safetensors"
+    with file.open("rb") as stream:
+        tensors = read_header(stream, file.name)
+    raw = bytearray(file.read_bytes())
+    for name, tensor in tensors.items():
+        if names in name and len(value) == 1:
+            raw[tensor.begin : tensor.end] = value * (tensor.end - tensor.begin)
+        elif names in name:
+            raw[tensor.begin + 64 : tensor.begin + 64 + len(value)] = value
+    if new_name:
+        start = 8 + int.from_bytes(raw[:8], "little")
+        header = bytes(raw[8:start]).replace(b"base_model.model.model.", f"base_model.model.{new_name}model.".encode())
+        raw[:start] = len(header).to_bytes(8, "little") + header
+    file.write_bytes(raw)
+    return folder
+
+
+def test_what_would_be_wrong_reaches_no_worker(vllm: Cluster, tmp_path: Path) -> None:
+    """One NaN in one matrix made the answers of the base model and of other adapters empty for rounds."""
+    before = vllm.wait_ready(3, 300)
+    base, poet = _ask(vllm, "demo"), _ask(vllm, "poet")
+    wrong = {
+        "model.layers.1.mlp.up_proj.lora_B.weight' holds a value that is NaN": _spoiled(
+            tmp_path / "nan", "layers.1.mlp.up_proj.lora_B", b"\xc0\x7f"
+        ),
+        "has no effect": _spoiled(tmp_path / "zeros", "lora_B", b"\0"),
+        "drop 28 of the adapter's 28 modules": _spoiled(tmp_path / "renamed", "nothing", b"", "_orig_mod."),
+    }
+    for words, path in wrong.items():
+        answer = _load(vllm, "wrong", path)
+        assert answer.status_code == 400 and words in answer.json()["error"]["message"], answer.text
+    for flags in (["--no-enable-lora"], ["--lora-target-modules", "q_proj"], ["--max-lora-rank", "1"]):
+        answer = vllm.post("/v1/cluster/apply", {"settings": {"engine_args": flags}})
+        assert answer.status_code == 409 and "poet" in answer.json()["error"]["message"], answer.text
+    # Untrained, and asked for as such: it answers as the base model does.
+    assert _load(vllm, "wrong", tmp_path / "zeros", allow_no_effect=True).status_code == 200
+    assert [_ask(vllm, model) for model in ("wrong", "demo", "poet")] == [base, base, poet]
+    assert vllm.post("/v1/unload_lora_adapter", {"lora_name": "wrong"}).status_code == 200
+    after = vllm.status()
+    assert [i["pid"] for i in after["instances"].values()] == [i["pid"] for i in before["instances"].values()]
 
 
 def test_adapters_outlive_a_worker_a_supervisor_and_are_refused_once_unloaded(vllm: Cluster) -> None:
