@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from cluster.batch_lines import Ask, written
+from cluster.batch_lines import LONGEST, Ask, written
 from config.errors import UsageError
 from config.files import sync_folder
 
@@ -37,10 +37,13 @@ class Step:
 
 
 def lines(file: IO[bytes]) -> Iterator[tuple[int, bytes, int]]:
-    """(number from 1, line, offset behind it) of each line that is not empty."""
-    offset = 0
-    for number, line in enumerate(file, 1):
-        offset += len(line)
+    """(number from 1, line, offset behind it) of each line that is not empty; of too long a one its beginning."""
+    offset = number = 0
+    while line := file.readline(LONGEST + 1):
+        number, offset, end = number + 1, offset + len(line), line
+        while len(end) > LONGEST and not end.endswith(b"\n"):
+            end = file.readline(LONGEST + 1)
+            offset += len(end)
         if number == 1:
             line = line.removeprefix(b"\xef\xbb\xbf")
         if line.strip():

@@ -13,10 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.openai_stream import error_of
+from config import bounded
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 #: The key of that hash in a line of the output.
 HASH = "request_hash"
+#: Bytes of a line, as many as a cluster takes of a body by default; and values in it, such as token ids of a prompt.
+LONGEST, _VALUES = 64 * 1024 * 1024, 4_000_000
 _LABELS = ("id", "custom_id")
 
 
@@ -52,6 +55,8 @@ class Ask:
 def ask_of(number: int, line: bytes, defaults: Defaults) -> Ask:
     """What a line asks; one that cannot be understood is an Ask with ``wrong``."""
     try:
+        if len(line) > LONGEST:
+            raise BadLine(f"longer than {LONGEST} bytes")
         given: Any = _text(line) if defaults.plain else _json(line)
         batch = isinstance(given, dict) and "url" in given and "body" in given
         path, body, labels = _batch(given) if batch else _short(given, defaults)
@@ -79,6 +84,7 @@ def _text(line: bytes) -> str:
 
 def _json(line: bytes) -> Any:
     try:
+        bounded.measure(line, _VALUES)
         return json.loads(_text(line), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise BadLine(f"not JSON ({error})") from None

@@ -202,10 +202,11 @@ class Rollouts:
                 words = await asyncio.gather(*(self._put(i, name) for i in batch))
                 refused = [(i, w) for i, w in zip(batch, words, strict=True) if w is not None]
                 if refused:
-                    if (why := self.effects.without(adapter.current.path)) is not None:
+                    who, why = refused[0]
+                    if why == self.effects.without(adapter.current.path):
                         told = f"adapter {name!r} has no effect: {why}; {adapter_files.ALLOW_IT}"
                         raise Refused(400, told, "lora_path")
-                    raise Refused(502, f"{refused[0][0].id} refused adapter {name!r}: {refused[0][1]}")
+                    raise Refused(502, f"{who.id} refused adapter {name!r}: {why}")
             await self._supervisor.keep_adapters([adapter], [])
         except BaseException:
             touched = [i for i in self._ready() if i.id in trial.on]

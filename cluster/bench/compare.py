@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +9,15 @@ from typing import Any
 
 from cluster.bench.result import FORMAT
 from cluster.bench.samples import LATENCIES
+from config import bounded
 from config.errors import UsageError
 
 _RATES = {
     "requests_per_s": "answers per second", "output_tokens_per_s": "output tokens per second",
     "total_tokens_per_s": "tokens per second, prompts too",
 }  # fmt: skip
+
+_MOST = 64 * 1024 * 1024  # bytes
 
 _SHOWN = ("mean", "median", "p95", "p99")
 
@@ -37,7 +39,7 @@ class Row:
 def read_result(path: Path) -> dict[str, Any]:
     """Raises UsageError for what is no result of a benchmark."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = bounded.parse_json(bounded.read_text(path, _MOST).encode())
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}", exit_code=2) from None
     except ValueError:

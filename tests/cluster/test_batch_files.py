@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster import batch_files, batch_lines
 from cluster.batch_files import Output, Step, lines, steps
 from cluster.batch_lines import Ask, Defaults, ask_of, failed, line_of
 from config.errors import UsageError
@@ -172,3 +173,21 @@ def test_a_name_that_no_file_can_have_is_told(tmp_path: Path) -> None:
 def test_empty_lines_and_a_mark_of_the_encoding_are_passed_over() -> None:
     found = list(lines(io.BytesIO(b'\xef\xbb\xbf"a"\r\n\n  \n"b"')))
     assert found == [(1, b'"a"', 8), (4, b'"b"', 15)]
+
+
+def test_a_line_without_end_is_read_in_part_and_the_next_one_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (batch_files, batch_lines):
+        monkeypatch.setattr(module, "LONGEST", 16)
+    text = b'"short"\n' + b'"' + b"x" * 100 + b'"\n"next"\n' + b"y" * 20
+    found = list(lines(io.BytesIO(text)))
+    assert [(number, len(line), offset) for number, line, offset in found] == [
+        (1, 7, 8), (2, 17, 111), (3, 6, 118), (4, 17, 138),
+    ]  # fmt: skip
+    asks = [batch_lines.ask_of(number, line, Defaults("m")) for number, line, _ in found]
+    assert [ask.wrong for ask in asks] == ["", "longer than 16 bytes", "", "longer than 16 bytes"]
+
+
+def test_a_line_of_more_values_than_any_prompt_is_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_lines, "_VALUES", 100)
+    ask = batch_lines.ask_of(1, b'{"prompt": [' + b"1," * 200 + b"1]}", Defaults("m"))
+    assert "more than the 100 values" in ask.wrong
