@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 
+from lb.protocol import lax
+
 #: Tools that the client runs itself. All others are run by the worker, and may do something out there.
 _CLIENTS = frozenset({"function", "custom"})
 
@@ -30,4 +32,5 @@ def may_be_repeated(body: bytes, light: bool = True) -> bool:
         tools = [tool["type"] for tool in asked.get("tools") or ()]
     except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
         return False
-    return not (asked.get("background") or asked.get("previous_response_id")) and _CLIENTS.issuperset(tools)
+    bound = lax.is_true(asked.get("background")) or asked.get("previous_response_id")
+    return not bound and _CLIENTS.issuperset(tools)

@@ -11,7 +11,8 @@ from lb.protocol.responses import may_be_repeated
 
 
 @pytest.mark.parametrize("fields", [
-    {}, {"stream": True}, {"store": True}, {"store": False}, {"background": False}, {"tools": []}, {"tools": None},
+    {}, {"stream": True}, {"store": True}, {"store": False}, {"background": False}, {"background": "off"},
+    {"tools": []}, {"tools": None},
     {"tools": [{"type": "function", "name": "f"}, {"type": "custom", "name": "g"}]}, {"previous_response_id": None},
 ])  # fmt: skip
 def test_what_only_takes_time_may_be(fields: dict[str, Any]) -> None:
@@ -19,7 +20,8 @@ def test_what_only_takes_time_may_be(fields: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("fields", [
-    {"background": True}, {"previous_response_id": "resp_1"}, {"tools": [{"type": "mcp", "server_url": "x"}]},
+    {"background": True}, {"background": "yes"}, {"previous_response_id": "resp_1"},
+    {"tools": [{"type": "mcp", "server_url": "x"}]},
     {"tools": [{"type": "function", "name": "f"}, {"type": "code_interpreter"}]}, {"tools": ["web_search"]},
     {"tools": [{}]}, {"tools": 1},
 ])  # fmt: skip
