@@ -108,9 +108,8 @@ def says(choice: dict[str, Any]) -> bool:
 
 
 def is_greedy(asked: dict[str, Any]) -> bool:
-    """vLLM takes a temperature below 1e-5 for 0 (`SamplingParams`)."""
-    temperature = asked.get("temperature")
-    return temperature is not None and temperature < 1e-5
+    """vLLM raises a temperature that is small and not 0 to 0.01, which is a sample (`SamplingParams`)."""
+    return asked.get("temperature") == 0
 
 
 def lasting(asked: dict[str, Any]) -> str:

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lb.http1.chunked import frame, payload_of
-from lb.resume import events
+from lb.protocol import lax
+from lb.resume import events, obstacles
 from lb.resume.point import CannotResume
 from lb.resume.script import Script
 from scripts import broken, feed, read, script_of
@@ -175,6 +176,14 @@ async def test_a_sample_goes_on_with_its_penalties() -> None:
     script = script_of({**COMPLETION, "temperature": 1, "presence_penalty": 0.5}, False)
     assert json.loads(script.asked.body)["presence_penalty"] == 0.5
     assert await broken(script, (5,))
+
+
+@pytest.mark.parametrize(("temperature", "greedy"), [
+    (0, True), ("-0.0", True), (False, True), (1e-9, False), ("1e-6", False), (True, False), (None, False),
+])  # fmt: skip
+def test_greedy_is_a_temperature_of_nothing(temperature: object, greedy: bool) -> None:
+    """A small one is no less a sample: vLLM makes it 0.01."""
+    assert obstacles.is_greedy(lax.request({"temperature": temperature}, chat=False)) is greedy
 
 
 async def test_a_request_that_the_engine_would_refuse_is_not_continued() -> None:
