@@ -95,6 +95,12 @@ def recheck(path: Path, base: BaseShapes | None, max_rank: int, side: EngineSide
         _header_facts(streams, _Served(base, (), max_rank, side))
 
 
+def check_numbers(path: Path) -> None:
+    """Raises AdapterRejected 400 where the weights of the adapter in ``path`` are not sound, or not all numbers."""
+    with _open(path, WEIGHTS, ()) as stream:
+        check_values(stream, read_header(stream, WEIGHTS), WEIGHTS)
+
+
 @dataclass(frozen=True, slots=True)
 class _Served:
     base: BaseShapes | None

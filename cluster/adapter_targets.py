@@ -84,7 +84,7 @@ def _fate(module: str, found: str | None, known: Collection[str], side: EngineSi
                 unknown=f"the names begin with {begins} and those of the model's files with {wanted}, and whether the "
                 "engine takes one for the other was not checked"
             )
-        if name not in known and not (side.pooling and f"model.{name}" in known):
+        if not _is_known(name, known, side.pooling):
             return _Fate(dropped=f"it knows no names that begin with {begins}, as the model's begin with {wanted}")
     if names is not None and names.language is not None and not name.startswith(names.language):
         if side.towers:
@@ -95,6 +95,14 @@ def _fate(module: str, found: str | None, known: Collection[str], side: EngineSi
     if side.targets is not None and not _is_target(name, side.targets, PACKED if names is None else names.packed):
         return _Fate(dropped=f"--lora-target-modules names {', '.join(side.targets[:_MOST_PATTERNS])} only")
     return _Fate()
+
+
+def _is_known(name: str, known: Collection[str], pooling: bool) -> bool:
+    if name in known or (pooling and f"model.{name}" in known):
+        return True
+    # Files of a model without a head, such as an embedding model's, leave away what all names in the engine begin with.
+    bare = name.removeprefix("model.")
+    return bare != name and bare in known and not any(other.startswith("model.") for other in known)
 
 
 def _beginnings(one: str, other: str) -> tuple[str, str]:

@@ -21,7 +21,7 @@ from typing import IO, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from cluster import adapter_store
+from cluster import adapter_files, adapter_store
 from cluster.adapter_store import FILES, MAX_BYTES
 from cluster.adapter_tensors import AdapterRejected
 from cluster.adapters import Adapter, Version
@@ -246,6 +246,10 @@ class Incoming:
                     raise UsageError(f"not imported: adapters/{content} has not the content that it is named by")
             except AdapterRejected:
                 raise UsageError(f"not imported: the files of adapters/{content} are not all in it") from None
+            try:
+                adapter_files.check_numbers(self._folder / content)
+            except AdapterRejected as error:
+                raise UsageError(f"not imported: adapters/{content}: {error}") from None
         return found
 
 

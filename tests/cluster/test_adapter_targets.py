@@ -66,6 +66,15 @@ def test_an_embedding_model_is_looked_for_without_the_first_part_of_its_names() 
         check_used(list(renamed), renamed, BASE, EngineSide(TEXT))
 
 
+def test_files_that_leave_away_how_all_names_begin_are_those_of_the_engine() -> None:
+    """Of an embedding model, which is served as its class names its modules."""
+    bare = [name.removeprefix("model.") for name in BASE]
+    assert check_used(BASE, dict(zip(BASE, bare, strict=True)), bare, EngineSide(TEXT)) == ()
+    twice = {f"model.{name}": name for name in BASE}
+    with pytest.raises(AdapterRejected, match="would use none"):
+        check_used(list(twice), twice, BASE, EngineSide(TEXT))
+
+
 def test_what_is_not_known_is_told_and_all_of_it_is_named() -> None:
     renamed = _under("model.language_model.")
     (told,) = check_used(list(renamed), renamed, BASE, EngineSide(None))

@@ -6,6 +6,7 @@ import io
 import json
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,13 @@ def _state(folder: Path) -> StateDir:
     return state
 
 
+def _weights(content: bytes, dtype: str = "U8") -> bytes:
+    """A safetensors file with one tensor of so many bytes."""
+    count = len(content) // (2 if dtype == "BF16" else 1)
+    header = json.dumps({"x": {"dtype": dtype, "shape": [count], "data_offsets": [0, len(content)]}}).encode()
+    return len(header).to_bytes(8, "little") + header + content
+
+
 def _adapter(state: StateDir, name: str, *weights: bytes) -> Adapter:
     """One whose versions have these weights; the content lies in ``state``."""
     versions = []
@@ -34,7 +42,7 @@ def _adapter(state: StateDir, name: str, *weights: bytes) -> Adapter:
         folder = state.adapters / "new"
         folder.mkdir()
         (folder / CONFIG).write_text('{"r": 8}')
-        (folder / WEIGHTS).write_bytes(content)
+        (folder / WEIGHTS).write_bytes(_weights(content))
         digest = content_hash(folder)
         folder.rename(state.adapters / digest)
         path = str(state.adapters / digest)
@@ -188,6 +196,50 @@ def test_what_is_no_whole_export_leaves_nothing(tmp_path: Path, what: str) -> No
         Incoming(io.BytesIO(change(_exported(found))), there)
     assert words in str(error.value) and "\n" not in str(error.value)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_weights_that_are_no_numbers_are_not_imported(tmp_path: Path) -> None:
+    """A worker would load them at its next start, and nobody would look at them again."""
+    state, found = _full(tmp_path / "here")
+    folder = Path(found.adapters[0].current.path)
+    (folder / WEIGHTS).write_bytes(_weights(b"\xc0\x7f", "BF16"))
+    digest = content_hash(folder)
+    folder.rename(state.adapters / digest)
+    version = replace(found.adapters[0].current, hash=digest, path=str(state.adapters / digest))
+    found = replace(found, adapters=(replace(found.adapters[0], versions=(version,)),))
+    there = _state(tmp_path / "there")
+    with pytest.raises(UsageError, match=r"not imported: adapters/.* tensor 'x' holds a value that is NaN"):
+        Incoming(io.BytesIO(_exported(found)), there)
+    assert list(there.adapters.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
+def test_what_describes_a_member_is_not_read_whole_whatever_its_size(tmp_path: Path, kind: bytes) -> None:
+    info = tarfile.TarInfo("x")
+    info.type, info.size = kind, 1 << 33
+
+    class Source(io.BytesIO):
+        most = 0
+
+        def read(self, size: int | None = -1) -> bytes:
+            Source.most = max(Source.most, size or 0)
+            return super().read(size)
+
+    with pytest.raises(UsageError, match="cut short"):
+        Incoming(Source(info.tobuf(tarfile.GNU_FORMAT) + bytes(1 << 20)), _state(tmp_path / "there"))
+    assert Source.most < 1 << 20
+
+
+def test_a_manifest_of_more_than_any_state_has_is_not_parsed(tmp_path: Path) -> None:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        data = b'{"format": [' + b"[]," * 1_000_000 + b"1]}"
+        info = tarfile.TarInfo("manifest.json")
+        info.size = len(data)
+        tar.addfile(info, io.BytesIO(data))
+    out.seek(0)
+    with pytest.raises(UsageError, match="more than the 1000000 values"):
+        Incoming(out, _state(tmp_path / "there"))
 
 
 def test_compressed_ones_are_read_too(tmp_path: Path) -> None:
