@@ -1,8 +1,8 @@
 """The classification head that an adapter may bring along, trained as a whole (PEFT's modules_to_save). Pure.
 
 vLLM 0.32 serves one with a sequence classifier, and refuses what does not fit its head
-(vllm/lora/model_manager.py, _validate_modules_to_save). It takes the weight of a head that the config does not name for a
-LoRA matrix, which fails without a reason, and without a word serves its own head where the file lacks one that is named.
+(vllm/lora/model_manager.py, _validate_modules_to_save). It takes the weight of a head that the config does not name for
+a LoRA matrix, and fails without a reason. Where the file lacks one that is named, its own head answers without a word.
 """
 
 from __future__ import annotations
