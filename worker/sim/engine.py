@@ -127,12 +127,16 @@ class Engine:
 
     async def stall(self, job: Job) -> None:
         """Stand still until the engine dies or the caller is cancelled."""
+        begun = job in self._jobs
+        self._jobs.add(job)  # one that has not begun hears of the engine's end too
         self._stalled += 1
         try:
             while True:
                 await self._wait(job, None)
         finally:
             self._stalled -= 1
+            if not begun:
+                self._jobs.discard(job)
 
     def abort(self, job: Job) -> None:
         """End a job with finish reason ``abort`` at its next step."""

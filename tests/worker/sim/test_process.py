@@ -378,7 +378,7 @@ async def test_poison_for_the_engine_leaves_an_api_server_that_answers_500_and_e
     assert answer.status == (200 if stream else 500)
     assert "EngineCore encountered an issue" in text
     lines = await beside
-    assert "EngineCore encountered an issue" in lines[-2] and lines[-1] == "data: [DONE]"
+    assert "EngineCore encountered an issue" in lines[-2] and lines[-1] == "[DONE]"
     status, later = await worker.post("/v1/completions", SHORT)
     assert status == 500 and "EngineCore encountered an issue" in str(later)
     async with worker.session.get(worker.url + "/health") as health:
