@@ -206,8 +206,13 @@ class Exchange(Relayed):
     @property
     def _may_be_repeated(self) -> bool:
         """Whether another worker may be asked for all of it."""
-        if not self._again or self._route.path != routes.RESPONSES:
-            return self._again
+        return self._again and self._only_takes_time
+
+    @property
+    def _only_takes_time(self) -> bool:
+        """Whether nothing else is lost if it is made twice."""
+        if self._route.path != routes.RESPONSES or self._request.head.method != "POST":
+            return self._route.generation or self._request.head.method != "POST"
         body = self._request.body
         return responses.may_be_repeated(body, request_body.is_light(body))
 
@@ -430,7 +435,7 @@ class Exchange(Relayed):
         the worker has just died of it, which looks alike."""
         backend = self._backend
         assert backend is not None
-        if relay.taken or not (self._route.generation or self._request.head.method != "POST"):
+        if relay.taken or not self._only_takes_time:
             self._failed(AttemptFailed(str(failure), Failure.BROKEN))
         elif self._pinned is None and self._others(backend, self._proxy.clock()):
             self._failed(failure)

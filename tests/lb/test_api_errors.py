@@ -181,6 +181,15 @@ async def test_what_may_have_done_something_is_not_made_again(
     assert not second.asked
 
 
+async def test_nor_is_it_on_a_new_connection_where_a_kept_one_broke(
+    balancer: Balanced, stack: AsyncExitStack
+) -> None:
+    stub = await one(balancer, stack, Fault(), Fault(b"", end=CLOSE))
+    assert (await balancer.ask("/v1/responses"))[0] == 200
+    assert (await balancer.ask("/v1/responses", background=True))[0] == 502
+    assert len(stub.asked) == 2
+
+
 async def test_one_that_goes_on_from_a_stored_one_stays_with_it(balancer: Balanced, stack: AsyncExitStack) -> None:
     stored = Fault(answer(200, {"id": "resp_1", "object": "response"}))
     first, second = await start(stack, Stub("instance_0", [stored, Fault(b"", end=CLOSE)]), Stub("instance_1"))
