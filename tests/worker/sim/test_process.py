@@ -368,7 +368,7 @@ async def test_poison_kills_who_takes_it_and_nobody_else(sim: Start, chunks: int
 async def test_poison_for_the_engine_leaves_an_api_server_that_answers_500_and_exits_with_0(
     sim: Start, stream: bool
 ) -> None:
-    worker = await sim("--exit-after-s", "0.5", "--itl-ms", "30", "--fault", "poison:kills=engine")
+    worker = await sim("--exit-after-s", "3", "--itl-ms", "30", "--fault", "poison:kills=engine")
     beside = asyncio.ensure_future(worker.lines(LONG))
     await asyncio.sleep(0.1)
     async with worker.session.post(
