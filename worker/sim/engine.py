@@ -50,6 +50,7 @@ class Engine:
         self.dead = False
         self.draining = False
         self.hanging = False
+        self.death = asyncio.Event()
         self.idle = asyncio.Event()
         self.idle.set()
 
@@ -146,6 +147,7 @@ class Engine:
     def die(self) -> None:
         """The engine core is gone: every job fails."""
         self.dead, self.hanging = True, False
+        self.death.set()
         for job in self._jobs:
             job.error = EngineDead()
             job.wake()

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from worker.sim import answers, checks, fields, protocol, sse
 from worker.sim.engine import Batch
-from worker.sim.errors import ApiError
+from worker.sim.errors import ApiError, EngineDead
 from worker.sim.faults import Fault
 from worker.sim.generate import start
 from worker.sim.jobs import Job
@@ -123,7 +123,8 @@ async def _with_faults(worker: Worker, http: web.Request, job: Job) -> AsyncGene
 async def _hit(worker: Worker, http: web.Request, job: Job, sent: int, poison: Fault | None) -> None:
     if poison is not None and sent >= (poison.after_chunks or 0):
         worker.act(poison)
-        await worker.engine.stall(job)  # until the engine is known to be dead
+        await worker.engine.death.wait()  # which its API server hears of a moment later
+        raise EngineDead
     fault = worker.faults.due(sent, time.monotonic())
     if fault is None:
         return
