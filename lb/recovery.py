@@ -89,8 +89,8 @@ class Recovery:
         """It may be made again whole, on another worker. Raises ProxyError if not: it is poison, or there are too many
         that are being made again."""
         proxy, follows = self._proxy, failure.follows
-        await self._settle()
         await refuse_poison(proxy, self._record, self._info.id)
+        await self._settle()
         if not follows.sent:
             return
         if follows.counts:  # else nobody does the work that it was: no more is asked of the cluster than before
@@ -139,6 +139,6 @@ class Recovery:
     async def move(self, script: Script) -> Move:
         """Where its stream goes on. Raises ProxyError and CannotResume."""
         since = self._proxy.clock() if self._lost is None else self._lost
-        await self._settle()
         await refuse_poison(self._proxy, self._record, self._info.id)
+        await self._settle()
         return await move(self._proxy, self._info, script, self.excluded | await self.apart(), since)
