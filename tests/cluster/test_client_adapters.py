@@ -39,6 +39,10 @@ def _answers(status: int = 200, **content: Any) -> Handler:
             lambda c: c.load_adapter("sql", "/a", replace=True, description=""), "POST", "/v1/load_lora_adapter",
             {"lora_name": "sql", "lora_path": "/a", "load_inplace": True, "description": ""},
         ),
+        (
+            lambda c: c.load_adapter("sql", "/a", allow_no_effect=True), "POST", "/v1/load_lora_adapter",
+            {"lora_name": "sql", "lora_path": "/a", "allow_no_effect": True},
+        ),
         (lambda c: c.unload_adapter("sql"), "POST", "/v1/unload_lora_adapter", {"lora_name": "sql"}),
         (lambda c: c.rollback_adapter("sql"), "POST", "/v1/lora_adapters/sql/rollback", {}),
         (lambda c: c.rollback_adapter("sql", 2), "POST", "/v1/lora_adapters/sql/rollback", {"version": 2}),

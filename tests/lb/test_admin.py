@@ -289,6 +289,15 @@ async def test_a_change_that_is_not_declared_as_json_reaches_no_supervisor(
     assert supervised.seen == []
 
 
+async def test_a_change_of_more_bytes_than_any_has_reaches_no_supervisor(balancer: Balanced) -> None:
+    options = {"headers": {"Content-Type": "application/json"}}
+    async with control(balancer) as supervised:
+        for data in (b'{"a": "' + b"x" * 300_000 + b'"}', b" " * 3_000_000):
+            status, answer = await balancer.answer("POST", "/v1/cluster/apply", data=data, **options)
+            assert (status, answer["error"]["type"]) == (413, "RequestTooLargeError")
+    assert supervised.seen == []
+
+
 async def test_with_a_key_it_takes_the_key(start_balancer: StartBalancer) -> None:
     balancer = await start_balancer(admin_key="key")
     assert (await balancer.answer("GET", STATUS))[0] == 401

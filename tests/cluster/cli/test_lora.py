@@ -222,6 +222,23 @@ def test_update_asks_for_the_next_version(cluster: Cluster, run: Run) -> None:
     assert cluster.changes() == [{"lora_name": "sql", "lora_path": "/new", "load_inplace": True}]
 
 
+@pytest.mark.parametrize("command", ["load", "update"])
+def test_one_that_may_do_nothing_is_asked_for_as_such(cluster: Cluster, run: Run, command: str) -> None:
+    assert run(command, "sql", "/new", "--allow-no-effect")[0] == 0
+    (asked,) = cluster.changes()
+    assert asked["allow_no_effect"] is True
+
+
+def test_validate_refuses_what_does_nothing(run: Run, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(adapter_path("poet"), tmp_path / "zeros"))
+    raw = (folder / "adapter_model.safetensors").read_bytes()
+    start = 8 + int.from_bytes(raw[:8], "little")
+    (folder / "adapter_model.safetensors").write_bytes(raw[:start] + bytes(len(raw) - start))
+    code, _, err = run("validate", str(folder))
+    assert code == 1 and "has no effect" in err
+    assert run("validate", str(folder), "--allow-no-effect")[0] == 0
+
+
 @pytest.mark.parametrize(("args", "version", "body"), [((), 2, {}), (("--to", "1"), 1, {"version": 1})])
 def test_rollback_goes_back(cluster: Cluster, run: Run, args: tuple[str, ...], version: int, body: Any) -> None:
     cluster.adapters["sql"] = _adapter("sql", 3)
