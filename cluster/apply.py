@@ -16,6 +16,7 @@ from pydantic import Field, StrictBool
 
 from cluster import commands, plan
 from cluster.api import authority
+from cluster.balancer_settings import balancer_config
 from cluster.changes import Change, Effect, changes, merge, refusal
 from cluster.commands import Refused, spare_for
 from cluster.plan import Plan
@@ -68,7 +69,9 @@ async def apply(supervisor: Supervisor, body: Apply, who: Principal = authority.
         return answer | _commit(supervisor, checked, found, body.spare)
 
     answer = await supervisor.command(commit)
-    if any(change.effect is Effect.BALANCER for change in found):
+    # Some of the engine's flags are the balancer's as well.
+    told = balancer_config(old, supervisor.state) != balancer_config(checked, supervisor.state)
+    if told or any(change.effect is Effect.BALANCER for change in found):
         supervisor.replace_balancer()
     return answer
 

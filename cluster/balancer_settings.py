@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cluster import cors_flags
 from cluster.balancer_process import BalancerProcess
 from cluster.doctor import limits
 from cluster.plan import Plan
@@ -27,7 +28,7 @@ def balancer_config(plan: Plan, state: StateDir) -> BalancerConfig:
         forward_headers=settings.forward_headers, protect_metrics=settings.protect_metrics,
         max_buffered=settings.max_buffered or share_for_bodies(), send_timeout=settings.send_timeout,
         min_client_rate=settings.min_client_rate, max_client_connections=settings.max_client_connections,
-        max_client_uploads=settings.max_client_uploads,
+        max_client_uploads=settings.max_client_uploads, cors=cors_flags.read(settings.engine_args),
     )
 
 

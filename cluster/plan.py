@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 
+from cluster import cors_flags
 from cluster.placement import Machine, Placement, choose_gpus
 from config import bounded, lora_config
 from config.errors import UsageError
@@ -67,6 +68,7 @@ def make(settings: Settings, machine: Machine | None = None) -> Plan:
         engine.check()
     if settings.otlp_endpoint and not _can_trace():
         raise UsageError("--otlp-endpoint needs OpenTelemetry, which is not installed: pip install 'clusterctl[otel]'")
+    cors_flags.read(settings.engine_args)
     spec = engine_spec(settings)
     machine = machine or look_at_machine(engine)
     ranks = spec.tensor_parallel_size * flags.integer(spec.extra_args, "--pipeline-parallel-size", 1)

@@ -81,6 +81,16 @@ class BackendSet:
 
 
 @dataclass(frozen=True, slots=True)
+class CorsConfig:
+    """Which cross-origin requests of browsers are allowed; "*" for any."""
+
+    origins: tuple[str, ...]
+    methods: tuple[str, ...] = ("*",)
+    headers: tuple[str, ...] = ("*",)
+    credentials: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class BalancerConfig:
     """What a balancer process is started with, one of ``processes``. The listening socket comes as an inherited
     descriptor. ``max_buffered`` is for all ``processes`` together."""
@@ -116,6 +126,7 @@ class BalancerConfig:
     min_client_rate: float = 500.0
     max_client_connections: int | None = None
     max_client_uploads: int | None = None
+    cors: CorsConfig | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -127,8 +138,13 @@ class BalancerConfig:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> BalancerConfig:
-        given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in data.items()}
-        return cls(**given)
+        given = _tuples(data)
+        cors = given.pop("cors", None)
+        return cls(**given, cors=None if cors is None else CorsConfig(**_tuples(cors)))
+
+
+def _tuples(data: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
 
 
 #: The strategies' names live in the contract: the command line must know them without importing the balancer.

@@ -30,6 +30,7 @@ from lb.admission.proxy_signs import sign_of_proxy
 from lb.admission.ui_sessions import UiSessions
 from lb.client import ClientConnection
 from lb.counters import Counters
+from lb.downstream.cors import Cors
 from lb.errors import ProxyError, error_body
 from lb.events import EventFeed
 from lb.front import Front
@@ -187,8 +188,10 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
     )
     names = (socket.gethostname(), config.host, *config.allowed_hosts)
     guard = Guard(credentials, owners(), names, config.protect_metrics)
+    given = config.cors
+    cors = None if given is None else Cors(given.origins, given.methods, given.headers, given.credentials)
     inner = InnerEndpoint(lambda: _server(runner)())
-    front = Front(proxy, inner, _check(guard), _admission(config), frozenset(config.extra_routes))
+    front = Front(proxy, inner, _check(guard), _admission(config), frozenset(config.extra_routes), cors)
     return Balancer(pool, counters, proxy, link, siblings, admin, runner, front, observers)
 
 

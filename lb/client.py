@@ -171,11 +171,13 @@ class ClientConnection(asyncio.Protocol):
         self.answer(error.status, json.dumps(error.body(path)).encode(), {**headers, **error.headers})
         self.done()
 
-    def answer(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
-        """A whole answer of our own, in JSON."""
+    def answer(self, status: int, body: bytes, headers: Mapping[str, str], kind: str = "application/json") -> None:
+        """A whole answer of our own."""
         request = self._request
-        lines = [f"HTTP/1.1 {status} {phrase(status)}", _SERVER, "Content-Type: application/json; charset=utf-8"]
+        lines = [f"HTTP/1.1 {status} {phrase(status)}", _SERVER, f"Content-Type: {kind}; charset=utf-8"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
+        if request is not None and request.grant is not None:
+            lines += request.grant.lines
         lines.append(f"Content-Length: {len(body)}")
         if request is not None and request.id:
             lines.append(f"X-Request-Id: {request.id}")
@@ -443,6 +445,12 @@ class ClientConnection(asyncio.Protocol):
         self._request = request = Request(head, b"", self.peer, self.local, "")
         self.close_after = self._unwanted is not None
         length = head.length
+        if head.method == "OPTIONS" and (ready := service.preflight(head)) is not None:
+            status, text, fields = ready
+            self._skip_or_close(rest, length)
+            self.answer(status, text.encode(), fields, "text/plain")
+            self.done()
+            return
         try:
             request.id = service.admit(request, self)
             if length and length > service.admission.limits.max_body:

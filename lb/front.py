@@ -15,6 +15,7 @@ from config.principal import Principal
 from lb import body, headers, routes
 from lb.admission.allowance import Admission
 from lb.client import ClientConnection
+from lb.downstream.cors import Cors, Grant
 from lb.errors import ProxyError
 from lb.exchange import Exchange as WorkerExchange
 from lb.http1.request import RequestHead
@@ -46,15 +47,19 @@ def _check_coding(head: RequestHead) -> None:
         raise ProxyError(415, "a body has to come without Content-Encoding", headers={"Accept-Encoding": "identity"})
 
 
+#: Routes that we answer ourselves as the engine would.
+_ENGINES_TOO = frozenset({"/v1/models", "/health"})
+
+
 class Front:
     """Implements `lb.client.Service`. ``guard`` says who asks a route of ours that is not open, and raises ProxyError
     for who may not."""
 
     def __init__(
         self, proxy: Proxy, inner: InnerEndpoint, guard: Callable[[RequestHead, ClientConnection], Principal],
-        admission: Admission, routes_too: frozenset[str] = frozenset(),
+        admission: Admission, routes_too: frozenset[str] = frozenset(), cors: Cors | None = None,
     ) -> None:
-        self.admission, self.closing = admission, False
+        self.admission, self.closing, self._cors = admission, False, cors
         #: Those that are one too many and may say what they want, the oldest first.
         self._reserve: dict[ClientConnection, None] = {}
         self._proxy, self._inner, self._guard, self._routes_too = proxy, inner, guard, routes_too
@@ -152,8 +157,15 @@ class Front:
         if not self._connections:
             self._empty.set()
 
+    def preflight(self, head: RequestHead) -> tuple[int, str, dict[str, str]] | None:
+        if self._cors is None or not self._is_for_other_origins(head):
+            return None
+        return self._cors.preflight(head.find)
+
     def admit(self, request: Request, connection: ClientConnection) -> str:
         head = request.head
+        if self._cors is not None:
+            request.grant = self._grant(self._cors, head)
         route = head.notes.get(Route)
         if route is None:
             route = routes.of(head.path, self._routes_too)
@@ -201,6 +213,16 @@ class Front:
         return sorted((x.row() for x in exchanges if not x.over), key=lambda row: row[3])
 
     # inside
+
+    def _is_for_other_origins(self, head: RequestHead) -> bool:
+        """What the engine serves; what manages the cluster never is."""
+        return head.path in _ENGINES_TOO or not routes.of(head.path, self._routes_too).ours
+
+    def _grant(self, cors: Cors, head: RequestHead) -> Grant | None:
+        if Grant not in head.notes:
+            head.notes[Grant] = cors.grant(head.find(b"origin")) if self._is_for_other_origins(head) else None
+        grant: Grant | None = head.notes[Grant]
+        return grant
 
     async def _sweep(self) -> None:
         while True:

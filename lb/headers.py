@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 
+from lb.downstream.cors import Grant
 from lb.http1.request import RequestHead
 from lb.http1.response import ResponseHead
 
@@ -130,16 +131,21 @@ def to_worker(
     return b"%b%b\r\n\r\n" % (start, request_id.encode())
 
 
-def to_client(head: ResponseHead, *, request_id: str, framing: bytes, close: bool) -> bytes:
+def to_client(
+    head: ResponseHead, *, request_id: str, framing: bytes, close: bool, grant: Grant | None = None
+) -> bytes:
     """The head of an answer. ``framing``: the field line, without CRLF, that tells the client where the body ends, or
-    empty."""
-    start = head.notes.get(to_client)
+    empty. ``grant``: what it says to another origin."""
+    note: object = to_client if grant is None else grant
+    start = head.notes.get(note)
     if start is None:
-        lines = [b"HTTP/1.1 %d %b" % (head.status, head.reason), SERVER, *head.kept]
+        kept = head.kept if grant is None else grant.applied(head.kept)
+        lines = [b"HTTP/1.1 %d %b" % (head.status, head.reason), SERVER, *kept]
         if head.unbuffered:
             lines.append(_UNBUFFERED)
         start = b"\r\n".join(lines)
-        head.notes[to_client] = start
+        if len(head.notes) < _MOST_NOTES:
+            head.notes[note] = start
     ours = b"\r\nX-Request-Id: " + request_id.encode() if request_id else b""
     if framing:
         ours += b"\r\n" + framing

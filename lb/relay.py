@@ -142,7 +142,9 @@ class Relay:
         client = self._client
         framing = b"Content-Length: %d" % len(body)
         close = client.closes_after_this()
-        client.write(headers.to_client(head, request_id=self._request.id, framing=framing, close=close) + body)
+        request = self._request
+        start = headers.to_client(head, request_id=request.id, framing=framing, close=close, grant=request.grant)
+        client.write(start + body)
         self._owner.on_whole(body)
 
     def on_failure(self, reason: str) -> None:
@@ -275,7 +277,8 @@ class Relay:
         else:
             client.close_after = True
         return headers.to_client(
-            head, request_id=self._request.id, framing=framing, close=client.closes_after_this()
+            head, request_id=self._request.id, framing=framing, close=client.closes_after_this(),
+            grant=self._request.grant,
         )
 
     def _start_tunnel(self, head: ResponseHead) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from config.principal import Principal
 from lb import body
 from lb.body import Scan
+from lb.downstream.cors import Grant
 from lb.errors import ProxyError
 from lb.http1.request import RequestHead
 from lb.protocol.facts import Facts
@@ -84,7 +85,8 @@ class Upload:
 @dataclass(slots=True)
 class Request:
     """``body`` is whole, unless there is an ``upload``; then it is what the upload begins with. ``facts``: what is
-    known of it, if somebody has looked already. ``principal``: who asks, of a request for the management API."""
+    known of it, if somebody has looked already. ``principal``: who asks, of a request for the management API.
+    ``grant``: what its answer says to another origin."""
 
     head: RequestHead
     body: bytes
@@ -94,6 +96,7 @@ class Request:
     upload: Upload | None = None
     facts: Facts | None = None
     principal: Principal | None = None
+    grant: Grant | None = None
 
     @property
     def length(self) -> int | None:
@@ -132,6 +135,9 @@ class Service(Protocol):
 
     def keep_place(self, connection: ClientConnection) -> bool:
         """Whether one that is one too many may say what it wants: management is answered all the same."""
+
+    def preflight(self, head: RequestHead) -> tuple[int, str, dict[str, str]] | None:
+        """Status, text and headers of the answer to a browser that asks what another origin may do."""
 
     def answers_anyway(self, head: RequestHead) -> bool:
         """Whether a request is answered although there is no room."""

@@ -21,6 +21,7 @@ from cluster.supervisor import Supervisor
 from config.paths import StateDir
 from config.principal import Principal, Scope
 from config.settings import load
+from config.topology import CorsConfig
 from fakes import Clock
 from worker.demo import adapter_path
 from worker.spec import Slot
@@ -91,6 +92,14 @@ async def test_a_change_of_the_balancer_replaces_it_with_the_new_settings(cluste
     await cluster.apply(settings={"max_body": 4096, "queue_timeout": 2})
     (config,) = cluster.replaced
     assert (config.max_body, config.queue_timeout) == (4096, 2) and cluster.wanted == QUIET
+
+
+async def test_flags_of_the_engine_that_are_the_balancers_too_reach_it(cluster: Cluster) -> None:
+    await cluster.apply(settings={"engine_args": ["--allowed-origins", '["https://a"]']})
+    (config,) = cluster.replaced
+    assert config.cors == CorsConfig(("https://a",)) and cluster.wanted == ROLLING
+    with pytest.raises(Refused, match="--allowed-origins"):
+        await cluster.apply(settings={"engine_args": ["--allowed-origins", "*"]})
 
 
 async def test_a_change_of_the_workers_rolls_with_a_spare(cluster: Cluster) -> None:

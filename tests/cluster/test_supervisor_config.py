@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 from cluster import plan
@@ -9,6 +10,7 @@ from cluster.balancer_settings import balancer_config
 from cluster.doctor.limits import memory
 from config.paths import StateDir
 from config.settings import load
+from config.topology import CorsConfig
 
 
 def test_every_setting_of_the_balancer_reaches_it(tmp_path: Path) -> None:
@@ -21,9 +23,11 @@ def test_every_setting_of_the_balancer_reaches_it(tmp_path: Path) -> None:
         "forward_headers": ("x-tenant",), "max_buffered": 2**30, "send_timeout": 5.5, "min_client_rate": 10.0,
         "max_client_connections": 5, "max_client_uploads": 3, "protect_metrics": True,
     }  # fmt: skip
-    settings = load({"engine": "sim", "lb_processes": 3, **given})
+    engine_args = ("--allowed-origins", '["https://a"]')
+    settings = load({"engine": "sim", "lb_processes": 3, "engine_args": engine_args, **given})
     config = balancer_config(plan.make(settings), StateDir(tmp_path))
-    assert config.to_json() == {"listen_fd": -1, "state_dir": str(tmp_path), "processes": 3, **given}
+    cors = asdict(CorsConfig(("https://a",)))
+    assert config.to_json() == {"listen_fd": -1, "state_dir": str(tmp_path), "processes": 3, "cors": cors, **given}
 
 
 def test_without_a_size_bodies_have_a_share_of_the_memory(tmp_path: Path) -> None:

@@ -1,0 +1,108 @@
+"""Cross-origin requests of browsers (the CORS protocol of the Fetch standard), answered as vLLM's API server answers
+them: by the rules of starlette's CORSMiddleware. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY")
+_ALWAYS_ALLOWED = frozenset({"Accept", "Accept-Language", "Content-Language", "Content-Type"})
+
+_PREFLIGHT_VARY = (
+    "Origin, Access-Control-Request-Method, Access-Control-Request-Headers, Access-Control-Request-Private-Network"
+)
+
+#: Seconds for which a browser may keep the answer to a preflight.
+_MAX_AGE = "600"
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What an answer to one origin says besides. ``fields``: names and values."""
+
+    fields: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def lines(self) -> list[str]:
+        """For an answer that is our own."""
+        return [*(f"{name}: {value}" for name, value in self.fields), "Vary: Origin"]
+
+    def applied(self, kept: Sequence[bytes]) -> list[bytes]:
+        """The field lines ``kept`` of a backend's answer, with ours in place of its own."""
+        lines, vary = [], []
+        for line in kept:
+            name, _, value = line.partition(b":")
+            low = name.lower()
+            if low == b"vary":
+                vary += [each.strip(b" \t") for each in value.split(b",")]
+            elif not low.startswith(b"access-control-"):
+                lines.append(line)
+        if not any(each.lower() in (b"origin", b"*") for each in vary):
+            vary.append(b"Origin")
+        lines.append(b"Vary: " + b", ".join(each for each in vary if each))
+        return lines + [f"{name}: {value}".encode() for name, value in self.fields]
+
+
+class Cors:
+    """``origins``, ``methods`` and request ``headers`` that are allowed, "*" for all; ``credentials``: cookies and the
+    like may be sent."""
+
+    def __init__(
+        self, origins: Sequence[str], methods: Sequence[str], headers: Sequence[str], credentials: bool
+    ) -> None:
+        self._origins, self._credentials = frozenset(origins), credentials
+        self._methods = _METHODS if "*" in methods else tuple(methods)
+        self._any_origin, self._any_header = "*" in origins, "*" in headers
+        self._headers = sorted(_ALWAYS_ALLOWED | set(headers))
+        self._lower = frozenset(name.lower() for name in self._headers)
+
+    def grant(self, origin: str | None) -> Grant:
+        """For a request from ``origin``; None: it names none."""
+        if origin is None or not origin.isascii():
+            return Grant()
+        fields = []
+        if self._any_origin and not self._credentials:
+            fields.append(("Access-Control-Allow-Origin", "*"))
+        elif self._allows(origin):
+            fields.append(("Access-Control-Allow-Origin", origin))
+        if self._credentials:
+            fields.append(("Access-Control-Allow-Credentials", "true"))
+        return Grant(tuple(fields))
+
+    def preflight(self, find: Callable[[bytes], str | None]) -> tuple[int, str, dict[str, str]] | None:
+        """Status, text and fields of the answer to a request of the method OPTIONS; None if it is no preflight.
+        ``find``: a field's value by its lower-case name."""
+        origin, method = find(b"origin"), find(b"access-control-request-method")
+        if origin is None or method is None or not origin.isascii():
+            return None
+        wanted = find(b"access-control-request-headers")
+        fields = {"Vary": _PREFLIGHT_VARY}
+        failures = []
+        if not self._allows(origin):
+            failures.append("origin")
+        elif self._any_origin and not self._credentials:
+            fields["Access-Control-Allow-Origin"] = "*"
+        else:
+            fields["Access-Control-Allow-Origin"] = origin
+        fields["Access-Control-Allow-Methods"] = ", ".join(self._methods)
+        fields["Access-Control-Max-Age"] = _MAX_AGE
+        if not self._any_header:
+            fields["Access-Control-Allow-Headers"] = ", ".join(self._headers)
+        if self._credentials:
+            fields["Access-Control-Allow-Credentials"] = "true"
+        if method not in self._methods:
+            failures.append("method")
+        if wanted is not None:
+            if self._any_header and wanted.isascii():
+                fields["Access-Control-Allow-Headers"] = wanted
+            elif any(name.strip() not in self._lower for name in wanted.lower().split(",")):
+                failures.append("headers")
+        if find(b"access-control-request-private-network") is not None:
+            failures.append("private-network")
+        if failures:
+            return 400, "Disallowed CORS " + ", ".join(failures), fields
+        return 200, "OK", fields
+
+    def _allows(self, origin: str) -> bool:
+        return self._any_origin or origin in self._origins
