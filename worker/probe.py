@@ -22,6 +22,7 @@ _CANARIES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("/v1/completions", {"prompt": "Hi", "max_tokens": 1, "temperature": 0}),
     ("/v1/embeddings", {"input": "Hi"}),
     ("/pooling", {"input": "Hi"}),
+    ("/classify", {"input": "Hi"}),
 )
 _PROMPTS = ["Hi", "The capital of France is", "1 + 1 =", "def main():"]
 _ONE_TOKEN = {"prompt": _PROMPTS, "max_tokens": 1, "temperature": 0}

@@ -124,7 +124,7 @@ async def test_one_token_is_asked_of_the_model(worker: Worker, target: Target) -
 
 
 @pytest.mark.parametrize("status", [400, 404, 405, 501])
-@pytest.mark.parametrize("route", ["/v1/embeddings", "/pooling"])
+@pytest.mark.parametrize("route", ["/v1/embeddings", "/pooling", "/classify"])
 async def test_a_model_that_completes_nothing_is_asked_what_it_can(
     worker: Worker, target: Target, status: int, route: str
 ) -> None:
