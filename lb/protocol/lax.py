@@ -3,7 +3,7 @@
 vLLM's request models are pydantic models in lax mode: ``"20"``, ``20.0`` and ``" 2_0 "`` are the integer 20, ``1``,
 ``"yes"`` and ``"On"`` are true. Whoever reads a field in another way has another request before him than the engine
 has. The rules are pydantic's conversion table; tests hold them to pydantic, to the simulator and to vLLM's own
-models. pydantic itself is not used: importing it takes a balancer a fifth of its start.
+models. pydantic itself is not used: a balancer needs it nowhere else, and its start would have to wait for the import.
 """
 
 from __future__ import annotations
