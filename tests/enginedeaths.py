@@ -112,11 +112,15 @@ def _kill_both(cluster: Cluster) -> None:
 
 
 def poison(cluster: Cluster, streams: int, body: dict[str, Any] = POISON) -> Outcome:
-    """One request that kills the engine of who takes it, beside so many greedy streams."""
+    """A request that kills the engine of who takes it, beside so many greedy streams. It has to come to share a batch
+    with one of them: as long as it is answered it is made again."""
     outcome = Outcome()
     with _streams(cluster, streams) as running:
-        answer = httpx.post(f"{cluster.url}/v1/chat/completions", json=body, timeout=PATIENCE)
-        outcome.poison = f"{answer.status_code} {answer.text[:200]}"
+        while not outcome.poison.startswith("500"):
+            answer = httpx.post(f"{cluster.url}/v1/chat/completions", json=body, timeout=PATIENCE)
+            outcome.poison = f"{answer.status_code} {answer.text[:200]}"
+            if all(future.done() for future in running):
+                break
         outcome.lost = [lost for future in running if (lost := future.result())]
     return outcome
 
