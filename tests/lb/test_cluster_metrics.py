@@ -133,6 +133,7 @@ def test_before_the_supervisors_first_word_there_is_no_error(balancer: Balanced)
 def test_errors_are_counted_by_whose_fault_they_were(balancer: Balanced) -> None:
     metrics = balancer.parts.proxy.metrics
     metrics.refused("client", 404)
+    metrics.slow_reader()
     metrics.refused("internal", 503)
     for code in (200, 400, 499, 500, 502):
         metrics.finished("instance_0", "/v1/completions", code, 0.1)
@@ -180,6 +181,7 @@ def test_labels_are_documented(balancer: Balanced, told: Any) -> None:
     metrics.models.begin("poet").end(False)
     metrics.finished("instance_0", "/v1/completions", 200, 0.1)
     metrics.refused("client", 404)
+    metrics.slow_reader()
     for count in (metrics.ejected, metrics.opened, metrics.broken, metrics.stalled, metrics.retried):
         count("instance_0")
     metrics.moved("instance_0", "evicted", 3)
