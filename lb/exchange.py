@@ -84,7 +84,8 @@ class Exchange(Relayed):
         """Raises ProxyError for what no worker is asked."""
         proxy, request = self._proxy, self._request
         head, route = request.head, self._route
-        self._generation = route.generation and request.again
+        upload = request.upload
+        self._generation = route.generation and (upload is None or upload.kept)
         if route.websocket:
             self._websocket = head.upgrade and (head.find(b"upgrade") or "").lower() == "websocket"
         facts = request.facts or request_body.facts(
@@ -92,19 +93,16 @@ class Exchange(Relayed):
         )
         pool, model = proxy.pool, facts.model
         if route.path == routes.INVOCATIONS:
-            model = sagemaker.model(head, facts.model)
-        if model is not None and ":" in model:
-            model = pool.canonical(model)
-        if model is not facts.model and model != facts.model and facts.model is not None:
-            request.rename(str(model))
-        if route.path == routes.INVOCATIONS and model is not None:
-            self._field = sagemaker.field(model)
+            if (model := self._canonical(sagemaker.model(head, model), model)) is not None:
+                self._field = sagemaker.field(model)
+        elif model is not None and ":" in model:
+            model = self._canonical(model, model)
         if not pool.knows(model):
             raise proxy.unknown(model)
         self._info, self._came = RequestInfo(model, route.path, None, request.id), proxy.clock()
         self._meter = proxy.metrics.models.begin(model)
         proxy.budget.request(self._came)
-        if facts.stream and route.path in _STREAMS and request.upload is None and request_body.is_light(request.body):
+        if facts.stream and route.path in _STREAMS and upload is None and request_body.is_light(request.body):
             self._read_along(chat=route.path != _STREAMS[0])
         if pool.registered:
             proxy.touch(model)
@@ -121,6 +119,13 @@ class Exchange(Relayed):
         except ProxyError as error:
             self._finish(error.status, str(error), failed=True)
             raise
+
+    def _canonical(self, model: str | None, in_body: str | None) -> str | None:
+        """The plain name of ``model``, which is the one that counts. A body that names another is made to name it."""
+        model = self._proxy.pool.canonical(model)
+        if model is not None and in_body is not None and model != in_body:
+            self._request.rename(model)
+        return model
 
     def _read_along(self, *, chat: bool) -> None:
         """A stream: what comes of it is written down, so that another worker can go on with it."""

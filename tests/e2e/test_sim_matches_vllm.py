@@ -24,7 +24,9 @@ from urllib.parse import urlsplit
 import aiohttp
 import httpx
 import pytest
+from hypothesis import given, settings
 
+import routed
 from cluster.adapter_tensors import read_header
 from harness import AS_CLUSTER, WORKER_KEY
 from worker.probe import Target
@@ -742,3 +744,27 @@ def test_metrics(urls: tuple[str, str]) -> None:
     # Static facts about a cache the simulator does not have.
     assert real - simulated <= {item for item in real if item[0] == "vllm:cache_config_info"}
     assert simulated <= real
+
+
+@pytest.mark.parametrize("worker", [0, 1], ids=["vllm", "sim"])
+def test_what_is_routed_is_what_answers_and_what_is_counted_or_it_is_refused(
+    urls: tuple[str, str], demo_adapters: dict[str, str], tmp_path: Path, worker: int
+) -> None:
+    """However a request names its model: in keys that come twice, in escapes, in a header, in other encodings."""
+    seen: list[int] = []
+    names = tuple(model["id"] for model in json.loads(_send(urls[worker], "GET", "/v1/models")[2])["data"])
+    assert {names[0], *demo_adapters} <= set(names)
+    with routed.routing_to(urls[worker], WORKER_KEY, names, tmp_path) as balancer:
+
+        @settings(max_examples=150, deadline=None, derandomize=True)
+        @given(routed.requests(names[:2]))
+        def check(asked: routed.Asked) -> None:
+            status, answered, counted = balancer.ask(asked)
+            seen.append(status)
+            if status == 200:
+                assert counted in ({answered: 1}, {"none": 1} if answered == names[0] else None)
+            else:
+                assert status in (400, 404, 415, 422)
+
+        check()
+    assert seen.count(200) > 20 and seen.count(400) > 20

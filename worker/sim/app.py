@@ -35,6 +35,7 @@ def build(worker: Worker) -> web.Application:
     router.add_post("/ping", routes.health)
     router.add_post("/v1/completions", generation.completions)
     router.add_post("/v1/chat/completions", generation.chat_completions)
+    router.add_post("/invocations", generation.invocations)
     router.add_post("/tokenize", routes.tokenize)
     router.add_post("/detokenize", routes.detokenize)
     if worker.settings.runtime_lora:

@@ -8,6 +8,7 @@ import struct
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Any
 
 from aiohttp import web
 
@@ -27,18 +28,27 @@ class Reset(Exception):
 
 async def completions(request: web.Request) -> web.StreamResponse:
     """POST /v1/completions."""
-    return await _generate(request, chat=False)
+    return await _generate(request, await _body(request), chat=False)
 
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     """POST /v1/chat/completions."""
-    return await _generate(request, chat=True)
+    return await _generate(request, await _body(request), chat=True)
 
 
-async def _generate(http: web.Request, *, chat: bool) -> web.StreamResponse:
+async def invocations(request: web.Request) -> web.StreamResponse:
+    """POST /invocations: either of the two, with the model that a header names, never the one in the body."""
+    body = {**await _body(request), "model": request.headers.get("X-Amzn-SageMaker-Adapter-Identifier")}
+    return await _generate(request, body, chat="messages" in body)
+
+
+async def _body(http: web.Request) -> dict[str, Any]:
+    _before(http.app["worker"], http)
+    return fields.body_object(await http.read(), http.headers.get("Content-Type", ""))
+
+
+async def _generate(http: web.Request, body: dict[str, Any], *, chat: bool) -> web.StreamResponse:
     worker: Worker = http.app["worker"]
-    _before(worker, http)
-    body = fields.body_object(await http.read(), http.headers.get("Content-Type", ""))
     made = protocol.check_fields(body, chat=chat)
     if body.get("stream") and body.get("use_beam_search"):
         raise ApiError("Streaming is not currently supported with beam search")
