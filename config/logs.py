@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import IO, Any
 
+from config.text import printable, printable_json
+
 _encode = json.JSONEncoder(ensure_ascii=False, default=str).encode
 
 _LINE = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -31,7 +33,18 @@ def line(at: float, level: str, module: str, event: str, data: Mapping[str, Any]
     if message is not None:
         said["message"] = message
     said["data"] = data
-    return _encode(said)
+    return printable_json(_encode(said))
+
+
+class TextFormatter(logging.Formatter):
+    """A line for people stays one line; what an exception adds is several."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:
+        return printable(super().formatException(ei), lines=True)
 
 
 class JsonFormatter(logging.Formatter):
@@ -51,7 +64,7 @@ def set_up(style: str, level: str, stream: IO[str] | None = None, text: str = _L
     """The log of this process goes to ``stream`` (standard error), as ``text`` (logging's format, with ``time``) or
     ``json``; in JSON what would end in a bare traceback too. ``level`` is the setting."""
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(JsonFormatter() if style == "json" else logging.Formatter(text, time))
+    handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter(text, time))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
     if style == "json":

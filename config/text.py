@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 
 #: What does more to a terminal, a log or a reader than stand there: control characters (C0, DEL, C1), what reorders
 #: text or is invisible in it (UAX #9, UTS #39), line separators, tag characters, and lone surrogates, which no encoding
@@ -15,6 +16,8 @@ _UNSAFE_BUT_LINES = re.compile(_UNSAFE.pattern.replace("\x00-\x1f", "\x00-\x08\x
 
 #: Colours and the like (SGR); programs write them for a terminal of their own.
 _COLOUR = re.compile(r"\x1b\[[0-9;:]*m")
+
+_BEGUN = re.compile(r"(\x1b(\[[0-9;:]{0,32})?|\r)\Z")
 
 
 def printable(text: str, *, lines: bool = False) -> str:
@@ -36,6 +39,19 @@ def printable_log(text: str) -> str:
     if text.isprintable():
         return text
     return printable(_COLOUR.sub("", text).replace("\r\n", "\n").replace("\r", "\n"), lines=True)
+
+
+def whole(pieces: Iterable[str]) -> Iterator[str]:
+    """``pieces`` of one text, cut so that no colour and no line end (CR LF) goes over a cut: `printable_log` sees each
+    as a whole."""
+    kept = ""
+    for piece in pieces:
+        text = kept + piece
+        kept = found[0] if (found := _BEGUN.search(text)) else ""
+        if text := text.removesuffix(kept):
+            yield text
+    if kept:
+        yield kept
 
 
 def _escape(found: re.Match[str]) -> str:

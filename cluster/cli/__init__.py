@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import sys
+from typing import NoReturn
 
 import click
 
+from cluster.cli import streams
 from cluster.client import ClusterError
 from config.errors import UsageError
+from config.text import printable
+
+#: Whoever read the output has gone, the terminal has, or what takes it is full.
+_OUTPUT_LOST = (errno.EPIPE, errno.EIO, errno.ENOSPC)
 
 
 class _Group(click.Group):
@@ -50,19 +57,29 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point. One line on standard error for whatever a person can mend, never a traceback."""
+    streams.prepare()
     try:
         code = cli.main(standalone_mode=False)
+        sys.stdout.flush()
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except click.Abort:
         sys.exit(130)
     except UsageError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
+        _fail(error, error.exit_code)
     except ClusterError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(2 if error.status == 400 else 1)
+        _fail(error, 2 if error.status == 400 else 1)
     except KeyboardInterrupt:
         sys.exit(130)
+    except OSError as error:
+        if error.errno not in _OUTPUT_LOST:
+            raise
+        streams.silence()
+        sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(error: Exception, code: int) -> NoReturn:
+    click.echo(f"error: {printable(str(error))}", err=True)
+    sys.exit(code)

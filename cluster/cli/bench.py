@@ -14,7 +14,7 @@ import click
 from click.core import ParameterSource
 
 from cluster.cli.common import Finite, url_option
-from cluster.cli.render import console
+from cluster.cli.render import console, say
 from cluster.client import ClusterClient, ClusterError, Model
 from cluster.client.core import root_of
 from config.errors import UsageError
@@ -230,15 +230,15 @@ def _save(result: Any, options: dict[str, Any]) -> None:
         file = options["out"] / f"{stem}-{number}.json"
     try:
         file.write_text(json.dumps(result.to_json(options["save_requests"])) + "\n", encoding="utf-8")
-        click.echo(f"written to {file}", err=True)
+        say(f"written to {file}", err=True)
         if options["plot"] != "none":
             picture = file.with_suffix(f".{options['plot']}")
             plot.draw(result, picture)
-            click.echo(f"written to {picture}", err=True)
+            say(f"written to {picture}", err=True)
     except OSError as error:
         raise UsageError(f"{error.filename or file}: {error.strerror}") from None
     except UsageError as error:
-        click.echo(str(error), err=True)
+        say(str(error), err=True)
 
 
 def _compare(first: Path, second: Path) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -13,7 +12,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cluster.bench.run import Plan, Run
 from cluster.bench.samples import Outcome, Sample
-from cluster.cli.render import console, printable
+from cluster.cli.render import console
+from cluster.cli.streams import ending_signals
+from config.text import printable
 
 
 def measure(plans: Sequence[Plan]) -> tuple[list[Outcome], int | None]:
@@ -34,7 +35,7 @@ async def _measure(plans: Sequence[Plan]) -> tuple[list[Outcome], int | None]:
     for plan in plans:
         with _progress(plan) as seen:
             running.append(Run(plan, seen))
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in ending_signals():
                 loop.add_signal_handler(number, stop, number)
             outcomes.append(await running[-1].go())
         if signals:

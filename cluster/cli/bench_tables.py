@@ -7,12 +7,11 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from cluster.bench import compare
 from cluster.bench.samples import LATENCIES
 from cluster.bench.stats import FIGURES
-from cluster.cli.render import plain_table, printable
+from cluster.cli.render import cell, plain_table
 
 _VERDICTS = {"better": "green", "worse": "red"}
 
@@ -25,17 +24,17 @@ def show(screen: Console, result: dict[str, Any]) -> None:
         screen.print()
         screen.print(_models_table(models))
     for kind, detail in result["error_examples"].items():
-        screen.print(Text(printable(f"{result['total']['errors'][kind]} x {kind}: {detail}"), "red"))
+        screen.print(cell(f"{result['total']['errors'][kind]} x {kind}: {detail}", "red"))
     for note in result["notes"]:
-        screen.print(Text(printable(note), "yellow"))
+        screen.print(cell(note, "yellow"))
 
 
 def _show_one(screen: Console, name: str, figures: dict[str, Any]) -> None:
     counts = f"{figures['completed']} answered, {figures['failed']} failed"
     if figures["unfinished"]:
         counts += f", {figures['unfinished']} not finished"
-    screen.print(Text(f"{printable(name)}: {counts}, in {figures['duration_s']:.2f} s", "bold"))
-    screen.print(Text(
+    screen.print(cell(f"{name}: {counts}, in {figures['duration_s']:.2f} s", "bold"))
+    screen.print(cell(
         f"{figures['requests_per_s']:.2f} answers a second, {figures['output_tokens_per_s']:.1f} output tokens a second"
         f" ({figures['total_tokens_per_s']:.1f} with prompts); {figures['prompt_tokens']} tokens in, "
         f"{figures['output_tokens']} out"
@@ -65,7 +64,7 @@ def _models_table(models: dict[str, Any]) -> Table:
             for key in ("ttft_ms", "tpot_ms", "e2el_ms") for figure in ("median", "p99")
         ]  # fmt: skip
         table.add_row(
-            Text(printable(name)), str(figures["completed"]), str(figures["failed"]),
+            cell(name), str(figures["completed"]), str(figures["failed"]),
             f"{figures['requests_per_s']:.2f}", f"{figures['output_tokens_per_s']:.1f}", *cells,
         )
     return table
@@ -74,13 +73,13 @@ def _models_table(models: dict[str, Any]) -> Table:
 def show_comparison(screen: Console, names: Sequence[str], first: dict[str, Any], second: dict[str, Any]) -> None:
     """``names`` of the two files."""
     for difference in compare.differences(first, second):
-        screen.print(Text(f"they differ in {difference}", "yellow"))
+        screen.print(cell(f"they differ in {difference}", "yellow"))
     for group, rows in compare.groups(first, second):
         table = plain_table(group, *(f">{name}" for name in names), ">ratio", "")
         for row in rows:
             table.add_row(
                 row.what, _number(row.first), _number(row.second), "-" if row.ratio is None else f"{row.ratio:.3f}",
-                Text(row.verdict, _VERDICTS.get(row.verdict, "")),
+                cell(row.verdict, _VERDICTS.get(row.verdict, "")),
             )
         screen.print(table)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from cluster.conversation import Conversation
 from cluster.openai_client import OpenAIClient
 from config.errors import UsageError
 from config.settings import cluster_url, own_admin_key
+from config.text import printable
 
 
 @click.command("chat")
@@ -37,8 +37,6 @@ def chat_command(
     """Talk to a model: /help says how. With a QUESTION, answer it and end; a - in it stands for all of standard input.
 
     In a pipe each line is a turn of one conversation."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     where = url or cluster_url()
     with client(url) as cluster, OpenAIClient(where, own_admin_key()) as asks:
         live = not question and sys.stdin.isatty()
@@ -54,9 +52,6 @@ def chat_command(
             return _talk(session) if live else _listen(session, sys.stdin.buffer)
         except Leave:
             return 0
-        except BrokenPipeError:  # whoever read the answers has gone
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 1
 
 
 def _filled(question: tuple[str, ...]) -> str:
@@ -64,7 +59,7 @@ def _filled(question: tuple[str, ...]) -> str:
     parts: list[str] = []
     for word in question:
         if word == "-":
-            parts += ["\n\n", sys.stdin.buffer.read().decode(errors="replace").strip("\n"), "\n\n"]
+            parts += ["\n\n", sys.stdin.buffer.read().decode("utf-8-sig", errors="replace").strip("\n"), "\n\n"]
         else:
             parts += [" " if parts and not parts[-1].endswith("\n") else "", _utf8(word)]
     text = "".join(parts).strip()
@@ -81,9 +76,13 @@ def _utf8(text: str) -> str:
 def _listen(session: Session, source: IO[bytes]) -> int:
     """One turn a line; 1 if any could not be done."""
 
+    mark = b"\xef\xbb\xbf"  # some editors begin a file with it
+
     def read(_: str) -> str:
+        nonlocal mark
         if not (line := source.readline()):
             raise EOFError
+        line, mark = line.removeprefix(mark), b""
         return line.decode(errors="replace").rstrip("\r\n")
 
     done = True
@@ -94,10 +93,10 @@ def _listen(session: Session, source: IO[bytes]) -> int:
 
 def _talk(session: Session) -> int:
     read = _line_editor(session) if session.terminal else _plain
-    session.say(f"{session.talk.model}; /help lists what can be typed", dim=True)
+    session.say(f"{printable(session.talk.model)}; /help lists what can be typed", dim=True)
     while True:
         try:
-            for text in messages(read, lambda: f"{session.talk.model}> "):
+            for text in messages(read, lambda: f"{printable(session.talk.model)}> "):
                 session.take(text)
             session.say("")
             return 0

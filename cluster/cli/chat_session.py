@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,9 +16,7 @@ from cluster.conversation import Conversation
 from cluster.openai_client import Answer
 from config.errors import nearest
 from config.files import replacing
-
-#: What of an answer could do more to a terminal than show text.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+from config.text import printable
 
 COMMANDS = {
     "/model": "NAME  ask NAME from now on (Tab completes); without NAME: which one it is",
@@ -106,7 +103,8 @@ class Session:
             self._write("\n")
 
     def _clean(self, text: str) -> str:
-        return _CONTROL.sub("", text) if self.terminal else text
+        """On a terminal text alone; in a pipe what the model wrote."""
+        return printable(text.replace("\r", ""), lines=True) if self.terminal else text
 
     def _write(self, text: str) -> None:
         self.out.write(text)
@@ -114,6 +112,7 @@ class Session:
 
     def say(self, text: str, **style: Any) -> None:
         """To the person, not to who reads the answers."""
+        text = printable(text, lines=True)
         self.err.write((click.style(text, **style) if self.colour else text) + "\n")
         self.err.flush()
 
@@ -158,7 +157,7 @@ class Session:
         for card in cards:
             mark = "*" if card["id"] == self.talk.model else " "
             parent = f"  (adapter of {card['parent']})" if card.get("parent") else ""
-            self.say(f"{mark} {card['id']}{parent}")
+            self.say(printable(f"{mark} {card['id']}{parent}"))
         return True
 
     def _do_system(self, text: str) -> bool:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from cluster.cli.arguments import AbsolutePath
+from cluster.cli.render import say
 from cluster.client import ClusterClient
 from cluster.commands import BALANCER
 from config.settings import cluster_url, own_admin_key
@@ -57,17 +58,17 @@ def finish(
     status = cluster.wait_settled(PATIENCE, look=RollingNews(click.echo).look if narrate else lambda status: None)
     if only in BALANCER:
         if why := status["load_balancer"].get("failure"):
-            click.echo(f"the load balancer could not be replaced: {why}", err=True)
+            say(f"the load balancer could not be replaced: {why}", err=True)
             return 1
         pids = ", ".join(str(process["pid"]) for process in status["load_balancer"]["processes"])
-        click.echo(f"{done}: load balancer {pids}")
+        say(f"{done}: load balancer {pids}")
         return 0
     failed = [n for n, i in status["instances"].items() if i["state"] == "failed" and only in (None, n)]
     if failed:
         for name in failed:
-            click.echo(f"{name} has failed: {status['instances'][name]['reason']}", err=True)
+            say(f"{name} has failed: {status['instances'][name]['reason']}", err=True)
         return 1
-    click.echo(f"{done}: {status['running_instances']} of {status['total_instances']} ready")
+    say(f"{done}: {status['running_instances']} of {status['total_instances']} ready")
     return 0
 
 

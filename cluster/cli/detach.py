@@ -9,10 +9,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import click
-
 from cluster import plan
 from cluster.cli.down import bring_down
+from cluster.cli.render import say
 from cluster.client import ClusterClient, ClusterError
 from cluster.lock import lock
 from config import private
@@ -20,6 +19,7 @@ from config.errors import UsageError
 from config.files import rewrite
 from config.paths import StateDir
 from config.settings import Settings
+from config.text import printable_log
 from worker import logfile
 
 _LOOK_EVERY = 0.05
@@ -60,13 +60,13 @@ def _wait(settings: Settings, state: StateDir, process: subprocess.Popen[bytes],
             if process.poll() is not None:
                 text = private.read(state.log("supervisor"))[offset:].decode(errors="replace").splitlines()
                 for line in text[-_LINES:]:
-                    click.echo(line, err=True)
+                    say(line, err=True)
                 return 1
             snapshot = _snapshot(supervisor)
             if snapshot is not None:
                 ready = sum(i["is_running"] for i in snapshot["instances"].values())
                 if ready and _balancer_answers(url):
-                    click.echo(f"{url}: {ready} ready, {snapshot['total_instances']} wanted; state in {state.root}")
+                    say(f"{url}: {ready} ready, {snapshot['total_instances']} wanted; state in {state.root}")
                     return 0
                 if why := hopeless(snapshot):
                     return _give_up(settings, state, snapshot, why)
@@ -106,16 +106,16 @@ def _balancer_answers(url: str) -> bool:
 
 def _give_up(settings: Settings, state: StateDir, snapshot: dict[str, Any] | None, why: str) -> int:
     """Nothing is left running: a cluster that nobody waits for any more helps nobody."""
-    click.echo(f"error: {why}", err=True)
+    say(f"error: {why}", err=True)
     instances = snapshot["instances"] if snapshot else {}
     if snapshot and snapshot["load_balancer"]["restarts"]:
         click.echo("balancer:", err=True)
         for line in logfile.tail(state.log("balancer"), _LINES):
             click.echo(f"    {line}", err=True)
     for name, i in instances.items():
-        click.echo(f"{name}: {i['state']}: {i['reason'] or i.get('phase') or 'no reason known'}", err=True)
+        say(f"{name}: {i['state']}: {i['reason'] or i.get('phase') or 'no reason known'}", err=True)
         lines = (i.get("last_exit") or {}).get("log") or logfile.tail(state.log(name), _LINES)
         for line in lines[-_LINES:]:
-            click.echo(f"    {line}", err=True)
+            say(f"    {printable_log(line)}", err=True)
     bring_down(state, now=True, quiet=True)
     return 1

@@ -9,10 +9,9 @@ from typing import Any
 
 import click
 from rich.table import Table
-from rich.text import Text
 
 from cluster.cli.common import Finite
-from cluster.cli.render import console
+from cluster.cli.render import cell, console, say
 from cluster.cli.up import given_flags, up_command
 from cluster.doctor import engines, gather, machine, models, setup
 from cluster.doctor.facts import Facts
@@ -35,7 +34,7 @@ def doctor_command(
 
     Starts nothing and changes nothing. Exit code 1 if there is a problem."""
     if import_timeout and sys.stderr.isatty():
-        click.echo("looking, and importing the engine: this may take a minute …", err=True)
+        say("looking, and importing the engine: this may take a minute …", err=True)
     facts = gather.look(given_flags(options, engine_args), config, import_timeout)
     found = judge(facts)
     problems = sum(finding.level == "problem" for finding in found)
@@ -44,7 +43,7 @@ def doctor_command(
     else:
         console().print(table(found))
         warnings = sum(finding.level == "warning" for finding in found)
-        click.echo(f"{problems} problem{'s' * (problems != 1)}, {warnings} warning{'s' * (warnings != 1)}")
+        say(f"{problems} problem{'s' * (problems != 1)}, {warnings} warning{'s' * (warnings != 1)}")
     return 1 if problems else 0
 
 
@@ -59,8 +58,8 @@ def table(found: list[Finding]) -> Table:
     shown.add_column("level", no_wrap=True)
     shown.add_column("text", overflow="fold")
     for finding in found:
-        text = Text(finding.text)
+        text = cell(finding.text)
         if finding.remedy:
-            text.append(f"\n→ {finding.remedy}", "dim" if finding.level == "ok" else "")
-        shown.add_row(finding.check, Text(finding.level, _STYLES[finding.level]), text)
+            text.append("\n→ ").append_text(cell(finding.remedy, "dim" if finding.level == "ok" else ""))
+        shown.add_row(finding.check, cell(finding.level, _STYLES[finding.level]), text)
     return shown

@@ -15,6 +15,7 @@ import click
 
 from cluster import lock
 from cluster.cli.common import client, state_dir_option, url_option
+from cluster.cli.render import say
 from cluster.client import ClusterClient, ClusterError
 from cluster.client.token import is_of_this_machine
 from config.errors import UsageError
@@ -46,7 +47,7 @@ def down_command(state_dir: Path | None, now: bool, no_wait: bool, url: str | No
     if state_dir is None:  # another machine: its supervisor does it
         with client(url) as cluster:
             cluster.shutdown(now)
-        click.echo("shutting down")
+        say("shutting down")
         return 0
     return bring_down(StateDir(state_dir.absolute()), now=now, no_wait=no_wait)
 
@@ -102,12 +103,12 @@ def bring_down(state: StateDir, *, now: bool = False, no_wait: bool = False, qui
         asyncio.run(end(state))
     elif no_wait:
         if not quiet:
-            click.echo("shutting down")
+            say("shutting down")
         return 0
     else:
         _wait_for_end(state, supervisor)
     if not quiet:
-        click.echo("down")
+        say("down")
     return 0
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from cluster.cli.common import client, url_option
+from cluster.cli.render import say
 from cluster.client import ClusterError
 
 
@@ -31,7 +32,7 @@ def events_command(follow: bool, as_json: bool, number: int, url: str | None) ->
 
 
 def _tell(error: ClusterError) -> None:
-    click.echo(f"{error}; trying again", err=True)
+    say(f"{error}; trying again", err=True)
 
 
 def _show(event: Mapping[str, Any], as_json: bool) -> None:
@@ -39,4 +40,4 @@ def _show(event: Mapping[str, Any], as_json: bool) -> None:
         click.echo(json.dumps(event))
         return
     at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event["at"]))
-    click.echo(f"{at}  {event['text']}")
+    say(f"{at}  {event['text']}")

@@ -20,7 +20,7 @@ from cluster.batch_lines import Defaults
 from cluster.batch_run import Asker, fed, in_order
 from cluster.cli.common import Finite, client, url_option
 from cluster.cli.models import chosen
-from cluster.cli.render import console
+from cluster.cli.render import console, say
 from cluster.client import ClusterError
 from config.errors import UsageError
 from config.settings import cluster_url, own_admin_key
@@ -76,9 +76,9 @@ def infer_command(
             except OSError as error:
                 raise UsageError(f"{out.name}: {error.strerror or error}{report.hint()}") from None
             except KeyboardInterrupt:
-                click.echo(f"stopped{report.hint()}", err=True)
+                say(f"stopped{report.hint()}", err=True)
                 return 130
-    click.echo(report.summary(), err=True)
+    say(report.summary(), err=True)
     return 1 if report.failed else 0
 
 

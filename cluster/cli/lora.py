@@ -18,7 +18,7 @@ from rich.text import Text
 from cluster.cli.arguments import AbsolutePath, adapter_name
 from cluster.cli.common import client, url_option
 from cluster.cli.lora_bench import bench
-from cluster.cli.render import console, duration, plain_table, printable, text_of
+from cluster.cli.render import cell, console, duration, plain_table, say
 from cluster.client import AdapterChanged, ClusterClient, ClusterError
 from config.errors import UsageError
 
@@ -84,7 +84,7 @@ def unload(name: str, url: str | None) -> int:
     """Take NAME off every worker and forget it."""
     with client(url) as cluster:
         cluster.unload_adapter(name)
-    click.echo(f"{name}: unloaded")
+    say(f"{name}: unloaded")
     return 0
 
 
@@ -98,7 +98,7 @@ def list_adapters(as_json: bool, url: str | None) -> int:
     if as_json:
         click.echo(json.dumps({"adapters": adapters}, indent=2))
     elif not adapters:
-        click.echo("no adapters")
+        say("no adapters")
     else:
         console().print(_list_table(adapters))
     return 0
@@ -117,7 +117,7 @@ def show(name: str, as_json: bool, url: str | None) -> int:
         return 0
     screen = console()
     for line in _about(adapter):
-        screen.print(Text(line))
+        screen.print(cell(line))
     screen.print()
     screen.print(_versions_table(adapter["versions"]))
     screen.print()
@@ -137,8 +137,8 @@ def test(name: str, prompt: str, max_tokens: int, url: str | None) -> int:
         answers = [cluster.ask(model, prompt, max_tokens) for model in (base, name)]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in (base, name):
-        table.add_column(Text(heading), ratio=1, overflow="fold")
-    table.add_row(*(Text(printable(answer)) for answer in answers))
+        table.add_column(cell(heading), ratio=1, overflow="fold")
+    table.add_row(*(cell(answer, lines=True) for answer in answers))
     console().print(table)
     return 0
 
@@ -169,7 +169,7 @@ def validate(path: Path, model: Path | None, max_lora_rank: int, allow_no_effect
         )
     except adapter_files.AdapterRejected as error:
         raise UsageError(str(error)) from None
-    click.echo(
+    say(
         f"ok: rank {facts.rank}, {', '.join(sorted(facts.target_modules))}, {_size(facts.size)}, "
         f"base model {facts.base_model or 'not named'}, content {facts.content_hash[:12]}"
     )
@@ -190,10 +190,10 @@ def _change(url: str | None, name: str, ask: Callable[[ClusterClient], AdapterCh
     loaded = states.count("loaded")
     what = f"{name}: version {result['version']}"
     if result["state"] == "registered":
-        click.echo(f"{what} registered; it is loaded when a worker is ready")
+        say(f"{what} registered; it is loaded when a worker is ready")
     else:
         count = str(loaded) if loaded == len(states) else f"{loaded} of {len(states)}"
-        click.echo(f"{what} on {count} instance{'' if count == '1' else 's'}")
+        say(f"{what} on {count} instance{'' if count == '1' else 's'}")
     return 0
 
 
@@ -242,7 +242,7 @@ def _print_changes(before: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], N
         for name, instance in adapter.get("instances", {}).items():
             text = _state_text(instance)
             if seen.get(name) != text:
-                click.echo(f"{name}: {text}", err=True)
+                say(f"{name}: {text}", err=True)
             seen[name] = text
 
     return show
@@ -256,7 +256,7 @@ def _state_text(instance: Mapping[str, Any]) -> str:
 
 def _say_unchecked(sentences: Any, *, err: bool) -> None:
     for sentence in sentences:
-        click.echo(f"not checked: {sentence}", err=err)
+        say(f"not checked: {sentence}", err=err)
 
 
 # Tables.
@@ -267,9 +267,9 @@ def _list_table(adapters: Sequence[Mapping[str, Any]]) -> Table:
     table = plain_table("name", ">version", ">rank", ">size", "state", *instances, ">requests", ">last use")
     for adapter in adapters:
         table.add_row(
-            Text(adapter["lora_name"]), text_of(adapter["version"]), text_of(adapter["rank"]), _size(adapter["size"]),
-            Text(adapter["state"]), *(_cell(adapter, instance) for instance in instances),
-            text_of(adapter.get("requests_total")), _ago(adapter.get("last_used")),
+            cell(adapter["lora_name"]), cell(adapter["version"]), cell(adapter["rank"]), _size(adapter["size"]),
+            cell(adapter["state"]), *(_cell(adapter, instance) for instance in instances),
+            cell(adapter.get("requests_total")), _ago(adapter.get("last_used")),
         )
     return table
 
@@ -278,19 +278,19 @@ def _cell(adapter: Mapping[str, Any], instance: str) -> Text:
     """A state; with the version where it is not the active one."""
     found = adapter["instances"].get(instance)
     if found is None:
-        return Text("-", "dim")
+        return cell("-", "dim")
     version = found.get("version")
     other = "" if version in (None, adapter["version"]) else f" v{version}"
-    return Text(found["state"] + other, _STYLES.get(found["state"], ""))
+    return cell(found["state"] + other, _STYLES.get(found["state"], ""))
 
 
 def _versions_table(versions: Sequence[Mapping[str, Any]]) -> Table:
     table = plain_table("", ">version", "content", ">rank", "modules", ">size", ">created", "base model", "source")
     for version in versions:
         table.add_row(
-            "*" if version["active"] else "", text_of(version["version"]), Text(str(version["hash"])[:12]),
-            text_of(version["rank"]), Text(", ".join(version["target_modules"])), _size(version["size"]),
-            _ago(version["created"]), Text(str(version["base_model"] or "-")), Text(str(version["source"] or "-")),
+            "*" if version["active"] else "", cell(version["version"]), cell(str(version["hash"])[:12]),
+            cell(version["rank"]), cell(", ".join(version["target_modules"])), _size(version["size"]),
+            _ago(version["created"]), cell(version["base_model"] or None), cell(version["source"] or None),
         )
     return table
 
@@ -301,8 +301,8 @@ def _instances_table(adapter: Mapping[str, Any], header: bool = False) -> Table:
     for name, instance in adapter.get("instances", {}).items():
         state = instance["state"]
         table.add_row(
-            Text(name), Text(state, _STYLES.get(state, "")), text_of(instance.get("version")),
-            Text(instance.get("reason") or "", "dim"),
+            cell(name), cell(state, _STYLES.get(state, "")), cell(instance.get("version")),
+            cell(instance.get("reason") or "", "dim"),
         )
     return table
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 import click
 from rich.table import Table
@@ -15,7 +15,8 @@ from rich.table import Table
 from cluster.bench.stats import summary
 from cluster.cli.arguments import AbsolutePath, adapter_name
 from cluster.cli.common import client, url_option
-from cluster.cli.render import console, plain_table
+from cluster.cli.render import console, plain_table, say
+from cluster.cli.streams import ending_signals
 from cluster.client import ClusterClient, ClusterError
 from config.errors import UsageError
 
@@ -82,17 +83,22 @@ def _cleaned_up(cluster: ClusterClient, name: str) -> Iterator[None]:
                 cluster.unload_adapter(name)
             except ClusterError as error:
                 if error.status != 404:
-                    click.echo(f"{name} may still be loaded: {error}", err=True)
+                    say(f"{name} may still be loaded: {error}", err=True)
 
 
 @contextlib.contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM unwinds like Ctrl-C, so that what was begun is cleaned up."""
-    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    """Being told to end unwinds like Ctrl-C, so that what was begun is cleaned up."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in ending_signals() if number is not signal.SIGINT}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _table(times: list[tuple[float, float, float]]) -> Table:

@@ -12,8 +12,9 @@ import click
 import httpx
 
 from cluster.cli.common import client, finish, no_wait_option, url_option
-from cluster.cli.render import console, status_table
+from cluster.cli.render import cell, console, say, status_table
 from cluster.client import ClusterClient, ClusterError
+from config.text import printable_log, whole
 from config.topology import STRATEGIES
 
 #: Seconds until a log that has ended is asked for again.
@@ -40,7 +41,6 @@ def status_command(url: str | None, as_json: bool, watch: bool) -> int:
 
 def _watch(cluster: ClusterClient, as_json: bool) -> int:
     from rich.live import Live
-    from rich.text import Text
 
     if as_json:
         while True:
@@ -52,7 +52,7 @@ def _watch(cluster: ClusterClient, as_json: bool) -> int:
             try:
                 live.update(status_table(cluster.status(), screen.width))
             except ClusterError as error:
-                live.update(Text(str(error)))
+                live.update(cell(str(error)))
             time.sleep(1.0)
 
 
@@ -68,7 +68,7 @@ def scale_command(count: str, no_wait: bool, url: str | None) -> int:
     number = int(digits)
     with client(url) as cluster:
         result = cluster.scale_by(-number if sign == "-" else number) if sign else cluster.scale(number)
-        click.echo(f"scaling: {result['current']} ready, {result['desired']} wanted")
+        say(f"scaling: {result['current']} ready, {result['desired']} wanted")
         return finish(cluster, no_wait, "done")
 
 
@@ -78,7 +78,7 @@ def scale_command(count: str, no_wait: bool, url: str | None) -> int:
 def strategy_command(name: str, url: str | None) -> int:
     """Spread requests by NAME from now on."""
     with client(url) as cluster:
-        click.echo(f"strategy {cluster.strategy(name)['strategy']}")
+        say(f"strategy {cluster.strategy(name)['strategy']}")
     return 0
 
 
@@ -98,7 +98,7 @@ def restart_command(instance: str | None, rolling: bool, no_spare: bool, no_wait
     with client(url) as cluster:
         result = cluster.restart(instance) if instance else cluster.restart_rolling(False if no_spare else None)
         spare = f"; {result['spare']} stands in meanwhile" if result.get("spare") else ""
-        click.echo(f"restarting {', '.join(result['restarting'])}{', one at a time' if rolling else ''}{spare}")
+        say(f"restarting {', '.join(result['restarting'])}{', one at a time' if rolling else ''}{spare}")
         return finish(cluster, no_wait, "done", only=instance, narrate=rolling)
 
 
@@ -110,7 +110,7 @@ def weight_command(instance: str, weight: int, url: str | None) -> int:
     """Give INSTANCE a WEIGHT for the strategy `weighted`."""
     with client(url) as cluster:
         cluster.weight(instance, weight)
-    click.echo(f"{instance} has weight {weight}")
+    say(f"{instance} has weight {weight}")
     return 0
 
 
@@ -126,7 +126,7 @@ def logs_command(instance: str | None, follow: bool, lines: int, url: str | None
         known = [name for name, i in status["instances"].items() if i["managed"]]
         if instance is None and not follow:
             for name in known:
-                click.echo(f"==> {name} <==")
+                say(f"==> {name} <==")
                 _print_log(cluster, name, lines, follow=False)
             return 0
         if instance is None and len(known) != 1:
@@ -144,10 +144,11 @@ def _follow_all(cluster: ClusterClient, names: list[str], lines: int) -> int:
     def follow(name: str) -> None:
         try:
             for line in _followed(lambda count: cluster.log_lines(name, count, follow=True), lines, True):
-                click.echo(f"{name:<{width}} | {line}")
+                for part in printable_log(line).split("\n"):
+                    say(f"{name:<{width}} | {part}")
         except ClusterError as error:
             failed.append(name)
-            click.echo(f"{name}: {error}", err=True)
+            say(f"{name}: {error}", err=True)
 
     threads = [threading.Thread(target=follow, args=(name,), daemon=True) for name in names]
     for thread in threads:
@@ -158,8 +159,8 @@ def _follow_all(cluster: ClusterClient, names: list[str], lines: int) -> int:
 
 
 def _print_log(cluster: ClusterClient, instance: str, lines: int, follow: bool) -> None:
-    for text in _followed(lambda count: _text(cluster, instance, count, follow), lines, follow):
-        click.echo(text, nl=False)
+    for text in whole(_followed(lambda count: _text(cluster, instance, count, follow), lines, follow)):
+        click.echo(printable_log(text), nl=False)
 
 
 def _text(cluster: ClusterClient, instance: str, lines: int, follow: bool) -> Iterator[str]:

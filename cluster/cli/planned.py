@@ -12,7 +12,7 @@ import click
 
 from cluster.changes import Effect
 from cluster.cli.common import PATIENCE, Finite, client, finish, no_wait_option, url_option
-from cluster.cli.render import change_table, console
+from cluster.cli.render import change_table, console, say
 from cluster.cli.up import given_flags, up_command
 from cluster.client import ClusterClient, ClusterError
 from config import locations
@@ -42,12 +42,12 @@ def drain_command(instance: str, undo: bool, grace: float | None, no_wait: bool,
     with client(url) as cluster:
         if undo:
             cluster.undrain(instance)
-            click.echo(f"{instance} is back in rotation")
+            say(f"{instance} is back in rotation")
             return 0
         answer = cluster.drain(instance, grace)
-        click.echo(f"draining {instance}: {answer['grace']:g} s for what runs")
+        say(f"draining {instance}: {answer['grace']:g} s for what runs")
         if not answer["ready"]:
-            click.echo("note: nobody else is ready, so requests fail until somebody is", err=True)
+            say("note: nobody else is ready, so requests fail until somebody is", err=True)
         return 0 if no_wait else _wait_drained(cluster, instance)
 
 
@@ -58,7 +58,7 @@ def _wait_drained(cluster: ClusterClient, instance: str) -> int:
         seen = status["instances"].get(instance)
         state = seen["state"] if seen else "gone"
         if state not in ("ready", "unhealthy", "draining"):
-            click.echo(f"{instance} is {state}")
+            say(f"{instance} is {state}")
             return 0
         if status["supervisor"]["pid"] is None:
             raise ClusterError("the supervisor is gone; run `up` again: the drain goes on with it")
@@ -92,27 +92,27 @@ def _apply(
     else:
         _show(answer)
     if answer["refused"]:
-        click.echo(f"error: {answer['refused']}", err=True)
+        say(f"error: {answer['refused']}", err=True)
         return 1
     if dry_run or not answer["changes"]:
         return 0
     with _client_after(url, settings) as cluster:
         code = finish(cluster, no_wait, "done", narrate=bool(answer["restarting"]))
     if code:
-        click.echo("`clusterctl apply --previous` goes back to the settings before", err=True)
+        say("`clusterctl apply --previous` goes back to the settings before", err=True)
     return code
 
 
 def _show(answer: Mapping[str, Any]) -> None:
     if not answer["changes"]:
-        click.echo("nothing to change: the cluster runs with these settings")
+        say("nothing to change: the cluster runs with these settings")
         return
     console().print(change_table(answer["changes"]))
     if answer["restarting"]:
         spare = f"; {answer['spare']} stands in meanwhile" if answer["spare"] else ""
-        click.echo(f"restarting {', '.join(answer['restarting'])}, one at a time{spare}")
+        say(f"restarting {', '.join(answer['restarting'])}, one at a time{spare}")
     elif answer["dry_run"]:
-        click.echo("a dry run: nothing was changed")
+        say("a dry run: nothing was changed")
 
 
 def _client_after(url: str | None, settings: dict[str, Any]) -> ClusterClient:

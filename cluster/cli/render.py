@@ -1,13 +1,16 @@
-"""How a status looks on a terminal."""
+"""How things look on a terminal. What is shown was chosen by others: it goes through `say` or `cell`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from config.text import printable
 
 #: A status is told once a second: what is older (s) says so.
 STALE_S = 5.0
@@ -31,8 +34,19 @@ _NARROW = {"instance", "state", "pid", "port", "in flight", "requests", "restart
 
 def console(stderr: bool = False) -> Console:
     """As wide as the terminal; into a file or a pipe, as wide as it takes."""
-    found = Console(stderr=stderr, highlight=False)
-    return found if found.is_terminal else Console(stderr=stderr, highlight=False, width=220)
+    plain: dict[str, Any] = {"stderr": stderr, "highlight": False, "markup": False, "emoji": False}
+    found = Console(**plain)
+    return found if found.is_terminal else Console(**plain, width=220)
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """One line for people, whatever stands in it."""
+    click.echo(printable(text), err=err)
+
+
+def cell(value: object, style: str = "", *, lines: bool = False, **options: Any) -> Text:
+    """A part of a table or a line of its own: text as it stands, whoever chose it. A dash for what is not known."""
+    return Text("-" if value is None else printable(str(value), lines=lines), style, **options)
 
 
 def status_table(status: Mapping[str, Any], width: int) -> Table:
@@ -47,7 +61,7 @@ def status_table(status: Mapping[str, Any], width: int) -> Table:
         title += f" · as of {duration(age)} ago"
     if finishing := len(status["load_balancer"].get("draining", ())):
         title += f" ({finishing} replaced, finishing)"
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table = Table(title=printable(title), title_justify="left", title_style="bold", box=None, pad_edge=False)
     wide = width >= 110
     for name, right in _COLUMNS:
         if wide or name in _NARROW:
@@ -57,11 +71,11 @@ def status_table(status: Mapping[str, Any], width: int) -> Table:
         note = i["reason"] or i.get("phase") or ""
         if not note and i["last_exit"] and not i["last_exit"]["expected"]:
             note = f"last end: {i['last_exit']['reason']}"
-        cells = (
-            name, Text(state, STYLES.get(i["state"], "")), text_of(i["pid"]), text_of(i["port"]),
-            ",".join(map(str, i["gpus"])) or "-", text_of(i["weight"]), text_of(i["in_flight"]),
-            text_of(i["requests_total"]), text_of(i["errors_total"]), text_of(i["restarts"]), duration(i["uptime_s"]),
-            text_of(i["cpu_percent"]), text_of(i["memory_mb"] and round(i["memory_mb"])), Text(note, "dim"),
+        cells: tuple[str | Text, ...] = (
+            cell(name), cell(state, STYLES.get(i["state"], "")), cell(i["pid"]), cell(i["port"]),
+            cell(",".join(map(str, i["gpus"])) or None), cell(i["weight"]), cell(i["in_flight"]),
+            cell(i["requests_total"]), cell(i["errors_total"]), cell(i["restarts"]), duration(i["uptime_s"]),
+            cell(i["cpu_percent"]), cell(i["memory_mb"] and round(i["memory_mb"])), cell(note, "dim"),
         )
         shown = zip(_COLUMNS, cells, strict=True)
         table.add_row(*(cell for (column, _), cell in shown if wide or column in _NARROW))
@@ -75,8 +89,8 @@ def change_table(changes: Sequence[Mapping[str, Any]]) -> Table:
         table.add_column(name, no_wrap=name in ("setting", "effect"), overflow="fold")
     for change in changes:
         style = "red" if change["effect"].startswith("not ") else "yellow" if " of the " in change["effect"] else ""
-        old, new = Text(_value(change["old"])), Text(_value(change["new"]))
-        table.add_row(change["setting"], old, new, Text(change["effect"], style))
+        old, new = cell(_value(change["old"])), cell(_value(change["new"]))
+        table.add_row(cell(change["setting"]), old, new, cell(change["effect"], style))
     return table
 
 
@@ -93,8 +107,8 @@ def progress_table(snapshot: dict[str, Any]) -> Table:
     for name, i in snapshot["instances"].items():
         for_s = i.get("state_for_s")
         table.add_row(
-            name, Text(i["state"], STYLES.get(i["state"], "")), duration(for_s),
-            Text(i["reason"] or i.get("phase") or "", "dim"),
+            cell(name), cell(i["state"], STYLES.get(i["state"], "")), duration(for_s),
+            cell(i["reason"] or i.get("phase") or "", "dim"),
         )
     return table
 
@@ -109,19 +123,9 @@ def duration(seconds: float | None) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def text_of(value: object) -> str:
-    """A dash for what is not known."""
-    return "-" if value is None else str(value)
-
-
 def plain_table(*columns: str) -> Table:
     """A table without a frame; columns that begin with > are flush right."""
     table = Table(box=None, pad_edge=False)
     for column in columns:
-        table.add_column(Text(column.removeprefix(">")), justify="right" if column[:1] == ">" else "left")
+        table.add_column(cell(column.removeprefix(">")), justify="right" if column[:1] == ">" else "left")
     return table
-
-
-def printable(text: str) -> str:
-    """A model's words must not move the cursor of the terminal they are shown on."""
-    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from cluster import plan
+from cluster.cli.render import say
 from config import settings
 
 
@@ -35,7 +36,7 @@ def validate(file: Path | None, config: Path | None) -> None:
     """Check FILE and what it asks of this machine; start nothing."""
     checked = plan.make(settings.load({}, file or config))
     place = f"{len(checked.placement.machine.gpus)} GPUs" if checked.placement.on_gpu else "no GPU"
-    click.echo(
+    say(
         f"ok: {checked.settings.instances} x {checked.spec.engine}, model {checked.spec.served_names[0]}, "
         f"adapters {', '.join(checked.spec.adapters) or 'none'}, {place}, "
         f"{checked.least} to {checked.most} instances"

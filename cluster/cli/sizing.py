@@ -9,6 +9,7 @@ from dataclasses import replace
 import click
 
 from cluster.cli.common import Finite
+from cluster.cli.render import say
 from cluster.doctor import limits
 from cluster.plan import accepted_rank
 from cluster.sizing import files
@@ -67,7 +68,11 @@ def plan_command(
     case = Case(found, weights(found, stored), ask, place, tensor_parallel_size)
     fit = best(case.model, case.weights, case.ask, case.place, case.ranks)
     sizing = Sizing(model, case, fit, dtype)
-    click.echo(json.dumps(to_json(sizing), indent=2) if as_json else "\n".join(lines(sizing)))
+    if as_json:
+        click.echo(json.dumps(to_json(sizing), indent=2))
+    else:
+        for line in lines(sizing):
+            say(line)
     return 0 if fit.enough else 1
 
 

@@ -16,6 +16,7 @@ import click
 from cluster import adoption, schema, state_file, transfer
 from cluster.cli.common import state_dir_option, url_option
 from cluster.cli.down import find
+from cluster.cli.render import say
 from cluster.lock import Held, lock
 from cluster.store import NotSaved, Store
 from cluster.transfer import Contents, Incoming
@@ -80,11 +81,11 @@ def check_command(state_dir: Path | None, url: str | None, as_json: bool) -> int
         click.echo(json.dumps(_to_json(state, version, running, found, wrong), indent=2))
         return 1 if wrong else 0
     older = "" if version == schema.SCHEMA else f" (the next start makes it {schema.SCHEMA} and keeps a copy)"
-    click.echo(f"{state.database}: readable, version {version}{older}{', in use' if running else ''}")
+    say(f"{state.database}: readable, version {version}{older}{', in use' if running else ''}")
     for line in transfer.words(found):
-        click.echo(line)
+        say(line)
     for line in wrong:
-        click.echo(line, err=True)
+        say(line, err=True)
     return 1 if wrong else 0
 
 
@@ -117,7 +118,7 @@ def export_command(file: str, state_dir: Path | None, url: str | None) -> int:
     except OSError as error:
         raise UsageError(f"{file}: {error.strerror or error}") from None
     if file != "-":
-        click.echo(f"{file}: {len(found.adapters)} adapters, {found.instances or 0} instances")
+        say(f"{file}: {len(found.adapters)} adapters, {found.instances or 0} instances")
     return 0
 
 
@@ -158,5 +159,5 @@ async def _import(source: IO[bytes], state: StateDir, force: bool) -> int:
             raise UsageError(f"not imported: {error}") from None
         finally:
             await store.close()
-    click.echo(f"{state.root}: {len(new.adapters)} adapters, {new.instances or 0} instances")
+    say(f"{state.root}: {len(new.adapters)} adapters, {new.instances or 0} instances")
     return 0

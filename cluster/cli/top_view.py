@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from cluster.cli.render import STALE_S, STYLES, duration
+from cluster.cli.render import STALE_S, STYLES, cell, duration
 from cluster.top import Row, Totals, fitting
 
 
@@ -83,31 +83,31 @@ def table(rows: Sequence[Row], width: int) -> tuple[Table, set[str]]:
 
 def _cell(name: str, text: str, row: Row) -> Text:
     if name == "state":
-        return Text(text, STYLES.get(row.state.partition(" ")[0], ""))
+        return cell(text, STYLES.get(row.state.partition(" ")[0], ""))
     if name == "KV" and row.kv is not None and row.kv > 0.95:
-        return Text(text, "red")
+        return cell(text, "red")
     if name == "err/s" and row.errors:
-        return Text(text, "red")
-    return Text(text, "dim" if name in ("", "up") or text == "-" else "")
+        return cell(text, "red")
+    return cell(text, "dim" if name in ("", "up") or text == "-" else "")
 
 
 def headlines(totals: Totals, url: str, width: int) -> list[Text]:
     """Two or more lines about the cluster and its balancer."""
     all_there = totals.ready >= totals.wanted
-    ready = Text(f"{totals.ready} of {totals.wanted} ready", "bold green" if all_there else "bold red")
+    ready = cell(f"{totals.ready} of {totals.wanted} ready", "bold green" if all_there else "bold red")
     supervisor = f"supervisor {totals.supervisor}" if totals.supervisor else "supervisor not running"
     if totals.age is not None and totals.age > STALE_S:
         supervisor += f", as of {duration(totals.age)} ago"
     adapters = f"{totals.adapters} adapter{'' if totals.adapters == 1 else 's'}"
     first = [
-        ready, Text(url), Text(totals.model), Text(adapters), Text(supervisor, "" if totals.supervisor else "bold red")
+        ready, cell(url), cell(totals.model), cell(adapters), cell(supervisor, "" if totals.supervisor else "bold red")
     ]  # fmt: skip
     balancer = " ".join(map(str, totals.balancers))
     second = [
-        Text(f"balancer {balancer}", "bold"), Text(totals.strategy), Text(f"{totals.in_flight} in flight"),
-        Text(f"{totals.queued} queued", "red" if totals.queued else ""), Text(f"{_rate(totals.requests)} req/s"),
-        Text(f"{_rate(totals.tokens)} tok/s"), Text(f"{_rate(totals.errors)} err/s", "red" if totals.errors else ""),
-        Text(f"TTFT p50 {_ms(totals.p50)} p99 {_ms(totals.p99)}"),
+        cell(f"balancer {balancer}", "bold"), cell(totals.strategy), cell(f"{totals.in_flight} in flight"),
+        cell(f"{totals.queued} queued", "red" if totals.queued else ""), cell(f"{_rate(totals.requests)} req/s"),
+        cell(f"{_rate(totals.tokens)} tok/s"), cell(f"{_rate(totals.errors)} err/s", "red" if totals.errors else ""),
+        cell(f"TTFT p50 {_ms(totals.p50)} p99 {_ms(totals.p99)}"),
     ]  # fmt: skip
     return [*_filled(first, width), *_filled(second, width)]
 
@@ -127,7 +127,7 @@ def _filled(parts: list[Text], width: int) -> list[Text]:
 
 def event_line(event: Mapping[str, Any]) -> Text:
     at = time.strftime("%H:%M:%S", time.localtime(event["at"]))
-    return Text.assemble((at, "dim"), f"  {event['text']}", no_wrap=True, overflow="ellipsis")
+    return Text.assemble((at, "dim"), "  ", cell(event["text"]), no_wrap=True, overflow="ellipsis")
 
 
 def screen(
@@ -140,24 +140,24 @@ def screen(
     if height is not None:  # the instances come first
         del parts[max(1, height - 6) :]
     if trouble:
-        parts.append(Text(trouble, "bold red", no_wrap=True, overflow="ellipsis"))
+        parts.append(cell(trouble, "bold red", no_wrap=True, overflow="ellipsis"))
     left = None if height is None else max(1, height - len(parts) - 2 - bool(bar))  # an empty line, the header
     shown = rows if left is None or len(rows) <= left else rows[: max(1, left - 1)]
     made, kept = table(shown, width)
-    parts += [Text(""), made]
+    parts += [cell(""), made]
     used = len(shown)
     if hidden := len(rows) - len(shown):
-        parts.append(Text(f"… {hidden} more", "dim"))
+        parts.append(cell(f"… {hidden} more", "dim"))
         used += 1
     wrong = [row for row in rows if row.note and "" not in kept]
-    notes = [Text(f"{row.name}: {row.note}", no_wrap=True, overflow="ellipsis") for row in wrong]
+    notes = [cell(f"{row.name}: {row.note}", no_wrap=True, overflow="ellipsis") for row in wrong]
     for lines, most in ((notes, _NOTES), ([event_line(event) for event in events], len(events))):
         room = most if left is None else min(most, left - used - 1)
         if lines and room > 0:
-            parts += [Text(""), *lines[-room:]]
+            parts += [cell(""), *lines[-room:]]
             used += 1 + min(room, len(lines))
     if bar:
         if left is not None:
-            parts += [Text("")] * (left - used)
-        parts.append(Text(bar[:width].ljust(width), "reverse", no_wrap=True, overflow="crop"))
+            parts += [cell("")] * (left - used)
+        parts.append(cell(bar[:width].ljust(width), "reverse", no_wrap=True, overflow="crop"))
     return Group(*parts)

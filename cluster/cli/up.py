@@ -122,7 +122,7 @@ def _log_to_terminal(level: str, style: str, live: bool) -> None:
         handler = RichHandler(
             console=console(stderr=True), show_path=False, show_level=False, log_time_format="%H:%M:%S"
         )
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(logs.TextFormatter("%(message)s"))
         logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for noisy in ("asyncio", "aiohttp"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from cluster.cli.common import client, url_option
+from cluster.cli.render import say
 
 
 @click.command("why")
@@ -25,7 +26,8 @@ def why_command(request_id: str | None, number: int, as_json: bool, url: str | N
         if as_json:
             click.echo(json.dumps(decision))
         else:
-            click.echo("\n".join(told(decision) if request_id else [headline(decision)]))
+            for line in told(decision) if request_id else [headline(decision)]:
+                say(line)
     return 0
 
 

@@ -73,3 +73,22 @@ def test_text_is_for_people(stream: io.StringIO) -> None:
 def test_times_are_utc() -> None:
     assert logs.iso(0.0016) == "1970-01-01T00:00:00.001Z"
     assert logs.iso(0) == "1970-01-01T00:00:00.000Z"
+
+
+def test_what_others_chose_stays_in_its_line(stream: io.StringIO) -> None:
+    for style in ("text", "json"):
+        logs.set_up(style, "info", stream)
+        logging.getLogger("x").info("name %s", "\x1b[2J\u202e\u2028\n2026 forged\x9b")
+    text, encoded = stream.getvalue().splitlines()
+    assert text.endswith(r"name \x1b[2J\u202e\u2028\n2026 forged\x9b")
+    assert encoded.isascii() and json.loads(encoded)["message"] == "name \x1b[2J\u202e\u2028\n2026 forged\x9b"
+
+
+def test_a_traceback_keeps_its_lines_and_nothing_else(stream: io.StringIO) -> None:
+    logs.set_up("text", "info", stream)
+    try:
+        raise ValueError("\x1b[2J")
+    except ValueError:
+        logging.getLogger("x").exception("failed")
+    said = stream.getvalue()
+    assert "\x1b" not in said and said.count("\n") > 3 and said.endswith("ValueError: \\x1b[2J\n")

@@ -122,7 +122,7 @@ def test_ctrl_c_in_a_pipe_ends_it() -> None:
 def test_an_answer_cannot_command_the_terminal() -> None:
     session, _ = _session(_sse("\x1b[2Jred\x07\r\n\tok 你\x9b1m"), terminal=True)
     session.take("q")
-    assert _out(session) == "[2Jred\n\tok 你1m\n"
+    assert _out(session) == "\\x1b[2Jred\\x07\n\tok 你\\x9b1m\n"
     assert session.talk.turns[0][1].startswith("\x1b")  # what was said is kept as it was
 
 

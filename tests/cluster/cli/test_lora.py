@@ -416,7 +416,8 @@ def test_both_answers_stand_side_by_side(cluster: Cluster, run: Run) -> None:
     cluster.adapters["sql"] = _adapter("sql")
     code, out, _ = run("test", "sql", "hello", "--max-tokens", "5")
     assert code == 0 and "\x1b" not in out
-    assert "demo says [bold] [2Jhello" in out.splitlines()[1] and "sql says [bold] [2Jhello" in out.splitlines()[1]
+    said = out.splitlines()[1]
+    assert "demo says [bold]\\x1b[2Jhello" in said and "sql says [bold]\\x1b[2Jhello" in said
     bodies = [body for _, path, body in cluster.asked if path == "/v1/chat/completions"]
     assert [(b["model"], b["max_tokens"], b["temperature"]) for b in bodies] == [("demo", 5, 0), ("sql", 5, 0)]
 
