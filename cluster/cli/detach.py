@@ -109,9 +109,9 @@ def _give_up(settings: Settings, state: StateDir, snapshot: dict[str, Any] | Non
     say(f"error: {why}", err=True)
     instances = snapshot["instances"] if snapshot else {}
     if snapshot and snapshot["load_balancer"]["restarts"]:
-        click.echo("balancer:", err=True)
+        say("balancer:", err=True)
         for line in logfile.tail(state.log("balancer"), _LINES):
-            click.echo(f"    {line}", err=True)
+            say(f"    {printable_log(line)}", err=True)
     for name, i in instances.items():
         say(f"{name}: {i['state']}: {i['reason'] or i.get('phase') or 'no reason known'}", err=True)
         lines = (i.get("last_exit") or {}).get("log") or logfile.tail(state.log(name), _LINES)

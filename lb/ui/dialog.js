@@ -1,6 +1,6 @@
 // One dialog for every question: it stays open, with the reason in words, when what was asked for fails.
 
-import { $, h } from "./dom.js";
+import { $, h, put } from "./dom.js";
 
 /**
  * `fields`: {name, label, type: text|password|checkbox|select, value, options, required, help}; `run(values)` does it, and
@@ -12,8 +12,8 @@ export function ask({ title, text = "", action, danger = false, fields = [], run
   const form = dialog.querySelector("form");
   const go = $("dialog-go");
   const inputs = fields.map(field);
-  $("dialog-title").textContent = title;
-  $("dialog-text").textContent = text;
+  put($("dialog-title"), title);
+  put($("dialog-text"), text);
   $("dialog-fields").replaceChildren(...inputs.map(([row]) => row));
   $("dialog-error").hidden = true;
   go.textContent = action;
@@ -46,7 +46,7 @@ export function ask({ title, text = "", action, danger = false, fields = [], run
         // Cancelled meanwhile: what is open now is about something else.
         if (signal.aborted) { toast(error.message); return; }
         go.disabled = false;
-        $("dialog-error").textContent = error.message;
+        put($("dialog-error"), error.message);
         $("dialog-error").hidden = false;
       }
     }, { signal });
@@ -86,7 +86,7 @@ export function toast(text) {
 
 /** Shows code that can be copied. */
 export function showCode(title, text) {
-  $("code-title").textContent = title;
+  put($("code-title"), title);
   $("code-text").textContent = text;
   $("code-copy").textContent = "Copy";
   $("code").showModal();

@@ -1,5 +1,21 @@
 // Elements from text: nothing here, or anywhere on this page, turns text into markup.
 
+// What `config/text.py` escapes too: control characters but line ends and tabs, what reorders text or is invisible in it,
+// and line separators.
+const UNSAFE = new RegExp(
+  "[\\0-\\x08\\x0b-\\x1f\\x7f-\\x9f\\xad\\u061c\\u180e\\u200b\\u200e\\u200f\\u2028-\\u202e\\u2060-\\u206f\\ufeff\\ufff9-\\ufffb" +
+  "\\u{e0000}-\\u{e007f}\\ud800-\\udfff]", "gu");
+
+/** Text that others chose, so that each character stands where it is; anything else as it is. */
+export function printable(value) {
+  if (typeof value !== "string") return value;
+  return value.replace(UNSAFE, (c) => {
+    const code = c.codePointAt(0);
+    const digits = code < 256 ? 2 : code < 65536 ? 4 : 8;
+    return `\\${{ 2: "x", 4: "u", 8: "U" }[digits]}${code.toString(16).padStart(digits, "0")}`;
+  });
+}
+
 export const $ = (id) => document.getElementById(id);
 
 /** `h("td", {class: "n", onclick: f}, "text", element)` */
@@ -10,20 +26,20 @@ export function h(tag, attributes = {}, ...children) {
     else if (value === true) element.setAttribute(name, "");
     else if (value !== false && value !== null && value !== undefined) element.setAttribute(name, value);
   }
-  element.append(...children.filter((child) => child !== null && child !== undefined));
+  element.append(...children.filter((child) => child !== null && child !== undefined).map(printable));
   return element;
 }
 
 export function s(tag, attributes = {}, ...children) {
   const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  element.append(...children);
+  element.append(...children.map(printable));
   return element;
 }
 
 /** Writes only what differs, so that a selection and the focus stay where they are. */
 export function put(element, text) {
-  const wanted = text === null || text === undefined ? "" : String(text);
+  const wanted = text === null || text === undefined ? "" : printable(String(text));
   if (element.textContent !== wanted) element.textContent = wanted;
 }
 

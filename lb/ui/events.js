@@ -1,10 +1,11 @@
 // What happened, and what the processes write.
 
 import { request } from "./api.js";
-import { $, clock, h, keyed, options, put } from "./dom.js";
+import { $, clock, h, keyed, options, printable, put } from "./dom.js";
 import { store } from "./live.js";
 
 const BAD = /exited|failed|killed|unhealthy|drift|unsaved|stopped$|lost/;
+const COLOUR = /\x1b\[[0-9;:]*m/g;  // what programs write for a terminal
 const GOOD = /ready|loaded|saved|undrain/;
 
 export function eventRow(event) {
@@ -42,7 +43,7 @@ export async function readLog(name) {
       const { value, done } = await reader.read();
       if (done) break;
       const atEnd = view.scrollTop + view.clientHeight >= view.scrollHeight - 40;
-      view.append(value);
+      view.append(printable(value.replace(COLOUR, "").replace(/\r\n?/g, "\n")));
       while (view.textContent.length > MOST && view.firstChild !== view.lastChild) view.firstChild.remove();
       if (atEnd) view.scrollTop = view.scrollHeight;
     }

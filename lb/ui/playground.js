@@ -125,7 +125,7 @@ export async function refresh(wanted = null) {
   try {
     models = (await call("v1/models", { managed: false })).data;
   } catch (error) {
-    panes[0].numbers.textContent = error.message;
+    put(panes[0].numbers, error.message);
     return;
   }
   const bases = models.filter((m) => !m.parent).map((m) => m.id), adapters = models.filter((m) => m.parent).map((m) => m.id);

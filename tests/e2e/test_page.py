@@ -23,6 +23,7 @@ import pytest
 from selenium.webdriver.common.keys import Keys
 
 from browser import CHROMIUM, DRIVER, Page, browser
+from config.text import printable
 from harness import Cluster, clusterctl, free_port, kill
 
 # `make test` installs them where it may; where it all has to run, a browser that is missing is a failure.
@@ -320,6 +321,15 @@ def test_what_is_old_says_so(shown: Page) -> None:
     aged = "return import('./overview.js').then(m => m.aged(arguments[0]))"
     assert [shown.js(aged, {"age_s": age}) for age in (None, 0.9, 5, 42)] == ["", "", "", "as of 42 s ago"]
     assert "as of" not in shown.text("#supervisor")
+
+
+def test_names_of_others_are_shown_as_text(shown: Page) -> None:
+    evil = "a\x1b\u202e\u2028\n\U000e0041\x9b\u65e5\xa0\u200d"
+    told = shown.js(
+        "return import('./dom.js').then(m => [m.h('td', {}, arguments[0]).textContent, m.printable(arguments[0])])",
+        evil,
+    )
+    assert told == [printable(evil, lines=True)] * 2
 
 
 def test_light_and_dark(shown: Page) -> None:
