@@ -503,8 +503,8 @@ def visible_gpus() -> str | None:
 
 
 def cluster_url() -> str:
-    """Where the cluster is, for the commands that look for one."""
-    return os.environ.get("CLUSTERCTL_URL") or "http://127.0.0.1:8000"
+    """Where the cluster is, for the commands that look for one: the port that `up` would take is the one to ask."""
+    return os.environ.get("CLUSTERCTL_URL") or f"http://127.0.0.1:{os.environ.get(f'{PREFIX}PORT') or 8000}"
 
 
 def cluster_port(url: str | None = None) -> int:
@@ -524,7 +524,13 @@ def own_api_key() -> str | None:
 
 def own_state_dir(port: int) -> Path:
     """Of the cluster on ``port`` of this machine, as far as its commands are told."""
-    return Path(os.environ.get(f"{PREFIX}STATE_DIR") or default_state_dir(port)).expanduser()
+    return given_state_dir() or default_state_dir(port)
+
+
+def given_state_dir() -> Path | None:
+    """What CLUSTERCTL_STATE_DIR names; None where it is unset or empty."""
+    given = os.environ.get(f"{PREFIX}STATE_DIR")
+    return Path(given).expanduser().absolute() if given else None
 
 
 def own_admin_key() -> str | None:

@@ -32,7 +32,7 @@ class Finite(click.FloatRange):
 
 def url_option(function: F) -> F:
     return click.option(
-        "--url", default=None, help="The cluster's URL; default CLUSTERCTL_URL or http://127.0.0.1:8000."
+        "--url", default=None, help="The cluster's URL; default CLUSTERCTL_URL, or port CLUSTERCTL_PORT (8000) here."
     )(function)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ from cluster.client import ClusterClient, ClusterError
 from cluster.client.token import is_of_this_machine
 from config.errors import UsageError
 from config.paths import StateDir, default_state_dir
-from config.settings import cluster_port, cluster_url
+from config.settings import cluster_port, cluster_url, given_state_dir
 from worker import proc, run_file
 from worker.spec import ProcessId
 
@@ -53,8 +54,11 @@ def down_command(state_dir: Path | None, now: bool, no_wait: bool, url: str | No
 
 
 def find(url: str | None) -> Path | None:
-    """The state directory of the cluster at ``url``: as it says itself or, if it is too dead for that, the usual
-    one of its port. None if it is not on this machine: a folder of that name may be another cluster's here."""
+    """The state directory of the cluster at ``url``: without one CLUSTERCTL_STATE_DIR, else as the cluster says
+    itself or, if it is too dead for that, the usual one of its port. None if it is not on this machine: a folder of
+    that name may be another cluster's here."""
+    if not url and not os.environ.get("CLUSTERCTL_URL") and (given := given_state_dir()) is not None:
+        return given
     wanted = url or cluster_url()
     try:
         with client(wanted) as cluster:

@@ -151,7 +151,7 @@ apply_command = click.Command(
         click.Option(["--no-spare"], is_flag=True, help="Restart without a spare worker."),
         click.Option(["--json", "as_json"], is_flag=True, help="The answer of the API."),
         click.Option(["--no-wait"], is_flag=True, help="Return at once; the change goes on."),
-        click.Option(["--url"], help="The cluster's URL; default CLUSTERCTL_URL or http://127.0.0.1:8000."),
+        click.Option(["--url"], help="The cluster's URL; default CLUSTERCTL_URL, or port CLUSTERCTL_PORT (8000) here."),
         click.Option(["--config"], type=click.Path(path_type=Path), help="A YAML file with settings."),
         *(p for p in up_command.params if p.name not in _NOT_SETTINGS),
         *(p for p in up_command.params if p.name == "engine_args"),

@@ -275,6 +275,8 @@ def test_a_child_does_not_inherit_our_settings(environment: pytest.MonkeyPatch) 
 
 def test_the_commands_find_the_cluster_and_its_key(environment: pytest.MonkeyPatch) -> None:
     assert (settings.cluster_url(), settings.own_admin_key()) == ("http://127.0.0.1:8000", None)
+    environment.setenv("CLUSTERCTL_PORT", "8123")
+    assert settings.cluster_url() == "http://127.0.0.1:8123"
     environment.setenv("CLUSTERCTL_URL", "http://h:1")
     environment.setenv("CLUSTERCTL_ADMIN_KEY", "k")
     assert (settings.cluster_url(), settings.own_admin_key()) == ("http://h:1", "k")

@@ -130,3 +130,15 @@ def test_a_supervisor_that_drains_is_waited_for_and_one_that_hangs_is_not(
         down._wait_for_end(state, None)
     monkeypatch.setattr(down, "ClusterClient", Asked(12, supervisor.close))
     down._wait_for_end(state, None)
+
+
+def test_the_state_directory_of_the_environment_is_the_clusters_unless_a_url_is_given(
+    state: StateDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLUSTERCTL_STATE_DIR", str(tmp_path / "mine"))
+    monkeypatch.delenv("CLUSTERCTL_URL", raising=False)
+    _answer(monkeypatch, state, 4711, 1)
+    assert down.find(None) == tmp_path / "mine"
+    assert down.find(HERE) == state.root
+    monkeypatch.setenv("CLUSTERCTL_URL", HERE)
+    assert down.find(None) == state.root
