@@ -30,6 +30,7 @@ _ESCAPED = re.compile(rb"\\u00[4-7]")
 _INSIDE = rb'[^{}\[\]"\\]*+(?:"[^"\\]*+"[^{}\[\]"\\]*+)*+'
 _FLAT = rb'(?:"[^"\\]*+"|[-+.\w]++|\{' + _INSIDE + rb"\}|\[" + _INSIDE + rb"\])"
 _TO_THE_END = rb'\s*+(?:,\s*+"[^"\\]*+"\s*+:\s*+' + _FLAT + rb"\s*+)*+\}\s*+\Z"
+_NEAR = 64  # bytes, most of them blanks, that may stand before a key that is the first
 _VALUE = rb'"([^"\\\x00-\x1f]{1,1024}+)"'
 _AT_START = re.compile(rb'\s*+\{\s*+"model"\s*+:\s*+' + _VALUE + rb"\s*+[,}]")
 _AT_END = re.compile(rb'(?<!\\)"model"\s*+:\s*+' + _VALUE + _TO_THE_END)
@@ -73,7 +74,7 @@ def scan(content_type: str) -> Scan:
 
 
 def is_form(content_type: str) -> bool:
-    return content_type != "application/json" and content_type.lstrip().lower().startswith("multipart/form-data")
+    return content_type.lstrip().lower().startswith("multipart/form-data")
 
 
 def facts(body: bytes, content_type: str, *, previous: bool = True) -> Facts:
@@ -81,7 +82,7 @@ def facts(body: bytes, content_type: str, *, previous: bool = True) -> Facts:
     Raises ProxyError (400, 404)."""
     if not body:
         return NOTHING
-    if not is_form(content_type):
+    if content_type == "application/json" or not is_form(content_type):
         # A NUL: UTF-16, where a name is not to be found like this.
         once = body.count(b'"model"') < 2 and b"\0" not in body and not _has_escaped_letters(body)
         quick = _quick(body) if once and not (previous and b'"previous_response_id"' in body) else None
@@ -133,7 +134,8 @@ def is_light(body: bytes) -> bool:
 def _quick(body: bytes) -> Facts | None:
     """Without parsing, of a body with one ``"model"`` and no key in escapes; None where only that will tell: a name
     deep inside, or a stream before it. Of a stream that comes twice the last one counts."""
-    match = _AT_START.match(body) or _AT_END.match(body, body.find(b'"model"'))
+    at = body.find(b'"model"')
+    match = (_AT_START.match(body) if at < _NEAR else None) or _AT_END.match(body, at)
     if match is None:
         return None
     stream = body.rfind(b'"stream"')

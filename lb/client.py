@@ -17,7 +17,8 @@ from typing import cast
 
 from config.peer_credentials import uid_of_peer
 from lb.admission.allowance import Allowance
-from lb.body import AT_ONCE
+from lb.admission.budget import UNCOUNTED
+from lb.body import AT_ONCE, Scan
 from lb.downstream.intake import Intake
 from lb.downstream.pace import Pace
 from lb.downstream.presence import has_left
@@ -145,7 +146,8 @@ class ClientConnection(asyncio.Protocol):
     def done(self) -> None:
         """The answer is complete."""
         self._exchange = None
-        self._allowance.over()
+        if self._allowance.in_use:
+            self._allowance.over()
         if self.close_after or (self._ended and not self._buffer):
             self.close()
             return
@@ -453,13 +455,11 @@ class ClientConnection(asyncio.Protocol):
             return
         try:
             request.id = service.admit(request, self)
-            if length and length > service.admission.limits.max_body:
-                raise ProxyError(413, f"a body of more than {service.admission.limits.max_body} bytes")
             if self._unwanted is not None and not service.answers_anyway(head):
                 raise self._unwanted
-            if length != 0:
-                self._announced(head, length, len(rest))
-            scan = None if length is not None and length <= AT_ONCE else service.scan(head)
+            scan = None
+            if length is None or length > UNCOUNTED or len(rest) < length:
+                scan = self._announced(head, length, len(rest))
         except ProxyError as error:
             self._skip_or_close(rest, length)
             self.refuse(error)
@@ -481,15 +481,19 @@ class ClientConnection(asyncio.Protocol):
         if rest:
             self._take(rest)
 
-    def _announced(self, head: RequestHead, length: int | None, there: int) -> None:
-        """A body, of which some bytes are ``there``. Raises ProxyError where there is no room for it."""
-        allowance = self._allowance
+    def _announced(self, head: RequestHead, length: int | None, there: int) -> Scan | None:
+        """A body, of which some bytes are ``there``; what reads it on its way, None for a small one. Raises ProxyError
+        (413, 429, 503) where there is no room for it."""
+        allowance, longest = self._allowance, self._service.admission.limits.max_body
+        if length and length > longest:
+            raise ProxyError(413, f"a body of more than {longest} bytes")
         whole = length is not None and there >= length <= AT_ONCE
         room = allowance.whole(length or 0) if whole else not allowance.has_no_room
         if not room and not self._service.answers_anyway(head):
             raise allowance.no_room()
         if not whole:
             allowance.begin(monotonic())
+        return None if length is not None and length <= AT_ONCE else self._service.scan(head)
 
     def _skip_or_close(self, rest: bytes, length: int | None) -> None:
         """After a refusal: a body that is there already is passed over, for another one nobody waits."""

@@ -324,7 +324,7 @@ class Exchange(Relayed):
                 relay.take_over(self._broken)
         self._relay = relay
         forwarded = head.notes.get(headers.forwarded) or headers.forwarded(head, request.peer, proxy.trusted)
-        length = request.length if body is None else len(body)
+        length = len(request.body if body is None else body) if request.upload is None else request.length
         endpoint = backend.endpoint or self._endpoint(backend)
         start = headers.to_worker(
             head, endpoint.host_field, spec.path, forwarded, request.id, spec.api_key, length, self._websocket,

@@ -24,15 +24,15 @@ class Admission:
 
 class Allowance:
     """``wake`` is called when the body may be read on after `came` has said no. Times are s, monotonic; ``count`` rises
-    with every byte of the body that comes."""
+    with every byte of the body that comes. ``in_use``: there is something for `over` to give back."""
 
-    __slots__ = ("_admission", "_coming", "_held_up_since", "_origin", "_pace", "_share")
+    __slots__ = ("_admission", "_coming", "_held_up_since", "_origin", "_pace", "_share", "in_use")
 
     def __init__(self, admission: Admission, origin: str, wake: Callable[[], None]) -> None:
         self._admission, self._origin = admission, origin
         self._share = Share(admission.budget, wake)
         self._pace: Pace | None = None
-        self._coming = False
+        self._coming = self.in_use = False
         self._held_up_since = 0.0
 
     @property
@@ -47,13 +47,15 @@ class Allowance:
 
     def whole(self, size: int) -> bool:
         """It came in one piece; whether there is room for it."""
+        self.in_use = True
         return self._share.keep(size)
 
     def begin(self, now: float) -> None:
         """The first of several pieces is awaited. Raises ProxyError (429)."""
         self._admission.crowd.begin_body(self._origin)
         limits = self._admission.limits
-        self._coming, self._pace = True, Pace(limits.body, limits.rate, now, 0)
+        self._coming = self.in_use = True
+        self._pace = Pace(limits.body, limits.rate, now, 0)
 
     @property
     def waiting(self) -> bool:
@@ -88,6 +90,7 @@ class Allowance:
         if self._coming:
             self.complete()
         self._share.release()
+        self.in_use = False
 
     def refusal(self, now: float, count: int, *, paused: bool) -> ProxyError | None:
         """What to answer if it takes too long. ``paused``: it is not read at the moment."""

@@ -12,6 +12,10 @@ import heapq
 from collections.abc import Callable
 from itertools import count
 
+#: Bytes of a body that came in one piece up to which it is not counted: most of them are, and there are no more such
+#: bodies than connections.
+UNCOUNTED = 4 * 1024
+
 #: Bytes of a body that is read without a question.
 SMALL = 64 * 1024
 
