@@ -10,6 +10,7 @@ from cluster import adapter_files, engine_side
 from cluster.adapter_files import AdapterFacts, AdapterRejected, BaseShapes
 from cluster.adapters import Adapter, Version
 from cluster.plan import Plan
+from worker.demo import adapters as demo_adapters
 
 
 class Intake:
@@ -27,7 +28,7 @@ class Intake:
         base, side = await self._shapes(plan), await asyncio.to_thread(engine_side.read, plan.spec)
         return await asyncio.to_thread(
             adapter_files.inspect, path, base=base, served_names=plan.spec.served_names,
-            max_rank=plan.spec.max_lora_rank, roots=tuple(plan.settings.adapter_root),
+            max_rank=plan.spec.max_lora_rank, roots=_roots(plan.settings.adapter_root),
             allow_no_effect=allow_no_effect, side=side,
         )
 
@@ -70,3 +71,8 @@ class Intake:
             self._base = await asyncio.to_thread(adapter_files.read_base, plan.spec.model)
             self._base_read = True
         return self._base
+
+
+def _roots(given: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Where adapters may come from; those of the demo model are ours."""
+    return (*given, *demo_adapters().values()) if given else ()

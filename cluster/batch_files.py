@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -36,8 +37,13 @@ class Step:
     ask: Ask | None = None
 
 
-def lines(file: IO[bytes]) -> Iterator[tuple[int, bytes, int]]:
-    """(number from 1, line, offset behind it) of each line that is not empty; of too long a one its beginning."""
+#: How a JSON list of requests begins; no line that asks something does.
+_LIST = re.compile(rb"\s*\[\s*($|[{\"])")
+
+
+def lines(file: IO[bytes], plain: bool = False) -> Iterator[tuple[int, bytes, int]]:
+    """(number from 1, line, offset behind it) of each line that is not empty; of too long a one its beginning.
+    ``plain``: they are prompts. Raises UsageError for a file that is one JSON list: a line of it is no request."""
     offset = number = 0
     while line := file.readline(LONGEST + 1):
         number, offset, end = number + 1, offset + len(line), line
@@ -46,6 +52,8 @@ def lines(file: IO[bytes]) -> Iterator[tuple[int, bytes, int]]:
             offset += len(end)
         if number == 1:
             line = line.removeprefix(b"\xef\xbb\xbf")
+            if not plain and _LIST.match(line.rstrip()):
+                raise UsageError("the input is one JSON list; one request a line is needed: jq -c '.[]' FILE", 2)
         if line.strip():
             yield number, line.strip(b"\r\n"), offset
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,8 @@ HASH = "request_hash"
 #: Bytes of a line, as many as a cluster takes of a body by default; and values in it, such as token ids of a prompt.
 LONGEST, _VALUES = 64 * 1024 * 1024, 4_000_000
 _LABELS = ("id", "custom_id")
+#: Bytes of a line that is no JSON in which its names are looked for.
+_LOOKED_AT = 64 * 1024
 
 
 class BadLine(Exception):
@@ -53,13 +56,14 @@ class Ask:
 
 
 def ask_of(number: int, line: bytes, defaults: Defaults) -> Ask:
-    """What a line asks; one that cannot be understood is an Ask with ``wrong``."""
+    """What a line asks; one that cannot be understood is an Ask with ``wrong``, answered in the line's own form and
+    with its names, as far as they can be read."""
+    given: Any = None
     try:
         if len(line) > LONGEST:
             raise BadLine(f"longer than {LONGEST} bytes")
-        given: Any = _text(line) if defaults.plain else _json(line)
-        batch = isinstance(given, dict) and "url" in given and "body" in given
-        path, body, labels = _batch(given) if batch else _short(given, defaults)
+        given = _text(line) if defaults.plain else _json(line)
+        path, body, labels = _batch(given) if _is_batch(given) else _short(given, defaults)
         body.setdefault("model", defaults.model)
         if path in (CHAT, COMPLETIONS):
             body = {**defaults.sampling, **body}
@@ -67,8 +71,44 @@ def ask_of(number: int, line: bytes, defaults: Defaults) -> Ask:
                 body.pop(name, None)
         data = json.dumps(body, sort_keys=True).encode()
     except BadLine as error:
-        return Ask(number, "", b"", _hash(b"", line), {}, wrong=str(error))
-    return Ask(number, path, data, _hash(path.encode(), data), labels, batch)
+        if given is None and not defaults.plain:
+            given = _torn(line)
+        return Ask(number, "", b"", _hash(b"", line), _labels(given), _is_batch(given), wrong=str(error))
+    return Ask(number, path, data, _hash(path.encode(), data), labels, _is_batch(given))
+
+
+def _is_batch(given: Any) -> bool:
+    """OpenAI's form, also one that lacks something. In ours a ``url`` may say where a prompt is from."""
+    if not isinstance(given, dict):
+        return False
+    found = {"url", "body", "method"} & given.keys()
+    return found >= {"url", "body"} or (bool(found) and not {"prompt", "messages"} & given.keys())
+
+
+def _labels(given: Any) -> dict[str, Any]:
+    if not isinstance(given, dict):
+        return {}
+    if _is_batch(given):
+        return {"custom_id": given.get("custom_id")}
+    return {name: given[name] for name in _LABELS if name in given}
+
+
+#: A member of an object whose value is a text or a number, wherever it stands in the line.
+_MEMBER = re.compile(
+    rb'"(id|custom_id|url|body|method|prompt|messages)"\s*:\s*'
+    rb'("(?:[^"\\]|\\.)*"|-?[0-9]{1,18}(?=\s*[,}])|(?=[\[{]))'
+)
+
+
+def _torn(line: bytes) -> dict[str, Any]:
+    """What a line that is no JSON calls itself: of its members those that matter here, the first of each name."""
+    found: dict[str, Any] = {}
+    for name, value in _MEMBER.findall(line[:_LOOKED_AT]):
+        try:
+            found.setdefault(name.decode(), json.loads(value or b"{}"))
+        except ValueError:
+            continue
+    return found
 
 
 def _hash(path: bytes, body: bytes) -> str:
@@ -99,7 +139,7 @@ def _short(given: Any, defaults: Defaults) -> tuple[str, dict[str, Any], dict[st
     body = {"prompt": given} if isinstance(given, str) else given
     if not isinstance(body, dict):
         raise BadLine("neither an object nor a string")
-    labels = {name: body[name] for name in _LABELS if name in body}
+    labels = _labels(body)
     body = {name: value for name, value in body.items() if name not in _LABELS}
     if ("messages" in body) == ("prompt" in body):
         raise BadLine('one of "messages" and "prompt" is needed')
@@ -113,14 +153,14 @@ def _short(given: Any, defaults: Defaults) -> tuple[str, dict[str, Any], dict[st
 
 def _batch(given: dict[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """``{"custom_id": …, "method": "POST", "url": "/v1/…", "body": {…}}``."""
-    url, body = given["url"], given["body"]
+    url, body = given.get("url"), given.get("body")
     if str(given.get("method", "POST")).upper() != "POST":
         raise BadLine('"method" is not POST')
     if not isinstance(url, str) or not url.startswith("/v1/") or any(c in url for c in " ?#\\") or not url.isascii():
         raise BadLine('"url" is not a path such as /v1/chat/completions')
     if not isinstance(body, dict):
         raise BadLine('"body" is not an object')
-    return url, dict(body), {"custom_id": given.get("custom_id")}
+    return url, dict(body), _labels(given)
 
 
 def answered(ask: Ask, data: Any, request_id: str | None) -> dict[str, Any]:

@@ -109,7 +109,8 @@ def engine_spec(settings: Settings) -> EngineSpec:
         # Not bfloat16: on a CPU with AMX, vLLM 0.32 uses tiles for attention without asking the kernel for them, and
         # a model this small does nothing before that would have asked: SIGILL (docs/decisions/0004).
         model, names, dtype = str(model_path()), (MODEL_NAME,), "float32"
-        own = {} if flags.has(args, "--no-enable-lora") else demo_adapters()
+        # Servers that are balanced have models of their own.
+        own = {} if flags.has(args, "--no-enable-lora") or not settings.instances else demo_adapters()
         adapters = {**{name: str(path) for name, path in own.items()}, **adapters}
     else:
         _check_model(model)

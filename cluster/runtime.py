@@ -108,16 +108,24 @@ async def _epoch(state: StateDir, store: Store) -> int:
 
 
 def _handle_signals(supervisor: Supervisor) -> None:
-    """The first SIGINT or SIGTERM drains and stops; a second one kills."""
+    """The first SIGINT or SIGTERM drains and stops; a second one, or SIGQUIT, kills. A closed terminal is the first
+    one, however often it is told of (its shell and the kernel both do), unless it is to be ignored (nohup)."""
     asked = False
 
-    def on_signal() -> None:
+    def on_signal(number: signal.Signals) -> None:
         nonlocal asked
-        supervisor.shut_down(now=asked)
+        if number is signal.SIGHUP:
+            if not asked:
+                supervisor.shut_down(now=False)
+            return
+        supervisor.shut_down(now=asked or number is signal.SIGQUIT)
         asked = True
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, on_signal)
+    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGQUIT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    for number in numbers:
+        asyncio.get_running_loop().add_signal_handler(number, on_signal, number)
 
 
 def _plan_to_end(settings: Settings) -> Plan:

@@ -9,7 +9,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from config import bounded
 from config.errors import UsageError, nearest
+
+#: Bytes of a file of prompts; the usual ShareGPT file has 670 MB.
+_MOST = 2 << 30
 
 _KEYS = ("prompt", "messages", "output_tokens")
 
@@ -48,20 +52,47 @@ def made_up(count: int, words: int, chance: Random) -> list[Prompt]:
 
 
 def read_prompts(path: Path) -> list[Prompt]:
-    """One a line: JSON objects with `prompt` or `messages` and perhaps `output_tokens` in a file named .jsonl, texts in
-    any other. Raises UsageError naming file and line."""
+    """JSON objects with `prompt` or `messages` and perhaps `output_tokens`, one a line in a file named .jsonl and in
+    one list in a file named .json, where they may also be conversations as ShareGPT has them; in any other file one
+    text a line. Raises UsageError naming file and line."""
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        text = bounded.read_text(path, _MOST)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}", exit_code=2) from None
     except UnicodeDecodeError:
         raise UsageError(f"{path}: not a UTF-8 text file", exit_code=2) from None
+    except bounded.Unfit as error:
+        raise UsageError(f"{path} {error}", exit_code=2) from None
+    if path.suffix == ".json":
+        return _array(str(path), _json(str(path), text))
+    lines = text.split("\n")
     numbered = [(f"{path}, line {number}", line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
     if not numbered:
         raise UsageError(f"{path}: no prompt in it", exit_code=2)
     if path.suffix != ".jsonl":
         return [Prompt(line) for _, line in numbered]
     return [_prompt(where, _json(where, line)) for where, line in numbered]
+
+
+def _array(where: str, items: Any) -> list[Prompt]:
+    """A list of prompts. Of conversations the first question is asked, as `vllm bench serve` does; those without one
+    are left out."""
+    if not isinstance(items, list):
+        raise UsageError(f"{where}: a list is needed; one object a line goes into a file named .jsonl", exit_code=2)
+    if not all(isinstance(item, dict) and "conversations" in item for item in items):
+        return listed(where, items)
+    found = [Prompt(text) for text in map(_first_question, items) if text]
+    if not found:
+        raise UsageError(f"{where}: no prompt in it", exit_code=2)
+    return found
+
+
+def _first_question(item: dict[str, Any]) -> str | None:
+    """Of a ShareGPT conversation."""
+    turns = item["conversations"]
+    turn = turns[0] if isinstance(turns, list) and turns else None
+    value = turn.get("value") if isinstance(turn, dict) and turn.get("from") in ("human", "user") else None
+    return value if isinstance(value, str) and value.strip() else None
 
 
 def listed(where: str, items: Sequence[Any]) -> list[Prompt]:
@@ -78,7 +109,7 @@ def listed(where: str, items: Sequence[Any]) -> list[Prompt]:
 def _json(where: str, line: str) -> Any:
     try:
         return json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{where}: no JSON: {error}", exit_code=2) from None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from config.settings import from_json
 
 
 def main() -> int:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it has no terminal; some send it for "read your settings again"
     try:
         return foreground(from_json(private.read(Path(sys.argv[1])).decode()))
     except UsageError as error:

@@ -89,7 +89,7 @@ def _options(function: F) -> F:
         click.option("--duration", type=above, help="Begin none after so many seconds."),
         click.option("--concurrency", type=positive, help=f"So many at a time. Default {_CONCURRENCY}."),
         click.option("--rate", type=above, help="So many begin a second, at random, whatever became of others."),
-        click.option("--prompts-file", type=path, help="A prompt a line; .jsonl: objects with `prompt` or `messages`."),
+        click.option("--prompts-file", type=path, help="A prompt a line; .jsonl, .json: objects."),
         click.option("--num-prompts", type=positive, help="Make up so many. Default one a request."),
         click.option("--prompt-words", type=positive, default=64, show_default=True, help="Words of each of those."),
         click.option("--max-tokens", type=positive, help="Longest answer. Default what the prompt says, or 128."),

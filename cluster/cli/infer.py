@@ -64,8 +64,8 @@ def infer_command(
         size = os.fstat(file.fileno()).st_size if Path(source).is_file() else None
         report = Report(out)
         steps = batch_files.steps(
-            batch_files.lines(file), functools.partial(batch_lines.ask_of, defaults=defaults), out.name, out.kept(),
-            out.earlier(),
+            batch_files.lines(file, text), functools.partial(batch_lines.ask_of, defaults=defaults), out.name,
+            out.kept(), out.earlier(),
         )
         with _progress(report, size, shown=target != "-"):
             try:

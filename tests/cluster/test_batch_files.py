@@ -191,3 +191,14 @@ def test_a_line_of_more_values_than_any_prompt_is_not_parsed(monkeypatch: pytest
     monkeypatch.setattr(batch_lines, "_VALUES", 100)
     ask = batch_lines.ask_of(1, b'{"prompt": [' + b"1," * 200 + b"1]}", Defaults("m"))
     assert "more than the 100 values" in ask.wrong
+
+
+@pytest.mark.parametrize("text", [b'[\n {"prompt": "q"}\n]', b'[{"prompt": "q"}]', b'\xef\xbb\xbf [ "a", "b" ]\r\n'])
+def test_one_json_list_is_no_file_of_lines(text: bytes) -> None:
+    with pytest.raises(UsageError, match=r"one JSON list; one request a line is needed: jq -c"):
+        next(lines(io.BytesIO(text)))
+    assert next(lines(io.BytesIO(text), plain=True))[0] == 1, "as texts they are prompts like others"
+
+
+def test_marks_and_line_ends_of_other_systems_are_no_part_of_a_line() -> None:
+    assert [line for _, line, _ in lines(io.BytesIO(b'\xef\xbb\xbf"a"\r\n\r\n"b"\r\n[1]'))] == [b'"a"', b'"b"', b"[1]"]

@@ -137,3 +137,44 @@ def test_lines_that_are_not_ours(line: bytes) -> None:
 
 def test_what_no_encoding_holds_does_not_end_the_run() -> None:
     assert json.loads(line_of({"text": "\ud83d"})) is not None
+
+
+@pytest.mark.parametrize(
+    ("line", "labels", "batch"),
+    [
+        (b'{"custom_id": "c", "method": "POST", "url": "/v1/x?y", "body": {}}', {"custom_id": "c"}, True),
+        (b'{"custom_id": "c", "method": "GET", "url": "/v1/x", "body": {}}', {"custom_id": "c"}, True),
+        (b'{"custom_id": "c", "url": "/v1/x", "body": []}', {"custom_id": "c"}, True),
+        (b'{"custom_id": "c", "url": "/v1/x"}', {"custom_id": "c"}, True),
+        (b'{"custom_id": "c", "body": {"prompt": "q"}}', {"custom_id": "c"}, True),
+        (b'{"custom_id": "c", "method": "POST"}', {"custom_id": "c"}, True),
+        (b'{"method": "POST", "url": "/v1/x", "body": 1}', {"custom_id": None}, True),
+        (b'{"id": 7, "nothing": 1}', {"id": 7}, False),
+        (b'{"id": 7, "custom_id": "c", "prompt": "q", "messages": []}', {"id": 7, "custom_id": "c"}, False),
+        (b'{"custom_id": "\\u00e4", "method": "POST", "url": "/v1/x", "body": {"pro', {"custom_id": "\xe4"}, True),
+        (b'{"custom_id": "c", "body": {"n": NaN}, "url": "/v1/x"}', {"custom_id": "c"}, True),
+        (b'{"id": 7, "prompt": "q",}', {"id": 7}, False),
+        (b'{"id": "\xff", "prompt": "q"}', {}, False),
+        (b'{"prompt": "\\"id\\": 3", "id": 4', {}, False),
+        (b"\xff\xfe", {}, False), (b"{}", {}, False), (b"[]", {}, False), (b"7", {}, False),
+    ],
+)  # fmt: skip
+def test_a_line_that_asks_nothing_is_answered_in_its_form_under_its_name(
+    line: bytes, labels: dict[str, Any], batch: bool
+) -> None:
+    ask = ask_of(3, line, BASE)
+    assert ask.wrong and not ask.path
+    assert (ask.labels, ask.batch) == (labels, batch)
+    record = json.loads(line_of(failed(ask, ask.wrong)))
+    if batch:
+        assert record["response"] is None and record["id"] == "line-3"
+        assert record["error"] == {"code": None, "message": ask.wrong}
+    else:
+        assert record["line"] == 3 and record["error"] == {"message": ask.wrong, "status": None}
+    assert {name: record.get(name) for name in labels} == labels
+    again = written(line_of(record))
+    assert again is not None and again.failed and again.hash == ask_of(9, line, BASE).hash, "a later run knows it"
+
+
+def test_a_field_of_ours_may_be_called_as_one_of_theirs() -> None:
+    assert _ask({"prompt": "q", "url": "https://where.it/is/from"})[0] == COMPLETIONS

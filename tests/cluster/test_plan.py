@@ -207,3 +207,7 @@ def test_traces_without_the_extra_are_refused_in_one_line(monkeypatch: pytest.Mo
     with pytest.raises(UsageError, match=r"clusterctl\[otel\]"):
         plan.make(settings)
     assert plan.make(load({"engine": "sim"}))
+
+
+def test_without_workers_there_are_no_adapters_of_the_demo() -> None:
+    assert not _plan(instances=0, min_instances=0, backend=["http://127.0.0.1:1"]).spec.adapters

@@ -148,3 +148,34 @@ def test_json_of_a_prompt_is_what_vllm_bench_reads_too(tmp_path: Path) -> None:
     made = made_up(3, 5, Random(0))
     path.write_text("".join(json.dumps({"prompt": prompt.content, "output_tokens": 4}) + "\n" for prompt in made))
     assert [prompt.output_tokens for prompt in read_prompts(path)] == [4, 4, 4]
+
+
+def _written(folder: Path, name: str, data: bytes) -> Path:
+    (folder / name).write_bytes(data)
+    return folder / name
+
+
+def test_a_json_list_is_many_prompts(tmp_path: Path) -> None:
+    shared = [
+        {"id": "a", "conversations": [{"from": "human", "value": "one"}, {"from": "gpt", "value": "x"}]},
+        {"id": "b", "conversations": [{"from": "gpt", "value": "x"}]}, {"id": "c", "conversations": []},
+        {"id": "d", "conversations": [{"from": "user", "value": "two\nlines"}]},
+    ]  # fmt: skip
+    mark = b"\xef\xbb\xbf"
+    found = read_prompts(_written(tmp_path, "s.json", mark + json.dumps(shared, indent=1).encode()))
+    assert [prompt.content for prompt in found] == ["one", "two\nlines"]
+    found = read_prompts(_written(tmp_path, "p.json", b'["a", {"prompt": "b", "output_tokens": 3}]'))
+    assert [(prompt.content, prompt.output_tokens) for prompt in found] == [("a", None), ("b", 3)]
+
+
+@pytest.mark.parametrize("text", ["{}", '{"prompt": "q"}', "[]", "7", "[", "[[]]", '[{"conversations": 1}]', "[" * 999])
+def test_json_that_is_no_list_of_prompts_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UsageError, match=r"p\.json"):
+        read_prompts(_written(tmp_path, "p.json", text.encode()))
+
+
+@pytest.mark.parametrize("name", ["p.txt", "p.jsonl"])
+def test_marks_and_line_ends_of_other_systems_are_no_part_of_a_prompt(tmp_path: Path, name: str) -> None:
+    lines = ["one", "two"] if name == "p.txt" else ['{"prompt": "one"}', '{"prompt": "two"}']
+    file = _written(tmp_path, name, b"\xef\xbb\xbf" + "\r\n".join(lines).encode() + b"\r\n")
+    assert [prompt.content for prompt in read_prompts(file)] == ["one", "two"]
