@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import stat
 import subprocess
 
 import httpx
 
-from harness import CLI, Cluster, environment
+from harness import CLI, Cluster, environment, poll
 from worker.demo import adapter_path, model_path
 
 
@@ -40,7 +42,47 @@ def test_a_detached_cluster_is_found_by_the_relative_paths_that_it_was_started_w
     assert {"x", "listed"} <= {card["id"] for card in httpx.get(f"{cluster.url}/v1/models", timeout=10).json()["data"]}
     assert stat.S_IMODE(root.stat().st_mode) == 0o755
     assert sorted(entry.name for entry in root.iterdir()) == ["key", "l.json", "m", "mine.txt", "p", "state"]
+    supervisor = cluster.status()["supervisor"]["pid"]
+    os.kill(supervisor, signal.SIGHUP)  # it has no terminal that could be closed
+    assert cluster.status()["supervisor"]["pid"] == supervisor
     check = _here(cluster, "state", "check", "--state-dir", "./state")
     assert "in use" in check.stdout, check.stderr
     assert _here(cluster, "down", "--state-dir", "state/../state").stdout == "down\n"
+    assert not cluster.leftovers()
+
+
+def _foreground(cluster: Cluster, *before: str) -> subprocess.Popen[bytes]:
+    """`up` with one worker, once that is ready; ``before``: what starts it."""
+    place = ("--port", str(cluster.port), "--state-dir", str(cluster.state_dir))
+    process = subprocess.Popen(
+        [*before, CLI, "up", "--engine", "sim", "--instances", "1", *place], env=environment(),
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+
+    def ready() -> bool:
+        assert process.poll() is None
+        try:
+            return bool(cluster.status()["running_instances"])
+        except httpx.HTTPError:
+            return False
+
+    poll(ready, 40, "a ready worker")
+    return process
+
+
+def test_a_closed_terminal_ends_all_of_a_foreground_cluster(cluster: Cluster) -> None:
+    """The shell and the kernel both tell of it; the second time is no wish to kill."""
+    process = _foreground(cluster)
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(30) == 0
+    assert not cluster.leftovers()
+
+
+def test_nohup_outlives_the_terminal(cluster: Cluster) -> None:
+    process = _foreground(cluster, "nohup")
+    process.send_signal(signal.SIGHUP)
+    assert cluster.complete().status_code == 200
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
     assert not cluster.leftovers()
