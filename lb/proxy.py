@@ -178,7 +178,8 @@ class Proxy:
     async def render(self, backend: Backend, path: str, body: bytes) -> bytes | None:
         """What a worker says of the generation that ``body`` asks for at ``path``, see `lb.resume.rendered`; None where
         it does not say. Raises AttemptFailed."""
-        status, answer = await self._post(backend, f"{path}/render", body, _RENDER_S)
+        timeout = min(_RENDER_S, self.stall_timeout)  # for longer no stream stands still where another place is free
+        status, answer = await self._post(backend, f"{path}/render", body, timeout)
         return answer if status == 200 else None
 
     async def _post(self, backend: Backend, path: str, body: bytes, timeout: float) -> tuple[int, bytes]:

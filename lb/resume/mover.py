@@ -45,6 +45,7 @@ async def move(
         async def read(tokens: Sequence[int], backend: Backend = backend) -> str:
             return await proxy.read_tokens(backend, info.model, tokens)
 
+        lease = backend.lease(_unheard)  # it counts as asked, so that it is found if it stands still
         try:
             script.settle(await proxy.render(backend, script.path, script.body))
             point = await script.point(read)
@@ -55,10 +56,16 @@ async def move(
                 raise ProxyError(502, f"no worker could go on with it: {failure}", source=Source.UPSTREAM) from None
             await asyncio.sleep(_PAUSE_S)
             continue
+        finally:
+            lease.release()
         if not backend.keeps_running() or backend.ejection.active(proxy.clock()):
             continue
         again = len(script.tokens()) - point.kept
         return Move(backend, script.go_on(point, backend.longest()), continuation.PATH, again)
+
+
+def _unheard(reason: str) -> None:
+    """A worker that is lost closes the connection on which it was asked."""
 
 
 async def refuse_poison(proxy: Proxy, record: Record, request: str) -> None:
