@@ -21,35 +21,35 @@ from config.peer_credentials import owners
 from config.principal import Principal
 from config.strategy_file import StrategyReader
 from config.topology import BackendSet, BalancerConfig
-from lb.admin import Admin
+from lb.admin.api import Admin
+from lb.admin.bridge import InnerEndpoint
+from lb.admin.event_stream import EventFeed
+from lb.admin.explain import Why
+from lb.admission.admin_guard import Caller, Guard, is_loopback
 from lb.admission.allowance import Admission
 from lb.admission.budget import Budget
 from lb.admission.credentials import Credentials
 from lb.admission.crowd import Crowd
 from lb.admission.proxy_signs import sign_of_proxy
 from lb.admission.ui_sessions import UiSessions
-from lb.client import ClientConnection
-from lb.counters import Counters
+from lb.control.link import Link
+from lb.control.peers import Siblings
+from lb.downstream.connection import ClientConnection
 from lb.downstream.cors import Cors
-from lb.errors import ProxyError, error_body
-from lb.events import EventFeed
-from lb.front import Front
-from lb.guard import Caller, Guard, is_loopback
-from lb.headers import FORWARDED, Trusted
-from lb.http1.request import RequestHead
-from lb.inner import InnerEndpoint
+from lb.downstream.server import Front
 from lb.limits import most_connections
-from lb.link import Link
-from lb.metrics import Metrics
-from lb.observers import Observers
-from lb.outcomes import Outcomes
-from lb.pool import Pool
-from lb.proxy import Proxy
-from lb.request import Limits
-from lb.siblings import Siblings
-from lb.upstream import Upstream
-from lb.waiting import Changes
-from lb.why import Why
+from lb.protocol.errors import ProxyError, error_body
+from lb.protocol.http1.request import RequestHead
+from lb.protocol.messages import Limits
+from lb.records.loss_report import Outcomes
+from lb.records.observers import Observers
+from lb.routing.notifier import Changes
+from lb.routing.pool import Pool
+from lb.routing.router import Proxy
+from lb.telemetry.metrics import Metrics
+from lb.telemetry.shared_counters import Counters
+from lb.upstream.connections import Upstream
+from lb.upstream.headers import FORWARDED, Trusted
 
 log = logging.getLogger(__name__)
 

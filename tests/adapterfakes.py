@@ -10,11 +10,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from cluster.adapter_agent import AdapterAgent
-from cluster.adapters import Adapter
-from cluster.instance import Instance
-from cluster.rollout import Rollouts
-from cluster.state import WorkerState
+from cluster.adapters.agent import AdapterAgent
+from cluster.adapters.registry import Adapter
+from cluster.adapters.rollout import Rollouts
+from cluster.fleet.instance import Instance
+from cluster.fleet.states import WorkerState
 from fakes import Clock
 from worker.demo import MODEL_NAME, adapter_path, model_path
 from worker.probe import ProbeFailed

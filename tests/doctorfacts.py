@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cluster import plan as plans
-from cluster.doctor.facts import Clock, Cpu, Disk, Engine, Facts, Gpu, Gpus, Port, State
-from cluster.doctor.limits import Limits
-from cluster.placement import Machine
-from cluster.plan import Plan
+from cluster.deployment import plan as plans
+from cluster.deployment.plan import Plan
+from cluster.fleet.placement import Machine
+from cluster.tools.doctor.facts import Clock, Cpu, Disk, Engine, Facts, Gpu, Gpus, Port, State
+from cluster.tools.doctor.limits import Limits
 from config.settings import load
 from worker.engines.vllm import VllmEngine
 

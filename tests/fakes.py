@@ -15,7 +15,7 @@ from typing import TypeVar
 import pytest
 
 from config.settings import PLAIN_NAMES, PREFIX
-from worker.process import Handle, spawn
+from worker.drivers.local import Handle, spawn
 from worker.spec import ProcessId, WorkerSpec
 
 T = TypeVar("T")
@@ -101,7 +101,7 @@ class FakeLauncher:
 
 
 class Processes:
-    """Real processes by `worker.process.spawn`; `end` leaves none of them."""
+    """Real processes by `worker.drivers.local.spawn`; `end` leaves none of them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

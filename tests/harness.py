@@ -29,7 +29,8 @@ AS_CLUSTER = {"Authorization": f"Bearer {WORKER_KEY}"}
 CLI = str(Path(sys.executable).with_name("clusterctl"))
 
 
-#: Ports for clusters under test: below those that the kernel gives to outgoing connections, none of `cluster.ports`.
+#: Ports for clusters under test: below those that the kernel gives to outgoing connections, none of
+#: `cluster.deployment.ports`.
 _PORTS = range(12_000, 20_000)
 _given: set[int] = set()
 

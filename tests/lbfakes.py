@@ -17,7 +17,7 @@ from aiohttp import web
 
 from config.topology import BackendSet, BackendSpec, BalancerConfig
 from lb import app
-from lb.backend import Backend
+from lb.routing.backend import Backend
 
 DEADLINE_S = 5.0
 

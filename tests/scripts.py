@@ -1,4 +1,4 @@
-"""A `lb.resume.script.Script` fed without I/O, and broken."""
+"""A `lb.forwarding.resume.script.Script` fed without I/O, and broken."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from lb.http1.chunked import frame, payload_of
-from lb.model_metrics import ModelMetrics
-from lb.resume import asked
-from lb.resume.script import Script
+from lb.forwarding.resume import asked
+from lb.forwarding.resume.script import Script
+from lb.protocol.http1.chunked import frame, payload_of
+from lb.telemetry.model_metrics import ModelMetrics
 from simstreams import CONTEXT, stream
 from worker.sim import tokens
 

@@ -28,3 +28,10 @@ def test_a_module_that_says_it_is_pure_is_held_to_it() -> None:
                 pure.add(".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"))
     assert len(pure) > 50
     assert not [name for name in pure if not any(f"{name}.".startswith(f"{module}.") for module in held)]
+
+
+def test_modules_stand_in_the_folder_that_they_belong_to() -> None:
+    beside = {
+        package: {path.stem for path in (ROOT / package).glob("*.py")} - {"__init__"} for package in ("lb", "cluster")
+    }
+    assert beside == {"lb": {"__main__", "app", "limits"}, "cluster": {"events"}}

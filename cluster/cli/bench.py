@@ -32,7 +32,7 @@ class _MixType(click.ParamType[Any]):
     name = "mix"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        from cluster.bench.mix import parse_mix
+        from cluster.tools.bench.mix import parse_mix
 
         try:
             return parse_mix(value) if isinstance(value, str) else value
@@ -44,7 +44,7 @@ def _load_file(context: click.Context, parameter: click.Parameter, value: Path |
     """What the file says becomes the defaults of the options, checked as they are."""
     if value is None:
         return None
-    from cluster.bench import file
+    from cluster.tools.bench import file
 
     found = file.read(value)
     options = {option.name: option for option in context.command.params}
@@ -143,9 +143,9 @@ def _plans(options: dict[str, Any]) -> list[Any]:
     """One a run. Raises UsageError and ClusterError."""
     from random import Random
 
-    from cluster.bench import prompts, targets
-    from cluster.bench.run import Plan
-    from cluster.bench.send import Form
+    from cluster.tools.bench import prompts, targets
+    from cluster.tools.bench.run import Plan
+    from cluster.tools.bench.send import Form
     from config.settings import cluster_url, own_api_key
 
     url = root_of(options["url"] or cluster_url())
@@ -185,8 +185,8 @@ def _listed(url: str, key: str | None, model: str | None) -> list[Model]:
 
 def _measure(plans: list[Any], options: dict[str, Any]) -> tuple[Any, int]:
     """The result, and the exit code."""
-    from cluster.bench.result import Result, all_failed
     from cluster.cli.bench_run import measure
+    from cluster.tools.bench.result import Result, all_failed
 
     at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     outcomes, signalled = measure(plans)
@@ -220,7 +220,7 @@ def _make_folder(folder: Path) -> None:
 
 def _save(result: Any, options: dict[str, Any]) -> None:
     """The JSON first: it is the result, the picture is not."""
-    from cluster.bench import plot
+    from cluster.tools.bench import plot
 
     stem = f"bench-{result.at.replace(':', '').replace('-', '')}"
     file = options["out"] / f"{stem}.json"
@@ -242,8 +242,8 @@ def _save(result: Any, options: dict[str, Any]) -> None:
 
 
 def _compare(first: Path, second: Path) -> int:
-    from cluster.bench.compare import read_result
     from cluster.cli.bench_tables import show_comparison
+    from cluster.tools.bench.compare import read_result
 
     names = [first.name, second.name] if first.name != second.name else [str(first), str(second)]
     show_comparison(console(), names, read_result(first), read_result(second))

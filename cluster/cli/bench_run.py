@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 import uvloop
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from cluster.bench.run import Plan, Run
-from cluster.bench.samples import Outcome, Sample
 from cluster.cli.render import console
 from cluster.cli.streams import ending_signals
+from cluster.tools.bench.run import Plan, Run
+from cluster.tools.bench.samples import Outcome, Sample
 from config.text import printable
 
 

@@ -8,10 +8,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from cluster.bench import compare
-from cluster.bench.samples import LATENCIES
-from cluster.bench.stats import FIGURES
 from cluster.cli.render import cell, plain_table
+from cluster.tools.bench import compare
+from cluster.tools.bench.samples import LATENCIES
+from cluster.tools.bench.stats import FIGURES
 
 _VERDICTS = {"better": "green", "worse": "red"}
 

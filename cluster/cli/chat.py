@@ -13,8 +13,8 @@ from cluster.cli.chat_session import COMMANDS, Leave, Session, messages
 from cluster.cli.common import Finite, client, url_option
 from cluster.cli.models import chosen
 from cluster.client import ClusterError
-from cluster.conversation import Conversation
-from cluster.openai_client import OpenAIClient
+from cluster.tools.chat.conversation import Conversation
+from cluster.tools.chat.openai_client import OpenAIClient
 from config.errors import UsageError
 from config.settings import cluster_url, own_admin_key
 from config.text import printable

@@ -12,8 +12,8 @@ from typing import IO, Any, Protocol
 import click
 
 from cluster.client import ClusterError
-from cluster.conversation import Conversation
-from cluster.openai_client import Answer
+from cluster.tools.chat.conversation import Conversation
+from cluster.tools.chat.openai_client import Answer
 from config.errors import nearest
 from config.files import replacing
 from config.text import printable

@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 
 import click
 
+from cluster.api.handlers import BALANCER
 from cluster.cli.arguments import AbsolutePath
 from cluster.cli.render import say
 from cluster.client import ClusterClient
-from cluster.commands import BALANCER
 from config.settings import cluster_url, own_admin_key
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -9,11 +9,11 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from cluster import plan
 from cluster.cli.down import bring_down
 from cluster.cli.render import say
 from cluster.client import ClusterClient, ClusterError
-from cluster.lock import lock
+from cluster.deployment import plan
+from cluster.storage.lock import lock
 from config import private
 from config.errors import UsageError
 from config.files import rewrite

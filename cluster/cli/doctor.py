@@ -13,9 +13,9 @@ from rich.table import Table
 from cluster.cli.common import Finite
 from cluster.cli.render import cell, console, say
 from cluster.cli.up import given_flags, up_command
-from cluster.doctor import engines, gather, machine, models, setup
-from cluster.doctor.facts import Facts
-from cluster.doctor.finding import Finding
+from cluster.tools.doctor import engines, gather, machine, models, setup
+from cluster.tools.doctor.facts import Facts
+from cluster.tools.doctor.finding import Finding
 
 _STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}
 

@@ -14,11 +14,11 @@ from urllib.parse import urlsplit
 
 import click
 
-from cluster import lock
 from cluster.cli.common import client, state_dir_option, url_option
 from cluster.cli.render import say
 from cluster.client import ClusterClient, ClusterError
 from cluster.client.token import is_of_this_machine
+from cluster.storage import lock
 from config.errors import UsageError
 from config.paths import StateDir, default_state_dir
 from config.settings import cluster_port, cluster_url, given_state_dir
@@ -101,7 +101,7 @@ def bring_down(state: StateDir, *, now: bool = False, no_wait: bool = False, qui
         # No supervisor: become one that only ends what there is.
         if not state.database.exists():
             raise UsageError(f"{state.root} is no state directory of a cluster")
-        from cluster.runtime import end  # all of a supervisor: only where it is needed
+        from cluster.supervisor.runtime import end  # all of a supervisor: only where it is needed
 
         logging.basicConfig(level=logging.WARNING)
         asyncio.run(end(state))

@@ -14,14 +14,15 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from cluster import batch_files, batch_lines
-from cluster.batch_files import Output, Step
-from cluster.batch_lines import Defaults
-from cluster.batch_run import Asker, fed, in_order
 from cluster.cli.common import Finite, client, url_option
 from cluster.cli.models import chosen
 from cluster.cli.render import console, say
 from cluster.client import ClusterError
+from cluster.tools.batch import files as batch_files
+from cluster.tools.batch import lines as batch_lines
+from cluster.tools.batch.files import Output, Step
+from cluster.tools.batch.lines import Defaults
+from cluster.tools.batch.run import Asker, fed, in_order
 from config.errors import UsageError
 from config.settings import cluster_url, own_admin_key
 

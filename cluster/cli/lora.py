@@ -154,7 +154,8 @@ def test(name: str, prompt: str, max_tokens: int, url: str | None) -> int:
 @_no_effect
 def validate(path: Path, model: Path | None, max_lora_rank: int, allow_no_effect: bool) -> int:
     """Check the adapter in folder PATH as a cluster would before it loads it. No cluster is needed."""
-    from cluster import adapter_files, engine_side  # they read models: not for every start of the command line
+    from cluster.adapters.validation import engine_side  # they read models: not for every start of the command line
+    from cluster.adapters.validation import files as adapter_files
     from worker.demo import MODEL_NAME, model_path
     from worker.spec import EngineSpec
 

@@ -12,12 +12,12 @@ from types import FrameType
 import click
 from rich.table import Table
 
-from cluster.bench.stats import summary
 from cluster.cli.arguments import AbsolutePath, adapter_name
 from cluster.cli.common import client, url_option
 from cluster.cli.render import console, plain_table, say
 from cluster.cli.streams import ending_signals
 from cluster.client import ClusterClient, ClusterError
+from cluster.tools.bench.stats import summary
 from config.errors import UsageError
 
 _NAME, _ADAPTER = "bench-lora", "pirate"

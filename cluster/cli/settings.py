@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from cluster import plan
 from cluster.cli.render import say
+from cluster.deployment import plan
 from config import settings
 
 
@@ -47,7 +47,7 @@ def validate(file: Path | None, config: Path | None) -> None:
 def reference() -> None:
     """Print docs/configuration.md: every setting, its flag, its variable and what a change of it does."""
     from cluster.cli.up import up_command
-    from cluster.reference import markdown
+    from cluster.tools.reference import markdown
 
     flags = {option.name: "/".join([*option.opts, *option.secondary_opts]) for option in up_command.params}
     flags["engine_args"] = "-- …"

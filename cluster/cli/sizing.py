@@ -10,14 +10,14 @@ import click
 
 from cluster.cli.common import Finite
 from cluster.cli.render import say
-from cluster.doctor import limits
-from cluster.plan import accepted_rank
-from cluster.sizing import files
-from cluster.sizing.fit import Ask, Place, best, tensor_sizes
-from cluster.sizing.memory import GIB, weights
-from cluster.sizing.model import DTYPE_BYTES, Model
-from cluster.sizing.remedies import Case
-from cluster.sizing.report import Sizing, lines, to_json
+from cluster.deployment.plan import accepted_rank
+from cluster.tools.doctor import limits
+from cluster.tools.sizing import files
+from cluster.tools.sizing.fit import Ask, Place, best, tensor_sizes
+from cluster.tools.sizing.memory import GIB, weights
+from cluster.tools.sizing.model import DTYPE_BYTES, Model
+from cluster.tools.sizing.remedies import Case
+from cluster.tools.sizing.report import Sizing, lines, to_json
 from config.errors import UsageError
 from config.settings import visible_gpus
 from worker import gpus

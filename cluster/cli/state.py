@@ -13,13 +13,15 @@ from typing import IO, Any
 
 import click
 
-from cluster import adoption, schema, state_file, transfer
 from cluster.cli.common import state_dir_option, url_option
 from cluster.cli.down import find
 from cluster.cli.render import say
-from cluster.lock import Held, lock
-from cluster.store import NotSaved, Store
-from cluster.transfer import Contents, Incoming
+from cluster.storage import schema, transfer
+from cluster.storage import snapshot_file as state_file
+from cluster.storage.lock import Held, lock
+from cluster.storage.store import NotSaved, Store
+from cluster.storage.transfer import Contents, Incoming
+from cluster.supervisor import adoption
 from config.errors import UsageError
 from config.files import replacing
 from config.paths import StateDir, default_state_dir

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cluster import series
 from cluster.cli import top_view
 from cluster.cli.common import Finite, client, url_option
 from cluster.cli.render import console
 from cluster.client import ClusterClient, ClusterError, Event
-from cluster.openai_client import OpenAIClient
-from cluster.top import SORTS, WANTED, History, Sample, ordered
+from cluster.tools.chat.openai_client import OpenAIClient
+from cluster.tools.top import series
+from cluster.tools.top.top import SORTS, WANTED, History, Sample, ordered
 from config.settings import cluster_url, own_admin_key
 
 if TYPE_CHECKING:

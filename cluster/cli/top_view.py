@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.cli.render import STALE_S, STYLES, cell, duration
-from cluster.top import Row, Totals, fitting
+from cluster.tools.top.top import Row, Totals, fitting
 
 
 def _number(value: float | None, form: str = ",.0f") -> str:

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cluster import plan
 from cluster.cli import detach
 from cluster.cli.render import console, progress_table
+from cluster.deployment import plan
 from config import logs
 from config import settings as configuration
 from config.settings import Settings
 from config.topology import STRATEGIES
 
 if TYPE_CHECKING:
-    from cluster.supervisor import Supervisor
+    from cluster.supervisor.loop import Supervisor
 
 _LISTS = ("lora", "backend", "adapter_root")
 
@@ -100,7 +100,7 @@ def given_flags(options: dict[str, Any], engine_args: tuple[str, ...]) -> dict[s
 
 def foreground(settings: Settings) -> int:
     """Until SIGINT or SIGTERM."""
-    from cluster.runtime import serve
+    from cluster.supervisor.runtime import serve
 
     plan.make(settings)  # what is wrong is said before any output of a start
     live = sys.stderr.isatty() and settings.log_format == "text"

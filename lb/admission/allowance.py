@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from lb.admission.budget import Budget, Share
 from lb.admission.crowd import Crowd
 from lb.downstream.pace import Pace
-from lb.errors import ProxyError, Source
-from lb.request import Limits
+from lb.protocol.errors import ProxyError, Source
+from lb.protocol.messages import Limits
 
 
 @dataclass(frozen=True, slots=True)

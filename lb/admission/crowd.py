@@ -10,7 +10,7 @@ import ipaddress
 from collections import Counter
 from collections.abc import Callable
 
-from lb.errors import ProxyError, Source
+from lb.protocol.errors import ProxyError, Source
 
 #: An IPv6 customer has at least so many bits of addresses.
 _NETWORK = 64

@@ -7,8 +7,8 @@ known by the user that it runs as, or not at all.
 
 from __future__ import annotations
 
-from lb.http1 import fields
-from lb.http1.request import RequestHead
+from lb.protocol.http1 import fields
+from lb.protocol.http1.request import RequestHead
 
 #: Header names, lower case: what those begin with that proxies, load balancers and content networks add.
 _BEGINNINGS = (

@@ -14,7 +14,7 @@ from config.principal import PRINCIPAL_HEADER, Principal, Scope
 from lb.admission.credentials import SESSION, Credentials
 from lb.admission.links import LINK_S
 from lb.admission.sessions import SESSION_S
-from lb.errors import ProxyError, Source
+from lb.protocol.errors import ProxyError, Source
 
 #: Bytes of a body with a code.
 _MOST = 1000

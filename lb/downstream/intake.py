@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections import deque
 from time import perf_counter
 
-from lb.body import Scan
-from lb.http1.chunked import BadChunk, Decoder
-from lb.http1.request import Malformed
+from lb.protocol.body import Scan
 from lb.protocol.facts import Facts
+from lb.protocol.http1.chunked import BadChunk, Decoder
+from lb.protocol.http1.request import Malformed
 
 #: Bytes that are read in one go; seconds until others have their turn; bytes of a piece that is kept.
 _STEP, _TURN_S, _PIECE = 4096, 0.001, 64 * 1024

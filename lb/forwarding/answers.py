@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from lb.body import is_aborted
-from lb.errors import AttemptFailed
 from lb.forwarding.failure_policy import Failure
-from lb.http1.response import ResponseHead
 from lb.protocol import worker_errors
+from lb.protocol.body import is_aborted
+from lb.protocol.errors import AttemptFailed
+from lb.protocol.http1.response import ResponseHead
 
 #: Without it there is nothing to be parsed.
 _ABORT = b'"abort"'

@@ -1,6 +1,6 @@
 """What follows from the way in which an attempt on a worker came to nothing: one table. Pure.
 
-`lb.exchange` goes by a row of it and asks nothing else of a failure. Decision 32 has the why of the rows.
+`lb.forwarding.exchange` goes by a row of it and asks nothing else of a failure. Decision 32 has the why of the rows.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from lb.errors import ProxyError
+from lb.protocol.errors import ProxyError
 
 #: Characters of a model's name, of a response's id, and of whatever else a client names. Nothing longer exists, and
 #: nothing longer is looked up, repeated, written down or remembered.

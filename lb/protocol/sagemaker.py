@@ -7,9 +7,9 @@ sent the header, with the name that the request was routed by.
 
 from __future__ import annotations
 
-from lb.errors import ProxyError
-from lb.http1.request import ADAPTER, RequestHead
+from lb.protocol.errors import ProxyError
 from lb.protocol.facts import model_name, refused
+from lb.protocol.http1.request import ADAPTER, RequestHead
 
 
 def model(head: RequestHead, in_body: str | None) -> str | None:

@@ -32,8 +32,8 @@ import uvloop
 
 from config.topology import BackendSet, BackendSpec, BalancerConfig
 from lb import app
-from lb.client import ClientConnection
-from lb.connection import WorkerConnection
+from lb.downstream.connection import ClientConnection
+from lb.upstream.connection import WorkerConnection
 
 _CONNECTIONS = 32
 _SHORT, _LONG = 2, 66  # chunks

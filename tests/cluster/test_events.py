@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from cluster.events import EPOCH_IDS, KEPT, Event, EventLog
-from cluster.fleet import describe_end
-from cluster.losses import PATIENCE, Loss, Losses, Outcome, sentence
-from cluster.recovery import BOUNDS, Recovery
+from cluster.fleet.exit_report import PATIENCE, Loss, Losses, Outcome, sentence
+from cluster.fleet.fleet import describe_end
+from cluster.monitoring.recovery_times import BOUNDS, Recovery
 from fakes import Clock
 
 ROOT = Path(__file__).parents[2]

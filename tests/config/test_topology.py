@@ -8,7 +8,7 @@ from typing import get_args
 
 import pytest
 
-from cluster.state import WorkerState
+from cluster.fleet.states import WorkerState
 from config import topology
 from config.settings import Settings
 from config.topology import BackendSet, BackendSpec, BalancerConfig

@@ -9,8 +9,8 @@ import pytest
 from config.settings import inherited_environment
 from harness import AS_CLUSTER, WORKER_KEY, Cluster, free_port, poll
 from worker.demo import adapters, model_path
+from worker.drivers.local import spawn
 from worker.engines import base
-from worker.process import spawn
 from worker.spec import EngineSpec, Slot
 
 

@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from config import admin_token
 from harness import Cluster, clusterctl, free_port, poll
-from lb.openapi import PATHS
+from lb.admin.openapi import PATHS
 
 NOBODY = 65534
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from harness import Cluster, clusterctl, environment, free_port
-from lb.openapi import PATHS, document
+from lb.admin.openapi import PATHS, document
 from worker.demo import adapter_path
 
 KEY = "a key for everybody here"

@@ -27,7 +27,7 @@ import pytest
 from hypothesis import given, settings
 
 import routed
-from cluster.adapter_tensors import read_header
+from cluster.adapters.validation.tensors import read_header
 from harness import AS_CLUSTER, WORKER_KEY
 from worker.probe import Target
 

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from cluster.adapter_tensors import read_header
+from cluster.adapters.validation.tensors import read_header
 from harness import Cluster, kill, poll
 from worker.demo import adapter_path
 

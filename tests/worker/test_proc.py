@@ -9,7 +9,7 @@ import pytest
 
 from fakes import Processes, eventually
 from worker import proc
-from worker.process import Handle
+from worker.drivers.local import Handle
 from worker.spec import ProcessId
 
 FIELDS = "S 10 20 30 0 -1 4194304 1 2 3 4 150 50 7 8 20 0 1 0 98765 4096 3 18446744073709551615"

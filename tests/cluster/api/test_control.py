@@ -10,9 +10,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from cluster import control, plan
-from cluster.placement import Machine
-from cluster.supervisor import Supervisor
+from cluster.api import server as control
+from cluster.deployment import plan
+from cluster.fleet.placement import Machine
+from cluster.supervisor.loop import Supervisor
 from config.paths import StateDir
 from config.settings import load
 from fakes import Clock

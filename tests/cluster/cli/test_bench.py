@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from cluster.bench.mix import Mix
-from cluster.bench.prompts import Prompt
-from cluster.bench.run import Plan
-from cluster.bench.samples import Outcome, Sample
 from cluster.cli import bench, bench_run, cli
 from cluster.client import ClusterError
+from cluster.tools.bench.mix import Mix
+from cluster.tools.bench.prompts import Prompt
+from cluster.tools.bench.run import Plan
+from cluster.tools.bench.samples import Outcome, Sample
 from config.errors import UsageError
 
 LISTED = [{"id": "demo", "parent": None}, {"id": "sql", "parent": "demo"}, {"id": "poet", "parent": "demo"}]
@@ -226,7 +226,7 @@ def test_results_are_kept_side_by_side(run: Callable[..., Result], tmp_path: Pat
 def test_without_matplotlib_the_json_is_written_all_the_same(
     run: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cluster.bench import plot
+    from cluster.tools.bench import plot
 
     def missing(*args: object) -> None:
         raise UsageError(plot.MISSING)

@@ -13,8 +13,8 @@ import pytest
 from cluster.cli.chat import completions
 from cluster.cli.chat_session import COMMANDS, Leave, Session, messages
 from cluster.client import ClusterError
-from cluster.conversation import Conversation
-from cluster.openai_client import Answer, OpenAIClient
+from cluster.tools.chat.conversation import Conversation
+from cluster.tools.chat.openai_client import Answer, OpenAIClient
 
 CARDS = [{"id": "demo"}, {"id": "pirate", "parent": "demo"}]
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from cluster.cli import cli
 from cluster.cli import doctor as command
 from cluster.cli.up import up_command
-from cluster.doctor import gather
+from cluster.tools.doctor import gather
 from doctorfacts import facts, no_engine_check, plan
 from harness import free_port
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from cluster import lock
 from cluster.cli import down
 from cluster.client import ClusterError
+from cluster.storage import lock
 from config.errors import UsageError
 from config.paths import StateDir, default_state_dir
 from worker import run_file

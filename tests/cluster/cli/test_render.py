@@ -10,7 +10,7 @@ from rich.console import Console
 
 from cluster.cli.render import status_table
 from cluster.cli.top_view import headlines
-from cluster.top import History, Sample
+from cluster.tools.top.top import History, Sample
 
 
 def _status(**supervisor: Any) -> dict[str, Any]:

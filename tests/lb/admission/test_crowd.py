@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lb.admission.admin_guard import is_loopback
 from lb.admission.crowd import Crowd
-from lb.errors import ProxyError
-from lb.guard import is_loopback
+from lb.protocol.errors import ProxyError
 
 
 def crowd(most: int = 10, from_one: int = 3, bodies: int = 2) -> Crowd:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from lb.admission.proxy_signs import sign_of_proxy
-from lb.http1.request import parse
+from lb.protocol.http1.request import parse
 
 
 def sign(*lines: str, version: str = "1.1") -> str:

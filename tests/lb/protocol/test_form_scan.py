@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from starlette.datastructures import Headers
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from lb.body import facts, names, with_model
-from lb.errors import ProxyError
+from lb.protocol.body import facts, names, with_model
+from lb.protocol.errors import ProxyError
 from lb.protocol.facts import Facts
 from lb.protocol.form_scan import FormScan
 

@@ -1,0 +1,1 @@
+"""LoRA adapters: the registry, the files, and which worker holds what."""

@@ -1,0 +1,186 @@
+"""Brings one worker's adapters in line with what is wanted of it. It decides nothing but the order.
+
+A worker is asked what it holds (its ``/v1/models`` names the path of each adapter, and a path is a version), and what
+differs is unloaded and loaded. An adapter is withheld from the balancer before it is taken away, so that no request
+meets the gap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.adapters.effect import Effect
+from worker.probe import ProbeFailed, Target
+
+#: Seconds until a refused adapter is tried again: doubled each time.
+_RETRY_FIRST, _RETRY_MOST = 5.0, 300.0
+
+
+@dataclass(slots=True)
+class Refusal:
+    """What a worker said to an adapter that the others hold. ``retry_at`` in seconds of the agent's clock."""
+
+    reason: str
+    path: str
+    attempts: int
+    retry_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Counts, and the seconds that loads took."""
+
+    loads: int = 0
+    failures: int = 0
+    drift_repairs: int = 0
+    load_seconds: float = 0.0
+
+    def __add__(self, other: Totals) -> Totals:
+        return Totals(
+            self.loads + other.loads, self.failures + other.failures, self.drift_repairs + other.drift_repairs,
+            self.load_seconds + other.load_seconds,
+        )
+
+
+class AdapterAgent:
+    """One incarnation of one worker. ``wanted()`` tells name and path of what it should hold. ``withheld`` are those on
+    their way out; ``withhold(name)`` returns when the balancer sends nothing for such a one any more. ``changed`` is
+    called after every change. ``foreign``: names that came with the engine's own flags and are left alone. ``effect``
+    says whether what was loaded does anything; one that does not is refused as if the worker had."""
+
+    def __init__(
+        self, target: Target, wanted: Callable[[], Mapping[str, str]], withhold: Callable[[str], Awaitable[None]],
+        changed: Callable[[], None], clock: Callable[[], float], timeout: float, foreign: frozenset[str] = frozenset(),
+        effect: Effect | None = None,
+    ) -> None:
+        self._target, self._wanted, self._withhold, self._changed = target, wanted, withhold, changed
+        self._clock, self._timeout, self._foreign = clock, timeout, foreign
+        self._effect = effect
+        self._lock = asyncio.Lock()
+        self.loaded: dict[str, str] = {}
+        self.withheld: set[str] = set()
+        self.refused: dict[str, Refusal] = {}
+        self.dirty = asyncio.Event()
+        self.drift_repairs = 0
+        self.load_seconds = 0.0
+        self.loads = self.failures = 0
+        #: Its engine is busy with a load: it makes no steps meanwhile.
+        self.loading = False
+
+    def totals(self) -> Totals:
+        """What it has done so far."""
+        return Totals(self.loads, self.failures, self.drift_repairs, self.load_seconds)
+
+    def known(self, cards: tuple[dict[str, Any], ...]) -> None:
+        """Takes what an adopted worker was last seen to hold for true."""
+        self.loaded = self._held(cards)
+
+    def look(self, cards: tuple[dict[str, Any], ...]) -> bool:
+        """Compares a probe's finding with what should be there; True if somebody changed it behind our back. Says
+        nothing while a change of ours is under way."""
+        if self._lock.locked():
+            return False
+        drifted = self._held(cards) != self.loaded
+        due = any(self._clock() >= r.retry_at for r in self.refused.values())
+        wanted = self._wanted()
+        missing = any(self.loaded.get(n) != p for n, p in wanted.items() if n not in self.refused)
+        if drifted or due or missing or any(n not in wanted for n in self.loaded):
+            self.dirty.set()
+        return drifted
+
+    async def sync(self) -> None:
+        """All that differs. Raises ProbeFailed if the worker does not answer."""
+        async with self._lock:
+            self.dirty.clear()
+            held = self._held(await self._target.models())
+            if held != self.loaded and self.loaded:
+                self.drift_repairs += 1
+            self.loaded = held
+            wanted = dict(self._wanted())
+            # First what goes: an engine with few places needs them.
+            for name in [n for n in self.loaded if n not in wanted] + list(wanted):
+                await self._apply(name, patient=True)
+            for name in [n for n in self.refused if n not in wanted]:
+                del self.refused[name]
+            self._changed()
+
+    async def apply(self, name: str) -> str | None:
+        """Brings one adapter in line, now. Returns None, or the worker's words where it refuses it. Raises
+        ProbeFailed if it does not answer."""
+        async with self._lock:
+            return await self._apply(name, patient=False)
+
+    async def _apply(self, name: str, patient: bool) -> str | None:
+        want, have = self._wanted().get(name), self.loaded.get(name)
+        if want == have:
+            self.refused.pop(name, None)
+            return None
+        refusal = self.refused.get(name)
+        if patient and refusal is not None and refusal.path == want and self._clock() < refusal.retry_at:
+            return refusal.reason
+        if have is not None:
+            try:
+                self.withheld.add(name)
+                await self._withhold(name)
+                await self._unload(name)
+            finally:  # gone, or still there and to be used: an unload that failed must not keep it out of rotation
+                self.withheld.discard(name)
+                self._changed()
+        return await self._load(name, want) if want is not None else None
+
+    async def _load(self, name: str, path: str) -> str | None:
+        began = self._clock()
+        words = (self._effect and self._effect.known(path)) or await self._try(name, path)
+        if words is not None:
+            self.failures += 1
+            attempts = self.refused[name].attempts + 1 if name in self.refused else 1
+            wait = min(_RETRY_MOST, _RETRY_FIRST * 2.0 ** (attempts - 1))
+            self.refused[name] = Refusal(words, path, attempts, self._clock() + wait)
+            self._changed()
+            return words
+        self.loads += 1
+        self.load_seconds += self._clock() - began
+        self.refused.pop(name, None)
+        self.loaded[name] = path
+        self._changed()
+        return None
+
+    async def _try(self, name: str, path: str) -> str | None:
+        """Loads it, and takes it off again where it has no effect: the worker's words, or those that say so."""
+        self.loading = True
+        try:
+            words = await self._target.load_adapter(name, path, self._timeout)
+            if words is not None and words.startswith("400"):
+                # Somebody loaded that name behind our back: the registry is right.
+                await self._unload(name)
+                words = await self._target.load_adapter(name, path, self._timeout)
+        finally:
+            self.loading = False
+        if words is not None or self._effect is None:
+            return words
+        try:
+            words = await self._effect.refusal(self._target, name, path)
+        except ProbeFailed:
+            with contextlib.suppress(ProbeFailed):  # nobody knows what it does
+                await self._unload(name)
+            raise
+        if words is not None:
+            await self._unload(name)
+        return words
+
+    async def _unload(self, name: str) -> None:
+        status, text = await self._target.call("POST", "/v1/unload_lora_adapter", {"lora_name": name}, self._timeout)
+        if status not in (200, 404):
+            raise ProbeFailed(f"/v1/unload_lora_adapter {name}: {status} {' '.join(text.split())[:200]}")
+        self.loaded.pop(name, None)
+
+    def _held(self, cards: tuple[dict[str, Any], ...]) -> dict[str, str]:
+        return {
+            card["id"]: str(card.get("root"))
+            for card in cards
+            if card.get("parent") and card["id"] not in self._foreign
+        }

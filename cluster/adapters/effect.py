@@ -1,0 +1,111 @@
+"""Does an adapter change what a worker answers? Asked once for each content and each set of the engine's flags.
+
+What an engine drops without a word (modules it knows by another name, or is told not to adapt) leaves an adapter that
+loads and answers as the base model does. One token's log-probabilities for a few prompts tell them apart; a worker
+that cannot be asked for those is asked for vectors or classes instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.events import Tell
+from worker.probe import NotNumbers, ProbeFailed, Target
+
+#: Seconds for one answer: the first forward pass of an engine can take many.
+_ANSWER_S = 30.0
+
+#: Of an answer that says nothing of the adapter: the worker has no room just now.
+_BUSY = (429, 503)
+
+NONE = "the worker answers with it as the base model does, to the last digit"
+NOT_ASKED = "whether it has an effect: the workers serve nothing that tells"
+NO_ANSWER = "whether it has an effect: the worker that was asked was too busy, or could not answer without it either"
+
+
+class Effects:
+    """``allowed(path)``: whether the adapter in that folder may have none. For all workers; `asked_of` is for one."""
+
+    def __init__(self, allowed: Callable[[str], bool], tell: Tell) -> None:
+        self._allowed, self._tell = allowed, tell
+        self._seen: set[tuple[int, str]] = set()
+        self._without: dict[tuple[int, str], str] = {}
+        self._locks: dict[tuple[int, str], asyncio.Lock] = {}
+        self._not_asked: dict[str, str] = {}
+
+    def asked_of(self, settings: int) -> Effect:
+        """For a worker that was started with those settings (`cluster.deployment.revisions`)."""
+        return Effect(self, settings)
+
+    def without(self, path: str) -> str | None:
+        """What was found wrong with the adapter in ``path`` on some worker."""
+        return next((words for (_, known), words in self._without.items() if known == path), None)
+
+    def unchecked(self, path: str) -> tuple[str, ...]:
+        return (self._not_asked[path],) if path in self._not_asked else ()
+
+    def known(self, settings: int, path: str) -> str | None:
+        return None if self._allowed(path) else self._without.get((settings, path))
+
+    async def refusal(self, settings: int, target: Target, name: str, path: str) -> str | None:
+        """Why the adapter that ``target`` has just loaded is not to be used. Raises ProbeFailed."""
+        key = (settings, path)
+        if key in self._seen or self._allowed(path):
+            return None
+        async with self._locks.setdefault(key, asyncio.Lock()):  # workers load at once, and one is enough
+            if key in self._seen or (words := self.known(settings, path)):
+                return None if key in self._seen else words
+            try:
+                words = await _difference(target, name)
+            except ProbeFailed as error:
+                if error.status not in _BUSY and not error.slow:
+                    raise
+                words = NO_ANSWER
+            if words in (None, NOT_ASKED, NO_ANSWER):
+                self._seen.add(key)
+                if words is not None:
+                    self._not_asked[path] = words
+                return None
+            self._without[key] = words
+            self._tell("adapters", f"{name} is not used: {words}", kind="adapter.failed", data={"reason": words})
+            return words
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """As `Effects`, for one worker."""
+
+    effects: Effects
+    settings: int
+
+    def known(self, path: str) -> str | None:
+        """What is wrong with it, so that it need not be loaded to see it again."""
+        return self.effects.known(self.settings, path)
+
+    async def refusal(self, target: Target, name: str, path: str) -> str | None:
+        return await self.effects.refusal(self.settings, target, name, path)
+
+
+async def _difference(target: Target, name: str) -> str | None:
+    """None where there is one; else what there is instead. Raises ProbeFailed."""
+    base = next((str(card["id"]) for card in await target.models() if not card.get("parent")), None)
+    try:
+        expected: Any = None if base is None else await target.numbers(base, _ANSWER_S)
+    except ProbeFailed as error:
+        if error.status is None:
+            raise
+        return NO_ANSWER  # it cannot answer without the adapter either
+    if expected is None:
+        return NOT_ASKED
+    try:
+        found = await target.numbers(name, _ANSWER_S)
+    except NotNumbers as error:
+        return f"the worker answers with what is no number: {error}"
+    except ProbeFailed as error:
+        if error.status is None or error.status in _BUSY:
+            raise  # it is gone, or has no time: that is not the adapter's fault
+        return f"the worker loads it and cannot answer with it: {error}"
+    return NONE if found == expected else None

@@ -1,0 +1,79 @@
+"""From a folder that somebody names to a version in the store: inspected, copied, numbered. Files in threads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from cluster.adapters.registry import Adapter, Version
+from cluster.adapters.validation import engine_side
+from cluster.adapters.validation import files as adapter_files
+from cluster.adapters.validation.files import AdapterFacts, AdapterRejected, BaseShapes
+from cluster.deployment.plan import Plan
+from worker.demo import adapters as demo_adapters
+
+
+class Intake:
+    """``store``: where the copies are; ``wall``: seconds since the epoch."""
+
+    def __init__(self, store: Path, wall: Callable[[], float]) -> None:
+        self._store, self._wall = store, wall
+        self._base: BaseShapes | None = None
+        self._base_read = False
+
+    async def inspect(self, path: Path, plan: Plan, allow_no_effect: bool) -> AdapterFacts:
+        """Raises AdapterRejected, OSError."""
+        if not path.is_absolute():
+            raise AdapterRejected(400, f"{path} is no absolute path")
+        base, side = await self._shapes(plan), await asyncio.to_thread(engine_side.read, plan.spec)
+        return await asyncio.to_thread(
+            adapter_files.inspect, path, base=base, served_names=plan.spec.served_names,
+            max_rank=plan.spec.max_lora_rank, roots=_roots(plan.settings.adapter_root),
+            allow_no_effect=allow_no_effect, side=side,
+        )
+
+    async def version(
+        self, path: Path, facts: AdapterFacts, old: Adapter | None, allow_no_effect: bool
+    ) -> Version:
+        """Copies what was inspected. Raises AdapterRejected, OSError."""
+        folder = await asyncio.to_thread(adapter_files.take_in, path, self._store, facts.content_hash)
+        number = old.next_number() if old is not None else 1
+        return Version(
+            number=number, hash=facts.content_hash, path=str(folder), rank=facts.rank,
+            target_modules=facts.target_modules, base_model=facts.base_model, source=str(path), size=facts.size,
+            created=self._wall(), allow_no_effect=allow_no_effect,
+        )
+
+    async def misfits(self, adapters: Iterable[Adapter], plan: Plan) -> dict[str, str]:
+        """Those whose active version workers by ``plan`` would refuse or not use all of, by name, with the reason."""
+        if not engine_side.serves_lora(plan.spec):
+            return {adapter.name: "--no-enable-lora: workers take no adapters" for adapter in adapters}
+        base, side = await self._shapes(plan), await asyncio.to_thread(engine_side.read, plan.spec)
+        found = {}
+        for adapter in adapters:
+            try:
+                await asyncio.to_thread(
+                    adapter_files.recheck, Path(adapter.current.path), base, plan.spec.max_lora_rank, side
+                )
+            except (AdapterRejected, OSError) as error:
+                found[adapter.name] = str(error)
+        return found
+
+    def sweep(self, needed: set[str]) -> None:
+        """Removes content other than those hashes. Blocks; only while no worker can still read it."""
+        adapter_files.sweep_temporary(self._store)
+        for folder in self._store.iterdir():
+            if folder.name not in needed:
+                adapter_files.remove(self._store, folder.name)
+
+    async def _shapes(self, plan: Plan) -> BaseShapes | None:
+        if not self._base_read:
+            self._base = await asyncio.to_thread(adapter_files.read_base, plan.spec.model)
+            self._base_read = True
+        return self._base
+
+
+def _roots(given: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Where adapters may come from; those of the demo model are ours."""
+    return (*given, *demo_adapters().values()) if given else ()

@@ -1,0 +1,163 @@
+"""Adapters' content in the state directory: one immutable folder a content, named by its hash.
+
+A folder is filled beside, synced and renamed, and renamed away before it is deleted: under its name it is whole or not
+there. What a crash leaves beside goes with `sweep_temporary`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import BinaryIO
+
+from cluster.adapters.validation.rules import CONFIG, WEIGHTS
+from cluster.adapters.validation.tensors import AdapterRejected, open_regular
+
+FILES = (CONFIG, WEIGHTS)
+"""All that vLLM 0.32 reads of an adapter, in order: no tokenizer, no added embeddings, no other safetensors."""
+
+MAX_BYTES = 4 * 1024**3
+"""Of an adapter."""
+
+_INCOMING, _REMOVED = ".incoming-", ".removed-"
+_CHUNK = 1 << 20  # bytes
+_HASH = re.compile(r"[0-9a-f]{64}")
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256, in hex, of the adapter in the folder ``path``: the same wherever it lies and whenever it was written.
+
+    Raises AdapterRejected 404 (a file is missing), 400 (it is no file), 409 (it shrank meanwhile), OSError.
+    """
+    with ExitStack() as stack:
+        return hash_streams({name: stack.enter_context(_source(path / name, 404)) for name in FILES})
+
+
+def hash_streams(streams: Mapping[str, BinaryIO]) -> str:
+    """As `content_hash`, of open files by name."""
+    digest = hashlib.sha256()
+    for name in sorted(streams):
+        size = os.fstat(streams[name].fileno()).st_size
+        # With lengths before names and contents no two adapters make the same bytes.
+        digest.update(len(name).to_bytes(8, "little") + name.encode() + size.to_bytes(8, "little"))
+        for chunk in _chunks(streams[name], size, name):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def take_in(path: Path, store: Path, expected_hash: str) -> Path:
+    """Copies the adapter in ``path`` into ``store``, read-only and synced, and returns its folder there.
+
+    What is there already, and whole, stays. Raises AdapterRejected 409 where the source no longer has the content that
+    was inspected; OSError, for instance on a full disk. Either way nothing is left.
+    """
+    final = _folder(store, expected_hash)
+    _make(store)
+    if _is_whole(final, expected_hash):
+        return final
+    remove(store, expected_hash)
+    temporary = Path(tempfile.mkdtemp(prefix=_INCOMING, dir=store))
+    try:
+        for name in FILES:
+            _copy(path / name, temporary / name)
+        if content_hash(temporary) != expected_hash:
+            raise AdapterRejected(409, f"the adapter in {path} changed while it was taken in: try again")
+        _sync(temporary)
+        _put(temporary, final, expected_hash)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _sync(store)
+    return final
+
+
+def remove(store: Path, content: str) -> bool:
+    """Deletes the folder of the hash ``content``; False where there was none, or it could not be moved away."""
+    away = store / f"{_REMOVED}{content[:16]}-{os.urandom(8).hex()}"
+    try:
+        _folder(store, content).rename(away)
+        _sync(store)
+    except OSError:
+        return False
+    shutil.rmtree(away, ignore_errors=True)
+    return True
+
+
+def sweep_temporary(store: Path) -> int:
+    """Deletes what a crash left in ``store`` and returns how much it was. Not while `take_in` or `remove` runs."""
+    left = [*store.glob(f"{_INCOMING}*"), *store.glob(f"{_REMOVED}*")]
+    for folder in left:
+        shutil.rmtree(folder, ignore_errors=True)
+    return len(left)
+
+
+def _folder(store: Path, content: str) -> Path:
+    if not _HASH.fullmatch(content):
+        raise ValueError(f"{content!r} is no content hash")
+    return store / content
+
+
+def _make(store: Path) -> None:
+    if not store.is_dir():
+        store.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _sync(store.parent)
+
+
+def _is_whole(folder: Path, content: str) -> bool:
+    """Renamed into place it was whole; asked again, since what a worker loads from a damaged one is anyone's guess."""
+    try:
+        return content_hash(folder) == content
+    except (AdapterRejected, OSError):
+        return False
+
+
+def _put(temporary: Path, final: Path, content: str) -> None:
+    try:
+        temporary.rename(final)
+    except OSError:
+        # Two took in the same content at once: the first one's is as good.
+        if not _is_whole(final, content):
+            raise
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _source(path: Path, missing: int) -> BinaryIO:
+    """An open file; ``missing`` is the status for one that is not there."""
+    try:
+        return open_regular(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise AdapterRejected(missing, f"{path} does not exist") from None
+
+
+def _copy(source: Path, target: Path) -> None:
+    with _source(source, 409) as reader, target.open("xb") as writer:
+        for chunk in _chunks(reader, os.fstat(reader.fileno()).st_size, source.name):
+            writer.write(chunk)
+        writer.flush()
+        os.fchmod(writer.fileno(), 0o444)
+        os.fsync(writer.fileno())
+
+
+def _chunks(stream: BinaryIO, size: int, name: str) -> Iterator[bytes]:
+    """The first ``size`` bytes and no more: a file that somebody appends to has no end."""
+    stream.seek(0)
+    while size:
+        chunk = stream.read(min(size, _CHUNK))
+        if not chunk:
+            raise AdapterRejected(409, f"{name} became shorter while it was read: try again")
+        size -= len(chunk)
+        yield chunk
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

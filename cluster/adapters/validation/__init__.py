@@ -1,0 +1,1 @@
+"""Whether a folder is an adapter that the model can take."""

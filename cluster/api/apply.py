@@ -1,0 +1,184 @@
+"""`POST /v1/cluster/apply`: changed settings on a running cluster.
+
+What is not named stays as it is. All of it is checked before anything changes. Then the new settings are written
+down, what holds at once holds, the balancer is replaced and the workers are restarted one at a time, if the changes
+concern them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, StrictBool
+
+from cluster.api import authority
+from cluster.api import handlers as commands
+from cluster.api.handlers import Refused, spare_for
+from cluster.balancers.config import balancer_config
+from cluster.deployment import plan
+from cluster.deployment.plan import Plan
+from cluster.deployment.setting_changes import Change, Effect, changes, merge, refusal
+from cluster.fleet.states import WorkerState
+from config import locations
+from config.errors import UsageError
+from config.principal import Principal
+from config.settings import Settings
+
+if TYPE_CHECKING:
+    from cluster.supervisor.loop import Supervisor
+
+
+class Apply(commands._Body):
+    """``settings`` by name, as in a file; ``defaults`` names those that are to be as if nobody had given them;
+    ``previous``: back to what the last apply replaced. ``spare``: None leaves it to the settings."""
+
+    settings: dict[str, Any] = Field(default_factory=dict)
+    defaults: list[str] = Field(default_factory=list)
+    previous: StrictBool = False
+    dry_run: StrictBool = False
+    spare: StrictBool | None = None
+
+
+async def apply(supervisor: Supervisor, body: Apply, who: Principal = authority.UNNAMED) -> dict[str, Any]:
+    """What is changed, and how. Raises Refused."""
+    old, given = supervisor.plan, _given(supervisor, body)
+    running = _running(supervisor, (*given, *body.defaults))
+    try:
+        new = merge(old.settings, given, body.defaults)
+    except UsageError as error:
+        raise Refused(400, str(error)) from None
+    found = changes(old.settings, new, running)
+    authority.check_settings(who, [change.setting for change in found])
+    refused = refusal(found)
+    if refused is None and found:
+        checked = await _check(supervisor, old, new, any(c.setting == "instances" for c in found))
+    elif refused is not None and not body.dry_run:
+        raise Refused(409, refused, next(c.setting for c in found if c.effect is Effect.NEVER))
+    answer: dict[str, Any] = {
+        "changes": [change.shown() for change in found], "refused": refused, "dry_run": body.dry_run, "spare": None,
+        "restarting": [],
+    }  # fmt: skip
+    if body.dry_run or not found:
+        return answer
+
+    def commit() -> dict[str, Any]:
+        if supervisor.plan is not old or _running(supervisor, running) != running:
+            raise Refused(409, "the cluster was changed meanwhile; nothing was applied: look again and repeat it")
+        return answer | _commit(supervisor, checked, found, body.spare)
+
+    answer = await supervisor.command(commit)
+    # Some of the engine's flags are the balancer's as well.
+    told = balancer_config(old, supervisor.state) != balancer_config(checked, supervisor.state)
+    if told or any(change.effect is Effect.BALANCER for change in found):
+        supervisor.replace_balancer()
+    return answer
+
+
+def _given(supervisor: Supervisor, body: Apply) -> Mapping[str, Any]:
+    if not body.previous:
+        if not body.settings and not body.defaults:
+            raise Refused(400, "no settings are given", "settings")
+        for name, value in body.settings.items():
+            if path := locations.relative(name, value):
+                raise Refused(400, f"{name}: {path!r} is no absolute path, and the cluster is in another folder", name)
+        return body.settings
+    if body.settings or body.defaults:
+        raise Refused(400, '"previous" goes without "settings" and "defaults"', "previous")
+    if not supervisor.plans.before:
+        raise Refused(409, "nothing was applied before: there is nothing to go back to", "previous")
+    return supervisor.plans.before
+
+
+def _running(supervisor: Supervisor, names: Mapping[str, Any] | tuple[str, ...]) -> dict[str, Any]:
+    """What of ``names`` is changed at run time, and is now."""
+    now = {"instances": len(supervisor.fleet.desired.instances), "strategy": supervisor.strategy}
+    return {name: value for name, value in now.items() if name in names}
+
+
+async def _check(supervisor: Supervisor, old: Plan, new: Settings, scaled: bool) -> Plan:
+    """The plan for ``new``; ``scaled``: it asks for another number of workers. Raises Refused with the reason where it
+    would not work."""
+    try:
+        checked = await asyncio.to_thread(plan.make, new, old.placement.machine)
+    except UsageError as error:
+        raise Refused(400 if error.exit_code == 2 else 409, f"{error}; nothing was changed") from None
+    now = len(supervisor.fleet.desired.instances)
+    count = new.instances if scaled else now
+    most = new.max_instances or max(checked.placement.capacity, now)
+    if count and not checked.least <= count <= most:
+        raise Refused(409, f"{count} instances are outside {checked.least}..{most}; nothing was changed")
+    if checked.placement.ranks != old.placement.ranks:
+        raise Refused(409, "how many GPUs a worker spans is not changed on a running cluster", "engine_args")
+    lost = [name for name in old.spec.served_names if name not in checked.spec.served_names]
+    if lost:
+        raise Refused(409, f"clients know the model as {', '.join(lost)}: their requests would fail", "engine_args")
+    if checked.spec != old.spec:
+        await _check_adapters(supervisor, old, checked)
+    # Core lists stay those that the running workers were given theirs from.
+    return replace(checked, placement=replace(checked.placement, planned=old.placement.planned))
+
+
+async def _check_adapters(supervisor: Supervisor, old: Plan, new: Plan) -> None:
+    """Raises Refused where workers by ``new`` could not hold what those by ``old`` can. What cannot be seen beforehand,
+    the first of them finds out: see `cluster.fleet.rolling`."""
+    registry, intake = supervisor.rollouts.registry, supervisor.rollouts.intake
+    misfits = await intake.misfits(registry.adapters.values(), new)
+    before = await intake.misfits([registry.adapters[name] for name in misfits], old)
+    misfits = {name: why for name, why in misfits.items() if name not in before}
+    if misfits:
+        first, why = next(iter(misfits.items()))
+        others = f", and neither could they hold {', '.join(list(misfits)[1:])}" if len(misfits) > 1 else ""
+        raise Refused(
+            409, f"with these settings workers could not hold adapter {first} ({why}){others}; nothing was changed: "
+            "`clusterctl lora unload` takes an adapter off", "engine_args",
+        )  # fmt: skip
+
+
+def _commit(
+    supervisor: Supervisor, checked: Plan, found: list[Change], spare_wanted: bool | None
+) -> dict[str, Any]:
+    commands._not_ending(supervisor)
+    fleet, settings, there = supervisor.fleet, checked.settings, _there(supervisor, checked)
+    effects = {change.effect for change in found}
+    before = {change.setting: change.old for change in found}
+    supervisor.use(checked, workers=Effect.WORKERS in effects, before=before)
+    if "strategy" in before:
+        supervisor.strategy = settings.strategy
+    if "instances" in before:
+        fleet.scale(settings.instances)
+    what = ", ".join(change.setting for change in found)
+    names = [change.setting for change in found]
+    supervisor.events.tell("cluster", f"settings applied: {what}", kind="apply", data={"settings": names})
+    if Effect.WORKERS not in effects:
+        return {}
+    spare = spare_for(supervisor, spare_wanted)
+    restarting = [name for name in fleet.desired.instances if name not in there]
+    fleet.restart_rolling(spare if restarting else None, keep=there)
+    if restarting:
+        supervisor.events.tell(
+            "cluster", f"rolling restart{f', {spare} stands in' if spare else ''}", kind="restart",
+            data={"rolling": True, "spare": spare},
+        )
+    return {"spare": spare if restarting else None, "restarting": restarting}
+
+
+def _there(supervisor: Supervisor, new: Plan) -> list[str]:
+    """Who runs with what ``new`` asks for already: where settings are taken back, those that never got them. Not those
+    whose restart somebody asked for, nor one that has failed."""
+    found = []
+    for instance in supervisor.fleet.instances.values():
+        want = supervisor.fleet.desired.wanted.get(instance.id)
+        if want is None or instance.state is WorkerState.FAILED:
+            continue
+        if not want.rolling and instance.generation < want.generation:
+            continue
+        try:
+            same = supervisor.plans.of(instance.settings).spec == new.spec
+        except UsageError:
+            same = False
+        if same:
+            found.append(instance.id)
+    return found

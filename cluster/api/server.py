@@ -1,0 +1,162 @@
+"""The supervisor's own HTTP API, on a Unix socket in the state directory: only the user who runs it gets there.
+
+The balancer passes on to it what comes to ``/v1/cluster`` and is a change; the command line uses it when there is no
+balancer to ask.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from cluster.api import authority
+from cluster.api import handlers as commands
+from cluster.api.apply import Apply, apply
+from cluster.api.handlers import Refused
+from cluster.storage.store import NotSaved
+from cluster.storage.write_behind import Saver
+from config.files import NO_ROOM
+from config.link import CHANGE_BYTES, SEQUENCE_HEADER, bind_unix
+from config.paths import StateDir
+from config.principal import PRINCIPAL_HEADER, Principal, Scope
+
+if TYPE_CHECKING:
+    from cluster.supervisor.loop import Supervisor
+
+log = logging.getLogger(__name__)
+
+_KINDS = {
+    403: "PermissionDeniedError", 404: "NotFoundError", 405: "MethodNotAllowedError", 409: "ConflictError",
+    413: "RequestTooLargeError", 502: "BadGatewayError", 507: "InsufficientStorageError",
+}  # fmt: skip
+
+_SAVER = web.AppKey("saver", Saver)
+
+
+def routes(supervisor: Supervisor) -> web.RouteTableDef:
+    table = web.RouteTableDef()
+
+    @table.get("/v1/cluster/snapshot")
+    async def snapshot(_: web.Request) -> web.Response:
+        return web.json_response(supervisor.snapshot())
+
+    def change(
+        method: str, path: str, kind: type[commands._Body], do: Callable[..., dict[str, Any]], status: int
+    ) -> None:
+        async def handler(request: web.Request) -> web.Response:
+            body = commands.parse(kind, await request.read())
+            arguments = (*request.match_info.values(), body)
+            result = await supervisor.command(lambda: do(supervisor, *arguments))
+            return web.json_response(result, status=status, headers={SEQUENCE_HEADER: _sequence(supervisor)})
+
+        table.route(method, path)(handler)
+
+    change("POST", "/v1/cluster/scale", commands.Scale, commands.scale, 202)
+    change("POST", "/v1/cluster/strategy", commands.Strategy, commands.set_strategy, 200)
+    change("POST", "/v1/cluster/restart", commands.Restart, commands.restart, 202)
+    change("PATCH", "/v1/cluster/instances/{name}", commands.Weight, commands.set_weight, 200)
+    change("POST", "/v1/cluster/instances/{name}/drain", commands.Drain, commands.drain, 202)
+    change("DELETE", "/v1/cluster/instances/{name}/drain", commands.Undrain, commands.undrain, 200)
+    change("POST", "/v1/cluster/shutdown", commands.Shutdown, commands.shut_down, 202)
+    _adapter_routes(table, supervisor)
+
+    @table.post("/v1/cluster/apply")
+    async def apply_settings(request: web.Request) -> web.Response:
+        result = await apply(supervisor, commands.parse(Apply, await request.read()), _who(request))
+        status = 202 if result["changes"] and not result["dry_run"] else 200
+        return web.json_response(result, status=status, headers={SEQUENCE_HEADER: _sequence(supervisor)})
+
+    return table
+
+
+def _adapter_routes(table: web.RouteTableDef, supervisor: Supervisor) -> None:
+    rollouts = supervisor.rollouts
+
+    async def answer(result: dict[str, Any], status: int = 200) -> web.Response:
+        await supervisor.command(lambda: None)  # what was changed has been sent to the balancer
+        return web.json_response(result, status=status, headers={SEQUENCE_HEADER: _sequence(supervisor)})
+
+    @table.get("/v1/lora_adapters")
+    async def every(_: web.Request) -> web.Response:
+        adapters = rollouts.registry.adapters.values()
+        return web.json_response({"adapters": [rollouts.describe(adapter) for adapter in adapters]})
+
+    @table.get("/v1/lora_adapters/{name}")
+    async def one(request: web.Request) -> web.Response:
+        return web.json_response(rollouts.find(request.match_info["name"]))
+
+    @table.post("/v1/load_lora_adapter")
+    async def load(request: web.Request) -> web.Response:
+        body = commands.parse(commands.LoadAdapter, await request.read())
+        authority.check_path(_who(request), supervisor.plan.settings.adapter_root)
+        status, result = await rollouts.load(
+            body.lora_name, body.lora_path, body.load_inplace, body.description, body.allow_no_effect
+        )
+        return await answer(result, status)
+
+    @table.post("/v1/unload_lora_adapter")
+    async def unload(request: web.Request) -> web.Response:
+        body = commands.parse(commands.UnloadAdapter, await request.read())
+        return await answer(await rollouts.unload(body.lora_name))
+
+    @table.post("/v1/lora_adapters/{name}/rollback")
+    async def rollback(request: web.Request) -> web.Response:
+        body = commands.parse(commands.RollbackAdapter, await request.read())
+        return await answer(await rollouts.rollback(request.match_info["name"], body.version))
+
+
+def _who(request: web.Request) -> Principal:
+    line = request.headers.get(PRINCIPAL_HEADER)
+    return authority.UNNAMED if line is None else Principal.from_line(line)
+
+
+def _sequence(supervisor: Supervisor) -> str:
+    return f"{supervisor.epoch}.{supervisor.sequence}"
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        reads = request.method in ("GET", "HEAD")
+        authority.check(_who(request), Scope.READ if reads else Scope.ADMIN)
+        if not reads and request.path != "/v1/cluster/shutdown":
+            request.app[_SAVER].check()
+        return await handler(request)
+    except NotSaved as error:
+        return _full(str(error))
+    except Refused as error:
+        body = {"message": str(error), "type": _kind(error.status), "param": error.param, "code": error.status}
+        return web.json_response({"error": body}, status=error.status)
+    except web.HTTPException as error:
+        body = {"message": error.text or error.reason, "type": _kind(error.status), "param": None, "code": error.status}
+        return web.json_response({"error": body}, status=error.status)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            return _full(f"the change failed: {error}")
+        log.exception("%s %s", request.method, request.path)
+        body = {"message": f"the change failed: {error}", "type": "InternalServerError", "param": None, "code": 500}
+        return web.json_response({"error": body}, status=500)
+
+
+def _full(message: str) -> web.Response:
+    body = {"message": message, "type": "InsufficientStorageError", "param": None, "code": 507}
+    return web.json_response({"error": body}, status=507)
+
+
+def _kind(status: int) -> str:
+    return _KINDS.get(status, "BadRequestError")
+
+
+async def serve(supervisor: Supervisor, state: StateDir) -> web.AppRunner:
+    """Listens; the caller cleans the runner up. Raises OSError."""
+    app = web.Application(middlewares=[_errors], client_max_size=CHANGE_BYTES)
+    app[_SAVER] = supervisor.saver
+    app.add_routes(routes(supervisor))
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    await web.SockSite(runner, bind_unix(state.control)).start()
+    return runner

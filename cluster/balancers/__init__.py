@@ -1,0 +1,1 @@
+"""The balancer processes: started, replaced, spoken to as one."""

@@ -1,0 +1,391 @@
+"""Keeps the balancer processes alive on one listening socket that stays open, replaces them without closing it, and
+talks to all of them as if they were one.
+
+The next supervisor takes the listening socket back from any of them that lives before it could die as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from cluster.balancers.process import BalancerProcess, adopt, give_room_back, in_words
+from cluster.balancers.slot import ReplacementFailed, Slot
+from cluster.balancers.standby import Spare, Standby
+from cluster.events import Event, Tell
+from cluster.storage.records import Records
+from config.aio import Tasks
+from config.link import Phase, descriptor_path, encode
+from config.paths import StateDir
+from config.topology import BackendSet, BalancerConfig
+
+RECORD = "balancer"
+
+
+class BalancerKeeper:
+    """``config.processes`` balancer processes, and those that were replaced and finish what they have. ``on_report``
+    gets (version, in-flight by backend, last use by adapter): the version that every process has confirmed, what is in
+    flight in all of them; ``on_lost`` is called when the last process that may have had requests is gone; ``tell`` gets
+    sentences for people; ``on_want`` the name of an adapter that is asked for and that no worker holds; ``on_change``
+    is called when `describe` says something else. ``drain_timeout``: how long (s) a request may go on in one that was
+    replaced; ``standby``: whether another process waits to take the place of one that dies. ``on_outcome``: what became
+    of requests on a lost worker. ``events()``: what a new process is told has happened."""
+
+    def __init__(
+        self, state: StateDir, config: BalancerConfig, store: Records,
+        on_report: Callable[[tuple[int, int], Mapping[str, int], Mapping[str, float]], None],
+        on_lost: Callable[[], None], tell: Tell, on_want: Callable[[str], None],
+        on_change: Callable[[], None] = lambda: None,
+        on_outcome: Callable[[Mapping[str, Any]], None] = lambda message: None, *,
+        drain_timeout: float = 30.0, standby: bool = False,
+    ) -> None:
+        self._state, self._store = state, store
+        self._on_report, self._on_lost, self._on_want, self._on_change = on_report, on_lost, on_want, on_change
+        self.tell, self.drain_timeout, self._on_outcome = tell, drain_timeout, on_outcome
+        self.events: Callable[[], Iterable[Event]] = tuple
+        self.listener: socket.socket | None = None
+        #: A replacement that was begun under an earlier supervisor, and came to nothing with it.
+        self.unfinished = False
+        self.slots = [Slot(_slot_name(number), config, self) for number in range(config.processes)]
+        #: All that live, oldest first.
+        self.processes: list[BalancerProcess] = []
+        self.standby = Standby(state, store, lambda: self.listener, self._starts, tell, on_change)
+        self._wants_standby = standby
+        self.config = config
+        self.replacements = self.lost_requests = 0
+        self.ends: Counter[str] = Counter()
+        self.failure = ""
+        self._asked = self._beginning = 0
+        self._replacing = asyncio.Lock()
+        self._order = 0
+        self._set: BackendSet | None = None
+        self._snapshot: dict[str, Any] | None = None
+        self._tasks = Tasks()
+
+    @property
+    def connected(self) -> bool:
+        """Whether requests may be in flight in any of them."""
+        return any(process.engaged for process in self.processes)
+
+    @property
+    def restarts(self) -> int:
+        return sum(slot.restarts for slot in self.slots)
+
+    @property
+    def replacing(self) -> bool:
+        """Whether a replacement that was asked for has not come to its end; the old ones may finish later."""
+        return self._asked > 0
+
+    @property
+    def logs(self) -> list[str]:
+        """Names of the logs they write to."""
+        return [*(slot.name for slot in self.slots), "standby"]
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Of those that take connections, and of the standby, by the names of their logs."""
+        current = {slot.name: slot.current.pid for slot in self.slots if slot.current is not None}
+        found = {**current, "standby": self.standby.pid}
+        return {name: pid for name, pid in found.items() if pid is not None}
+
+    def describe(self) -> dict[str, Any]:
+        """For status and metrics."""
+        return {
+            "restarts": self.restarts,
+            "replacements": self.replacements,
+            "replacing": self.replacing,
+            "failure": self.failure,
+            "standby": self.standby.pid,
+            "processes": [_process(slot) for slot in self.slots],
+            "draining": [{"pid": p.pid, "in_flight": p.requests} for p in self.processes if p.retiring is not None],
+            "lost_requests": self.lost_requests,
+            "ends": dict(self.ends),
+        }
+
+    async def adopt(self) -> bool:
+        """Takes over what an earlier supervisor started, and the listening socket. False: nothing of it runs."""
+        left = await adopt(self, self._state, self._store)
+        self.processes, self.listener, self.unfinished = left.processes, left.listener, left.unfinished
+        self._order = max((process.order for process in self.processes), default=0)
+        slots = {slot.name: slot for slot in self.slots}
+        for process in self.processes:
+            what = "adopted" if process.retiring is None else "adopted, finishes what it has"
+            self.tell(process.slot, f"pid {process.pid} {what}", kind="balancer.adopted", data={"pid": process.pid})
+            if process.slot not in slots:
+                process.retiring = process.retiring or self.drain_timeout
+            elif process.retiring is None:
+                slots[process.slot].line.append(process)
+        for slot in self.slots:
+            if len(slot.line) == 1:
+                slot.line[0].phase = Phase.SERVING  # it may not have said so before it dies
+        return self.listener is not None
+
+    def start(self) -> None:
+        """Runs them from now on. Needs `listener`."""
+        kept = {process.link for process in self.processes}
+        kept |= {descriptor_path(link) for link in kept if link is not None}
+        for path in self._state.root.glob("lb-*.sock*"):
+            if path not in kept:  # left by a cluster that was killed as a whole
+                path.unlink(missing_ok=True)
+        for process in self.processes:
+            process.follow()
+        for slot in self.slots:
+            slot.start()
+
+    def publish(self, backends: BackendSet | None = None, snapshot: dict[str, Any] | None = None) -> None:
+        """Tells them what is new; each is told the latest again whenever it comes back."""
+        messages = []
+        if backends is not None:
+            self._set = backends
+            messages.append(encode({"type": "set", "set": backends.to_json()}))
+        if snapshot is not None:
+            self._snapshot = snapshot
+            messages.append(encode({"type": "snapshot", "snapshot": snapshot}))
+        for message in messages:
+            for process in self.processes:
+                process.send(message)
+
+    def happened(self, event: Event) -> None:
+        """Passes an event on to whoever listens there."""
+        message = _events([event])
+        for process in self.processes:
+            process.send(message)
+
+    @property
+    def engaged(self) -> int:
+        """In how many of them requests may be in flight."""
+        return sum(process.engaged for process in self.processes)
+
+    # another in its place
+
+    async def replace(self, config: BalancerConfig | None = None) -> None:
+        """Replaces every process, one after the other, by one that is started with ``config`` (default: the same as
+        before; host, port and descriptor of the listening socket stay what they are). Connections wait in the socket at
+        worst; the old ones finish what they have. Raises ReplacementFailed: those that were not yet replaced go on."""
+        config = config or self.config
+        with self._announced():
+            async with self._replacing:
+                for slot in self.slots:
+                    await slot.replace(config)
+                await self._resize(config)
+                self.config = config
+                self.standby.renew()  # what is installed may be another version by now
+
+    def request_replacement(self, config: BalancerConfig | None = None) -> None:
+        """`replace`, in the background; `failure` says what became of it."""
+        self._asked += 1  # at once: whoever asked sees it in the next snapshot
+        self._tasks.start(self._requested(config), "replace the balancer")
+
+    async def _requested(self, config: BalancerConfig | None) -> None:
+        try:
+            with contextlib.suppress(ReplacementFailed):
+                await self.replace(config)
+        finally:
+            self._asked -= 1
+            self._on_change()
+
+    @contextlib.contextmanager
+    def _announced(self) -> Iterator[None]:
+        self._asked += 1
+        self.failure = ""
+        self._on_change()
+        try:
+            yield
+        except ReplacementFailed as error:
+            self.failure = str(error)
+            self.tell("load_balancer", f"could not be replaced: {error}; the old one goes on", kind="balancer.failed")
+            raise
+        finally:
+            self._asked -= 1
+            self._on_change()
+
+    async def _resize(self, config: BalancerConfig) -> None:
+        """More processes than before, or fewer."""
+        for number in range(len(self.slots), config.processes):
+            self.slots.append(Slot(_slot_name(number), config, self))
+            self.slots[-1].start()
+        while len(self.slots) > config.processes:
+            slot = self.slots.pop()
+            await slot.close()
+            for process in slot.line:
+                successor = self.slots[0].current
+                if successor is not None:
+                    await process.retire(self.drain_timeout, successor)
+
+    async def stop(self, grace: float) -> None:
+        """Ends them all: asked first, killed after ``grace`` seconds."""
+        await self._tasks.close()
+        await asyncio.gather(self.standby.stop(), *(slot.close() for slot in self.slots))
+        await asyncio.gather(*(process.stop(grace) for process in self.processes))
+        give_room_back(self._state)
+        if self.listener is not None:
+            self.listener.close()
+
+    async def close(self) -> None:
+        """Leaves them running and lets go of them; the standby ends."""
+        await self._tasks.close()
+        await asyncio.gather(self.standby.close(), *(slot.close() for slot in self.slots))
+        for process in self.processes:
+            await process.close()
+
+    def load(self, backend: str) -> tuple[int, int, int]:
+        """Of one backend, by the last reports: the requests in flight, how many of them wait for the first byte of
+        their answers, and the bytes of the largest body among these."""
+        engaged = [process for process in self.processes if process.engaged]
+        waiting = [process.waiting.get(backend, (0, 0)) for process in engaged]
+        return (
+            sum(process.in_flight.get(backend, 0) for process in engaged),
+            sum(count for count, _ in waiting),
+            max((largest for _, largest in waiting), default=0),
+        )
+
+    # for its slots
+
+    @property
+    def ready(self) -> bool:
+        return self.standby.pid is not None
+
+    async def rest(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.standby.ready()
+
+    async def begin(self, slot: str, config: BalancerConfig, warm: bool) -> BalancerProcess:
+        """Starts a process; if ``warm``, the standby becomes it where there is one. Raises OSError, sqlite3.Error."""
+        self._beginning += 1
+        try:
+            if warm and (spare := self.standby.take()) is not None:
+                try:
+                    return await self._begin(spare.name, slot, config, spare)
+                except OSError:
+                    pass  # it has just died as well
+            return await self._begin(f"lb-{await self._store.next_number('balancers')}", slot, config, None)
+        finally:
+            self._beginning -= 1
+            self.standby.look()
+
+    def _starts(self) -> bool:
+        """Whether one that is to take connections is on its way."""
+        return self._beginning > 0 or any(process.phase is Phase.STARTING for process in self.processes)
+
+    async def _begin(self, name: str, slot: str, config: BalancerConfig, spare: Spare | None) -> BalancerProcess:
+        listener = self.listener
+        assert listener is not None
+        self._order += 1
+        process = BalancerProcess(name, slot, self._order, self, self._state, self._store, settings=config.digest())
+        start = {
+            **replace(config, listen_fd=listener.fileno()).to_json(),
+            "set": None if self._set is None else self._set.to_json(), "snapshot": self._snapshot,
+        }  # fmt: skip
+        self.processes.append(process)  # first: what is stopped now ends it too
+        try:
+            await process.begin(start, listener, spare)
+        except (OSError, sqlite3.Error):
+            self.processes.remove(process)
+            with contextlib.suppress(OSError, sqlite3.Error):
+                await process.stop(0.0)
+            raise
+        process.follow()
+        return process
+
+    def lost(self, requests: int, how: str) -> None:
+        self.lost_requests += requests
+        self.ends[how] += 1
+
+    # for its processes
+
+    def greeting(self) -> list[bytes]:
+        backends = [] if self._set is None else [encode({"type": "set", "set": self._set.to_json()})]
+        return [
+            *backends, encode({"type": "snapshot", "snapshot": self._snapshot or {}}), _events(self.events()),
+        ]  # fmt: skip
+
+    def heard(self, process: BalancerProcess, message: Mapping[str, Any]) -> None:
+        kind = message["type"]
+        if kind == "report":
+            self._report(message.get("used", {}))
+        elif kind == "want":
+            self._on_want(message["adapter"])
+        elif kind in ("hello", "phase"):
+            self._phase(process, message)
+        elif kind == "outcome":
+            self._on_outcome(message)
+
+    def ended(self, process: BalancerProcess, status: int | None) -> None:
+        """What was in flight in it is over; what the others have is not."""
+        self.processes.remove(process)
+        if process.phase is Phase.STARTING and not process.asked:
+            self.standby.failures += 1  # another would come to the same end
+        self.standby.look()
+        if process.retiring is not None and not process.asked:
+            self._finished(process, status)
+        for slot in self.slots:
+            slot.ended(process, status)
+        if self.connected:
+            self._report({})
+        else:
+            self._on_lost()
+        self._on_change()
+
+    def _phase(self, process: BalancerProcess, message: Mapping[str, Any]) -> None:
+        if process.phase is Phase.DRAINING and process.successor is not None and message["type"] == "phase":
+            self.replacements += 1
+            self.tell(
+                process.slot, f"replaced: pid {process.pid} -> pid {process.successor}; "
+                f"{message['requests']} requests finish on the old one", kind="balancer.replaced",
+                data={"pid": process.successor, "before": process.pid, "requests": message["requests"]},
+            )  # fmt: skip
+        for slot in self.slots:
+            if slot.name == process.slot:
+                slot.phase_of(process)
+        if process.phase is Phase.SERVING:
+            self.standby.failures = 0
+            self.standby.look()
+            if self._wants_standby:
+                self.standby.start()
+        self._on_change()
+
+    def _finished(self, process: BalancerProcess, status: int | None) -> None:
+        if status in (0, None) and not process.requests:
+            self.tell(
+                process.slot, f"pid {process.pid}, which was replaced, has finished", kind="balancer.finished",
+                data={"pid": process.pid},
+            )
+            return
+        self.lost(process.requests, in_words(status))
+        self.tell(
+            process.slot, f"pid {process.pid}, which was replaced, ended ({in_words(status)}) "
+            f"with {process.requests} requests in flight, which are lost", kind="balancer.lost",
+            data={"pid": process.pid, "requests": process.requests},
+        )  # fmt: skip
+
+    def _report(self, used: Mapping[str, float]) -> None:
+        """One that has not said a word yet has confirmed nothing: it was adopted, and may be at anything."""
+        engaged = [process for process in self.processes if process.engaged]
+        in_flight: Counter[str] = Counter()
+        for process in engaged:
+            in_flight.update(process.in_flight)
+        self._on_report(min(process.version for process in engaged), in_flight, used)
+
+
+def _slot_name(number: int) -> str:
+    return f"{RECORD}-{number}" if number else RECORD
+
+
+def _process(slot: Slot) -> dict[str, Any]:
+    process = slot.current
+    return {
+        "pid": process.pid if process else None,
+        "restarts": slot.restarts,
+        "in_flight": process.requests if process else 0,
+    }
+
+
+def _events(events: Iterable[Event]) -> bytes:
+    return encode({"type": "events", "events": [event.wire() for event in events]})

@@ -1,0 +1,205 @@
+"""From settings and machine to what is going to run. Everything that can be wrong is found here, before anything
+starts."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import psutil
+
+from cluster.deployment import cors_flags
+from cluster.fleet.placement import Machine, Placement, choose_gpus
+from config import bounded, lora_config
+from config.errors import UsageError
+from config.locations import looks_like_path
+from config.lora_config import LoraFile
+from config.settings import NAME, Settings, environment, visible_gpus
+from worker import gpus
+from worker.demo import MODEL_NAME, model_path
+from worker.demo import adapters as demo_adapters
+from worker.engines import base, flags
+from worker.engines.base import Engine
+from worker.spec import EngineSpec
+
+#: Ranks that vLLM accepts for ``--max-lora-rank`` (vllm.config.lora.MaxLoRARanks, 0.32).
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+
+#: What `--model` may be a path to, if it is one.
+_MODEL_FILES = ("config.json", "params.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A checked set-up. ``most``: no more workers than this. ``adapter_cap``: as many adapters a worker holds at a
+    time. ``foreign_adapters`` came with the engine's own flags."""
+
+    settings: Settings
+    engine: Engine
+    spec: EngineSpec
+    placement: Placement
+    least: int
+    most: int
+    adapter_cap: int = 32
+    foreign_adapters: frozenset[str] = frozenset()
+    dynamic_loading: bool = True
+
+
+def look_at_machine(engine: Engine) -> Machine:
+    """What this machine has for workers of ``engine``. Raises UsageError for GPUs that are named as no GPU is."""
+    found = gpus.detect(visible_gpus()) if engine.uses_gpu and not getattr(engine, "is_cpu_package", False) else []
+    return Machine(
+        gpus=tuple((g.index, str(g)) for g in found),
+        cores=tuple(sorted(os.sched_getaffinity(0))),
+        memory=psutil.virtual_memory().total,
+    )
+
+
+def make(settings: Settings, machine: Machine | None = None) -> Plan:
+    """Raises UsageError with one line for everything that would not work."""
+    engine = base.load(settings.engine)
+    if settings.backend:
+        from cluster.monitoring import (
+            external as attached,  # what probes them is imported for them alone: it takes 0.3 s
+        )
+
+        attached.parse(settings.backend, settings.backend_key_file, 0)
+    if settings.instances:
+        engine.check()
+    if settings.otlp_endpoint and not _can_trace():
+        raise UsageError("--otlp-endpoint needs OpenTelemetry, which is not installed: pip install 'clusterctl[otel]'")
+    cors_flags.read(settings.engine_args)
+    spec = engine_spec(settings)
+    machine = machine or look_at_machine(engine)
+    ranks = spec.tensor_parallel_size * flags.integer(spec.extra_args, "--pipeline-parallel-size", 1)
+    on_gpu = engine.uses_gpu and bool(machine.gpus)
+    if settings.gpus is not None and not on_gpu:
+        raise UsageError(f"--gpus: engine {engine.name} can use no GPU here")
+    chosen = choose_gpus(machine.gpus, settings.gpus) if on_gpu else ()
+    placement = Placement(
+        machine=Machine(chosen, machine.cores, machine.memory), ranks=ranks, per_gpu=settings.instances_per_gpu,
+        on_gpu=on_gpu, memory_each=engine.memory_estimate(spec), planned=settings.instances,
+    )
+    placement.require(settings.instances)
+    if settings.max_instances is not None:
+        placement.require(settings.max_instances)
+    most = settings.max_instances or max(placement.capacity, settings.instances)
+    least = min(settings.min_instances, settings.instances)
+    foreign = frozenset(text.partition("=")[0] for text in flags.values(spec.extra_args, "--lora-modules") or ())
+    return Plan(settings, engine, spec, placement, least, most, spec.max_cpu_loras, foreign, spec.dynamic_loading)
+
+
+def _can_trace() -> bool:
+    """Whether the extra is installed; without importing it."""
+    try:
+        return all(map(find_spec, ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http")))
+    except ModuleNotFoundError:
+        return False
+
+
+def engine_spec(settings: Settings) -> EngineSpec:
+    """What all workers have in common. Raises UsageError for models and adapters that are none."""
+    args = settings.engine_args
+    names: tuple[str, ...]
+    dtype = None
+    file = _lora_file(settings)
+    model, named = settings.model or file.base_model, flags.values(args, "--served-model-name")
+    adapters = {**{entry.name: str(entry.path) for entry in file.entries}, **settings.lora}
+    if model is None:
+        # Not bfloat16: on a CPU with AMX, vLLM 0.32 uses tiles for attention without asking the kernel for them, and
+        # a model this small does nothing before that would have asked: SIGILL (docs/decisions/0004).
+        model, names, dtype = str(model_path()), (MODEL_NAME,), "float32"
+        # Servers that are balanced have models of their own.
+        own = {} if flags.has(args, "--no-enable-lora") or not settings.instances else demo_adapters()
+        adapters = {**{name: str(path) for name, path in own.items()}, **adapters}
+    else:
+        _check_model(model)
+        names = (file.served_name,) if file.served_name and not settings.model else (model,)
+    if named:
+        names = tuple(named)
+    ranks = [_adapter_rank(name, Path(path)) for name, path in adapters.items()]
+    for name in adapters:
+        if name in names:
+            raise UsageError(f"--lora {name}: that is the name of the model itself", exit_code=2)
+    max_loras = flags.integer(args, "--max-loras", file.max_loras or max(4, min(len(adapters), 16)))
+    cached = file.max_cpu_loras or file.cache_size or max(32, max_loras)
+    return EngineSpec(
+        engine=settings.engine,
+        model=model,
+        served_names=names,
+        adapters={name: str(Path(path).expanduser().absolute()) for name, path in adapters.items()},
+        extra_args=args,
+        tensor_parallel_size=_tensor_parallel(settings),
+        max_lora_rank=flags.integer(args, "--max-lora-rank", accepted_rank(file.max_lora_rank or max([16, *ranks]))),
+        max_loras=max_loras,
+        max_cpu_loras=flags.integer(args, "--max-cpu-loras", max(cached, max_loras)),
+        dynamic_loading=file.dynamic_loading,
+        lazy=frozenset(entry.name for entry in file.entries if not entry.auto_load),
+        descriptions={entry.name: entry.description for entry in file.entries if entry.description},
+        cpu_kv_gib=settings.cpu_kv_gib,
+        dtype=dtype,
+    )
+
+
+def _lora_file(settings: Settings) -> LoraFile:
+    """`--lora-config`, with what the environment says of its limits."""
+    file = lora_config.read(settings.lora_config) if settings.lora_config else LoraFile(())
+    return lora_config.with_environment(file, environment())
+
+
+def accepted_rank(rank: int) -> int:
+    """The smallest ``--max-lora-rank`` that vLLM accepts and that holds ``rank``. Raises UsageError above 512."""
+    for accepted in LORA_RANKS:
+        if rank <= accepted:
+            return accepted
+    raise UsageError(f"LoRA rank {rank} is above {LORA_RANKS[-1]}, the most that vLLM takes")
+
+
+def _tensor_parallel(settings: Settings) -> int:
+    given = flags.integer(settings.engine_args, "--tensor-parallel-size", settings.tensor_parallel_size)
+    if given != settings.tensor_parallel_size and settings.tensor_parallel_size != 1:
+        raise UsageError(
+            f"--tensor-parallel-size {settings.tensor_parallel_size} and, for the engine, {given}: which?", exit_code=2
+        )
+    return given
+
+
+def _path(text: str, what: str) -> Path:
+    """``text`` with ``~`` resolved. Raises UsageError for what cannot be a path here."""
+    try:
+        path = Path(text).expanduser()
+        path.exists()
+    except (OSError, RuntimeError) as error:
+        raise UsageError(f"{what} {text}: {getattr(error, 'strerror', None) or error}") from None
+    return path
+
+
+def _check_model(model: str) -> None:
+    if not looks_like_path(model):
+        return
+    path = _path(model, "--model")
+    if not path.exists():
+        raise UsageError(f"--model {model}: no such file or folder")
+    if path.is_file() and path.suffix == ".gguf":
+        return
+    if not path.is_dir() or not any((path / name).is_file() for name in _MODEL_FILES):
+        raise UsageError(f"--model {model}: holds no model (a folder with a config.json is needed)")
+
+
+def _adapter_rank(name: str, path: Path) -> int:
+    if not NAME.fullmatch(name):
+        raise UsageError(f"--lora {name!r}: [A-Za-z0-9._-], 1 to 128 characters are needed", exit_code=2)
+    path = _path(str(path), f"--lora {name}:")
+    if not path.is_dir():
+        raise UsageError(f"--lora {name}: no folder {path}")
+    try:
+        with bounded.open_regular(path / "adapter_config.json") as stream:
+            config = bounded.parse_json(bounded.read(stream, bounded.SETTINGS_BYTES))
+        rank = int(config["r"])
+    except FileNotFoundError:
+        raise UsageError(f"--lora {name}: {path} is no LoRA adapter (no adapter_config.json in it)") from None
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+        raise UsageError(f"--lora {name}: {path}/adapter_config.json is not one of a LoRA adapter") from None
+    return rank

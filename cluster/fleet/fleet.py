@@ -1,0 +1,324 @@
+"""The workers and what is wanted of them: every change of state is a method here, given the time. No I/O.
+
+The supervisor calls these from its one task and performs what the reconciler then asks for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import signal
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from cluster.events import Tell
+from cluster.fleet.cordons import Holds
+from cluster.fleet.exit_report import Loss, sentence
+from cluster.fleet.instance import Instance
+from cluster.fleet.restart import RestartPolicy, Verdict
+from cluster.fleet.states import DesiredState, InstanceDesired, ObservedState, WorkerState
+from worker.drivers.local import Handle
+from worker.probe import Readiness
+from worker.spec import Slot, WorkerSpec
+
+_S = WorkerState
+
+
+def instance_name(number: int) -> str:
+    return f"instance_{number}"
+
+
+class Fleet:
+    """``tell`` is called for everything a person may want to know, once; ``lost`` for a worker's end that nobody asked
+    for (without it, that is told as well)."""
+
+    def __init__(
+        self, desired: DesiredState, policy: RestartPolicy, random: Callable[[], float],
+        tell: Tell, lost: Callable[[Loss], None] | None = None,
+    ) -> None:
+        self.desired = desired
+        self.instances: dict[str, Instance] = {}
+        self.weights: dict[str, int] = {}
+        self.holds = Holds()
+        self.policy = policy
+        self._random = random
+        self._tell = tell
+        self._lost = lost or self._tell_loss
+
+    # what is wanted
+
+    def scale(self, count: int) -> None:
+        """Wants workers 0 to ``count - 1``: the newest go first, the lowest free number comes first. A spare whose
+        number is among them is one of them from now on."""
+        wanted = {n: self._wish(n) for n in map(instance_name, range(count))}
+        spares = {n: want for n, want in self.desired.spares.items() if n not in wanted}
+        for name in self.desired.instances.keys() - wanted.keys():
+            self.holds.end(name)
+        self.desired = dataclasses.replace(self.desired, instances=wanted, spares=spares)
+
+    def _wish(self, name: str) -> InstanceDesired:
+        """What is wanted of ``name`` already; of one that is still on its way out, no more than it is."""
+        old = self.instances.get(name)
+        known = self.desired.instances.get(name) or self.desired.spares.get(name)
+        return known or InstanceDesired(old.generation if old else 0)
+
+    def restart(self, name: str) -> None:
+        """Also ends its drain. Raises KeyError for an instance that is not wanted."""
+        old = self.desired.instances[name]
+        self.holds.end(name)
+        self._want(**{name: InstanceDesired(old.generation + 1, rolling=False)})
+
+    def restart_rolling(self, spare: str | None = None, keep: Collection[str] = ()) -> None:
+        """All but those in ``keep``, with a ``spare`` of that name (None: without); ends what is drained among them.
+        ``keep`` are where they would be brought to: a restart that has not come to them yet is taken back."""
+        wanted = {n: InstanceDesired(i.generation + 1, rolling=True) for n, i in self.desired.instances.items()}
+        for name, want in wanted.items():
+            if name in keep and name in self.instances:
+                self.instances[name].generation = want.generation
+            else:
+                self.holds.end(name)
+        old = self.instances.get(spare) if spare else None
+        spares = {spare: InstanceDesired(old.generation + 1 if old else 0, rolling=True)} if spare else {}
+        self.desired = dataclasses.replace(self.desired, instances=wanted, spares=spares)
+
+    def dismiss_spare(self) -> None:
+        self.desired = dataclasses.replace(self.desired, spares={})
+
+    def free_number(self) -> int:
+        """The number that a spare would have: above all that are wanted, and not of one that is on its way out."""
+        taken = {*self.desired.instances, *self.instances} - set(self.desired.spares)
+        return next(n for n in itertools.count(len(self.desired.instances)) if instance_name(n) not in taken)
+
+    def drain_by_hand(self, name: str, grace: float, now: float, version: tuple[int, int], balancer: bool) -> None:
+        """Out of rotation until `undrain`, a restart or its end; ``version`` and ``balancer`` as for `drain`."""
+        self.holds.begin(name, grace, now, version, None if balancer else 0)
+
+    def undrain(self, name: str) -> bool:
+        """False: it was not drained."""
+        return self.holds.end(name)
+
+    def shut_down(self, now: bool = False) -> None:
+        self.desired = dataclasses.replace(
+            self.desired, shutting_down=True, kill_now=now or self.desired.kill_now
+        )
+
+    def _want(self, **changed: InstanceDesired) -> None:
+        self.desired = dataclasses.replace(self.desired, instances={**self.desired.instances, **changed})
+
+    # what happens
+
+    def admit(self, name: str, slot: Slot, now: float) -> Instance:
+        generation = self.desired.wanted[name].generation
+        instance = Instance(name, slot, since=now, generation=generation)
+        self.instances[name] = instance
+        return instance
+
+    def starting(self, instance: Instance, spec: WorkerSpec, now: float, fresh: bool, keep: bool = False) -> None:
+        """A start is under way: whatever was known of the incarnation before is void. ``keep``: its generation is
+        what it was."""
+        if fresh:
+            instance.history = dataclasses.replace(instance.history, early=0, restarts=0)
+        wanted = self.desired.wanted.get(instance.id)
+        instance.enter(_S.STARTING, now, "")
+        instance.generation = wanted.generation if wanted and not keep else instance.generation
+        instance.incarnation = spec.incarnation
+        instance.spec = spec
+        if instance.starts:
+            cause = instance.cause or "planned"
+            instance.restarted[cause] = instance.restarted.get(cause, 0) + 1
+        instance.starts += 1
+        instance.ready_at = instance.started_at = None
+        instance.models = ()
+        instance.in_flight, instance.failing_probes, instance.failure = 0, False, None
+        instance.hung, instance.standing, instance.progress_at = None, "", None
+        instance.phase = "starting the process"
+
+    def started(self, instance: Instance, handle: Handle, wall: float) -> None:
+        instance.handle = handle
+        instance.started_at = wall
+        instance.tree_empty = False
+        port = instance.spec.port if instance.spec else None
+        self._tell(
+            instance.id, f"started (pid {handle.pid}, port {port or '?'})", kind="worker.started",
+            data={"pid": handle.pid, "port": port, "incarnation": instance.incarnation, "starts": instance.starts},
+        )
+
+    def ready(self, instance: Instance, readiness: Readiness, now: float) -> None:
+        if instance.state not in (_S.STARTING, _S.UNHEALTHY):
+            return
+        seconds = now - instance.since
+        took = f" after {seconds:.1f} s"
+        instance.enter(_S.READY, now, "")
+        if instance.ready_at is None:
+            instance.ready_at, instance.start_seconds = now, round(seconds, 3)
+        instance.models = readiness.models
+        instance.failing_probes, instance.phase, instance.slow = False, "", False
+        lacks = f"; refused {', '.join(instance.refused)}" if instance.refused else ""
+        self._tell(
+            instance.id, f"ready{took}{lacks}", kind="worker.ready",
+            data={"seconds": round(seconds, 3), "incarnation": instance.incarnation},
+        )
+
+    def unhealthy(self, instance: Instance, why: str, now: float, lost: bool, slow: bool = False) -> None:
+        """Probes failed often enough to take it out of rotation or, ``lost``, to give it up. ``slow``: for want of an
+        answer in time."""
+        if instance.state is _S.READY:
+            instance.slow = instance.slow or slow
+            instance.enter(_S.UNHEALTHY, now, why)
+            self._tell(instance.id, f"out of rotation: {why}", kind="worker.unhealthy", data={"reason": why})
+        if instance.state is _S.UNHEALTHY:
+            instance.failing_probes = lost
+
+    def hung(self, instance: Instance, why: str) -> bool:
+        """It stands still, and is to be killed at once. Returns whether that is new, and concerns a worker that
+        should be working."""
+        if instance.hung is not None or instance.state not in (_S.READY, _S.UNHEALTHY, _S.DRAINING):
+            return False
+        instance.hung = why
+        instance.slow = instance.slow or instance.state is _S.READY
+        return True
+
+    def drain(self, instance: Instance, now: float, version: tuple[int, int], balancer: bool) -> None:
+        """``version`` is the backend set that will tell the balancer; without a ``balancer`` nothing runs on it."""
+        instance.enter(_S.DRAINING, now, "draining")
+        instance.drain_version = version
+        instance.in_flight = None if balancer else 0
+        self._tell(instance.id, "draining", kind="worker.draining")
+
+    def stopping(self, instance: Instance, reason: str, now: float, failure: bool = False) -> None:
+        if failure and instance.failure is None and instance.state is not _S.STOPPING:
+            instance.failure = reason
+            self._tell(instance.id, f"{reason}; killed", kind="worker.killed", data={"reason": reason})
+        elif instance.state is not _S.STOPPING:
+            self._tell(instance.id, f"stopping ({reason})", kind="worker.stopping", data={"reason": reason})
+        instance.enter(_S.STOPPING, now, reason)
+
+    def exited(self, instance: Instance, status: int | None, log: list[str], now: float, wall: float) -> None:
+        """The main process is gone. Asked for or not decides; the exit code does not: a vLLM whose engine died
+        ends with code 0."""
+        asked = instance.state in (_S.DRAINING, _S.STOPPING) and instance.failure is None
+        pid = instance.handle.pid if instance.handle else None
+        instance.handle = None
+        how = instance.failure or describe_exit(status)
+        instance.cause = "planned" if asked else _cause(instance, status)
+        instance.last_exit = {
+            "at": wall, "pid": pid, "code": status if status is None or status >= 0 else None,
+            "signal": -status if status is not None and status < 0 else None,
+            "reason": how, "expected": asked, "log": [] if asked else log,
+        }
+        if asked:
+            instance.enter(_S.STOPPING, now, "ending")
+            return
+        served = now - instance.ready_at if instance.ready_at is not None else None
+        decision = self.policy.decide(instance.history, served, self._random)
+        instance.history = decision.history
+        instance.restart_at = now + decision.delay
+        reason = f"{how}; {decision.reason}"
+        instance.enter(_S.FAILED if decision.verdict is Verdict.GIVE_UP else _S.BACKOFF, now, reason)
+        instance.phase = ""
+        if instance.state is _S.FAILED:
+            instance.slow = False  # it is not on its way back: others may be taken out
+        self._lost(Loss(
+            instance.id, instance.incarnation, describe_end(status, pid, instance.failure), decision.reason,
+            {
+                "instance": instance.id, "incarnation": instance.incarnation, "pid": pid,
+                "signal": instance.last_exit["signal"], "code": instance.last_exit["code"],
+                "reason": instance.failure, "restart": decision.verdict is Verdict.RESTART,
+                "delay": round(decision.delay, 3), "attempt": decision.attempt, "limit": decision.limit,
+            },
+        ))  # fmt: skip
+
+    def _tell_loss(self, loss: Loss) -> None:
+        self._tell(loss.instance, sentence(loss, None), kind="worker.exited", data=loss.data)
+
+    def postponed(self, instance: Instance, reason: str, until: float) -> None:
+        """It cannot be started just now, which says nothing of the worker itself: tried again at ``until``."""
+        instance.enter(_S.BACKOFF, until, reason)
+        instance.restart_at, instance.phase, instance.tree_empty = until, "", True
+
+    def tree_empty(self, instance: Instance, now: float) -> None:
+        """Nothing is left of its session."""
+        instance.tree_empty = True
+        if instance.state is _S.STOPPING:
+            instance.enter(_S.STOPPED, now, "stopped")
+            self._tell(instance.id, "stopped", kind="worker.stopped")
+
+    def in_flight(self, version: tuple[int, int], counts: Mapping[str, int]) -> None:
+        """What the balancer reports as of the backend set ``version``. An older report says nothing of a drain."""
+        for instance in self.instances.values():
+            if instance.state is _S.DRAINING and version >= instance.drain_version:
+                instance.in_flight = counts.get(instance.id, 0)
+        self.holds.in_flight(version, counts)
+
+    def balancer_lost(self) -> None:
+        """Its streams died with it."""
+        self.holds.balancer_lost()
+        for instance in self.instances.values():
+            if instance.state is _S.DRAINING:
+                instance.in_flight = 0
+
+    # what it comes to
+
+    @property
+    def ready_count(self) -> int:
+        ready = (i.id for i in self.instances.values() if i.state is _S.READY and i.id not in self.holds)
+        return sum(name in self.desired.instances for name in ready)
+
+    def observed(self) -> ObservedState:
+        return {
+            i.id: dataclasses.replace(i.observed(), held=i.id in self.holds, lacking=bool(self.lacking(i)))
+            for i in self.instances.values()
+        }
+
+    def lacking(self, instance: Instance) -> list[str]:
+        """Adapters that it refuses and another ready worker holds."""
+        others = [i.agent for i in self.instances.values() if i is not instance and i.state is _S.READY]
+        return [name for name in instance.refused if any(agent and name in agent.loaded for agent in others)]
+
+    @property
+    def all_failed(self) -> bool:
+        wanted = [self.instances.get(n) for n in self.desired.instances]
+        return bool(wanted) and all(i is not None and i.state is _S.FAILED for i in wanted)
+
+    def durable(self) -> dict[str, Any]:
+        """The wishes made at run time, for the store."""
+        return {
+            "instances": {n: dataclasses.asdict(i) for n, i in self.desired.instances.items()},
+            "spares": {n: dataclasses.asdict(i) for n, i in self.desired.spares.items()},
+            "weights": dict(self.weights),
+            "drained": self.holds.durable(),
+        }
+
+
+def _cause(instance: Instance, status: int | None) -> str:
+    """Of an end that nobody asked for, in a word: ``hung``, ``unhealthy``, ``start`` (never got ready), ``signal``
+    (somebody else's) or ``exit``."""
+    if instance.hung is not None:
+        return "hung"
+    if instance.failure is not None:
+        return "start" if instance.ready_at is None else "unhealthy"
+    return "signal" if status is not None and status < 0 else "exit"
+
+
+def describe_end(status: int | None, pid: int | None, failure: str | None) -> str:
+    """As `describe_exit`, of a process; ``failure``: why it was killed."""
+    if failure is not None:
+        return f"ended (pid {pid}; {failure})"
+    if status is None:
+        return f"ended (pid {pid}; adopted, so its exit status is not known)"
+    if status < 0:
+        return f"killed by signal {-status} (pid {pid})"
+    return f"exited with code {status} (pid {pid})" + (", which nobody asked for" if status == 0 else "")
+
+
+def describe_exit(status: int | None) -> str:
+    """In words; ``status`` as `subprocess` counts it, None where it cannot be known."""
+    if status is None:
+        return "ended (adopted, so its exit status is not known)"
+    if status < 0:
+        try:
+            name = signal.Signals(-status).name
+        except ValueError:
+            name = "?"
+        return f"killed by signal {-status} ({name})"
+    return f"exited with code {status}, which nobody asked for" if status == 0 else f"exited with code {status}"

@@ -1,0 +1,169 @@
+"""What the supervisor knows of one worker. Changed by `cluster.fleet.fleet` alone."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cluster.adapters.agent import AdapterAgent
+from cluster.fleet.restart import History
+from cluster.fleet.states import InstanceObserved, WorkerState, check
+from cluster.monitoring.hang_detector import Progress
+from worker.drivers.local import Handle
+from worker.spec import ProcessId, Slot, WorkerSpec
+
+
+@dataclass(slots=True)
+class Instance:
+    """Monotonic times in seconds; ``started_at`` is wall-clock. ``failure``: why it is being killed although nobody
+    wanted it to end. ``held``: the adapters an adopted worker held when it was last seen, and their paths.
+    ``swept``: the process that ended, whose session is to be emptied. ``drain_version``: the first backend set in
+    which the balancer sends it nothing new. ``settings``: the number of those it was started with
+    (`cluster.deployment.revisions`). ``hung``: why it is to be killed at once. ``slow``: it was taken out of rotation
+    for slowness and has not been back since. ``stalls``: how often it was found hung. ``standing``: for how long its
+    tokens stand still, in words; ``progress_at``: when they last did not; ``progress``: what its engine says of that.
+    ``cause``: of its last end, in a word; ``restarted``: how often it was started again, by that; ``start_seconds``:
+    how long its last start took."""
+
+    id: str
+    slot: Slot
+    state: WorkerState = WorkerState.STOPPED
+    since: float = 0.0
+    generation: int = 0
+    settings: int = 0
+    incarnation: int = 0
+    starts: int = 0
+    handle: Handle | None = None
+    swept: Handle | None = None
+    spec: WorkerSpec | None = None
+    started_at: float | None = None
+    ready_at: float | None = None
+    models: tuple[dict[str, Any], ...] = ()
+    held: dict[str, str] = field(default_factory=dict)
+    agent: AdapterAgent | None = None
+    history: History = field(default_factory=History)
+    restart_at: float = 0.0
+    tree_empty: bool = True
+    in_flight: int | None = 0
+    drain_version: tuple[int, int] = (0, 0)
+    failing_probes: bool = False
+    hung: str | None = None
+    slow: bool = False
+    stalls: int = 0
+    standing: str = ""
+    progress_at: float | None = None
+    progress: Progress | None = None
+    cause: str = ""
+    restarted: dict[str, int] = field(default_factory=dict)
+    start_seconds: float | None = None
+    failure: str | None = None
+    phase: str = ""
+    reason: str = ""
+    last_exit: dict[str, Any] | None = None
+    cpu_percent: float = 0.0
+    memory_mb: float = 0.0
+
+    @property
+    def withheld(self) -> set[str]:
+        """Adapters that it holds and is sent no requests for just now."""
+        return self.agent.withheld if self.agent else set()
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """Adapters that it should hold and does not take, with its words."""
+        return {n: r.reason for n, r in self.agent.refused.items()} if self.agent else {}
+
+    @property
+    def number(self) -> int:
+        return int(self.id.rsplit("_", 1)[1])
+
+    def enter(self, state: WorkerState, now: float, reason: str) -> None:
+        """Raises IllegalTransition. Entering the state it is in changes only the reason."""
+        if state is not self.state:
+            self.state = check(self.state, state)
+            self.since = now
+        self.reason = reason
+
+    def observed(self) -> InstanceObserved:
+        return InstanceObserved(
+            id=self.id,
+            state=self.state,
+            since=self.since,
+            generation=self.generation,
+            main_alive=self.handle is not None,
+            tree_empty=self.tree_empty,
+            in_flight=self.in_flight,
+            restart_at=self.restart_at,
+            failing_probes=self.failing_probes,
+            hung=self.hung,
+            gpus=self.slot.gpus,
+        )
+
+    def _process(self) -> dict[str, int] | None:
+        """The main process or, while its session is not empty, the one that was."""
+        known = self.handle or (None if self.tree_empty else self.swept)
+        return asdict(known.process) if known else None
+
+    def record(self) -> dict[str, Any]:
+        """What a later supervisor needs to adopt the worker; `restore` reads it."""
+        spec = self.spec
+        return {
+            "state": str(self.state),
+            "generation": self.generation,
+            "settings": self.settings,
+            "incarnation": self.incarnation,
+            "starts": self.starts,
+            "restarted": dict(self.restarted),
+            "cause": self.cause,
+            "start_seconds": self.start_seconds,
+            "started_at": self.started_at,
+            "process": self._process(),
+            "spec": {
+                "argv": spec.argv, "cwd": str(spec.cwd), "log": str(spec.log), "run_file": str(spec.run_file),
+                "port": spec.port, "api_key": spec.api_key,
+            } if spec else None,
+            "slot": asdict(self.slot),
+            "models": self.models,
+            "held": dict(self.agent.loaded) if self.agent else self.held,
+            "last_exit": self.last_exit,
+            "reason": self.reason,
+            "history": asdict(self.history),
+        }
+
+
+def restore(name: str, record: dict[str, Any], now: float) -> Instance:
+    """The instance that `Instance.record` described, without a handle: whether it runs is for the caller to see.
+    Raises KeyError/TypeError/ValueError for what is no such record."""
+    slot = record["slot"]
+    kept = record["spec"]
+    spec = None
+    if kept:
+        spec = WorkerSpec(
+            id=name, incarnation=record["incarnation"], argv=tuple(kept["argv"]), env={}, cwd=Path(kept["cwd"]),
+            log=Path(kept["log"]), run_file=Path(kept["run_file"]), port=kept["port"], api_key=kept["api_key"],
+        )
+    return Instance(
+        id=name,
+        slot=Slot(tuple(slot["gpus"]), tuple(tuple(c) for c in slot["cores"]), slot["share"]),
+        state=WorkerState(record["state"]),
+        since=now,
+        generation=record["generation"],
+        settings=record.get("settings", 0),
+        incarnation=record["incarnation"],
+        starts=record["starts"],
+        restarted=dict(record.get("restarted", {})),
+        cause=record.get("cause", ""),
+        start_seconds=record.get("start_seconds"),
+        started_at=record["started_at"],
+        spec=spec,
+        models=tuple(record["models"]),
+        held=dict(record["held"]),
+        last_exit=record["last_exit"],
+        reason=record["reason"],
+        history=History(**record["history"]),
+    )
+
+
+def recorded_process(record: dict[str, Any]) -> ProcessId | None:
+    return ProcessId(**record["process"]) if record["process"] else None

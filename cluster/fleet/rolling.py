@@ -1,0 +1,103 @@
+"""A rolling restart: whose turn it is, how far it has come, and what holds it up. Pure.
+
+One at a time, and never fewer ready than all but one. What has been started anew has to be ready before the next one
+is taken down: a worker that does not come back stops it, and so does a spare that does not get ready (with settings
+that do not work it is the first to try them, when nothing has been taken down yet). One that refuses an adapter which
+others hold is ready for the base model only: it stops it as well, while they are still there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cluster.fleet.states import DesiredState, InstanceDesired, InstanceObserved, ObservedState, WorkerState
+
+_S = WorkerState
+
+
+def next_to_roll(desired: DesiredState, observed: ObservedState) -> str | None:
+    """The one instance a rolling restart may take down now: one that serves nobody anyway, else the first in order,
+    if enough of the others are ready without it."""
+    left = _left(desired.wanted, observed)
+    if not left or not _proven(desired, observed):
+        return None
+    for name in left:
+        if observed[name].held or observed[name].state not in (_S.READY, _S.UNHEALTHY):
+            return name
+    others = sum(_stays_ready(n, want, observed) for n, want in desired.wanted.items() if n != left[0])
+    return left[0] if others >= len(desired.instances) - 1 else None
+
+
+def over(desired: DesiredState, observed: ObservedState) -> bool:
+    """Nothing is left to be restarted, and whoever should serve does: a spare may go."""
+    return not _left(desired.instances, observed) and all(
+        name in observed and _serves(observed[name]) for name in desired.instances
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """``done`` of ``total`` have been restarted and are ready. ``stopped_by``: the worker that does not come back, or
+    comes back without adapters."""
+
+    active: bool
+    done: int
+    total: int
+    stopped_by: str | None
+
+
+def progress(desired: DesiredState, observed: ObservedState) -> Progress:
+    """Of the last rolling restart that was asked for."""
+    rolling = [name for name, want in desired.instances.items() if want.rolling]
+    left = set(_left(desired.wanted, observed))
+    done = sum(n not in left and n in observed and _back(observed[n]) for n in rolling)
+    active = bool(left or desired.spares) and not desired.shutting_down
+    failed = [
+        name
+        for name in (*desired.spares, *rolling)
+        if name in observed and name not in left and _stuck(observed[name])
+    ]
+    return Progress(active, done, len(rolling), failed[0] if active and failed else None)
+
+
+def _left(wanted: Mapping[str, InstanceDesired], observed: ObservedState) -> list[str]:
+    return [
+        name
+        for name, want in wanted.items()
+        if want.rolling and name in observed and observed[name].generation < want.generation
+    ]
+
+
+def _proven(desired: DesiredState, observed: ObservedState) -> bool:
+    """What was started anew serves (or is held back by a person), and the spare, if there is to be one, does too."""
+    for name, want in desired.wanted.items():
+        seen = observed.get(name)
+        if seen is None:
+            if name in desired.spares:
+                return False
+            continue
+        new = (want.rolling or name in desired.spares) and seen.generation >= want.generation
+        if new and not _serves(seen):
+            return False
+    return True
+
+
+def _back(seen: InstanceObserved) -> bool:
+    return seen.state is _S.READY and not seen.lacking
+
+
+def _serves(seen: InstanceObserved) -> bool:
+    return _back(seen) or seen.held
+
+
+def _stuck(seen: InstanceObserved) -> bool:
+    return seen.state is _S.FAILED or (seen.state is _S.READY and seen.lacking and not seen.held)
+
+
+def _stays_ready(name: str, want: InstanceDesired, observed: ObservedState) -> bool:
+    """Ready, and not about to be taken down because somebody asked for its restart."""
+    seen = observed.get(name)
+    if seen is None or seen.held or seen.state is not _S.READY:
+        return False
+    return want.rolling or seen.generation >= want.generation

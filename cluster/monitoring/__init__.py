@@ -1,0 +1,1 @@
+"""Whether workers are well, and what they use."""

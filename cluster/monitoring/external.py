@@ -1,0 +1,190 @@
+"""Backends that this cluster did not start: probed, balanced and shown, never started, stopped or changed."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from cluster.adapters.agent import AdapterAgent
+from cluster.events import Tell
+from cluster.fleet.states import WorkerState
+from cluster.monitoring.hang_detector import Progress
+from cluster.monitoring.probes import ProbePlan, nothing, watch
+from config import bounded
+from config.errors import UsageError
+from config.secret import clean
+from config.topology import BackendSpec
+from worker.probe import ProbeFailed, Readiness, Target
+
+#: How long (s) an address is believed before its name is asked for again.
+RESOLVE_EVERY = 30.0
+
+
+class Attached:
+    """One such server. ``spec`` is what the balancer is told; ``agent`` brings adapters on it, if it is to have ours;
+    ``changed`` is called when ``spec`` changes, ``tell`` with every sentence worth a line in the log."""
+
+    def __init__(self, spec: BackendSpec) -> None:
+        self.spec = spec
+        #: What is wrong with it and, while nothing is, how far it has come on its way to be ready.
+        self.reason = self.coming = ""
+        #: As of an instance: taken out for slowness; found hung so often; standing still for so long.
+        self.slow = False
+        self.stalls = 0
+        #: Of the cluster it has none.
+        self.settings = 0
+        self.standing = ""
+        self.progress_at: float | None = None
+        self.progress: Progress | None = None
+        self._failing = False
+        self.agent: AdapterAgent | None = None
+        self.changed: Callable[[], None] = lambda: None
+        self.tell: Tell = _unheard
+        #: Whether there is room for it among those that are out for slowness, see `cluster.monitoring.ejection_limit`.
+        self.may_take_out: Callable[[Attached, str], bool] = lambda attached, why: True
+
+    @property
+    def id(self) -> str:
+        return self.spec.id
+
+    @property
+    def withheld(self) -> set[str]:
+        return self.agent.withheld if self.agent else set()
+
+    @property
+    def incarnation(self) -> int:
+        return self.spec.incarnation
+
+    @property
+    def state(self) -> WorkerState:
+        return WorkerState(self.spec.state)
+
+    async def run(self, target: Target, plan: ProbePlan) -> None:
+        """Probes it until cancelled."""
+        await asyncio.gather(self._resolve(), self._watch(target, plan))
+
+    async def _watch(self, target: Target, plan: ProbePlan) -> None:
+        await _first_answer(target, self)
+        await watch(target, plan, self, prepare=self.agent.sync if self.agent else nothing)
+
+    async def _resolve(self) -> None:
+        """Keeps ``ip`` true, so that no name is looked up on the request path."""
+        while True:
+            ip = await _address_of(self.spec.host, self.spec.port)
+            if ip and ip != self.spec.ip:
+                self.spec = replace(self.spec, ip=ip)
+                self.changed()
+            await asyncio.sleep(RESOLVE_EVERY if ip else 1.0)
+
+    # Reporter
+
+    def phase(self, text: str) -> None:
+        self.reason, self.coming = "", text
+
+    def not_yet(self, why: str) -> None:
+        self.reason, self.coming = why, ""
+
+    def ready(self, result: Readiness) -> None:
+        self.slow = self._failing = False
+        self._enter(WorkerState.READY, "", result.models)
+        self.tell(self.spec.id, f"ready ({self.spec.address})", kind="worker.ready")
+
+    def looked(self, cards: tuple[dict[str, Any], ...]) -> None:
+        if self.agent is not None:
+            self.agent.look(cards)
+        if self.spec.state == WorkerState.READY and cards != self.spec.models:
+            self._enter(WorkerState.READY, "", cards)
+
+    def unhealthy(self, why: str, lost: bool, slow: bool = False) -> None:
+        if slow and not self.may_take_out(self, why):
+            return
+        self.slow, self._failing = self.slow or (slow and self.state is WorkerState.READY), True
+        self._take_out(why)
+
+    # what stands still
+
+    def hung(self, why: str) -> None:
+        """Out of rotation until `going`: it is not ours to be killed."""
+        self.slow = self.slow or self.state is WorkerState.READY
+        self._take_out(why)
+
+    def going(self) -> None:
+        """It makes progress again."""
+        if self.state is WorkerState.UNHEALTHY and not self._failing:
+            self.slow = False
+            self._enter(WorkerState.READY, "", self.spec.models)
+            self.tell(self.spec.id, "back in rotation: it makes progress again", kind="worker.ready")
+
+    def _take_out(self, why: str) -> None:
+        self.reason = why
+        if self.spec.state != WorkerState.UNHEALTHY:
+            self._enter(WorkerState.UNHEALTHY, why, self.spec.models)
+            self.tell(
+                self.spec.id, f"out of rotation: {why}", kind="worker.unhealthy", data={"reason": why}
+            )
+
+    def _enter(self, state: WorkerState, reason: str, models: tuple[dict[str, Any], ...]) -> None:
+        self.reason, self.coming = reason, ""
+        self.spec = replace(self.spec, state=str(state), models=models)
+        self.changed()
+
+
+def _unheard(subject: str, text: str, kind: str = "", data: Mapping[str, Any] | None = None) -> None:
+    """Nobody listens yet."""
+
+
+async def _first_answer(target: Target, attached: Attached) -> None:
+    while True:
+        try:
+            await target.models()
+            return
+        except ProbeFailed as error:
+            attached.not_yet(str(error))
+            await asyncio.sleep(1.0)
+
+
+async def _address_of(host: str, port: int) -> str | None:
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        pass
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=1)
+    except OSError:
+        return None
+    return str(found[0][4][0])
+
+
+def parse(urls: tuple[str, ...], key_file: Path | None, epoch: int) -> list[Attached]:
+    """``backend_0 …`` in the order given. Raises UsageError for what is no http(s) URL or an unreadable file."""
+    key = None
+    if key_file is not None:
+        try:
+            key = clean(bounded.read_text(key_file.expanduser()))
+        except UnicodeDecodeError:  # its words quote what could not be read
+            raise UsageError(f"--backend-key-file {key_file}: not a UTF-8 text file", exit_code=2) from None
+        except (OSError, ValueError, RuntimeError) as error:
+            raise UsageError(f"--backend-key-file {key_file}: {error}", exit_code=2) from None
+    return [_parse_one(f"backend_{number}", url, key, epoch) for number, url in enumerate(urls)]
+
+
+def _parse_one(name: str, url: str, key: str | None, epoch: int) -> Attached:
+    try:
+        parts = urlsplit(url)
+        port = parts.port if parts.port is not None else 443 if parts.scheme == "https" else 80
+    except ValueError as error:
+        raise UsageError(f"--backend {url}: {error}; such as http://10.0.0.7:8000 is needed", exit_code=2) from None
+    if port == 0:
+        raise UsageError(f"--backend {url}: the port is no number from 1 to 65535", exit_code=2)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.username:
+        raise UsageError(f"--backend {url}: a URL such as http://10.0.0.7:8000 is needed", exit_code=2)
+    spec = BackendSpec(
+        id=name, incarnation=epoch, state=str(WorkerState.STARTING), scheme=parts.scheme, host=parts.hostname,
+        port=port, path=parts.path.rstrip("/").removesuffix("/v1"), managed=False, api_key=key,
+    )
+    return Attached(spec)

@@ -1,1 +1,0 @@
-"""How much memory a model takes, and what of it fits on a machine. (`cluster/plan.py` is what `up` runs.)"""

@@ -1,0 +1,1 @@
+"""Commands for people that are no part of the control plane."""

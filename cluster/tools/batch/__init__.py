@@ -1,0 +1,1 @@
+"""A file of requests, answered in order."""

@@ -1,0 +1,1 @@
+"""A cluster in a terminal, as it changes."""

@@ -1,0 +1,1 @@
+"""What the balancer answers itself: the management API, its metrics, the page."""

@@ -1,0 +1,116 @@
+"""`GET /v1/cluster/why`: which workers could have taken a request, which one did, by what, and what became of it.
+
+Answered from the journals of all balancer processes: whoever is asked asks the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from aiohttp import web
+
+from config.logs import iso
+from lb.control.peers import Siblings
+from lb.protocol.errors import ProxyError
+from lb.records.decision_log import KEPT, Entry, Journal, Row, Step
+from lb.routing.backend import Backend
+from lb.routing.strategies.base import Choice
+
+#: Decisions in an answer where nobody says how many.
+_USUAL = 20
+
+
+class Why:
+    """``under_way()`` tells of requests that are not over. ``clock`` is that of the journal (s, monotonic)."""
+
+    def __init__(
+        self, journal: Journal, under_way: Callable[[], Iterable[Row]], siblings: Siblings,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._journal, self._under_way, self._siblings, self._clock = journal, under_way, siblings, clock
+
+    async def answer(self, request: web.Request) -> web.Response:
+        """Raises ProxyError: 400, 404."""
+        id, limit = request.query.get("request_id"), _limit(request.query.get("limit"))
+        question = {"type": "why", "request_id": id, "limit": limit}
+        own, others = await asyncio.gather(self.told(question), self._siblings.ask(question))
+        found = [one for answer in (own, *others) for one in answer.get("decisions", ())]
+        found.sort(key=lambda decision: str(decision["at"]), reverse=True)
+        if id is not None and not found:
+            raise ProxyError(
+                404, f"nothing is known of a request {id!r}: each balancer process keeps its last {KEPT:,}",
+                param="request_id",
+            )  # fmt: skip
+        return web.json_response({"decisions": found[:limit]})
+
+    async def told(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        """What another balancer is answered: what this process knows, the newest first."""
+        id, limit = message.get("request_id"), int(message["limit"])
+        rows = [*self._journal.ring, *self._under_way()]
+        found = [row for row in reversed(rows) if id is None or row[0].id == id][:limit]
+        epoch = time.time() - self._clock()
+        # In a thread: words for a thousand requests must not stand between somebody's tokens.
+        made = await asyncio.to_thread(lambda: [decision(Entry._make(row), epoch) for row in found])
+        return {"type": "why", "decisions": made}
+
+
+def decision(entry: Entry, epoch: float) -> dict[str, Any]:
+    """For people and programs. ``epoch``: the clock's 0 in s since the epoch."""
+    info, came = entry.info, entry.came
+    steps = [Step._make(step) for step in info.steps]
+    attempts = [
+        {**_attempt(step.backend, step.began - came, step.choice), "ended_s": _s(step.ended - came),
+         "failed": step.reason, "cause": step.cause}
+        for step in steps
+    ]  # fmt: skip
+    if entry.backend is not None:
+        attempts.append(_attempt(entry.backend, entry.began - came, info.choice))
+    return {
+        "request_id": info.id, "at": iso(epoch + came), "model": info.model, "route": info.path,
+        "balancer": os.getpid(), "attempts": attempts, "outcome": _outcome(entry),
+    }  # fmt: skip
+
+
+def _attempt(backend: Backend, at: float, choice: Choice | None) -> dict[str, Any]:
+    made: dict[str, Any] = {"instance": backend.id, "incarnation": backend.spec.incarnation, "began_s": _s(at)}
+    if choice is None:
+        reason = "it made the response that this request is about"
+        return {**made, "strategy": None, "reason": reason, "candidates": [{"instance": backend.id}]}
+    candidates, strategy, scores = choice
+    if strategy is None:
+        reason = "the only one that could take it"
+        return {**made, "strategy": None, "reason": reason, "candidates": [{"instance": b.id} for b in candidates]}
+    by_id = scores if isinstance(scores, Mapping) else dict(zip((b.id for b in candidates), scores or (), strict=False))
+    shown = [{"instance": b.id, **({"score": round(by_id[b.id], 6)} if b.id in by_id else {})} for b in candidates]
+    made |= {"strategy": strategy.name, "reason": strategy.rule, "candidates": shown}
+    return {**made, "scored_by": strategy.measure} if by_id else made
+
+
+def _outcome(entry: Entry) -> dict[str, Any] | None:
+    """None: it is under way."""
+    if not entry.status:
+        return None
+    first = _s(entry.first - entry.came) if entry.first else None
+    return {
+        "status": entry.status, "error": entry.reason or None, "time_to_first_token_s": first,
+        "duration_s": _s(entry.ended - entry.came), "completion_tokens": entry.made or None,
+    }  # fmt: skip
+
+
+def _s(seconds: float) -> float:
+    return round(seconds, 6)
+
+
+def _limit(text: str | None) -> int:
+    """Raises ProxyError (400)."""
+    try:
+        limit = _USUAL if text is None else int(text)
+    except ValueError:
+        limit = 0
+    if not 1 <= limit <= KEPT:
+        raise ProxyError(400, f"limit: 1 to {KEPT}", param="limit")
+    return limit

@@ -1,0 +1,1 @@
+"""The links to the supervisor and to the other balancers of the cluster."""

@@ -1,0 +1,223 @@
+"""The balancer's end of the link: takes backend sets and snapshots, reports what is in flight, hands the listening
+socket over to whichever supervisor asks for it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+import socket
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from config.aio import Tasks
+from config.link import LINE_LIMIT, Phase, bind_unix, descriptor_path, encode, messages
+from config.topology import BackendSet
+from lb.admin.event_stream import EventFeed
+from lb.records.loss_report import Outcomes
+from lb.routing.notifier import Changes
+from lb.routing.pool import Pool
+from lb.telemetry.cooperative import in_turns
+from lb.telemetry.exposition import gathered
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two reports while nothing drains.
+_REPORT_EVERY = 1.0
+
+#: Seconds between two requests for the same adapter.
+_WANT_EVERY = 0.2
+
+#: Seconds between two looks at what still runs on a draining backend.
+_DRAIN_LOOK = 0.02
+
+#: Seconds between two looks at what became of requests on a lost worker.
+_OUTCOME_LOOK = 0.02
+
+
+class Link:
+    """``uses()`` tells which adapters were used since it was last asked; ``series()`` makes this process' own
+    series, in pieces. ``outcomes`` knows what became of requests on lost workers, ``events`` takes what happened,
+    ``why`` answers another balancer's question how requests were routed. ``snapshot`` is the supervisor's last word;
+    ``alive`` whether there is a supervisor; ``retired`` is set when it has said that another takes the connections: a
+    request may go on for ``drain_timeout`` seconds."""
+
+    def __init__(
+        self, pool: Pool, listener: socket.socket, path: Path,
+        uses: Callable[[], dict[str, float]] = dict, series: Callable[[], Iterable[str]] = tuple,
+        outcomes: Outcomes | None = None, events: EventFeed | None = None,
+        why: Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]] | None = None,
+    ) -> None:
+        self._pool, self._listener, self._path = pool, listener, path
+        self._uses, self._series = uses, series
+        self._outcomes, self._events, self._why = outcomes or Outcomes(), events or EventFeed(), why
+        self._wanted: dict[str, float] = {}
+        #: Of whoever is connected and has not turned out to be another balancer: supervisors.
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks = Tasks()
+        self._server: asyncio.Server | None = None
+        self._descriptors: socket.socket | None = None
+        self._snapshot: dict[str, Any] = {}
+        self._snapshot_at: float | None = None
+        self.phase = Phase.STARTING
+        self.retired, self.drain_timeout = asyncio.Event(), 0.0
+        self._spoken = asyncio.Event()
+        self.fresh = Changes()
+        self._applied = Changes()
+
+    @property
+    def alive(self) -> bool:
+        return bool(self._writers)
+
+    @property
+    def snapshot(self) -> dict[str, Any]:
+        return self._snapshot
+
+    @snapshot.setter
+    def snapshot(self, said: dict[str, Any]) -> None:
+        self._snapshot, self._snapshot_at = said, time.monotonic()
+
+    @property
+    def age(self) -> float | None:
+        """Seconds since the supervisor's last word; None before the first."""
+        return None if self._snapshot_at is None else time.monotonic() - self._snapshot_at
+
+    async def start(self) -> None:
+        """Raises OSError."""
+        loop = asyncio.get_running_loop()
+        self._descriptors = bind_unix(descriptor_path(self._path))
+        loop.add_reader(self._descriptors, self._hand_over)
+        self._server = await asyncio.start_unix_server(self._serve, sock=bind_unix(self._path), limit=LINE_LIMIT)
+        self._tasks.start(self._keep_reporting(), "report to the supervisor")
+        self._tasks.start(self._tell_outcomes(), "tell what became of requests")
+
+    async def close(self) -> None:
+        self.report()  # the last word: whoever hears it knows that nothing was lost
+        if self._descriptors is not None:
+            asyncio.get_running_loop().remove_reader(self._descriptors)
+            self._descriptors.close()
+        if self._server is not None:
+            self._server.close()
+        for writer in self._writers:
+            writer.close()
+        await self._tasks.close()
+        self._path.unlink(missing_ok=True)
+        descriptor_path(self._path).unlink(missing_ok=True)
+
+    async def first_word(self, timeout: float) -> None:
+        """Returns when a supervisor has said what there is, or ``timeout`` seconds are over."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._spoken.wait()
+        except TimeoutError:
+            pass
+
+    def enter(self, phase: Phase) -> None:
+        """Tells the supervisor."""
+        self.phase = phase
+        self._say({"type": "phase", "phase": phase, "requests": sum(self._pool.in_flight().values())})
+
+    async def has_snapshot(self, sequence: tuple[int, int], timeout: float) -> None:
+        """Returns when a snapshot at least that new has come, or ``timeout`` seconds are over."""
+        try:
+            async with asyncio.timeout(timeout):
+                while tuple(self.snapshot.get("sequence", (0, 0))) < sequence:
+                    await self.fresh.next()
+        except TimeoutError:
+            pass
+
+    def want(self, adapter: str) -> None:
+        """Tells the supervisor that somebody asks for an adapter that no worker holds."""
+        now = asyncio.get_running_loop().time()
+        if now - self._wanted.get(adapter, -math.inf) < _WANT_EVERY:
+            return
+        self._wanted[adapter] = now
+        self._say({"type": "want", "adapter": adapter})
+
+    def report(self) -> None:
+        """What is in flight now."""
+        if not self._writers:
+            return
+        self._say({
+            "type": "report", "version": list(self._pool.version), "in_flight": self._pool.in_flight(),
+            "waiting": self._pool.waiting(), "used": self._uses(),
+        })  # fmt: skip
+
+    def _hand_over(self) -> None:
+        """Over a plain socket: no transport of asyncio or uvloop carries descriptors."""
+        assert self._descriptors is not None
+        try:
+            channel, _ = self._descriptors.accept()
+        except OSError:
+            return
+        with channel:
+            try:
+                socket.send_fds(channel, [b"L"], [self._listener.fileno()])
+            except OSError as error:
+                log.warning("the listening socket was not handed over: %s", error)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        writer.write(encode({"type": "hello", "pid": os.getpid(), "phase": self.phase}))
+        try:
+            async for message in messages(reader):
+                if message["type"] == "set":
+                    self._pool.apply(BackendSet.from_json(message["set"]))
+                    self.report()
+                    self._applied.notify()
+                elif message["type"] == "snapshot":
+                    self.snapshot = message["snapshot"]
+                    self._spoken.set()
+                    self.fresh.notify()
+                elif message["type"] == "retire":
+                    self.drain_timeout = float(message["timeout"])
+                    self.retired.set()
+                elif message["type"] == "events":
+                    self._events.add(message["events"])
+                elif message["type"] == "metrics":
+                    self._writers.discard(writer)  # another balancer: no supervisor asks for them
+                    pieces = await in_turns(gathered(self._series()))
+                    writer.write(encode({"type": "metrics", "text": "".join(pieces)}))
+                elif message["type"] == "why" and self._why is not None:
+                    self._writers.discard(writer)  # another balancer too
+                    writer.write(encode(await self._why(message)))
+        finally:
+            self._writers.discard(writer)
+            writer.close()
+
+    async def _keep_reporting(self) -> None:
+        """What is in flight: soon while something drains, now and then otherwise."""
+        waited, before = 0.0, ""
+        while True:
+            pause = _DRAIN_LOOK if self._draining() else _REPORT_EVERY
+            try:
+                async with asyncio.timeout(pause):
+                    await self._applied.next()  # a drain may begin with it
+            except TimeoutError:
+                pass
+            waited += pause
+            now = str(self._pool.in_flight())
+            if now != before or waited >= _REPORT_EVERY:
+                before, waited = now, 0.0
+                self.report()
+
+    async def _tell_outcomes(self) -> None:
+        """Of workers that a backend set said are lost."""
+        while True:
+            await self._applied.next()
+            while self._outcomes.pending:
+                for message in self._outcomes.due(asyncio.get_running_loop().time()):
+                    self._say(message)
+                await asyncio.sleep(_OUTCOME_LOOK)
+
+    def _say(self, message: Mapping[str, Any]) -> None:
+        for writer in self._writers:
+            if not writer.is_closing():
+                writer.write(encode(message))
+
+    def _draining(self) -> bool:
+        return any(b.spec.state == "draining" for b in self._pool.backends.values())
+

@@ -1,0 +1,616 @@
+"""One connection of a client: reads its requests strictly, one after the other, and writes what answers them.
+
+A request is read whole before anything is done with it, up to `Limits.collect` bytes of body; a larger one goes on
+as it comes, at the pace of whoever takes it, if it says for which model before that. Whatever is not understood ends
+the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Mapping
+from enum import Enum, auto
+from time import monotonic
+from typing import cast
+
+from config.peer_credentials import uid_of_peer
+from lb.admission.allowance import Allowance
+from lb.admission.budget import UNCOUNTED
+from lb.downstream.intake import Intake
+from lb.downstream.pace import Pace
+from lb.downstream.presence import has_left
+from lb.protocol.body import AT_ONCE, Scan
+from lb.protocol.error_shapes import phrase
+from lb.protocol.errors import ProxyError, Source
+from lb.protocol.facts import Facts
+from lb.protocol.http1 import request as http
+from lb.protocol.http1.request import Malformed, RequestHead
+from lb.protocol.messages import Exchange, Request, Service, Upload
+from lb.protocol.routes import shown
+from lb.upstream.headers import SERVER
+
+#: What uvloop reads at once: so much may follow after reading has been paused.
+_ONE_READ = 256_000
+
+log = logging.getLogger(__name__)
+
+#: Seconds that an answer has to begin in once a client sends no more, before that one is asked if it is still there.
+_EOF_S = 0.1
+
+_SERVER = SERVER.decode()
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class _At(Enum):
+    HEAD = auto()  # a request is awaited, or its head is being read
+    BODY = auto()  # its body is being collected
+    ANSWER = auto()  # it is being answered; with an upload, its body is still being read
+    TUNNEL = auto()
+    LINGER = auto()  # nothing is read any more, but what comes is taken in
+    CLOSED = auto()
+
+
+def _nowhere(data: bytes) -> None:
+    """There is no connection yet."""
+
+
+class ClientConnection(asyncio.Protocol):
+    """``close_after``: no further request is read after the one that is being answered. ``origin``: what its address
+    is counted as."""
+
+    __slots__ = (
+        "_allowance", "_asked", "_at", "_body", "_buffer", "_ended", "_exchange", "_full", "_going", "_heads", "_held",
+        "_intake", "_left", "_paused", "_reading", "_request", "_searched", "_served", "_service", "_since",
+        "_skipped", "_transport", "_uid", "_unwanted", "close_after", "local", "origin", "peer", "write",
+    )  # fmt: skip
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._transport: asyncio.Transport | None = None
+        #: Raises nothing: a client that has gone is told of by `Exchange.client_gone`.
+        self.write: Callable[[bytes], None] = _nowhere
+        self._at = _At.HEAD
+        self._heads = http.Heads()
+        self._buffer = bytearray()
+        self._body = bytearray()  # a small one
+        self._intake: Intake | None = None  # another one
+        self._left = 0
+        self._request: Request | None = None
+        self._exchange: Exchange | None = None
+        self._paused = self._served = self._full = self._skipped = False
+        #: Why nothing more of a body is taken in: the one who takes it cannot keep up; what has come is still read.
+        self._held = self._reading = False
+        self._searched = 0
+        self._since = 0.0
+        #: When the client ended its half of the connection; 0: it has not. Whether it was asked if it is there.
+        self._ended, self._asked = 0.0, False
+        #: The pace at which a client takes what has been written and is not gone yet.
+        self._going: Pace | None = None
+        #: There are too many connections; what is answered to all but a few requests.
+        self._unwanted: ProxyError | None = None
+        self._allowance: Allowance  # once there is a connection
+        self.close_after = False
+        self.peer = self.local = self.origin = ""
+        self._uid: int | None = None
+
+    def peer_uid(self) -> int | None:
+        """The user whose connection it is, None where the kernel does not tell. It is asked once: a connection does
+        not change hands without its holder's help."""
+        if self._uid is None and self._transport is not None:
+            peer, local = (self._transport.get_extra_info(name) for name in ("peername", "sockname"))
+            if peer and local:
+                self._uid = uid_of_peer(peer[:2], local[:2])
+        return self._uid
+
+    @property
+    def is_wanted(self) -> bool:
+        """It is not one too many."""
+        return self._unwanted is None
+
+    @property
+    def exchange(self) -> Exchange | None:
+        """What is being answered."""
+        return self._exchange
+
+    @property
+    def request(self) -> Request | None:
+        """What is being read or answered, once its head is understood."""
+        return self._request
+
+    # for whoever answers
+
+    @property
+    def speaks_chunked(self) -> bool:
+        return self._request is not None and self._request.head.version == 1
+
+    @property
+    def full(self) -> bool:
+        """It does not read what it is sent."""
+        return self._full
+
+    def closes_after_this(self) -> bool:
+        """Whether the connection ends with the answer under way."""
+        request = self._request
+        if (
+            self.close_after or self._service.closing or request is None or not request.head.keep_alive
+            or (self._ended and not self._buffer)
+        ):  # fmt: skip
+            self.close_after = True
+        else:
+            self.close_after = request.upload is not None and not request.upload.complete
+        return self.close_after
+
+    def done(self) -> None:
+        """The answer is complete."""
+        self._exchange = None
+        if self._allowance.in_use:
+            self._allowance.over()
+        if self.close_after or (self._ended and not self._buffer):
+            self.close()
+            return
+        self._request, self._at, self._served, self._since = None, _At.HEAD, True, monotonic()
+        self._held = False
+        if self._full:
+            self._pause_reading()  # no further answer to a client that does not read this one
+            return
+        if self._paused:
+            self._resume_reading()
+        if self._buffer:
+            asyncio.get_running_loop().call_soon(self._go_on)
+
+    def refuse(self, error: ProxyError) -> None:
+        """Answers with an error, in the shape of the API that was asked."""
+        request, headers = self._request, {"Retry-After": str(error.retry_after)} if error.retry_after else {}
+        if request is None:
+            headers["X-Request-Id"] = id = self._service.identify(None)
+        else:
+            request.id = id = request.id or self._service.identify(request.head)
+        self._service.refused(error, self, id)
+        path = "" if request is None else request.head.path
+        self.answer(error.status, json.dumps(error.body(path)).encode(), {**headers, **error.headers})
+        self.done()
+
+    def answer(self, status: int, body: bytes, headers: Mapping[str, str], kind: str = "application/json") -> None:
+        """A whole answer of our own."""
+        request = self._request
+        lines = [f"HTTP/1.1 {status} {phrase(status)}", _SERVER, f"Content-Type: {kind}; charset=utf-8"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        if request is not None and request.grant is not None:
+            lines += request.grant.lines
+        lines.append(f"Content-Length: {len(body)}")
+        if request is not None and request.id:
+            lines.append(f"X-Request-Id: {request.id}")
+        if self.closes_after_this():
+            lines.append("Connection: close")
+        start = "\r\n".join(lines).encode() + b"\r\n\r\n"
+        only_head = request is not None and request.head.method == "HEAD"
+        self.write(start if only_head else start + body)
+
+    def close(self) -> None:
+        """What was written goes out; then the connection ends. Where the client may still be sending, it is heard out
+        for a moment: closing with unread input makes the kernel reset the connection, and the answer is lost."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        request = self._request
+        unread = not self._ended and (
+            request is None or self._at is _At.BODY or (request.upload is not None and not request.upload.complete)
+        )
+        self._exchange = None
+        self._allowance.over()
+        if unread and self._at is not _At.TUNNEL:
+            self._at, self._since = _At.LINGER, monotonic()
+            self._intake, self._held, self._reading = None, False, False
+            self._resume_reading()
+            self._transport.write_eof()
+        else:
+            self._at, self._since = _At.CLOSED, monotonic()
+            self._transport.close()
+
+    def cut(self) -> None:
+        """At once, so that what was sent cannot be taken for complete."""
+        self._at, self._exchange = _At.CLOSED, None
+        self._allowance.over()
+        if self._transport is not None:
+            self._transport.abort()
+
+    def become_tunnel(self) -> None:
+        self._at = _At.TUNNEL
+        self._resume_reading()
+        if self._buffer:
+            data, self._buffer = bytes(self._buffer), bytearray()
+            assert self._exchange is not None
+            self._exchange.tunnelled(data)
+
+    def hold_upload(self, hold: bool) -> None:
+        """Stops reading the body while whoever takes it cannot keep up."""
+        self._held = hold
+        if hold:
+            self._pause_reading()
+        else:
+            self._read_on()
+
+    # from the event loop
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport = cast(asyncio.Transport, transport)  # uvloop's are of no asyncio class
+        self._transport, self.write = transport, transport.write
+        service = self._service
+        transport.set_write_buffer_limits(high=max(0, service.admission.limits.buffer - _ONE_READ))
+        peer, local = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
+        self.peer = str(peer[0]) if peer else ""
+        self.local = str(local[0]) if local else ""
+        self._since = monotonic()
+        self.origin = service.admission.crowd.origin(self.peer)
+        self._allowance = Allowance(service.admission, self.origin, self._read_on)
+        self._unwanted = service.opened(self)
+        if self._unwanted is not None and not service.keep_place(self):
+            self.refuse(self._unwanted)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        exchange, self._exchange = self._exchange, None
+        self._at, self._request, self._intake = _At.CLOSED, None, None
+        self._transport, self.write = None, _nowhere
+        self._allowance.over()
+        self._service.closed(self)
+        if exchange is not None:
+            exchange.client_gone()
+
+    def eof_received(self) -> bool:
+        """The client sends no more. Whether it has gone, or waits for its answer (RFC 9112 9.6 lets it), cannot be told
+        from this alone."""
+        whole = self._at is _At.ANSWER and not self._decoding
+        if whole or (self._at is _At.HEAD and b"\r\n\r\n" in self._buffer):
+            if not self._ended:
+                self._ended = monotonic()
+                asyncio.get_running_loop().call_later(_EOF_S, self._ask_whether_there)
+            return True
+        return False  # what it began to send has no end: closed, and `connection_lost` tells
+
+    def pause_writing(self) -> None:
+        self._full = True
+        limits = self._service.admission.limits
+        self._going = Pace(limits.send, limits.rate, monotonic(), -self._unsent)
+        if self._exchange is not None:
+            self._exchange.client_writable(False)
+
+    def resume_writing(self) -> None:
+        self._full, self._going = False, None
+        if self._exchange is not None:
+            self._exchange.client_writable(True)
+        elif self._at is _At.HEAD:
+            self._resume_reading()
+            self._go_on()
+
+    def data_received(self, data: bytes) -> None:
+        at = self._at
+        if at is _At.HEAD and not self._buffer and not self._full:
+            end = data.find(b"\r\n\r\n")
+            if end >= 0 and data[:2] != b"\r\n":
+                self._head(data[: end + 4], data[end + 4 :])
+                return
+        if at is _At.HEAD:
+            if not self._buffer and not self._skipped:
+                self._since = monotonic()
+            self._buffer += data
+            if not self._full:
+                self._look_for_head()
+        elif at is _At.BODY or (at is _At.ANSWER and self._decoding):
+            self._take(data)
+        elif at is _At.ANSWER:
+            self._buffer += data  # the next request, sent ahead
+            if len(self._buffer) > http.MAX_HEAD:
+                self._pause_reading()  # `check` looks whether the client is still there
+        elif at is _At.TUNNEL and self._exchange is not None:
+            self._exchange.tunnelled(data)
+
+    def check(self, now: float) -> None:
+        """Ends what takes too long. Called now and then."""
+        at, limits, waited = self._at, self._service.admission.limits, now - self._since
+        if self._going is not None and self._going.is_slow(now, -self._unsent):
+            self._service.slow_reader(self)
+            self.cut_off()
+        elif at is _At.HEAD:
+            self._check_head(waited)
+        elif (at is _At.LINGER and waited > limits.linger) or (at is _At.CLOSED and waited > limits.send):
+            self.cut()
+        elif (at is _At.BODY or self._decoding) and (
+            error := self._allowance.refusal(now, self._progress, paused=self._paused)
+        ) is not None:
+            self._reject(error)
+        elif (self._paused or self._ended) and has_left(
+            self._transport, missing=self._missing, may_have_ended=bool(self._ended)
+        ):
+            self.cut_off()
+        elif (exchange := self._exchange) is not None:
+            exchange.check(now)
+            if self._ended and now - self._ended > _EOF_S:
+                self._ask_whether_there()
+
+    def turn_away(self) -> bool:
+        """Makes room for another connection, if nothing is being answered. Whether it did."""
+        if self._exchange is not None:
+            return False
+        self.cut()
+        return True
+
+    def end(self, reason: str | None = None) -> None:
+        """The balancer is going: an idle connection is closed, a request that is being answered ends with
+        ``reason``, if there is one."""
+        if self._exchange is not None:
+            if reason is not None:
+                self._exchange.cut(reason)
+        elif self._at is _At.HEAD and not self._buffer and self._transport is not None:
+            self._at, self._since = _At.CLOSED, monotonic()
+            self._transport.close()
+
+    # inside
+
+    @property
+    def _decoding(self) -> bool:
+        request = self._request
+        return request is not None and request.upload is not None and not request.upload.complete
+
+    def _go_on(self) -> None:
+        if self._at is _At.HEAD and self._buffer and not self._full:
+            self._since = monotonic()
+            self._look_for_head()
+            if self._ended and self._at in (_At.HEAD, _At.BODY) and not self._reading and self._transport is not None:
+                self._transport.close()  # the rest of it cannot come any more
+
+    def _look_for_head(self) -> None:
+        """In the buffer, of which ``_searched`` bytes were looked at already."""
+        buffer = self._buffer
+        if not self._skipped and buffer[:2] == b"\r\n":
+            del buffer[:2]  # RFC 9112 2.2: an empty line before a request is passed over, once
+            self._skipped, self._searched = True, 0
+            if not buffer:
+                return
+        end = buffer.find(b"\r\n\r\n", max(0, self._searched - 3))
+        if end < 0:
+            try:
+                http.check_beginning(buffer, self._searched)
+            except Malformed as error:
+                self._reject(error)
+            self._searched = len(buffer)
+            return
+        data = bytes(buffer)
+        self._buffer, self._searched, self._skipped = bytearray(), 0, False
+        self._head(data[: end + 4], data[end + 4 :])
+
+    @property
+    def _unsent(self) -> int:
+        """Bytes of answers that the client has not taken, nor the kernel for it."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
+    @property
+    def _progress(self) -> int:
+        """Bytes of the body that have been read."""
+        return len(self._body) if self._intake is None else self._intake.size
+
+    @property
+    def _missing(self) -> int:
+        """Bytes of the body that have to come yet, as far as that is known."""
+        if self._intake is not None:
+            return self._intake.missing
+        return self._left - len(self._body) if self._at is _At.BODY else 0
+
+    def _read_on(self) -> None:
+        """The body was not read for a while, and is from now on."""
+        self._allowance.resumed(monotonic(), self._progress)
+        self._resume_reading()
+
+    def _check_head(self, waited: float) -> None:
+        """Between two requests, or while the head of one comes."""
+        limits = self._service.admission.limits
+        longest = limits.head if self._unwanted is None else min(limits.head, limits.reserve_head)
+        if self._buffer and waited > longest:
+            self._reject(Malformed(408, f"the head of the request did not come within {longest:g} s"))
+        elif waited > (limits.idle if self._served else longest):
+            self._at, self._since = _At.CLOSED, monotonic()
+            if self._transport is not None:
+                self._transport.close()
+
+    def _ask_whether_there(self) -> None:
+        """One that has ended its half of the connection looks like one that has left until something is written: then
+        the kernel of one that has left resets the connection. So something is written that means nothing. To a client
+        of HTTP/1.1 that has got nothing yet, a 100, which every one has to understand (RFC 9110 15.2); between two
+        chunks, a zero that the next one's size begins with. For one of HTTP/1.0 that has got nothing there is no such
+        word: there the end counts as having left, as uvicorn and nginx take it for all."""
+        exchange = self._exchange
+        if self._asked or exchange is None:
+            return
+        if not exchange.began and not self.speaks_chunked:
+            self.cut_off()
+        elif not exchange.began or exchange.is_between_chunks:
+            self._asked = True
+            self.write(b"0" if exchange.began else _CONTINUE)
+
+    def cut_off(self) -> None:
+        """The client has gone."""
+        exchange = self._exchange
+        self.cut()
+        if exchange is not None:
+            exchange.client_gone()
+
+    def _head(self, data: bytes, rest: bytes) -> None:
+        service = self._service
+        try:
+            if len(data) > http.MAX_HEAD:
+                raise Malformed(431, f"a head of more than {http.MAX_HEAD} bytes")
+            head = self._heads.read(data)
+        except Malformed as error:
+            self._reject(error)
+            return
+        self._request = request = Request(head, b"", self.peer, self.local, "")
+        self.close_after = self._unwanted is not None
+        length = head.length
+        if head.method == "OPTIONS" and (ready := service.preflight(head)) is not None:
+            status, text, fields = ready
+            self._skip_or_close(rest, length)
+            self.answer(status, text.encode(), fields, "text/plain")
+            self.done()
+            return
+        try:
+            request.id = service.admit(request, self)
+            if self._unwanted is not None and not service.answers_anyway(head):
+                raise self._unwanted
+            scan = None
+            if length is None or length > UNCOUNTED or len(rest) < length:
+                scan = self._announced(head, length, len(rest))
+        except ProxyError as error:
+            self._skip_or_close(rest, length)
+            self.refuse(error)
+            return
+        if length is not None and length <= AT_ONCE:
+            if len(rest) >= length:
+                self._at = _At.ANSWER
+                if len(rest) > length:
+                    self._buffer += rest[length:]
+                    rest = rest[:length]
+                self._start(rest)
+                return
+            self._left = length
+        else:
+            self._intake = Intake(length, service.admission.limits.max_body, scan)
+        self._at = _At.BODY
+        if head.expects_continue and not rest:
+            self.write(_CONTINUE)
+        if rest:
+            self._take(rest)
+
+    def _announced(self, head: RequestHead, length: int | None, there: int) -> Scan | None:
+        """A body, of which some bytes are ``there``; what reads it on its way, None for a small one. Raises ProxyError
+        (413, 429, 503) where there is no room for it."""
+        allowance, longest = self._allowance, self._service.admission.limits.max_body
+        if length and length > longest:
+            raise ProxyError(413, f"a body of more than {longest} bytes")
+        whole = length is not None and there >= length <= AT_ONCE
+        room = allowance.whole(length or 0) if whole else not allowance.has_no_room
+        if not room and not self._service.answers_anyway(head):
+            raise allowance.no_room()
+        if not whole:
+            allowance.begin(monotonic())
+        return None if length is not None and length <= AT_ONCE else self._service.scan(head)
+
+    def _skip_or_close(self, rest: bytes, length: int | None) -> None:
+        """After a refusal: a body that is there already is passed over, for another one nobody waits."""
+        if length is not None and len(rest) >= length:
+            self._at = _At.ANSWER
+            self._buffer += rest[length:]
+        else:
+            self._at = _At.BODY
+            self.close_after = True
+
+    def _take(self, data: bytes) -> None:
+        """More of the body."""
+        request = self._request
+        assert request is not None
+        if request.upload is None and not self._allowance.came(len(data), monotonic()):
+            self._pause_reading()
+        if self._intake is not None:
+            self._intake.add(data)
+            self._read()
+            return
+        missing = self._left - len(self._body)
+        self._body += data[:missing]
+        if len(data) >= missing:
+            self._buffer += data[missing:]
+            body, self._body = bytes(self._body), bytearray()
+            self._at = _At.ANSWER
+            self._allowance.complete()
+            self._start(body)
+
+    def _read(self) -> None:
+        """What there is of a body that is not small, for a millisecond; the rest of it after the others' turn."""
+        intake, request = self._intake, self._request
+        if intake is None or request is None or self._at not in (_At.BODY, _At.ANSWER):
+            return  # given up meanwhile
+        try:
+            complete = intake.read()
+        except (Malformed, ProxyError) as error:
+            self._reject(error)
+            return
+        if not complete:
+            self._reading = True
+            self._pause_reading()
+            asyncio.get_running_loop().call_soon(self._read)
+            return
+        self._reading = False
+        if intake.complete:
+            self._buffer += intake.rest
+            self._intake = None
+            self._allowance.complete()
+        if request.upload is not None:
+            request.upload.pieces += intake.take()
+            request.upload.complete = intake.complete
+            assert self._exchange is not None
+            self._exchange.more()
+        elif intake.complete:
+            self._begin(request, intake)
+        elif intake.size > self._service.admission.limits.collect and self._service.may_stream(
+            request.head, intake.scan
+        ):
+            self.hold_upload(True)  # until somebody takes it
+            self._allowance.passed_on()
+            self._begin(request, intake)
+        if not self._held:
+            self._resume_reading()
+
+    def _begin(self, request: Request, intake: Intake) -> None:
+        """With a body that is complete, or that goes on as it comes."""
+        names = None if intake.scan is None else intake.scan.names
+        request.facts = intake.facts or (None if names is None else Facts(names.name, names=names))
+        pieces = intake.take()
+        self._at = _At.ANSWER
+        if intake.complete and intake.size <= self._service.admission.limits.collect:
+            self._start(b"".join(pieces))
+            return
+        length = intake.size if intake.complete else request.head.length
+        request.upload = Upload(pieces, intake.complete, intake.complete, length)
+        self._start(pieces[0])
+
+    def _start(self, body: bytes) -> None:
+        request = self._request
+        assert request is not None
+        request.body = body
+        self._exchange = exchange = self._service.exchange(self, request)
+        try:
+            exchange.start()
+        except ProxyError as error:
+            self.refuse(error)
+        except Exception:
+            log.exception("%s %s", request.head.method, shown(request.head.path))
+            exchange.client_gone()
+            self._exchange = None
+            self.refuse(ProxyError(500, "internal error of the balancer; its log has it", source=Source.INTERNAL))
+
+    def _reject(self, error: Malformed | ProxyError) -> None:
+        """The request is not understood, or not complete: nothing that follows can be either."""
+        exchange, self._exchange = self._exchange, None
+        began = exchange is not None and exchange.began
+        if exchange is not None:
+            exchange.client_gone()
+        if self._at is _At.CLOSED or began:
+            self.cut()
+            return
+        self.close_after = True
+        if self._at is not _At.ANSWER:
+            self._at = _At.BODY  # unread, whatever it is
+        self._buffer.clear()
+        self._intake = None
+        self.refuse(error if isinstance(error, ProxyError) else ProxyError(error.status, str(error)))
+
+    def _pause_reading(self) -> None:
+        if not self._paused and self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+            self._paused = True
+
+    def _resume_reading(self) -> None:
+        if not self._paused or self._reading or self._allowance.waiting:
+            return
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+            self._paused = False

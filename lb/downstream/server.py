@@ -1,0 +1,245 @@
+"""Takes the clients' connections in, says what each request is for, and watches over their time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import socket
+import time
+from collections.abc import Callable
+
+from config.aio import Tasks
+from config.principal import Principal
+from lb.admin.bridge import InnerEndpoint, InnerExchange
+from lb.admission.allowance import Admission
+from lb.downstream.connection import ClientConnection
+from lb.downstream.cors import Cors, Grant
+from lb.forwarding.exchange import Exchange as WorkerExchange
+from lb.protocol import body, routes
+from lb.protocol.errors import ProxyError
+from lb.protocol.http1.request import RequestHead
+from lb.protocol.messages import Exchange, Request
+from lb.protocol.routes import Route
+from lb.records.decision_log import Row
+from lb.routing.router import Proxy
+from lb.upstream import headers
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two looks at what takes too long.
+_SWEEP_S = 0.5
+
+#: Characters of a path with its query that the management API reads.
+_MOST_TARGET = 8000
+
+#: The same for one that has been replaced.
+_RETIRE_LOOK_S = 0.1
+
+#: Seconds that an answer which was told to end may take to do so.
+_CUT_S = 1.0
+
+
+def _check_coding(head: RequestHead) -> None:
+    """A body in a coding cannot be routed by what is in it, and a backend that takes the coding off might answer as
+    another model. Raises ProxyError (415, as RFC 9110 15.5.16 wants it)."""
+    if (head.find(b"content-encoding") or "identity").lower() != "identity":
+        raise ProxyError(415, "a body has to come without Content-Encoding", headers={"Accept-Encoding": "identity"})
+
+
+#: Routes that we answer ourselves as the engine would.
+_ENGINES_TOO = frozenset({"/v1/models", "/health"})
+
+
+class Front:
+    """Implements `lb.downstream.connection.Service`. ``guard`` says who asks a route of ours that is not open, and
+    raises ProxyError for who may not."""
+
+    def __init__(
+        self, proxy: Proxy, inner: InnerEndpoint, guard: Callable[[RequestHead, ClientConnection], Principal],
+        admission: Admission, routes_too: frozenset[str] = frozenset(), cors: Cors | None = None,
+    ) -> None:
+        self.admission, self.closing, self._cors = admission, False, cors
+        #: Those that are one too many and may say what they want, the oldest first.
+        self._reserve: dict[ClientConnection, None] = {}
+        self._proxy, self._inner, self._guard, self._routes_too = proxy, inner, guard, routes_too
+        #: Ids of requests: one run of a balancer, numbered.
+        self._run, self._number = f"{random.getrandbits(64):016x}", 0
+        self._connections: set[ClientConnection] = set()
+        self._server: asyncio.AbstractServer | None = None
+        self._tasks = Tasks()
+        self._empty = asyncio.Event()
+
+    @property
+    def connections(self) -> int:
+        return len(self._connections)
+
+    async def serve(self, listener: socket.socket) -> None:
+        """``listener`` is closed when no more are taken. Raises OSError."""
+        # Inherited by every connection: small writes go out at once, a peer that is gone is noticed.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
+        self._server = await asyncio.get_running_loop().create_server(
+            lambda: ClientConnection(self), sock=listener, backlog=4096
+        )
+        self._tasks.start(self._sweep(), "watch over connections")
+
+    async def retire(self, timeout: float) -> None:
+        """Takes no more connections, as another balancer does on the same socket, and returns when the last of those
+        it has is gone. A request has ``timeout`` seconds from now, or from its beginning. A connection that is idle is
+        not closed under the next request, which may be on its way: that one is answered, and told that it was the
+        last."""
+        self.closing = True
+        if self._server is not None:
+            self._server.close()
+        # One that was accepted in this very turn of the loop is heard of in the next.
+        await asyncio.sleep(_RETIRE_LOOK_S)
+        begun: dict[Exchange, float] = {}
+        while self._connections:
+            now = time.monotonic()
+            busy = {c.exchange: c for c in list(self._connections) if c.exchange is not None}
+            begun = {exchange: begun.get(exchange, now) for exchange in busy}
+            for exchange, connection in busy.items():
+                over = now - begun[exchange] - timeout
+                if over >= _CUT_S:
+                    connection.cut_off()
+                elif over >= 0:
+                    connection.end("the balancer that answered this was replaced, and it took too long")
+            await self._until_empty(_RETIRE_LOOK_S)
+
+    async def close(self, grace: float) -> None:
+        """Takes no more connections, gives the running answers ``grace`` seconds, and ends what is left."""
+        self.closing = True
+        if self._server is not None:
+            self._server.close()
+        for connection in list(self._connections):
+            connection.end()
+        await self._until_empty(grace)
+        for connection in list(self._connections):
+            connection.end("the balancer is going down")
+        await self._until_empty(0.2)
+        for connection in list(self._connections):
+            connection.cut()
+        await self._tasks.close()
+
+    # for connections
+
+    def opened(self, connection: ClientConnection) -> ProxyError | None:
+        self._connections.add(connection)
+        return self.admission.crowd.enter(connection.origin)
+
+    def keep_place(self, connection: ClientConnection) -> bool:
+        reserve = self._reserve
+        if len(reserve) >= self.admission.limits.reserve:
+            # An operator's request comes with its connection: one that has not said anything yet is nobody's loss.
+            silent = next((each for each in reserve if each.turn_away()), None)
+            if silent is None:
+                return False
+            del reserve[silent]
+        reserve[connection] = None
+        return True
+
+    def answers_anyway(self, head: RequestHead) -> bool:
+        route: Route | None = head.notes.get(Route)
+        return route is not None and route.ours
+
+    def slow_reader(self, connection: ClientConnection) -> None:
+        self._proxy.metrics.slow_reader()
+        log.info("a client at %s does not read its answer: cut off", connection.peer)
+
+    def closed(self, connection: ClientConnection) -> None:
+        self._connections.discard(connection)
+        if connection.is_wanted:
+            self.admission.crowd.leave(connection.origin)
+        else:
+            self._reserve.pop(connection, None)
+        if not self._connections:
+            self._empty.set()
+
+    def preflight(self, head: RequestHead) -> tuple[int, str, dict[str, str]] | None:
+        if self._cors is None or not self._is_for_other_origins(head):
+            return None
+        return self._cors.preflight(head.find)
+
+    def admit(self, request: Request, connection: ClientConnection) -> str:
+        head = request.head
+        if self._cors is not None:
+            request.grant = self._grant(self._cors, head)
+        route = head.notes.get(Route)
+        if route is None:
+            route = routes.of(head.path, self._routes_too)
+            if route.ours and len(head.target) > _MOST_TARGET:
+                raise ProxyError(414, f"a target of more than {_MOST_TARGET:,} characters")
+            if not route.ours:
+                route.check(head.method)
+                _check_coding(head)
+            head.notes[Route] = route  # of a head that is admitted: the next one like it need not be looked at
+        if route.ours and not route.open:
+            request.principal = self._guard(head, connection)
+        return self.identify(head)
+
+    def identify(self, head: RequestHead | None) -> str:
+        if head is not None and b"x-request-id" in head.ours and (given := headers.request_id(head)):
+            return given
+        self._number += 1
+        return f"{self._run}{self._number:016x}"
+
+    def exchange(self, client: ClientConnection, request: Request) -> Exchange:
+        route: Route = request.head.notes[Route]
+        if route.ours:
+            return InnerExchange(self._inner, self._proxy.upstream, self._proxy.tasks, client, request)
+        return WorkerExchange(self._proxy, client, request, route)
+
+    def scan(self, head: RequestHead) -> body.Scan | None:
+        route: Route = head.notes[Route]
+        return None if route.ours else body.scan(head.content_type)
+
+    def may_stream(self, head: RequestHead, scan: body.Scan | None) -> bool:
+        if scan is None or head.path == routes.RESPONSES:
+            return False  # a response that it goes on from may be named at its end
+        return scan.names.name is not None or scan.silent
+
+    def refused(self, error: ProxyError, connection: ClientConnection, id: str) -> None:
+        self._proxy.metrics.refused(str(error.source), error.status)
+        exchange = connection.exchange
+        routed = isinstance(exchange, WorkerExchange)
+        if not (isinstance(exchange, WorkerExchange) and exchange.over):  # else it has told the journal itself
+            self._proxy.journal.refused(error, connection.request, id, routed, self._proxy.clock())
+
+    def under_way(self) -> list[Row]:
+        """How the requests were routed that are being answered, or wait for a worker; the oldest first."""
+        exchanges = [c.exchange for c in self._connections if isinstance(c.exchange, WorkerExchange)]
+        return sorted((x.row() for x in exchanges if not x.over), key=lambda row: row[3])
+
+    # inside
+
+    def _is_for_other_origins(self, head: RequestHead) -> bool:
+        """What the engine serves; what manages the cluster never is."""
+        return head.path in _ENGINES_TOO or not routes.of(head.path, self._routes_too).ours
+
+    def _grant(self, cors: Cors, head: RequestHead) -> Grant | None:
+        if Grant not in head.notes:
+            head.notes[Grant] = cors.grant(head.find(b"origin")) if self._is_for_other_origins(head) else None
+        grant: Grant | None = head.notes[Grant]
+        return grant
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            now = time.monotonic()
+            for connection in list(self._connections):
+                try:
+                    connection.check(now)
+                except Exception:
+                    log.exception("a connection of %s", connection.peer)
+                    connection.cut_off()
+            self._proxy.upstream.sweep()
+
+    async def _until_empty(self, seconds: float) -> None:
+        self._empty.clear()
+        if self._connections:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._empty.wait()

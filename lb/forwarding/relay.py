@@ -1,0 +1,316 @@
+"""An answer on its way from a worker to a client: bytes as they come, at the pace of the slower side.
+
+The boundary that decides what may follow a failure: the head of the answer is held back until the first bytes of its
+body are there. Before them the request can still be answered otherwise; after them the client has to be told that the
+answer is broken, and must not be able to take it for complete.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import Protocol
+
+from lb.downstream.connection import ClientConnection
+from lb.forwarding.failure_policy import Failure, of_status
+from lb.protocol import error_shapes
+from lb.protocol.errors import AttemptFailed
+from lb.protocol.http1.chunked import LAST, frame
+from lb.protocol.http1.response import ResponseHead
+from lb.protocol.messages import Request
+from lb.protocol.websocket import CLOSE_RESTART, Frames
+from lb.telemetry.model_metrics import Meter
+from lb.upstream import headers
+from lb.upstream.connection import WorkerConnection
+
+#: Bytes of an answer that is looked at before it is passed on.
+_MOST_LOOKED_AT = 64 * 1024
+
+#: Bytes of an answer that is kept until it is whole; a larger one is passed on as it comes from there on.
+_MOST_COLLECTED = 4 * 1024 * 1024
+
+#: In an answer that a worker gave up (it says 200), and how JSON ends.
+_ABORTED, _ENDS = b'"finish_reason":"abort"', (b"}", b"}\n", b"]")
+
+
+class Verdict(Enum):
+    """What is to be done with an answer, by its head."""
+
+    PASS = auto()
+    LOOK = auto()  # read it whole first, it is small
+    COLLECT = auto()  # read it whole first, if it is not too large: as long as nothing is sent, another can be asked
+    REFUSE = auto()  # the one of another worker is wanted instead
+
+
+class Owner(Protocol):
+    """Who asked for the answer. After `on_broken` the relay does nothing more by itself."""
+
+    def on_answer(self, head: ResponseHead) -> Verdict: ...
+    def on_looked(self, head: ResponseHead, body: bytes) -> AttemptFailed | None:
+        """Why an answer that was read whole, or a stream that begins with ``body``, is not to be passed on; None: it
+        is."""
+
+    def on_first_byte(self, data: bytes) -> None: ...
+    def on_whole(self, body: bytes) -> None:
+        """`on_first_byte` and `on_complete` at once, of an answer of 200 that the client has been sent."""
+
+    def on_complete(self, status: int) -> None: ...
+    def on_broken(self, failure: AttemptFailed) -> None: ...
+
+
+class Relay:
+    """Reads one answer from ``connection`` for ``client``. ``began``: bytes of it have gone out. ``taken``: bytes
+    of an upload have, which cannot be sent again."""
+
+    # Defaults stand here and not in `__init__`: most requests are over without any of them being set.
+    _head: ResponseHead | None = None
+    _held: bytearray | None = None
+    _length: int | None = None  # where it is not the head that tells
+    _frames: Frames | None = None
+    _frame = _stream = False
+    began = taken = False
+    aligned = True
+    _collects = False
+    status = 0
+
+    def __init__(
+        self, owner: Owner, client: ClientConnection, connection: WorkerConnection, request: Request,
+        meter: Meter | None = None,
+    ) -> None:
+        self._owner, self._client, self._connection = owner, client, connection
+        self._request, self.meter = request, meter
+        self.raw = request.head.version == 1
+
+    # from the worker
+
+    def on_head(self, head: ResponseHead) -> None:
+        verdict = self._owner.on_answer(head)
+        if verdict is Verdict.REFUSE:
+            self._connection.drop()
+            kind = of_status(head.status, our_key=True) or Failure.BROKEN
+            self._owner.on_broken(AttemptFailed(f"it answered {head.status}", kind))
+            return
+        self._head, self.status, self._stream = head, head.status, head.is_events
+        if verdict is Verdict.LOOK or (verdict is Verdict.COLLECT and not self._stream):
+            self._held, self.raw, self._collects = bytearray(), False, verdict is Verdict.COLLECT
+        elif head.status == 101:
+            self._start_tunnel(head)
+
+    def on_body(self, data: bytes) -> None:
+        if self._held is not None:
+            self._look_at(data)
+            return
+        if self.meter is not None:
+            self.meter.chunk(data, self._stream)
+        if self.began:
+            if self._frames is not None:
+                self._frames.feed(data)
+            self._client.write(frame(data) if self._frame else data)
+        else:
+            if self._stream and (failure := self._look_at_opening(data)) is not None:
+                self._connection.drop()
+                self._owner.on_broken(failure)
+                return
+            self._owner.on_first_byte(data)
+            start = self._start()
+            self._client.write(start + (frame(data) if self._frame else data))
+            if self._stream and self.meter is not None and self.raw and not self._frame:
+                self._connection.go_straight(self._client.write, self.meter)
+
+    def on_end(self) -> None:
+        if self._held is not None:
+            body, self._held = bytes(self._held), None
+            assert self._head is not None
+            if (failure := self._owner.on_looked(self._head, body)) is not None:
+                self._owner.on_broken(failure)
+                return
+            self._length = len(body)
+            if body:
+                self.on_body(body)
+        if not self.began:
+            self._owner.on_first_byte(b"")
+            self._client.write(self._start())
+        if self._frame:
+            self._client.write(LAST)
+        self._owner.on_complete(self.status)
+
+    def on_whole(self, head: ResponseHead, body: bytes) -> None:
+        if _ABORTED in body or not body.endswith(_ENDS):
+            failure = self._owner.on_looked(head, body)
+            if failure is not None:
+                self._owner.on_broken(failure)
+                return
+        client = self._client
+        framing = b"Content-Length: %d" % len(body)
+        close = client.closes_after_this()
+        request = self._request
+        start = headers.to_client(head, request_id=request.id, framing=framing, close=close, grant=request.grant)
+        client.write(start + body)
+        self._owner.on_whole(body)
+
+    def on_failure(self, reason: str) -> None:
+        reason = f"the answer broke off ({reason})" if self.began else f"no answer ({reason})"
+        self._owner.on_broken(AttemptFailed(reason, Failure.STALE if self._connection.stale else Failure.BROKEN))
+
+    def on_writable(self, writable: bool) -> None:
+        if not self._request.again:
+            self._client.hold_upload(not writable)
+
+    # the request
+
+    def send(self, head: bytes, body: bytes | None = None) -> None:
+        """Asks: ``head`` with ``body`` or, without one, with the request's own, or what has come of it."""
+        request = self._request
+        if request.upload is None:
+            self._connection.ask(self, request.head.method, head, request.body if body is None else body)
+            return
+        self._connection.ask(self, request.head.method, head, more=True)
+        if request.upload.kept:
+            self._connection.send_all(request.upload.pieces)
+            self._connection.sent()
+            return
+        self._client.hold_upload(False)
+        self.more()
+
+    def more(self) -> None:
+        """Sends what there is more of the body."""
+        upload = self._request.upload
+        if upload is None or upload.kept:
+            return
+        chunked = upload.length is None
+        while upload.pieces:
+            piece = upload.pieces.popleft()
+            self.taken = True
+            self._connection.send(frame(piece) if chunked else piece)
+        if upload.complete:
+            if chunked:
+                self._connection.send(LAST)
+            self._connection.sent()
+
+    # from the client
+
+    def tunnelled(self, data: bytes) -> None:
+        self._connection.send(data)
+
+    @property
+    def tunnel(self) -> bool:
+        """Whether it is a WebSocket by now."""
+        return self._frames is not None
+
+    @property
+    def silent(self) -> bool:
+        """Nothing of an answer has come."""
+        return self._head is None
+
+    def drop(self) -> None:
+        """Nothing more is wanted from the worker."""
+        self._connection.abandon(self)
+
+    @property
+    def is_between_chunks(self) -> bool:
+        """Whether what the client has been sent ends with a chunk, and another one follows."""
+        if not self.began or self._held is not None:
+            return False
+        return self._frame or (self.raw and self._length is None and self._connection.passage_is_plain)
+
+    def end_tunnel(self) -> None:
+        """The worker is lost: the client is told, if that is possible between two frames."""
+        if self._frames is not None and self._frames.between:
+            self._client.write(CLOSE_RESTART)
+        self.drop()
+
+    def pause(self) -> None:
+        self._connection.pause(self)
+
+    def resume(self) -> None:
+        self._connection.resume(self)
+
+    def end_broken(self, reason: str) -> None:
+        """After the answer has begun: an event stream ends in an error event, anything else is cut off."""
+        if not self._stream:
+            self._client.cut()
+            return
+        latest = b"" if self.meter is None else b"".join(self.meter.recent()[-2:])
+        event = b"\n\n" + error_shapes.event(self._request.head.path, reason, latest)
+        if self._frame:
+            event = frame(event)
+        elif self.raw and self._head is not None and self._head.chunked:
+            passage = self._connection.passage
+            event = passage.interrupt(event) if passage is not None else frame(event)
+        self._client.write(event)
+        self._client.close()
+
+    # inside
+
+    def _look_at(self, data: bytes) -> None:
+        assert self._held is not None
+        self._held += data
+        if self._collects:
+            if len(self._held) > _MOST_COLLECTED:
+                body, self._held = bytes(self._held), None
+                self.on_body(body)
+        elif len(self._held) > _MOST_LOOKED_AT:
+            self._connection.drop()
+            self._owner.on_broken(AttemptFailed("its answer is too large to be what it should be", Failure.BROKEN))
+
+    def _look_at_opening(self, data: bytes) -> AttemptFailed | None:
+        head = self._head
+        assert head is not None
+        if self.raw and head.chunked:
+            data = data.partition(b"\r\n")[2]  # behind the size of its first chunk
+        return self._owner.on_looked(head, data)
+
+    def _start(self) -> bytes:
+        """The head for the client. From here on there is no way back."""
+        head, client = self._head, self._client
+        assert head is not None
+        self.began = True
+        framing = b""
+        length = head.length if self._length is None else self._length
+        if length is not None:
+            if head.status != 204:
+                framing = b"Content-Length: %d" % length
+        elif head.bodiless(self._request.head.method):
+            framing = b"Transfer-Encoding: chunked" if head.chunked and client.speaks_chunked else b""
+        elif client.speaks_chunked:
+            framing = b"Transfer-Encoding: chunked"
+            self._frame = not (head.chunked and self.raw)
+        else:
+            client.close_after = True
+        return headers.to_client(
+            head, request_id=self._request.id, framing=framing, close=client.closes_after_this(),
+            grant=self._request.grant,
+        )
+
+    def _start_tunnel(self, head: ResponseHead) -> None:
+        self.began, self._frames = True, Frames()
+        upgrade = b"Upgrade: " + head.upgrade + b"\r\nConnection: Upgrade"
+        self._client.write(headers.to_client(head, request_id=self._request.id, framing=upgrade, close=False))
+        self._client.become_tunnel()
+
+
+class Relayed:
+    """What the owners of a relay have in common on the side of the client (`lb.downstream.connection.Exchange`)."""
+
+    _relay: Relay | None = None
+
+    @property
+    def began(self) -> bool:
+        return self._relay is not None and self._relay.began
+
+    def client_writable(self, writable: bool) -> None:
+        if self._relay is not None:
+            if writable:
+                self._relay.resume()
+            else:
+                self._relay.pause()
+
+    @property
+    def is_between_chunks(self) -> bool:
+        return self._relay is not None and self._relay.is_between_chunks
+
+    def more(self) -> None:
+        if self._relay is not None:
+            self._relay.more()
+
+    def check(self, now: float) -> None:
+        """Nothing of it takes too long."""

@@ -1,0 +1,97 @@
+"""The routes of vLLM that go through to workers; all others are unknown here and reach none. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from lb.protocol.errors import ProxyError
+
+_GET = frozenset({"/load", "/version", "/ping"})
+_POST = frozenset(
+    {
+        "/ping", "/tokenize", "/detokenize", "/invocations",
+        "/v1/completions", "/v1/chat/completions", "/v1/chat/completions/batch", "/v1/messages",
+        "/v1/messages/count_tokens", "/v1/responses",
+        "/v1/embeddings", "/pooling", "/classify", "/score", "/v1/score", "/rerank", "/v1/rerank", "/v2/rerank",
+        "/v1/audio/transcriptions", "/v1/audio/translations",
+    }
+)  # fmt: skip
+WEBSOCKET = frozenset({"/v1/realtime"})
+RESPONSES = "/v1/responses"
+INVOCATIONS = "/invocations"
+_RESPONSE = re.compile(r"/v1/responses/([^/?#]{1,256})(/cancel)?")
+
+#: Characters of a path that is repeated.
+_MOST_SHOWN = 256
+
+
+#: What the balancer answers itself, for everybody.
+_OPEN = frozenset({"/health", "/v1/models"})
+
+#: For everybody on this machine.
+METRICS = "/metrics"
+
+#: For whoever has a code that works once: asked for from the page, of this site only.
+SESSION = "/v1/cluster/ui/session"
+
+#: What it answers to those only who may manage the cluster: adapter routes change it.
+_PROTECTED = (
+    "/v1/cluster", "/v1/system", "/v1/lora_adapters", "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
+)  # fmt: skip
+
+
+#: The page for browsers: for everybody, as what it shows is asked for from the routes above.
+_PAGE = ("/", "/ui")
+
+
+_GET_HEAD, _ONLY_POST = frozenset({"GET", "HEAD"}), frozenset({"POST"})
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What a path (as sent, without its query) is. ``methods``: those that are passed on, none for a path that is not;
+    of one that is ``ours``, the balancer's own, the management API decides. ``open``: everybody may call it.
+    ``generation``: to repeat it on another worker changes nothing but the time it takes (for `RESPONSES` its body may
+    say otherwise). ``response``: the id of the
+    response that it is about."""
+
+    path: str
+    methods: frozenset[str] = frozenset()
+    ours: bool = False
+    open: bool = False
+    generation: bool = False
+    websocket: bool = False
+    response: str | None = None
+
+    def check(self, method: str) -> None:
+        """Raises ProxyError (404, 405) for what is not passed on."""
+        if not self.methods:
+            raise ProxyError(404, f"no route {shown(self.path)}")
+        if method not in self.methods:
+            allowed = ", ".join(sorted(self.methods))
+            message = f"{shown(self.path)} takes {allowed}, not {shown(method)}"
+            raise ProxyError(405, message, headers={"Allow": allowed})
+
+
+def shown(text: str) -> str:
+    """What of a client's ``text``, a path for one, is repeated or written down."""
+    return text if len(text) <= _MOST_SHOWN else text[:_MOST_SHOWN] + "…"
+
+
+def of(path: str, further: frozenset[str] = frozenset()) -> Route:
+    """``further``: paths that are passed on as well, with GET and POST."""
+    if path in _OPEN or path == METRICS or path.startswith(_PROTECTED):
+        return Route(path, ours=True, open=path in _OPEN)
+    if (path in _PAGE and path not in further) or path.startswith("/ui/"):
+        return Route(path, ours=True, open=True)
+    methods = _ONLY_POST if path in _POST else frozenset()
+    if path in _GET or path in WEBSOCKET:
+        methods |= _GET_HEAD
+    response = None
+    if not methods and (match := _RESPONSE.fullmatch(path)):
+        methods, response = _ONLY_POST if match[2] else _GET_HEAD, match[1]
+    if path in further:
+        methods |= _GET_HEAD | _ONLY_POST
+    generation = path in _POST and path != "/ping"
+    return Route(path, methods, generation=generation, websocket=path in WEBSOCKET, response=response)

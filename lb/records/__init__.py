@@ -1,0 +1,1 @@
+"""What is kept and told of requests: decisions, access lines, spans, losses."""

@@ -1,0 +1,154 @@
+"""One upstream as the balancer sees it, and the lease: one unit of its in-flight count. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from config.topology import KEEPS_RUNNING, MAY_RECOVER, TAKES_NEW, BackendSpec
+from lb.routing.ejection import Ejection
+from lb.routing.latency import PeakEwma
+
+
+class Shared(Protocol):
+    """Where several balancer processes count what each of them has in flight on one incarnation."""
+
+    def put(self, own: int) -> None: ...
+
+    def others(self) -> int: ...
+
+
+class Asker(Protocol):
+    """A request in flight. It is looked at about once a second."""
+
+    @property
+    def awaited(self) -> int | None:
+        """The bytes of its body, None once its answer has begun."""
+
+
+class Backend:
+    """One incarnation of one worker: a restarted worker is a new Backend, whose count starts at 0. ``shared`` is None
+    for a balancer that is alone."""
+
+    __slots__ = (
+        "_leases", "_names", "_shared", "_spec", "books", "ejection", "endpoint", "failed_at", "id", "lacking",
+        "latency", "order", "suspects", "takes_new", "weight",
+    )  # fmt: skip
+
+    def __init__(self, spec: BackendSpec, shared: Shared | None = None) -> None:
+        self.id = spec.id
+        #: What others keep with it: counts by route, and the address in the form that connections need (of this spec).
+        self.books: dict[str, Any] = {}
+        self.endpoint: Any = None
+        #: instance_10 comes after instance_9.
+        self.order = (len(spec.id), spec.id)
+        self.spec = spec
+        self.latency = PeakEwma()
+        self.ejection = Ejection()
+        self._leases: set[Lease] = set()
+        self._shared = shared
+        #: Models it was said to serve and answered 404 for, and until when (s, monotonic) it is not asked for them.
+        self.lacking: dict[str, float] = {}
+        #: When a request on it failed last (s, monotonic).
+        self.failed_at = -math.inf
+        #: Requests there that may have killed another worker, and have not got anything yet.
+        self.suspects = 0
+
+    @property
+    def spec(self) -> BackendSpec:
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: BackendSpec) -> None:
+        self._spec, self.endpoint = spec, None
+        self.weight = spec.weight
+        self.takes_new = spec.state in TAKES_NEW
+        self._names = frozenset(card["id"] for card in spec.models) or frozenset(spec.expected)
+
+    @property
+    def in_flight(self) -> int:
+        """Through this process."""
+        return len(self._leases)
+
+    @property
+    def load(self) -> int:
+        """What is in flight on it, through whichever balancer: what strategies go by."""
+        return len(self._leases) if self._shared is None else len(self._leases) + self._shared.others()
+
+    def unshare(self) -> None:
+        """It is gone: its place is another incarnation's now."""
+        if self._shared is not None:
+            self._shared.put(0)
+            self._shared = None
+
+    def available(self, now: float) -> bool:
+        """The one predicate for everyone: may a new request be sent here?"""
+        return self.takes_new and not self.ejection.active(now)
+
+    def may_recover(self) -> bool:
+        """Whether waiting for it makes sense."""
+        return self.spec.state in MAY_RECOVER
+
+    def serves(self, model: str | None) -> bool:
+        """Whether it serves ``model`` (None: the request names none), or is going to once it is up."""
+        return model is None or model in self._names or not self._names
+
+    def root(self, model: str | None) -> str | None:
+        """What its card says that ``model`` was loaded from, which tells one version of an adapter from another."""
+        found = next((card.get("root") for card in self._spec.models if card["id"] == model), None)
+        return found if isinstance(found, str) else None
+
+    def longest(self) -> int | None:
+        """Tokens that prompt and answer may have together, where its cards tell."""
+        lengths = [card["max_model_len"] for card in self._spec.models if isinstance(card.get("max_model_len"), int)]
+        return min(lengths, default=None)
+
+    def lacks(self, model: str | None, now: float) -> bool:
+        """It has just said that it has not got ``model``: true for a moment, as an adapter comes back unannounced."""
+        return model is not None and self.lacking.get(model, 0.0) > now
+
+    def waiting(self) -> tuple[int, int]:
+        """How many wait for the first byte of an answer, and the bytes of the largest body among them."""
+        sizes = [awaited for x in self._leases if x.asker is not None and (awaited := x.asker.awaited) is not None]
+        return len(sizes), max(sizes, default=0)
+
+    def lease(self, on_evict: Callable[[str], None], asker: Asker | None = None) -> Lease:
+        """One more in flight. ``on_evict`` is called with the reason if the worker is lost before the release.
+        ``asker`` tells what it waits for; without one it does not count as waiting."""
+        lease = Lease(self, on_evict, asker)
+        self._leases.add(lease)
+        if self._shared is not None:
+            self._shared.put(len(self._leases))
+        return lease
+
+    def release(self, lease: Lease) -> bool:
+        """True the first time."""
+        if lease not in self._leases:
+            return False
+        self._leases.discard(lease)
+        if self._shared is not None:
+            self._shared.put(len(self._leases))
+        return True
+
+    def evict(self, reason: str) -> None:
+        """The worker is gone: whatever runs on it is told."""
+        for lease in list(self._leases):
+            lease.on_evict(reason)
+
+    def keeps_running(self) -> bool:
+        return self.spec.state in KEEPS_RUNNING
+
+
+class Lease:
+    """One request in flight on one incarnation. `release` is safe to call on every way out, and counts once."""
+
+    __slots__ = ("asker", "backend", "on_evict")
+
+    def __init__(self, backend: Backend, on_evict: Callable[[str], None], asker: Asker | None = None) -> None:
+        self.backend = backend
+        self.on_evict = on_evict
+        self.asker = asker
+
+    def release(self) -> bool:
+        return self.backend.release(self)

@@ -1,0 +1,153 @@
+"""The backends as of the latest set, and who may take a request. Pure: the time is an argument."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+from config.topology import BackendSet
+from lb.routing.backend import Backend, Shared
+
+
+class Pool:
+    """``on_change`` is called after every change; whoever waits for a backend looks again then. ``share`` is asked
+    where to count what is in flight on an incarnation of a backend, if there are other balancers. ``lost`` gets the
+    backend, its incarnation and what is in flight on it when a worker is lost, before that is told so."""
+
+    def __init__(
+        self, on_change: Callable[[], None] = lambda: None,
+        share: Callable[[str, int], Shared | None] = lambda backend, incarnation: None,
+        lost: Callable[[str, int, int], None] = lambda backend, incarnation, requests: None,
+    ) -> None:
+        self.backends: dict[str, Backend] = {}
+        self.version = (0, 0)
+        self.strategy = ""
+        self.shutting_down = False
+        self.registered: dict[str, dict[str, Any]] = {}
+        self._on_change, self._share, self._lost = on_change, share, lost
+        self._serving: dict[str | None, list[Backend]] = {}
+
+    def apply(self, new: BackendSet) -> bool:
+        """Makes ``new`` the truth, unless it is older than what is there. Backends keep their counts as long as
+        the incarnation is the same; what runs on a lost one is told so."""
+        if new.version <= self.version:
+            return False
+        self.version, self.strategy, self.shutting_down = new.version, new.strategy, new.shutting_down
+        self.registered = {card["id"]: card for card in new.registered}
+        before, self.backends = self.backends, {}
+        ran = [(b, b.spec.incarnation) for b in before.values() if b.spec.managed and b.keeps_running()]
+        self._serving = {}
+        for spec in new.backends:
+            old = before.get(spec.id)
+            if old is not None and (old.spec.incarnation == spec.incarnation or not spec.managed):
+                if spec.state == "ready" and old.spec.state in ("unhealthy", "drained"):
+                    old.ejection.recovered()
+                old.spec = spec
+                old.lacking.clear()
+                self.backends[spec.id] = before.pop(spec.id)
+            else:
+                if old is not None:
+                    old.unshare()
+                # A server that is not ours is the same one whatever we call its incarnation.
+                self.backends[spec.id] = Backend(spec, self._share(spec.id, spec.incarnation if spec.managed else 0))
+        for backend, incarnation in ran:
+            now = self.backends.get(backend.id)
+            if now is not backend or not now.keeps_running():
+                self._lost(backend.id, incarnation, backend.in_flight)
+        for gone in before.values():
+            gone.unshare()
+            gone.evict(f"{gone.id} has ended")
+        for backend in self.backends.values():
+            if not backend.keeps_running():
+                backend.evict(f"{backend.id} is {backend.spec.state}")
+        self._on_change()
+        return True
+
+    def candidates(
+        self, model: str | None, excluded: Collection[str], now: float, root: str | None = None
+    ) -> list[Backend]:
+        """Those that may take a request for ``model``, of the version ``root`` if one is named. In a steady order;
+        weight 0 only if there is no other."""
+        found = [
+            b
+            for b in self.serving(model)
+            if b.takes_new and b.ejection.until <= now and b.id not in excluded
+            and not (b.lacking and b.lacks(model, now))
+            and (root is None or b.root(model) in (root, None))
+        ]  # fmt: skip
+        return [b for b in found if b.weight] or found
+
+    def may_eject_slow(self, now: float) -> bool:
+        """Whether one more may be left out for slowness: half of those in rotation, rounded down, but at least one. If
+        all are slow it is the machine; a refused connection is no slowness."""
+        rotation = [b for b in self.backends.values() if b.takes_new]
+        out = sum(b.ejection.slow and b.ejection.active(now) for b in rotation)
+        return out < max(1, len(rotation) // 2)
+
+    def serving(self, model: str | None) -> list[Backend]:
+        """All that serve ``model``, in rotation or not, in the order of their numbers."""
+        found = self._serving.get(model)
+        if found is None:
+            found = sorted((b for b in self.backends.values() if b.serves(model)), key=lambda b: b.order)
+            if found:
+                self._serving[model] = found  # as many as there are names of models
+        return found
+
+    def knows(self, model: str | None) -> bool:
+        """Whether any backend serves ``model``, will when it is up, or can load it. Before the first set nothing is
+        known."""
+        if not self.backends or model in self.registered:
+            return True
+        return bool(self.serving(model))
+
+    def canonical(self, model: str | None) -> str | None:
+        """``NAME`` for ``BASE:NAME``, as some clients write an adapter; anything else as it is. ``BASE`` is a name of
+        the base model, or literally ``base_model``."""
+        if model is None or ":" not in model or self._exists(model):
+            return model
+        at = -1
+        while (at := model.find(":", at + 1)) >= 0:  # a base may have colons in its own name
+            if self._exists(name := model[at + 1 :]) and self._is_base(model[:at]):
+                return name
+        return model
+
+    def _is_base(self, name: str) -> bool:
+        return name == "base_model" or (name not in self.registered and self._exists(name))
+
+    def _exists(self, model: str) -> bool:
+        return model in self.registered or bool(self.serving(model))
+
+    def names(self) -> list[str]:
+        """Every model name there is."""
+        return [card["id"] for card in self.models()]
+
+    def hopeless(self, model: str | None) -> bool:
+        """Whether no backend that serves ``model`` will come back by itself."""
+        lazy = model in self.registered
+        serving = [b for b in self.backends.values() if b.serves(model) or (lazy and b.spec.managed)]
+        return bool(serving) and not any(b.may_recover() for b in serving)
+
+    def in_flight(self) -> dict[str, int]:
+        """Through this process."""
+        return {b.id: b.in_flight for b in self.backends.values()}
+
+    def waiting(self) -> dict[str, tuple[int, int]]:
+        """Through this process, where there are any: requests that wait for the first byte of an answer, and the bytes
+        of the largest body among them."""
+        found = {b.id: b.waiting() for b in self.backends.values() if b.in_flight}
+        return {name: waiting for name, waiting in found.items() if waiting[0]}
+
+    def load(self) -> dict[str, int]:
+        """What is in flight through all balancers."""
+        return {b.id: b.load for b in self.backends.values()}
+
+    def models(self) -> list[dict[str, Any]]:
+        """The union of what the backends in rotation serve (of all, if none is), each model once, base models
+        before adapters."""
+        ready = [b for b in self.backends.values() if b.spec.state == "ready"] or list(self.backends.values())
+        cards: dict[str, dict[str, Any]] = {}
+        for backend in ready:
+            for card in backend.spec.models:
+                cards.setdefault(card["id"], card)
+        cards |= self.registered
+        return sorted(cards.values(), key=lambda card: card.get("parent") is not None)

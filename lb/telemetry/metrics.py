@@ -1,0 +1,209 @@
+"""The balancer's own series. One registry an application, nothing global."""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from lb.protocol.errors import Source
+from lb.telemetry.instruments import FINE, Count, Counts, Families, Levels, Read, Spread, Spreads
+from lb.telemetry.model_metrics import ModelMetrics
+
+_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What one process has counted since it began. ``in_flight`` and ``queued`` are of this moment; ``ttft`` and
+    ``duration`` how many answers fell between two bounds of `FINE`."""
+
+    requests: float
+    errors: float
+    tokens: float
+    in_flight: float
+    queued: float
+    ttft: Sequence[float]
+    duration: Sequence[float]
+
+
+class Metrics:
+    """Labels are bounded: instances, the allow-listed routes, status codes."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.registry = registry = Families()
+        self._requests = Counts(
+            "clusterctl_requests", "Requests answered (499: the client went away)", ["instance", "route", "code"],
+            registry,
+        )
+        self._failures = Counts(
+            "clusterctl_attempt_failures", "Attempts that came to nothing", ["instance", "cause"], registry
+        )
+        self._refused = Counts(
+            "clusterctl_refused", "Requests answered by the balancer itself with an error", ["source", "code"],
+            registry,
+        )
+        self._slow_readers = Counts(
+            "clusterctl_slow_readers", "Connections cut off as their client did not read its answer", [], registry
+        )
+        self._ejections = Counts(
+            "clusterctl_ejections", "Backends left out after a failure to connect", ["instance"], registry
+        )
+        self._retried = Counts("clusterctl_retries", "Requests made again on another instance", ["cause"], registry)
+        self._over_budget = Counts(
+            "clusterctl_retry_budget_refusals", "Requests not made again: too many were already", [], registry
+        )
+        self._poison = Counts(
+            "clusterctl_poison_requests", "Requests not given to a third instance: two had died", [], registry
+        )
+        self._moved = Counts("clusterctl_streams_moved", "Streams continued elsewhere", ["instance", "cause"], registry)
+        self._not_moved = Counts(
+            "clusterctl_streams_broken", "Streams that ended in an error after they had begun", ["instance"], registry
+        )
+        self._regenerated = Counts(
+            "clusterctl_tokens_regenerated", "Tokens made a second time to continue a stream", [], registry
+        )
+        self._stalled = Counts(
+            "clusterctl_streams_stalled", "Streams taken from an instance on which they stood still", ["instance"],
+            registry,
+        )
+        for counts in (self._over_budget, self._poison, self._regenerated):
+            counts.at()
+        self._opened = Counts(
+            "clusterctl_upstream_connections", "Connections opened to an instance", ["instance"], registry
+        )
+        self._first_byte = Spreads(
+            "clusterctl_first_byte_seconds", "From choosing a backend to the first byte of its answer",
+            ["instance", "route"], _BUCKETS, registry,
+        )
+        self._durations = Spread(FINE)
+        self._duration = Spreads(
+            "clusterctl_request_seconds", "From choosing a backend to the end of its answer", ["instance", "route"],
+            _BUCKETS, registry, self._durations,
+        )
+        self.read("clusterctl_errors_total", "Requests that failed, by whose fault it was", ["source"], self._errors)
+        self.models = ModelMetrics(registry, clock)
+        self._queue = Levels("clusterctl_queued_requests", "Requests waiting for a backend", [], registry)
+        self._queue.at()
+
+    def finished(self, instance: str, route: str, code: int, seconds: float) -> None:
+        self.book(instance, route).finished(code, seconds)
+
+    def book(self, instance: str, route: str) -> Book:
+        """Where the answers of one instance to one route are counted."""
+        label = "/v1/responses/{id}" if route.startswith("/v1/responses/") else route
+        duration, first_byte = self._duration.at(instance, label), self._first_byte.at(instance, label)
+        return Book(self._requests, duration, first_byte, instance, label)
+
+    def _errors(self) -> list[tuple[tuple[str, ...], float]]:
+        """Of the client, of a worker, of the balancer or the cluster. A client that went away has made none."""
+        found = dict.fromkeys(Source, 0.0)
+        for (source, _), cell in self._refused.cells():
+            found[Source(source)] += cell.value
+        for (_, _, code), cell in self._requests.cells():
+            if code >= "400" and code != "499":
+                found[Source.CLIENT if code < "500" else Source.UPSTREAM] += cell.value
+        return [((source,), value) for source, value in found.items()]
+
+    def attempt_failed(self, instance: str, cause: str) -> None:
+        self._failures.at(instance, cause).value += 1
+
+    def retried(self, cause: str) -> None:
+        self._retried.at(cause).value += 1
+
+    def over_budget(self) -> None:
+        self._over_budget.at().value += 1
+
+    def poisonous(self) -> None:
+        self._poison.at().value += 1
+
+    def moved(self, instance: str, cause: str, tokens_again: int) -> None:
+        """A stream of ``instance`` goes on elsewhere, where ``tokens_again`` are made a second time."""
+        self._moved.at(instance, cause).value += 1
+        self._regenerated.at().value += tokens_again
+
+    def broken(self, instance: str) -> None:
+        self._not_moved.at(instance).value += 1
+
+    def stalled(self, instance: str) -> None:
+        self._stalled.at(instance).value += 1
+
+    def refused(self, source: str, code: int) -> None:
+        self._refused.at(source, str(code)).value += 1
+
+    def slow_reader(self) -> None:
+        self._slow_readers.at().value += 1
+
+    def ejected(self, instance: str) -> None:
+        self._ejections.at(instance).value += 1
+
+    def opened(self, instance: str) -> None:
+        self._opened.at(instance).value += 1
+
+    def mean_latency(self, instance: str) -> float | None:
+        """Seconds from choosing the backend to the end of its answer, over the life of this balancer; None before
+        the first."""
+        spreads = [spread for (of, _), spread in self._duration.cells() if of == instance]
+        count = sum(spread.count for spread in spreads)
+        return sum(spread.sum for spread in spreads) / count if count else None
+
+    @contextmanager
+    def queued(self, model: str | None = None) -> Iterator[None]:
+        queue, of_model = self._queue.at(), self.models.queue(model)
+        queue.value += 1
+        of_model.value += 1
+        try:
+            yield
+        finally:
+            queue.value -= 1
+            of_model.value -= 1
+
+    def totals(self) -> Totals:
+        requests, errors, tokens, in_flight, ttft = self.models.totals()
+        return Totals(requests, errors, tokens, in_flight, self._queue.sum(), ttft, list(self._durations.buckets))
+
+    def read(
+        self, name: str, meaning: str, labels: Sequence[str],
+        values: Callable[[], Iterable[tuple[tuple[str, ...], float]]],
+    ) -> None:
+        """A family whose values are read when somebody asks; a counter if its name ends in ``_total``, else a gauge."""
+        Read(name, meaning, labels, values, self.registry)
+
+    def render(self) -> str:
+        return "".join(self.registry.pieces())
+
+
+class Book:
+    """The cells that one request after the other is counted in. ``first_byte`` takes s."""
+
+    __slots__ = ("_duration", "_first_byte", "_instance", "_requests", "_route", "_statuses", "first_byte")
+
+    def __init__(self, requests: Counts, duration: Spread, first_byte: Spread, instance: str, route: str) -> None:
+        self._requests, self._duration, self._instance, self._route = requests, duration, instance, route
+        self._statuses: dict[int, Count] = {}
+        self._first_byte, self.first_byte = first_byte, first_byte.observe
+
+    def whole(self, code: int, seconds: float) -> None:
+        """`first_byte` and `finished` at once."""
+        cell = self._statuses.get(code)
+        if cell is None:
+            self.first_byte(seconds)
+            self.finished(code, seconds)
+            return
+        cell.value += 1
+        bucket, first, duration = bisect_left(_BUCKETS, seconds), self._first_byte, self._duration
+        first.buckets[bucket] += 1
+        first.sum += seconds
+        duration.buckets[bucket] += 1
+        duration.sum += seconds
+        if duration.fine is not None:
+            duration.fine.observe(seconds)
+
+    def finished(self, code: int, seconds: float) -> None:
+        cell = self._statuses.get(code)
+        if cell is None:
+            cell = self._statuses[code] = self._requests.at(self._instance, self._route, str(code))
+        cell.value += 1
+        self._duration.observe(seconds)

@@ -1,0 +1,49 @@
+"""The socket that clients connect to."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from cluster.balancers.listener import listen
+from config.errors import UsageError
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "localhost"])
+def test_clients_can_connect_before_a_balancer_runs(host: str) -> None:
+    with listen(host, 0) as listener:
+        assert listener.getblocking() is False
+        with socket.socket(listener.family) as client:
+            client.settimeout(5)
+            client.connect(("127.0.0.1" if host == "0.0.0.0" else host, listener.getsockname()[1]))
+
+
+def test_a_port_that_is_taken_is_said_in_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(UsageError, match=f"^cannot listen on 127.0.0.1:{port}: Address already in use$") as error:
+            listen("127.0.0.1", port)
+    assert error.value.exit_code == 1
+
+
+def test_a_port_can_be_listened_on_again_at_once() -> None:
+    first = listen("127.0.0.1", 0)
+    port = first.getsockname()[1]
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        first.setblocking(True)
+        first.accept()[0].close()  # the server's side closes first: TIME_WAIT is on our port
+        assert client.recv(1) == b""
+    first.close()
+    listen("127.0.0.1", port).close()
+
+
+def test_an_address_that_is_not_ours_is_said_in_one_line() -> None:
+    with pytest.raises(UsageError, match=r"cannot listen on 192\.0\.2\.1:0: "):
+        listen("192.0.2.1", 0)
+
+
+@pytest.mark.parametrize("host", ["not a host", "..", "a" * 64 + ".example"])
+def test_a_host_that_is_none_is_named(host: str) -> None:
+    with pytest.raises(UsageError, match=r"^--host "):
+        listen(host, 0)

@@ -1,0 +1,110 @@
+"""What a worker is pinned to."""
+
+from __future__ import annotations
+
+from itertools import chain
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.fleet.placement import CPU_MOST, Machine, Placement, choose_gpus
+from config.errors import UsageError
+
+GIB = 1024**3
+
+
+def _gpus(*indices: int) -> tuple[tuple[int, str], ...]:
+    return tuple((i, f"{i}: H200 141 GiB") for i in indices)
+
+
+def _on_gpus(count: int, ranks: int = 1, per_gpu: int = 1) -> Placement:
+    return Placement(Machine(_gpus(*range(count)), (0, 1), 64 * GIB), ranks=ranks, per_gpu=per_gpu)
+
+
+def _on_cpu(cores: int = 4, memory: int = 64 * GIB, **more: int) -> Placement:
+    machine = Machine((), tuple(range(cores)), memory)
+    return Placement(machine, on_gpu=False, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "ranks", "per_gpu", "capacity"), [(4, 1, 1, 4), (4, 2, 1, 2), (5, 2, 1, 2), (1, 2, 1, 0), (2, 1, 3, 6)]
+)
+def test_so_many_workers_fit_on_the_gpus(gpus: int, ranks: int, per_gpu: int, capacity: int) -> None:
+    assert _on_gpus(gpus, ranks, per_gpu).capacity == capacity
+
+
+@given(st.integers(1, 8), st.integers(1, 3), st.integers(1, 3))
+def test_workers_share_a_gpu_only_as_often_as_asked(gpus: int, ranks: int, per_gpu: int) -> None:
+    placement = _on_gpus(gpus, ranks, per_gpu)
+    slots = [placement.slot(n) for n in range(placement.capacity)]
+    used = list(chain.from_iterable(slot.gpus for slot in slots))
+    assert all(len(set(slot.gpus)) == ranks and slot.share == per_gpu for slot in slots)
+    assert all(used.count(gpu) == per_gpu for gpu in set(used))
+
+
+def test_neighbours_go_to_different_gpus_first() -> None:
+    placement = _on_gpus(2, per_gpu=2)
+    assert [placement.slot(n).gpus for n in range(4)] == [(0,), (1,), (0,), (1,)]
+
+
+def test_gpus_are_taken_in_the_order_they_were_chosen() -> None:
+    placement = Placement(Machine(_gpus(3, 1), (), 0))
+    assert [placement.slot(n).gpus for n in range(2)] == [(3,), (1,)]
+
+
+@pytest.mark.parametrize(
+    ("placement", "instances", "said"),
+    [
+        (_on_gpus(1), 2, "2 instances x 1 GPU each need 2, there is 1 (0: H200 141 GiB)"),
+        (_on_gpus(3, ranks=2), 2, "2 instances x 2 GPUs each need 4, there are 3 "),
+        (_on_gpus(1, ranks=2), 1, "1 instance x 2 GPUs each need 2, there is 1 "),
+        (_on_gpus(1, per_gpu=2), 3, "3 instances x 1 GPU each, 2 a GPU need 2, there is 1 "),
+    ],
+)
+def test_too_few_gpus_are_an_error_that_says_what_is_there_and_needed(
+    placement: Placement, instances: int, said: str
+) -> None:
+    with pytest.raises(UsageError) as error:
+        placement.require(instances)
+    assert said in str(error.value)
+
+
+def test_what_fits_is_no_error() -> None:
+    _on_gpus(4, ranks=2).require(2)
+    _on_cpu().require(1000)  # memory is an estimate: a warning by nature, no reason to refuse
+
+
+@pytest.mark.parametrize(
+    ("memory", "each", "capacity"), [(100, 10, 9), (100, 30, 3), (5, 10, 1), (10_000, 1, CPU_MOST), (1, 0, CPU_MOST)]
+)
+def test_without_gpus_memory_decides_with_a_tenth_left_over(memory: int, each: int, capacity: int) -> None:
+    assert _on_cpu(memory=memory, memory_each=each).capacity == capacity
+
+
+@given(st.integers(1, 32), st.integers(1, 8), st.integers(1, 3))
+def test_core_lists_are_disjoint_equal_and_of_this_machine(cores: int, planned: int, ranks: int) -> None:
+    placement = _on_cpu(cores, planned=planned, ranks=ranks)
+    lists = [rank for n in range(planned) for rank in placement.slot(n).cores]
+    used = list(chain.from_iterable(lists))
+    assert len(used) == len(set(used)) and set(used) <= set(range(cores))
+    assert len({len(rank) for rank in lists}) <= 1
+    assert len(lists) == (planned * ranks if cores >= planned * ranks else 0)
+
+
+def test_workers_beyond_what_was_planned_are_not_bound() -> None:
+    placement = _on_cpu(4, planned=2)
+    assert placement.slot(1).cores == ((2, 3),)
+    assert placement.slot(2).cores == ()
+
+
+def test_all_gpus_are_used_unless_some_are_named() -> None:
+    assert choose_gpus(_gpus(0, 1, 2), None) == _gpus(0, 1, 2)
+    assert choose_gpus(_gpus(0, 1, 2), (2, 0)) == _gpus(2, 0)
+
+
+def test_a_gpu_that_is_not_there_is_an_error_that_says_which_are() -> None:
+    with pytest.raises(UsageError, match=r"--gpus 7: .*; there are: 0: H200 141 GiB; 1: H200"):
+        choose_gpus(_gpus(0, 1), (0, 7))
+    with pytest.raises(UsageError, match="there are: none"):
+        choose_gpus((), (0,))

@@ -1,0 +1,366 @@
+"""What follows when workers stand still, and how they are watched."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.fleet.fleet import Fleet
+from cluster.fleet.instance import Instance
+from cluster.fleet.restart import Backoff, RestartPolicy
+from cluster.fleet.states import DesiredState, WorkerState
+from cluster.monitoring import external as attached
+from cluster.monitoring.ejection_limit import Stalls, may_take_out
+from cluster.monitoring.external import Attached
+from cluster.monitoring.hang_detector import Verdict, Work
+from cluster.monitoring.recovery_times import Recovery
+from fakes import Clock, rng, soon
+from worker.probe import Readiness, Target
+from worker.sim.metrics import Metrics
+from worker.spec import Slot
+
+S = WorkerState
+STALL = 0.4
+
+
+# never more than half
+
+
+@given(st.integers(1, 64))
+def test_never_more_than_half_are_out_but_one_may_always_be(workers: int) -> None:
+    ready, out = workers, 0
+    while ready and may_take_out(ready, out):
+        ready, out = ready - 1, out + 1
+    assert out == max(1, workers // 2)
+
+
+@given(st.integers(2, 64), st.integers(0, 64))
+def test_whoever_comes_back_makes_room(ready: int, out: int) -> None:
+    if out and not may_take_out(ready, out):
+        assert any(may_take_out(ready + back, out - back) for back in range(1, out + 1))
+
+
+class Control:
+    """As much of a supervisor as is needed, with ``count`` ready workers."""
+
+    def __init__(self, count: int = 4, urls: tuple[str, ...] = ()) -> None:
+        self.clock = Clock()
+        self.told: list[tuple[str, str]] = []
+        tell = lambda name, text, **_: self.told.append((name, text))  # noqa: E731
+        self.fleet = Fleet(DesiredState(), RestartPolicy(Backoff()), rng().random, tell)
+        self.events, self.recovery = SimpleNamespace(tell=tell), Recovery()
+        self.attached = attached.parse(urls, None, 1)
+        settings = SimpleNamespace(stall_timeout=STALL, canary_interval=0.2)
+        self.plan = SimpleNamespace(settings=settings, spec=SimpleNamespace(served_names=("demo",)))
+        self.load = (0, 0, 0)
+        self.balancer = SimpleNamespace(load=lambda name: self.load)
+        self.now: Callable[[], float] = self.clock
+        self.stalls = Stalls(self)  # type: ignore[arg-type]
+        for number in range(count):
+            self.instance(number)
+        for server in self.attached:
+            server.may_take_out, server.tell = self.stalls.admits, tell
+            server.ready(Readiness(({"id": "demo", "max_model_len": 2048},)))
+        self.told.clear()
+
+    def instance(self, number: int) -> Instance:
+        instance = Instance(f"instance_{number}", Slot(), state=S.READY, incarnation=number + 1)
+        self.fleet.instances[instance.id] = instance
+        return instance
+
+    def post(self, event: Callable[[], None]) -> None:
+        event()
+
+    def hang(self, number: int) -> bool:
+        """Whether it is taken out."""
+        instance = self.fleet.instances[f"instance_{number}"]
+        why = "hung: no token for 2.0 s"
+        return self.stalls.admits(instance, why) and self.fleet.hung(instance, why)
+
+    def out(self, number: int) -> None:
+        self.fleet.stopping(self.fleet.instances[f"instance_{number}"], "hung", self.clock(), failure=True)
+
+    def back(self, number: int) -> None:
+        instance = self.fleet.instances[f"instance_{number}"]
+        instance.state = S.STARTING
+        self.fleet.ready(instance, Readiness(()), self.clock())
+
+
+def test_when_all_stand_still_half_are_taken_out_and_the_rest_is_told_of_once() -> None:
+    control = Control(4)
+    for _ in range(3):
+        taken = [number for number in range(4) if control.hang(number)]
+        for number in taken:
+            control.out(number)
+    assert [i.state for i in control.fleet.instances.values()] == [S.STOPPING, S.STOPPING, S.READY, S.READY]
+    spared = [(name, text) for name, text in control.told if "left where it is" in text]
+    assert [name for name, _ in spared] == ["instance_2", "instance_3"]
+    assert "as 4 of 4 stand still at once: that looks like the machine" in spared[1][1]
+
+
+def test_as_soon_as_one_is_back_the_next_may_be_taken_out() -> None:
+    control = Control(3)
+    assert [control.hang(0), control.hang(1)] == [True, False]
+    control.out(0)
+    assert not control.hang(1)
+    control.back(0)
+    assert control.hang(1)
+
+
+def test_one_that_is_alone_may_be_taken_out() -> None:
+    assert Control(1).hang(0)
+
+
+def test_one_that_has_been_given_up_is_not_waited_for() -> None:
+    control = Control(2)
+    assert control.hang(0)
+    control.out(0)
+    assert not control.hang(1)
+    instance = control.fleet.instances["instance_0"]
+    instance.history = type(instance.history)(early=100)
+    control.fleet.exited(instance, -9, [], control.clock(), 0.0)
+    assert instance.state is S.FAILED
+    assert control.hang(1)
+
+
+def test_one_that_is_out_of_rotation_already_takes_nobodys_place() -> None:
+    control = Control(2)
+    assert control.hang(0)
+    control.out(0)
+    control.fleet.unhealthy(control.fleet.instances["instance_1"], "/health: refused", 0.0, lost=False)
+    assert control.hang(1)
+
+
+def test_slow_probes_and_hangs_share_one_half() -> None:
+    control = Control(2)
+    instance = control.fleet.instances["instance_0"]
+    assert control.stalls.admits(instance, "/health: no answer")
+    control.fleet.unhealthy(instance, "/health: no answer", 0.0, lost=False, slow=True)
+    assert not control.hang(1)
+    control.fleet.ready(instance, Readiness(()), 1.0)
+    assert control.hang(1)
+
+
+def test_what_is_spared_is_told_of_again_only_after_a_while() -> None:
+    control = Control(2)
+    control.hang(0)
+    control.out(0)
+    for seconds in (0, 1, 20, 100):
+        control.clock.advance(seconds)
+        control.hang(1)
+    assert len([text for _, text in control.told if "left where it is" in text]) == 2
+
+
+def test_a_hang_is_said_once_and_only_of_a_worker_that_should_work() -> None:
+    control = Control(4)
+    assert [control.hang(0), control.hang(0)] == [True, False]
+    control.out(0)
+    assert not control.hang(0)
+
+
+def test_what_was_detected_is_counted_by_cause() -> None:
+    control = Control(2)
+    instance = control.fleet.instances["instance_0"]
+    control.stalls.count(instance, Verdict("still", 10.2, ""))
+    control.stalls.count(instance, Verdict("still", 10.4, ""))
+    found = control.recovery.to_json()["detect"]["still"]
+    assert (instance.stalls, found["count"], found["sum"]) == (2, 2, 20.6)
+
+
+# servers that are not ours
+
+
+def test_a_foreign_server_is_out_until_it_goes_on() -> None:
+    control = Control(0, ("http://a:1", "http://b:1"))
+    one, other = control.attached
+    one.hung("hung: no token for 2.0 s")
+    assert (one.state, one.slow, one.reason) == (S.UNHEALTHY, True, "hung: no token for 2.0 s")
+    assert not control.stalls.admits(other, "hung")
+    one.going()
+    assert (one.state, one.slow, one.reason) == (S.READY, False, "")
+    assert control.stalls.admits(other, "hung")
+    assert [text for name, text in control.told if name == "backend_0"][-1].startswith("back in rotation")
+
+
+def test_one_that_fails_its_probes_is_not_back_because_it_moves() -> None:
+    (server,) = Control(0, ("http://a:1",)).attached
+    server.hung("hung: no token for 2.0 s")
+    server.unhealthy("/v1/models: 500", lost=False)
+    server.going()
+    assert server.state is S.UNHEALTHY
+    server.ready(Readiness(({"id": "demo"},)))
+    assert server.state is S.READY
+
+
+def test_slow_probes_of_all_foreign_servers_leave_half() -> None:
+    control = Control(0, ("http://a:1", "http://b:1"))
+    for server in control.attached * 2:
+        server.unhealthy("/v1/models: no answer in 5 s", lost=False, slow=True)
+    assert [server.state for server in control.attached] == [S.UNHEALTHY, S.READY]
+
+
+# watched
+
+
+class Engine:
+    """A worker's HTTP side, over an engine that may stand still, be silent, or answer with an error."""
+
+    def __init__(self) -> None:
+        self.metrics = Metrics("demo", 2048, 2)
+        self.hangs = self.silent = self.steps = False
+        self.tells = True
+        self.status = 200
+        self.asked = 0
+        self.queries: list[str] = []
+        app = web.Application()
+        app.router.add_get("/metrics", self._metrics)
+        app.router.add_post("/v1/completions", self._complete)
+        self.server = TestServer(app, host="127.0.0.1")
+
+    def running(self, count: int) -> None:
+        self.metrics.gauges["num_requests_running"].set(count)
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        self.queries.append(request.query_string)
+        if self.silent:
+            await asyncio.sleep(60)
+        if self.steps:
+            self.metrics.counters["generation_tokens"].inc()
+        page = self.metrics.render(request.query.getall("name[]", [])) if self.tells else b"up 1\n"
+        return web.Response(body=page)
+
+    async def _complete(self, request: web.Request) -> web.Response:
+        self.asked += 1
+        if self.hangs or self.silent:
+            await asyncio.sleep(60)
+        self.metrics.counters["generation_tokens"].inc()
+        return web.json_response({}, status=self.status)
+
+
+@pytest.fixture
+async def engine() -> AsyncIterator[Engine]:
+    made = Engine()
+    await made.server.start_server()
+    yield made
+    await made.server.close()
+
+
+@asynccontextmanager
+async def watching(control: Control, engine: Engine, member: Any) -> AsyncIterator[None]:
+    control.now = asyncio.get_running_loop().time
+    async with aiohttp.ClientSession() as session:
+        target = Target(session, str(engine.server.make_url("")).rstrip("/"))
+        watch = control.stalls.attend if isinstance(member, Attached) else control.stalls.watch
+        task = asyncio.create_task(watch(member, target), name="watch")  # type: ignore[arg-type]
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_an_engine_that_makes_no_steps_is_found(engine: Engine) -> None:
+    control = Control(1)
+    instance, began = control.fleet.instances["instance_0"], asyncio.get_running_loop().time()
+    engine.running(3)
+    async with watching(control, engine, instance):
+        await soon(lambda: instance.hung)
+    assert asyncio.get_running_loop().time() - began >= STALL
+    assert str(instance.hung).endswith("with 3 requests running")
+    assert instance.stalls == 1 and control.recovery.to_json()["detect"]["still"]["count"] == 1
+    assert all("name%5B%5D=" in query or "name[]=" in query for query in engine.queries)
+
+
+async def test_an_engine_that_makes_steps_is_left_alone(engine: Engine) -> None:
+    control = Control(1)
+    instance = control.fleet.instances["instance_0"]
+    engine.steps = True
+    engine.running(3)
+    async with watching(control, engine, instance):
+        await soon(lambda: len(engine.queries) > 4 * STALL / 0.05)
+    assert (instance.hung, engine.asked) == (None, 0)
+    assert instance.progress_at is not None
+
+
+async def test_a_server_that_does_not_answer_is_found_by_what_the_balancer_has_there(engine: Engine) -> None:
+    control = Control(1)
+    instance = control.fleet.instances["instance_0"]
+    control.load, engine.silent = (2, 0, 0), True
+    async with watching(control, engine, instance):
+        await soon(lambda: instance.hung)
+    assert "no answer and no token" in str(instance.hung)
+
+
+async def test_an_idle_worker_is_asked_for_a_token_and_found_if_none_comes(engine: Engine) -> None:
+    control = Control(1)
+    instance = control.fleet.instances["instance_0"]
+    async with watching(control, engine, instance):
+        await soon(lambda: engine.asked >= 3)
+        assert instance.hung is None
+        engine.hangs = True
+        await soon(lambda: instance.hung)
+    assert "not even for a request of our own" in str(instance.hung)
+
+
+@pytest.mark.parametrize(("status", "hung"), [(500, True), (503, False), (404, False)])
+async def test_only_an_error_of_the_engine_is_one(engine: Engine, status: int, hung: bool) -> None:
+    control = Control(1)
+    instance = control.fleet.instances["instance_0"]
+    engine.status = status
+    engine.metrics.counters.pop("generation_tokens")
+    engine.metrics.counters["generation_tokens"] = engine.metrics.counters["num_preemptions"]
+    async with watching(control, engine, instance):
+        await soon(lambda: engine.asked >= (2 if hung else 3))
+        if hung:
+            await soon(lambda: instance.hung)
+    assert bool(instance.hung) is hung
+
+
+async def test_a_foreign_server_is_taken_out_and_comes_back_when_it_moves(engine: Engine) -> None:
+    control = Control(0, ("http://a:1", "http://b:1"))
+    server = control.attached[0]
+    engine.running(1)
+    async with watching(control, engine, server):
+        await soon(lambda: server.state is S.UNHEALTHY)
+        engine.steps = True
+        await soon(lambda: server.state is S.READY)
+    assert server.stalls == 1
+
+
+async def test_a_foreign_server_that_tells_nothing_is_only_probed(engine: Engine) -> None:
+    control = Control(0, ("http://a:1",))
+    engine.tells, control.load = False, (4, 4, 100)
+    async with watching(control, engine, control.attached[0]):
+        await soon(lambda: len(engine.queries) > 3 * STALL / 0.05)
+    assert (control.attached[0].state, engine.asked) == (S.READY, 0)
+
+
+async def test_a_worker_that_starts_is_not_looked_at(engine: Engine) -> None:
+    control = Control(1)
+    instance = control.fleet.instances["instance_0"]
+    instance.state = S.STARTING
+    async with watching(control, engine, instance):
+        await asyncio.sleep(0.3)
+        assert engine.queries == []
+        control.fleet.ready(instance, Readiness(()), 0.0)
+        await soon(lambda: engine.queries)
+    assert instance.progress_at is not None
+
+
+def test_what_others_know_of_a_workers_requests_is_put_together() -> None:
+    control = Control(1)
+    instance = control.fleet.instances["instance_0"]
+    control.load = (3, 2, 100)
+    assert control.stalls._work(instance) == Work(3, 2, 100)
+    instance.agent = SimpleNamespace(loading=True, loads=2, failures=1)  # type: ignore[assignment]
+    assert control.stalls._work(instance) == Work(3, 2, 100, loading=True, loads=3)

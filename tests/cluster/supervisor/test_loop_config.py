@@ -1,0 +1,35 @@
+"""What of the settings a balancer process is told."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from cluster.balancers.config import balancer_config
+from cluster.deployment import plan
+from cluster.tools.doctor.limits import memory
+from config.paths import StateDir
+from config.settings import load
+from config.topology import CorsConfig
+
+
+def test_every_setting_of_the_balancer_reaches_it(tmp_path: Path) -> None:
+    given = {
+        "host": "127.0.0.2", "port": 4711, "queue_timeout": 1.5, "admin_key": "k", "log_level": "debug",
+        "max_body": 2048, "allowed_hosts": ("a.example",), "trusted_proxies": ("10.0.0.0/8",),
+        "extra_routes": ("/v1/mine",), "max_connections": 7, "head_timeout": 2.5, "body_timeout": 3.5,
+        "stream_buffer": 65536, "resume": False, "migration_limit": 1, "stall_timeout": 4.5, "first_byte_timeout": 5.5,
+        "log_format": "json", "access_log": "0.5", "log_prompts": True, "otlp_endpoint": "http://127.0.0.1:4318",
+        "forward_headers": ("x-tenant",), "max_buffered": 2**30, "send_timeout": 5.5, "min_client_rate": 10.0,
+        "max_client_connections": 5, "max_client_uploads": 3, "protect_metrics": True,
+    }  # fmt: skip
+    engine_args = ("--allowed-origins", '["https://a"]')
+    settings = load({"engine": "sim", "lb_processes": 3, "engine_args": engine_args, **given})
+    config = balancer_config(plan.make(settings), StateDir(tmp_path))
+    cors = asdict(CorsConfig(("https://a",)))
+    assert config.to_json() == {"listen_fd": -1, "state_dir": str(tmp_path), "processes": 3, "cors": cors, **given}
+
+
+def test_without_a_size_bodies_have_a_share_of_the_memory(tmp_path: Path) -> None:
+    config = balancer_config(plan.make(load({"engine": "sim"})), StateDir(tmp_path))
+    assert config.max_buffered == max(256 * 1024 * 1024, memory() // 16)

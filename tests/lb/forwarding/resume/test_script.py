@@ -1,0 +1,210 @@
+"""A stream broken anywhere, any number of times, and continued, is the undisturbed stream: against the simulator's
+tokenizer, detokenizer and events, without any I/O."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lb.forwarding.resume import events
+from lb.forwarding.resume.point import CannotResume
+from lb.forwarding.resume.script import StreamFailed
+from scripts import broken, feed, read, script_of
+from simstreams import CONTEXT, seen, stream
+from worker.sim import tokens
+
+STOPS = st.sampled_from([[], ["\n"], [". "], [" the", "a"], ["nothing like it", "日"], [" cat sat on the mat"]])
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> tuple[dict[str, Any], bool]:
+    chat = draw(st.booleans())
+    body: dict[str, Any] = {
+        "model": "demo", "stream": True, "temperature": 0, "max_tokens": draw(st.integers(1, 90)),
+        "ignore_eos": draw(st.booleans()),
+    }  # fmt: skip
+    if stop := draw(STOPS):
+        body["stop"] = stop
+        body["include_stop_str_in_output"] = draw(st.booleans())
+    if draw(st.booleans()):
+        body["min_tokens"] = draw(st.integers(0, body["max_tokens"]))
+    if draw(st.booleans()):
+        body["stream_options"] = {"include_usage": True, "continuous_usage_stats": draw(st.booleans())}
+    if draw(st.booleans()):
+        body["return_token_ids"] = True
+    logprobs = draw(st.none() | st.integers(0, 3))
+    text = draw(st.text("abc é日", min_size=1, max_size=12))
+    if chat:
+        body["messages"] = [{"role": "user", "content": text}]
+        if logprobs is not None:
+            body |= {"logprobs": True, "top_logprobs": logprobs}
+    else:
+        body["prompt"] = text if draw(st.booleans()) else [65, 66, *tokens.encode(text)]
+        if logprobs is not None:
+            body["logprobs"] = logprobs
+        elif isinstance(body["prompt"], str) and "return_token_ids" not in body:
+            body["echo"] = draw(st.booleans())
+    return body, chat
+
+
+@given(
+    requests(), st.lists(st.integers(0, 40), min_size=1, max_size=4), st.lists(st.integers(1, 4), max_size=12),
+    st.booleans(),
+)  # fmt: skip
+@settings(max_examples=400, deadline=None)
+async def test_a_continued_stream_is_the_undisturbed_one(
+    request: tuple[dict[str, Any], bool], breaks: list[int], sizes: list[int], straight: bool
+) -> None:
+    body, chat = request
+    undisturbed = seen(b"".join(stream(body, chat, sizes)))
+    script = script_of(body, chat)
+    assert seen(await broken(script, breaks, sizes, straight)) == undisturbed
+    made = json.loads(json.dumps(undisturbed["ids"])) or None
+    if made is not None:
+        assert script.tokens() == made
+
+
+@given(requests())
+@settings(max_examples=60, deadline=None)
+async def test_an_undisturbed_stream_goes_through_as_if_nothing_had_been_asked_for(
+    request: tuple[dict[str, Any], bool]
+) -> None:
+    """Byte by byte."""
+    body, chat = request
+    script = script_of(body, chat)
+    out = b"".join(feed(script, event, True) for event in stream(json.loads(script.asked.body), chat))
+    assert out == b"".join(stream(body, chat))
+    assert script.finished and script.done
+    assert not script.finish()
+
+
+@given(requests(), st.integers(1, 30))
+@settings(max_examples=100, deadline=None)
+async def test_a_sample_goes_on_from_the_tokens_that_were_made(
+    request: tuple[dict[str, Any], bool], after: int
+) -> None:
+    """No text is lost, none repeated; where that is not possible it says so."""
+    body, chat = request
+    body = {**body, "temperature": 1.0, "echo": False}
+    script = script_of(body, chat)
+    out = b"".join(feed(script, event, True) for event in stream(json.loads(script.asked.body), chat)[:after])
+    if script.finished or script.can_start_over:
+        return
+    made = script.tokens()
+    try:
+        point = await script.point(read)
+    except CannotResume as error:
+        assert "sample" in str(error)
+        return
+    again = json.loads(script.go_on(point, CONTEXT))
+    before = tokens.decode(made[: point.kept])
+    said = seen(out)["text"]
+    assert before == said[: len(said)] + point.held if not point.again else before + point.again == said
+    assert point.again == "" or not body.get("stop")
+    assert again["prompt"][len(again["prompt"]) - point.kept :] == made[: point.kept]
+    assert again["max_tokens"] == body["max_tokens"] - point.kept
+
+
+def test_an_error_event_is_a_failure_and_nothing_of_it_goes_out() -> None:
+    body = {"model": "demo", "prompt": "x", "stream": True, "max_tokens": 9, "temperature": 0}
+    script = script_of(body, False)
+    coming = stream(json.loads(script.asked.body), False)
+    script.pass_on(coming[0][:-2])
+    with pytest.raises(StreamFailed, match="ended the stream in an error: it broke") as failed:
+        script.pass_on(b'data: {"error":{"message":"it broke","code":500}}')
+    assert not failed.value.final
+    with pytest.raises(StreamFailed, match="without having finished"):
+        script.pass_on(b"data: [DONE]")
+
+
+def test_an_error_of_the_clients_is_final() -> None:
+    script = script_of({"model": "demo", "prompt": "x", "stream": True}, False)
+    event = b'data: {"error":{"message":"too long","code":400}}'
+    with pytest.raises(StreamFailed) as failed:
+        script.pass_on(event)
+    assert failed.value.final
+    assert failed.value.event == event + b"\n\n"
+
+
+@pytest.mark.parametrize("reason", ["abort", "error"])
+def test_a_stream_that_was_given_up_is_a_failure(reason: str) -> None:
+    script = script_of({"model": "demo", "prompt": "x", "stream": True}, False)
+    head = '{"id":"a","object":"text_completion","created":1,"model":"demo","choices":'
+    with pytest.raises(StreamFailed, match="gave the request up"):
+        script.pass_on(f'data: {head}[{{"index":0,"text":"","finish_reason":"{reason}"}}]}}'.encode())
+
+
+def test_a_stream_that_lacks_only_its_end_gets_it() -> None:
+    body = {
+        "model": "demo", "prompt": "x", "stream": True, "max_tokens": 5, "temperature": 0, "ignore_eos": True,
+        "stream_options": {"include_usage": True},
+    }  # fmt: skip
+    script, whole = script_of(body, False), stream(body, False)
+    out = b"".join(feed(script, event, False) for event in stream(json.loads(script.asked.body), False)[:-2])
+    assert script.finished
+    assert not script.done
+    assert seen(out + script.finish()) == seen(b"".join(whole))
+
+
+async def test_what_is_made_otherwise_is_no_continuation() -> None:
+    """With a stop string text has to be made again; another worker that makes something else is not believed."""
+    body = {
+        "model": "demo", "prompt": "hello", "stream": True, "max_tokens": 60, "temperature": 0, "ignore_eos": True,
+        "stop": ["nothing like this at all"],
+    }  # fmt: skip
+    script = script_of(body, False)
+    for event in stream(json.loads(script.asked.body), False)[:30]:
+        script.pass_on(event[:-2])
+    point = await script.point(read)
+    assert point.again
+    script.go_on(point, CONTEXT)
+    head = '{"id":"b","object":"text_completion","created":1,"model":"demo","choices":'
+    other = '[{"index":0,"text":"~~~~","logprobs":null,"finish_reason":null,"stop_reason":null,"token_ids":[1]}]}'
+    with pytest.raises(CannotResume, match="same text"):
+        script.pass_on(f"data: {head}{other}".encode())
+
+
+async def test_special_tokens_are_looked_for_as_far_back_as_text_lags() -> None:
+    """The end of a text that goes on all the same; what a tokenizer makes of it stands in what was sent last."""
+    body = {
+        "model": "demo", "prompt": "x", "stream": True, "max_tokens": 400, "temperature": 0, "ignore_eos": True,
+        "stop": ["zebra crossing of the queen"],
+    }  # fmt: skip
+    coming = stream({**body, "return_token_ids": True}, False)
+    ends = [at for at, event in enumerate(coming) if b'"token_ids":[257]' in event]
+    assert ends, "this text has one"
+    for after in range(ends[0] + 1, min(ends[0] + 60, len(coming) - 3)):
+        script = script_of(body, False)
+        out = b"".join(feed(script, event, True) for event in coming[:after])
+        point = await script.point(read)
+        kept = tokens.decode(script.tokens()[: point.kept])
+        assert kept + point.again == seen(out)["text"]
+
+
+@pytest.mark.parametrize("stop", [". ", ["nothing like it"]])
+@pytest.mark.parametrize("breaks", [(32, 0), (32, 1), (32, 2), (32, 0, 1), (33, 0)])
+async def test_special_tokens_are_remembered_when_the_next_worker_is_lost_before_it_gets_there(
+    stop: str | list[str], breaks: tuple[int, ...]
+) -> None:
+    """The end of a text that goes on is one of the last tokens; nothing of what follows has been sent."""
+    body = {
+        "model": "demo", "prompt": "acc b  日 c", "stream": True, "max_tokens": 36, "temperature": 0,
+        "ignore_eos": True, "stop": stop,
+    }  # fmt: skip
+    assert any(b'"token_ids":[257]' in one for one in stream({**body, "return_token_ids": True}, False)[30:33])
+    assert seen(await broken(script_of(body, False), breaks)) == seen(b"".join(stream(body, False)))
+
+
+async def test_the_tokens_of_a_long_stream_are_all_kept() -> None:
+    body = {"model": "demo", "prompt": "x", "stream": True, "max_tokens": 400, "temperature": 0, "ignore_eos": True}
+    script = script_of(body, False)
+    coming = stream({**body, "return_token_ids": True}, False)
+    for event in coming[:-2]:
+        feed(script, event, True)
+    found = [int(i) for event in coming for some in events.ids(event) for i in some.split(b",")]
+    assert script.tokens() == found[:-1]
+    assert script.count() == 399
