@@ -44,6 +44,7 @@ def test_a_detached_cluster_is_found_by_the_relative_paths_that_it_was_started_w
     assert sorted(entry.name for entry in root.iterdir()) == ["key", "l.json", "m", "mine.txt", "p", "state"]
     supervisor = cluster.status()["supervisor"]["pid"]
     os.kill(supervisor, signal.SIGHUP)  # it has no terminal that could be closed
+    assert cluster.run("restart", "instance_0").returncode == 0  # one that is about to end refuses
     assert cluster.status()["supervisor"]["pid"] == supervisor
     check = _here(cluster, "state", "check", "--state-dir", "./state")
     assert "in use" in check.stdout, check.stderr
@@ -52,8 +53,9 @@ def test_a_detached_cluster_is_found_by_the_relative_paths_that_it_was_started_w
 
 
 def _foreground(cluster: Cluster, *before: str) -> subprocess.Popen[bytes]:
-    """`up` with one worker, once that is ready; ``before``: what starts it."""
-    place = ("--port", str(cluster.port), "--state-dir", str(cluster.state_dir))
+    """`up` with one worker, once that is ready; ``before``: what starts it. The demo's adapters are no stranger's,
+    wherever those have to lie."""
+    place = ("--port", str(cluster.port), "--state-dir", str(cluster.state_dir), "--adapter-root", str(cluster.root))
     process = subprocess.Popen(
         [*before, CLI, "up", "--engine", "sim", "--instances", "1", *place], env=environment(),
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
@@ -82,7 +84,8 @@ def test_a_closed_terminal_ends_all_of_a_foreground_cluster(cluster: Cluster) ->
 def test_nohup_outlives_the_terminal(cluster: Cluster) -> None:
     process = _foreground(cluster, "nohup")
     process.send_signal(signal.SIGHUP)
-    assert cluster.complete().status_code == 200
+    assert cluster.run("restart", "instance_0").returncode == 0  # one that is about to end refuses
+    assert cluster.complete("pirate").status_code == 200
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 0
     assert not cluster.leftovers()
