@@ -63,7 +63,7 @@ class ClientConnection(asyncio.Protocol):
 
     __slots__ = (
         "_allowance", "_asked", "_at", "_body", "_buffer", "_ended", "_exchange", "_full", "_going", "_heads", "_held",
-        "_intake", "_left", "_paused", "_reading", "_request", "_searched", "_served", "_service", "_since",
+        "_intake", "_left", "_paused", "_plain", "_reading", "_request", "_searched", "_served", "_service", "_since",
         "_skipped", "_transport", "_uid", "_unwanted", "close_after", "local", "origin", "peer", "write",
     )  # fmt: skip
 
@@ -92,6 +92,8 @@ class ClientConnection(asyncio.Protocol):
         #: There are too many connections; what is answered to all but a few requests.
         self._unwanted: ProxyError | None = None
         self._allowance: Allowance  # once there is a connection
+        #: Bytes of a body that nothing is asked about if it came in one piece.
+        self._plain = min(UNCOUNTED, service.admission.limits.max_body)
         self.close_after = False
         self.peer = self.local = self.origin = ""
         self._uid: int | None = None
@@ -458,7 +460,7 @@ class ClientConnection(asyncio.Protocol):
             if self._unwanted is not None and not service.answers_anyway(head):
                 raise self._unwanted
             scan = None
-            if length is None or length > UNCOUNTED or len(rest) < length:
+            if length is None or length > self._plain or len(rest) < length:
                 scan = self._announced(head, length, len(rest))
         except ProxyError as error:
             self._skip_or_close(rest, length)
