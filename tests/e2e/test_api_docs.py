@@ -60,7 +60,7 @@ def test_an_example_does_what_it_says(shared: Cluster, block: int) -> None:
 def test_every_path_is_in_an_example_or_a_method_of_one() -> None:
     shown = "".join(text for _, text in BLOCKS)
     by_method = {
-        "/v1/cluster/apply": "cluster.api.apply(", "/v1/lora_adapters": "cluster.adapters.registry(",
+        "/v1/cluster/apply": "cluster.apply(", "/v1/lora_adapters": "cluster.adapters(",
         "/v1/lora_adapters/{name}/rollback": "cluster.rollback_adapter(",
     }  # fmt: skip
     public = {"/health", "/metrics", "/v1/models"}
