@@ -54,6 +54,15 @@ def uid_of_listener(address: Address) -> int | None:
     return _uid(address, (nobody, 0), frozenset({_LISTEN}))
 
 
+def kernel_tells() -> bool:
+    """Whether there is anything to ask on this system, whatever it knows of one connection."""
+    try:
+        _ask(_question(*_four_tuple(("127.0.0.1", 1), ("127.0.0.1", 1))))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 @functools.cache
 def owners() -> frozenset[int]:
     """Whose connections are the owner's: root's, and those of the user that this process runs as."""

@@ -55,6 +55,7 @@ def make(folder: Path) -> bool:
     except FileExistsError:
         require(folder)
         return False
+    require(folder)  # a parent that was missing may have been made by somebody else meanwhile
     folder.chmod(0o700)
     return True
 

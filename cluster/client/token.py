@@ -11,7 +11,7 @@ import httpx
 
 from config import admin_token
 from config.paths import StateDir
-from config.peer_credentials import uid_of_listener
+from config.peer_credentials import kernel_tells, uid_of_listener
 from config.settings import own_state_dir
 
 
@@ -22,26 +22,37 @@ class LocalToken(httpx.Auth):
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         response = yield request
-        if response.status_code in (401, 403) and (token := _token_for(request.url)) is not None:
+        if response.status_code in (401, 403) and (token := _token_for(request.url, _answerer(response))) is not None:
             request.headers["Authorization"] = f"Bearer {token}"
             yield request
 
 
-def _token_for(url: httpx.URL) -> str | None:
+def _answerer(response: httpx.Response) -> str | None:
+    """The address at the other end of the connection that the answer came on."""
+    stream = response.extensions.get("network_stream")
+    with contextlib.suppress(OSError):
+        if stream is not None and (address := stream.get_extra_info("server_addr")):
+            return str(address[0])
+    return None
+
+
+def _token_for(url: httpx.URL, answerer: str | None) -> str | None:
     port = url.port or (443 if url.scheme == "https" else 80)
     token = admin_token.read(StateDir(own_state_dir(port)).admin_token)
-    return token if token is not None and _is_ours(url.host, port) else None
+    return token if token is not None and _is_ours(url.host, port, answerer) else None
 
 
-def _is_ours(host: str, port: int) -> bool:
-    """Whether every address of ``host`` is one of this machine on which nobody else listens. Where nothing is seen to
-    listen, the port is one that root leads elsewhere, as into a container."""
+def _is_ours(host: str, port: int, answerer: str | None) -> bool:
+    """Whether every address of ``host`` is one of this machine on which nobody else listens, and on that of the
+    ``answerer`` we or root do: whoever has taken a connection may have closed his listening socket since."""
+    trusted = (0, os.geteuid())
+    if answerer is None or (kernel_tells() and uid_of_listener((answerer, port)) not in trusted):
+        return False
     try:
         addresses = {str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
     except OSError:
         return False
-    ours = (0, os.geteuid(), None)
-    return all(is_of_this_machine(address) and uid_of_listener((address, port)) in ours for address in addresses)
+    return all(is_of_this_machine(a) and uid_of_listener((a, port)) in (*trusted, None) for a in addresses)
 
 
 def is_of_this_machine(host: str) -> bool:

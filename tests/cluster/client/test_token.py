@@ -115,17 +115,20 @@ def test_which_addresses_are_this_machines(host: str, here: bool) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
-def test_another_user_who_took_the_port_does_not_get_it(secret: str) -> None:
-    program = """
+@pytest.mark.parametrize("hides", [False, True])
+def test_another_user_who_took_the_port_does_not_get_it(secret: str, hides: bool) -> None:
+    """``hides``: nothing listens any more when the client looks who does, and the connection is kept."""
+    program = f"""
 import encodings.idna, os, socket
 os.setgid(65534); os.setuid(65534)
 listener = socket.create_server(("127.0.0.1", 0))
 print(listener.getsockname()[1], flush=True)
-while True:
-    client, _ = listener.accept()
-    print("token" if b"uthorization" in client.recv(65536) else "no token", flush=True)
-    client.sendall(b"HTTP/1.1 403 Forbidden\\r\\nContent-Length: 2\\r\\nConnection: close\\r\\n\\r\\n{}")
-    client.close()
+client, _ = listener.accept()
+if {hides}:
+    listener.close()
+while asked := client.recv(65536):
+    print("token" if b"uthorization" in asked else "no token", flush=True)
+    client.sendall(b"HTTP/1.1 403 Forbidden\\r\\nContent-Length: 2\\r\\n\\r\\n{{}}")
 """
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as thief:
         try:
@@ -133,6 +136,6 @@ while True:
             url = f"http://127.0.0.1:{int(thief.stdout.readline())}"
             with ClusterClient(url) as client, pytest.raises(ClusterError):
                 client.status()
+            assert thief.stdout.read() == "no token\n"
         finally:
             thief.kill()
-        assert thief.stdout.read() == "no token\n"
