@@ -18,6 +18,10 @@ from worker.probe import NotNumbers, ProbeFailed, Target
 #: Seconds for one answer: the first forward pass of an engine can take many.
 _ANSWER_S = 30.0
 
+#: How often, and with which pause (s), a worker is asked anew that answered alike: vLLM on a CPU was seen to answer so
+#: while streams of an adapter's earlier version were running. To refuse an adapter that works is the worse mistake.
+_AGAIN, _PAUSE_S = 4, 0.5
+
 #: Of an answer that says nothing of the adapter: the worker has no room just now.
 _BUSY = (429, 503)
 
@@ -60,6 +64,11 @@ class Effects:
                 return None if key in self._seen else words
             try:
                 words = await _difference(target, name)
+                for _ in range(_AGAIN):
+                    if words != NONE:
+                        break
+                    await asyncio.sleep(_PAUSE_S)
+                    words = await _difference(target, name)
             except ProbeFailed as error:
                 if error.status not in _BUSY and not error.slow:
                     raise

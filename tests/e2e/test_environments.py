@@ -58,7 +58,8 @@ def _foreground(cluster: Cluster, *before: str) -> subprocess.Popen[bytes]:
     place = ("--port", str(cluster.port), "--state-dir", str(cluster.state_dir), "--adapter-root", str(cluster.root))
     process = subprocess.Popen(
         [*before, CLI, "up", "--engine", "sim", "--instances", "1", *place], env=environment(),
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        stdin=subprocess.DEVNULL, stdout=(cluster.root / "said").open("wb"), stderr=subprocess.STDOUT,
+        start_new_session=True,
     )  # fmt: skip
 
     def ready() -> bool:
@@ -77,7 +78,10 @@ def test_a_closed_terminal_ends_all_of_a_foreground_cluster(cluster: Cluster) ->
     process = _foreground(cluster)
     process.send_signal(signal.SIGHUP)
     process.send_signal(signal.SIGHUP)
-    assert process.wait(30) == 0
+    try:
+        assert process.wait(60) == 0
+    except subprocess.TimeoutExpired:
+        raise AssertionError((cluster.root / "said").read_text()) from None
     assert not cluster.leftovers()
 
 
