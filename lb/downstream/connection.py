@@ -154,7 +154,7 @@ class ClientConnection(asyncio.Protocol):
             self.close()
             return
         self._request, self._at, self._served, self._since = None, _At.HEAD, True, monotonic()
-        self._held = False
+        self._held = self._skipped = False
         if self._full:
             self._pause_reading()  # no further answer to a client that does not read this one
             return
@@ -285,6 +285,8 @@ class ClientConnection(asyncio.Protocol):
         elif self._at is _At.HEAD:
             self._resume_reading()
             self._go_on()
+        elif self._at is _At.CLOSED:
+            self._since = monotonic()  # the little that is left has as long again
 
     def data_received(self, data: bytes) -> None:
         at = self._at
@@ -316,7 +318,9 @@ class ClientConnection(asyncio.Protocol):
             self.cut_off()
         elif at is _At.HEAD:
             self._check_head(waited)
-        elif (at is _At.LINGER and waited > limits.linger) or (at is _At.CLOSED and waited > limits.send):
+        elif (at is _At.LINGER and waited > limits.linger) or (
+            at is _At.CLOSED and self._going is None and waited > limits.send
+        ):
             self.cut()
         elif (at is _At.BODY or self._decoding) and (
             error := self._allowance.refusal(now, self._progress, paused=self._paused)
@@ -359,8 +363,13 @@ class ClientConnection(asyncio.Protocol):
         if self._at is _At.HEAD and self._buffer and not self._full:
             self._since = monotonic()
             self._look_for_head()
-            if self._ended and self._at in (_At.HEAD, _At.BODY) and not self._reading and self._transport is not None:
+            if self._ended and self._is_cut_short and not self._reading and self._transport is not None:
                 self._transport.close()  # the rest of it cannot come any more
+
+    @property
+    def _is_cut_short(self) -> bool:
+        """What is there of the next request is not whole."""
+        return self._at is _At.BODY or (self._at is _At.HEAD and b"\r\n\r\n" not in self._buffer)
 
     def _look_for_head(self) -> None:
         """In the buffer, of which ``_searched`` bytes were looked at already."""

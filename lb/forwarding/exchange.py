@@ -218,6 +218,8 @@ class Exchange(Relayed):
         """Whether nothing else is lost if it is made twice."""
         if self._route.path != routes.RESPONSES or self._request.head.method != "POST":
             return self._route.generation or self._request.head.method != "POST"
+        if self._request.upload is not None:
+            return False  # its body is in pieces, and ``body`` the first of them: what stands behind it cannot be told
         body = self._request.body
         return responses.may_be_repeated(body, request_body.is_light(body))
 

@@ -16,7 +16,7 @@ _TRUE = frozenset({"1", "on", "t", "true", "y", "yes"})
 _FALSE = frozenset({"0", "off", "f", "false", "n", "no"})
 
 #: An integer in a string, without white space around it.
-_INTEGER = re.compile(r"([+-]?[0-9]+(?:_[0-9]+)*)(?:\.0+)?")
+_INTEGER = re.compile(r"([+-]?[0-9]++(?:_[0-9]++)*+)(?:\.0+)?")
 
 #: Unicode's white space: Python's own strip takes four control characters more.
 _WHITE = "".join(char for char in map(chr, range(0x3001)) if char.isspace() and char not in "\x1c\x1d\x1e\x1f")

@@ -58,7 +58,8 @@ async def move(
             continue
         finally:
             lease.release()
-        if not backend.keeps_running() or backend.ejection.active(proxy.clock()):
+        gone = proxy.pool.backends.get(backend.id) is not backend
+        if gone or not backend.keeps_running() or backend.ejection.active(proxy.clock()):
             continue
         again = len(script.tokens()) - point.kept
         return Move(backend, script.go_on(point, backend.longest()), continuation.PATH, again)

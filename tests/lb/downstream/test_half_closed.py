@@ -90,6 +90,22 @@ async def test_requests_sent_ahead_are_all_answered(balancer: Balanced, slow: Sl
     assert answer.lower().count(b"connection: close") == 1
 
 
+async def test_what_follows_a_refusal_is_answered_too(balancer: Balanced, slow: Slow) -> None:
+    answer = await half_closed(balancer, post(b'{"model": "none"}') * 3 + b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert (answer.count(b"HTTP/1.1 404"), answer.count(b"HTTP/1.1 200")) == (3, 1)
+    assert answer.lower().count(b"connection: close") == 1
+
+
+async def test_an_empty_line_after_each_body_is_passed_over_each_time(balancer: Balanced, slow: Slow) -> None:
+    async with balancer.connection() as (reader, writer):
+        for _ in range(4):
+            writer.write(post(b'{"model": "none"}') + b"\r\n")
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), DEADLINE_S)
+            assert head.startswith(b"HTTP/1.1 404")
+            length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+            await reader.readexactly(length)
+
+
 async def test_a_request_that_is_not_whole_is_not_waited_for(balancer: Balanced, slow: Slow) -> None:
     for beginning in (b"GET /version HT", post()[:-1], b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n" + post()[:-1]):
         assert (await half_closed(balancer, beginning)).count(b"HTTP/1.1 ") <= 1

@@ -170,7 +170,13 @@ async def test_one_that_broke_in_the_middle_and_was_not_streamed_is_made_again(
     assert (await balancer.ask("/v1/responses"))[1]["worker"] == "instance_1"
 
 
-@pytest.mark.parametrize("fields", [{"background": True}, {"tools": [{"type": "mcp", "server_label": "x"}]}])
+_DOES_SOMETHING: list[dict[str, Any]] = [{"background": True}, {"tools": [{"type": "mcp", "server_label": "x"}]}]
+
+
+@pytest.mark.parametrize(
+    "fields", [*_DOES_SOMETHING, *({"input": "x" * 1_200_000, **fields} for fields in _DOES_SOMETHING)],
+    ids=lambda fields: " ".join(fields),
+)
 async def test_what_may_have_done_something_is_not_made_again(
     balancer: Balanced, stack: AsyncExitStack, fields: dict[str, Any]
 ) -> None:
