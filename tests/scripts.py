@@ -9,6 +9,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from lb.forwarding.resume import asked
+from lb.forwarding.resume.build import Build
 from lb.forwarding.resume.script import Script
 from lb.protocol.http1.chunked import frame, payload_of
 from lb.telemetry.model_metrics import ModelMetrics
@@ -16,10 +17,10 @@ from simstreams import CONTEXT, stream
 from worker.sim import tokens
 
 
-def script_of(body: dict[str, Any], chat: bool) -> Script:
+def script_of(body: dict[str, Any], chat: bool, build: Build | None = None) -> Script:
     raw = json.dumps(body).encode()
     meter = ModelMetrics(CollectorRegistry(), lambda: 1.0).begin("demo")
-    return Script(asked.read(raw, chat=chat, resume=True), raw, meter)
+    return Script(asked.read(raw, chat=chat, resume=True), raw, meter, build or Build())
 
 
 def feed(script: Script, event: bytes, straight: bool) -> bytes:

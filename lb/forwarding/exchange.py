@@ -132,7 +132,7 @@ class Exchange(Relayed):
         request, meter = self._request, self._meter
         assert meter is not None
         wanted = asked.read(request.body, chat=chat, resume=self._proxy.resume)
-        self._script = script = Script(wanted, request.body, meter)
+        self._script = script = Script(wanted, request.body, meter, self._proxy.builds.of(self._info.model))
         self._body, meter.tokens, meter.exact = wanted.body, script.count, wanted.ids
 
     def client_gone(self) -> None:

@@ -14,6 +14,7 @@ from config.aio import Tasks
 from config.errors import nearest
 from config.logs import fields
 from lb.forwarding.failure_policy import Ejects, Failure
+from lb.forwarding.resume.build import Builds
 from lb.forwarding.retry_budget import MOST_DEATHS, Record, RetryBudget
 from lb.protocol import routes
 from lb.protocol.errors import AttemptFailed, ProxyError, Source
@@ -87,6 +88,7 @@ class Proxy:
         self._random = random or Random()
         self._in_force = strategy
         self._strategy: tuple[str, Strategy] | None = None
+        self.builds = Builds()
 
     async def close(self) -> None:
         await self.tasks.close()

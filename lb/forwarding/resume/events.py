@@ -38,6 +38,7 @@ _BETWEEN = 32
 
 _ANY_IDS, _NO_IDS = b'token_ids":[', b'token_ids":null'
 
+_FINGERPRINT = re.compile(rb'"system_fingerprint":"([\x20\x21\x23-\x5b\x5d-\x7e]+)"')
 _PROMPT = re.compile(rb'"prompt_token_ids":\[([0-9, ]*)\]')
 _END = re.compile(rb"\r?\n\r?\n")
 
@@ -105,6 +106,12 @@ def ends(event: bytes) -> bool:
 
 def _is_text(event: bytes) -> bool:
     return event.startswith(_BEGINS) and (_TEXT in event or bool(_DELTA.search(event)))
+
+
+def fingerprint(event: bytes) -> str:
+    """What a stream's last event says of its server's build; empty if it says nothing."""
+    found = _FINGERPRINT.search(event)
+    return found[1].decode() if found else ""
 
 
 def without_prompt(event: bytes) -> tuple[bytes, bytes | None]:

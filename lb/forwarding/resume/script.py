@@ -16,6 +16,7 @@ from typing import Any
 from lb.forwarding.failure_policy import Failure
 from lb.forwarding.resume import continuation, events, obstacles, rendered, tail
 from lb.forwarding.resume.asked import Asked, fields
+from lb.forwarding.resume.build import Build
 from lb.forwarding.resume.continuation import Dresser
 from lb.forwarding.resume.point import CannotResume, Point, Sent, Unmatched, by_text, by_tokens
 from lb.protocol import lax
@@ -46,13 +47,14 @@ class StreamFailed(Exception):
 
 
 class Script:
-    """``asked`` is the request, ``body`` as the client sent it; ``meter`` the record of its latest chunks.
+    """``asked`` is the request, ``body`` as the client sent it; ``meter`` the record of its latest chunks; ``build`` is
+    what streams of its model share.
 
     ``started``: text or tokens have come, and gone on to the client. From then on whole chunks may pass through
     ``straight``, which says None to what has to be looked at; it is None itself if everything has to."""
 
-    def __init__(self, asked: Asked, body: bytes, meter: Meter) -> None:
-        self.asked, self.body, self.meter = asked, body, meter
+    def __init__(self, asked: Asked, body: bytes, meter: Meter, build: Build) -> None:
+        self.asked, self.body, self.meter, self._build = asked, body, meter, build
         meter.fold = self._fold
         self.straight: Cut | None = events.cut if asked.ids else events.plain
         self.finished = self.done = self.started = False
@@ -122,6 +124,7 @@ class Script:
                 return True
         elif not self.obstacle and events.ends(event):
             self._open, self.finished = 0, True
+            self._build.fingerprint = events.fingerprint(event) or self._build.fingerprint
             return True
         return False
 
@@ -145,7 +148,7 @@ class Script:
             raise CannotResume(self.obstacle)
         made, prompt = len(self.tokens()), len(self._prompt())
         usage = {"prompt_tokens": prompt, "total_tokens": prompt + made, "completion_tokens": made}
-        return events.dump({**self._first, "choices": [], "usage": usage})
+        return events.dump({**self._first, "choices": [], "usage": usage, **self._build.fields()})
 
     def _event(self, event: bytes, parsed: dict[str, Any], choices: Sequence[dict[str, Any]]) -> bytes:
         says = any(obstacles.says(choice) for choice in choices)
@@ -154,6 +157,8 @@ class Script:
             self.started = self._made = True
         self._usage_sent = self._usage_sent or (not choices and parsed.get("usage") is not None)
         ended = sum(choice.get("finish_reason") is not None for choice in choices)
+        if isinstance(said := parsed.get("system_fingerprint"), str):
+            self._build.fingerprint = said
         if ended:
             self._open = (self._choices() if self._open is None else self._open) - ended
             self.finished = self._open <= 0
@@ -345,7 +350,8 @@ class Script:
         """The last event of a stream that has as many tokens as it may have."""
         assert self._dresser is not None
         self.finished = True
-        made = self._dresser.dress({"choices": [{"text": "", "finish_reason": "length", "stop_reason": None}]})
+        end = {"choices": [{"text": "", "finish_reason": "length", "stop_reason": None}]}
+        made = self._dresser.dress(end if self._wants_usage() else {**end, **self._build.fields()})
         return b"" if made is None else events.dump(made)
 
     def _next_worker(self) -> None:

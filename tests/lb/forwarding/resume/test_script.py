@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lb.forwarding.resume import events
+from lb.forwarding.resume.build import Build
 from lb.forwarding.resume.point import CannotResume
 from lb.forwarding.resume.script import StreamFailed
 from scripts import broken, feed, read, script_of
@@ -148,6 +149,23 @@ def test_a_stream_that_lacks_only_its_end_gets_it() -> None:
     assert script.finished
     assert not script.done
     assert seen(out + script.finish()) == seen(b"".join(whole))
+
+
+@pytest.mark.parametrize("chat", [False, True])
+@pytest.mark.parametrize("straight", [False, True])
+def test_an_end_of_ours_says_what_other_ends_have_said_of_the_build(chat: bool, straight: bool) -> None:
+    body = {
+        **({"messages": [{"role": "user", "content": "x"}]} if chat else {"prompt": "x"}),
+        "model": "demo", "stream": True, "max_tokens": 5, "temperature": 0, "ignore_eos": True,
+    }  # fmt: skip
+    build, with_usage = Build(), {**body, "stream_options": {"include_usage": True}}
+    whole = script_of(body, chat, build)
+    for event in stream(json.loads(whole.asked.body), chat):
+        feed(whole, event, straight)
+    short = script_of(with_usage, chat, build)
+    for event in stream(json.loads(short.asked.body), chat)[:-2]:
+        feed(short, event, straight)
+    assert b'"system_fingerprint":"vllm-' in short.finish()
 
 
 async def test_what_is_made_otherwise_is_no_continuation() -> None:
