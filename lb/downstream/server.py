@@ -8,7 +8,7 @@ import logging
 import random
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 
 from config.aio import Tasks
 from config.principal import Principal
@@ -24,6 +24,7 @@ from lb.protocol.messages import Exchange, Request
 from lb.protocol.routes import Route
 from lb.records.decision_log import Row
 from lb.routing.router import Proxy
+from lb.telemetry.cooperative import in_turns
 from lb.upstream import headers
 
 log = logging.getLogger(__name__)
@@ -228,14 +229,19 @@ class Front:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(_SWEEP_S)
-            now = time.monotonic()
-            for connection in list(self._connections):
-                try:
-                    connection.check(now)
-                except Exception:
-                    log.exception("a connection of %s", connection.peer)
-                    connection.cut_off()
+            await in_turns(self._look_at(list(self._connections)))
             self._proxy.upstream.sweep()
+
+    def _look_at(self, connections: Sequence[ClientConnection]) -> Generator[None, None, None]:
+        for connection in connections:
+            if connection not in self._connections:
+                continue  # it was closed meanwhile
+            try:
+                connection.check(time.monotonic())
+            except Exception:
+                log.exception("a connection of %s", connection.peer)
+                connection.cut_off()
+            yield
 
     async def _until_empty(self, seconds: float) -> None:
         self._empty.clear()
