@@ -20,7 +20,7 @@ from lb.admission.allowance import Allowance
 from lb.admission.budget import UNCOUNTED
 from lb.downstream.intake import Intake
 from lb.downstream.pace import Pace
-from lb.downstream.presence import has_left
+from lb.downstream.presence import has_left, unsent
 from lb.protocol.body import AT_ONCE, Scan
 from lb.protocol.error_shapes import phrase
 from lb.protocol.errors import ProxyError, Source
@@ -274,7 +274,7 @@ class ClientConnection(asyncio.Protocol):
     def pause_writing(self) -> None:
         self._full = True
         limits = self._service.admission.limits
-        self._going = Pace(limits.send, limits.rate, monotonic(), -self._unsent)
+        self._going = Pace(limits.send, limits.rate, monotonic(), -unsent(self._transport))
         if self._exchange is not None:
             self._exchange.client_writable(False)
 
@@ -283,6 +283,7 @@ class ClientConnection(asyncio.Protocol):
         if self._exchange is not None:
             self._exchange.client_writable(True)
         elif self._at is _At.HEAD:
+            self._since = monotonic()
             self._resume_reading()
             self._go_on()
         elif self._at is _At.CLOSED:
@@ -313,11 +314,12 @@ class ClientConnection(asyncio.Protocol):
     def check(self, now: float) -> None:
         """Ends what takes too long. Called now and then."""
         at, limits, waited = self._at, self._service.admission.limits, now - self._since
-        if self._going is not None and self._going.is_slow(now, -self._unsent):
+        if self._going is not None and self._going.is_slow(now, -unsent(self._transport)):
             self._service.slow_reader(self)
             self.cut_off()
         elif at is _At.HEAD:
-            self._check_head(waited)
+            if self._going is None:  # what it sent ahead is not looked at before it has taken its answer
+                self._check_head(waited)
         elif (at is _At.LINGER and waited > limits.linger) or (
             at is _At.CLOSED and self._going is None and waited > limits.send
         ):
@@ -390,11 +392,6 @@ class ClientConnection(asyncio.Protocol):
         data = bytes(buffer)
         self._buffer, self._searched, self._skipped = bytearray(), 0, False
         self._head(data[: end + 4], data[end + 4 :])
-
-    @property
-    def _unsent(self) -> int:
-        """Bytes of answers that the client has not taken, nor the kernel for it."""
-        return 0 if self._transport is None else self._transport.get_write_buffer_size()
 
     @property
     def _progress(self) -> int:

@@ -1,8 +1,9 @@
-"""Whether a client is still there while nothing is read from it: its kernel has told ours."""
+"""What the kernel knows of a client's connection: whether the client is still there, and what has got to it."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import socket
 import struct
@@ -10,6 +11,18 @@ import termios
 
 #: Of TCP_INFO's states: the other side has reset the connection; it has ended its half of it.
 _CLOSE, _CLOSE_WAIT = 7, 8
+
+
+def unsent(transport: asyncio.Transport | None) -> int:
+    """Bytes of answers that have not got to the client: what waits here, and what the kernel holds, which may be
+    megabytes and says it is writable again when a third of them has gone (SIOCOUTQ, tcp(7))."""
+    if transport is None:
+        return 0
+    sock, held = transport.get_extra_info("socket"), 0
+    if sock is not None and sock.family != socket.AF_UNIX:
+        with contextlib.suppress(OSError):
+            held = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"))[0]
+    return transport.get_write_buffer_size() + held
 
 
 def has_left(transport: asyncio.Transport | None, *, missing: int, may_have_ended: bool) -> bool:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 
 import pytest
 from aiohttp import web
 
+import lbfakes
 from lb.admission.budget import UNCOUNTED
 from lb.admission.crowd import Crowd
 from lbfakes import DEADLINE_S, Balanced, Worker, until
@@ -19,6 +21,7 @@ StartBalancer = Callable[..., Awaitable[Balanced]]
 Wire = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 MIB = 1024 * 1024
+LONG = 3_900_000  # bytes of an answer that is read whole before it is passed on
 
 
 def post(length: int, body: bytes = b"") -> bytes:
@@ -240,6 +243,68 @@ async def test_a_client_that_reads_slowly_and_fast_enough_is_not(
         assert await asyncio.wait_for(reader.read(MIB), DEADLINE_S)
         await asyncio.sleep(0.05)
     assert balancer.metric("clusterctl_slow_readers_total") in (None, 0)
+
+
+@pytest.mark.parametrize(("ending", "kernel"), [(b"", None), (b"Connection: close\r\n", 64 * 1024)])
+async def test_a_whole_answer_is_taken_at_its_clients_pace(
+    start_balancer: StartBalancer, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch, ending: bytes,
+    kernel: int | None,
+) -> None:
+    """``kernel``: bytes that the kernel may hold of it, None for as many as it likes."""
+
+    async def long(request: web.Request) -> web.StreamResponse:
+        return web.json_response({"data": "x" * LONG})
+
+    def listening(plain: Callable[[], socket.socket] = lbfakes.listening) -> socket.socket:
+        listener = plain()
+        if kernel is not None:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, kernel)
+        return listener
+
+    monkeypatch.setattr(lbfakes, "listening", listening)
+    balancer = await start_balancer(send_timeout=0.6)
+    balancer.push((await start_worker(answer=long)).spec())
+    body = b'{"model": "base", "input": "x"}'
+    head = b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%b\r\n"
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 * 1024)
+        sock.setblocking(False)
+        loop, taken = asyncio.get_running_loop(), 0
+        await loop.sock_connect(sock, ("127.0.0.1", balancer.port))
+        await loop.sock_sendall(sock, head % (len(body), ending) + body)
+        while taken <= LONG:
+            data = await asyncio.wait_for(loop.sock_recv(sock, 20_000), DEADLINE_S)
+            assert data, f"ended after {taken} bytes"
+            taken += len(data)
+            await asyncio.sleep(0.015)
+
+
+async def test_what_a_slow_client_sent_ahead_may_wait_for_its_answer(
+    start_balancer: StartBalancer, start_worker: StartWorker
+) -> None:
+    """Nobody looks for the next head until the answer before it has been taken: that takes longer here than a head
+    may."""
+
+    async def long(request: web.Request) -> web.StreamResponse:
+        return web.json_response({"data": "x" * LONG})
+
+    balancer = await start_balancer(send_timeout=30, head_timeout=0.5)
+    balancer.push((await start_worker(answer=long)).spec())
+    body = b'{"model": "base", "input": "x"}'
+    request = post(len(body), body).replace(b"completions", b"embeddings")
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 * 1024)
+        sock.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(sock, ("127.0.0.1", balancer.port))
+        await loop.sock_sendall(sock, request + request[:-10])
+        await asyncio.sleep(1.5)
+        got = await asyncio.wait_for(loop.sock_recv(sock, 65536), DEADLINE_S)
+        await loop.sock_sendall(sock, request[-10:])
+        while got.count(b"HTTP/1.1 200 OK") < 2 or not got.endswith(b"}"):
+            data = await asyncio.wait_for(loop.sock_recv(sock, 65536), DEADLINE_S)
+            assert data, got[-100:]
+            got += data
 
 
 # connections
