@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -33,6 +34,13 @@ def taken(convert: Callable[[object], Any], value: object) -> object:
     except ValueError:
         return REFUSED
     return type(made), repr(made)  # NaN is not equal to itself
+
+
+def test_a_long_numeral_is_not_gone_back_over() -> None:
+    began = time.thread_time()
+    with pytest.raises(ValueError):
+        lax.as_int("1_" * 500_000)
+    assert time.thread_time() - began < 0.05
 
 
 @pytest.mark.parametrize(("ours", "kind", "sim"), KINDS, ids=["bool", "int", "float"])
