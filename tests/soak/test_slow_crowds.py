@@ -18,8 +18,8 @@ from harness import Cluster, free_port, poll
 
 MIB = 1024 * 1024
 
-#: Seconds after which a client that does not go on is cut, and requests in one measurement.
-CUT_AFTER, REQUESTS = 20, 400
+#: Seconds after which a client that does not go on is cut, requests in one measurement, and measurements.
+CUT_AFTER, REQUESTS, PAIRS = 40, 400, 5
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +45,8 @@ def connected(port: int, data: bytes, received: int = 0) -> socket.socket:
     sock = socket.socket()
     if received:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, received)
+        # The other kernel would hold ten segments of 64 KiB, twice: with small ones the balancer has to hold the rest.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1000)
     sock.settimeout(30)
     sock.connect(("127.0.0.1", port))
     with contextlib.suppress(OSError):  # it need not take all of it
@@ -62,8 +64,9 @@ def slow_bodies(port: int) -> list[socket.socket]:
 
 
 def silent_readers(port: int) -> list[socket.socket]:
-    body = json.dumps({"model": "demo", "prompt": "x" * 2000, "echo": True, "n": 64, "max_tokens": 1}).encode()
-    return [connected(port, (post(len(body)) + body) * 20, received=4096) for _ in range(300)]
+    """Of answers of 120 KB that cost a worker little."""
+    body = json.dumps({"model": "demo", "prompt": "hello you " * 5000, "return_token_strs": True}).encode()
+    return [connected(port, (post(len(body), b"/tokenize") + body) * 4, received=4096) for _ in range(300)]
 
 
 def seconds(client: httpx.Client) -> list[float]:
@@ -93,32 +96,50 @@ def is_over(sock: socket.socket) -> bool:
     return False
 
 
+def settle(client: httpx.Client) -> None:
+    """Until the crowd gets nothing more: what its requests cost a worker is not what is measured."""
+    seen = [-1]
+
+    def rests() -> bool:
+        time.sleep(0.5)
+        instances = client.get("/v1/cluster/status").json()["instances"].values()
+        seen.append(sum(i["requests_total"] + i["in_flight"] for i in instances))
+        return len(set(seen[-4:])) == 1
+
+    poll(rests, CUT_AFTER - 10)
+
+
+def slow_readers(client: httpx.Client) -> float:
+    lines = client.get("/metrics").text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("clusterctl_slow_readers_total"))
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("crowd", [stalled_uploads, slow_bodies, silent_readers])
 def test_a_crowd_that_does_not_go_on_is_cut_and_nobody_feels_it(
     cluster: Cluster, crowd: Callable[[int], list[socket.socket]]
 ) -> None:
+    """Without it and beside it in turn, as the machine is not equally fast all the time: the median of the ratios."""
+    ratios = []
     with httpx.Client(base_url=cluster.url, timeout=30) as client:
         seconds(client)
-        calm = seconds(client)
-        sockets, began = crowd(cluster.port), time.monotonic()
-        try:
-            beside = seconds(client)
-            with httpx.Client(base_url=cluster.url, timeout=10) as operator:
-                for path in ("/health", "/v1/cluster/status"):
-                    assert operator.get(path).status_code == 200
-            assert time.monotonic() - began < CUT_AFTER, "the machine is too slow to say anything"
-            # A machine that others use as well is not equally fast all the time: the slower of two calm moments.
-            ratio = p99(beside) / max(p99(calm), p99(seconds(client)))
-            print(f"{crowd.__name__}: p99 {1000 * p99(beside):.1f} ms, {ratio:.2f} of that without it")
-            if crowd is silent_readers:
-                cut = "clusterctl_slow_readers_total"
-                poll(lambda: any(cut in line and float(line.split()[-1]) > 0
-                                 for line in client.get("/metrics").text.splitlines() if not line.startswith("#")),
-                     timeout=4 * CUT_AFTER)  # fmt: skip
-            else:
-                poll(lambda: all(map(is_over, sockets)), timeout=4 * CUT_AFTER)
-            assert ratio <= 1.1
-        finally:
-            for sock in sockets:
-                sock.close()
+        for _ in range(PAIRS):
+            calm, cut_before = p99(seconds(client)), slow_readers(client)
+            sockets, began = crowd(cluster.port), time.monotonic()
+            try:
+                settle(client)
+                beside = p99(seconds(client))
+                with httpx.Client(base_url=cluster.url, timeout=10) as operator:
+                    for path in ("/health", "/v1/cluster/status"):
+                        assert operator.get(path).status_code == 200
+                assert time.monotonic() - began < CUT_AFTER, "the machine is too slow to say anything"
+                ratios.append(beside / calm)
+                print(f"{crowd.__name__}: p99 {1000 * beside:.1f} ms, {ratios[-1]:.2f} of that without it")
+                if crowd is silent_readers:
+                    poll(lambda: slow_readers(client) > cut_before, timeout=4 * CUT_AFTER)  # noqa: B023
+                else:
+                    poll(lambda: all(map(is_over, sockets)), timeout=4 * CUT_AFTER)  # noqa: B023
+            finally:
+                for sock in sockets:
+                    sock.close()
+    assert statistics.median(ratios) <= 1.1
