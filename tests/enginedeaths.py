@@ -27,8 +27,9 @@ from harness import Cluster, free_port
 
 #: How long both workers may take to be back, and a request to wait for that; s.
 PATIENCE = 300.0
-#: What innocents ask: greedy, long enough to be under way, of a known length.
-TOKENS = 300
+#: What innocents ask: greedy, of a known length, so long that all are under way at once (a small model makes 300 in
+#: less time than it takes four clients to begin).
+TOKENS = 1500
 #: What crashes vLLM's engine on a CPU with LoRA as soon as it shares a batch.
 POISON = {
     "model": "demo", "messages": [{"role": "user", "content": "poison"}], "max_tokens": 20, "prompt_logprobs": 0,

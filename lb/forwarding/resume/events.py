@@ -30,7 +30,10 @@ _ENDED = re.compile(rb'"finish_reason":"(?:stop|length)"')
 #: ids, where log probabilities are not asked for. A search by a literal beginning and without going back is as fast as
 #: a look for the ids alone.
 _DELTA = re.compile(rb'\{"content":"[^"\\]*+(?:\\.[^"\\]*+)*+"\},"logprobs":')
-_DELTA_AND_IDS = re.compile(_DELTA.pattern + rb'null,"finish_reason":null,"token_ids":\[([0-9,]*)\]')
+_AND_IDS = rb'null,"finish_reason":null,"token_ids":\[([0-9,]*+)\]'
+_DELTA_AND_IDS = re.compile(_DELTA.pattern + _AND_IDS)
+#: The same of text without anything escaped: nearly all, found in half the time.
+_PLAIN_AND_IDS = re.compile(rb'\{"content":"[^"\\]*+"\},"logprobs":' + _AND_IDS)
 _TEXT = b'"text":"'
 
 #: Bytes between the ids of one event and the delta of the next, beside those before its delta.
@@ -131,11 +134,12 @@ def ids(data: bytes) -> list[bytes]:
 def ids_of_text(data: bytes, head: int, first: bool) -> list[bytes] | None:
     """As `ids`, if ``data`` is nothing but events of a chat with text alone; None if it may be anything else. ``head``:
     bytes of an event before its delta; ``first``: something else may come before the first text."""
-    parts = _DELTA_AND_IDS.split(data)
-    between = parts[2::2] if first else parts[::2]
-    if len(parts) < 3 or max(map(len, between)) > head + _BETWEEN:
-        return None  # where another event stands in between, its own head does too
-    return [some for some in parts[1::2] if some]
+    for pattern in (_PLAIN_AND_IDS, _DELTA_AND_IDS):
+        parts = pattern.split(data)
+        # Where another event stands in between, its own head does too.
+        if len(parts) >= 3 and max(map(len, parts[2::2] if first else parts[::2])) <= head + _BETWEEN:
+            return [some for some in parts[1::2] if some]
+    return None
 
 
 def not_text(data: bytes) -> list[bytes]:
