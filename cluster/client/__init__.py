@@ -7,7 +7,7 @@
         cluster.wait_ready(3, timeout=60)
 
 `AsyncClusterClient` has the same methods to await. What both share does no I/O: `calls` (what each method asks, and how
-its answer is read), `core` (requests, errors), `talks` (several calls in a row: waiting), `streams`.
+its answer is read), `core` (requests, errors), `workflows` (several calls in a row: waiting), `streams`.
 """
 
 from cluster.client.asynchronous import AsyncClusterClient

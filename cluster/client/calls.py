@@ -1,22 +1,23 @@
-"""What each method asks. No I/O."""
+"""What each method of the clients asks. No I/O."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from cluster.client import results as r
-from cluster.client.core import SLOW, Call, Foreign, as_list, as_object, no_result, parsed
-
-#: A stream of events that is silent for so long (s) is dead: it would have had comments.
-_SILENCE = 40.0
+from cluster.client import workflows
+from cluster.client.core import SLOW, Call, as_list, as_object
+from cluster.client.method import method
+from cluster.client.workflows import Workflow
 
 _ANY: type[dict[str, Any]] = dict
 
 
 def _named(kind: str, name: str, rest: str = "") -> str:
+    """The path of one resource of a ``kind``."""
     return f"/v1/{kind}/{quote(name, safe='')}{rest}"
 
 
@@ -24,170 +25,184 @@ def _instance(name: str, rest: str = "") -> str:
     return _named("cluster/instances", name, rest)
 
 
-# looking
-
-
-def status() -> Call[r.Status]:
-    return Call("GET", "/v1/cluster/status", as_object(r.Status))
-
-
-def snapshot() -> Call[dict[str, Any]]:
-    return Call("GET", "/v1/cluster/snapshot", as_object(_ANY))
-
-
-def openapi() -> Call[dict[str, Any]]:
-    return Call("GET", "/v1/cluster/openapi.json", as_object(_ANY))
-
-
-def history(seconds: int) -> Call[dict[str, Any]]:
-    return Call("GET", "/v1/cluster/history", as_object(_ANY), params={"seconds": seconds})
-
-
-def why(request_id: str | None, limit: int) -> Call[list[dict[str, Any]]]:
-    one = {} if request_id is None else {"request_id": request_id}
-    return Call("GET", "/v1/cluster/why", as_list(_ANY, "decisions"), params={"limit": limit, **one})
-
-
-def system_health() -> Call[r.SystemHealth]:
-    return Call("GET", "/v1/system/health", as_object(r.SystemHealth))
-
-
-def system_metrics() -> Call[r.SystemMetrics]:
-    return Call("GET", "/v1/system/metrics", as_object(r.SystemMetrics))
-
-
-def healthy() -> Call[None]:
-    return Call("GET", "/health", no_result, timeout=5.0)
-
-
-def models() -> Call[list[r.Model]]:
-    return Call("GET", "/v1/models", as_list(r.Model, "data"))
-
-
-def events(limit: int, since: int | None) -> Call[list[r.Event]]:
-    after = {} if since is None else {"since": since}
-    return Call("GET", "/v1/cluster/events", as_list(r.Event, "events"), params={"limit": limit, **after})
-
-
-def listen(since: int) -> Call[None]:
-    """A stream."""
-    headers = {"Accept": "text/event-stream", "Last-Event-ID": str(since)}
-    return Call("GET", "/v1/cluster/events", no_result, headers=headers, silence=_SILENCE)
-
-
-def logs(instance: str, lines: int, follow: bool) -> Call[None]:
-    """A stream."""
-    params: dict[str, str | int] = {"lines": lines, "follow": "1" if follow else "0"}
-    return Call("GET", _instance(instance, "/logs"), no_result, params=params, silence=None if follow else 10.0)
-
-
-# changing
-
-
-def scale(instances: int) -> Call[r.Scaled]:
-    return Call("POST", "/v1/cluster/scale", as_object(r.Scaled), {"instances": instances})
-
-
-def scale_by(change: int) -> Call[r.Scaled]:
-    action = "scale_up" if change > 0 else "scale_down"
-    return Call("POST", "/v1/cluster/scale", as_object(r.Scaled), {"action": action, "count": abs(change)})
-
-
-def strategy(name: str) -> Call[r.StrategySet]:
-    return Call("POST", "/v1/cluster/strategy", as_object(r.StrategySet), {"strategy": name})
-
-
-def restart(instance: str) -> Call[r.Restarting]:
-    return Call("POST", "/v1/cluster/restart", as_object(r.Restarting), {"instance_id": instance})
-
-
-def restart_rolling(spare: bool | None) -> Call[r.Restarting]:
-    body = {"rolling": True} if spare is None else {"rolling": True, "spare": spare}
-    return Call("POST", "/v1/cluster/restart", as_object(r.Restarting), body)
-
-
-def drain(instance: str, grace: float | None) -> Call[r.Drained]:
-    body = {} if grace is None else {"grace": grace}
-    return Call("POST", _instance(instance, "/drain"), as_object(r.Drained), body)
-
-
-def undrain(instance: str) -> Call[r.Drained]:
-    return Call("DELETE", _instance(instance, "/drain"), as_object(r.Drained))
-
-
-def weight(instance: str, weight: int) -> Call[r.Weighted]:
-    return Call("PATCH", _instance(instance), as_object(r.Weighted), {"weight": weight})
-
-
-def apply(
-    settings: Mapping[str, Any] | None, defaults: Sequence[str], previous: bool, dry_run: bool, spare: bool | None
-) -> Call[r.Applied]:
-    body: dict[str, Any] = {"settings": dict(settings or {}), "defaults": list(defaults)}
-    body |= {"previous": previous, "dry_run": dry_run}
-    if spare is not None:
-        body["spare"] = spare
-    return Call("POST", "/v1/cluster/apply", as_object(r.Applied), body)
-
-
-def shutdown(now: bool) -> Call[r.ShuttingDown]:
-    return Call("POST", "/v1/cluster/shutdown", as_object(r.ShuttingDown), {"now": now})
-
-
-def ui_link() -> Call[r.UiLink]:
-    return Call("POST", "/v1/cluster/ui/link", as_object(r.UiLink), {})
-
-
-# adapters
-
-
-def adapters() -> Call[list[r.Adapter]]:
-    return Call("GET", "/v1/lora_adapters", as_list(r.Adapter, "adapters"))
-
-
-def adapter(name: str) -> Call[r.AdapterDetail]:
-    return Call("GET", _named("lora_adapters", name), as_object(r.AdapterDetail))
-
-
-def load_adapter(
-    name: str, path: Path | str, replace: bool, description: str | None, allow_no_effect: bool
-) -> Call[r.AdapterChanged]:
-    body: dict[str, Any] = {"lora_name": name, "lora_path": str(path)}
-    if replace:
-        body["load_inplace"] = True
-    if description is not None:
-        body["description"] = description
-    if allow_no_effect:
-        body["allow_no_effect"] = True
-    return Call("POST", "/v1/load_lora_adapter", as_object(r.AdapterChanged), body, timeout=SLOW)
-
-
-def unload_adapter(name: str) -> Call[r.AdapterUnloaded]:
-    return Call("POST", "/v1/unload_lora_adapter", as_object(r.AdapterUnloaded), {"lora_name": name}, timeout=SLOW)
-
-
-def rollback_adapter(name: str, version: int | None) -> Call[r.AdapterChanged]:
-    body = {} if version is None else {"version": version}
-    return Call("POST", _named("lora_adapters", name, "/rollback"), as_object(r.AdapterChanged), body, timeout=SLOW)
-
-
-# models
-
-
-def complete(path: str, body: Mapping[str, Any]) -> Call[str]:
-    """The text of an answer, which may be empty."""
-    return Call("POST", path, _text, body, timeout=SLOW)
-
-
-def first_token(model: str, prompt: str) -> Call[None]:
-    """A stream."""
-    body = {"model": model, "prompt": prompt, "max_tokens": 1, "temperature": 0, "stream": True}
-    return Call("POST", "/v1/completions", no_result, body, silence=SLOW)
-
-
-def _text(content: bytes) -> str:
-    answer = parsed(content)
-    try:
-        choice = answer["choices"][0]
-        return str((choice["message"]["content"] if "message" in choice else choice["text"]) or "")
-    except (LookupError, TypeError):
-        raise Foreign("an answer without text") from None
+class Calls:
+    """The methods that both clients have, but for the streams."""
+
+    # looking
+
+    @method
+    def status(self) -> Call[r.Status]:
+        return workflows.STATUS
+
+    @method
+    def snapshot(self) -> Call[dict[str, Any]]:
+        """The supervisor's own view; only with ``state_dir``."""
+        return Call("GET", "/v1/cluster/snapshot", as_object(_ANY))
+
+    @method
+    def openapi(self) -> Call[dict[str, Any]]:
+        """The API's description, OpenAPI 3.1."""
+        return Call("GET", "/v1/cluster/openapi.json", as_object(_ANY))
+
+    @method
+    def history(self, seconds: int = 3600) -> Call[dict[str, Any]]:
+        """Traffic and latency of the last ``seconds``."""
+        return Call("GET", "/v1/cluster/history", as_object(_ANY), params={"seconds": seconds})
+
+    @method
+    def why(self, request_id: str | None = None, limit: int = 20) -> Call[list[dict[str, Any]]]:
+        """How the latest ``limit`` requests were routed, or those with that ``X-Request-Id``; the newest first.
+        ClusterError 404: no balancer knows it, or not any more."""
+        one = {} if request_id is None else {"request_id": request_id}
+        return Call("GET", "/v1/cluster/why", as_list(_ANY, "decisions"), params={"limit": limit, **one})
+
+    @method
+    def system_health(self) -> Call[r.SystemHealth]:
+        return Call("GET", "/v1/system/health", as_object(r.SystemHealth))
+
+    @method
+    def system_metrics(self) -> Call[r.SystemMetrics]:
+        return Call("GET", "/v1/system/metrics", as_object(r.SystemMetrics))
+
+    @method
+    def models(self) -> Call[list[r.Model]]:
+        """What a request's ``model`` can be; adapters have a ``parent``."""
+        return Call("GET", "/v1/models", as_list(r.Model, "data"))
+
+    @method
+    def events(self, limit: int = 100, since: int | None = None) -> Call[list[r.Event]]:
+        """The last ``limit`` events, or the first ``limit`` after the one with the id ``since``; the oldest first."""
+        after = {} if since is None else {"since": since}
+        return Call("GET", "/v1/cluster/events", as_list(r.Event, "events"), params={"limit": limit, **after})
+
+    @method
+    def healthy(self) -> Workflow[bool]:
+        """Whether at least one worker is ready."""
+        return workflows.healthy()
+
+    # changing
+
+    @method
+    def scale(self, instances: int) -> Call[r.Scaled]:
+        """Wants ``instances`` workers."""
+        return Call("POST", "/v1/cluster/scale", as_object(r.Scaled), {"instances": instances})
+
+    @method
+    def scale_by(self, change: int) -> Call[r.Scaled]:
+        """Wants ``change`` workers more (or, negative, fewer) than now."""
+        action = "scale_up" if change > 0 else "scale_down"
+        return Call("POST", "/v1/cluster/scale", as_object(r.Scaled), {"action": action, "count": abs(change)})
+
+    @method
+    def strategy(self, name: str) -> Call[r.StrategySet]:
+        return Call("POST", "/v1/cluster/strategy", as_object(r.StrategySet), {"strategy": name})
+
+    @method
+    def restart(self, instance: str) -> Call[r.Restarting]:
+        """``instance``: a worker, or ``load_balancer`` for the balancer, which is replaced."""
+        return Call("POST", "/v1/cluster/restart", as_object(r.Restarting), {"instance_id": instance})
+
+    @method
+    def restart_rolling(self, spare: bool | None = None) -> Call[r.Restarting]:
+        """``spare``: whether a spare worker is started first; None leaves it to the cluster's settings."""
+        body = {"rolling": True} if spare is None else {"rolling": True, "spare": spare}
+        return Call("POST", "/v1/cluster/restart", as_object(r.Restarting), body)
+
+    @method
+    def drain(self, instance: str, grace: float | None = None) -> Call[r.Drained]:
+        """Takes it out of rotation until `undrain`; what runs there may finish for ``grace`` s (None: the cluster's
+        drain timeout), the rest goes on elsewhere."""
+        body = {} if grace is None else {"grace": grace}
+        return Call("POST", _instance(instance, "/drain"), as_object(r.Drained), body)
+
+    @method
+    def undrain(self, instance: str) -> Call[r.Drained]:
+        return Call("DELETE", _instance(instance, "/drain"), as_object(r.Drained))
+
+    @method
+    def weight(self, instance: str, weight: int) -> Call[r.Weighted]:
+        return Call("PATCH", _instance(instance), as_object(r.Weighted), {"weight": weight})
+
+    @method
+    def apply(
+        self, settings: Mapping[str, Any] | None = None, *, defaults: Sequence[str] = (), previous: bool = False,
+        dry_run: bool = False, spare: bool | None = None,
+    ) -> Call[r.Applied]:
+        """Changes ``settings`` of the running cluster (as in a settings file; paths absolute), and puts those named
+        in ``defaults`` back to what they are if nobody gives them; or, ``previous``, takes back the last apply."""
+        body: dict[str, Any] = {"settings": dict(settings or {}), "defaults": list(defaults)}
+        body |= {"previous": previous, "dry_run": dry_run}
+        if spare is not None:
+            body["spare"] = spare
+        return Call("POST", "/v1/cluster/apply", as_object(r.Applied), body)
+
+    @method
+    def shutdown(self, now: bool = False) -> Call[r.ShuttingDown]:
+        """Drains, then stops everything; ``now`` does not wait for running requests."""
+        return Call("POST", "/v1/cluster/shutdown", as_object(r.ShuttingDown), {"now": now})
+
+    @method
+    def ui_link(self) -> Call[r.UiLink]:
+        """A code for the page, good once."""
+        return Call("POST", "/v1/cluster/ui/link", as_object(r.UiLink), {})
+
+    # adapters
+
+    @method
+    def adapters(self) -> Call[list[r.Adapter]]:
+        """Every adapter of the registry."""
+        return Call("GET", "/v1/lora_adapters", as_list(r.Adapter, "adapters"))
+
+    @method
+    def adapter(self, name: str) -> Call[r.AdapterDetail]:
+        """One adapter, with its versions."""
+        return Call("GET", _named("lora_adapters", name), as_object(r.AdapterDetail))
+
+    @method
+    def load_adapter(
+        self, name: str, path: Path | str, *, replace: bool = False, description: str | None = None,
+        allow_no_effect: bool = False,
+    ) -> Call[r.AdapterChanged]:
+        """Returns once it is on every ready worker. ``replace`` makes new content of a known name its next version.
+        A ``path`` is the cluster's own: absolute. ``allow_no_effect``: it may answer as the base model does."""
+        body: dict[str, Any] = {"lora_name": name, "lora_path": str(path)}
+        if replace:
+            body["load_inplace"] = True
+        if description is not None:
+            body["description"] = description
+        if allow_no_effect:
+            body["allow_no_effect"] = True
+        return Call("POST", "/v1/load_lora_adapter", as_object(r.AdapterChanged), body, timeout=SLOW)
+
+    @method
+    def unload_adapter(self, name: str) -> Call[r.AdapterUnloaded]:
+        return Call("POST", "/v1/unload_lora_adapter", as_object(r.AdapterUnloaded), {"lora_name": name}, timeout=SLOW)
+
+    @method
+    def rollback_adapter(self, name: str, version: int | None = None) -> Call[r.AdapterChanged]:
+        """Makes ``version`` (default: the one before) the active one again."""
+        body = {} if version is None else {"version": version}
+        return Call("POST", _named("lora_adapters", name, "/rollback"), as_object(r.AdapterChanged), body, timeout=SLOW)
+
+    # models
+
+    @method
+    def ask(self, model: str, prompt: str, max_tokens: int) -> Workflow[str]:
+        """The answer of ``model``, the same each time. A model without a chat template completes the prompt."""
+        return workflows.ask(model, prompt, max_tokens)
+
+    # waiting
+
+    @method
+    def wait_ready(self, count: int, timeout: float = 600.0, pause: float = 0.2) -> Workflow[r.Status]:
+        """The status once at least ``count`` workers are ready. A cluster that does not answer may be starting."""
+        return workflows.wait_ready(count, timeout, pause)
+
+    @method
+    def wait_settled(
+        self, timeout: float, pause: float = 0.2, look: Callable[[r.Status], None] = lambda status: None
+    ) -> Workflow[r.Status]:
+        """The status once nothing is on its way any more; ``look`` is shown every status before it. Raises
+        ClusterError at the ``timeout``, and sooner if it cannot come to an end: the supervisor is gone, or a rolling
+        restart waits for a failed worker."""
+        return workflows.wait_settled(timeout, pause, look)

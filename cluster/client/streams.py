@@ -1,19 +1,38 @@
-"""Streams: how a line is read, and how one that ends is taken up again. No I/O."""
+"""Streams: what is asked for, how a line is read, and how one that ends is taken up again. No I/O."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
 from typing import Any, cast
+from urllib.parse import quote
 
-from cluster.client import calls
-from cluster.client.core import Call, ClusterError
+from cluster.client.core import SLOW, Call, ClusterError, no_result
 from cluster.client.results import Event
 
 NO_TOKEN = "an answer without a token"
 
 #: Seconds until a stream that ended is opened again.
 AGAIN = 0.5
+
+#: A stream of events that is silent for so long (s) is dead: it would have had comments.
+_SILENCE = 40.0
+
+
+def listen(since: int) -> Call[None]:
+    headers = {"Accept": "text/event-stream", "Last-Event-ID": str(since)}
+    return Call("GET", "/v1/cluster/events", no_result, headers=headers, silence=_SILENCE)
+
+
+def logs(instance: str, lines: int, follow: bool) -> Call[None]:
+    path = f"/v1/cluster/instances/{quote(instance, safe='')}/logs"
+    params: dict[str, str | int] = {"lines": lines, "follow": "1" if follow else "0"}
+    return Call("GET", path, no_result, params=params, silence=None if follow else 10.0)
+
+
+def first_token(model: str, prompt: str) -> Call[None]:
+    body = {"model": model, "prompt": prompt, "max_tokens": 1, "temperature": 0, "stream": True}
+    return Call("POST", "/v1/completions", no_result, body, silence=SLOW)
 
 
 class Following:
@@ -25,12 +44,12 @@ class Following:
         self._told = False
 
     def call(self) -> Call[None]:
-        return calls.listen(self._last)
+        return listen(self._last)
 
     def opened(self) -> None:
         self._told = False
 
-    def heard(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         self._last = event["id"]
 
     def broken(self, error: ClusterError) -> None:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import httpx
 
-from cluster.client import calls, streams, talks
 from cluster.client import results as r
+from cluster.client import streams
+from cluster.client.calls import Calls
 from cluster.client.core import Call, ClusterError, Place
+from cluster.client.method import Waiting
+from cluster.client.workflows import Workflow
 
 T = TypeVar("T")
 
 
-class ClusterClient:
+class ClusterClient(Calls, Waiting):
     """Talks to the balancer at ``url`` or, given a ``state_dir``, to the supervisor there. Times are seconds;
     ``timeout`` is that of one question. ``admin_key``: where the cluster has one; without it the token of a cluster on
     this machine is sent where it is asked for.
@@ -51,168 +54,29 @@ class ClusterClient:
     def close(self) -> None:
         self._http.close()
 
-    # looking
-
-    def status(self) -> r.Status:
-        return self._do(calls.status())
-
-    def snapshot(self) -> dict[str, Any]:
-        """The supervisor's own view; only with ``state_dir``."""
-        return self._do(calls.snapshot())
-
-    def openapi(self) -> dict[str, Any]:
-        """The API's description, OpenAPI 3.1."""
-        return self._do(calls.openapi())
-
-    def history(self, seconds: int = 3600) -> dict[str, Any]:
-        """Traffic and latency of the last ``seconds``."""
-        return self._do(calls.history(seconds))
-
-    def why(self, request_id: str | None = None, limit: int = 20) -> list[dict[str, Any]]:
-        """How the latest ``limit`` requests were routed, or those with that ``X-Request-Id``; the newest first.
-        ClusterError 404: no balancer knows it, or not any more."""
-        return self._do(calls.why(request_id, limit))
-
-    def system_health(self) -> r.SystemHealth:
-        return self._do(calls.system_health())
-
-    def system_metrics(self) -> r.SystemMetrics:
-        return self._do(calls.system_metrics())
-
-    def healthy(self) -> bool:
-        """Whether at least one worker is ready."""
-        try:
-            self._do(calls.healthy())
-        except ClusterError:
-            return False
-        return True
-
-    def models(self) -> list[r.Model]:
-        """What a request's ``model`` can be; adapters have a ``parent``."""
-        return self._do(calls.models())
-
-    # changing
-
-    def scale(self, instances: int) -> r.Scaled:
-        """Wants ``instances`` workers."""
-        return self._do(calls.scale(instances))
-
-    def scale_by(self, change: int) -> r.Scaled:
-        """Wants ``change`` workers more (or, negative, fewer) than now."""
-        return self._do(calls.scale_by(change))
-
-    def strategy(self, name: str) -> r.StrategySet:
-        return self._do(calls.strategy(name))
-
-    def restart(self, instance: str) -> r.Restarting:
-        """``instance``: a worker, or ``load_balancer`` for the balancer, which is replaced."""
-        return self._do(calls.restart(instance))
-
-    def restart_rolling(self, spare: bool | None = None) -> r.Restarting:
-        """``spare``: whether a spare worker is started first; None leaves it to the cluster's settings."""
-        return self._do(calls.restart_rolling(spare))
-
-    def drain(self, instance: str, grace: float | None = None) -> r.Drained:
-        """Takes it out of rotation until `undrain`; what runs there may finish for ``grace`` s (None: the cluster's
-        drain timeout), the rest goes on elsewhere."""
-        return self._do(calls.drain(instance, grace))
-
-    def undrain(self, instance: str) -> r.Drained:
-        return self._do(calls.undrain(instance))
-
-    def weight(self, instance: str, weight: int) -> r.Weighted:
-        return self._do(calls.weight(instance, weight))
-
-    def apply(
-        self, settings: Mapping[str, Any] | None = None, *, defaults: Sequence[str] = (), previous: bool = False,
-        dry_run: bool = False, spare: bool | None = None,
-    ) -> r.Applied:
-        """Changes ``settings`` of the running cluster (as in a settings file; paths absolute), and puts those named
-        in ``defaults`` back to what they are if nobody gives them; or, ``previous``, takes back the last apply."""
-        return self._do(calls.apply(settings, defaults, previous, dry_run, spare))
-
-    def shutdown(self, now: bool = False) -> r.ShuttingDown:
-        """Drains, then stops everything; ``now`` does not wait for running requests."""
-        return self._do(calls.shutdown(now))
-
-    def ui_link(self) -> r.UiLink:
-        """A code for the page, good once."""
-        return self._do(calls.ui_link())
-
-    # adapters
-
-    def adapters(self) -> list[r.Adapter]:
-        """Every adapter of the registry."""
-        return self._do(calls.adapters())
-
-    def adapter(self, name: str) -> r.AdapterDetail:
-        """One adapter, with its versions."""
-        return self._do(calls.adapter(name))
-
-    def load_adapter(
-        self, name: str, path: Path | str, *, replace: bool = False, description: str | None = None,
-        allow_no_effect: bool = False,
-    ) -> r.AdapterChanged:
-        """Returns once it is on every ready worker. ``replace`` makes new content of a known name its next version.
-        A ``path`` is the cluster's own: absolute. ``allow_no_effect``: it may answer as the base model does."""
-        return self._do(calls.load_adapter(name, path, replace, description, allow_no_effect))
-
-    def unload_adapter(self, name: str) -> r.AdapterUnloaded:
-        return self._do(calls.unload_adapter(name))
-
-    def rollback_adapter(self, name: str, version: int | None = None) -> r.AdapterChanged:
-        """Makes ``version`` (default: the one before) the active one again."""
-        return self._do(calls.rollback_adapter(name, version))
-
-    # models
-
-    def ask(self, model: str, prompt: str, max_tokens: int) -> str:
-        """The answer of ``model``, the same each time. A model without a chat template completes the prompt."""
-        return self._drive(talks.ask(model, prompt, max_tokens))
-
     def first_token(self, model: str, prompt: str) -> float:
         """Seconds from a request to the first token of its answer."""
         begun = time.monotonic()
-        with self._stream(calls.first_token(model, prompt)) as lines:
+        with self._stream(streams.first_token(model, prompt)) as lines:
             for line in lines:
                 if streams.is_token(line):
                     return time.monotonic() - begun
         raise ClusterError(f"{self.where}: {streams.NO_TOKEN}")
 
-    # waiting
-
-    def wait_ready(self, count: int, timeout: float = 600.0, pause: float = 0.2) -> r.Status:
-        """The status once at least ``count`` workers are ready. A cluster that does not answer may be starting."""
-        return self._drive(talks.wait_ready(count, timeout, pause))
-
-    def wait_settled(
-        self, timeout: float, pause: float = 0.2, look: Callable[[r.Status], None] = lambda status: None
-    ) -> r.Status:
-        """The status once nothing is on its way any more; ``look`` is shown every status before it. Raises
-        ClusterError at the ``timeout``, and sooner if it cannot come to an end: the supervisor is gone, or a rolling
-        restart waits for a failed worker."""
-        return self._drive(talks.wait_settled(timeout, pause, look))
-
-    # streams
-
     def logs(self, instance: str, lines: int = 100, follow: bool = False) -> httpx.Response:
         """What it wrote, as an open streaming response; close it. ``follow``: without an end."""
-        return self._open(calls.logs(instance, lines, follow))
+        return self._open(streams.logs(instance, lines, follow))
 
     def log_lines(self, instance: str, lines: int = 100, follow: bool = False) -> Iterator[str]:
         """The last ``lines`` of what it wrote and, to ``follow``, what it writes, without an end."""
-        with self._stream(calls.logs(instance, lines, follow)) as found:
+        with self._stream(streams.logs(instance, lines, follow)) as found:
             yield from found
-
-    def events(self, limit: int = 100, since: int | None = None) -> list[r.Event]:
-        """The last ``limit`` events, or the first ``limit`` after the one with the id ``since``; the oldest first."""
-        return self._do(calls.events(limit, since))
 
     @contextlib.contextmanager
     def listen(self, since: int) -> Iterator[Iterator[r.Event]]:
         """All events after the one with the id ``since``, as they come. They end with the connection: go on after the
         last one, or see `follow`."""
-        with self._stream(calls.listen(since)) as lines:
+        with self._stream(streams.listen(since)) as lines:
             yield self._heard(lines)
 
     def follow(
@@ -229,7 +93,7 @@ class ClusterClient:
                 with self._stream(following.call()) as lines:
                     following.opened()
                     for event in self._heard(lines):
-                        following.heard(event)
+                        following.on_event(event)
                         yield event
             except ClusterError as error:
                 following.broken(error)
@@ -245,27 +109,29 @@ class ClusterClient:
         except ValueError as error:
             raise self._place.failed(error) from None
 
-    def _do(self, call: Call[T]) -> T:
+    def _ask(self, call: Call[T]) -> T:
         try:
             response = self._http.send(self._place.build(self._http, call))
         except httpx.HTTPError as error:
             raise self._place.failed(error) from None
         return self._place.result(call, response)
 
-    def _drive(self, talk: talks.Talk[T]) -> T:
+    def _run(self, work: Call[T] | Workflow[T]) -> T:
+        if isinstance(work, Call):
+            return self._ask(work)
         try:
-            step = next(talk)
+            step = next(work)
             while True:
                 if not isinstance(step, Call):
                     time.sleep(step)
-                    step = talk.send(None)
+                    step = work.send(None)
                     continue
                 try:
-                    answer = self._do(step)
+                    answer = self._ask(step)
                 except ClusterError as error:
-                    step = talk.throw(error)
+                    step = work.throw(error)
                 else:
-                    step = talk.send(answer)
+                    step = work.send(answer)
         except StopIteration as end:
             result: T = end.value
             return result

@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 import httpx
 import pytest
 
-from cluster.client import AsyncClusterClient, ClusterClient, ClusterError, results, streams, talks
+from cluster.client import AsyncClusterClient, ClusterClient, ClusterError, results, streams, workflows
 from lb.admin.openapi import document
 
 Handler = Callable[[httpx.Request], httpx.Response]
@@ -42,6 +42,9 @@ def test_both_have_the_same_methods() -> None:
     for name, signature in one.items():
         mine, its = ([(p.name, p.kind, p.annotation) for p in s.parameters.values()] for s in (signature, other[name]))
         assert mine == its, name
+    assert str(one["scale"]) == "(self, instances: 'int') -> 'r.Scaled'"
+    assert inspect.iscoroutinefunction(AsyncClusterClient("http://cluster:1").scale)
+    assert ClusterClient.scale.__doc__ == AsyncClusterClient.scale.__doc__ == "Wants ``instances`` workers."
 
 
 #: Every method that is one request, with what it may be given.
@@ -190,17 +193,17 @@ def _status(ready: int, settled: bool = False, **failed: str) -> dict[str, Any]:
     return {"running_instances": ready, "supervisor": {"pid": 1, "settled": settled}, "instances": instances}
 
 
-def _talk(talk: talks.Talk[Any], *answers: Any) -> Any:
+def _outcome(work: workflows.Workflow[Any], *answers: Any) -> Any:
     """What comes of it where the cluster gives these answers; pauses are passed over."""
     left: Iterator[Any] = iter(answers)
     try:
-        step = next(talk)
+        step = next(work)
         while True:
             if isinstance(step, float):
-                step = talk.send(None)
+                step = work.send(None)
                 continue
             answer = next(left)
-            step = talk.throw(answer) if isinstance(answer, Exception) else talk.send(answer)
+            step = work.throw(answer) if isinstance(answer, Exception) else work.send(answer)
     except StopIteration as end:
         return end.value
 
@@ -211,9 +214,9 @@ def _clock() -> Callable[[], float]:
 
 
 def test_readiness_is_waited_for_also_while_the_cluster_starts() -> None:
-    talk = talks.wait_ready(2, 10.0, 0.1, _clock())
+    work = workflows.wait_ready(2, 10.0, 0.1, _clock())
     gone, busy = ClusterError("no cluster"), ClusterError("no supervisor", 503)
-    assert _talk(talk, gone, busy, _status(0), _status(1), _status(3))["running_instances"] == 3
+    assert _outcome(work, gone, busy, _status(0), _status(1), _status(3))["running_instances"] == 3
 
 
 @pytest.mark.parametrize(
@@ -228,7 +231,7 @@ def test_readiness_is_waited_for_also_while_the_cluster_starts() -> None:
 )  # fmt: skip
 def test_waiting_for_readiness_ends_with_the_reason(answers: list[Any], words: str) -> None:
     with pytest.raises(ClusterError, match=words):
-        _talk(talks.wait_ready(2, 3.0, 0.1, _clock()), *answers)
+        _outcome(workflows.wait_ready(2, 3.0, 0.1, _clock()), *answers)
 
 
 def _moving() -> dict[str, Any]:
@@ -243,22 +246,23 @@ def test_one_answer_that_fails_ends_no_waiting(error: ClusterError) -> None:
     """A balancer that is replaced or short of time says so for a moment; the change goes on meanwhile."""
     moving = _moving()
     answers = [moving, error, error, error, moving, error, _status(2, settled=True)]
-    assert _talk(talks.wait_settled(99.0, 0.1, lambda _: None, _clock()), *answers)["running_instances"] == 2
-    assert _talk(talks.wait_ready(2, 99.0, 0.1, _clock()), error, error, _status(2))["running_instances"] == 2
+    assert _outcome(workflows.wait_settled(99.0, 0.1, lambda _: None, _clock()), *answers)["running_instances"] == 2
+    assert _outcome(workflows.wait_ready(2, 99.0, 0.1, _clock()), error, error, _status(2))["running_instances"] == 2
 
 
 @pytest.mark.parametrize("error", BUSY, ids=str)
 def test_where_nobody_answers_any_more_waiting_ends_with_what_was_said(error: ClusterError) -> None:
     moving = _moving()
     with pytest.raises(ClusterError) as raised:
-        _talk(talks.wait_settled(99.0, 0.1, lambda _: None, _clock()), moving, *[error] * 14)
+        _outcome(workflows.wait_settled(99.0, 0.1, lambda _: None, _clock()), moving, *[error] * 14)
     assert raised.value is error
 
 
 def test_a_refusal_ends_waiting_at_once() -> None:
-    for talk in (talks.wait_settled(9.0, 0.1, lambda _: None, _clock()), talks.wait_ready(1, 9.0, 0.1, _clock())):
+    settled, ready = workflows.wait_settled(9.0, 0.1, lambda _: None, _clock()), workflows.wait_ready(1, 9.0, 0.1)
+    for work in (settled, ready):
         with pytest.raises(ClusterError, match="wrong key"):
-            _talk(talk, ClusterError("wrong key", 401))
+            _outcome(work, ClusterError("wrong key", 401))
 
 
 def test_a_supervisor_that_says_nothing_any_more_is_not_waited_for() -> None:
@@ -268,9 +272,9 @@ def test_a_supervisor_that_says_nothing_any_more_is_not_waited_for() -> None:
         return {**status, "supervisor": {**status["supervisor"], "pid": 1, "age_s": seconds}}
 
     with pytest.raises(ClusterError, match=r"it does not go on: the supervisor has not said a word for \d+ s"):
-        _talk(talks.wait_settled(99.0, 0.1, lambda _: None, _clock()), *[stale(float(n)) for n in range(40)])
+        _outcome(workflows.wait_settled(99.0, 0.1, lambda _: None, _clock()), *[stale(float(n)) for n in range(40)])
     fresh = [stale(1.0)] * 30
-    assert _talk(talks.wait_settled(99.0, 0.1, lambda _: None, _clock()), *fresh, _status(2, settled=True))
+    assert _outcome(workflows.wait_settled(99.0, 0.1, lambda _: None, _clock()), *fresh, _status(2, settled=True))
 
 
 @pytest.mark.parametrize("settle", [False, True])

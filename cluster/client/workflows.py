@@ -1,22 +1,24 @@
-"""Several calls in a row, for both clients: a talk yields calls and pauses, and is sent what comes of them. No I/O."""
+"""Several calls in a row, for both clients. No I/O: a workflow yields calls and pauses, and is sent their outcomes."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, TypeVar
 
-from cluster.client import calls
-from cluster.client.core import Call, ClusterError
+from cluster.client.core import SLOW, Call, ClusterError, Foreign, as_object, no_result, parsed
 from cluster.client.results import Status
 
 T = TypeVar("T")
 
-#: Seconds (a float) are a pause; of a call the talk is sent the result, or its ClusterError is thrown into it.
-Talk = Generator[Call[Any] | float, Any, T]
+#: Seconds (a float) are a pause; of a call the workflow is sent the result, or its ClusterError is thrown into it.
+Workflow = Generator[Call[Any] | float, Any, T]
 
 #: Nothing has moved, or nobody has said a word, for this long (s): nothing will, nobody is there.
 _STANDSTILL = 10.0
+
+
+STATUS: Call[Status] = Call("GET", "/v1/cluster/status", as_object(Status))
 
 
 def _passes(error: ClusterError) -> bool:
@@ -24,26 +26,47 @@ def _passes(error: ClusterError) -> bool:
     return error.status is None or error.status >= 500
 
 
-def ask(model: str, prompt: str, max_tokens: int) -> Talk[str]:
+def healthy() -> Workflow[bool]:
+    try:
+        yield Call("GET", "/health", no_result, timeout=5.0)
+    except ClusterError:
+        return False
+    return True
+
+
+def _completion(path: str, body: Mapping[str, Any]) -> Call[str]:
+    """The text of an answer, which may be empty."""
+    return Call("POST", path, _text, body, timeout=SLOW)
+
+
+def _text(content: bytes) -> str:
+    answer = parsed(content)
+    try:
+        choice = answer["choices"][0]
+        return str((choice["message"]["content"] if "message" in choice else choice["text"]) or "")
+    except (LookupError, TypeError):
+        raise Foreign("an answer without text") from None
+
+
+def ask(model: str, prompt: str, max_tokens: int) -> Workflow[str]:
     body = {"model": model, "max_tokens": max_tokens, "temperature": 0}
     try:
         chat = {**body, "messages": [{"role": "user", "content": prompt}]}
-        return str((yield calls.complete("/v1/chat/completions", chat)))
+        return str((yield _completion("/v1/chat/completions", chat)))
     except ClusterError as error:
         if error.status != 400:
             raise
-    return str((yield calls.complete("/v1/completions", {**body, "prompt": prompt})))
+    return str((yield _completion("/v1/completions", {**body, "prompt": prompt})))
 
 
 def wait_settled(
     timeout: float, pause: float, look: Callable[[Status], None], clock: Callable[[], float] = time.monotonic
-) -> Talk[Status]:
-    """The status once nothing is on its way any more. Raises ClusterError at the ``timeout``, and sooner if it cannot
-    come to an end, or if nobody answers any more."""
+) -> Workflow[Status]:
+    """Raises ClusterError at the ``timeout``, and sooner if it cannot come to an end, or if nobody answers any more."""
     began = moved = answered = clock()
     while True:
         try:
-            status: Status = yield calls.status()
+            status: Status = yield STATUS
         except ClusterError as error:
             if not _passes(error) or clock() - answered > min(_STANDSTILL, timeout):
                 raise
@@ -74,13 +97,12 @@ def wait_settled(
 
 def wait_ready(
     count: int, timeout: float, pause: float, clock: Callable[[], float] = time.monotonic
-) -> Talk[Status]:
-    """The status once at least ``count`` workers are ready. A cluster that does not answer may be starting. Raises
-    ClusterError at the ``timeout``, and sooner where too few are left as others have failed."""
+) -> Workflow[Status]:
+    """Raises ClusterError at the ``timeout``, and sooner where too few are left as others have failed."""
     deadline = clock() + timeout
     while True:
         try:
-            status: Status = yield calls.status()
+            status: Status = yield STATUS
         except ClusterError as error:
             if not _passes(error):
                 raise
