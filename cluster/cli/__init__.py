@@ -21,11 +21,14 @@ class _Group(click.Group):
     """Imports a command's module only when it is used: completion and ``--help`` stay quick."""
 
     _modules = {  # noqa: RUF012
-        "up": "up", "down": "down", "status": "operate", "top": "top", "scale": "operate", "strategy": "operate",
-        "restart": "operate", "drain": "planned", "apply": "planned", "weight": "operate", "logs": "operate",
-        "events": "events", "why": "why", "lora": "lora", "chat": "chat", "infer": "infer", "bench": "bench",
-        "ui": "ui", "config": "settings", "doctor": "doctor", "plan": "sizing", "state": "state",
-    }
+        "up": "lifecycle.up", "down": "lifecycle.down", "status": "running.operate", "top": "running.top",
+        "scale": "running.operate", "strategy": "running.operate", "restart": "running.operate",
+        "drain": "running.planned", "apply": "running.planned", "weight": "running.operate",
+        "logs": "running.operate", "events": "running.events", "why": "running.why", "lora": "workload.lora",
+        "chat": "workload.chat", "infer": "workload.infer", "bench": "workload.bench", "ui": "running.ui",
+        "config": "lifecycle.settings", "doctor": "lifecycle.doctor", "plan": "lifecycle.sizing",
+        "state": "lifecycle.state",
+    }  # fmt: skip
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self._modules)

@@ -6,7 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
-from cluster.cli.up import foreground
+from cluster.cli.lifecycle.up import foreground
 from config import private
 from config.errors import UsageError
 from config.settings import from_json

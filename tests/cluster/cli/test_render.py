@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from cluster.cli.render import status_table
-from cluster.cli.top_view import headlines
+from cluster.cli.running.top_view import headlines
 from cluster.tools.top.top import History, Sample
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from cluster.cli.settings import config_command
+from cluster.cli.lifecycle.settings import config_command
 from cluster.tools.reference import GROUPS, markdown
 from config.settings import Settings
 

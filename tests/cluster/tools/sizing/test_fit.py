@@ -139,7 +139,7 @@ def test_what_is_said_to_fit_fits(
 def test_up_takes_the_suggested_flags(monkeypatch: pytest.MonkeyPatch, tmp_path: Any, ranks: int) -> None:
     import shlex
 
-    from cluster.cli.up import given_flags, up_command
+    from cluster.cli.lifecycle.up import given_flags, up_command
 
     monkeypatch.setattr(VllmEngine, "check", lambda self: None)
     (tmp_path / "config.json").write_text("{}")

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from cluster.cli.top_view import screen
+from cluster.cli.running.top_view import screen
 from cluster.tools.top import series
 from cluster.tools.top.top import SORTS, WANTED, History, Sample, fitting, ordered
 from lbfakes import instance

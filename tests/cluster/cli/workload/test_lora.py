@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from cluster.cli import lora, main
+from cluster.cli import main
+from cluster.cli.workload import lora
 from worker.demo import adapter_path, model_path
 
 #: No test waits longer (s) for what it waits for.

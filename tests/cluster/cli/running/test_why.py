@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from cluster.cli.why import headline, told
+from cluster.cli.running.why import headline, told
 from cluster.client import ClusterClient, ClusterError
 
 BROKEN = {

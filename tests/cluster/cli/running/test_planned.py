@@ -11,8 +11,9 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from cluster.cli import cli, common, operate, planned
+from cluster.cli import cli, common
 from cluster.cli.common import RollingNews
+from cluster.cli.running import operate, planned
 from cluster.client import ClusterError
 
 Run = Callable[..., Result]

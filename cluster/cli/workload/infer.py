@@ -15,8 +15,8 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from cluster.cli.common import Finite, client, url_option
-from cluster.cli.models import chosen
 from cluster.cli.render import console, say
+from cluster.cli.workload.models import chosen
 from cluster.client import ClusterError
 from cluster.tools.batch import files as batch_files
 from cluster.tools.batch import lines as batch_lines

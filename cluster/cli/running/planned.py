@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from cluster.cli.common import PATIENCE, Finite, client, finish, no_wait_option, url_option
+from cluster.cli.lifecycle.up import given_flags, up_command
 from cluster.cli.render import change_table, console, say
-from cluster.cli.up import given_flags, up_command
 from cluster.client import ClusterClient, ClusterError
 from cluster.deployment.setting_changes import Effect
 from config import locations

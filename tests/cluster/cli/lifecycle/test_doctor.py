@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cluster.cli import cli
-from cluster.cli import doctor as command
-from cluster.cli.up import up_command
+from cluster.cli.lifecycle import doctor as command
+from cluster.cli.lifecycle.up import up_command
 from cluster.tools.doctor import gather
 from doctorfacts import facts, no_engine_check, plan
 from harness import free_port

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cluster.cli import detach
+from cluster.cli.lifecycle import detach
 from cluster.cli.render import console, progress_table
 from cluster.deployment import plan
 from config import logs

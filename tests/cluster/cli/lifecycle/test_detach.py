@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cluster.cli.detach import hopeless
+from cluster.cli.lifecycle.detach import hopeless
 
 
 def _worker(state: str, **fields: Any) -> dict[str, Any]:

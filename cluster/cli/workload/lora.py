@@ -17,8 +17,8 @@ from rich.text import Text
 
 from cluster.cli.arguments import AbsolutePath, adapter_name
 from cluster.cli.common import client, url_option
-from cluster.cli.lora_bench import bench
 from cluster.cli.render import cell, console, duration, plain_table, say
+from cluster.cli.workload.lora_bench import bench
 from cluster.client import AdapterChanged, ClusterClient, ClusterError
 from config.errors import UsageError
 

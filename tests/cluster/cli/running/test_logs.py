@@ -8,7 +8,8 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
-from cluster.cli import cli, operate
+from cluster.cli import cli
+from cluster.cli.running import operate
 from cluster.client import ClusterClient
 
 

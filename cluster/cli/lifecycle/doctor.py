@@ -11,8 +11,8 @@ import click
 from rich.table import Table
 
 from cluster.cli.common import Finite
+from cluster.cli.lifecycle.up import given_flags, up_command
 from cluster.cli.render import cell, console, say
-from cluster.cli.up import given_flags, up_command
 from cluster.tools.doctor import engines, gather, machine, models, setup
 from cluster.tools.doctor.facts import Facts
 from cluster.tools.doctor.finding import Finding

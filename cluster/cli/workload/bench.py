@@ -131,7 +131,7 @@ def bench_command(context: click.Context, /, **options: Any) -> int:
     if options["as_json"]:
         click.echo(json.dumps(shown, indent=2))
     elif options["table"]:
-        from cluster.cli.bench_tables import show
+        from cluster.cli.workload.bench_tables import show
 
         show(console(), shown)
     if options["out"]:
@@ -185,7 +185,7 @@ def _listed(url: str, key: str | None, model: str | None) -> list[Model]:
 
 def _measure(plans: list[Any], options: dict[str, Any]) -> tuple[Any, int]:
     """The result, and the exit code."""
-    from cluster.cli.bench_run import measure
+    from cluster.cli.workload.bench_run import measure
     from cluster.tools.bench.result import Result, all_failed
 
     at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
@@ -242,7 +242,7 @@ def _save(result: Any, options: dict[str, Any]) -> None:
 
 
 def _compare(first: Path, second: Path) -> int:
-    from cluster.cli.bench_tables import show_comparison
+    from cluster.cli.workload.bench_tables import show_comparison
     from cluster.tools.bench.compare import read_result
 
     names = [first.name, second.name] if first.name != second.name else [str(first), str(second)]

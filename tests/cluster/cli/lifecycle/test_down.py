@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cluster.cli import down
+from cluster.cli.lifecycle import down
 from cluster.client import ClusterError
 from cluster.storage import lock
 from config.errors import UsageError

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from click.testing import CliRunner
 
-from cluster.cli import ui
+from cluster.cli.running import ui
 
 
 class Cluster:

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cluster.cli import top_view
 from cluster.cli.common import Finite, client, url_option
 from cluster.cli.render import console
+from cluster.cli.running import top_view
 from cluster.client import ClusterClient, ClusterError, Event
 from cluster.tools.chat.openai_client import OpenAIClient
 from cluster.tools.top import series

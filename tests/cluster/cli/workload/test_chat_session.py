@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from cluster.cli.chat import completions
-from cluster.cli.chat_session import COMMANDS, Leave, Session, messages
+from cluster.cli.workload.chat import completions
+from cluster.cli.workload.chat_session import COMMANDS, Leave, Session, messages
 from cluster.client import ClusterError
 from cluster.tools.chat.conversation import Conversation
 from cluster.tools.chat.openai_client import Answer, OpenAIClient

@@ -9,9 +9,9 @@ from typing import IO, Any
 
 import click
 
-from cluster.cli.chat_session import COMMANDS, Leave, Session, messages
 from cluster.cli.common import Finite, client, url_option
-from cluster.cli.models import chosen
+from cluster.cli.workload.chat_session import COMMANDS, Leave, Session, messages
+from cluster.cli.workload.models import chosen
 from cluster.client import ClusterError
 from cluster.tools.chat.conversation import Conversation
 from cluster.tools.chat.openai_client import OpenAIClient

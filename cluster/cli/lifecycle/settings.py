@@ -46,7 +46,7 @@ def validate(file: Path | None, config: Path | None) -> None:
 @config_command.command("reference")
 def reference() -> None:
     """Print docs/configuration.md: every setting, its flag, its variable and what a change of it does."""
-    from cluster.cli.up import up_command
+    from cluster.cli.lifecycle.up import up_command
     from cluster.tools.reference import markdown
 
     flags = {option.name: "/".join([*option.opts, *option.secondary_opts]) for option in up_command.params}

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from cluster.cli import bench, bench_run, cli
+from cluster.cli import cli
+from cluster.cli.workload import bench, bench_run
 from cluster.client import ClusterError
 from cluster.tools.bench.mix import Mix
 from cluster.tools.bench.prompts import Prompt

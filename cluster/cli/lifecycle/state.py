@@ -14,7 +14,7 @@ from typing import IO, Any
 import click
 
 from cluster.cli.common import state_dir_option, url_option
-from cluster.cli.down import find
+from cluster.cli.lifecycle.down import find
 from cluster.cli.render import say
 from cluster.storage import schema, transfer
 from cluster.storage import snapshot_file as state_file

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from cluster.cli.down import bring_down
+from cluster.cli.lifecycle.down import bring_down
 from cluster.cli.render import say
 from cluster.client import ClusterClient, ClusterError
 from cluster.deployment import plan

@@ -1,0 +1,1 @@
+"""Starting and stopping a cluster, and what is settled before it runs."""

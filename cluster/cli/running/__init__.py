@@ -1,0 +1,1 @@
+"""Looking at a running cluster, and changing it."""

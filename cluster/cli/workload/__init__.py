@@ -1,0 +1,1 @@
+"""Adapters, and requests to the models."""
