@@ -29,7 +29,7 @@ _WARNINGS = frozenset({
 _UNSAID = frozenset({"cluster", "adapters", "engine"})
 
 
-class Tell(Protocol):
+class Emit(Protocol):
     """``kind`` is for programs: it stays the same when the words change; so are the names in ``data``."""
 
     def __call__(
@@ -69,7 +69,7 @@ class EventLog:
     def __init__(self, wall: Callable[[], float], keep: int = KEPT) -> None:
         self._wall = wall
         self.events: deque[Event] = deque(maxlen=keep)
-        self.heard: Callable[[Event], None] = lambda event: None
+        self.on_event: Callable[[Event], None] = lambda event: None
         self._next = 1
         self._held: list[tuple[str, str, str, Mapping[str, Any]]] | None = None
 
@@ -83,14 +83,14 @@ class EventLog:
         for event in own:
             self._add(event.subject, event.text, event.kind, event.data)
 
-    def tell(self, subject: str, text: str, kind: str = "note", data: Mapping[str, Any] | None = None) -> None:
+    def emit(self, subject: str, text: str, kind: str = "note", data: Mapping[str, Any] | None = None) -> None:
         if self._held is not None:
             self._held.append((subject, text, kind, data or {}))
             return
         event = self._add(subject, text, kind, data or {})
         level = logging.WARNING if kind in _WARNINGS else logging.INFO
         log.log(level, "%s: %s", subject, text, extra={"event": kind, "data": {"subject": subject, **event.data}})
-        self.heard(event)
+        self.on_event(event)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[Callable[[], None]]:
@@ -100,7 +100,7 @@ class EventLog:
 
         def release() -> None:
             for words in held:
-                self.tell(*words)
+                self.emit(*words)
 
         try:
             yield release

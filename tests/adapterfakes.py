@@ -127,8 +127,8 @@ class FakeSupervisor:
             spec=EngineSpec("sim", str(model_path()), (MODEL_NAME,)),
         )  # fmt: skip
         self.fleet: Any = SimpleNamespace(instances={})
-        self.attached: list[Any] = []
-        self.events = SimpleNamespace(tell=lambda who, what, **_: self.told.append(what))
+        self.external: list[Any] = []
+        self.events = SimpleNamespace(emit=lambda who, what, **_: self.told.append(what))
         self.rollouts = Rollouts(self, self.store, self.clock)  # type: ignore[arg-type]
         self.workers: list[FakeWorker] = []
         for _ in range(workers):

@@ -34,4 +34,4 @@ def test_modules_stand_in_the_folder_that_they_belong_to() -> None:
     beside = {
         package: {path.stem for path in (ROOT / package).glob("*.py")} - {"__init__"} for package in ("lb", "cluster")
     }
-    assert beside == {"lb": {"__main__", "app", "limits"}, "cluster": {"events"}}
+    assert beside == {"lb": {"__main__", "app", "limits"}, "cluster": {"errors", "events"}}

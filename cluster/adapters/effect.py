@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.events import Tell
+from cluster.events import Emit
 from worker.probe import NotNumbers, ProbeFailed, Target
 
 #: Seconds for one answer: the first forward pass of an engine can take many.
@@ -33,8 +33,8 @@ NO_ANSWER = "whether it has an effect: the worker that was asked was too busy, o
 class Effects:
     """``allowed(path)``: whether the adapter in that folder may have none. For all workers; `asked_of` is for one."""
 
-    def __init__(self, allowed: Callable[[str], bool], tell: Tell) -> None:
-        self._allowed, self._tell = allowed, tell
+    def __init__(self, allowed: Callable[[str], bool], emit: Emit) -> None:
+        self._allowed, self._emit = allowed, emit
         self._seen: set[tuple[int, str]] = set()
         self._without: dict[tuple[int, str], str] = {}
         self._locks: dict[tuple[int, str], asyncio.Lock] = {}
@@ -79,7 +79,7 @@ class Effects:
                     self._not_asked[path] = words
                 return None
             self._without[key] = words
-            self._tell("adapters", f"{name} is not used: {words}", kind="adapter.failed", data={"reason": words})
+            self._emit("adapters", f"{name} is not used: {words}", kind="adapter.failed", data={"reason": words})
             return words
 
 

@@ -18,10 +18,10 @@ from cluster.adapters.status import Held
 from cluster.adapters.validation import engine_side
 from cluster.adapters.validation import files as adapter_files
 from cluster.adapters.validation.files import AdapterFacts, AdapterRejected
-from cluster.api.handlers import Refused
+from cluster.errors import Refused
 from cluster.fleet.instance import Instance
 from cluster.fleet.states import WorkerState
-from cluster.monitoring.external import Attached
+from cluster.monitoring.external import ExternalBackend
 from config.settings import NAME
 from worker.probe import ProbeFailed
 
@@ -38,7 +38,7 @@ class _Trial:
 
 
 #: What holds adapters for us.
-Holder = Instance | Attached
+Holder = Instance | ExternalBackend
 
 
 class Rollouts:
@@ -47,7 +47,7 @@ class Rollouts:
     def __init__(self, supervisor: Supervisor, store: Path, wall: Callable[[], float]) -> None:
         self._supervisor, self._wall = supervisor, wall
         self.intake = Intake(store, wall)
-        self.effects = Effects(self._may_do_nothing, supervisor.events.tell)
+        self.effects = Effects(self._may_do_nothing, supervisor.events.emit)
         self.registry = Registry()
         self.used: dict[str, float] = {}
         self.rollbacks = 0
@@ -166,7 +166,7 @@ class Rollouts:
             await self._supervisor.keep_adapters([], [name])
             self.used.pop(name, None)
             await asyncio.gather(*(self._quietly(i, name) for i in self._ready()))
-            self._supervisor.events.tell(
+            self._supervisor.events.emit(
                 "adapters", f"{name} unloaded", kind="adapter.unloaded", data={"adapter": name}
             )
             return {"lora_name": name, "state": "unloaded"}
@@ -218,7 +218,7 @@ class Rollouts:
         del self._trials[name]
         self.used[name] = self._wall()  # just changed: not the next to make room
         self._supervisor.adapters_changed()
-        self._supervisor.events.tell(
+        self._supervisor.events.emit(
             "adapters", f"{name} version {adapter.active} on every ready worker", kind="adapter.loaded",
             data={"adapter": name, "version": adapter.active},
         )
@@ -261,7 +261,7 @@ class Rollouts:
                 instance.agent.dirty.set()
 
     def _ready(self) -> list[Holder]:
-        holders: list[Holder] = [*self._supervisor.fleet.instances.values(), *self._supervisor.attached]
+        holders: list[Holder] = [*self._supervisor.fleet.instances.values(), *self._supervisor.external]
         return [h for h in holders if h.state is WorkerState.READY and h.agent is not None]
 
     def _lock(self, name: str) -> asyncio.Lock:

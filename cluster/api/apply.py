@@ -16,11 +16,12 @@ from pydantic import Field, StrictBool
 
 from cluster.api import authority
 from cluster.api import handlers as commands
-from cluster.api.handlers import Refused, spare_for
+from cluster.api.handlers import spare_for
 from cluster.balancers.config import balancer_config
 from cluster.deployment import plan
 from cluster.deployment.plan import Plan
 from cluster.deployment.setting_changes import Change, Effect, changes, merge, refusal
+from cluster.errors import Refused
 from cluster.fleet.states import WorkerState
 from config import locations
 from config.errors import UsageError
@@ -87,9 +88,9 @@ def _given(supervisor: Supervisor, body: Apply) -> Mapping[str, Any]:
         return body.settings
     if body.settings or body.defaults:
         raise Refused(400, '"previous" goes without "settings" and "defaults"', "previous")
-    if not supervisor.plans.before:
+    if not supervisor.revisions.before:
         raise Refused(409, "nothing was applied before: there is nothing to go back to", "previous")
-    return supervisor.plans.before
+    return supervisor.revisions.before
 
 
 def _running(supervisor: Supervisor, names: Mapping[str, Any] | tuple[str, ...]) -> dict[str, Any]:
@@ -151,14 +152,14 @@ def _commit(
         fleet.scale(settings.instances)
     what = ", ".join(change.setting for change in found)
     names = [change.setting for change in found]
-    supervisor.events.tell("cluster", f"settings applied: {what}", kind="apply", data={"settings": names})
+    supervisor.events.emit("cluster", f"settings applied: {what}", kind="apply", data={"settings": names})
     if Effect.WORKERS not in effects:
         return {}
     spare = spare_for(supervisor, spare_wanted)
     restarting = [name for name in fleet.desired.instances if name not in there]
     fleet.restart_rolling(spare if restarting else None, keep=there)
     if restarting:
-        supervisor.events.tell(
+        supervisor.events.emit(
             "cluster", f"rolling restart{f', {spare} stands in' if spare else ''}", kind="restart",
             data={"rolling": True, "spare": spare},
         )
@@ -176,7 +177,7 @@ def _there(supervisor: Supervisor, new: Plan) -> list[str]:
         if not want.rolling and instance.generation < want.generation:
             continue
         try:
-            same = supervisor.plans.of(instance.settings).spec == new.spec
+            same = supervisor.revisions.of(instance.settings).spec == new.spec
         except UsageError:
             same = False
         if same:

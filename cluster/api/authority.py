@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from cluster.api.handlers import Refused
+from cluster.errors import Refused
 from config.principal import Principal, Scope, owner
 
 #: Of whoever comes without a word of the balancer's: to the socket that only the cluster's user can open, or through a

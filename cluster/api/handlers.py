@@ -16,10 +16,11 @@ from pydantic import (
     model_validator,
 )
 
+from cluster.errors import LONGEST, Refused
 from cluster.fleet.fleet import instance_name
 from cluster.fleet.instance import Instance
 from cluster.fleet.states import WorkerState
-from cluster.monitoring.external import Attached
+from cluster.monitoring.external import ExternalBackend
 from config import bounded
 from config.errors import nearest
 from config.lora_config import DESCRIPTION
@@ -31,18 +32,6 @@ if TYPE_CHECKING:
 
 #: Values in a change's body.
 MOST_VALUES = 10_000
-
-#: Characters of a refusal: it may quote what it refuses.
-_LONGEST = 1000
-
-
-class Refused(Exception):
-    """A change that is not made; ``status`` is the HTTP status that says why."""
-
-    def __init__(self, status: int, message: str, param: str | None = None) -> None:
-        super().__init__(message if len(message) <= _LONGEST else f"{message[:_LONGEST]}…")
-        self.status, self.param = status, param and param[:_LONGEST]
-
 
 def _whole(value: Any) -> Any:
     """In JSON 3.0 is 3."""
@@ -134,7 +123,7 @@ def parse(kind: type[_Body], body: bytes) -> Any:
         return kind.model_validate_json(body or b"{}")
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
-        where = ".".join(str(part)[:_LONGEST] for part in first["loc"])
+        where = ".".join(str(part)[:LONGEST] for part in first["loc"])
         message = str(first["msg"]).removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
             message = f"unknown field{nearest(where, kind.model_fields)}"
@@ -156,7 +145,7 @@ def scale(supervisor: Supervisor, body: Scale) -> dict[str, Any]:
             f"({'min_instances' if wanted < plan.least else why})",
         )
     fleet.scale(wanted)
-    supervisor.events.tell(
+    supervisor.events.emit(
         "cluster", f"scale from {now} to {wanted} instances", kind="scale", data={"from": now, "to": wanted}
     )
     return {"desired": wanted, "current": fleet.ready_count}
@@ -169,7 +158,7 @@ def set_strategy(supervisor: Supervisor, body: Strategy) -> dict[str, Any]:
             400, f"unknown strategy {body.strategy!r}{nearest(body.strategy, STRATEGIES)}; known: {known}", "strategy"
         )
     supervisor.strategy = body.strategy
-    supervisor.events.tell("cluster", f"strategy {body.strategy}", kind="strategy", data={"strategy": body.strategy})
+    supervisor.events.emit("cluster", f"strategy {body.strategy}", kind="strategy", data={"strategy": body.strategy})
     return {"strategy": body.strategy}
 
 
@@ -182,24 +171,24 @@ def restart(supervisor: Supervisor, body: Restart) -> dict[str, Any]:
     fleet = supervisor.fleet
     if body.instance_id in BALANCER:
         supervisor.balancer.request_replacement()
-        supervisor.events.tell("load_balancer", "restart asked for", kind="restart")
+        supervisor.events.emit("load_balancer", "restart asked for", kind="restart")
         return {"restarting": ["load_balancer"], "rolling": False}
     if body.rolling:
         spare = spare_for(supervisor, body.spare)
         fleet.restart_rolling(spare)
-        supervisor.events.tell(
+        supervisor.events.emit(
             "cluster", f"rolling restart{f', {spare} stands in' if spare else ''}", kind="restart",
             data={"rolling": True, "spare": spare},
         )
         return {"restarting": list(fleet.desired.instances), "rolling": True, "spare": spare}
     name = str(body.instance_id)
-    if name in {a.spec.id for a in supervisor.attached}:
+    if name in {a.spec.id for a in supervisor.external}:
         raise Refused(409, f"{name} was not started by this cluster: it cannot restart it", "instance_id")
     if name not in fleet.desired.instances:
         known = ", ".join(fleet.desired.instances) or "none"
         raise Refused(404, f"no instance {name!r}; there are: {known}", "instance_id")
     fleet.restart(name)
-    supervisor.events.tell(name, "restart asked for", kind="restart", data={"rolling": False})
+    supervisor.events.emit(name, "restart asked for", kind="restart", data={"rolling": False})
     return {"restarting": [name], "rolling": False}
 
 
@@ -218,8 +207,8 @@ def drain(supervisor: Supervisor, name: str, body: Drain) -> dict[str, Any]:
     _not_ending(supervisor)
     _known(supervisor, name)
     grace = supervisor.fleet.desired.drain_timeout if body.grace is None else body.grace
-    if name not in supervisor.fleet.holds:
-        supervisor.events.tell(
+    if name not in supervisor.fleet.cordons:
+        supervisor.events.emit(
             name, f"drain asked for, with {grace:g} s for what runs", kind="drain", data={"grace": grace}
         )
     supervisor.drain_by_hand(name, grace)
@@ -229,19 +218,19 @@ def drain(supervisor: Supervisor, name: str, body: Drain) -> dict[str, Any]:
 def undrain(supervisor: Supervisor, name: str, body: Undrain) -> dict[str, Any]:
     _known(supervisor, name)
     if supervisor.fleet.undrain(name):
-        supervisor.events.tell(name, "no longer drained", kind="undrain")
+        supervisor.events.emit(name, "no longer drained", kind="undrain")
     return {"instance_id": name, "drained": False, "ready": _serving(supervisor)}
 
 
 def _serving(supervisor: Supervisor) -> int:
     """How many take new requests."""
-    held = supervisor.fleet.holds
-    everyone: list[Instance | Attached] = [*supervisor.fleet.instances.values(), *supervisor.attached]
+    held = supervisor.fleet.cordons
+    everyone: list[Instance | ExternalBackend] = [*supervisor.fleet.instances.values(), *supervisor.external]
     return sum(i.state is WorkerState.READY and i.id not in held for i in everyone)
 
 
 def _known(supervisor: Supervisor, name: str) -> None:
-    known = [*supervisor.fleet.desired.instances, *(a.spec.id for a in supervisor.attached)]
+    known = [*supervisor.fleet.desired.instances, *(a.spec.id for a in supervisor.external)]
     if name not in known:
         raise Refused(404, f"no instance {name!r}; there are: {', '.join(known) or 'none'}", "instance_id")
 
@@ -249,7 +238,7 @@ def _known(supervisor: Supervisor, name: str) -> None:
 def set_weight(supervisor: Supervisor, name: str, body: Weight) -> dict[str, Any]:
     _known(supervisor, name)
     supervisor.fleet.weights[name] = body.weight
-    supervisor.events.tell(name, f"weight {body.weight}", kind="weight", data={"weight": body.weight})
+    supervisor.events.emit(name, f"weight {body.weight}", kind="weight", data={"weight": body.weight})
     return {"instance_id": name, "weight": body.weight}
 
 

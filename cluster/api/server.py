@@ -16,9 +16,9 @@ from aiohttp.typedefs import Handler
 from cluster.api import authority
 from cluster.api import handlers as commands
 from cluster.api.apply import Apply, apply
-from cluster.api.handlers import Refused
+from cluster.errors import Refused
 from cluster.storage.store import NotSaved
-from cluster.storage.write_behind import Saver
+from cluster.storage.write_behind import WriteBehind
 from config.files import NO_ROOM
 from config.link import CHANGE_BYTES, SEQUENCE_HEADER, bind_unix
 from config.paths import StateDir
@@ -34,7 +34,7 @@ _KINDS = {
     413: "RequestTooLargeError", 502: "BadGatewayError", 507: "InsufficientStorageError",
 }  # fmt: skip
 
-_SAVER = web.AppKey("saver", Saver)
+_SAVER = web.AppKey("saver", WriteBehind)
 
 
 def routes(supervisor: Supervisor) -> web.RouteTableDef:
@@ -154,7 +154,7 @@ def _kind(status: int) -> str:
 async def serve(supervisor: Supervisor, state: StateDir) -> web.AppRunner:
     """Listens; the caller cleans the runner up. Raises OSError."""
     app = web.Application(middlewares=[_errors], client_max_size=CHANGE_BYTES)
-    app[_SAVER] = supervisor.saver
+    app[_SAVER] = supervisor.write_behind
     app.add_routes(routes(supervisor))
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()

@@ -11,7 +11,7 @@ from cluster.adapters.registry import Registry, card
 from cluster.fleet import rolling
 from cluster.fleet.instance import Instance
 from cluster.fleet.states import WorkerState
-from cluster.monitoring.external import Attached
+from cluster.monitoring.external import ExternalBackend
 from config.topology import BackendSet, BackendSpec
 from worker.drivers.local import Handle
 
@@ -25,16 +25,16 @@ def backend_set(supervisor: Supervisor) -> BackendSet:
     managed = [_backend(supervisor, i) for i in fleet.instances.values() if i.spec]
     base = supervisor.plan.spec.served_names[0]
     registered = supervisor.rollouts.registry.adapters.values()
-    attached = [
+    external = [
         replace(
-            a.spec, state=fleet.holds.shown(a.id, a.spec.state), weight=fleet.weights.get(a.id, 1),
+            a.spec, state=fleet.cordons.shown(a.id, a.spec.state), weight=fleet.weights.get(a.id, 1),
             models=_attached_cards(supervisor, a),
         )
-        for a in supervisor.attached
+        for a in supervisor.external
     ]
     return BackendSet(
         epoch=supervisor.epoch, revision=supervisor.version[1], strategy=supervisor.strategy,
-        backends=(*managed, *attached), shutting_down=fleet.desired.shutting_down,
+        backends=(*managed, *external), shutting_down=fleet.desired.shutting_down,
         registered=tuple(card(adapter, base, adapter.current.path) for adapter in registered),
     )
 
@@ -43,7 +43,7 @@ def _backend(supervisor: Supervisor, instance: Instance) -> BackendSpec:
     assert instance.spec is not None
     weight = supervisor.fleet.weights.get(instance.id, 1)
     expected = (*supervisor.plan.spec.served_names, *supervisor.rollouts.wanted(instance.id))
-    state = supervisor.fleet.holds.shown(instance.id, str(instance.state))
+    state = supervisor.fleet.cordons.shown(instance.id, str(instance.state))
     return BackendSpec(
         id=instance.id, incarnation=instance.incarnation, state=state, scheme="http",
         host="127.0.0.1", ip="127.0.0.1", port=instance.spec.port, weight=weight, api_key=instance.spec.api_key,
@@ -69,15 +69,15 @@ def _held_cards(registry: Registry, base: str, held: Mapping[str, str], withheld
     ]
 
 
-def _attached_cards(supervisor: Supervisor, attached: Attached) -> tuple[dict[str, Any], ...]:
+def _attached_cards(supervisor: Supervisor, external: ExternalBackend) -> tuple[dict[str, Any], ...]:
     """What it says it serves; where its adapters are ours to manage, as for our own workers."""
-    if attached.agent is None:
-        return attached.spec.models
-    own = tuple(c for c in attached.spec.models if not c.get("parent"))
+    if external.agent is None:
+        return external.spec.models
+    own = tuple(c for c in external.spec.models if not c.get("parent"))
     if not own:
         return ()
     registry = supervisor.rollouts.registry
-    return (*own, *_held_cards(registry, own[0]["id"], attached.agent.loaded, attached.withheld))
+    return (*own, *_held_cards(registry, own[0]["id"], external.agent.loaded, external.withheld))
 
 
 def snapshot(supervisor: Supervisor) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def snapshot(supervisor: Supervisor) -> dict[str, Any]:
             "started_at": round(supervisor.started_at, 3),
             "shutting_down": fleet.desired.shutting_down,
             "settled": settled(supervisor),
-            "unsaved": supervisor.saver.unsaved,
+            "unsaved": supervisor.write_behind.unsaved,
             "rolling": _rolling(supervisor),
         },
         "load_balancer": supervisor.balancer.describe(),
@@ -110,7 +110,7 @@ def snapshot(supervisor: Supervisor) -> dict[str, Any]:
         "workers_alive": sum(handle is not None for handle in handles),
         "instances": {
             **{i.id: _instance(supervisor, i) for i in sorted(fleet.instances.values(), key=lambda i: i.number)},
-            **{a.spec.id: _attached(supervisor, a) for a in supervisor.attached},
+            **{a.spec.id: _attached(supervisor, a) for a in supervisor.external},
         },
     }
 
@@ -122,7 +122,7 @@ def settled(supervisor: Supervisor) -> bool:
     if supervisor.balancer.replacing:
         return False
     wanted = {} if fleet.desired.shutting_down else fleet.desired.instances
-    if set(fleet.instances) != set(wanted) or any(not fleet.holds.over(name) for name in fleet.holds):
+    if set(fleet.instances) != set(wanted) or any(not fleet.cordons.over(name) for name in fleet.cordons):
         return False
     return all(
         i.state in (WorkerState.READY, WorkerState.FAILED) and i.generation >= wanted[i.id].generation
@@ -149,7 +149,7 @@ def stopped(supervisor: Supervisor, name: str) -> str:
     else:
         who, reason = f"the spare {name} does not get ready" if spare else f"{name} does not come back", instance.reason
     others = sum(i.state is WorkerState.READY for i in supervisor.fleet.instances.values())
-    back = "`clusterctl apply --previous` goes back to the settings before" if supervisor.plans.before else ""
+    back = "`clusterctl apply --previous` goes back to the settings before" if supervisor.revisions.before else ""
     again = "`clusterctl restart --rolling` tries again" if spare else f"`clusterctl restart {name}` tries again"
     return (
         f"the rolling restart stops: {who} ({reason}); {others} serve on; {again}"
@@ -163,7 +163,7 @@ def _some(names: Sequence[str]) -> str:
 
 def _instance(supervisor: Supervisor, instance: Instance) -> dict[str, Any]:
     handle: Handle | None = instance.handle
-    now, shown = supervisor.now(), supervisor.fleet.holds.shown(instance.id, str(instance.state))
+    now, shown = supervisor.now(), supervisor.fleet.cordons.shown(instance.id, str(instance.state))
     serving = instance.ready_at is not None and handle is not None
     return {
         "managed": True,
@@ -202,37 +202,37 @@ def _refusals(instance: Instance) -> str:
     return "; ".join(f"refused adapter {name}: {words}" for name, words in instance.refused.items())
 
 
-def _standing(supervisor: Supervisor, member: Instance | Attached) -> str:
+def _standing(supervisor: Supervisor, member: Instance | ExternalBackend) -> str:
     """For how long its tokens stand still although it has requests; empty for the others."""
     spared = member.standing and supervisor.stalls.spared(member.id)
     return f"{member.standing}, left in rotation" if spared else member.standing
 
 
-def _ago(supervisor: Supervisor, member: Instance | Attached) -> float | None:
+def _ago(supervisor: Supervisor, member: Instance | ExternalBackend) -> float | None:
     """Seconds since it was last seen to make progress."""
     return None if member.progress_at is None else round(max(0.0, supervisor.now() - member.progress_at), 1)
 
 
-def _engine(member: Instance | Attached | None) -> dict[str, Any]:
+def _engine(member: Instance | ExternalBackend | None) -> dict[str, Any]:
     """What its engine last said of itself: tokens made since it was started, and the part of the KV cache in use."""
     said = member.progress.reading if member is not None and member.progress is not None else None
     cache = None if said is None or said.cache is None else round(said.cache * 100, 1)
     return {"tokens_total": None if said is None else said.tokens, "kv_cache_percent": cache}
 
 
-def _attached(supervisor: Supervisor, attached: Attached) -> dict[str, Any]:
-    spec = attached.spec
-    shown = supervisor.fleet.holds.shown(spec.id, spec.state)
+def _attached(supervisor: Supervisor, external: ExternalBackend) -> dict[str, Any]:
+    spec = external.spec
+    shown = supervisor.fleet.cordons.shown(spec.id, spec.state)
     return {
         "managed": False,
         "state": shown,
         "spare": False,
         "is_running": shown == WorkerState.READY,
         "degraded": False,
-        "reason": attached.reason,
-        "phase": attached.coming or _standing(supervisor, attached),
-        "progress_s": _ago(supervisor, attached),
-        "stalls": attached.stalls,
+        "reason": external.reason,
+        "phase": external.coming or _standing(supervisor, external),
+        "progress_s": _ago(supervisor, external),
+        "stalls": external.stalls,
         "host": spec.host,
         "port": spec.port,
         "url": spec.address,
@@ -244,7 +244,7 @@ def _attached(supervisor: Supervisor, attached: Attached) -> dict[str, Any]:
         "uptime_s": None,
         "cpu_percent": None,
         "memory_mb": None,
-        **_engine(attached),
+        **_engine(external),
         "models": [shown["id"] for shown in spec.models],
         "last_exit": None,
     }

@@ -18,7 +18,7 @@ from typing import Any
 from cluster.balancers.process import BalancerProcess, adopt, give_room_back, in_words
 from cluster.balancers.slot import ReplacementFailed, Slot
 from cluster.balancers.standby import Spare, Standby
-from cluster.events import Event, Tell
+from cluster.events import Emit, Event
 from cluster.storage.records import Records
 from config.aio import Tasks
 from config.link import Phase, descriptor_path, encode
@@ -28,10 +28,10 @@ from config.topology import BackendSet, BalancerConfig
 RECORD = "balancer"
 
 
-class BalancerKeeper:
+class BalancerGroup:
     """``config.processes`` balancer processes, and those that were replaced and finish what they have. ``on_report``
     gets (version, in-flight by backend, last use by adapter): the version that every process has confirmed, what is in
-    flight in all of them; ``on_lost`` is called when the last process that may have had requests is gone; ``tell`` gets
+    flight in all of them; ``on_lost`` is called when the last process that may have had requests is gone; ``emit`` gets
     sentences for people; ``on_want`` the name of an adapter that is asked for and that no worker holds; ``on_change``
     is called when `describe` says something else. ``drain_timeout``: how long (s) a request may go on in one that was
     replaced; ``standby``: whether another process waits to take the place of one that dies. ``on_outcome``: what became
@@ -40,14 +40,14 @@ class BalancerKeeper:
     def __init__(
         self, state: StateDir, config: BalancerConfig, store: Records,
         on_report: Callable[[tuple[int, int], Mapping[str, int], Mapping[str, float]], None],
-        on_lost: Callable[[], None], tell: Tell, on_want: Callable[[str], None],
+        on_lost: Callable[[], None], emit: Emit, on_want: Callable[[str], None],
         on_change: Callable[[], None] = lambda: None,
         on_outcome: Callable[[Mapping[str, Any]], None] = lambda message: None, *,
         drain_timeout: float = 30.0, standby: bool = False,
     ) -> None:
         self._state, self._store = state, store
         self._on_report, self._on_lost, self._on_want, self._on_change = on_report, on_lost, on_want, on_change
-        self.tell, self.drain_timeout, self._on_outcome = tell, drain_timeout, on_outcome
+        self.emit, self.drain_timeout, self._on_outcome = emit, drain_timeout, on_outcome
         self.events: Callable[[], Iterable[Event]] = tuple
         self.listener: socket.socket | None = None
         #: A replacement that was begun under an earlier supervisor, and came to nothing with it.
@@ -55,7 +55,7 @@ class BalancerKeeper:
         self.slots = [Slot(_slot_name(number), config, self) for number in range(config.processes)]
         #: All that live, oldest first.
         self.processes: list[BalancerProcess] = []
-        self.standby = Standby(state, store, lambda: self.listener, self._starts, tell, on_change)
+        self.standby = Standby(state, store, lambda: self.listener, self._starts, emit, on_change)
         self._wants_standby = standby
         self.config = config
         self.replacements = self.lost_requests = 0
@@ -116,7 +116,7 @@ class BalancerKeeper:
         slots = {slot.name: slot for slot in self.slots}
         for process in self.processes:
             what = "adopted" if process.retiring is None else "adopted, finishes what it has"
-            self.tell(process.slot, f"pid {process.pid} {what}", kind="balancer.adopted", data={"pid": process.pid})
+            self.emit(process.slot, f"pid {process.pid} {what}", kind="balancer.adopted", data={"pid": process.pid})
             if process.slot not in slots:
                 process.retiring = process.retiring or self.drain_timeout
             elif process.retiring is None:
@@ -199,7 +199,7 @@ class BalancerKeeper:
             yield
         except ReplacementFailed as error:
             self.failure = str(error)
-            self.tell("load_balancer", f"could not be replaced: {error}; the old one goes on", kind="balancer.failed")
+            self.emit("load_balancer", f"could not be replaced: {error}; the old one goes on", kind="balancer.failed")
             raise
         finally:
             self._asked -= 1
@@ -336,7 +336,7 @@ class BalancerKeeper:
     def _phase(self, process: BalancerProcess, message: Mapping[str, Any]) -> None:
         if process.phase is Phase.DRAINING and process.successor is not None and message["type"] == "phase":
             self.replacements += 1
-            self.tell(
+            self.emit(
                 process.slot, f"replaced: pid {process.pid} -> pid {process.successor}; "
                 f"{message['requests']} requests finish on the old one", kind="balancer.replaced",
                 data={"pid": process.successor, "before": process.pid, "requests": message["requests"]},
@@ -353,13 +353,13 @@ class BalancerKeeper:
 
     def _finished(self, process: BalancerProcess, status: int | None) -> None:
         if status in (0, None) and not process.requests:
-            self.tell(
+            self.emit(
                 process.slot, f"pid {process.pid}, which was replaced, has finished", kind="balancer.finished",
                 data={"pid": process.pid},
             )
             return
         self.lost(process.requests, in_words(status))
-        self.tell(
+        self.emit(
             process.slot, f"pid {process.pid}, which was replaced, ended ({in_words(status)}) "
             f"with {process.requests} requests in flight, which are lost", kind="balancer.lost",
             data={"pid": process.pid, "requests": process.requests},

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from cluster.balancers.process import BalancerProcess, in_words
-from cluster.events import Tell
+from cluster.events import Emit
 from cluster.fleet.restart import Backoff
 from config.aio import Tasks
 from config.link import Phase
@@ -38,7 +38,7 @@ class SlotGroup(Protocol):
         """Starts a process. Raises OSError, sqlite3.Error."""
 
     @property
-    def tell(self) -> Tell: ...
+    def emit(self) -> Emit: ...
 
     @property
     def ready(self) -> bool:
@@ -131,13 +131,13 @@ class Slot:
         if self.line:  # its successor was being started, or came to nothing
             if served:
                 then = f"pid {self.line[-1].pid} takes its place"
-                self._group.tell(self.name, f"{what}; {then}", kind="balancer.lost", data=lost)
+                self._group.emit(self.name, f"{what}; {then}", kind="balancer.lost", data=lost)
             return
         self._early = 0 if served else self._early + 1
         delay = self._delay()
         then = f"restart {f'in {delay:.1f} s' if delay else 'at once'}"
         lost["delay"] = round(delay, 3)
-        self._group.tell(self.name, f"{what}; {then}", kind="balancer.restarted", data=lost)
+        self._group.emit(self.name, f"{what}; {then}", kind="balancer.restarted", data=lost)
 
     # inside
 
@@ -157,7 +157,7 @@ class Slot:
                     self._early += 1
                     self._begun = True
                     again = f"again in {self._delay():.1f} s"
-                    self._group.tell(self.name, f"cannot be started: {error}; {again}", kind="balancer.failed")
+                    self._group.emit(self.name, f"cannot be started: {error}; {again}", kind="balancer.failed")
 
     def _delay(self) -> float:
         return 0.0 if self._group.ready else self._backoff.delay(self._early - 1, lambda: 0.0)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from cluster.events import Tell
+from cluster.events import Emit
 from cluster.fleet.instance import recorded_process
 from cluster.fleet.restart import Backoff
 from cluster.storage.records import Records
@@ -61,10 +61,10 @@ class Standby:
 
     def __init__(
         self, state: StateDir, store: Records, listener: Callable[[], socket.socket | None],
-        busy: Callable[[], bool], tell: Tell, changed: Callable[[], None],
+        busy: Callable[[], bool], emit: Emit, changed: Callable[[], None],
     ) -> None:
         self._state, self._store, self._listener, self._busy = state, store, listener, busy
-        self._tell, self._changed = tell, changed
+        self._emit, self._changed = emit, changed
         self.failures = 0
         self._backoff = Backoff()
         self._spare: Spare | None = None
@@ -139,7 +139,7 @@ class Standby:
                 ended = str(error)
             if ended is not None:
                 self.failures = 1 if loop.time() - began > _LIVED_S else self.failures + 1
-                self._tell("standby", f"ended ({ended}); another is started", kind="standby.ended")
+                self._emit("standby", f"ended ({ended}); another is started", kind="standby.ended")
             await asyncio.sleep(self._backoff.delay(self.failures - 1, lambda: 0.0))
 
     async def _one(self) -> str | None:

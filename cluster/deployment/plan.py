@@ -62,10 +62,10 @@ def make(settings: Settings, machine: Machine | None = None) -> Plan:
     engine = base.load(settings.engine)
     if settings.backend:
         from cluster.monitoring import (
-            external as attached,  # what probes them is imported for them alone: it takes 0.3 s
+            external,  # what probes them is imported for them alone: it takes 0.3 s
         )
 
-        attached.parse(settings.backend, settings.backend_key_file, 0)
+        external.parse(settings.backend, settings.backend_key_file, 0)
     if settings.instances:
         engine.check()
     if settings.otlp_endpoint and not _can_trace():

@@ -11,7 +11,7 @@ from cluster.deployment.plan import Plan
 from config.settings import from_json
 
 
-class Plans:
+class Revisions:
     """``number`` counts the changes that concern workers. ``before`` has the settings that the last change replaced,
     and what they were."""
 
@@ -43,8 +43,8 @@ class Plans:
             del self._older[number]
             self._made.pop(number, None)
 
-    def copy(self) -> Plans:
-        made = Plans(self.latest)
+    def copy(self) -> Revisions:
+        made = Revisions(self.latest)
         made.number, made.before = self.number, dict(self.before)
         made._older, made._made = dict(self._older), dict(self._made)
         return made

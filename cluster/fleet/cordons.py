@@ -16,7 +16,7 @@ DRAINING, DRAINED = "draining", "drained"
 
 
 @dataclass(slots=True)
-class _Hold:
+class _Cordon:
     """``grace`` and ``since`` in seconds; ``in_flight`` is None until the balancer has confirmed ``version``."""
 
     grace: float
@@ -26,11 +26,11 @@ class _Hold:
     over: bool = False
 
 
-class Holds:
+class Cordons:
     """By name of the instance or of the server that is not ours."""
 
     def __init__(self) -> None:
-        self._held: dict[str, _Hold] = {}
+        self._held: dict[str, _Cordon] = {}
 
     def __contains__(self, name: object) -> bool:
         return name in self._held
@@ -43,7 +43,7 @@ class Holds:
         first backend set that says so."""
         old = self._held.get(name)
         if old is None:
-            self._held[name] = _Hold(grace, now, version, in_flight)
+            self._held[name] = _Cordon(grace, now, version, in_flight)
         else:
             old.grace = grace
 
@@ -82,8 +82,8 @@ class Holds:
         for hold in self._held.values():
             hold.in_flight = 0
 
-    def copy(self) -> Holds:
-        made = Holds()
+    def copy(self) -> Cordons:
+        made = Cordons()
         made._held = {name: replace(hold) for name, hold in self._held.items()}
         return made
 

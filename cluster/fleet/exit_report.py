@@ -19,7 +19,7 @@ _KEPT = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Loss:
+class WorkerExit:
     """``how``: with what process ended, in words; ``then``: what follows. ``data``: the same for programs."""
 
     instance: str
@@ -52,37 +52,37 @@ class Outcome:
         }  # fmt: skip
 
 
-def became(outcome: Outcome) -> str:
+def requests_in_words(outcome: Outcome) -> str:
     """``12 moved, 1 failed``, or nothing."""
     words = ("moved", "retried", "failed")
     return ", ".join(f"{getattr(outcome, word)} {word}" for word in words if getattr(outcome, word))
 
 
-def sentence(loss: Loss, outcome: Outcome | None) -> str:
+def sentence(loss: WorkerExit, outcome: Outcome | None) -> str:
     if outcome is None:
         return f"{loss.how}; {loss.then}"
     if not outcome.requests:
         return f"{loss.how} with no requests; {loss.then}"
     had = f"with {outcome.requests} request{'s' if outcome.requests > 1 else ''}"
-    return "; ".join(filter(None, (f"{loss.how} {had}", became(outcome), loss.then)))
+    return "; ".join(filter(None, (f"{loss.how} {had}", requests_in_words(outcome), loss.then)))
 
 
 @dataclass(slots=True)
 class _Waiting:
-    loss: Loss
+    loss: WorkerExit
     deadline: float
     processes: int
 
 
 @dataclass(slots=True)
-class Losses:
+class ExitReports:
     """``told(loss, outcome)`` is called once for each loss; outcome None: no balancer said a word."""
 
-    told: Callable[[Loss, Outcome | None], None]
+    told: Callable[[WorkerExit, Outcome | None], None]
     _waiting: dict[tuple[str, int], _Waiting] = field(default_factory=dict)
     _outcomes: dict[tuple[str, int], Outcome] = field(default_factory=dict)
 
-    def lost(self, loss: Loss, now: float, processes: int) -> None:
+    def lost(self, loss: WorkerExit, now: float, processes: int) -> None:
         """``processes``: so many balancers have something to say."""
         self._waiting[loss.instance, loss.incarnation] = _Waiting(loss, now + PATIENCE, processes)
         self.due(now)

@@ -11,9 +11,9 @@ import signal
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from cluster.events import Tell
-from cluster.fleet.cordons import Holds
-from cluster.fleet.exit_report import Loss, sentence
+from cluster.events import Emit
+from cluster.fleet.cordons import Cordons
+from cluster.fleet.exit_report import WorkerExit, sentence
 from cluster.fleet.instance import Instance
 from cluster.fleet.restart import RestartPolicy, Verdict
 from cluster.fleet.states import DesiredState, InstanceDesired, ObservedState, WorkerState
@@ -29,20 +29,20 @@ def instance_name(number: int) -> str:
 
 
 class Fleet:
-    """``tell`` is called for everything a person may want to know, once; ``lost`` for a worker's end that nobody asked
+    """``emit`` is called for everything a person may want to know, once; ``lost`` for a worker's end that nobody asked
     for (without it, that is told as well)."""
 
     def __init__(
         self, desired: DesiredState, policy: RestartPolicy, random: Callable[[], float],
-        tell: Tell, lost: Callable[[Loss], None] | None = None,
+        emit: Emit, lost: Callable[[WorkerExit], None] | None = None,
     ) -> None:
         self.desired = desired
         self.instances: dict[str, Instance] = {}
         self.weights: dict[str, int] = {}
-        self.holds = Holds()
+        self.cordons = Cordons()
         self.policy = policy
         self._random = random
-        self._tell = tell
+        self._emit = emit
         self._lost = lost or self._tell_loss
 
     # what is wanted
@@ -53,7 +53,7 @@ class Fleet:
         wanted = {n: self._wish(n) for n in map(instance_name, range(count))}
         spares = {n: want for n, want in self.desired.spares.items() if n not in wanted}
         for name in self.desired.instances.keys() - wanted.keys():
-            self.holds.end(name)
+            self.cordons.end(name)
         self.desired = dataclasses.replace(self.desired, instances=wanted, spares=spares)
 
     def _wish(self, name: str) -> InstanceDesired:
@@ -65,7 +65,7 @@ class Fleet:
     def restart(self, name: str) -> None:
         """Also ends its drain. Raises KeyError for an instance that is not wanted."""
         old = self.desired.instances[name]
-        self.holds.end(name)
+        self.cordons.end(name)
         self._want(**{name: InstanceDesired(old.generation + 1, rolling=False)})
 
     def restart_rolling(self, spare: str | None = None, keep: Collection[str] = ()) -> None:
@@ -76,7 +76,7 @@ class Fleet:
             if name in keep and name in self.instances:
                 self.instances[name].generation = want.generation
             else:
-                self.holds.end(name)
+                self.cordons.end(name)
         old = self.instances.get(spare) if spare else None
         spares = {spare: InstanceDesired(old.generation + 1 if old else 0, rolling=True)} if spare else {}
         self.desired = dataclasses.replace(self.desired, instances=wanted, spares=spares)
@@ -91,11 +91,11 @@ class Fleet:
 
     def drain_by_hand(self, name: str, grace: float, now: float, version: tuple[int, int], balancer: bool) -> None:
         """Out of rotation until `undrain`, a restart or its end; ``version`` and ``balancer`` as for `drain`."""
-        self.holds.begin(name, grace, now, version, None if balancer else 0)
+        self.cordons.begin(name, grace, now, version, None if balancer else 0)
 
     def undrain(self, name: str) -> bool:
         """False: it was not drained."""
-        return self.holds.end(name)
+        return self.cordons.end(name)
 
     def shut_down(self, now: bool = False) -> None:
         self.desired = dataclasses.replace(
@@ -138,7 +138,7 @@ class Fleet:
         instance.started_at = wall
         instance.tree_empty = False
         port = instance.spec.port if instance.spec else None
-        self._tell(
+        self._emit(
             instance.id, f"started (pid {handle.pid}, port {port or '?'})", kind="worker.started",
             data={"pid": handle.pid, "port": port, "incarnation": instance.incarnation, "starts": instance.starts},
         )
@@ -154,7 +154,7 @@ class Fleet:
         instance.models = readiness.models
         instance.failing_probes, instance.phase, instance.slow = False, "", False
         lacks = f"; refused {', '.join(instance.refused)}" if instance.refused else ""
-        self._tell(
+        self._emit(
             instance.id, f"ready{took}{lacks}", kind="worker.ready",
             data={"seconds": round(seconds, 3), "incarnation": instance.incarnation},
         )
@@ -165,7 +165,7 @@ class Fleet:
         if instance.state is _S.READY:
             instance.slow = instance.slow or slow
             instance.enter(_S.UNHEALTHY, now, why)
-            self._tell(instance.id, f"out of rotation: {why}", kind="worker.unhealthy", data={"reason": why})
+            self._emit(instance.id, f"out of rotation: {why}", kind="worker.unhealthy", data={"reason": why})
         if instance.state is _S.UNHEALTHY:
             instance.failing_probes = lost
 
@@ -183,14 +183,14 @@ class Fleet:
         instance.enter(_S.DRAINING, now, "draining")
         instance.drain_version = version
         instance.in_flight = None if balancer else 0
-        self._tell(instance.id, "draining", kind="worker.draining")
+        self._emit(instance.id, "draining", kind="worker.draining")
 
     def stopping(self, instance: Instance, reason: str, now: float, failure: bool = False) -> None:
         if failure and instance.failure is None and instance.state is not _S.STOPPING:
             instance.failure = reason
-            self._tell(instance.id, f"{reason}; killed", kind="worker.killed", data={"reason": reason})
+            self._emit(instance.id, f"{reason}; killed", kind="worker.killed", data={"reason": reason})
         elif instance.state is not _S.STOPPING:
-            self._tell(instance.id, f"stopping ({reason})", kind="worker.stopping", data={"reason": reason})
+            self._emit(instance.id, f"stopping ({reason})", kind="worker.stopping", data={"reason": reason})
         instance.enter(_S.STOPPING, now, reason)
 
     def exited(self, instance: Instance, status: int | None, log: list[str], now: float, wall: float) -> None:
@@ -218,7 +218,7 @@ class Fleet:
         instance.phase = ""
         if instance.state is _S.FAILED:
             instance.slow = False  # it is not on its way back: others may be taken out
-        self._lost(Loss(
+        self._lost(WorkerExit(
             instance.id, instance.incarnation, describe_end(status, pid, instance.failure), decision.reason,
             {
                 "instance": instance.id, "incarnation": instance.incarnation, "pid": pid,
@@ -228,8 +228,8 @@ class Fleet:
             },
         ))  # fmt: skip
 
-    def _tell_loss(self, loss: Loss) -> None:
-        self._tell(loss.instance, sentence(loss, None), kind="worker.exited", data=loss.data)
+    def _tell_loss(self, loss: WorkerExit) -> None:
+        self._emit(loss.instance, sentence(loss, None), kind="worker.exited", data=loss.data)
 
     def postponed(self, instance: Instance, reason: str, until: float) -> None:
         """It cannot be started just now, which says nothing of the worker itself: tried again at ``until``."""
@@ -241,18 +241,18 @@ class Fleet:
         instance.tree_empty = True
         if instance.state is _S.STOPPING:
             instance.enter(_S.STOPPED, now, "stopped")
-            self._tell(instance.id, "stopped", kind="worker.stopped")
+            self._emit(instance.id, "stopped", kind="worker.stopped")
 
     def in_flight(self, version: tuple[int, int], counts: Mapping[str, int]) -> None:
         """What the balancer reports as of the backend set ``version``. An older report says nothing of a drain."""
         for instance in self.instances.values():
             if instance.state is _S.DRAINING and version >= instance.drain_version:
                 instance.in_flight = counts.get(instance.id, 0)
-        self.holds.in_flight(version, counts)
+        self.cordons.in_flight(version, counts)
 
     def balancer_lost(self) -> None:
         """Its streams died with it."""
-        self.holds.balancer_lost()
+        self.cordons.balancer_lost()
         for instance in self.instances.values():
             if instance.state is _S.DRAINING:
                 instance.in_flight = 0
@@ -261,12 +261,12 @@ class Fleet:
 
     @property
     def ready_count(self) -> int:
-        ready = (i.id for i in self.instances.values() if i.state is _S.READY and i.id not in self.holds)
+        ready = (i.id for i in self.instances.values() if i.state is _S.READY and i.id not in self.cordons)
         return sum(name in self.desired.instances for name in ready)
 
     def observed(self) -> ObservedState:
         return {
-            i.id: dataclasses.replace(i.observed(), held=i.id in self.holds, lacking=bool(self.lacking(i)))
+            i.id: dataclasses.replace(i.observed(), held=i.id in self.cordons, lacking=bool(self.lacking(i)))
             for i in self.instances.values()
         }
 
@@ -286,7 +286,7 @@ class Fleet:
             "instances": {n: dataclasses.asdict(i) for n, i in self.desired.instances.items()},
             "spares": {n: dataclasses.asdict(i) for n, i in self.desired.spares.items()},
             "weights": dict(self.weights),
-            "drained": self.holds.durable(),
+            "drained": self.cordons.durable(),
         }
 
 

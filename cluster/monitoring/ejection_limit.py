@@ -14,7 +14,7 @@ from weakref import WeakSet
 
 from cluster.fleet.instance import Instance
 from cluster.fleet.states import WorkerState
-from cluster.monitoring.external import Attached
+from cluster.monitoring.external import ExternalBackend
 from cluster.monitoring.hang_detector import Progress, Rules, Verdict, Work
 from cluster.monitoring.hang_watch import Watched, watch
 from worker.probe import Target
@@ -22,7 +22,7 @@ from worker.probe import Target
 if TYPE_CHECKING:
     from cluster.supervisor.loop import Supervisor
 
-_Member = Instance | Attached
+_Member = Instance | ExternalBackend
 
 #: Seconds between two looks whether a worker that starts is ready.
 _STARTING_S = 0.1
@@ -49,7 +49,7 @@ class Stalls:
     def admits(self, member: _Member, why: str) -> bool:
         """Whether ``member`` may be taken out of rotation for slowness; if not, that is told, once."""
         supervisor = self._supervisor
-        members: list[_Member] = [*supervisor.fleet.instances.values(), *supervisor.attached]
+        members: list[_Member] = [*supervisor.fleet.instances.values(), *supervisor.external]
         ready = sum(m.state is WorkerState.READY and not m.slow for m in members)
         out = sum(m.slow for m in members)
         if member.state is not WorkerState.READY or may_take_out(ready, out):
@@ -58,7 +58,7 @@ class Stalls:
         known, self._spared[member.id] = self.spared(member.id), supervisor.now()
         if not known:
             still, total = out + sum(map(self.spared, self._spared)), ready + out
-            supervisor.events.tell(
+            supervisor.events.emit(
                 member.id,
                 f"{why}; left where it is, as {still} of {total} stand still at once: that looks like the machine, and "
                 f"no more than half are taken out at a time",
@@ -89,13 +89,13 @@ class Stalls:
         watched = Watched(target, lambda: name, lambda: self._work(instance))
         await watch(watched, progress, _OfInstance(self._supervisor, self, instance), self._supervisor.now)
 
-    async def attend(self, attached: Attached, target: Target) -> None:
+    async def attend(self, external: ExternalBackend, target: Target) -> None:
         """As `watch`, of a server that is not ours."""
-        while attached.state is WorkerState.STARTING:
+        while external.state is WorkerState.STARTING:
             await asyncio.sleep(_STARTING_S)
-        attached.progress = progress = self._progress(attached.spec.models, ours=False)
-        watched = Watched(target, lambda: _base(attached), lambda: self._work(attached))
-        await watch(watched, progress, _OfAttached(self._supervisor, self, attached), self._supervisor.now)
+        external.progress = progress = self._progress(external.spec.models, ours=False)
+        watched = Watched(target, lambda: _base(external), lambda: self._work(external))
+        await watch(watched, progress, _OfAttached(self._supervisor, self, external), self._supervisor.now)
 
     def _progress(self, models: tuple[dict[str, Any], ...], ours: bool) -> Progress:
         settings = self._supervisor.plan.settings
@@ -116,8 +116,8 @@ class Stalls:
         return Work(*load, loading=agent.loading, loads=agent.loads + agent.failures) if agent else Work(*load)
 
 
-def _base(attached: Attached) -> str | None:
-    return next((card["id"] for card in attached.spec.models if not card.get("parent")), None)
+def _base(external: ExternalBackend) -> str | None:
+    return next((card["id"] for card in external.spec.models if not card.get("parent")), None)
 
 
 class _OfInstance:
@@ -146,18 +146,18 @@ class _OfInstance:
 
 
 class _OfAttached:
-    def __init__(self, supervisor: Supervisor, stalls: Stalls, attached: Attached) -> None:
-        self._supervisor, self._stalls, self._attached = supervisor, stalls, attached
+    def __init__(self, supervisor: Supervisor, stalls: Stalls, external: ExternalBackend) -> None:
+        self._supervisor, self._stalls, self._attached = supervisor, stalls, external
 
     def progress(self, seen_at: float | None, standing: str) -> None:
         self._attached.progress_at, self._attached.standing = seen_at, standing
 
     def hung(self, verdict: Verdict) -> None:
         def event() -> None:
-            attached = self._attached
-            if attached.state is WorkerState.READY and self._stalls.admits(attached, verdict.reason):
-                self._stalls.count(attached, verdict)
-                attached.hung(verdict.reason)
+            external = self._attached
+            if external.state is WorkerState.READY and self._stalls.admits(external, verdict.reason):
+                self._stalls.count(external, verdict)
+                external.hung(verdict.reason)
 
         self._supervisor.post(event)
 

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cluster.adapters.agent import AdapterAgent
-from cluster.events import Tell
+from cluster.events import Emit
 from cluster.fleet.states import WorkerState
 from cluster.monitoring.hang_detector import Progress
 from cluster.monitoring.probes import ProbePlan, nothing, watch
@@ -25,9 +25,9 @@ from worker.probe import ProbeFailed, Readiness, Target
 RESOLVE_EVERY = 30.0
 
 
-class Attached:
+class ExternalBackend:
     """One such server. ``spec`` is what the balancer is told; ``agent`` brings adapters on it, if it is to have ours;
-    ``changed`` is called when ``spec`` changes, ``tell`` with every sentence worth a line in the log."""
+    ``changed`` is called when ``spec`` changes, ``emit`` with every sentence worth a line in the log."""
 
     def __init__(self, spec: BackendSpec) -> None:
         self.spec = spec
@@ -44,9 +44,9 @@ class Attached:
         self._failing = False
         self.agent: AdapterAgent | None = None
         self.changed: Callable[[], None] = lambda: None
-        self.tell: Tell = _unheard
+        self.emit: Emit = _unheard
         #: Whether there is room for it among those that are out for slowness, see `cluster.monitoring.ejection_limit`.
-        self.may_take_out: Callable[[Attached, str], bool] = lambda attached, why: True
+        self.may_take_out: Callable[[ExternalBackend, str], bool] = lambda external, why: True
 
     @property
     def id(self) -> str:
@@ -92,7 +92,7 @@ class Attached:
     def ready(self, result: Readiness) -> None:
         self.slow = self._failing = False
         self._enter(WorkerState.READY, "", result.models)
-        self.tell(self.spec.id, f"ready ({self.spec.address})", kind="worker.ready")
+        self.emit(self.spec.id, f"ready ({self.spec.address})", kind="worker.ready")
 
     def looked(self, cards: tuple[dict[str, Any], ...]) -> None:
         if self.agent is not None:
@@ -118,13 +118,13 @@ class Attached:
         if self.state is WorkerState.UNHEALTHY and not self._failing:
             self.slow = False
             self._enter(WorkerState.READY, "", self.spec.models)
-            self.tell(self.spec.id, "back in rotation: it makes progress again", kind="worker.ready")
+            self.emit(self.spec.id, "back in rotation: it makes progress again", kind="worker.ready")
 
     def _take_out(self, why: str) -> None:
         self.reason = why
         if self.spec.state != WorkerState.UNHEALTHY:
             self._enter(WorkerState.UNHEALTHY, why, self.spec.models)
-            self.tell(
+            self.emit(
                 self.spec.id, f"out of rotation: {why}", kind="worker.unhealthy", data={"reason": why}
             )
 
@@ -138,13 +138,13 @@ def _unheard(subject: str, text: str, kind: str = "", data: Mapping[str, Any] | 
     """Nobody listens yet."""
 
 
-async def _first_answer(target: Target, attached: Attached) -> None:
+async def _first_answer(target: Target, external: ExternalBackend) -> None:
     while True:
         try:
             await target.models()
             return
         except ProbeFailed as error:
-            attached.not_yet(str(error))
+            external.not_yet(str(error))
             await asyncio.sleep(1.0)
 
 
@@ -160,7 +160,7 @@ async def _address_of(host: str, port: int) -> str | None:
     return str(found[0][4][0])
 
 
-def parse(urls: tuple[str, ...], key_file: Path | None, epoch: int) -> list[Attached]:
+def parse(urls: tuple[str, ...], key_file: Path | None, epoch: int) -> list[ExternalBackend]:
     """``backend_0 …`` in the order given. Raises UsageError for what is no http(s) URL or an unreadable file."""
     key = None
     if key_file is not None:
@@ -173,7 +173,7 @@ def parse(urls: tuple[str, ...], key_file: Path | None, epoch: int) -> list[Atta
     return [_parse_one(f"backend_{number}", url, key, epoch) for number, url in enumerate(urls)]
 
 
-def _parse_one(name: str, url: str, key: str | None, epoch: int) -> Attached:
+def _parse_one(name: str, url: str, key: str | None, epoch: int) -> ExternalBackend:
     try:
         parts = urlsplit(url)
         port = parts.port if parts.port is not None else 443 if parts.scheme == "https" else 80
@@ -187,4 +187,4 @@ def _parse_one(name: str, url: str, key: str | None, epoch: int) -> Attached:
         id=name, incarnation=epoch, state=str(WorkerState.STARTING), scheme=parts.scheme, host=parts.hostname,
         port=port, path=parts.path.rstrip("/").removesuffix("/v1"), managed=False, api_key=key,
     )
-    return Attached(spec)
+    return ExternalBackend(spec)

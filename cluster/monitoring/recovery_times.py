@@ -31,7 +31,7 @@ class _Times:
         }  # fmt: skip
 
 
-class Recovery:
+class RecoveryTimes:
     """Causes are few words: ``exit``, ``unhealthy``, ``killed``, and of hangs ``still``, ``silent``, ``canary``. Times
     are monotonic seconds."""
 

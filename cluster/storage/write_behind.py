@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cluster.events import KEPT, Event, Tell
+from cluster.events import KEPT, Emit, Event
 from cluster.storage.store import NotSaved, Store
 from config.files import free_bytes
 
@@ -24,14 +24,14 @@ HEADROOM = 1024 * 1024
 _AGAIN = 1.0
 
 
-class Saver:
-    """``tell`` hears when it begins and when it is over. ``clock`` is monotonic seconds."""
+class WriteBehind:
+    """``emit`` hears when it begins and when it is over. ``clock`` is monotonic seconds."""
 
     def __init__(
-        self, store: Store, tell: Tell, clock: Callable[[], float],
+        self, store: Store, emit: Emit, clock: Callable[[], float],
         free: Callable[[Path], int] = free_bytes,
     ) -> None:
-        self._store, self._tell, self._clock, self._free = store, tell, clock, free
+        self._store, self._emit, self._clock, self._free = store, emit, clock, free
         self._saved: dict[str, str] = {}
         self._processes: dict[str, str | None] = {}
         self._values: dict[str, Any] = {}
@@ -141,7 +141,7 @@ class Saver:
         ):
             seconds = self._clock() - self._since
             self._trouble = None
-            self._tell(
+            self._emit(
                 "state", f"can be saved again, after {seconds:.0f} s", kind="state.saved",
                 data={"seconds": round(seconds, 1)},
             )
@@ -156,7 +156,7 @@ class Saver:
             self._tried = self._clock()
         if self._trouble is None:
             self._since = self._clock()
-            self._tell(
+            self._emit(
                 "state", f"cannot be saved: {why}; what runs goes on, changes are refused until it can",
                 kind="state.unsaved", data={"reason": why},
             )

@@ -26,8 +26,8 @@ async def prepare(supervisor: Supervisor, store: Store, launcher: Launcher, adop
     supervisor.events.begin(supervisor.epoch, await store.events())
     for event in supervisor.events.events:
         if event.id > supervisor.epoch * EPOCH_IDS:
-            supervisor.saver.event(event)
-    supervisor.events.heard = supervisor.happened
+            supervisor.write_behind.event(event)
+    supervisor.events.on_event = supervisor.happened
     supervisor.rollouts.registry = await store.registry()
     if adopt:
         await _adopt(supervisor, store, launcher)
@@ -37,11 +37,11 @@ async def prepare(supervisor: Supervisor, store: Store, launcher: Launcher, adop
             supervisor.fleet.weights = dict(imported["weights"])
     values = {
         "boot_id": adoption.boot_id(), "settings": supervisor.plan.settings.to_json(), IMPORTED: None,
-        **supervisor.wishes.durable,
+        **supervisor.transactions.durable,
     }  # fmt: skip
     if adopt:
-        supervisor.saver.value(**values)  # on a full disk: what is saved there is as good
-        await supervisor.saver.flush()
+        supervisor.write_behind.value(**values)  # on a full disk: what is saved there is as good
+        await supervisor.write_behind.flush()
     else:
         try:
             gone = dict.fromkeys(await store.processes())
@@ -49,7 +49,7 @@ async def prepare(supervisor: Supervisor, store: Store, launcher: Launcher, adop
             await store.put(**values)
         except NotSaved as error:
             raise UsageError(f"no cluster can be started on {supervisor.state.root}: {error}") from None
-    supervisor.wishes.known()
+    supervisor.transactions.known()
 
 
 async def _take_in_given(supervisor: Supervisor) -> None:
@@ -76,16 +76,16 @@ async def _adopt(supervisor: Supervisor, store: Store, launcher: Launcher) -> No
         wanted = {name: InstanceDesired(**value) for name, value in kept["instances"].items()}
         spares = {name: InstanceDesired(**value) for name, value in kept.get("spares", {}).items()}
         fleet.desired = replace(fleet.desired, instances=wanted, spares=spares)
-    supervisor.plans.restore(await store.get("plans"))
+    supervisor.revisions.restore(await store.get("plans"))
     for instance in await adoption.adopt_instances(store, launcher, now, supervisor.state.runs):
         fleet.instances[instance.id] = instance
-        supervisor.saver.known("incarnations", instance.incarnation)
+        supervisor.write_behind.known("incarnations", instance.incarnation)
         for name in instance.held:
             supervisor.rollouts.used.setdefault(name, supervisor.wall())
         if instance.state is WorkerState.DRAINING:
             instance.in_flight, instance.drain_version = None, supervisor.next_version
         if instance.handle is not None:
-            supervisor.events.tell(
+            supervisor.events.emit(
                 instance.id, f"adopted (pid {instance.handle.pid}, {instance.state})", kind="worker.adopted",
                 data={"pid": instance.handle.pid, "incarnation": instance.incarnation},
             )

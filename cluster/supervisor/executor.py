@@ -35,7 +35,7 @@ _NO_ROOM_S = 1.0
 _Performed = Admit | Dismiss | Drain | Kill | Retire | Start | Stop | Sweep
 
 
-class Performer:
+class Executor:
     """For one supervisor, whose fleet it changes."""
 
     def __init__(self, supervisor: Supervisor, launcher: Launcher, random: Random) -> None:
@@ -56,7 +56,7 @@ class Performer:
             return
         if isinstance(action, Dismiss):
             fleet.dismiss_spare()
-            supervisor.events.tell(
+            supervisor.events.emit(
                 "cluster", f"rolling restart done; {action.id} is not needed any more", kind="restart.done",
                 data={"spare": action.id},
             )
@@ -71,7 +71,7 @@ class Performer:
                 fleet.stopping(instance, reason, now)
                 await supervisor.publish()  # the balancer first: what is left moves from a worker that lives
                 if instance.handle is not None:
-                    ending = supervisor.watchers.end_after_word(instance.handle, supervisor.version)
+                    ending = supervisor.monitors.end_after_word(instance.handle, supervisor.version)
                     self._tasks.start(ending, f"end {instance.id}")
             case Kill(reason=reason, failure=failure):
                 fleet.stopping(instance, reason, now, failure)
@@ -79,16 +79,16 @@ class Performer:
                 if instance.handle is not None:
                     await asyncio.to_thread(instance.handle.kill_tree)
             case Sweep():
-                supervisor.watchers.sweep(instance)
+                supervisor.monitors.sweep(instance)
             case Retire():
                 del fleet.instances[instance.id]
-                supervisor.saver.process(instance.id, None)
+                supervisor.write_behind.process(instance.id, None)
                 if instance.id not in fleet.desired.instances:
                     (supervisor.state.runs / instance.id).unlink(missing_ok=True)
 
     async def _start(self, instance: Instance, fresh: bool, keep: bool) -> None:
         supervisor = self._supervisor
-        fleet, saver, now = supervisor.fleet, supervisor.saver, supervisor.now()
+        fleet, saver, now = supervisor.fleet, supervisor.write_behind, supervisor.now()
         plan, keep = self._plan(instance, keep)
         incarnation = await saver.next_number("incarnations")
         taken = {i.spec.port for i in fleet.instances.values() if i.spec and i is not instance}
@@ -118,17 +118,17 @@ class Performer:
             fleet.exited(instance, None, [], supervisor.now(), supervisor.wall())
             return
         fleet.started(instance, handle, supervisor.wall())
-        supervisor.watchers.watch(instance)
+        supervisor.monitors.watch(instance)
 
     def _plan(self, instance: Instance, keep: bool) -> tuple[Plan, bool]:
         """By what it is started, and whether those are still the settings it had (``keep``)."""
-        plans = self._supervisor.plans
+        plans = self._supervisor.revisions
         if not keep:
             instance.settings = plans.number
         try:
             return plans.of(instance.settings), keep
         except UsageError as error:  # what the settings before named is gone
-            self._supervisor.events.tell(
+            self._supervisor.events.emit(
                 instance.id, f"its settings cannot be used any more, so it gets the new ones: {error}", kind="apply"
             )
             instance.settings = plans.number
@@ -138,4 +138,4 @@ class Performer:
         for note in command.notes:
             if note not in self._noted:
                 self._noted.add(note)
-                self._supervisor.events.tell("engine", note, kind="engine")
+                self._supervisor.events.emit("engine", note, kind="engine")

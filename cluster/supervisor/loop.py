@@ -23,27 +23,27 @@ from cluster.adapters.registry import Adapter
 from cluster.adapters.rollout import Holder, Rollouts
 from cluster.api.status import backend_set, snapshot, stopped
 from cluster.balancers.config import balancer_config, is_outdated
-from cluster.balancers.group import BalancerKeeper
+from cluster.balancers.group import BalancerGroup
 from cluster.deployment.plan import Plan
-from cluster.deployment.revisions import Plans
+from cluster.deployment.revisions import Revisions
 from cluster.events import Event, EventLog
 from cluster.fleet import rolling
-from cluster.fleet.exit_report import Loss, Losses, Outcome, became, sentence
+from cluster.fleet.exit_report import ExitReports, Outcome, WorkerExit, requests_in_words, sentence
 from cluster.fleet.fleet import Fleet, instance_name
 from cluster.fleet.instance import Instance
 from cluster.fleet.reconciler import Admit, Exit, reconcile
 from cluster.fleet.restart import Backoff, RestartPolicy
 from cluster.fleet.states import DesiredState, InstanceDesired, WorkerState
 from cluster.monitoring.ejection_limit import Stalls
-from cluster.monitoring.external import Attached
-from cluster.monitoring.recovery_times import Recovery
+from cluster.monitoring.external import ExternalBackend
+from cluster.monitoring.recovery_times import RecoveryTimes
 from cluster.monitoring.usage import UsageSampler
 from cluster.storage.store import Store
-from cluster.storage.write_behind import Saver
-from cluster.supervisor import bootstrap as preparation
-from cluster.supervisor.executor import Performer
-from cluster.supervisor.transactions import Wishes
-from cluster.supervisor.workers import Watchers
+from cluster.storage.write_behind import WriteBehind
+from cluster.supervisor import bootstrap as bootstrap
+from cluster.supervisor.executor import Executor
+from cluster.supervisor.transactions import Transactions
+from cluster.supervisor.workers import WorkerMonitors
 from config.aio import Tasks
 from config.errors import UsageError
 from config.paths import StateDir
@@ -69,13 +69,13 @@ class Supervisor:
     """Use `prepare`, then `run`. ``clock`` is monotonic seconds, ``wall`` seconds since the epoch."""
 
     def __init__(
-        self, plan: Plan, state: StateDir, store: Store, launcher: Launcher, attached: list[Attached], *,
+        self, plan: Plan, state: StateDir, store: Store, launcher: Launcher, external: list[ExternalBackend], *,
         clock: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time,
         random: Random | None = None,
     ) -> None:
-        self.plans, self.state = Plans(plan), state
+        self.revisions, self.state = Revisions(plan), state
         self.events = EventLog(wall)
-        self.attached = attached
+        self.external = external
         self._store, self._launcher, self._clock, self._wall = store, launcher, clock, wall
         self._random = random or Random()
         settings = plan.settings
@@ -85,12 +85,13 @@ class Supervisor:
             starts_at_once=len(plan.placement.machine.cores) or 1 if plan.engine.busy_start else None,
         ), settings)  # fmt: skip
         policy = RestartPolicy(Backoff(first=settings.restart_delay))
-        self.saver = Saver(store, self.events.tell, clock)
-        self.recovery = Recovery()
-        self.losses = Losses(self._tell_loss)
-        self.fleet = Fleet(desired, policy, self._random.random, self.events.tell, self._lost)
-        self.balancer = BalancerKeeper(
-            state, balancer_config(plan, state), self.saver, self._reported, self._balancer_lost, self.events.tell,
+        self.write_behind = WriteBehind(store, self.events.emit, clock)
+        self.recovery = RecoveryTimes()
+        self.exit_reports = ExitReports(self._tell_loss)
+        self.fleet = Fleet(desired, policy, self._random.random, self.events.emit, self._lost)
+        self.balancer = BalancerGroup(
+            state, balancer_config(plan, state), self.write_behind, self._reported, self._balancer_lost,
+            self.events.emit,
             lambda name: self.rollouts.want(name), lambda: self.post(self.announce),
             lambda message: self.post(lambda: self._outcome(message)),
             drain_timeout=settings.drain_timeout, standby=settings.lb_standby and plan.most > 0,
@@ -105,15 +106,15 @@ class Supervisor:
         self._tasks = Tasks()
         self.usage = UsageSampler(Monitor(visible_gpus()))
         self.started_at = wall()
-        self.wishes = Wishes(self)
+        self.transactions = Transactions(self)
         self.sequence = 0
         self._exit = False
         self._confirmed = (0, 0)
         self._stopped_by: str | None = None
         self.rollouts = Rollouts(self, state.adapters, wall)
         self.stalls = Stalls(self)
-        self.watchers = Watchers(self)
-        self._performer = Performer(self, launcher, self._random)
+        self.monitors = WorkerMonitors(self)
+        self._executor = Executor(self, launcher, self._random)
 
     # for whoever runs it
 
@@ -121,13 +122,13 @@ class Supervisor:
         """Reads the state and takes over what runs; the balancer's ``listener`` has to be set before `run`. Raises
         UsageError."""
         self.epoch = epoch
-        await preparation.prepare(self, self._store, self._launcher, adopt)
+        await bootstrap.prepare(self, self._store, self._launcher, adopt)
 
     def take_room(self) -> None:
         """Before the first start: for what has to be written on a full disk too. Raises UsageError where there is
         none."""
         try:
-            self.wishes.take_room()
+            self.transactions.take_room()
             StrategyWriter(self.state.strategy).close()
         except OSError as error:
             raise UsageError(f"no cluster can be started on {self.state.root}: {error}") from None
@@ -137,12 +138,12 @@ class Supervisor:
         timeout = aiohttp.ClientTimeout(total=None)
         connector = aiohttp.TCPConnector(limit=0, force_close=True)
         async with aiohttp.ClientSession(timeout=timeout, connector=connector, trust_env=False) as http:
-            self.watchers.http = http
+            self.monitors.http = http
             try:
                 await self._run()
             finally:
-                await self.watchers.close()
-                await self._performer.close()
+                await self.monitors.close()
+                await self._executor.close()
                 await self._tasks.close()
 
     async def command(self, change: Callable[[], _T]) -> _T:
@@ -151,7 +152,7 @@ class Supervisor:
         then it was not done."""
         done: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
 
-        self._inbox.put_nowait(lambda: self.wishes.carry_out(change, done))
+        self._inbox.put_nowait(lambda: self.transactions.carry_out(change, done))
         return await done
 
     def shut_down(self, now: bool = False) -> None:
@@ -175,12 +176,12 @@ class Supervisor:
     @property
     def plan(self) -> Plan:
         """What new workers are started by, and what everything else goes by."""
-        return self.plans.latest
+        return self.revisions.latest
 
     def use(self, checked: Plan, workers: bool, before: Mapping[str, Any]) -> None:
-        """``checked`` holds from now on; see `Plans.change`."""
-        self.plans.forget({i.settings for i in self.fleet.instances.values()})
-        self.plans.change(checked, workers, before)
+        """``checked`` holds from now on; see `Revisions.change`."""
+        self.revisions.forget({i.settings for i in self.fleet.instances.values()})
+        self.revisions.change(checked, workers, before)
         self.hold()
 
     def hold(self) -> None:
@@ -188,7 +189,7 @@ class Supervisor:
         settings = self.plan.settings
         self.fleet.desired = _with_times(self.fleet.desired, settings)
         self.fleet.policy = replace(self.fleet.policy, backoff=Backoff(first=settings.restart_delay))
-        self.watchers.retime()
+        self.monitors.retime()
         self.stalls.retime()
         logging.getLogger().setLevel(settings.log_level.upper())
 
@@ -210,14 +211,14 @@ class Supervisor:
             if outdated or self.balancer.unfinished:
                 self.replace_balancer()
         for instance in self.fleet.instances.values():
-            self.watchers.watch(instance)
-        for attached in self.attached:
-            attached.changed, attached.tell = self.wake, self.events.tell
-            attached.may_take_out = self.stalls.admits
-            self.watchers.attach(attached)
+            self.monitors.watch(instance)
+        for external in self.external:
+            external.changed, external.emit = self.wake, self.events.emit
+            external.may_take_out = self.stalls.admits
+            self.monitors.attach(external)
         self._tasks.start(self._sample(), "usage")
         while not self._exit:
-            self.losses.due(self._clock(), everything=self.fleet.desired.shutting_down)
+            self.exit_reports.due(self._clock(), everything=self.fleet.desired.shutting_down)
             await self._step()
             try:
                 async with asyncio.timeout(TICK):
@@ -229,28 +230,28 @@ class Supervisor:
                 self._inbox.get_nowait()()
 
     async def _step(self) -> None:
-        for name, left in self.fleet.holds.advance(self._clock()):
+        for name, left in self.fleet.cordons.advance(self._clock()):
             rest = f"; {left} still running there {'goes' if left == 1 else 'go'} on elsewhere" if left else ""
-            self.events.tell(name, f"drained{rest}", kind="worker.drained", data={"left": left})
-        await self.wishes.keep()
+            self.events.emit(name, f"drained{rest}", kind="worker.drained", data={"left": left})
+        await self.transactions.keep()
         for _ in range(2):  # a second round, as what was admitted in the first is started in the second
             actions = reconcile(self.fleet.desired, self.fleet.observed(), self._clock())
             for action in actions:
                 if isinstance(action, Exit):
                     self._exit = True
                 else:
-                    await self._performer.perform(action)
+                    await self._executor.perform(action)
             if not any(isinstance(action, Admit) for action in actions):
                 break
         self._look_at_rolling()
         await self.publish()
-        if self.wishes.unanswered:
+        if self.transactions.unanswered:
             self.announce()
-            self.wishes.answer()
+            self.transactions.answer()
 
     def adapters_changed(self) -> None:
         """What workers should hold is not what it was."""
-        holders: list[Holder] = [*self.fleet.instances.values(), *self.attached]
+        holders: list[Holder] = [*self.fleet.instances.values(), *self.external]
         for holder in holders:
             if holder.agent is not None:
                 holder.agent.dirty.set()
@@ -258,7 +259,7 @@ class Supervisor:
 
     async def keep_adapters(self, changed: list[Adapter], gone: list[str]) -> None:
         """Makes a change of the registry durable, then true. Raises NotSaved."""
-        self.saver.check()
+        self.write_behind.check()
         await self._store.save_adapters(changed, gone)
         registry = self.rollouts.registry
         for adapter in changed:
@@ -274,7 +275,7 @@ class Supervisor:
             return
         failed, now = instance.failure is not None, self._clock()
         served = instance.state in (WorkerState.READY, WorkerState.UNHEALTHY) or failed
-        self.watchers.forget(instance)
+        self.monitors.forget(instance)
         if instance.agent is not None:
             self.rollouts.past += instance.agent.totals()
         instance.agent, instance.held = None, {}
@@ -288,31 +289,31 @@ class Supervisor:
                 self.recovery.detected("exit", now - (now if seen is None else seen))
             self.recovery.lost(instance.id, "killed" if failed else "exit", now)
 
-    def _lost(self, loss: Loss) -> None:
-        self.losses.lost(loss, self._clock(), self.balancer.engaged)
+    def _lost(self, loss: WorkerExit) -> None:
+        self.exit_reports.lost(loss, self._clock(), self.balancer.engaged)
 
-    def _tell_loss(self, loss: Loss, outcome: Outcome | None) -> None:
+    def _tell_loss(self, loss: WorkerExit, outcome: Outcome | None) -> None:
         data = {**loss.data, **(outcome.to_json() if outcome else {})}
-        self.events.tell(loss.instance, sentence(loss, outcome), kind="worker.exited", data=data)
+        self.events.emit(loss.instance, sentence(loss, outcome), kind="worker.exited", data=data)
 
     def _outcome(self, message: Mapping[str, Any]) -> None:
         """A balancer says what became of the requests on a worker that it was told is lost."""
         instance = self.fleet.instances.get(message["backend"])
         wanted = instance is None or (instance.state is WorkerState.STOPPING and instance.failure is None)
         if not wanted:
-            self.losses.outcome(message, self._clock())
+            self.exit_reports.outcome(message, self._clock())
             return
         outcome = Outcome()
         outcome.add(message)
         if outcome.requests:
             many = "requests were" if outcome.requests > 1 else "request was"
-            words = "; ".join(filter(None, (f"ends while {outcome.requests} {many} on it", became(outcome))))
+            words = "; ".join(filter(None, (f"ends while {outcome.requests} {many} on it", requests_in_words(outcome))))
             data = {"incarnation": message["incarnation"], **outcome.to_json()}
-            self.events.tell(message["backend"], words, kind="worker.moved", data=data)
+            self.events.emit(message["backend"], words, kind="worker.moved", data=data)
 
     def happened(self, event: Event) -> None:
         """Something that is told is kept, and passed on to whoever listens."""
-        self.saver.event(event)
+        self.write_behind.event(event)
         self.balancer.happened(event)
 
     async def _sample(self) -> None:
@@ -328,7 +329,7 @@ class Supervisor:
             for name in [*self.fleet.instances, *self.balancer.logs, "supervisor", "access"]:
                 with contextlib.suppress(OSError):
                     await asyncio.to_thread(logfile.rotate, self.state.log(name))
-            self.saver.look()
+            self.write_behind.look()
             self.announce()
 
     def _reported(
@@ -360,8 +361,8 @@ class Supervisor:
             self.balancer.publish(backend_set(self))
             self.announce()
         for instance in self.fleet.instances.values():
-            self.saver.process(instance.id, instance.record())
-        await self.saver.flush()
+            self.write_behind.process(instance.id, instance.record())
+        await self.write_behind.flush()
 
     def announce(self) -> None:
         """Sends the balancer a new snapshot; ``sequence`` counts them."""
@@ -372,7 +373,7 @@ class Supervisor:
         """Says it once when a rolling restart comes to a stop."""
         stopped_by = rolling.progress(self.fleet.desired, self.fleet.observed()).stopped_by
         if stopped_by is not None and stopped_by != self._stopped_by:
-            self.events.tell("cluster", stopped(self, stopped_by), kind="restart.stopped", data={"by": stopped_by})
+            self.events.emit("cluster", stopped(self, stopped_by), kind="restart.stopped", data={"by": stopped_by})
         self._stopped_by = stopped_by
 
     @property
@@ -392,7 +393,7 @@ class Supervisor:
 
     def _begin_shutdown(self, now: bool) -> None:
         if not self.fleet.desired.shutting_down:
-            self.events.tell("cluster", "shutting down", kind="shutdown", data={"now": now})
+            self.events.emit("cluster", "shutting down", kind="shutdown", data={"now": now})
         self.fleet.shut_down(now)
 
 

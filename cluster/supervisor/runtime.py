@@ -13,7 +13,7 @@ from cluster.balancers.standby import end_left
 from cluster.deployment import plan
 from cluster.deployment.plan import Plan
 from cluster.fleet.placement import Machine, Placement
-from cluster.monitoring import external as attached
+from cluster.monitoring import external
 from cluster.storage import transfer
 from cluster.storage.lock import lock
 from cluster.storage.store import NotSaved, Store
@@ -72,7 +72,7 @@ async def _serve(
     if not ending:
         _make_token(state)
     epoch = await _epoch(state, store)
-    backends = attached.parse(settings.backend, settings.backend_key_file, epoch)
+    backends = external.parse(settings.backend, settings.backend_key_file, epoch)
     supervisor = Supervisor(checked, state, store, LocalLauncher(), [] if ending else backends)
     await supervisor.prepare(epoch, adopt)
     if supervisor.balancer.listener is None and not ending:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cluster.deployment.revisions import Plans
-from cluster.fleet.cordons import Holds
+from cluster.deployment.revisions import Revisions
+from cluster.fleet.cordons import Cordons
 from cluster.fleet.states import InstanceDesired
 from cluster.storage.store import NotSaved
 from worker import run_file
@@ -25,8 +25,8 @@ class _Wanted:
     spares: Mapping[str, InstanceDesired]
     weights: dict[str, int]
     strategy: str
-    holds: Holds
-    plans: Plans
+    cordons: Cordons
+    revisions: Revisions
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class _Asked:
             self.done.set_exception(error)
 
 
-class Wishes:
+class Transactions:
     """For the task that owns the state alone."""
 
     def __init__(self, supervisor: Supervisor) -> None:
@@ -61,7 +61,7 @@ class Wishes:
         """For the store."""
         supervisor = self._supervisor
         wanted = {"desired": supervisor.fleet.durable(), "strategy": supervisor.strategy}
-        return wanted | supervisor.plans.durable()
+        return wanted | supervisor.revisions.durable()
 
     @property
     def unanswered(self) -> bool:
@@ -93,7 +93,7 @@ class Wishes:
         durable = self.durable
         if durable == self._saved:
             return
-        saver, changes = self._supervisor.saver, [asked for asked in self._asked if asked.before is not None]
+        saver, changes = self._supervisor.write_behind, [asked for asked in self._asked if asked.before is not None]
         try:
             self.take_room()
             await saver.put(**durable)
@@ -130,13 +130,13 @@ class Wishes:
         supervisor, fleet = self._supervisor, self._supervisor.fleet
         return _Wanted(
             fleet.desired.instances, fleet.desired.spares, dict(fleet.weights), supervisor.strategy,
-            fleet.holds.copy(), supervisor.plans.copy(),
+            fleet.cordons.copy(), supervisor.revisions.copy(),
         )
 
     def _want(self, wanted: _Wanted) -> None:
         supervisor, fleet = self._supervisor, self._supervisor.fleet
         fleet.weights, supervisor.strategy = wanted.weights, wanted.strategy
-        fleet.holds, supervisor.plans = wanted.holds, wanted.plans
+        fleet.cordons, supervisor.revisions = wanted.cordons, wanted.revisions
         fleet.desired = replace(fleet.desired, instances=wanted.instances, spares=wanted.spares)
         supervisor.hold()
 
@@ -146,4 +146,4 @@ class Wishes:
         for asked in changes:
             self._asked.remove(asked)
             asked.answer(error)
-        self._supervisor.saver.value(**self.durable)  # what is wanted without anybody's asking
+        self._supervisor.write_behind.value(**self.durable)  # what is wanted without anybody's asking

@@ -16,7 +16,7 @@ from cluster.fleet.fleet import Fleet
 from cluster.fleet.instance import Instance
 from cluster.fleet.states import WorkerState
 from cluster.monitoring import probes as monitor
-from cluster.monitoring.external import Attached
+from cluster.monitoring.external import ExternalBackend
 from cluster.monitoring.liveness import Health
 from cluster.monitoring.probes import ProbePlan
 from config.aio import Tasks
@@ -33,7 +33,7 @@ _ADAPTER_S = 120.0
 _CONFIRM_S = 1.0
 
 
-class Watchers:
+class WorkerMonitors:
     """The tasks that probe, keep adapters in line and sweep. ``http`` has to be set before the first is started."""
 
     def __init__(self, supervisor: Supervisor) -> None:
@@ -95,7 +95,7 @@ class Watchers:
             try:
                 await agent.sync()
             except ProbeFailed as error:
-                self._supervisor.events.tell(
+                self._supervisor.events.emit(
                     instance.id, f"adapters: {error}", kind="adapter.failed", data={"reason": str(error)}
                 )
                 await asyncio.sleep(self._supervisor.plan.settings.health_interval)
@@ -120,15 +120,15 @@ class Watchers:
         await self._confirmed(version)
         handle.signal(signal.SIGTERM)
 
-    def attach(self, attached: Attached) -> None:
+    def attach(self, external: ExternalBackend) -> None:
         """Probes a server that is not ours and, if that is asked for, looks after its adapters."""
-        target = self._target(attached.spec.address, attached.spec.api_key)
+        target = self._target(external.spec.address, external.spec.api_key)
         if self._supervisor.plan.settings.manage_backend_adapters:
-            attached.agent = self._agent(attached, target)
-            self._tasks.start(self._tend(attached, attached.agent), f"adapters of {attached.id}")
-        self._tasks.start(self._supervisor.stalls.attend(attached, target), f"progress of {attached.id}")
+            external.agent = self._agent(external, target)
+            self._tasks.start(self._tend(external, external.agent), f"adapters of {external.id}")
+        self._tasks.start(self._supervisor.stalls.attend(external, target), f"progress of {external.id}")
         plan = self._probe_plan(health_required=False)
-        self._tasks.start(attached.run(target, plan), f"probe {attached.id}")
+        self._tasks.start(external.run(target, plan), f"probe {external.id}")
 
     def _agent(self, holder: Holder, target: Target) -> AdapterAgent:
         supervisor = self._supervisor
@@ -227,7 +227,7 @@ class _Report:
         self._alive_at = self._supervisor.now()
         agent = self._instance.agent
         if agent is not None and self._instance.incarnation == self._incarnation and agent.look(cards):
-            self._supervisor.events.tell(
+            self._supervisor.events.emit(
                 self._instance.id, "had its adapters changed behind our back: repairing", kind="adapter.drift"
             )
 

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from cluster.events import EPOCH_IDS, KEPT, Event, EventLog
-from cluster.fleet.exit_report import PATIENCE, Loss, Losses, Outcome, sentence
+from cluster.fleet.exit_report import PATIENCE, ExitReports, Outcome, WorkerExit, sentence
 from cluster.fleet.fleet import describe_end
-from cluster.monitoring.recovery_times import BOUNDS, Recovery
+from cluster.monitoring.recovery_times import BOUNDS, RecoveryTimes
 from fakes import Clock
 
 ROOT = Path(__file__).parents[2]
-LOSS = Loss("instance_1", 7, "killed by signal 9 (pid 4711)", "restart 1 of 5 in 1.2 s", {"pid": 4711})
+LOSS = WorkerExit("instance_1", 7, "killed by signal 9 (pid 4711)", "restart 1 of 5 in 1.2 s", {"pid": 4711})
 
 
 def _outcome(requests: int, incarnation: int = 7, **became: int) -> dict[str, Any]:
@@ -28,9 +28,9 @@ def _outcome(requests: int, incarnation: int = 7, **became: int) -> dict[str, An
 def test_an_event_is_kept_heard_and_has_words_for_people_and_a_kind_for_programs() -> None:
     clock, heard = Clock(), []
     log = EventLog(clock)
-    log.heard = heard.append
-    log.tell("instance_1", "ready after 1.0 s", kind="worker.ready", data={"seconds": 1.0})
-    log.tell("cluster", "strategy random")
+    log.on_event = heard.append
+    log.emit("instance_1", "ready after 1.0 s", kind="worker.ready", data={"seconds": 1.0})
+    log.emit("cluster", "strategy random")
     first, second = log.events
     assert heard == [first, second] and (first.id, second.id) == (1, 2)
     assert first.wire() == {
@@ -45,33 +45,33 @@ def test_ids_rise_over_supervisors_even_if_the_last_ones_were_not_saved() -> Non
     one = EventLog(Clock())
     one.begin(1, [])
     for _ in range(3):
-        one.tell("a", "b")
+        one.emit("a", "b")
     saved = [event.to_json() for event in list(one.events)[:1]]
     two = EventLog(Clock())
     two.begin(2, saved)
-    two.tell("a", "c")
+    two.emit("a", "c")
     assert [event.text for event in two.events] == ["b", "c"]
     assert two.events[-1].id > one.events[-1].id
     three = EventLog(Clock())
     three.begin(2, [{**saved[0], "id": 7 * EPOCH_IDS}])  # a state from elsewhere: still no step back
-    three.tell("a", "d")
+    three.emit("a", "d")
     assert three.events[-1].id == 7 * EPOCH_IDS + 1
 
 
 def test_only_the_latest_are_kept() -> None:
     log = EventLog(Clock())
     for number in range(KEPT + 5):
-        log.tell("a", str(number))
+        log.emit("a", str(number))
     assert (len(log.events), log.events[0].text) == (KEPT, "5")
 
 
 def test_what_is_held_is_told_when_it_is_released_and_never_otherwise() -> None:
     log = EventLog(Clock())
     with log.held() as release:
-        log.tell("a", "one")
+        log.emit("a", "one")
     with log.held():
-        log.tell("a", "never")
-    log.tell("a", "two")
+        log.emit("a", "never")
+    log.emit("a", "two")
     assert [event.text for event in log.events] == ["two"]
     release()
     assert [event.text for event in log.events] == ["two", "one"]
@@ -81,8 +81,8 @@ def test_what_is_held_is_told_when_it_is_released_and_never_otherwise() -> None:
 def test_a_loss_is_a_warning_in_the_log(caplog: pytest.LogCaptureFixture, kind: str) -> None:
     log = EventLog(Clock())
     with caplog.at_level("INFO"):
-        log.tell("a", "is lost", kind=kind)
-        log.tell("a", "is there", kind="worker.ready")
+        log.emit("a", "is lost", kind=kind)
+        log.emit("a", "is there", kind="worker.ready")
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
 
 
@@ -118,9 +118,9 @@ def test_how_a_worker_ended(status: int | None, failure: str | None, words: str)
     assert describe_end(status, 3, failure) == words
 
 
-def _losses() -> tuple[Losses, list[tuple[str, Outcome | None]]]:
+def _losses() -> tuple[ExitReports, list[tuple[str, Outcome | None]]]:
     told: list[tuple[str, Outcome | None]] = []
-    return Losses(lambda loss, outcome: told.append((loss.instance, outcome))), told
+    return ExitReports(lambda loss, outcome: told.append((loss.instance, outcome))), told
 
 
 def test_a_loss_is_told_when_every_balancer_has_spoken() -> None:
@@ -165,7 +165,7 @@ def test_at_the_end_everything_is_told() -> None:
 
 
 def test_a_recovery_is_measured_from_the_first_cause_to_being_ready() -> None:
-    times = Recovery()
+    times = RecoveryTimes()
     times.detected("unhealthy", 2.0)
     times.lost("a", "unhealthy", 10.0)
     times.lost("a", "killed", 12.0)

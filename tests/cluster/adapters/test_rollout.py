@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from adapterfakes import FakeSupervisor, FakeWorker, make_adapter
-from cluster.api.handlers import Refused
+from cluster.errors import Refused
 from cluster.fleet.states import WorkerState
 from worker.probe import NotNumbers, ProbeFailed
 

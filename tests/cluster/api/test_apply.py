@@ -11,9 +11,9 @@ import pytest
 
 from cluster.adapters.registry import Adapter, Registry, Version
 from cluster.api.apply import Apply, apply
-from cluster.api.handlers import Refused
 from cluster.deployment import plan
-from cluster.deployment.revisions import Plans
+from cluster.deployment.revisions import Revisions
+from cluster.errors import Refused
 from cluster.fleet.fleet import instance_name
 from cluster.fleet.placement import Machine
 from cluster.fleet.states import WorkerState
@@ -48,7 +48,7 @@ class Cluster:
 
     def worker(self, name: str, state: S, **more: Any) -> None:
         instance = self.supervisor.fleet.admit(name, Slot(), 0.0)
-        instance.state, instance.settings = state, self.supervisor.plans.number
+        instance.state, instance.settings = state, self.supervisor.revisions.number
         for key, value in more.items():
             setattr(instance, key, value)
 
@@ -106,9 +106,9 @@ async def test_a_change_of_the_workers_rolls_with_a_spare(cluster: Cluster) -> N
     answer = await cluster.apply(settings={"engine_args": ["--seed", "1"]})
     assert answer["spare"] == "instance_3" and answer["restarting"] == list(ROLLING)
     assert cluster.wanted == ROLLING and list(cluster.supervisor.fleet.desired.spares) == ["instance_3"]
-    assert cluster.supervisor.plans.number == 1 and cluster.replaced == []
-    assert cluster.supervisor.plans.of(0).spec.extra_args == ()
-    assert cluster.supervisor.plans.of(1).spec.extra_args == ("--seed", "1")
+    assert cluster.supervisor.revisions.number == 1 and cluster.replaced == []
+    assert cluster.supervisor.revisions.of(0).spec.extra_args == ()
+    assert cluster.supervisor.revisions.of(1).spec.extra_args == ("--seed", "1")
 
 
 @pytest.mark.parametrize(("settings", "body"), [({"rolling_spare": False}, {}), ({}, {"spare": False}),
@@ -239,14 +239,14 @@ async def test_a_cluster_that_is_ending_is_not_changed(cluster: Cluster) -> None
 
 async def test_plans_outlive_the_supervisor(cluster: Cluster) -> None:
     await cluster.apply(settings={"engine_args": ["--seed", "1"], "drain_timeout": 3})
-    kept = cluster.supervisor.plans.durable()
-    later = Plans(cluster.supervisor.plan)
+    kept = cluster.supervisor.revisions.durable()
+    later = Revisions(cluster.supervisor.plan)
     later.restore(kept["plans"])
     assert (later.number, later.of(0).spec.extra_args, later.of(1)) == (1, (), cluster.supervisor.plan)
     assert later.before == {"engine_args": [], "drain_timeout": 30.0}
     later.forget({1})
     assert later.of(0) is cluster.supervisor.plan, "nobody runs by it any more"
-    empty = Plans(cluster.supervisor.plan)
+    empty = Revisions(cluster.supervisor.plan)
     empty.restore(None)
     assert empty.number == 0
 

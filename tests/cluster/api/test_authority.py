@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.api import authority
-from cluster.api.handlers import Refused
 from cluster.deployment.setting_changes import EFFECTS
+from cluster.errors import Refused
 from config.principal import Principal, Scope, owner
 
 ADMIN = Principal("a", frozenset({Scope.ADMIN}))

@@ -35,7 +35,7 @@ async def socket(tmp_path: Path) -> AsyncIterator[Path]:
         return change()
 
     faked: Any = supervisor
-    faked.command, faked.saver = command, SimpleNamespace(check=lambda: None)
+    faked.command, faked.write_behind = command, SimpleNamespace(check=lambda: None)
     faked.snapshot = lambda: {"instances": {}}
     runner = await control.serve(supervisor, supervisor.state)
     yield supervisor.state.control

@@ -12,15 +12,15 @@ import pytest
 
 from cluster.api import handlers as commands
 from cluster.api.apply import Apply
-from cluster.api.handlers import Refused
 from cluster.deployment import plan
+from cluster.errors import Refused
 from cluster.events import EventLog
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.instance import Instance
 from cluster.fleet.placement import Machine, Placement
 from cluster.fleet.restart import RestartPolicy
 from cluster.fleet.states import DesiredState
-from cluster.monitoring import external as attached
+from cluster.monitoring import external
 from config.link import CHANGE_BYTES
 from config.settings import load
 from fakes import Clock, rng
@@ -30,14 +30,14 @@ from worker.spec import Slot
 def _supervisor(instances: int = 2, **flags: Any) -> Any:
     checked = plan.make(load({"engine": "sim", "instances": instances, **flags}), Machine((), (0, 1), 2**34))
     events = EventLog(Clock())
-    fleet = Fleet(DesiredState(), RestartPolicy(), rng().random, events.tell)
+    fleet = Fleet(DesiredState(), RestartPolicy(), rng().random, events.emit)
     fleet.scale(instances)
     ended: list[bool] = []
     def drain_by_hand(name: str, grace: float) -> None:
         fleet.drain_by_hand(name, grace, 0.0, (1, 1), True)
 
     return SimpleNamespace(
-        plan=checked, fleet=fleet, events=events, attached=attached.parse(("http://a",), None, 1),
+        plan=checked, fleet=fleet, events=events, external=external.parse(("http://a",), None, 1),
         strategy="random", ended=ended, shut_down=ended.append, drain_by_hand=drain_by_hand,
     )
 
@@ -239,9 +239,9 @@ def test_everybody_can_be_drained_and_undrained(name: str) -> None:
     supervisor = _supervisor()
     assert _drain(supervisor, name) == {"instance_id": name, "drained": True, "grace": 30.0, "ready": 0}
     assert _drain(supervisor, name, grace=1)["grace"] == 1.0
-    assert list(supervisor.fleet.holds) == [name]
+    assert list(supervisor.fleet.cordons) == [name]
     answer = _ask(supervisor, commands.undrain, commands.Undrain, {}, name)
-    assert (answer["drained"], list(supervisor.fleet.holds)) == (False, [])
+    assert (answer["drained"], list(supervisor.fleet.cordons)) == (False, [])
     told = [event.text for event in supervisor.events.events]
     assert told == ["drain asked for, with 30 s for what runs", "no longer drained"]
 
@@ -251,7 +251,7 @@ def test_a_restart_ends_a_drain(how: dict[str, Any]) -> None:
     supervisor = _supervisor()
     _drain(supervisor, "instance_1")
     _restart(supervisor, **how)
-    assert not list(supervisor.fleet.holds)
+    assert not list(supervisor.fleet.cordons)
 
 
 def test_a_drain_is_no_reason_to_go_first_and_goes_with_its_worker() -> None:
@@ -260,7 +260,7 @@ def test_a_drain_is_no_reason_to_go_first_and_goes_with_its_worker() -> None:
     _drain(supervisor, "instance_2")
     assert _scale(supervisor, instances=2)["desired"] == 2
     assert list(supervisor.fleet.desired.instances) == ["instance_0", "instance_1"]
-    assert list(supervisor.fleet.holds) == ["instance_0"]
+    assert list(supervisor.fleet.cordons) == ["instance_0"]
 
 
 def test_a_drain_of_nobody_is_refused() -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
-from cluster.balancers.group import BalancerKeeper
+from cluster.balancers.group import BalancerGroup
 from cluster.balancers.listener import listen
 from cluster.balancers.process import BalancerProcess
 from cluster.balancers.standby import Standby, end_left
@@ -54,17 +54,17 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
     await opened.close()
 
 
-def _keeper(folder: Path, store: Store, heard: Heard, processes: int = 3, **fields: Any) -> BalancerKeeper:
+def _keeper(folder: Path, store: Store, heard: Heard, processes: int = 3, **fields: Any) -> BalancerGroup:
     state = StateDir(folder / "state")
     state.create()
     config = BalancerConfig(-1, str(state.root), "127.0.0.1", 1, 5, processes=processes)
-    return BalancerKeeper(
+    return BalancerGroup(
         state, config, store, heard.report, heard.gone, lambda who, what, **_: heard.told.append((who, what)),
         heard.wanted.append, **fields,
     )
 
 
-def _with_processes(folder: Path, store: Store, heard: Heard) -> BalancerKeeper:
+def _with_processes(folder: Path, store: Store, heard: Heard) -> BalancerGroup:
     """Three that are there, as far as the keeper can tell."""
     keeper = _keeper(folder, store, heard)
     for order, slot in enumerate(keeper.slots):
@@ -75,14 +75,14 @@ def _with_processes(folder: Path, store: Store, heard: Heard) -> BalancerKeeper:
     return keeper
 
 
-def _report(keeper: BalancerKeeper, number: int, version: tuple[int, int], **in_flight: int) -> None:
+def _report(keeper: BalancerGroup, number: int, version: tuple[int, int], **in_flight: int) -> None:
     """What `BalancerProcess._talk` does with one."""
     process = keeper.processes[number]
     process.engaged, process.version, process.in_flight = True, version, in_flight
     keeper.heard(process, {"type": "report", "used": {"poet": float(number)}})
 
 
-def _die(keeper: BalancerKeeper, number: int) -> None:
+def _die(keeper: BalancerGroup, number: int) -> None:
     process = keeper.processes[number]
     process.over, process.engaged, process.version = True, False, (0, 0)
     keeper.ended(process, -9)
@@ -163,7 +163,7 @@ def _confirmed(heard: Heard, version: tuple[int, int]) -> bool:
     return bool(heard.reports) and heard.reports[-1][0] == version
 
 
-def _pid(keeper: BalancerKeeper, number: int) -> int | None:
+def _pid(keeper: BalancerGroup, number: int) -> int | None:
     process = keeper.slots[number].current
     return process.pid if process else None
 
@@ -259,7 +259,7 @@ async def test_a_replacement_that_was_written_down_and_never_started_is_noticed(
         await keeper.stop(5.0)
 
 
-async def _serving(keeper: BalancerKeeper, count: int) -> None:
+async def _serving(keeper: BalancerGroup, count: int) -> None:
     await _until(
         lambda: [bool(slot.current and slot.current.phase is Phase.SERVING) for slot in keeper.slots] == [True] * count,
         f"{count} serve",
@@ -336,7 +336,7 @@ async def test_a_standby_takes_the_place_of_one_that_dies(tmp_path: Path, store:
         assert list((tmp_path / "state" / "run").iterdir()) == []
 
 
-async def _killed(keeper: BalancerKeeper, victims: list[int | None]) -> None:
+async def _killed(keeper: BalancerGroup, victims: list[int | None]) -> None:
     """Returns when the keeper knows."""
     for victim in victims:
         os.kill(victim or 0, signal.SIGKILL)

@@ -25,7 +25,7 @@ class Group:
         self.drain_timeout = 30.0
         self.begun: list[tuple[BalancerProcess, BalancerConfig, bool]] = []
         self.told: list[str] = []
-        self.losses: list[tuple[int, str]] = []
+        self.exit_reports: list[tuple[int, str]] = []
         self.broken = 0
         self.ready, self._standby = False, asyncio.Event()
         self.rested: list[float] = []
@@ -46,11 +46,11 @@ class Group:
         self.begun.append((process, config, warm))
         return process
 
-    def tell(self, subject: str, text: str, kind: str = "note", data: Mapping[str, Any] | None = None) -> None:
+    def emit(self, subject: str, text: str, kind: str = "note", data: Mapping[str, Any] | None = None) -> None:
         self.told.append(text)
 
     def lost(self, requests: int, how: str) -> None:
-        self.losses.append((requests, how))
+        self.exit_reports.append((requests, how))
 
     def greeting(self) -> list[bytes]:
         return []
@@ -120,7 +120,7 @@ async def test_the_old_one_goes_on_until_the_new_one_serves(slot: Slot, group: G
     await asyncio.wait_for(replacing, 5)
     assert [config.queue_timeout for _, config, _ in group.begun] == [5.0, 9.0]
     _ends(slot, old, 0)
-    assert (group.told, group.losses, slot.restarts) == ([], [], 0)
+    assert (group.told, group.exit_reports, slot.restarts) == ([], [], 0)
     _ends(slot, new)  # and whoever comes after it has the new settings
     await _begun(group, 3)
     assert (group.begun[-1][1].queue_timeout, group.begun[-1][2]) == (9.0, True)
@@ -149,7 +149,7 @@ async def test_an_old_one_that_dies_meanwhile_is_not_started_again(slot: Slot, g
     _serves(slot, new)
     await asyncio.wait_for(replacing, 5)
     assert (slot.line, slot.restarts, len(group.begun)) == ([new], 0, 2)
-    assert group.losses == [(3, "signal 9")]
+    assert group.exit_reports == [(3, "signal 9")]
     assert "with 3 requests in flight, which are lost" in group.told[0]
 
 

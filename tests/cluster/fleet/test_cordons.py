@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.fleet.cordons import Holds
+from cluster.fleet.cordons import Cordons
 from cluster.fleet.states import WorkerState
 
 V = (1, 5)
 
 
-def _held(in_flight: int | None = None, grace: float = 10.0) -> Holds:
-    holds = Holds()
+def _held(in_flight: int | None = None, grace: float = 10.0) -> Cordons:
+    holds = Cordons()
     holds.begin("a", grace, 100.0, V, in_flight)
     return holds
 

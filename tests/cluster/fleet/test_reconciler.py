@@ -394,10 +394,10 @@ class World:
 
     def ready(self) -> set[str]:
         """Who is in rotation, whether it is wanted or not."""
-        return {i.id for i in self.fleet.instances.values() if i.state is S.READY and i.id not in self.fleet.holds}
+        return {i.id for i in self.fleet.instances.values() if i.state is S.READY and i.id not in self.fleet.cordons}
 
     def _takes_down(self, name: str) -> bool:
-        serving = self.instance(name).state in (S.READY, S.UNHEALTHY) and name not in self.fleet.holds
+        serving = self.instance(name).state in (S.READY, S.UNHEALTHY) and name not in self.fleet.cordons
         return name in self.wanted and serving
 
     def _perform(self, action: Action) -> None:
@@ -412,7 +412,7 @@ class World:
                 self.bodies[name] = Body()
             case Dismiss(id=name):
                 assert name in self.fleet.desired.spares
-                assert set(self.fleet.desired.instances) <= self.ready() | set(self.fleet.holds)
+                assert set(self.fleet.desired.instances) <= self.ready() | set(self.fleet.cordons)
                 self.fleet.dismiss_spare()
             case Start(id=name, fresh=fresh, keep=keep):
                 self._start(self.instance(name), fresh, keep)
@@ -625,7 +625,7 @@ class Life(RuleBasedStateMachine):
         for instance in self.world.fleet.instances.values():
             want = self.world.wanted[instance.id]
             # A rolling restart stops at a worker that has failed: going on would leave fewer than N-1.
-            assert instance.generation >= want.generation or ((failed or self.world.fleet.holds) and want.rolling)
+            assert instance.generation >= want.generation or ((failed or self.world.fleet.cordons) and want.rolling)
 
 
 TestLife = Life.TestCase

@@ -19,11 +19,11 @@ from cluster.fleet.fleet import Fleet
 from cluster.fleet.instance import Instance
 from cluster.fleet.restart import Backoff, RestartPolicy
 from cluster.fleet.states import DesiredState, WorkerState
-from cluster.monitoring import external as attached
+from cluster.monitoring import external
 from cluster.monitoring.ejection_limit import Stalls, may_take_out
-from cluster.monitoring.external import Attached
+from cluster.monitoring.external import ExternalBackend
 from cluster.monitoring.hang_detector import Verdict, Work
-from cluster.monitoring.recovery_times import Recovery
+from cluster.monitoring.recovery_times import RecoveryTimes
 from fakes import Clock, rng, soon
 from worker.probe import Readiness, Target
 from worker.sim.metrics import Metrics
@@ -58,8 +58,8 @@ class Control:
         self.told: list[tuple[str, str]] = []
         tell = lambda name, text, **_: self.told.append((name, text))  # noqa: E731
         self.fleet = Fleet(DesiredState(), RestartPolicy(Backoff()), rng().random, tell)
-        self.events, self.recovery = SimpleNamespace(tell=tell), Recovery()
-        self.attached = attached.parse(urls, None, 1)
+        self.events, self.recovery = SimpleNamespace(emit=tell), RecoveryTimes()
+        self.external = external.parse(urls, None, 1)
         settings = SimpleNamespace(stall_timeout=STALL, canary_interval=0.2)
         self.plan = SimpleNamespace(settings=settings, spec=SimpleNamespace(served_names=("demo",)))
         self.load = (0, 0, 0)
@@ -68,8 +68,8 @@ class Control:
         self.stalls = Stalls(self)  # type: ignore[arg-type]
         for number in range(count):
             self.instance(number)
-        for server in self.attached:
-            server.may_take_out, server.tell = self.stalls.admits, tell
+        for server in self.external:
+            server.may_take_out, server.emit = self.stalls.admits, tell
             server.ready(Readiness(({"id": "demo", "max_model_len": 2048},)))
         self.told.clear()
 
@@ -182,7 +182,7 @@ def test_what_was_detected_is_counted_by_cause() -> None:
 
 def test_a_foreign_server_is_out_until_it_goes_on() -> None:
     control = Control(0, ("http://a:1", "http://b:1"))
-    one, other = control.attached
+    one, other = control.external
     one.hung("hung: no token for 2.0 s")
     assert (one.state, one.slow, one.reason) == (S.UNHEALTHY, True, "hung: no token for 2.0 s")
     assert not control.stalls.admits(other, "hung")
@@ -193,7 +193,7 @@ def test_a_foreign_server_is_out_until_it_goes_on() -> None:
 
 
 def test_one_that_fails_its_probes_is_not_back_because_it_moves() -> None:
-    (server,) = Control(0, ("http://a:1",)).attached
+    (server,) = Control(0, ("http://a:1",)).external
     server.hung("hung: no token for 2.0 s")
     server.unhealthy("/v1/models: 500", lost=False)
     server.going()
@@ -204,9 +204,9 @@ def test_one_that_fails_its_probes_is_not_back_because_it_moves() -> None:
 
 def test_slow_probes_of_all_foreign_servers_leave_half() -> None:
     control = Control(0, ("http://a:1", "http://b:1"))
-    for server in control.attached * 2:
+    for server in control.external * 2:
         server.unhealthy("/v1/models: no answer in 5 s", lost=False, slow=True)
-    assert [server.state for server in control.attached] == [S.UNHEALTHY, S.READY]
+    assert [server.state for server in control.external] == [S.UNHEALTHY, S.READY]
 
 
 # watched
@@ -260,7 +260,7 @@ async def watching(control: Control, engine: Engine, member: Any) -> AsyncIterat
     control.now = asyncio.get_running_loop().time
     async with aiohttp.ClientSession() as session:
         target = Target(session, str(engine.server.make_url("")).rstrip("/"))
-        watch = control.stalls.attend if isinstance(member, Attached) else control.stalls.watch
+        watch = control.stalls.attend if isinstance(member, ExternalBackend) else control.stalls.watch
         task = asyncio.create_task(watch(member, target), name="watch")  # type: ignore[arg-type]
         try:
             yield
@@ -328,7 +328,7 @@ async def test_only_an_error_of_the_engine_is_one(engine: Engine, status: int, h
 
 async def test_a_foreign_server_is_taken_out_and_comes_back_when_it_moves(engine: Engine) -> None:
     control = Control(0, ("http://a:1", "http://b:1"))
-    server = control.attached[0]
+    server = control.external[0]
     engine.running(1)
     async with watching(control, engine, server):
         await soon(lambda: server.state is S.UNHEALTHY)
@@ -340,9 +340,9 @@ async def test_a_foreign_server_is_taken_out_and_comes_back_when_it_moves(engine
 async def test_a_foreign_server_that_tells_nothing_is_only_probed(engine: Engine) -> None:
     control = Control(0, ("http://a:1",))
     engine.tells, control.load = False, (4, 4, 100)
-    async with watching(control, engine, control.attached[0]):
+    async with watching(control, engine, control.external[0]):
         await soon(lambda: len(engine.queries) > 3 * STALL / 0.05)
-    assert (control.attached[0].state, engine.asked) == (S.READY, 0)
+    assert (control.external[0].state, engine.asked) == (S.READY, 0)
 
 
 async def test_a_worker_that_starts_is_not_looked_at(engine: Engine) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from cluster.events import Event
 from cluster.storage.store import NotSaved, Store
-from cluster.storage.write_behind import HEADROOM, Saver
+from cluster.storage.write_behind import HEADROOM, WriteBehind
 from config import files
 from fakes import Clock
 from worker import run_file
@@ -30,8 +30,9 @@ class Disk:
     clock: Clock = field(default_factory=Clock)
     pages: int = 0
 
-    def saver(self) -> Saver:
-        return Saver(self.store, lambda subject, text, **_: self.told.append(text), self.clock, lambda path: self.free)
+    def saver(self) -> WriteBehind:
+        emit = lambda subject, text, **_: self.told.append(text)  # noqa: E731
+        return WriteBehind(self.store, emit, self.clock, lambda path: self.free)
 
     def full(self, yes: bool) -> None:
         """SQLite itself says so: no page more than there are. Nobody else uses the connection just now."""

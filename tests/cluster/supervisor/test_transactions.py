@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from cluster.deployment import plan
-from cluster.deployment.revisions import Plans
+from cluster.deployment.revisions import Revisions
 from cluster.events import EventLog
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.restart import RestartPolicy
 from cluster.fleet.states import DesiredState
 from cluster.storage.store import NotSaved, Store
-from cluster.storage.write_behind import Saver
-from cluster.supervisor.transactions import Wishes
+from cluster.storage.write_behind import WriteBehind
+from cluster.supervisor.transactions import Transactions
 from config.paths import StateDir
 from config.settings import load
 from fakes import Clock, rng
@@ -31,22 +31,22 @@ class Supervisor:
         clock = Clock()
         self.state, self.store, self.clock = state, store, clock
         self.events = EventLog(clock)
-        self.fleet = Fleet(DesiredState(), RestartPolicy(), rng().random, self.events.tell)
+        self.fleet = Fleet(DesiredState(), RestartPolicy(), rng().random, self.events.emit)
         self.strategy = "random"
-        self.plans = Plans(plan.make(load({"engine": "sim"})))
-        self.saver = Saver(store, self.events.tell, clock, lambda path: 1 << 30)
-        self.wishes = Wishes(self)  # type: ignore[arg-type]
+        self.revisions = Revisions(plan.make(load({"engine": "sim"})))
+        self.write_behind = WriteBehind(store, self.events.emit, clock, lambda path: 1 << 30)
+        self.transactions = Transactions(self)  # type: ignore[arg-type]
         self.fleet.scale(1)
-        self.wishes.known()
+        self.transactions.known()
 
     def ask(self, change: Callable[[], Any]) -> asyncio.Future[Any]:
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.wishes.carry_out(change, done)
+        self.transactions.carry_out(change, done)
         return done
 
     def scale(self, count: int) -> int:
         self.fleet.scale(count)
-        self.events.tell("cluster", f"scale to {count}")
+        self.events.emit("cluster", f"scale to {count}")
         return count
 
     def hold(self) -> None:
@@ -54,7 +54,7 @@ class Supervisor:
 
     def set_weight(self, weight: int) -> None:
         self.fleet.weights["instance_0"] = weight
-        self.events.tell("instance_0", f"weight {weight}")
+        self.events.emit("instance_0", f"weight {weight}")
 
     def read_only(self, yes: bool) -> None:
         self.store._connection.execute(f"PRAGMA query_only = {int(yes)}")
@@ -76,11 +76,11 @@ async def supervisor(tmp_path: Path) -> AsyncIterator[Supervisor]:
 async def test_a_change_is_stored_then_told_then_answered(supervisor: Supervisor) -> None:
     done = supervisor.ask(lambda: supervisor.scale(3))
     assert supervisor.told == [] and not done.done()
-    await supervisor.wishes.keep()
+    await supervisor.transactions.keep()
     assert len((await supervisor.store.get("desired"))["instances"]) == 3
     assert supervisor.told == ["scale to 3"] and not done.done()
     assert sorted(path.name for path in supervisor.state.runs.iterdir()) == [f"instance_{n}" for n in range(3)]
-    supervisor.wishes.answer()
+    supervisor.transactions.answer()
     assert await done == 3
 
 
@@ -88,22 +88,22 @@ async def test_what_cannot_be_stored_was_never_wanted(supervisor: Supervisor) ->
     supervisor.read_only(True)
     changes = [supervisor.ask(lambda: supervisor.scale(3)), supervisor.ask(lambda: supervisor.set_weight(7))]
     look = supervisor.ask(lambda: "seen")
-    await supervisor.wishes.keep()
+    await supervisor.transactions.keep()
     for change in changes:
         with pytest.raises(NotSaved, match="nothing was changed"):
             await change
     assert (len(supervisor.fleet.desired.instances), supervisor.fleet.weights) == (1, {})
     assert supervisor.told == []
-    supervisor.wishes.answer()
+    supervisor.transactions.answer()
     assert await look == "seen", "what changes nothing needs no room"
     supervisor.read_only(False)
     supervisor.clock.advance(5)
-    await supervisor.saver.flush()
+    await supervisor.write_behind.flush()
     assert len((await supervisor.store.get("desired"))["instances"]) == 1
-    await supervisor.wishes.keep()
+    await supervisor.transactions.keep()
     done = supervisor.ask(lambda: supervisor.set_weight(7))
-    await supervisor.wishes.keep()
-    supervisor.wishes.answer()
+    await supervisor.transactions.keep()
+    supervisor.transactions.answer()
     await done
     assert (await supervisor.store.get("desired"))["weights"] == {"instance_0": 7}
 
@@ -117,7 +117,7 @@ async def test_a_worker_without_room_for_its_run_file_is_not_wanted(
 
     monkeypatch.setattr("worker.run_file.prepare", full)
     change = supervisor.ask(lambda: supervisor.scale(2))
-    await supervisor.wishes.keep()
+    await supervisor.transactions.keep()
     with pytest.raises(NotSaved, match="No space left"):
         await change
     assert len(supervisor.fleet.desired.instances) == 1 and not list(supervisor.state.runs.iterdir())
@@ -127,7 +127,7 @@ async def test_a_shutdown_meanwhile_is_not_taken_back(supervisor: Supervisor) ->
     supervisor.read_only(True)
     change = supervisor.ask(lambda: supervisor.scale(2))
     supervisor.fleet.shut_down()
-    await supervisor.wishes.keep()
+    await supervisor.transactions.keep()
     with pytest.raises(NotSaved):
         await change
     assert supervisor.fleet.desired.shutting_down

@@ -15,7 +15,7 @@ from cluster.fleet.fleet import Fleet
 from cluster.fleet.instance import Instance
 from cluster.fleet.restart import Backoff, RestartPolicy
 from cluster.fleet.states import DesiredState, WorkerState
-from cluster.supervisor.workers import Watchers
+from cluster.supervisor.workers import WorkerMonitors
 from fakes import Clock, FakeHandle, rng, soon
 from worker.spec import ProcessId, Slot
 
@@ -23,7 +23,7 @@ from worker.spec import ProcessId, Slot
 async def test_a_sweep_says_nothing_of_a_worker_that_was_started_since() -> None:
     fleet = Fleet(DesiredState(), RestartPolicy(Backoff()), rng().random, lambda name, text: None)
     events: list[Callable[[], None]] = []
-    watchers = Watchers(SimpleNamespace(fleet=fleet, post=events.append, now=lambda: 0.0))  # type: ignore[arg-type]
+    watchers = WorkerMonitors(SimpleNamespace(fleet=fleet, post=events.append, now=lambda: 0.0))  # type: ignore[arg-type]
     old, new = FakeHandle(ProcessId(100, 1)), FakeHandle(ProcessId(200, 1))
     old.alive = False
     instance = Instance("instance_0", Slot(), state=WorkerState.BACKOFF, tree_empty=False, swept=old, last_exit={})
@@ -54,7 +54,7 @@ def supervisor() -> Any:
 
 async def _ending(supervisor: Any) -> tuple[FakeHandle, asyncio.Task[None]]:
     handle = FakeHandle(ProcessId(1, 1))
-    task = asyncio.create_task(Watchers(supervisor).end_after_word(handle, (1, 5)), name="end")
+    task = asyncio.create_task(WorkerMonitors(supervisor).end_after_word(handle, (1, 5)), name="end")
     await asyncio.sleep(0)
     return handle, task
 
