@@ -6,9 +6,11 @@ import asyncio
 import logging
 import signal
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from aiohttp import web
@@ -37,6 +39,12 @@ from lb.control.peers import Siblings
 from lb.downstream.connection import ClientConnection
 from lb.downstream.cors import Cors
 from lb.downstream.server import Front
+from lb.forwarding.accounting import Accounting
+from lb.forwarding.collaborators import Collaborators, Settings
+from lb.forwarding.poison import PoisonRules
+from lb.forwarding.response_finder import ResponseFinder
+from lb.forwarding.resume.build import Builds
+from lb.forwarding.retry_budget import RetryBudget
 from lb.limits import most_connections
 from lb.protocol.errors import ProxyError, error_body
 from lb.protocol.http1.request import RequestHead
@@ -45,9 +53,11 @@ from lb.records.loss_report import Outcomes
 from lb.records.observers import Observers
 from lb.routing.notifier import Changes
 from lb.routing.pool import Pool
-from lb.routing.router import Proxy
+from lb.routing.response_owners import Affinity
+from lb.routing.router import Router
 from lb.telemetry.metrics import Metrics
 from lb.telemetry.shared_counters import Counters
+from lb.upstream.client import WorkerClient
 from lb.upstream.connections import Upstream
 from lb.upstream.headers import FORWARDED, Trusted
 
@@ -104,7 +114,7 @@ class Balancer:
 
     pool: Pool
     counters: Counters
-    proxy: Proxy
+    shared: Collaborators
     link: Link
     siblings: Siblings
     admin: Admin
@@ -147,7 +157,8 @@ class Balancer:
         await self.runner.cleanup()
         await self.link.close()
         await self.admin.close()
-        await self.proxy.close()
+        await self.shared.tasks.close()
+        self.shared.upstream.close()
         await self.siblings.close()
         await asyncio.to_thread(self.observers.close)
         self.counters.close()
@@ -168,19 +179,26 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
     why = Why(observers.journal, lambda: front.under_way(), siblings)
     series = metrics.registry.pieces
     link = Link(pool, listener, link_path, counters.recently_used, series, outcomes, events, why.told)
-    proxy = Proxy(
-        pool, upstream, counters, metrics, changes, queue_timeout=config.queue_timeout, want=link.want,
-        trusted=Trusted(config.trusted_proxies), strategy=StrategyReader(state.strategy).current,
-        resume=config.resume, migration_limit=config.migration_limit, stall_timeout=config.stall_timeout,
-        first_byte_timeout=config.first_byte_timeout, outcomes=outcomes, journal=observers.journal,
-        forwarded_headers=FORWARDED | {name.encode() for name in config.forward_headers},
-    )
+    clock, client, owners_of = time.monotonic, WorkerClient(upstream), Affinity()
+    router = Router(
+        pool, changes, metrics.queued, queue_timeout=config.queue_timeout, want=link.want,
+        strategy=StrategyReader(state.strategy).current, clock=clock, random=Random(),
+    )  # fmt: skip
+    shared = Collaborators(
+        _settings(config), pool, router, upstream, client,
+        Accounting(pool, counters, metrics, owners_of, outcomes, observers.journal, clock),
+        metrics, observers.journal, outcomes, ResponseFinder(pool, owners_of, client),
+        PoisonRules(pool, changes, metrics.poisonous, clock), RetryBudget(), Builds(), Tasks(), clock,
+    )  # fmt: skip
     metrics.read(
         "clusterctl_access_log_dropped_total", "Lines of the access log that were not written", (),
         lambda: [((), float(observers.dropped()))],
     )
     credentials = Credentials(config.admin_key, state)
-    admin = Admin(pool, link, counters, metrics, proxy, siblings, state, why, UiSessions(credentials), events)
+    admin = Admin(
+        pool, link, counters, metrics, lambda: router.strategy, client, siblings, state, why, UiSessions(credentials),
+        events,
+    )  # fmt: skip
     app = web.Application(middlewares=[_errors(metrics)], client_max_size=CHANGE_BYTES)
     admin.add_routes(app.router)
     runner = web.AppRunner(
@@ -191,8 +209,16 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
     given = config.cors
     cors = None if given is None else Cors(given.origins, given.methods, given.headers, given.credentials)
     inner = InnerEndpoint(lambda: _server(runner)())
-    front = Front(proxy, inner, _check(guard), _admission(config), frozenset(config.extra_routes), cors)
-    return Balancer(pool, counters, proxy, link, siblings, admin, runner, front, observers)
+    front = Front(shared, inner, _check(guard), _admission(config), frozenset(config.extra_routes), cors)
+    return Balancer(pool, counters, shared, link, siblings, admin, runner, front, observers)
+
+
+def _settings(config: BalancerConfig) -> Settings:
+    return Settings(
+        config.queue_timeout, Trusted(config.trusted_proxies), config.resume, config.migration_limit,
+        config.stall_timeout, config.first_byte_timeout,
+        FORWARDED | {name.encode() for name in config.forward_headers},
+    )  # fmt: skip
 
 
 def _admission(config: BalancerConfig) -> Admission:

@@ -34,12 +34,12 @@ from lb.control.link import Link
 from lb.control.peers import Siblings
 from lb.protocol.errors import AttemptFailed, ProxyError, Source
 from lb.routing.pool import Pool
-from lb.routing.router import Proxy
 from lb.telemetry import exposition
 from lb.telemetry.cooperative import in_turns
 from lb.telemetry.metrics import Metrics
 from lb.telemetry.recorder import Recorder
 from lb.telemetry.shared_counters import ADAPTER, Counters
+from lb.upstream.client import WorkerClient
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -58,11 +58,12 @@ _YES_OR_NO = {"0": False, "false": False, "1": True, "true": True}
 
 class Admin:
     def __init__(
-        self, pool: Pool, link: Link, counters: Counters, metrics: Metrics, proxy: Proxy, siblings: Siblings,
-        state: StateDir, why: Why, sessions: UiSessions, events: EventFeed | None = None,
+        self, pool: Pool, link: Link, counters: Counters, metrics: Metrics, strategy: Callable[[], str],
+        client: WorkerClient, siblings: Siblings, state: StateDir, why: Why, sessions: UiSessions,
+        events: EventFeed | None = None,
     ) -> None:
         self._pool, self._link, self._counters = pool, link, counters
-        self._metrics, self._proxy, self._siblings = metrics, proxy, siblings
+        self._metrics, self._strategy, self._client, self._siblings = metrics, strategy, client, siblings
         self._state, self._sessions = state, sessions
         self.events, self.why = events or EventFeed(), why
         self.recorder = Recorder(state.root, counters, metrics, self._tokens_made)
@@ -134,7 +135,7 @@ class Admin:
 
     async def _render_metrics(self, _: web.Request) -> web.Response:
         backends = [b for b in self._pool.backends.values() if b.keeps_running()]
-        scrapes = (self._proxy.get(b, "/metrics", _SCRAPE_S) for b in backends)
+        scrapes = (self._client.get(b.spec, "/metrics", _SCRAPE_S) for b in backends)
         others, answers = await asyncio.gather(
             self._siblings.expositions(), asyncio.gather(*scrapes, return_exceptions=True)
         )
@@ -183,7 +184,7 @@ class Admin:
             "is_running": bool(self._ready()),
             "total_instances": seen.get("total_instances", 0),
             "running_instances": running,
-            "load_balancer_strategy": self._proxy.strategy,
+            "load_balancer_strategy": self._strategy(),
             "engine": seen.get("engine"),
             "model": seen.get("model"),
             "min_instances": seen.get("min_instances"),

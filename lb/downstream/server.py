@@ -16,6 +16,7 @@ from lb.admin.bridge import InnerEndpoint, InnerExchange
 from lb.admission.allowance import Admission
 from lb.downstream.connection import ClientConnection
 from lb.downstream.cors import Cors, Grant
+from lb.forwarding.collaborators import Collaborators
 from lb.forwarding.exchange import Exchange as WorkerExchange
 from lb.protocol import body, routes
 from lb.protocol.errors import ProxyError
@@ -23,7 +24,6 @@ from lb.protocol.http1.request import RequestHead
 from lb.protocol.messages import Exchange, Request
 from lb.protocol.routes import Route
 from lb.records.decision_log import Row
-from lb.routing.router import Proxy
 from lb.telemetry.cooperative import in_turns
 from lb.upstream import headers
 
@@ -58,13 +58,13 @@ class Front:
     raises ProxyError for who may not."""
 
     def __init__(
-        self, proxy: Proxy, inner: InnerEndpoint, guard: Callable[[RequestHead, ClientConnection], Principal],
+        self, parts: Collaborators, inner: InnerEndpoint, guard: Callable[[RequestHead, ClientConnection], Principal],
         admission: Admission, routes_too: frozenset[str] = frozenset(), cors: Cors | None = None,
     ) -> None:
         self.admission, self.closing, self._cors = admission, False, cors
         #: Those that are one too many and may say what they want, the oldest first.
         self._reserve: dict[ClientConnection, None] = {}
-        self._proxy, self._inner, self._guard, self._routes_too = proxy, inner, guard, routes_too
+        self._parts, self._inner, self._guard, self._routes_too = parts, inner, guard, routes_too
         #: Ids of requests: one run of a balancer, numbered.
         self._run, self._number = f"{random.getrandbits(64):016x}", 0
         self._connections: set[ClientConnection] = set()
@@ -147,7 +147,7 @@ class Front:
         return route is not None and route.ours
 
     def slow_reader(self, connection: ClientConnection) -> None:
-        self._proxy.metrics.slow_reader()
+        self._parts.metrics.slow_reader()
         log.info("a client at %s does not read its answer: cut off", connection.peer)
 
     def closed(self, connection: ClientConnection) -> None:
@@ -190,8 +190,8 @@ class Front:
     def exchange(self, client: ClientConnection, request: Request) -> Exchange:
         route: Route = request.head.notes[Route]
         if route.ours:
-            return InnerExchange(self._inner, self._proxy.upstream, self._proxy.tasks, client, request)
-        return WorkerExchange(self._proxy, client, request, route)
+            return InnerExchange(self._inner, self._parts.upstream, self._parts.tasks, client, request)
+        return WorkerExchange(self._parts, client, request, route)
 
     def scan(self, head: RequestHead) -> body.Scan | None:
         route: Route = head.notes[Route]
@@ -203,11 +203,11 @@ class Front:
         return scan.names.name is not None or scan.silent
 
     def refused(self, error: ProxyError, connection: ClientConnection, id: str) -> None:
-        self._proxy.metrics.refused(str(error.source), error.status)
+        self._parts.metrics.refused(str(error.source), error.status)
         exchange = connection.exchange
         routed = isinstance(exchange, WorkerExchange)
         if not (isinstance(exchange, WorkerExchange) and exchange.over):  # else it has told the journal itself
-            self._proxy.journal.refused(error, connection.request, id, routed, self._proxy.clock())
+            self._parts.journal.refused(error, connection.request, id, routed, self._parts.clock())
 
     def under_way(self) -> list[Row]:
         """How the requests were routed that are being answered, or wait for a worker; the oldest first."""
@@ -230,7 +230,7 @@ class Front:
         while True:
             await asyncio.sleep(_SWEEP_S)
             await in_turns(self._look_at(list(self._connections)))
-            self._proxy.upstream.sweep()
+            self._parts.upstream.sweep()
 
     def _look_at(self, connections: Sequence[ClientConnection]) -> Generator[None, None, None]:
         for connection in connections:

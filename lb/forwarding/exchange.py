@@ -15,6 +15,7 @@ from typing import ParamSpec
 from config.logs import fields
 from lb.downstream.connection import ClientConnection
 from lb.forwarding import answers, failure_policy
+from lb.forwarding.collaborators import Collaborators
 from lb.forwarding.failover import Recovery
 from lb.forwarding.failure_policy import Failure
 from lb.forwarding.relay import Relay, Relayed, Verdict
@@ -32,7 +33,7 @@ from lb.protocol.messages import Request
 from lb.protocol.routes import Route
 from lb.records.decision_log import Row, Step
 from lb.routing.backend import Backend, Lease
-from lb.routing.router import Pinned, Proxy
+from lb.routing.router import Pinned
 from lb.routing.strategies.base import RequestInfo
 from lb.telemetry.model_metrics import Meter
 from lb.upstream import headers
@@ -75,14 +76,14 @@ class Exchange(Relayed):
     _flowing = 0.0  # since when the client has taken everything
     _again = _over = _websocket = False
 
-    def __init__(self, proxy: Proxy, client: ClientConnection, request: Request, route: Route) -> None:
-        self._proxy, self._client, self._request, self._route = proxy, client, request, route
+    def __init__(self, parts: Collaborators, client: ClientConnection, request: Request, route: Route) -> None:
+        self._parts, self._client, self._request, self._route = parts, client, request, route
 
     # from the client
 
     def start(self) -> None:
         """Raises ProxyError for what no worker is asked."""
-        proxy, request = self._proxy, self._request
+        parts, request = self._parts, self._request
         head, route = request.head, self._route
         upload = request.upload
         self._generation = route.generation and (upload is None or upload.kept)
@@ -91,29 +92,29 @@ class Exchange(Relayed):
         facts = request.facts or request_body.facts(
             request.body, head.content_type, previous=route.path == routes.RESPONSES
         )
-        pool, model = proxy.pool, facts.model
+        pool, model = parts.pool, facts.model
         if route.path == routes.INVOCATIONS:
             if (model := self._canonical(sagemaker.model(head, model), model)) is not None:
                 self._field = sagemaker.field(model)
         elif model is not None and ":" in model:
             model = self._canonical(model, model)
         if not pool.knows(model):
-            raise proxy.unknown(model)
-        self._info, self._came = RequestInfo(model, route.path, None, request.id), proxy.clock()
-        self._meter = proxy.metrics.models.begin(model)
-        proxy.budget.request(self._came)
+            raise parts.router.unknown(model)
+        self._info, self._came = RequestInfo(model, route.path, None, request.id), parts.clock()
+        self._meter = parts.metrics.models.begin(model)
+        parts.budget.request(self._came)
         if facts.stream and route.path in _STREAMS and upload is None and request_body.is_light(request.body):
             self._read_along(chat=route.path != _STREAMS[0])
         if pool.registered:
-            proxy.touch(model)
+            parts.accounting.touch(model)
         try:
             wanted = facts.previous if route.path == routes.RESPONSES else route.response
             if wanted is None:
                 self._next()
                 return
             check_response(wanted)
-            if (owner := proxy.affinity.owner(wanted)) is not None:
-                self._pin(proxy.still_there(wanted, owner))
+            if (owner := parts.responses.known(wanted)) is not None:
+                self._pin(owner)
             else:
                 self._task = self._start("find a response's worker", self._find, wanted)
         except ProxyError as error:
@@ -122,7 +123,7 @@ class Exchange(Relayed):
 
     def _canonical(self, model: str | None, in_body: str | None) -> str | None:
         """The plain name of ``model``, which is the one that counts. A body that names another is made to name it."""
-        model = self._proxy.pool.canonical(model)
+        model = self._parts.pool.canonical(model)
         if model is not None and in_body is not None and model != in_body:
             self._request.rename(model)
         return model
@@ -131,8 +132,8 @@ class Exchange(Relayed):
         """A stream: what comes of it is written down, so that another worker can go on with it."""
         request, meter = self._request, self._meter
         assert meter is not None
-        wanted = asked.read(request.body, chat=chat, resume=self._proxy.resume)
-        self._script = script = Script(wanted, request.body, meter, self._proxy.builds.of(self._info.model))
+        wanted = asked.read(request.body, chat=chat, resume=self._parts.settings.resume)
+        self._script = script = Script(wanted, request.body, meter, self._parts.builds.of(self._info.model))
         self._body, meter.tokens, meter.exact = wanted.body, script.count, wanted.ids
 
     def client_gone(self) -> None:
@@ -161,7 +162,7 @@ class Exchange(Relayed):
             self._client.refuse(ProxyError(503, reason, source=Source.INTERNAL, retry_after=1))
 
     def client_writable(self, writable: bool) -> None:
-        self._flowing = self._proxy.clock()
+        self._flowing = self._parts.clock()
         super().client_writable(writable)
 
     def check(self, now: float) -> None:
@@ -176,22 +177,22 @@ class Exchange(Relayed):
         if script is None or not script.made_here:
             return  # a worker that has not begun yet may have a long prompt to read, or others before it
         still = now - max(meter.last, self._began, self._flowing)
-        limit = self._proxy.migration_limit
-        if still <= self._proxy.stall_timeout or self._client.full or script.finished or script.moves >= limit:
+        limit = self._parts.settings.migration_limit
+        if still <= self._parts.settings.stall_timeout or self._client.full or script.finished or script.moves >= limit:
             return
-        if not self._proxy.pool.candidates(self._info.model, {backend.id}, now, self._info.root) or script.hindrance():
+        if not self._parts.pool.candidates(self._info.model, {backend.id}, now, self._info.root) or script.hindrance():
             return  # its worker may be hung: the supervisor will tell
         relay.drop()
-        self._proxy.metrics.stalled(backend.id)
+        self._parts.metrics.stalled(backend.id)
         self._failed(AttemptFailed(f"no token for {still:.1f} s", Failure.STALLED))
 
     def _check_silence(self, relay: Relay, backend: Backend, now: float) -> None:
         """Only of a stream: the head of one comes at once, while the prompt is still waiting to be read. That of any
         other answer comes with its last token."""
-        timeout, silent, script = self._proxy.first_byte_timeout, now - self._began, self._script
+        timeout, silent, script = self._parts.settings.first_byte_timeout, now - self._began, self._script
         if not timeout or silent <= timeout or not self._is_stream:
             return
-        moves = script is not None and script.moves < self._proxy.migration_limit and not script.hindrance()
+        moves = script is not None and script.moves < self._parts.settings.migration_limit and not script.hindrance()
         may_go = moves if self._broken is not None else self._may_be_repeated and not relay.taken
         if not may_go or not self._others(backend, now):
             return  # better late than never
@@ -226,7 +227,7 @@ class Exchange(Relayed):
     def _others(self, backend: Backend, now: float) -> bool:
         """Whether there is a worker that has not failed at it, but for ``backend``."""
         excluded = self._excluded | {backend.id}
-        return bool(self._proxy.pool.candidates(self._info.model, excluded, now, self._info.root))
+        return bool(self._parts.pool.candidates(self._info.model, excluded, now, self._info.root))
 
     # choose
 
@@ -236,7 +237,7 @@ class Exchange(Relayed):
 
     def _next(self, avoided: frozenset[str] = frozenset()) -> None:
         """An attempt on whoever is free, or wait for one. Raises ProxyError."""
-        backend = self._proxy.choose(self._info, self._excluded | avoided, self._pinned)
+        backend = self._parts.router.choose(self._info, self._excluded | avoided, self._pinned)
         if backend is None:
             self._task = self._start("wait for a worker", self._wait)
         else:
@@ -244,7 +245,7 @@ class Exchange(Relayed):
 
     async def _wait(self) -> None:
         try:
-            backend = await self._proxy.wait(self._info, self._excluded, self._pinned, self._came)
+            backend = await self._parts.router.wait(self._info, self._excluded, self._pinned, self._came)
         except ProxyError as error:
             self._refuse(error)
         else:
@@ -254,7 +255,7 @@ class Exchange(Relayed):
     async def _find(self, response: str) -> None:
         """No balancer of this run has made that response; a worker may still know it."""
         try:
-            pinned = await self._proxy.find(response)
+            pinned = await self._parts.responses.search(response)
         except ProxyError as error:
             self._refuse(error)
             return
@@ -278,28 +279,28 @@ class Exchange(Relayed):
                 message = "internal error of the balancer; its log has it"
                 self._refuse(ProxyError(500, message, source=Source.INTERNAL))
 
-        return self._proxy.tasks.start(guarded(), name)
+        return self._parts.tasks.start(guarded(), name)
 
     # attempt
 
     def _attempt(self, backend: Backend) -> None:
-        proxy = self._proxy
-        self._backend, self._began = backend, proxy.clock()
+        parts = self._parts
+        self._backend, self._began = backend, parts.clock()
         retries = 0 if self._recovery is None else self._recovery.retries
-        self._again = self._generation and retries < proxy.migration_limit and self._pinned is None
+        self._again = self._generation and retries < parts.settings.migration_limit and self._pinned is None
         self._lease = backend.lease(self._evicted, self)
         if self._recovery is not None:
             self._recovery.enter(backend)
         if self._script is not None and self._root is None:
             self._root = backend.root(self._info.model)
-        connection = proxy.upstream.idle(backend.endpoint or self._endpoint(backend))
+        connection = parts.upstream.idle(backend.endpoint or self._endpoint(backend))
         if connection is not None:
             self._send(connection)
         else:
             self._task = self._start("connect to a worker", self._connect, backend)
 
     async def _connect(self, backend: Backend) -> None:
-        upstream = self._proxy.upstream
+        upstream = self._parts.upstream
         try:
             connection = await upstream.connect(backend.endpoint or self._endpoint(backend))
         except AttemptFailed as failure:
@@ -307,15 +308,15 @@ class Exchange(Relayed):
             self._failed(failure)
         else:
             self._task = None
-            self._proxy.metrics.opened(backend.id)
+            self._parts.metrics.opened(backend.id)
             self._send(connection)
 
     def _endpoint(self, backend: Backend) -> TcpEndpoint:
-        backend.endpoint = endpoint = self._proxy.upstream.endpoint(backend.spec)
+        backend.endpoint = endpoint = self._parts.upstream.endpoint(backend.spec)
         return endpoint
 
     def _send(self, connection: WorkerConnection) -> None:
-        proxy, request, backend = self._proxy, self._request, self._backend
+        parts, request, backend = self._parts, self._request, self._backend
         assert backend is not None
         head, spec, body = request.head, backend.spec, self._body
         if self._script is None:
@@ -325,18 +326,18 @@ class Exchange(Relayed):
             if self._broken is not None:
                 relay.take_over(self._broken)
         self._relay = relay
-        forwarded = head.notes.get(headers.forwarded) or headers.forwarded(head, request.peer, proxy.trusted)
+        forwarded = head.notes.get(headers.forwarded) or headers.forwarded(head, request.peer, parts.settings.trusted)
         length = len(request.body if body is None else body) if request.upload is None else request.length
         endpoint = backend.endpoint or self._endpoint(backend)
         start = headers.to_worker(
             head, endpoint.host_field, spec.path, forwarded, request.id, spec.api_key, length, self._websocket,
-            proxy.forwarded_headers,
+            parts.settings.forwarded_headers,
         )
         if self._field:
             line = start.find(b"\r\n")
             start = start[:line] + self._field + start[line:]
-        if proxy.journal.tracer is not None:
-            start = proxy.journal.tracer.sent(self.row(), request, start)
+        if parts.journal.tracer is not None:
+            start = parts.journal.tracer.sent(self.row(), request, start)
         if self._target is not None:
             start = b"POST %b%b HTTP/1.1%b" % (spec.path.encode(), self._target, start[start.find(b"\r\n") :])
         relay.send(start, body)
@@ -361,7 +362,7 @@ class Exchange(Relayed):
             return Verdict.LOOK  # it may be the last word of an engine
         if self._is_wanted_elsewhere(head.status):
             return Verdict.REFUSE
-        pool, model = self._proxy.pool, self._info.model
+        pool, model = self._parts.pool, self._info.model
         if head.status in (400, 422) and self._script is not None and self._script.asked.ids:
             return Verdict.COLLECT
         if head.status == 404 and model in pool.registered and self._pinned is None and self._can_be_sent_again:
@@ -370,11 +371,11 @@ class Exchange(Relayed):
 
     def _is_wanted_elsewhere(self, status: int) -> bool:
         """Whether another worker is asked instead. Without one, or room to repeat it, the answer is the client's."""
-        backend, now = self._backend, self._proxy.clock()
+        backend, now = self._backend, self._parts.clock()
         assert backend is not None
         if failure_policy.of_status(status, our_key=backend.spec.api_key is not None) is None:
             return False
-        return self._may_be_repeated and self._others(backend, now) and self._proxy.budget.has_room(now)
+        return self._may_be_repeated and self._others(backend, now) and self._parts.budget.has_room(now)
 
     def on_looked(self, head: ResponseHead, body: bytes) -> AttemptFailed | None:
         """What a worker says of itself is not the client's answer: that its engine is dead, that it has not got a model
@@ -389,9 +390,9 @@ class Exchange(Relayed):
         return failure
 
     def _look_at_missing(self, body: bytes) -> AttemptFailed | None:
-        model, now = self._info.model, self._proxy.clock()
-        held = model in self._proxy.pool.registered  # still: it may have been unloaded on purpose
-        late = now >= self._came + self._proxy.queue_timeout
+        model, now = self._info.model, self._parts.clock()
+        held = model in self._parts.pool.registered  # still: it may have been unloaded on purpose
+        late = now >= self._came + self._parts.settings.queue_timeout
         if held and not late and says_model_is_missing(body, str(model)):
             return AttemptFailed("it has not got the model", Failure.ABSENT)
         return None
@@ -400,14 +401,14 @@ class Exchange(Relayed):
         assert self._backend is not None
         if self._recovery is not None:
             self._recovery.leave()
-        self._proxy.first_byte(self._backend, self._info, data, self._began)
+        self._parts.accounting.first_byte(self._backend, self._info, data, self._began)
 
     def on_whole(self, body: bytes) -> None:
         backend, meter = self._backend, self._meter
         assert backend is not None and meter is not None
         if backend.ejection.until:
             backend.ejection.succeeded()
-        self._proxy.answered(backend, self._info, body, self._began, meter, self._request)
+        self._parts.accounting.answered(backend, self._info, body, self._began, meter, self._request)
         self._over, self._relay = True, None
         self._release()
         self._client.done()
@@ -417,7 +418,7 @@ class Exchange(Relayed):
         assert backend is not None
         if backend.ejection.until:
             backend.ejection.succeeded()
-        self._proxy.completed(backend, self._info, status, self._began)
+        self._parts.accounting.completed(backend, self._info, status, self._began)
         self._finish(status, failed=status >= 500)
         if status == 101:
             self._client.close()
@@ -444,7 +445,7 @@ class Exchange(Relayed):
         assert backend is not None
         if relay.taken or not self._only_takes_time:
             self._failed(AttemptFailed(str(failure), Failure.BROKEN))
-        elif self._pinned is None and self._others(backend, self._proxy.clock()):
+        elif self._pinned is None and self._others(backend, self._parts.clock()):
             self._failed(failure)
         else:
             self._suspect(backend, failure)
@@ -473,7 +474,7 @@ class Exchange(Relayed):
         """Again, elsewhere, or an answer that says so."""
         backend, relay = self._backend, self._relay
         assert backend is not None
-        info, now = self._info, self._proxy.clock()
+        info, now = self._info, self._parts.clock()
         if backend.ejection.dying(now):
             failure = AttemptFailed(str(failure), failure_policy.on_dying(failure.kind))
         follows = failure.follows
@@ -500,7 +501,7 @@ class Exchange(Relayed):
         try:
             if follows.sent and follows.told and not self._may_be_repeated:
                 raise ProxyError(502, f"{backend.id}: {failure}", source=Source.UPSTREAM)
-            if failure.kind is Failure.SLOW_CONNECT and now >= self._came + self._proxy.queue_timeout:
+            if failure.kind is Failure.SLOW_CONNECT and now >= self._came + self._parts.settings.queue_timeout:
                 raise ProxyError(503, f"{backend.id}: {failure}", source=Source.UPSTREAM, retry_after=5)
             if (follows.sent and follows.told) or recovery.is_suspect:
                 self._relay = None
@@ -515,11 +516,11 @@ class Exchange(Relayed):
         id, name = self._request.id, self._backend.id
         data = fields("attempt.failed", request_id=id, instance=name, cause=failure.follows.cause)
         log.warning("request %s on %s: %s", id, name, failure, extra=data)
-        self._proxy.attempt_failed(self._backend, failure)
+        self._parts.accounting.attempt_failed(self._backend, failure)
 
     def _after_failure(self) -> Recovery:
         if self._recovery is None:
-            self._recovery = Recovery(self._proxy, self._info, self._came)
+            self._recovery = Recovery(self._parts, self._info, self._came)
         return self._recovery
 
     def _became(self, what: str) -> None:
@@ -571,7 +572,7 @@ class Exchange(Relayed):
             log.warning("request %s cannot go on: %s", self._request.id, error, extra=data)
             self._end_broken(relay, f"{backend.id}: {failure}; {error}")
             return
-        self._proxy.metrics.moved(backend.id, failure.follows.cause, found.tokens_again)
+        self._parts.metrics.moved(backend.id, failure.follows.cause, found.tokens_again)
         self._became("moved")
         id, name, made = self._request.id, found.backend.id, script.count()
         data = fields("stream.moved", request_id=id, instance=name, tokens=made)
@@ -588,16 +589,16 @@ class Exchange(Relayed):
         backend = self._backend
         assert backend is not None
         relay.say(event)
-        self._proxy.completed(backend, self._info, 400, self._began)
+        self._parts.accounting.completed(backend, self._info, 400, self._began)
         self._finish(400, str(relay.failure), failed=False)
         self._client.close()
 
     def _end_broken(self, relay: Relay, reason: str) -> None:
         backend = self._backend
         assert backend is not None
-        self._proxy.metrics.broken(backend.id)
+        self._parts.metrics.broken(backend.id)
         self._became("failed")
-        self._proxy.metrics.finished(backend.id, self._info.path, 502, self._proxy.clock() - self._began)
+        self._parts.metrics.finished(backend.id, self._info.path, 502, self._parts.clock() - self._began)
         relay.drop()
         self._finish(502, reason, failed=True)
         relay.end_broken(reason)
@@ -609,9 +610,9 @@ class Exchange(Relayed):
             self._relay.drop()
         if self._backend is not None and self._lease is not None:
             if self._relay is not None and self._relay.tunnel:
-                self._proxy.completed(self._backend, self._info, 101, self._began)
+                self._parts.accounting.completed(self._backend, self._info, 101, self._began)
             else:
-                self._proxy.left(self._backend, self._info, self._began)
+                self._parts.accounting.left(self._backend, self._info, self._began)
 
     def _refuse(self, error: ProxyError) -> None:
         if self._broken is not None:
@@ -648,7 +649,7 @@ class Exchange(Relayed):
 
     def _row(self, lease: Lease | None, status: int = 0, reason: str = "") -> Row:
         """How it was routed on ``lease``, and what became of it if it is over."""
-        meter, now = self._meter, self._proxy.clock() if status else 0.0
+        meter, now = self._meter, self._parts.clock() if status else 0.0
         assert meter is not None
         backend = None if lease is None else lease.backend
         return self._info, backend, self._began, meter.began, meter.first, now, status, meter.made, reason
@@ -659,12 +660,12 @@ class Exchange(Relayed):
             return
         self._over = True
         self._relay = None
-        meter, proxy, lease = self._meter, self._proxy, self._lease
+        meter, parts, lease = self._meter, self._parts, self._lease
         self._release()  # first: whatever goes wrong with its account, its worker is free again
         if meter is None:
             return
         prompt = None if self._script is None else self._script.prompt_tokens
         meter.end(failed, prompt)
         row = self._row(lease, status, reason)
-        proxy.count_adapter(self._info.model, failed)
-        proxy.journal.over(row, self._request, meter, prompt)
+        parts.accounting.count_adapter(self._info.model, failed)
+        parts.journal.over(row, self._request, meter, prompt)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
+from lb.forwarding.collaborators import Collaborators
 from lb.forwarding.failure_policy import Failure
-from lb.forwarding.resume.mover import Move, move, refuse_poison
+from lb.forwarding.poison import MOST_DEATHS, Record
+from lb.forwarding.resume.mover import Move, move
 from lb.forwarding.resume.script import Script
-from lb.forwarding.retry_budget import MOST_DEATHS, Record
 from lb.protocol.errors import AttemptFailed, ProxyError, Source
 from lb.routing.backend import Backend
-from lb.routing.router import Proxy
 from lb.routing.strategies.base import RequestInfo
 
 #: Requests that fail on a worker within so many seconds of each other were there together.
@@ -20,6 +20,9 @@ _TOGETHER_S = 1.0
 #: killed that engine may be killing others just now, whatever their requests: those would be held against it.
 _SETTLED_S = 1.5
 
+#: Seconds between two looks whether the retry budget has room.
+_BUDGET_EVERY = 0.02
+
 _DEATHS = frozenset({Failure.ENGINE_DIED, Failure.EVICTED})
 
 
@@ -27,8 +30,8 @@ class Recovery:
     """Of the request ``info`` that came then (s, monotonic). ``excluded``: the workers that it is not given to again;
     ``retries``: how often it was made again whole."""
 
-    def __init__(self, proxy: Proxy, info: RequestInfo, came: float) -> None:
-        self._proxy, self._info, self._came = proxy, info, came
+    def __init__(self, parts: Collaborators, info: RequestInfo, came: float) -> None:
+        self._parts, self._info, self._came = parts, info, came
         self._record = Record()
         self._fell: tuple[str, int] | None = None  # the incarnation it was lost with, until that has been told
         self._barren = 0  # workers in a row that took its stream and made nothing of it
@@ -50,12 +53,12 @@ class Recovery:
         or ``failed``."""
         if self._fell is not None:
             fell, self._fell = self._fell, None
-            getattr(self._proxy.outcomes, what)(*fell, self._proxy.clock())
+            getattr(self._parts.outcomes, what)(*fell, self._parts.clock())
 
     def suspect(self, backend: Backend, failure: AttemptFailed, *, made_nothing: bool) -> None:
         """It may have been what killed that worker."""
         # Those that lose a worker together are told one after the other: the last one finds nobody there any more.
-        now = self._proxy.clock()
+        now = self._parts.clock()
         alone = backend.load == 0 and now - backend.failed_at > _TOGETHER_S
         backend.failed_at = now
         self._record.failed((backend.id, backend.spec.incarnation), made_nothing=made_nothing, alone=alone)
@@ -81,40 +84,50 @@ class Recovery:
         self._record.leave()
         if self._budgeted:
             self._budgeted = False
-            self._proxy.budget.give_back()
+            self._parts.budget.give_back()
 
     # what it may do
 
     async def again(self, failure: AttemptFailed) -> None:
         """It may be made again whole, on another worker. Raises ProxyError if not: it is poison, or there are too many
         that are being made again."""
-        proxy, follows = self._proxy, failure.follows
-        await refuse_poison(proxy, self._record, self._info.id)
+        parts, follows = self._parts, failure.follows
+        await parts.poison.check(self._record, self._info.id)
         await self._settle()
         if not follows.sent:
             return
         if follows.counts:  # else nobody does the work that it was: no more is asked of the cluster than before
             self.retries += 1
-            if not await proxy.repeat(self._came):
+            if not await self._takes_budget():
                 message = "an attempt failed, and too many requests are being made again already"
                 raise ProxyError(503, message, source=Source.INTERNAL, retry_after=5)
             self._budgeted = True
-        proxy.metrics.retried(follows.cause)
+        parts.metrics.retried(follows.cause)
         self.became("retried")
 
+    async def _takes_budget(self) -> bool:
+        """Waits until the retry budget has room, as long as the request may wait; False: it has none."""
+        parts = self._parts
+        while not parts.budget.take(parts.clock()):
+            if parts.clock() >= self._came + parts.settings.queue_timeout:
+                parts.metrics.over_budget()
+                return False
+            await asyncio.sleep(_BUDGET_EVERY)
+        return True
+
     async def _settle(self) -> None:
-        if (left := self._settled - self._proxy.clock()) > 0:
+        if (left := self._settled - self._parts.clock()) > 0:
             await asyncio.sleep(left)
 
     async def apart(self) -> frozenset[str]:
         """The workers to avoid besides."""
-        return await self._proxy.keep_apart(self._info, self.excluded, self._record)
+        return await self._parts.poison.apart(self._info, self.excluded, self._record)
 
     def hindrance(self, script: Script, failure: AttemptFailed) -> str:
         """Why its stream, which has begun, cannot go on elsewhere; empty if it can."""
         if not script.can_start_over and (why := script.hindrance()):
             return f"it cannot be continued: {why}"
-        limit, follows = self._proxy.migration_limit, failure.follows
+        limit, follows = self._parts.settings.migration_limit, failure.follows
         if follows.sent and follows.counts and max(script.moves, self._barren) >= limit:
             return f"it was moved {script.moves} times before"
         if follows.sent and not follows.counts and self._losses >= limit:
@@ -134,11 +147,11 @@ class Recovery:
             self._barren += 1
         self.exclude(backend)
         if script.made_here or self._lost is None:
-            self._lost = self._proxy.clock()
+            self._lost = self._parts.clock()
 
     async def move(self, script: Script) -> Move:
         """Where its stream goes on. Raises ProxyError and CannotResume."""
-        since = self._proxy.clock() if self._lost is None else self._lost
-        await refuse_poison(self._proxy, self._record, self._info.id)
+        since = self._parts.clock() if self._lost is None else self._lost
+        await self._parts.poison.check(self._record, self._info.id)
         await self._settle()
-        return await move(self._proxy, self._info, script, self.excluded | await self.apart(), since)
+        return await move(self._parts, self._info, script, self.excluded | await self.apart(), since)

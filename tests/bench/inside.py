@@ -72,7 +72,7 @@ class Inside:
         backend = BackendSpec("instance_0", 1, "ready", "http", "127.0.0.1", 9, "127.0.0.1", models=(card,))
         made.pool.apply(BackendSet(1, 1, "least_connections", (backend,)))
         self._ids, self._together = resume, together
-        upstream, transport = made.proxy.upstream, cast(asyncio.Transport, _Transport())
+        upstream, transport = made.shared.upstream, cast(asyncio.Transport, _Transport())
         upstream._clock = lambda: 0.0  # no connection is idle for too long
         self._clients = [ClientConnection(made.front) for _ in range(_CONNECTIONS)]
         key = upstream.endpoint(backend).key

@@ -122,7 +122,7 @@ async def test_a_cut_stream_is_the_undisturbed_one_however_it_is_asked_for(vllm:
         # What else is in a batch can turn a choice between two tokens that are about as likely: once more, alone.
         doubtful = [number for number, what in enumerate(found) if what]
         found = [await pair(balancer, len(bodies) + number, bodies[number]) for number in doubtful]
-        moved = balancer.parts.proxy.metrics.render()
+        moved = balancer.parts.shared.metrics.render()
     assert not list(filter(None, found))
     count = sum(map(float, re.findall(r"clusterctl_streams_moved_total{[^}]*} (\S+)", moved)))
     assert count >= 0.8 * len(bodies), "but for some that end before they are cut"

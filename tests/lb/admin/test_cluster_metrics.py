@@ -29,7 +29,7 @@ def told(balancer: Balanced, monkeypatch: pytest.MonkeyPatch) -> Any:
         link = balancer.parts.link
         link.snapshot = {**snapshot(), **fields}
         monkeypatch.setattr(type(link), "alive", property(lambda self: alive))
-        return samples([balancer.parts.proxy.metrics.render()], ())
+        return samples([balancer.parts.shared.metrics.render()], ())
 
     return tell
 
@@ -127,11 +127,11 @@ def test_troubles_of_the_cluster(told: Any) -> None:
 
 def test_before_the_supervisors_first_word_there_is_no_error(balancer: Balanced) -> None:
     assert balancer.parts.link.snapshot == {}
-    assert "clusterctl_supervisor_up 0.0" in balancer.parts.proxy.metrics.render()
+    assert "clusterctl_supervisor_up 0.0" in balancer.parts.shared.metrics.render()
 
 
 def test_errors_are_counted_by_whose_fault_they_were(balancer: Balanced) -> None:
-    metrics = balancer.parts.proxy.metrics
+    metrics = balancer.parts.shared.metrics
     metrics.refused("client", 404)
     metrics.slow_reader()
     metrics.refused("internal", 503)
@@ -143,14 +143,14 @@ def test_errors_are_counted_by_whose_fault_they_were(balancer: Balanced) -> None
 
 
 def test_who_waits_is_counted_by_model(balancer: Balanced) -> None:
-    with balancer.parts.proxy.metrics.queued("poet"):
+    with balancer.parts.shared.metrics.queued("poet"):
         assert balancer.metric("clusterctl_model_queued_requests", model="poet") == 1
         assert balancer.metric("clusterctl_queued_requests") == 1
     assert balancer.metric("clusterctl_model_queued_requests", model="poet") == 0
 
 
 def test_a_mean_over_several_processes_is_over_all_routes(balancer: Balanced) -> None:
-    metrics = balancer.parts.proxy.metrics
+    metrics = balancer.parts.shared.metrics
     metrics.finished("instance_1", "/v1/completions", 200, 1.0)
     metrics.finished("instance_1", "/v1/embeddings", 200, 2.0)
     metrics.finished("instance_10", "/v1/embeddings", 200, 9.0)
@@ -177,7 +177,7 @@ async def test_every_series_is_documented_and_every_documented_one_is_there(bala
 def test_labels_are_documented(balancer: Balanced, told: Any) -> None:
     """Of everything that can be made to show itself here."""
     balancer.push(spec("instance_0"))
-    metrics = balancer.parts.proxy.metrics
+    metrics = balancer.parts.shared.metrics
     metrics.models.begin("poet").end(False)
     metrics.finished("instance_0", "/v1/completions", 200, 0.1)
     metrics.refused("client", 404)

@@ -175,7 +175,7 @@ async def test_no_more_than_so_many_are_kept_and_no_body_of_any(balanced: Balanc
         for _ in range(3):
             await _generate(balanced, "", stream=True, filler="y" * 300)
             await _generate(balanced, "", filler="y" * 300)
-    ring = balanced.parts.proxy.journal.ring
+    ring = balanced.parts.shared.journal.ring
     assert (len(ring), ring.maxlen) == (6, KEPT)
     seen: set[int] = set()
     todo: list[Any] = list(ring)

@@ -70,13 +70,13 @@ async def test_series_are_added_and_what_all_read_from_one_place_is_not(
     await until(lambda: all(one.counters._elsewhere["instance_0"] for one in two), "they find each other")
     for number, one in enumerate(two, 1):
         for _ in range(number):
-            one.proxy.metrics.finished("instance_0", "/v1/completions", 200, 0.5)
+            one.shared.metrics.finished("instance_0", "/v1/completions", 200, 0.5)
             one.counters.add("instance_0", requests=1)
-    two[1].proxy.metrics.finished("instance_0", "/v1/completions", 500, 0.5)
+    two[1].shared.metrics.finished("instance_0", "/v1/completions", 500, 0.5)
     lease = two[1].pool.backends["instance_0"].lease(lambda reason: None)
     others = await two[0].siblings.expositions()
     assert len(others) == 1
-    found = samples([two[0].proxy.metrics.render(), *others], two[0].admin._alike)
+    found = samples([two[0].shared.metrics.render(), *others], two[0].admin._alike)
     answered = 'clusterctl_requests_total{code="%d",instance="instance_0",route="/v1/completions"}'
     assert (found[answered % 200], found[answered % 500]) == (3, 1)
     assert found['clusterctl_request_seconds_count{instance="instance_0",route="/v1/completions"}'] == 4
@@ -91,7 +91,7 @@ async def test_the_mean_latency_is_over_the_requests_of_all(two: list[app.Balanc
     _apply(two, worker)
     two[0].link.snapshot = snapshot("instance_0")
     for one, seconds in zip(two, (0.5, 1.5), strict=True):
-        one.proxy.metrics.finished("instance_0", "/v1/completions", 200, seconds)
+        one.shared.metrics.finished("instance_0", "/v1/completions", 200, seconds)
     async with aiohttp.ClientSession() as session, session.get(f"{_url(two[0])}/v1/system/metrics") as response:
         assert (await response.json())["instances"]["instance_0"]["mean_latency_ms"] == 1000
 
@@ -131,13 +131,13 @@ async def test_a_switch_of_the_strategy_is_one_step(tmp_path: Path, worker: Work
             exits.push_async_callback(made[-1].close)
             await made[-1].start(listener)
         _apply(made, worker)
-        assert [one.proxy.strategy for one in made] == ["round_robin", "round_robin"]
+        assert [one.shared.router.strategy for one in made] == ["round_robin", "round_robin"]
         writer.write((1, 2), "weighted")  # neither has the set yet
-        assert [one.proxy.strategy for one in made] == ["weighted", "weighted"]
+        assert [one.shared.router.strategy for one in made] == ["weighted", "weighted"]
         _apply(made[:1], worker, 2, strategy="weighted")
         assert [one.admin.status()["load_balancer_strategy"] for one in made] == ["weighted", "weighted"]
         _apply(made, worker, 3, strategy="random")
-        assert [one.proxy.strategy for one in made] == ["random", "random"]
+        assert [one.shared.router.strategy for one in made] == ["random", "random"]
 
 
 def test_a_total_of_one_is_that_one_and_of_none_nothing() -> None:

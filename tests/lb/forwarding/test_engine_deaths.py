@@ -43,8 +43,8 @@ def whole(got: tuple[int, bytes]) -> bool:
 
 
 def dying(balancer: Balanced, name: str) -> bool:
-    proxy = balancer.parts.proxy
-    return proxy.pool.backends[name].ejection.dying(proxy.clock())
+    shared = balancer.parts.shared
+    return shared.pool.backends[name].ejection.dying(shared.clock())
 
 
 @pytest.mark.parametrize("body", [STREAM, PLAIN], ids=["stream", "plain"])
@@ -78,7 +78,7 @@ async def test_where_nobody_else_is_left_it_is_waited_for_its_next_life(
 async def test_the_budget_of_repetitions_is_not_for_what_a_dead_engine_leaves(
     balancer: Balanced, stack: AsyncExitStack
 ) -> None:
-    budget, now = balancer.parts.proxy.budget, balancer.parts.proxy.clock()
+    budget, now = balancer.parts.shared.budget, balancer.parts.shared.clock()
     while budget.take(now):
         pass
     taken = budget.under_way

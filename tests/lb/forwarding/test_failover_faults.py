@@ -342,7 +342,7 @@ async def test_an_error_event_before_the_first_token_and_after_it(
 
 async def test_where_repetitions_have_run_out_the_workers_own_answer_counts(balancer: Balanced, pair: Pair) -> None:
     _, second = await pair(always=Fault(error(429, "later", Retry_After="3")))
-    budget, now = balancer.parts.proxy.budget, balancer.parts.proxy.clock()
+    budget, now = balancer.parts.shared.budget, balancer.parts.shared.clock()
     while budget.take(now):
         pass
     began = time.monotonic()

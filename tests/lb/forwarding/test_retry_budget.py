@@ -1,11 +1,11 @@
-"""How often requests are made again: the budget over all of them, and what one of them has done to workers."""
+"""How often requests are made again: the budget over all of them."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lb.forwarding.retry_budget import Record, RetryBudget
+from lb.forwarding.retry_budget import RetryBudget
 
 TIMES = st.lists(st.floats(0, 0.5), max_size=200)
 
@@ -53,13 +53,3 @@ def test_what_came_long_ago_counts_no_more() -> None:
     assert budget.recent(40.0) == 0
     budget.request(40.0)
     assert budget.recent(40.0) == 1
-
-
-def test_a_worker_is_suspected_once_and_only_if_the_request_may_have_been_its_end() -> None:
-    record = Record()
-    record.failed(("instance_0", 1), made_nothing=False, alone=False)
-    assert len(record) == 0
-    record.failed(("instance_0", 1), made_nothing=True, alone=False)
-    record.failed(("instance_0", 1), made_nothing=True, alone=True)
-    record.failed(("instance_1", 1), made_nothing=False, alone=True)
-    assert list(record) == [("instance_0", 1), ("instance_1", 1)]

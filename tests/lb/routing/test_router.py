@@ -114,7 +114,7 @@ async def test_a_refused_connection_is_made_good_elsewhere(balancer: Balanced, s
 
 def slow(balancer: Balanced, monkeypatch: pytest.MonkeyPatch, *names: str) -> list[str]:
     """Nobody of ``names`` takes a connection in time; returns who was tried."""
-    upstream, tried = balancer.parts.proxy.upstream, []
+    upstream, tried = balancer.parts.shared.upstream, []
     connect = upstream.connect
     ports = {balancer.parts.pool.backends[name].spec.port: name for name in names}
 
@@ -278,7 +278,7 @@ async def test_a_request_of_which_two_workers_died_is_not_given_to_a_third(
     assert (status, answer["error"]["type"]) == (500, "InternalServerError")
     assert "2 workers have died" in answer["error"]["message"]
     assert len(dead) == 2
-    assert "clusterctl_poison_requests_total 1.0" in balancer.parts.proxy.metrics.render()
+    assert "clusterctl_poison_requests_total 1.0" in balancer.parts.shared.metrics.render()
 
 
 async def test_who_was_beside_a_request_that_kills_workers_is_answered(

@@ -181,7 +181,7 @@ async def test_a_stream_outlives_what_its_worker_does(
         assert without_names(seen(raw)) == without_names(undisturbed({**body, "model": "base"}))
         assert sum(len(worker.asked) for worker in workers) == 3 * number
     await until(lambda: balancer.in_flight == 0)
-    moved = balancer.parts.proxy.metrics.render()
+    moved = balancer.parts.shared.metrics.render()
     assert "clusterctl_streams_moved_total" in moved
     assert "clusterctl_streams_broken_total{" not in moved
 
@@ -268,7 +268,7 @@ async def test_it_waits_for_a_worker_if_there_is_none(balancer: Balanced, engine
     await worker.stalled.wait()
     await until(lambda: balancer.parts.pool.backends["instance_0"].in_flight == 1)
     balancer.push(worker.spec(state="backoff"))
-    await until(lambda: b"clusterctl_queued_requests 1.0" in balancer.parts.proxy.metrics.render().encode())
+    await until(lambda: b"clusterctl_queued_requests 1.0" in balancer.parts.shared.metrics.render().encode())
     worker.gone.set()
     balancer.push(worker.spec(incarnation=2))
     assert without_names(seen((await asking)[1])) == without_names(undisturbed(CHAT))

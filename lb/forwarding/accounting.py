@@ -1,0 +1,113 @@
+"""What is counted of each request and attempt, and what a backend's failures mean for it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from config.logs import fields
+from lb.forwarding.failure_policy import Ejects
+from lb.protocol import routes
+from lb.protocol.errors import AttemptFailed
+from lb.protocol.messages import Request
+from lb.records.decision_log import Journal
+from lb.records.loss_report import Outcomes
+from lb.routing.backend import Backend
+from lb.routing.pool import Pool
+from lb.routing.response_owners import Affinity
+from lb.routing.strategies.base import RequestInfo
+from lb.telemetry.metrics import Book, Metrics
+from lb.telemetry.model_metrics import Meter
+from lb.telemetry.shared_counters import ADAPTER, Counters
+
+log = logging.getLogger(__name__)
+
+#: Routes of a backend whose counts are kept at hand; ids of responses are in some paths.
+_MOST_BOOKS = 64
+
+
+class Accounting:
+    """``began`` is when an attempt was sent; ``clock`` gives the same seconds, monotonic."""
+
+    def __init__(
+        self, pool: Pool, counters: Counters, metrics: Metrics, owners: Affinity, outcomes: Outcomes,
+        journal: Journal, clock: Callable[[], float],
+    ) -> None:
+        self._pool, self._counters, self._metrics, self._owners = pool, counters, metrics, owners
+        self._outcomes, self._journal, self._clock = outcomes, journal, clock
+
+    def first_byte(self, backend: Backend, info: RequestInfo, data: bytes, began: float) -> None:
+        """``data``: the first bytes of an answer."""
+        now = self._clock()
+        backend.latency.observe(now - began, now)
+        self._book(backend, info.path).first_byte(now - began)
+        if info.path == routes.RESPONSES:
+            self._owners.learn(data, backend.id, backend.spec.incarnation)
+
+    def answered(
+        self, backend: Backend, info: RequestInfo, body: bytes, began: float, meter: Meter, request: Request
+    ) -> None:
+        """`first_byte`, `completed` and the end of ``meter`` at once, of an answer of 200 that came in one piece."""
+        now = self._clock()
+        seconds = now - began
+        backend.latency.observe(seconds, now)
+        self._counters.hit(backend.id)
+        (backend.books.get(info.path) or self._book(backend, info.path)).whole(200, seconds)
+        if info.path == routes.RESPONSES:
+            self._owners.learn(body, backend.id, backend.spec.incarnation)
+        meter.whole(body, now)
+        self._journal.whole((info, backend, began, meter.began, now, now, 200, meter.made, ""))
+        if self._journal.observers:
+            self._journal.tell(request, body)
+        if self._pool.registered:
+            self.count_adapter(info.model, False)
+
+    def completed(self, backend: Backend, info: RequestInfo, status: int, began: float) -> None:
+        self._counters.add(backend.id, requests=1, errors=1 if status >= 500 else 0)
+        self._book(backend, info.path).finished(status, self._clock() - began)
+
+    def left(self, backend: Backend, info: RequestInfo, began: float) -> None:
+        """The client went away meanwhile."""
+        self._counters.add(backend.id, requests=1)
+        self._metrics.finished(backend.id, info.path, 499, self._clock() - began)
+
+    def attempt_failed(self, backend: Backend, failure: AttemptFailed) -> None:
+        """Counts it and, where that follows, ejects ``backend``."""
+        follows, now = failure.follows, self._clock()
+        if follows.sent:
+            self._outcomes.broke(backend.id, backend.spec.incarnation, now)
+            self._counters.add(backend.id, requests=1, errors=1)
+        else:
+            self._counters.add(backend.id, errors=1)
+        if self._eject(backend, follows.ejects, now):
+            self._metrics.ejected(backend.id)
+        self._metrics.attempt_failed(backend.id, follows.cause)
+
+    def touch(self, model: str | None) -> None:
+        """It is in use from now on: a long stream is no reason to make room by taking its adapter away."""
+        if model in self._pool.registered:
+            self._counters.add(f"{ADAPTER}{model}", used_ms=int(time.time() * 1000))
+
+    def count_adapter(self, model: str | None, failed: bool) -> None:
+        if model in self._pool.registered:
+            self._counters.add(f"{ADAPTER}{model}", requests=1, errors=int(failed), used_ms=int(time.time() * 1000))
+
+    def _book(self, backend: Backend, path: str) -> Book:
+        book: Book | None = backend.books.get(path)
+        if book is None:
+            book = self._metrics.book(backend.id, path)
+            if len(backend.books) < _MOST_BOOKS:
+                backend.books[path] = book
+        return book
+
+    def _eject(self, backend: Backend, ejects: Ejects, now: float) -> bool:
+        """Whether it is left out from now on, and was not before."""
+        if ejects is Ejects.UNTIL_RESTARTED and (news := backend.ejection.dies(now)):
+            data = fields("engine.died", instance=backend.id)
+            log.warning("%s says that its engine has died: it gets nothing until it is back", backend.id, extra=data)
+            return news
+        slow = ejects is Ejects.IF_ROOM
+        if ejects is Ejects.FOR_A_WHILE or (slow and self._pool.may_eject_slow(now)):
+            return backend.ejection.failed(now, slow)
+        return False

@@ -1,0 +1,56 @@
+"""What the requests of one balancer share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from config.aio import Tasks
+from lb.forwarding.accounting import Accounting
+from lb.forwarding.poison import PoisonRules
+from lb.forwarding.response_finder import ResponseFinder
+from lb.forwarding.resume.build import Builds
+from lb.forwarding.retry_budget import RetryBudget
+from lb.records.decision_log import Journal
+from lb.records.loss_report import Outcomes
+from lb.routing.pool import Pool
+from lb.routing.router import Router
+from lb.telemetry.metrics import Metrics
+from lb.upstream.client import WorkerClient
+from lb.upstream.connections import Upstream
+from lb.upstream.headers import FORWARDED, Trusted
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Times are seconds; ``migration_limit`` is how often one request may be moved or made again.
+    ``forwarded_headers``: the names, lower case, of the client's fields that backends get."""
+
+    queue_timeout: float
+    trusted: Trusted
+    resume: bool = True
+    migration_limit: int = 3
+    stall_timeout: float = 10.0
+    first_byte_timeout: float = 0.0
+    forwarded_headers: frozenset[bytes] = FORWARDED
+
+
+@dataclass(frozen=True, slots=True)
+class Collaborators:
+    """``clock``: s, monotonic."""
+
+    settings: Settings
+    pool: Pool
+    router: Router
+    upstream: Upstream
+    client: WorkerClient
+    accounting: Accounting
+    metrics: Metrics
+    journal: Journal
+    outcomes: Outcomes
+    responses: ResponseFinder
+    poison: PoisonRules
+    budget: RetryBudget
+    builds: Builds
+    tasks: Tasks
+    clock: Callable[[], float]
