@@ -17,7 +17,7 @@ from config.text import printable
 _OUTPUT_LOST = (errno.EPIPE, errno.EIO, errno.ENOSPC)
 
 
-class _Group(click.Group):
+class _Commands(click.Group):
     """Imports a command's module only when it is used: completion and ``--help`` stay quick."""
 
     _modules = {  # noqa: RUF012
@@ -52,7 +52,7 @@ class _Group(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="clusterctl")
 def cli() -> None:
     """One command, one URL: vLLM multi-LoRA workers, supervised, behind one load balancer."""

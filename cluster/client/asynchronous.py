@@ -15,7 +15,7 @@ import httpx
 from cluster.client import results as r
 from cluster.client import streams
 from cluster.client.calls import Calls
-from cluster.client.core import Call, ClusterError, Place
+from cluster.client.core import Address, Call, ClusterError
 from cluster.client.method import Awaiting
 from cluster.client.workflows import Workflow
 
@@ -33,16 +33,16 @@ class AsyncClusterClient(Calls, Awaiting):
         self, url: str = "http://127.0.0.1:8000", admin_key: str | None = None, *, state_dir: Path | None = None,
         timeout: float = 35.0,
     ) -> None:
-        self._place = place = Place(url, admin_key, state_dir)
-        transport = httpx.AsyncHTTPTransport(uds=place.socket) if place.socket else None
+        self._address = address = Address(url, admin_key, state_dir)
+        transport = httpx.AsyncHTTPTransport(uds=address.socket) if address.socket else None
         self._http = httpx.AsyncClient(
-            base_url=place.base_url, headers=place.headers, timeout=timeout, trust_env=False, transport=transport,
-            auth=place.auth,
+            base_url=address.base_url, headers=address.headers, timeout=timeout, trust_env=False, transport=transport,
+            auth=address.auth,
         )
 
     @property
     def where(self) -> str:
-        return str(self._place)
+        return str(self._address)
 
     async def __aenter__(self) -> AsyncClusterClient:
         return self
@@ -109,14 +109,14 @@ class AsyncClusterClient(Calls, Awaiting):
                 if (event := streams.event(line)) is not None:
                     yield event
         except ValueError as error:
-            raise self._place.failed(error) from None
+            raise self._address.failed(error) from None
 
     async def _ask(self, call: Call[T]) -> T:
         try:
-            response = await self._http.send(self._place.build(self._http, call))
+            response = await self._http.send(self._address.build(self._http, call))
         except httpx.HTTPError as error:
-            raise self._place.failed(error) from None
-        return self._place.result(call, response)
+            raise self._address.failed(error) from None
+        return self._address.result(call, response)
 
     async def _run(self, work: Call[T] | Workflow[T]) -> T:
         if isinstance(work, Call):
@@ -140,12 +140,12 @@ class AsyncClusterClient(Calls, Awaiting):
 
     async def _open(self, call: Call[None]) -> httpx.Response:
         try:
-            response = await self._http.send(self._place.build(self._http, call, stream=True), stream=True)
+            response = await self._http.send(self._address.build(self._http, call, stream=True), stream=True)
             if response.status_code != 200:
                 await response.aread()
-                self._place.refuse(response)
+                self._address.refuse(response)
         except httpx.HTTPError as error:
-            raise self._place.failed(error) from None
+            raise self._address.failed(error) from None
         return response
 
     @contextlib.asynccontextmanager
@@ -155,4 +155,4 @@ class AsyncClusterClient(Calls, Awaiting):
             try:
                 yield response.aiter_lines()
             except httpx.HTTPError as error:
-                raise self._place.failed(error) from None
+                raise self._address.failed(error) from None

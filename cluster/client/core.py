@@ -56,7 +56,7 @@ class Call(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Address:
     """Where a cluster is: the balancer at ``url`` or, given a ``state_dir``, the supervisor there. Raises
     ClusterError for a ``url`` that is none."""
 

@@ -15,7 +15,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Waiting:
+class Blocking:
     """The base of a client whose methods return their results."""
 
     def _run(self, work: Call[T] | Workflow[T]) -> T:
@@ -35,7 +35,7 @@ class method(Generic[P, T]):
 
     def __init__(self, describe: Callable[Concatenate[Any, P], Call[T] | Workflow[T]]) -> None:
         @functools.wraps(describe)
-        def waiting(client: Waiting, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        def waiting(client: Blocking, /, *args: P.args, **kwargs: P.kwargs) -> T:
             return client._run(describe(client, *args, **kwargs))
 
         @functools.wraps(describe)
@@ -50,7 +50,7 @@ class method(Generic[P, T]):
         self._awaiting: Callable[..., Any] = awaiting
 
     @overload
-    def __get__(self, client: Waiting, owner: type | None = None) -> Callable[P, T]: ...
+    def __get__(self, client: Blocking, owner: type | None = None) -> Callable[P, T]: ...
     @overload
     def __get__(self, client: Awaiting, owner: type | None = None) -> Callable[P, Coroutine[Any, Any, T]]: ...
     @overload

@@ -14,14 +14,14 @@ import httpx
 from cluster.client import results as r
 from cluster.client import streams
 from cluster.client.calls import Calls
-from cluster.client.core import Call, ClusterError, Place
-from cluster.client.method import Waiting
+from cluster.client.core import Address, Call, ClusterError
+from cluster.client.method import Blocking
 from cluster.client.workflows import Workflow
 
 T = TypeVar("T")
 
 
-class ClusterClient(Calls, Waiting):
+class ClusterClient(Calls, Blocking):
     """Talks to the balancer at ``url`` or, given a ``state_dir``, to the supervisor there. Times are seconds;
     ``timeout`` is that of one question. ``admin_key``: where the cluster has one; without it the token of a cluster on
     this machine is sent where it is asked for.
@@ -32,16 +32,16 @@ class ClusterClient(Calls, Waiting):
         self, url: str = "http://127.0.0.1:8000", admin_key: str | None = None, *, state_dir: Path | None = None,
         timeout: float = 35.0,
     ) -> None:
-        self._place = place = Place(url, admin_key, state_dir)
-        transport = httpx.HTTPTransport(uds=place.socket) if place.socket else None
+        self._address = address = Address(url, admin_key, state_dir)
+        transport = httpx.HTTPTransport(uds=address.socket) if address.socket else None
         self._http = httpx.Client(
-            base_url=place.base_url, headers=place.headers, timeout=timeout, trust_env=False, transport=transport,
-            auth=place.auth,
+            base_url=address.base_url, headers=address.headers, timeout=timeout, trust_env=False, transport=transport,
+            auth=address.auth,
         )
 
     @property
     def where(self) -> str:
-        return str(self._place)
+        return str(self._address)
 
     def __enter__(self) -> ClusterClient:
         return self
@@ -107,14 +107,14 @@ class ClusterClient(Calls, Waiting):
                 if (event := streams.event(line)) is not None:
                     yield event
         except ValueError as error:
-            raise self._place.failed(error) from None
+            raise self._address.failed(error) from None
 
     def _ask(self, call: Call[T]) -> T:
         try:
-            response = self._http.send(self._place.build(self._http, call))
+            response = self._http.send(self._address.build(self._http, call))
         except httpx.HTTPError as error:
-            raise self._place.failed(error) from None
-        return self._place.result(call, response)
+            raise self._address.failed(error) from None
+        return self._address.result(call, response)
 
     def _run(self, work: Call[T] | Workflow[T]) -> T:
         if isinstance(work, Call):
@@ -138,12 +138,12 @@ class ClusterClient(Calls, Waiting):
 
     def _open(self, call: Call[None]) -> httpx.Response:
         try:
-            response = self._http.send(self._place.build(self._http, call, stream=True), stream=True)
+            response = self._http.send(self._address.build(self._http, call, stream=True), stream=True)
             if response.status_code != 200:
                 response.read()
-                self._place.refuse(response)
+                self._address.refuse(response)
         except httpx.HTTPError as error:
-            raise self._place.failed(error) from None
+            raise self._address.failed(error) from None
         return response
 
     @contextlib.contextmanager
@@ -153,4 +153,4 @@ class ClusterClient(Calls, Waiting):
             try:
                 yield response.iter_lines()
             except httpx.HTTPError as error:
-                raise self._place.failed(error) from None
+                raise self._address.failed(error) from None

@@ -14,7 +14,7 @@ from cluster.cli.common import Finite
 from cluster.cli.lifecycle.up import given_flags, up_command
 from cluster.cli.render import cell, console, say
 from cluster.tools.doctor import engines, gather, machine, models, setup
-from cluster.tools.doctor.facts import Facts
+from cluster.tools.doctor.facts import MachineFacts
 from cluster.tools.doctor.finding import Finding
 
 _STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}
@@ -47,7 +47,7 @@ def doctor_command(
     return 1 if problems else 0
 
 
-def judge(facts: Facts) -> list[Finding]:
+def judge(facts: MachineFacts) -> list[Finding]:
     return [*machine.findings(facts), *engines.findings(facts), *models.findings(facts), *setup.findings(facts)]
 
 

@@ -13,9 +13,9 @@ from cluster.cli.render import say
 from cluster.deployment.plan import accepted_rank
 from cluster.tools.doctor import limits
 from cluster.tools.sizing import files
-from cluster.tools.sizing.fit import Ask, Place, best, tensor_sizes
+from cluster.tools.sizing.fit import Hardware, Load, best, tensor_sizes
 from cluster.tools.sizing.memory import GIB, weights
-from cluster.tools.sizing.model import DTYPE_BYTES, Model
+from cluster.tools.sizing.model import DTYPE_BYTES, ModelShape
 from cluster.tools.sizing.remedies import Case
 from cluster.tools.sizing.report import Sizing, lines, to_json
 from config.errors import UsageError
@@ -60,7 +60,7 @@ def plan_command(
     if served is not None:
         found = replace(found, dtype=served)
     place = _place(count, gpu_memory, cpu, memory)
-    ask = Ask(
+    ask = Load(
         adapters, accepted_rank(rank), _context(found, context), concurrency, kv_cache_dtype,
         None if cpu_kv_gib is None else int(cpu_kv_gib * GIB),
     )  # fmt: skip
@@ -76,26 +76,26 @@ def plan_command(
     return 0 if fit.enough else 1
 
 
-def _place(count: int | None, gpu_memory: float | None, cpu: bool, memory: float | None) -> Place:
+def _place(count: int | None, gpu_memory: float | None, cpu: bool, memory: float | None) -> Hardware:
     """The machine in question: as it was described, else this one. Raises UsageError."""
     if (cpu or memory is not None) and (count is not None or gpu_memory is not None):
         raise UsageError("--gpus and --gpu-memory are for GPUs, --cpu and --memory for a plan without: which?", 2)
     if not (cpu or memory is not None):
         here = gpus.detect(visible_gpus()) if count is None or gpu_memory is None else []
         if gpu_memory is not None:
-            return Place(count or len(here) or 1, int(gpu_memory * GIB))
+            return Hardware(count or len(here) or 1, int(gpu_memory * GIB))
         if sizes := [gpu.memory_total for gpu in here if gpu.memory_total]:
-            return Place(count or len(here), min(sizes))
+            return Hardware(count or len(here), min(sizes))
         if here:
             raise UsageError("the driver does not tell how much memory the GPUs have: --gpu-memory has to say it", 2)
         if count is not None:
             raise UsageError("--gpus: this machine has none, so --gpu-memory has to say how large they are", 2)
     cores = len(os.sched_getaffinity(0))
     size = int(memory * GIB) if memory is not None else limits.memory()
-    return Place(0, size, cores, PROCESS_BYTES)
+    return Hardware(0, size, cores, PROCESS_BYTES)
 
 
-def _context(model: Model, context: int | None) -> int:
+def _context(model: ModelShape, context: int | None) -> int:
     if context is None:
         return min(_CONTEXT, model.limit or _CONTEXT)
     if model.limit and context > model.limit:
@@ -103,7 +103,7 @@ def _context(model: Model, context: int | None) -> int:
     return context
 
 
-def _check(model: Model, place: Place, ask: Ask, ranks: int | None) -> None:
+def _check(model: ModelShape, place: Hardware, ask: Load, ranks: int | None) -> None:
     if ask.kv_dtype != "auto" and not place.gpus:
         raise UsageError("--kv-cache-dtype fp8: it is known for GPUs only", 2)
     if ask.cpu_kv is not None and place.gpus:

@@ -22,7 +22,7 @@ from cluster.cli.running import top_view
 from cluster.client import ClusterClient, ClusterError, Event
 from cluster.tools.chat.openai_client import OpenAIClient
 from cluster.tools.top import series
-from cluster.tools.top.top import SORTS, WANTED, History, Sample, ordered
+from cluster.tools.top.top import SORTS, WANTED, Snapshot, SnapshotHistory, ordered
 from config.settings import cluster_url, own_admin_key
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def top_command(interval: float, sort: str, once: bool, url: str | None) -> int:
         screen = console()
         if once or not (sys.stdin.isatty() and screen.is_terminal):
             return _once(look, screen, where, interval, sort)
-        return _Live(look, screen, where, interval, sort).run()
+        return _Screen(look, screen, where, interval, sort).run()
 
 
 @dataclass
@@ -57,7 +57,7 @@ class Look:
     cluster: ClusterClient
     asks: OpenAIClient
 
-    def __call__(self) -> tuple[Sample, list[Event]]:
+    def __call__(self) -> tuple[Snapshot, list[Event]]:
         status = self.cluster.status()
         at = time.monotonic()
         page = events = None
@@ -65,11 +65,11 @@ class Look:
             page = series.read(self.asks.metrics(), WANTED)
         with contextlib.suppress(ClusterError):
             events = self.cluster.events(_EVENTS)
-        return Sample(at, status, page or {}), events or []
+        return Snapshot(at, status, page or {}), events or []
 
 
 def _once(look: Look, screen: Console, url: str, interval: float, sort: str) -> int:
-    history = History()
+    history = SnapshotHistory()
     history.add(look()[0])
     time.sleep(interval)
     sample, events = look()
@@ -81,22 +81,22 @@ def _once(look: Look, screen: Console, url: str, interval: float, sort: str) -> 
 
 
 @dataclass
-class _Seen:
+class _LastLook:
     """What the looking thread found last; ``lock`` guards it."""
 
-    history: History = field(default_factory=History)
+    history: SnapshotHistory = field(default_factory=SnapshotHistory)
     events: list[Event] = field(default_factory=list)
     trouble: str = ""
     since: float = 0.0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
-class _Live:
+class _Screen:
     """Looks in a thread, so that a key is answered however long the cluster takes."""
 
     def __init__(self, look: Look, screen: Console, url: str, interval: float, sort: str) -> None:
         self._look, self._screen, self._url, self._interval, self._sort = look, screen, url, interval, sort
-        self._seen, self._paused = _Seen(), False
+        self._seen, self._paused = _LastLook(), False
         self._now, self._over = threading.Event(), False
         self._woken, self._wake = os.pipe()
         os.set_blocking(self._wake, False)

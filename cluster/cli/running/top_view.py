@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.cli.render import STALE_S, STYLES, cell, duration
-from cluster.tools.top.top import Row, Totals, fitting
+from cluster.tools.top.top import ClusterTotals, InstanceRow, fitting
 
 
 def _number(value: float | None, form: str = ",.0f") -> str:
@@ -34,12 +34,12 @@ def _memory(megabytes: float | None) -> str:
     return "-" if megabytes is None else f"{megabytes:,.0f} M" if megabytes < 10_000 else f"{megabytes / 1000:,.1f} G"
 
 
-def _gpu(row: Row) -> str:
+def _gpu(row: InstanceRow) -> str:
     names = ",".join(map(str, row.gpus)) or "-"
     return names if row.gpu_busy is None else f"{names} {_percent(row.gpu_busy)}"
 
 
-_COLUMNS: dict[str, tuple[Callable[[Row], str], bool]] = {
+_COLUMNS: dict[str, tuple[Callable[[InstanceRow], str], bool]] = {
     "instance": (lambda r: r.name, False), "state": (lambda r: r.state, False), "GPU": (_gpu, False),
     "GPU mem": (lambda r: _memory(r.gpu_memory), True), "memory": (lambda r: _memory(r.memory), True),
     "cpu %": (lambda r: _number(r.cpu), True), "in flight": (lambda r: _number(r.in_flight), True),
@@ -61,7 +61,7 @@ _IMPORTANCE = (
 _NOTES = 3
 
 
-def table(rows: Sequence[Row], width: int) -> tuple[Table, set[str]]:
+def table(rows: Sequence[InstanceRow], width: int) -> tuple[Table, set[str]]:
     """One line an instance, and the columns there was room for."""
     cells = {name: [show(row) for row in rows] for name, (show, _) in _COLUMNS.items()}
     empty = {name for name in ("GPU", "GPU mem", "") if all(cell in ("-", "") for cell in cells[name])}
@@ -81,7 +81,7 @@ def table(rows: Sequence[Row], width: int) -> tuple[Table, set[str]]:
     return made, kept
 
 
-def _cell(name: str, text: str, row: Row) -> Text:
+def _cell(name: str, text: str, row: InstanceRow) -> Text:
     if name == "state":
         return cell(text, STYLES.get(row.state.partition(" ")[0], ""))
     if name == "KV" and row.kv is not None and row.kv > 0.95:
@@ -91,7 +91,7 @@ def _cell(name: str, text: str, row: Row) -> Text:
     return cell(text, "dim" if name in ("", "up") or text == "-" else "")
 
 
-def headlines(totals: Totals, url: str, width: int) -> list[Text]:
+def headlines(totals: ClusterTotals, url: str, width: int) -> list[Text]:
     """Two or more lines about the cluster and its balancer."""
     all_there = totals.ready >= totals.wanted
     ready = cell(f"{totals.ready} of {totals.wanted} ready", "bold green" if all_there else "bold red")
@@ -131,8 +131,8 @@ def event_line(event: Mapping[str, Any]) -> Text:
 
 
 def screen(
-    totals: Totals, rows: Sequence[Row], events: Sequence[Mapping[str, Any]], url: str, width: int, height: int | None,
-    bar: str = "", trouble: str = "",
+    totals: ClusterTotals, rows: Sequence[InstanceRow], events: Sequence[Mapping[str, Any]], url: str, width: int,
+    height: int | None, bar: str = "", trouble: str = "",
 ) -> Group:
     """All of it. ``height``: lines there are, None for as many as it takes; ``bar``: the last line; ``trouble``: why
     it is not of now."""

@@ -144,7 +144,7 @@ def _plans(options: dict[str, Any]) -> list[Any]:
     from random import Random
 
     from cluster.tools.bench import prompts, targets
-    from cluster.tools.bench.run import Plan
+    from cluster.tools.bench.run import BenchPlan
     from cluster.tools.bench.send import Form
     from config.settings import cluster_url, own_api_key
 
@@ -166,7 +166,7 @@ def _plans(options: dict[str, Any]) -> list[Any]:
         prompt.body(form.endpoint == "chat")
     concurrency = None if options["rate"] else options["concurrency"] or _CONCURRENCY
     plan = functools.partial(
-        Plan, form, prompts=tuple(asked), mix=options["adapters"], concurrency=concurrency, rate=options["rate"],
+        BenchPlan, form, prompts=tuple(asked), mix=options["adapters"], concurrency=concurrency, rate=options["rate"],
         requests=requests, duration=duration, warmup=options["warmup"], seed=options["seed"],
     )
     return [plan(models=names) for names in models]

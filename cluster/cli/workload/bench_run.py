@@ -12,18 +12,18 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cluster.cli.render import console
 from cluster.cli.streams import ending_signals
-from cluster.tools.bench.run import Plan, Run
-from cluster.tools.bench.samples import Outcome, Sample
+from cluster.tools.bench.run import BenchPlan, Run
+from cluster.tools.bench.samples import BenchRun, Sample
 from config.text import printable
 
 
-def measure(plans: Sequence[Plan]) -> tuple[list[Outcome], int | None]:
+def measure(plans: Sequence[BenchPlan]) -> tuple[list[BenchRun], int | None]:
     """One outcome a plan, and the signal that ended it early, if one did."""
     return uvloop.run(_measure(plans))
 
 
-async def _measure(plans: Sequence[Plan]) -> tuple[list[Outcome], int | None]:
-    outcomes: list[Outcome] = []
+async def _measure(plans: Sequence[BenchPlan]) -> tuple[list[BenchRun], int | None]:
+    outcomes: list[BenchRun] = []
     signals: list[int] = []
     running: list[Run] = []
 
@@ -49,7 +49,7 @@ def _text(template: str) -> TextColumn:
 
 
 @contextlib.contextmanager
-def _progress(plan: Plan) -> Iterator[Callable[[Sample], None]]:
+def _progress(plan: BenchPlan) -> Iterator[Callable[[Sample], None]]:
     """A bar on standard error, where that is a terminal. It draws twice a second: what draws does not measure."""
     screen = console(stderr=True)
     if not screen.is_terminal:

@@ -13,7 +13,7 @@ import click
 
 from cluster.client import ClusterError
 from cluster.tools.chat.conversation import Conversation
-from cluster.tools.chat.openai_client import Answer
+from cluster.tools.chat.openai_client import StreamedAnswer
 from config.errors import nearest
 from config.files import replacing
 from config.text import printable
@@ -33,7 +33,7 @@ Ctrl-C stops an answer and keeps what came. // begins a line that begins with /.
 
 
 class Asks(Protocol):
-    def chat(self, body: dict[str, Any]) -> contextlib.AbstractContextManager[Answer]: ...
+    def chat(self, body: dict[str, Any]) -> contextlib.AbstractContextManager[StreamedAnswer]: ...
 
 
 class Leave(Exception):
@@ -62,7 +62,7 @@ class Session:
         came is kept, of one that failed nothing: it can be put again."""
         body = {"model": self.talk.model, "messages": self.talk.ask(question), **self.sampling}
         parts: list[str] = []
-        answer: Answer | None = None
+        answer: StreamedAnswer | None = None
         try:
             with self.asks.chat(body) as answer:
                 self._show(answer, parts)
@@ -85,7 +85,7 @@ class Session:
             self.say(f"{self.talk.model} · {answer.reading.stats(time.monotonic()).words()}", dim=True)
         return True
 
-    def _show(self, answer: Answer, parts: list[str]) -> None:
+    def _show(self, answer: StreamedAnswer, parts: list[str]) -> None:
         thinking = False
         for piece in answer:
             if piece.reasoning and self.terminal:  # no part of the answer, and nothing for a pipe

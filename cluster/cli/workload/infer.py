@@ -20,9 +20,9 @@ from cluster.cli.workload.models import chosen
 from cluster.client import ClusterError
 from cluster.tools.batch import files as batch_files
 from cluster.tools.batch import lines as batch_lines
-from cluster.tools.batch.files import Output, Step
+from cluster.tools.batch.files import BatchStep, Output
 from cluster.tools.batch.lines import Defaults
-from cluster.tools.batch.run import Asker, fed, in_order
+from cluster.tools.batch.run import RequestSender, fed, in_order
 from config.errors import UsageError
 from config.settings import cluster_url, own_admin_key
 
@@ -60,10 +60,10 @@ def infer_command(
     with client(url) as cluster:
         name = chosen(cluster, model)
     defaults = Defaults(name, {k: v for k, v in sampling.items() if v is not None}, chat, text)
-    asker = Asker(url or cluster_url(), own_admin_key(), concurrency, retries, timeout)
+    asker = RequestSender(url or cluster_url(), own_admin_key(), concurrency, retries, timeout)
     with _input(source) as file, contextlib.closing(_output(source, target, overwrite, retry_errors)) as out:
         size = os.fstat(file.fileno()).st_size if Path(source).is_file() else None
-        report = Report(out)
+        report = BatchProgress(out)
         steps = batch_files.steps(
             batch_files.lines(file, text), functools.partial(batch_lines.ask_of, defaults=defaults), out.name,
             out.kept(), out.earlier(),
@@ -109,19 +109,19 @@ def _input(source: str) -> Iterator[IO[bytes]]:
     yield file  # left open: a thread may be reading it for ever
 
 
-async def _run(asker: Asker, concurrency: int, steps: Iterator[Step], report: Report) -> None:
+async def _run(asker: RequestSender, concurrency: int, steps: Iterator[BatchStep], report: BatchProgress) -> None:
     async with asker:
         await in_order(fed(steps), asker, concurrency, report.take)
 
 
-def _with_hint(error: Exception, report: Report) -> Exception:
+def _with_hint(error: Exception, report: BatchProgress) -> Exception:
     if isinstance(error, ClusterError):
         return ClusterError(f"{error}{report.hint()}", error.status)
     return error
 
 
 @dataclass
-class Report:
+class BatchProgress:
     """How far it is. ``kept``: lines that an earlier run wrote; ``offset``: bytes of the input that are behind it."""
 
     out: Output
@@ -133,7 +133,7 @@ class Report:
     began: float = field(default_factory=time.monotonic)
     look: Callable[[], None] = lambda: None
 
-    def take(self, step: Step, answer: Mapping[str, Any] | None) -> None:
+    def take(self, step: BatchStep, answer: Mapping[str, Any] | None) -> None:
         """Writes what this step gave, where it is not there already."""
         self.kept += step.kept + bool(step.copied)
         self.failed += step.failed
@@ -173,7 +173,7 @@ class Report:
 
 
 @contextlib.contextmanager
-def _progress(report: Report, size: int | None, shown: bool) -> Iterator[None]:
+def _progress(report: BatchProgress, size: int | None, shown: bool) -> Iterator[None]:
     """A bar on a terminal, nothing elsewhere. ``size``: bytes of the input."""
     screen = console(stderr=True)
     if not screen.is_terminal or not shown:

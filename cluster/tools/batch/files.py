@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from cluster.tools.batch.lines import LONGEST, Ask, written
+from cluster.tools.batch.lines import LONGEST, BatchRequest, written
 from config.errors import UsageError
 from config.files import sync_folder
 
@@ -26,7 +26,7 @@ _TOLD = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class BatchStep:
     """What comes next: ``kept`` lines, ``failed`` of them errors, are there already; or a line is copied; or asked.
     ``offset``: bytes of the input that are behind it."""
 
@@ -34,7 +34,7 @@ class Step:
     kept: int = 0
     failed: int = 0
     copied: bytes = b""
-    ask: Ask | None = None
+    ask: BatchRequest | None = None
 
 
 #: How a JSON list of requests begins; no line that asks something does.
@@ -59,9 +59,9 @@ def lines(file: IO[bytes], plain: bool = False) -> Iterator[tuple[int, bytes, in
 
 
 def steps(
-    source: Iterable[tuple[int, bytes, int]], parse: Callable[[int, bytes], Ask], out: str, kept: Iterator[bytes],
-    earlier: Iterator[bytes],
-) -> Iterator[Step]:
+    source: Iterable[tuple[int, bytes, int]], parse: Callable[[int, bytes], BatchRequest], out: str,
+    kept: Iterator[bytes], earlier: Iterator[bytes],
+) -> Iterator[BatchStep]:
     """``kept``: the lines of the file that grows; ``earlier``: those of one that it will replace, of which failed ones
     are asked again. ``out``: its name, for messages. Raises UsageError where they are not answers to ``source``."""
     count = errors = offset = 0
@@ -72,23 +72,23 @@ def steps(
             count += 1
             errors += _checked(mine, ask, out)
             if count >= _TOLD:
-                yield Step(offset, count, errors)
+                yield BatchStep(offset, count, errors)
                 count = errors = 0
             continue
         if count:
-            yield Step(offset, count, errors)
+            yield BatchStep(offset, count, errors)
             count = errors = 0
         if before is not None and not _checked(before, ask, out):
-            yield Step(offset, copied=before)
+            yield BatchStep(offset, copied=before)
         else:
-            yield Step(offset, ask=ask)
+            yield BatchStep(offset, ask=ask)
     if count:
-        yield Step(offset, count, errors)
+        yield BatchStep(offset, count, errors)
     if next(kept, None) is not None or next(earlier, None) is not None:
         raise UsageError(f"{out} has more lines than the input: not its output; --overwrite begins anew")
 
 
-def _checked(line: bytes, ask: Ask, out: str) -> bool:
+def _checked(line: bytes, ask: BatchRequest, out: str) -> bool:
     """Whether it is an error. Raises UsageError where it is no answer to ``ask``."""
     found = written(line)
     if found is None:

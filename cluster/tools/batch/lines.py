@@ -42,7 +42,7 @@ class Defaults:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class BatchRequest:
     """The request of line ``number`` (from 1). ``path`` is empty where ``wrong`` says why nothing can be asked.
     ``batch``: it came in OpenAI's batch form and is answered in it. ``labels``: its own names for itself."""
 
@@ -55,7 +55,7 @@ class Ask:
     wrong: str = ""
 
 
-def ask_of(number: int, line: bytes, defaults: Defaults) -> Ask:
+def ask_of(number: int, line: bytes, defaults: Defaults) -> BatchRequest:
     """What a line asks; one that cannot be understood is an Ask with ``wrong``, answered in the line's own form and
     with its names, as far as they can be read."""
     given: Any = None
@@ -73,8 +73,8 @@ def ask_of(number: int, line: bytes, defaults: Defaults) -> Ask:
     except BadLine as error:
         if given is None and not defaults.plain:
             given = _torn(line)
-        return Ask(number, "", b"", _hash(b"", line), _labels(given), _is_batch(given), wrong=str(error))
-    return Ask(number, path, data, _hash(path.encode(), data), labels, _is_batch(given))
+        return BatchRequest(number, "", b"", _hash(b"", line), _labels(given), _is_batch(given), wrong=str(error))
+    return BatchRequest(number, path, data, _hash(path.encode(), data), labels, _is_batch(given))
 
 
 def _is_batch(given: Any) -> bool:
@@ -163,7 +163,7 @@ def _batch(given: dict[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any]]:
     return url, dict(body), _labels(given)
 
 
-def answered(ask: Ask, data: Any, request_id: str | None) -> dict[str, Any]:
+def answered(ask: BatchRequest, data: Any, request_id: str | None) -> dict[str, Any]:
     """The line for an answer of 200. Raises BadLine for one that is none."""
     if ask.batch:
         return _record(ask, response={"status_code": 200, "request_id": request_id, "body": data}, error=None)
@@ -183,7 +183,7 @@ def answered(ask: Ask, data: Any, request_id: str | None) -> dict[str, Any]:
     return _record(ask, **found, usage=data.get("usage"))
 
 
-def failed(ask: Ask, message: str, status: int | None = None, data: Any = None) -> dict[str, Any]:
+def failed(ask: BatchRequest, message: str, status: int | None = None, data: Any = None) -> dict[str, Any]:
     """The line for a failure; ``data``: the body that told of it, where there was one."""
     if not ask.batch:
         return _record(ask, error={"message": message, "status": status})
@@ -191,12 +191,12 @@ def failed(ask: Ask, message: str, status: int | None = None, data: Any = None) 
     return _record(ask, response=response, error={"code": None if status is None else str(status), "message": message})
 
 
-def refused(ask: Ask, status: int, data: Any) -> dict[str, Any]:
+def refused(ask: BatchRequest, status: int, data: Any) -> dict[str, Any]:
     """The line for an answer that is an error."""
     return failed(ask, error_of(data, f"status {status}")[0], status, data)
 
 
-def _record(ask: Ask, **rest: Any) -> dict[str, Any]:
+def _record(ask: BatchRequest, **rest: Any) -> dict[str, Any]:
     head = {"id": f"line-{ask.number}"} if ask.batch else {"line": ask.number}
     return {**head, **ask.labels, **rest, HASH: ask.hash}
 
@@ -215,17 +215,17 @@ def tokens_of(record: Mapping[str, Any]) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class OutputLine:
     """What a line of the output says of itself."""
 
     hash: str
     failed: bool
 
 
-def written(line: bytes) -> Written | None:
+def written(line: bytes) -> OutputLine | None:
     """None for a line that no run of ours wrote."""
     try:
         data = json.loads(line)
-        return Written(str(data[HASH]), bool(data.get("error")))
+        return OutputLine(str(data[HASH]), bool(data.get("error")))
     except (ValueError, LookupError, TypeError, AttributeError):
         return None

@@ -17,8 +17,8 @@ import aiohttp
 
 from cluster.client import ClusterError
 from cluster.client.core import root_of
-from cluster.tools.batch.files import Step
-from cluster.tools.batch.lines import Ask, BadLine, answered, failed, refused
+from cluster.tools.batch.files import BatchStep
+from cluster.tools.batch.lines import BadLine, BatchRequest, answered, failed, refused
 from config.aio import Tasks
 
 T = TypeVar("T")
@@ -53,7 +53,7 @@ def _seconds(retry_after: str | None, now: float) -> float | None:
         return None
 
 
-class Asker:
+class RequestSender:
     """Puts one line after the other to the cluster. ``timeout``: s for one answer; ``retries``: further attempts."""
 
     def __init__(
@@ -64,7 +64,7 @@ class Asker:
         self._concurrency, self._retries = concurrency, retries
         self._random = random or Random()
 
-    async def __aenter__(self) -> Asker:
+    async def __aenter__(self) -> RequestSender:
         headers = {"Content-Type": "application/json"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
@@ -77,7 +77,7 @@ class Asker:
     async def __aexit__(self, *_: object) -> None:
         await self._http.close()
 
-    async def __call__(self, ask: Ask) -> dict[str, Any]:
+    async def __call__(self, ask: BatchRequest) -> dict[str, Any]:
         """The line that answers it. Raises ClusterError if there is no cluster any more."""
         if not ask.path:
             return failed(ask, f"line {ask.number}: {ask.wrong}")
@@ -107,7 +107,7 @@ class Asker:
             await asyncio.sleep(pause(attempt, after, self._random, time.time()))
             attempt += 1
 
-    def _line(self, ask: Ask, status: int, text: bytes, request_id: str | None) -> dict[str, Any]:
+    def _line(self, ask: BatchRequest, status: int, text: bytes, request_id: str | None) -> dict[str, Any]:
         try:
             data = json.loads(text)
         except ValueError:
@@ -121,21 +121,21 @@ class Asker:
 
 
 @dataclass(slots=True)
-class _Slot:
-    step: Step
+class _Pending:
+    step: BatchStep
     answer: asyncio.Task[Mapping[str, Any] | ClusterError] | None = None
 
 
 async def in_order(
-    steps: AsyncIterator[Step], work: Callable[[Ask], Awaitable[Mapping[str, Any]]], concurrency: int,
-    give: Callable[[Step, Mapping[str, Any] | None], None],
+    steps: AsyncIterator[BatchStep], work: Callable[[BatchRequest], Awaitable[Mapping[str, Any]]], concurrency: int,
+    give: Callable[[BatchStep, Mapping[str, Any] | None], None],
 ) -> None:
     """Works at ``concurrency`` of the steps at a time and calls ``give`` with each in their order. What ``work``
     raises (ClusterError) is raised once all before it have been given."""
-    slots: asyncio.Queue[_Slot | BaseException | None] = asyncio.Queue(_WINDOW * concurrency)
+    slots: asyncio.Queue[_Pending | BaseException | None] = asyncio.Queue(_WINDOW * concurrency)
     gate, tasks = asyncio.Semaphore(concurrency), Tasks()
 
-    async def one(ask: Ask) -> Mapping[str, Any] | ClusterError:
+    async def one(ask: BatchRequest) -> Mapping[str, Any] | ClusterError:
         try:
             return await work(ask)
         except ClusterError as error:
@@ -146,7 +146,7 @@ async def in_order(
     async def start() -> None:
         try:
             async for step in steps:
-                slot = _Slot(step)
+                slot = _Pending(step)
                 if step.ask is not None:
                     await gate.acquire()
                     slot.answer = tasks.start(one(step.ask), f"line {step.ask.number}")

@@ -26,7 +26,7 @@ _NOTABLE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ComparedFigure:
     """One figure of both. ``ratio`` is second to first; ``verdict``: "better", "worse" or nothing, of the second."""
 
     what: str
@@ -49,7 +49,7 @@ def read_result(path: Path) -> dict[str, Any]:
     return data
 
 
-def groups(first: dict[str, Any], second: dict[str, Any]) -> Iterator[tuple[str, list[Row]]]:
+def groups(first: dict[str, Any], second: dict[str, Any]) -> Iterator[tuple[str, list[ComparedFigure]]]:
     """All requests, then each model that is in both, where there are several."""
     yield "all", rows(first["total"], second["total"])
     both = [model for model in first["models"] if model in second["models"]]
@@ -58,7 +58,7 @@ def groups(first: dict[str, Any], second: dict[str, Any]) -> Iterator[tuple[str,
             yield model, rows(first["models"][model], second["models"][model])
 
 
-def rows(first: dict[str, Any], second: dict[str, Any]) -> list[Row]:
+def rows(first: dict[str, Any], second: dict[str, Any]) -> list[ComparedFigure]:
     """The figures that both have."""
     found = [_row("answered", first["completed"], second["completed"], None)]
     found.append(_row("failed", first["failed"], second["failed"], more_is_better=False))
@@ -81,9 +81,9 @@ def _said(value: Any) -> str:
     return "-" if value is None else str(value)
 
 
-def _row(what: str, first: float, second: float, more_is_better: bool | None) -> Row:
+def _row(what: str, first: float, second: float, more_is_better: bool | None) -> ComparedFigure:
     ratio = second / first if first else None
     grown = second > first if ratio is None or abs(ratio - 1) > _NOTABLE else None
     if more_is_better is None or grown is None or first == second:
-        return Row(what, first, second, ratio, "")
-    return Row(what, first, second, ratio, "better" if grown == more_is_better else "worse")
+        return ComparedFigure(what, first, second, ratio, "")
+    return ComparedFigure(what, first, second, ratio, "better" if grown == more_is_better else "worse")

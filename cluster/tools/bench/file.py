@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.tools.bench.prompts import Prompt, listed
+from cluster.tools.bench.prompts import BenchPrompt, listed
 from config.errors import UsageError, nearest
 from config.settings import read_mapping
 
@@ -35,7 +35,7 @@ class BenchFile:
 
     path: Path
     given: dict[str, tuple[str, Any]]
-    prompts: list[Prompt] | None
+    prompts: list[BenchPrompt] | None
 
 
 def read(path: Path) -> BenchFile:

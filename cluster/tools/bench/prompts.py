@@ -28,7 +28,7 @@ _WORDS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
+class BenchPrompt:
     """``content``: a text, or the messages of a chat. ``output_tokens``: of its answer, where the prompt says so."""
 
     content: str | list[dict[str, Any]]
@@ -43,15 +43,14 @@ class Prompt:
         return {"messages": self.content}
 
 
-def made_up(count: int, words: int, chance: Random) -> list[Prompt]:
+def made_up(count: int, words: int, chance: Random) -> list[BenchPrompt]:
     """``count`` prompts of so many ``words``. Each begins with a number of its own, so that none is the beginning of
     another: what a cache of prefixes keeps of one helps no other."""
-    return [
-        Prompt(" ".join([f"{number:06d}", *chance.choices(_WORDS, k=max(0, words - 1))])) for number in range(count)
-    ]
+    texts = ([f"{number:06d}", *chance.choices(_WORDS, k=max(0, words - 1))] for number in range(count))
+    return [BenchPrompt(" ".join(text)) for text in texts]
 
 
-def read_prompts(path: Path) -> list[Prompt]:
+def read_prompts(path: Path) -> list[BenchPrompt]:
     """JSON objects with `prompt` or `messages` and perhaps `output_tokens`, one a line in a file named .jsonl and in
     one list in a file named .json, where they may also be conversations as ShareGPT has them; in any other file one
     text a line. Raises UsageError naming file and line."""
@@ -70,18 +69,18 @@ def read_prompts(path: Path) -> list[Prompt]:
     if not numbered:
         raise UsageError(f"{path}: no prompt in it", exit_code=2)
     if path.suffix != ".jsonl":
-        return [Prompt(line) for _, line in numbered]
+        return [BenchPrompt(line) for _, line in numbered]
     return [_prompt(where, _json(where, line)) for where, line in numbered]
 
 
-def _array(where: str, items: Any) -> list[Prompt]:
+def _array(where: str, items: Any) -> list[BenchPrompt]:
     """A list of prompts. Of conversations the first question is asked, as `vllm bench serve` does; those without one
     are left out."""
     if not isinstance(items, list):
         raise UsageError(f"{where}: a list is needed; one object a line goes into a file named .jsonl", exit_code=2)
     if not all(isinstance(item, dict) and "conversations" in item for item in items):
         return listed(where, items)
-    found = [Prompt(text) for text in map(_first_question, items) if text]
+    found = [BenchPrompt(text) for text in map(_first_question, items) if text]
     if not found:
         raise UsageError(f"{where}: no prompt in it", exit_code=2)
     return found
@@ -95,10 +94,10 @@ def _first_question(item: dict[str, Any]) -> str | None:
     return value if isinstance(value, str) and value.strip() else None
 
 
-def listed(where: str, items: Sequence[Any]) -> list[Prompt]:
+def listed(where: str, items: Sequence[Any]) -> list[BenchPrompt]:
     """Those of a settings file: texts, or mappings with the keys that lines of a .jsonl file have."""
     found = [
-        Prompt(item) if isinstance(item, str) else _prompt(f"{where}[{number}]", item)
+        BenchPrompt(item) if isinstance(item, str) else _prompt(f"{where}[{number}]", item)
         for number, item in enumerate(items)
     ]
     if not found:
@@ -113,7 +112,7 @@ def _json(where: str, line: str) -> Any:
         raise UsageError(f"{where}: no JSON: {error}", exit_code=2) from None
 
 
-def _prompt(where: str, item: Any) -> Prompt:
+def _prompt(where: str, item: Any) -> BenchPrompt:
     if not isinstance(item, dict):
         raise UsageError(f"{where}: an object with a prompt is needed", exit_code=2)
     for key in item:
@@ -125,9 +124,9 @@ def _prompt(where: str, item: Any) -> Prompt:
     if tokens is not None and (not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 1):
         raise UsageError(f"{where}: output_tokens has to be a whole number from 1, not {tokens!r}", exit_code=2)
     if isinstance(text, str):
-        return Prompt(text, tokens)
+        return BenchPrompt(text, tokens)
     if text is not None:
         raise UsageError(f"{where}: prompt has to be a text", exit_code=2)
     if not isinstance(messages, list) or not messages or not all(isinstance(message, dict) for message in messages):
         raise UsageError(f"{where}: messages has to be a list of objects", exit_code=2)
-    return Prompt(messages, tokens)
+    return BenchPrompt(messages, tokens)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.tools.bench.lag import doubt
-from cluster.tools.bench.samples import Outcome, Sample, aggregate, first_details
+from cluster.tools.bench.samples import BenchRun, Sample, aggregate, first_details
 
 #: What a result file calls itself.
 FORMAT = "clusterctl bench 1"
@@ -21,7 +21,7 @@ class Result:
     settings: dict[str, Any]
     at: str
     interrupted: bool
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[BenchRun, ...]
 
     @property
     def samples(self) -> list[Sample]:

@@ -16,19 +16,19 @@ from cluster.tools.bench import send
 from cluster.tools.bench.arrivals import poisson
 from cluster.tools.bench.lag import Lag
 from cluster.tools.bench.mix import Mix
-from cluster.tools.bench.prompts import Prompt
-from cluster.tools.bench.samples import Outcome, Sample
+from cluster.tools.bench.prompts import BenchPrompt
+from cluster.tools.bench.samples import BenchRun, Sample
 from config.aio import Tasks
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class BenchPlan:
     """``models``: asked in the shares of ``mix``, or only one. ``concurrency`` or ``rate`` (a second); ``requests`` or
     ``duration`` (s), or the first of both."""
 
     form: send.Form
     models: tuple[str, ...]
-    prompts: tuple[Prompt, ...]
+    prompts: tuple[BenchPrompt, ...]
     mix: Mix | None = None
     concurrency: int | None = None
     rate: float | None = None
@@ -51,9 +51,9 @@ class Plan:
 class Run:
     """``seen`` is told of each sample as it comes. `go` once; `stop` breaks it off from within its event loop."""
 
-    def __init__(self, plan: Plan, seen: Callable[[Sample], None] = lambda sample: None) -> None:
+    def __init__(self, plan: BenchPlan, seen: Callable[[Sample], None] = lambda sample: None) -> None:
         self._plan, self._seen = plan, seen
-        self._outcome = Outcome()
+        self._outcome = BenchRun()
         self._tasks = Tasks()
         self._stopped = asyncio.Event()
         self._running: dict[int, str] = {}
@@ -61,7 +61,7 @@ class Run:
     def stop(self) -> None:
         self._stopped.set()
 
-    async def go(self) -> Outcome:
+    async def go(self) -> BenchRun:
         """What came of it, also when it was stopped."""
         plan = self._plan
         plan.form.body(plan.models[0], plan.prompts[0])

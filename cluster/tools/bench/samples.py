@@ -73,7 +73,7 @@ class Sample:
 
 
 @dataclass
-class Outcome:
+class BenchRun:
     """What came of a run of ``duration`` seconds. ``unfinished``: the models of the requests that were under way when
     it was broken off; ``cold``: the requests to warm up; ``client``: as `lag.Lag` tells it."""
 

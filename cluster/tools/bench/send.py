@@ -12,8 +12,8 @@ from typing import Any
 
 import aiohttp
 
-from cluster.tools.bench.answers import Answer, Failure, error_text
-from cluster.tools.bench.prompts import Prompt
+from cluster.tools.bench.answers import AnswerError, AnswerTimes, error_text
+from cluster.tools.bench.prompts import BenchPrompt
 from cluster.tools.bench.samples import Sample
 
 _PATHS = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}
@@ -41,7 +41,7 @@ class Form:
     def headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
 
-    def body(self, model: str, prompt: Prompt) -> bytes:
+    def body(self, model: str, prompt: BenchPrompt) -> bytes:
         """The request, ready to be sent. Raises UsageError for a prompt that the endpoint cannot take."""
         tokens = self.max_tokens or prompt.output_tokens or self.default_tokens
         body: dict[str, Any] = {"model": model, "max_tokens": tokens, **prompt.body(self.endpoint == "chat")}
@@ -64,28 +64,28 @@ class Sender:
 
     async def send(self, model: str, body: bytes, planned: float | None = None) -> Sample:
         """Never raises for what the server or the network does: that is in the sample."""
-        answer, sent = Answer(), time.perf_counter()
+        answer, sent = AnswerTimes(), time.perf_counter()
         sample = Sample(model, sent - self._began, planned)
         try:
             async with self._session.post(
                 self._form.target, data=body, headers=self._headers, timeout=self._timeout
             ) as response:
                 if response.status != 200:
-                    raise Failure(f"HTTP {response.status}", _refusal(await response.read()))
+                    raise AnswerError(f"HTTP {response.status}", _refusal(await response.read()))
                 if self._form.stream:
                     async for data in response.content.iter_any():
                         answer.feed(data, time.perf_counter())
                     answer.end(time.perf_counter())
                 else:
                     answer.whole(await response.read())
-        except (Failure, TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
+        except (AnswerError, TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             failure = _failure(error)
             sample.error, sample.detail = failure.kind, failure.detail
         _fill(sample, answer, sent, time.perf_counter())
         return sample
 
 
-def _fill(sample: Sample, answer: Answer, sent: float, ended: float) -> None:
+def _fill(sample: Sample, answer: AnswerTimes, sent: float, ended: float) -> None:
     moments = answer.moments
     if moments:
         sample.ttft = moments[0] - sent
@@ -99,20 +99,20 @@ def _gaps(moments: list[float]) -> Iterator[float]:
     return (later - earlier for earlier, later in pairwise(moments))
 
 
-def _failure(error: BaseException) -> Failure:
+def _failure(error: BaseException) -> AnswerError:
     """The kinds are few: errors are counted by them."""
     text = str(error) or type(error).__name__
     match error:
-        case Failure():
+        case AnswerError():
             return error
         case TimeoutError():
-            return Failure("timeout", text)
+            return AnswerError("timeout", text)
         case aiohttp.ClientConnectorError():
-            return Failure("no connection", text)
+            return AnswerError("no connection", text)
         case aiohttp.ClientPayloadError() | aiohttp.ServerDisconnectedError() | OSError():
-            return Failure("connection lost", text)
+            return AnswerError("connection lost", text)
         case _:
-            return Failure("no HTTP", text)
+            return AnswerError("no HTTP", text)
 
 
 def _refusal(data: bytes) -> str:

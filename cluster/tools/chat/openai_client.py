@@ -13,25 +13,25 @@ import httpx
 from cluster.client import ClusterError
 from cluster.client.core import bearer, root_of, unanswered
 from cluster.client.token import LocalToken
-from cluster.tools.chat.openai_stream import BadStream, Piece, Reading, error_of
+from cluster.tools.chat.openai_stream import AnswerReader, BadStream, Delta, error_of
 
 #: A worker may take this long (s) over a long prompt, and a request may wait for one before that.
 PATIENCE = 600.0
 
 
-class Answer:
+class StreamedAnswer:
     """One streamed answer. Iterate over its pieces to its end; raises ClusterError if there is none, or not all."""
 
     def __init__(self, response: httpx.Response, began: float, where: str) -> None:
         self._response, self._where = response, where
-        self.reading = Reading(began)
+        self.reading = AnswerReader(began)
 
-    def __iter__(self) -> Iterator[Piece]:
+    def __iter__(self) -> Iterator[Delta]:
         try:
             for data in self._response.iter_bytes():
                 yield from self.reading.feed(data, time.monotonic())
             if rest := self.reading.end():
-                yield Piece(rest)
+                yield Delta(rest)
         except BadStream as error:
             raise ClusterError(str(error), error.status) from None
         except httpx.HTTPError as error:
@@ -58,7 +58,7 @@ class OpenAIClient:
         self._http.close()
 
     @contextlib.contextmanager
-    def chat(self, body: dict[str, Any]) -> Iterator[Answer]:
+    def chat(self, body: dict[str, Any]) -> Iterator[StreamedAnswer]:
         """Streams the answer to a body for ``/v1/chat/completions``; left early, the request is given up."""
         sent = {**body, "stream": True, "stream_options": {"include_usage": True}}
         began = time.monotonic()
@@ -70,7 +70,7 @@ class OpenAIClient:
         with contextlib.closing(response):
             if response.status_code != 200:
                 raise self._refusal(response)
-            yield Answer(response, began, self._where)
+            yield StreamedAnswer(response, began, self._where)
 
     def metrics(self) -> str:
         """The page of `/metrics`, in Prometheus' text format."""

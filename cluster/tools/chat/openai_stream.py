@@ -25,7 +25,7 @@ class BadStream(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class Delta:
     """What one event adds. ``tokens``: (of the prompt, of the answer), in the event that tells the usage."""
 
     text: str = ""
@@ -59,7 +59,7 @@ class SseParser:
                 yield event
 
 
-def piece(event: str) -> Piece:
+def piece(event: str) -> Delta:
     """What an event of a chat or completion stream says of its first choice. Raises BadStream."""
     try:
         data = json.loads(event)
@@ -76,7 +76,7 @@ def piece(event: str) -> Piece:
         delta = choice.get("delta") or {}
         text = delta.get("content") or choice.get("text") or ""
         reasoning = delta.get("reasoning") or delta.get("reasoning_content") or ""
-        return Piece(str(text), str(reasoning), choice.get("finish_reason"), tokens)
+        return Delta(str(text), str(reasoning), choice.get("finish_reason"), tokens)
     except (LookupError, TypeError, ValueError, AttributeError):
         raise BadStream("the answer is not a stream of an OpenAI-compatible server") from None
 
@@ -103,7 +103,7 @@ class Halves:
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-class Reading:
+class AnswerReader:
     """One answer while it comes. ``now``: monotonic seconds."""
 
     def __init__(self, began: float) -> None:
@@ -114,7 +114,7 @@ class Reading:
         self._sse, self._text, self._reasoning = SseParser(), Halves(), Halves()
         self._pieces, self._done = 0, False
 
-    def feed(self, data: bytes, now: float) -> Iterator[Piece]:
+    def feed(self, data: bytes, now: float) -> Iterator[Delta]:
         """What these bytes add. Raises BadStream."""
         for event in self._sse.feed(data):
             if event == DONE:
@@ -129,7 +129,7 @@ class Reading:
                 self.last = now
                 self._pieces += 1
                 text, reasoning = self._text.join(found.text), self._reasoning.join(found.reasoning)
-                yield Piece(text, reasoning, found.finish, found.tokens)
+                yield Delta(text, reasoning, found.finish, found.tokens)
 
     def end(self) -> str:
         """The connection has ended: text that was still held back. Raises BadStream if this was not the end of the

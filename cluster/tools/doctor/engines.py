@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterator
 
-from cluster.tools.doctor.facts import Facts, Gpu
+from cluster.tools.doctor.facts import GpuFacts, MachineFacts
 from cluster.tools.doctor.finding import Finding, gib, listed, ok, problem, warning
 from worker.engines.vllm import TESTED
 
@@ -16,13 +16,13 @@ _BUILT_FOR_CUDA = ("torchvision", "torchaudio", "torchcodec")
 _LOST = {"plot": "bench draws no plots", "otel": "no traces are exported"}
 
 
-def findings(facts: Facts) -> Iterator[Finding]:
+def findings(facts: MachineFacts) -> Iterator[Finding]:
     yield from gpus(facts)
     yield from engine(facts)
     yield extras(facts)
 
 
-def gpus(facts: Facts) -> Iterator[Finding]:
+def gpus(facts: MachineFacts) -> Iterator[Finding]:
     found = facts.gpus
     if found.error is not None and found.devices:
         yield problem("gpus", f"there are NVIDIA devices, and NVML says: {found.error}",
@@ -43,12 +43,12 @@ def gpus(facts: Facts) -> Iterator[Finding]:
             yield from _gpu(facts, gpu)
 
 
-def _named(gpu: Gpu) -> str:
+def _named(gpu: GpuFacts) -> str:
     size = f"{gib(gpu.total)}, {gib(gpu.free)} free" if gpu.total else "of unknown memory"
     return f"{gpu.index} {gpu.name} {size}"
 
 
-def _gpu(facts: Facts, gpu: Gpu) -> Iterator[Finding]:
+def _gpu(facts: MachineFacts, gpu: GpuFacts) -> Iterator[Finding]:
     name = f"gpu {gpu.index}"
     users = [f"pid {u.pid} ({u.name}{'' if u.memory is None else ', ' + gib(u.memory)})" for u in gpu.users]
     if gpu.mode == "prohibited":
@@ -74,7 +74,7 @@ def _gpu(facts: Facts, gpu: Gpu) -> Iterator[Finding]:
                       f"{end}{less}")  # fmt: skip
 
 
-def _used(facts: Facts, gpu: Gpu) -> bool:
+def _used(facts: MachineFacts, gpu: GpuFacts) -> bool:
     """Whether `up` would put a worker on it; any, while that is not known."""
     if facts.plan is None:
         return facts.settings is None or facts.settings.engine == "vllm"
@@ -83,13 +83,13 @@ def _used(facts: Facts, gpu: Gpu) -> bool:
     return placement.on_gpu and gpu.index in used
 
 
-def _ours(facts: Facts, gpu: Gpu) -> bool:
+def _ours(facts: MachineFacts, gpu: GpuFacts) -> bool:
     """A cluster that is already up holds its GPUs."""
     ours = {pid for pids in facts.state.survivors.values() for pid in pids} if facts.state else set()
     return any(user.pid in ours for user in gpu.users)
 
 
-def engine(facts: Facts) -> Iterator[Finding]:
+def engine(facts: MachineFacts) -> Iterator[Finding]:
     packages = facts.engine.packages
     name = facts.settings.engine if facts.settings else "vllm"
     if name != "vllm":
@@ -110,7 +110,7 @@ def engine(facts: Facts) -> Iterator[Finding]:
     yield from _imported(facts, version)
 
 
-def _kind(facts: Facts, for_gpu: bool) -> Iterator[Finding]:
+def _kind(facts: MachineFacts, for_gpu: bool) -> Iterator[Finding]:
     if for_gpu and not facts.gpus.gpus:
         yield problem("engine", "vLLM for NVIDIA GPUs is installed, and there is none",
                       "pip uninstall --yes vllm && pip install 'clusterctl[cpu]'")  # fmt: skip
@@ -134,7 +134,7 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(found) for found in re.findall(r"\d+", version)[:2])
 
 
-def _torch(facts: Facts) -> Iterator[Finding]:
+def _torch(facts: MachineFacts) -> Iterator[Finding]:
     """With a CPU torch, what is built for CUDA beside it breaks `import transformers`: operator torchvision::nms."""
     packages = facts.engine.packages
     torch = packages.get("torch")
@@ -153,7 +153,7 @@ def _torch(facts: Facts) -> Iterator[Finding]:
                           "pip uninstall --yes torch vllm && pip install 'clusterctl[gpu]'")  # fmt: skip
 
 
-def _imported(facts: Facts, version: str) -> Iterator[Finding]:
+def _imported(facts: MachineFacts, version: str) -> Iterator[Finding]:
     found = facts.engine
     if not found.looked:
         yield ok("engine", f"vLLM {version} is installed; whether it can be imported was not tried")
@@ -174,7 +174,7 @@ def _imported(facts: Facts, version: str) -> Iterator[Finding]:
                           f"a driver newer than {facts.gpus.driver} for that CUDA, or an older torch")  # fmt: skip
 
 
-def extras(facts: Facts) -> Finding:
+def extras(facts: MachineFacts) -> Finding:
     missing = [name for name, version in facts.extras.items() if version is None]
     if not missing:
         return ok("extras", f"{listed(sorted(facts.extras))} installed")

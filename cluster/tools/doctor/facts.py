@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from cluster.deployment.plan import Plan
-from cluster.tools.doctor.limits import Limits
+from cluster.tools.doctor.limits import ContainerLimits
 from cluster.tools.sizing.files import Stored
 from cluster.tools.sizing.memory import UTILIZATION
-from cluster.tools.sizing.model import Model
+from cluster.tools.sizing.model import ModelShape
 from config.settings import Settings
 from worker.engines import flags
 from worker.engines.vllm import memory_share
@@ -48,7 +48,7 @@ class GpuUser:
 
 
 @dataclass(frozen=True, slots=True)
-class Gpu:
+class GpuFacts:
     """``mode``: default, exclusive or prohibited, as ``nvidia-smi -c`` sets it. ``visible``: to us. ``total`` and
     ``used`` are 0 where the driver does not tell."""
 
@@ -68,11 +68,11 @@ class Gpu:
 
 
 @dataclass(frozen=True, slots=True)
-class Gpus:
+class NvmlFacts:
     """``error``: why NVML says nothing. ``devices``: there are /dev/nvidia files. ``failed``: what NVML says of those
     GPUs that do not answer, which are not among the others."""
 
-    gpus: tuple[Gpu, ...] = ()
+    gpus: tuple[GpuFacts, ...] = ()
     driver: str | None = None
     error: str | None = None
     devices: bool = False
@@ -91,7 +91,7 @@ class Port:
 
 
 @dataclass(frozen=True, slots=True)
-class Engine:
+class EngineFacts:
     """Packages by name, None for those that are not there. ``imported``: versions and the like that the engine's
     process told; ``error``: the last line of what it said instead. ``seconds`` it took; ``timed_out`` after those."""
 
@@ -129,13 +129,13 @@ class Clock:
 class Sized:
     """The model as `cluster.tools.sizing` reads it, or why it cannot."""
 
-    model: Model | None = None
+    model: ModelShape | None = None
     stored: Stored | None = None
     error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class MachineFacts:
     """``settings`` and ``plan`` are None where there are none, for the reason in ``config_error`` or ``plan_error``.
     ``others``: states of other clusters of this user. ``orphans``: engine processes whose worker is gone."""
 
@@ -144,11 +144,11 @@ class Facts:
     cpu: Cpu
     memory: int
     available: int
-    limits: Limits
+    limits: ContainerLimits
     shm: Disk | None
     open_files: tuple[int, int]
-    gpus: Gpus
-    engine: Engine
+    gpus: NvmlFacts
+    engine: EngineFacts
     extras: dict[str, str | None]
     clock: Clock
     orphans: tuple[tuple[int, str], ...] = ()

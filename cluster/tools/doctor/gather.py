@@ -1,4 +1,4 @@
-"""Fills `Facts`. Reads only: nothing is started but one process that imports the engine, and nothing is changed."""
+"""Fills `MachineFacts`. Reads only: one process that imports the engine is started, and nothing is changed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import psutil
 import cluster
 from cluster.deployment import plan as plans
 from cluster.tools.doctor import engine, gpus, limits, states
-from cluster.tools.doctor.facts import Clock, Cpu, Disk, Facts, Port, Sized
+from cluster.tools.doctor.facts import Clock, Cpu, Disk, MachineFacts, Port, Sized
 from cluster.tools.sizing import files
 from config import settings as configuration
 from config.errors import UsageError
@@ -34,7 +34,7 @@ EXTRAS = {"plot": "matplotlib", "otel": "opentelemetry-sdk"}
 _TIME_ERROR = 5  # adjtimex(2): no time service keeps the clock
 
 
-def look(flags: Mapping[str, Any], config: Path | None, import_seconds: float) -> Facts:
+def look(flags: Mapping[str, Any], config: Path | None, import_seconds: float) -> MachineFacts:
     """``flags`` as `up` was to be given them. Blocking: importing the engine takes up to ``import_seconds``."""
     settings, wrong = _settings(flags, config)
     plan = plan_wrong = state = disk = port = None
@@ -48,7 +48,7 @@ def look(flags: Mapping[str, Any], config: Path | None, import_seconds: float) -
     if settings is not None and settings.engine != "vllm":
         import_seconds = 0.0  # another engine is asked for, and importing this one takes its time
     memory = psutil.virtual_memory()
-    return Facts(
+    return MachineFacts(
         python=sys.version_info[:3], executable=sys.executable, cpu=look_at_cpu(), memory=int(memory.total),
         available=int(memory.available), limits=limits.read(), shm=_disk(Path("/dev/shm")),
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE), gpus=gpus.look(configuration.visible_gpus()),

@@ -8,34 +8,34 @@ from typing import Any
 
 import pynvml
 
-from cluster.tools.doctor.facts import Gpu, Gpus, GpuUser
+from cluster.tools.doctor.facts import GpuFacts, GpuUser, NvmlFacts
 from worker.gpus import Gpu as Usable
 from worker.gpus import memory_untold, visible_only
 
 _MODES = {0: "default", 1: "exclusive", 2: "prohibited", 3: "exclusive"}
 
 
-def look(visible: str | None, nvml: Any = pynvml, devices: Path = Path("/dev")) -> Gpus:
+def look(visible: str | None, nvml: Any = pynvml, devices: Path = Path("/dev")) -> NvmlFacts:
     """All GPUs; never raises. ``visible`` is the value of CUDA_VISIBLE_DEVICES, ``nvml`` the module to ask."""
     there = any(devices.glob("nvidia[0-9]*"))
     try:
         nvml.nvmlInit()
     except nvml.NVMLError as error:
-        return Gpus(error=str(error), devices=there, visible=visible)
+        return NvmlFacts(error=str(error), devices=there, visible=visible)
     try:
         driver = _text(nvml.nvmlSystemGetDriverVersion())
         found, failed = _all(nvml)
     except nvml.NVMLError as error:
-        return Gpus(error=str(error), devices=there, visible=visible)
+        return NvmlFacts(error=str(error), devices=there, visible=visible)
     finally:
         nvml.nvmlShutdown()
     usable = {g.index for g in visible_only([Usable(g.index, g.uuid, g.name, g.total, g.used) for g in found], visible)}
     seen = tuple(replace(gpu, visible=False) if gpu.index not in usable else gpu for gpu in found)
     why = next(iter(failed.values())) if failed and not seen else None
-    return Gpus(seen, driver, why, there, visible, failed)
+    return NvmlFacts(seen, driver, why, there, visible, failed)
 
 
-def _all(nvml: Any) -> tuple[list[Gpu], dict[int, str]]:
+def _all(nvml: Any) -> tuple[list[GpuFacts], dict[int, str]]:
     """And what NVML says of those that do not answer: the others can work."""
     found, failed = [], {}
     for index in range(nvml.nvmlDeviceGetCount()):
@@ -46,12 +46,12 @@ def _all(nvml: Any) -> tuple[list[Gpu], dict[int, str]]:
     return found, failed
 
 
-def _gpu(nvml: Any, index: int) -> Gpu:
+def _gpu(nvml: Any, index: int) -> GpuFacts:
     handle = nvml.nvmlDeviceGetHandleByIndex(index)
     total, used = _memory(nvml, handle)
     mode = _asked(nvml, lambda: nvml.nvmlDeviceGetComputeMode(handle), 0)
     mig = _asked(nvml, lambda: nvml.nvmlDeviceGetMigMode(handle)[0], 0)
-    return Gpu(
+    return GpuFacts(
         index=index, uuid=_text(nvml.nvmlDeviceGetUUID(handle)), name=_text(nvml.nvmlDeviceGetName(handle)),
         total=total, used=used, users=_users(nvml, handle),
         mode=_MODES.get(int(mode), "default"), mig=bool(mig),

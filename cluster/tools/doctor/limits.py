@@ -12,7 +12,7 @@ _UNLIMITED = 1 << 60
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ContainerLimits:
     """``memory`` bytes, ``cpus`` as many CPUs' time; None where nothing limits."""
 
     memory: int | None = None
@@ -25,7 +25,7 @@ def memory() -> int:
     return min(total, read().memory or total)
 
 
-def read(proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> Limits:
+def read(proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> ContainerLimits:
     """The tightest limits of our control group and those above it; never raises."""
     sizes: list[int] = []
     quotas: list[float] = []
@@ -42,7 +42,7 @@ def read(proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgro
                 quota, period = _numbers(folder / "cpu.cfs_quota_us"), _numbers(folder / "cpu.cfs_period_us")
                 quotas += _ratio([*quota, *period])
     sizes = [size for size in sizes if 0 < size < _UNLIMITED]
-    return Limits(min(sizes, default=None), min(quotas, default=None))
+    return ContainerLimits(min(sizes, default=None), min(quotas, default=None))
 
 
 def _memberships(proc: Path) -> list[tuple[list[str], str]]:

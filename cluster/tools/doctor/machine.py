@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cluster.tools.doctor.facts import Facts
+from cluster.tools.doctor.facts import MachineFacts
 from cluster.tools.doctor.finding import GIB, Finding, gib, listed, ok, problem, warning
 
 PYTHON = (3, 11)
@@ -19,7 +19,7 @@ _DISK_FULL, _DISK_LOW = GIB // 10, 5 * GIB
 _CLOCK_SLACK = 300.0
 
 
-def findings(facts: Facts) -> Iterator[Finding]:
+def findings(facts: MachineFacts) -> Iterator[Finding]:
     yield python(facts)
     yield cpu(facts)
     yield from memory(facts)
@@ -30,7 +30,7 @@ def findings(facts: Facts) -> Iterator[Finding]:
     yield clock(facts)
 
 
-def python(facts: Facts) -> Finding:
+def python(facts: MachineFacts) -> Finding:
     version = ".".join(map(str, facts.python))
     if facts.python < PYTHON:
         return problem("python", f"Python {version}; {'.'.join(map(str, PYTHON))} is needed",
@@ -38,7 +38,7 @@ def python(facts: Facts) -> Finding:
     return ok("python", f"Python {version}, {facts.executable}")
 
 
-def cpu(facts: Facts) -> Finding:
+def cpu(facts: MachineFacts) -> Finding:
     """vLLM's CPU build has kernels for AVX2 and for AVX-512; AMX and bfloat16 instructions make it fast."""
     found = facts.cpu
     head = f"{found.name}, {found.cores} core{'s' * (found.cores != 1)} for us"
@@ -61,7 +61,7 @@ def cpu(facts: Facts) -> Finding:
     return ok("cpu", f"{head}; AVX2 and AVX-512{' with ' + listed(extras) if extras else ', no bfloat16 instructions'}")
 
 
-def memory(facts: Facts) -> Iterator[Finding]:
+def memory(facts: MachineFacts) -> Iterator[Finding]:
     usable = min(facts.memory, facts.limits.memory or facts.memory)
     text = f"{gib(facts.memory)}, {gib(facts.available)} available"
     needed = _memory_needed(facts)
@@ -80,7 +80,7 @@ def memory(facts: Facts) -> Iterator[Finding]:
     yield from limits(facts)
 
 
-def limits(facts: Facts) -> Iterator[Finding]:
+def limits(facts: MachineFacts) -> Iterator[Finding]:
     """A worker is placed by what the machine has: a container's limits are not seen by everything that counts cores."""
     found = facts.limits
     tight: list[str] = []
@@ -98,7 +98,7 @@ def limits(facts: Facts) -> Iterator[Finding]:
     yield warning("container", text, f"start up with {cap}, or raise the container's limits")
 
 
-def shared_memory(facts: Facts) -> Finding:
+def shared_memory(facts: MachineFacts) -> Finding:
     """vLLM's processes of one worker hand each other tensors there."""
     if facts.shm is None:
         return problem("shared memory", "there is no /dev/shm", "mount it: mount -t tmpfs shm /dev/shm")
@@ -113,7 +113,7 @@ def shared_memory(facts: Facts) -> Finding:
     return warning("shared memory", f"{text}: little", more)
 
 
-def open_files(facts: Facts) -> Finding:
+def open_files(facts: MachineFacts) -> Finding:
     """A balancer raises its soft limit to the hard one by itself."""
     soft, hard = facts.open_files
     clients = facts.settings.max_connections if facts.settings else 10_000
@@ -129,7 +129,7 @@ def open_files(facts: Facts) -> Finding:
     return ok("open files", f"{hard} at most{'' if soft == hard else f' ({soft} now: the balancer raises it)'}")
 
 
-def disk(facts: Facts) -> Finding:
+def disk(facts: MachineFacts) -> Finding:
     assert facts.disk is not None
     found = facts.disk
     text = f"{found.folder}: {gib(found.free)} of {gib(found.total)} free"
@@ -142,7 +142,7 @@ def disk(facts: Facts) -> Finding:
     return ok("disk", text)
 
 
-def clock(facts: Facts) -> Finding:
+def clock(facts: MachineFacts) -> Finding:
     found = facts.clock
     if found.newest > found.now + _CLOCK_SLACK:
         return problem("clock", f"it is {(found.newest - found.now) / 3600:.1f} h behind this program's own files",
@@ -153,17 +153,17 @@ def clock(facts: Facts) -> Finding:
     return ok("clock", "kept by a time service" if found.synchronized else "plausible")
 
 
-def _on_cpu(facts: Facts) -> bool:
+def _on_cpu(facts: MachineFacts) -> bool:
     """Whether an engine computes on the processor."""
     if facts.plan is None:
         return not facts.gpus.gpus
     return not facts.plan.placement.on_gpu and facts.plan.spec.engine != "sim"
 
 
-def _memory_needed(facts: Facts) -> int:
+def _memory_needed(facts: MachineFacts) -> int:
     plan = facts.plan
     return plan.placement.memory_each * plan.settings.instances if plan and not plan.placement.on_gpu else 0
 
 
-def _running(facts: Facts) -> bool:
+def _running(facts: MachineFacts) -> bool:
     return facts.state is not None and bool(facts.state.supervisor or facts.state.survivors)

@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from cluster.deployment.plan import Plan
-from cluster.tools.doctor.facts import Facts
+from cluster.tools.doctor.facts import MachineFacts
 from cluster.tools.doctor.finding import GIB, Finding, gib, ok, problem
 from cluster.tools.sizing import fit as fits
 from cluster.tools.sizing import memory
-from cluster.tools.sizing.fit import Ask, Fit, Place
-from cluster.tools.sizing.model import DTYPE_BYTES, Model
+from cluster.tools.sizing.fit import Fit, Hardware, Load
+from cluster.tools.sizing.model import DTYPE_BYTES, ModelShape
 from worker.engines import flags
 
 
-def findings(facts: Facts) -> Iterator[Finding]:
+def findings(facts: MachineFacts) -> Iterator[Finding]:
     """Nothing where no model is served, or where the engine's own flags make it another question."""
     plan, sized = facts.plan, facts.model
     if plan is None or sized is None or plan.spec.engine != "vllm":
@@ -32,7 +32,7 @@ def findings(facts: Facts) -> Iterator[Finding]:
         return
     weights = memory.weights(model, sized.stored)
     adapters = 0 if flags.has(plan.spec.extra_args, "--no-enable-lora") else plan.spec.max_loras
-    ask = Ask(adapters, plan.spec.max_lora_rank, context, 1, cpu_kv=int(plan.spec.cpu_kv_gib * GIB))
+    ask = Load(adapters, plan.spec.max_lora_rank, context, 1, cpu_kv=int(plan.spec.cpu_kv_gib * GIB))
     fit = _on_gpu(facts, plan, model, weights, ask) if plan.placement.on_gpu else _on_cpu(plan, model, weights, ask)
     yield _said(plan, fit, context)
 
@@ -65,23 +65,23 @@ def _shorter(fit: Fit, context: int) -> int:
     return 0
 
 
-def _on_gpu(facts: Facts, plan: Plan, model: Model, weights: memory.Weights, ask: Ask) -> Fit:
+def _on_gpu(facts: MachineFacts, plan: Plan, model: ModelShape, weights: memory.Weights, ask: Load) -> Fit:
     placement = plan.placement
     used = {index for number in range(max(1, plan.settings.instances)) for index in placement.slot(number).gpus}
     sizes = {gpu.index: gpu.total for gpu in facts.gpus.gpus if gpu.total}
-    place = Place(placement.ranks, min(sizes[index] for index in (used & sizes.keys()) or sizes))
+    place = Hardware(placement.ranks, min(sizes[index] for index in (used & sizes.keys()) or sizes))
     budget = int(place.memory * facts.memory_share)
     fit = replace(fits.on_gpus(model, weights, ask, place, placement.ranks), budget=budget)
     return replace(fit, kv=max(0, fit.room))
 
 
-def _on_cpu(plan: Plan, model: Model, weights: memory.Weights, ask: Ask) -> Fit:
+def _on_cpu(plan: Plan, model: ModelShape, weights: memory.Weights, ask: Load) -> Fit:
     """Whether all of it fits into main memory is `machine.memory`'s question: here the cache alone is."""
-    fit = fits.on_cpu(model, weights, ask, Place(0, plan.placement.machine.memory), 1)
+    fit = fits.on_cpu(model, weights, ask, Hardware(0, plan.placement.machine.memory), 1)
     return replace(fit, budget=fit.weights + fit.adapters + fit.overhead + fit.kv)
 
 
-def _served(model: Model, plan: Plan) -> Model:
+def _served(model: ModelShape, plan: Plan) -> ModelShape:
     given = flags.values(plan.spec.extra_args, "--dtype")
     dtype = given[0] if given else plan.spec.dtype
     return replace(model, dtype=dtype) if dtype in DTYPE_BYTES else model

@@ -6,14 +6,14 @@ import ipaddress
 from collections.abc import Iterator
 
 from cluster.deployment.plan import Plan
-from cluster.tools.doctor.facts import Facts, Port, State
+from cluster.tools.doctor.facts import MachineFacts, Port, State
 from cluster.tools.doctor.finding import Finding, gib, listed, ok, problem, warning
 from config.settings import Settings
 from worker.engines import flags
 from worker.spec import Slot
 
 
-def findings(facts: Facts) -> Iterator[Finding]:
+def findings(facts: MachineFacts) -> Iterator[Finding]:
     yield settings(facts)
     if facts.settings is not None:
         yield from exposure(facts.settings, facts.knows_peers)
@@ -25,7 +25,7 @@ def findings(facts: Facts) -> Iterator[Finding]:
     yield up(facts)
 
 
-def settings(facts: Facts) -> Finding:
+def settings(facts: MachineFacts) -> Finding:
     if facts.config_error is not None:
         return problem("settings", facts.config_error, "clusterctl config show lists all settings and their meaning")
     source = f"{facts.config_file}, environment and flags" if facts.config_file else "environment and flags"
@@ -62,7 +62,7 @@ def is_here_only(host: str) -> bool:
         return name == "localhost"
 
 
-def port(facts: Facts, found: Port) -> Finding:
+def port(facts: MachineFacts, found: Port) -> Finding:
     place = f"{found.host}:{found.number}"
     if found.error is None:
         return ok("port", f"{place} is free")
@@ -99,7 +99,7 @@ def state(found: State) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def leftovers(facts: Facts) -> Iterator[Finding]:
+def leftovers(facts: MachineFacts) -> Iterator[Finding]:
     """What other clusters left behind, and what belongs to none."""
     recorded = {pid for s in (*facts.others, *([facts.state] if facts.state else [])) for pids in s.survivors.values()
                 for pid in pids}  # fmt: skip
@@ -120,7 +120,7 @@ def _processes(found: State) -> str:
     return f"{listed(sorted(found.survivors))} ({count} process{'es' * (count != 1)})"
 
 
-def up(facts: Facts) -> Finding:
+def up(facts: MachineFacts) -> Finding:
     if facts.plan is not None:
         return ok("up", "\n".join(explain(facts.plan, facts)))
     if facts.plan_error is not None:
@@ -128,7 +128,7 @@ def up(facts: Facts) -> Finding:
     return problem("up", "would start nothing: the settings are wrong", "see settings, above")
 
 
-def explain(plan: Plan, facts: Facts) -> list[str]:
+def explain(plan: Plan, facts: MachineFacts) -> list[str]:
     """What `up` would do, and why, line by line."""
     s, spec = plan.settings, plan.spec
     plural = "s" * (s.instances != 1)
@@ -154,7 +154,7 @@ def explain(plan: Plan, facts: Facts) -> list[str]:
     return out
 
 
-def _places(plan: Plan, facts: Facts) -> Iterator[str]:
+def _places(plan: Plan, facts: MachineFacts) -> Iterator[str]:
     placement, number = plan.placement, plan.settings.instances
     shown = min(number, 8)
     if placement.on_gpu:

@@ -9,7 +9,7 @@ from pathlib import Path
 from cluster.adapters.validation.shapes import model_folder, read_tensors
 from cluster.adapters.validation.tensors import AdapterRejected, Tensor, open_regular, read_object, stored_bytes
 from cluster.tools.sizing import model as models
-from cluster.tools.sizing.model import Model
+from cluster.tools.sizing.model import ModelShape
 from config.errors import UsageError
 from config.settings import environment
 
@@ -29,7 +29,7 @@ class Stored:
     parameters: int | None
 
 
-def read(name: str) -> tuple[Model, Stored | None]:
+def read(name: str) -> tuple[ModelShape, Stored | None]:
     """The model in a folder or, by its hub id, in the Hugging Face cache; None for weights without safetensors headers.
 
     Raises UsageError, one sentence, for what is no model."""
@@ -58,7 +58,7 @@ def read(name: str) -> tuple[Model, Stored | None]:
     return model, count(tensors, model) if tensors else None
 
 
-def count(tensors: Mapping[str, Tensor], model: Model) -> Stored:
+def count(tensors: Mapping[str, Tensor], model: ModelShape) -> Stored:
     """Pure. An output that is tied to the input is served once, however often it is stored."""
     plain = packed = 0
     for name, tensor in tensors.items():

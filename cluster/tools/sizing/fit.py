@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from cluster.fleet.placement import CPU_MOST
 from cluster.tools.sizing import memory
 from cluster.tools.sizing.memory import GIB, Cache, Weights
-from cluster.tools.sizing.model import Model
+from cluster.tools.sizing.model import ModelShape
 
 #: Of main memory; the rest is the system's (`cluster.fleet.placement` counts the same).
 CPU_SHARE = 0.9
@@ -18,7 +18,7 @@ _MOST_RANKS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class Load:
     """``concurrency`` requests of ``context`` tokens each at the same time, over all instances. ``adapters`` are in use
     at the same time on each instance, of up to ``rank``. ``cpu_kv``: the cache of an instance on a CPU, bytes; None:
     what is needed."""
@@ -32,7 +32,7 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Hardware:
     """``gpus`` of ``memory`` bytes each or, with none, main memory and the ``cores`` beside it. ``process``: bytes that
     an engine without GPU takes for itself."""
 
@@ -55,7 +55,7 @@ class Fit:
     overhead: int
     kv: int
     cache: Cache
-    ask: Ask
+    ask: Load
 
     @property
     def room(self) -> int:
@@ -97,7 +97,7 @@ class Fit:
         return self.weights + self.adapters + self.overhead + self.cache.request_bytes(self.ask.context)
 
 
-def on_gpus(model: Model, weights: Weights, ask: Ask, place: Place, ranks: int) -> Fit:
+def on_gpus(model: ModelShape, weights: Weights, ask: Load, place: Hardware, ranks: int) -> Fit:
     """With ``ranks`` GPUs an instance, and as many instances as there are GPUs for."""
     budget = int(place.memory * memory.UTILIZATION)
     cache = memory.cache(model, ranks, ask.kv_dtype, on_gpu=True, gpu_memory=place.memory)
@@ -109,7 +109,7 @@ def on_gpus(model: Model, weights: Weights, ask: Ask, place: Place, ranks: int) 
     return replace(fit, kv=max(0, fit.room))
 
 
-def on_cpu(model: Model, weights: Weights, ask: Ask, place: Place, instances: int) -> Fit:
+def on_cpu(model: ModelShape, weights: Weights, ask: Load, place: Hardware, instances: int) -> Fit:
     """Adapters are there twice: as they were read, and in the room set aside for those in use."""
     cache = memory.cache(model, 1, ask.kv_dtype, on_gpu=False)
     fit = Fit(
@@ -123,7 +123,7 @@ def on_cpu(model: Model, weights: Weights, ask: Ask, place: Place, instances: in
     return replace(fit, kv=wanted if ask.cpu_kv is None else ask.cpu_kv)
 
 
-def tensor_sizes(model: Model, gpus: int) -> Iterator[int]:
+def tensor_sizes(model: ModelShape, gpus: int) -> Iterator[int]:
     """Powers of two that divide the attention heads, as vLLM wants it."""
     ranks = 1
     while ranks <= min(gpus, _MOST_RANKS) and model.heads % ranks == 0:
@@ -131,7 +131,7 @@ def tensor_sizes(model: Model, gpus: int) -> Iterator[int]:
         ranks *= 2
 
 
-def best(model: Model, weights: Weights, ask: Ask, place: Place, ranks: int | None = None) -> Fit:
+def best(model: ModelShape, weights: Weights, ask: Load, place: Hardware, ranks: int | None = None) -> Fit:
     """The most instances that hold what was asked; else what holds most; else what comes nearest to one request."""
     if place.gpus:
         sizes = [ranks] if ranks else list(tensor_sizes(model, place.gpus))

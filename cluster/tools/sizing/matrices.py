@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from cluster.tools.sizing.model import Latent, Model
+from cluster.tools.sizing.model import Latent, ModelShape
 
 #: How tensor parallelism cuts a matrix: by its outputs, its inputs, not at all, or a vocabulary (its weights are cut,
 #: its adapters' are not).
@@ -35,7 +35,7 @@ class Matrix:
         return self.copies * (self.inputs * self.outputs + self.outputs * self.bias)
 
 
-def matrices(model: Model) -> list[Matrix]:
+def matrices(model: ModelShape) -> list[Matrix]:
     """Everything that is multiplied with; `vectors` are the rest."""
     m, dense = model, model.layers - model.expert_layers
     found = [Matrix("embed_tokens", m.vocab, m.hidden, 1, "vocab", adapted=m.family in _ADAPTED_VOCABULARY)]
@@ -52,7 +52,7 @@ def matrices(model: Model) -> list[Matrix]:
     return [*found, head]
 
 
-def vectors(model: Model) -> int:
+def vectors(model: ModelShape) -> int:
     """Parameters of norms and the like."""
     m = model
     each = (4 if m.family in ("gemma2", "gemma3_text") else 2) * m.hidden
@@ -66,18 +66,18 @@ def vectors(model: Model) -> int:
     return m.layers * each + m.hidden + corrections
 
 
-def parameters(model: Model) -> int:
+def parameters(model: ModelShape) -> int:
     """All of them, a tied output counted once."""
     counted = (matrix for matrix in matrices(model) if not (model.tied and matrix.name == "lm_head"))
     return sum(matrix.parameters for matrix in counted) + vectors(model)
 
 
-def whole(model: Model) -> int:
+def whole(model: ModelShape) -> int:
     """Parameters that every GPU of a worker holds, however many there are."""
     return sum(matrix.parameters for matrix in matrices(model) if matrix.cut == "whole") + vectors(model)
 
 
-def _attention(m: Model) -> list[Matrix]:
+def _attention(m: ModelShape) -> list[Matrix]:
     query, keys = m.heads * m.head_dim, m.kv_heads * m.head_dim
     return [
         Matrix("q_proj", m.hidden, query, m.layers, "out", m.qkv_bias),
@@ -87,7 +87,7 @@ def _attention(m: Model) -> list[Matrix]:
     ]
 
 
-def _latent_attention(m: Model, a: Latent) -> list[Matrix]:
+def _latent_attention(m: ModelShape, a: Latent) -> list[Matrix]:
     query = m.heads * (a.nope + a.rope)
     if a.query_rank:
         asked = [
@@ -104,7 +104,7 @@ def _latent_attention(m: Model, a: Latent) -> list[Matrix]:
     ]
 
 
-def _feed_forward(m: Model, name: str, inner: int, copies: int, bias: bool = False) -> list[Matrix]:
+def _feed_forward(m: ModelShape, name: str, inner: int, copies: int, bias: bool = False) -> list[Matrix]:
     if not inner or not copies:
         return []
     bias = bias or m.mlp_bias

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from cluster.tools.sizing import matrices
 from cluster.tools.sizing.files import Stored
 from cluster.tools.sizing.matrices import Matrix
-from cluster.tools.sizing.model import DTYPE_BYTES, Model
+from cluster.tools.sizing.model import DTYPE_BYTES, ModelShape
 
 GIB = 1024**3
 
@@ -35,13 +35,13 @@ class Weights:
     parameters: int | None
     counted: bool
 
-    def each(self, model: Model, ranks: int) -> int:
+    def each(self, model: ModelShape, ranks: int) -> int:
         """Of one of ``ranks`` GPUs: what cannot be cut is on all of them."""
         whole = min(self.bytes, matrices.whole(model) * DTYPE_BYTES[model.dtype])
         return -(-(self.bytes - whole) // ranks) + whole
 
 
-def weights(model: Model, stored: Stored | None) -> Weights:
+def weights(model: ModelShape, stored: Stored | None) -> Weights:
     """From the files' headers, or by the architecture where there are none."""
     size = DTYPE_BYTES[model.dtype]
     if stored is not None:
@@ -53,19 +53,19 @@ def weights(model: Model, stored: Stored | None) -> Weights:
     return Weights((total - packed) * size + model.quantization.bytes_of(packed), total, False)
 
 
-def _quantized(model: Model, matrix: Matrix) -> bool:
+def _quantized(model: ModelShape, matrix: Matrix) -> bool:
     if model.quantization is not None and model.quantization.method == "mxfp4":
         return matrix.name.startswith("experts.")
     return matrix.cut in ("in", "out")
 
 
-def adapted_numbers(model: Model, ranks: int) -> int:
+def adapted_numbers(model: ModelShape, ranks: int) -> int:
     """Inputs plus outputs of all matrices that adapters may change, on one of ``ranks`` GPUs: a rank costs as much."""
     adapted = (m for m in matrices.matrices(model) if m.adapted)
     return sum(m.copies * (_inputs(m, ranks) + _outputs(model, m, ranks)) for m in adapted)
 
 
-def adapters(model: Model, ranks: int, slots: int, rank: int) -> int:
+def adapters(model: ModelShape, ranks: int, slots: int, rank: int) -> int:
     """What vLLM sets aside for ``slots`` adapters (``--max-loras``) of up to ``rank``, used or not."""
     return slots * rank * adapted_numbers(model, ranks) * DTYPE_BYTES[model.dtype]
 
@@ -74,7 +74,7 @@ def _inputs(matrix: Matrix, ranks: int) -> int:
     return -(-matrix.inputs // ranks) if matrix.cut == "in" else matrix.inputs
 
 
-def _outputs(model: Model, matrix: Matrix, ranks: int) -> int:
+def _outputs(model: ModelShape, matrix: Matrix, ranks: int) -> int:
     if matrix.cut != "out":
         return matrix.outputs
     if matrix.name in ("k_proj", "v_proj"):
@@ -120,7 +120,7 @@ class Cache:
         return int(self.at_once(room, context) * context)
 
 
-def cache(model: Model, ranks: int, dtype: str, *, on_gpu: bool, gpu_memory: int = 0) -> Cache:
+def cache(model: ModelShape, ranks: int, dtype: str, *, on_gpu: bool, gpu_memory: int = 0) -> Cache:
     """``dtype``: auto (the model's) or one of 8 bits, as ``--kv-cache-dtype`` says."""
     size = DTYPE_BYTES[model.dtype] if dtype == "auto" else 1
     near, full = model.windowed, model.layers - model.windowed
@@ -138,7 +138,7 @@ def batch(gpu_memory: int) -> tuple[int, int]:
     return _BIG if gpu_memory >= _BIG_GPU else _SMALL
 
 
-def gpu_overhead(model: Model, ranks: int, gpu_memory: int) -> int:
+def gpu_overhead(model: ModelShape, ranks: int, gpu_memory: int) -> int:
     """An estimate: what one step takes at its peak, and what CUDA takes for itself. vLLM measures it at its start."""
     tokens, requests = batch(gpu_memory)
     inner = max(model.inner, model.expert_inner * model.experts_each + model.shared_inner)

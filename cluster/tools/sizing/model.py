@@ -50,7 +50,7 @@ class Quantization:
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class ModelShape:
     """Sizes are counts, ``window`` and ``limit`` tokens. ``windowed`` of the ``layers`` look back ``window`` tokens
     only. ``experts``, of which a token goes through
     ``experts_each``, are in ``expert_layers`` of the layers; the others have one feed-forward network."""
@@ -96,7 +96,7 @@ class Model:
         return 2 * self.kv_heads_each(ranks) * self.head_dim
 
 
-def parse(config: Mapping[str, Any]) -> Model:
+def parse(config: Mapping[str, Any]) -> ModelShape:
     """Raises UsageError, a sentence without the name of the model, for what describes no language model."""
     text = config.get("text_config") or config.get("llm_config")
     outer = config
@@ -120,7 +120,7 @@ def parse(config: Mapping[str, Any]) -> Model:
     shared = _number(config, "shared_expert_intermediate_size", default=shared)
     window, windowed = _window(config, family, layers)
     attention_bias = bool(config.get("attention_bias", family == "gpt_oss"))
-    return Model(
+    return ModelShape(
         family=family, layers=layers, hidden=hidden, heads=heads, kv_heads=kv_heads, head_dim=head_dim, inner=inner,
         vocab=vocab, tied=bool(config.get("tie_word_embeddings", family in _GEMMA)), limit=limit,
         dtype=_dtype(config, outer), gated=family not in ("gpt2", "gpt_neox", "opt", "falcon", "starcoder2"),

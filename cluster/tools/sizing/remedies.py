@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from cluster.tools.sizing.fit import Ask, Fit, Place, best
+from cluster.tools.sizing.fit import Fit, Hardware, Load, best
 from cluster.tools.sizing.memory import GIB, Weights
-from cluster.tools.sizing.model import DTYPE_BYTES, Model
+from cluster.tools.sizing.model import DTYPE_BYTES, ModelShape
 
 _MOST_GPUS = 64
 _LEAST_CONTEXT = 128
@@ -21,10 +21,10 @@ _MAIN_SIZES = tuple(8 << step for step in range(10))
 class Case:
     """A question put to `best`."""
 
-    model: Model
+    model: ModelShape
     weights: Weights
-    ask: Ask
-    place: Place
+    ask: Load
+    place: Hardware
     ranks: int | None = None
 
     def answer(self) -> Fit:

@@ -26,7 +26,7 @@ WANTED = (TOKENS, WAITING, *KV, TTFT, QUEUED, GPU_BUSY, GPU_MEMORY)
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class Snapshot:
     """``at``: monotonic seconds."""
 
     at: float
@@ -38,7 +38,7 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class InstanceRow:
     """One instance. None: not known. ``kv``: 0 to 1; rates a second; latencies in s; ``gpu_busy``: 0 to 1, the mean of
     its GPUs; memory in MB."""
 
@@ -64,7 +64,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Totals:
+class ClusterTotals:
     """The cluster as a whole."""
 
     ready: int
@@ -86,23 +86,23 @@ class Totals:
 
 
 @dataclass
-class History:
+class SnapshotHistory:
     """Samples of the last minute."""
 
-    samples: deque[Sample] = field(default_factory=deque)
+    samples: deque[Snapshot] = field(default_factory=deque)
 
-    def add(self, sample: Sample) -> None:
+    def add(self, sample: Snapshot) -> None:
         self.samples.append(sample)
         while len(self.samples) > 2 and self.samples[1].at <= sample.at - PERCENTILES:
             self.samples.popleft()
 
-    def before(self, seconds: float) -> Sample:
+    def before(self, seconds: float) -> Snapshot:
         """The latest that is at least so many ``seconds`` older than the last, or the oldest."""
         last = self.samples[-1]
         older = [s for s in self.samples if s.at <= last.at - seconds]
         return older[-1] if older else self.samples[0]
 
-    def view(self, lifetime: bool = False) -> tuple[Totals, list[Row]]:
+    def view(self, lifetime: bool = False) -> tuple[ClusterTotals, list[InstanceRow]]:
         """``lifetime``: percentiles since the workers' starts."""
         last, near = self.samples[-1], self.before(RATES)
         took = last.at - near.at
@@ -120,7 +120,7 @@ class History:
         ]
         status, balancer = last.status, last.status["load_balancer"]
         p50, p99 = _percentiles(last, far, None)
-        return Totals(
+        return ClusterTotals(
             ready=status["running_instances"], wanted=status["total_instances"],
             strategy=status["load_balancer_strategy"], model=status.get("model") or "",
             supervisor=status["supervisor"].get("pid"),
@@ -132,14 +132,14 @@ class History:
         ), rows
 
 
-def _column(sample: Sample, key: str) -> dict[str, float]:
+def _column(sample: Snapshot, key: str) -> dict[str, float]:
     return {name: float(i.get(key) or 0) for name, i in sample.status["instances"].items()}
 
 
 def _row(
-    name: str, seen: Mapping[str, Any], last: Sample, far: Sample | None, tokens: float | None,
+    name: str, seen: Mapping[str, Any], last: Snapshot, far: Snapshot | None, tokens: float | None,
     requests: float | None, errors: float | None,
-) -> Row:
+) -> InstanceRow:
     kv = {dict(labels).get("instance"): 0.0 for labels in last.family(*KV)}
     for labels, value in last.family(*KV).items():  # of several engines in one worker, the fullest
         kv[dict(labels).get("instance")] = max(kv[dict(labels).get("instance")], value)
@@ -150,7 +150,7 @@ def _row(
     waiting = series.by(last.family(WAITING), "instance").get(name)
     p50, p99 = _percentiles(last, far, name)
     models = seen.get("models") or []
-    return Row(
+    return InstanceRow(
         name=name, state=seen["state"] + (" (degraded)" if seen.get("degraded") else ""), note=_note(seen), gpus=gpus,
         gpu_busy=sum(known) / len(known) if known else None, gpu_memory=sum(used) / 1e6 if used else None,
         memory=seen.get("memory_mb"), cpu=seen.get("cpu_percent"), in_flight=seen.get("in_flight", 0),
@@ -167,7 +167,7 @@ def _note(seen: Mapping[str, Any]) -> str:
     return f"last end: {last['reason']}" if last and not last["expected"] else ""
 
 
-def _percentiles(last: Sample, far: Sample | None, instance: str | None) -> tuple[float | None, float | None]:
+def _percentiles(last: Snapshot, far: Snapshot | None, instance: str | None) -> tuple[float | None, float | None]:
     """Of the time to first token. Added up over several instances only what each has grown by: one may have been
     started anew meanwhile."""
     now = last.family(TTFT)
@@ -188,7 +188,7 @@ def _percentiles(last: Sample, far: Sample | None, instance: str | None) -> tupl
 
 
 #: What rows can be sorted by, and whether the most come first.
-SORTS: dict[str, tuple[Callable[[Row], Any], bool]] = {
+SORTS: dict[str, tuple[Callable[[InstanceRow], Any], bool]] = {
     "instance": (lambda row: 0, False), "in flight": (lambda row: row.in_flight, True),
     "tokens/s": (lambda row: row.tokens or 0, True), "requests/s": (lambda row: row.requests or 0, True),
     "TTFT p99": (lambda row: row.p99 or 0, True), "KV cache": (lambda row: row.kv or 0, True),
@@ -197,7 +197,7 @@ SORTS: dict[str, tuple[Callable[[Row], Any], bool]] = {
 }  # fmt: skip
 
 
-def ordered(rows: Sequence[Row], by: str) -> list[Row]:
+def ordered(rows: Sequence[InstanceRow], by: str) -> list[InstanceRow]:
     """Equals stay in the cluster's order."""
     key, most_first = SORTS[by]
     return sorted(rows, key=key, reverse=most_first)

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from cluster.cli.render import status_table
 from cluster.cli.running.top_view import headlines
-from cluster.tools.top.top import History, Sample
+from cluster.tools.top.top import Snapshot, SnapshotHistory
 
 
 def _status(**supervisor: Any) -> dict[str, Any]:
@@ -24,8 +24,8 @@ def _shown(status: dict[str, Any]) -> tuple[str, str]:
     """By `status` and by `top`."""
     out = io.StringIO()
     Console(file=out, width=200).print(status_table(status, 200))
-    history = History()
-    history.add(Sample(1.0, status, {}))
+    history = SnapshotHistory()
+    history.add(Snapshot(1.0, status, {}))
     return out.getvalue(), headlines(history.view()[0], "http://h", 200)[0].plain
 
 

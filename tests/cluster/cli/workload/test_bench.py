@@ -15,9 +15,9 @@ from cluster.cli import cli
 from cluster.cli.workload import bench, bench_run
 from cluster.client import ClusterError
 from cluster.tools.bench.mix import Mix
-from cluster.tools.bench.prompts import Prompt
-from cluster.tools.bench.run import Plan
-from cluster.tools.bench.samples import Outcome, Sample
+from cluster.tools.bench.prompts import BenchPrompt
+from cluster.tools.bench.run import BenchPlan
+from cluster.tools.bench.samples import BenchRun, Sample
 from config.errors import UsageError
 
 LISTED = [{"id": "demo", "parent": None}, {"id": "sql", "parent": "demo"}, {"id": "poet", "parent": "demo"}]
@@ -30,14 +30,14 @@ class Measured:
     """Stands for the measuring. ``plans``: what it was asked; ``samples``, ``signal``: what comes of it."""
 
     def __init__(self) -> None:
-        self.plans: list[Plan] = []
+        self.plans: list[BenchPlan] = []
         self.samples = [GOOD]
         self.signal: int | None = None
         self.url: str | None = None
 
-    def measure(self, plans: list[Plan]) -> tuple[list[Outcome], int | None]:
+    def measure(self, plans: list[BenchPlan]) -> tuple[list[BenchRun], int | None]:
         self.plans = plans
-        return [Outcome(list(self.samples), 1.0) for _ in plans], self.signal
+        return [BenchRun(list(self.samples), 1.0) for _ in plans], self.signal
 
     def listed(self, url: str, key: str | None, model: str | None) -> list[dict[str, Any]]:
         self.url = url
@@ -60,10 +60,10 @@ def run(measured: Measured) -> Callable[..., Result]:
 
 
 @pytest.fixture
-def plan(run: Callable[..., Result], measured: Measured) -> Callable[..., Plan]:
+def plan(run: Callable[..., Result], measured: Measured) -> Callable[..., BenchPlan]:
     """The plan of the first run."""
 
-    def ask(*args: str) -> Plan:
+    def ask(*args: str) -> BenchPlan:
         result = run(*args)
         assert result.exception is None, result.exception
         return measured.plans[0]
@@ -74,14 +74,16 @@ def plan(run: Callable[..., Result], measured: Measured) -> Callable[..., Plan]:
 # What is measured.
 
 
-def test_told_nothing_it_asks_the_first_model_a_hundred_times(plan: Callable[..., Plan], measured: Measured) -> None:
+def test_told_nothing_it_asks_the_first_model_a_hundred_times(
+    plan: Callable[..., BenchPlan], measured: Measured
+) -> None:
     found = plan()
     assert (found.models, found.requests, found.concurrency, found.rate) == (("demo",), 100, 8, None)
     assert len(found.prompts) == 100 and found.form.stream and found.form.endpoint == "chat"
     assert found.form.url == measured.url == "http://127.0.0.1:8000" and found.form.api_key is None
 
 
-def test_flags(plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flags(plan: Callable[..., BenchPlan], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLUSTERCTL_API_KEY", "secret")
     found = plan("--url", "http://there:1/v1/", "--rate", "2.5", "--duration", "3", "--no-stream", "--seed", "4")
     assert found.form.url == "http://there:1" and found.form.api_key == "secret" and not found.form.stream
@@ -91,16 +93,16 @@ def test_flags(plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> No
     assert plan("--adapters", "zipf:1.5").mix == Mix(1.5) and plan("--adapters", "uniform").models == ("sql", "poet")
 
 
-def test_all_models_are_a_run_each(plan: Callable[..., Plan], measured: Measured) -> None:
+def test_all_models_are_a_run_each(plan: Callable[..., BenchPlan], measured: Measured) -> None:
     plan("--model", "all")
     assert [p.models for p in measured.plans] == [("demo",), ("sql",), ("poet",)]
 
 
-def test_each_prompt_of_a_file_is_asked_once(plan: Callable[..., Plan], tmp_path: Path) -> None:
+def test_each_prompt_of_a_file_is_asked_once(plan: Callable[..., BenchPlan], tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_text("one\ntwo\n")
     found = plan("--prompts-file", str(path))
-    assert found.prompts == (Prompt("one"), Prompt("two")) and found.requests == 2
+    assert found.prompts == (BenchPrompt("one"), BenchPrompt("two")) and found.requests == 2
     assert plan("--prompts-file", str(path), "--requests", "7").requests == 7
 
 
@@ -121,7 +123,9 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_file_is_what_flags_would_be(plan: Callable[..., Plan], file: Path, run: Callable[..., Result]) -> None:
+def test_the_file_is_what_flags_would_be(
+    plan: Callable[..., BenchPlan], file: Path, run: Callable[..., Result]
+) -> None:
     found = plan("--config", str(file), "--plot", "none")
     assert (found.form.url, found.models, found.concurrency, found.requests) == ("http://there:1", ("sql",), 4, 3)
     assert (found.form.max_tokens, found.form.temperature, found.form.stream) == (16, 0.5, False)
@@ -132,7 +136,7 @@ def test_the_file_is_what_flags_would_be(plan: Callable[..., Plan], file: Path, 
     assert "answered" not in run("--config", str(file), "--plot", "none").output
 
 
-def test_flags_go_before_the_file(plan: Callable[..., Plan], file: Path, tmp_path: Path) -> None:
+def test_flags_go_before_the_file(plan: Callable[..., BenchPlan], file: Path, tmp_path: Path) -> None:
     common = ("--config", str(file), "--out", str(tmp_path / "out"), "--plot", "none")
     found = plan(*common, "--model", "demo", "--rate", "3", "--stream", "--num-prompts", "2", "--max-tokens", "1")
     assert (found.models, found.rate, found.concurrency, found.form.stream) == (("demo",), 3.0, None, True)

@@ -14,7 +14,7 @@ from cluster.cli.workload.chat import completions
 from cluster.cli.workload.chat_session import COMMANDS, Leave, Session, messages
 from cluster.client import ClusterError
 from cluster.tools.chat.conversation import Conversation
-from cluster.tools.chat.openai_client import Answer, OpenAIClient
+from cluster.tools.chat.openai_client import OpenAIClient, StreamedAnswer
 
 CARDS = [{"id": "demo"}, {"id": "pirate", "parent": "demo"}]
 
@@ -254,6 +254,6 @@ def test_an_answer_left_early_is_given_up() -> None:
 
     asks = OpenAIClient("http://c:1", transport=httpx.MockTransport(lambda r: httpx.Response(200, stream=Stream())))
     with contextlib.ExitStack() as stack:
-        answer: Answer = stack.enter_context(asks.chat({}))
+        answer: StreamedAnswer = stack.enter_context(asks.chat({}))
         assert next(iter(answer)).text == "a"
     assert closed

@@ -13,18 +13,18 @@ from hypothesis import strategies as st
 
 from cluster.tools.batch import files as batch_files
 from cluster.tools.batch import lines as batch_lines
-from cluster.tools.batch.files import Output, Step, lines, steps
-from cluster.tools.batch.lines import Ask, Defaults, ask_of, failed, line_of
+from cluster.tools.batch.files import BatchStep, Output, lines, steps
+from cluster.tools.batch.lines import BatchRequest, Defaults, ask_of, failed, line_of
 from config.errors import UsageError
 
 PARSE = functools.partial(ask_of, defaults=Defaults("m"))
 
 
-def _good(ask: Ask) -> bytes:
+def _good(ask: BatchRequest) -> bytes:
     return line_of({"line": ask.number, "text": "t", "request_hash": ask.hash})
 
 
-def _run(source: bytes, out: Output, stop: int | None = None, fails: tuple[int, ...] = ()) -> list[Step]:
+def _run(source: bytes, out: Output, stop: int | None = None, fails: tuple[int, ...] = ()) -> list[BatchStep]:
     """A run, that is killed after ``stop`` lines."""
     seen = []
     for step in steps(lines(io.BytesIO(source)), PARSE, out.name, out.kept(), out.earlier()):

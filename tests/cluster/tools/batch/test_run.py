@@ -15,23 +15,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.client import ClusterError
-from cluster.tools.batch.files import Step
-from cluster.tools.batch.lines import Ask, Defaults, ask_of
-from cluster.tools.batch.run import LONGEST, Asker, fed, in_order, pause
+from cluster.tools.batch.files import BatchStep
+from cluster.tools.batch.lines import BatchRequest, Defaults, ask_of
+from cluster.tools.batch.run import LONGEST, RequestSender, fed, in_order, pause
 from harness import free_port
 
 GOOD = {"model": "m", "choices": [{"text": "t", "finish_reason": "stop"}], "usage": {"completion_tokens": 2}}
 
 
-def _ask(number: int) -> Ask:
+def _ask(number: int) -> BatchRequest:
     return ask_of(number, json.dumps(f"p{number}").encode(), Defaults("m"))
 
 
-async def _steps(count: int, started: list[int] | None = None) -> AsyncIterator[Step]:
+async def _steps(count: int, started: list[int] | None = None) -> AsyncIterator[BatchStep]:
     for number in range(1, count + 1):
         if started is not None:
             started.append(number)
-        yield Step(number, ask=_ask(number))
+        yield BatchStep(number, ask=_ask(number))
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=40), st.integers(1, 8))
@@ -39,7 +39,7 @@ def test_answers_come_in_the_order_of_the_questions(turns: list[int], concurrenc
     most = now = 0
     given_: list[int] = []
 
-    async def work(ask: Ask) -> dict[str, Any]:
+    async def work(ask: BatchRequest) -> dict[str, Any]:
         nonlocal most, now
         now += 1
         most = max(most, now)
@@ -56,7 +56,7 @@ def test_answers_come_in_the_order_of_the_questions(turns: list[int], concurrenc
 async def test_a_line_that_takes_long_holds_back_a_bounded_number() -> None:
     gate, started, done = asyncio.Event(), [], []
 
-    async def work(ask: Ask) -> dict[str, Any]:
+    async def work(ask: BatchRequest) -> dict[str, Any]:
         if ask.number == 1:
             await gate.wait()
         return {}
@@ -77,7 +77,7 @@ async def test_a_line_that_takes_long_holds_back_a_bounded_number() -> None:
 async def test_what_was_before_a_failure_is_given_and_nothing_is_left_running() -> None:
     done: list[int] = []
 
-    async def work(ask: Ask) -> dict[str, Any]:
+    async def work(ask: BatchRequest) -> dict[str, Any]:
         if ask.number == 5:
             raise ClusterError("gone")
         if ask.number > 5:
@@ -93,11 +93,11 @@ async def test_what_was_before_a_failure_is_given_and_nothing_is_left_running() 
 
 
 async def test_what_the_lines_raise_is_raised_after_what_came_before() -> None:
-    async def broken() -> AsyncIterator[Step]:
-        yield Step(1, ask=_ask(1))
+    async def broken() -> AsyncIterator[BatchStep]:
+        yield BatchStep(1, ask=_ask(1))
         raise ValueError("changed")
 
-    async def work(ask: Ask) -> dict[str, Any]:
+    async def work(ask: BatchRequest) -> dict[str, Any]:
         return {}
 
     done: list[int] = []
@@ -149,7 +149,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @contextlib.asynccontextmanager
-async def _asking(answer: Handler, **options: Any) -> AsyncIterator[Asker]:
+async def _asking(answer: Handler, **options: Any) -> AsyncIterator[RequestSender]:
     app = web.Application()
     app.router.add_post("/{path:.*}", answer)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
@@ -157,7 +157,7 @@ async def _asking(answer: Handler, **options: Any) -> AsyncIterator[Asker]:
     port = free_port()
     await web.TCPSite(runner, "127.0.0.1", port).start()
     try:
-        async with Asker(f"http://127.0.0.1:{port}/v1/", "key", 4, **options) as asker:
+        async with RequestSender(f"http://127.0.0.1:{port}/v1/", "key", 4, **options) as asker:
             yield asker
     finally:
         await runner.cleanup()
@@ -220,7 +220,7 @@ async def test_no_json_a_broken_connection_and_no_answer_are_failures_too() -> N
 
 
 async def test_without_a_cluster_the_run_ends() -> None:
-    async with Asker(f"http://127.0.0.1:{free_port()}", None, 1, retries=0) as asker:
+    async with RequestSender(f"http://127.0.0.1:{free_port()}", None, 1, retries=0) as asker:
         with pytest.raises(ClusterError, match="any more"):
             await asker(_ask(1))
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.tools.bench.answers import Answer, Failure
+from cluster.tools.bench.answers import AnswerError, AnswerTimes
 
 
 def event(*choices: dict[str, Any], **rest: Any) -> bytes:
@@ -24,8 +24,8 @@ DONE = b"data: [DONE]\n\n"
 WHOLE = ROLE + b": ping\n\n" + event({"delta": {"content": "héllo\u2028 – データ"}}) + LAST + USAGE + DONE
 
 
-def read(*pieces: bytes) -> Answer:
-    answer = Answer()
+def read(*pieces: bytes) -> AnswerTimes:
+    answer = AnswerTimes()
     for number, piece in enumerate(pieces):
         answer.feed(piece, float(number))
     answer.end(float(len(pieces)))
@@ -71,7 +71,7 @@ def test_a_finish_reason_is_an_end_too_and_the_last_blank_line_may_be_missing() 
     ],
 )  # fmt: skip
 def test_what_is_no_answer_does_not_count(pieces: tuple[bytes, ...], kind: str) -> None:
-    with pytest.raises(Failure) as failure:
+    with pytest.raises(AnswerError) as failure:
         read(*pieces)
     assert failure.value.kind == kind
 
@@ -80,21 +80,21 @@ def test_what_is_no_answer_does_not_count(pieces: tuple[bytes, ...], kind: str) 
 def test_nothing_that_comes_breaks_it(data: bytes) -> None:
     try:
         read(data)
-    except Failure:
+    except AnswerError:
         pass
 
 
 def test_an_answer_that_is_not_streamed() -> None:
-    answer = Answer()
+    answer = AnswerTimes()
     answer.whole(json.dumps({"choices": [{"finish_reason": "length"}], "usage": {"completion_tokens": 3}}).encode())
     assert answer.tokens == 3 and answer.moments == []
     for body, kind in (({"error": {"message": "x"}}, "error in the answer"), ({}, "no answer")):
-        with pytest.raises(Failure) as failure:
-            Answer().whole(json.dumps(body).encode())
+        with pytest.raises(AnswerError) as failure:
+            AnswerTimes().whole(json.dumps(body).encode())
         assert failure.value.kind == kind
 
 
 def test_long_words_of_others_are_cut() -> None:
-    with pytest.raises(Failure) as failure:
+    with pytest.raises(AnswerError) as failure:
         read(b'data: {"error": "' + b"x" * 5000 + b'"}\n\n')
     assert len(failure.value.detail) == 200

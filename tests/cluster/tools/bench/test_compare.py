@@ -10,7 +10,7 @@ import pytest
 
 from cluster.tools.bench.compare import differences, groups, read_result, rows
 from cluster.tools.bench.result import Result
-from cluster.tools.bench.samples import Outcome, Sample
+from cluster.tools.bench.samples import BenchRun, Sample
 from config.errors import UsageError
 
 
@@ -19,7 +19,7 @@ def _result(scale: float, *models: str, **settings: object) -> dict:
         Sample(m, 0.0, ttft=0.1 * scale, latency=0.3 * scale, gaps=[0.1 * scale] * 2, prompt_tokens=5, output_tokens=3)
         for m in models
     ]
-    return Result(settings, "now", False, (Outcome(samples, scale),)).to_json(requests=True)
+    return Result(settings, "now", False, (BenchRun(samples, scale),)).to_json(requests=True)
 
 
 def test_ratios_are_second_to_first_and_say_which_is_better() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from cluster.tools.bench import file, targets
 from cluster.tools.bench.mix import Mix
-from cluster.tools.bench.prompts import Prompt, made_up, read_prompts
+from cluster.tools.bench.prompts import BenchPrompt, made_up, read_prompts
 from config.errors import UsageError
 
 # Prompts.
@@ -26,9 +26,9 @@ def test_made_up_prompts_are_the_same_for_the_same_seed_and_none_begins_another(
 
 
 def test_a_prompt_is_a_chat_or_a_text_to_complete() -> None:
-    assert Prompt("hi").body(chat=True) == {"messages": [{"role": "user", "content": "hi"}]}
-    assert Prompt("hi").body(chat=False) == {"prompt": "hi"}
-    chat = Prompt([{"role": "system", "content": "x"}])
+    assert BenchPrompt("hi").body(chat=True) == {"messages": [{"role": "user", "content": "hi"}]}
+    assert BenchPrompt("hi").body(chat=False) == {"prompt": "hi"}
+    chat = BenchPrompt([{"role": "system", "content": "x"}])
     assert chat.body(chat=True) == {"messages": [{"role": "system", "content": "x"}]}
     with pytest.raises(UsageError, match="--endpoint chat"):
         chat.body(chat=False)
@@ -37,10 +37,10 @@ def test_a_prompt_is_a_chat_or_a_text_to_complete() -> None:
 def test_prompts_are_read_a_line_each(tmp_path: Path) -> None:
     lines = tmp_path / "a.jsonl"
     lines.write_text('{"prompt": "one", "output_tokens": 5}\n\n{"messages": [{"role": "user", "content": "two"}]}\n')
-    assert read_prompts(lines) == [Prompt("one", 5), Prompt([{"role": "user", "content": "two"}])]
+    assert read_prompts(lines) == [BenchPrompt("one", 5), BenchPrompt([{"role": "user", "content": "two"}])]
     plain = tmp_path / "a.txt"
     plain.write_text('one\r\n\n{"prompt": "x"}\n', newline="")
-    assert read_prompts(plain) == [Prompt("one"), Prompt('{"prompt": "x"}')]
+    assert read_prompts(plain) == [BenchPrompt("one"), BenchPrompt('{"prompt": "x"}')]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ output: {log_dir: logs, save_individual_metrics: false, console_output: true}
         "url": "http://there:1", "model": "demo", "concurrency": 4, "max_tokens": 16, "temperature": 0.5,
         "stream": False, "requests": 9, "out": str(tmp_path / "logs"), "save_requests": False, "table": True,
     }  # fmt: skip
-    assert found.prompts == [Prompt("one"), Prompt("two", 3)]
+    assert found.prompts == [BenchPrompt("one"), BenchPrompt("two", 3)]
 
 
 def test_nothing_is_nothing(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from cluster.tools.bench import plot
 from cluster.tools.bench.result import Result
-from cluster.tools.bench.samples import Outcome, Sample
+from cluster.tools.bench.samples import BenchRun, Sample
 from config.errors import UsageError
 
 ONE = Sample("a", 0.1, ttft=0.1, latency=0.5, gaps=[0.1, 0.3], output_tokens=3)
@@ -19,7 +19,7 @@ ONE = Sample("a", 0.1, ttft=0.1, latency=0.5, gaps=[0.1, 0.3], output_tokens=3)
 
 @pytest.mark.parametrize("samples", [[ONE], [], [Sample("a", 0.0, error="timeout")], [Sample("a", 0.0, latency=0.1)]])
 def test_it_draws_what_there_is(tmp_path: Path, samples: list[Sample]) -> None:
-    result = Result({}, "now", False, (Outcome(samples, 1.0), Outcome([], 0.0)))
+    result = Result({}, "now", False, (BenchRun(samples, 1.0), BenchRun([], 0.0)))
     for name, begins in (("a.png", b"\x89PNG"), ("a.svg", b"<?xml")):
         plot.draw(result, tmp_path / name)
         assert (tmp_path / name).read_bytes().startswith(begins)

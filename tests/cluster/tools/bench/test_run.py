@@ -14,13 +14,13 @@ from aiohttp import web
 
 from cluster.tools.bench.lag import Lag
 from cluster.tools.bench.mix import Mix
-from cluster.tools.bench.prompts import Prompt
-from cluster.tools.bench.run import Plan, Run
-from cluster.tools.bench.samples import Outcome, aggregate
+from cluster.tools.bench.prompts import BenchPrompt
+from cluster.tools.bench.run import BenchPlan, Run
+from cluster.tools.bench.samples import BenchRun, aggregate
 from cluster.tools.bench.send import Form
 from config.aio import Tasks
 
-PROMPTS = (Prompt("one"), Prompt("two", 3))
+PROMPTS = (BenchPrompt("one"), BenchPrompt("two", 3))
 
 
 class Server:
@@ -80,9 +80,9 @@ async def server() -> AsyncIterator[Server]:
     await runner.cleanup()
 
 
-async def measure(server: Server, form: dict[str, Any] | None = None, **plan: Any) -> Outcome:
+async def measure(server: Server, form: dict[str, Any] | None = None, **plan: Any) -> BenchRun:
     plan = {"models": ("a",), "prompts": PROMPTS, "warmup": 0, **plan}
-    return await Run(Plan(Form(server.url, **(form or {})), **plan)).go()
+    return await Run(BenchPlan(Form(server.url, **(form or {})), **plan)).go()
 
 
 async def test_a_closed_loop_has_so_many_at_a_time(server: Server) -> None:
@@ -136,7 +136,7 @@ async def test_a_client_that_is_late_shows_in_the_figures_from_the_planned_arriv
             blocked = True
             time.sleep(0.3)
 
-    plan = Plan(Form(server.url), ("a",), PROMPTS, rate=200, requests=20, warmup=0)
+    plan = BenchPlan(Form(server.url), ("a",), PROMPTS, rate=200, requests=20, warmup=0)
     outcome = await Run(plan, block).go()
     found = aggregate(outcome.samples, outcome.duration)
     assert found["late_ms"]["max"] > 150 and found["planned_e2el_ms"]["max"] > 150
@@ -175,7 +175,7 @@ async def test_warming_up_is_sent_and_not_counted(server: Server) -> None:
 
 async def test_the_same_seed_asks_the_same(server: Server) -> None:
     def asked(seed: int) -> list[tuple[str, bytes]]:
-        return list(islice(Plan(Form("x"), ("a", "b"), PROMPTS, mix=Mix(1.0), seed=seed).jobs(), 40))
+        return list(islice(BenchPlan(Form("x"), ("a", "b"), PROMPTS, mix=Mix(1.0), seed=seed).jobs(), 40))
 
     assert asked(1) == asked(1) != asked(2) and {model for model, _ in asked(1)} == {"a", "b"}
 
@@ -208,7 +208,7 @@ async def test_stopped_it_tells_what_came_so_far(server: Server, load: dict[str,
             server.hold.clear()
             runs[0].stop()
 
-    runs.append(Run(Plan(Form(server.url), ("a",), PROMPTS, requests=1000, warmup=0, **load), seen))
+    runs.append(Run(BenchPlan(Form(server.url), ("a",), PROMPTS, requests=1000, warmup=0, **load), seen))
     async with asyncio.timeout(20):
         outcome = await runs[0].go()
     assert 1 <= len(outcome.samples) < 1000 and all(sample.error is None for sample in outcome.samples)
@@ -217,7 +217,7 @@ async def test_stopped_it_tells_what_came_so_far(server: Server, load: dict[str,
 
 async def test_a_rate_that_nobody_can_keep_can_be_stopped(server: Server) -> None:
     runs: list[Run] = []
-    plan = Plan(Form(server.url), ("a",), PROMPTS, rate=1e7, duration=3600.0, warmup=0)
+    plan = BenchPlan(Form(server.url), ("a",), PROMPTS, rate=1e7, duration=3600.0, warmup=0)
     runs.append(Run(plan, lambda sample: runs[0].stop()))
     async with asyncio.timeout(20):
         outcome = await runs[0].go()
@@ -226,7 +226,7 @@ async def test_a_rate_that_nobody_can_keep_can_be_stopped(server: Server) -> Non
 
 async def test_stopped_while_it_warms_up_it_tells_that_there_is_nothing(server: Server) -> None:
     server.hold.clear()
-    run = Run(Plan(Form(server.url), ("a",), PROMPTS, concurrency=1, requests=5))
+    run = Run(BenchPlan(Form(server.url), ("a",), PROMPTS, concurrency=1, requests=5))
     tasks = Tasks()
     going = tasks.start(run.go(), "go")
     async with asyncio.timeout(20):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cluster.tools.bench.lag import doubt
 from cluster.tools.bench.result import Result, all_failed
-from cluster.tools.bench.samples import Outcome, Sample, aggregate, over_time
+from cluster.tools.bench.samples import BenchRun, Sample, aggregate, over_time
 
 ONE = Sample("a", 1.0, ttft=0.1, latency=0.5, gaps=[0.1, 0.3], prompt_tokens=10, output_tokens=3)
 TWO = Sample("b", 2.0, ttft=0.3, latency=0.3, gaps=[], prompt_tokens=20, output_tokens=1)
@@ -62,7 +62,7 @@ def test_no_token_and_no_answer_is_lost_over_time(samples: list[Sample], gaps: l
 
 
 def test_a_result_has_each_model_over_the_runs_it_was_in() -> None:
-    runs = (Outcome([ONE, LOST], 2.0, unfinished=["a"]), Outcome([TWO], 4.0))
+    runs = (BenchRun([ONE, LOST], 2.0, unfinished=["a"]), BenchRun([TWO], 4.0))
     result = Result({}, "now", True, runs)
     body = result.to_json(requests=True)
     assert body["total"]["duration_s"] == 6.0 and body["total"]["unfinished"] == 1
@@ -79,7 +79,7 @@ def test_a_result_has_each_model_over_the_runs_it_was_in() -> None:
 def test_notes_tell_of_warming_up_counting_and_a_client_in_doubt() -> None:
     uncounted = Sample("a", 0.0, ttft=0.1, latency=0.1, output_tokens=1, counted=False)
     client = {"lag_p99_ms": 25.0, "lag_max_ms": 40.0, "cpu_share": 0.2}
-    notes = Result({}, "now", False, (Outcome([uncounted], 1.0, client=client, cold=[LOST]),)).notes()
+    notes = Result({}, "now", False, (BenchRun([uncounted], 1.0, client=client, cold=[LOST]),)).notes()
     assert len(notes) == 3 and "1 of 1 requests to warm up failed" in notes[0]
     assert "of 1 answers" in notes[1] and "25.0 ms" in notes[2]
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.tools.chat.openai_stream import BadStream, Halves, Reading, SseParser, Stats, error_of, piece
+from cluster.tools.chat.openai_stream import AnswerReader, BadStream, Halves, SseParser, Stats, error_of, piece
 
 TEXTS = st.lists(st.text(st.characters(codec="utf-8"), min_size=1), min_size=1, max_size=6)
 
@@ -33,7 +33,7 @@ ENDS = st.sampled_from(["\n\n", "\r\n\r\n", "\r\r"])
 
 @given(TEXTS, ENDS, st.lists(st.integers(0, 10**6), max_size=20), st.booleans())
 def test_however_it_is_cut_the_text_is_whole(texts: list[str], end: str, cuts: list[int], ascii: bool) -> None:
-    reading = Reading(0.0)
+    reading = AnswerReader(0.0)
     pieces = [p.text for part in _cut(_stream(texts, end, ascii), cuts) for p in reading.feed(part, 1.0)]
     assert "".join([*pieces, reading.end()]) == "".join(texts)
     assert reading.finish == "stop"
@@ -61,14 +61,14 @@ def test_events_as_the_standard_has_them() -> None:
 
 
 def test_a_stream_that_broke_off_is_no_answer() -> None:
-    reading = Reading(0.0)
+    reading = AnswerReader(0.0)
     list(reading.feed(f"data: {_event('half')}\n\n".encode(), 1.0))
     with pytest.raises(BadStream, match="broke off"):
         reading.end()
 
 
 def test_an_answer_that_a_worker_gave_up_is_no_answer() -> None:
-    reading = Reading(0.0)
+    reading = AnswerReader(0.0)
     list(reading.feed(f"data: {_event('half', 'abort')}\n\ndata: [DONE]\n\n".encode(), 1.0))
     with pytest.raises(BadStream, match="gave the answer up"):
         reading.end()
@@ -98,7 +98,7 @@ def test_errors_as_servers_write_them(body: Any, words: str) -> None:
 
 
 def test_times_and_tokens() -> None:
-    reading = Reading(10.0)
+    reading = AnswerReader(10.0)
     list(reading.feed(f"data: {_event()}\n\n".encode(), 10.1))  # the role alone is no token
     for at in (10.5, 11.0, 11.5):
         list(reading.feed(f"data: {_event('x')}\n\n".encode(), at))
@@ -110,6 +110,6 @@ def test_times_and_tokens() -> None:
 
 
 def test_a_single_token_has_no_rate() -> None:
-    reading = Reading(0.0)
+    reading = AnswerReader(0.0)
     list(reading.feed(f"data: {_event('x')}\n\n".encode(), 0.25))
     assert reading.stats(0.5).words() == "first token 250 ms · 1 tokens in 500 ms"

@@ -8,19 +8,19 @@ from typing import Any
 import pytest
 
 from cluster.tools.doctor import engines
-from cluster.tools.doctor.facts import Engine, Facts, Gpu, Gpus, GpuUser
+from cluster.tools.doctor.facts import EngineFacts, GpuFacts, GpuUser, MachineFacts, NvmlFacts
 from cluster.tools.doctor.finding import Finding
 from doctorfacts import GIB, H200, IMPORTED, ON_GPU, PACKAGES, facts, plan
 
 
-def _wrong(found: Facts) -> list[Finding]:
+def _wrong(found: MachineFacts) -> list[Finding]:
     return [finding for finding in engines.findings(found) if finding.level != "ok"]
 
 
-def _gpu_facts(*gpus: Gpu, made: Any = None, visible: str | None = None, **changes: Any) -> Facts:
-    seen = Gpus(gpus, "580.95", None, True, visible)
+def _gpu_facts(*gpus: GpuFacts, made: Any = None, visible: str | None = None, **changes: Any) -> MachineFacts:
+    seen = NvmlFacts(gpus, "580.95", None, True, visible)
     told = {**IMPORTED, "cuda": "13.0", "device": "cuda", "gpus": len(gpus)}
-    engine = Engine(ON_GPU, True, told, seconds=9.0)
+    engine = EngineFacts(ON_GPU, True, told, seconds=9.0)
     return facts(**{"plan": made or plan(gpus=len(gpus), model="org/model"), "gpus": seen, "engine": engine, **changes})
 
 
@@ -32,7 +32,7 @@ def test_gpus_are_named_with_their_driver_and_users() -> None:
     used = replace(H200, users=(GpuUser(7, "Xorg", GIB // 2),))
     texts = [f.text for f in engines.gpus(_gpu_facts(used, replace(H200, index=1)))]
     assert texts[0] == "2, driver 580.95: 0 H200 141.0 GiB, 140.0 GiB free; 1 H200 141.0 GiB, 140.0 GiB free"
-    unused = facts(plan=plan(gpus=2, model="org/model"), gpus=Gpus((H200, replace(used, index=1)), "580.95"))
+    unused = facts(plan=plan(gpus=2, model="org/model"), gpus=NvmlFacts((H200, replace(used, index=1)), "580.95"))
     assert "pid 7 (Xorg, 0.5 GiB)" in next(f for f in engines.gpus(unused) if f.check == "gpu 1").text
 
 
@@ -53,7 +53,7 @@ def test_gpus_are_named_with_their_driver_and_users() -> None:
         (replace(H200, mig=True), {}, "warning", "MIG is on", "nvidia-smi -i 0 -mig 0"),
     ],
 )  # fmt: skip
-def test_a_gpu_that_up_would_use(gpu: Gpu, flags: dict[str, Any], level: str, text: str, remedy: str) -> None:
+def test_a_gpu_that_up_would_use(gpu: GpuFacts, flags: dict[str, Any], level: str, text: str, remedy: str) -> None:
     found = _wrong(_gpu_facts(gpu, made=plan(gpus=1, model="org/model", **flags)))
     if level == "ok":
         assert found == []
@@ -94,13 +94,13 @@ def test_a_gpu_of_unknown_memory_is_not_judged_by_it() -> None:
 
 
 def test_devices_without_a_driver_that_answers() -> None:
-    found = _wrong(facts(gpus=Gpus(error="Driver/library version mismatch", devices=True)))
+    found = _wrong(facts(gpus=NvmlFacts(error="Driver/library version mismatch", devices=True)))
     assert found[0].level == "problem" and "mismatch" in found[0].text and "reboot" in found[0].remedy
 
 
 def _engine(looked: bool = True, **changes: Any) -> dict[str, Any]:
     packages = {**PACKAGES, **{k.replace("_", "-"): v for k, v in changes.items()}}
-    return {"engine": Engine(packages, looked, IMPORTED, seconds=3.0)}
+    return {"engine": EngineFacts(packages, looked, IMPORTED, seconds=3.0)}
 
 
 @pytest.mark.parametrize(
@@ -116,11 +116,11 @@ def _engine(looked: bool = True, **changes: Any) -> dict[str, Any]:
         (_engine(torchvision="0.28.0", torchcodec="0.9"), "problem", "torchvision and torchcodec for CUDA",
          "pip uninstall --yes torchvision torchcodec"),
         (_engine(torchvision="0.28.0+cpu"), "ok", "", ""),
-        ({"engine": Engine(PACKAGES, True, error="operator torchvision::nms does not exist")}, "problem",
+        ({"engine": EngineFacts(PACKAGES, True, error="operator torchvision::nms does not exist")}, "problem",
          "cannot be imported: operator torchvision::nms does not exist", "python -c"),
-        ({"engine": Engine(PACKAGES, True, error="not within 5 s", timed_out=True)}, "warning", "not within 5 s",
+        ({"engine": EngineFacts(PACKAGES, True, error="not within 5 s", timed_out=True)}, "warning", "not within 5 s",
          "--import-timeout 300"),
-        ({"engine": Engine(PACKAGES)}, "ok", "", ""),
+        ({"engine": EngineFacts(PACKAGES)}, "ok", "", ""),
     ],
 )  # fmt: skip
 def test_an_engine_without_gpus(changes: dict[str, Any], level: str, text: str, remedy: str) -> None:
@@ -132,16 +132,16 @@ def test_an_engine_without_gpus(changes: dict[str, Any], level: str, text: str, 
 
 
 def test_an_engine_for_other_processors_than_there_are() -> None:
-    cpu_build = _wrong(_gpu_facts(H200, made=plan(), engine=Engine(PACKAGES, True, IMPORTED)))
+    cpu_build = _wrong(_gpu_facts(H200, made=plan(), engine=EngineFacts(PACKAGES, True, IMPORTED)))
     assert "the GPUs would stay idle" in cpu_build[0].text and "clusterctl[gpu]" in cpu_build[0].remedy
-    mixed = Engine({**ON_GPU, "torch": "2.13.0+cpu", "torchvision": None}, True, IMPORTED)
+    mixed = EngineFacts({**ON_GPU, "torch": "2.13.0+cpu", "torchvision": None}, True, IMPORTED)
     assert "torch 2.13.0+cpu is for CPUs, vLLM for GPUs" in _wrong(_gpu_facts(H200, engine=mixed))[0].text
-    blind = Engine(ON_GPU, True, {**IMPORTED, "cuda": "13.0", "gpus": 0})
+    blind = EngineFacts(ON_GPU, True, {**IMPORTED, "cuda": "13.0", "gpus": 0})
     assert "sees none of the 1 GPUs" in _wrong(_gpu_facts(H200, engine=blind))[0].text
 
 
 def test_the_simulated_engine_needs_nothing() -> None:
-    none = Engine(dict.fromkeys(PACKAGES))
+    none = EngineFacts(dict.fromkeys(PACKAGES))
     assert _wrong(facts(plan=plan(engine="sim"), engine=none)) == []
 
 

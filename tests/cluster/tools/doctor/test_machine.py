@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from cluster.tools.doctor import machine
-from cluster.tools.doctor.facts import Clock, Cpu, Disk, Facts
+from cluster.tools.doctor.facts import Clock, Cpu, Disk, MachineFacts
 from cluster.tools.doctor.finding import Finding
-from cluster.tools.doctor.limits import Limits
+from cluster.tools.doctor.limits import ContainerLimits
 from doctorfacts import GIB, facts, plan
 
 
-def _of(check: str, found: Facts) -> Finding:
+def _of(check: str, found: MachineFacts) -> Finding:
     matching = [finding for finding in machine.findings(found) if finding.check == check]
     assert len(matching) == 1
     return matching[0]
@@ -50,9 +50,11 @@ def _disk(free: float, **more: Any) -> dict[str, Any]:
         ("cpu", _cpu(machine="riscv64"), "warning", "riscv64 is not tried", "--engine sim"),
         ("memory", {"available": 2 * GIB}, "warning", "what up would start takes about 3.5 GiB", "fewer --instances"),
         ("memory", {"memory": 3 * GIB}, "problem", "1 workers of about 3.5 GiB need 3.5 GiB", "clusterctl plan --cpu"),
-        ("container", {"limits": Limits(8 * GIB)}, "warning", "allows 8.0 GiB of 24.0 GiB memory", "--max-instances 2"),
-        ("container", {"limits": Limits(None, 1.5)}, "warning", "the time of 1.5 of 4 cores", "raise the container's"),
-        ("container", {"limits": Limits(64 * GIB, 8)}, "ok", "no limit", ""),
+        ("container", {"limits": ContainerLimits(8 * GIB)}, "warning",
+         "allows 8.0 GiB of 24.0 GiB memory", "--max-instances 2"),
+        ("container", {"limits": ContainerLimits(None, 1.5)}, "warning",
+         "the time of 1.5 of 4 cores", "raise the container's"),
+        ("container", {"limits": ContainerLimits(64 * GIB, 8)}, "ok", "no limit", ""),
         ("shared memory", {"shm": None}, "problem", "no /dev/shm", "mount -t tmpfs"),
         ("shared memory", _shm(0.06), "warning", "61.4 MiB of 64.0 GiB free: little", "--shm-size 8g"),
         ("shared memory", _shm(9, writable=False), "problem", "cannot be written", "chmod 1777 /dev/shm"),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cluster.tools.doctor import models
-from cluster.tools.doctor.facts import Gpus, Sized
+from cluster.tools.doctor.facts import NvmlFacts, Sized
 from cluster.tools.doctor.finding import Finding
 from cluster.tools.sizing.model import parse
 from doctorfacts import GIB, H200, facts, plan
@@ -18,13 +18,13 @@ from modelconfigs import LLAMA_3_8B, LLAMA_32_1B, MIXTRAL_8X7B
 def _found(config: dict[str, Any], gpus: int = 0, gib: int = 80, **flags: Any) -> list[Finding]:
     made = plan(gpus=gpus, model="org/model", **flags)
     there = tuple(replace(H200, index=i, total=gib * GIB) for i in range(gpus))
-    return list(models.findings(facts(plan=made, gpus=Gpus(there, "580"), model=Sized(parse(config)))))
+    return list(models.findings(facts(plan=made, gpus=NvmlFacts(there, "580"), model=Sized(parse(config)))))
 
 
 def test_gpus_of_unknown_memory_are_not_judged_by_it() -> None:
     assert _found(LLAMA_3_8B, 1, 0) == []
     made = plan(gpus=2, model="org/model", instances=2)
-    there = Gpus((replace(H200, total=0), replace(H200, index=1, total=16 * GIB)), "580")
+    there = NvmlFacts((replace(H200, total=0), replace(H200, index=1, total=16 * GIB)), "580")
     (found,) = models.findings(facts(plan=made, gpus=there, model=Sized(parse(LLAMA_3_8B))))
     assert found.level == "problem" and "of 14.7 GiB" in found.text
 

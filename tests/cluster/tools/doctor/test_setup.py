@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from cluster.tools.doctor import setup
-from cluster.tools.doctor.facts import Facts, Gpus, Port, State
+from cluster.tools.doctor.facts import MachineFacts, NvmlFacts, Port, State
 from cluster.tools.doctor.finding import Finding
 from doctorfacts import H200, facts, plan
 
 HERE = Path("/state")
 
 
-def _wrong(found: Facts) -> list[Finding]:
+def _wrong(found: MachineFacts) -> list[Finding]:
     return [finding for finding in setup.findings(found) if finding.level != "ok"]
 
 
@@ -49,7 +49,7 @@ def test_this_machine_alone_needs_no_key(host: str) -> None:
     assert _access(host=host).level == "ok"
 
 
-def _up(found: Facts) -> str:
+def _up(found: MachineFacts) -> str:
     return setup.up(found).text
 
 
@@ -132,7 +132,7 @@ def test_what_up_would_do_on_a_processor() -> None:
     ):  # fmt: skip
         assert line in text
     assert "1 cores are too few to bind 2 workers to" in _up(facts(plan=plan(instances=2, cores=1)))
-    idle = facts(plan=plan(), gpus=Gpus((H200,), "580"))
+    idle = facts(plan=plan(), gpus=NvmlFacts((H200,), "580"))
     assert "use no GPU (vLLM's CPU build is installed, or none is visible)" in _up(idle)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cluster.deployment import plan as plans
 from cluster.fleet.placement import Machine
 from cluster.tools.sizing import remedies
-from cluster.tools.sizing.fit import Ask, Fit, Place, best
+from cluster.tools.sizing.fit import Fit, Hardware, Load, best
 from cluster.tools.sizing.memory import GIB, weights
 from cluster.tools.sizing.model import parse
 from cluster.tools.sizing.remedies import Case
@@ -21,16 +21,16 @@ from config.settings import load
 from modelconfigs import DEEPSEEK_V3, GPT_OSS_20B, LLAMA_3_8B, MIXTRAL_8X7B, QWEN_25_7B
 from worker.engines.vllm import VllmEngine
 
-ASK = Ask(adapters=8, rank=32, context=4096, concurrency=64)
+ASK = Load(adapters=8, rank=32, context=4096, concurrency=64)
 
 
-def _case(config: dict[str, Any], place: Place, ask: Ask = ASK, ranks: int | None = None) -> Case:
+def _case(config: dict[str, Any], place: Hardware, ask: Load = ASK, ranks: int | None = None) -> Case:
     model = parse(config)
     return Case(model, weights(model, None), ask, place, ranks)
 
 
-def _gpus(number: int, gib: float) -> Place:
-    return Place(number, int(gib * GIB))
+def _gpus(number: int, gib: float) -> Hardware:
+    return Hardware(number, int(gib * GIB))
 
 
 def _fit(case: Case) -> Fit:
@@ -97,8 +97,8 @@ def test_nothing_helps_a_model_that_nobody_can_hold() -> None:
 
 
 def test_without_gpus_instances_share_the_memory() -> None:
-    place = Place(0, 48 * GIB, cores=4, process=5 * GIB // 2)
-    case = _case(LLAMA_3_8B, place, Ask(4, 16, 2048, 4))
+    place = Hardware(0, 48 * GIB, cores=4, process=5 * GIB // 2)
+    case = _case(LLAMA_3_8B, place, Load(4, 16, 2048, 4))
     fit = _fit(case)
     assert (fit.instances, fit.enough, fit.budget) == (2, True, int(48 * GIB * 0.9) // 2)
     assert fit.kv == fit.cache.request_bytes(2048) * 2 == GIB // 2
@@ -106,7 +106,7 @@ def test_without_gpus_instances_share_the_memory() -> None:
     given = _fit(replace(case, ask=replace(case.ask, cpu_kv=GIB // 8)))
     assert given.kv == GIB // 8 and not given.runs
     assert any("--cpu-kv-gib" in text for text in remedies.find(replace(case, ask=replace(case.ask, cpu_kv=GIB // 8))))
-    small = _case(LLAMA_3_8B, Place(0, 8 * GIB, 4, 5 * GIB // 2), Ask(4, 16, 2048, 4))
+    small = _case(LLAMA_3_8B, Hardware(0, 8 * GIB, 4, 5 * GIB // 2), Load(4, 16, 2048, 4))
     assert "32 GiB of main memory" in remedies.find(small)
 
 
@@ -122,8 +122,8 @@ def test_no_adapters_no_room_for_them() -> None:
 def test_what_is_said_to_fit_fits(
     config: dict[str, Any], number: int, gib: float, adapters: int, rank: int, context: int, at_once: int, cpu: bool
 ) -> None:
-    place = Place(0, int(gib * GIB), number, 5 * GIB // 2) if cpu else _gpus(number, gib)
-    case = _case(config, place, Ask(adapters, rank, context, at_once))
+    place = Hardware(0, int(gib * GIB), number, 5 * GIB // 2) if cpu else _gpus(number, gib)
+    case = _case(config, place, Load(adapters, rank, context, at_once))
     fit, sizing = _fit(case), _sizing(case)
     assert fit.runs == (fit.holds > 0) == bool(command(sizing))
     if fit.runs:

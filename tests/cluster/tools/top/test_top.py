@@ -10,7 +10,7 @@ from rich.console import Console
 
 from cluster.cli.running.top_view import screen
 from cluster.tools.top import series
-from cluster.tools.top.top import SORTS, WANTED, History, Sample, fitting, ordered
+from cluster.tools.top.top import SORTS, WANTED, Snapshot, SnapshotHistory, fitting, ordered
 from lbfakes import instance
 
 
@@ -36,12 +36,12 @@ def _page(*tokens: float, ttft: tuple[tuple[int, int], ...] = (), extra: str = "
     return "\n".join([*out, extra])
 
 
-def _sample(at: float, status: dict[str, Any], page: str = "") -> Sample:
-    return Sample(at, status, series.read(page, WANTED))
+def _sample(at: float, status: dict[str, Any], page: str = "") -> Snapshot:
+    return Snapshot(at, status, series.read(page, WANTED))
 
 
-def _history(*samples: Sample) -> History:
-    history = History()
+def _history(*samples: Snapshot) -> SnapshotHistory:
+    history = SnapshotHistory()
     for sample in samples:
         history.add(sample)
     return history
@@ -124,7 +124,7 @@ def test_columns_fit_or_are_the_first_alone(widths: dict[str, int], room: int) -
     assert taken <= room or len(kept) == 1
 
 
-def _shown(history: History, width: int, height: int | None, bar: str = "", trouble: str = "") -> list[str]:
+def _shown(history: SnapshotHistory, width: int, height: int | None, bar: str = "", trouble: str = "") -> list[str]:
     totals, rows = history.view()
     out = io.StringIO()
     console = Console(file=out, width=width, height=height, highlight=False)
