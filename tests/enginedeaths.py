@@ -23,7 +23,7 @@ from typing import Any
 import httpx
 import psutil
 
-from harness import Cluster, free_port
+from harness import Cluster, free_port, poll
 
 #: How long both workers may take to be back, and a request to wait for that; s.
 PATIENCE = 300.0
@@ -133,20 +133,24 @@ def killed_streams(cluster: Cluster, count: int) -> Outcome:
         return Outcome([lost for future in running if (lost := future.result())])
 
 
-def _in_flight(cluster: Cluster) -> float:
+def _in_flight(cluster: Cluster, seen: list[float] | None = None) -> float:
     """At workers, now: what the status says is up to a second old, and short requests may begin and end between."""
     lines = httpx.get(f"{cluster.url}/metrics", timeout=10).text.splitlines()
-    return sum(float(line.split()[-1]) for line in lines if line.startswith("clusterctl_in_flight{"))
+    now = sum(float(line.split()[-1]) for line in lines if line.startswith("clusterctl_in_flight{"))
+    if seen is not None and seen[-1:] != [now]:
+        seen.append(now)
+    return now
 
 
 def killed_plain(cluster: Cluster, count: int) -> Outcome:
     """The engines of both workers are killed 0.3 s apart, under plain requests."""
-    before = _in_flight(cluster)
+    poll(lambda: _in_flight(cluster) == 0, 30, "an idle cluster")
+    seen = []
     with ThreadPoolExecutor(count) as pool:
         running = [pool.submit(_plain, cluster, number) for number in range(count)]
         deadline = time.monotonic() + 30
-        while _in_flight(cluster) < before + count:
-            assert time.monotonic() < deadline, "the requests did not begin"
+        while _in_flight(cluster, seen) < count:
+            assert time.monotonic() < deadline, f"the requests did not begin: {seen}, {running}"
         _kill_both(cluster)
         return Outcome([lost for future in running if (lost := future.result())])
 
