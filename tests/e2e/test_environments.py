@@ -79,7 +79,7 @@ def test_a_closed_terminal_ends_all_of_a_foreground_cluster(cluster: Cluster) ->
     process.send_signal(signal.SIGHUP)
     process.send_signal(signal.SIGHUP)
     try:
-        assert process.wait(60) == 0
+        assert process.wait(30) == 0
     except subprocess.TimeoutExpired:
         raise AssertionError((cluster.root / "said").read_text()) from None
     assert not cluster.leftovers()
