@@ -7,17 +7,18 @@ import logging
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
+from pydantic.fields import FieldInfo
 
+from cluster.cli.common import F
 from cluster.cli.lifecycle import detach
 from cluster.cli.render import console, progress_table
 from cluster.deployment import plan
 from config import logs
 from config import settings as configuration
 from config.settings import Settings
-from config.topology import STRATEGIES
 
 if TYPE_CHECKING:
     from cluster.supervisor.loop import Supervisor
@@ -25,55 +26,52 @@ if TYPE_CHECKING:
 _LISTS = ("lora", "backend", "adapter_root")
 
 
+#: Settings that have a flag, in the order of ``--help``.
+_FLAGS = (
+    "instances", "engine", "model", "lora", "lora_config", "adapter_root", "keep_versions", "allow_no_effect",
+    "backend", "backend_key_file", "manage_backend_adapters", "host", "port", "strategy", "gpus", "instances_per_gpu",
+    "tensor_parallel_size", "min_instances", "max_instances", "drain_timeout", "rolling_spare", "queue_timeout",
+    "startup_timeout", "first_byte_timeout", "stall_timeout", "resume", "migration_limit", "lb_processes",
+    "lb_standby", "max_body", "max_buffered", "state_dir", "log_level", "log_format", "access_log", "log_prompts",
+    "protect_metrics", "otlp_endpoint",
+)  # fmt: skip
+
+#: How a value is shown where its type does not say it.
+_METAVARS = {
+    "lora": "NAME=PATH", "lora_config": "FILE", "adapter_root": "DIR", "backend": "URL", "backend_key_file": "FILE",
+    "strategy": "NAME", "gpus": "0,1", "max_body": "BYTES", "max_buffered": "SIZE", "state_dir": "DIR",
+    "log_level": "LEVEL", "log_format": "text|json", "access_log": "WHICH", "otlp_endpoint": "URL",
+}  # fmt: skip
+
+_TYPES: dict[Any, type] = {int: int, float: float, int | None: int}
+
+
+def setting_flags(function: F) -> F:
+    """A flag for each of `_FLAGS`, as the setting is described and typed; None or empty where it is not given."""
+    for name in reversed(_FLAGS):
+        field = Settings.model_fields[name]
+        flag, switch = f"--{name.replace('_', '-')}", isinstance(field.default, bool)
+        kind = None if name == "max_buffered" else _TYPES.get(field.annotation)  # 512M is one
+        click.option(
+            flag + f"/--no-{flag[2:]}" * (field.default is True), is_flag=switch, default=None, type=kind,
+            metavar=_METAVARS.get(name, "SECONDS" if kind is float else None), multiple=name in _LISTS,
+            help=_help(field, name in _LISTS),
+        )(function)
+    return function
+
+
+def _help(field: FieldInfo, repeatable: bool) -> str:
+    text = f"{field.description}; repeatable" if repeatable else str(field.description)
+    if choices := [choice for choice in get_args(field.annotation) if isinstance(choice, str)]:
+        text += f": {', '.join(choices)}"
+    if field.default not in (None, (), {}, False):
+        default = "yes" if field.default is True else field.default
+        text += f" (default {default:g})" if isinstance(default, float) else f" (default {default})"
+    return f"{text[0].upper()}{text[1:]}."
+
+
 @click.command("up", context_settings={"ignore_unknown_options": False})
-@click.option("--instances", type=int, help="Workers to run (default 1).")
-@click.option("--engine", help="vllm (default) or sim.")
-@click.option("--model", help="Model path or hub id; without one, the demo model.")
-@click.option("--lora", multiple=True, metavar="NAME=PATH", help="A LoRA adapter; repeatable.")
-@click.option("--lora-config", metavar="FILE", help="YAML or JSON file that lists adapters.")
-@click.option("--adapter-root", multiple=True, metavar="DIR", help="Load adapters from below these folders only.")
-@click.option("--keep-versions", type=int, help="Versions of an adapter that can be gone back to (default 3).")
-@click.option(
-    "--allow-no-effect", is_flag=True, default=None, help="Adapters may answer as the base model does (untrained ones)."
-)
-@click.option("--backend", multiple=True, metavar="URL", help="Balance this server as well; repeatable.")
-@click.option("--backend-key-file", metavar="FILE", help="File with the API key of those servers.")
-@click.option(
-    "--manage-backend-adapters", is_flag=True, default=None,
-    help="Load adapters on those servers too (they must see the state directory).",
-)
-@click.option("--host", help="Address to listen on (default 127.0.0.1).")
-@click.option("--port", type=int, help="Port to listen on (default 8000).")
-@click.option("--strategy", metavar="NAME", help=f"One of: {', '.join(STRATEGIES)}.")
-@click.option("--gpus", metavar="0,1", help="GPUs to use (default: all that NVML reports).")
-@click.option("--instances-per-gpu", type=int, help="Workers sharing one GPU (default 1).")
-@click.option("--tensor-parallel-size", type=int, help="GPUs a worker spans (default 1).")
-@click.option("--min-instances", type=int, help="Fewest workers scaling may leave (default 1).")
-@click.option("--max-instances", type=int, help="Most workers (default: what the machine holds).")
-@click.option("--drain-timeout", type=float, help="Seconds that running requests may finish in (default 30).")
-@click.option(
-    "--rolling-spare/--no-rolling-spare", default=None,
-    help="Start a spare worker first in rolling restarts where there is room (default: yes).",
-)
-@click.option("--queue-timeout", type=float, help="Seconds a request waits for a worker (default 30).")
-@click.option("--startup-timeout", type=float, help="Seconds a worker may take to be ready (default 600).")
-@click.option("--first-byte-timeout", type=float, help="Seconds a silent worker has a stream to itself (default 30).")
-@click.option("--stall-timeout", type=float, help="Seconds tokens may stand still on a busy worker (default 10).")
-@click.option("--resume/--no-resume", default=None, help="Go on with a stream whose worker is lost (default: yes).")
-@click.option("--migration-limit", type=int, help="Most moves of a stream, or repetitions of a request (default 3).")
-@click.option("--lb-processes", type=int, help="Balancer processes that share the port (default 1).")
-@click.option(
-    "--lb-standby/--no-lb-standby", default=None, help="Keep one more waiting for one of them to die (default: yes)."
-)
-@click.option("--max-body", type=int, metavar="BYTES", help="Largest request body (default 64 MiB).")
-@click.option("--max-buffered", metavar="SIZE", help="Memory for all bodies, such as 512M (default a 16th of all).")
-@click.option("--state-dir", metavar="DIR", help="State, logs, sockets (default: one a port).")
-@click.option("--log-level", metavar="LEVEL", help="debug, info (default), warning or error.")
-@click.option("--log-format", metavar="text|json", help="Of the logs of supervisor and balancer.")
-@click.option("--access-log", metavar="WHICH", help="A line a request: off, errors (default), on, or a share (0.01).")
-@click.option("--log-prompts", is_flag=True, default=None, help="Prompts in the access log too.")
-@click.option("--protect-metrics", is_flag=True, default=None, help="/metrics needs a credential on loopback too.")
-@click.option("--otlp-endpoint", metavar="URL", help="A trace of each request goes there (needs clusterctl[otel]).")
+@setting_flags
 @click.option("--config", type=click.Path(path_type=Path), help="A YAML file with settings.")
 @click.option("--detach", "detached", is_flag=True, help="Return once the first worker is ready.")
 @click.argument("engine_args", nargs=-1, type=click.UNPROCESSED)
