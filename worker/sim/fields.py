@@ -7,23 +7,14 @@ the converted value or adds to the list of problems; the first problem names the
 from __future__ import annotations
 
 import json
-import math
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pydantic_core import SchemaValidator, ValidationError, core_schema
+
 from worker.sim.errors import ApiError, PlainError
 
-_TRUE = {"1", "on", "t", "true", "y", "yes"}
-_FALSE = {"0", "off", "f", "false", "n", "no"}
 _REPORTED = 10
-
-#: An integer in a string, without white space around it; and Unicode's white space, as Python strips more than that.
-_INTEGER = re.compile(r"([+-]?[0-9]+(?:_[0-9]+)*)(?:\.0+)?")
-_WHITE = "".join(char for char in map(chr, range(0x3001)) if char.isspace() and char not in "\x1c\x1d\x1e\x1f")
-
-#: A float from here on is no integer.
-_LARGEST = float(2**63)
 
 
 class Problems(list[dict[str, str]]):
@@ -68,63 +59,24 @@ def body_object(raw: bytes, content_type: str) -> dict[str, Any]:
     return body
 
 
-def integer(value: Any, loc: str, problems: Problems) -> Any:
-    """An integer, a whole float, a boolean, or a string of one."""
-    if isinstance(value, int):
-        return int(value)
-    if isinstance(value, float):
-        return _whole(value, loc, problems)
-    if isinstance(value, str):
+def typed(schema: core_schema.CoreSchema) -> Check:
+    """What pydantic itself says of a value."""
+    validator = SchemaValidator(schema)
+
+    def check(value: Any, loc: str, problems: Problems) -> Any:
         try:
-            found = _INTEGER.fullmatch(value.strip(_WHITE))
-            return int(found[1] if found else "")
-        except ValueError:
-            text = "Input should be a valid integer, unable to parse string as an integer"
-            return problems.note("int_parsing", loc, text, value)
-    return problems.note("int_type", loc, "Input should be a valid integer", value)
+            return validator.validate_python(value)
+        except ValidationError as error:
+            for found in error.errors(include_url=False, include_context=False):
+                problems.note(found["type"], loc, found["msg"], value)
+        return None
+
+    return check
 
 
-def _whole(value: float, loc: str, problems: Problems) -> Any:
-    if not math.isfinite(value):
-        return problems.note("finite_number", loc, "Input should be a finite number", value)
-    if not value.is_integer():
-        text = "Input should be a valid integer, got a number with a fractional part"
-        return problems.note("int_from_float", loc, text, value)
-    if abs(value) >= _LARGEST:
-        text = "Unable to parse input string as an integer, exceeded maximum size"
-        return problems.note("int_parsing_size", loc, text, value)
-    return int(value)
-
-
-def number(value: Any, loc: str, problems: Problems) -> Any:
-    """A float, anything that is an integer, or a string of one."""
-    if isinstance(value, int | float):
-        try:
-            return float(value)
-        except OverflowError:
-            return problems.note("float_type", loc, "Input should be a valid number", value)
-    if isinstance(value, str):
-        bare = value.strip(_WHITE)
-        try:
-            if not bare.isascii() or ("_" in value and bare != value):
-                raise ValueError
-            return float(bare)
-        except ValueError:
-            text = "Input should be a valid number, unable to parse string as a number"
-            return problems.note("float_parsing", loc, text, value)
-    return problems.note("float_type", loc, "Input should be a valid number", value)
-
-
-def boolean(value: Any, loc: str, problems: Problems) -> Any:
-    """A boolean, 0 or 1, or one of the usual words."""
-    if isinstance(value, bool | int | float) and value in (0, 1):
-        return bool(value)
-    if isinstance(value, str) and value.lower() in _TRUE | _FALSE:
-        return value.lower() in _TRUE
-    if isinstance(value, str | int | float):
-        text = "Input should be a valid boolean, unable to interpret input"
-        return problems.note("bool_parsing", loc, text, value)
-    return problems.note("bool_type", loc, "Input should be a valid boolean", value)
+integer, number, boolean = (
+    typed(schema) for schema in (core_schema.int_schema(), core_schema.float_schema(), core_schema.bool_schema())
+)
 
 
 def string(value: Any, loc: str, problems: Problems) -> Any:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic_core import core_schema
+
 from worker.sim.fields import (
     Check,
     Problems,
@@ -16,6 +18,7 @@ from worker.sim.fields import (
     mapping,
     number,
     string,
+    typed,
 )
 from worker.sim.messages import check_messages
 
@@ -35,14 +38,6 @@ def _stop(value: Any, loc: str, problems: Problems) -> Any:
     if not found:
         del problems[-1]
     problems.extend(found)
-    return made
-
-
-def _seed(value: Any, loc: str, problems: Problems) -> Any:
-    made = integer(value, loc, problems)
-    if made is not None and not -_INT64 <= made < _INT64:
-        word, bound = ("less", _INT64 - 1) if made > 0 else ("greater", -_INT64)
-        problems.note(f"{word}_than_equal", loc, f"Input should be {word} than or equal to {bound}", value)
     return made
 
 
@@ -92,7 +87,7 @@ def _prompt(value: Any, loc: str, problems: Problems) -> Any:
 
 _SHARED: dict[str, tuple[Check, bool]] = {
     "presence_penalty": (number, True),
-    "seed": (_seed, True),
+    "seed": (typed(core_schema.int_schema(ge=-_INT64, le=_INT64 - 1)), True),
     "stop": (_stop, True),
     "stream": (boolean, True),
     "stream_options": (_stream_options, True),
