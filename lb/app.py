@@ -174,7 +174,11 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
     def lost(backend: str, incarnation: int, requests: int) -> None:
         outcomes.lost(backend, incarnation, requests, asyncio.get_running_loop().time())
 
-    pool = Pool(changes.notify, counters.share, lost)
+    def changed() -> None:
+        router.pool_changed()
+        changes.notify()
+
+    pool = Pool(changed, counters.share, lost)
     observers, siblings = Observers(config, state), Siblings(counters, link_path)
     why = Why(observers.journal, lambda: front.under_way(), siblings)
     series = metrics.registry.pieces
@@ -186,7 +190,7 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
     )  # fmt: skip
     shared = Collaborators(
         _settings(config), pool, router, upstream, client,
-        Accounting(pool, counters, metrics, owners_of, outcomes, observers.journal, clock),
+        Accounting(pool, counters, metrics, owners_of, outcomes, observers.journal, router, clock),
         metrics, observers.journal, outcomes, ResponseFinder(pool, owners_of, client),
         PoisonRules(pool, changes, metrics.poisonous, clock), RetryBudget(), Builds(), Tasks(), clock,
     )  # fmt: skip

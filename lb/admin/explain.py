@@ -18,7 +18,7 @@ from lb.control.peers import Siblings
 from lb.protocol.errors import ProxyError
 from lb.records.decision_log import KEPT, Entry, Journal, Row, Step
 from lb.routing.backend import Backend
-from lb.routing.strategies.base import Choice
+from lb.routing.strategies.base import Decision
 
 #: Decisions in an answer where nobody says how many.
 _USUAL = 20
@@ -63,24 +63,24 @@ def decision(entry: Entry, epoch: float) -> dict[str, Any]:
     info, came = entry.info, entry.came
     steps = [Step._make(step) for step in info.steps]
     attempts = [
-        {**_attempt(step.backend, step.began - came, step.choice), "ended_s": _s(step.ended - came),
+        {**_attempt(step.backend, step.began - came, step.decision), "ended_s": _s(step.ended - came),
          "failed": step.reason, "cause": step.cause}
         for step in steps
     ]  # fmt: skip
     if entry.backend is not None:
-        attempts.append(_attempt(entry.backend, entry.began - came, info.choice))
+        attempts.append(_attempt(entry.backend, entry.began - came, info.decision))
     return {
         "request_id": info.id, "at": iso(epoch + came), "model": info.model, "route": info.path,
         "balancer": os.getpid(), "attempts": attempts, "outcome": _outcome(entry),
     }  # fmt: skip
 
 
-def _attempt(backend: Backend, at: float, choice: Choice | None) -> dict[str, Any]:
+def _attempt(backend: Backend, at: float, made_by: Decision | None) -> dict[str, Any]:
     made: dict[str, Any] = {"instance": backend.id, "incarnation": backend.spec.incarnation, "began_s": _s(at)}
-    if choice is None:
+    if made_by is None:
         reason = "it made the response that this request is about"
         return {**made, "strategy": None, "reason": reason, "candidates": [{"instance": backend.id}]}
-    candidates, strategy, scores = choice
+    candidates, strategy, scores = made_by
     if strategy is None:
         reason = "the only one that could take it"
         return {**made, "strategy": None, "reason": reason, "candidates": [{"instance": b.id} for b in candidates]}

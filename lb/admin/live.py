@@ -13,9 +13,9 @@ from typing import Any
 from aiohttp import web
 
 from config.aio import Tasks
+from config.topology import STRATEGIES
 from lb.admin.event_stream import STREAM, EventFeed
 from lb.protocol.errors import ProxyError, Source
-from lb.routing.strategies.registry import STRATEGIES
 from lb.telemetry.history import SLOTS, STEP
 from lb.telemetry.recorder import Recorder
 

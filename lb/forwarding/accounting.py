@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from config.logs import fields
 from lb.forwarding.failure_policy import Ejects
@@ -16,7 +17,7 @@ from lb.records.loss_report import Outcomes
 from lb.routing.backend import Backend
 from lb.routing.pool import Pool
 from lb.routing.response_owners import Affinity
-from lb.routing.strategies.base import RequestInfo
+from lb.routing.strategies.base import Outcome, RequestInfo
 from lb.telemetry.metrics import Book, Metrics
 from lb.telemetry.model_metrics import Meter
 from lb.telemetry.shared_counters import ADAPTER, Counters
@@ -27,20 +28,31 @@ log = logging.getLogger(__name__)
 _MOST_BOOKS = 64
 
 
+class Learner(Protocol):
+    """`observe` is called where ``observes`` is true."""
+
+    observes: bool
+
+    def observe(self, outcome: Outcome) -> None: ...
+
+
 class Accounting:
-    """``began`` is when an attempt was sent; ``clock`` gives the same seconds, monotonic."""
+    """``began`` is when an attempt was sent; ``clock`` gives the same seconds, monotonic. ``learner`` hears how each
+    attempt ended."""
 
     def __init__(
         self, pool: Pool, counters: Counters, metrics: Metrics, owners: Affinity, outcomes: Outcomes,
-        journal: Journal, clock: Callable[[], float],
+        journal: Journal, learner: Learner, clock: Callable[[], float],
     ) -> None:
         self._pool, self._counters, self._metrics, self._owners = pool, counters, metrics, owners
-        self._outcomes, self._journal, self._clock = outcomes, journal, clock
+        self._outcomes, self._journal, self._learner, self._clock = outcomes, journal, learner, clock
 
     def first_byte(self, backend: Backend, info: RequestInfo, data: bytes, began: float) -> None:
         """``data``: the first bytes of an answer."""
         now = self._clock()
         backend.latency.observe(now - began, now)
+        if self._learner.observes:
+            info.first_byte = now - began
         self._book(backend, info.path).first_byte(now - began)
         if info.path == routes.RESPONSES:
             self._owners.learn(data, backend.id, backend.spec.incarnation)
@@ -52,6 +64,8 @@ class Accounting:
         now = self._clock()
         seconds = now - began
         backend.latency.observe(seconds, now)
+        if self._learner.observes:
+            self._learner.observe(Outcome(backend.key, info.features, 200, seconds, seconds))
         self._counters.hit(backend.id)
         (backend.books.get(info.path) or self._book(backend, info.path)).whole(200, seconds)
         if info.path == routes.RESPONSES:
@@ -66,13 +80,15 @@ class Accounting:
     def completed(self, backend: Backend, info: RequestInfo, status: int, began: float) -> None:
         self._counters.add(backend.id, requests=1, errors=1 if status >= 500 else 0)
         self._book(backend, info.path).finished(status, self._clock() - began)
+        self._ended(backend, info, status, began)
 
     def left(self, backend: Backend, info: RequestInfo, began: float) -> None:
         """The client went away meanwhile."""
         self._counters.add(backend.id, requests=1)
         self._metrics.finished(backend.id, info.path, 499, self._clock() - began)
+        self._ended(backend, info, 499, began)
 
-    def attempt_failed(self, backend: Backend, failure: AttemptFailed) -> None:
+    def attempt_failed(self, backend: Backend, info: RequestInfo, failure: AttemptFailed, began: float) -> None:
         """Counts it and, where that follows, ejects ``backend``."""
         follows, now = failure.follows, self._clock()
         if follows.sent:
@@ -83,6 +99,7 @@ class Accounting:
         if self._eject(backend, follows.ejects, now):
             self._metrics.ejected(backend.id)
         self._metrics.attempt_failed(backend.id, follows.cause)
+        self._ended(backend, info, 0, began, follows.cause)
 
     def touch(self, model: str | None) -> None:
         """It is in use from now on: a long stream is no reason to make room by taking its adapter away."""
@@ -92,6 +109,12 @@ class Accounting:
     def count_adapter(self, model: str | None, failed: bool) -> None:
         if model in self._pool.registered:
             self._counters.add(f"{ADAPTER}{model}", requests=1, errors=int(failed), used_ms=int(time.time() * 1000))
+
+    def _ended(self, backend: Backend, info: RequestInfo, status: int, began: float, cause: str = "") -> None:
+        if self._learner.observes:
+            first, info.first_byte = info.first_byte, None
+            seconds = self._clock() - began
+            self._learner.observe(Outcome(backend.key, info.features, status, seconds, first, cause))
 
     def _book(self, backend: Backend, path: str) -> Book:
         book: Book | None = backend.books.get(path)

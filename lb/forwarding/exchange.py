@@ -14,7 +14,7 @@ from typing import ParamSpec
 
 from config.logs import fields
 from lb.downstream.connection import ClientConnection
-from lb.forwarding import answers, failure_policy
+from lb.forwarding import answers, failure_policy, features
 from lb.forwarding.collaborators import Collaborators
 from lb.forwarding.failover import Recovery
 from lb.forwarding.failure_policy import Failure
@@ -101,6 +101,8 @@ class Exchange(Relayed):
         if not pool.knows(model):
             raise parts.router.unknown(model)
         self._info, self._came = RequestInfo(model, route.path, None, request.id), parts.clock()
+        if parts.router.needs:
+            self._info.features = features.of(request, model, parts.pool.registered, parts.router.needs)
         self._meter = parts.metrics.models.begin(model)
         parts.budget.request(self._came)
         if facts.stream and route.path in _STREAMS and upload is None and request_body.is_light(request.body):
@@ -478,7 +480,7 @@ class Exchange(Relayed):
         if backend.ejection.dying(now):
             failure = AttemptFailed(str(failure), failure_policy.on_dying(failure.kind))
         follows = failure.follows
-        info.steps += (Step(backend, self._began, info.choice, now, str(failure), follows.cause, self.began),)
+        info.steps += (Step(backend, self._began, info.decision, now, str(failure), follows.cause, self.began),)
         self._release()
         recovery = self._after_failure()
         if follows.sent:
@@ -516,7 +518,7 @@ class Exchange(Relayed):
         id, name = self._request.id, self._backend.id
         data = fields("attempt.failed", request_id=id, instance=name, cause=failure.follows.cause)
         log.warning("request %s on %s: %s", id, name, failure, extra=data)
-        self._parts.accounting.attempt_failed(self._backend, failure)
+        self._parts.accounting.attempt_failed(self._backend, self._info, failure, self._began)
 
     def _after_failure(self) -> Recovery:
         if self._recovery is None:

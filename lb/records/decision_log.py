@@ -14,7 +14,7 @@ from lb.protocol.errors import ProxyError
 from lb.protocol.messages import Request
 from lb.protocol.routes import shown
 from lb.routing.backend import Backend
-from lb.routing.strategies.base import Choice, RequestInfo
+from lb.routing.strategies.base import Decision, RequestInfo
 from lb.telemetry.model_metrics import PROMPT_TOKENS, Meter
 
 #: Requests that are remembered.
@@ -49,7 +49,7 @@ class Step(NamedTuple):
 
     backend: Backend
     began: float
-    choice: Choice | None
+    decision: Decision | None
     ended: float
     reason: str
     cause: str

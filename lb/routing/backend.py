@@ -32,12 +32,14 @@ class Backend:
     for a balancer that is alone."""
 
     __slots__ = (
-        "_leases", "_names", "_shared", "_spec", "books", "ejection", "endpoint", "failed_at", "id", "lacking",
-        "latency", "order", "suspects", "takes_new", "weight",
+        "_leases", "_names", "_shared", "_spec", "books", "ejection", "endpoint", "failed_at", "id", "key",
+        "lacking", "latency", "order", "suspects", "takes_new", "weight",
     )  # fmt: skip
 
     def __init__(self, spec: BackendSpec, shared: Shared | None = None) -> None:
         self.id = spec.id
+        #: (id, incarnation); a server that is not ours is the same one whatever we call its incarnation.
+        self.key = (spec.id, spec.incarnation if spec.managed else 0)
         #: What others keep with it: counts by route, and the address in the form that connections need (of this spec).
         self.books: dict[str, Any] = {}
         self.endpoint: Any = None

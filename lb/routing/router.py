@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from random import Random
 
@@ -12,7 +12,7 @@ from lb.protocol.errors import ProxyError, Source
 from lb.routing.backend import Backend
 from lb.routing.notifier import Changes
 from lb.routing.pool import Pool
-from lb.routing.strategies.base import RequestInfo, Strategy
+from lb.routing.strategies.base import Feature, Outcome, RequestInfo, Strategy
 from lb.routing.strategies.registry import STRATEGIES
 
 #: Seconds between two looks for a free backend where nothing changes: an ejection ends without any word.
@@ -34,7 +34,11 @@ class Router:
     ) -> None:
         self._pool, self._changes, self._queued, self._queue_timeout = pool, changes, queued, queue_timeout
         self._want, self._in_force, self._clock, self._random = want, strategy, clock, random
-        self._strategy: tuple[str, Strategy] | None = None
+        self._strategy: Strategy | None = None
+        self._known: dict[tuple[str, int], Backend] = {}
+        #: What the strategy in force wants to know of a request, and whether it wants to know how attempts end.
+        self.needs: frozenset[Feature] = frozenset()
+        self.observes = False
 
     def choose(self, info: RequestInfo, excluded: frozenset[str], pinned: Pinned | None) -> Backend | None:
         """A backend that may take the request now. Raises ProxyError where waiting for one is of no use."""
@@ -43,21 +47,21 @@ class Router:
             raise ProxyError(503, "the cluster is shutting down", source=Source.INTERNAL, retry_after=30)
         now = self._clock()
         if pinned is not None:
-            info.choice = None
+            info.decision = None
             backend = pool.backends.get(pinned[0])
             usable = backend is not None and backend.keeps_running() and not backend.ejection.active(now)
             return backend if usable else None
         candidates = pool.candidates(info.model, excluded, now, info.root)
         if len(candidates) == 1:
-            info.choice = candidates, None, None
+            info.decision = candidates, None, None
             return candidates[0]
         if not candidates and excluded:
             candidates = pool.candidates(info.model, (), now, info.root)
         if not candidates:
             return None
         strategy = self._current_strategy()
-        backend = strategy.choose(candidates, info)
-        info.choice = candidates, strategy, strategy.scores
+        backend, scores = strategy.choose(candidates, info.features)
+        info.decision = candidates, strategy, scores
         return backend
 
     async def wait(
@@ -90,11 +94,31 @@ class Router:
         """The name of the one in force."""
         return self._in_force(self._pool.version, self._pool.strategy)
 
-    def _current_strategy(self) -> Strategy:
+    def pool_changed(self) -> None:
+        """Tells the strategy in force who has come and who is gone."""
+        before, self._known = self._known, {b.key: b for b in self._pool.backends.values()}
+        if self.strategy not in STRATEGIES:
+            return  # of a later release; whoever has to choose says so
+        strategy = self._current_strategy(before)
+        for key in before.keys() - self._known.keys():
+            strategy.left(before[key])
+        for key in self._known.keys() - before.keys():
+            strategy.joined(self._known[key])
+
+    def observe(self, outcome: Outcome) -> None:
+        if self._strategy is not None:
+            self._strategy.observe(outcome)
+
+    def _current_strategy(self, known: Mapping[tuple[str, int], Backend] | None = None) -> Strategy:
+        """A new one if another is in force by now. ``known``: the backends that it is told of at once, all without."""
         name = self._in_force(self._pool.version, self._pool.strategy)
-        if self._strategy is None or self._strategy[0] != name:
-            self._strategy = (name, STRATEGIES[name](self._random))
-        return self._strategy[1]
+        strategy = self._strategy
+        if strategy is None or strategy.name != name:
+            self._strategy = strategy = STRATEGIES[name](self._random)
+            self.needs, self.observes = strategy.needs, type(strategy).observe is not Strategy.observe
+            for backend in (self._known if known is None else known).values():
+                strategy.joined(backend)
+        return strategy
 
     def _give_up_if_useless(self, info: RequestInfo, deadline: float) -> None:
         if not self._pool.knows(info.model):

@@ -4,21 +4,99 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from random import Random
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 from lb.routing.backend import Backend
 
 #: One value a candidate, in their order; or by id, where a strategy looked at some of them only.
 Scores = Sequence[float] | Mapping[str, float]
 
+#: The chosen one and, where a strategy compares, new scores. They are kept by reference with each request, so that
+#: somebody can ask later why it went where it went.
+Choice = tuple[Backend, Scores | None]
+
+
+class Feature(Enum):
+    """What can be known of a request, and is looked up only where the strategy in force needs it."""
+
+    ADAPTER = auto()
+    PROMPT = auto()
+    SESSION = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """None: not asked for, or the request has none. ``prompt`` is a hash of how its prompt begins."""
+
+    adapter: str | None = None
+    prompt: int | None = None
+    session: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an attempt on the incarnation ``backend`` (id, incarnation) ended. ``status`` is 0 if it came to nothing,
+    for ``cause`` (`lb.forwarding.failure_policy.Consequence`), and 499 if the client left. Times are s."""
+
+    backend: tuple[str, int]
+    features: Features
+    status: int
+    seconds: float
+    first_byte: float | None = None
+    cause: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NoParams:
+    """Of a strategy that cannot be adjusted."""
+
+
+class Strategy:
+    """One file each in this folder, named as in `config.topology.STRATEGIES`. ``rule`` says in words how it chooses,
+    ``measure`` what the scores are, ``needs`` which features it is told. ``Params`` are its adjustments, with defaults:
+    a frozen dataclass that raises ValueError for what makes no sense. What it keeps by backend it keeps by
+    `Backend.key`: a restarted worker is a new one."""
+
+    name: ClassVar[str]
+    rule: ClassVar[str]
+    measure: ClassVar[str] = ""
+    needs: ClassVar[frozenset[Feature]] = frozenset()
+    Params: ClassVar[type] = NoParams
+
+    def __init_subclass__(cls) -> None:
+        cls.name = cls.__module__.rpartition(".")[2]
+
+    def __init__(self, random: Random, params: Any = None) -> None:
+        """``params``: an instance of `Params`; the defaults without."""
+        self.random, self.params = random, params or self.Params()
+
+    def choose(self, candidates: Sequence[Backend], features: Features) -> Choice:
+        """One of ``candidates``: at least one, all available, in a steady order. Where there is a single one nobody is
+        asked, but `observe` is called all the same."""
+        raise NotImplementedError
+
+    def observe(self, outcome: Outcome) -> None:
+        """An attempt is over, whoever chose its backend."""
+
+    def joined(self, backend: Backend) -> None:
+        """It is there from now on, in rotation or not."""
+
+    def left(self, backend: Backend) -> None:
+        """That incarnation is gone."""
+
+
+#: The candidates, what chose among them (None where there was nothing to choose) and its scores.
+Decision = tuple[Sequence[Backend], Strategy | None, Scores | None]
+
 
 @dataclass
 class RequestInfo:
-    """What a strategy may know of a request. ``root``: the version of the model that it has to be, as its card names
-    it; None: any.
+    """What routing knows of a request. ``root``: the version of the model that it has to be, as its card names it;
+    None: any.
 
-    The rest is how it was routed, for `lb.records.decision_log`: ``choice`` says who could have taken the latest
+    The rest is how it was routed, for `lb.records.decision_log`: ``decision`` says who could have taken the latest
     attempt, ``steps`` are the attempts that came to nothing, and ``notes`` is what observers keep with it until it is
     over."""
 
@@ -26,29 +104,9 @@ class RequestInfo:
     path: str = ""
     root: str | None = None
     id: str = ""
-    # Not set with each request: most are over without the last two.
-    choice: Choice | None = field(default=None, init=False)
+    # Not set with each request: most are over without the others.
+    features: Features = field(default=Features(), init=False)
+    first_byte: float | None = field(default=None, init=False)  # s after the latest attempt began, if that is observed
+    decision: Decision | None = field(default=None, init=False)
     steps: tuple[Any, ...] = field(default=(), init=False)
     notes: Any = field(default=None, init=False)
-
-
-class Strategy(Protocol):
-    """``scores`` are kept by reference with each request, so that somebody can ask later why it went where it went: a
-    strategy makes new ones for each choice, or none (None). ``rule`` says in words how it chooses, ``measure`` what the
-    scores are."""
-
-    name: str
-    rule: str
-    measure: str
-    scores: Scores | None
-
-    def choose(self, candidates: Sequence[Backend], request: RequestInfo) -> Backend:
-        """One of ``candidates``: at least one, all available, in a steady order."""
-
-
-#: The candidates, what chose among them (None where there was nothing to choose) and its scores.
-Choice = tuple[Sequence[Backend], Strategy | None, Scores | None]
-
-
-class Factory(Protocol):
-    def __call__(self, random: Random) -> Strategy: ...

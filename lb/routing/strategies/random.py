@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from random import Random as Source
 
 from lb.routing.backend import Backend
-from lb.routing.strategies.base import RequestInfo, Scores
+from lb.routing.strategies.base import Choice, Features, Strategy
 
 
-class Random:
-    name = "random"
-    rule, measure = "drawn at random", ""
-    scores: Scores | None = None
+class Random(Strategy):
+    rule = "drawn at random"
 
-    def __init__(self, random: Source) -> None:
-        self._random = random
-
-    def choose(self, candidates: Sequence[Backend], request: RequestInfo) -> Backend:
-        return self._random.choice(candidates)
+    def choose(self, candidates: Sequence[Backend], features: Features) -> Choice:
+        return self.random.choice(candidates), None

@@ -1,22 +1,21 @@
-"""The strategies by name."""
+"""The strategies by name: each one's module has the name that `config.topology.STRATEGIES` lists."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 
-from lb.routing.strategies.base import Factory
-from lb.routing.strategies.least_connections import LeastConnections
-from lb.routing.strategies.power_of_two import PowerOfTwo
-from lb.routing.strategies.random import Random
-from lb.routing.strategies.response_time import ResponseTime
-from lb.routing.strategies.round_robin import RoundRobin
-from lb.routing.strategies.weighted import Weighted
+from config import topology
+from lb.routing.strategies.base import Strategy
 
-STRATEGIES: Mapping[str, Factory] = {
-    "round_robin": RoundRobin,
-    "least_connections": LeastConnections,
-    "weighted": Weighted,
-    "random": Random,
-    "response_time": ResponseTime,
-    "power_of_two": PowerOfTwo,
-}
+
+def _load(name: str) -> type[Strategy]:
+    module = import_module(f"{__package__}.{name}")
+    (found,) = (
+        each for each in vars(module).values()
+        if isinstance(each, type) and issubclass(each, Strategy) and each.__module__ == module.__name__
+    )  # fmt: skip
+    return found
+
+
+STRATEGIES: Mapping[str, type[Strategy]] = {name: _load(name) for name in topology.STRATEGIES}

@@ -7,22 +7,18 @@ from operator import attrgetter
 from random import Random
 
 from lb.routing.backend import Backend
-from lb.routing.strategies.base import RequestInfo, Scores
+from lb.routing.strategies.base import Choice, Features, NoParams, Strategy
 
 _order = attrgetter("order")
 
 
-class RoundRobin:
-    """The candidate after the one chosen last, by id: a backend that comes or goes moves nobody else's turn."""
+class Turn:
+    """Whose it is: the candidate after the one chosen last, by id. A backend that comes or goes moves nobody else's."""
 
-    name = "round_robin"
-    rule, measure = "its turn", ""
-    scores: Scores | None = None
-
-    def __init__(self, random: Random) -> None:
+    def __init__(self) -> None:
         self._last: tuple[int, str] = (-1, "")
 
-    def choose(self, candidates: Sequence[Backend], request: RequestInfo) -> Backend:
+    def next(self, candidates: Sequence[Backend]) -> Backend:
         ordered = sorted(candidates, key=_order)
         last = self._last
         for chosen in ordered:
@@ -32,3 +28,14 @@ class RoundRobin:
             chosen = ordered[0]
         self._last = chosen.order
         return chosen
+
+
+class RoundRobin(Strategy):
+    rule = "its turn"
+
+    def __init__(self, random: Random, params: NoParams | None = None) -> None:
+        super().__init__(random, params)
+        self._turn = Turn()
+
+    def choose(self, candidates: Sequence[Backend], features: Features) -> Choice:
+        return self._turn.next(candidates), None

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lb.routing.pool import Pool
-from lb.routing.strategies.base import RequestInfo
+from lb.routing.strategies.base import Features
 from lb.routing.strategies.registry import STRATEGIES
 from lb.telemetry.shared_counters import Counters
 from lbfakes import backend_set, spec
 
-ANY = RequestInfo()
+ANY = Features()
 
 
 class Place:
@@ -104,7 +104,7 @@ def test_strategies_that_look_at_what_is_in_flight_look_at_all_of_it(name: str) 
     pool.backends["instance_1"].lease(_ignore)
     places.of["instance_0", 1].elsewhere = 2
     strategy = STRATEGIES[name](Random(1))
-    chosen = {strategy.choose(list(pool.backends.values()), ANY).id for _ in range(10)}
+    chosen = {strategy.choose(list(pool.backends.values()), ANY)[0].id for _ in range(10)}
     assert chosen == {"instance_1"}
 
 
@@ -123,7 +123,7 @@ def test_three_balancers_spread_held_requests_as_one_would(
         one.refresh()
     strategies = [STRATEGIES["least_connections"](Random(n)) for n in range(3)]
     for which in through:
-        strategies[which].choose(list(pools[which].backends.values()), ANY).lease(_ignore)
+        strategies[which].choose(list(pools[which].backends.values()), ANY)[0].lease(_ignore)
         loads = [pool.load() for pool in pools]
         assert loads[0] == loads[1] == loads[2]
         assert max(loads[0].values()) - min(loads[0].values()) <= 1

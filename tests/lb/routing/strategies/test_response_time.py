@@ -9,51 +9,51 @@ from hypothesis import strategies as st
 
 from lb.routing.backend import Backend
 from lb.routing.latency import FORGETTING, PATIENCE
-from lb.routing.strategies.base import RequestInfo
+from lb.routing.strategies.base import Features
 from lb.routing.strategies.response_time import ResponseTime
 from lbfakes import backend, backends
 
-ANY = RequestInfo()
+ANY = Features()
 
 
 def test_the_quick_one_is_preferred() -> None:
     strategy, two = ResponseTime(Random(1)), [backend("instance_0", latency=0.5), backend("instance_1", latency=0.1)]
-    assert {strategy.choose(two, ANY).id for _ in range(10)} == {"instance_1"}
+    assert {strategy.choose(two, ANY)[0].id for _ in range(10)} == {"instance_1"}
 
 
 def test_held_requests_are_shared_in_proportion_to_speed() -> None:
     strategy, two = ResponseTime(Random(1)), [backend("instance_0", latency=0.4), backend("instance_1", latency=0.1)]
     for _ in range(100):
-        strategy.choose(two, ANY).lease(lambda reason: None)
+        strategy.choose(two, ANY)[0].lease(lambda reason: None)
     assert two[0].in_flight == 20
     assert two[1].in_flight == 80
 
 
 def test_none_measured_yet_are_used_in_turn() -> None:
     strategy, three = ResponseTime(Random(1)), backends(3)
-    assert set(Counter(strategy.choose(three, ANY).id for _ in range(30)).values()) == {10}
+    assert set(Counter(strategy.choose(three, ANY)[0].id for _ in range(30)).values()) == {10}
 
 
 def test_one_not_measured_yet_is_tried_although_another_is_known_to_be_quick() -> None:
     strategy, two = ResponseTime(Random(1)), [backend("instance_0", latency=0.001), backend("instance_1")]
-    assert "instance_1" in {strategy.choose(two, ANY).id for _ in range(2)}
+    assert "instance_1" in {strategy.choose(two, ANY)[0].id for _ in range(2)}
 
 
 def test_one_not_measured_yet_is_not_flooded() -> None:
     strategy, two = ResponseTime(Random(1)), [backend("instance_0", latency=5.0), backend("instance_1")]
     for _ in range(10):
-        strategy.choose(two, ANY).lease(lambda reason: None)
+        strategy.choose(two, ANY)[0].lease(lambda reason: None)
     assert two[1].in_flight <= 5
 
 
 def test_a_latency_of_zero_does_not_attract_everything_for_ever() -> None:
     strategy, two = ResponseTime(Random(1)), [backend("instance_0", latency=0.0), backend("instance_1", latency=0.0)]
-    assert {strategy.choose(two, ANY).id for _ in range(4)} == {"instance_0", "instance_1"}
+    assert {strategy.choose(two, ANY)[0].id for _ in range(4)} == {"instance_0", "instance_1"}
 
 
 def _served(strategy: ResponseTime, candidates: list[Backend], latencies: dict[str, float], now: float) -> str:
     """One request that is answered before the next comes."""
-    chosen = strategy.choose(candidates, ANY)
+    chosen = strategy.choose(candidates, ANY)[0]
     lease = chosen.lease(lambda reason: None)
     chosen.latency.observe(latencies[chosen.id], now)
     lease.release()
@@ -85,5 +85,5 @@ def test_while_an_answer_is_awaited_nothing_is_forgotten() -> None:
     strategy, two = ResponseTime(Random(1)), [backend("instance_0", latency=5.0, busy=1), backend("instance_1")]
     two[1].latency.observe(0.01, 0.0)
     for _ in range(500):
-        strategy.choose(two, ANY)
+        strategy.choose(two, ANY)[0]
     assert two[0].latency.estimate == 5.0
