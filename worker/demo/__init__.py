@@ -1,6 +1,6 @@
 """A tiny Llama model with two LoRA adapters, so that a cluster can be tried without a download.
 
-`python -m worker.demo.build` rebuilds every file from the text below `corpus/`.
+`python -m demo.build` (in the repository) rebuilds every file from the text below `demo/corpus/`.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Rebuild the demo model and its adapters: `python -m worker.demo.build [--out DIR]`.
+"""Rebuild the demo model and its adapters: `python -m demo.build [--out DIR]`.
 
 Needs torch, transformers, tokenizers and safetensors, all of which vLLM brings along. All seeds
 are fixed and one thread is used, so that two runs on one machine write the same weights.
@@ -26,7 +26,8 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from worker.demo import ADAPTERS, text
+from demo import text
+from worker.demo import ADAPTERS, model_path
 
 SEED = 7
 VOCAB_SIZE = 1536
@@ -341,7 +342,7 @@ def build_adapter(name: str, base: Path, out: Path, corpus: text.Corpus) -> None
 def main() -> None:
     """Build everything below `--out`."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    here = Path(__file__).resolve().parent
+    here = model_path().parent
     parser.add_argument("--out", type=Path, default=here, help="folder for model/ and adapters/")
     parser.add_argument("--adapters-only", action="store_true", help="keep the base model")
     args = parser.parse_args()

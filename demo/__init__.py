@@ -1,0 +1,1 @@
+"""How the demo model and its adapters are made. Not installed: `worker/demo` holds what comes of it."""
