@@ -182,7 +182,7 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
     observers, siblings = Observers(config, state), Siblings(counters, link_path)
     why = Why(observers.journal, lambda: front.under_way(), siblings)
     series = metrics.registry.pieces
-    link = Link(pool, listener, link_path, counters.recently_used, series, outcomes, events, why.told)
+    link = Link(pool, listener, link_path, counters.recently_used, series, outcomes, events.add, why.told)
     clock, client, owners_of = time.monotonic, WorkerClient(upstream), Affinity()
     router = Router(
         pool, changes, metrics.queued, queue_timeout=config.queue_timeout, want=link.want,

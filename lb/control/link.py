@@ -16,7 +16,6 @@ from typing import Any
 from config.aio import Tasks
 from config.link import LINE_LIMIT, Phase, bind_unix, descriptor_path, encode, messages
 from config.topology import BackendSet
-from lb.admin.event_stream import EventFeed
 from lb.records.loss_report import Outcomes
 from lb.routing.notifier import Changes
 from lb.routing.pool import Pool
@@ -48,12 +47,12 @@ class Link:
     def __init__(
         self, pool: Pool, listener: socket.socket, path: Path,
         uses: Callable[[], dict[str, float]] = dict, series: Callable[[], Iterable[str]] = tuple,
-        outcomes: Outcomes | None = None, events: EventFeed | None = None,
+        outcomes: Outcomes | None = None, events: Callable[[Iterable[Mapping[str, Any]]], None] = lambda events: None,
         why: Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]] | None = None,
     ) -> None:
         self._pool, self._listener, self._path = pool, listener, path
         self._uses, self._series = uses, series
-        self._outcomes, self._events, self._why = outcomes or Outcomes(), events or EventFeed(), why
+        self._outcomes, self._events, self._why = outcomes or Outcomes(), events, why
         self._wanted: dict[str, float] = {}
         #: Of whoever is connected and has not turned out to be another balancer: supervisors.
         self._writers: set[asyncio.StreamWriter] = set()
@@ -176,7 +175,7 @@ class Link:
                     self.drain_timeout = float(message["timeout"])
                     self.retired.set()
                 elif message["type"] == "events":
-                    self._events.add(message["events"])
+                    self._events(message["events"])
                 elif message["type"] == "metrics":
                     self._writers.discard(writer)  # another balancer: no supervisor asks for them
                     pieces = await in_turns(gathered(self._series()))

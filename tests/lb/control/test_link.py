@@ -204,7 +204,7 @@ async def test_a_path_longer_than_a_sockets_may_be_works(tmp_path: Path) -> None
 
 async def test_events_come_to_the_feed_and_again_to_no_harm(tmp_path: Path) -> None:
     listener, feed = listening(), EventFeed()
-    made = Link(Pool(), listener, tmp_path / "lb.sock", events=feed)
+    made = Link(Pool(), listener, tmp_path / "lb.sock", events=feed.add)
     await made.start()
     try:
         event = {"id": 3, "at": 1.0, "subject": "a", "kind": "note", "text": "b", "data": {}}
