@@ -11,6 +11,10 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+#: What the supervisor says of a worker, and of an adapter on a worker.
+STATES = ("starting", "ready", "unhealthy", "draining", "drained", "stopping", "stopped", "backoff", "failed")
+ADAPTER_STATES = ("loaded", "loading", "refused", "lazy")
+
 #: States in which the balancer may start new requests on a backend / lets running ones finish. A backend in any
 #: other state has lost its worker, or (``drained``) is to be left alone although it lives: what still runs there has to
 #: go on elsewhere, or is ended with an explicit error.

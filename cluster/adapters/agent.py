@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.adapters.effect import Effect
+from config.backoff import doubled
 from worker.probe import ProbeFailed, Target
 
 #: Seconds until a refused adapter is tried again: doubled each time.
@@ -138,7 +139,7 @@ class AdapterAgent:
         if words is not None:
             self.failures += 1
             attempts = self.refused[name].attempts + 1 if name in self.refused else 1
-            wait = min(_RETRY_MOST, _RETRY_FIRST * 2.0 ** (attempts - 1))
+            wait = doubled(_RETRY_FIRST, _RETRY_MOST, attempts - 1)
             self.refused[name] = Refusal(words, path, attempts, self._clock() + wait)
             self._changed()
             return words

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from config.backoff import doubled
+
 
 class Verdict(StrEnum):
     RESTART = "restart"
@@ -32,8 +34,7 @@ class Backoff:
         """``random`` returns a number in [0, 1)."""
         if restarts <= 0:
             return 0.0
-        full = min(self.most, self.first * 2.0 ** min(restarts - 1, 32))
-        return full * (1.0 - self.jitter * random())
+        return doubled(self.first, self.most, restarts - 1) * (1.0 - self.jitter * random())
 
 
 @dataclass(frozen=True, slots=True)

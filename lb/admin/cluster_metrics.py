@@ -10,14 +10,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from config.topology import ADAPTER_STATES, STATES
 from lb.admin.recovery_metrics import NAMES, RecoveryTimes
 from lb.control.link import Link
 from lb.routing.pool import Pool
 from lb.telemetry.metrics import Metrics
 from lb.telemetry.shared_counters import Counters
-
-#: What `clusterctl_instance_state` tells apart.
-STATES = ("starting", "ready", "unhealthy", "draining", "drained", "stopping", "stopped", "backoff", "failed")
 
 #: Why a worker had ended that was started again; there from the beginning, as an increase from nothing is not seen.
 REASONS = ("planned", "exit", "signal", "unhealthy", "hung", "start")
@@ -159,7 +157,7 @@ class ClusterSeries:
 
         def states() -> _Values:
             for adapter, seen in self._of("adapter_states").items():
-                for state in ("loaded", "loading", "refused", "lazy"):
+                for state in ADAPTER_STATES:
                     yield (adapter, state), float(seen["states"].get(state, 0))
 
         def versions() -> _Values:

@@ -6,6 +6,8 @@ answers, is there, and a client that goes away says nothing about it.
 
 from __future__ import annotations
 
+from config.backoff import doubled
+
 #: Seconds out of rotation after the first failure, and at most; it doubles in between.
 FIRST, MOST = 0.5, 8.0
 
@@ -33,7 +35,7 @@ class Ejection:
         if self.active(now):
             return False
         self.slow = slow
-        self.until = now + min(MOST, FIRST * 2.0 ** min(self._in_row, 16))
+        self.until = now + doubled(FIRST, MOST, self._in_row)
         self._in_row += 1
         return True
 

@@ -20,6 +20,7 @@ from cluster.client.core import root_of
 from cluster.tools.batch.files import BatchStep
 from cluster.tools.batch.lines import BadLine, BatchRequest, answered, failed, refused
 from config.aio import Tasks
+from config.backoff import doubled
 
 T = TypeVar("T")
 
@@ -38,7 +39,7 @@ def pause(attempt: int, retry_after: str | None, random: Random, now: float) -> 
     Spread, so that those who were refused together do not come back together."""
     wanted = _seconds(retry_after, now)
     if wanted is None:
-        return min(30.0, 0.5 * 2.0**attempt) * random.uniform(0.5, 1.5)
+        return doubled(0.5, 30.0, attempt) * random.uniform(0.5, 1.5)
     return min(LONGEST, wanted + random.uniform(0.0, min(1.0, 0.1 + wanted / 4)))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from config.settings import Settings
-from config.topology import STRATEGIES
+from config.topology import ADAPTER_STATES, STATES, STRATEGIES
 from lb.admin.openapi.parts import (
     COUNT,
     FLAG,
@@ -23,9 +23,7 @@ from lb.admin.openapi.parts import (
     ref,
 )
 
-_STATE = one_of(
-    "starting", "ready", "unhealthy", "draining", "drained", "stopping", "backoff", "failed", "stopped"
-)  # fmt: skip
+_STATE = one_of(*STATES)
 _ADAPTER_NAME: Json = {"type": "string", "pattern": r"^(?!\.+$)[A-Za-z0-9._-]{1,128}$"}
 _VERSION: Json = {"type": "integer", "minimum": 1}
 
@@ -51,7 +49,7 @@ _LAST_EXIT = answer({
 _ADAPTER: Mapping[str, Json] = {
     "lora_name": TEXT,
     "version": described(_VERSION, "The active one"),
-    "state": one_of("registered", "loading", "loaded", "lazy", "refused", "rolling"),
+    "state": one_of("registered", *ADAPTER_STATES, "rolling"),
     "description": TEXT,
     "rank": COUNT,
     "size": described(COUNT, "Bytes"),
@@ -160,7 +158,7 @@ SCHEMAS: Mapping[str, Json] = {
         "candidates": array(answer({"instance": TEXT}, score=NUMBER)),
     }, scored_by=described(TEXT, "What the scores measure"), ended_s=NUMBER, failed=TEXT, cause=TEXT),
     "AdapterOnInstance": answer({
-        "state": one_of("loading", "loaded", "lazy", "refused"), "version": or_null(_VERSION), "reason": TEXT,
+        "state": one_of(*ADAPTER_STATES), "version": or_null(_VERSION), "reason": TEXT,
     }),
     "Adapter": answer(_ADAPTER),
     "AdapterDetail": answer({**_ADAPTER, "versions": array(ref("AdapterVersion"))}),
@@ -172,7 +170,7 @@ SCHEMAS: Mapping[str, Json] = {
     "Adapters": answer({"adapters": array(ref("Adapter"))}),
     "AdapterChanged": answer({
         "lora_name": TEXT, "version": _VERSION,
-        "state": one_of("registered", "loading", "loaded", "lazy", "refused"),
+        "state": one_of("registered", *ADAPTER_STATES),
         "instances": by_name(TEXT, "State by ready instance"),
     }, unchecked=described(array(TEXT), "What of it could not be checked, in words")),
     "AdapterUnloaded": answer({"lora_name": TEXT, "state": one_of("unloaded")}),

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from lb.admin.cluster_metrics import REASONS, STATES, mean_latency
+from config.topology import STATES
+from lb.admin.cluster_metrics import REASONS, mean_latency
 from lb.telemetry.exposition import samples
 from lbfakes import Balanced, instance, snapshot, spec
 
