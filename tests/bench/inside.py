@@ -61,7 +61,7 @@ class _Transport:
 class Inside:
     """``together``: chunks that come in one read."""
 
-    def __init__(self, resume: bool, together: int, folder: Path) -> None:
+    def __init__(self, resume: bool, together: int, folder: Path, connections: int = _CONNECTIONS) -> None:
         listener = targets.listening()
         config = BalancerConfig(
             listen_fd=listener.fileno(), state_dir=str(folder), host="127.0.0.1", port=1, queue_timeout=30,
@@ -74,9 +74,9 @@ class Inside:
         self._ids, self._together = resume, together
         upstream, transport = made.shared.upstream, cast(asyncio.Transport, _Transport())
         upstream._clock = lambda: 0.0  # no connection is idle for too long
-        self._clients = [ClientConnection(made.front) for _ in range(_CONNECTIONS)]
+        self._clients = [ClientConnection(made.front) for _ in range(connections)]
         key = upstream.endpoint(backend).key
-        self._workers = [WorkerConnection(key, upstream._keep, upstream._open.discard) for _ in range(_CONNECTIONS)]
+        self._workers = [WorkerConnection(key, upstream._keep, upstream._open.discard) for _ in range(connections)]
         for connection in (*self._clients, *self._workers):
             connection.connection_made(transport)
         for worker in self._workers:
