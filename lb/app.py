@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import signal
 import socket
@@ -24,7 +25,7 @@ from config.principal import Principal
 from config.strategy_file import StrategyReader
 from config.topology import BackendSet, BalancerConfig
 from lb.admin.api import Admin
-from lb.admin.bridge import InnerEndpoint
+from lb.admin.bridge import InnerEndpoint, InnerExchange
 from lb.admin.event_stream import EventFeed
 from lb.admin.explain import Why
 from lb.admission.admin_guard import Caller, Guard, is_loopback
@@ -36,11 +37,12 @@ from lb.admission.proxy_signs import sign_of_proxy
 from lb.admission.ui_sessions import UiSessions
 from lb.control.link import Link
 from lb.control.peers import Siblings
-from lb.downstream.connection import ClientConnection
 from lb.downstream.cors import Cors
-from lb.downstream.server import Front
+from lb.downstream.server import Front, Handlers
+from lb.downstream.service import Client
 from lb.forwarding.accounting import Accounting
 from lb.forwarding.collaborators import Collaborators, Settings
+from lb.forwarding.exchange import Exchange as WorkerExchange
 from lb.forwarding.poison import PoisonRules
 from lb.forwarding.response_finder import ResponseFinder
 from lb.forwarding.resume.build import Builds
@@ -48,7 +50,8 @@ from lb.forwarding.retry_budget import RetryBudget
 from lb.limits import most_connections
 from lb.protocol.errors import ProxyError, error_body
 from lb.protocol.http1.request import RequestHead
-from lb.protocol.messages import Limits
+from lb.protocol.messages import Exchange, Limits, Request
+from lb.records.decision_log import Row
 from lb.records.loss_report import Outcomes
 from lb.records.observers import Observers
 from lb.routing.notifier import Changes
@@ -95,8 +98,8 @@ def _errors(metrics: Metrics) -> Middleware:
     return middleware
 
 
-def _check(guard: Guard) -> Callable[[RequestHead, ClientConnection], Principal]:
-    def check(head: RequestHead, connection: ClientConnection) -> Principal:
+def _check(guard: Guard) -> Callable[[RequestHead, Client], Principal]:
+    def check(head: RequestHead, connection: Client) -> Principal:
         key = head.find(b"authorization") or ""
         caller = Caller(
             connection.peer, connection.local, head.host, connection.peer_uid, head.find(b"origin"),
@@ -180,7 +183,7 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
 
     pool = Pool(changed, counters.share, lost)
     observers, siblings = Observers(config, state), Siblings(counters, link_path)
-    why = Why(observers.journal, lambda: front.under_way(), siblings)
+    why = Why(observers.journal, lambda: _under_way(front), siblings)
     series = metrics.registry.pieces
     link = Link(pool, listener, link_path, counters.recently_used, series, outcomes, events.add, why.told)
     clock, client, owners_of = time.monotonic, WorkerClient(upstream), Affinity()
@@ -212,9 +215,28 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
     guard = Guard(credentials, owners(), names, config.protect_metrics)
     given = config.cors
     cors = None if given is None else Cors(given.origins, given.methods, given.headers, given.credentials)
-    inner = InnerEndpoint(lambda: _server(runner)())
-    front = Front(shared, inner, _check(guard), _admission(config), frozenset(config.extra_routes), cors)
+    handlers = _handlers(shared, InnerEndpoint(lambda: _server(runner)()))
+    front = Front(handlers, _check(guard), _admission(config), frozenset(config.extra_routes), cors)
     return Balancer(pool, counters, shared, link, siblings, admin, runner, front, observers)
+
+
+def _handlers(shared: Collaborators, inner: InnerEndpoint) -> Handlers:
+    def refused(error: ProxyError, request: Request | None, id: str, exchange: Exchange | None) -> None:
+        shared.metrics.refused(str(error.source), error.status)
+        routed = isinstance(exchange, WorkerExchange)
+        if not (isinstance(exchange, WorkerExchange) and exchange.over):  # else it has told the journal itself
+            shared.journal.refused(error, request, id, routed, shared.clock())
+
+    return Handlers(
+        functools.partial(InnerExchange, inner, shared.upstream, shared.tasks),
+        functools.partial(WorkerExchange, shared), refused, shared.metrics.slow_reader, shared.upstream.sweep,
+    )  # fmt: skip
+
+
+def _under_way(front: Front) -> list[Row]:
+    """How the requests were routed that are being answered, or wait for a worker; the oldest first."""
+    exchanges = [exchange for exchange in front.under_way() if isinstance(exchange, WorkerExchange)]
+    return sorted((x.row() for x in exchanges if not x.over), key=lambda row: row[3])
 
 
 def _settings(config: BalancerConfig) -> Settings:

@@ -12,11 +12,10 @@ from collections.abc import Callable
 
 from config.aio import Tasks
 from config.principal import PRINCIPAL_HEADER
-from lb.downstream.connection import ClientConnection
 from lb.forwarding.relay import Relay, Relayed, Verdict
 from lb.protocol.errors import AttemptFailed, ProxyError, Source
 from lb.protocol.http1.response import ResponseHead
-from lb.protocol.messages import Request
+from lb.protocol.messages import Downstream, Request
 from lb.upstream import headers
 from lb.upstream.connection import WorkerConnection
 from lb.upstream.connections import Upstream
@@ -47,11 +46,11 @@ class InnerEndpoint:
 
 
 class InnerExchange(Relayed):
-    """Implements `lb.downstream.connection.Exchange` and `lb.forwarding.relay.Owner`."""
+    """Implements `lb.protocol.messages.Exchange` and `lb.forwarding.relay.Owner`."""
 
 
     def __init__(
-        self, endpoint: InnerEndpoint, upstream: Upstream, tasks: Tasks, client: ClientConnection, request: Request
+        self, endpoint: InnerEndpoint, upstream: Upstream, tasks: Tasks, client: Downstream, request: Request
     ) -> None:
         self._endpoint, self._upstream, self._tasks = endpoint, upstream, tasks
         self._client, self._request = client, request

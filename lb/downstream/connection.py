@@ -21,13 +21,14 @@ from lb.admission.budget import UNCOUNTED
 from lb.downstream.intake import Intake
 from lb.downstream.pace import Pace
 from lb.downstream.presence import has_left, unsent
+from lb.downstream.service import Service
 from lb.protocol.body import AT_ONCE, Scan
 from lb.protocol.error_shapes import phrase
 from lb.protocol.errors import ProxyError, Source
 from lb.protocol.facts import Facts
 from lb.protocol.http1 import request as http
 from lb.protocol.http1.request import Malformed, RequestHead
-from lb.protocol.messages import Exchange, Request, Service, Upload
+from lb.protocol.messages import Exchange, Request, Upload
 from lb.protocol.routes import shown
 from lb.upstream.headers import SERVER
 

@@ -4,7 +4,8 @@ them: by the rules of starlette's CORSMiddleware. Pure."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+
+from lb.protocol.messages import Grant
 
 _METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY")
 _ALWAYS_ALLOWED = frozenset({"Accept", "Accept-Language", "Content-Language", "Content-Type"})
@@ -15,33 +16,6 @@ _PREFLIGHT_VARY = (
 
 #: Seconds for which a browser may keep the answer to a preflight.
 _MAX_AGE = "600"
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """What an answer to one origin says besides. ``fields``: names and values."""
-
-    fields: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def lines(self) -> list[str]:
-        """For an answer that is our own."""
-        return [*(f"{name}: {value}" for name, value in self.fields), "Vary: Origin"]
-
-    def applied(self, kept: Sequence[bytes]) -> list[bytes]:
-        """The field lines ``kept`` of a backend's answer, with ours in place of its own."""
-        lines, vary = [], []
-        for line in kept:
-            name, _, value = line.partition(b":")
-            low = name.lower()
-            if low == b"vary":
-                vary += [each.strip(b" \t") for each in value.split(b",")]
-            elif not low.startswith(b"access-control-"):
-                lines.append(line)
-        if not any(each.lower() in (b"origin", b"*") for each in vary):
-            vary.append(b"Origin")
-        lines.append(b"Vary: " + b", ".join(each for each in vary if each))
-        return lines + [f"{name}: {value}".encode() for name, value in self.fields]
 
 
 class Cors:

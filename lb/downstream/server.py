@@ -9,21 +9,19 @@ import random
 import socket
 import time
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 
 from config.aio import Tasks
 from config.principal import Principal
-from lb.admin.bridge import InnerEndpoint, InnerExchange
 from lb.admission.allowance import Admission
 from lb.downstream.connection import ClientConnection
-from lb.downstream.cors import Cors, Grant
-from lb.forwarding.collaborators import Collaborators
-from lb.forwarding.exchange import Exchange as WorkerExchange
+from lb.downstream.cors import Cors
+from lb.downstream.service import Client
 from lb.protocol import body, routes
 from lb.protocol.errors import ProxyError
 from lb.protocol.http1.request import RequestHead
-from lb.protocol.messages import Exchange, Request
+from lb.protocol.messages import Downstream, Exchange, Grant, Request
 from lb.protocol.routes import Route
-from lb.records.decision_log import Row
 from lb.telemetry.cooperative import in_turns
 from lb.upstream import headers
 
@@ -53,21 +51,34 @@ def _check_coding(head: RequestHead) -> None:
 _ENGINES_TOO = frozenset({"/v1/models", "/health"})
 
 
+@dataclass(frozen=True, slots=True)
+class Handlers:
+    """Who answers: ``ours`` what is for the balancer itself, ``forwarded`` what is for workers. Who is told:
+    ``refused`` of an error, with the request's id and what was answering it; ``slow_reader`` of a client that was cut
+    off; ``swept`` when connections are looked at."""
+
+    ours: Callable[[Downstream, Request], Exchange]
+    forwarded: Callable[[Downstream, Request, Route], Exchange]
+    refused: Callable[[ProxyError, Request | None, str, Exchange | None], None]
+    slow_reader: Callable[[], None]
+    swept: Callable[[], None]
+
+
 class Front:
-    """Implements `lb.downstream.connection.Service`. ``guard`` says who asks a route of ours that is not open, and
-    raises ProxyError for who may not."""
+    """Implements `lb.downstream.service.Service`. ``guard`` says who asks a route of ours that is not open, and raises
+    ProxyError for who may not."""
 
     def __init__(
-        self, parts: Collaborators, inner: InnerEndpoint, guard: Callable[[RequestHead, ClientConnection], Principal],
-        admission: Admission, routes_too: frozenset[str] = frozenset(), cors: Cors | None = None,
+        self, handlers: Handlers, guard: Callable[[RequestHead, Client], Principal], admission: Admission,
+        routes_too: frozenset[str] = frozenset(), cors: Cors | None = None,
     ) -> None:
         self.admission, self.closing, self._cors = admission, False, cors
         #: Those that are one too many and may say what they want, the oldest first.
-        self._reserve: dict[ClientConnection, None] = {}
-        self._parts, self._inner, self._guard, self._routes_too = parts, inner, guard, routes_too
+        self._reserve: dict[Client, None] = {}
+        self._handlers, self._guard, self._routes_too = handlers, guard, routes_too
         #: Ids of requests: one run of a balancer, numbered.
         self._run, self._number = f"{random.getrandbits(64):016x}", 0
-        self._connections: set[ClientConnection] = set()
+        self._connections: set[Client] = set()
         self._server: asyncio.AbstractServer | None = None
         self._tasks = Tasks()
         self._empty = asyncio.Event()
@@ -127,11 +138,11 @@ class Front:
 
     # for connections
 
-    def opened(self, connection: ClientConnection) -> ProxyError | None:
+    def opened(self, connection: Client) -> ProxyError | None:
         self._connections.add(connection)
         return self.admission.crowd.enter(connection.origin)
 
-    def keep_place(self, connection: ClientConnection) -> bool:
+    def keep_place(self, connection: Client) -> bool:
         reserve = self._reserve
         if len(reserve) >= self.admission.limits.reserve:
             # An operator's request comes with its connection: one that has not said anything yet is nobody's loss.
@@ -146,11 +157,11 @@ class Front:
         route: Route | None = head.notes.get(Route)
         return route is not None and route.ours
 
-    def slow_reader(self, connection: ClientConnection) -> None:
-        self._parts.metrics.slow_reader()
+    def slow_reader(self, connection: Client) -> None:
+        self._handlers.slow_reader()
         log.info("a client at %s does not read its answer: cut off", connection.peer)
 
-    def closed(self, connection: ClientConnection) -> None:
+    def closed(self, connection: Client) -> None:
         self._connections.discard(connection)
         if connection.is_wanted:
             self.admission.crowd.leave(connection.origin)
@@ -164,7 +175,7 @@ class Front:
             return None
         return self._cors.preflight(head.find)
 
-    def admit(self, request: Request, connection: ClientConnection) -> str:
+    def admit(self, request: Request, connection: Client) -> str:
         head = request.head
         if self._cors is not None:
             request.grant = self._grant(self._cors, head)
@@ -187,11 +198,9 @@ class Front:
         self._number += 1
         return f"{self._run}{self._number:016x}"
 
-    def exchange(self, client: ClientConnection, request: Request) -> Exchange:
+    def exchange(self, client: Downstream, request: Request) -> Exchange:
         route: Route = request.head.notes[Route]
-        if route.ours:
-            return InnerExchange(self._inner, self._parts.upstream, self._parts.tasks, client, request)
-        return WorkerExchange(self._parts, client, request, route)
+        return self._handlers.ours(client, request) if route.ours else self._handlers.forwarded(client, request, route)
 
     def scan(self, head: RequestHead) -> body.Scan | None:
         route: Route = head.notes[Route]
@@ -202,17 +211,12 @@ class Front:
             return False  # a response that it goes on from may be named at its end
         return scan.names.name is not None or scan.silent
 
-    def refused(self, error: ProxyError, connection: ClientConnection, id: str) -> None:
-        self._parts.metrics.refused(str(error.source), error.status)
-        exchange = connection.exchange
-        routed = isinstance(exchange, WorkerExchange)
-        if not (isinstance(exchange, WorkerExchange) and exchange.over):  # else it has told the journal itself
-            self._parts.journal.refused(error, connection.request, id, routed, self._parts.clock())
+    def refused(self, error: ProxyError, connection: Client, id: str) -> None:
+        self._handlers.refused(error, connection.request, id, connection.exchange)
 
-    def under_way(self) -> list[Row]:
-        """How the requests were routed that are being answered, or wait for a worker; the oldest first."""
-        exchanges = [c.exchange for c in self._connections if isinstance(c.exchange, WorkerExchange)]
-        return sorted((x.row() for x in exchanges if not x.over), key=lambda row: row[3])
+    def under_way(self) -> list[Exchange]:
+        """What is being answered."""
+        return [connection.exchange for connection in self._connections if connection.exchange is not None]
 
     # inside
 
@@ -230,9 +234,9 @@ class Front:
         while True:
             await asyncio.sleep(_SWEEP_S)
             await in_turns(self._look_at(list(self._connections)))
-            self._parts.upstream.sweep()
+            self._handlers.swept()
 
-    def _look_at(self, connections: Sequence[ClientConnection]) -> Generator[None, None, None]:
+    def _look_at(self, connections: Sequence[Client]) -> Generator[None, None, None]:
         for connection in connections:
             if connection not in self._connections:
                 continue  # it was closed meanwhile

@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable
 from typing import ParamSpec
 
 from config.logs import fields
-from lb.downstream.connection import ClientConnection
 from lb.forwarding import answers, failure_policy, features
 from lb.forwarding.collaborators import Collaborators
 from lb.forwarding.failover import Recovery
@@ -29,7 +28,7 @@ from lb.protocol.body import says_model_is_missing
 from lb.protocol.errors import AttemptFailed, ProxyError, Source
 from lb.protocol.facts import check_response
 from lb.protocol.http1.response import ResponseHead
-from lb.protocol.messages import Request
+from lb.protocol.messages import Downstream, Request
 from lb.protocol.routes import Route
 from lb.records.decision_log import Row, Step
 from lb.routing.backend import Backend, Lease
@@ -57,7 +56,7 @@ _LACKING_S = 0.3
 
 
 class Exchange(Relayed):
-    """Implements `lb.downstream.connection.Exchange` and `lb.forwarding.relay.Owner`."""
+    """Implements `lb.protocol.messages.Exchange` and `lb.forwarding.relay.Owner`."""
 
     # Defaults stand here and not in `__init__`: most requests are over without any of them being set.
     _meter: Meter | None = None
@@ -76,7 +75,7 @@ class Exchange(Relayed):
     _flowing = 0.0  # since when the client has taken everything
     _again = _over = _websocket = False
 
-    def __init__(self, parts: Collaborators, client: ClientConnection, request: Request, route: Route) -> None:
+    def __init__(self, parts: Collaborators, client: Downstream, request: Request, route: Route) -> None:
         self._parts, self._client, self._request, self._route = parts, client, request, route
 
     # from the client

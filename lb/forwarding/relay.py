@@ -10,13 +10,12 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import Protocol
 
-from lb.downstream.connection import ClientConnection
 from lb.forwarding.failure_policy import Failure, of_status
 from lb.protocol import error_shapes
 from lb.protocol.errors import AttemptFailed
 from lb.protocol.http1.chunked import LAST, frame
 from lb.protocol.http1.response import ResponseHead
-from lb.protocol.messages import Request
+from lb.protocol.messages import Downstream, Request
 from lb.protocol.websocket import CLOSE_RESTART, Frames
 from lb.telemetry.model_metrics import Meter
 from lb.upstream import headers
@@ -73,7 +72,7 @@ class Relay:
     status = 0
 
     def __init__(
-        self, owner: Owner, client: ClientConnection, connection: WorkerConnection, request: Request,
+        self, owner: Owner, client: Downstream, connection: WorkerConnection, request: Request,
         meter: Meter | None = None,
     ) -> None:
         self._owner, self._client, self._connection = owner, client, connection
@@ -289,7 +288,7 @@ class Relay:
 
 
 class Relayed:
-    """What the owners of a relay have in common on the side of the client (`lb.downstream.connection.Exchange`)."""
+    """What the owners of a relay have in common on the side of the client (`lb.protocol.messages.Exchange`)."""
 
     _relay: Relay | None = None
 

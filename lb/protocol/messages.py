@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from config.principal import Principal
-from lb.downstream.cors import Grant
 from lb.protocol import body
-from lb.protocol.body import Scan
 from lb.protocol.errors import ProxyError
 from lb.protocol.facts import Facts
 from lb.protocol.http1.request import RequestHead
-
-if TYPE_CHECKING:
-    from lb.admission.allowance import Admission
-    from lb.downstream.connection import ClientConnection
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +36,37 @@ class Limits:
     wait: float = 30.0
     idle: float = 75.0
     linger: float = 2.0
+
+
+class Downstream(Protocol):
+    """A client's connection, for whoever answers its request. ``close_after``: it ends with this answer. ``full``: its
+    client does not read what it is sent."""
+
+    write: Callable[[bytes], None]
+    close_after: bool
+
+    @property
+    def full(self) -> bool: ...
+    @property
+    def speaks_chunked(self) -> bool: ...
+    def closes_after_this(self) -> bool:
+        """Whether the connection ends with the answer under way."""
+
+    def done(self) -> None:
+        """The answer is complete."""
+
+    def refuse(self, error: ProxyError) -> None:
+        """Answers with an error, in the shape of the API that was asked."""
+
+    def close(self) -> None:
+        """After what was written."""
+
+    def cut(self) -> None:
+        """At once, so that what was sent cannot be taken for complete."""
+
+    def become_tunnel(self) -> None: ...
+    def hold_upload(self, hold: bool) -> None:
+        """Stops reading the body while whoever takes it cannot keep up."""
 
 
 class Exchange(Protocol):
@@ -68,6 +94,33 @@ class Exchange(Protocol):
     @property
     def is_between_chunks(self) -> bool:
         """Whether those that have end with a chunk, and another one follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What an answer to one origin says besides. ``fields``: names and values."""
+
+    fields: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def lines(self) -> list[str]:
+        """For an answer that is our own."""
+        return [*(f"{name}: {value}" for name, value in self.fields), "Vary: Origin"]
+
+    def applied(self, kept: Sequence[bytes]) -> list[bytes]:
+        """The field lines ``kept`` of a backend's answer, with ours in place of its own."""
+        lines, vary = [], []
+        for line in kept:
+            name, _, value = line.partition(b":")
+            low = name.lower()
+            if low == b"vary":
+                vary += [each.strip(b" \t") for each in value.split(b",")]
+            elif not low.startswith(b"access-control-"):
+                lines.append(line)
+        if not any(each.lower() in (b"origin", b"*") for each in vary):
+            vary.append(b"Origin")
+        lines.append(b"Vary: " + b", ".join(each for each in vary if each))
+        return lines + [f"{name}: {value}".encode() for name, value in self.fields]
 
 
 @dataclass(slots=True)
@@ -122,41 +175,3 @@ class Request:
         self.upload.pieces, self.body = deque(written), written[0]
         if self.upload.length is not None:
             self.upload.length += sum(map(len, written)) - before
-
-
-class Service(Protocol):
-    """What a `ClientConnection` serves."""
-
-    admission: Admission
-    closing: bool
-
-    def opened(self, connection: ClientConnection) -> ProxyError | None:
-        """What to answer if there is no room for one more."""
-
-    def keep_place(self, connection: ClientConnection) -> bool:
-        """Whether one that is one too many may say what it wants: management is answered all the same."""
-
-    def preflight(self, head: RequestHead) -> tuple[int, str, dict[str, str]] | None:
-        """Status, text and headers of the answer to a browser that asks what another origin may do."""
-
-    def answers_anyway(self, head: RequestHead) -> bool:
-        """Whether a request is answered although there is no room."""
-
-    def slow_reader(self, connection: ClientConnection) -> None:
-        """It is cut off."""
-
-    def closed(self, connection: ClientConnection) -> None: ...
-    def admit(self, request: Request, connection: ClientConnection) -> str:
-        """Before the body is read; the request's id. Raises ProxyError."""
-
-    def exchange(self, client: ClientConnection, request: Request) -> Exchange: ...
-    def scan(self, head: RequestHead) -> Scan | None:
-        """Reads the body that follows this head; None where nobody wants to know what it says. Raises ProxyError."""
-
-    def may_stream(self, head: RequestHead, scan: Scan | None) -> bool:
-        """Whether enough is known of a long body to pass it on while it comes."""
-
-    def identify(self, head: RequestHead | None) -> str:
-        """The id of a request, also of one that is not admitted, or not understood."""
-
-    def refused(self, error: ProxyError, connection: ClientConnection, id: str) -> None: ...

@@ -9,9 +9,9 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 
-from lb.downstream.cors import Grant
 from lb.protocol.http1.request import RequestHead
 from lb.protocol.http1.response import ResponseHead
+from lb.protocol.messages import Grant
 
 #: Longer ids than this, or with anything but visible characters, are replaced: they stand in logs.
 _LONGEST_ID = 128

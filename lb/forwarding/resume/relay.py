@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-from lb.downstream.connection import ClientConnection
 from lb.forwarding.failure_policy import Failure, of_status
 from lb.forwarding.relay import Owner, Relay
 from lb.forwarding.resume import events
@@ -13,7 +12,7 @@ from lb.forwarding.resume.script import Script, StreamFailed
 from lb.protocol.errors import AttemptFailed
 from lb.protocol.http1.chunked import LAST, frame
 from lb.protocol.http1.response import ResponseHead
-from lb.protocol.messages import Request
+from lb.protocol.messages import Downstream, Request
 from lb.protocol.worker_errors import says_engine_died
 from lb.upstream.connection import WorkerConnection
 
@@ -37,7 +36,7 @@ class StreamRelay(Relay):
     _error: ResponseHead | None = None  # in answer to that
 
     def __init__(
-        self, owner: Owner, client: ClientConnection, connection: WorkerConnection, request: Request,
+        self, owner: Owner, client: Downstream, connection: WorkerConnection, request: Request,
         script: Script,
     ) -> None:
         super().__init__(owner, client, connection, request, script.meter)

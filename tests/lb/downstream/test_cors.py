@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from config.topology import BalancerConfig, CorsConfig
-from lb.downstream.cors import Cors, Grant
+from lb.downstream.cors import Cors
+from lb.protocol.messages import Grant
 from lbfakes import Balanced, Worker
 
 StartWorker = Callable[..., Awaitable[Worker]]

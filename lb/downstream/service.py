@@ -1,0 +1,84 @@
+"""What the connections of clients and the server that took them in know of each other."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from lb.admission.allowance import Admission
+from lb.protocol.body import Scan
+from lb.protocol.errors import ProxyError
+from lb.protocol.http1.request import RequestHead
+from lb.protocol.messages import Downstream, Exchange, Request
+
+
+class Client(Downstream, Protocol):
+    """One connection. ``peer``, ``local``: addresses; ``origin``: what its address is counted as."""
+
+    peer: str
+    local: str
+    origin: str
+
+    @property
+    def is_wanted(self) -> bool:
+        """It is not one too many."""
+
+    @property
+    def exchange(self) -> Exchange | None:
+        """What is being answered."""
+
+    @property
+    def request(self) -> Request | None:
+        """What is being read or answered, once its head is understood."""
+
+    def peer_uid(self) -> int | None:
+        """The user whose connection it is, None where the kernel does not tell."""
+
+    def turn_away(self) -> bool:
+        """Makes room for another connection, if nothing is being answered. Whether it did."""
+
+    def check(self, now: float) -> None:
+        """Ends what takes too long (s, monotonic). Called now and then."""
+
+    def end(self, reason: str | None = None) -> None:
+        """The balancer is going."""
+
+    def cut_off(self) -> None:
+        """The client has gone."""
+
+
+class Service(Protocol):
+    """What a connection of a client serves."""
+
+    admission: Admission
+    closing: bool
+
+    def opened(self, connection: Client) -> ProxyError | None:
+        """What to answer if there is no room for one more."""
+
+    def keep_place(self, connection: Client) -> bool:
+        """Whether one that is one too many may say what it wants: management is answered all the same."""
+
+    def preflight(self, head: RequestHead) -> tuple[int, str, dict[str, str]] | None:
+        """Status, text and headers of the answer to a browser that asks what another origin may do."""
+
+    def answers_anyway(self, head: RequestHead) -> bool:
+        """Whether a request is answered although there is no room."""
+
+    def slow_reader(self, connection: Client) -> None:
+        """It is cut off."""
+
+    def closed(self, connection: Client) -> None: ...
+    def admit(self, request: Request, connection: Client) -> str:
+        """Before the body is read; the request's id. Raises ProxyError."""
+
+    def exchange(self, client: Downstream, request: Request) -> Exchange: ...
+    def scan(self, head: RequestHead) -> Scan | None:
+        """Reads the body that follows this head; None where nobody wants to know what it says. Raises ProxyError."""
+
+    def may_stream(self, head: RequestHead, scan: Scan | None) -> bool:
+        """Whether enough is known of a long body to pass it on while it comes."""
+
+    def identify(self, head: RequestHead | None) -> str:
+        """The id of a request, also of one that is not admitted, or not understood."""
+
+    def refused(self, error: ProxyError, connection: Client, id: str) -> None: ...
