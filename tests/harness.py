@@ -32,17 +32,24 @@ CLI = str(Path(sys.executable).with_name("clusterctl"))
 #: Ports for clusters under test: below those that the kernel gives to outgoing connections, none of
 #: `cluster.deployment.ports`.
 _PORTS = range(12_000, 20_000)
-_given: set[int] = set()
+_given: list[socket.socket] = []
 
 
 def free_port() -> int:
-    """A port that is free, and that no other connection is going to get by chance before it is listened on."""
+    """A port that is free, and that nobody else is going to get before it is listened on: no outgoing connection, and
+    no other process that takes its ports from here. For that an abstract socket named after it is bound for as long as
+    this process lives."""
     for port in SystemRandom().sample(_PORTS, len(_PORTS)):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            if port not in _given:
+        claim = socket.socket(socket.AF_UNIX)
+        try:
+            claim.bind(f"\0clusterctl-test-port-{port}")
+            with socket.socket() as probe:
                 probe.bind(("127.0.0.1", port))
-                _given.add(port)
-                return port
+        except OSError:
+            claim.close()
+            continue
+        _given.append(claim)
+        return port
     raise RuntimeError("no port is free")
 
 
@@ -157,7 +164,7 @@ class Cluster:
 
     def close(self) -> None:
         """Ends it and asserts that nothing of it is left."""
-        if (self.state_dir / "state.db").exists():
+        if self.leftovers() and not self._ended():
             clusterctl("down", "--state-dir", str(self.state_dir), "--now", timeout=60)
         try:
             poll(lambda: not self.leftovers(), 10, f"nothing left: {self.leftovers()}")
@@ -165,6 +172,16 @@ class Cluster:
             for process in self.leftovers():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process.pid, signal.SIGKILL)
+
+    def _ended(self) -> bool:
+        """Whether its supervisor is there, takes our word for it and ends everything, as `down --now` would ask it to,
+        without another Python that has to start."""
+        try:
+            self.status()
+            asked = httpx.post(f"{self.url}/v1/cluster/shutdown", json={"now": True}, timeout=10).status_code == 202
+            return asked and poll(lambda: not self.leftovers(), 20)
+        except (httpx.HTTPError, AssertionError, ValueError, KeyError):
+            return False
 
     def leftovers(self) -> list[proc.Stat]:
         recorded = {p.pid for p in self._recorded()}

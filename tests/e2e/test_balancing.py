@@ -110,6 +110,7 @@ async def test_killing_a_worker_under_200_streams_fails_none(cluster: Cluster) -
     assert status["instances"]["instance_1"]["restarts"] == 1
 
 
+@pytest.mark.alone
 def test_a_disconnect_of_the_client_aborts_the_request_on_the_worker(cluster: Cluster) -> None:
     assert cluster.up("--engine", "sim", "--instances", "1", "--", "--itl-ms", "100").returncode == 0
     body = {"model": "demo", "prompt": "x", "max_tokens": 500, "stream": True, "ignore_eos": True}

@@ -152,6 +152,7 @@ async def _connect(port: int) -> tuple[float, Answer]:
     return time.monotonic() - began, answer
 
 
+@pytest.mark.alone
 async def test_connections_made_after_sigkill_wait_and_are_answered(slow: Cluster) -> None:
     waited = []
     for _ in range(3):
@@ -166,6 +167,7 @@ async def test_connections_made_after_sigkill_wait_and_are_answered(slow: Cluste
     assert _balancer(slow)["restarts"] == 3
 
 
+@pytest.mark.alone
 async def test_killed_every_second_and_a_half_it_is_back_as_soon_the_last_time_as_the_first(slow: Cluster) -> None:
     """Whether a standby is ready by then or imports still is the machine's; what has been before counts for nothing."""
     await asyncio.to_thread(_standby, slow)

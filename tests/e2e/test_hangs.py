@@ -15,6 +15,8 @@ import pytest
 
 from harness import Cluster, poll
 
+pytestmark = pytest.mark.alone
+
 #: Seconds; the supervisor is given as much and one more.
 STALL = 2.0
 

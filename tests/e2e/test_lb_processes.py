@@ -118,6 +118,7 @@ async def test_two_balancers_are_one_to_clients(two: Cluster) -> None:
         await asyncio.to_thread(poll, lambda: _in_flight(two.status()) == [0, 0], 5, "the leases are released")
 
 
+@pytest.mark.alone
 async def test_sigkill_of_one_costs_its_own_connections_and_no_others(two: Cluster) -> None:
     async with AsyncExitStack() as exits:
         by_pid = await _clients(two, exits, 5)

@@ -19,6 +19,7 @@ def _ready_again(cluster: Cluster, name: str, pid: int) -> dict[str, Any] | None
     return seen if seen["state"] == "ready" and seen["pid"] != pid else None
 
 
+@pytest.mark.alone
 def test_three_workers_are_ready_within_five_seconds(cluster: Cluster) -> None:
     began = time.monotonic()
     result = cluster.up("--engine", "sim", "--instances", "3")
@@ -125,6 +126,7 @@ def _try(call: Callable[[], httpx.Response]) -> httpx.Response | None:
         return None
 
 
+@pytest.mark.alone
 def test_without_a_supervisor_traffic_goes_on_and_the_next_up_adopts(sim: Cluster) -> None:
     assert sim.run("scale", "2").returncode == 0
     assert sim.run("strategy", "random").returncode == 0
