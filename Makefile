@@ -9,15 +9,17 @@ ENGINE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 SHARED ?= $(shell n=$$(nvidia-smi -L 2>/dev/null | grep -c '^GPU'); \
             [ $$n -ge 1 ] && [ $$n -lt 3 ] && echo --instances-per-gpu $$((($$n + 2) / $$n)))
 ARGS   ?=
-# Test files at a time; those that run whole clusters run alone, as they promise times.
+# Test processes side by side; where whole clusters are tested, which mostly wait, one more.
 JOBS   ?= 2
+PYTEST  = $(BIN)/python -m pytest -m
 
 .DEFAULT_GOAL := help
-.PHONY: help up test check soak bench chaos system clean
+.PHONY: help up test quick check soak bench chaos system clean
 
 help:
 	@echo "make up      install, then run three vLLM workers behind http://127.0.0.1:8000 (ARGS='--port 9000' …)"
-	@echo "make test    install, then every test, those against real vLLM included"
+	@echo "make test    install, then every test, those against real vLLM included (ARGS=tests/e2e/test_api.py …: those there)"
+	@echo "make quick   the tests that need no process but their own, in a minute (ARGS=tests/lb …: those there)"
 	@echo "make check   ruff, mypy --strict, import-linter"
 	@echo "make soak    the long forms of the tests"
 	@echo "make chaos   faults under load, every answer compared with the undisturbed one (ARGS='--scenario kills' …)"
@@ -29,14 +31,19 @@ up: $(VENV)/.engine-$(ENGINE)
 
 test: $(VENV)/.engine-$(ENGINE) $(VENV)/.dev system
 ifeq ($(ARGS),)
-	$(BIN)/python -m pytest -m "not soak" -n $(JOBS) --dist loadfile --durations 20 --ignore tests/e2e
-	$(BIN)/python -m pytest -m "not soak" --durations 30 tests/e2e
+	$(PYTEST) "not soak" -n $(JOBS) --dist loadfile --durations 20 --ignore tests/e2e
+	$(PYTEST) "not soak and not vllm and not alone" -n $$(($(JOBS) + 1)) --dist loadgroup --durations 20 tests/e2e
+	$(PYTEST) "not soak and vllm and not alone" -n $(JOBS) --dist loadgroup --durations 20 tests/e2e
+	$(PYTEST) "not soak and alone" --durations 20 tests/e2e
 else
-	$(BIN)/python -m pytest -m "not soak" $(ARGS)
+	$(PYTEST) "not soak" $(ARGS)
 endif
 
+quick: $(VENV)/.dev
+	$(PYTEST) "not soak and not processes" -n $(JOBS) --dist loadfile --ignore tests/e2e --hypothesis-profile quick $(ARGS)
+
 soak: $(VENV)/.engine-$(ENGINE) $(VENV)/.dev system
-	$(BIN)/python -m pytest -m soak --timeout 3600 $(ARGS)
+	$(PYTEST) soak --timeout 3600 $(ARGS)
 
 chaos: $(VENV)/.engine-$(ENGINE) $(VENV)/.dev
 	$(BIN)/python tests/chaos/run.py $(ARGS)

@@ -6,10 +6,11 @@ import functools
 import signal
 import ssl
 
+import pytest
 from hypothesis import settings
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Every client of httpx, and so each `httpx.get`, reads the certificates of all authorities anew: 25 ms of a
     processor for an answer of 1 ms. Here they are read once.
 
@@ -20,4 +21,5 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     # How long one example takes is the machine's: the first one pays for imports, and for whoever else runs here.
     settings.register_profile("any machine", deadline=None)
-    settings.load_profile("any machine")
+    settings.register_profile("quick", deadline=None, max_examples=10)
+    settings.load_profile(config.getoption("--hypothesis-profile") or "any machine")

@@ -14,6 +14,22 @@ from worker.engines import base
 from worker.spec import EngineSpec, Slot
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Side by side (`--dist loadgroup`) a process runs all tests that share a cluster, and any one that has its own."""
+    for item in items:
+        if group := _shared(item):
+            item.add_marker(pytest.mark.xdist_group(group))
+
+
+def _shared(item: pytest.Item) -> str:
+    """What ``item`` shares with others: the file, where it has fixtures for all its tests, or the cluster of vLLM."""
+    used = item._fixtureinfo.name2fixturedefs if isinstance(item, pytest.Function) else {}
+    if "vllm" in used and used["vllm"][-1].scope == "session":
+        return "vllm"
+    ours = (made[-1] for made in used.values() if made[-1].baseid.startswith("tests/e2e"))
+    return item.path.stem if any(fixture.scope == "module" for fixture in ours) else ""
+
+
 @pytest.fixture(scope="session")
 def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Three real vLLM workers with the demo model and its adapters, for the whole session: they take a minute."""

@@ -14,7 +14,7 @@ import pytest
 from harness import Cluster, clusterctl, environment, free_port
 from worker.demo import model_path
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.vllm, pytest.mark.alone, pytest.mark.timeout(300)]
 
 REQUESTS, TOKENS = 24, 12
 
