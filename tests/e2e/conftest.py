@@ -14,6 +14,7 @@ from worker.engines import base
 from worker.spec import EngineSpec, Slot
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Side by side (`--dist loadgroup`) a process runs all tests that share a cluster, and any one that has its own."""
     for item in items:
