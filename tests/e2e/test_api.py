@@ -102,7 +102,8 @@ def test_a_workers_key_is_shown_nowhere(shared: Cluster, tmp_path: Path) -> None
              "instances/balancer/logs?lines=1000", "instances/access/logs?lines=1000")  # fmt: skip
     shown = [httpx.get(f"{shared.url}/v1/cluster/{path}").text for path in paths]
     shown += [httpx.get(f"{shared.url}/{path}").text for path in ("metrics", "v1/models", "v1/lora_adapters")]
-    shown += [shared.run(*words.split()).stdout for words in ("status --json", "events", "doctor --import-timeout 0", "why")]
+    commands = ("status --json", "events", "doctor --import-timeout 0", "why")
+    shown += [shared.run(*words.split()).stdout for words in commands]
     assert shared.run("state", "export", "--state-dir", str(shared.state_dir), str(tmp_path / "out")).returncode == 0
     shown += [file.read_text(errors="replace") for file in (tmp_path / "out", *(shared.state_dir / "logs").iterdir())]
     assert "instance_0" in shown[0] and "ready after" in shown[1]
