@@ -1,0 +1,244 @@
+"""A cluster in one event loop, for tests of what is decided: the real supervisor with its loop, executor, storage and
+API, and the real balancer, over workers that are no processes and an engine that does as it is told. Time goes on by
+itself, and by as much more as a test says (`InProcess.clock`): nobody waits for a backoff.
+
+What it cannot show is left to `tests/e2e`: signals, sockets handed on, orphans, adoption, what a real engine does."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from cluster.api import server as control
+from cluster.balancers.process import BalancerProcess
+from cluster.deployment import plan
+from cluster.fleet.placement import Machine
+from cluster.storage.store import Store
+from cluster.supervisor import loop
+from cluster.supervisor.loop import Supervisor
+from config.aio import Tasks
+from config.link import Phase
+from config.paths import StateDir
+from config.settings import load
+from fakes import FakeHandle, rng
+from lbfakes import Balanced, card, running_balancer
+from worker.spec import ProcessId, WorkerSpec
+
+MODEL = "demo"
+
+
+class Clock:
+    """Monotonic seconds, and those that were skipped."""
+
+    def __init__(self) -> None:
+        self.skipped = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.skipped
+
+    def advance(self, seconds: float) -> None:
+        self.skipped += seconds
+
+
+class Engine(FakeHandle):
+    """One worker: its server on the port that it was given, and its end. ``broken`` by route: what it answers there in
+    place of 200."""
+
+    def __init__(self, spec: WorkerSpec, number: int) -> None:
+        super().__init__(ProcessId(1_000_000_000 + 100 * number, 1))
+        self.spec, self.loop, self.tasks = spec, asyncio.get_running_loop(), Tasks()
+        self.adapters: dict[str, str] = {}
+        self.broken: dict[str, int] = {}
+        self.asked: list[tuple[str, Any]] = []
+        self.hold = asyncio.Event()  # generations wait for it
+        self.hold.set()
+        self._over = asyncio.Event()
+        self.tasks.start(self._serve(), f"engine {spec.id}")
+
+    def signal(self, number: signal.Signals) -> None:
+        """Ends in good order."""
+        super().signal(number)
+        if number is signal.SIGTERM:
+            self.loop.call_soon(self.die, 0)
+
+    def die(self, status: int | None = -9, orphans: int = 0) -> None:
+        """From any thread. It has ended when this returns; who watches it hears of that in the loop."""
+        if not self.alive:
+            return
+        ended, self._on_exit = self._on_exit, lambda status: None
+        super().die(status, orphans)
+        self.loop.call_soon_threadsafe(self._end, ended, status)
+
+    def _end(self, ended: Callable[[int | None], None], status: int | None) -> None:
+        self._over.set()
+        ended(status)
+
+    async def _serve(self) -> None:
+        app = web.Application(middlewares=[self._answered], client_max_size=2**26)
+        app.router.add_get("/health", self._well)
+        app.router.add_get("/v1/models", self._models)
+        app.router.add_post("/v1/load_lora_adapter", self._load)
+        app.router.add_post("/v1/unload_lora_adapter", self._unload)
+        app.router.add_post("/v1/completions", self._complete)
+        runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.05)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", self.spec.port).start()
+            await self._over.wait()
+        finally:
+            await runner.cleanup()
+
+    @web.middleware
+    async def _answered(self, request: web.Request, handler: Callable[[web.Request], Any]) -> web.StreamResponse:
+        if status := self.broken.get(request.path):
+            return web.json_response({"error": {"message": "told to refuse", "code": status}}, status=status)
+        answer: web.StreamResponse = await handler(request)
+        return answer
+
+    async def _well(self, request: web.Request) -> web.Response:
+        return web.Response()
+
+    async def _models(self, request: web.Request) -> web.Response:
+        cards = [card(MODEL), *({**card(name, MODEL), "root": path} for name, path in self.adapters.items())]
+        return web.json_response({"object": "list", "data": cards})
+
+    async def _load(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        self.adapters[body["lora_name"]] = body["lora_path"]
+        return web.Response()
+
+    async def _unload(self, request: web.Request) -> web.Response:
+        self.adapters.pop((await request.json())["lora_name"], None)
+        return web.Response()
+
+    async def _complete(self, request: web.Request) -> web.Response:
+        """Other numbers for every adapter: none is without effect."""
+        body = await request.json()
+        await self.hold.wait()
+        self.asked.append((body["model"], body["prompt"]))
+        words = float(sum(self.adapters.get(body["model"], body["model"]).encode()))
+        prompts = body["prompt"] if isinstance(body["prompt"], list) else [body["prompt"]]
+        made = {"text": "word", "finish_reason": "length", "logprobs": {"token_logprobs": [-words]}}
+        choices = [{"index": number, **made} for number in range(len(prompts))]
+        usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+        return web.json_response({"id": "x", "object": "text_completion", "model": body["model"], "choices": choices,
+                                  "usage": usage})  # fmt: skip
+
+
+class Engines:
+    """Starts them. ``doomed`` says of a worker that it ends as soon as it is started, with a status."""
+
+    def __init__(self) -> None:
+        self.started: list[Engine] = []
+        self.doomed: Callable[[WorkerSpec], int | None] = lambda spec: None
+        self.on_start: Callable[[Engine], None] = lambda engine: None
+
+    def start(self, spec: WorkerSpec) -> Engine:
+        engine = Engine(spec, len(self.started) + 1)
+        self.started.append(engine)
+        self.on_start(engine)
+        if (status := self.doomed(spec)) is not None:
+            engine.loop.call_soon(engine.die, status)
+        return engine
+
+    def adopt(self, process: ProcessId) -> Engine | None:
+        return next((engine for engine in self.started if engine.process == process and engine.alive), None)
+
+    async def close(self) -> None:
+        for engine in self.started:
+            await engine.tasks.close()
+
+
+class InProcess:
+    def __init__(self, supervisor: Supervisor, balancer: Balanced, engines: Engines, clock: Clock) -> None:
+        self.supervisor, self.balancer, self.engines, self.clock = supervisor, balancer, engines, clock
+
+    async def status(self) -> dict[str, Any]:
+        """What a client sees."""
+        status, found = await self.balancer.answer("GET", "/v1/cluster/status")
+        assert status == 200, found
+        return dict(found)
+
+    async def instance(self, name: str) -> dict[str, Any]:
+        return dict((await self.status())["instances"][name])
+
+    async def post(self, path: str, body: Any) -> tuple[int, Any]:
+        return await self.balancer.answer("POST", path, json=body)
+
+    async def complete(self, model: str = MODEL) -> int:
+        """The status of an answer."""
+        return (await self.balancer.ask(model=model))[0]
+
+    def engine(self, name: str) -> Engine:
+        """The one that runs as the worker ``name``, or ran last."""
+        return next(engine for engine in reversed(self.engines.started) if engine.spec.id == name)
+
+    def started(self, name: str) -> int:
+        """How often that worker was started."""
+        return sum(engine.spec.id == name for engine in self.engines.started)
+
+    async def settled(self, ready: int) -> dict[str, Any]:
+        """The status once exactly so many workers are ready, and nothing else is on its way."""
+
+        async def look() -> dict[str, Any] | None:
+            status = await self.status()
+            settled = status["supervisor"].get("settled") and len(status["instances"]) >= ready
+            done = settled and status["running_instances"] == ready
+            return status if done else None
+
+        return await until(look)
+
+    def said(self) -> list[str]:
+        """The events so far."""
+        return [event.text for event in self.supervisor.events.events]
+
+
+async def until(look: Callable[[], Any], timeout: float = 10.0) -> Any:
+    """The first truthy answer of the coroutine function ``look``; fails after ``timeout`` seconds."""
+    async with asyncio.timeout(timeout):
+        while not (found := await look()):
+            await asyncio.sleep(0.005)
+    return found
+
+
+@asynccontextmanager
+async def running(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, engines: Engines | None = None, **settings: Any
+) -> AsyncIterator[InProcess]:
+    """A cluster with these settings, from its start to its end; nothing is waited for at first."""
+    monkeypatch.setattr(loop, "TICK", 0.01)
+    engines = engines or Engines()
+    given = {"engine": "sim", "lb_standby": False, "health_interval": 0.05, **settings}
+    checked, state, clock = plan.make(load(given), Machine((), (0, 1), 2**34)), StateDir(folder), Clock()
+    state.create()
+    async with AsyncExitStack() as stack:
+        store = await Store.open(state.database)
+        stack.push_async_callback(store.close)
+        supervisor = Supervisor(checked, state, store, engines, [], clock=clock, random=rng())
+        await supervisor.prepare(await store.next_number("epochs"), adopt=False)
+        server = await control.serve(supervisor, state)
+        stack.push_async_callback(server.cleanup)
+        balancer = await stack.enter_async_context(running_balancer(folder))
+        stack.push_async_callback(engines.close)
+        group = supervisor.balancer
+        stack.push_async_callback(group.close)
+        process = BalancerProcess(
+            "lb-1", "balancer", 1, group, state, store, FakeHandle(ProcessId(1, 1)), balancer.link_path, Phase.SERVING
+        )
+        group.processes.append(process)
+        group.slots[0].line.append(process)
+        process.follow()
+        run = asyncio.create_task(supervisor.run(), name="supervisor")
+        try:
+            yield InProcess(supervisor, balancer, engines, clock)
+        finally:
+            supervisor.shut_down(now=True)
+            await asyncio.wait_for(run, 10)
