@@ -114,10 +114,11 @@ def _kill_both(cluster: Cluster) -> None:
 
 def poison(cluster: Cluster, streams: int, body: dict[str, Any] = POISON) -> Outcome:
     """A request that kills the engine of who takes it, beside so many greedy streams. It has to come to share a batch
-    with one of them: as long as it is answered it is made again."""
-    outcome = Outcome()
+    with one of them: as long as it is answered and has killed none it is made again. Not longer: a second one would be
+    another poison, and a stream is moved three times at most."""
+    outcome, alive = Outcome(), engines(cluster)
     with _streams(cluster, streams) as running:
-        while not outcome.poison.startswith("500"):
+        while all(engine.is_running() and engine.status() != psutil.STATUS_ZOMBIE for engine in alive):
             answer = httpx.post(f"{cluster.url}/v1/chat/completions", json=body, timeout=PATIENCE)
             outcome.poison = f"{answer.status_code} {answer.text[:200]}"
             if all(future.done() for future in running):
