@@ -6,23 +6,23 @@ Precedence, highest first: flags, environment (``CLUSTERCTL_*``, then the plain 
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import json
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import AliasChoices, AliasGenerator, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from config import bounded, locations
+from config import setting_types as t
 from config.errors import UsageError, nearest
 from config.paths import default_state_dir
 from config.secret import clean
+from config.setting_types import NAME as NAME
 from config.topology import STRATEGIES
 
 PREFIX = "CLUSTERCTL_"
@@ -30,9 +30,6 @@ PREFIX = "CLUSTERCTL_"
 #: Environment names under the prefix that are not settings: they tell the other commands where the cluster is,
 #: and what to say to it.
 OTHER_ENVIRONMENT = frozenset({"CLUSTERCTL_URL", "CLUSTERCTL_CONFIG", "CLUSTERCTL_API_KEY"})
-
-#: Of an adapter. Dots alone would be a step up in a path.
-NAME = re.compile(r"(?!\.+$)[A-Za-z0-9._-]{1,128}")
 
 #: Plain environment names from other people's set-ups, by setting.
 PLAIN_NAMES = {
@@ -47,30 +44,6 @@ PLAIN_NAMES = {
     "log_level": "LOG_LEVEL",
 }
 
-#: Other programs' words for what is logged, by ours; numbers are those of Python's logging.
-_LEVELS = {
-    "warn": "warning", "err": "error", "critical": "error", "fatal": "error", "trace": "debug", "notset": "debug",
-    "10": "debug", "20": "info", "30": "warning", "40": "error", "50": "error",
-}  # fmt: skip
-
-#: Flags of the engine that the cluster sets itself.
-OWNED_ENGINE_FLAGS = ("--host", "--port", "--api-key", "--uds")
-
-#: Of memory, as people write it.
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(?:([kmgtKMGT])(?:i?[bB])?|[bB])?")
-
-#: Of a header, as `forward_headers` takes it.
-_HEADER = re.compile(r"[a-z0-9-]{1,64}")
-
-#: Headers of a request that never go on as the client wrote them.
-OWN_HEADERS = frozenset(
-    {
-        "host", "content-length", "expect", "authorization", "x-request-id", "x-forwarded-for", "x-forwarded-proto",
-        "x-forwarded-host", "forwarded", "connection", "keep-alive", "proxy-authenticate", "proxy-authorization",
-        "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
-    }
-)  # fmt: skip
-
 
 def _env(name: str) -> AliasChoices:
     names = [f"{PREFIX}{name.upper()}"]
@@ -79,8 +52,8 @@ def _env(name: str) -> AliasChoices:
     return AliasChoices(*names)
 
 
-def _setting(name: str, default: Any, meaning: str, **limits: Any) -> Any:
-    return Field(default, validation_alias=_env(name), description=meaning, **limits)
+def _setting(default: Any, meaning: str, **limits: Any) -> Any:
+    return Field(default, description=meaning, **limits)
 
 
 class Settings(BaseSettings):
@@ -88,111 +61,83 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         frozen=True, extra="ignore", case_sensitive=True, populate_by_name=True, env_prefix=PREFIX, allow_inf_nan=False,
-        env_ignore_empty=True,
+        env_ignore_empty=True, alias_generator=AliasGenerator(validation_alias=_env),
     )
 
-    instances: int = _setting("instances", 1, "workers to keep running", ge=0, le=1024)
-    engine: str = _setting("engine", "vllm", "what a worker runs: vllm, or sim for tests without a model")
-    model: str | None = _setting("model", None, "model path or hub id; without one, the demo model")
-    lora: Annotated[dict[str, str], NoDecode] = _setting("lora", {}, "LoRA adapters, name: path")
-    backend: Annotated[tuple[str, ...], NoDecode] = _setting("backend", (), "URLs of servers to balance as well")
-    backend_key_file: Path | None = _setting("backend_key_file", None, "file with the API key of those servers")
-    manage_backend_adapters: bool = _setting(
-        "manage_backend_adapters", False, "load the cluster's adapters on those servers as well"
-    )
-    host: str = _setting("host", "127.0.0.1", "address to listen on")
-    port: int = _setting("port", 8000, "port to listen on", ge=1, le=65535)
-    strategy: Literal[STRATEGIES] = _setting("strategy", "least_connections", "how requests are spread")  # type: ignore[valid-type]
-    gpus: Annotated[tuple[int, ...] | None, NoDecode] = _setting("gpus", None, "GPU indices to use; default all")
-    instances_per_gpu: int = _setting("instances_per_gpu", 1, "workers sharing one GPU", ge=1, le=64)
-    tensor_parallel_size: int = _setting("tensor_parallel_size", 1, "GPUs a worker spans", ge=1, le=1024)
-    min_instances: int = _setting("min_instances", 1, "fewest workers scaling may leave", ge=0)
-    max_instances: int | None = _setting("max_instances", None, "most workers; default what the machine holds", ge=1)
-    cpu_kv_gib: float = _setting("cpu_kv_gib", 1.0, "KV cache of a worker without GPU, GiB", gt=0)
-    drain_timeout: float = _setting("drain_timeout", 30.0, "how long running requests may finish", ge=0)
-    rolling_spare: bool = _setting(
-        "rolling_spare", True, "a rolling restart starts a spare worker first where there is room"
-    )
-    queue_timeout: float = _setting("queue_timeout", 30.0, "how long a request waits for a ready worker", ge=0)
-    startup_timeout: float = _setting("startup_timeout", 600.0, "how long a worker may take to be ready", gt=0)
-    stop_grace: float = _setting("stop_grace", 10.0, "from asking a worker to end until killing it", ge=0)
-    health_interval: float = _setting("health_interval", 2.0, "between two probes of a worker", gt=0)
-    health_timeout: float = _setting("health_timeout", 5.0, "how long a probe may take", gt=0)
-    health_failures: int = _setting("health_failures", 3, "failed probes in a row: out of rotation", ge=1)
-    restart_failures: int = _setting("restart_failures", 6, "failed probes in a row: killed, restarted", ge=1)
-    restart_delay: float = _setting(
-        "restart_delay", 1.0, "before the second restart in a row; doubles with each, up to 60", ge=0
-    )
-    stall_timeout: float = _setting(
-        "stall_timeout", 10.0, "how long tokens may stand still on a worker that has requests", gt=0
-    )
+    instances: int = _setting(1, "workers to keep running", ge=0, le=1024)
+    engine: t.Text = _setting("vllm", "what a worker runs: vllm, or sim for tests without a model")
+    model: t.TextOrNone = _setting(None, "model path or hub id; without one, the demo model")
+    lora: t.Adapters = _setting({}, "LoRA adapters, name: path")
+    backend: t.Texts = _setting((), "URLs of servers to balance as well")
+    backend_key_file: t.PathOrNone = _setting(None, "file with the API key of those servers")
+    manage_backend_adapters: bool = _setting(False, "load the cluster's adapters on those servers as well")
+    host: t.Text = _setting("127.0.0.1", "address to listen on")
+    port: int = _setting(8000, "port to listen on", ge=1, le=65535)
+    strategy: t.Strategy = _setting("least_connections", "how requests are spread")
+    gpus: t.Gpus = _setting(None, "GPU indices to use; default all")
+    instances_per_gpu: int = _setting(1, "workers sharing one GPU", ge=1, le=64)
+    tensor_parallel_size: int = _setting(1, "GPUs a worker spans", ge=1, le=1024)
+    min_instances: int = _setting(1, "fewest workers scaling may leave", ge=0)
+    max_instances: int | None = _setting(None, "most workers; default what the machine holds", ge=1)
+    cpu_kv_gib: float = _setting(1.0, "KV cache of a worker without GPU, GiB", gt=0)
+    drain_timeout: float = _setting(30.0, "how long running requests may finish", ge=0)
+    rolling_spare: bool = _setting(True, "a rolling restart starts a spare worker first where there is room")
+    queue_timeout: float = _setting(30.0, "how long a request waits for a ready worker", ge=0)
+    startup_timeout: float = _setting(600.0, "how long a worker may take to be ready", gt=0)
+    stop_grace: float = _setting(10.0, "from asking a worker to end until killing it", ge=0)
+    health_interval: float = _setting(2.0, "between two probes of a worker", gt=0)
+    health_timeout: float = _setting(5.0, "how long a probe may take", gt=0)
+    health_failures: int = _setting(3, "failed probes in a row: out of rotation", ge=1)
+    restart_failures: int = _setting(6, "failed probes in a row: killed, restarted", ge=1)
+    restart_delay: float = _setting(1.0, "before the second restart in a row; doubles with each, up to 60", ge=0)
+    stall_timeout: float = _setting(10.0, "how long tokens may stand still on a worker that has requests", gt=0)
     first_byte_timeout: float = _setting(
-        "first_byte_timeout", 30.0, "how long a stream's head may take while another worker is free; 0: any time", ge=0
+        30.0, "how long a stream's head may take while another worker is free; 0: any time", ge=0
     )
-    canary_interval: float = _setting(
-        "canary_interval", 30.0, "an idle worker is asked for one token this often; 0: never", ge=0
+    canary_interval: float = _setting(30.0, "an idle worker is asked for one token this often; 0: never", ge=0)
+    resume: bool = _setting(True, "go on with a stream on another worker when its own is lost")
+    migration_limit: int = _setting(3, "most moves of a stream, repetitions of a request", ge=0)
+    lb_processes: int = _setting(1, "balancer processes that share the port", ge=1, le=64)
+    lb_standby: bool = _setting(True, "keep a balancer process waiting for one to die")
+    max_body: int = _setting(64 * 1024 * 1024, "largest request body, bytes", ge=1024)
+    max_buffered: t.Size = _setting(
+        None, "memory for all request bodies together, bytes or 512M; default a 16th of the machine's", ge=1024 * 1024
     )
-    resume: bool = _setting("resume", True, "go on with a stream on another worker when its own is lost")
-    migration_limit: int = _setting("migration_limit", 3, "most moves of a stream, repetitions of a request", ge=0)
-    lb_processes: int = _setting("lb_processes", 1, "balancer processes that share the port", ge=1, le=64)
-    lb_standby: bool = _setting("lb_standby", True, "keep a balancer process waiting for one to die")
-    max_body: int = _setting("max_body", 64 * 1024 * 1024, "largest request body, bytes", ge=1024)
-    max_buffered: int | None = _setting(
-        "max_buffered", None, "memory for all request bodies together, bytes or 512M; default a 16th of the machine's",
-        ge=1024 * 1024,
-    )
-    max_connections: int = _setting("max_connections", 10_000, "clients' connections to one balancer process", ge=1)
-    head_timeout: float = _setting("head_timeout", 10.0, "how long a request's head may take to come", gt=0)
-    body_timeout: float = _setting("body_timeout", 60.0, "how long a request's body may stand still", gt=0)
-    send_timeout: float = _setting(
-        "send_timeout", 60.0, "how long a client may take nothing of an answer that waits for it", gt=0
-    )
+    max_connections: int = _setting(10_000, "clients' connections to one balancer process", ge=1)
+    head_timeout: float = _setting(10.0, "how long a request's head may take to come", gt=0)
+    body_timeout: float = _setting(60.0, "how long a request's body may stand still", gt=0)
+    send_timeout: float = _setting(60.0, "how long a client may take nothing of an answer that waits for it", gt=0)
     min_client_rate: float = _setting(
-        "min_client_rate", 500.0, "bytes a second that a client has to send of a body, or take of an answer; 0: any",
-        ge=0,
+        500.0, "bytes a second that a client has to send of a body, or take of an answer; 0: any", ge=0
     )
     max_client_connections: int | None = _setting(
-        "max_client_connections", None, "connections from one address; default half of max_connections", ge=1
+        None, "connections from one address; default half of max_connections", ge=1
     )
     max_client_uploads: int | None = _setting(
-        "max_client_uploads", None, "bodies on their way from one address; default a quarter of max_connections", ge=1
+        None, "bodies on their way from one address; default a quarter of max_connections", ge=1
     )
     stream_buffer: int = _setting(
-        "stream_buffer", 256 * 1024, "bytes kept for a client that reads slower than its worker writes", ge=64 * 1024
+        256 * 1024, "bytes kept for a client that reads slower than its worker writes", ge=64 * 1024
     )
-    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = _setting(
-        "trusted_proxies", (), "addresses or networks whose X-Forwarded-* headers are believed"
+    trusted_proxies: t.Networks = _setting((), "addresses or networks whose X-Forwarded-* headers are believed")
+    extra_routes: t.Routes = _setting((), "more paths of the engine that clients may call")
+    forward_headers: t.Headers = _setting((), "more of the clients' headers that workers and attached servers get")
+    admin_key: t.Key = _setting(None, "bearer token for /v1/cluster, /v1/system and adapters", repr=False)
+    protect_metrics: bool = _setting(False, "/metrics needs a credential on loopback too")
+    allowed_hosts: t.Texts = _setting((), "more names by which the management API may be called")
+    log_level: t.LogLevel = _setting("info", "what is logged")
+    log_format: t.LogFormat = _setting("text", "how: lines for people, or JSON")
+    access_log: t.AccessLog = _setting(
+        "errors", "which requests get a line in access.log: off, errors, on, or errors and this share"
     )
-    extra_routes: Annotated[tuple[str, ...], NoDecode] = _setting(
-        "extra_routes", (), "more paths of the engine that clients may call"
-    )
-    forward_headers: Annotated[tuple[str, ...], NoDecode] = _setting(
-        "forward_headers", (), "more of the clients' headers that workers and attached servers get"
-    )
-    admin_key: str | None = _setting(
-        "admin_key", None, "bearer token for /v1/cluster, /v1/system and adapters", repr=False
-    )
-    protect_metrics: bool = _setting("protect_metrics", False, "/metrics needs a credential on loopback too")
-    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = _setting(
-        "allowed_hosts", (), "more names by which the management API may be called"
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = _setting("log_level", "info", "what is logged")
-    log_format: Literal["text", "json"] = _setting("log_format", "text", "how: lines for people, or JSON")
-    access_log: str = _setting(
-        "access_log", "errors", "which requests get a line in access.log: off, errors, on, or errors and this share"
-    )
-    log_prompts: bool = _setting("log_prompts", False, "prompts in the access log, each up to 2,000 characters")
-    otlp_endpoint: str | None = _setting("otlp_endpoint", None, "URL of a collector that gets a trace of each request")
-    lora_config: Path | None = _setting("lora_config", None, "YAML or JSON file that lists adapters")
-    keep_versions: int = _setting("keep_versions", 3, "versions of an adapter that can be gone back to", ge=1)
-    allow_no_effect: bool = _setting(
-        "allow_no_effect", False, "adapters may answer as the base model does, such as untrained ones"
-    )
-    adapter_root: Annotated[tuple[Path, ...], NoDecode] = _setting(
-        "adapter_root", (), "adapters are loaded from these folders only; default anywhere"
-    )
-    state_dir: Path | None = _setting("state_dir", None, "state, logs, sockets; default one a port")
-    engine_args: Annotated[tuple[str, ...], NoDecode] = _setting("engine_args", (), "the engine's own flags")
+    log_prompts: bool = _setting(False, "prompts in the access log, each up to 2,000 characters")
+    otlp_endpoint: t.Collector = _setting(None, "URL of a collector that gets a trace of each request")
+    lora_config: t.PathOrNone = _setting(None, "YAML or JSON file that lists adapters")
+    keep_versions: int = _setting(3, "versions of an adapter that can be gone back to", ge=1)
+    allow_no_effect: bool = _setting(False, "adapters may answer as the base model does, such as untrained ones")
+    adapter_root: t.Paths = _setting((), "adapters are loaded from these folders only; default anywhere")
+    state_dir: t.PathOrNone = _setting(None, "state, logs, sockets; default one a port")
+    engine_args: t.EngineArgs = _setting((), "the engine's own flags")
 
     @classmethod
     def settings_customise_sources(
@@ -200,152 +145,6 @@ class Settings(BaseSettings):
         env_settings: PydanticBaseSettingsSource, *args: PydanticBaseSettingsSource, **kwargs: Any,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return (init_settings, env_settings)  # `load` folds the file in below the environment
-
-    @field_validator(
-        "backend", "allowed_hosts", "adapter_root", "trusted_proxies", "extra_routes", "forward_headers", mode="before"
-    )
-    @classmethod
-    def _comma_list(cls, value: Any) -> Any:
-        return tuple(v.strip() for v in value.split(",") if v.strip()) if isinstance(value, str) else value
-
-    @field_validator("engine", "host", "model", *locations.SINGLE, mode="before")
-    @classmethod
-    def _not_empty(cls, value: Any) -> Any:
-        """An empty host would be every address, an empty path the working directory."""
-        if isinstance(value, str) and not value.strip():
-            raise ValueError("it is empty")
-        return value
-
-    @field_validator("log_level", "log_format", "strategy", mode="before")
-    @classmethod
-    def _any_case(cls, value: Any) -> Any:
-        return value.strip().lower() if isinstance(value, str) else value
-
-    @field_validator("log_level", mode="before")
-    @classmethod
-    def _level(cls, value: Any) -> Any:
-        return value if isinstance(value, bool) else _LEVELS.get(str(value).strip().lower(), value)
-
-    @field_validator("max_buffered", mode="before")
-    @classmethod
-    def _size(cls, value: Any) -> Any:
-        """A number with K, M, G or T, of 1,024 each."""
-        if isinstance(value, str) and (match := _SIZE.fullmatch(value.strip())):
-            return int(float(match[1]) * 1024 ** "_kmgt".index((match[2] or "_").lower()))
-        return value
-
-    @field_validator("access_log", mode="before")
-    @classmethod
-    def _share(cls, value: Any) -> Any:
-        """YAML reads on and off as booleans."""
-        word = {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value).strip().lower()
-        if word in ("on", "off", "errors"):
-            return word
-        try:
-            share = float(word)
-        except ValueError:
-            share = -1.0
-        if not 0.0 <= share <= 1.0:
-            raise ValueError(f"off, errors, on or a share from 0 to 1 is needed, not {value!r}")
-        return "errors" if share == 0.0 else "on" if share == 1.0 else f"{share:g}"
-
-    @field_validator("otlp_endpoint")
-    @classmethod
-    def _collector(cls, value: str | None) -> str | None:
-        if value is not None and (urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).hostname):
-            raise ValueError(f"{value!r} is no URL such as http://127.0.0.1:4318")
-        return value
-
-    @field_validator("admin_key")
-    @classmethod
-    def _key(cls, value: str | None) -> str | None:
-        return clean(value) if value else None
-
-    @field_validator("engine_args", mode="before")
-    @classmethod
-    def _words(cls, value: Any) -> Any:
-        return tuple(value.split()) if isinstance(value, str) else value
-
-    @field_validator("gpus", mode="before")
-    @classmethod
-    def _gpu_list(cls, value: Any) -> Any:
-        if isinstance(value, int):
-            return (value,)
-        if not isinstance(value, str):
-            return value
-        if not re.fullmatch(r"\d+(,\d+)*", value.strip()):
-            raise ValueError("a list of GPU indices such as 0,1 is needed")
-        return tuple(int(v) for v in value.split(","))
-
-    @field_validator("lora", mode="before")
-    @classmethod
-    def _lora_pairs(cls, value: Any) -> Any:
-        pairs = value.split(",") if isinstance(value, str) else value
-        if not isinstance(pairs, list | tuple):
-            return value
-        result: dict[str, str] = {}
-        for pair in pairs:
-            name, separator, path = str(pair).partition("=")
-            if not separator or not path:
-                raise ValueError(f"NAME=PATH is needed, not {pair!r}")
-            if name in result:
-                raise ValueError(f"the adapter name {name!r} is given twice")
-            result[name] = path
-        return result
-
-    @field_validator("lora")
-    @classmethod
-    def _lora_names(cls, value: dict[str, str]) -> dict[str, str]:
-        for name in value:
-            if not NAME.fullmatch(name):
-                raise ValueError(f"{name!r} is no adapter name: [A-Za-z0-9._-], 1 to 128 characters")
-        return value
-
-    @field_validator("gpus")
-    @classmethod
-    def _gpus_once(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
-        if value is not None and len(set(value)) != len(value):
-            raise ValueError("a GPU is named twice")
-        return value
-
-    @field_validator("trusted_proxies")
-    @classmethod
-    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for network in value:
-            try:
-                ipaddress.ip_network(network, strict=False)
-            except ValueError:
-                raise ValueError(f"{network!r} is no address or network such as 10.0.0.0/8") from None
-        return value
-
-    @field_validator("extra_routes")
-    @classmethod
-    def _paths(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for path in value:
-            if not path.startswith("/"):
-                raise ValueError(f"{path!r} is no path: it has to begin with /")
-        return value
-
-    @field_validator("forward_headers")
-    @classmethod
-    def _headers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        names = tuple(name.lower() for name in value)
-        for name in names:
-            if not _HEADER.fullmatch(name):
-                raise ValueError(f"{name!r} is no name of a header: letters, digits and hyphens are")
-            if name in OWN_HEADERS:
-                raise ValueError(f"{name} is read or written by the balancer itself and never passed on")
-        return names
-
-    @field_validator("engine_args")
-    @classmethod
-    def _owned_flags(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for word in value:
-            flag = word.split("=", 1)[0].replace("_", "-")
-            # Its parser takes a flag's beginning for the flag.
-            if len(flag) > 3 and any(owned.startswith(flag) for owned in OWNED_ENGINE_FLAGS):
-                raise ValueError(f"{flag} is set by the cluster itself and cannot be given to the engine")
-        return value
 
     @model_validator(mode="after")
     def _agree(self) -> Settings:

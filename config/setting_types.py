@@ -1,0 +1,192 @@
+"""The forms that settings are written in: types whose checks say in one sentence what is wrong. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator
+from pydantic_settings import NoDecode
+
+from config.secret import clean
+from config.topology import STRATEGIES
+
+#: Of an adapter. Dots alone would be a step up in a path.
+NAME = re.compile(r"(?!\.+$)[A-Za-z0-9._-]{1,128}")
+
+#: Other programs' words for what is logged, by ours; numbers are those of Python's logging.
+_LEVELS = {
+    "warn": "warning", "err": "error", "critical": "error", "fatal": "error", "trace": "debug", "notset": "debug",
+    "10": "debug", "20": "info", "30": "warning", "40": "error", "50": "error",
+}  # fmt: skip
+
+#: Flags of the engine that the cluster sets itself.
+OWNED_ENGINE_FLAGS = ("--host", "--port", "--api-key", "--uds")
+
+#: Of memory, as people write it.
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(?:([kmgtKMGT])(?:i?[bB])?|[bB])?")
+
+#: Of a header, as `forward_headers` takes it.
+_HEADER = re.compile(r"[a-z0-9-]{1,64}")
+
+#: Headers of a request that never go on as the client wrote them.
+OWN_HEADERS = frozenset(
+    {
+        "host", "content-length", "expect", "authorization", "x-request-id", "x-forwarded-for", "x-forwarded-proto",
+        "x-forwarded-host", "forwarded", "connection", "keep-alive", "proxy-authenticate", "proxy-authorization",
+        "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
+    }
+)  # fmt: skip
+
+
+def _not_empty(value: Any) -> Any:
+    """An empty host would be every address, an empty path the working directory."""
+    if isinstance(value, str) and not value.strip():
+        raise ValueError("it is empty")
+    return value
+
+
+def _comma_list(value: Any) -> Any:
+    return tuple(v.strip() for v in value.split(",") if v.strip()) if isinstance(value, str) else value
+
+
+def _any_case(value: Any) -> Any:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+def _level(value: Any) -> Any:
+    return value if isinstance(value, bool) else _LEVELS.get(str(value).strip().lower(), _any_case(value))
+
+
+def _size(value: Any) -> Any:
+    """A number with K, M, G or T, of 1,024 each."""
+    if isinstance(value, str) and (match := _SIZE.fullmatch(value.strip())):
+        return int(float(match[1]) * 1024 ** "_kmgt".index((match[2] or "_").lower()))
+    return value
+
+
+def _share(value: Any) -> Any:
+    """YAML reads on and off as booleans."""
+    word = {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value).strip().lower()
+    if word in ("on", "off", "errors"):
+        return word
+    try:
+        share = float(word)
+    except ValueError:
+        share = -1.0
+    if not 0.0 <= share <= 1.0:
+        raise ValueError(f"off, errors, on or a share from 0 to 1 is needed, not {value!r}")
+    return "errors" if share == 0.0 else "on" if share == 1.0 else f"{share:g}"
+
+
+def _collector(value: str | None) -> str | None:
+    if value is not None and (urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).hostname):
+        raise ValueError(f"{value!r} is no URL such as http://127.0.0.1:4318")
+    return value
+
+
+def _key(value: str | None) -> str | None:
+    return clean(value) if value else None
+
+
+def _words(value: Any) -> Any:
+    return tuple(value.split()) if isinstance(value, str) else value
+
+
+def _gpu_list(value: Any) -> Any:
+    if isinstance(value, int):
+        return (value,)
+    if not isinstance(value, str):
+        return value
+    if not re.fullmatch(r"\d+(,\d+)*", value.strip()):
+        raise ValueError("a list of GPU indices such as 0,1 is needed")
+    return tuple(int(v) for v in value.split(","))
+
+
+def _gpus_once(value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    if value is not None and len(set(value)) != len(value):
+        raise ValueError("a GPU is named twice")
+    return value
+
+
+def _lora_pairs(value: Any) -> Any:
+    pairs = value.split(",") if isinstance(value, str) else value
+    if not isinstance(pairs, list | tuple):
+        return value
+    result: dict[str, str] = {}
+    for pair in pairs:
+        name, separator, path = str(pair).partition("=")
+        if not separator or not path:
+            raise ValueError(f"NAME=PATH is needed, not {pair!r}")
+        if name in result:
+            raise ValueError(f"the adapter name {name!r} is given twice")
+        result[name] = path
+    return result
+
+
+def _lora_names(value: dict[str, str]) -> dict[str, str]:
+    for name in value:
+        if not NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is no adapter name: [A-Za-z0-9._-], 1 to 128 characters")
+    return value
+
+
+def _network(network: str) -> str:
+    try:
+        ipaddress.ip_network(network, strict=False)
+    except ValueError:
+        raise ValueError(f"{network!r} is no address or network such as 10.0.0.0/8") from None
+    return network
+
+
+def _path(path: str) -> str:
+    if not path.startswith("/"):
+        raise ValueError(f"{path!r} is no path: it has to begin with /")
+    return path
+
+
+def _header(name: str) -> str:
+    name = name.lower()
+    if not _HEADER.fullmatch(name):
+        raise ValueError(f"{name!r} is no name of a header: letters, digits and hyphens are")
+    if name in OWN_HEADERS:
+        raise ValueError(f"{name} is read or written by the balancer itself and never passed on")
+    return name
+
+
+def _not_owned(word: str) -> str:
+    flag = word.split("=", 1)[0].replace("_", "-")
+    # Its parser takes a flag's beginning for the flag.
+    if len(flag) > 3 and any(owned.startswith(flag) for owned in OWNED_ENGINE_FLAGS):
+        raise ValueError(f"{flag} is set by the cluster itself and cannot be given to the engine")
+    return word
+
+
+def _each(check: Callable[[str], str]) -> AfterValidator:
+    return AfterValidator(lambda values: tuple(check(value) for value in values))
+
+
+_NOT_EMPTY = BeforeValidator(_not_empty)
+
+Text = Annotated[str, _NOT_EMPTY]
+TextOrNone = Annotated[str | None, _NOT_EMPTY]
+PathOrNone = Annotated[Path | None, _NOT_EMPTY]
+Texts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_list)]
+Paths = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_comma_list)]
+Networks = Annotated[Texts, _each(_network)]
+Routes = Annotated[Texts, _each(_path)]
+Headers = Annotated[Texts, _each(_header)]
+EngineArgs = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words), _each(_not_owned)]
+Adapters = Annotated[dict[str, str], NoDecode, BeforeValidator(_lora_pairs), AfterValidator(_lora_names)]
+Gpus = Annotated[tuple[int, ...] | None, NoDecode, BeforeValidator(_gpu_list), AfterValidator(_gpus_once)]
+Size = Annotated[int | None, BeforeValidator(_size)]
+Key = Annotated[str | None, AfterValidator(_key)]
+Collector = Annotated[str | None, AfterValidator(_collector)]
+AccessLog = Annotated[str, BeforeValidator(_share)]
+Strategy = Annotated[Literal[STRATEGIES], BeforeValidator(_any_case)]  # type: ignore[valid-type]
+LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_level)]
+LogFormat = Annotated[Literal["text", "json"], BeforeValidator(_any_case)]
