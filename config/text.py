@@ -17,7 +17,8 @@ _UNSAFE_BUT_LINES = re.compile(_UNSAFE.pattern.replace("\x00-\x1f", "\x00-\x08\x
 #: Colours and the like (SGR); programs write them for a terminal of their own.
 _COLOUR = re.compile(r"\x1b\[[0-9;:]*m")
 
-_BEGUN = re.compile(r"(\x1b(\[[0-9;:]{0,32})?|\r)\Z")
+#: The beginning of a colour or of a line end; colours stand between CR and LF too.
+_BEGUN = re.compile(r"(\r(\x1b\[[0-9;:]*m){0,32})?(\x1b(\[[0-9;:]{0,32})?)?\Z")
 
 
 def printable(text: str, *, lines: bool = False) -> str:

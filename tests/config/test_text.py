@@ -6,7 +6,7 @@ import json
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from config.text import printable, printable_json, printable_log, whole
@@ -57,6 +57,8 @@ def test_json_stays_the_json_that_it_was(value: dict[str, str]) -> None:
 
 
 @given(st.lists(st.text(st.sampled_from("ab\x1b[0;31m\r\n"))))
+@example(["\r\x1b[m", "\n"])
+@example(["\r", "\x1b[0m", "\x1b[", "1m\n"])
 def test_a_log_reads_the_same_however_it_was_cut(pieces: list[str]) -> None:
     assert "".join(map(printable_log, whole(pieces))) == printable_log("".join(pieces))
 
