@@ -1,11 +1,10 @@
-"""What the unit tests share: a clock, seeded randomness, workers that are no processes, and real tiny processes that
+"""What the unit tests share: a clock, seeded randomness, and real tiny processes that
 are gone after the test."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +14,8 @@ from typing import TypeVar
 import pytest
 
 from config.settings import PLAIN_NAMES, PREFIX
-from worker.drivers.local import Handle, spawn
-from worker.spec import ProcessId, WorkerSpec
+from worker.drivers.proc import ProcessId
+from worker.drivers.process import Process, spawn
 
 T = TypeVar("T")
 
@@ -43,71 +42,14 @@ def rng(seed: int = 7) -> Random:
     return Random(seed)
 
 
-class FakeHandle(Handle):
-    """A worker that is no process: it ends when told to."""
-
-    def __init__(self, process: ProcessId) -> None:
-        super().__init__(process)
-        self.alive = True
-        self.orphans: list[ProcessId] = []
-        self.signals: list[signal.Signals] = []
-        self._on_exit: Callable[[int | None], None] = lambda status: None
-
-    def watch(self, on_exit: Callable[[int | None], None]) -> None:
-        self._on_exit = on_exit
-
-    def unwatch(self) -> None:
-        self._on_exit = lambda status: None
-
-    def signal(self, number: signal.Signals) -> None:
-        self.signals.append(number)
-
-    def survivors(self) -> list[ProcessId]:
-        return [*([self.process] if self.alive else []), *self.orphans]
-
-    def kill_tree(self) -> list[ProcessId]:
-        found = self.survivors()
-        self.orphans = []
-        if self.alive:
-            self.die(-signal.SIGKILL)
-        return found
-
-    def die(self, status: int | None, orphans: int = 0) -> None:
-        """Ends the main process; ``orphans`` of its session live on."""
-        self.alive = False
-        self.orphans = [ProcessId(self.pid + 1 + n, self.process.start_ticks) for n in range(orphans)]
-        self._on_exit(status)
-
-
-class FakeLauncher:
-    """Starts workers that are none. ``refuse`` makes the next starts fail."""
-
-    def __init__(self) -> None:
-        self.started: list[WorkerSpec] = []
-        self.handles: dict[ProcessId, FakeHandle] = {}
-        self.refuse: OSError | None = None
-
-    def start(self, spec: WorkerSpec) -> FakeHandle:
-        if self.refuse is not None:
-            raise self.refuse
-        self.started.append(spec)
-        handle = FakeHandle(ProcessId(100 * len(self.started), 1))
-        self.handles[handle.process] = handle
-        return handle
-
-    def adopt(self, process: ProcessId) -> FakeHandle | None:
-        handle = self.handles.get(process)
-        return handle if handle is not None and handle.alive else None
-
-
 class Processes:
-    """Real processes by `worker.drivers.local.spawn`; `end` leaves none of them."""
+    """Real processes by `worker.drivers.process.spawn`; `end` leaves none of them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._handles: list[Handle] = []
+        self._handles: list[Process] = []
 
-    def start(self, *argv: str, name: str = "worker", env: dict[str, str] | None = None, **options: object) -> Handle:
+    def start(self, *argv: str, name: str = "worker", env: dict[str, str] | None = None, **options: object) -> Process:
         cwd = options.pop("cwd", self.folder)
         handle = spawn(
             argv, env={"PATH": os.environ["PATH"], **(env or {})}, cwd=cwd, log=self.log(name),  # type: ignore[arg-type]
@@ -116,12 +58,12 @@ class Processes:
         self._handles.append(handle)
         return handle
 
-    def shell(self, script: str, name: str = "worker", **options: object) -> Handle:
+    def shell(self, script: str, name: str = "worker", **options: object) -> Process:
         return self.start("sh", "-c", script, name=name, **options)  # type: ignore[arg-type]
 
-    def own(self, process: ProcessId) -> Handle:
+    def own(self, process: ProcessId) -> Process:
         """A handle of a process that came to be another way, ended with the others."""
-        handle = Handle(process)
+        handle = Process(process)
         self._handles.append(handle)
         return handle
 
@@ -134,9 +76,9 @@ class Processes:
     def end(self) -> None:
         for handle in self._handles:
             eventually(lambda h=handle: not h.kill_tree())  # type: ignore[misc]
-            if handle._popen is not None:
-                handle._popen.kill()  # whatever became of its session
-                handle._popen.wait(timeout=DEADLINE_S)
+            if handle.popen is not None:
+                handle.popen.kill()  # whatever became of its session
+                handle.popen.wait(timeout=DEADLINE_S)
 
 
 def eventually(condition: Callable[[], T]) -> T:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from worker import proc, run_file
+from worker.drivers import proc, run_file
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ CLI = str(Path(sys.executable).with_name("clusterctl"))
 
 
 #: Ports for clusters under test: below those that the kernel gives to outgoing connections, none of
-#: `cluster.deployment.ports`.
+#: `worker.drivers.ports`.
 _PORTS = range(12_000, 20_000)
 _given: list[socket.socket] = []
 

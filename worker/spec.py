@@ -38,10 +38,30 @@ class EngineSpec:
     descriptions: dict[str, str] = field(default_factory=dict)
 
 
+LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerEndpoint:
+    """Where a worker answers."""
+
+    port: int
+    host: str = LOOPBACK
+    tls: bool = False
+
+    @property
+    def scheme(self) -> str:
+        return "https" if self.tls else "http"
+
+    @property
+    def url(self) -> str:
+        return f"{self.scheme}://{self.host}:{self.port}"
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
     """One start of one worker. ``api_key`` is made anew at each start: no route of the worker answers without it
-    (`worker.engines.key_guard`), and at an adoption it proves that the process on ``port`` is the one that was
+    (`worker.engines.key_guard`), and at an adoption it proves that what answers at ``endpoint`` is the one that was
     started."""
 
     id: str
@@ -51,18 +71,6 @@ class WorkerSpec:
     cwd: Path
     log: Path
     run_file: Path
-    port: int
+    endpoint: WorkerEndpoint
     api_key: str
     slot: Slot = Slot()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessId:
-    """A process for certain: pids are reused, a pid with its start time (clock ticks since boot) is not."""
-
-    pid: int
-    start_ticks: int

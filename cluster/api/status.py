@@ -13,7 +13,8 @@ from cluster.fleet.instance import Instance
 from cluster.fleet.states import WorkerState
 from cluster.monitoring.external import ExternalBackend
 from config.topology import BackendSet, BackendSpec
-from worker.drivers.local import Handle
+from worker.drivers.base import Handle
+from worker.spec import LOOPBACK
 
 if TYPE_CHECKING:
     from cluster.supervisor.loop import Supervisor
@@ -40,13 +41,14 @@ def backend_set(supervisor: Supervisor) -> BackendSet:
 
 
 def _backend(supervisor: Supervisor, instance: Instance) -> BackendSpec:
-    assert instance.spec is not None
+    spec, where = instance.spec, instance.endpoint
+    assert spec is not None and where is not None
     weight = supervisor.fleet.weights.get(instance.id, 1)
     expected = (*supervisor.plan.spec.served_names, *supervisor.rollouts.wanted(instance.id))
     state = supervisor.fleet.cordons.shown(instance.id, str(instance.state))
     return BackendSpec(
-        id=instance.id, incarnation=instance.incarnation, state=state, scheme="http",
-        host="127.0.0.1", ip="127.0.0.1", port=instance.spec.port, weight=weight, api_key=instance.spec.api_key,
+        id=instance.id, incarnation=instance.incarnation, state=state, scheme=where.scheme,
+        host=where.host, ip=where.host, port=where.port, weight=weight, api_key=spec.api_key,
         models=_cards(supervisor, instance), expected=expected,
     )
 
@@ -163,6 +165,7 @@ def _some(names: Sequence[str]) -> str:
 
 def _instance(supervisor: Supervisor, instance: Instance) -> dict[str, Any]:
     handle: Handle | None = instance.handle
+    where = instance.endpoint
     now, shown = supervisor.now(), supervisor.fleet.cordons.shown(instance.id, str(instance.state))
     serving = instance.ready_at is not None and handle is not None
     return {
@@ -175,8 +178,8 @@ def _instance(supervisor: Supervisor, instance: Instance) -> dict[str, Any]:
         "phase": instance.phase or _standing(supervisor, instance),
         "progress_s": _ago(supervisor, instance),
         "stalls": instance.stalls,
-        "host": "127.0.0.1",
-        "port": instance.spec.port if instance.spec else None,
+        "host": where.host if where else LOOPBACK,
+        "port": where.port if where else None,
         "weight": supervisor.fleet.weights.get(instance.id, 1),
         "pid": handle.pid if handle else None,
         "gpus": list(instance.slot.gpus),

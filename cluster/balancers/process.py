@@ -16,20 +16,19 @@ import socket
 import sqlite3
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from cluster.balancers.standby import Spare
-from cluster.fleet.instance import recorded_process
 from cluster.storage.records import Records
 from config.aio import Tasks
 from config.files import rewrite
 from config.link import LINE_LIMIT, Phase, descriptor_path, encode, messages, receive_listener
 from config.paths import StateDir, short_socket_path
 from config.settings import inherited_environment
-from worker import run_file as run_files
-from worker.drivers.local import Handle, read_run_file, spawn
+from worker.drivers import run_file as run_files
+from worker.drivers.process import Process, find, spawn
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +70,7 @@ class Group(Protocol):
     def heard(self, process: BalancerProcess, message: Mapping[str, Any]) -> None: ...
 
     def ended(self, process: BalancerProcess, status: int | None) -> None:
-        """Called once, the moment it ends; ``status`` as `Handle.watch` gives it."""
+        """Called once, the moment it ends; ``status`` as `Process.watch` gives it."""
 
 
 def _set_event() -> asyncio.Event:
@@ -97,7 +96,7 @@ class BalancerProcess:
     group: Group
     state: StateDir
     store: Records
-    handle: Handle | None = None
+    handle: Process | None = None
     link: Path | None = None
     phase: Phase = Phase.STARTING
     engaged: bool = False
@@ -158,11 +157,11 @@ class BalancerProcess:
     ) -> tuple[BalancerProcess, socket.socket] | None:
         """The one that an earlier supervisor wrote down as ``record``, with its listening socket. None: it does not
         run any more. One that does not hand over its socket is hung: it is killed."""
-        process = recorded_process(dict(record)) or read_run_file(Path(record["run_file"]))
+        handle = find(record["process"], Path(record["run_file"]))
         made = cls(name, record.get("slot", name), record.get("order", 0), group, state, store)
         made.link, made.retiring = Path(record["link"]), record.get("retiring")
         made.settings = record.get("settings", "")
-        if process is None or not (handle := Handle(process)).survivors():
+        if handle is None or handle.empty():
             await made._forget()
             return None
         made.handle = handle
@@ -173,7 +172,7 @@ class BalancerProcess:
                 break
             except OSError as error:
                 quick = isinstance(error, FileNotFoundError | ConnectionRefusedError)  # it may be about to listen
-                if not quick or not handle.survivors() or asyncio.get_running_loop().time() > deadline:
+                if not quick or handle.empty() or asyncio.get_running_loop().time() > deadline:
                     await asyncio.to_thread(handle.kill_tree)
                     await made._forget()
                     return None
@@ -250,7 +249,7 @@ class BalancerProcess:
 
     def _record(self) -> dict[str, Any]:
         return {
-            "process": asdict(self.handle.process) if self.handle else None, "slot": self.slot, "order": self.order,
+            "process": self.handle.identity if self.handle else None, "slot": self.slot, "order": self.order,
             "link": str(self.link), "run_file": str(self.state.runs / self.name), "retiring": self.retiring,
             "settings": self.settings,
         }  # fmt: skip

@@ -14,17 +14,17 @@ import socket
 import sqlite3
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from cluster.events import Emit
-from cluster.fleet.instance import recorded_process
 from cluster.fleet.restart import Backoff
 from cluster.storage.records import Records
 from config.aio import Tasks
 from config.paths import StateDir
 from config.settings import inherited_environment
-from worker.drivers.local import Handle, spawn
+from worker.drivers.proc import ProcessId
+from worker.drivers.process import Process, spawn
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Spare:
     """One that is taken: ``name`` is that of its record and its run file."""
 
     name: str
-    handle: Handle
+    handle: Process
     channel: socket.socket
 
     def tell(self, start: Mapping[str, Any]) -> None:
@@ -164,7 +164,7 @@ class Standby:
             raise
         self._ours[name] = spare = Spare(name, handle, ours)
         ours.setblocking(False)
-        await self._store.save_process(name, {**record, "process": asdict(handle.process)})
+        await self._store.save_process(name, {**record, "process": handle.identity})
         self._spare = spare
         self._gone = gone = asyncio.Event()
         status: list[int | None] = []
@@ -211,8 +211,8 @@ async def end_left(state: StateDir, store: Records) -> None:
     """Ends the standby of a supervisor that is gone: it ends by itself, but nobody should have to wait for it."""
     for name, record in (await store.processes()).items():
         if record.get("standby"):
-            process = recorded_process(record)
-            while process is not None and len(await asyncio.to_thread(Handle(process).kill_tree)):
+            process = Process(ProcessId(**record["process"])) if record["process"] else None
+            while process is not None and len(await asyncio.to_thread(process.kill_tree)):
                 await asyncio.sleep(0.02)
             await _forget(state, store, name)
 

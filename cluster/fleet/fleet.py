@@ -17,7 +17,7 @@ from cluster.fleet.exit_report import WorkerExit, sentence
 from cluster.fleet.instance import Instance
 from cluster.fleet.restart import RestartPolicy, Verdict
 from cluster.fleet.states import DesiredState, InstanceDesired, ObservedState, WorkerState
-from worker.drivers.local import Handle
+from worker.drivers.base import Handle
 from worker.probe import Readiness
 from worker.spec import Slot, WorkerSpec
 
@@ -137,7 +137,7 @@ class Fleet:
         instance.handle = handle
         instance.started_at = wall
         instance.tree_empty = False
-        port = instance.spec.port if instance.spec else None
+        port = handle.endpoint.port
         self._emit(
             instance.id, f"started (pid {handle.pid}, port {port or '?'})", kind="worker.started",
             data={"pid": handle.pid, "port": port, "incarnation": instance.incarnation, "starts": instance.starts},

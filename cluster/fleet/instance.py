@@ -10,8 +10,8 @@ from cluster.adapters.agent import AdapterAgent
 from cluster.fleet.restart import History
 from cluster.fleet.states import InstanceObserved, WorkerState, check
 from cluster.monitoring.hang_detector import Progress
-from worker.drivers.local import Handle
-from worker.spec import ProcessId, Slot, WorkerSpec
+from worker.drivers.base import Handle
+from worker.spec import Slot, WorkerEndpoint, WorkerSpec
 
 
 @dataclass(slots=True)
@@ -100,10 +100,16 @@ class Instance:
             gpus=self.slot.gpus,
         )
 
-    def _process(self) -> dict[str, int] | None:
+    @property
+    def endpoint(self) -> WorkerEndpoint | None:
+        """Where its present start answers, or the one before did."""
+        known = self.handle or self.spec
+        return known.endpoint if known else None
+
+    def _process(self) -> dict[str, Any] | None:
         """The main process or, while its session is not empty, the one that was."""
         known = self.handle or (None if self.tree_empty else self.swept)
-        return asdict(known.process) if known else None
+        return known.identity if known else None
 
     def record(self) -> dict[str, Any]:
         """What a later supervisor needs to adopt the worker; `restore` reads it."""
@@ -121,7 +127,7 @@ class Instance:
             "process": self._process(),
             "spec": {
                 "argv": spec.argv, "cwd": str(spec.cwd), "log": str(spec.log), "run_file": str(spec.run_file),
-                "port": spec.port, "api_key": spec.api_key,
+                "api_key": spec.api_key, **asdict(spec.endpoint),
             } if spec else None,
             "slot": asdict(self.slot),
             "models": self.models,
@@ -135,14 +141,7 @@ class Instance:
 def restore(name: str, record: dict[str, Any], now: float) -> Instance:
     """The instance that `Instance.record` described, without a handle: whether it runs is for the caller to see.
     Raises KeyError/TypeError/ValueError for what is no such record."""
-    slot = record["slot"]
-    kept = record["spec"]
-    spec = None
-    if kept:
-        spec = WorkerSpec(
-            id=name, incarnation=record["incarnation"], argv=tuple(kept["argv"]), env={}, cwd=Path(kept["cwd"]),
-            log=Path(kept["log"]), run_file=Path(kept["run_file"]), port=kept["port"], api_key=kept["api_key"],
-        )
+    slot, spec = record["slot"], restored_spec(name, record)
     return Instance(
         id=name,
         slot=Slot(tuple(slot["gpus"]), tuple(tuple(c) for c in slot["cores"]), slot["share"]),
@@ -165,5 +164,14 @@ def restore(name: str, record: dict[str, Any], now: float) -> Instance:
     )
 
 
-def recorded_process(record: dict[str, Any]) -> ProcessId | None:
-    return ProcessId(**record["process"]) if record["process"] else None
+def restored_spec(name: str, record: dict[str, Any]) -> WorkerSpec | None:
+    """By which the worker of ``record`` was started last, if it was. Raises like `restore`."""
+    kept = record["spec"]
+    if not kept:
+        return None
+    where = {key: kept[key] for key in ("port", "host", "tls") if key in kept}
+    return WorkerSpec(
+        id=name, incarnation=record["incarnation"], argv=tuple(kept["argv"]), env={}, cwd=Path(kept["cwd"]),
+        log=Path(kept["log"]), run_file=Path(kept["run_file"]), endpoint=WorkerEndpoint(**where),
+        api_key=kept["api_key"],
+    )

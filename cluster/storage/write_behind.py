@@ -3,7 +3,7 @@ until it can.
 
 What clients change is refused meanwhile (`check`, `put`): nothing is done that a supervisor after this one would not
 know. What happens by itself (a worker ended, another was started) is kept here and saved later; until then the run
-files tell who runs (`worker.run_file`).
+files tell who runs (`worker.drivers.run_file`).
 """
 
 from __future__ import annotations

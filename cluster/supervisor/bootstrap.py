@@ -15,13 +15,13 @@ from cluster.storage.store import NotSaved, Store
 from cluster.storage.transfer import IMPORTED
 from cluster.supervisor import adoption
 from config.errors import UsageError
-from worker.drivers.local import Launcher
+from worker.drivers.base import Driver
 
 if TYPE_CHECKING:
     from cluster.supervisor.loop import Supervisor
 
 
-async def prepare(supervisor: Supervisor, store: Store, launcher: Launcher, adopt: bool) -> None:
+async def prepare(supervisor: Supervisor, store: Store, driver: Driver, adopt: bool) -> None:
     """Reads the state and, with ``adopt``, takes over what runs. Raises UsageError where no cluster can be started."""
     supervisor.events.begin(supervisor.epoch, await store.events())
     for event in supervisor.events.events:
@@ -30,13 +30,13 @@ async def prepare(supervisor: Supervisor, store: Store, launcher: Launcher, adop
     supervisor.events.on_event = supervisor.happened
     supervisor.rollouts.registry = await store.registry()
     if adopt:
-        await _adopt(supervisor, store, launcher)
+        await _adopt(supervisor, store, driver)
     else:  # what a running cluster's start named was taken in then, and may be unloaded since
         await _take_in_given(supervisor)
         if imported := await store.get(IMPORTED):
             supervisor.fleet.weights = dict(imported["weights"])
     values = {
-        "boot_id": adoption.boot_id(), "settings": supervisor.plan.settings.to_json(), IMPORTED: None,
+        "boot_id": driver.boot(), "settings": supervisor.plan.settings.to_json(), IMPORTED: None,
         **supervisor.transactions.durable,
     }  # fmt: skip
     if adopt:
@@ -67,7 +67,7 @@ async def _take_in_given(supervisor: Supervisor) -> None:
     await asyncio.to_thread(rollouts.sweep)
 
 
-async def _adopt(supervisor: Supervisor, store: Store, launcher: Launcher) -> None:
+async def _adopt(supervisor: Supervisor, store: Store, driver: Driver) -> None:
     now, fleet = supervisor.now(), supervisor.fleet
     kept = await store.get("desired") or {}
     supervisor.strategy = await store.get("strategy") or supervisor.strategy
@@ -77,7 +77,7 @@ async def _adopt(supervisor: Supervisor, store: Store, launcher: Launcher) -> No
         spares = {name: InstanceDesired(**value) for name, value in kept.get("spares", {}).items()}
         fleet.desired = replace(fleet.desired, instances=wanted, spares=spares)
     supervisor.revisions.restore(await store.get("plans"))
-    for instance in await adoption.adopt_instances(store, launcher, now, supervisor.state.runs):
+    for instance in await adoption.adopt_instances(store, driver, now, supervisor.state.runs):
         fleet.instances[instance.id] = instance
         supervisor.write_behind.known("incarnations", instance.incarnation)
         for name in instance.held:

@@ -7,20 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from random import Random
 from typing import TYPE_CHECKING
 
 from cluster.deployment.plan import Plan
-from cluster.deployment.ports import free_port
 from cluster.fleet.instance import Instance
 from cluster.fleet.reconciler import Admit, Dismiss, Drain, Kill, Retire, Start, Stop, Sweep
 from config.aio import Tasks
 from config.errors import UsageError
 from config.files import NO_ROOM
 from config.settings import inherited_environment
-from worker import logfile
-from worker import run_file as run_files
-from worker.drivers.local import Launcher
+from worker.drivers.base import Driver
 from worker.engines.base import Command
 from worker.spec import WorkerSpec
 
@@ -38,8 +34,8 @@ _Performed = Admit | Dismiss | Drain | Kill | Retire | Start | Stop | Sweep
 class Executor:
     """For one supervisor, whose fleet it changes."""
 
-    def __init__(self, supervisor: Supervisor, launcher: Launcher, random: Random) -> None:
-        self._supervisor, self._launcher, self._random = supervisor, launcher, random
+    def __init__(self, supervisor: Supervisor, driver: Driver) -> None:
+        self._supervisor, self._driver = supervisor, driver
         #: What an engine had to say of how it is started, said once.
         self._noted: set[str] = set()
         self._tasks = Tasks()
@@ -77,7 +73,7 @@ class Executor:
                 fleet.stopping(instance, reason, now, failure)
                 await supervisor.publish()  # what runs there moves on while it is being killed
                 if instance.handle is not None:
-                    await asyncio.to_thread(instance.handle.kill_tree)
+                    await asyncio.to_thread(instance.handle.destroy)
             case Sweep():
                 supervisor.monitors.sweep(instance)
             case Retire():
@@ -91,24 +87,24 @@ class Executor:
         fleet, saver, now = supervisor.fleet, supervisor.write_behind, supervisor.now()
         plan, keep = self._plan(instance, keep)
         incarnation = await saver.next_number("incarnations")
-        taken = {i.spec.port for i in fleet.instances.values() if i.spec and i is not instance}
-        port, key = free_port(taken, self._random), secrets.token_urlsafe(24)
-        command = plan.engine.command(plan.spec, port, key, instance.slot, inherited_environment())
+        taken = [i.endpoint for i in fleet.instances.values() if i.endpoint and i is not instance]
+        endpoint, key = self._driver.reserve(taken), secrets.token_urlsafe(24)
+        command = plan.engine.command(plan.spec, endpoint.port, key, instance.slot, inherited_environment())
         self._note(command)
         spec = WorkerSpec(
             id=instance.id, incarnation=incarnation, argv=command.argv, env=command.env, cwd=supervisor.state.work,
-            log=supervisor.state.log(instance.id), run_file=supervisor.state.runs / instance.id, port=port, api_key=key,
-            slot=instance.slot,
+            log=supervisor.state.log(instance.id), run_file=supervisor.state.runs / instance.id, endpoint=endpoint,
+            api_key=key, slot=instance.slot,
         )
         fleet.starting(instance, spec, now, fresh, keep)
         try:
             # Before the process exists: whoever comes after us has to find it. In both, as one may be full.
             started = {**instance.record(), "models": [], "held": {}, "last_exit": None}
-            run_files.prepare(spec.run_file, {"record": started})
+            self._driver.prepare(spec.run_file, started)
             saver.process(instance.id, instance.record())
             await saver.flush()
-            logfile.note(spec.log, f"{instance.id}, start {instance.starts}: {' '.join(command.argv)}")
-            handle = self._launcher.start(spec)
+            title = f"{instance.id}, start {instance.starts}: {' '.join(command.argv)}"
+            handle = self._driver.start(spec, title)
         except OSError as error:
             if error.errno in NO_ROOM:
                 saver.trouble(str(error))

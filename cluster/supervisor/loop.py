@@ -37,7 +37,7 @@ from cluster.fleet.states import DesiredState, InstanceDesired, WorkerState
 from cluster.monitoring.ejection_limit import Stalls
 from cluster.monitoring.external import ExternalBackend
 from cluster.monitoring.recovery_times import RecoveryTimes
-from cluster.monitoring.usage import UsageSampler
+from cluster.monitoring.usage import Usage, UsageSampler
 from cluster.storage.store import Store
 from cluster.storage.write_behind import WriteBehind
 from cluster.supervisor import bootstrap as bootstrap
@@ -50,7 +50,8 @@ from config.paths import StateDir
 from config.settings import Settings, visible_gpus
 from config.strategy_file import StrategyWriter
 from worker import logfile
-from worker.drivers.local import Handle, Launcher
+from worker.drivers.base import Driver, Handle
+from worker.drivers.process import usage_of
 from worker.gpus import Monitor
 
 _T = TypeVar("_T")
@@ -69,14 +70,14 @@ class Supervisor:
     """Use `prepare`, then `run`. ``clock`` is monotonic seconds, ``wall`` seconds since the epoch."""
 
     def __init__(
-        self, plan: Plan, state: StateDir, store: Store, launcher: Launcher, external: list[ExternalBackend], *,
+        self, plan: Plan, state: StateDir, store: Store, driver: Driver, external: list[ExternalBackend], *,
         clock: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time,
         random: Random | None = None,
     ) -> None:
         self.revisions, self.state = Revisions(plan), state
         self.events = EventLog(wall)
         self.external = external
-        self._store, self._launcher, self._clock, self._wall = store, launcher, clock, wall
+        self._store, self.driver, self._clock, self._wall = store, driver, clock, wall
         self._random = random or Random()
         settings = plan.settings
         self.strategy: str = settings.strategy
@@ -114,7 +115,7 @@ class Supervisor:
         self.rollouts = Rollouts(self, state.adapters, wall)
         self.stalls = Stalls(self)
         self.monitors = WorkerMonitors(self)
-        self._executor = Executor(self, launcher, self._random)
+        self._executor = Executor(self, driver)
 
     # for whoever runs it
 
@@ -122,7 +123,7 @@ class Supervisor:
         """Reads the state and takes over what runs; the balancer's ``listener`` has to be set before `run`. Raises
         UsageError."""
         self.epoch = epoch
-        await bootstrap.prepare(self, self._store, self._launcher, adopt)
+        await bootstrap.prepare(self, self._store, self.driver, adopt)
 
     def take_room(self) -> None:
         """Before the first start: for what has to be written on a full disk too. Raises UsageError where there is
@@ -279,7 +280,7 @@ class Supervisor:
         if instance.agent is not None:
             self.rollouts.past += instance.agent.totals()
         instance.agent, instance.held = None, {}
-        lines = logfile.tail(instance.spec.log, _LOG_LINES) if instance.spec else []
+        lines = handle.logs(_LOG_LINES)
         instance.swept = handle
         self.fleet.exited(instance, status, lines, now, self._wall())
         if instance.state is not WorkerState.BACKOFF:
@@ -316,12 +317,15 @@ class Supervisor:
         self.write_behind.event(event)
         self.balancer.happened(event)
 
+    def _sample_once(self, handles: Mapping[str, Handle], balancers: Mapping[str, int], now: float) -> dict[str, Usage]:
+        own = usage_of({"supervisor": os.getpid(), **balancers})
+        return self.usage.sample({**self.driver.stats(handles), **own}, now)
+
     async def _sample(self) -> None:
         while True:
             await asyncio.sleep(1.0)
-            trees = {i.id: i.handle.process for i in self.fleet.instances.values() if i.handle is not None}
-            single = {"supervisor": os.getpid(), **self.balancer.pids}
-            used = await asyncio.to_thread(self.usage.sample, trees, single, self._clock())
+            handles = {i.id: i.handle for i in self.fleet.instances.values() if i.handle is not None}
+            used = await asyncio.to_thread(self._sample_once, handles, self.balancer.pids, self._clock())
             for name, instance in self.fleet.instances.items():
                 if name in used:
                     instance.cpu_percent = used[name].cpu_percent

@@ -23,7 +23,8 @@ from config import admin_token
 from config.paths import StateDir
 from config.settings import Settings, from_json
 from config.strategy_file import last_epoch
-from worker.drivers.local import LocalLauncher
+from worker.drivers.base import Driver
+from worker.drivers.local import LocalDriver
 from worker.engines import base
 from worker.spec import EngineSpec
 
@@ -37,35 +38,37 @@ async def serve(settings: Settings, ready: Callable[[Supervisor], None] = lambda
     """Runs a cluster until it has been shut down. ``ready`` is called once with the supervisor before it starts
     anything. Raises UsageError before that for everything that cannot work."""
     state = StateDir(settings.state_directory())
+    driver = LocalDriver()
     with lock(state):
         store = await Store.open(state.database)
         try:
             await end_left(state, store)
-            adopt = await adoption.anything_alive(store, state.runs)
+            adopt = await adoption.anything_alive(store, driver, state.runs)
             if adopt:
                 settings = from_json(await store.get("settings"))
             else:
                 settings = transfer.with_imported(settings, await store.get(transfer.IMPORTED))
-            await _serve(settings, plan.make(settings), state, store, adopt, ready)
+            await _serve(settings, plan.make(settings), state, store, driver, adopt, ready)
         finally:
             await store.close()
 
 
 async def end(state: StateDir) -> None:
     """Ends what a supervisor that is gone left running on ``state``. Raises UsageError if another one lives."""
+    driver = LocalDriver()
     with lock(state):
         store = await Store.open(state.database)
         try:
             await end_left(state, store)
-            if await adoption.anything_alive(store, state.runs):
+            if await adoption.anything_alive(store, driver, state.runs):
                 settings = from_json(await store.get("settings"))
-                await _serve(settings, _plan_to_end(settings), state, store, True, Supervisor.shut_down)
+                await _serve(settings, _plan_to_end(settings), state, store, driver, True, Supervisor.shut_down)
         finally:
             await store.close()
 
 
 async def _serve(
-    settings: Settings, checked: Plan, state: StateDir, store: Store, adopt: bool,
+    settings: Settings, checked: Plan, state: StateDir, store: Store, driver: Driver, adopt: bool,
     ready: Callable[[Supervisor], None],
 ) -> None:
     ending = checked.most == 0
@@ -73,7 +76,7 @@ async def _serve(
         _make_token(state)
     epoch = await _epoch(state, store)
     backends = external.parse(settings.backend, settings.backend_key_file, epoch)
-    supervisor = Supervisor(checked, state, store, LocalLauncher(), [] if ending else backends)
+    supervisor = Supervisor(checked, state, store, driver, [] if ending else backends)
     await supervisor.prepare(epoch, adopt)
     if supervisor.balancer.listener is None and not ending:
         supervisor.balancer.listener = listen(settings.host, settings.port)

@@ -12,7 +12,6 @@ from cluster.deployment.revisions import Revisions
 from cluster.fleet.cordons import Cordons
 from cluster.fleet.states import InstanceDesired
 from cluster.storage.store import NotSaved
-from worker import run_file
 
 if TYPE_CHECKING:
     from cluster.supervisor.loop import Supervisor
@@ -121,7 +120,7 @@ class Transactions:
             path = self._supervisor.state.runs / name
             if not path.exists():
                 try:
-                    run_file.prepare(path, {})
+                    self._supervisor.driver.prepare(path)
                 except OSError:
                     path.unlink(missing_ok=True)
                     raise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from cluster.monitoring.external import ExternalBackend
 from cluster.monitoring.liveness import Health
 from cluster.monitoring.probes import ProbePlan
 from config.aio import Tasks
-from worker.drivers.local import Handle
+from worker.drivers.base import Handle
 from worker.probe import ProbeFailed, Readiness, Target
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ class WorkerMonitors:
             supervisor.post(lambda: supervisor.exited(instance, handle, status, seen))
 
         handle.watch(ended)
-        target = self._target(spec.url, spec.api_key)
+        target = self._target(handle.endpoint.url, spec.api_key)
         known = {WorkerState.READY: Health.WELL, WorkerState.UNHEALTHY: Health.OUT}.get(instance.state)
         agent = self._agent(instance, target)
         agent.loaded = dict(instance.held)
@@ -118,7 +117,7 @@ class WorkerMonitors:
     async def end_after_word(self, handle: Handle, version: tuple[int, int]) -> None:
         """Asks a worker to end, once the balancer has taken from it what still ran there, as ``version`` says."""
         await self._confirmed(version)
-        handle.signal(signal.SIGTERM)
+        handle.stop()
 
     def attach(self, external: ExternalBackend) -> None:
         """Probes a server that is not ours and, if that is asked for, looks after its adapters."""
@@ -171,7 +170,7 @@ class WorkerMonitors:
         process = instance.swept
 
         async def sweep() -> None:
-            while process is not None and len(await asyncio.to_thread(process.kill_tree)):
+            while process is not None and await asyncio.to_thread(process.destroy):
                 await asyncio.sleep(0.02)
             supervisor.post(swept)
 

@@ -9,7 +9,7 @@ import pytest
 from config.settings import inherited_environment
 from harness import AS_CLUSTER, WORKER_KEY, Cluster, free_port, poll
 from worker.demo import adapters, model_path
-from worker.drivers.local import spawn
+from worker.drivers.process import spawn
 from worker.engines import base
 from worker.spec import EngineSpec, Slot
 

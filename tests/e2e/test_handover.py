@@ -11,7 +11,7 @@ import pytest
 
 from harness import Cluster, kill, poll
 from keepalive import Answer, KeepAlive, Load
-from worker import proc
+from worker.drivers import proc
 
 LONG = {"model": "demo", "prompt": "once", "max_tokens": 100, "stream": True, "ignore_eos": True}
 

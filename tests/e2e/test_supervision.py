@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from harness import Cluster, clusterctl, kill, poll
-from worker import proc
+from worker.drivers import proc
 
 
 def _ready_again(cluster: Cluster, name: str, pid: int) -> dict[str, Any] | None:

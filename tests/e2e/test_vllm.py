@@ -21,7 +21,7 @@ import pytest
 import enginedeaths
 from harness import Cluster, kill, poll
 from simstreams import seen
-from worker import proc
+from worker.drivers import proc
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
 

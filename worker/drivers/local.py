@@ -1,165 +1,85 @@
-"""The only code that spawns, signals and reaps. It never decides whether to: the supervisor does.
-
-A worker leads a session of its own, and the session is what is killed and checked: vLLM's EngineCore survives the
-death of its API server and keeps the GPU. Output goes straight to a file opened with O_APPEND: a pipe would die with
-its reader, and a full one blocks the worker.
-"""
+"""Workers as processes of this machine, on its loopback interface."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import os
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Protocol
+from random import Random
+from typing import Any
 
-from config import private
-from worker import proc
-from worker import run_file as run_files
-from worker.spec import ProcessId, WorkerSpec
-
-#: The new process writes its own pid and start time before it becomes the worker, so that a supervisor killed
-#: between starting it and writing it down still finds it; one that cannot write it does not become one. In place
-#: (``1<>``): emptied first, the file might find no room any more.
-_SHIM = 'read -r stat </proc/self/stat && printf "%s\\n" "$stat" 1<>"$0" && exec "$@"'
+from worker import logfile
+from worker.drivers import proc, run_file
+from worker.drivers.base import Handle, WorkerStats
+from worker.drivers.ports import free_port
+from worker.drivers.proc import ProcessId
+from worker.drivers.process import Process, find, spawn, usage
+from worker.spec import WorkerEndpoint, WorkerSpec
 
 
-class Handle:
-    """A running worker (or any process led by us): its identity, its end, its session.
+class LocalHandle(Process):
+    """The process that ``spec`` was started as, and its session."""
 
-    ``on_exit`` is called once, in the event loop, with the exit status as `subprocess` counts it (negative: signal);
-    None for an adopted process, whose status only its parent could ask for."""
-
-    def __init__(self, process: ProcessId, popen: subprocess.Popen[bytes] | None = None) -> None:
-        self.process = process
-        self._popen = popen
-        self._pidfd: int | None = None
-        self._members: list[int] = []
+    def __init__(
+        self, process: ProcessId, spec: WorkerSpec, popen: subprocess.Popen[bytes] | None = None
+    ) -> None:
+        super().__init__(process, popen)
+        self._spec = spec
 
     @property
-    def pid(self) -> int:
-        return self.process.pid
+    def endpoint(self) -> WorkerEndpoint:
+        return self._spec.endpoint
 
-    def watch(self, on_exit: Callable[[int | None], None]) -> None:
-        """Needs a running event loop. A process that is already gone is reported in the next turn of the loop."""
-        loop = asyncio.get_running_loop()
-        try:
-            self._pidfd = os.pidfd_open(self.pid)
-        except ProcessLookupError:
-            loop.call_soon(lambda: on_exit(self._collect()))
-            return
-        if not proc.alive(self.process):  # the pid was reused, or it is a zombie: pidfd is of no use
-            self.unwatch()
-            loop.call_soon(lambda: on_exit(self._collect()))
-            return
+    def stop(self) -> None:
+        self.signal(signal.SIGTERM)
 
-        def readable() -> None:
-            self.unwatch()
-            on_exit(self._collect())
+    def destroy(self) -> bool:
+        return bool(self.kill_tree())
 
-        loop.add_reader(self._pidfd, readable)
-
-    def watch_members(self, on_exit: Callable[[], None]) -> None:
-        """Calls ``on_exit`` whenever one of the session's present processes ends: an engine may lose its core and
-        go on answering. Replaces an earlier watch; ends with the main process."""
-        self._unwatch_members()
-        loop = asyncio.get_running_loop()
-        for member in self.survivors():
-            if member.pid == self.pid:
-                continue
-            with contextlib.suppress(ProcessLookupError):
-                descriptor = os.pidfd_open(member.pid)
-                self._members.append(descriptor)
-                loop.add_reader(descriptor, self._member_ended, descriptor, on_exit)
-
-    def _member_ended(self, descriptor: int, on_exit: Callable[[], None]) -> None:
-        asyncio.get_running_loop().remove_reader(descriptor)
-        os.close(descriptor)
-        self._members.remove(descriptor)
-        on_exit()
-
-    def _unwatch_members(self) -> None:
-        while self._members:
-            descriptor = self._members.pop()
-            asyncio.get_running_loop().remove_reader(descriptor)
-            os.close(descriptor)
-
-    def unwatch(self) -> None:
-        self._unwatch_members()
-        if self._pidfd is not None:
-            with contextlib.suppress(RuntimeError):
-                asyncio.get_running_loop().remove_reader(self._pidfd)
-            os.close(self._pidfd)
-            self._pidfd = None
-
-    def _collect(self) -> int | None:
-        return self._popen.wait(timeout=5) if self._popen is not None else None
-
-    def signal(self, number: signal.Signals) -> None:
-        """To the main process alone: a SIGTERM to the group would break vLLM's own drain."""
-        if proc.alive(self.process):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, number)
-
-    def survivors(self) -> list[ProcessId]:
-        """What is left of the session, the main process included. The kernel gives no pid away that is still a
-        session's id: a leader that started at another time means that this session is empty since long."""
-        leader = proc.stat(self.pid)
-        if leader is not None and leader.start_ticks != self.process.start_ticks:
-            return []
-        return [p.identity for p in proc.sessions([self.pid])[self.pid]]
-
-    def kill_tree(self) -> list[ProcessId]:
-        """SIGKILL to all of the session; returns what was still there when it was sent. Repeat until empty: a
-        process may fork while the list is read."""
-        found = self.survivors()
-        for process in found:
-            if proc.alive(process):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process.pid, signal.SIGKILL)
-        return found
+    def logs(self, lines: int) -> list[str]:
+        return logfile.tail(self._spec.log, lines)
 
 
-class Launcher(Protocol):
-    """Starts workers and finds again those that an earlier supervisor started."""
+class LocalDriver:
+    """``random``: which free ports are tried first."""
 
-    def start(self, spec: WorkerSpec) -> Handle: ...
+    def __init__(self, random: Random | None = None) -> None:
+        self._random = random or Random()
 
-    def adopt(self, process: ProcessId) -> Handle | None: ...
+    def boot(self) -> str:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+    def reserve(self, taken: Collection[WorkerEndpoint]) -> WorkerEndpoint:
+        return WorkerEndpoint(free_port({endpoint.port for endpoint in taken}, self._random))
+
+    def prepare(self, path: Path, record: Mapping[str, Any] | None = None) -> None:
+        run_file.prepare(path, {} if record is None else {"record": record})
+
+    def prepared(self, path: Path) -> dict[str, Any] | None:
+        return run_file.notes(path).get("record")
+
+    def start(self, spec: WorkerSpec, title: str) -> LocalHandle:
+        logfile.note(spec.log, title)
+        started = spawn(spec.argv, env=spec.env, cwd=spec.cwd, log=spec.log, run_file=spec.run_file)
+        return LocalHandle(started.process, spec, started.popen)
+
+    def recover(self, spec: WorkerSpec, identity: Mapping[str, Any] | None) -> LocalHandle | None:
+        found = find(identity, spec.run_file)
+        return None if found is None else LocalHandle(found.process, spec)
+
+    def stats(self, handles: Mapping[str, Handle]) -> dict[str, WorkerStats]:
+        leaders = {name: ProcessId(**handle.identity) for name, handle in handles.items()}
+        members = proc.sessions(leader.pid for leader in leaders.values())
+        return {name: usage(leader, members[leader.pid]) for name, leader in leaders.items()}
 
 
-class LocalLauncher:
-    """Processes of this machine."""
-
-    def start(self, spec: WorkerSpec) -> Handle:
-        """Raises OSError where the process cannot be started."""
-        return spawn(spec.argv, env=spec.env, cwd=spec.cwd, log=spec.log, run_file=spec.run_file)
-
-    def adopt(self, process: ProcessId) -> Handle | None:
-        return Handle(process) if proc.alive(process) else None
-
-
-def spawn(
-    argv: tuple[str, ...], *, env: dict[str, str], cwd: Path, log: Path, run_file: Path, keep: tuple[int, ...] = ()
-) -> Handle:
-    """Starts ``argv`` in a session of its own with its output appended to ``log``; ``keep`` are descriptors it
-    inherits. Raises OSError if no process can be made, or ``run_file`` has no room; a program that is not there ends
-    with code 127."""
-    run_files.prepare(run_file)
-    output = private.descriptor(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+def survivors(runs: Path) -> dict[str, tuple[int, ...]]:
+    """The living processes of what wrote itself down in the folder ``runs``, by the names of these files."""
     try:
-        popen = subprocess.Popen(
-            ("/bin/sh", "-c", _SHIM, str(run_file), *argv),
-            env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-            start_new_session=True, pass_fds=keep,
-        )
-    finally:
-        os.close(output)
-    found = proc.stat(popen.pid)
-    return Handle(ProcessId(popen.pid, found.start_ticks if found else 0), popen)
-
-
-read_run_file = run_files.read
+        files = sorted(runs.iterdir())
+    except OSError:
+        return {}
+    found = {file.name: find(None, file) for file in files}
+    left = {name: process.survivors() for name, process in found.items() if process is not None}
+    return {name: tuple(member.pid for member in members) for name, members in left.items() if members}

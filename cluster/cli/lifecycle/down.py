@@ -22,8 +22,8 @@ from cluster.storage import lock
 from config.errors import UsageError
 from config.paths import StateDir, default_state_dir
 from config.settings import cluster_port, cluster_url, given_state_dir
-from worker import proc, run_file
-from worker.spec import ProcessId
+from worker.drivers import proc, run_file
+from worker.drivers.proc import ProcessId
 
 _LOOK_EVERY = 0.05
 _GONE_S = 10.0

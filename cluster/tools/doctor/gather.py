@@ -26,7 +26,7 @@ from config import settings as configuration
 from config.errors import UsageError
 from config.peer_credentials import uid_of_peer
 from config.settings import Settings
-from worker import proc
+from worker.drivers import proc
 
 #: Optional packages, by the name of the extra that brings them.
 EXTRAS = {"plot": "matplotlib", "otel": "opentelemetry-sdk"}

@@ -11,15 +11,14 @@ from cluster.tools.doctor.facts import State
 from config import private
 from config.errors import UsageError
 from config.paths import StateDir, default_state_dir
-from worker import run_file
-from worker.drivers.local import Handle
+from worker.drivers.local import survivors as living
 
 
 def look(folder: Path, locks: Path = Path("/proc/locks")) -> State:
     """Never raises."""
     state = StateDir(folder)
     supervisor = holder(state.lock, locks)
-    survivors = _survivors(state.runs)
+    survivors = living(state.runs)
     version, error = None, None
     try:
         if folder.is_dir():
@@ -64,19 +63,3 @@ def holder(lock: Path, locks: Path = Path("/proc/locks")) -> int | None:
 
 def _is_lock(fields: list[str], inode: int) -> bool:
     return len(fields) >= 6 and fields[1] == "FLOCK" and fields[5].rpartition(":")[2] == str(inode)
-
-
-def _survivors(runs: Path) -> dict[str, tuple[int, ...]]:
-    """Of what wrote itself down there: the processes that live."""
-    found = {}
-    try:
-        files = sorted(runs.iterdir())
-    except OSError:
-        return {}
-    for file in files:
-        process = run_file.read(file)
-        if process is None:
-            continue
-        if members := Handle(process).survivors():
-            found[file.name] = tuple(member.pid for member in members)
-    return found

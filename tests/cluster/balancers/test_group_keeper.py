@@ -25,8 +25,8 @@ from cluster.storage.store import Store
 from config.link import Phase
 from config.paths import StateDir
 from config.topology import BackendSet, BalancerConfig
-from worker import proc, run_file
-from worker.drivers.local import spawn
+from worker.drivers import proc, run_file
+from worker.drivers.process import spawn
 
 Report = tuple[tuple[int, int], dict[str, int], dict[str, float]]
 

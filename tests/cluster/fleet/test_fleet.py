@@ -15,9 +15,10 @@ from cluster.fleet.fleet import Fleet, describe_exit, instance_name
 from cluster.fleet.instance import Instance, restore
 from cluster.fleet.restart import Backoff, RestartPolicy
 from cluster.fleet.states import DesiredState, IllegalTransition, InstanceDesired, WorkerState
-from fakes import Clock, FakeLauncher, rng
+from fakedriver import FakeDriver
+from fakes import Clock, rng
 from worker.probe import Readiness, Target
-from worker.spec import Slot, WorkerSpec
+from worker.spec import Slot, WorkerEndpoint, WorkerSpec
 
 S = WorkerState
 MODELS = ({"id": "demo"},)
@@ -38,7 +39,7 @@ class Cluster:
     """A fleet of two, with what it told people."""
 
     def __init__(self) -> None:
-        self.clock, self.launcher = Clock(), FakeLauncher()
+        self.clock, self.driver = Clock(), FakeDriver()
         self.told: list[tuple[str, str]] = []
         policy = RestartPolicy(Backoff(jitter=0.0))
         self.fleet = Fleet(DesiredState(), policy, rng().random, self._hear)
@@ -49,10 +50,10 @@ class Cluster:
 
     def starting(self, name: str = "instance_0", fresh: bool = True) -> Instance:
         instance = self.fleet.instances.get(name) or self.fleet.admit(name, Slot(gpus=(0,)), self.clock())
-        number = len(self.launcher.started) + 1
-        spec = WorkerSpec(name, number, (), {}, Path(), Path(), Path(), 20_000 + number, "key")
+        number = len(self.driver.started) + 1
+        spec = WorkerSpec(name, number, (), {}, Path(), Path(), Path(), WorkerEndpoint(20_000 + number), "key")
         self.fleet.starting(instance, spec, self.clock(), fresh)
-        self.fleet.started(instance, self.launcher.start(spec), 5.0)
+        self.fleet.started(instance, self.driver.start(spec, "a title"), 5.0)
         return instance
 
     def ready(self, name: str = "instance_0", refused: str | None = None) -> Instance:

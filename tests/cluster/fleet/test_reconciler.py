@@ -30,10 +30,11 @@ from cluster.fleet.states import (
     WorkerState,
     check,
 )
+from fakedriver import FakeHandle
 from fakes import Clock, rng
-from worker.drivers.local import Handle
+from worker.drivers.base import Handle
 from worker.probe import Readiness
-from worker.spec import ProcessId, Slot, WorkerSpec
+from worker.spec import Slot, WorkerEndpoint, WorkerSpec
 
 S = WorkerState
 MOST = 4
@@ -449,7 +450,7 @@ class World:
         before = instance.generation
         self.fleet.starting(instance, _spec(instance.id, self.starts), self.clock(), fresh, keep)
         assert instance.generation == (before if keep else self.wanted[instance.id].generation)
-        self.fleet.started(instance, Handle(ProcessId(self.starts, 1)), 0.0)
+        self.fleet.started(instance, FakeHandle(self.starts), 0.0)
         self.bodies[instance.id] = Body(main=True)
 
     def rest(self) -> None:
@@ -475,7 +476,7 @@ def _gpus(name: str) -> tuple[int, ...]:
 
 def _spec(name: str, incarnation: int) -> WorkerSpec:
     nowhere = Path("nowhere")
-    return WorkerSpec(name, incarnation, ("true",), {}, nowhere, nowhere, nowhere, 1, "key")
+    return WorkerSpec(name, incarnation, ("true",), {}, nowhere, nowhere, nowhere, WorkerEndpoint(1), "key")
 
 
 KINDS = ("scale", "restart", "roll", "roll_with_spare", "drain", "undrain")

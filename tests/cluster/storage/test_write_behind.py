@@ -17,7 +17,7 @@ from cluster.storage.store import NotSaved, Store
 from cluster.storage.write_behind import HEADROOM, WriteBehind
 from config import files
 from fakes import Clock
-from worker import run_file
+from worker.drivers import run_file
 
 
 @dataclass

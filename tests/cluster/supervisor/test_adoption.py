@@ -15,8 +15,11 @@ from cluster.fleet.states import WorkerState
 from cluster.storage.store import Store
 from cluster.supervisor import adoption
 from fakes import Processes, eventually
-from worker.drivers.local import Handle, LocalLauncher, read_run_file
-from worker.spec import ProcessId, Slot, WorkerSpec
+from worker.drivers.local import LocalDriver
+from worker.drivers.proc import ProcessId
+from worker.drivers.process import Process
+from worker.drivers.run_file import read as read_run_file
+from worker.spec import Slot, WorkerEndpoint, WorkerSpec
 
 S = WorkerState
 NOW = 50_000.0
@@ -27,7 +30,7 @@ WITH_CHILD = "sleep 600 & echo started; wait"
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[Store]:
     opened = await Store.open(tmp_path / "state.db")
-    await opened.put(boot_id=adoption.boot_id())
+    await opened.put(boot_id=LocalDriver().boot())
     yield opened
     await opened.close()
 
@@ -38,7 +41,7 @@ class Before:
     def __init__(self, store: Store, processes: Processes) -> None:
         self.store, self.processes = store, processes
 
-    async def worker(self, state: S, script: str = "exec sleep 600", *, written: bool = True) -> Handle:
+    async def worker(self, state: S, script: str = "exec sleep 600", *, written: bool = True) -> Process:
         name = "instance_0"
         handle = self.processes.shell(script, name)
         await asyncio.to_thread(eventually, lambda: read_run_file(self.processes.run_file(name)))
@@ -47,10 +50,10 @@ class Before:
         await self.store.save_process(name, self.instance(name, state, handle if written else None).record())
         return handle
 
-    def instance(self, name: str, state: S, handle: Handle | None) -> Instance:
+    def instance(self, name: str, state: S, handle: Process | None) -> Instance:
         spec = WorkerSpec(
             name, 7, ("sleep", "600"), {"SECRET": "x"}, self.processes.folder, self.processes.log(name),
-            self.processes.run_file(name), 20_001, "key",
+            self.processes.run_file(name), WorkerEndpoint(20_001), "key",
         )
         return Instance(
             name, Slot((1,), ((0,), (2, 3)), 2), state, generation=3, incarnation=7, starts=4, handle=handle, spec=spec,
@@ -58,7 +61,7 @@ class Before:
         )
 
     async def adopt(self) -> list[Instance]:
-        return await adoption.adopt_instances(self.store, LocalLauncher(), NOW)
+        return await adoption.adopt_instances(self.store, LocalDriver(), NOW)
 
 
 @pytest.fixture
@@ -66,11 +69,11 @@ def before(store: Store, processes: Processes) -> Before:
     return Before(store, processes)
 
 
-def _end(handle: Handle) -> None:
+def _end(handle: Process) -> None:
     """Kills the main process alone, and reaps it as whoever inherits it does."""
-    assert handle._popen is not None
-    handle._popen.kill()
-    handle._popen.wait()
+    assert handle.popen is not None
+    handle.popen.kill()
+    handle.popen.wait()
 
 
 def test_what_was_written_down_comes_back(processes: Processes, before: Before) -> None:
@@ -143,19 +146,19 @@ async def test_workers_come_back_in_order_and_the_balancer_is_none(before: Befor
 
 async def test_a_living_worker_is_alive(before: Before, store: Store) -> None:
     handle = await before.worker(S.READY)
-    assert await adoption.anything_alive(store)
+    assert await adoption.anything_alive(store, LocalDriver())
     _end(handle)
-    assert not await adoption.anything_alive(store)
+    assert not await adoption.anything_alive(store, LocalDriver())
 
 
 async def test_an_orphan_of_a_dead_worker_is_alive(before: Before, store: Store) -> None:
     _end(await before.worker(S.READY, WITH_CHILD))
-    assert await adoption.anything_alive(store)
+    assert await adoption.anything_alive(store, LocalDriver())
 
 
 async def test_a_worker_that_was_not_yet_written_down_is_alive(before: Before, store: Store) -> None:
     await before.worker(S.STARTING, written=False)
-    assert await adoption.anything_alive(store)
+    assert await adoption.anything_alive(store, LocalDriver())
 
 
 @pytest.mark.parametrize("written", [True, False])
@@ -165,15 +168,15 @@ async def test_a_balancer_alone_is_alive(store: Store, processes: Processes, wri
     process: dict[str, Any] = {"pid": handle.pid, "start_ticks": handle.process.start_ticks}
     record = {"process": process if written else None, "link": "x", "run_file": str(processes.run_file())}
     await store.save_process("balancer", record)
-    assert await adoption.anything_alive(store)
+    assert await adoption.anything_alive(store, LocalDriver())
 
 
 async def test_another_process_with_a_reused_pid_is_not_ours(before: Before, store: Store) -> None:
     handle = await before.worker(S.READY)
     earlier = replace(handle.process, start_ticks=handle.process.start_ticks - 1)
-    record = before.instance("instance_0", S.READY, Handle(earlier)).record()
+    record = before.instance("instance_0", S.READY, Process(earlier)).record()
     await store.save_process("instance_0", record)
-    assert not await adoption.anything_alive(store)
+    assert not await adoption.anything_alive(store, LocalDriver())
     (instance,) = await before.adopt()
     assert instance.handle is not None and instance.handle.survivors() == []
 
@@ -181,12 +184,13 @@ async def test_another_process_with_a_reused_pid_is_not_ours(before: Before, sto
 async def test_after_a_reboot_no_pid_means_anything(before: Before, store: Store) -> None:
     await before.worker(S.READY)
     await store.put(boot_id="another")
-    assert not await adoption.same_boot(store) and not await adoption.anything_alive(store)
+    assert not await adoption.same_boot(store, LocalDriver())
+    assert not await adoption.anything_alive(store, LocalDriver())
 
 
 async def test_in_a_fresh_state_directory_nothing_is_alive(tmp_path: Path) -> None:
     store = await Store.open(tmp_path / "fresh.db")
-    assert not await adoption.anything_alive(store)
+    assert not await adoption.anything_alive(store, LocalDriver())
     await store.close()
 
 

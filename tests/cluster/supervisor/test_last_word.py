@@ -11,7 +11,7 @@ from cluster.balancers.process import BalancerProcess
 from cluster.storage.records import Records
 from config.link import encode
 from config.paths import StateDir
-from worker.drivers.local import Handle
+from worker.drivers.process import Process
 
 
 class Group:
@@ -61,7 +61,7 @@ async def _ended(tmp_path: Path, last: bytes) -> int:
     server = await asyncio.start_unix_server(lambda _, writer: writers.put_nowait(writer), str(link))
     group, handle = Group(), Ends()
     process = BalancerProcess(
-        "lb-1", "balancer", 1, group, StateDir(tmp_path), cast(Records, Forgets()), handle=cast(Handle, handle),
+        "lb-1", "balancer", 1, group, StateDir(tmp_path), cast(Records, Forgets()), handle=cast(Process, handle),
         link=link,
     )  # fmt: skip
     process.follow()

@@ -22,6 +22,7 @@ from cluster.supervisor.transactions import Transactions
 from config.paths import StateDir
 from config.settings import load
 from fakes import Clock, rng
+from worker.drivers.local import LocalDriver
 
 
 class Supervisor:
@@ -32,7 +33,7 @@ class Supervisor:
         self.state, self.store, self.clock = state, store, clock
         self.events = EventLog(clock)
         self.fleet = Fleet(DesiredState(), RestartPolicy(), rng().random, self.events.emit)
-        self.strategy = "random"
+        self.strategy, self.driver = "random", LocalDriver()
         self.revisions = Revisions(plan.make(load({"engine": "sim"})))
         self.write_behind = WriteBehind(store, self.events.emit, clock, lambda path: 1 << 30)
         self.transactions = Transactions(self)  # type: ignore[arg-type]
@@ -115,7 +116,7 @@ async def test_a_worker_without_room_for_its_run_file_is_not_wanted(
         path.touch()
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("worker.run_file.prepare", full)
+    monkeypatch.setattr("worker.drivers.run_file.prepare", full)
     change = supervisor.ask(lambda: supervisor.scale(2))
     await supervisor.transactions.keep()
     with pytest.raises(NotSaved, match="No space left"):

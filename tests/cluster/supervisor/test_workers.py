@@ -4,7 +4,6 @@ after the balancer has taken away what still runs there."""
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -16,15 +15,16 @@ from cluster.fleet.instance import Instance
 from cluster.fleet.restart import Backoff, RestartPolicy
 from cluster.fleet.states import DesiredState, WorkerState
 from cluster.supervisor.workers import WorkerMonitors
-from fakes import Clock, FakeHandle, rng, soon
-from worker.spec import ProcessId, Slot
+from fakedriver import FakeHandle
+from fakes import Clock, rng, soon
+from worker.spec import Slot
 
 
 async def test_a_sweep_says_nothing_of_a_worker_that_was_started_since() -> None:
     fleet = Fleet(DesiredState(), RestartPolicy(Backoff()), rng().random, lambda name, text: None)
     events: list[Callable[[], None]] = []
     watchers = WorkerMonitors(SimpleNamespace(fleet=fleet, post=events.append, now=lambda: 0.0))  # type: ignore[arg-type]
-    old, new = FakeHandle(ProcessId(100, 1)), FakeHandle(ProcessId(200, 1))
+    old, new = FakeHandle(100), FakeHandle(200)
     old.alive = False
     instance = Instance("instance_0", Slot(), state=WorkerState.BACKOFF, tree_empty=False, swept=old, last_exit={})
 
@@ -53,7 +53,7 @@ def supervisor() -> Any:
 
 
 async def _ending(supervisor: Any) -> tuple[FakeHandle, asyncio.Task[None]]:
-    handle = FakeHandle(ProcessId(1, 1))
+    handle = FakeHandle()
     task = asyncio.create_task(WorkerMonitors(supervisor).end_after_word(handle, (1, 5)), name="end")
     await asyncio.sleep(0)
     return handle, task
@@ -62,24 +62,24 @@ async def _ending(supervisor: Any) -> tuple[FakeHandle, asyncio.Task[None]]:
 async def test_a_worker_is_asked_to_end_when_the_balancer_has_confirmed(supervisor: Any) -> None:
     handle, task = await _ending(supervisor)
     await asyncio.sleep(0.02)
-    assert handle.signals == []
+    assert handle.stops == 0
     supervisor.confirmed = (1, 5)
     await soon(task.done)
-    assert handle.signals == [signal.SIGTERM]
+    assert handle.stops == 1
 
 
 async def test_a_balancer_that_says_nothing_is_not_waited_for_longer_than_a_second(supervisor: Any) -> None:
     handle, task = await _ending(supervisor)
     supervisor.clock.advance(0.9)
     await asyncio.sleep(0.02)
-    assert handle.signals == []
+    assert handle.stops == 0
     supervisor.clock.advance(0.2)
     await soon(task.done)
-    assert handle.signals == [signal.SIGTERM]
+    assert handle.stops == 1
 
 
 async def test_without_a_balancer_nothing_is_waited_for(supervisor: Any) -> None:
     supervisor.balancer.connected = False
     handle, task = await _ending(supervisor)
     await soon(task.done)
-    assert handle.signals == [signal.SIGTERM]
+    assert handle.stops == 1

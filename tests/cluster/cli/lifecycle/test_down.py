@@ -14,7 +14,7 @@ from cluster.client import ClusterError
 from cluster.storage import lock
 from config.errors import UsageError
 from config.paths import StateDir, default_state_dir
-from worker import run_file
+from worker.drivers import run_file
 
 HERE, ELSEWHERE = "http://127.0.0.1:8000", "http://192.0.2.1:8000"  # the second is nobody's (RFC 5737)
 

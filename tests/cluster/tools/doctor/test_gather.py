@@ -24,7 +24,7 @@ from config.paths import StateDir
 from doctorfacts import GIB
 from fakes import Processes
 from harness import poll
-from worker import proc
+from worker.drivers import proc
 
 
 def _tree(root: Path, files: dict[str, str]) -> Path:

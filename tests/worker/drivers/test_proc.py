@@ -8,9 +8,9 @@ import time
 import pytest
 
 from fakes import Processes, eventually
-from worker import proc
-from worker.drivers.local import Handle
-from worker.spec import ProcessId
+from worker.drivers import proc
+from worker.drivers.proc import ProcessId
+from worker.drivers.process import Process
 
 FIELDS = "S 10 20 30 0 -1 4194304 1 2 3 4 150 50 7 8 20 0 1 0 98765 4096 3 18446744073709551615"
 
@@ -64,6 +64,6 @@ def test_the_processes_of_a_session_are_found_and_no_other(processes: Processes)
 
 
 def test_a_zombie_is_of_no_session(processes: Processes) -> None:
-    handle: Handle = processes.shell("exit 0")
+    handle: Process = processes.shell("exit 0")
     eventually(lambda: not proc.alive(handle.process))
     assert proc.stat(handle.pid) is not None and proc.sessions([handle.pid]) == {handle.pid: []}

@@ -7,11 +7,14 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from random import Random
 
+from worker.spec import LOOPBACK
+
 _LOWEST = 20_000
 
 
 def free_port(taken: Collection[int], random: Random) -> int:
-    """A port of 127.0.0.1 that nobody listens on and that is not in ``taken``. Raises OSError if there is none.
+    """One of the loopback interface that nobody listens on and that is not in ``taken``. Raises OSError if there is
+    none.
 
     Between this look and the worker's own bind somebody else may take it; the worker then fails to start and is
     restarted on another."""
@@ -19,7 +22,7 @@ def free_port(taken: Collection[int], random: Random) -> int:
     for port in _some(ports, random):
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
             try:
-                probe.bind(("127.0.0.1", port))
+                probe.bind((LOOPBACK, port))
                 return port
             except OSError:
                 continue

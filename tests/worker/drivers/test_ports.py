@@ -6,8 +6,8 @@ import socket
 
 import pytest
 
-from cluster.deployment import ports
 from fakes import rng
+from worker.drivers import ports
 
 
 def test_a_port_is_free_and_outside_the_kernels_range() -> None:

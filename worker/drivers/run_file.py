@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from config import files, private
-from worker import proc
-from worker.spec import ProcessId
+from worker.drivers import proc
+from worker.drivers.proc import ProcessId
 
 _NOTES_AT, _SIZE = 1024, 16384
 

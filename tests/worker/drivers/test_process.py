@@ -13,16 +13,19 @@ from pathlib import Path
 import pytest
 
 from fakes import Processes, eventually
-from worker import proc
-from worker.drivers.local import Handle, LocalLauncher, read_run_file, spawn
-from worker.spec import ProcessId, WorkerSpec
+from worker.drivers import proc
+from worker.drivers.local import LocalDriver
+from worker.drivers.proc import ProcessId
+from worker.drivers.process import Process, find, spawn
+from worker.drivers.run_file import read as read_run_file
+from worker.spec import WorkerEndpoint, WorkerSpec
 
 TERM, KILL = signal.SIGTERM, signal.SIGKILL
 #: Says its child's pid, and has one.
 WITH_CHILD = "sleep 600 & echo $!; wait"
 
 
-async def _ended(handle: Handle) -> int | None:
+async def _ended(handle: Process) -> int | None:
     """The status with which ``handle`` is reported to have ended."""
     ended: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
     handle.watch(ended.set_result)
@@ -33,10 +36,10 @@ def _child(processes: Processes) -> int:
     return int(eventually(lambda: processes.log().read_text().strip()))
 
 
-def _end_leader(handle: Handle) -> None:
-    assert handle._popen is not None
-    handle._popen.kill()
-    handle._popen.wait()
+def _end_leader(handle: Process) -> None:
+    assert handle.popen is not None
+    handle.popen.kill()
+    handle.popen.wait()
 
 
 @pytest.mark.parametrize(("script", "status"), [("exit 0", 0), ("exit 3", 3), ("kill -9 $$", -9), ("kill -15 $$", -15)])
@@ -208,22 +211,20 @@ def test_a_zombie_is_not_alive_and_no_survivor(processes: Processes) -> None:
     found = eventually(lambda: (s := proc.stat(handle.pid)) and not s.alive and s)
     assert isinstance(found, proc.Stat) and found.state == "Z"
     assert not proc.alive(handle.process) and handle.survivors() == []
-    assert LocalLauncher().adopt(handle.process) is None
 
 
 async def test_a_process_with_a_reused_pid_is_neither_signalled_nor_killed(processes: Processes) -> None:
     handle = processes.shell("exec sleep 600")
     eventually(lambda: read_run_file(processes.run_file()))
-    earlier = Handle(replace(handle.process, start_ticks=handle.process.start_ticks - 1))
+    earlier = Process(replace(handle.process, start_ticks=handle.process.start_ticks - 1))
     earlier.signal(KILL)
     assert earlier.survivors() == earlier.kill_tree() == []
-    assert LocalLauncher().adopt(earlier.process) is None
     assert await _ended(earlier) is None
     assert proc.alive(handle.process)
 
 
 @pytest.fixture
-def stranger(processes: Processes) -> Handle:
+def stranger(processes: Processes) -> Process:
     """A process that we did not start: the child of one that has ended, in a session of its own."""
     code = "import subprocess; print(subprocess.Popen(['sleep', '600'], stdout=-3, start_new_session=True).pid)"
     pid = int(subprocess.check_output([sys.executable, "-S", "-c", code], stderr=subprocess.DEVNULL))
@@ -232,31 +233,32 @@ def stranger(processes: Processes) -> Handle:
     return processes.own(found.identity)
 
 
-async def test_a_process_of_somebody_else_is_adopted_and_its_end_noticed(stranger: Handle) -> None:
-    adopted = LocalLauncher().adopt(stranger.process)
+async def test_a_process_of_somebody_else_is_adopted_and_its_end_noticed(stranger: Process) -> None:
+    adopted = find(stranger.identity, Path("none"))
     assert adopted is not None and adopted.survivors() == [stranger.process]
     ended = asyncio.create_task(_ended(adopted), name="ended")
     await asyncio.sleep(0)
     assert not ended.done()
     adopted.signal(TERM)
     assert await ended is None  # its status is for its parent alone
-    assert LocalLauncher().adopt(stranger.process) is None
+    assert adopted.empty()
 
 
 async def test_an_adopted_process_that_is_gone_is_reported_at_once(processes: Processes) -> None:
     gone = processes.shell("exit 0")
     await _ended(gone)
     assert proc.stat(gone.pid) is None
-    assert await _ended(Handle(gone.process)) is None
+    assert await _ended(Process(gone.process)) is None
 
 
-def test_the_launcher_starts_what_the_spec_says(processes: Processes) -> None:
+def test_the_driver_starts_what_the_spec_says(processes: Processes) -> None:
     log, run_file = processes.log(), processes.run_file()
     argv = ("sh", "-c", "echo $X; exec sleep 600")
     env = {"PATH": os.environ["PATH"], "X": "x"}
-    handle = LocalLauncher().start(WorkerSpec("a", 1, argv, env, processes.folder, log, run_file, 1, "k"))
+    spec = WorkerSpec("a", 1, argv, env, processes.folder, log, run_file, WorkerEndpoint(1), "k")
+    handle = LocalDriver().start(spec, "a title")
     processes._handles.append(handle)
-    assert eventually(log.read_text) == "x\n"
+    assert eventually(lambda: handle.logs(1)) and handle.logs(2) == ["--- a title", "x"]
 
 
 async def test_a_watched_process_leaves_no_descriptor_behind(processes: Processes) -> None:
@@ -265,7 +267,7 @@ async def test_a_watched_process_leaves_no_descriptor_behind(processes: Processe
 
     handle = processes.shell("exec sleep 600")
     before = open_now()
-    await _ended(Handle(replace(handle.process, start_ticks=1)))
+    await _ended(Process(replace(handle.process, start_ticks=1)))
     handle.kill_tree()
     await _ended(handle)
     assert open_now() == before
