@@ -105,12 +105,15 @@ class FakeDriver:
         if self.refuse is not None:
             raise self.refuse
         self.started.append(spec)
-        handle = FakeHandle(100 * len(self.started), spec.endpoint)
+        handle = self.make(spec)
         handle.written.append(f"--- {title}")
         self.handles.append(handle)
         self._runs[spec.run_file] = handle
         self.on_start(spec, handle)
         return handle
+
+    def make(self, spec: WorkerSpec) -> FakeHandle:
+        return FakeHandle(100 * len(self.started), spec.endpoint)
 
     def recover(self, spec: WorkerSpec, identity: Mapping[str, Any] | None) -> FakeHandle | None:
         if identity is None:

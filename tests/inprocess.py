@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,13 @@ from config.aio import Tasks
 from config.link import Phase
 from config.paths import StateDir
 from config.settings import load
-from fakes import FakeHandle, rng
+from fakedriver import FakeDriver, FakeHandle
+from fakes import rng
 from lbfakes import Balanced, card, running_balancer
-from worker.spec import ProcessId, WorkerSpec
+from worker.drivers.local import LocalDriver
+from worker.drivers.proc import ProcessId
+from worker.drivers.process import Process
+from worker.spec import WorkerEndpoint, WorkerSpec
 
 MODEL = "demo"
 
@@ -53,7 +57,7 @@ class Engine(FakeHandle):
     place of 200."""
 
     def __init__(self, spec: WorkerSpec, number: int) -> None:
-        super().__init__(ProcessId(1_000_000_000 + 100 * number, 1))
+        super().__init__(1_000_000_000 + 100 * number, spec.endpoint)
         self.spec, self.loop, self.tasks = spec, asyncio.get_running_loop(), Tasks()
         self.adapters: dict[str, str] = {}
         self.broken: dict[str, int] = {}
@@ -63,23 +67,21 @@ class Engine(FakeHandle):
         self._over = asyncio.Event()
         self.tasks.start(self._serve(), f"engine {spec.id}")
 
-    def signal(self, number: signal.Signals) -> None:
+    def stop(self) -> None:
         """Ends in good order."""
-        super().signal(number)
-        if number is signal.SIGTERM:
-            self.loop.call_soon(self.die, 0)
+        super().stop()
+        self.loop.call_soon(self.die, 0)
 
     def die(self, status: int | None = -9, orphans: int = 0) -> None:
         """From any thread. It has ended when this returns; who watches it hears of that in the loop."""
         if not self.alive:
             return
-        ended, self._on_exit = self._on_exit, lambda status: None
-        super().die(status, orphans)
-        self.loop.call_soon_threadsafe(self._end, ended, status)
+        self.alive, self.orphans, self._status = False, orphans, status
+        self.loop.call_soon_threadsafe(self._end)
 
-    def _end(self, ended: Callable[[int | None], None], status: int | None) -> None:
+    def _end(self) -> None:
         self._over.set()
-        ended(status)
+        self._tell()
 
     async def _serve(self) -> None:
         app = web.Application(middlewares=[self._answered], client_max_size=2**26)
@@ -91,7 +93,7 @@ class Engine(FakeHandle):
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.05)
         await runner.setup()
         try:
-            await web.TCPSite(runner, "127.0.0.1", self.spec.port).start()
+            await web.TCPSite(runner, self.endpoint.host, self.endpoint.port).start()
             await self._over.wait()
         finally:
             await runner.cleanup()
@@ -133,28 +135,41 @@ class Engine(FakeHandle):
                                   "usage": usage})  # fmt: skip
 
 
-class Engines:
+class Engines(FakeDriver):
     """Starts them. ``doomed`` says of a worker that it ends as soon as it is started, with a status."""
 
     def __init__(self) -> None:
-        self.started: list[Engine] = []
+        super().__init__()
+        self.engines: list[Engine] = []
         self.doomed: Callable[[WorkerSpec], int | None] = lambda spec: None
-        self.on_start: Callable[[Engine], None] = lambda engine: None
 
-    def start(self, spec: WorkerSpec) -> Engine:
-        engine = Engine(spec, len(self.started) + 1)
-        self.started.append(engine)
-        self.on_start(engine)
+    def make(self, spec: WorkerSpec) -> Engine:
+        engine = Engine(spec, len(self.started))
+        self.engines.append(engine)
         if (status := self.doomed(spec)) is not None:
             engine.loop.call_soon(engine.die, status)
         return engine
 
-    def adopt(self, process: ProcessId) -> Engine | None:
-        return next((engine for engine in self.started if engine.process == process and engine.alive), None)
+    def reserve(self, taken: Collection[WorkerEndpoint]) -> WorkerEndpoint:
+        """They do listen."""
+        return LocalDriver().reserve(taken)
 
     async def close(self) -> None:
-        for engine in self.started:
+        for engine in self.engines:
             await engine.tasks.close()
+
+
+class OwnProcess(Process):
+    """The balancer's: it is ours, and is left alone."""
+
+    def watch(self, on_exit: Callable[[int | None], None]) -> None:
+        pass
+
+    def signal(self, number: signal.Signals) -> None:
+        pass
+
+    def survivors(self) -> list[ProcessId]:
+        return []
 
 
 class InProcess:
@@ -179,11 +194,11 @@ class InProcess:
 
     def engine(self, name: str) -> Engine:
         """The one that runs as the worker ``name``, or ran last."""
-        return next(engine for engine in reversed(self.engines.started) if engine.spec.id == name)
+        return next(engine for engine in reversed(self.engines.engines) if engine.spec.id == name)
 
     def started(self, name: str) -> int:
         """How often that worker was started."""
-        return sum(engine.spec.id == name for engine in self.engines.started)
+        return sum(engine.spec.id == name for engine in self.engines.engines)
 
     async def settled(self, ready: int) -> dict[str, Any]:
         """The status once exactly so many workers are ready, and nothing else is on its way."""
@@ -231,7 +246,7 @@ async def running(
         group = supervisor.balancer
         stack.push_async_callback(group.close)
         process = BalancerProcess(
-            "lb-1", "balancer", 1, group, state, store, FakeHandle(ProcessId(1, 1)), balancer.link_path, Phase.SERVING
+            "lb-1", "balancer", 1, group, state, store, OwnProcess(ProcessId(1, 1)), balancer.link_path, Phase.SERVING
         )
         group.processes.append(process)
         group.slots[0].line.append(process)
