@@ -48,6 +48,7 @@ class InnerEndpoint:
 class InnerExchange(Relayed):
     """Implements `lb.protocol.messages.Exchange` and `lb.forwarding.relay.Owner`."""
 
+    relay: Relay | None = None
 
     def __init__(
         self, endpoint: InnerEndpoint, upstream: Upstream, tasks: Tasks, client: Downstream, request: Request
@@ -72,23 +73,23 @@ class InnerExchange(Relayed):
 
     def _send(self, connection: WorkerConnection) -> None:
         request = self._request
-        self._task, self._relay = None, Relay(self, self._client, connection, request)
+        self._task, self.relay = None, Relay(self, self._client, connection, request)
         head = headers.to_worker(
             request.head, host=request.head.host.encode() or b"localhost", prefix="", forwarded=b"",
             request_id=request.id, api_key=None, length=request.length, names=None,
         )
         # Not noted with the head: what a caller may can change between two requests that are alike.
         who = request.principal.line() if request.principal is not None else ""
-        self._relay.send(b"%b\r\n%b: %b\r\n\r\n" % (head[:-4], PRINCIPAL_HEADER.encode(), who.encode()))
+        self.relay.send(b"%b\r\n%b: %b\r\n\r\n" % (head[:-4], PRINCIPAL_HEADER.encode(), who.encode()))
 
     # from the client
 
     def client_gone(self) -> None:
         if self._task is not None:
             self._task.cancel()
-        if self._relay is not None:
-            self._relay.drop()
-            self._relay = None
+        if self.relay is not None:
+            self.relay.drop()
+            self.relay = None
 
     def tunnelled(self, data: bytes) -> None:
         """No route of ours is a WebSocket."""
@@ -109,15 +110,15 @@ class InnerExchange(Relayed):
         """Nobody measures it."""
 
     def on_whole(self, body: bytes) -> None:
-        self._relay = None
+        self.relay = None
         self._client.done()
 
     def on_complete(self, status: int) -> None:
-        self._relay = None
+        self.relay = None
         self._client.done()
 
     def on_broken(self, failure: AttemptFailed) -> None:
-        began, self._relay = self.began, None
+        began, self.relay = self.began, None
         if began:
             self._client.cut()
         else:

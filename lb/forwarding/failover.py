@@ -1,157 +1,223 @@
-"""One request after its first failure: what it lost, where it must not go again, and whether it may go on."""
+"""What follows the failure of an attempt, as `lb.forwarding.failure_policy` says: once more, elsewhere, or the end."""
 
 from __future__ import annotations
 
-import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Protocol
 
+from config.logs import fields
+from lb.forwarding import failure_policy
+from lb.forwarding.attempt import Attempt
 from lb.forwarding.collaborators import Collaborators
-from lb.forwarding.failure_policy import Failure
-from lb.forwarding.poison import MOST_DEATHS, Record
-from lb.forwarding.resume.mover import Move, move
-from lb.forwarding.resume.script import Script
+from lb.forwarding.failure_policy import Action, Break, Failure, Loss
+from lb.forwarding.recovery import Recovery
+from lb.forwarding.relay import Relay
+from lb.forwarding.resume.point import CannotResume
+from lb.forwarding.resume.relay import StreamRelay
+from lb.forwarding.routed_request import RoutedRequest
+from lb.protocol import error_shapes
 from lb.protocol.errors import AttemptFailed, ProxyError, Source
+from lb.protocol.messages import Downstream
+from lb.records.decision_log import Step
 from lb.routing.backend import Backend
-from lb.routing.strategies.base import RequestInfo
 
-#: Requests that fail on a worker within so many seconds of each other were there together.
-_TOGETHER_S = 1.0
+log = logging.getLogger(__name__)
 
-#: Seconds from the death of an engine until a request that may be what killed it is given to another worker. What has
-#: killed that engine may be killing others just now, whatever their requests: those would be held against it.
-_SETTLED_S = 1.5
-
-#: Seconds between two looks whether the retry budget has room.
-_BUDGET_EVERY = 0.02
-
-_DEATHS = frozenset({Failure.ENGINE_DIED, Failure.EVICTED})
+#: Seconds for which a worker is not asked again for an adapter that it answered 404 for.
+_MISSING_MODEL_S = 0.3
 
 
-class Recovery:
-    """Of the request ``info`` that came then (s, monotonic). ``excluded``: the workers that it is not given to again;
-    ``retries``: how often it was made again whole."""
-
-    def __init__(self, parts: Collaborators, info: RequestInfo, came: float) -> None:
-        self._parts, self._info, self._came = parts, info, came
-        self._record = Record()
-        self._fell: tuple[str, int] | None = None  # the incarnation it was lost with, until that has been told
-        self._barren = 0  # workers in a row that took its stream and made nothing of it
-        self._losses = 0  # workers that were lost while they made something of it
-        self._settled = 0.0  # when it may go to another worker
-        self._lost: float | None = None  # when its stream lost its worker
-        self._budgeted = False
-        self.excluded: frozenset[str] = frozenset()
-        self.retries = 0
-
-    # what has happened
-
-    def fell(self, backend: Backend) -> None:
-        """It was under way on that worker."""
-        self._fell = (backend.id, backend.spec.incarnation)
-
-    def became(self, what: str) -> None:
-        """What became of it after it lost its worker, for the supervisor's sentence about that: ``moved``, ``retried``
-        or ``failed``."""
-        if self._fell is not None:
-            fell, self._fell = self._fell, None
-            getattr(self._parts.outcomes, what)(*fell, self._parts.clock())
-
-    def suspect(self, backend: Backend, failure: AttemptFailed, *, made_nothing: bool) -> None:
-        """It may have been what killed that worker."""
-        # Those that lose a worker together are told one after the other: the last one finds nobody there any more.
-        now = self._parts.clock()
-        alone = backend.load == 0 and now - backend.failed_at > _TOGETHER_S
-        backend.failed_at = now
-        self._record.failed((backend.id, backend.spec.incarnation), made_nothing=made_nothing, alone=alone)
-        if self._record and failure.kind in _DEATHS:
-            self._settled = now + _SETTLED_S
+class Owner(Protocol):
+    """The request's exchange."""
 
     @property
-    def is_suspect(self) -> bool:
-        """Of so many deaths that the supervisor's word has to be heard before it is given to another worker."""
-        return len(self._record) >= MOST_DEATHS
+    def began(self) -> bool: ...
+    def place(self, avoided: frozenset[str] = frozenset()) -> None: ...
+    def give(self, backend: Backend) -> None: ...
+    def run(self, name: str, wait: Callable[[], Awaitable[None]]) -> None: ...
+    def refuse(self, error: ProxyError) -> None: ...
+    def completed(self, status: int) -> None: ...
+    def finish(self, status: int, reason: str = "", *, failed: bool) -> None: ...
 
-    def exclude(self, backend: Backend) -> None:
-        self.excluded |= {backend.id}
 
-    # where it is
+class Failover:
+    """Of one request, from its first failure on."""
 
-    def enter(self, backend: Backend) -> None:
-        """It is given to that worker."""
-        self._record.enter(backend)
+    def __init__(self, parts: Collaborators, asked: RoutedRequest, client: Downstream, owner: Owner) -> None:
+        self._parts, self._asked, self._client, self._owner = parts, asked, client, owner
+        self.recovery = Recovery(parts, asked.info, asked.came)
 
-    def leave(self) -> None:
-        """It got something there, or is not there any more. May be called again."""
-        self._record.leave()
-        if self._budgeted:
-            self._budgeted = False
-            self._parts.budget.give_back()
+    def failed(self, attempt: Attempt, failure: AttemptFailed) -> None:
+        """Again, elsewhere, or an answer that says so."""
+        action = failure_policy.on_break(self._break(attempt, failure))
+        if action is Action.END_TUNNEL:
+            self._owner.completed(101)
+        elif action is Action.RECONNECT:
+            self._suspect(attempt.backend, failure)
+            attempt.reconnect()
+        elif action is Action.END_AS_TOLD:
+            self._end_as_told(attempt, failure)
+        else:
+            if action is Action.FAIL_AS_BROKEN:
+                failure = AttemptFailed(str(failure), Failure.BROKEN)
+            self._go_on(attempt, self._count(attempt, failure))
 
-    # what it may do
+    def _break(self, attempt: Attempt, failure: AttemptFailed) -> Break:
+        relay, stale = attempt.relay, failure.kind is Failure.STALE
+        return Break(
+            tunnel=relay is not None and relay.tunnel, stale=stale, taken=relay is not None and relay.taken,
+            harmless=stale and self._asked.is_harmless,
+            elsewhere=stale and self._asked.pinned is None and attempt.has_others(self._parts.clock()),
+            final=isinstance(relay, StreamRelay) and relay.failure is not None and relay.failure.final,
+        )  # fmt: skip
 
-    async def again(self, failure: AttemptFailed) -> None:
-        """It may be made again whole, on another worker. Raises ProxyError if not: it is poison, or there are too many
-        that are being made again."""
-        parts, follows = self._parts, failure.follows
-        await parts.poison.check(self._record, self._info.id)
-        await self._settle()
-        if not follows.sent:
+    def _count(self, attempt: Attempt, failure: AttemptFailed) -> AttemptFailed:
+        """Notes what it means for the worker, and for what else may happen to the request; the failure as that worker's
+        state shows it."""
+        backend, info, now = attempt.backend, self._asked.info, self._parts.clock()
+        if backend.ejection.dying(now):
+            failure = AttemptFailed(str(failure), failure_policy.on_dying(failure.kind))
+        follows, began = failure.follows, self._owner.began
+        info.steps += (Step(backend, attempt.began_at, info.decision, now, str(failure), follows.cause, began),)
+        attempt.release()
+        if follows.sent:
+            self.recovery.lost_on(backend)
+        if follows.suspect:
+            self._suspect(backend, failure)
+        if follows.told:
+            self._tell(attempt, failure)
+        if failure.kind is Failure.ABSENT:
+            # Another has it, or it will be back here.
+            backend.lacking[str(info.model)] = now + _MISSING_MODEL_S
+        return failure
+
+    def _suspect(self, backend: Backend, failure: AttemptFailed) -> None:
+        script = self._asked.script
+        self.recovery.suspect(backend, failure, made_nothing=script is None or not script.made_here)
+
+    def _tell(self, attempt: Attempt, failure: AttemptFailed) -> None:
+        id, name = self._asked.request.id, attempt.backend.id
+        data = fields("attempt.failed", request_id=id, instance=name, cause=failure.follows.cause)
+        log.warning("request %s on %s: %s", id, name, failure, extra=data)
+        self._parts.accounting.attempt_failed(attempt.backend, self._asked.info, failure, attempt.began_at)
+
+    def _go_on(self, attempt: Attempt, failure: AttemptFailed) -> None:
+        backend, follows = attempt.backend, failure.follows
+        relay = attempt.relay or self._asked.broken  # the latter: of a continuation that got no connection
+        began = relay is not None and relay.began
+        attempt.relay = None
+        if not began and follows.excluded:
+            self.recovery.exclude(backend)
+        hindrance = self._hindrance(relay, failure)
+        action = failure_policy.after_failure(self._loss(attempt, relay, failure, bool(hindrance)))
+        reason = f"{backend.id}: {failure}"
+        if action is Action.END_WITH_ERROR:
+            assert relay is not None
+            self.end_broken(attempt, relay, f"{reason}; {hindrance}" if hindrance else reason)
+        elif isinstance(relay, StreamRelay) and action is Action.COMPLETE:
+            try:
+                relay.complete()
+            except CannotResume as error:
+                self.end_broken(attempt, relay, f"{reason}; its usage is not known: {error}")
+        elif isinstance(relay, StreamRelay) and action is Action.RESUME:
+            self._resume(attempt, relay, failure)
+        else:
+            self._again(action, reason, failure)
+
+    def _hindrance(self, relay: Relay | None, failure: AttemptFailed) -> str:
+        """Why a stream that has begun cannot go on elsewhere."""
+        script = self._asked.script
+        if script is None or script.finished or relay is None or not relay.began:
+            return ""
+        return self.recovery.hindrance(script, failure)
+
+    def _loss(self, attempt: Attempt, relay: Relay | None, failure: AttemptFailed, hindered: bool) -> Loss:
+        follows, script, began = failure.follows, self._asked.script, relay is not None and relay.began
+        waited_until = self._asked.came + self._parts.settings.queue_timeout
+        return Loss(
+            began=began, stream=script is not None, finished=script is not None and script.finished, hindered=hindered,
+            read=follows.sent and follows.told, repeatable=not began and attempt.may_be_repeated,
+            slow=failure.kind is Failure.SLOW_CONNECT, late=self._parts.clock() >= waited_until,
+            suspect=self.recovery.is_suspect,
+        )  # fmt: skip
+
+    # nothing of an answer has gone out
+
+    def _again(self, action: Action, reason: str, failure: AttemptFailed) -> None:
+        if action is Action.ANSWER_FAILED:
+            self._owner.refuse(ProxyError(502, reason, source=Source.UPSTREAM))
+        elif action is Action.ANSWER_LATE:
+            self._owner.refuse(ProxyError(503, reason, source=Source.UPSTREAM, retry_after=5))
+        elif action is Action.RETRY:
+            self._owner.run("make it again", lambda: self._repeat(failure))
+        else:
+            try:
+                self._owner.place()
+            except ProxyError as error:
+                self._owner.refuse(error)
+
+    async def _repeat(self, failure: AttemptFailed) -> None:
+        """All of it on another worker. Raises ProxyError."""
+        await self.recovery.again(failure)
+        if self._asked.script is not None:
+            self._asked.body = self._asked.script.start_over()
+        self._owner.place(await self.recovery.apart())
+
+    # something has
+
+    def _resume(self, attempt: Attempt, relay: StreamRelay, failure: AttemptFailed) -> None:
+        asked = self._asked
+        assert asked.script is not None
+        self.recovery.leave_for_another(asked.script, attempt.backend, failure)
+        asked.broken, asked.info.root = relay, asked.root
+        self._owner.run("move a stream", lambda: self._move(attempt, relay, failure))
+
+    async def _move(self, attempt: Attempt, relay: StreamRelay, failure: AttemptFailed) -> None:
+        asked, script, backend = self._asked, self._asked.script, attempt.backend
+        assert script is not None
+        id = asked.request.id
+        try:
+            found = await self.recovery.move(script)
+        except (ProxyError, CannotResume) as error:
+            data = fields("stream.broken", request_id=id, instance=backend.id)
+            log.warning("request %s cannot go on: %s", id, error, extra=data)
+            self.end_broken(attempt, relay, f"{backend.id}: {failure}; {error}")
             return
-        if follows.counts:  # else nobody does the work that it was: no more is asked of the cluster than before
-            self.retries += 1
-            if not await self._takes_budget():
-                message = "an attempt failed, and too many requests are being made again already"
-                raise ProxyError(503, message, source=Source.INTERNAL, retry_after=5)
-            self._budgeted = True
-        parts.metrics.retried(follows.cause)
-        self.became("retried")
+        self._parts.metrics.moved(backend.id, failure.follows.cause, found.tokens_again)
+        self.recovery.record_outcome("moved")
+        name, made = found.backend.id, script.count()
+        data = fields("stream.moved", request_id=id, instance=name, tokens=made)
+        log.info("request %s goes on on %s after %d tokens", id, name, made, extra=data)
+        asked.body, asked.target = found.body, found.target
+        if found.body:
+            self._owner.give(found.backend)
+        else:
+            relay.say(script.end_by_length())
+            relay.complete()
 
-    async def _takes_budget(self) -> bool:
-        """Waits until the retry budget has room, as long as the request may wait; False: it has none."""
-        parts = self._parts
-        while not parts.budget.take(parts.clock()):
-            if parts.clock() >= self._came + parts.settings.queue_timeout:
-                parts.metrics.over_budget()
-                return False
-            await asyncio.sleep(_BUDGET_EVERY)
-        return True
+    # its end
 
-    async def _settle(self) -> None:
-        if (left := self._settled - self._parts.clock()) > 0:
-            await asyncio.sleep(left)
+    def _end_as_told(self, attempt: Attempt, failure: AttemptFailed) -> None:
+        """A stream that its worker ended for a fault of the client's: in the worker's words, with nothing after."""
+        relay = attempt.relay
+        assert isinstance(relay, StreamRelay) and relay.failure is not None
+        relay.say(relay.failure.event or error_shapes.event(self._asked.route.path, str(failure)))
+        self._parts.accounting.completed(attempt.backend, self._asked.info, 400, attempt.began_at)
+        self._owner.finish(400, str(relay.failure), failed=False)
+        self._client.close()
 
-    async def apart(self) -> frozenset[str]:
-        """The workers to avoid besides."""
-        return await self._parts.poison.apart(self._info, self.excluded, self._record)
+    def end_cut(self, attempt: Attempt, relay: Relay, failure: AttemptFailed) -> None:
+        """The balancer is going, and ``relay`` with it."""
+        self._tell(attempt, failure)
+        self.end_broken(attempt, relay, str(failure))
 
-    def hindrance(self, script: Script, failure: AttemptFailed) -> str:
-        """Why its stream, which has begun, cannot go on elsewhere; empty if it can."""
-        if not script.can_start_over and (why := script.hindrance()):
-            return f"it cannot be continued: {why}"
-        limit, follows = self._parts.settings.migration_limit, failure.follows
-        if follows.sent and follows.counts and max(script.moves, self._barren) >= limit:
-            return f"it was moved {script.moves} times before"
-        if follows.sent and not follows.counts and self._losses >= limit:
-            return f"{self._losses} workers were lost under it before"
-        return ""
-
-    def leave_for_another(self, script: Script, backend: Backend, failure: AttemptFailed) -> None:
-        """Its stream is to be moved away from ``backend``."""
-        # A worker that took it and made nothing of it has not been moved to. Deaths are counted apart from moves: they
-        # are hardly ever a stream's fault, but one that kills whoever makes tokens for it has to end.
-        follows = failure.follows
-        if script.made_here:
-            script.moves += follows.counts
-            self._losses += not follows.counts
-            self._barren = 0
-        elif follows.counts:
-            self._barren += 1
-        self.exclude(backend)
-        if script.made_here or self._lost is None:
-            self._lost = self._parts.clock()
-
-    async def move(self, script: Script) -> Move:
-        """Where its stream goes on. Raises ProxyError and CannotResume."""
-        since = self._parts.clock() if self._lost is None else self._lost
-        await self._parts.poison.check(self._record, self._info.id)
-        await self._settle()
-        return await move(self._parts, self._info, script, self.excluded | await self.apart(), since)
+    def end_broken(self, attempt: Attempt, relay: Relay, reason: str) -> None:
+        """An answer that had begun cannot go on."""
+        id, path, metrics = attempt.backend.id, self._asked.info.path, self._parts.metrics
+        metrics.broken(id)
+        self.recovery.record_outcome("failed")
+        metrics.finished(id, path, 502, self._parts.clock() - attempt.began_at)
+        relay.drop()
+        self._owner.finish(502, reason, failed=True)
+        relay.end_broken(reason)

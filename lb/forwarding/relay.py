@@ -290,26 +290,29 @@ class Relay:
 class Relayed:
     """What the owners of a relay have in common on the side of the client (`lb.protocol.messages.Exchange`)."""
 
-    _relay: Relay | None = None
+    @property
+    def relay(self) -> Relay | None:
+        """Of the answer that is coming."""
+        raise NotImplementedError
 
     @property
     def began(self) -> bool:
-        return self._relay is not None and self._relay.began
+        return self.relay is not None and self.relay.began
 
     def client_writable(self, writable: bool) -> None:
-        if self._relay is not None:
+        if self.relay is not None:
             if writable:
-                self._relay.resume()
+                self.relay.resume()
             else:
-                self._relay.pause()
+                self.relay.pause()
 
     @property
     def is_between_chunks(self) -> bool:
-        return self._relay is not None and self._relay.is_between_chunks
+        return self.relay is not None and self.relay.is_between_chunks
 
     def more(self) -> None:
-        if self._relay is not None:
-            self._relay.more()
+        if self.relay is not None:
+            self.relay.more()
 
     def check(self, now: float) -> None:
         """Nothing of it takes too long."""

@@ -1,10 +1,31 @@
-"""The table of what follows from a failure, row by row."""
+"""The tables of what follows from a failure, row by row."""
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
 import pytest
 
-from lb.forwarding.failure_policy import CONSEQUENCES, Ejects, Failure, of_status, on_dying
+from lb.forwarding.failure_policy import (
+    AFTER_FAILURE,
+    CONSEQUENCES,
+    ON_BREAK,
+    Action,
+    Break,
+    Ejects,
+    Failure,
+    Loss,
+    after_failure,
+    of_status,
+    on_break,
+    on_dying,
+)
+
+Facts = TypeVar("Facts", Break, Loss)
+Rows = Sequence[tuple[Mapping[str, bool], Action]]
 
 #: Counter, sent, told, suspect, excluded, counts, ejects.
 ROWS = {
@@ -48,3 +69,68 @@ def test_which_answers_are_asked_for_elsewhere(status: int) -> None:
 def test_what_happens_on_a_dying_worker_happens_because_of_that(failure: Failure) -> None:
     unrelated = {Failure.UNREACHABLE, Failure.SLOW_CONNECT, Failure.STALE, Failure.ABSENT}
     assert on_dying(failure) is (failure if failure in unrelated else Failure.ENGINE_DIED)
+
+
+def products(facts: type[Facts]) -> list[Facts]:
+    """Each way in which it can be."""
+    return [facts(*values) for values in itertools.product((False, True), repeat=len(dataclasses.fields(facts)))]
+
+
+def _ends(b: Break) -> Action:
+    if b.tunnel:
+        return Action.END_TUNNEL
+    if b.stale:
+        if b.taken or not b.harmless:
+            return Action.FAIL_AS_BROKEN
+        return Action.FAIL if b.elsewhere else Action.RECONNECT
+    return Action.END_AS_TOLD if b.final else Action.FAIL
+
+
+def _goes_on(x: Loss) -> Action:
+    if x.began:
+        if not x.stream:
+            return Action.END_WITH_ERROR
+        if x.finished:
+            return Action.COMPLETE
+        return Action.END_WITH_ERROR if x.hindered else Action.RESUME
+    if x.read and not x.repeatable:
+        return Action.ANSWER_FAILED
+    if x.slow and x.late:
+        return Action.ANSWER_LATE
+    return Action.RETRY if x.read or x.suspect else Action.CHOOSE_AGAIN
+
+
+@pytest.mark.parametrize("facts", products(Break))
+def test_what_the_end_of_an_attempt_means(facts: Break) -> None:
+    assert on_break(facts) is _ends(facts)
+
+
+@pytest.mark.parametrize("began", [False, True])
+@pytest.mark.parametrize("facts", [facts for facts in products(Loss) if not facts.began])
+def test_how_a_request_goes_on_after_a_failure(facts: Loss, began: bool) -> None:
+    facts = dataclasses.replace(facts, began=began)
+    assert after_failure(facts) is _goes_on(facts)
+
+
+@pytest.mark.parametrize(("rows", "facts"), [(ON_BREAK, Break), (AFTER_FAILURE, Loss)])
+def test_each_row_decides_something_and_names_what_there_is(rows: Rows, facts: type[Facts]) -> None:
+    deciding = {
+        next(number for number, (row, _) in enumerate(rows) if all(getattr(one, name) is row[name] for name in row))
+        for one in products(facts)
+    }
+    assert deciding == set(range(len(rows)))
+
+
+def test_what_has_begun_is_never_made_again_and_what_has_not_is_never_cut_off() -> None:
+    begun = {Action.END_WITH_ERROR, Action.COMPLETE, Action.RESUME}
+    assert {after_failure(facts) in begun for facts in products(Loss) if facts.began} == {True}
+    assert {after_failure(facts) in begun for facts in products(Loss) if not facts.began} == {False}
+
+
+def test_what_may_have_been_read_is_made_again_only_where_it_may_be() -> None:
+    retried = [facts for facts in products(Loss) if facts.read and after_failure(facts) is Action.RETRY]
+    assert retried and all(facts.repeatable for facts in retried)
+
+
+def test_an_upload_of_which_bytes_are_gone_is_not_sent_again() -> None:
+    assert not [facts for facts in products(Break) if facts.taken and on_break(facts) is Action.RECONNECT]

@@ -1,0 +1,272 @@
+"""One try at one worker: its lease, its connection, what of the answer is passed on, and whether it takes too long."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from lb.forwarding import answers, failure_policy
+from lb.forwarding.collaborators import Collaborators
+from lb.forwarding.failure_policy import Failure
+from lb.forwarding.recovery import Recovery
+from lb.forwarding.relay import Relay, Verdict
+from lb.forwarding.resume.relay import StreamRelay
+from lb.forwarding.routed_request import RoutedRequest
+from lb.protocol.body import says_model_is_missing
+from lb.protocol.errors import AttemptFailed
+from lb.protocol.http1.response import ResponseHead
+from lb.protocol.messages import Downstream
+from lb.records.decision_log import Row
+from lb.routing.backend import Backend, Lease
+from lb.upstream import headers
+from lb.upstream.connection import WorkerConnection
+from lb.upstream.connections import TcpEndpoint
+
+#: Bytes of a worker's 500 that is read before it is decided on.
+_MOST_ERROR = 64 * 1024
+
+
+class Owner(Protocol):
+    """The request's exchange."""
+
+    def run(self, name: str, wait: Callable[[], Awaitable[None]]) -> None:
+        """In a task, the only one that the request has."""
+
+    def stop_waiting(self) -> None: ...
+    def row(self) -> Row: ...
+    def answered(self) -> None:
+        """The whole of an answer of 200 was passed on in one piece, and accounted for."""
+
+    def completed(self, status: int) -> None: ...
+    def failed(self, failure: AttemptFailed) -> None: ...
+
+
+class Attempt:
+    """Of ``asked``, on ``backend``, for the exchange ``owner``. ``recovery``: of what was lost before, None if nothing
+    was. ``began_at``: s, monotonic. Implements `lb.forwarding.relay.Owner` and `lb.routing.backend.Asker`."""
+
+    relay: Relay | None = None
+    _unblocked_at = 0.0  # since when the client has taken everything
+
+    def __init__(
+        self, parts: Collaborators, asked: RoutedRequest, client: Downstream, owner: Owner, backend: Backend,
+        recovery: Recovery | None,
+    ) -> None:
+        self._parts, self._asked, self._client, self._owner = parts, asked, client, owner
+        self.backend, self._recovery, self.began_at = backend, recovery, parts.clock()
+        self.lease: Lease | None = backend.lease(self._evicted, self)
+        if recovery is not None:
+            recovery.enter(backend)
+        if asked.script is not None and asked.root is None:
+            asked.root = backend.root(asked.info.model)
+
+    def start(self) -> None:
+        connection = self._parts.upstream.idle(self.backend.endpoint or self._endpoint())
+        if connection is not None:
+            self._send(connection)
+        else:
+            self._owner.run("connect to a worker", self._connect)
+
+    def reconnect(self) -> None:
+        """Once more, on a connection that is new."""
+        self.relay = None
+        self._owner.run("connect to a worker again", self._connect)
+
+    async def _connect(self) -> None:
+        try:
+            connection = await self._parts.upstream.connect(self.backend.endpoint or self._endpoint())
+        except AttemptFailed as failure:
+            self._owner.failed(failure)
+        else:
+            self._parts.metrics.opened(self.backend.id)
+            self._send(connection)
+
+    def _endpoint(self) -> TcpEndpoint:
+        backend = self.backend
+        backend.endpoint = endpoint = self._parts.upstream.endpoint(backend.spec)
+        return endpoint
+
+    def _send(self, connection: WorkerConnection) -> None:
+        parts, asked, backend = self._parts, self._asked, self.backend
+        request, spec, body = asked.request, backend.spec, asked.body
+        head = request.head
+        length = request.length if body is None or request.upload is not None else len(body)
+        if asked.script is None:
+            relay = Relay(self, self._client, connection, request, asked.meter)
+        else:
+            relay = StreamRelay(self, self._client, connection, request, asked.script)
+            if asked.broken is not None:
+                relay.take_over(asked.broken)
+        self.relay = relay
+        forwarded = head.notes.get(headers.forwarded) or headers.forwarded(head, request.peer, parts.settings.trusted)
+        endpoint = backend.endpoint or self._endpoint()
+        start = headers.to_worker(
+            head, endpoint.host_field, spec.path, forwarded, request.id, spec.api_key, length, asked.websocket,
+            parts.settings.forwarded_headers,
+        )
+        if asked.extra_field:
+            line = start.find(b"\r\n")
+            start = start[:line] + asked.extra_field + start[line:]
+        if parts.journal.tracer is not None:
+            start = parts.journal.tracer.sent(self._owner.row(), request, start)
+        if asked.target is not None:
+            start = b"POST %b%b HTTP/1.1%b" % (spec.path.encode(), asked.target, start[start.find(b"\r\n") :])
+        relay.send(start, body)
+        if asked.broken is not None and self._client.full:
+            relay.pause()  # it was said to the one before
+
+    @property
+    def awaited(self) -> int | None:
+        asked, relay = self._asked, self.relay
+        if asked.script is not None and asked.broken is not None:
+            return None if asked.script.made_here else len(asked.body or b"")
+        return None if relay is not None and relay.began else asked.request.length or len(asked.request.body)
+
+    def release(self) -> None:
+        """Nothing of it is in flight any more. May be called again."""
+        lease, self.lease = self.lease, None
+        if lease is not None:
+            lease.release()
+        if self._recovery is not None:
+            self._recovery.leave()
+
+    def _evicted(self, reason: str) -> None:
+        """The worker is lost."""
+        relay = self.relay
+        if relay is not None:
+            if relay.tunnel:
+                relay.end_tunnel()
+            else:
+                relay.drop()
+        self._owner.stop_waiting()
+        self._owner.failed(AttemptFailed(reason, Failure.UNREACHABLE if relay is None else Failure.EVICTED))
+
+    # whether it may be made again
+
+    @property
+    def may_be_repeated(self) -> bool:
+        """Whether another worker may be asked for all of it."""
+        return self._is_allowed_again and self._asked.is_harmless
+
+    @property
+    def _is_allowed_again(self) -> bool:
+        asked, recovery = self._asked, self._recovery
+        retries = 0 if recovery is None else recovery.retries
+        return asked.generation and asked.pinned is None and retries < self._parts.settings.migration_limit
+
+    def has_others(self, now: float) -> bool:
+        """Whether there is a worker that has not failed at it, but for this one."""
+        excluded = frozenset() if self._recovery is None else self._recovery.excluded
+        info = self._asked.info
+        return bool(self._parts.pool.candidates(info.model, excluded | {self.backend.id}, now, info.root))
+
+    # from the relay
+
+    def on_answer(self, head: ResponseHead) -> Verdict:
+        asked = self._asked
+        if head.status == 200:
+            return Verdict.COLLECT if asked.generation else Verdict.PASS
+        if head.status == 101:
+            return Verdict.PASS if asked.websocket else Verdict.REFUSE
+        if head.status == 500 and asked.generation and head.length is not None and head.length <= _MOST_ERROR:
+            return Verdict.LOOK  # it may be the last word of an engine
+        if self._is_wanted_elsewhere(head.status):
+            return Verdict.REFUSE
+        if head.status in (400, 422) and asked.script is not None and asked.script.asked.ids:
+            return Verdict.COLLECT
+        may_lack = head.status == 404 and asked.info.model in self._parts.pool.registered and asked.pinned is None
+        if may_lack and self.relay is not None and not self.relay.taken:
+            return Verdict.LOOK
+        return Verdict.PASS
+
+    def _is_wanted_elsewhere(self, status: int) -> bool:
+        """Whether another worker is asked instead. Without one, or room to repeat it, the answer is the client's."""
+        now = self._parts.clock()
+        if failure_policy.of_status(status, our_key=self.backend.spec.api_key is not None) is None:
+            return False
+        return self.may_be_repeated and self.has_others(now) and self._parts.budget.has_room(now)
+
+    def on_looked(self, head: ResponseHead, body: bytes) -> AttemptFailed | None:
+        """What a worker says of itself is not the client's answer: that its engine is dead, that it has not got a model
+        that the registry holds, that it gave a generation up, which it answers with 200. Nor is what is no answer."""
+        if head.status == 404:
+            return self._look_at_missing(body)
+        if not self._asked.generation:
+            return None
+        failure = answers.wrong_with(head, body)
+        if failure is None and head.status == 500 and self._is_wanted_elsewhere(500):
+            return AttemptFailed("it answered 500", Failure.ERROR)
+        return failure
+
+    def _look_at_missing(self, body: bytes) -> AttemptFailed | None:
+        parts, model = self._parts, self._asked.info.model
+        held = model in parts.pool.registered  # still: it may have been unloaded on purpose
+        late = parts.clock() >= self._asked.came + parts.settings.queue_timeout
+        if held and not late and says_model_is_missing(body, str(model)):
+            return AttemptFailed("it has not got the model", Failure.ABSENT)
+        return None
+
+    def on_first_byte(self, data: bytes) -> None:
+        if self._recovery is not None:
+            self._recovery.leave()
+        self._parts.accounting.first_byte(self.backend, self._asked.info, data, self.began_at)
+
+    def on_whole(self, body: bytes) -> None:
+        backend, asked = self.backend, self._asked
+        if backend.ejection.until:
+            backend.ejection.succeeded()
+        self._parts.accounting.answered(backend, asked.info, body, self.began_at, asked.meter, asked.request)
+        self.release()
+        self._owner.answered()
+
+    def on_complete(self, status: int) -> None:
+        self._owner.completed(status)
+
+    def on_broken(self, failure: AttemptFailed) -> None:
+        self._owner.failed(failure)
+
+    # time
+
+    def client_writable(self, writable: bool) -> None:
+        self._unblocked_at = self._parts.clock()
+        if self.relay is not None:
+            if writable:
+                self.relay.resume()
+            else:
+                self.relay.pause()
+
+    def overdue(self, now: float) -> AttemptFailed | None:
+        """What is wrong with a stream whose worker says nothing at all, or that stands still while its client waits
+        for it, if it can be taken elsewhere."""
+        asked, relay, settings = self._asked, self.relay, self._parts.settings
+        script = asked.script
+        if relay is None:
+            return None
+        if relay.silent:
+            silent = now - self.began_at
+            if not self._may_leave(relay, silent, now):
+                return None  # better late than never
+            return AttemptFailed(f"no answer in {silent:.1f} s", Failure.SILENT)
+        if script is None or not script.made_here:
+            return None  # a worker that has not begun yet may have a long prompt to read, or others before it
+        still = now - max(asked.meter.last, self.began_at, self._unblocked_at)
+        if still <= settings.stall_timeout or self._client.full or script.finished:
+            return None
+        candidates = self._parts.pool.candidates(asked.info.model, {self.backend.id}, now, asked.info.root)
+        if script.moves >= settings.migration_limit or not candidates or script.hindrance():
+            return None  # its worker may be hung: the supervisor will tell
+        return AttemptFailed(f"no token for {still:.1f} s", Failure.STALLED)
+
+    def _may_leave(self, relay: Relay, silent: float, now: float) -> bool:
+        """Whether it is given to another worker after so many seconds without a word. Only a stream is: the head of one
+        comes at once, while the prompt is still waiting to be read. That of any other answer comes with its last
+        token."""
+        asked, settings = self._asked, self._parts.settings
+        timeout, script = settings.first_byte_timeout, asked.script
+        if not timeout or silent <= timeout or not asked.is_stream:
+            return False
+        if asked.broken is not None:
+            may_go = script is not None and script.moves < settings.migration_limit and not script.hindrance()
+        else:
+            may_go = self.may_be_repeated and not relay.taken
+        return may_go and self.has_others(now)

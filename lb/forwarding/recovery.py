@@ -1,0 +1,157 @@
+"""One request after its first failure: what it lost, where it must not go again, and whether it may go on."""
+
+from __future__ import annotations
+
+import asyncio
+
+from lb.forwarding.collaborators import Collaborators
+from lb.forwarding.failure_policy import Failure
+from lb.forwarding.poison import MOST_DEATHS, Record
+from lb.forwarding.resume.mover import Move, move
+from lb.forwarding.resume.script import Script
+from lb.protocol.errors import AttemptFailed, ProxyError, Source
+from lb.routing.backend import Backend
+from lb.routing.strategies.base import RequestInfo
+
+#: Requests that fail on a worker within so many seconds of each other were there together.
+_TOGETHER_S = 1.0
+
+#: Seconds from the death of an engine until a request that may be what killed it is given to another worker. What has
+#: killed that engine may be killing others just now, whatever their requests: those would be held against it.
+_SETTLED_S = 1.5
+
+#: Seconds between two looks whether the retry budget has room.
+_BUDGET_EVERY = 0.02
+
+_DEATHS = frozenset({Failure.ENGINE_DIED, Failure.EVICTED})
+
+
+class Recovery:
+    """Of the request ``info`` that came then (s, monotonic). ``excluded``: the workers that it is not given to again;
+    ``retries``: how often it was made again whole."""
+
+    def __init__(self, parts: Collaborators, info: RequestInfo, came: float) -> None:
+        self._parts, self._info, self._came = parts, info, came
+        self._record = Record()
+        self._lost_on: tuple[str, int] | None = None  # the incarnation it was lost with, until that has been told
+        self._consecutive_empty_attempts = 0  # in a row that took its stream and made nothing of it
+        self._losses = 0  # workers that were lost while they made something of it
+        self._settled = 0.0  # when it may go to another worker
+        self._lost: float | None = None  # when its stream lost its worker
+        self._budgeted = False
+        self.excluded: frozenset[str] = frozenset()
+        self.retries = 0
+
+    # what has happened
+
+    def lost_on(self, backend: Backend) -> None:
+        """It was under way on that worker."""
+        self._lost_on = (backend.id, backend.spec.incarnation)
+
+    def record_outcome(self, what: str) -> None:
+        """What became of it after it lost its worker, for the supervisor's sentence about that: ``moved``, ``retried``
+        or ``failed``."""
+        if self._lost_on is not None:
+            lost_on, self._lost_on = self._lost_on, None
+            getattr(self._parts.outcomes, what)(*lost_on, self._parts.clock())
+
+    def suspect(self, backend: Backend, failure: AttemptFailed, *, made_nothing: bool) -> None:
+        """It may have been what killed that worker."""
+        # Those that lose a worker together are told one after the other: the last one finds nobody there any more.
+        now = self._parts.clock()
+        alone = backend.load == 0 and now - backend.failed_at > _TOGETHER_S
+        backend.failed_at = now
+        self._record.failed((backend.id, backend.spec.incarnation), made_nothing=made_nothing, alone=alone)
+        if self._record and failure.kind in _DEATHS:
+            self._settled = now + _SETTLED_S
+
+    @property
+    def is_suspect(self) -> bool:
+        """Of so many deaths that the supervisor's word has to be heard before it is given to another worker."""
+        return len(self._record) >= MOST_DEATHS
+
+    def exclude(self, backend: Backend) -> None:
+        self.excluded |= {backend.id}
+
+    # where it is
+
+    def enter(self, backend: Backend) -> None:
+        """It is given to that worker."""
+        self._record.enter(backend)
+
+    def leave(self) -> None:
+        """It got something there, or is not there any more. May be called again."""
+        self._record.leave()
+        if self._budgeted:
+            self._budgeted = False
+            self._parts.budget.give_back()
+
+    # what it may do
+
+    async def again(self, failure: AttemptFailed) -> None:
+        """It may be made again whole, on another worker. Raises ProxyError if not: it is poison, or there are too many
+        that are being made again."""
+        parts, follows = self._parts, failure.follows
+        await parts.poison.check(self._record, self._info.id)
+        await self._settle()
+        if not follows.sent:
+            return
+        if follows.counts:  # else nobody does the work that it was: no more is asked of the cluster than before
+            self.retries += 1
+            if not await self._takes_budget():
+                message = "an attempt failed, and too many requests are being made again already"
+                raise ProxyError(503, message, source=Source.INTERNAL, retry_after=5)
+            self._budgeted = True
+        parts.metrics.retried(follows.cause)
+        self.record_outcome("retried")
+
+    async def _takes_budget(self) -> bool:
+        """Waits until the retry budget has room, as long as the request may wait; False: it has none."""
+        parts = self._parts
+        while not parts.budget.take(parts.clock()):
+            if parts.clock() >= self._came + parts.settings.queue_timeout:
+                parts.metrics.over_budget()
+                return False
+            await asyncio.sleep(_BUDGET_EVERY)
+        return True
+
+    async def _settle(self) -> None:
+        if (left := self._settled - self._parts.clock()) > 0:
+            await asyncio.sleep(left)
+
+    async def apart(self) -> frozenset[str]:
+        """The workers to avoid besides."""
+        return await self._parts.poison.apart(self._info, self.excluded, self._record)
+
+    def hindrance(self, script: Script, failure: AttemptFailed) -> str:
+        """Why its stream, which has begun, cannot go on elsewhere; empty if it can."""
+        if not script.can_start_over and (why := script.hindrance()):
+            return f"it cannot be continued: {why}"
+        limit, follows = self._parts.settings.migration_limit, failure.follows
+        if follows.sent and follows.counts and max(script.moves, self._consecutive_empty_attempts) >= limit:
+            return f"it was moved {script.moves} times before"
+        if follows.sent and not follows.counts and self._losses >= limit:
+            return f"{self._losses} workers were lost under it before"
+        return ""
+
+    def leave_for_another(self, script: Script, backend: Backend, failure: AttemptFailed) -> None:
+        """Its stream is to be moved away from ``backend``."""
+        # A worker that took it and made nothing of it has not been moved to. Deaths are counted apart from moves: they
+        # are hardly ever a stream's fault, but one that kills whoever makes tokens for it has to end.
+        follows = failure.follows
+        if script.made_here:
+            script.moves += follows.counts
+            self._losses += not follows.counts
+            self._consecutive_empty_attempts = 0
+        elif follows.counts:
+            self._consecutive_empty_attempts += 1
+        self.exclude(backend)
+        if script.made_here or self._lost is None:
+            self._lost = self._parts.clock()
+
+    async def move(self, script: Script) -> Move:
+        """Where its stream goes on. Raises ProxyError and CannotResume."""
+        since = self._parts.clock() if self._lost is None else self._lost
+        await self._parts.poison.check(self._record, self._info.id)
+        await self._settle()
+        return await move(self._parts, self._info, script, self.excluded | await self.apart(), since)

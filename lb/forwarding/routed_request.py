@@ -1,0 +1,112 @@
+"""A request on its way to workers: what it asks for, and what of that any of them is asked."""
+
+from __future__ import annotations
+
+import functools
+
+from lb.forwarding import features
+from lb.forwarding.collaborators import Collaborators
+from lb.forwarding.relay import Relay
+from lb.forwarding.resume import asked
+from lb.forwarding.resume.script import Script
+from lb.protocol import body as request_body
+from lb.protocol import responses, routes, sagemaker
+from lb.protocol.messages import Request
+from lb.protocol.routes import Route
+from lb.routing.router import Pinned
+from lb.routing.strategies.base import RequestInfo
+from lb.telemetry.model_metrics import Meter
+
+#: Routes whose streams are read along.
+_STREAMS = ("/v1/completions", "/v1/chat/completions")
+
+
+class RoutedRequest:
+    """``came``: s, monotonic. ``generation``: its answer takes long to make and can be made again. ``body`` and
+    ``target``: what workers are asked, where that is not the client's own; ``extra_field``: one more line of its head.
+    ``pinned``: the one worker that can answer it; ``root``: the version of the model that its stream began with;
+    ``broken``: the relay whose stream is being continued. ``info``, ``meter`` and ``came`` are there once
+    ``is_read``."""
+
+    # Defaults stand here and not in `__init__`: most requests are over without any of them being set.
+    script: Script | None = None
+    body: bytes | None = None
+    target: bytes | None = None
+    extra_field = b""
+    pinned: Pinned | None = None
+    root: str | None = None
+    broken: Relay | None = None
+    websocket = is_read = False
+
+    info: RequestInfo
+    meter: Meter
+    came: float
+
+    def __init__(self, request: Request, route: Route) -> None:
+        self.request, self.route = request, route
+        upload = request.upload
+        self.generation = route.generation and (upload is None or upload.kept)
+
+    def read(self, parts: Collaborators) -> str | None:
+        """Finds out what it is about, and counts it; the response that it asks for or goes on from. Raises
+        ProxyError."""
+        request, route, pool = self.request, self.route, parts.pool
+        head = request.head
+        if route.websocket:
+            self.websocket = head.upgrade and (head.find(b"upgrade") or "").lower() == "websocket"
+        facts = request.facts or request_body.facts(
+            request.body, head.content_type, previous=route.path == routes.RESPONSES
+        )
+        model = facts.model
+        if route.path == routes.INVOCATIONS:
+            if (model := self._canonical(parts, sagemaker.model(head, model), model)) is not None:
+                self.extra_field = sagemaker.field(model)
+        elif model is not None and ":" in model:
+            model = self._canonical(parts, model, model)
+        if not pool.knows(model):
+            raise parts.router.unknown(model)
+        self.info, self.came = RequestInfo(model, route.path, None, request.id), parts.clock()
+        if parts.router.needs:
+            self.info.features = features.of(request, model, pool.registered, parts.router.needs)
+        self.meter = parts.metrics.models.begin(model)
+        self.is_read = True
+        parts.budget.request(self.came)
+        if facts.stream and route.path in _STREAMS and request.upload is None and request_body.is_light(request.body):
+            self._read_along(parts, chat=route.path != _STREAMS[0])
+        if pool.registered:
+            parts.accounting.touch(model)
+        return facts.previous if route.path == routes.RESPONSES else route.response
+
+    def _canonical(self, parts: Collaborators, model: str | None, in_body: str | None) -> str | None:
+        """The plain name of ``model``, which is the one that counts. A body that names another is made to name it."""
+        model = parts.pool.canonical(model)
+        if model is not None and in_body is not None and model != in_body:
+            self.request.rename(model)
+        return model
+
+    def _read_along(self, parts: Collaborators, *, chat: bool) -> None:
+        """A stream: what comes of it is written down, so that another worker can go on with it."""
+        body, meter = self.request.body, self.meter
+        wanted = asked.read(body, chat=chat, resume=parts.settings.resume)
+        self.script = script = Script(wanted, body, meter, parts.builds.of(self.info.model))
+        self.body, meter.tokens, meter.exact = wanted.body, script.count, wanted.ids
+
+    @functools.cached_property
+    def is_stream(self) -> bool:
+        """Whether a stream was asked for; looked up for those only that take long."""
+        request = self.request
+        if self.script is not None:
+            return True
+        if request.upload is not None:
+            return False
+        return (request.facts or request_body.facts(request.body, request.head.content_type)).stream
+
+    @property
+    def is_harmless(self) -> bool:
+        """Whether nothing but time is lost if it is made twice."""
+        if self.route.path != routes.RESPONSES or self.request.head.method != "POST":
+            return self.route.generation or self.request.head.method != "POST"
+        if self.request.upload is not None:
+            return False  # its body is in pieces, and ``body`` the first of them: what stands behind it cannot be told
+        body = self.request.body
+        return responses.may_be_repeated(body, request_body.is_light(body))
