@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 #: What the supervisor says of a worker, and of an adapter on a worker.
@@ -24,6 +24,19 @@ KEEPS_RUNNING = frozenset({"ready", "unhealthy", "draining"})
 #: States out of which a backend gets back into rotation by itself, so that waiting for it is worth while. Out of
 #: ``drained`` it is brought by a person.
 MAY_RECOVER = frozenset({"starting", "ready", "unhealthy", "draining", "stopping", "backoff", "stopped"})
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an engine can do beyond answering requests. The defaults are vLLM's, and what is assumed of a backend that
+    nothing is said of. ``lora``: adapters can be loaded and unloaded while it runs. ``token_ids``: it tells the ids of
+    the tokens it makes and goes on from such ids, ``detokenize``: it says their text; a broken stream needs both to go
+    on there from the middle. ``progress``: its metrics tell whether it makes steps."""
+
+    lora: bool = True
+    token_ids: bool = True
+    detokenize: bool = True
+    progress: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +59,7 @@ class BackendSpec:
     api_key: str | None = field(default=None, repr=False)
     models: tuple[dict[str, Any], ...] = ()
     expected: tuple[str, ...] = ()
+    capabilities: Capabilities = Capabilities()
 
     @property
     def address(self) -> str:
@@ -72,15 +86,24 @@ class BackendSet:
         return (self.epoch, self.revision)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Capabilities only where they differ from the usual: a balancer of an earlier version knows no others."""
+        made = asdict(self)
+        for backend, spec in zip(made["backends"], self.backends, strict=True):
+            if spec.capabilities == Capabilities():
+                del backend["capabilities"]
+        return made
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> BackendSet:
-        """Inverse of `to_json`. Raises KeyError/TypeError for anything else."""
+        """Inverse of `to_json`; what a later version says of a backend beside that is left out. Raises KeyError/
+        TypeError for anything else."""
         backends = tuple(
-            BackendSpec(**{**b, "models": tuple(b["models"]), "expected": tuple(b["expected"])})
+            BackendSpec(**{
+                **_known(BackendSpec, b), "models": tuple(b["models"]), "expected": tuple(b["expected"]),
+                "capabilities": Capabilities(**_known(Capabilities, b.get("capabilities", {}))),
+            })
             for b in data["backends"]
-        )
+        )  # fmt: skip
         return cls(**{**data, "backends": backends, "registered": tuple(data["registered"])})
 
 
@@ -145,6 +168,10 @@ class BalancerConfig:
         given = _tuples(data)
         cors = given.pop("cors", None)
         return cls(**given, cors=None if cors is None else CorsConfig(**_tuples(cors)))
+
+
+def _known(kind: type[BackendSpec] | type[Capabilities], data: dict[str, Any]) -> dict[str, Any]:
+    return {field.name: data[field.name] for field in fields(kind) if field.name in data}
 
 
 def _tuples(data: dict[str, Any]) -> dict[str, Any]:

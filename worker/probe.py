@@ -62,7 +62,8 @@ class Readiness:
 
 
 class Target:
-    """One server to put questions to. ``timeout`` (s) holds for one whole answer."""
+    """One server to put questions to. ``timeout`` (s) holds for one whole answer; ``tells_progress``: its metrics
+    are asked for it (`config.topology.Capabilities`)."""
 
     def __init__(
         self, session: aiohttp.ClientSession, url: str, api_key: str | None = None, timeout: float = 5.0
@@ -71,6 +72,7 @@ class Target:
         self._url = url
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self.timeout = timeout
+        self.tells_progress = True
 
     async def call(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, timeout: float | None = None
@@ -127,6 +129,8 @@ class Target:
 
     async def progress(self, timeout: float) -> progress.Reading | None:
         """What its metrics say of its progress; None: they say nothing of it. Raises ProbeFailed."""
+        if not self.tells_progress:
+            return None
         status, text = await self.call("GET", progress.PATH, timeout=timeout)
         return progress.read(text) if status == 200 else None
 

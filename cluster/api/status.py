@@ -49,7 +49,7 @@ def _backend(supervisor: Supervisor, instance: Instance) -> BackendSpec:
     return BackendSpec(
         id=instance.id, incarnation=instance.incarnation, state=state, scheme=where.scheme,
         host=where.host, ip=where.host, port=where.port, weight=weight, api_key=spec.api_key,
-        models=_cards(supervisor, instance), expected=expected,
+        models=_cards(supervisor, instance), expected=expected, capabilities=supervisor.plan.engine.capabilities,
     )
 
 

@@ -89,7 +89,7 @@ class Executor:
         incarnation = await saver.next_number("incarnations")
         taken = [i.endpoint for i in fleet.instances.values() if i.endpoint and i is not instance]
         endpoint, key = self._driver.reserve(taken), secrets.token_urlsafe(24)
-        command = plan.engine.command(plan.spec, endpoint.port, key, instance.slot, inherited_environment())
+        command = plan.engine.command(plan.spec, endpoint, key, instance.slot, inherited_environment())
         self._note(command)
         spec = WorkerSpec(
             id=instance.id, incarnation=incarnation, argv=command.argv, env=command.env, cwd=supervisor.state.work,

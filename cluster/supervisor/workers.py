@@ -65,6 +65,7 @@ class WorkerMonitors:
 
         handle.watch(ended)
         target = self._target(handle.endpoint.url, spec.api_key)
+        target.tells_progress = supervisor.plan.engine.capabilities.progress
         known = {WorkerState.READY: Health.WELL, WorkerState.UNHEALTHY: Health.OUT}.get(instance.state)
         agent = self._agent(instance, target)
         agent.loaded = dict(instance.held)

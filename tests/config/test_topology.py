@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import get_args
 
 import pytest
@@ -11,7 +11,7 @@ import pytest
 from cluster.fleet.states import WorkerState
 from config import topology
 from config.settings import Settings
-from config.topology import BackendSet, BackendSpec, BalancerConfig
+from config.topology import BackendSet, BackendSpec, BalancerConfig, Capabilities
 
 SPEC = BackendSpec(
     id="instance_0", incarnation=3, state="ready", scheme="http", host="127.0.0.1", port=20001, ip="127.0.0.1",
@@ -65,4 +65,19 @@ def test_the_settings_know_exactly_the_contracts_strategies() -> None:
 
 def test_nothing_of_a_backend_is_lost_in_its_json() -> None:
     sent = BackendSet(1, 1, "random", (SPEC,)).to_json()["backends"][0]
-    assert set(sent) == {f.name for f in fields(BackendSpec)}
+    assert set(sent) == {f.name for f in fields(BackendSpec)} - {"capabilities"}
+
+
+@pytest.mark.parametrize("able", [Capabilities(), Capabilities(lora=False, detokenize=False)])
+def test_capabilities_survive_the_wire_and_the_usual_ones_are_not_sent(able: Capabilities) -> None:
+    """A balancer of the version before them knows no such field, and has to take what vLLM and the simulator say."""
+    sent = BackendSet(1, 1, "random", (replace(SPEC, capabilities=able),)).to_json()
+    assert ("capabilities" in sent["backends"][0]) is (able != Capabilities())
+    assert BackendSet.from_json(json.loads(json.dumps(sent))).backends[0].capabilities == able
+
+
+def test_what_a_later_version_says_of_a_backend_is_left_out() -> None:
+    sent = BackendSet(1, 1, "random", (SPEC,)).to_json()
+    later = {**sent["backends"][0], "region": "north", "capabilities": {"lora": False, "flies": True}}
+    sent["backends"] = [later]
+    assert BackendSet.from_json(sent).backends[0] == replace(SPEC, capabilities=Capabilities(lora=False))

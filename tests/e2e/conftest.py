@@ -11,7 +11,7 @@ from harness import AS_CLUSTER, WORKER_KEY, Cluster, free_port, poll
 from worker.demo import adapters, model_path
 from worker.drivers.process import spawn
 from worker.engines import base
-from worker.spec import EngineSpec, Slot
+from worker.spec import EngineSpec, Slot, WorkerEndpoint
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -52,7 +52,7 @@ def vllm_worker_url(tmp_path_factory: pytest.TempPathFactory, demo_adapters: dic
     """One real vLLM worker without a cluster, as our own engine starts it; its key is `harness.WORKER_KEY`."""
     folder, port = tmp_path_factory.mktemp("worker"), free_port()
     spec = EngineSpec("vllm", str(model_path()), ("demo",), demo_adapters, dtype="float32")
-    command = base.load("vllm").command(spec, port, WORKER_KEY, Slot(), inherited_environment())
+    command = base.load("vllm").command(spec, WorkerEndpoint(port), WORKER_KEY, Slot(), inherited_environment())
     handle = spawn(command.argv, env=command.env, cwd=folder, log=folder / "log", run_file=folder / "run")
     url = f"http://127.0.0.1:{port}"
     try:

@@ -227,3 +227,11 @@ async def test_a_failure_is_one_with_its_status(worker: Worker, target: Target) 
 def test_a_list_of_more_models_than_any_server_has_is_not_parsed() -> None:
     with pytest.raises(ProbeFailed, match="no list of models"):
         parse_models('{"data": [' + "[]," * 300_000 + "{}]}")
+
+
+async def test_an_engine_that_does_not_tell_its_progress_is_not_asked_for_it(worker: Worker, target: Target) -> None:
+    worker.answers["/metrics"] = (200, "vllm:num_requests_running 1.0\n")
+    assert await target.progress(1.0) is not None
+    asked = len(worker.asked)
+    target.tells_progress = False
+    assert await target.progress(1.0) is None and len(worker.asked) == asked

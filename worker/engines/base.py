@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from config.errors import UsageError, nearest
-from worker.spec import EngineSpec, Slot
+from config.topology import Capabilities
+from worker.spec import EngineSpec, Slot, WorkerEndpoint
 
 _NOT_ENGINES = {"base", "flags", "key_guard", "lora_names"}
 
@@ -33,6 +34,9 @@ class Engine(Protocol):
     busy_start: bool
     #: Whether a worker needs a GPU where the machine has some.
     uses_gpu: bool
+    #: Whether a worker computes a model, which takes memory, shared memory and processors.
+    computes: bool
+    capabilities: Capabilities
 
     def check(self) -> None:
         """Raises UsageError, with the command that helps, where the engine is not installed."""
@@ -40,8 +44,10 @@ class Engine(Protocol):
     def memory_estimate(self, spec: EngineSpec) -> int:
         """Bytes of main memory one worker takes on a machine without GPUs."""
 
-    def command(self, spec: EngineSpec, port: int, api_key: str, slot: Slot, environ: Mapping[str, str]) -> Command:
-        """How to start one worker that listens on 127.0.0.1:``port`` and asks for ``api_key``."""
+    def command(
+        self, spec: EngineSpec, endpoint: WorkerEndpoint, api_key: str, slot: Slot, environ: Mapping[str, str]
+    ) -> Command:
+        """How to start one worker that listens on ``endpoint`` and asks for ``api_key``."""
 
 
 def names() -> tuple[str, ...]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 
+from config.topology import Capabilities
 from worker.engines import flags, key_guard
 from worker.engines.base import Command
-from worker.spec import EngineSpec, Slot
+from worker.spec import EngineSpec, Slot, WorkerEndpoint
 
 _MIB = 1024 * 1024
 
@@ -16,7 +17,8 @@ class SimEngine:
     name = "sim"
     startup_interval = 0.05
     busy_start = False
-    uses_gpu = False
+    uses_gpu = computes = False
+    capabilities = Capabilities()
 
     def check(self) -> None:
         """Part of this package: always there."""
@@ -24,8 +26,10 @@ class SimEngine:
     def memory_estimate(self, spec: EngineSpec) -> int:
         return 100 * _MIB
 
-    def command(self, spec: EngineSpec, port: int, api_key: str, slot: Slot, environ: Mapping[str, str]) -> Command:
-        argv = [sys.executable, "-m", "worker.sim", "--host", "127.0.0.1", "--port", str(port)]
+    def command(
+        self, spec: EngineSpec, endpoint: WorkerEndpoint, api_key: str, slot: Slot, environ: Mapping[str, str]
+    ) -> Command:
+        argv = [sys.executable, "-m", "worker.sim", "--host", endpoint.host, "--port", str(endpoint.port)]
         argv += ["--model", spec.model, "--enable-lora"]
         if not flags.has(spec.extra_args, "--served-model-name"):
             argv += ["--served-model-name", *spec.served_names]

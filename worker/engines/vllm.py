@@ -14,9 +14,10 @@ from functools import cached_property
 from pathlib import Path
 
 from config.errors import UsageError
+from config.topology import Capabilities
 from worker.engines import flags, key_guard
 from worker.engines.base import Command
-from worker.spec import EngineSpec, Slot
+from worker.spec import EngineSpec, Slot, WorkerEndpoint
 
 TESTED = "0.32"
 _GIB = 1024**3
@@ -47,7 +48,8 @@ class VllmEngine:
     name = "vllm"
     startup_interval = 0.5
     busy_start = True
-    uses_gpu = True
+    uses_gpu = computes = True
+    capabilities = Capabilities()
 
     def check(self) -> None:
         if importlib.util.find_spec("vllm") is None:
@@ -59,10 +61,12 @@ class VllmEngine:
     def memory_estimate(self, spec: EngineSpec) -> int:
         return PROCESS_BYTES + int(spec.cpu_kv_gib * _GIB) + _weight_bytes(Path(spec.model))
 
-    def command(self, spec: EngineSpec, port: int, api_key: str, slot: Slot, environ: Mapping[str, str]) -> Command:
+    def command(
+        self, spec: EngineSpec, endpoint: WorkerEndpoint, api_key: str, slot: Slot, environ: Mapping[str, str]
+    ) -> Command:
         wanted = [
-            *("--host", "127.0.0.1"),
-            *("--port", str(port)),
+            *("--host", endpoint.host),
+            *("--port", str(endpoint.port)),
             *_unless(spec, "--served-model-name", *spec.served_names),
             *_unless(spec, "--max-loras", str(spec.max_loras)),
             *_unless(spec, "--max-cpu-loras", str(spec.max_cpu_loras)),

@@ -106,7 +106,7 @@ def shared_memory(facts: MachineFacts) -> Finding:
     more = "in a container: --ipc host or --shm-size 8g (docker run), shm_size: 8g (compose)"
     if not facts.shm.writable:
         return problem("shared memory", "/dev/shm cannot be written", "chmod 1777 /dev/shm")
-    if facts.shm.free >= _SHM_LEAST or (facts.plan is not None and facts.plan.spec.engine == "sim"):
+    if facts.shm.free >= _SHM_LEAST or (facts.plan is not None and not facts.plan.engine.computes):
         return ok("shared memory", text)
     if facts.plan is not None and facts.plan.placement.ranks > 1:
         return problem("shared memory", f"{text}: too little for workers that span several GPUs", more)
@@ -157,7 +157,7 @@ def _on_cpu(facts: MachineFacts) -> bool:
     """Whether an engine computes on the processor."""
     if facts.plan is None:
         return not facts.gpus.gpus
-    return not facts.plan.placement.on_gpu and facts.plan.spec.engine != "sim"
+    return not facts.plan.placement.on_gpu and facts.plan.engine.computes
 
 
 def _memory_needed(facts: MachineFacts) -> int:

@@ -166,7 +166,7 @@ def _places(plan: Plan, facts: MachineFacts) -> Iterator[str]:
             why = "as --gpu-memory-utilization says"
         yield f"let each take {facts.memory_share:.0%} of its GPU's memory, {why}"
         return
-    if plan.spec.engine == "sim":
+    if not plan.engine.computes:
         yield "use no GPU: the simulated engine has no model"
         return
     reason = "there is none" if not facts.gpus.gpus else "vLLM's CPU build is installed, or none is visible"

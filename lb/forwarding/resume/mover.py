@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from lb.forwarding.collaborators import Collaborators
 from lb.forwarding.resume import continuation
+from lb.forwarding.resume.point import CannotResume
 from lb.forwarding.resume.script import Script
 from lb.protocol.errors import AttemptFailed, ProxyError, Source
 from lb.routing.backend import Backend
@@ -41,6 +42,12 @@ async def move(
         backend = parts.router.choose(info, excluded, None) or await parts.router.wait(info, excluded, None, since)
         if script.can_start_over:
             return Move(backend, script.start_over(), None, 0)
+        able = backend.spec.capabilities
+        if not (able.token_ids and able.detokenize):
+            if backend.id in excluded:  # all have been looked at
+                raise CannotResume("no engine here goes on from tokens")
+            excluded |= {backend.id}
+            continue
 
         async def read(tokens: Sequence[int], backend: Backend = backend) -> str:
             return await parts.client.detokenize(backend.spec, info.model, tokens)

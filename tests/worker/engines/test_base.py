@@ -8,8 +8,9 @@ import pytest
 
 import worker.engines
 from config.errors import UsageError
+from config.topology import Capabilities
 from worker.engines import base
-from worker.spec import EngineSpec, Slot
+from worker.spec import EngineSpec, Slot, WorkerEndpoint
 
 
 def test_the_default_engine_comes_first_and_helpers_are_none() -> None:
@@ -20,9 +21,12 @@ def test_the_default_engine_comes_first_and_helpers_are_none() -> None:
 def test_every_engine_keeps_the_contract(name: str) -> None:
     engine = base.load(name)
     assert engine.name == name and engine.startup_interval > 0 and isinstance(engine.uses_gpu, bool)
+    assert isinstance(engine.computes, bool) and isinstance(engine.capabilities, Capabilities)
+    if name in ("vllm", "sim"):
+        assert engine.capabilities == Capabilities(), "the balancer of an earlier version knows no others"
     spec = EngineSpec(name, "m", ("m",), extra_args=("--own", "x"))
     assert engine.memory_estimate(spec) > 0
-    command = engine.command(spec, 20_001, "secret", Slot(), {"GIVEN": "1"})
+    command = engine.command(spec, WorkerEndpoint(20_001), "secret", Slot(), {"GIVEN": "1"})
     assert "20001" in command.argv and "127.0.0.1" in command.argv
     given = command.argv.index("--own")
     own = command.argv[given + 2 :]

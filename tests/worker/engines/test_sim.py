@@ -8,14 +8,14 @@ import pytest
 
 from worker.engines import flags
 from worker.engines.sim import SimEngine
-from worker.spec import EngineSpec, Slot
+from worker.spec import EngineSpec, Slot, WorkerEndpoint
 
 SPEC = EngineSpec("sim", "path/m", ("m", "alias"), max_lora_rank=32, max_loras=6)
 
 
 def _argv(*extra: str) -> tuple[str, ...]:
     spec = EngineSpec("sim", "path/m", ("m", "alias"), extra_args=extra, max_lora_rank=32, max_loras=6)
-    return SimEngine().command(spec, 20_001, "key", Slot(), {}).argv
+    return SimEngine().command(spec, WorkerEndpoint(20_001), "key", Slot(), {}).argv
 
 
 def test_it_is_a_module_of_this_package_and_serves_the_models_names() -> None:
@@ -35,7 +35,8 @@ def test_what_the_user_gives_is_not_given_twice(flag: str) -> None:
 
 
 def test_adapters_can_be_changed_while_it_runs() -> None:
-    env = SimEngine().command(SPEC, 1, "key", Slot(), {"VLLM_API_KEY": "theirs", "PYTHONSAFEPATH": ""}).env
+    given = {"VLLM_API_KEY": "theirs", "PYTHONSAFEPATH": ""}
+    env = SimEngine().command(SPEC, WorkerEndpoint(1), "key", Slot(), given).env
     assert env == {"PYTHONSAFEPATH": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_API_KEY": "key"}
 
 

@@ -14,7 +14,7 @@ from config.errors import UsageError
 from worker.engines import flags
 from worker.engines.base import Command
 from worker.engines.vllm import VllmEngine
-from worker.spec import EngineSpec, Slot
+from worker.spec import EngineSpec, Slot, WorkerEndpoint
 
 SPEC = EngineSpec("vllm", "org/m", ("m", "alias"), max_lora_rank=32, max_loras=6, tensor_parallel_size=2)
 ALL = "api_server_count disable_uvicorn_access_log enable_scale_out kv_cache_memory_bytes"
@@ -32,7 +32,7 @@ def _command(
     *extra: str, cpu: bool = True, source: str = ALL, slot: Slot | None = None, environ: dict[str, str] | None = None
 ) -> Command:
     spec = replace(SPEC, extra_args=extra)
-    return _engine(cpu, source).command(spec, 20_001, "secret", slot or Slot(), environ or {})
+    return _engine(cpu, source).command(spec, WorkerEndpoint(20_001), "secret", slot or Slot(), environ or {})
 
 
 @pytest.mark.parametrize("slot", [Slot(), Slot(gpus=(0,)), Slot(cores=((0,),))])
@@ -142,7 +142,8 @@ def test_the_environment_keeps_strangers_and_shadows_out() -> None:
 
 def test_a_local_model_asks_no_hub(tmp_path: Path) -> None:
     def offline(model: str, **environ: str) -> str | None:
-        return _engine().command(replace(SPEC, model=model), 1, "k", Slot(), environ).env.get("HF_HUB_OFFLINE")
+        command = _engine().command(replace(SPEC, model=model), WorkerEndpoint(1), "k", Slot(), environ)
+        return command.env.get("HF_HUB_OFFLINE")
 
     assert offline(str(tmp_path)) == "1"
     assert offline(str(tmp_path), HF_HUB_OFFLINE="0") == "0"

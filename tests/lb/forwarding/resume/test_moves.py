@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from config.topology import BackendSpec
+from config.topology import BackendSpec, Capabilities
 from lbfakes import Balanced, RawWorker, read_message, spec, until
 from simstreams import CONTEXT, seen, stream
 from worker.sim import tokens
@@ -217,6 +217,28 @@ async def test_a_stream_moves_so_often_and_no_more(balancer: Balanced, engines: 
     assert raw.count(b'data: {"error"') == 1
     assert b"it was moved 3 times before" in raw
     assert b"[DONE]" not in raw
+
+
+@pytest.mark.parametrize("unable", [Capabilities(token_ids=False), Capabilities(detokenize=False)])
+async def test_it_goes_on_only_where_the_engine_goes_on_from_tokens(
+    balancer: Balanced, engines: Engines, unable: Capabilities
+) -> None:
+    workers = await engines(3, (9, "stall"))
+    balancer.push(workers[0].spec(), *(worker.spec(state="unhealthy") for worker in workers[1:]))
+    asking = asyncio.create_task(ask(balancer, COMPLETION), name="ask")
+    await workers[0].stalled.wait()
+    await until(lambda: balancer.parts.pool.backends["instance_0"].in_flight == 1)
+    balancer.push(workers[1].spec(capabilities=unable), workers[2].spec())
+    assert without_names(seen((await asking)[1])) == without_names(undisturbed(COMPLETION))
+    assert [len(worker.asked) for worker in workers] == [1, 0, 1]
+    workers[0].gone.set()
+
+
+async def test_where_no_engine_goes_on_from_tokens_the_stream_says_so(balancer: Balanced, engines: Engines) -> None:
+    workers = await engines(3, (9, "close"), capabilities=Capabilities(token_ids=False))
+    _, raw = await ask_raw(balancer, COMPLETION)
+    assert b"no engine here goes on from tokens" in raw and b"[DONE]" not in raw
+    assert sum(len(worker.asked) for worker in workers) == 1
 
 
 async def test_a_worker_that_is_lost_loses_its_streams_to_others(balancer: Balanced, engines: Engines) -> None:
