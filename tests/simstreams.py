@@ -8,20 +8,20 @@ from typing import Any
 
 from worker.sim import protocol, sse
 from worker.sim.generate import Sequence as Made
-from worker.sim.generate import Step, start
+from worker.sim.generate import TokenStep, start
 
 CONTEXT = 512
 
 
-def merged(steps: Sequence[Step], sizes: Sequence[int]) -> list[Step]:
+def merged(steps: Sequence[TokenStep], sizes: Sequence[int]) -> list[TokenStep]:
     """As vLLM puts outputs together that its server had no time to send one by one."""
-    out: list[Step] = []
+    out: list[TokenStep] = []
     left = list(steps)
     for size in sizes:
         some, left = left[:size], left[size:]
         if some:
             ids = tuple(token for step in some for token in step.token_ids)
-            out.append(Step(ids, "".join(s.text for s in some), some[-1].finish_reason, some[-1].stop_reason))
+            out.append(TokenStep(ids, "".join(s.text for s in some), some[-1].finish_reason, some[-1].stop_reason))
     return [*out, *left]
 
 
@@ -30,7 +30,7 @@ def stream(body: dict[str, Any], chat: bool, sizes: Sequence[int] = (), name: st
     made = protocol.check_fields(dict(body), chat=chat)
     request = protocol.build(made, chat=chat, max_model_len=CONTEXT, served="demo")
     sequence: Made = start("demo", request.prompts[0].ids, request.sampling[0])
-    steps: list[Step] = []
+    steps: list[TokenStep] = []
     while sequence.finish_reason is None:
         steps.append(sequence.step())
     identity = sse.Identity(f"id-{name}", 1000 + len(name), "demo")

@@ -118,7 +118,7 @@ def _text(value: str | bytes) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class GpuReading:
     """One GPU now: memory in bytes, ``utilisation`` from 0 to 1, ``temperature`` in °C, ``power`` in W. None where the
     driver does not tell (a part of a GPU has no utilisation of its own)."""
 
@@ -141,7 +141,7 @@ class Monitor:
         self._gpus: list[tuple[Gpu, Any]] | None = None
         self._not_before = float("-inf")
 
-    def read(self) -> list[Reading]:
+    def read(self) -> list[GpuReading]:
         """Empty where there is no driver; one that has failed is asked anew after `_RETRY_S`."""
         import pynvml
 
@@ -181,7 +181,7 @@ class Monitor:
             return None
 
 
-def _reading(gpu: Gpu, handle: Any) -> Reading:
+def _reading(gpu: Gpu, handle: Any) -> GpuReading:
     """Raises NVMLError when the session is over; what one GPU does not tell is None."""
     import pynvml
 
@@ -197,7 +197,7 @@ def _reading(gpu: Gpu, handle: Any) -> Reading:
     rates = ask(lambda: pynvml.nvmlDeviceGetUtilizationRates(handle))
     heat = ask(lambda: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU))
     milliwatts = ask(lambda: pynvml.nvmlDeviceGetPowerUsage(handle))
-    return Reading(
+    return GpuReading(
         index=gpu.index, uuid=gpu.uuid, name=gpu.name,
         memory_total=None if memory is None else int(memory.total),
         memory_used=None if memory is None else int(memory.used),

@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from worker.drivers.base import WorkerStats
-from worker.gpus import Reading
+from worker.gpus import GpuReading
 
 
 class Gpus(Protocol):
     """`worker.gpus.Monitor`."""
 
-    def read(self) -> list[Reading]: ...
+    def read(self) -> list[GpuReading]: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,11 +70,11 @@ class Contents:
         return (self.instances, self.weights, self.strategy, {a.name: a for a in adapters})
 
 
-class _Model(BaseModel):
+class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class _Version(_Model):
+class _VersionRecord(_Record):
     number: int = Field(ge=1)
     hash: str = Field(pattern=r"^[0-9a-f]{64}$")
     rank: int = Field(ge=1)
@@ -85,16 +85,16 @@ class _Version(_Model):
     created: float
 
 
-class _Adapter(_Model):
+class _AdapterRecord(_Record):
     name: str
     active: int
     description: str
     auto_load: bool
     pinned: bool
-    versions: list[_Version] = Field(min_length=1)
+    versions: list[_VersionRecord] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _whole(self) -> _Adapter:
+    def _whole(self) -> _AdapterRecord:
         numbers = [version.number for version in self.versions]
         if not NAME.fullmatch(self.name):
             raise ValueError(f"{self.name[:200]!r} is no adapter name")
@@ -103,13 +103,13 @@ class _Adapter(_Model):
         return self
 
 
-class _Manifest(_Model):
+class _Manifest(_Record):
     format: str
     version: int
     instances: int | None = Field(ge=0, le=1024)
     weights: dict[str, Annotated[int, Field(ge=0, le=1000)]]
     strategy: Literal[STRATEGIES] | None  # type: ignore[valid-type]
-    adapters: list[_Adapter]
+    adapters: list[_AdapterRecord]
 
 
 def contents(db: sqlite3.Connection) -> Contents:
@@ -162,7 +162,7 @@ def _member(name: str, size: int) -> tarfile.TarInfo:
 
 
 def _to_json(found: Contents) -> dict[str, Any]:
-    names = _Version.model_fields
+    names = _VersionRecord.model_fields
     return {
         "format": FORMAT, "version": VERSION, "instances": found.instances, "weights": found.weights,
         "strategy": found.strategy,

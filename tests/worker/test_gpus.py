@@ -12,7 +12,7 @@ import pytest
 from config.errors import UsageError
 from fakes import Clock
 from worker import gpus
-from worker.gpus import Gpu, Monitor, Reading, visible_only
+from worker.gpus import Gpu, GpuReading, Monitor, visible_only
 
 ALL = [Gpu(i, f"GPU-{c}000-1", "H200", 141 * 1024**3, 0) for i, c in enumerate("abc")]
 TWINS = [*ALL, Gpu(3, "GPU-a999-1", "H200", 1, 0)]
@@ -166,7 +166,7 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
 
 def test_readings_are_in_bytes_parts_degrees_and_watts(driver: Driver) -> None:
     one, other = Monitor().read()
-    assert one == Reading(0, "GPU-0", "H200", 8000, 1000, 0.25, 61.0, 310.5)
+    assert one == GpuReading(0, "GPU-0", "H200", 8000, 1000, 0.25, 61.0, 310.5)
     assert (other.index, other.uuid, other.memory_used) == (1, "GPU-1", 2000)
 
 

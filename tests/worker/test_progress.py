@@ -12,13 +12,13 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter
 
 from worker import progress
-from worker.sim.metrics import Metrics
+from worker.sim.metrics import SimMetrics
 
 NAMES = parse_qs(urlsplit(progress.PATH).query)["name[]"]
 
 
 def page(running: int = 2, waiting: int = 1, tokens: int = 7, usage: float = 0.25) -> str:
-    metrics = Metrics("demo", 4096, 2)
+    metrics = SimMetrics("demo", 4096, 2)
     metrics.gauges["num_requests_running"].set(running)
     metrics.gauges["num_requests_waiting"].set(waiting)
     metrics.gauges["kv_cache_usage_perc"].set(usage)
@@ -46,7 +46,7 @@ def test_whatever_a_step_moves_makes_other_marks(moved: dict[str, float]) -> Non
 
 def test_what_moves_without_a_step_does_not_count() -> None:
     """The process' own series, and refusals that the API server counts by itself."""
-    metrics = Metrics("demo", 4096, 2)
+    metrics = SimMetrics("demo", 4096, 2)
     before = progress.read(metrics.render().decode())
     metrics.rejected.inc()
     metrics.loras(["a"], [])
@@ -70,7 +70,7 @@ def test_a_page_that_does_not_tell(text: str) -> None:
 
 
 def test_the_simulator_renders_the_named_series_alone() -> None:
-    metrics = Metrics("demo", 4096, 2)
+    metrics = SimMetrics("demo", 4096, 2)
     metrics.counters["generation_tokens"].inc(3)
     some, every = metrics.render(NAMES).decode(), metrics.render().decode()
     assert progress.read(some) == progress.read(every)

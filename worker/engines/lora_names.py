@@ -68,7 +68,7 @@ def of(architecture: str, package: Path | None = None) -> LoraNames | None:
     models = package / "model_executor" / "models"
     try:
         module, name = _registered(models / "registry.py", architecture)
-        source = _Source(package)
+        source = _Origin(package)
         tree = source.tree(module) if module.startswith("vllm.") else source.tree(module, models)
         source.require(tree, name)
         found = source.attribute(tree, name, _MAPPER)
@@ -124,7 +124,7 @@ def _renames(mapper: _Mapper) -> dict[str, Any]:
     }  # fmt: skip
 
 
-class _Source:
+class _Origin:
     """Reads class attributes that are written down as values, in vLLM's files."""
 
     def __init__(self, package: Path) -> None:

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 
-from worker.sim.settings import Settings, parse
+from worker.sim.settings import SimSettings, parse
 
 
 def main() -> int:
@@ -23,7 +23,7 @@ def main() -> int:
     return uvloop.run(_run(settings))
 
 
-async def _run(settings: Settings) -> int:
+async def _run(settings: SimSettings) -> int:
     # Imported here: a usage error should not wait for aiohttp.
     from aiohttp import web
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from worker.sim import logprobs
 from worker.sim.generate import Sequence
-from worker.sim.protocol import Request
+from worker.sim.protocol import GenerationRequest
 from worker.sim.sse import FINGERPRINT, Identity, prompt_text, usage
 
 
-def body(request: Request, identity: Identity, sequences: list[Sequence]) -> dict[str, Any]:
+def body(request: GenerationRequest, identity: Identity, sequences: list[Sequence]) -> dict[str, Any]:
     """The whole answer of a request that does not stream."""
     make = _chat_choice if request.chat else _completion_choice
     choices = [make(request, index, sequence) for index, sequence in enumerate(sequences)]
@@ -37,7 +37,7 @@ def body(request: Request, identity: Identity, sequences: list[Sequence]) -> dic
     return {**head, **chat_only, "kv_transfer_params": None, "ec_transfer_params": None, "metrics": None}
 
 
-def _completion_choice(request: Request, index: int, sequence: Sequence) -> dict[str, Any]:
+def _completion_choice(request: GenerationRequest, index: int, sequence: Sequence) -> dict[str, Any]:
     prompt = request.prompts[index // request.n]
     text, shown = sequence.text, sequence.token_ids
     if request.echo:
@@ -60,7 +60,7 @@ def _completion_choice(request: Request, index: int, sequence: Sequence) -> dict
     }
 
 
-def _chat_choice(request: Request, index: int, sequence: Sequence) -> dict[str, Any]:
+def _chat_choice(request: GenerationRequest, index: int, sequence: Sequence) -> dict[str, Any]:
     made = None
     if request.logprobs is not None:
         made = logprobs.chat(sequence.token_ids, request.logprobs, request.ids_as_tokens)

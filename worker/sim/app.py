@@ -11,7 +11,7 @@ from aiohttp.typedefs import Middleware
 from worker.engines import key_guard
 from worker.sim import control, generation, routes
 from worker.sim.errors import ApiError
-from worker.sim.settings import Settings
+from worker.sim.settings import SimSettings
 from worker.sim.worker import Worker
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -56,7 +56,7 @@ async def _server_header(request: web.Request, response: web.StreamResponse) -> 
         response.headers["X-Request-Id"] = request_id
 
 
-def _middleware(settings: Settings) -> Middleware:
+def _middleware(settings: SimSettings) -> Middleware:
     keys = [key.encode() for key in settings.api_keys]
 
     @web.middleware

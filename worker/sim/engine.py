@@ -12,22 +12,22 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 from worker.sim.errors import EngineDead, queue_full
-from worker.sim.generate import Step
+from worker.sim.generate import TokenStep
 from worker.sim.jobs import Job, PrefixCache, Timing
-from worker.sim.metrics import Metrics
+from worker.sim.metrics import SimMetrics
 
-Batch = list[tuple[int, Step]]
+Batch = list[tuple[int, TokenStep]]
 # Tokens the imagined KV cache holds.
 _KV_TOKENS = 1 << 18
 
 
-class Engine:
+class SimEngine:
     """Runs jobs. ``slowness`` is asked at every step and multiplies all times."""
 
     def __init__(
         self,
         timing: Timing,
-        metrics: Metrics,
+        metrics: SimMetrics,
         *,
         max_num_seqs: int,
         max_loras: int,

@@ -30,7 +30,7 @@ class SamplingParams:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class TokenStep:
     """One new token and the text that became visible with it."""
 
     token_ids: tuple[int, ...]
@@ -61,7 +61,7 @@ class Sequence:
         """All text shown so far."""
         return "".join(self._parts)
 
-    def step(self) -> Step:
+    def step(self) -> TokenStep:
         """Make one token; the sequence must not be finished."""
         token = self._choose()
         self.state.push(token)
@@ -71,12 +71,12 @@ class Sequence:
         self._window += new_text
         if self.params.stop and new_text and len(self.token_ids) > self.params.min_tokens:
             self._check_stop_strings(len(new_text))
-        return Step((token,), self._show(), self.finish_reason, self.stop_reason)
+        return TokenStep((token,), self._show(), self.finish_reason, self.stop_reason)
 
-    def abort(self) -> Step:
+    def abort(self) -> TokenStep:
         """End the sequence as vLLM's scheduler aborts one: no token, the held-back text, ``abort``."""
         self.finish_reason = "abort"
-        return Step((), self._show(), "abort", None)
+        return TokenStep((), self._show(), "abort", None)
 
     def _choose(self) -> int:
         if self.params.allowed_token_ids:

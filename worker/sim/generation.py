@@ -18,7 +18,7 @@ from worker.sim.errors import ApiError, EngineDead
 from worker.sim.faults import Fault
 from worker.sim.generate import start
 from worker.sim.jobs import Job
-from worker.sim.protocol import Request
+from worker.sim.protocol import GenerationRequest
 from worker.sim.worker import Worker
 
 
@@ -76,7 +76,7 @@ async def _generate(http: web.Request, body: dict[str, Any], *, chat: bool) -> w
     return web.Response(body=text.encode(), content_type="application/json")
 
 
-def _job(request: Request, model: str, adapter: str | None) -> Job:
+def _job(request: GenerationRequest, model: str, adapter: str | None) -> Job:
     pairs = list(zip(request.prompts, request.sampling, strict=True))
     sequences = [start(model, prompt.ids, params) for prompt, params in pairs for _ in range(request.n)]
     return Job(sequences, [prompt.ids for prompt in request.prompts], request.n, model, adapter)
@@ -88,13 +88,13 @@ def _is_ids(prompt: object) -> bool:
     return isinstance(prompt, int)
 
 
-def _id(http: web.Request, request: Request) -> str:
+def _id(http: web.Request, request: GenerationRequest) -> str:
     given = http.headers.get("X-Request-Id") or request.request_id or os.urandom(8).hex()
     return f"chatcmpl-{given}" if request.chat else f"cmpl-{given}"
 
 
 async def _stream(
-    worker: Worker, http: web.Request, request: Request, identity: sse.Identity, job: Job
+    worker: Worker, http: web.Request, request: GenerationRequest, identity: sse.Identity, job: Job
 ) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
     await response.prepare(http)

@@ -17,7 +17,7 @@ _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin", "adapter_model.pt"
 
 
 @dataclass(frozen=True, slots=True)
-class Adapter:
+class SimAdapter:
     """A loaded adapter: its name and the path it came from. Without ``effect`` it answers as the base model does."""
 
     name: str
@@ -35,7 +35,7 @@ class Adapters:
         self._enabled = enabled
         self._max_rank = max_rank
         self._targets = targets
-        self.loaded: dict[str, Adapter] = {}
+        self.loaded: dict[str, SimAdapter] = {}
         self._locks: dict[str, asyncio.Lock] = {}
 
     async def load(
@@ -54,7 +54,8 @@ class Adapters:
             if problem is not None:
                 hint = "please check the stack trace above for the root cause"
                 raise internal(f"Call to add_lora method failed: Worker failed with error '{problem}', {hint}")
-            self.loaded[name] = Adapter(name, path, not dropped and _has_effect(Path(path).expanduser(), self._targets))
+            changes = not dropped and _has_effect(Path(path).expanduser(), self._targets)
+            self.loaded[name] = SimAdapter(name, path, changes)
             return f"Success: LoRA adapter '{name}' added successfully."
 
     def unload(self, name: str) -> str:

@@ -13,7 +13,7 @@ _FIRST_MEMBER = "ChatCompletionDeveloperMessageParam"
 
 
 @dataclass(frozen=True, slots=True)
-class Rendered:
+class RenderedChat:
     """The prompt text without its BOS, the role of the answer, and the text ``echo`` repeats."""
 
     text: str
@@ -42,7 +42,7 @@ def _check_message(message: Any, loc: str, problems: Problems) -> None:
         problems.note("missing", f"{loc}.role", "Field required", message)
 
 
-def render(made: dict[str, Any], served: str) -> Rendered:
+def render(made: dict[str, Any], served: str) -> RenderedChat:
     """The prompt of a chat: one line a message, then the line to be continued."""
     messages = made["messages"]
     if not messages:
@@ -57,7 +57,7 @@ def render(made: dict[str, Any], served: str) -> Rendered:
     elif prompted:
         text += "assistant:"
     role = "assistant" if prompted else last_role
-    return Rendered(text, role, last_text if last_role == role else "")
+    return RenderedChat(text, role, last_text if last_role == role else "")
 
 
 def _text(content: Any, served: str) -> str:

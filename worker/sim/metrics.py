@@ -78,7 +78,7 @@ _TOKEN_HISTOGRAMS = (
 )
 
 
-class Metrics:
+class SimMetrics:
     """All metrics of one worker; times in seconds, lengths in tokens."""
 
     def __init__(self, model_name: str, max_model_len: int, max_loras: int | None) -> None:

@@ -27,7 +27,7 @@ class Prompt:
 
 
 @dataclass(slots=True)
-class Request:
+class GenerationRequest:
     """A checked generation request; ``sampling[i]`` belongs to ``prompts[i]``."""
 
     chat: bool
@@ -64,7 +64,7 @@ def check_fields(body: dict[str, Any], *, chat: bool) -> dict[str, Any]:
     return made
 
 
-def build(made: dict[str, Any], *, chat: bool, max_model_len: int, served: str) -> Request:
+def build(made: dict[str, Any], *, chat: bool, max_model_len: int, served: str) -> GenerationRequest:
     """Render the prompt and make the sampling parameters; ``made`` comes from `check_fields`."""
     limit, limit_name = _limit(made, chat)
     if limit is not None and limit > max_model_len:
@@ -90,7 +90,7 @@ def build(made: dict[str, Any], *, chat: bool, max_model_len: int, served: str) 
         prompt_logprobs = made.get("top_logprobs") or 0 if chat else logprobs
     if chat:
         logprobs = made.get("top_logprobs") or 0 if logprobs else None
-    return Request(
+    return GenerationRequest(
         chat=chat,
         model=made.get("model"),
         prompts=prompts,

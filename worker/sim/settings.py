@@ -39,7 +39,7 @@ _IGNORED_SWITCHES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class SimSettings:
     """What one simulated worker is told; times in seconds, lengths in tokens."""
 
     host: str
@@ -67,7 +67,7 @@ class Settings:
     faults: tuple[Fault, ...]
 
 
-def parse(argv: Sequence[str], environ: Mapping[str, str], now: float) -> Settings:
+def parse(argv: Sequence[str], environ: Mapping[str, str], now: float) -> SimSettings:
     """Settings from command line and environment; exits with status 2 on a usage error, as vLLM does."""
     parser = _parser()
     args = parser.parse_args([_dashes(arg) for arg in argv])
@@ -79,7 +79,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str], now: float) -> Settin
     except ApiError as exc:
         parser.error(exc.message)
     model = args.model or args.model_tag or "demo"
-    return Settings(
+    return SimSettings(
         host=args.host or "0.0.0.0",
         port=args.port,
         uds=args.uds,

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from worker.sim import logprobs
-from worker.sim.generate import Step
-from worker.sim.protocol import Prompt, Request
+from worker.sim.generate import TokenStep
+from worker.sim.protocol import GenerationRequest, Prompt
 from worker.sim.tokens import decode
 
 VERSION = "0.32.0"
@@ -45,7 +45,7 @@ class Stream:
 
     object_name = ""
 
-    def __init__(self, request: Request, identity: Identity) -> None:
+    def __init__(self, request: GenerationRequest, identity: Identity) -> None:
         self.request = request
         self.prompt_tokens = [len(prompt.ids) for prompt in request.prompts]
         self.made = [0] * (len(request.prompts) * request.n)
@@ -64,7 +64,7 @@ class Stream:
         """Events that come before any token."""
         return []
 
-    def event(self, index: int, step: Step) -> str | None:
+    def event(self, index: int, step: TokenStep) -> str | None:
         """The event of one step of choice ``index``; None where vLLM sends none."""
         raise NotImplementedError
 
@@ -75,11 +75,11 @@ class Stream:
         body = dumps(usage(sum(self.prompt_tokens), sum(self.made)))
         return f'{self._head}],"usage":{body},"system_fingerprint":"{FINGERPRINT}"}}\n\n{DONE}'
 
-    def _silent(self, index: int, step: Step) -> bool:
+    def _silent(self, index: int, step: TokenStep) -> bool:
         """vLLM sends nothing while a choice has neither text nor tokens: not even that it was aborted."""
         return not step.text and not step.token_ids and not self.made[index]
 
-    def _tail(self, index: int, step: Step) -> str:
+    def _tail(self, index: int, step: TokenStep) -> str:
         tail = ""
         if self.request.continuous_usage:
             tail = f',"usage":{self._usage(self.prompt_tokens[index // self.request.n], self.made[index])}'
@@ -88,7 +88,7 @@ class Stream:
     def _usage(self, prompt: int, made: int) -> str:
         return dumps(usage(prompt, made))
 
-    def _ids(self, step: Step) -> str:
+    def _ids(self, step: TokenStep) -> str:
         return dumps(step.token_ids) if self.request.return_token_ids else "null"
 
 
@@ -97,7 +97,7 @@ class CompletionStream(Stream):
 
     object_name = "text_completion"
 
-    def event(self, index: int, step: Step) -> str | None:
+    def event(self, index: int, step: TokenStep) -> str | None:
         request = self.request
         opening = not self._opened[index]
         prompt = request.prompts[index // request.n]
@@ -158,7 +158,7 @@ class ChatStream(Stream):
             events.append(f"{self._head}{choice}]{counts}}}\n\n")
         return events
 
-    def event(self, index: int, step: Step) -> str | None:
+    def event(self, index: int, step: TokenStep) -> str | None:
         if self._silent(index, step):
             return None
         self.made[index] += len(step.token_ids)
@@ -169,7 +169,7 @@ class ChatStream(Stream):
             f'"token_ids":{self._ids(step)}}}]{self._tail(index, step)}'
         )
 
-    def _logprobs(self, step: Step) -> str:
+    def _logprobs(self, step: TokenStep) -> str:
         if self.request.logprobs is None:
             return "null"
         return dumps(logprobs.chat(step.token_ids, self.request.logprobs, self.request.ids_as_tokens))

@@ -10,20 +10,20 @@ from collections.abc import Coroutine
 from typing import Any
 
 from worker.sim.child import EngineCore
-from worker.sim.engine import Engine
+from worker.sim.engine import SimEngine
 from worker.sim.errors import ApiError, unknown_model
 from worker.sim.faults import Fault, FaultBox
 from worker.sim.jobs import Timing
 from worker.sim.listener import Listener
 from worker.sim.lora import Adapters
-from worker.sim.metrics import Metrics
-from worker.sim.settings import Settings
+from worker.sim.metrics import SimMetrics
+from worker.sim.settings import SimSettings
 
 
 class Worker:
     """Everything the routes need, and the one place that ends the process."""
 
-    def __init__(self, settings: Settings, core: EngineCore, listener: Listener) -> None:
+    def __init__(self, settings: SimSettings, core: EngineCore, listener: Listener) -> None:
         self.settings = settings
         self.core = core
         self.listener = listener
@@ -33,8 +33,8 @@ class Worker:
             names, enabled=settings.enable_lora, max_rank=settings.max_lora_rank, targets=settings.lora_targets
         )
         max_loras = settings.max_loras if settings.enable_lora else None
-        self.metrics = Metrics(names[0], settings.max_model_len, max_loras)
-        self.engine = Engine(
+        self.metrics = SimMetrics(names[0], settings.max_model_len, max_loras)
+        self.engine = SimEngine(
             Timing(settings.ttft_s, settings.itl_s),
             self.metrics,
             max_num_seqs=settings.max_num_seqs,

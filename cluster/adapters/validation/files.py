@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cluster.adapters.store import FILES, MAX_BYTES, content_hash, hash_streams, remove, sweep_temporary, take_in
-from cluster.adapters.validation.heads import Head, check_head, take_head
+from cluster.adapters.validation.heads import ClassifierHead, check_head, take_head
 from cluster.adapters.validation.pairs import Pair, check_targets, pair_up
 from cluster.adapters.validation.rules import CONFIG, WEIGHTS, AdapterConfig, read_config
 from cluster.adapters.validation.shapes import BaseShapes, Comparison, compare, read_base
@@ -116,7 +116,7 @@ class _Header:
     config: AdapterConfig
     tensors: Mapping[str, Tensor]
     pairs: list[Pair]
-    head: Head | None
+    head: ClassifierHead | None
     compared: int
     unchecked: tuple[str, ...]
 

@@ -16,7 +16,7 @@ from cluster.adapters.validation.tensors import FLOATING, AdapterRejected, Tenso
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class ClassifierHead:
     """``name`` as the engine calls it; its weight is [labels, inputs], and in the file is called ``tensor``."""
 
     name: str
@@ -25,7 +25,7 @@ class Head:
     inputs: int
 
 
-def take_head(tensors: Mapping[str, Tensor], config: AdapterConfig) -> tuple[dict[str, Tensor], Head | None]:
+def take_head(tensors: Mapping[str, Tensor], config: AdapterConfig) -> tuple[dict[str, Tensor], ClassifierHead | None]:
     """The other tensors, and the head. Raises AdapterRejected 400 for what the engine would misunderstand."""
     parts: dict[tuple[str, str], str] = {}
     for key in tensors:
@@ -52,7 +52,7 @@ def take_head(tensors: Mapping[str, Tensor], config: AdapterConfig) -> tuple[dic
     return {key: tensor for key, tensor in tensors.items() if key not in parts.values()}, head
 
 
-def check_head(head: Head, base: BaseShapes, most_labels: int | None) -> None:
+def check_head(head: ClassifierHead, base: BaseShapes, most_labels: int | None) -> None:
     """Raises AdapterRejected 400 where the served model has no such head. ``most_labels``: `--max-lora-cls-labels`."""
     shape = base.shapes.get(head.name)
     if shape is None:
@@ -62,7 +62,7 @@ def check_head(head: Head, base: BaseShapes, most_labels: int | None) -> None:
         raise _refusal(head.tensor, f"has {head.labels} labels from {head.inputs} inputs; {fits}")
 
 
-def _head(name: str, parts: Mapping[tuple[str, str], str], tensors: Mapping[str, Tensor]) -> Head:
+def _head(name: str, parts: Mapping[tuple[str, str], str], tensors: Mapping[str, Tensor]) -> ClassifierHead:
     weight = parts[name, "weight"]
     for key in parts.values():
         if tensors[key].dtype not in FLOATING:
@@ -73,7 +73,7 @@ def _head(name: str, parts: Mapping[tuple[str, str], str], tensors: Mapping[str,
     bias = parts.get((name, "bias"))
     if bias is not None and tensors[bias].shape != shape[:1]:
         raise _refusal(bias, f"has shape {list(tensors[bias].shape)} and its weight has {shape[0]} labels")
-    return Head(name, weight, shape[0], shape[1])
+    return ClassifierHead(name, weight, shape[0], shape[1])
 
 
 def _refusal(tensor: str, told: str) -> AdapterRejected:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from cluster.adapters.validation.heads import Head
+from cluster.adapters.validation.heads import ClassifierHead
 from cluster.adapters.validation.pairs import Pair
 from cluster.adapters.validation.rules import AdapterConfig
 from cluster.adapters.validation.tensors import AdapterRejected, Tensor, shown
@@ -68,7 +68,9 @@ def check_values(stream: BinaryIO, tensors: Mapping[str, Tensor], name: str) -> 
     return frozenset(filled)
 
 
-def no_effect(pairs: Iterable[Pair], head: Head | None, filled: frozenset[str], config: AdapterConfig) -> str | None:
+def no_effect(
+    pairs: Iterable[Pair], head: ClassifierHead | None, filled: frozenset[str], config: AdapterConfig
+) -> str | None:
     """Why the adapter changes nothing, or None: of each product one matrix is zero, or its weight (alpha) is."""
     if head is not None and head.tensor in filled:
         return None

@@ -26,7 +26,7 @@ from cluster.monitoring.hang_detector import Verdict, Work
 from cluster.monitoring.recovery_times import RecoveryTimes
 from fakes import Clock, rng, soon
 from worker.probe import Readiness, Target
-from worker.sim.metrics import Metrics
+from worker.sim.metrics import SimMetrics
 from worker.spec import Slot
 
 S = WorkerState
@@ -216,7 +216,7 @@ class Engine:
     """A worker's HTTP side, over an engine that may stand still, be silent, or answer with an error."""
 
     def __init__(self) -> None:
-        self.metrics = Metrics("demo", 2048, 2)
+        self.metrics = SimMetrics("demo", 2048, 2)
         self.hangs = self.silent = self.steps = False
         self.tells = True
         self.status = 200

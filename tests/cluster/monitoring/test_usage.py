@@ -13,7 +13,7 @@ from fakes import Processes, eventually
 from worker.drivers import proc
 from worker.drivers.base import WorkerStats
 from worker.drivers.process import Process, usage, usage_of
-from worker.gpus import Reading
+from worker.gpus import GpuReading
 
 #: Busy for a moment, in a child of its own, then quiet with some files open.
 _SCRIPT = """
@@ -92,10 +92,10 @@ def test_who_gets_the_number_of_another_does_not_get_its_time(monkeypatch: pytes
 
 
 def test_gpus_are_read_with_the_rest() -> None:
-    reading = Reading(0, "GPU-a", "H200", 8, 1, 0.5, 60.0, None)
+    reading = GpuReading(0, "GPU-a", "H200", 8, 1, 0.5, 60.0, None)
 
     class Gpus:
-        def read(self) -> list[Reading]:
+        def read(self) -> list[GpuReading]:
             return [reading]
 
     sampler = UsageSampler(Gpus())

@@ -14,7 +14,7 @@ from config.aio import Tasks
 from lb.telemetry.cooperative import in_turns
 from lb.telemetry.exposition import Merger, whole
 from lbfakes import Balanced, raw_answer, running_raw_worker
-from worker.sim.metrics import Metrics
+from worker.sim.metrics import SimMetrics
 
 WORKERS, SERIES = 10, 500
 
@@ -24,7 +24,7 @@ MOST_S, MOST_IN_A_TURN_S = 0.05, 0.01
 
 def page(number: int = 0) -> str:
     """What a worker says: vLLM's names as the simulator writes them, and more of the kind up to the number."""
-    text = Metrics("demo", 1024, 4).render().decode()
+    text = SimMetrics("demo", 1024, 4).render().decode()
     there = sum(not line.startswith("#") for line in text.splitlines())
     more = "".join(
         f'vllm:extra_seconds_bucket{{engine="0",le="{n}.0",model_name="demo"}} {n * number}.0\n'

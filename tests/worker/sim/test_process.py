@@ -22,7 +22,7 @@ import pytest
 from worker.demo import adapter_path
 from worker.probe import Target
 from worker.sim.app import build
-from worker.sim.settings import Settings, parse
+from worker.sim.settings import SimSettings, parse
 
 Start = Callable[..., Any]
 LONG = {"prompt": "hello", "max_tokens": 2000, "ignore_eos": True, "stream": True}
@@ -163,7 +163,7 @@ def test_lora_modules_at_start_up(spawn: Start, tmp_path: Path, rank: int) -> No
     assert (process.poll() == 1) == (rank > 16), log.read_text()
 
 
-def _routes(settings: Settings) -> list[tuple[str, str]]:
+def _routes(settings: SimSettings) -> list[tuple[str, str]]:
     """Every method and path that the application knows, and some that it does not."""
     app = build(SimpleNamespace(settings=settings))  # type: ignore[arg-type]
     known = [(route.method, route.resource.canonical) for route in app.router.routes() if route.resource is not None]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from worker.sim import fields, protocol, tokens
 from worker.sim.errors import ApiError
-from worker.sim.protocol import Request
+from worker.sim.protocol import GenerationRequest
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
@@ -31,7 +31,7 @@ NAMES = [
 ]
 
 
-def build(chat: bool = False, **body: Any) -> Request:
+def build(chat: bool = False, **body: Any) -> GenerationRequest:
     base = {"messages": [{"role": "user", "content": "hi"}]} if chat else {"prompt": "hi"}
     made = protocol.check_fields({**base, **body}, chat=chat)
     return protocol.build(made, chat=chat, max_model_len=100, served="demo")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from worker.sim.settings import Settings, parse
+from worker.sim.settings import SimSettings, parse
 
 
-def make(*argv: str, **environ: str) -> Settings:
+def make(*argv: str, **environ: str) -> SimSettings:
     return parse(argv, environ, 0)
 
 
