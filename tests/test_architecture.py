@@ -96,3 +96,29 @@ def _circles(graph: dict[str, set[str]]) -> list[set[str]]:
         if node in reach[node] and not any(node in circle for circle in circles):
             circles.append({other for other in reach[node] if node in reach[other]})
     return circles
+
+
+#: Class names that stand for one thing in several files, and why.
+SHARED_NAMES = {
+    "Exchange": "the protocol that a connection knows, and what implements it",
+    "Heads": "a reader of heads, for requests and for answers",
+}
+
+#: Those that still mean several things. No new ones.
+AMBIGUOUS = frozenset({
+    "Asked", "At", "Drain", "Effect", "Held", "Intake", "Outcome", "Progress", "Reporter", "Settings", "Slot",
+    "Strategy", "Totals", "Verdict",
+})  # fmt: skip
+
+
+def test_a_class_name_has_one_meaning() -> None:
+    """But for `cluster.client.results`, whose names are those of the API's schemas."""
+    places: dict[str, list[str]] = {}
+    for package in PACKAGES:
+        for path in (ROOT / package).rglob("*.py"):
+            if path.relative_to(ROOT).as_posix() != "cluster/client/results.py":
+                for node in ast.walk(ast.parse(path.read_text())):
+                    if isinstance(node, ast.ClassDef):
+                        places.setdefault(node.name.lstrip("_"), []).append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    allowed = SHARED_NAMES.keys() | AMBIGUOUS
+    assert not {name: found for name, found in places.items() if len(found) > 1 and name not in allowed}

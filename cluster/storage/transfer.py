@@ -70,11 +70,11 @@ class Contents:
         return (self.instances, self.weights, self.strategy, {a.name: a for a in adapters})
 
 
-class _Record(BaseModel):
+class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class _VersionRecord(_Record):
+class _VersionRecord(_Strict):
     number: int = Field(ge=1)
     hash: str = Field(pattern=r"^[0-9a-f]{64}$")
     rank: int = Field(ge=1)
@@ -85,7 +85,7 @@ class _VersionRecord(_Record):
     created: float
 
 
-class _AdapterRecord(_Record):
+class _AdapterRecord(_Strict):
     name: str
     active: int
     description: str
@@ -103,7 +103,7 @@ class _AdapterRecord(_Record):
         return self
 
 
-class _Manifest(_Record):
+class _Manifest(_Strict):
     format: str
     version: int
     instances: int | None = Field(ge=0, le=1024)

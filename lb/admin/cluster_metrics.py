@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from config.topology import ADAPTER_STATES, STATES
-from lb.admin.recovery_metrics import NAMES, RecoveryTimes
+from lb.admin.recovery_metrics import NAMES, RecoverySeries
 from lb.control.link import Link
 from lb.routing.pool import Pool
 from lb.telemetry.metrics import Metrics
@@ -31,7 +31,7 @@ class ClusterSeries:
         self._metrics, self._pool, self._link, self._counters = metrics, pool, link, counters
         self.alike: set[str] = set(NAMES)
         self._version = _version()
-        metrics.registry.register(RecoveryTimes(lambda: link.snapshot.get("recovery", {})))
+        metrics.registry.register(RecoverySeries(lambda: link.snapshot.get("recovery", {})))
         self._add_traffic()
         self._add_instances()
         self._add_cluster()

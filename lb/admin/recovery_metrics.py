@@ -18,7 +18,7 @@ _SERIES = {
 NAMES = frozenset(f"{name}{suffix}" for name, _ in _SERIES.values() for suffix in ("_bucket", "_sum", "_count"))
 
 
-class RecoveryTimes(Collector):
+class RecoverySeries(Collector):
     """``read()`` gives the supervisor's times: a snapshot's ``recovery``."""
 
     def __init__(self, read: Callable[[], dict[str, Any]]) -> None:

@@ -115,7 +115,7 @@ class Counters:
         every = dict.fromkeys(name for table in self._tables() for name in table.rows)
         return [name for name in every if not name.startswith(ADAPTER)]
 
-    def share(self, backend: str, incarnation: int) -> Share | None:
+    def share(self, backend: str, incarnation: int) -> InFlightCell | None:
         """Where one incarnation's in-flight count is written, and those of the other processes are read. Whoever
         had the one before must not write to it any more. None where there is no room for another name."""
         own = self._own
@@ -125,7 +125,7 @@ class Counters:
         live = own.live(at)
         own.cells[live + 1] = 0  # first: for a moment the old incarnation is idle, never the new one busy
         own.cells[live] = incarnation
-        return Share(own.cells, live + 1, incarnation, self._elsewhere.setdefault(backend, []))
+        return InFlightCell(own.cells, live + 1, incarnation, self._elsewhere.setdefault(backend, []))
 
     def refresh(self) -> None:
         """Looks for new processes, new backends of theirs, and dead ones, whose requests are in flight no more."""
@@ -165,7 +165,7 @@ class Counters:
         self._file.close()
 
 
-class Share:
+class InFlightCell:
     """One incarnation's in-flight count: ours is written as a whole, so that nothing can add up wrongly."""
 
     __slots__ = ("_at", "_cells", "_incarnation", "_others")

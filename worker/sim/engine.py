@@ -21,7 +21,7 @@ Batch = list[tuple[int, TokenStep]]
 _KV_TOKENS = 1 << 18
 
 
-class SimEngine:
+class EngineCore:
     """Runs jobs. ``slowness`` is asked at every step and multiplies all times."""
 
     def __init__(

@@ -19,7 +19,7 @@ LAST = b"0\r\n\r\n"
 _SMALL = re.compile(rb"[1-9A-Fa-f][0-9A-Fa-f]{0,2}")
 
 
-class _Totals(dict[bytes, int]):
+class _ChunkLengths(dict[bytes, int]):
     """How long a chunk is as a whole (size line, payload, end) by the digits of its size; 0 for what is no plain size
     of up to 4 KiB. Filled as sizes are met: those of a stream are few, and so stay in the processor's cache."""
 
@@ -30,7 +30,7 @@ class _Totals(dict[bytes, int]):
         return total
 
 
-_TOTALS = _Totals()
+_TOTALS = _ChunkLengths()
 
 
 def _size_lines(longest: int) -> Iterator[bytes]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from lb.admin.recovery_metrics import NAMES, RecoveryTimes
+from lb.admin.recovery_metrics import NAMES, RecoverySeries
 from lb.telemetry.exposition import samples
 
 _SEEN = {
@@ -16,7 +16,7 @@ _SEEN = {
 
 def _rendered(seen: dict[str, object]) -> str:
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(RecoveryTimes(lambda: seen))
+    registry.register(RecoverySeries(lambda: seen))
     return generate_latest(registry).decode()
 
 
