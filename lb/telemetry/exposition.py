@@ -49,7 +49,7 @@ class Merger:
         """``texts``: the exposition of each worker by instance; ``own``: the balancer's in pieces, which keeps its
         labels. Returns the outcome in pieces. A line that is no sample is dropped; a sample's own ``instance`` becomes
         ``exported_instance``, as Prometheus does."""
-        page = _Families()
+        page = _MergedPage()
         for piece in own:
             self._take_own(page, piece)
             yield
@@ -60,7 +60,7 @@ class Merger:
                 yield
         return (yield from page.pieces())
 
-    def _take_own(self, page: _Families, piece: str) -> None:
+    def _take_own(self, page: _MergedPage, piece: str) -> None:
         for line in piece.split("\n"):
             if line.startswith("#"):
                 page.head(line)
@@ -68,7 +68,7 @@ class Merger:
                 end = line.find("{")
                 page.group(line[: end if end > 0 else line.find(" ")]).append(line)
 
-    def _take(self, page: _Families, instance: str, lines: Iterable[str]) -> None:
+    def _take(self, page: _MergedPage, instance: str, lines: Iterable[str]) -> None:
         known, groups = self._known, page.groups
         for line in lines:
             series, _, value = line.rpartition(" ")
@@ -114,7 +114,7 @@ def merge(texts: Mapping[str, str], own: str = "") -> str:
     return "".join(whole(Merger().merge(texts, (own,))))
 
 
-class _Families:
+class _MergedPage:
     """Families in the order in which they were first seen."""
 
     def __init__(self) -> None:

@@ -21,7 +21,7 @@ Batch = list[tuple[int, TokenStep]]
 _KV_TOKENS = 1 << 18
 
 
-class EngineCore:
+class TokenEngine:
     """Runs jobs. ``slowness`` is asked at every step and multiplies all times."""
 
     def __init__(

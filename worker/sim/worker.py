@@ -10,7 +10,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from worker.sim.child import EngineCore
-from worker.sim.engine import EngineCore
+from worker.sim.engine import TokenEngine
 from worker.sim.errors import ApiError, unknown_model
 from worker.sim.faults import Fault, FaultBox
 from worker.sim.jobs import Timing
@@ -34,7 +34,7 @@ class Worker:
         )
         max_loras = settings.max_loras if settings.enable_lora else None
         self.metrics = SimMetrics(names[0], settings.max_model_len, max_loras)
-        self.engine = EngineCore(
+        self.engine = TokenEngine(
             Timing(settings.ttft_s, settings.itl_s),
             self.metrics,
             max_num_seqs=settings.max_num_seqs,
