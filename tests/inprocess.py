@@ -29,7 +29,7 @@ from config.link import Phase
 from config.paths import StateDir
 from config.settings import load
 from fakedriver import FakeDriver, FakeHandle
-from fakes import rng
+from fakes import rng, soon
 from lbfakes import Balanced, card, running_balancer
 from worker.drivers.local import LocalDriver
 from worker.drivers.proc import ProcessId
@@ -53,14 +53,17 @@ class Clock:
 
 
 class Engine(FakeHandle):
-    """One worker: its server on the port that it was given, and its end. ``broken`` by route: what it answers there in
-    place of 200."""
+    """One worker: its server on the port that it was given, and its end. ``broken`` by route: the status that it
+    answers there in place of 200, None: it never answers; ``broken_once``: to the next one only. ``on_load`` is called
+    with the name of an adapter before it is loaded."""
 
     def __init__(self, spec: WorkerSpec, number: int) -> None:
         super().__init__(1_000_000_000 + 100 * number, spec.endpoint)
         self.spec, self.loop, self.tasks = spec, asyncio.get_running_loop(), Tasks()
         self.adapters: dict[str, str] = {}
-        self.broken: dict[str, int] = {}
+        self.broken: dict[str, int | None] = {}
+        self.broken_once: dict[str, int] = {}
+        self.on_load: Callable[[str], None] = lambda name: None
         self.asked: list[tuple[str, Any]] = []
         self.hold = asyncio.Event()  # generations wait for it
         self.hold.set()
@@ -100,7 +103,10 @@ class Engine(FakeHandle):
 
     @web.middleware
     async def _answered(self, request: web.Request, handler: Callable[[web.Request], Any]) -> web.StreamResponse:
-        if status := self.broken.get(request.path):
+        if (once := self.broken_once.pop(request.path, 0)) or request.path in self.broken:
+            status = once or self.broken[request.path]
+            while status is None:
+                await asyncio.sleep(60)
             return web.json_response({"error": {"message": "told to refuse", "code": status}}, status=status)
         answer: web.StreamResponse = await handler(request)
         return answer
@@ -114,6 +120,7 @@ class Engine(FakeHandle):
 
     async def _load(self, request: web.Request) -> web.Response:
         body = await request.json()
+        self.on_load(body["lora_name"])
         self.adapters[body["lora_name"]] = body["lora_path"]
         return web.Response()
 
@@ -211,9 +218,32 @@ class InProcess:
 
         return await until(look)
 
-    def said(self) -> list[str]:
-        """The events so far."""
-        return [event.text for event in self.supervisor.events.events]
+    async def in_state(self, name: str, state: str) -> dict[str, Any]:
+        """That worker, once it is in ``state``."""
+
+        async def look() -> dict[str, Any] | None:
+            seen = (await self.status())["instances"].get(name, {})
+            return seen if seen.get("state") == state else None
+
+        return await until(look)
+
+    async def back(self, name: str, starts: int) -> dict[str, Any]:
+        """That worker, once it is ready and was started so often."""
+        await soon(lambda: self.started(name) == starts)
+        return await self.in_state(name, "ready")
+
+    async def load(self, name: str, path: str, **more: Any) -> tuple[int, Any]:
+        return await self.post("/v1/load_lora_adapter", {"lora_name": name, "lora_path": path, **more})
+
+    async def adapters(self) -> dict[str, dict[str, Any]]:
+        """The registry as clients see it."""
+        status, found = await self.balancer.answer("GET", "/v1/lora_adapters")
+        assert status == 200, found
+        return {adapter["lora_name"]: adapter for adapter in found["adapters"]}
+
+    async def held(self) -> dict[str, dict[str, str]]:
+        """What each worker itself holds: name and path."""
+        return {name: dict(self.engine(name).adapters) for name in (await self.status())["instances"]}
 
 
 async def until(look: Callable[[], Any], timeout: float = 10.0) -> Any:
@@ -226,13 +256,13 @@ async def until(look: Callable[[], Any], timeout: float = 10.0) -> Any:
 
 @asynccontextmanager
 async def running(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, engines: Engines | None = None, **settings: Any
+    folder: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any
 ) -> AsyncIterator[InProcess]:
     """A cluster with these settings, from its start to its end; nothing is waited for at first."""
     monkeypatch.setattr(loop, "TICK", 0.01)
-    engines = engines or Engines()
     given = {"engine": "sim", "lb_standby": False, "health_interval": 0.05, **settings}
     checked, state, clock = plan.make(load(given), Machine((), (0, 1), 2**34)), StateDir(folder), Clock()
+    engines = Engines()
     state.create()
     async with AsyncExitStack() as stack:
         store = await Store.open(state.database)
@@ -241,7 +271,8 @@ async def running(
         await supervisor.prepare(await store.next_number("epochs"), adopt=False)
         server = await control.serve(supervisor, state)
         stack.push_async_callback(server.cleanup)
-        balancer = await stack.enter_async_context(running_balancer(folder))
+        waits = {"queue_timeout": settings["queue_timeout"]} if "queue_timeout" in settings else {}
+        balancer = await stack.enter_async_context(running_balancer(folder, **waits))
         stack.push_async_callback(engines.close)
         group = supervisor.balancer
         stack.push_async_callback(group.close)

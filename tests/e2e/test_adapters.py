@@ -95,43 +95,6 @@ def test_a_loaded_adapter_is_everywhere_and_outlives_everything(sim: Cluster, tm
     assert sim.complete("mine").json()["choices"][0]["text"] == text
 
 
-def test_the_same_again_is_no_new_version_and_other_content_has_to_be_asked_for(sim: Cluster, tmp_path: Path) -> None:
-    one, two = make_adapter(tmp_path / "one", 1), make_adapter(tmp_path / "two", 2)
-    assert load(sim, "mine", one).json()["version"] == 1
-    again = load(sim, "mine", make_adapter(tmp_path / "copy", 1))
-    assert (again.status_code, again.json()["version"]) == (200, 1)
-    other = load(sim, "mine", two)
-    assert other.status_code == 409
-    assert "load_inplace" in other.json()["error"]["message"]
-    assert load(sim, "mine", two, load_inplace=True).json()["version"] == 2
-    stored = sim.state_dir / "adapters"
-    before = len(list(stored.iterdir()))
-    assert load(sim, "other", one).status_code == 200
-    assert len(list(stored.iterdir())) == before, "the same content is stored once"
-
-
-def test_one_worker_that_refuses_means_none_has_it(sim: Cluster, tmp_path: Path) -> None:
-    sim.fault("instance_1", kind="refuse_lora")
-    answer = load(sim, "mine", make_adapter(tmp_path / "mine"))
-    assert answer.status_code == 502
-    assert "instance_1" in answer.json()["error"]["message"]
-    assert "mine" not in adapters(sim)
-    assert all("mine" not in names for names in held(sim).values())
-    assert sim.complete("mine").status_code == 404
-    assert sim.status()["running_instances"] == 3
-
-
-def test_an_update_that_one_worker_refuses_goes_back_everywhere(sim: Cluster, tmp_path: Path) -> None:
-    assert load(sim, "mine", make_adapter(tmp_path / "one", 1)).status_code == 200
-    before = held(sim)
-    sim.fault("instance_2", kind="refuse_lora", count=1)
-    answer = load(sim, "mine", make_adapter(tmp_path / "two", 2), load_inplace=True)
-    assert answer.status_code == 502
-    assert "instance_2" in answer.json()["error"]["message"]
-    poll(lambda: held(sim) == before, 10, "all are back on version 1")
-    assert adapters(sim)["mine"]["version"] == 1
-
-
 async def _keep_asking(cluster: Cluster, model: str, stop: asyncio.Event, outcomes: Counter[Any]) -> None:
     body = {"model": model, "prompt": "hello", "max_tokens": 6, "ignore_eos": True, "stream": True}
     async with httpx.AsyncClient(timeout=40) as client:
@@ -167,64 +130,6 @@ async def test_updates_and_rollbacks_under_load_fail_no_request(
     assert set(outcomes) == {200}
     assert outcomes[200] > 20
     assert agreed(cluster)
-
-
-def test_versions_are_kept_and_gone_back_to(cluster: Cluster, tmp_path: Path) -> None:
-    assert cluster.up("--engine", "sim", "--keep-versions", "2").returncode == 0
-    for n in range(3):
-        assert load(cluster, "mine", make_adapter(tmp_path / f"v{n}", n), load_inplace=True).status_code == 200
-    url = f"{cluster.url}/v1/lora_adapters/mine"
-    shown = httpx.get(url).json()
-    assert [(v["version"], v["active"]) for v in shown["versions"]] == [(2, False), (3, True)]
-    assert {"hash", "rank", "target_modules", "base_model", "source", "size", "created"} <= set(shown["versions"][0])
-    assert cluster.post("/v1/lora_adapters/mine/rollback", {"version": 1}).status_code == 404
-    assert cluster.post("/v1/lora_adapters/mine/rollback", {}).json()["version"] == 2
-    assert cluster.post("/v1/lora_adapters/mine/rollback", {}).status_code == 409
-    assert cluster.post("/v1/lora_adapters/mine/rollback", {"version": 3}).json()["version"] == 3
-    assert cluster.post("/v1/lora_adapters/nobody/rollback", {}).status_code == 404
-    assert cluster.post("/v1/lora_adapters/mine/rollback", {"version": "x"}).status_code == 400
-
-
-def test_an_unloaded_adapter_is_gone_everywhere(sim: Cluster) -> None:
-    assert unload(sim, "pirate").json() == {"lora_name": "pirate", "state": "unloaded"}
-    assert all(set(names) == {"poet"} for names in held(sim).values())
-    assert sim.complete("pirate").status_code == 404
-    assert "pirate" not in [card["id"] for card in httpx.get(f"{sim.url}/v1/models").json()["data"]]
-    assert unload(sim, "pirate").status_code == 404
-
-
-def test_what_is_changed_behind_our_back_is_repaired(cluster: Cluster, tmp_path: Path) -> None:
-    result = cluster.up("--engine", "sim", "--instances", "2", HEALTH_CHECK_INTERVAL="0.2")
-    assert result.returncode == 0, result.stderr
-    cluster.wait_ready(2)
-    before = held(cluster)
-    path = "/v1/unload_lora_adapter"
-    assert behind_our_back(cluster, "instance_0", path, {"lora_name": "poet"}).status_code == 200
-    assert cluster.complete("poet").status_code == 200, "a worker's own 404 is not the client's answer"
-    poll(lambda: held(cluster) == before, 10, "it is loaded again")
-    stray = {"lora_name": "stray", "lora_path": str(make_adapter(tmp_path / "stray"))}
-    assert behind_our_back(cluster, "instance_1", "/v1/load_lora_adapter", stray).status_code == 200
-    poll(lambda: held(cluster) == before, 10, "it is taken off")
-    assert cluster.complete("stray").status_code == 404
-    assert cluster.status()["instances"]["instance_0"]["restarts"] == 0
-
-
-def test_a_worker_that_lacks_an_adapter_is_degraded_and_serves_the_rest(cluster: Cluster) -> None:
-    result = cluster.up("--engine", "sim", "--instances", "2", HEALTH_CHECK_INTERVAL="0.2")
-    assert result.returncode == 0, result.stderr
-    cluster.wait_ready(2)
-    cluster.fault("instance_0", kind="refuse_lora")
-    behind_our_back(cluster, "instance_0", "/v1/unload_lora_adapter", {"lora_name": "poet"})
-    seen = poll(lambda: (i := cluster.instance("instance_0"))["degraded"] and i, 10)
-    assert (seen["state"], seen["is_running"]) == ("ready", True)
-    assert "poet" in seen["reason"]
-    assert seen["models"] == ["demo", "pirate"]
-    before = cluster.instance("instance_1")["requests_total"]
-    for _ in range(6):
-        assert cluster.complete("poet").status_code == 200
-    assert cluster.instance("instance_1")["requests_total"] == before + 6
-    cluster.ask_worker("instance_0", "DELETE", "/sim/fault").raise_for_status()
-    poll(lambda: not cluster.instance("instance_0")["degraded"], 15, "it is tried again")
 
 
 @pytest.mark.parametrize(
@@ -284,20 +189,6 @@ def test_names_as_some_clients_write_them(sim_once: Cluster) -> None:
     unknown = sim_once.complete("other:pirate")
     assert unknown.status_code == 404
     assert "'pirate'" in sim_once.complete("pirat").json()["error"]["message"]
-
-
-def test_a_worker_that_dies_in_the_middle_of_a_load_gets_it_when_it_is_back(sim: Cluster, tmp_path: Path) -> None:
-    for name in sim.status()["instances"]:
-        sim.fault(name, kind="slow_lora", delay_s=0.6)
-    pid = sim.instance("instance_1")["pid"]
-    with ThreadPoolExecutor(1) as pool:
-        loading = pool.submit(load, sim, "mine", make_adapter(tmp_path / "mine"))
-        poll(lambda: not loading.done(), 1)
-        threading.Timer(0.2, kill, (pid,)).start()
-        answer = loading.result(30)
-    assert answer.status_code == 200, answer.text
-    sim.wait_ready(3)
-    poll(lambda: agreed(sim), 10)
 
 
 def test_fifty_loads_and_unloads_of_the_same_names_at_once_end_in_agreement(sim: Cluster, tmp_path: Path) -> None:

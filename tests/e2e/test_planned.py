@@ -144,12 +144,6 @@ def test_a_rolling_restart_without_a_spare_takes_one_at_a_time(shared: Cluster) 
     assert not set(pids(shared).values()) & set(before.values())
 
 
-def test_the_limit_on_workers_is_one_on_spares_too(cluster: Cluster) -> None:
-    assert cluster.up("--engine", "sim", "--instances", "2", "--max-instances", "2").returncode == 0
-    cluster.wait_ready(2)
-    assert cluster.post("/v1/cluster/restart", {"rolling": True}).json()["spare"] is None
-
-
 def test_scaling_down_and_up_again_under_load_loses_nothing(shared: Cluster) -> None:
     with load(shared) as running:
         assert shared.run("scale", "1").returncode == 0

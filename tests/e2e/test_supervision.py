@@ -55,49 +55,6 @@ def test_a_worker_that_ends_comes_back_with_nothing_left_of_it(sim: Cluster, how
     assert not [p for p in proc.processes() if p.pid in tree and p.alive]
 
 
-QUICKLY = {"CLUSTERCTL_RESTART_DELAY": "0.1"}
-
-
-def test_a_crash_loop_is_given_up_shown_and_cleared_by_a_manual_restart(cluster: Cluster) -> None:
-    assert cluster.up("--engine", "sim", "--instances", "3", **QUICKLY).returncode == 0
-    cluster.wait_ready(3)
-    killed: set[int] = set()
-
-    def strike() -> dict[str, Any] | None:
-        seen = cluster.instance("instance_2")
-        if seen["state"] == "failed":
-            return seen
-        if seen["pid"] and seen["pid"] not in killed and seen["ready_for_s"] is None:
-            killed.add(seen["pid"])
-            kill(seen["pid"])
-        return None
-
-    kill(cluster.instance("instance_2")["pid"])
-    failed = poll(strike, 40, "five failures in a row")
-    assert "crash loop" in failed["reason"]
-    assert failed["is_running"] is False
-    assert cluster.complete().status_code == 200
-    assert cluster.run("restart", "instance_2").returncode == 0
-    assert cluster.instance("instance_2")["state"] == "ready"
-
-
-def test_requests_fail_at_once_when_every_worker_has_failed(cluster: Cluster) -> None:
-    result = cluster.up("--engine", "sim", "--instances", "1", **QUICKLY)
-    assert result.returncode == 0, result.stderr
-    killed: set[int] = set()
-
-    def strike() -> bool:
-        seen = cluster.instance("instance_0")
-        if seen["pid"] and seen["pid"] not in killed:
-            killed.add(seen["pid"])
-            kill(seen["pid"])
-        return bool(seen["state"] == "failed")
-
-    poll(strike, 40)
-    began = time.monotonic()
-    answer = cluster.complete()
-    assert (answer.status_code, time.monotonic() - began < 2) == (503, True)
-    assert httpx.get(f"{cluster.url}/health").status_code == 503
 
 
 def test_counts_survive_worker_and_balancer(sim: Cluster) -> None:
@@ -210,61 +167,6 @@ def test_what_outlasts_the_drain_timeout_ends_with_an_explicit_error(cluster: Cl
     poll(lambda: not cluster.leftovers(), 15)
 
 
-def test_scaling_takes_the_newest_after_its_streams_have_finished(cluster: Cluster) -> None:
-    result = cluster.up("--engine", "sim", "--instances", "2", "--max-instances", "3", "--", "--itl-ms", "50")
-    assert result.returncode == 0
-    cluster.wait_ready(2)
-    assert cluster.post("/v1/cluster/scale", {"action": "scale_up", "count": 1}).json() == {"desired": 3, "current": 2}
-    cluster.wait_ready(3)
-    cluster.post("/v1/cluster/strategy", {"strategy": "round_robin"})
-    body = {"model": "demo", "prompt": "x", "max_tokens": 40, "stream": True, "ignore_eos": True}
-    texts: list[str] = []
-
-    def stream() -> None:
-        with httpx.stream("POST", f"{cluster.url}/v1/completions", json=body, timeout=30) as response:
-            texts.append("".join(response.iter_text()))
-
-    threads = [threading.Thread(target=stream) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    poll(lambda: all(i["in_flight"] == 1 for i in cluster.status()["instances"].values()), 5)
-    assert cluster.post("/v1/cluster/scale", {"instances": 1}).status_code == 202
-    status = cluster.status()
-    assert [i["state"] for i in status["instances"].values()] == ["ready", "draining", "draining"]
-    for thread in threads:
-        thread.join(20)
-    assert [text.endswith("data: [DONE]\n\n") for text in texts] == [True] * 3
-    assert list(cluster.wait_ready(1)["instances"]) == ["instance_0"]
-
-
-@pytest.mark.parametrize(("body", "status"), [({"instances": 0}, 409), ({"instances": 4}, 409),
-                                              ({"action": "scale_down", "count": 3}, 409)])  # fmt: skip
-def test_scaling_beyond_the_bounds_is_refused_with_the_reason(cluster: Cluster, body: Any, status: int) -> None:
-    assert cluster.up("--engine", "sim", "--instances", "3", "--max-instances", "3").returncode == 0
-    answer = cluster.post("/v1/cluster/scale", body)
-    assert answer.status_code == status
-    assert "1..3" in answer.json()["error"]["message"]
-    assert cluster.status()["total_instances"] == 3
-
-
-def test_a_rolling_restart_replaces_all_and_never_has_fewer_than_two_ready(sim: Cluster) -> None:
-    before = {n: i["pid"] for n, i in sim.status()["instances"].items()}
-    assert sim.post("/v1/cluster/restart", {"rolling": True, "spare": False}).status_code == 202
-    fewest = 3
-
-    def all_new() -> bool:
-        nonlocal fewest
-        status = sim.status()
-        fewest = min(fewest, status["running_instances"])
-        assert sim.complete().status_code == 200
-        return status["running_instances"] == 3 and all(
-            i["pid"] != before[n] for n, i in status["instances"].items()
-        )
-
-    poll(all_new, 30)
-    assert fewest == 2
-
-
 def test_a_second_up_changes_nothing(sim: Cluster) -> None:
     before = sim.status()
     result = sim.up("--engine", "sim", "--instances", "1")
@@ -292,25 +194,3 @@ def test_a_foreign_server_is_balanced_but_not_touched(make_cluster: Callable[[],
     assert other.status()["instances"]["instance_0"]["restarts"] == 0
 
 
-PROBES = {"HEALTH_CHECK_INTERVAL": "0.2", "CLUSTERCTL_HEALTH_TIMEOUT": "0.3"}
-
-
-def test_a_worker_that_stops_answering_probes_is_out_and_comes_back(cluster: Cluster) -> None:
-    assert cluster.up("--engine", "sim", "--instances", "2", **PROBES).returncode == 0
-    before = cluster.wait_ready(2)["instances"]["instance_0"]
-    cluster.fault("instance_0", kind="slow_health", delay_s=1.0, for_s=1.2)
-    out = poll(lambda: (i := cluster.instance("instance_0"))["state"] == "unhealthy" and i, 10)
-    assert "/health" in out["reason"]
-    assert cluster.complete().status_code == 200
-    assert cluster.instance("instance_1")["requests_total"] == 1
-    back = poll(lambda: (i := cluster.instance("instance_0"))["state"] == "ready" and i, 10)
-    assert (back["pid"], back["restarts"]) == (before["pid"], 0)
-
-
-def test_a_worker_that_does_not_come_back_is_killed_and_restarted(cluster: Cluster) -> None:
-    assert cluster.up("--engine", "sim", "--instances", "2", **PROBES).returncode == 0
-    before = cluster.wait_ready(2)["instances"]["instance_0"]
-    cluster.fault("instance_0", kind="slow_health", delay_s=60)
-    after = poll(lambda: _ready_again(cluster, "instance_0", before["pid"]), 20)
-    assert after["restarts"] == 1
-    assert "health checks keep failing" in after["last_exit"]["reason"]
