@@ -102,12 +102,12 @@ def _circles(graph: dict[str, set[str]]) -> list[set[str]]:
 SHARED_NAMES = {
     "Exchange": "the protocol that a connection knows, and what implements it",
     "Heads": "a reader of heads, for requests and for answers",
+    "Owner": "what a part asks of the exchange that it is a part of",
 }
 
 #: Those that still mean several things. No new ones.
 AMBIGUOUS = frozenset({
-    "Asked", "At", "Drain", "Effect", "Held", "Intake", "Outcome", "Progress", "Reporter", "Settings", "Slot",
-    "Strategy", "Totals", "Verdict",
+    "Asked", "Drain", "Effect", "Held", "Outcome", "Progress", "Reporter", "Settings", "Slot", "Strategy", "Verdict",
 })  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from typing import cast
 from config.peer_credentials import uid_of_peer
 from lb.admission.allowance import Allowance
 from lb.admission.budget import UNCOUNTED
-from lb.downstream.intake import Intake
+from lb.downstream.intake import BodyIntake
 from lb.downstream.pace import Pace
 from lb.downstream.presence import has_left, unsent
 from lb.downstream.service import Service
@@ -45,7 +45,7 @@ _SERVER = SERVER.decode()
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class _At(Enum):
+class _Reads(Enum):
     HEAD = auto()  # a request is awaited, or its head is being read
     BODY = auto()  # its body is being collected
     ANSWER = auto()  # it is being answered; with an upload, its body is still being read
@@ -73,11 +73,11 @@ class ClientConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         #: Raises nothing: a client that has gone is told of by `Exchange.client_gone`.
         self.write: Callable[[bytes], None] = _nowhere
-        self._at = _At.HEAD
+        self._at = _Reads.HEAD
         self._heads = http.Heads()
         self._buffer = bytearray()
         self._body = bytearray()  # a small one
-        self._intake: Intake | None = None  # another one
+        self._intake: BodyIntake | None = None  # another one
         self._left = 0
         self._request: Request | None = None
         self._exchange: Exchange | None = None
@@ -154,7 +154,7 @@ class ClientConnection(asyncio.Protocol):
         if self.close_after or (self._ended and not self._buffer):
             self.close()
             return
-        self._request, self._at, self._served, self._since = None, _At.HEAD, True, monotonic()
+        self._request, self._at, self._served, self._since = None, _Reads.HEAD, True, monotonic()
         self._held = self._skipped = False
         if self._full:
             self._pause_reading()  # no further answer to a client that does not read this one
@@ -199,28 +199,28 @@ class ClientConnection(asyncio.Protocol):
             return
         request = self._request
         unread = not self._ended and (
-            request is None or self._at is _At.BODY or (request.upload is not None and not request.upload.complete)
+            request is None or self._at is _Reads.BODY or (request.upload is not None and not request.upload.complete)
         )
         self._exchange = None
         self._allowance.over()
-        if unread and self._at is not _At.TUNNEL:
-            self._at, self._since = _At.LINGER, monotonic()
+        if unread and self._at is not _Reads.TUNNEL:
+            self._at, self._since = _Reads.LINGER, monotonic()
             self._intake, self._held, self._reading = None, False, False
             self._resume_reading()
             self._transport.write_eof()
         else:
-            self._at, self._since = _At.CLOSED, monotonic()
+            self._at, self._since = _Reads.CLOSED, monotonic()
             self._transport.close()
 
     def cut(self) -> None:
         """At once, so that what was sent cannot be taken for complete."""
-        self._at, self._exchange = _At.CLOSED, None
+        self._at, self._exchange = _Reads.CLOSED, None
         self._allowance.over()
         if self._transport is not None:
             self._transport.abort()
 
     def become_tunnel(self) -> None:
-        self._at = _At.TUNNEL
+        self._at = _Reads.TUNNEL
         self._resume_reading()
         if self._buffer:
             data, self._buffer = bytes(self._buffer), bytearray()
@@ -254,7 +254,7 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         exchange, self._exchange = self._exchange, None
-        self._at, self._request, self._intake = _At.CLOSED, None, None
+        self._at, self._request, self._intake = _Reads.CLOSED, None, None
         self._transport, self.write = None, _nowhere
         self._allowance.over()
         self._service.closed(self)
@@ -264,8 +264,8 @@ class ClientConnection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """The client sends no more. Whether it has gone, or waits for its answer (RFC 9112 9.6 lets it), cannot be told
         from this alone."""
-        whole = self._at is _At.ANSWER and not self._decoding
-        if whole or (self._at is _At.HEAD and b"\r\n\r\n" in self._buffer):
+        whole = self._at is _Reads.ANSWER and not self._decoding
+        if whole or (self._at is _Reads.HEAD and b"\r\n\r\n" in self._buffer):
             if not self._ended:
                 self._ended = monotonic()
                 asyncio.get_running_loop().call_later(_EOF_S, self._ask_whether_there)
@@ -283,33 +283,33 @@ class ClientConnection(asyncio.Protocol):
         self._full, self._going = False, None
         if self._exchange is not None:
             self._exchange.client_writable(True)
-        elif self._at is _At.HEAD:
+        elif self._at is _Reads.HEAD:
             self._since = monotonic()
             self._resume_reading()
             self._go_on()
-        elif self._at is _At.CLOSED:
+        elif self._at is _Reads.CLOSED:
             self._since = monotonic()  # the little that is left has as long again
 
     def data_received(self, data: bytes) -> None:
         at = self._at
-        if at is _At.HEAD and not self._buffer and not self._full:
+        if at is _Reads.HEAD and not self._buffer and not self._full:
             end = data.find(b"\r\n\r\n")
             if end >= 0 and data[:2] != b"\r\n":
                 self._head(data[: end + 4], data[end + 4 :])
                 return
-        if at is _At.HEAD:
+        if at is _Reads.HEAD:
             if not self._buffer and not self._skipped:
                 self._since = monotonic()
             self._buffer += data
             if not self._full:
                 self._look_for_head()
-        elif at is _At.BODY or (at is _At.ANSWER and self._decoding):
+        elif at is _Reads.BODY or (at is _Reads.ANSWER and self._decoding):
             self._take(data)
-        elif at is _At.ANSWER:
+        elif at is _Reads.ANSWER:
             self._buffer += data  # the next request, sent ahead
             if len(self._buffer) > http.MAX_HEAD:
                 self._pause_reading()  # `check` looks whether the client is still there
-        elif at is _At.TUNNEL and self._exchange is not None:
+        elif at is _Reads.TUNNEL and self._exchange is not None:
             self._exchange.tunnelled(data)
 
     def check(self, now: float) -> None:
@@ -318,14 +318,14 @@ class ClientConnection(asyncio.Protocol):
         if self._going is not None and self._going.is_slow(now, -unsent(self._transport)):
             self._service.slow_reader(self)
             self.cut_off()
-        elif at is _At.HEAD:
+        elif at is _Reads.HEAD:
             if self._going is None:  # what it sent ahead is not looked at before it has taken its answer
                 self._check_head(waited)
-        elif (at is _At.LINGER and waited > limits.linger) or (
-            at is _At.CLOSED and self._going is None and waited > limits.send
+        elif (at is _Reads.LINGER and waited > limits.linger) or (
+            at is _Reads.CLOSED and self._going is None and waited > limits.send
         ):
             self.cut()
-        elif (at is _At.BODY or self._decoding) and (
+        elif (at is _Reads.BODY or self._decoding) and (
             error := self._allowance.refusal(now, self._progress, paused=self._paused)
         ) is not None:
             self._reject(error)
@@ -351,8 +351,8 @@ class ClientConnection(asyncio.Protocol):
         if self._exchange is not None:
             if reason is not None:
                 self._exchange.cut(reason)
-        elif self._at is _At.HEAD and not self._buffer and self._transport is not None:
-            self._at, self._since = _At.CLOSED, monotonic()
+        elif self._at is _Reads.HEAD and not self._buffer and self._transport is not None:
+            self._at, self._since = _Reads.CLOSED, monotonic()
             self._transport.close()
 
     # inside
@@ -363,7 +363,7 @@ class ClientConnection(asyncio.Protocol):
         return request is not None and request.upload is not None and not request.upload.complete
 
     def _go_on(self) -> None:
-        if self._at is _At.HEAD and self._buffer and not self._full:
+        if self._at is _Reads.HEAD and self._buffer and not self._full:
             self._since = monotonic()
             self._look_for_head()
             if self._ended and self._is_cut_short and not self._reading and self._transport is not None:
@@ -372,7 +372,7 @@ class ClientConnection(asyncio.Protocol):
     @property
     def _is_cut_short(self) -> bool:
         """What is there of the next request is not whole."""
-        return self._at is _At.BODY or (self._at is _At.HEAD and b"\r\n\r\n" not in self._buffer)
+        return self._at is _Reads.BODY or (self._at is _Reads.HEAD and b"\r\n\r\n" not in self._buffer)
 
     def _look_for_head(self) -> None:
         """In the buffer, of which ``_searched`` bytes were looked at already."""
@@ -404,7 +404,7 @@ class ClientConnection(asyncio.Protocol):
         """Bytes of the body that have to come yet, as far as that is known."""
         if self._intake is not None:
             return self._intake.missing
-        return self._left - len(self._body) if self._at is _At.BODY else 0
+        return self._left - len(self._body) if self._at is _Reads.BODY else 0
 
     def _read_on(self) -> None:
         """The body was not read for a while, and is from now on."""
@@ -418,7 +418,7 @@ class ClientConnection(asyncio.Protocol):
         if self._buffer and waited > longest:
             self._reject(Malformed(408, f"the head of the request did not come within {longest:g} s"))
         elif waited > (limits.idle if self._served else longest):
-            self._at, self._since = _At.CLOSED, monotonic()
+            self._at, self._since = _Reads.CLOSED, monotonic()
             if self._transport is not None:
                 self._transport.close()
 
@@ -475,7 +475,7 @@ class ClientConnection(asyncio.Protocol):
             return
         if length is not None and length <= AT_ONCE:
             if len(rest) >= length:
-                self._at = _At.ANSWER
+                self._at = _Reads.ANSWER
                 if len(rest) > length:
                     self._buffer += rest[length:]
                     rest = rest[:length]
@@ -483,8 +483,8 @@ class ClientConnection(asyncio.Protocol):
                 return
             self._left = length
         else:
-            self._intake = Intake(length, service.admission.limits.max_body, scan)
-        self._at = _At.BODY
+            self._intake = BodyIntake(length, service.admission.limits.max_body, scan)
+        self._at = _Reads.BODY
         if head.expects_continue and not rest:
             self.write(_CONTINUE)
         if rest:
@@ -507,10 +507,10 @@ class ClientConnection(asyncio.Protocol):
     def _skip_or_close(self, rest: bytes, length: int | None) -> None:
         """After a refusal: a body that is there already is passed over, for another one nobody waits."""
         if length is not None and len(rest) >= length:
-            self._at = _At.ANSWER
+            self._at = _Reads.ANSWER
             self._buffer += rest[length:]
         else:
-            self._at = _At.BODY
+            self._at = _Reads.BODY
             self.close_after = True
 
     def _take(self, data: bytes) -> None:
@@ -528,14 +528,14 @@ class ClientConnection(asyncio.Protocol):
         if len(data) >= missing:
             self._buffer += data[missing:]
             body, self._body = bytes(self._body), bytearray()
-            self._at = _At.ANSWER
+            self._at = _Reads.ANSWER
             self._allowance.complete()
             self._start(body)
 
     def _read(self) -> None:
         """What there is of a body that is not small, for a millisecond; the rest of it after the others' turn."""
         intake, request = self._intake, self._request
-        if intake is None or request is None or self._at not in (_At.BODY, _At.ANSWER):
+        if intake is None or request is None or self._at not in (_Reads.BODY, _Reads.ANSWER):
             return  # given up meanwhile
         try:
             complete = intake.read()
@@ -568,12 +568,12 @@ class ClientConnection(asyncio.Protocol):
         if not self._held:
             self._resume_reading()
 
-    def _begin(self, request: Request, intake: Intake) -> None:
+    def _begin(self, request: Request, intake: BodyIntake) -> None:
         """With a body that is complete, or that goes on as it comes."""
         names = None if intake.scan is None else intake.scan.names
         request.facts = intake.facts or (None if names is None else Facts(names.name, names=names))
         pieces = intake.take()
-        self._at = _At.ANSWER
+        self._at = _Reads.ANSWER
         if intake.complete and intake.size <= self._service.admission.limits.collect:
             self._start(b"".join(pieces))
             return
@@ -602,12 +602,12 @@ class ClientConnection(asyncio.Protocol):
         began = exchange is not None and exchange.began
         if exchange is not None:
             exchange.client_gone()
-        if self._at is _At.CLOSED or began:
+        if self._at is _Reads.CLOSED or began:
             self.cut()
             return
         self.close_after = True
-        if self._at is not _At.ANSWER:
-            self._at = _At.BODY  # unread, whatever it is
+        if self._at is not _Reads.ANSWER:
+            self._at = _Reads.BODY  # unread, whatever it is
         self._buffer.clear()
         self._intake = None
         self.refuse(error if isinstance(error, ProxyError) else ProxyError(error.status, str(error)))

@@ -18,7 +18,7 @@ from lb.protocol.http1.request import Malformed
 _STEP, _TURN_S, _PIECE = 4096, 0.001, 64 * 1024
 
 
-class Intake:
+class BodyIntake:
     """``length`` in bytes, None for a chunked body; ``most`` there may be of that. ``scan`` is given all of it before
     anybody else sees it. ``size``: bytes that have been read. ``rest``: what came behind the end."""
 

@@ -33,7 +33,7 @@ class _Early:
 
 
 @dataclass(slots=True)
-class _Loss:
+class _LostWorker:
     requests: int
     deadline: float
     became: Counter[str] = field(default_factory=Counter)
@@ -44,7 +44,7 @@ class Outcomes:
     on each incarnation it was lost with."""
 
     def __init__(self) -> None:
-        self._losses: dict[_Key, _Loss] = {}
+        self._losses: dict[_Key, _LostWorker] = {}
         self._early: dict[_Key, _Early] = {}
 
     @property
@@ -57,7 +57,7 @@ class Outcomes:
         early = self._before(backend, incarnation, now)
         del self._early[backend, incarnation]
         requests += max(early.broken, early.became.total())
-        self._losses[backend, incarnation] = _Loss(requests, now + PATIENCE, early.became)
+        self._losses[backend, incarnation] = _LostWorker(requests, now + PATIENCE, early.became)
 
     def broke(self, backend: str, incarnation: int, now: float) -> None:
         """An attempt on it failed; what becomes of the request comes later."""

@@ -15,7 +15,7 @@ from operator import add
 from typing import Any
 
 from lb.telemetry.instruments import FINE
-from lb.telemetry.metrics import Totals
+from lb.telemetry.metrics import TrafficTotals
 
 #: Seconds.
 STEP = 10
@@ -53,9 +53,9 @@ class Ring:
             self._memory[: len(_MAGIC)] = _MAGIC
         self._cells = self._memory[_CELLS_AT:BYTES].cast("d")
         self._names = _names(self._memory)
-        self._before: tuple[Totals, Mapping[str, float]] | None = None
+        self._before: tuple[TrafficTotals, Mapping[str, float]] | None = None
 
-    def add(self, now: float, seen: Totals, made: Mapping[str, float]) -> None:
+    def add(self, now: float, seen: TrafficTotals, made: Mapping[str, float]) -> None:
         """What has come since the last time; ``now`` in seconds since the epoch, ``made`` the tokens that each engine
         says it has made. The first time there is nothing to compare with."""
         known, self._before = self._before, (seen, made)

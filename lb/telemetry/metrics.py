@@ -16,7 +16,7 @@ _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 
 
 @dataclass(frozen=True, slots=True)
-class Totals:
+class TrafficTotals:
     """What one process has counted since it began. ``in_flight`` and ``queued`` are of this moment; ``ttft`` and
     ``duration`` how many answers fell between two bounds of `FINE`."""
 
@@ -160,9 +160,10 @@ class Metrics:
             queue.value -= 1
             of_model.value -= 1
 
-    def totals(self) -> Totals:
+    def totals(self) -> TrafficTotals:
         requests, errors, tokens, in_flight, ttft = self.models.totals()
-        return Totals(requests, errors, tokens, in_flight, self._queue.sum(), ttft, list(self._durations.buckets))
+        durations = list(self._durations.buckets)
+        return TrafficTotals(requests, errors, tokens, in_flight, self._queue.sum(), ttft, durations)
 
     def read(
         self, name: str, meaning: str, labels: Sequence[str],

@@ -39,7 +39,7 @@ class Reader(Protocol):
         """Whether more of the request's body is wanted."""
 
 
-class _At(Enum):
+class _Framing(Enum):
     IDLE = auto()
     HEAD = auto()
     LENGTH = auto()
@@ -67,7 +67,7 @@ class WorkerConnection(asyncio.Protocol):
     ) -> None:
         self.key = key
         self._released, self._gone = released, gone
-        self._at = _At.IDLE
+        self._at = _Framing.IDLE
         self._reader: Reader | None = None
         self._heads = response.Heads()
         self._buffer = b""
@@ -89,7 +89,7 @@ class WorkerConnection(asyncio.Protocol):
 
     @property
     def usable(self) -> bool:
-        return self._at is _At.IDLE and self.transport is not None and not self.transport.is_closing()
+        return self._at is _Framing.IDLE and self.transport is not None and not self.transport.is_closing()
 
     @property
     def passage_is_plain(self) -> bool:
@@ -104,9 +104,9 @@ class WorkerConnection(asyncio.Protocol):
     def ask(self, reader: Reader, method: str, head: bytes, body: bytes = b"", *, more: bool = False) -> None:
         """Sends a request; with ``more``, further parts of its body come by `send`, the last one followed by
         `sent`."""
-        assert self.transport is not None and self._at is _At.IDLE
+        assert self.transport is not None and self._at is _Framing.IDLE
         self._reader, self._method = reader, method
-        self._at, self._sending = _At.HEAD, more
+        self._at, self._sending = _Framing.HEAD, more
         if len(body) > 65536:
             self.transport.writelines((head, body))
         else:
@@ -126,7 +126,7 @@ class WorkerConnection(asyncio.Protocol):
 
     def drop(self) -> None:
         """Nobody wants the rest: closed at once, which tells the worker to stop."""
-        self._reader, self._at, self._straight = None, _At.CLOSED, None
+        self._reader, self._at, self._straight = None, _Framing.CLOSED, None
         if self.transport is not None:
             self.transport.abort()
 
@@ -159,7 +159,7 @@ class WorkerConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = cast(asyncio.Transport, transport)  # uvloop's are of no asyncio class
         self.transport = transport
-        if self._at is _At.CLOSED:
+        if self._at is _Framing.CLOSED:
             transport.abort()
 
     def pause_writing(self) -> None:
@@ -172,12 +172,12 @@ class WorkerConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         at, reader = self._at, self._reader
-        self.stale = self._served and at is _At.HEAD and not self._buffer
-        self._at, self._reader = _At.CLOSED, None
+        self.stale = self._served and at is _Framing.HEAD and not self._buffer
+        self._at, self._reader = _Framing.CLOSED, None
         self._gone(self)
         if reader is None:
             return
-        if at in (_At.UNTIL_CLOSE, _At.TUNNEL) and exc is None:
+        if at in (_Framing.UNTIL_CLOSE, _Framing.TUNNEL) and exc is None:
             reader.on_end()
         else:
             reader.on_failure(_words(exc) if exc else "it closed the connection")
@@ -198,17 +198,17 @@ class WorkerConnection(asyncio.Protocol):
                     return
             self._straight = None
         at = self._at
-        if at is _At.CHUNKED:
+        if at is _Framing.CHUNKED:
             self._chunks(data)
-        elif at is _At.LENGTH:
+        elif at is _Framing.LENGTH:
             self._counted(data)
-        elif at is _At.HEAD:
+        elif at is _Framing.HEAD:
             self._head(self._buffer + data if self._buffer else data)
-        elif at is _At.UNTIL_CLOSE or at is _At.TUNNEL:
+        elif at is _Framing.UNTIL_CLOSE or at is _Framing.TUNNEL:
             assert self._reader is not None
             self._reader.on_body(data)
         else:
-            self._at = _At.CLOSED  # it speaks without being asked
+            self._at = _Framing.CLOSED  # it speaks without being asked
             if self.transport is not None:
                 self.transport.abort()
 
@@ -269,24 +269,24 @@ class WorkerConnection(asyncio.Protocol):
         if self._reader is not reader:
             return
         if head.status == 101:
-            self._at = _At.TUNNEL
+            self._at = _Framing.TUNNEL
             if rest:
                 reader.on_body(rest)
         elif head.bodiless(self._method):
             self._finish(b"", rest)
         elif head.chunked:
-            self._at, self._body = _At.CHUNKED, Passage() if reader.raw else Decoder(strict=False)
+            self._at, self._body = _Framing.CHUNKED, Passage() if reader.raw else Decoder(strict=False)
             if rest:
                 self._chunks(rest)
         elif head.length is not None:
             if len(rest) == head.length:
                 self._finish(rest, b"")
             else:
-                self._at, self._left = _At.LENGTH, head.length
+                self._at, self._left = _Framing.LENGTH, head.length
                 if rest:
                     self._counted(rest)
         else:
-            self._at, self._keep = _At.UNTIL_CLOSE, False
+            self._at, self._keep = _Framing.UNTIL_CLOSE, False
             if rest:
                 reader.on_body(rest)
 
@@ -313,10 +313,10 @@ class WorkerConnection(asyncio.Protocol):
         if self._body is not None:
             self._body = self._meter = self._straight = self._cut = None
         if self._keep and not self._sending and not transport.get_write_buffer_size():
-            self._at, self._served = _At.IDLE, True
+            self._at, self._served = _Framing.IDLE, True
             self._released(self)
         else:
-            self._at = _At.CLOSED
+            self._at = _Framing.CLOSED
             transport.abort()
 
     def _fail(self, reason: str) -> None:

@@ -10,20 +10,20 @@ from hypothesis import strategies as st
 
 from lb.telemetry.history import BYTES, INSTANCES, SLOTS, STEP, Ring, merged, quantile
 from lb.telemetry.instruments import FINE
-from lb.telemetry.metrics import Metrics, Totals
+from lb.telemetry.metrics import Metrics, TrafficTotals
 
 T0 = 1_700_000_000.0 // STEP * STEP
 
 
 def totals(requests: float = 0, errors: float = 0, tokens: float = 0, in_flight: float = 0, queued: float = 0,
-           ttft: tuple[int, int] = (0, 0)) -> Totals:  # fmt: skip
+           ttft: tuple[int, int] = (0, 0)) -> TrafficTotals:  # fmt: skip
     """``ttft``: a bucket, and how many answers are in it."""
     spread = [0.0] * (len(FINE) + 1)
     spread[ttft[0]] = float(ttft[1])
-    return Totals(requests, errors, tokens, in_flight, queued, spread, [0.0] * (len(FINE) + 1))
+    return TrafficTotals(requests, errors, tokens, in_flight, queued, spread, [0.0] * (len(FINE) + 1))
 
 
-def recorded(*looks: tuple[float, Totals, dict[str, float]]) -> bytearray:
+def recorded(*looks: tuple[float, TrafficTotals, dict[str, float]]) -> bytearray:
     memory = bytearray(BYTES)
     ring = Ring(memory)
     for seconds, seen, made in looks:
