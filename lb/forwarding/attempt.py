@@ -57,7 +57,7 @@ class Attempt:
         self.lease: Lease | None = backend.lease(self._evicted, self)
         if recovery is not None:
             recovery.enter(backend)
-        if asked.script is not None and asked.root is None:
+        if asked.transcript is not None and asked.root is None:
             asked.root = backend.root(asked.info.model)
 
     def start(self) -> None:
@@ -91,10 +91,10 @@ class Attempt:
         request, spec, body = asked.request, backend.spec, asked.body
         head = request.head
         length = request.length if body is None or request.upload is not None else len(body)
-        if asked.script is None:
+        if asked.transcript is None:
             relay = Relay(self, self._client, connection, request, asked.meter)
         else:
-            relay = StreamRelay(self, self._client, connection, request, asked.script)
+            relay = StreamRelay(self, self._client, connection, request, asked.transcript)
             if asked.broken is not None:
                 relay.take_over(asked.broken)
         self.relay = relay
@@ -118,8 +118,8 @@ class Attempt:
     @property
     def awaited(self) -> int | None:
         asked, relay = self._asked, self.relay
-        if asked.script is not None and asked.broken is not None:
-            return None if asked.script.made_here else len(asked.body or b"")
+        if asked.transcript is not None and asked.broken is not None:
+            return None if asked.transcript.made_here else len(asked.body or b"")
         return None if relay is not None and relay.began else asked.request.length or len(asked.request.body)
 
     def release(self) -> None:
@@ -172,7 +172,7 @@ class Attempt:
             return Verdict.LOOK  # it may be the last word of an engine
         if self._is_wanted_elsewhere(head.status):
             return Verdict.REFUSE
-        if head.status in (400, 422) and asked.script is not None and asked.script.asked.ids:
+        if head.status in (400, 422) and asked.transcript is not None and asked.transcript.plan.ids:
             return Verdict.COLLECT
         may_lack = head.status == 404 and asked.info.model in self._parts.pool.registered and asked.pinned is None
         if may_lack and self.relay is not None and not self.relay.taken:
@@ -239,7 +239,7 @@ class Attempt:
         """What is wrong with a stream whose worker says nothing at all, or that stands still while its client waits
         for it, if it can be taken elsewhere."""
         asked, relay, settings = self._asked, self.relay, self._parts.settings
-        script = asked.script
+        transcript = asked.transcript
         if relay is None:
             return None
         if relay.silent:
@@ -247,13 +247,13 @@ class Attempt:
             if not self._may_leave(relay, silent, now):
                 return None  # better late than never
             return AttemptFailed(f"no answer in {silent:.1f} s", Failure.SILENT)
-        if script is None or not script.made_here:
+        if transcript is None or not transcript.made_here:
             return None  # a worker that has not begun yet may have a long prompt to read, or others before it
         still = now - max(asked.meter.last, self.began_at, self._unblocked_at)
-        if still <= settings.stall_timeout or self._client.full or script.finished:
+        if still <= settings.stall_timeout or self._client.full or transcript.finished:
             return None
         candidates = self._parts.pool.candidates(asked.info.model, {self.backend.id}, now, asked.info.root)
-        if script.moves >= settings.migration_limit or not candidates or script.hindrance():
+        if transcript.moves >= settings.migration_limit or not candidates or transcript.hindrance():
             return None  # its worker may be hung: the supervisor will tell
         return AttemptFailed(f"no token for {still:.1f} s", Failure.STALLED)
 
@@ -262,11 +262,12 @@ class Attempt:
         comes at once, while the prompt is still waiting to be read. That of any other answer comes with its last
         token."""
         asked, settings = self._asked, self._parts.settings
-        timeout, script = settings.first_byte_timeout, asked.script
+        timeout, transcript = settings.first_byte_timeout, asked.transcript
         if not timeout or silent <= timeout or not asked.is_stream:
             return False
         if asked.broken is not None:
-            may_go = script is not None and script.moves < settings.migration_limit and not script.hindrance()
+            moves = 0 if transcript is None else transcript.moves
+            may_go = transcript is not None and moves < settings.migration_limit and not transcript.hindrance()
         else:
             may_go = self.may_be_repeated and not relay.taken
         return may_go and self.has_others(now)

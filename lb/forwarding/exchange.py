@@ -236,7 +236,7 @@ class Exchange(Relayed):
             self._failover.recovery.leave()
         if not asked.is_read:
             return
-        prompt = None if asked.script is None else asked.script.prompt_tokens
+        prompt = None if asked.transcript is None else asked.transcript.tokens.in_prompt
         asked.meter.end(failed, prompt)
         row = self._row(lease, status, reason)
         parts.accounting.count_adapter(asked.info.model, failed)

@@ -93,8 +93,8 @@ class Failover:
         return failure
 
     def _suspect(self, backend: Backend, failure: AttemptFailed) -> None:
-        script = self._asked.script
-        self.recovery.suspect(backend, failure, made_nothing=script is None or not script.made_here)
+        transcript = self._asked.transcript
+        self.recovery.suspect(backend, failure, made_nothing=transcript is None or not transcript.made_here)
 
     def _tell(self, attempt: Attempt, failure: AttemptFailed) -> None:
         id, name = self._asked.request.id, attempt.backend.id
@@ -127,16 +127,17 @@ class Failover:
 
     def _hindrance(self, relay: Relay | None, failure: AttemptFailed) -> str:
         """Why a stream that has begun cannot go on elsewhere."""
-        script = self._asked.script
-        if script is None or script.finished or relay is None or not relay.began:
+        transcript = self._asked.transcript
+        if transcript is None or transcript.finished or relay is None or not relay.began:
             return ""
-        return self.recovery.hindrance(script, failure)
+        return self.recovery.hindrance(transcript, failure)
 
     def _loss(self, attempt: Attempt, relay: Relay | None, failure: AttemptFailed, hindered: bool) -> Loss:
-        follows, script, began = failure.follows, self._asked.script, relay is not None and relay.began
+        follows, transcript, began = failure.follows, self._asked.transcript, relay is not None and relay.began
         waited_until = self._asked.came + self._parts.settings.queue_timeout
         return Loss(
-            began=began, stream=script is not None, finished=script is not None and script.finished, hindered=hindered,
+            began=began, stream=transcript is not None, hindered=hindered,
+            finished=transcript is not None and transcript.finished,
             read=follows.sent and follows.told, repeatable=not began and attempt.may_be_repeated,
             slow=failure.kind is Failure.SLOW_CONNECT, late=self._parts.clock() >= waited_until,
             suspect=self.recovery.is_suspect,
@@ -160,25 +161,25 @@ class Failover:
     async def _repeat(self, failure: AttemptFailed) -> None:
         """All of it on another worker. Raises ProxyError."""
         await self.recovery.again(failure)
-        if self._asked.script is not None:
-            self._asked.body = self._asked.script.start_over()
+        if self._asked.transcript is not None:
+            self._asked.body = self._asked.transcript.start_over()
         self._owner.place(await self.recovery.apart())
 
     # something has
 
     def _resume(self, attempt: Attempt, relay: StreamRelay, failure: AttemptFailed) -> None:
         asked = self._asked
-        assert asked.script is not None
-        self.recovery.leave_for_another(asked.script, attempt.backend, failure)
+        assert asked.transcript is not None
+        self.recovery.leave_for_another(asked.transcript, attempt.backend, failure)
         asked.broken, asked.info.root = relay, asked.root
         self._owner.run("move a stream", lambda: self._move(attempt, relay, failure))
 
     async def _move(self, attempt: Attempt, relay: StreamRelay, failure: AttemptFailed) -> None:
-        asked, script, backend = self._asked, self._asked.script, attempt.backend
-        assert script is not None
+        asked, transcript, backend = self._asked, self._asked.transcript, attempt.backend
+        assert transcript is not None
         id = asked.request.id
         try:
-            found = await self.recovery.move(script)
+            found = await self.recovery.move(transcript)
         except (ProxyError, CannotResume) as error:
             data = fields("stream.broken", request_id=id, instance=backend.id)
             log.warning("request %s cannot go on: %s", id, error, extra=data)
@@ -186,14 +187,14 @@ class Failover:
             return
         self._parts.metrics.moved(backend.id, failure.follows.cause, found.tokens_again)
         self.recovery.record_outcome("moved")
-        name, made = found.backend.id, script.count()
+        name, made = found.backend.id, transcript.tokens.count()
         data = fields("stream.moved", request_id=id, instance=name, tokens=made)
         log.info("request %s goes on on %s after %d tokens", id, name, made, extra=data)
         asked.body, asked.target = found.body, found.target
         if found.body:
             self._owner.give(found.backend)
         else:
-            relay.say(script.end_by_length())
+            relay.say(transcript.end_by_length())
             relay.complete()
 
     # its end

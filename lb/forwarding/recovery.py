@@ -8,7 +8,8 @@ from lb.forwarding.collaborators import Collaborators
 from lb.forwarding.failure_policy import Failure
 from lb.forwarding.poison import MOST_DEATHS, Record
 from lb.forwarding.resume.mover import Move, move
-from lb.forwarding.resume.script import Script
+from lb.forwarding.resume.resumption import Resumption
+from lb.forwarding.resume.transcript import StreamTranscript
 from lb.protocol.errors import AttemptFailed, ProxyError, Source
 from lb.routing.backend import Backend
 from lb.routing.strategies.base import RequestInfo
@@ -38,6 +39,7 @@ class Recovery:
         self._losses = 0  # workers that were lost while they made something of it
         self._settled = 0.0  # when it may go to another worker
         self._lost: float | None = None  # when its stream lost its worker
+        self._resumption: Resumption | None = None  # of its stream, once that is moved
         self._budgeted = False
         self.excluded: frozenset[str] = frozenset()
         self.retries = 0
@@ -123,35 +125,37 @@ class Recovery:
         """The workers to avoid besides."""
         return await self._parts.poison.apart(self._info, self.excluded, self._record)
 
-    def hindrance(self, script: Script, failure: AttemptFailed) -> str:
+    def hindrance(self, transcript: StreamTranscript, failure: AttemptFailed) -> str:
         """Why its stream, which has begun, cannot go on elsewhere; empty if it can."""
-        if not script.can_start_over and (why := script.hindrance()):
+        if not transcript.can_start_over and (why := transcript.hindrance()):
             return f"it cannot be continued: {why}"
         limit, follows = self._parts.settings.migration_limit, failure.follows
-        if follows.sent and follows.counts and max(script.moves, self._consecutive_empty_attempts) >= limit:
-            return f"it was moved {script.moves} times before"
+        if follows.sent and follows.counts and max(transcript.moves, self._consecutive_empty_attempts) >= limit:
+            return f"it was moved {transcript.moves} times before"
         if follows.sent and not follows.counts and self._losses >= limit:
             return f"{self._losses} workers were lost under it before"
         return ""
 
-    def leave_for_another(self, script: Script, backend: Backend, failure: AttemptFailed) -> None:
+    def leave_for_another(self, transcript: StreamTranscript, backend: Backend, failure: AttemptFailed) -> None:
         """Its stream is to be moved away from ``backend``."""
         # A worker that took it and made nothing of it has not been moved to. Deaths are counted apart from moves: they
         # are hardly ever a stream's fault, but one that kills whoever makes tokens for it has to end.
         follows = failure.follows
-        if script.made_here:
-            script.moves += follows.counts
+        if transcript.made_here:
+            transcript.moves += follows.counts
             self._losses += not follows.counts
             self._consecutive_empty_attempts = 0
         elif follows.counts:
             self._consecutive_empty_attempts += 1
         self.exclude(backend)
-        if script.made_here or self._lost is None:
+        if transcript.made_here or self._lost is None:
             self._lost = self._parts.clock()
 
-    async def move(self, script: Script) -> Move:
+    async def move(self, transcript: StreamTranscript) -> Move:
         """Where its stream goes on. Raises ProxyError and CannotResume."""
         since = self._parts.clock() if self._lost is None else self._lost
         await self._parts.poison.check(self._record, self._info.id)
         await self._settle()
-        return await move(self._parts, self._info, script, self.excluded | await self.apart(), since)
+        if self._resumption is None:
+            self._resumption = Resumption(transcript)
+        return await move(self._parts, self._info, self._resumption, self.excluded | await self.apart(), since)

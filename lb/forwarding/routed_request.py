@@ -7,8 +7,8 @@ import functools
 from lb.forwarding import features
 from lb.forwarding.collaborators import Collaborators
 from lb.forwarding.relay import Relay
-from lb.forwarding.resume import asked
-from lb.forwarding.resume.script import Script
+from lb.forwarding.resume import plan
+from lb.forwarding.resume.transcript import StreamTranscript
 from lb.protocol import body as request_body
 from lb.protocol import responses, routes, sagemaker
 from lb.protocol.messages import Request
@@ -29,7 +29,7 @@ class RoutedRequest:
     ``is_read``."""
 
     # Defaults stand here and not in `__init__`: most requests are over without any of them being set.
-    script: Script | None = None
+    transcript: StreamTranscript | None = None
     body: bytes | None = None
     target: bytes | None = None
     extra_field = b""
@@ -87,15 +87,15 @@ class RoutedRequest:
     def _read_along(self, parts: Collaborators, *, chat: bool) -> None:
         """A stream: what comes of it is written down, so that another worker can go on with it."""
         body, meter = self.request.body, self.meter
-        wanted = asked.read(body, chat=chat, resume=parts.settings.resume)
-        self.script = script = Script(wanted, body, meter, parts.builds.of(self.info.model))
-        self.body, meter.tokens, meter.exact = wanted.body, script.count, wanted.ids
+        wanted = plan.read(body, chat=chat, resume=parts.settings.resume)
+        self.transcript = transcript = StreamTranscript(wanted, body, meter, parts.builds.of(self.info.model))
+        self.body, meter.tokens, meter.exact = wanted.body, transcript.tokens.count, wanted.ids
 
     @functools.cached_property
     def is_stream(self) -> bool:
         """Whether a stream was asked for; looked up for those only that take long."""
         request = self.request
-        if self.script is not None:
+        if self.transcript is not None:
             return True
         if request.upload is not None:
             return False

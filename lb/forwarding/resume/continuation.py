@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lb.forwarding.resume.point import CannotResume, Point
+from lb.forwarding.resume.point import CannotResume, ResumePoint
 
 PATH = b"/v1/completions"
 
@@ -70,7 +70,7 @@ class Dresser:
 
     chat: bool
     first: dict[str, Any]
-    point: Point
+    point: ResumePoint
     prompt: int
     seen: int
     shows_ids: bool

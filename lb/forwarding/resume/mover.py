@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from lb.forwarding.collaborators import Collaborators
 from lb.forwarding.resume import continuation
 from lb.forwarding.resume.point import CannotResume
-from lb.forwarding.resume.script import Script
+from lb.forwarding.resume.resumption import Resumption
 from lb.protocol.errors import AttemptFailed, ProxyError, Source
 from lb.routing.backend import Backend
 from lb.routing.strategies.base import RequestInfo
@@ -33,15 +33,16 @@ class Move:
 
 
 async def move(
-    parts: Collaborators, info: RequestInfo, script: Script, excluded: frozenset[str], since: float
+    parts: Collaborators, info: RequestInfo, resumption: Resumption, excluded: frozenset[str], since: float
 ) -> Move:
     """Waits for a worker that can go on, from the loss of the one before (``since``) on. Raises ProxyError where there
     is none, and CannotResume."""
+    transcript = resumption.transcript
     patience = min(_RENDER_S, parts.settings.stall_timeout)  # no stream stands still longer where another place is free
     while True:
         backend = parts.router.choose(info, excluded, None) or await parts.router.wait(info, excluded, None, since)
-        if script.can_start_over:
-            return Move(backend, script.start_over(), None, 0)
+        if transcript.can_start_over:
+            return Move(backend, transcript.start_over(), None, 0)
         able = backend.spec.capabilities
         if not (able.token_ids and able.detokenize):
             if backend.id in excluded:  # all have been looked at
@@ -54,8 +55,8 @@ async def move(
 
         lease = backend.lease(_unheard)  # it counts as asked, so that it is found if it stands still
         try:
-            script.settle(await parts.client.render(backend.spec, script.path, script.body, patience))
-            point = await script.point(read)
+            transcript.settle(await parts.client.render(backend.spec, transcript.plan.path, transcript.body, patience))
+            point = await resumption.point(read)
         except AttemptFailed as failure:
             # It was lost while it was asked: the supervisor's word is on its way. Meanwhile another may be asked.
             excluded |= {backend.id}
@@ -68,8 +69,8 @@ async def move(
         gone = parts.pool.backends.get(backend.id) is not backend
         if gone or not backend.keeps_running() or backend.ejection.active(parts.clock()):
             continue
-        again = len(script.tokens()) - point.kept
-        return Move(backend, script.go_on(point, backend.longest()), continuation.PATH, again)
+        again = len(transcript.tokens.all()) - point.kept
+        return Move(backend, resumption.go_on(point, backend.longest()), continuation.PATH, again)
 
 
 def _unheard(reason: str) -> None:

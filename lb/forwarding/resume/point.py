@@ -34,7 +34,7 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class ResumePoint:
     """``kept`` tokens stand. The continuation makes ``again`` once more, which is not sent a second time; ``held``
     was never sent and belongs to tokens that stand, so it is sent before anything of the continuation."""
 
@@ -62,7 +62,7 @@ class Sent:
     reach: int = 0
 
 
-def by_tokens(sent: Sent) -> Point | None:
+def by_tokens(sent: Sent) -> ResumePoint | None:
     """Without asking anybody; None where only the text tells."""
     if sent.hold or sent.reach:
         return None
@@ -72,12 +72,12 @@ def by_tokens(sent: Sent) -> Point | None:
         if piece.text:
             last, tokens = made, len(piece.tokens)
     if last < 0:
-        return Point(sent.base) if sent.clean else None
+        return ResumePoint(sent.base) if sent.clean else None
     # Of several tokens in one event the last ones may have added nothing to its text yet.
-    return Point(last) if tokens == 1 else None
+    return ResumePoint(last) if tokens == 1 else None
 
 
-async def by_text(sent: Sent, text: Callable[[int], Awaitable[str]], *, exact: bool, shown: bool) -> Point:
+async def by_text(sent: Sent, text: Callable[[int], Awaitable[str]], *, exact: bool, shown: bool) -> ResumePoint:
     """``text(n)``: what the first n tokens read (from some fixed token on). ``exact``: what is made again will be what
     was made before; ``shown``: the client sees single tokens. Raises CannotResume, or Unmatched in particular."""
     full = _whole(await text(sent.total))
@@ -98,7 +98,7 @@ async def by_text(sent: Sent, text: Callable[[int], Awaitable[str]], *, exact: b
     return await _made_otherwise(sent, text, full, end, shown)
 
 
-async def _made_again(sent: Sent, text: Callable[[int], Awaitable[str]], full: str, end: int) -> Point:
+async def _made_again(sent: Sent, text: Callable[[int], Awaitable[str]], full: str, end: int) -> ResumePoint:
     """The last token whose text was sent wholly and in which no stop string can begin: what follows comes again."""
     least = low = max(0, sent.total - sent.hold - sent.reach - _SLACK)
     high, limit = sent.total, max(0, end - sent.reach)
@@ -114,12 +114,12 @@ async def _made_again(sent: Sent, text: Callable[[int], Awaitable[str]], full: s
         before = await text(low)
     if before.endswith(PARTIAL) or len(before) > limit or not full.startswith(before):
         raise CannotResume("no token was found whose text had been sent wholly")
-    return Point(low, again=full[len(before) : end])
+    return ResumePoint(low, again=full[len(before) : end])
 
 
 async def _made_otherwise(
     sent: Sent, text: Callable[[int], Awaitable[str]], full: str, end: int, shown: bool
-) -> Point:
+) -> ResumePoint:
     """A sample is not made twice: as many tokens stand as can, and their text goes out, provided that no stop string
     can begin in it."""
     said = full[max(0, end - sent.reach) : end]
@@ -134,7 +134,7 @@ async def _made_otherwise(
         held = before[end:]
         last = said + held
         if not any(stop.startswith(last[at:]) for stop in sent.stops for at in range(len(last))):
-            return Point(kept, held=held)
+            return ResumePoint(kept, held=held)
     raise CannotResume("a sample broke off in the middle of a character or of a stop string")
 
 

@@ -8,7 +8,7 @@ from lb.forwarding.failure_policy import Failure, of_status
 from lb.forwarding.relay import Owner, Relay
 from lb.forwarding.resume import events
 from lb.forwarding.resume.point import CannotResume
-from lb.forwarding.resume.script import Script, StreamFailed
+from lb.forwarding.resume.transcript import StreamFailed, StreamTranscript
 from lb.protocol.errors import AttemptFailed
 from lb.protocol.http1.chunked import LAST, frame
 from lb.protocol.http1.response import ResponseHead
@@ -37,10 +37,10 @@ class StreamRelay(Relay):
 
     def __init__(
         self, owner: Owner, client: Downstream, connection: WorkerConnection, request: Request,
-        script: Script,
+        transcript: StreamTranscript,
     ) -> None:
-        super().__init__(owner, client, connection, request, script.meter)
-        self._script, self._scripted = script, False
+        super().__init__(owner, client, connection, request, transcript.meter)
+        self._transcript, self._scripted = transcript, False
 
     def take_over(self, before: Relay) -> None:
         """It goes on with the stream of ``before``, whose head has been sent."""
@@ -77,20 +77,20 @@ class StreamRelay(Relay):
         if not self._scripted:
             super().on_body(data)
             return
-        script = self._script
+        transcript = self._transcript
         whole, self._rest = events.split(self._rest + data if self._rest else data)
         out, failure = [], None
         try:
             at = 0
             while at < len(whole):
-                if script.started and script.straight is not None:
+                if transcript.started and transcript.straight is not None:
                     # Whatever came together: most of it need not be looked at one by one.
-                    end = events.middle(whole, at, script.asked.ids)
+                    end = events.middle(whole, at, transcript.plan.ids)
                     if end > at:
-                        out.append(script.pass_run(whole[at:end]))
+                        out.append(transcript.pass_run(whole[at:end]))
                         at = end
                         continue
-                out.append(script.pass_on(whole[at]))
+                out.append(transcript.pass_on(whole[at]))
                 at += 1
             if len(self._rest) > _MOST:
                 raise StreamFailed("an event of it is too long")
@@ -105,8 +105,8 @@ class StreamRelay(Relay):
             self._owner.on_broken(AttemptFailed(str(failure), failure.kind))
             return
         self.aligned = not self._rest
-        if self._frame and script.started and script.straight is not None and not script.finished:
-            self._connection.go_straight(self._client.write, script.meter, script.straight)
+        if self._frame and transcript.started and transcript.straight is not None and not transcript.finished:
+            self._connection.go_straight(self._client.write, transcript.meter, transcript.straight)
 
     def on_end(self) -> None:
         if self._error is not None:
@@ -115,7 +115,7 @@ class StreamRelay(Relay):
             if self._held is not None and self.status in (400, 422):
                 self._held = bytearray(_ASKED.sub(b"", self._held))  # an error repeats what was asked for
             super().on_end()
-        elif self._script.finished:
+        elif self._transcript.finished:
             try:
                 self.complete()
             except CannotResume as error:
@@ -129,7 +129,7 @@ class StreamRelay(Relay):
 
     def complete(self) -> None:
         """Everything has come, but for what says so, perhaps. Raises CannotResume, before anything is written."""
-        self._write(self._script.finish())
+        self._write(self._transcript.finish())
         if self._frame:
             self._client.write(LAST)
         self._owner.on_complete(self.status)

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from lb.forwarding.resume import events, obstacles
 from lb.forwarding.resume.point import CannotResume
-from lb.forwarding.resume.script import Script
+from lb.forwarding.resume.resumption import Resumption
+from lb.forwarding.resume.transcript import StreamTranscript
 from lb.protocol import lax
 from lb.protocol.http1.chunked import frame, payload_of
-from scripts import broken, feed, read, script_of
+from transcripts import broken, feed, read, transcript_of
 
 CHAT: dict[str, Any] = {
     "model": "m", "stream": True, "temperature": 0, "max_tokens": 200,
@@ -49,11 +50,11 @@ MORE: list[tuple[dict[str, Any], str]] = [
 ]  # fmt: skip
 
 
-def script_with(body: dict[str, Any], coming: list[bytes]) -> Script:
-    script = script_of(body, True)
+def transcript_with(body: dict[str, Any], coming: list[bytes]) -> StreamTranscript:
+    transcript = transcript_of(body, True)
     for one in coming:
-        feed(script, one, straight=True)
-    return script
+        feed(transcript, one, straight=True)
+    return transcript
 
 
 @pytest.mark.parametrize("logprobs", [None, LOGPROBS], ids=["", "logprobs"])
@@ -68,10 +69,10 @@ async def test_what_comes_after_text_is_seen_before_anything_is_continued(
     for at in (1, 2, 15, 16, 17, 40):
         for after in (0, 1, 20):
             odd = event(delta, [7], logprobs=logprobs)
-            script = script_with(body, [ROLE, *text[:at], odd, *text[at : at + after]])
-            assert why in script.hindrance()
+            transcript = transcript_with(body, [ROLE, *text[:at], odd, *text[at : at + after]])
+            assert why in transcript.hindrance()
             with pytest.raises(CannotResume, match=why):
-                await script.point(read)
+                await Resumption(transcript).point(read)
 
 
 @pytest.mark.parametrize(("delta", "why"), MORE[:6], ids=named)
@@ -79,11 +80,11 @@ async def test_it_is_seen_among_events_that_came_together(delta: dict[str, Any],
     text = [event({"content": f" word{n}"}, [n]) for n in range(4)]
     for coming in ([*text[:2], event(delta, [7]), text[2]], [event(delta, [7]), *text[:3]]):
         for chunks in (frame(b"".join(coming)), b"".join(map(frame, coming))):
-            script = script_with(CHAT, [ROLE, text[0]])
-            assert script.straight is not None
-            assert script.straight(chunks, max(0, payload_of(chunks))) is not None, "it goes straight through"
-            script.meter.latest.append(chunks)
-            assert why in script.hindrance()
+            transcript = transcript_with(CHAT, [ROLE, text[0]])
+            assert transcript.straight is not None
+            assert transcript.straight(chunks, max(0, payload_of(chunks))) is not None, "it goes straight through"
+            transcript.meter.latest.append(chunks)
+            assert why in transcript.hindrance()
 
 
 @pytest.mark.parametrize("every", [1, 2])
@@ -91,7 +92,7 @@ async def test_it_is_seen_where_every_other_event_is_of_that_kind(every: int) ->
     coming = [ROLE, event({"content": "a"}, [1])]
     for n in range(40):
         coming += [event({"content": "a"}, [n])] * every + [event({"reasoning": "b"}, [n])]
-    assert "reasoning parser" in script_with(CHAT, coming).hindrance()
+    assert "reasoning parser" in transcript_with(CHAT, coming).hindrance()
 
 
 HARD = [
@@ -105,9 +106,9 @@ def test_text_is_text_whatever_it_says(texts: list[str], logprobs: bool, usage: 
     found = LOGPROBS if logprobs else None
     more = {"usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}} if usage else {}
     coming = [event({"content": text}, [n], logprobs=found, **more) for n, text in enumerate(texts)]
-    script = script_with({**CHAT, "logprobs": logprobs}, [ROLE, *coming])
-    assert not script.hindrance()
-    assert script.tokens() == list(range(len(texts)))
+    transcript = transcript_with({**CHAT, "logprobs": logprobs}, [ROLE, *coming])
+    assert not transcript.hindrance()
+    assert transcript.tokens.all() == list(range(len(texts)))
     assert not events.not_text(b"".join(coming))
     assert (events.ids_of_text(b"".join(coming), 120, first=False) is None) == (logprobs or (usage and len(texts) > 1))
 
@@ -115,9 +116,9 @@ def test_text_is_text_whatever_it_says(texts: list[str], logprobs: bool, usage: 
 def test_deltas_without_text_are_no_obstacle() -> None:
     """A parser that waits for more sends them, for the sake of the ids."""
     coming = [ROLE, event({"content": "a"}, [1]), *[event({}, [n]) for n in range(20)], event({"content": "b"}, [9])]
-    script = script_with(CHAT, coming)
-    assert not script.hindrance()
-    assert script.count() == 22
+    transcript = transcript_with(CHAT, coming)
+    assert not transcript.hindrance()
+    assert transcript.tokens.count() == 22
 
 
 LASTING: list[tuple[dict[str, Any], str]] = [
@@ -134,16 +135,16 @@ async def test_what_the_tokens_made_have_a_part_in_later_is_not_continued(
     base: dict[str, Any], extra: dict[str, Any], why: str
 ) -> None:
     chat = "messages" in base
-    script = script_of({**base, **extra}, chat)
-    assert not script.asked.obstacle, "till it breaks it is a stream like any other"
+    transcript = transcript_of({**base, **extra}, chat)
+    assert not transcript.plan.obstacle, "till it breaks it is a stream like any other"
     with pytest.raises(CannotResume, match=why):
-        await broken(script, (5,))
+        await broken(transcript, (5,))
 
 
 async def test_all_alternatives_are_more_than_a_continuation_tells() -> None:
     """A completion names them by what they read, so that of two that read the same one is lost."""
     with pytest.raises(CannotResume, match="all tokens"):
-        await broken(script_of({**CHAT, "logprobs": True, "top_logprobs": -1}, True), (5,))
+        await broken(transcript_of({**CHAT, "logprobs": True, "top_logprobs": -1}, True), (5,))
 
 
 @pytest.mark.parametrize(("top", "tokens", "why"), [
@@ -153,29 +154,31 @@ async def test_all_alternatives_are_more_than_a_continuation_tells() -> None:
 async def test_log_probabilities_that_have_lost_something_end_the_stream(
     top: dict[str, float], tokens: list[str], why: str, extra: dict[str, Any]
 ) -> None:
-    script = script_with({**CHAT, "logprobs": True, **extra}, [ROLE, event({"content": "x"}, [1], logprobs=LOGPROBS)])
-    script.go_on(await script.point(read), 512)
+    coming = [ROLE, event({"content": "x"}, [1], logprobs=LOGPROBS)]
+    transcript = transcript_with({**CHAT, "logprobs": True, **extra}, coming)
+    resumption = Resumption(transcript)
+    resumption.go_on(await resumption.point(read), 512)
     logprobs = {"tokens": tokens, "token_logprobs": [-1.0], "top_logprobs": [top], "text_offset": [0]}
     choice = {"index": 0, "text": "a", "logprobs": logprobs, "finish_reason": None, "token_ids": [7]}
     with pytest.raises(CannotResume, match=why):
-        script.pass_on(events.dump({"id": "cmpl-1", "choices": [choice]})[:-2])
+        transcript.pass_on(events.dump({"id": "cmpl-1", "choices": [choice]})[:-2])
 
 
 def test_usage_that_is_told_unasked_is_told_to_the_end() -> None:
     """By a worker with `--enable-force-include-usage`, lost before the last event."""
     usage = {"prompt_tokens": 2, "completion_tokens": 1, "total_tokens": 3}
-    script = script_with(CHAT, [ROLE.replace(b'"choices"', b'"usage":{"prompt_tokens":2},"choices"')])
+    transcript = transcript_with(CHAT, [ROLE.replace(b'"choices"', b'"usage":{"prompt_tokens":2},"choices"')])
     last = event({"content": "x"}, [1], usage=usage).replace(b'"finish_reason":null', b'"finish_reason":"length"')
-    feed(script, last, straight=True)
-    assert script.finished
-    assert json.loads(script.finish().split(b"\n\n")[0][6:])["usage"] == usage
+    feed(transcript, last, straight=True)
+    assert transcript.finished
+    assert json.loads(transcript.finish().split(b"\n\n")[0][6:])["usage"] == usage
 
 
 async def test_a_sample_goes_on_with_its_penalties() -> None:
     """As documented: another sample is one all the same."""
-    script = script_of({**COMPLETION, "temperature": 1, "presence_penalty": 0.5}, False)
-    assert json.loads(script.asked.body)["presence_penalty"] == 0.5
-    assert await broken(script, (5,))
+    transcript = transcript_of({**COMPLETION, "temperature": 1, "presence_penalty": 0.5}, False)
+    assert json.loads(transcript.plan.body)["presence_penalty"] == 0.5
+    assert await broken(transcript, (5,))
 
 
 @pytest.mark.parametrize(("temperature", "greedy"), [
@@ -187,7 +190,7 @@ def test_greedy_is_a_temperature_of_nothing(temperature: object, greedy: bool) -
 
 
 async def test_a_request_that_the_engine_would_refuse_is_not_continued() -> None:
-    script = script_of({**COMPLETION, "max_tokens": "many"}, False)
+    transcript = transcript_of({**COMPLETION, "max_tokens": "many"}, False)
     event = b'data: {"id":"a","choices":[{"index":0,"text":"a","finish_reason":null,"token_ids":[1]}]}'
-    script.pass_on(event)
-    assert script.hindrance() == "its request is not understood"
+    transcript.pass_on(event)
+    assert transcript.hindrance() == "its request is not understood"

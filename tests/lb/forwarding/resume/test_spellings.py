@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 import spellings
-from scripts import broken, script_of
 from simstreams import seen, stream
+from transcripts import broken, transcript_of
 
 
 @pytest.mark.parametrize("body", spellings.requests(), ids=spellings.label)
@@ -16,9 +16,9 @@ async def test_however_it_is_asked_for_it_goes_on_as_the_same(body: dict[str, An
     chat = "messages" in body
     undisturbed = seen(b"".join(stream(body, chat)))
     for breaks in ((3,), (8, 5), (14, 1, 1)):
-        script = script_of(body, chat)
-        assert not script.obstacle
-        assert seen(await broken(script, breaks)) == undisturbed
+        transcript = transcript_of(body, chat)
+        assert not transcript.obstacle
+        assert seen(await broken(transcript, breaks)) == undisturbed
 
 
 async def test_the_rest_of_the_context_is_a_chats_limit_where_none_is_given() -> None:
@@ -26,4 +26,4 @@ async def test_the_rest_of_the_context_is_a_chats_limit_where_none_is_given() ->
         body = {**spellings.BODY, "messages": [{"role": "user", "content": "hello"}], **extra}
         if not extra:
             del body["max_tokens"]
-        assert seen(await broken(script_of(body, True), (8, 5))) == seen(b"".join(stream(body, True)))
+        assert seen(await broken(transcript_of(body, True), (8, 5))) == seen(b"".join(stream(body, True)))

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from lb.forwarding.resume import events
 from lb.forwarding.resume.build import Build
 from lb.forwarding.resume.point import CannotResume
-from lb.forwarding.resume.script import StreamFailed
-from scripts import broken, feed, read, script_of
+from lb.forwarding.resume.resumption import Resumption
+from lb.forwarding.resume.transcript import StreamFailed
 from simstreams import CONTEXT, seen, stream
+from transcripts import broken, feed, read, transcript_of
 from worker.sim import tokens
 
 STOPS = st.sampled_from([[], ["\n"], [". "], [" the", "a"], ["nothing like it", "日"], [" cat sat on the mat"]])
@@ -62,11 +63,11 @@ async def test_a_continued_stream_is_the_undisturbed_one(
 ) -> None:
     body, chat = request
     undisturbed = seen(b"".join(stream(body, chat, sizes)))
-    script = script_of(body, chat)
-    assert seen(await broken(script, breaks, sizes, straight)) == undisturbed
+    transcript = transcript_of(body, chat)
+    assert seen(await broken(transcript, breaks, sizes, straight)) == undisturbed
     made = json.loads(json.dumps(undisturbed["ids"])) or None
     if made is not None:
-        assert script.tokens() == made
+        assert transcript.tokens.all() == made
 
 
 @given(requests())
@@ -76,11 +77,11 @@ async def test_an_undisturbed_stream_goes_through_as_if_nothing_had_been_asked_f
 ) -> None:
     """Byte by byte."""
     body, chat = request
-    script = script_of(body, chat)
-    out = b"".join(feed(script, event, True) for event in stream(json.loads(script.asked.body), chat))
+    transcript = transcript_of(body, chat)
+    out = b"".join(feed(transcript, event, True) for event in stream(json.loads(transcript.plan.body), chat))
     assert out == b"".join(stream(body, chat))
-    assert script.finished and script.done
-    assert not script.finish()
+    assert transcript.finished and transcript.done
+    assert not transcript.finish()
 
 
 @given(requests(), st.integers(1, 30))
@@ -91,17 +92,17 @@ async def test_a_sample_goes_on_from_the_tokens_that_were_made(
     """No text is lost, none repeated; where that is not possible it says so."""
     body, chat = request
     body = {**body, "temperature": 1.0, "echo": False}
-    script = script_of(body, chat)
-    out = b"".join(feed(script, event, True) for event in stream(json.loads(script.asked.body), chat)[:after])
-    if script.finished or script.can_start_over:
+    transcript = transcript_of(body, chat)
+    out = b"".join(feed(transcript, event, True) for event in stream(json.loads(transcript.plan.body), chat)[:after])
+    if transcript.finished or transcript.can_start_over:
         return
-    made = script.tokens()
+    made = transcript.tokens.all()
     try:
-        point = await script.point(read)
+        point = await (resumption := Resumption(transcript)).point(read)
     except CannotResume as error:
         assert "sample" in str(error)
         return
-    again = json.loads(script.go_on(point, CONTEXT))
+    again = json.loads(resumption.go_on(point, CONTEXT))
     before = tokens.decode(made[: point.kept])
     said = seen(out)["text"]
     assert before == said[: len(said)] + point.held if not point.again else before + point.again == said
@@ -112,31 +113,31 @@ async def test_a_sample_goes_on_from_the_tokens_that_were_made(
 
 def test_an_error_event_is_a_failure_and_nothing_of_it_goes_out() -> None:
     body = {"model": "demo", "prompt": "x", "stream": True, "max_tokens": 9, "temperature": 0}
-    script = script_of(body, False)
-    coming = stream(json.loads(script.asked.body), False)
-    script.pass_on(coming[0][:-2])
+    transcript = transcript_of(body, False)
+    coming = stream(json.loads(transcript.plan.body), False)
+    transcript.pass_on(coming[0][:-2])
     with pytest.raises(StreamFailed, match="ended the stream in an error: it broke") as failed:
-        script.pass_on(b'data: {"error":{"message":"it broke","code":500}}')
+        transcript.pass_on(b'data: {"error":{"message":"it broke","code":500}}')
     assert not failed.value.final
     with pytest.raises(StreamFailed, match="without having finished"):
-        script.pass_on(b"data: [DONE]")
+        transcript.pass_on(b"data: [DONE]")
 
 
 def test_an_error_of_the_clients_is_final() -> None:
-    script = script_of({"model": "demo", "prompt": "x", "stream": True}, False)
+    transcript = transcript_of({"model": "demo", "prompt": "x", "stream": True}, False)
     event = b'data: {"error":{"message":"too long","code":400}}'
     with pytest.raises(StreamFailed) as failed:
-        script.pass_on(event)
+        transcript.pass_on(event)
     assert failed.value.final
     assert failed.value.event == event + b"\n\n"
 
 
 @pytest.mark.parametrize("reason", ["abort", "error"])
 def test_a_stream_that_was_given_up_is_a_failure(reason: str) -> None:
-    script = script_of({"model": "demo", "prompt": "x", "stream": True}, False)
+    transcript = transcript_of({"model": "demo", "prompt": "x", "stream": True}, False)
     head = '{"id":"a","object":"text_completion","created":1,"model":"demo","choices":'
     with pytest.raises(StreamFailed, match="gave the request up"):
-        script.pass_on(f'data: {head}[{{"index":0,"text":"","finish_reason":"{reason}"}}]}}'.encode())
+        transcript.pass_on(f'data: {head}[{{"index":0,"text":"","finish_reason":"{reason}"}}]}}'.encode())
 
 
 def test_a_stream_that_lacks_only_its_end_gets_it() -> None:
@@ -144,11 +145,11 @@ def test_a_stream_that_lacks_only_its_end_gets_it() -> None:
         "model": "demo", "prompt": "x", "stream": True, "max_tokens": 5, "temperature": 0, "ignore_eos": True,
         "stream_options": {"include_usage": True},
     }  # fmt: skip
-    script, whole = script_of(body, False), stream(body, False)
-    out = b"".join(feed(script, event, False) for event in stream(json.loads(script.asked.body), False)[:-2])
-    assert script.finished
-    assert not script.done
-    assert seen(out + script.finish()) == seen(b"".join(whole))
+    transcript, whole = transcript_of(body, False), stream(body, False)
+    out = b"".join(feed(transcript, event, False) for event in stream(json.loads(transcript.plan.body), False)[:-2])
+    assert transcript.finished
+    assert not transcript.done
+    assert seen(out + transcript.finish()) == seen(b"".join(whole))
 
 
 @pytest.mark.parametrize("chat", [False, True])
@@ -159,11 +160,11 @@ def test_an_end_of_ours_says_what_other_ends_have_said_of_the_build(chat: bool, 
         "model": "demo", "stream": True, "max_tokens": 5, "temperature": 0, "ignore_eos": True,
     }  # fmt: skip
     build, with_usage = Build(), {**body, "stream_options": {"include_usage": True}}
-    whole = script_of(body, chat, build)
-    for event in stream(json.loads(whole.asked.body), chat):
+    whole = transcript_of(body, chat, build)
+    for event in stream(json.loads(whole.plan.body), chat):
         feed(whole, event, straight)
-    short = script_of(with_usage, chat, build)
-    for event in stream(json.loads(short.asked.body), chat)[:-2]:
+    short = transcript_of(with_usage, chat, build)
+    for event in stream(json.loads(short.plan.body), chat)[:-2]:
         feed(short, event, straight)
     assert b'"system_fingerprint":"vllm-' in short.finish()
 
@@ -174,16 +175,17 @@ async def test_what_is_made_otherwise_is_no_continuation() -> None:
         "model": "demo", "prompt": "hello", "stream": True, "max_tokens": 60, "temperature": 0, "ignore_eos": True,
         "stop": ["nothing like this at all"],
     }  # fmt: skip
-    script = script_of(body, False)
-    for event in stream(json.loads(script.asked.body), False)[:30]:
-        script.pass_on(event[:-2])
-    point = await script.point(read)
+    transcript = transcript_of(body, False)
+    for event in stream(json.loads(transcript.plan.body), False)[:30]:
+        transcript.pass_on(event[:-2])
+    resumption = Resumption(transcript)
+    point = await resumption.point(read)
     assert point.again
-    script.go_on(point, CONTEXT)
+    resumption.go_on(point, CONTEXT)
     head = '{"id":"b","object":"text_completion","created":1,"model":"demo","choices":'
     other = '[{"index":0,"text":"~~~~","logprobs":null,"finish_reason":null,"stop_reason":null,"token_ids":[1]}]}'
     with pytest.raises(CannotResume, match="same text"):
-        script.pass_on(f"data: {head}{other}".encode())
+        transcript.pass_on(f"data: {head}{other}".encode())
 
 
 async def test_special_tokens_are_looked_for_as_far_back_as_text_lags() -> None:
@@ -196,10 +198,10 @@ async def test_special_tokens_are_looked_for_as_far_back_as_text_lags() -> None:
     ends = [at for at, event in enumerate(coming) if b'"token_ids":[257]' in event]
     assert ends, "this text has one"
     for after in range(ends[0] + 1, min(ends[0] + 60, len(coming) - 3)):
-        script = script_of(body, False)
-        out = b"".join(feed(script, event, True) for event in coming[:after])
-        point = await script.point(read)
-        kept = tokens.decode(script.tokens()[: point.kept])
+        transcript = transcript_of(body, False)
+        out = b"".join(feed(transcript, event, True) for event in coming[:after])
+        point = await Resumption(transcript).point(read)
+        kept = tokens.decode(transcript.tokens.all()[: point.kept])
         assert kept + point.again == seen(out)["text"]
 
 
@@ -214,15 +216,15 @@ async def test_special_tokens_are_remembered_when_the_next_worker_is_lost_before
         "ignore_eos": True, "stop": stop,
     }  # fmt: skip
     assert any(b'"token_ids":[257]' in one for one in stream({**body, "return_token_ids": True}, False)[30:33])
-    assert seen(await broken(script_of(body, False), breaks)) == seen(b"".join(stream(body, False)))
+    assert seen(await broken(transcript_of(body, False), breaks)) == seen(b"".join(stream(body, False)))
 
 
 async def test_the_tokens_of_a_long_stream_are_all_kept() -> None:
     body = {"model": "demo", "prompt": "x", "stream": True, "max_tokens": 400, "temperature": 0, "ignore_eos": True}
-    script = script_of(body, False)
+    transcript = transcript_of(body, False)
     coming = stream({**body, "return_token_ids": True}, False)
     for event in coming[:-2]:
-        feed(script, event, True)
+        feed(transcript, event, True)
     found = [int(i) for event in coming for some in events.ids(event) for i in some.split(b",")]
-    assert script.tokens() == found[:-1]
-    assert script.count() == 399
+    assert transcript.tokens.all() == found[:-1]
+    assert transcript.tokens.count() == 399

@@ -27,7 +27,7 @@ _ESCAPED = re.compile(rb"\\u00[4-7]")
 
 
 @dataclass(slots=True)
-class Asked:
+class ResumePlan:
     """``body``: what a worker is to be asked. ``ids``: with the ids of tokens, which the client did not ask for and
     does not get. ``obstacle``: why the stream cannot be continued once text of it has been sent, empty if it can.
     ``echo``: the prompt's text, which the client wants repeated and gets from us: vLLM leaves it out where it tells
@@ -39,25 +39,29 @@ class Asked:
     obstacle: str
     echo: str = ""
 
+    @property
+    def path(self) -> str:
+        return "/v1/chat/completions" if self.chat else "/v1/completions"
 
-def read(body: bytes, *, chat: bool, resume: bool) -> Asked:
+
+def read(body: bytes, *, chat: bool, resume: bool) -> ResumePlan:
     """Of the JSON ``body`` of a streamed request. ``resume``: whether anything is to be asked for at all."""
     if not resume:
-        return Asked(chat, body, False, "streams are not continued here (--no-resume)")
+        return ResumePlan(chat, body, False, "streams are not continued here (--no-resume)")
     obstacle, shown, echo = "", False, ""
     if _SPECIAL.search(body) or (b"\\" in body and b"\\u00" in body and _ESCAPED.search(body)):
         try:
             data = fields(body, chat=chat)
         except (ValueError, RecursionError):
-            return Asked(chat, body, False, obstacles.NOT_UNDERSTOOD)
+            return ResumePlan(chat, body, False, obstacles.NOT_UNDERSTOOD)
         obstacle, shown = obstacles.of_request(data, chat), bool(data.get("return_token_ids"))
         echo = str(data["prompt"]) if data.get("echo") and not obstacle else ""
     if obstacle or shown:
-        return Asked(chat, body, False, obstacle)
+        return ResumePlan(chat, body, False, obstacle)
     end = body.rstrip()
     if not end.endswith(b"}") or len(end) < 3:
-        return Asked(chat, body, False, obstacles.NOT_UNDERSTOOD)
-    return Asked(chat, end[:-1] + (_NO_ECHO if echo else b"") + _IDS, True, "", echo)
+        return ResumePlan(chat, body, False, obstacles.NOT_UNDERSTOOD)
+    return ResumePlan(chat, end[:-1] + (_NO_ECHO if echo else b"") + _IDS, True, "", echo)
 
 
 def fields(body: bytes, *, chat: bool) -> dict[str, Any]:

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from lb.forwarding.resume import asked, events
+from lb.forwarding.resume import events, plan
 from lb.protocol.http1.chunked import frame, payload_of
 
 CHAT: dict[str, Any] = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "hello"}]}
 COMPLETION: dict[str, Any] = {"model": "m", "stream": True, "prompt": "hello"}
 
 
-def of(body: dict[str, Any]) -> asked.Asked:
-    return asked.read(json.dumps(body).encode(), chat="messages" in body, resume=True)
+def of(body: dict[str, Any]) -> plan.ResumePlan:
+    return plan.read(json.dumps(body).encode(), chat="messages" in body, resume=True)
 
 
 @pytest.mark.parametrize("body", [
@@ -54,7 +54,7 @@ def test_what_cannot_be_continued_is_asked_as_it_came(body: dict[str, Any], why:
 
 def test_a_key_in_escapes_is_a_key() -> None:
     raw = b'{"model": "m", "stream": true, "prompt": "x", "\\u006e": 2}'
-    assert "several choices" in asked.read(raw, chat=False, resume=True).obstacle
+    assert "several choices" in plan.read(raw, chat=False, resume=True).obstacle
 
 
 def test_who_asks_for_ids_gets_them() -> None:
@@ -70,7 +70,7 @@ def test_the_prompt_that_is_to_be_repeated_is_repeated_by_us() -> None:
 
 @pytest.mark.parametrize("raw", [b"", b"[1]", b'"n": 2}', b"{not json", b'{"n": [}', b"{}"])
 def test_what_is_not_understood_goes_on_as_it_is(raw: bytes) -> None:
-    found = asked.read(raw, chat=True, resume=True)
+    found = plan.read(raw, chat=True, resume=True)
     assert found.body == raw
     assert found.obstacle
 

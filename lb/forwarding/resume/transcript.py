@@ -1,0 +1,275 @@
+"""What has come of one stream, over all the workers that had a part in it: which tokens were made, what of them the
+client has been sent, whether it is finished. No I/O."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from lb.forwarding.failure_policy import Failure
+from lb.forwarding.resume import events, obstacles, rendered
+from lb.forwarding.resume.build import Build
+from lb.forwarding.resume.continuation import Dresser
+from lb.forwarding.resume.made_tokens import MadeTokens
+from lb.forwarding.resume.plan import ResumePlan, fields
+from lb.forwarding.resume.point import CannotResume
+from lb.protocol import lax
+from lb.protocol.http1.chunked import Cut
+from lb.protocol.worker_errors import is_engine_death
+from lb.telemetry.model_metrics import Meter
+
+#: Without it a request has one choice.
+_MAY_HAVE_SEVERAL = re.compile(rb'"(?:n|prompt)"\s*:\s*[^\s"]|\\u')
+
+
+class StreamFailed(Exception):
+    """The worker has ended the stream before it was finished. ``event``: in its own words, if it said something;
+    ``final``: it is the client's fault, so no other worker is asked; else ``kind`` says what was wrong."""
+
+    def __init__(
+        self, reason: str, event: bytes = b"", final: bool = False, kind: Failure = Failure.BROKEN
+    ) -> None:
+        super().__init__(reason)
+        self.event, self.final, self.kind = event, final, kind
+
+
+class StreamTranscript:
+    """``plan`` is what workers are asked, ``body`` as the client sent it; ``meter`` the record of its latest chunks;
+    ``build`` is what streams of its model share.
+
+    ``started``: text or tokens have come, and gone on to the client; ``made_here``: some of them from the worker of
+    now. From then on whole chunks may pass through ``straight``, which says None to what has to be looked at; it is
+    None itself if everything has to. ``dresser``: of the worker of now, if it goes on with what another began."""
+
+    def __init__(self, plan: ResumePlan, body: bytes, meter: Meter, build: Build) -> None:
+        self.plan, self.body, self.meter, self._build = plan, body, meter, build
+        meter.fold = self._fold
+        self.straight: Cut | None = events.cut if plan.ids else events.plain
+        self.finished = self.done = self.started = self.made_here = False
+        self.obstacle = plan.obstacle
+        self.moves = 0
+        self._began: bytes | None = None  # its first event, without the ids of the prompt
+        self.tokens = MadeTokens(meter)
+        self._open: int | None = None  # choices that have not ended, once one has
+        self._usage_sent = self._echoed = False
+        self.dresser: Dresser | None = None
+        self._repeats = False  # it was begun anew: what is said once was said already
+        self._fields: dict[str, Any] | None = None
+
+    # on the way
+
+    def pass_on(self, event: bytes) -> bytes:
+        """What the client is sent of one event (without the empty line at its end). Raises StreamFailed,
+        CannotResume."""
+        whole = event
+        if self._began is None:
+            event, self.tokens.prompt_ids = events.without_prompt(event)
+        if self._take_plainly(event):
+            self.meter.chunk(event + b"\n\n", True, whole=True)
+            return (events.without_ids(whole) if self.plan.ids else whole) + b"\n\n"
+        data = events.payload(event)
+        if data is None:
+            return event + b"\n\n"
+        if data == b"[DONE]":
+            if not self.finished:
+                raise StreamFailed("it ended without having finished")
+            try:
+                return self.finish()
+            except CannotResume:
+                self.done = True
+                return events.DONE  # what its worker did not count, we cannot either
+        try:
+            parsed = events.load(data)
+            choices = parsed.get("choices", ())
+            if "error" in parsed:
+                raise _failure(parsed["error"], event)
+            aborted = any(choice.get("finish_reason") in ("abort", "error") for choice in choices)
+        except (ValueError, AttributeError, TypeError):
+            raise StreamFailed("what it sent is no event of a stream") from None
+        if aborted:
+            raise StreamFailed("it gave the request up")
+        self._began = self._began or event
+        self.meter.chunk(event + b"\n\n", True, whole=True)
+        return self._event(whole, parsed, choices)
+
+    def _take_plainly(self, event: bytes) -> bool:
+        """Notes what ``event`` means if it is what the first one with text and the last one of nearly all streams are,
+        and so need not be parsed; False if it has to be."""
+        if self.straight is None or self.plan.echo:
+            return False
+        if not self.started:
+            if events.says_something(event, ids=not self.obstacle):
+                self._began = self._began or event
+                self.started = self.made_here = True
+                return True
+        elif not self.obstacle and events.ends(event):
+            self._open, self.finished = 0, True
+            self._build.fingerprint = events.fingerprint(event) or self._build.fingerprint
+            return True
+        return False
+
+    def pass_run(self, whole: Sequence[bytes]) -> bytes:
+        """As `pass_on`, of several that are in the middle of a stream, in one go."""
+        data = b"\n\n".join(whole) + b"\n\n"
+        self.meter.chunk(data, True, whole=True)
+        return events.without_ids(data) if self.plan.ids else data
+
+    def finish(self) -> bytes:
+        """What is left to be said of a stream that is finished, if its worker did not say it. Raises CannotResume for
+        usage that nobody has counted."""
+        if self.done:
+            return b""
+        usage = b"" if self._usage_sent or not self._wants_usage() else self._usage()
+        self.done = True
+        return usage + events.DONE
+
+    def _usage(self) -> bytes:
+        if self.obstacle:
+            raise CannotResume(self.obstacle)
+        made, prompt = len(self.tokens.all()), len(self.tokens.prompt())
+        usage = {"prompt_tokens": prompt, "total_tokens": prompt + made, "completion_tokens": made}
+        return events.dump({**self.first, "choices": [], "usage": usage, **self._build.fields()})
+
+    def _event(self, event: bytes, parsed: dict[str, Any], choices: Sequence[dict[str, Any]]) -> bytes:
+        says = any(obstacles.says(choice) for choice in choices)
+        if says:
+            self.obstacle = self.obstacle or obstacles.of_choices(choices)
+            self.started = self.made_here = True
+        self._usage_sent = self._usage_sent or (not choices and parsed.get("usage") is not None)
+        ended = sum(choice.get("finish_reason") is not None for choice in choices)
+        if isinstance(said := parsed.get("system_fingerprint"), str):
+            self._build.fingerprint = said
+        if ended:
+            self._open = (self._choices() if self._open is None else self._open) - ended
+            self.finished = self._open <= 0
+        if self.dresser is not None:
+            made = self.dresser.dress(parsed)
+            return b"" if made is None else events.dump(made)
+        if self._repeats:
+            if choices and not says and not ended:
+                return b""  # it has been said: the role
+            parsed |= self.first
+            return events.without_ids(events.dump(parsed)) if self.plan.ids else events.dump(parsed)
+        if self.plan.echo and not self._echoed:
+            return self._echo(event)
+        return (events.without_ids(event) if self.plan.ids else event) + b"\n\n"
+
+    def _echo(self, event: bytes) -> bytes:
+        """The first event with the prompt before its text, and the prompt's ids, as vLLM writes it."""
+        self._echoed = True
+        made = events.parse(event) or {}
+        for choice in made.get("choices", ()):
+            choice["text"], choice["token_ids"] = self.plan.echo + choice["text"], None
+        return events.dump(made)
+
+    @functools.cached_property
+    def first(self) -> dict[str, Any]:
+        """What all its events have in common."""
+        first = (None if self._began is None else events.parse(self._began)) or {}
+        return {key: first[key] for key in ("id", "object", "created", "model") if key in first}
+
+    def _choices(self) -> int:
+        """How many the answer has."""
+        if not self.obstacle or not _MAY_HAVE_SEVERAL.search(self.body):
+            return 1
+        asked = self.request()
+        return max(1, asked.get("n") or 1) * lax.prompts_in(asked.get("prompt"))
+
+    def _fold(self, chunks: Sequence[bytes]) -> None:
+        data = b"".join(chunks)
+        made = None
+        if self._unseen:
+            made = events.ids_of_text(data, self._head, self.tokens.none_written)
+            if made is None:
+                self.obstacle = obstacles.of_events(data)
+        self.tokens.write(events.ids(data) if made is None else made)
+
+    @property
+    def _unseen(self) -> bool:
+        """Whether something of a chat may have gone straight through that is not text and so cannot be continued.
+        Looked for many events at a time: nobody asks before the stream breaks."""
+        return self.plan.chat and self.straight is not None and not self.obstacle and not self.finished
+
+    @functools.cached_property
+    def _head(self) -> int:
+        """Bytes of its events before what is in them."""
+        return max(0, (self._began or b"").find(b'"delta":'))
+
+    # for what comes after a failure
+
+    @property
+    def can_start_over(self) -> bool:
+        """Nothing of the answer itself has gone out."""
+        return not self.started
+
+    def hindrance(self) -> str:
+        """Why it cannot be continued, by all that has come of it and all that it asks for; empty if it can."""
+        if self._unseen:
+            self.obstacle = obstacles.of_events(b"".join(self.meter.recent()))
+        asked = self.request()
+        self.obstacle = self.obstacle or obstacles.lasting(asked)
+        return self.obstacle
+
+    def start_over(self) -> bytes:
+        """The body that asks for all of it anew."""
+        self._next_worker()
+        self.tokens.start_over()
+        self.dresser, self._repeats = None, self._began is not None
+        if not self._repeats:
+            self.straight = events.cut if self.plan.ids else events.plain
+        return self.plan.body
+
+    def settle(self, answer: bytes | None) -> None:
+        """The worker that is to go on has said how it takes the request (`lb.forwarding.resume.rendered`), or says
+        nothing."""
+        asked = self.request()
+        found = None if answer is None else rendered.read(answer, asked, chat=self.plan.chat)
+        if found is not None:
+            self._fields = {**asked, **found.fields}
+            self.obstacle = self.obstacle or found.obstacle
+
+    def go_on(self, dresser: Dresser) -> None:
+        """Another worker does, and ``dresser`` makes its events the next ones."""
+        made = self.tokens.all()
+        self._next_worker()
+        self.tokens.begin_at(dresser.point.kept, made)
+        self.dresser, self._repeats = dresser, False
+
+    def end_by_length(self) -> bytes:
+        """The last event of a stream that has as many tokens as it may have."""
+        assert self.dresser is not None
+        self.finished = True
+        end = {"choices": [{"text": "", "finish_reason": "length", "stop_reason": None}]}
+        made = self.dresser.dress(end if self._wants_usage() else {**end, **self._build.fields()})
+        return b"" if made is None else events.dump(made)
+
+    def _next_worker(self) -> None:
+        self.meter.forget()
+        self.made_here, self.straight = False, None
+
+    def request(self) -> dict[str, Any]:
+        """Its fields as the engine takes them; none of a request that it would refuse, and that is not continued."""
+        if self._fields is None:
+            try:
+                self._fields = fields(self.body, chat=self.plan.chat)
+            except (ValueError, RecursionError):
+                self._fields = {}
+                self.obstacle = self.obstacle or obstacles.NOT_UNDERSTOOD
+        return self._fields
+
+    def _wants_usage(self) -> bool:
+        if b'"usage":{' in (self._began or b""):
+            return True  # of every event: its worker may tell it unasked (`--enable-force-include-usage`)
+        if b'"include_usage"' not in self.body and b"\\u" not in self.body:
+            return False  # most say nothing of it, and need not be parsed
+        options = self.request().get("stream_options")
+        return isinstance(options, dict) and bool(options.get("include_usage"))
+
+def _failure(error: object, event: bytes) -> StreamFailed:
+    said = error if isinstance(error, dict) else {}
+    message, code = str(said.get("message") or error), said.get("code")
+    final = isinstance(code, int) and 400 <= code < 500 and code not in (408, 429)
+    kind = Failure.ENGINE_DIED if is_engine_death(error) else Failure.BROKEN
+    return StreamFailed(f"it ended the stream in an error: {message}", event + b"\n\n", final, kind)
