@@ -98,6 +98,7 @@ async def test_a_hundred_replacements_under_load_fail_nothing(slow: Cluster) -> 
     await _replacements(slow, 100)
 
 
+@pytest.mark.alone
 async def test_what_began_before_a_replacement_ends_after_it(slow: Cluster) -> None:
     """A stream that outlasts it, and a connection that is idle meanwhile: its next request is answered, and told that
     it was the last one. Both count while a worker is drained, although nobody new comes to the old process."""

@@ -3,14 +3,19 @@ balancer, workers that are none."""
 
 from __future__ import annotations
 
+import asyncio
+import json
+import random
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from adapterfakes import make_adapter
 from inprocess import InProcess, running, until
+from worker.demo import model_path
 
 Start = Callable[..., AbstractAsyncContextManager[InProcess]]
 LOAD = "/v1/load_lora_adapter"
@@ -151,3 +156,79 @@ async def test_a_worker_that_dies_in_the_middle_of_a_load_gets_it_when_it_is_bac
         await cluster.settled(3)
         held = await cluster.held()
         assert held["instance_0"] == held["instance_1"] == held["instance_2"] and "mine" in held["instance_0"]
+
+
+def _agreed(adapters: dict[str, dict[str, Any]], held: dict[str, dict[str, str]]) -> bool:
+    """Every worker holds exactly what the registry says, in the registry's version."""
+    for adapter in adapters.values():
+        if any(i["state"] != "loaded" or i["version"] != adapter["version"] for i in adapter["instances"].values()):
+            return False
+    return all(set(names) == set(adapters) for names in held.values())
+
+
+async def agreement(cluster: InProcess) -> None:
+    """Returns once they all agree."""
+
+    async def look() -> bool:
+        return _agreed(await cluster.adapters(), await cluster.held())
+
+    await until(look)
+
+
+async def test_fifty_loads_and_unloads_of_the_same_names_at_once_end_in_agreement(start: Start, tmp_path: Path) -> None:
+    folders = [make_adapter(tmp_path / f"a{n}", n) for n in range(4)]
+    chooser, gate = random.Random(5), asyncio.Semaphore(16)
+    async with start(instances=3) as cluster:
+        await cluster.settled(3)
+
+        async def change() -> int:
+            async with gate:
+                name = f"n{chooser.randrange(5)}"
+                if chooser.random() < 0.35:
+                    return (await cluster.post("/v1/unload_lora_adapter", {"lora_name": name}))[0]
+                return (await cluster.load(name, chooser.choice(folders), load_inplace=True))[0]
+
+        assert set(await asyncio.gather(*(change() for _ in range(50)))) <= {200, 404}
+        await agreement(cluster)
+
+
+async def test_many_more_adapters_than_eight_places_all_answer(start: Start, tmp_path: Path) -> None:
+    count = 40
+    listed = [{"name": f"a{n}", "path": make_adapter(tmp_path / f"a{n}", n)} for n in range(count)]
+    file = tmp_path / "adapters.yaml"
+    file.write_text(json.dumps({"lora_adapters": listed, "auto_load": ["a0"], "lora_settings": {"cache_size": 8}}))
+    flags = ("--max-loras", "8", "--served-model-name", "demo")
+    async with start(instances=1, model=str(model_path()), lora_config=str(file), engine_args=flags) as cluster:
+        await cluster.settled(1)
+        assert set((await cluster.held())["instance_0"]) == {"a0"}
+        for n in range(count):
+            assert await cluster.complete(f"a{n}") == 200
+            held = (await cluster.held())["instance_0"]
+            assert len(held) <= 8 and "a0" in held, "what is to be loaded always stays"
+        assert (await cluster.instance("instance_0"))["degraded"] is False
+        states = [i["state"] for a in (await cluster.adapters()).values() for i in a["instances"].values()]
+        assert states.count("lazy") == count - 8
+
+
+@pytest.mark.timeout(240)
+async def test_random_operations_with_random_kills_end_in_agreement(start: Start, tmp_path: Path) -> None:
+    folders = [make_adapter(tmp_path / f"v{n}", n) for n in range(5)]
+    chooser = random.Random(3)
+    async with start(instances=3) as cluster:
+        await cluster.settled(3)
+        for _ in range(80):
+            name, dice = f"n{chooser.randrange(6)}", chooser.random()
+            if dice < 0.55:
+                status, answer = await cluster.load(name, chooser.choice(folders), load_inplace=True)
+            elif dice < 0.75:
+                status, answer = await cluster.post(f"/v1/lora_adapters/{name}/rollback", {})
+            elif dice < 0.93:
+                status, answer = await cluster.post("/v1/unload_lora_adapter", {"lora_name": name})
+            else:
+                cluster.clock.advance(4)  # five kills within 3 s each are a crash loop, and rightly given up
+                cluster.engine(f"instance_{chooser.randrange(3)}").die()
+                continue
+            assert status in (200, 202, 404, 409), answer
+        cluster.clock.advance(60)
+        await cluster.settled(3)
+        await agreement(cluster)
