@@ -14,6 +14,8 @@ import yaml
 
 from cluster.fleet.placement import Machine, Placement
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parent.parent
 
 

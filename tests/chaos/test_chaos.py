@@ -17,6 +17,8 @@ from chaos.oracle import Kind
 from chaos.scenarios import FAULTS, SCENARIOS, rounds
 from chaos.score import Score, Struck
 
+pytestmark = pytest.mark.processes
+
 RUN = Path(__file__).with_name("run.py")
 
 

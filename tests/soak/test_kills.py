@@ -15,6 +15,8 @@ import pytest
 
 from harness import Cluster, free_port, kill, poll
 
+pytestmark = pytest.mark.processes
+
 VICTIMS = ("worker", "worker", "worker", "engine child", "supervisor")
 
 

@@ -16,6 +16,8 @@ import pytest
 
 from harness import Cluster, free_port, poll
 
+pytestmark = pytest.mark.processes
+
 MIB = 1024 * 1024
 
 #: Seconds after which a client that does not go on is cut, requests in one measurement, and measurements.

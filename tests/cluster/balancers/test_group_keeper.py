@@ -28,6 +28,8 @@ from config.topology import BackendSet, BalancerConfig
 from worker.drivers import proc, run_file
 from worker.drivers.process import spawn
 
+pytestmark = pytest.mark.processes
+
 Report = tuple[tuple[int, int], dict[str, int], dict[str, float]]
 
 

@@ -18,6 +18,8 @@ from simstreams import CONTEXT, seen, stream
 from stubengines import CLOSE, DEATH, ENGINE_DIES, Fault, Stub, answer, chunk, engine_dies_after, error, start
 from worker.sim import tokens
 
+pytestmark = pytest.mark.processes
+
 StartBalancer = Callable[..., Awaitable[Balanced]]
 
 STREAM: dict[str, Any] = {

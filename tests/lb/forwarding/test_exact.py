@@ -31,6 +31,8 @@ from config.link import encode
 from config.topology import BackendSet, BalancerConfig
 from lbfakes import backend_set, card, listening, spec
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).resolve().parents[3]
 
 CLIENTS = 50

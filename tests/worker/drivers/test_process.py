@@ -20,6 +20,8 @@ from worker.drivers.process import Process, find, spawn
 from worker.drivers.run_file import read as read_run_file
 from worker.spec import WorkerEndpoint, WorkerSpec
 
+pytestmark = pytest.mark.processes
+
 TERM, KILL = signal.SIGTERM, signal.SIGKILL
 #: Says its child's pid, and has one.
 WITH_CHILD = "sleep 600 & echo $!; wait"

@@ -24,6 +24,8 @@ from worker.probe import Target
 from worker.sim.app import build
 from worker.sim.settings import SimSettings, parse
 
+pytestmark = pytest.mark.processes
+
 Start = Callable[..., Any]
 LONG = {"prompt": "hello", "max_tokens": 2000, "ignore_eos": True, "stream": True}
 SHORT = {"prompt": "hello", "max_tokens": 3, "ignore_eos": True}
