@@ -6,9 +6,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from worker.sim import protocol, sse
-from worker.sim.generate import Sequence as Made
-from worker.sim.generate import TokenStep, start
+from worker.sim.api import protocol, sse
+from worker.sim.engine.generate import Sequence as Made
+from worker.sim.engine.generate import TokenStep, start
 
 CONTEXT = 512
 

@@ -14,7 +14,7 @@ from typing import Any
 from config.topology import BackendSpec
 from lbfakes import RawWorker, read_message, running_raw_worker, spec
 from simstreams import CONTEXT, stream
-from worker.sim import tokens
+from worker.sim.engine import tokens
 from worker.sim.errors import EngineDead
 
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"

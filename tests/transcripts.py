@@ -15,7 +15,7 @@ from lb.forwarding.resume.transcript import StreamTranscript
 from lb.protocol.http1.chunked import frame, payload_of
 from lb.telemetry.model_metrics import ModelMetrics
 from simstreams import CONTEXT, stream
-from worker.sim import tokens
+from worker.sim.engine import tokens
 
 
 def transcript_of(body: dict[str, Any], chat: bool, build: Build | None = None) -> StreamTranscript:

@@ -12,7 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter
 
 from worker import progress
-from worker.sim.metrics import SimMetrics
+from worker.sim.engine.metrics import SimMetrics
 
 NAMES = parse_qs(urlsplit(progress.PATH).query)["name[]"]
 

@@ -27,8 +27,8 @@ async def _run(settings: SimSettings) -> int:
     # Imported here: a usage error should not wait for aiohttp.
     from aiohttp import web
 
-    from worker.sim.app import build
-    from worker.sim.child import EngineCore
+    from worker.sim.api.app import build
+    from worker.sim.engine.child import EngineCore
     from worker.sim.errors import ApiError
     from worker.sim.listener import Listener
     from worker.sim.worker import Worker

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from worker.sim.engine.tokens import decode
 from worker.sim.errors import ApiError
-from worker.sim.tokens import decode
 
 # Faults of the whole process; with `after_chunks` they wait for a stream to get that far.
 PROCESS = frozenset({"die", "exit0", "hang", "refuse"})

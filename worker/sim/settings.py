@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from worker.sim.engine.lora import parse_module
 from worker.sim.errors import ApiError
 from worker.sim.faults import Fault, parse_text
-from worker.sim.lora import parse_module
 
 _DEFAULT_CONTEXT = 4096
 # Flags of vLLM that a launcher may pass and that change nothing here.

@@ -9,14 +9,14 @@ import time
 from collections.abc import Coroutine
 from typing import Any
 
-from worker.sim.child import EngineCore
-from worker.sim.engine import TokenEngine
+from worker.sim.engine.child import EngineCore
+from worker.sim.engine.core import TokenEngine
+from worker.sim.engine.jobs import Timing
+from worker.sim.engine.lora import Adapters
+from worker.sim.engine.metrics import SimMetrics
 from worker.sim.errors import ApiError, unknown_model
 from worker.sim.faults import Fault, FaultBox
-from worker.sim.jobs import Timing
 from worker.sim.listener import Listener
-from worker.sim.lora import Adapters
-from worker.sim.metrics import SimMetrics
 from worker.sim.settings import SimSettings
 
 

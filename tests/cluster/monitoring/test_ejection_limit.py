@@ -26,7 +26,7 @@ from cluster.monitoring.hang_detector import Verdict, Work
 from cluster.monitoring.recovery_times import RecoveryTimes
 from fakes import Clock, rng, soon
 from worker.probe import Readiness, Target
-from worker.sim.metrics import SimMetrics
+from worker.sim.engine.metrics import SimMetrics
 from worker.spec import Slot
 
 S = WorkerState

@@ -16,7 +16,7 @@ from config.topology import BackendSpec
 from lbfakes import Balanced, running_worker, spec, until
 from simstreams import CONTEXT, seen, stream
 from stubengines import CLOSE, DEATH, ENGINE_DIES, Fault, Stub, answer, chunk, engine_dies_after, error, start
-from worker.sim import tokens
+from worker.sim.engine import tokens
 
 pytestmark = pytest.mark.processes
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from lb.protocol import lax
-from worker.sim import fields
+from worker.sim.api import fields
 
 KINDS: list[tuple[Callable[[object], Any], type, fields.Check]] = [
     (lax.as_bool, bool, fields.boolean), (lax.as_int, int, fields.integer), (lax.as_float, float, fields.number),

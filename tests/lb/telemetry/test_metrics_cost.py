@@ -14,7 +14,7 @@ from config.aio import Tasks
 from lb.telemetry.cooperative import in_turns
 from lb.telemetry.exposition import Merger, whole
 from lbfakes import Balanced, raw_answer, running_raw_worker
-from worker.sim.metrics import SimMetrics
+from worker.sim.engine.metrics import SimMetrics
 
 WORKERS, SERIES = 10, 500
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from worker.sim.engine.tokens import encode
 from worker.sim.errors import ApiError
 from worker.sim.faults import KINDS, FaultBox, parse, parse_text
-from worker.sim.tokens import encode
 
 
 def test_every_kind_parses() -> None:

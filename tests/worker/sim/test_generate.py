@@ -7,8 +7,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.sim.generate import SamplingParams, Sequence, TokenStep, start
-from worker.sim.tokens import EOS, decode, encode
+from worker.sim.engine.generate import SamplingParams, Sequence, TokenStep, start
+from worker.sim.engine.tokens import EOS, decode, encode
 
 PROMPTS = st.text("abc the of é", max_size=8).map(lambda text: encode(text, bos=True))
 STOPS = st.lists(st.sampled_from(["the", "a", " o", "é", "ing", "zz", " you", "e "]), max_size=3).map(tuple)

@@ -21,7 +21,7 @@ import pytest
 
 from worker.demo import adapter_path
 from worker.probe import Target
-from worker.sim.app import build
+from worker.sim.api.app import build
 from worker.sim.settings import SimSettings, parse
 
 pytestmark = pytest.mark.processes

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from worker.sim import fields, protocol, tokens
+from worker.sim.api import fields, protocol
+from worker.sim.api.protocol import GenerationRequest
+from worker.sim.engine import tokens
 from worker.sim.errors import ApiError
-from worker.sim.protocol import GenerationRequest
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.sim import tokens
+from worker.sim.engine import tokens
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 IDS = st.lists(st.integers(0, tokens.VOCAB_SIZE - 1), max_size=30)

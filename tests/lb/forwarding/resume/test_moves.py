@@ -15,7 +15,7 @@ import pytest
 from config.topology import BackendSpec, Capabilities
 from lbfakes import Balanced, RawWorker, read_message, spec, until
 from simstreams import CONTEXT, seen, stream
-from worker.sim import tokens
+from worker.sim.engine import tokens
 
 StartRaw = Callable[..., Awaitable[RawWorker]]
 

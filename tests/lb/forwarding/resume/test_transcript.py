@@ -17,7 +17,7 @@ from lb.forwarding.resume.resumption import Resumption
 from lb.forwarding.resume.transcript import StreamFailed
 from simstreams import CONTEXT, seen, stream
 from transcripts import broken, feed, read, transcript_of
-from worker.sim import tokens
+from worker.sim.engine import tokens
 
 STOPS = st.sampled_from([[], ["\n"], [". "], [" the", "a"], ["nothing like it", "日"], [" cat sat on the mat"]])
 

@@ -9,10 +9,11 @@ from typing import Any
 
 from aiohttp import web
 
-from worker.sim import fields, messages, sse, tokens
+from worker.sim.api import fields, messages, sse
+from worker.sim.api.fields import Problems, boolean, check_all, integer, list_of, string
+from worker.sim.engine import tokens
+from worker.sim.engine.metrics import CONTENT_TYPE
 from worker.sim.errors import ApiError, internal
-from worker.sim.fields import Problems, boolean, check_all, integer, list_of, string
-from worker.sim.metrics import CONTENT_TYPE
 from worker.sim.worker import Worker
 
 # Marks an answer that goes out without a content type, as vLLM's empty and plain-text ones do.

@@ -7,8 +7,8 @@ import time
 
 from aiohttp import web
 
+from worker.sim.api.routes import json_response, request_body, worker_of
 from worker.sim.faults import parse
-from worker.sim.routes import json_response, request_body, worker_of
 
 
 async def set_fault(request: web.Request) -> web.Response:

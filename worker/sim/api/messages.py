@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from worker.sim.api.fields import Problems
 from worker.sim.errors import ApiError
-from worker.sim.fields import Problems
 
 # vLLM accepts a union of message types; the first member gives the error its name.
 _FIRST_MEMBER = "ChatCompletionDeveloperMessageParam"

@@ -10,12 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from worker.sim import checks, tokens
+from worker.sim.api import checks
+from worker.sim.api.fields import Problems, check_all
+from worker.sim.api.messages import render
+from worker.sim.api.schema import CHAT, COMPLETION
+from worker.sim.engine import tokens
+from worker.sim.engine.generate import SamplingParams
 from worker.sim.errors import ApiError, invalid
-from worker.sim.fields import Problems, check_all
-from worker.sim.generate import SamplingParams
-from worker.sim.messages import render
-from worker.sim.schema import CHAT, COMPLETION
 
 
 @dataclass(slots=True)

@@ -12,13 +12,13 @@ from typing import Any
 
 from aiohttp import web
 
-from worker.sim import answers, checks, fields, protocol, sse
-from worker.sim.engine import Batch
+from worker.sim.api import answers, checks, fields, protocol, sse
+from worker.sim.api.protocol import GenerationRequest
+from worker.sim.engine.core import Batch
+from worker.sim.engine.generate import start
+from worker.sim.engine.jobs import Job
 from worker.sim.errors import ApiError, EngineDead
 from worker.sim.faults import Fault
-from worker.sim.generate import start
-from worker.sim.jobs import Job
-from worker.sim.protocol import GenerationRequest
 from worker.sim.worker import Worker
 
 

@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
+from worker.sim.engine.generate import TokenStep
+from worker.sim.engine.jobs import Job, PrefixCache, Timing
+from worker.sim.engine.metrics import SimMetrics
 from worker.sim.errors import EngineDead, queue_full
-from worker.sim.generate import TokenStep
-from worker.sim.jobs import Job, PrefixCache, Timing
-from worker.sim.metrics import SimMetrics
 
 Batch = list[tuple[int, TokenStep]]
 # Tokens the imagined KV cache holds.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from worker.sim import logprobs
-from worker.sim.generate import Sequence
-from worker.sim.protocol import GenerationRequest
-from worker.sim.sse import FINGERPRINT, Identity, prompt_text, usage
+from worker.sim.api import logprobs
+from worker.sim.api.protocol import GenerationRequest
+from worker.sim.api.sse import FINGERPRINT, Identity, prompt_text, usage
+from worker.sim.engine.generate import Sequence
 
 
 def body(request: GenerationRequest, identity: Identity, sequences: list[Sequence]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import codecs
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 
-from worker.sim.tokens import EOS, PIECES, Context, context
+from worker.sim.engine.tokens import EOS, PIECES, Context, context
 
 StopReason = int | str | None
 

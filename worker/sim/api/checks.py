@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from worker.sim.engine.tokens import MAX_CHARS_PER_TOKEN, VOCAB_SIZE
 from worker.sim.errors import ApiError, invalid
-from worker.sim.tokens import MAX_CHARS_PER_TOKEN, VOCAB_SIZE
 
 _MAX_SEQUENCES = 16384
 _MAX_LOGPROBS = 20

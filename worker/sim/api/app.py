@@ -9,7 +9,7 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from worker.engines import key_guard
-from worker.sim import control, generation, routes
+from worker.sim.api import control, generation, routes
 from worker.sim.errors import ApiError
 from worker.sim.settings import SimSettings
 from worker.sim.worker import Worker

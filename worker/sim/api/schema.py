@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic_core import core_schema
 
-from worker.sim.fields import (
+from worker.sim.api.fields import (
     Check,
     Problems,
     boolean,
@@ -20,7 +20,7 @@ from worker.sim.fields import (
     string,
     typed,
 )
-from worker.sim.messages import check_messages
+from worker.sim.api.messages import check_messages
 
 _MAX_STOP_STRINGS = 4
 _INT64 = 2**63

@@ -6,8 +6,8 @@ import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass
 
+from worker.sim.engine.generate import Sequence
 from worker.sim.errors import ApiError
-from worker.sim.generate import Sequence
 
 _BLOCK = 16
 _CACHE_BLOCKS = 1 << 16

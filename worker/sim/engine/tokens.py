@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from worker.sim.words import WORDS
+from worker.sim.engine.words import WORDS
 
 BOS = 256
 EOS = 257

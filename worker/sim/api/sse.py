@@ -9,10 +9,10 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from worker.sim import logprobs
-from worker.sim.generate import TokenStep
-from worker.sim.protocol import GenerationRequest, Prompt
-from worker.sim.tokens import decode
+from worker.sim.api import logprobs
+from worker.sim.api.protocol import GenerationRequest, Prompt
+from worker.sim.engine.generate import TokenStep
+from worker.sim.engine.tokens import decode
 
 VERSION = "0.32.0"
 FINGERPRINT = f"vllm-{VERSION}-51301a7e"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from worker.sim.tokens import VOCAB_SIZE, piece
+from worker.sim.engine.tokens import VOCAB_SIZE, piece
 
 
 def _text(token: int, as_id: bool) -> str:

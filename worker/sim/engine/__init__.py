@@ -1,0 +1,1 @@
+"""What the simulated worker makes: tokens in batches, adapters, and the numbers that tell of them."""
