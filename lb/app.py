@@ -34,6 +34,7 @@ from lb.admission.budget import Budget
 from lb.admission.credentials import Credentials
 from lb.admission.crowd import Crowd
 from lb.admission.proxy_signs import sign_of_proxy
+from lb.admission.queue import WaitingQueue
 from lb.admission.ui_sessions import UiSessions
 from lb.control.link import Link
 from lb.control.peers import Siblings
@@ -160,6 +161,7 @@ class Balancer:
         await self.runner.cleanup()
         await self.link.close()
         await self.admin.close()
+        self.shared.admission.close()
         await self.shared.tasks.close()
         self.shared.upstream.close()
         await self.siblings.close()
@@ -179,20 +181,19 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
 
     def changed() -> None:
         router.pool_changed()
+        queue.serve_soon()
         changes.notify()
 
-    pool = Pool(changed, counters.share, lost)
+    pool = Pool(changed, counters.share, lost, lambda: queue.serve_soon())
     observers, siblings = Observers(config, state), Siblings(counters, link_path)
     why = Why(observers.journal, lambda: _under_way(front), siblings)
     series = metrics.registry.pieces
     link = Link(pool, listener, link_path, counters.recently_used, series, outcomes, events.add, why.told)
     clock, client, owners_of = time.monotonic, WorkerClient(upstream), Affinity()
-    router = Router(
-        pool, changes, metrics.queued, queue_timeout=config.queue_timeout, want=link.want,
-        strategy=StrategyReader(state.strategy).current, clock=clock, random=Random(),
-    )  # fmt: skip
+    router = Router(pool, StrategyReader(state.strategy).current, clock, Random())
+    queue = WaitingQueue(router, pool, metrics.queued, timeout=config.queue_timeout, want=link.want, clock=clock)
     shared = Collaborators(
-        _settings(config), pool, router, upstream, client,
+        _settings(config), pool, router, queue, upstream, client,
         Accounting(pool, counters, metrics, owners_of, outcomes, observers.journal, router, clock),
         metrics, observers.journal, outcomes, ResponseFinder(pool, owners_of, client),
         PoisonRules(pool, changes, metrics.poisonous, clock), RetryBudget(), Builds(), Tasks(), clock,

@@ -214,7 +214,7 @@ class Attempt:
     def on_whole(self, body: bytes) -> None:
         backend, asked = self.backend, self._asked
         if backend.ejection.until:
-            backend.ejection.succeeded()
+            backend.succeeded()
         self._parts.accounting.answered(backend, asked.info, body, self.began_at, asked.meter, asked.request)
         self.release()
         self._owner.answered()

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from lb.admission.queue import ANYBODY, Ticket
 from lb.forwarding.attempt import Attempt
 from lb.forwarding.collaborators import Collaborators
 from lb.forwarding.failover import Failover
@@ -35,6 +36,7 @@ class Exchange(Relayed):
     _attempt: Attempt | None = None  # the latest
     _failover: Failover | None = None  # once an attempt has failed
     _task: asyncio.Task[None] | None = None
+    _ticket: Ticket | None = None  # while it waits for a worker
     over = False
 
     def __init__(self, parts: Collaborators, client: Downstream, request: Request, route: Route) -> None:
@@ -112,16 +114,20 @@ class Exchange(Relayed):
         """An attempt on whoever is free, or wait for one. Raises ProxyError."""
         asked, failover = self._asked, self._failover
         excluded = avoided if failover is None else avoided | failover.recovery.excluded
-        backend = self._parts.router.choose(asked.info, excluded, asked.pinned)
-        if backend is None:
-            self.run("wait for a worker", self._wait)
+        found = self._parts.admission.admit(ANYBODY, asked.info, excluded, asked.pinned, asked.came, self)
+        if isinstance(found, Ticket):
+            self._ticket = found
         else:
-            self.give(backend)
+            self.give(found)
 
-    async def _wait(self) -> None:
-        asked, failover = self._asked, self._failover
-        excluded: frozenset[str] = frozenset() if failover is None else failover.recovery.excluded
-        self.give(await self._parts.router.wait(asked.info, excluded, asked.pinned, asked.came))
+    def granted(self, backend: Backend) -> None:
+        """It has waited for that one. Implements `lb.admission.queue.Applicant`."""
+        self._ticket = None
+        self.give(backend)
+
+    def refused(self, error: ProxyError) -> None:
+        self._ticket = None
+        self.refuse(error)
 
     async def _find(self, response: str) -> None:
         """No balancer of this run has made that response; a worker may still know it."""
@@ -150,6 +156,9 @@ class Exchange(Relayed):
         self._task = self._parts.tasks.start(guarded(), name)
 
     def stop_waiting(self) -> None:
+        if self._ticket is not None:
+            self._parts.admission.leave(self._ticket)
+            self._ticket = None
         task, self._task = self._task, None
         if task is not None and task is not asyncio.current_task():
             task.cancel()
@@ -166,7 +175,7 @@ class Exchange(Relayed):
         attempt = self._attempt
         assert attempt is not None
         if attempt.backend.ejection.until:
-            attempt.backend.ejection.succeeded()
+            attempt.backend.succeeded()
         self._parts.accounting.completed(attempt.backend, self._asked.info, status, attempt.began_at)
         self.finish(status, failed=status >= 500)
         if status == 101:

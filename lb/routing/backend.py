@@ -29,14 +29,17 @@ class Asker(Protocol):
 
 class Backend:
     """One incarnation of one worker: a restarted worker is a new Backend, whose count starts at 0. ``shared`` is None
-    for a balancer that is alone."""
+    for a balancer that is alone. ``on_room`` is called when it may take a request that it could not take before,
+    though nobody has said anything new of it."""
 
     __slots__ = (
-        "_leases", "_names", "_shared", "_spec", "books", "ejection", "endpoint", "failed_at", "id", "key",
-        "lacking", "latency", "order", "suspects", "takes_new", "weight",
+        "_leases", "_names", "_on_room", "_shared", "_spec", "books", "ejection", "endpoint", "failed_at", "id", "key",
+        "lacking", "latency", "limit", "order", "suspects", "takes_new", "weight",
     )  # fmt: skip
 
-    def __init__(self, spec: BackendSpec, shared: Shared | None = None) -> None:
+    def __init__(
+        self, spec: BackendSpec, shared: Shared | None = None, on_room: Callable[[], None] = lambda: None
+    ) -> None:
         self.id = spec.id
         #: (id, incarnation); a server that is not ours is the same one whatever we call its incarnation.
         self.key = (spec.id, spec.incarnation if spec.managed else 0)
@@ -49,7 +52,9 @@ class Backend:
         self.latency = PeakEwma()
         self.ejection = Ejection()
         self._leases: set[Lease] = set()
-        self._shared = shared
+        self._shared, self._on_room = shared, on_room
+        #: How many requests it may have in flight, through all balancers; None: any number.
+        self.limit: int | None = None
         #: Models it was said to serve and answered 404 for, and until when (s, monotonic) it is not asked for them.
         self.lacking: dict[str, float] = {}
         #: When a request on it failed last (s, monotonic).
@@ -84,9 +89,22 @@ class Backend:
             self._shared.put(0)
             self._shared = None
 
+    @property
+    def full(self) -> bool:
+        return self.limit is not None and self.load >= self.limit
+
     def available(self, now: float) -> bool:
         """The one predicate for everyone: may a new request be sent here?"""
-        return self.takes_new and not self.ejection.active(now)
+        return self.takes_new and self.ejection.until <= now and (self.limit is None or not self.full)
+
+    def answers_still(self, now: float) -> bool:
+        """May a request be sent here that nobody else can answer?"""
+        return self.keeps_running() and not self.ejection.active(now)
+
+    def succeeded(self) -> None:
+        """A request did, while it was ejected."""
+        self.ejection.succeeded()
+        self._on_room()
 
     def may_recover(self) -> bool:
         """Whether waiting for it makes sense."""
@@ -131,6 +149,8 @@ class Backend:
         self._leases.discard(lease)
         if self._shared is not None:
             self._shared.put(len(self._leases))
+        if self.limit is not None:
+            self._on_room()
         return True
 
     def evict(self, reason: str) -> None:

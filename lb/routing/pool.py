@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -12,19 +13,21 @@ from lb.routing.backend import Backend, Shared
 class Pool:
     """``on_change`` is called after every change; whoever waits for a backend looks again then. ``share`` is asked
     where to count what is in flight on an incarnation of a backend, if there are other balancers. ``lost`` gets the
-    backend, its incarnation and what is in flight on it when a worker is lost, before that is told so."""
+    backend, its incarnation and what is in flight on it when a worker is lost, before that is told so. ``on_room`` is
+    called when a backend may take a request again without any new word (`Backend`)."""
 
     def __init__(
         self, on_change: Callable[[], None] = lambda: None,
         share: Callable[[str, int], Shared | None] = lambda backend, incarnation: None,
         lost: Callable[[str, int, int], None] = lambda backend, incarnation, requests: None,
+        on_room: Callable[[], None] = lambda: None,
     ) -> None:
         self.backends: dict[str, Backend] = {}
         self.version = (0, 0)
         self.strategy = ""
         self.shutting_down = False
         self.registered: dict[str, dict[str, Any]] = {}
-        self._on_change, self._share, self._lost = on_change, share, lost
+        self._on_change, self._share, self._lost, self._on_room = on_change, share, lost, on_room
         self._serving: dict[str | None, list[Backend]] = {}
 
     def apply(self, new: BackendSet) -> bool:
@@ -49,7 +52,8 @@ class Pool:
                 if old is not None:
                     old.unshare()
                 # A server that is not ours is the same one whatever we call its incarnation.
-                self.backends[spec.id] = Backend(spec, self._share(spec.id, spec.incarnation if spec.managed else 0))
+                shared = self._share(spec.id, spec.incarnation if spec.managed else 0)
+                self.backends[spec.id] = Backend(spec, shared, self._on_room)
         for backend, incarnation in ran:
             now = self.backends.get(backend.id)
             if now is not backend or not now.keeps_running():
@@ -71,11 +75,25 @@ class Pool:
         found = [
             b
             for b in self.serving(model)
-            if b.takes_new and b.ejection.until <= now and b.id not in excluded
+            if b.available(now) and b.id not in excluded
             and not (b.lacking and b.lacks(model, now))
             and (root is None or b.root(model) in (root, None))
         ]  # fmt: skip
         return [b for b in found if b.weight] or found
+
+    def free_at(self, model: str | None, now: float, root: str | None, pinned: tuple[str, int] | None) -> float:
+        """When a backend that cannot be asked for ``model`` now is going to be again, with time alone; ``inf``: never.
+        ``pinned``: which one it has to be."""
+        if pinned is not None:
+            backend = self.backends.get(pinned[0])
+            times = [backend.ejection.until] if backend is not None and backend.keeps_running() else []
+        else:
+            times = [
+                max(b.ejection.until, b.lacking.get(model, 0.0) if model is not None else 0.0)
+                for b in self.serving(model)
+                if b.takes_new and (root is None or b.root(model) in (root, None))
+            ]
+        return min((at for at in times if at > now), default=math.inf)
 
     def may_eject_slow(self, now: float) -> bool:
         """Whether one more may be left out for slowness: half of those in rotation, rounded down, but at least one. If

@@ -1,39 +1,29 @@
-"""Who takes a request: one that may now, or the first that may while it waits."""
+"""Who takes a request, by the strategy in force. Pure: the time is handed in."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from random import Random
 
 from config.errors import nearest
 from lb.protocol.errors import ProxyError, Source
 from lb.routing.backend import Backend
-from lb.routing.notifier import Changes
 from lb.routing.pool import Pool
 from lb.routing.strategies.base import Feature, Outcome, RequestInfo, Strategy
 from lb.routing.strategies.registry import STRATEGIES
-
-#: Seconds between two looks for a free backend where nothing changes: an ejection ends without any word.
-_LOOK_AGAIN = 0.25
 
 #: (id, incarnation) of the one backend that can answer.
 Pinned = tuple[str, int]
 
 
 class Router:
-    """``clock`` is monotonic seconds; ``queued`` counts, by model, who waits; ``want`` is told of an adapter that
-    nobody holds and somebody asks for; ``strategy`` says which one is in force, given the version of the latest set and
+    """``clock`` is monotonic seconds; ``strategy`` says which one is in force, given the version of the latest set and
     the one that it names."""
 
     def __init__(
-        self, pool: Pool, changes: Changes, queued: Callable[[str | None], AbstractContextManager[None]], *,
-        queue_timeout: float, want: Callable[[str], None], strategy: Callable[[tuple[int, int], str], str],
-        clock: Callable[[], float], random: Random,
+        self, pool: Pool, strategy: Callable[[tuple[int, int], str], str], clock: Callable[[], float], random: Random
     ) -> None:
-        self._pool, self._changes, self._queued, self._queue_timeout = pool, changes, queued, queue_timeout
-        self._want, self._in_force, self._clock, self._random = want, strategy, clock, random
+        self._pool, self._in_force, self._clock, self._random = pool, strategy, clock, random
         self._strategy: Strategy | None = None
         self._known: dict[tuple[str, int], Backend] = {}
         #: What the strategy in force wants to know of a request, and whether it wants to know how attempts end.
@@ -49,8 +39,7 @@ class Router:
         if pinned is not None:
             info.decision = None
             backend = pool.backends.get(pinned[0])
-            usable = backend is not None and backend.keeps_running() and not backend.ejection.active(now)
-            return backend if usable else None
+            return backend if backend is not None and backend.answers_still(now) else None
         candidates = pool.candidates(info.model, excluded, now, info.root)
         if len(candidates) == 1:
             info.decision = candidates, None, None
@@ -63,26 +52,6 @@ class Router:
         backend, scores = strategy.choose(candidates, info.features)
         info.decision = candidates, strategy, scores
         return backend
-
-    async def wait(
-        self, info: RequestInfo, excluded: frozenset[str], pinned: Pinned | None, came: float
-    ) -> Backend:
-        """A backend for the request that came then, as soon as there is one. Raises ProxyError (503) if there is none
-        in time."""
-        deadline = came + self._queue_timeout
-        with self._queued(info.model):
-            while True:
-                self._give_up_if_useless(info, deadline)
-                if info.model in self._pool.registered:
-                    self._want(str(info.model))
-                changed = self._changes.next()
-                try:
-                    async with asyncio.timeout(min(_LOOK_AGAIN, max(0.001, deadline - self._clock()))):
-                        await changed
-                except TimeoutError:
-                    pass
-                if (backend := self.choose(info, excluded, pinned)) is not None:
-                    return backend
 
     def unknown(self, model: str | None) -> ProxyError:
         """The answer for a model that nobody serves."""
@@ -119,14 +88,3 @@ class Router:
             for backend in (self._known if known is None else known).values():
                 strategy.joined(backend)
         return strategy
-
-    def _give_up_if_useless(self, info: RequestInfo, deadline: float) -> None:
-        if not self._pool.knows(info.model):
-            raise self.unknown(info.model)  # unloaded while this request waited for it
-        what = f" for model {info.model}" if info.model else ""
-        if self._pool.hopeless(info.model):
-            message = f"no worker{what}: all of them have failed; see /v1/cluster/status"
-            raise ProxyError(503, message, source=Source.INTERNAL, retry_after=30)
-        if self._clock() >= deadline:
-            message = f"no worker{what} became ready within {self._queue_timeout:g} s"
-            raise ProxyError(503, message, source=Source.INTERNAL, retry_after=5)

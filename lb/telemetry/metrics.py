@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from lb.protocol.errors import Source
@@ -149,16 +148,10 @@ class Metrics:
         count = sum(spread.count for spread in spreads)
         return sum(spread.sum for spread in spreads) / count if count else None
 
-    @contextmanager
-    def queued(self, model: str | None = None) -> Iterator[None]:
-        queue, of_model = self._queue.at(), self.models.queue(model)
-        queue.value += 1
-        of_model.value += 1
-        try:
-            yield
-        finally:
-            queue.value -= 1
-            of_model.value -= 1
+    def queued(self, model: str | None, change: int) -> None:
+        """So many more wait for a backend, or fewer."""
+        self._queue.at().value += change
+        self.models.queue(model).value += change
 
     def totals(self) -> TrafficTotals:
         requests, errors, tokens, in_flight, ttft = self.models.totals()

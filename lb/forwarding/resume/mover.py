@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lb.admission.queue import ANYBODY
 from lb.forwarding.collaborators import Collaborators
 from lb.forwarding.resume import continuation
 from lb.forwarding.resume.point import CannotResume
@@ -40,7 +41,7 @@ async def move(
     transcript = resumption.transcript
     patience = min(_RENDER_S, parts.settings.stall_timeout)  # no stream stands still longer where another place is free
     while True:
-        backend = parts.router.choose(info, excluded, None) or await parts.router.wait(info, excluded, None, since)
+        backend = await parts.admission.wait(ANYBODY, info, excluded, since)
         if transcript.can_start_over:
             return Move(backend, transcript.start_over(), None, 0)
         able = backend.spec.capabilities

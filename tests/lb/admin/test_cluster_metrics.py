@@ -144,9 +144,10 @@ def test_errors_are_counted_by_whose_fault_they_were(balancer: Balanced) -> None
 
 
 def test_who_waits_is_counted_by_model(balancer: Balanced) -> None:
-    with balancer.parts.shared.metrics.queued("poet"):
-        assert balancer.metric("clusterctl_model_queued_requests", model="poet") == 1
-        assert balancer.metric("clusterctl_queued_requests") == 1
+    balancer.parts.shared.metrics.queued("poet", 1)
+    assert balancer.metric("clusterctl_model_queued_requests", model="poet") == 1
+    assert balancer.metric("clusterctl_queued_requests") == 1
+    balancer.parts.shared.metrics.queued("poet", -1)
     assert balancer.metric("clusterctl_model_queued_requests", model="poet") == 0
 
 

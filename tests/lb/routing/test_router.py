@@ -472,7 +472,7 @@ async def test_a_restarted_worker_starts_at_0_and_old_requests_do_not_make_it_ne
     old, new = await start_worker("instance_0", hold), await start_worker("instance_0", hold)
     balancer.push(old.spec(incarnation=1))
     asking = [asyncio.ensure_future(balancer.ask("/v1/responses", background=True)) for _ in range(3)]
-    await until(lambda: balancer.in_flight == 3)
+    await until(lambda: len(old.seen) == 3)
     balancer.push(new.spec(incarnation=2))
     assert balancer.in_flight == 0
     again = asyncio.ensure_future(balancer.ask())

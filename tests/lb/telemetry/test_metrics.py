@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from lb.telemetry.metrics import Metrics
@@ -45,14 +44,6 @@ def test_failures_refusals_ejections_and_first_bytes_are_counted() -> None:
     assert value(metrics, "clusterctl_refused_total", source="client", code="404") == 1
     assert value(metrics, "clusterctl_ejections_total", instance="instance_0") == 1
     assert value(metrics, "clusterctl_first_byte_seconds_count", instance="instance_0", route="/v1/completions") == 1
-
-
-def test_the_queue_is_left_by_an_error_too() -> None:
-    metrics = Metrics()
-    with pytest.raises(KeyError), metrics.queued():
-        assert value(metrics, "clusterctl_queued_requests") == 1
-        raise KeyError
-    assert value(metrics, "clusterctl_queued_requests") == 0
 
 
 def test_a_gauge_is_read_when_somebody_asks() -> None:
