@@ -53,7 +53,7 @@ class Ticket:
     timer: asyncio.TimerHandle | None = None
 
 
-class Admission(Protocol):
+class RequestAdmission(Protocol):
     """What a request needs on its way to a worker."""
 
     def admit(
@@ -77,8 +77,8 @@ class Admission(Protocol):
 
 
 class WaitingQueue:
-    """Implements `Admission`, alike for all tenants. ``queued`` counts, by model, who waits (+1, -1); ``want`` is told
-    of an adapter that nobody holds and somebody waits for. ``timeout``: how long (s) one waits."""
+    """A `RequestAdmission`, alike for all tenants. ``queued`` counts, by model, who waits (+1, -1); ``want`` is
+    told of an adapter that nobody holds and somebody waits for. ``timeout``: how long (s) one waits."""
 
     def __init__(
         self, router: Router, pool: Pool, queued: Callable[[str | None, int], None], *, timeout: float,

@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from config.topology import BackendSpec
-from lb.admission.queue import ANYBODY, Admission, Ticket, WaitingQueue
+from lb.admission.queue import ANYBODY, RequestAdmission, Ticket, WaitingQueue
 from lb.protocol.errors import ProxyError
 from lb.routing.backend import Backend, Lease
 from lb.routing.pool import Pool
@@ -50,7 +50,7 @@ class House:
     """An admission over a pool that a test fills."""
 
     pool: Pool
-    admission: Admission
+    admission: RequestAdmission
     router: Router
     waiting: Counter[str | None]
     wanted: list[str]
