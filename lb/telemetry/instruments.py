@@ -75,32 +75,47 @@ class Count:
 
 class Spread:
     """One histogram of a `Spreads`: how many values fell into each bucket, and their sum. What it observes ``fine``
-    does too."""
+    does too.
 
-    __slots__ = ("_bounds", "buckets", "fine", "sum")
+    ``observe`` writes a value down, which is all that a request pays for; values are sorted into buckets when somebody
+    reads them, or with `settle`, which has to be called now and then: they are kept until then."""
+
+    __slots__ = ("_bounds", "_buckets", "_coarser", "_fine", "_new", "_sum", "observe", "observe_all")
 
     def __init__(self, bounds: Sequence[float], fine: Spread | None = None) -> None:
-        self._bounds, self.fine = bounds, fine
-        self.buckets = [0] * (len(bounds) + 1)
-        self.sum = 0.0
+        self._bounds, self._fine, self._coarser = bounds, fine, list[Spread]()
+        self._buckets, self._sum, self._new = [0] * (len(bounds) + 1), 0.0, list[float]()
+        self.observe: Callable[[float], None] = self._new.append
+        self.observe_all: Callable[[Iterable[float]], None] = self._new.extend
+        if fine is not None:
+            fine._coarser.append(self)
 
-    def observe(self, value: float) -> None:
-        self.buckets[bisect_left(self._bounds, value)] += 1
-        self.sum += value
-        if self.fine is not None:
-            self.fine.observe(value)
-
-    def observe_all(self, values: Sequence[float]) -> None:
-        """``values``, rising: what falls into one bucket is counted in one step."""
-        bounds, buckets, at = self._bounds, self.buckets, 0
-        while at < len(values):
+    def settle(self) -> None:
+        for coarser in self._coarser:
+            coarser.settle()
+        if not self._new:
+            return
+        self._sum = sum(self._new, self._sum)
+        values = sorted(self._new)
+        self._new.clear()
+        bounds, buckets, at = self._bounds, self._buckets, 0
+        while at < len(values):  # what falls into one bucket is counted in one step
             bucket = bisect_left(bounds, values[at])
             end = bisect_right(values, bounds[bucket], at) if bucket < len(bounds) else len(values)
             buckets[bucket] += end - at
             at = end
-        self.sum += sum(values)
-        if self.fine is not None:
-            self.fine.observe_all(values)
+        if self._fine is not None:
+            self._fine.observe_all(values)
+
+    @property
+    def buckets(self) -> list[int]:
+        self.settle()
+        return self._buckets
+
+    @property
+    def sum(self) -> float:
+        self.settle()
+        return self._sum
 
     @property
     def count(self) -> int:
@@ -211,6 +226,10 @@ class Spreads(Collector):
     def cells(self) -> list[tuple[tuple[str, ...], Spread]]:
         """All of them, with their labels."""
         return list(self._cells.items())
+
+    def settle(self) -> None:
+        for cell in self._cells.values():
+            cell.settle()
 
     def collect(self) -> Iterable[Metric]:
         family = HistogramMetricFamily(self._name, self._meaning, labels=self._labels)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -154,6 +153,9 @@ class Metrics:
         self.models.queue(model).value += change
 
     def totals(self) -> TrafficTotals:
+        """To be asked for now and then: what has been observed is sorted into buckets."""
+        self._first_byte.settle()
+        self._duration.settle()
         requests, errors, tokens, in_flight, ttft = self.models.totals()
         durations = list(self._durations.buckets)
         return TrafficTotals(requests, errors, tokens, in_flight, self._queue.sum(), ttft, durations)
@@ -172,32 +174,21 @@ class Metrics:
 class Book:
     """The cells that one request after the other is counted in. ``first_byte`` takes s."""
 
-    __slots__ = ("_duration", "_first_byte", "_instance", "_requests", "_route", "_statuses", "first_byte")
+    __slots__ = ("_instance", "_observe", "_requests", "_route", "_statuses", "first_byte")
 
     def __init__(self, requests: Counts, duration: Spread, first_byte: Spread, instance: str, route: str) -> None:
-        self._requests, self._duration, self._instance, self._route = requests, duration, instance, route
+        self._requests, self._instance, self._route = requests, instance, route
         self._statuses: dict[int, Count] = {}
-        self._first_byte, self.first_byte = first_byte, first_byte.observe
+        self.first_byte, self._observe = first_byte.observe, duration.observe
 
     def whole(self, code: int, seconds: float) -> None:
         """`first_byte` and `finished` at once."""
-        cell = self._statuses.get(code)
-        if cell is None:
-            self.first_byte(seconds)
-            self.finished(code, seconds)
-            return
-        cell.value += 1
-        bucket, first, duration = bisect_left(_BUCKETS, seconds), self._first_byte, self._duration
-        first.buckets[bucket] += 1
-        first.sum += seconds
-        duration.buckets[bucket] += 1
-        duration.sum += seconds
-        if duration.fine is not None:
-            duration.fine.observe(seconds)
+        self.finished(code, seconds)
+        self.first_byte(seconds)
 
     def finished(self, code: int, seconds: float) -> None:
         cell = self._statuses.get(code)
         if cell is None:
             cell = self._statuses[code] = self._requests.at(self._instance, self._route, str(code))
         cell.value += 1
-        self._duration.observe(seconds)
+        self._observe(seconds)

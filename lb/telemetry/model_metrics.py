@@ -53,6 +53,7 @@ class ModelMetrics:
 
     def totals(self) -> tuple[float, float, float, float, list[int]]:
         """Requests, failed ones, tokens and requests in flight of all models; times to first token by `FINE`."""
+        self._itl.settle()
         counts = (self._requests, self._errors, self._tokens, self._in_flight)
         requests, errors, tokens, in_flight = (count.sum() for count in counts)
         return requests, errors, tokens, in_flight, list(self._times.buckets)
@@ -154,7 +155,7 @@ class Meter:
         stamps = self.stamps
         if stamps:
             if self._stream:
-                self._series.itl.observe_all(sorted(map(sub, stamps, [self._last, *stamps])))
+                self._series.itl.observe_all(map(sub, stamps, [self._last, *stamps]))
             self._last = stamps[-1]
             stamps.clear()
         if self._stream and not self.exact:

@@ -117,15 +117,15 @@ def test_a_spread_counts_and_sums(values: list[float]) -> None:
 
 @given(st.lists(st.floats(-10, 10)), st.lists(st.floats(-10, 10)))
 def test_several_at_once_are_counted_as_one_by_one(first: list[float], second: list[float]) -> None:
-    together, single = (
-        Spreads("lb_b", "B.", (), (-1, 0, 1.5), CollectorRegistry(), Spread((0.5,))).at() for _ in range(2)
-    )
-    for values in (sorted(first), sorted(second)):
+    fine = [Spread((0.5,)) for _ in range(2)]
+    together, single = (Spreads("lb_b", "B.", (), (-1, 0, 1.5), CollectorRegistry(), each).at() for each in fine)
+    all_ = first + second
+    for values in (first, second):
         together.observe_all(values)
         for value in values:
             single.observe(value)
-    assert together.fine is not None and single.fine is not None
-    assert (together.buckets, together.fine.buckets) == (single.buckets, single.fine.buckets)
+    assert [each.buckets for each in fine] == [[sum(v <= 0.5 for v in all_), sum(v > 0.5 for v in all_)]] * 2
+    assert together.buckets == single.buckets
     assert together.sum == pytest.approx(single.sum)
 
 
