@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from lb.admission.budget import Budget, Share
 from lb.admission.crowd import Crowd
-from lb.downstream.pace import Pace
+from lb.admission.pace import Pace
 from lb.protocol.errors import ProxyError, Source
 from lb.protocol.messages import Limits
 

@@ -18,8 +18,8 @@ from typing import cast
 from config.peer_credentials import uid_of_peer
 from lb.admission.allowance import Allowance
 from lb.admission.budget import UNCOUNTED
+from lb.admission.pace import Pace
 from lb.downstream.intake import BodyIntake
-from lb.downstream.pace import Pace
 from lb.downstream.presence import has_left, unsent
 from lb.downstream.service import Service
 from lb.protocol.body import AT_ONCE, Scan

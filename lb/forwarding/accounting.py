@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from config.logs import fields
-from lb.forwarding.failure_policy import Ejects
 from lb.protocol import routes
 from lb.protocol.errors import AttemptFailed
+from lb.protocol.failures import Ejects
 from lb.protocol.messages import Request
 from lb.records.decision_log import Journal
 from lb.records.loss_report import Outcomes

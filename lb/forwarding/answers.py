@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from lb.forwarding.failure_policy import Failure
 from lb.protocol import worker_errors
 from lb.protocol.body import is_aborted
 from lb.protocol.errors import AttemptFailed
+from lb.protocol.failures import Failure
 from lb.protocol.http1.response import ResponseHead
 
 #: Without it there is nothing to be parsed.

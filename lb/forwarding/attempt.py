@@ -7,13 +7,13 @@ from typing import Protocol
 
 from lb.forwarding import answers, failure_policy
 from lb.forwarding.collaborators import Collaborators
-from lb.forwarding.failure_policy import Failure
 from lb.forwarding.recovery import Recovery
 from lb.forwarding.relay import Relay, Verdict
 from lb.forwarding.resume.relay import StreamRelay
 from lb.forwarding.routed_request import RoutedRequest
 from lb.protocol.body import says_model_is_missing
 from lb.protocol.errors import AttemptFailed
+from lb.protocol.failures import Failure
 from lb.protocol.http1.response import ResponseHead
 from lb.protocol.messages import Downstream
 from lb.records.decision_log import Row

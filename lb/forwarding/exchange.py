@@ -15,11 +15,11 @@ from lb.admission.queue import ANYBODY, Ticket
 from lb.forwarding.attempt import Attempt
 from lb.forwarding.collaborators import Collaborators
 from lb.forwarding.failover import Failover
-from lb.forwarding.failure_policy import Failure
 from lb.forwarding.relay import Relay, Relayed
 from lb.forwarding.routed_request import RoutedRequest
 from lb.protocol.errors import AttemptFailed, ProxyError, Source
 from lb.protocol.facts import check_response
+from lb.protocol.failures import Failure
 from lb.protocol.messages import Downstream, Request
 from lb.protocol.routes import Route
 from lb.records.decision_log import Row

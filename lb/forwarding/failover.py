@@ -10,7 +10,7 @@ from config.logs import fields
 from lb.forwarding import failure_policy
 from lb.forwarding.attempt import Attempt
 from lb.forwarding.collaborators import Collaborators
-from lb.forwarding.failure_policy import Action, Break, Failure, Loss
+from lb.forwarding.failure_policy import Action, Break, Loss
 from lb.forwarding.recovery import Recovery
 from lb.forwarding.relay import Relay
 from lb.forwarding.resume.point import CannotResume
@@ -18,6 +18,7 @@ from lb.forwarding.resume.relay import StreamRelay
 from lb.forwarding.routed_request import RoutedRequest
 from lb.protocol import error_shapes
 from lb.protocol.errors import AttemptFailed, ProxyError, Source
+from lb.protocol.failures import Failure
 from lb.protocol.messages import Downstream
 from lb.records.decision_log import Step
 from lb.routing.backend import Backend

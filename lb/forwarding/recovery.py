@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 
 from lb.forwarding.collaborators import Collaborators
-from lb.forwarding.failure_policy import Failure
 from lb.forwarding.poison import MOST_DEATHS, Record
 from lb.forwarding.resume.mover import Move, move
 from lb.forwarding.resume.resumption import Resumption
 from lb.forwarding.resume.transcript import StreamTranscript
 from lb.protocol.errors import AttemptFailed, ProxyError, Source
+from lb.protocol.failures import Failure
 from lb.routing.backend import Backend
 from lb.routing.strategies.base import RequestInfo
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import Protocol
 
-from lb.forwarding.failure_policy import Failure, of_status
+from lb.forwarding.failure_policy import of_status
 from lb.protocol import error_shapes
 from lb.protocol.errors import AttemptFailed
+from lb.protocol.failures import Failure
 from lb.protocol.http1.chunked import LAST, frame
 from lb.protocol.http1.response import ResponseHead
 from lb.protocol.messages import Downstream, Request

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
-from lb.forwarding.failure_policy import CONSEQUENCES, Consequence, Failure
 from lb.protocol import error_shapes
+from lb.protocol.failures import CONSEQUENCES, Consequence, Failure
 
 
 class Source(StrEnum):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from lb.forwarding.failure_policy import Failure
+from lb.protocol.failures import Failure
 
 _DEAD = "EngineCore encountered an issue"
 _NAME = "EngineDeadError"

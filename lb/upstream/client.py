@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 
 from config.topology import BackendSpec
-from lb.forwarding.failure_policy import Failure
 from lb.protocol.errors import AttemptFailed
+from lb.protocol.failures import Failure
 from lb.upstream.connections import Upstream
 
 #: Seconds for a worker to say what tokens read.

@@ -11,8 +11,8 @@ from typing import Protocol
 
 from config.aio import patience
 from config.topology import BackendSpec
-from lb.forwarding.failure_policy import Failure
 from lb.protocol.errors import AttemptFailed
+from lb.protocol.failures import Failure
 from lb.protocol.http1.response import ResponseHead
 from lb.upstream.connection import WorkerConnection
 

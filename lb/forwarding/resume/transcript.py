@@ -8,7 +8,6 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from lb.forwarding.failure_policy import Failure
 from lb.forwarding.resume import events, obstacles, rendered
 from lb.forwarding.resume.build import Build
 from lb.forwarding.resume.continuation import Dresser
@@ -16,6 +15,7 @@ from lb.forwarding.resume.made_tokens import MadeTokens
 from lb.forwarding.resume.plan import ResumePlan, fields
 from lb.forwarding.resume.point import CannotResume
 from lb.protocol import lax
+from lb.protocol.failures import Failure
 from lb.protocol.http1.chunked import Cut
 from lb.protocol.worker_errors import is_engine_death
 from lb.telemetry.model_metrics import Meter

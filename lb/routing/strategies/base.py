@@ -38,7 +38,7 @@ class Features:
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How an attempt on the incarnation ``backend`` (id, incarnation) ended. ``status`` is 0 if it came to nothing,
-    for ``cause`` (`lb.forwarding.failure_policy.Consequence`), and 499 if the client left. Times are s."""
+    for ``cause`` (`lb.protocol.failures.Consequence`), and 499 if the client left. Times are s."""
 
     backend: tuple[str, int]
     features: Features

@@ -11,18 +11,16 @@ import pytest
 
 from lb.forwarding.failure_policy import (
     AFTER_FAILURE,
-    CONSEQUENCES,
     ON_BREAK,
     Action,
     Break,
-    Ejects,
-    Failure,
     Loss,
     after_failure,
     of_status,
     on_break,
     on_dying,
 )
+from lb.protocol.failures import CONSEQUENCES, Ejects, Failure
 
 Facts = TypeVar("Facts", Break, Loss)
 Rows = Sequence[tuple[Mapping[str, bool], Action]]

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from lb.forwarding.failure_policy import Failure
+from lb.protocol.failures import Failure
 from lb.protocol.worker_errors import is_engine_death, is_no_answer, opening_failure, says_engine_died
 from worker.sim.errors import EngineDead, internal
 

@@ -11,8 +11,8 @@ import pytest
 from aiohttp import web
 
 from config.topology import STRATEGIES
-from lb.forwarding.failure_policy import Failure
 from lb.protocol.errors import AttemptFailed
+from lb.protocol.failures import Failure
 from lbfakes import (
     Balanced,
     RawHandler,

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lb.downstream.pace import Pace
+from lb.admission.pace import Pace
 
 
 def slow_at(*steps: tuple[float, int], still: float = 60.0, rate: float = 500.0) -> float | None:
