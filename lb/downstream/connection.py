@@ -19,16 +19,17 @@ from config.peer_credentials import uid_of_peer
 from lb.admission.allowance import Allowance
 from lb.admission.budget import UNCOUNTED
 from lb.admission.pace import Pace
-from lb.downstream.intake import BodyIntake
+from lb.downstream.body_reader import BodyReader
+from lb.downstream.intake import BodyIntake, SmallBody
 from lb.downstream.presence import has_left, unsent
+from lb.downstream.reading import Reading
 from lb.downstream.service import Service
 from lb.protocol.body import AT_ONCE, Scan
 from lb.protocol.error_shapes import phrase
 from lb.protocol.errors import ProxyError, Source
-from lb.protocol.facts import Facts
 from lb.protocol.http1 import request as http
 from lb.protocol.http1.request import Malformed, RequestHead
-from lb.protocol.messages import Exchange, Request, Upload
+from lb.protocol.messages import Exchange, Request
 from lb.protocol.routes import shown
 from lb.upstream.headers import SERVER
 
@@ -63,9 +64,9 @@ class ClientConnection(asyncio.Protocol):
     is counted as."""
 
     __slots__ = (
-        "_allowance", "_asked", "_at", "_body", "_buffer", "_ended", "_exchange", "_full", "_going", "_heads", "_held",
-        "_intake", "_left", "_paused", "_plain", "_reading", "_request", "_searched", "_served", "_service", "_since",
-        "_skipped", "_transport", "_uid", "_unwanted", "close_after", "local", "origin", "peer", "write",
+        "_allowance", "_asked", "_at", "_body", "_buffer", "_ended", "_exchange", "_full", "_going", "_heads",
+        "_plain", "_reading", "_request", "_searched", "_served", "_service", "_since", "_skipped",
+        "_transport", "_uid", "_unwanted", "close_after", "local", "origin", "peer", "write",
     )  # fmt: skip
 
     def __init__(self, service: Service) -> None:
@@ -76,14 +77,10 @@ class ClientConnection(asyncio.Protocol):
         self._at = _Reads.HEAD
         self._heads = http.Heads()
         self._buffer = bytearray()
-        self._body = bytearray()  # a small one
-        self._intake: BodyIntake | None = None  # another one
-        self._left = 0
+        self._body: BodyReader | None = None  # while it comes
         self._request: Request | None = None
         self._exchange: Exchange | None = None
-        self._paused = self._served = self._full = self._skipped = False
-        #: Why nothing more of a body is taken in: the one who takes it cannot keep up; what has come is still read.
-        self._held = self._reading = False
+        self._served = self._full = self._skipped = False
         self._searched = 0
         self._since = 0.0
         #: When the client ended its half of the connection; 0: it has not. Whether it was asked if it is there.
@@ -93,6 +90,7 @@ class ClientConnection(asyncio.Protocol):
         #: There are too many connections; what is answered to all but a few requests.
         self._unwanted: ProxyError | None = None
         self._allowance: Allowance  # once there is a connection
+        self._reading: Reading
         #: Bytes of a body that nothing is asked about if it came in one piece.
         self._plain = min(UNCOUNTED, service.admission.limits.max_body)
         self.close_after = False
@@ -155,12 +153,12 @@ class ClientConnection(asyncio.Protocol):
             self.close()
             return
         self._request, self._at, self._served, self._since = None, _Reads.HEAD, True, monotonic()
-        self._held = self._skipped = False
+        self._skipped = self._reading.held = False
         if self._full:
-            self._pause_reading()  # no further answer to a client that does not read this one
+            self._reading.pause()  # no further answer to a client that does not read this one
             return
-        if self._paused:
-            self._resume_reading()
+        if self._reading.paused:
+            self._reading.resume()
         if self._buffer:
             asyncio.get_running_loop().call_soon(self._go_on)
 
@@ -201,12 +199,12 @@ class ClientConnection(asyncio.Protocol):
         unread = not self._ended and (
             request is None or self._at is _Reads.BODY or (request.upload is not None and not request.upload.complete)
         )
-        self._exchange = None
+        self._exchange = self._body = None
         self._allowance.over()
         if unread and self._at is not _Reads.TUNNEL:
             self._at, self._since = _Reads.LINGER, monotonic()
-            self._intake, self._held, self._reading = None, False, False
-            self._resume_reading()
+            self._reading.held = self._reading.busy = False
+            self._reading.resume()
             self._transport.write_eof()
         else:
             self._at, self._since = _Reads.CLOSED, monotonic()
@@ -214,14 +212,14 @@ class ClientConnection(asyncio.Protocol):
 
     def cut(self) -> None:
         """At once, so that what was sent cannot be taken for complete."""
-        self._at, self._exchange = _Reads.CLOSED, None
+        self._at, self._exchange, self._body = _Reads.CLOSED, None, None
         self._allowance.over()
         if self._transport is not None:
             self._transport.abort()
 
     def become_tunnel(self) -> None:
-        self._at = _Reads.TUNNEL
-        self._resume_reading()
+        self._at, self._body = _Reads.TUNNEL, None
+        self._reading.resume()
         if self._buffer:
             data, self._buffer = bytes(self._buffer), bytearray()
             assert self._exchange is not None
@@ -229,9 +227,9 @@ class ClientConnection(asyncio.Protocol):
 
     def hold_upload(self, hold: bool) -> None:
         """Stops reading the body while whoever takes it cannot keep up."""
-        self._held = hold
+        self._reading.held = hold
         if hold:
-            self._pause_reading()
+            self._reading.pause()
         else:
             self._read_on()
 
@@ -248,13 +246,14 @@ class ClientConnection(asyncio.Protocol):
         self._since = monotonic()
         self.origin = service.admission.crowd.origin(self.peer)
         self._allowance = Allowance(service.admission, self.origin, self._read_on)
+        self._reading = Reading(transport, self._allowance)
         self._unwanted = service.opened(self)
         if self._unwanted is not None and not service.keep_place(self):
             self.refuse(self._unwanted)
 
     def connection_lost(self, exc: Exception | None) -> None:
         exchange, self._exchange = self._exchange, None
-        self._at, self._request, self._intake = _Reads.CLOSED, None, None
+        self._at, self._request, self._body = _Reads.CLOSED, None, None
         self._transport, self.write = None, _nowhere
         self._allowance.over()
         self._service.closed(self)
@@ -264,7 +263,7 @@ class ClientConnection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """The client sends no more. Whether it has gone, or waits for its answer (RFC 9112 9.6 lets it), cannot be told
         from this alone."""
-        whole = self._at is _Reads.ANSWER and not self._decoding
+        whole = self._at is _Reads.ANSWER and self._body is None
         if whole or (self._at is _Reads.HEAD and b"\r\n\r\n" in self._buffer):
             if not self._ended:
                 self._ended = monotonic()
@@ -285,7 +284,7 @@ class ClientConnection(asyncio.Protocol):
             self._exchange.client_writable(True)
         elif self._at is _Reads.HEAD:
             self._since = monotonic()
-            self._resume_reading()
+            self._reading.resume()
             self._go_on()
         elif self._at is _Reads.CLOSED:
             self._since = monotonic()  # the little that is left has as long again
@@ -303,12 +302,12 @@ class ClientConnection(asyncio.Protocol):
             self._buffer += data
             if not self._full:
                 self._look_for_head()
-        elif at is _Reads.BODY or (at is _Reads.ANSWER and self._decoding):
-            self._take(data)
+        elif self._body is not None:
+            self._body.take(data)
         elif at is _Reads.ANSWER:
             self._buffer += data  # the next request, sent ahead
             if len(self._buffer) > http.MAX_HEAD:
-                self._pause_reading()  # `check` looks whether the client is still there
+                self._reading.pause()  # `check` looks whether the client is still there
         elif at is _Reads.TUNNEL and self._exchange is not None:
             self._exchange.tunnelled(data)
 
@@ -325,12 +324,12 @@ class ClientConnection(asyncio.Protocol):
             at is _Reads.CLOSED and self._going is None and waited > limits.send
         ):
             self.cut()
-        elif (at is _Reads.BODY or self._decoding) and (
-            error := self._allowance.refusal(now, self._progress, paused=self._paused)
+        elif (body := self._body) is not None and (
+            error := self._allowance.refusal(now, body.progress, paused=self._reading.paused)
         ) is not None:
-            self._reject(error)
-        elif (self._paused or self._ended) and has_left(
-            self._transport, missing=self._missing, may_have_ended=bool(self._ended)
+            self.reject(error)
+        elif (self._reading.paused or self._ended) and has_left(
+            self._transport, missing=0 if body is None else body.missing, may_have_ended=bool(self._ended)
         ):
             self.cut_off()
         elif (exchange := self._exchange) is not None:
@@ -357,16 +356,11 @@ class ClientConnection(asyncio.Protocol):
 
     # inside
 
-    @property
-    def _decoding(self) -> bool:
-        request = self._request
-        return request is not None and request.upload is not None and not request.upload.complete
-
     def _go_on(self) -> None:
         if self._at is _Reads.HEAD and self._buffer and not self._full:
             self._since = monotonic()
             self._look_for_head()
-            if self._ended and self._is_cut_short and not self._reading and self._transport is not None:
+            if self._ended and self._is_cut_short and not self._reading.busy and self._transport is not None:
                 self._transport.close()  # the rest of it cannot come any more
 
     @property
@@ -387,36 +381,25 @@ class ClientConnection(asyncio.Protocol):
             try:
                 http.check_beginning(buffer, self._searched)
             except Malformed as error:
-                self._reject(error)
+                self.reject(error)
             self._searched = len(buffer)
             return
         data = bytes(buffer)
         self._buffer, self._searched, self._skipped = bytearray(), 0, False
         self._head(data[: end + 4], data[end + 4 :])
 
-    @property
-    def _progress(self) -> int:
-        """Bytes of the body that have been read."""
-        return len(self._body) if self._intake is None else self._intake.size
-
-    @property
-    def _missing(self) -> int:
-        """Bytes of the body that have to come yet, as far as that is known."""
-        if self._intake is not None:
-            return self._intake.missing
-        return self._left - len(self._body) if self._at is _Reads.BODY else 0
-
     def _read_on(self) -> None:
         """The body was not read for a while, and is from now on."""
-        self._allowance.resumed(monotonic(), self._progress)
-        self._resume_reading()
+        if self._body is not None:
+            self._allowance.resumed(monotonic(), self._body.progress)
+        self._reading.resume()
 
     def _check_head(self, waited: float) -> None:
         """Between two requests, or while the head of one comes."""
         limits = self._service.admission.limits
         longest = limits.head if self._unwanted is None else min(limits.head, limits.reserve_head)
         if self._buffer and waited > longest:
-            self._reject(Malformed(408, f"the head of the request did not come within {longest:g} s"))
+            self.reject(Malformed(408, f"the head of the request did not come within {longest:g} s"))
         elif waited > (limits.idle if self._served else longest):
             self._at, self._since = _Reads.CLOSED, monotonic()
             if self._transport is not None:
@@ -451,7 +434,7 @@ class ClientConnection(asyncio.Protocol):
                 raise Malformed(431, f"a head of more than {http.MAX_HEAD} bytes")
             head = self._heads.read(data)
         except Malformed as error:
-            self._reject(error)
+            self.reject(error)
             return
         self._request = request = Request(head, b"", self.peer, self.local, "")
         self.close_after = self._unwanted is not None
@@ -481,14 +464,17 @@ class ClientConnection(asyncio.Protocol):
                     rest = rest[:length]
                 self._start(rest)
                 return
-            self._left = length
+            intake: BodyIntake | SmallBody = SmallBody(length)
         else:
-            self._intake = BodyIntake(length, service.admission.limits.max_body, scan)
+            intake = BodyIntake(length, service.admission.limits.max_body, scan)
+        self._body = body = BodyReader(
+            self, request, intake, self._allowance, self._reading, service.admission.limits.collect, service.may_stream
+        )
         self._at = _Reads.BODY
         if head.expects_continue and not rest:
             self.write(_CONTINUE)
         if rest:
-            self._take(rest)
+            body.take(rest)
 
     def _announced(self, head: RequestHead, length: int | None, there: int) -> Scan | None:
         """A body, of which some bytes are ``there``; what reads it on its way, None for a small one. Raises ProxyError
@@ -513,73 +499,22 @@ class ClientConnection(asyncio.Protocol):
             self._at = _Reads.BODY
             self.close_after = True
 
-    def _take(self, data: bytes) -> None:
-        """More of the body."""
-        request = self._request
-        assert request is not None
-        if request.upload is None and not self._allowance.came(len(data), monotonic()):
-            self._pause_reading()
-        if self._intake is not None:
-            self._intake.add(data)
-            self._read()
-            return
-        missing = self._left - len(self._body)
-        self._body += data[:missing]
-        if len(data) >= missing:
-            self._buffer += data[missing:]
-            body, self._body = bytes(self._body), bytearray()
-            self._at = _Reads.ANSWER
-            self._allowance.complete()
-            self._start(body)
+    # for the body's reader
 
-    def _read(self) -> None:
-        """What there is of a body that is not small, for a millisecond; the rest of it after the others' turn."""
-        intake, request = self._intake, self._request
-        if intake is None or request is None or self._at not in (_Reads.BODY, _Reads.ANSWER):
-            return  # given up meanwhile
-        try:
-            complete = intake.read()
-        except (Malformed, ProxyError) as error:
-            self._reject(error)
-            return
-        if not complete:
-            self._reading = True
-            self._pause_reading()
-            asyncio.get_running_loop().call_soon(self._read)
-            return
-        self._reading = False
-        if intake.complete:
-            self._buffer += intake.rest
-            self._intake = None
-            self._allowance.complete()
-        if request.upload is not None:
-            request.upload.pieces += intake.take()
-            request.upload.complete = intake.complete
-            assert self._exchange is not None
-            self._exchange.more()
-        elif intake.complete:
-            self._begin(request, intake)
-        elif intake.size > self._service.admission.limits.collect and self._service.may_stream(
-            request.head, intake.scan
-        ):
-            self.hold_upload(True)  # until somebody takes it
-            self._allowance.passed_on()
-            self._begin(request, intake)
-        if not self._held:
-            self._resume_reading()
+    def reads(self, reader: BodyReader) -> bool:
+        return self._body is reader
 
-    def _begin(self, request: Request, intake: BodyIntake) -> None:
-        """With a body that is complete, or that goes on as it comes."""
-        names = None if intake.scan is None else intake.scan.names
-        request.facts = intake.facts or (None if names is None else Facts(names.name, names=names))
-        pieces = intake.take()
+    def body_is_read(self, rest: bytes) -> None:
+        self._buffer += rest
+        self._body = None
+
+    def begin(self, body: bytes) -> None:
         self._at = _Reads.ANSWER
-        if intake.complete and intake.size <= self._service.admission.limits.collect:
-            self._start(b"".join(pieces))
-            return
-        length = intake.size if intake.complete else request.head.length
-        request.upload = Upload(pieces, intake.complete, intake.complete, length)
-        self._start(pieces[0])
+        self._start(body)
+
+    def more_of_upload(self) -> None:
+        if self._exchange is not None:
+            self._exchange.more()
 
     def _start(self, body: bytes) -> None:
         request = self._request
@@ -596,7 +531,7 @@ class ClientConnection(asyncio.Protocol):
             self._exchange = None
             self.refuse(ProxyError(500, "internal error of the balancer; its log has it", source=Source.INTERNAL))
 
-    def _reject(self, error: Malformed | ProxyError) -> None:
+    def reject(self, error: Malformed | ProxyError) -> None:
         """The request is not understood, or not complete: nothing that follows can be either."""
         exchange, self._exchange = self._exchange, None
         began = exchange is not None and exchange.began
@@ -609,17 +544,5 @@ class ClientConnection(asyncio.Protocol):
         if self._at is not _Reads.ANSWER:
             self._at = _Reads.BODY  # unread, whatever it is
         self._buffer.clear()
-        self._intake = None
+        self._body = None
         self.refuse(error if isinstance(error, ProxyError) else ProxyError(error.status, str(error)))
-
-    def _pause_reading(self) -> None:
-        if not self._paused and self._transport is not None and not self._transport.is_closing():
-            self._transport.pause_reading()
-            self._paused = True
-
-    def _resume_reading(self) -> None:
-        if not self._paused or self._reading or self._allowance.waiting:
-            return
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
-            self._paused = False

@@ -100,3 +100,38 @@ class BodyIntake:
         if self._tail:
             self._pieces.append(bytes(self._tail))
             self._tail.clear()
+
+
+class SmallBody:
+    """As `BodyIntake`, of so few bytes that they are read at once, and whose words nobody wants to know on the way."""
+
+    __slots__ = ("_data", "_length", "facts", "rest", "scan")
+
+    def __init__(self, length: int) -> None:
+        self._data, self._length = bytearray(), length
+        self.facts: Facts | None = None
+        self.scan: Scan | None = None
+        self.rest = b""
+
+    @property
+    def size(self) -> int:
+        return len(self._data)
+
+    @property
+    def missing(self) -> int:
+        return self._length - len(self._data)
+
+    @property
+    def complete(self) -> bool:
+        return not self.missing
+
+    def add(self, data: bytes) -> None:
+        missing = self.missing
+        self._data += data[:missing]
+        self.rest = data[missing:]
+
+    def read(self) -> bool:
+        return True
+
+    def take(self) -> deque[bytes]:
+        return deque((bytes(self._data),))

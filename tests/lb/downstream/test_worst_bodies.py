@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from lb.downstream import body_reader
 from lb.downstream import connection as client
 from lbfakes import Balanced, spec, until
 
@@ -110,8 +111,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
         return call
 
-    for name in ("data_received", "_read"):
-        monkeypatch.setattr(client.ClientConnection, name, timed(getattr(client.ClientConnection, name)))
+    for owner, name in ((client.ClientConnection, "data_received"), (body_reader.BodyReader, "read")):
+        monkeypatch.setattr(owner, name, timed(getattr(owner, name)))
     return taken
 
 
