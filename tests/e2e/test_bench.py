@@ -17,8 +17,6 @@ import pytest
 from harness import CLI, Cluster, environment, free_port, poll
 from worker.demo import adapters
 
-pytestmark = pytest.mark.alone
-
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
