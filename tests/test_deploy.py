@@ -18,6 +18,8 @@ import yaml
 from cluster.cli import cli
 from config.settings import Settings
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
 PROMETHEUS = DEPLOY / "prometheus"

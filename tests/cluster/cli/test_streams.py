@@ -12,6 +12,8 @@ import pytest
 from cluster.cli import streams
 from harness import CLI, environment
 
+pytestmark = pytest.mark.processes
+
 _CODE = "from cluster.cli import streams; streams.prepare(); print('caf\\u00e9 \\u6f22')"
 
 

@@ -226,6 +226,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.processes
 async def test_a_writer_killed_at_any_moment_leaves_all_that_it_was_told_is_saved(tmp_path: Path) -> None:
     path, luck, last = tmp_path / "state.db", random.Random(11), 0
     for _ in range(8):

@@ -16,6 +16,8 @@ from lb.admission.budget import UNCOUNTED
 from lb.admission.crowd import Crowd
 from lbfakes import DEADLINE_S, Balanced, Worker, until
 
+pytestmark = pytest.mark.processes
+
 StartWorker = Callable[..., Awaitable[Worker]]
 StartBalancer = Callable[..., Awaitable[Balanced]]
 Wire = tuple[asyncio.StreamReader, asyncio.StreamWriter]

@@ -18,6 +18,8 @@ from config.link import Phase, encode
 from config.topology import BalancerConfig
 from lbfakes import DEADLINE_S, Balanced, Worker, backend_set, listening, snapshot, until
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).resolve().parents[3]
 StartWorker = Callable[..., Awaitable[Worker]]
 

@@ -18,6 +18,8 @@ from lb.downstream import body_reader
 from lb.downstream import connection as client
 from lbfakes import Balanced, spec, until
 
+pytestmark = pytest.mark.processes
+
 MIB = 1024 * 1024
 BIG = 60 * MIB
 SOME = 8 * MIB

@@ -95,6 +95,7 @@ def test_a_request_is_converted_where_its_fields_are_and_left_alone_elsewhere() 
 
 
 @pytest.mark.vllm
+@pytest.mark.processes
 @pytest.mark.parametrize("chat", [True, False], ids=["chat", "completion"])
 def test_no_field_of_vllms_own_models_is_forgotten(chat: bool) -> None:
     """The table has every number and boolean of the model, with its type, and nothing else."""

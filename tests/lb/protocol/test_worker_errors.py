@@ -42,6 +42,7 @@ def test_no_json_says_nothing() -> None:
 
 
 @pytest.mark.vllm
+@pytest.mark.processes
 def test_vllm_spells_it_like_that() -> None:
     exceptions = pytest.importorskip("vllm.v1.engine.exceptions")
     assert is_engine_death({"message": str(exceptions.EngineDeadError())})
