@@ -37,12 +37,12 @@ from lb.admission.proxy_signs import sign_of_proxy
 from lb.admission.queue import WaitingQueue
 from lb.admission.ui_sessions import UiSessions
 from lb.control.link import Link
-from lb.control.peers import Siblings
+from lb.control.peers import Peers
 from lb.downstream.cors import Cors
 from lb.downstream.server import Front, Handlers
 from lb.downstream.service import Client
 from lb.forwarding.accounting import Accounting
-from lb.forwarding.collaborators import Collaborators, Settings
+from lb.forwarding.collaborators import Collaborators, ForwardingSettings
 from lb.forwarding.exchange import Exchange as WorkerExchange
 from lb.forwarding.poison import PoisonRules
 from lb.forwarding.response_finder import ResponseFinder
@@ -55,7 +55,7 @@ from lb.protocol.messages import Exchange, Limits, Request
 from lb.records.decision_log import Row
 from lb.records.loss_report import Outcomes
 from lb.records.observers import Observers
-from lb.routing.notifier import Changes
+from lb.routing.notifier import Notifier
 from lb.routing.pool import Pool
 from lb.routing.response_owners import Affinity
 from lb.routing.router import Router
@@ -120,7 +120,7 @@ class Balancer:
     counters: Counters
     shared: Collaborators
     link: Link
-    siblings: Siblings
+    siblings: Peers
     admin: Admin
     runner: web.AppRunner
     front: Front
@@ -172,7 +172,7 @@ class Balancer:
 def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Balancer:
     """A balancer that does nothing yet. Raises OSError if its counters cannot be opened."""
     state = StateDir(Path(config.state_dir))
-    changes, metrics, upstream = Changes(), Metrics(), Upstream()
+    changes, metrics, upstream = Notifier(), Metrics(), Upstream()
     counters = Counters(state.counters)
     outcomes, events = Outcomes(), EventFeed()
 
@@ -185,7 +185,7 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
         changes.notify()
 
     pool = Pool(changed, counters.share, lost, lambda: queue.serve_soon())
-    observers, siblings = Observers(config, state), Siblings(counters, link_path)
+    observers, siblings = Observers(config, state), Peers(counters, link_path)
     why = Why(observers.journal, lambda: _under_way(front), siblings)
     series = metrics.registry.pieces
     link = Link(pool, listener, link_path, counters.recently_used, series, outcomes, events.add, why.told)
@@ -240,8 +240,8 @@ def _under_way(front: Front) -> list[Row]:
     return sorted((x.row() for x in exchanges if not x.over), key=lambda row: row[3])
 
 
-def _settings(config: BalancerConfig) -> Settings:
-    return Settings(
+def _settings(config: BalancerConfig) -> ForwardingSettings:
+    return ForwardingSettings(
         config.queue_timeout, Trusted(config.trusted_proxies), config.resume, config.migration_limit,
         config.stall_timeout, config.first_byte_timeout,
         FORWARDED | {name.encode() for name in config.forward_headers},

@@ -107,7 +107,7 @@ SHARED_NAMES = {
 
 #: Those that still mean several things. No new ones.
 AMBIGUOUS = frozenset({
-    "Asked", "Drain", "Effect", "Held", "Outcome", "Progress", "Reporter", "Settings", "Slot", "Strategy", "Verdict",
+    "Drain", "Effect", "Held", "Progress", "Reporter", "Slot", "Strategy", "Verdict",
 })  # fmt: skip
 
 

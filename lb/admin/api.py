@@ -31,7 +31,7 @@ from lb.admin.worker_logs import follow
 from lb.admission.admin_guard import require_json
 from lb.admission.ui_sessions import UiSessions
 from lb.control.link import Link
-from lb.control.peers import Siblings
+from lb.control.peers import Peers
 from lb.protocol.errors import AttemptFailed, ProxyError, Source
 from lb.routing.pool import Pool
 from lb.telemetry import exposition
@@ -59,7 +59,7 @@ _YES_OR_NO = {"0": False, "false": False, "1": True, "true": True}
 class Admin:
     def __init__(
         self, pool: Pool, link: Link, counters: Counters, metrics: Metrics, strategy: Callable[[], str],
-        client: WorkerClient, siblings: Siblings, state: StateDir, why: Why, sessions: UiSessions,
+        client: WorkerClient, siblings: Peers, state: StateDir, why: Why, sessions: UiSessions,
         events: EventFeed | None = None,
     ) -> None:
         self._pool, self._link, self._counters = pool, link, counters

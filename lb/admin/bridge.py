@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from config.aio import Tasks
 from config.principal import PRINCIPAL_HEADER
-from lb.forwarding.relay import Relay, Relayed, Verdict
+from lb.forwarding.relay import Handling, Relay, Relayed
 from lb.protocol.errors import AttemptFailed, ProxyError, Source
 from lb.protocol.http1.response import ResponseHead
 from lb.protocol.messages import Downstream, Request
@@ -100,8 +100,8 @@ class InnerExchange(Relayed):
 
     # from the relay
 
-    def on_answer(self, head: ResponseHead) -> Verdict:
-        return Verdict.PASS
+    def on_answer(self, head: ResponseHead) -> Handling:
+        return Handling.PASS
 
     def on_looked(self, head: ResponseHead, body: bytes) -> AttemptFailed | None:
         return None

@@ -17,7 +17,7 @@ from typing import Any
 from aiohttp import web
 
 from lb.protocol.errors import ProxyError, Source
-from lb.routing.notifier import Changes
+from lb.routing.notifier import Notifier
 
 #: Events that are kept, as many as the supervisor keeps.
 KEPT = 1000
@@ -53,7 +53,7 @@ class EventFeed:
 
     def __init__(self, heartbeat: float = HEARTBEAT, slow: float = _SLOW) -> None:
         self._kept: deque[_Kept] = deque(maxlen=KEPT)
-        self._fresh = Changes()
+        self._fresh = Notifier()
         self._heartbeat, self._slow = heartbeat, slow
         self._closed = False
         self.listeners = 0

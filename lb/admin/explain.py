@@ -14,9 +14,9 @@ from typing import Any
 from aiohttp import web
 
 from config.logs import iso
-from lb.control.peers import Siblings
+from lb.control.peers import Peers
 from lb.protocol.errors import ProxyError
-from lb.records.decision_log import KEPT, Entry, Journal, Row, Step
+from lb.records.decision_log import KEPT, DecisionLog, Entry, Row, Step
 from lb.routing.backend import Backend
 from lb.routing.strategies.base import Decision
 
@@ -28,7 +28,7 @@ class Why:
     """``under_way()`` tells of requests that are not over. ``clock`` is that of the journal (s, monotonic)."""
 
     def __init__(
-        self, journal: Journal, under_way: Callable[[], Iterable[Row]], siblings: Siblings,
+        self, journal: DecisionLog, under_way: Callable[[], Iterable[Row]], siblings: Peers,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._journal, self._under_way, self._siblings, self._clock = journal, under_way, siblings, clock

@@ -17,7 +17,7 @@ from config.aio import Tasks
 from config.link import LINE_LIMIT, Phase, bind_unix, descriptor_path, encode, messages
 from config.topology import BackendSet
 from lb.records.loss_report import Outcomes
-from lb.routing.notifier import Changes
+from lb.routing.notifier import Notifier
 from lb.routing.pool import Pool
 from lb.telemetry.cooperative import in_turns
 from lb.telemetry.exposition import gathered
@@ -64,8 +64,8 @@ class Link:
         self.phase = Phase.STARTING
         self.retired, self.drain_timeout = asyncio.Event(), 0.0
         self._spoken = asyncio.Event()
-        self.fresh = Changes()
-        self._applied = Changes()
+        self.fresh = Notifier()
+        self._applied = Notifier()
 
     @property
     def alive(self) -> bool:

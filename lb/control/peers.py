@@ -26,7 +26,7 @@ _LOOK_EVERY = 0.25
 _ANSWER_S = 0.5
 
 
-class Siblings:
+class Peers:
     """``link`` is this process' own socket."""
 
     def __init__(self, counters: Counters, link: Path) -> None:

@@ -12,12 +12,12 @@ from lb.protocol import routes
 from lb.protocol.errors import AttemptFailed
 from lb.protocol.failures import Ejects
 from lb.protocol.messages import Request
-from lb.records.decision_log import Journal
+from lb.records.decision_log import DecisionLog
 from lb.records.loss_report import Outcomes
 from lb.routing.backend import Backend
 from lb.routing.pool import Pool
 from lb.routing.response_owners import Affinity
-from lb.routing.strategies.base import Outcome, RequestInfo
+from lb.routing.strategies.base import AttemptOutcome, RequestInfo
 from lb.telemetry.metrics import Book, Metrics
 from lb.telemetry.model_metrics import Meter
 from lb.telemetry.shared_counters import ADAPTER, Counters
@@ -33,7 +33,7 @@ class Learner(Protocol):
 
     observes: bool
 
-    def observe(self, outcome: Outcome) -> None: ...
+    def observe(self, outcome: AttemptOutcome) -> None: ...
 
 
 class Accounting:
@@ -42,7 +42,7 @@ class Accounting:
 
     def __init__(
         self, pool: Pool, counters: Counters, metrics: Metrics, owners: Affinity, outcomes: Outcomes,
-        journal: Journal, learner: Learner, clock: Callable[[], float],
+        journal: DecisionLog, learner: Learner, clock: Callable[[], float],
     ) -> None:
         self._pool, self._counters, self._metrics, self._owners = pool, counters, metrics, owners
         self._outcomes, self._journal, self._learner, self._clock = outcomes, journal, learner, clock
@@ -65,7 +65,7 @@ class Accounting:
         seconds = now - began
         backend.latency.observe(seconds, now)
         if self._learner.observes:
-            self._learner.observe(Outcome(backend.key, info.features, 200, seconds, seconds))
+            self._learner.observe(AttemptOutcome(backend.key, info.features, 200, seconds, seconds))
         self._counters.hit(backend.id)
         (backend.books.get(info.path) or self._book(backend, info.path)).whole(200, seconds)
         if info.path == routes.RESPONSES:
@@ -114,7 +114,7 @@ class Accounting:
         if self._learner.observes:
             first, info.first_byte = info.first_byte, None
             seconds = self._clock() - began
-            self._learner.observe(Outcome(backend.key, info.features, status, seconds, first, cause))
+            self._learner.observe(AttemptOutcome(backend.key, info.features, status, seconds, first, cause))
 
     def _book(self, backend: Backend, path: str) -> Book:
         book: Book | None = backend.books.get(path)

@@ -8,7 +8,7 @@ from typing import Protocol
 from lb.forwarding import answers, failure_policy
 from lb.forwarding.collaborators import Collaborators
 from lb.forwarding.recovery import Recovery
-from lb.forwarding.relay import Relay, Verdict
+from lb.forwarding.relay import Handling, Relay
 from lb.forwarding.resume.relay import StreamRelay
 from lb.forwarding.routed_request import RoutedRequest
 from lb.protocol.body import says_model_is_missing
@@ -162,22 +162,22 @@ class Attempt:
 
     # from the relay
 
-    def on_answer(self, head: ResponseHead) -> Verdict:
+    def on_answer(self, head: ResponseHead) -> Handling:
         asked = self._asked
         if head.status == 200:
-            return Verdict.COLLECT if asked.generation else Verdict.PASS
+            return Handling.COLLECT if asked.generation else Handling.PASS
         if head.status == 101:
-            return Verdict.PASS if asked.websocket else Verdict.REFUSE
+            return Handling.PASS if asked.websocket else Handling.REFUSE
         if head.status == 500 and asked.generation and head.length is not None and head.length <= _MOST_ERROR:
-            return Verdict.LOOK  # it may be the last word of an engine
+            return Handling.LOOK  # it may be the last word of an engine
         if self._is_wanted_elsewhere(head.status):
-            return Verdict.REFUSE
+            return Handling.REFUSE
         if head.status in (400, 422) and asked.transcript is not None and asked.transcript.plan.ids:
-            return Verdict.COLLECT
+            return Handling.COLLECT
         may_lack = head.status == 404 and asked.info.model in self._parts.pool.registered and asked.pinned is None
         if may_lack and self.relay is not None and not self.relay.taken:
-            return Verdict.LOOK
-        return Verdict.PASS
+            return Handling.LOOK
+        return Handling.PASS
 
     def _is_wanted_elsewhere(self, status: int) -> bool:
         """Whether another worker is asked instead. Without one, or room to repeat it, the answer is the client's."""

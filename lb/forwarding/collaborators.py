@@ -12,7 +12,7 @@ from lb.forwarding.poison import PoisonRules
 from lb.forwarding.response_finder import ResponseFinder
 from lb.forwarding.resume.build import Builds
 from lb.forwarding.retry_budget import RetryBudget
-from lb.records.decision_log import Journal
+from lb.records.decision_log import DecisionLog
 from lb.records.loss_report import Outcomes
 from lb.routing.pool import Pool
 from lb.routing.router import Router
@@ -23,7 +23,7 @@ from lb.upstream.headers import FORWARDED, Trusted
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class ForwardingSettings:
     """Times are seconds; ``migration_limit`` is how often one request may be moved or made again.
     ``forwarded_headers``: the names, lower case, of the client's fields that backends get."""
 
@@ -40,7 +40,7 @@ class Settings:
 class Collaborators:
     """``clock``: s, monotonic."""
 
-    settings: Settings
+    settings: ForwardingSettings
     pool: Pool
     router: Router
     admission: RequestAdmission
@@ -48,7 +48,7 @@ class Collaborators:
     client: WorkerClient
     accounting: Accounting
     metrics: Metrics
-    journal: Journal
+    journal: DecisionLog
     outcomes: Outcomes
     responses: ResponseFinder
     poison: PoisonRules

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from lb.protocol.errors import ProxyError, Source
-from lb.routing.notifier import Changes
+from lb.routing.notifier import Notifier
 from lb.routing.pool import Pool
 from lb.routing.strategies.base import RequestInfo
 
@@ -68,7 +68,7 @@ class PoisonRules:
     """``refused`` is called for each request that no other worker is given. ``clock``: s, monotonic."""
 
     def __init__(
-        self, pool: Pool, changes: Changes, refused: Callable[[], None], clock: Callable[[], float]
+        self, pool: Pool, changes: Notifier, refused: Callable[[], None], clock: Callable[[], float]
     ) -> None:
         self._pool, self._changes, self._refused, self._clock = pool, changes, refused, clock
 

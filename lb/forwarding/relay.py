@@ -32,7 +32,7 @@ _MOST_COLLECTED = 4 * 1024 * 1024
 _ABORTED, _ENDS = b'"finish_reason":"abort"', (b"}", b"}\n", b"]")
 
 
-class Verdict(Enum):
+class Handling(Enum):
     """What is to be done with an answer, by its head."""
 
     PASS = auto()
@@ -44,7 +44,7 @@ class Verdict(Enum):
 class Owner(Protocol):
     """Who asked for the answer. After `on_broken` the relay does nothing more by itself."""
 
-    def on_answer(self, head: ResponseHead) -> Verdict: ...
+    def on_answer(self, head: ResponseHead) -> Handling: ...
     def on_looked(self, head: ResponseHead, body: bytes) -> AttemptFailed | None:
         """Why an answer that was read whole, or a stream that begins with ``body``, is not to be passed on; None: it
         is."""
@@ -84,14 +84,14 @@ class Relay:
 
     def on_head(self, head: ResponseHead) -> None:
         verdict = self._owner.on_answer(head)
-        if verdict is Verdict.REFUSE:
+        if verdict is Handling.REFUSE:
             self._connection.drop()
             kind = of_status(head.status, our_key=True) or Failure.BROKEN
             self._owner.on_broken(AttemptFailed(f"it answered {head.status}", kind))
             return
         self._head, self.status, self._stream = head, head.status, head.is_events
-        if verdict is Verdict.LOOK or (verdict is Verdict.COLLECT and not self._stream):
-            self._held, self.raw, self._collects = bytearray(), False, verdict is Verdict.COLLECT
+        if verdict is Handling.LOOK or (verdict is Handling.COLLECT and not self._stream):
+            self._held, self.raw, self._collects = bytearray(), False, verdict is Handling.COLLECT
         elif head.status == 101:
             self._start_tunnel(head)
 

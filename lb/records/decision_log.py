@@ -67,7 +67,7 @@ class Tracer(Observer, Protocol):
         """An attempt begins; ``head``, for the worker, is told of the trace that it belongs to."""
 
 
-class Journal:
+class DecisionLog:
     """``observers`` are told of every request, ``alarmed`` of those only that went wrong."""
 
     def __init__(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from config.paths import StateDir
 from config.topology import BalancerConfig
 from lb.records.access_log import AccessLog
-from lb.records.decision_log import Journal, Tracer
+from lb.records.decision_log import DecisionLog, Tracer
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ class Observers:
             )  # fmt: skip
         tracer, self._end = _tracer(config.otlp_endpoint)
         told = (self.access,) if self.access is not None else ()
-        self.journal = Journal(told, (), tracer) if share else Journal((), told, tracer)
+        self.journal = DecisionLog(told, (), tracer) if share else DecisionLog((), told, tracer)
 
     def start(self) -> None:
         if self.access is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 
-class Changes:
+class Notifier:
     """`next` gives an awaitable for the next `notify`; cancelling one waiter does not touch the others."""
 
     def __init__(self) -> None:

@@ -9,7 +9,7 @@ from config.errors import nearest
 from lb.protocol.errors import ProxyError, Source
 from lb.routing.backend import Backend
 from lb.routing.pool import Pool
-from lb.routing.strategies.base import Feature, Outcome, RequestInfo, Strategy
+from lb.routing.strategies.base import AttemptOutcome, Feature, RequestInfo, Strategy
 from lb.routing.strategies.registry import STRATEGIES
 
 #: (id, incarnation) of the one backend that can answer.
@@ -74,7 +74,7 @@ class Router:
         for key in self._known.keys() - before.keys():
             strategy.joined(self._known[key])
 
-    def observe(self, outcome: Outcome) -> None:
+    def observe(self, outcome: AttemptOutcome) -> None:
         if self._strategy is not None:
             self._strategy.observe(outcome)
 

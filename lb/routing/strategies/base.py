@@ -36,7 +36,7 @@ class Features:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class AttemptOutcome:
     """How an attempt on the incarnation ``backend`` (id, incarnation) ended. ``status`` is 0 if it came to nothing,
     for ``cause`` (`lb.protocol.failures.Consequence`), and 499 if the client left. Times are s."""
 
@@ -77,7 +77,7 @@ class Strategy:
         asked, but `observe` is called all the same."""
         raise NotImplementedError
 
-    def observe(self, outcome: Outcome) -> None:
+    def observe(self, outcome: AttemptOutcome) -> None:
         """An attempt is over, whoever chose its backend."""
 
     def joined(self, backend: Backend) -> None:

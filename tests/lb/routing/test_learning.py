@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import pytest
 
 from lb.routing.backend import Backend
-from lb.routing.strategies.base import Choice, Feature, Features, Outcome, Strategy
+from lb.routing.strategies.base import AttemptOutcome, Choice, Feature, Features, Strategy
 from lb.routing.strategies.registry import STRATEGIES
 from lbfakes import Balanced, RawWorker, Worker, raw_answer, spec
 
@@ -18,7 +18,7 @@ StartRaw = Callable[..., Awaitable[RawWorker]]
 class Learning(Strategy):
     rule = "the last one"
     needs = frozenset(Feature)
-    outcomes: list[Outcome]
+    outcomes: list[AttemptOutcome]
     there: list[tuple[str, int]]
     told: list[Features]
 
@@ -26,7 +26,7 @@ class Learning(Strategy):
         self.told.append(features)
         return candidates[-1], None
 
-    def observe(self, outcome: Outcome) -> None:
+    def observe(self, outcome: AttemptOutcome) -> None:
         self.outcomes.append(outcome)
 
     def joined(self, backend: Backend) -> None:

@@ -4,24 +4,24 @@ import asyncio
 
 import pytest
 
-from lb.routing.notifier import Changes
+from lb.routing.notifier import Notifier
 
 
 async def test_all_who_wait_are_woken() -> None:
-    changes = Changes()
+    changes = Notifier()
     waiting = [changes.next() for _ in range(3)]
     changes.notify()
     assert await asyncio.wait_for(asyncio.gather(*waiting), 1) == [None, None, None]
 
 
 async def test_a_change_before_waiting_is_not_seen() -> None:
-    changes = Changes()
+    changes = Notifier()
     changes.notify()
     assert not changes.next().done()
 
 
 async def test_each_change_wakes_once() -> None:
-    changes = Changes()
+    changes = Notifier()
     first = changes.next()
     changes.notify()
     second = changes.next()
@@ -30,7 +30,7 @@ async def test_each_change_wakes_once() -> None:
 
 
 async def test_one_who_gives_up_does_not_touch_the_others() -> None:
-    changes = Changes()
+    changes = Notifier()
     gone, stays = changes.next(), changes.next()
     gone.cancel()
     changes.notify()
@@ -39,7 +39,7 @@ async def test_one_who_gives_up_does_not_touch_the_others() -> None:
 
 
 async def test_those_who_gave_up_are_forgotten() -> None:
-    changes = Changes()
+    changes = Notifier()
     for _ in range(10):
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(changes.next(), 0.001)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from config import topology
 from lb.routing import strategies
-from lb.routing.strategies.base import Feature, Features, Outcome
+from lb.routing.strategies.base import AttemptOutcome, Feature, Features
 from lb.routing.strategies.registry import STRATEGIES
 from lbfakes import backend
 
@@ -61,9 +61,9 @@ def test_the_chosen_one_is_a_candidate_whoever_comes_and_goes(
             chosen.append(each.choose(candidates, features)[0])
             assert any(chosen[-1] is b for b in candidates)
             for outcome in (
-                Outcome(chosen[-1].key, features, 200, 0.5, 0.1),
-                Outcome(chosen[-1].key, features, 0, 0.5, None, "broken"),
-                Outcome(("instance_99", 7), features, 499, 0.0),  # of one that is gone by now
+                AttemptOutcome(chosen[-1].key, features, 200, 0.5, 0.1),
+                AttemptOutcome(chosen[-1].key, features, 0, 0.5, None, "broken"),
+                AttemptOutcome(("instance_99", 7), features, 499, 0.0),  # of one that is gone by now
             ):
                 each.observe(outcome)
             for candidate in candidates:
