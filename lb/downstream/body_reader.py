@@ -9,7 +9,7 @@ from typing import Protocol
 
 from lb.admission.allowance import Allowance
 from lb.downstream.intake import BodyIntake, SmallBody
-from lb.downstream.reading import Reading
+from lb.downstream.read_gate import ReadGate
 from lb.protocol.body import Scan
 from lb.protocol.errors import ProxyError
 from lb.protocol.facts import Facts
@@ -40,7 +40,7 @@ class BodyReader:
     __slots__ = ("_allowance", "_collect", "_intake", "_may_stream", "_owner", "_reading", "_request")
 
     def __init__(
-        self, owner: Owner, request: Request, intake: BodyIntake | SmallBody, allowance: Allowance, reading: Reading,
+        self, owner: Owner, request: Request, intake: BodyIntake | SmallBody, allowance: Allowance, reading: ReadGate,
         collect: int, may_stream: Callable[[RequestHead, Scan | None], bool],
     ) -> None:
         self._owner, self._request, self._intake = owner, request, intake

@@ -22,7 +22,7 @@ from lb.admission.pace import Pace
 from lb.downstream.body_reader import BodyReader
 from lb.downstream.intake import BodyIntake, SmallBody
 from lb.downstream.presence import has_left, unsent
-from lb.downstream.reading import Reading
+from lb.downstream.read_gate import ReadGate
 from lb.downstream.service import Service
 from lb.protocol.body import AT_ONCE, Scan
 from lb.protocol.error_shapes import phrase
@@ -90,7 +90,7 @@ class ClientConnection(asyncio.Protocol):
         #: There are too many connections; what is answered to all but a few requests.
         self._unwanted: ProxyError | None = None
         self._allowance: Allowance  # once there is a connection
-        self._reading: Reading
+        self._reading: ReadGate
         #: Bytes of a body that nothing is asked about if it came in one piece.
         self._plain = min(UNCOUNTED, service.admission.limits.max_body)
         self.close_after = False
@@ -246,7 +246,7 @@ class ClientConnection(asyncio.Protocol):
         self._since = monotonic()
         self.origin = service.admission.crowd.origin(self.peer)
         self._allowance = Allowance(service.admission, self.origin, self._read_on)
-        self._reading = Reading(transport, self._allowance)
+        self._reading = ReadGate(transport, self._allowance)
         self._unwanted = service.opened(self)
         if self._unwanted is not None and not service.keep_place(self):
             self.refuse(self._unwanted)

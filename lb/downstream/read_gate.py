@@ -7,7 +7,7 @@ import asyncio
 from lb.admission.allowance import Allowance
 
 
-class Reading:
+class ReadGate:
     """Of ``transport``. ``held``: whoever takes the body cannot keep up; ``busy``: what has come of it is still read;
     memory may be waited for, as ``allowance`` tells. ``paused``: nothing is read."""
 
