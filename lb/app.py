@@ -26,8 +26,11 @@ from config.strategy_file import StrategyReader
 from config.topology import BackendSet, BalancerConfig
 from lb.admin.api import Admin
 from lb.admin.bridge import InnerEndpoint, InnerExchange
+from lb.admin.changes import SupervisorCalls
 from lb.admin.event_stream import EventFeed
 from lb.admin.explain import Why
+from lb.admin.metrics import MetricsPage
+from lb.admin.status import Status
 from lb.admission.admin_guard import Caller, Guard, is_loopback
 from lb.admission.allowance import Admission
 from lb.admission.budget import Budget
@@ -60,6 +63,7 @@ from lb.routing.pool import Pool
 from lb.routing.response_owners import Affinity
 from lb.routing.router import Router
 from lb.telemetry.metrics import Metrics
+from lb.telemetry.recorder import Recorder
 from lb.telemetry.shared_counters import Counters
 from lb.upstream.client import WorkerClient
 from lb.upstream.connections import Upstream
@@ -203,9 +207,11 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
         lambda: [((), float(observers.dropped()))],
     )
     credentials = Credentials(config.admin_key, state)
+    status = Status(pool, link, counters, lambda: router.strategy, state.root)
     admin = Admin(
-        pool, link, counters, metrics, lambda: router.strategy, client, siblings, state, why, UiSessions(credentials),
-        events,
+        status, MetricsPage(pool, link, counters, metrics, client, siblings, status),
+        Recorder(state.root, counters, metrics, status.tokens_made), SupervisorCalls(state.control, link, counters),
+        link, state, why, UiSessions(credentials), events,
     )  # fmt: skip
     app = web.Application(middlewares=[_errors(metrics)], client_max_size=CHANGE_BYTES)
     admin.add_routes(app.router)

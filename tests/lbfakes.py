@@ -237,7 +237,7 @@ class Balanced:
             return response.status, json.loads(await response.text())
 
     def metric(self, name: str, **labels: str) -> float | None:
-        return self.parts.admin._metrics.registry.get_sample_value(name, labels)
+        return self.parts.shared.metrics.registry.get_sample_value(name, labels)
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:

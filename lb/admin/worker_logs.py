@@ -9,9 +9,12 @@ from pathlib import Path
 from aiohttp import web
 
 from config import private
+from lb.protocol.errors import ProxyError
 
 _LOOK_EVERY = 0.25
 _CHUNK = 64 * 1024
+
+_YES_OR_NO = {"0": False, "false": False, "1": True, "true": True}
 
 
 async def follow(
@@ -62,3 +65,22 @@ def _since(path: Path, offset: int) -> tuple[bytes, int]:
     except FileNotFoundError:
         return b"", 0
     return text, start + len(text)
+
+
+async def answer(
+    request: web.Request, log: Callable[[str], Path | None], closed: Callable[[], bool]
+) -> web.StreamResponse:
+    """``log``: where something of that name writes. Raises ProxyError."""
+    name = request.match_info["name"]
+    path = log(name)
+    if path is None:
+        raise ProxyError(404, f"no log of {name!r}")
+    try:
+        lines = int(request.query.get("lines", "100"))
+    except ValueError:
+        raise ProxyError(400, "lines: a whole number is needed", param="lines") from None
+    if not 0 <= lines <= 100_000:
+        raise ProxyError(400, "lines: 0 to 100000", param="lines")
+    if (given := request.query.get("follow", "0")) not in _YES_OR_NO:
+        raise ProxyError(400, f"follow: 0 or 1, not {given[:100]!r}", param="follow")
+    return await follow(request, path, lines, _YES_OR_NO[given], closed)

@@ -218,8 +218,8 @@ async def test_without_a_descriptor_left_the_api_is_not_broken_but_busy(
 async def test_a_supervisor_that_does_not_answer_is_not_waited_for_without_end(
     balancer: Balanced, monkeypatch: pytest.MonkeyPatch, method: str, path: str
 ) -> None:
-    monkeypatch.setattr("lb.admin.api._QUESTION_S", 0.1)
-    monkeypatch.setattr("lb.admin.api._CHANGE_S", 0.2)
+    monkeypatch.setattr("lb.admin.changes._QUESTION_S", 0.1)
+    monkeypatch.setattr("lb.admin.changes._CHANGE_S", 0.2)
     heard = asyncio.Event()
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

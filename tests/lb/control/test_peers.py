@@ -57,7 +57,7 @@ async def test_each_sees_what_the_other_has_in_flight(two: list[app.Balancer], w
     await until(lambda: all(one.counters._elsewhere["instance_0"] for one in two), "they find each other")
     leases = [first.lease(lambda reason: None) for _ in range(3)] + [second.lease(lambda reason: None)]
     assert (first.load, second.load) == (4, 4)
-    assert [one.admin.status()["load_balancer"]["in_flight"] for one in two] == [4, 4]
+    assert [one.admin.status.snapshot()["load_balancer"]["in_flight"] for one in two] == [4, 4]
     for lease in leases:
         lease.release()
     assert (first.load, second.load) == (0, 0)
@@ -76,7 +76,7 @@ async def test_series_are_added_and_what_all_read_from_one_place_is_not(
     lease = two[1].pool.backends["instance_0"].lease(lambda reason: None)
     others = await two[0].siblings.expositions()
     assert len(others) == 1
-    found = samples([two[0].shared.metrics.render(), *others], two[0].admin._alike)
+    found = samples([two[0].shared.metrics.render(), *others], two[0].admin.metrics.alike)
     answered = 'clusterctl_requests_total{code="%d",instance="instance_0",route="/v1/completions"}'
     assert (found[answered % 200], found[answered % 500]) == (3, 1)
     assert found['clusterctl_request_seconds_count{instance="instance_0",route="/v1/completions"}'] == 4
@@ -135,7 +135,7 @@ async def test_a_switch_of_the_strategy_is_one_step(tmp_path: Path, worker: Work
         writer.write((1, 2), "weighted")  # neither has the set yet
         assert [one.shared.router.strategy for one in made] == ["weighted", "weighted"]
         _apply(made[:1], worker, 2, strategy="weighted")
-        assert [one.admin.status()["load_balancer_strategy"] for one in made] == ["weighted", "weighted"]
+        assert [one.admin.status.snapshot()["load_balancer_strategy"] for one in made] == ["weighted", "weighted"]
         _apply(made, worker, 3, strategy="random")
         assert [one.shared.router.strategy for one in made] == ["random", "random"]
 

@@ -1,0 +1,106 @@
+"""How the cluster is: the supervisor's last snapshot with the balancer's own counts, with or without a supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from lb.control.link import Link
+from lb.routing.pool import Pool
+from lb.telemetry.shared_counters import Counters
+
+
+class Status:
+    """``strategy()`` is the name of the one in force, ``root`` the state directory."""
+
+    def __init__(self, pool: Pool, link: Link, counters: Counters, strategy: Callable[[], str], root: Path) -> None:
+        self._pool, self._link, self._counters, self._strategy, self._root = pool, link, counters, strategy, root
+
+    # routes
+
+    async def health(self, _: web.Request) -> web.Response:
+        ready = self.ready()
+        return web.json_response(
+            {"status": "ok" if ready else "unavailable", "ready": len(ready)}, status=200 if ready else 503
+        )
+
+    async def models(self, _: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": self._pool.models()})
+
+    async def answer(self, _: web.Request) -> web.Response:
+        return web.json_response(self.snapshot())
+
+    async def system_health(self, _: web.Request) -> web.Response:
+        status = self.snapshot()
+        total, running = status["total_instances"], status["running_instances"]
+        word = "unhealthy" if not status["is_running"] else "healthy" if running >= total else "degraded"
+        instances = {
+            name: {"healthy": i["is_running"], "state": i["state"], "reason": i["reason"], "degraded": i["degraded"]}
+            for name, i in status["instances"].items()
+        }
+        return web.json_response(
+            {"status": word, "ready": running, "total": total, "supervisor": status["supervisor"]["pid"] is not None,
+             "load_balancer": True, "instances": instances}
+        )  # fmt: skip
+
+    # for others in here
+
+    def snapshot(self) -> dict[str, Any]:
+        """`GET /v1/cluster/status`; without a supervisor, from what is known here."""
+        seen = self._link.snapshot
+        instances = {name: self._instance(name, value) for name, value in seen.get("instances", {}).items()}
+        supervisor = {**seen.get("supervisor", {"pid": None, "state_dir": str(self._root)})}
+        supervisor["age_s"] = None if self._link.age is None else round(self._link.age, 1)
+        if not self._link.alive:
+            supervisor["pid"] = None
+        running = sum(i["is_running"] for i in instances.values() if i["managed"])
+        return {
+            "is_running": bool(self.ready()),
+            "total_instances": seen.get("total_instances", 0),
+            "running_instances": running,
+            "load_balancer_strategy": self._strategy(),
+            "engine": seen.get("engine"),
+            "model": seen.get("model"),
+            "min_instances": seen.get("min_instances"),
+            "max_instances": seen.get("max_instances"),
+            "supervisor": supervisor,
+            "load_balancer": {
+                "restarts": 0, "replacements": 0, "replacing": False, "standby": None, "draining": [],
+                "processes": [{"pid": os.getpid()}], **seen.get("load_balancer", {}),
+                "pid": os.getpid(), "in_flight": sum(self._pool.load().values()),
+            },
+            "instances": instances,
+        }
+
+    def gpus(self) -> list[dict[str, Any]]:
+        """As the supervisor's last word has them; nothing while there is none."""
+        return list(self._link.snapshot.get("gpus", ())) if self._link.alive else []
+
+    def tokens_made(self) -> dict[str, float]:
+        """By instance, as its engine says; without a supervisor nobody asks them."""
+        instances = self._link.snapshot.get("instances", {}) if self._link.alive else {}
+        told = {name: seen.get("tokens_total") for name, seen in instances.items()}
+        return {name: float(tokens) for name, tokens in told.items() if tokens is not None}
+
+    def _instance(self, name: str, seen: dict[str, Any]) -> dict[str, Any]:
+        backend = self._pool.backends.get(name)
+        requests, errors = self._counters.get(name)
+        result = {**seen, "in_flight": backend.load if backend else 0}
+        result |= {"requests_total": requests, "errors_total": errors}
+        if backend is not None:
+            result["weight"] = backend.spec.weight
+            if backend.latency.value is not None:
+                result["first_byte_ms"] = round(backend.latency.value * 1000, 1)
+            gone = not self._link.alive and backend.ejection.until > 0 and seen["is_running"]
+            if gone:
+                result |= {"state": "unhealthy", "is_running": False, "reason": "it cannot be connected to"}
+        return result
+
+    def ready(self) -> list[str]:
+        now = asyncio.get_running_loop().time()
+        return [b.id for b in self._pool.backends.values() if b.available(now)]
