@@ -15,7 +15,7 @@ from lb.control.peers import Peers
 from lb.protocol.errors import AttemptFailed
 from lb.routing.pool import Pool
 from lb.telemetry import exposition
-from lb.telemetry.cooperative import in_turns
+from lb.telemetry.cooperative import cooperatively
 from lb.telemetry.metrics import Metrics
 from lb.telemetry.shared_counters import Counters
 from lb.upstream.client import WorkerClient
@@ -49,7 +49,7 @@ class MetricsPage:
             elif not isinstance(answer, AttemptFailed):
                 raise answer
         answered = [(b.id, b.id in texts) for b in backends]
-        pieces = await in_turns(self._page(texts, others, answered))
+        pieces = await cooperatively(self._page(texts, others, answered))
         return web.Response(
             body="".join(pieces).encode(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         )
@@ -70,7 +70,7 @@ class MetricsPage:
 
     async def system(self, _: web.Request) -> web.Response:
         instances, others = self._status.snapshot()["instances"], await self._siblings.expositions()
-        series = await in_turns(self._sums(others)) if others else {}
+        series = await cooperatively(self._sums(others)) if others else {}
         everything = sum(i["requests_total"] for i in instances.values())
         result = {}
         for name, i in instances.items():

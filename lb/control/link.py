@@ -19,7 +19,7 @@ from config.topology import BackendSet
 from lb.records.loss_report import Outcomes
 from lb.routing.notifier import Notifier
 from lb.routing.pool import Pool
-from lb.telemetry.cooperative import in_turns
+from lb.telemetry.cooperative import cooperatively
 from lb.telemetry.exposition import gathered
 
 log = logging.getLogger(__name__)
@@ -178,7 +178,7 @@ class Link:
                     self._events(message["events"])
                 elif message["type"] == "metrics":
                     self._writers.discard(writer)  # another balancer: no supervisor asks for them
-                    pieces = await in_turns(gathered(self._series()))
+                    pieces = await cooperatively(gathered(self._series()))
                     writer.write(encode({"type": "metrics", "text": "".join(pieces)}))
                 elif message["type"] == "why" and self._why is not None:
                     self._writers.discard(writer)  # another balancer too

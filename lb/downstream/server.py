@@ -22,7 +22,7 @@ from lb.protocol.errors import ProxyError
 from lb.protocol.http1.request import RequestHead
 from lb.protocol.messages import Downstream, Exchange, Grant, Request
 from lb.protocol.routes import Route
-from lb.telemetry.cooperative import in_turns
+from lb.telemetry.cooperative import cooperatively
 from lb.upstream import headers
 
 log = logging.getLogger(__name__)
@@ -233,7 +233,7 @@ class Front:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(_SWEEP_S)
-            await in_turns(self._look_at(list(self._connections)))
+            await cooperatively(self._look_at(list(self._connections)))
             self._handlers.swept()
 
     def _look_at(self, connections: Sequence[Client]) -> Generator[None, None, None]:

@@ -14,7 +14,7 @@ _T = TypeVar("_T")
 _TURN_S = 0.001
 
 
-async def in_turns(steps: Generator[None, None, _T]) -> _T:
+async def cooperatively(steps: Generator[None, None, _T]) -> _T:
     """Runs ``steps`` to their end and returns what they return; whatever else is due gets its turn each millisecond."""
     end = time.perf_counter() + _TURN_S
     while True:

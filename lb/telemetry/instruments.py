@@ -64,8 +64,8 @@ def _labelled(names: Sequence[str], values: Sequence[str]) -> str:
     return "{" + ",".join([f'{name}="{value.translate(_ESCAPES)}"' for name, value in pairs]) + "}"
 
 
-class Count:
-    """One value of a `Counts` or a `Levels`."""
+class Counter:
+    """One value of a `CounterFamily` or a `GaugeFamily`."""
 
     __slots__ = ("value",)
 
@@ -73,8 +73,8 @@ class Count:
         self.value = 0.0
 
 
-class Spread:
-    """One histogram of a `Spreads`: how many values fell into each bucket, and their sum. What it observes ``fine``
+class Histogram:
+    """One of a `HistogramFamily`: how many values fell into each bucket, and their sum. What it observes ``fine``
     does too.
 
     ``observe`` writes a value down, which is all that a request pays for; values are sorted into buckets when somebody
@@ -82,8 +82,8 @@ class Spread:
 
     __slots__ = ("_bounds", "_buckets", "_coarser", "_fine", "_new", "_sum", "observe", "observe_all")
 
-    def __init__(self, bounds: Sequence[float], fine: Spread | None = None) -> None:
-        self._bounds, self._fine, self._coarser = bounds, fine, list[Spread]()
+    def __init__(self, bounds: Sequence[float], fine: Histogram | None = None) -> None:
+        self._bounds, self._fine, self._coarser = bounds, fine, list[Histogram]()
         self._buckets, self._sum, self._new = [0] * (len(bounds) + 1), 0.0, list[float]()
         self.observe: Callable[[float], None] = self._new.append
         self.observe_all: Callable[[Iterable[float]], None] = self._new.extend
@@ -122,28 +122,28 @@ class Spread:
         return sum(self.buckets)
 
 
-class Counts(Collector):
+class CounterFamily(Collector):
     """A counter by labels."""
 
     _family: type[CounterMetricFamily] | type[GaugeMetricFamily] = CounterMetricFamily
 
     def __init__(self, name: str, meaning: str, labels: Sequence[str], registry: CollectorRegistry) -> None:
         self._name, self._meaning, self._labels = name, meaning, tuple(labels)
-        self._cells: dict[tuple[str, ...], Count] = {}
+        self._cells: dict[tuple[str, ...], Counter] = {}
         self._written: dict[tuple[str, ...], str] = {}
         registry.register(self)
 
-    def at(self, *labels: str) -> Count:
+    def at(self, *labels: str) -> Counter:
         cell = self._cells.get(labels)
         if cell is None:
-            cell = self._cells[labels] = Count()
+            cell = self._cells[labels] = Counter()
         return cell
 
     def sum(self) -> float:
         """Of all labels."""
         return sum(cell.value for cell in self._cells.values())
 
-    def cells(self) -> list[tuple[tuple[str, ...], Count]]:
+    def cells(self) -> list[tuple[tuple[str, ...], Counter]]:
         """All of them, with their labels."""
         return list(self._cells.items())
 
@@ -170,7 +170,7 @@ class Counts(Collector):
         return []
 
 
-class Levels(Counts):
+class GaugeFamily(CounterFamily):
     """A gauge by labels."""
 
     _family = GaugeMetricFamily
@@ -204,26 +204,26 @@ class Read(Collector):
         return []
 
 
-class Spreads(Collector):
+class HistogramFamily(Collector):
     """A histogram by labels; ``bounds`` are the buckets' upper ends, rising. ``fine`` observes all of them."""
 
     def __init__(
         self, name: str, meaning: str, labels: Sequence[str], bounds: Sequence[float], registry: CollectorRegistry,
-        fine: Spread | None = None,
+        fine: Histogram | None = None,
     ) -> None:
         self._name, self._meaning, self._labels, self._bounds = name, meaning, tuple(labels), tuple(bounds)
         self._fine = fine
-        self._cells: dict[tuple[str, ...], Spread] = {}
+        self._cells: dict[tuple[str, ...], Histogram] = {}
         self._written: dict[tuple[str, ...], list[str]] = {}
         registry.register(self)
 
-    def at(self, *labels: str) -> Spread:
+    def at(self, *labels: str) -> Histogram:
         cell = self._cells.get(labels)
         if cell is None:
-            cell = self._cells[labels] = Spread(self._bounds, self._fine)
+            cell = self._cells[labels] = Histogram(self._bounds, self._fine)
         return cell
 
-    def cells(self) -> list[tuple[tuple[str, ...], Spread]]:
+    def cells(self) -> list[tuple[tuple[str, ...], Histogram]]:
         """All of them, with their labels."""
         return list(self._cells.items())
 

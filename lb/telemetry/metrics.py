@@ -7,7 +7,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from lb.protocol.errors import Source
-from lb.telemetry.instruments import FINE, Count, Counts, Families, Levels, Read, Spread, Spreads
+from lb.telemetry.instruments import (
+    FINE,
+    Counter,
+    CounterFamily,
+    Families,
+    GaugeFamily,
+    Histogram,
+    HistogramFamily,
+    Read,
+)
 from lb.telemetry.model_metrics import ModelMetrics
 
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -32,58 +41,62 @@ class Metrics:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.registry = registry = Families()
-        self._requests = Counts(
+        self._requests = CounterFamily(
             "clusterctl_requests", "Requests answered (499: the client went away)", ["instance", "route", "code"],
             registry,
         )
-        self._failures = Counts(
+        self._failures = CounterFamily(
             "clusterctl_attempt_failures", "Attempts that came to nothing", ["instance", "cause"], registry
         )
-        self._refused = Counts(
+        self._refused = CounterFamily(
             "clusterctl_refused", "Requests answered by the balancer itself with an error", ["source", "code"],
             registry,
         )
-        self._slow_readers = Counts(
+        self._slow_readers = CounterFamily(
             "clusterctl_slow_readers", "Connections cut off as their client did not read its answer", [], registry
         )
-        self._ejections = Counts(
+        self._ejections = CounterFamily(
             "clusterctl_ejections", "Backends left out after a failure to connect", ["instance"], registry
         )
-        self._retried = Counts("clusterctl_retries", "Requests made again on another instance", ["cause"], registry)
-        self._over_budget = Counts(
+        self._retried = CounterFamily(
+            "clusterctl_retries", "Requests made again on another instance", ["cause"], registry
+        )
+        self._over_budget = CounterFamily(
             "clusterctl_retry_budget_refusals", "Requests not made again: too many were already", [], registry
         )
-        self._poison = Counts(
+        self._poison = CounterFamily(
             "clusterctl_poison_requests", "Requests not given to a third instance: two had died", [], registry
         )
-        self._moved = Counts("clusterctl_streams_moved", "Streams continued elsewhere", ["instance", "cause"], registry)
-        self._not_moved = Counts(
+        self._moved = CounterFamily(
+            "clusterctl_streams_moved", "Streams continued elsewhere", ["instance", "cause"], registry
+        )
+        self._not_moved = CounterFamily(
             "clusterctl_streams_broken", "Streams that ended in an error after they had begun", ["instance"], registry
         )
-        self._regenerated = Counts(
+        self._regenerated = CounterFamily(
             "clusterctl_tokens_regenerated", "Tokens made a second time to continue a stream", [], registry
         )
-        self._stalled = Counts(
+        self._stalled = CounterFamily(
             "clusterctl_streams_stalled", "Streams taken from an instance on which they stood still", ["instance"],
             registry,
         )
         for counts in (self._over_budget, self._poison, self._regenerated):
             counts.at()
-        self._opened = Counts(
+        self._opened = CounterFamily(
             "clusterctl_upstream_connections", "Connections opened to an instance", ["instance"], registry
         )
-        self._first_byte = Spreads(
+        self._first_byte = HistogramFamily(
             "clusterctl_first_byte_seconds", "From choosing a backend to the first byte of its answer",
             ["instance", "route"], _BUCKETS, registry,
         )
-        self._durations = Spread(FINE)
-        self._duration = Spreads(
+        self._durations = Histogram(FINE)
+        self._duration = HistogramFamily(
             "clusterctl_request_seconds", "From choosing a backend to the end of its answer", ["instance", "route"],
             _BUCKETS, registry, self._durations,
         )
         self.read("clusterctl_errors_total", "Requests that failed, by whose fault it was", ["source"], self._errors)
         self.models = ModelMetrics(registry, clock)
-        self._queue = Levels("clusterctl_queued_requests", "Requests waiting for a backend", [], registry)
+        self._queue = GaugeFamily("clusterctl_queued_requests", "Requests waiting for a backend", [], registry)
         self._queue.at()
 
     def finished(self, instance: str, route: str, code: int, seconds: float) -> None:
@@ -176,9 +189,11 @@ class Book:
 
     __slots__ = ("_instance", "_observe", "_requests", "_route", "_statuses", "first_byte")
 
-    def __init__(self, requests: Counts, duration: Spread, first_byte: Spread, instance: str, route: str) -> None:
+    def __init__(
+        self, requests: CounterFamily, duration: Histogram, first_byte: Histogram, instance: str, route: str
+    ) -> None:
         self._requests, self._instance, self._route = requests, instance, route
-        self._statuses: dict[int, Count] = {}
+        self._statuses: dict[int, Counter] = {}
         self.first_byte, self._observe = first_byte.observe, duration.observe
 
     def whole(self, code: int, seconds: float) -> None:

@@ -9,7 +9,7 @@ from operator import sub
 
 from prometheus_client import CollectorRegistry
 
-from lb.telemetry.instruments import FINE, Count, Counts, Levels, Spread, Spreads
+from lb.telemetry.instruments import FINE, Counter, CounterFamily, GaugeFamily, Histogram, HistogramFamily
 
 #: Distinct values of the label ``model``.
 MOST = 100
@@ -32,22 +32,22 @@ class ModelMetrics:
         self.clock = clock
         self._series: dict[str, Series] = {}
         label = ["model"]
-        self._requests = Counts("clusterctl_model_requests", "Requests by model", label, registry)
-        self._errors = Counts("clusterctl_model_errors", "Requests that failed", label, registry)
-        self._prompts = Counts(
+        self._requests = CounterFamily("clusterctl_model_requests", "Requests by model", label, registry)
+        self._errors = CounterFamily("clusterctl_model_errors", "Requests that failed", label, registry)
+        self._prompts = CounterFamily(
             "clusterctl_model_prompt_tokens", "Tokens of prompts, where answers tell them", label, registry
         )
-        self._tokens = Counts(
+        self._tokens = CounterFamily(
             "clusterctl_model_tokens", "Generated tokens; of a stream that tells no usage, its events", label, registry
         )
-        self._in_flight = Levels("clusterctl_model_in_flight", "Requests in flight", label, registry)
-        self._times = Spread(FINE)
-        self._queued = Levels("clusterctl_model_queued_requests", "Requests waiting for a worker", label, registry)
-        self._ttft = Spreads(
+        self._in_flight = GaugeFamily("clusterctl_model_in_flight", "Requests in flight", label, registry)
+        self._times = Histogram(FINE)
+        self._queued = GaugeFamily("clusterctl_model_queued_requests", "Requests waiting for a worker", label, registry)
+        self._ttft = HistogramFamily(
             "clusterctl_model_time_to_first_token_seconds", "From arrival to the first byte of the answer", label,
             _TTFT, registry, self._times,
         )
-        self._itl = Spreads(
+        self._itl = HistogramFamily(
             "clusterctl_model_inter_token_seconds", "Between two chunks of a stream", label, _ITL, registry
         )
 
@@ -62,7 +62,7 @@ class ModelMetrics:
         """A request for ``model`` has come; end its meter on every way out."""
         return Meter(self._of(model), self.clock())
 
-    def queue(self, model: str | None) -> Count:
+    def queue(self, model: str | None) -> Counter:
         """How many requests for ``model`` wait for a worker."""
         return self._of(model).queued
 
@@ -87,8 +87,8 @@ class Series:
         self.prompts = owner._prompts.at(model)
         self.tokens, self.in_flight = owner._tokens.at(model), owner._in_flight.at(model)
         self.queued = owner._queued.at(model)
-        self.ttft: Spread = owner._ttft.at(model)
-        self.itl: Spread = owner._itl.at(model)
+        self.ttft: Histogram = owner._ttft.at(model)
+        self.itl: Histogram = owner._itl.at(model)
 
 
 class Meter:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
-from lb.telemetry.instruments import Counts, Families, Levels, Read, Spread, Spreads
+from lb.telemetry.instruments import CounterFamily, Families, GaugeFamily, Histogram, HistogramFamily, Read
 
 labels = st.tuples(
     st.sampled_from(["a", "instance_0", 'quote"', "back\\slash", "new\nline", "Käse", ""]), st.sampled_from(["x", "y"])
@@ -27,7 +27,7 @@ def told(registry: CollectorRegistry) -> list[str]:
 @given(st.lists(st.tuples(labels, amounts)))
 def test_counts_are_told_as_prometheus_clients_own(name: str, steps: list[tuple[tuple[str, str], float]]) -> None:
     mine, theirs = CollectorRegistry(), CollectorRegistry()
-    counts = Counts(name, "Things: \\ \n counted.", ("id", "kind"), mine)
+    counts = CounterFamily(name, "Things: \\ \n counted.", ("id", "kind"), mine)
     counter = prometheus_client.Counter(name, "Things: \\ \n counted.", ("id", "kind"), registry=theirs)
     for at, amount in steps:
         counts.at(*at).value += amount
@@ -38,7 +38,7 @@ def test_counts_are_told_as_prometheus_clients_own(name: str, steps: list[tuple[
 @given(st.lists(st.tuples(labels, levels)))
 def test_levels_are_told_as_prometheus_clients_own(steps: list[tuple[tuple[str, str], float]]) -> None:
     mine, theirs = CollectorRegistry(), CollectorRegistry()
-    own = Levels("lb_level", "A level.", ("id", "kind"), mine)
+    own = GaugeFamily("lb_level", "A level.", ("id", "kind"), mine)
     gauge = prometheus_client.Gauge("lb_level", "A level.", ("id", "kind"), registry=theirs)
     for at, level in steps:
         own.at(*at).value = level
@@ -63,7 +63,7 @@ def test_a_value_at_a_bound_falls_below_it(value: float) -> None:
 
 def check_spread(given_bounds: list[float], steps: list[tuple[tuple[str, str], float]]) -> None:
     mine, theirs = CollectorRegistry(), CollectorRegistry()
-    own = Spreads("lb_seconds", "How long.", ("id", "kind"), given_bounds, mine)
+    own = HistogramFamily("lb_seconds", "How long.", ("id", "kind"), given_bounds, mine)
     histogram = prometheus_client.Histogram(
         "lb_seconds", "How long.", ("id", "kind"), buckets=given_bounds, registry=theirs
     )
@@ -75,28 +75,28 @@ def check_spread(given_bounds: list[float], steps: list[tuple[tuple[str, str], f
 
 def test_without_labels_it_is_told_the_same_once_it_was_written() -> None:
     mine, theirs = CollectorRegistry(), CollectorRegistry()
-    Counts("lb_a", "A.", (), mine).at().value += 2
+    CounterFamily("lb_a", "A.", (), mine).at().value += 2
     prometheus_client.Counter("lb_a", "A.", registry=theirs).inc(2)
-    Levels("lb_b", "B.", (), mine).at().value = -1
+    GaugeFamily("lb_b", "B.", (), mine).at().value = -1
     prometheus_client.Gauge("lb_b", "B.", registry=theirs).set(-1)
-    Spreads("lb_c", "C.", (), (1, 2), mine).at().observe(1.5)
+    HistogramFamily("lb_c", "C.", (), (1, 2), mine).at().observe(1.5)
     prometheus_client.Histogram("lb_c", "C.", buckets=(1, 2), registry=theirs).observe(1.5)
     assert told(mine) == told(theirs)
 
 
 def test_openmetrics_is_told_as_well() -> None:
     mine, theirs = CollectorRegistry(), CollectorRegistry()
-    Counts("lb_a_total", "A.", ("id",), mine).at("x").value += 2
+    CounterFamily("lb_a_total", "A.", ("id",), mine).at("x").value += 2
     prometheus_client.Counter("lb_a_total", "A.", ("id",), registry=theirs).labels("x").inc(2)
-    Spreads("lb_c", "C.", ("id",), (1, 2), mine).at("x").observe(1.5)
+    HistogramFamily("lb_c", "C.", ("id",), (1, 2), mine).at("x").observe(1.5)
     prometheus_client.Histogram("lb_c", "C.", ("id",), buckets=(1, 2), registry=theirs).labels("x").observe(1.5)
     lines = [line for line in generate_openmetrics(theirs).decode().splitlines() if "_created" not in line]
     assert generate_openmetrics(mine).decode().splitlines() == lines
 
 
 def test_a_cell_stays_the_same_one() -> None:
-    counts = Counts("lb_a", "A.", ("id", "kind"), CollectorRegistry())
-    spreads = Spreads("lb_b", "B.", ("id",), (1, 2), CollectorRegistry())
+    counts = CounterFamily("lb_a", "A.", ("id", "kind"), CollectorRegistry())
+    spreads = HistogramFamily("lb_b", "B.", ("id",), (1, 2), CollectorRegistry())
     assert counts.at("a", "x") is counts.at("a", "x")
     assert counts.at("a", "x") is not counts.at("x", "a")
     assert spreads.at("a") is spreads.at("a")
@@ -104,7 +104,7 @@ def test_a_cell_stays_the_same_one() -> None:
 
 @given(st.lists(st.floats(-10, 10)))
 def test_a_spread_counts_and_sums(values: list[float]) -> None:
-    cell = Spreads("lb_b", "B.", ("id",), (-1, 0, 1.5), CollectorRegistry()).at("a")
+    cell = HistogramFamily("lb_b", "B.", ("id",), (-1, 0, 1.5), CollectorRegistry()).at("a")
     for value in values:
         cell.observe(value)
     assert cell.count == len(values)
@@ -117,8 +117,9 @@ def test_a_spread_counts_and_sums(values: list[float]) -> None:
 
 @given(st.lists(st.floats(-10, 10)), st.lists(st.floats(-10, 10)))
 def test_several_at_once_are_counted_as_one_by_one(first: list[float], second: list[float]) -> None:
-    fine = [Spread((0.5,)) for _ in range(2)]
-    together, single = (Spreads("lb_b", "B.", (), (-1, 0, 1.5), CollectorRegistry(), each).at() for each in fine)
+    fine = [Histogram((0.5,)) for _ in range(2)]
+    bounds = (-1, 0, 1.5)
+    together, single = (HistogramFamily("lb_b", "B.", (), bounds, CollectorRegistry(), each).at() for each in fine)
     all_ = first + second
     for values in (first, second):
         together.observe_all(values)
@@ -131,7 +132,7 @@ def test_several_at_once_are_counted_as_one_by_one(first: list[float], second: l
 
 def test_what_is_written_while_it_is_told_is_told_later() -> None:
     registry = CollectorRegistry()
-    counts = Counts("lb_a", "A.", ("id",), registry)
+    counts = CounterFamily("lb_a", "A.", ("id",), registry)
     counts.at("a").value += 1
     families = counts.collect()
     for family in families:
@@ -142,9 +143,9 @@ def test_what_is_written_while_it_is_told_is_told_later() -> None:
 
 def test_the_text_is_the_one_that_the_client_library_makes() -> None:
     registry = Families()
-    counts = Counts("c", "Counts \\ of\nthings", ["b", "a"], registry)
-    levels = Levels("l", "Levels", [], registry)
-    spreads = Spreads("s_seconds", "Spreads", ["model"], (0.005, 1.0, 2.5), registry)
+    counts = CounterFamily("c", "Counts \\ of\nthings", ["b", "a"], registry)
+    levels = GaugeFamily("l", "Levels", [], registry)
+    spreads = HistogramFamily("s_seconds", "HistogramFamily", ["model"], (0.005, 1.0, 2.5), registry)
     Read("r_total", "Read", ["x", "y"], lambda: [(("1", "2"), 3.0)], registry)
     Read("r", "Read", [], lambda: [((), 3)], registry)
     Read("none", "Nothing", ["x"], lambda: [], registry)

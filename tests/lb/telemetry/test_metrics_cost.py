@@ -11,7 +11,7 @@ from statistics import median
 import pytest
 
 from config.aio import Tasks
-from lb.telemetry.cooperative import in_turns
+from lb.telemetry.cooperative import cooperatively
 from lb.telemetry.exposition import Merger, whole
 from lbfakes import Balanced, raw_answer, running_raw_worker
 from worker.sim.engine.metrics import SimMetrics
@@ -137,6 +137,6 @@ async def test_others_get_their_turn_between_two_steps() -> None:
 
     tasks = Tasks()
     tasks.start(other(), "other")
-    assert await in_turns(steps()) == "done"  # type: ignore[arg-type]
+    assert await cooperatively(steps()) == "done"  # type: ignore[arg-type]
     await tasks.close()
     assert seen[0] == 0 and seen.index(10) < seen.index(1) < seen.index(2)
