@@ -19,19 +19,18 @@ from config.peer_credentials import uid_of_peer
 from lb.admission.allowance import Allowance
 from lb.admission.budget import UNCOUNTED
 from lb.admission.pace import Pace
+from lb.downstream.answers import whole_answer
 from lb.downstream.body_reader import BodyReader
 from lb.downstream.intake import BodyIntake, SmallBody
 from lb.downstream.presence import has_left, unsent
 from lb.downstream.read_gate import ReadGate
 from lb.downstream.service import Service
 from lb.protocol.body import AT_ONCE, Scan
-from lb.protocol.error_shapes import phrase
 from lb.protocol.errors import ProxyError, Source
 from lb.protocol.http1 import request as http
 from lb.protocol.http1.request import Malformed, RequestHead
 from lb.protocol.messages import Exchange, Request
 from lb.protocol.routes import shown
-from lb.upstream.headers import SERVER
 
 #: What uvloop reads at once: so much may follow after reading has been paused.
 _ONE_READ = 256_000
@@ -40,8 +39,6 @@ log = logging.getLogger(__name__)
 
 #: Seconds that an answer has to begin in once a client sends no more, before that one is asked if it is still there.
 _EOF_S = 0.1
-
-_SERVER = SERVER.decode()
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -61,12 +58,13 @@ def _nowhere(data: bytes) -> None:
 
 class ClientConnection(asyncio.Protocol):
     """``close_after``: no further request is read after the one that is being answered. ``origin``: what its address
-    is counted as."""
+    is counted as. ``request``: what is being read or answered, once its head is understood; ``exchange``: what is being
+    answered; ``full``: its client does not read what it is sent."""
 
     __slots__ = (
-        "_allowance", "_asked", "_at", "_body", "_buffer", "_ended", "_exchange", "_full", "_going", "_heads",
-        "_plain", "_reading", "_request", "_searched", "_served", "_service", "_since", "_skipped",
-        "_transport", "_uid", "_unwanted", "close_after", "local", "origin", "peer", "write",
+        "_allowance", "_asked", "_at", "_body", "_buffer", "_ended", "_going", "_heads", "_plain", "_reading",
+        "_searched", "_served", "_service", "_since", "_skipped", "_transport", "_uid", "_unwanted", "close_after",
+        "exchange", "full", "local", "origin", "peer", "request", "write",
     )  # fmt: skip
 
     def __init__(self, service: Service) -> None:
@@ -78,9 +76,9 @@ class ClientConnection(asyncio.Protocol):
         self._heads = http.Heads()
         self._buffer = bytearray()
         self._body: BodyReader | None = None  # while it comes
-        self._request: Request | None = None
-        self._exchange: Exchange | None = None
-        self._served = self._full = self._skipped = False
+        self.request: Request | None = None
+        self.exchange: Exchange | None = None
+        self._served = self.full = self._skipped = False
         self._searched = 0
         self._since = 0.0
         #: When the client ended its half of the connection; 0: it has not. Whether it was asked if it is there.
@@ -111,30 +109,15 @@ class ClientConnection(asyncio.Protocol):
         """It is not one too many."""
         return self._unwanted is None
 
-    @property
-    def exchange(self) -> Exchange | None:
-        """What is being answered."""
-        return self._exchange
-
-    @property
-    def request(self) -> Request | None:
-        """What is being read or answered, once its head is understood."""
-        return self._request
-
     # for whoever answers
 
     @property
     def speaks_chunked(self) -> bool:
-        return self._request is not None and self._request.head.version == 1
-
-    @property
-    def full(self) -> bool:
-        """It does not read what it is sent."""
-        return self._full
+        return self.request is not None and self.request.head.version == 1
 
     def closes_after_this(self) -> bool:
         """Whether the connection ends with the answer under way."""
-        request = self._request
+        request = self.request
         if (
             self.close_after or self._service.closing or request is None or not request.head.keep_alive
             or (self._ended and not self._buffer)
@@ -146,15 +129,15 @@ class ClientConnection(asyncio.Protocol):
 
     def done(self) -> None:
         """The answer is complete."""
-        self._exchange = None
+        self.exchange = None
         if self._allowance.in_use:
             self._allowance.over()
         if self.close_after or (self._ended and not self._buffer):
             self.close()
             return
-        self._request, self._at, self._served, self._since = None, _Reads.HEAD, True, monotonic()
+        self.request, self._at, self._served, self._since = None, _Reads.HEAD, True, monotonic()
         self._skipped = self._reading.held = False
-        if self._full:
+        if self.full:
             self._reading.pause()  # no further answer to a client that does not read this one
             return
         if self._reading.paused:
@@ -164,7 +147,7 @@ class ClientConnection(asyncio.Protocol):
 
     def refuse(self, error: ProxyError) -> None:
         """Answers with an error, in the shape of the API that was asked."""
-        request, headers = self._request, {"Retry-After": str(error.retry_after)} if error.retry_after else {}
+        request, headers = self.request, {"Retry-After": str(error.retry_after)} if error.retry_after else {}
         if request is None:
             headers["X-Request-Id"] = id = self._service.identify(None)
         else:
@@ -176,30 +159,18 @@ class ClientConnection(asyncio.Protocol):
 
     def answer(self, status: int, body: bytes, headers: Mapping[str, str], kind: str = "application/json") -> None:
         """A whole answer of our own."""
-        request = self._request
-        lines = [f"HTTP/1.1 {status} {phrase(status)}", _SERVER, f"Content-Type: {kind}; charset=utf-8"]
-        lines += [f"{name}: {value}" for name, value in headers.items()]
-        if request is not None and request.grant is not None:
-            lines += request.grant.lines
-        lines.append(f"Content-Length: {len(body)}")
-        if request is not None and request.id:
-            lines.append(f"X-Request-Id: {request.id}")
-        if self.closes_after_this():
-            lines.append("Connection: close")
-        start = "\r\n".join(lines).encode() + b"\r\n\r\n"
-        only_head = request is not None and request.head.method == "HEAD"
-        self.write(start if only_head else start + body)
+        self.write(whole_answer(self.request, status, body, headers, kind, close=self.closes_after_this()))
 
     def close(self) -> None:
         """What was written goes out; then the connection ends. Where the client may still be sending, it is heard out
         for a moment: closing with unread input makes the kernel reset the connection, and the answer is lost."""
         if self._transport is None or self._transport.is_closing():
             return
-        request = self._request
+        request = self.request
         unread = not self._ended and (
             request is None or self._at is _Reads.BODY or (request.upload is not None and not request.upload.complete)
         )
-        self._exchange = self._body = None
+        self.exchange = self._body = None
         self._allowance.over()
         if unread and self._at is not _Reads.TUNNEL:
             self._at, self._since = _Reads.LINGER, monotonic()
@@ -212,7 +183,7 @@ class ClientConnection(asyncio.Protocol):
 
     def cut(self) -> None:
         """At once, so that what was sent cannot be taken for complete."""
-        self._at, self._exchange, self._body = _Reads.CLOSED, None, None
+        self._at, self.exchange, self._body = _Reads.CLOSED, None, None
         self._allowance.over()
         if self._transport is not None:
             self._transport.abort()
@@ -222,8 +193,8 @@ class ClientConnection(asyncio.Protocol):
         self._reading.resume()
         if self._buffer:
             data, self._buffer = bytes(self._buffer), bytearray()
-            assert self._exchange is not None
-            self._exchange.tunnelled(data)
+            assert self.exchange is not None
+            self.exchange.tunnelled(data)
 
     def hold_upload(self, hold: bool) -> None:
         """Stops reading the body while whoever takes it cannot keep up."""
@@ -252,8 +223,8 @@ class ClientConnection(asyncio.Protocol):
             self.refuse(self._unwanted)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        exchange, self._exchange = self._exchange, None
-        self._at, self._request, self._body = _Reads.CLOSED, None, None
+        exchange, self.exchange = self.exchange, None
+        self._at, self.request, self._body = _Reads.CLOSED, None, None
         self._transport, self.write = None, _nowhere
         self._allowance.over()
         self._service.closed(self)
@@ -272,16 +243,16 @@ class ClientConnection(asyncio.Protocol):
         return False  # what it began to send has no end: closed, and `connection_lost` tells
 
     def pause_writing(self) -> None:
-        self._full = True
+        self.full = True
         limits = self._service.admission.limits
         self._going = Pace(limits.send, limits.rate, monotonic(), -unsent(self._transport))
-        if self._exchange is not None:
-            self._exchange.client_writable(False)
+        if self.exchange is not None:
+            self.exchange.client_writable(False)
 
     def resume_writing(self) -> None:
-        self._full, self._going = False, None
-        if self._exchange is not None:
-            self._exchange.client_writable(True)
+        self.full, self._going = False, None
+        if self.exchange is not None:
+            self.exchange.client_writable(True)
         elif self._at is _Reads.HEAD:
             self._since = monotonic()
             self._reading.resume()
@@ -291,7 +262,7 @@ class ClientConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         at = self._at
-        if at is _Reads.HEAD and not self._buffer and not self._full:
+        if at is _Reads.HEAD and not self._buffer and not self.full:
             end = data.find(b"\r\n\r\n")
             if end >= 0 and data[:2] != b"\r\n":
                 self._head(data[: end + 4], data[end + 4 :])
@@ -300,7 +271,7 @@ class ClientConnection(asyncio.Protocol):
             if not self._buffer and not self._skipped:
                 self._since = monotonic()
             self._buffer += data
-            if not self._full:
+            if not self.full:
                 self._look_for_head()
         elif self._body is not None:
             self._body.take(data)
@@ -308,8 +279,8 @@ class ClientConnection(asyncio.Protocol):
             self._buffer += data  # the next request, sent ahead
             if len(self._buffer) > http.MAX_HEAD:
                 self._reading.pause()  # `check` looks whether the client is still there
-        elif at is _Reads.TUNNEL and self._exchange is not None:
-            self._exchange.tunnelled(data)
+        elif at is _Reads.TUNNEL and self.exchange is not None:
+            self.exchange.tunnelled(data)
 
     def check(self, now: float) -> None:
         """Ends what takes too long. Called now and then."""
@@ -332,14 +303,14 @@ class ClientConnection(asyncio.Protocol):
             self._transport, missing=0 if body is None else body.missing, may_have_ended=bool(self._ended)
         ):
             self.cut_off()
-        elif (exchange := self._exchange) is not None:
+        elif (exchange := self.exchange) is not None:
             exchange.check(now)
             if self._ended and now - self._ended > _EOF_S:
                 self._ask_whether_there()
 
     def turn_away(self) -> bool:
         """Makes room for another connection, if nothing is being answered. Whether it did."""
-        if self._exchange is not None:
+        if self.exchange is not None:
             return False
         self.cut()
         return True
@@ -347,9 +318,9 @@ class ClientConnection(asyncio.Protocol):
     def end(self, reason: str | None = None) -> None:
         """The balancer is going: an idle connection is closed, a request that is being answered ends with
         ``reason``, if there is one."""
-        if self._exchange is not None:
+        if self.exchange is not None:
             if reason is not None:
-                self._exchange.cut(reason)
+                self.exchange.cut(reason)
         elif self._at is _Reads.HEAD and not self._buffer and self._transport is not None:
             self._at, self._since = _Reads.CLOSED, monotonic()
             self._transport.close()
@@ -357,7 +328,7 @@ class ClientConnection(asyncio.Protocol):
     # inside
 
     def _go_on(self) -> None:
-        if self._at is _Reads.HEAD and self._buffer and not self._full:
+        if self._at is _Reads.HEAD and self._buffer and not self.full:
             self._since = monotonic()
             self._look_for_head()
             if self._ended and self._is_cut_short and not self._reading.busy and self._transport is not None:
@@ -411,7 +382,7 @@ class ClientConnection(asyncio.Protocol):
         of HTTP/1.1 that has got nothing yet, a 100, which every one has to understand (RFC 9110 15.2); between two
         chunks, a zero that the next one's size begins with. For one of HTTP/1.0 that has got nothing there is no such
         word: there the end counts as having left, as uvicorn and nginx take it for all."""
-        exchange = self._exchange
+        exchange = self.exchange
         if self._asked or exchange is None:
             return
         if not exchange.began and not self.speaks_chunked:
@@ -422,7 +393,7 @@ class ClientConnection(asyncio.Protocol):
 
     def cut_off(self) -> None:
         """The client has gone."""
-        exchange = self._exchange
+        exchange = self.exchange
         self.cut()
         if exchange is not None:
             exchange.client_gone()
@@ -436,7 +407,7 @@ class ClientConnection(asyncio.Protocol):
         except Malformed as error:
             self.reject(error)
             return
-        self._request = request = Request(head, b"", self.peer, self.local, "")
+        self.request = request = Request(head, b"", self.peer, self.local, "")
         self.close_after = self._unwanted is not None
         length = head.length
         if head.method == "OPTIONS" and (ready := service.preflight(head)) is not None:
@@ -513,14 +484,14 @@ class ClientConnection(asyncio.Protocol):
         self._start(body)
 
     def more_of_upload(self) -> None:
-        if self._exchange is not None:
-            self._exchange.more()
+        if self.exchange is not None:
+            self.exchange.more()
 
     def _start(self, body: bytes) -> None:
-        request = self._request
+        request = self.request
         assert request is not None
         request.body = body
-        self._exchange = exchange = self._service.exchange(self, request)
+        self.exchange = exchange = self._service.exchange(self, request)
         try:
             exchange.start()
         except ProxyError as error:
@@ -528,12 +499,12 @@ class ClientConnection(asyncio.Protocol):
         except Exception:
             log.exception("%s %s", request.head.method, shown(request.head.path))
             exchange.client_gone()
-            self._exchange = None
+            self.exchange = None
             self.refuse(ProxyError(500, "internal error of the balancer; its log has it", source=Source.INTERNAL))
 
     def reject(self, error: Malformed | ProxyError) -> None:
         """The request is not understood, or not complete: nothing that follows can be either."""
-        exchange, self._exchange = self._exchange, None
+        exchange, self.exchange = self.exchange, None
         began = exchange is not None and exchange.began
         if exchange is not None:
             exchange.client_gone()

@@ -12,23 +12,18 @@ from lb.protocol.messages import Downstream, Exchange, Request
 
 
 class Client(Downstream, Protocol):
-    """One connection. ``peer``, ``local``: addresses; ``origin``: what its address is counted as."""
+    """One connection. ``peer``, ``local``: addresses; ``origin``: what its address is counted as. ``request``: what is
+    being read or answered, once its head is understood; ``exchange``: what is being answered."""
 
     peer: str
     local: str
     origin: str
+    exchange: Exchange | None
+    request: Request | None
 
     @property
     def is_wanted(self) -> bool:
         """It is not one too many."""
-
-    @property
-    def exchange(self) -> Exchange | None:
-        """What is being answered."""
-
-    @property
-    def request(self) -> Request | None:
-        """What is being read or answered, once its head is understood."""
 
     def peer_uid(self) -> int | None:
         """The user whose connection it is, None where the kernel does not tell."""

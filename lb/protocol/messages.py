@@ -44,9 +44,8 @@ class Downstream(Protocol):
 
     write: Callable[[bytes], None]
     close_after: bool
+    full: bool
 
-    @property
-    def full(self) -> bool: ...
     @property
     def speaks_chunked(self) -> bool: ...
     def closes_after_this(self) -> bool:
