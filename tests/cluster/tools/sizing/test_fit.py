@@ -20,6 +20,7 @@ from cluster.tools.sizing.report import Sizing, command, lines, to_json
 from config.settings import load
 from modelconfigs import DEEPSEEK_V3, GPT_OSS_20B, LLAMA_3_8B, MIXTRAL_8X7B, QWEN_25_7B
 from worker.engines.vllm import VllmEngine
+from worker.spec import WorkerEndpoint
 
 ASK = Load(adapters=8, rank=32, context=4096, concurrency=64)
 
@@ -152,7 +153,7 @@ def test_up_takes_the_suggested_flags(monkeypatch: pytest.MonkeyPatch, tmp_path:
     made = plans.make(load(flags), Machine(((0, "0"), (1, "1")), (0, 1), 64 * GIB))
     assert (made.spec.max_loras, made.spec.max_lora_rank, made.spec.tensor_parallel_size) == (8, 32, ranks)
     assert made.settings.instances == 2 // ranks
-    argv = made.engine.command(made.spec, 1, "", made.placement.slot(0), {}).argv
+    argv = made.engine.command(made.spec, WorkerEndpoint(1), "", made.placement.slot(0), {}).argv
     assert argv[argv.index("--max-model-len") + 1] == "4096" and argv.count("--max-loras") == 1
 
 
