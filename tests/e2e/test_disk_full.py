@@ -117,6 +117,7 @@ def test_a_full_disk_stops_changes_and_nothing_else(small: Cluster, demo_adapter
     assert len([event for event in _events(small) if event["kind"] == "worker.exited"]) == 3
 
 
+@pytest.mark.alone
 def test_a_supervisor_that_comes_on_a_full_disk_finds_what_could_not_be_saved(small: Cluster) -> None:
     assert small.up("--engine", "sim", "--instances", "2", **_QUICKLY).returncode == 0
     before = small.wait_ready(2)

@@ -240,6 +240,7 @@ async def _supervisors(cluster: Cluster, count: int) -> None:
     assert min(took) < 10.0, took  # two starts of Python, mostly: on a machine that does nothing else, about 2 s
 
 
+@pytest.mark.alone
 async def test_three_supervisors_killed_under_load_are_not_noticed(slow: Cluster) -> None:
     await _supervisors(slow, 3)
 
