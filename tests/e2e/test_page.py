@@ -27,9 +27,12 @@ from config.text import printable
 from harness import Cluster, clusterctl, free_port, kill
 
 # `make test` installs them where it may; where it all has to run, a browser that is missing is a failure.
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER) and "CI" not in os.environ, reason="needs chromium and chromedriver"
-)
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.skipif(
+        not (CHROMIUM and DRIVER) and "CI" not in os.environ, reason="needs chromium and chromedriver"
+    ),
+]
 
 SCREENSHOTS = os.environ.get("PAGE_SCREENSHOTS", "")
 SECTIONS = ("overview", "playground", "adapters", "events", "logs")
