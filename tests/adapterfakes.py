@@ -1,4 +1,5 @@
-"""Fakes for the adapters' tests: a worker that is no process but holds adapters as vLLM does, and a supervisor."""
+"""Fakes for the adapters' tests: a worker that is no process but holds adapters as vLLM does, and the adapters'
+part of a supervisor."""
 
 from __future__ import annotations
 
@@ -6,18 +7,26 @@ import asyncio
 import json
 import shutil
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
-from cluster.adapters.agent import AdapterAgent
+from cluster.adapters.agents import Agents
+from cluster.adapters.effect import Effects
+from cluster.adapters.intake import Intake
+from cluster.adapters.inventory import Inventory
 from cluster.adapters.registry import Adapter
+from cluster.adapters.report import AdapterReport
 from cluster.adapters.rollout import Rollouts
+from cluster.deployment import plan
+from cluster.deployment.revisions import Revisions
 from cluster.fleet.instance import Instance
+from cluster.fleet.placement import Machine
 from cluster.fleet.states import WorkerState
+from config.settings import load
 from fakes import Clock
 from worker.demo import MODEL_NAME, adapter_path, model_path
-from worker.probe import ProbeFailed
+from worker.probe import ProbeFailed, Target
 from worker.spec import EngineSpec, Slot
 
 Hook = Callable[[str, str], Awaitable[str | None]]
@@ -85,32 +94,21 @@ class FakeTarget:
 class FakeWorker:
     """A ready worker with its agent."""
 
-    def __init__(self, name: str, supervisor: FakeSupervisor) -> None:
-        self.target = FakeTarget(supervisor.seen, f"{name} ")
+    def __init__(self, name: str, cluster: FakeCluster) -> None:
+        self.target = FakeTarget(cluster.seen, f"{name} ")
         self.instance = Instance(name, Slot((), ()), state=WorkerState.READY, incarnation=1)
-        self._supervisor = supervisor
-        self.instance.agent = AdapterAgent(
-            self.target,  # type: ignore[arg-type]
-            lambda: supervisor.rollouts.wanted(name), self._withhold, lambda: None, supervisor.clock, 5.0,
-            effect=supervisor.rollouts.effects.asked_of(0),
-        )  # fmt: skip
-
-    @property
-    def agent(self) -> AdapterAgent:
-        assert self.instance.agent is not None
-        return self.instance.agent
-
-    async def _withhold(self, name: str) -> None:
-        self._supervisor.seen.append(f"{self.instance.id} withhold {name}")
+        self._agents = cluster.agents
+        self.agent = cluster.agents.begin(self.instance, cast(Target, self.target))
 
     def die(self) -> None:
         """As the supervisor sees it when the process has ended."""
         self.target.silent = True
-        self.instance.state, self.instance.agent = WorkerState.BACKOFF, None
+        self.instance.state = WorkerState.BACKOFF
+        self._agents.end(self.instance.id)
 
 
-class FakeSupervisor:
-    """As much of a supervisor as a rollout knows. ``saved`` has each transaction; ``save_fails`` makes the next one
+class FakeCluster:
+    """The adapters of a cluster without processes. ``saved`` has each transaction; ``save_fails`` makes the next one
     fail."""
 
     def __init__(self, folder: Path, workers: int = 3, keep: int = 3, cap: int = 32) -> None:
@@ -121,42 +119,53 @@ class FakeSupervisor:
         self.save_fails: Exception | None = None
         self.store = folder / "store"
         self.store.mkdir(exist_ok=True)
-        self.plan: Any = SimpleNamespace(
-            adapter_cap=cap, dynamic_loading=True,
-            settings=SimpleNamespace(keep_versions=keep, adapter_root=(), allow_no_effect=False),
-            spec=EngineSpec("sim", str(model_path()), (MODEL_NAME,)),
-        )  # fmt: skip
-        self.fleet: Any = SimpleNamespace(instances={})
-        self.external: list[Any] = []
-        self.events = SimpleNamespace(emit=lambda who, what, **_: self.told.append(what))
-        self.rollouts = Rollouts(self, self.store, self.clock)  # type: ignore[arg-type]
         self.workers: list[FakeWorker] = []
+        self._withheld: set[tuple[str, str]] = set()
+        spec = EngineSpec("sim", str(model_path()), (MODEL_NAME,))
+        made = plan.make(load({"engine": "sim", "keep_versions": keep}), Machine((), (0, 1), 2**34))
+        self.revisions = Revisions(replace(made, spec=spec, adapter_cap=cap))
+        self.inventory = Inventory(self.revisions, self._save)
+        self.effects = Effects(self.inventory.may_do_nothing, self._emit)
+        self.agents = Agents(
+            lambda: [worker.instance for worker in self.workers], self.inventory.wanted, self.effects, self._withhold,
+            self._changed, frozenset, self.clock,
+        )
+        self.report = AdapterReport(self.inventory, self.agents)
+        self.intake = Intake(self.store, self.clock)
+        self.rollouts = Rollouts(
+            self.inventory, self.agents, self.intake, self.effects, self.report, self.revisions, self._emit, self.clock
+        )
         for _ in range(workers):
             self.add()
+
+    def plan(self, **changed: Any) -> None:
+        """What holds from now on."""
+        self.revisions.latest = replace(self.revisions.latest, **changed)
 
     def add(self) -> FakeWorker:
         worker = FakeWorker(f"instance_{len(self.workers)}", self)
         self.workers.append(worker)
-        self.fleet.instances[worker.instance.id] = worker.instance
         return worker
 
-    def adapters_changed(self) -> None:
-        for instance in self.fleet.instances.values():
-            if instance.agent is not None:
-                instance.agent.dirty.set()
+    async def _withhold(self, name: str) -> None:
+        for worker in self.workers:
+            if name in worker.instance.adapters.withheld and (worker.instance.id, name) not in self._withheld:
+                self._withheld.add((worker.instance.id, name))
+                self.seen.append(f"{worker.instance.id} withhold {name}")
 
-    async def keep_adapters(self, changed: list[Adapter], gone: list[str]) -> None:
+    def _changed(self) -> None:
+        self._withheld = {
+            (worker.instance.id, name) for worker in self.workers for name in worker.instance.adapters.withheld
+        }
+
+    def _emit(self, subject: str, text: str, kind: str = "note", data: Mapping[str, Any] | None = None) -> None:
+        self.told.append(text)
+
+    async def _save(self, changed: list[Adapter], gone: list[str]) -> None:
         await asyncio.sleep(0)  # as the real one it lets others run before it is done
         if self.save_fails is not None:
             raise self.save_fails
         self.saved.append(([a.name for a in changed], gone))
-        registry = self.rollouts.registry
-        for adapter in changed:
-            registry = registry.with_adapter(adapter)
-        for name in gone:
-            registry = registry.without(name)
-        self.rollouts.registry = registry
-        self.adapters_changed()
 
     def held(self) -> list[dict[str, str]]:
         """What each worker holds."""
@@ -164,7 +173,7 @@ class FakeSupervisor:
 
     def numbers(self, name: str) -> list[int | None]:
         """Which version of an adapter each worker holds."""
-        return [self.rollouts.version_at(name, worker.target.held.get(name)) for worker in self.workers]
+        return [self.inventory.version_at(name, worker.target.held.get(name)) for worker in self.workers]
 
 
 def make_adapter(folder: Path, seed: int = 0) -> str:

@@ -22,8 +22,9 @@ from cluster.balancers.process import BalancerProcess
 from cluster.deployment import plan
 from cluster.fleet.placement import Machine
 from cluster.storage.store import Store
-from cluster.supervisor import loop
-from cluster.supervisor.loop import Supervisor
+from cluster.supervisor import clock as clocks
+from cluster.supervisor import loop, runtime
+from cluster.supervisor.assembly import Assembly
 from config.aio import Tasks
 from config.link import Phase
 from config.paths import StateDir
@@ -180,8 +181,8 @@ class OwnProcess(Process):
 
 
 class InProcess:
-    def __init__(self, supervisor: Supervisor, balancer: Balanced, engines: Engines, clock: Clock) -> None:
-        self.supervisor, self.balancer, self.engines, self.clock = supervisor, balancer, engines, clock
+    def __init__(self, parts: Assembly, balancer: Balanced, engines: Engines, clock: Clock) -> None:
+        self.parts, self.balancer, self.engines, self.clock = parts, balancer, engines, clock
 
     async def status(self) -> dict[str, Any]:
         """What a client sees."""
@@ -267,14 +268,15 @@ async def running(
     async with AsyncExitStack() as stack:
         store = await Store.open(state.database)
         stack.push_async_callback(store.close)
-        supervisor = Supervisor(checked, state, store, engines, [], clock=clock, random=rng())
-        await supervisor.prepare(await store.next_number("epochs"), adopt=False)
-        server = await control.serve(supervisor, state)
+        epoch = await store.next_number("epochs")
+        parts = Assembly(checked, state, store, engines, [], epoch, clock=clocks.Clock(clock), random=rng())
+        await parts.bootstrap.prepare(adopt=False)
+        server = await control.serve(parts.services, state.control)
         stack.push_async_callback(server.cleanup)
         waits = {"queue_timeout": settings["queue_timeout"]} if "queue_timeout" in settings else {}
         balancer = await stack.enter_async_context(running_balancer(folder, **waits))
         stack.push_async_callback(engines.close)
-        group = supervisor.balancer
+        group = parts.balancers
         stack.push_async_callback(group.close)
         process = BalancerProcess(
             "lb-1", "balancer", 1, group, state, store, OwnProcess(ProcessId(1, 1)), balancer.link_path, Phase.SERVING
@@ -282,9 +284,9 @@ async def running(
         group.processes.append(process)
         group.slots[0].line.append(process)
         process.follow()
-        run = asyncio.create_task(supervisor.run(), name="supervisor")
+        run = asyncio.create_task(runtime.run(parts), name="supervisor")
         try:
-            yield InProcess(supervisor, balancer, engines, clock)
+            yield InProcess(parts, balancer, engines, clock)
         finally:
-            supervisor.shut_down(now=True)
+            parts.supervisor.shut_down(now=True)
             await asyncio.wait_for(run, 10)

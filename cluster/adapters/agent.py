@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.adapters.effect import Effect
+from cluster.fleet.held_adapters import HeldAdapters, Refusal
 from config.backoff import doubled
 from worker.probe import ProbeFailed, Target
 
@@ -22,17 +23,7 @@ _RETRY_FIRST, _RETRY_MOST = 5.0, 300.0
 
 
 @dataclass(slots=True)
-class Refusal:
-    """What a worker said to an adapter that the others hold. ``retry_at`` in seconds of the agent's clock."""
-
-    reason: str
-    path: str
-    attempts: int
-    retry_at: float
-
-
-@dataclass(frozen=True, slots=True)
-class Totals:
+class AgentTotals:
     """Counts, and the seconds that loads took."""
 
     loads: int = 0
@@ -40,56 +31,44 @@ class Totals:
     drift_repairs: int = 0
     load_seconds: float = 0.0
 
-    def __add__(self, other: Totals) -> Totals:
-        return Totals(
+    def __add__(self, other: AgentTotals) -> AgentTotals:
+        return AgentTotals(
             self.loads + other.loads, self.failures + other.failures, self.drift_repairs + other.drift_repairs,
             self.load_seconds + other.load_seconds,
         )
 
 
 class AdapterAgent:
-    """One incarnation of one worker. ``wanted()`` tells name and path of what it should hold. ``withheld`` are those on
-    their way out; ``withhold(name)`` returns when the balancer sends nothing for such a one any more. ``changed`` is
-    called after every change. ``foreign``: names that came with the engine's own flags and are left alone. ``effect``
-    says whether what was loaded does anything; one that does not is refused as if the worker had."""
+    """One incarnation of one worker. ``wanted()`` tells name and path of what it should hold; ``held`` is what it does.
+    ``withhold(name)`` returns when the balancer sends nothing for that adapter any more. ``changed`` is called after
+    every change. ``foreign``: names that came with the engine's own flags and are left alone. ``effect`` says whether
+    what was loaded does anything; one that does not is refused as if the worker had."""
 
     def __init__(
         self, target: Target, wanted: Callable[[], Mapping[str, str]], withhold: Callable[[str], Awaitable[None]],
         changed: Callable[[], None], clock: Callable[[], float], timeout: float, foreign: frozenset[str] = frozenset(),
-        effect: Effect | None = None,
+        effect: Effect | None = None, held: HeldAdapters | None = None,
     ) -> None:
         self._target, self._wanted, self._withhold, self._changed = target, wanted, withhold, changed
         self._clock, self._timeout, self._foreign = clock, timeout, foreign
         self._effect = effect
         self._lock = asyncio.Lock()
-        self.loaded: dict[str, str] = {}
-        self.withheld: set[str] = set()
-        self.refused: dict[str, Refusal] = {}
+        self.held = HeldAdapters() if held is None else held
         self.dirty = asyncio.Event()
-        self.drift_repairs = 0
-        self.load_seconds = 0.0
-        self.loads = self.failures = 0
+        self.totals = AgentTotals()
         #: Its engine is busy with a load: it makes no steps meanwhile.
         self.loading = False
-
-    def totals(self) -> Totals:
-        """What it has done so far."""
-        return Totals(self.loads, self.failures, self.drift_repairs, self.load_seconds)
-
-    def known(self, cards: tuple[dict[str, Any], ...]) -> None:
-        """Takes what an adopted worker was last seen to hold for true."""
-        self.loaded = self._held(cards)
 
     def look(self, cards: tuple[dict[str, Any], ...]) -> bool:
         """Compares a probe's finding with what should be there; True if somebody changed it behind our back. Says
         nothing while a change of ours is under way."""
         if self._lock.locked():
             return False
-        drifted = self._held(cards) != self.loaded
-        due = any(self._clock() >= r.retry_at for r in self.refused.values())
-        wanted = self._wanted()
-        missing = any(self.loaded.get(n) != p for n, p in wanted.items() if n not in self.refused)
-        if drifted or due or missing or any(n not in wanted for n in self.loaded):
+        loaded, refused, wanted = self.held.loaded, self.held.refused, self._wanted()
+        drifted = self._shown(cards) != loaded
+        due = any(self._clock() >= r.retry_at for r in refused.values())
+        missing = any(loaded.get(n) != p for n, p in wanted.items() if n not in refused)
+        if drifted or due or missing or any(n not in wanted for n in loaded):
             self.dirty.set()
         return drifted
 
@@ -97,16 +76,16 @@ class AdapterAgent:
         """All that differs. Raises ProbeFailed if the worker does not answer."""
         async with self._lock:
             self.dirty.clear()
-            held = self._held(await self._target.models())
-            if held != self.loaded and self.loaded:
-                self.drift_repairs += 1
-            self.loaded = held
+            shown = self._shown(await self._target.models())
+            if shown != self.held.loaded and self.held.loaded:
+                self.totals.drift_repairs += 1
+            self.held.loaded = shown
             wanted = dict(self._wanted())
             # First what goes: an engine with few places needs them.
-            for name in [n for n in self.loaded if n not in wanted] + list(wanted):
+            for name in [n for n in self.held.loaded if n not in wanted] + list(wanted):
                 await self._apply(name, patient=True)
-            for name in [n for n in self.refused if n not in wanted]:
-                del self.refused[name]
+            for name in [n for n in self.held.refused if n not in wanted]:
+                del self.held.refused[name]
             self._changed()
 
     async def apply(self, name: str) -> str | None:
@@ -116,20 +95,20 @@ class AdapterAgent:
             return await self._apply(name, patient=False)
 
     async def _apply(self, name: str, patient: bool) -> str | None:
-        want, have = self._wanted().get(name), self.loaded.get(name)
+        want, have = self._wanted().get(name), self.held.loaded.get(name)
         if want == have:
-            self.refused.pop(name, None)
+            self.held.refused.pop(name, None)
             return None
-        refusal = self.refused.get(name)
+        refusal = self.held.refused.get(name)
         if patient and refusal is not None and refusal.path == want and self._clock() < refusal.retry_at:
             return refusal.reason
         if have is not None:
             try:
-                self.withheld.add(name)
+                self.held.withheld.add(name)
                 await self._withhold(name)
                 await self._unload(name)
             finally:  # gone, or still there and to be used: an unload that failed must not keep it out of rotation
-                self.withheld.discard(name)
+                self.held.withheld.discard(name)
                 self._changed()
         return await self._load(name, want) if want is not None else None
 
@@ -137,16 +116,16 @@ class AdapterAgent:
         began = self._clock()
         words = (self._effect and self._effect.known(path)) or await self._try(name, path)
         if words is not None:
-            self.failures += 1
-            attempts = self.refused[name].attempts + 1 if name in self.refused else 1
+            self.totals.failures += 1
+            attempts = self.held.refused[name].attempts + 1 if name in self.held.refused else 1
             wait = doubled(_RETRY_FIRST, _RETRY_MOST, attempts - 1)
-            self.refused[name] = Refusal(words, path, attempts, self._clock() + wait)
+            self.held.refused[name] = Refusal(words, path, attempts, self._clock() + wait)
             self._changed()
             return words
-        self.loads += 1
-        self.load_seconds += self._clock() - began
-        self.refused.pop(name, None)
-        self.loaded[name] = path
+        self.totals.loads += 1
+        self.totals.load_seconds += self._clock() - began
+        self.held.refused.pop(name, None)
+        self.held.loaded[name] = path
         self._changed()
         return None
 
@@ -177,9 +156,9 @@ class AdapterAgent:
         status, text = await self._target.call("POST", "/v1/unload_lora_adapter", {"lora_name": name}, self._timeout)
         if status not in (200, 404):
             raise ProbeFailed(f"/v1/unload_lora_adapter {name}: {status} {' '.join(text.split())[:200]}")
-        self.loaded.pop(name, None)
+        self.held.loaded.pop(name, None)
 
-    def _held(self, cards: tuple[dict[str, Any], ...]) -> dict[str, str]:
+    def _shown(self, cards: tuple[dict[str, Any], ...]) -> dict[str, str]:
         return {
             card["id"]: str(card.get("root"))
             for card in cards

@@ -1,252 +1,159 @@
-"""The changes a client may ask for: checked here, once, for the HTTP API and for everybody else."""
+"""The changes a client may ask for: checked here, once, for the HTTP API and for everybody else. Each runs in the task
+that owns the state."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    StrictBool,
-    StrictInt,
-    StrictStr,
-    ValidationError,
-    model_validator,
-)
-
-from cluster.errors import LONGEST, Refused
-from cluster.fleet.fleet import instance_name
-from cluster.fleet.instance import Instance
+from cluster.api.schemas import Drain, Restart, Scale, Shutdown, Strategy, Undrain, Weight
+from cluster.deployment.plan import Plan
+from cluster.deployment.revisions import Revisions
+from cluster.errors import Refused
+from cluster.events import Emit
+from cluster.fleet.fleet import Fleet
+from cluster.fleet.intent import Intent, instance_name
 from cluster.fleet.states import WorkerState
-from cluster.monitoring.external import ExternalBackend
-from config import bounded
 from config.errors import nearest
-from config.lora_config import DESCRIPTION
-from config.topology import STRATEGIES
-
-if TYPE_CHECKING:
-    from cluster.supervisor.loop import Supervisor
-
-
-#: Values in a change's body.
-MOST_VALUES = 10_000
-
-def _whole(value: Any) -> Any:
-    """In JSON 3.0 is 3."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-_Whole = Annotated[StrictInt, BeforeValidator(_whole)]
-
-
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class Scale(_Body):
-    action: Literal["scale_up", "scale_down"] | None = None
-    count: _Whole | None = Field(None, ge=1)
-    instances: _Whole | None = Field(None, ge=0)
-
-    @model_validator(mode="after")
-    def _one_way(self) -> Scale:
-        if (self.instances is None) == (self.action is None):
-            raise ValueError('either {"action": "scale_up"|"scale_down", "count": k} or {"instances": n} is needed')
-        if self.instances is not None and self.count is not None:
-            raise ValueError('"count" goes with "action", not with "instances"')
-        return self
-
-
-class Strategy(_Body):
-    strategy: StrictStr
-
-
-class Restart(_Body):
-    """``spare``: whether a spare worker is started first; None leaves it to the settings."""
-
-    instance_id: StrictStr | None = None
-    rolling: StrictBool | None = None
-    spare: StrictBool | None = None
-
-    @model_validator(mode="after")
-    def _one_way(self) -> Restart:
-        if (self.instance_id is None) == (not self.rolling):
-            raise ValueError('either {"instance_id": id} or {"rolling": true} is needed')
-        if self.spare is not None and not self.rolling:
-            raise ValueError('"spare" goes with "rolling"')
-        return self
-
-
-class Drain(_Body):
-    """``grace`` in seconds; None: the drain timeout."""
-
-    grace: float | None = Field(None, ge=0, strict=True, allow_inf_nan=False)
-
-
-class Undrain(_Body):
-    pass
-
-
-class Weight(_Body):
-    weight: _Whole = Field(ge=0, le=1000)
-
-
-class LoadAdapter(_Body):
-    lora_name: StrictStr = Field(min_length=1, max_length=256)
-    lora_path: StrictStr = Field(min_length=1, max_length=4096)
-    load_inplace: StrictBool = False
-    description: StrictStr | None = Field(None, max_length=DESCRIPTION)
-    allow_no_effect: StrictBool = False
-
-
-class UnloadAdapter(_Body):
-    lora_name: StrictStr = Field(min_length=1)
-
-
-class RollbackAdapter(_Body):
-    version: _Whole | None = Field(None, ge=1)
-
-
-class Shutdown(_Body):
-    now: StrictBool = False
-
-
-def parse(kind: type[_Body], body: bytes) -> Any:
-    """Raises Refused (400) saying what is wrong and where."""
-    try:
-        bounded.measure(body, MOST_VALUES)
-    except bounded.Unfit as error:
-        raise Refused(400, f"the body {error}") from None
-    try:
-        return kind.model_validate_json(body or b"{}")
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        where = ".".join(str(part)[:LONGEST] for part in first["loc"])
-        message = str(first["msg"]).removeprefix("Value error, ")
-        if first["type"] == "extra_forbidden":
-            message = f"unknown field{nearest(where, kind.model_fields)}"
-        raise Refused(400, f"{where}: {message}" if where else message, where or None) from None
-
-
-def scale(supervisor: Supervisor, body: Scale) -> dict[str, Any]:
-    fleet, plan = supervisor.fleet, supervisor.plan
-    _not_ending(supervisor)
-    now = len(fleet.desired.instances)
-    by = body.count or 1
-    wanted = body.instances if body.instances is not None else now + (by if body.action == "scale_up" else -by)
-    if not plan.least <= wanted <= plan.most:
-        what = f"{len(plan.placement.machine.gpus)} GPUs" if plan.placement.on_gpu else "this machine's memory"
-        why = "max_instances" if plan.settings.max_instances else f"what {what} can hold"
-        raise Refused(
-            409,
-            f"{wanted} instances are outside {plan.least}..{plan.most} "
-            f"({'min_instances' if wanted < plan.least else why})",
-        )
-    fleet.scale(wanted)
-    supervisor.events.emit(
-        "cluster", f"scale from {now} to {wanted} instances", kind="scale", data={"from": now, "to": wanted}
-    )
-    return {"desired": wanted, "current": fleet.ready_count}
-
-
-def set_strategy(supervisor: Supervisor, body: Strategy) -> dict[str, Any]:
-    if body.strategy not in STRATEGIES:
-        known = ", ".join(STRATEGIES)
-        raise Refused(
-            400, f"unknown strategy {body.strategy!r}{nearest(body.strategy, STRATEGIES)}; known: {known}", "strategy"
-        )
-    supervisor.strategy = body.strategy
-    supervisor.events.emit("cluster", f"strategy {body.strategy}", kind="strategy", data={"strategy": body.strategy})
-    return {"strategy": body.strategy}
-
+from config.topology import STRATEGIES, BalancerConfig
 
 #: By which names the balancer can be asked to be restarted.
 BALANCER = ("load_balancer", "lb", "balancer")
 
 
-def restart(supervisor: Supervisor, body: Restart) -> dict[str, Any]:
-    _not_ending(supervisor)
-    fleet = supervisor.fleet
-    if body.instance_id in BALANCER:
-        supervisor.balancer.request_replacement()
-        supervisor.events.emit("load_balancer", "restart asked for", kind="restart")
-        return {"restarting": ["load_balancer"], "rolling": False}
-    if body.rolling:
-        spare = spare_for(supervisor, body.spare)
-        fleet.restart_rolling(spare)
-        supervisor.events.emit(
+class External(Protocol):
+    """A server that this cluster did not start."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def state(self) -> WorkerState: ...
+
+
+class Balancers(Protocol):
+    """`cluster.balancers.group.BalancerGroup`. ``connected``: requests may be in flight in any of them."""
+
+    @property
+    def connected(self) -> bool: ...
+
+    def request_replacement(self, config: BalancerConfig | None = None) -> None: ...
+
+
+class Commands:
+    """``next_version()``: of the backend set that follows from what is changed now; ``shut_down(now)`` begins the end;
+    ``now``: s, monotonic."""
+
+    def __init__(
+        self, fleet: Fleet, revisions: Revisions, external: Sequence[External], balancers: Balancers, emit: Emit,
+        next_version: Callable[[], tuple[int, int]], shut_down: Callable[[bool], None], now: Callable[[], float],
+    ) -> None:
+        self._fleet, self._revisions, self._external, self._balancers = fleet, revisions, external, balancers
+        self._emit, self._next_version, self._shut_down, self._now = emit, next_version, shut_down, now
+
+    @property
+    def _intent(self) -> Intent:
+        return self._fleet.intent
+
+    def scale(self, body: Scale) -> dict[str, Any]:
+        plan, now = self._revisions.latest, len(self._intent.desired.instances)
+        self.check_not_ending()
+        by = body.count or 1
+        wanted = body.instances if body.instances is not None else now + (by if body.action == "scale_up" else -by)
+        if not plan.least <= wanted <= plan.most:
+            what = f"{len(plan.placement.machine.gpus)} GPUs" if plan.placement.on_gpu else "this machine's memory"
+            why = "max_instances" if plan.settings.max_instances else f"what {what} can hold"
+            raise Refused(
+                409,
+                f"{wanted} instances are outside {plan.least}..{plan.most} "
+                f"({'min_instances' if wanted < plan.least else why})",
+            )
+        self._intent.scale(wanted)
+        self._emit("cluster", f"scale from {now} to {wanted} instances", kind="scale", data={"from": now, "to": wanted})
+        return {"desired": wanted, "current": self._fleet.ready_count}
+
+    def set_strategy(self, body: Strategy) -> dict[str, Any]:
+        name = body.strategy
+        if name not in STRATEGIES:
+            known = ", ".join(STRATEGIES)
+            raise Refused(400, f"unknown strategy {name!r}{nearest(name, STRATEGIES)}; known: {known}", "strategy")
+        self._intent.strategy = name
+        self._emit("cluster", f"strategy {name}", kind="strategy", data={"strategy": name})
+        return {"strategy": name}
+
+    def restart(self, body: Restart) -> dict[str, Any]:
+        self.check_not_ending()
+        if body.instance_id in BALANCER:
+            self._balancers.request_replacement()
+            self._emit("load_balancer", "restart asked for", kind="restart")
+            return {"restarting": ["load_balancer"], "rolling": False}
+        if body.rolling:
+            spare = self.spare_for(self._revisions.latest, body.spare)
+            self._intent.restart_rolling(spare)
+            self.emit_rolling(spare)
+            return {"restarting": list(self._intent.desired.instances), "rolling": True, "spare": spare}
+        name, wanted = str(body.instance_id), self._intent.desired.instances
+        if name in {backend.id for backend in self._external}:
+            raise Refused(409, f"{name} was not started by this cluster: it cannot restart it", "instance_id")
+        if name not in wanted:
+            raise Refused(404, f"no instance {name!r}; there are: {', '.join(wanted) or 'none'}", "instance_id")
+        self._intent.restart(name)
+        self._emit(name, "restart asked for", kind="restart", data={"rolling": False})
+        return {"restarting": [name], "rolling": False}
+
+    def emit_rolling(self, spare: str | None) -> None:
+        """A rolling restart begins."""
+        self._emit(
             "cluster", f"rolling restart{f', {spare} stands in' if spare else ''}", kind="restart",
             data={"rolling": True, "spare": spare},
         )
-        return {"restarting": list(fleet.desired.instances), "rolling": True, "spare": spare}
-    name = str(body.instance_id)
-    if name in {a.spec.id for a in supervisor.external}:
-        raise Refused(409, f"{name} was not started by this cluster: it cannot restart it", "instance_id")
-    if name not in fleet.desired.instances:
-        known = ", ".join(fleet.desired.instances) or "none"
-        raise Refused(404, f"no instance {name!r}; there are: {known}", "instance_id")
-    fleet.restart(name)
-    supervisor.events.emit(name, "restart asked for", kind="restart", data={"rolling": False})
-    return {"restarting": [name], "rolling": False}
 
+    def spare_for(self, plan: Plan, wanted: bool | None) -> str | None:
+        """The name of the spare that a rolling restart starts first, or None: not wanted, or there is no room for
+        it."""
+        if not (plan.settings.rolling_spare if wanted is None else wanted) or not self._intent.desired.instances:
+            return None
+        number = self._intent.free_number()
+        room = min(plan.placement.capacity, plan.settings.max_instances or plan.placement.capacity)
+        return instance_name(number) if number < room else None
 
-def spare_for(supervisor: Supervisor, wanted: bool | None) -> str | None:
-    """The name of the spare that a rolling restart starts first, or None: not wanted, or there is no room for it."""
-    fleet, plan = supervisor.fleet, supervisor.plan
-    if not (plan.settings.rolling_spare if wanted is None else wanted) or not fleet.desired.instances:
-        return None
-    number = fleet.free_number()
-    room = min(plan.placement.capacity, plan.settings.max_instances or plan.placement.capacity)
-    return instance_name(number) if number < room else None
+    def drain(self, name: str, body: Drain) -> dict[str, Any]:
+        """Out of rotation until it is undrained, restarted or scaled away."""
+        self.check_not_ending()
+        self._check_known(name)
+        grace = self._intent.desired.drain_timeout if body.grace is None else body.grace
+        if name not in self._intent.cordons:
+            self._emit(name, f"drain asked for, with {grace:g} s for what runs", kind="drain", data={"grace": grace})
+        self._intent.cordon(name, grace, self._now(), self._next_version(), self._balancers.connected)
+        return {"instance_id": name, "drained": True, "grace": grace, "ready": self._serving()}
 
+    def undrain(self, name: str, body: Undrain) -> dict[str, Any]:
+        self._check_known(name)
+        if self._intent.cordons.end(name):
+            self._emit(name, "no longer drained", kind="undrain")
+        return {"instance_id": name, "drained": False, "ready": self._serving()}
 
-def drain(supervisor: Supervisor, name: str, body: Drain) -> dict[str, Any]:
-    """Out of rotation until it is undrained, restarted or scaled away."""
-    _not_ending(supervisor)
-    _known(supervisor, name)
-    grace = supervisor.fleet.desired.drain_timeout if body.grace is None else body.grace
-    if name not in supervisor.fleet.cordons:
-        supervisor.events.emit(
-            name, f"drain asked for, with {grace:g} s for what runs", kind="drain", data={"grace": grace}
-        )
-    supervisor.drain_by_hand(name, grace)
-    return {"instance_id": name, "drained": True, "grace": grace, "ready": _serving(supervisor)}
+    def set_weight(self, name: str, body: Weight) -> dict[str, Any]:
+        self._check_known(name)
+        self._intent.weights[name] = body.weight
+        self._emit(name, f"weight {body.weight}", kind="weight", data={"weight": body.weight})
+        return {"instance_id": name, "weight": body.weight}
 
+    def shut_down(self, body: Shutdown) -> dict[str, Any]:
+        self._shut_down(body.now)
+        return {"shutting_down": True}
 
-def undrain(supervisor: Supervisor, name: str, body: Undrain) -> dict[str, Any]:
-    _known(supervisor, name)
-    if supervisor.fleet.undrain(name):
-        supervisor.events.emit(name, "no longer drained", kind="undrain")
-    return {"instance_id": name, "drained": False, "ready": _serving(supervisor)}
+    def check_not_ending(self) -> None:
+        """Raises Refused."""
+        if self._intent.desired.shutting_down:
+            raise Refused(409, "the cluster is shutting down")
 
+    def _serving(self) -> int:
+        """How many take new requests."""
+        everyone: list[External] = [*self._fleet.instances.values(), *self._external]
+        return sum(one.state is WorkerState.READY and one.id not in self._intent.cordons for one in everyone)
 
-def _serving(supervisor: Supervisor) -> int:
-    """How many take new requests."""
-    held = supervisor.fleet.cordons
-    everyone: list[Instance | ExternalBackend] = [*supervisor.fleet.instances.values(), *supervisor.external]
-    return sum(i.state is WorkerState.READY and i.id not in held for i in everyone)
-
-
-def _known(supervisor: Supervisor, name: str) -> None:
-    known = [*supervisor.fleet.desired.instances, *(a.spec.id for a in supervisor.external)]
-    if name not in known:
-        raise Refused(404, f"no instance {name!r}; there are: {', '.join(known) or 'none'}", "instance_id")
-
-
-def set_weight(supervisor: Supervisor, name: str, body: Weight) -> dict[str, Any]:
-    _known(supervisor, name)
-    supervisor.fleet.weights[name] = body.weight
-    supervisor.events.emit(name, f"weight {body.weight}", kind="weight", data={"weight": body.weight})
-    return {"instance_id": name, "weight": body.weight}
-
-
-def shut_down(supervisor: Supervisor, body: Shutdown) -> dict[str, Any]:
-    supervisor.shut_down(body.now)
-    return {"shutting_down": True}
-
-
-def _not_ending(supervisor: Supervisor) -> None:
-    if supervisor.fleet.desired.shutting_down:
-        raise Refused(409, "the cluster is shutting down")
+    def _check_known(self, name: str) -> None:
+        known = [*self._intent.desired.instances, *(backend.id for backend in self._external)]
+        if name not in known:
+            raise Refused(404, f"no instance {name!r}; there are: {', '.join(known) or 'none'}", "instance_id")

@@ -8,24 +8,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from cluster.api import authority
-from cluster.api import handlers as commands
-from cluster.api.apply import Apply, apply
+from cluster.adapters.report import AdapterReport
+from cluster.adapters.rollout import Rollouts
+from cluster.api import authority, schemas
+from cluster.api.apply import Applier, Apply, Run
+from cluster.api.handlers import Commands
 from cluster.errors import Refused
 from cluster.storage.store import NotSaved
-from cluster.storage.write_behind import WriteBehind
 from config.files import NO_ROOM
 from config.link import CHANGE_BYTES, SEQUENCE_HEADER, bind_unix
-from config.paths import StateDir
 from config.principal import PRINCIPAL_HEADER, Principal, Scope
-
-if TYPE_CHECKING:
-    from cluster.supervisor.loop import Supervisor
 
 log = logging.getLogger(__name__)
 
@@ -34,65 +33,79 @@ _KINDS = {
     413: "RequestTooLargeError", 502: "BadGatewayError", 507: "InsufficientStorageError",
 }  # fmt: skip
 
-_SAVER = web.AppKey("saver", WriteBehind)
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the routes pass requests on to. ``run`` does a change in the task that owns the state; ``sequence()`` is
+    that of the newest snapshot; ``check_room`` raises NotSaved; ``adapter_roots()``: where adapters may come from."""
+
+    run: Run
+    snapshot: Callable[[], dict[str, Any]]
+    sequence: Callable[[], str]
+    check_room: Callable[[], None]
+    adapter_roots: Callable[[], tuple[Path, ...]]
+    commands: Commands
+    applier: Applier
+    rollouts: Rollouts
+    adapters: AdapterReport
 
 
-def routes(supervisor: Supervisor) -> web.RouteTableDef:
-    table = web.RouteTableDef()
+_SERVICES = web.AppKey("services", Services)
+
+
+def routes(services: Services) -> web.RouteTableDef:
+    table, commands = web.RouteTableDef(), services.commands
 
     @table.get("/v1/cluster/snapshot")
     async def snapshot(_: web.Request) -> web.Response:
-        return web.json_response(supervisor.snapshot())
+        return web.json_response(services.snapshot())
 
     def change(
-        method: str, path: str, kind: type[commands._Body], do: Callable[..., dict[str, Any]], status: int
+        method: str, path: str, kind: type[schemas.Body], do: Callable[..., dict[str, Any]], status: int
     ) -> None:
         async def handler(request: web.Request) -> web.Response:
-            body = commands.parse(kind, await request.read())
+            body = schemas.parse(kind, await request.read())
             arguments = (*request.match_info.values(), body)
-            result = await supervisor.command(lambda: do(supervisor, *arguments))
-            return web.json_response(result, status=status, headers={SEQUENCE_HEADER: _sequence(supervisor)})
+            return _done(services, await services.run(lambda: do(*arguments)), status)
 
         table.route(method, path)(handler)
 
-    change("POST", "/v1/cluster/scale", commands.Scale, commands.scale, 202)
-    change("POST", "/v1/cluster/strategy", commands.Strategy, commands.set_strategy, 200)
-    change("POST", "/v1/cluster/restart", commands.Restart, commands.restart, 202)
-    change("PATCH", "/v1/cluster/instances/{name}", commands.Weight, commands.set_weight, 200)
-    change("POST", "/v1/cluster/instances/{name}/drain", commands.Drain, commands.drain, 202)
-    change("DELETE", "/v1/cluster/instances/{name}/drain", commands.Undrain, commands.undrain, 200)
-    change("POST", "/v1/cluster/shutdown", commands.Shutdown, commands.shut_down, 202)
-    _adapter_routes(table, supervisor)
+    change("POST", "/v1/cluster/scale", schemas.Scale, commands.scale, 202)
+    change("POST", "/v1/cluster/strategy", schemas.Strategy, commands.set_strategy, 200)
+    change("POST", "/v1/cluster/restart", schemas.Restart, commands.restart, 202)
+    change("PATCH", "/v1/cluster/instances/{name}", schemas.Weight, commands.set_weight, 200)
+    change("POST", "/v1/cluster/instances/{name}/drain", schemas.Drain, commands.drain, 202)
+    change("DELETE", "/v1/cluster/instances/{name}/drain", schemas.Undrain, commands.undrain, 200)
+    change("POST", "/v1/cluster/shutdown", schemas.Shutdown, commands.shut_down, 202)
+    _adapter_routes(table, services)
 
     @table.post("/v1/cluster/apply")
     async def apply_settings(request: web.Request) -> web.Response:
-        result = await apply(supervisor, commands.parse(Apply, await request.read()), _who(request))
-        status = 202 if result["changes"] and not result["dry_run"] else 200
-        return web.json_response(result, status=status, headers={SEQUENCE_HEADER: _sequence(supervisor)})
+        result = await services.applier.apply(schemas.parse(Apply, await request.read()), _who(request))
+        return _done(services, result, 202 if result["changes"] and not result["dry_run"] else 200)
 
     return table
 
 
-def _adapter_routes(table: web.RouteTableDef, supervisor: Supervisor) -> None:
-    rollouts = supervisor.rollouts
+def _adapter_routes(table: web.RouteTableDef, services: Services) -> None:
+    rollouts = services.rollouts
 
     async def answer(result: dict[str, Any], status: int = 200) -> web.Response:
-        await supervisor.command(lambda: None)  # what was changed has been sent to the balancer
-        return web.json_response(result, status=status, headers={SEQUENCE_HEADER: _sequence(supervisor)})
+        await services.run(dict)  # what was changed has been sent to the balancer
+        return _done(services, result, status)
 
     @table.get("/v1/lora_adapters")
     async def every(_: web.Request) -> web.Response:
-        adapters = rollouts.registry.adapters.values()
-        return web.json_response({"adapters": [rollouts.describe(adapter) for adapter in adapters]})
+        return web.json_response({"adapters": services.adapters.every()})
 
     @table.get("/v1/lora_adapters/{name}")
     async def one(request: web.Request) -> web.Response:
-        return web.json_response(rollouts.find(request.match_info["name"]))
+        return web.json_response(services.adapters.find(request.match_info["name"]))
 
     @table.post("/v1/load_lora_adapter")
     async def load(request: web.Request) -> web.Response:
-        body = commands.parse(commands.LoadAdapter, await request.read())
-        authority.check_path(_who(request), supervisor.plan.settings.adapter_root)
+        body = schemas.parse(schemas.LoadAdapter, await request.read())
+        authority.check_path(_who(request), services.adapter_roots())
         status, result = await rollouts.load(
             body.lora_name, body.lora_path, body.load_inplace, body.description, body.allow_no_effect
         )
@@ -100,22 +113,22 @@ def _adapter_routes(table: web.RouteTableDef, supervisor: Supervisor) -> None:
 
     @table.post("/v1/unload_lora_adapter")
     async def unload(request: web.Request) -> web.Response:
-        body = commands.parse(commands.UnloadAdapter, await request.read())
+        body = schemas.parse(schemas.UnloadAdapter, await request.read())
         return await answer(await rollouts.unload(body.lora_name))
 
     @table.post("/v1/lora_adapters/{name}/rollback")
     async def rollback(request: web.Request) -> web.Response:
-        body = commands.parse(commands.RollbackAdapter, await request.read())
+        body = schemas.parse(schemas.RollbackAdapter, await request.read())
         return await answer(await rollouts.rollback(request.match_info["name"], body.version))
+
+
+def _done(services: Services, result: dict[str, Any], status: int) -> web.Response:
+    return web.json_response(result, status=status, headers={SEQUENCE_HEADER: services.sequence()})
 
 
 def _who(request: web.Request) -> Principal:
     line = request.headers.get(PRINCIPAL_HEADER)
     return authority.UNNAMED if line is None else Principal.from_line(line)
-
-
-def _sequence(supervisor: Supervisor) -> str:
-    return f"{supervisor.epoch}.{supervisor.sequence}"
 
 
 @web.middleware
@@ -124,7 +137,7 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         reads = request.method in ("GET", "HEAD")
         authority.check(_who(request), Scope.READ if reads else Scope.ADMIN)
         if not reads and request.path != "/v1/cluster/shutdown":
-            request.app[_SAVER].check()
+            request.app[_SERVICES].check_room()
         return await handler(request)
     except NotSaved as error:
         return _full(str(error))
@@ -151,12 +164,12 @@ def _kind(status: int) -> str:
     return _KINDS.get(status, "BadRequestError")
 
 
-async def serve(supervisor: Supervisor, state: StateDir) -> web.AppRunner:
-    """Listens; the caller cleans the runner up. Raises OSError."""
+async def serve(services: Services, socket: Path) -> web.AppRunner:
+    """Listens on ``socket``; the caller cleans the runner up. Raises OSError."""
     app = web.Application(middlewares=[_errors], client_max_size=CHANGE_BYTES)
-    app[_SAVER] = supervisor.write_behind
-    app.add_routes(routes(supervisor))
+    app[_SERVICES] = services
+    app.add_routes(routes(services))
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
-    await web.SockSite(runner, bind_unix(state.control)).start()
+    await web.SockSite(runner, bind_unix(socket)).start()
     return runner

@@ -13,7 +13,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from cluster.balancers.process import BalancerProcess, adopt, give_room_back, in_words
 from cluster.balancers.slot import ReplacementFailed, Slot
@@ -28,34 +28,45 @@ from config.topology import BackendSet, BalancerConfig
 RECORD = "balancer"
 
 
+class Observer(Protocol):
+    """What comes of the reports of all processes together."""
+
+    def reported(self, version: tuple[int, int], in_flight: Mapping[str, int], used: Mapping[str, float]) -> None:
+        """The ``version`` that every process has confirmed, what is in flight in all of them, by backend, and the last
+        use of adapters (s since the epoch)."""
+
+    def lost(self) -> None:
+        """The last process that may have had requests is gone."""
+
+    def wanted(self, adapter: str) -> None:
+        """It is asked for, and no worker holds it."""
+
+    def changed(self) -> None:
+        """`BalancerGroup.describe` says something else."""
+
+    def outcome(self, message: Mapping[str, Any]) -> None:
+        """What became of requests on a lost worker, see `config.link`."""
+
+
 class BalancerGroup:
-    """``config.processes`` balancer processes, and those that were replaced and finish what they have. ``on_report``
-    gets (version, in-flight by backend, last use by adapter): the version that every process has confirmed, what is in
-    flight in all of them; ``on_lost`` is called when the last process that may have had requests is gone; ``emit`` gets
-    sentences for people; ``on_want`` the name of an adapter that is asked for and that no worker holds; ``on_change``
-    is called when `describe` says something else. ``drain_timeout``: how long (s) a request may go on in one that was
-    replaced; ``standby``: whether another process waits to take the place of one that dies. ``on_outcome``: what became
-    of requests on a lost worker. ``events()``: what a new process is told has happened."""
+    """``config.processes`` balancer processes, and those that were replaced and finish what they have. ``emit`` gets
+    sentences for people. ``drain_timeout``: how long (s) a request may go on in one that was replaced; ``standby``:
+    whether another process waits to take the place of one that dies. ``events()``: what a new process is told has
+    happened."""
 
     def __init__(
-        self, state: StateDir, config: BalancerConfig, store: Records,
-        on_report: Callable[[tuple[int, int], Mapping[str, int], Mapping[str, float]], None],
-        on_lost: Callable[[], None], emit: Emit, on_want: Callable[[str], None],
-        on_change: Callable[[], None] = lambda: None,
-        on_outcome: Callable[[Mapping[str, Any]], None] = lambda message: None, *,
-        drain_timeout: float = 30.0, standby: bool = False,
+        self, state: StateDir, config: BalancerConfig, store: Records, observer: Observer, emit: Emit,
+        events: Callable[[], Iterable[Event]] = tuple, *, drain_timeout: float = 30.0, standby: bool = False,
     ) -> None:
-        self._state, self._store = state, store
-        self._on_report, self._on_lost, self._on_want, self._on_change = on_report, on_lost, on_want, on_change
-        self.emit, self.drain_timeout, self._on_outcome = emit, drain_timeout, on_outcome
-        self.events: Callable[[], Iterable[Event]] = tuple
+        self._state, self._store, self._observer, self.emit = state, store, observer, emit
+        self._events, self.drain_timeout = events, drain_timeout
         self.listener: socket.socket | None = None
         #: A replacement that was begun under an earlier supervisor, and came to nothing with it.
         self.unfinished = False
         self.slots = [Slot(_slot_name(number), config, self) for number in range(config.processes)]
         #: All that live, oldest first.
         self.processes: list[BalancerProcess] = []
-        self.standby = Standby(state, store, lambda: self.listener, self._starts, emit, on_change)
+        self.standby = Standby(state, store, lambda: self.listener, self._starts, emit, observer.changed)
         self._wants_standby = standby
         self.config = config
         self.replacements = self.lost_requests = 0
@@ -151,7 +162,7 @@ class BalancerGroup:
             for process in self.processes:
                 process.send(message)
 
-    def happened(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Passes an event on to whoever listens there."""
         message = _events([event])
         for process in self.processes:
@@ -188,13 +199,13 @@ class BalancerGroup:
                 await self.replace(config)
         finally:
             self._asked -= 1
-            self._on_change()
+            self._observer.changed()
 
     @contextlib.contextmanager
     def _announced(self) -> Iterator[None]:
         self._asked += 1
         self.failure = ""
-        self._on_change()
+        self._observer.changed()
         try:
             yield
         except ReplacementFailed as error:
@@ -203,7 +214,7 @@ class BalancerGroup:
             raise
         finally:
             self._asked -= 1
-            self._on_change()
+            self._observer.changed()
 
     async def _resize(self, config: BalancerConfig) -> None:
         """More processes than before, or fewer."""
@@ -303,19 +314,19 @@ class BalancerGroup:
     def greeting(self) -> list[bytes]:
         backends = [] if self._set is None else [encode({"type": "set", "set": self._set.to_json()})]
         return [
-            *backends, encode({"type": "snapshot", "snapshot": self._snapshot or {}}), _events(self.events()),
+            *backends, encode({"type": "snapshot", "snapshot": self._snapshot or {}}), _events(self._events()),
         ]  # fmt: skip
 
-    def heard(self, process: BalancerProcess, message: Mapping[str, Any]) -> None:
+    def on_message(self, process: BalancerProcess, message: Mapping[str, Any]) -> None:
         kind = message["type"]
         if kind == "report":
             self._report(message.get("used", {}))
         elif kind == "want":
-            self._on_want(message["adapter"])
+            self._observer.wanted(message["adapter"])
         elif kind in ("hello", "phase"):
             self._phase(process, message)
         elif kind == "outcome":
-            self._on_outcome(message)
+            self._observer.outcome(message)
 
     def ended(self, process: BalancerProcess, status: int | None) -> None:
         """What was in flight in it is over; what the others have is not."""
@@ -330,8 +341,8 @@ class BalancerGroup:
         if self.connected:
             self._report({})
         else:
-            self._on_lost()
-        self._on_change()
+            self._observer.lost()
+        self._observer.changed()
 
     def _phase(self, process: BalancerProcess, message: Mapping[str, Any]) -> None:
         if process.phase is Phase.DRAINING and process.successor is not None and message["type"] == "phase":
@@ -349,7 +360,7 @@ class BalancerGroup:
             self.standby.look()
             if self._wants_standby:
                 self.standby.start()
-        self._on_change()
+        self._observer.changed()
 
     def _finished(self, process: BalancerProcess, status: int | None) -> None:
         if status in (0, None) and not process.requests:
@@ -371,7 +382,7 @@ class BalancerGroup:
         in_flight: Counter[str] = Counter()
         for process in engaged:
             in_flight.update(process.in_flight)
-        self._on_report(min(process.version for process in engaged), in_flight, used)
+        self._observer.reported(min(process.version for process in engaged), in_flight, used)
 
 
 def _slot_name(number: int) -> str:

@@ -67,7 +67,7 @@ class Group(Protocol):
     def greeting(self) -> list[bytes]:
         """What a process that has just been connected to is told, encoded."""
 
-    def heard(self, process: BalancerProcess, message: Mapping[str, Any]) -> None: ...
+    def on_message(self, process: BalancerProcess, message: Mapping[str, Any]) -> None: ...
 
     def ended(self, process: BalancerProcess, status: int | None) -> None:
         """Called once, the moment it ends; ``status`` as `Process.watch` gives it."""
@@ -330,7 +330,7 @@ class BalancerProcess:
             self.phase = Phase(message.get("phase", Phase.SERVING))
             if self.phase is Phase.SERVING and self.since is None and not self.adopted:
                 self.since = asyncio.get_running_loop().time()
-        self.group.heard(self, message)
+        self.group.on_message(self, message)
 
 
 @dataclass(frozen=True, slots=True)

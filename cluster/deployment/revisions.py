@@ -49,6 +49,11 @@ class Revisions:
         made._older, made._made = dict(self._older), dict(self._made)
         return made
 
+    def go_back(self, to: Revisions) -> None:
+        """To an earlier `copy`."""
+        self.latest, self.number, self.before = to.latest, to.number, to.before
+        self._older, self._made = to._older, to._made
+
     def durable(self) -> dict[str, Any]:
         """For the store; `restore` reads it."""
         plans = {"number": self.number, "before": self.before, "older": {str(n): s for n, s in self._older.items()}}

@@ -6,26 +6,20 @@ The supervisor calls these from its one task and performs what the reconciler th
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import signal
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from cluster.events import Emit
-from cluster.fleet.cordons import Cordons
 from cluster.fleet.exit_report import WorkerExit, sentence
 from cluster.fleet.instance import Instance
+from cluster.fleet.intent import Intent
 from cluster.fleet.restart import RestartPolicy, Verdict
-from cluster.fleet.states import DesiredState, InstanceDesired, ObservedState, WorkerState
+from cluster.fleet.states import DesiredState, ObservedState, WorkerState
 from worker.drivers.base import Handle
-from worker.probe import Readiness
 from worker.spec import Slot, WorkerSpec
 
 _S = WorkerState
-
-
-def instance_name(number: int) -> str:
-    return f"instance_{number}"
 
 
 class Fleet:
@@ -34,81 +28,19 @@ class Fleet:
 
     def __init__(
         self, desired: DesiredState, policy: RestartPolicy, random: Callable[[], float],
-        emit: Emit, lost: Callable[[WorkerExit], None] | None = None,
+        emit: Emit, lost: Callable[[WorkerExit], None] | None = None, strategy: str = "",
     ) -> None:
-        self.desired = desired
         self.instances: dict[str, Instance] = {}
-        self.weights: dict[str, int] = {}
-        self.cordons = Cordons()
+        self.intent = Intent(desired, self.instances, strategy)
         self.policy = policy
         self._random = random
         self._emit = emit
-        self._lost = lost or self._tell_loss
-
-    # what is wanted
-
-    def scale(self, count: int) -> None:
-        """Wants workers 0 to ``count - 1``: the newest go first, the lowest free number comes first. A spare whose
-        number is among them is one of them from now on."""
-        wanted = {n: self._wish(n) for n in map(instance_name, range(count))}
-        spares = {n: want for n, want in self.desired.spares.items() if n not in wanted}
-        for name in self.desired.instances.keys() - wanted.keys():
-            self.cordons.end(name)
-        self.desired = dataclasses.replace(self.desired, instances=wanted, spares=spares)
-
-    def _wish(self, name: str) -> InstanceDesired:
-        """What is wanted of ``name`` already; of one that is still on its way out, no more than it is."""
-        old = self.instances.get(name)
-        known = self.desired.instances.get(name) or self.desired.spares.get(name)
-        return known or InstanceDesired(old.generation if old else 0)
-
-    def restart(self, name: str) -> None:
-        """Also ends its drain. Raises KeyError for an instance that is not wanted."""
-        old = self.desired.instances[name]
-        self.cordons.end(name)
-        self._want(**{name: InstanceDesired(old.generation + 1, rolling=False)})
-
-    def restart_rolling(self, spare: str | None = None, keep: Collection[str] = ()) -> None:
-        """All but those in ``keep``, with a ``spare`` of that name (None: without); ends what is drained among them.
-        ``keep`` are where they would be brought to: a restart that has not come to them yet is taken back."""
-        wanted = {n: InstanceDesired(i.generation + 1, rolling=True) for n, i in self.desired.instances.items()}
-        for name, want in wanted.items():
-            if name in keep and name in self.instances:
-                self.instances[name].generation = want.generation
-            else:
-                self.cordons.end(name)
-        old = self.instances.get(spare) if spare else None
-        spares = {spare: InstanceDesired(old.generation + 1 if old else 0, rolling=True)} if spare else {}
-        self.desired = dataclasses.replace(self.desired, instances=wanted, spares=spares)
-
-    def dismiss_spare(self) -> None:
-        self.desired = dataclasses.replace(self.desired, spares={})
-
-    def free_number(self) -> int:
-        """The number that a spare would have: above all that are wanted, and not of one that is on its way out."""
-        taken = {*self.desired.instances, *self.instances} - set(self.desired.spares)
-        return next(n for n in itertools.count(len(self.desired.instances)) if instance_name(n) not in taken)
-
-    def drain_by_hand(self, name: str, grace: float, now: float, version: tuple[int, int], balancer: bool) -> None:
-        """Out of rotation until `undrain`, a restart or its end; ``version`` and ``balancer`` as for `drain`."""
-        self.cordons.begin(name, grace, now, version, None if balancer else 0)
-
-    def undrain(self, name: str) -> bool:
-        """False: it was not drained."""
-        return self.cordons.end(name)
-
-    def shut_down(self, now: bool = False) -> None:
-        self.desired = dataclasses.replace(
-            self.desired, shutting_down=True, kill_now=now or self.desired.kill_now
-        )
-
-    def _want(self, **changed: InstanceDesired) -> None:
-        self.desired = dataclasses.replace(self.desired, instances={**self.desired.instances, **changed})
+        self._lost = lost or self._emit_exit
 
     # what happens
 
     def admit(self, name: str, slot: Slot, now: float) -> Instance:
-        generation = self.desired.wanted[name].generation
+        generation = self.intent.desired.wanted[name].generation
         instance = Instance(name, slot, since=now, generation=generation)
         self.instances[name] = instance
         return instance
@@ -118,7 +50,7 @@ class Fleet:
         what it was."""
         if fresh:
             instance.history = dataclasses.replace(instance.history, early=0, restarts=0)
-        wanted = self.desired.wanted.get(instance.id)
+        wanted = self.intent.desired.wanted.get(instance.id)
         instance.enter(_S.STARTING, now, "")
         instance.generation = wanted.generation if wanted and not keep else instance.generation
         instance.incarnation = spec.incarnation
@@ -130,7 +62,7 @@ class Fleet:
         instance.ready_at = instance.started_at = None
         instance.models = ()
         instance.in_flight, instance.failing_probes, instance.failure = 0, False, None
-        instance.hung, instance.standing, instance.progress_at = None, "", None
+        instance.hung = None
         instance.phase = "starting the process"
 
     def started(self, instance: Instance, handle: Handle, wall: float) -> None:
@@ -143,7 +75,7 @@ class Fleet:
             data={"pid": handle.pid, "port": port, "incarnation": instance.incarnation, "starts": instance.starts},
         )
 
-    def ready(self, instance: Instance, readiness: Readiness, now: float) -> None:
+    def ready(self, instance: Instance, models: tuple[dict[str, Any], ...], now: float) -> None:
         if instance.state not in (_S.STARTING, _S.UNHEALTHY):
             return
         seconds = now - instance.since
@@ -151,9 +83,9 @@ class Fleet:
         instance.enter(_S.READY, now, "")
         if instance.ready_at is None:
             instance.ready_at, instance.start_seconds = now, round(seconds, 3)
-        instance.models = readiness.models
+        instance.models = models
         instance.failing_probes, instance.phase, instance.slow = False, "", False
-        lacks = f"; refused {', '.join(instance.refused)}" if instance.refused else ""
+        lacks = f"; refused {', '.join(instance.adapters.refused)}" if instance.adapters.refused else ""
         self._emit(
             instance.id, f"ready{took}{lacks}", kind="worker.ready",
             data={"seconds": round(seconds, 3), "incarnation": instance.incarnation},
@@ -228,8 +160,8 @@ class Fleet:
             },
         ))  # fmt: skip
 
-    def _tell_loss(self, loss: WorkerExit) -> None:
-        self._emit(loss.instance, sentence(loss, None), kind="worker.exited", data=loss.data)
+    def _emit_exit(self, ended: WorkerExit) -> None:
+        self._emit(ended.instance, sentence(ended, None), kind="worker.exited", data=ended.data)
 
     def postponed(self, instance: Instance, reason: str, until: float) -> None:
         """It cannot be started just now, which says nothing of the worker itself: tried again at ``until``."""
@@ -248,11 +180,11 @@ class Fleet:
         for instance in self.instances.values():
             if instance.state is _S.DRAINING and version >= instance.drain_version:
                 instance.in_flight = counts.get(instance.id, 0)
-        self.cordons.in_flight(version, counts)
+        self.intent.cordons.in_flight(version, counts)
 
     def balancer_lost(self) -> None:
         """Its streams died with it."""
-        self.cordons.balancer_lost()
+        self.intent.cordons.balancer_lost()
         for instance in self.instances.values():
             if instance.state is _S.DRAINING:
                 instance.in_flight = 0
@@ -261,33 +193,21 @@ class Fleet:
 
     @property
     def ready_count(self) -> int:
-        ready = (i.id for i in self.instances.values() if i.state is _S.READY and i.id not in self.cordons)
-        return sum(name in self.desired.instances for name in ready)
+        ready = (i.id for i in self.instances.values() if i.state is _S.READY and i.id not in self.intent.cordons)
+        return sum(name in self.intent.desired.instances for name in ready)
 
     def observed(self) -> ObservedState:
         return {
-            i.id: dataclasses.replace(i.observed(), held=i.id in self.cordons, lacking=bool(self.lacking(i)))
+            i.id: dataclasses.replace(
+                i.observed(), cordoned=i.id in self.intent.cordons, missing_adapters=bool(self.missing_adapters(i))
+            )
             for i in self.instances.values()
         }
 
-    def lacking(self, instance: Instance) -> list[str]:
+    def missing_adapters(self, instance: Instance) -> list[str]:
         """Adapters that it refuses and another ready worker holds."""
-        others = [i.agent for i in self.instances.values() if i is not instance and i.state is _S.READY]
-        return [name for name in instance.refused if any(agent and name in agent.loaded for agent in others)]
-
-    @property
-    def all_failed(self) -> bool:
-        wanted = [self.instances.get(n) for n in self.desired.instances]
-        return bool(wanted) and all(i is not None and i.state is _S.FAILED for i in wanted)
-
-    def durable(self) -> dict[str, Any]:
-        """The wishes made at run time, for the store."""
-        return {
-            "instances": {n: dataclasses.asdict(i) for n, i in self.desired.instances.items()},
-            "spares": {n: dataclasses.asdict(i) for n, i in self.desired.spares.items()},
-            "weights": dict(self.weights),
-            "drained": self.cordons.durable(),
-        }
+        others = [i.adapters.loaded for i in self.instances.values() if i is not instance and i.state is _S.READY]
+        return [name for name in instance.adapters.refused if any(name in loaded for loaded in others)]
 
 
 def _cause(instance: Instance, status: int | None) -> str:

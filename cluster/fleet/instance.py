@@ -6,10 +6,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cluster.adapters.agent import AdapterAgent
+from cluster.fleet.held_adapters import HeldAdapters
 from cluster.fleet.restart import History
 from cluster.fleet.states import InstanceObserved, WorkerState, check
-from cluster.monitoring.hang_detector import Progress
 from worker.drivers.base import Handle
 from worker.spec import Slot, WorkerEndpoint, WorkerSpec
 
@@ -17,14 +16,12 @@ from worker.spec import Slot, WorkerEndpoint, WorkerSpec
 @dataclass(slots=True)
 class Instance:
     """Monotonic times in seconds; ``started_at`` is wall-clock. ``failure``: why it is being killed although nobody
-    wanted it to end. ``held``: the adapters an adopted worker held when it was last seen, and their paths.
+    wanted it to end. ``adapters``: those it holds; of an adopted worker, those it held when it was last seen.
     ``swept``: the process that ended, whose session is to be emptied. ``drain_version``: the first backend set in
     which the balancer sends it nothing new. ``settings``: the number of those it was started with
     (`cluster.deployment.revisions`). ``hung``: why it is to be killed at once. ``slow``: it was taken out of rotation
-    for slowness and has not been back since. ``stalls``: how often it was found hung. ``standing``: for how long its
-    tokens stand still, in words; ``progress_at``: when they last did not; ``progress``: what its engine says of that.
-    ``cause``: of its last end, in a word; ``restarted``: how often it was started again, by that; ``start_seconds``:
-    how long its last start took."""
+    for slowness and has not been back since. ``hangs``: how often it was found hung. ``cause``: of its last end, in a
+    word; ``restarted``: how often it was started again, by that; ``start_seconds``: how long its last start took."""
 
     id: str
     slot: Slot
@@ -40,8 +37,7 @@ class Instance:
     started_at: float | None = None
     ready_at: float | None = None
     models: tuple[dict[str, Any], ...] = ()
-    held: dict[str, str] = field(default_factory=dict)
-    agent: AdapterAgent | None = None
+    adapters: HeldAdapters = field(default_factory=HeldAdapters)
     history: History = field(default_factory=History)
     restart_at: float = 0.0
     tree_empty: bool = True
@@ -50,10 +46,7 @@ class Instance:
     failing_probes: bool = False
     hung: str | None = None
     slow: bool = False
-    stalls: int = 0
-    standing: str = ""
-    progress_at: float | None = None
-    progress: Progress | None = None
+    hangs: int = 0
     cause: str = ""
     restarted: dict[str, int] = field(default_factory=dict)
     start_seconds: float | None = None
@@ -61,18 +54,6 @@ class Instance:
     phase: str = ""
     reason: str = ""
     last_exit: dict[str, Any] | None = None
-    cpu_percent: float = 0.0
-    memory_mb: float = 0.0
-
-    @property
-    def withheld(self) -> set[str]:
-        """Adapters that it holds and is sent no requests for just now."""
-        return self.agent.withheld if self.agent else set()
-
-    @property
-    def refused(self) -> dict[str, str]:
-        """Adapters that it should hold and does not take, with its words."""
-        return {n: r.reason for n, r in self.agent.refused.items()} if self.agent else {}
 
     @property
     def number(self) -> int:
@@ -131,7 +112,7 @@ class Instance:
             } if spec else None,
             "slot": asdict(self.slot),
             "models": self.models,
-            "held": dict(self.agent.loaded) if self.agent else self.held,
+            "held": dict(self.adapters.loaded),
             "last_exit": self.last_exit,
             "reason": self.reason,
             "history": asdict(self.history),
@@ -157,7 +138,7 @@ def restore(name: str, record: dict[str, Any], now: float) -> Instance:
         started_at=record["started_at"],
         spec=spec,
         models=tuple(record["models"]),
-        held=dict(record["held"]),
+        adapters=HeldAdapters(dict(record["held"])),
         last_exit=record["last_exit"],
         reason=record["reason"],
         history=History(**record["history"]),

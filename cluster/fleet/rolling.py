@@ -23,7 +23,7 @@ def next_to_roll(desired: DesiredState, observed: ObservedState) -> str | None:
     if not left or not _proven(desired, observed):
         return None
     for name in left:
-        if observed[name].held or observed[name].state not in (_S.READY, _S.UNHEALTHY):
+        if observed[name].cordoned or observed[name].state not in (_S.READY, _S.UNHEALTHY):
             return name
     others = sum(_stays_ready(n, want, observed) for n, want in desired.wanted.items() if n != left[0])
     return left[0] if others >= len(desired.instances) - 1 else None
@@ -37,7 +37,7 @@ def over(desired: DesiredState, observed: ObservedState) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class RollingProgress:
     """``done`` of ``total`` have been restarted and are ready. ``stopped_by``: the worker that does not come back, or
     comes back without adapters."""
 
@@ -47,7 +47,7 @@ class Progress:
     stopped_by: str | None
 
 
-def progress(desired: DesiredState, observed: ObservedState) -> Progress:
+def progress(desired: DesiredState, observed: ObservedState) -> RollingProgress:
     """Of the last rolling restart that was asked for."""
     rolling = [name for name, want in desired.instances.items() if want.rolling]
     left = set(_left(desired.wanted, observed))
@@ -58,7 +58,7 @@ def progress(desired: DesiredState, observed: ObservedState) -> Progress:
         for name in (*desired.spares, *rolling)
         if name in observed and name not in left and _stuck(observed[name])
     ]
-    return Progress(active, done, len(rolling), failed[0] if active and failed else None)
+    return RollingProgress(active, done, len(rolling), failed[0] if active and failed else None)
 
 
 def _left(wanted: Mapping[str, InstanceDesired], observed: ObservedState) -> list[str]:
@@ -84,20 +84,20 @@ def _proven(desired: DesiredState, observed: ObservedState) -> bool:
 
 
 def _back(seen: InstanceObserved) -> bool:
-    return seen.state is _S.READY and not seen.lacking
+    return seen.state is _S.READY and not seen.missing_adapters
 
 
 def _serves(seen: InstanceObserved) -> bool:
-    return _back(seen) or seen.held
+    return _back(seen) or seen.cordoned
 
 
 def _stuck(seen: InstanceObserved) -> bool:
-    return seen.state is _S.FAILED or (seen.state is _S.READY and seen.lacking and not seen.held)
+    return seen.state is _S.FAILED or (seen.state is _S.READY and seen.missing_adapters and not seen.cordoned)
 
 
 def _stays_ready(name: str, want: InstanceDesired, observed: ObservedState) -> bool:
     """Ready, and not about to be taken down because somebody asked for its restart."""
     seen = observed.get(name)
-    if seen is None or seen.held or seen.state is not _S.READY:
+    if seen is None or seen.cordoned or seen.state is not _S.READY:
         return False
     return want.rolling or seen.generation >= want.generation

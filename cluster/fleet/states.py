@@ -87,8 +87,8 @@ class DesiredState:
 class InstanceObserved:
     """What is known of one worker. ``since`` (s, monotonic) is when its state was entered. ``in_flight`` is None
     while the balancer has not yet confirmed that it sends nothing new. ``tree_empty``: nothing is left of its
-    session. ``hung``: why it is to be killed at once. ``gpus``: those it is pinned to. ``held``: kept out of rotation
-    because somebody drained it. ``lacking``: it refuses an adapter that others hold."""
+    session. ``hung``: why it is to be killed at once. ``gpus``: those it is pinned to. ``cordoned``: kept out of
+    rotation because somebody drained it. ``missing_adapters``: it refuses an adapter that others hold."""
 
     id: str
     state: WorkerState
@@ -101,8 +101,8 @@ class InstanceObserved:
     failing_probes: bool = False
     hung: str | None = None
     gpus: tuple[int, ...] = ()
-    held: bool = False
-    lacking: bool = False
+    cordoned: bool = False
+    missing_adapters: bool = False
 
 
 ObservedState = Mapping[str, InstanceObserved]

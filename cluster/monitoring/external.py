@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 from cluster.adapters.agent import AdapterAgent
 from cluster.events import Emit
+from cluster.fleet.held_adapters import HeldAdapters
 from cluster.fleet.states import WorkerState
-from cluster.monitoring.hang_detector import Progress
 from cluster.monitoring.probes import ProbePlan, nothing, watch
 from config import bounded
 from config.errors import UsageError
@@ -33,28 +33,22 @@ class ExternalBackend:
         self.spec = spec
         #: What is wrong with it and, while nothing is, how far it has come on its way to be ready.
         self.reason = self.coming = ""
-        #: As of an instance: taken out for slowness; found hung so often; standing still for so long.
+        #: As of an instance: taken out for slowness; found hung so often.
         self.slow = False
-        self.stalls = 0
+        self.hangs = 0
         #: Of the cluster it has none.
         self.settings = 0
-        self.standing = ""
-        self.progress_at: float | None = None
-        self.progress: Progress | None = None
+        self.adapters = HeldAdapters()
         self._failing = False
         self.agent: AdapterAgent | None = None
         self.changed: Callable[[], None] = lambda: None
         self.emit: Emit = _unheard
         #: Whether there is room for it among those that are out for slowness, see `cluster.monitoring.ejection_limit`.
-        self.may_take_out: Callable[[ExternalBackend, str], bool] = lambda external, why: True
+        self.may_take_out: Callable[[ExternalBackend, str], bool] = lambda backend, why: True
 
     @property
     def id(self) -> str:
         return self.spec.id
-
-    @property
-    def withheld(self) -> set[str]:
-        return self.agent.withheld if self.agent else set()
 
     @property
     def incarnation(self) -> int:
@@ -106,7 +100,7 @@ class ExternalBackend:
         self.slow, self._failing = self.slow or (slow and self.state is WorkerState.READY), True
         self._take_out(why)
 
-    # what stands still
+    # hangs
 
     def hung(self, why: str) -> None:
         """Out of rotation until `going`: it is not ours to be killed."""
@@ -138,13 +132,13 @@ def _unheard(subject: str, text: str, kind: str = "", data: Mapping[str, Any] | 
     """Nobody listens yet."""
 
 
-async def _first_answer(target: Target, external: ExternalBackend) -> None:
+async def _first_answer(target: Target, backend: ExternalBackend) -> None:
     while True:
         try:
             await target.models()
             return
         except ProbeFailed as error:
-            external.not_yet(str(error))
+            backend.not_yet(str(error))
             await asyncio.sleep(1.0)
 
 

@@ -70,7 +70,7 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Hang:
     """It is hung. ``cause``: still, silent or canary; ``seconds`` from the last that is known of its progress."""
 
     cause: str
@@ -89,7 +89,7 @@ def allowance(work: Work, context: int | None) -> float:
     return more + max(0.0, tokens - _TOKENS_COVERED) / _TOKENS_A_SECOND
 
 
-class Progress:
+class HangDetector:
     """One incarnation of one worker. `tick` comes before everything else that happens at a moment ``now`` (s)."""
 
     def __init__(self, rules: Rules, now: float) -> None:
@@ -158,13 +158,13 @@ class Progress:
 
     # what it comes to
 
-    def verdict(self, work: Work) -> Verdict | None:
+    def verdict(self, work: Work) -> Hang | None:
         """Whether it is hung now."""
         if work.loads != self._loads:  # they go through the engine
             self._loads = work.loads
             self._move()
         if self._errors > 1:
-            return Verdict("canary", 0.0, f"hung: asked for one token twice, it answered {self._error}")
+            return Hang("canary", 0.0, f"hung: asked for one token twice, it answered {self._error}")
         if not self._has_requests(work):
             self._idle = self._clock
             return None
@@ -173,12 +173,12 @@ class Progress:
         if now < self._due(work):
             return None
         if self._silent:
-            return Verdict("silent", still, f"hung: no answer and no token for {still:.1f} s{_with(work.in_flight)}")
+            return Hang("silent", still, f"hung: no answer and no token for {still:.1f} s{_with(work.in_flight)}")
         running = self._reading.running if self._reading else 0
         if self._canary is None or running > 1:
-            return Verdict("still", still, f"hung: no token for {still:.1f} s{_with(running, 'running')}")
+            return Hang("still", still, f"hung: no token for {still:.1f} s{_with(running, 'running')}")
         said = f"hung: no token for {still:.1f} s{_with(work.in_flight)}, not even for a request of our own"
-        return Verdict("canary", still, said)
+        return Hang("canary", still, said)
 
     def due_in(self, work: Work) -> float:
         """Seconds until a look is to decide whether it is hung; infinite while none is."""
@@ -201,8 +201,8 @@ class Progress:
         quiet = self._clock - max(self.moved, self._canary_back)
         return self._errors == 1 or 0 < self.rules.canary <= quiet
 
-    def standing(self, work: Work) -> str:
-        """In words, if it has stood still for a while with requests; else empty."""
+    def without_progress(self, work: Work) -> str:
+        """In words, if it has made no progress for a while with requests; else empty."""
         still = self._clock - self._since
         if still < max(1.5, self.rules.stall / 4) or not self._has_requests(work):
             return ""

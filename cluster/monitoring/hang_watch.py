@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
-from cluster.monitoring.hang_detector import Progress, Verdict, Work
+from cluster.monitoring.hang_detector import Hang, HangDetector, Work
 from config.aio import Tasks
 from worker.probe import ProbeFailed, Target
 from worker.progress import Reading
@@ -38,22 +38,22 @@ class Watched:
 
 
 class Reporter(Protocol):
-    def progress(self, seen_at: float | None, standing: str) -> None:
-        """When (s, monotonic) it was last seen to make progress, and in words how long it stands still, if it does."""
+    def progress(self, seen_at: float | None, without_progress: str) -> None:
+        """When (s, monotonic) it was last seen to make progress, and in words how long it has made none."""
 
-    def hung(self, verdict: Verdict) -> None:
+    def hung(self, hang: Hang) -> None:
         """Said again and again as long as it is; ``seconds`` are those of the first time, the reason is the latest."""
 
     def going(self) -> None:
         """It has made progress after it had been said to be hung."""
 
 
-async def watch(watched: Watched, progress: Progress, report: Reporter, clock: Callable[[], float]) -> None:
+async def watch(watched: Watched, detector: HangDetector, report: Reporter, clock: Callable[[], float]) -> None:
     """Until cancelled. ``clock``: s, monotonic."""
-    watch = _Watch(watched, progress, report)
+    watch = _Watch(watched, detector, report)
     try:
         while True:
-            interval = min(_MOST if progress.rules.ours else _MOST_FOREIGN, progress.rules.stall * _EVERY)
+            interval = min(_MOST if detector.rules.ours else _MOST_FOREIGN, detector.rules.stall * _EVERY)
             watch.step(clock(), interval)
             await watch.pause(interval)
     finally:
@@ -61,8 +61,8 @@ async def watch(watched: Watched, progress: Progress, report: Reporter, clock: C
 
 
 class _Watch:
-    def __init__(self, watched: Watched, progress: Progress, report: Reporter) -> None:
-        self._watched, self._progress, self._report = watched, progress, report
+    def __init__(self, watched: Watched, detector: HangDetector, report: Reporter) -> None:
+        self._watched, self._detector, self._report = watched, detector, report
         self._look: asyncio.Task[Reading | ProbeFailed | None] | None = None
         self._canary: asyncio.Task[ProbeFailed | None] | None = None
         self._tasks = Tasks()
@@ -74,7 +74,7 @@ class _Watch:
 
     async def pause(self, interval: float) -> None:
         """Until something has been answered or is due, for ``interval`` seconds at most."""
-        pause = min(interval, max(interval / 10, self._progress.due_in(self._watched.work())))
+        pause = min(interval, max(interval / 10, self._detector.due_in(self._watched.work())))
         waiting = [task for task in (self._look, self._canary) if task is not None]
         if waiting:
             await asyncio.wait(waiting, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
@@ -82,41 +82,41 @@ class _Watch:
             await asyncio.sleep(pause)
 
     def step(self, now: float, interval: float) -> None:
-        progress, watched = self._progress, self._watched
-        progress.tick(now)
+        detector, watched = self._detector, self._watched
+        detector.tick(now)
         self._take_answers()
         work = watched.work()
-        verdict = progress.verdict(work)
-        self._report.progress(progress.seen_at, progress.standing(work))
-        if verdict is not None:
-            if self._hung_since != progress.moved:
-                self._hung_since, self._seconds = progress.moved, verdict.seconds
-            self._report.hung(replace(verdict, seconds=self._seconds))
-        elif self._hung_since is not None and progress.moved > self._hung_since:
+        hang = detector.verdict(work)
+        self._report.progress(detector.seen_at, detector.without_progress(work))
+        if hang is not None:
+            if self._hung_since != detector.moved:
+                self._hung_since, self._seconds = detector.moved, hang.seconds
+            self._report.hung(replace(hang, seconds=self._seconds))
+        elif self._hung_since is not None and detector.moved > self._hung_since:
             self._hung_since = None
             self._report.going()
-        if self._look is None and progress.wants_look(interval, work):
-            progress.looking()
+        if self._look is None and detector.wants_look(interval, work):
+            detector.looking()
             self._look = self._tasks.start(_answer(watched.target.progress(_ANSWER_S)), "look at progress")
-        if self._canary is None and progress.wants_canary(work) and (model := watched.model()) is not None:
-            progress.canary_sent()
+        if self._canary is None and detector.wants_canary(work) and (model := watched.model()) is not None:
+            detector.canary_sent()
             self._canary = self._tasks.start(_answer(watched.target.one_token(model, _ANSWER_S)), "canary")
 
     def _take_answers(self) -> None:
-        progress = self._progress
+        detector = self._detector
         if self._look is not None and self._look.done():
             reading, self._look = self._look.result(), None
             if not isinstance(reading, ProbeFailed):
-                progress.looked(reading)
+                detector.looked(reading)
             elif not reading.slow:
-                progress.refused()
+                detector.refused()
         if self._canary is not None and self._canary.done():
             error, self._canary = self._canary.result(), None
             if error is None:
-                progress.canary_back()
+                detector.canary_back()
             else:
                 status = error.status or 0
-                progress.canary_back(str(error), engines=status >= 500 and status != _FULL)
+                detector.canary_back(str(error), engines=status >= 500 and status != _FULL)
 
 
 async def _answer(asked: Awaitable[_T]) -> _T | ProbeFailed:

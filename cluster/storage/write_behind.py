@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from cluster.adapters.registry import Adapter
 from cluster.events import KEPT, Emit, Event
 from cluster.storage.store import NotSaved, Store
 from config.files import free_bytes
@@ -62,6 +63,11 @@ class WriteBehind:
             raise NotSaved(f"nothing was changed, as it could not be saved: {error}") from None
         for key in values:  # older ones are not to be saved any more
             self._values.pop(key, None)
+
+    async def save_adapters(self, changed: list[Adapter], gone: list[str]) -> None:
+        """As `Store.save_adapters`, now or never. Raises NotSaved."""
+        self.check()
+        await self._store.save_adapters(changed, gone)
 
     # what happens by itself
 

@@ -3,92 +3,129 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from cluster.adapters.inventory import Inventory
+from cluster.adapters.rollout import Rollouts
 from cluster.adapters.validation.engine_side import serves_lora
 from cluster.adapters.validation.files import AdapterRejected
-from cluster.events import EPOCH_IDS, KEPT
-from cluster.fleet.states import InstanceDesired, WorkerState
+from cluster.balancers.group import BalancerGroup
+from cluster.deployment.revisions import Revisions
+from cluster.events import EPOCH_IDS, KEPT, Event, EventLog
+from cluster.fleet.fleet import Fleet
+from cluster.fleet.states import WorkerState
 from cluster.storage.store import NotSaved, Store
 from cluster.storage.transfer import IMPORTED
+from cluster.storage.write_behind import WriteBehind
 from cluster.supervisor import adoption
+from cluster.supervisor.clock import Clock
+from cluster.supervisor.publisher import Publisher
+from cluster.supervisor.transactions import Transactions
 from config.errors import UsageError
+from config.paths import StateDir
+from config.strategy_file import StrategyWriter
 from worker.drivers.base import Driver
 
-if TYPE_CHECKING:
-    from cluster.supervisor.loop import Supervisor
 
+@dataclass(frozen=True)
+class Bootstrap:
+    """Fills what a supervisor works on, once."""
 
-async def prepare(supervisor: Supervisor, store: Store, driver: Driver, adopt: bool) -> None:
-    """Reads the state and, with ``adopt``, takes over what runs. Raises UsageError where no cluster can be started."""
-    supervisor.events.begin(supervisor.epoch, await store.events())
-    for event in supervisor.events.events:
-        if event.id > supervisor.epoch * EPOCH_IDS:
-            supervisor.write_behind.event(event)
-    supervisor.events.on_event = supervisor.happened
-    supervisor.rollouts.registry = await store.registry()
-    if adopt:
-        await _adopt(supervisor, store, driver)
-    else:  # what a running cluster's start named was taken in then, and may be unloaded since
-        await _take_in_given(supervisor)
-        if imported := await store.get(IMPORTED):
-            supervisor.fleet.weights = dict(imported["weights"])
-    values = {
-        "boot_id": driver.boot(), "settings": supervisor.plan.settings.to_json(), IMPORTED: None,
-        **supervisor.transactions.durable,
-    }  # fmt: skip
-    if adopt:
-        supervisor.write_behind.value(**values)  # on a full disk: what is saved there is as good
-        await supervisor.write_behind.flush()
-    else:
+    state: StateDir
+    store: Store
+    driver: Driver
+    clock: Clock
+    events: EventLog
+    write_behind: WriteBehind
+    fleet: Fleet
+    revisions: Revisions
+    inventory: Inventory
+    rollouts: Rollouts
+    balancers: BalancerGroup
+    publisher: Publisher
+    transactions: Transactions
+
+    async def prepare(self, adopt: bool) -> None:
+        """Reads the state and, with ``adopt``, takes over what runs. Raises UsageError where no cluster can be
+        started."""
+        epoch = self.publisher.epoch
+        self.events.begin(epoch, await self.store.events())
+        for event in self.events.events:
+            if event.id > epoch * EPOCH_IDS:
+                self.write_behind.event(event)
+        self.events.on_event = self._on_event
+        self.inventory.registry = await self.store.registry()
+        if adopt:
+            await self._adopt()
+        else:  # what a running cluster's start named was taken in then, and may be unloaded since
+            await self._take_in_given()
+            if imported := await self.store.get(IMPORTED):
+                self.fleet.intent.weights = dict(imported["weights"])
+        await self._save(adopt)
+        self.transactions.known()
+
+    def take_room(self) -> None:
+        """Before the first start: for what has to be written on a full disk too. Raises UsageError where there is
+        none."""
         try:
-            gone = dict.fromkeys(await store.processes())
-            await store.save(gone, [], KEPT)
-            await store.put(**values)
+            self.transactions.take_room()
+            StrategyWriter(self.state.strategy).close()
+        except OSError as error:
+            raise UsageError(f"no cluster can be started on {self.state.root}: {error}") from None
+
+    def _on_event(self, event: Event) -> None:
+        """What is told is kept, and passed on to whoever listens."""
+        self.write_behind.event(event)
+        self.balancers.on_event(event)
+
+    async def _save(self, adopt: bool) -> None:
+        values = {
+            "boot_id": self.driver.boot(), "settings": self.revisions.latest.settings.to_json(), IMPORTED: None,
+            **self.transactions.durable,
+        }  # fmt: skip
+        if adopt:
+            self.write_behind.value(**values)  # on a full disk: what is saved there is as good
+            await self.write_behind.flush()
+            return
+        try:
+            gone = dict.fromkeys(await self.store.processes())
+            await self.store.save(gone, [], KEPT)
+            await self.store.put(**values)
         except NotSaved as error:
-            raise UsageError(f"no cluster can be started on {supervisor.state.root}: {error}") from None
-    supervisor.transactions.known()
+            raise UsageError(f"no cluster can be started on {self.state.root}: {error}") from None
 
+    async def _take_in_given(self) -> None:
+        """The adapters that this start names. Raises UsageError for one that is none."""
+        spec = self.revisions.latest.spec
+        given = {name: Path(path) for name, path in spec.adapters.items()}
+        if given and not serves_lora(spec):
+            raise UsageError(f"with --no-enable-lora no worker could hold {', '.join(given)}: leave one of them away")
+        try:
+            await self.rollouts.take_in_given(given, spec.lazy, spec.descriptions)
+        except AdapterRejected as error:
+            raise UsageError(f"adapter {error}") from None
+        except (NotSaved, OSError) as error:
+            raise UsageError(f"the adapters cannot be stored in {self.state.adapters}: {error}") from None
+        await asyncio.to_thread(self.rollouts.sweep)
 
-async def _take_in_given(supervisor: Supervisor) -> None:
-    """The adapters that this start names. Raises UsageError for one that is none."""
-    spec, rollouts = supervisor.plan.spec, supervisor.rollouts
-    given = {name: Path(path) for name, path in spec.adapters.items()}
-    if given and not serves_lora(spec):
-        raise UsageError(f"with --no-enable-lora no worker could hold {', '.join(given)}: leave one of them away")
-    try:
-        await rollouts.take_in_given(given, spec.lazy, spec.descriptions)
-    except AdapterRejected as error:
-        raise UsageError(f"adapter {error}") from None
-    except (NotSaved, OSError) as error:
-        raise UsageError(f"the adapters cannot be stored in {supervisor.state.adapters}: {error}") from None
-    await asyncio.to_thread(rollouts.sweep)
-
-
-async def _adopt(supervisor: Supervisor, store: Store, driver: Driver) -> None:
-    now, fleet = supervisor.now(), supervisor.fleet
-    kept = await store.get("desired") or {}
-    supervisor.strategy = await store.get("strategy") or supervisor.strategy
-    fleet.weights = dict(kept.get("weights", {}))
-    if kept.get("instances") is not None:
-        wanted = {name: InstanceDesired(**value) for name, value in kept["instances"].items()}
-        spares = {name: InstanceDesired(**value) for name, value in kept.get("spares", {}).items()}
-        fleet.desired = replace(fleet.desired, instances=wanted, spares=spares)
-    supervisor.revisions.restore(await store.get("plans"))
-    for instance in await adoption.adopt_instances(store, driver, now, supervisor.state.runs):
-        fleet.instances[instance.id] = instance
-        supervisor.write_behind.known("incarnations", instance.incarnation)
-        for name in instance.held:
-            supervisor.rollouts.used.setdefault(name, supervisor.wall())
-        if instance.state is WorkerState.DRAINING:
-            instance.in_flight, instance.drain_version = None, supervisor.next_version
-        if instance.handle is not None:
-            supervisor.events.emit(
-                instance.id, f"adopted (pid {instance.handle.pid}, {instance.state})", kind="worker.adopted",
-                data={"pid": instance.handle.pid, "incarnation": instance.incarnation},
-            )
-    await supervisor.balancer.adopt()
-    for name, grace in kept.get("drained", {}).items():  # the first backend set of this epoch says so
-        supervisor.drain_by_hand(name, grace)
+    async def _adopt(self) -> None:
+        fleet, now = self.fleet, self.clock.now()
+        kept = await self.store.get("desired") or {}
+        fleet.intent.restore(kept, await self.store.get("strategy"))
+        self.revisions.restore(await self.store.get("plans"))
+        for instance in await adoption.adopt_instances(self.store, self.driver, now, self.state.runs):
+            fleet.instances[instance.id] = instance
+            self.write_behind.known("incarnations", instance.incarnation)
+            for name in instance.adapters.loaded:
+                self.inventory.used.setdefault(name, self.clock.wall())
+            if instance.state is WorkerState.DRAINING:
+                instance.in_flight, instance.drain_version = None, self.publisher.next_version
+            if instance.handle is not None:
+                self.events.emit(
+                    instance.id, f"adopted (pid {instance.handle.pid}, {instance.state})", kind="worker.adopted",
+                    data={"pid": instance.handle.pid, "incarnation": instance.incarnation},
+                )
+        await self.balancers.adopt()
+        for name, grace in kept.get("drained", {}).items():  # the first backend set of this epoch says so
+            fleet.intent.cordon(name, grace, self.clock.now(), self.publisher.next_version, self.balancers.connected)

@@ -7,21 +7,26 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
 
 from cluster.deployment.plan import Plan
+from cluster.deployment.revisions import Revisions
+from cluster.events import Emit
+from cluster.fleet.fleet import Fleet
 from cluster.fleet.instance import Instance
 from cluster.fleet.reconciler import Admit, Dismiss, Drain, Kill, Retire, Start, Stop, Sweep
+from cluster.storage.write_behind import WriteBehind
+from cluster.supervisor.clock import Clock
+from cluster.supervisor.publisher import Publisher, Version
+from cluster.supervisor.workers import WorkerMonitors
 from config.aio import Tasks
 from config.errors import UsageError
 from config.files import NO_ROOM
+from config.paths import StateDir
 from config.settings import inherited_environment
-from worker.drivers.base import Driver
+from worker.drivers.base import Driver, Handle
 from worker.engines.base import Command
 from worker.spec import WorkerSpec
-
-if TYPE_CHECKING:
-    from cluster.supervisor.loop import Supervisor
 
 #: Seconds between two tries to start a worker for which there is no room on the disk.
 _NO_ROOM_S = 1.0
@@ -32,10 +37,17 @@ _Performed = Admit | Dismiss | Drain | Kill | Retire | Start | Stop | Sweep
 
 
 class Executor:
-    """For one supervisor, whose fleet it changes."""
+    """Changes ``fleet``. ``publish()`` tells balancers and store what changed; ``connected()``: whether there are
+    balancers in which requests may be in flight."""
 
-    def __init__(self, supervisor: Supervisor, driver: Driver) -> None:
-        self._supervisor, self._driver = supervisor, driver
+    def __init__(
+        self, fleet: Fleet, revisions: Revisions, driver: Driver, monitors: WorkerMonitors, publisher: Publisher,
+        publish: Callable[[], Awaitable[None]], connected: Callable[[], bool], store: WriteBehind, state: StateDir,
+        emit: Emit, clock: Clock,
+    ) -> None:
+        self._fleet, self._revisions, self._driver, self._monitors = fleet, revisions, driver, monitors
+        self._publisher, self._publish, self._connected = publisher, publish, connected
+        self._store, self._state, self._emit, self._clock = store, state, emit, clock
         #: What an engine had to say of how it is started, said once.
         self._noted: set[str] = set()
         self._tasks = Tasks()
@@ -44,15 +56,14 @@ class Executor:
         await self._tasks.close()
 
     async def perform(self, action: _Performed) -> None:
-        supervisor, fleet = self._supervisor, self._supervisor.fleet
-        now = supervisor.now()
+        fleet, now = self._fleet, self._clock.now()
         if isinstance(action, Admit):
             number = int(action.id.rsplit("_", 1)[1])
-            fleet.admit(action.id, supervisor.plan.placement.slot(number), now)
+            fleet.admit(action.id, self._revisions.latest.placement.slot(number), now)
             return
         if isinstance(action, Dismiss):
-            fleet.dismiss_spare()
-            supervisor.events.emit(
+            fleet.intent.dismiss_spare()
+            self._emit(
                 "cluster", f"rolling restart done; {action.id} is not needed any more", kind="restart.done",
                 data={"spare": action.id},
             )
@@ -62,76 +73,86 @@ class Executor:
             case Start(fresh=fresh, keep=keep):
                 await self._start(instance, fresh, keep)
             case Drain():
-                fleet.drain(instance, now, supervisor.next_version, supervisor.balancer.connected)
+                fleet.drain(instance, now, self._publisher.next_version, self._connected())
             case Stop(reason=reason):
                 fleet.stopping(instance, reason, now)
-                await supervisor.publish()  # the balancer first: what is left moves from a worker that lives
+                await self._publish()  # the balancer first: what is left moves from a worker that lives
                 if instance.handle is not None:
-                    ending = supervisor.monitors.end_after_word(instance.handle, supervisor.version)
+                    ending = self.end_after_confirmation(instance.handle, self._publisher.version)
                     self._tasks.start(ending, f"end {instance.id}")
             case Kill(reason=reason, failure=failure):
                 fleet.stopping(instance, reason, now, failure)
-                await supervisor.publish()  # what runs there moves on while it is being killed
+                await self._publish()  # what runs there moves on while it is being killed
                 if instance.handle is not None:
                     await asyncio.to_thread(instance.handle.destroy)
             case Sweep():
-                supervisor.monitors.sweep(instance)
+                self._monitors.sweep(instance)
             case Retire():
                 del fleet.instances[instance.id]
-                supervisor.write_behind.process(instance.id, None)
-                if instance.id not in fleet.desired.instances:
-                    (supervisor.state.runs / instance.id).unlink(missing_ok=True)
+                self._store.process(instance.id, None)
+                if instance.id not in fleet.intent.desired.instances:
+                    (self._state.runs / instance.id).unlink(missing_ok=True)
+
+    async def end_after_confirmation(self, handle: Handle, version: Version) -> None:
+        """Asks a worker to end, once the balancer has taken from it what still ran there, as ``version`` says."""
+        await self._publisher.confirmation(version)
+        handle.stop()
 
     async def _start(self, instance: Instance, fresh: bool, keep: bool) -> None:
-        supervisor = self._supervisor
-        fleet, saver, now = supervisor.fleet, supervisor.write_behind, supervisor.now()
+        now = self._clock.now()
         plan, keep = self._plan(instance, keep)
-        incarnation = await saver.next_number("incarnations")
-        taken = [i.endpoint for i in fleet.instances.values() if i.endpoint and i is not instance]
-        endpoint, key = self._driver.reserve(taken), secrets.token_urlsafe(24)
-        command = plan.engine.command(plan.spec, endpoint, key, instance.slot, inherited_environment())
-        self._note(command)
-        spec = WorkerSpec(
-            id=instance.id, incarnation=incarnation, argv=command.argv, env=command.env, cwd=supervisor.state.work,
-            log=supervisor.state.log(instance.id), run_file=supervisor.state.runs / instance.id, endpoint=endpoint,
-            api_key=key, slot=instance.slot,
-        )
-        fleet.starting(instance, spec, now, fresh, keep)
+        spec = await self._spec(instance, plan)
+        self._fleet.starting(instance, spec, now, fresh, keep)
         try:
             # Before the process exists: whoever comes after us has to find it. In both, as one may be full.
             started = {**instance.record(), "models": [], "held": {}, "last_exit": None}
             self._driver.prepare(spec.run_file, started)
-            saver.process(instance.id, instance.record())
-            await saver.flush()
-            title = f"{instance.id}, start {instance.starts}: {' '.join(command.argv)}"
-            handle = self._driver.start(spec, title)
+            self._store.process(instance.id, instance.record())
+            await self._store.flush()
+            handle = self._driver.start(spec, f"{instance.id}, start {instance.starts}: {' '.join(spec.argv)}")
         except OSError as error:
-            if error.errno in NO_ROOM:
-                saver.trouble(str(error))
-                fleet.postponed(instance, f"cannot be started: {error.strerror}", supervisor.now() + _NO_ROOM_S)
-                return
-            instance.failure = f"cannot be started: {error}"
-            fleet.exited(instance, None, [], supervisor.now(), supervisor.wall())
+            self._not_started(instance, error)
             return
-        fleet.started(instance, handle, supervisor.wall())
-        supervisor.monitors.watch(instance)
+        self._fleet.started(instance, handle, self._clock.wall())
+        self._monitors.watch(instance)
+
+    async def _spec(self, instance: Instance, plan: Plan) -> WorkerSpec:
+        incarnation = await self._store.next_number("incarnations")
+        taken = [i.endpoint for i in self._fleet.instances.values() if i.endpoint and i is not instance]
+        endpoint, key = self._driver.reserve(taken), secrets.token_urlsafe(24)
+        command = plan.engine.command(plan.spec, endpoint, key, instance.slot, inherited_environment())
+        self._note(command)
+        return WorkerSpec(
+            id=instance.id, incarnation=incarnation, argv=command.argv, env=command.env, cwd=self._state.work,
+            log=self._state.log(instance.id), run_file=self._state.runs / instance.id, endpoint=endpoint,
+            api_key=key, slot=instance.slot,
+        )
+
+    def _not_started(self, instance: Instance, error: OSError) -> None:
+        if error.errno in NO_ROOM:
+            self._store.trouble(str(error))
+            until = self._clock.now() + _NO_ROOM_S
+            self._fleet.postponed(instance, f"cannot be started: {error.strerror}", until)
+        else:
+            instance.failure = f"cannot be started: {error}"
+            self._fleet.exited(instance, None, [], self._clock.now(), self._clock.wall())
 
     def _plan(self, instance: Instance, keep: bool) -> tuple[Plan, bool]:
         """By what it is started, and whether those are still the settings it had (``keep``)."""
-        plans = self._supervisor.revisions
+        revisions = self._revisions
         if not keep:
-            instance.settings = plans.number
+            instance.settings = revisions.number
         try:
-            return plans.of(instance.settings), keep
+            return revisions.of(instance.settings), keep
         except UsageError as error:  # what the settings before named is gone
-            self._supervisor.events.emit(
+            self._emit(
                 instance.id, f"its settings cannot be used any more, so it gets the new ones: {error}", kind="apply"
             )
-            instance.settings = plans.number
-            return self._supervisor.plan, False
+            instance.settings = revisions.number
+            return revisions.latest, False
 
     def _note(self, command: Command) -> None:
         for note in command.notes:
             if note not in self._noted:
                 self._noted.add(note)
-                self._supervisor.events.emit("engine", note, kind="engine")
+                self._emit("engine", note, kind="engine")

@@ -6,8 +6,12 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable
+from typing import Any
 
-from cluster.api import server as control
+import aiohttp
+
+from cluster.api import server as api
+from cluster.balancers.config import balancer_config, is_outdated
 from cluster.balancers.listener import listen
 from cluster.balancers.standby import end_left
 from cluster.deployment import plan
@@ -18,11 +22,13 @@ from cluster.storage import transfer
 from cluster.storage.lock import lock
 from cluster.storage.store import NotSaved, Store
 from cluster.supervisor import adoption
-from cluster.supervisor.loop import Supervisor
+from cluster.supervisor.assembly import Assembly
+from cluster.supervisor.housekeeping import keep_house
 from config import admin_token
+from config.aio import Tasks
 from config.paths import StateDir
 from config.settings import Settings, from_json
-from config.strategy_file import last_epoch
+from config.strategy_file import StrategyWriter, last_epoch
 from worker.drivers.base import Driver
 from worker.drivers.local import LocalDriver
 from worker.engines import base
@@ -30,15 +36,17 @@ from worker.spec import EngineSpec
 
 log = logging.getLogger(__name__)
 
+#: What `clusterctl status` shows, less what only the balancer can count.
+Snapshot = Callable[[], dict[str, Any]]
+
 #: How long (s) the balancer may take to end once every worker has stopped.
 _BALANCER_GRACE = 5.0
 
 
-async def serve(settings: Settings, ready: Callable[[Supervisor], None] = lambda supervisor: None) -> None:
-    """Runs a cluster until it has been shut down. ``ready`` is called once with the supervisor before it starts
-    anything. Raises UsageError before that for everything that cannot work."""
-    state = StateDir(settings.state_directory())
-    driver = LocalDriver()
+async def serve(settings: Settings, ready: Callable[[Snapshot], None] = lambda snapshot: None) -> None:
+    """Runs a cluster until it has been shut down. ``ready`` is called once, with what tells the status of
+    all, before anything is started. Raises UsageError before that for everything that cannot work."""
+    state, driver = StateDir(settings.state_directory()), LocalDriver()
     with lock(state):
         store = await Store.open(state.database)
         try:
@@ -48,7 +56,8 @@ async def serve(settings: Settings, ready: Callable[[Supervisor], None] = lambda
                 settings = from_json(await store.get("settings"))
             else:
                 settings = transfer.with_imported(settings, await store.get(transfer.IMPORTED))
-            await _serve(settings, plan.make(settings), state, store, driver, adopt, ready)
+            checked = plan.make(settings)
+            await _serve(settings, checked, state, store, driver, adopt, lambda parts: ready(parts.snapshot))
         finally:
             await store.close()
 
@@ -62,36 +71,82 @@ async def end(state: StateDir) -> None:
             await end_left(state, store)
             if await adoption.anything_alive(store, driver, state.runs):
                 settings = from_json(await store.get("settings"))
-                await _serve(settings, _plan_to_end(settings), state, store, driver, True, Supervisor.shut_down)
+                await _serve(settings, _plan_to_end(settings), state, store, driver, True, _shut_down)
         finally:
             await store.close()
 
 
 async def _serve(
     settings: Settings, checked: Plan, state: StateDir, store: Store, driver: Driver, adopt: bool,
-    ready: Callable[[Supervisor], None],
+    ready: Callable[[Assembly], None],
 ) -> None:
     ending = checked.most == 0
     if not ending:
         _make_token(state)
     epoch = await _epoch(state, store)
     backends = external.parse(settings.backend, settings.backend_key_file, epoch)
-    supervisor = Supervisor(checked, state, store, driver, [] if ending else backends)
-    await supervisor.prepare(epoch, adopt)
-    if supervisor.balancer.listener is None and not ending:
-        supervisor.balancer.listener = listen(settings.host, settings.port)
+    parts = Assembly(checked, state, store, driver, [] if ending else backends, epoch)
+    balancers = parts.balancers
+    await parts.bootstrap.prepare(adopt)
+    if balancers.listener is None and not ending:
+        balancers.listener = listen(settings.host, settings.port)
     if not adopt:
-        supervisor.take_room()
-    server = await control.serve(supervisor, state)
+        parts.bootstrap.take_room()
+    server = await api.serve(parts.services, state.control)
     try:
-        _handle_signals(supervisor)
-        ready(supervisor)
-        await supervisor.run()
-        await supervisor.balancer.stop(_BALANCER_GRACE)
+        _handle_signals(parts.supervisor.shut_down)
+        ready(parts)
+        await run(parts)
+        await balancers.stop(_BALANCER_GRACE)
     finally:
-        await supervisor.balancer.close()
+        await balancers.close()
         await server.cleanup()
         state.control.unlink(missing_ok=True)
+
+
+async def run(parts: Assembly) -> None:
+    """Until the cluster has been shut down."""
+    timeout, tasks = aiohttp.ClientTimeout(total=None), Tasks()
+    connector = aiohttp.TCPConnector(limit=0, force_close=True)
+    async with aiohttp.ClientSession(timeout=timeout, connector=connector, trust_env=False) as http:
+        parts.monitors.use(http)
+        try:
+            _start(parts, tasks)
+            await parts.supervisor.run()
+        finally:
+            await parts.monitors.close()
+            await parts.executor.close()
+            await tasks.close()
+
+
+def _start(parts: Assembly, tasks: Tasks) -> None:
+    """Balancers, and whatever watches."""
+    balancers, events = parts.balancers, parts.events
+    if balancers.listener is not None:
+        parts.publisher.switch = StrategyWriter(parts.state.strategy)  # before any balancer looks for it
+        config = balancer_config(parts.revisions.latest, parts.state)
+        outdated = any(is_outdated(process, config) for process in balancers.processes)
+        balancers.start()
+        if outdated or balancers.unfinished:
+            balancers.request_replacement(config)
+    for instance in parts.fleet.instances.values():
+        parts.monitors.watch(instance)
+    for backend in parts.external:
+        backend.changed, backend.emit, backend.may_take_out = parts.inbox.wake, events.emit, parts.limit.admits
+        parts.monitors.attach(backend)
+
+    def done() -> None:
+        parts.write_behind.look()
+        parts.publisher.announce()
+
+    house = keep_house(
+        parts.fleet.instances, balancers, parts.driver, parts.usage, parts.state.log, parts.clock.now, done
+    )
+    tasks.start(house, "usage")
+
+
+def _shut_down(parts: Assembly) -> None:
+    parts.supervisor.shut_down()
 
 
 def _make_token(state: StateDir) -> None:
@@ -114,7 +169,7 @@ async def _epoch(state: StateDir, store: Store) -> int:
     return epoch
 
 
-def _handle_signals(supervisor: Supervisor) -> None:
+def _handle_signals(shut_down: Callable[[bool], None]) -> None:
     """The first SIGINT or SIGTERM drains and stops; a second one, or SIGQUIT, kills. A closed terminal is the first
     one, however often it is told of (its shell and the kernel both do), unless it is to be ignored (nohup)."""
     asked = False
@@ -123,9 +178,9 @@ def _handle_signals(supervisor: Supervisor) -> None:
         nonlocal asked
         if number is signal.SIGHUP:
             if not asked:
-                supervisor.shut_down(now=False)
+                shut_down(False)
             return
-        supervisor.shut_down(now=asked or number is signal.SIGQUIT)
+        shut_down(asked or number is signal.SIGQUIT)
         asked = True
 
     numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGQUIT]

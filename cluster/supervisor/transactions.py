@@ -4,38 +4,29 @@ cannot be stored is taken back and refused."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
 
 from cluster.deployment.revisions import Revisions
-from cluster.fleet.cordons import Cordons
-from cluster.fleet.states import InstanceDesired
+from cluster.deployment.settings_in_force import SettingsInForce
+from cluster.events import EventLog
+from cluster.fleet.intent import Checkpoint, Intent
 from cluster.storage.store import NotSaved
-
-if TYPE_CHECKING:
-    from cluster.supervisor.loop import Supervisor
+from cluster.storage.write_behind import WriteBehind
 
 _T = TypeVar("_T")
 
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    instances: Mapping[str, InstanceDesired]
-    spares: Mapping[str, InstanceDesired]
-    weights: dict[str, int]
-    strategy: str
-    cordons: Cordons
-    revisions: Revisions
-
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _Pending:
     """A command that was carried out and is not answered yet. ``before``: what was wanted before it, if it changed
     that; ``release`` tells its events."""
 
     done: asyncio.Future[Any]
     result: Any
-    before: _Wanted | None
+    before: tuple[Checkpoint, Revisions] | None
     release: Callable[[], None]
 
     def answer(self, error: Exception | None = None) -> None:
@@ -48,23 +39,26 @@ class _Asked:
 
 
 class Transactions:
-    """For the task that owns the state alone."""
+    """For the task that owns the state alone. ``runs``: the folder of the run files, which
+    ``prepare`` makes room for (`worker.drivers.base.Driver`)."""
 
-    def __init__(self, supervisor: Supervisor) -> None:
-        self._supervisor = supervisor
-        self._asked: list[_Asked] = []
+    def __init__(
+        self, intent: Intent, revisions: Revisions, settings: SettingsInForce, events: EventLog, store: WriteBehind,
+        runs: Path, prepare: Callable[[Path], None],
+    ) -> None:
+        self._intent, self._revisions, self._settings = intent, revisions, settings
+        self._events, self._store, self._runs, self._prepare = events, store, runs, prepare
+        self._pending: list[_Pending] = []
         self._saved: dict[str, Any] = {}
 
     @property
     def durable(self) -> dict[str, Any]:
         """For the store."""
-        supervisor = self._supervisor
-        wanted = {"desired": supervisor.fleet.durable(), "strategy": supervisor.strategy}
-        return wanted | supervisor.revisions.durable()
+        return self._intent.durable() | self._revisions.durable()
 
     @property
     def unanswered(self) -> bool:
-        return bool(self._asked)
+        return bool(self._pending)
 
     def known(self) -> None:
         """What is wanted now is stored."""
@@ -72,77 +66,66 @@ class Transactions:
 
     def carry_out(self, change: Callable[[], _T], done: asyncio.Future[_T]) -> None:
         """Does it, and remembers how to take it back; ``done`` is for whoever asked."""
-        supervisor = self._supervisor
-        durable, before = self.durable, self._wanted()
-        with supervisor.events.held() as release:
+        durable, before = self.durable, (self._intent.checkpoint(), self._revisions.copy())
+        with self._events.held() as release:
             try:
                 result = change()
             except Exception as error:
-                self._want(before)
+                self._go_back(*before)
                 if not done.done():
                     done.set_exception(error)
                 return
         changed = self.durable != durable
         if not changed:
             release()
-        self._asked.append(_Asked(done, result, before if changed else None, release))
+        self._pending.append(_Pending(done, result, before if changed else None, release))
 
     async def keep(self) -> None:
         """Stores what is wanted, or refuses what was asked for."""
         durable = self.durable
         if durable == self._saved:
             return
-        saver, changes = self._supervisor.write_behind, [asked for asked in self._asked if asked.before is not None]
+        changes = [pending for pending in self._pending if pending.before is not None]
         try:
             self.take_room()
-            await saver.put(**durable)
+            await self._store.put(**durable)
         except OSError as error:
-            saver.trouble(f"{self._supervisor.state.runs}: {error.strerror}")
+            self._store.trouble(f"{self._runs}: {error.strerror}")
             self._refuse(changes, NotSaved(f"nothing was changed, as it could not be saved: {error}"))
         except NotSaved as error:
             self._refuse(changes, error)
         else:
-            for asked in changes:
-                asked.release()
+            for pending in changes:
+                pending.release()
         self.known()
 
     def answer(self) -> None:
         """What was asked for shows now."""
-        asked, self._asked = self._asked, []
-        for one in asked:
+        pending, self._pending = self._pending, []
+        for one in pending:
             one.answer()
 
     def take_room(self) -> None:
         """For the run file of every worker that is wanted: it has to be found, also on a disk that is full when it
         starts. Raises OSError where there is none."""
-        desired = self._supervisor.fleet.desired
-        for name in (*desired.instances, *desired.spares):
-            path = self._supervisor.state.runs / name
+        for name in (*self._intent.desired.instances, *self._intent.desired.spares):
+            path = self._runs / name
             if not path.exists():
                 try:
-                    self._supervisor.driver.prepare(path)
+                    self._prepare(path)
                 except OSError:
                     path.unlink(missing_ok=True)
                     raise
 
-    def _wanted(self) -> _Wanted:
-        supervisor, fleet = self._supervisor, self._supervisor.fleet
-        return _Wanted(
-            fleet.desired.instances, fleet.desired.spares, dict(fleet.weights), supervisor.strategy,
-            fleet.cordons.copy(), supervisor.revisions.copy(),
-        )
+    def _go_back(self, wanted: Checkpoint, revisions: Revisions) -> None:
+        self._intent.go_back(wanted)
+        self._revisions.go_back(revisions)
+        self._settings.hold()
 
-    def _want(self, wanted: _Wanted) -> None:
-        supervisor, fleet = self._supervisor, self._supervisor.fleet
-        fleet.weights, supervisor.strategy = wanted.weights, wanted.strategy
-        fleet.cordons, supervisor.revisions = wanted.cordons, wanted.revisions
-        fleet.desired = replace(fleet.desired, instances=wanted.instances, spares=wanted.spares)
-        supervisor.hold()
-
-    def _refuse(self, changes: list[_Asked], error: Exception) -> None:
+    def _refuse(self, changes: list[_Pending], error: Exception) -> None:
         if changes and changes[0].before is not None:
-            self._want(changes[0].before)
-        for asked in changes:
-            self._asked.remove(asked)
-            asked.answer(error)
-        self._supervisor.write_behind.value(**self.durable)  # what is wanted without anybody's asking
+            self._go_back(*changes[0].before)
+        for pending in changes:
+            self._pending.remove(pending)
+            pending.answer(error)
+        self._store.value(**self.durable)  # what is wanted without anybody's asking

@@ -21,7 +21,7 @@ from config import settings as configuration
 from config.settings import Settings
 
 if TYPE_CHECKING:
-    from cluster.supervisor.loop import Supervisor
+    from cluster.supervisor.runtime import Snapshot
 
 _LISTS = ("lora", "backend", "adapter_root")
 
@@ -105,8 +105,8 @@ def foreground(settings: Settings) -> int:
     _log_to_terminal(settings.log_level, settings.log_format, live)
     watchers: list[asyncio.Task[None]] = []
 
-    def ready(supervisor: Supervisor) -> None:
-        watchers.append(asyncio.get_running_loop().create_task(_narrate(supervisor, settings, live), name="narrate"))
+    def ready(snapshot: Snapshot) -> None:
+        watchers.append(asyncio.get_running_loop().create_task(_narrate(snapshot, settings, live), name="narrate"))
 
     asyncio.run(serve(settings, ready=ready))
     return 0
@@ -126,25 +126,25 @@ def _log_to_terminal(level: str, style: str, live: bool) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
-async def _narrate(supervisor: Supervisor, settings: Settings, live: bool) -> None:
+async def _narrate(snapshot: Snapshot, settings: Settings, live: bool) -> None:
     """Progress of the start, then one line that says how to use it."""
     began, said = time.monotonic(), False
     url = settings.url()
-    log, where = logging.getLogger(__name__), str(supervisor.state.root)
+    log, where = logging.getLogger(__name__), snapshot()["supervisor"]["state_dir"]
     log.info("cluster: %s, state in %s", url, where, extra=logs.fields("up", url=url, state_dir=where))
     if not live:
-        while not supervisor.snapshot()["supervisor"]["settled"]:
+        while not snapshot()["supervisor"]["settled"]:
             await asyncio.sleep(0.1)
     else:
         from rich.live import Live
 
         with Live(console=console(stderr=True), transient=True, refresh_per_second=4) as view:
             while not said:
-                snapshot = supervisor.snapshot()
-                said = bool(snapshot["supervisor"]["settled"])
-                view.update(progress_table(snapshot))
+                shown = snapshot()
+                said = bool(shown["supervisor"]["settled"])
+                view.update(progress_table(shown))
                 await asyncio.sleep(0.25)
-    seen = supervisor.snapshot()
+    seen = snapshot()
     running = sum(i["is_running"] for i in seen["instances"].values())
     took = time.monotonic() - began
     log.info(

@@ -30,7 +30,7 @@ class Bench:
         await asyncio.sleep(0)  # the balancer confirms later
         self.before_withheld()
         self.events.append(f"withheld {name}")
-        assert name in self.agent.withheld
+        assert name in self.agent.held.withheld
 
     def _changed(self) -> None:
         self.changes += 1
@@ -38,7 +38,7 @@ class Bench:
     def holds(self, **held: str) -> None:
         """The worker and the agent agree on it."""
         self.target.held = dict(held)
-        self.agent.known(self.target.cards())
+        self.agent.held.loaded = self.agent._shown(self.target.cards())
 
     def refuse(self, *names: str, words: str = "500 no") -> None:
         async def on_load(name: str, path: str) -> str | None:
@@ -59,8 +59,8 @@ def bench() -> Bench:
 async def test_what_is_missing_is_loaded_from_its_path(bench: Bench) -> None:
     bench.wanted = {"a": "/a1", "b": "/b1"}
     await bench.agent.sync()
-    assert bench.target.held == bench.agent.loaded == bench.wanted
-    assert (bench.agent.loads, bench.agent.failures, bench.agent.drift_repairs) == (2, 0, 0)
+    assert bench.target.held == bench.agent.held.loaded == bench.wanted
+    assert (bench.agent.totals.loads, bench.agent.totals.failures, bench.agent.totals.drift_repairs) == (2, 0, 0)
 
 
 async def test_what_is_as_it_should_be_is_left_alone(bench: Bench) -> None:
@@ -122,7 +122,7 @@ async def test_an_unload_that_fails_leaves_nothing_withheld_once_the_old_one_is_
     await bench.agent.apply("a")
     await bench.agent.sync()
     assert bench.target.held == {"a": "/a1"}
-    assert bench.agent.withheld == set()
+    assert bench.agent.held.withheld == set()
 
 
 # refusals
@@ -133,8 +133,8 @@ async def test_a_refusal_is_told_and_counted_and_the_others_are_loaded(bench: Be
     bench.refuse("bad", words="500 too big")
     await bench.agent.sync()
     assert bench.target.held == {"good": "/good"}
-    assert bench.agent.refused["bad"].reason == "500 too big"
-    assert (bench.agent.loads, bench.agent.failures) == (1, 1)
+    assert bench.agent.held.refused["bad"].reason == "500 too big"
+    assert (bench.agent.totals.loads, bench.agent.totals.failures) == (1, 1)
 
 
 async def test_a_refused_one_is_not_tried_again_before_its_time(bench: Bench) -> None:
@@ -154,7 +154,7 @@ async def test_a_refused_one_is_tried_again_later_and_later(bench: Bench) -> Non
     waits = []
     for _ in range(9):
         await bench.agent.sync()
-        waits.append(bench.agent.refused["bad"].retry_at - bench.clock())
+        waits.append(bench.agent.held.refused["bad"].retry_at - bench.clock())
         bench.clock.advance(waits[-1])
         assert not bench.agent.look(bench.target.cards())
         assert bench.agent.dirty.is_set()
@@ -168,7 +168,7 @@ async def test_a_second_try_that_succeeds_forgets_the_refusal(bench: Bench) -> N
     bench.target.on_load = None
     bench.clock.advance(5)
     await bench.agent.sync()
-    assert bench.agent.refused == {}
+    assert bench.agent.held.refused == {}
     assert bench.target.held == {"bad": "/bad"}
 
 
@@ -196,7 +196,7 @@ async def test_a_refused_one_that_is_not_wanted_any_more_is_forgotten(bench: Ben
     await bench.agent.sync()
     bench.wanted = {}
     await (bench.agent.sync() if how == "sync" else bench.agent.apply("bad"))
-    assert bench.agent.refused == {}
+    assert bench.agent.held.refused == {}
 
 
 async def test_one_that_is_there_already_without_our_knowing_is_replaced(bench: Bench) -> None:
@@ -204,14 +204,14 @@ async def test_one_that_is_there_already_without_our_knowing_is_replaced(bench: 
     bench.wanted = {"a": "/ours"}
     assert await bench.agent.apply("a") is None
     assert bench.events == ["load a /ours", "unload a", "load a /ours"]
-    assert bench.target.held == bench.agent.loaded == {"a": "/ours"}
+    assert bench.target.held == bench.agent.held.loaded == {"a": "/ours"}
 
 
 async def test_a_400_that_stays_is_a_refusal(bench: Bench) -> None:
     bench.wanted = {"a": "/a1"}
     bench.refuse("a", words="400 no such thing")
     assert await bench.agent.apply("a") == "400 no such thing"
-    assert bench.agent.failures == 1
+    assert bench.agent.totals.failures == 1
 
 
 async def test_a_worker_that_does_not_answer_is_an_error_and_no_refusal(bench: Bench) -> None:
@@ -220,7 +220,7 @@ async def test_a_worker_that_does_not_answer_is_an_error_and_no_refusal(bench: B
         await bench.agent.sync()
     with pytest.raises(ProbeFailed):
         await bench.agent.apply("a")
-    assert (bench.agent.refused, bench.agent.loaded) == ({}, {})
+    assert (bench.agent.held.refused, bench.agent.held.loaded) == ({}, {})
     bench.target.silent = False
     await asyncio.wait_for(bench.agent.sync(), 5)  # whoever failed has let go of it
     assert bench.target.held == {"a": "/a1"}
@@ -230,7 +230,7 @@ async def test_an_unload_of_one_that_is_gone_already_is_as_good(bench: Bench) ->
     bench.holds(a="/a1")
     bench.target.held.clear()
     assert await bench.agent.apply("a") is None
-    assert bench.agent.loaded == {}
+    assert bench.agent.held.loaded == {}
 
 
 # drift
@@ -247,7 +247,7 @@ async def test_what_is_changed_behind_our_back_is_seen_and_repaired(bench: Bench
     assert bench.agent.dirty.is_set()
     await bench.agent.sync()
     assert bench.target.held == bench.wanted
-    assert bench.agent.drift_repairs == 1
+    assert bench.agent.totals.drift_repairs == 1
     assert not bench.agent.dirty.is_set()
     assert bench.agent.look(bench.target.cards()) is False
 
@@ -316,15 +316,15 @@ async def test_two_at_once_do_not_load_the_same_twice(bench: Bench) -> None:
 async def test_the_engines_own_adapters_are_left_alone() -> None:
     bench = Bench(frozenset({"theirs"}))
     bench.holds(theirs="/t", ours="/o")
-    assert bench.agent.loaded == {"ours": "/o"}
+    assert bench.agent.held.loaded == {"ours": "/o"}
     await bench.agent.sync()
     assert bench.target.held == {"theirs": "/t"}
     assert not bench.agent.look(bench.target.cards())
 
 
 async def test_the_base_model_is_no_adapter(bench: Bench) -> None:
-    bench.agent.known(bench.target.cards())
-    assert bench.agent.loaded == {}
+    bench.agent.held.loaded = bench.agent._shown(bench.target.cards())
+    assert bench.agent.held.loaded == {}
 
 
 async def test_what_an_adopted_worker_holds_is_not_loaded_again(bench: Bench) -> None:
@@ -334,7 +334,7 @@ async def test_what_an_adopted_worker_holds_is_not_loaded_again(bench: Bench) ->
     assert bench.agent.dirty.is_set()
     await bench.agent.sync()
     assert bench.events == ["load b /b1"]
-    assert bench.agent.drift_repairs == 0
+    assert bench.agent.totals.drift_repairs == 0
 
 
 async def test_loads_are_timed(bench: Bench) -> None:
@@ -344,4 +344,4 @@ async def test_loads_are_timed(bench: Bench) -> None:
 
     bench.target.on_load, bench.wanted = slow, {"a": "/a1"}
     await bench.agent.sync()
-    assert bench.agent.load_seconds == 2.5
+    assert bench.agent.totals.load_seconds == 2.5

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from adapterfakes import FakeSupervisor, FakeWorker, make_adapter
+from adapterfakes import FakeCluster, FakeWorker, make_adapter
 from cluster.errors import Refused
 from cluster.fleet.states import WorkerState
+from config.settings import load as settings
 from worker.probe import NotNumbers, ProbeFailed
 
 Content = Callable[[int], str]
@@ -26,11 +27,11 @@ def content(tmp_path: Path) -> Content:
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> FakeSupervisor:
-    return FakeSupervisor(tmp_path)
+def cluster(tmp_path: Path) -> FakeCluster:
+    return FakeCluster(tmp_path)
 
 
-async def load(cluster: FakeSupervisor, path: str, name: str = "a", **more: Any) -> tuple[int, dict[str, Any]]:
+async def load(cluster: FakeCluster, path: str, name: str = "a", **more: Any) -> tuple[int, dict[str, Any]]:
     given = {"replace_it": True, "description": None, **more}
     return await cluster.rollouts.load(name, path, **given)
 
@@ -51,27 +52,27 @@ def refuse(worker: FakeWorker, *, once: bool = False, words: str = "500 refused"
     worker.target.on_load = on_load
 
 
-async def settle(cluster: FakeSupervisor) -> None:
+async def settle(cluster: FakeCluster) -> None:
     """What the workers' own tasks do when they are told that something changed."""
     for worker in cluster.workers:
-        if worker.instance.agent is not None and worker.agent.dirty.is_set():
+        if cluster.agents.get(worker.instance.id) is not None and worker.agent.dirty.is_set():
             await worker.agent.sync()
 
 
 # a new name
 
 
-async def test_a_new_one_is_on_every_worker_before_it_is_answered(cluster: FakeSupervisor, content: Content) -> None:
+async def test_a_new_one_is_on_every_worker_before_it_is_answered(cluster: FakeCluster, content: Content) -> None:
     status, answer = await load(cluster, content(1), description="mine")
     assert status == 200
     assert answer["instances"] == {f"instance_{n}": "loaded" for n in range(3)}
     assert (answer["lora_name"], answer["version"], answer["state"], answer["unchecked"]) == ("a", 1, "loaded", [])
     assert cluster.numbers("a") == [1, 1, 1]
     assert cluster.saved == [(["a"], [])]
-    assert cluster.rollouts.registry.adapters["a"].description == "mine"
+    assert cluster.inventory.registry.adapters["a"].description == "mine"
 
 
-async def test_workers_load_the_copy_not_the_source(cluster: FakeSupervisor, content: Content) -> None:
+async def test_workers_load_the_copy_not_the_source(cluster: FakeCluster, content: Content) -> None:
     source = content(1)
     await load(cluster, source)
     shutil.rmtree(source)
@@ -80,7 +81,7 @@ async def test_workers_load_the_copy_not_the_source(cluster: FakeSupervisor, con
     assert (path / "adapter_model.safetensors").is_file()
 
 
-async def test_a_new_one_goes_to_all_workers_at_once(cluster: FakeSupervisor, content: Content) -> None:
+async def test_a_new_one_goes_to_all_workers_at_once(cluster: FakeCluster, content: Content) -> None:
     all_began = asyncio.Event()
     began = 0
 
@@ -98,44 +99,44 @@ async def test_a_new_one_goes_to_all_workers_at_once(cluster: FakeSupervisor, co
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
-async def test_one_refusal_and_no_worker_has_it(cluster: FakeSupervisor, content: Content, number: int) -> None:
+async def test_one_refusal_and_no_worker_has_it(cluster: FakeCluster, content: Content, number: int) -> None:
     refuse(cluster.workers[number], words="500 too big for me")
     error = await refusal(load(cluster, content(1)))
     assert error.status == 502
     assert f"instance_{number}" in str(error) and "too big for me" in str(error)
     assert cluster.held() == [{}, {}, {}]
-    assert cluster.rollouts.registry.adapters == {} and cluster.saved == []
-    assert all(worker.agent.refused == {} for worker in cluster.workers), "nobody is degraded for it"
+    assert cluster.inventory.registry.adapters == {} and cluster.saved == []
+    assert all(worker.agent.held.refused == {} for worker in cluster.workers), "nobody is degraded for it"
 
 
 async def test_with_no_worker_ready_it_is_registered(tmp_path: Path, content: Content) -> None:
-    cluster = FakeSupervisor(tmp_path, workers=0)
+    cluster = FakeCluster(tmp_path, workers=0)
     status, answer = await load(cluster, content(1))
     assert (status, answer["state"], answer["instances"]) == (202, "registered", {})
-    assert "a" in cluster.rollouts.registry.adapters
+    assert "a" in cluster.inventory.registry.adapters
 
 
 async def test_a_registry_that_cannot_be_written_leaves_nobody_with_it(
-    cluster: FakeSupervisor, content: Content
+    cluster: FakeCluster, content: Content
 ) -> None:
     cluster.save_fails = OSError("disk full")
     with pytest.raises(OSError, match="disk full"):
         await load(cluster, content(1))
     assert cluster.held() == [{}, {}, {}]
-    assert cluster.rollouts.registry.adapters == {}
+    assert cluster.inventory.registry.adapters == {}
 
 
 @pytest.mark.parametrize(
     ("name", "path", "status"),
     [("a", "relative", 400), ("a", "/nowhere", 404), ("a/b", "/x", 400), ("..", "/x", 400), ("demo", "/x", 409)],
 )
-async def test_what_is_wrong_touches_no_worker(cluster: FakeSupervisor, name: str, path: str, status: int) -> None:
+async def test_what_is_wrong_touches_no_worker(cluster: FakeCluster, name: str, path: str, status: int) -> None:
     assert (await refusal(load(cluster, path, name))).status == status
     assert cluster.seen == [] and cluster.saved == []
 
 
-async def test_nothing_is_loaded_where_the_file_says_so(cluster: FakeSupervisor, content: Content) -> None:
-    cluster.plan.dynamic_loading = False
+async def test_nothing_is_loaded_where_the_file_says_so(cluster: FakeCluster, content: Content) -> None:
+    cluster.plan(dynamic_loading=False)
     assert (await refusal(load(cluster, content(1)))).status == 409
     assert cluster.seen == []
 
@@ -144,7 +145,7 @@ async def test_nothing_is_loaded_where_the_file_says_so(cluster: FakeSupervisor,
 
 
 async def test_the_same_content_again_is_no_new_version(
-    cluster: FakeSupervisor, content: Content, tmp_path: Path
+    cluster: FakeCluster, content: Content, tmp_path: Path
 ) -> None:
     await load(cluster, content(1))
     cluster.seen.clear()
@@ -154,7 +155,7 @@ async def test_the_same_content_again_is_no_new_version(
     assert len(list(cluster.store.iterdir())) == 1
 
 
-async def test_other_content_has_to_be_asked_for(cluster: FakeSupervisor, content: Content) -> None:
+async def test_other_content_has_to_be_asked_for(cluster: FakeCluster, content: Content) -> None:
     await load(cluster, content(1))
     cluster.seen.clear()
     error = await refusal(load(cluster, content(2), replace_it=False))
@@ -163,7 +164,7 @@ async def test_other_content_has_to_be_asked_for(cluster: FakeSupervisor, conten
     assert cluster.seen == [] and cluster.numbers("a") == [1, 1, 1]
 
 
-async def test_a_new_version_goes_worker_by_worker(cluster: FakeSupervisor, content: Content) -> None:
+async def test_a_new_version_goes_worker_by_worker(cluster: FakeCluster, content: Content) -> None:
     await load(cluster, content(1), description="kept")
     cluster.seen.clear()
     assert (await load(cluster, content(2)))[1]["version"] == 2
@@ -172,10 +173,10 @@ async def test_a_new_version_goes_worker_by_worker(cluster: FakeSupervisor, cont
         f"instance_{n} {what}" for n in range(3) for what in ("withhold a", "unload a", f"load a {path}")
     ]
     assert cluster.numbers("a") == [2, 2, 2]
-    assert cluster.rollouts.registry.adapters["a"].description == "kept"
+    assert cluster.inventory.registry.adapters["a"].description == "kept"
 
 
-async def test_no_more_than_one_worker_is_without_it_in_an_update(cluster: FakeSupervisor, content: Content) -> None:
+async def test_no_more_than_one_worker_is_without_it_in_an_update(cluster: FakeCluster, content: Content) -> None:
     await load(cluster, content(1))
     without: list[int] = []
 
@@ -191,20 +192,20 @@ async def test_no_more_than_one_worker_is_without_it_in_an_update(cluster: FakeS
 
 @pytest.mark.parametrize("number", [0, 1, 2])
 async def test_a_new_version_that_one_refuses_goes_back_everywhere(
-    cluster: FakeSupervisor, content: Content, number: int
+    cluster: FakeCluster, content: Content, number: int
 ) -> None:
     await load(cluster, content(1))
-    before, registry = [dict(held) for held in cluster.held()], cluster.rollouts.registry
+    before, registry = [dict(held) for held in cluster.held()], cluster.inventory.registry
     refuse(cluster.workers[number], once=True)
     error = await refusal(load(cluster, content(2)))
     assert error.status == 502 and f"instance_{number}" in str(error)
     assert cluster.held() == before
-    assert cluster.rollouts.registry == registry
-    assert all(worker.agent.refused == {} for worker in cluster.workers)
+    assert cluster.inventory.registry == registry
+    assert all(worker.agent.held.refused == {} for worker in cluster.workers)
 
 
 async def test_an_unload_that_fails_in_an_update_leaves_the_old_one_in_rotation(
-    cluster: FakeSupervisor, content: Content, monkeypatch: pytest.MonkeyPatch
+    cluster: FakeCluster, content: Content, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The worker still holds the old version, and is to be sent requests for it again."""
     await load(cluster, content(1))
@@ -220,11 +221,11 @@ async def test_an_unload_that_fails_in_an_update_leaves_the_old_one_in_rotation(
     assert (await refusal(load(cluster, content(2)))).status == 502
     await settle(cluster)
     assert cluster.numbers("a") == [1, 1, 1]
-    assert [worker.instance.withheld for worker in cluster.workers] == [set(), set(), set()]
+    assert [worker.instance.adapters.withheld for worker in cluster.workers] == [set(), set(), set()]
 
 
 async def test_a_write_that_fails_after_an_update_brings_the_old_one_back(
-    cluster: FakeSupervisor, content: Content
+    cluster: FakeCluster, content: Content
 ) -> None:
     await load(cluster, content(1))
     cluster.save_fails = OSError("disk full")
@@ -233,7 +234,7 @@ async def test_a_write_that_fails_after_an_update_brings_the_old_one_back(
     assert cluster.numbers("a") == [1, 1, 1]
 
 
-async def test_a_cancelled_update_brings_the_old_one_back(cluster: FakeSupervisor, content: Content) -> None:
+async def test_a_cancelled_update_brings_the_old_one_back(cluster: FakeCluster, content: Content) -> None:
     await load(cluster, content(1))
     before, began = [dict(held) for held in cluster.held()], asyncio.Event()
 
@@ -253,18 +254,18 @@ async def test_a_cancelled_update_brings_the_old_one_back(cluster: FakeSuperviso
 
 
 async def test_only_so_many_versions_are_kept(tmp_path: Path, content: Content) -> None:
-    cluster = FakeSupervisor(tmp_path, keep=2)
+    cluster = FakeCluster(tmp_path, keep=2)
     for seed in (1, 2, 3):
         await load(cluster, content(seed))
-    assert [v.number for v in cluster.rollouts.registry.adapters["a"].versions] == [2, 3]
+    assert [v.number for v in cluster.inventory.registry.adapters["a"].versions] == [2, 3]
     cluster.rollouts.sweep()
-    assert {f.name for f in cluster.store.iterdir()} == cluster.rollouts.registry.hashes()
+    assert {f.name for f in cluster.store.iterdir()} == cluster.inventory.registry.hashes()
 
 
 # workers that come and go
 
 
-async def test_a_worker_that_dies_in_a_load_is_skipped(cluster: FakeSupervisor, content: Content) -> None:
+async def test_a_worker_that_dies_in_a_load_is_skipped(cluster: FakeCluster, content: Content) -> None:
     async def die(name: str, path: str) -> str | None:
         cluster.workers[1].die()
         raise ProbeFailed("connection reset")
@@ -275,7 +276,7 @@ async def test_a_worker_that_dies_in_a_load_is_skipped(cluster: FakeSupervisor, 
     assert cluster.numbers("a") == [1, None, 1]
 
 
-async def test_a_worker_that_dies_in_an_update_is_skipped(cluster: FakeSupervisor, content: Content) -> None:
+async def test_a_worker_that_dies_in_an_update_is_skipped(cluster: FakeCluster, content: Content) -> None:
     await load(cluster, content(1))
 
     async def die(name: str, path: str) -> str | None:
@@ -288,7 +289,7 @@ async def test_a_worker_that_dies_in_an_update_is_skipped(cluster: FakeSuperviso
 
 
 async def test_a_worker_whose_death_is_seen_a_moment_later_is_skipped(
-    cluster: FakeSupervisor, content: Content
+    cluster: FakeCluster, content: Content
 ) -> None:
     async def die(name: str, path: str) -> str | None:
         asyncio.get_running_loop().call_later(0.03, cluster.workers[1].die)
@@ -299,7 +300,7 @@ async def test_a_worker_whose_death_is_seen_a_moment_later_is_skipped(
 
 
 async def test_a_worker_that_lives_and_does_not_answer_is_a_refusal(
-    cluster: FakeSupervisor, content: Content, monkeypatch: pytest.MonkeyPatch
+    cluster: FakeCluster, content: Content, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def survives(*_: object) -> bool:
         return True
@@ -314,7 +315,7 @@ async def test_a_worker_that_lives_and_does_not_answer_is_a_refusal(
     assert cluster.held() == [{}, {}, {}]
 
 
-async def test_a_worker_that_is_not_ready_is_left_alone(cluster: FakeSupervisor, content: Content) -> None:
+async def test_a_worker_that_is_not_ready_is_left_alone(cluster: FakeCluster, content: Content) -> None:
     cluster.workers[1].instance.state = WorkerState.UNHEALTHY
     await load(cluster, content(1))
     assert cluster.numbers("a") == [1, None, 1]
@@ -322,7 +323,7 @@ async def test_a_worker_that_is_not_ready_is_left_alone(cluster: FakeSupervisor,
 
 @pytest.mark.parametrize("version", [1, 2])
 async def test_a_worker_that_becomes_ready_in_the_middle_gets_it(
-    cluster: FakeSupervisor, content: Content, version: int
+    cluster: FakeCluster, content: Content, version: int
 ) -> None:
     if version == 2:
         await load(cluster, content(1))
@@ -341,7 +342,7 @@ async def test_a_worker_that_becomes_ready_in_the_middle_gets_it(
 # back
 
 
-async def test_back_is_to_the_version_before(cluster: FakeSupervisor, content: Content) -> None:
+async def test_back_is_to_the_version_before(cluster: FakeCluster, content: Content) -> None:
     for seed in (1, 2, 3):
         await load(cluster, content(seed))
     assert (await cluster.rollouts.rollback("a", None))["version"] == 2
@@ -349,38 +350,38 @@ async def test_back_is_to_the_version_before(cluster: FakeSupervisor, content: C
     assert (await cluster.rollouts.rollback("a", None))["version"] == 1
     assert (await cluster.rollouts.rollback("a", 3))["version"] == 3
     assert cluster.numbers("a") == [3, 3, 3]
-    assert cluster.rollouts.rollbacks == 3
+    assert cluster.inventory.rollbacks == 3
 
 
 @pytest.mark.parametrize(
     ("name", "number", "status"), [("nobody", None, 404), ("a", None, 409), ("a", 7, 404)]
 )
 async def test_a_rollback_that_is_none(
-    cluster: FakeSupervisor, content: Content, name: str, number: int | None, status: int
+    cluster: FakeCluster, content: Content, name: str, number: int | None, status: int
 ) -> None:
     await load(cluster, content(1))
     assert (await refusal(cluster.rollouts.rollback(name, number))).status == status
     assert cluster.numbers("a") == [1, 1, 1]
 
 
-async def test_a_rollback_to_the_active_version_changes_nothing(cluster: FakeSupervisor, content: Content) -> None:
+async def test_a_rollback_to_the_active_version_changes_nothing(cluster: FakeCluster, content: Content) -> None:
     await load(cluster, content(1))
     cluster.seen.clear()
     assert (await cluster.rollouts.rollback("a", 1))["version"] == 1
-    assert cluster.seen == [] and cluster.rollouts.rollbacks == 0
+    assert cluster.seen == [] and cluster.inventory.rollbacks == 0
 
 
-async def test_a_rollback_that_one_refuses_leaves_the_newer_version(cluster: FakeSupervisor, content: Content) -> None:
+async def test_a_rollback_that_one_refuses_leaves_the_newer_version(cluster: FakeCluster, content: Content) -> None:
     await load(cluster, content(1))
     await load(cluster, content(2))
     refuse(cluster.workers[1], once=True)
     assert (await refusal(cluster.rollouts.rollback("a", None))).status == 502
     assert cluster.numbers("a") == [2, 2, 2]
-    assert cluster.rollouts.registry.adapters["a"].active == 2
-    assert cluster.rollouts.rollbacks == 0
+    assert cluster.inventory.registry.adapters["a"].active == 2
+    assert cluster.inventory.rollbacks == 0
 
 
-async def test_after_a_rollback_the_next_number_is_a_new_one(cluster: FakeSupervisor, content: Content) -> None:
+async def test_after_a_rollback_the_next_number_is_a_new_one(cluster: FakeCluster, content: Content) -> None:
     for seed in (1, 2):
         await load(cluster, content(seed))
     await cluster.rollouts.rollback("a", None)
@@ -390,16 +391,16 @@ async def test_after_a_rollback_the_next_number_is_a_new_one(cluster: FakeSuperv
 # off
 
 
-async def test_an_unloaded_one_is_off_every_worker(cluster: FakeSupervisor, content: Content) -> None:
+async def test_an_unloaded_one_is_off_every_worker(cluster: FakeCluster, content: Content) -> None:
     await load(cluster, content(1))
     await load(cluster, content(2), "b")
     assert await cluster.rollouts.unload("a") == {"lora_name": "a", "state": "unloaded"}
     assert [set(held) for held in cluster.held()] == [{"b"}] * 3
-    assert list(cluster.rollouts.registry.adapters) == ["b"]
+    assert list(cluster.inventory.registry.adapters) == ["b"]
     assert (await refusal(cluster.rollouts.unload("a"))).status == 404
 
 
-async def test_an_unload_is_durable_before_a_worker_is_touched(cluster: FakeSupervisor, content: Content) -> None:
+async def test_an_unload_is_durable_before_a_worker_is_touched(cluster: FakeCluster, content: Content) -> None:
     await load(cluster, content(1))
     cluster.seen.clear()
     cluster.save_fails = OSError("disk full")
@@ -409,7 +410,7 @@ async def test_an_unload_is_durable_before_a_worker_is_touched(cluster: FakeSupe
 
 
 async def test_a_worker_that_does_not_answer_an_unload_is_made_good_later(
-    cluster: FakeSupervisor, content: Content
+    cluster: FakeCluster, content: Content
 ) -> None:
     await load(cluster, content(1))
     await settle(cluster)
@@ -424,15 +425,15 @@ async def test_a_worker_that_does_not_answer_an_unload_is_made_good_later(
 # at once
 
 
-async def test_two_changes_of_one_name_come_one_after_the_other(cluster: FakeSupervisor, content: Content) -> None:
+async def test_two_changes_of_one_name_come_one_after_the_other(cluster: FakeCluster, content: Content) -> None:
     await load(cluster, content(1))
     answers = await asyncio.gather(load(cluster, content(2)), load(cluster, content(3)), load(cluster, content(4)))
     assert [answer["version"] for _, answer in answers] == [2, 3, 4]
     assert cluster.numbers("a") == [4, 4, 4]
-    assert [v.number for v in cluster.rollouts.registry.adapters["a"].versions] == [2, 3, 4]
+    assert [v.number for v in cluster.inventory.registry.adapters["a"].versions] == [2, 3, 4]
 
 
-async def test_a_load_and_an_unload_of_one_name_end_in_agreement(cluster: FakeSupervisor, content: Content) -> None:
+async def test_a_load_and_an_unload_of_one_name_end_in_agreement(cluster: FakeCluster, content: Content) -> None:
     await load(cluster, content(1))
     await asyncio.gather(load(cluster, content(2)), cluster.rollouts.unload("a"))
     assert cluster.held() == [{}, {}, {}]
@@ -440,14 +441,14 @@ async def test_a_load_and_an_unload_of_one_name_end_in_agreement(cluster: FakeSu
     assert cluster.numbers("a") == [1, 1, 1]
 
 
-async def test_changes_of_different_names_at_once_are_all_kept(cluster: FakeSupervisor, content: Content) -> None:
+async def test_changes_of_different_names_at_once_are_all_kept(cluster: FakeCluster, content: Content) -> None:
     names = [f"n{seed}" for seed in range(6)]
     await asyncio.gather(*(load(cluster, content(seed), name) for seed, name in enumerate(names)))
-    assert set(cluster.rollouts.registry.adapters) == set(names)
+    assert set(cluster.inventory.registry.adapters) == set(names)
     assert [set(held) for held in cluster.held()] == [set(names)] * 3
 
 
-async def test_one_that_fails_beside_another_takes_nothing_from_it(cluster: FakeSupervisor, content: Content) -> None:
+async def test_one_that_fails_beside_another_takes_nothing_from_it(cluster: FakeCluster, content: Content) -> None:
     async def only_b(name: str, path: str) -> str | None:
         return "500 no" if name == "b" else None
 
@@ -455,31 +456,31 @@ async def test_one_that_fails_beside_another_takes_nothing_from_it(cluster: Fake
     _, error = await asyncio.gather(load(cluster, content(1)), load(cluster, content(2), "b"), return_exceptions=True)
     assert isinstance(error, Refused)
     assert [set(held) for held in cluster.held()] == [{"a"}] * 3
-    assert list(cluster.rollouts.registry.adapters) == ["a"]
+    assert list(cluster.inventory.registry.adapters) == ["a"]
 
 
 # lazily
 
 
-async def given_lazily(cluster: FakeSupervisor, path: str, name: str = "lazy") -> None:
+async def given_lazily(cluster: FakeCluster, path: str, name: str = "lazy") -> None:
     await cluster.rollouts.take_in_given({name: Path(path)}, frozenset({name}), {})
     await settle(cluster)
 
 
 async def test_a_lazy_one_is_registered_and_on_no_worker_until_it_is_asked_for(
-    cluster: FakeSupervisor, content: Content
+    cluster: FakeCluster, content: Content
 ) -> None:
     await given_lazily(cluster, content(1))
     assert cluster.held() == [{}, {}, {}]
-    assert cluster.rollouts.find("lazy")["state"] == "lazy"
+    assert cluster.report.find("lazy")["state"] == "lazy"
     cluster.rollouts.want("lazy")
     cluster.rollouts.want("never heard of")
     await settle(cluster)
     assert cluster.numbers("lazy") == [1, 1, 1]
-    assert set(cluster.rollouts.used) == {"lazy"}
+    assert set(cluster.inventory.used) == {"lazy"}
 
 
-async def test_a_lazy_one_is_loaded_on_command(cluster: FakeSupervisor, content: Content) -> None:
+async def test_a_lazy_one_is_loaded_on_command(cluster: FakeCluster, content: Content) -> None:
     """The issue: "registered, loaded on first use or on command"."""
     await given_lazily(cluster, content(1))
     status, answer = await load(cluster, content(1), "lazy")
@@ -490,7 +491,7 @@ async def test_a_lazy_one_is_loaded_on_command(cluster: FakeSupervisor, content:
 
 
 async def test_no_worker_holds_more_than_the_cap_after_a_load(tmp_path: Path, content: Content) -> None:
-    cluster = FakeSupervisor(tmp_path, workers=1, cap=2)
+    cluster = FakeCluster(tmp_path, workers=1, cap=2)
     for seed in range(4):
         cluster.clock.advance(1)
         assert (await load(cluster, content(seed), f"n{seed}"))[0] == 200
@@ -499,36 +500,36 @@ async def test_no_worker_holds_more_than_the_cap_after_a_load(tmp_path: Path, co
 
 
 async def test_given_ones_are_one_transaction_and_the_same_again_no_new_version(
-    cluster: FakeSupervisor, content: Content
+    cluster: FakeCluster, content: Content
 ) -> None:
     given = {"a": Path(content(1)), "b": Path(content(2))}
     for _ in range(2):
         await cluster.rollouts.take_in_given(given, frozenset({"b"}), {"a": "words"})
     assert cluster.saved == [(["a", "b"], [])] * 2
-    adapters = cluster.rollouts.registry.adapters
+    adapters = cluster.inventory.registry.adapters
     assert [(a.active, a.pinned, a.auto_load) for a in adapters.values()] == [(1, True, True), (1, False, False)]
     assert adapters["a"].description == "words"
 
 
 async def test_one_that_is_none_among_given_ones_keeps_all_out(
-    cluster: FakeSupervisor, content: Content, tmp_path: Path
+    cluster: FakeCluster, content: Content, tmp_path: Path
 ) -> None:
     with pytest.raises(Exception, match="nowhere"):
         await cluster.rollouts.take_in_given(
             {"a": Path(content(1)), "b": tmp_path / "nowhere"}, frozenset(), {}
         )
-    assert cluster.saved == [] and cluster.rollouts.registry.adapters == {}
+    assert cluster.saved == [] and cluster.inventory.registry.adapters == {}
 
 
 # whether it does anything
 
 
-def without_effect(cluster: FakeSupervisor, *names: str) -> None:
+def without_effect(cluster: FakeCluster, *names: str) -> None:
     for worker in cluster.workers:
         worker.target.numbers_of |= dict.fromkeys(names, "base")
 
 
-async def test_one_worker_is_asked_once_whether_it_does_anything(cluster: FakeSupervisor, content: Content) -> None:
+async def test_one_worker_is_asked_once_whether_it_does_anything(cluster: FakeCluster, content: Content) -> None:
     await load(cluster, content(1))
     assert sorted(worker.target.asked for worker in cluster.workers) == [[], [], ["base", "a"]]
     await load(cluster, content(1), "b")
@@ -538,7 +539,7 @@ async def test_one_worker_is_asked_once_whether_it_does_anything(cluster: FakeSu
     assert sorted(asked) == ["a", "a", "base", "base"], "the same content by another name, or again, is known"
 
 
-async def test_one_that_changes_nothing_is_on_no_worker(cluster: FakeSupervisor, content: Content) -> None:
+async def test_one_that_changes_nothing_is_on_no_worker(cluster: FakeCluster, content: Content) -> None:
     without_effect(cluster, "a")
     error = await refusal(load(cluster, content(1)))
     assert (error.status, error.param) == (400, "lora_path")
@@ -548,7 +549,7 @@ async def test_one_that_changes_nothing_is_on_no_worker(cluster: FakeSupervisor,
 
 
 async def test_a_version_that_changes_nothing_stops_at_the_first_worker(
-    cluster: FakeSupervisor, content: Content
+    cluster: FakeCluster, content: Content
 ) -> None:
     await load(cluster, content(1))
     cluster.seen.clear()
@@ -558,7 +559,7 @@ async def test_a_version_that_changes_nothing_stops_at_the_first_worker(
     assert {words.split()[0] for words in cluster.seen} == {"instance_0"}, "the others never let go of the old one"
 
 
-async def test_one_that_may_change_nothing_is_loaded_and_stays_so(cluster: FakeSupervisor, content: Content) -> None:
+async def test_one_that_may_change_nothing_is_loaded_and_stays_so(cluster: FakeCluster, content: Content) -> None:
     without_effect(cluster, "a")
     assert (await load(cluster, content(1), allow_no_effect=True))[0] == 200
     assert cluster.numbers("a") == [1, 1, 1]
@@ -566,26 +567,26 @@ async def test_one_that_may_change_nothing_is_loaded_and_stays_so(cluster: FakeS
     without_effect(cluster, "a")
     await worker.agent.sync()
     assert cluster.numbers("a") == [1, 1, 1, 1] and worker.target.asked == []
-    (version,) = cluster.rollouts.registry.adapters["a"].versions
+    (version,) = cluster.inventory.registry.adapters["a"].versions
     assert version.allow_no_effect, "stored with it, so that a later supervisor knows"
 
 
-async def test_a_setting_allows_all(cluster: FakeSupervisor, content: Content) -> None:
+async def test_a_setting_allows_all(cluster: FakeCluster, content: Content) -> None:
     without_effect(cluster, "a")
-    cluster.plan.settings.allow_no_effect = True
+    cluster.plan(settings=settings({"engine": "sim", "allow_no_effect": True}))
     assert (await load(cluster, content(1)))[0] == 200
-    cluster.plan.settings.allow_no_effect = False
-    assert not cluster.rollouts.registry.adapters["a"].current.allow_no_effect
+    cluster.plan(settings=settings({"engine": "sim"}))
+    assert not cluster.inventory.registry.adapters["a"].current.allow_no_effect
 
 
-async def test_what_was_refused_can_be_allowed_afterwards(cluster: FakeSupervisor, content: Content) -> None:
+async def test_what_was_refused_can_be_allowed_afterwards(cluster: FakeCluster, content: Content) -> None:
     """A lazy one is found out at its first load; whoever knows better says so."""
     without_effect(cluster, "lazy")
     await given_lazily(cluster, content(1))
     cluster.rollouts.want("lazy")
     await settle(cluster)
     assert cluster.held() == [{}, {}, {}]
-    shown = cluster.rollouts.find("lazy")
+    shown = cluster.report.find("lazy")
     assert shown["state"] == "refused"
     assert all("as the base model does" in i["reason"] for i in shown["instances"].values())
     loads = len(cluster.seen)
@@ -595,17 +596,17 @@ async def test_what_was_refused_can_be_allowed_afterwards(cluster: FakeSuperviso
     assert len(cluster.seen) == loads, "what is known of it need not be loaded to be seen again"
     status, answer = await load(cluster, content(1), "lazy", allow_no_effect=True)
     assert (status, set(answer["instances"].values())) == (200, {"loaded"})
-    assert cluster.rollouts.registry.adapters["lazy"].current.allow_no_effect
+    assert cluster.inventory.registry.adapters["lazy"].current.allow_no_effect
 
 
-async def test_other_flags_of_the_engine_are_another_question(cluster: FakeSupervisor, content: Content) -> None:
+async def test_other_flags_of_the_engine_are_another_question(cluster: FakeCluster, content: Content) -> None:
     """A spare with new flags is asked anew, and what it says does not hold for those with the old ones."""
     await load(cluster, content(1))
     spare = cluster.add()
-    spare.agent._effect = cluster.rollouts.effects.asked_of(1)
+    spare.agent._effect = cluster.effects.asked_of(1)
     spare.target.numbers_of["a"] = "base"
     await spare.agent.sync()
-    assert list(spare.agent.refused) == ["a"] and spare.target.held == {}
+    assert list(spare.agent.held.refused) == ["a"] and spare.target.held == {}
     again = cluster.add()
     await again.agent.sync()
     assert again.target.held.keys() == {"a"}
@@ -621,7 +622,7 @@ async def test_other_flags_of_the_engine_are_another_question(cluster: FakeSuper
     ],
 )
 async def test_what_could_not_be_asked_is_told(
-    cluster: FakeSupervisor, content: Content, numbers: Any, told: str
+    cluster: FakeCluster, content: Content, numbers: Any, told: str
 ) -> None:
     for worker in cluster.workers:
         worker.target.numbers_of["base"] = numbers
@@ -635,7 +636,7 @@ async def test_what_could_not_be_asked_is_told(
     [(NotNumbers("NaN"), "no number"), (ProbeFailed("/v1/completions: 500 boom", 500), "cannot answer with it: /v1")],
 )
 async def test_one_that_a_worker_cannot_answer_with_is_on_none(
-    cluster: FakeSupervisor, content: Content, numbers: Any, told: str
+    cluster: FakeCluster, content: Content, numbers: Any, told: str
 ) -> None:
     for worker in cluster.workers:
         worker.target.numbers_of["a"] = numbers
@@ -643,7 +644,7 @@ async def test_one_that_a_worker_cannot_answer_with_is_on_none(
     assert told in str(error) and cluster.held() == [{}, {}, {}]
 
 
-async def test_a_worker_that_dies_when_it_is_asked_is_skipped(cluster: FakeSupervisor, content: Content) -> None:
+async def test_a_worker_that_dies_when_it_is_asked_is_skipped(cluster: FakeCluster, content: Content) -> None:
     async def die(name: str, path: str) -> str | None:
         cluster.workers[0].target.on_load = None
         cluster.workers[0].die()
@@ -655,7 +656,7 @@ async def test_a_worker_that_dies_when_it_is_asked_is_skipped(cluster: FakeSuper
 
 
 async def test_one_that_could_not_be_asked_for_is_not_left_on_the_worker(
-    cluster: FakeSupervisor, content: Content, monkeypatch: pytest.MonkeyPatch
+    cluster: FakeCluster, content: Content, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def survives(*_: object) -> bool:
         return True
@@ -667,7 +668,7 @@ async def test_one_that_could_not_be_asked_for_is_not_left_on_the_worker(
     assert cluster.held() == [{}, {}, {}]
 
 
-async def test_zeros_are_refused_before_a_worker_sees_them(cluster: FakeSupervisor, content: Content) -> None:
+async def test_zeros_are_refused_before_a_worker_sees_them(cluster: FakeCluster, content: Content) -> None:
     weights = Path(content(1)) / "adapter_model.safetensors"
     raw = weights.read_bytes()
     start = 8 + int.from_bytes(raw[:8], "little")
@@ -677,15 +678,31 @@ async def test_zeros_are_refused_before_a_worker_sees_them(cluster: FakeSupervis
     assert (await load(cluster, content(1), allow_no_effect=True))[0] == 200
 
 
-async def test_workers_without_lora_are_given_none(cluster: FakeSupervisor, content: Content) -> None:
-    cluster.plan.spec = replace(cluster.plan.spec, extra_args=("--no-enable-lora",))
+async def test_workers_without_lora_are_given_none(cluster: FakeCluster, content: Content) -> None:
+    cluster.plan(spec=replace(cluster.revisions.latest.spec, extra_args=("--no-enable-lora",)))
     assert "--no-enable-lora" in str(await refusal(load(cluster, content(1))))
     assert cluster.seen == []
 
 
-async def test_flags_that_leave_a_part_of_it_away_are_named(cluster: FakeSupervisor, content: Content) -> None:
-    cluster.plan.spec = replace(cluster.plan.spec, extra_args=("--lora-target-modules", "q_proj", "o_proj"))
+async def test_flags_that_leave_a_part_of_it_away_are_named(cluster: FakeCluster, content: Content) -> None:
+    cluster.plan(spec=replace(cluster.revisions.latest.spec, extra_args=("--lora-target-modules", "q_proj", "o_proj")))
     error = await refusal(load(cluster, content(1)))
     assert error.status == 400 and "model.layers.*.mlp.up_proj (4)" in str(error)
     assert "it would use model.layers.*.self_attn.k_proj (4)" in str(error), "packed with q_proj, it is adapted too"
     assert cluster.seen == []
+
+
+async def test_what_an_agent_does_is_known_to_who_looks_for_hangs(cluster: FakeCluster, content: Content) -> None:
+    seen: list[tuple[bool, int]] = []
+
+    async def look(name: str, path: str) -> str | None:
+        seen.append(cluster.agents.activity("instance_0"))
+        return None
+
+    cluster.workers[0].target.on_load = look
+    await load(cluster, content(1))
+    assert seen == [(True, 0)] and cluster.agents.activity("instance_0") == (False, 1)
+    refuse(cluster.workers[0])
+    await refusal(load(cluster, content(2), "b"))
+    assert cluster.agents.activity("instance_0") == (False, 2)
+    assert cluster.agents.activity("backend_0") == (False, 0)

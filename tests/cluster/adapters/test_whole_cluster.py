@@ -48,7 +48,7 @@ async def test_the_same_again_is_no_new_version_and_other_content_has_to_be_aske
         assert status == 409
         assert "load_inplace" in other["error"]["message"]
         assert (await cluster.load("mine", two, load_inplace=True))[1]["version"] == 2
-        stored = cluster.supervisor.state.adapters
+        stored = cluster.parts.state.adapters
         before = len(list(stored.iterdir()))
         assert (await cluster.load("other", one))[0] == 200
         assert len(list(stored.iterdir())) == before, "the same content is stored once"

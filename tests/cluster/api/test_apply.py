@@ -2,62 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from cluster.adapters.registry import Adapter, Registry, Version
-from cluster.api.apply import Apply, apply
-from cluster.deployment import plan
+from cluster.api.apply import Apply
+from cluster.deployment.plan import Plan
 from cluster.deployment.revisions import Revisions
 from cluster.errors import Refused
-from cluster.fleet.fleet import instance_name
-from cluster.fleet.placement import Machine
+from cluster.fleet.intent import instance_name
 from cluster.fleet.states import WorkerState
-from cluster.supervisor.loop import Supervisor
-from config.paths import StateDir
+from clusterfakes import Unrun
 from config.principal import Principal, Scope
-from config.settings import load
 from config.topology import CorsConfig
-from fakes import Clock
 from worker.demo import adapter_path
 from worker.spec import Slot
 
 S = WorkerState
 
 
-class Cluster:
-    """A supervisor that is not run: changes are made at once, no worker is started."""
+class Cluster(Unrun):
+    """Three workers, with what it was that balancers were replaced with."""
 
-    def __init__(self, tmp_path: Path, **settings: Any) -> None:
-        checked = plan.make(load({"engine": "sim", "instances": 3, **settings}), Machine((), (0, 1), 2**34))
-        nothing: Any = None
-        self.supervisor = Supervisor(checked, StateDir(tmp_path), nothing, nothing, [], clock=Clock(), wall=Clock())
-        self.replaced: list[Any] = []
-        faked: Any = self.supervisor
-        faked.command = self._command
-        faked.balancer = SimpleNamespace(request_replacement=self.replaced.append)
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        super().__init__(folder, **{"instances": 3, **settings})
+        self.replaced = self.replaceable.replaced
         for number in range(3):
             self.worker(instance_name(number), S.READY)
 
-    async def _command(self, change: Callable[[], Any]) -> Any:
-        return change()
+    @property
+    def plan(self) -> Plan:
+        return self.revisions.latest
 
     def worker(self, name: str, state: S, **more: Any) -> None:
-        instance = self.supervisor.fleet.admit(name, Slot(), 0.0)
-        instance.state, instance.settings = state, self.supervisor.revisions.number
+        instance = self.fleet.admit(name, Slot(), 0.0)
+        instance.state, instance.settings = state, self.revisions.number
         for key, value in more.items():
             setattr(instance, key, value)
 
     async def apply(self, **body: Any) -> dict[str, Any]:
-        return await apply(self.supervisor, Apply(**body))
+        return await self.services.applier.apply(Apply(**body))
 
     @property
     def wanted(self) -> dict[str, tuple[int, bool]]:
-        return {n: (i.generation, i.rolling) for n, i in self.supervisor.fleet.desired.instances.items()}
+        return {n: (i.generation, i.rolling) for n, i in self.fleet.intent.desired.instances.items()}
 
 
 @pytest.fixture
@@ -70,14 +60,13 @@ ROLLING = {f"instance_{n}": (1, True) for n in range(3)}
 
 
 async def test_what_holds_at_once_restarts_nobody(cluster: Cluster) -> None:
-    supervisor = cluster.supervisor
     given = {"drain_timeout": 7, "stop_grace": 3, "startup_timeout": 50, "strategy": "random", "restart_delay": 9}
     answer = await cluster.apply(settings=given)
-    desired = supervisor.fleet.desired
+    desired = cluster.fleet.intent.desired
     assert {c["effect"] for c in answer["changes"]} == {"at once"} and answer["restarting"] == []
     assert (desired.drain_timeout, desired.stop_grace, desired.startup_timeout) == (7, 3, 50)
-    assert (supervisor.strategy, supervisor.fleet.policy.backoff.first) == ("random", 9)
-    assert supervisor.plan.settings.drain_timeout == 7
+    assert (cluster.fleet.intent.strategy, cluster.fleet.policy.backoff.first) == ("random", 9)
+    assert cluster.plan.settings.drain_timeout == 7
     assert (cluster.wanted, cluster.replaced) == (QUIET, [])
 
 
@@ -105,10 +94,10 @@ async def test_flags_of_the_engine_that_are_the_balancers_too_reach_it(cluster: 
 async def test_a_change_of_the_workers_rolls_with_a_spare(cluster: Cluster) -> None:
     answer = await cluster.apply(settings={"engine_args": ["--seed", "1"]})
     assert answer["spare"] == "instance_3" and answer["restarting"] == list(ROLLING)
-    assert cluster.wanted == ROLLING and list(cluster.supervisor.fleet.desired.spares) == ["instance_3"]
-    assert cluster.supervisor.revisions.number == 1 and cluster.replaced == []
-    assert cluster.supervisor.revisions.of(0).spec.extra_args == ()
-    assert cluster.supervisor.revisions.of(1).spec.extra_args == ("--seed", "1")
+    assert cluster.wanted == ROLLING and list(cluster.fleet.intent.desired.spares) == ["instance_3"]
+    assert cluster.revisions.number == 1 and cluster.replaced == []
+    assert cluster.revisions.of(0).spec.extra_args == ()
+    assert cluster.revisions.of(1).spec.extra_args == ("--seed", "1")
 
 
 @pytest.mark.parametrize(("settings", "body"), [({"rolling_spare": False}, {}), ({}, {"spare": False}),
@@ -116,17 +105,17 @@ async def test_a_change_of_the_workers_rolls_with_a_spare(cluster: Cluster) -> N
 async def test_a_spare_can_be_done_without(tmp_path: Path, settings: dict[str, Any], body: dict[str, Any]) -> None:
     cluster = Cluster(tmp_path, **settings)
     answer = await cluster.apply(settings={"engine_args": ["--seed", "1"]}, **body)
-    assert answer["spare"] is None and not cluster.supervisor.fleet.desired.spares and cluster.wanted == ROLLING
+    assert answer["spare"] is None and not cluster.fleet.intent.desired.spares and cluster.wanted == ROLLING
 
 
 async def test_settings_that_are_taken_back_restart_only_who_had_got_them(cluster: Cluster) -> None:
     await cluster.apply(settings={"engine_args": ["--bad"], "drain_timeout": 3}, spare=False)
-    first = cluster.supervisor.fleet.instances["instance_0"]
+    first = cluster.fleet.instances["instance_0"]
     first.generation, first.settings, first.state = 1, 1, S.FAILED
     answer = await cluster.apply(previous=True)
     assert answer["restarting"] == ["instance_0"]
-    assert cluster.supervisor.plan.settings.engine_args == () and cluster.supervisor.plan.settings.drain_timeout == 30
-    behind = [i.id for i in cluster.supervisor.fleet.instances.values() if i.generation < 2]
+    assert cluster.plan.settings.engine_args == () and cluster.plan.settings.drain_timeout == 30
+    behind = [i.id for i in cluster.fleet.instances.values() if i.generation < 2]
     assert behind == ["instance_0"] and cluster.wanted["instance_0"] == (2, True)
 
 
@@ -135,18 +124,18 @@ async def test_settings_that_only_a_spare_had_are_taken_back_without_a_restart(c
     cluster.worker("instance_3", S.FAILED)
     answer = await cluster.apply(previous=True)
     assert (answer["restarting"], answer["spare"]) == ([], None)
-    assert not cluster.supervisor.fleet.desired.spares
-    assert all(cluster.supervisor.fleet.instances[n].generation == 2 for n in QUIET)
+    assert not cluster.fleet.intent.desired.spares
+    assert all(cluster.fleet.instances[n].generation == 2 for n in QUIET)
 
 
 async def test_a_restart_by_hand_that_is_still_to_come_is_not_forgotten(cluster: Cluster) -> None:
     await cluster.apply(settings={"engine_args": ["--bad"]})
-    cluster.supervisor.fleet.restart("instance_1")
+    cluster.fleet.intent.restart("instance_1")
     assert (await cluster.apply(previous=True))["restarting"] == ["instance_1"]
 
 
 async def test_a_dry_run_changes_nothing_and_shows_what_is_refused(cluster: Cluster) -> None:
-    before = cluster.supervisor.plan
+    before = cluster.plan
     given = {"port": 1, "max_body": 4096, "engine_args": ["--seed", "1"], "drain_timeout": 1}
     answer = await cluster.apply(settings=given, dry_run=True)
     assert {c["setting"]: c["effect"] for c in answer["changes"]} == {
@@ -157,7 +146,7 @@ async def test_a_dry_run_changes_nothing_and_shows_what_is_refused(cluster: Clus
     with pytest.raises(Refused, match="port is not changed") as refused:
         await cluster.apply(settings=given)
     assert (refused.value.status, refused.value.param) == (409, "port")
-    assert cluster.supervisor.plan is before and cluster.wanted == QUIET and cluster.replaced == []
+    assert cluster.plan is before and cluster.wanted == QUIET and cluster.replaced == []
 
 
 @pytest.mark.parametrize(
@@ -182,7 +171,7 @@ async def test_what_would_not_work_is_refused_before_anything_changes(
 
 
 async def test_a_limit_below_what_was_scaled_to_is_refused(cluster: Cluster) -> None:
-    cluster.supervisor.fleet.scale(5)
+    cluster.fleet.intent.scale(5)
     with pytest.raises(Refused, match=r"5 instances are outside 1\.\.4"):
         await cluster.apply(settings={"max_instances": 4})
 
@@ -193,7 +182,7 @@ def _hold(cluster: Cluster, **adapters: Path) -> None:
         name: Adapter(name, 1, (Version(1, "0" * 64, str(path), 8, (), None, "", 1, 0.0),))
         for name, path in adapters.items()
     }
-    cluster.supervisor.rollouts.registry = Registry(known)
+    cluster.inventory.registry = Registry(known)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +200,7 @@ async def test_adapters_that_would_not_fit_any_more_are_named(cluster: Cluster, 
         await cluster.apply(settings={"engine_args": args})
     assert (refused.value.status, refused.value.param) == (409, "engine_args")
     assert why in str(refused.value) and "adapter poet" in str(refused.value) and "pirate" in str(refused.value)
-    assert cluster.wanted == QUIET and cluster.supervisor.plan.spec.extra_args == ()
+    assert cluster.wanted == QUIET and cluster.plan.spec.extra_args == ()
 
 
 @pytest.mark.parametrize(
@@ -231,40 +220,39 @@ async def test_an_adapter_that_did_not_fit_before_is_no_reason(cluster: Cluster,
 
 
 async def test_a_cluster_that_is_ending_is_not_changed(cluster: Cluster) -> None:
-    cluster.supervisor.fleet.shut_down()
+    cluster.fleet.intent.shut_down()
     with pytest.raises(Refused, match="shutting down"):
         await cluster.apply(settings={"drain_timeout": 1})
-    assert cluster.supervisor.plan.settings.drain_timeout == 30
+    assert cluster.plan.settings.drain_timeout == 30
 
 
 async def test_plans_outlive_the_supervisor(cluster: Cluster) -> None:
     await cluster.apply(settings={"engine_args": ["--seed", "1"], "drain_timeout": 3})
-    kept = cluster.supervisor.revisions.durable()
-    later = Revisions(cluster.supervisor.plan)
+    kept = cluster.revisions.durable()
+    later = Revisions(cluster.plan)
     later.restore(kept["plans"])
-    assert (later.number, later.of(0).spec.extra_args, later.of(1)) == (1, (), cluster.supervisor.plan)
+    assert (later.number, later.of(0).spec.extra_args, later.of(1)) == (1, (), cluster.plan)
     assert later.before == {"engine_args": [], "drain_timeout": 30.0}
     later.forget({1})
-    assert later.of(0) is cluster.supervisor.plan, "nobody runs by it any more"
-    empty = Revisions(cluster.supervisor.plan)
+    assert later.of(0) is cluster.plan, "nobody runs by it any more"
+    empty = Revisions(cluster.plan)
     empty.restore(None)
     assert empty.number == 0
 
 
 async def test_what_weakens_the_guard_is_not_applied_for_less_than_the_owner(cluster: Cluster) -> None:
     admin = Principal("a", frozenset({Scope.ADMIN}))
-    supervisor = cluster.supervisor
 
     async def ask(**body: Any) -> dict[str, Any]:
-        return await apply(supervisor, Apply(**body), admin)
+        return await cluster.services.applier.apply(Apply(**body), admin)
 
     assert (await ask(settings={"drain_timeout": 7}))["changes"]
-    before = supervisor.plan.settings
+    before = cluster.plan.settings
     for body in ({"settings": {"engine_args": ["--tool-parser-plugin", "/x.py"]}}, {"settings": {"admin_key": "k"}},
                  {"settings": {"drain_timeout": 8, "extra_routes": ["/x"]}, "dry_run": True}):  # fmt: skip
         with pytest.raises(Refused, match="only the owner") as refused:
             await ask(**body)
-        assert refused.value.status == 403 and supervisor.plan.settings is before
+        assert refused.value.status == 403 and cluster.plan.settings is before
     # By no way round either.
     await cluster.apply(settings={"extra_routes": ["/x"]})
     for body in ({"previous": True}, {"defaults": ["extra_routes"]}):

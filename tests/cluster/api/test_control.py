@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import aiohttp
 import pytest
 
 from cluster.api import server as control
-from cluster.deployment import plan
-from cluster.fleet.placement import Machine
-from cluster.supervisor.loop import Supervisor
-from config.paths import StateDir
-from config.settings import load
-from fakes import Clock
+from clusterfakes import Unrun
 
 CHANGES = [
     ("/v1/cluster/scale", {"instances": 99}),
@@ -27,18 +21,10 @@ CHANGES = [
 
 @pytest.fixture
 async def socket(tmp_path: Path) -> AsyncIterator[Path]:
-    checked = plan.make(load({"engine": "sim", "max_instances": 4}), Machine((), (0, 1), 2**34))
-    nothing: Any = None
-    supervisor = Supervisor(checked, StateDir(tmp_path), nothing, nothing, [], clock=Clock(), wall=Clock())
-
-    async def command(change: Callable[[], Any]) -> Any:
-        return change()
-
-    faked: Any = supervisor
-    faked.command, faked.write_behind = command, SimpleNamespace(check=lambda: None)
-    faked.snapshot = lambda: {"instances": {}}
-    runner = await control.serve(supervisor, supervisor.state)
-    yield supervisor.state.control
+    parts = Unrun(tmp_path, max_instances=4)
+    services = replace(parts.services, check_room=lambda: None, snapshot=lambda: {"instances": {}})
+    runner = await control.serve(services, parts.state.control)
+    yield parts.state.control
     await runner.cleanup()
 
 

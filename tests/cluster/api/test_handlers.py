@@ -5,97 +5,98 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from cluster.api import handlers as commands
+from cluster.api import schemas
 from cluster.api.apply import Apply
-from cluster.deployment import plan
+from cluster.api.handlers import Commands
+from cluster.deployment.revisions import Revisions
 from cluster.errors import Refused
-from cluster.events import EventLog
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.instance import Instance
 from cluster.fleet.placement import Machine, Placement
 from cluster.fleet.restart import RestartPolicy
 from cluster.fleet.states import DesiredState
 from cluster.monitoring import external
+from clusterfakes import FakeBalancers, Told, sim_plan
 from config.link import CHANGE_BYTES
-from config.settings import load
 from fakes import Clock, rng
 from worker.spec import Slot
 
 
-def _supervisor(instances: int = 2, **flags: Any) -> Any:
-    checked = plan.make(load({"engine": "sim", "instances": instances, **flags}), Machine((), (0, 1), 2**34))
-    events = EventLog(Clock())
-    fleet = Fleet(DesiredState(), RestartPolicy(), rng().random, events.emit)
-    fleet.scale(instances)
-    ended: list[bool] = []
-    def drain_by_hand(name: str, grace: float) -> None:
-        fleet.drain_by_hand(name, grace, 0.0, (1, 1), True)
+class Cluster:
+    """Two workers that are wanted, a server that is not ours, and what was told and asked for."""
 
-    return SimpleNamespace(
-        plan=checked, fleet=fleet, events=events, external=external.parse(("http://a",), None, 1),
-        strategy="random", ended=ended, shut_down=ended.append, drain_by_hand=drain_by_hand,
-    )
-
-
-def _ask(supervisor: Any, do: Callable[..., Any], kind: type[Any], body: dict[str, Any], *path: str) -> Any:
-    return do(supervisor, *path, commands.parse(kind, json.dumps(body).encode()))
+    def __init__(self, instances: int = 2, **flags: Any) -> None:
+        self.told, self.balancers = Told(), FakeBalancers()
+        self.ended: list[bool] = []
+        self.revisions = Revisions(sim_plan(instances=instances, **flags))
+        self.fleet = Fleet(DesiredState(), RestartPolicy(), rng().random, self.told, strategy="random")
+        self.fleet.intent.scale(instances)
+        self.commands = Commands(
+            self.fleet, self.revisions, external.parse(("http://a",), None, 1), self.balancers, self.told,
+            lambda: (1, 1), self.ended.append, Clock(),
+        )
 
 
-def _scale(supervisor: Any, **body: Any) -> Any:
-    return _ask(supervisor, commands.scale, commands.Scale, body)
+def _ask(
+    cluster: Cluster, do: Callable[..., dict[str, Any]], kind: type[schemas.Body], body: dict[str, Any], *path: str
+) -> Any:
+    return do(cluster.commands, *path, schemas.parse(kind, json.dumps(body).encode()))
 
 
-def _restart(supervisor: Any, **body: Any) -> Any:
-    return _ask(supervisor, commands.restart, commands.Restart, body)
+def _scale(cluster: Cluster, **body: Any) -> Any:
+    return _ask(cluster, Commands.scale, schemas.Scale, body)
+
+
+def _restart(cluster: Cluster, **body: Any) -> Any:
+    return _ask(cluster, Commands.restart, schemas.Restart, body)
 
 
 @pytest.mark.parametrize(
     ("kind", "body", "said", "param"),
     [
-        (commands.Scale, "", "either", None),
-        (commands.Scale, "{", "Invalid JSON", None),
-        (commands.Scale, "[]", "object", None),
-        (commands.Scale, '"x"', "object", None),
-        (commands.Scale, "\xff", "", None),
-        (commands.Scale, "[" * 100_000, "", None),
-        (commands.Scale, '{"instances": "3"}', "instances: Input should be a valid integer", "instances"),
-        (commands.Scale, '{"instances": 2.5}', "instances: ", "instances"),
-        (commands.Scale, '{"instances": true}', "instances: ", "instances"),
-        (commands.Scale, '{"instances": -1}', "instances: ", "instances"),
-        (commands.Scale, '{"action": "scale_up", "count": 0}', "count: ", "count"),
-        (commands.Scale, '{"action": "up"}', "action: ", "action"),
-        (commands.Scale, '{"count": 1}', "either", None),
-        (commands.Scale, '{"instances": 1, "action": "scale_up"}', "either", None),
-        (commands.Scale, '{"instances": 1, "count": 1}', '"count" goes with "action"', None),
-        (commands.Scale, '{"instance": 1}', "instance: unknown field (did you mean 'instances'?)", "instance"),
-        (commands.Strategy, "{}", "strategy: Field required", "strategy"),
-        (commands.Strategy, '{"strategy": 1}', "strategy: ", "strategy"),
-        (commands.Restart, "{}", "either", None),
-        (commands.Restart, '{"rolling": false}', "either", None),
-        (commands.Restart, '{"rolling": true, "instance_id": "instance_0"}', "either", None),
-        (commands.Restart, '{"rolling": 1}', "rolling: ", "rolling"),
-        (commands.Restart, '{"instance_id": "a", "spare": true}', '"spare" goes with "rolling"', None),
-        (commands.Drain, '{"grace": -1}', "grace: ", "grace"),
-        (commands.Drain, '{"grace": "3"}', "grace: ", "grace"),
-        (commands.Weight, '{"weight": -1}', "weight: ", "weight"),
-        (commands.Weight, '{"weight": 1001}', "weight: ", "weight"),
-        (commands.Weight, '{"weight": "3"}', "weight: ", "weight"),
-        (commands.Shutdown, '{"now": "yes"}', "now: ", "now"),
-        (commands.Scale, '{"a":' * 9_000 + "1" + "}" * 9_000, "", None),
-        (commands.LoadAdapter, json.dumps({"lora_name": "a", "lora_path": "/a", "description": "x" * 257}),
+        (schemas.Scale, "", "either", None),
+        (schemas.Scale, "{", "Invalid JSON", None),
+        (schemas.Scale, "[]", "object", None),
+        (schemas.Scale, '"x"', "object", None),
+        (schemas.Scale, "\xff", "", None),
+        (schemas.Scale, "[" * 100_000, "", None),
+        (schemas.Scale, '{"instances": "3"}', "instances: Input should be a valid integer", "instances"),
+        (schemas.Scale, '{"instances": 2.5}', "instances: ", "instances"),
+        (schemas.Scale, '{"instances": true}', "instances: ", "instances"),
+        (schemas.Scale, '{"instances": -1}', "instances: ", "instances"),
+        (schemas.Scale, '{"action": "scale_up", "count": 0}', "count: ", "count"),
+        (schemas.Scale, '{"action": "up"}', "action: ", "action"),
+        (schemas.Scale, '{"count": 1}', "either", None),
+        (schemas.Scale, '{"instances": 1, "action": "scale_up"}', "either", None),
+        (schemas.Scale, '{"instances": 1, "count": 1}', '"count" goes with "action"', None),
+        (schemas.Scale, '{"instance": 1}', "instance: unknown field (did you mean 'instances'?)", "instance"),
+        (schemas.Strategy, "{}", "strategy: Field required", "strategy"),
+        (schemas.Strategy, '{"strategy": 1}', "strategy: ", "strategy"),
+        (schemas.Restart, "{}", "either", None),
+        (schemas.Restart, '{"rolling": false}', "either", None),
+        (schemas.Restart, '{"rolling": true, "instance_id": "instance_0"}', "either", None),
+        (schemas.Restart, '{"rolling": 1}', "rolling: ", "rolling"),
+        (schemas.Restart, '{"instance_id": "a", "spare": true}', '"spare" goes with "rolling"', None),
+        (schemas.Drain, '{"grace": -1}', "grace: ", "grace"),
+        (schemas.Drain, '{"grace": "3"}', "grace: ", "grace"),
+        (schemas.Weight, '{"weight": -1}', "weight: ", "weight"),
+        (schemas.Weight, '{"weight": 1001}', "weight: ", "weight"),
+        (schemas.Weight, '{"weight": "3"}', "weight: ", "weight"),
+        (schemas.Shutdown, '{"now": "yes"}', "now: ", "now"),
+        (schemas.Scale, '{"a":' * 9_000 + "1" + "}" * 9_000, "", None),
+        (schemas.LoadAdapter, json.dumps({"lora_name": "a", "lora_path": "/a", "description": "x" * 257}),
          "description: String should have at most 256", "description"),
-        (commands.LoadAdapter, json.dumps({"lora_name": "a" * 257, "lora_path": "/a"}), "lora_name: ", "lora_name"),
-        (commands.LoadAdapter, json.dumps({"lora_name": "a", "lora_path": "/" * 4097}), "lora_path: ", "lora_path"),
+        (schemas.LoadAdapter, json.dumps({"lora_name": "a" * 257, "lora_path": "/a"}), "lora_name: ", "lora_name"),
+        (schemas.LoadAdapter, json.dumps({"lora_name": "a", "lora_path": "/" * 4097}), "lora_path: ", "lora_path"),
     ],
 )
 def test_a_wrong_body_is_refused_with_what_and_where(kind: type[Any], body: str, said: str, param: str | None) -> None:
     with pytest.raises(Refused) as refused:
-        commands.parse(kind, body.encode("latin-1"))
+        schemas.parse(kind, body.encode("latin-1"))
     assert refused.value.status == 400 and refused.value.param == param
     assert said in str(refused.value) and "\n" not in str(refused.value)
 
@@ -111,20 +112,20 @@ def test_a_wrong_body_is_refused_with_what_and_where(kind: type[Any], body: str,
 )
 def test_a_body_of_more_values_than_any_change_has_is_not_parsed(body: bytes) -> None:
     assert len(body) <= CHANGE_BYTES
-    for kind in (commands.Scale, Apply, commands.LoadAdapter):
+    for kind in (schemas.Scale, Apply, schemas.LoadAdapter):
         with pytest.raises(Refused, match="10000 values") as refused:
-            commands.parse(kind, body)
+            schemas.parse(kind, body)
         assert refused.value.status == 400
 
 
 def test_names_of_unknown_fields_are_not_echoed_whole() -> None:
     with pytest.raises(Refused) as refused:
-        commands.parse(commands.Scale, json.dumps({"x" * 200_000: 1}).encode())
+        schemas.parse(schemas.Scale, json.dumps({"x" * 200_000: 1}).encode())
     assert len(str(refused.value)) < 2_500 and len(refused.value.param or "") < 1_200
 
 
 def test_an_empty_body_is_one_without_fields() -> None:
-    assert commands.parse(commands.Shutdown, b"") == commands.Shutdown(now=False)
+    assert schemas.parse(schemas.Shutdown, b"") == schemas.Shutdown(now=False)
 
 
 @pytest.mark.parametrize(
@@ -138,9 +139,9 @@ def test_an_empty_body_is_one_without_fields() -> None:
     ],
 )
 def test_scale_is_relative_to_what_is_desired(body: dict[str, Any], wanted: int) -> None:
-    supervisor = _supervisor(2)
-    assert _scale(supervisor, **body) == {"desired": wanted, "current": 0}
-    assert len(supervisor.fleet.desired.instances) == wanted
+    cluster = Cluster(2)
+    assert _scale(cluster, **body) == {"desired": wanted, "current": 0}
+    assert len(cluster.fleet.intent.desired.instances) == wanted
 
 
 @pytest.mark.parametrize(
@@ -156,51 +157,50 @@ def test_scale_is_relative_to_what_is_desired(body: dict[str, Any], wanted: int)
 def test_a_scale_out_of_bounds_is_refused_and_changes_nothing(
     flags: dict[str, Any], body: dict[str, Any], said: str
 ) -> None:
-    supervisor = _supervisor(2, **flags)
+    cluster = Cluster(2, **flags)
     with pytest.raises(Refused) as refused:
-        _scale(supervisor, **body)
+        _scale(cluster, **body)
     assert refused.value.status == 409 and said in str(refused.value)
-    assert len(supervisor.fleet.desired.instances) == 2
+    assert len(cluster.fleet.intent.desired.instances) == 2
 
 
 def test_a_strategy_is_changed_by_its_name() -> None:
-    supervisor = _supervisor()
-    assert _ask(supervisor, commands.set_strategy, commands.Strategy, {"strategy": "weighted"}) == {
+    cluster = Cluster()
+    assert _ask(cluster, Commands.set_strategy, schemas.Strategy, {"strategy": "weighted"}) == {
         "strategy": "weighted"
     }
-    assert supervisor.strategy == "weighted"
+    assert cluster.fleet.intent.strategy == "weighted"
 
 
 def test_an_unknown_strategy_is_refused_naming_the_known() -> None:
-    supervisor = _supervisor()
+    cluster = Cluster()
     with pytest.raises(Refused, match=r"did you mean 'weighted'\?\); known: round_robin, .*power_of_two") as refused:
-        _ask(supervisor, commands.set_strategy, commands.Strategy, {"strategy": "weightd"})
-    assert (refused.value.status, refused.value.param, supervisor.strategy) == (400, "strategy", "random")
+        _ask(cluster, Commands.set_strategy, schemas.Strategy, {"strategy": "weightd"})
+    assert (refused.value.status, refused.value.param, cluster.fleet.intent.strategy) == (400, "strategy", "random")
 
 
 @pytest.mark.parametrize("name", ["load_balancer", "lb", "balancer"])
 def test_the_balancer_is_replaced_by_any_of_its_names(name: str) -> None:
-    supervisor, asked = _supervisor(), []
-    supervisor.balancer = SimpleNamespace(request_replacement=lambda: asked.append(name))
-    assert _restart(supervisor, instance_id=name) == {"restarting": ["load_balancer"], "rolling": False}
-    assert asked == [name]
+    cluster = Cluster()
+    assert _restart(cluster, instance_id=name) == {"restarting": ["load_balancer"], "rolling": False}
+    assert cluster.balancers.replaced == [None]
 
 
 def test_one_instance_or_all_of_them_can_be_restarted() -> None:
-    supervisor = _supervisor()
-    assert _restart(supervisor, instance_id="instance_1") == {"restarting": ["instance_1"], "rolling": False}
-    assert [i.generation for i in supervisor.fleet.desired.instances.values()] == [0, 1]
-    assert _restart(supervisor, rolling=True) == {
+    cluster = Cluster()
+    assert _restart(cluster, instance_id="instance_1") == {"restarting": ["instance_1"], "rolling": False}
+    assert [i.generation for i in cluster.fleet.intent.desired.instances.values()] == [0, 1]
+    assert _restart(cluster, rolling=True) == {
         "restarting": ["instance_0", "instance_1"], "rolling": True, "spare": "instance_2",
     }  # fmt: skip
-    assert [i.generation for i in supervisor.fleet.desired.instances.values()] == [1, 2]
-    assert _restart(supervisor, instance_id="instance_0", rolling=False)["rolling"] is False
+    assert [i.generation for i in cluster.fleet.intent.desired.instances.values()] == [1, 2]
+    assert _restart(cluster, instance_id="instance_0", rolling=False)["rolling"] is False
 
 
 @pytest.mark.parametrize(("name", "status"), [("instance_9", 404), ("", 404), ("backend_0", 409)])
 def test_what_this_cluster_did_not_start_it_cannot_restart(name: str, status: int) -> None:
     with pytest.raises(Refused) as refused:
-        _restart(_supervisor(), instance_id=name)
+        _restart(Cluster(), instance_id=name)
     assert (refused.value.status, refused.value.param) == (status, "instance_id")
 
 
@@ -215,95 +215,95 @@ def test_what_this_cluster_did_not_start_it_cannot_restart(name: str, status: in
 def test_a_spare_is_started_where_it_is_wanted_and_fits(
     flags: dict[str, Any], asked: bool | None, spare: str | None
 ) -> None:
-    supervisor = _supervisor(**flags)
+    cluster = Cluster(**flags)
     body = {"rolling": True} if asked is None else {"rolling": True, "spare": asked}
-    assert _restart(supervisor, **body)["spare"] == spare
-    assert list(supervisor.fleet.desired.spares) == ([spare] if spare else [])
+    assert _restart(cluster, **body)["spare"] == spare
+    assert list(cluster.fleet.intent.desired.spares) == ([spare] if spare else [])
 
 
 def test_a_gpu_that_is_taken_is_no_place_for_a_spare() -> None:
     gpus = Machine(tuple((n, f"GPU {n}") for n in range(3)), (0, 1), 2**34)
-    supervisor = _supervisor(2)
+    cluster = Cluster(2)
     for taken, spare in (((), "instance_2"), (("instance_2",), None)):
-        supervisor.plan = replace(supervisor.plan, placement=Placement(gpus))
-        supervisor.fleet.instances = {name: Instance(name, Slot()) for name in taken}
-        assert commands.spare_for(supervisor, True) == spare
+        checked = replace(cluster.revisions.latest, placement=Placement(gpus))
+        cluster.fleet.instances.update({name: Instance(name, Slot()) for name in taken})
+        assert cluster.commands.spare_for(checked, True) == spare
 
 
-def _drain(supervisor: Any, name: str, **body: Any) -> Any:
-    return _ask(supervisor, commands.drain, commands.Drain, body, name)
+def _drain(cluster: Cluster, name: str, **body: Any) -> Any:
+    return _ask(cluster, Commands.drain, schemas.Drain, body, name)
 
 
 @pytest.mark.parametrize("name", ["instance_0", "backend_0"])
 def test_everybody_can_be_drained_and_undrained(name: str) -> None:
-    supervisor = _supervisor()
-    assert _drain(supervisor, name) == {"instance_id": name, "drained": True, "grace": 30.0, "ready": 0}
-    assert _drain(supervisor, name, grace=1)["grace"] == 1.0
-    assert list(supervisor.fleet.cordons) == [name]
-    answer = _ask(supervisor, commands.undrain, commands.Undrain, {}, name)
-    assert (answer["drained"], list(supervisor.fleet.cordons)) == (False, [])
-    told = [event.text for event in supervisor.events.events]
+    cluster = Cluster()
+    assert _drain(cluster, name) == {"instance_id": name, "drained": True, "grace": 30.0, "ready": 0}
+    assert _drain(cluster, name, grace=1)["grace"] == 1.0
+    assert list(cluster.fleet.intent.cordons) == [name]
+    answer = _ask(cluster, Commands.undrain, schemas.Undrain, {}, name)
+    assert (answer["drained"], list(cluster.fleet.intent.cordons)) == (False, [])
+    told = [text for _, text in cluster.told.events]
     assert told == ["drain asked for, with 30 s for what runs", "no longer drained"]
 
 
 @pytest.mark.parametrize("how", [{"instance_id": "instance_1"}, {"rolling": True}])
 def test_a_restart_ends_a_drain(how: dict[str, Any]) -> None:
-    supervisor = _supervisor()
-    _drain(supervisor, "instance_1")
-    _restart(supervisor, **how)
-    assert not list(supervisor.fleet.cordons)
+    cluster = Cluster()
+    _drain(cluster, "instance_1")
+    _restart(cluster, **how)
+    assert not list(cluster.fleet.intent.cordons)
 
 
 def test_a_drain_is_no_reason_to_go_first_and_goes_with_its_worker() -> None:
-    supervisor = _supervisor(3)
-    _drain(supervisor, "instance_0")
-    _drain(supervisor, "instance_2")
-    assert _scale(supervisor, instances=2)["desired"] == 2
-    assert list(supervisor.fleet.desired.instances) == ["instance_0", "instance_1"]
-    assert list(supervisor.fleet.cordons) == ["instance_0"]
+    cluster = Cluster(3)
+    _drain(cluster, "instance_0")
+    _drain(cluster, "instance_2")
+    assert _scale(cluster, instances=2)["desired"] == 2
+    assert list(cluster.fleet.intent.desired.instances) == ["instance_0", "instance_1"]
+    assert list(cluster.fleet.intent.cordons) == ["instance_0"]
 
 
 def test_a_drain_of_nobody_is_refused() -> None:
-    for do, kind in ((commands.drain, commands.Drain), (commands.undrain, commands.Undrain)):
+    for do, kind in ((Commands.drain, schemas.Drain), (Commands.undrain, schemas.Undrain)):
         with pytest.raises(Refused, match="there are: instance_0") as refused:
-            _ask(_supervisor(), do, kind, {}, "instance_9")
+            _ask(Cluster(), do, kind, {}, "instance_9")
         assert refused.value.status == 404
 
 
 @pytest.mark.parametrize("name", ["instance_0", "backend_0"])
 @pytest.mark.parametrize("weight", [0, 3, 1000])
 def test_every_backend_has_a_weight(name: str, weight: int) -> None:
-    supervisor = _supervisor()
-    answer = _ask(supervisor, commands.set_weight, commands.Weight, {"weight": weight}, name)
+    cluster = Cluster()
+    answer = _ask(cluster, Commands.set_weight, schemas.Weight, {"weight": weight}, name)
     assert answer == {"instance_id": name, "weight": weight}
-    assert supervisor.fleet.weights == {name: weight}
+    assert cluster.fleet.intent.weights == {name: weight}
 
 
 def test_a_weight_of_nobody_is_refused() -> None:
     with pytest.raises(Refused, match="there are: instance_0, instance_1, backend_0") as refused:
-        _ask(_supervisor(), commands.set_weight, commands.Weight, {"weight": 1}, "instance_7")
+        _ask(Cluster(), Commands.set_weight, schemas.Weight, {"weight": 1}, "instance_7")
     assert refused.value.status == 404
 
 
 @pytest.mark.parametrize("now", [True, False])
 def test_a_shutdown_is_passed_on(now: bool) -> None:
-    supervisor = _supervisor()
-    _ask(supervisor, commands.shut_down, commands.Shutdown, {"now": now})
-    assert supervisor.ended == [now]
+    cluster = Cluster()
+    _ask(cluster, Commands.shut_down, schemas.Shutdown, {"now": now})
+    assert cluster.ended == [now]
 
 
 def test_a_cluster_that_is_ending_takes_no_more_workers() -> None:
-    supervisor = _supervisor()
-    supervisor.fleet.shut_down()
-    for ask in (lambda: _scale(supervisor, instances=3), lambda: _restart(supervisor, rolling=True)):
+    cluster = Cluster()
+    cluster.fleet.intent.shut_down()
+    for ask in (lambda: _scale(cluster, instances=3), lambda: _restart(cluster, rolling=True)):
         with pytest.raises(Refused, match="shutting down") as refused:
             ask()
         assert refused.value.status == 409
 
 
 def test_every_change_is_told_to_people() -> None:
-    supervisor = _supervisor()
-    _scale(supervisor, instances=3)
-    _restart(supervisor, instance_id="instance_0")
-    told = [(event.subject, event.text) for event in supervisor.events.events]
+    cluster = Cluster()
+    _scale(cluster, instances=3)
+    _restart(cluster, instance_id="instance_0")
+    told = cluster.told.events
     assert told == [("cluster", "scale from 2 to 3 instances"), ("instance_0", "restart asked for")]

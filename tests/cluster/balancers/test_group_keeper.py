@@ -38,15 +38,24 @@ class Heard:
     """What the keeper says."""
 
     reports: list[Report] = field(default_factory=list)
-    lost: int = 0
+    losses: int = 0
     told: list[tuple[str, str]] = field(default_factory=list)
-    wanted: list[str] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
 
-    def report(self, version: tuple[int, int], counts: Mapping[str, int], used: Mapping[str, float]) -> None:
+    def reported(self, version: tuple[int, int], counts: Mapping[str, int], used: Mapping[str, float]) -> None:
         self.reports.append((version, dict(counts), dict(used)))
 
-    def gone(self) -> None:
-        self.lost += 1
+    def lost(self) -> None:
+        self.losses += 1
+
+    def wanted(self, adapter: str) -> None:
+        self.names.append(adapter)
+
+    def changed(self) -> None:
+        """Asked for when it is looked at."""
+
+    def outcome(self, message: Mapping[str, Any]) -> None:
+        """Passed on as it is."""
 
 
 @pytest.fixture
@@ -61,8 +70,7 @@ def _keeper(folder: Path, store: Store, heard: Heard, processes: int = 3, **fiel
     state.create()
     config = BalancerConfig(-1, str(state.root), "127.0.0.1", 1, 5, processes=processes)
     return BalancerGroup(
-        state, config, store, heard.report, heard.gone, lambda who, what, **_: heard.told.append((who, what)),
-        heard.wanted.append, **fields,
+        state, config, store, heard, lambda who, what, **_: heard.told.append((who, what)), **fields,
     )
 
 
@@ -81,7 +89,7 @@ def _report(keeper: BalancerGroup, number: int, version: tuple[int, int], **in_f
     """What `BalancerProcess._talk` does with one."""
     process = keeper.processes[number]
     process.engaged, process.version, process.in_flight = True, version, in_flight
-    keeper.heard(process, {"type": "report", "used": {"poet": float(number)}})
+    keeper.on_message(process, {"type": "report", "used": {"poet": float(number)}})
 
 
 def _die(keeper: BalancerGroup, number: int) -> None:
@@ -137,18 +145,18 @@ async def test_when_one_dies_only_its_own_requests_are_over(tmp_path: Path, stor
     _report(keeper, 0, (1, 2), instance_0=2)
     _report(keeper, 1, (1, 1), instance_0=5)
     _die(keeper, 1)
-    assert (heard.reports[-1], heard.lost) == (((1, 2), {"instance_0": 2}, {}), 0)
+    assert (heard.reports[-1], heard.losses) == (((1, 2), {"instance_0": 2}, {}), 0)
     _die(keeper, 0)
-    assert (len(heard.reports), heard.lost) == (3, 1)
+    assert (len(heard.reports), heard.losses) == (3, 1)
 
 
 async def test_each_may_want_an_adapter(tmp_path: Path, store: Store) -> None:
     heard = Heard()
     keeper = _with_processes(tmp_path, store, heard)
     for process in keeper.processes:
-        keeper.heard(process, {"type": "want", "adapter": process.slot})
-    keeper.heard(keeper.processes[0], {"type": "hello", "pid": 1})
-    assert heard.wanted == ["balancer", "balancer-1", "balancer-2"]
+        keeper.on_message(process, {"type": "want", "adapter": process.slot})
+    keeper.on_message(keeper.processes[0], {"type": "hello", "pid": 1})
+    assert heard.names == ["balancer", "balancer-1", "balancer-2"]
 
 
 # real processes
@@ -191,7 +199,7 @@ async def test_they_share_the_socket_are_replaced_adopted_and_ended(tmp_path: Pa
         assert victim is not None and link is not None
         os.kill(victim, signal.SIGKILL)
         await _until(lambda: _pid(keeper, 1) not in (None, victim) and keeper.processes[1].engaged, "it is replaced")
-        assert (_pid(keeper, 0), keeper.restarts, heard.lost) == (kept, 1, 0)
+        assert (_pid(keeper, 0), keeper.restarts, heard.losses) == (kept, 1, 0)
         assert heard.told[0][0] == "balancer-1" and "signal 9" in heard.told[0][1]
         assert keeper.describe()["ends"] == {"signal 9": 1}
         assert first.link is not None and first.link.exists() and not link.exists()
@@ -304,7 +312,7 @@ async def test_a_replacement_is_adopted_in_the_middle_and_resized(tmp_path: Path
         assert (answer.status_code, answer.headers["Connection"]) == (503, "close")
         await _until(lambda: keeper.describe()["draining"] == [], "its last connection is gone")
         assert ("balancer", f"pid {old}, which was replaced, has finished") in heard.told
-        assert heard.lost == 0
+        assert heard.losses == 0
 
         await keeper.replace(replace(keeper.config, processes=2))
         await _serving(keeper, 2)

@@ -3,36 +3,29 @@
 from __future__ import annotations
 
 import json
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cluster.adapters.agent import AdapterAgent, Refusal
-from cluster.fleet.fleet import Fleet, describe_exit, instance_name
+from cluster.fleet.fleet import Fleet, describe_exit
+from cluster.fleet.held_adapters import HeldAdapters, Refusal
 from cluster.fleet.instance import Instance, restore
+from cluster.fleet.intent import instance_name
 from cluster.fleet.restart import Backoff, RestartPolicy
 from cluster.fleet.states import DesiredState, IllegalTransition, InstanceDesired, WorkerState
 from fakedriver import FakeDriver
 from fakes import Clock, rng
-from worker.probe import Readiness, Target
 from worker.spec import Slot, WorkerEndpoint, WorkerSpec
 
 S = WorkerState
 MODELS = ({"id": "demo"},)
 
 
-def _refusing(name: str) -> AdapterAgent:
-    """An agent whose worker does not take ``name``."""
-
-    async def withhold(_: str) -> None:
-        """Nobody is asked."""
-
-    agent = AdapterAgent(Target(None, ""), dict, withhold, lambda: None, lambda: 0.0, 1.0)  # type: ignore[arg-type]
-    agent.refused[name] = Refusal("its rank", "/content", 1, 5.0)
-    return agent
+def _refusing(name: str) -> HeldAdapters:
+    """As of a worker that does not take ``name``."""
+    return HeldAdapters(refused={name: Refusal("its rank", "/content", 1, 5.0)})
 
 
 class Cluster:
@@ -43,7 +36,7 @@ class Cluster:
         self.told: list[tuple[str, str]] = []
         policy = RestartPolicy(Backoff(jitter=0.0))
         self.fleet = Fleet(DesiredState(), policy, rng().random, self._hear)
-        self.fleet.scale(2)
+        self.fleet.intent.scale(2)
 
     def _hear(self, subject: str, text: str, kind: str = "", data: object = None) -> None:
         self.told.append((subject, text))
@@ -60,8 +53,8 @@ class Cluster:
         instance = self.starting(name)
         self.clock.advance(2.0)
         if refused is not None:
-            instance.agent = _refusing(refused)
-        self.fleet.ready(instance, Readiness(MODELS), self.clock())
+            instance.adapters = _refusing(refused)
+        self.fleet.ready(instance, MODELS, self.clock())
         return instance
 
     def exited(self, instance: Instance, status: int | None = 1) -> dict[str, Any]:
@@ -76,46 +69,46 @@ def cluster() -> Cluster:
 
 
 def test_scaling_down_removes_the_newest_and_up_fills_from_below(cluster: Cluster) -> None:
-    cluster.fleet.scale(4)
-    cluster.fleet.scale(1)
-    assert list(cluster.fleet.desired.instances) == ["instance_0"]
-    cluster.fleet.scale(3)
-    assert list(cluster.fleet.desired.instances) == ["instance_0", "instance_1", "instance_2"]
+    cluster.fleet.intent.scale(4)
+    cluster.fleet.intent.scale(1)
+    assert list(cluster.fleet.intent.desired.instances) == ["instance_0"]
+    cluster.fleet.intent.scale(3)
+    assert list(cluster.fleet.intent.desired.instances) == ["instance_0", "instance_1", "instance_2"]
 
 
 def test_scaling_forgets_no_restart_that_was_asked_for(cluster: Cluster) -> None:
-    cluster.fleet.restart("instance_0")
-    cluster.fleet.scale(3)
-    assert cluster.fleet.desired.instances["instance_0"].generation == 1
+    cluster.fleet.intent.restart("instance_0")
+    cluster.fleet.intent.scale(3)
+    assert cluster.fleet.intent.desired.instances["instance_0"].generation == 1
 
 
 def test_a_restart_is_noticed_after_scaling_down_and_up_again(cluster: Cluster) -> None:
     """The worker is still there, of the generation that earlier restarts brought it to."""
-    cluster.fleet.restart("instance_1")
-    cluster.fleet.restart("instance_1")
+    cluster.fleet.intent.restart("instance_1")
+    cluster.fleet.intent.restart("instance_1")
     instance = cluster.ready("instance_1")
-    cluster.fleet.scale(1)
-    cluster.fleet.scale(2)
-    cluster.fleet.restart("instance_1")
-    assert cluster.fleet.desired.instances["instance_1"].generation > instance.generation
+    cluster.fleet.intent.scale(1)
+    cluster.fleet.intent.scale(2)
+    cluster.fleet.intent.restart("instance_1")
+    assert cluster.fleet.intent.desired.instances["instance_1"].generation > instance.generation
 
 
 def test_a_restart_by_hand_does_not_wait_for_the_others(cluster: Cluster) -> None:
-    cluster.fleet.restart_rolling()
-    assert set(cluster.fleet.desired.instances.values()) == {InstanceDesired(1, rolling=True)}
-    cluster.fleet.restart("instance_1")
-    assert cluster.fleet.desired.instances["instance_1"] == InstanceDesired(2, rolling=False)
+    cluster.fleet.intent.restart_rolling()
+    assert set(cluster.fleet.intent.desired.instances.values()) == {InstanceDesired(1, rolling=True)}
+    cluster.fleet.intent.restart("instance_1")
+    assert cluster.fleet.intent.desired.instances["instance_1"] == InstanceDesired(2, rolling=False)
 
 
 def test_a_restart_of_what_is_not_wanted_is_an_error(cluster: Cluster) -> None:
     with pytest.raises(KeyError):
-        cluster.fleet.restart("instance_9")
+        cluster.fleet.intent.restart("instance_9")
 
 
 def test_a_hurried_shutdown_stays_hurried(cluster: Cluster) -> None:
-    cluster.fleet.shut_down(now=True)
-    cluster.fleet.shut_down()
-    assert cluster.fleet.desired.shutting_down and cluster.fleet.desired.kill_now
+    cluster.fleet.intent.shut_down(now=True)
+    cluster.fleet.intent.shut_down()
+    assert cluster.fleet.intent.desired.shutting_down and cluster.fleet.intent.desired.kill_now
 
 
 def test_a_start_forgets_the_incarnation_before(cluster: Cluster) -> None:
@@ -124,13 +117,13 @@ def test_a_start_forgets_the_incarnation_before(cluster: Cluster) -> None:
     cluster.fleet.tree_empty(instance, cluster.clock())
     cluster.starting(fresh=False)
     assert (instance.state, instance.incarnation, instance.starts) == (S.STARTING, 2, 2)
-    assert (instance.ready_at, instance.models, instance.withheld, instance.failure) == (None, (), set(), None)
+    assert (instance.ready_at, instance.models, instance.failure) == (None, (), None)
     assert instance.tree_empty is False
 
 
 def test_a_ready_worker_has_its_models_and_says_how_long_it_took(cluster: Cluster) -> None:
     instance = cluster.ready(refused="poet")
-    assert (instance.state, instance.models, instance.refused) == (S.READY, MODELS, {"poet": "its rank"})
+    assert (instance.state, instance.models, instance.adapters.reasons()) == (S.READY, MODELS, {"poet": "its rank"})
     assert cluster.told[-1] == ("instance_0", "ready after 2.0 s; refused poet")
     assert cluster.fleet.ready_count == 1
 
@@ -139,7 +132,7 @@ def test_a_ready_worker_has_its_models_and_says_how_long_it_took(cluster: Cluste
 def test_a_probe_that_answers_too_late_changes_nothing(cluster: Cluster, state: S) -> None:
     instance = cluster.ready()
     instance.state = state
-    cluster.fleet.ready(instance, Readiness(()), cluster.clock())
+    cluster.fleet.ready(instance, (), cluster.clock())
     assert (instance.state, instance.models) == (state, MODELS)
 
 
@@ -156,7 +149,7 @@ def test_a_worker_that_comes_back_has_served_since_it_was_first_ready(cluster: C
     instance = cluster.ready()
     first = instance.ready_at
     cluster.fleet.unhealthy(instance, "no answer", cluster.clock.advance(9.0), lost=True)
-    cluster.fleet.ready(instance, Readiness(MODELS), cluster.clock.advance(9.0))
+    cluster.fleet.ready(instance, MODELS, cluster.clock.advance(9.0))
     assert (instance.state, instance.ready_at, instance.failing_probes) == (S.READY, first, False)
 
 
@@ -192,107 +185,21 @@ def test_early_failures_wait_ever_longer_and_end_in_failed(cluster: Cluster) -> 
     assert (instance.state, instance.restart_at) == (S.BACKOFF, cluster.clock())
 
 
-def test_all_failed_means_every_wanted_one(cluster: Cluster) -> None:
-    for name in ("instance_0", "instance_1"):
-        assert not cluster.fleet.all_failed
-        cluster.ready(name).state = S.FAILED
-    assert cluster.fleet.all_failed
-    cluster.fleet.scale(0)
-    assert not cluster.fleet.all_failed
-
-
-@pytest.mark.parametrize("while_draining", [True, False])
-def test_an_end_that_was_asked_for_is_no_crash(cluster: Cluster, while_draining: bool) -> None:
-    instance = cluster.ready()
-    cluster.fleet.drain(instance, cluster.clock(), (1, 2), balancer=True)
-    if not while_draining:
-        cluster.fleet.stopping(instance, "drained", cluster.clock())
-    ended = cluster.exited(instance)
-    assert (instance.state, ended["expected"], ended["log"]) == (S.STOPPING, True, [])
-    cluster.fleet.tree_empty(instance, cluster.clock())
-    assert (instance.state, instance.tree_empty) == (S.STOPPED, True)
-
-
-def test_a_kill_for_failing_is_a_crash_with_that_reason(cluster: Cluster) -> None:
-    instance = cluster.starting()
-    cluster.fleet.stopping(instance, "not ready within 9 s", cluster.clock(), failure=True)
-    cluster.fleet.stopping(instance, "still there", cluster.clock())
-    ended = cluster.exited(instance, -signal.SIGKILL)
-    assert (instance.state, ended["reason"], ended["expected"]) == (S.BACKOFF, "not ready within 9 s", False)
-    assert [t for _, t in cluster.told if t.endswith("killed")] == ["not ready within 9 s; killed"]
-
-
-def test_a_hung_worker_begins_anew_with_its_next_start(cluster: Cluster) -> None:
-    instance = cluster.ready()
-    assert cluster.fleet.hung(instance, "hung: no token for 10.4 s")
-    assert (instance.slow, instance.observed().hung) == (True, "hung: no token for 10.4 s")
-    cluster.fleet.stopping(instance, "hung: no token for 10.4 s", cluster.clock(), failure=True)
-    cluster.exited(instance, -signal.SIGKILL)
-    cluster.fleet.tree_empty(instance, cluster.clock())
-    cluster.starting(fresh=False)
-    assert (instance.slow, instance.hung) == (True, None)
-    cluster.fleet.ready(instance, Readiness(MODELS), cluster.clock())
-    assert not instance.slow
-    assert "hung: no token for 10.4 s; killed" in [text for _, text in cluster.told]
-
-
-def test_what_starts_or_ends_is_not_said_to_be_hung(cluster: Cluster) -> None:
-    instance = cluster.starting()
-    assert not cluster.fleet.hung(instance, "hung")
-    cluster.fleet.stopping(instance, "not wanted any more", cluster.clock())
-    assert not cluster.fleet.hung(instance, "hung")
-
-
-def test_a_kill_of_what_was_asked_to_end_is_no_crash(cluster: Cluster) -> None:
-    instance = cluster.starting()
-    cluster.fleet.stopping(instance, "not wanted any more", cluster.clock())
-    cluster.fleet.stopping(instance, "still there", cluster.clock(), failure=True)
-    assert cluster.exited(instance, -9)["expected"] is True
-
-
-def test_an_empty_session_of_a_crashed_worker_changes_no_state(cluster: Cluster) -> None:
-    instance = cluster.ready()
-    cluster.exited(instance)
-    cluster.fleet.tree_empty(instance, cluster.clock())
-    assert (instance.state, instance.tree_empty) == (S.BACKOFF, True)
-
-
-def test_a_drain_believes_no_report_from_before_it(cluster: Cluster) -> None:
-    instance = cluster.ready()
-    cluster.fleet.drain(instance, cluster.clock(), (2, 5), balancer=True)
-    for version in ((2, 4), (1, 900)):
-        cluster.fleet.in_flight(version, {})
-        assert instance.in_flight is None
-    cluster.fleet.in_flight((2, 5), {"instance_0": 3})
-    assert instance.in_flight == 3
-    cluster.fleet.in_flight((3, 1), {})
-    assert instance.in_flight == 0
-
-
-def test_without_a_balancer_nothing_runs_on_a_worker(cluster: Cluster) -> None:
-    one, other = cluster.ready(), cluster.ready("instance_1")
-    cluster.fleet.drain(one, cluster.clock(), (1, 1), balancer=False)
-    assert one.in_flight == 0
-    cluster.fleet.drain(other, cluster.clock(), (1, 1), balancer=True)
-    cluster.fleet.balancer_lost()
-    assert other.in_flight == 0
-
-
 def test_a_worker_is_never_where_the_table_does_not_let_it(cluster: Cluster) -> None:
     instance = cluster.starting()
     with pytest.raises(IllegalTransition, match="starting -> draining"):
         cluster.fleet.drain(instance, cluster.clock(), (1, 1), balancer=True)
 
 
-def test_the_wishes_made_at_run_time_can_be_stored(cluster: Cluster) -> None:
-    cluster.fleet.weights["instance_1"] = 3
-    cluster.fleet.restart("instance_1")
-    assert cluster.fleet.durable() == {
+def test_what_is_wanted_at_run_time_can_be_stored(cluster: Cluster) -> None:
+    cluster.fleet.intent.weights["instance_1"] = 3
+    cluster.fleet.intent.restart("instance_1")
+    assert cluster.fleet.intent.durable() == {"strategy": "", "desired": {
         "instances": {
             "instance_0": {"generation": 0, "rolling": False}, "instance_1": {"generation": 1, "rolling": False},
         },
         "spares": {}, "weights": {"instance_1": 3}, "drained": {},
-    }
+    }}
 
 
 @pytest.mark.parametrize(
@@ -357,16 +264,16 @@ def test_the_first_start_is_no_restart_and_its_length_is_known(cluster: Cluster)
     assert (instance.restarted, instance.start_seconds) == ({}, 2.0)
     cluster.fleet.unhealthy(instance, "slow", cluster.clock(), lost=False)
     cluster.clock.advance(9.0)
-    cluster.fleet.ready(instance, Readiness(MODELS), cluster.clock())
+    cluster.fleet.ready(instance, MODELS, cluster.clock())
     assert instance.start_seconds == 2.0, "to come back is no start"
 
 
 def test_a_worker_lacks_what_it_refuses_and_another_ready_one_holds(cluster: Cluster) -> None:
     first, second = cluster.ready("instance_0", refused="sql"), cluster.ready("instance_1")
-    assert not cluster.fleet.observed()["instance_0"].lacking, "nobody holds it"
-    second.agent = _refusing("other")
-    second.agent.loaded["sql"] = "/content"
-    assert cluster.fleet.lacking(first) == ["sql"] and cluster.fleet.lacking(second) == []
-    assert [i.lacking for i in cluster.fleet.observed().values()] == [True, False]
+    assert not cluster.fleet.observed()["instance_0"].missing_adapters, "nobody holds it"
+    second.adapters = _refusing("other")
+    second.adapters.loaded["sql"] = "/content"
+    assert cluster.fleet.missing_adapters(first) == ["sql"] and cluster.fleet.missing_adapters(second) == []
+    assert [i.missing_adapters for i in cluster.fleet.observed().values()] == [True, False]
     cluster.fleet.unhealthy(second, "probes fail", 9.0, lost=False)
-    assert not cluster.fleet.observed()["instance_0"].lacking
+    assert not cluster.fleet.observed()["instance_0"].missing_adapters

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from cluster.fleet import rolling
-from cluster.fleet.fleet import Fleet, instance_name
+from cluster.fleet.fleet import Fleet
 from cluster.fleet.instance import Instance
+from cluster.fleet.intent import instance_name
 from cluster.fleet.reconciler import Action, Admit, Dismiss, Drain, Exit, Kill, Retire, Start, Stop, Sweep, reconcile
 from cluster.fleet.restart import RestartPolicy
 from cluster.fleet.states import (
@@ -33,7 +34,6 @@ from cluster.fleet.states import (
 from fakedriver import FakeHandle
 from fakes import Clock, rng
 from worker.drivers.base import Handle
-from worker.probe import Readiness
 from worker.spec import Slot, WorkerEndpoint, WorkerSpec
 
 S = WorkerState
@@ -238,24 +238,24 @@ def test_one_that_refuses_what_others_hold_stops_a_rolling_restart(who: str) -> 
     desired = SPARE if who == "s" else ROLL
     if who == "a":
         del ready["s"]
-    ready[who] = replace(ready[who], generation=desired.wanted[who].generation, lacking=True)
+    ready[who] = replace(ready[who], generation=desired.wanted[who].generation, missing_adapters=True)
     assert _actions(desired, *ready.values()) == []
     seen = rolling.progress(desired, ready)
     assert (seen.active, seen.done, seen.stopped_by) == (True, 0, who)
-    ready[who] = replace(ready[who], lacking=False)
+    ready[who] = replace(ready[who], missing_adapters=False)
     assert _actions(desired, *ready.values()) == [Drain("a" if who == "s" else "b")]
     assert rolling.progress(desired, ready).stopped_by is None
 
 
 def test_a_spare_stays_while_it_alone_holds_what_the_last_one_refuses() -> None:
     back = [_seen(n, S.READY, generation=1) for n in "abc"]
-    back[2] = replace(back[2], lacking=True)
+    back[2] = replace(back[2], missing_adapters=True)
     assert _actions(SPARE, *back, _seen("s", S.READY)) == []
     assert rolling.progress(SPARE, {i.id: i for i in [*back, _seen("s", S.READY)]}).stopped_by == "c"
 
 
 def test_one_that_refused_an_adapter_before_is_rolled_like_all() -> None:
-    ready = [_seen(n, S.READY, lacking=n == "a") for n in "abc"]
+    ready = [_seen(n, S.READY, missing_adapters=n == "a") for n in "abc"]
     assert _actions(ROLL, *ready) == [Drain("a")]
     assert rolling.progress(ROLL, {i.id: i for i in ready}).stopped_by is None
 
@@ -276,9 +276,9 @@ def test_a_worker_that_is_not_to_be_rolled_yet_is_started_with_what_it_had(state
 
 def test_a_drained_worker_is_rolled_first_and_counts_as_nobody() -> None:
     a, b, c = (_seen(n, S.READY) for n in "abc")
-    assert _actions(ROLL, a, replace(b, held=True), c) == [Drain("b")]
-    assert _actions(ROLL, a, replace(b, held=True, generation=1), c) == []
-    assert _actions(SPARE, a, replace(b, held=True, generation=1), c, _seen("s", S.READY)) == [Drain("a")]
+    assert _actions(ROLL, a, replace(b, cordoned=True), c) == [Drain("b")]
+    assert _actions(ROLL, a, replace(b, cordoned=True, generation=1), c) == []
+    assert _actions(SPARE, a, replace(b, cordoned=True, generation=1), c, _seen("s", S.READY)) == [Drain("a")]
 
 
 @pytest.mark.parametrize("old", S)
@@ -322,7 +322,7 @@ class World:
         self.clock = Clock()
         desired = DesiredState(drain_timeout=30.0, stop_grace=10.0, startup_timeout=600.0)
         self.fleet = Fleet(desired, RestartPolicy(), rng().random, lambda name, text, **_: None)
-        self.fleet.scale(count)
+        self.fleet.intent.scale(count)
         self.bodies: dict[str, Body] = {}
         self.events: list[Callable[[], None]] = []
         self.version = 0
@@ -332,17 +332,17 @@ class World:
 
     @property
     def wanted(self) -> dict[str, InstanceDesired]:
-        return dict(self.fleet.desired.wanted)
+        return dict(self.fleet.intent.desired.wanted)
 
     def instance(self, name: str) -> Instance:
         return self.fleet.instances[name]
 
     def decide(self) -> list[Action]:
-        return reconcile(self.fleet.desired, self.fleet.observed(), self.clock())
+        return reconcile(self.fleet.intent.desired, self.fleet.observed(), self.clock())
 
     def settled(self) -> bool:
         instances = self.fleet.instances
-        if self.fleet.desired.shutting_down:
+        if self.fleet.intent.desired.shutting_down:
             return self.exited
         return set(instances) == set(self.wanted) and all(
             i.state in (S.READY, S.FAILED) and i.tree_empty == (i.state is S.FAILED) for i in instances.values()
@@ -391,30 +391,31 @@ class World:
         if rolled:
             assert len(rolled) == 1, "a rolling restart took two down at once"
             left = self.ready() - {a.id for a in down}
-            assert len(left) >= len(self.fleet.desired.instances) - 1, "a rolling restart went below N-1"
+            assert len(left) >= len(self.fleet.intent.desired.instances) - 1, "a rolling restart went below N-1"
 
     def ready(self) -> set[str]:
         """Who is in rotation, whether it is wanted or not."""
-        return {i.id for i in self.fleet.instances.values() if i.state is S.READY and i.id not in self.fleet.cordons}
+        cordons = self.fleet.intent.cordons
+        return {i.id for i in self.fleet.instances.values() if i.state is S.READY and i.id not in cordons}
 
     def _takes_down(self, name: str) -> bool:
-        serving = self.instance(name).state in (S.READY, S.UNHEALTHY) and name not in self.fleet.cordons
+        serving = self.instance(name).state in (S.READY, S.UNHEALTHY) and name not in self.fleet.intent.cordons
         return name in self.wanted and serving
 
     def _perform(self, action: Action) -> None:
         now = self.clock()
         match action:
             case Exit():
-                assert self.fleet.desired.shutting_down and not self.fleet.instances
+                assert self.fleet.intent.desired.shutting_down and not self.fleet.instances
                 self.exited = True
             case Admit(id=name):
                 assert name in self.wanted
                 self.fleet.admit(name, Slot(gpus=_gpus(name)), now)
                 self.bodies[name] = Body()
             case Dismiss(id=name):
-                assert name in self.fleet.desired.spares
-                assert set(self.fleet.desired.instances) <= self.ready() | set(self.fleet.cordons)
-                self.fleet.dismiss_spare()
+                assert name in self.fleet.intent.desired.spares
+                assert set(self.fleet.intent.desired.instances) <= self.ready() | set(self.fleet.intent.cordons)
+                self.fleet.intent.dismiss_spare()
             case Start(id=name, fresh=fresh, keep=keep):
                 self._start(self.instance(name), fresh, keep)
             case Drain(id=name):
@@ -463,7 +464,7 @@ class World:
                 return
             for instance in self.fleet.instances.values():
                 if instance.state in (S.STARTING, S.UNHEALTHY) and self.bodies[instance.id].main:
-                    self.fleet.ready(instance, Readiness(()), self.clock())
+                    self.fleet.ready(instance, (), self.clock())
             self.fleet.in_flight((1, self.version), {})
             self.clock.advance(20.0)
         raise AssertionError(f"the fleet does not come to rest: {self.decide()}")
@@ -531,34 +532,34 @@ class Life(RuleBasedStateMachine):
         self.step()
 
     def _scale(self, count: int) -> None:
-        before = list(self.world.fleet.desired.instances)
-        self.world.fleet.scale(count)
-        after = list(self.world.fleet.desired.instances)
+        before = list(self.world.fleet.intent.desired.instances)
+        self.world.fleet.intent.scale(count)
+        after = list(self.world.fleet.intent.desired.instances)
         assert after == [instance_name(n) for n in range(count)]
         shorter, longer = sorted((before, after), key=len)
         assert longer[: len(shorter)] == shorter
 
     def _restart(self, number: int) -> None:
-        if names := list(self.world.fleet.desired.instances):
+        if names := list(self.world.fleet.intent.desired.instances):
             name = names[number % len(names)]
-            self.world.fleet.restart(name)
+            self.world.fleet.intent.restart(name)
             if name in self.world.fleet.instances:  # else there is nothing to restart
-                asked = self.world.fleet.desired.instances[name].generation
+                asked = self.world.fleet.intent.desired.instances[name].generation
                 assert asked > self.world.instance(name).generation, "a restart that nobody would notice"
 
     def _roll(self, _: int) -> None:
-        self.world.fleet.restart_rolling()
+        self.world.fleet.intent.restart_rolling()
 
     def _roll_with_spare(self, _: int) -> None:
-        number = self.world.fleet.free_number()
-        self.world.fleet.restart_rolling(instance_name(number))
+        number = self.world.fleet.intent.free_number()
+        self.world.fleet.intent.restart_rolling(instance_name(number))
 
     def _drain(self, number: int) -> None:
         version = (1, self.world.version + 1)
-        self.world.fleet.drain_by_hand(instance_name(number), 5.0, self.world.clock(), version, self.world.balancer)
+        self.world.fleet.intent.cordon(instance_name(number), 5.0, self.world.clock(), version, self.world.balancer)
 
     def _undrain(self, number: int) -> None:
-        self.world.fleet.undrain(instance_name(number))
+        self.world.fleet.intent.cordons.end(instance_name(number))
 
     @rule(number=number, orphans=st.booleans())
     def crash(self, number: int, orphans: bool) -> None:
@@ -569,7 +570,7 @@ class Life(RuleBasedStateMachine):
     def become_ready(self, number: int) -> None:
         instance = self._some(number, S.STARTING, S.UNHEALTHY)
         if instance and self.world.bodies[instance.id].main:
-            self.world.fleet.ready(instance, Readiness(()), self.world.clock())
+            self.world.fleet.ready(instance, (), self.world.clock())
 
     @rule(number=number, lost=st.booleans())
     def fail_probes(self, number: int, lost: bool) -> None:
@@ -608,7 +609,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.world.starts > 12)
     @rule(now=st.booleans())
     def shut_down(self, now: bool) -> None:
-        self.world.fleet.shut_down(now)
+        self.world.fleet.intent.shut_down(now)
 
     @invariant()
     def what_is_known_agrees_with_itself(self) -> None:
@@ -620,13 +621,14 @@ class Life(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.world.rest()
-        assert self.world.exited == self.world.fleet.desired.shutting_down
+        assert self.world.exited == self.world.fleet.intent.desired.shutting_down
         assert not [a for a in self.world.decide() if not isinstance(a, Exit)], "a settled fleet is not left alone"
         failed = [i for i in self.world.fleet.instances.values() if i.state is S.FAILED]
         for instance in self.world.fleet.instances.values():
             want = self.world.wanted[instance.id]
             # A rolling restart stops at a worker that has failed: going on would leave fewer than N-1.
-            assert instance.generation >= want.generation or ((failed or self.world.fleet.cordons) and want.rolling)
+            stopped = failed or self.world.fleet.intent.cordons
+            assert instance.generation >= want.generation or (stopped and want.rolling)
 
 
 TestLife = Life.TestCase
@@ -641,7 +643,7 @@ def test_a_rolling_restart_replaces_every_worker_and_never_goes_below_all_but_on
     world = World(count)
     world.rest()
     first = world.starts
-    world.fleet.restart_rolling()
+    world.fleet.intent.restart_rolling()
     for _ in range(60 * count):
         world.deliver()
         world.step()
@@ -649,7 +651,7 @@ def test_a_rolling_restart_replaces_every_worker_and_never_goes_below_all_but_on
         assert len(ready) >= count - 1
         for instance in world.fleet.instances.values():
             if instance.state is S.STARTING:
-                world.fleet.ready(instance, Readiness(()), world.clock())
+                world.fleet.ready(instance, (), world.clock())
         world.fleet.in_flight((1, world.version), {})
         world.clock.advance(1.0)
     assert world.starts == first + count
@@ -661,19 +663,19 @@ def test_a_rolling_restart_with_a_spare_is_never_short_of_a_worker(count: int) -
     world = World(count)
     world.rest()
     first = world.starts
-    world.fleet.restart_rolling(instance_name(count))
+    world.fleet.intent.restart_rolling(instance_name(count))
     for _ in range(100 * count):
         world.deliver()
         world.step()
         assert len(world.ready()) >= count
         for instance in world.fleet.instances.values():
             if instance.state is S.STARTING:
-                world.fleet.ready(instance, Readiness(()), world.clock())
+                world.fleet.ready(instance, (), world.clock())
         world.fleet.in_flight((1, world.version), {})
         world.clock.advance(1.0)
     assert world.starts == first + count + 1
     assert world.settled() and list(world.fleet.instances) == list(map(instance_name, range(count)))
-    assert not world.fleet.desired.spares
+    assert not world.fleet.intent.desired.spares
 
 
 @given(count=st.integers(1, MOST), spare=st.booleans(), crashes=st.lists(st.integers(0, 200), max_size=6))
@@ -684,28 +686,29 @@ def test_what_does_not_come_back_costs_one_worker_at_most_and_none_with_a_spare(
     """Whoever gets the new settings never gets ready; the others crash now and then, and come back with the old."""
     world = World(count)
     world.rest()
-    world.fleet.restart_rolling(instance_name(count) if spare else None)
+    world.fleet.intent.restart_rolling(instance_name(count) if spare else None)
     for second in range(200):
         for instance in list(world.fleet.instances.values()):
-            new = instance.generation >= 1 or instance.id in world.fleet.desired.spares
+            new = instance.generation >= 1 or instance.id in world.fleet.intent.desired.spares
             if instance.state is S.STARTING and new:
                 world.die(instance.id)
             elif instance.state is S.STARTING:
-                world.fleet.ready(instance, Readiness(()), world.clock())
+                world.fleet.ready(instance, (), world.clock())
             elif instance.state is S.READY and instance.number == second % count and second in crashes:
                 world.die(instance.id)
         world.deliver()
         world.step()
         world.fleet.in_flight((1, world.version), {})
         world.clock.advance(5.0)
-        renewed = [i for i in world.fleet.instances.values() if i.id in world.fleet.desired.instances and i.generation]
+        wanted = world.fleet.intent.desired.instances
+        renewed = [i for i in world.fleet.instances.values() if i.id in wanted and i.generation]
         assert len(renewed) <= (0 if spare else 1)
-    found = rolling.progress(world.fleet.desired, world.fleet.observed())
+    found = rolling.progress(world.fleet.intent.desired, world.fleet.observed())
     assert found.done == 0
     if spare or count > 1:  # else there is nothing left that could be stopped
         assert found.active and found.stopped_by == (instance_name(count) if spare else renewed[0].id)
     old = [i.id for i in world.fleet.instances.values() if i.id in world.wanted and not i.generation]
-    world.fleet.restart_rolling(None, keep=old)
+    world.fleet.intent.restart_rolling(None, keep=old)
     world.rest()
     assert all(i.state is S.READY for i in world.fleet.instances.values()) and len(world.fleet.instances) == count
 
@@ -715,7 +718,7 @@ def test_scaling_down_ends_the_newest_and_touches_no_other(target: int) -> None:
     world = World(MOST)
     world.rest()
     kept = {n: world.instance(n).incarnation for n in map(instance_name, range(target))}
-    world.fleet.scale(target)
+    world.fleet.intent.scale(target)
     actions = world.step()
     assert {a.id for a in actions if not isinstance(a, Exit)} == {instance_name(n) for n in range(target, MOST)}
     world.rest()
@@ -735,7 +738,7 @@ def test_a_crash_loop_ends_in_failed_and_leaves_the_others_alone() -> None:
     assert world.instance("instance_0").incarnation == 1 and world.instance("instance_0").state is S.READY
     # one that had served is restarted at once; then five that came too early
     assert world.instance("instance_1").starts == 6
-    world.fleet.restart("instance_1")
+    world.fleet.intent.restart("instance_1")
     world.rest()
     assert world.instance("instance_1").state is S.READY
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from types import SimpleNamespace
-from typing import Any
 
 import aiohttp
 import pytest
@@ -20,10 +18,13 @@ from cluster.fleet.instance import Instance
 from cluster.fleet.restart import Backoff, RestartPolicy
 from cluster.fleet.states import DesiredState, WorkerState
 from cluster.monitoring import external
-from cluster.monitoring.ejection_limit import Stalls, may_take_out
+from cluster.monitoring.ejection_limit import EjectionLimit, may_take_out
 from cluster.monitoring.external import ExternalBackend
-from cluster.monitoring.hang_detector import Verdict, Work
+from cluster.monitoring.hang_detector import Hang, Work
+from cluster.monitoring.hang_monitors import HangMonitors
 from cluster.monitoring.recovery_times import RecoveryTimes
+from clusterfakes import Told
+from config.settings import load
 from fakes import Clock, rng, soon
 from worker.probe import Readiness, Target
 from worker.sim.engine.metrics import SimMetrics
@@ -54,24 +55,23 @@ class Control:
     """As much of a supervisor as is needed, with ``count`` ready workers."""
 
     def __init__(self, count: int = 4, urls: tuple[str, ...] = ()) -> None:
-        self.clock = Clock()
-        self.told: list[tuple[str, str]] = []
-        tell = lambda name, text, **_: self.told.append((name, text))  # noqa: E731
-        self.fleet = Fleet(DesiredState(), RestartPolicy(Backoff()), rng().random, tell)
-        self.events, self.recovery = SimpleNamespace(emit=tell), RecoveryTimes()
+        self.clock, self.told, self.recovery = Clock(), Told(), RecoveryTimes()
+        self.fleet = Fleet(DesiredState(), RestartPolicy(Backoff()), rng().random, self.told)
         self.external = external.parse(urls, None, 1)
-        settings = SimpleNamespace(stall_timeout=STALL, canary_interval=0.2)
-        self.plan = SimpleNamespace(settings=settings, spec=SimpleNamespace(served_names=("demo",)))
-        self.load = (0, 0, 0)
-        self.balancer = SimpleNamespace(load=lambda name: self.load)
+        self.settings = load({"engine": "sim", "stall_timeout": STALL, "canary_interval": 0.2})
+        self.work = Work()
         self.now: Callable[[], float] = self.clock
-        self.stalls = Stalls(self)  # type: ignore[arg-type]
+        now = lambda: self.now()  # noqa: E731
+        self.limit = EjectionLimit(lambda: [*self.fleet.instances.values(), *self.external], now, self.told)
+        self.hangs = HangMonitors(
+            self.limit, self.fleet, self.recovery, lambda: self.settings, lambda name: self.work, self.post, now
+        )
         for number in range(count):
             self.instance(number)
         for server in self.external:
-            server.may_take_out, server.emit = self.stalls.admits, tell
+            server.may_take_out, server.emit = self.limit.admits, self.told
             server.ready(Readiness(({"id": "demo", "max_model_len": 2048},)))
-        self.told.clear()
+        self.told.events.clear()
 
     def instance(self, number: int) -> Instance:
         instance = Instance(f"instance_{number}", Slot(), state=S.READY, incarnation=number + 1)
@@ -85,7 +85,7 @@ class Control:
         """Whether it is taken out."""
         instance = self.fleet.instances[f"instance_{number}"]
         why = "hung: no token for 2.0 s"
-        return self.stalls.admits(instance, why) and self.fleet.hung(instance, why)
+        return self.limit.admits(instance, why) and self.fleet.hung(instance, why)
 
     def out(self, number: int) -> None:
         self.fleet.stopping(self.fleet.instances[f"instance_{number}"], "hung", self.clock(), failure=True)
@@ -93,7 +93,7 @@ class Control:
     def back(self, number: int) -> None:
         instance = self.fleet.instances[f"instance_{number}"]
         instance.state = S.STARTING
-        self.fleet.ready(instance, Readiness(()), self.clock())
+        self.fleet.ready(instance, (), self.clock())
 
 
 def test_when_all_stand_still_half_are_taken_out_and_the_rest_is_told_of_once() -> None:
@@ -103,9 +103,9 @@ def test_when_all_stand_still_half_are_taken_out_and_the_rest_is_told_of_once() 
         for number in taken:
             control.out(number)
     assert [i.state for i in control.fleet.instances.values()] == [S.STOPPING, S.STOPPING, S.READY, S.READY]
-    spared = [(name, text) for name, text in control.told if "left where it is" in text]
-    assert [name for name, _ in spared] == ["instance_2", "instance_3"]
-    assert "as 4 of 4 stand still at once: that looks like the machine" in spared[1][1]
+    exempt = [(name, text) for name, text in control.told.events if "exempt from ejection" in text]
+    assert [name for name, _ in exempt] == ["instance_2", "instance_3"]
+    assert "as 4 of 4 make no progress at once: that looks like the machine" in exempt[1][1]
 
 
 def test_as_soon_as_one_is_back_the_next_may_be_taken_out() -> None:
@@ -144,21 +144,21 @@ def test_one_that_is_out_of_rotation_already_takes_nobodys_place() -> None:
 def test_slow_probes_and_hangs_share_one_half() -> None:
     control = Control(2)
     instance = control.fleet.instances["instance_0"]
-    assert control.stalls.admits(instance, "/health: no answer")
+    assert control.limit.admits(instance, "/health: no answer")
     control.fleet.unhealthy(instance, "/health: no answer", 0.0, lost=False, slow=True)
     assert not control.hang(1)
-    control.fleet.ready(instance, Readiness(()), 1.0)
+    control.fleet.ready(instance, (), 1.0)
     assert control.hang(1)
 
 
-def test_what_is_spared_is_told_of_again_only_after_a_while() -> None:
+def test_what_is_exempt_is_told_of_again_only_after_a_while() -> None:
     control = Control(2)
     control.hang(0)
     control.out(0)
     for seconds in (0, 1, 20, 100):
         control.clock.advance(seconds)
         control.hang(1)
-    assert len([text for _, text in control.told if "left where it is" in text]) == 2
+    assert len([text for _, text in control.told.events if "exempt from ejection" in text]) == 2
 
 
 def test_a_hang_is_said_once_and_only_of_a_worker_that_should_work() -> None:
@@ -171,10 +171,10 @@ def test_a_hang_is_said_once_and_only_of_a_worker_that_should_work() -> None:
 def test_what_was_detected_is_counted_by_cause() -> None:
     control = Control(2)
     instance = control.fleet.instances["instance_0"]
-    control.stalls.count(instance, Verdict("still", 10.2, ""))
-    control.stalls.count(instance, Verdict("still", 10.4, ""))
+    control.hangs.count(instance, Hang("still", 10.2, ""))
+    control.hangs.count(instance, Hang("still", 10.4, ""))
     found = control.recovery.to_json()["detect"]["still"]
-    assert (instance.stalls, found["count"], found["sum"]) == (2, 2, 20.6)
+    assert (instance.hangs, found["count"], found["sum"]) == (2, 2, 20.6)
 
 
 # servers that are not ours
@@ -185,11 +185,11 @@ def test_a_foreign_server_is_out_until_it_goes_on() -> None:
     one, other = control.external
     one.hung("hung: no token for 2.0 s")
     assert (one.state, one.slow, one.reason) == (S.UNHEALTHY, True, "hung: no token for 2.0 s")
-    assert not control.stalls.admits(other, "hung")
+    assert not control.limit.admits(other, "hung")
     one.going()
     assert (one.state, one.slow, one.reason) == (S.READY, False, "")
-    assert control.stalls.admits(other, "hung")
-    assert [text for name, text in control.told if name == "backend_0"][-1].startswith("back in rotation")
+    assert control.limit.admits(other, "hung")
+    assert [text for name, text in control.told.events if name == "backend_0"][-1].startswith("back in rotation")
 
 
 def test_one_that_fails_its_probes_is_not_back_because_it_moves() -> None:
@@ -256,12 +256,15 @@ async def engine() -> AsyncIterator[Engine]:
 
 
 @asynccontextmanager
-async def watching(control: Control, engine: Engine, member: Any) -> AsyncIterator[None]:
+async def watching(control: Control, engine: Engine, member: Instance | ExternalBackend) -> AsyncIterator[None]:
     control.now = asyncio.get_running_loop().time
     async with aiohttp.ClientSession() as session:
         target = Target(session, str(engine.server.make_url("")).rstrip("/"))
-        watch = control.stalls.attend if isinstance(member, ExternalBackend) else control.stalls.watch
-        task = asyncio.create_task(watch(member, target), name="watch")  # type: ignore[arg-type]
+        if isinstance(member, ExternalBackend):
+            watching = control.hangs.attend(member, target)
+        else:
+            watching = control.hangs.watch(member, target, lambda: "demo")
+        task = asyncio.create_task(watching, name="watch")
         try:
             yield
         finally:
@@ -277,7 +280,7 @@ async def test_an_engine_that_makes_no_steps_is_found(engine: Engine) -> None:
         await soon(lambda: instance.hung)
     assert asyncio.get_running_loop().time() - began >= STALL
     assert str(instance.hung).endswith("with 3 requests running")
-    assert instance.stalls == 1 and control.recovery.to_json()["detect"]["still"]["count"] == 1
+    assert instance.hangs == 1 and control.recovery.to_json()["detect"]["still"]["count"] == 1
     assert all("name%5B%5D=" in query or "name[]=" in query for query in engine.queries)
 
 
@@ -289,13 +292,13 @@ async def test_an_engine_that_makes_steps_is_left_alone(engine: Engine) -> None:
     async with watching(control, engine, instance):
         await soon(lambda: len(engine.queries) > 4 * STALL / 0.05)
     assert (instance.hung, engine.asked) == (None, 0)
-    assert instance.progress_at is not None
+    assert control.hangs.finding(instance.id).seen_at is not None
 
 
 async def test_a_server_that_does_not_answer_is_found_by_what_the_balancer_has_there(engine: Engine) -> None:
     control = Control(1)
     instance = control.fleet.instances["instance_0"]
-    control.load, engine.silent = (2, 0, 0), True
+    control.work, engine.silent = Work(2), True
     async with watching(control, engine, instance):
         await soon(lambda: instance.hung)
     assert "no answer and no token" in str(instance.hung)
@@ -334,12 +337,12 @@ async def test_a_foreign_server_is_taken_out_and_comes_back_when_it_moves(engine
         await soon(lambda: server.state is S.UNHEALTHY)
         engine.steps = True
         await soon(lambda: server.state is S.READY)
-    assert server.stalls == 1
+    assert server.hangs == 1
 
 
 async def test_a_foreign_server_that_tells_nothing_is_only_probed(engine: Engine) -> None:
     control = Control(0, ("http://a:1",))
-    engine.tells, control.load = False, (4, 4, 100)
+    engine.tells, control.work = False, Work(4, 4, 100)
     async with watching(control, engine, control.external[0]):
         await soon(lambda: len(engine.queries) > 3 * STALL / 0.05)
     assert (control.external[0].state, engine.asked) == (S.READY, 0)
@@ -352,15 +355,6 @@ async def test_a_worker_that_starts_is_not_looked_at(engine: Engine) -> None:
     async with watching(control, engine, instance):
         await asyncio.sleep(0.3)
         assert engine.queries == []
-        control.fleet.ready(instance, Readiness(()), 0.0)
+        control.fleet.ready(instance, (), 0.0)
         await soon(lambda: engine.queries)
-    assert instance.progress_at is not None
-
-
-def test_what_others_know_of_a_workers_requests_is_put_together() -> None:
-    control = Control(1)
-    instance = control.fleet.instances["instance_0"]
-    control.load = (3, 2, 100)
-    assert control.stalls._work(instance) == Work(3, 2, 100)
-    instance.agent = SimpleNamespace(loading=True, loads=2, failures=1)  # type: ignore[assignment]
-    assert control.stalls._work(instance) == Work(3, 2, 100, loading=True, loads=3)
+    assert control.hangs.finding(instance.id).seen_at is not None

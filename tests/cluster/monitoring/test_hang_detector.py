@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.monitoring.hang_detector import NO_WORK, Progress, Rules, Verdict, Work, allowance
+from cluster.monitoring.hang_detector import NO_WORK, Hang, HangDetector, Rules, Work, allowance
 from worker.progress import Reading
 
 RULES = Rules(stall=10.0, canary=30.0, context=8192)
@@ -29,8 +29,8 @@ class Play:
     well."""
 
     def __init__(self, rules: Rules = RULES) -> None:
-        self.now, self.progress = 1000.0, Progress(rules, 1000.0)
-        self.verdicts: list[tuple[float, Verdict]] = []
+        self.now, self.progress = 1000.0, HangDetector(rules, 1000.0)
+        self.verdicts: list[tuple[float, Hang]] = []
         self.canaries: list[float] = []
         self.began = self.now
         self._pending = False
@@ -38,7 +38,7 @@ class Play:
     def run(
         self, seconds: float, worker: Callable[[float], Answer], work: Work = BUSY,
         canary: Callable[[], str | None] | None = None, pauses: list[float] | None = None,
-    ) -> Verdict | None:
+    ) -> Hang | None:
         """The first verdict, if there is one within ``seconds``; ``worker`` is given the seconds since the beginning.
         Without ``canary`` no request for a token is ever answered."""
         pauses = list(pauses or [])
@@ -316,10 +316,10 @@ def test_a_long_prompt_is_waited_for() -> None:
 def test_how_long_it_stands_still_is_told_after_a_while() -> None:
     play = Play()
     play.run(2, still(0))
-    assert play.progress.standing(BUSY) == ""
+    assert play.progress.without_progress(BUSY) == ""
     play.run(4, still(0))
-    assert play.progress.standing(BUSY) == "no token for 6 s"
-    assert play.progress.standing(NO_WORK) == "no token for 6 s"  # by its own word it still runs something
+    assert play.progress.without_progress(BUSY) == "no token for 6 s"
+    assert play.progress.without_progress(NO_WORK) == "no token for 6 s"  # by its own word it still runs something
 
 
 def test_progress_is_seen_when_it_is_made() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from cluster.fleet.held_adapters import HeldAdapters
 from cluster.fleet.instance import Instance, restore
 from cluster.fleet.states import WorkerState
 from cluster.storage.store import Store
@@ -57,7 +58,8 @@ class Before:
         )
         return Instance(
             name, Slot((1,), ((0,), (2, 3)), 2), state, generation=3, incarnation=7, starts=4, handle=handle, spec=spec,
-            started_at=11.0, models=({"id": "demo"},), held={"poet": "/content"}, last_exit={"code": 1},
+            started_at=11.0, models=({"id": "demo"},), adapters=HeldAdapters({"poet": "/content"}),
+            last_exit={"code": 1},
         )
 
     async def adopt(self) -> list[Instance]:

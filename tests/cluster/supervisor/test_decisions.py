@@ -131,7 +131,7 @@ async def test_a_rolling_restart_replaces_all_and_never_has_fewer_than_two_ready
     async with start(instances=3) as cluster:
         await cluster.settled(3)
         ready: list[int] = []
-        cluster.engines.on_start = lambda spec, engine: ready.append(cluster.supervisor.fleet.ready_count)
+        cluster.engines.on_start = lambda spec, engine: ready.append(cluster.parts.fleet.ready_count)
         assert (await cluster.post("/v1/cluster/restart", {"rolling": True, "spare": False}))[0] == 202
         await soon(lambda: [cluster.started(f"instance_{n}") for n in range(3)] == [2, 2, 2])
         await cluster.settled(3)

@@ -24,7 +24,7 @@ class Group:
     def greeting(self) -> list[bytes]:
         return []
 
-    def heard(self, process: BalancerProcess, message: Mapping[str, Any]) -> None:
+    def on_message(self, process: BalancerProcess, message: Mapping[str, Any]) -> None:
         self.reports.put_nowait(process.requests)
 
     def ended(self, process: BalancerProcess, status: int | None) -> None:

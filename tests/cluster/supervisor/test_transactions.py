@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from cluster.deployment import plan
 from cluster.deployment.revisions import Revisions
+from cluster.deployment.settings_in_force import SettingsInForce
 from cluster.events import EventLog
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.restart import RestartPolicy
@@ -19,25 +19,27 @@ from cluster.fleet.states import DesiredState
 from cluster.storage.store import NotSaved, Store
 from cluster.storage.write_behind import WriteBehind
 from cluster.supervisor.transactions import Transactions
+from clusterfakes import sim_plan
 from config.paths import StateDir
-from config.settings import load
 from fakes import Clock, rng
 from worker.drivers.local import LocalDriver
 
 
-class Supervisor:
-    """As much of it as is wanted here."""
+class Cluster:
+    """What is wanted of a cluster, and its store."""
 
     def __init__(self, state: StateDir, store: Store) -> None:
         clock = Clock()
         self.state, self.store, self.clock = state, store, clock
         self.events = EventLog(clock)
-        self.fleet = Fleet(DesiredState(), RestartPolicy(), rng().random, self.events.emit)
-        self.strategy, self.driver = "random", LocalDriver()
-        self.revisions = Revisions(plan.make(load({"engine": "sim"})))
-        self.write_behind = WriteBehind(store, self.events.emit, clock, lambda path: 1 << 30)
-        self.transactions = Transactions(self)  # type: ignore[arg-type]
-        self.fleet.scale(1)
+        self.fleet = Fleet(DesiredState(), RestartPolicy(), rng().random, self.events.emit, strategy="random")
+        revisions = Revisions(sim_plan())
+        self.saver = WriteBehind(store, self.events.emit, clock, lambda path: 1 << 30)
+        self.transactions = Transactions(
+            self.fleet.intent, revisions, SettingsInForce(revisions, self.fleet, []), self.events, self.saver,
+            state.runs, LocalDriver().prepare,
+        )
+        self.fleet.intent.scale(1)
         self.transactions.known()
 
     def ask(self, change: Callable[[], Any]) -> asyncio.Future[Any]:
@@ -46,15 +48,12 @@ class Supervisor:
         return done
 
     def scale(self, count: int) -> int:
-        self.fleet.scale(count)
+        self.fleet.intent.scale(count)
         self.events.emit("cluster", f"scale to {count}")
         return count
 
-    def hold(self) -> None:
-        """What goes by settings."""
-
     def set_weight(self, weight: int) -> None:
-        self.fleet.weights["instance_0"] = weight
+        self.fleet.intent.weights["instance_0"] = weight
         self.events.emit("instance_0", f"weight {weight}")
 
     def read_only(self, yes: bool) -> None:
@@ -66,80 +65,80 @@ class Supervisor:
 
 
 @pytest.fixture
-async def supervisor(tmp_path: Path) -> AsyncIterator[Supervisor]:
+async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
     state = StateDir(tmp_path)
     state.create()
     store = await Store.open(state.database)
-    yield Supervisor(state, store)
+    yield Cluster(state, store)
     await store.close()
 
 
-async def test_a_change_is_stored_then_told_then_answered(supervisor: Supervisor) -> None:
-    done = supervisor.ask(lambda: supervisor.scale(3))
-    assert supervisor.told == [] and not done.done()
-    await supervisor.transactions.keep()
-    assert len((await supervisor.store.get("desired"))["instances"]) == 3
-    assert supervisor.told == ["scale to 3"] and not done.done()
-    assert sorted(path.name for path in supervisor.state.runs.iterdir()) == [f"instance_{n}" for n in range(3)]
-    supervisor.transactions.answer()
+async def test_a_change_is_stored_then_told_then_answered(cluster: Cluster) -> None:
+    done = cluster.ask(lambda: cluster.scale(3))
+    assert cluster.told == [] and not done.done()
+    await cluster.transactions.keep()
+    assert len((await cluster.store.get("desired"))["instances"]) == 3
+    assert cluster.told == ["scale to 3"] and not done.done()
+    assert sorted(path.name for path in cluster.state.runs.iterdir()) == [f"instance_{n}" for n in range(3)]
+    cluster.transactions.answer()
     assert await done == 3
 
 
-async def test_what_cannot_be_stored_was_never_wanted(supervisor: Supervisor) -> None:
-    supervisor.read_only(True)
-    changes = [supervisor.ask(lambda: supervisor.scale(3)), supervisor.ask(lambda: supervisor.set_weight(7))]
-    look = supervisor.ask(lambda: "seen")
-    await supervisor.transactions.keep()
+async def test_what_cannot_be_stored_was_never_wanted(cluster: Cluster) -> None:
+    cluster.read_only(True)
+    changes = [cluster.ask(lambda: cluster.scale(3)), cluster.ask(lambda: cluster.set_weight(7))]
+    look = cluster.ask(lambda: "seen")
+    await cluster.transactions.keep()
     for change in changes:
         with pytest.raises(NotSaved, match="nothing was changed"):
             await change
-    assert (len(supervisor.fleet.desired.instances), supervisor.fleet.weights) == (1, {})
-    assert supervisor.told == []
-    supervisor.transactions.answer()
+    assert (len(cluster.fleet.intent.desired.instances), cluster.fleet.intent.weights) == (1, {})
+    assert cluster.told == []
+    cluster.transactions.answer()
     assert await look == "seen", "what changes nothing needs no room"
-    supervisor.read_only(False)
-    supervisor.clock.advance(5)
-    await supervisor.write_behind.flush()
-    assert len((await supervisor.store.get("desired"))["instances"]) == 1
-    await supervisor.transactions.keep()
-    done = supervisor.ask(lambda: supervisor.set_weight(7))
-    await supervisor.transactions.keep()
-    supervisor.transactions.answer()
+    cluster.read_only(False)
+    cluster.clock.advance(5)
+    await cluster.saver.flush()
+    assert len((await cluster.store.get("desired"))["instances"]) == 1
+    await cluster.transactions.keep()
+    done = cluster.ask(lambda: cluster.set_weight(7))
+    await cluster.transactions.keep()
+    cluster.transactions.answer()
     await done
-    assert (await supervisor.store.get("desired"))["weights"] == {"instance_0": 7}
+    assert (await cluster.store.get("desired"))["weights"] == {"instance_0": 7}
 
 
 async def test_a_worker_without_room_for_its_run_file_is_not_wanted(
-    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(path: Path, notes: Any = None) -> None:
         path.touch()
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("worker.drivers.run_file.prepare", full)
-    change = supervisor.ask(lambda: supervisor.scale(2))
-    await supervisor.transactions.keep()
+    change = cluster.ask(lambda: cluster.scale(2))
+    await cluster.transactions.keep()
     with pytest.raises(NotSaved, match="No space left"):
         await change
-    assert len(supervisor.fleet.desired.instances) == 1 and not list(supervisor.state.runs.iterdir())
+    assert len(cluster.fleet.intent.desired.instances) == 1 and not list(cluster.state.runs.iterdir())
 
 
-async def test_a_shutdown_meanwhile_is_not_taken_back(supervisor: Supervisor) -> None:
-    supervisor.read_only(True)
-    change = supervisor.ask(lambda: supervisor.scale(2))
-    supervisor.fleet.shut_down()
-    await supervisor.transactions.keep()
+async def test_a_shutdown_meanwhile_is_not_taken_back(cluster: Cluster) -> None:
+    cluster.read_only(True)
+    change = cluster.ask(lambda: cluster.scale(2))
+    cluster.fleet.intent.shut_down()
+    await cluster.transactions.keep()
     with pytest.raises(NotSaved):
         await change
-    assert supervisor.fleet.desired.shutting_down
+    assert cluster.fleet.intent.desired.shutting_down
 
 
-async def test_a_change_that_fails_half_way_is_taken_back_and_tells_nothing(supervisor: Supervisor) -> None:
+async def test_a_change_that_fails_half_way_is_taken_back_and_tells_nothing(cluster: Cluster) -> None:
     def change() -> None:
-        supervisor.scale(5)
+        cluster.scale(5)
         raise ValueError("no")
 
-    done = supervisor.ask(change)
+    done = cluster.ask(change)
     with pytest.raises(ValueError, match="no"):
         await done
-    assert supervisor.told == [] and len(supervisor.fleet.desired.instances) == 1
+    assert cluster.told == [] and len(cluster.fleet.intent.desired.instances) == 1

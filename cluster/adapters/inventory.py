@@ -1,0 +1,75 @@
+"""Which adapters there are, and which of them a worker should hold now."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+from cluster.adapters.registry import Adapter, Registry, Version
+from cluster.deployment.revisions import Revisions
+from cluster.errors import Refused
+
+
+@dataclass(slots=True)
+class Trial:
+    """A change under way: on the workers in ``on`` the name stands for ``version`` already."""
+
+    version: Version
+    on: set[str] = field(default_factory=set)
+
+
+class Inventory:
+    """``registry`` is what holds; it is replaced as a whole, by `keep`. ``used``: when each adapter was last asked for
+    (s since the epoch); ``save`` makes a change of the registry durable, and raises NotSaved."""
+
+    def __init__(self, revisions: Revisions, save: Callable[[list[Adapter], list[str]], Awaitable[None]]) -> None:
+        self._revisions, self._save = revisions, save
+        self.registry = Registry()
+        self.used: dict[str, float] = {}
+        self.trials: dict[str, Trial] = {}
+        self.rollbacks = 0
+
+    def wanted(self, holder: str) -> dict[str, str]:
+        """Name and path of what the worker ``holder`` should hold now."""
+        wanted = self.registry.resident(self.used, self._revisions.latest.adapter_cap)
+        for name, trial in self.trials.items():
+            if holder in trial.on:
+                wanted[name] = trial.version.path
+        return wanted
+
+    async def keep(self, changed: list[Adapter], gone: list[str]) -> None:
+        """Makes a change durable, then true. Raises NotSaved."""
+        await self._save(changed, gone)
+        registry = self.registry
+        for adapter in changed:
+            registry = registry.with_adapter(adapter)
+        for name in gone:
+            registry = registry.without(name)
+        self.registry = registry
+
+    def known(self, name: str) -> Adapter:
+        """Raises Refused."""
+        adapter = self.registry.get(name)
+        if adapter is None:
+            raise Refused(404, f"no adapter {name!r}", "lora_name")
+        return adapter
+
+    def report_used(self, used: Mapping[str, float]) -> None:
+        """By several balancers, which need not report in the order of their requests."""
+        for name, at in used.items():
+            self.used[name] = max(at, self.used.get(name, 0.0))
+
+    def version_at(self, name: str, path: str | None) -> int | None:
+        """Which version lies at ``path``: the active one, if it does; two may have the same content."""
+        adapter = self.registry.get(name)
+        if adapter is None:
+            return None
+        versions = sorted(adapter.versions, key=lambda v: v.number != adapter.active)
+        return next((v.number for v in versions if v.path == path), None)
+
+    def may_do_nothing(self, path: str) -> bool:
+        """Whether somebody said so of the content in ``path``, or of all."""
+        versions = (v for a in self.registry.adapters.values() for v in a.versions if v.path == path)
+        trials = (trial.version for trial in self.trials.values() if trial.version.path == path)
+        allowed = self._revisions.latest.settings.allow_no_effect
+        return allowed or any(v.allow_no_effect for v in (*versions, *trials))

@@ -1,0 +1,87 @@
+"""What clients are shown of adapters: each with its state on every ready worker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from cluster.adapters import status
+from cluster.adapters.agents import Agents, Holder
+from cluster.adapters.inventory import Inventory
+from cluster.adapters.registry import Adapter
+from cluster.adapters.status import Held
+
+
+class AdapterReport:
+    def __init__(self, inventory: Inventory, agents: Agents) -> None:
+        self._inventory, self._agents = inventory, agents
+
+    def every(self) -> list[dict[str, Any]]:
+        return [self.describe(adapter) for adapter in self._inventory.registry.adapters.values()]
+
+    def find(self, name: str) -> dict[str, Any]:
+        """With its versions. Raises Refused."""
+        return self.describe(self._inventory.known(name), versions=True)
+
+    def answer(self, name: str) -> dict[str, Any]:
+        """To whoever changed that one. Raises Refused."""
+        adapter = self._inventory.known(name)
+        instances = {i: s["state"] for i, s in self._instances(adapter).items()}
+        return {
+            "lora_name": name, "version": adapter.active, "state": _overall(set(instances.values())),
+            "instances": instances,
+        }  # fmt: skip
+
+    def describe(self, adapter: Adapter, versions: bool = False) -> dict[str, Any]:
+        """One entry of `GET /v1/lora_adapters`."""
+        current, instances = adapter.current, self._instances(adapter)
+        states = {i["state"] for i in instances.values()}
+        shown: dict[str, Any] = {
+            "lora_name": adapter.name, "version": adapter.active,
+            "state": "rolling" if adapter.name in self._inventory.trials else _overall(states),
+            "description": adapter.description, "rank": current.rank, "size": current.size,
+            "base_model": current.base_model, "auto_load": adapter.auto_load, "instances": instances,
+        }  # fmt: skip
+        if versions:
+            shown["versions"] = [
+                {"version": v.number, "hash": v.hash, "rank": v.rank, "target_modules": list(v.target_modules),
+                 "base_model": v.base_model, "source": v.source, "size": v.size, "created": v.created,
+                 "active": v.number == adapter.active}
+                for v in adapter.versions
+            ]  # fmt: skip
+        return shown
+
+    def states(self) -> dict[str, dict[str, Any]]:
+        """For `/metrics`: see `cluster.adapters.status.states`."""
+        workers = [self._held(holder) for holder, _ in self._agents.ready()]
+        return status.states(self._inventory.registry, self._inventory.used, workers)
+
+    def totals(self, workers: Iterable[str]) -> dict[str, float]:
+        """For `/metrics`, see `Agents.totals`."""
+        totals = self._agents.totals(workers)
+        return {
+            "adapters": len(self._inventory.registry.adapters), "rollbacks": self._inventory.rollbacks,
+            "loads": totals.loads, "load_failures": totals.failures, "drift_repairs": totals.drift_repairs,
+            "load_seconds": round(totals.load_seconds, 3),
+        }  # fmt: skip
+
+    def _held(self, holder: Holder) -> Held:
+        held = holder.adapters
+        return Held(self._inventory.wanted(holder.id), held.loaded, held.refused, held.withheld)
+
+    def _instances(self, adapter: Adapter) -> dict[str, dict[str, Any]]:
+        """State, version and reason by ready worker."""
+        return {holder.id: self._on(holder, adapter.name) for holder, _ in self._agents.ready()}
+
+    def _on(self, holder: Holder, name: str) -> dict[str, Any]:
+        path, refusal = holder.adapters.loaded.get(name), holder.adapters.refused.get(name)
+        return {
+            "state": self._held(holder).state(name), "version": self._inventory.version_at(name, path),
+            "reason": refusal.reason if refusal else "",
+        }  # fmt: skip
+
+
+def _overall(states: set[str]) -> str:
+    if not states:
+        return "registered"
+    return next((s for s in ("refused", "loading", "lazy") if s in states), "loaded")

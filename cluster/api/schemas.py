@@ -1,0 +1,121 @@
+"""The bodies of the changes that a client may ask for, checked as they are read."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+    model_validator,
+)
+
+from cluster.errors import LONGEST, Refused
+from config import bounded
+from config.errors import nearest
+from config.lora_config import DESCRIPTION
+
+#: Values in a change's body.
+MOST_VALUES = 10_000
+
+def _whole(value: Any) -> Any:
+    """In JSON 3.0 is 3."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+_Whole = Annotated[StrictInt, BeforeValidator(_whole)]
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Scale(Body):
+    action: Literal["scale_up", "scale_down"] | None = None
+    count: _Whole | None = Field(None, ge=1)
+    instances: _Whole | None = Field(None, ge=0)
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Scale:
+        if (self.instances is None) == (self.action is None):
+            raise ValueError('either {"action": "scale_up"|"scale_down", "count": k} or {"instances": n} is needed')
+        if self.instances is not None and self.count is not None:
+            raise ValueError('"count" goes with "action", not with "instances"')
+        return self
+
+
+class Strategy(Body):
+    strategy: StrictStr
+
+
+class Restart(Body):
+    """``spare``: whether a spare worker is started first; None leaves it to the settings."""
+
+    instance_id: StrictStr | None = None
+    rolling: StrictBool | None = None
+    spare: StrictBool | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Restart:
+        if (self.instance_id is None) == (not self.rolling):
+            raise ValueError('either {"instance_id": id} or {"rolling": true} is needed')
+        if self.spare is not None and not self.rolling:
+            raise ValueError('"spare" goes with "rolling"')
+        return self
+
+
+class Drain(Body):
+    """``grace`` in seconds; None: the drain timeout."""
+
+    grace: float | None = Field(None, ge=0, strict=True, allow_inf_nan=False)
+
+
+class Undrain(Body):
+    pass
+
+
+class Weight(Body):
+    weight: _Whole = Field(ge=0, le=1000)
+
+
+class LoadAdapter(Body):
+    lora_name: StrictStr = Field(min_length=1, max_length=256)
+    lora_path: StrictStr = Field(min_length=1, max_length=4096)
+    load_inplace: StrictBool = False
+    description: StrictStr | None = Field(None, max_length=DESCRIPTION)
+    allow_no_effect: StrictBool = False
+
+
+class UnloadAdapter(Body):
+    lora_name: StrictStr = Field(min_length=1)
+
+
+class RollbackAdapter(Body):
+    version: _Whole | None = Field(None, ge=1)
+
+
+class Shutdown(Body):
+    now: StrictBool = False
+
+
+def parse(kind: type[Body], body: bytes) -> Any:
+    """Raises Refused (400) saying what is wrong and where."""
+    try:
+        bounded.measure(body, MOST_VALUES)
+    except bounded.Unfit as error:
+        raise Refused(400, f"the body {error}") from None
+    try:
+        return kind.model_validate_json(body or b"{}")
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        where = ".".join(str(part)[:LONGEST] for part in first["loc"])
+        message = str(first["msg"]).removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            message = f"unknown field{nearest(where, kind.model_fields)}"
+        raise Refused(400, f"{where}: {message}" if where else message, where or None) from None

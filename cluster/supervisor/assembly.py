@@ -1,0 +1,253 @@
+"""The supervisor's parts, each made with what it uses: one property a part, made when it is first asked for.
+
+Only here do they all meet. Where two need each other, one is given a function that asks for the other later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from random import Random
+from typing import Any
+
+from cluster.adapters.agents import Agents
+from cluster.adapters.effect import Effects
+from cluster.adapters.intake import Intake
+from cluster.adapters.inventory import Inventory
+from cluster.adapters.report import AdapterReport
+from cluster.adapters.rollout import Rollouts
+from cluster.api.apply import Applier
+from cluster.api.handlers import Commands
+from cluster.api.server import Services
+from cluster.api.status import View, snapshot
+from cluster.balancers.config import balancer_config
+from cluster.balancers.group import BalancerGroup
+from cluster.deployment.plan import Plan
+from cluster.deployment.revisions import Revisions
+from cluster.deployment.settings_in_force import SettingsInForce, with_times
+from cluster.events import EventLog
+from cluster.fleet.fleet import Fleet
+from cluster.fleet.intent import instance_name
+from cluster.fleet.restart import Backoff, RestartPolicy
+from cluster.fleet.states import DesiredState, InstanceDesired
+from cluster.monitoring.ejection_limit import EjectionLimit
+from cluster.monitoring.external import ExternalBackend
+from cluster.monitoring.hang_detector import Work
+from cluster.monitoring.hang_monitors import HangMonitors
+from cluster.monitoring.recovery_times import RecoveryTimes
+from cluster.monitoring.usage import UsageSampler
+from cluster.storage.store import Store
+from cluster.storage.write_behind import WriteBehind
+from cluster.supervisor.backends import Backends
+from cluster.supervisor.balancer_reports import BalancerReports
+from cluster.supervisor.bootstrap import Bootstrap
+from cluster.supervisor.clock import Clock
+from cluster.supervisor.executor import Executor
+from cluster.supervisor.exits import WorkerExits
+from cluster.supervisor.inbox import Inbox
+from cluster.supervisor.loop import Supervisor
+from cluster.supervisor.publisher import Publisher
+from cluster.supervisor.transactions import Transactions
+from cluster.supervisor.workers import WorkerMonitors
+from config.paths import StateDir
+from config.settings import visible_gpus
+from worker.drivers.base import Driver
+from worker.gpus import Monitor
+
+
+class Assembly:
+    """Of the supervisor's run ``epoch`` on ``state``."""
+
+    def __init__(
+        self, plan: Plan, state: StateDir, store: Store, driver: Driver, external: Sequence[ExternalBackend],
+        epoch: int, *, clock: Clock | None = None, random: Random | None = None,
+    ) -> None:
+        self.state, self.store, self.driver, self.external, self.epoch = state, store, driver, external, epoch
+        self.clock, self.random = clock or Clock(), random or Random()
+        self.revisions = Revisions(plan)
+        self.inbox = Inbox()
+        self.recovery = RecoveryTimes()
+        self.usage = UsageSampler(Monitor(visible_gpus()))
+        self.events = EventLog(self.clock.wall)
+        self.emit = self.events.emit
+        self._started_at = self.clock.wall()
+
+    # what there is, and what is wanted
+
+    @cached_property
+    def supervisor(self) -> Supervisor:
+        return Supervisor(
+            self.inbox, self.fleet, self.revisions, self.transactions, self.executor, self.publisher, self.publish,
+            self.exits, self.emit, self.clock.now,
+        )
+
+    @cached_property
+    def fleet(self) -> Fleet:
+        plan, settings = self.revisions.latest, self.revisions.latest.settings
+        desired = DesiredState(
+            instances={instance_name(n): InstanceDesired() for n in range(settings.instances)},
+            starts_at_once=len(plan.placement.machine.cores) or 1 if plan.engine.busy_start else None,
+        )
+        policy = RestartPolicy(Backoff(first=settings.restart_delay))
+        return Fleet(
+            with_times(desired, settings), policy, self.random.random, self.emit,
+            lambda ended: self.exits.lost(ended), settings.strategy,
+        )
+
+    @cached_property
+    def settings(self) -> SettingsInForce:
+        return SettingsInForce(self.revisions, self.fleet, [self.monitors.retime, self.hangs.retime])
+
+    @cached_property
+    def write_behind(self) -> WriteBehind:
+        return WriteBehind(self.store, self.emit, self.clock.now)
+
+    @cached_property
+    def transactions(self) -> Transactions:
+        return Transactions(
+            self.fleet.intent, self.revisions, self.settings, self.events, self.write_behind, self.state.runs,
+            self.driver.prepare,
+        )
+
+    @cached_property
+    def bootstrap(self) -> Bootstrap:
+        return Bootstrap(
+            self.state, self.store, self.driver, self.clock, self.events, self.write_behind, self.fleet,
+            self.revisions, self.inventory, self.rollouts, self.balancers, self.publisher, self.transactions,
+        )
+
+    @cached_property
+    def executor(self) -> Executor:
+        return Executor(
+            self.fleet, self.revisions, self.driver, self.monitors, self.publisher, self.publish,
+            lambda: self.balancers.connected, self.write_behind, self.state, self.emit, self.clock,
+        )
+
+    @cached_property
+    def exits(self) -> WorkerExits:
+        return WorkerExits(self.fleet, self.recovery, self.emit, lambda: self.balancers.engaged, self.clock)
+
+    # adapters
+
+    @cached_property
+    def inventory(self) -> Inventory:
+        return Inventory(self.revisions, self.write_behind.save_adapters)
+
+    @cached_property
+    def effects(self) -> Effects:
+        return Effects(self.inventory.may_do_nothing, self.emit)
+
+    @cached_property
+    def intake(self) -> Intake:
+        return Intake(self.state.adapters, self.clock.wall)
+
+    @cached_property
+    def agents(self) -> Agents:
+        return Agents(
+            self._everybody, self.inventory.wanted, self.effects, self._withheld, self.inbox.wake,
+            lambda: self.revisions.latest.foreign_adapters, self.clock.now,
+        )
+
+    @cached_property
+    def adapters(self) -> AdapterReport:
+        return AdapterReport(self.inventory, self.agents)
+
+    @cached_property
+    def rollouts(self) -> Rollouts:
+        return Rollouts(
+            self.inventory, self.agents, self.intake, self.effects, self.adapters, self.revisions, self.emit,
+            self.clock.wall,
+        )
+
+    # who watches
+
+    @cached_property
+    def limit(self) -> EjectionLimit:
+        return EjectionLimit(self._everybody, self.clock.now, self.emit)
+
+    @cached_property
+    def hangs(self) -> HangMonitors:
+        return HangMonitors(
+            self.limit, self.fleet, self.recovery, lambda: self.revisions.latest.settings,
+            lambda name: Work(*self.balancers.load(name), *self.agents.activity(name)), self.inbox.post,
+            self.clock.now,
+        )
+
+    @cached_property
+    def monitors(self) -> WorkerMonitors:
+        return WorkerMonitors(
+            self.fleet, self.revisions, self.agents, self.hangs, self.exits, self.limit, self.recovery, self.emit,
+            self.inbox.post, self.clock.now,
+        )
+
+    # balancers
+
+    @cached_property
+    def balancers(self) -> BalancerGroup:
+        plan, settings = self.revisions.latest, self.revisions.latest.settings
+        reports = BalancerReports(
+            self.inbox.post, self.fleet, self.publisher, self.exits, self.inventory, self.rollouts
+        )
+        return BalancerGroup(
+            self.state, balancer_config(plan, self.state), self.write_behind, reports, self.emit,
+            lambda: self.events.events, drain_timeout=settings.drain_timeout,
+            standby=settings.lb_standby and plan.most > 0,
+        )
+
+    @cached_property
+    def backends(self) -> Backends:
+        return Backends(self.fleet, self.external, self.inventory, self.revisions)
+
+    @cached_property
+    def publisher(self) -> Publisher:
+        return Publisher(
+            self.epoch, self.backends.as_of, self.snapshot, lambda: self.balancers, self.clock.now
+        )
+
+    async def publish(self) -> None:
+        """Tells balancers and store what changed, if anything did."""
+        self.publisher.publish()
+        for instance in self.fleet.instances.values():
+            self.write_behind.process(instance.id, instance.record())
+        await self.write_behind.flush()
+
+    # for clients
+
+    @cached_property
+    def commands(self) -> Commands:
+        return Commands(
+            self.fleet, self.revisions, self.external, self.balancers, self.emit,
+            lambda: self.publisher.next_version, self.supervisor.shut_down, self.clock.now,
+        )
+
+    @cached_property
+    def services(self) -> Services:
+        applier = Applier(
+            self.fleet, self.revisions, self.settings, self.commands, self.balancers, self.inventory, self.intake,
+            self.state, self.emit, self.supervisor.command,
+        )
+        return Services(
+            self.supervisor.command, self.snapshot, lambda: f"{self.epoch}.{self.publisher.sequence}",
+            self.write_behind.check, lambda: self.revisions.latest.settings.adapter_root, self.commands, applier,
+            self.rollouts, self.adapters,
+        )
+
+    def snapshot(self) -> dict[str, Any]:
+        return snapshot(View(
+            now=self.clock.now(), wall=self.clock.wall(), started_at=self._started_at,
+            sequence=(self.epoch, self.publisher.sequence), state_dir=str(self.state.root),
+            unsaved=self.write_behind.unsaved, revertible=bool(self.revisions.before), plan=self.revisions.latest,
+            fleet=self.fleet, external=self.external, balancers=self.balancers.describe(),
+            adapters=self.adapters.totals(self.fleet.instances), adapter_states=self.adapters.states(),
+            recovery=self.recovery.to_json(), usage=self.usage.latest, cards=self.backends.cards,
+            finding=self.hangs.finding, exempt=self.limit.exempts,
+        ))  # fmt: skip
+
+    def _everybody(self) -> list[Any]:
+        """Workers, and servers that are not ours."""
+        return [*self.fleet.instances.values(), *self.external]
+
+    async def _withheld(self, name: str) -> None:
+        """Returns when the balancer has confirmed that it sends the worker nothing for that adapter any more."""
+        await self.supervisor.command(lambda: None)  # publishes what is withheld now
+        await self.publisher.confirmation(self.publisher.version)

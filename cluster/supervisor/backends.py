@@ -1,0 +1,85 @@
+"""The backend set for the balancers, put together from what is known of workers and adapters. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cluster.adapters.inventory import Inventory
+from cluster.adapters.registry import Registry, card
+from cluster.deployment.revisions import Revisions
+from cluster.fleet.fleet import Fleet
+from cluster.fleet.held_adapters import HeldAdapters
+from cluster.fleet.instance import Instance
+from cluster.monitoring.external import ExternalBackend
+from config.topology import BackendSet, BackendSpec
+
+Cards = tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Backends:
+    """What the backend set follows from."""
+
+    fleet: Fleet
+    external: Sequence[ExternalBackend]
+    inventory: Inventory
+    revisions: Revisions
+
+    def as_of(self, version: tuple[int, int]) -> BackendSet:
+        """All upstreams as of now, under that version."""
+        intent, base = self.fleet.intent, self.revisions.latest.spec.served_names[0]
+        external = [
+            replace(
+                backend.spec, state=intent.cordons.shown(backend.id, backend.spec.state),
+                weight=intent.weights.get(backend.id, 1), models=self._cards_of_external(backend),
+            )
+            for backend in self.external
+        ]
+        return BackendSet(
+            epoch=version[0], revision=version[1], strategy=intent.strategy,
+            backends=(*(self._backend(i) for i in self.fleet.instances.values() if i.spec), *external),
+            shutting_down=intent.desired.shutting_down,
+            registered=tuple(card(a, base, a.current.path) for a in self.inventory.registry.adapters.values()),
+        )
+
+    def _backend(self, instance: Instance) -> BackendSpec:
+        spec, where, intent = instance.spec, instance.endpoint, self.fleet.intent
+        assert spec is not None and where is not None
+        return BackendSpec(
+            id=instance.id, incarnation=instance.incarnation,
+            state=intent.cordons.shown(instance.id, str(instance.state)), scheme=where.scheme,
+            host=where.host, ip=where.host, port=where.port, weight=intent.weights.get(instance.id, 1),
+            api_key=spec.api_key, models=self.cards(instance),
+            expected=(*self.revisions.latest.spec.served_names, *self.inventory.wanted(instance.id)),
+            capabilities=self.revisions.latest.engine.capabilities,
+        )
+
+    def cards(self, instance: Instance) -> Cards:
+        """The models it may be sent requests for: its base models, and the registry's adapters that it holds now."""
+        foreign = self.revisions.latest.foreign_adapters
+        own = tuple(c for c in instance.models if not c.get("parent") or c["id"] in foreign)
+        return _with_adapters(own, self.inventory.registry, instance.adapters)
+
+    def _cards_of_external(self, backend: ExternalBackend) -> Cards:
+        """What it says it serves; where its adapters are ours to manage, as for our own workers."""
+        if backend.agent is None:
+            return backend.spec.models
+        own = tuple(c for c in backend.spec.models if not c.get("parent"))
+        return _with_adapters(own, self.inventory.registry, backend.adapters)
+
+
+def _with_adapters(own: Cards, registry: Registry, held: HeldAdapters) -> Cards:
+    if not own:
+        return ()
+    base, loaded = own[0]["id"], held.loaded
+    return (*own, *(_held(registry, base, loaded, held.withheld)))
+
+
+def _held(registry: Registry, base: str, loaded: Mapping[str, str], withheld: set[str]) -> list[dict[str, Any]]:
+    return [
+        card(adapter, base, loaded[name])
+        for name, adapter in registry.adapters.items()
+        if name in loaded and name not in withheld
+    ]

@@ -1,0 +1,46 @@
+"""Once a second: what processes use, logs that have grown long, and whether the disk has room again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Protocol
+
+from cluster.fleet.instance import Instance
+from cluster.monitoring.usage import UsageSampler
+from worker import logfile
+from worker.drivers.base import Driver
+from worker.drivers.process import usage_of
+
+_EVERY_S = 1.0
+
+
+class Balancers(Protocol):
+    @property
+    def pids(self) -> Mapping[str, int]: ...
+
+    @property
+    def logs(self) -> Collection[str]: ...
+
+
+async def keep_house(
+    instances: Mapping[str, Instance], balancers: Balancers, driver: Driver, usage: UsageSampler,
+    log: Callable[[str], Path], now: Callable[[], float], done: Callable[[], None],
+) -> None:
+    """Until cancelled. ``log(name)``: where that one's log is; ``done`` is called after each round."""
+    while True:
+        await asyncio.sleep(_EVERY_S)
+        handles = {i.id: i.handle for i in instances.values() if i.handle is not None}
+        own = {"supervisor": os.getpid(), **balancers.pids}
+
+        def sample(at: float) -> None:
+            usage.sample({**driver.stats(handles), **usage_of(own)}, at)  # noqa: B023
+
+        await asyncio.to_thread(sample, now())
+        for name in [*instances, *balancers.logs, "supervisor", "access"]:
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(logfile.rotate, log(name))
+        done()

@@ -1,0 +1,77 @@
+"""Tells the balancers what changed, if anything did, and remembers what they have confirmed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from config.strategy_file import StrategyWriter
+from config.topology import BackendSet
+
+#: Seconds that the balancers may take to confirm a backend set.
+_CONFIRM_S = 1.0
+
+Version = tuple[int, int]
+
+
+class Audience(Protocol):
+    """`cluster.balancers.group.BalancerGroup`."""
+
+    @property
+    def connected(self) -> bool: ...
+
+    def publish(self, backends: BackendSet | None = None, snapshot: dict[str, Any] | None = None) -> None: ...
+
+
+class Publisher:
+    """In the supervisor's run ``epoch``. ``backends(version)`` and ``snapshot()`` say what there is; ``audience()`` are
+    the balancers; ``now``: s, monotonic. ``sequence`` counts the snapshots."""
+
+    def __init__(
+        self, epoch: int, backends: Callable[[Version], BackendSet], snapshot: Callable[[], dict[str, Any]],
+        audience: Callable[[], Audience], now: Callable[[], float],
+    ) -> None:
+        self.epoch, self.sequence = epoch, 0
+        self.switch: StrategyWriter | None = None
+        self._backends, self._snapshot, self._audience, self._now = backends, snapshot, audience, now
+        self._revision = 0
+        self._published: dict[str, Any] = {}
+        self._confirmed = (0, 0)
+
+    @property
+    def version(self) -> Version:
+        """Of the newest backend set."""
+        return self.epoch, self._revision
+
+    @property
+    def next_version(self) -> Version:
+        """Of the backend set that follows from what is changed now."""
+        return self.epoch, self._revision + 1
+
+    def publish(self) -> None:
+        shape = self._backends(self.version).to_json()
+        shape.pop("revision")
+        if shape != self._published:
+            self._published = shape
+            self._revision += 1
+            backends = self._backends(self.version)
+            if self.switch is not None:
+                self.switch.write(self.version, backends.strategy)
+            self._audience().publish(backends)
+            self.announce()
+
+    def announce(self) -> None:
+        """Sends the balancers a new snapshot."""
+        self.sequence += 1
+        self._audience().publish(snapshot=self._snapshot())
+
+    def confirm(self, version: Version) -> None:
+        """All balancers work by ``version``."""
+        self._confirmed = max(self._confirmed, version)
+
+    async def confirmation(self, version: Version) -> None:
+        """Returns when the balancers work by ``version``, if there are any; after a second at the latest."""
+        deadline = self._now() + _CONFIRM_S
+        while self._audience().connected and self._confirmed < version and self._now() < deadline:
+            await asyncio.sleep(0.002)

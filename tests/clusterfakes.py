@@ -1,0 +1,91 @@
+"""Fakes for the control plane's tests: what a part is given in place of the others, and a supervisor that is not run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from cluster.adapters.registry import Adapter
+from cluster.balancers.group import BalancerGroup
+from cluster.deployment import plan
+from cluster.deployment.plan import Plan
+from cluster.fleet.placement import Machine
+from cluster.storage.store import Store
+from cluster.supervisor.assembly import Assembly
+from cluster.supervisor.clock import Clock
+from cluster.supervisor.loop import Supervisor
+from config.paths import StateDir
+from config.settings import load
+from config.topology import BackendSet, BalancerConfig
+from fakedriver import FakeDriver
+from fakes import Clock as FakeClock
+
+T = TypeVar("T")
+
+
+def sim_plan(**settings: Any) -> Plan:
+    """Of simulated workers on a machine of two cores without a GPU."""
+    return plan.make(load({"engine": "sim", **settings}), Machine((), (0, 1), 2**34))
+
+
+class Told:
+    """An `Emit` that remembers who did what."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, str]] = []
+
+    def __call__(self, subject: str, text: str, kind: str = "note", data: Mapping[str, Any] | None = None) -> None:
+        self.events.append((subject, text))
+
+
+class FakeBalancers:
+    """As many balancers as anybody but their own group can tell. ``replaced``: the settings of each replacement."""
+
+    def __init__(self, connected: bool = True) -> None:
+        self.connected = connected
+        self.replaced: list[BalancerConfig | None] = []
+        self.sets: list[BackendSet] = []
+
+    def request_replacement(self, config: BalancerConfig | None = None) -> None:
+        self.replaced.append(config)
+
+    def publish(self, backends: BackendSet | None = None, snapshot: dict[str, Any] | None = None) -> None:
+        if backends is not None:
+            self.sets.append(backends)
+
+
+class NoStore:
+    """A store that takes everything and has nothing."""
+
+    path = Path("/nowhere")
+
+    async def save_adapters(self, changed: Iterable[Adapter], gone: Iterable[str] = ()) -> None:
+        """Nothing of it is kept."""
+
+
+class AtOnce:
+    """A supervisor that makes changes at once. ``ended``: whether each shutdown was to be one without patience."""
+
+    def __init__(self) -> None:
+        self.ended: list[bool] = []
+
+    async def command(self, change: Callable[[], T]) -> T:
+        return change()
+
+    def shut_down(self, now: bool = False) -> None:
+        self.ended.append(now)
+
+
+class Unrun(Assembly):
+    """The parts of a supervisor whose loop does not run, with balancers and workers that are none."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self.time, self.replaceable = FakeClock(), FakeBalancers()
+        super().__init__(
+            sim_plan(**settings), StateDir(folder), cast(Store, NoStore()), FakeDriver(), [], 1,
+            clock=Clock(self.time, self.time),
+        )
+        self.supervisor = cast(Supervisor, AtOnce())
+        self.balancers = cast(BalancerGroup, self.replaceable)
