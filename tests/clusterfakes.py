@@ -14,13 +14,13 @@ from cluster.deployment.plan import Plan
 from cluster.fleet.placement import Machine
 from cluster.storage.store import Store
 from cluster.supervisor.assembly import Assembly
-from cluster.supervisor.clock import Clock
+from cluster.supervisor.clock import Clocks
 from cluster.supervisor.loop import Supervisor
 from config.paths import StateDir
 from config.settings import load
 from config.topology import BackendSet, BalancerConfig
 from fakedriver import FakeDriver
-from fakes import Clock as FakeClock
+from fakes import Clock
 
 T = TypeVar("T")
 
@@ -82,10 +82,10 @@ class Unrun(Assembly):
     """The parts of a supervisor whose loop does not run, with balancers and workers that are none."""
 
     def __init__(self, folder: Path, **settings: Any) -> None:
-        self.time, self.replaceable = FakeClock(), FakeBalancers()
+        self.time, self.replaceable = Clock(), FakeBalancers()
         super().__init__(
             sim_plan(**settings), StateDir(folder), cast(Store, NoStore()), FakeDriver(), [], 1,
-            clock=Clock(self.time, self.time),
+            clock=Clocks(self.time, self.time),
         )
         self.supervisor = cast(Supervisor, AtOnce())
         self.balancers = cast(BalancerGroup, self.replaceable)

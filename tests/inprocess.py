@@ -269,7 +269,7 @@ async def running(
         store = await Store.open(state.database)
         stack.push_async_callback(store.close)
         epoch = await store.next_number("epochs")
-        parts = Assembly(checked, state, store, engines, [], epoch, clock=clocks.Clock(clock), random=rng())
+        parts = Assembly(checked, state, store, engines, [], epoch, clock=clocks.Clocks(clock), random=rng())
         await parts.bootstrap.prepare(adopt=False)
         server = await control.serve(parts.services, state.control)
         stack.push_async_callback(server.cleanup)

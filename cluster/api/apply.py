@@ -17,7 +17,7 @@ from pydantic import Field, StrictBool
 from cluster.adapters.intake import Intake
 from cluster.adapters.inventory import Inventory
 from cluster.api import authority
-from cluster.api.handlers import Balancers, Commands
+from cluster.api.handlers import Balancers, ClusterCommands
 from cluster.api.schemas import Body
 from cluster.balancers.config import balancer_config
 from cluster.deployment import plan
@@ -54,8 +54,8 @@ class Applier:
     """``run`` does a change in the task that owns the state and stores it; see `Supervisor.command`."""
 
     def __init__(
-        self, fleet: Fleet, revisions: Revisions, in_force: SettingsInForce, commands: Commands, balancers: Balancers,
-        inventory: Inventory, intake: Intake, state: StateDir, emit: Emit, run: Run,
+        self, fleet: Fleet, revisions: Revisions, in_force: SettingsInForce, commands: ClusterCommands,
+        balancers: Balancers, inventory: Inventory, intake: Intake, state: StateDir, emit: Emit, run: Run,
     ) -> None:
         self._fleet, self._revisions, self._in_force, self._commands = fleet, revisions, in_force, commands
         self._balancers, self._inventory, self._intake = balancers, inventory, intake

@@ -40,7 +40,7 @@ class Balancers(Protocol):
     def request_replacement(self, config: BalancerConfig | None = None) -> None: ...
 
 
-class Commands:
+class ClusterCommands:
     """``next_version()``: of the backend set that follows from what is changed now; ``shut_down(now)`` begins the end;
     ``now``: s, monotonic."""
 

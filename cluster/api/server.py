@@ -19,7 +19,7 @@ from cluster.adapters.report import AdapterReport
 from cluster.adapters.rollout import Rollouts
 from cluster.api import authority, schemas
 from cluster.api.apply import Applier, Apply, Run
-from cluster.api.handlers import Commands
+from cluster.api.handlers import ClusterCommands
 from cluster.errors import Refused
 from cluster.storage.store import NotSaved
 from config.files import NO_ROOM
@@ -44,7 +44,7 @@ class Services:
     sequence: Callable[[], str]
     check_room: Callable[[], None]
     adapter_roots: Callable[[], tuple[Path, ...]]
-    commands: Commands
+    commands: ClusterCommands
     applier: Applier
     rollouts: Rollouts
     adapters: AdapterReport

@@ -14,7 +14,7 @@ from cluster.fleet.instance import Instance
 from cluster.fleet.rolling_notice import why_stopped
 from cluster.fleet.states import WorkerState
 from cluster.monitoring.external import ExternalBackend
-from cluster.monitoring.hang_monitors import Finding
+from cluster.monitoring.hang_monitors import ProgressFinding
 from worker.spec import LOOPBACK
 
 
@@ -42,7 +42,7 @@ class View:
     recovery: Mapping[str, Any]
     usage: Mapping[str, Any]
     cards: Callable[[Instance], Sequence[Mapping[str, Any]]]
-    finding: Callable[[str], Finding]
+    finding: Callable[[str], ProgressFinding]
     exempt: Callable[[str], bool]
 
 
@@ -159,7 +159,7 @@ def _ago(view: View, name: str) -> float | None:
     return None if seen_at is None else round(max(0.0, view.now - seen_at), 1)
 
 
-def _engine(finding: Finding | None) -> dict[str, Any]:
+def _engine(finding: ProgressFinding | None) -> dict[str, Any]:
     """What its engine last said of itself: tokens made since it was started, and the part of the KV cache in use."""
     said = None if finding is None else finding.reading
     cache = None if said is None or said.cache is None else round(said.cache * 100, 1)

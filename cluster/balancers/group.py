@@ -28,7 +28,7 @@ from config.topology import BackendSet, BalancerConfig
 RECORD = "balancer"
 
 
-class Observer(Protocol):
+class GroupObserver(Protocol):
     """What comes of the reports of all processes together."""
 
     def reported(self, version: tuple[int, int], in_flight: Mapping[str, int], used: Mapping[str, float]) -> None:
@@ -55,7 +55,7 @@ class BalancerGroup:
     happened."""
 
     def __init__(
-        self, state: StateDir, config: BalancerConfig, store: Records, observer: Observer, emit: Emit,
+        self, state: StateDir, config: BalancerConfig, store: Records, observer: GroupObserver, emit: Emit,
         events: Callable[[], Iterable[Event]] = tuple, *, drain_timeout: float = 30.0, standby: bool = False,
     ) -> None:
         self._state, self._store, self._observer, self.emit = state, store, observer, emit

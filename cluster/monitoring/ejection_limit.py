@@ -18,7 +18,7 @@ from cluster.fleet.states import WorkerState
 _EXEMPT_S = 30.0
 
 
-class Member(Protocol):
+class RotationMember(Protocol):
     """A worker, or a server that is not ours. ``slow``: it was taken out for slowness and has not been back since."""
 
     @property
@@ -40,12 +40,12 @@ def may_take_out(ready: int, out: int) -> bool:
 class EjectionLimit:
     """Of all workers and servers of one cluster; ``now``: s, monotonic."""
 
-    def __init__(self, members: Callable[[], Iterable[Member]], now: Callable[[], float], emit: Emit) -> None:
+    def __init__(self, members: Callable[[], Iterable[RotationMember]], now: Callable[[], float], emit: Emit) -> None:
         self._members, self._now, self._emit = members, now, emit
         #: Who makes no progress and is exempt from ejection, and when that was last decided.
         self._exempt: dict[str, float] = {}
 
-    def admits(self, member: Member, why: str) -> bool:
+    def admits(self, member: RotationMember, why: str) -> bool:
         """Whether ``member`` may be taken out of rotation for slowness; if not, that is told, once."""
         members = list(self._members())
         ready = sum(m.state is WorkerState.READY and not m.slow for m in members)

@@ -1,7 +1,7 @@
 """Every worker and server is watched for hangs, and what follows is brought into the supervisor's inbox.
 
-What is seen of their progress (`Finding`) belongs to these monitors: nothing is decided by it but here, and status
-shows it.
+What is seen of their progress (`ProgressFinding`) belongs to these monitors: nothing is decided by it but here, and
+status shows it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from worker.progress import Reading
 _STARTING_S = 0.1
 
 
-class Finding:
+class ProgressFinding:
     """Of one incarnation: when it was last seen to make progress (s, monotonic) and, in words, for how long it has made
     none."""
 
@@ -61,11 +61,11 @@ class HangMonitors:
     ) -> None:
         self._limit, self._workers, self._recovery, self._settings = limit, workers, recovery, settings
         self._work, self._post, self._now = work, post, now
-        self._findings: dict[str, Finding] = {}
+        self._findings: dict[str, ProgressFinding] = {}
         self._detectors: WeakSet[HangDetector] = WeakSet()
 
-    def finding(self, name: str) -> Finding:
-        return self._findings.get(name) or Finding()
+    def finding(self, name: str) -> ProgressFinding:
+        return self._findings.get(name) or ProgressFinding()
 
     def retime(self, settings: Settings) -> None:
         """Everybody is judged by the settings that hold now."""
@@ -83,7 +83,7 @@ class HangMonitors:
         name, detector = model(), self._detector(instance.models, ours=True)
         if started:
             detector.seen_at = self._now()  # it has just answered
-        finding = self._findings[instance.id] = Finding(detector)
+        finding = self._findings[instance.id] = ProgressFinding(detector)
         watched = Watched(target, lambda: name, lambda: self._work(instance.id))
         await watch(watched, detector, _OfInstance(self, finding, instance), self._now)
 
@@ -92,7 +92,7 @@ class HangMonitors:
         while backend.state is WorkerState.STARTING:
             await asyncio.sleep(_STARTING_S)
         detector = self._detector(backend.spec.models, ours=False)
-        finding = self._findings[backend.id] = Finding(detector)
+        finding = self._findings[backend.id] = ProgressFinding(detector)
         watched = Watched(target, lambda: _base(backend), lambda: self._work(backend.id))
         await watch(watched, detector, _OfExternal(self, finding, backend), self._now)
 
@@ -138,7 +138,7 @@ def _base(backend: ExternalBackend) -> str | None:
 class _OfInstance:
     """The reporter of one incarnation."""
 
-    def __init__(self, monitors: HangMonitors, finding: Finding, instance: Instance) -> None:
+    def __init__(self, monitors: HangMonitors, finding: ProgressFinding, instance: Instance) -> None:
         self._monitors, self._instance, self._incarnation = monitors, instance, instance.incarnation
         self.progress = finding.progress
 
@@ -150,7 +150,7 @@ class _OfInstance:
 
 
 class _OfExternal:
-    def __init__(self, monitors: HangMonitors, finding: Finding, backend: ExternalBackend) -> None:
+    def __init__(self, monitors: HangMonitors, finding: ProgressFinding, backend: ExternalBackend) -> None:
         self._monitors, self._backend = monitors, backend
         self.progress = finding.progress
 

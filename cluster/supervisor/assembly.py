@@ -17,7 +17,7 @@ from cluster.adapters.inventory import Inventory
 from cluster.adapters.report import AdapterReport
 from cluster.adapters.rollout import Rollouts
 from cluster.api.apply import Applier
-from cluster.api.handlers import Commands
+from cluster.api.handlers import ClusterCommands
 from cluster.api.server import Services
 from cluster.api.status import View, snapshot
 from cluster.balancers.config import balancer_config
@@ -41,7 +41,7 @@ from cluster.storage.write_behind import WriteBehind
 from cluster.supervisor.backends import Backends
 from cluster.supervisor.balancer_reports import BalancerReports
 from cluster.supervisor.bootstrap import Bootstrap
-from cluster.supervisor.clock import Clock
+from cluster.supervisor.clock import Clocks
 from cluster.supervisor.executor import Executor
 from cluster.supervisor.exits import WorkerExits
 from cluster.supervisor.inbox import Inbox
@@ -60,10 +60,10 @@ class Assembly:
 
     def __init__(
         self, plan: Plan, state: StateDir, store: Store, driver: Driver, external: Sequence[ExternalBackend],
-        epoch: int, *, clock: Clock | None = None, random: Random | None = None,
+        epoch: int, *, clock: Clocks | None = None, random: Random | None = None,
     ) -> None:
         self.state, self.store, self.driver, self.external, self.epoch = state, store, driver, external, epoch
-        self.clock, self.random = clock or Clock(), random or Random()
+        self.clock, self.random = clock or Clocks(), random or Random()
         self.revisions = Revisions(plan)
         self.inbox = Inbox()
         self.recovery = RecoveryTimes()
@@ -214,8 +214,8 @@ class Assembly:
     # for clients
 
     @cached_property
-    def commands(self) -> Commands:
-        return Commands(
+    def commands(self) -> ClusterCommands:
+        return ClusterCommands(
             self.fleet, self.revisions, self.external, self.balancers, self.emit,
             lambda: self.publisher.next_version, self.supervisor.shut_down, self.clock.now,
         )

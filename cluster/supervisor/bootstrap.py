@@ -19,7 +19,7 @@ from cluster.storage.store import NotSaved, Store
 from cluster.storage.transfer import IMPORTED
 from cluster.storage.write_behind import WriteBehind
 from cluster.supervisor import adoption
-from cluster.supervisor.clock import Clock
+from cluster.supervisor.clock import Clocks
 from cluster.supervisor.publisher import Publisher
 from cluster.supervisor.transactions import Transactions
 from config.errors import UsageError
@@ -35,7 +35,7 @@ class Bootstrap:
     state: StateDir
     store: Store
     driver: Driver
-    clock: Clock
+    clock: Clocks
     events: EventLog
     write_behind: WriteBehind
     fleet: Fleet

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Clock:
+class Clocks:
     """``now``: monotonic seconds; ``wall``: seconds since the epoch."""
 
     now: Callable[[], float] = time.monotonic

@@ -16,7 +16,7 @@ from cluster.fleet.fleet import Fleet
 from cluster.fleet.instance import Instance
 from cluster.fleet.reconciler import Admit, Dismiss, Drain, Kill, Retire, Start, Stop, Sweep
 from cluster.storage.write_behind import WriteBehind
-from cluster.supervisor.clock import Clock
+from cluster.supervisor.clock import Clocks
 from cluster.supervisor.publisher import Publisher, Version
 from cluster.supervisor.workers import WorkerMonitors
 from config.aio import Tasks
@@ -43,7 +43,7 @@ class Executor:
     def __init__(
         self, fleet: Fleet, revisions: Revisions, driver: Driver, monitors: WorkerMonitors, publisher: Publisher,
         publish: Callable[[], Awaitable[None]], connected: Callable[[], bool], store: WriteBehind, state: StateDir,
-        emit: Emit, clock: Clock,
+        emit: Emit, clock: Clocks,
     ) -> None:
         self._fleet, self._revisions, self._driver, self._monitors = fleet, revisions, driver, monitors
         self._publisher, self._publish, self._connected = publisher, publish, connected

@@ -12,7 +12,7 @@ from cluster.fleet.held_adapters import HeldAdapters
 from cluster.fleet.instance import Instance
 from cluster.fleet.states import WorkerState
 from cluster.monitoring.recovery_times import RecoveryTimes
-from cluster.supervisor.clock import Clock
+from cluster.supervisor.clock import Clocks
 from worker.drivers.base import Handle
 
 #: Lines of a worker's log kept with its end.
@@ -23,7 +23,7 @@ class WorkerExits:
     """``engaged()``: so many balancers have something to say."""
 
     def __init__(
-        self, fleet: Fleet, recovery: RecoveryTimes, emit: Emit, engaged: Callable[[], int], clock: Clock
+        self, fleet: Fleet, recovery: RecoveryTimes, emit: Emit, engaged: Callable[[], int], clock: Clocks
     ) -> None:
         self._fleet, self._recovery, self._emit, self._engaged, self._clock = fleet, recovery, emit, engaged, clock
         self._reports = ExitReports(self._report)

@@ -18,7 +18,7 @@ from worker.drivers.process import usage_of
 _EVERY_S = 1.0
 
 
-class Balancers(Protocol):
+class NamedProcesses(Protocol):
     @property
     def pids(self) -> Mapping[str, int]: ...
 
@@ -27,7 +27,7 @@ class Balancers(Protocol):
 
 
 async def keep_house(
-    instances: Mapping[str, Instance], balancers: Balancers, driver: Driver, usage: UsageSampler,
+    instances: Mapping[str, Instance], balancers: NamedProcesses, driver: Driver, usage: UsageSampler,
     log: Callable[[str], Path], now: Callable[[], float], done: Callable[[], None],
 ) -> None:
     """Until cancelled. ``log(name)``: where that one's log is; ``done`` is called after each round."""

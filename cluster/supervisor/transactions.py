@@ -20,7 +20,7 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
-class _Pending:
+class _PendingCommand:
     """A command that was carried out and is not answered yet. ``before``: what was wanted before it, if it changed
     that; ``release`` tells its events."""
 
@@ -48,7 +48,7 @@ class Transactions:
     ) -> None:
         self._intent, self._revisions, self._settings = intent, revisions, settings
         self._events, self._store, self._runs, self._prepare = events, store, runs, prepare
-        self._pending: list[_Pending] = []
+        self._pending: list[_PendingCommand] = []
         self._saved: dict[str, Any] = {}
 
     @property
@@ -78,7 +78,7 @@ class Transactions:
         changed = self.durable != durable
         if not changed:
             release()
-        self._pending.append(_Pending(done, result, before if changed else None, release))
+        self._pending.append(_PendingCommand(done, result, before if changed else None, release))
 
     async def keep(self) -> None:
         """Stores what is wanted, or refuses what was asked for."""
@@ -122,7 +122,7 @@ class Transactions:
         self._revisions.go_back(revisions)
         self._settings.hold()
 
-    def _refuse(self, changes: list[_Pending], error: Exception) -> None:
+    def _refuse(self, changes: list[_PendingCommand], error: Exception) -> None:
         if changes and changes[0].before is not None:
             self._go_back(*changes[0].before)
         for pending in changes:

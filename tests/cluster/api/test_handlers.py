@@ -11,7 +11,7 @@ import pytest
 
 from cluster.api import schemas
 from cluster.api.apply import Apply
-from cluster.api.handlers import Commands
+from cluster.api.handlers import ClusterCommands
 from cluster.deployment.revisions import Revisions
 from cluster.errors import Refused
 from cluster.fleet.fleet import Fleet
@@ -35,7 +35,7 @@ class Cluster:
         self.revisions = Revisions(sim_plan(instances=instances, **flags))
         self.fleet = Fleet(DesiredState(), RestartPolicy(), rng().random, self.told, strategy="random")
         self.fleet.intent.scale(instances)
-        self.commands = Commands(
+        self.commands = ClusterCommands(
             self.fleet, self.revisions, external.parse(("http://a",), None, 1), self.balancers, self.told,
             lambda: (1, 1), self.ended.append, Clock(),
         )
@@ -48,11 +48,11 @@ def _ask(
 
 
 def _scale(cluster: Cluster, **body: Any) -> Any:
-    return _ask(cluster, Commands.scale, schemas.Scale, body)
+    return _ask(cluster, ClusterCommands.scale, schemas.Scale, body)
 
 
 def _restart(cluster: Cluster, **body: Any) -> Any:
-    return _ask(cluster, Commands.restart, schemas.Restart, body)
+    return _ask(cluster, ClusterCommands.restart, schemas.Restart, body)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_a_scale_out_of_bounds_is_refused_and_changes_nothing(
 
 def test_a_strategy_is_changed_by_its_name() -> None:
     cluster = Cluster()
-    assert _ask(cluster, Commands.set_strategy, schemas.Strategy, {"strategy": "weighted"}) == {
+    assert _ask(cluster, ClusterCommands.set_strategy, schemas.Strategy, {"strategy": "weighted"}) == {
         "strategy": "weighted"
     }
     assert cluster.fleet.intent.strategy == "weighted"
@@ -175,7 +175,7 @@ def test_a_strategy_is_changed_by_its_name() -> None:
 def test_an_unknown_strategy_is_refused_naming_the_known() -> None:
     cluster = Cluster()
     with pytest.raises(Refused, match=r"did you mean 'weighted'\?\); known: round_robin, .*power_of_two") as refused:
-        _ask(cluster, Commands.set_strategy, schemas.Strategy, {"strategy": "weightd"})
+        _ask(cluster, ClusterCommands.set_strategy, schemas.Strategy, {"strategy": "weightd"})
     assert (refused.value.status, refused.value.param, cluster.fleet.intent.strategy) == (400, "strategy", "random")
 
 
@@ -231,7 +231,7 @@ def test_a_gpu_that_is_taken_is_no_place_for_a_spare() -> None:
 
 
 def _drain(cluster: Cluster, name: str, **body: Any) -> Any:
-    return _ask(cluster, Commands.drain, schemas.Drain, body, name)
+    return _ask(cluster, ClusterCommands.drain, schemas.Drain, body, name)
 
 
 @pytest.mark.parametrize("name", ["instance_0", "backend_0"])
@@ -240,7 +240,7 @@ def test_everybody_can_be_drained_and_undrained(name: str) -> None:
     assert _drain(cluster, name) == {"instance_id": name, "drained": True, "grace": 30.0, "ready": 0}
     assert _drain(cluster, name, grace=1)["grace"] == 1.0
     assert list(cluster.fleet.intent.cordons) == [name]
-    answer = _ask(cluster, Commands.undrain, schemas.Undrain, {}, name)
+    answer = _ask(cluster, ClusterCommands.undrain, schemas.Undrain, {}, name)
     assert (answer["drained"], list(cluster.fleet.intent.cordons)) == (False, [])
     told = [text for _, text in cluster.told.events]
     assert told == ["drain asked for, with 30 s for what runs", "no longer drained"]
@@ -264,7 +264,7 @@ def test_a_drain_is_no_reason_to_go_first_and_goes_with_its_worker() -> None:
 
 
 def test_a_drain_of_nobody_is_refused() -> None:
-    for do, kind in ((Commands.drain, schemas.Drain), (Commands.undrain, schemas.Undrain)):
+    for do, kind in ((ClusterCommands.drain, schemas.Drain), (ClusterCommands.undrain, schemas.Undrain)):
         with pytest.raises(Refused, match="there are: instance_0") as refused:
             _ask(Cluster(), do, kind, {}, "instance_9")
         assert refused.value.status == 404
@@ -274,21 +274,21 @@ def test_a_drain_of_nobody_is_refused() -> None:
 @pytest.mark.parametrize("weight", [0, 3, 1000])
 def test_every_backend_has_a_weight(name: str, weight: int) -> None:
     cluster = Cluster()
-    answer = _ask(cluster, Commands.set_weight, schemas.Weight, {"weight": weight}, name)
+    answer = _ask(cluster, ClusterCommands.set_weight, schemas.Weight, {"weight": weight}, name)
     assert answer == {"instance_id": name, "weight": weight}
     assert cluster.fleet.intent.weights == {name: weight}
 
 
 def test_a_weight_of_nobody_is_refused() -> None:
     with pytest.raises(Refused, match="there are: instance_0, instance_1, backend_0") as refused:
-        _ask(Cluster(), Commands.set_weight, schemas.Weight, {"weight": 1}, "instance_7")
+        _ask(Cluster(), ClusterCommands.set_weight, schemas.Weight, {"weight": 1}, "instance_7")
     assert refused.value.status == 404
 
 
 @pytest.mark.parametrize("now", [True, False])
 def test_a_shutdown_is_passed_on(now: bool) -> None:
     cluster = Cluster()
-    _ask(cluster, Commands.shut_down, schemas.Shutdown, {"now": now})
+    _ask(cluster, ClusterCommands.shut_down, schemas.Shutdown, {"now": now})
     assert cluster.ended == [now]
 
 

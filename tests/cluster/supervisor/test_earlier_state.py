@@ -87,7 +87,7 @@ async def test_its_workers_are_adopted_as_they_were(left: Left) -> None:
     assert [i.endpoint for i in found] == [WorkerEndpoint(30_895), WorkerEndpoint(25_708)]
     for instance, worker in zip(found, left.workers, strict=True):
         assert instance.handle is not None and instance.handle.pid == worker.pid and not instance.handle.empty()
-        assert set(instance.held) == {"pirate", "poet"}
+        assert set(instance.adapters.loaded) == {"pirate", "poet"}
         again = json.loads(json.dumps(instance.record()))
         assert again.pop("spec") == {**written[instance.id].pop("spec"), "host": "127.0.0.1", "tls": False}
         assert again == written[instance.id]
