@@ -11,7 +11,7 @@ import schemathesis
 from aiohttp import web
 from jsonschema import Draft202012Validator
 
-from cluster.api import handlers as commands
+from cluster.api import schemas as commands
 from cluster.api.apply import Apply
 from cluster.deployment.setting_changes import Effect
 from cluster.fleet.states import WorkerState
