@@ -33,7 +33,7 @@ test: $(VENV)/.engine-$(ENGINE) $(VENV)/.dev system
 ifeq ($(ARGS),)
 	$(PYTEST) "not soak" -n $(JOBS) --dist loadfile --durations 20 --ignore tests/e2e
 	$(PYTEST) "not soak and not vllm and not alone" -n $$(($(JOBS) + 1)) --dist loadgroup --durations 20 tests/e2e
-	$(PYTEST) "not soak and vllm and not alone" -n $(JOBS) --dist loadgroup --durations 20 tests/e2e
+	$(PYTEST) "not soak and vllm and not alone" -n $(JOBS) --dist loadfile --durations 20 tests/e2e
 	$(PYTEST) "not soak and alone" --durations 20 tests/e2e
 else
 	$(PYTEST) "not soak" $(ARGS)
