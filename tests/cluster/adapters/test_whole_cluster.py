@@ -193,7 +193,7 @@ async def test_fifty_loads_and_unloads_of_the_same_names_at_once_end_in_agreemen
 
 
 async def test_many_more_adapters_than_eight_places_all_answer(start: Start, tmp_path: Path) -> None:
-    count = 40
+    count = 60
     listed = [{"name": f"a{n}", "path": make_adapter(tmp_path / f"a{n}", n)} for n in range(count)]
     file = tmp_path / "adapters.yaml"
     file.write_text(json.dumps({"lora_adapters": listed, "auto_load": ["a0"], "lora_settings": {"cache_size": 8}}))

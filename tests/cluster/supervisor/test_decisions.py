@@ -181,22 +181,22 @@ async def _shares(cluster: InProcess) -> list[int]:
     return [i["requests_total"] for _, i in sorted((await cluster.status())["instances"].items())]
 
 
-async def test_round_robin_spreads_150_requests_evenly(start: Start) -> None:
+async def test_round_robin_spreads_300_requests_evenly(start: Start) -> None:
     async with start(instances=3) as cluster:
         await cluster.settled(3)
         await cluster.post("/v1/cluster/strategy", {"strategy": "round_robin"})
-        assert await _burst(cluster, 150) == [200] * 150
-        assert await _shares(cluster) == [50, 50, 50]
+        assert await _burst(cluster, 300) == [200] * 300
+        assert await _shares(cluster) == [100, 100, 100]
 
 
-async def test_weights_3_1_1_spread_250_requests_in_that_proportion(start: Start) -> None:
+async def test_weights_3_1_1_spread_500_requests_in_that_proportion(start: Start) -> None:
     async with start(instances=3) as cluster:
         await cluster.settled(3)
         path = "/v1/cluster/instances/instance_0"
         assert (await cluster.balancer.answer("PATCH", path, json={"weight": 3}))[0] == 200
         await cluster.post("/v1/cluster/strategy", {"strategy": "weighted"})
-        assert await _burst(cluster, 250) == [200] * 250
-        assert await _shares(cluster) == [150, 50, 50]
+        assert await _burst(cluster, 500) == [200] * 500
+        assert await _shares(cluster) == [300, 100, 100]
 
 
 async def test_every_strategy_uses_all_workers_and_a_switch_under_load_drops_nothing(start: Start) -> None:
