@@ -42,7 +42,7 @@ from lb.admission.ui_sessions import UiSessions
 from lb.control.link import Link
 from lb.control.peers import Peers
 from lb.downstream.cors import Cors
-from lb.downstream.server import Front, Handlers
+from lb.downstream.server import Handlers, Server
 from lb.downstream.service import Client
 from lb.forwarding.accounting import Accounting
 from lb.forwarding.collaborators import Collaborators, ForwardingSettings
@@ -127,13 +127,13 @@ class Balancer:
     siblings: Peers
     admin: Admin
     runner: web.AppRunner
-    front: Front
+    server: Server
     observers: Observers
 
     async def start(self, listener: socket.socket, patience: float = 0.0) -> None:
         """Takes connections as soon as a supervisor has said what there is, or ``patience`` seconds have passed: until
         then they are better off with another balancer, or in the socket's queue. Says so to it. Raises OSError."""
-        listener = listener.dup()  # the front closes its own; the link hands the socket over as long as there is one
+        listener = listener.dup()  # the server closes its own; the link hands the socket over as long as there is one
         await self.runner.setup()
         await self.link.start()
         self.siblings.start()
@@ -141,7 +141,7 @@ class Balancer:
         self.observers.start()
         if patience:
             await self.link.first_word(patience)
-        await self.front.serve(listener)
+        await self.server.serve(listener)
         self.link.enter(Phase.SERVING)
 
     def know(self, backends: dict[str, Any] | None, snapshot: dict[str, Any] | None) -> None:
@@ -156,12 +156,12 @@ class Balancer:
         await self.link.retired.wait()
         self.link.enter(Phase.DRAINING)
         self.admin.events.close()  # whoever listens goes on at the next one, from the last event
-        await self.front.retire(self.link.drain_timeout)
+        await self.server.retire(self.link.drain_timeout)
         self.link.report()  # the last word: nothing is in flight
 
     async def close(self) -> None:
         self.admin.events.close()
-        await self.front.close(_SHUTDOWN_S)
+        await self.server.close(_SHUTDOWN_S)
         await self.runner.cleanup()
         await self.link.close()
         await self.admin.close()
@@ -190,7 +190,7 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
 
     pool = Pool(changed, counters.share, lost, lambda: queue.serve_soon())
     observers, siblings = Observers(config, state), Peers(counters, link_path)
-    why = Why(observers.journal, lambda: _under_way(front), siblings)
+    why = Why(observers.journal, lambda: _under_way(server), siblings)
     series = metrics.registry.pieces
     link = Link(pool, listener, link_path, counters.recently_used, series, outcomes, events.add, why.told)
     clock, client, owners_of = time.monotonic, WorkerClient(upstream), Affinity()
@@ -223,8 +223,8 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
     given = config.cors
     cors = None if given is None else Cors(given.origins, given.methods, given.headers, given.credentials)
     handlers = _handlers(shared, InnerEndpoint(lambda: _server(runner)()))
-    front = Front(handlers, _check(guard), _admission(config), frozenset(config.extra_routes), cors)
-    return Balancer(pool, counters, shared, link, siblings, admin, runner, front, observers)
+    server = Server(handlers, _check(guard), _admission(config), frozenset(config.extra_routes), cors)
+    return Balancer(pool, counters, shared, link, siblings, admin, runner, server, observers)
 
 
 def _handlers(shared: Collaborators, inner: InnerEndpoint) -> Handlers:
@@ -240,9 +240,9 @@ def _handlers(shared: Collaborators, inner: InnerEndpoint) -> Handlers:
     )  # fmt: skip
 
 
-def _under_way(front: Front) -> list[Row]:
+def _under_way(server: Server) -> list[Row]:
     """How the requests were routed that are being answered, or wait for a worker; the oldest first."""
-    exchanges = [exchange for exchange in front.under_way() if isinstance(exchange, WorkerExchange)]
+    exchanges = [exchange for exchange in server.under_way() if isinstance(exchange, WorkerExchange)]
     return sorted((x.row() for x in exchanges if not x.over), key=lambda row: row[3])
 
 

@@ -1,4 +1,4 @@
-"""The management API behind the same front: an aiohttp application in this very process, spoken to over socket pairs.
+"""The management API behind the same server: an aiohttp application in this very process, spoken to over socket pairs.
 
 What reaches it was parsed, limited and authorised in front, and is written anew, as for any worker. aiohttp does there
 what it is good at, and no request for a model pays for it.

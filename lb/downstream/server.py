@@ -64,7 +64,7 @@ class Handlers:
     swept: Callable[[], None]
 
 
-class Front:
+class Server:
     """Implements `lb.downstream.service.Service`. ``guard`` says who asks a route of ours that is not open, and raises
     ProxyError for who may not."""
 

@@ -108,17 +108,17 @@ async def test_a_body_that_comes_slowly_and_fast_enough_is_taken(
 
 async def test_one_address_may_have_so_many_uploads(start_balancer: StartBalancer, wires: Wires) -> None:
     balancer = await start_balancer()
-    crowd = balancer.parts.front.admission.crowd
-    balancer.parts.front.admission = type(balancer.parts.front.admission)(
-        balancer.parts.front.admission.limits, balancer.parts.front.admission.budget,
+    crowd = balancer.parts.server.admission.crowd
+    balancer.parts.server.admission = type(balancer.parts.server.admission)(
+        balancer.parts.server.admission.limits, balancer.parts.server.admission.budget,
         Crowd(crowd.most, 10, 3, lambda peer: False),
     )  # fmt: skip
     stalled = await wires(balancer, 3, post(1000, b"x"))
-    await until(lambda: balancer.parts.front.connections == 3)
+    await until(lambda: balancer.parts.server.connections == 3)
     (refused,) = await wires(balancer, 1, post(1000, b"x"))
     assert b" 429 " in await asyncio.wait_for(refused[0].readline(), DEADLINE_S)
     stalled[0][1].close()
-    await until(lambda: balancer.parts.front.admission.crowd._uploads["127.0.0.1"] == 2)
+    await until(lambda: balancer.parts.server.admission.crowd._uploads["127.0.0.1"] == 2)
     (taken,) = await wires(balancer, 1, b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n")
     assert b" 404 " in await asyncio.wait_for(taken[0].readline(), DEADLINE_S)
 
@@ -132,7 +132,7 @@ async def test_a_long_body_waits_for_memory_and_a_short_one_does_not(
     balancer = await start_balancer(max_buffered=8 * MIB, max_body=4 * MIB)
     balancer.push((await start_worker()).spec())
     holding = await wires(balancer, 4, post(3 * MIB, b"{" + b" " * (2 * MIB)))
-    budget = balancer.parts.front.admission.budget
+    budget = balancer.parts.server.admission.budget
     await until(lambda: budget.waiting > 0)
     # The model of such a body may come at its end, so all of it is kept.
     assert budget.used <= budget.size + 4 * 256 * 1024
@@ -146,7 +146,7 @@ async def test_a_long_body_waits_for_memory_and_a_short_one_does_not(
 async def test_waiting_for_memory_has_an_end(start_balancer: StartBalancer, wires: Wires) -> None:
     balancer = await start_balancer(max_buffered=4 * MIB, max_body=4 * MIB, queue_timeout=0.5)
     await wires(balancer, 1, post(4 * MIB, b"{" + b" " * (3 * MIB)))  # the one that may always go on
-    budget = balancer.parts.front.admission.budget
+    budget = balancer.parts.server.admission.budget
     await until(lambda: budget.used >= 3 * MIB)
     ((reader, _),) = await wires(balancer, 1, post(3 * MIB, b"{" + b" " * MIB))
     head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), DEADLINE_S)
@@ -158,7 +158,7 @@ async def test_without_any_room_a_body_is_refused_and_management_is_not(
 ) -> None:
     balancer = await start_balancer(max_buffered=MIB)
     balancer.push((await start_worker()).spec())
-    budget = balancer.parts.front.admission.budget
+    budget = balancer.parts.server.admission.budget
     budget.used += 2 * MIB
     async with balancer.generate(user="x" * UNCOUNTED) as response:
         assert (response.status, response.headers["Retry-After"]) == (503, "5")
@@ -178,7 +178,7 @@ async def test_what_a_body_held_is_given_back_on_every_way_out(
     balancer = await start_balancer(max_body=8 * MIB, queue_timeout=0.5)
     if ending != "worker":
         balancer.push((await start_worker()).spec())
-    budget = balancer.parts.front.admission.budget
+    budget = balancer.parts.server.admission.budget
     long = {"model": "base", "prompt": "x" * 500_000}
     if ending == "answer":
         assert (await balancer.answer("POST", "/v1/completions", json=long))[0] == 200
@@ -231,7 +231,7 @@ async def test_a_client_that_does_not_read_is_cut_off(
     ((reader, _),) = await wires(balancer, 1, post(17, b'{"model": "base"}'))
     reader._transport.pause_reading()  # type: ignore[attr-defined]
     await until(lambda: balancer.in_flight == 1)
-    await until(lambda: balancer.in_flight == 0 and balancer.parts.front.connections == 0)
+    await until(lambda: balancer.in_flight == 0 and balancer.parts.server.connections == 0)
     assert balancer.metric("clusterctl_slow_readers_total") == 1
 
 
@@ -322,7 +322,7 @@ async def test_the_operator_is_answered_when_there_is_no_connection_left(
         answer = await balancer.raw(b"GET %b HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" % path.encode())
         assert answer.startswith(b"HTTP/1.1 %d " % status), (path, answer[:200])
         assert b"\r\nConnection: close\r\n" in answer
-    assert balancer.parts.front.connections <= 20 + balancer.parts.front.admission.limits.reserve + 1
+    assert balancer.parts.server.connections <= 20 + balancer.parts.server.admission.limits.reserve + 1
 
 
 async def test_the_reserve_is_not_for_ever(start_balancer: StartBalancer, wires: Wires) -> None:
@@ -342,7 +342,7 @@ async def test_a_place_that_becomes_free_is_the_next_ones(
     ask = b"GET /version HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     assert b" 503 " in await balancer.raw(ask)
     first[1].close()
-    await until(lambda: balancer.parts.front.connections == 0)
+    await until(lambda: balancer.parts.server.connections == 0)
     assert b" 200 " in await balancer.raw(ask)
 
 
@@ -351,11 +351,11 @@ async def test_one_address_may_have_so_many_connections(
 ) -> None:
     balancer = await start_balancer()
     balancer.push((await start_worker()).spec())
-    front = balancer.parts.front
-    limits, budget = front.admission.limits, front.admission.budget
-    front.admission = type(front.admission)(limits, budget, Crowd(100, 3, 10, lambda peer: False))
+    server = balancer.parts.server
+    limits, budget = server.admission.limits, server.admission.budget
+    server.admission = type(server.admission)(limits, budget, Crowd(100, 3, 10, lambda peer: False))
     await wires(balancer, 3, b"")
-    await until(lambda: front.connections == 3)
+    await until(lambda: server.connections == 3)
     ask = b"GET /version HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     assert b" 429 " in await balancer.raw(ask)
     assert b" 200 " in await balancer.raw(ask.replace(b"/version", b"/health"))

@@ -253,7 +253,7 @@ async def test_a_client_that_leaves_while_its_body_is_read_disturbs_nobody(
         writer.write(b'{"a":[' + b"[]," * MIB)
         await writer.drain()
     assert (await send(balancer, b'{"model":"base"}'))[0] == 200
-    await until(lambda: balancer.parts.front.connections <= 1, "the end of it")
+    await until(lambda: balancer.parts.server.connections <= 1, "the end of it")
     assert len(worker.seen) == 1 and balancer.in_flight == 0
 
 

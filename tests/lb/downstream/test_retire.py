@@ -38,7 +38,7 @@ async def _answer(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
 
 
 def _retiring(balancer: Balanced, timeout: float = 30.0) -> asyncio.Future[None]:
-    return asyncio.ensure_future(balancer.parts.front.retire(timeout))
+    return asyncio.ensure_future(balancer.parts.server.retire(timeout))
 
 
 class Stream:
@@ -67,7 +67,7 @@ async def test_the_next_request_on_an_idle_connection_is_answered_and_was_the_la
         writer.write(ASK)
         head, _ = await _answer(reader)
         assert b"connection: close" not in head
-        await until(lambda: balancer.parts.front.connections == 2)
+        await until(lambda: balancer.parts.server.connections == 2)
         retiring = _retiring(balancer)
         await asyncio.sleep(0.3)  # it has looked a few times: neither the idle nor the fresh one is touched
         assert not retiring.done() and not reader.at_eof() and not other.at_eof()
@@ -82,13 +82,13 @@ async def test_the_next_request_on_an_idle_connection_is_answered_and_was_the_la
 async def test_new_connections_are_left_in_the_socket_for_others(balancer: Balanced) -> None:
     listener = balancer.parts.link._listener
     async with balancer.connection():
-        await until(lambda: balancer.parts.front.connections == 1)
+        await until(lambda: balancer.parts.server.connections == 1)
         retiring = _retiring(balancer)
         await asyncio.sleep(0)
         async with balancer.connection():
             taken, _ = await asyncio.wait_for(asyncio.get_running_loop().sock_accept(listener), DEADLINE_S)
             taken.close()
-        assert balancer.parts.front.connections == 1
+        assert balancer.parts.server.connections == 1
     await asyncio.wait_for(retiring, DEADLINE_S)
 
 
@@ -146,7 +146,7 @@ async def test_it_is_told_over_the_link_and_says_so(balancer: Balanced) -> None:
     assert json.loads(await reader.readline())["phase"] == "serving"
     retiring = asyncio.ensure_future(parts.retire())
     async with balancer.connection():
-        await until(lambda: parts.front.connections == 1)
+        await until(lambda: parts.server.connections == 1)
         writer.write(encode({"type": "retire", "timeout": 7.5}))
         while (said := json.loads(await asyncio.wait_for(reader.readline(), DEADLINE_S)))["type"] != "phase":
             pass

@@ -1062,7 +1062,7 @@ async def test_an_expectation_in_http_1_0_is_not_met(pair: Pair) -> None:
     """RFC 9110 10.1.1: no 100 is sent to such a client."""
     async with pair.balancer.connection() as (reader, writer):
         writer.write(head(b"POST /v1/completions HTTP/1.0", b"Expect: 100-continue", b"Content-Length: 5"))
-        await until(lambda: pair.balancer.parts.front.connections == 1)
+        await until(lambda: pair.balancer.parts.server.connections == 1)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(reader.read(1), 0.05)
         writer.write(b"hello")
