@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lb.protocol.error_shapes import phrase
+from lb.protocol.http1.fields import SERVER
 from lb.protocol.messages import Request
-from lb.upstream.headers import SERVER
 
 _SERVER = SERVER.decode()
 

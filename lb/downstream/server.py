@@ -23,7 +23,6 @@ from lb.protocol.http1.request import RequestHead
 from lb.protocol.messages import Downstream, Exchange, Grant, Request
 from lb.protocol.routes import Route
 from lb.telemetry.cooperative import cooperatively
-from lb.upstream import headers
 
 log = logging.getLogger(__name__)
 
@@ -193,7 +192,7 @@ class Server:
         return self.identify(head)
 
     def identify(self, head: RequestHead | None) -> str:
-        if head is not None and b"x-request-id" in head.ours and (given := headers.request_id(head)):
+        if head is not None and b"x-request-id" in head.ours and (given := head.request_id):
             return given
         self._number += 1
         return f"{self._run}{self._number:016x}"

@@ -9,19 +9,13 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 
+from lb.protocol.http1.fields import SERVER
 from lb.protocol.http1.request import RequestHead
 from lb.protocol.http1.response import ResponseHead
 from lb.protocol.messages import Grant
 
-#: Longer ids than this, or with anything but visible characters, are replaced: they stand in logs.
-_LONGEST_ID = 128
-
-
 #: Backends for which a head's beginning is noted.
 _MOST_NOTES = 16
-
-#: The product, and no versions of what it is made of.
-SERVER = b"Server: clusterctl"
 
 #: Whoever buffers answers on the way to the client (nginx) passes an event stream on as it comes.
 _UNBUFFERED = b"X-Accel-Buffering: no"
@@ -58,16 +52,6 @@ class Trusted:
             return False
         mapped = getattr(address, "ipv4_mapped", None) or address
         return any(mapped in network for network in self._networks)
-
-
-def request_id(head: RequestHead) -> str:
-    """The client's own, if it can be passed on; "" otherwise."""
-    given = head.ours.get(b"x-request-id")
-    if given is None:
-        return ""
-    given = given.strip(b" \t")
-    usable = 0 < len(given) <= _LONGEST_ID and all(0x21 <= byte <= 0x7E for byte in given)
-    return given.decode() if usable else ""
 
 
 def forwarded(head: RequestHead, peer: str, trusted: Trusted) -> bytes:

@@ -18,6 +18,9 @@ HOP_BY_HOP = frozenset(
     }
 )  # fmt: skip
 
+#: The product, and no versions of what it is made of.
+SERVER = b"Server: clusterctl"
+
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 
 Pair = tuple[bytes, bytes]

@@ -44,6 +44,10 @@ _MISSPELT = frozenset(name.replace(b"-", b"_") for name in (*_OURS, b"content-ty
 _ONCE = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect", ADAPTER})
 
 
+#: Longer ids than this, or with anything but visible characters, are replaced: they stand in logs.
+_LONGEST_ID = 128
+
+
 class Malformed(Exception):
     """Not a request that this server reads; ``status`` is the answer. The connection is of no further use."""
 
@@ -79,6 +83,13 @@ class RequestHead:
     @property
     def expects_continue(self) -> bool:
         return b"expect" in self.ours and self.version == 1
+
+    @property
+    def request_id(self) -> str:
+        """The client's own, if it can be passed on; "" otherwise."""
+        given = self.ours.get(b"x-request-id", b"").strip(b" \t")
+        usable = len(given) <= _LONGEST_ID and all(0x21 <= byte <= 0x7E for byte in given)
+        return given.decode() if usable else ""
 
     def find(self, name: bytes) -> str | None:
         """Any field's first value by its lower-case name."""

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lb.protocol.http1 import request, response
+from lb.protocol.http1.fields import SERVER
 from lb.protocol.http1.request import RequestHead
 from lb.protocol.http1.response import ResponseHead
 from lb.upstream import headers
@@ -260,7 +261,7 @@ def test_status_and_reason_go_through() -> None:
 
 
 def test_without_an_id_or_framing_there_is_none() -> None:
-    assert returned(answered(b"Content-Length: 3"), request_id="") == [b"HTTP/1.1 200 OK", headers.SERVER]
+    assert returned(answered(b"Content-Length: 3"), request_id="") == [b"HTTP/1.1 200 OK", SERVER]
 
 
 def test_a_connection_that_closes_is_told_to() -> None:
@@ -376,22 +377,22 @@ def test_what_is_no_network_is_an_error(network: str) -> None:
 
 @pytest.mark.parametrize("given_id", ["a", "req-1234", "x" * 128, "!~\"'<>{}\\", "a,b"])
 def test_the_clients_own_id_is_used(given_id: str) -> None:
-    assert headers.request_id(asked(b"X-Request-Id: \t" + given_id.encode() + b" ")) == given_id
+    assert asked(b"X-Request-Id: \t" + given_id.encode() + b" ").request_id == given_id
 
 
 @pytest.mark.parametrize("given_id", [b"", b" ", b"x" * 129, b"a b", b"a\tb", b"\xc3\xa4", b"a\x80"])
 def test_an_id_that_cannot_stand_in_a_log_is_not_used(given_id: bytes) -> None:
-    assert headers.request_id(asked(b"X-Request-Id: " + given_id)) == ""
+    assert asked(b"X-Request-Id: " + given_id).request_id == ""
 
 
 def test_without_an_id_there_is_none() -> None:
-    assert headers.request_id(asked()) == ""
+    assert asked().request_id == ""
 
 
 @given(st.binary(max_size=140))
 def test_an_id_is_visible_and_short(given_id: bytes) -> None:
     try:
-        found = headers.request_id(asked(b"X-Request-Id:" + given_id))
+        found = asked(b"X-Request-Id:" + given_id).request_id
     except request.Malformed:
         return
     assert len(found) <= 128
