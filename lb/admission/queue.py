@@ -15,15 +15,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from lb.protocol.errors import ProxyError, Source
+from lb.protocol.tenant import Tenant
 from lb.routing.backend import Backend
 from lb.routing.pool import Pool
 from lb.routing.router import Pinned, Router
 from lb.routing.strategies.base import RequestInfo
 
 log = logging.getLogger(__name__)
-
-#: The tenant of a request as long as nobody tells them apart.
-ANYBODY = ""
 
 #: Seconds after which the supervisor is told again that somebody waits for an adapter: it may not have had room.
 _WANT_AGAIN = 0.25
@@ -57,7 +55,7 @@ class RequestAdmission(Protocol):
     """What a request needs on its way to a worker."""
 
     def admit(
-        self, tenant: str, info: RequestInfo, excluded: frozenset[str], pinned: Pinned | None, came: float,
+        self, tenant: Tenant, info: RequestInfo, excluded: frozenset[str], pinned: Pinned | None, came: float,
         applicant: Applicant,
     ) -> Backend | Ticket:
         """A backend for the request that came then (s, monotonic), or its place among those that wait. ``excluded``
@@ -68,7 +66,7 @@ class RequestAdmission(Protocol):
         """Its request is over. May be called again, and after it was served."""
 
     async def wait(
-        self, tenant: str, info: RequestInfo, excluded: frozenset[str], came: float
+        self, tenant: Tenant, info: RequestInfo, excluded: frozenset[str], came: float
     ) -> Backend:
         """`admit` for those that have something to wait with. Raises ProxyError."""
 
@@ -96,7 +94,7 @@ class WaitingQueue:
         return len(self._waiting)
 
     def admit(
-        self, tenant: str, info: RequestInfo, excluded: frozenset[str], pinned: Pinned | None, came: float,
+        self, tenant: Tenant, info: RequestInfo, excluded: frozenset[str], pinned: Pinned | None, came: float,
         applicant: Applicant,
     ) -> Backend | Ticket:
         if self._waiting:
@@ -121,7 +119,7 @@ class WaitingQueue:
                 ticket.timer.cancel()
 
     async def wait(
-        self, tenant: str, info: RequestInfo, excluded: frozenset[str], came: float
+        self, tenant: Tenant, info: RequestInfo, excluded: frozenset[str], came: float
     ) -> Backend:
         waiter = _Waiter()
         found = self.admit(tenant, info, excluded, None, came, waiter)

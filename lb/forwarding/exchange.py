@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from lb.admission.queue import ANYBODY, Ticket
+from lb.admission.queue import Ticket
 from lb.forwarding.attempt import Attempt
 from lb.forwarding.collaborators import Collaborators
 from lb.forwarding.failover import Failover
@@ -114,7 +114,8 @@ class Exchange(Relayed):
         """An attempt on whoever is free, or wait for one. Raises ProxyError."""
         asked, failover = self._asked, self._failover
         excluded = avoided if failover is None else avoided | failover.recovery.excluded
-        found = self._parts.admission.admit(ANYBODY, asked.info, excluded, asked.pinned, asked.came, self)
+        tenant = asked.request.tenant
+        found = self._parts.admission.admit(tenant, asked.info, excluded, asked.pinned, asked.came, self)
         if isinstance(found, Ticket):
             self._ticket = found
         else:

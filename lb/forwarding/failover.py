@@ -180,7 +180,7 @@ class Failover:
         assert transcript is not None
         id = asked.request.id
         try:
-            found = await self.recovery.move(transcript)
+            found = await self.recovery.move(transcript, asked.request.tenant)
         except (ProxyError, CannotResume) as error:
             data = fields("stream.broken", request_id=id, instance=backend.id)
             log.warning("request %s cannot go on: %s", id, error, extra=data)

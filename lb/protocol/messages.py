@@ -12,6 +12,7 @@ from lb.protocol import body
 from lb.protocol.errors import ProxyError
 from lb.protocol.facts import Facts
 from lb.protocol.http1.request import RequestHead
+from lb.protocol.tenant import ANYBODY, Tenant
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +138,8 @@ class Upload:
 @dataclass(slots=True)
 class Request:
     """``body`` is whole, unless there is an ``upload``; then it is what the upload begins with. ``facts``: what is
-    known of it, if somebody has looked already. ``principal``: who asks, of a request for the management API.
+    known of it, if somebody has looked already. ``principal``: who asks, of a request for the management API;
+    ``tenant``: of one for models.
     ``grant``: what its answer says to another origin."""
 
     head: RequestHead
@@ -148,6 +150,7 @@ class Request:
     upload: Upload | None = None
     facts: Facts | None = None
     principal: Principal | None = None
+    tenant: Tenant = ANYBODY
     grant: Grant | None = None
 
     @property

@@ -13,8 +13,9 @@ import pytest
 import pytest_asyncio
 
 from config.topology import BackendSpec
-from lb.admission.queue import ANYBODY, RequestAdmission, Ticket, WaitingQueue
+from lb.admission.queue import RequestAdmission, Ticket, WaitingQueue
 from lb.protocol.errors import ProxyError
+from lb.protocol.tenant import ANYBODY
 from lb.routing.backend import Backend, Lease
 from lb.routing.pool import Pool
 from lb.routing.router import Pinned, Router

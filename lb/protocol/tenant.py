@@ -1,0 +1,37 @@
+"""For whom a request is answered: what whoever asks for models may, and counts for. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from config.api_keys import ApiKey, Budget, Priority
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """Requests with one API key, or all that need none. ``models``: the only ones that exist for it, None: all.
+    ``rpm``, ``tpm``, ``max_concurrent``, ``budget``, ``weight``: as those of `config.api_keys.ApiKey`. ``mark``: what
+    the ids of its responses are signed for; empty: it may read everybody's, and its own are nobody's."""
+
+    name: str
+    models: frozenset[str] | None = None
+    rpm: int | None = None
+    tpm: int | None = None
+    max_concurrent: int | None = None
+    priority: Priority = Priority.NORMAL
+    weight: float = 1.0
+    budget: Budget | None = None
+    mark: str = ""
+
+    @classmethod
+    def of(cls, key: ApiKey) -> Tenant:
+        """A key that is made anew under an old name is another tenant: it was not there when the old one asked."""
+        models = None if key.models is None else frozenset(key.models)
+        return cls(
+            key.name, models, key.rpm, key.tpm, key.max_concurrent, key.priority, key.weight, key.budget,
+            f"{key.name}\0{key.created!r}",
+        )  # fmt: skip
+
+
+#: Who asks while nobody needs a key.
+ANYBODY = Tenant("anybody")
