@@ -105,9 +105,9 @@ def _errors(metrics: Metrics) -> Middleware:
 
 def _check(guard: Guard) -> Callable[[RequestHead, Client], Principal]:
     def check(head: RequestHead, connection: Client) -> Principal:
-        key = head.find(b"authorization") or ""
+        key, peer = head.find(b"authorization") or "", connection.peer
         caller = Caller(
-            connection.peer, connection.local, head.host, connection.peer_uid, head.find(b"origin"),
+            peer.address, peer.local, head.host, peer.uid, head.find(b"origin"),
             key.encode("latin-1").decode(errors="surrogateescape"),  # bytes are read as Latin-1, and sent as UTF-8
             sign_of_proxy(head),
         )  # fmt: skip

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from lb.admission.budget import Budget, Share
 from lb.admission.crowd import Crowd
 from lb.admission.pace import Pace
+from lb.protocol.body import AT_ONCE
 from lb.protocol.errors import ProxyError, Source
 from lb.protocol.messages import Limits
 
@@ -35,11 +36,6 @@ class Allowance:
         self._coming = self.in_use = False
         self._held_up_since = 0.0
 
-    @property
-    def has_no_room(self) -> bool:
-        """For a body that is announced."""
-        return self._admission.budget.exhausted
-
     def no_room(self) -> ProxyError:
         """The answer where there is none."""
         message = f"the bodies of requests take all of the {self._admission.budget.size} bytes that there are for them"
@@ -49,6 +45,19 @@ class Allowance:
         """It came in one piece; whether there is room for it."""
         self.in_use = True
         return self._share.keep(size)
+
+    def announce(self, length: int | None, there: int, now: float, *, anyway: bool) -> None:
+        """A body of ``length`` bytes (None: chunked), of which some are ``there``. ``anyway``: whether there is room
+        for it or not. Raises ProxyError (413, 429, 503)."""
+        longest = self._admission.limits.max_body
+        if length and length > longest:
+            raise ProxyError(413, f"a body of more than {longest} bytes")
+        whole = length is not None and there >= length <= AT_ONCE
+        room = self.whole(length or 0) if whole else not self._admission.budget.exhausted
+        if not room and not anyway:
+            raise self.no_room()
+        if not whole:
+            self.begin(now)
 
     def begin(self, now: float) -> None:
         """The first of several pieces is awaited. Raises ProxyError (429)."""

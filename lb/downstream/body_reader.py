@@ -14,22 +14,21 @@ from lb.protocol.body import Scan
 from lb.protocol.errors import ProxyError
 from lb.protocol.facts import Facts
 from lb.protocol.http1.request import Malformed, RequestHead
-from lb.protocol.messages import Request, Upload
+from lb.protocol.messages import Exchange, Request, Upload
 
 
 class Owner(Protocol):
-    """The connection."""
+    """The connection. ``body``: what reads the one that is still wanted; ``exchange``: what answers its request."""
 
-    def reads(self, reader: BodyReader) -> bool:
-        """Whether that body is still wanted."""
+    body: BodyReader | None
+    exchange: Exchange | None
 
     def body_is_read(self, rest: bytes) -> None:
         """All of it is there; ``rest`` came behind it."""
 
-    def begin(self, body: bytes) -> None:
+    def begin(self, request: Request, body: bytes) -> None:
         """With the whole of it, or with its first piece and the request's upload."""
 
-    def more_of_upload(self) -> None: ...
     def reject(self, error: Malformed | ProxyError) -> None: ...
 
 
@@ -65,7 +64,7 @@ class BodyReader:
 
     def read(self) -> None:
         """What there is of it, for a millisecond; the rest of it after the others' turn."""
-        if not self._owner.reads(self):
+        if self._owner.body is not self:
             return  # given up meanwhile
         intake, request, reading = self._intake, self._request, self._reading
         try:
@@ -85,7 +84,8 @@ class BodyReader:
         if request.upload is not None:
             request.upload.pieces += intake.take()
             request.upload.complete = intake.complete
-            self._owner.more_of_upload()
+            if self._owner.exchange is not None:
+                self._owner.exchange.more()
         elif intake.complete:
             self._begin()
         elif intake.size > self._collect and self._may_stream(request.head, intake.scan):
@@ -103,8 +103,8 @@ class BodyReader:
         request.facts = intake.facts or (None if names is None else Facts(names.name, names=names))
         pieces = intake.take()
         if isinstance(intake, SmallBody) or (intake.complete and intake.size <= self._collect):
-            self._owner.begin(b"".join(pieces))
+            self._owner.begin(request, b"".join(pieces))
             return
         length = intake.size if intake.complete else request.head.length
         request.upload = Upload(pieces, intake.complete, intake.complete, length)
-        self._owner.begin(pieces[0])
+        self._owner.begin(request, pieces[0])

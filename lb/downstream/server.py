@@ -16,7 +16,7 @@ from config.principal import Principal
 from lb.admission.allowance import Admission
 from lb.downstream.connection import ClientConnection
 from lb.downstream.cors import Cors
-from lb.downstream.service import Client
+from lb.downstream.service import Answered, Client
 from lb.protocol import body, routes
 from lb.protocol.errors import ProxyError
 from lb.protocol.http1.request import RequestHead
@@ -139,15 +139,16 @@ class Server:
 
     def opened(self, connection: Client) -> ProxyError | None:
         self._connections.add(connection)
-        return self.admission.crowd.enter(connection.origin)
+        return self.admission.crowd.enter(connection.peer.origin)
 
     def keep_place(self, connection: Client) -> bool:
         reserve = self._reserve
         if len(reserve) >= self.admission.limits.reserve:
             # An operator's request comes with its connection: one that has not said anything yet is nobody's loss.
-            silent = next((each for each in reserve if each.turn_away()), None)
+            silent = next((each for each in reserve if each.exchange is None), None)
             if silent is None:
                 return False
+            silent.cut()
             del reserve[silent]
         reserve[connection] = None
         return True
@@ -158,25 +159,22 @@ class Server:
 
     def slow_reader(self, connection: Client) -> None:
         self._handlers.slow_reader()
-        log.info("a client at %s does not read its answer: cut off", connection.peer)
+        log.info("a client at %s does not read its answer: cut off", connection.peer.address)
 
     def closed(self, connection: Client) -> None:
         self._connections.discard(connection)
-        if connection.is_wanted:
-            self.admission.crowd.leave(connection.origin)
+        if connection.unwanted is None:
+            self.admission.crowd.leave(connection.peer.origin)
         else:
             self._reserve.pop(connection, None)
         if not self._connections:
             self._empty.set()
 
-    def preflight(self, head: RequestHead) -> tuple[int, str, dict[str, str]] | None:
-        if self._cors is None or not self._is_for_other_origins(head):
-            return None
-        return self._cors.preflight(head.find)
-
     def admit(self, request: Request, connection: Client) -> str:
         head = request.head
         if self._cors is not None:
+            if head.method == "OPTIONS":
+                self._preflight(self._cors, head)
             request.grant = self._grant(self._cors, head)
         route = head.notes.get(Route)
         if route is None:
@@ -223,6 +221,11 @@ class Server:
         """What the engine serves; what manages the cluster never is."""
         return head.path in _ENGINES_TOO or not routes.of(head.path, self._routes_too).ours
 
+    def _preflight(self, cors: Cors, head: RequestHead) -> None:
+        """Raises Answered for a browser that asks what another origin may do."""
+        if self._is_for_other_origins(head) and (ready := cors.preflight(head.find)) is not None:
+            raise Answered(*ready)
+
     def _grant(self, cors: Cors, head: RequestHead) -> Grant | None:
         if Grant not in head.notes:
             head.notes[Grant] = cors.grant(head.find(b"origin")) if self._is_for_other_origins(head) else None
@@ -242,7 +245,7 @@ class Server:
             try:
                 connection.check(time.monotonic())
             except Exception:
-                log.exception("a connection of %s", connection.peer)
+                log.exception("a connection of %s", connection.peer.address)
                 connection.cut_off()
             yield
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from lb.admission.allowance import Admission
+from lb.downstream.peer import Peer
 from lb.protocol.body import Scan
 from lb.protocol.errors import ProxyError
 from lb.protocol.http1.request import RequestHead
@@ -12,24 +13,14 @@ from lb.protocol.messages import Downstream, Exchange, Request
 
 
 class Client(Downstream, Protocol):
-    """One connection. ``peer``, ``local``: addresses; ``origin``: what its address is counted as. ``request``: what is
-    being read or answered, once its head is understood; ``exchange``: what is being answered."""
+    """One connection. ``peer``: who is at the other end. ``request``: what is being read or answered, once its head is
+    understood; ``exchange``: what is being answered. ``unwanted``: it is one too many, and what is answered to all but
+    a few requests."""
 
-    peer: str
-    local: str
-    origin: str
+    peer: Peer
     exchange: Exchange | None
     request: Request | None
-
-    @property
-    def is_wanted(self) -> bool:
-        """It is not one too many."""
-
-    def peer_uid(self) -> int | None:
-        """The user whose connection it is, None where the kernel does not tell."""
-
-    def turn_away(self) -> bool:
-        """Makes room for another connection, if nothing is being answered. Whether it did."""
+    unwanted: ProxyError | None
 
     def check(self, now: float) -> None:
         """Ends what takes too long (s, monotonic). Called now and then."""
@@ -39,6 +30,14 @@ class Client(Downstream, Protocol):
 
     def cut_off(self) -> None:
         """The client has gone."""
+
+
+class Answered(Exception):
+    """A request that the server answers at once: ``status``, ``text`` and header ``fields``."""
+
+    def __init__(self, status: int, text: str, fields: dict[str, str]) -> None:
+        super().__init__(text)
+        self.status, self.text, self.fields = status, text, fields
 
 
 class Service(Protocol):
@@ -53,9 +52,6 @@ class Service(Protocol):
     def keep_place(self, connection: Client) -> bool:
         """Whether one that is one too many may say what it wants: management is answered all the same."""
 
-    def preflight(self, head: RequestHead) -> tuple[int, str, dict[str, str]] | None:
-        """Status, text and headers of the answer to a browser that asks what another origin may do."""
-
     def answers_anyway(self, head: RequestHead) -> bool:
         """Whether a request is answered although there is no room."""
 
@@ -64,7 +60,7 @@ class Service(Protocol):
 
     def closed(self, connection: Client) -> None: ...
     def admit(self, request: Request, connection: Client) -> str:
-        """Before the body is read; the request's id. Raises ProxyError."""
+        """Before the body is read; the request's id. Raises ProxyError, and Answered."""
 
     def exchange(self, client: Downstream, request: Request) -> Exchange: ...
     def scan(self, head: RequestHead) -> Scan | None:

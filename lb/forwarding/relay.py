@@ -270,8 +270,8 @@ class Relay:
             if head.status != 204:
                 framing = b"Content-Length: %d" % length
         elif head.bodiless(self._request.head.method):
-            framing = b"Transfer-Encoding: chunked" if head.chunked and client.speaks_chunked else b""
-        elif client.speaks_chunked:
+            framing = b"Transfer-Encoding: chunked" if head.chunked and self._request.head.version == 1 else b""
+        elif self._request.head.version == 1:
             framing = b"Transfer-Encoding: chunked"
             self._frame = not (head.chunked and self.raw)
         else:

@@ -47,8 +47,6 @@ class Downstream(Protocol):
     close_after: bool
     full: bool
 
-    @property
-    def speaks_chunked(self) -> bool: ...
     def closes_after_this(self) -> bool:
         """Whether the connection ends with the answer under way."""
 
@@ -135,23 +133,22 @@ class Upload:
     length: int | None = None
 
 
-@dataclass(slots=True)
+@dataclass
 class Request:
-    """``body`` is whole, unless there is an ``upload``; then it is what the upload begins with. ``facts``: what is
-    known of it, if somebody has looked already. ``principal``: who asks, of a request for the management API;
-    ``tenant``: of one for models.
-    ``grant``: what its answer says to another origin."""
+    """``peer``: the client's address. ``body`` is whole, unless there is an ``upload``; then it is what the upload
+    begins with. ``facts``: what is known of it, if somebody has looked already. ``principal``: who asks, of a request
+    for the management API; ``tenant``: of one for models. ``grant``: what its answer says to another origin."""
 
     head: RequestHead
-    body: bytes
     peer: str
-    local: str
-    id: str
-    upload: Upload | None = None
-    facts: Facts | None = None
-    principal: Principal | None = None
-    tenant: Tenant = ANYBODY
-    grant: Grant | None = None
+    # Not set with each request: most are over without the others.
+    id: str = field(default="", init=False)
+    body: bytes = field(default=b"", init=False)
+    upload: Upload | None = field(default=None, init=False)
+    facts: Facts | None = field(default=None, init=False)
+    principal: Principal | None = field(default=None, init=False)
+    tenant: Tenant = field(default=ANYBODY, init=False)
+    grant: Grant | None = field(default=None, init=False)
 
     @property
     def length(self) -> int | None:

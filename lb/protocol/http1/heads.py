@@ -29,6 +29,11 @@ class Heads(Generic[_H]):
         self._length: int | None = None
         self._last: _H | None = None
 
+    @property
+    def any(self) -> bool:
+        """Whether one has been read."""
+        return self._last is not None
+
     def read(self, data: bytes) -> _H:
         """As ``parse``, which may raise."""
         last = self._last

@@ -104,6 +104,8 @@ class RequestHead:
 
 def parse(data: bytes) -> RequestHead:
     """``data``: a head with the empty line that ends it. Raises Malformed."""
+    if len(data) > MAX_HEAD:
+        raise Malformed(431, f"a head of more than {MAX_HEAD} bytes")
     start = _START.match(data)
     if start is None:
         raise Malformed(400, "the request line is not HTTP")

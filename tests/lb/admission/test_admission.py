@@ -29,7 +29,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any]]:
         found.append((peer, local))
         return 4711
 
-    monkeypatch.setattr("lb.downstream.connection.uid_of_peer", uid_of_peer)
+    monkeypatch.setattr("lb.downstream.peer.uid_of_peer", uid_of_peer)
     return found
 
 
@@ -61,7 +61,7 @@ async def test_the_kernel_is_not_asked_for_what_is_open_or_shows_itself(
 
 async def test_a_kernel_that_did_not_tell_is_asked_again(balancer: Balanced, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = [None, 0]
-    monkeypatch.setattr("lb.downstream.connection.uid_of_peer", lambda *_: answers.pop(0))
+    monkeypatch.setattr("lb.downstream.peer.uid_of_peer", lambda *_: answers.pop(0))
     assert [(await balancer.answer("GET", STATUS))[0] for _ in range(3)] == [403, 200, 200]
 
 

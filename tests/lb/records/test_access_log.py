@@ -22,7 +22,9 @@ HEAD = parse(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer
 
 
 def request(body: bytes = b'{"prompt": "PROMPT"}') -> Request:
-    return Request(HEAD, body, "10.0.0.9", "127.0.0.1", "r1")
+    made = Request(HEAD, "10.0.0.9")
+    made.id, made.body = "r1", body
+    return made
 
 
 def entry(status: int = 200, **changes: Any) -> Entry:
