@@ -87,7 +87,10 @@ class StateDir:
         return self.root / "work"
 
     def log(self, name: str) -> Path:
-        return self.logs / f"{name}.log"
+        return self.logs / f"{file_of(name)}.log"
+
+    def run(self, name: str) -> Path:
+        return self.runs / file_of(name)
 
     def link(self, name: str) -> Path:
         """Where a balancer process listens for its supervisor."""
@@ -110,6 +113,16 @@ class StateDir:
         if self.database.is_file():
             return []
         return sorted(printable(entry.name) for entry in self.root.iterdir() if not _OURS.fullmatch(entry.name))
+
+
+def file_of(process: str) -> str:
+    """By which name the files of a process go: the slash between the group of a worker and itself is a dot there."""
+    return process.replace("/", ".")
+
+
+def process_of(file: str) -> str:
+    """Whose file it is: the inverse of `file_of`."""
+    return file.replace(".", "/")
 
 
 def short_socket_path(path: Path) -> str:

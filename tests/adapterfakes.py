@@ -128,7 +128,7 @@ class FakeCluster:
         self.effects = Effects(self.inventory.may_do_nothing, self._emit)
         self.agents = Agents(
             lambda: [worker.instance for worker in self.workers], self.inventory.wanted, self.effects, self._withhold,
-            self._changed, frozenset, self.clock,
+            self._changed, self.inventory.foreign, self.clock,
         )
         self.report = AdapterReport(self.inventory, self.agents)
         self.intake = Intake(self.store, self.clock)
@@ -140,7 +140,7 @@ class FakeCluster:
 
     def plan(self, **changed: Any) -> None:
         """What holds from now on."""
-        self.revisions.latest = replace(self.revisions.latest, **changed)
+        self.revisions.change(replace(self.revisions.latest, **changed), workers=False, before={})
 
     def add(self) -> FakeWorker:
         worker = FakeWorker(f"instance_{len(self.workers)}", self)

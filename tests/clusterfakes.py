@@ -21,6 +21,7 @@ from config.settings import load
 from config.topology import BackendSet, BalancerConfig
 from fakedriver import FakeDriver
 from fakes import Clock
+from worker.drivers.base import LOCAL
 
 T = TypeVar("T")
 
@@ -84,7 +85,7 @@ class Unrun(Assembly):
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.time, self.replaceable = Clock(), FakeBalancers()
         super().__init__(
-            sim_plan(**settings), StateDir(folder), cast(Store, NoStore()), FakeDriver(), [], 1,
+            [sim_plan(**settings)], StateDir(folder), cast(Store, NoStore()), {LOCAL: FakeDriver()}, [], 1,
             clock=Clocks(self.time, self.time),
         )
         self.supervisor = cast(Supervisor, AtOnce())

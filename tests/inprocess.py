@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from aiohttp import web
 from cluster.api import server as control
 from cluster.balancers.process import BalancerProcess
 from cluster.deployment import plan
+from cluster.fleet.groups import DEFAULT
 from cluster.fleet.placement import Machine
 from cluster.storage.store import Store
 from cluster.supervisor import clock as clocks
@@ -32,6 +34,7 @@ from config.settings import load
 from fakedriver import FakeDriver, FakeHandle
 from fakes import rng, soon
 from lbfakes import Balanced, card, running_balancer
+from worker.drivers.base import LOCAL
 from worker.drivers.local import LocalDriver
 from worker.drivers.proc import ProcessId
 from worker.drivers.process import Process
@@ -61,6 +64,7 @@ class Engine(FakeHandle):
     def __init__(self, spec: WorkerSpec, number: int) -> None:
         super().__init__(1_000_000_000 + 100 * number, spec.endpoint)
         self.spec, self.loop, self.tasks = spec, asyncio.get_running_loop(), Tasks()
+        self.model = spec.argv[spec.argv.index("--served-model-name") + 1]
         self.adapters: dict[str, str] = {}
         self.broken: dict[str, int | None] = {}
         self.broken_once: dict[str, int] = {}
@@ -116,7 +120,8 @@ class Engine(FakeHandle):
         return web.Response()
 
     async def _models(self, request: web.Request) -> web.Response:
-        cards = [card(MODEL), *({**card(name, MODEL), "root": path} for name, path in self.adapters.items())]
+        adapters = ({**card(name, self.model), "root": path} for name, path in self.adapters.items())
+        cards = [card(self.model), *adapters]
         return web.json_response({"object": "list", "data": cards})
 
     async def _load(self, request: web.Request) -> web.Response:
@@ -257,19 +262,25 @@ async def until(look: Callable[[], Any], timeout: float = 10.0) -> Any:
 
 @asynccontextmanager
 async def running(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any
+    folder: Path, monkeypatch: pytest.MonkeyPatch, groups: Mapping[str, Mapping[str, Any]] | None = None,
+    **settings: Any,
 ) -> AsyncIterator[InProcess]:
-    """A cluster with these settings, from its start to its end; nothing is waited for at first."""
+    """A cluster with these settings, from its start to its end; nothing is waited for at first. ``groups``: what is
+    different for each further group of workers."""
     monkeypatch.setattr(loop, "TICK", 0.01)
     given = {"engine": "sim", "lb_standby": False, "health_interval": 0.05, **settings}
-    checked, state, clock = plan.make(load(given), Machine((), (0, 1), 2**34)), StateDir(folder), Clock()
+    plans = [
+        replace(plan.make(load({**given, **own}), Machine((), (0, 1), 2**34)), group=name)
+        for name, own in {DEFAULT: {}, **(groups or {})}.items()
+    ]
+    state, clock = StateDir(folder), Clock()
     engines = Engines()
     state.create()
     async with AsyncExitStack() as stack:
         store = await Store.open(state.database)
         stack.push_async_callback(store.close)
         epoch = await store.next_number("epochs")
-        parts = Assembly(checked, state, store, engines, [], epoch, clock=clocks.Clocks(clock), random=rng())
+        parts = Assembly(plans, state, store, {LOCAL: engines}, [], epoch, clock=clocks.Clocks(clock), random=rng())
         await parts.bootstrap.prepare(adopt=False)
         server = await control.serve(parts.services, state.control)
         stack.push_async_callback(server.cleanup)

@@ -36,11 +36,13 @@ class Holder(Protocol):
 
 class Agents:
     """``holders()``: everybody that could have one. ``wanted(name)``: what that one should hold; ``withhold`` and
-    ``changed`` as of an agent; ``foreign()``: adapters that came with the engine's own flags; ``now``: s, monotonic."""
+    ``changed`` as of an agent; ``foreign(name)``: adapters that came with the engine's own flags; ``now``: s,
+    monotonic."""
 
     def __init__(
         self, holders: Callable[[], Iterable[Holder]], wanted: Callable[[str], Mapping[str, str]], effects: Effects,
-        withhold: Callable[[str], Awaitable[None]], changed: Callable[[], None], foreign: Callable[[], frozenset[str]],
+        withhold: Callable[[str], Awaitable[None]], changed: Callable[[], None],
+        foreign: Callable[[str], frozenset[str]],
         now: Callable[[], float],
     ) -> None:
         self._holders, self._wanted, self._effects, self._withhold = holders, wanted, effects, withhold
@@ -51,7 +53,7 @@ class Agents:
     def begin(self, holder: Holder, target: Target) -> AdapterAgent:
         agent = self._agents[holder.id] = AdapterAgent(
             target, lambda: self._wanted(holder.id), self._withhold, self._changed, self._now, _ADAPTER_S,
-            self._foreign(), self._effects.asked_of(holder.settings), holder.adapters,
+            self._foreign(holder.id), self._effects.asked_of(holder.settings), holder.adapters,
         )
         return agent
 

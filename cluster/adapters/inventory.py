@@ -6,8 +6,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from cluster.adapters.registry import Adapter, Registry, Version
+from cluster.deployment.plan import Plan
 from cluster.deployment.revisions import Revisions
 from cluster.errors import Refused
+from cluster.fleet.groups import group_of
 
 
 @dataclass(slots=True)
@@ -31,11 +33,19 @@ class Inventory:
 
     def wanted(self, holder: str) -> dict[str, str]:
         """Name and path of what the worker ``holder`` should hold now."""
-        wanted = self.registry.resident(self.used, self._revisions.latest.adapter_cap)
+        wanted = self.registry.resident(self.used, self._plan(holder).adapter_cap)
         for name, trial in self.trials.items():
             if holder in trial.on:
                 wanted[name] = trial.version.path
         return wanted
+
+    def foreign(self, holder: str) -> frozenset[str]:
+        """Adapters there that came with the engine's own flags, and are left alone."""
+        return self._plan(holder).foreign_adapters
+
+    def _plan(self, holder: str) -> Plan:
+        """Of the group of a worker; servers that are not ours go by the default one."""
+        return self._revisions.plans.get(group_of(holder)) or self._revisions.latest
 
     async def keep(self, changed: list[Adapter], gone: list[str]) -> None:
         """Makes a change durable, then true. Raises NotSaved."""
@@ -71,5 +81,5 @@ class Inventory:
         """Whether somebody said so of the content in ``path``, or of all."""
         versions = (v for a in self.registry.adapters.values() for v in a.versions if v.path == path)
         trials = (trial.version for trial in self.trials.values() if trial.version.path == path)
-        allowed = self._revisions.latest.settings.allow_no_effect
+        allowed = self._revisions.settings.allow_no_effect
         return allowed or any(v.allow_no_effect for v in (*versions, *trials))

@@ -112,7 +112,7 @@ class Applier:
 
     def _running(self, names: Mapping[str, Any] | tuple[str, ...]) -> dict[str, Any]:
         """What of ``names`` is changed at run time, and is now."""
-        now = {"instances": len(self._fleet.intent.desired.instances), "strategy": self._fleet.intent.strategy}
+        now = {"instances": self._fleet.intent.group().count, "strategy": self._fleet.intent.strategy}
         return {name: value for name, value in now.items() if name in names}
 
     async def _check(self, old: Plan, new: Settings, scaled: bool) -> Plan:
@@ -122,7 +122,7 @@ class Applier:
             checked = await asyncio.to_thread(plan.make, new, old.placement.machine)
         except UsageError as error:
             raise Refused(400 if error.exit_code == 2 else 409, f"{error}; nothing was changed") from None
-        now = len(self._fleet.intent.desired.instances)
+        now = self._fleet.intent.group(checked.group).count
         count = new.instances if scaled else now
         most = new.max_instances or max(checked.placement.capacity, now)
         if count and not checked.least <= count <= most:
@@ -161,15 +161,15 @@ class Applier:
         if "strategy" in before:
             intent.strategy = settings.strategy
         if "instances" in before:
-            intent.scale(settings.instances)
+            intent.scale(settings.instances, checked.group)
         what = ", ".join(change.setting for change in found)
         names = [change.setting for change in found]
         self._emit("cluster", f"settings applied: {what}", kind="apply", data={"settings": names})
         if Effect.WORKERS not in effects:
             return {}
         spare = self._commands.spare_for(checked, spare_wanted)
-        restarting = [name for name in intent.desired.instances if name not in there]
-        intent.restart_rolling(spare if restarting else None, keep=there)
+        restarting = [name for name in intent.group(checked.group).instances if name not in there]
+        intent.restart_rolling(spare if restarting else None, there, checked.group)
         if restarting:
             self._commands.emit_rolling(spare)
         return {"spare": spare if restarting else None, "restarting": restarting}
@@ -185,7 +185,7 @@ class Applier:
             if not want.rolling and instance.generation < want.generation:
                 continue
             try:
-                same = self._revisions.of(instance.settings).spec == new.spec
+                same = self._revisions.of(instance.group, instance.settings).spec == new.spec
             except UsageError:
                 same = False
             if same:

@@ -12,7 +12,8 @@ from cluster.deployment.revisions import Revisions
 from cluster.errors import Refused
 from cluster.events import Emit
 from cluster.fleet.fleet import Fleet
-from cluster.fleet.intent import Intent, instance_name
+from cluster.fleet.groups import number_of
+from cluster.fleet.intent import Intent
 from cluster.fleet.states import WorkerState
 from config.errors import nearest
 from config.topology import STRATEGIES, BalancerConfig
@@ -56,7 +57,7 @@ class ClusterCommands:
         return self._fleet.intent
 
     def scale(self, body: Scale) -> dict[str, Any]:
-        plan, now = self._revisions.latest, len(self._intent.desired.instances)
+        plan, now = self._revisions.latest, self._intent.group().count
         self.check_not_ending()
         by = body.count or 1
         wanted = body.instances if body.instances is not None else now + (by if body.action == "scale_up" else -by)
@@ -70,7 +71,7 @@ class ClusterCommands:
             )
         self._intent.scale(wanted)
         self._emit("cluster", f"scale from {now} to {wanted} instances", kind="scale", data={"from": now, "to": wanted})
-        return {"desired": wanted, "current": self._fleet.ready_count}
+        return {"desired": wanted, "current": self._fleet.ready_count()}
 
     def set_strategy(self, body: Strategy) -> dict[str, Any]:
         name = body.strategy
@@ -91,7 +92,7 @@ class ClusterCommands:
             spare = self.spare_for(self._revisions.latest, body.spare)
             self._intent.restart_rolling(spare)
             self.emit_rolling(spare)
-            return {"restarting": list(self._intent.desired.instances), "rolling": True, "spare": spare}
+            return {"restarting": list(self._intent.group().instances), "rolling": True, "spare": spare}
         name, wanted = str(body.instance_id), self._intent.desired.instances
         if name in {backend.id for backend in self._external}:
             raise Refused(409, f"{name} was not started by this cluster: it cannot restart it", "instance_id")
@@ -111,11 +112,11 @@ class ClusterCommands:
     def spare_for(self, plan: Plan, wanted: bool | None) -> str | None:
         """The name of the spare that a rolling restart starts first, or None: not wanted, or there is no room for
         it."""
-        if not (plan.settings.rolling_spare if wanted is None else wanted) or not self._intent.desired.instances:
+        if not (plan.settings.rolling_spare if wanted is None else wanted) or not self._intent.group(plan.group).count:
             return None
-        number = self._intent.free_number()
+        name = self._intent.free_name(plan.group)
         room = min(plan.placement.capacity, plan.settings.max_instances or plan.placement.capacity)
-        return instance_name(number) if number < room else None
+        return name if number_of(name) < room else None
 
     def drain(self, name: str, body: Drain) -> dict[str, Any]:
         """Out of rotation until it is undrained, restarted or scaled away."""

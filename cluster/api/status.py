@@ -64,8 +64,8 @@ def snapshot(view: View) -> dict[str, Any]:
             "rolling": _rolling(view),
         },
         "load_balancer": view.balancers,
-        "engine": plan.spec.engine,
-        "model": plan.spec.served_names[0],
+        "engine": intent.group().engine,
+        "model": intent.group().model,
         "total_instances": desired,
         "min_instances": plan.least,
         "max_instances": plan.most,
@@ -75,7 +75,7 @@ def snapshot(view: View) -> dict[str, Any]:
         **view.usage,
         "workers_alive": sum(handle is not None for handle in handles),
         "instances": {
-            **{i.id: _instance(view, i) for i in sorted(fleet.instances.values(), key=lambda i: i.number)},
+            **{i.id: _instance(view, i) for i in sorted(fleet.instances.values(), key=lambda i: (i.group, i.number))},
             **{b.id: _external(view, b) for b in view.external},
         },
     }

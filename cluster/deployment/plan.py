@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from cluster.deployment import cors_flags
+from cluster.fleet.groups import DEFAULT
 from cluster.fleet.placement import Machine, Placement, choose_gpus
 from config import bounded, lora_config
 from config.errors import UsageError
@@ -20,6 +21,7 @@ from config.settings import NAME, Settings, environment, visible_gpus
 from worker import gpus
 from worker.demo import MODEL_NAME, model_path
 from worker.demo import adapters as demo_adapters
+from worker.drivers.base import LOCAL
 from worker.engines import base, flags
 from worker.engines.base import Engine
 from worker.spec import EngineSpec
@@ -33,8 +35,8 @@ _MODEL_FILES = ("config.json", "params.json")
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A checked set-up. ``most``: no more workers than this. ``adapter_cap``: as many adapters a worker holds at a
-    time. ``foreign_adapters`` came with the engine's own flags."""
+    """The checked set-up of one group of workers. ``most``: no more workers than this. ``adapter_cap``: as many
+    adapters a worker holds at a time. ``foreign_adapters`` came with the engine's own flags."""
 
     settings: Settings
     engine: Engine
@@ -45,6 +47,8 @@ class Plan:
     adapter_cap: int = 32
     foreign_adapters: frozenset[str] = frozenset()
     dynamic_loading: bool = True
+    group: str = DEFAULT
+    driver: str = LOCAL
 
 
 def look_at_machine(engine: Engine) -> Machine:

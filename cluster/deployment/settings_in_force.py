@@ -10,6 +10,7 @@ from typing import Any
 from cluster.deployment.plan import Plan
 from cluster.deployment.revisions import Revisions
 from cluster.fleet.fleet import Fleet
+from cluster.fleet.groups import WorkerGroup
 from cluster.fleet.restart import Backoff
 from cluster.fleet.states import DesiredState
 from config.settings import Settings
@@ -29,15 +30,21 @@ class SettingsInForce:
 
     def hold(self) -> None:
         """What goes by the settings goes by those that hold now."""
-        settings, fleet = self._revisions.latest.settings, self._fleet
-        fleet.intent.desired = with_times(fleet.intent.desired, settings)
+        settings, fleet = self._revisions.settings, self._fleet
+        fleet.intent.desired = by_plans(fleet.intent.desired, self._revisions)
         fleet.policy = replace(fleet.policy, backoff=Backoff(first=settings.restart_delay))
         for listener in self._listeners:
             listener(settings)
         logging.getLogger().setLevel(settings.log_level.upper())
 
 
-def with_times(desired: DesiredState, settings: Settings) -> DesiredState:
+def by_plans(desired: DesiredState, revisions: Revisions) -> DesiredState:
+    """``desired`` with the times of the settings, and what each group is by its plan."""
+    settings = revisions.settings
+    for name, plan in revisions.plans.items():
+        old = desired.groups.get(name) or WorkerGroup(name)
+        model = plan.spec.served_names[0]
+        desired = desired.with_group(replace(old, model=model, engine=plan.spec.engine, driver=plan.driver))
     return replace(
         desired, drain_timeout=settings.drain_timeout, stop_grace=settings.stop_grace,
         startup_timeout=settings.startup_timeout,

@@ -12,6 +12,7 @@ from typing import Any
 
 from cluster.events import Emit
 from cluster.fleet.exit_report import WorkerExit, sentence
+from cluster.fleet.groups import DEFAULT, WorkerGroup, group_of
 from cluster.fleet.instance import Instance
 from cluster.fleet.intent import Intent
 from cluster.fleet.restart import RestartPolicy, Verdict
@@ -41,7 +42,7 @@ class Fleet:
 
     def admit(self, name: str, slot: Slot, now: float) -> Instance:
         generation = self.intent.desired.wanted[name].generation
-        instance = Instance(name, slot, since=now, generation=generation)
+        instance = Instance(name, slot, since=now, generation=generation, driver=self.group_of(name).driver)
         self.instances[name] = instance
         return instance
 
@@ -191,10 +192,10 @@ class Fleet:
 
     # what it comes to
 
-    @property
-    def ready_count(self) -> int:
-        ready = (i.id for i in self.instances.values() if i.state is _S.READY and i.id not in self.intent.cordons)
-        return sum(name in self.intent.desired.instances for name in ready)
+    def ready_count(self, group: str = DEFAULT) -> int:
+        """How many wanted workers of a group take new requests."""
+        wanted, cordons = self.intent.group(group).instances, self.intent.cordons
+        return sum(i.id in wanted and i.id not in cordons for i in self.ready_in(group))
 
     def observed(self) -> ObservedState:
         return {
@@ -204,9 +205,17 @@ class Fleet:
             for i in self.instances.values()
         }
 
+    def group_of(self, name: str) -> WorkerGroup:
+        """Of the worker ``name``. Raises KeyError where there is no such group any more."""
+        return self.intent.group(group_of(name))
+
+    def ready_in(self, group: str) -> list[Instance]:
+        """The ready workers of a group."""
+        return [i for i in self.instances.values() if i.state is _S.READY and i.group == group]
+
     def missing_adapters(self, instance: Instance) -> list[str]:
-        """Adapters that it refuses and another ready worker holds."""
-        others = [i.adapters.loaded for i in self.instances.values() if i is not instance and i.state is _S.READY]
+        """Adapters that it refuses and another ready worker of its group holds."""
+        others = [other.adapters.loaded for other in self.ready_in(instance.group) if other is not instance]
         return [name for name in instance.adapters.refused if any(name in loaded for loaded in others)]
 
 

@@ -6,10 +6,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cluster.fleet.groups import group_of, number_of
 from cluster.fleet.held_adapters import HeldAdapters
 from cluster.fleet.restart import History
 from cluster.fleet.states import InstanceObserved, WorkerState, check
-from worker.drivers.base import Handle
+from worker.drivers.base import LOCAL, Handle
 from worker.spec import Slot, WorkerEndpoint, WorkerSpec
 
 
@@ -21,7 +22,8 @@ class Instance:
     which the balancer sends it nothing new. ``settings``: the number of those it was started with
     (`cluster.deployment.revisions`). ``hung``: why it is to be killed at once. ``slow``: it was taken out of rotation
     for slowness and has not been back since. ``hangs``: how often it was found hung. ``cause``: of its last end, in a
-    word; ``restarted``: how often it was started again, by that; ``start_seconds``: how long its last start took."""
+    word; ``restarted``: how often it was started again, by that; ``start_seconds``: how long its last start took.
+    ``driver``: the name of that which starts it."""
 
     id: str
     slot: Slot
@@ -54,10 +56,16 @@ class Instance:
     phase: str = ""
     reason: str = ""
     last_exit: dict[str, Any] | None = None
+    driver: str = LOCAL
+
+    @property
+    def group(self) -> str:
+        """The name of its group."""
+        return group_of(self.id)
 
     @property
     def number(self) -> int:
-        return int(self.id.rsplit("_", 1)[1])
+        return number_of(self.id)
 
     def enter(self, state: WorkerState, now: float, reason: str) -> None:
         """Raises IllegalTransition. Entering the state it is in changes only the reason."""
@@ -116,7 +124,7 @@ class Instance:
             "last_exit": self.last_exit,
             "reason": self.reason,
             "history": asdict(self.history),
-        }
+        } | ({} if self.driver == LOCAL else {"driver": self.driver})
 
 
 def restore(name: str, record: dict[str, Any], now: float) -> Instance:
@@ -142,6 +150,7 @@ def restore(name: str, record: dict[str, Any], now: float) -> Instance:
         last_exit=record["last_exit"],
         reason=record["reason"],
         history=History(**record["history"]),
+        driver=record.get("driver", LOCAL),
     )
 
 

@@ -8,20 +8,16 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from cluster.fleet.cordons import Cordons
+from cluster.fleet.groups import DEFAULT, InstanceDesired, WorkerGroup, group_of, instance_name
 from cluster.fleet.instance import Instance
-from cluster.fleet.states import DesiredState, InstanceDesired
-
-
-def instance_name(number: int) -> str:
-    return f"instance_{number}"
+from cluster.fleet.states import DesiredState
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Checkpoint:
     """What was wanted at some time, to go back to."""
 
-    instances: Mapping[str, InstanceDesired]
-    spares: Mapping[str, InstanceDesired]
+    groups: Mapping[str, WorkerGroup]
     weights: dict[str, int]
     strategy: str
     cordons: Cordons
@@ -36,31 +32,43 @@ class Intent:
         self.cordons = Cordons()
         self._instances = instances
 
-    def scale(self, count: int) -> None:
-        """Wants workers 0 to ``count - 1``: the newest go first, the lowest free number comes first. A spare whose
-        number is among them is one of them from now on."""
-        wanted = {n: self._known(n) for n in map(instance_name, range(count))}
-        spares = {n: want for n, want in self.desired.spares.items() if n not in wanted}
-        for name in self.desired.instances.keys() - wanted.keys():
-            self.cordons.end(name)
-        self.desired = dataclasses.replace(self.desired, instances=wanted, spares=spares)
+    def group(self, name: str = DEFAULT) -> WorkerGroup:
+        """Raises KeyError."""
+        return self.desired.groups[name]
 
-    def _known(self, name: str) -> InstanceDesired:
+    def _want(self, group: WorkerGroup, **changes: Any) -> None:
+        self.desired = self.desired.with_group(dataclasses.replace(group, **changes))
+
+    def scale(self, count: int, group: str = DEFAULT) -> None:
+        """Wants workers 0 to ``count - 1`` of a group: the newest go first, the lowest free number comes first. A spare
+        whose number is among them is one of them from now on."""
+        old = self.group(group)
+        wanted = {n: self._known(n, old) for n in (instance_name(number, group) for number in range(count))}
+        spares = {n: want for n, want in old.spares.items() if n not in wanted}
+        for name in old.instances.keys() - wanted.keys():
+            self.cordons.end(name)
+        self._want(old, instances=wanted, spares=spares)
+
+    def _known(self, name: str, group: WorkerGroup) -> InstanceDesired:
         """What is wanted of ``name`` already; of one that is still on its way out, no more than it is."""
         old = self._instances.get(name)
-        known = self.desired.instances.get(name) or self.desired.spares.get(name)
-        return known or InstanceDesired(old.generation if old else 0)
+        return group.wanted.get(name) or InstanceDesired(old.generation if old else 0)
 
     def restart(self, name: str) -> None:
         """Also ends its drain. Raises KeyError for an instance that is not wanted."""
-        restarted = InstanceDesired(self.desired.instances[name].generation + 1, rolling=False)
+        group = self.group(group_of(name))
+        restarted = InstanceDesired(group.instances[name].generation + 1, rolling=False)
         self.cordons.end(name)
-        self.desired = dataclasses.replace(self.desired, instances={**self.desired.instances, name: restarted})
+        self._want(group, instances={**group.instances, name: restarted})
 
-    def restart_rolling(self, spare: str | None = None, keep: Collection[str] = ()) -> None:
-        """All but those in ``keep``, with a ``spare`` of that name (None: without); ends what is drained among them.
-        ``keep`` are where they would be brought to: a restart that has not come to them yet is taken back."""
-        wanted = {n: InstanceDesired(i.generation + 1, rolling=True) for n, i in self.desired.instances.items()}
+    def restart_rolling(
+        self, spare: str | None = None, keep: Collection[str] = (), group: str = DEFAULT
+    ) -> None:
+        """All of a group but those in ``keep``, with a ``spare`` of that name (None: without); ends what is drained
+        among them. ``keep`` are where they would be brought to: a restart that has not come to them yet is taken
+        back."""
+        before = self.group(group)
+        wanted = {n: InstanceDesired(i.generation + 1, rolling=True) for n, i in before.instances.items()}
         for name, want in wanted.items():
             if name in keep and name in self._instances:
                 self._instances[name].generation = want.generation
@@ -68,15 +76,18 @@ class Intent:
                 self.cordons.end(name)
         old = self._instances.get(spare) if spare else None
         spares = {spare: InstanceDesired(old.generation + 1 if old else 0, rolling=True)} if spare else {}
-        self.desired = dataclasses.replace(self.desired, instances=wanted, spares=spares)
+        self._want(before, instances=wanted, spares=spares)
 
-    def dismiss_spare(self) -> None:
-        self.desired = dataclasses.replace(self.desired, spares={})
+    def dismiss_spare(self, name: str) -> None:
+        self._want(self.group(group_of(name)), spares={})
 
-    def free_number(self) -> int:
-        """The number that a spare would have: above all that are wanted, and not of one that is on its way out."""
-        taken = {*self.desired.instances, *self._instances} - set(self.desired.spares)
-        return next(n for n in itertools.count(len(self.desired.instances)) if instance_name(n) not in taken)
+    def free_name(self, group: str = DEFAULT) -> str:
+        """The one that a spare would have: its number is above all that are wanted, and not of one that is on its way
+        out."""
+        wanted = self.group(group)
+        taken = {*wanted.instances, *self._instances} - set(wanted.spares)
+        names = (instance_name(number, group) for number in itertools.count(wanted.count))
+        return next(name for name in names if name not in taken)
 
     def cordon(self, name: str, grace: float, now: float, version: tuple[int, int], balancer: bool) -> None:
         """Out of rotation until `Cordons.end`, a restart or its end; ``version`` is the backend set that will tell the
@@ -89,17 +100,15 @@ class Intent:
         )
 
     def checkpoint(self) -> Checkpoint:
-        return Checkpoint(
-            self.desired.instances, self.desired.spares, dict(self.weights), self.strategy, self.cordons.copy()
-        )
+        return Checkpoint(self.desired.groups, dict(self.weights), self.strategy, self.cordons.copy())
 
     def go_back(self, to: Checkpoint) -> None:
         """A shutdown that has begun since goes on."""
         self.weights, self.strategy, self.cordons = to.weights, to.strategy, to.cordons
-        self.desired = dataclasses.replace(self.desired, instances=to.instances, spares=to.spares)
+        self.desired = dataclasses.replace(self.desired, groups=to.groups)
 
     def durable(self) -> dict[str, Any]:
-        """For the store; `restore` reads it."""
+        """For the store; `restore` reads it. A worker's id says of which group it is."""
         desired = {
             "instances": {n: dataclasses.asdict(i) for n, i in self.desired.instances.items()},
             "spares": {n: dataclasses.asdict(i) for n, i in self.desired.spares.items()},
@@ -110,10 +119,13 @@ class Intent:
 
     def restore(self, kept: Mapping[str, Any], strategy: str | None) -> None:
         """What an earlier supervisor wrote under ``desired`` and ``strategy``, less what was drained: the first backend
-        set says so."""
+        set says so. Workers of a group that there is not any more are not wanted."""
         self.strategy = strategy or self.strategy
         self.weights = dict(kept.get("weights", {}))
         if kept.get("instances") is not None:
-            wanted = {name: InstanceDesired(**value) for name, value in kept["instances"].items()}
-            spares = {name: InstanceDesired(**value) for name, value in kept.get("spares", {}).items()}
-            self.desired = dataclasses.replace(self.desired, instances=wanted, spares=spares)
+            for group in self.desired.groups.values():
+                self._want(group, instances=_of(group, kept["instances"]), spares=_of(group, kept.get("spares", {})))
+
+
+def _of(group: WorkerGroup, kept: Mapping[str, Any]) -> dict[str, InstanceDesired]:
+    return {name: InstanceDesired(**value) for name, value in kept.items() if group_of(name) == group.name}

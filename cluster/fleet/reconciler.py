@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cluster.fleet import rolling
-from cluster.fleet.states import RUNNING, DesiredState, InstanceDesired, InstanceObserved, ObservedState, WorkerState
+from cluster.fleet.groups import InstanceDesired, WorkerGroup
+from cluster.fleet.states import RUNNING, DesiredState, InstanceObserved, ObservedState, WorkerState
 
 _S = WorkerState
 
@@ -92,31 +93,39 @@ Action = Admit | Start | Drain | Stop | Kill | Sweep | Retire | Dismiss | Exit
 def reconcile(desired: DesiredState, observed: ObservedState, now: float) -> list[Action]:
     """The actions that bring ``observed`` nearer to ``desired`` at ``now`` (s, the clock of `since`)."""
     actions: list[Action] = []
-    wanted = dict(desired.wanted)
-    starting_on = _gpus_starting(observed)
-    room = _room_to_start(desired, observed, now)
+    wanted = desired.wanted
     for instance in observed.values():
         if instance.id not in wanted:
             actions += _end(instance, desired, now, retire=True)
-    if desired.spares and not desired.shutting_down and rolling.over(desired, observed):
-        actions += map(Dismiss, desired.spares)  # from the next round on it is not wanted
-        wanted = dict(desired.instances)
-    next_to_roll = rolling.next_to_roll(desired, observed)
-    for name, want in wanted.items():
-        seen = observed.get(name)
-        if seen is None:
-            actions.append(Admit(name))
-            continue
-        for action in _keep(seen, want, desired, now, next_to_roll):
+    starting_on, room = _gpus_starting(observed), _room_to_start(desired, observed, now)
+    for group in () if desired.shutting_down else desired.groups.values():
+        for action in _bring_about(group, desired, observed, now):
             if isinstance(action, Start):
-                if starting_on & set(seen.gpus) or room <= 0:
+                gpus = set(observed[action.id].gpus)
+                if starting_on & gpus or room <= 0:
                     continue  # two engines that profile one GPU's memory at the same time trip over each other
-                starting_on |= set(seen.gpus)
+                starting_on |= gpus
                 room -= 1
             actions.append(action)
     if desired.shutting_down and not observed:
         actions.append(Exit())
     return actions
+
+
+def _bring_about(
+    group: WorkerGroup, desired: DesiredState, observed: ObservedState, now: float
+) -> Iterator[Action]:
+    wanted = group.wanted
+    if group.spares and rolling.over(group, observed):
+        yield from map(Dismiss, group.spares)  # from the next round on it is not wanted
+        wanted = group.instances
+    next_to_roll = rolling.next_to_roll(group, observed)
+    for name, want in wanted.items():
+        seen = observed.get(name)
+        if seen is None:
+            yield Admit(name)
+        else:
+            yield from _keep(seen, want, desired, now, next_to_roll)
 
 
 def _gpus_starting(observed: ObservedState) -> set[int]:

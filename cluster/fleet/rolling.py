@@ -1,9 +1,9 @@
 """A rolling restart: whose turn it is, how far it has come, and what holds it up. Pure.
 
-One at a time, and never fewer ready than all but one. What has been started anew has to be ready before the next one
-is taken down: a worker that does not come back stops it, and so does a spare that does not get ready (with settings
-that do not work it is the first to try them, when nothing has been taken down yet). One that refuses an adapter which
-others hold is ready for the base model only: it stops it as well, while they are still there.
+In each group one at a time, and never fewer ready than all but one. What has been started anew has to be ready before
+the next one is taken down: a worker that does not come back stops it, and so does a spare that does not get ready (with
+settings that do not work it is the first to try them, when nothing has been taken down yet). One that refuses an
+adapter which others hold is ready for the base model only: it stops it as well, while they are still there.
 """
 
 from __future__ import annotations
@@ -11,28 +11,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cluster.fleet.states import DesiredState, InstanceDesired, InstanceObserved, ObservedState, WorkerState
+from cluster.fleet.groups import InstanceDesired, WorkerGroup
+from cluster.fleet.states import DesiredState, InstanceObserved, ObservedState, WorkerState
 
 _S = WorkerState
 
 
-def next_to_roll(desired: DesiredState, observed: ObservedState) -> str | None:
-    """The one instance a rolling restart may take down now: one that serves nobody anyway, else the first in order,
-    if enough of the others are ready without it."""
-    left = _left(desired.wanted, observed)
-    if not left or not _proven(desired, observed):
+def next_to_roll(group: WorkerGroup, observed: ObservedState) -> str | None:
+    """The one instance of ``group`` that a rolling restart may take down now: one that serves nobody anyway, else the
+    first in order, if enough of the others are ready without it."""
+    left = _left(group.wanted, observed)
+    if not left or not _proven(group, observed):
         return None
     for name in left:
         if observed[name].cordoned or observed[name].state not in (_S.READY, _S.UNHEALTHY):
             return name
-    others = sum(_stays_ready(n, want, observed) for n, want in desired.wanted.items() if n != left[0])
-    return left[0] if others >= len(desired.instances) - 1 else None
+    others = sum(_stays_ready(n, want, observed) for n, want in group.wanted.items() if n != left[0])
+    return left[0] if others >= group.count - 1 else None
 
 
-def over(desired: DesiredState, observed: ObservedState) -> bool:
+def over(group: WorkerGroup, observed: ObservedState) -> bool:
     """Nothing is left to be restarted, and whoever should serve does: a spare may go."""
-    return not _left(desired.instances, observed) and all(
-        name in observed and _serves(observed[name]) for name in desired.instances
+    return not _left(group.instances, observed) and all(
+        name in observed and _serves(observed[name]) for name in group.instances
     )
 
 
@@ -48,7 +49,7 @@ class RollingProgress:
 
 
 def progress(desired: DesiredState, observed: ObservedState) -> RollingProgress:
-    """Of the last rolling restart that was asked for."""
+    """Of the last rolling restarts that were asked for, of all groups together."""
     rolling = [name for name, want in desired.instances.items() if want.rolling]
     left = set(_left(desired.wanted, observed))
     done = sum(n not in left and n in observed and _back(observed[n]) for n in rolling)
@@ -69,15 +70,15 @@ def _left(wanted: Mapping[str, InstanceDesired], observed: ObservedState) -> lis
     ]
 
 
-def _proven(desired: DesiredState, observed: ObservedState) -> bool:
+def _proven(group: WorkerGroup, observed: ObservedState) -> bool:
     """What was started anew serves (or is held back by a person), and the spare, if there is to be one, does too."""
-    for name, want in desired.wanted.items():
+    for name, want in group.wanted.items():
         seen = observed.get(name)
         if seen is None:
-            if name in desired.spares:
+            if name in group.spares:
                 return False
             continue
-        new = (want.rolling or name in desired.spares) and seen.generation >= want.generation
+        new = (want.rolling or name in group.spares) and seen.generation >= want.generation
         if new and not _serves(seen):
             return False
     return True

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from cluster.events import Emit
 from cluster.fleet import rolling
 from cluster.fleet.fleet import Fleet
-from cluster.fleet.states import WorkerState
 
 
 class RollingNotice:
@@ -28,15 +27,15 @@ class RollingNotice:
 def why_stopped(fleet: Fleet, name: str, revertible: bool) -> str:
     """What can be done, too: ``name`` does not come back, or not as it was. ``revertible``: there are settings to go
     back to."""
-    instance, desired = fleet.instances[name], fleet.intent.desired
-    spare, missing = name in desired.spares, fleet.missing_adapters(instance)
+    instance = fleet.instances[name]
+    spare, missing = name in fleet.intent.desired.spares, fleet.missing_adapters(instance)
     if missing:
         adapters = f"adapter{'s' * (len(missing) > 1)} {_some(missing)}"
         reason = instance.adapters.refused[missing[0]].reason
         who = f"{'the spare ' * spare}{name} cannot hold {adapters}"
     else:
         who, reason = f"the spare {name} does not get ready" if spare else f"{name} does not come back", instance.reason
-    others = sum(i.state is WorkerState.READY for i in fleet.instances.values())
+    others = len(fleet.ready_in(instance.group))
     back = ", `clusterctl apply --previous` goes back to the settings before" if revertible else ""
     again = "`clusterctl restart --rolling` tries again" if spare else f"`clusterctl restart {name}` tries again"
     return f"the rolling restart stops: {who} ({reason}); {others} serve on; {again}{back}"

@@ -10,8 +10,10 @@ when nothing is left of its session.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+
+from cluster.fleet.groups import DEFAULT, InstanceDesired, WorkerGroup
 
 
 class WorkerState(StrEnum):
@@ -53,23 +55,16 @@ def check(old: WorkerState, new: WorkerState) -> WorkerState:
     return new
 
 
-@dataclass(frozen=True, slots=True)
-class InstanceDesired:
-    """``generation`` counts the restarts that were asked for; a worker of an older one is to be replaced.
-    ``rolling``: not before the others are ready."""
-
-    generation: int = 0
-    rolling: bool = False
+def _one_group() -> Mapping[str, WorkerGroup]:
+    return {DEFAULT: WorkerGroup()}
 
 
 @dataclass(frozen=True, slots=True)
 class DesiredState:
-    """What there should be. ``spares`` (one at most) stand in while a rolling restart lasts: they are not counted, and
-    go when it is over. Times are seconds. ``starts_at_once``: starting an engine keeps a core busy, so more
-    starts than cores only make the first worker late; None for engines that start in no time."""
+    """What there should be, by group. Times are seconds. ``starts_at_once``: starting an engine keeps a core busy, so
+    more starts than cores only make the first worker late; None for engines that start in no time."""
 
-    instances: Mapping[str, InstanceDesired] = field(default_factory=dict)
-    spares: Mapping[str, InstanceDesired] = field(default_factory=dict)
+    groups: Mapping[str, WorkerGroup] = field(default_factory=_one_group)
     shutting_down: bool = False
     kill_now: bool = False
     drain_timeout: float = 30.0
@@ -78,9 +73,21 @@ class DesiredState:
     starts_at_once: int | None = None
 
     @property
+    def instances(self) -> Mapping[str, InstanceDesired]:
+        """Of all groups."""
+        return {name: want for group in self.groups.values() for name, want in group.instances.items()}
+
+    @property
+    def spares(self) -> Mapping[str, InstanceDesired]:
+        return {name: want for group in self.groups.values() for name, want in group.spares.items()}
+
+    @property
     def wanted(self) -> Mapping[str, InstanceDesired]:
-        """Every worker there should be just now, the spare first."""
+        """Every worker there should be just now, spares first."""
         return {} if self.shutting_down else {**self.spares, **self.instances}
+
+    def with_group(self, group: WorkerGroup) -> DesiredState:
+        return replace(self, groups={**self.groups, group.name: group})
 
 
 @dataclass(frozen=True, slots=True)

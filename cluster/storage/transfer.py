@@ -26,6 +26,7 @@ from cluster.adapters.registry import Adapter, Version
 from cluster.adapters.store import FILES, MAX_BYTES
 from cluster.adapters.validation import files as adapter_files
 from cluster.adapters.validation.tensors import AdapterRejected
+from cluster.fleet.groups import DEFAULT, group_of
 from cluster.storage.store import Store, read_registry, read_values
 from config import bounded
 from config.errors import UsageError
@@ -119,10 +120,9 @@ def contents(db: sqlite3.Connection) -> Contents:
     imported, desired = values.get(IMPORTED), values.get("desired") or {}
     if imported:
         return Contents(imported["instances"], imported["weights"], imported["strategy"], adapters)
-    instances = desired.get("instances")
-    return Contents(
-        None if instances is None else len(instances), desired.get("weights", {}), values.get("strategy"), adapters
-    )
+    wanted = desired.get("instances")
+    instances = None if wanted is None else sum(group_of(name) == DEFAULT for name in wanted)
+    return Contents(instances, desired.get("weights", {}), values.get("strategy"), adapters)
 
 
 def damaged(found: Contents) -> list[str]:

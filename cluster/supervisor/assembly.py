@@ -24,12 +24,11 @@ from cluster.balancers.config import balancer_config
 from cluster.balancers.group import BalancerGroup
 from cluster.deployment.plan import Plan
 from cluster.deployment.revisions import Revisions
-from cluster.deployment.settings_in_force import SettingsInForce, with_times
+from cluster.deployment.settings_in_force import SettingsInForce, by_plans
 from cluster.events import EventLog
 from cluster.fleet.fleet import Fleet
-from cluster.fleet.intent import instance_name
 from cluster.fleet.restart import Backoff, RestartPolicy
-from cluster.fleet.states import DesiredState, InstanceDesired
+from cluster.fleet.states import DesiredState
 from cluster.monitoring.ejection_limit import EjectionLimit
 from cluster.monitoring.external import ExternalBackend
 from cluster.monitoring.hang_detector import Work
@@ -51,20 +50,20 @@ from cluster.supervisor.transactions import Transactions
 from cluster.supervisor.workers import WorkerMonitors
 from config.paths import StateDir
 from config.settings import visible_gpus
-from worker.drivers.base import Driver
+from worker.drivers.base import Drivers
 from worker.gpus import Monitor
 
 
 class Assembly:
-    """Of the supervisor's run ``epoch`` on ``state``."""
+    """Of the supervisor's run ``epoch`` on ``state``; ``plans``: one for each group of workers."""
 
     def __init__(
-        self, plan: Plan, state: StateDir, store: Store, driver: Driver, external: Sequence[ExternalBackend],
-        epoch: int, *, clock: Clocks | None = None, random: Random | None = None,
+        self, plans: Sequence[Plan], state: StateDir, store: Store, drivers: Drivers,
+        external: Sequence[ExternalBackend], epoch: int, *, clock: Clocks | None = None, random: Random | None = None,
     ) -> None:
-        self.state, self.store, self.driver, self.external, self.epoch = state, store, driver, external, epoch
+        self.state, self.store, self.drivers, self.external, self.epoch = state, store, drivers, external, epoch
         self.clock, self.random = clock or Clocks(), random or Random()
-        self.revisions = Revisions(plan)
+        self.revisions = Revisions(*plans)
         self.inbox = Inbox()
         self.recovery = RecoveryTimes()
         self.usage = UsageSampler(Monitor(visible_gpus()))
@@ -83,16 +82,16 @@ class Assembly:
 
     @cached_property
     def fleet(self) -> Fleet:
-        plan, settings = self.revisions.latest, self.revisions.latest.settings
-        desired = DesiredState(
-            instances={instance_name(n): InstanceDesired() for n in range(settings.instances)},
-            starts_at_once=len(plan.placement.machine.cores) or 1 if plan.engine.busy_start else None,
-        )
-        policy = RestartPolicy(Backoff(first=settings.restart_delay))
-        return Fleet(
-            with_times(desired, settings), policy, self.random.random, self.emit,
+        plan, settings = self.revisions.latest, self.revisions.settings
+        cores = len(plan.placement.machine.cores) or 1 if plan.engine.busy_start else None
+        fleet = Fleet(
+            by_plans(DesiredState(starts_at_once=cores), self.revisions),
+            RestartPolicy(Backoff(first=settings.restart_delay)), self.random.random, self.emit,
             lambda ended: self.exits.lost(ended), settings.strategy,
         )
+        for group in self.revisions.plans.values():
+            fleet.intent.scale(group.placement.planned, group.group)
+        return fleet
 
     @cached_property
     def settings(self) -> SettingsInForce:
@@ -105,21 +104,21 @@ class Assembly:
     @cached_property
     def transactions(self) -> Transactions:
         return Transactions(
-            self.fleet.intent, self.revisions, self.settings, self.events, self.write_behind, self.state.runs,
-            self.driver.prepare,
+            self.fleet.intent, self.revisions, self.settings, self.events, self.write_behind, self.state,
+            self.drivers,
         )
 
     @cached_property
     def bootstrap(self) -> Bootstrap:
         return Bootstrap(
-            self.state, self.store, self.driver, self.clock, self.events, self.write_behind, self.fleet,
+            self.state, self.store, self.drivers, self.clock, self.events, self.write_behind, self.fleet,
             self.revisions, self.inventory, self.rollouts, self.balancers, self.publisher, self.transactions,
         )
 
     @cached_property
     def executor(self) -> Executor:
         return Executor(
-            self.fleet, self.revisions, self.driver, self.monitors, self.publisher, self.publish,
+            self.fleet, self.revisions, self.drivers, self.monitors, self.publisher, self.publish,
             lambda: self.balancers.connected, self.write_behind, self.state, self.emit, self.clock,
         )
 
@@ -145,7 +144,7 @@ class Assembly:
     def agents(self) -> Agents:
         return Agents(
             self._everybody, self.inventory.wanted, self.effects, self._withheld, self.inbox.wake,
-            lambda: self.revisions.latest.foreign_adapters, self.clock.now,
+            self.inventory.foreign, self.clock.now,
         )
 
     @cached_property
@@ -168,7 +167,7 @@ class Assembly:
     @cached_property
     def hangs(self) -> HangMonitors:
         return HangMonitors(
-            self.limit, self.fleet, self.recovery, lambda: self.revisions.latest.settings,
+            self.limit, self.fleet, self.recovery, lambda: self.revisions.settings,
             lambda name: Work(*self.balancers.load(name), *self.agents.activity(name)), self.inbox.post,
             self.clock.now,
         )
@@ -184,7 +183,7 @@ class Assembly:
 
     @cached_property
     def balancers(self) -> BalancerGroup:
-        plan, settings = self.revisions.latest, self.revisions.latest.settings
+        plan, settings = self.revisions.latest, self.revisions.settings
         reports = BalancerReports(
             self.inbox.post, self.fleet, self.publisher, self.exits, self.inventory, self.rollouts
         )
@@ -228,7 +227,7 @@ class Assembly:
         )
         return Services(
             self.supervisor.command, self.snapshot, lambda: f"{self.epoch}.{self.publisher.sequence}",
-            self.write_behind.check, lambda: self.revisions.latest.settings.adapter_root, self.commands, applier,
+            self.write_behind.check, lambda: self.revisions.settings.adapter_root, self.commands, applier,
             self.rollouts, self.adapters,
         )
 

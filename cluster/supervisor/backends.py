@@ -29,7 +29,7 @@ class Backends:
 
     def as_of(self, version: tuple[int, int]) -> BackendSet:
         """All upstreams as of now, under that version."""
-        intent, base = self.fleet.intent, self.revisions.latest.spec.served_names[0]
+        intent, base = self.fleet.intent, self.fleet.intent.group().model
         external = [
             replace(
                 backend.spec, state=intent.cordons.shown(backend.id, backend.spec.state),
@@ -46,19 +46,20 @@ class Backends:
 
     def _backend(self, instance: Instance) -> BackendSpec:
         spec, where, intent = instance.spec, instance.endpoint, self.fleet.intent
+        plan = self.revisions.plans[instance.group]
         assert spec is not None and where is not None
         return BackendSpec(
             id=instance.id, incarnation=instance.incarnation,
             state=intent.cordons.shown(instance.id, str(instance.state)), scheme=where.scheme,
             host=where.host, ip=where.host, port=where.port, weight=intent.weights.get(instance.id, 1),
             api_key=spec.api_key, models=self.cards(instance),
-            expected=(*self.revisions.latest.spec.served_names, *self.inventory.wanted(instance.id)),
-            capabilities=self.revisions.latest.engine.capabilities,
+            expected=(*plan.spec.served_names, *self.inventory.wanted(instance.id)),
+            capabilities=plan.engine.capabilities,
         )
 
     def cards(self, instance: Instance) -> Cards:
         """The models it may be sent requests for: its base models, and the registry's adapters that it holds now."""
-        foreign = self.revisions.latest.foreign_adapters
+        foreign = self.revisions.plans[instance.group].foreign_adapters
         own = tuple(c for c in instance.models if not c.get("parent") or c["id"] in foreign)
         return _with_adapters(own, self.inventory.registry, instance.adapters)
 

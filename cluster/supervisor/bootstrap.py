@@ -25,7 +25,7 @@ from cluster.supervisor.transactions import Transactions
 from config.errors import UsageError
 from config.paths import StateDir
 from config.strategy_file import StrategyWriter
-from worker.drivers.base import Driver
+from worker.drivers.base import Drivers
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Bootstrap:
 
     state: StateDir
     store: Store
-    driver: Driver
+    drivers: Drivers
     clock: Clocks
     events: EventLog
     write_behind: WriteBehind
@@ -81,8 +81,7 @@ class Bootstrap:
 
     async def _save(self, adopt: bool) -> None:
         values = {
-            "boot_id": self.driver.boot(), "settings": self.revisions.latest.settings.to_json(), IMPORTED: None,
-            **self.transactions.durable,
+            **adoption.boots(self.drivers), **self.transactions.durable, IMPORTED: None,
         }  # fmt: skip
         if adopt:
             self.write_behind.value(**values)  # on a full disk: what is saved there is as good
@@ -114,7 +113,7 @@ class Bootstrap:
         kept = await self.store.get("desired") or {}
         fleet.intent.restore(kept, await self.store.get("strategy"))
         self.revisions.restore(await self.store.get("plans"))
-        for instance in await adoption.adopt_instances(self.store, self.driver, now, self.state.runs):
+        for instance in await adoption.adopt_instances(self.store, self.drivers, now, self.state.runs):
             fleet.instances[instance.id] = instance
             self.write_behind.known("incarnations", instance.incarnation)
             for name in instance.adapters.loaded:

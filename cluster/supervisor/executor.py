@@ -13,6 +13,7 @@ from cluster.deployment.plan import Plan
 from cluster.deployment.revisions import Revisions
 from cluster.events import Emit
 from cluster.fleet.fleet import Fleet
+from cluster.fleet.groups import group_of, number_of
 from cluster.fleet.instance import Instance
 from cluster.fleet.reconciler import Admit, Dismiss, Drain, Kill, Retire, Start, Stop, Sweep
 from cluster.storage.write_behind import WriteBehind
@@ -24,7 +25,7 @@ from config.errors import UsageError
 from config.files import NO_ROOM
 from config.paths import StateDir
 from config.settings import inherited_environment
-from worker.drivers.base import Driver, Handle
+from worker.drivers.base import Driver, Drivers, Handle
 from worker.engines.base import Command
 from worker.spec import WorkerSpec
 
@@ -41,11 +42,11 @@ class Executor:
     balancers in which requests may be in flight."""
 
     def __init__(
-        self, fleet: Fleet, revisions: Revisions, driver: Driver, monitors: WorkerMonitors, publisher: Publisher,
+        self, fleet: Fleet, revisions: Revisions, drivers: Drivers, monitors: WorkerMonitors, publisher: Publisher,
         publish: Callable[[], Awaitable[None]], connected: Callable[[], bool], store: WriteBehind, state: StateDir,
         emit: Emit, clock: Clocks,
     ) -> None:
-        self._fleet, self._revisions, self._driver, self._monitors = fleet, revisions, driver, monitors
+        self._fleet, self._revisions, self._drivers, self._monitors = fleet, revisions, drivers, monitors
         self._publisher, self._publish, self._connected = publisher, publish, connected
         self._store, self._state, self._emit, self._clock = store, state, emit, clock
         #: What an engine had to say of how it is started, said once.
@@ -58,11 +59,11 @@ class Executor:
     async def perform(self, action: _Performed) -> None:
         fleet, now = self._fleet, self._clock.now()
         if isinstance(action, Admit):
-            number = int(action.id.rsplit("_", 1)[1])
-            fleet.admit(action.id, self._revisions.latest.placement.slot(number), now)
+            placement = self._revisions.plans[group_of(action.id)].placement
+            fleet.admit(action.id, placement.slot(number_of(action.id)), now)
             return
         if isinstance(action, Dismiss):
-            fleet.intent.dismiss_spare()
+            fleet.intent.dismiss_spare(action.id)
             self._emit(
                 "cluster", f"rolling restart done; {action.id} is not needed any more", kind="restart.done",
                 data={"spare": action.id},
@@ -91,7 +92,7 @@ class Executor:
                 del fleet.instances[instance.id]
                 self._store.process(instance.id, None)
                 if instance.id not in fleet.intent.desired.instances:
-                    (self._state.runs / instance.id).unlink(missing_ok=True)
+                    self._state.run(instance.id).unlink(missing_ok=True)
 
     async def end_after_confirmation(self, handle: Handle, version: Version) -> None:
         """Asks a worker to end, once the balancer has taken from it what still ran there, as ``version`` says."""
@@ -101,30 +102,31 @@ class Executor:
     async def _start(self, instance: Instance, fresh: bool, keep: bool) -> None:
         now = self._clock.now()
         plan, keep = self._plan(instance, keep)
-        spec = await self._spec(instance, plan)
+        driver = self._drivers[instance.driver]
+        spec = await self._spec(instance, plan, driver)
         self._fleet.starting(instance, spec, now, fresh, keep)
         try:
             # Before the process exists: whoever comes after us has to find it. In both, as one may be full.
             started = {**instance.record(), "models": [], "held": {}, "last_exit": None}
-            self._driver.prepare(spec.run_file, started)
+            driver.prepare(spec.run_file, started)
             self._store.process(instance.id, instance.record())
             await self._store.flush()
-            handle = self._driver.start(spec, f"{instance.id}, start {instance.starts}: {' '.join(spec.argv)}")
+            handle = driver.start(spec, f"{instance.id}, start {instance.starts}: {' '.join(spec.argv)}")
         except OSError as error:
             self._not_started(instance, error)
             return
         self._fleet.started(instance, handle, self._clock.wall())
         self._monitors.watch(instance)
 
-    async def _spec(self, instance: Instance, plan: Plan) -> WorkerSpec:
+    async def _spec(self, instance: Instance, plan: Plan, driver: Driver) -> WorkerSpec:
         incarnation = await self._store.next_number("incarnations")
         taken = [i.endpoint for i in self._fleet.instances.values() if i.endpoint and i is not instance]
-        endpoint, key = self._driver.reserve(taken), secrets.token_urlsafe(24)
+        endpoint, key = driver.reserve(taken), secrets.token_urlsafe(24)
         command = plan.engine.command(plan.spec, endpoint, key, instance.slot, inherited_environment())
         self._note(command)
         return WorkerSpec(
             id=instance.id, incarnation=incarnation, argv=command.argv, env=command.env, cwd=self._state.work,
-            log=self._state.log(instance.id), run_file=self._state.runs / instance.id, endpoint=endpoint,
+            log=self._state.log(instance.id), run_file=self._state.run(instance.id), endpoint=endpoint,
             api_key=key, slot=instance.slot,
         )
 
@@ -143,13 +145,13 @@ class Executor:
         if not keep:
             instance.settings = revisions.number
         try:
-            return revisions.of(instance.settings), keep
+            return revisions.of(instance.group, instance.settings), keep
         except UsageError as error:  # what the settings before named is gone
             self._emit(
                 instance.id, f"its settings cannot be used any more, so it gets the new ones: {error}", kind="apply"
             )
             instance.settings = revisions.number
-            return revisions.latest, False
+            return revisions.plans[instance.group], False
 
     def _note(self, command: Command) -> None:
         for note in command.notes:

@@ -12,7 +12,7 @@ from typing import Protocol
 from cluster.fleet.instance import Instance
 from cluster.monitoring.usage import UsageSampler
 from worker import logfile
-from worker.drivers.base import Driver
+from worker.drivers.base import Drivers, WorkerStats
 from worker.drivers.process import usage_of
 
 _EVERY_S = 1.0
@@ -27,17 +27,20 @@ class NamedProcesses(Protocol):
 
 
 async def keep_house(
-    instances: Mapping[str, Instance], balancers: NamedProcesses, driver: Driver, usage: UsageSampler,
+    instances: Mapping[str, Instance], balancers: NamedProcesses, drivers: Drivers, usage: UsageSampler,
     log: Callable[[str], Path], now: Callable[[], float], done: Callable[[], None],
 ) -> None:
     """Until cancelled. ``log(name)``: where that one's log is; ``done`` is called after each round."""
     while True:
         await asyncio.sleep(_EVERY_S)
-        handles = {i.id: i.handle for i in instances.values() if i.handle is not None}
+        handles = [(i.driver, i.id, i.handle) for i in instances.values() if i.handle is not None]
         own = {"supervisor": os.getpid(), **balancers.pids}
 
         def sample(at: float) -> None:
-            usage.sample({**driver.stats(handles), **usage_of(own)}, at)  # noqa: B023
+            used: dict[str, WorkerStats] = usage_of(own)  # noqa: B023
+            for name, driver in drivers.items():
+                used |= driver.stats({id: handle for by, id, handle in handles if by == name})  # noqa: B023
+            usage.sample(used, at)
 
         await asyncio.to_thread(sample, now())
         for name in [*instances, *balancers.logs, "supervisor", "access"]:

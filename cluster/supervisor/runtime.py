@@ -29,8 +29,8 @@ from config.aio import Tasks
 from config.paths import StateDir
 from config.settings import Settings, from_json
 from config.strategy_file import StrategyWriter, last_epoch
-from worker.drivers.base import Driver
-from worker.drivers.local import LocalDriver
+from worker.drivers import available
+from worker.drivers.base import Drivers
 from worker.engines import base
 from worker.spec import EngineSpec
 
@@ -46,38 +46,38 @@ _BALANCER_GRACE = 5.0
 async def serve(settings: Settings, ready: Callable[[Snapshot], None] = lambda snapshot: None) -> None:
     """Runs a cluster until it has been shut down. ``ready`` is called once, with what tells the status of
     all, before anything is started. Raises UsageError before that for everything that cannot work."""
-    state, driver = StateDir(settings.state_directory()), LocalDriver()
+    state, drivers = StateDir(settings.state_directory()), available()
     with lock(state):
         store = await Store.open(state.database)
         try:
             await end_left(state, store)
-            adopt = await adoption.anything_alive(store, driver, state.runs)
+            adopt = await adoption.anything_alive(store, drivers, state.runs)
             if adopt:
                 settings = from_json(await store.get("settings"))
             else:
                 settings = transfer.with_imported(settings, await store.get(transfer.IMPORTED))
             checked = plan.make(settings)
-            await _serve(settings, checked, state, store, driver, adopt, lambda parts: ready(parts.snapshot))
+            await _serve(settings, checked, state, store, drivers, adopt, lambda parts: ready(parts.snapshot))
         finally:
             await store.close()
 
 
 async def end(state: StateDir) -> None:
     """Ends what a supervisor that is gone left running on ``state``. Raises UsageError if another one lives."""
-    driver = LocalDriver()
+    drivers = available()
     with lock(state):
         store = await Store.open(state.database)
         try:
             await end_left(state, store)
-            if await adoption.anything_alive(store, driver, state.runs):
+            if await adoption.anything_alive(store, drivers, state.runs):
                 settings = from_json(await store.get("settings"))
-                await _serve(settings, _plan_to_end(settings), state, store, driver, True, _shut_down)
+                await _serve(settings, _plan_to_end(settings), state, store, drivers, True, _shut_down)
         finally:
             await store.close()
 
 
 async def _serve(
-    settings: Settings, checked: Plan, state: StateDir, store: Store, driver: Driver, adopt: bool,
+    settings: Settings, checked: Plan, state: StateDir, store: Store, drivers: Drivers, adopt: bool,
     ready: Callable[[Assembly], None],
 ) -> None:
     ending = checked.most == 0
@@ -85,7 +85,7 @@ async def _serve(
         _make_token(state)
     epoch = await _epoch(state, store)
     backends = external.parse(settings.backend, settings.backend_key_file, epoch)
-    parts = Assembly(checked, state, store, driver, [] if ending else backends, epoch)
+    parts = Assembly([checked], state, store, drivers, [] if ending else backends, epoch)
     balancers = parts.balancers
     await parts.bootstrap.prepare(adopt)
     if balancers.listener is None and not ending:
@@ -140,7 +140,7 @@ def _start(parts: Assembly, tasks: Tasks) -> None:
         parts.publisher.announce()
 
     house = keep_house(
-        parts.fleet.instances, balancers, parts.driver, parts.usage, parts.state.log, parts.clock.now, done
+        parts.fleet.instances, balancers, parts.drivers, parts.usage, parts.state.log, parts.clock.now, done
     )
     tasks.start(house, "usage")
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 from cluster.deployment.revisions import Revisions
@@ -15,6 +14,8 @@ from cluster.events import EventLog
 from cluster.fleet.intent import Checkpoint, Intent
 from cluster.storage.store import NotSaved
 from cluster.storage.write_behind import WriteBehind
+from config.paths import StateDir
+from worker.drivers.base import Drivers
 
 _T = TypeVar("_T")
 
@@ -39,15 +40,15 @@ class _PendingCommand:
 
 
 class Transactions:
-    """For the task that owns the state alone. ``runs``: the folder of the run files, which
-    ``prepare`` makes room for (`worker.drivers.base.Driver`)."""
+    """For the task that owns the state alone. ``state`` has the folder of the run files, which ``drivers`` make room
+    for."""
 
     def __init__(
         self, intent: Intent, revisions: Revisions, settings: SettingsInForce, events: EventLog, store: WriteBehind,
-        runs: Path, prepare: Callable[[Path], None],
+        state: StateDir, drivers: Drivers,
     ) -> None:
         self._intent, self._revisions, self._settings = intent, revisions, settings
-        self._events, self._store, self._runs, self._prepare = events, store, runs, prepare
+        self._events, self._store, self._state, self._drivers = events, store, state, drivers
         self._pending: list[_PendingCommand] = []
         self._saved: dict[str, Any] = {}
 
@@ -90,7 +91,7 @@ class Transactions:
             self.take_room()
             await self._store.put(**durable)
         except OSError as error:
-            self._store.trouble(f"{self._runs}: {error.strerror}")
+            self._store.trouble(f"{self._state.runs}: {error.strerror}")
             self._refuse(changes, NotSaved(f"nothing was changed, as it could not be saved: {error}"))
         except NotSaved as error:
             self._refuse(changes, error)
@@ -108,11 +109,12 @@ class Transactions:
     def take_room(self) -> None:
         """For the run file of every worker that is wanted: it has to be found, also on a disk that is full when it
         starts. Raises OSError where there is none."""
-        for name in (*self._intent.desired.instances, *self._intent.desired.spares):
-            path = self._runs / name
-            if not path.exists():
+        for group in self._intent.desired.groups.values():
+            for path in map(self._state.run, (*group.instances, *group.spares)):
+                if path.exists():
+                    continue
                 try:
-                    self._prepare(path)
+                    self._drivers[group.driver].prepare(path)
                 except OSError:
                     path.unlink(missing_ok=True)
                     raise

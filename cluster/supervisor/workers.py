@@ -69,7 +69,8 @@ class WorkerMonitors:
 
         handle.watch(ended)
         target = self._probing.target(handle.endpoint.url, spec.api_key)
-        target.tells_progress = self._revisions.latest.engine.capabilities.progress
+        engine = self._revisions.plans[instance.group].engine
+        target.tells_progress = engine.capabilities.progress
         known = {WorkerState.READY: Health.WELL, WorkerState.UNHEALTHY: Health.OUT}.get(instance.state)
         agent = self._agents.begin(instance, target)
         alarm = asyncio.Event()
@@ -81,9 +82,9 @@ class WorkerMonitors:
             agent.dirty.set()  # what it was last seen to hold need not be what it should hold
         # Tasks of their own: a long load of an adapter must not hold up a probe, nor a slow probe a look at progress.
         probing = probes.watch(
-            target, self._probing.plan(), reporter, known=known, alarm=alarm, prepare=agent.sync
+            target, self._probing.plan(engine.startup_interval), reporter, known=known, alarm=alarm, prepare=agent.sync
         )
-        progress = self._hangs.watch(instance, target, lambda: self._revisions.latest.spec.served_names[0])
+        progress = self._hangs.watch(instance, target, lambda: self._fleet.group_of(instance.id).model)
         self._watching[instance.id] = [
             self._tasks.start(probing, f"probe {instance.id} #{incarnation}"),
             self._tasks.start(self._tend(instance, agent), f"adapters of {instance.id} #{incarnation}"),
@@ -109,17 +110,17 @@ class WorkerMonitors:
                 await agent.sync()
             except ProbeFailed as error:
                 self._emit(holder.id, f"adapters: {error}", kind="adapter.failed", data={"reason": str(error)})
-                await asyncio.sleep(self._revisions.latest.settings.health_interval)
+                await asyncio.sleep(self._revisions.settings.health_interval)
                 agent.dirty.set()
 
     def attach(self, backend: ExternalBackend) -> None:
         """Probes a server that is not ours and, if that is asked for, looks after its adapters."""
         target = self._probing.target(backend.spec.address, backend.spec.api_key)
-        if self._revisions.latest.settings.manage_backend_adapters:
+        if self._revisions.settings.manage_backend_adapters:
             backend.agent = self._agents.begin(backend, target)
             self._tasks.start(self._tend(backend, backend.agent), f"adapters of {backend.id}")
         self._tasks.start(self._hangs.attend(backend, target), f"progress of {backend.id}")
-        plan = self._probing.plan(health_required=False)
+        plan = self._probing.plan(self._revisions.latest.engine.startup_interval, health_required=False)
         self._tasks.start(backend.run(target, plan), f"probe {backend.id}")
 
     def sweep(self, instance: Instance) -> None:
@@ -150,24 +151,24 @@ class _Probing:
     def __init__(self, revisions: Revisions) -> None:
         self._revisions = revisions
         self.http: aiohttp.ClientSession | None = None
-        self._plans: dict[bool, ProbePlan] = {}
+        self._plans: dict[tuple[float, bool], ProbePlan] = {}
         self._targets: weakref.WeakSet[Target] = weakref.WeakSet()
 
     def target(self, url: str, api_key: str | None) -> Target:
         assert self.http is not None
-        target = Target(self.http, url, api_key, self._revisions.latest.settings.health_timeout)
+        target = Target(self.http, url, api_key, self._revisions.settings.health_timeout)
         self._targets.add(target)
         return target
 
-    def plan(self, health_required: bool = True) -> ProbePlan:
-        settings = self._revisions.latest.settings
-        if health_required not in self._plans:
-            self._plans[health_required] = ProbePlan(
-                startup_interval=self._revisions.latest.engine.startup_interval, interval=settings.health_interval,
+    def plan(self, startup_interval: float, health_required: bool = True) -> ProbePlan:
+        settings, key = self._revisions.settings, (startup_interval, health_required)
+        if key not in self._plans:
+            self._plans[key] = ProbePlan(
+                startup_interval=startup_interval, interval=settings.health_interval,
                 failures=settings.health_failures,
                 fatal=max(settings.restart_failures, settings.health_failures), health_required=health_required,
             )
-        return self._plans[health_required]
+        return self._plans[key]
 
     def retime(self, settings: Settings) -> None:
         for plan in self._plans.values():

@@ -13,6 +13,9 @@ from typing import Any, Protocol
 
 from worker.spec import WorkerEndpoint, WorkerSpec
 
+#: The driver of workers of which nothing else is said: processes of this machine.
+LOCAL = "local"
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerStats:
@@ -90,3 +93,7 @@ class Driver(Protocol):
 
     def stats(self, handles: Mapping[str, Handle]) -> dict[str, WorkerStats]:
         """What each uses, by its name; of one that has ended, nothing. Blocks."""
+
+
+#: Of a cluster, by name: each group of workers says by which one they are started.
+Drivers = Mapping[str, Driver]

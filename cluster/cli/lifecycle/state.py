@@ -26,7 +26,7 @@ from config.errors import UsageError
 from config.files import replacing
 from config.paths import StateDir, default_state_dir
 from config.settings import cluster_port
-from worker.drivers.local import LocalDriver
+from worker.drivers import available
 
 
 @click.group("state")
@@ -148,7 +148,7 @@ async def _import(source: IO[bytes], state: StateDir, force: bool) -> int:
     with lock(state):
         store = await Store.open(state.database)
         try:
-            if await adoption.anything_alive(store, LocalDriver(), state.runs):
+            if await adoption.anything_alive(store, available(), state.runs):
                 raise UsageError(f"a cluster without a supervisor runs on {state.root}: `up` it or `down` it first")
             with contextlib.closing(state_file.copy(state.database)) as db:
                 there = transfer.contents(db)

@@ -12,7 +12,7 @@ from cluster.api.apply import Apply
 from cluster.deployment.plan import Plan
 from cluster.deployment.revisions import Revisions
 from cluster.errors import Refused
-from cluster.fleet.intent import instance_name
+from cluster.fleet.groups import DEFAULT, instance_name
 from cluster.fleet.states import WorkerState
 from clusterfakes import Unrun
 from config.principal import Principal, Scope
@@ -96,8 +96,8 @@ async def test_a_change_of_the_workers_rolls_with_a_spare(cluster: Cluster) -> N
     assert answer["spare"] == "instance_3" and answer["restarting"] == list(ROLLING)
     assert cluster.wanted == ROLLING and list(cluster.fleet.intent.desired.spares) == ["instance_3"]
     assert cluster.revisions.number == 1 and cluster.replaced == []
-    assert cluster.revisions.of(0).spec.extra_args == ()
-    assert cluster.revisions.of(1).spec.extra_args == ("--seed", "1")
+    assert cluster.revisions.of(DEFAULT, 0).spec.extra_args == ()
+    assert cluster.revisions.of(DEFAULT, 1).spec.extra_args == ("--seed", "1")
 
 
 @pytest.mark.parametrize(("settings", "body"), [({"rolling_spare": False}, {}), ({}, {"spare": False}),
@@ -231,10 +231,10 @@ async def test_plans_outlive_the_supervisor(cluster: Cluster) -> None:
     kept = cluster.revisions.durable()
     later = Revisions(cluster.plan)
     later.restore(kept["plans"])
-    assert (later.number, later.of(0).spec.extra_args, later.of(1)) == (1, (), cluster.plan)
+    assert (later.number, later.of(DEFAULT, 0).spec.extra_args, later.of(DEFAULT, 1)) == (1, (), cluster.plan)
     assert later.before == {"engine_args": [], "drain_timeout": 30.0}
     later.forget({1})
-    assert later.of(0) is cluster.plan, "nobody runs by it any more"
+    assert later.of(DEFAULT, 0) is cluster.plan, "nobody runs by it any more"
     empty = Revisions(cluster.plan)
     empty.restore(None)
     assert empty.number == 0

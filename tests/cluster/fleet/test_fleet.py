@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from cluster.fleet.fleet import Fleet, describe_exit
+from cluster.fleet.groups import instance_name
 from cluster.fleet.held_adapters import HeldAdapters, Refusal
 from cluster.fleet.instance import Instance, restore
-from cluster.fleet.intent import instance_name
 from cluster.fleet.restart import Backoff, RestartPolicy
 from cluster.fleet.states import DesiredState, IllegalTransition, InstanceDesired, WorkerState
 from fakedriver import FakeDriver
@@ -125,7 +125,7 @@ def test_a_ready_worker_has_its_models_and_says_how_long_it_took(cluster: Cluste
     instance = cluster.ready(refused="poet")
     assert (instance.state, instance.models, instance.adapters.reasons()) == (S.READY, MODELS, {"poet": "its rank"})
     assert cluster.told[-1] == ("instance_0", "ready after 2.0 s; refused poet")
-    assert cluster.fleet.ready_count == 1
+    assert cluster.fleet.ready_count() == 1
 
 
 @pytest.mark.parametrize("state", sorted(set(S) - {S.STARTING, S.UNHEALTHY}))
@@ -139,7 +139,7 @@ def test_a_probe_that_answers_too_late_changes_nothing(cluster: Cluster, state: 
 def test_failed_probes_take_a_worker_out_and_then_give_it_up(cluster: Cluster) -> None:
     instance = cluster.ready()
     cluster.fleet.unhealthy(instance, "no answer", cluster.clock(), lost=False)
-    assert (instance.state, instance.failing_probes, cluster.fleet.ready_count) == (S.UNHEALTHY, False, 0)
+    assert (instance.state, instance.failing_probes, cluster.fleet.ready_count()) == (S.UNHEALTHY, False, 0)
     told = len(cluster.told)
     cluster.fleet.unhealthy(instance, "no answer", cluster.clock(), lost=True)
     assert (instance.state, instance.failing_probes, len(cluster.told)) == (S.UNHEALTHY, True, told)

@@ -6,9 +6,10 @@ checked at every action; at the end of every life the fleet has to come to rest 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,8 +18,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from cluster.fleet import rolling
 from cluster.fleet.fleet import Fleet
+from cluster.fleet.groups import DEFAULT, InstanceDesired, WorkerGroup, instance_name
 from cluster.fleet.instance import Instance
-from cluster.fleet.intent import instance_name
 from cluster.fleet.reconciler import Action, Admit, Dismiss, Drain, Exit, Kill, Retire, Start, Stop, Sweep, reconcile
 from cluster.fleet.restart import RestartPolicy
 from cluster.fleet.states import (
@@ -26,7 +27,6 @@ from cluster.fleet.states import (
     TRANSITIONS,
     DesiredState,
     IllegalTransition,
-    InstanceDesired,
     InstanceObserved,
     WorkerState,
     check,
@@ -43,8 +43,13 @@ MOST = 4
 # single decisions
 
 
-def _desired(*names: str, **more: object) -> DesiredState:
-    return DesiredState(instances={n: InstanceDesired() for n in names}, **more)  # type: ignore[arg-type]
+def _wanting(instances: Mapping[str, InstanceDesired], **more: Any) -> DesiredState:
+    """In one group; it has whatever names."""
+    return DesiredState({DEFAULT: WorkerGroup(instances=instances)}, **more)
+
+
+def _desired(*names: str, **more: Any) -> DesiredState:
+    return _wanting({n: InstanceDesired() for n in names}, **more)
 
 
 def _seen(name: str, state: S, since: float = 0.0, **more: object) -> InstanceObserved:
@@ -105,17 +110,17 @@ def test_a_worker_whose_probes_keep_failing_is_killed_as_a_failure() -> None:
 
 @pytest.mark.parametrize("state", [S.BACKOFF, S.FAILED])
 def test_a_restart_that_is_asked_for_clears_the_record_at_once(state: S) -> None:
-    desired = DesiredState({"a": InstanceDesired(generation=1)})
+    desired = _wanting({"a": InstanceDesired(generation=1)})
     assert _actions(desired, _seen("a", state, restart_at=99.0)) == [Start("a", fresh=True)]
 
 
 @pytest.mark.parametrize("state", [S.READY, S.UNHEALTHY])
-@pytest.mark.parametrize("desired", [_desired(), DesiredState({"a": InstanceDesired(1)})])
+@pytest.mark.parametrize("desired", [_desired(), _wanting({"a": InstanceDesired(1)})])
 def test_a_serving_worker_is_drained_before_it_ends(state: S, desired: DesiredState) -> None:
     assert _actions(desired, _seen("a", state)) == [Drain("a")]
 
 
-@pytest.mark.parametrize("desired", [_desired(), DesiredState({"a": InstanceDesired(1)})])
+@pytest.mark.parametrize("desired", [_desired(), _wanting({"a": InstanceDesired(1)})])
 def test_a_starting_worker_ends_without_a_drain(desired: DesiredState) -> None:
     (stop,) = _actions(desired, _seen("a", S.STARTING))
     assert isinstance(stop, Stop)
@@ -178,7 +183,7 @@ def test_a_worker_that_is_not_wanted_any_more_still_holds_its_gpu_while_it_start
     assert [type(a) for a in actions] == [Stop]
 
 
-ROLL = DesiredState({n: InstanceDesired(1, rolling=True) for n in "abc"})
+ROLL = _wanting({n: InstanceDesired(1, rolling=True) for n in "abc"})
 
 
 def test_a_rolling_restart_takes_one_worker_if_all_others_are_ready() -> None:
@@ -201,11 +206,11 @@ def test_a_rolling_restart_begins_with_a_worker_that_serves_nobody() -> None:
 
 def test_a_rolling_restart_waits_for_a_worker_that_somebody_restarts_by_hand() -> None:
     """Else both go down at once, although the rolling one could have known."""
-    desired = DesiredState({"a": InstanceDesired(1, rolling=True), "b": InstanceDesired(2)})
+    desired = _wanting({"a": InstanceDesired(1, rolling=True), "b": InstanceDesired(2)})
     assert _actions(desired, _seen("a", S.READY), _seen("b", S.READY)) == [Drain("b")]
 
 
-SPARE = replace(ROLL, spares={"s": InstanceDesired(0, rolling=True)})
+SPARE = ROLL.with_group(replace(ROLL.groups[DEFAULT], spares={"s": InstanceDesired(0, rolling=True)}))
 
 
 def test_a_spare_is_started_before_anything_is_taken_down() -> None:
@@ -223,7 +228,7 @@ def test_a_spare_goes_when_all_are_back() -> None:
     assert _actions(SPARE, *done, _seen("c", S.STARTING, generation=1), spare) == []
     back = (*done, _seen("c", S.READY, generation=1), spare)
     assert _actions(SPARE, *back) == [Dismiss("s")]
-    assert _actions(replace(SPARE, spares={}), *back) == [Drain("s")]
+    assert _actions(ROLL, *back) == [Drain("s")]
 
 
 def test_a_spare_stays_for_a_worker_that_does_not_come_back() -> None:
@@ -415,7 +420,7 @@ class World:
             case Dismiss(id=name):
                 assert name in self.fleet.intent.desired.spares
                 assert set(self.fleet.intent.desired.instances) <= self.ready() | set(self.fleet.intent.cordons)
-                self.fleet.intent.dismiss_spare()
+                self.fleet.intent.dismiss_spare(name)
             case Start(id=name, fresh=fresh, keep=keep):
                 self._start(self.instance(name), fresh, keep)
             case Drain(id=name):
@@ -551,8 +556,7 @@ class Life(RuleBasedStateMachine):
         self.world.fleet.intent.restart_rolling()
 
     def _roll_with_spare(self, _: int) -> None:
-        number = self.world.fleet.intent.free_number()
-        self.world.fleet.intent.restart_rolling(instance_name(number))
+        self.world.fleet.intent.restart_rolling(self.world.fleet.intent.free_name())
 
     def _drain(self, number: int) -> None:
         version = (1, self.world.version + 1)
@@ -744,13 +748,13 @@ def test_a_crash_loop_ends_in_failed_and_leaves_the_others_alone() -> None:
 
 
 def test_no_more_are_started_at_once_than_there_is_room_for() -> None:
-    desired = DesiredState({n: InstanceDesired() for n in "abc"}, starts_at_once=2)
+    desired = _wanting({n: InstanceDesired() for n in "abc"}, starts_at_once=2)
     seen = [_seen(n, S.STOPPED) for n in "abc"]
     assert _actions(desired, *seen) == [Start("a", fresh=True), Start("b", fresh=True)]
     assert _actions(desired, _seen("a", S.STARTING, main_alive=True), *seen[1:]) == [Start("b", fresh=True)]
 
 
 def test_a_start_that_hangs_does_not_hold_up_the_others() -> None:
-    desired = DesiredState({n: InstanceDesired() for n in "ab"}, starts_at_once=1)
+    desired = _wanting({n: InstanceDesired() for n in "ab"}, starts_at_once=1)
     hanging = _seen("a", S.STARTING, main_alive=True, since=-1000.0)
     assert Start("b", fresh=True) in reconcile(desired, {"a": hanging, "b": _seen("b", S.STOPPED)}, -800.0)

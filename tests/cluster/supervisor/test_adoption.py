@@ -16,7 +16,7 @@ from cluster.fleet.states import WorkerState
 from cluster.storage.store import Store
 from cluster.supervisor import adoption
 from fakes import Processes, eventually
-from worker.drivers.local import LocalDriver
+from worker.drivers import available
 from worker.drivers.proc import ProcessId
 from worker.drivers.process import Process
 from worker.drivers.run_file import read as read_run_file
@@ -31,7 +31,7 @@ WITH_CHILD = "sleep 600 & echo started; wait"
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[Store]:
     opened = await Store.open(tmp_path / "state.db")
-    await opened.put(boot_id=LocalDriver().boot())
+    await opened.put(**adoption.boots(available()))
     yield opened
     await opened.close()
 
@@ -63,7 +63,7 @@ class Before:
         )
 
     async def adopt(self) -> list[Instance]:
-        return await adoption.adopt_instances(self.store, LocalDriver(), NOW)
+        return await adoption.adopt_instances(self.store, available(), NOW)
 
 
 @pytest.fixture
@@ -148,19 +148,19 @@ async def test_workers_come_back_in_order_and_the_balancer_is_none(before: Befor
 
 async def test_a_living_worker_is_alive(before: Before, store: Store) -> None:
     handle = await before.worker(S.READY)
-    assert await adoption.anything_alive(store, LocalDriver())
+    assert await adoption.anything_alive(store, available())
     _end(handle)
-    assert not await adoption.anything_alive(store, LocalDriver())
+    assert not await adoption.anything_alive(store, available())
 
 
 async def test_an_orphan_of_a_dead_worker_is_alive(before: Before, store: Store) -> None:
     _end(await before.worker(S.READY, WITH_CHILD))
-    assert await adoption.anything_alive(store, LocalDriver())
+    assert await adoption.anything_alive(store, available())
 
 
 async def test_a_worker_that_was_not_yet_written_down_is_alive(before: Before, store: Store) -> None:
     await before.worker(S.STARTING, written=False)
-    assert await adoption.anything_alive(store, LocalDriver())
+    assert await adoption.anything_alive(store, available())
 
 
 @pytest.mark.parametrize("written", [True, False])
@@ -170,7 +170,7 @@ async def test_a_balancer_alone_is_alive(store: Store, processes: Processes, wri
     process: dict[str, Any] = {"pid": handle.pid, "start_ticks": handle.process.start_ticks}
     record = {"process": process if written else None, "link": "x", "run_file": str(processes.run_file())}
     await store.save_process("balancer", record)
-    assert await adoption.anything_alive(store, LocalDriver())
+    assert await adoption.anything_alive(store, available())
 
 
 async def test_another_process_with_a_reused_pid_is_not_ours(before: Before, store: Store) -> None:
@@ -178,7 +178,7 @@ async def test_another_process_with_a_reused_pid_is_not_ours(before: Before, sto
     earlier = replace(handle.process, start_ticks=handle.process.start_ticks - 1)
     record = before.instance("instance_0", S.READY, Process(earlier)).record()
     await store.save_process("instance_0", record)
-    assert not await adoption.anything_alive(store, LocalDriver())
+    assert not await adoption.anything_alive(store, available())
     (instance,) = await before.adopt()
     assert instance.handle is not None and instance.handle.survivors() == []
 
@@ -186,13 +186,13 @@ async def test_another_process_with_a_reused_pid_is_not_ours(before: Before, sto
 async def test_after_a_reboot_no_pid_means_anything(before: Before, store: Store) -> None:
     await before.worker(S.READY)
     await store.put(boot_id="another")
-    assert not await adoption.same_boot(store, LocalDriver())
-    assert not await adoption.anything_alive(store, LocalDriver())
+    assert not await adoption.same_boot(store, available())
+    assert not await adoption.anything_alive(store, available())
 
 
 async def test_in_a_fresh_state_directory_nothing_is_alive(tmp_path: Path) -> None:
     store = await Store.open(tmp_path / "fresh.db")
-    assert not await adoption.anything_alive(store, LocalDriver())
+    assert not await adoption.anything_alive(store, available())
     await store.close()
 
 

@@ -131,7 +131,7 @@ async def test_a_rolling_restart_replaces_all_and_never_has_fewer_than_two_ready
     async with start(instances=3) as cluster:
         await cluster.settled(3)
         ready: list[int] = []
-        cluster.engines.on_start = lambda spec, engine: ready.append(cluster.parts.fleet.ready_count)
+        cluster.engines.on_start = lambda spec, engine: ready.append(cluster.parts.fleet.ready_count())
         assert (await cluster.post("/v1/cluster/restart", {"rolling": True, "spare": False}))[0] == 202
         await soon(lambda: [cluster.started(f"instance_{n}") for n in range(3)] == [2, 2, 2])
         await cluster.settled(3)
@@ -210,3 +210,18 @@ async def test_every_strategy_uses_all_workers_and_a_switch_under_load_drops_not
             assert await load == [200] * 120
             after = await _shares(cluster)
             assert all(now - then > 5 for now, then in zip(after, before, strict=True)), (strategy, before, after)
+
+
+async def test_two_groups_serve_side_by_side_and_only_the_one_that_is_asked_for_changes(start: Start) -> None:
+    """Clients name the second by its model, and its workers by their ids."""
+    second = {"instances": 2, "engine_args": ("--served-model-name", "other")}
+    async with start(instances=2, groups={"second": second}) as cluster:
+        before = (await cluster.settled(4))["instances"]
+        assert list(before) == ["instance_0", "instance_1", "second/instance_0", "second/instance_1"]
+        assert [before[name]["models"][0] for name in before] == ["demo", "demo", "other", "other"]
+        assert await cluster.complete("demo") == await cluster.complete("other") == 200
+        assert (await cluster.post("/v1/cluster/scale", {"instances": 1}))[0] == 202
+        await cluster.settled(3)
+        cluster.engine("second/instance_0").die()
+        await cluster.back("second/instance_0", 2)
+        assert [cluster.started(name) for name in before] == [1, 1, 2, 1]

@@ -21,7 +21,8 @@ from config import private
 from config.paths import StateDir
 from config.settings import from_json
 from fakes import Processes, eventually
-from worker.drivers.local import LocalDriver
+from worker.drivers import available
+from worker.drivers.base import LOCAL
 from worker.drivers.process import Process
 from worker.drivers.run_file import read
 from worker.spec import WorkerEndpoint
@@ -50,7 +51,8 @@ class Left:
 async def left(tmp_path: Path, processes: Processes) -> AsyncIterator[Left]:
     state = StateDir(tmp_path / "state")
     state.create()
-    names = {"@STATE@": str(state.root), "@PYTHON@": sys.executable, "@DEMO@": "demo", "@BOOT@": LocalDriver().boot()}
+    boot = available()[LOCAL].boot()
+    names = {"@STATE@": str(state.root), "@PYTHON@": sys.executable, "@DEMO@": "demo", "@BOOT@": boot}
     workers = []
     for who in ("0", "1", "LB", "STANDBY"):
         started = processes.shell("exec sleep 600", who)
@@ -80,7 +82,7 @@ async def left(tmp_path: Path, processes: Processes) -> AsyncIterator[Left]:
 
 async def test_its_workers_are_adopted_as_they_were(left: Left) -> None:
     written = left.records()
-    found = await adoption.adopt_instances(left.store, LocalDriver(), 50_000.0, left.state.runs)
+    found = await adoption.adopt_instances(left.store, available(), 50_000.0, left.state.runs)
     assert [(i.id, i.state, i.incarnation) for i in found] == [
         ("instance_0", WorkerState.READY, 1), ("instance_1", WorkerState.READY, 2),
     ]  # fmt: skip
@@ -95,7 +97,7 @@ async def test_its_workers_are_adopted_as_they_were(left: Left) -> None:
 
 async def test_those_that_could_not_be_saved_are_found_by_their_run_files(left: Left) -> None:
     await left.store.save(dict.fromkeys(left.records()), [], 10)
-    found = await adoption.adopt_instances(left.store, LocalDriver(), 50_000.0, left.state.runs)
+    found = await adoption.adopt_instances(left.store, available(), 50_000.0, left.state.runs)
     assert [(i.id, i.state, i.endpoint and i.endpoint.port) for i in found] == [
         ("instance_0", WorkerState.STARTING, 30_895), ("instance_1", WorkerState.STARTING, 25_708),
     ]  # fmt: skip
@@ -103,7 +105,7 @@ async def test_those_that_could_not_be_saved_are_found_by_their_run_files(left: 
 
 
 async def test_what_was_wanted_and_what_adapters_there_were_is_still_known(left: Left) -> None:
-    assert await adoption.anything_alive(left.store, LocalDriver(), left.state.runs)
+    assert await adoption.anything_alive(left.store, available(), left.state.runs)
     assert from_json(await left.store.get("settings")).instances == 2
     kept = await left.store.get("desired")
     assert list(kept["instances"]) == ["instance_0", "instance_1"] and kept["weights"] == {"instance_0": 3}

@@ -22,7 +22,7 @@ from cluster.supervisor.transactions import Transactions
 from clusterfakes import sim_plan
 from config.paths import StateDir
 from fakes import Clock, rng
-from worker.drivers.local import LocalDriver
+from worker.drivers import available
 
 
 class Cluster:
@@ -37,7 +37,7 @@ class Cluster:
         self.saver = WriteBehind(store, self.events.emit, clock, lambda path: 1 << 30)
         self.transactions = Transactions(
             self.fleet.intent, revisions, SettingsInForce(revisions, self.fleet, []), self.events, self.saver,
-            state.runs, LocalDriver().prepare,
+            state, available(),
         )
         self.fleet.intent.scale(1)
         self.transactions.known()
