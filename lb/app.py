@@ -33,7 +33,7 @@ from lb.admin.metrics import MetricsPage
 from lb.admin.status import Status
 from lb.admission.admin_guard import Caller, Guard, is_loopback
 from lb.admission.allowance import Admission
-from lb.admission.budget import Budget
+from lb.admission.budget import BodyBudget
 from lb.admission.credentials import Credentials
 from lb.admission.crowd import Crowd
 from lb.admission.proxy_signs import sign_of_proxy
@@ -267,7 +267,7 @@ def _admission(config: BalancerConfig) -> Admission:
         most, config.max_client_connections or max(1, most // 2), config.max_client_uploads or max(1, most // 4),
         lambda peer: is_loopback(peer) or peer in trusted,
     )  # fmt: skip
-    return Admission(limits, Budget(config.max_buffered // config.processes, config.max_body), crowd)
+    return Admission(limits, BodyBudget(config.max_buffered // config.processes, config.max_body), crowd)
 
 
 def _server(runner: web.AppRunner) -> web.Server:

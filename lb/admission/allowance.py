@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lb.admission.budget import Budget, Share
+from lb.admission.budget import BodyBudget, Share
 from lb.admission.crowd import Crowd
 from lb.admission.pace import Pace
 from lb.protocol.body import AT_ONCE
@@ -19,7 +19,7 @@ class Admission:
     """What all connections share."""
 
     limits: Limits
-    budget: Budget
+    budget: BodyBudget
     crowd: Crowd
 
 

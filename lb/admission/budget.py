@@ -23,7 +23,7 @@ SMALL = 64 * 1024
 PORTION = 256 * 1024
 
 
-class Budget:
+class BodyBudget:
     """``size``: bytes for all bodies, ``longest``: of one of them; a part of the size is left to small bodies. ``used``
     goes beyond ``size`` only by what one read of each connection brings, and by the one body that may always go on."""
 
@@ -91,7 +91,7 @@ class Share:
 
     __slots__ = ("_budget", "_charged", "_granted", "held", "number", "waiting", "wake")
 
-    def __init__(self, budget: Budget, wake: Callable[[], None]) -> None:
+    def __init__(self, budget: BodyBudget, wake: Callable[[], None]) -> None:
         self._budget, self.wake = budget, wake
         self._charged = self._granted = 0
         self.number = -1

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from lb.admission.budget import PORTION, SMALL, Budget, Share
+from lb.admission.budget import PORTION, SMALL, BodyBudget, Share
 
 MIB = 1024 * 1024
 LONGEST = 4 * MIB
@@ -17,7 +17,7 @@ LONGEST = 4 * MIB
 
 @dataclass
 class Body:
-    budget: Budget
+    budget: BodyBudget
     woken: int = 0
     waits: bool = False
     share: Share = field(init=False)
@@ -41,7 +41,7 @@ class Body:
 
 
 def test_a_small_body_is_never_held_up() -> None:
-    budget = Budget(MIB, LONGEST)
+    budget = BodyBudget(MIB, LONGEST)
     full = Body(budget)
     full.grow(2 * MIB)
     assert budget.exhausted
@@ -49,7 +49,7 @@ def test_a_small_body_is_never_held_up() -> None:
 
 
 def test_a_long_body_waits_for_room_and_is_woken_by_it() -> None:
-    budget = Budget(8 * MIB, LONGEST)
+    budget = BodyBudget(8 * MIB, LONGEST)
     first, privileged, second = Body(budget), Body(budget), Body(budget)
     first.share.keep(8 * MIB)
     assert privileged.grow(SMALL + 1) and not second.grow(SMALL + 1)
@@ -58,7 +58,7 @@ def test_a_long_body_waits_for_room_and_is_woken_by_it() -> None:
 
 
 def test_a_release_wakes_those_for_whom_there_is_room_and_no_others() -> None:
-    budget = Budget(8 * MIB, LONGEST)
+    budget = BodyBudget(8 * MIB, LONGEST)
     holding = [Body(budget) for _ in range(8)]
     for body in holding:
         body.share.keep(MIB)
@@ -72,7 +72,7 @@ def test_a_release_wakes_those_for_whom_there_is_room_and_no_others() -> None:
 
 
 def test_the_one_that_came_first_goes_on_first_however_often_it_asks() -> None:
-    budget = Budget(2 * MIB, LONGEST)
+    budget = BodyBudget(2 * MIB, LONGEST)
     blocker, privileged, old, young = (Body(budget) for _ in range(4))
     assert privileged.grow(2 * MIB)
     assert not old.grow(SMALL + 1) and not young.grow(SMALL + 1)
@@ -87,7 +87,7 @@ def test_the_one_that_came_first_goes_on_first_however_often_it_asks() -> None:
 
 def test_uploads_that_are_half_there_do_not_wait_for_each_other() -> None:
     """Each needs more than there is: one after the other becomes whole."""
-    budget = Budget(2 * MIB, LONGEST)
+    budget = BodyBudget(2 * MIB, LONGEST)
     bodies, done = [Body(budget) for _ in range(6)], 0
     for body in bodies:
         while body.share.held < LONGEST and body.grow(PORTION):
@@ -107,7 +107,7 @@ def test_uploads_that_are_half_there_do_not_wait_for_each_other() -> None:
 
 
 def test_what_was_promised_and_did_not_come_is_given_back_when_the_body_is_whole() -> None:
-    budget = Budget(8 * MIB, LONGEST)
+    budget = BodyBudget(8 * MIB, LONGEST)
     body = Body(budget)
     body.grow(SMALL + 1)
     assert budget.used == SMALL + 1 + PORTION
@@ -117,7 +117,7 @@ def test_what_was_promised_and_did_not_come_is_given_back_when_the_body_is_whole
 
 @pytest.mark.parametrize("size", [1, 1000, MIB])
 def test_a_single_body_is_read_whole_however_little_there_is(size: int) -> None:
-    budget = Budget(size, LONGEST)
+    budget = BodyBudget(size, LONGEST)
     body = Body(budget)
     assert all(body.grow(PORTION) for _ in range(16))
 
@@ -127,7 +127,7 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.budget = Budget(4 * MIB, LONGEST)
+        self.budget = BodyBudget(4 * MIB, LONGEST)
         self.bodies: list[Body] = []
 
     @rule(size=st.integers(1, 2 * SMALL))
@@ -180,7 +180,7 @@ TestMachine.settings = settings(max_examples=60, stateful_step_count=40, deadlin
 
 @given(st.lists(st.integers(1, 4 * PORTION), min_size=1, max_size=30))
 def test_bodies_that_end_leave_nothing(sizes: list[int]) -> None:
-    budget = Budget(2 * MIB, LONGEST)
+    budget = BodyBudget(2 * MIB, LONGEST)
     bodies = [Body(budget) for _ in sizes]
     for body, size in zip(bodies, sizes, strict=True):
         body.grow(size)
