@@ -133,12 +133,13 @@ def ids(data: bytes) -> list[bytes]:
 
 def ids_of_text(data: bytes, head: int, first: bool) -> list[bytes] | None:
     """As `ids`, if ``data`` is nothing but events of a chat with text alone; None if it may be anything else. ``head``:
-    bytes of an event before its delta; ``first``: something else may come before the first text."""
+    bytes of an event before its delta; ``first``: something else, without ids, may come before the first text."""
     for pattern in (_PLAIN_AND_IDS, _DELTA_AND_IDS):
         parts = pattern.split(data)
         # Where another event stands in between, its own head does too.
         if len(parts) >= 3 and max(map(len, parts[2::2] if first else parts[::2])) <= head + _BETWEEN:
-            return [some for some in parts[1::2] if some]
+            if _IDS not in parts[0]:
+                return [some for some in parts[1::2] if some]
     return None
 
 

@@ -137,7 +137,10 @@ class StreamTranscript:
         if says:
             self.obstacle = self.obstacle or obstacles.of_choices(choices)
             self.started = self.made_here = True
-        self._usage_sent = self._usage_sent or (not choices and parsed.get("usage") is not None)
+        if not choices and parsed.get("usage") is not None:
+            if not self.finished:  # vLLM says nothing of a request that it gave up before its first token, but counts it
+                raise StreamFailed("it ended without having finished")
+            self._usage_sent = True
         ended = sum(choice.get("finish_reason") is not None for choice in choices)
         if isinstance(said := parsed.get("system_fingerprint"), str):
             self._build.fingerprint = said

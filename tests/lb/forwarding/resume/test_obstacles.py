@@ -113,6 +113,13 @@ def test_text_is_text_whatever_it_says(texts: list[str], logprobs: bool, usage: 
     assert (events.ids_of_text(b"".join(coming), 120, first=False) is None) == (logprobs or (usage and len(texts) > 1))
 
 
+@given(st.lists(st.sampled_from([*HARD, " word", ""]), min_size=1, max_size=9), st.booleans(), st.booleans())
+def test_no_token_is_left_out(texts: list[str], role: bool, first: bool) -> None:
+    """However early a text with something escaped in it comes, which the plainer pattern does not find."""
+    data = b"".join([ROLE] * role + [event({"content": text}, [n]) for n, text in enumerate(texts)])
+    assert events.ids_of_text(data, 120, first=first) in (None, events.ids(data))
+
+
 def test_deltas_without_text_are_no_obstacle() -> None:
     """A parser that waits for more sends them, for the sake of the ids."""
     coming = [ROLE, event({"content": "a"}, [1]), *[event({}, [n]) for n in range(20)], event({"content": "b"}, [9])]

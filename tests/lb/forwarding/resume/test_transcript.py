@@ -140,6 +140,21 @@ def test_a_stream_that_was_given_up_is_a_failure(reason: str) -> None:
         transcript.pass_on(f'data: {head}[{{"index":0,"text":"","finish_reason":"{reason}"}}]}}'.encode())
 
 
+@pytest.mark.parametrize("chat", [False, True])
+def test_what_was_given_up_before_its_first_token_is_not_counted_for_the_client(chat: bool) -> None:
+    """vLLM sends its usage, and not even that it was aborted."""
+    body = {
+        **({"messages": [{"role": "user", "content": "x"}]} if chat else {"prompt": "x"}),
+        "model": "demo", "stream": True, "stream_options": {"include_usage": True},
+    }  # fmt: skip
+    transcript = transcript_of(body, chat)
+    *_, usage, _ = stream(json.loads(transcript.plan.body), chat)
+    assert b'"choices":[]' in usage
+    with pytest.raises(StreamFailed, match="without having finished"):
+        transcript.pass_on(usage[:-2])
+    assert transcript.can_start_over
+
+
 def test_a_stream_that_lacks_only_its_end_gets_it() -> None:
     body = {
         "model": "demo", "prompt": "x", "stream": True, "max_tokens": 5, "temperature": 0, "ignore_eos": True,
