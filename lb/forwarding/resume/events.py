@@ -137,9 +137,11 @@ def ids_of_text(data: bytes, head: int, first: bool) -> list[bytes] | None:
     for pattern in (_PLAIN_AND_IDS, _DELTA_AND_IDS):
         parts = pattern.split(data)
         # Where another event stands in between, its own head does too.
-        if len(parts) >= 3 and max(map(len, parts[2::2] if first else parts[::2])) <= head + _BETWEEN:
-            if _IDS not in parts[0]:
-                return [some for some in parts[1::2] if some]
+        if (
+            len(parts) >= 3 and max(map(len, parts[2::2] if first else parts[::2])) <= head + _BETWEEN
+            and _IDS not in parts[0]
+        ):  # fmt: skip
+            return [some for some in parts[1::2] if some]
     return None
 
 

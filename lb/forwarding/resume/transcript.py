@@ -138,7 +138,7 @@ class StreamTranscript:
             self.obstacle = self.obstacle or obstacles.of_choices(choices)
             self.started = self.made_here = True
         if not choices and parsed.get("usage") is not None:
-            if not self.finished:  # vLLM says nothing of a request that it gave up before its first token, but counts it
+            if not self.finished:  # of a request given up before its first token vLLM says nothing else
                 raise StreamFailed("it ended without having finished")
             self._usage_sent = True
         ended = sum(choice.get("finish_reason") is not None for choice in choices)
