@@ -9,9 +9,10 @@ from typing import Any, TypeVar, cast
 
 from cluster.adapters.registry import Adapter
 from cluster.balancers.group import BalancerGroup
-from cluster.deployment import plan
+from cluster.deployment import backend_urls, plan
 from cluster.deployment.plan import Plan
 from cluster.fleet.placement import Machine
+from cluster.monitoring.external import ExternalBackend
 from cluster.storage.store import Store
 from cluster.supervisor.assembly import Assembly
 from cluster.supervisor.clock import Clocks
@@ -29,6 +30,12 @@ T = TypeVar("T")
 def sim_plan(**settings: Any) -> Plan:
     """Of simulated workers on a machine of two cores without a GPU."""
     return plan.make(load({"engine": "sim", **settings}), Machine((), (0, 1), 2**34))
+
+
+def external(url: str, key_file: Path | None = None, epoch: int = 1) -> ExternalBackend:
+    """A server that the cluster did not start."""
+    (found,) = backend_urls.parse((url,), key_file, epoch)
+    return ExternalBackend(found)
 
 
 class Told:

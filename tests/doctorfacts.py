@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from cluster.deployment import plan as plans
+from cluster.deployment.limits import ContainerLimits
 from cluster.deployment.plan import Plan
 from cluster.fleet.placement import Machine
 from cluster.tools.doctor.facts import Clock, Cpu, Disk, EngineFacts, GpuFacts, MachineFacts, NvmlFacts, Port, State
-from cluster.tools.doctor.limits import ContainerLimits
 from config.settings import load
 from worker.engines.vllm import VllmEngine
 

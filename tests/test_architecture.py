@@ -20,7 +20,7 @@ def test_every_file_that_the_architecture_names_is_there() -> None:
 
 def test_a_module_that_says_it_is_pure_is_held_to_it() -> None:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
-    (held,) = (contract["source_modules"] for contract in contracts if contract["name"] == "pure files do no I/O")
+    held = [name for each in contracts if each["name"].startswith("pure") for name in each["source_modules"]]
     pure = set()
     for package in PACKAGES:
         for path in (ROOT / package).rglob("*.py"):

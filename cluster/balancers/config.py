@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from cluster.balancers.process import BalancerProcess
-from cluster.deployment import cors_flags
+from cluster.deployment import cors_flags, limits
 from cluster.deployment.plan import Plan
-from cluster.tools.doctor import limits
 from config.paths import StateDir
 from config.topology import BalancerConfig
 

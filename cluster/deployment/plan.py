@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from cluster.deployment import cors_flags
+from cluster.deployment import backend_urls, cors_flags
 from cluster.fleet.groups import DEFAULT
 from cluster.fleet.placement import Machine, Placement, choose_gpus
 from config import bounded, lora_config
@@ -65,11 +65,7 @@ def make(settings: Settings, machine: Machine | None = None) -> Plan:
     """Raises UsageError with one line for everything that would not work."""
     engine = base.load(settings.engine)
     if settings.backend:
-        from cluster.monitoring import (
-            external,  # what probes them is imported for them alone: it takes 0.3 s
-        )
-
-        external.parse(settings.backend, settings.backend_key_file, 0)
+        backend_urls.parse(settings.backend, settings.backend_key_file, 0)
     if settings.instances:
         engine.check()
     if settings.otlp_endpoint and not _can_trace():

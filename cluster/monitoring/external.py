@@ -6,23 +6,25 @@ import asyncio
 import ipaddress
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, Protocol
 
-from cluster.adapters.agent import AdapterAgent
 from cluster.events import Emit
 from cluster.fleet.held_adapters import HeldAdapters
 from cluster.fleet.states import WorkerState
 from cluster.monitoring.probes import ProbePlan, nothing, watch
-from config import bounded
-from config.errors import UsageError
-from config.secret import clean
 from config.topology import BackendSpec
 from worker.probe import ProbeFailed, Readiness, Target
 
 #: How long (s) an address is believed before its name is asked for again.
 RESOLVE_EVERY = 30.0
+
+
+class AdapterKeeper(Protocol):
+    """`cluster.adapters.agent.AdapterAgent`."""
+
+    def look(self, cards: tuple[dict[str, Any], ...]) -> bool: ...
+
+    async def sync(self) -> None: ...
 
 
 class ExternalBackend:
@@ -40,7 +42,7 @@ class ExternalBackend:
         self.settings = 0
         self.adapters = HeldAdapters()
         self._failing = False
-        self.agent: AdapterAgent | None = None
+        self.agent: AdapterKeeper | None = None
         self.changed: Callable[[], None] = lambda: None
         self.emit: Emit = _unheard
         #: Whether there is room for it among those that are out for slowness, see `cluster.monitoring.ejection_limit`.
@@ -152,33 +154,3 @@ async def _address_of(host: str, port: int) -> str | None:
     except OSError:
         return None
     return str(found[0][4][0])
-
-
-def parse(urls: tuple[str, ...], key_file: Path | None, epoch: int) -> list[ExternalBackend]:
-    """``backend_0 …`` in the order given. Raises UsageError for what is no http(s) URL or an unreadable file."""
-    key = None
-    if key_file is not None:
-        try:
-            key = clean(bounded.read_text(key_file.expanduser()))
-        except UnicodeDecodeError:  # its words quote what could not be read
-            raise UsageError(f"--backend-key-file {key_file}: not a UTF-8 text file", exit_code=2) from None
-        except (OSError, ValueError, RuntimeError) as error:
-            raise UsageError(f"--backend-key-file {key_file}: {error}", exit_code=2) from None
-    return [_parse_one(f"backend_{number}", url, key, epoch) for number, url in enumerate(urls)]
-
-
-def _parse_one(name: str, url: str, key: str | None, epoch: int) -> ExternalBackend:
-    try:
-        parts = urlsplit(url)
-        port = parts.port if parts.port is not None else 443 if parts.scheme == "https" else 80
-    except ValueError as error:
-        raise UsageError(f"--backend {url}: {error}; such as http://10.0.0.7:8000 is needed", exit_code=2) from None
-    if port == 0:
-        raise UsageError(f"--backend {url}: the port is no number from 1 to 65535", exit_code=2)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.username:
-        raise UsageError(f"--backend {url}: a URL such as http://10.0.0.7:8000 is needed", exit_code=2)
-    spec = BackendSpec(
-        id=name, incarnation=epoch, state=str(WorkerState.STARTING), scheme=parts.scheme, host=parts.hostname,
-        port=port, path=parts.path.rstrip("/").removesuffix("/v1"), managed=False, api_key=key,
-    )
-    return ExternalBackend(spec)

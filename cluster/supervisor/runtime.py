@@ -14,10 +14,10 @@ from cluster.api import server as api
 from cluster.balancers.config import balancer_config, is_outdated
 from cluster.balancers.listener import listen
 from cluster.balancers.standby import end_left
-from cluster.deployment import plan
+from cluster.deployment import backend_urls, plan
 from cluster.deployment.plan import Plan
 from cluster.fleet.placement import Machine, Placement
-from cluster.monitoring import external
+from cluster.monitoring.external import ExternalBackend
 from cluster.storage import transfer
 from cluster.storage.lock import lock
 from cluster.storage.store import NotSaved, Store
@@ -84,7 +84,7 @@ async def _serve(
     if not ending:
         _make_token(state)
     epoch = await _epoch(state, store)
-    backends = external.parse(settings.backend, settings.backend_key_file, epoch)
+    backends = list(map(ExternalBackend, backend_urls.parse(settings.backend, settings.backend_key_file, epoch)))
     parts = Assembly([checked], state, store, drivers, [] if ending else backends, epoch)
     balancers = parts.balancers
     await parts.bootstrap.prepare(adopt)

@@ -10,8 +10,8 @@ import click
 
 from cluster.cli.common import Finite
 from cluster.cli.render import say
+from cluster.deployment import limits
 from cluster.deployment.plan import accepted_rank
-from cluster.tools.doctor import limits
 from cluster.tools.sizing import files
 from cluster.tools.sizing.fit import Hardware, Load, best, tensor_sizes
 from cluster.tools.sizing.memory import GIB, weights

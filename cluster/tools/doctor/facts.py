@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cluster.deployment.limits import ContainerLimits
 from cluster.deployment.plan import Plan
-from cluster.tools.doctor.limits import ContainerLimits
 from cluster.tools.sizing.files import Stored
 from cluster.tools.sizing.memory import UTILIZATION
 from cluster.tools.sizing.model import ModelShape

@@ -18,8 +18,9 @@ from typing import Any
 import psutil
 
 import cluster
+from cluster.deployment import limits
 from cluster.deployment import plan as plans
-from cluster.tools.doctor import engine, gpus, limits, states
+from cluster.tools.doctor import engine, gpus, states
 from cluster.tools.doctor.facts import Clock, Cpu, Disk, MachineFacts, Port, Sized
 from cluster.tools.sizing import files
 from config import settings as configuration

@@ -19,8 +19,7 @@ from cluster.fleet.instance import Instance
 from cluster.fleet.placement import Machine, Placement
 from cluster.fleet.restart import RestartPolicy
 from cluster.fleet.states import DesiredState
-from cluster.monitoring import external
-from clusterfakes import FakeBalancers, Told, sim_plan
+from clusterfakes import FakeBalancers, Told, external, sim_plan
 from config.link import CHANGE_BYTES
 from fakes import Clock, rng
 from worker.spec import Slot
@@ -36,7 +35,7 @@ class Cluster:
         self.fleet = Fleet(DesiredState(), RestartPolicy(), rng().random, self.told, strategy="random")
         self.fleet.intent.scale(instances)
         self.commands = ClusterCommands(
-            self.fleet, self.revisions, external.parse(("http://a",), None, 1), self.balancers, self.told,
+            self.fleet, self.revisions, [external("http://a")], self.balancers, self.told,
             lambda: (1, 1), self.ended.append, Clock(),
         )
 

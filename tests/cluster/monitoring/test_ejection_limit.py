@@ -13,11 +13,11 @@ from aiohttp.test_utils import TestServer
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.deployment import backend_urls
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.instance import Instance
 from cluster.fleet.restart import Backoff, RestartPolicy
 from cluster.fleet.states import DesiredState, WorkerState
-from cluster.monitoring import external
 from cluster.monitoring.ejection_limit import EjectionLimit, may_take_out
 from cluster.monitoring.external import ExternalBackend
 from cluster.monitoring.hang_detector import Hang, Work
@@ -57,7 +57,7 @@ class Control:
     def __init__(self, count: int = 4, urls: tuple[str, ...] = ()) -> None:
         self.clock, self.told, self.recovery = Clock(), Told(), RecoveryTimes()
         self.fleet = Fleet(DesiredState(), RestartPolicy(Backoff()), rng().random, self.told)
-        self.external = external.parse(urls, None, 1)
+        self.external = [ExternalBackend(spec) for spec in backend_urls.parse(urls, None, 1)]
         self.settings = load({"engine": "sim", "stall_timeout": STALL, "canary_interval": 0.2})
         self.work = Work()
         self.now: Callable[[], float] = self.clock

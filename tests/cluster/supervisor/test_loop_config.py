@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cluster.balancers.config import balancer_config
 from cluster.deployment import plan
-from cluster.tools.doctor.limits import memory
+from cluster.deployment.limits import memory
 from config.paths import StateDir
 from config.settings import load
 from config.topology import CorsConfig

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from cluster.deployment.limits import ContainerLimits
 from cluster.tools.doctor import machine
 from cluster.tools.doctor.facts import Clock, Cpu, Disk, MachineFacts
 from cluster.tools.doctor.finding import Finding
-from cluster.tools.doctor.limits import ContainerLimits
 from doctorfacts import GIB, facts, plan
 
 
