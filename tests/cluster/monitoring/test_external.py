@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from cluster.monitoring.external import _address_of
 from cluster.monitoring.probes import ProbePlan
 from clusterfakes import external
 from fakes import soon
