@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
 
 from config import bounded
 from config.aio import patience
+from config.topology import Capabilities
 from worker import progress
+
+#: Model cards as `/v1/models` has them.
+Cards = tuple[dict[str, Any], ...]
+
+_COMPLETIONS = "/v1/completions"
 
 #: A request that costs one token, by route, in the order they are tried: an embedding model has no completions.
 _CANARIES: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("/v1/completions", {"prompt": "Hi", "max_tokens": 1, "temperature": 0}),
+    (_COMPLETIONS, {"prompt": "Hi", "max_tokens": 1, "temperature": 0}),
     ("/v1/embeddings", {"input": "Hi"}),
     ("/pooling", {"input": "Hi"}),
     ("/classify", {"input": "Hi"}),
@@ -29,7 +34,7 @@ _ONE_TOKEN = {"prompt": _PROMPTS, "max_tokens": 1, "temperature": 0}
 #: Requests whose answers have numbers in them, in the order they are tried: how many alternatives a token may be shown
 #: is a flag of the engine, and a pooling model has no completions. With each, where in the answer the numbers are.
 _NUMBERS: tuple[tuple[str, dict[str, Any], str, str], ...] = (
-    *(("/v1/completions", {**_ONE_TOKEN, "logprobs": count}, "choices", "logprobs") for count in (20, 5, 1)),
+    *((_COMPLETIONS, {**_ONE_TOKEN, "logprobs": count}, "choices", "logprobs") for count in (20, 5, 1)),
     ("/classify", {"input": _PROMPTS}, "data", "probs"),
     ("/v1/embeddings", {"input": _PROMPTS}, "data", "embedding"),
     ("/pooling", {"input": _PROMPTS}, "data", "data"),
@@ -53,26 +58,18 @@ class NotNumbers(ProbeFailed):
     """An answer that should hold numbers holds NaN or an infinity."""
 
 
-@dataclass(frozen=True, slots=True)
-class Readiness:
-    """What a worker that may take traffic serves, and which adapters it refused, with its words."""
-
-    models: tuple[dict[str, Any], ...]
-    refused: dict[str, str] = field(default_factory=dict)
-
-
 class Target:
-    """One server to put questions to. ``timeout`` (s) holds for one whole answer; ``tells_progress``: its metrics
-    are asked for it (`config.topology.Capabilities`)."""
+    """One server to put questions to, by what its engine is able to. ``timeout`` (s) holds for one whole answer."""
 
     def __init__(
-        self, session: aiohttp.ClientSession, url: str, api_key: str | None = None, timeout: float = 5.0
+        self, session: aiohttp.ClientSession, url: str, api_key: str | None = None, timeout: float = 5.0,
+        able: Capabilities | None = None,
     ) -> None:
         self._session = session
         self._url = url
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self.timeout = timeout
-        self.tells_progress = True
+        self._able = able or Capabilities()
 
     async def call(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, timeout: float | None = None
@@ -95,7 +92,7 @@ class Target:
         if status != 200 and (required or status not in _UNSUPPORTED):
             raise ProbeFailed(f"/health: {status} {text[:200]}".rstrip())
 
-    async def models(self) -> tuple[dict[str, Any], ...]:
+    async def models(self) -> Cards:
         """The model cards of ``/v1/models``. Raises ProbeFailed."""
         status, text = await self.call("GET", "/v1/models")
         if status != 200:
@@ -105,7 +102,7 @@ class Target:
     async def one_token(self, model: str, timeout: float) -> None:
         """A real answer from ``model``. Raises ProbeFailed where there is none."""
         first: ProbeFailed | None = None
-        for path, body in _CANARIES:
+        for path, body in _CANARIES if self._able.embeddings else _CANARIES[:1]:
             status, text = await self.call("POST", path, {"model": model, **body}, timeout)
             if status == 200:
                 return
@@ -120,6 +117,8 @@ class Target:
         """Numbers that ``model`` comes to for the same few prompts: equal for what computes the same. None where it
         serves nothing that has any. Raises ProbeFailed, NotNumbers."""
         for path, body, where, which in _NUMBERS:
+            if path != _COMPLETIONS and not self._able.embeddings:
+                break
             status, text = await self.call("POST", path, {"model": model, **body}, timeout)
             if status == 200:
                 return _parse_numbers(path, text, where, which)
@@ -129,7 +128,7 @@ class Target:
 
     async def progress(self, timeout: float) -> progress.Reading | None:
         """What its metrics say of its progress; None: they say nothing of it. Raises ProbeFailed."""
-        if not self.tells_progress:
+        if not self._able.progress:
             return None
         status, text = await self.call("GET", progress.PATH, timeout=timeout)
         return progress.read(text) if status == 200 else None
@@ -151,7 +150,7 @@ async def _body(response: aiohttp.ClientResponse, path: str) -> bytes:
     return bytes(body)
 
 
-def parse_models(text: str) -> tuple[dict[str, Any], ...]:
+def parse_models(text: str) -> Cards:
     """Raises ProbeFailed for what is no list of model cards."""
     try:
         cards = bounded.parse_json(text.encode(), _MOST_VALUES)["data"]
@@ -180,19 +179,12 @@ async def wait_until_up(target: Target, interval: float) -> None:
             await asyncio.sleep(interval)
 
 
-async def readiness(target: Target, adapters: Mapping[str, str], timeout: float) -> Readiness:
-    """Readiness probe: brings every adapter of ``adapters`` (name: path) on the worker, then asks for one token.
-
-    An adapter that the worker refuses does not keep it from serving the rest. ``timeout`` (s) is for each single
-    step: the first forward pass of an engine can take many seconds. Raises ProbeFailed."""
-    present = {card["id"] for card in await target.models()}
-    refused: dict[str, str] = {}
-    for name, path in adapters.items():
-        if name not in present and (words := await target.load_adapter(name, path, timeout)):
-            refused[name] = words
+async def readiness(target: Target, timeout: float) -> Cards:
+    """Readiness probe: asks for one token within ``timeout`` (s; the first forward pass of an engine can take many).
+    Returns the model cards. Raises ProbeFailed."""
     models = await target.models()
     base = next((card["id"] for card in models if not card.get("parent")), None)
     if base is None:
         raise ProbeFailed("/v1/models: it serves no model")
     await target.one_token(base, timeout)
-    return Readiness(models, refused)
+    return models

@@ -53,7 +53,7 @@ class Plan:
 
 def look_at_machine(engine: Engine) -> Machine:
     """What this machine has for workers of ``engine``. Raises UsageError for GPUs that are named as no GPU is."""
-    found = gpus.detect(visible_gpus()) if engine.uses_gpu and not getattr(engine, "is_cpu_package", False) else []
+    found = gpus.detect(visible_gpus()) if engine.finds_gpus else []
     return Machine(
         gpus=tuple((g.index, str(g)) for g in found),
         cores=tuple(sorted(os.sched_getaffinity(0))),

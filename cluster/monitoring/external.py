@@ -13,7 +13,7 @@ from cluster.fleet.held_adapters import HeldAdapters
 from cluster.fleet.states import WorkerState
 from cluster.monitoring.probes import ProbePlan, nothing, watch
 from config.topology import BackendSpec
-from worker.probe import ProbeFailed, Readiness, Target
+from worker.probe import Cards, ProbeFailed, Target
 
 #: How long (s) an address is believed before its name is asked for again.
 RESOLVE_EVERY = 30.0
@@ -22,7 +22,7 @@ RESOLVE_EVERY = 30.0
 class AdapterKeeper(Protocol):
     """`cluster.adapters.agent.AdapterAgent`."""
 
-    def look(self, cards: tuple[dict[str, Any], ...]) -> bool: ...
+    def look(self, cards: Cards) -> bool: ...
 
     async def sync(self) -> None: ...
 
@@ -85,12 +85,12 @@ class ExternalBackend:
     def not_yet(self, why: str) -> None:
         self.reason, self.coming = why, ""
 
-    def ready(self, result: Readiness) -> None:
+    def ready(self, cards: Cards) -> None:
         self.slow = self._failing = False
-        self._enter(WorkerState.READY, "", result.models)
+        self._enter(WorkerState.READY, "", cards)
         self.emit(self.spec.id, f"ready ({self.spec.address})", kind="worker.ready")
 
-    def looked(self, cards: tuple[dict[str, Any], ...]) -> None:
+    def looked(self, cards: Cards) -> None:
         if self.agent is not None:
             self.agent.look(cards)
         if self.spec.state == WorkerState.READY and cards != self.spec.models:
@@ -124,7 +124,7 @@ class ExternalBackend:
                 self.spec.id, f"out of rotation: {why}", kind="worker.unhealthy", data={"reason": why}
             )
 
-    def _enter(self, state: WorkerState, reason: str, models: tuple[dict[str, Any], ...]) -> None:
+    def _enter(self, state: WorkerState, reason: str, models: Cards) -> None:
         self.reason, self.coming = reason, ""
         self.spec = replace(self.spec, state=str(state), models=models)
         self.changed()

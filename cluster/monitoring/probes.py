@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from cluster.monitoring.liveness import Health, Liveness
-from worker.probe import ProbeFailed, Readiness, Target, readiness, wait_until_up
+from worker.probe import Cards, ProbeFailed, Target, readiness, wait_until_up
 
 
 class Reporter(Protocol):
@@ -18,10 +18,10 @@ class Reporter(Protocol):
     def not_yet(self, why: str) -> None:
         """It is up, but has not done what it has to before it may be ready; it is tried again."""
 
-    def ready(self, result: Readiness) -> None:
+    def ready(self, cards: Cards) -> None:
         """It has answered a real request."""
 
-    def looked(self, cards: tuple[dict[str, Any], ...]) -> None:
+    def looked(self, cards: Cards) -> None:
         """What `/v1/models` shows at every probe."""
 
     def unhealthy(self, why: str, lost: bool, slow: bool = False) -> None:
@@ -69,7 +69,7 @@ async def watch(
         if failure is None and liveness.health is not Health.WELL:
             try:  # it comes back only with a real answer
                 await prepare()
-                result = await readiness(target, {}, plan.token_timeout)
+                result = await readiness(target, plan.token_timeout)
             except ProbeFailed as error:
                 failure = error
         liveness.failures, liveness.fatal = plan.failures, plan.fatal
@@ -108,11 +108,11 @@ async def _check(target: Target, plan: ProbePlan, report: Reporter) -> ProbeFail
 
 async def _until_ready(
     target: Target, plan: ProbePlan, prepare: Callable[[], Awaitable[None]], report: Reporter
-) -> Readiness:
+) -> Cards:
     while True:
         try:
             await prepare()
-            return await readiness(target, {}, plan.token_timeout)
+            return await readiness(target, plan.token_timeout)
         except ProbeFailed as error:
             report.not_yet(f"not ready: {error}")
             await asyncio.sleep(plan.startup_interval)

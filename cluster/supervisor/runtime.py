@@ -191,7 +191,7 @@ def _handle_signals(shut_down: Callable[[bool], None]) -> None:
 
 
 def _plan_to_end(settings: Settings) -> Plan:
-    """To end a cluster nothing of what it ran on needs to be there any more: no model, no GPU, no engine."""
-    nothing = EngineSpec(engine="sim", model="", served_names=("",))
+    """To end a cluster nothing of what it ran on needs to be there any more: no model, no GPU, no installed engine."""
+    nothing = EngineSpec(engine=settings.engine, model="", served_names=("",))
     placement = Placement(Machine((), (), 0), on_gpu=False)
-    return Plan(settings, base.load("sim"), nothing, placement, 0, 0)
+    return Plan(settings, base.load(settings.engine), nothing, placement, 0, 0)

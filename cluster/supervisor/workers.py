@@ -26,8 +26,9 @@ from cluster.monitoring.recovery_times import RecoveryTimes
 from cluster.supervisor.exits import WorkerExits
 from config.aio import Tasks
 from config.settings import Settings
+from config.topology import Capabilities
 from worker.drivers.base import Handle
-from worker.probe import ProbeFailed, Readiness, Target
+from worker.probe import Cards, ProbeFailed, Target
 
 Post = Callable[[Callable[[], None]], None]
 
@@ -68,9 +69,8 @@ class WorkerMonitors:
             self._post(lambda: self._ended(instance, handle, status, seen))
 
         handle.watch(ended)
-        target = self._probing.target(handle.endpoint.url, spec.api_key)
         engine = self._revisions.plans[instance.group].engine
-        target.tells_progress = engine.capabilities.progress
+        target = self._probing.target(handle.endpoint.url, spec.api_key, engine.capabilities)
         known = {WorkerState.READY: Health.WELL, WorkerState.UNHEALTHY: Health.OUT}.get(instance.state)
         agent = self._agents.begin(instance, target)
         alarm = asyncio.Event()
@@ -115,7 +115,7 @@ class WorkerMonitors:
 
     def attach(self, backend: ExternalBackend) -> None:
         """Probes a server that is not ours and, if that is asked for, looks after its adapters."""
-        target = self._probing.target(backend.spec.address, backend.spec.api_key)
+        target = self._probing.target(backend.spec.address, backend.spec.api_key, backend.spec.capabilities)
         if self._revisions.settings.manage_backend_adapters:
             backend.agent = self._agents.begin(backend, target)
             self._tasks.start(self._tend(backend, backend.agent), f"adapters of {backend.id}")
@@ -154,9 +154,9 @@ class _Probing:
         self._plans: dict[tuple[float, bool], ProbePlan] = {}
         self._targets: weakref.WeakSet[Target] = weakref.WeakSet()
 
-    def target(self, url: str, api_key: str | None) -> Target:
+    def target(self, url: str, api_key: str | None, able: Capabilities) -> Target:
         assert self.http is not None
-        target = Target(self.http, url, api_key, self._revisions.settings.health_timeout)
+        target = Target(self.http, url, api_key, self._revisions.settings.health_timeout, able)
         self._targets.add(target)
         return target
 
@@ -207,10 +207,10 @@ class _Reporter:
     def not_yet(self, why: str) -> None:
         self.phase(why)
 
-    def ready(self, result: Readiness) -> None:
+    def ready(self, cards: Cards) -> None:
         def ready(now: float) -> None:
             self._alive_at = now
-            self._fleet.ready(self._instance, result.models, now)
+            self._fleet.ready(self._instance, cards, now)
             self._recovery.ready(self._instance.id, now)
             self._agent.dirty.set()  # something may have been changed during its first token
             if self._instance.handle is not None:
@@ -218,7 +218,7 @@ class _Reporter:
 
         self._post(ready)
 
-    def looked(self, cards: tuple[dict[str, Any], ...]) -> None:
+    def looked(self, cards: Cards) -> None:
         self._alive_at = self._now()
         if self._instance.incarnation == self._incarnation and self._agent.look(cards):
             self._emit(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from config.topology import Capabilities
 from fakes import soon
 from worker.probe import NotNumbers, ProbeFailed, Target, parse_models, readiness, wait_until_up
 
@@ -143,24 +145,13 @@ async def test_an_engine_that_is_dead_is_not_asked_again(worker: Worker, target:
 async def test_a_hung_engine_is_not_ready_whatever_its_health(worker: Worker, target: Target) -> None:
     worker.answers["/v1/completions"] = None
     with pytest.raises(ProbeFailed, match="no answer"):
-        await readiness(target, {}, 0.05)
+        await readiness(target, 0.05)
 
 
-async def test_a_worker_is_ready_with_every_adapter_and_one_token(worker: Worker, target: Target) -> None:
+async def test_a_worker_is_ready_once_its_base_model_has_made_one_token(worker: Worker, target: Target) -> None:
     worker.models.append({"id": "there", "parent": "demo"})
-    result = await readiness(target, {"there": "/t", "poet": "/p"}, 5.0)
-    assert [card["id"] for card in result.models] == ["demo", "there", "poet"] and result.refused == {}
-    assert [body for path, body in worker.asked if path == "/v1/load_lora_adapter"] == [
-        {"lora_name": "poet", "lora_path": "/p"}
-    ]
-    assert worker.asked[-1][1]["model"] == "demo"
-
-
-async def test_an_adapter_that_is_refused_keeps_nothing_else_from_being_served(worker: Worker, target: Target) -> None:
-    worker.answers["/v1/load_lora_adapter"] = (500, "rank\n too high")
-    result = await readiness(target, {"poet": "/p"}, 5.0)
-    assert result.refused == {"poet": "500 rank too high"}
-    assert [card["id"] for card in result.models] == ["demo"]
+    assert [card["id"] for card in await readiness(target, 5.0)] == ["demo", "there"]
+    assert worker.asked[-1][1]["model"] == "demo" and worker.paths() == ["/v1/models", "/v1/completions"]
 
 
 @pytest.mark.parametrize("models", [[], [{"id": "poet", "parent": "demo"}]])
@@ -169,7 +160,7 @@ async def test_a_worker_without_a_base_model_is_not_ready(
 ) -> None:
     worker.models = models
     with pytest.raises(ProbeFailed, match="serves no model"):
-        await readiness(target, {}, 5.0)
+        await readiness(target, 5.0)
 
 
 async def test_the_startup_probe_waits_until_health_is_green(worker: Worker, target: Target) -> None:
@@ -229,9 +220,15 @@ def test_a_list_of_more_models_than_any_server_has_is_not_parsed() -> None:
         parse_models('{"data": [' + "[]," * 300_000 + "{}]}")
 
 
-async def test_an_engine_that_does_not_tell_its_progress_is_not_asked_for_it(worker: Worker, target: Target) -> None:
-    worker.answers["/metrics"] = (200, "vllm:num_requests_running 1.0\n")
-    assert await target.progress(1.0) is not None
-    asked = len(worker.asked)
-    target.tells_progress = False
-    assert await target.progress(1.0) is None and len(worker.asked) == asked
+@pytest.mark.parametrize("able", [True, False])
+async def test_an_engine_is_not_asked_for_what_it_is_not_able_to(worker: Worker, able: bool) -> None:
+    worker.answers = {"/metrics": (200, "vllm:num_requests_running 1.0\n"), "/v1/embeddings": (200, "{}")}
+    async with aiohttp.ClientSession() as session:
+        capabilities = Capabilities(progress=able, embeddings=able)
+        target = Target(session, f"http://127.0.0.1:{worker.server.port}", able=capabilities)
+        assert (await target.progress(1.0) is not None) == able
+        with contextlib.nullcontext() if able else pytest.raises(ProbeFailed, match=r"^/v1/completions: 404"):
+            await target.one_token("demo", 1.0)
+        assert await target.numbers("demo", 1.0) is None
+    more = {"/metrics", "/v1/embeddings", "/classify"} if able else set()
+    assert set(worker.paths()) == {"/v1/completions", *more}

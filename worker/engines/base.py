@@ -38,6 +38,10 @@ class Engine(Protocol):
     computes: bool
     capabilities: Capabilities
 
+    @property
+    def finds_gpus(self) -> bool:
+        """Whether what is installed of it can use the GPUs of a machine."""
+
     def check(self) -> None:
         """Raises UsageError, with the command that helps, where the engine is not installed."""
 

@@ -17,7 +17,7 @@ class SimEngine:
     name = "sim"
     startup_interval = 0.05
     busy_start = False
-    uses_gpu = computes = False
+    uses_gpu = finds_gpus = computes = False
     capabilities = Capabilities()
 
     def check(self) -> None:

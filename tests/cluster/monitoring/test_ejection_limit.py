@@ -26,7 +26,7 @@ from cluster.monitoring.recovery_times import RecoveryTimes
 from clusterfakes import Told
 from config.settings import load
 from fakes import Clock, rng, soon
-from worker.probe import Readiness, Target
+from worker.probe import Target
 from worker.sim.engine.metrics import SimMetrics
 from worker.spec import Slot
 
@@ -70,7 +70,7 @@ class Control:
             self.instance(number)
         for server in self.external:
             server.may_take_out, server.emit = self.limit.admits, self.told
-            server.ready(Readiness(({"id": "demo", "max_model_len": 2048},)))
+            server.ready(({"id": "demo", "max_model_len": 2048},))
         self.told.events.clear()
 
     def instance(self, number: int) -> Instance:
@@ -198,7 +198,7 @@ def test_one_that_fails_its_probes_is_not_back_because_it_moves() -> None:
     server.unhealthy("/v1/models: 500", lost=False)
     server.going()
     assert server.state is S.UNHEALTHY
-    server.ready(Readiness(({"id": "demo"},)))
+    server.ready(({"id": "demo"},))
     assert server.state is S.READY
 
 

@@ -15,7 +15,7 @@ from cluster.monitoring.external import _address_of
 from cluster.monitoring.probes import ProbePlan
 from clusterfakes import external
 from fakes import soon
-from worker.probe import Readiness, Target
+from worker.probe import Target
 
 PLAN = ProbePlan(startup_interval=0.01, interval=0.01, failures=1, fatal=2, health_required=False)
 
@@ -24,13 +24,13 @@ def test_a_change_of_health_is_told_once() -> None:
     backend, told, changes = external("http://h:1"), [], []
     backend.emit = lambda name, text, **_: told.append(text)
     backend.changed = lambda: changes.append(backend.spec.state)
-    backend.ready(Readiness(({"id": "m"},)))
+    backend.ready(({"id": "m"},))
     backend.unhealthy("no answer", lost=False)
     backend.unhealthy("still none", lost=True)
     assert changes == ["ready", "unhealthy"]
     assert told == ["ready (http://h:1)", "out of rotation: no answer"]
     assert backend.reason == "still none" and backend.spec.models == ({"id": "m"},)
-    backend.ready(Readiness(({"id": "n"},)))
+    backend.ready(({"id": "n"},))
     assert (backend.spec.state, backend.reason, backend.spec.models) == ("ready", "", ({"id": "n"},))
 
 
@@ -45,7 +45,7 @@ def test_what_is_wrong_is_told_from_how_far_it_has_come() -> None:
     backend.not_yet("not ready: 404")
     assert (backend.reason, backend.coming) == ("not ready: 404", "")
     backend.phase("waiting for the first token")
-    backend.ready(Readiness(({"id": "m"},)))
+    backend.ready(({"id": "m"},))
     assert (backend.reason, backend.coming) == ("", "")
 
 

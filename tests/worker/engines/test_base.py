@@ -22,7 +22,8 @@ def test_the_default_engine_comes_first_and_helpers_are_none() -> None:
 def test_every_engine_keeps_the_contract(name: str) -> None:
     engine = base.load(name)
     assert engine.name == name and engine.startup_interval > 0 and isinstance(engine.uses_gpu, bool)
-    assert isinstance(engine.computes, bool) and isinstance(engine.capabilities, Capabilities)
+    assert isinstance(engine.computes, bool) and isinstance(engine.finds_gpus, bool)
+    assert isinstance(engine.capabilities, Capabilities)
     if name in ("vllm", "sim"):
         assert engine.capabilities == Capabilities(), "the balancer of an earlier version knows no others"
     spec = EngineSpec(name, "m", ("m",), extra_args=("--own", "x"))
