@@ -95,7 +95,7 @@ SHARED_NAMES = {
 }
 
 #: Those that still mean several things. No new ones.
-AMBIGUOUS = frozenset({"Drain", "Effect", "Held", "Reporter", "Slot", "Strategy"})
+AMBIGUOUS = frozenset({"Drain", "Effect", "Reporter", "Slot", "Strategy"})
 
 
 def test_a_class_name_has_one_meaning() -> None:

@@ -9,7 +9,6 @@ from cluster.adapters import status
 from cluster.adapters.agents import Agents, Holder
 from cluster.adapters.inventory import Inventory
 from cluster.adapters.registry import Adapter
-from cluster.adapters.status import Held
 
 
 class AdapterReport:
@@ -28,7 +27,7 @@ class AdapterReport:
         adapter = self._inventory.known(name)
         instances = {i: s["state"] for i, s in self._instances(adapter).items()}
         return {
-            "lora_name": name, "version": adapter.active, "state": _overall(set(instances.values())),
+            "lora_name": name, "version": adapter.active, "state": status.overall(instances.values()),
             "instances": instances,
         }  # fmt: skip
 
@@ -38,7 +37,7 @@ class AdapterReport:
         states = {i["state"] for i in instances.values()}
         shown: dict[str, Any] = {
             "lora_name": adapter.name, "version": adapter.active,
-            "state": "rolling" if adapter.name in self._inventory.trials else _overall(states),
+            "state": "rolling" if adapter.name in self._inventory.trials else status.overall(states),
             "description": adapter.description, "rank": current.rank, "size": current.size,
             "base_model": current.base_model, "auto_load": adapter.auto_load, "instances": instances,
         }  # fmt: skip
@@ -53,7 +52,7 @@ class AdapterReport:
 
     def states(self) -> dict[str, dict[str, Any]]:
         """For `/metrics`: see `cluster.adapters.status.states`."""
-        workers = [self._held(holder) for holder, _ in self._agents.ready()]
+        workers = [(holder.adapters, self._inventory.wanted(holder.id)) for holder, _ in self._agents.ready()]
         return status.states(self._inventory.registry, self._inventory.used, workers)
 
     def totals(self, workers: Iterable[str]) -> dict[str, float]:
@@ -65,10 +64,6 @@ class AdapterReport:
             "load_seconds": round(totals.load_seconds, 3),
         }  # fmt: skip
 
-    def _held(self, holder: Holder) -> Held:
-        held = holder.adapters
-        return Held(self._inventory.wanted(holder.id), held.loaded, held.refused, held.withheld)
-
     def _instances(self, adapter: Adapter) -> dict[str, dict[str, Any]]:
         """State, version and reason by ready worker."""
         return {holder.id: self._on(holder, adapter.name) for holder, _ in self._agents.ready()}
@@ -76,12 +71,7 @@ class AdapterReport:
     def _on(self, holder: Holder, name: str) -> dict[str, Any]:
         path, refusal = holder.adapters.loaded.get(name), holder.adapters.refused.get(name)
         return {
-            "state": self._held(holder).state(name), "version": self._inventory.version_at(name, path),
+            "state": holder.adapters.state(name, self._inventory.wanted(holder.id)),
+            "version": self._inventory.version_at(name, path),
             "reason": refusal.reason if refusal else "",
         }  # fmt: skip
-
-
-def _overall(states: set[str]) -> str:
-    if not states:
-        return "registered"
-    return next((s for s in ("refused", "loading", "lazy") if s in states), "loaded")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 
@@ -24,6 +25,15 @@ class HeldAdapters:
     loaded: dict[str, str] = field(default_factory=dict)
     withheld: set[str] = field(default_factory=set)
     refused: dict[str, Refusal] = field(default_factory=dict)
+
+    def state(self, name: str, wanted: Container[str]) -> str:
+        """``loaded``, ``loading``, ``refused``, or ``lazy``: until somebody asks for it. ``wanted``: what it should
+        hold."""
+        if name in self.loaded:
+            return "loading" if name in self.withheld else "loaded"
+        if name in self.refused:
+            return "refused"
+        return "loading" if name in wanted else "lazy"
 
     def reasons(self) -> dict[str, str]:
         """Of the refused ones, in the worker's words."""

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import pytest
 
 from cluster.adapters.registry import Adapter, Registry, Version
-from cluster.adapters.status import MOST, OTHER, Held, states
+from cluster.adapters.status import MOST, OTHER, overall, states
+from cluster.fleet.held_adapters import HeldAdapters, Refusal
 
 
 def registry(*names: str) -> Registry:
@@ -11,23 +14,39 @@ def registry(*names: str) -> Registry:
     return Registry({name: Adapter(name, 2, (version,)) for name in names})
 
 
+def held(loaded: Collection[str] = (), refused: Collection[str] = (), withheld: Collection[str] = ()) -> HeldAdapters:
+    refusals = {name: Refusal("no", "/p", 1, 0.0) for name in refused}
+    return HeldAdapters(dict.fromkeys(loaded, "/p"), set(withheld), refusals)
+
+
 @pytest.mark.parametrize(
-    ("held", "state"),
+    ("there", "wanted", "state"),
     [
-        (Held({"poet"}, {"poet"}, (), ()), "loaded"),
-        (Held({"poet"}, {"poet"}, (), {"poet"}), "loading"),
-        (Held({"poet"}, (), (), ()), "loading"),
-        (Held({"poet"}, (), {"poet"}, ()), "refused"),
-        (Held((), (), (), ()), "lazy"),
-        (Held({"pirate"}, {"pirate"}, (), ()), "lazy"),
+        (held({"poet"}), {"poet"}, "loaded"),
+        (held({"poet"}, withheld={"poet"}), {"poet"}, "loading"),
+        (held(), {"poet"}, "loading"),
+        (held(refused={"poet"}), {"poet"}, "refused"),
+        (held(), set(), "lazy"),
+        (held({"pirate"}), {"pirate"}, "lazy"),
     ],
 )
-def test_the_state_on_one_worker(held: Held, state: str) -> None:
-    assert held.state("poet") == state
+def test_the_state_on_one_worker(there: HeldAdapters, wanted: set[str], state: str) -> None:
+    assert there.state("poet", wanted) == state
+
+
+@pytest.mark.parametrize(
+    ("states", "together"),
+    [((), "registered"), (("loaded", "loaded"), "loaded"), (("loaded", "lazy"), "lazy"),
+     (("lazy", "loading"), "loading"), (("loading", "refused"), "refused")],
+)  # fmt: skip
+def test_the_state_on_all_workers_is_the_one_that_keeps_it_from_being_loaded(
+    states: tuple[str, ...], together: str
+) -> None:
+    assert overall(states) == together
 
 
 def test_workers_are_counted_by_state_with_the_active_version() -> None:
-    workers = [Held({"poet"}, {"poet"}, (), ()), Held({"poet"}, {"poet"}, (), ()), Held({"poet"}, (), {"poet"}, ())]
+    workers = [(one, {"poet"}) for one in (held({"poet"}), held({"poet"}), held(refused={"poet"}))]
     assert states(registry("poet"), {}, workers) == {
         "poet": {"version": 2, "states": {"loaded": 2, "refused": 1}}
     }
@@ -37,7 +56,7 @@ def test_workers_are_counted_by_state_with_the_active_version() -> None:
 def test_so_many_are_named_the_refused_and_the_most_used_first() -> None:
     names = [f"a{number}" for number in range(MOST + 50)]
     used = {name: float(at) for at, name in enumerate(names)}
-    found = states(registry(*names), used, [Held(names, names[1:], {"a0"}, ())])
+    found = states(registry(*names), used, [(held(names[1:], {"a0"}), names)])
     assert len(found) == MOST + 1
     assert found["a0"]["states"] == {"refused": 1}, "the one that somebody has to see, however seldom it is used"
     assert names[-1] in found and names[1] not in found
