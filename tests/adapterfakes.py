@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from cluster.adapters.agents import Agents
+from cluster.adapters.agent import Agents
 from cluster.adapters.effect import Effects
 from cluster.adapters.intake import Intake
 from cluster.adapters.inventory import Inventory

@@ -30,7 +30,7 @@ CLI = str(Path(sys.executable).with_name("clusterctl"))
 
 
 #: Ports for clusters under test: below those that the kernel gives to outgoing connections, none of
-#: `worker.drivers.ports`.
+#: `worker.drivers.local`.
 _PORTS = range(12_000, 20_000)
 _given: list[socket.socket] = []
 

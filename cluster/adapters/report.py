@@ -1,14 +1,19 @@
-"""What clients are shown of adapters: each with its state on every ready worker."""
+"""What clients are shown of adapters: each with its state on every ready worker, and on all together."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Collection, Container, Iterable, Mapping
 from typing import Any
 
-from cluster.adapters import status
-from cluster.adapters.agents import Agents, Holder
+from cluster.adapters.agent import Agents, Holder
 from cluster.adapters.inventory import Inventory
-from cluster.adapters.registry import Adapter
+from cluster.adapters.registry import Adapter, Registry
+from cluster.fleet.instance import HeldAdapters
+
+#: Adapters that are named; the rest is counted together.
+MOST = 100
+OTHER = "other"
 
 
 class AdapterReport:
@@ -27,7 +32,7 @@ class AdapterReport:
         adapter = self._inventory.known(name)
         instances = {i: s["state"] for i, s in self._instances(adapter).items()}
         return {
-            "lora_name": name, "version": adapter.active, "state": status.overall(instances.values()),
+            "lora_name": name, "version": adapter.active, "state": overall(instances.values()),
             "instances": instances,
         }  # fmt: skip
 
@@ -37,7 +42,7 @@ class AdapterReport:
         states = {i["state"] for i in instances.values()}
         shown: dict[str, Any] = {
             "lora_name": adapter.name, "version": adapter.active,
-            "state": "rolling" if adapter.name in self._inventory.trials else status.overall(states),
+            "state": "rolling" if adapter.name in self._inventory.trials else overall(states),
             "description": adapter.description, "rank": current.rank, "size": current.size,
             "base_model": current.base_model, "auto_load": adapter.auto_load, "instances": instances,
         }  # fmt: skip
@@ -51,9 +56,9 @@ class AdapterReport:
         return shown
 
     def states(self) -> dict[str, dict[str, Any]]:
-        """For `/metrics`: see `cluster.adapters.status.states`."""
+        """For `/metrics`: see `states`."""
         workers = [(holder.adapters, self._inventory.wanted(holder.id)) for holder, _ in self._agents.ready()]
-        return status.states(self._inventory.registry, self._inventory.used, workers)
+        return states(self._inventory.registry, self._inventory.used, workers)
 
     def totals(self, workers: Iterable[str]) -> dict[str, float]:
         """For `/metrics`, see `Agents.totals`."""
@@ -75,3 +80,26 @@ class AdapterReport:
             "version": self._inventory.version_at(name, path),
             "reason": refusal.reason if refusal else "",
         }  # fmt: skip
+
+
+def overall(states: Collection[str]) -> str:
+    """Of an adapter that is in these states on the ready workers."""
+    if not states:
+        return "registered"
+    return next((state for state in ("refused", "loading", "lazy") if state in states), "loaded")
+
+
+def states(
+    registry: Registry, used: Mapping[str, float], workers: Collection[tuple[HeldAdapters, Container[str]]]
+) -> dict[str, dict[str, Any]]:
+    """By adapter the active version and the number of ``workers`` (what each holds, and should) in each state; first
+    those that are refused somewhere, then the most recently ``used`` (s since the epoch). Above `MOST` they are
+    `OTHER`, without a version."""
+    counts = {name: Counter(held.state(name, wanted) for held, wanted in workers) for name in registry.adapters}
+    names = sorted(counts, key=lambda name: (not counts[name]["refused"], -used.get(name, 0.0)))
+    result: dict[str, dict[str, Any]] = {
+        name: {"version": registry.adapters[name].active, "states": dict(counts[name])} for name in names[:MOST]
+    }
+    if rest := sum((counts[name] for name in names[MOST:]), Counter[str]()):
+        result[OTHER] = {"version": None, "states": dict(rest)}
+    return result

@@ -9,8 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cluster.adapters.agent import AdapterAgent
-from cluster.adapters.agents import Agents, Holder
+from cluster.adapters.agent import AdapterAgent, Agents, Holder
 from cluster.adapters.effect import Effects
 from cluster.adapters.intake import Intake
 from cluster.adapters.inventory import Inventory, Trial

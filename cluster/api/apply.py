@@ -22,9 +22,8 @@ from cluster.api.schemas import Body
 from cluster.balancers.config import balancer_config
 from cluster.deployment import plan
 from cluster.deployment.plan import Plan
-from cluster.deployment.revisions import Revisions
+from cluster.deployment.revisions import Revisions, SettingsInForce
 from cluster.deployment.setting_changes import Change, Effect, changes, merge, refusal
-from cluster.deployment.settings_in_force import SettingsInForce
 from cluster.errors import Refused
 from cluster.events import Emit
 from cluster.fleet.fleet import Fleet

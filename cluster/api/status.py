@@ -11,7 +11,7 @@ from cluster.deployment.plan import Plan
 from cluster.fleet import rolling
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.instance import Instance
-from cluster.fleet.rolling_notice import why_stopped
+from cluster.fleet.rolling import why_stopped
 from cluster.fleet.states import WorkerState
 from cluster.monitoring.external import ExternalBackend
 from cluster.monitoring.hang_monitors import ProgressFinding

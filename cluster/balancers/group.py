@@ -19,7 +19,7 @@ from cluster.balancers.process import BalancerProcess, adopt, give_room_back, in
 from cluster.balancers.slot import ReplacementFailed, Slot
 from cluster.balancers.standby import Spare, Standby
 from cluster.events import Emit, Event
-from cluster.storage.records import Records
+from cluster.storage.store import Records
 from config.aio import Tasks
 from config.link import Phase, descriptor_path, encode
 from config.paths import StateDir

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cluster.balancers.standby import Spare
-from cluster.storage.records import Records
+from cluster.storage.store import Records
 from config.aio import Tasks
 from config.files import rewrite
 from config.link import LINE_LIMIT, Phase, descriptor_path, encode, messages, receive_listener

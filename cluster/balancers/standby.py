@@ -19,7 +19,7 @@ from typing import Any
 
 from cluster.events import Emit
 from cluster.fleet.restart import Backoff
-from cluster.storage.records import Records
+from cluster.storage.store import Records
 from config.aio import Tasks
 from config.paths import StateDir
 from config.settings import inherited_environment

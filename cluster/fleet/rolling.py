@@ -8,9 +8,11 @@ adapter which others hold is ready for the base model only: it stops it as well,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from cluster.events import Emit
+from cluster.fleet.fleet import Fleet
 from cluster.fleet.groups import InstanceDesired, WorkerGroup
 from cluster.fleet.states import DesiredState, InstanceObserved, ObservedState, WorkerState
 
@@ -50,16 +52,16 @@ class RollingProgress:
 
 def progress(desired: DesiredState, observed: ObservedState) -> RollingProgress:
     """Of the last rolling restarts that were asked for, of all groups together."""
-    rolling = [name for name, want in desired.instances.items() if want.rolling]
+    rolled = [name for name, want in desired.instances.items() if want.rolling]
     left = set(_left(desired.wanted, observed))
-    done = sum(n not in left and n in observed and _back(observed[n]) for n in rolling)
+    done = sum(n not in left and n in observed and _back(observed[n]) for n in rolled)
     active = bool(left or desired.spares) and not desired.shutting_down
     failed = [
         name
-        for name in (*desired.spares, *rolling)
+        for name in (*desired.spares, *rolled)
         if name in observed and name not in left and _stuck(observed[name])
     ]
-    return RollingProgress(active, done, len(rolling), failed[0] if active and failed else None)
+    return RollingProgress(active, done, len(rolled), failed[0] if active and failed else None)
 
 
 def _left(wanted: Mapping[str, InstanceDesired], observed: ObservedState) -> list[str]:
@@ -102,3 +104,39 @@ def _stays_ready(name: str, want: InstanceDesired, observed: ObservedState) -> b
     if seen is None or seen.cordoned or seen.state is not _S.READY:
         return False
     return want.rolling or seen.generation >= want.generation
+
+
+class RollingNotice:
+    """Tells when a rolling restart comes to a stop."""
+
+    def __init__(self, emit: Emit) -> None:
+        self._emit = emit
+        self._stopped_by: str | None = None
+
+    def look(self, fleet: Fleet, revertible: bool) -> None:
+        stopped_by = progress(fleet.intent.desired, fleet.observed()).stopped_by
+        if stopped_by is not None and stopped_by != self._stopped_by:
+            why = why_stopped(fleet, stopped_by, revertible)
+            self._emit("cluster", why, kind="restart.stopped", data={"by": stopped_by})
+        self._stopped_by = stopped_by
+
+
+def why_stopped(fleet: Fleet, name: str, revertible: bool) -> str:
+    """What can be done, too: ``name`` does not come back, or not as it was. ``revertible``: there are settings to go
+    back to."""
+    instance = fleet.instances[name]
+    spare, missing = name in fleet.intent.desired.spares, fleet.missing_adapters(instance)
+    if missing:
+        adapters = f"adapter{'s' * (len(missing) > 1)} {_some(missing)}"
+        reason = instance.adapters.refused[missing[0]].reason
+        who = f"{'the spare ' * spare}{name} cannot hold {adapters}"
+    else:
+        who, reason = f"the spare {name} does not get ready" if spare else f"{name} does not come back", instance.reason
+    others = len(fleet.ready_in(instance.group))
+    back = ", `clusterctl apply --previous` goes back to the settings before" if revertible else ""
+    again = "`clusterctl restart --rolling` tries again" if spare else f"`clusterctl restart {name}` tries again"
+    return f"the rolling restart stops: {who} ({reason}); {others} serve on; {again}{back}"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

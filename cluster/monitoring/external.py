@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from cluster.events import Emit
-from cluster.fleet.held_adapters import HeldAdapters
+from cluster.fleet.instance import HeldAdapters
 from cluster.fleet.states import WorkerState
 from cluster.monitoring.probes import ProbePlan, nothing, watch
 from config.topology import BackendSpec

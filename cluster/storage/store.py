@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from cluster.adapters.registry import Adapter, Registry, from_rows, to_rows
 from cluster.storage import schema
@@ -23,6 +23,20 @@ from cluster.storage import snapshot_file as state_file
 from cluster.storage.schema import SCHEMA
 from config import files
 from config.errors import UsageError
+
+
+class Records(Protocol):
+    """Where it is written down who runs, by the name of the process: the store, or what keeps for it what it cannot
+    take just now."""
+
+    async def processes(self) -> dict[str, dict[str, Any]]: ...
+
+    async def save_process(self, name: str, record: Mapping[str, Any]) -> None: ...
+
+    async def forget_process(self, name: str) -> None: ...
+
+    async def next_number(self, key: str) -> int: ...
+
 
 _T = TypeVar("_T")
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from random import Random
 from typing import Any
 
-from cluster.adapters.agents import Agents
+from cluster.adapters.agent import Agents
 from cluster.adapters.effect import Effects
 from cluster.adapters.intake import Intake
 from cluster.adapters.inventory import Inventory
@@ -23,8 +23,7 @@ from cluster.api.status import View, snapshot
 from cluster.balancers.config import balancer_config
 from cluster.balancers.group import BalancerGroup
 from cluster.deployment.plan import Plan
-from cluster.deployment.revisions import Revisions
-from cluster.deployment.settings_in_force import SettingsInForce, by_plans
+from cluster.deployment.revisions import Revisions, SettingsInForce, by_plans
 from cluster.events import EventLog
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.restart import Backoff, RestartPolicy
@@ -43,8 +42,7 @@ from cluster.supervisor.bootstrap import Bootstrap
 from cluster.supervisor.clock import Clocks
 from cluster.supervisor.executor import Executor
 from cluster.supervisor.exits import WorkerExits
-from cluster.supervisor.inbox import Inbox
-from cluster.supervisor.loop import Supervisor
+from cluster.supervisor.loop import Inbox, Supervisor
 from cluster.supervisor.publisher import Publisher
 from cluster.supervisor.transactions import Transactions
 from cluster.supervisor.workers import WorkerMonitors

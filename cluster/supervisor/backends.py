@@ -10,8 +10,7 @@ from cluster.adapters.inventory import Inventory
 from cluster.adapters.registry import Registry, card
 from cluster.deployment.revisions import Revisions
 from cluster.fleet.fleet import Fleet
-from cluster.fleet.held_adapters import HeldAdapters
-from cluster.fleet.instance import Instance
+from cluster.fleet.instance import HeldAdapters, Instance
 from cluster.monitoring.external import ExternalBackend
 from config.topology import BackendSet, BackendSpec
 

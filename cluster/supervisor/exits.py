@@ -8,8 +8,7 @@ from typing import Any
 from cluster.events import Emit
 from cluster.fleet.exit_report import ExitReports, Outcome, WorkerExit, requests_in_words, sentence
 from cluster.fleet.fleet import Fleet
-from cluster.fleet.held_adapters import HeldAdapters
-from cluster.fleet.instance import Instance
+from cluster.fleet.instance import HeldAdapters, Instance
 from cluster.fleet.states import WorkerState
 from cluster.monitoring.recovery_times import RecoveryTimes
 from cluster.supervisor.clock import Clocks

@@ -15,10 +15,9 @@ from cluster.deployment.revisions import Revisions
 from cluster.events import Emit
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.reconciler import Admit, Exit, reconcile
-from cluster.fleet.rolling_notice import RollingNotice
+from cluster.fleet.rolling import RollingNotice
 from cluster.supervisor.executor import Executor
 from cluster.supervisor.exits import WorkerExits
-from cluster.supervisor.inbox import Inbox
 from cluster.supervisor.publisher import Publisher
 from cluster.supervisor.transactions import Transactions
 
@@ -26,6 +25,31 @@ _T = TypeVar("_T")
 
 #: Seconds between two looks at the clock: deadlines of drains, stops and starts are kept to this.
 TICK = 0.2
+
+
+class Inbox:
+    """What happens, in the order in which it is reported."""
+
+    def __init__(self) -> None:
+        self._events: asyncio.Queue[Callable[[], None]] = asyncio.Queue()
+
+    def post(self, event: Callable[[], None]) -> None:
+        self._events.put_nowait(event)
+
+    def wake(self) -> None:
+        """Looks whether there is something to publish."""
+        self.post(lambda: None)
+
+    async def run(self, patience: float) -> None:
+        """All that has come, or comes within so many seconds."""
+        try:
+            async with asyncio.timeout(patience):
+                event = await self._events.get()
+        except TimeoutError:
+            return
+        event()
+        while not self._events.empty():
+            self._events.get_nowait()()
 
 
 class Supervisor:

@@ -8,8 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from cluster.deployment.revisions import Revisions
-from cluster.deployment.settings_in_force import SettingsInForce
+from cluster.deployment.revisions import Revisions, SettingsInForce
 from cluster.events import EventLog
 from cluster.fleet.intent import Checkpoint, Intent
 from cluster.storage.store import NotSaved

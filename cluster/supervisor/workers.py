@@ -9,8 +9,7 @@ from typing import Any
 
 import aiohttp
 
-from cluster.adapters.agent import AdapterAgent
-from cluster.adapters.agents import Agents, Holder
+from cluster.adapters.agent import AdapterAgent, Agents, Holder
 from cluster.deployment.revisions import Revisions
 from cluster.events import Emit
 from cluster.fleet.fleet import Fleet
@@ -20,8 +19,7 @@ from cluster.monitoring import probes
 from cluster.monitoring.ejection_limit import EjectionLimit
 from cluster.monitoring.external import ExternalBackend
 from cluster.monitoring.hang_monitors import HangMonitors
-from cluster.monitoring.liveness import Health
-from cluster.monitoring.probes import ProbePlan
+from cluster.monitoring.probes import Health, ProbePlan
 from cluster.monitoring.recovery_times import RecoveryTimes
 from cluster.supervisor.exits import WorkerExits
 from config.aio import Tasks

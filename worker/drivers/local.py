@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -12,10 +13,12 @@ from typing import Any
 from worker import logfile
 from worker.drivers import proc, run_file
 from worker.drivers.base import Handle, WorkerStats
-from worker.drivers.ports import free_port
 from worker.drivers.proc import ProcessId
 from worker.drivers.process import Process, find, spawn, usage
-from worker.spec import WorkerEndpoint, WorkerSpec
+from worker.spec import LOOPBACK, WorkerEndpoint, WorkerSpec
+
+#: No port below it is given to a worker.
+_LOWEST = 20_000
 
 
 class LocalHandle(Process):
@@ -83,3 +86,32 @@ def survivors(runs: Path) -> dict[str, tuple[int, ...]]:
     found = {file.name: find(None, file) for file in files}
     left = {name: process.survivors() for name, process in found.items() if process is not None}
     return {name: tuple(member.pid for member in members) for name, members in left.items() if members}
+
+
+def free_port(taken: Collection[int], random: Random) -> int:
+    """One of the loopback interface that nobody listens on and that is not in ``taken``. Raises OSError if there is
+    none.
+
+    Between this look and the worker's own bind somebody else may take it; the worker then fails to start and is
+    restarted on another."""
+    ports = [p for p in range(_LOWEST, _ephemeral_start()) if p not in taken]
+    for port in _some(ports, random):
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            try:
+                probe.bind((LOOPBACK, port))
+                return port
+            except OSError:
+                continue
+    raise OSError("no free port for a worker")
+
+
+def _some(ports: list[int], random: Random) -> Iterator[int]:
+    yield from random.sample(ports, min(len(ports), 256))
+
+
+def _ephemeral_start() -> int:
+    try:
+        first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        first = 32_768
+    return first if first > _LOWEST + 1000 else 61_000

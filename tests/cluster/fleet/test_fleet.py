@@ -11,8 +11,7 @@ import pytest
 
 from cluster.fleet.fleet import Fleet, describe_exit
 from cluster.fleet.groups import instance_name
-from cluster.fleet.held_adapters import HeldAdapters, Refusal
-from cluster.fleet.instance import Instance, restore
+from cluster.fleet.instance import HeldAdapters, Instance, Refusal, restore
 from cluster.fleet.restart import Backoff, RestartPolicy
 from cluster.fleet.states import DesiredState, IllegalTransition, InstanceDesired, WorkerState
 from fakedriver import FakeDriver

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.groups import DEFAULT, WorkerGroup, group_of, instance_name, is_worker, number_of
-from cluster.fleet.held_adapters import Refusal
-from cluster.fleet.instance import restore
+from cluster.fleet.instance import Refusal, restore
 from cluster.fleet.reconciler import Action, Admit, Dismiss, Drain, Exit, Kill, Retire, Start, Stop, Sweep, reconcile
 from cluster.fleet.restart import RestartPolicy
 from cluster.fleet.states import DesiredState, WorkerState

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.monitoring.liveness import Health, Liveness
+from cluster.monitoring.probes import Health, Liveness
 
 WELL, OUT, LOST = Health.WELL, Health.OUT, Health.LOST
 

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from cluster.fleet.held_adapters import HeldAdapters
-from cluster.fleet.instance import Instance, restore
+from cluster.fleet.instance import HeldAdapters, Instance, restore
 from cluster.fleet.states import WorkerState
 from cluster.storage.store import Store
 from cluster.supervisor import adoption

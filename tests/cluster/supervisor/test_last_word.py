@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from cluster.balancers.process import BalancerProcess
-from cluster.storage.records import Records
+from cluster.storage.store import Records
 from config.link import encode
 from config.paths import StateDir
 from worker.drivers.process import Process

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from cluster.deployment.revisions import Revisions
-from cluster.deployment.settings_in_force import SettingsInForce
+from cluster.deployment.revisions import Revisions, SettingsInForce
 from cluster.events import EventLog
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.restart import RestartPolicy

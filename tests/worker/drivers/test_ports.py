@@ -7,28 +7,28 @@ import socket
 import pytest
 
 from fakes import rng
-from worker.drivers import ports
+from worker.drivers.local import _ephemeral_start, free_port
 
 
 def test_a_port_is_free_and_outside_the_kernels_range() -> None:
-    port = ports.free_port((), rng())
-    assert 20_000 <= port < ports._ephemeral_start()
+    port = free_port((), rng())
+    assert 20_000 <= port < _ephemeral_start()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", port))
 
 
 def test_the_same_port_is_not_given_away_twice() -> None:
-    first = ports.free_port((), rng())
-    assert ports.free_port({first}, rng()) != first
+    first = free_port((), rng())
+    assert free_port({first}, rng()) != first
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
 def test_a_port_that_somebody_listens_on_is_not_given_away(host: str) -> None:
-    first = ports.free_port((), rng())
+    first = free_port((), rng())
     with socket.create_server((host, first)):
-        assert ports.free_port((), rng()) != first
+        assert free_port((), rng()) != first
 
 
 def test_no_free_port_is_an_error() -> None:
     with pytest.raises(OSError, match="no free port"):
-        ports.free_port(range(70_000), rng())
+        free_port(range(70_000), rng())

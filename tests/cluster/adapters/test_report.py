@@ -5,8 +5,8 @@ from collections.abc import Collection
 import pytest
 
 from cluster.adapters.registry import Adapter, Registry, Version
-from cluster.adapters.status import MOST, OTHER, overall, states
-from cluster.fleet.held_adapters import HeldAdapters, Refusal
+from cluster.adapters.report import MOST, OTHER, overall, states
+from cluster.fleet.instance import HeldAdapters, Refusal
 
 
 def registry(*names: str) -> Registry:
