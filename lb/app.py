@@ -49,7 +49,7 @@ from lb.forwarding.collaborators import Collaborators, ForwardingSettings
 from lb.forwarding.exchange import Exchange as WorkerExchange
 from lb.forwarding.poison import PoisonRules
 from lb.forwarding.response_finder import ResponseFinder
-from lb.forwarding.resume.build import Builds
+from lb.forwarding.resume.plan import Builds
 from lb.forwarding.retry_budget import RetryBudget
 from lb.limits import most_connections
 from lb.protocol.errors import ProxyError, error_body

@@ -9,7 +9,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from lb.forwarding.resume import plan
-from lb.forwarding.resume.build import Build
+from lb.forwarding.resume.plan import Build
 from lb.forwarding.resume.resumption import Resumption
 from lb.forwarding.resume.transcript import StreamTranscript
 from lb.protocol.http1.chunked import frame, payload_of
@@ -21,7 +21,7 @@ from worker.sim.engine import tokens
 def transcript_of(body: dict[str, Any], chat: bool, build: Build | None = None) -> StreamTranscript:
     raw = json.dumps(body).encode()
     meter = ModelMetrics(CollectorRegistry(), lambda: 1.0).begin("demo")
-    return StreamTranscript(plan.read(raw, chat=chat, resume=True), raw, meter, build or Build())
+    return StreamTranscript(plan.read(raw, chat=chat, resume=True), meter, build or Build())
 
 
 def feed(transcript: StreamTranscript, event: bytes, straight: bool) -> bytes:

@@ -10,7 +10,7 @@ from lb.admission.queue import RequestAdmission
 from lb.forwarding.accounting import Accounting
 from lb.forwarding.poison import PoisonRules
 from lb.forwarding.response_finder import ResponseFinder
-from lb.forwarding.resume.build import Builds
+from lb.forwarding.resume.plan import Builds
 from lb.forwarding.retry_budget import RetryBudget
 from lb.records.decision_log import DecisionLog
 from lb.records.loss_report import Outcomes

@@ -249,6 +249,7 @@ class Exchange(Relayed):
         prompt = None if asked.transcript is None else asked.transcript.tokens.in_prompt
         asked.meter.end(failed, prompt)
         row = self._row(lease, status, reason)
-        parts.accounting.count_adapter(asked.info.model, failed)
+        if parts.pool.registered:
+            parts.accounting.count_adapter(asked.info.model, failed)
         self._attempt = self._failover = None
         parts.journal.over(row, asked.request, asked.meter, prompt)

@@ -90,7 +90,7 @@ class Failover:
             self._tell(attempt, failure)
         if failure.kind is Failure.ABSENT:
             # Another has it, or it will be back here.
-            backend.lacking[str(info.model)] = now + _MISSING_MODEL_S
+            backend.missing_models[str(info.model)] = now + _MISSING_MODEL_S
         return failure
 
     def _suspect(self, backend: Backend, failure: AttemptFailed) -> None:

@@ -269,7 +269,7 @@ class Relay:
         if length is not None:
             if head.status != 204:
                 framing = b"Content-Length: %d" % length
-        elif head.bodiless(self._request.head.method):
+        elif head.bodiless or self._request.head.method == "HEAD":
             framing = b"Transfer-Encoding: chunked" if head.chunked and self._request.head.version == 1 else b""
         elif self._request.head.version == 1:
             framing = b"Transfer-Encoding: chunked"

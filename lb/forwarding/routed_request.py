@@ -88,7 +88,7 @@ class RoutedRequest:
         """A stream: what comes of it is written down, so that another worker can go on with it."""
         body, meter = self.request.body, self.meter
         wanted = plan.read(body, chat=chat, resume=parts.settings.resume)
-        self.transcript = transcript = StreamTranscript(wanted, body, meter, parts.builds.of(self.info.model))
+        self.transcript = transcript = StreamTranscript(wanted, meter, parts.builds.of(self.info.model))
         self.body, meter.tokens, meter.exact = wanted.body, transcript.tokens.count, wanted.ids
 
     @functools.cached_property

@@ -31,7 +31,7 @@ _INSIDE = rb'[^{}\[\]"\\]*+(?:"[^"\\]*+"[^{}\[\]"\\]*+)*+'
 _FLAT = rb'(?:"[^"\\]*+"|[-+.\w]++|\{' + _INSIDE + rb"\}|\[" + _INSIDE + rb"\])"
 _TO_THE_END = rb'\s*+(?:,\s*+"[^"\\]*+"\s*+:\s*+' + _FLAT + rb"\s*+)*+\}\s*+\Z"
 _NEAR = 64  # bytes, most of them blanks, that may stand before a key that is the first
-_VALUE = rb'"([^"\\\x00-\x1f]{1,1024}+)"'
+_VALUE = rb'"([^"\\\x00-\x1f]{1,%d}+)"' % MOST_NAME  # a longer one is none, which parsing tells
 _AT_START = re.compile(rb'\s*+\{\s*+"model"\s*+:\s*+' + _VALUE + rb"\s*+[,}]")
 _AT_END = re.compile(rb'(?<!\\)"model"\s*+:\s*+' + _VALUE + _TO_THE_END)
 _STREAM_AT_END = re.compile(rb'(?<!\\)"stream"\s*+:\s*+(true|false|null)' + _TO_THE_END)
@@ -145,7 +145,7 @@ def _quick(body: bytes) -> Facts | None:
         if streamed is None:
             return None
     try:
-        return Facts(model_name(match[1].decode()), streamed is not None and streamed[1] == b"true")
+        return Facts(match[1].decode(), streamed is not None and streamed[1] == b"true")
     except UnicodeDecodeError:
         return None
 

@@ -1,4 +1,4 @@
-"""One upstream as the balancer sees it, and the lease: one unit of its in-flight count. Pure."""
+"""One upstream as the balancer sees it: what is in flight there (leases), and how fast it answers. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from typing import Any, Protocol
 
 from config.topology import KEEPS_RUNNING, MAY_RECOVER, TAKES_NEW, BackendSpec
 from lb.routing.ejection import Ejection
-from lb.routing.latency import PeakEwma
+
+#: So many requests may go elsewhere before an estimate is taken for old: being slower than others is no reason alone.
+PATIENCE = 10
+#: What is left of it by each further one. One that is N times too high is tried again after some
+#: PATIENCE + FORGETTING x ln(N) requests: about 22 where N is 10.
+FORGETTING = 5.0
+_KEPT = math.exp(-1.0 / FORGETTING)
 
 
 class Shared(Protocol):
@@ -33,8 +39,8 @@ class Backend:
     though nobody has said anything new of it."""
 
     __slots__ = (
-        "_leases", "_names", "_on_room", "_shared", "_spec", "books", "ejection", "endpoint", "failed_at", "id", "key",
-        "lacking", "latency", "limit", "order", "suspects", "takes_new", "weight",
+        "_leases", "_names", "_on_room", "_shared", "books", "ejection", "endpoint", "failed_at", "id", "key",
+        "latency", "limit", "missing_models", "order", "spec", "suspects", "takes_new", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -48,7 +54,7 @@ class Backend:
         self.endpoint: Any = None
         #: instance_10 comes after instance_9.
         self.order = (len(spec.id), spec.id)
-        self.spec = spec
+        self.update(spec)
         self.latency = PeakEwma()
         self.ejection = Ejection()
         self._leases: set[Lease] = set()
@@ -56,19 +62,15 @@ class Backend:
         #: How many requests it may have in flight, through all balancers; None: any number.
         self.limit: int | None = None
         #: Models it was said to serve and answered 404 for, and until when (s, monotonic) it is not asked for them.
-        self.lacking: dict[str, float] = {}
+        self.missing_models: dict[str, float] = {}
         #: When a request on it failed last (s, monotonic).
         self.failed_at = -math.inf
         #: Requests there that may have killed another worker, and have not got anything yet.
         self.suspects = 0
 
-    @property
-    def spec(self) -> BackendSpec:
-        return self._spec
-
-    @spec.setter
-    def spec(self, spec: BackendSpec) -> None:
-        self._spec, self.endpoint = spec, None
+    def update(self, spec: BackendSpec) -> None:
+        """What is said of it now."""
+        self.spec, self.endpoint = spec, None
         self.weight = spec.weight
         self.takes_new = spec.state in TAKES_NEW
         self._names = frozenset(card["id"] for card in spec.models) or frozenset(spec.expected)
@@ -116,17 +118,17 @@ class Backend:
 
     def root(self, model: str | None) -> str | None:
         """What its card says that ``model`` was loaded from, which tells one version of an adapter from another."""
-        found = next((card.get("root") for card in self._spec.models if card["id"] == model), None)
+        found = next((card.get("root") for card in self.spec.models if card["id"] == model), None)
         return found if isinstance(found, str) else None
 
     def longest(self) -> int | None:
         """Tokens that prompt and answer may have together, where its cards tell."""
-        lengths = [card["max_model_len"] for card in self._spec.models if isinstance(card.get("max_model_len"), int)]
+        lengths = [card["max_model_len"] for card in self.spec.models if isinstance(card.get("max_model_len"), int)]
         return min(lengths, default=None)
 
-    def lacks(self, model: str | None, now: float) -> bool:
+    def is_missing(self, model: str | None, now: float) -> bool:
         """It has just said that it has not got ``model``: true for a moment, as an adapter comes back unannounced."""
-        return model is not None and self.lacking.get(model, 0.0) > now
+        return model is not None and self.missing_models.get(model, 0.0) > now
 
     def waiting(self) -> tuple[int, int]:
         """How many wait for the first byte of an answer, and the bytes of the largest body among them."""
@@ -174,3 +176,39 @@ class Lease:
 
     def release(self) -> bool:
         return self.backend.release(self)
+
+
+class PeakEwma:
+    """The rule is Finagle's and tower's (``tower::load::PeakEwma``): a measurement above the average replaces it, one
+    below moves it by ``1 - exp(-elapsed / decay)``. One slow answer is believed at once, and forgotten as time passes.
+    Who is avoided is not measured, and time alone would have it avoided for ever, or for long: so it is also forgotten
+    a little by each request that goes elsewhere (decision 23).
+
+    ``value``: seconds, as measured; ``estimate``: what to reckon with, which is less where it has not been asked for
+    a while. Both are None before the first measurement. ``decay`` (s) is the time constant of forgetting."""
+
+    __slots__ = ("_at", "_passed", "decay", "estimate", "value")
+
+    def __init__(self, decay: float = 10.0) -> None:
+        self.decay = decay
+        self.value: float | None = None
+        self.estimate: float | None = None
+        self._at = 0.0
+        self._passed = 0
+
+    def observe(self, latency: float, now: float) -> None:
+        """``latency`` (s) was measured at ``now`` (s, monotonic)."""
+        before = self.estimate
+        if before is None or latency >= before:
+            self.value = latency
+        else:
+            keep = math.exp(-max(0.0, now - self._at) / self.decay)
+            self.value = before * keep + latency * (1.0 - keep)
+        self.estimate = self.value
+        self._at, self._passed = now, 0
+
+    def passed_over(self, requests: int) -> None:
+        """So many ``requests`` that it could have had went elsewhere; no answer of it is awaited that would tell."""
+        self._passed += requests
+        if self._passed > PATIENCE and self.estimate is not None:
+            self.estimate *= _KEPT**requests

@@ -45,8 +45,8 @@ class Pool:
             if old is not None and (old.spec.incarnation == spec.incarnation or not spec.managed):
                 if spec.state == "ready" and old.spec.state in ("unhealthy", "drained"):
                     old.ejection.recovered()
-                old.spec = spec
-                old.lacking.clear()
+                old.update(spec)
+                old.missing_models.clear()
                 self.backends[spec.id] = before.pop(spec.id)
             else:
                 if old is not None:
@@ -76,7 +76,7 @@ class Pool:
             b
             for b in self.serving(model)
             if b.available(now) and b.id not in excluded
-            and not (b.lacking and b.lacks(model, now))
+            and not (b.missing_models and b.is_missing(model, now))
             and (root is None or b.root(model) in (root, None))
         ]  # fmt: skip
         return [b for b in found if b.weight] or found
@@ -89,7 +89,7 @@ class Pool:
             times = [backend.ejection.until] if backend is not None and backend.keeps_running() else []
         else:
             times = [
-                max(b.ejection.until, b.lacking.get(model, 0.0) if model is not None else 0.0)
+                max(b.ejection.until, b.missing_models.get(model, 0.0) if model is not None else 0.0)
                 for b in self.serving(model)
                 if b.takes_new and (root is None or b.root(model) in (root, None))
             ]

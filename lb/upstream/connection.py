@@ -272,7 +272,7 @@ class WorkerConnection(asyncio.Protocol):
             self._at = _Framing.TUNNEL
             if rest:
                 reader.on_body(rest)
-        elif head.bodiless(self._method):
+        elif head.bodiless or self._method == "HEAD":
             self._finish(b"", rest)
         elif head.chunked:
             self._at, self._body = _Framing.CHUNKED, Passage() if reader.raw else Decoder(strict=False)

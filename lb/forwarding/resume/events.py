@@ -102,19 +102,17 @@ def says_something(event: bytes, ids: bool) -> bool:
     return _RUNNING in event and (not ids or _IDS in event) and _is_text(event)
 
 
-def ends(event: bytes) -> bool:
-    """Whether an event is surely the last one of its choice, which came to its end and tells ids."""
-    return bool(_ENDED.search(event)) and _IDS in event and _is_text(event)
+def build_at_end(event: bytes) -> str | None:
+    """What an event says of its server's build (nothing: "") if it is surely the last one of its choice, which came to
+    its end and tells ids; else None."""
+    if not (_ENDED.search(event) and _IDS in event and _is_text(event)):
+        return None
+    found = _FINGERPRINT.search(event)
+    return found[1].decode() if found else ""
 
 
 def _is_text(event: bytes) -> bool:
     return event.startswith(_BEGINS) and (_TEXT in event or bool(_DELTA.search(event)))
-
-
-def fingerprint(event: bytes) -> str:
-    """What a stream's last event says of its server's build; empty if it says nothing."""
-    found = _FINGERPRINT.search(event)
-    return found[1].decode() if found else ""
 
 
 def without_prompt(event: bytes) -> tuple[bytes, bytes | None]:

@@ -39,7 +39,7 @@ async def move(
 ) -> Move:
     """Waits for a worker that can go on, from the loss of the one before (``since``) on. Raises ProxyError where there
     is none, and CannotResume."""
-    transcript = resumption.transcript
+    transcript, plan = resumption.transcript, resumption.transcript.plan
     patience = min(_RENDER_S, parts.settings.stall_timeout)  # no stream stands still longer where another place is free
     while True:
         backend = await parts.admission.wait(tenant, info, excluded, since)
@@ -57,7 +57,7 @@ async def move(
 
         lease = backend.lease(_unheard)  # it counts as asked, so that it is found if it stands still
         try:
-            transcript.settle(await parts.client.render(backend.spec, transcript.plan.path, transcript.body, patience))
+            plan.settle(await parts.client.render(backend.spec, plan.path, plan.sent, patience))
             point = await resumption.point(read)
         except AttemptFailed as failure:
             # It was lost while it was asked: the supervisor's word is on its way. Meanwhile another may be asked.

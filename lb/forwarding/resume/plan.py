@@ -1,6 +1,7 @@
 """What a client asks for, seen from one who may have to go on with it on another worker. Pure.
 
 Whether a stream can be continued is decided by its request, as far as it tells (`lb/forwarding/resume/obstacles.py`).
+What servers say of their build (``system_fingerprint``) is kept for a stream's end that we write ourselves.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from lb.forwarding.resume import obstacles
+from lb.forwarding.resume import obstacles, rendered
 from lb.protocol import lax
 
 #: Asks a worker for the ids of the tokens beside their text.
@@ -26,42 +27,84 @@ _SPECIAL = re.compile(
 _ESCAPED = re.compile(rb"\\u00[4-7]")
 
 
+#: Without it a request has one choice.
+_MAY_HAVE_SEVERAL = re.compile(rb'"(?:n|prompt)"\s*:\s*[^\s"]|\\u')
+
+#: Models whose builds are kept in mind: adapters come and go.
+_MOST_BUILDS = 4096
+
+
 @dataclass(slots=True)
 class ResumePlan:
-    """``body``: what a worker is to be asked. ``ids``: with the ids of tokens, which the client did not ask for and
-    does not get. ``obstacle``: why the stream cannot be continued once text of it has been sent, empty if it can.
-    ``echo``: the prompt's text, which the client wants repeated and gets from us: vLLM leaves it out where it tells
-    ids."""
+    """``sent``: the request's body; ``body``: what a worker is to be asked. ``ids``: with the ids of tokens, which the
+    client did not ask for and does not get. ``obstacle``: why the stream cannot be continued once text of it has been
+    sent, as far as is known; empty if it can. ``echo``: the prompt's text, which the client wants repeated and gets
+    from us: vLLM leaves it out where it tells ids."""
 
     chat: bool
+    sent: bytes
     body: bytes
     ids: bool
     obstacle: str
     echo: str = ""
+    _fields: dict[str, Any] | None = None
 
     @property
     def path(self) -> str:
         return "/v1/chat/completions" if self.chat else "/v1/completions"
 
+    def request(self) -> dict[str, Any]:
+        """Its fields as the engine takes them; none of a request that it would refuse, and that is not continued."""
+        if self._fields is None:
+            try:
+                self._fields = fields(self.sent, chat=self.chat)
+            except (ValueError, RecursionError):
+                self._fields = {}
+                self.obstacle = self.obstacle or obstacles.NOT_UNDERSTOOD
+        return self._fields
+
+    def settle(self, answer: bytes | None) -> None:
+        """The worker that is to go on has said how it takes the request (`lb.forwarding.resume.rendered`), or says
+        nothing."""
+        asked = self.request()
+        found = None if answer is None else rendered.read(answer, asked, chat=self.chat)
+        if found is not None:
+            self._fields = {**asked, **found.fields}
+            self.obstacle = self.obstacle or found.obstacle
+
+    def choices(self) -> int:
+        """How many the answer has."""
+        if not self.obstacle or not _MAY_HAVE_SEVERAL.search(self.sent):
+            return 1
+        asked = self.request()
+        return max(1, asked.get("n") or 1) * lax.prompts_in(asked.get("prompt"))
+
+    def wants_usage(self) -> bool:
+        """At the end of its stream."""
+        if b'"include_usage"' not in self.sent and b"\\u" not in self.sent:
+            return False  # most say nothing of it, and need not be parsed
+        options = self.request().get("stream_options")
+        return isinstance(options, dict) and bool(options.get("include_usage"))
+
 
 def read(body: bytes, *, chat: bool, resume: bool) -> ResumePlan:
     """Of the JSON ``body`` of a streamed request. ``resume``: whether anything is to be asked for at all."""
     if not resume:
-        return ResumePlan(chat, body, False, "streams are not continued here (--no-resume)")
+        return ResumePlan(chat, body, body, False, "streams are not continued here (--no-resume)")
     obstacle, shown, echo = "", False, ""
     if _SPECIAL.search(body) or (b"\\" in body and b"\\u00" in body and _ESCAPED.search(body)):
         try:
             data = fields(body, chat=chat)
         except (ValueError, RecursionError):
-            return ResumePlan(chat, body, False, obstacles.NOT_UNDERSTOOD)
+            return ResumePlan(chat, body, body, False, obstacles.NOT_UNDERSTOOD)
         obstacle, shown = obstacles.of_request(data, chat), bool(data.get("return_token_ids"))
         echo = str(data["prompt"]) if data.get("echo") and not obstacle else ""
     if obstacle or shown:
-        return ResumePlan(chat, body, False, obstacle)
+        return ResumePlan(chat, body, body, False, obstacle)
     end = body.rstrip()
     if not end.endswith(b"}") or len(end) < 3:
-        return ResumePlan(chat, body, False, obstacles.NOT_UNDERSTOOD)
-    return ResumePlan(chat, end[:-1] + (_NO_ECHO if echo else b"") + _IDS, True, "", echo)
+        return ResumePlan(chat, body, body, False, obstacles.NOT_UNDERSTOOD)
+    return ResumePlan(chat, body, end[:-1] + (_NO_ECHO if echo else b"") + _IDS, True, "", echo)
 
 
 def fields(body: bytes, *, chat: bool) -> dict[str, Any]:
@@ -70,3 +113,28 @@ def fields(body: bytes, *, chat: bool) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ValueError("no object")
     return lax.request(data, chat=chat)
+
+
+@dataclass(slots=True)
+class Build:
+    """``fingerprint``: the latest word of the servers of one model; empty: nothing yet."""
+
+    fingerprint: str = ""
+
+    def fields(self) -> dict[str, str]:
+        """What the last event of a stream has besides."""
+        return {"system_fingerprint": self.fingerprint} if self.fingerprint else {}
+
+
+class Builds:
+    """One for each model."""
+
+    def __init__(self) -> None:
+        self._known: dict[str | None, Build] = {}
+
+    def of(self, model: str | None) -> Build:
+        if (known := self._known.get(model)) is None:
+            if len(self._known) >= _MOST_BUILDS:
+                self._known.clear()
+            known = self._known[model] = Build()
+        return known

@@ -35,8 +35,8 @@ class Resumption:
         """Where it goes on. ``text`` reads tokens. Raises CannotResume."""
         transcript, base = self.transcript, self._tokens.base
         if transcript.hindrance():
-            raise CannotResume(transcript.obstacle)
-        pieces, tokens, asked = tail.pieces(transcript.meter.recent()), self._tokens.all(), transcript.request()
+            raise CannotResume(transcript.plan.obstacle)
+        pieces, tokens, asked = tail.pieces(transcript.meter.recent()), self._tokens.all(), transcript.plan.request()
         made_here = self._tokens.count() - base
         said = sum(len(piece.tokens) for piece in pieces)
         stops = _stops(asked)
@@ -84,7 +84,7 @@ class Resumption:
     def go_on(self, point: ResumePoint, longest: int | None) -> bytes:
         """The body that asks for the rest; empty if there is none, and the stream finished. ``longest`` of prompt and
         answer, in tokens. Raises CannotResume."""
-        tokens, prompt, asked = self._tokens.all(), self._tokens.prompt(), self.transcript.request()
+        tokens, prompt, asked = self._tokens.all(), self._tokens.prompt(), self.transcript.plan.request()
         body = continuation.request(asked, self.transcript.plan.chat, prompt, tokens[: point.kept], longest)
         over = body["max_tokens"] == 0
         offset, ahead = self._offset(len(tokens) - point.kept)
@@ -101,7 +101,7 @@ class Resumption:
     def _offset(self, back: int) -> tuple[int, tuple[list[int], int]]:
         """Where the token stands that is ``back`` tokens from the end, in characters of the text as log probabilities
         of completions count them; and where those do that follow it, and the end."""
-        if self.transcript.request().get("logprobs") is None or self.transcript.plan.chat:
+        if self.transcript.plan.request().get("logprobs") is None or self.transcript.plan.chat:
             return 0, ([], 0)
         base = self.transcript.dresser.offset if self.transcript.dresser is not None else 0
         offsets, end = tail.offsets(self.transcript.meter.recent(), base)

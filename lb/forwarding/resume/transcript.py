@@ -4,24 +4,20 @@ client has been sent, whether it is finished. No I/O."""
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Sequence
 from typing import Any
 
-from lb.forwarding.resume import events, obstacles, rendered
-from lb.forwarding.resume.build import Build
+from lb.forwarding.resume import events, obstacles
 from lb.forwarding.resume.continuation import Dresser
-from lb.forwarding.resume.made_tokens import MadeTokens
-from lb.forwarding.resume.plan import ResumePlan, fields
+from lb.forwarding.resume.plan import Build, ResumePlan
 from lb.forwarding.resume.point import CannotResume
-from lb.protocol import lax
 from lb.protocol.failures import Failure
 from lb.protocol.http1.chunked import Cut
 from lb.protocol.worker_errors import is_engine_death
 from lb.telemetry.model_metrics import Meter
 
-#: Without it a request has one choice.
-_MAY_HAVE_SEVERAL = re.compile(rb'"(?:n|prompt)"\s*:\s*[^\s"]|\\u')
+#: Pieces of the record that are put together.
+_MOST_PIECES = 64
 
 
 class StreamFailed(Exception):
@@ -35,20 +31,76 @@ class StreamFailed(Exception):
         self.event, self.final, self.kind = event, final, kind
 
 
+class MadeTokens:
+    """Of one stream, as ids: of its prompt, and those that were made, over all its workers. They are written down a few
+    events at a time: ``meter`` has the latest events by reference anyway. ``prompt_ids``: digits with commas between
+    them, None where no worker told. ``base`` tokens had been made before the worker of now; ``once_more``: those after
+    them, which it makes again."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+        self._written: list[bytes] = []  # digits with commas between them
+        self.prompt_ids: bytes | None = None
+        self.base = 0
+        self.once_more: list[int] = []
+
+    @property
+    def none_written(self) -> bool:
+        """All that were made are in the latest events."""
+        return not self._written
+
+    def write(self, ids: list[bytes]) -> None:
+        """Those of events that leave the record."""
+        self._written += ids
+        if len(self._written) > _MOST_PIECES:
+            self._written = [b",".join(self._written)]
+
+    def begin_at(self, kept: int, made: Sequence[int]) -> None:
+        """Of all that were ``made`` so many stand, and those behind them are made again."""
+        text = b",".join(b"%d" % token for token in made[:kept])
+        self._written = [text] if text else []
+        self.base, self.once_more = kept, list(made[kept:])
+
+    def start_over(self) -> None:
+        self._written, self.base, self.once_more = [], 0, []
+
+    def count(self) -> int:
+        """How many were made, if that is known."""
+        ids = [*self._written, *events.ids(b"".join(self._meter.recent()))]
+        return len(ids) + sum(some.count(b",") for some in ids)
+
+    def all(self) -> list[int]:
+        """All that were made."""
+        text = b",".join([*self._written, *events.ids(b"".join(self._meter.recent()))])
+        made = [int(digits) for digits in text.split(b",")] if text else []
+        return made + self.once_more[len(made) - self.base :]
+
+    def prompt(self) -> list[int]:
+        """Raises CannotResume."""
+        if self.prompt_ids is None:
+            raise CannotResume("its worker did not tell the tokens of its prompt")
+        return [int(digits) for digits in self.prompt_ids.split(b",")] if self.prompt_ids else []
+
+    @property
+    def in_prompt(self) -> int | None:
+        """How many tokens the prompt has, if its worker told."""
+        ids = self.prompt_ids
+        return None if ids is None else ids.count(b",") + bool(ids)
+
+
 class StreamTranscript:
-    """``plan`` is what workers are asked, ``body`` as the client sent it; ``meter`` the record of its latest chunks;
-    ``build`` is what streams of its model share.
+    """``plan`` is what workers are asked; ``meter`` the record of its latest chunks; ``build`` is what streams of its
+    model share.
 
     ``started``: text or tokens have come, and gone on to the client; ``made_here``: some of them from the worker of
     now. From then on whole chunks may pass through ``straight``, which says None to what has to be looked at; it is
     None itself if everything has to. ``dresser``: of the worker of now, if it goes on with what another began."""
 
-    def __init__(self, plan: ResumePlan, body: bytes, meter: Meter, build: Build) -> None:
-        self.plan, self.body, self.meter, self._build = plan, body, meter, build
+    def __init__(self, plan: ResumePlan, meter: Meter, build: Build) -> None:
+        self.plan, self.meter, self._build = plan, meter, build
         meter.fold = self._fold
         self.straight: Cut | None = events.cut if plan.ids else events.plain
         self.finished = self.done = self.started = self.made_here = False
-        self.obstacle = plan.obstacle
         self.moves = 0
         self._began: bytes | None = None  # its first event, without the ids of the prompt
         self.tokens = MadeTokens(meter)
@@ -56,7 +108,6 @@ class StreamTranscript:
         self._usage_sent = self._echoed = False
         self.dresser: Dresser | None = None
         self._repeats = False  # it was begun anew: what is said once was said already
-        self._fields: dict[str, Any] | None = None
 
     # on the way
 
@@ -100,13 +151,13 @@ class StreamTranscript:
         if self.straight is None or self.plan.echo:
             return False
         if not self.started:
-            if events.says_something(event, ids=not self.obstacle):
+            if events.says_something(event, ids=not self.plan.obstacle):
                 self._began = self._began or event
                 self.started = self.made_here = True
                 return True
-        elif not self.obstacle and events.ends(event):
+        elif not self.plan.obstacle and (build := events.build_at_end(event)) is not None:
             self._open, self.finished = 0, True
-            self._build.fingerprint = events.fingerprint(event) or self._build.fingerprint
+            self._build.fingerprint = build or self._build.fingerprint
             return True
         return False
 
@@ -126,8 +177,8 @@ class StreamTranscript:
         return usage + events.DONE
 
     def _usage(self) -> bytes:
-        if self.obstacle:
-            raise CannotResume(self.obstacle)
+        if self.plan.obstacle:
+            raise CannotResume(self.plan.obstacle)
         made, prompt = len(self.tokens.all()), len(self.tokens.prompt())
         usage = {"prompt_tokens": prompt, "total_tokens": prompt + made, "completion_tokens": made}
         return events.dump({**self.first, "choices": [], "usage": usage, **self._build.fields()})
@@ -135,7 +186,7 @@ class StreamTranscript:
     def _event(self, event: bytes, parsed: dict[str, Any], choices: Sequence[dict[str, Any]]) -> bytes:
         says = any(obstacles.says(choice) for choice in choices)
         if says:
-            self.obstacle = self.obstacle or obstacles.of_choices(choices)
+            self.plan.obstacle = self.plan.obstacle or obstacles.of_choices(choices)
             self.started = self.made_here = True
         if not choices and parsed.get("usage") is not None:
             if not self.finished:  # of a request given up before its first token vLLM says nothing else
@@ -145,7 +196,7 @@ class StreamTranscript:
         if isinstance(said := parsed.get("system_fingerprint"), str):
             self._build.fingerprint = said
         if ended:
-            self._open = (self._choices() if self._open is None else self._open) - ended
+            self._open = (self.plan.choices() if self._open is None else self._open) - ended
             self.finished = self._open <= 0
         if self.dresser is not None:
             made = self.dresser.dress(parsed)
@@ -173,27 +224,20 @@ class StreamTranscript:
         first = (None if self._began is None else events.parse(self._began)) or {}
         return {key: first[key] for key in ("id", "object", "created", "model") if key in first}
 
-    def _choices(self) -> int:
-        """How many the answer has."""
-        if not self.obstacle or not _MAY_HAVE_SEVERAL.search(self.body):
-            return 1
-        asked = self.request()
-        return max(1, asked.get("n") or 1) * lax.prompts_in(asked.get("prompt"))
-
     def _fold(self, chunks: Sequence[bytes]) -> None:
         data = b"".join(chunks)
         made = None
         if self._unseen:
             made = events.ids_of_text(data, self._head, self.tokens.none_written)
             if made is None:
-                self.obstacle = obstacles.of_events(data)
+                self.plan.obstacle = obstacles.of_events(data)
         self.tokens.write(events.ids(data) if made is None else made)
 
     @property
     def _unseen(self) -> bool:
         """Whether something of a chat may have gone straight through that is not text and so cannot be continued.
         Looked for many events at a time: nobody asks before the stream breaks."""
-        return self.plan.chat and self.straight is not None and not self.obstacle and not self.finished
+        return self.plan.chat and self.straight is not None and not self.plan.obstacle and not self.finished
 
     @functools.cached_property
     def _head(self) -> int:
@@ -210,10 +254,10 @@ class StreamTranscript:
     def hindrance(self) -> str:
         """Why it cannot be continued, by all that has come of it and all that it asks for; empty if it can."""
         if self._unseen:
-            self.obstacle = obstacles.of_events(b"".join(self.meter.recent()))
-        asked = self.request()
-        self.obstacle = self.obstacle or obstacles.lasting(asked)
-        return self.obstacle
+            self.plan.obstacle = obstacles.of_events(b"".join(self.meter.recent()))
+        asked = self.plan.request()
+        self.plan.obstacle = self.plan.obstacle or obstacles.lasting(asked)
+        return self.plan.obstacle
 
     def start_over(self) -> bytes:
         """The body that asks for all of it anew."""
@@ -223,15 +267,6 @@ class StreamTranscript:
         if not self._repeats:
             self.straight = events.cut if self.plan.ids else events.plain
         return self.plan.body
-
-    def settle(self, answer: bytes | None) -> None:
-        """The worker that is to go on has said how it takes the request (`lb.forwarding.resume.rendered`), or says
-        nothing."""
-        asked = self.request()
-        found = None if answer is None else rendered.read(answer, asked, chat=self.plan.chat)
-        if found is not None:
-            self._fields = {**asked, **found.fields}
-            self.obstacle = self.obstacle or found.obstacle
 
     def go_on(self, dresser: Dresser) -> None:
         """Another worker does, and ``dresser`` makes its events the next ones."""
@@ -252,23 +287,11 @@ class StreamTranscript:
         self.meter.forget()
         self.made_here, self.straight = False, None
 
-    def request(self) -> dict[str, Any]:
-        """Its fields as the engine takes them; none of a request that it would refuse, and that is not continued."""
-        if self._fields is None:
-            try:
-                self._fields = fields(self.body, chat=self.plan.chat)
-            except (ValueError, RecursionError):
-                self._fields = {}
-                self.obstacle = self.obstacle or obstacles.NOT_UNDERSTOOD
-        return self._fields
-
     def _wants_usage(self) -> bool:
         if b'"usage":{' in (self._began or b""):
             return True  # of every event: its worker may tell it unasked (`--enable-force-include-usage`)
-        if b'"include_usage"' not in self.body and b"\\u" not in self.body:
-            return False  # most say nothing of it, and need not be parsed
-        options = self.request().get("stream_options")
-        return isinstance(options, dict) and bool(options.get("include_usage"))
+        return self.plan.wants_usage()
+
 
 def _failure(error: object, event: bytes) -> StreamFailed:
     said = error if isinstance(error, dict) else {}

@@ -27,8 +27,9 @@ class Garbage(Exception):
 class ResponseHead:
     """``length`` is None where no length is told; with ``chunked`` false as well, the body ends with the connection.
     ``media``: the media type of the body in small letters, empty where none is told. ``kept``: the field lines that go
-    on, without CRLF. ``unbuffered``: its bytes are wanted as they come. ``notes``: whatever its users want to remember
-    with it."""
+    on, without CRLF. ``unbuffered``: its bytes are wanted as they come. ``bodiless``: no body follows, whatever the
+    fields say (RFC 9112 6.3); none does in answer to HEAD either. ``notes``: whatever its users want to remember with
+    it."""
 
     status: int
     reason: bytes
@@ -40,11 +41,8 @@ class ResponseHead:
     unbuffered: bool = False
     media: bytes = b""
     upgrade: bytes = b""
+    bodiless: bool = False
     notes: dict[object, bytes] = field(default_factory=dict)
-
-    def bodiless(self, method: str) -> bool:
-        """RFC 9112 6.3: whatever the fields say."""
-        return method == "HEAD" or self.status in (204, 304) or self.status < 200
 
 
 def parse(data: bytes) -> ResponseHead:
@@ -55,7 +53,9 @@ def parse(data: bytes) -> ResponseHead:
     found = fields.pairs(data[start.end() : -2])
     if found is None:
         raise Garbage("a header line is malformed")
-    head = ResponseHead(int(start[2]), start[3] or b"", [], keep_alive=start[1] == b"1")
+    status = int(start[2])
+    head = ResponseHead(status, start[3] or b"", [], keep_alive=start[1] == b"1")
+    head.bodiless = status < 200 or status in (204, 304)
     named: list[bytes] = []
     for name, value in found:
         low = name.lower()

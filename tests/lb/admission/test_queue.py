@@ -184,7 +184,7 @@ async def test_an_answer_of_an_ejected_backend_serves_at_once(house: House) -> N
 
 async def test_a_model_that_was_lacking_for_a_moment_is_asked_for_after_it(house: House) -> None:
     house.push(spec())
-    house.pool.backends["instance_0"].lacking["base"] = end = time.monotonic() + 0.2
+    house.pool.backends["instance_0"].missing_models["base"] = end = time.monotonic() + 0.2
     house.ask()
     await until(lambda: house.served)
     assert 0 <= time.monotonic() - end < 0.1

@@ -50,14 +50,14 @@ def test_only_who_holds_it_takes_its_requests() -> None:
 
 def test_who_lacks_it_takes_everything_else() -> None:
     made = pool(spec(models=("base", "poet")), registered=("poet",))
-    made.backends["instance_0"].lacking["poet"] = 1e9
+    made.backends["instance_0"].missing_models["poet"] = 1e9
     assert (ids(made, "poet"), ids(made, "base")) == ([], ["instance_0"])
     assert made.knows("poet")
 
 
 def test_the_supervisors_next_word_makes_who_lacked_it_a_candidate_again() -> None:
     made = pool(spec(models=("base", "poet")), registered=("poet",))
-    made.backends["instance_0"].lacking["poet"] = 1e9
+    made.backends["instance_0"].missing_models["poet"] = 1e9
     push(made, spec(models=("base", "poet")), registered=("poet",))
     assert ids(made, "poet") == ["instance_0"]
 

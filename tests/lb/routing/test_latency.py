@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lb.routing.latency import FORGETTING, PATIENCE, PeakEwma
+from lb.routing.backend import FORGETTING, PATIENCE, PeakEwma
 
 TIMES = st.lists(st.tuples(st.floats(0, 100), st.floats(0, 50)), min_size=1, max_size=20)
 

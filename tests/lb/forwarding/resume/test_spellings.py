@@ -17,7 +17,7 @@ async def test_however_it_is_asked_for_it_goes_on_as_the_same(body: dict[str, An
     undisturbed = seen(b"".join(stream(body, chat)))
     for breaks in ((3,), (8, 5), (14, 1, 1)):
         transcript = transcript_of(body, chat)
-        assert not transcript.obstacle
+        assert not transcript.plan.obstacle
         assert seen(await broken(transcript, breaks)) == undisturbed
 
 

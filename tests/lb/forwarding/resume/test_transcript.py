@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lb.forwarding.resume import events
-from lb.forwarding.resume.build import Build
+from lb.forwarding.resume.plan import Build
 from lb.forwarding.resume.point import CannotResume
 from lb.forwarding.resume.resumption import Resumption
 from lb.forwarding.resume.transcript import StreamFailed

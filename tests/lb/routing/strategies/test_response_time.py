@@ -7,8 +7,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lb.routing.backend import Backend
-from lb.routing.latency import FORGETTING, PATIENCE
+from lb.routing.backend import FORGETTING, PATIENCE, Backend
 from lb.routing.strategies.base import Features
 from lb.routing.strategies.response_time import ResponseTime
 from lbfakes import backend, backends
