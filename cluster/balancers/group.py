@@ -7,21 +7,19 @@ The next supervisor takes the listening socket back from any of them that lives 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
-import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
-from cluster.balancers.process import BalancerProcess, adopt, give_room_back, in_words
-from cluster.balancers.slot import ReplacementFailed, Slot
-from cluster.balancers.standby import Spare, Standby
+from cluster.balancers.adoption import adopt
+from cluster.balancers.feed import Feed
+from cluster.balancers.process import BalancerProcess, give_room_back, in_words
+from cluster.balancers.replacements import Replacements
+from cluster.balancers.slot import Slot
+from cluster.balancers.starter import Starter
 from cluster.events import Emit, Event
 from cluster.storage.store import Records
-from config.aio import Tasks
-from config.link import Phase, descriptor_path, encode
+from config.link import Phase, descriptor_path
 from config.paths import StateDir
 from config.topology import BackendSet, BalancerConfig
 
@@ -59,39 +57,25 @@ class BalancerGroup:
         events: Callable[[], Iterable[Event]] = tuple, *, drain_timeout: float = 30.0, standby: bool = False,
     ) -> None:
         self._state, self._store, self._observer, self.emit = state, store, observer, emit
-        self._events, self.drain_timeout = events, drain_timeout
-        self.listener: socket.socket | None = None
+        self.drain_timeout, self.config, self._wants_standby = drain_timeout, config, standby
         #: A replacement that was begun under an earlier supervisor, and came to nothing with it.
         self.unfinished = False
-        self.slots = [Slot(_slot_name(number), config, self) for number in range(config.processes)]
         #: All that live, oldest first.
         self.processes: list[BalancerProcess] = []
-        self.standby = Standby(state, store, lambda: self.listener, self._starts, emit, observer.changed)
-        self._wants_standby = standby
-        self.config = config
-        self.replacements = self.lost_requests = 0
+        self.feed = Feed(self.processes, events)
+        self.starter = Starter(state, store, self, self.feed, self.processes, emit, observer.changed)
+        self.slots = [self._slot(number, config) for number in range(config.processes)]
+        self.replacements = Replacements(self._replace_all, emit, observer.changed)
+        self.replaced = self.lost_requests = 0
         self.ends: Counter[str] = Counter()
-        self.failure = ""
-        self._asked = self._beginning = 0
-        self._replacing = asyncio.Lock()
-        self._order = 0
-        self._set: BackendSet | None = None
-        self._snapshot: dict[str, Any] | None = None
-        self._tasks = Tasks()
+
+    def _slot(self, number: int, config: BalancerConfig) -> Slot:
+        return Slot(f"{RECORD}-{number}" if number else RECORD, config, self, self.starter)
 
     @property
     def connected(self) -> bool:
         """Whether requests may be in flight in any of them."""
         return any(process.engaged for process in self.processes)
-
-    @property
-    def restarts(self) -> int:
-        return sum(slot.restarts for slot in self.slots)
-
-    @property
-    def replacing(self) -> bool:
-        """Whether a replacement that was asked for has not come to its end; the old ones may finish later."""
-        return self._asked > 0
 
     @property
     def logs(self) -> list[str]:
@@ -102,17 +86,17 @@ class BalancerGroup:
     def pids(self) -> dict[str, int]:
         """Of those that take connections, and of the standby, by the names of their logs."""
         current = {slot.name: slot.current.pid for slot in self.slots if slot.current is not None}
-        found = {**current, "standby": self.standby.pid}
+        found = {**current, "standby": self.starter.standby.pid}
         return {name: pid for name, pid in found.items() if pid is not None}
 
     def describe(self) -> dict[str, Any]:
         """For status and metrics."""
         return {
-            "restarts": self.restarts,
-            "replacements": self.replacements,
-            "replacing": self.replacing,
-            "failure": self.failure,
-            "standby": self.standby.pid,
+            "restarts": sum(slot.restarts for slot in self.slots),
+            "replacements": self.replaced,
+            "replacing": self.replacements.under_way,
+            "failure": self.replacements.failure,
+            "standby": self.starter.standby.pid,
             "processes": [_process(slot) for slot in self.slots],
             "draining": [{"pid": p.pid, "in_flight": p.requests} for p in self.processes if p.retiring is not None],
             "lost_requests": self.lost_requests,
@@ -122,8 +106,9 @@ class BalancerGroup:
     async def adopt(self) -> bool:
         """Takes over what an earlier supervisor started, and the listening socket. False: nothing of it runs."""
         left = await adopt(self, self._state, self._store)
-        self.processes, self.listener, self.unfinished = left.processes, left.listener, left.unfinished
-        self._order = max((process.order for process in self.processes), default=0)
+        self.processes += left.processes
+        self.starter.listener, self.unfinished = left.listener, left.unfinished
+        self.starter.order = max((process.order for process in self.processes), default=0)
         slots = {slot.name: slot for slot in self.slots}
         for process in self.processes:
             what = "adopted" if process.retiring is None else "adopted, finishes what it has"
@@ -135,10 +120,10 @@ class BalancerGroup:
         for slot in self.slots:
             if len(slot.line) == 1:
                 slot.line[0].phase = Phase.SERVING  # it may not have said so before it dies
-        return self.listener is not None
+        return left.listener is not None
 
     def start(self) -> None:
-        """Runs them from now on. Needs `listener`."""
+        """Runs them from now on. Needs a listener."""
         kept = {process.link for process in self.processes}
         kept |= {descriptor_path(link) for link in kept if link is not None}
         for path in self._state.root.glob("lb-*.sock*"):
@@ -149,77 +134,33 @@ class BalancerGroup:
         for slot in self.slots:
             slot.start()
 
-    def publish(self, backends: BackendSet | None = None, snapshot: dict[str, Any] | None = None) -> None:
-        """Tells them what is new; each is told the latest again whenever it comes back."""
-        messages = []
-        if backends is not None:
-            self._set = backends
-            messages.append(encode({"type": "set", "set": backends.to_json()}))
-        if snapshot is not None:
-            self._snapshot = snapshot
-            messages.append(encode({"type": "snapshot", "snapshot": snapshot}))
-        for message in messages:
-            for process in self.processes:
-                process.send(message)
-
-    def on_event(self, event: Event) -> None:
-        """Passes an event on to whoever listens there."""
-        message = _events([event])
-        for process in self.processes:
-            process.send(message)
-
     @property
     def engaged(self) -> int:
         """In how many of them requests may be in flight."""
         return sum(process.engaged for process in self.processes)
 
+    def publish(self, backends: BackendSet | None = None, snapshot: dict[str, Any] | None = None) -> None:
+        """Tells them what is new; each is told the latest again whenever it comes back."""
+        self.feed.publish(backends, snapshot)
+
     # another in its place
 
-    async def replace(self, config: BalancerConfig | None = None) -> None:
-        """Replaces every process, one after the other, by one that is started with ``config`` (default: the same as
-        before; host, port and descriptor of the listening socket stay what they are). Connections wait in the socket at
-        worst; the old ones finish what they have. Raises ReplacementFailed: those that were not yet replaced go on."""
-        config = config or self.config
-        with self._announced():
-            async with self._replacing:
-                for slot in self.slots:
-                    await slot.replace(config)
-                await self._resize(config)
-                self.config = config
-                self.standby.renew()  # what is installed may be another version by now
-
     def request_replacement(self, config: BalancerConfig | None = None) -> None:
-        """`replace`, in the background; `failure` says what became of it."""
-        self._asked += 1  # at once: whoever asked sees it in the next snapshot
-        self._tasks.start(self._requested(config), "replace the balancer")
+        """Of every process, in the background, see `Replacements.replace`."""
+        self.replacements.request(config)
 
-    async def _requested(self, config: BalancerConfig | None) -> None:
-        try:
-            with contextlib.suppress(ReplacementFailed):
-                await self.replace(config)
-        finally:
-            self._asked -= 1
-            self._observer.changed()
-
-    @contextlib.contextmanager
-    def _announced(self) -> Iterator[None]:
-        self._asked += 1
-        self.failure = ""
-        self._observer.changed()
-        try:
-            yield
-        except ReplacementFailed as error:
-            self.failure = str(error)
-            self.emit("load_balancer", f"could not be replaced: {error}; the old one goes on", kind="balancer.failed")
-            raise
-        finally:
-            self._asked -= 1
-            self._observer.changed()
+    async def _replace_all(self, config: BalancerConfig | None) -> None:
+        config = config or self.config
+        for slot in self.slots:
+            await slot.replace(config)
+        await self._resize(config)
+        self.config = config
+        self.starter.standby.renew()  # what is installed may be another version by now
 
     async def _resize(self, config: BalancerConfig) -> None:
         """More processes than before, or fewer."""
         for number in range(len(self.slots), config.processes):
-            self.slots.append(Slot(_slot_name(number), config, self))
+            self.slots.append(self._slot(number, config))
             self.slots[-1].start()
         while len(self.slots) > config.processes:
             slot = self.slots.pop()
@@ -231,17 +172,17 @@ class BalancerGroup:
 
     async def stop(self, grace: float) -> None:
         """Ends them all: asked first, killed after ``grace`` seconds."""
-        await self._tasks.close()
-        await asyncio.gather(self.standby.stop(), *(slot.close() for slot in self.slots))
+        await self.replacements.close()
+        await asyncio.gather(self.starter.standby.stop(), *(slot.close() for slot in self.slots))
         await asyncio.gather(*(process.stop(grace) for process in self.processes))
         give_room_back(self._state)
-        if self.listener is not None:
-            self.listener.close()
+        if self.starter.listener is not None:
+            self.starter.listener.close()
 
     async def close(self) -> None:
         """Leaves them running and lets go of them; the standby ends."""
-        await self._tasks.close()
-        await asyncio.gather(self.standby.close(), *(slot.close() for slot in self.slots))
+        await self.replacements.close()
+        await asyncio.gather(self.starter.standby.close(), *(slot.close() for slot in self.slots))
         for process in self.processes:
             await process.close()
 
@@ -256,66 +197,14 @@ class BalancerGroup:
             max((largest for _, largest in waiting), default=0),
         )
 
-    # for its slots
-
-    @property
-    def ready(self) -> bool:
-        return self.standby.pid is not None
-
-    async def rest(self, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self.standby.ready()
-
-    async def begin(self, slot: str, config: BalancerConfig, warm: bool) -> BalancerProcess:
-        """Starts a process; if ``warm``, the standby becomes it where there is one. Raises OSError, sqlite3.Error."""
-        self._beginning += 1
-        try:
-            if warm and (spare := self.standby.take()) is not None:
-                try:
-                    return await self._begin(spare.name, slot, config, spare)
-                except OSError:
-                    pass  # it has just died as well
-            return await self._begin(f"lb-{await self._store.next_number('balancers')}", slot, config, None)
-        finally:
-            self._beginning -= 1
-            self.standby.look()
-
-    def _starts(self) -> bool:
-        """Whether one that is to take connections is on its way."""
-        return self._beginning > 0 or any(process.phase is Phase.STARTING for process in self.processes)
-
-    async def _begin(self, name: str, slot: str, config: BalancerConfig, spare: Spare | None) -> BalancerProcess:
-        listener = self.listener
-        assert listener is not None
-        self._order += 1
-        process = BalancerProcess(name, slot, self._order, self, self._state, self._store, settings=config.digest())
-        start = {
-            **replace(config, listen_fd=listener.fileno()).to_json(),
-            "set": None if self._set is None else self._set.to_json(), "snapshot": self._snapshot,
-        }  # fmt: skip
-        self.processes.append(process)  # first: what is stopped now ends it too
-        try:
-            await process.begin(start, listener, spare)
-        except (OSError, sqlite3.Error):
-            self.processes.remove(process)
-            with contextlib.suppress(OSError, sqlite3.Error):
-                await process.stop(0.0)
-            raise
-        process.follow()
-        return process
+    # for its slots and processes
 
     def lost(self, requests: int, how: str) -> None:
         self.lost_requests += requests
         self.ends[how] += 1
 
-    # for its processes
-
     def greeting(self) -> list[bytes]:
-        backends = [] if self._set is None else [encode({"type": "set", "set": self._set.to_json()})]
-        return [
-            *backends, encode({"type": "snapshot", "snapshot": self._snapshot or {}}), _events(self._events()),
-        ]  # fmt: skip
+        return self.feed.greeting()
 
     def on_message(self, process: BalancerProcess, message: Mapping[str, Any]) -> None:
         kind = message["type"]
@@ -332,8 +221,8 @@ class BalancerGroup:
         """What was in flight in it is over; what the others have is not."""
         self.processes.remove(process)
         if process.phase is Phase.STARTING and not process.asked:
-            self.standby.failures += 1  # another would come to the same end
-        self.standby.look()
+            self.starter.standby.failures += 1  # another would come to the same end
+        self.starter.standby.look()
         if process.retiring is not None and not process.asked:
             self._finished(process, status)
         for slot in self.slots:
@@ -346,7 +235,7 @@ class BalancerGroup:
 
     def _phase(self, process: BalancerProcess, message: Mapping[str, Any]) -> None:
         if process.phase is Phase.DRAINING and process.successor is not None and message["type"] == "phase":
-            self.replacements += 1
+            self.replaced += 1
             self.emit(
                 process.slot, f"replaced: pid {process.pid} -> pid {process.successor}; "
                 f"{message['requests']} requests finish on the old one", kind="balancer.replaced",
@@ -356,10 +245,10 @@ class BalancerGroup:
             if slot.name == process.slot:
                 slot.phase_of(process)
         if process.phase is Phase.SERVING:
-            self.standby.failures = 0
-            self.standby.look()
+            self.starter.standby.failures = 0
+            self.starter.standby.look()
             if self._wants_standby:
-                self.standby.start()
+                self.starter.standby.start()
         self._observer.changed()
 
     def _finished(self, process: BalancerProcess, status: int | None) -> None:
@@ -385,10 +274,6 @@ class BalancerGroup:
         self._observer.reported(min(process.version for process in engaged), in_flight, used)
 
 
-def _slot_name(number: int) -> str:
-    return f"{RECORD}-{number}" if number else RECORD
-
-
 def _process(slot: Slot) -> dict[str, Any]:
     process = slot.current
     return {
@@ -396,7 +281,3 @@ def _process(slot: Slot) -> dict[str, Any]:
         "restarts": slot.restarts,
         "in_flight": process.requests if process else 0,
     }
-
-
-def _events(events: Iterable[Event]) -> bytes:
-    return encode({"type": "events", "events": [event.wire() for event in events]})

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import math
 import signal
 import socket
 import sqlite3
@@ -24,16 +23,13 @@ from cluster.balancers.standby import Spare
 from cluster.storage.store import Records
 from config.aio import Tasks
 from config.files import rewrite
-from config.link import LINE_LIMIT, Phase, descriptor_path, encode, messages, receive_listener
+from config.link import LINE_LIMIT, Phase, descriptor_path, encode, messages
 from config.paths import StateDir, short_socket_path
 from config.settings import inherited_environment
 from worker.drivers import run_file as run_files
-from worker.drivers.process import Process, find, spawn
+from worker.drivers.process import Process, spawn
 
 log = logging.getLogger(__name__)
-
-#: How long (s) one that has just been started may take to be there for the next supervisor.
-_ADOPTION_S = 1.5
 
 #: Bytes of the file that one is started with.
 _START_SIZE = 16 * 1024
@@ -151,35 +147,6 @@ class BalancerProcess:
         )
         await self._save()
 
-    @classmethod
-    async def adopt(
-        cls, name: str, record: Mapping[str, Any], group: Group, state: StateDir, store: Records
-    ) -> tuple[BalancerProcess, socket.socket] | None:
-        """The one that an earlier supervisor wrote down as ``record``, with its listening socket. None: it does not
-        run any more. One that does not hand over its socket is hung: it is killed."""
-        handle = find(record["process"], Path(record["run_file"]))
-        made = cls(name, record.get("slot", name), record.get("order", 0), group, state, store)
-        made.link, made.retiring = Path(record["link"]), record.get("retiring")
-        made.settings = record.get("settings", "")
-        if handle is None or handle.empty():
-            await made._forget()
-            return None
-        made.handle = handle
-        deadline = asyncio.get_running_loop().time() + _ADOPTION_S
-        while True:
-            try:
-                listener = await asyncio.to_thread(receive_listener, made.link)
-                break
-            except OSError as error:
-                quick = isinstance(error, FileNotFoundError | ConnectionRefusedError)  # it may be about to listen
-                if not quick or handle.empty() or asyncio.get_running_loop().time() > deadline:
-                    await asyncio.to_thread(handle.kill_tree)
-                    await made._forget()
-                    return None
-                await asyncio.sleep(0.02)
-        made.engaged = made.adopted = True
-        return made, listener
-
     def follow(self) -> None:
         """Talks to it from now on, and tells the group of its end."""
         self._tasks.start(self._follow(), f"follow {self.name}")
@@ -220,7 +187,7 @@ class BalancerProcess:
         while handle is not None and len(await asyncio.to_thread(handle.kill_tree)):
             await asyncio.sleep(0.02)
         self.over = True
-        await self._forget()
+        await self.forget()
 
     async def close(self) -> None:
         """Leaves it running and lets go of it."""
@@ -267,7 +234,7 @@ class BalancerProcess:
                 log.warning("%s: what has become of it is not written down: %s", self.name, error)
             self._unsaved = True
 
-    async def _forget(self) -> None:
+    async def forget(self) -> None:
         """Nothing of it is left."""
         if self.link is not None:  # it may have had no time to clear up
             self.link.unlink(missing_ok=True)
@@ -292,7 +259,7 @@ class BalancerProcess:
         self.in_flight = {}
         await asyncio.to_thread(self.handle.kill_tree)
         try:
-            await self._forget()
+            await self.forget()
         except (OSError, sqlite3.Error) as error:
             log.warning("%s: what is left of it is not cleared up: %s", self.name, error)
 
@@ -331,40 +298,6 @@ class BalancerProcess:
             if self.phase is Phase.SERVING and self.since is None and not self.adopted:
                 self.since = asyncio.get_running_loop().time()
         self.group.on_message(self, message)
-
-
-@dataclass(frozen=True, slots=True)
-class Left:
-    """What an earlier supervisor left running, oldest first, and the listening socket, if there are any.
-    ``unfinished``: it had begun to replace one of them, and what was to take its place is not there."""
-
-    processes: list[BalancerProcess]
-    listener: socket.socket | None
-    unfinished: bool
-
-
-async def adopt(group: Group, state: StateDir, store: Records) -> Left:
-    """Takes over what an earlier supervisor left."""
-    records = await store.processes()
-    for path in state.runs.glob("lb-*"):
-        if path.name not in records and (noted := run_files.notes(path).get("record")):
-            records[path.name] = noted  # it could not be saved
-    records = {name: record for name, record in records.items() if "link" in record}  # the others are workers
-    found = await asyncio.gather(*(
-        BalancerProcess.adopt(name, record, group, state, store)
-        for name, record in records.items()
-    ))  # fmt: skip
-    adopted = [one for one in found if one is not None]
-    for _, same in adopted[1:]:
-        same.close()  # the same socket once more
-    processes = sorted((process for process, _ in adopted), key=lambda process: process.order)
-    newest = {process.slot: process.order for process in processes if process.retiring is None}
-    there = {process.name for process in processes}
-    unfinished = any(
-        record.get("order", 0) > newest.get(record.get("slot", name), math.inf)
-        for name, record in records.items() if name not in there and record.get("retiring") is None
-    )  # fmt: skip
-    return Left(processes, adopted[0][1] if adopted else None, unfinished)
 
 
 def in_words(status: int | None) -> str:

@@ -34,28 +34,29 @@ class SlotGroup(Protocol):
 
     drain_timeout: float
 
-    async def begin(self, slot: str, config: BalancerConfig, warm: bool) -> BalancerProcess:
-        """Starts a process. Raises OSError, sqlite3.Error."""
-
     @property
     def emit(self) -> Emit: ...
-
-    @property
-    def ready(self) -> bool:
-        """Whether a standby has imported everything and waits for a place."""
-
-    async def rest(self, seconds: float) -> None:
-        """Returns after so long, or as soon as a standby is ready."""
 
     def lost(self, requests: int, how: str) -> None:
         """It was not asked to end; ``requests`` were in flight in it."""
 
 
+class SlotStarter(Protocol):
+    """`cluster.balancers.starter.Starter`."""
+
+    @property
+    def ready(self) -> bool: ...
+
+    async def rest(self, seconds: float) -> None: ...
+
+    async def begin(self, slot: str, config: BalancerConfig, warm: bool) -> BalancerProcess: ...
+
+
 class Slot:
     """``name``: ``balancer``, ``balancer-1`` … ``line``: those that take connections or are going to, oldest first."""
 
-    def __init__(self, name: str, config: BalancerConfig, group: SlotGroup) -> None:
-        self.name, self.config, self._group = name, config, group
+    def __init__(self, name: str, config: BalancerConfig, group: SlotGroup, starter: SlotStarter) -> None:
+        self.name, self.config, self._group, self._starter = name, config, group, starter
         self.line: list[BalancerProcess] = []
         self.restarts = 0
         #: Ends in a row before they had served, failed starts included.
@@ -145,7 +146,7 @@ class Slot:
         while True:
             await self._until(lambda: not self.line)
             if self._begun and (delay := self._delay()):
-                await self._group.rest(delay)
+                await self._starter.rest(delay)
             async with self._starting:
                 if self.line:
                     continue  # a replacement has come meanwhile
@@ -160,10 +161,10 @@ class Slot:
                     self._group.emit(self.name, f"cannot be started: {error}; {again}", kind="balancer.failed")
 
     def _delay(self) -> float:
-        return 0.0 if self._group.ready else self._backoff.delay(self._early - 1, lambda: 0.0)
+        return 0.0 if self._starter.ready else self._backoff.delay(self._early - 1, lambda: 0.0)
 
     async def _begin(self, config: BalancerConfig, warm: bool) -> BalancerProcess:
-        process = await self._group.begin(self.name, config, warm)
+        process = await self._starter.begin(self.name, config, warm)
         self._begun = True
         if not process.over:
             self.line.append(process)

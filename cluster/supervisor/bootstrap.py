@@ -77,7 +77,7 @@ class Bootstrap:
     def _on_event(self, event: Event) -> None:
         """What is told is kept, and passed on to whoever listens."""
         self.write_behind.event(event)
-        self.balancers.on_event(event)
+        self.balancers.feed.on_event(event)
 
     async def _save(self, adopt: bool) -> None:
         values = {

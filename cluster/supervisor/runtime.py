@@ -88,8 +88,8 @@ async def _serve(
     parts = Assembly([checked], state, store, drivers, [] if ending else backends, epoch)
     balancers = parts.balancers
     await parts.bootstrap.prepare(adopt)
-    if balancers.listener is None and not ending:
-        balancers.listener = listen(settings.host, settings.port)
+    if balancers.starter.listener is None and not ending:
+        balancers.starter.listener = listen(settings.host, settings.port)
     if not adopt:
         parts.bootstrap.take_room()
     server = await api.serve(parts.services, state.control)
@@ -122,7 +122,7 @@ async def run(parts: Assembly) -> None:
 def _start(parts: Assembly, tasks: Tasks) -> None:
     """Balancers, and whatever watches."""
     balancers, events = parts.balancers, parts.events
-    if balancers.listener is not None:
+    if balancers.starter.listener is not None:
         parts.publisher.switch = StrategyWriter(parts.state.strategy)  # before any balancer looks for it
         config = balancer_config(parts.revisions.latest, parts.state)
         outdated = any(is_outdated(process, config) for process in balancers.processes)

@@ -184,8 +184,8 @@ async def test_they_share_the_socket_are_replaced_adopted_and_ended(tmp_path: Pa
         keeper = _keeper(tmp_path, store, heard, processes=2)
         root = tmp_path / "state"
         (root / "lb-900.sock").touch()  # of a cluster that was killed
-        keeper.listener = listen("127.0.0.1", 0)
-        port = keeper.listener.getsockname()[1]
+        keeper.starter.listener = listen("127.0.0.1", 0)
+        port = keeper.starter.listener.getsockname()[1]
         keeper.publish(BackendSet(epoch=1, revision=1, strategy="random"), {"sequence": [1, 1]})
         keeper.start()
         exits.push_async_callback(keeper.stop, 5.0)
@@ -199,7 +199,7 @@ async def test_they_share_the_socket_are_replaced_adopted_and_ended(tmp_path: Pa
         assert victim is not None and link is not None
         os.kill(victim, signal.SIGKILL)
         await _until(lambda: _pid(keeper, 1) not in (None, victim) and keeper.processes[1].engaged, "it is replaced")
-        assert (_pid(keeper, 0), keeper.restarts, heard.losses) == (kept, 1, 0)
+        assert (_pid(keeper, 0), keeper.describe()["restarts"], heard.losses) == (kept, 1, 0)
         assert heard.told[0][0] == "balancer-1" and "signal 9" in heard.told[0][1]
         assert keeper.describe()["ends"] == {"signal 9": 1}
         assert first.link is not None and first.link.exists() and not link.exists()
@@ -209,8 +209,8 @@ async def test_they_share_the_socket_are_replaced_adopted_and_ended(tmp_path: Pa
 
         await keeper.close()
         pids = [_pid(keeper, 0), _pid(keeper, 1)]
-        assert keeper.listener is not None
-        keeper.listener.close()
+        assert keeper.starter.listener is not None
+        keeper.starter.listener.close()
         os.kill(pids[0] or 0, signal.SIGKILL)  # nobody looks
         await _until(lambda: proc.stat(pids[0] or 0) is None or not proc.stat(pids[0] or 0).alive, "it is gone")
 
@@ -218,7 +218,7 @@ async def test_they_share_the_socket_are_replaced_adopted_and_ended(tmp_path: Pa
         keeper = _keeper(tmp_path, store, heard, processes=2)
         assert await keeper.adopt()
         exits.push_async_callback(keeper.stop, 5.0)
-        assert isinstance(keeper.listener, socket.socket) and keeper.listener.getsockname()[1] == port
+        assert isinstance(keeper.starter.listener, socket.socket) and keeper.starter.listener.getsockname()[1] == port
         assert [_pid(keeper, 0), _pid(keeper, 1)] == [None, pids[1]]
         keeper.publish(BackendSet(epoch=2, revision=1, strategy="random"), {"sequence": [2, 1]})
         keeper.start()
@@ -249,12 +249,12 @@ async def test_a_replacement_that_was_written_down_and_never_started_is_noticed(
 ) -> None:
     """The supervisor is killed between the two; what is older than the one that serves had its end before."""
     keeper = _keeper(tmp_path, store, Heard(), processes=1)
-    keeper.listener = listen("127.0.0.1", 0)
+    keeper.starter.listener = listen("127.0.0.1", 0)
     keeper.start()
     await _serving(keeper, 1)
     assert keeper.slots[0].line[0].order == 1
     await keeper.close()
-    keeper.listener.close()
+    keeper.starter.listener.close()
     state = StateDir(tmp_path / "state")
     record = {"process": None, "slot": "balancer", "order": order, "link": "x", "run_file": str(state.runs / "lb-77")}
     run_file.prepare(state.runs / "lb-77", {"record": record})  # on a full disk this is all there is
@@ -281,8 +281,8 @@ async def test_a_replacement_is_adopted_in_the_middle_and_resized(tmp_path: Path
     async with AsyncExitStack() as exits:
         heard = Heard()
         keeper = _keeper(tmp_path, store, heard, processes=1)
-        keeper.listener = listen("127.0.0.1", 0)
-        port = keeper.listener.getsockname()[1]
+        keeper.starter.listener = listen("127.0.0.1", 0)
+        port = keeper.starter.listener.getsockname()[1]
         keeper.publish(BackendSet(epoch=1, revision=1, strategy="random"), {"sequence": [1, 1]})
         keeper.start()
         exits.push_async_callback(keeper.stop, 5.0)
@@ -290,7 +290,7 @@ async def test_a_replacement_is_adopted_in_the_middle_and_resized(tmp_path: Path
         old = _pid(keeper, 0)
         client = await exits.enter_async_context(httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}"))
         assert (await client.get("/health")).status_code == 503  # no worker
-        await keeper.replace(replace(keeper.config, max_connections=77))
+        await keeper.replacements.replace(replace(keeper.config, max_connections=77))
         new = _pid(keeper, 0)
         said = keeper.describe()
         assert new not in (None, old)
@@ -314,9 +314,9 @@ async def test_a_replacement_is_adopted_in_the_middle_and_resized(tmp_path: Path
         assert ("balancer", f"pid {old}, which was replaced, has finished") in heard.told
         assert heard.losses == 0
 
-        await keeper.replace(replace(keeper.config, processes=2))
+        await keeper.replacements.replace(replace(keeper.config, processes=2))
         await _serving(keeper, 2)
-        await keeper.replace(replace(keeper.config, processes=1))
+        await keeper.replacements.replace(replace(keeper.config, processes=1))
         await _until(lambda: len(keeper.processes) == 1, "the second is gone")
         assert [slot.name for slot in keeper.slots] == ["balancer"]
         assert keeper.describe()["lost_requests"] == 0
@@ -328,18 +328,18 @@ async def test_a_standby_takes_the_place_of_one_that_dies(tmp_path: Path, store:
     async with AsyncExitStack() as exits:
         heard = Heard()
         keeper = _keeper(tmp_path, store, heard, processes=1, standby=True)
-        keeper.listener = listen("127.0.0.1", 0)
+        keeper.starter.listener = listen("127.0.0.1", 0)
         keeper.publish(BackendSet(epoch=1, revision=1, strategy="random"), {"sequence": [1, 1]})
         keeper.start()
         exits.push_async_callback(keeper.stop, 5.0)
-        await _until(lambda: keeper.standby.pid, "there is one")
-        standby = keeper.standby.pid
+        await _until(lambda: keeper.starter.standby.pid, "there is one")
+        standby = keeper.starter.standby.pid
         os.kill(_pid(keeper, 0) or 0, signal.SIGKILL)
         await _until(lambda: _pid(keeper, 0) == standby, "it is the balancer now")
         await _serving(keeper, 1)
-        await _until(lambda: keeper.standby.pid not in (None, standby), "there is another")
+        await _until(lambda: keeper.starter.standby.pid not in (None, standby), "there is another")
         assert len(await store.processes()) == 2
-        await keeper.replace()
+        await keeper.replacements.replace()
         assert _pid(keeper, 0) != standby  # replaced by one that has imported what is installed now
         await keeper.stop(5.0)
         assert await store.processes() == {}
@@ -351,8 +351,9 @@ async def _killed(keeper: BalancerGroup, victims: list[int | None]) -> None:
     for victim in victims:
         os.kill(victim or 0, signal.SIGKILL)
     known = {*victims}
+    standby = keeper.starter.standby
     await _until(
-        lambda: not known & {_pid(keeper, 0), _pid(keeper, 1), keeper.standby.pid}, f"the end of {victims} is noticed"
+        lambda: not known & {_pid(keeper, 0), _pid(keeper, 1), standby.pid}, f"the end of {victims} is noticed"
     )
 
 
@@ -367,8 +368,8 @@ async def test_killed_again_and_again_it_is_always_back_at_once(tmp_path: Path, 
     async with AsyncExitStack() as exits:
         heard = Heard()
         keeper = _keeper(tmp_path, store, heard, processes=2, standby=True)
-        keeper.listener = listen("127.0.0.1", 0)
-        port = keeper.listener.getsockname()[1]
+        keeper.starter.listener = listen("127.0.0.1", 0)
+        port = keeper.starter.listener.getsockname()[1]
         keeper.publish(BackendSet(epoch=1, revision=1, strategy="random"), {"sequence": [1, 1]})
         keeper.start()
         exits.push_async_callback(keeper.stop, 5.0)
@@ -378,14 +379,14 @@ async def test_killed_again_and_again_it_is_always_back_at_once(tmp_path: Path, 
             await _serving(keeper, 2)
         assert {said.split("; ")[1] for who, said in heard.told if "ended" in said} == {"restart at once"}
 
-        await _until(lambda: keeper.standby.pid, "there is a standby")
-        await _killed(keeper, [keeper.standby.pid])
-        await _until(lambda: keeper.standby.pid, "and another when it is killed")
-        await _killed(keeper, [_pid(keeper, 0), _pid(keeper, 1), keeper.standby.pid])
+        await _until(lambda: keeper.starter.standby.pid, "there is a standby")
+        await _killed(keeper, [keeper.starter.standby.pid])
+        await _until(lambda: keeper.starter.standby.pid, "and another when it is killed")
+        await _killed(keeper, [_pid(keeper, 0), _pid(keeper, 1), keeper.starter.standby.pid])
         await _answers(port)
         await _serving(keeper, 2)
-        await _until(lambda: keeper.standby.pid, "there is a standby again")
-        assert keeper.restarts == 10, heard.told
+        await _until(lambda: keeper.starter.standby.pid, "there is a standby again")
+        assert keeper.describe()["restarts"] == 10, heard.told
 
 
 async def test_a_standby_waits_for_none_but_a_balancer_that_is_being_started(
@@ -446,12 +447,12 @@ async def test_a_full_disk_does_not_keep_a_standby_from_its_place(
     async with AsyncExitStack() as exits:
         heard = Heard()
         keeper = _keeper(tmp_path, store, heard, processes=1, standby=True)
-        keeper.listener = listen("127.0.0.1", 0)
+        keeper.starter.listener = listen("127.0.0.1", 0)
         keeper.publish(BackendSet(epoch=1, revision=1, strategy="random"), {"sequence": [1, 1]})
         keeper.start()
         exits.push_async_callback(keeper.stop, 5.0)
-        await _until(lambda: keeper.standby.pid, "there is one")
-        standby = keeper.standby.pid
+        await _until(lambda: keeper.starter.standby.pid, "there is one")
+        standby = keeper.starter.standby.pid
 
         async def full(*_: Any) -> None:
             raise sqlite3.OperationalError("database or disk is full")

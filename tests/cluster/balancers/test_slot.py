@@ -73,7 +73,7 @@ async def group(tmp_path: Path) -> AsyncIterator[Group]:
 @pytest.fixture
 async def slot(group: Group) -> AsyncIterator[Slot]:
     """One that serves."""
-    made = Slot("balancer", _config(), group)
+    made = Slot("balancer", _config(), group, group)
     made.start()
     _serves(made, await _begun(group, 1))
     yield made
@@ -154,7 +154,7 @@ async def test_an_old_one_that_dies_meanwhile_is_not_started_again(slot: Slot, g
 
 
 async def test_of_two_that_are_adopted_the_older_is_retired_when_the_newer_serves(group: Group) -> None:
-    slot = Slot("balancer", _config(), group)
+    slot = Slot("balancer", _config(), group, group)
     old, new = [await group.begin("balancer", _config(), False) for _ in range(2)]
     slot.line += [old, new]
     slot.start()
@@ -227,7 +227,7 @@ async def test_one_that_never_serves_is_killed(
     monkeypatch.setattr("cluster.balancers.slot._START_S", 0.05)
     killed: list[str] = []
     monkeypatch.setattr(BalancerProcess, "kill", lambda process: killed.append(process.name))
-    slot = Slot("balancer", _config(), group)
+    slot = Slot("balancer", _config(), group, group)
     slot.start()
     await _begun(group, 1)
     await _until(lambda: killed)

@@ -1,0 +1,51 @@
+"""What every balancer process is told: the backend set, the snapshot, and what has happened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from cluster.balancers.process import BalancerProcess
+from cluster.events import Event
+from config.link import encode
+from config.topology import BackendSet
+
+
+class Feed:
+    """To all of ``processes``; one that comes, or comes back, is told the latest first (`greeting`). ``events()``: what
+    it is told has happened."""
+
+    def __init__(self, processes: Sequence[BalancerProcess], events: Callable[[], Iterable[Event]]) -> None:
+        self._processes, self._events = processes, events
+        self._set: BackendSet | None = None
+        self._snapshot: dict[str, Any] | None = None
+
+    def publish(self, backends: BackendSet | None = None, snapshot: dict[str, Any] | None = None) -> None:
+        self._set, self._snapshot = backends or self._set, snapshot or self._snapshot
+        if backends is not None:
+            self._send(encode({"type": "set", "set": backends.to_json()}))
+        if snapshot is not None:
+            self._send(encode({"type": "snapshot", "snapshot": snapshot}))
+
+    def on_event(self, event: Event) -> None:
+        """Passes an event on to whoever listens there."""
+        self._send(_encoded([event]))
+
+    def _send(self, message: bytes) -> None:
+        for process in self._processes:
+            process.send(message)
+
+    def start(self) -> dict[str, Any]:
+        """What a process is started with of it."""
+        return {"set": None if self._set is None else self._set.to_json(), "snapshot": self._snapshot}
+
+    def greeting(self) -> list[bytes]:
+        """What a process that has just been connected to is told."""
+        backends = [] if self._set is None else [encode({"type": "set", "set": self._set.to_json()})]
+        return [
+            *backends, encode({"type": "snapshot", "snapshot": self._snapshot or {}}), _encoded(self._events()),
+        ]  # fmt: skip
+
+
+def _encoded(events: Iterable[Event]) -> bytes:
+    return encode({"type": "events", "events": [event.wire() for event in events]})
