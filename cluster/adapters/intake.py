@@ -19,8 +19,7 @@ class Intake:
 
     def __init__(self, store: Path, wall: Callable[[], float]) -> None:
         self._store, self._wall = store, wall
-        self._base: BaseShapes | None = None
-        self._base_read = False
+        self._bases: dict[str, BaseShapes | None] = {}
 
     async def inspect(self, path: Path, plan: Plan, allow_no_effect: bool) -> AdapterFacts:
         """Raises AdapterRejected, OSError."""
@@ -68,10 +67,10 @@ class Intake:
                 adapter_files.remove(self._store, folder.name)
 
     async def _shapes(self, plan: Plan) -> BaseShapes | None:
-        if not self._base_read:
-            self._base = await asyncio.to_thread(adapter_files.read_base, plan.spec.model)
-            self._base_read = True
-        return self._base
+        model = plan.spec.model
+        if model not in self._bases:
+            self._bases[model] = await asyncio.to_thread(adapter_files.read_base, model)
+        return self._bases[model]
 
 
 def _roots(given: tuple[Path, ...]) -> tuple[Path, ...]:

@@ -89,6 +89,17 @@ def allowance(work: Work, context: int | None) -> float:
     return more + max(0.0, tokens - _TOKENS_COVERED) / _TOKENS_A_SECOND
 
 
+@dataclass(slots=True)
+class _Canary:
+    """When the one that is not answered yet was ``sent``, and the last that was came ``back``; ``errors`` of the engine
+    in a row, and the last of them."""
+
+    sent: float | None = None
+    back: float = 0.0
+    errors: int = 0
+    error: str = ""
+
+
 class HangDetector:
     """One incarnation of one worker. `tick` comes before everything else that happens at a moment ``now`` (s)."""
 
@@ -106,9 +117,7 @@ class HangDetector:
         self._looked = 0.0
         self._unanswered: float | None = None
         self._asked = -math.inf
-        self._canary: float | None = None
-        self._canary_back = 0.0
-        self._errors, self._error = 0, ""
+        self._canary = _Canary()
         self._loads = 0
 
     # what happens
@@ -141,18 +150,18 @@ class HangDetector:
         self._unanswered = None
 
     def canary_sent(self) -> None:
-        self._canary = self._clock
+        self._canary.sent = self._clock
 
     def canary_back(self, error: str | None = None, engines: bool = False) -> None:
         """It has answered; ``engines``: with an ``error`` that is the engine's, and not of the way to it."""
-        self._canary, self._canary_back = None, self._clock
+        self._canary.sent, self._canary.back = None, self._clock
         if error is None:
             self._move()
         elif engines:
-            self._errors, self._error = self._errors + 1, error
+            self._canary.errors, self._canary.error = self._canary.errors + 1, error
 
     def _move(self, seen: bool = True) -> None:
-        self.moved, self._errors = self._clock, 0
+        self.moved, self._canary.errors = self._clock, 0
         if seen:
             self.seen_at = self._ticked
 
@@ -163,8 +172,8 @@ class HangDetector:
         if work.loads != self._loads:  # they go through the engine
             self._loads = work.loads
             self._move()
-        if self._errors > 1:
-            return Hang("canary", 0.0, f"hung: asked for one token twice, it answered {self._error}")
+        if self._canary.errors > 1:
+            return Hang("canary", 0.0, f"hung: asked for one token twice, it answered {self._canary.error}")
         if not self._has_requests(work):
             self._idle = self._clock
             return None
@@ -175,7 +184,7 @@ class HangDetector:
         if self._silent:
             return Hang("silent", still, f"hung: no answer and no token for {still:.1f} s{_with(work.in_flight)}")
         running = self._reading.running if self._reading else 0
-        if self._canary is None or running > 1:
+        if self._canary.sent is None or running > 1:
             return Hang("still", still, f"hung: no token for {still:.1f} s{_with(running, 'running')}")
         said = f"hung: no token for {still:.1f} s{_with(work.in_flight)}, not even for a request of our own"
         return Hang("canary", still, said)
@@ -191,15 +200,15 @@ class HangDetector:
 
     def wants_canary(self, work: Work) -> bool:
         """Whether it is to be asked for one token now."""
-        if self._canary is not None or not (self._tells or self.rules.ours):
+        if self._canary.sent is not None or not (self._tells or self.rules.ours):
             return False
         if self._has_requests(work):
             in_doubt = self._unanswered is None and self._doubtful(work)
             return in_doubt and self._looked - self._since >= self.rules.stall / 2 + self._allowance(work)
         if not self._tells and work.in_flight:
             return False
-        quiet = self._clock - max(self.moved, self._canary_back)
-        return self._errors == 1 or 0 < self.rules.canary <= quiet
+        quiet = self._clock - max(self.moved, self._canary.back)
+        return self._canary.errors == 1 or 0 < self.rules.canary <= quiet
 
     def without_progress(self, work: Work) -> str:
         """In words, if it has made no progress for a while with requests; else empty."""
@@ -225,7 +234,7 @@ class HangDetector:
             return self._since + stall
         due = self._since + stall + self._allowance(work)
         if self._doubtful(work):
-            return math.inf if self._canary is None else max(due, self._canary + stall / 2)
+            return math.inf if self._canary.sent is None else max(due, self._canary.sent + stall / 2)
         return due
 
     def _allowance(self, work: Work) -> float:
@@ -238,9 +247,9 @@ class HangDetector:
     def _has_requests(self, work: Work) -> bool:
         if not self._tells and (self._unanswered is None or not self.rules.ours):
             # Nothing is known but what we sent ourselves; with others' requests there it may have to wait.
-            return self._canary is not None and not work.in_flight
+            return self._canary.sent is not None and not work.in_flight
         said = self._reading is not None and (self._reading.running > 0 or self._reading.waiting > 0)
-        return said or work.in_flight > 0 or self._canary is not None
+        return said or work.in_flight > 0 or self._canary.sent is not None
 
 
 def _with(requests: int, what: str = "in flight") -> str:

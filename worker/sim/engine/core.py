@@ -7,18 +7,16 @@ once. Death, a hang and a drain reach every request through the one place where 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 from worker.sim.engine.generate import TokenStep
 from worker.sim.engine.jobs import Job, PrefixCache, Timing
 from worker.sim.engine.metrics import SimMetrics
+from worker.sim.engine.places import Places
 from worker.sim.errors import EngineDead, queue_full
 
 Batch = list[tuple[int, TokenStep]]
-# Tokens the imagined KV cache holds.
-_KV_TOKENS = 1 << 18
 
 
 class TokenEngine:
@@ -36,17 +34,12 @@ class TokenEngine:
     ) -> None:
         self._timing = timing
         self._metrics = metrics
-        self._max_num_seqs = max_num_seqs
-        self._max_loras = max_loras
+        self._places = Places(metrics, max_num_seqs, max_loras)
         self._max_queued = max_queued
         self._slowness = slowness
-        self._running = 0
         self._stalled = 0
-        self._adapters: Counter[str] = Counter()
-        self._waiting: list[Job] = []
         self._jobs: set[Job] = set()
         self._cache = PrefixCache()
-        self._loras_seen: tuple[list[str], list[str]] = ([], [])
         self.dead = False
         self.draining = False
         self.hanging = False
@@ -167,37 +160,18 @@ class TokenEngine:
         self.hang(on=True)
 
     async def _admit(self, job: Job) -> None:
-        self._waiting.append(job)
+        self._places.waiting.append(job)
         self._schedule()
         while not job.granted:
             await self._wait(job, None)
 
     def _schedule(self) -> None:
-        """Give free places to those who waited longest; a full adapter slot defers, a full batch stops."""
-        if self.hanging:
-            return
-        for job in list(self._waiting):
-            new = job.adapter is not None and not self._adapters[job.adapter]
-            if new and len(+self._adapters) >= self._max_loras:
-                continue
-            if self._running and self._running + job.open > self._max_num_seqs:
-                break
-            self._waiting.remove(job)
-            self._running += job.open
-            if job.adapter is not None:
-                self._adapters[job.adapter] += 1
-            job.granted = True
-            job.wake()
-        self._note_loras()
+        if not self.hanging:
+            self._places.schedule()
 
     def _leave(self, job: Job) -> None:
         self._jobs.discard(job)
-        if job.granted:
-            self._running -= job.open
-            if job.adapter is not None:
-                self._adapters[job.adapter] -= 1
-        else:
-            self._waiting.remove(job)
+        self._places.leave(job)
         if job.open and not job.error and not self.hanging:
             self._metrics.counters["request_success:abort"].inc(job.open)
         self._schedule()
@@ -209,7 +183,7 @@ class TokenEngine:
 
     def _finish(self, job: Job, index: int, queued: float, prefill: float, decode: float) -> None:
         job.open -= 1
-        self._running -= 1
+        self._places.running -= 1
         sequence = job.sequences[index]
         prompt, made = len(job.prompts[index // job.n]), len(sequence.token_ids)
         self._metrics.finished(sequence.finish_reason or "stop", prompt, made, queued, prefill, decode)
@@ -228,31 +202,10 @@ class TokenEngine:
 
     def update_gauges(self) -> None:
         """Write the state of batch and queue into the metrics, unless the engine stands still."""
-        if self.hanging or self.dead:
-            return
-        gauges = self._metrics.gauges
-        deferred = [job for job in self._waiting if self._deferred(job)]
-        gauges["num_requests_running"].set(self._running)
-        gauges["num_requests_waiting"].set(sum(job.open for job in self._waiting))
-        capacity = sum(job.open for job in self._waiting if job not in deferred)
-        gauges["num_requests_waiting_by_reason:capacity"].set(capacity)
-        gauges["num_requests_waiting_by_reason:deferred"].set(sum(job.open for job in deferred))
-        used = sum(len(p) for job in self._jobs if job.granted for p in job.prompts)
-        used += sum(len(s.token_ids) for job in self._jobs for s in job.sequences)
-        gauges["kv_cache_usage_perc"].set(min(1.0, used / _KV_TOKENS))
-
-    def _deferred(self, job: Job) -> bool:
-        new = job.adapter is not None and not self._adapters[job.adapter]
-        return new and len(+self._adapters) >= self._max_loras
-
-    def _note_loras(self) -> None:
-        waiting = sorted({job.adapter for job in self._waiting if job.adapter})
-        seen = (sorted(+self._adapters), waiting)
-        if seen != self._loras_seen:
-            self._loras_seen = seen
-            self._metrics.loras(*seen)
+        if not self.hanging and not self.dead:
+            self._places.update_gauges(self._jobs)
 
     def counts(self) -> dict[str, int]:
         """Sequences running and waiting, and requests that a fault has standing still, now."""
-        waiting = sum(job.open for job in self._waiting)
-        return {"running": self._running, "waiting": waiting, "stalled": self._stalled}
+        waiting = sum(job.open for job in self._places.waiting)
+        return {"running": self._places.running, "waiting": waiting, "stalled": self._stalled}
