@@ -25,7 +25,7 @@ from config.principal import Principal
 from config.strategy_file import StrategyReader
 from config.topology import BackendSet, BalancerConfig
 from lb.admin.api import Admin
-from lb.admin.bridge import InnerEndpoint, InnerExchange
+from lb.admin.bridge import BridgeEndpoint, BridgeExchange
 from lb.admin.changes import SupervisorCalls
 from lb.admin.event_stream import EventFeed
 from lb.admin.explain import Why
@@ -56,11 +56,11 @@ from lb.protocol.errors import ProxyError, error_body
 from lb.protocol.http1.request import RequestHead
 from lb.protocol.messages import Exchange, Limits, Request
 from lb.records.decision_log import Row
-from lb.records.loss_report import Outcomes
+from lb.records.loss_report import LossReport
 from lb.records.observers import Observers
 from lb.routing.notifier import Notifier
 from lb.routing.pool import Pool
-from lb.routing.response_owners import Affinity
+from lb.routing.response_owners import ResponseOwners
 from lb.routing.router import Router
 from lb.telemetry.metrics import Metrics
 from lb.telemetry.recorder import Recorder
@@ -124,7 +124,7 @@ class Balancer:
     counters: Counters
     shared: Collaborators
     link: Link
-    siblings: Peers
+    peers: Peers
     admin: Admin
     runner: web.AppRunner
     server: Server
@@ -136,7 +136,7 @@ class Balancer:
         listener = listener.dup()  # the server closes its own; the link hands the socket over as long as there is one
         await self.runner.setup()
         await self.link.start()
-        self.siblings.start()
+        self.peers.start()
         self.admin.recorder.start()
         self.observers.start()
         if patience:
@@ -168,7 +168,7 @@ class Balancer:
         self.shared.admission.close()
         await self.shared.tasks.close()
         self.shared.upstream.close()
-        await self.siblings.close()
+        await self.peers.close()
         await asyncio.to_thread(self.observers.close)
         self.counters.close()
 
@@ -178,10 +178,10 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
     state = StateDir(Path(config.state_dir))
     changes, metrics, upstream = Notifier(), Metrics(), Upstream()
     counters = Counters(state.counters)
-    outcomes, events = Outcomes(), EventFeed()
+    losses, events = LossReport(), EventFeed()
 
     def lost(backend: str, incarnation: int, requests: int) -> None:
-        outcomes.lost(backend, incarnation, requests, asyncio.get_running_loop().time())
+        losses.lost(backend, incarnation, requests, asyncio.get_running_loop().time())
 
     def changed() -> None:
         router.pool_changed()
@@ -189,17 +189,17 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
         changes.notify()
 
     pool = Pool(changed, counters.share, lost, lambda: queue.serve_soon())
-    observers, siblings = Observers(config, state), Peers(counters, link_path)
-    why = Why(observers.journal, lambda: _under_way(server), siblings)
+    observers, peers = Observers(config, state), Peers(counters, link_path)
+    why = Why(observers.decision_log, lambda: _under_way(server), peers)
     series = metrics.registry.pieces
-    link = Link(pool, listener, link_path, counters.recently_used, series, outcomes, events.add, why.told)
-    clock, client, owners_of = time.monotonic, WorkerClient(upstream), Affinity()
+    link = Link(pool, listener, link_path, counters.recently_used, series, losses, events.add, why.own)
+    clock, client, owners_of = time.monotonic, WorkerClient(upstream), ResponseOwners()
     router = Router(pool, StrategyReader(state.strategy).current, clock, Random())
     queue = WaitingQueue(router, pool, metrics.queued, timeout=config.queue_timeout, want=link.want, clock=clock)
     shared = Collaborators(
         _settings(config), pool, router, queue, upstream, client,
-        Accounting(pool, counters, metrics, owners_of, outcomes, observers.journal, router, clock),
-        metrics, observers.journal, outcomes, ResponseFinder(pool, owners_of, client),
+        Accounting(pool, counters, metrics, owners_of, losses, observers.decision_log, router, clock),
+        metrics, observers.decision_log, losses, ResponseFinder(pool, owners_of, client),
         PoisonRules(pool, changes, metrics.poisonous, clock), RetryBudget(), Builds(), Tasks(), clock,
     )  # fmt: skip
     metrics.read(
@@ -209,7 +209,7 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
     credentials = Credentials(config.admin_key, state)
     status = Status(pool, link, counters, lambda: router.strategy, state.root)
     admin = Admin(
-        status, MetricsPage(pool, link, counters, metrics, client, siblings, status),
+        status, MetricsPage(pool, link, counters, metrics, client, peers, status),
         Recorder(state.root, counters, metrics, status.tokens_made), SupervisorCalls(state.control, link, counters),
         link, state, why, UiSessions(credentials), events,
     )  # fmt: skip
@@ -222,20 +222,20 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
     guard = Guard(credentials, owners(), names, config.protect_metrics)
     given = config.cors
     cors = None if given is None else Cors(given.origins, given.methods, given.headers, given.credentials)
-    handlers = _handlers(shared, InnerEndpoint(lambda: _server(runner)()))
+    handlers = _handlers(shared, BridgeEndpoint(lambda: _server(runner)()))
     server = Server(handlers, _check(guard), _admission(config), frozenset(config.extra_routes), cors)
-    return Balancer(pool, counters, shared, link, siblings, admin, runner, server, observers)
+    return Balancer(pool, counters, shared, link, peers, admin, runner, server, observers)
 
 
-def _handlers(shared: Collaborators, inner: InnerEndpoint) -> Handlers:
+def _handlers(shared: Collaborators, bridge: BridgeEndpoint) -> Handlers:
     def refused(error: ProxyError, request: Request | None, id: str, exchange: Exchange | None) -> None:
         shared.metrics.refused(str(error.source), error.status)
         routed = isinstance(exchange, WorkerExchange)
-        if not (isinstance(exchange, WorkerExchange) and exchange.over):  # else it has told the journal itself
-            shared.journal.refused(error, request, id, routed, shared.clock())
+        if not (isinstance(exchange, WorkerExchange) and exchange.over):  # else it is in the decision log already
+            shared.decision_log.refused(error, request, id, routed, shared.clock())
 
     return Handlers(
-        functools.partial(InnerExchange, inner, shared.upstream, shared.tasks),
+        functools.partial(BridgeExchange, bridge, shared.upstream, shared.tasks),
         functools.partial(WorkerExchange, shared), refused, shared.metrics.slow_reader, shared.upstream.sweep,
     )  # fmt: skip
 

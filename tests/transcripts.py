@@ -20,8 +20,8 @@ from worker.sim.engine import tokens
 
 def transcript_of(body: dict[str, Any], chat: bool, build: Build | None = None) -> StreamTranscript:
     raw = json.dumps(body).encode()
-    meter = ModelMetrics(CollectorRegistry(), lambda: 1.0).begin("demo")
-    return StreamTranscript(plan.read(raw, chat=chat, resume=True), meter, build or Build())
+    recorder = ModelMetrics(CollectorRegistry(), lambda: 1.0).begin("demo")
+    return StreamTranscript(plan.read(raw, chat=chat, resume=True), recorder, build or Build())
 
 
 def feed(transcript: StreamTranscript, event: bytes, straight: bool) -> bytes:
@@ -30,10 +30,10 @@ def feed(transcript: StreamTranscript, event: bytes, straight: bool) -> bytes:
         framed = frame(event)
         out = transcript.straight(framed, payload_of(framed))
         if out is not None:
-            transcript.meter.stamps.append(2.0)
-            transcript.meter.latest.append(framed)
-            if len(transcript.meter.latest) >= 16:
-                transcript.meter.count()
+            transcript.recorder.stamps.append(2.0)
+            transcript.recorder.latest.append(framed)
+            if len(transcript.recorder.latest) >= 16:
+                transcript.recorder.count()
             return out[out.index(b"\n") + 1 : -2]
     return transcript.pass_on(event[:-2])
 

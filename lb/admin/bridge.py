@@ -21,7 +21,7 @@ from lb.upstream.connection import WorkerConnection
 from lb.upstream.connections import Upstream
 
 
-class InnerEndpoint:
+class BridgeEndpoint:
     """``serve`` makes the protocol that serves one connection, as `aiohttp.web.Server` does."""
 
     def __init__(self, serve: Callable[[], asyncio.Protocol]) -> None:
@@ -45,13 +45,13 @@ class InnerEndpoint:
         return connection
 
 
-class InnerExchange(Relayed):
+class BridgeExchange(Relayed):
     """Implements `lb.protocol.messages.Exchange` and `lb.forwarding.relay.Owner`."""
 
     relay: Relay | None = None
 
     def __init__(
-        self, endpoint: InnerEndpoint, upstream: Upstream, tasks: Tasks, client: Downstream, request: Request
+        self, endpoint: BridgeEndpoint, upstream: Upstream, tasks: Tasks, client: Downstream, request: Request
     ) -> None:
         self._endpoint, self._upstream, self._tasks = endpoint, upstream, tasks
         self._client, self._request = client, request

@@ -1,6 +1,6 @@
 """`GET /v1/cluster/why`: which workers could have taken a request, which one did, by what, and what became of it.
 
-Answered from the journals of all balancer processes: whoever is asked asks the others.
+Answered from the decision logs of all balancer processes: whoever is asked asks the others.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ _USUAL = 20
 
 
 class Why:
-    """``under_way()`` tells of requests that are not over. ``clock`` is that of the journal (s, monotonic)."""
+    """``under_way()`` tells of requests that are not over. ``clock`` is that of the decision log (s, monotonic)."""
 
     def __init__(
-        self, journal: DecisionLog, under_way: Callable[[], Iterable[Row]], siblings: Peers,
+        self, decision_log: DecisionLog, under_way: Callable[[], Iterable[Row]], peers: Peers,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._journal, self._under_way, self._siblings, self._clock = journal, under_way, siblings, clock
+        self._decision_log, self._under_way, self._peers, self._clock = decision_log, under_way, peers, clock
 
     async def answer(self, request: web.Request) -> web.Response:
         """Raises ProxyError: 400, 404."""
         id, limit = request.query.get("request_id"), _limit(request.query.get("limit"))
         question = {"type": "why", "request_id": id, "limit": limit}
-        own, others = await asyncio.gather(self.told(question), self._siblings.ask(question))
+        own, others = await asyncio.gather(self.own(question), self._peers.ask(question))
         found = [one for answer in (own, *others) for one in answer.get("decisions", ())]
         found.sort(key=lambda decision: str(decision["at"]), reverse=True)
         if id is not None and not found:
@@ -47,10 +47,10 @@ class Why:
             )  # fmt: skip
         return web.json_response({"decisions": found[:limit]})
 
-    async def told(self, message: Mapping[str, Any]) -> dict[str, Any]:
+    async def own(self, message: Mapping[str, Any]) -> dict[str, Any]:
         """What another balancer is answered: what this process knows, the newest first."""
         id, limit = message.get("request_id"), int(message["limit"])
-        rows = [*self._journal.ring, *self._under_way()]
+        rows = [*self._decision_log.ring, *self._under_way()]
         found = [row for row in reversed(rows) if id is None or row[0].id == id][:limit]
         epoch = time.time() - self._clock()
         # In a thread: words for a thousand requests must not stand between somebody's tokens.
@@ -78,11 +78,11 @@ def decision(entry: Entry, epoch: float) -> dict[str, Any]:
 def _attempt(backend: Backend, at: float, made_by: Decision | None) -> dict[str, Any]:
     made: dict[str, Any] = {"instance": backend.id, "incarnation": backend.spec.incarnation, "began_s": _s(at)}
     if made_by is None:
-        reason = "it made the response that this request is about"
+        reason = "the only one that has the response this request refers to"
         return {**made, "strategy": None, "reason": reason, "candidates": [{"instance": backend.id}]}
     candidates, strategy, scores = made_by
     if strategy is None:
-        reason = "the only one that could take it"
+        reason = "the only available candidate"
         return {**made, "strategy": None, "reason": reason, "candidates": [{"instance": b.id} for b in candidates]}
     by_id = scores if isinstance(scores, Mapping) else dict(zip((b.id for b in candidates), scores or (), strict=False))
     shown = [{"instance": b.id, **({"score": round(by_id[b.id], 6)} if b.id in by_id else {})} for b in candidates]

@@ -28,10 +28,10 @@ class MetricsPage:
     """``alike``: the series that every balancer process reads from the same place."""
 
     def __init__(
-        self, pool: Pool, link: Link, counters: Counters, metrics: Metrics, client: WorkerClient, siblings: Peers,
+        self, pool: Pool, link: Link, counters: Counters, metrics: Metrics, client: WorkerClient, peers: Peers,
         status: Status,
     ) -> None:
-        self._pool, self._metrics, self._client, self._siblings = pool, metrics, client, siblings
+        self._pool, self._metrics, self._client, self._peers = pool, metrics, client, peers
         self._status, self._merger = status, exposition.Merger()
         self.alike = ClusterSeries(metrics, pool, link, counters).alike
 
@@ -39,7 +39,7 @@ class MetricsPage:
         backends = [b for b in self._pool.backends.values() if b.keeps_running()]
         scrapes = (self._client.get(b.spec, "/metrics", _SCRAPE_S) for b in backends)
         others, answers = await asyncio.gather(
-            self._siblings.expositions(), asyncio.gather(*scrapes, return_exceptions=True)
+            self._peers.expositions(), asyncio.gather(*scrapes, return_exceptions=True)
         )
         texts: dict[str, str] = {}
         for backend, answer in zip(backends, answers, strict=True):
@@ -69,7 +69,7 @@ class MetricsPage:
         return (yield from exposition.sample_steps([here, *others], self.alike))
 
     async def system(self, _: web.Request) -> web.Response:
-        instances, others = self._status.snapshot()["instances"], await self._siblings.expositions()
+        instances, others = self._status.snapshot()["instances"], await self._peers.expositions()
         series = await cooperatively(self._sums(others)) if others else {}
         everything = sum(i["requests_total"] for i in instances.values())
         result = {}

@@ -179,7 +179,7 @@ class WaitingQueue:
             elif error is not None:
                 ticket.applicant.refused(error)
         except Exception:  # a mistake of ours is an answer too, and nobody else's loss
-            log.exception("a request that waited for a worker")
+            log.exception("request in the waiting queue")
             message = "internal error of the balancer; its log has it"
             ticket.applicant.refused(ProxyError(500, message, source=Source.INTERNAL))
         return True

@@ -16,7 +16,7 @@ from typing import Any
 from config.aio import Tasks
 from config.link import LINE_LIMIT, Phase, bind_unix, descriptor_path, encode, messages
 from config.topology import BackendSet
-from lb.records.loss_report import Outcomes
+from lb.records.loss_report import LossReport
 from lb.routing.notifier import Notifier
 from lb.routing.pool import Pool
 from lb.telemetry.cooperative import cooperatively
@@ -39,7 +39,7 @@ _OUTCOME_LOOK = 0.02
 
 class Link:
     """``uses()`` tells which adapters were used since it was last asked; ``series()`` makes this process' own
-    series, in pieces. ``outcomes`` knows what became of requests on lost workers, ``events`` takes what happened,
+    series, in pieces. ``losses`` knows what became of requests on lost workers, ``events`` takes what happened,
     ``why`` answers another balancer's question how requests were routed. ``snapshot`` is the supervisor's last word;
     ``alive`` whether there is a supervisor; ``retired`` is set when it has said that another takes the connections: a
     request may go on for ``drain_timeout`` seconds."""
@@ -47,12 +47,12 @@ class Link:
     def __init__(
         self, pool: Pool, listener: socket.socket, path: Path,
         uses: Callable[[], dict[str, float]] = dict, series: Callable[[], Iterable[str]] = tuple,
-        outcomes: Outcomes | None = None, events: Callable[[Iterable[Mapping[str, Any]]], None] = lambda events: None,
+        losses: LossReport | None = None, events: Callable[[Iterable[Mapping[str, Any]]], None] = lambda events: None,
         why: Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]] | None = None,
     ) -> None:
         self._pool, self._listener, self._path = pool, listener, path
         self._uses, self._series = uses, series
-        self._outcomes, self._events, self._why = outcomes or Outcomes(), events, why
+        self._losses, self._events, self._why = losses or LossReport(), events, why
         self._wanted: dict[str, float] = {}
         #: Of whoever is connected and has not turned out to be another balancer: supervisors.
         self._writers: set[asyncio.StreamWriter] = set()
@@ -91,7 +91,7 @@ class Link:
         loop.add_reader(self._descriptors, self._hand_over)
         self._server = await asyncio.start_unix_server(self._serve, sock=bind_unix(self._path), limit=LINE_LIMIT)
         self._tasks.start(self._keep_reporting(), "report to the supervisor")
-        self._tasks.start(self._tell_outcomes(), "tell what became of requests")
+        self._tasks.start(self._report_losses(), "tell what became of requests")
 
     async def close(self) -> None:
         self.report()  # the last word: whoever hears it knows that nothing was lost
@@ -203,12 +203,12 @@ class Link:
                 before, waited = now, 0.0
                 self.report()
 
-    async def _tell_outcomes(self) -> None:
+    async def _report_losses(self) -> None:
         """Of workers that a backend set said are lost."""
         while True:
             await self._applied.next()
-            while self._outcomes.pending:
-                for message in self._outcomes.due(asyncio.get_running_loop().time()):
+            while self._losses.pending:
+                for message in self._losses.due(asyncio.get_running_loop().time()):
                     self._say(message)
                 await asyncio.sleep(_OUTCOME_LOOK)
 

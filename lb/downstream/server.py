@@ -159,7 +159,7 @@ class Server:
 
     def slow_reader(self, connection: Client) -> None:
         self._handlers.slow_reader()
-        log.info("a client at %s does not read its answer: cut off", connection.peer.address)
+        log.info("client at %s does not read its response: disconnected", connection.peer.address)
 
     def closed(self, connection: Client) -> None:
         self._connections.discard(connection)
@@ -245,7 +245,7 @@ class Server:
             try:
                 connection.check(time.monotonic())
             except Exception:
-                log.exception("a connection of %s", connection.peer.address)
+                log.exception("connection of %s", connection.peer.address)
                 connection.cut_off()
             yield
 

@@ -13,19 +13,19 @@ from lb.protocol.errors import AttemptFailed
 from lb.protocol.failures import Ejects
 from lb.protocol.messages import Request
 from lb.records.decision_log import DecisionLog
-from lb.records.loss_report import Outcomes
+from lb.records.loss_report import LossReport
 from lb.routing.backend import Backend
 from lb.routing.pool import Pool
-from lb.routing.response_owners import Affinity
+from lb.routing.response_owners import ResponseOwners
 from lb.routing.strategies.base import AttemptOutcome, RequestInfo
-from lb.telemetry.metrics import Book, Metrics
-from lb.telemetry.model_metrics import Meter
+from lb.telemetry.metrics import Metrics, RouteStats
+from lb.telemetry.model_metrics import RequestRecorder
 from lb.telemetry.shared_counters import ADAPTER, Counters
 
 log = logging.getLogger(__name__)
 
 #: Routes of a backend whose counts are kept at hand; ids of responses are in some paths.
-_MOST_BOOKS = 64
+_MOST_ROUTES = 64
 
 
 class Learner(Protocol):
@@ -41,11 +41,11 @@ class Accounting:
     attempt ended."""
 
     def __init__(
-        self, pool: Pool, counters: Counters, metrics: Metrics, owners: Affinity, outcomes: Outcomes,
-        journal: DecisionLog, learner: Learner, clock: Callable[[], float],
+        self, pool: Pool, counters: Counters, metrics: Metrics, owners: ResponseOwners, losses: LossReport,
+        decision_log: DecisionLog, learner: Learner, clock: Callable[[], float],
     ) -> None:
         self._pool, self._counters, self._metrics, self._owners = pool, counters, metrics, owners
-        self._outcomes, self._journal, self._learner, self._clock = outcomes, journal, learner, clock
+        self._losses, self._decision_log, self._learner, self._clock = losses, decision_log, learner, clock
 
     def first_byte(self, backend: Backend, info: RequestInfo, data: bytes, began: float) -> None:
         """``data``: the first bytes of an answer."""
@@ -53,33 +53,34 @@ class Accounting:
         backend.latency.observe(now - began, now)
         if self._learner.observes:
             info.first_byte = now - began
-        self._book(backend, info.path).first_byte(now - began)
+        self._stats(backend, info.path).first_byte(now - began)
         if info.path == routes.RESPONSES:
             self._owners.learn(data, backend.id, backend.spec.incarnation)
 
     def answered(
-        self, backend: Backend, info: RequestInfo, body: bytes, began: float, meter: Meter, request: Request
+        self, backend: Backend, info: RequestInfo, body: bytes, began: float, recorder: RequestRecorder,
+        request: Request,
     ) -> None:
-        """`first_byte`, `completed` and the end of ``meter`` at once, of an answer of 200 that came in one piece."""
+        """`first_byte`, `completed` and the end of ``recorder`` at once, of an answer of 200 that came in one piece."""
         now = self._clock()
         seconds = now - began
         backend.latency.observe(seconds, now)
         if self._learner.observes:
             self._learner.observe(AttemptOutcome(backend.key, info.features, 200, seconds, seconds))
         self._counters.hit(backend.id)
-        (backend.books.get(info.path) or self._book(backend, info.path)).whole(200, seconds)
+        (backend.route_stats.get(info.path) or self._stats(backend, info.path)).whole(200, seconds)
         if info.path == routes.RESPONSES:
             self._owners.learn(body, backend.id, backend.spec.incarnation)
-        meter.whole(body, now)
-        self._journal.whole((info, backend, began, meter.began, now, now, 200, meter.made, ""))
-        if self._journal.observers:
-            self._journal.tell(request, body)
+        recorder.whole(body, now)
+        self._decision_log.whole((info, backend, began, recorder.began, now, now, 200, recorder.made, ""))
+        if self._decision_log.observers:
+            self._decision_log.notify(request, body)
         if self._pool.registered:
             self.count_adapter(info.model, False)
 
     def completed(self, backend: Backend, info: RequestInfo, status: int, began: float) -> None:
         self._counters.add(backend.id, requests=1, errors=1 if status >= 500 else 0)
-        self._book(backend, info.path).finished(status, self._clock() - began)
+        self._stats(backend, info.path).finished(status, self._clock() - began)
         self._ended(backend, info, status, began)
 
     def left(self, backend: Backend, info: RequestInfo, began: float) -> None:
@@ -92,7 +93,7 @@ class Accounting:
         """Counts it and, where that follows, ejects ``backend``."""
         follows, now = failure.follows, self._clock()
         if follows.sent:
-            self._outcomes.broke(backend.id, backend.spec.incarnation, now)
+            self._losses.broke(backend.id, backend.spec.incarnation, now)
             self._counters.add(backend.id, requests=1, errors=1)
         else:
             self._counters.add(backend.id, errors=1)
@@ -116,19 +117,19 @@ class Accounting:
             seconds = self._clock() - began
             self._learner.observe(AttemptOutcome(backend.key, info.features, status, seconds, first, cause))
 
-    def _book(self, backend: Backend, path: str) -> Book:
-        book: Book | None = backend.books.get(path)
-        if book is None:
-            book = self._metrics.book(backend.id, path)
-            if len(backend.books) < _MOST_BOOKS:
-                backend.books[path] = book
-        return book
+    def _stats(self, backend: Backend, path: str) -> RouteStats:
+        stats: RouteStats | None = backend.route_stats.get(path)
+        if stats is None:
+            stats = self._metrics.route_stats(backend.id, path)
+            if len(backend.route_stats) < _MOST_ROUTES:
+                backend.route_stats[path] = stats
+        return stats
 
     def _eject(self, backend: Backend, ejects: Ejects, now: float) -> bool:
         """Whether it is left out from now on, and was not before."""
         if ejects is Ejects.UNTIL_RESTARTED and (news := backend.ejection.dies(now)):
             data = fields("engine.died", instance=backend.id)
-            log.warning("%s says that its engine has died: it gets nothing until it is back", backend.id, extra=data)
+            log.warning("%s reports that its engine has died: no requests until it is back", backend.id, extra=data)
             return news
         slow = ejects is Ejects.IF_ROOM
         if ejects is Ejects.FOR_A_WHILE or (slow and self._pool.may_eject_slow(now)):

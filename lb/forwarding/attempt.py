@@ -42,23 +42,23 @@ class Owner(Protocol):
 
 
 class Attempt:
-    """Of ``asked``, on ``backend``, for the exchange ``owner``. ``recovery``: of what was lost before, None if nothing
+    """Of ``routed``, on ``backend``, for the exchange ``owner``. ``recovery``: of what was lost before, None if nothing
     was. ``began_at``: s, monotonic. Implements `lb.forwarding.relay.Owner` and `lb.routing.backend.Asker`."""
 
     relay: Relay | None = None
     _unblocked_at = 0.0  # since when the client has taken everything
 
     def __init__(
-        self, parts: Collaborators, asked: RoutedRequest, client: Downstream, owner: Owner, backend: Backend,
+        self, parts: Collaborators, routed: RoutedRequest, client: Downstream, owner: Owner, backend: Backend,
         recovery: Recovery | None,
     ) -> None:
-        self._parts, self._asked, self._client, self._owner = parts, asked, client, owner
+        self._parts, self._routed, self._client, self._owner = parts, routed, client, owner
         self.backend, self._recovery, self.began_at = backend, recovery, parts.clock()
         self.lease: Lease | None = backend.lease(self._evicted, self)
         if recovery is not None:
             recovery.enter(backend)
-        if asked.transcript is not None and asked.root is None:
-            asked.root = backend.root(asked.info.model)
+        if routed.transcript is not None and routed.root is None:
+            routed.root = backend.root(routed.info.model)
 
     def start(self) -> None:
         connection = self._parts.upstream.idle(self.backend.endpoint or self._endpoint())
@@ -70,7 +70,7 @@ class Attempt:
     def reconnect(self) -> None:
         """Once more, on a connection that is new."""
         self.relay = None
-        self._owner.run("connect to a worker again", self._connect)
+        self._owner.run("reconnect to a worker", self._connect)
 
     async def _connect(self) -> None:
         try:
@@ -87,40 +87,40 @@ class Attempt:
         return endpoint
 
     def _send(self, connection: WorkerConnection) -> None:
-        parts, asked, backend = self._parts, self._asked, self.backend
-        request, spec, body = asked.request, backend.spec, asked.body
+        parts, routed, backend = self._parts, self._routed, self.backend
+        request, spec, body = routed.request, backend.spec, routed.body
         head = request.head
         length = request.length if body is None or request.upload is not None else len(body)
-        if asked.transcript is None:
-            relay = Relay(self, self._client, connection, request, asked.meter)
+        if routed.transcript is None:
+            relay = Relay(self, self._client, connection, request, routed.recorder)
         else:
-            relay = StreamRelay(self, self._client, connection, request, asked.transcript)
-            if asked.broken is not None:
-                relay.take_over(asked.broken)
+            relay = StreamRelay(self, self._client, connection, request, routed.transcript)
+            if routed.broken is not None:
+                relay.take_over(routed.broken)
         self.relay = relay
         forwarded = head.notes.get(headers.forwarded) or headers.forwarded(head, request.peer, parts.settings.trusted)
         endpoint = backend.endpoint or self._endpoint()
         start = headers.to_worker(
-            head, endpoint.host_field, spec.path, forwarded, request.id, spec.api_key, length, asked.websocket,
+            head, endpoint.host_field, spec.path, forwarded, request.id, spec.api_key, length, routed.websocket,
             parts.settings.forwarded_headers,
         )
-        if asked.extra_field:
+        if routed.extra_field:
             line = start.find(b"\r\n")
-            start = start[:line] + asked.extra_field + start[line:]
-        if parts.journal.tracer is not None:
-            start = parts.journal.tracer.sent(self._owner.row(), request, start)
-        if asked.target is not None:
-            start = b"POST %b%b HTTP/1.1%b" % (spec.path.encode(), asked.target, start[start.find(b"\r\n") :])
+            start = start[:line] + routed.extra_field + start[line:]
+        if parts.decision_log.tracer is not None:
+            start = parts.decision_log.tracer.sent(self._owner.row(), request, start)
+        if routed.target is not None:
+            start = b"POST %b%b HTTP/1.1%b" % (spec.path.encode(), routed.target, start[start.find(b"\r\n") :])
         relay.send(start, body)
-        if asked.broken is not None and self._client.full:
+        if routed.broken is not None and self._client.full:
             relay.pause()  # it was said to the one before
 
     @property
     def awaited(self) -> int | None:
-        asked, relay = self._asked, self.relay
-        if asked.transcript is not None and asked.broken is not None:
-            return None if asked.transcript.made_here else len(asked.body or b"")
-        return None if relay is not None and relay.began else asked.request.length or len(asked.request.body)
+        routed, relay = self._routed, self.relay
+        if routed.transcript is not None and routed.broken is not None:
+            return None if routed.transcript.made_here else len(routed.body or b"")
+        return None if relay is not None and relay.began else routed.request.length or len(routed.request.body)
 
     def release(self) -> None:
         """Nothing of it is in flight any more. May be called again."""
@@ -144,37 +144,37 @@ class Attempt:
     # whether it may be made again
 
     @property
-    def may_be_repeated(self) -> bool:
+    def retryable(self) -> bool:
         """Whether another worker may be asked for all of it."""
-        return self._is_allowed_again and self._asked.is_harmless
+        return self._has_retries_left and self._routed.is_idempotent
 
     @property
-    def _is_allowed_again(self) -> bool:
-        asked, recovery = self._asked, self._recovery
+    def _has_retries_left(self) -> bool:
+        routed, recovery = self._routed, self._recovery
         retries = 0 if recovery is None else recovery.retries
-        return asked.generation and asked.pinned is None and retries < self._parts.settings.migration_limit
+        return routed.generation and routed.pinned is None and retries < self._parts.settings.migration_limit
 
     def has_others(self, now: float) -> bool:
         """Whether there is a worker that has not failed at it, but for this one."""
         excluded = frozenset() if self._recovery is None else self._recovery.excluded
-        info = self._asked.info
+        info = self._routed.info
         return bool(self._parts.pool.candidates(info.model, excluded | {self.backend.id}, now, info.root))
 
     # from the relay
 
     def on_answer(self, head: ResponseHead) -> Handling:
-        asked = self._asked
+        routed = self._routed
         if head.status == 200:
-            return Handling.COLLECT if asked.generation else Handling.PASS
+            return Handling.COLLECT if routed.generation else Handling.PASS
         if head.status == 101:
-            return Handling.PASS if asked.websocket else Handling.REFUSE
-        if head.status == 500 and asked.generation and head.length is not None and head.length <= _MOST_ERROR:
+            return Handling.PASS if routed.websocket else Handling.REFUSE
+        if head.status == 500 and routed.generation and head.length is not None and head.length <= _MOST_ERROR:
             return Handling.LOOK  # it may be the last word of an engine
         if self._is_wanted_elsewhere(head.status):
             return Handling.REFUSE
-        if head.status in (400, 422) and asked.transcript is not None and asked.transcript.plan.ids:
+        if head.status in (400, 422) and routed.transcript is not None and routed.transcript.plan.ids:
             return Handling.COLLECT
-        may_lack = head.status == 404 and asked.info.model in self._parts.pool.registered and asked.pinned is None
+        may_lack = head.status == 404 and routed.info.model in self._parts.pool.registered and routed.pinned is None
         if may_lack and self.relay is not None and not self.relay.taken:
             return Handling.LOOK
         return Handling.PASS
@@ -184,14 +184,14 @@ class Attempt:
         now = self._parts.clock()
         if failure_policy.of_status(status, our_key=self.backend.spec.api_key is not None) is None:
             return False
-        return self.may_be_repeated and self.has_others(now) and self._parts.budget.has_room(now)
+        return self.retryable and self.has_others(now) and self._parts.budget.has_room(now)
 
     def on_looked(self, head: ResponseHead, body: bytes) -> AttemptFailed | None:
         """What a worker says of itself is not the client's answer: that its engine is dead, that it has not got a model
         that the registry holds, that it gave a generation up, which it answers with 200. Nor is what is no answer."""
         if head.status == 404:
             return self._look_at_missing(body)
-        if not self._asked.generation:
+        if not self._routed.generation:
             return None
         failure = answers.wrong_with(head, body)
         if failure is None and head.status == 500 and self._is_wanted_elsewhere(500):
@@ -199,9 +199,9 @@ class Attempt:
         return failure
 
     def _look_at_missing(self, body: bytes) -> AttemptFailed | None:
-        parts, model = self._parts, self._asked.info.model
+        parts, model = self._parts, self._routed.info.model
         held = model in parts.pool.registered  # still: it may have been unloaded on purpose
-        late = parts.clock() >= self._asked.came + parts.settings.queue_timeout
+        late = parts.clock() >= self._routed.came + parts.settings.queue_timeout
         if held and not late and says_model_is_missing(body, str(model)):
             return AttemptFailed("it has not got the model", Failure.ABSENT)
         return None
@@ -209,13 +209,13 @@ class Attempt:
     def on_first_byte(self, data: bytes) -> None:
         if self._recovery is not None:
             self._recovery.leave()
-        self._parts.accounting.first_byte(self.backend, self._asked.info, data, self.began_at)
+        self._parts.accounting.first_byte(self.backend, self._routed.info, data, self.began_at)
 
     def on_whole(self, body: bytes) -> None:
-        backend, asked = self.backend, self._asked
+        backend, routed = self.backend, self._routed
         if backend.ejection.until:
             backend.succeeded()
-        self._parts.accounting.answered(backend, asked.info, body, self.began_at, asked.meter, asked.request)
+        self._parts.accounting.answered(backend, routed.info, body, self.began_at, routed.recorder, routed.request)
         self.release()
         self._owner.answered()
 
@@ -238,8 +238,8 @@ class Attempt:
     def overdue(self, now: float) -> AttemptFailed | None:
         """What is wrong with a stream whose worker says nothing at all, or that stands still while its client waits
         for it, if it can be taken elsewhere."""
-        asked, relay, settings = self._asked, self.relay, self._parts.settings
-        transcript = asked.transcript
+        routed, relay, settings = self._routed, self.relay, self._parts.settings
+        transcript = routed.transcript
         if relay is None:
             return None
         if relay.silent:
@@ -249,10 +249,10 @@ class Attempt:
             return AttemptFailed(f"no answer in {silent:.1f} s", Failure.SILENT)
         if transcript is None or not transcript.made_here:
             return None  # a worker that has not begun yet may have a long prompt to read, or others before it
-        still = now - max(asked.meter.last, self.began_at, self._unblocked_at)
+        still = now - max(routed.recorder.last, self.began_at, self._unblocked_at)
         if still <= settings.stall_timeout or self._client.full or transcript.finished:
             return None
-        candidates = self._parts.pool.candidates(asked.info.model, {self.backend.id}, now, asked.info.root)
+        candidates = self._parts.pool.candidates(routed.info.model, {self.backend.id}, now, routed.info.root)
         if transcript.moves >= settings.migration_limit or not candidates or transcript.hindrance():
             return None  # its worker may be hung: the supervisor will tell
         return AttemptFailed(f"no token for {still:.1f} s", Failure.STALLED)
@@ -261,13 +261,13 @@ class Attempt:
         """Whether it is given to another worker after so many seconds without a word. Only a stream is: the head of one
         comes at once, while the prompt is still waiting to be read. That of any other answer comes with its last
         token."""
-        asked, settings = self._asked, self._parts.settings
-        timeout, transcript = settings.first_byte_timeout, asked.transcript
-        if not timeout or silent <= timeout or not asked.is_stream:
+        routed, settings = self._routed, self._parts.settings
+        timeout, transcript = settings.first_byte_timeout, routed.transcript
+        if not timeout or silent <= timeout or not routed.is_stream:
             return False
-        if asked.broken is not None:
+        if routed.broken is not None:
             moves = 0 if transcript is None else transcript.moves
             may_go = transcript is not None and moves < settings.migration_limit and not transcript.hindrance()
         else:
-            may_go = self.may_be_repeated and not relay.taken
+            may_go = self.retryable and not relay.taken
         return may_go and self.has_others(now)

@@ -13,7 +13,7 @@ from lb.forwarding.response_finder import ResponseFinder
 from lb.forwarding.resume.plan import Builds
 from lb.forwarding.retry_budget import RetryBudget
 from lb.records.decision_log import DecisionLog
-from lb.records.loss_report import Outcomes
+from lb.records.loss_report import LossReport
 from lb.routing.pool import Pool
 from lb.routing.router import Router
 from lb.telemetry.metrics import Metrics
@@ -48,8 +48,8 @@ class Collaborators:
     client: WorkerClient
     accounting: Accounting
     metrics: Metrics
-    journal: DecisionLog
-    outcomes: Outcomes
+    decision_log: DecisionLog
+    losses: LossReport
     responses: ResponseFinder
     poison: PoisonRules
     budget: RetryBudget

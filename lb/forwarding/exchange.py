@@ -40,19 +40,19 @@ class Exchange(Relayed):
     over = False
 
     def __init__(self, parts: Collaborators, client: Downstream, request: Request, route: Route) -> None:
-        self._parts, self._client, self._asked = parts, client, RoutedRequest(request, route)
+        self._parts, self._client, self._routed = parts, client, RoutedRequest(request, route)
 
     # from the client
 
     def start(self) -> None:
         """Raises ProxyError for what no worker is asked."""
-        parts, asked = self._parts, self._asked
-        response = asked.read(parts)
+        parts, routed = self._parts, self._routed
+        response = routed.read(parts)
         try:
             if response is not None:
                 check_response(response)
-                asked.pinned = parts.responses.known(response)
-                if asked.pinned is None:
+                routed.pinned = parts.responses.known(response)
+                if routed.pinned is None:
                     self.run("find a response's worker", lambda: self._find(response))
                     return
             self.place()
@@ -75,9 +75,9 @@ class Exchange(Relayed):
         if self.over:
             return
         relay, attempt = self.relay, self._attempt
-        if relay is None and self._asked.broken is not None:
+        if relay is None and self._routed.broken is not None:
             self.stop_waiting()
-            relay = self._asked.broken
+            relay = self._routed.broken
         if attempt is not None and relay is not None and relay.began:
             self._after_failure().end_cut(attempt, relay, AttemptFailed(reason, Failure.BROKEN))
         else:
@@ -106,16 +106,16 @@ class Exchange(Relayed):
 
     @property
     def began(self) -> bool:
-        return self._asked.broken is not None or super().began
+        return self._routed.broken is not None or super().began
 
     # who takes it
 
     def place(self, avoided: frozenset[str] = frozenset()) -> None:
         """An attempt on whoever is free, or wait for one. Raises ProxyError."""
-        asked, failover = self._asked, self._failover
+        routed, failover = self._routed, self._failover
         excluded = avoided if failover is None else avoided | failover.recovery.excluded
-        tenant = asked.request.tenant
-        found = self._parts.admission.admit(tenant, asked.info, excluded, asked.pinned, asked.came, self)
+        tenant = routed.request.tenant
+        found = self._parts.admission.admit(tenant, routed.info, excluded, routed.pinned, routed.came, self)
         if isinstance(found, Ticket):
             self._ticket = found
         else:
@@ -132,12 +132,12 @@ class Exchange(Relayed):
 
     async def _find(self, response: str) -> None:
         """No balancer of this run has made that response; a worker may still know it."""
-        self._asked.pinned = await self._parts.responses.search(response)
+        self._routed.pinned = await self._parts.responses.search(response)
         self.place()
 
     def give(self, backend: Backend) -> None:
         recovery = None if self._failover is None else self._failover.recovery
-        self._attempt = attempt = Attempt(self._parts, self._asked, self._client, self, backend, recovery)
+        self._attempt = attempt = Attempt(self._parts, self._routed, self._client, self, backend, recovery)
         attempt.start()
 
     def run(self, name: str, wait: Callable[[], Awaitable[None]]) -> None:
@@ -150,7 +150,7 @@ class Exchange(Relayed):
             except ProxyError as error:
                 self.refuse(error)
             except Exception:
-                log.exception("%s %s", self._asked.request.head.method, self._asked.route.path)
+                log.exception("%s %s", self._routed.request.head.method, self._routed.route.path)
                 message = "internal error of the balancer; its log has it"
                 self.refuse(ProxyError(500, message, source=Source.INTERNAL))
 
@@ -177,7 +177,7 @@ class Exchange(Relayed):
         assert attempt is not None
         if attempt.backend.ejection.until:
             attempt.backend.succeeded()
-        self._parts.accounting.completed(attempt.backend, self._asked.info, status, attempt.began_at)
+        self._parts.accounting.completed(attempt.backend, self._routed.info, status, attempt.began_at)
         self.finish(status, failed=status >= 500)
         if status == 101:
             self._client.close()
@@ -190,14 +190,14 @@ class Exchange(Relayed):
 
     def _after_failure(self) -> Failover:
         if self._failover is None:
-            self._failover = Failover(self._parts, self._asked, self._client, self)
+            self._failover = Failover(self._parts, self._routed, self._client, self)
         return self._failover
 
     # its end
 
     def refuse(self, error: ProxyError) -> None:
         """With an error, or with the end of a stream that had begun."""
-        attempt, broken = self._attempt, self._asked.broken
+        attempt, broken = self._attempt, self._routed.broken
         if attempt is not None and broken is not None:
             self._after_failure().end_broken(attempt, broken, str(error))
             return
@@ -215,7 +215,7 @@ class Exchange(Relayed):
         if attempt.relay is not None:
             attempt.relay.drop()
         if attempt.lease is not None:
-            backend, info, began_at = attempt.backend, self._asked.info, attempt.began_at
+            backend, info, began_at = attempt.backend, self._routed.info, attempt.began_at
             if attempt.relay is not None and attempt.relay.tunnel:
                 self._parts.accounting.completed(backend, info, 101, began_at)
             else:
@@ -227,29 +227,29 @@ class Exchange(Relayed):
 
     def _row(self, lease: Lease | None, status: int = 0, reason: str = "") -> Row:
         """How it was routed on ``lease``, and what became of it if it is over."""
-        meter, now = self._asked.meter, self._parts.clock() if status else 0.0
+        recorder, now = self._routed.recorder, self._parts.clock() if status else 0.0
         backend = None if lease is None else lease.backend
         began_at = 0.0 if self._attempt is None else self._attempt.began_at
-        return self._asked.info, backend, began_at, meter.began, meter.first, now, status, meter.made, reason
+        return self._routed.info, backend, began_at, recorder.began, recorder.first, now, status, recorder.made, reason
 
     def finish(self, status: int, reason: str = "", *, failed: bool) -> None:
         """Accounts for it, once, on every way out."""
         if self.over:
             return
         self.over = True
-        attempt, parts, asked = self._attempt, self._parts, self._asked
+        attempt, parts, routed = self._attempt, self._parts, self._routed
         lease = None if attempt is None else attempt.lease
         if attempt is not None:
             attempt.release()  # first: whatever goes wrong with its account, its worker is free again
             attempt.relay = None
         if self._failover is not None:
             self._failover.recovery.leave()
-        if not asked.is_read:
+        if not routed.is_read:
             return
-        prompt = None if asked.transcript is None else asked.transcript.tokens.in_prompt
-        asked.meter.end(failed, prompt)
+        prompt = None if routed.transcript is None else routed.transcript.tokens.in_prompt
+        routed.recorder.end(failed, prompt)
         row = self._row(lease, status, reason)
         if parts.pool.registered:
-            parts.accounting.count_adapter(asked.info.model, failed)
+            parts.accounting.count_adapter(routed.info.model, failed)
         self._attempt = self._failover = None
-        parts.journal.over(row, asked.request, asked.meter, prompt)
+        parts.decision_log.over(row, routed.request, routed.recorder, prompt)

@@ -45,9 +45,9 @@ class Owner(Protocol):
 class Failover:
     """Of one request, from its first failure on."""
 
-    def __init__(self, parts: Collaborators, asked: RoutedRequest, client: Downstream, owner: Owner) -> None:
-        self._parts, self._asked, self._client, self._owner = parts, asked, client, owner
-        self.recovery = Recovery(parts, asked.info, asked.came)
+    def __init__(self, parts: Collaborators, routed: RoutedRequest, client: Downstream, owner: Owner) -> None:
+        self._parts, self._routed, self._client, self._owner = parts, routed, client, owner
+        self.recovery = Recovery(parts, routed.info, routed.came)
 
     def failed(self, attempt: Attempt, failure: AttemptFailed) -> None:
         """Again, elsewhere, or an answer that says so."""
@@ -68,15 +68,15 @@ class Failover:
         relay, stale = attempt.relay, failure.kind is Failure.STALE
         return Break(
             tunnel=relay is not None and relay.tunnel, stale=stale, taken=relay is not None and relay.taken,
-            harmless=stale and self._asked.is_harmless,
-            elsewhere=stale and self._asked.pinned is None and attempt.has_others(self._parts.clock()),
+            idempotent=stale and self._routed.is_idempotent,
+            elsewhere=stale and self._routed.pinned is None and attempt.has_others(self._parts.clock()),
             final=isinstance(relay, StreamRelay) and relay.failure is not None and relay.failure.final,
         )  # fmt: skip
 
     def _count(self, attempt: Attempt, failure: AttemptFailed) -> AttemptFailed:
         """Notes what it means for the worker, and for what else may happen to the request; the failure as that worker's
         state shows it."""
-        backend, info, now = attempt.backend, self._asked.info, self._parts.clock()
+        backend, info, now = attempt.backend, self._routed.info, self._parts.clock()
         if backend.ejection.dying(now):
             failure = AttemptFailed(str(failure), failure_policy.on_dying(failure.kind))
         follows, began = failure.follows, self._owner.began
@@ -86,26 +86,26 @@ class Failover:
             self.recovery.lost_on(backend)
         if follows.suspect:
             self._suspect(backend, failure)
-        if follows.told:
-            self._tell(attempt, failure)
+        if follows.blamed:
+            self._record_failure(attempt, failure)
         if failure.kind is Failure.ABSENT:
             # Another has it, or it will be back here.
             backend.missing_models[str(info.model)] = now + _MISSING_MODEL_S
         return failure
 
     def _suspect(self, backend: Backend, failure: AttemptFailed) -> None:
-        transcript = self._asked.transcript
+        transcript = self._routed.transcript
         self.recovery.suspect(backend, failure, made_nothing=transcript is None or not transcript.made_here)
 
-    def _tell(self, attempt: Attempt, failure: AttemptFailed) -> None:
-        id, name = self._asked.request.id, attempt.backend.id
+    def _record_failure(self, attempt: Attempt, failure: AttemptFailed) -> None:
+        id, name = self._routed.request.id, attempt.backend.id
         data = fields("attempt.failed", request_id=id, instance=name, cause=failure.follows.cause)
-        log.warning("request %s on %s: %s", id, name, failure, extra=data)
-        self._parts.accounting.attempt_failed(attempt.backend, self._asked.info, failure, attempt.began_at)
+        log.warning("request %s failed on %s: %s", id, name, failure, extra=data)
+        self._parts.accounting.attempt_failed(attempt.backend, self._routed.info, failure, attempt.began_at)
 
     def _go_on(self, attempt: Attempt, failure: AttemptFailed) -> None:
         backend, follows = attempt.backend, failure.follows
-        relay = attempt.relay or self._asked.broken  # the latter: of a continuation that got no connection
+        relay = attempt.relay or self._routed.broken  # the latter: of a continuation that got no connection
         began = relay is not None and relay.began
         attempt.relay = None
         if not began and follows.excluded:
@@ -124,35 +124,35 @@ class Failover:
         elif isinstance(relay, StreamRelay) and action is Action.RESUME:
             self._resume(attempt, relay, failure)
         else:
-            self._again(action, reason, failure)
+            self._retry(action, reason, failure)
 
     def _hindrance(self, relay: Relay | None, failure: AttemptFailed) -> str:
         """Why a stream that has begun cannot go on elsewhere."""
-        transcript = self._asked.transcript
+        transcript = self._routed.transcript
         if transcript is None or transcript.finished or relay is None or not relay.began:
             return ""
         return self.recovery.hindrance(transcript, failure)
 
     def _loss(self, attempt: Attempt, relay: Relay | None, failure: AttemptFailed, hindered: bool) -> Loss:
-        follows, transcript, began = failure.follows, self._asked.transcript, relay is not None and relay.began
-        waited_until = self._asked.came + self._parts.settings.queue_timeout
+        follows, transcript, began = failure.follows, self._routed.transcript, relay is not None and relay.began
+        waited_until = self._routed.came + self._parts.settings.queue_timeout
         return Loss(
             began=began, stream=transcript is not None, hindered=hindered,
             finished=transcript is not None and transcript.finished,
-            read=follows.sent and follows.told, repeatable=not began and attempt.may_be_repeated,
+            read=follows.sent and follows.blamed, repeatable=not began and attempt.retryable,
             slow=failure.kind is Failure.SLOW_CONNECT, late=self._parts.clock() >= waited_until,
             suspect=self.recovery.is_suspect,
         )  # fmt: skip
 
     # nothing of an answer has gone out
 
-    def _again(self, action: Action, reason: str, failure: AttemptFailed) -> None:
+    def _retry(self, action: Action, reason: str, failure: AttemptFailed) -> None:
         if action is Action.ANSWER_FAILED:
             self._owner.refuse(ProxyError(502, reason, source=Source.UPSTREAM))
         elif action is Action.ANSWER_LATE:
             self._owner.refuse(ProxyError(503, reason, source=Source.UPSTREAM, retry_after=5))
         elif action is Action.RETRY:
-            self._owner.run("make it again", lambda: self._repeat(failure))
+            self._owner.run("retry a request", lambda: self._repeat(failure))
         else:
             try:
                 self._owner.place()
@@ -161,37 +161,37 @@ class Failover:
 
     async def _repeat(self, failure: AttemptFailed) -> None:
         """All of it on another worker. Raises ProxyError."""
-        await self.recovery.again(failure)
-        if self._asked.transcript is not None:
-            self._asked.body = self._asked.transcript.start_over()
+        await self.recovery.allow_retry(failure)
+        if self._routed.transcript is not None:
+            self._routed.body = self._routed.transcript.start_over()
         self._owner.place(await self.recovery.apart())
 
     # something has
 
     def _resume(self, attempt: Attempt, relay: StreamRelay, failure: AttemptFailed) -> None:
-        asked = self._asked
-        assert asked.transcript is not None
-        self.recovery.leave_for_another(asked.transcript, attempt.backend, failure)
-        asked.broken, asked.info.root = relay, asked.root
+        routed = self._routed
+        assert routed.transcript is not None
+        self.recovery.leave_for_another(routed.transcript, attempt.backend, failure)
+        routed.broken, routed.info.root = relay, routed.root
         self._owner.run("move a stream", lambda: self._move(attempt, relay, failure))
 
     async def _move(self, attempt: Attempt, relay: StreamRelay, failure: AttemptFailed) -> None:
-        asked, transcript, backend = self._asked, self._asked.transcript, attempt.backend
+        routed, transcript, backend = self._routed, self._routed.transcript, attempt.backend
         assert transcript is not None
-        id = asked.request.id
+        id = routed.request.id
         try:
-            found = await self.recovery.move(transcript, asked.request.tenant)
+            found = await self.recovery.move(transcript, routed.request.tenant)
         except (ProxyError, CannotResume) as error:
             data = fields("stream.broken", request_id=id, instance=backend.id)
-            log.warning("request %s cannot go on: %s", id, error, extra=data)
+            log.warning("stream of request %s cannot be continued: %s", id, error, extra=data)
             self.end_broken(attempt, relay, f"{backend.id}: {failure}; {error}")
             return
         self._parts.metrics.moved(backend.id, failure.follows.cause, found.tokens_again)
         self.recovery.record_outcome("moved")
         name, made = found.backend.id, transcript.tokens.count()
         data = fields("stream.moved", request_id=id, instance=name, tokens=made)
-        log.info("request %s goes on on %s after %d tokens", id, name, made, extra=data)
-        asked.body, asked.target = found.body, found.target
+        log.info("stream of request %s continues on %s after %d tokens", id, name, made, extra=data)
+        routed.body, routed.target = found.body, found.target
         if found.body:
             self._owner.give(found.backend)
         else:
@@ -204,19 +204,19 @@ class Failover:
         """A stream that its worker ended for a fault of the client's: in the worker's words, with nothing after."""
         relay = attempt.relay
         assert isinstance(relay, StreamRelay) and relay.failure is not None
-        relay.say(relay.failure.event or error_shapes.event(self._asked.route.path, str(failure)))
-        self._parts.accounting.completed(attempt.backend, self._asked.info, 400, attempt.began_at)
+        relay.say(relay.failure.event or error_shapes.event(self._routed.route.path, str(failure)))
+        self._parts.accounting.completed(attempt.backend, self._routed.info, 400, attempt.began_at)
         self._owner.finish(400, str(relay.failure), failed=False)
         self._client.close()
 
     def end_cut(self, attempt: Attempt, relay: Relay, failure: AttemptFailed) -> None:
         """The balancer is going, and ``relay`` with it."""
-        self._tell(attempt, failure)
+        self._record_failure(attempt, failure)
         self.end_broken(attempt, relay, str(failure))
 
     def end_broken(self, attempt: Attempt, relay: Relay, reason: str) -> None:
         """An answer that had begun cannot go on."""
-        id, path, metrics = attempt.backend.id, self._asked.info.path, self._parts.metrics
+        id, path, metrics = attempt.backend.id, self._routed.info.path, self._parts.metrics
         metrics.broken(id)
         self.recovery.record_outcome("failed")
         metrics.finished(id, path, 502, self._parts.clock() - attempt.began_at)

@@ -55,14 +55,14 @@ class Action(Enum):
 @dataclass(frozen=True, slots=True)
 class Break:
     """What an attempt was when it came to nothing. ``tunnel``: a WebSocket; ``stale``: on a kept connection that had
-    been closed before the worker read the request; ``taken``: bytes of an upload are gone; ``harmless``: nothing but
+    been closed before the worker read the request; ``taken``: bytes of an upload are gone; ``idempotent``: nothing but
     time is lost if it is made twice; ``elsewhere``: another worker may be asked; ``final``: the worker put it down to
     the client."""
 
     tunnel: bool
     stale: bool
     taken: bool
-    harmless: bool
+    idempotent: bool
     elsewhere: bool
     final: bool
 
@@ -92,7 +92,7 @@ _Rows = Sequence[tuple[Mapping[str, bool], Action]]
 ON_BREAK: _Rows = (
     ({"tunnel": True}, Action.END_TUNNEL),
     ({"stale": True, "taken": True}, Action.FAIL_AS_BROKEN),
-    ({"stale": True, "harmless": False}, Action.FAIL_AS_BROKEN),  # it may have died of it, which looks alike
+    ({"stale": True, "idempotent": False}, Action.FAIL_AS_BROKEN),  # it may have died of it, which looks alike
     ({"stale": True, "elsewhere": True}, Action.FAIL),
     ({"stale": True}, Action.RECONNECT),
     ({"final": True}, Action.END_AS_TOLD),

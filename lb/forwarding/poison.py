@@ -78,7 +78,7 @@ class PoisonRules:
         if await self._has_killed(record):
             self._refused()
             died = f"{len(record)} workers have died while they worked on this request"
-            log.error("request %s is not given to another worker: %d have died of it", request, len(record))
+            log.error("request %s is not retried: %d workers died while processing it", request, len(record))
             raise ProxyError(500, f"{died}; it is not given to another one", source=Source.UPSTREAM)
 
     async def apart(self, info: RequestInfo, excluded: frozenset[str], record: Record) -> frozenset[str]:

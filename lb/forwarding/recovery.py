@@ -56,7 +56,7 @@ class Recovery:
         or ``failed``."""
         if self._lost_on is not None:
             lost_on, self._lost_on = self._lost_on, None
-            getattr(self._parts.outcomes, what)(*lost_on, self._parts.clock())
+            getattr(self._parts.losses, what)(*lost_on, self._parts.clock())
 
     def suspect(self, backend: Backend, failure: AttemptFailed, *, made_nothing: bool) -> None:
         """It may have been what killed that worker."""
@@ -91,7 +91,7 @@ class Recovery:
 
     # what it may do
 
-    async def again(self, failure: AttemptFailed) -> None:
+    async def allow_retry(self, failure: AttemptFailed) -> None:
         """It may be made again whole, on another worker. Raises ProxyError if not: it is poison, or there are too many
         that are being made again."""
         parts, follows = self._parts, failure.follows

@@ -18,7 +18,7 @@ from lb.protocol.http1.chunked import LAST, frame
 from lb.protocol.http1.response import ResponseHead
 from lb.protocol.messages import Downstream, Request
 from lb.protocol.websocket import CLOSE_RESTART, Frames
-from lb.telemetry.model_metrics import Meter
+from lb.telemetry.model_metrics import RequestRecorder
 from lb.upstream import headers
 from lb.upstream.connection import WorkerConnection
 
@@ -74,10 +74,10 @@ class Relay:
 
     def __init__(
         self, owner: Owner, client: Downstream, connection: WorkerConnection, request: Request,
-        meter: Meter | None = None,
+        recorder: RequestRecorder | None = None,
     ) -> None:
         self._owner, self._client, self._connection = owner, client, connection
-        self._request, self.meter = request, meter
+        self._request, self.recorder = request, recorder
         self.raw = request.head.version == 1
 
     # from the worker
@@ -99,8 +99,8 @@ class Relay:
         if self._held is not None:
             self._look_at(data)
             return
-        if self.meter is not None:
-            self.meter.chunk(data, self._stream)
+        if self.recorder is not None:
+            self.recorder.chunk(data, self._stream)
         if self.began:
             if self._frames is not None:
                 self._frames.feed(data)
@@ -113,8 +113,8 @@ class Relay:
             self._owner.on_first_byte(data)
             start = self._start()
             self._client.write(start + (frame(data) if self._frame else data))
-            if self._stream and self.meter is not None and self.raw and not self._frame:
-                self._connection.go_straight(self._client.write, self.meter)
+            if self._stream and self.recorder is not None and self.raw and not self._frame:
+                self._connection.go_straight(self._client.write, self.recorder)
 
     def on_end(self) -> None:
         if self._held is not None:
@@ -152,7 +152,7 @@ class Relay:
         self._owner.on_broken(AttemptFailed(reason, Failure.STALE if self._connection.stale else Failure.BROKEN))
 
     def on_writable(self, writable: bool) -> None:
-        if not self._request.again:
+        if not self._request.repeatable:
             self._client.hold_upload(not writable)
 
     # the request
@@ -229,7 +229,7 @@ class Relay:
         if not self._stream:
             self._client.cut()
             return
-        latest = b"" if self.meter is None else b"".join(self.meter.recent()[-2:])
+        latest = b"" if self.recorder is None else b"".join(self.recorder.recent()[-2:])
         event = b"\n\n" + error_shapes.event(self._request.head.path, reason, latest)
         if self._frame:
             event = frame(event)

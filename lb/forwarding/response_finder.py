@@ -8,7 +8,7 @@ import re
 from lb.protocol import routes
 from lb.protocol.errors import AttemptFailed, ProxyError
 from lb.routing.pool import Pool
-from lb.routing.response_owners import Affinity
+from lb.routing.response_owners import ResponseOwners
 from lb.routing.router import Pinned
 from lb.upstream.client import WorkerClient
 
@@ -19,7 +19,7 @@ _RESPONSE = re.compile(r"resp_[A-Za-z0-9_-]{1,128}")
 
 
 class ResponseFinder:
-    def __init__(self, pool: Pool, owners: Affinity, client: WorkerClient) -> None:
+    def __init__(self, pool: Pool, owners: ResponseOwners, client: WorkerClient) -> None:
         self._pool, self._owners, self._client = pool, owners, client
 
     def known(self, response: str) -> Pinned | None:

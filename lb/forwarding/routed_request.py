@@ -15,7 +15,7 @@ from lb.protocol.messages import Request
 from lb.protocol.routes import Route
 from lb.routing.router import Pinned
 from lb.routing.strategies.base import RequestInfo
-from lb.telemetry.model_metrics import Meter
+from lb.telemetry.model_metrics import RequestRecorder
 
 #: Routes whose streams are read along.
 _STREAMS = ("/v1/completions", "/v1/chat/completions")
@@ -25,7 +25,7 @@ class RoutedRequest:
     """``came``: s, monotonic. ``generation``: its answer takes long to make and can be made again. ``body`` and
     ``target``: what workers are asked, where that is not the client's own; ``extra_field``: one more line of its head.
     ``pinned``: the one worker that can answer it; ``root``: the version of the model that its stream began with;
-    ``broken``: the relay whose stream is being continued. ``info``, ``meter`` and ``came`` are there once
+    ``broken``: the relay whose stream is being continued. ``info``, ``recorder`` and ``came`` are there once
     ``is_read``."""
 
     # Defaults stand here and not in `__init__`: most requests are over without any of them being set.
@@ -39,7 +39,7 @@ class RoutedRequest:
     websocket = is_read = False
 
     info: RequestInfo
-    meter: Meter
+    recorder: RequestRecorder
     came: float
 
     def __init__(self, request: Request, route: Route) -> None:
@@ -68,7 +68,7 @@ class RoutedRequest:
         self.info, self.came = RequestInfo(model, route.path, None, request.id), parts.clock()
         if parts.router.needs:
             self.info.features = features.of(request, model, pool.registered, parts.router.needs)
-        self.meter = parts.metrics.models.begin(model)
+        self.recorder = parts.metrics.models.begin(model)
         self.is_read = True
         parts.budget.request(self.came)
         if facts.stream and route.path in _STREAMS and request.upload is None and request_body.is_light(request.body):
@@ -86,10 +86,10 @@ class RoutedRequest:
 
     def _read_along(self, parts: Collaborators, *, chat: bool) -> None:
         """A stream: what comes of it is written down, so that another worker can go on with it."""
-        body, meter = self.request.body, self.meter
+        body, recorder = self.request.body, self.recorder
         wanted = plan.read(body, chat=chat, resume=parts.settings.resume)
-        self.transcript = transcript = StreamTranscript(wanted, meter, parts.builds.of(self.info.model))
-        self.body, meter.tokens, meter.exact = wanted.body, transcript.tokens.count, wanted.ids
+        self.transcript = transcript = StreamTranscript(wanted, recorder, parts.builds.of(self.info.model))
+        self.body, recorder.tokens, recorder.exact = wanted.body, transcript.tokens.count, wanted.ids
 
     @functools.cached_property
     def is_stream(self) -> bool:
@@ -102,7 +102,7 @@ class RoutedRequest:
         return (request.facts or request_body.facts(request.body, request.head.content_type)).stream
 
     @property
-    def is_harmless(self) -> bool:
+    def is_idempotent(self) -> bool:
         """Whether nothing but time is lost if it is made twice."""
         if self.route.path != routes.RESPONSES or self.request.head.method != "POST":
             return self.route.generation or self.request.head.method != "POST"

@@ -36,14 +36,14 @@ class Ejects(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Consequence:
-    """``cause``: in one word, for counters. ``sent``: the worker may have read the request. ``told``: it is counted as
-    a failure of the worker. ``suspect``: the request may be what killed it, should it turn out to be dead.
+    """``cause``: in one word, for counters. ``sent``: the worker may have read the request. ``blamed``: it is counted
+    as a failure of the worker. ``suspect``: the request may be what killed it, should it turn out to be dead.
     ``excluded``: the request is not given to it again as long as there is another. ``counts``: as one of the moves or
     repetitions that a request has; without, a worker's death is not held against those that were there."""
 
     cause: str
     sent: bool = True
-    told: bool = True
+    blamed: bool = True
     suspect: bool = False
     excluded: bool = True
     counts: bool = True
@@ -53,11 +53,11 @@ class Consequence:
 CONSEQUENCES: dict[Failure, Consequence] = {
     Failure.UNREACHABLE: Consequence("connect", sent=False, excluded=False, counts=False, ejects=Ejects.FOR_A_WHILE),
     Failure.SLOW_CONNECT: Consequence("connect", sent=False, counts=False, ejects=Ejects.IF_ROOM),
-    Failure.STALE: Consequence("stale", sent=False, told=False, suspect=True, counts=False),
+    Failure.STALE: Consequence("stale", sent=False, blamed=False, suspect=True, counts=False),
     Failure.BROKEN: Consequence("broken", suspect=True),
     Failure.ERROR: Consequence("broken", suspect=True),
     Failure.BUSY: Consequence("broken"),
-    Failure.ABSENT: Consequence("absent", told=False, excluded=False),
+    Failure.ABSENT: Consequence("absent", blamed=False, excluded=False),
     Failure.SILENT: Consequence("silent", suspect=True, ejects=Ejects.IF_ROOM),
     Failure.STALLED: Consequence("stalled", suspect=True),
     Failure.EVICTED: Consequence("evicted", suspect=True, counts=False),

@@ -156,7 +156,7 @@ class Request:
         return len(self.body) if self.upload is None else self.upload.length
 
     @property
-    def again(self) -> bool:
+    def repeatable(self) -> bool:
         """Whether all of it can be sent once more."""
         return self.upload is None or self.upload.kept
 

@@ -28,9 +28,9 @@ def may_be_repeated(body: bytes, light: bool = True) -> bool:
     if not light:
         return False
     try:
-        asked = json.loads(body)
-        tools = [tool["type"] for tool in asked.get("tools") or ()]
+        requested = json.loads(body)
+        tools = [tool["type"] for tool in requested.get("tools") or ()]
     except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
         return False
-    bound = lax.is_true(asked.get("background")) or asked.get("previous_response_id")
+    bound = lax.is_true(requested.get("background")) or requested.get("previous_response_id")
     return not bound and _CLIENTS.issuperset(tools)

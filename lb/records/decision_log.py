@@ -15,7 +15,7 @@ from lb.protocol.messages import Request
 from lb.protocol.routes import shown
 from lb.routing.backend import Backend
 from lb.routing.strategies.base import Decision, RequestInfo
-from lb.telemetry.model_metrics import PROMPT_TOKENS, Meter
+from lb.telemetry.model_metrics import PROMPT_TOKENS, RequestRecorder
 
 #: Requests that are remembered.
 KEPT = 1000
@@ -81,18 +81,18 @@ class DecisionLog:
         self.whole = self.ring.append
         self.observers, self.alarmed = observers, alarmed
 
-    def tell(self, request: Request, body: bytes) -> None:
+    def notify(self, request: Request, body: bytes) -> None:
         """Of the one that was remembered last, answered with ``body``."""
         row = self.ring[-1]
         for observer in self.observers:
             observer.over(row, request, body, None)
 
-    def over(self, row: Row, request: Request, meter: Meter | None, prompt: int | None) -> None:
+    def over(self, row: Row, request: Request, recorder: RequestRecorder | None, prompt: int | None) -> None:
         """A request is over, however. ``prompt``: tokens of its prompt, where somebody knows."""
         self.ring.append(row)
         if self.observers or (self.alarmed and failed(row[6])):
-            recent = meter.recent()[-4:] if meter is not None and prompt is None else ()
-            self._tell(row, request, b"".join(recent), prompt)
+            recent = recorder.recent()[-4:] if recorder is not None and prompt is None else ()
+            self._notify(row, request, b"".join(recent), prompt)
 
     def refused(self, error: ProxyError, request: Request | None, id: str, routed: bool, now: float) -> None:
         """One that was refused before anybody was chosen for it; ``routed``: it was for a worker. None: it was not
@@ -102,9 +102,9 @@ class DecisionLog:
         if routed:
             self.ring.append(row)
         if self.observers or self.alarmed:
-            self._tell(row, request, b"", None)
+            self._notify(row, request, b"", None)
 
-    def _tell(self, row: Row, request: Request | None, answer: bytes, prompt: int | None) -> None:
+    def _notify(self, row: Row, request: Request | None, answer: bytes, prompt: int | None) -> None:
         for observer in (*self.observers, *self.alarmed) if failed(row[6]) else self.observers:
             observer.over(row, request, answer, prompt)
 

@@ -29,17 +29,17 @@ class _Early:
 
     at: float
     broken: int = 0
-    became: Counter[str] = field(default_factory=Counter)
+    outcomes: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(slots=True)
 class _LostWorker:
     requests: int
     deadline: float
-    became: Counter[str] = field(default_factory=Counter)
+    outcomes: Counter[str] = field(default_factory=Counter)
 
 
-class Outcomes:
+class LossReport:
     """Times are monotonic seconds. Each request that was on a lost incarnation is `moved`, `retried` or `failed`, once
     on each incarnation it was lost with."""
 
@@ -56,8 +56,8 @@ class Outcomes:
         """``requests`` are in flight on an incarnation that is lost. To be called before they are told so."""
         early = self._before(backend, incarnation, now)
         del self._early[backend, incarnation]
-        requests += max(early.broken, early.became.total())
-        self._losses[backend, incarnation] = _LostWorker(requests, now + PATIENCE, early.became)
+        requests += max(early.broken, early.outcomes.total())
+        self._losses[backend, incarnation] = _LostWorker(requests, now + PATIENCE, early.outcomes)
 
     def broke(self, backend: str, incarnation: int, now: float) -> None:
         """An attempt on it failed; what becomes of the request comes later."""
@@ -78,8 +78,8 @@ class Outcomes:
 
     def _count(self, backend: str, incarnation: int, what: str, now: float) -> None:
         loss = self._losses.get((backend, incarnation))
-        became = loss.became if loss is not None else self._before(backend, incarnation, now).became
-        became[what] += 1
+        outcomes = loss.outcomes if loss is not None else self._before(backend, incarnation, now).outcomes
+        outcomes[what] += 1
 
     def _before(self, backend: str, incarnation: int, now: float) -> _Early:
         key = (backend, incarnation)
@@ -97,11 +97,11 @@ class Outcomes:
         been waited for long enough. Each loss once."""
         messages = []
         for key, loss in list(self._losses.items()):
-            if loss.became.total() < loss.requests and now < loss.deadline:
+            if loss.outcomes.total() < loss.requests and now < loss.deadline:
                 continue
             del self._losses[key]
             messages.append({
                 "type": "outcome", "backend": key[0], "incarnation": key[1], "requests": loss.requests,
-                "moved": loss.became["moved"], "retried": loss.became["retried"], "failed": loss.became["failed"],
+                "moved": loss.outcomes["moved"], "retried": loss.outcomes["retried"], "failed": loss.outcomes["failed"],
             })  # fmt: skip
         return messages

@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 class Observers:
-    """``journal`` tells them. ``close`` writes what has not been written yet; it blocks."""
+    """``decision_log`` tells them. ``close`` writes what has not been written yet; it blocks."""
 
     def __init__(self, config: BalancerConfig, state: StateDir) -> None:
         share = _share(config.access_log)
@@ -25,7 +25,7 @@ class Observers:
             )  # fmt: skip
         tracer, self._end = _tracer(config.otlp_endpoint)
         told = (self.access,) if self.access is not None else ()
-        self.journal = DecisionLog(told, (), tracer) if share else DecisionLog((), told, tracer)
+        self.decision_log = DecisionLog(told, (), tracer) if share else DecisionLog((), told, tracer)
 
     def start(self) -> None:
         if self.access is not None:

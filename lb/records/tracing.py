@@ -89,7 +89,7 @@ class SpanTracer:
             self._end(span, entry)
         self._describe(root, entry, prompt_tokens(usage(answer)) if prompt is None else prompt)
         self._end(root, entry)
-        info.notes = None  # the journal keeps no spans
+        info.notes = None  # the decision log keeps no spans
 
     def _spans(self, info: RequestInfo, came: float, request: Request) -> _Spans:
         if info.notes is None:

@@ -39,8 +39,24 @@ class Backend:
     though nobody has said anything new of it."""
 
     __slots__ = (
-        "_leases", "_names", "_on_room", "_shared", "books", "ejection", "endpoint", "failed_at", "id", "key",
-        "latency", "limit", "missing_models", "order", "spec", "suspects", "takes_new", "weight",
+        "_leases",
+        "_names",
+        "_on_room",
+        "_shared",
+        "ejection",
+        "endpoint",
+        "failed_at",
+        "id",
+        "key",
+        "latency",
+        "limit",
+        "missing_models",
+        "order",
+        "route_stats",
+        "spec",
+        "suspects",
+        "takes_new",
+        "weight",
     )  # fmt: skip
 
     def __init__(
@@ -50,7 +66,7 @@ class Backend:
         #: (id, incarnation); a server that is not ours is the same one whatever we call its incarnation.
         self.key = (spec.id, spec.incarnation if spec.managed else 0)
         #: What others keep with it: counts by route, and the address in the form that connections need (of this spec).
-        self.books: dict[str, Any] = {}
+        self.route_stats: dict[str, Any] = {}
         self.endpoint: Any = None
         #: instance_10 comes after instance_9.
         self.order = (len(spec.id), spec.id)

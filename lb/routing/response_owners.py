@@ -8,7 +8,7 @@ from collections import OrderedDict
 _ID = re.compile(rb'"id"\s*:\s*"(resp_[A-Za-z0-9_-]{1,128})"')
 
 
-class Affinity:
+class ResponseOwners:
     """The last ``most`` ids."""
 
     def __init__(self, most: int = 10_000) -> None:

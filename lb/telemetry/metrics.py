@@ -100,13 +100,13 @@ class Metrics:
         self._queue.at()
 
     def finished(self, instance: str, route: str, code: int, seconds: float) -> None:
-        self.book(instance, route).finished(code, seconds)
+        self.route_stats(instance, route).finished(code, seconds)
 
-    def book(self, instance: str, route: str) -> Book:
+    def route_stats(self, instance: str, route: str) -> RouteStats:
         """Where the answers of one instance to one route are counted."""
         label = "/v1/responses/{id}" if route.startswith("/v1/responses/") else route
         duration, first_byte = self._duration.at(instance, label), self._first_byte.at(instance, label)
-        return Book(self._requests, duration, first_byte, instance, label)
+        return RouteStats(self._requests, duration, first_byte, instance, label)
 
     def _errors(self) -> list[tuple[tuple[str, ...], float]]:
         """Of the client, of a worker, of the balancer or the cluster. A client that went away has made none."""
@@ -184,7 +184,7 @@ class Metrics:
         return "".join(self.registry.pieces())
 
 
-class Book:
+class RouteStats:
     """The cells that one request after the other is counted in. ``first_byte`` takes s."""
 
     __slots__ = ("_instance", "_observe", "_requests", "_route", "_statuses", "first_byte")

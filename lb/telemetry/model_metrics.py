@@ -58,9 +58,9 @@ class ModelMetrics:
         requests, errors, tokens, in_flight = (count.sum() for count in counts)
         return requests, errors, tokens, in_flight, list(self._times.buckets)
 
-    def begin(self, model: str | None) -> Meter:
-        """A request for ``model`` has come; end its meter on every way out."""
-        return Meter(self._of(model), self.clock())
+    def begin(self, model: str | None) -> RequestRecorder:
+        """A request for ``model`` has come; end its recorder on every way out."""
+        return RequestRecorder(self._of(model), self.clock())
 
     def queue(self, model: str | None) -> Counter:
         """How many requests for ``model`` wait for a worker."""
@@ -91,7 +91,7 @@ class Series:
         self.itl: Histogram = owner._itl.at(model)
 
 
-class Meter:
+class RequestRecorder:
     """One request, over all its attempts: when it came and when the first bytes of its answer did (s, monotonic), and
     of the latest chunks what they were and when they came (references, at most 2 x `BATCH`).
 

@@ -60,7 +60,7 @@ class Counters:
         self._own = _Table(self._file)
         self._own.clear_live()
         self._own.cells[_OWNER] = os.getpid()
-        self._siblings: dict[str, _Sibling] = {}
+        self._peers: dict[str, _PeerFile] = {}
         self._recent: dict[str, float] = {}
         #: Where the other processes count what is in flight on a backend: (cells, index of the incarnation).
         self._elsewhere: dict[str, list[tuple[memoryview, int]]] = {}
@@ -130,14 +130,14 @@ class Counters:
     def refresh(self) -> None:
         """Looks for new processes, new backends of theirs, and dead ones, whose requests are in flight no more."""
         for path in _files(self._base):
-            if path.name in self._siblings or _same(self._file, path):
+            if path.name in self._peers or _same(self._file, path):
                 continue
-            if (sibling := _Sibling.open(path)) is not None:
-                self._siblings[path.name] = sibling
+            if (peer := _PeerFile.open(path)) is not None:
+                self._peers[path.name] = peer
         elsewhere: dict[str, list[tuple[memoryview, int]]] = {}
-        for sibling in self._siblings.values():
-            sibling.bury()
-            table = sibling.table
+        for peer in self._peers.values():
+            peer.bury()
+            table = peer.table
             table.read_rows()
             if table.cells[_OWNER]:
                 for name, at in table.rows.items():
@@ -148,17 +148,17 @@ class Counters:
 
     def _tables(self) -> Iterator[_Table]:
         yield self._own
-        for sibling in self._siblings.values():
-            sibling.table.read_rows()
-            yield sibling.table
+        for peer in self._peers.values():
+            peer.table.read_rows()
+            yield peer.table
 
     def close(self) -> None:
         """Its requests are over, its file is the next one's."""
         for places in self._elsewhere.values():
             places.clear()
-        for sibling in self._siblings.values():
-            sibling.close()
-        self._siblings.clear()
+        for peer in self._peers.values():
+            peer.close()
+        self._peers.clear()
         self._own.clear_live()
         self._own.cells[_OWNER] = 0
         self._own.close()
@@ -237,7 +237,7 @@ class _Table:
         self._map.close()
 
 
-class _Sibling:
+class _PeerFile:
     """Another process' file, whether that process lives or not."""
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -245,7 +245,7 @@ class _Sibling:
         self.table = _Table(file)
 
     @classmethod
-    def open(cls, path: Path) -> _Sibling | None:
+    def open(cls, path: Path) -> _PeerFile | None:
         """None for a file that is not ready, or no longer there."""
         try:
             file = private.open_file(path, "r+b")

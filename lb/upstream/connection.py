@@ -15,7 +15,7 @@ from typing import Protocol, cast
 from lb.protocol.http1 import response
 from lb.protocol.http1.chunked import BadChunk, Cut, Decoder, Passage, payload_of
 from lb.protocol.http1.response import Garbage, ResponseHead
-from lb.telemetry.model_metrics import BATCH, Meter
+from lb.telemetry.model_metrics import BATCH, RequestRecorder
 
 
 class Reader(Protocol):
@@ -58,8 +58,27 @@ class WorkerConnection(asyncio.Protocol):
     is closed. ``idle_since``: s, monotonic, set by whoever keeps it."""
 
     __slots__ = (
-        "_at", "_body", "_buffer", "_cut", "_gone", "_heads", "_keep", "_left", "_meter", "_method", "_paused",
-        "_reader", "_released", "_sending", "_served", "_straight", "_write", "idle_since", "key", "stale", "transport",
+        "_at",
+        "_body",
+        "_buffer",
+        "_cut",
+        "_gone",
+        "_heads",
+        "_keep",
+        "_left",
+        "_method",
+        "_paused",
+        "_reader",
+        "_recorder",
+        "_released",
+        "_sending",
+        "_served",
+        "_straight",
+        "_write",
+        "idle_since",
+        "key",
+        "stale",
+        "transport",
     )  # fmt: skip
 
     def __init__(
@@ -76,8 +95,8 @@ class WorkerConnection(asyncio.Protocol):
         self._keep = self._sending = self._paused = False
         self._write: Callable[[bytes], None] = _nowhere
         self._cut: Cut | None = None
-        self._meter: Meter | None = None
-        self._straight: Meter | None = None  # set while the next bytes may go straight through
+        self._recorder: RequestRecorder | None = None
+        self._straight: RequestRecorder | None = None  # set while the next bytes may go straight through
         self._method = ""
         self._served = False
         #: It was closed between two requests, before a byte of an answer to the second: the worker has not read it.
@@ -136,12 +155,12 @@ class WorkerConnection(asyncio.Protocol):
             self.drop()
 
     def go_straight(
-        self, write: Callable[[bytes], None], meter: Meter, cut: Cut | None = None
+        self, write: Callable[[bytes], None], recorder: RequestRecorder, cut: Cut | None = None
     ) -> None:
         """From now on a chunk that comes whole and plain goes to ``write`` as it is, or what ``cut`` makes of it, and
-        into ``meter``'s record; the reader hears of everything else, and of that of which ``cut`` makes None. For the
-        body that is under way."""
-        self._write, self._meter, self._cut = write, meter, cut
+        into ``recorder``; the reader hears of everything else, and of that of which ``cut`` makes None. For the body
+        that is under way."""
+        self._write, self._recorder, self._cut = write, recorder, cut
 
     def pause(self, reader: Reader) -> None:
         """``reader`` cannot take more now. Of no effect once its answer has ended: the connection may be another's."""
@@ -183,18 +202,18 @@ class WorkerConnection(asyncio.Protocol):
             reader.on_failure(_words(exc) if exc else "it closed the connection")
 
     def data_received(self, data: bytes) -> None:
-        meter = self._straight
-        if meter is not None:
+        recorder = self._straight
+        if recorder is not None:
             # Most of what a balancer does.
             start = payload_of(data)
             if start >= 0:
                 out = data if (cut := self._cut) is None else cut(data, start)
                 if out is not None:
                     self._write(out)
-                    meter.stamps.append(monotonic())
-                    (latest := meter.latest).append(data)
+                    recorder.stamps.append(monotonic())
+                    (latest := recorder.latest).append(data)
                     if len(latest) >= BATCH:
-                        meter.count()
+                        recorder.count()
                     return
             self._straight = None
         at = self._at
@@ -224,8 +243,8 @@ class WorkerConnection(asyncio.Protocol):
             self._finish(out, body.rest)
         elif out:
             reader.on_body(out)
-            if self._meter is not None and self._reader is reader and reader.aligned and self.passage_is_plain:
-                self._straight = self._meter
+            if self._recorder is not None and self._reader is reader and reader.aligned and self.passage_is_plain:
+                self._straight = self._recorder
 
     def _counted(self, data: bytes) -> None:
         left = self._left - len(data)
@@ -311,7 +330,7 @@ class WorkerConnection(asyncio.Protocol):
         assert transport is not None
         self._reader = None
         if self._body is not None:
-            self._body = self._meter = self._straight = self._cut = None
+            self._body = self._recorder = self._straight = self._cut = None
         if self._keep and not self._sending and not transport.get_write_buffer_size():
             self._at, self._served = _Framing.IDLE, True
             self._released(self)

@@ -30,29 +30,30 @@ _COMPLETION_TOKENS = 16
 
 
 def request(
-    asked: dict[str, Any], chat: bool, prompt: Sequence[int], made: Sequence[int], longest: int | None
+    requested: dict[str, Any], chat: bool, prompt: Sequence[int], made: Sequence[int], longest: int | None
 ) -> dict[str, Any]:
-    """The body for `PATH` that goes on with ``asked``, its fields as the engine takes them (`lax.request`), after the
-    tokens ``made``. ``longest``: of prompt and answer together, in tokens, where it is known. Raises CannotResume."""
+    """The body for `PATH` that goes on, after the tokens ``made``, with what was ``requested`` (fields as the engine
+    takes them, `lax.request`). ``longest``: of prompt and answer together, in tokens, where it is known. Raises
+    CannotResume."""
     if chat:
-        body = {key: asked[key] for key in _OF_CHAT if key in asked}
-        if asked.get("logprobs"):
-            body["logprobs"] = asked.get("top_logprobs") or 0
+        body = {key: requested[key] for key in _OF_CHAT if key in requested}
+        if requested.get("logprobs"):
+            body["logprobs"] = requested.get("top_logprobs") or 0
     else:
-        body = {key: value for key, value in asked.items() if key not in _DONE_WITH}
-    left = left_to_make(asked, chat, len(prompt), len(made), longest)
+        body = {key: value for key, value in requested.items() if key not in _DONE_WITH}
+    left = left_to_make(requested, chat, len(prompt), len(made), longest)
     if left is None:
         raise CannotResume("how long its answer may get is not known")
-    if asked.get("min_tokens") is not None:
-        body["min_tokens"] = max(0, asked["min_tokens"] - len(made))
+    if requested.get("min_tokens") is not None:
+        body["min_tokens"] = max(0, requested["min_tokens"] - len(made))
     return {**body, "prompt": [*prompt, *made], "max_tokens": left, "stream": True, "return_token_ids": True}
 
 
-def left_to_make(asked: dict[str, Any], chat: bool, prompt: int, made: int, longest: int | None) -> int | None:
+def left_to_make(requested: dict[str, Any], chat: bool, prompt: int, made: int, longest: int | None) -> int | None:
     """Tokens that may still come; None if nobody knows."""
-    limit = asked.get("max_tokens")
-    if chat and asked.get("max_completion_tokens") is not None:
-        limit = asked["max_completion_tokens"]
+    limit = requested.get("max_tokens")
+    if chat and requested.get("max_completion_tokens") is not None:
+        limit = requested["max_completion_tokens"]
     elif not chat and limit is None:
         limit = _COMPLETION_TOKENS
     room = None if longest is None else longest - prompt
@@ -77,13 +78,13 @@ class Dresser:
     offset: int = 0
     alternatives: int | None = None
     least: int = 0
-    _again: str = field(init=False, default="")
+    _repeated: str = field(init=False, default="")
     _held: str = field(init=False, default="")
     _hidden: int = field(init=False, default=0)
     _tokens: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
-        self._again, self._held = self.point.again, self.point.held
+        self._repeated, self._held = self.point.repeated, self.point.held
         self._hidden = self.seen - self.point.kept
 
     @property
@@ -134,12 +135,12 @@ class Dresser:
 
     def _text(self, text: str, reason: str | None) -> str:
         """Without what was sent before, with what was held back."""
-        if self._again:
-            size = min(len(self._again), len(text))
-            if self._again[:size] != text[:size]:
+        if self._repeated:
+            size = min(len(self._repeated), len(text))
+            if self._repeated[:size] != text[:size]:
                 raise CannotResume("another worker did not make the same text again")
-            self._again, text = self._again[size:], text[size:]
-            if self._again and reason is not None:
+            self._repeated, text = self._repeated[size:], text[size:]
+            if self._repeated and reason is not None:
                 raise CannotResume("another worker did not make the same text again")
         if self._held:
             text, self._held = self._held + text, ""

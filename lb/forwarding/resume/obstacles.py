@@ -107,24 +107,24 @@ def says(choice: dict[str, Any]) -> bool:
     return bool(choice.get("token_ids")) or any(value for key, value in delta.items() if key != "role")
 
 
-def is_greedy(asked: dict[str, Any]) -> bool:
+def is_greedy(requested: dict[str, Any]) -> bool:
     """vLLM raises a temperature that is small and not 0 to 0.01, which is a sample (`SamplingParams`)."""
-    return asked.get("temperature") == 0
+    return requested.get("temperature") == 0
 
 
-def lasting(asked: dict[str, Any]) -> str:
+def lasting(requested: dict[str, Any]) -> str:
     """Why what was made has a part in what follows that the next worker knows nothing of, as it gets those tokens in
     its prompt; empty if it has none. Asked for once a stream is broken: such a request is like any other till then."""
-    if asked.get("bad_words"):
+    if requested.get("bad_words"):
         return "a bad word may have begun in it"
-    if asked.get("repetition_detection"):
+    if requested.get("repetition_detection"):
         return "repetitions in it are looked for"
-    if asked.get("thinking_token_budget") not in (None, -1):
+    if requested.get("thinking_token_budget") not in (None, -1):
         return "it has a budget for thinking"
-    if set(asked.get("vllm_xargs") or ()) - {"session_id"}:
+    if set(requested.get("vllm_xargs") or ()) - {"session_id"}:
         return "it is made with arguments of an extension"
-    if (asked.get("top_logprobs") or 0) < 0:
+    if (requested.get("top_logprobs") or 0) < 0:
         return "it tells the log probabilities of all tokens"
-    if is_greedy(asked) and (asked.get("presence_penalty") or asked.get("frequency_penalty")):
+    if is_greedy(requested) and (requested.get("presence_penalty") or requested.get("frequency_penalty")):
         return "its penalties count the tokens made"
     return ""

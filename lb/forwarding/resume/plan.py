@@ -66,18 +66,18 @@ class ResumePlan:
     def settle(self, answer: bytes | None) -> None:
         """The worker that is to go on has said how it takes the request (`lb.forwarding.resume.rendered`), or says
         nothing."""
-        asked = self.request()
-        found = None if answer is None else rendered.read(answer, asked, chat=self.chat)
+        requested = self.request()
+        found = None if answer is None else rendered.read(answer, requested, chat=self.chat)
         if found is not None:
-            self._fields = {**asked, **found.fields}
+            self._fields = {**requested, **found.fields}
             self.obstacle = self.obstacle or found.obstacle
 
     def choices(self) -> int:
         """How many the answer has."""
         if not self.obstacle or not _MAY_HAVE_SEVERAL.search(self.sent):
             return 1
-        asked = self.request()
-        return max(1, asked.get("n") or 1) * lax.prompts_in(asked.get("prompt"))
+        requested = self.request()
+        return max(1, requested.get("n") or 1) * lax.prompts_in(requested.get("prompt"))
 
     def wants_usage(self) -> bool:
         """At the end of its stream."""

@@ -35,11 +35,11 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class ResumePoint:
-    """``kept`` tokens stand. The continuation makes ``again`` once more, which is not sent a second time; ``held``
+    """``kept`` tokens stand. The continuation makes ``repeated`` once more, which is not sent a second time; ``held``
     was never sent and belongs to tokens that stand, so it is sent before anything of the continuation."""
 
     kept: int
-    again: str = ""
+    repeated: str = ""
     held: str = ""
 
 
@@ -114,7 +114,7 @@ async def _made_again(sent: Sent, text: Callable[[int], Awaitable[str]], full: s
         before = await text(low)
     if before.endswith(PARTIAL) or len(before) > limit or not full.startswith(before):
         raise CannotResume("no token was found whose text had been sent wholly")
-    return ResumePoint(low, again=full[len(before) : end])
+    return ResumePoint(low, repeated=full[len(before) : end])
 
 
 async def _made_otherwise(

@@ -40,7 +40,7 @@ class StreamRelay(Relay):
         self, owner: Owner, client: Downstream, connection: WorkerConnection, request: Request,
         transcript: StreamTranscript,
     ) -> None:
-        super().__init__(owner, client, connection, request, transcript.meter)
+        super().__init__(owner, client, connection, request, transcript.recorder)
         self._transcript, self._scripted = transcript, False
 
     def take_over(self, before: Relay) -> None:
@@ -107,7 +107,7 @@ class StreamRelay(Relay):
             return
         self.aligned = not self._rest
         if self._frame and transcript.started and transcript.straight is not None and not transcript.finished:
-            self._connection.go_straight(self._client.write, transcript.meter, transcript.straight)
+            self._connection.go_straight(self._client.write, transcript.recorder, transcript.straight)
 
     def on_end(self) -> None:
         if self._error is not None:

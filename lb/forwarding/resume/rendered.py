@@ -31,9 +31,9 @@ class Rendered:
     obstacle: str
 
 
-def read(answer: bytes, asked: Mapping[str, Any], *, chat: bool) -> Rendered | None:
-    """Of the body of an answer 200 for ``asked``, whose fields are as the engine takes them; None if it is something
-    else."""
+def read(answer: bytes, requested: Mapping[str, Any], *, chat: bool) -> Rendered | None:
+    """Of the body of an answer 200 for what was ``requested``, with fields as the engine takes them; None if it is
+    something else."""
     at = answer.find(_BEGINS)
     try:
         found = json.loads(b"{" + answer[at:].rstrip(b"] \n")) if at >= 0 else None
@@ -45,15 +45,15 @@ def read(answer: bytes, asked: Mapping[str, Any], *, chat: bool) -> Rendered | N
     fields = {name: sampling.get(name, default) for name, default in _DEFAULTS.items()}
     if not chat:
         return Rendered(fields, "")
-    return Rendered({**fields, "max_completion_tokens": None}, _obstacle(found, sampling, asked))
+    return Rendered({**fields, "max_completion_tokens": None}, _obstacle(found, sampling, requested))
 
 
-def _obstacle(found: Mapping[str, Any], sampling: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+def _obstacle(found: Mapping[str, Any], sampling: Mapping[str, Any], requested: Mapping[str, Any]) -> str:
     if sampling.get("structured_outputs"):
         return "its output is guided"
     # Once the reasoning has ended in the prompt its parser leaves the answer alone.
     if found.get("reasoning_parser_kwargs") is not None and found.get("reasoning_ended") is not True:
         return READ_BY_PARSER
-    if any(sampling.get(name, True) != asked.get(name, True) for name in _SHOWN):
+    if any(sampling.get(name, True) != requested.get(name, True) for name in _SHOWN):
         return READ_BY_PARSER
     return ""

@@ -36,12 +36,13 @@ class Resumption:
         transcript, base = self.transcript, self._tokens.base
         if transcript.hindrance():
             raise CannotResume(transcript.plan.obstacle)
-        pieces, tokens, asked = tail.pieces(transcript.meter.recent()), self._tokens.all(), transcript.plan.request()
+        pieces, tokens = tail.pieces(transcript.recorder.recent()), self._tokens.all()
+        requested = transcript.plan.request()
         made_here = self._tokens.count() - base
         said = sum(len(piece.tokens) for piece in pieces)
-        stops = _stops(asked)
+        stops = _stops(requested)
         lag = max(map(len, stops), default=1) - 1
-        hold, reach = (0, lag) if asked.get("include_stop_str_in_output") else (lag, 0)
+        hold, reach = (0, lag) if requested.get("include_stop_str_in_output") else (lag, 0)
         floor = base if transcript.dresser is not None and transcript.dresser.said_held else 0
         sent = Sent(
             len(tokens), pieces, base + made_here - said, made_here == said, hold, stops, floor,
@@ -50,7 +51,7 @@ class Resumption:
         found = by_tokens(sent)
         if found is not None:
             return found
-        exact, shown = obstacles.is_greedy(asked), _shows_tokens(asked, transcript.plan.chat)
+        exact, shown = obstacles.is_greedy(requested), _shows_tokens(requested, transcript.plan.chat)
         try:
             return await by_text(sent, await self._reader(text, tokens, lag), exact=exact, shown=shown)
         except Unmatched:
@@ -84,14 +85,14 @@ class Resumption:
     def go_on(self, point: ResumePoint, longest: int | None) -> bytes:
         """The body that asks for the rest; empty if there is none, and the stream finished. ``longest`` of prompt and
         answer, in tokens. Raises CannotResume."""
-        tokens, prompt, asked = self._tokens.all(), self._tokens.prompt(), self.transcript.plan.request()
-        body = continuation.request(asked, self.transcript.plan.chat, prompt, tokens[: point.kept], longest)
+        tokens, prompt, requested = self._tokens.all(), self._tokens.prompt(), self.transcript.plan.request()
+        body = continuation.request(requested, self.transcript.plan.chat, prompt, tokens[: point.kept], longest)
         over = body["max_tokens"] == 0
         offset, ahead = self._offset(len(tokens) - point.kept)
-        top, chosen = asked.get("top_logprobs") or 0, asked.get("logprob_token_ids")
+        top, chosen = requested.get("top_logprobs") or 0, requested.get("logprob_token_ids")
         dresser = Dresser(
             self.transcript.plan.chat, self.transcript.first, point, len(prompt), len(tokens),
-            shows_ids=bool(asked.get("return_token_ids")), offset=offset,
+            shows_ids=bool(requested.get("return_token_ids")), offset=offset,
             alternatives=None if chosen else top, least=len(set(chosen)) if chosen else top,
         )  # fmt: skip
         self.transcript.go_on(dresser)
@@ -104,7 +105,7 @@ class Resumption:
         if self.transcript.plan.request().get("logprobs") is None or self.transcript.plan.chat:
             return 0, ([], 0)
         base = self.transcript.dresser.offset if self.transcript.dresser is not None else 0
-        offsets, end = tail.offsets(self.transcript.meter.recent(), base)
+        offsets, end = tail.offsets(self.transcript.recorder.recent(), base)
         if len(offsets) < len(self._ahead[0]):
             offsets, end = [*offsets, *self._ahead[0][len(offsets) :]], self._ahead[1]
         if back > len(offsets):
@@ -112,12 +113,12 @@ class Resumption:
         return (offsets[-back], (offsets[-back:], end)) if back else (end, ([], end))
 
 
-def _shows_tokens(asked: dict[str, Any], chat: bool) -> bool:
-    logprobs = asked.get("logprobs")
-    return bool(asked.get("return_token_ids")) or (bool(logprobs) if chat else logprobs is not None)
+def _shows_tokens(requested: dict[str, Any], chat: bool) -> bool:
+    logprobs = requested.get("logprobs")
+    return bool(requested.get("return_token_ids")) or (bool(logprobs) if chat else logprobs is not None)
 
 
-def _stops(asked: dict[str, Any]) -> tuple[str, ...]:
-    stop = asked.get("stop")
+def _stops(requested: dict[str, Any]) -> tuple[str, ...]:
+    stop = requested.get("stop")
     given = [stop] if isinstance(stop, str) else stop if isinstance(stop, list) else []
     return tuple(text for text in given if isinstance(text, str) and text)

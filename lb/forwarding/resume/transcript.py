@@ -14,7 +14,7 @@ from lb.forwarding.resume.point import CannotResume
 from lb.protocol.failures import Failure
 from lb.protocol.http1.chunked import Cut
 from lb.protocol.worker_errors import is_engine_death
-from lb.telemetry.model_metrics import Meter
+from lb.telemetry.model_metrics import RequestRecorder
 
 #: Pieces of the record that are put together.
 _MOST_PIECES = 64
@@ -33,12 +33,12 @@ class StreamFailed(Exception):
 
 class MadeTokens:
     """Of one stream, as ids: of its prompt, and those that were made, over all its workers. They are written down a few
-    events at a time: ``meter`` has the latest events by reference anyway. ``prompt_ids``: digits with commas between
+    events at a time: ``recorder`` has the latest events by reference anyway. ``prompt_ids``: digits with commas between
     them, None where no worker told. ``base`` tokens had been made before the worker of now; ``once_more``: those after
     them, which it makes again."""
 
-    def __init__(self, meter: Meter) -> None:
-        self._meter = meter
+    def __init__(self, recorder: RequestRecorder) -> None:
+        self._recorder = recorder
         self._written: list[bytes] = []  # digits with commas between them
         self.prompt_ids: bytes | None = None
         self.base = 0
@@ -66,12 +66,12 @@ class MadeTokens:
 
     def count(self) -> int:
         """How many were made, if that is known."""
-        ids = [*self._written, *events.ids(b"".join(self._meter.recent()))]
+        ids = [*self._written, *events.ids(b"".join(self._recorder.recent()))]
         return len(ids) + sum(some.count(b",") for some in ids)
 
     def all(self) -> list[int]:
         """All that were made."""
-        text = b",".join([*self._written, *events.ids(b"".join(self._meter.recent()))])
+        text = b",".join([*self._written, *events.ids(b"".join(self._recorder.recent()))])
         made = [int(digits) for digits in text.split(b",")] if text else []
         return made + self.once_more[len(made) - self.base :]
 
@@ -89,21 +89,21 @@ class MadeTokens:
 
 
 class StreamTranscript:
-    """``plan`` is what workers are asked; ``meter`` the record of its latest chunks; ``build`` is what streams of its
-    model share.
+    """``plan`` is what workers are asked; ``recorder`` has its latest chunks; ``build`` is what streams of its model
+    share.
 
     ``started``: text or tokens have come, and gone on to the client; ``made_here``: some of them from the worker of
     now. From then on whole chunks may pass through ``straight``, which says None to what has to be looked at; it is
     None itself if everything has to. ``dresser``: of the worker of now, if it goes on with what another began."""
 
-    def __init__(self, plan: ResumePlan, meter: Meter, build: Build) -> None:
-        self.plan, self.meter, self._build = plan, meter, build
-        meter.fold = self._fold
+    def __init__(self, plan: ResumePlan, recorder: RequestRecorder, build: Build) -> None:
+        self.plan, self.recorder, self._build = plan, recorder, build
+        recorder.fold = self._fold
         self.straight: Cut | None = events.cut if plan.ids else events.plain
         self.finished = self.done = self.started = self.made_here = False
         self.moves = 0
         self._began: bytes | None = None  # its first event, without the ids of the prompt
-        self.tokens = MadeTokens(meter)
+        self.tokens = MadeTokens(recorder)
         self._open: int | None = None  # choices that have not ended, once one has
         self._usage_sent = self._echoed = False
         self.dresser: Dresser | None = None
@@ -118,7 +118,7 @@ class StreamTranscript:
         if self._began is None:
             event, self.tokens.prompt_ids = events.without_prompt(event)
         if self._take_plainly(event):
-            self.meter.chunk(event + b"\n\n", True, whole=True)
+            self.recorder.chunk(event + b"\n\n", True, whole=True)
             return (events.without_ids(whole) if self.plan.ids else whole) + b"\n\n"
         data = events.payload(event)
         if data is None:
@@ -142,7 +142,7 @@ class StreamTranscript:
         if aborted:
             raise StreamFailed("it gave the request up")
         self._began = self._began or event
-        self.meter.chunk(event + b"\n\n", True, whole=True)
+        self.recorder.chunk(event + b"\n\n", True, whole=True)
         return self._event(whole, parsed, choices)
 
     def _take_plainly(self, event: bytes) -> bool:
@@ -164,7 +164,7 @@ class StreamTranscript:
     def pass_run(self, whole: Sequence[bytes]) -> bytes:
         """As `pass_on`, of several that are in the middle of a stream, in one go."""
         data = b"\n\n".join(whole) + b"\n\n"
-        self.meter.chunk(data, True, whole=True)
+        self.recorder.chunk(data, True, whole=True)
         return events.without_ids(data) if self.plan.ids else data
 
     def finish(self) -> bytes:
@@ -254,9 +254,9 @@ class StreamTranscript:
     def hindrance(self) -> str:
         """Why it cannot be continued, by all that has come of it and all that it asks for; empty if it can."""
         if self._unseen:
-            self.plan.obstacle = obstacles.of_events(b"".join(self.meter.recent()))
-        asked = self.plan.request()
-        self.plan.obstacle = self.plan.obstacle or obstacles.lasting(asked)
+            self.plan.obstacle = obstacles.of_events(b"".join(self.recorder.recent()))
+        requested = self.plan.request()
+        self.plan.obstacle = self.plan.obstacle or obstacles.lasting(requested)
         return self.plan.obstacle
 
     def start_over(self) -> bytes:
@@ -284,7 +284,7 @@ class StreamTranscript:
         return b"" if made is None else events.dump(made)
 
     def _next_worker(self) -> None:
-        self.meter.forget()
+        self.recorder.forget()
         self.made_here, self.straight = False, None
 
     def _wants_usage(self) -> bool:

@@ -16,7 +16,7 @@ from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
 from config.link import SEQUENCE_HEADER, bind_unix, encode
-from lb.admin.bridge import InnerEndpoint
+from lb.admin.bridge import BridgeEndpoint
 from lbfakes import (
     Balanced,
     RawHandler,
@@ -187,15 +187,15 @@ async def test_status_tells_how_old_it_is(balancer: Balanced) -> None:
 
 async def test_short_of_time_it_answers_late_and_not_500(balancer: Balanced, monkeypatch: pytest.MonkeyPatch) -> None:
     """The way to the management API is within this process: it opens as soon as the process gets to it."""
-    opened, reached = InnerEndpoint.open, []
+    opened, reached = BridgeEndpoint.open, []
 
-    async def slow(self: InnerEndpoint, make: Any) -> Any:
+    async def slow(self: BridgeEndpoint, make: Any) -> Any:
         await asyncio.sleep(0.2)
         reached.append(1)
         return await opened(self, make)
 
     monkeypatch.setattr("lb.upstream.connections._CONNECT_S", 0.05)
-    monkeypatch.setattr(InnerEndpoint, "open", slow)
+    monkeypatch.setattr(BridgeEndpoint, "open", slow)
     status, said = await balancer.answer("GET", STATUS)
     assert (status, reached, said["instances"]) == (200, [1], {})
 
@@ -203,10 +203,10 @@ async def test_short_of_time_it_answers_late_and_not_500(balancer: Balanced, mon
 async def test_without_a_descriptor_left_the_api_is_not_broken_but_busy(
     balancer: Balanced, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def none_left(self: InnerEndpoint, make: Any) -> Any:
+    async def none_left(self: BridgeEndpoint, make: Any) -> Any:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(InnerEndpoint, "open", none_left)
+    monkeypatch.setattr(BridgeEndpoint, "open", none_left)
     async with balancer.request("GET", STATUS) as response:
         error = json.loads(await response.text())["error"]
         assert (response.status, response.headers["Retry-After"]) == (503, "1")

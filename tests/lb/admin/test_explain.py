@@ -76,7 +76,7 @@ async def test_the_only_one_and_the_one_that_failed_before_it(balanced: Balanced
         assert (first["instance"], first["cause"], first["strategy"]) == ("instance_0", "connect", "round_robin")
         assert first["failed"] and first["ended_s"] >= first["began_s"]
         assert set(first) <= set(SCHEMAS["Attempt"]["properties"])
-        assert (second["instance"], second["reason"]) == ("instance_1", "the only one that could take it")
+        assert (second["instance"], second["reason"]) == ("instance_1", "the only available candidate")
         assert "failed" not in second
         assert found["outcome"]["status"] == 200
 
@@ -175,7 +175,7 @@ async def test_no_more_than_so_many_are_kept_and_no_body_of_any(balanced: Balanc
         for _ in range(3):
             await _generate(balanced, "", stream=True, filler="y" * 300)
             await _generate(balanced, "", filler="y" * 300)
-    ring = balanced.parts.shared.journal.ring
+    ring = balanced.parts.shared.decision_log.ring
     assert (len(ring), ring.maxlen) == (6, KEPT)
     seen: set[int] = set()
     todo: list[Any] = list(ring)

@@ -14,7 +14,7 @@ import pytest
 from config.link import descriptor_path, encode, receive_listener
 from lb.admin.event_stream import EventFeed
 from lb.control.link import Link
-from lb.records.loss_report import Outcomes
+from lb.records.loss_report import LossReport
 from lb.routing.pool import Pool
 from lbfakes import Balanced, backend_set, listening, snapshot, spec, until
 
@@ -219,13 +219,13 @@ async def test_events_come_to_the_feed_and_again_to_no_harm(tmp_path: Path) -> N
 
 
 async def test_what_became_of_requests_is_told_once_after_the_set_that_said_it(tmp_path: Path) -> None:
-    listener, outcomes, loop = listening(), Outcomes(), asyncio.get_running_loop()
+    listener, outcomes, loop = listening(), LossReport(), asyncio.get_running_loop()
 
     def lost(backend: str, incarnation: int, requests: int) -> None:
         outcomes.lost(backend, incarnation, requests, loop.time())
 
     pool = Pool(lost=lost)
-    made = Link(pool, listener, tmp_path / "lb.sock", outcomes=outcomes)
+    made = Link(pool, listener, tmp_path / "lb.sock", losses=outcomes)
     await made.start()
     try:
         async with connected(made) as supervisor:

@@ -74,7 +74,7 @@ async def test_series_are_added_and_what_all_read_from_one_place_is_not(
             one.counters.add("instance_0", requests=1)
     two[1].shared.metrics.finished("instance_0", "/v1/completions", 500, 0.5)
     lease = two[1].pool.backends["instance_0"].lease(lambda reason: None)
-    others = await two[0].siblings.expositions()
+    others = await two[0].peers.expositions()
     assert len(others) == 1
     found = samples([two[0].shared.metrics.render(), *others], two[0].admin.metrics.alike)
     answered = 'clusterctl_requests_total{code="%d",instance="instance_0",route="/v1/completions"}'
@@ -97,14 +97,14 @@ async def test_the_mean_latency_is_over_the_requests_of_all(two: list[app.Balanc
 
 
 async def test_who_asks_for_series_is_no_supervisor(two: list[app.Balancer]) -> None:
-    assert len(await two[0].siblings.expositions()) == 1
+    assert len(await two[0].peers.expositions()) == 1
     assert not two[1].link.alive
 
 
 async def test_one_that_hangs_is_left_out_in_time(two: list[app.Balancer], tmp_path: Path) -> None:
     hung = bind_unix(tmp_path / "lb-4.sock")
     began = asyncio.get_running_loop().time()
-    assert len(await two[0].siblings.expositions()) == 1
+    assert len(await two[0].peers.expositions()) == 1
     assert asyncio.get_running_loop().time() - began < 2
     hung.close()
 
@@ -116,7 +116,7 @@ async def test_one_that_talks_nonsense_is_left_out(two: list[app.Balancer], tmp_
         writer.close()
 
     server = await asyncio.start_unix_server(talk, sock=bind_unix(tmp_path / "lb-4.sock"))
-    assert len(await two[0].siblings.expositions()) == 1
+    assert len(await two[0].peers.expositions()) == 1
     server.close()
 
 

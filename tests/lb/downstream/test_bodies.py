@@ -273,7 +273,7 @@ async def test_long_names_are_neither_repeated_nor_remembered(balancer: Balanced
         assert status in (404, 414) and long[:257] not in str(answer)
     status, answer = await send(balancer, json.dumps({"previous_response_id": long}).encode(), "/v1/responses")
     assert status == 404 and "nnn" not in str(answer)
-    remembered = str([tuple(row) for row in balancer.parts.shared.journal.ring])
+    remembered = str([tuple(row) for row in balancer.parts.shared.decision_log.ring])
     assert long[:257] not in remembered and len(worker.seen) == 0
     async with balancer.request("GET", "/metrics") as response:
         assert "nnn" not in await response.text()

@@ -25,7 +25,7 @@ from lb.protocol.failures import CONSEQUENCES, Ejects, Failure
 Facts = TypeVar("Facts", Break, Loss)
 Rows = Sequence[tuple[Mapping[str, bool], Action]]
 
-#: Counter, sent, told, suspect, excluded, counts, ejects.
+#: Counter, sent, blamed, suspect, excluded, counts, ejects.
 ROWS = {
     Failure.UNREACHABLE: ("connect", False, True, False, False, False, Ejects.FOR_A_WHILE),
     Failure.SLOW_CONNECT: ("connect", False, True, False, True, False, Ejects.IF_ROOM),
@@ -44,7 +44,7 @@ ROWS = {
 @pytest.mark.parametrize("failure", Failure)
 def test_a_row(failure: Failure) -> None:
     row = CONSEQUENCES[failure]
-    assert (row.cause, row.sent, row.told, row.suspect, row.excluded, row.counts, row.ejects) == ROWS[failure]
+    assert (row.cause, row.sent, row.blamed, row.suspect, row.excluded, row.counts, row.ejects) == ROWS[failure]
 
 
 def test_what_cannot_have_been_read_is_never_counted_against_the_request() -> None:
@@ -78,7 +78,7 @@ def _ends(b: Break) -> Action:
     if b.tunnel:
         return Action.END_TUNNEL
     if b.stale:
-        if b.taken or not b.harmless:
+        if b.taken or not b.idempotent:
             return Action.FAIL_AS_BROKEN
         return Action.FAIL if b.elsewhere else Action.RECONNECT
     return Action.END_AS_TOLD if b.final else Action.FAIL

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from config.topology import BackendSet, BackendSpec
-from lb.records.loss_report import PATIENCE, Outcomes
+from lb.records.loss_report import PATIENCE, LossReport
 from lb.routing.pool import Pool
 
 
@@ -20,7 +20,7 @@ def _report(requests: int, moved: int = 0, retried: int = 0, failed: int = 0, in
 
 
 def test_a_loss_is_reported_when_all_have_come_to_something() -> None:
-    outcomes = Outcomes()
+    outcomes = LossReport()
     assert not outcomes.pending
     outcomes.lost("a", 1, 3, 0.0)
     outcomes.moved("a", 1, 0.1)
@@ -32,13 +32,13 @@ def test_a_loss_is_reported_when_all_have_come_to_something() -> None:
 
 
 def test_a_loss_with_nothing_on_it_is_reported_at_once() -> None:
-    outcomes = Outcomes()
+    outcomes = LossReport()
     outcomes.lost("a", 1, 0, 0.0)
     assert outcomes.due(0.0) == [_report(0)]
 
 
 def test_a_report_waits_only_so_long() -> None:
-    outcomes = Outcomes()
+    outcomes = LossReport()
     outcomes.lost("a", 1, 2, 0.0)
     outcomes.moved("a", 1, 0.1)
     assert outcomes.due(PATIENCE - 0.01) == []
@@ -46,7 +46,7 @@ def test_a_report_waits_only_so_long() -> None:
 
 
 def test_requests_that_broke_just_before_it_was_known_count() -> None:
-    outcomes = Outcomes()
+    outcomes = LossReport()
     outcomes.broke("a", 1, 0.0)
     outcomes.broke("a", 1, 0.0)
     outcomes.moved("a", 1, 0.01)
@@ -58,7 +58,7 @@ def test_requests_that_broke_just_before_it_was_known_count() -> None:
 
 
 def test_what_broke_long_before_does_not_count_nor_what_broke_on_another_incarnation() -> None:
-    outcomes = Outcomes()
+    outcomes = LossReport()
     outcomes.broke("a", 1, 0.0)
     outcomes.retried("a", 1, 0.0)
     outcomes.broke("a", 2, 9.9)
@@ -69,7 +69,7 @@ def test_what_broke_long_before_does_not_count_nor_what_broke_on_another_incarna
 @given(st.integers(0, 5), st.lists(st.tuples(st.sampled_from(["moved", "retried", "failed"]), st.booleans())))
 def test_nothing_is_counted_twice(waiting: int, ends: list[tuple[str, bool]]) -> None:
     """Some break before the loss is known, others are in flight then."""
-    outcomes, early = Outcomes(), [what for what, before in ends if before]
+    outcomes, early = LossReport(), [what for what, before in ends if before]
     for what in early:
         outcomes.broke("a", 1, 0.0)
         getattr(outcomes, what)("a", 1, 0.0)
@@ -85,7 +85,7 @@ def test_nothing_is_counted_twice(waiting: int, ends: list[tuple[str, bool]]) ->
 
 
 def test_many_incarnations_do_not_pile_up() -> None:
-    outcomes = Outcomes()
+    outcomes = LossReport()
     for incarnation in range(10_000):
         outcomes.broke("a", incarnation, 0.0)
     assert len(outcomes._early) <= 256

@@ -152,7 +152,7 @@ async def test_attempts_that_failed_and_requests_that_did(tmp_path: Path) -> Non
     assert (attributes(retried)["clusterctl.attempts"], attributes(retried)["http.response.status_code"]) == (2, 200)
     refused = collector.named("chat")
     assert (refused.status.code, refused.status.message) == (2, "the cluster is shutting down")
-    assert all(row[0].notes is None for row in balanced.parts.shared.journal.ring)
+    assert all(row[0].notes is None for row in balanced.parts.shared.decision_log.ring)
 
 
 async def test_without_the_extra_it_serves_all_the_same(

@@ -139,7 +139,7 @@ def test_what_a_quantile_is_read_from_is_near_enough() -> None:
     ring.add(T0, metrics.totals(), {})
     for number in range(100):
         metrics.finished("instance_0", "/v1/completions", 200, 0.600 + number / 1000)
-        metrics.book("instance_0", "/v1/completions").whole(200, 0.600 + number / 1000)
+        metrics.route_stats("instance_0", "/v1/completions").whole(200, 0.600 + number / 1000)
     ring.add(T0 + 1, metrics.totals(), {})
     (sample,) = samples(memory, now=10)
     assert sample["duration_p50_ms"] == pytest.approx(650, rel=0.2)

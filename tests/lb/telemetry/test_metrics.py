@@ -39,7 +39,7 @@ def test_failures_refusals_ejections_and_first_bytes_are_counted() -> None:
     metrics.attempt_failed("instance_0", "connect")
     metrics.refused("client", 404)
     metrics.ejected("instance_0")
-    metrics.book("instance_0", "/v1/completions").first_byte(0.02)
+    metrics.route_stats("instance_0", "/v1/completions").first_byte(0.02)
     assert value(metrics, "clusterctl_attempt_failures_total", instance="instance_0", cause="connect") == 1
     assert value(metrics, "clusterctl_refused_total", source="client", code="404") == 1
     assert value(metrics, "clusterctl_ejections_total", instance="instance_0") == 1

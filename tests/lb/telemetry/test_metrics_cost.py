@@ -43,8 +43,8 @@ async def scraped(start_balancer: Callable[..., Awaitable[Balanced]], stack: Asy
         workers.append(await stack.enter_async_context(running_raw_worker(f"instance_{number}", answer)))
     balancer.push(*(worker.spec() for worker in workers))
     for number in range(60):  # as many models and routes as a large cluster has
-        meter = balancer.parts.shared.metrics.models.begin(f"adapter-{number}")
-        meter.end(failed=False)
+        recorder = balancer.parts.shared.metrics.models.begin(f"adapter-{number}")
+        recorder.end(failed=False)
     for number in range(WORKERS):
         for route in ("/v1/completions", "/v1/chat/completions", "/v1/embeddings"):
             balancer.parts.shared.metrics.finished(f"instance_{number}", route, 200, 0.1)

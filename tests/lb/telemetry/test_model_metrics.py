@@ -22,13 +22,13 @@ def _value(registry: CollectorRegistry, name: str, model: str = "poet") -> float
 
 def test_a_stream_is_measured_from_arrival_to_first_byte_and_between_chunks() -> None:
     clock, registry = Clock(), CollectorRegistry()
-    meter = ModelMetrics(registry, clock).begin("poet")
+    recorder = ModelMetrics(registry, clock).begin("poet")
     assert _value(registry, "in_flight") == 1
     clock.now += 0.5
-    meter.chunk(b'data: {"a": 1}\n\n', stream=True)
+    recorder.chunk(b'data: {"a": 1}\n\n', stream=True)
     clock.now += 0.25
-    meter.chunk(b'data: {"a": 2}\n\ndata: [DONE]\n\n', stream=True)
-    meter.end(failed=False)
+    recorder.chunk(b'data: {"a": 2}\n\ndata: [DONE]\n\n', stream=True)
+    recorder.end(failed=False)
     assert _value(registry, "time_to_first_token_seconds_sum") == 0.5
     assert _value(registry, "inter_token_seconds_sum") == 0.25
     assert (_value(registry, "requests_total"), _value(registry, "errors_total")) == (1, 0)
@@ -37,10 +37,10 @@ def test_a_stream_is_measured_from_arrival_to_first_byte_and_between_chunks() ->
 
 def test_tokens_are_those_that_the_usage_tells() -> None:
     registry = CollectorRegistry()
-    meter = ModelMetrics(registry, Clock()).begin("poet")
-    meter.chunk(b'{"choices": [], "usage": {"prompt_tokens": 3, "comple', stream=False)
-    meter.chunk(b'tion_tokens": 42}}', stream=False)
-    meter.end(failed=True)
+    recorder = ModelMetrics(registry, Clock()).begin("poet")
+    recorder.chunk(b'{"choices": [], "usage": {"prompt_tokens": 3, "comple', stream=False)
+    recorder.chunk(b'tion_tokens": 42}}', stream=False)
+    recorder.end(failed=True)
     assert (_value(registry, "tokens_total"), _value(registry, "errors_total")) == (42, 1)
     assert _value(registry, "prompt_tokens_total") == 3
 
@@ -48,13 +48,14 @@ def test_tokens_are_those_that_the_usage_tells() -> None:
 @pytest.mark.parametrize("chunks", [BATCH - 1, BATCH, BATCH + 1, 2 * BATCH])
 def test_the_usage_is_found_however_many_chunks_an_answer_comes_in(chunks: int) -> None:
     registry = CollectorRegistry()
-    meter = ModelMetrics(registry, Clock()).begin("poet")
+    recorder = ModelMetrics(registry, Clock()).begin("poet")
     for _ in range(chunks - 2):
-        meter.chunk(b"x" * 100, stream=False)
-    meter.chunk(b'"usage": {"prompt_tokens": 3, "comple', stream=False)
-    meter.chunk(b'tion_tokens": 42}}', stream=False)
-    meter.end(failed=False)
-    assert (meter.chunks, _value(registry, "tokens_total"), _value(registry, "prompt_tokens_total")) == (chunks, 42, 3)
+        recorder.chunk(b"x" * 100, stream=False)
+    recorder.chunk(b'"usage": {"prompt_tokens": 3, "comple', stream=False)
+    recorder.chunk(b'tion_tokens": 42}}', stream=False)
+    recorder.end(failed=False)
+    assert (_value(registry, "tokens_total"), _value(registry, "prompt_tokens_total")) == (42, 3)
+    assert recorder.chunks == chunks
     assert _value(registry, "in_flight") == 0
 
 
@@ -80,13 +81,13 @@ def test_more_names_than_there_is_room_for_are_counted_together() -> None:
 
 def test_the_latest_chunks_are_kept_and_all_are_counted() -> None:
     clock, registry = Clock(), CollectorRegistry()
-    meter = ModelMetrics(registry, clock).begin("poet")
+    recorder = ModelMetrics(registry, clock).begin("poet")
     for n in range(100):
         clock.now += 0.5
-        meter.chunk(b'data: {"n": %d}\n\n' % n, stream=True)
-    assert (meter.chunks, meter.first, meter.last) == (100, 100.5, 150.0)
-    assert meter.latest == [b'data: {"n": %d}\n\n' % n for n in range(96, 100)]
-    meter.end(failed=False)
+        recorder.chunk(b'data: {"n": %d}\n\n' % n, stream=True)
+    assert (recorder.chunks, recorder.first, recorder.last) == (100, 100.5, 150.0)
+    assert recorder.latest == [b'data: {"n": %d}\n\n' % n for n in range(96, 100)]
+    recorder.end(failed=False)
     assert _value(registry, "inter_token_seconds_count") == 99
     assert _value(registry, "inter_token_seconds_sum") == 49.5
     assert _value(registry, "tokens_total") == 100

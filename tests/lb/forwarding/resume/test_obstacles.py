@@ -83,7 +83,7 @@ async def test_it_is_seen_among_events_that_came_together(delta: dict[str, Any],
             transcript = transcript_with(CHAT, [ROLE, text[0]])
             assert transcript.straight is not None
             assert transcript.straight(chunks, max(0, payload_of(chunks))) is not None, "it goes straight through"
-            transcript.meter.latest.append(chunks)
+            transcript.recorder.latest.append(chunks)
             assert why in transcript.hindrance()
 
 

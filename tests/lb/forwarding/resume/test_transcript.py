@@ -105,8 +105,8 @@ async def test_a_sample_goes_on_from_the_tokens_that_were_made(
     again = json.loads(resumption.go_on(point, CONTEXT))
     before = tokens.decode(made[: point.kept])
     said = seen(out)["text"]
-    assert before == said[: len(said)] + point.held if not point.again else before + point.again == said
-    assert point.again == "" or not body.get("stop")
+    assert before == said[: len(said)] + point.held if not point.repeated else before + point.repeated == said
+    assert point.repeated == "" or not body.get("stop")
     assert again["prompt"][len(again["prompt"]) - point.kept :] == made[: point.kept]
     assert again["max_tokens"] == body["max_tokens"] - point.kept
 
@@ -195,7 +195,7 @@ async def test_what_is_made_otherwise_is_no_continuation() -> None:
         transcript.pass_on(event[:-2])
     resumption = Resumption(transcript)
     point = await resumption.point(read)
-    assert point.again
+    assert point.repeated
     resumption.go_on(point, CONTEXT)
     head = '{"id":"b","object":"text_completion","created":1,"model":"demo","choices":'
     other = '[{"index":0,"text":"~~~~","logprobs":null,"finish_reason":null,"stop_reason":null,"token_ids":[1]}]}'
@@ -217,7 +217,7 @@ async def test_special_tokens_are_looked_for_as_far_back_as_text_lags() -> None:
         out = b"".join(feed(transcript, event, True) for event in coming[:after])
         point = await Resumption(transcript).point(read)
         kept = tokens.decode(transcript.tokens.all()[: point.kept])
-        assert kept + point.again == seen(out)["text"]
+        assert kept + point.repeated == seen(out)["text"]
 
 
 @pytest.mark.parametrize("stop", [". ", ["nothing like it"]])
