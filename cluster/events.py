@@ -64,12 +64,12 @@ class Event:
 
 
 class EventLog:
-    """The last ``keep`` events. ``heard`` is called with each new one."""
+    """The last ``keep`` events. ``listeners`` are told of each new one."""
 
     def __init__(self, wall: Callable[[], float], keep: int = KEPT) -> None:
         self._wall = wall
         self.events: deque[Event] = deque(maxlen=keep)
-        self.on_event: Callable[[Event], None] = lambda event: None
+        self.listeners: list[Callable[[Event], None]] = []
         self._next = 1
         self._held: list[tuple[str, str, str, Mapping[str, Any]]] | None = None
 
@@ -90,7 +90,8 @@ class EventLog:
         event = self._add(subject, text, kind, data or {})
         level = logging.WARNING if kind in _WARNINGS else logging.INFO
         log.log(level, "%s: %s", subject, text, extra={"event": kind, "data": {"subject": subject, **event.data}})
-        self.on_event(event)
+        for listener in self.listeners:
+            listener(event)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[Callable[[], None]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from cluster.adapters.registry import Adapter
+from cluster.balancers.feed import Feed
 from cluster.balancers.group import BalancerGroup
 from cluster.deployment import backend_urls, plan
 from cluster.deployment.plan import Plan
@@ -56,6 +57,10 @@ class FakeBalancers:
         self.replaced: list[BalancerConfig | None] = []
         self.sets: list[BackendSet] = []
 
+    @property
+    def engaged(self) -> int:
+        return int(self.connected)
+
     def request_replacement(self, config: BalancerConfig | None = None) -> None:
         self.replaced.append(config)
 
@@ -96,4 +101,4 @@ class Unrun(Assembly):
             clock=Clocks(self.time, self.time),
         )
         self.supervisor = cast(Supervisor, AtOnce())
-        self.balancers = cast(BalancerGroup, self.replaceable)
+        self.balancers, self.feed = cast(BalancerGroup, self.replaceable), cast(Feed, self.replaceable)

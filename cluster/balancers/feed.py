@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from cluster.balancers.process import BalancerProcess
@@ -12,15 +12,26 @@ from config.topology import BackendSet
 
 
 class Feed:
-    """To all of ``processes``; one that comes, or comes back, is told the latest first (`greeting`). ``events()``: what
-    it is told has happened."""
+    """To all of ``processes``, which are those that live, oldest first; one that comes, or comes back, is told the
+    latest first (`greeting`). ``events()``: what it is told has happened."""
 
-    def __init__(self, processes: Sequence[BalancerProcess], events: Callable[[], Iterable[Event]]) -> None:
-        self._processes, self._events = processes, events
+    def __init__(self, events: Callable[[], Iterable[Event]] = tuple) -> None:
+        self._events = events
+        self.processes: list[BalancerProcess] = []
         self._set: BackendSet | None = None
         self._snapshot: dict[str, Any] | None = None
 
+    @property
+    def engaged(self) -> int:
+        """In how many of them requests may be in flight."""
+        return sum(process.engaged for process in self.processes)
+
+    @property
+    def connected(self) -> bool:
+        return self.engaged > 0
+
     def publish(self, backends: BackendSet | None = None, snapshot: dict[str, Any] | None = None) -> None:
+        """Tells them what is new; each is told the latest again whenever it comes back."""
         self._set, self._snapshot = backends or self._set, snapshot or self._snapshot
         if backends is not None:
             self._send(encode({"type": "set", "set": backends.to_json()}))
@@ -32,7 +43,7 @@ class Feed:
         self._send(_encoded([event]))
 
     def _send(self, message: bytes) -> None:
-        for process in self._processes:
+        for process in self.processes:
             process.send(message)
 
     def start(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from cluster.balancers.adoption import adopt
@@ -17,11 +17,11 @@ from cluster.balancers.process import BalancerProcess, give_room_back, in_words
 from cluster.balancers.replacements import Replacements
 from cluster.balancers.slot import Slot
 from cluster.balancers.starter import Starter
-from cluster.events import Emit, Event
+from cluster.events import Emit
 from cluster.storage.store import Records
 from config.link import Phase, descriptor_path
 from config.paths import StateDir
-from config.topology import BackendSet, BalancerConfig
+from config.topology import BalancerConfig
 
 RECORD = "balancer"
 
@@ -49,21 +49,19 @@ class GroupObserver(Protocol):
 class BalancerGroup:
     """``config.processes`` balancer processes, and those that were replaced and finish what they have. ``emit`` gets
     sentences for people. ``drain_timeout``: how long (s) a request may go on in one that was replaced; ``standby``:
-    whether another process waits to take the place of one that dies. ``events()``: what a new process is told has
-    happened."""
+    whether another process waits to take the place of one that dies. ``feed``: what they are told."""
 
     def __init__(
         self, state: StateDir, config: BalancerConfig, store: Records, observer: GroupObserver, emit: Emit,
-        events: Callable[[], Iterable[Event]] = tuple, *, drain_timeout: float = 30.0, standby: bool = False,
+        feed: Feed | None = None, *, drain_timeout: float = 30.0, standby: bool = False,
     ) -> None:
         self._state, self._store, self._observer, self.emit = state, store, observer, emit
-        self.drain_timeout, self.config, self._wants_standby = drain_timeout, config, standby
+        self.drain_timeout, self.config = drain_timeout, config
         #: A replacement that was begun under an earlier supervisor, and came to nothing with it.
         self.unfinished = False
-        #: All that live, oldest first.
-        self.processes: list[BalancerProcess] = []
-        self.feed = Feed(self.processes, events)
-        self.starter = Starter(state, store, self, self.feed, self.processes, emit, observer.changed)
+        self.feed = feed or Feed()
+        self.processes = self.feed.processes
+        self.starter = Starter(state, store, self, self.feed, emit, observer.changed, standby)
         self.slots = [self._slot(number, config) for number in range(config.processes)]
         self.replacements = Replacements(self._replace_all, emit, observer.changed)
         self.replaced = self.lost_requests = 0
@@ -75,7 +73,7 @@ class BalancerGroup:
     @property
     def connected(self) -> bool:
         """Whether requests may be in flight in any of them."""
-        return any(process.engaged for process in self.processes)
+        return self.feed.connected
 
     @property
     def logs(self) -> list[str]:
@@ -133,15 +131,6 @@ class BalancerGroup:
             process.follow()
         for slot in self.slots:
             slot.start()
-
-    @property
-    def engaged(self) -> int:
-        """In how many of them requests may be in flight."""
-        return sum(process.engaged for process in self.processes)
-
-    def publish(self, backends: BackendSet | None = None, snapshot: dict[str, Any] | None = None) -> None:
-        """Tells them what is new; each is told the latest again whenever it comes back."""
-        self.feed.publish(backends, snapshot)
 
     # another in its place
 
@@ -203,9 +192,6 @@ class BalancerGroup:
         self.lost_requests += requests
         self.ends[how] += 1
 
-    def greeting(self) -> list[bytes]:
-        return self.feed.greeting()
-
     def on_message(self, process: BalancerProcess, message: Mapping[str, Any]) -> None:
         kind = message["type"]
         if kind == "report":
@@ -245,10 +231,7 @@ class BalancerGroup:
             if slot.name == process.slot:
                 slot.phase_of(process)
         if process.phase is Phase.SERVING:
-            self.starter.standby.failures = 0
-            self.starter.standby.look()
-            if self._wants_standby:
-                self.starter.standby.start()
+            self.starter.serving()
         self._observer.changed()
 
     def _finished(self, process: BalancerProcess, status: int | None) -> None:

@@ -57,11 +57,18 @@ def give_room_back(state: StateDir) -> None:
 _LAST_WORD_S = 0.5
 
 
-class Group(Protocol):
-    """What one process needs of the group that it belongs to."""
+class Greeter(Protocol):
+    """`cluster.balancers.feed.Feed`."""
 
     def greeting(self) -> list[bytes]:
         """What a process that has just been connected to is told, encoded."""
+
+
+class Group(Protocol):
+    """What one process needs of the group that it belongs to."""
+
+    @property
+    def feed(self) -> Greeter: ...
 
     def on_message(self, process: BalancerProcess, message: Mapping[str, Any]) -> None: ...
 
@@ -274,7 +281,7 @@ class BalancerProcess:
                 continue
             self._writer, self.engaged = writer, True
             self._heard_out.clear()
-            for word in self.group.greeting():
+            for word in self.group.feed.greeting():
                 self.send(word)
             if self.retiring is not None:
                 self.send(self._retirement())

@@ -20,18 +20,19 @@ from config.topology import BalancerConfig
 
 
 class Starter:
-    """Of all slots of ``group``. What it starts is in ``processes`` from then on; ``changed`` is called when there is a
-    standby, or none any more. ``order`` says which process is the newest."""
+    """Of all slots of ``group``. What it starts is among the processes of ``feed`` from then on; ``changed`` is called
+    when there is a standby, or none any more; with ``keep_standby`` there is one from the first that serves on.
+    ``order`` says which process is the newest."""
 
     def __init__(
-        self, state: StateDir, store: Records, group: Group, feed: Feed, processes: list[BalancerProcess], emit: Emit,
-        changed: Callable[[], None],
+        self, state: StateDir, store: Records, group: Group, feed: Feed, emit: Emit,
+        changed: Callable[[], None], keep_standby: bool,
     ) -> None:
-        self._state, self._store, self._group, self._feed, self._processes = state, store, group, feed, processes
+        self._state, self._store, self._group, self._feed, self._processes = state, store, group, feed, feed.processes
         self.listener: socket.socket | None = None
         self.standby = Standby(state, store, lambda: self.listener, self._starts, emit, changed)
         self.order = 0
-        self._beginning = 0
+        self._beginning, self._keep_standby = 0, keep_standby
 
     @property
     def ready(self) -> bool:
@@ -57,6 +58,13 @@ class Starter:
         finally:
             self._beginning -= 1
             self.standby.look()
+
+    def serving(self) -> None:
+        """One takes connections."""
+        self.standby.failures = 0
+        self.standby.look()
+        if self._keep_standby:
+            self.standby.start()
 
     def _starts(self) -> bool:
         """Whether one that is to take connections is on its way."""

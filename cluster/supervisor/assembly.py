@@ -21,6 +21,7 @@ from cluster.api.handlers import ClusterCommands
 from cluster.api.server import Services
 from cluster.api.status import View, snapshot
 from cluster.balancers.config import balancer_config
+from cluster.balancers.feed import Feed
 from cluster.balancers.group import BalancerGroup
 from cluster.deployment.plan import Plan
 from cluster.deployment.revisions import Revisions, SettingsInForce, by_plans
@@ -116,13 +117,13 @@ class Assembly:
     @cached_property
     def executor(self) -> Executor:
         return Executor(
-            self.fleet, self.revisions, self.drivers, self.monitors, self.publisher, self.publish,
-            lambda: self.balancers.connected, self.write_behind, self.state, self.emit, self.clock,
+            self.fleet, self.revisions, self.drivers, self.monitors, self.publisher, self.publish, self.write_behind,
+            self.state, self.emit, self.clock,
         )
 
     @cached_property
     def exits(self) -> WorkerExits:
-        return WorkerExits(self.fleet, self.recovery, self.emit, lambda: self.balancers.engaged, self.clock)
+        return WorkerExits(self.fleet, self.recovery, self.emit, self.feed, self.clock)
 
     # adapters
 
@@ -180,6 +181,10 @@ class Assembly:
     # balancers
 
     @cached_property
+    def feed(self) -> Feed:
+        return Feed(lambda: self.events.events)
+
+    @cached_property
     def balancers(self) -> BalancerGroup:
         plan, settings = self.revisions.latest, self.revisions.settings
         reports = BalancerReports(
@@ -187,7 +192,7 @@ class Assembly:
         )
         return BalancerGroup(
             self.state, balancer_config(plan, self.state), self.write_behind, reports, self.emit,
-            lambda: self.events.events, drain_timeout=settings.drain_timeout,
+            self.feed, drain_timeout=settings.drain_timeout,
             standby=settings.lb_standby and plan.most > 0,
         )
 
@@ -198,7 +203,7 @@ class Assembly:
     @cached_property
     def publisher(self) -> Publisher:
         return Publisher(
-            self.epoch, self.backends.as_of, self.snapshot, lambda: self.balancers, self.clock.now
+            self.epoch, self.backends.as_of, self.snapshot, self.feed, self.clock.now
         )
 
     async def publish(self) -> None:

@@ -12,7 +12,7 @@ from cluster.adapters.validation.engine_side import serves_lora
 from cluster.adapters.validation.files import AdapterRejected
 from cluster.balancers.group import BalancerGroup
 from cluster.deployment.revisions import Revisions
-from cluster.events import EPOCH_IDS, KEPT, Event, EventLog
+from cluster.events import EPOCH_IDS, KEPT, EventLog
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.states import WorkerState
 from cluster.storage.store import NotSaved, Store
@@ -54,7 +54,7 @@ class Bootstrap:
         for event in self.events.events:
             if event.id > epoch * EPOCH_IDS:
                 self.write_behind.event(event)
-        self.events.on_event = self._on_event
+        self.events.listeners += [self.write_behind.event, self.balancers.feed.on_event]
         self.inventory.registry = await self.store.registry()
         if adopt:
             await self._adopt()
@@ -73,11 +73,6 @@ class Bootstrap:
             StrategyWriter(self.state.strategy).close()
         except OSError as error:
             raise UsageError(f"no cluster can be started on {self.state.root}: {error}") from None
-
-    def _on_event(self, event: Event) -> None:
-        """What is told is kept, and passed on to whoever listens."""
-        self.write_behind.event(event)
-        self.balancers.feed.on_event(event)
 
     async def _save(self, adopt: bool) -> None:
         values = {
@@ -127,4 +122,4 @@ class Bootstrap:
                 )
         await self.balancers.adopt()
         for name, grace in kept.get("drained", {}).items():  # the first backend set of this epoch says so
-            fleet.intent.cordon(name, grace, self.clock.now(), self.publisher.next_version, self.balancers.connected)
+            fleet.intent.cordon(name, grace, self.clock.now(), self.publisher.next_version, self.publisher.connected)

@@ -38,16 +38,15 @@ _Performed = Admit | Dismiss | Drain | Kill | Retire | Start | Stop | Sweep
 
 
 class Executor:
-    """Changes ``fleet``. ``publish()`` tells balancers and store what changed; ``connected()``: whether there are
-    balancers in which requests may be in flight."""
+    """Changes ``fleet``. ``publish()`` tells balancers and store what changed."""
 
     def __init__(
         self, fleet: Fleet, revisions: Revisions, drivers: Drivers, monitors: WorkerMonitors, publisher: Publisher,
-        publish: Callable[[], Awaitable[None]], connected: Callable[[], bool], store: WriteBehind, state: StateDir,
+        publish: Callable[[], Awaitable[None]], store: WriteBehind, state: StateDir,
         emit: Emit, clock: Clocks,
     ) -> None:
         self._fleet, self._revisions, self._drivers, self._monitors = fleet, revisions, drivers, monitors
-        self._publisher, self._publish, self._connected = publisher, publish, connected
+        self._publisher, self._publish = publisher, publish
         self._store, self._state, self._emit, self._clock = store, state, emit, clock
         #: What an engine had to say of how it is started, said once.
         self._noted: set[str] = set()
@@ -74,7 +73,7 @@ class Executor:
             case Start(fresh=fresh, keep=keep):
                 await self._start(instance, fresh, keep)
             case Drain():
-                fleet.drain(instance, now, self._publisher.next_version, self._connected())
+                fleet.drain(instance, now, self._publisher.next_version, self._publisher.connected)
             case Stop(reason=reason):
                 fleet.stopping(instance, reason, now)
                 await self._publish()  # the balancer first: what is left moves from a worker that lives

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from cluster.events import Emit
 from cluster.fleet.exit_report import ExitReports, Outcome, WorkerExit, requests_in_words, sentence
@@ -18,13 +18,19 @@ from worker.drivers.base import Handle
 _LOG_LINES = 20
 
 
-class WorkerExits:
-    """``engaged()``: so many balancers have something to say."""
+class Witnesses(Protocol):
+    """`cluster.balancers.feed.Feed`."""
 
+    @property
+    def engaged(self) -> int:
+        """So many of them have something to say."""
+
+
+class WorkerExits:
     def __init__(
-        self, fleet: Fleet, recovery: RecoveryTimes, emit: Emit, engaged: Callable[[], int], clock: Clocks
+        self, fleet: Fleet, recovery: RecoveryTimes, emit: Emit, balancers: Witnesses, clock: Clocks
     ) -> None:
-        self._fleet, self._recovery, self._emit, self._engaged, self._clock = fleet, recovery, emit, engaged, clock
+        self._fleet, self._recovery, self._emit, self._balancers, self._clock = fleet, recovery, emit, balancers, clock
         self._reports = ExitReports(self._report)
 
     def exited(self, instance: Instance, handle: Handle, status: int | None, seen: float) -> None:
@@ -44,7 +50,7 @@ class WorkerExits:
 
     def lost(self, ended: WorkerExit) -> None:
         """Nobody asked for that end."""
-        self._reports.lost(ended, self._clock.now(), self._engaged())
+        self._reports.lost(ended, self._clock.now(), self._balancers.engaged)
 
     def due(self, everything: bool) -> None:
         """Tells what need not wait any longer."""

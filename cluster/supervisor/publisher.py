@@ -16,7 +16,7 @@ Version = tuple[int, int]
 
 
 class Audience(Protocol):
-    """`cluster.balancers.group.BalancerGroup`."""
+    """`cluster.balancers.feed.Feed`."""
 
     @property
     def connected(self) -> bool: ...
@@ -25,12 +25,12 @@ class Audience(Protocol):
 
 
 class Publisher:
-    """In the supervisor's run ``epoch``. ``backends(version)`` and ``snapshot()`` say what there is; ``audience()`` are
+    """In the supervisor's run ``epoch``. ``backends(version)`` and ``snapshot()`` say what there is; ``audience`` are
     the balancers; ``now``: s, monotonic. ``sequence`` counts the snapshots."""
 
     def __init__(
         self, epoch: int, backends: Callable[[Version], BackendSet], snapshot: Callable[[], dict[str, Any]],
-        audience: Callable[[], Audience], now: Callable[[], float],
+        audience: Audience, now: Callable[[], float],
     ) -> None:
         self.epoch, self.sequence = epoch, 0
         self.switch: StrategyWriter | None = None
@@ -38,6 +38,11 @@ class Publisher:
         self._revision = 0
         self._published: dict[str, Any] = {}
         self._confirmed = (0, 0)
+
+    @property
+    def connected(self) -> bool:
+        """Whether there are balancers in which requests may be in flight."""
+        return self._audience.connected
 
     @property
     def version(self) -> Version:
@@ -58,13 +63,13 @@ class Publisher:
             backends = self._backends(self.version)
             if self.switch is not None:
                 self.switch.write(self.version, backends.strategy)
-            self._audience().publish(backends)
+            self._audience.publish(backends)
             self.announce()
 
     def announce(self) -> None:
         """Sends the balancers a new snapshot."""
         self.sequence += 1
-        self._audience().publish(snapshot=self._snapshot())
+        self._audience.publish(snapshot=self._snapshot())
 
     def confirm(self, version: Version) -> None:
         """All balancers work by ``version``."""
@@ -73,5 +78,5 @@ class Publisher:
     async def confirmation(self, version: Version) -> None:
         """Returns when the balancers work by ``version``, if there are any; after a second at the latest."""
         deadline = self._now() + _CONFIRM_S
-        while self._audience().connected and self._confirmed < version and self._now() < deadline:
+        while self._audience.connected and self._confirmed < version and self._now() < deadline:
             await asyncio.sleep(0.002)

@@ -28,7 +28,7 @@ def _outcome(requests: int, incarnation: int = 7, **became: int) -> dict[str, An
 def test_an_event_is_kept_heard_and_has_words_for_people_and_a_kind_for_programs() -> None:
     clock, heard = Clock(), []
     log = EventLog(clock)
-    log.on_event = heard.append
+    log.listeners.append(heard.append)
     log.emit("instance_1", "ready after 1.0 s", kind="worker.ready", data={"seconds": 1.0})
     log.emit("cluster", "strategy random")
     first, second = log.events

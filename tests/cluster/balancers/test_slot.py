@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cluster.balancers.feed import Feed
 from cluster.balancers.process import BalancerProcess
 from cluster.balancers.slot import ReplacementFailed, Slot
 from cluster.storage.store import Store
@@ -52,8 +53,7 @@ class Group:
     def lost(self, requests: int, how: str) -> None:
         self.exit_reports.append((requests, how))
 
-    def greeting(self) -> list[bytes]:
-        return []
+    feed = Feed()
 
     def on_message(self, process: BalancerProcess, message: object) -> None: ...
     def ended(self, process: BalancerProcess, status: int | None) -> None: ...

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from cluster.balancers.feed import Feed
 from cluster.balancers.process import BalancerProcess
 from cluster.storage.store import Records
 from config.link import encode
@@ -21,8 +22,7 @@ class Group:
         self.left: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.reports = asyncio.Queue[int]()
 
-    def greeting(self) -> list[bytes]:
-        return []
+    feed = Feed()
 
     def on_message(self, process: BalancerProcess, message: Mapping[str, Any]) -> None:
         self.reports.put_nowait(process.requests)
