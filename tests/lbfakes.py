@@ -88,6 +88,13 @@ class Seen:
     body: bytes
 
 
+@dataclass(frozen=True)
+class Waiting:
+    """A request in flight, as a `lb.routing.backend.Asker`."""
+
+    awaited: int | None
+
+
 @dataclass
 class Worker:
     """An upstream server that answers as ``answer`` says and remembers what it was asked."""

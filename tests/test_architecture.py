@@ -94,10 +94,6 @@ SHARED_NAMES = {
     "Owner": "what a part asks of the exchange that it is a part of",
 }
 
-#: Those that still mean several things. No new ones.
-AMBIGUOUS = frozenset({"Drain", "Effect", "Reporter", "Slot", "Strategy"})
-
-
 def test_a_class_name_has_one_meaning() -> None:
     """But for `cluster.client.results`, whose names are those of the API's schemas."""
     places: dict[str, list[str]] = {}
@@ -107,5 +103,4 @@ def test_a_class_name_has_one_meaning() -> None:
                 for node in ast.walk(ast.parse(path.read_text())):
                     if isinstance(node, ast.ClassDef):
                         places.setdefault(node.name.lstrip("_"), []).append(f"{path.relative_to(ROOT)}:{node.lineno}")
-    allowed = SHARED_NAMES.keys() | AMBIGUOUS
-    assert not {name: found for name, found in places.items() if len(found) > 1 and name not in allowed}
+    assert not {name: found for name, found in places.items() if len(found) > 1 and name not in SHARED_NAMES}

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
-from cluster.adapters.effect import Effect, Effects
+from cluster.adapters.effect import AdapterEffect, Effects
 from cluster.fleet.instance import HeldAdapters, Refusal
 from cluster.fleet.states import WorkerState
 from config.backoff import doubled
@@ -52,7 +52,7 @@ class AdapterAgent:
     def __init__(
         self, target: Target, wanted: Callable[[], Mapping[str, str]], withhold: Callable[[str], Awaitable[None]],
         changed: Callable[[], None], clock: Callable[[], float], timeout: float, foreign: frozenset[str] = frozenset(),
-        effect: Effect | None = None, held: HeldAdapters | None = None,
+        effect: AdapterEffect | None = None, held: HeldAdapters | None = None,
     ) -> None:
         self._target, self._wanted, self._withhold, self._changed = target, wanted, withhold, changed
         self._clock, self._timeout, self._foreign = clock, timeout, foreign

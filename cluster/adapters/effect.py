@@ -40,9 +40,9 @@ class Effects:
         self._locks: dict[tuple[int, str], asyncio.Lock] = {}
         self._not_asked: dict[str, str] = {}
 
-    def asked_of(self, settings: int) -> Effect:
+    def asked_of(self, settings: int) -> AdapterEffect:
         """For a worker that was started with those settings (`cluster.deployment.revisions`)."""
-        return Effect(self, settings)
+        return AdapterEffect(self, settings)
 
     def without(self, path: str) -> str | None:
         """What was found wrong with the adapter in ``path`` on some worker."""
@@ -84,7 +84,7 @@ class Effects:
 
 
 @dataclass(frozen=True, slots=True)
-class Effect:
+class AdapterEffect:
     """As `Effects`, for one worker."""
 
     effects: Effects

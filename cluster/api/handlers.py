@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from cluster.api.schemas import Drain, Restart, Scale, Shutdown, Strategy, Undrain, Weight
+from cluster.api.schemas import DrainBody, Restart, Scale, SetStrategy, Shutdown, Undrain, Weight
 from cluster.deployment.plan import Plan
 from cluster.deployment.revisions import Revisions
 from cluster.errors import Refused
@@ -73,7 +73,7 @@ class ClusterCommands:
         self._emit("cluster", f"scale from {now} to {wanted} instances", kind="scale", data={"from": now, "to": wanted})
         return {"desired": wanted, "current": self._fleet.ready_count()}
 
-    def set_strategy(self, body: Strategy) -> dict[str, Any]:
+    def set_strategy(self, body: SetStrategy) -> dict[str, Any]:
         name = body.strategy
         if name not in STRATEGIES:
             known = ", ".join(STRATEGIES)
@@ -118,7 +118,7 @@ class ClusterCommands:
         room = min(plan.placement.capacity, plan.settings.max_instances or plan.placement.capacity)
         return name if number_of(name) < room else None
 
-    def drain(self, name: str, body: Drain) -> dict[str, Any]:
+    def drain(self, name: str, body: DrainBody) -> dict[str, Any]:
         """Out of rotation until it is undrained, restarted or scaled away."""
         self.check_not_ending()
         self._check_known(name)

@@ -50,7 +50,7 @@ class Scale(Body):
         return self
 
 
-class Strategy(Body):
+class SetStrategy(Body):
     strategy: StrictStr
 
 
@@ -70,7 +70,7 @@ class Restart(Body):
         return self
 
 
-class Drain(Body):
+class DrainBody(Body):
     """``grace`` in seconds; None: the drain timeout."""
 
     grace: float | None = Field(None, ge=0, strict=True, allow_inf_nan=False)

@@ -71,10 +71,10 @@ def routes(services: Services) -> web.RouteTableDef:
         table.route(method, path)(handler)
 
     change("POST", "/v1/cluster/scale", schemas.Scale, commands.scale, 202)
-    change("POST", "/v1/cluster/strategy", schemas.Strategy, commands.set_strategy, 200)
+    change("POST", "/v1/cluster/strategy", schemas.SetStrategy, commands.set_strategy, 200)
     change("POST", "/v1/cluster/restart", schemas.Restart, commands.restart, 202)
     change("PATCH", "/v1/cluster/instances/{name}", schemas.Weight, commands.set_weight, 200)
-    change("POST", "/v1/cluster/instances/{name}/drain", schemas.Drain, commands.drain, 202)
+    change("POST", "/v1/cluster/instances/{name}/drain", schemas.DrainBody, commands.drain, 202)
     change("DELETE", "/v1/cluster/instances/{name}/drain", schemas.Undrain, commands.undrain, 200)
     change("POST", "/v1/cluster/shutdown", schemas.Shutdown, commands.shut_down, 202)
     _adapter_routes(table, services)

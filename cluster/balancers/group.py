@@ -15,7 +15,7 @@ from cluster.balancers.adoption import adopt
 from cluster.balancers.feed import Feed
 from cluster.balancers.process import BalancerProcess, give_room_back, in_words
 from cluster.balancers.replacements import Replacements
-from cluster.balancers.slot import Slot
+from cluster.balancers.slot import BalancerSlot
 from cluster.balancers.starter import Starter
 from cluster.events import Emit
 from cluster.storage.store import Records
@@ -67,8 +67,8 @@ class BalancerGroup:
         self.replaced = self.lost_requests = 0
         self.ends: Counter[str] = Counter()
 
-    def _slot(self, number: int, config: BalancerConfig) -> Slot:
-        return Slot(f"{RECORD}-{number}" if number else RECORD, config, self, self.starter)
+    def _slot(self, number: int, config: BalancerConfig) -> BalancerSlot:
+        return BalancerSlot(f"{RECORD}-{number}" if number else RECORD, config, self, self.starter)
 
     @property
     def connected(self) -> bool:
@@ -257,7 +257,7 @@ class BalancerGroup:
         self._observer.reported(min(process.version for process in engaged), in_flight, used)
 
 
-def _process(slot: Slot) -> dict[str, Any]:
+def _process(slot: BalancerSlot) -> dict[str, Any]:
     process = slot.current
     return {
         "pid": process.pid if process else None,

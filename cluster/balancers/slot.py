@@ -52,7 +52,7 @@ class SlotStarter(Protocol):
     async def begin(self, slot: str, config: BalancerConfig, warm: bool) -> BalancerProcess: ...
 
 
-class Slot:
+class BalancerSlot:
     """``name``: ``balancer``, ``balancer-1`` … ``line``: those that take connections or are going to, oldest first."""
 
     def __init__(self, name: str, config: BalancerConfig, group: SlotGroup, starter: SlotStarter) -> None:

@@ -37,7 +37,7 @@ class Watched:
     work: Callable[[], Work]
 
 
-class Reporter(Protocol):
+class HangReporter(Protocol):
     def progress(self, seen_at: float | None, without_progress: str) -> None:
         """When (s, monotonic) it was last seen to make progress, and in words how long it has made none."""
 
@@ -48,7 +48,7 @@ class Reporter(Protocol):
         """It has made progress after it had been said to be hung."""
 
 
-async def watch(watched: Watched, detector: HangDetector, report: Reporter, clock: Callable[[], float]) -> None:
+async def watch(watched: Watched, detector: HangDetector, report: HangReporter, clock: Callable[[], float]) -> None:
     """Until cancelled. ``clock``: s, monotonic."""
     watch = _Watch(watched, detector, report)
     try:
@@ -61,7 +61,7 @@ async def watch(watched: Watched, detector: HangDetector, report: Reporter, cloc
 
 
 class _Watch:
-    def __init__(self, watched: Watched, detector: HangDetector, report: Reporter) -> None:
+    def __init__(self, watched: Watched, detector: HangDetector, report: HangReporter) -> None:
         self._watched, self._detector, self._report = watched, detector, report
         self._look: asyncio.Task[Reading | ProbeFailed | None] | None = None
         self._canary: asyncio.Task[ProbeFailed | None] | None = None

@@ -39,7 +39,7 @@ class Liveness:
         return self.health if self.health is not before else None
 
 
-class Reporter(Protocol):
+class ProbeReporter(Protocol):
     def phase(self, text: str) -> None:
         """How far a start has come."""
 
@@ -75,7 +75,7 @@ async def nothing() -> None:
 
 
 async def watch(
-    target: Target, plan: ProbePlan, report: Reporter, *, known: Health | None = None,
+    target: Target, plan: ProbePlan, report: ProbeReporter, *, known: Health | None = None,
     alarm: asyncio.Event | None = None, prepare: Callable[[], Awaitable[None]] = nothing,
 ) -> None:
     """Startup, readiness, then liveness until cancelled. ``known``: what an adopted worker was last seen to be.
@@ -124,7 +124,7 @@ async def _pause(seconds: float, alarm: asyncio.Event | None) -> bool:
     return True
 
 
-async def _check(target: Target, plan: ProbePlan, report: Reporter) -> ProbeFailed | None:
+async def _check(target: Target, plan: ProbePlan, report: ProbeReporter) -> ProbeFailed | None:
     """Liveness: None, or what is wrong."""
     try:
         await target.healthy(plan.health_required)
@@ -135,7 +135,7 @@ async def _check(target: Target, plan: ProbePlan, report: Reporter) -> ProbeFail
 
 
 async def _until_ready(
-    target: Target, plan: ProbePlan, prepare: Callable[[], Awaitable[None]], report: Reporter
+    target: Target, plan: ProbePlan, prepare: Callable[[], Awaitable[None]], report: ProbeReporter
 ) -> Cards:
     while True:
         try:

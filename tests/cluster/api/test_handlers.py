@@ -73,15 +73,15 @@ def _restart(cluster: Cluster, **body: Any) -> Any:
         (schemas.Scale, '{"instances": 1, "action": "scale_up"}', "either", None),
         (schemas.Scale, '{"instances": 1, "count": 1}', '"count" goes with "action"', None),
         (schemas.Scale, '{"instance": 1}', "instance: unknown field (did you mean 'instances'?)", "instance"),
-        (schemas.Strategy, "{}", "strategy: Field required", "strategy"),
-        (schemas.Strategy, '{"strategy": 1}', "strategy: ", "strategy"),
+        (schemas.SetStrategy, "{}", "strategy: Field required", "strategy"),
+        (schemas.SetStrategy, '{"strategy": 1}', "strategy: ", "strategy"),
         (schemas.Restart, "{}", "either", None),
         (schemas.Restart, '{"rolling": false}', "either", None),
         (schemas.Restart, '{"rolling": true, "instance_id": "instance_0"}', "either", None),
         (schemas.Restart, '{"rolling": 1}', "rolling: ", "rolling"),
         (schemas.Restart, '{"instance_id": "a", "spare": true}', '"spare" goes with "rolling"', None),
-        (schemas.Drain, '{"grace": -1}', "grace: ", "grace"),
-        (schemas.Drain, '{"grace": "3"}', "grace: ", "grace"),
+        (schemas.DrainBody, '{"grace": -1}', "grace: ", "grace"),
+        (schemas.DrainBody, '{"grace": "3"}', "grace: ", "grace"),
         (schemas.Weight, '{"weight": -1}', "weight: ", "weight"),
         (schemas.Weight, '{"weight": 1001}', "weight: ", "weight"),
         (schemas.Weight, '{"weight": "3"}', "weight: ", "weight"),
@@ -165,7 +165,7 @@ def test_a_scale_out_of_bounds_is_refused_and_changes_nothing(
 
 def test_a_strategy_is_changed_by_its_name() -> None:
     cluster = Cluster()
-    assert _ask(cluster, ClusterCommands.set_strategy, schemas.Strategy, {"strategy": "weighted"}) == {
+    assert _ask(cluster, ClusterCommands.set_strategy, schemas.SetStrategy, {"strategy": "weighted"}) == {
         "strategy": "weighted"
     }
     assert cluster.fleet.intent.strategy == "weighted"
@@ -174,7 +174,7 @@ def test_a_strategy_is_changed_by_its_name() -> None:
 def test_an_unknown_strategy_is_refused_naming_the_known() -> None:
     cluster = Cluster()
     with pytest.raises(Refused, match=r"did you mean 'weighted'\?\); known: round_robin, .*power_of_two") as refused:
-        _ask(cluster, ClusterCommands.set_strategy, schemas.Strategy, {"strategy": "weightd"})
+        _ask(cluster, ClusterCommands.set_strategy, schemas.SetStrategy, {"strategy": "weightd"})
     assert (refused.value.status, refused.value.param, cluster.fleet.intent.strategy) == (400, "strategy", "random")
 
 
@@ -230,7 +230,7 @@ def test_a_gpu_that_is_taken_is_no_place_for_a_spare() -> None:
 
 
 def _drain(cluster: Cluster, name: str, **body: Any) -> Any:
-    return _ask(cluster, ClusterCommands.drain, schemas.Drain, body, name)
+    return _ask(cluster, ClusterCommands.drain, schemas.DrainBody, body, name)
 
 
 @pytest.mark.parametrize("name", ["instance_0", "backend_0"])
@@ -263,7 +263,7 @@ def test_a_drain_is_no_reason_to_go_first_and_goes_with_its_worker() -> None:
 
 
 def test_a_drain_of_nobody_is_refused() -> None:
-    for do, kind in ((ClusterCommands.drain, schemas.Drain), (ClusterCommands.undrain, schemas.Undrain)):
+    for do, kind in ((ClusterCommands.drain, schemas.DrainBody), (ClusterCommands.undrain, schemas.Undrain)):
         with pytest.raises(Refused, match="there are: instance_0") as refused:
             _ask(Cluster(), do, kind, {}, "instance_9")
         assert refused.value.status == 404

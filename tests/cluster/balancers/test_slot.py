@@ -11,7 +11,7 @@ import pytest
 
 from cluster.balancers.feed import Feed
 from cluster.balancers.process import BalancerProcess
-from cluster.balancers.slot import ReplacementFailed, Slot
+from cluster.balancers.slot import BalancerSlot, ReplacementFailed
 from cluster.storage.store import Store
 from config.link import Phase
 from config.paths import StateDir
@@ -71,9 +71,9 @@ async def group(tmp_path: Path) -> AsyncIterator[Group]:
 
 
 @pytest.fixture
-async def slot(group: Group) -> AsyncIterator[Slot]:
+async def slot(group: Group) -> AsyncIterator[BalancerSlot]:
     """One that serves."""
-    made = Slot("balancer", _config(), group, group)
+    made = BalancerSlot("balancer", _config(), group, group)
     made.start()
     _serves(made, await _begun(group, 1))
     yield made
@@ -88,12 +88,12 @@ async def _begun(group: Group, count: int) -> BalancerProcess:
     return group.begun[-1][0]
 
 
-def _serves(slot: Slot, process: BalancerProcess) -> None:
+def _serves(slot: BalancerSlot, process: BalancerProcess) -> None:
     process.phase, process.since = Phase.SERVING, asyncio.get_running_loop().time()
     slot.phase_of(process)
 
 
-def _ends(slot: Slot, process: BalancerProcess, status: int | None = -9, requests: int = 0) -> None:
+def _ends(slot: BalancerSlot, process: BalancerProcess, status: int | None = -9, requests: int = 0) -> None:
     process.over, process.in_flight = True, {"instance_0": requests}
     slot.ended(process, status)
 
@@ -104,7 +104,7 @@ async def _until(condition: object) -> None:
             await asyncio.sleep(0.005)
 
 
-async def test_the_old_one_goes_on_until_the_new_one_serves(slot: Slot, group: Group) -> None:
+async def test_the_old_one_goes_on_until_the_new_one_serves(slot: BalancerSlot, group: Group) -> None:
     (old,) = slot.line
     replacing = asyncio.ensure_future(slot.replace(_config(queue_timeout=9)))
     new = await _begun(group, 2)
@@ -126,7 +126,7 @@ async def test_the_old_one_goes_on_until_the_new_one_serves(slot: Slot, group: G
     assert (group.begun[-1][1].queue_timeout, group.begun[-1][2]) == (9.0, True)
 
 
-async def test_a_new_one_that_does_not_come_up_changes_nothing(slot: Slot, group: Group) -> None:
+async def test_a_new_one_that_does_not_come_up_changes_nothing(slot: BalancerSlot, group: Group) -> None:
     (old,) = slot.line
     replacing = asyncio.ensure_future(slot.replace(_config(queue_timeout=9)))
     new = await _begun(group, 2)
@@ -140,7 +140,7 @@ async def test_a_new_one_that_does_not_come_up_changes_nothing(slot: Slot, group
     assert slot.line == [old]
 
 
-async def test_an_old_one_that_dies_meanwhile_is_not_started_again(slot: Slot, group: Group) -> None:
+async def test_an_old_one_that_dies_meanwhile_is_not_started_again(slot: BalancerSlot, group: Group) -> None:
     (old,) = slot.line
     replacing = asyncio.ensure_future(slot.replace(_config()))
     new = await _begun(group, 2)
@@ -154,7 +154,7 @@ async def test_an_old_one_that_dies_meanwhile_is_not_started_again(slot: Slot, g
 
 
 async def test_of_two_that_are_adopted_the_older_is_retired_when_the_newer_serves(group: Group) -> None:
-    slot = Slot("balancer", _config(), group, group)
+    slot = BalancerSlot("balancer", _config(), group, group)
     old, new = [await group.begin("balancer", _config(), False) for _ in range(2)]
     slot.line += [old, new]
     slot.start()
@@ -167,7 +167,9 @@ async def test_of_two_that_are_adopted_the_older_is_retired_when_the_newer_serve
     await slot.close()
 
 
-async def test_one_that_has_served_is_followed_at_once_however_often_and_soon_it_dies(slot: Slot, group: Group) -> None:
+async def test_one_that_has_served_is_followed_at_once_however_often_and_soon_it_dies(
+    slot: BalancerSlot, group: Group
+) -> None:
     for count in range(2, 12):
         _ends(slot, group.begun[-1][0])
         _serves(slot, await _begun(group, count))
@@ -175,7 +177,7 @@ async def test_one_that_has_served_is_followed_at_once_however_often_and_soon_it
     assert (slot.restarts, group.rested) == (10, [])
 
 
-async def _dies_young(slot: Slot, group: Group, times: int) -> None:
+async def _dies_young(slot: BalancerSlot, group: Group, times: int) -> None:
     """Before it has served, as many times in a row; each rest is ended by a standby that gets ready, and is gone."""
     for _ in range(times):
         count, rests = len(group.begun), len(group.rested)
@@ -190,7 +192,7 @@ async def _dies_young(slot: Slot, group: Group, times: int) -> None:
         group.standby(False)
 
 
-async def test_only_one_that_dies_before_it_has_served_is_followed_later(slot: Slot, group: Group) -> None:
+async def test_only_one_that_dies_before_it_has_served_is_followed_later(slot: BalancerSlot, group: Group) -> None:
     """The first of these is not: most deaths are single ones."""
     _ends(slot, group.begun[-1][0])
     await _begun(group, 2)
@@ -203,7 +205,7 @@ async def test_only_one_that_dies_before_it_has_served_is_followed_later(slot: S
     assert group.told[-1].endswith("restart at once") and len(group.rested) == 8
 
 
-async def test_a_standby_that_is_ready_takes_over_at_once_whatever_has_been(slot: Slot, group: Group) -> None:
+async def test_a_standby_that_is_ready_takes_over_at_once_whatever_has_been(slot: BalancerSlot, group: Group) -> None:
     _ends(slot, group.begun[-1][0])
     await _begun(group, 2)
     await _dies_young(slot, group, 5)
@@ -214,7 +216,7 @@ async def test_a_standby_that_is_ready_takes_over_at_once_whatever_has_been(slot
     assert len(group.rested) == rests and group.told[-1].endswith("restart at once")
 
 
-async def test_what_cannot_be_started_is_tried_again(slot: Slot, group: Group) -> None:
+async def test_what_cannot_be_started_is_tried_again(slot: BalancerSlot, group: Group) -> None:
     group.broken = 1
     _ends(slot, slot.line[0])
     _serves(slot, await _begun(group, 2))
@@ -227,7 +229,7 @@ async def test_one_that_never_serves_is_killed(
     monkeypatch.setattr("cluster.balancers.slot._START_S", 0.05)
     killed: list[str] = []
     monkeypatch.setattr(BalancerProcess, "kill", lambda process: killed.append(process.name))
-    slot = Slot("balancer", _config(), group, group)
+    slot = BalancerSlot("balancer", _config(), group, group)
     slot.start()
     await _begun(group, 1)
     await _until(lambda: killed)

@@ -117,8 +117,8 @@ def test_errors_have_one_shape(response: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("name", "model"),
     [
-        ("Scale", commands.Scale), ("SetStrategy", commands.Strategy), ("Restart", commands.Restart),
-        ("Drain", commands.Drain), ("Weight", commands.Weight), ("Apply", Apply), ("Shutdown", commands.Shutdown),
+        ("Scale", commands.Scale), ("SetStrategy", commands.SetStrategy), ("Restart", commands.Restart),
+        ("Drain", commands.DrainBody), ("Weight", commands.Weight), ("Apply", Apply), ("Shutdown", commands.Shutdown),
         ("LoadAdapter", commands.LoadAdapter), ("UnloadAdapter", commands.UnloadAdapter),
         ("RollbackAdapter", commands.RollbackAdapter),
     ],

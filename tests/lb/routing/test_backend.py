@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lb.routing.backend import Lease
-from lbfakes import backend
+from lbfakes import Waiting, backend
 
 
 def ignore(_: str) -> None:
@@ -48,7 +46,7 @@ def test_every_lease_is_told_of_the_eviction() -> None:
 def test_those_whose_answers_have_not_begun_wait() -> None:
     one = backend()
     assert one.waiting() == (0, 0)
-    short, long, begun = (SimpleNamespace(awaited=size) for size in (10, 4000, None))
+    short, long, begun = (Waiting(size) for size in (10, 4000, None))
     one.lease(ignore, short)
     lease = one.lease(ignore, long)
     one.lease(ignore, begun)

@@ -1,14 +1,13 @@
 from __future__ import annotations
 
 import dataclasses
-from types import SimpleNamespace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from config.topology import BackendSet, BackendSpec
 from lb.routing.pool import Pool
-from lbfakes import backend_set, card, spec
+from lbfakes import Waiting, backend_set, card, spec
 
 
 def pool(*specs: BackendSpec) -> Pool:
@@ -160,8 +159,8 @@ def test_one_that_is_alone_may_be_left_out_for_slowness() -> None:
 
 def test_only_backends_where_something_waits_are_named() -> None:
     made = pool(spec("instance_0"), spec("instance_1"))
-    made.backends["instance_0"].lease(lambda reason: None, SimpleNamespace(awaited=7))
-    made.backends["instance_1"].lease(lambda reason: None, SimpleNamespace(awaited=None))
+    made.backends["instance_0"].lease(lambda reason: None, Waiting(7))
+    made.backends["instance_1"].lease(lambda reason: None, Waiting(None))
     assert made.waiting() == {"instance_0": (1, 7)}
 
 

@@ -13,7 +13,6 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -23,6 +22,7 @@ from worker.demo import adapter_path
 from worker.probe import Target
 from worker.sim.api.app import build
 from worker.sim.settings import SimSettings, parse
+from worker.sim.worker import Worker
 
 pytestmark = pytest.mark.processes
 
@@ -165,9 +165,16 @@ def test_lora_modules_at_start_up(spawn: Start, tmp_path: Path, rank: int) -> No
     assert (process.poll() == 1) == (rank > 16), log.read_text()
 
 
+class _Unstarted(Worker):
+    """What is asked of a worker while its routes are set up."""
+
+    def __init__(self, settings: SimSettings) -> None:
+        self.settings = settings
+
+
 def _routes(settings: SimSettings) -> list[tuple[str, str]]:
     """Every method and path that the application knows, and some that it does not."""
-    app = build(SimpleNamespace(settings=settings))  # type: ignore[arg-type]
+    app = build(_Unstarted(settings))
     known = [(route.method, route.resource.canonical) for route in app.router.routes() if route.resource is not None]
     assert len(known) > 12
     return [*known, *((method, path) for path in ("/health", "/nope", "/") for method in ("OPTIONS", "PATCH"))]
