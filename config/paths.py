@@ -18,7 +18,8 @@ _SUN_PATH_MAX = 107
 
 #: What may lie in a state directory before there is a database in it, or in the root of a volume of its own.
 _OURS = re.compile(
-    r"lock|launch\.json|control\.sock|state\.db.*|strategy\.bin|(counters|history)(-\d+)?\.bin|\.?admin\.token.*"
+    r"lock|launch\.json|control\.sock|state\.db.*|strategy\.bin|(counters|history)(-\d+)?\.bin"
+    r"|\.?(admin\.token|tls\.json).*"
     r"|(lb|balancer)(-\d+)?\.(sock|sock\.fd|json)|logs|run|work|adapters|links|lost\+found"
 )
 
@@ -51,6 +52,11 @@ class StateDir:
     def admin_token(self) -> Path:
         """Whoever can read it may manage the cluster."""
         return self.root / "admin.token"
+
+    @property
+    def tls(self) -> Path:
+        """Certificate and key that the port was served with last, see `config.tls`."""
+        return self.root / "tls.json"
 
     @property
     def links(self) -> Path:

@@ -23,7 +23,7 @@ from config.errors import UsageError, nearest
 from config.paths import default_state_dir
 from config.secret import clean
 from config.setting_types import NAME as NAME
-from config.topology import STRATEGIES
+from config.topology import STRATEGIES, TlsFiles
 
 PREFIX = "CLUSTERCTL_"
 
@@ -73,6 +73,9 @@ class Settings(BaseSettings):
     manage_backend_adapters: bool = _setting(False, "load the cluster's adapters on those servers as well")
     host: t.Text = _setting("127.0.0.1", "address to listen on")
     port: int = _setting(8000, "port to listen on", ge=1, le=65535)
+    tls_cert: t.PathOrNone = _setting(None, "PEM file with the certificate (chain) of the port, which speaks TLS then")
+    tls_key: t.PathOrNone = _setting(None, "PEM file with its private key")
+    tls_client_ca: t.PathOrNone = _setting(None, "PEM file of authorities; clients need a certificate of theirs")
     strategy: t.Strategy = _setting("least_connections", "how requests are spread")
     gpus: t.Gpus = _setting(None, "GPU indices to use; default all")
     instances_per_gpu: int = _setting(1, "workers sharing one GPU", ge=1, le=64)
@@ -156,6 +159,8 @@ class Settings(BaseSettings):
             )
         if self.instances == 0 and not self.backend:
             raise ValueError("instances 0 needs at least one --backend URL")
+        if (self.tls_cert is None) != (self.tls_key is None) or (self.tls_client_ca and not self.tls_cert):
+            raise ValueError("TLS needs tls_cert and tls_key")
         if 0 < self.instances < self.min_instances:
             raise ValueError(f"instances {self.instances} is below min_instances {self.min_instances}")
         return self
@@ -164,7 +169,14 @@ class Settings(BaseSettings):
         """Where a program of this machine finds the cluster: nobody can connect to "every address"."""
         host = self.host.strip("[]")
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+        scheme = "http" if self.tls_cert is None else "https"
+        return f"{scheme}://[{host}]:{self.port}" if ":" in host else f"{scheme}://{host}:{self.port}"
+
+    def tls(self) -> TlsFiles | None:
+        """None where the port speaks plain HTTP."""
+        if self.tls_cert is None:
+            return None
+        return TlsFiles(str(self.tls_cert), str(self.tls_key), str(self.tls_client_ca) if self.tls_client_ca else None)
 
     def state_directory(self) -> Path:
         """Where this cluster keeps its state, absolute. Raises UsageError where no home is known."""

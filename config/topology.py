@@ -120,6 +120,16 @@ class CorsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM files: a certificate and its chain; its private key; the authorities whose client certificates are asked
+    for."""
+
+    cert: str
+    key: str
+    client_ca: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class BalancerConfig:
     """What a balancer process is started with, one of ``processes``. The listening socket comes as an inherited
     descriptor. ``max_buffered`` is for all ``processes`` together."""
@@ -156,9 +166,11 @@ class BalancerConfig:
     max_client_connections: int | None = None
     max_client_uploads: int | None = None
     cors: CorsConfig | None = None
+    tls: TlsFiles | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """What is not used is left out where a balancer of an earlier version does not know it."""
+        return {name: value for name, value in asdict(self).items() if value is not None or name != "tls"}
 
     def digest(self) -> str:
         """The same for the same settings, whatever the descriptor."""
@@ -168,8 +180,11 @@ class BalancerConfig:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> BalancerConfig:
         given = _tuples(data)
-        cors = given.pop("cors", None)
-        return cls(**given, cors=None if cors is None else CorsConfig(**_tuples(cors)))
+        cors, tls = given.pop("cors", None), given.pop("tls", None)
+        return cls(
+            **given, cors=None if cors is None else CorsConfig(**_tuples(cors)),
+            tls=None if tls is None else TlsFiles(**tls),
+        )  # fmt: skip
 
 
 def _known(kind: type[BackendSpec] | type[Capabilities], data: dict[str, Any]) -> dict[str, Any]:

@@ -41,6 +41,7 @@ from lb.admission.queue import WaitingQueue
 from lb.admission.ui_sessions import UiSessions
 from lb.control.link import Link
 from lb.control.peers import Peers
+from lb.downstream.certificate import ServedCertificate
 from lb.downstream.cors import Cors
 from lb.downstream.server import Handlers, Server
 from lb.downstream.service import Client
@@ -174,7 +175,8 @@ class Balancer:
 
 
 def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Balancer:
-    """A balancer that does nothing yet. Raises OSError if its counters cannot be opened."""
+    """A balancer that does nothing yet. Raises OSError if its counters cannot be opened, UsageError
+    if there is no certificate to serve."""
     state = StateDir(Path(config.state_dir))
     changes, metrics, upstream = Notifier(), Metrics(), Upstream()
     counters = Counters(state.counters)
@@ -206,6 +208,15 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
         "clusterctl_access_log_dropped_total", "Lines of the access log that were not written", (),
         lambda: [((), float(observers.dropped()))],
     )
+    certificate = None
+    if config.tls is None:
+        state.tls.unlink(missing_ok=True)
+    else:
+        certificate = ServedCertificate(config.tls, state.tls)
+        metrics.read(
+            "clusterctl_tls_certificate_expiry_timestamp_seconds", "When the certificate that is served expires", (),
+            lambda: [((), certificate.expires)],
+        )
     credentials = Credentials(config.admin_key, state)
     status = Status(pool, link, counters, lambda: router.strategy, state.root)
     admin = Admin(
@@ -223,7 +234,7 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
     given = config.cors
     cors = None if given is None else Cors(given.origins, given.methods, given.headers, given.credentials)
     handlers = _handlers(shared, BridgeEndpoint(lambda: _server(runner)()))
-    server = Server(handlers, _check(guard), _admission(config), frozenset(config.extra_routes), cors)
+    server = Server(handlers, _check(guard), _admission(config), frozenset(config.extra_routes), cors, certificate)
     return Balancer(pool, counters, shared, link, peers, admin, runner, server, observers)
 
 
@@ -250,7 +261,7 @@ def _settings(config: BalancerConfig) -> ForwardingSettings:
     return ForwardingSettings(
         config.queue_timeout, Trusted(config.trusted_proxies), config.resume, config.migration_limit,
         config.stall_timeout, config.first_byte_timeout,
-        FORWARDED | {name.encode() for name in config.forward_headers},
+        FORWARDED | {name.encode() for name in config.forward_headers}, b"https" if config.tls else b"http",
     )  # fmt: skip
 
 

@@ -28,6 +28,7 @@ def balancer_config(plan: Plan, state: StateDir) -> BalancerConfig:
         max_buffered=settings.max_buffered or share_for_bodies(), send_timeout=settings.send_timeout,
         min_client_rate=settings.min_client_rate, max_client_connections=settings.max_client_connections,
         max_client_uploads=settings.max_client_uploads, cors=cors_flags.read(settings.engine_args),
+        tls=settings.tls(),
     )
 
 

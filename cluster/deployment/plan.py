@@ -13,10 +13,11 @@ import psutil
 from cluster.deployment import backend_urls, cors_flags
 from cluster.fleet.groups import DEFAULT
 from cluster.fleet.placement import Machine, Placement, choose_gpus
-from config import bounded, lora_config
+from config import bounded, lora_config, tls
 from config.errors import UsageError
 from config.locations import looks_like_path
 from config.lora_config import LoraFile
+from config.paths import StateDir
 from config.settings import NAME, Settings, environment, visible_gpus
 from worker import gpus
 from worker.demo import MODEL_NAME, model_path
@@ -71,6 +72,7 @@ def make(settings: Settings, machine: Machine | None = None) -> Plan:
     if settings.otlp_endpoint and not _can_trace():
         raise UsageError("--otlp-endpoint needs OpenTelemetry, which is not installed: pip install 'clusterctl[otel]'")
     cors_flags.read(settings.engine_args)
+    _check_tls(settings)
     spec = engine_spec(settings)
     machine = machine or look_at_machine(engine)
     ranks = spec.tensor_parallel_size * flags.integer(spec.extra_args, "--pipeline-parallel-size", 1)
@@ -89,6 +91,14 @@ def make(settings: Settings, machine: Machine | None = None) -> Plan:
     least = min(settings.min_instances, settings.instances)
     foreign = frozenset(text.partition("=")[0] for text in flags.values(spec.extra_args, "--lora-modules") or ())
     return Plan(settings, engine, spec, placement, least, most, spec.max_cpu_loras, foreign, spec.dynamic_loading)
+
+
+def _check_tls(settings: Settings) -> None:
+    """Not where a cluster that runs, or was killed, has kept what it served: that one has to come up again, whatever is
+    in the files by now."""
+    files = settings.tls()
+    if files is not None and not StateDir(settings.state_directory()).tls.exists():
+        tls.check_dates(files, tls.load(files))
 
 
 def _can_trace() -> bool:

@@ -98,6 +98,7 @@ async def _serve(
         ready(parts)
         await run(parts)
         await balancers.stop(_BALANCER_GRACE)
+        state.tls.unlink(missing_ok=True)  # nothing is served any more that a command could trust
     finally:
         await balancers.close()
         await server.cleanup()

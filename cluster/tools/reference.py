@@ -16,8 +16,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Adapters": ("lora", "lora_config", "keep_versions", "allow_no_effect", "adapter_root", "manage_backend_adapters"),
     "GPUs and memory": ("gpus", "instances_per_gpu", "tensor_parallel_size", "cpu_kv_gib"),
     "The address": (
-        "host", "port", "admin_key", "protect_metrics", "allowed_hosts", "trusted_proxies", "extra_routes",
-        "forward_headers",
+        "host", "port", "tls_cert", "tls_key", "tls_client_ca", "admin_key", "protect_metrics", "allowed_hosts",
+        "trusted_proxies", "extra_routes", "forward_headers",
     ),
     "Balancing": ("strategy", "queue_timeout", "lb_processes", "lb_standby", "backend", "backend_key_file"),
     "Streams that go on": ("resume", "migration_limit", "stall_timeout", "first_byte_timeout"),

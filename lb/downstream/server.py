@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from config.aio import Tasks
 from config.principal import Principal
 from lb.admission.allowance import Admission
+from lb.downstream.certificate import ServedCertificate
 from lb.downstream.connection import ClientConnection
 from lb.downstream.cors import Cors
 from lb.downstream.service import Answered, Client
+from lb.downstream.tls import TlsConnection
 from lb.protocol import body, routes
 from lb.protocol.errors import ProxyError
 from lb.protocol.http1.request import RequestHead
@@ -65,12 +67,14 @@ class Handlers:
 
 class Server:
     """Implements `lb.downstream.service.Service`. ``guard`` says who asks a route of ours that is not open, and raises
-    ProxyError for who may not."""
+    ProxyError for who may not. With a ``certificate`` clients speak TLS, and nothing else."""
 
     def __init__(
         self, handlers: Handlers, guard: Callable[[RequestHead, Client], Principal], admission: Admission,
         routes_too: frozenset[str] = frozenset(), cors: Cors | None = None,
+        certificate: ServedCertificate | None = None,
     ) -> None:
+        self._certificate = certificate
         self.admission, self.closing, self._cors = admission, False, cors
         #: Those that are one too many and may say what they want, the oldest first.
         self._reserve: dict[Client, None] = {}
@@ -92,10 +96,10 @@ class Server:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
-        self._server = await asyncio.get_running_loop().create_server(
-            lambda: ClientConnection(self), sock=listener, backlog=4096
-        )
+        self._server = await asyncio.get_running_loop().create_server(self._connection, sock=listener, backlog=4096)
         self._tasks.start(self._sweep(), "watch over connections")
+        if self._certificate is not None:
+            self._tasks.start(self._certificate.watch(), "watch the certificate")
 
     async def retire(self, timeout: float) -> None:
         """Takes no more connections, as another balancer does on the same socket, and returns when the last of those
@@ -216,6 +220,10 @@ class Server:
         return [connection.exchange for connection in self._connections if connection.exchange is not None]
 
     # inside
+
+    def _connection(self) -> asyncio.Protocol:
+        connection, certificate = ClientConnection(self), self._certificate
+        return TlsConnection(connection, certificate.context, self.admission.crowd) if certificate else connection
 
     def _is_for_other_origins(self, head: RequestHead) -> bool:
         """What the engine serves; what manages the cluster never is."""

@@ -98,7 +98,9 @@ class Attempt:
             if routed.broken is not None:
                 relay.take_over(routed.broken)
         self.relay = relay
-        forwarded = head.notes.get(headers.forwarded) or headers.forwarded(head, request.peer, parts.settings.trusted)
+        forwarded = head.notes.get(headers.forwarded) or headers.forwarded(
+            head, request.peer, parts.settings.trusted, parts.settings.scheme
+        )
         endpoint = backend.endpoint or self._endpoint()
         start = headers.to_worker(
             head, endpoint.host_field, spec.path, forwarded, request.id, spec.api_key, length, routed.websocket,

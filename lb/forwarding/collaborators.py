@@ -25,7 +25,8 @@ from lb.upstream.headers import FORWARDED, Trusted
 @dataclass(frozen=True, slots=True)
 class ForwardingSettings:
     """Times are seconds; ``migration_limit`` is how often one request may be moved or made again.
-    ``forwarded_headers``: the names, lower case, of the client's fields that backends get."""
+    ``forwarded_headers``: the names, lower case, of the client's fields that backends get; ``scheme``: what clients
+    speak to us."""
 
     queue_timeout: float
     trusted: Trusted
@@ -34,6 +35,7 @@ class ForwardingSettings:
     stall_timeout: float = 10.0
     first_byte_timeout: float = 0.0
     forwarded_headers: frozenset[bytes] = FORWARDED
+    scheme: bytes = b"http"
 
 
 @dataclass(frozen=True, slots=True)

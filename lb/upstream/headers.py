@@ -54,11 +54,12 @@ class Trusted:
         return any(mapped in network for network in self._networks)
 
 
-def forwarded(head: RequestHead, peer: str, trusted: Trusted) -> bytes:
-    """``X-Forwarded-For``, ``-Proto`` and ``-Host``: ours, appended to what a trusted proxy says."""
+def forwarded(head: RequestHead, peer: str, trusted: Trusted, scheme: bytes = b"http") -> bytes:
+    """``X-Forwarded-For``, ``-Proto`` and ``-Host``: ours, appended to what a trusted proxy says. ``scheme``: what we
+    are asked by."""
     if (known := head.notes.get(forwarded)) is not None:
         return bytes(known)
-    chain, scheme, host = peer.encode(), b"http", head.host.encode()
+    chain, host = peer.encode(), head.host.encode()
     if peer in trusted:
         if before := head.ours.get(b"x-forwarded-for", b"").strip(b" \t"):
             chain = before + b", " + chain

@@ -13,7 +13,7 @@ import pytest
 from config import locations, settings
 from config.errors import UsageError
 from config.settings import Settings, from_json, load
-from config.topology import BalancerConfig
+from config.topology import BalancerConfig, TlsFiles
 
 
 def _yaml(folder: Path, text: str) -> Path:
@@ -335,11 +335,21 @@ def test_an_empty_text_is_refused_where_it_would_mean_everything_or_here(name: s
     assert _refusal({}, config) == f"{config}: {name}: it is empty"
 
 
+def test_tls_needs_a_certificate_and_its_key() -> None:
+    for given in ({"tls_cert": "c"}, {"tls_key": "k"}, {"tls_client_ca": "a"}, {"tls_key": "k", "tls_client_ca": "a"}):
+        assert _refusal(given) == "TLS needs tls_cert and tls_key"
+    found = load({"tls_cert": "/c", "tls_key": "/k", "port": 1})
+    assert found.url() == "https://127.0.0.1:1"
+    assert found.tls() == TlsFiles("/c", "/k")
+    assert load({}).tls() is None
+
+
 def _given(base: str) -> dict[str, Any]:
     """Every setting that holds paths, each with a relative one."""
     return {
         "state_dir": f"{base}s", "lora_config": f"{base}l.yaml", "backend_key_file": f"{base}k", "model": f"{base}m",
-        "lora": {"a": f"{base}p"}, "adapter_root": [f"{base}r", "/abs"],
+        "lora": {"a": f"{base}p"}, "adapter_root": [f"{base}r", "/abs"], "tls_cert": f"{base}c", "tls_key": f"{base}ck",
+        "tls_client_ca": f"{base}ca",
     }  # fmt: skip
 
 
@@ -347,6 +357,7 @@ def _absolute(folder: Path) -> dict[str, Any]:
     return {
         "state_dir": folder / "s", "lora_config": folder / "l.yaml", "backend_key_file": folder / "k",
         "model": str(folder / "m"), "lora": {"a": str(folder / "p")}, "adapter_root": (folder / "r", Path("/abs")),
+        "tls_cert": folder / "c", "tls_key": folder / "ck", "tls_client_ca": folder / "ca",
     }  # fmt: skip
 
 
