@@ -113,6 +113,13 @@ def _gpus_once(value: tuple[int, ...] | None) -> tuple[int, ...] | None:
     return value
 
 
+def _named_count(value: str) -> str:
+    name, _, count = value.rpartition("=")
+    if not name or not count.isdecimal() or not 0 < int(count) < 10**9:
+        raise ValueError(f"NAME=N is needed, N at least 1, not {value!r}")
+    return value
+
+
 def _lora_pairs(value: Any) -> Any:
     pairs = value.split(",") if isinstance(value, str) else value
     if not isinstance(pairs, list | tuple):
@@ -180,6 +187,7 @@ Paths = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_comma_list)]
 Networks = Annotated[Texts, _each(_network)]
 Routes = Annotated[Texts, _each(_path)]
 Headers = Annotated[Texts, _each(_header)]
+NamedCounts = Annotated[Texts, _each(_named_count)]
 EngineArgs = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words), _each(_not_owned)]
 Adapters = Annotated[dict[str, str], NoDecode, BeforeValidator(_lora_pairs), AfterValidator(_lora_names)]
 Gpus = Annotated[tuple[int, ...] | None, NoDecode, BeforeValidator(_gpu_list), AfterValidator(_gpus_once)]

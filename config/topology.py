@@ -46,7 +46,8 @@ class BackendSpec:
     """One upstream. ``incarnation`` changes with every start of the worker: what was in flight on the one before
     is not in flight on this one. ``host`` is its name, ``ip`` what that name resolved to (no look-up is made on the
     request path). ``models`` are the model cards its ``/v1/models`` answered; while it has not answered yet,
-    ``expected`` has the names it is going to serve; both empty: not known yet."""
+    ``expected`` has the names it is going to serve; both empty: not known yet. ``seats``: requests
+    that it works on at a time, None: not known. More would wait there, out of order."""
 
     id: str
     incarnation: int
@@ -62,6 +63,7 @@ class BackendSpec:
     models: tuple[dict[str, Any], ...] = ()
     expected: tuple[str, ...] = ()
     capabilities: Capabilities = Capabilities()
+    seats: int | None = None
 
     @property
     def address(self) -> str:
@@ -165,6 +167,11 @@ class BalancerConfig:
     min_client_rate: float = 500.0
     max_client_connections: int | None = None
     max_client_uploads: int | None = None
+    max_concurrent: int | None = None
+    per_adapter_limit: int | None = None
+    per_adapter: tuple[str, ...] = ()
+    max_queue: int = 10_000
+    max_queue_wait: float = 600.0
     cors: CorsConfig | None = None
     tls: TlsFiles | None = None
 

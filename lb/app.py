@@ -34,10 +34,12 @@ from lb.admin.status import Status
 from lb.admission.admin_guard import Caller, Guard, is_loopback
 from lb.admission.allowance import Admission
 from lb.admission.budget import BodyBudget
+from lb.admission.concurrency import Concurrency, ConcurrencyLimits
 from lb.admission.credentials import Credentials
 from lb.admission.crowd import Crowd
 from lb.admission.proxy_signs import sign_of_proxy
 from lb.admission.queue import WaitingQueue
+from lb.admission.request_admission import QueueLimits
 from lb.admission.ui_sessions import UiSessions
 from lb.control.link import Link
 from lb.control.peers import Peers
@@ -190,14 +192,17 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
         queue.serve_soon()
         changes.notify()
 
-    pool = Pool(changed, counters.share, lost, lambda: queue.serve_soon())
+    pool = Pool(changed, counters.share, lost, lambda: queue.serve_soon(room=True))
     observers, peers = Observers(config, state), Peers(counters, link_path)
     why = Why(observers.decision_log, lambda: _under_way(server), peers)
     series = metrics.registry.pieces
     link = Link(pool, listener, link_path, counters.recently_used, series, losses, events.add, why.own)
     clock, client, owners_of = time.monotonic, WorkerClient(upstream), ResponseOwners()
     router = Router(pool, StrategyReader(state.strategy).current, clock, Random())
-    queue = WaitingQueue(router, pool, metrics.queued, timeout=config.queue_timeout, want=link.want, clock=clock)
+    queue = WaitingQueue(
+        router, pool, metrics, Concurrency(_concurrency(config), counters.share_limit),
+        QueueLimits(config.queue_timeout, config.max_queue_wait, config.max_queue), want=link.want, clock=clock,
+    )  # fmt: skip
     shared = Collaborators(
         _settings(config), pool, router, queue, upstream, client,
         Accounting(pool, counters, metrics, owners_of, losses, observers.decision_log, router, clock),
@@ -263,6 +268,13 @@ def _settings(config: BalancerConfig) -> ForwardingSettings:
         config.stall_timeout, config.first_byte_timeout,
         FORWARDED | {name.encode() for name in config.forward_headers}, b"https" if config.tls else b"http",
     )  # fmt: skip
+
+
+def _concurrency(config: BalancerConfig) -> ConcurrencyLimits:
+    pairs = (pair.rpartition("=") for pair in config.per_adapter)
+    return ConcurrencyLimits(
+        config.max_concurrent, config.per_adapter_limit, {name: int(count) for name, _, count in pairs}
+    )
 
 
 def _admission(config: BalancerConfig) -> Admission:

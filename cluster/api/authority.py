@@ -20,7 +20,8 @@ UNNAMED = owner("socket")
 ORDINARY = frozenset(
     {
         "instances", "strategy", "gpus", "instances_per_gpu", "tensor_parallel_size", "min_instances", "max_instances",
-        "cpu_kv_gib", "drain_timeout", "rolling_spare", "queue_timeout", "startup_timeout", "stop_grace",
+        "cpu_kv_gib", "drain_timeout", "rolling_spare", "queue_timeout", "max_queue", "max_queue_wait",
+        "max_concurrent", "per_adapter_limit", "per_adapter", "startup_timeout", "stop_grace",
         "health_interval", "health_timeout", "health_failures", "restart_failures", "restart_delay", "stall_timeout",
         "canary_interval", "resume", "migration_limit", "lb_processes", "lb_standby", "log_format", "keep_versions",
     }

@@ -27,8 +27,9 @@ def balancer_config(plan: Plan, state: StateDir) -> BalancerConfig:
         forward_headers=settings.forward_headers, protect_metrics=settings.protect_metrics,
         max_buffered=settings.max_buffered or share_for_bodies(), send_timeout=settings.send_timeout,
         min_client_rate=settings.min_client_rate, max_client_connections=settings.max_client_connections,
-        max_client_uploads=settings.max_client_uploads, cors=cors_flags.read(settings.engine_args),
-        tls=settings.tls(),
+        max_client_uploads=settings.max_client_uploads, max_concurrent=settings.max_concurrent,
+        per_adapter_limit=settings.per_adapter_limit, per_adapter=settings.per_adapter, max_queue=settings.max_queue,
+        max_queue_wait=settings.max_queue_wait, cors=cors_flags.read(settings.engine_args), tls=settings.tls(),
     )
 
 

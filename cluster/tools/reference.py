@@ -19,7 +19,10 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "host", "port", "tls_cert", "tls_key", "tls_client_ca", "admin_key", "protect_metrics", "allowed_hosts",
         "trusted_proxies", "extra_routes", "forward_headers",
     ),
-    "Balancing": ("strategy", "queue_timeout", "lb_processes", "lb_standby", "backend", "backend_key_file"),
+    "Balancing": ("strategy", "lb_processes", "lb_standby", "backend", "backend_key_file"),
+    "The queue": (
+        "queue_timeout", "max_queue", "max_queue_wait", "max_concurrent", "per_adapter_limit", "per_adapter",
+    ),
     "Streams that go on": ("resume", "migration_limit", "stall_timeout", "first_byte_timeout"),
     "Health and restarts": (
         "health_interval", "health_timeout", "health_failures", "restart_failures", "restart_delay", "startup_timeout",

@@ -1,21 +1,23 @@
-"""Who is let through to a worker now, and who waits: one queue, in the order in which requests came.
+"""Who is let through to a worker now, and who waits: one queue, in the order of `lb.admission.fair_order`.
 
-A request waits because nobody can take it. That changes with a new backend set, with the end of an ejection, with an
-answer, or with room on a full backend: each of them serves the queue once, the oldest first, and wakes those only that
-are served. What comes with time alone has a timer at that time.
+A request waits because nobody can take it, or because as many run as may. That changes with a new backend set, with the
+end of an ejection, with an answer, or with room on a full backend: each of them serves the queue once, in order, and
+wakes those only that are served. What comes with time alone has a timer at that time.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
 
+from lb.admission.concurrency import FREE, Claim, Concurrency
+from lb.admission.fair_order import FairOrder, Means, ServeResult
+from lb.admission.request_admission import Applicant, QueueLimits, QueueMetrics, Ticket
 from lb.protocol.errors import ProxyError, Source
-from lb.protocol.tenant import Tenant
+from lb.protocol.tenant import ANYBODY, Tenant
 from lb.routing.backend import Backend
 from lb.routing.pool import Pool
 from lb.routing.router import Pinned, Router
@@ -26,66 +28,33 @@ log = logging.getLogger(__name__)
 #: Seconds after which the supervisor is told again that somebody waits for an adapter: it may not have had room.
 _WANT_AGAIN = 0.25
 
+#: Seconds until a worker is looked at again that requests through other balancers may be ending on: of those nobody is
+#: told.
+_OTHERS_MAKE_ROOM = 0.02
+
 #: Seconds by which a timer may be early: its loop reads the clock in whole milliseconds.
 _EARLY = 0.001
 
+#: Bytes of a body that are one token of its prompt, about: what a request is charged until its worker has counted.
+_BYTES_A_TOKEN = 4
 
-class Applicant(Protocol):
-    """Of one that waits, one of these is called, once, unless it has left."""
-
-    def granted(self, backend: Backend) -> None:
-        """A lease is to be taken on it before this returns."""
-
-    def refused(self, error: ProxyError) -> None: ...
-
-
-@dataclass(slots=True, eq=False)
-class Ticket:
-    """A place in the queue. ``deadline``: s, monotonic."""
-
-    info: RequestInfo
-    excluded: frozenset[str]
-    pinned: Pinned | None
-    deadline: float
-    applicant: Applicant
-    timer: asyncio.TimerHandle | None = None
-
-
-class RequestAdmission(Protocol):
-    """What a request needs on its way to a worker."""
-
-    def admit(
-        self, tenant: Tenant, info: RequestInfo, excluded: frozenset[str], pinned: Pinned | None, came: float,
-        applicant: Applicant,
-    ) -> Backend | Ticket:
-        """A backend for the request that came then (s, monotonic), or its place among those that wait. ``excluded``
-        are asked only if there is nobody else; ``pinned`` is the only one that can answer. Raises ProxyError where
-        waiting is of no use."""
-
-    def leave(self, ticket: Ticket) -> None:
-        """Its request is over. May be called again, and after it was served."""
-
-    async def wait(
-        self, tenant: Tenant, info: RequestInfo, excluded: frozenset[str], came: float
-    ) -> Backend:
-        """`admit` for those that have something to wait with. Raises ProxyError."""
-
-    def close(self) -> None:
-        """Nobody is served any more."""
+#: How much the latest answer counts in what one of a tenant is expected to be, and tenants that this is kept for.
+_NEWEST, _MOST_TENANTS = 0.1, 4_096
 
 
 class WaitingQueue:
-    """A `RequestAdmission`, alike for all tenants. ``queued`` counts, by model, who waits (+1, -1); ``want`` is
-    told of an adapter that nobody holds and somebody waits for. ``timeout``: how long (s) one waits."""
+    """A `RequestAdmission`. ``want`` is told of an adapter that nobody holds and somebody waits for."""
 
     def __init__(
-        self, router: Router, pool: Pool, queued: Callable[[str | None, int], None], *, timeout: float,
+        self, router: Router, pool: Pool, metrics: QueueMetrics, concurrency: Concurrency, limits: QueueLimits, *,
         want: Callable[[str], None], clock: Callable[[], float],
     ) -> None:
-        self._router, self._pool, self._queued = router, pool, queued
-        self._timeout, self._want, self._clock = timeout, want, clock
+        self._router, self._pool, self._metrics, self._concurrency = router, pool, metrics, concurrency
+        self._limits, self._want, self._clock = limits, want, clock
+        self._order: FairOrder[Ticket] = FairOrder()
         self._waiting: dict[Ticket, None] = {}
-        self._serving = False
+        self._expected: dict[str, float] = {}  # tokens of an answer, by tenant
+        self._serving = self._look_at_all = False
         self._soon: asyncio.Handle | None = None
         self._later: asyncio.TimerHandle | None = None
         self._later_at = math.inf
@@ -93,36 +62,62 @@ class WaitingQueue:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    def claim(self, tenant: Tenant, model: str | None, length: int) -> Claim:
+        if tenant is ANYBODY and not self._concurrency.limits.any:
+            return FREE
+        return Claim(tenant, model, 1.0 + length / _BYTES_A_TOKEN + self._expected.get(tenant.name, 0.0))
+
     def admit(
-        self, tenant: Tenant, info: RequestInfo, excluded: frozenset[str], pinned: Pinned | None, came: float,
-        applicant: Applicant,
+        self, claim: Claim, info: RequestInfo, excluded: frozenset[str], pinned: Pinned | None, came: float,
+        applicant: Applicant, *, again: bool = False,
     ) -> Backend | Ticket:
         if self._waiting:
             self._serve()  # first: whoever came before
-        backend = self._router.choose(info, excluded, pinned)
-        if backend is not None:
-            return backend
-        ticket = Ticket(info, excluded, pinned, came + self._timeout, applicant)
-        if (error := self._useless(ticket)) is not None:
+        if claim is FREE or claim.running or self._concurrency.free(claim.tenant, claim.model):
+            backend = self._router.choose(info, excluded, pinned)
+            if backend is not None and (claim is FREE or self._concurrency.begin(claim)):
+                if self._waiting and claim is not FREE and not claim.charged:
+                    self._charge(claim)
+                return backend
+        patience = applicant.patience()
+        deadline = math.inf if patience is None else came + patience
+        ticket = Ticket(claim, info, excluded, pinned, came, deadline, applicant, again)
+        ticket.alone_since = came
+        if (error := self._useless(ticket) or self._overdue(ticket) or self._full(ticket)) is not None:
             raise error
         self._waiting[ticket] = None
-        self._queued(info.model, 1)
+        self._order.add(ticket)
+        self._metrics.queued(info.model, 1)
         self._expire_later(ticket)
         self._look_at(self._next_look(ticket))
         return ticket
 
     def leave(self, ticket: Ticket) -> None:
-        if ticket in self._waiting:
-            del self._waiting[ticket]
-            self._queued(ticket.info.model, -1)
-            if ticket.timer is not None:
-                ticket.timer.cancel()
+        if self._remove(ticket):
+            self._metrics.dropped(ticket.tenant.name, "left")
+
+    def over(self, claim: Claim, prompt: int | None, made: int) -> None:
+        if claim is FREE:
+            return
+        name = claim.tenant.name
+        if made:
+            if name not in self._expected and len(self._expected) >= _MOST_TENANTS:
+                self._expected.clear()
+            before = self._expected.get(name, float(made))
+            self._expected[name] = before + _NEWEST * (made - before)
+        if claim.charged:
+            asked = claim.cost - self._expected.get(name, 0.0) if prompt is None else prompt
+            self._order.charge(claim.tenant, max(0.0, asked) + made - claim.charged)
+            claim.charged = 0.0
+        if claim.running:
+            self._concurrency.end(claim)
+            self.serve_soon(room=True)
 
     async def wait(
-        self, tenant: Tenant, info: RequestInfo, excluded: frozenset[str], came: float
+        self, claim: Claim, info: RequestInfo, excluded: frozenset[str], came: float
     ) -> Backend:
-        waiter = _Waiter()
-        found = self.admit(tenant, info, excluded, None, came, waiter)
+        waiter = _WaitingTask()
+        found = self.admit(claim, info, excluded, None, came, waiter, again=True)
         if isinstance(found, Backend):
             return found
         try:
@@ -130,8 +125,14 @@ class WaitingQueue:
         finally:
             self.leave(found)
 
-    def serve_soon(self) -> None:
-        """Something has changed: whoever can be served is, in the next turn of the event loop."""
+    def ahead_of(self, ticket: Ticket) -> tuple[int, str]:
+        """How many wait beside it, and whose turn it is (`FairOrder.before`)."""
+        return self._order.before(ticket)
+
+    def serve_soon(self, *, room: bool = False) -> None:
+        """Something has changed: whoever can be served is, in the next turn of the event loop. ``room``: no more than
+        that there may be some, so that nobody need be looked at when that is taken."""
+        self._look_at_all |= not room
         if self._waiting and self._soon is None:
             self._soon = asyncio.get_running_loop().call_soon(self._serve)
 
@@ -148,72 +149,154 @@ class WaitingQueue:
             self._soon = None
         if self._serving:
             return
-        self._serving = True
-        in_vain: set[tuple[str | None, str | None, Pinned | None]] = set()
-        at = math.inf
+        self._serving, everybody, self._look_at_all = True, self._look_at_all, False
+        at: list[float] = [math.inf]
+        room = (lambda: True) if everybody else self._has_room
         try:
-            for ticket in list(self._waiting):
-                kind = (ticket.info.model, ticket.info.root, ticket.pinned)
-                if kind in in_vain or ticket not in self._waiting:
-                    continue  # there is nobody for those like it, or it has left
-                if not self._try(ticket):
-                    in_vain.add(kind)
-                    at = min(at, self._next_look(ticket))
+            self._order.serve(Means(functools.partial(self._turn, at), room, self._concurrency.blocked))
         finally:
             self._serving = False
-        self._look_at(at, anew=True)
+        self._look_at(min(at), anew=everybody)
 
-    def _try(self, ticket: Ticket) -> bool:
-        """Whether it has been served, or refused."""
+    def _has_room(self) -> bool:
+        now = self._clock()
+        return not self._concurrency.spent() and any(b.available(now) for b in self._pool.backends.values())
+
+    def _turn(self, at: list[float], ticket: Ticket) -> ServeResult:
+        turn = self._try(ticket)
+        if turn is ServeResult.IN_VAIN:
+            at.append(self._next_look(ticket))
+        return turn
+
+    def _try(self, ticket: Ticket) -> ServeResult:
+        backend, error, claim = None, None, ticket.claim
         try:
-            backend = self._router.choose(ticket.info, ticket.excluded, ticket.pinned)
+            if self._clock() < ticket.deadline and (
+                claim is FREE or claim.running or self._concurrency.free(claim.tenant, claim.model)
+            ):
+                backend = self._router.choose(ticket.info, ticket.excluded, ticket.pinned)
+            if backend is not None and claim is not FREE and not self._concurrency.begin(claim):
+                backend = None
             error = self._useless(ticket) if backend is None else None
         except ProxyError as reason:
             backend, error = None, reason
         if backend is None and error is None:
-            return False
-        self.leave(ticket)
+            return ServeResult.IN_VAIN
+        self._remove(ticket)
         try:
             if backend is not None:
+                if claim is not FREE and not claim.charged:
+                    claim.charged = claim.cost
+                self._metrics.waited(ticket.tenant.name, self._clock() - ticket.came)
                 ticket.applicant.granted(backend)
             elif error is not None:
+                self._metrics.dropped(ticket.tenant.name, _reason(error))
                 ticket.applicant.refused(error)
         except Exception:  # a mistake of ours is an answer too, and nobody else's loss
             log.exception("request in the waiting queue")
             message = "internal error of the balancer; its log has it"
             ticket.applicant.refused(ProxyError(500, message, source=Source.INTERNAL))
-        return True
+        return ServeResult.SERVED if backend is not None else ServeResult.GONE
 
     def _useless(self, ticket: Ticket) -> ProxyError | None:
-        """Why it should not wait any longer. Tells the supervisor of an adapter that it waits for."""
+        """Why it should not wait at all. Tells the supervisor of an adapter that it waits for."""
         model = ticket.info.model
         if not self._pool.knows(model):
             return self._router.unknown(model)  # unloaded while it waited
-        what = f" for model {model}" if model else ""
         if self._pool.hopeless(model):
-            message = f"no worker{what}: all of them have failed; see /v1/cluster/status"
+            message = f"no worker{_of(model)}: all of them have failed; see /v1/cluster/status"
             return ProxyError(503, message, source=Source.INTERNAL, retry_after=30)
         if self._clock() >= ticket.deadline:
-            message = f"no worker{what} became ready within {self._timeout:g} s"
-            return ProxyError(503, message, source=Source.INTERNAL, retry_after=5)
+            return ProxyError(504, "the time that X-Request-Timeout gave it has passed", source=Source.INTERNAL)
         if model in self._pool.registered:
             self._want(str(model))
         return None
 
+    def _overdue(self, ticket: Ticket) -> ProxyError | None:
+        """Why it has waited long enough, if it has."""
+        now, model, limits = self._clock(), ticket.info.model, self._limits
+        if self._is_there(ticket, now):
+            ticket.alone_since = math.inf
+            if now < ticket.came + max(limits.timeout, limits.patience):
+                return None
+            message = f"no worker{_of(model)} had room within {limits.patience:g} s"
+            return ProxyError(503, message, source=Source.INTERNAL, retry_after=5)
+        ticket.alone_since = min(ticket.alone_since, now)
+        if now < ticket.alone_since + limits.timeout:
+            return None
+        message = f"no worker{_of(model)} became ready within {limits.timeout:g} s"
+        return ProxyError(503, message, source=Source.INTERNAL, retry_after=5)
+
+    def _is_there(self, ticket: Ticket, now: float) -> bool:
+        """Whether somebody could take it who only has no room, or may not have more of its kind."""
+        if ticket.pinned is not None:
+            backend = self._pool.backends.get(ticket.pinned[0])
+            return backend is not None and backend.answers_still(now)
+        model = ticket.info.model
+        return any(b.in_rotation(now) and not b.is_missing(model, now) for b in self._pool.serving(model))
+
+    def _full(self, ticket: Ticket) -> ProxyError | None:
+        """Why there is no place for it, if there is none. In a full queue the longest line gives one up."""
+        if len(self._waiting) < self._limits.most:
+            return None
+        victim = self._order.surplus(ticket)
+        if victim is None:
+            return self._no_place(ticket)
+        self._remove(victim)
+        self._metrics.dropped(victim.tenant.name, "full")
+        victim.applicant.refused(self._no_place(victim))
+        return None
+
+    def _no_place(self, ticket: Ticket) -> ProxyError:
+        if self._concurrency.blocked(ticket.tenant):
+            most = ticket.tenant.max_concurrent
+            message = f"{most} requests of this key run already, and as many wait as may"
+            return ProxyError(429, message, code="rate_limit_exceeded", retry_after=1)
+        message = f"{self._limits.most} requests wait already, of this key more than of others"
+        return ProxyError(503, message, source=Source.INTERNAL, retry_after=1)
+
+    def _charge(self, claim: Claim) -> None:
+        claim.charged = claim.cost
+        self._order.charge(claim.tenant, claim.cost)
+
+    def _remove(self, ticket: Ticket) -> bool:
+        """Whether it was there."""
+        if ticket not in self._waiting:
+            return False
+        del self._waiting[ticket]
+        self._order.discard(ticket)
+        self._metrics.queued(ticket.info.model, -1)
+        if ticket.timer is not None:
+            ticket.timer.cancel()
+        return True
+
     # timers
 
     def _expire_later(self, ticket: Ticket) -> None:
-        left = max(0.0, ticket.deadline - self._clock()) + _EARLY
-        ticket.timer = asyncio.get_running_loop().call_later(left, self._expire, ticket)
+        now, limits = self._clock(), self._limits
+        ends = ticket.came + limits.timeout, ticket.came + limits.patience, ticket.deadline
+        at = min((end for end in ends if end > now), default=now + limits.timeout)
+        if ticket.alone_since < math.inf:
+            at = min(at, max(now, ticket.alone_since + limits.timeout))
+        delay = at - now + _EARLY
+        ticket.timer = asyncio.get_running_loop().call_later(delay, self._expire, ticket)
 
     def _expire(self, ticket: Ticket) -> None:
-        if ticket in self._waiting and not self._try(ticket):
+        if ticket not in self._waiting or self._try(ticket) is not ServeResult.IN_VAIN:
+            return
+        if (error := self._overdue(ticket)) is None:
             self._expire_later(ticket)
+            return
+        self._remove(ticket)
+        self._metrics.dropped(ticket.tenant.name, "timeout")
+        ticket.applicant.refused(error)
 
     def _next_look(self, ticket: Ticket) -> float:
         """When one like it may be served though nothing has happened, or the supervisor is to hear of it again."""
         info, now = ticket.info, self._clock()
         at = now + _WANT_AGAIN if info.model in self._pool.registered else math.inf
+        if any(b.full and b.is_shared and b.in_rotation(now) for b in self._pool.serving(info.model)):
+            at = min(at, now + _OTHERS_MAKE_ROOM)
         return min(at, self._pool.free_at(info.model, now, info.root, ticket.pinned))
 
     def _look_at(self, at: float, *, anew: bool = False) -> None:
@@ -225,10 +308,22 @@ class WaitingQueue:
         self._later, self._later_at = None, at
         if at < math.inf:
             delay = max(0.0, at - self._clock()) + _EARLY
-            self._later = asyncio.get_running_loop().call_later(delay, self._serve)
+            self._later = asyncio.get_running_loop().call_later(delay, self._look)
+
+    def _look(self) -> None:
+        self._look_at_all = True
+        self._serve()
 
 
-class _Waiter:
+def _of(model: str | None) -> str:
+    return f" for model {model}" if model else ""
+
+
+def _reason(error: ProxyError) -> str:
+    return "deadline" if error.status == 504 else "refused"
+
+
+class _WaitingTask:
     """An `Applicant` that is a task."""
 
     def __init__(self) -> None:
@@ -241,3 +336,6 @@ class _Waiter:
     def refused(self, error: ProxyError) -> None:
         if not self.future.done():
             self.future.set_exception(error)
+
+    def patience(self) -> None:
+        return None

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from config.aio import Tasks
-from lb.admission.queue import RequestAdmission
+from lb.admission.request_admission import RequestAdmission
 from lb.forwarding.accounting import Accounting
 from lb.forwarding.poison import PoisonRules
 from lb.forwarding.response_finder import ResponseFinder

@@ -11,12 +11,14 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from lb.admission.queue import Ticket
+from lb.admission.concurrency import FREE
+from lb.admission.request_admission import Ticket
 from lb.forwarding.attempt import Attempt
 from lb.forwarding.collaborators import Collaborators
 from lb.forwarding.failover import Failover
 from lb.forwarding.relay import Relay, Relayed
 from lb.forwarding.routed_request import RoutedRequest
+from lb.protocol import deadline
 from lb.protocol.errors import AttemptFailed, ProxyError, Source
 from lb.protocol.facts import check_response
 from lb.protocol.failures import Failure
@@ -114,21 +116,28 @@ class Exchange(Relayed):
         """An attempt on whoever is free, or wait for one. Raises ProxyError."""
         routed, failover = self._routed, self._failover
         excluded = avoided if failover is None else avoided | failover.recovery.excluded
-        tenant = routed.request.tenant
-        found = self._parts.admission.admit(tenant, routed.info, excluded, routed.pinned, routed.came, self)
+        admission, request = self._parts.admission, routed.request
+        if (claim := routed.claim) is None:
+            claim = routed.claim = admission.claim(request.tenant, routed.info.model, request.length or 0)
+        found = admission.admit(
+            claim, routed.info, excluded, routed.pinned, routed.came, self, again=failover is not None
+        )  # fmt: skip
         if isinstance(found, Ticket):
             self._ticket = found
         else:
             self.give(found)
 
     def granted(self, backend: Backend) -> None:
-        """It has waited for that one. Implements `lb.admission.queue.Applicant`."""
+        """It has waited for that one. Implements `lb.admission.request_admission.Applicant`."""
         self._ticket = None
         self.give(backend)
 
     def refused(self, error: ProxyError) -> None:
         self._ticket = None
         self.refuse(error)
+
+    def patience(self) -> float | None:
+        return deadline.of(self._routed.request.head)
 
     async def _find(self, response: str) -> None:
         """No balancer of this run has made that response; a worker may still know it."""
@@ -170,6 +179,8 @@ class Exchange(Relayed):
         attempt, self._attempt, self.over = self._attempt, None, True
         if attempt is not None:
             attempt.relay = None  # it knows the attempt, which is garbage for the collector else
+        if self._routed.claim is not FREE:
+            self._settle()
         self._client.done()
 
     def completed(self, status: int) -> None:
@@ -194,6 +205,11 @@ class Exchange(Relayed):
         return self._failover
 
     # its end
+
+    def _settle(self, prompt: int | None = None) -> None:
+        claim = self._routed.claim
+        if claim is not None:
+            self._parts.admission.over(claim, prompt, self._routed.recorder.made)
 
     def refuse(self, error: ProxyError) -> None:
         """With an error, or with the end of a stream that had begun."""
@@ -248,6 +264,8 @@ class Exchange(Relayed):
             return
         prompt = None if routed.transcript is None else routed.transcript.tokens.in_prompt
         routed.recorder.end(failed, prompt)
+        if routed.claim is not FREE:
+            self._settle(prompt)
         row = self._row(lease, status, reason)
         if parts.pool.registered:
             parts.accounting.count_adapter(routed.info.model, failed)

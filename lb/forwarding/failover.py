@@ -177,10 +177,10 @@ class Failover:
 
     async def _move(self, attempt: Attempt, relay: StreamRelay, failure: AttemptFailed) -> None:
         routed, transcript, backend = self._routed, self._routed.transcript, attempt.backend
-        assert transcript is not None
+        assert transcript is not None and routed.claim is not None
         id = routed.request.id
         try:
-            found = await self.recovery.move(transcript, routed.request.tenant)
+            found = await self.recovery.move(transcript, routed.claim)
         except (ProxyError, CannotResume) as error:
             data = fields("stream.broken", request_id=id, instance=backend.id)
             log.warning("stream of request %s cannot be continued: %s", id, error, extra=data)

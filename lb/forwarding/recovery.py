@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from lb.admission.concurrency import Claim
 from lb.forwarding.collaborators import Collaborators
 from lb.forwarding.poison import MOST_DEATHS, Record
 from lb.forwarding.resume.mover import Move, move
@@ -11,7 +12,6 @@ from lb.forwarding.resume.resumption import Resumption
 from lb.forwarding.resume.transcript import StreamTranscript
 from lb.protocol.errors import AttemptFailed, ProxyError, Source
 from lb.protocol.failures import Failure
-from lb.protocol.tenant import Tenant
 from lb.routing.backend import Backend
 from lb.routing.strategies.base import RequestInfo
 
@@ -152,12 +152,12 @@ class Recovery:
         if transcript.made_here or self._lost is None:
             self._lost = self._parts.clock()
 
-    async def move(self, transcript: StreamTranscript, tenant: Tenant) -> Move:
-        """Where the stream of ``tenant`` goes on. Raises ProxyError and CannotResume."""
+    async def move(self, transcript: StreamTranscript, claim: Claim) -> Move:
+        """Where the stream of ``claim`` goes on. Raises ProxyError and CannotResume."""
         since = self._parts.clock() if self._lost is None else self._lost
         await self._parts.poison.check(self._record, self._info.id)
         await self._settle()
         if self._resumption is None:
             self._resumption = Resumption(transcript)
         excluded = self.excluded | await self.apart()
-        return await move(self._parts, tenant, self._info, self._resumption, excluded, since)
+        return await move(self._parts, claim, self._info, self._resumption, excluded, since)

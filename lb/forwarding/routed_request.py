@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+from lb.admission.concurrency import Claim
 from lb.forwarding import features
 from lb.forwarding.collaborators import Collaborators
 from lb.forwarding.relay import Relay
@@ -25,8 +26,8 @@ class RoutedRequest:
     """``came``: s, monotonic. ``generation``: its answer takes long to make and can be made again. ``body`` and
     ``target``: what workers are asked, where that is not the client's own; ``extra_field``: one more line of its head.
     ``pinned``: the one worker that can answer it; ``root``: the version of the model that its stream began with;
-    ``broken``: the relay whose stream is being continued. ``info``, ``recorder`` and ``came`` are there once
-    ``is_read``."""
+    ``broken``: the relay whose stream is being continued; ``claim``: once it has asked for a worker. ``info``,
+    ``recorder`` and ``came`` are there once ``is_read``."""
 
     # Defaults stand here and not in `__init__`: most requests are over without any of them being set.
     transcript: StreamTranscript | None = None
@@ -36,6 +37,7 @@ class RoutedRequest:
     pinned: Pinned | None = None
     root: str | None = None
     broken: Relay | None = None
+    claim: Claim | None = None
     websocket = is_read = False
 
     info: RequestInfo

@@ -16,6 +16,9 @@ PATIENCE = 10
 FORGETTING = 5.0
 _KEPT = math.exp(-1.0 / FORGETTING)
 
+#: One more request in flight for so many seats, so that a worker that has finished one need not wait for the next.
+_MARGIN = 16
+
 
 class Shared(Protocol):
     """Where several balancer processes count what each of them has in flight on one incarnation."""
@@ -36,7 +39,8 @@ class Asker(Protocol):
 class Backend:
     """One incarnation of one worker: a restarted worker is a new Backend, whose count starts at 0. ``shared`` is None
     for a balancer that is alone. ``on_room`` is called when it may take a request that it could not take before,
-    though nobody has said anything new of it."""
+    though nobody has said anything new of it. ``limit``: how many requests it may have in flight, through all
+    balancers; None: any number."""
 
     __slots__ = (
         "_leases",
@@ -75,8 +79,6 @@ class Backend:
         self.ejection = Ejection()
         self._leases: set[Lease] = set()
         self._shared, self._on_room = shared, on_room
-        #: How many requests it may have in flight, through all balancers; None: any number.
-        self.limit: int | None = None
         #: Models it was said to serve and answered 404 for, and until when (s, monotonic) it is not asked for them.
         self.missing_models: dict[str, float] = {}
         #: When a request on it failed last (s, monotonic).
@@ -89,6 +91,7 @@ class Backend:
         self.spec, self.endpoint = spec, None
         self.weight = spec.weight
         self.takes_new = spec.state in TAKES_NEW
+        self.limit = None if spec.seats is None else spec.seats + max(2, spec.seats // _MARGIN)
         self._names = frozenset(card["id"] for card in spec.models) or frozenset(spec.expected)
 
     @property
@@ -108,12 +111,21 @@ class Backend:
             self._shared = None
 
     @property
+    def is_shared(self) -> bool:
+        """Whether other balancers have requests in flight on it."""
+        return self._shared is not None and self._shared.others() > 0
+
+    @property
     def full(self) -> bool:
         return self.limit is not None and self.load >= self.limit
 
     def available(self, now: float) -> bool:
         """The one predicate for everyone: may a new request be sent here?"""
         return self.takes_new and self.ejection.until <= now and (self.limit is None or not self.full)
+
+    def in_rotation(self, now: float) -> bool:
+        """Whether one may, as soon as it has room."""
+        return self.takes_new and self.ejection.until <= now
 
     def answers_still(self, now: float) -> bool:
         """May a request be sent here that nobody else can answer?"""

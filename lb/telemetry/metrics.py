@@ -17,7 +17,10 @@ from lb.telemetry.instruments import (
     HistogramFamily,
     Read,
 )
-from lb.telemetry.model_metrics import ModelMetrics
+from lb.telemetry.model_metrics import OTHER, ModelMetrics
+
+#: Keys that have series of their own.
+_MOST_KEYS = 100
 
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
@@ -98,6 +101,14 @@ class Metrics:
         self.models = ModelMetrics(registry, clock)
         self._queue = GaugeFamily("clusterctl_queued_requests", "Requests waiting for a backend", [], registry)
         self._queue.at()
+        self._waited = HistogramFamily(
+            "clusterctl_queue_wait_seconds", "How long those waited for a worker that had to, and got one", ["key"],
+            _BUCKETS, registry,
+        )
+        self._dropped = CounterFamily(
+            "clusterctl_queue_dropped", "Requests that waited for a worker and got none", ["key", "reason"], registry
+        )
+        self._keys: set[str] = set()
 
     def finished(self, instance: str, route: str, code: int, seconds: float) -> None:
         self.route_stats(instance, route).finished(code, seconds)
@@ -164,6 +175,22 @@ class Metrics:
         """So many more wait for a backend, or fewer."""
         self._queue.at().value += change
         self.models.queue(model).value += change
+
+    def waited(self, tenant: str, seconds: float) -> None:
+        """One of its was served that had to wait for it."""
+        self._waited.at(self._key(tenant)).observe(seconds)
+
+    def dropped(self, tenant: str, reason: str) -> None:
+        """One of its waited in vain."""
+        self._dropped.at(self._key(tenant), reason).value += 1
+
+    def _key(self, name: str) -> str:
+        """The label for it: each of the first `_MOST_KEYS` has its own."""
+        if name not in self._keys:
+            if len(self._keys) >= _MOST_KEYS:
+                return OTHER
+            self._keys.add(name)
+        return name
 
     def totals(self) -> TrafficTotals:
         """To be asked for now and then: what has been observed is sorted into buckets."""

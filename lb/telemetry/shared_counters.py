@@ -38,8 +38,8 @@ _BYTES = _BEFORE_BYTES + _LIVE_BYTES
 
 _OWNER, _LIVE = 24 // 8, _BEFORE_BYTES // 8
 
-#: What an adapter's name is counted under.
-ADAPTER = "adapter:"
+#: What an adapter's name is counted under, and what runs of something that is limited.
+ADAPTER, _LIMIT = "adapter:", "limit:"
 
 
 class Counters:
@@ -113,7 +113,7 @@ class Counters:
     def names(self) -> list[str]:
         """Of backends."""
         every = dict.fromkeys(name for table in self._tables() for name in table.rows)
-        return [name for name in every if not name.startswith(ADAPTER)]
+        return [name for name in every if not name.startswith((ADAPTER, _LIMIT))]
 
     def share(self, backend: str, incarnation: int) -> InFlightCell | None:
         """Where one incarnation's in-flight count is written, and those of the other processes are read. Whoever
@@ -126,6 +126,10 @@ class Counters:
         own.cells[live + 1] = 0  # first: for a moment the old incarnation is idle, never the new one busy
         own.cells[live] = incarnation
         return InFlightCell(own.cells, live + 1, incarnation, self._elsewhere.setdefault(backend, []))
+
+    def share_limit(self, name: str) -> InFlightCell | None:
+        """Where it is counted what runs under the ``name`` of a limit."""
+        return self.share(f"{_LIMIT}{name}", 1)
 
     def refresh(self) -> None:
         """Looks for new processes, new backends of theirs, and dead ones, whose requests are in flight no more."""

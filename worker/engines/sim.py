@@ -12,6 +12,9 @@ from worker.spec import EngineSpec, Slot, WorkerEndpoint
 
 _MIB = 1024 * 1024
 
+#: Of a worker that is told nothing else.
+SEATS = 256
+
 
 class SimEngine:
     name = "sim"
@@ -25,6 +28,9 @@ class SimEngine:
 
     def memory_estimate(self, spec: EngineSpec) -> int:
         return 100 * _MIB
+
+    def seats(self, spec: EngineSpec) -> int | None:
+        return flags.integer(spec.extra_args, "--max-num-seqs", SEATS)
 
     def command(
         self, spec: EngineSpec, endpoint: WorkerEndpoint, api_key: str, slot: Slot, environ: Mapping[str, str]

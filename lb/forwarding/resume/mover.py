@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lb.admission.concurrency import Claim
 from lb.forwarding.collaborators import Collaborators
 from lb.forwarding.resume import continuation
 from lb.forwarding.resume.point import CannotResume
 from lb.forwarding.resume.resumption import Resumption
 from lb.protocol.errors import AttemptFailed, ProxyError, Source
-from lb.protocol.tenant import Tenant
 from lb.routing.backend import Backend
 from lb.routing.strategies.base import RequestInfo
 
@@ -34,7 +34,7 @@ class Move:
 
 
 async def move(
-    parts: Collaborators, tenant: Tenant, info: RequestInfo, resumption: Resumption, excluded: frozenset[str],
+    parts: Collaborators, claim: Claim, info: RequestInfo, resumption: Resumption, excluded: frozenset[str],
     since: float,
 ) -> Move:
     """Waits for a worker that can go on, from the loss of the one before (``since``) on. Raises ProxyError where there
@@ -42,7 +42,7 @@ async def move(
     transcript, plan = resumption.transcript, resumption.transcript.plan
     patience = min(_RENDER_S, parts.settings.stall_timeout)  # no stream stands still longer where another place is free
     while True:
-        backend = await parts.admission.wait(tenant, info, excluded, since)
+        backend = await parts.admission.wait(claim, info, excluded, since)
         if transcript.can_start_over:
             return Move(backend, transcript.start_over(), None, 0)
         able = backend.spec.capabilities

@@ -184,6 +184,8 @@ def test_labels_are_documented(balancer: Balanced, told: Any) -> None:
     metrics.finished("instance_0", "/v1/completions", 200, 0.1)
     metrics.refused("client", 404)
     metrics.slow_reader()
+    metrics.waited("anybody", 0.1)
+    metrics.dropped("anybody", "left")
     for count in (metrics.ejected, metrics.opened, metrics.broken, metrics.stalled, metrics.retried):
         count("instance_0")
     metrics.moved("instance_0", "evicted", 3)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from random import Random
 
@@ -13,10 +14,12 @@ import pytest
 import pytest_asyncio
 
 from config.topology import BackendSpec
-from lb.admission.queue import RequestAdmission, Ticket, WaitingQueue
+from lb.admission.concurrency import FREE, Claim, Concurrency, ConcurrencyLimits
+from lb.admission.queue import WaitingQueue
+from lb.admission.request_admission import QueueLimits, RequestAdmission, Ticket
 from lb.protocol.errors import ProxyError
-from lb.protocol.tenant import ANYBODY
-from lb.routing.backend import Backend, Lease
+from lb.protocol.tenant import ANYBODY, Tenant
+from lb.routing.backend import Backend, Lease, Shared
 from lb.routing.pool import Pool
 from lb.routing.router import Pinned, Router
 from lb.routing.strategies.base import RequestInfo
@@ -34,6 +37,8 @@ class Asker:
     leases: list[Lease] = field(default_factory=list)
     error: ProxyError | None = None
     fails: bool = False
+    wait: float | None = None
+    claim: Claim = FREE
 
     def granted(self, backend: Backend) -> None:
         if self.fails:
@@ -45,6 +50,32 @@ class Asker:
     def refused(self, error: ProxyError) -> None:
         self.error = error
 
+    def patience(self) -> float | None:
+        return self.wait
+
+    def end(self, house: House, made: int = 10) -> None:
+        """Its answer is complete."""
+        self.leases[0].release()
+        house.admission.over(self.claim, 100, made)
+
+
+@dataclass
+class Heard:
+    """What is counted of a queue."""
+
+    waiting: Counter[str | None]
+    waits: list[tuple[str, float]] = field(default_factory=list)
+    drops: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def queued(self, model: str | None, change: int) -> None:
+        self.waiting.update({model: change})
+
+    def waited(self, tenant: str, seconds: float) -> None:
+        self.waits.append((tenant, seconds))
+
+    def dropped(self, tenant: str, reason: str) -> None:
+        self.drops[tenant, reason] += 1
+
 
 @dataclass
 class House:
@@ -53,10 +84,14 @@ class House:
     pool: Pool
     admission: RequestAdmission
     router: Router
-    waiting: Counter[str | None]
+    heard: Heard
     wanted: list[str]
     served: list[Asker] = field(default_factory=list)
     revision: int = 0
+
+    @property
+    def waiting(self) -> Counter[str | None]:
+        return self.heard.waiting
 
     def push(self, *specs: BackendSpec, **fields: object) -> None:
         self.revision += 1
@@ -64,33 +99,42 @@ class House:
 
     def ask(
         self, name: int = 0, model: str | None = "base", pinned: Pinned | None = None, came: float | None = None,
-        fails: bool = False,
+        fails: bool = False, tenant: Tenant = ANYBODY, wait: float | None = None,
     ) -> tuple[Asker, Ticket | None]:
-        asker = Asker(name, self.served, fails=fails)
+        claim = self.admission.claim(tenant, model, 400)
+        asker = Asker(name, self.served, fails=fails, wait=wait, claim=claim)
         came = time.monotonic() if came is None else came
-        found = self.admission.admit(ANYBODY, RequestInfo(model), frozenset(), pinned, came, asker)
+        found = self.admission.admit(claim, RequestInfo(model), frozenset(), pinned, came, asker)
         if isinstance(found, Ticket):
             return asker, found
         asker.granted(found)
         return asker, None
 
 
-@pytest_asyncio.fixture(params=[WaitingQueue])  # the next admission is held to the same
-async def house(request: pytest.FixtureRequest) -> AsyncIterator[House]:
+@contextlib.asynccontextmanager
+async def open_house(
+    queue_class: type[WaitingQueue] = WaitingQueue, limits: ConcurrencyLimits | None = None,
+    queue_limits: QueueLimits | None = None, share: Callable[[str], Shared | None] = lambda name: None,
+) -> AsyncIterator[House]:
     def changed() -> None:
         router.pool_changed()
         queue.serve_soon()
 
-    waiting: Counter[str | None] = Counter()
-    wanted: list[str] = []
-    pool = Pool(changed, on_room=lambda: queue.serve_soon())
+    heard, wanted = Heard(Counter()), list[str]()
+    pool = Pool(changed, on_room=lambda: queue.serve_soon(room=True))
     router = Router(pool, lambda version, named: named, time.monotonic, Random(1))
-    queue = request.param(
-        router, pool, lambda model, by: waiting.update({model: by}), timeout=TIMEOUT_S, want=wanted.append,
-        clock=time.monotonic,
+    queue = queue_class(
+        router, pool, heard, Concurrency(limits or ConcurrencyLimits(), share), queue_limits or QueueLimits(TIMEOUT_S),
+        want=wanted.append, clock=time.monotonic,
     )  # fmt: skip
-    yield House(pool, queue, router, waiting, wanted)
+    yield House(pool, queue, router, heard, wanted)
     queue.close()
+
+
+@pytest_asyncio.fixture(params=[WaitingQueue])  # the next admission is held to the same
+async def house(request: pytest.FixtureRequest) -> AsyncIterator[House]:
+    async with open_house(request.param) as made:
+        yield made
 
 
 def limited(house: House, limit: int, name: str = "instance_0") -> Backend:
@@ -152,7 +196,7 @@ async def test_one_release_makes_one_choice_a_model_not_one_for_each_that_waits(
     monkeypatch.setattr(house.router, "choose", counted)
     first.leases[0].release()
     await until(lambda: len(house.served) == 2)
-    assert len(choices) == 2  # the one that is served, and the one that shows that there is no more room
+    assert len(choices) == 1  # for the one that is served: there is no more room then
 
 
 async def test_who_waits_for_one_model_holds_up_nobody_who_wants_another(house: House) -> None:
@@ -264,7 +308,7 @@ async def test_the_supervisor_hears_again_and_again_of_an_adapter_that_is_waited
 async def test_a_task_can_wait_too_and_leaves_when_it_is_cancelled(house: House) -> None:
     house.push(spec(state="starting"))
     waits = [
-        asyncio.ensure_future(house.admission.wait(ANYBODY, RequestInfo("base"), frozenset(), time.monotonic()))
+        asyncio.ensure_future(house.admission.wait(FREE, RequestInfo("base"), frozenset(), time.monotonic()))
         for _ in range(2)
     ]
     await until(lambda: house.waiting["base"] == 2)
@@ -273,3 +317,170 @@ async def test_a_task_can_wait_too_and_leaves_when_it_is_cancelled(house: House)
     house.push(spec())
     assert (await waits[1]).id == "instance_0"
     assert not +house.waiting
+
+
+async def turn() -> None:
+    """What was to be done soon is done."""
+    for _ in range(4):
+        await asyncio.sleep(0)
+
+
+KEY, OTHER = Tenant("key", max_concurrent=2), Tenant("other")
+
+
+async def test_a_key_at_its_limit_waits_and_holds_up_nobody(house: House) -> None:
+    house.push(spec())
+    askers = [house.ask(number, tenant=KEY)[0] for number in range(4)]
+    other, ticket = house.ask(9, tenant=OTHER)
+    assert ticket is None and other.leases
+    assert [asker.name for asker in house.served] == [0, 1, 9]
+    askers[0].end(house)
+    askers[0].end(house)  # counts once
+    await turn()
+    assert [asker.name for asker in house.served] == [0, 1, 9, 2]
+
+
+async def test_a_request_that_is_made_again_keeps_its_place(house: House) -> None:
+    house.push(spec())
+    askers = [house.ask(number, tenant=KEY)[0] for number in range(3)]
+    askers[0].leases[0].release()
+    again = house.admission.admit(
+        askers[0].claim, RequestInfo("base"), frozenset(), None, time.monotonic(), askers[0], again=True
+    )
+    assert isinstance(again, Backend)
+    await turn()
+    assert [asker.name for asker in house.served] == [0, 1]
+
+
+async def test_all_and_each_model_have_limits_of_their_own() -> None:
+    async with open_house(limits=ConcurrencyLimits(total=3, per_adapter=2, adapters={"poet": 1})) as house:
+        house.push(spec(models=("base", "poet")))
+        poets = [house.ask(number, "poet")[0] for number in range(2)]
+        base = [house.ask(number, "base")[0] for number in range(10, 13)]
+        assert [asker.name for asker in house.served] == [0, 10, 11]  # one poet; then all three
+        base[0].end(house)
+        await turn()
+        assert [asker.name for asker in house.served] == [0, 10, 11, 12]
+        poets[0].end(house)
+        await turn()
+        assert [asker.name for asker in house.served] == [0, 10, 11, 12, 1]
+
+
+async def test_a_deadline_that_passes_in_the_queue_ends_the_wait(house: House) -> None:
+    house.push(spec())
+    limited(house, 1)
+    first, _ = house.ask(0)
+    late, _ = house.ask(1, wait=0.05)
+    never, _ = house.ask(2, wait=0.05)
+    await until(lambda: late.error is not None)
+    first.end(house)
+    await turn()
+    assert [asker.name for asker in house.served] == [0]
+    assert late.error is not None and late.error.status == 504 and never.error is not None
+    assert house.heard.drops["anybody", "deadline"] == 2
+    with pytest.raises(ProxyError) as passed:
+        limited(house, 0)
+        house.ask(3, wait=0.0)
+    assert passed.value.status == 504
+
+
+async def test_a_request_waits_longer_for_room_than_for_a_worker_to_be_there() -> None:
+    async with open_house(queue_limits=QueueLimits(timeout=0.05, patience=0.3)) as house:
+        house.push(spec())
+        limited(house, 0)
+        began, (asker, _) = time.monotonic(), house.ask()
+        await until(lambda: asker.error is not None)
+        assert asker.error is not None and asker.error.status == 503 and "had room within 0.3 s" in str(asker.error)
+        assert 0.3 <= time.monotonic() - began < 1.0
+        other, _ = house.ask()
+        await asyncio.sleep(0.1)
+        house.push(spec(state="unhealthy"))  # from now on nobody is there
+        await asyncio.sleep(0.01)
+        assert other.error is None, "a worker that is away for a moment is waited for"
+        await until(lambda: other.error is not None)
+        assert "became ready" in str(other.error)
+
+
+async def test_a_full_queue_says_so_at_once_and_the_flood_pays() -> None:
+    async with open_house(queue_limits=QueueLimits(TIMEOUT_S, most=4)) as house:
+        house.push(spec())
+        limited(house, 0)
+        flood = [house.ask(number, tenant=KEY)[0] for number in range(4)]
+        with pytest.raises(ProxyError) as full:
+            house.ask(4, tenant=KEY)
+        assert (full.value.status, full.value.retry_after) == (503, 1)
+        house.ask(5, tenant=OTHER)
+        assert [asker.name for asker in flood if asker.error] == [3]
+        limited(house, 9)
+        house.admission.serve_soon()
+        await turn()
+        assert sorted(asker.name for asker in house.served) == [0, 1, 5]  # 2 waits: KEY has its two
+        # What a key has too many of itself is told as such.
+        blocked = [house.ask(number, tenant=KEY) for number in range(6, 9)]
+        assert all(ticket for _, ticket in blocked)
+        with pytest.raises(ProxyError) as own:
+            house.ask(9, tenant=KEY)
+        assert own.value.status == 429
+
+
+async def test_ten_thousand_that_leave_while_they_wait_leave_nothing_behind() -> None:
+    async with open_house(queue_limits=QueueLimits(TIMEOUT_S, most=20_000)) as house:
+        house.push(spec(models=("base", "poet")))
+        backend = limited(house, 1)
+        first, _ = house.ask(0)
+        tenants = [Tenant(f"key{number}", max_concurrent=3) for number in range(50)]
+        tickets = [
+            house.ask(number, ("base", "poet")[number % 2], tenant=tenants[number % 50])[1] for number in range(10_000)
+        ]
+        Random(1).shuffle(tickets)
+        for ticket in tickets:
+            assert ticket is not None
+            house.admission.leave(ticket)
+        first.end(house)
+        await turn()
+        assert [asker.name for asker in house.served] == [0]
+        assert not +house.waiting and not len(house.admission) and backend.load == 0
+        after = [house.ask(number, tenant=tenants[0])[0] for number in range(2)]
+        assert [bool(asker.leases) for asker in after] == [True, False]
+
+
+async def test_the_wait_of_others_does_not_grow_with_one_that_floods() -> None:
+    """Fifty keys, one of which asks for ten times its share, served one after the other."""
+
+    async def waits(flood: int) -> list[int]:
+        async with open_house(queue_limits=QueueLimits(TIMEOUT_S, most=100_000)) as house:
+            house.push(spec())
+            limited(house, 1)
+            running, _ = house.ask(-1)
+            asked: dict[int, int] = {}
+            found, number = list[int](), 0
+            for round_ in range(40):
+                for key in range(50):
+                    for _ in range(flood if key == 0 else 1):
+                        asked[number] = round_ * 50
+                        house.ask(number, tenant=Tenant(f"key{key}"))
+                        number += 1
+                for _ in range(50):
+                    running.end(house)
+                    await turn()
+                    running = house.served[-1]
+                    if running.claim.tenant.name != "key0":
+                        found.append(len(house.served) - asked[running.name])
+            return sorted(found)
+
+    calm, flooded = await waits(1), await waits(10)
+    assert flooded[int(len(flooded) * 0.99)] <= 1.1 * calm[int(len(calm) * 0.99)]
+
+
+async def test_a_flood_of_one_key_costs_a_look_a_key_not_one_a_request(house: House) -> None:
+    house.push(spec())
+    limited(house, 1)
+    running, _ = house.ask(-1)
+    for number in range(5000):
+        house.ask(number, tenant=Tenant(f"key{number % 10}"))
+    began = time.perf_counter()
+    for _ in range(200):
+        running.end(house)
+        await turn()
+        running = house.served[-1]
+    assert time.perf_counter() - began < 1.0
