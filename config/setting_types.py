@@ -1,15 +1,17 @@
-"""The forms that settings are written in: types whose checks say in one sentence what is wrong. Pure."""
+"""The forms that settings are written in: types whose checks say in one sentence what is wrong, and what a change of
+one does. Pure."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import NoDecode
 
 from config.secret import clean
@@ -198,3 +200,24 @@ AccessLog = Annotated[str, BeforeValidator(_share)]
 Strategy = Annotated[Literal[STRATEGIES], BeforeValidator(_any_case)]  # type: ignore[valid-type]
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_level)]
 LogFormat = Annotated[Literal["text", "json"], BeforeValidator(_any_case)]
+
+
+class Effect(StrEnum):
+    """What a change of a setting on a running cluster means, in the words people are told."""
+
+    AT_ONCE = "at once"
+    WORKERS = "rolling restart of the workers"
+    BALANCER = "replacement of the balancer"
+    NEVER = "not on a running cluster"
+
+
+def _changed(effect: Effect) -> Callable[..., Any]:
+    """What makes the fields of settings whose change has that ``effect``."""
+
+    def setting(default: Any, meaning: str, **limits: Any) -> Any:
+        return Field(default, description=meaning, json_schema_extra={"effect": effect}, **limits)
+
+    return setting
+
+
+at_once, workers, balancer, fixed = map(_changed, Effect)

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import AliasChoices, AliasGenerator, Field, ValidationError, model_validator
+from pydantic import AliasChoices, AliasGenerator, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from config import bounded, locations
@@ -23,6 +23,7 @@ from config.errors import UsageError, nearest
 from config.paths import default_state_dir
 from config.secret import clean
 from config.setting_types import NAME as NAME
+from config.setting_types import Effect as Effect
 from config.topology import STRATEGIES, TlsFiles
 
 PREFIX = "CLUSTERCTL_"
@@ -52,10 +53,6 @@ def _env(name: str) -> AliasChoices:
     return AliasChoices(*names)
 
 
-def _setting(default: Any, meaning: str, **limits: Any) -> Any:
-    return Field(default, description=meaning, **limits)
-
-
 class Settings(BaseSettings):
     """What a cluster is started with. Times are seconds."""
 
@@ -64,88 +61,90 @@ class Settings(BaseSettings):
         env_ignore_empty=True, alias_generator=AliasGenerator(validation_alias=_env),
     )
 
-    instances: int = _setting(1, "workers to keep running", ge=0, le=1024)
-    engine: t.Text = _setting("vllm", "what a worker runs: vllm, or sim for tests without a model")
-    model: t.TextOrNone = _setting(None, "model path or hub id; without one, the demo model")
-    lora: t.Adapters = _setting({}, "LoRA adapters, name: path")
-    backend: t.Texts = _setting((), "URLs of servers to balance as well")
-    backend_key_file: t.PathOrNone = _setting(None, "file with the API key of those servers")
-    manage_backend_adapters: bool = _setting(False, "load the cluster's adapters on those servers as well")
-    host: t.Text = _setting("127.0.0.1", "address to listen on")
-    port: int = _setting(8000, "port to listen on", ge=1, le=65535)
-    tls_cert: t.PathOrNone = _setting(None, "PEM file with the certificate (chain) of the port, which speaks TLS then")
-    tls_key: t.PathOrNone = _setting(None, "PEM file with its private key")
-    tls_client_ca: t.PathOrNone = _setting(None, "PEM file of authorities; clients need a certificate of theirs")
-    strategy: t.Strategy = _setting("least_connections", "how requests are spread")
-    gpus: t.Gpus = _setting(None, "GPU indices to use; default all")
-    instances_per_gpu: int = _setting(1, "workers sharing one GPU", ge=1, le=64)
-    tensor_parallel_size: int = _setting(1, "GPUs a worker spans", ge=1, le=1024)
-    min_instances: int = _setting(1, "fewest workers scaling may leave", ge=0)
-    max_instances: int | None = _setting(None, "most workers; default what the machine holds", ge=1)
-    cpu_kv_gib: float = _setting(1.0, "KV cache of a worker without GPU, GiB", gt=0)
-    drain_timeout: float = _setting(30.0, "how long running requests may finish", ge=0)
-    rolling_spare: bool = _setting(True, "a rolling restart starts a spare worker first where there is room")
-    queue_timeout: float = _setting(30.0, "how long a request waits for a ready worker", ge=0)
-    max_queue: int = _setting(10_000, "requests that wait at most", ge=1)
-    max_queue_wait: float = _setting(600.0, "how long a request waits for room on workers that are busy", ge=0)
-    max_concurrent: int | None = _setting(None, "requests that workers are given at the same time; default any", ge=1)
-    per_adapter_limit: int | None = _setting(None, "the same for each model and adapter by itself", ge=1)
-    per_adapter: t.NamedCounts = _setting((), "the same for one of them, NAME=N")
-    startup_timeout: float = _setting(600.0, "how long a worker may take to be ready", gt=0)
-    stop_grace: float = _setting(10.0, "from asking a worker to end until killing it", ge=0)
-    health_interval: float = _setting(2.0, "between two probes of a worker", gt=0)
-    health_timeout: float = _setting(5.0, "how long a probe may take", gt=0)
-    health_failures: int = _setting(3, "failed probes in a row: out of rotation", ge=1)
-    restart_failures: int = _setting(6, "failed probes in a row: killed, restarted", ge=1)
-    restart_delay: float = _setting(1.0, "before the second restart in a row; doubles with each, up to 60", ge=0)
-    stall_timeout: float = _setting(10.0, "how long tokens may stand still on a worker that has requests", gt=0)
-    first_byte_timeout: float = _setting(
+    instances: int = t.at_once(1, "workers to keep running", ge=0, le=1024)
+    engine: t.Text = t.fixed("vllm", "what a worker runs: vllm, or sim for tests without a model")
+    model: t.TextOrNone = t.fixed(None, "model path or hub id; without one, the demo model")
+    lora: t.Adapters = t.fixed({}, "LoRA adapters, name: path")
+    backend: t.Texts = t.fixed((), "URLs of servers to balance as well")
+    backend_key_file: t.PathOrNone = t.fixed(None, "file with the API key of those servers")
+    manage_backend_adapters: bool = t.fixed(False, "load the cluster's adapters on those servers as well")
+    host: t.Text = t.fixed("127.0.0.1", "address to listen on")
+    port: int = t.fixed(8000, "port to listen on", ge=1, le=65535)
+    tls_cert: t.PathOrNone = t.balancer(
+        None, "PEM file with the certificate (chain) of the port, which speaks TLS then"
+    )
+    tls_key: t.PathOrNone = t.balancer(None, "PEM file with its private key")
+    tls_client_ca: t.PathOrNone = t.balancer(None, "PEM file of authorities; clients need a certificate of theirs")
+    strategy: t.Strategy = t.at_once("least_connections", "how requests are spread")
+    gpus: t.Gpus = t.fixed(None, "GPU indices to use; default all")
+    instances_per_gpu: int = t.fixed(1, "workers sharing one GPU", ge=1, le=64)
+    tensor_parallel_size: int = t.fixed(1, "GPUs a worker spans", ge=1, le=1024)
+    min_instances: int = t.at_once(1, "fewest workers scaling may leave", ge=0)
+    max_instances: int | None = t.at_once(None, "most workers; default what the machine holds", ge=1)
+    cpu_kv_gib: float = t.workers(1.0, "KV cache of a worker without GPU, GiB", gt=0)
+    drain_timeout: float = t.at_once(30.0, "how long running requests may finish", ge=0)
+    rolling_spare: bool = t.at_once(True, "a rolling restart starts a spare worker first where there is room")
+    queue_timeout: float = t.balancer(30.0, "how long a request waits for a ready worker", ge=0)
+    max_queue: int = t.balancer(10_000, "requests that wait at most", ge=1)
+    max_queue_wait: float = t.balancer(600.0, "how long a request waits for room on workers that are busy", ge=0)
+    max_concurrent: int | None = t.balancer(None, "requests that workers are given at the same time; default any", ge=1)
+    per_adapter_limit: int | None = t.balancer(None, "the same for each model and adapter by itself", ge=1)
+    per_adapter: t.NamedCounts = t.balancer((), "the same for one of them, NAME=N")
+    startup_timeout: float = t.at_once(600.0, "how long a worker may take to be ready", gt=0)
+    stop_grace: float = t.at_once(10.0, "from asking a worker to end until killing it", ge=0)
+    health_interval: float = t.at_once(2.0, "between two probes of a worker", gt=0)
+    health_timeout: float = t.at_once(5.0, "how long a probe may take", gt=0)
+    health_failures: int = t.at_once(3, "failed probes in a row: out of rotation", ge=1)
+    restart_failures: int = t.at_once(6, "failed probes in a row: killed, restarted", ge=1)
+    restart_delay: float = t.at_once(1.0, "before the second restart in a row; doubles with each, up to 60", ge=0)
+    stall_timeout: float = t.balancer(10.0, "how long tokens may stand still on a worker that has requests", gt=0)
+    first_byte_timeout: float = t.balancer(
         30.0, "how long a stream's head may take while another worker is free; 0: any time", ge=0
     )
-    canary_interval: float = _setting(30.0, "an idle worker is asked for one token this often; 0: never", ge=0)
-    resume: bool = _setting(True, "go on with a stream on another worker when its own is lost")
-    migration_limit: int = _setting(3, "most moves of a stream, repetitions of a request", ge=0)
-    lb_processes: int = _setting(1, "balancer processes that share the port", ge=1, le=64)
-    lb_standby: bool = _setting(True, "keep a balancer process waiting for one to die")
-    max_body: int = _setting(64 * 1024 * 1024, "largest request body, bytes", ge=1024)
-    max_buffered: t.Size = _setting(
+    canary_interval: float = t.at_once(30.0, "an idle worker is asked for one token this often; 0: never", ge=0)
+    resume: bool = t.balancer(True, "go on with a stream on another worker when its own is lost")
+    migration_limit: int = t.balancer(3, "most moves of a stream, repetitions of a request", ge=0)
+    lb_processes: int = t.balancer(1, "balancer processes that share the port", ge=1, le=64)
+    lb_standby: bool = t.fixed(True, "keep a balancer process waiting for one to die")
+    max_body: int = t.balancer(64 * 1024 * 1024, "largest request body, bytes", ge=1024)
+    max_buffered: t.Size = t.balancer(
         None, "memory for all request bodies together, bytes or 512M; default a 16th of the machine's", ge=1024 * 1024
     )
-    max_connections: int = _setting(10_000, "clients' connections to one balancer process", ge=1)
-    head_timeout: float = _setting(10.0, "how long a request's head may take to come", gt=0)
-    body_timeout: float = _setting(60.0, "how long a request's body may stand still", gt=0)
-    send_timeout: float = _setting(60.0, "how long a client may take nothing of an answer that waits for it", gt=0)
-    min_client_rate: float = _setting(
+    max_connections: int = t.balancer(10_000, "clients' connections to one balancer process", ge=1)
+    head_timeout: float = t.balancer(10.0, "how long a request's head may take to come", gt=0)
+    body_timeout: float = t.balancer(60.0, "how long a request's body may stand still", gt=0)
+    send_timeout: float = t.balancer(60.0, "how long a client may take nothing of an answer that waits for it", gt=0)
+    min_client_rate: float = t.balancer(
         500.0, "bytes a second that a client has to send of a body, or take of an answer; 0: any", ge=0
     )
-    max_client_connections: int | None = _setting(
+    max_client_connections: int | None = t.balancer(
         None, "connections from one address; default half of max_connections", ge=1
     )
-    max_client_uploads: int | None = _setting(
+    max_client_uploads: int | None = t.balancer(
         None, "bodies on their way from one address; default a quarter of max_connections", ge=1
     )
-    stream_buffer: int = _setting(
+    stream_buffer: int = t.balancer(
         256 * 1024, "bytes kept for a client that reads slower than its worker writes", ge=64 * 1024
     )
-    trusted_proxies: t.Networks = _setting((), "addresses or networks whose X-Forwarded-* headers are believed")
-    extra_routes: t.Routes = _setting((), "more paths of the engine that clients may call")
-    forward_headers: t.Headers = _setting((), "more of the clients' headers that workers and attached servers get")
-    admin_key: t.Key = _setting(None, "bearer token for /v1/cluster, /v1/system and adapters", repr=False)
-    protect_metrics: bool = _setting(False, "/metrics needs a credential on loopback too")
-    allowed_hosts: t.Texts = _setting((), "more names by which the management API may be called")
-    log_level: t.LogLevel = _setting("info", "what is logged")
-    log_format: t.LogFormat = _setting("text", "how: lines for people, or JSON")
-    access_log: t.AccessLog = _setting(
+    trusted_proxies: t.Networks = t.balancer((), "addresses or networks whose X-Forwarded-* headers are believed")
+    extra_routes: t.Routes = t.balancer((), "more paths of the engine that clients may call")
+    forward_headers: t.Headers = t.balancer((), "more of the clients' headers that workers and attached servers get")
+    admin_key: t.Key = t.balancer(None, "bearer token for /v1/cluster, /v1/system and adapters", repr=False)
+    protect_metrics: bool = t.balancer(False, "/metrics needs a credential on loopback too")
+    allowed_hosts: t.Texts = t.balancer((), "more names by which the management API may be called")
+    log_level: t.LogLevel = t.balancer("info", "what is logged")
+    log_format: t.LogFormat = t.fixed("text", "how: lines for people, or JSON")
+    access_log: t.AccessLog = t.balancer(
         "errors", "which requests get a line in access.log: off, errors, on, or errors and this share"
     )
-    log_prompts: bool = _setting(False, "prompts in the access log, each up to 2,000 characters")
-    otlp_endpoint: t.Collector = _setting(None, "URL of a collector that gets a trace of each request")
-    lora_config: t.PathOrNone = _setting(None, "YAML or JSON file that lists adapters")
-    keep_versions: int = _setting(3, "versions of an adapter that can be gone back to", ge=1)
-    allow_no_effect: bool = _setting(False, "adapters may answer as the base model does, such as untrained ones")
-    adapter_root: t.Paths = _setting((), "adapters are loaded from these folders only; default anywhere")
-    state_dir: t.PathOrNone = _setting(None, "state, logs, sockets; default one a port")
-    engine_args: t.EngineArgs = _setting((), "the engine's own flags")
+    log_prompts: bool = t.balancer(False, "prompts in the access log, each up to 2,000 characters")
+    otlp_endpoint: t.Collector = t.balancer(None, "URL of a collector that gets a trace of each request")
+    lora_config: t.PathOrNone = t.fixed(None, "YAML or JSON file that lists adapters")
+    keep_versions: int = t.at_once(3, "versions of an adapter that can be gone back to", ge=1)
+    allow_no_effect: bool = t.at_once(False, "adapters may answer as the base model does, such as untrained ones")
+    adapter_root: t.Paths = t.at_once((), "adapters are loaded from these folders only; default anywhere")
+    state_dir: t.PathOrNone = t.fixed(None, "state, logs, sockets; default one a port")
+    engine_args: t.EngineArgs = t.workers((), "the engine's own flags")
 
     @classmethod
     def settings_customise_sources(
@@ -193,6 +192,12 @@ class Settings(BaseSettings):
 
 def known_settings() -> tuple[str, ...]:
     return tuple(Settings.model_fields)
+
+
+def effect_of(setting: str) -> Effect:
+    """Raises KeyError for an unknown one."""
+    told: Any = Settings.model_fields[setting].json_schema_extra
+    return Effect(told["effect"])
 
 
 def load(flags: Mapping[str, Any], config: Path | None = None) -> Settings:

@@ -23,7 +23,7 @@ from cluster.balancers.config import balancer_config
 from cluster.deployment import plan
 from cluster.deployment.plan import Plan
 from cluster.deployment.revisions import Revisions, SettingsInForce
-from cluster.deployment.setting_changes import Change, Effect, changes, merge, refusal
+from cluster.deployment.setting_changes import Change, changes, merge, refusal
 from cluster.errors import Refused
 from cluster.events import Emit
 from cluster.fleet.fleet import Fleet
@@ -32,7 +32,7 @@ from config import locations
 from config.errors import UsageError
 from config.paths import StateDir
 from config.principal import Principal
-from config.settings import Settings
+from config.settings import Effect, Settings
 
 #: `Supervisor.command` for what answers with JSON.
 Run = Callable[[Callable[[], dict[str, Any]]], Awaitable[dict[str, Any]]]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 from cluster.balancers.process import BalancerProcess
 from cluster.deployment import cors_flags, limits
 from cluster.deployment.plan import Plan
 from config.paths import StateDir
+from config.settings import Settings
 from config.topology import BalancerConfig
 
 _PART_FOR_BODIES = 16
@@ -13,24 +16,14 @@ _LEAST_FOR_BODIES = 256 * 1024 * 1024
 
 
 def balancer_config(plan: Plan, state: StateDir) -> BalancerConfig:
-    settings = plan.settings
-    return BalancerConfig(
-        listen_fd=-1, state_dir=str(state.root), host=settings.host, port=settings.port,
-        queue_timeout=settings.queue_timeout, admin_key=settings.admin_key, log_level=settings.log_level,
-        processes=settings.lb_processes, max_body=settings.max_body, allowed_hosts=settings.allowed_hosts,
-        trusted_proxies=settings.trusted_proxies, extra_routes=settings.extra_routes,
-        max_connections=settings.max_connections, head_timeout=settings.head_timeout,
-        body_timeout=settings.body_timeout, stream_buffer=settings.stream_buffer,
-        resume=settings.resume, migration_limit=settings.migration_limit, stall_timeout=settings.stall_timeout,
-        first_byte_timeout=settings.first_byte_timeout, log_format=settings.log_format, access_log=settings.access_log,
-        log_prompts=settings.log_prompts, otlp_endpoint=settings.otlp_endpoint,
-        forward_headers=settings.forward_headers, protect_metrics=settings.protect_metrics,
-        max_buffered=settings.max_buffered or share_for_bodies(), send_timeout=settings.send_timeout,
-        min_client_rate=settings.min_client_rate, max_client_connections=settings.max_client_connections,
-        max_client_uploads=settings.max_client_uploads, max_concurrent=settings.max_concurrent,
-        per_adapter_limit=settings.per_adapter_limit, per_adapter=settings.per_adapter, max_queue=settings.max_queue,
-        max_queue_wait=settings.max_queue_wait, cors=cors_flags.read(settings.engine_args), tls=settings.tls(),
-    )
+    """What it is told of a setting goes by the name of that."""
+    settings, known = plan.settings, [field.name for field in fields(BalancerConfig)]
+    named = {name: getattr(settings, name) for name in known if name in Settings.model_fields}
+    return BalancerConfig(**{
+        **named, "listen_fd": -1, "state_dir": str(state.root), "processes": settings.lb_processes,
+        "max_buffered": settings.max_buffered or share_for_bodies(), "cors": cors_flags.read(settings.engine_args),
+        "tls": settings.tls(),
+    })  # fmt: skip
 
 
 def share_for_bodies() -> int:

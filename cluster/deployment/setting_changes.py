@@ -5,97 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 from pydantic import ValidationError
 
 from config.errors import UsageError, nearest
-from config.settings import Settings, explain, known_settings
-
-
-class Effect(StrEnum):
-    """What a change of a setting means, in the words people are told."""
-
-    AT_ONCE = "at once"
-    WORKERS = "rolling restart of the workers"
-    BALANCER = "replacement of the balancer"
-    NEVER = "not on a running cluster"
-
-
-_E = Effect
-
-#: Every setting.
-EFFECTS: Mapping[str, Effect] = {
-    "instances": _E.AT_ONCE,
-    "engine": _E.NEVER,
-    "model": _E.NEVER,
-    "lora": _E.NEVER,
-    "backend": _E.NEVER,
-    "backend_key_file": _E.NEVER,
-    "manage_backend_adapters": _E.NEVER,
-    "host": _E.NEVER,
-    "port": _E.NEVER,
-    "tls_cert": _E.BALANCER,
-    "tls_key": _E.BALANCER,
-    "tls_client_ca": _E.BALANCER,
-    "strategy": _E.AT_ONCE,
-    "gpus": _E.NEVER,
-    "instances_per_gpu": _E.NEVER,
-    "tensor_parallel_size": _E.NEVER,
-    "min_instances": _E.AT_ONCE,
-    "max_instances": _E.AT_ONCE,
-    "cpu_kv_gib": _E.WORKERS,
-    "drain_timeout": _E.AT_ONCE,
-    "rolling_spare": _E.AT_ONCE,
-    "queue_timeout": _E.BALANCER,
-    "max_queue": _E.BALANCER,
-    "max_queue_wait": _E.BALANCER,
-    "max_concurrent": _E.BALANCER,
-    "per_adapter_limit": _E.BALANCER,
-    "per_adapter": _E.BALANCER,
-    "startup_timeout": _E.AT_ONCE,
-    "stop_grace": _E.AT_ONCE,
-    "health_interval": _E.AT_ONCE,
-    "health_timeout": _E.AT_ONCE,
-    "health_failures": _E.AT_ONCE,
-    "restart_failures": _E.AT_ONCE,
-    "restart_delay": _E.AT_ONCE,
-    "stall_timeout": _E.BALANCER,
-    "first_byte_timeout": _E.BALANCER,
-    "canary_interval": _E.AT_ONCE,
-    "resume": _E.BALANCER,
-    "migration_limit": _E.BALANCER,
-    "lb_processes": _E.BALANCER,
-    "lb_standby": _E.NEVER,
-    "max_body": _E.BALANCER,
-    "max_connections": _E.BALANCER,
-    "head_timeout": _E.BALANCER,
-    "body_timeout": _E.BALANCER,
-    "stream_buffer": _E.BALANCER,
-    "trusted_proxies": _E.BALANCER,
-    "extra_routes": _E.BALANCER,
-    "forward_headers": _E.BALANCER,
-    "max_buffered": _E.BALANCER,
-    "send_timeout": _E.BALANCER,
-    "min_client_rate": _E.BALANCER,
-    "max_client_connections": _E.BALANCER,
-    "max_client_uploads": _E.BALANCER,
-    "admin_key": _E.BALANCER,
-    "protect_metrics": _E.BALANCER,
-    "allowed_hosts": _E.BALANCER,
-    "log_level": _E.BALANCER,
-    "log_format": _E.NEVER,
-    "access_log": _E.BALANCER,
-    "log_prompts": _E.BALANCER,
-    "otlp_endpoint": _E.BALANCER,
-    "lora_config": _E.NEVER,
-    "keep_versions": _E.AT_ONCE,
-    "allow_no_effect": _E.AT_ONCE,
-    "adapter_root": _E.AT_ONCE,
-    "state_dir": _E.NEVER,
-    "engine_args": _E.WORKERS,
-}
+from config.settings import Effect, Settings, effect_of, explain, known_settings
 
 #: What does it instead, where something does.
 INSTEAD: Mapping[str, str] = {"lora": "`clusterctl lora load` brings an adapter"}
@@ -113,7 +28,7 @@ class Change:
 
     @property
     def effect(self) -> Effect:
-        return EFFECTS[self.setting]
+        return effect_of(self.setting)
 
     def shown(self) -> dict[str, Any]:
         """For people: no secrets."""

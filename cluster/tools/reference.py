@@ -7,8 +7,7 @@ from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
-from cluster.deployment.setting_changes import EFFECTS
-from config.settings import Settings
+from config.settings import Settings, effect_of
 
 #: Headings, each with its settings in the order of reading. A setting that is in none goes to the end.
 GROUPS: Mapping[str, tuple[str, ...]] = {
@@ -75,7 +74,7 @@ def _row(name: str, field: FieldInfo, flag: str | None) -> str:
     limits = _limits(field)
     meaning += f" ({limits})" if limits else ""
     shown = f"`{flag}`" if flag else ""
-    return f"| `{name}` | {_default(field.default)} | {meaning} | {shown} | {variables} | {EFFECTS[name]} |"
+    return f"| `{name}` | {_default(field.default)} | {meaning} | {shown} | {variables} | {effect_of(name)} |"
 
 
 def _default(value: Any) -> str:

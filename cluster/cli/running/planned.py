@@ -14,10 +14,9 @@ from cluster.cli.common import PATIENCE, Finite, client, finish, no_wait_option,
 from cluster.cli.lifecycle.up import given_flags, up_command
 from cluster.cli.render import change_table, console, say
 from cluster.client import ClusterClient, ClusterError
-from cluster.deployment.setting_changes import Effect
 from config import locations
 from config.errors import UsageError
-from config.settings import cluster_url, read_yaml
+from config.settings import Effect, cluster_url, read_yaml
 
 _LOOK_EVERY = 0.2
 

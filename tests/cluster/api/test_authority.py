@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.api import authority
-from cluster.deployment.setting_changes import EFFECTS
 from cluster.errors import Refused
 from config.principal import Principal, Scope, owner
+from config.settings import Settings
 
 ADMIN = Principal("a", frozenset({Scope.ADMIN}))
 
@@ -29,7 +29,7 @@ def test_only_the_owner_changes_what_weakens_the_guard(name: str) -> None:
 
 
 def test_an_administrator_changes_the_rest() -> None:
-    assert set(EFFECTS) >= authority.ORDINARY and not authority.ORDINARY & set(GUARDED)
+    assert set(Settings.model_fields) >= authority.ORDINARY and not authority.ORDINARY & set(GUARDED)
     authority.check_settings(ADMIN, sorted(authority.ORDINARY))
 
 

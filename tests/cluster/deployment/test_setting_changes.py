@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from cluster.deployment.setting_changes import EFFECTS, Change, Effect, changes, merge, refusal
+from cluster.deployment.setting_changes import Change, changes, merge, refusal
 from config.errors import UsageError
-from config.settings import Settings, load
+from config.settings import Effect, Settings, effect_of, load
 from config.topology import BalancerConfig
 
 
@@ -16,8 +16,12 @@ def _settings(**given: Any) -> Settings:
     return load({"engine": "sim", **given})
 
 
-def test_every_setting_is_classified() -> None:
-    assert set(EFFECTS) == set(Settings.model_fields)
+EFFECTS = {name: effect_of(name) for name in Settings.model_fields}
+
+
+def test_an_unknown_setting_has_no_effect() -> None:
+    with pytest.raises(KeyError):
+        effect_of("port_number")
 
 
 def test_what_a_balancer_is_started_with_is_never_said_to_hold_at_once() -> None:
