@@ -115,7 +115,7 @@ class Attempt:
             start = b"POST %b%b HTTP/1.1%b" % (spec.path.encode(), routed.target, start[start.find(b"\r\n") :])
         relay.send(start, body)
         if routed.broken is not None and self._client.full:
-            relay.pause()  # it was said to the one before
+            relay.hold(True)  # it was said to the one before
 
     @property
     def awaited(self) -> int | None:
@@ -148,13 +148,9 @@ class Attempt:
     @property
     def retryable(self) -> bool:
         """Whether another worker may be asked for all of it."""
-        return self._has_retries_left and self._routed.is_idempotent
-
-    @property
-    def _has_retries_left(self) -> bool:
-        routed, recovery = self._routed, self._recovery
-        retries = 0 if recovery is None else recovery.retries
-        return routed.generation and routed.pinned is None and retries < self._parts.settings.migration_limit
+        routed, retries = self._routed, 0 if self._recovery is None else self._recovery.retries
+        left = retries < self._parts.settings.migration_limit
+        return routed.generation and routed.pinned is None and left and routed.is_idempotent
 
     def has_others(self, now: float) -> bool:
         """Whether there is a worker that has not failed at it, but for this one."""
@@ -232,10 +228,7 @@ class Attempt:
     def client_writable(self, writable: bool) -> None:
         self._unblocked_at = self._parts.clock()
         if self.relay is not None:
-            if writable:
-                self.relay.resume()
-            else:
-                self.relay.pause()
+            self.relay.hold(not writable)
 
     def overdue(self, now: float) -> AttemptFailed | None:
         """What is wrong with a stream whose worker says nothing at all, or that stands still while its client waits

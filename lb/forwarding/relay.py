@@ -7,6 +7,7 @@ answer is broken, and must not be able to take it for complete.
 
 from __future__ import annotations
 
+from collections import deque
 from enum import Enum, auto
 from typing import Protocol
 
@@ -165,8 +166,7 @@ class Relay:
             return
         self._connection.ask(self, request.head.method, head, more=True)
         if request.upload.kept:
-            self._connection.send_all(request.upload.pieces)
-            self._connection.sent()
+            self._connection.send(request.upload.pieces, last=True)
             return
         self._client.hold_upload(False)
         self.more()
@@ -176,20 +176,18 @@ class Relay:
         upload = self._request.upload
         if upload is None or upload.kept:
             return
-        chunked = upload.length is None
-        while upload.pieces:
-            piece = upload.pieces.popleft()
-            self.taken = True
-            self._connection.send(frame(piece) if chunked else piece)
-        if upload.complete:
-            if chunked:
-                self._connection.send(LAST)
-            self._connection.sent()
+        pieces, upload.pieces = upload.pieces, deque()
+        self.taken = self.taken or bool(pieces)
+        if upload.length is None:
+            pieces = deque(map(frame, pieces))
+            if upload.complete:
+                pieces.append(LAST)
+        self._connection.send(pieces, last=upload.complete)
 
     # from the client
 
     def tunnelled(self, data: bytes) -> None:
-        self._connection.send(data)
+        self._connection.send((data,))
 
     @property
     def tunnel(self) -> bool:
@@ -203,7 +201,7 @@ class Relay:
 
     def drop(self) -> None:
         """Nothing more is wanted from the worker."""
-        self._connection.abandon(self)
+        self._connection.drop(self)
 
     @property
     def is_between_chunks(self) -> bool:
@@ -218,11 +216,9 @@ class Relay:
             self._client.write(CLOSE_RESTART)
         self.drop()
 
-    def pause(self) -> None:
-        self._connection.pause(self)
-
-    def resume(self) -> None:
-        self._connection.resume(self)
+    def hold(self, paused: bool) -> None:
+        """The client cannot take more now, or can again."""
+        self._connection.hold(self, paused)
 
     def end_broken(self, reason: str) -> None:
         """After the answer has begun: an event stream ends in an error event, anything else is cut off."""
@@ -302,10 +298,7 @@ class Relayed:
 
     def client_writable(self, writable: bool) -> None:
         if self.relay is not None:
-            if writable:
-                self.relay.resume()
-            else:
-                self.relay.pause()
+            self.relay.hold(not writable)
 
     @property
     def is_between_chunks(self) -> bool:

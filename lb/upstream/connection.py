@@ -121,8 +121,7 @@ class WorkerConnection(asyncio.Protocol):
         return self._body if isinstance(self._body, Passage) else None
 
     def ask(self, reader: Reader, method: str, head: bytes, body: bytes = b"", *, more: bool = False) -> None:
-        """Sends a request; with ``more``, further parts of its body come by `send`, the last one followed by
-        `sent`."""
+        """Sends a request; with ``more``, further parts of its body come by `send`."""
         assert self.transport is not None and self._at is _Framing.IDLE
         self._reader, self._method = reader, method
         self._at, self._sending = _Framing.HEAD, more
@@ -131,28 +130,20 @@ class WorkerConnection(asyncio.Protocol):
         else:
             self.transport.write(head + body if body else head)
 
-    def send(self, data: bytes) -> None:
-        assert self.transport is not None
-        self.transport.write(data)
-
-    def send_all(self, pieces: Iterable[bytes]) -> None:
+    def send(self, pieces: Iterable[bytes], *, last: bool = False) -> None:
+        """``last``: then the request is complete."""
         assert self.transport is not None
         self.transport.writelines(pieces)
+        self._sending = self._sending and not last
 
-    def sent(self) -> None:
-        """The request is complete."""
-        self._sending = False
-
-    def drop(self) -> None:
-        """Nobody wants the rest: closed at once, which tells the worker to stop."""
+    def drop(self, reader: Reader | None = None) -> None:
+        """Nobody wants the rest: closed at once, which tells the worker to stop. Of no effect for a ``reader`` whose
+        answer has ended: the connection may be another's."""
+        if reader is not None and reader is not self._reader:
+            return
         self._reader, self._at, self._straight = None, _Framing.CLOSED, None
         if self.transport is not None:
             self.transport.abort()
-
-    def abandon(self, reader: Reader) -> None:
-        """``reader`` wants no more. Of no effect once its answer has ended: the connection may be another's."""
-        if reader is self._reader:
-            self.drop()
 
     def go_straight(
         self, write: Callable[[bytes], None], recorder: RequestRecorder, cut: Cut | None = None
@@ -162,16 +153,14 @@ class WorkerConnection(asyncio.Protocol):
         that is under way."""
         self._write, self._recorder, self._cut = write, recorder, cut
 
-    def pause(self, reader: Reader) -> None:
-        """``reader`` cannot take more now. Of no effect once its answer has ended: the connection may be another's."""
+    def hold(self, reader: Reader, paused: bool) -> None:
+        """Whether ``reader`` cannot take more now. Of no effect once its answer has ended."""
         if reader is self._reader and self.transport is not None and not self.transport.is_closing():
-            self._paused = True
-            self.transport.pause_reading()
-
-    def resume(self, reader: Reader) -> None:
-        if reader is self._reader and self.transport is not None and not self.transport.is_closing():
-            self._paused = False
-            self.transport.resume_reading()
+            self._paused = paused
+            if paused:
+                self.transport.pause_reading()
+            else:
+                self.transport.resume_reading()
 
     # from the event loop
 
@@ -320,7 +309,7 @@ class WorkerConnection(asyncio.Protocol):
             if self._reader is not reader:
                 return
         if self._paused:
-            self.resume(reader)  # by the last bytes: the next one has to be heard
+            self.hold(reader, False)  # it was by the last bytes: the next one has to be heard
         self._release()
         reader.on_end()
 

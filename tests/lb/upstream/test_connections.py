@@ -781,9 +781,9 @@ async def test_a_request_in_pieces_is_sent_whole(upstream: Upstream, start_talke
     connection = await upstream.connect(where(upstream, talker.port))
     head = b"POST / HTTP/1.1\r\nContent-Length: 200003\r\n\r\n"
     connection.ask(reading, "POST", head, b"x" * 100_000, more=True)
-    connection.send(b"y" * 100_000)
-    connection.send(b"end")
-    connection.sent()
+    connection.send((b"y" * 100_000,))
+    connection.send((b"end",))
+    connection.send((), last=True)
     await reading.over()
     assert talker.asked == [head + b"x" * 100_000 + b"y" * 100_000 + b"end"]
     assert connection.usable
