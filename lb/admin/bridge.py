@@ -91,9 +91,6 @@ class BridgeExchange(Relayed):
             self.relay.drop()
             self.relay = None
 
-    def tunnelled(self, data: bytes) -> None:
-        """No route of ours is a WebSocket."""
-
     def cut(self, reason: str) -> None:
         self.client_gone()
         self._client.cut()

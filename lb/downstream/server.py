@@ -67,7 +67,8 @@ class Handlers:
 
 class Server:
     """Implements `lb.downstream.service.Service`. ``guard`` says who asks a route of ours that is not open, and raises
-    ProxyError for who may not. With a ``certificate`` clients speak TLS, and nothing else."""
+    ProxyError for who may not. With a ``certificate`` clients speak TLS, and nothing else. More methods than a class
+    should have: two thirds of them are that protocol's."""
 
     def __init__(
         self, handlers: Handlers, guard: Callable[[RequestHead, Client], Principal], admission: Admission,

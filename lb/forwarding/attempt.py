@@ -43,10 +43,10 @@ class Owner(Protocol):
 
 class Attempt:
     """Of ``routed``, on ``backend``, for the exchange ``owner``. ``recovery``: of what was lost before, None if nothing
-    was. ``began_at``: s, monotonic. Implements `lb.forwarding.relay.Owner` and `lb.routing.backend.Asker`."""
+    was. ``began_at``: s, monotonic. Implements `lb.forwarding.relay.Owner` and `lb.routing.backend.Asker`: one method
+    more than a class should have, as both are here."""
 
     relay: Relay | None = None
-    _unblocked_at = 0.0  # since when the client has taken everything
 
     def __init__(
         self, parts: Collaborators, routed: RoutedRequest, client: Downstream, owner: Owner, backend: Backend,
@@ -225,11 +225,6 @@ class Attempt:
 
     # time
 
-    def client_writable(self, writable: bool) -> None:
-        self._unblocked_at = self._parts.clock()
-        if self.relay is not None:
-            self.relay.hold(not writable)
-
     def overdue(self, now: float) -> AttemptFailed | None:
         """What is wrong with a stream whose worker says nothing at all, or that stands still while its client waits
         for it, if it can be taken elsewhere."""
@@ -244,7 +239,7 @@ class Attempt:
             return AttemptFailed(f"no answer in {silent:.1f} s", Failure.SILENT)
         if transcript is None or not transcript.made_here:
             return None  # a worker that has not begun yet may have a long prompt to read, or others before it
-        still = now - max(routed.recorder.last, self.began_at, self._unblocked_at)
+        still = now - max(routed.recorder.last, self.began_at, relay.unblocked_at)
         if still <= settings.stall_timeout or self._client.full or transcript.finished:
             return None
         candidates = self._parts.pool.candidates(routed.info.model, {self.backend.id}, now, routed.info.root)

@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 
 
 class Exchange(Relayed):
-    """Implements `lb.protocol.messages.Exchange`, and what an attempt and the failover know of it. ``over``: it has
-    been accounted for."""
+    """Implements `lb.protocol.messages.Exchange`, and what an attempt, the failover and the queue know of it: more
+    methods than a class should have, of a few lines each. ``over``: it has been accounted for."""
 
     # Defaults stand here and not in `__init__`: most requests are over without any of them being set.
     _attempt: Attempt | None = None  # the latest
@@ -69,10 +69,6 @@ class Exchange(Relayed):
         self._client_left()
         self.finish(499, "the client went away", failed=False)  # nobody's failure
 
-    def tunnelled(self, data: bytes) -> None:
-        if self.relay is not None:
-            self.relay.tunnelled(data)
-
     def cut(self, reason: str) -> None:
         if self.over:
             return
@@ -86,10 +82,6 @@ class Exchange(Relayed):
             self._client_left()
             self.finish(503, reason, failed=True)
             self._client.refuse(ProxyError(503, reason, source=Source.INTERNAL, retry_after=1))
-
-    def client_writable(self, writable: bool) -> None:
-        if self._attempt is not None:
-            self._attempt.client_writable(writable)
 
     def check(self, now: float) -> None:
         """A stream whose worker says nothing at all, or that stands still while its client waits for it, is taken

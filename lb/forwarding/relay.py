@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from enum import Enum, auto
+from time import monotonic
 from typing import Protocol
 
 from lb.forwarding.failure_policy import of_status
@@ -60,7 +61,10 @@ class Owner(Protocol):
 
 class Relay:
     """Reads one answer from ``connection`` for ``client``. ``began``: bytes of it have gone out. ``taken``: bytes
-    of an upload have, which cannot be sent again."""
+    of an upload have, which cannot be sent again. ``unblocked_at``: since when (s, monotonic) its client takes
+    everything, if it did not before.
+
+    More methods than a class should have: what reads an answer and what a client may want of it share its state."""
 
     # Defaults stand here and not in `__init__`: most requests are over without any of them being set.
     _head: ResponseHead | None = None
@@ -69,6 +73,7 @@ class Relay:
     _frames: Frames | None = None
     _frame = _stream = False
     began = taken = False
+    unblocked_at = 0.0
     aligned = True
     _collects = False
     status = 0
@@ -218,6 +223,7 @@ class Relay:
 
     def hold(self, paused: bool) -> None:
         """The client cannot take more now, or can again."""
+        self.unblocked_at = monotonic()
         self._connection.hold(self, paused)
 
     def end_broken(self, reason: str) -> None:
@@ -299,6 +305,10 @@ class Relayed:
     def client_writable(self, writable: bool) -> None:
         if self.relay is not None:
             self.relay.hold(not writable)
+
+    def tunnelled(self, data: bytes) -> None:
+        if self.relay is not None:
+            self.relay.tunnelled(data)
 
     @property
     def is_between_chunks(self) -> bool:

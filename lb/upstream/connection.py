@@ -55,7 +55,9 @@ def _nowhere(data: bytes) -> None:
 
 class WorkerConnection(asyncio.Protocol):
     """``released`` is called when an answer has ended and the connection can carry another request; ``gone`` when it
-    is closed. ``idle_since``: s, monotonic, set by whoever keeps it."""
+    is closed. ``idle_since``: s, monotonic, set by whoever keeps it.
+
+    More attributes than a class should have: in parts, each chunk would pay for the way from one to the other."""
 
     __slots__ = (
         "_at",

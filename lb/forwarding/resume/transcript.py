@@ -94,7 +94,8 @@ class StreamTranscript:
 
     ``started``: text or tokens have come, and gone on to the client; ``made_here``: some of them from the worker of
     now. From then on whole chunks may pass through ``straight``, which says None to what has to be looked at; it is
-    None itself if everything has to. ``dresser``: of the worker of now, if it goes on with what another began."""
+    None itself if everything has to. ``dresser``: of the worker of now, if it goes on with what another began. One
+    attribute more than a class should have: each is one fact of the stream."""
 
     def __init__(self, plan: ResumePlan, recorder: RequestRecorder, build: Build) -> None:
         self.plan, self.recorder, self._build = plan, recorder, build
