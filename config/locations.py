@@ -9,7 +9,9 @@ from typing import Any
 from config.errors import UsageError
 
 #: Settings that are a path, and those that hold some (docs/decisions/0034).
-SINGLE = ("state_dir", "lora_config", "backend_key_file", "tls_cert", "tls_key", "tls_client_ca")
+SINGLE = (
+    "state_dir", "lora_config", "backend_key_file", "api_keys", "tls_cert", "tls_key", "tls_client_ca",
+)  # fmt: skip
 SETTINGS = (*SINGLE, "adapter_root", "lora", "model")
 
 

@@ -43,10 +43,10 @@ def require(folder: Path) -> None:
         raise _written(folder, folder, who, found)
 
 
-def require_secret(file: Path) -> None:
-    """Raises UsageError, which does not name ``file``, where another user could read or change it, or put another in
-    its place. Unlike in a state directory, links may lead to it: those who renew certificates make some. Raises
-    OSError."""
+def require_unchanged(file: Path) -> os.stat_result:
+    """What ``file`` is. Raises UsageError, which does not name it, where another user could change it, or put another
+    in its place. Unlike in a state directory, links may lead to it: those who renew certificates, or mount
+    configurations, make some. Raises OSError."""
     found, resolved = file.stat(), file.resolve()
     for place, seen in (*_way(file), *_way(resolved), (resolved, found)):
         if not _trusted(seen.st_uid):
@@ -54,8 +54,13 @@ def require_secret(file: Path) -> None:
         sticky = stat.S_ISDIR(seen.st_mode) and seen.st_mode & stat.S_ISVTX
         if not stat.S_ISLNK(seen.st_mode) and not sticky and (who := _writers(seen)):
             raise UsageError(f"{who} may write in {place}: chmod go-w {place}")
-    if found.st_mode & (stat.S_IROTH | stat.S_IWOTH):
-        raise UsageError(f"everybody may read it: chmod o-rwx {resolved}")
+    return found
+
+
+def require_secret(file: Path) -> None:
+    """As `require_unchanged`, and raises UsageError where everybody could read it."""
+    if require_unchanged(file).st_mode & (stat.S_IROTH | stat.S_IWOTH):
+        raise UsageError(f"everybody may read it: chmod o-rwx {file.resolve()}")
 
 
 def make(folder: Path) -> bool:

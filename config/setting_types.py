@@ -38,9 +38,9 @@ _HEADER = re.compile(r"[a-z0-9-]{1,64}")
 #: Headers of a request that never go on as the client wrote them.
 OWN_HEADERS = frozenset(
     {
-        "host", "content-length", "expect", "authorization", "x-request-id", "x-forwarded-for", "x-forwarded-proto",
-        "x-forwarded-host", "forwarded", "connection", "keep-alive", "proxy-authenticate", "proxy-authorization",
-        "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
+        "host", "content-length", "expect", "authorization", "x-api-key", "x-request-id", "x-forwarded-for",
+        "x-forwarded-proto", "x-forwarded-host", "forwarded", "connection", "keep-alive", "proxy-authenticate",
+        "proxy-authorization", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
     }
 )  # fmt: skip
 

@@ -174,6 +174,8 @@ class BalancerConfig:
     max_queue_wait: float = 600.0
     cors: CorsConfig | None = None
     tls: TlsFiles | None = None
+    anonymous_models: tuple[str, ...] = ()
+    insecure: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """What is not used is left out where a balancer of an earlier version does not know it."""

@@ -33,12 +33,12 @@ def main() -> None:
     if start is None:
         return
     link, log = Path(start.pop("link")), start.pop("log", None)
-    backends, snapshot = start.pop("set", None), start.pop("snapshot", None)
+    known = start.pop("set", None), start.pop("snapshot", None), start.pop("keys", None)
     if log is not None:
         _write_to(Path(log))
     config = BalancerConfig.from_json(start)
     logs.set_up(config.log_format, config.log_level)
-    uvloop.run(serve(config, link, backends, snapshot))
+    uvloop.run(serve(config, link, *known))
 
 
 def _wait(descriptor: int) -> dict[str, Any] | None:

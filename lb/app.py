@@ -17,6 +17,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from config import admin_token
 from config.aio import Tasks
 from config.link import CHANGE_BYTES, Phase
 from config.paths import StateDir
@@ -37,9 +38,11 @@ from lb.admission.budget import BodyBudget
 from lb.admission.concurrency import Concurrency, ConcurrencyLimits
 from lb.admission.credentials import Credentials
 from lb.admission.crowd import Crowd
+from lb.admission.keys import X_API_KEY, Gate, KeyRing
 from lb.admission.proxy_signs import sign_of_proxy
 from lb.admission.queue import WaitingQueue
 from lb.admission.request_admission import QueueLimits
+from lb.admission.response_marks import ResponseMarks
 from lb.admission.ui_sessions import UiSessions
 from lb.control.link import Link
 from lb.control.peers import Peers
@@ -108,15 +111,19 @@ def _errors(metrics: Metrics) -> Middleware:
 
 def _check(guard: Guard) -> Callable[[RequestHead, Client], Principal]:
     def check(head: RequestHead, connection: Client) -> Principal:
-        key, peer = head.find(b"authorization") or "", connection.peer
+        peer = connection.peer
         caller = Caller(
             peer.address, peer.local, head.host, peer.uid, head.find(b"origin"),
-            key.encode("latin-1").decode(errors="surrogateescape"),  # bytes are read as Latin-1, and sent as UTF-8
-            sign_of_proxy(head),
+            _text(head.ours.get(b"authorization")), _text(head.ours.get(X_API_KEY)), sign_of_proxy(head),
         )  # fmt: skip
         return guard.admit(head.path, head.method, caller)
 
     return check
+
+
+def _text(value: bytes | None) -> str:
+    """Of a field, as it was sent: in UTF-8."""
+    return "" if value is None else value.strip(b" \t").decode(errors="surrogateescape")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +139,7 @@ class Balancer:
     runner: web.AppRunner
     server: Server
     observers: Observers
+    keys: KeyRing
 
     async def start(self, listener: socket.socket, patience: float = 0.0) -> None:
         """Takes connections as soon as a supervisor has said what there is, or ``patience`` seconds have passed: until
@@ -147,8 +155,12 @@ class Balancer:
         await self.server.serve(listener)
         self.link.enter(Phase.SERVING)
 
-    def know(self, backends: dict[str, Any] | None, snapshot: dict[str, Any] | None) -> None:
+    def know(
+        self, backends: dict[str, Any] | None, snapshot: dict[str, Any] | None, keys: dict[str, Any] | None
+    ) -> None:
         """What there was when it was started: should its supervisor die before it has said a word, it can serve."""
+        if keys is not None:
+            self.keys.apply(keys)
         if backends is not None:
             self.pool.apply(BackendSet.from_json(backends))
         if snapshot is not None:
@@ -195,18 +207,19 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
     pool = Pool(changed, counters.share, lost, lambda: queue.serve_soon(room=True))
     observers, peers = Observers(config, state), Peers(counters, link_path)
     why = Why(observers.decision_log, lambda: _under_way(server), peers)
-    series = metrics.registry.pieces
-    link = Link(pool, listener, link_path, counters.recently_used, series, losses, events.add, why.own)
+    series, keys = metrics.registry.pieces, KeyRing()
+    link = Link(pool, listener, link_path, counters.recently_used, series, losses, events.add, why.own, keys.apply)
     clock, client, owners_of = time.monotonic, WorkerClient(upstream), ResponseOwners()
     router = Router(pool, StrategyReader(state.strategy).current, clock, Random())
     queue = WaitingQueue(
         router, pool, metrics, Concurrency(_concurrency(config), counters.share_limit),
         QueueLimits(config.queue_timeout, config.max_queue_wait, config.max_queue), want=link.want, clock=clock,
     )  # fmt: skip
+    marks = ResponseMarks.of(admin_token.read(state.admin_token))
     shared = Collaborators(
         _settings(config), pool, router, queue, upstream, client,
         Accounting(pool, counters, metrics, owners_of, losses, observers.decision_log, router, clock),
-        metrics, observers.decision_log, losses, ResponseFinder(pool, owners_of, client),
+        metrics, observers.decision_log, losses, ResponseFinder(pool, owners_of, client, marks),
         PoisonRules(pool, changes, metrics.poisonous, clock), RetryBudget(), Builds(), Tasks(), clock,
     )  # fmt: skip
     metrics.read(
@@ -222,8 +235,12 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
             "clusterctl_tls_certificate_expiry_timestamp_seconds", "When the certificate that is served expires", (),
             lambda: [((), certificate.expires)],
         )
-    credentials = Credentials(config.admin_key, state)
-    status = Status(pool, link, counters, lambda: router.strategy, state.root)
+    credentials = Credentials(config.admin_key, state, keys)
+    gate = Gate(
+        keys, credentials, frozenset(config.anonymous_models), insecure=config.insecure,
+        has_admin_key=bool(config.admin_key), wall=time.time,
+    )
+    status = Status(pool, link, counters, lambda: router.strategy, state.root, gate.models_for)
     admin = Admin(
         status, MetricsPage(pool, link, counters, metrics, client, peers, status),
         Recorder(state.root, counters, metrics, status.tokens_made), SupervisorCalls(state.control, link, counters),
@@ -239,8 +256,11 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
     given = config.cors
     cors = None if given is None else Cors(given.origins, given.methods, given.headers, given.credentials)
     handlers = _handlers(shared, BridgeEndpoint(lambda: _server(runner)()))
-    server = Server(handlers, _check(guard), _admission(config), frozenset(config.extra_routes), cors, certificate)
-    return Balancer(pool, counters, shared, link, peers, admin, runner, server, observers)
+    server = Server(
+        handlers, _check(guard), lambda head, client: gate.tenant(head, client.peer.address), _admission(config),
+        frozenset(config.extra_routes), cors, certificate,
+    )
+    return Balancer(pool, counters, shared, link, peers, admin, runner, server, observers, keys)
 
 
 def _handlers(shared: Collaborators, bridge: BridgeEndpoint) -> Handlers:
@@ -300,14 +320,14 @@ def _server(runner: web.AppRunner) -> web.Server:
 
 async def serve(
     config: BalancerConfig, link_path: Path, backends: dict[str, Any] | None = None,
-    snapshot: dict[str, Any] | None = None,
+    snapshot: dict[str, Any] | None = None, keys: dict[str, Any] | None = None,
 ) -> None:
     """Until SIGTERM, or until it has been replaced and has finished. Raises OSError if the link's sockets cannot be
     made."""
     listener = socket.socket(fileno=config.listen_fd)
     listener.setblocking(False)
     balancer, tasks = make(config, listener, link_path), Tasks()
-    balancer.know(backends, snapshot)
+    balancer.know(backends, snapshot, keys)
     stop = asyncio.Event()
 
     async def retire() -> None:

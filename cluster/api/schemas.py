@@ -10,6 +10,7 @@ from pydantic import (
     ConfigDict,
     Field,
     StrictBool,
+    StrictFloat,
     StrictInt,
     StrictStr,
     ValidationError,
@@ -98,6 +99,46 @@ class UnloadAdapter(Body):
 
 class RollbackAdapter(Body):
     version: _Whole | None = Field(None, ge=1)
+
+
+class UpdateKey(Body):
+    """What each field may be is said where it is read (`config.api_keys`). ``expires``: s since the epoch, or a time
+    from now on such as ``30d``. None takes a limit away."""
+
+    scope: StrictStr = ""
+    models: list[StrictStr] | None = None
+    rpm: _Whole | None = None
+    tpm: _Whole | None = None
+    max_concurrent: _Whole | None = None
+    priority: StrictStr = ""
+    weight: StrictInt | StrictFloat = 1.0
+    expires: StrictInt | StrictFloat | StrictStr | None = None
+    budget: StrictStr | None = None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What was named."""
+        return self.model_dump(include=self.model_fields_set)
+
+
+class CreateKey(UpdateKey):
+    name: StrictStr = Field(min_length=1, max_length=64)
+
+
+class RotateKey(Body):
+    """``grace``: for how long (s, or a time such as ``24h``) the secrets before hold; None: a day."""
+
+    grace: StrictInt | StrictFloat | StrictStr | None = None
+
+    @model_validator(mode="after")
+    def _not_negative(self) -> RotateKey:
+        if isinstance(self.grace, int | float) and not 0 <= self.grace <= 1e9:
+            raise ValueError("grace: seconds, 0 or more, are needed")
+        return self
+
+
+class RevokeKey(Body):
+    pass
 
 
 class Shutdown(Body):

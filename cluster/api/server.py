@@ -21,6 +21,7 @@ from cluster.api import authority, schemas
 from cluster.api.apply import Applier, Apply, Run
 from cluster.api.handlers import ClusterCommands
 from cluster.errors import Refused
+from cluster.keys.registry import KeyRegistry
 from cluster.storage.store import NotSaved
 from config.files import NO_ROOM
 from config.link import CHANGE_BYTES, SEQUENCE_HEADER, bind_unix
@@ -48,6 +49,7 @@ class Services:
     applier: Applier
     rollouts: Rollouts
     adapters: AdapterReport
+    keys: KeyRegistry
 
 
 _SERVICES = web.AppKey("services", Services)
@@ -78,6 +80,7 @@ def routes(services: Services) -> web.RouteTableDef:
     change("DELETE", "/v1/cluster/instances/{name}/drain", schemas.Undrain, commands.undrain, 200)
     change("POST", "/v1/cluster/shutdown", schemas.Shutdown, commands.shut_down, 202)
     _adapter_routes(table, services)
+    _key_routes(table, services.keys)
 
     @table.post("/v1/cluster/apply")
     async def apply_settings(request: web.Request) -> web.Response:
@@ -120,6 +123,40 @@ def _adapter_routes(table: web.RouteTableDef, services: Services) -> None:
     async def rollback(request: web.Request) -> web.Response:
         body = schemas.parse(schemas.RollbackAdapter, await request.read())
         return await answer(await rollouts.rollback(request.match_info["name"], body.version))
+
+
+def _key_routes(table: web.RouteTableDef, keys: KeyRegistry) -> None:
+    """Whatever they answer is for administrators: also which keys there are."""
+
+    @table.get("/v1/cluster/keys")
+    async def every(request: web.Request) -> web.Response:
+        authority.check(_who(request), Scope.ADMIN)
+        return web.json_response({"keys": keys.every()})
+
+    @table.get("/v1/cluster/keys/{name}")
+    async def one(request: web.Request) -> web.Response:
+        authority.check(_who(request), Scope.ADMIN)
+        return web.json_response(keys.find(request.match_info["name"]))
+
+    @table.post("/v1/cluster/keys")
+    async def create(request: web.Request) -> web.Response:
+        given = schemas.parse(schemas.CreateKey, await request.read()).given
+        return web.json_response(await keys.create(_who(request), given.pop("name"), given), status=201)
+
+    @table.patch("/v1/cluster/keys/{name}")
+    async def update(request: web.Request) -> web.Response:
+        given = schemas.parse(schemas.UpdateKey, await request.read()).given
+        return web.json_response(await keys.update(_who(request), request.match_info["name"], given))
+
+    @table.delete("/v1/cluster/keys/{name}")
+    async def revoke(request: web.Request) -> web.Response:
+        schemas.parse(schemas.RevokeKey, await request.read())
+        return web.json_response(await keys.revoke(_who(request), request.match_info["name"]))
+
+    @table.post("/v1/cluster/keys/{name}/rotate")
+    async def rotate(request: web.Request) -> web.Response:
+        grace = schemas.parse(schemas.RotateKey, await request.read()).grace
+        return web.json_response(await keys.rotate(_who(request), request.match_info["name"], grace))
 
 
 def _done(services: Services, result: dict[str, Any], status: int) -> web.Response:

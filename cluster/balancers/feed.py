@@ -1,4 +1,4 @@
-"""What every balancer process is told: the backend set, the snapshot, and what has happened."""
+"""What every balancer process is told: the API keys, the backend set, the snapshot, and what has happened."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ class Feed:
         self.processes: list[BalancerProcess] = []
         self._set: BackendSet | None = None
         self._snapshot: dict[str, Any] | None = None
+        self._keys: dict[str, Any] | None = None
 
     @property
     def engaged(self) -> int:
@@ -30,9 +31,14 @@ class Feed:
     def connected(self) -> bool:
         return self.engaged > 0
 
-    def publish(self, backends: BackendSet | None = None, snapshot: dict[str, Any] | None = None) -> None:
+    def publish(
+        self, backends: BackendSet | None = None, snapshot: dict[str, Any] | None = None,
+        keys: dict[str, Any] | None = None,
+    ) -> None:
         """Tells them what is new; each is told the latest again whenever it comes back."""
-        self._set, self._snapshot = backends or self._set, snapshot or self._snapshot
+        self._set, self._snapshot, self._keys = backends or self._set, snapshot or self._snapshot, keys or self._keys
+        if keys is not None:
+            self._send(encode(keys))
         if backends is not None:
             self._send(encode({"type": "set", "set": backends.to_json()}))
         if snapshot is not None:
@@ -48,13 +54,15 @@ class Feed:
 
     def start(self) -> dict[str, Any]:
         """What a process is started with of it."""
-        return {"set": None if self._set is None else self._set.to_json(), "snapshot": self._snapshot}
+        backends = None if self._set is None else self._set.to_json()
+        return {"set": backends, "snapshot": self._snapshot, "keys": self._keys}
 
     def greeting(self) -> list[bytes]:
         """What a process that has just been connected to is told."""
+        keys = [] if self._keys is None else [encode(self._keys)]
         backends = [] if self._set is None else [encode({"type": "set", "set": self._set.to_json()})]
         return [
-            *backends, encode({"type": "snapshot", "snapshot": self._snapshot or {}}), _encoded(self._events()),
+            *keys, *backends, encode({"type": "snapshot", "snapshot": self._snapshot or {}}), _encoded(self._events()),
         ]  # fmt: skip
 
 

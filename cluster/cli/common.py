@@ -12,7 +12,7 @@ from cluster.api.handlers import BALANCER
 from cluster.cli.arguments import AbsolutePath
 from cluster.cli.render import say
 from cluster.client import ClusterClient
-from config.settings import cluster_url, own_admin_key
+from config.settings import cluster_url, own_admin_key, own_api_key
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -42,6 +42,17 @@ def no_wait_option(function: F) -> F:
 
 def client(url: str | None) -> ClusterClient:
     return ClusterClient(url or cluster_url(), own_admin_key())
+
+
+def asking_key() -> str | None:
+    """What requests for models are sent with: CLUSTERCTL_API_KEY, else the admin key. Where both are unset the clients
+    send the token of a cluster on this machine, if it is asked for (`cluster.client.token`)."""
+    return own_api_key() or own_admin_key()
+
+
+def asking_client(url: str | None) -> ClusterClient:
+    """For who asks models and manages nothing."""
+    return ClusterClient(url or cluster_url(), asking_key())
 
 
 def state_dir_option(function: F) -> F:

@@ -21,6 +21,9 @@ from cluster.client.results import (
     Drained,
     Event,
     Instance,
+    Key,
+    KeyRevoked,
+    KeyWithSecret,
     Model,
     Restarting,
     Scaled,
@@ -36,6 +39,7 @@ from cluster.client.sync import ClusterClient
 
 __all__ = [
     "SLOW", "Adapter", "AdapterChanged", "AdapterDetail", "AdapterUnloaded", "Applied", "AsyncClusterClient",
-    "ClusterClient", "ClusterError", "Drained", "Event", "Instance", "Model", "Restarting", "Scaled", "ShuttingDown",
-    "Status", "StrategySet", "SystemHealth", "SystemMetrics", "UiLink", "Weighted",
+    "ClusterClient", "ClusterError", "Drained", "Event", "Instance", "Key", "KeyRevoked", "KeyWithSecret", "Model",
+    "Restarting", "Scaled", "ShuttingDown", "Status", "StrategySet", "SystemHealth", "SystemMetrics", "UiLink",
+    "Weighted",
 ]  # fmt: skip

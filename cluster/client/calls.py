@@ -184,6 +184,40 @@ class Calls:
         body = {} if version is None else {"version": version}
         return Call("POST", _named("lora_adapters", name, "/rollback"), as_object(r.AdapterChanged), body, timeout=SLOW)
 
+    # keys
+
+    @method
+    def keys(self) -> Call[list[r.Key]]:
+        """Every API key, without its secret."""
+        return Call("GET", "/v1/cluster/keys", as_list(r.Key, "keys"))
+
+    @method
+    def key(self, name: str) -> Call[r.Key]:
+        return Call("GET", _named("cluster/keys", name), as_object(r.Key))
+
+    @method
+    def create_key(self, /, name: str, **fields: Any) -> Call[r.KeyWithSecret]:
+        """``fields``: ``scope``, ``models``, ``rpm``, ``tpm``, ``max_concurrent``, ``priority``, ``weight``,
+        ``expires`` (seconds since 1970, or from now: ``30d``), ``budget`` (tokens: ``1000000/day``). Its secret is in
+        this answer only."""
+        return Call("POST", "/v1/cluster/keys", as_object(r.KeyWithSecret), {"name": name, **fields})
+
+    @method
+    def update_key(self, /, name: str, **fields: Any) -> Call[r.Key]:
+        """``fields`` as of `create_key`; None takes a limit away, what is not named stays."""
+        return Call("PATCH", _named("cluster/keys", name), as_object(r.Key), fields)
+
+    @method
+    def rotate_key(self, name: str, grace: float | str | None = None) -> Call[r.KeyWithSecret]:
+        """A new secret; those before hold for ``grace`` (seconds, or such as ``24h``; None: a day) more."""
+        body = {} if grace is None else {"grace": grace}
+        return Call("POST", _named("cluster/keys", name, "/rotate"), as_object(r.KeyWithSecret), body)
+
+    @method
+    def revoke_key(self, name: str) -> Call[r.KeyRevoked]:
+        """It lets nobody in any more once this returns."""
+        return Call("DELETE", _named("cluster/keys", name), as_object(r.KeyRevoked))
+
     # models
 
     @method

@@ -244,6 +244,41 @@ class AdapterUnloaded(TypedDict):
     state: str
 
 
+class KeySecret(TypedDict):
+    """One that holds; ``until``: None as long as its key."""
+
+    until: float | None
+
+
+class Key(TypedDict):
+    """An API key. ``source``: made on the cluster (``state``) or standing in a ``file``; ``secrets``: those that
+    hold."""
+
+    name: str
+    scope: str
+    models: list[str] | None
+    rpm: int | None
+    tpm: int | None
+    max_concurrent: int | None
+    priority: str
+    weight: float
+    expires: float | None
+    budget: str | None
+    created: float
+    expired: bool
+    source: str
+    secrets: list[KeySecret]
+
+
+class KeyWithSecret(Key):
+    secret: str
+
+
+class KeyRevoked(TypedDict):
+    name: str
+    revoked: bool
+
+
 class Model(TypedDict):
     """``parent``: of an adapter, its base model."""
 

@@ -27,6 +27,20 @@ class LocalToken(httpx.Auth):
             yield request
 
 
+def key_for(root: str, given: str | None) -> str | None:
+    """``given`` or, where that is None, the token of the cluster at ``root`` if it asks for a key: for what sends its
+    requests itself, and many of them."""
+    if given is not None:
+        return given
+    try:
+        with httpx.Client(auth=LocalToken(), trust_env=False, timeout=10.0) as http:
+            answer = http.get(f"{root}/v1/models")
+    except httpx.HTTPError:
+        return None  # whoever asks next says it better
+    sent = answer.request.headers.get("Authorization")
+    return None if sent is None else str(sent).removeprefix("Bearer ")
+
+
 def _answerer(response: httpx.Response) -> str | None:
     """The address at the other end of the connection that the answer came on."""
     stream = response.extensions.get("network_stream")

@@ -14,6 +14,7 @@ CREATE TABLE versions (name TEXT NOT NULL, number INTEGER NOT NULL, record TEXT 
 """
 
 _EVENTS = "CREATE TABLE events (id INTEGER PRIMARY KEY, record TEXT NOT NULL)"
+_KEYS = "CREATE TABLE keys (name TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID"
 
 
 def _events(db: sqlite3.Connection) -> None:
@@ -21,15 +22,20 @@ def _events(db: sqlite3.Connection) -> None:
     db.execute(_EVENTS)
 
 
+def _keys(db: sqlite3.Connection) -> None:
+    """3: API keys, of their secrets only hashes."""
+    db.execute(_KEYS)
+
+
 #: From which version each step leads to the next. A step never changes once it was released.
-STEPS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _events}
+STEPS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _events, 2: _keys}
 
 SCHEMA = max(STEPS) + 1
 
 
 def create(db: sqlite3.Connection) -> None:
     """Makes an empty database one of this version, in one transaction."""
-    db.executescript(f"BEGIN; {_TABLES} {_EVENTS}; PRAGMA user_version = {SCHEMA}; COMMIT;")
+    db.executescript(f"BEGIN; {_TABLES} {_EVENTS}; {_KEYS}; PRAGMA user_version = {SCHEMA}; COMMIT;")
 
 
 def migrate(db: sqlite3.Connection, version: int) -> None:

@@ -21,8 +21,10 @@ from cluster.adapters.registry import Adapter, Registry, from_rows, to_rows
 from cluster.storage import schema
 from cluster.storage import snapshot_file as state_file
 from cluster.storage.schema import SCHEMA
-from config import files
+from config import api_keys, files
+from config.api_keys import ApiKey
 from config.errors import UsageError
+from config.principal import Scope
 
 
 class Records(Protocol):
@@ -154,13 +156,29 @@ class Store:
         names = [*(adapter.name for adapter in rows), *gone]
         await self._run(lambda db: write_adapters(db, rows, names, list(gone)))
 
-    async def replace_all(self, adapters: Iterable[Adapter], **values: Any) -> None:
-        """These adapters and no others, and ``values``."""
+    async def keys(self) -> list[ApiKey]:
+        return await self._run(read_keys)
+
+    async def save_keys(self, changed: Iterable[ApiKey], gone: Iterable[str] = ()) -> None:
+        """All of it or nothing; and that there has been a key for models, if one is among them."""
+        rows, names = list(changed), [(name,) for name in gone]
+
+        def work(db: sqlite3.Connection) -> None:
+            write_keys(db, rows)
+            db.executemany("DELETE FROM keys WHERE name = ?", names)
+
+        await self._run(work)
+
+    async def replace_all(self, adapters: Iterable[Adapter], keys: Iterable[ApiKey], **values: Any) -> None:
+        """These adapters and keys and no others, and ``values``."""
         rows, pairs = list(adapters), [(key, json.dumps(value)) for key, value in values.items()]
+        held = list(keys)
 
         def work(db: sqlite3.Connection) -> None:
             db.execute("DELETE FROM versions")
             db.execute("DELETE FROM adapters")
+            db.execute("DELETE FROM keys")
+            write_keys(db, held)
             write_adapters(db, rows, [], [])
             db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", pairs)
 
@@ -174,6 +192,17 @@ class Store:
 def read_registry(db: sqlite3.Connection) -> Registry:
     adapters = db.execute("SELECT name, record FROM adapters ORDER BY id").fetchall()
     return from_rows(adapters, db.execute("SELECT name, record FROM versions").fetchall())
+
+
+def read_keys(db: sqlite3.Connection) -> list[ApiKey]:
+    return [api_keys.from_json(json.loads(record)) for (record,) in db.execute("SELECT record FROM keys")]
+
+
+def write_keys(db: sqlite3.Connection, keys: Iterable[ApiKey]) -> None:
+    for key in keys:
+        db.execute("INSERT OR REPLACE INTO keys VALUES (?, ?)", (key.name, json.dumps(key.to_json())))
+        if key.scope is Scope.INFERENCE:
+            db.execute("INSERT OR REPLACE INTO meta VALUES ('keyed', 'true')")
 
 
 def read_values(db: sqlite3.Connection) -> dict[str, Any]:

@@ -1,5 +1,5 @@
-"""What of a state a person would want on another machine, as one tar: a manifest and the adapters' files. Processes,
-keys and settings of a machine are not in it.
+"""What of a state a person would want on another machine, as one tar: a manifest and the adapters' files. API keys are
+in it as the state has them, without their secrets. Processes, tokens and settings of a machine are not.
 
 The manifest comes first, and names all that follows: what it does not name is refused, and so is content that has not
 the hash it is named by. On the way in files come first, then the rows that need them, in one transaction.
@@ -27,8 +27,9 @@ from cluster.adapters.store import FILES, MAX_BYTES
 from cluster.adapters.validation import files as adapter_files
 from cluster.adapters.validation.tensors import AdapterRejected
 from cluster.fleet.groups import DEFAULT, group_of
-from cluster.storage.store import Store, read_registry, read_values
-from config import bounded
+from cluster.storage.store import Store, read_keys, read_registry, read_values
+from config import api_keys, bounded
+from config.api_keys import MOST_KEYS, ApiKey
 from config.errors import UsageError
 from config.paths import StateDir
 from config.settings import NAME, Settings
@@ -57,10 +58,11 @@ class Contents:
     weights: dict[str, int]
     strategy: str | None
     adapters: tuple[Adapter, ...]
+    keys: tuple[ApiKey, ...] = ()
 
     @property
     def empty(self) -> bool:
-        return self.instances is None and not self.adapters
+        return self.instances is None and not self.adapters and not self.keys
 
     def means(self) -> Any:
         """The same for two states that stand for the same, wherever their files lie."""
@@ -68,7 +70,8 @@ class Contents:
             replace(a, versions=tuple(replace(v, path="", created=0.0, source="") for v in a.versions))
             for a in self.adapters
         ]
-        return (self.instances, self.weights, self.strategy, {a.name: a for a in adapters})
+        keys = {key.name: key for key in self.keys}
+        return (self.instances, self.weights, self.strategy, {a.name: a for a in adapters}, keys)
 
 
 class _Strict(BaseModel):
@@ -111,18 +114,21 @@ class _Manifest(_Strict):
     weights: dict[str, Annotated[int, Field(ge=0, le=1000)]]
     strategy: Literal[STRATEGIES] | None  # type: ignore[valid-type]
     adapters: list[_AdapterRecord]
+    keys: list[dict[str, Any]] = Field([], max_length=MOST_KEYS)
 
 
 def contents(db: sqlite3.Connection) -> Contents:
     """What is in a state."""
     values = read_values(db)
     adapters = tuple(read_registry(db).adapters.values())
+    known = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'keys'").fetchone()  # not in a state of before
+    keys = tuple(read_keys(db)) if known else ()
     imported, desired = values.get(IMPORTED), values.get("desired") or {}
     if imported:
-        return Contents(imported["instances"], imported["weights"], imported["strategy"], adapters)
+        return Contents(imported["instances"], imported["weights"], imported["strategy"], adapters, keys)
     wanted = desired.get("instances")
     instances = None if wanted is None else sum(group_of(name) == DEFAULT for name in wanted)
-    return Contents(instances, desired.get("weights", {}), values.get("strategy"), adapters)
+    return Contents(instances, desired.get("weights", {}), values.get("strategy"), adapters, keys)
 
 
 def damaged(found: Contents) -> list[str]:
@@ -173,6 +179,8 @@ def _to_json(found: Contents) -> dict[str, Any]:
             }
             for a in found.adapters
         ],
+        # Only where there are any: a clusterctl of before knows no such field.
+        **({"keys": [key.to_json() for key in found.keys]} if found.keys else {}),
     }  # fmt: skip
 
 
@@ -294,13 +302,19 @@ def _from_manifest(manifest: _Manifest, store: Path) -> Contents:
             given.name, given.active, versions, description=given.description, auto_load=given.auto_load,
             pinned=given.pinned,
         ))  # fmt: skip
-    return Contents(manifest.instances, manifest.weights, manifest.strategy, tuple(adapters))
+    try:
+        keys = tuple(api_keys.from_json(key) for key in manifest.keys)
+    except ValueError as error:
+        raise UsageError(f"not imported: {_MANIFEST}: keys: {error}") from None
+    if len({key.name for key in keys}) != len(keys):
+        raise UsageError(f"not imported: {_MANIFEST}: a key is in it twice")
+    return Contents(manifest.instances, manifest.weights, manifest.strategy, tuple(adapters), keys)
 
 
 async def bring_in(store: Store, new: Contents) -> None:
     """Replaces what `Contents` are of. Raises NotSaved: nothing was changed then."""
     imported = {"instances": new.instances, "weights": new.weights, "strategy": new.strategy}
-    await store.replace_all(new.adapters, **{IMPORTED: imported, "desired": None, "strategy": new.strategy})
+    await store.replace_all(new.adapters, new.keys, **{IMPORTED: imported, "desired": None, "strategy": new.strategy})
 
 
 def with_imported(settings: Settings, imported: dict[str, Any] | None) -> Settings:
@@ -323,3 +337,5 @@ def words(found: Contents) -> Iterable[str]:
     for adapter in found.adapters:
         kept = ", ".join(str(version.number) for version in adapter.versions)
         yield f"adapter {adapter.name}: version {adapter.active} of {kept}"
+    if found.keys:
+        yield f"API keys: {', '.join(sorted(key.name for key in found.keys))}"

@@ -16,6 +16,7 @@ from typing import Any
 from cluster.adapters.registry import Adapter
 from cluster.events import KEPT, Emit, Event
 from cluster.storage.store import NotSaved, Store
+from config.api_keys import ApiKey
 from config.files import free_bytes
 
 #: Bytes that have to be free on the state directory's disk for a change: what follows from it needs room as well.
@@ -68,6 +69,11 @@ class WriteBehind:
         """As `Store.save_adapters`, now or never. Raises NotSaved."""
         self.check()
         await self._store.save_adapters(changed, gone)
+
+    async def save_keys(self, changed: list[ApiKey], gone: list[str]) -> None:
+        """As `Store.save_keys`, now or never. Raises NotSaved."""
+        self.check()
+        await self._store.save_keys(changed, gone)
 
     # what happens by itself
 

@@ -29,6 +29,8 @@ from cluster.events import EventLog
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.restart import Backoff, RestartPolicy
 from cluster.fleet.states import DesiredState
+from cluster.keys.file import KeyFile
+from cluster.keys.registry import KeyRegistry
 from cluster.monitoring.ejection_limit import EjectionLimit
 from cluster.monitoring.external import ExternalBackend
 from cluster.monitoring.hang_detector import Work
@@ -112,6 +114,7 @@ class Assembly:
         return Bootstrap(
             self.state, self.store, self.drivers, self.clock, self.events, self.write_behind, self.fleet,
             self.revisions, self.inventory, self.rollouts, self.balancers, self.publisher, self.transactions,
+            self.keys, self.key_file,
         )
 
     @cached_property
@@ -156,6 +159,16 @@ class Assembly:
             self.inventory, self.agents, self.intake, self.effects, self.adapters, self.revisions, self.emit,
             self.clock.wall,
         )
+
+    # keys
+
+    @cached_property
+    def keys(self) -> KeyRegistry:
+        return KeyRegistry(self.write_behind, self._publish_keys, self.emit, self.clock.wall, self.epoch)
+
+    @cached_property
+    def key_file(self) -> KeyFile:
+        return KeyFile(lambda: self.revisions.settings.api_keys, self.keys, self.emit)
 
     # who watches
 
@@ -231,7 +244,7 @@ class Assembly:
         return Services(
             self.supervisor.command, self.snapshot, lambda: f"{self.epoch}.{self.publisher.sequence}",
             self.write_behind.check, lambda: self.revisions.settings.adapter_root, self.commands, applier,
-            self.rollouts, self.adapters,
+            self.rollouts, self.adapters, self.keys,
         )
 
     def snapshot(self) -> dict[str, Any]:
@@ -244,6 +257,11 @@ class Assembly:
             recovery=self.recovery.to_json(), usage=self.usage.latest, cards=self.backends.cards,
             finding=self.hangs.finding, exempt=self.limit.exempts,
         ))  # fmt: skip
+
+    async def _publish_keys(self, message: dict[str, Any]) -> None:
+        """Returns when the balancers go by them."""
+        await self.supervisor.command(lambda: self.publisher.publish_keys(message))
+        await self.publisher.confirmation(self.publisher.version)
 
     def _everybody(self) -> list[Any]:
         """Workers, and servers that are not ours."""

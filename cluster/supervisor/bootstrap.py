@@ -11,10 +11,13 @@ from cluster.adapters.rollout import Rollouts
 from cluster.adapters.validation.engine_side import serves_lora
 from cluster.adapters.validation.files import AdapterRejected
 from cluster.balancers.group import BalancerGroup
+from cluster.deployment import exposure
 from cluster.deployment.revisions import Revisions
 from cluster.events import EPOCH_IDS, KEPT, EventLog
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.states import WorkerState
+from cluster.keys.file import KeyFile
+from cluster.keys.registry import KeyRegistry
 from cluster.storage.store import NotSaved, Store
 from cluster.storage.transfer import IMPORTED
 from cluster.storage.write_behind import WriteBehind
@@ -22,6 +25,7 @@ from cluster.supervisor import adoption
 from cluster.supervisor.clock import Clocks
 from cluster.supervisor.publisher import Publisher
 from cluster.supervisor.transactions import Transactions
+from config import api_keys
 from config.errors import UsageError
 from config.paths import StateDir
 from config.strategy_file import StrategyWriter
@@ -45,6 +49,8 @@ class Bootstrap:
     balancers: BalancerGroup
     publisher: Publisher
     transactions: Transactions
+    keys: KeyRegistry
+    key_file: KeyFile
 
     async def prepare(self, adopt: bool) -> None:
         """Reads the state and, with ``adopt``, takes over what runs. Raises UsageError where no cluster can be
@@ -56,6 +62,7 @@ class Bootstrap:
                 self.write_behind.event(event)
         self.events.listeners += [self.write_behind.event, self.balancers.feed.on_event]
         self.inventory.registry = await self.store.registry()
+        await self._load_keys(adopt)
         if adopt:
             await self._adopt()
         else:  # what a running cluster's start named was taken in then, and may be unloaded since
@@ -73,6 +80,15 @@ class Bootstrap:
             StrategyWriter(self.state.strategy).close()
         except OSError as error:
             raise UsageError(f"no cluster can be started on {self.state.root}: {error}") from None
+
+    async def _load_keys(self, adopt: bool) -> None:
+        """Raises UsageError for a broken file; a cluster that runs goes on by what the file said before."""
+        filed = [api_keys.from_json(key) for key in await self.store.get("file_keys") or ()]
+        self.keys.load(await self.store.keys(), filed, bool(await self.store.get("keyed")))
+        await self.key_file.begin(strict=not adopt)
+        if not adopt:
+            exposure.check(self.revisions.settings, bool(self.keys.keys))
+        self.balancers.feed.publish(keys=self.keys.message())
 
     async def _save(self, adopt: bool) -> None:
         values = {

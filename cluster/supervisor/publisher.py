@@ -21,7 +21,10 @@ class Audience(Protocol):
     @property
     def connected(self) -> bool: ...
 
-    def publish(self, backends: BackendSet | None = None, snapshot: dict[str, Any] | None = None) -> None: ...
+    def publish(
+        self, backends: BackendSet | None = None, snapshot: dict[str, Any] | None = None,
+        keys: dict[str, Any] | None = None,
+    ) -> None: ...
 
 
 class Publisher:
@@ -70,6 +73,12 @@ class Publisher:
         """Sends the balancers a new snapshot."""
         self.sequence += 1
         self._audience.publish(snapshot=self._snapshot())
+
+    def publish_keys(self, message: dict[str, Any]) -> None:
+        """Sends the balancers the keys. The next backend set follows even if it says nothing new: whoever confirms it
+        goes by the keys too."""
+        self._audience.publish(keys=message)
+        self._published = {}
 
     def confirm(self, version: Version) -> None:
         """All balancers work by ``version``."""

@@ -144,6 +144,7 @@ def _start(parts: Assembly, tasks: Tasks) -> None:
         parts.fleet.instances, balancers, parts.drivers, parts.usage, parts.state.log, parts.clock.now, done
     )
     tasks.start(house, "usage")
+    tasks.start(parts.key_file.watch(), "reread the file of keys")
 
 
 def _shut_down(parts: Assembly) -> None:

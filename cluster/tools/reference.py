@@ -22,6 +22,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "The queue": (
         "queue_timeout", "max_queue", "max_queue_wait", "max_concurrent", "per_adapter_limit", "per_adapter",
     ),
+    "Keys": ("api_keys", "anonymous_models", "insecure"),
     "Streams that go on": ("resume", "migration_limit", "stall_timeout", "first_byte_timeout"),
     "Health and restarts": (
         "health_interval", "health_timeout", "health_failures", "restart_failures", "restart_delay", "startup_timeout",

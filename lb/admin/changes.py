@@ -20,6 +20,10 @@ from lb.telemetry.shared_counters import ADAPTER, Counters
 _CHANGE_S, _QUESTION_S = 900.0, 5.0
 
 
+#: A key's secret is in one of them, once.
+_NOT_KEPT = {"Cache-Control": "no-store"}
+
+
 class SupervisorCalls:
     """Over its ``control`` socket."""
 
@@ -43,13 +47,18 @@ class SupervisorCalls:
             text = json.dumps(data)
         return web.Response(status=answer.status, text=text, content_type="application/json")
 
+    async def question(self, request: web.Request) -> web.Response:
+        """The supervisor's answer as it is."""
+        answer, text = await self._ask(request, b"")
+        return web.Response(status=answer.status, text=text, content_type="application/json", headers=_NOT_KEPT)
+
     async def change(self, request: web.Request) -> web.Response:
         """Passed on to the supervisor; its answer is passed back once what it changed shows here too."""
         answer, text = await self._ask(request, await request.read())
         if sequence := answer.headers.get(SEQUENCE_HEADER):
             epoch, _, number = sequence.partition(".")
             await self._link.has_snapshot((int(epoch), int(number)), timeout=1.0)
-        return web.Response(status=answer.status, text=text, content_type="application/json")
+        return web.Response(status=answer.status, text=text, content_type="application/json", headers=_NOT_KEPT)
 
     async def _ask(self, request: web.Request, body: bytes) -> tuple[aiohttp.ClientResponse, str]:
         """Raises ProxyError (503) where there is no supervisor, or none that answers."""

@@ -10,16 +10,22 @@ from typing import Any
 
 from aiohttp import web
 
+from config.principal import PRINCIPAL_HEADER, Principal
 from lb.control.link import Link
 from lb.routing.pool import Pool
 from lb.telemetry.shared_counters import Counters
 
 
 class Status:
-    """``strategy()`` is the name of the one in force, ``root`` the state directory."""
+    """``strategy()`` is the name of the one in force, ``root`` the state directory; ``models_for(name)``:
+    the models that exist for who is called so, None: all."""
 
-    def __init__(self, pool: Pool, link: Link, counters: Counters, strategy: Callable[[], str], root: Path) -> None:
+    def __init__(
+        self, pool: Pool, link: Link, counters: Counters, strategy: Callable[[], str], root: Path,
+        models_for: Callable[[str], frozenset[str] | None],
+    ) -> None:
         self._pool, self._link, self._counters, self._strategy, self._root = pool, link, counters, strategy, root
+        self._models_for = models_for
 
     # routes
 
@@ -29,8 +35,10 @@ class Status:
             {"status": "ok" if ready else "unavailable", "ready": len(ready)}, status=200 if ready else 503
         )
 
-    async def models(self, _: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": self._pool.models()})
+    async def models(self, request: web.Request) -> web.Response:
+        models = self._models_for(Principal.from_line(request.headers.get(PRINCIPAL_HEADER, "")).name)
+        cards = [card for card in self._pool.models() if models is None or card["id"] in models]
+        return web.json_response({"object": "list", "data": cards})
 
     async def answer(self, _: web.Request) -> web.Response:
         return web.json_response(self.snapshot())

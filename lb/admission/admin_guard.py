@@ -28,8 +28,8 @@ _REMEDY = (
 @dataclass(frozen=True, slots=True)
 class Caller:
     """What a connection and a head tell of who asks. ``peer`` and ``local``: the connection's two IP addresses;
-    ``proxy``: the sign of a proxy, empty without one; ``uid()``: whose the other end is, None where the kernel does
-    not tell."""
+    ``api_key``: what ``x-api-key`` says; ``proxy``: the sign of a proxy, empty without one; ``uid()``: whose the other
+    end is, None where the kernel does not tell."""
 
     peer: str
     local: str
@@ -37,6 +37,7 @@ class Caller:
     uid: Callable[[], int | None]
     origin: str | None = None
     authorization: str = ""
+    api_key: str = ""
     proxy: str = ""
 
 
@@ -45,6 +46,8 @@ class Bearers(Protocol):
 
     @property
     def has_key(self) -> bool: ...
+    @property
+    def has_api_keys(self) -> bool: ...
     def principal(self, bearer: str) -> Principal | None: ...
 
 
@@ -65,12 +68,13 @@ class Guard:
         self._check_site(caller)
         if path == routes.SESSION:
             return ANYBODY
-        return _check_scope(self._identify(caller), Scope.READ if method in ("GET", "HEAD") else Scope.ADMIN)
+        return _check_scope(self._identify(caller), _scope(path, method))
 
     def _check_metrics(self, caller: Caller) -> Principal:
         """Whoever is on this machine may see them, others need a credential. A scraper knows the cluster by any name,
         and sends no ``Origin``."""
-        if self._protect_metrics or caller.proxy or not is_loopback(caller.peer):
+        shown = self._bearers.has_api_keys and (caller.authorization or caller.api_key)
+        if self._protect_metrics or shown or caller.proxy or not is_loopback(caller.peer):
             return _check_scope(self._identify(caller), Scope.READ)
         return ANYBODY
 
@@ -85,12 +89,18 @@ class Guard:
 
     def _identify(self, caller: Caller) -> Principal:
         scheme, _, given = caller.authorization.partition(" ")
+        if caller.api_key:
+            if caller.authorization:
+                raise ProxyError(401, "Authorization and x-api-key are both sent: one of them is needed")
+            scheme, given = "bearer", caller.api_key
         if scheme.lower() == "bearer" and (known := self._bearers.principal(given.strip())) is not None:
             return known
         if self._bearers.has_key:
             raise ProxyError(
                 401, "missing or wrong admin key: Authorization: Bearer … is needed (`clusterctl ui` opens the page)"
             )
+        if scheme and self._bearers.has_api_keys:
+            raise ProxyError(401, "the key is not known, or does not hold any more")
         if not (why := self._not_owner(caller)):
             return owner("owner")
         if given:
@@ -107,6 +117,14 @@ class Guard:
         if uid is None:
             return "the system does not say whose connection this is"
         return "" if uid in self._owners else f"user {uid} does not own this cluster"
+
+
+def _scope(path: str, method: str) -> Scope:
+    """What a route needs. Who may look sees status, figures and events; who has keys, and what workers wrote about what
+    clients sent, is for administrators."""
+    if method in ("GET", "HEAD") and not path.startswith("/v1/cluster/keys") and not path.endswith("/logs"):
+        return Scope.READ
+    return Scope.ADMIN
 
 
 def _check_scope(principal: Principal, scope: Scope) -> Principal:

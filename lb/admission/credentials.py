@@ -1,5 +1,5 @@
-"""The bearer tokens by which somebody may manage the cluster: the admin key, the token in the state directory, and
-sessions that one-time links were exchanged for."""
+"""The bearer tokens by which somebody may manage the cluster: the admin key, the token in the state directory,
+sessions that one-time links were exchanged for, and API keys."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from config import admin_token
 from config.paths import StateDir
 from config.principal import Principal, owner
 from lb.admission import sessions
+from lb.admission.keys import KeyRing
 from lb.admission.links import Links
 
 #: The name of who came by a one-time link.
@@ -20,16 +21,28 @@ SESSION = "session"
 class Credentials:
     """The files are read when they are needed: a token that was replaced is refused at once."""
 
-    def __init__(self, admin_key: str | None, state: StateDir) -> None:
+    def __init__(self, admin_key: str | None, state: StateDir, keys: KeyRing) -> None:
         self._key, self._token_file, self._links = admin_key or None, state.admin_token, Links(state.links)
+        self._keys = keys
 
     @property
     def has_key(self) -> bool:
         """Whether an admin key is set: then the token in the state directory opens nothing."""
         return self._key is not None
 
+    @property
+    def has_api_keys(self) -> bool:
+        return len(self._keys) > 0
+
     def principal(self, bearer: str) -> Principal | None:
-        """Whom ``bearer`` speaks for; None for one that is not known."""
+        """Whom ``bearer`` speaks for; None for one that is not known, or does not hold any more."""
+        found = self._keys.find(bearer.encode(errors="surrogateescape")) if self.has_api_keys else None
+        if found is None:
+            return self.owner(bearer)
+        return Principal(found.key.name, frozenset({found.key.scope})) if time.time() < found.until else None
+
+    def owner(self, bearer: str) -> Principal | None:
+        """The same of those that are no API keys: all of them may everything."""
         given = bearer.encode(errors="surrogateescape")
         if self._key is not None and hmac.compare_digest(given, self._key.encode()):
             return owner("admin-key")

@@ -202,7 +202,7 @@ class WaitingQueue:
         """Why it should not wait at all. Tells the supervisor of an adapter that it waits for."""
         model = ticket.info.model
         if not self._pool.knows(model):
-            return self._router.unknown(model)  # unloaded while it waited
+            return self._router.unknown(model, ticket.claim.tenant.models)  # unloaded while it waited
         if self._pool.hopeless(model):
             message = f"no worker{_of(model)}: all of them have failed; see /v1/cluster/status"
             return ProxyError(503, message, source=Source.INTERNAL, retry_after=30)

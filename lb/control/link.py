@@ -40,19 +40,20 @@ _OUTCOME_LOOK = 0.02
 class Link:
     """``uses()`` tells which adapters were used since it was last asked; ``series()`` makes this process' own
     series, in pieces. ``losses`` knows what became of requests on lost workers, ``events`` takes what happened,
-    ``why`` answers another balancer's question how requests were routed. ``snapshot`` is the supervisor's last word;
-    ``alive`` whether there is a supervisor; ``retired`` is set when it has said that another takes the connections: a
-    request may go on for ``drain_timeout`` seconds."""
+    ``why`` answers another balancer's question how requests were routed, ``keys`` takes the API keys.
+    ``snapshot`` is the supervisor's last word; ``alive`` whether there is a supervisor; ``retired`` is set when it has
+    said that another takes the connections: a request may go on for ``drain_timeout`` seconds."""
 
     def __init__(
         self, pool: Pool, listener: socket.socket, path: Path,
         uses: Callable[[], dict[str, float]] = dict, series: Callable[[], Iterable[str]] = tuple,
         losses: LossReport | None = None, events: Callable[[Iterable[Mapping[str, Any]]], None] = lambda events: None,
         why: Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]] | None = None,
+        keys: Callable[[Mapping[str, Any]], None] = lambda message: None,
     ) -> None:
         self._pool, self._listener, self._path = pool, listener, path
         self._uses, self._series = uses, series
-        self._losses, self._events, self._why = losses or LossReport(), events, why
+        self._losses, self._events, self._why, self._keys = losses or LossReport(), events, why, keys
         self._wanted: dict[str, float] = {}
         #: Of whoever is connected and has not turned out to be another balancer: supervisors.
         self._writers: set[asyncio.StreamWriter] = set()
@@ -167,6 +168,8 @@ class Link:
                     self._pool.apply(BackendSet.from_json(message["set"]))
                     self.report()
                     self._applied.notify()
+                elif message["type"] == "keys":
+                    self._keys(message)
                 elif message["type"] == "snapshot":
                     self.snapshot = message["snapshot"]
                     self._spoken.set()

@@ -24,6 +24,7 @@ from lb.protocol.errors import ProxyError
 from lb.protocol.http1.request import RequestHead
 from lb.protocol.messages import Downstream, Exchange, Grant, Request
 from lb.protocol.routes import Route
+from lb.protocol.tenant import Tenant
 from lb.telemetry.cooperative import cooperatively
 
 log = logging.getLogger(__name__)
@@ -66,12 +67,14 @@ class Handlers:
 
 
 class Server:
-    """Implements `lb.downstream.service.Service`. ``guard`` says who asks a route of ours that is not open, and raises
-    ProxyError for who may not. With a ``certificate`` clients speak TLS, and nothing else. More methods than a class
-    should have: two thirds of them are that protocol's."""
+    """Implements `lb.downstream.service.Service`. ``guard`` says who asks a route of ours that is not open,
+    ``tenant`` for whom a request for models is; both raise ProxyError for who may not. With a
+    ``certificate`` clients speak TLS, and nothing else. More methods than a class should have: two
+    thirds of them are that protocol's."""
 
     def __init__(
-        self, handlers: Handlers, guard: Callable[[RequestHead, Client], Principal], admission: Admission,
+        self, handlers: Handlers, guard: Callable[[RequestHead, Client], Principal],
+        tenant: Callable[[RequestHead, Client], Tenant], admission: Admission,
         routes_too: frozenset[str] = frozenset(), cors: Cors | None = None,
         certificate: ServedCertificate | None = None,
     ) -> None:
@@ -79,7 +82,7 @@ class Server:
         self.admission, self.closing, self._cors = admission, False, cors
         #: Those that are one too many and may say what they want, the oldest first.
         self._reserve: dict[Client, None] = {}
-        self._handlers, self._guard, self._routes_too = handlers, guard, routes_too
+        self._handlers, self._guard, self._tenant, self._routes_too = handlers, guard, tenant, routes_too
         #: Ids of requests: one run of a balancer, numbered.
         self._run, self._number = f"{random.getrandbits(64):016x}", 0
         self._connections: set[Client] = set()
@@ -190,8 +193,12 @@ class Server:
                 route.check(head.method)
                 _check_coding(head)
             head.notes[Route] = route  # of a head that is admitted: the next one like it need not be looked at
-        if route.ours and not route.open:
+        if not route.ours:
+            request.tenant = self._tenant(head, connection)
+        elif not route.open:
             request.principal = self._guard(head, connection)
+        elif route.path == routes.MODELS:
+            request.principal = Principal(self._tenant(head, connection).name, frozenset())
         return self.identify(head)
 
     def identify(self, head: RequestHead | None) -> str:

@@ -53,6 +53,7 @@ class Exchange(Relayed):
         try:
             if response is not None:
                 check_response(response)
+                parts.responses.check_owner(routed.request.tenant.mark, response)
                 routed.pinned = parts.responses.known(response)
                 if routed.pinned is None:
                     self.run("find a response's worker", lambda: self._find(response))

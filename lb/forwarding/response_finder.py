@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import re
 
+from lb.admission.response_marks import ResponseMarks
 from lb.protocol import routes
 from lb.protocol.errors import AttemptFailed, ProxyError
+from lb.protocol.messages import Request
 from lb.routing.pool import Pool
 from lb.routing.response_owners import ResponseOwners
 from lb.routing.router import Pinned
@@ -19,8 +21,17 @@ _RESPONSE = re.compile(r"resp_[A-Za-z0-9_-]{1,128}")
 
 
 class ResponseFinder:
-    def __init__(self, pool: Pool, owners: ResponseOwners, client: WorkerClient) -> None:
-        self._pool, self._owners, self._client = pool, owners, client
+    def __init__(self, pool: Pool, owners: ResponseOwners, client: WorkerClient, marks: ResponseMarks) -> None:
+        self._pool, self._owners, self._client, self._marks = pool, owners, client, marks
+
+    def sign(self, mark: str, request: Request) -> None:
+        """Makes the response that ``request`` asks for one that nobody without ``mark`` may ask for."""
+        request.add(b'"request_id":"%b"' % self._marks.new(mark).encode())
+
+    def check_owner(self, mark: str, response: str) -> None:
+        """Raises ProxyError (404) for a response that somebody else has asked for."""
+        if not self._marks.owns(mark, response):
+            raise _no_response(response)
 
     def known(self, response: str) -> Pinned | None:
         """Who made it; None where no request of this balancer has. Raises ProxyError (404) if that incarnation is

@@ -12,6 +12,7 @@ from lb.forwarding.resume import plan
 from lb.forwarding.resume.transcript import StreamTranscript
 from lb.protocol import body as request_body
 from lb.protocol import responses, routes, sagemaker
+from lb.protocol.errors import ProxyError
 from lb.protocol.messages import Request
 from lb.protocol.routes import Route
 from lb.routing.router import Pinned
@@ -59,14 +60,17 @@ class RoutedRequest:
         facts = request.facts or request_body.facts(
             request.body, head.content_type, previous=route.path == routes.RESPONSES
         )
-        model = facts.model
+        model = named = facts.model
         if route.path == routes.INVOCATIONS:
-            if (model := self._canonical(parts, sagemaker.model(head, model), model)) is not None:
+            named = sagemaker.model(head, model)
+            if (model := self._canonical(parts, named, model)) is not None:
                 self.extra_field = sagemaker.field(model)
         elif model is not None and ":" in model:
             model = self._canonical(parts, model, model)
         if not pool.knows(model):
-            raise parts.router.unknown(model)
+            raise parts.router.unknown(named, request.tenant.models)
+        if request.tenant.models is not None:
+            self._check_model(parts, request.tenant.models, model, named)
         self.info, self.came = RequestInfo(model, route.path, None, request.id), parts.clock()
         if parts.router.needs:
             self.info.features = features.of(request, model, pool.registered, parts.router.needs)
@@ -77,7 +81,22 @@ class RoutedRequest:
             self._read_along(parts, chat=route.path != _STREAMS[0])
         if pool.registered:
             parts.accounting.touch(model)
-        return facts.previous if route.path == routes.RESPONSES else route.response
+        if route.path != routes.RESPONSES:
+            return route.response
+        if request.tenant.mark:
+            parts.responses.sign(request.tenant.mark, request)
+        return facts.previous
+
+    def _check_model(
+        self, parts: Collaborators, models: frozenset[str], model: str | None, named: str | None
+    ) -> None:
+        """Whether there is such a model for whoever may ask for those ``models`` only. Raises ProxyError: 404 as for
+        one that nobody has, by the name that it was ``named`` by; 403 for what names models where nobody looks."""
+        route = self.route
+        if route.websocket:
+            raise ProxyError(403, "this key is bound to models, and over a WebSocket any could be named")
+        if route.response is None and route.path not in routes.NEUTRAL and not parts.pool.offers(model, models):
+            raise parts.router.unknown(named, models)
 
     def _canonical(self, parts: Collaborators, model: str | None, in_body: str | None) -> str | None:
         """The plain name of ``model``, which is the one that counts. A body that names another is made to name it."""

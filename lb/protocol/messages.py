@@ -160,6 +160,19 @@ class Request:
         """Whether all of it can be sent once more."""
         return self.upload is None or self.upload.kept
 
+    def add(self, member: bytes) -> None:
+        """Writes ``member`` (name and value) at the end of its body, where it goes before any other of its name. What
+        is no JSON object stays as it is: no worker takes it."""
+        body = self.body if self.upload is None else b"".join(self.upload.pieces)
+        start = body.rstrip()
+        if not start.endswith(b"}"):
+            return
+        start = start[:-1].rstrip()
+        made = b"%b%b%b}" % (start, b"" if start.endswith(b"{") else b",", member)
+        self.body = made
+        if self.upload is not None:
+            self.upload.pieces, self.upload.length = deque([made]), len(made)
+
     def rename(self, model: str) -> None:
         """Writes ``model`` wherever its body names one; all else stays as it is. Raises ProxyError (400)."""
         kind = self.head.content_type

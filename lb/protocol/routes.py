@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from lb.protocol.errors import ProxyError
 
-_GET = frozenset({"/load", "/version", "/ping"})
+#: What says nothing of a model.
+NEUTRAL = frozenset({"/load", "/version", "/ping"})
 _POST = frozenset(
     {
         "/ping", "/tokenize", "/detokenize", "/invocations",
@@ -18,6 +19,9 @@ _POST = frozenset(
     }
 )  # fmt: skip
 WEBSOCKET = frozenset({"/v1/realtime"})
+
+#: Every path of workers that has a name of its own.
+WORKERS = NEUTRAL | _POST | WEBSOCKET
 RESPONSES = "/v1/responses"
 INVOCATIONS = "/invocations"
 _RESPONSE = re.compile(r"/v1/responses/([^/?#]{1,256})(/cancel)?")
@@ -26,8 +30,11 @@ _RESPONSE = re.compile(r"/v1/responses/([^/?#]{1,256})(/cancel)?")
 _MOST_SHOWN = 256
 
 
+#: Answered by the balancer itself to whoever may ask for models.
+MODELS = "/v1/models"
+
 #: What the balancer answers itself, for everybody.
-_OPEN = frozenset({"/health", "/v1/models"})
+_OPEN = frozenset({"/health", MODELS})
 
 #: For everybody on this machine.
 METRICS = "/metrics"
@@ -86,7 +93,7 @@ def of(path: str, further: frozenset[str] = frozenset()) -> Route:
     if (path in _PAGE and path not in further) or path.startswith("/ui/"):
         return Route(path, ours=True, open=True)
     methods = _ONLY_POST if path in _POST else frozenset()
-    if path in _GET or path in WEBSOCKET:
+    if path in NEUTRAL or path in WEBSOCKET:
         methods |= _GET_HEAD
     response = None
     if not methods and (match := _RESPONSE.fullmatch(path)):

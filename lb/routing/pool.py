@@ -118,6 +118,15 @@ class Pool:
             return True
         return bool(self.serving(model))
 
+    def offers(self, model: str | None, models: frozenset[str]) -> bool:
+        """Whether ``model`` is one of ``models``. None is the base model of whoever takes the request."""
+        if model is not None:
+            return model in models
+        return all(
+            any(card["id"] in models for card in backend.spec.models if card.get("parent") is None)
+            for backend in self.backends.values()
+        )
+
     def canonical(self, model: str | None) -> str | None:
         """``NAME`` for ``BASE:NAME``, as some clients write an adapter; anything else as it is. ``BASE`` is a name of
         the base model, or literally ``base_model``."""

@@ -53,9 +53,11 @@ class Router:
         info.decision = candidates, strategy, scores
         return backend
 
-    def unknown(self, model: str | None) -> ProxyError:
-        """The answer for a model that nobody serves."""
-        known = nearest(model or "", self._pool.names())
+    def unknown(self, model: str | None, models: frozenset[str] | None) -> ProxyError:
+        """The answer for a model that nobody serves, or that is none of the ``models`` that exist for whoever asks
+        (None: all)."""
+        names = self._pool.names()
+        known = nearest(model or "", names if models is None else [name for name in names if name in models])
         return ProxyError(404, f"The model `{model}` does not exist.{known}", param="model", code=404)
 
     @property

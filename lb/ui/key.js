@@ -9,9 +9,21 @@ let open = null;
 
 /** Whether there is another key now; one question at a time, whoever asks. */
 asking.ask = (refused) => {
-  open ??= question(refused).finally(() => { open = null; });
+  open ??= found(refused).finally(() => { open = null; });
   return open;
 };
+
+/** The cluster's owner needs no key to manage it, but models may ask for one: what a link leads to will do. */
+async function found(refused) {
+  if (refused) return question(true);
+  try {
+    const link = await call("v1/cluster/ui/link", { method: "POST", body: {}, ask: false });
+    await redeem(link.code);
+    return true;
+  } catch {
+    return question(false);
+  }
+}
 
 async function question(refused) {
   let given = false;
@@ -34,14 +46,17 @@ export async function useLink() {
   if (code === undefined) return false;
   history.replaceState(null, "", location.pathname + location.search); // a used code is of no use to the history
   try {
-    const path = "v1/cluster/ui/session";
-    const session = await call(path, { method: "POST", body: { code }, managed: false });
-    key.set(session.token);
+    await redeem(code);
     return true;
   } catch (error) {
     toast(error.message);
     return false;
   }
+}
+
+async function redeem(code) {
+  const path = "v1/cluster/ui/session";
+  key.set((await call(path, { method: "POST", body: { code }, managed: false })).token);
 }
 
 export function showKey(needed) {

@@ -59,7 +59,7 @@ class Pane {
     const began = performance.now();
     const seen = { began, first: null, last: null, chunks: 0, tokens: null, text: "", end: "" };
     try {
-      const response = await request("v1/chat/completions", { method: "POST", body, signal: own.signal, managed: false });
+      const response = await request("v1/chat/completions", { method: "POST", body, signal: own.signal });
       for await (const { data } of frames(response)) {
         if (data === "[DONE]") { seen.end ||= "done"; break; }
         this.#take(JSON.parse(data), seen, bubble);
@@ -123,7 +123,7 @@ export async function refresh(wanted = null) {
   timer = setTimeout(refresh, EVERY);
   let models;
   try {
-    models = (await call("v1/models", { managed: false })).data;
+    models = (await call("v1/models")).data;
   } catch (error) {
     put(panes[0].numbers, error.message);
     return;

@@ -65,4 +65,4 @@ def test_every_path_is_in_an_example_or_a_method_of_one() -> None:
     }  # fmt: skip
     public = {"/health", "/metrics", "/v1/models"}
     for path in set(PATHS) - public:
-        assert by_method.get(path, path) in re.sub(r"/(instance_0|balancer|sailor)\b", "/{name}", shown), path
+        assert by_method.get(path, path) in re.sub(r"/(instance_0|balancer|sailor|team-a)\b", "/{name}", shown), path

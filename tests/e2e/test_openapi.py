@@ -38,6 +38,8 @@ def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     place = ("--port", str(cluster.port), "--state-dir", str(cluster.state_dir), "--detach")
     result = clusterctl("up", *place, *args, CLUSTERCTL_ADMIN_KEY=KEY)
     assert result.returncode == 0, result.stderr
+    made = httpx.post(f"{cluster.url}/v1/cluster/keys", json={"name": "pirate", "scope": "read"}, headers=BEARER)
+    assert made.status_code == 201, made.text
     yield cluster
     cluster.close()
 

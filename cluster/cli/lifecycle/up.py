@@ -34,8 +34,7 @@ _FLAGS = (
     "rolling_spare", "queue_timeout", "max_queue", "max_queue_wait", "max_concurrent", "per_adapter_limit",
     "per_adapter", "startup_timeout", "first_byte_timeout", "stall_timeout", "resume", "migration_limit",
     "lb_processes", "lb_standby", "max_body", "max_buffered", "state_dir", "log_level", "log_format", "access_log",
-    "log_prompts",
-    "protect_metrics", "otlp_endpoint",
+    "log_prompts", "api_keys", "anonymous_models", "insecure", "protect_metrics", "otlp_endpoint",
 )  # fmt: skip
 
 #: How a value is shown where its type does not say it.
@@ -43,7 +42,8 @@ _METAVARS = {
     "lora": "NAME=PATH", "lora_config": "FILE", "adapter_root": "DIR", "backend": "URL", "backend_key_file": "FILE",
     "per_adapter": "NAME=N", "tls_cert": "FILE", "tls_key": "FILE", "tls_client_ca": "FILE", "strategy": "NAME",
     "gpus": "0,1", "max_body": "BYTES", "max_buffered": "SIZE", "state_dir": "DIR", "log_level": "LEVEL",
-    "log_format": "text|json", "access_log": "WHICH", "otlp_endpoint": "URL",
+    "log_format": "text|json", "access_log": "WHICH", "otlp_endpoint": "URL", "api_keys": "FILE",
+    "anonymous_models": "NAME,NAME",
 }  # fmt: skip
 
 _TYPES: dict[Any, type] = {int: int, float: float, int | None: int}

@@ -143,13 +143,15 @@ def _plans(options: dict[str, Any]) -> list[Any]:
     """One a run. Raises UsageError and ClusterError."""
     from random import Random
 
+    from cluster.client.token import key_for
     from cluster.tools.bench import prompts, targets
     from cluster.tools.bench.run import BenchPlan
     from cluster.tools.bench.send import Form
     from config.settings import cluster_url, own_api_key
 
     url = root_of(options["url"] or cluster_url())
-    models = targets.runs(_listed(url, own_api_key(), options["model"]), options["model"], options["adapters"])
+    key = key_for(url, own_api_key())
+    models = targets.runs(_listed(url, key, options["model"]), options["model"], options["adapters"])
     requests, duration = options["requests"], options["duration"]
     asked = prompts.read_prompts(options["prompts_file"]) if options["prompts_file"] else options["prompts"]
     if requests is None and duration is None:
@@ -160,7 +162,7 @@ def _plans(options: dict[str, Any]) -> list[Any]:
     form = Form(
         url, endpoint=options["endpoint"], stream=options["stream"], max_tokens=options["max_tokens"],
         temperature=options["temperature"], ignore_eos=options["ignore_eos"], timeout=options["timeout"],
-        api_key=own_api_key(),
+        api_key=key,
     )
     for prompt in asked:
         prompt.body(form.endpoint == "chat")

@@ -9,14 +9,14 @@ from typing import IO, Any
 
 import click
 
-from cluster.cli.common import Finite, client, url_option
+from cluster.cli.common import Finite, asking_client, asking_key, url_option
 from cluster.cli.workload.chat_session import COMMANDS, Leave, Session, messages
 from cluster.cli.workload.models import chosen
 from cluster.client import ClusterError
 from cluster.tools.chat.conversation import Conversation
 from cluster.tools.chat.openai_client import OpenAIClient
 from config.errors import UsageError
-from config.settings import cluster_url, own_admin_key
+from config.settings import cluster_url
 from config.text import printable
 
 
@@ -38,7 +38,7 @@ def chat_command(
 
     In a pipe each line is a turn of one conversation."""
     where = url or cluster_url()
-    with client(url) as cluster, OpenAIClient(where, own_admin_key()) as asks:
+    with asking_client(url) as cluster, OpenAIClient(where, asking_key()) as asks:
         live = not question and sys.stdin.isatty()
         session = Session(
             asks, cluster.models, Conversation(chosen(cluster, model), system), sys.stdout, sys.stderr, live=live,

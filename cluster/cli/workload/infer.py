@@ -14,17 +14,19 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from cluster.cli.common import Finite, client, url_option
+from cluster.cli.common import Finite, asking_client, asking_key, url_option
 from cluster.cli.render import console, say
 from cluster.cli.workload.models import chosen
 from cluster.client import ClusterError
+from cluster.client.core import root_of
+from cluster.client.token import key_for
 from cluster.tools.batch import files as batch_files
 from cluster.tools.batch import lines as batch_lines
 from cluster.tools.batch.files import BatchStep, Output
 from cluster.tools.batch.lines import Defaults
 from cluster.tools.batch.run import RequestSender, fed, in_order
 from config.errors import UsageError
-from config.settings import cluster_url, own_admin_key
+from config.settings import cluster_url
 
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn
@@ -57,10 +59,11 @@ def infer_command(
     A line is {"prompt": …}, {"messages": […]}, a string, or OpenAI's batch form {"custom_id", "method", "url", "body"};
     other fields (max_tokens, temperature, model, …) go along. Started again after a break, it asks what is missing.
     Exit code 1 if any line failed; its error stands in its line of the output."""
-    with client(url) as cluster:
+    with asking_client(url) as cluster:
         name = chosen(cluster, model)
     defaults = Defaults(name, {k: v for k, v in sampling.items() if v is not None}, chat, text)
-    asker = RequestSender(url or cluster_url(), own_admin_key(), concurrency, retries, timeout)
+    where = url or cluster_url()
+    asker = RequestSender(where, key_for(root_of(where), asking_key()), concurrency, retries, timeout)
     with _input(source) as file, contextlib.closing(_output(source, target, overwrite, retry_errors)) as out:
         size = os.fstat(file.fileno()).st_size if Path(source).is_file() else None
         report = BatchProgress(out)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator
 
+from cluster.deployment.exposure import is_local
 from cluster.deployment.plan import Plan
 from cluster.tools.doctor.facts import MachineFacts, Port, State
 from cluster.tools.doctor.finding import Finding, gib, listed, ok, problem, warning
@@ -37,10 +37,11 @@ def exposure(found: Settings, knows_peers: bool) -> Iterator[Finding]:
     if found.admin_key is not None:
         yield ok("access", "CLUSTERCTL_ADMIN_KEY is needed to manage the cluster")
         return
-    remedy = "set CLUSTERCTL_ADMIN_KEY; the models themselves are open to whoever reaches the port (docs/security.md)"
-    if not is_here_only(found.host):
+    remedy = "set CLUSTERCTL_ADMIN_KEY; without an API key the models are open to who reaches the port (docs/gate.md)"
+    if not is_local(found.host):
+        starts = "" if found.insecure else ", and `up` refuses to start without any API key or --insecure"
         yield warning("access", f"{found.host} is reached from other machines, and no admin key is set: from there "
-                                "only admin.token of the state directory manages the cluster", remedy)  # fmt: skip
+                                f"only admin.token of the state directory manages it{starts}", remedy)  # fmt: skip
     elif named := [name for name in ("trusted_proxies", "allowed_hosts") if getattr(found, name)]:
         yield warning("access", f"{' and '.join(named)} tell of a proxy in front, and no admin key is set: what comes "
                                 "through one that leaves no trace, and runs as root or as you, passes for yours",
@@ -51,15 +52,6 @@ def exposure(found: Settings, knows_peers: bool) -> Iterator[Finding]:
                       "others send it as Authorization: Bearer, or set CLUSTERCTL_ADMIN_KEY")  # fmt: skip
     else:
         yield ok("access", "on this machine alone; the user who runs it, and root, manage it without a key")
-
-
-def is_here_only(host: str) -> bool:
-    """Whether only programs of this machine reach what listens on ``host``."""
-    name = host.strip("[]").lower()
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return name == "localhost"
 
 
 def port(facts: MachineFacts, found: Port) -> Finding:

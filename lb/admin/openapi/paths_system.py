@@ -20,7 +20,8 @@ PATHS: Mapping[str, Json] = {
     )},
     "/v1/models": {"get": operation(
         "models", "system", "What a request's `model` can be",
-        {200: json_answer("Models, and adapters with a `parent`", ref("Models"))}, public=True,
+        {200: json_answer("Models, and adapters with a `parent`", ref("Models"))}, errors=(401,), public=True,
+        words="Open to everybody until there is an API key for models; from then on as far as a key goes.",
     )},
     "/v1/system/health": {"get": operation(
         "system_health", "system", "In one word, and by instance",

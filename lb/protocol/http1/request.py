@@ -30,7 +30,7 @@ ADAPTER = b"x-amzn-sagemaker-adapter-identifier"
 #: Fields that are for us, or that we write ourselves on the way to a worker.
 _OURS = frozenset(
     {
-        b"host", b"content-length", b"expect", b"authorization", b"x-request-id", b"x-forwarded-for",
+        b"host", b"content-length", b"expect", b"authorization", b"x-api-key", b"x-request-id", b"x-forwarded-for",
         b"x-forwarded-proto", b"x-forwarded-host", b"forwarded", b"x-cluster-principal",
         ADAPTER, *fields.HOP_BY_HOP,
     }
@@ -39,6 +39,9 @@ _OURS = frozenset(
 #: A reader that maps names to variables (CGI, WSGI) takes ``Transfer_Encoding`` for ``Transfer-Encoding``: of the names
 #: that mean something to us, such a spelling is refused. Other names with an underscore are left out, as nginx does.
 _MISSPELT = frozenset(name.replace(b"-", b"_") for name in (*_OURS, b"content-type"))
+
+#: Of these a second one is added to the first, after a comma: whoever looks for one key finds none that there is.
+_JOINED = frozenset({b"x-forwarded-for", b"connection", b"authorization", b"x-api-key"})
 
 #: Of these a second one is refused: each reader would pick another.
 _ONCE = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect", ADAPTER})
@@ -61,7 +64,8 @@ class RequestHead:
     """``target`` as sent, from its first slash on, ``path`` the same without its query; ``length`` is None for a
     chunked body, 0 for none. ``kept``: the other field lines as they are, without CRLF and without names that have an
     underscore; `lb.upstream.headers` says which of them go on. ``ours``: values of the fields in `_OURS`, lower-case
-    names, the first of each. ``notes``: whatever its users want to remember with it."""
+    names, the first of each, or
+    all of them (`_JOINED`). ``notes``: whatever its users want to remember with it."""
 
     method: str
     target: str
@@ -125,7 +129,7 @@ def parse(data: bytes) -> RequestHead:
             if low in ours:
                 if low in _ONCE:
                     raise Malformed(400, f"two {name.decode()} headers")
-                if low == b"x-forwarded-for" or low == b"connection":
+                if low in _JOINED:
                     ours[low] += b", " + value
                 continue
             ours[low] = value

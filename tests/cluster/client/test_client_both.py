@@ -58,14 +58,15 @@ ASKED: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("shutdown", (), {"now": True}), ("adapters", (), {}), ("adapter", ("x",), {}), ("unload_adapter", ("x",), {}),
     ("load_adapter", ("x", Path("/a")), {"replace": True}), ("rollback_adapter", ("x", 2), {}),
     ("events", (5, 17), {}), ("events", (), {}), ("ui_link", (), {}), ("healthy", (), {}),
-    ("ask", ("m", "hello", 3), {}),
+    ("ask", ("m", "hello", 3), {}), ("keys", (), {}), ("key", ("x",), {}), ("create_key", ("x",), {"rpm": 3}),
+    ("update_key", ("x",), {"models": None}), ("rotate_key", ("x", "24h"), {}), ("revoke_key", ("x",), {}),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("method", "args", "options"), ASKED, ids=lambda v: v if isinstance(v, str) else "")
 async def test_both_ask_the_same(method: str, args: tuple[Any, ...], options: dict[str, Any]) -> None:
     asked: list[httpx.Request] = []
-    lists: dict[str, list[Any]] = {"adapters": [1], "events": [2], "data": [3], "decisions": [5]}
+    lists: dict[str, list[Any]] = {"adapters": [1], "events": [2], "data": [3], "decisions": [5], "keys": [6]}
     lists["choices"] = [{"text": "4"}]
 
     def handler(request: httpx.Request) -> httpx.Response:
@@ -315,7 +316,7 @@ def test_every_path_of_the_description_has_a_method() -> None:
 
     def handler(request: httpx.Request) -> httpx.Response:
         asked.add((request.method.lower(), request.url.path))
-        return httpx.Response(200, json={"adapters": [], "events": [], "data": [], "decisions": [],
+        return httpx.Response(200, json={"adapters": [], "events": [], "data": [], "decisions": [], "keys": [],
                                          "choices": [{"text": ""}]})  # fmt: skip
 
     with _sync(handler) as cluster:

@@ -139,3 +139,11 @@ while asked := client.recv(65536):
             assert thief.stdout.read() == "no token\n"
         finally:
             thief.kill()
+
+
+def test_who_sends_many_requests_asks_once_for_the_key_of_all(cluster: tuple[str, Heard], secret: str) -> None:
+    url, heard = cluster
+    assert token.key_for(url, "given") == "given" and heard == []
+    assert token.key_for(url, None) == secret
+    assert heard == [None, f"Bearer {secret}"]
+    assert token.key_for("http://127.0.0.1:1", None) is None

@@ -13,6 +13,7 @@ from config.paths import StateDir
 from config.principal import Principal, Scope
 from lb.admission.admin_guard import Caller, Guard, host_name, is_loopback, require_json
 from lb.admission.credentials import Credentials
+from lb.admission.keys import KeyRing
 from lb.protocol.errors import ProxyError
 
 LOCAL = {"peer": "127.0.0.1", "local": "127.0.0.1"}
@@ -27,6 +28,7 @@ class Bearers:
 
     token: str | None = None
     has_key: bool = False
+    has_api_keys: bool = False
     scope: Scope = Scope.OWNER
 
     def principal(self, bearer: str) -> Principal | None:
@@ -35,7 +37,7 @@ class Bearers:
 
 def _guard(key: str | None = None, names: tuple[str, ...] = (), **options: bool) -> Guard:
     state = StateDir(Path("/nowhere"))
-    return Guard(Credentials(key, state), frozenset({0, OWN}), names, **options)
+    return Guard(Credentials(key, state, KeyRing()), frozenset({0, OWN}), names, **options)
 
 
 def never() -> int | None:
@@ -115,8 +117,8 @@ def test_the_token_in_the_state_directory_opens_nothing_where_a_key_is_set(tmp_p
     state = StateDir(tmp_path)
     admin_token.ensure(state.admin_token)
     given = {"Authorization": f"Bearer {admin_token.read(state.admin_token)}"}
-    assert verdict(Guard(Credentials(None, state), frozenset()), **given) == 200
-    assert verdict(Guard(Credentials("key", state), frozenset({OWN})), **given) == 401
+    assert verdict(Guard(Credentials(None, state, KeyRing()), frozenset()), **given) == 200
+    assert verdict(Guard(Credentials("key", state, KeyRing()), frozenset({OWN})), **given) == 401
 
 
 @pytest.mark.parametrize(("scope", "reads", "changes"), [

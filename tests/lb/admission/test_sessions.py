@@ -13,6 +13,7 @@ from config.paths import StateDir
 from config.principal import Principal
 from lb.admission import sessions
 from lb.admission.credentials import Credentials
+from lb.admission.keys import KeyRing
 from lb.admission.links import LINK_S, Links
 from lb.admission.sessions import SESSION_S
 
@@ -80,11 +81,11 @@ def test_no_other_file_can_be_named(tmp_path: Path, code: str) -> None:
 def test_a_link_becomes_a_session_with_and_without_an_admin_key(tmp_path: Path, key: str | None) -> None:
     state = StateDir(tmp_path)
     admin_token.ensure(state.admin_token)
-    one, other = Credentials(key, state), Credentials(key, state)
+    one, other = Credentials(key, state, KeyRing()), Credentials(key, state, KeyRing())
     session = other.redeem(one.new_link())
     assert session is not None
     assert _name(one.principal(session)) == _name(other.principal(session)) == "session"
-    assert Credentials("another", state).principal(session) is None
+    assert Credentials("another", state, KeyRing()).principal(session) is None
     state.admin_token.unlink()
     assert one.principal(session) is None and one.redeem(one.new_link()) is None
 
@@ -93,8 +94,8 @@ def test_a_link_becomes_a_session_with_and_without_an_admin_key(tmp_path: Path, 
 def test_no_bearer_is_an_error_of_ours(tmp_path: Path, bearer: str) -> None:
     state = StateDir(tmp_path)
     admin_token.ensure(state.admin_token)
-    assert Credentials(None, state).principal(bearer) is None
-    assert Credentials("key", state).principal(bearer) is None
+    assert Credentials(None, state, KeyRing()).principal(bearer) is None
+    assert Credentials("key", state, KeyRing()).principal(bearer) is None
 
 
 def _name(found: Principal | None) -> str:

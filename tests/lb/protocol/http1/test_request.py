@@ -69,7 +69,7 @@ def test_a_name_of_ours_written_with_underscores_is_refused(name: str) -> None:
         assert refused(head(spelling.encode() + b": chunked", b"Content-Length: 5")) == 400
 
 
-@pytest.mark.parametrize("line", [b"user_id: 1", b"X_API_KEY: k", b"_: 1", b"X-A_B: 1"])
+@pytest.mark.parametrize("line", [b"user_id: 1", b"X_SOME_KEY: k", b"_: 1", b"X-A_B: 1"])
 def test_another_name_with_an_underscore_is_left_out(line: bytes) -> None:
     assert read(line, b"Accept: a").kept == [b"Accept: a"]
 

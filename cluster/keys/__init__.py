@@ -1,0 +1,1 @@
+"""API keys: which there are, and what may be changed about them."""
