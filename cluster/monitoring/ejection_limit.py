@@ -1,4 +1,4 @@
-"""How many may be taken out of rotation for slowness: never more than half of them at a time. Pure.
+"""How many may be taken out of rotation for slowness: never more than half of a group at a time. Pure.
 
 If everything makes no progress at once it is the machine and not the workers, and killing them all would make an outage
 of a hiccup. Who cannot be connected to is another matter: it serves nobody, whatever the others do.
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from cluster.events import Emit
+from cluster.fleet.groups import group_of
 from cluster.fleet.states import WorkerState
 
 #: What makes no progress is found so again within this time (s): by its hang detector many times, by probes once or
@@ -38,7 +39,8 @@ def may_take_out(ready: int, out: int) -> bool:
 
 
 class EjectionLimit:
-    """Of all workers and servers of one cluster; ``now``: s, monotonic."""
+    """Of all workers and servers of one cluster, each group by itself; servers that are not ours are of the default
+    one. ``now``: s, monotonic."""
 
     def __init__(self, members: Callable[[], Iterable[RotationMember]], now: Callable[[], float], emit: Emit) -> None:
         self._members, self._now, self._emit = members, now, emit
@@ -47,7 +49,8 @@ class EjectionLimit:
 
     def admits(self, member: RotationMember, why: str) -> bool:
         """Whether ``member`` may be taken out of rotation for slowness; if not, that is told, once."""
-        members = list(self._members())
+        group = group_of(member.id)
+        members = [one for one in self._members() if group_of(one.id) == group]
         ready = sum(m.state is WorkerState.READY and not m.slow for m in members)
         out = sum(m.slow for m in members)
         if member.state is not WorkerState.READY or may_take_out(ready, out):
@@ -55,7 +58,8 @@ class EjectionLimit:
             return True
         known, self._exempt[member.id] = self.exempts(member.id), self._now()
         if not known:
-            still, total = out + sum(map(self.exempts, self._exempt)), ready + out
+            exempt = sum(self.exempts(name) for name in self._exempt if group_of(name) == group)
+            still, total = out + exempt, ready + out
             self._emit(
                 member.id,
                 f"{why}; exempt from ejection, as {still} of {total} make no progress at once: that looks like the "

@@ -40,13 +40,12 @@ from cluster.monitoring.usage import UsageSampler
 from cluster.storage.store import Store
 from cluster.storage.write_behind import WriteBehind
 from cluster.supervisor.backends import Backends
-from cluster.supervisor.balancer_reports import BalancerReports
 from cluster.supervisor.bootstrap import Bootstrap
 from cluster.supervisor.clock import Clocks
 from cluster.supervisor.executor import Executor
 from cluster.supervisor.exits import WorkerExits
 from cluster.supervisor.loop import Inbox, Supervisor
-from cluster.supervisor.publisher import Publisher
+from cluster.supervisor.publisher import BalancerReports, Publisher
 from cluster.supervisor.transactions import Transactions
 from cluster.supervisor.workers import WorkerMonitors
 from config.paths import StateDir

@@ -1,11 +1,16 @@
-"""Tells the balancers what changed, if anything did, and remembers what they have confirmed."""
+"""Tells the balancers what changed, if anything did, remembers what they have confirmed, and brings what they say into
+the inbox."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from cluster.adapters.inventory import Inventory
+from cluster.adapters.rollout import Rollouts
+from cluster.fleet.fleet import Fleet
+from cluster.supervisor.exits import WorkerExits
 from config.strategy_file import StrategyWriter
 from config.topology import BackendSet
 
@@ -89,3 +94,37 @@ class Publisher:
         deadline = self._now() + _CONFIRM_S
         while self._audience.connected and self._confirmed < version and self._now() < deadline:
             await asyncio.sleep(0.002)
+
+
+class BalancerReports:
+    """The observer of a `cluster.balancers.group.BalancerGroup`. ``want(name)``: see `Rollouts.want`."""
+
+    def __init__(
+        self, post: Callable[[Callable[[], None]], None], fleet: Fleet, publisher: Publisher, exits: WorkerExits,
+        inventory: Inventory, rollouts: Rollouts,
+    ) -> None:
+        self._post, self._fleet, self._publisher, self._exits = post, fleet, publisher, exits
+        self._inventory, self._rollouts = inventory, rollouts
+
+    def reported(
+        self, version: tuple[int, int], in_flight: Mapping[str, int], used: Mapping[str, float]
+    ) -> None:
+        self._publisher.confirm(version)
+
+        def event() -> None:
+            self._inventory.report_used(used)
+            self._fleet.in_flight(version, in_flight)
+
+        self._post(event)
+
+    def lost(self) -> None:
+        self._post(self._fleet.balancer_lost)
+
+    def wanted(self, adapter: str) -> None:
+        self._post(lambda: self._rollouts.want(adapter))
+
+    def changed(self) -> None:
+        self._post(self._publisher.announce)
+
+    def outcome(self, message: Mapping[str, Any]) -> None:
+        self._post(lambda: self._exits.outcome(message))

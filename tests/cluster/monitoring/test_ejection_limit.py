@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from cluster.deployment import backend_urls
 from cluster.fleet.fleet import Fleet
+from cluster.fleet.groups import DEFAULT, instance_name
 from cluster.fleet.instance import Instance
 from cluster.fleet.restart import Backoff, RestartPolicy
 from cluster.fleet.states import DesiredState, WorkerState
@@ -73,8 +74,8 @@ class Control:
             server.ready(({"id": "demo", "max_model_len": 2048},))
         self.told.events.clear()
 
-    def instance(self, number: int) -> Instance:
-        instance = Instance(f"instance_{number}", Slot(), state=S.READY, incarnation=number + 1)
+    def instance(self, number: int, group: str = DEFAULT) -> Instance:
+        instance = Instance(instance_name(number, group), Slot(), state=S.READY, incarnation=number + 1)
         self.fleet.instances[instance.id] = instance
         return instance
 
@@ -115,6 +116,13 @@ def test_as_soon_as_one_is_back_the_next_may_be_taken_out() -> None:
     assert not control.hang(1)
     control.back(0)
     assert control.hang(1)
+
+
+def test_half_of_each_group_is_left_whatever_the_others_do() -> None:
+    control = Control(4)
+    alone = control.instance(0, "second")
+    assert [control.hang(number) for number in range(3)] == [True, True, False]
+    assert control.limit.admits(alone, "hung")
 
 
 def test_one_that_is_alone_may_be_taken_out() -> None:

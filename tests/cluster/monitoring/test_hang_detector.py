@@ -25,7 +25,7 @@ def reading(steps: int, running: int = 1, waiting: int = 0) -> Reading:
 
 
 class Play:
-    """Looks at a worker as `cluster.monitoring.hang_watch` does. ``canary`` answers a request for one token: None,
+    """Looks at a worker as `cluster.monitoring.hang_monitors` does. ``canary`` answers a request for one token: None,
     well."""
 
     def __init__(self, rules: Rules = RULES) -> None:
