@@ -47,7 +47,7 @@ class BackendSpec:
     is not in flight on this one. ``host`` is its name, ``ip`` what that name resolved to (no look-up is made on the
     request path). ``models`` are the model cards its ``/v1/models`` answered; while it has not answered yet,
     ``expected`` has the names it is going to serve; both empty: not known yet. ``seats``: requests
-    that it works on at a time, None: not known. More would wait there, out of order."""
+    that it computes at a time, ``slots``: adapters, None: not known. More would wait there, out of order."""
 
     id: str
     incarnation: int
@@ -64,6 +64,7 @@ class BackendSpec:
     expected: tuple[str, ...] = ()
     capabilities: Capabilities = Capabilities()
     seats: int | None = None
+    slots: int | None = None
 
     @property
     def address(self) -> str:

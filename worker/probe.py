@@ -16,6 +16,7 @@ from config import bounded
 from config.aio import patience
 from config.topology import Capabilities
 from worker import progress
+from worker.spec import SEATS
 
 #: Model cards as `/v1/models` has them.
 Cards = tuple[dict[str, Any], ...]
@@ -98,6 +99,15 @@ class Target:
         if status != 200:
             raise ProbeFailed(f"/v1/models: {status} {text[:200]}")
         return parse_models(text)
+
+    async def seats(self) -> int | None:
+        """How many requests it computes at a time; None where it does not tell. Raises ProbeFailed."""
+        status, text = await self.call("GET", SEATS)
+        try:
+            seats = bounded.parse_json(text.encode())["seats"] if status == 200 else None
+        except (ValueError, KeyError, TypeError):
+            return None
+        return seats if isinstance(seats, int) and seats > 0 else None
 
     async def one_token(self, model: str, timeout: float) -> None:
         """A real answer from ``model``. Raises ProbeFailed where there is none."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+#: A route of ours at each worker: how many requests its engine computes at a time, which it decides by the machine
+#: unless it is told, and says nowhere else.
+SEATS = "/clusterctl/seats"
 
 @dataclass(frozen=True, slots=True)
 class Slot:

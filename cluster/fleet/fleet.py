@@ -61,7 +61,7 @@ class Fleet:
             instance.restarted[cause] = instance.restarted.get(cause, 0) + 1
         instance.starts += 1
         instance.ready_at = instance.started_at = None
-        instance.models = ()
+        instance.models, instance.seats = (), None
         instance.in_flight, instance.failing_probes, instance.failure = 0, False, None
         instance.hung = None
         instance.phase = "starting the process"

@@ -73,6 +73,8 @@ class Instance:
     started_at: float | None = None
     ready_at: float | None = None
     models: tuple[dict[str, Any], ...] = ()
+    #: Requests that it computes at a time; None: not known.
+    seats: int | None = None
     adapters: HeldAdapters = field(default_factory=HeldAdapters)
     history: History = field(default_factory=History)
     restart_at: float = 0.0
@@ -158,7 +160,7 @@ class Instance:
             "last_exit": self.last_exit,
             "reason": self.reason,
             "history": asdict(self.history),
-        } | ({} if self.driver == LOCAL else {"driver": self.driver})
+        } | ({} if self.driver == LOCAL else {"driver": self.driver}) | ({"seats": self.seats} if self.seats else {})
 
 
 def restore(name: str, record: dict[str, Any], now: float) -> Instance:
@@ -180,6 +182,7 @@ def restore(name: str, record: dict[str, Any], now: float) -> Instance:
         started_at=record["started_at"],
         spec=spec,
         models=tuple(record["models"]),
+        seats=record.get("seats"),
         adapters=HeldAdapters(dict(record["held"])),
         last_exit=record["last_exit"],
         reason=record["reason"],

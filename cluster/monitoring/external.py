@@ -90,6 +90,9 @@ class ExternalBackend:
         self._enter(WorkerState.READY, "", cards)
         self.emit(self.spec.id, f"ready ({self.spec.address})", kind="worker.ready")
 
+    def seats(self, count: int | None) -> None:
+        self.spec = replace(self.spec, seats=count)
+
     def looked(self, cards: Cards) -> None:
         if self.agent is not None:
             self.agent.look(cards)

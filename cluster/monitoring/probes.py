@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -49,6 +50,9 @@ class ProbeReporter(Protocol):
     def ready(self, cards: Cards) -> None:
         """It has answered a real request."""
 
+    def seats(self, count: int | None) -> None:
+        """How many requests it computes at a time, where it says."""
+
     def looked(self, cards: Cards) -> None:
         """What `/v1/models` shows at every probe."""
 
@@ -85,7 +89,10 @@ async def watch(
         if plan.health_required:
             await wait_until_up(target, plan.startup_interval)
         report.phase("loading adapters, waiting for the first token")
-        report.ready(await _until_ready(target, plan, prepare, report))
+        cards = await _until_ready(target, plan, prepare, report)
+        with contextlib.suppress(ProbeFailed):
+            report.seats(await target.seats())
+        report.ready(cards)
     liveness = Liveness(plan.failures, plan.fatal, known or Health.WELL)
     while True:
         alarmed = await _pause(plan.interval, alarm)

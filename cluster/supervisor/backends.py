@@ -53,7 +53,8 @@ class Backends:
             host=where.host, ip=where.host, port=where.port, weight=intent.weights.get(instance.id, 1),
             api_key=spec.api_key, models=self.cards(instance),
             expected=(*plan.spec.served_names, *self.inventory.wanted(instance.id)),
-            capabilities=plan.engine.capabilities, seats=plan.engine.seats(plan.spec),
+            capabilities=plan.engine.capabilities, seats=instance.seats,
+            slots=plan.spec.max_loras if plan.engine.capabilities.lora else None,
         )
 
     def cards(self, instance: Instance) -> Cards:

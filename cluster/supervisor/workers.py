@@ -216,6 +216,12 @@ class _Reporter:
 
         self._post(ready)
 
+    def seats(self, count: int | None) -> None:
+        def seats(_: float) -> None:
+            self._instance.seats = count
+
+        self._post(seats)
+
     def looked(self, cards: Cards) -> None:
         self._alive_at = self._now()
         if self._instance.incarnation == self._incarnation and self._agent.look(cards):

@@ -11,7 +11,7 @@ import asyncio
 import functools
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 from lb.admission.concurrency import FREE, Claim, Concurrency
 from lb.admission.fair_order import FairOrder, Means, ServeResult
@@ -153,10 +153,16 @@ class WaitingQueue:
         at: list[float] = [math.inf]
         room = (lambda: True) if everybody else self._has_room
         try:
-            self._order.serve(Means(functools.partial(self._turn, at), room, self._concurrency.blocked))
+            self._order.serve(Means(functools.partial(self._turn, at), room, self._concurrency.blocked, self._ready))
         finally:
             self._serving = False
         self._look_at(min(at), anew=everybody)
+
+    def _ready(self, kind: Hashable) -> bool:
+        """Whether a worker with room needs no other adapter slot for it than those that are taken or free."""
+        assert isinstance(kind, tuple)
+        model, now = kind[0], self._clock()
+        return any(b.has_slot_for(model) and b.available(now) for b in self._pool.serving(model))
 
     def _has_room(self) -> bool:
         now = self._clock()

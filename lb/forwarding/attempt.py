@@ -54,7 +54,7 @@ class Attempt:
     ) -> None:
         self._parts, self._routed, self._client, self._owner = parts, routed, client, owner
         self.backend, self._recovery, self.began_at = backend, recovery, parts.clock()
-        self.lease: Lease | None = backend.lease(self._evicted, self)
+        self.lease: Lease | None = backend.lease(self._evicted, self, routed.info.model)
         if recovery is not None:
             recovery.enter(backend)
         if routed.transcript is not None and routed.root is None:

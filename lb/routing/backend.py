@@ -43,24 +43,9 @@ class Backend:
     balancers; None: any number."""
 
     __slots__ = (
-        "_leases",
-        "_names",
-        "_on_room",
-        "_shared",
-        "ejection",
-        "endpoint",
-        "failed_at",
-        "id",
-        "key",
-        "latency",
-        "limit",
-        "missing_models",
-        "order",
-        "route_stats",
-        "spec",
-        "suspects",
-        "takes_new",
-        "weight",
+        "_active", "_adapters", "_leases", "_names", "_on_room", "_shared", "ejection", "endpoint", "failed_at",
+        "id", "key", "latency", "limit", "missing_models", "order", "route_stats", "spec", "suspects",
+        "takes_new", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -78,6 +63,7 @@ class Backend:
         self.latency = PeakEwma()
         self.ejection = Ejection()
         self._leases: set[Lease] = set()
+        self._active: dict[str | None, int] = {}  # requests in flight by adapter
         self._shared, self._on_room = shared, on_room
         #: Models it was said to serve and answered 404 for, and until when (s, monotonic) it is not asked for them.
         self.missing_models: dict[str, float] = {}
@@ -92,6 +78,7 @@ class Backend:
         self.weight = spec.weight
         self.takes_new = spec.state in TAKES_NEW
         self.limit = None if spec.seats is None else spec.seats + max(2, spec.seats // _MARGIN)
+        self._adapters = frozenset(card["id"] for card in spec.models if card.get("parent"))
         self._names = frozenset(card["id"] for card in spec.models) or frozenset(spec.expected)
 
     @property
@@ -121,7 +108,10 @@ class Backend:
 
     def available(self, now: float) -> bool:
         """The one predicate for everyone: may a new request be sent here?"""
-        return self.takes_new and self.ejection.until <= now and (self.limit is None or not self.full)
+        if not self.takes_new or self.ejection.until > now:
+            return False
+        limit, own = self.limit, len(self._leases)
+        return limit is None or (own < limit and (self._shared is None or own + self._shared.others() < limit))
 
     def in_rotation(self, now: float) -> bool:
         """Whether one may, as soon as it has room."""
@@ -163,11 +153,22 @@ class Backend:
         sizes = [awaited for x in self._leases if x.asker is not None and (awaited := x.asker.awaited) is not None]
         return len(sizes), max(sizes, default=0)
 
-    def lease(self, on_evict: Callable[[str], None], asker: Asker | None = None) -> Lease:
-        """One more in flight. ``on_evict`` is called with the reason if the worker is lost before the release.
-        ``asker`` tells what it waits for; without one it does not count as waiting."""
+    def has_slot_for(self, model: str | None) -> bool:
+        """Whether ``model`` needs no adapter slot, has one, or can have one, of those that requests through this
+        process take."""
+        slots = self.spec.slots
+        return slots is None or model not in self._adapters or model in self._active or len(self._active) < slots
+
+    def lease(
+        self, on_evict: Callable[[str], None], asker: Asker | None = None, model: str | None = None
+    ) -> Lease:
+        """One more in flight, for ``model``. ``on_evict`` is called with the reason if the worker is lost before the
+        release. ``asker`` tells what it waits for; without one it does not count as waiting."""
         lease = Lease(self, on_evict, asker)
         self._leases.add(lease)
+        if model in self._adapters:
+            lease.adapter = model
+            self._active[model] = self._active.get(model, 0) + 1
         if self._shared is not None:
             self._shared.put(len(self._leases))
         return lease
@@ -177,6 +178,11 @@ class Backend:
         if lease not in self._leases:
             return False
         self._leases.discard(lease)
+        if (adapter := lease.adapter) is not None:
+            if self._active[adapter] > 1:
+                self._active[adapter] -= 1
+            else:
+                del self._active[adapter]
         if self._shared is not None:
             self._shared.put(len(self._leases))
         if self.limit is not None:
@@ -195,12 +201,13 @@ class Backend:
 class Lease:
     """One request in flight on one incarnation. `release` is safe to call on every way out, and counts once."""
 
-    __slots__ = ("asker", "backend", "on_evict")
+    __slots__ = ("adapter", "asker", "backend", "on_evict")
 
     def __init__(self, backend: Backend, on_evict: Callable[[str], None], asker: Asker | None = None) -> None:
         self.backend = backend
         self.on_evict = on_evict
         self.asker = asker
+        self.adapter: str | None = None
 
     def release(self) -> bool:
         return self.backend.release(self)

@@ -30,6 +30,7 @@ import routed
 from cluster.adapters.validation.tensors import read_header
 from harness import AS_CLUSTER, WORKER_KEY
 from worker.probe import Target
+from worker.spec import SEATS
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
 
@@ -182,7 +183,8 @@ def test_no_route_of_either_answers_without_the_key(urls: tuple[str, str]) -> No
     described = json.loads(_send(urls[0], "GET", "/openapi.json")[2])["paths"]
     routes = [(method.upper(), path) for path, methods in described.items() for method in methods]
     assert {("POST", "/invocations"), ("DELETE", "/adapters/{adapter_name}"), ("GET", "/health")} <= set(routes)
-    routes += [(method, path) for path in ("/metrics", "/docs", "/openapi.json", "/nope", "/") for method in _METHODS]
+    paths = (SEATS, "/metrics", "/docs", "/openapi.json", "/nope", "/")
+    routes += [(method, path) for path in paths for method in _METHODS]
     wrong = [{"Authorization": text} for text in ("", "Bearer wrong", WORKER_KEY, f"Basic {WORKER_KEY}")]
     for method, path in routes:
         for headers in wrong:
@@ -190,8 +192,10 @@ def test_no_route_of_either_answers_without_the_key(urls: tuple[str, str]) -> No
             for status, fields, text in found:
                 assert (status, fields["WWW-Authenticate"]) == (401, "Bearer"), (method, path, headers)
                 assert method == "HEAD" or json.loads(text)["error"]["type"] == "AuthenticationError"
-    for path in ("/health", "/metrics", "/v1/models", "/version"):
+    for path in ("/health", "/metrics", "/v1/models", "/version", SEATS):
         assert [_send(url, "GET", path)[0] for url in urls] == [200, 200]
+    for url in urls:
+        assert json.loads(_send(url, "GET", SEATS)[2])["seats"] > 0, "how many requests it computes at a time"
 
 
 _METHODS = ("GET", "POST", "DELETE", "OPTIONS", "HEAD")

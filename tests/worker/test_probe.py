@@ -16,6 +16,7 @@ from aiohttp.test_utils import TestServer
 from config.topology import Capabilities
 from fakes import soon
 from worker.probe import NotNumbers, ProbeFailed, Target, parse_models, readiness, wait_until_up
+from worker.spec import SEATS
 
 
 class Worker:
@@ -152,6 +153,18 @@ async def test_a_worker_is_ready_once_its_base_model_has_made_one_token(worker: 
     worker.models.append({"id": "there", "parent": "demo"})
     assert [card["id"] for card in await readiness(target, 5.0)] == ["demo", "there"]
     assert worker.asked[-1][1]["model"] == "demo" and worker.paths() == ["/v1/models", "/v1/completions"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "seats"),
+    [((200, '{"seats": 48}'), 48), ((200, '{"seats": null}'), None), ((404, ""), None), ((200, "[]"), None),
+     ((200, '{"seats": 0}'), None)],
+)  # fmt: skip
+async def test_how_many_requests_it_computes_at_a_time_is_not_told_by_all(
+    worker: Worker, target: Target, answer: tuple[int, str], seats: int | None
+) -> None:
+    worker.answers[SEATS] = answer
+    assert await target.seats() == seats
 
 
 @pytest.mark.parametrize("models", [[], [{"id": "poet", "parent": "demo"}]])

@@ -48,9 +48,6 @@ class Engine(Protocol):
     def memory_estimate(self, spec: EngineSpec) -> int:
         """Bytes of main memory one worker takes on a machine without GPUs."""
 
-    def seats(self, spec: EngineSpec) -> int | None:
-        """How many requests one worker computes at a time; None where only it knows."""
-
     def command(
         self, spec: EngineSpec, endpoint: WorkerEndpoint, api_key: str, slot: Slot, environ: Mapping[str, str]
     ) -> Command:

@@ -1,4 +1,4 @@
-"""Keeps everybody without the worker's key away from all of its routes.
+"""Keeps everybody without the worker's key away from all of its routes, and tells who has it what the engine decided.
 
 vLLM's own check leaves out every path but ``/v1 /v2 /inference /cohere``: without this, any user of the machine could
 unload adapters, generate by ``/invocations`` or read ``/metrics``. An ASGI middleware, imported by the engine's own
@@ -12,6 +12,8 @@ import json
 import os
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
+
+from worker.spec import SEATS
 
 #: What vLLM is told to import.
 MIDDLEWARE = "worker.engines.key_guard.KeyGuard"
@@ -52,6 +54,8 @@ class KeyGuard:
         self, scope: _Message, receive: Callable[[], Awaitable[_Message]], send: _Send
     ) -> Awaitable[None]:
         if scope["type"] == "lifespan" or admits(_authorization(scope), self._key):
+            if scope.get("path") == SEATS and scope["type"] == "http":
+                return _answer(send, "http.response", 200, json.dumps({"seats": _seats(scope)}).encode())
             return self._app(scope, receive, send)  # not awaited: one frame less for each step of an answer
         return _refuse(scope, send)
 
@@ -76,6 +80,19 @@ async def _refuse(scope: _Message, send: _Send) -> None:
             return
         case other:
             raise RuntimeError(f"no {other!r} without a key")
-    fields = [(b"content-type", b"application/json"), (b"content-length", str(len(REFUSAL)).encode())]
-    await send({"type": f"{answer}.start", "status": 401, "headers": [*fields, (b"www-authenticate", b"Bearer")]})
-    await send({"type": f"{answer}.body", "body": REFUSAL})
+    await _answer(send, answer, 401, REFUSAL, (b"www-authenticate", b"Bearer"))
+
+
+async def _answer(send: _Send, answer: str, status: int, body: bytes, *more: tuple[bytes, bytes]) -> None:
+    fields = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *more]
+    await send({"type": f"{answer}.start", "status": status, "headers": fields})
+    await send({"type": f"{answer}.body", "body": body})
+
+
+def _seats(scope: _Message) -> int | None:
+    """vLLM keeps its configuration with the application (`app.state.vllm_config`); None where another version does
+    not."""
+    try:
+        return int(scope["app"].state.vllm_config.scheduler_config.max_num_seqs)
+    except (KeyError, AttributeError, TypeError, ValueError):
+        return None

@@ -12,9 +12,6 @@ from worker.spec import EngineSpec, Slot, WorkerEndpoint
 
 _MIB = 1024 * 1024
 
-#: Of a worker that is told nothing else.
-SEATS = 256
-
 
 class SimEngine:
     name = "sim"
@@ -28,9 +25,6 @@ class SimEngine:
 
     def memory_estimate(self, spec: EngineSpec) -> int:
         return 100 * _MIB
-
-    def seats(self, spec: EngineSpec) -> int | None:
-        return flags.integer(spec.extra_args, "--max-num-seqs", SEATS)
 
     def command(
         self, spec: EngineSpec, endpoint: WorkerEndpoint, api_key: str, slot: Slot, environ: Mapping[str, str]

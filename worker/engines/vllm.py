@@ -61,9 +61,6 @@ class VllmEngine:
     def memory_estimate(self, spec: EngineSpec) -> int:
         return PROCESS_BYTES + int(spec.cpu_kv_gib * _GIB) + _weight_bytes(Path(spec.model))
 
-    def seats(self, spec: EngineSpec) -> int | None:
-        return flags.integer(spec.extra_args, "--max-num-seqs", 0) or None
-
     def command(
         self, spec: EngineSpec, endpoint: WorkerEndpoint, api_key: str, slot: Slot, environ: Mapping[str, str]
     ) -> Command:

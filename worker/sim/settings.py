@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from worker.engines.sim import SEATS
 from worker.sim.engine.lora import parse_module
 from worker.sim.errors import ApiError
 from worker.sim.faults import Fault, parse_text
@@ -123,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     vllm.add_argument("--lora-modules", nargs="+", default=[], help="name=path, or JSON")
     vllm.add_argument("--max-model-len", type=_count, help="tokens, also as 8k or 8K")
     vllm.add_argument("--api-key", nargs="*", help="default: VLLM_API_KEY")
-    vllm.add_argument("--max-num-seqs", type=int, default=SEATS)
+    vllm.add_argument("--max-num-seqs", type=int, default=256)
     vllm.add_argument("--max-num-queued-reqs", type=int)
     vllm.add_argument("--shutdown-timeout", type=float, default=0, help="seconds to drain after SIGTERM")
     vllm.add_argument("--api-server-count", type=int, default=1)

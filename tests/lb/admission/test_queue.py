@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 import pytest
@@ -39,13 +39,14 @@ class Asker:
     fails: bool = False
     wait: float | None = None
     claim: Claim = FREE
+    model: str | None = None
 
     def granted(self, backend: Backend) -> None:
         if self.fails:
             self.fails = False
             raise RuntimeError("a mistake")
         self.served.append(self)
-        self.leases.append(backend.lease(lambda reason: None))
+        self.leases.append(backend.lease(lambda reason: None, model=self.model))
 
     def refused(self, error: ProxyError) -> None:
         self.error = error
@@ -102,7 +103,7 @@ class House:
         fails: bool = False, tenant: Tenant = ANYBODY, wait: float | None = None,
     ) -> tuple[Asker, Ticket | None]:
         claim = self.admission.claim(tenant, model, 400)
-        asker = Asker(name, self.served, fails=fails, wait=wait, claim=claim)
+        asker = Asker(name, self.served, fails=fails, wait=wait, claim=claim, model=model)
         came = time.monotonic() if came is None else came
         found = self.admission.admit(claim, RequestInfo(model), frozenset(), pinned, came, asker)
         if isinstance(found, Ticket):
@@ -135,6 +136,11 @@ async def open_house(
 async def house(request: pytest.FixtureRequest) -> AsyncIterator[House]:
     async with open_house(request.param) as made:
         yield made
+
+
+def with_adapters(made: BackendSpec, *names: str) -> BackendSpec:
+    cards = tuple({**card, "parent": "base"} if card["id"] in names else card for card in made.models)
+    return replace(made, models=cards)
 
 
 def limited(house: House, limit: int, name: str = "instance_0") -> Backend:
@@ -364,6 +370,23 @@ async def test_all_and_each_model_have_limits_of_their_own() -> None:
         poets[0].end(house)
         await turn()
         assert [asker.name for asker in house.served] == [0, 10, 11, 12, 1]
+
+
+async def test_while_slots_are_short_those_go_first_whose_adapter_is_active() -> None:
+    """One slot a worker, for two requests: `pirate` lets one `poet` go first, as one was there before it, then has the
+    slot itself."""
+    async with open_house() as house:
+        cards = ("base", "poet", "pirate")
+        house.push(with_adapters(spec(models=cards, slots=1, seats=1), "poet", "pirate"))
+        limited(house, 2)
+        running = [house.ask(number, "poet")[0] for number in range(2)]
+        for number, model in enumerate(["poet", "pirate", "poet", "poet", "poet", "pirate"], 2):
+            house.ask(number, model)
+        for number in range(6):
+            running[number].end(house)
+            await turn()
+            running.append(house.served[-1])
+        assert [asker.name for asker in house.served] == [0, 1, 2, 4, 3, 7, 5, 6]
 
 
 async def test_a_deadline_that_passes_in_the_queue_ends_the_wait(house: House) -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from worker.engines import key_guard
 from worker.engines.key_guard import KeyGuard, admits
+from worker.spec import SEATS
 
 Message = dict[str, Any]
 
@@ -55,6 +56,24 @@ async def test_the_key_opens_everything(monkeypatch: pytest.MonkeyPatch, kind: s
     assert await _ask(monkeypatch, {"type": kind, "method": method, "path": "/x", "headers": RIGHT}) == (True, [])
 
 
+class _Namespace:
+    def __init__(self, **fields: Any) -> None:
+        self.__dict__ |= fields
+
+
+_CONFIG = _Namespace(scheduler_config=_Namespace(max_num_seqs=48))
+
+
+@pytest.mark.parametrize(("state", "seats"), [(_Namespace(vllm_config=_CONFIG), 48), (_Namespace(), None)])
+async def test_who_has_the_key_is_told_how_many_requests_are_computed_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, state: _Namespace, seats: int | None
+) -> None:
+    """Of an engine that keeps its configuration where vLLM 0.32 does, and of another."""
+    scope = {"type": "http", "method": "GET", "path": SEATS, "headers": RIGHT, "app": _Namespace(state=state)}
+    through, (start, body) = await _ask(monkeypatch, scope)
+    assert (through, start["status"], json.loads(body["body"])) == (False, 200, {"seats": seats})
+
+
 async def test_the_server_itself_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (await _ask(monkeypatch, {"type": "lifespan"}))[0]
 
@@ -63,7 +82,9 @@ async def test_the_server_itself_needs_none(monkeypatch: pytest.MonkeyPatch) -> 
     [], [(b"authorization", b"Bearer wrong")], [(b"authorization", b"")], [(b"x-authorization", b"Bearer s3cret")],
     [(b"authorization", b"Bearer wrong"), *RIGHT],  # as the engine takes it: the first
 ])  # fmt: skip
-@pytest.mark.parametrize("path", ["/health", "/v1/models", "/adapters/x", "/invocations", "/metrics", "/", "//v1", ""])
+@pytest.mark.parametrize(
+    "path", [SEATS, "/health", "/v1/models", "/adapters/x", "/invocations", "/metrics", "/", "//v1", ""]
+)
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "OPTIONS", "HEAD", "PATCH", "NEW"])
 async def test_everybody_else_gets_401(
     monkeypatch: pytest.MonkeyPatch, headers: list[Any], path: str, method: str

@@ -13,6 +13,7 @@ from worker.sim.api import control, generation, routes
 from worker.sim.errors import ApiError
 from worker.sim.settings import SimSettings
 from worker.sim.worker import Worker
+from worker.spec import SEATS
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -30,6 +31,7 @@ def build(worker: Worker) -> web.Application:
         ("/metrics", routes.metrics),
         ("/v1/models", routes.models),
         ("/sim/state", control.state),
+        (SEATS, control.seats),
     ):
         router.add_get(path, handler, allow_head=False)
     router.add_post("/ping", routes.health)

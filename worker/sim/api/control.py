@@ -29,6 +29,11 @@ async def clear_faults(request: web.Request) -> web.Response:
     return json_response({})
 
 
+async def seats(request: web.Request) -> web.Response:
+    """As the guard of a real worker answers (`worker.engines.key_guard`)."""
+    return json_response({"seats": worker_of(request).settings.max_num_seqs})
+
+
 async def state(request: web.Request) -> web.Response:
     """GET /sim/state: pids, the batch, and the active faults."""
     worker = worker_of(request)
