@@ -90,6 +90,25 @@ async def test_killing_a_worker_under_200_streams_fails_none(cluster: Cluster) -
     assert status["instances"]["instance_1"]["restarts"] == 1
 
 
+async def test_requests_wait_in_the_balancer_and_not_in_workers_that_are_full(cluster: Cluster) -> None:
+    """That a worker's own word of what it computes at a time gets there, and holds when another one dies."""
+    up = ("--engine", "sim", "--instances", "2", "--", "--ttft-ms", "1", "--itl-ms", "20", "--max-num-seqs", "4")
+    assert cluster.up(*up).returncode == 0
+    cluster.wait_ready(2)
+    load = asyncio.ensure_future(_burst(cluster, 120, 60, max_tokens=10, ignore_eos=True))
+    most, waiting, killed = 0, 0.0, False
+    while not load.done():
+        instances = (await asyncio.to_thread(cluster.status))["instances"]
+        most = max(most, *(each["in_flight"] for each in instances.values()))
+        text = (await asyncio.to_thread(httpx.get, f"{cluster.url}/metrics")).text
+        waiting = max(waiting, float(re.findall(r"^clusterctl_queued_requests(?:{.*})? (\S+)", text, re.M)[0]))
+        if waiting > 20 and not killed:
+            kill(instances["instance_1"]["pid"])
+            killed = True
+    assert await load == {200: 120}
+    assert killed and 4 <= most <= 6
+
+
 @pytest.mark.alone
 def test_a_disconnect_of_the_client_aborts_the_request_on_the_worker(cluster: Cluster) -> None:
     assert cluster.up("--engine", "sim", "--instances", "1", "--", "--itl-ms", "100").returncode == 0
