@@ -54,12 +54,13 @@ class Why:
         found = [row for row in reversed(rows) if id is None or row[0].id == id][:limit]
         epoch = time.time() - self._clock()
         # In a thread: words for a thousand requests must not stand between somebody's tokens.
-        made = await asyncio.to_thread(lambda: [decision(Entry._make(row), epoch) for row in found])
+        now = self._clock()
+        made = await asyncio.to_thread(lambda: [decision(Entry._make(row), epoch, now) for row in found])
         return {"type": "why", "decisions": made}
 
 
-def decision(entry: Entry, epoch: float) -> dict[str, Any]:
-    """For people and programs. ``epoch``: the clock's 0 in s since the epoch."""
+def decision(entry: Entry, epoch: float, now: float) -> dict[str, Any]:
+    """For people and programs. ``epoch``: the clock's 0 in s since the epoch; ``now``: by the clock."""
     info, came = entry.info, entry.came
     steps = [Step._make(step) for step in info.steps]
     attempts = [
@@ -72,6 +73,11 @@ def decision(entry: Entry, epoch: float) -> dict[str, Any]:
     return {
         "request_id": info.id, "at": iso(epoch + came), "model": info.model, "route": info.path,
         "balancer": os.getpid(), "attempts": attempts, "outcome": _outcome(entry),
+        "queued": [
+            {"began_s": _s(stay.since - came), "waited_s": _s((now if stay.until is None else stay.until) - stay.since),
+             "ahead": stay.ahead, "behind": stay.behind or None}
+            for stay in info.stays
+        ],
     }  # fmt: skip
 
 

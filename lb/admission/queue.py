@@ -21,7 +21,7 @@ from lb.protocol.tenant import ANYBODY, Tenant
 from lb.routing.backend import Backend
 from lb.routing.pool import Pool
 from lb.routing.router import Pinned, Router
-from lb.routing.strategies.base import RequestInfo
+from lb.routing.strategies.base import QueueStay, RequestInfo
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +87,7 @@ class WaitingQueue:
             raise error
         self._waiting[ticket] = None
         self._order.add(ticket)
+        info.stays += (QueueStay(self._clock(), *self._order.before(ticket)),)
         self._metrics.queued(info.model, 1)
         self._expire_later(ticket)
         self._look_at(self._next_look(ticket))
@@ -124,10 +125,6 @@ class WaitingQueue:
             return await waiter.future
         finally:
             self.leave(found)
-
-    def ahead_of(self, ticket: Ticket) -> tuple[int, str]:
-        """How many wait beside it, and whose turn it is (`FairOrder.before`)."""
-        return self._order.before(ticket)
 
     def serve_soon(self, *, room: bool = False) -> None:
         """Something has changed: whoever can be served is, in the next turn of the event loop. ``room``: no more than
@@ -270,6 +267,7 @@ class WaitingQueue:
         if ticket not in self._waiting:
             return False
         del self._waiting[ticket]
+        ticket.info.stays[-1].until = self._clock()
         self._order.discard(ticket)
         self._metrics.queued(ticket.info.model, -1)
         if ticket.timer is not None:

@@ -41,6 +41,9 @@ def headline(decision: dict[str, Any]) -> str:
 def told(decision: dict[str, Any]) -> list[str]:
     """All of it."""
     lines = [headline(decision)]
+    for stay in decision.get("queued", ()):  # a balancer of before says nothing of it
+        behind = f", behind those of {stay['behind']}" if stay["behind"] else ""
+        lines.append(f"  waited {stay['waited_s']:.3f} s for a worker, {stay['ahead']} waiting already{behind}")
     for number, attempt in enumerate(decision["attempts"], 1):
         by = f"{attempt['strategy']}: " if attempt["strategy"] else ""
         lines.append(f"  {number}. {attempt['instance']} after {attempt['began_s']:.3f} s, {by}{attempt['reason']}")

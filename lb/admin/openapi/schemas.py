@@ -179,10 +179,15 @@ SCHEMAS: Mapping[str, Json] = {
     "Decision": answer({
         "request_id": TEXT, "at": described(TEXT, "ISO 8601"), "model": or_null(TEXT), "route": TEXT,
         "balancer": described(WHOLE, "Process"), "attempts": array(ref("Attempt")),
+        "queued": array(ref("QueueStay")),
         "outcome": or_null(answer({
             "status": WHOLE, "error": or_null(TEXT), "time_to_first_token_s": or_null(NUMBER), "duration_s": NUMBER,
             "completion_tokens": or_null(COUNT),
         }), "null: it is under way"),
+    }),
+    "QueueStay": answer({
+        "began_s": NUMBER, "waited_s": NUMBER, "ahead": described(COUNT, "Requests of its class that waited already"),
+        "behind": described(or_null(TEXT), "The key whose turn it was, if it was not its own"),
     }),
     "Attempt": answer({
         "instance": TEXT, "incarnation": COUNT, "began_s": NUMBER, "strategy": or_null(TEXT), "reason": TEXT,

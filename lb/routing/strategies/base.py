@@ -35,6 +35,17 @@ class Features:
     session: str | None = None
 
 
+@dataclass(slots=True)
+class QueueStay:
+    """One stay of a request in the queue: from then on, until it was over (s, monotonic). As it came ``ahead`` others
+    of its class waited, and the next turn was that of the key ``behind``, empty if it was its own."""
+
+    since: float
+    ahead: int
+    behind: str
+    until: float | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class AttemptOutcome:
     """How an attempt on the incarnation ``backend`` (id, incarnation) ended. ``status`` is 0 if it came to nothing,
@@ -97,8 +108,8 @@ class RequestInfo:
     None: any.
 
     The rest is how it was routed, for `lb.records.decision_log`: ``decision`` says who could have taken the latest
-    attempt, ``steps`` are the attempts that came to nothing, and ``notes`` is what observers keep with it until it is
-    over."""
+    attempt, ``steps`` are the attempts that came to nothing, ``stays`` those in the queue, and ``notes`` is what
+    observers keep with it until it is over."""
 
     model: str | None = None
     path: str = ""
@@ -109,4 +120,5 @@ class RequestInfo:
     first_byte: float | None = field(default=None, init=False)  # s after the latest attempt began, if that is observed
     decision: Decision | None = field(default=None, init=False)
     steps: tuple[Any, ...] = field(default=(), init=False)
+    stays: tuple[QueueStay, ...] = field(default=(), init=False)
     notes: Any = field(default=None, init=False)

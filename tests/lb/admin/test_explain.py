@@ -94,6 +94,8 @@ async def test_one_that_is_under_way_or_waits_for_a_worker(balanced: Balanced) -
         await until(lambda: balanced.metric("clusterctl_queued_requests") == 1)
         _, (waiting,) = await _why(balanced, "?request_id=slow")
         assert (waiting["attempts"], waiting["outcome"]) == ([], None)
+        (stay,) = waiting["queued"]
+        assert (stay["ahead"], stay["behind"]) == (0, None) and 0 <= stay["began_s"] < 1 and 0 < stay["waited_s"] < 10
         balanced.push(worker.spec())
         await until(lambda: worker.open)
         _, (running,) = await _why(balanced, "?request_id=slow")
@@ -103,6 +105,7 @@ async def test_one_that_is_under_way_or_waits_for_a_worker(balanced: Balanced) -
         assert await task == 200
         _, (over,) = await _why(balanced, "?request_id=slow")
         assert over["outcome"]["status"] == 200
+        assert stay["waited_s"] <= over["queued"][0]["waited_s"] <= over["attempts"][0]["began_s"]
 
 
 async def test_refusals_and_clients_that_went_away(balanced: Balanced) -> None:

@@ -346,6 +346,19 @@ async def test_a_key_at_its_limit_waits_and_holds_up_nobody(house: House) -> Non
     assert [asker.name for asker in house.served] == [0, 1, 9, 2]
 
 
+async def test_who_waits_is_told_how_many_do_and_whose_turn_it_is(house: House) -> None:
+    house.push(spec())
+    limited(house, 0)
+    house.ask(0, tenant=OTHER)
+    house.ask(1, tenant=OTHER)
+    _, ticket = house.ask(2, tenant=KEY)
+    assert ticket is not None
+    (stay,) = ticket.info.stays
+    assert (stay.ahead, stay.behind, stay.until) == (2, "other", None)
+    house.admission.leave(ticket)
+    assert stay.until is not None and stay.until >= stay.since
+
+
 async def test_a_request_that_is_made_again_keeps_its_place(house: House) -> None:
     house.push(spec())
     askers = [house.ask(number, tenant=KEY)[0] for number in range(3)]
