@@ -28,10 +28,6 @@ class BridgeEndpoint:
         self._serve = serve
 
     @property
-    def key(self) -> object:
-        return self
-
-    @property
     def patience(self) -> None:
         """Nobody but this process is waited for: where it is short of time, a question is answered late, not never."""
 

@@ -17,7 +17,8 @@ from lb.admission.concurrency import FREE, Claim, Concurrency
 from lb.admission.fair_order import FairOrder, Means, ServeResult
 from lb.admission.request_admission import Applicant, QueueLimits, QueueMetrics, Ticket
 from lb.protocol.errors import ProxyError, Source
-from lb.protocol.tenant import ANYBODY, Tenant
+from lb.protocol.messages import Request
+from lb.protocol.tenant import ANYBODY
 from lb.routing.backend import Backend
 from lb.routing.pool import Pool
 from lb.routing.router import Pinned, Router
@@ -51,6 +52,7 @@ class WaitingQueue:
     ) -> None:
         self._router, self._pool, self._metrics, self._concurrency = router, pool, metrics, concurrency
         self._limits, self._want, self._clock = limits, want, clock
+        self._is_unlimited = not concurrency.limits.any
         self._order: FairOrder[Ticket] = FairOrder()
         self._waiting: dict[Ticket, None] = {}
         self._expected: dict[str, float] = {}  # tokens of an answer, by tenant
@@ -62,10 +64,11 @@ class WaitingQueue:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def claim(self, tenant: Tenant, model: str | None, length: int) -> Claim:
-        if tenant is ANYBODY and not self._concurrency.limits.any:
+    def claim(self, request: Request, model: str | None) -> Claim:
+        tenant = request.tenant
+        if tenant is ANYBODY and self._is_unlimited:
             return FREE
-        return Claim(tenant, model, 1.0 + length / _BYTES_A_TOKEN + self._expected.get(tenant.name, 0.0))
+        return Claim(tenant, model, 1.0 + (request.length or 0) / _BYTES_A_TOKEN + self._expected.get(tenant.name, 0.0))
 
     def admit(
         self, claim: Claim, info: RequestInfo, excluded: frozenset[str], pinned: Pinned | None, came: float,

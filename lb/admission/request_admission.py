@@ -9,6 +9,7 @@ from typing import Protocol
 
 from lb.admission.concurrency import Claim
 from lb.protocol.errors import ProxyError
+from lb.protocol.messages import Request
 from lb.protocol.tenant import Tenant
 from lb.routing.backend import Backend
 from lb.routing.router import Pinned
@@ -61,8 +62,8 @@ class Ticket:
 class RequestAdmission(Protocol):
     """What a request needs on its way to a worker."""
 
-    def claim(self, tenant: Tenant, model: str | None, length: int) -> Claim:
-        """What a request of ``length`` bytes takes, for all of its attempts."""
+    def claim(self, request: Request, model: str | None) -> Claim:
+        """What ``request`` takes, for all of its attempts."""
 
     def admit(
         self, claim: Claim, info: RequestInfo, excluded: frozenset[str], pinned: Pinned | None, came: float,

@@ -199,10 +199,13 @@ class Server:
             request.principal = self._guard(head, connection)
         elif route.path == routes.MODELS:
             request.principal = Principal(self._tenant(head, connection).name, frozenset())
-        return self.identify(head)
+        if b"x-request-id" in head.ours:
+            return self.identify(head)
+        self._number += 1
+        return f"{self._run}{self._number:016x}"
 
     def identify(self, head: RequestHead | None) -> str:
-        if head is not None and b"x-request-id" in head.ours and (given := head.request_id):
+        if head is not None and (given := head.request_id):
             return given
         self._number += 1
         return f"{self._run}{self._number:016x}"

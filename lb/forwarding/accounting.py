@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Protocol
 
 from config.logs import fields
-from lb.protocol import routes
 from lb.protocol.errors import AttemptFailed
 from lb.protocol.failures import Ejects
 from lb.protocol.messages import Request
+from lb.protocol.routes import RESPONSES
 from lb.records.decision_log import DecisionLog
 from lb.records.loss_report import LossReport
 from lb.routing.backend import Backend
@@ -54,7 +54,7 @@ class Accounting:
         if self._learner.observes:
             info.first_byte = now - began
         self._stats(backend, info.path).first_byte(now - began)
-        if info.path == routes.RESPONSES:
+        if info.path == RESPONSES:
             self._owners.learn(data, backend.id, backend.spec.incarnation)
 
     def answered(
@@ -69,7 +69,7 @@ class Accounting:
             self._learner.observe(AttemptOutcome(backend.key, info.features, 200, seconds, seconds))
         self._counters.hit(backend.id)
         (backend.route_stats.get(info.path) or self._stats(backend, info.path)).whole(200, seconds)
-        if info.path == routes.RESPONSES:
+        if info.path == RESPONSES:
             self._owners.learn(body, backend.id, backend.spec.incarnation)
         recorder.whole(body, now)
         self._decision_log.whole((info, backend, began, recorder.began, now, now, 200, recorder.made, ""))

@@ -89,8 +89,8 @@ class Attempt:
     def _send(self, connection: WorkerConnection) -> None:
         parts, routed, backend = self._parts, self._routed, self.backend
         request, spec, body = routed.request, backend.spec, routed.body
-        head = request.head
-        length = request.length if body is None or request.upload is not None else len(body)
+        head, upload = request.head, request.upload
+        length = upload.length if upload is not None else len(request.body if body is None else body)
         if routed.transcript is None:
             relay = Relay(self, self._client, connection, request, routed.recorder)
         else:

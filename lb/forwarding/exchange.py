@@ -109,9 +109,9 @@ class Exchange(Relayed):
         """An attempt on whoever is free, or wait for one. Raises ProxyError."""
         routed, failover = self._routed, self._failover
         excluded = avoided if failover is None else avoided | failover.recovery.excluded
-        admission, request = self._parts.admission, routed.request
-        if (claim := routed.claim) is None:
-            claim = routed.claim = admission.claim(request.tenant, routed.info.model, request.length or 0)
+        admission, claim = self._parts.admission, routed.claim
+        if claim is None:
+            claim = routed.claim = admission.claim(routed.request, routed.info.model)
         found = admission.admit(
             claim, routed.info, excluded, routed.pinned, routed.came, self, again=failover is not None
         )  # fmt: skip

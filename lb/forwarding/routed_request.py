@@ -11,10 +11,10 @@ from lb.forwarding.relay import Relay
 from lb.forwarding.resume import plan
 from lb.forwarding.resume.transcript import StreamTranscript
 from lb.protocol import body as request_body
-from lb.protocol import responses, routes, sagemaker
+from lb.protocol import responses, sagemaker
 from lb.protocol.errors import ProxyError
 from lb.protocol.messages import Request
-from lb.protocol.routes import Route
+from lb.protocol.routes import INVOCATIONS, NEUTRAL, RESPONSES, Route
 from lb.routing.router import Pinned
 from lb.routing.strategies.base import RequestInfo
 from lb.telemetry.model_metrics import RequestRecorder
@@ -58,10 +58,10 @@ class RoutedRequest:
         if route.websocket:
             self.websocket = head.upgrade and (head.find(b"upgrade") or "").lower() == "websocket"
         facts = request.facts or request_body.facts(
-            request.body, head.content_type, previous=route.path == routes.RESPONSES
+            request.body, head.content_type, previous=route.path == RESPONSES
         )
         model = named = facts.model
-        if route.path == routes.INVOCATIONS:
+        if route.path == INVOCATIONS:
             named = sagemaker.model(head, model)
             if (model := self._canonical(parts, named, model)) is not None:
                 self.extra_field = sagemaker.field(model)
@@ -71,7 +71,7 @@ class RoutedRequest:
             raise parts.router.unknown(named, request.tenant.models)
         if request.tenant.models is not None:
             self._check_model(parts, request.tenant.models, model, named)
-        self.info, self.came = RequestInfo(model, route.path, None, request.id), parts.clock()
+        self.info, self.came = RequestInfo(model, route.path, request.id), parts.clock()
         if parts.router.needs:
             self.info.features = features.of(request, model, pool.registered, parts.router.needs)
         self.recorder = parts.metrics.models.begin(model)
@@ -81,7 +81,7 @@ class RoutedRequest:
             self._read_along(parts, chat=route.path != _STREAMS[0])
         if pool.registered:
             parts.accounting.touch(model)
-        if route.path != routes.RESPONSES:
+        if route.path != RESPONSES:
             return route.response
         if request.tenant.mark:
             parts.responses.sign(request.tenant.mark, request)
@@ -95,7 +95,7 @@ class RoutedRequest:
         route = self.route
         if route.websocket:
             raise ProxyError(403, "this key is bound to models, and over a WebSocket any could be named")
-        if route.response is None and route.path not in routes.NEUTRAL and not parts.pool.offers(model, models):
+        if route.response is None and route.path not in NEUTRAL and not parts.pool.offers(model, models):
             raise parts.router.unknown(named, models)
 
     def _canonical(self, parts: Collaborators, model: str | None, in_body: str | None) -> str | None:
@@ -125,7 +125,7 @@ class RoutedRequest:
     @property
     def is_idempotent(self) -> bool:
         """Whether nothing but time is lost if it is made twice."""
-        if self.route.path != routes.RESPONSES or self.request.head.method != "POST":
+        if self.route.path != RESPONSES or self.request.head.method != "POST":
             return self.route.generation or self.request.head.method != "POST"
         if self.request.upload is not None:
             return False  # its body is in pieces, and ``body`` the first of them: what stands behind it cannot be told

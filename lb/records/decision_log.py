@@ -97,7 +97,7 @@ class DecisionLog:
     def refused(self, error: ProxyError, request: Request | None, id: str, routed: bool, now: float) -> None:
         """One that was refused before anybody was chosen for it; ``routed``: it was for a worker. None: it was not
         even understood."""
-        info = RequestInfo(None, "" if request is None else shown(request.head.path), None, id)
+        info = RequestInfo(None, "" if request is None else shown(request.head.path), id)
         row = (info, None, 0.0, now, 0.0, now, error.status, 0, str(error))
         if routed:
             self.ring.append(row)

@@ -60,33 +60,15 @@ class WorkerConnection(asyncio.Protocol):
     More attributes than a class should have: in parts, each chunk would pay for the way from one to the other."""
 
     __slots__ = (
-        "_at",
-        "_body",
-        "_buffer",
-        "_cut",
-        "_gone",
-        "_heads",
-        "_keep",
-        "_left",
-        "_method",
-        "_paused",
-        "_reader",
-        "_recorder",
-        "_released",
-        "_sending",
-        "_served",
-        "_straight",
-        "_write",
-        "idle_since",
-        "key",
-        "stale",
+        "_at", "_body", "_buffer", "_cut", "_gone", "_heads", "_keep", "_left", "_method", "_paused", "_reader",
+        "_recorder", "_released", "_sending", "_served", "_straight", "_write", "endpoint", "idle_since", "stale",
         "transport",
     )  # fmt: skip
 
     def __init__(
-        self, key: object, released: Callable[[WorkerConnection], None], gone: Callable[[WorkerConnection], object]
+        self, endpoint: object, released: Callable[[WorkerConnection], None], gone: Callable[[WorkerConnection], object]
     ) -> None:
-        self.key = key
+        self.endpoint = endpoint
         self._released, self._gone = released, gone
         self._at = _Framing.IDLE
         self._reader: Reader | None = None

@@ -27,11 +27,8 @@ _MOST_TEXT = 64 * 1024 * 1024
 
 
 class Endpoint(Protocol):
-    """Where requests can be sent. ``key``: connections to equal keys are interchangeable; ``patience``: how long (s)
-    one may take to be opened, None for as long as it takes."""
-
-    @property
-    def key(self) -> object: ...
+    """Where requests can be sent: connections to the same one are interchangeable. ``patience``: how long (s) one may
+    take to be opened, None for as long as it takes."""
 
     @property
     def patience(self) -> float | None: ...
@@ -49,10 +46,6 @@ class TcpEndpoint:
     port: int
     host_field: bytes
     tls: ssl.SSLContext | None = None
-
-    @property
-    def key(self) -> object:
-        return self
 
     @property
     def patience(self) -> float:
@@ -94,7 +87,7 @@ class Upstream:
 
     def idle(self, endpoint: Endpoint) -> WorkerConnection | None:
         """A connection that is open and free, the one used last first."""
-        waiting = self._idle.get(endpoint.key)
+        waiting = self._idle.get(endpoint)
         oldest = self._clock() - _IDLE_S
         while waiting:
             connection = waiting.pop()
@@ -108,7 +101,7 @@ class Upstream:
         made: list[WorkerConnection] = []
 
         def make() -> WorkerConnection:
-            made.append(WorkerConnection(endpoint.key, self._keep, self._open.discard))
+            made.append(WorkerConnection(endpoint, self._keep, self._open.discard))
             return made[0]
 
         try:
@@ -155,12 +148,12 @@ class Upstream:
     def sweep(self) -> None:
         """Closes what has been idle for too long."""
         oldest = self._clock() - _IDLE_S
-        for key, waiting in list(self._idle.items()):
+        for endpoint, waiting in list(self._idle.items()):
             for connection in [c for c in waiting if c.idle_since < oldest or not c.usable]:
                 waiting.remove(connection)
                 connection.drop()
             if not waiting:
-                del self._idle[key]
+                del self._idle[endpoint]
 
     def close(self) -> None:
         for connection in list(self._open):
@@ -173,9 +166,9 @@ class Upstream:
 
     def _keep(self, connection: WorkerConnection) -> None:
         connection.idle_since = self._clock()
-        waiting = self._idle.get(connection.key)
+        waiting = self._idle.get(connection.endpoint)
         if waiting is None:
-            waiting = self._idle[connection.key] = []
+            waiting = self._idle[connection.endpoint] = []
         waiting.append(connection)
 
 

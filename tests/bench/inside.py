@@ -75,8 +75,8 @@ class Inside:
         upstream, transport = made.shared.upstream, cast(asyncio.Transport, _Transport())
         upstream._clock = lambda: 0.0  # no connection is idle for too long
         self._clients = [ClientConnection(made.server) for _ in range(connections)]
-        key = upstream.endpoint(backend).key
-        self._workers = [WorkerConnection(key, upstream._keep, upstream._open.discard) for _ in range(connections)]
+        endpoint = upstream.endpoint(backend)
+        self._workers = [WorkerConnection(endpoint, upstream._keep, upstream._open.discard) for _ in range(connections)]
         for connection in (*self._clients, *self._workers):
             connection.connection_made(transport)
         for worker in self._workers:

@@ -113,9 +113,9 @@ class RequestInfo:
 
     model: str | None = None
     path: str = ""
-    root: str | None = None
     id: str = ""
     # Not set with each request: most are over without the others.
+    root: str | None = field(default=None, init=False)
     features: Features = field(default=Features(), init=False)
     first_byte: float | None = field(default=None, init=False)  # s after the latest attempt began, if that is observed
     decision: Decision | None = field(default=None, init=False)

@@ -18,6 +18,8 @@ from lb.admission.concurrency import FREE, Claim, Concurrency, ConcurrencyLimits
 from lb.admission.queue import WaitingQueue
 from lb.admission.request_admission import QueueLimits, RequestAdmission, Ticket
 from lb.protocol.errors import ProxyError
+from lb.protocol.http1.request import parse
+from lb.protocol.messages import Request
 from lb.protocol.tenant import ANYBODY, Tenant
 from lb.routing.backend import Backend, Lease, Shared
 from lb.routing.pool import Pool
@@ -78,6 +80,9 @@ class Heard:
         self.drops[tenant, reason] += 1
 
 
+HEAD = parse(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\n\r\n")
+
+
 @dataclass
 class House:
     """An admission over a pool that a test fills."""
@@ -102,7 +107,9 @@ class House:
         self, name: int = 0, model: str | None = "base", pinned: Pinned | None = None, came: float | None = None,
         fails: bool = False, tenant: Tenant = ANYBODY, wait: float | None = None,
     ) -> tuple[Asker, Ticket | None]:
-        claim = self.admission.claim(tenant, model, 400)
+        request = Request(HEAD, "10.0.0.9")
+        request.body, request.tenant = b"x" * 400, tenant
+        claim = self.admission.claim(request, model)
         asker = Asker(name, self.served, fails=fails, wait=wait, claim=claim, model=model)
         came = time.monotonic() if came is None else came
         found = self.admission.admit(claim, RequestInfo(model), frozenset(), pinned, came, asker)

@@ -29,7 +29,7 @@ def request(body: bytes = b'{"prompt": "PROMPT"}') -> Request:
 
 def entry(status: int = 200, **changes: Any) -> Entry:
     usual = {
-        "info": RequestInfo("base", "/v1/completions", None, "r1"), "backend": backend("instance_3"), "began": 10.1,
+        "info": RequestInfo("base", "/v1/completions", "r1"), "backend": backend("instance_3"), "began": 10.1,
         "came": 10.0, "first": 10.5, "ended": 12.0, "status": status, "made": 20,
     }  # fmt: skip
     return Entry(**{**usual, **changes})
@@ -51,7 +51,7 @@ def log_all(path: Path, entries: list[Entry], share: float = 1.0, **options: Any
 
 def test_what_is_told() -> None:
     failed = Step(backend("instance_1"), 10.0, None, 10.1, "it broke", "broken", True)
-    info = RequestInfo("base", "/v1/completions", None, "r1")
+    info = RequestInfo("base", "/v1/completions", "r1")
     info.steps = (failed,)
     assert facts(entry(info=info), "POST", "10.0.0.9", 7) == {
         "request_id": "r1", "client": "10.0.0.9", "method": "POST", "route": "/v1/completions", "status": 200,
@@ -75,7 +75,7 @@ def test_a_line_in_json(tmp_path: Path) -> None:
 
 
 def test_a_line_in_text_is_one_line_whatever_is_in_it(tmp_path: Path) -> None:
-    info = RequestInfo("mo\ndel\x1b[1m", "/v1/x", None, "r1")
+    info = RequestInfo("mo\ndel\x1b[1m", "/v1/x", "r1")
     log_all(tmp_path / "a", [entry(404, info=info, reason='say "no"')], style="text")
     (line,) = (tmp_path / "a").read_text().splitlines()
     assert " WARNING access: request_id=r1 client=10.0.0.9 method=POST route=/v1/x status=404 " in line
@@ -137,7 +137,7 @@ def test_a_file_that_was_moved_away_is_made_anew(tmp_path: Path) -> None:
 
 def test_one_that_was_not_understood(tmp_path: Path) -> None:
     log = AccessLog(tmp_path / "a", 1.0, style="json")
-    info = RequestInfo(None, "", None, "r9")
+    info = RequestInfo(None, "", "r9")
     log.over(Entry(info, None, 0.0, 5.0, 0.0, 5.0, 400, 0, "no HTTP"), None, b"", None)
     log.start()
     log.close(10)
