@@ -257,7 +257,7 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
     cors = None if given is None else Cors(given.origins, given.methods, given.headers, given.credentials)
     handlers = _handlers(shared, BridgeEndpoint(lambda: _server(runner)()))
     server = Server(
-        handlers, _check(guard), lambda head, client: gate.tenant(head, client.peer.address), _admission(config),
+        handlers, _check(guard), gate.tenant, _admission(config),
         frozenset(config.extra_routes), cors, certificate,
     )
     return Balancer(pool, counters, shared, link, peers, admin, runner, server, observers, keys)

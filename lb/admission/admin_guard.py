@@ -8,6 +8,7 @@ way needs a bearer token; where an admin key is set, everybody does.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -140,6 +141,7 @@ def require_json(method: str, content_type: str, has_body: bool) -> None:
         raise ProxyError(415, "the body has to be declared as Content-Type: application/json")
 
 
+@functools.lru_cache(maxsize=4096)  # asked for each request
 def is_loopback(address: str) -> bool:
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])

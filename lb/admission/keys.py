@@ -118,7 +118,7 @@ class Gate:
     def tenant(self, head: RequestHead, peer: str) -> Tenant:
         """``peer``: the address at the other end. Raises ProxyError (401, 403), which repeats nothing of a key."""
         ring = self._ring
-        if not ring.has_inference and (not self._is_shut or is_loopback(peer)):
+        if not ring.has_inference and (is_loopback(peer) or not self._is_shut):
             return ANYBODY
         now, noted = self._wall(), head.notes.get(Gate)
         if noted is not None and noted[0] == ring.generation and now < noted[1]:

@@ -74,7 +74,7 @@ class Server:
 
     def __init__(
         self, handlers: Handlers, guard: Callable[[RequestHead, Client], Principal],
-        tenant: Callable[[RequestHead, Client], Tenant], admission: Admission,
+        tenant: Callable[[RequestHead, str], Tenant], admission: Admission,
         routes_too: frozenset[str] = frozenset(), cors: Cors | None = None,
         certificate: ServedCertificate | None = None,
     ) -> None:
@@ -194,11 +194,11 @@ class Server:
                 _check_coding(head)
             head.notes[Route] = route  # of a head that is admitted: the next one like it need not be looked at
         if not route.ours:
-            request.tenant = self._tenant(head, connection)
+            request.tenant = self._tenant(head, request.peer)
         elif not route.open:
             request.principal = self._guard(head, connection)
         elif route.path == routes.MODELS:
-            request.principal = Principal(self._tenant(head, connection).name, frozenset())
+            request.principal = Principal(self._tenant(head, request.peer).name, frozenset())
         if b"x-request-id" in head.ours:
             return self.identify(head)
         self._number += 1

@@ -111,10 +111,13 @@ class Attempt:
             start = start[:line] + routed.extra_field + start[line:]
         if parts.decision_log.tracer is not None:
             start = parts.decision_log.tracer.sent(self._owner.row(), request, start)
+        if routed.broken is None:
+            relay.send(start, body)
+            return
         if routed.target is not None:
             start = b"POST %b%b HTTP/1.1%b" % (spec.path.encode(), routed.target, start[start.find(b"\r\n") :])
         relay.send(start, body)
-        if routed.broken is not None and self._client.full:
+        if self._client.full:
             relay.hold(True)  # it was said to the one before
 
     @property
@@ -128,7 +131,7 @@ class Attempt:
         """Nothing of it is in flight any more. May be called again."""
         lease, self.lease = self.lease, None
         if lease is not None:
-            lease.release()
+            self.backend.release(lease)
         if self._recovery is not None:
             self._recovery.leave()
 
