@@ -22,7 +22,8 @@ EPOCH_IDS = 100_000
 #: Kinds that somebody should hear of who only hears of trouble.
 _WARNINGS = frozenset({
     "worker.unhealthy", "worker.killed", "worker.exited", "adapter.failed", "adapter.drift", "balancer.restarted",
-    "balancer.lost", "balancer.failed", "standby.ended", "restart.stopped", "state.unsaved", "key.unread",
+    "balancer.lost", "balancer.failed", "certificate.refused", "standby.ended", "restart.stopped", "state.unsaved",
+    "key.unread",
 })  # fmt: skip
 
 #: Subjects without which a sentence is whole.

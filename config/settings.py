@@ -5,6 +5,7 @@ Precedence, highest first: flags, environment (``CLUSTERCTL_*``, then the plain 
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import os
@@ -20,7 +21,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from config import bounded, locations
 from config import setting_types as t
 from config.errors import UsageError, nearest
-from config.paths import default_state_dir
+from config.paths import StateDir, default_state_dir
 from config.secret import clean
 from config.setting_types import NAME as NAME
 from config.setting_types import Effect as Effect
@@ -30,7 +31,9 @@ PREFIX = "CLUSTERCTL_"
 
 #: Environment names under the prefix that are not settings: they tell the other commands where the cluster is,
 #: and what to say to it.
-OTHER_ENVIRONMENT = frozenset({"CLUSTERCTL_URL", "CLUSTERCTL_CONFIG", "CLUSTERCTL_API_KEY"})
+OTHER_ENVIRONMENT = frozenset(
+    {"CLUSTERCTL_URL", "CLUSTERCTL_CONFIG", "CLUSTERCTL_API_KEY", "CLUSTERCTL_CA", "CLUSTERCTL_CLIENT_CERT"}
+)
 
 #: Plain environment names from other people's set-ups, by setting.
 PLAIN_NAMES = {
@@ -327,15 +330,22 @@ def visible_gpus() -> str | None:
 
 
 def cluster_url() -> str:
-    """Where the cluster is, for the commands that look for one: the port that `up` would take is the one to ask."""
-    return os.environ.get("CLUSTERCTL_URL") or f"http://127.0.0.1:{os.environ.get(f'{PREFIX}PORT') or 8000}"
+    """Where the cluster is, for the commands that look for one: the port that `up` would take is the one to ask, over
+    TLS if its state directory says so."""
+    if given := os.environ.get("CLUSTERCTL_URL"):
+        return given
+    port, scheme = os.environ.get(f"{PREFIX}PORT") or "8000", "http"
+    with contextlib.suppress(UsageError, ValueError):  # no home, no number
+        scheme += "s" * StateDir(own_state_dir(int(port))).tls.exists()
+    return f"{scheme}://127.0.0.1:{port}"
 
 
 def cluster_port(url: str | None = None) -> int:
     """Of ``url``, by default that one: a cluster of this machine has its state directory by it. Raises UsageError."""
     url = url or cluster_url()
     try:
-        return urlsplit(url).port or 80
+        parts = urlsplit(url)
+        return parts.port or (443 if parts.scheme == "https" else 80)
     except ValueError as error:
         raise UsageError(f"{url}: {error}", exit_code=2) from None
 
@@ -353,7 +363,21 @@ def own_state_dir(port: int) -> Path:
 
 def given_state_dir() -> Path | None:
     """What CLUSTERCTL_STATE_DIR names; None where it is unset or empty."""
-    given = os.environ.get(f"{PREFIX}STATE_DIR")
+    return _own_file(f"{PREFIX}STATE_DIR")
+
+
+def own_ca() -> Path | None:
+    """A file of the authorities by which a cluster's certificate is checked."""
+    return _own_file("CLUSTERCTL_CA")
+
+
+def own_certificate() -> Path | None:
+    """A file with the certificate, and its key, that is shown to clusters which ask for one."""
+    return _own_file("CLUSTERCTL_CLIENT_CERT")
+
+
+def _own_file(variable: str) -> Path | None:
+    given = os.environ.get(variable)
     return Path(given).expanduser().absolute() if given else None
 
 

@@ -20,7 +20,7 @@ from config.files import replacing
 from config.topology import TlsFiles
 
 #: X509_V_FLAG_NO_CHECK_TIME (openssl/x509_vfy.h), which the module has no name for.
-NO_CHECK_TIME = ssl.VerifyFlags(0x200000)
+_NO_CHECK_TIME = ssl.VerifyFlags(0x200000)
 
 _BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
 
@@ -176,19 +176,20 @@ def _serve(pem: str, client_ca: str | None) -> ServerTls:
     return ServerTls(context, pem, client_ca, float(ssl.cert_time_to_seconds(shown["notAfter"])), names)
 
 
-def pinned(leaf: str) -> ssl.SSLContext:
-    """Of a client that trusts this certificate and no other, whoever signed it, whatever its names and dates."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+def trust_pinned(context: ssl.SSLContext) -> None:
+    """Of a client: it takes the certificates that it is given and no other, whoever signed them, whatever their names
+    and dates."""
     context.check_hostname = False
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | NO_CHECK_TIME
-    context.load_verify_locations(cadata=leaf)
-    return context
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | _NO_CHECK_TIME
 
 
 def _seen_by_a_client(context: ssl.SSLContext, chain: str) -> dict[str, Any]:
     """What a handshake shows of the certificate. Raises ssl.SSLError, for the wrong purpose for example."""
     upstream, downstream = ssl.MemoryBIO(), ssl.MemoryBIO()
-    client = pinned(chain).wrap_bio(downstream, upstream)
+    pinned = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    trust_pinned(pinned)
+    pinned.load_verify_locations(cadata=chain)
+    client = pinned.wrap_bio(downstream, upstream)
     server = context.wrap_bio(upstream, downstream, server_side=True)
     while True:
         try:

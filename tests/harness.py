@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -86,15 +87,17 @@ def clusterctl(*args: str, timeout: float = 60.0, **env: str) -> subprocess.Comp
 
 @dataclass
 class Cluster:
-    """One cluster, with everything it ever started remembered by session."""
+    """One cluster, with everything it ever started remembered by session. ``tls``: whom it is known by, where it
+    speaks TLS."""
 
     root: Path
     port: int
+    tls: ssl.SSLContext | None = None
     seen: set[int] = field(default_factory=set)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http{'s' if self.tls else ''}://127.0.0.1:{self.port}"
 
     @property
     def state_dir(self) -> Path:
@@ -109,10 +112,15 @@ class Cluster:
         return result
 
     def run(self, *args: str, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
-        return clusterctl(*args, timeout=timeout, CLUSTERCTL_URL=self.url)
+        more = {"CLUSTERCTL_STATE_DIR": str(self.state_dir)} if self.tls else {}
+        return clusterctl(*args, timeout=timeout, CLUSTERCTL_URL=self.url, **more)
+
+    def ask(self, method: str, path: str, body: Any = None, timeout: float = 60.0, **options: Any) -> httpx.Response:
+        verify = self.tls or True
+        return httpx.request(method, self.url + path, json=body, timeout=timeout, verify=verify, **options)
 
     def status(self) -> dict[str, Any]:
-        status: dict[str, Any] = httpx.get(f"{self.url}/v1/cluster/status", timeout=10).json()
+        status: dict[str, Any] = self.ask("GET", "/v1/cluster/status", timeout=10).json()
         balancer = status["load_balancer"]
         for pid in (
             status["supervisor"]["pid"], balancer["pid"], balancer["standby"],
@@ -138,7 +146,7 @@ class Cluster:
         return poll(look, timeout, f"{count} ready workers: {self.status()}")
 
     def post(self, path: str, body: Any, **kwargs: Any) -> httpx.Response:
-        return httpx.post(self.url + path, json=body, timeout=60, **kwargs)
+        return self.ask("POST", path, body, **kwargs)
 
     def complete(self, model: str = "demo", **body: Any) -> httpx.Response:
         return self.post("/v1/completions", {"model": model, "prompt": "hello", "max_tokens": 4, **body})
@@ -178,7 +186,7 @@ class Cluster:
         without another Python that has to start."""
         try:
             self.status()
-            asked = httpx.post(f"{self.url}/v1/cluster/shutdown", json={"now": True}, timeout=10).status_code == 202
+            asked = self.ask("POST", "/v1/cluster/shutdown", {"now": True}, timeout=10).status_code == 202
             return asked and poll(lambda: not self.leftovers(), 20)
         except (httpx.HTTPError, AssertionError, ValueError, KeyError):
             return False

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import ssl
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -12,7 +14,8 @@ from cluster.api.handlers import BALANCER
 from cluster.cli.arguments import AbsolutePath
 from cluster.cli.render import say
 from cluster.client import ClusterClient
-from config.settings import cluster_url, own_admin_key, own_api_key
+from cluster.client.core import verified
+from config.settings import cluster_url, own_admin_key, own_api_key, own_ca, own_certificate
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -30,18 +33,47 @@ class Finite(click.FloatRange):
         return number
 
 
+def _note_ca(context: click.Context, parameter: click.Parameter, value: Path | None) -> None:
+    context.meta[_CA] = value
+
+
+_CA = "clusterctl.ca"
+
+#: Options that say where the cluster is, and how to know it.
+WHERE: Mapping[str, Mapping[str, Any]] = {
+    "--url": {"help": "The cluster's URL; default CLUSTERCTL_URL, or port CLUSTERCTL_PORT (8000) here."},
+    "--ca": {
+        "type": AbsolutePath(), "metavar": "FILE", "expose_value": False, "callback": _note_ca,
+        "help": "Whom to trust over https; default CLUSTERCTL_CA, a cluster of this machine, or whom the system does.",
+    },
+}
+
+
 def url_option(function: F) -> F:
-    return click.option(
-        "--url", default=None, help="The cluster's URL; default CLUSTERCTL_URL, or port CLUSTERCTL_PORT (8000) here."
-    )(function)
+    for name, how in reversed(tuple(WHERE.items())):
+        click.option(name, **how)(function)
+    return function
 
 
 def no_wait_option(function: F) -> F:
     return click.option("--no-wait", is_flag=True, help="Return at once; the change goes on.")(function)
 
 
-def client(url: str | None) -> ClusterClient:
-    return ClusterClient(url or cluster_url(), own_admin_key())
+def client(url: str | None, key: str | None = None) -> ClusterClient:
+    where = url or cluster_url()
+    return ClusterClient(where, key or own_admin_key(), verify=given_ca(), cert=own_certificate())
+
+
+def verification(url: str) -> ssl.SSLContext | bool:
+    """For other clients of a cluster. Raises ClusterError."""
+    return verified(url, given_ca(), own_certificate())
+
+
+def given_ca() -> Path | None:
+    """What the command line, or the environment, says of whom to trust."""
+    context = click.get_current_context(silent=True)
+    given: Path | None = context.meta.get(_CA) if context is not None else None
+    return given or own_ca()
 
 
 def asking_key() -> str | None:
@@ -52,7 +84,7 @@ def asking_key() -> str | None:
 
 def asking_client(url: str | None) -> ClusterClient:
     """For who asks models and manages nothing."""
-    return ClusterClient(url or cluster_url(), asking_key())
+    return client(url, asking_key())
 
 
 def state_dir_option(function: F) -> F:

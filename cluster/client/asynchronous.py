@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from cluster.client import streams
 from cluster.client.calls import Calls
 from cluster.client.core import Address, Call, ClusterError
 from cluster.client.method import Awaiting
+from cluster.client.trust import Verify
 from cluster.client.workflows import Workflow
 
 T = TypeVar("T")
@@ -25,19 +27,21 @@ T = TypeVar("T")
 class AsyncClusterClient(Calls, Awaiting):
     """Talks to the balancer at ``url`` or, given a ``state_dir``, to the supervisor there. Times are seconds;
     ``timeout`` is that of one question. ``admin_key``: where the cluster has one; without it the token of a cluster on
-    this machine is sent where it is asked for.
+    this machine is sent where it is asked for. ``verify``: whom to trust over https, a file of authorities or an
+    SSLContext; without it exactly the certificate of a cluster on this machine, else whom the system trusts. ``cert``:
+    a file with the certificate and key to show.
 
     Every method raises ClusterError."""
 
     def __init__(
         self, url: str = "http://127.0.0.1:8000", admin_key: str | None = None, *, state_dir: Path | None = None,
-        timeout: float = 35.0,
+        timeout: float = 35.0, verify: Verify = None, cert: Path | None = None,
     ) -> None:
-        self._address = address = Address(url, admin_key, state_dir)
+        self._address = address = Address(url, admin_key, state_dir, verify, cert)
         transport = httpx.AsyncHTTPTransport(uds=address.socket) if address.socket else None
         self._http = httpx.AsyncClient(
             base_url=address.base_url, headers=address.headers, timeout=timeout, trust_env=False, transport=transport,
-            auth=address.auth,
+            auth=address.auth, verify=address.verification,
         )
 
     @property
@@ -114,7 +118,7 @@ class AsyncClusterClient(Calls, Awaiting):
     async def _ask(self, call: Call[T]) -> T:
         try:
             response = await self._http.send(self._address.build(self._http, call))
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, ssl.SSLError) as error:
             raise self._address.failed(error) from None
         return self._address.result(call, response)
 
@@ -144,7 +148,7 @@ class AsyncClusterClient(Calls, Awaiting):
             if response.status_code != 200:
                 await response.aread()
                 self._address.refuse(response)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, ssl.SSLError) as error:
             raise self._address.failed(error) from None
         return response
 
@@ -154,5 +158,5 @@ class AsyncClusterClient(Calls, Awaiting):
         async with contextlib.aclosing(await self._open(call)) as response:
             try:
                 yield response.aiter_lines()
-            except httpx.HTTPError as error:
+            except (httpx.HTTPError, ssl.SSLError) as error:
                 raise self._address.failed(error) from None

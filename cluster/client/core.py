@@ -13,6 +13,7 @@ from typing import Any, Generic, NoReturn, TypeVar, cast
 import httpx
 
 from cluster.client.token import LocalToken
+from cluster.client.trust import Verify, verification
 from config.paths import StateDir, short_socket_path
 from config.secret import clean
 
@@ -57,12 +58,15 @@ class Call(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a cluster is: the balancer at ``url`` or, given a ``state_dir``, the supervisor there. Raises
-    ClusterError for a ``url`` that is none."""
+    """Where a cluster is: the balancer at ``url`` or, given a ``state_dir``, the supervisor there; whom to ``verify``
+    it by, and the client's own ``cert``, as `verification` takes them. Raises ClusterError for a ``url`` that is
+    none."""
 
     url: str
     admin_key: str | None = field(repr=False)
     state_dir: Path | None
+    verify: Verify = None
+    cert: Path | None = None
 
     def __post_init__(self) -> None:
         root_of(self.url)
@@ -77,6 +81,11 @@ class Address:
     @property
     def base_url(self) -> str:
         return "http://supervisor" if self.state_dir is not None else root_of(self.url)
+
+    @property
+    def verification(self) -> ssl.SSLContext | bool:
+        """Raises ClusterError for files that are none."""
+        return verified(self.url, self.verify, self.cert) if self.state_dir is None else True
 
     @property
     def auth(self) -> httpx.Auth | None:
@@ -109,11 +118,13 @@ class Address:
             error = response.json()["error"]
             message, kind, param = str(error["message"]), error.get("type"), error.get("param")
         except (ValueError, LookupError, TypeError, AttributeError):
-            message = f"{self}: {status} {response.reason_phrase}; no clusterctl answers there"
+            told = response.text.strip()
+            what = told if told.startswith("this port speaks TLS") else "no clusterctl answers there"
+            message = f"{self}: {status} {response.reason_phrase}; {what}"
             raise ClusterError(message, status) from None
         raise ClusterError(message, status, type=kind, param=param)
 
-    def failed(self, error: httpx.HTTPError | httpx.StreamError | ValueError) -> ClusterError:
+    def failed(self, error: httpx.HTTPError | httpx.StreamError | OSError | ValueError) -> ClusterError:
         return unanswered(str(self), error)
 
 
@@ -138,13 +149,25 @@ def root_of(url: str) -> str:
     return root.removesuffix("/v1") if parts.path.rstrip("/").endswith("/v1") else root  # a host may be called v1
 
 
-def unanswered(where: str, error: httpx.HTTPError | httpx.StreamError | ValueError) -> ClusterError:
+def verified(url: str, verify: Verify = None, cert: Path | None = None) -> ssl.SSLContext | bool:
+    """As `verification`; raises ClusterError."""
+    try:
+        return verification(httpx.URL(url), verify, cert)
+    except OSError as error:  # ssl.SSLError is one
+        files = " or ".join(str(path) for path in (verify, cert) if isinstance(path, Path))
+        raise ClusterError(f"certificates in {files}: {error.strerror or error}") from None
+
+
+def unanswered(where: str, error: httpx.HTTPError | httpx.StreamError | OSError | ValueError) -> ClusterError:
     """Of a question that got no answer from ``where``, or not all of one."""
     if not isinstance(error, httpx.ConnectError):
         return ClusterError(f"{where}: {str(error) or type(error).__name__}")
     cause = error.__context__ and error.__context__.__context__
     why = f": {error}" if isinstance(cause, socket.gaierror | ssl.SSLError) else ""  # it may well be up
-    return ClusterError(f"no cluster at {where}{why} (is it up? --url or CLUSTERCTL_URL name another)")
+    hint = "is it up? --url or CLUSTERCTL_URL name another"
+    if isinstance(cause, ssl.SSLError):
+        hint = "--ca or CLUSTERCTL_CA say whom to trust, CLUSTERCTL_STATE_DIR where a cluster of this machine is"
+    return ClusterError(f"no cluster at {where}{why} ({hint})")
 
 
 def parsed(content: bytes) -> Any:

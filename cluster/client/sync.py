@@ -16,6 +16,7 @@ from cluster.client import streams
 from cluster.client.calls import Calls
 from cluster.client.core import Address, Call, ClusterError
 from cluster.client.method import Blocking
+from cluster.client.trust import Verify
 from cluster.client.workflows import Workflow
 
 T = TypeVar("T")
@@ -24,19 +25,21 @@ T = TypeVar("T")
 class ClusterClient(Calls, Blocking):
     """Talks to the balancer at ``url`` or, given a ``state_dir``, to the supervisor there. Times are seconds;
     ``timeout`` is that of one question. ``admin_key``: where the cluster has one; without it the token of a cluster on
-    this machine is sent where it is asked for.
+    this machine is sent where it is asked for. ``verify``: whom to trust over https, a file of authorities or an
+    SSLContext; without it exactly the certificate of a cluster on this machine, else whom the system trusts. ``cert``:
+    a file with the certificate and key to show.
 
     Every method raises ClusterError."""
 
     def __init__(
         self, url: str = "http://127.0.0.1:8000", admin_key: str | None = None, *, state_dir: Path | None = None,
-        timeout: float = 35.0,
+        timeout: float = 35.0, verify: Verify = None, cert: Path | None = None,
     ) -> None:
-        self._address = address = Address(url, admin_key, state_dir)
+        self._address = address = Address(url, admin_key, state_dir, verify, cert)
         transport = httpx.HTTPTransport(uds=address.socket) if address.socket else None
         self._http = httpx.Client(
             base_url=address.base_url, headers=address.headers, timeout=timeout, trust_env=False, transport=transport,
-            auth=address.auth,
+            auth=address.auth, verify=address.verification,
         )
 
     @property

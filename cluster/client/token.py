@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import ssl
 from collections.abc import Generator
 
 import httpx
@@ -27,13 +28,13 @@ class LocalToken(httpx.Auth):
             yield request
 
 
-def key_for(root: str, given: str | None) -> str | None:
+def key_for(root: str, given: str | None, verify: ssl.SSLContext | bool = True) -> str | None:
     """``given`` or, where that is None, the token of the cluster at ``root`` if it asks for a key: for what sends its
     requests itself, and many of them."""
     if given is not None:
         return given
     try:
-        with httpx.Client(auth=LocalToken(), trust_env=False, timeout=10.0) as http:
+        with httpx.Client(auth=LocalToken(), trust_env=False, timeout=10.0, verify=verify) as http:
             answer = http.get(f"{root}/v1/models")
     except httpx.HTTPError:
         return None  # whoever asks next says it better

@@ -17,6 +17,7 @@ from cluster.balancers.standby import end_left
 from cluster.deployment import backend_urls, plan
 from cluster.deployment.plan import Plan
 from cluster.fleet.placement import Machine, Placement
+from cluster.monitoring.certificate import watch_certificate
 from cluster.monitoring.external import ExternalBackend
 from cluster.storage import transfer
 from cluster.storage.lock import lock
@@ -145,6 +146,7 @@ def _start(parts: Assembly, tasks: Tasks) -> None:
     )
     tasks.start(house, "usage")
     tasks.start(parts.key_file.watch(), "reread the file of keys")
+    tasks.start(watch_certificate(lambda: parts.revisions.settings.tls(), parts.events.emit), "certificate")
 
 
 def _shut_down(parts: Assembly) -> None:

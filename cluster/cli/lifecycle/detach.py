@@ -12,6 +12,7 @@ from typing import Any
 from cluster.cli.lifecycle.down import bring_down
 from cluster.cli.render import say
 from cluster.client import ClusterClient, ClusterError
+from cluster.client.trust import kept_certificate
 from cluster.deployment import plan
 from cluster.storage.lock import lock
 from config import private
@@ -65,7 +66,7 @@ def _wait(settings: Settings, state: StateDir, process: subprocess.Popen[bytes],
             snapshot = _snapshot(supervisor)
             if snapshot is not None:
                 ready = sum(i["is_running"] for i in snapshot["instances"].values())
-                if ready and _balancer_answers(url):
+                if ready and _balancer_answers(settings, state):
                     say(f"{url}: {ready} ready, {snapshot['total_instances']} wanted; state in {state.root}")
                     return 0
                 if why := hopeless(snapshot):
@@ -99,8 +100,11 @@ def _snapshot(supervisor: ClusterClient) -> dict[str, Any] | None:
         return None
 
 
-def _balancer_answers(url: str) -> bool:
-    with ClusterClient(url, timeout=5.0) as cluster:
+def _balancer_answers(settings: Settings, state: StateDir) -> bool:
+    if settings.tls_client_ca is not None:
+        return state.tls.exists()  # it has one to serve; to be answered we would need one that it asks for
+    verify = kept_certificate(state.tls) if settings.tls_cert is not None else None
+    with ClusterClient(settings.url(), timeout=5.0, verify=verify) as cluster:
         return cluster.healthy()
 
 

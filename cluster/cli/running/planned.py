@@ -10,13 +10,13 @@ from typing import Any
 
 import click
 
-from cluster.cli.common import PATIENCE, Finite, client, finish, no_wait_option, url_option
+from cluster.cli.common import PATIENCE, WHERE, Finite, client, finish, no_wait_option, url_option
 from cluster.cli.lifecycle.up import given_flags, up_command
 from cluster.cli.render import change_table, console, say
 from cluster.client import ClusterClient, ClusterError
 from config import locations
 from config.errors import UsageError
-from config.settings import Effect, cluster_url, read_yaml
+from config.settings import Effect, read_yaml
 
 _LOOK_EVERY = 0.2
 
@@ -117,7 +117,7 @@ def _show(answer: Mapping[str, Any]) -> None:
 def _client_after(url: str | None, settings: dict[str, Any]) -> ClusterClient:
     """With the admin key that holds from now on."""
     key = settings.get("admin_key")
-    return ClusterClient(url or cluster_url(), str(key)) if key else client(url)
+    return client(url, str(key) if key else None)
 
 
 def _sendable(settings: dict[str, Any], file: Path | None = None) -> dict[str, Any]:
@@ -150,7 +150,7 @@ apply_command = click.Command(
         click.Option(["--no-spare"], is_flag=True, help="Restart without a spare worker."),
         click.Option(["--json", "as_json"], is_flag=True, help="The answer of the API."),
         click.Option(["--no-wait"], is_flag=True, help="Return at once; the change goes on."),
-        click.Option(["--url"], help="The cluster's URL; default CLUSTERCTL_URL, or port CLUSTERCTL_PORT (8000) here."),
+        *(click.Option([name], **how) for name, how in WHERE.items()),
         click.Option(["--config"], type=click.Path(path_type=Path), help="A YAML file with settings."),
         *(p for p in up_command.params if p.name not in _NOT_SETTINGS),
         *(p for p in up_command.params if p.name == "engine_args"),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cluster.cli.common import Finite, client, url_option
+from cluster.cli.common import Finite, client, url_option, verification
 from cluster.cli.render import console
 from cluster.cli.running import top_view
 from cluster.client import ClusterClient, ClusterError, Event
@@ -42,7 +42,7 @@ _EVENTS = 8
 def top_command(interval: float, sort: str, once: bool, url: str | None) -> int:
     """Watch the cluster: instances, load, latency, cache, events. Keys: q ends, s sorts, p pauses, space looks now."""
     where = url or cluster_url()
-    with client(url) as cluster, OpenAIClient(where, own_admin_key()) as asks:
+    with client(url) as cluster, OpenAIClient(where, own_admin_key(), verify=verification(where)) as asks:
         look = Look(cluster, asks)
         screen = console()
         if once or not (sys.stdin.isatty() and screen.is_terminal):

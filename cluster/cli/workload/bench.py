@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from cluster.cli.common import Finite, url_option
+from cluster.cli.common import Finite, given_ca, url_option, verification
 from cluster.cli.render import console, say
 from cluster.client import ClusterClient, ClusterError, Model
 from cluster.client.core import root_of
@@ -150,7 +150,8 @@ def _plans(options: dict[str, Any]) -> list[Any]:
     from config.settings import cluster_url, own_api_key
 
     url = root_of(options["url"] or cluster_url())
-    key = key_for(url, own_api_key())
+    verify = verification(url)
+    key = key_for(url, own_api_key(), verify)
     models = targets.runs(_listed(url, key, options["model"]), options["model"], options["adapters"])
     requests, duration = options["requests"], options["duration"]
     asked = prompts.read_prompts(options["prompts_file"]) if options["prompts_file"] else options["prompts"]
@@ -162,7 +163,7 @@ def _plans(options: dict[str, Any]) -> list[Any]:
     form = Form(
         url, endpoint=options["endpoint"], stream=options["stream"], max_tokens=options["max_tokens"],
         temperature=options["temperature"], ignore_eos=options["ignore_eos"], timeout=options["timeout"],
-        api_key=key,
+        api_key=key, verify=verify,
     )
     for prompt in asked:
         prompt.body(form.endpoint == "chat")
@@ -176,8 +177,10 @@ def _plans(options: dict[str, Any]) -> list[Any]:
 
 def _listed(url: str, key: str | None, model: str | None) -> list[Model]:
     """The server's models; none where it does not list any and a model is named."""
+    from config.settings import own_certificate
+
     try:
-        with ClusterClient(url, key) as server:
+        with ClusterClient(url, key, verify=given_ca(), cert=own_certificate()) as server:
             return server.models()
     except ClusterError as error:
         if error.status == 404 and model:

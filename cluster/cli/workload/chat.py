@@ -9,7 +9,7 @@ from typing import IO, Any
 
 import click
 
-from cluster.cli.common import Finite, asking_client, asking_key, url_option
+from cluster.cli.common import Finite, asking_client, asking_key, url_option, verification
 from cluster.cli.workload.chat_session import COMMANDS, Leave, Session, messages
 from cluster.cli.workload.models import chosen
 from cluster.client import ClusterError
@@ -38,7 +38,8 @@ def chat_command(
 
     In a pipe each line is a turn of one conversation."""
     where = url or cluster_url()
-    with asking_client(url) as cluster, OpenAIClient(where, asking_key()) as asks:
+    asking = OpenAIClient(where, asking_key(), verify=verification(where))
+    with asking_client(url) as cluster, asking as asks:
         live = not question and sys.stdin.isatty()
         session = Session(
             asks, cluster.models, Conversation(chosen(cluster, model), system), sys.stdout, sys.stderr, live=live,

@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from cluster.cli.common import Finite, asking_client, asking_key, url_option
+from cluster.cli.common import Finite, asking_client, asking_key, url_option, verification
 from cluster.cli.render import console, say
 from cluster.cli.workload.models import chosen
 from cluster.client import ClusterError
@@ -63,7 +63,9 @@ def infer_command(
         name = chosen(cluster, model)
     defaults = Defaults(name, {k: v for k, v in sampling.items() if v is not None}, chat, text)
     where = url or cluster_url()
-    asker = RequestSender(where, key_for(root_of(where), asking_key()), concurrency, retries, timeout)
+    verify = verification(where)
+    key = key_for(root_of(where), asking_key(), verify)
+    asker = RequestSender(where, key, concurrency, retries, timeout, verify=verify)
     with _input(source) as file, contextlib.closing(_output(source, target, overwrite, retry_errors)) as out:
         size = os.fstat(file.fileno()).st_size if Path(source).is_file() else None
         report = BatchProgress(out)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import email.utils
 import json
+import ssl
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
@@ -59,8 +60,9 @@ class RequestSender:
 
     def __init__(
         self, url: str, key: str | None, concurrency: int, retries: int = 5, timeout: float = 600.0,
-        random: Random | None = None,
+        random: Random | None = None, verify: ssl.SSLContext | bool = True,
     ) -> None:
+        self._verify = verify
         self._url, self._key, self._timeout = root_of(url), key, timeout
         self._concurrency, self._retries = concurrency, retries
         self._random = random or Random()
@@ -70,7 +72,7 @@ class RequestSender:
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
         self._http = aiohttp.ClientSession(
-            headers=headers, connector=aiohttp.TCPConnector(limit=self._concurrency),
+            headers=headers, connector=aiohttp.TCPConnector(limit=self._concurrency, ssl=self._verify),
             timeout=aiohttp.ClientTimeout(total=self._timeout, sock_connect=10.0), cookie_jar=aiohttp.DummyCookieJar(),
         )
         return self

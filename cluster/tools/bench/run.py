@@ -65,7 +65,8 @@ class Run:
         """What came of it, also when it was stopped."""
         plan = self._plan
         plan.form.body(plan.models[0], plan.prompts[0])
-        async with aiohttp.ClientSession(connector=send.connector(plan.concurrency), trust_env=False) as session:
+        connector = send.connector(plan.concurrency, plan.form.verify)
+        async with aiohttp.ClientSession(connector=connector, trust_env=False) as session:
             try:
                 await self._until_stopped(self._all(session))
             finally:

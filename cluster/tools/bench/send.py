@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ _PATHS = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}
 @dataclass(frozen=True, slots=True)
 class Form:
     """What all requests of a run share. ``max_tokens`` goes before what a prompt says of its answer, if it is given;
-    ``timeout`` in seconds, for a whole answer."""
+    ``timeout`` in seconds, for a whole answer; ``verify``: whom to trust over https."""
 
     url: str
     endpoint: str = "chat"
@@ -33,6 +34,7 @@ class Form:
     ignore_eos: bool = False
     timeout: float = 600.0
     api_key: str | None = None
+    verify: ssl.SSLContext | bool = True
 
     @property
     def target(self) -> str:
@@ -123,10 +125,11 @@ def _refusal(data: bytes) -> str:
         return data.decode(errors="replace")
 
 
-def connector(concurrency: int | None) -> aiohttp.TCPConnector:
+def connector(concurrency: int | None, verify: ssl.SSLContext | bool) -> aiohttp.TCPConnector:
     """As many connections as requests run at a time, kept open in between; without a limit in an open loop: a request
     must not wait for another one's connection."""
-    return aiohttp.TCPConnector(limit=concurrency or 0, limit_per_host=concurrency or 0, keepalive_timeout=60)
+    most = concurrency or 0
+    return aiohttp.TCPConnector(limit=most, limit_per_host=most, keepalive_timeout=60, ssl=verify)
 
 
 async def warm_up(sender: Sender, model: str, bodies: list[bytes], concurrency: int) -> list[Sample]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ssl
 import time
 from collections.abc import Iterator
 from types import TracebackType
@@ -41,12 +42,15 @@ class StreamedAnswer:
 class OpenAIClient:
     """``key`` is sent as a bearer token. Every method raises ClusterError."""
 
-    def __init__(self, url: str, key: str | None = None, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(
+        self, url: str, key: str | None = None, transport: httpx.BaseTransport | None = None,
+        verify: ssl.SSLContext | bool = True,
+    ) -> None:
         self._where = url
         timeout = httpx.Timeout(10.0, read=PATIENCE)
         self._http = httpx.Client(
             base_url=root_of(url), headers=bearer(key), timeout=timeout, trust_env=False, transport=transport,
-            auth=None if key else LocalToken(),
+            auth=None if key else LocalToken(), verify=verify,
         )
 
     def __enter__(self) -> OpenAIClient:

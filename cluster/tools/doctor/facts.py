@@ -135,6 +135,15 @@ class Sized:
 
 
 @dataclass(frozen=True, slots=True)
+class CertificateFacts:
+    """Of the port: ``expires`` s since the epoch; ``error``: why it cannot be served."""
+
+    names: tuple[str, ...] = ()
+    expires: float = 0.0
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class MachineFacts:
     """``settings`` and ``plan`` are None where there are none, for the reason in ``config_error`` or ``plan_error``.
     ``others``: states of other clusters of this user. ``orphans``: engine processes whose worker is gone."""
@@ -162,6 +171,7 @@ class MachineFacts:
     disk: Disk | None = None
     port: Port | None = None
     model: Sized | None = None
+    certificate: CertificateFacts | None = None
     #: Whether the kernel says whose a connection over loopback is.
     knows_peers: bool = True
 

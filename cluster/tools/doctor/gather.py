@@ -21,9 +21,10 @@ import cluster
 from cluster.deployment import limits
 from cluster.deployment import plan as plans
 from cluster.tools.doctor import engine, gpus, states
-from cluster.tools.doctor.facts import Clock, Cpu, Disk, MachineFacts, Port, Sized
+from cluster.tools.doctor.facts import CertificateFacts, Clock, Cpu, Disk, MachineFacts, Port, Sized
 from cluster.tools.sizing import files
 from config import settings as configuration
+from config import tls
 from config.errors import UsageError
 from config.peer_credentials import uid_of_peer
 from config.settings import Settings
@@ -59,6 +60,7 @@ def look(flags: Mapping[str, Any], config: Path | None, import_seconds: float) -
         config_error=wrong, config_file=config, plan=plan, plan_error=plan_wrong, state=state, disk=disk, port=port,
         model=look_at_model(plan.spec.model) if plan is not None and plan.spec.engine == "vllm" else None,
         knows_peers=knows_peers(),
+        certificate=None if settings is None else look_at_certificate(settings),
     )  # fmt: skip
 
 
@@ -76,6 +78,17 @@ def look_at_model(name: str) -> Sized:
         return Sized(*files.read(name))
     except UsageError as error:
         return Sized(error=str(error))
+
+
+def look_at_certificate(settings: Settings) -> CertificateFacts | None:
+    """None where the port does not speak TLS."""
+    if (named := settings.tls()) is None:
+        return None
+    try:
+        found = tls.load(named)
+    except UsageError as error:
+        return CertificateFacts(error=str(error))
+    return CertificateFacts(found.names, found.expires)
 
 
 def look_at_cpu(info: Path = Path("/proc/cpuinfo")) -> Cpu:

@@ -6,17 +6,22 @@ from collections.abc import Iterator
 
 from cluster.deployment.exposure import is_local
 from cluster.deployment.plan import Plan
-from cluster.tools.doctor.facts import MachineFacts, Port, State
+from cluster.tools.doctor.facts import CertificateFacts, MachineFacts, Port, State
 from cluster.tools.doctor.finding import Finding, gib, listed, ok, problem, warning
 from config.settings import Settings
 from worker.engines import flags
 from worker.spec import Slot
+
+#: What is good for no longer should have been renewed.
+_RENEW_DAYS = 14
 
 
 def findings(facts: MachineFacts) -> Iterator[Finding]:
     yield settings(facts)
     if facts.settings is not None:
         yield from exposure(facts.settings, facts.knows_peers)
+    if facts.certificate is not None:
+        yield certificate(facts.certificate, facts.clock.now)
     if facts.port is not None:
         yield port(facts, facts.port)
     if facts.state is not None:
@@ -52,6 +57,17 @@ def exposure(found: Settings, knows_peers: bool) -> Iterator[Finding]:
                       "others send it as Authorization: Bearer, or set CLUSTERCTL_ADMIN_KEY")  # fmt: skip
     else:
         yield ok("access", "on this machine alone; the user who runs it, and root, manage it without a key")
+
+
+def certificate(found: CertificateFacts, now: float) -> Finding:
+    if found.error is not None:
+        return problem("tls", found.error, "until it is right, a cluster that runs serves what was good last")
+    days = (found.expires - now) / 86400
+    if days <= 0:
+        return problem("tls", "the certificate has expired: no client trusts it", "put another one into its files")
+    text = f"the certificate is for {listed(list(found.names))}, and good for {days:.0f} days"
+    remedy = "put another one into its files: a cluster that runs takes it by itself"
+    return ok("tls", text) if days > _RENEW_DAYS else warning("tls", text, remedy)
 
 
 def port(facts: MachineFacts, found: Port) -> Finding:

@@ -71,7 +71,7 @@ class Cluster:
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
     made = Cluster()
     for module in (operate, planned, common):
-        monkeypatch.setattr(module, "client", lambda url: made)
+        monkeypatch.setattr(module, "client", lambda url, key=None: made)
     monkeypatch.setattr(planned, "_LOOK_EVERY", 0.0)
     return made
 

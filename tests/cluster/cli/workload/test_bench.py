@@ -251,7 +251,7 @@ def test_a_folder_that_cannot_be_is_told_before_anything_is_measured(
 
 def test_a_server_without_a_list_of_models_is_asked_for_the_named_one(monkeypatch: pytest.MonkeyPatch) -> None:
     class Server:
-        def __init__(self, url: str, key: str | None) -> None:
+        def __init__(self, url: str, key: str | None, **trust: object) -> None:
             pass
 
         __enter__ = lambda self: self  # noqa: E731

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cluster.tools.doctor import setup
-from cluster.tools.doctor.facts import MachineFacts, NvmlFacts, Port, State
+from cluster.tools.doctor.facts import CertificateFacts, MachineFacts, NvmlFacts, Port, State
 from cluster.tools.doctor.finding import Finding
 from doctorfacts import H200, facts, plan
 
@@ -23,6 +23,21 @@ def _wrong(found: MachineFacts) -> list[Finding]:
 def _access(**settings: Any) -> Finding:
     (found,) = (finding for finding in setup.findings(facts(plan=plan(**settings))) if finding.check == "access")
     return found
+
+
+@pytest.mark.parametrize(("days", "level", "words"), [
+    (90, "ok", "for a.example and ::1, and good for 90 days"), (13, "warning", "good for 13 days"),
+    (-1, "problem", "has expired"),
+])  # fmt: skip
+def test_a_certificate_that_should_have_been_renewed_is_told_of(days: int, level: str, words: str) -> None:
+    now = facts().clock.now
+    found = setup.certificate(CertificateFacts(("a.example", "::1"), now + days * 86400), now)
+    assert found.level == level and words in found.text
+
+
+def test_a_certificate_that_cannot_be_served_is_a_problem() -> None:
+    (found,) = _wrong(facts(certificate=CertificateFacts(error="--tls-key k: not the key of c")))
+    assert (found.check, found.level, found.text) == ("tls", "problem", "--tls-key k: not the key of c")
 
 
 @pytest.mark.parametrize(("settings", "words"), [
