@@ -110,8 +110,10 @@ class Backend:
         """The one predicate for everyone: may a new request be sent here?"""
         if not self.takes_new or self.ejection.until > now:
             return False
-        limit, own = self.limit, len(self._leases)
-        return limit is None or (own < limit and (self._shared is None or own + self._shared.others() < limit))
+        if (limit := self.limit) is None:
+            return True
+        own = len(self._leases)
+        return own < limit and (self._shared is None or own + self._shared.others() < limit)
 
     def in_rotation(self, now: float) -> bool:
         """Whether one may, as soon as it has room."""

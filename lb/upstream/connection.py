@@ -190,12 +190,12 @@ class WorkerConnection(asyncio.Protocol):
                     return
             self._straight = None
         at = self._at
-        if at is _Framing.CHUNKED:
+        if at is _Framing.HEAD:
+            self._head(self._buffer + data if self._buffer else data)
+        elif at is _Framing.CHUNKED:
             self._chunks(data)
         elif at is _Framing.LENGTH:
             self._counted(data)
-        elif at is _Framing.HEAD:
-            self._head(self._buffer + data if self._buffer else data)
         elif at is _Framing.UNTIL_CLOSE or at is _Framing.TUNNEL:
             assert self._reader is not None
             self._reader.on_body(data)
