@@ -35,6 +35,8 @@ _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(?:([kmgtKMGT])(?:i?[bB])?|[bB])?")
 #: Of a header, as `forward_headers` takes it.
 _HEADER = re.compile(r"[a-z0-9-]{1,64}")
 
+_ORIGIN = re.compile(r"(?!https:.*:443$|http:.*:80$)[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?")
+
 #: Headers of a request that never go on as the client wrote them.
 OWN_HEADERS = frozenset(
     {
@@ -152,6 +154,13 @@ def _network(network: str) -> str:
     return network
 
 
+def _origin(origin: str) -> str:
+    """As browsers write it: no path, no default port, lower case."""
+    if origin != "*" and not _ORIGIN.fullmatch(origin := origin.strip().lower()):
+        raise ValueError(f"{origin!r} is no origin such as https://app.example or http://localhost:3000, nor *")
+    return origin
+
+
 def _path(path: str) -> str:
     if not path.startswith("/"):
         raise ValueError(f"{path!r} is no path: it has to begin with /")
@@ -188,6 +197,7 @@ Texts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_list)]
 Paths = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_comma_list)]
 Networks = Annotated[Texts, _each(_network)]
 Routes = Annotated[Texts, _each(_path)]
+Origins = Annotated[Texts, _each(_origin)]
 Headers = Annotated[Texts, _each(_header)]
 NamedCounts = Annotated[Texts, _each(_named_count)]
 EngineArgs = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words), _each(_not_owned)]

@@ -130,6 +130,7 @@ class Settings(BaseSettings):
         256 * 1024, "bytes kept for a client that reads slower than its worker writes", ge=64 * 1024
     )
     trusted_proxies: t.Networks = t.balancer((), "addresses or networks whose X-Forwarded-* headers are believed")
+    cors_origin: t.Origins = t.balancer((), "origins whose pages may ask models, as https://app.example; * for all")
     extra_routes: t.Routes = t.balancer((), "more paths of the engine that clients may call")
     forward_headers: t.Headers = t.balancer((), "more of the clients' headers that workers and attached servers get")
     admin_key: t.Key = t.balancer(None, "bearer token for /v1/cluster, /v1/system and adapters", repr=False)

@@ -114,12 +114,14 @@ class BackendSet:
 
 @dataclass(frozen=True, slots=True)
 class CorsConfig:
-    """Which cross-origin requests of browsers are allowed; "*" for any."""
+    """Which cross-origin requests of browsers are allowed; "*" for any. ``expose``: fields of answers, besides those of
+    the Fetch standard, that a page may read."""
 
     origins: tuple[str, ...]
     methods: tuple[str, ...] = ("*",)
     headers: tuple[str, ...] = ("*",)
     credentials: bool = False
+    expose: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -254,7 +254,9 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
     names = (socket.gethostname(), config.host, *config.allowed_hosts)
     guard = Guard(credentials, owners(), names, config.protect_metrics)
     given = config.cors
-    cors = None if given is None else Cors(given.origins, given.methods, given.headers, given.credentials)
+    cors = None
+    if given is not None:
+        cors = Cors(given.origins, given.methods, given.headers, given.credentials, given.expose)
     handlers = _handlers(shared, BridgeEndpoint(lambda: _server(runner)()))
     server = Server(
         handlers, _check(guard), gate.tenant, _admission(config),

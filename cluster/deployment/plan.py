@@ -71,7 +71,7 @@ def make(settings: Settings, machine: Machine | None = None) -> Plan:
         engine.check()
     if settings.otlp_endpoint and not _can_trace():
         raise UsageError("--otlp-endpoint needs OpenTelemetry, which is not installed: pip install 'clusterctl[otel]'")
-    cors_flags.read(settings.engine_args)
+    cors_flags.read(settings.engine_args, settings.cors_origin)
     _check_tls(settings)
     spec = engine_spec(settings)
     machine = machine or look_at_machine(engine)

@@ -20,11 +20,13 @@ _MAX_AGE = "600"
 
 class Cors:
     """``origins``, ``methods`` and request ``headers`` that are allowed, "*" for all; ``credentials``: cookies and the
-    like may be sent."""
+    like may be sent. ``expose``: fields of answers that a page may read besides."""
 
     def __init__(
-        self, origins: Sequence[str], methods: Sequence[str], headers: Sequence[str], credentials: bool
+        self, origins: Sequence[str], methods: Sequence[str], headers: Sequence[str], credentials: bool,
+        expose: Sequence[str] = (),
     ) -> None:
+        self._exposed = [("Access-Control-Expose-Headers", ", ".join(expose))] if expose else []
         self._origins, self._credentials = frozenset(origins), credentials
         self._methods = _METHODS if "*" in methods else tuple(methods)
         self._any_origin, self._any_header = "*" in origins, "*" in headers
@@ -36,10 +38,9 @@ class Cors:
         if origin is None or not origin.isascii():
             return Grant()
         fields = []
-        if self._any_origin and not self._credentials:
-            fields.append(("Access-Control-Allow-Origin", "*"))
-        elif self._allows(origin):
-            fields.append(("Access-Control-Allow-Origin", origin))
+        if self._allows(origin):
+            everybody = self._any_origin and not self._credentials
+            fields = [("Access-Control-Allow-Origin", "*" if everybody else origin), *self._exposed]
         if self._credentials:
             fields.append(("Access-Control-Allow-Credentials", "true"))
         return Grant(tuple(fields))

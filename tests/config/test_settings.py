@@ -93,6 +93,10 @@ def test_each_source_wins_over_those_below(environment: pytest.MonkeyPatch, tmp_
         ("CLUSTERCTL_MAX_BUFFERED", "512M", "max_buffered", 512 * 1024**2),
         ("CLUSTERCTL_MAX_BUFFERED", "2048kb", "max_buffered", 2 * 1024**2),
         ("CLUSTERCTL_FORWARD_HEADERS", "X-Tenant, x-b", "forward_headers", ("x-tenant", "x-b")),
+        (
+            "CLUSTERCTL_CORS_ORIGIN", "https://App.example,http://localhost:3000,http://[::1]:81,*", "cors_origin",
+            ("https://app.example", "http://localhost:3000", "http://[::1]:81", "*"),
+        ),
         ("CLUSTERCTL_EXTRA_ROUTES", "/v1/mine,/v2/mine", "extra_routes", ("/v1/mine", "/v2/mine")),
     ],
 )
@@ -169,6 +173,11 @@ def test_settings_cannot_be_changed() -> None:
         ({"forward_headers": "x_a"}, "--forward-headers: 'x_a' is no name"),
         ({"forward_headers": "Authorization"}, "--forward-headers: authorization is read or written by the balancer"),
         ({"extra_routes": "/a,b"}, "--extra-routes: 'b' is no path"),
+        *(
+            ({"cors_origin": ["https://a.example", wrong]}, f"--cors-origin: {re.escape(repr(wrong))} is no origin")
+            for wrong in ("a.example", "https://a.example/", "null", "https://", "https://a.example:443", "http://x:80",
+                          "https://*.example", "https://u@a.example", "https://a.example:123456")
+        ),
         ({"instances": 0}, "instances 0 needs at least one --backend"),
         ({"instances": 1, "min_instances": 2}, "instances 1 is below min_instances 2"),
         ({"instances": 3, "max_instances": 2}, "max_instances 2 is below instances 3"),

@@ -23,18 +23,18 @@ from config.settings import Settings
 if TYPE_CHECKING:
     from cluster.supervisor.runtime import Snapshot
 
-_LISTS = ("lora", "backend", "adapter_root", "per_adapter")
+_LISTS = ("lora", "backend", "adapter_root", "per_adapter", "cors_origin")
 
 
 #: Settings that have a flag, in the order of ``--help``.
 _FLAGS = (
     "instances", "engine", "model", "lora", "lora_config", "adapter_root", "keep_versions", "allow_no_effect",
     "backend", "backend_key_file", "manage_backend_adapters", "host", "port", "tls_cert", "tls_key", "tls_client_ca",
-    "strategy", "gpus", "instances_per_gpu", "tensor_parallel_size", "min_instances", "max_instances", "drain_timeout",
-    "rolling_spare", "queue_timeout", "max_queue", "max_queue_wait", "max_concurrent", "per_adapter_limit",
-    "per_adapter", "startup_timeout", "first_byte_timeout", "stall_timeout", "resume", "migration_limit",
-    "lb_processes", "lb_standby", "max_body", "max_buffered", "state_dir", "log_level", "log_format", "access_log",
-    "log_prompts", "api_keys", "anonymous_models", "insecure", "protect_metrics", "otlp_endpoint",
+    "cors_origin", "strategy", "gpus", "instances_per_gpu", "tensor_parallel_size", "min_instances", "max_instances",
+    "drain_timeout", "rolling_spare", "queue_timeout", "max_queue", "max_queue_wait", "max_concurrent",
+    "per_adapter_limit", "per_adapter", "startup_timeout", "first_byte_timeout", "stall_timeout", "resume",
+    "migration_limit", "lb_processes", "lb_standby", "max_body", "max_buffered", "state_dir", "log_level", "log_format",
+    "access_log", "log_prompts", "api_keys", "anonymous_models", "insecure", "protect_metrics", "otlp_endpoint",
 )  # fmt: skip
 
 #: How a value is shown where its type does not say it.
@@ -43,7 +43,7 @@ _METAVARS = {
     "per_adapter": "NAME=N", "tls_cert": "FILE", "tls_key": "FILE", "tls_client_ca": "FILE", "strategy": "NAME",
     "gpus": "0,1", "max_body": "BYTES", "max_buffered": "SIZE", "state_dir": "DIR", "log_level": "LEVEL",
     "log_format": "text|json", "access_log": "WHICH", "otlp_endpoint": "URL", "api_keys": "FILE",
-    "anonymous_models": "NAME,NAME",
+    "anonymous_models": "NAME,NAME", "cors_origin": "ORIGIN",
 }  # fmt: skip
 
 _TYPES: dict[Any, type] = {int: int, float: float, int | None: int}

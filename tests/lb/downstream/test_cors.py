@@ -184,6 +184,22 @@ async def test_what_manages_the_cluster_is_for_no_other_origin(
             assert not [name for name in response.headers if name.lower().startswith("access-control-")]
 
 
+async def test_pages_may_read_what_clients_read(start_balancer: StartBalancer, start_worker: StartWorker) -> None:
+    """Also of an error, and nothing of what manages the cluster."""
+    balancer = await start_balancer(cors=CorsConfig((A,), expose=("X-Request-Id", "Retry-After")))
+    balancer.push((await start_worker()).spec())
+    for path, body in (("/v1/completions", {"model": "base"}), ("/v1/completions", {"model": "none"})):
+        async with balancer.request("POST", path, json=body, headers={"Origin": A}) as response:
+            assert response.headers["Access-Control-Expose-Headers"] == "X-Request-Id, Retry-After"
+            assert "X-Request-Id" in response.headers
+        async with balancer.request("POST", path, json=body, headers={"Origin": B}) as response:
+            assert "Access-Control-Expose-Headers" not in response.headers
+    async with balancer.request("OPTIONS", "/v1/completions", headers=PREFLIGHT) as response:
+        assert "Access-Control-Expose-Headers" not in response.headers, "an answer to nothing that could be read"
+    async with balancer.request("GET", "/v1/cluster/status", headers={"Origin": A}) as response:
+        assert not [name for name in response.headers if name.lower().startswith("access-control-")]
+
+
 async def test_without_the_flags_nothing_is_said(balancer: Balanced, start_worker: StartWorker) -> None:
     balancer.push((await start_worker()).spec())
     async with balancer.request("OPTIONS", "/v1/models", headers=PREFLIGHT) as response:
