@@ -226,23 +226,16 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
         "clusterctl_access_log_dropped_total", "Lines of the access log that were not written", (),
         lambda: [((), float(observers.dropped()))],
     )
-    certificate = None
-    if config.tls is None:
-        state.tls.unlink(missing_ok=True)
-    else:
-        certificate = ServedCertificate(config.tls, state.tls)
-        metrics.read(
-            "clusterctl_tls_certificate_expiry_timestamp_seconds", "When the certificate that is served expires", (),
-            lambda: [((), certificate.expires)],
-        )
     credentials = Credentials(config.admin_key, state, keys)
     gate = Gate(
         keys, credentials, frozenset(config.anonymous_models), insecure=config.insecure,
         has_admin_key=bool(config.admin_key), wall=time.time,
     )
     status = Status(pool, link, counters, lambda: router.strategy, state.root, gate.models_for)
+    page = MetricsPage(pool, link, counters, metrics, client, peers, status)
+    certificate = _certificate(config, state, metrics, page)
     admin = Admin(
-        status, MetricsPage(pool, link, counters, metrics, client, peers, status),
+        status, page,
         Recorder(state.root, counters, metrics, status.tokens_made), SupervisorCalls(state.control, link, counters),
         link, state, why, UiSessions(credentials), events,
     )  # fmt: skip
@@ -263,6 +256,22 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
         frozenset(config.extra_routes), cors, certificate,
     )
     return Balancer(pool, counters, shared, link, peers, admin, runner, server, observers, keys)
+
+
+def _certificate(
+    config: BalancerConfig, state: StateDir, metrics: Metrics, page: MetricsPage
+) -> ServedCertificate | None:
+    """Raises UsageError if there is none to serve, where TLS is to be spoken."""
+    served = None if config.tls is None else ServedCertificate(config.tls, state.tls)
+    if served is None:
+        state.tls.unlink(missing_ok=True)  # else commands would ask over TLS
+    name = "clusterctl_tls_certificate_expiry_timestamp_seconds"
+    page.alike.add(name)
+    metrics.read(
+        name, "When the certificate of the port expires; nothing without TLS", (),
+        lambda: [] if served is None else [((), served.expires)],
+    )
+    return served
 
 
 def _handlers(shared: Collaborators, bridge: BridgeEndpoint) -> Handlers:

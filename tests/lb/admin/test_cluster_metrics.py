@@ -203,4 +203,5 @@ def test_labels_are_documented(balancer: Balanced, told: Any) -> None:
         seen[name] = tuple(sorted({*re.findall(r'(\w+)="', labels)} - {"le"}))
     expected = {name: labels for name, (_, labels) in documented().items()}
     del expected["clusterctl_instance_scraped"]  # it is of a scrape
+    del expected["clusterctl_tls_certificate_expiry_timestamp_seconds"]  # there is none
     assert seen == expected
