@@ -10,7 +10,7 @@ import os
 import ssl
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -100,10 +100,11 @@ class FileWatch:
         return found
 
 
-def keep(path: Path, found: ServerTls) -> None:
-    """For `kept`. Raises OSError."""
+def keep(path: Path, files: TlsFiles, found: ServerTls) -> None:
+    """What was in ``files``, for `kept`. Raises OSError."""
     with replacing(path) as file:
-        file.write(json.dumps({"pem": found.pem, "client_ca": found.client_ca}).encode())
+        data = {"pem": found.pem, "client_ca": found.client_ca, "files": asdict(files)}
+        file.write(json.dumps(data).encode())
 
 
 def kept(path: Path) -> ServerTls | None:
@@ -113,6 +114,11 @@ def kept(path: Path) -> ServerTls | None:
         return _serve(found["pem"], found["client_ca"]) if found else None
     except (KeyError, ValueError, ssl.SSLError):
         return None
+
+
+def is_kept(path: Path, files: TlsFiles) -> bool:
+    """Whether what was served last came out of ``files``."""
+    return bool(_kept(path).get("files") == asdict(files))
 
 
 def kept_leaf(path: Path) -> str | None:

@@ -97,7 +97,7 @@ def _check_tls(settings: Settings) -> None:
     """Not where a cluster that runs, or was killed, has kept what it served: that one has to come up again, whatever is
     in the files by now."""
     files = settings.tls()
-    if files is not None and not StateDir(settings.state_directory()).tls.exists():
+    if files is not None and not tls.is_kept(StateDir(settings.state_directory()).tls, files):
         tls.check_dates(files, tls.load(files))
 
 

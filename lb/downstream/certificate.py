@@ -22,7 +22,7 @@ class ServedCertificate:
     UsageError where neither are."""
 
     def __init__(self, files: TlsFiles, kept: Path) -> None:
-        self._watch, self._kept = tls.FileWatch(files), kept
+        self._files, self._watch, self._kept = files, tls.FileWatch(files), kept
         try:
             self._served = tls.load(files)
         except UsageError as error:
@@ -59,6 +59,6 @@ class ServedCertificate:
 
     def _keep(self) -> None:
         try:
-            tls.keep(self._kept, self._served)
+            tls.keep(self._kept, self._files, self._served)
         except OSError as error:  # a full disk, most likely
             log.warning("%s: %s; the command line of this machine may not trust it", self._kept, error.strerror)

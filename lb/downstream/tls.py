@@ -23,6 +23,9 @@ _HANDSHAKE = 22
 #: Bytes of plain text that one record holds at most.
 _RECORD = 16384
 
+#: Records that are opened in one turn of the event loop: one may hold a single byte, and a socket gives thousands.
+_MOST_RECORDS = 1000
+
 _NOT_TLS = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n"
     b"this port speaks TLS: its URL begins with https://\n"
@@ -34,8 +37,8 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
     handshake begins: it may have been replaced. ``crowd`` counts handshakes as it counts uploads."""
 
     __slots__ = (
-        "_connection", "_context", "_crowd", "_incoming", "_origin", "_outgoing", "_over", "_raw", "_shaken",
-        "_tls",
+        "_behind", "_connection", "_context", "_crowd", "_held", "_incoming", "_origin", "_outgoing", "_over", "_raw",
+        "_shaken", "_tls",
     )  # fmt: skip
 
     _raw: asyncio.Transport
@@ -48,6 +51,8 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
         self._tls: ssl.SSLObject | None = None
         #: The handshake is complete; nothing more is said, nor listened to.
         self._shaken = self._over = False
+        #: Nothing is read from the socket, as there is something to do first; as the connection wants nothing.
+        self._behind = self._held = False
         #: Of a handshake that counts.
         self._origin = ""
 
@@ -124,10 +129,13 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
         return self._raw.is_closing()
 
     def pause_reading(self) -> None:
+        self._held = True
         self._raw.pause_reading()
 
     def resume_reading(self) -> None:
-        self._raw.resume_reading()
+        self._held = False
+        if not self._behind:
+            self._raw.resume_reading()
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return self._raw.get_extra_info(name, default)
@@ -161,10 +169,14 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
         self._origin = ""
 
     def _read(self, tls: ssl.SSLObject) -> None:
-        """All that has come, in one piece, as a socket gives it."""
-        pieces, incoming, ended, broken = [], self._incoming, False, False
+        """All that has come, in one piece, as a socket gives it; what is too much for one turn in the next ones."""
+        pieces: list[bytes] = []
+        incoming, ended, broken, self._behind = self._incoming, False, False, False
         try:
             while True:
+                if len(pieces) == _MOST_RECORDS:
+                    self._behind = True
+                    break
                 piece = tls.read(_RECORD)
                 if not piece:
                     ended = True
@@ -182,10 +194,23 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
             self._flush()  # the answer to a new key of the client's, or what was wrong
         if pieces:
             self._connection.data_received(pieces[0] if len(pieces) == 1 else b"".join(pieces))
-        if broken:
+        if self._raw.is_closing():
+            return
+        if self._behind:
+            self._raw.pause_reading()
+            asyncio.get_running_loop().call_soon(self._read_on, tls)
+        elif broken:
+            self._over = True
             self._raw.close()
         elif ended:  # the client's word that it is leaving: no HTTP client says it and waits for an answer
             self.close()
+
+    def _read_on(self, tls: ssl.SSLObject) -> None:
+        if self._over or self._raw.is_closing():
+            return
+        self._read(tls)
+        if not (self._behind or self._held or self._raw.is_closing()):
+            self._raw.resume_reading()
 
     def _say_end(self) -> None:
         """That nothing more comes: the client need not ask itself whether something is missing."""

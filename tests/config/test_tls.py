@@ -132,8 +132,11 @@ def test_files_that_go_and_come_back_are_the_same_again(served: Issued) -> None:
 def test_what_is_kept_serves_like_what_it_was_made_of(served: Issued, tmp_path: Path) -> None:
     path = tmp_path / "tls.json"
     assert tls.kept(path) is tls.kept_leaf(path) is None
+    assert not tls.is_kept(path, served.files)
     found = tls.load(replace(served.files, client_ca=str(authority(tmp_path / "ca").cert)))
-    tls.keep(path, found)
+    tls.keep(path, served.files, found)
+    assert tls.is_kept(path, served.files)
+    assert not tls.is_kept(path, replace(served.files, client_ca="another"))
     assert path.stat().st_mode & 0o777 == 0o600
     again = tls.kept(path)
     assert again is not None

@@ -46,7 +46,8 @@ async def test_a_cluster_of_this_machine_is_known_by_its_state_directory(
 ) -> None:
     """Whatever its names and dates: it is known by every bit of it."""
     await _asks(balancer)
-    tls.keep(balancer.state_dir / "tls.json", tls.load(issue(tmp_path / "other").files))
+    other = issue(tmp_path / "other").files
+    tls.keep(balancer.state_dir / "tls.json", other, tls.load(other))
     with pytest.raises(ClusterError, match="certificate verify failed"):
         await _asks(balancer)
     await _asks(balancer, served.trusted())

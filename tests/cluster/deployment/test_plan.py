@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from certificates import issue
 from cluster.deployment import plan
 from cluster.fleet.placement import Machine
+from config import tls
 from config.errors import UsageError
 from config.settings import load
 from worker.demo import ADAPTERS, MODEL_NAME, model_path
@@ -211,3 +214,25 @@ def test_traces_without_the_extra_are_refused_in_one_line(monkeypatch: pytest.Mo
 
 def test_without_workers_there_are_no_adapters_of_the_demo() -> None:
     assert not _plan(instances=0, min_instances=0, backend=["http://127.0.0.1:1"]).spec.adapters
+
+
+def test_a_certificate_is_checked_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    served, other = issue(tmp_path / "a"), issue(tmp_path / "b", "other")
+    state = tmp_path / "state"
+    state.mkdir()
+
+    def make(key: Path) -> None:
+        plan.make(load({"engine": "sim", "state_dir": state, "tls_cert": served.cert, "tls_key": key}))
+
+    make(served.key)
+    with pytest.raises(UsageError, match="not the key of"):
+        make(other.key)
+    found = tls.load(served.files)
+    tls.keep(state / "tls.json", served.files, found)
+    with pytest.raises(UsageError, match="not the key of"):
+        make(other.key)  # these were never served
+    monkeypatch.setattr(time, "time", lambda: found.expires + 1)
+    make(served.key)  # a cluster that runs, or was killed, has to come up again, whatever the date
+    (state / "tls.json").unlink()
+    with pytest.raises(UsageError, match="it has expired"):
+        make(served.key)

@@ -20,7 +20,7 @@ from aiohttp import web
 
 from certificates import Issued, authority, issue
 from fakes import soon
-from lb.downstream import certificate
+from lb.downstream import certificate, tls
 from lbfakes import DEADLINE_S, Balanced, Worker, until
 from slowanswers import STREAM, Slow, post
 
@@ -276,6 +276,50 @@ async def test_large_bodies_go_both_ways(secure: Balanced, served: Issued, start
     async with client(secure, served.trusted()) as asked:
         answer = await asked.post("/v1/completions", json={"model": "base", "prompt": prompt})
     assert answer.json()["prompt"] == prompt
+
+
+async def test_records_of_one_byte_keep_nobody_waiting(
+    secure: Balanced, served: Issued, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A handshake in pieces, and more records in one reading of the socket than one turn opens."""
+    async def echo(request: web.Request) -> web.Response:
+        return web.Response(body=await request.read())
+
+    secure.push((await start_worker(answer=echo)).spec())
+    monkeypatch.setattr(tls, "_MOST_RECORDS", 100)
+    most, read = 0, tls.TlsConnection._read
+
+    def counted(self: tls.TlsConnection, opened: ssl.SSLObject) -> None:
+        nonlocal most
+        before = self._incoming.pending
+        read(self, opened)
+        most = max(most, before - self._incoming.pending)
+
+    monkeypatch.setattr(tls.TlsConnection, "_read", counted)
+    body = b'{"model": "base", "prompt": "%b"}' % (b"x" * 9000)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    opened = served.trusted().wrap_bio(incoming, outgoing, server_hostname="localhost")
+    async with secure.connection() as (reader, writer):
+        while True:
+            try:
+                opened.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                for byte in outgoing.read():
+                    writer.write(bytes([byte]))
+                    await asyncio.sleep(0)
+                incoming.write(await asyncio.wait_for(reader.read(65536), DEADLINE_S))
+        for byte in post(body):
+            opened.write(bytes([byte]))
+        writer.write(outgoing.read())
+        answer = b""
+        while not answer.endswith(b'x"}'):
+            try:
+                answer += opened.read(65536)
+            except ssl.SSLWantReadError:
+                incoming.write(await asyncio.wait_for(reader.read(65536), DEADLINE_S))
+    assert answer.endswith(body)
+    assert most <= 100 * 40
 
 
 async def test_the_owner_is_known_by_his_connection(secure: Balanced, served: Issued) -> None:
