@@ -15,17 +15,16 @@ from random import Random
 from typing import Any
 
 from aiohttp import web
-from aiohttp.typedefs import Handler, Middleware
 
 from config import admin_token
 from config.aio import Tasks
-from config.link import CHANGE_BYTES, Phase
+from config.link import Phase
 from config.paths import StateDir
 from config.peer_credentials import owners
 from config.principal import Principal
 from config.strategy_file import StrategyReader
 from config.topology import BackendSet, BalancerConfig
-from lb.admin.api import Admin
+from lb.admin.api import Admin, served
 from lb.admin.bridge import BridgeEndpoint, BridgeExchange
 from lb.admin.changes import SupervisorCalls
 from lb.admin.event_stream import EventFeed
@@ -58,7 +57,7 @@ from lb.forwarding.response_finder import ResponseFinder
 from lb.forwarding.resume.plan import Builds
 from lb.forwarding.retry_budget import RetryBudget
 from lb.limits import most_connections
-from lb.protocol.errors import ProxyError, error_body
+from lb.protocol.errors import ProxyError
 from lb.protocol.http1.request import RequestHead
 from lb.protocol.messages import Exchange, Limits, Request
 from lb.records.decision_log import Row
@@ -82,31 +81,6 @@ _SHUTDOWN_S = 3.0
 
 #: Seconds that a new balancer waits for its supervisor's first word.
 _FIRST_WORD_S = 2.0
-
-
-def _errors(metrics: Metrics) -> Middleware:
-    """What goes wrong in the management API becomes an answer in OpenAI's shape."""
-
-    @web.middleware
-    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        try:
-            return await handler(request)
-        except ProxyError as error:
-            metrics.refused(str(error.source), error.status)
-            headers = {"Retry-After": str(error.retry_after)} if error.retry_after else {}
-            return web.json_response(error.body(), status=error.status, headers={**headers, **error.headers})
-        except web.HTTPException as error:
-            metrics.refused("client", error.status)
-            message = error.reason or error.text or ""
-            return web.json_response(error_body(error.status, message), status=error.status)
-        except ConnectionError:
-            raise  # the client went away
-        except Exception:
-            log.exception("%s %s", request.method, request.path)
-            metrics.refused("internal", 500)
-            return web.json_response(error_body(500, "internal error of the balancer; its log has it"), status=500)
-
-    return middleware
 
 
 def _check(guard: Guard) -> Callable[[RequestHead, Client], Principal]:
@@ -239,23 +213,22 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
         Recorder(state.root, counters, metrics, status.tokens_made), SupervisorCalls(state.control, link, counters),
         link, state, why, UiSessions(credentials), events,
     )  # fmt: skip
-    app = web.Application(middlewares=[_errors(metrics)], client_max_size=CHANGE_BYTES)
-    admin.add_routes(app.router)
-    runner = web.AppRunner(
-        app, access_log=None, handler_cancellation=True, auto_decompress=False, shutdown_timeout=_SHUTDOWN_S
-    )
+    runner = served(admin, metrics.refused, _SHUTDOWN_S)
     names = (socket.gethostname(), config.host, *config.allowed_hosts)
     guard = Guard(credentials, owners(), names, config.protect_metrics)
-    given = config.cors
-    cors = None
-    if given is not None:
-        cors = Cors(given.origins, given.methods, given.headers, given.credentials, given.expose)
     handlers = _handlers(shared, BridgeEndpoint(lambda: _server(runner)()))
     server = Server(
-        handlers, _check(guard), gate.tenant, _admission(config),
-        frozenset(config.extra_routes), cors, certificate,
+        handlers, _check(guard), gate.tenant, _admission(config), frozenset(config.extra_routes), _cors(config),
+        certificate,
     )
     return Balancer(pool, counters, shared, link, peers, admin, runner, server, observers, keys)
+
+
+def _cors(config: BalancerConfig) -> Cors | None:
+    given = config.cors
+    if given is None:
+        return None
+    return Cors(given.origins, given.methods, given.headers, given.credentials, given.expose)
 
 
 def _certificate(

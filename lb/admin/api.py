@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
+from config.link import CHANGE_BYTES
 from config.paths import StateDir
 from lb.admin import worker_logs
 from lb.admin.changes import SupervisorCalls
@@ -21,8 +24,10 @@ from lb.admin.ui_files import Page
 from lb.admission.admin_guard import require_json
 from lb.admission.ui_sessions import UiSessions
 from lb.control.link import Link
-from lb.protocol.errors import ProxyError
+from lb.protocol.errors import ProxyError, error_body
 from lb.telemetry.recorder import Recorder
+
+log = logging.getLogger(__name__)
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -130,3 +135,38 @@ def _not_allowed(methods: list[str]) -> _Handler:
         )
 
     return handler
+
+
+def served(admin: Admin, refused: Callable[[str, int], None], grace: float) -> web.AppRunner:
+    """Its routes as an application, whose answers have ``grace`` s once it is to end. ``refused`` is told of errors:
+    whose fault each was, and its status."""
+    app = web.Application(middlewares=[_errors(refused)], client_max_size=CHANGE_BYTES)
+    admin.add_routes(app.router)
+    return web.AppRunner(
+        app, access_log=None, handler_cancellation=True, auto_decompress=False, shutdown_timeout=grace
+    )
+
+
+def _errors(refused: Callable[[str, int], None]) -> Middleware:
+    """What goes wrong in the management API becomes an answer in OpenAI's shape."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except ProxyError as error:
+            refused(str(error.source), error.status)
+            headers = {"Retry-After": str(error.retry_after)} if error.retry_after else {}
+            return web.json_response(error.body(), status=error.status, headers={**headers, **error.headers})
+        except web.HTTPException as error:
+            refused("client", error.status)
+            message = error.reason or error.text or ""
+            return web.json_response(error_body(error.status, message), status=error.status)
+        except ConnectionError:
+            raise  # the client went away
+        except Exception:
+            log.exception("%s %s", request.method, request.path)
+            refused("internal", 500)
+            return web.json_response(error_body(500, "internal error of the balancer; its log has it"), status=500)
+
+    return middleware
