@@ -40,6 +40,7 @@ from lb.admission.crowd import Crowd
 from lb.admission.keys import X_API_KEY, Gate, KeyRing
 from lb.admission.proxy_signs import sign_of_proxy
 from lb.admission.queue import WaitingQueue
+from lb.admission.rate_limits import RateLimits
 from lb.admission.request_admission import QueueLimits
 from lb.admission.response_marks import ResponseMarks
 from lb.admission.ui_sessions import UiSessions
@@ -69,6 +70,7 @@ from lb.routing.response_owners import ResponseOwners
 from lb.routing.router import Router
 from lb.telemetry.metrics import Metrics
 from lb.telemetry.recorder import Recorder
+from lb.telemetry.shared_buckets import SharedBuckets
 from lb.telemetry.shared_counters import Counters
 from lb.upstream.client import WorkerClient
 from lb.upstream.connections import Upstream
@@ -106,6 +108,7 @@ class Balancer:
 
     pool: Pool
     counters: Counters
+    buckets: SharedBuckets
     shared: Collaborators
     link: Link
     peers: Peers
@@ -160,6 +163,7 @@ class Balancer:
         await self.peers.close()
         await asyncio.to_thread(self.observers.close)
         self.counters.close()
+        self.buckets.close()
 
 
 def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Balancer:
@@ -167,7 +171,7 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
     if there is no certificate to serve."""
     state = StateDir(Path(config.state_dir))
     changes, metrics, upstream = Notifier(), Metrics(), Upstream()
-    counters = Counters(state.counters)
+    counters, buckets = Counters(state.counters), SharedBuckets(state.limits)
     losses, events = LossReport(), EventFeed()
 
     def lost(backend: str, incarnation: int, requests: int) -> None:
@@ -188,6 +192,7 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
     queue = WaitingQueue(
         router, pool, metrics, Concurrency(_concurrency(config), counters.share_limit),
         QueueLimits(config.queue_timeout, config.max_queue_wait, config.max_queue), want=link.want, clock=clock,
+        rates=RateLimits(clock, buckets.share),
     )  # fmt: skip
     marks = ResponseMarks.of(admin_token.read(state.admin_token))
     shared = Collaborators(
@@ -221,7 +226,7 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
         handlers, _check(guard), gate.tenant, _admission(config), frozenset(config.extra_routes), _cors(config),
         certificate,
     )
-    return Balancer(pool, counters, shared, link, peers, admin, runner, server, observers, keys)
+    return Balancer(pool, counters, buckets, shared, link, peers, admin, runner, server, observers, keys)
 
 
 def _cors(config: BalancerConfig) -> Cors | None:

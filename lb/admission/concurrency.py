@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from lb.admission.rate_limits import Charge
 from lb.protocol.tenant import ANYBODY, Tenant
 from lb.routing.backend import Shared
 
@@ -19,13 +20,15 @@ _MOST_IDLE = 4_096
 @dataclass(slots=True, eq=False)
 class Claim:
     """What one request takes of what is limited, from when a worker is found for it until it is over, on however many
-    workers. ``cost``: tokens that it is expected to take; ``charged``: those that its tenant was charged for it."""
+    workers. ``cost``: tokens that it is expected to take; ``charged``: those that its tenant was charged for it in the
+    queue; ``charge``: at its rates, where it has any and until it is settled."""
 
     tenant: Tenant
     model: str | None = None
     cost: float = 1.0
     running: bool = False
     charged: float = 0.0
+    charge: Charge | None = None
 
 
 #: Of every request while nothing is limited and nobody needs a key.

@@ -15,6 +15,7 @@ from collections.abc import Callable, Hashable
 
 from lb.admission.concurrency import FREE, Claim, Concurrency
 from lb.admission.fair_order import FairOrder, Means, ServeResult
+from lb.admission.rate_limits import BYTES_A_TOKEN, RateLimits
 from lb.admission.request_admission import Applicant, QueueLimits, QueueMetrics, Ticket
 from lb.protocol.errors import ProxyError, Source
 from lb.protocol.messages import Request
@@ -36,9 +37,6 @@ _OTHERS_MAKE_ROOM = 0.02
 #: Seconds by which a timer may be early: its loop reads the clock in whole milliseconds.
 _EARLY = 0.001
 
-#: Bytes of a body that are one token of its prompt, about: what a request is charged until its worker has counted.
-_BYTES_A_TOKEN = 4
-
 #: How much the latest answer counts in what one of a tenant is expected to be, and tenants that this is kept for.
 _NEWEST, _MOST_TENANTS = 0.1, 4_096
 
@@ -48,8 +46,9 @@ class WaitingQueue:
 
     def __init__(
         self, router: Router, pool: Pool, metrics: QueueMetrics, concurrency: Concurrency, limits: QueueLimits, *,
-        want: Callable[[str], None], clock: Callable[[], float],
+        want: Callable[[str], None], clock: Callable[[], float], rates: RateLimits | None = None,
     ) -> None:
+        self._rates = rates or RateLimits(clock)
         self._router, self._pool, self._metrics, self._concurrency = router, pool, metrics, concurrency
         self._limits, self._want, self._clock = limits, want, clock
         self._is_unlimited = not concurrency.limits.any
@@ -68,7 +67,12 @@ class WaitingQueue:
         tenant = request.tenant
         if tenant is ANYBODY and self._is_unlimited:
             return FREE
-        return Claim(tenant, model, 1.0 + (request.length or 0) / _BYTES_A_TOKEN + self._expected.get(tenant.name, 0.0))
+        length = request.prompt_bytes
+        claim = Claim(tenant, model, 1.0 + length / BYTES_A_TOKEN + self._expected.get(tenant.name, 0.0))
+        if tenant.rpm is not None or tenant.tpm is not None:
+            claim.charge = self._rates.take(tenant, length)
+            request.told = claim.charge.told
+        return claim
 
     def admit(
         self, claim: Claim, info: RequestInfo, excluded: frozenset[str], pinned: Pinned | None, came: float,
@@ -104,6 +108,9 @@ class WaitingQueue:
         if claim is FREE:
             return
         name = claim.tenant.name
+        if claim.charge is not None:
+            self._rates.settle(claim.tenant, claim.charge, prompt, made)
+            claim.charge = None
         if made:
             if name not in self._expected and len(self._expected) >= _MOST_TENANTS:
                 self._expected.clear()

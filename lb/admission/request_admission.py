@@ -63,7 +63,7 @@ class RequestAdmission(Protocol):
     """What a request needs on its way to a worker."""
 
     def claim(self, request: Request, model: str | None) -> Claim:
-        """What ``request`` takes, for all of its attempts."""
+        """What ``request`` takes, for all of its attempts. Raises ProxyError (429) beyond a rate of its tenant."""
 
     def admit(
         self, claim: Claim, info: RequestInfo, excluded: frozenset[str], pinned: Pinned | None, came: float,

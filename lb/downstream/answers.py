@@ -25,5 +25,5 @@ def whole_answer(
         lines.append(f"X-Request-Id: {request.id}")
     if close:
         lines.append("Connection: close")
-    start = "\r\n".join(lines).encode() + b"\r\n\r\n"
+    start = "\r\n".join(lines).encode() + (b"" if request is None else request.told) + b"\r\n\r\n"
     return start if request is not None and request.head.method == "HEAD" else start + body

@@ -173,7 +173,7 @@ class Exchange(Relayed):
         if attempt is not None:
             attempt.relay = None  # it knows the attempt, which is garbage for the collector else
         if self._routed.claim is not FREE:
-            self._settle()
+            self._settle(self._routed.recorder.prompt)
         self._client.done()
 
     def completed(self, status: int) -> None:
@@ -199,7 +199,7 @@ class Exchange(Relayed):
 
     # its end
 
-    def _settle(self, prompt: int | None = None) -> None:
+    def _settle(self, prompt: int | None) -> None:
         claim = self._routed.claim
         if claim is not None:
             self._parts.admission.over(claim, prompt, self._routed.recorder.made)
@@ -258,7 +258,7 @@ class Exchange(Relayed):
         prompt = None if routed.transcript is None else routed.transcript.tokens.in_prompt
         routed.recorder.end(failed, prompt)
         if routed.claim is not FREE:
-            self._settle(prompt)
+            self._settle(0 if attempt is None else routed.recorder.prompt)
         row = self._row(lease, status, reason)
         if parts.pool.registered:
             parts.accounting.count_adapter(routed.info.model, failed)

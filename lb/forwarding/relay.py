@@ -149,7 +149,9 @@ class Relay:
         framing = b"Content-Length: %d" % len(body)
         close = client.closes_after_this()
         request = self._request
-        start = headers.to_client(head, request_id=request.id, framing=framing, close=close, grant=request.grant)
+        start = headers.to_client(
+            head, request_id=request.id, framing=framing, close=close, grant=request.grant, told=request.told
+        )
         client.write(start + body)
         self._owner.on_whole(body)
 
@@ -280,7 +282,7 @@ class Relay:
             client.close_after = True
         return headers.to_client(
             head, request_id=self._request.id, framing=framing, close=client.closes_after_this(),
-            grant=self._request.grant,
+            grant=self._request.grant, told=self._request.told,
         )
 
     def _start_tunnel(self, head: ResponseHead) -> None:

@@ -137,7 +137,8 @@ class Upload:
 class Request:
     """``peer``: the client's address. ``body`` is whole, unless there is an ``upload``; then it is what the upload
     begins with. ``facts``: what is known of it, if somebody has looked already. ``principal``: who asks, of a request
-    for the management API; ``tenant``: of one for models. ``grant``: what its answer says to another origin."""
+    for the management API; ``tenant``: of one for models. ``grant``: what its answer says to another origin;
+    ``told``: what it says of its tenant's rates, field lines behind a CRLF each."""
 
     head: RequestHead
     peer: str
@@ -149,6 +150,12 @@ class Request:
     principal: Principal | None = field(default=None, init=False)
     tenant: Tenant = field(default=ANYBODY, init=False)
     grant: Grant | None = field(default=None, init=False)
+    told: bytes = field(default=b"", init=False)
+
+    @property
+    def prompt_bytes(self) -> int:
+        """Bytes that are its prompt, about; of a form most are none."""
+        return 0 if body.is_form(self.head.content_type) else self.length or 0
 
     @property
     def length(self) -> int | None:

@@ -104,8 +104,9 @@ class RequestRecorder:
     tokens: Callable[[], int] | None = None
     #: ... and surely, so that they need not be counted here too.
     exact = False
-    #: Tokens of the answer, once it is over.
+    #: Tokens of the answer, and of the prompt if that is known, once it is over.
     made = 0
+    prompt: int | None = None
     _before: Sequence[bytes] = ()
     _counted = _events = 0
     _stream = False
@@ -180,7 +181,8 @@ class RequestRecorder:
         """The tokens of the prompt that ``answer``, or the end of one, tells."""
         found = PROMPT_TOKENS.search(answer, max(0, answer.rfind(b'"prompt_tokens"')))
         if found:
-            self._series.prompts.value += int(found[1])
+            self.prompt = tokens = int(found[1])
+            self._series.prompts.value += tokens
 
     def end(self, failed: bool, prompt: int | None = None) -> None:
         """The request is over, however. ``prompt``: tokens of its prompt, where somebody knows better than can be read
@@ -195,6 +197,7 @@ class RequestRecorder:
             self.count()
             self.made = tokens = self.tokens() or self._events
             series.tokens.value += tokens
+            self.prompt = prompt
             series.prompts.value += prompt or 0
             return
         if self._stream or self.chunks > 1:

@@ -117,10 +117,10 @@ def to_worker(
 
 
 def to_client(
-    head: ResponseHead, *, request_id: str, framing: bytes, close: bool, grant: Grant | None = None
+    head: ResponseHead, *, request_id: str, framing: bytes, close: bool, grant: Grant | None = None, told: bytes = b""
 ) -> bytes:
     """The head of an answer. ``framing``: the field line, without CRLF, that tells the client where the body ends, or
-    empty. ``grant``: what it says to another origin."""
+    empty. ``grant``: what it says to another origin; ``told``: more field lines, each behind a CRLF."""
     note: object = to_client if grant is None else grant
     start = head.notes.get(note)
     if start is None:
@@ -134,4 +134,4 @@ def to_client(
     ours = b"\r\nX-Request-Id: " + request_id.encode() if request_id else b""
     if framing:
         ours += b"\r\n" + framing
-    return b"%b%b%b\r\n\r\n" % (start, ours, b"\r\nConnection: close" if close else b"")
+    return b"%b%b%b%b\r\n\r\n" % (start, ours, told, b"\r\nConnection: close" if close else b"")
