@@ -103,7 +103,7 @@ class Fleet:
             instance.failing_probes = lost
 
     def hung(self, instance: Instance, why: str) -> bool:
-        """It stands still, and is to be killed at once. Returns whether that is new, and concerns a worker that
+        """It makes no progress, and is to be killed at once. Returns whether that is new, and concerns a worker that
         should be working."""
         if instance.hung is not None or instance.state not in (_S.READY, _S.UNHEALTHY, _S.DRAINING):
             return False

@@ -79,7 +79,7 @@ class Hang:
 
 
 def allowance(work: Work, context: int | None) -> float:
-    """Seconds that tokens may stand still beyond the stall timeout. More by the longest prompt, at most by what fits
+    """Seconds without progress in tokens beyond the stall timeout. More by the longest prompt, at most by what fits
     the context, while every request there may be in prefill: a second for each 500 tokens beyond the first 2,000, a
     token being two bytes of the body. With a stream under way there are tokens in every step."""
     more = _LOAD_S if work.loading else 0.0

@@ -229,8 +229,8 @@ class Attempt:
     # time
 
     def overdue(self, now: float) -> AttemptFailed | None:
-        """What is wrong with a stream whose worker says nothing at all, or that stands still while its client waits
-        for it, if it can be taken elsewhere."""
+        """What is wrong with a stream whose worker says nothing at all, or that makes no progress while its client
+        waits for it, if it can be taken elsewhere."""
         routed, relay, settings = self._routed, self.relay, self._parts.settings
         transcript = routed.transcript
         if relay is None:

@@ -85,8 +85,8 @@ class Exchange(Relayed):
             self._client.refuse(ProxyError(503, reason, source=Source.INTERNAL, retry_after=1))
 
     def check(self, now: float) -> None:
-        """A stream whose worker says nothing at all, or that stands still while its client waits for it, is taken
-        elsewhere, if there is anywhere."""
+        """A stream whose worker says nothing at all, or that makes no progress while its client waits for it, is
+        taken elsewhere, if there is anywhere."""
         attempt = self._attempt
         if attempt is None or attempt.relay is None or (failure := attempt.overdue(now)) is None:
             return

@@ -20,7 +20,7 @@ class Failure(Enum):
     BUSY = auto()  # it answered that it, or what is behind it, cannot take the request now; or not with our key
     ABSENT = auto()  # it has not got the model that it was said to have
     SILENT = auto()  # no head of an answer in time
-    STALLED = auto()  # a stream that has begun stands still
+    STALLED = auto()  # a stream that has begun makes no progress
     EVICTED = auto()  # the supervisor says that the worker is lost
     ENGINE_DIED = auto()  # its API server says that the engine below it is dead
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pynvml
 import pytest
@@ -126,6 +125,16 @@ def test_a_gpu_that_cannot_be_identified_is_not_read_and_the_others_are(monkeypa
 # read again and again
 
 
+class Memory(NamedTuple):
+    total: int
+    used: int
+
+
+class Utilization(NamedTuple):
+    gpu: int
+    memory: int
+
+
 class Driver:
     """NVML with two GPUs; ``broken`` questions are answered by that error, of the second GPU alone."""
 
@@ -137,8 +146,8 @@ class Driver:
             "nvmlInit": self._begin, "nvmlShutdown": lambda: self.calls.append("shutdown"),
             "nvmlDeviceGetCount": lambda: 2, "nvmlDeviceGetHandleByIndex": lambda index: index,
             "nvmlDeviceGetUUID": lambda handle: f"GPU-{handle}", "nvmlDeviceGetName": lambda handle: "H200",
-            "nvmlDeviceGetMemoryInfo": lambda handle: SimpleNamespace(total=8000, used=1000 * (handle + 1)),
-            "nvmlDeviceGetUtilizationRates": lambda handle: SimpleNamespace(gpu=25, memory=3),
+            "nvmlDeviceGetMemoryInfo": lambda handle: Memory(8000, 1000 * (handle + 1)),
+            "nvmlDeviceGetUtilizationRates": lambda handle: Utilization(25, 3),
             "nvmlDeviceGetTemperature": lambda handle, sensor: 61,
             "nvmlDeviceGetPowerUsage": lambda handle: 310_500,
         }

@@ -40,7 +40,7 @@ async def move(
     """Waits for a worker that can go on, from the loss of the one before (``since``) on. Raises ProxyError where there
     is none, and CannotResume."""
     transcript, plan = resumption.transcript, resumption.transcript.plan
-    patience = min(_RENDER_S, parts.settings.stall_timeout)  # no stream stands still longer where another place is free
+    patience = min(_RENDER_S, parts.settings.stall_timeout)  # no stream is stalled longer where another place is free
     while True:
         backend = await parts.admission.wait(claim, info, excluded, since)
         if transcript.can_start_over:
@@ -55,7 +55,7 @@ async def move(
         async def read(tokens: Sequence[int], backend: Backend = backend) -> str:
             return await parts.client.detokenize(backend.spec, info.model, tokens)
 
-        lease = backend.lease(_unheard)  # it counts as asked, so that it is found if it stands still
+        lease = backend.lease(_unheard)  # it counts as asked, so that it is found if it makes no progress
         try:
             plan.settle(await parts.client.render(backend.spec, plan.path, plan.sent, patience))
             point = await resumption.point(read)

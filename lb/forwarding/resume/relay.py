@@ -41,7 +41,7 @@ class StreamRelay(Relay):
         transcript: StreamTranscript,
     ) -> None:
         super().__init__(owner, client, connection, request, transcript.recorder)
-        self._transcript, self._scripted = transcript, False
+        self._transcript, self._is_transcribed = transcript, False
 
     def take_over(self, before: Relay) -> None:
         """It goes on with the stream of ``before``, whose head has been sent."""
@@ -50,7 +50,7 @@ class StreamRelay(Relay):
 
     @property
     def silent(self) -> bool:
-        return self._error is None and not self._scripted if self._continues else super().silent
+        return self._error is None and not self._is_transcribed if self._continues else super().silent
 
     def on_head(self, head: ResponseHead) -> None:
         if self.began and not (head.status == 200 and head.is_events):
@@ -62,11 +62,11 @@ class StreamRelay(Relay):
             self._fail(b"")
             return
         if self.began:
-            self._scripted, self.raw = True, False
+            self._is_transcribed, self.raw = True, False
             return
         super().on_head(head)
         if self._head is head and head.status == 200 and self._stream and self._held is None and not _is_coded(head):
-            self._scripted, self.raw = True, False
+            self._is_transcribed, self.raw = True, False
 
     def on_whole(self, head: ResponseHead, body: bytes) -> None:
         if self.began:
@@ -75,7 +75,7 @@ class StreamRelay(Relay):
         super().on_whole(head, body)
 
     def on_body(self, data: bytes) -> None:
-        if not self._scripted:
+        if not self._is_transcribed:
             super().on_body(data)
             return
         transcript = self._transcript
@@ -112,7 +112,7 @@ class StreamRelay(Relay):
     def on_end(self) -> None:
         if self._error is not None:
             self._fail(bytes(self._held or b""))
-        elif not self._scripted:
+        elif not self._is_transcribed:
             if self._held is not None and self.status in (400, 422):
                 self._held = bytearray(_ASKED.sub(b"", self._held))  # an error repeats what was asked for
             super().on_end()

@@ -287,7 +287,7 @@ async def test_who_was_beside_a_request_that_kills_workers_is_answered(
     """Five were on the first worker with it, and nobody can tell which of them it was: each is tried on a worker where
     no other suspect is, if it has to wait for that."""
 
-    async def answer(worker: int, writer: asyncio.StreamWriter) -> None:
+    async def answer(worker: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         kills = b"poison" in workers[worker].requests[-1]
         there[worker].append(kills)
         if worker == 0:
@@ -304,14 +304,14 @@ async def test_who_was_beside_a_request_that_kills_workers_is_answered(
         else:
             there[worker].remove(False)
             answered.append(1)
-            await OK(None, writer)  # type: ignore[arg-type]
+            await OK(reader, writer)
 
     def die(worker: int) -> None:
         dead.append(worker)
         balancer.push(*(w.spec(state="backoff" if n in dead else "ready") for n, w in enumerate(workers)))
 
     def on(worker: int) -> RawHandler:
-        return lambda _, writer: answer(worker, writer)
+        return lambda reader, writer: answer(worker, reader, writer)
 
     there: list[list[bool]] = [[], [], []]
     answered: list[int] = []

@@ -10,8 +10,7 @@ import sqlite3
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pynvml
 import pytest
@@ -24,6 +23,16 @@ from doctorfacts import GIB
 from fakes import Processes
 from harness import poll
 from worker.drivers import proc
+
+
+class Memory(NamedTuple):
+    total: int
+    used: int
+
+
+class Process(NamedTuple):
+    pid: int
+    usedGpuMemory: int | None
 
 
 class Nvml:
@@ -60,7 +69,7 @@ class Nvml:
             error = self.NVMLError("GPU is lost")
             error.value = self.untold
             raise error
-        return SimpleNamespace(total=80 * GIB, used=(handle + 1) * GIB)
+        return Memory(80 * GIB, (handle + 1) * GIB)
 
     def nvmlDeviceGetUUID(self, handle: int) -> str:
         return f"GPU-{handle}"
@@ -82,7 +91,7 @@ class Nvml:
 
     def nvmlDeviceGetComputeRunningProcesses(self, handle: int) -> list[Any]:
         self._only_first(handle)
-        return [SimpleNamespace(pid=os.getpid(), usedGpuMemory=GIB), SimpleNamespace(pid=2**30, usedGpuMemory=None)]
+        return [Process(os.getpid(), GIB), Process(2**30, None)]
 
     def nvmlDeviceGetGraphicsRunningProcesses(self, handle: int) -> list[Any]:
         return []
