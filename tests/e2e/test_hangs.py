@@ -31,8 +31,9 @@ def up(cluster: Cluster, instances: int, *args: str, **env: str) -> dict[str, An
 
 
 @contextmanager
-def streams(cluster: Cluster, count: int, **body: Any) -> Iterator[None]:
-    """So many under way, whatever becomes of them; ended on the way out."""
+def streams(cluster: Cluster, count: int, room: int | None = None, **body: Any) -> Iterator[None]:
+    """So many under way, whatever becomes of them; ended on the way out. ``room``: no more than that go on to workers,
+    the rest waits for them."""
     given = {"model": "demo", "prompt": "x", "max_tokens": 2000, "stream": True, "ignore_eos": True, **body}
     stop = threading.Event()
 
@@ -49,7 +50,7 @@ def streams(cluster: Cluster, count: int, **body: Any) -> Iterator[None]:
     for thread in threads:
         thread.start()
     try:
-        poll(lambda: sum(i["in_flight"] for i in cluster.status()["instances"].values()) >= count, 10)
+        poll(lambda: sum(i["in_flight"] for i in cluster.status()["instances"].values()) >= (room or count), 10)
         yield
     finally:
         stop.set()
@@ -118,7 +119,7 @@ def test_an_idle_worker_that_hangs_is_found_by_its_canary(cluster: Cluster) -> N
 def test_a_full_worker_is_not_hung(cluster: Cluster) -> None:
     """One request runs, slowly, and many wait for it."""
     up(cluster, 1, "--", "--itl-ms", "700", "--max-num-seqs", "1")
-    with streams(cluster, 6):
+    with streams(cluster, 6, room=1):
         end = time.monotonic() + 2.5 * STALL
         while time.monotonic() < end:
             seen = cluster.instance("instance_0")
