@@ -144,7 +144,9 @@ class KeyRegistry:
         """The same before there is anybody to be told. It is saved for a supervisor that finds the file broken."""
         self._filed = dict(filed)
         self._keyed = self._keyed or self._has_inference()
-        self._store.value(file_keys=[key.to_json() for key in filed.values()], keyed=self._keyed)
+        self._store.value(file_keys=[key.to_json() for key in filed.values()])
+        if self._keyed:
+            self._store.value(keyed=True)
 
     async def _keep(self, key: ApiKey, who: Principal, kind: str) -> None:
         await self._store.save_keys([key], [])

@@ -214,6 +214,23 @@ def test_an_answer_is_stopped_and_an_error_is_told(shown: Page) -> None:
     assert EVIL in shown.text("[data-pane=A] .talk")
 
 
+def test_where_models_need_a_key_the_owners_page_gets_one_for_itself(page: Page, cluster: Cluster) -> None:
+    assert cluster.run("key", "create", "team").returncode == 0
+    try:
+        page.size(1400, 1000)
+        page.open(f"{cluster.url}/ui/#playground")
+        page.until(lambda: chosen(page, "A") == "pirate", "models are known")
+        page.fill("#max-tokens", "16")
+        page.fill("#prompt", "hello")
+        page.click("#send")
+        page.says("[data-numbers=A]", "first token")
+        assert page.js("return sessionStorage.getItem('clusterctl-admin-key')").startswith("ccs.")
+    finally:
+        assert cluster.run("key", "revoke", "team").returncode == 0
+        page.js("sessionStorage.clear()")
+        page.complaints()  # of what was refused at first
+
+
 def test_a_killed_worker_is_seen_to_come_back(shown: Page, cluster: Cluster) -> None:
     pid = cluster.instance("instance_0")["pid"]
     kill(pid)
