@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import chain
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -22,9 +23,9 @@ def _on_gpus(count: int, ranks: int = 1, per_gpu: int = 1) -> Placement:
     return Placement(Machine(_gpus(*range(count)), (0, 1), 64 * GIB), ranks=ranks, per_gpu=per_gpu)
 
 
-def _on_cpu(cores: int = 4, memory: int = 64 * GIB, **more: int) -> Placement:
+def _on_cpu(cores: int = 4, memory: int = 64 * GIB, **more: Any) -> Placement:
     machine = Machine((), tuple(range(cores)), memory)
-    return Placement(machine, on_gpu=False, **more)  # type: ignore[arg-type]
+    return Placement(machine, on_gpu=False, **more)
 
 
 @pytest.mark.parametrize(

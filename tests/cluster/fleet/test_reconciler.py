@@ -52,10 +52,10 @@ def _desired(*names: str, **more: Any) -> DesiredState:
     return _wanting({n: InstanceDesired() for n in names}, **more)
 
 
-def _seen(name: str, state: S, since: float = 0.0, **more: object) -> InstanceObserved:
+def _seen(name: str, state: S, since: float = 0.0, **more: Any) -> InstanceObserved:
     alive = state in RUNNING
     seen = InstanceObserved(name, state, since, main_alive=alive, tree_empty=not alive)
-    return replace(seen, **more)  # type: ignore[arg-type]
+    return replace(seen, **more)
 
 
 def _actions(desired: DesiredState, *seen: InstanceObserved, now: float = 0.0) -> list[Action]:
