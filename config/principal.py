@@ -10,6 +10,9 @@ from enum import StrEnum
 #: the supervisor's socket without it has opened a file that the cluster's user alone can open.
 PRINCIPAL_HEADER = "X-Cluster-Principal"
 
+#: And from which address.
+PEER_HEADER = "X-Cluster-Peer"
+
 
 class Scope(StrEnum):
     """What a caller may. ``READ``: see the cluster; ``ADMIN``: change it, within what its owner has set; ``OWNER``:

@@ -64,6 +64,7 @@ from lb.protocol.messages import Exchange, Limits, Request
 from lb.records.decision_log import Row
 from lb.records.loss_report import LossReport
 from lb.records.observers import Observers
+from lb.records.refusals import Refusals
 from lb.routing.notifier import Notifier
 from lb.routing.pool import Pool
 from lb.routing.response_owners import ResponseOwners
@@ -186,7 +187,11 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
     observers, peers = Observers(config, state), Peers(counters, link_path)
     why = Why(observers.decision_log, lambda: _under_way(server), peers)
     series, keys = metrics.registry.pieces, KeyRing()
-    link = Link(pool, listener, link_path, counters.recently_used, series, losses, events.add, why.own, keys.apply)
+    refusals = Refusals(time.time, time.monotonic)
+    link = Link(
+        pool, listener, link_path, counters.recently_used, series, losses, events.add, why.own, keys.apply,
+        refusals.due,
+    )
     clock, client, owners_of = time.monotonic, WorkerClient(upstream), ResponseOwners()
     router = Router(pool, StrategyReader(state.strategy).current, clock, Random())
     queue = WaitingQueue(
@@ -221,7 +226,7 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
     runner = served(admin, metrics.refused, _SHUTDOWN_S)
     names = (socket.gethostname(), config.host, *config.allowed_hosts)
     guard = Guard(credentials, owners(), names, config.protect_metrics)
-    handlers = _handlers(shared, BridgeEndpoint(lambda: _server(runner)()))
+    handlers = _handlers(shared, refusals, BridgeEndpoint(lambda: _server(runner)()))
     server = Server(
         handlers, _check(guard), gate.tenant, _admission(config), frozenset(config.extra_routes), _cors(config),
         certificate,
@@ -252,8 +257,11 @@ def _certificate(
     return served
 
 
-def _handlers(shared: Collaborators, bridge: BridgeEndpoint) -> Handlers:
+def _handlers(shared: Collaborators, refusals: Refusals, bridge: BridgeEndpoint) -> Handlers:
     def refused(error: ProxyError, request: Request | None, id: str, exchange: Exchange | None) -> None:
+        if error.status in (401, 403) and request is not None:
+            head = request.head
+            refusals.note(request.peer, head.method, head.path, error.status, str(error))
         shared.metrics.refused(str(error.source), error.status)
         routed = isinstance(exchange, WorkerExchange)
         if not (isinstance(exchange, WorkerExchange) and exchange.over):  # else it is in the decision log already

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -76,6 +76,9 @@ class NoStore:
 
     async def save_adapters(self, changed: Iterable[Adapter], gone: Iterable[str] = ()) -> None:
         """Nothing of it is kept."""
+
+    async def append_audit(self, records: Sequence[str]) -> None:
+        """Nor of this."""
 
 
 class AtOnce:

@@ -6,10 +6,10 @@ code, names paths of this machine, opens the cluster to others or shows what cli
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from cluster.errors import Refused
-from config.principal import Principal, Scope, owner
+from config.principal import PRINCIPAL_HEADER, Principal, Scope, owner
 
 #: Of whoever comes without a word of the balancer's: to the socket that only the cluster's user can open, or through a
 #: balancer of before there were scopes, which lets none but the owner through.
@@ -26,6 +26,12 @@ ORDINARY = frozenset(
         "canary_interval", "resume", "migration_limit", "lb_processes", "lb_standby", "log_format", "keep_versions",
     }
 )  # fmt: skip
+
+
+def who(headers: Mapping[str, str]) -> Principal:
+    """Whose request those are the fields of."""
+    line = headers.get(PRINCIPAL_HEADER)
+    return UNNAMED if line is None else Principal.from_line(line)
 
 
 def check(principal: Principal, scope: Scope) -> None:

@@ -19,13 +19,14 @@ from cluster.adapters.report import AdapterReport
 from cluster.adapters.rollout import Rollouts
 from cluster.api import authority, schemas
 from cluster.api.apply import Applier, Apply, Run
+from cluster.api.audit import Auditor
 from cluster.api.handlers import ClusterCommands
 from cluster.errors import Refused
 from cluster.keys.registry import KeyRegistry
 from cluster.storage.store import NotSaved
 from config.files import NO_ROOM
 from config.link import CHANGE_BYTES, SEQUENCE_HEADER, bind_unix
-from config.principal import PRINCIPAL_HEADER, Principal, Scope
+from config.principal import Principal, Scope
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class Services:
     rollouts: Rollouts
     adapters: AdapterReport
     keys: KeyRegistry
+    auditor: Auditor
 
 
 _SERVICES = web.AppKey("services", Services)
@@ -81,6 +83,11 @@ def routes(services: Services) -> web.RouteTableDef:
     change("POST", "/v1/cluster/shutdown", schemas.Shutdown, commands.shut_down, 202)
     _adapter_routes(table, services)
     _key_routes(table, services.keys)
+
+    @table.get("/v1/cluster/audit")
+    async def audit(request: web.Request) -> web.Response:
+        authority.check(_who(request), Scope.ADMIN)
+        return await services.auditor.answer(request)
 
     @table.post("/v1/cluster/apply")
     async def apply_settings(request: web.Request) -> web.Response:
@@ -164,8 +171,7 @@ def _done(services: Services, result: dict[str, Any], status: int) -> web.Respon
 
 
 def _who(request: web.Request) -> Principal:
-    line = request.headers.get(PRINCIPAL_HEADER)
-    return authority.UNNAMED if line is None else Principal.from_line(line)
+    return authority.who(request.headers)
 
 
 @web.middleware
@@ -203,7 +209,7 @@ def _kind(status: int) -> str:
 
 async def serve(services: Services, socket: Path) -> web.AppRunner:
     """Listens on ``socket``; the caller cleans the runner up. Raises OSError."""
-    app = web.Application(middlewares=[_errors], client_max_size=CHANGE_BYTES)
+    app = web.Application(middlewares=[services.auditor.middleware, _errors], client_max_size=CHANGE_BYTES)
     app[_SERVICES] = services
     app.add_routes(routes(services))
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)

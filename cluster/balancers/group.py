@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from cluster.balancers.adoption import adopt
@@ -35,6 +35,9 @@ class GroupObserver(Protocol):
 
     def lost(self) -> None:
         """The last process that may have had requests is gone."""
+
+    def refused(self, refusals: Sequence[Mapping[str, Any]]) -> None:
+        """Who was, for want of a right (`lb.records.refusals`)."""
 
     def wanted(self, adapter: str) -> None:
         """It is asked for, and no worker holds it."""
@@ -202,6 +205,8 @@ class BalancerGroup:
             self._phase(process, message)
         elif kind == "outcome":
             self._observer.outcome(message)
+        elif kind == "refused":
+            self._observer.refused(message["refusals"])
 
     def ended(self, process: BalancerProcess, status: int | None) -> None:
         """What was in flight in it is over; what the others have is not."""

@@ -57,6 +57,14 @@ class Calls:
         return Call("GET", "/v1/cluster/why", as_list(_ANY, "decisions"), params={"limit": limit, **one})
 
     @method
+    def audit(self, limit: int = 100, before: int | None = None, verify: bool = False) -> Call[r.Audit]:
+        """The newest ``limit`` rows (with ids below ``before``) of who changed what and who was refused; with
+        ``verify`` also ``broken_at``, the first row at which the chain of seals does not hold, or None."""
+        more: dict[str, Any] = {"before": before} if before is not None else {}
+        more |= {"verify": 1} if verify else {}
+        return Call("GET", "/v1/cluster/audit", as_object(r.Audit), params={"limit": limit, **more})
+
+    @method
     def system_health(self) -> Call[r.SystemHealth]:
         return Call("GET", "/v1/system/health", as_object(r.SystemHealth))
 

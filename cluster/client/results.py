@@ -244,6 +244,28 @@ class AdapterUnloaded(TypedDict):
     state: str
 
 
+class AuditChange(TypedDict):
+    what: str
+    before: Any
+    after: Any
+
+
+#: A change that was asked for (`who`, `changed`), or refusals that are alike (`reason`, `count`). ``at``: seconds since
+#: the epoch; ``from``: an address, or ``socket``.
+AuditEntry = TypedDict("AuditEntry", {
+    "id": int, "at": float, "seal": str, "who": NotRequired[str], "from": NotRequired[str],
+    "method": NotRequired[str], "path": NotRequired[str], "status": NotRequired[int],
+    "changed": NotRequired[list[AuditChange]], "reason": NotRequired[str], "count": NotRequired[int],
+})  # fmt: skip
+
+
+class Audit(TypedDict):
+    """``broken_at``: where the chain of seals does not hold, None where it does; only if that was asked for."""
+
+    entries: list[AuditEntry]
+    broken_at: NotRequired[int | None]
+
+
 class KeySecret(TypedDict):
     """One that holds; ``until``: None as long as its key."""
 

@@ -12,14 +12,15 @@ import json
 import os
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from cluster.adapters.registry import Adapter, Registry, from_rows, to_rows
-from cluster.storage import schema
+from cluster.storage import audit, schema
 from cluster.storage import snapshot_file as state_file
+from cluster.storage.audit import AuditRow
 from cluster.storage.schema import SCHEMA
 from config import api_keys, files
 from config.api_keys import ApiKey
@@ -168,6 +169,16 @@ class Store:
             db.executemany("DELETE FROM keys WHERE name = ?", names)
 
         await self._run(work)
+
+    async def append_audit(self, records: Sequence[str]) -> None:
+        """JSON texts, sealed one behind the other."""
+        await self._run(lambda db: audit.append(db, records))
+
+    async def audit(self, before: int | None, limit: int) -> list[AuditRow]:
+        return await self._run(lambda db: audit.read(db, before, limit))
+
+    async def audit_broken_at(self) -> int | None:
+        return await self._run(audit.broken_at)
 
     async def replace_all(self, adapters: Iterable[Adapter], keys: Iterable[ApiKey], **values: Any) -> None:
         """These adapters and keys and no others, and ``values``."""

@@ -17,6 +17,7 @@ from cluster.adapters.inventory import Inventory
 from cluster.adapters.report import AdapterReport
 from cluster.adapters.rollout import Rollouts
 from cluster.api.apply import Applier
+from cluster.api.audit import Auditor
 from cluster.api.handlers import ClusterCommands
 from cluster.api.server import Services
 from cluster.api.status import View, snapshot
@@ -200,7 +201,8 @@ class Assembly:
     def balancers(self) -> BalancerGroup:
         plan, settings = self.revisions.latest, self.revisions.settings
         reports = BalancerReports(
-            self.inbox.post, self.fleet, self.publisher, self.exits, self.inventory, self.rollouts
+            self.inbox.post, self.fleet, self.publisher, self.exits, self.inventory, self.rollouts,
+            self.auditor.refused,
         )
         return BalancerGroup(
             self.state, balancer_config(plan, self.state), self.write_behind, reports, self.emit,
@@ -243,8 +245,15 @@ class Assembly:
         return Services(
             self.supervisor.command, self.snapshot, lambda: f"{self.epoch}.{self.publisher.sequence}",
             self.write_behind.check, lambda: self.revisions.settings.adapter_root, self.commands, applier,
-            self.rollouts, self.adapters, self.keys,
+            self.rollouts, self.adapters, self.keys, self.auditor,
         )
+
+    @cached_property
+    def auditor(self) -> Auditor:
+        return Auditor(
+            self.store, lambda: self.fleet.intent, self.revisions, self.inventory, self.keys, self.emit,
+            self.clock.wall,
+        )  # fmt: skip
 
     def snapshot(self) -> dict[str, Any]:
         return snapshot(View(

@@ -4,7 +4,7 @@ the inbox."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from cluster.adapters.inventory import Inventory
@@ -97,12 +97,13 @@ class Publisher:
 
 
 class BalancerReports:
-    """The observer of a `cluster.balancers.group.BalancerGroup`. ``want(name)``: see `Rollouts.want`."""
+    """The observer of a `cluster.balancers.group.BalancerGroup`. ``refused``: see there."""
 
     def __init__(
         self, post: Callable[[Callable[[], None]], None], fleet: Fleet, publisher: Publisher, exits: WorkerExits,
-        inventory: Inventory, rollouts: Rollouts,
+        inventory: Inventory, rollouts: Rollouts, refused: Callable[[Sequence[Mapping[str, Any]]], None],
     ) -> None:
+        self.refused = refused
         self._post, self._fleet, self._publisher, self._exits = post, fleet, publisher, exits
         self._inventory, self._rollouts = inventory, rollouts
 

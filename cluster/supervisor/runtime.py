@@ -118,6 +118,7 @@ async def run(parts: Assembly) -> None:
         finally:
             await parts.monitors.close()
             await parts.executor.close()
+            await parts.auditor.close()
             await tasks.close()
 
 

@@ -62,6 +62,7 @@ class Admin:
             "/v1/cluster/restart": {"POST": change},
             "/v1/cluster/apply": {"POST": change},
             "/v1/cluster/shutdown": {"POST": change},
+            "/v1/cluster/audit": {"GET": self._supervisor.question},
             "/v1/cluster/keys": {"GET": self._supervisor.question, "POST": change},
             "/v1/cluster/keys/{name}": {"GET": self._supervisor.question, "PATCH": change, "DELETE": change},
             "/v1/cluster/keys/{name}/rotate": {"POST": change},

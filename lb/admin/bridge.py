@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable
 
 from config.aio import Tasks
-from config.principal import PRINCIPAL_HEADER
+from config.principal import PEER_HEADER, PRINCIPAL_HEADER
 from lb.forwarding.relay import Handling, Relay, Relayed
 from lb.protocol.errors import AttemptFailed, ProxyError, Source
 from lb.protocol.http1.response import ResponseHead
@@ -76,7 +76,8 @@ class BridgeExchange(Relayed):
         )
         # Not noted with the head: what a caller may can change between two requests that are alike.
         who = request.principal.line() if request.principal is not None else ""
-        self.relay.send(b"%b\r\n%b: %b\r\n\r\n" % (head[:-4], PRINCIPAL_HEADER.encode(), who.encode()))
+        fields = f"{PRINCIPAL_HEADER}: {who}\r\n{PEER_HEADER}: {request.peer}\r\n\r\n"
+        self.relay.send(head[:-2] + fields.encode())
 
     # from the client
 

@@ -11,7 +11,7 @@ from yarl import URL
 
 from config.link import SEQUENCE_HEADER
 from config.paths import short_socket_path
-from config.principal import PRINCIPAL_HEADER
+from config.principal import PEER_HEADER, PRINCIPAL_HEADER
 from lb.control.link import Link
 from lb.protocol.errors import ProxyError, Source
 from lb.telemetry.shared_counters import ADAPTER, Counters
@@ -67,7 +67,7 @@ class SupervisorCalls:
         try:
             async with self._session.request(
                 method, _at_supervisor(request), data=body, timeout=patience,
-                headers={PRINCIPAL_HEADER: request.headers.get(PRINCIPAL_HEADER, "")},
+                headers={name: request.headers.get(name, "") for name in (PRINCIPAL_HEADER, PEER_HEADER)},
             ) as answer:
                 return answer, await answer.text()
         except TimeoutError:
@@ -85,4 +85,4 @@ class SupervisorCalls:
 
 def _at_supervisor(request: web.Request) -> URL:
     """The path as it was sent: an encoded question mark in a name must not become one."""
-    return URL(f"http://supervisor{request.rel_url.raw_path}", encoded=True)
+    return URL(f"http://supervisor{request.rel_url.raw_path_qs}", encoded=True)

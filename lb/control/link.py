@@ -40,7 +40,8 @@ _OUTCOME_LOOK = 0.02
 class Link:
     """``uses()`` tells which adapters were used since it was last asked; ``series()`` makes this process' own
     series, in pieces. ``losses`` knows what became of requests on lost workers, ``events`` takes what happened,
-    ``why`` answers another balancer's question how requests were routed, ``keys`` takes the API keys.
+    ``why`` answers another balancer's question how requests were routed, ``keys`` takes the API keys,
+    ``refusals()`` tells whom it is time to tell of as refused.
     ``snapshot`` is the supervisor's last word; ``alive`` whether there is a supervisor; ``retired`` is set when it has
     said that another takes the connections: a request may go on for ``drain_timeout`` seconds."""
 
@@ -50,10 +51,12 @@ class Link:
         losses: LossReport | None = None, events: Callable[[Iterable[Mapping[str, Any]]], None] = lambda events: None,
         why: Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]] | None = None,
         keys: Callable[[Mapping[str, Any]], None] = lambda message: None,
+        refusals: Callable[[], list[dict[str, Any]]] = list,
     ) -> None:
         self._pool, self._listener, self._path = pool, listener, path
         self._uses, self._series = uses, series
         self._losses, self._events, self._why, self._keys = losses or LossReport(), events, why, keys
+        self._refusals = refusals
         self._wanted: dict[str, float] = {}
         #: Of whoever is connected and has not turned out to be another balancer: supervisors.
         self._writers: set[asyncio.StreamWriter] = set()
@@ -145,6 +148,8 @@ class Link:
             "type": "report", "version": list(self._pool.version), "in_flight": self._pool.in_flight(),
             "waiting": self._pool.waiting(), "used": self._uses(),
         })  # fmt: skip
+        if refusals := self._refusals():
+            self._say({"type": "refused", "refusals": refusals})
 
     def _hand_over(self) -> None:
         """Over a plain socket: no transport of asyncio or uvloop carries descriptors."""

@@ -75,6 +75,16 @@ PATHS: Mapping[str, Json] = {
             in_query("limit", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 20}, "So many"),
         ),
     )},
+    "/v1/cluster/audit": {"get": operation(
+        "audit", "cluster", "Who changed what, and who was refused",
+        {200: json_answer("The newest first", ref("Audit"))}, errors=(400, 503),
+        parameters=(
+            in_query("before", {"type": "integer", "minimum": 1}, "Rows with a lower id than this"),
+            in_query("limit", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}, "So many"),
+            in_query("verify", TEXT, "If it is not empty: also whether the chain of seals holds"),
+        ),
+        words="For administrators. Rows are only ever added, each sealed with a hash over itself and the one before.",
+    )},
     "/v1/cluster/scale": {"post": operation(
         "scale", "cluster", "More or fewer workers",
         {202: json_answer("Accepted", ref("Scaled"), {"desired": 3, "current": 2})}, errors=(409, *CHANGE),

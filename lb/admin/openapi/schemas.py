@@ -270,6 +270,18 @@ SCHEMAS: Mapping[str, Json] = {
     ),
     "UnloadAdapter": question({"lora_name": {"type": "string", "minLength": 1}}),
     "RollbackAdapter": question(version=or_null(_VERSION, "The version; the one before")),
+    "Audit": answer({"entries": array(ref("AuditEntry"))}, broken_at=described(
+        or_null(COUNT), "The first row that was changed, or before which one is missing; null: none",
+    )),
+    "AuditEntry": answer(
+        {"id": COUNT, "at": described(NUMBER, "Seconds since 1970"),
+         "seal": described(TEXT, "SHA-256 over the seal before, a line break and the row's own text")},
+        who=described(TEXT, "The principal: owner, admin-key, a key's name"),
+        method=TEXT, path=TEXT, status=WHOLE, reason=described(TEXT, "Of a refusal"),
+        count=described(COUNT, "Refusals like it, counted together"),
+        changed=array(answer({"what": TEXT, "before": {}, "after": {}})),
+        **{"from": described(TEXT, "An address; `socket`: the supervisor's own, which only the cluster's user opens")},
+    ),
     "Key": answer(_KEY),
     "Keys": answer({"keys": array(ref("Key"))}),
     "KeyWithSecret": answer({**_KEY, "secret": described(TEXT, "Shown this once")}),

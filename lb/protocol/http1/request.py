@@ -32,7 +32,7 @@ _OURS = frozenset(
     {
         b"host", b"content-length", b"expect", b"authorization", b"x-api-key", b"x-request-id", b"x-forwarded-for",
         b"x-forwarded-proto", b"x-forwarded-host", b"forwarded", b"x-cluster-principal",
-        ADAPTER, *fields.HOP_BY_HOP,
+        b"x-cluster-peer", ADAPTER, *fields.HOP_BY_HOP,
     }
 )  # fmt: skip
 

@@ -50,7 +50,7 @@ def test_both_have_the_same_methods() -> None:
 #: Every method that is one request, with what it may be given.
 ASKED: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("status", (), {}), ("snapshot", (), {}), ("openapi", (), {}), ("history", (60,), {}), ("why", ("a b&c",), {}),
-    ("why", (), {"limit": 3}),
+    ("why", (), {"limit": 3}), ("audit", (5,), {"before": 9, "verify": True}), ("audit", (), {}),
     ("system_health", (), {}), ("system_metrics", (), {}), ("models", (), {}), ("scale", (3,), {}),
     ("scale_by", (-2,), {}), ("strategy", ("random",), {}), ("restart", ("instance_0",), {}),
     ("restart", ("load_balancer",), {}), ("restart_rolling", (), {"spare": True}), ("drain", ("a/b", 2.5), {}),

@@ -38,7 +38,7 @@ async def test_a_state_of_before_there_were_keys_is_brought_up(tmp_path: Path) -
     path = tmp_path / "s.db"
     await (await Store.open(path)).close()
     with contextlib.closing(sqlite3.connect(path)) as db:
-        db.executescript("DROP TABLE keys; PRAGMA user_version = 2")
+        db.executescript("DROP TABLE audit; DROP TABLE keys; PRAGMA user_version = 2")
     with contextlib.closing(sqlite3.connect(path)) as db:
         assert transfer.contents(db).keys == ()
     store = await Store.open(path)

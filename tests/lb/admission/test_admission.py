@@ -88,7 +88,7 @@ async def test_metrics_are_protected_where_that_is_set(start_balancer: Start) ->
             assert response.status == expected
 
 
-@pytest.mark.parametrize("claimed", ["", "X-Cluster-Principal: root;owner\r\n"])
+@pytest.mark.parametrize("claimed", ["", "X-Cluster-Principal: root;owner\r\nX-Cluster-Peer: 192.0.2.1\r\n"])
 async def test_the_supervisor_is_told_who_asks_whatever_the_client_claims(
     start_balancer: Start, monkeypatch: pytest.MonkeyPatch, claimed: str
 ) -> None:
@@ -111,6 +111,8 @@ async def test_the_supervisor_is_told_who_asks_whatever_the_client_claims(
             )
     lines = [[line for line in head.split(b"\r\n") if b"rincipal" in line] for head in heads]
     assert lines == [[b"X-Cluster-Principal: somebody;admin"], [b"X-Cluster-Principal: somebody;owner"]]
+    peers = [[line for line in head.split(b"\r\n") if line.lower().startswith(b"x-cluster-peer")] for head in heads]
+    assert peers == [[b"X-Cluster-Peer: 127.0.0.1"]] * 2
 
 
 async def test_a_key_is_in_no_answer_and_no_log(
