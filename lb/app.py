@@ -204,7 +204,7 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
         _settings(config), pool, router, queue, upstream, client,
         Accounting(pool, counters, metrics, owners_of, losses, observers.decision_log, router, clock),
         metrics, observers.decision_log, losses, ResponseFinder(pool, owners_of, client, marks),
-        PoisonRules(pool, changes, metrics.poisonous, clock), RetryBudget(), Builds(), Tasks(), clock,
+        PoisonRules(pool, changes, metrics.poisonous.add, clock), RetryBudget(), Builds(), Tasks(), clock,
     )  # fmt: skip
     metrics.read(
         "clusterctl_access_log_dropped_total", "Lines of the access log that were not written", (),
@@ -223,7 +223,7 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
         Recorder(state.root, counters, metrics, status.tokens_made), SupervisorCalls(state.control, link, counters),
         link, state, why, UiSessions(credentials), events,
     )  # fmt: skip
-    runner = served(admin, metrics.refused, _SHUTDOWN_S)
+    runner = served(admin, metrics.refused.add, _SHUTDOWN_S)
     names = (socket.gethostname(), config.host, *config.allowed_hosts)
     guard = Guard(credentials, owners(), names, config.protect_metrics)
     handlers = _handlers(shared, refusals, BridgeEndpoint(lambda: _server(runner)()))
@@ -262,14 +262,14 @@ def _handlers(shared: Collaborators, refusals: Refusals, bridge: BridgeEndpoint)
         if error.status in (401, 403) and request is not None:
             head = request.head
             refusals.note(request.peer, head.method, head.path, error.status, str(error))
-        shared.metrics.refused(str(error.source), error.status)
+        shared.metrics.refused.add(error.source, error.status)
         routed = isinstance(exchange, WorkerExchange)
         if not (isinstance(exchange, WorkerExchange) and exchange.over):  # else it is in the decision log already
             shared.decision_log.refused(error, request, id, routed, shared.clock())
 
     return Handlers(
         functools.partial(BridgeExchange, bridge, shared.upstream, shared.tasks),
-        functools.partial(WorkerExchange, shared), refused, shared.metrics.slow_reader, shared.upstream.sweep,
+        functools.partial(WorkerExchange, shared), refused, shared.metrics.slow_readers.add, shared.upstream.sweep,
     )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from lb.admin.ui_files import Page
 from lb.admission.admin_guard import require_json
 from lb.admission.ui_sessions import UiSessions
 from lb.control.link import Link
-from lb.protocol.errors import ProxyError, error_body
+from lb.protocol.errors import ProxyError, error_body, internal_error
 from lb.telemetry.recorder import Recorder
 
 log = logging.getLogger(__name__)
@@ -168,6 +168,6 @@ def _errors(refused: Callable[[str, int], None]) -> Middleware:
         except Exception:
             log.exception("%s %s", request.method, request.path)
             refused("internal", 500)
-            return web.json_response(error_body(500, "internal error of the balancer; its log has it"), status=500)
+            return web.json_response(internal_error().body(), status=500)
 
     return middleware

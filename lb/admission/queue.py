@@ -17,7 +17,7 @@ from lb.admission.concurrency import FREE, Claim, Concurrency
 from lb.admission.fair_order import FairOrder, Means, ServeResult
 from lb.admission.rate_limits import BYTES_A_TOKEN, RateLimits
 from lb.admission.request_admission import Applicant, QueueLimits, QueueMetrics, Ticket
-from lb.protocol.errors import ProxyError, Source
+from lb.protocol.errors import ProxyError, Source, internal_error
 from lb.protocol.messages import Request
 from lb.protocol.tenant import ANYBODY
 from lb.routing.backend import Backend
@@ -207,8 +207,7 @@ class WaitingQueue:
                 ticket.applicant.refused(error)
         except Exception:  # a mistake of ours is an answer too, and nobody else's loss
             log.exception("request in the waiting queue")
-            message = "internal error of the balancer; its log has it"
-            ticket.applicant.refused(ProxyError(500, message, source=Source.INTERNAL))
+            ticket.applicant.refused(internal_error())
         return ServeResult.SERVED if backend is not None else ServeResult.GONE
 
     def _useless(self, ticket: Ticket) -> ProxyError | None:

@@ -25,7 +25,7 @@ from lb.downstream.peer import CONTINUE, Peer
 from lb.downstream.read_gate import ReadGate
 from lb.downstream.service import Answered, Service
 from lb.protocol.body import AT_ONCE
-from lb.protocol.errors import ProxyError, Source
+from lb.protocol.errors import ProxyError, internal_error
 from lb.protocol.http1 import request as http
 from lb.protocol.http1.request import Malformed
 from lb.protocol.messages import Exchange, Request
@@ -419,7 +419,7 @@ class ClientConnection(asyncio.Protocol):
             log.exception("%s %s", request.head.method, shown(request.head.path))
             exchange.client_gone()
             self.exchange = None
-            self.refuse(ProxyError(500, "internal error of the balancer; its log has it", source=Source.INTERNAL))
+            self.refuse(internal_error())
 
     def reject(self, error: Malformed | ProxyError) -> None:
         """The request is not understood, or not complete: nothing that follows can be either."""

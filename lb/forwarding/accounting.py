@@ -98,8 +98,8 @@ class Accounting:
         else:
             self._counters.add(backend.id, errors=1)
         if self._eject(backend, follows.ejects, now):
-            self._metrics.ejected(backend.id)
-        self._metrics.attempt_failed(backend.id, follows.cause)
+            self._metrics.ejected.add(backend.id)
+        self._metrics.attempt_failed.add(backend.id, follows.cause)
         self._ended(backend, info, 0, began, follows.cause)
 
     def touch(self, model: str | None) -> None:

@@ -78,7 +78,7 @@ class Attempt:
         except AttemptFailed as failure:
             self._owner.failed(failure)
         else:
-            self._parts.metrics.opened(self.backend.id)
+            self._parts.metrics.opened.add(self.backend.id)
             self._send(connection)
 
     def _endpoint(self) -> TcpEndpoint:

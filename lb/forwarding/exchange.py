@@ -19,7 +19,7 @@ from lb.forwarding.failover import Failover
 from lb.forwarding.relay import Relay, Relayed
 from lb.forwarding.routed_request import RoutedRequest
 from lb.protocol import deadline
-from lb.protocol.errors import AttemptFailed, ProxyError, Source
+from lb.protocol.errors import AttemptFailed, ProxyError, Source, internal_error
 from lb.protocol.facts import check_response
 from lb.protocol.failures import Failure
 from lb.protocol.messages import Downstream, Request
@@ -92,7 +92,7 @@ class Exchange(Relayed):
             return
         attempt.relay.drop()
         if failure.kind is Failure.STALLED:
-            self._parts.metrics.stalled(attempt.backend.id)
+            self._parts.metrics.stalled.add(attempt.backend.id)
         self.failed(failure)
 
     @property
@@ -153,8 +153,7 @@ class Exchange(Relayed):
                 self.refuse(error)
             except Exception:
                 log.exception("%s %s", self._routed.request.head.method, self._routed.route.path)
-                message = "internal error of the balancer; its log has it"
-                self.refuse(ProxyError(500, message, source=Source.INTERNAL))
+                self.refuse(internal_error())
 
         self._task = self._parts.tasks.start(guarded(), name)
 

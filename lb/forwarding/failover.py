@@ -217,7 +217,7 @@ class Failover:
     def end_broken(self, attempt: Attempt, relay: Relay, reason: str) -> None:
         """An answer that had begun cannot go on."""
         id, path, metrics = attempt.backend.id, self._routed.info.path, self._parts.metrics
-        metrics.broken(id)
+        metrics.broken.add(id)
         self.recovery.record_outcome("failed")
         metrics.finished(id, path, 502, self._parts.clock() - attempt.began_at)
         relay.drop()

@@ -105,7 +105,7 @@ class Recovery:
                 message = "an attempt failed, and too many requests are being made again already"
                 raise ProxyError(503, message, source=Source.INTERNAL, retry_after=5)
             self._budgeted = True
-        parts.metrics.retried(follows.cause)
+        parts.metrics.retried.add(follows.cause)
         self.record_outcome("retried")
 
     async def _takes_budget(self) -> bool:
@@ -113,7 +113,7 @@ class Recovery:
         parts = self._parts
         while not parts.budget.take(parts.clock()):
             if parts.clock() >= self._came + parts.settings.queue_timeout:
-                parts.metrics.over_budget()
+                parts.metrics.over_budget.add()
                 return False
             await asyncio.sleep(_BUDGET_EVERY)
         return True

@@ -35,6 +35,11 @@ class ProxyError(Exception):
         return error_shapes.body(path, self.status, str(self), self.param, self.code)
 
 
+def internal_error() -> ProxyError:
+    """A mistake of ours is an answer too."""
+    return ProxyError(500, "internal error of the balancer; its log has it", source=Source.INTERNAL)
+
+
 class AttemptFailed(Exception):
     """One attempt on one backend came to nothing, in the way that ``kind`` says."""
 

@@ -139,6 +139,10 @@ class CounterFamily(Collector):
             cell = self._cells[labels] = Counter()
         return cell
 
+    def add(self, *labels: object) -> None:
+        """One more."""
+        self.at(*map(str, labels)).value += 1
+
     def sum(self) -> float:
         """Of all labels."""
         return sum(cell.value for cell in self._cells.values())

@@ -40,54 +40,44 @@ class TrafficTotals:
 
 
 class Metrics:
-    """Labels are bounded: instances, the allow-listed routes, status codes."""
+    """Labels are bounded: instances, the allow-listed routes, status codes. More attributes than a class should have:
+    each is a series."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.registry = registry = Families()
-        self._requests = CounterFamily(
-            "clusterctl_requests", "Requests answered (499: the client went away)", ["instance", "route", "code"],
-            registry,
+
+        def count(name: str, meaning: str, *labels: str) -> CounterFamily:
+            return CounterFamily(name, meaning, labels, registry)
+
+        self._requests = count(
+            "clusterctl_requests", "Requests answered (499: the client went away)", "instance", "route", "code"
         )
-        self._failures = CounterFamily(
-            "clusterctl_attempt_failures", "Attempts that came to nothing", ["instance", "cause"], registry
+        self.attempt_failed = count(
+            "clusterctl_attempt_failures", "Attempts that came to nothing", "instance", "cause"
         )
-        self._refused = CounterFamily(
-            "clusterctl_refused", "Requests answered by the balancer itself with an error", ["source", "code"],
-            registry,
+        self.refused = count(
+            "clusterctl_refused", "Requests answered by the balancer itself with an error", "source", "code"
         )
-        self._slow_readers = CounterFamily(
-            "clusterctl_slow_readers", "Connections cut off as their client did not read its answer", [], registry
+        self.slow_readers = count(
+            "clusterctl_slow_readers", "Connections cut off as their client did not read its answer"
         )
-        self._ejections = CounterFamily(
-            "clusterctl_ejections", "Backends left out after a failure to connect", ["instance"], registry
+        self.ejected = count("clusterctl_ejections", "Backends left out after a failure to connect", "instance")
+        self.retried = count("clusterctl_retries", "Requests made again on another instance", "cause")
+        self.over_budget = count(
+            "clusterctl_retry_budget_refusals", "Requests not made again: too many were already"
         )
-        self._retried = CounterFamily(
-            "clusterctl_retries", "Requests made again on another instance", ["cause"], registry
+        self.poisonous = count("clusterctl_poison_requests", "Requests not given to a third instance: two had died")
+        self._moved = count("clusterctl_streams_moved", "Streams continued elsewhere", "instance", "cause")
+        self.broken = count(
+            "clusterctl_streams_broken", "Streams that ended in an error after they had begun", "instance"
         )
-        self._over_budget = CounterFamily(
-            "clusterctl_retry_budget_refusals", "Requests not made again: too many were already", [], registry
+        self._regenerated = count("clusterctl_tokens_regenerated", "Tokens made a second time to continue a stream")
+        self.stalled = count(
+            "clusterctl_streams_stalled", "Streams taken from an instance on which they stood still", "instance"
         )
-        self._poison = CounterFamily(
-            "clusterctl_poison_requests", "Requests not given to a third instance: two had died", [], registry
-        )
-        self._moved = CounterFamily(
-            "clusterctl_streams_moved", "Streams continued elsewhere", ["instance", "cause"], registry
-        )
-        self._not_moved = CounterFamily(
-            "clusterctl_streams_broken", "Streams that ended in an error after they had begun", ["instance"], registry
-        )
-        self._regenerated = CounterFamily(
-            "clusterctl_tokens_regenerated", "Tokens made a second time to continue a stream", [], registry
-        )
-        self._stalled = CounterFamily(
-            "clusterctl_streams_stalled", "Streams taken from an instance on which they stood still", ["instance"],
-            registry,
-        )
-        for counts in (self._over_budget, self._poison, self._regenerated):
+        for counts in (self.over_budget, self.poisonous, self._regenerated):
             counts.at()
-        self._opened = CounterFamily(
-            "clusterctl_upstream_connections", "Connections opened to an instance", ["instance"], registry
-        )
+        self.opened = count("clusterctl_upstream_connections", "Connections opened to an instance", "instance")
         self._first_byte = HistogramFamily(
             "clusterctl_first_byte_seconds", "From choosing a backend to the first byte of its answer",
             ["instance", "route"], _BUCKETS, registry,
@@ -122,47 +112,17 @@ class Metrics:
     def _errors(self) -> list[tuple[tuple[str, ...], float]]:
         """Of the client, of a worker, of the balancer or the cluster. A client that went away has made none."""
         found = dict.fromkeys(Source, 0.0)
-        for (source, _), cell in self._refused.cells():
+        for (source, _), cell in self.refused.cells():
             found[Source(source)] += cell.value
         for (_, _, code), cell in self._requests.cells():
             if code >= "400" and code != "499":
                 found[Source.CLIENT if code < "500" else Source.UPSTREAM] += cell.value
         return [((source,), value) for source, value in found.items()]
 
-    def attempt_failed(self, instance: str, cause: str) -> None:
-        self._failures.at(instance, cause).value += 1
-
-    def retried(self, cause: str) -> None:
-        self._retried.at(cause).value += 1
-
-    def over_budget(self) -> None:
-        self._over_budget.at().value += 1
-
-    def poisonous(self) -> None:
-        self._poison.at().value += 1
-
     def moved(self, instance: str, cause: str, tokens_again: int) -> None:
         """A stream of ``instance`` goes on elsewhere, where ``tokens_again`` are made a second time."""
-        self._moved.at(instance, cause).value += 1
+        self._moved.add(instance, cause)
         self._regenerated.at().value += tokens_again
-
-    def broken(self, instance: str) -> None:
-        self._not_moved.at(instance).value += 1
-
-    def stalled(self, instance: str) -> None:
-        self._stalled.at(instance).value += 1
-
-    def refused(self, source: str, code: int) -> None:
-        self._refused.at(source, str(code)).value += 1
-
-    def slow_reader(self) -> None:
-        self._slow_readers.at().value += 1
-
-    def ejected(self, instance: str) -> None:
-        self._ejections.at(instance).value += 1
-
-    def opened(self, instance: str) -> None:
-        self._opened.at(instance).value += 1
 
     def mean_latency(self, instance: str) -> float | None:
         """Seconds from choosing the backend to the end of its answer, over the life of this balancer; None before
@@ -182,7 +142,7 @@ class Metrics:
 
     def dropped(self, tenant: str, reason: str) -> None:
         """One of its waited in vain."""
-        self._dropped.at(self._key(tenant), reason).value += 1
+        self._dropped.add(self._key(tenant), reason)
 
     def _key(self, name: str) -> str:
         """The label for it: each of the first `_MOST_KEYS` has its own."""

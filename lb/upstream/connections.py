@@ -91,7 +91,9 @@ class Upstream:
         oldest = self._clock() - _IDLE_S
         while waiting:
             connection = waiting.pop()
-            if connection.usable and connection.idle_since > oldest:
+            transport = connection.transport
+            # None that is kept has a request: it is as good as its transport.
+            if connection.idle_since > oldest and transport is not None and not transport.is_closing():
                 return connection
             connection.drop()
         return None

@@ -133,9 +133,9 @@ def test_before_the_supervisors_first_word_there_is_no_error(balancer: Balanced)
 
 def test_errors_are_counted_by_whose_fault_they_were(balancer: Balanced) -> None:
     metrics = balancer.parts.shared.metrics
-    metrics.refused("client", 404)
-    metrics.slow_reader()
-    metrics.refused("internal", 503)
+    metrics.refused.add("client", 404)
+    metrics.slow_readers.add()
+    metrics.refused.add("internal", 503)
     for code in (200, 400, 499, 500, 502):
         metrics.finished("instance_0", "/v1/completions", code, 0.1)
     found = {source: balancer.metric("clusterctl_errors_total", source=source) for source in ("client", "upstream")}
@@ -182,14 +182,14 @@ def test_labels_are_documented(balancer: Balanced, told: Any) -> None:
     metrics = balancer.parts.shared.metrics
     metrics.models.begin("poet").end(False)
     metrics.finished("instance_0", "/v1/completions", 200, 0.1)
-    metrics.refused("client", 404)
-    metrics.slow_reader()
+    metrics.refused.add("client", 404)
+    metrics.slow_readers.add()
     metrics.waited("anybody", 0.1)
     metrics.dropped("anybody", "left")
     for count in (metrics.ejected, metrics.opened, metrics.broken, metrics.stalled, metrics.retried):
-        count("instance_0")
+        count.add("instance_0")
     metrics.moved("instance_0", "evicted", 3)
-    metrics.attempt_failed("instance_0", "connect")
+    metrics.attempt_failed.add("instance_0", "connect")
     times = {"exit": {"buckets": [1, 0], "sum": 0.5}}
     found = told(
         instances={"instance_0": instance(started_at=1.0, start_seconds=1.0, gpus=[0])}, gpus=[GPU],

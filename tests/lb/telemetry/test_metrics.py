@@ -36,9 +36,9 @@ def test_the_mean_is_over_all_answers_and_unknown_before_the_first() -> None:
 
 def test_failures_refusals_ejections_and_first_bytes_are_counted() -> None:
     metrics = Metrics()
-    metrics.attempt_failed("instance_0", "connect")
-    metrics.refused("client", 404)
-    metrics.ejected("instance_0")
+    metrics.attempt_failed.add("instance_0", "connect")
+    metrics.refused.add("client", 404)
+    metrics.ejected.add("instance_0")
     metrics.route_stats("instance_0", "/v1/completions").first_byte(0.02)
     assert value(metrics, "clusterctl_attempt_failures_total", instance="instance_0", cause="connect") == 1
     assert value(metrics, "clusterctl_refused_total", source="client", code="404") == 1
@@ -61,7 +61,7 @@ def test_a_gauge_without_a_label_is_a_single_series() -> None:
 
 def test_two_balancers_share_no_series() -> None:
     one, other = Metrics(), Metrics()
-    one.ejected("instance_0")
+    one.ejected.add("instance_0")
     assert value(other, "clusterctl_ejections_total", instance="instance_0") is None
 
 
