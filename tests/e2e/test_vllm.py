@@ -80,6 +80,32 @@ def test_every_worker_takes_its_share_and_tells_its_metrics(vllm: Cluster) -> No
         assert f'vllm:generation_tokens_total{{instance="{name}"' in text
 
 
+def test_two_keys_see_their_own_models_and_their_own_responses(vllm: Cluster) -> None:
+    secrets = {}
+    try:
+        for name, model in (("p", "pirate"), ("o", "poet")):
+            made = vllm.run("key", "create", name, "--models", model)
+            assert made.returncode == 0, made.stderr
+            secrets[model] = made.stdout.strip()
+        for own, other in (("pirate", "poet"), ("poet", "pirate")):
+            with openai.OpenAI(base_url=f"{vllm.url}/v1", api_key=secrets[own], max_retries=0) as client:
+                assert [model.id for model in client.models.list()] == [own]
+                assert client.completions.create(model=own, prompt="Hello", max_tokens=2).choices[0].text
+                for model in (other, "demo", "nothing"):
+                    with pytest.raises(openai.NotFoundError):
+                        client.completions.create(model=model, prompt="Hello", max_tokens=2)
+                answer = client.responses.create(model=own, input="Hello", max_output_tokens=16)
+                assert len(answer.id) == 59, "the balancer's id is the engine's"
+                begun = next(iter(client.responses.create(model=own, input="Hi", max_output_tokens=16, stream=True)))
+                assert begun.type == "response.created" and len(begun.response.id) == 59
+        with openai.OpenAI(base_url=f"{vllm.url}/v1", api_key="none", max_retries=0) as client:
+            with pytest.raises(openai.AuthenticationError):
+                client.models.list()
+    finally:
+        for name in ("p", "o"):
+            vllm.run("key", "revoke", name)
+
+
 def test_plan_counts_the_cache_as_the_engine_does(vllm: Cluster) -> None:
     """`clusterctl plan` says of the demo model, with the 1 GiB of cache that it has here, what vLLM says itself."""
     planned = json.loads(vllm.run("plan", "--memory", "24", "--cpu-kv-gib", "1", "--json").stdout)["kv"]
