@@ -18,7 +18,7 @@ _SUN_PATH_MAX = 107
 
 #: What may lie in a state directory before there is a database in it, or in the root of a volume of its own.
 _OURS = re.compile(
-    r"lock|launch\.json|control\.sock|state\.db.*|strategy\.bin|limits\.bin|(counters|history)(-\d+)?\.bin"
+    r"lock|launch\.json|control\.sock|state\.db.*|strategy\.bin|limits\.bin|usage\.db.*|(counters|history)(-\d+)?\.bin"
     r"|\.?(admin\.token|tls\.json).*"
     r"|(lb|balancer)(-\d+)?\.(sock|sock\.fd|json)|logs|run|work|adapters|links|lost\+found"
 )
@@ -72,6 +72,11 @@ class StateDir:
     def limits(self) -> Path:
         """What keys have taken of their rates, through all balancer processes."""
         return self.root / "limits.bin"
+
+    @property
+    def usage(self) -> Path:
+        """The ledger of what keys have taken, by model and day."""
+        return self.root / "usage.db"
 
     @property
     def strategy(self) -> Path:

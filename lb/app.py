@@ -31,6 +31,7 @@ from lb.admin.event_stream import EventFeed
 from lb.admin.explain import Why
 from lb.admin.metrics import MetricsPage
 from lb.admin.status import Status
+from lb.admin.usage import UsagePage
 from lb.admission.admin_guard import Caller, Guard, is_loopback
 from lb.admission.allowance import Admission
 from lb.admission.budget import BodyBudget
@@ -65,6 +66,7 @@ from lb.records.decision_log import Row
 from lb.records.loss_report import LossReport
 from lb.records.observers import Observers
 from lb.records.refusals import Refusals
+from lb.records.usage import UsageLedger
 from lb.routing.notifier import Notifier
 from lb.routing.pool import Pool
 from lb.routing.response_owners import ResponseOwners
@@ -110,6 +112,7 @@ class Balancer:
     pool: Pool
     counters: Counters
     buckets: SharedBuckets
+    ledger: UsageLedger
     shared: Collaborators
     link: Link
     peers: Peers
@@ -128,6 +131,7 @@ class Balancer:
         self.peers.start()
         self.admin.recorder.start()
         self.observers.start()
+        await self.ledger.start()
         if patience:
             await self.link.first_word(patience)
         await self.server.serve(listener)
@@ -165,6 +169,7 @@ class Balancer:
         await asyncio.to_thread(self.observers.close)
         self.counters.close()
         self.buckets.close()
+        await self.ledger.close()
 
 
 def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Balancer:
@@ -173,6 +178,7 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
     state = StateDir(Path(config.state_dir))
     changes, metrics, upstream = Notifier(), Metrics(), Upstream()
     counters, buckets = Counters(state.counters), SharedBuckets(state.limits)
+    ledger = UsageLedger(state.usage, time.time)
     losses, events = LossReport(), EventFeed()
 
     def lost(backend: str, incarnation: int, requests: int) -> None:
@@ -197,12 +203,12 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
     queue = WaitingQueue(
         router, pool, metrics, Concurrency(_concurrency(config), counters.share_limit),
         QueueLimits(config.queue_timeout, config.max_queue_wait, config.max_queue), want=link.want, clock=clock,
-        rates=RateLimits(clock, buckets.share),
+        rates=RateLimits(clock, buckets.share, ledger.spent),
     )  # fmt: skip
     marks = ResponseMarks.of(admin_token.read(state.admin_token))
     shared = Collaborators(
         _settings(config), pool, router, queue, upstream, client,
-        Accounting(pool, counters, metrics, owners_of, losses, observers.decision_log, router, clock),
+        Accounting(pool, counters, metrics, owners_of, losses, observers.decision_log, router, ledger, clock),
         metrics, observers.decision_log, losses, ResponseFinder(pool, owners_of, client, marks),
         PoisonRules(pool, changes, metrics.poisonous.add, clock), RetryBudget(), Builds(), Tasks(), clock,
     )  # fmt: skip
@@ -221,7 +227,7 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
     admin = Admin(
         status, page,
         Recorder(state.root, counters, metrics, status.tokens_made), SupervisorCalls(state.control, link, counters),
-        link, state, why, UiSessions(credentials), events,
+        link, state, why, UiSessions(credentials), events, UsagePage(ledger, time.time),
     )  # fmt: skip
     runner = served(admin, metrics.refused.add, _SHUTDOWN_S)
     names = (socket.gethostname(), config.host, *config.allowed_hosts)
@@ -231,7 +237,7 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
         handlers, _check(guard), gate.tenant, _admission(config), frozenset(config.extra_routes), _cors(config),
         certificate,
     )
-    return Balancer(pool, counters, buckets, shared, link, peers, admin, runner, server, observers, keys)
+    return Balancer(pool, counters, buckets, ledger, shared, link, peers, admin, runner, server, observers, keys)
 
 
 def _cors(config: BalancerConfig) -> Cors | None:

@@ -65,6 +65,15 @@ class Calls:
         return Call("GET", "/v1/cluster/audit", as_object(r.Audit), params={"limit": limit, **more})
 
     @method
+    def usage(
+        self, by: Sequence[str] = ("key", "model"), begin: str | None = None, end: str | None = None
+    ) -> Call[r.Usage]:
+        """What was taken with API keys, by some of ``key``, ``model``, ``day``, on the days (UTC, ISO 8601) from
+        ``begin`` (None: 30 days before the last) to ``end`` (None: today), both included."""
+        days = {name: day for name, day in (("from", begin), ("to", end)) if day is not None}
+        return Call("GET", "/v1/cluster/usage", as_object(r.Usage), params={"by": ",".join(by), **days})
+
+    @method
     def system_health(self) -> Call[r.SystemHealth]:
         return Call("GET", "/v1/system/health", as_object(r.SystemHealth))
 

@@ -296,6 +296,22 @@ class KeyWithSecret(Key):
     secret: str
 
 
+class UsageRow(TypedDict):
+    """``cached_tokens``: those of the prompts that had been read before. Of ``key``, ``model`` and ``day`` (ISO 8601)
+    what it was asked by."""
+
+    key: NotRequired[str]
+    model: NotRequired[str]
+    day: NotRequired[str]
+    requests: int
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+
+
+Usage = TypedDict("Usage", {"from": str, "to": str, "by": list[str], "usage": list[UsageRow]})
+
+
 class KeyRevoked(TypedDict):
     name: str
     revoked: bool

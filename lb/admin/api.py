@@ -21,6 +21,7 @@ from lb.admin.live import Live
 from lb.admin.metrics import MetricsPage
 from lb.admin.status import Status
 from lb.admin.ui_files import Page
+from lb.admin.usage import UsagePage
 from lb.admission.admin_guard import require_json
 from lb.admission.ui_sessions import UiSessions
 from lb.control.link import Link
@@ -38,10 +39,11 @@ _BALANCER = re.compile(r"balancer(-[0-9]{1,2})?|standby|access")
 class Admin:
     def __init__(
         self, status: Status, metrics: MetricsPage, recorder: Recorder, supervisor: SupervisorCalls, link: Link,
-        state: StateDir, why: Why, sessions: UiSessions, events: EventFeed,
+        state: StateDir, why: Why, sessions: UiSessions, events: EventFeed, usage: UsagePage,
     ) -> None:
         self.status, self.metrics, self.recorder, self.events = status, metrics, recorder, events
         self._supervisor, self._link, self._state, self._why, self._sessions = supervisor, link, state, why, sessions
+        self._usage = usage
         self._live, self._ui = Live(status.snapshot, recorder, events, status.gpus), Page()
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
@@ -57,6 +59,7 @@ class Admin:
             "/v1/cluster/live": {"GET": self._live.stream},
             "/v1/cluster/history": {"GET": self._live.history},
             "/v1/cluster/why": {"GET": self._why.answer},
+            "/v1/cluster/usage": {"GET": self._usage.answer},
             "/v1/cluster/scale": {"POST": change},
             "/v1/cluster/strategy": {"POST": change},
             "/v1/cluster/restart": {"POST": change},

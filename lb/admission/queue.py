@@ -69,7 +69,7 @@ class WaitingQueue:
             return FREE
         length = request.prompt_bytes
         claim = Claim(tenant, model, 1.0 + length / BYTES_A_TOKEN + self._expected.get(tenant.name, 0.0))
-        if tenant.rpm is not None or tenant.tpm is not None:
+        if tenant.is_limited:
             claim.charge = self._rates.take(tenant, length)
             request.told = claim.charge.told
         return claim

@@ -1,4 +1,5 @@
-"""How many requests and tokens a minute a key may take: two token buckets each, which hold a minute's worth. Pure.
+"""What a key may take: requests and tokens a minute, from two token buckets that hold a minute's worth; and tokens in a
+day or month. Pure.
 
 Several balancers of one machine fill and empty the same buckets without a lock, as only sums and maxima are shared:
 what each has taken since ever, and the most that each has seen saved up. With ``filled`` = rate x time, a bucket holds
@@ -14,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from config.api_keys import Period
+from lb.protocol.error_shapes import QUOTA
 from lb.protocol.errors import ProxyError
 from lb.protocol.tenant import Tenant
 
@@ -109,15 +112,24 @@ class Charge:
 
 
 class RateLimits:
-    """``share``: the cells of the bucket of that name that all balancers have, None where there are none. ``clock``: as
-    `TokenBucket` has it."""
+    """``share``: the cells of the bucket of that name that all balancers have, None where there are none. ``spent``:
+    tokens of the key of that name in the period that is now. ``clock``: as `TokenBucket` has it."""
 
-    def __init__(self, clock: Callable[[], float], share: Callable[[str], Cells | None] = lambda name: None) -> None:
-        self._clock, self._share = clock, share
+    def __init__(
+        self, clock: Callable[[], float], share: Callable[[str], Cells | None] = lambda name: None,
+        spent: Callable[[str, Period], int] = lambda name, period: 0,
+    ) -> None:
+        self._clock, self._share, self._spent = clock, share, spent
         self._buckets: dict[tuple[str, str, int], TokenBucket] = {}
 
     def take(self, tenant: Tenant, length: int) -> Charge:
         """For a request with ``length`` bytes of prompt. Raises ProxyError (429), and nothing is taken."""
+        budget = tenant.budget
+        if budget is not None and self._spent(tenant.name, budget.period) >= budget.tokens:
+            raise ProxyError(
+                429, f"You exceeded your current quota: {budget.tokens} tokens a {budget.period} (UTC)",
+                code=QUOTA, headers={"x-should-retry": "false"},
+            )  # fmt: skip
         now, requests, tokens = self._clock(), self._requests(tenant), self._tokens(tenant)
         # More than fits is never there. It is charged when it is known.
         charge = Charge(0 if tokens is None else min(length // BYTES_A_TOKEN, tokens.limit))

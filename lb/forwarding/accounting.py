@@ -12,8 +12,11 @@ from lb.protocol.errors import AttemptFailed
 from lb.protocol.failures import Ejects
 from lb.protocol.messages import Request
 from lb.protocol.routes import RESPONSES
+from lb.protocol.tenant import Tenant
+from lb.protocol.usage import TokenUsage
 from lb.records.decision_log import DecisionLog
 from lb.records.loss_report import LossReport
+from lb.records.usage import UsageLedger
 from lb.routing.backend import Backend
 from lb.routing.pool import Pool
 from lb.routing.response_owners import ResponseOwners
@@ -42,10 +45,11 @@ class Accounting:
 
     def __init__(
         self, pool: Pool, counters: Counters, metrics: Metrics, owners: ResponseOwners, losses: LossReport,
-        decision_log: DecisionLog, learner: Learner, clock: Callable[[], float],
+        decision_log: DecisionLog, learner: Learner, ledger: UsageLedger, clock: Callable[[], float],
     ) -> None:
         self._pool, self._counters, self._metrics, self._owners = pool, counters, metrics, owners
         self._losses, self._decision_log, self._learner, self._clock = losses, decision_log, learner, clock
+        self._ledger = ledger
 
     def first_byte(self, backend: Backend, info: RequestInfo, data: bytes, began: float) -> None:
         """``data``: the first bytes of an answer."""
@@ -101,6 +105,11 @@ class Accounting:
             self._metrics.ejected.add(backend.id)
         self._metrics.attempt_failed.add(backend.id, follows.cause)
         self._ended(backend, info, 0, began, follows.cause)
+
+    def used(self, tenant: Tenant, model: str | None, usage: TokenUsage) -> None:
+        """A request of its is over that some worker was asked."""
+        self._ledger.add(tenant.name, model or "none", usage)
+        self._metrics.used(tenant.name, usage)
 
     def touch(self, model: str | None) -> None:
         """It is in use from now on: a long stream is no reason to make room by taking its adapter away."""

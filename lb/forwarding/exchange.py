@@ -24,6 +24,8 @@ from lb.protocol.facts import check_response
 from lb.protocol.failures import Failure
 from lb.protocol.messages import Downstream, Request
 from lb.protocol.routes import Route
+from lb.protocol.tenant import ANYBODY
+from lb.protocol.usage import TokenUsage
 from lb.records.decision_log import Row
 from lb.routing.backend import Backend, Lease
 
@@ -172,7 +174,7 @@ class Exchange(Relayed):
         if attempt is not None:
             attempt.relay = None  # it knows the attempt, which is garbage for the collector else
         if self._routed.claim is not FREE:
-            self._settle(self._routed.recorder.prompt)
+            self._settle(asked=True)
         self._client.done()
 
     def completed(self, status: int) -> None:
@@ -198,10 +200,17 @@ class Exchange(Relayed):
 
     # its end
 
-    def _settle(self, prompt: int | None) -> None:
-        claim = self._routed.claim
-        if claim is not None:
-            self._parts.admission.over(claim, prompt, self._routed.recorder.made)
+    def _settle(self, *, asked: bool) -> None:
+        """``asked``: some worker was."""
+        claim, recorder, model = self._routed.claim, self._routed.recorder, self._routed.info.model
+        if claim is None:
+            return
+        prompt, made, cached = recorder.prompt if asked else 0, recorder.made, 0
+        if recorder.usage is not None:
+            prompt, cached, made = recorder.usage
+        self._parts.admission.over(claim, prompt, made)
+        if asked and claim.tenant is not ANYBODY:
+            self._parts.accounting.used(claim.tenant, model, TokenUsage(prompt or 0, cached, made))
 
     def refuse(self, error: ProxyError) -> None:
         """With an error, or with the end of a stream that had begun."""
@@ -257,7 +266,7 @@ class Exchange(Relayed):
         prompt = None if routed.transcript is None else routed.transcript.tokens.in_prompt
         routed.recorder.end(failed, prompt)
         if routed.claim is not FREE:
-            self._settle(0 if attempt is None else routed.recorder.prompt)
+            self._settle(asked=attempt is not None)
         row = self._row(lease, status, reason)
         if parts.pool.registered:
             parts.accounting.count_adapter(routed.info.model, failed)

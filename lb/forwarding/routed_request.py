@@ -15,6 +15,7 @@ from lb.protocol import responses, sagemaker
 from lb.protocol.errors import ProxyError
 from lb.protocol.messages import Request
 from lb.protocol.routes import INVOCATIONS, NEUTRAL, RESPONSES, Route
+from lb.protocol.tenant import ANYBODY
 from lb.routing.router import Pinned
 from lb.routing.strategies.base import RequestInfo
 from lb.telemetry.model_metrics import RequestRecorder
@@ -75,6 +76,8 @@ class RoutedRequest:
         if parts.router.needs:
             self.info.features = features.of(request, model, pool.registered, parts.router.needs)
         self.recorder = parts.metrics.models.begin(model)
+        if request.tenant is not ANYBODY:
+            self.recorder.reads_usage = True
         self.is_read = True
         parts.budget.request(self.came)
         if facts.stream and route.path in _STREAMS and request.upload is None and request_body.is_light(request.body):

@@ -24,6 +24,9 @@ _ANTHROPIC = {
     413: "request_too_large", 429: "rate_limit_error", 503: "overloaded_error", 504: "timeout_error",
 }  # fmt: skip
 
+#: Both the code and the type of OpenAI's error for who has nothing left.
+QUOTA = "insufficient_quota"
+
 _NUMBER = re.compile(rb'"sequence_number":\s*([0-9]{1,12})')
 
 
@@ -39,7 +42,7 @@ def body(
     if _is_anthropic(path):
         kind = _ANTHROPIC.get(status) or ("invalid_request_error" if status < 500 else "api_error")
         return {"type": "error", "error": {"type": kind, "message": message}}
-    kind = _KINDS.get(status, phrase(status).replace(" ", "") + "Error")
+    kind = _KINDS.get(status, phrase(status).replace(" ", "") + "Error") if code != QUOTA else QUOTA
     return {"error": {"message": message, "type": kind, "param": param, "code": status if code is None else code}}
 
 

@@ -23,6 +23,11 @@ class Tenant:
     budget: Budget | None = None
     mark: str = ""
 
+    @property
+    def is_limited(self) -> bool:
+        """In what it may take over a time."""
+        return self.rpm is not None or self.tpm is not None or self.budget is not None
+
     @classmethod
     def of(cls, key: ApiKey) -> Tenant:
         """A key that is made anew under an old name is another tenant: it was not there when the old one asked."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from lb.protocol.errors import Source
+from lb.protocol.usage import TokenUsage
 from lb.telemetry.instruments import (
     FINE,
     Counter,
@@ -99,6 +100,13 @@ class Metrics:
             "clusterctl_queue_dropped", "Requests that waited for a worker and got none", ["key", "reason"], registry
         )
         self._keys: set[str] = set()
+        self._key_requests = CounterFamily(
+            "clusterctl_key_requests", "Requests with an API key that workers were given", ["key"], registry
+        )
+        self._key_tokens = CounterFamily(
+            "clusterctl_key_tokens", "Tokens of those, as answers told; cached ones are of the prompt",
+            ["key", "kind"], registry,
+        )
 
     def finished(self, instance: str, route: str, code: int, seconds: float) -> None:
         self.route_stats(instance, route).finished(code, seconds)
@@ -143,6 +151,13 @@ class Metrics:
     def dropped(self, tenant: str, reason: str) -> None:
         """One of its waited in vain."""
         self._dropped.add(self._key(tenant), reason)
+
+    def used(self, key: str, usage: TokenUsage) -> None:
+        """A request with it is over."""
+        label = self._key(key)
+        self._key_requests.at(label).value += 1
+        for kind, tokens in zip(usage._fields, usage, strict=True):
+            self._key_tokens.at(label, kind).value += tokens
 
     def _key(self, name: str) -> str:
         """The label for it: each of the first `_MOST_KEYS` has its own."""

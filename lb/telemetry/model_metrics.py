@@ -9,6 +9,8 @@ from operator import sub
 
 from prometheus_client import CollectorRegistry
 
+from lb.protocol import usage
+from lb.protocol.usage import TokenUsage
 from lb.telemetry.instruments import FINE, Counter, CounterFamily, GaugeFamily, Histogram, HistogramFamily
 
 #: Distinct values of the label ``model``.
@@ -107,6 +109,9 @@ class RequestRecorder:
     #: Tokens of the answer, and of the prompt if that is known, once it is over.
     made = 0
     prompt: int | None = None
+    #: Whether what the answer says of its usage is read, for somebody's account; and that.
+    reads_usage = False
+    usage: TokenUsage | None = None
     _before: Sequence[bytes] = ()
     _counted = _events = 0
     _stream = False
@@ -146,9 +151,13 @@ class RequestRecorder:
             self._series.ttft.observe(now - self.began)
         else:
             self.stamps.append(now)
-        self.latest.append(data if whole or len(data) <= KEPT else data[-KEPT:])
+        self.latest.append(data if whole or len(data) <= KEPT else self._cut(data))
         if len(self.latest) >= BATCH:
             self.count()
+
+    def _cut(self, data: bytes) -> bytes:
+        """Its end, unless it may be a whole answer in which something follows the usage."""
+        return data if self.reads_usage and not self._stream and not self.chunks else data[-KEPT:]
 
     def count(self) -> None:
         """What the latest chunks amount to."""
@@ -176,6 +185,8 @@ class RequestRecorder:
             self.made = tokens = int(found[1])
             series.tokens.value += tokens
         self._read(body)
+        if self.reads_usage:
+            self.usage = usage.read(body)
 
     def _read(self, answer: bytes) -> None:
         """The tokens of the prompt that ``answer``, or the end of one, tells."""
@@ -193,6 +204,8 @@ class RequestRecorder:
             series.errors.value += 1
         if not self.first:
             return
+        if self.reads_usage:
+            self.usage = usage.read(b"".join(self.recent()[-4:]))
         if self.tokens is not None:
             self.count()
             self.made = tokens = self.tokens() or self._events

@@ -24,6 +24,8 @@ from lb.admin.openapi.parts import (
 _INSTANCE = in_path("name", "Id of an instance, as in the status", "instance_0")
 _ID: Json = {"type": "integer", "minimum": 0, "maximum": 10**18 - 1}
 
+_DAY: Json = {"type": "string", "format": "date"}
+
 _EVENTS_OK = json_answer(
     "The events, the oldest first; or, for `Accept: text/event-stream`, as they come", ref("Events")
 )
@@ -84,6 +86,16 @@ PATHS: Mapping[str, Json] = {
             in_query("verify", TEXT, "If it is not empty: also whether the chain of seals holds"),
         ),
         words="For administrators. Rows are only ever added, each sealed with a hash over itself and the one before.",
+    )},
+    "/v1/cluster/usage": {"get": operation(
+        "usage", "cluster", "What was taken with API keys",
+        {200: json_answer("In the order of what it is asked by", ref("Usage"))}, errors=(400, 507),
+        parameters=(
+            in_query("by", {**TEXT, "default": "key,model"}, "Some of `key`, `model`, `day`, with commas between them"),
+            in_query("from", _DAY, "The first day (UTC); else 30 days before the last"),
+            in_query("to", _DAY, "The last one, included; else today"),
+        ),
+        words="Requests without a key are not in it. Of a request that is cut off counts what was generated.",
     )},
     "/v1/cluster/scale": {"post": operation(
         "scale", "cluster", "More or fewer workers",

@@ -175,6 +175,13 @@ SCHEMAS: Mapping[str, Json] = {
         "ttft_p50_ms": or_null(NUMBER), "ttft_p99_ms": or_null(NUMBER), "duration_p50_ms": or_null(NUMBER),
         "duration_p99_ms": or_null(NUMBER), "instances": by_name(NUMBER, "Tokens a second by instance"),
     }),
+    "Usage": answer({
+        "from": TEXT, "to": TEXT, "by": array(TEXT), "usage": array(ref("UsageRow")),
+    }),
+    "UsageRow": answer({
+        "requests": COUNT, "prompt_tokens": COUNT, "cached_tokens": described(COUNT, "Those of the prompts that had "
+        "been read before"), "completion_tokens": COUNT,
+    }, key=TEXT, model=TEXT, day=described(TEXT, "ISO 8601")),
     "Why": answer({"decisions": array(ref("Decision"))}),
     "Decision": answer({
         "request_id": TEXT, "at": described(TEXT, "ISO 8601"), "model": or_null(TEXT), "route": TEXT,

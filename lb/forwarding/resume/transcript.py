@@ -274,6 +274,7 @@ class StreamTranscript:
         made = self.tokens.all()
         self._next_worker()
         self.tokens.begin_at(dresser.point.kept, made)
+        self.recorder.reads_usage = False  # from now on it is that of a part
         self.dresser, self._repeats = dresser, False
 
     def end_by_length(self) -> bytes:

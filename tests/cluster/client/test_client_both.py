@@ -51,6 +51,7 @@ def test_both_have_the_same_methods() -> None:
 ASKED: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("status", (), {}), ("snapshot", (), {}), ("openapi", (), {}), ("history", (60,), {}), ("why", ("a b&c",), {}),
     ("why", (), {"limit": 3}), ("audit", (5,), {"before": 9, "verify": True}), ("audit", (), {}),
+    ("usage", (), {}), ("usage", (["day"], "2026-01-01", "2026-01-31"), {}),
     ("system_health", (), {}), ("system_metrics", (), {}), ("models", (), {}), ("scale", (3,), {}),
     ("scale_by", (-2,), {}), ("strategy", ("random",), {}), ("restart", ("instance_0",), {}),
     ("restart", ("load_balancer",), {}), ("restart_rolling", (), {"spare": True}), ("drain", ("a/b", 2.5), {}),
@@ -298,7 +299,7 @@ KINDS = {
         "Status", "Supervisor", "LoadBalancer", "Instance", "Scaled", "StrategySet", "Restarting", "Drained",
         "Weighted", "Applied", "ShuttingDown", "UiLink", "Event", "AdapterOnInstance", "Adapter", "AdapterDetail",
         "AdapterVersion",
-        "AdapterChanged", "AdapterUnloaded", "SystemHealth", "SystemMetrics",
+        "AdapterChanged", "AdapterUnloaded", "SystemHealth", "SystemMetrics", "Usage", "UsageRow",
     )
 }  # fmt: skip
 

@@ -11,6 +11,7 @@ import pytest
 
 from config.topology import STATES
 from lb.admin.cluster_metrics import REASONS, mean_latency
+from lb.protocol.usage import TokenUsage
 from lb.telemetry.exposition import samples
 from lbfakes import Balanced, instance, snapshot, spec
 
@@ -186,6 +187,7 @@ def test_labels_are_documented(balancer: Balanced, told: Any) -> None:
     metrics.slow_readers.add()
     metrics.waited("anybody", 0.1)
     metrics.dropped("anybody", "left")
+    metrics.used("team", TokenUsage(1, 0, 1))
     for count in (metrics.ejected, metrics.opened, metrics.broken, metrics.stalled, metrics.retried):
         count.add("instance_0")
     metrics.moved("instance_0", "evicted", 3)
