@@ -76,6 +76,7 @@ class BackendSpec:
 @dataclass(frozen=True, slots=True)
 class BackendSet:
     """All upstreams at one revision. ``registered``: the model cards of all adapters, held by a worker or not.
+    ``names``: routes and aliases, as `config.model_names` writes them.
     ``epoch`` is the supervisor's run: a later supervisor starts a new epoch, so
     that its revision 1 is newer than its predecessor's revision 900."""
 
@@ -85,14 +86,18 @@ class BackendSet:
     backends: tuple[BackendSpec, ...] = ()
     shutting_down: bool = False
     registered: tuple[dict[str, Any], ...] = ()
+    names: dict[str, Any] = field(default_factory=dict)
 
     @property
     def version(self) -> tuple[int, int]:
         return (self.epoch, self.revision)
 
     def to_json(self) -> dict[str, Any]:
-        """Capabilities only where they differ from the usual: a balancer of an earlier version knows no others."""
+        """Capabilities only where they differ from the usual, names only if there are any: a balancer of an earlier
+        version knows none."""
         made = asdict(self)
+        if not self.names:
+            del made["names"]
         for backend, spec in zip(made["backends"], self.backends, strict=True):
             if spec.capabilities == Capabilities():
                 del backend["capabilities"]
@@ -100,7 +105,7 @@ class BackendSet:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> BackendSet:
-        """Inverse of `to_json`; what a later version says of a backend beside that is left out. Raises KeyError/
+        """Inverse of `to_json`; what a later version says beside that is left out. Raises KeyError/
         TypeError for anything else."""
         backends = tuple(
             BackendSpec(**{
@@ -109,7 +114,7 @@ class BackendSet:
             })
             for b in data["backends"]
         )  # fmt: skip
-        return cls(**{**data, "backends": backends, "registered": tuple(data["registered"])})
+        return cls(**{**_known(BackendSet, data), "backends": backends, "registered": tuple(data["registered"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +204,7 @@ class BalancerConfig:
         )  # fmt: skip
 
 
-def _known(kind: type[BackendSpec] | type[Capabilities], data: dict[str, Any]) -> dict[str, Any]:
+def _known(kind: type[BackendSet | BackendSpec | Capabilities], data: dict[str, Any]) -> dict[str, Any]:
     return {field.name: data[field.name] for field in fields(kind) if field.name in data}
 
 

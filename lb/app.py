@@ -54,10 +54,12 @@ from lb.downstream.service import Client
 from lb.forwarding.accounting import Accounting
 from lb.forwarding.collaborators import Collaborators, ForwardingSettings
 from lb.forwarding.exchange import Exchange as WorkerExchange
+from lb.forwarding.model_choice import ModelChoices
 from lb.forwarding.poison import PoisonRules
 from lb.forwarding.response_finder import ResponseFinder
 from lb.forwarding.resume.plan import Builds
 from lb.forwarding.retry_budget import RetryBudget
+from lb.forwarding.shadow import Shadows
 from lb.limits import most_connections
 from lb.protocol.errors import ProxyError
 from lb.protocol.http1.request import RequestHead
@@ -206,11 +208,13 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
         rates=RateLimits(clock, buckets.share, ledger.spent),
     )  # fmt: skip
     marks = ResponseMarks.of(admin_token.read(state.admin_token))
+    tasks = Tasks()
+    choices = ModelChoices(pool, metrics, Shadows(pool, client, metrics, tasks, clock), router.unknown)
     shared = Collaborators(
-        _settings(config), pool, router, queue, upstream, client,
+        _settings(config), pool, router, choices, queue, upstream, client,
         Accounting(pool, counters, metrics, owners_of, losses, observers.decision_log, router, ledger, clock),
         metrics, observers.decision_log, losses, ResponseFinder(pool, owners_of, client, marks),
-        PoisonRules(pool, changes, metrics.poisonous.add, clock), RetryBudget(), Builds(), Tasks(), clock,
+        PoisonRules(pool, changes, metrics.poisonous.add, clock), RetryBudget(), Builds(), tasks, clock,
     )  # fmt: skip
     metrics.read(
         "clusterctl_access_log_dropped_total", "Lines of the access log that were not written", (),

@@ -70,8 +70,9 @@ def decision(entry: Entry, epoch: float, now: float) -> dict[str, Any]:
     ]  # fmt: skip
     if entry.backend is not None:
         attempts.append(_attempt(entry.backend, entry.began - came, info.decision))
+    asked = {} if info.asked is None else {"asked": info.asked, "model_chosen": info.chosen}
     return {
-        "request_id": info.id, "at": iso(epoch + came), "model": info.model, "route": info.path,
+        "request_id": info.id, "at": iso(epoch + came), "model": info.model, **asked, "route": info.path,
         "balancer": os.getpid(), "attempts": attempts, "outcome": _outcome(entry),
         "queued": [
             {"began_s": _s(stay.since - came), "waited_s": _s((now if stay.until is None else stay.until) - stay.since),

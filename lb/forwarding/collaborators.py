@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from config.aio import Tasks
 from lb.admission.request_admission import RequestAdmission
 from lb.forwarding.accounting import Accounting
+from lb.forwarding.model_choice import ModelChoices
 from lb.forwarding.poison import PoisonRules
 from lb.forwarding.response_finder import ResponseFinder
 from lb.forwarding.resume.plan import Builds
@@ -45,6 +46,7 @@ class Collaborators:
     settings: ForwardingSettings
     pool: Pool
     router: Router
+    choices: ModelChoices
     admission: RequestAdmission
     upstream: Upstream
     client: WorkerClient

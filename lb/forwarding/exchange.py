@@ -119,6 +119,7 @@ class Exchange(Relayed):
         )  # fmt: skip
         if isinstance(found, Ticket):
             self._ticket = found
+            self._parts.choices.shadows.give_up()
         else:
             self.give(found)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Collection
-from typing import Any
 
+from lb.protocol import said
 from lb.protocol.messages import Request
 from lb.routing.strategies.base import Feature, Features
 
@@ -19,18 +19,10 @@ def of(request: Request, model: str | None, adapters: Collection[str], needs: Co
     adapter = model if Feature.ADAPTER in needs and model in adapters else None
     if not {Feature.PROMPT, Feature.SESSION} & set(needs):
         return Features(adapter)
-    said = _body(request)
-    prompt = said.get("messages", said.get("prompt", said.get("input"))) if Feature.PROMPT in needs else None
-    session = said.get("prompt_cache_key") or said.get("user") if Feature.SESSION in needs else None
+    body = said.fields(request)
+    prompt = body.get("messages", body.get("prompt", body.get("input"))) if Feature.PROMPT in needs else None
+    session = body.get("prompt_cache_key") or body.get("user") if Feature.SESSION in needs else None
     return Features(
         adapter, None if prompt is None else zlib.crc32(json.dumps(prompt)[:_PREFIX].encode()),
         session if isinstance(session, str) else None,
     )  # fmt: skip
-
-
-def _body(request: Request) -> dict[str, Any]:
-    try:
-        said = {} if request.upload is not None else json.loads(request.body)
-    except (ValueError, RecursionError):
-        return {}
-    return said if isinstance(said, dict) else {}

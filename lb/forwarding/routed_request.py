@@ -68,11 +68,14 @@ class RoutedRequest:
                 self.extra_field = sagemaker.field(model)
         elif model is not None and ":" in model:
             model = self._canonical(parts, model, model)
+        chosen = None
         if not pool.knows(model):
-            raise parts.router.unknown(named, request.tenant.models)
-        if request.tenant.models is not None:
+            model, chosen = self._choose(parts, model, named, facts.model)
+        elif request.tenant.models is not None:
             self._check_model(parts, request.tenant.models, model, named)
         self.info, self.came = RequestInfo(model, route.path, request.id), parts.clock()
+        if chosen is not None:
+            self.info.asked, self.info.chosen = named, chosen
         if parts.router.needs:
             self.info.features = features.of(request, model, pool.registered, parts.router.needs)
         self.recorder = parts.metrics.models.begin(model)
@@ -90,6 +93,17 @@ class RoutedRequest:
             parts.responses.sign(request.tenant.mark, request)
         return facts.previous
 
+    def _choose(
+        self, parts: Collaborators, model: str | None, named: str | None, in_body: str | None
+    ) -> tuple[str, str]:
+        """The model that the route or alias ``model`` chooses, and why. Raises ProxyError (404, 400)."""
+        choice = parts.choices.choose(self.request, model, named)
+        if in_body is not None:
+            self.request.rename(choice.model)
+        if self.route.path == INVOCATIONS:
+            self.extra_field = sagemaker.field(choice.model)
+        return choice.model, choice.reason
+
     def _check_model(
         self, parts: Collaborators, models: frozenset[str], model: str | None, named: str | None
     ) -> None:
@@ -102,9 +116,10 @@ class RoutedRequest:
             raise parts.router.unknown(named, models)
 
     def _canonical(self, parts: Collaborators, model: str | None, in_body: str | None) -> str | None:
-        """The plain name of ``model``, which is the one that counts. A body that names another is made to name it."""
+        """The plain name of ``model``, which is the one that counts. A body that names another is made to name it, once:
+        not while it stands for another."""
         model = parts.pool.canonical(model)
-        if model is not None and in_body is not None and model != in_body:
+        if model is not None and in_body is not None and model != in_body and model not in parts.pool.named:
             self.request.rename(model)
         return model
 

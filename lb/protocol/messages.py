@@ -96,17 +96,26 @@ class Exchange(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What an answer to one origin says besides. ``fields``: names and values."""
+    """What an answer says besides. ``fields``: names and values. ``origin``: it makes a difference to which origin it
+    goes."""
 
     fields: tuple[tuple[str, str], ...] = ()
+    origin: bool = True
+
+    def saying(self, name: str, value: str) -> Grant:
+        """That as well."""
+        return Grant((*self.fields, (name, value)), self.origin)
 
     @property
     def lines(self) -> list[str]:
         """For an answer that is our own."""
-        return [*(f"{name}: {value}" for name, value in self.fields), "Vary: Origin"]
+        return [*(f"{name}: {value}" for name, value in self.fields), *(["Vary: Origin"] if self.origin else [])]
 
     def applied(self, kept: Sequence[bytes]) -> list[bytes]:
         """The field lines ``kept`` of a backend's answer, with ours in place of its own."""
+        ours = [f"{name}: {value}".encode() for name, value in self.fields]
+        if not self.origin:
+            return [*kept, *ours]
         lines, vary = [], []
         for line in kept:
             name, _, value = line.partition(b":")
@@ -118,7 +127,7 @@ class Grant:
         if not any(each.lower() in (b"origin", b"*") for each in vary):
             vary.append(b"Origin")
         lines.append(b"Vary: " + b", ".join(each for each in vary if each))
-        return lines + [f"{name}: {value}".encode() for name, value in self.fields]
+        return lines + ours
 
 
 @dataclass(slots=True)
@@ -180,14 +189,22 @@ class Request:
         if self.upload is not None:
             self.upload.pieces, self.upload.length = deque([made]), len(made)
 
-    def rename(self, model: str) -> None:
-        """Writes ``model`` wherever its body names one; all else stays as it is. Raises ProxyError (400)."""
+    def renamed(self, model: str) -> bytes:
+        """Its body, or what has come of it, with ``model`` wherever it names one; all else as it is. Raises ProxyError
+        (400)."""
+        return b"".join(self._renamed(model))
+
+    def _renamed(self, model: str) -> list[bytes]:
         kind = self.head.content_type
         names = self.facts.names if self.facts is not None else None
         names = names or body.names(self.body, kind)
         pieces = [self.body] if self.upload is None else self.upload.pieces
-        before = sum(map(len, pieces))
-        written = body.with_model(pieces, names, model, form=body.is_form(kind))
+        return body.with_model(pieces, names, model, form=body.is_form(kind))
+
+    def rename(self, model: str) -> None:
+        """Writes ``model`` wherever its body names one; all else stays as it is. Raises ProxyError (400)."""
+        before = 0 if self.upload is None else sum(map(len, self.upload.pieces))
+        written = self._renamed(model)
         if self.upload is None:
             self.body = b"".join(written)
             return

@@ -139,6 +139,8 @@ def facts(entry: Entry, method: str, peer: str, prompt: int | None) -> dict[str,
         "duration_s": round(duration, 6),
         "tokens_per_second": round(entry.made / duration, 1) if entry.made and duration > 0 else None,
     }  # fmt: skip
+    if entry.info.asked is not None:
+        data |= {"asked": entry.info.asked, "chosen": entry.info.chosen}
     return {**data, "error": entry.reason} if entry.reason else data
 
 

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Collection
 from typing import Any
 
+from config import model_names
+from config.model_names import AUTO, ModelRoute, Named
 from config.topology import BackendSet
 from lb.routing.backend import Backend, Shared
 
@@ -29,6 +31,11 @@ class Pool:
         self.registered: dict[str, dict[str, Any]] = {}
         self._on_change, self._share, self._lost, self._on_room = on_change, share, lost, on_room
         self._serving: dict[str | None, list[Backend]] = {}
+        #: Names of models that were found to be known since the latest set: those of no route and no alias.
+        self._known: set[str | None] = set()
+        #: Routes and aliases, which go before models of their names.
+        self.named: dict[str, Named] = {}
+        self._told: dict[str, Any] = {}
 
     def apply(self, new: BackendSet) -> bool:
         """Makes ``new`` the truth, unless it is older than what is there. Backends keep their counts as long as
@@ -37,6 +44,9 @@ class Pool:
             return False
         self.version, self.strategy, self.shutting_down = new.version, new.strategy, new.shutting_down
         self.registered = {card["id"]: card for card in new.registered}
+        self._known.clear()
+        if new.names != self._told:
+            self._told, self.named = new.names, _with_auto(model_names.read_all(new.names))
         before, self.backends = self.backends, {}
         ran = [(b, b.spec.incarnation) for b in before.values() if b.spec.managed and b.keeps_running()]
         self._serving = {}
@@ -112,11 +122,17 @@ class Pool:
         return found
 
     def knows(self, model: str | None) -> bool:
-        """Whether any backend serves ``model``, will when it is up, or can load it. Before the first set nothing is
-        known."""
-        if not self.backends or model in self.registered:
+        """Whether any backend serves ``model``, will when it is up, or can load it, and no route or alias is named so.
+        Before the first set nothing is known."""
+        return model in self._known or self._find_out(model)
+
+    def _find_out(self, model: str | None) -> bool:
+        if not self.backends:
             return True
-        return bool(self.serving(model))
+        known = model not in self.named and (model in self.registered or bool(self.serving(model)))
+        if known:
+            self._known.add(model)
+        return known
 
     def offers(self, model: str | None, models: frozenset[str]) -> bool:
         """Whether ``model`` is one of ``models``. None is the base model of whoever takes the request."""
@@ -130,11 +146,12 @@ class Pool:
     def canonical(self, model: str | None) -> str | None:
         """``NAME`` for ``BASE:NAME``, as some clients write an adapter; anything else as it is. ``BASE`` is a name of
         the base model, or literally ``base_model``."""
-        if model is None or ":" not in model or self._exists(model):
+        if model is None or ":" not in model or model in self.named or self._exists(model):
             return model
         at = -1
         while (at := model.find(":", at + 1)) >= 0:  # a base may have colons in its own name
-            if self._exists(name := model[at + 1 :]) and self._is_base(model[:at]):
+            name = model[at + 1 :]
+            if (name in self.named or self._exists(name)) and self._is_base(model[:at]):
                 return name
         return model
 
@@ -142,6 +159,7 @@ class Pool:
         return name == "base_model" or (name not in self.registered and self._exists(name))
 
     def _exists(self, model: str) -> bool:
+        """As a model."""
         return model in self.registered or bool(self.serving(model))
 
     def names(self) -> list[str]:
@@ -170,11 +188,21 @@ class Pool:
 
     def models(self) -> list[dict[str, Any]]:
         """The union of what the backends in rotation serve (of all, if none is), each model once, base models
-        before adapters."""
+        before adapters; and what routes and aliases are named."""
         ready = [b for b in self.backends.values() if b.spec.state == "ready"] or list(self.backends.values())
         cards: dict[str, dict[str, Any]] = {}
         for backend in ready:
             for card in backend.spec.models:
                 cards.setdefault(card["id"], card)
-        cards |= self.registered
+        cards |= self.registered | {name: _card(name) for name in self.named}
         return sorted(cards.values(), key=lambda card: card.get("parent") is not None)
+
+
+def _with_auto(named: dict[str, Named]) -> dict[str, Named]:
+    """And the route that is asked by no name."""
+    routes = [one for one in named.values() if isinstance(one, ModelRoute)]
+    return {AUTO: routes[0], **named} if len(routes) == 1 else named
+
+
+def _card(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "clusterctl"}

@@ -20,7 +20,7 @@ from lb.telemetry.instruments import (
 )
 from lb.telemetry.model_metrics import OTHER, ModelMetrics
 
-#: Keys that have series of their own.
+#: API keys that have series of their own, and names of routes, aliases and what they choose.
 _MOST_KEYS = 100
 
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -99,6 +99,18 @@ class Metrics:
         self._dropped = CounterFamily(
             "clusterctl_queue_dropped", "Requests that waited for a worker and got none", ["key", "reason"], registry
         )
+        self._chosen = CounterFamily(
+            "clusterctl_model_choices", "Requests by the route or alias that was asked for, and the model it chose",
+            ["asked", "model"], registry,
+        )
+        self._shadowed = CounterFamily(
+            "clusterctl_shadow_requests", "Copies of requests by alias, model and what became of them",
+            ["asked", "model", "outcome"], registry,
+        )
+        self._shadow_times = HistogramFamily(
+            "clusterctl_shadow_seconds", "From asking for a copy to the end of its answer", ["asked", "model"],
+            _BUCKETS, registry,
+        )
         self._keys: set[str] = set()
         self._key_requests = CounterFamily(
             "clusterctl_key_requests", "Requests with an API key that workers were given", ["key"], registry
@@ -107,6 +119,7 @@ class Metrics:
             "clusterctl_key_tokens", "Tokens of those, as answers told; cached ones are of the prompt",
             ["key", "kind"], registry,
         )
+        self._names: set[str] = set()
 
     def finished(self, instance: str, route: str, code: int, seconds: float) -> None:
         self.route_stats(instance, route).finished(code, seconds)
@@ -146,26 +159,29 @@ class Metrics:
 
     def waited(self, tenant: str, seconds: float) -> None:
         """One of its was served that had to wait for it."""
-        self._waited.at(self._key(tenant)).observe(seconds)
+        self._waited.at(_bounded(self._keys, tenant)).observe(seconds)
 
     def dropped(self, tenant: str, reason: str) -> None:
         """One of its waited in vain."""
-        self._dropped.add(self._key(tenant), reason)
+        self._dropped.add(_bounded(self._keys, tenant), reason)
 
     def used(self, key: str, usage: TokenUsage) -> None:
         """A request with it is over."""
-        label = self._key(key)
+        label = _bounded(self._keys, key)
         self._key_requests.at(label).value += 1
         for kind, tokens in zip(usage._fields, usage, strict=True):
             self._key_tokens.at(label, kind).value += tokens
 
-    def _key(self, name: str) -> str:
-        """The label for it: each of the first `_MOST_KEYS` has its own."""
-        if name not in self._keys:
-            if len(self._keys) >= _MOST_KEYS:
-                return OTHER
-            self._keys.add(name)
-        return name
+    def model_chosen(self, name: str, model: str) -> None:
+        """By the route or alias ``name``."""
+        self._chosen.add(_bounded(self._names, name), _bounded(self._names, model))
+
+    def shadowed(self, name: str, model: str, outcome: str, seconds: float | None = None) -> None:
+        """A copy for the alias ``name`` was answered with a status, or was ``failed``, ``given up`` or ``skipped``."""
+        name, model = _bounded(self._names, name), _bounded(self._names, model)
+        self._shadowed.add(name, model, outcome)
+        if seconds is not None:
+            self._shadow_times.at(name, model).observe(seconds)
 
     def totals(self) -> TrafficTotals:
         """To be asked for now and then: what has been observed is sorted into buckets."""
@@ -184,6 +200,15 @@ class Metrics:
 
     def render(self) -> str:
         return "".join(self.registry.pieces())
+
+
+def _bounded(labels: set[str], name: str) -> str:
+    """The label for ``name``: each of the first `_MOST_KEYS` of ``labels`` is its own."""
+    if name not in labels:
+        if len(labels) >= _MOST_KEYS:
+            return OTHER
+        labels.add(name)
+    return name
 
 
 class RouteStats:

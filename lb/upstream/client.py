@@ -28,7 +28,7 @@ class WorkerClient:
     async def detokenize(self, worker: BackendSpec, model: str | None, tokens: Sequence[int]) -> str:
         """The text of ``tokens``: the balancer has no tokenizer."""
         body = json.dumps({"model": model, "tokens": list(tokens)}).encode()
-        status, answer = await self._post(worker, "/detokenize", body, _DETOKENIZE_S)
+        status, answer = await self.post(worker, "/detokenize", body, _DETOKENIZE_S)
         try:
             return str(json.loads(answer)["prompt"])
         except (ValueError, KeyError, TypeError):
@@ -37,10 +37,11 @@ class WorkerClient:
     async def render(self, worker: BackendSpec, path: str, body: bytes, timeout: float) -> bytes | None:
         """How a worker takes the generation that ``body`` asks for at ``path``, see `lb.forwarding.resume.rendered`;
         None where it does not say."""
-        status, answer = await self._post(worker, f"{path}/render", body, timeout)
+        status, answer = await self.post(worker, f"{path}/render", body, timeout)
         return answer if status == 200 else None
 
-    async def _post(self, worker: BackendSpec, path: str, body: bytes, timeout: float) -> tuple[int, bytes]:
+    async def post(self, worker: BackendSpec, path: str, body: bytes, timeout: float) -> tuple[int, bytes]:
+        """Status and body."""
         fields = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
         head = f"POST {self._head(worker, path)}{fields}\r\n"
         return await self._upstream.fetch(self._upstream.endpoint(worker), head.encode() + body, timeout, "POST")

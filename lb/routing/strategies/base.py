@@ -108,8 +108,8 @@ class RequestInfo:
     None: any.
 
     The rest is how it was routed, for `lb.records.decision_log`: ``decision`` says who could have taken the latest
-    attempt, ``steps`` are the attempts that came to nothing, ``stays`` those in the queue, and ``notes`` is what
-    observers keep with it until it is over."""
+    attempt, ``steps`` are the attempts that came to nothing, ``stays`` those in the queue, ``asked`` is the route or
+    alias that chose the model and ``chosen`` why, and ``notes`` is what observers keep with it until it is over."""
 
     model: str | None = None
     path: str = ""
@@ -121,4 +121,6 @@ class RequestInfo:
     decision: Decision | None = field(default=None, init=False)
     steps: tuple[Any, ...] = field(default=(), init=False)
     stays: tuple[QueueStay, ...] = field(default=(), init=False)
+    asked: str | None = field(default=None, init=False)
+    chosen: str | None = field(default=None, init=False)
     notes: Any = field(default=None, init=False)

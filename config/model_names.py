@@ -1,0 +1,290 @@
+"""Names that clients ask for in place of a model: routes, which choose by what the last user message says, and aliases,
+which split among models by who asks. Pure.
+
+The supervisor checks and keeps them, the balancers choose by them, `clusterctl route test` says what they would choose.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+import re
+import unicodedata
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+#: The name that asks for the route of that name, or for the only one there is.
+AUTO = "auto"
+
+#: Of a route or an alias. Dots alone would be a step up in a path; a version's name has an @ before its number.
+_NAME = re.compile(r"(?!\.+$)[A-Za-z0-9._-]{1,128}")
+_VERSION = re.compile(r"([A-Za-z0-9._-]{1,128})@([0-9]{1,9})")
+
+#: How many there may be: names, rules of a route, keywords of a rule, sides of an alias.
+_MOST_NAMES, _MOST_RULES, _MOST_KEYWORDS, _MOST_SIDES = 200, 100, 200, 16
+
+#: Characters: of a name of a model, of a keyword, of a pattern, and of the text that is looked at (half of it the
+#: beginning, half the end). With the product of what a pattern counts to, they bound the time of a look.
+_LONGEST_MODEL, _LONGEST_KEYWORD, _LONGEST_PATTERN, LONGEST_TEXT, _MOST_REPEATED = 512, 100, 500, 8192, 1000
+
+_COUNT = re.compile(r"\{\s*([0-9]*)\s*,?\s*([0-9]*)\s*\}")
+
+# Scripts that write words without blanks between them, and Korean, whose words take endings: a keyword is found inside.
+_UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Bopomofo}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}]"
+_WORD = rf"[\w--{_UNSPACED}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A ``model``, and why it is the one. ``shadow``: the one that gets a copy, if there is such."""
+
+    model: str
+    reason: str
+    shadow: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Asks ``model`` where one of ``keywords`` is in the text, or ``pattern`` (of Rust's `regex`, whose time grows with
+    the length of the text only) matches somewhere in it."""
+
+    model: str
+    keywords: tuple[str, ...] = ()
+    pattern: str = ""
+
+    def found(self, text: str) -> str | None:
+        """The first of ``keywords`` that is in ``text``, as `folded` makes it, or the pattern; None: nothing is."""
+        if self.keywords and _any_of(self.keywords)(text):
+            return f"keyword {next(word for word in self.keywords if _matcher(_as_pattern(word))(text))!r}"
+        return f"pattern {self.pattern!r}" if self.pattern and _matcher(self.pattern)(text) else None
+
+    def to_json(self) -> dict[str, Any]:
+        given = {"model": self.model, "keywords": list(self.keywords), "pattern": self.pattern}
+        return {name: value for name, value in given.items() if value}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRoute:
+    """The first of ``rules`` that fits decides, ``default`` where none does."""
+
+    rules: tuple[Rule, ...]
+    default: str
+
+    @property
+    def models(self) -> list[str]:
+        return list(dict.fromkeys([*(rule.model for rule in self.rules), self.default]))
+
+    def choose(self, text: str, allowed: Container[str] | None = None) -> Choice | None:
+        """For the last user message; None: no model that is ``allowed`` (None: all are)."""
+        text = folded(text)
+        for number, rule in enumerate(self.rules, 1):
+            if (allowed is None or rule.model in allowed) and (found := rule.found(text)) is not None:
+                return Choice(rule.model, f"rule {number}, {found}")
+        return Choice(self.default, "no rule fits") if allowed is None or self.default in allowed else None
+
+    def to_json(self) -> dict[str, Any]:
+        return {"rules": [rule.to_json() for rule in self.rules], "default": self.default}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelAlias:
+    """Another name of one model, or of several, by weights. ``shadow``: of two, the one that is not chosen gets a copy
+    of each request."""
+
+    sides: tuple[tuple[str, float], ...]
+    shadow: bool = False
+
+    @property
+    def models(self) -> list[str]:
+        return [model for model, _ in self.sides]
+
+    def choose(self, name: str, who: str, allowed: Container[str] | None = None) -> Choice | None:
+        """The same one for the same ``who`` asking for the alias ``name``, in every process; None: no model that is
+        ``allowed`` (None: all are)."""
+        sides = [(model, weight) for model, weight in self.sides if allowed is None or model in allowed]
+        total = sum(weight for _, weight in sides)
+        if not total:
+            return None
+        at, chosen = position(name, who) * total, ""
+        for model, weight in sides:
+            if weight:
+                chosen, at = model, at - weight
+                if at < 0:
+                    break
+        other = next((model for model, _ in sides if model != chosen), None) if self.shadow else None
+        return Choice(chosen, f"{dict(sides)[chosen] / total:.0%} of {name}", other)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"sides": dict(self.sides), "shadow": self.shadow}
+
+
+Named = ModelRoute | ModelAlias
+
+
+def position(name: str, who: str) -> float:
+    """Where ``who`` stands between 0 and 1. Numbers in a row, as ids often are, are spread evenly: multiples of the
+    golden ratio (Knuth, TAOCP 6.4) and not of chance."""
+    number = re.search(r"([0-9]{1,15})[^0-9]*\Z", who)
+    rest = who if number is None else who[: number.start(1)] + "\0" + who[number.end(1) :]
+    start = int.from_bytes(hashlib.blake2b(f"{name}\0{rest}".encode(errors="replace"), digest_size=8).digest())
+    return ((start + int(number[1] if number else 0) * 0x9E3779B97F4A7C15) % 2**64) / 2**64
+
+
+def folded(text: str) -> str:
+    """What of ``text`` is looked at, in one of the ways in which the same is written."""
+    if len(text) > LONGEST_TEXT:
+        text = f"{text[: LONGEST_TEXT // 2]}\n{text[-LONGEST_TEXT // 2 :]}"
+    return unicodedata.normalize("NFKC", text.encode(errors="replace").decode())[: 2 * LONGEST_TEXT]
+
+
+def read_all(given: Mapping[str, Any]) -> dict[str, Named]:
+    """Those that `Named.to_json` wrote, by name; what a later version wrote is left out."""
+    found: dict[str, Named] = {}
+    for name, data in given.items():
+        try:
+            found[name] = route(data) if "rules" in data else alias(data)
+        except ValueError:
+            continue
+    return found
+
+
+def route(data: Any) -> ModelRoute:
+    """Of a mapping such as settings have. Raises ValueError in one sentence."""
+    fields = _fields(data, "a route", {"rules", "default"})
+    rules = fields.get("rules") or []
+    if not isinstance(rules, Sequence) or isinstance(rules, str) or len(rules) > _MOST_RULES:
+        raise ValueError(f"rules: a list of at most {_MOST_RULES} is needed")
+    return ModelRoute(tuple(_rule(rule) for rule in rules), _model(fields.get("default"), "default"))
+
+
+def alias(data: Any) -> ModelAlias:
+    """Of ``medical@3=90,medical@4=10``, or of a mapping with the sides. Raises ValueError in one sentence."""
+    if isinstance(data, str) or (isinstance(data, Mapping) and not {"sides", "shadow"} & data.keys()):
+        data = {"sides": data}
+    fields = _fields(data, "an alias", {"sides", "shadow"})
+    given = fields.get("sides")
+    sides = dict(_sides(given)) if isinstance(given, str) else given
+    if not isinstance(sides, Mapping) or not 1 <= len(sides) <= _MOST_SIDES:
+        raise ValueError(f"1 to {_MOST_SIDES} models with weights are needed, such as a=90,b=10")
+    found = tuple((_model(model, "a side"), _weight(weight)) for model, weight in sides.items())
+    shadow = fields.get("shadow") or False
+    if not isinstance(shadow, bool) or (shadow and len(found) != 2):
+        raise ValueError("shadow goes with two models")
+    if not any(weight for _, weight in found):
+        raise ValueError("one of the weights has to be more than 0")
+    return ModelAlias(found, shadow)
+
+
+def named(read: Callable[[Any], Named], given: Any) -> dict[str, dict[str, Any]]:
+    """The mapping ``given`` of a setting, each checked by ``read`` and as `to_json` writes it. Raises ValueError."""
+    if not isinstance(given, Mapping) or len(given) > _MOST_NAMES:
+        raise ValueError(f"at most {_MOST_NAMES} names with what each stands for are needed")
+    found = {}
+    for name, data in given.items():
+        try:
+            found[check_name(str(name))] = read(data).to_json()
+        except ValueError as error:
+            raise ValueError(f"{str(name)[:128]}: {error}") from None
+    return found
+
+
+def check_name(name: str) -> str:
+    """Raises ValueError."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name[:200]!r} is no name: [A-Za-z0-9._-], 1 to 128 characters")
+    return name
+
+
+def version_of(model: str) -> tuple[str, int] | None:
+    """The adapter and the number that ``NAME@N`` means; None for any other name."""
+    match = _VERSION.fullmatch(model)
+    return (match[1], int(match[2])) if match else None
+
+
+def _rule(data: Any) -> Rule:
+    fields = _fields(data, "a rule", {"model", "keywords", "pattern"})
+    words, pattern = fields.get("keywords") or (), fields.get("pattern") or ""
+    if isinstance(words, str) or not isinstance(words, Sequence) or len(words) > _MOST_KEYWORDS:
+        raise ValueError(f"keywords: a list of at most {_MOST_KEYWORDS} is needed")
+    keywords = tuple(str(word).strip() for word in words)
+    if not all(0 < len(word) <= _LONGEST_KEYWORD for word in keywords):
+        raise ValueError(f"a keyword has 1 to {_LONGEST_KEYWORD} characters")
+    if not isinstance(pattern, str) or not (keywords or pattern):
+        raise ValueError("a rule has keywords or a pattern")
+    if len(pattern) > _LONGEST_PATTERN or math.prod(_counts(pattern)) > _MOST_REPEATED:
+        raise ValueError(
+            f"a pattern has at most {_LONGEST_PATTERN} characters, and what it counts to (as in {{1,9}}) multiplies to "
+            f"at most {_MOST_REPEATED}"
+        )
+    if pattern:
+        _matcher(pattern)
+    return Rule(_model(fields.get("model"), "model"), keywords, pattern)
+
+
+def _counts(pattern: str) -> Iterator[int]:
+    for low, high in _COUNT.findall(pattern):
+        yield max(1, int(low or 0), int(high or 0))
+
+
+def _fields(data: Any, what: str, known: set[str]) -> Mapping[str, Any]:
+    if not isinstance(data, Mapping):
+        raise ValueError(f"{what} is a mapping with {', '.join(sorted(known))}")
+    if unknown := [str(name) for name in data if name not in known]:
+        raise ValueError(f"{what} has no {unknown[0][:100]!r}; known: {', '.join(sorted(known))}")
+    return data
+
+
+def _model(name: Any, where: str) -> str:
+    if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_MODEL:
+        raise ValueError(f"{where}: the name of a model is needed")
+    return name
+
+
+def _sides(text: str) -> Iterator[tuple[str, str]]:
+    seen = set()
+    for part in text.split(","):
+        model, separator, weight = part.strip().rpartition("=")
+        model, weight = (model, weight) if separator else (weight, "1")
+        if model in seen:
+            raise ValueError(f"{model!r} is named twice")
+        seen.add(model)
+        yield model, weight
+
+
+def _weight(given: Any) -> float:
+    try:
+        weight = float(given)
+    except (TypeError, ValueError):
+        weight = -1.0
+    if not 0.0 <= weight <= 1e6 or isinstance(given, bool):
+        raise ValueError(f"a weight is a number from 0 to a million, not {str(given)[:50]!r}")
+    return weight
+
+
+def _as_pattern(keyword: str) -> str:
+    """Finds it in any case; where it begins or ends with a letter of a script with blanks between words, as a whole
+    word."""
+    keyword = unicodedata.normalize("NFKC", keyword)
+    escaped = "".join(c if c.isalnum() else f"\\x{{{ord(c):x}}}" for c in keyword)
+    before, after = (_matcher(f"^{_WORD}$")(edge) for edge in (keyword[0], keyword[-1]))
+    outside = rf"[^\w]|{_UNSPACED}"
+    return f"(?i){f'(?:^|{outside})' if before else ''}{escaped}{f'(?:$|{outside})' if after else ''}"
+
+
+@functools.lru_cache(2000)
+def _any_of(keywords: tuple[str, ...]) -> Callable[[str], bool]:
+    return _matcher("|".join(map(_as_pattern, keywords)))
+
+
+@functools.lru_cache(2000)
+def _matcher(pattern: str) -> Callable[[str], bool]:
+    """Whether a text has it somewhere. Raises ValueError for what is no pattern, or too large a one."""
+    from pydantic_core import SchemaError, SchemaValidator  # takes a moment, and only rules need it
+
+    try:
+        found: Callable[[str], bool] = SchemaValidator({"type": "str", "pattern": pattern}).isinstance_python
+    except SchemaError as error:
+        raise ValueError(f"{pattern[:100]!r} is no pattern: {' '.join(str(error).split())[:300]}") from None
+    return found
