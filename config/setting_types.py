@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import NoDecode
 
+from config import model_names
 from config.secret import clean
 from config.topology import STRATEGIES
 
@@ -188,6 +189,10 @@ def _each(check: Callable[[str], str]) -> AfterValidator:
     return AfterValidator(lambda values: tuple(check(value) for value in values))
 
 
+def _named(read: Callable[[Any], model_names.Named]) -> BeforeValidator:
+    return BeforeValidator(lambda given: model_names.named(read, given))
+
+
 _NOT_EMPTY = BeforeValidator(_not_empty)
 
 Text = Annotated[str, _NOT_EMPTY]
@@ -200,6 +205,8 @@ Routes = Annotated[Texts, _each(_path)]
 Origins = Annotated[Texts, _each(_origin)]
 Headers = Annotated[Texts, _each(_header)]
 NamedCounts = Annotated[Texts, _each(_named_count)]
+ModelRoutes = Annotated[dict[str, dict[str, Any]], _named(model_names.route)]
+ModelAliases = Annotated[dict[str, dict[str, Any]], _named(model_names.alias)]
 EngineArgs = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words), _each(_not_owned)]
 Adapters = Annotated[dict[str, str], NoDecode, BeforeValidator(_lora_pairs), AfterValidator(_lora_names)]
 Gpus = Annotated[tuple[int, ...] | None, NoDecode, BeforeValidator(_gpu_list), AfterValidator(_gpus_once)]

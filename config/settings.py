@@ -79,6 +79,8 @@ class Settings(BaseSettings):
     tls_key: t.PathOrNone = t.balancer(None, "PEM file with its private key")
     tls_client_ca: t.PathOrNone = t.balancer(None, "PEM file of authorities; clients need a certificate of theirs")
     strategy: t.Strategy = t.at_once("least_connections", "how requests are spread")
+    routes: t.ModelRoutes = t.at_once({}, "names that choose a model by what the last user message says")
+    aliases: t.ModelAliases = t.at_once({}, "other names of models, or of several by weights: a=90,b=10")
     gpus: t.Gpus = t.fixed(None, "GPU indices to use; default all")
     instances_per_gpu: int = t.fixed(1, "workers sharing one GPU", ge=1, le=64)
     tensor_parallel_size: int = t.fixed(1, "GPUs a worker spans", ge=1, le=1024)
@@ -172,6 +174,8 @@ class Settings(BaseSettings):
             raise ValueError("instances 0 needs at least one --backend URL")
         if (self.tls_cert is None) != (self.tls_key is None) or (self.tls_client_ca and not self.tls_cert):
             raise ValueError("TLS needs tls_cert and tls_key")
+        if both := sorted(self.routes.keys() & self.aliases.keys()):
+            raise ValueError(f"{both[0]!r} is the name of a route and of an alias")
         if 0 < self.instances < self.min_instances:
             raise ValueError(f"instances {self.instances} is below min_instances {self.min_instances}")
         return self
@@ -182,6 +186,11 @@ class Settings(BaseSettings):
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
         scheme = "http" if self.tls_cert is None else "https"
         return f"{scheme}://[{host}]:{self.port}" if ":" in host else f"{scheme}://{host}:{self.port}"
+
+    @property
+    def model_names(self) -> dict[str, dict[str, Any]]:
+        """Routes and aliases, as `config.model_names` writes them."""
+        return {**self.routes, **self.aliases}
 
     def tls(self) -> TlsFiles | None:
         """None where the port speaks plain HTTP."""

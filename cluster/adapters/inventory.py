@@ -22,18 +22,31 @@ class Trial:
 
 class Inventory:
     """``registry`` is what holds; it is replaced as a whole, by `keep`. ``used``: when each adapter was last asked for
-    (s since the epoch); ``save`` makes a change of the registry durable, and raises NotSaved."""
+    (s since the epoch); ``save`` makes a change of the registry durable, and raises NotSaved. ``beside()``: versions
+    that aliases lead to, see `Registry.with_versions`."""
 
-    def __init__(self, revisions: Revisions, save: Callable[[list[Adapter], list[str]], Awaitable[None]]) -> None:
-        self._revisions, self._save = revisions, save
+    def __init__(
+        self, revisions: Revisions, save: Callable[[list[Adapter], list[str]], Awaitable[None]],
+        beside: Callable[[], Mapping[tuple[str, int], bool]] = dict,
+    ) -> None:
+        self._revisions, self._save, self._beside = revisions, save, beside
         self.registry = Registry()
         self.used: dict[str, float] = {}
         self.trials: dict[str, Trial] = {}
         self.rollbacks = 0
 
+    @property
+    def everything(self) -> Registry:
+        """With the versions that are to be there beside the active ones."""
+        return self.registry.with_versions(self._beside())
+
+    def needed(self, name: str) -> frozenset[int]:
+        """The versions of it that aliases lead to, or led to before they were changed."""
+        return frozenset(number for adapter, number in self._beside() if adapter == name)
+
     def wanted(self, holder: str) -> dict[str, str]:
         """Name and path of what the worker ``holder`` should hold now."""
-        wanted = self.registry.resident(self.used, self._plan(holder).adapter_cap)
+        wanted = self.everything.resident(self.used, self._plan(holder).adapter_cap)
         for name, trial in self.trials.items():
             if holder in trial.on:
                 wanted[name] = trial.version.path
@@ -64,6 +77,12 @@ class Inventory:
             raise Refused(404, f"no adapter {name!r}", "lora_name")
         return adapter
 
+    def check_unneeded(self, name: str) -> None:
+        """Raises Refused (409)."""
+        if used := sorted(number for (of, number), now in self._beside().items() if of == name and now):
+            what = f"{name}@{used[0]}"
+            raise Refused(409, f"an alias leads to {what}: `clusterctl alias set` or `delete` it first", "lora_name")
+
     def report_used(self, used: Mapping[str, float]) -> None:
         """By several balancers, which need not report in the order of their requests."""
         for name, at in used.items():
@@ -71,7 +90,7 @@ class Inventory:
 
     def version_at(self, name: str, path: str | None) -> int | None:
         """Which version lies at ``path``: the active one, if it does; two may have the same content."""
-        adapter = self.registry.get(name)
+        adapter = self.everything.get(name)
         if adapter is None:
             return None
         versions = sorted(adapter.versions, key=lambda v: v.number != adapter.active)

@@ -7,7 +7,7 @@ wherever it came from. Every change makes a new registry; the store writes it in
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -56,10 +56,11 @@ class Adapter:
         """The version before the active one, if it is still kept."""
         return max((v.number for v in self.versions if v.number < self.active), default=None)
 
-    def with_version(self, version: Version, keep: int) -> Adapter:
-        """``version`` added and active; of the others the newest ``keep - 1`` stay."""
+    def with_version(self, version: Version, keep: int, needed: Collection[int] = ()) -> Adapter:
+        """``version`` added and active; of the others the newest ``keep - 1`` stay, and those that are ``needed``."""
         others = [v for v in self.versions if v.number != version.number]
-        kept = sorted(others, key=lambda v: v.number)[-(keep - 1) :] if keep > 1 else []
+        newest = sorted(others, key=lambda v: v.number)[-(keep - 1) :] if keep > 1 else []
+        kept = [v for v in others if v in newest or v.number in needed]
         return replace(self, active=version.number, versions=(*kept, version))
 
     def allowing_no_effect(self) -> Adapter:
@@ -85,6 +86,16 @@ class Registry:
 
     def without(self, name: str) -> Registry:
         return Registry({n: a for n, a in self.adapters.items() if n != name})
+
+    def with_versions(self, wanted: Mapping[tuple[str, int], bool]) -> Registry:
+        """And these versions, each by itself as ``NAME@N``, with ``True`` on every worker whatever is used."""
+        beside = {
+            f"{name}@{number}": Adapter(f"{name}@{number}", number, (version,), auto_load=False, pinned=pinned)
+            for (name, number), pinned in wanted.items()
+            if (adapter := self.get(name)) is not None
+            for version in adapter.versions if version.number == number
+        }  # fmt: skip
+        return Registry({**self.adapters, **beside}) if beside else self
 
     def hashes(self) -> set[str]:
         """Content that some version still needs."""

@@ -40,7 +40,7 @@ class Rollouts:
 
     def want(self, name: str) -> None:
         """Somebody asks for an adapter that no worker holds."""
-        if name in self._inventory.registry.adapters:
+        if name in self._inventory.everything.adapters:
             self._inventory.used[name] = self._wall()
             self._agents.look_again()
 
@@ -69,7 +69,8 @@ class Rollouts:
             version = await self._take_in(name, path, facts, allow_no_effect)
             adapter = old or Adapter(name, 0, ())
             adapter = replace(adapter, description=adapter.description if description is None else description)
-            await self._roll(adapter.with_version(version, self._plan.settings.keep_versions))
+            keep, needed = self._plan.settings.keep_versions, self._inventory.needed(name)
+            await self._roll(adapter.with_version(version, keep, needed))
             ready = bool(self._agents.ready())
             return (200 if ready else 202), {**self._report.answer(name), "unchecked": self._unchecked(adapter, facts)}
 
@@ -107,9 +108,10 @@ class Rollouts:
         self._intake.sweep(self._inventory.registry.hashes())
 
     async def unload(self, name: str) -> dict[str, Any]:
-        """Off every worker. Raises Refused (404) for an unknown name."""
+        """Off every worker. Raises Refused: 404 for an unknown name, 409 for one that an alias needs."""
         async with self._lock(name):
             self._inventory.known(name)
+            self._inventory.check_unneeded(name)
             await self._keep([], [name])
             self._inventory.used.pop(name, None)
             await asyncio.gather(*(self._quietly(agent, name) for _, agent in self._agents.ready()))
@@ -132,7 +134,8 @@ class Rollouts:
                 changed.append(old)
             else:
                 version = await self._intake.version(path, facts, old, allow)
-                changed.append(old.with_version(version, plan.settings.keep_versions))
+                needed = self._inventory.needed(name)
+                changed.append(old.with_version(version, plan.settings.keep_versions, needed))
         if changed:
             await self._keep(changed, [])
 

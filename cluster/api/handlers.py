@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from cluster.api.schemas import DrainBody, Restart, Scale, SetStrategy, Shutdown, Undrain, Weight
+from cluster.api.schemas import DrainBody, NoFields, Restart, Scale, SetStrategy, Shutdown, Weight
 from cluster.deployment.plan import Plan
 from cluster.deployment.revisions import Revisions
 from cluster.errors import Refused
@@ -128,7 +128,7 @@ class ClusterCommands:
         self._intent.cordon(name, grace, self._now(), self._next_version(), self._balancers.connected)
         return {"instance_id": name, "drained": True, "grace": grace, "ready": self._serving()}
 
-    def undrain(self, name: str, body: Undrain) -> dict[str, Any]:
+    def undrain(self, name: str, body: NoFields) -> dict[str, Any]:
         self._check_known(name)
         if self._intent.cordons.end(name):
             self._emit(name, "no longer drained", kind="undrain")

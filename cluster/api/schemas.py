@@ -77,8 +77,8 @@ class DrainBody(Body):
     grace: float | None = Field(None, ge=0, strict=True, allow_inf_nan=False)
 
 
-class Undrain(Body):
-    pass
+class NoFields(Body):
+    """Of a change that says all in its path."""
 
 
 class Weight(Body):
@@ -137,8 +137,18 @@ class RotateKey(Body):
         return self
 
 
-class RevokeKey(Body):
-    pass
+class AliasBody(Body):
+    """``sides``: weights by model."""
+
+    sides: dict[StrictStr, float]
+    shadow: StrictBool = False
+
+
+class RouteBody(Body):
+    """See `config.model_names.route`."""
+
+    rules: list[dict[str, Any]] = Field(default_factory=list)
+    default: StrictStr
 
 
 class Shutdown(Body):

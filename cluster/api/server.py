@@ -21,6 +21,7 @@ from cluster.api import authority, schemas
 from cluster.api.apply import Applier, Apply, Run
 from cluster.api.audit import Auditor
 from cluster.api.handlers import ClusterCommands
+from cluster.api.names import NameCommands
 from cluster.errors import Refused
 from cluster.keys.registry import KeyRegistry
 from cluster.storage.store import NotSaved
@@ -52,6 +53,7 @@ class Services:
     adapters: AdapterReport
     keys: KeyRegistry
     auditor: Auditor
+    names: NameCommands
 
 
 _SERVICES = web.AppKey("services", Services)
@@ -79,10 +81,21 @@ def routes(services: Services) -> web.RouteTableDef:
     change("POST", "/v1/cluster/restart", schemas.Restart, commands.restart, 202)
     change("PATCH", "/v1/cluster/instances/{name}", schemas.Weight, commands.set_weight, 200)
     change("POST", "/v1/cluster/instances/{name}/drain", schemas.DrainBody, commands.drain, 202)
-    change("DELETE", "/v1/cluster/instances/{name}/drain", schemas.Undrain, commands.undrain, 200)
+    change("DELETE", "/v1/cluster/instances/{name}/drain", schemas.NoFields, commands.undrain, 200)
     change("POST", "/v1/cluster/shutdown", schemas.Shutdown, commands.shut_down, 202)
     _adapter_routes(table, services)
     _key_routes(table, services.keys)
+    names = services.names
+
+    @table.get("/v1/cluster/{kind:aliases|routes}")
+    async def every_name(request: web.Request) -> web.Response:
+        return web.json_response(names.every(request.match_info["kind"]))
+
+    change("PUT", "/v1/cluster/aliases/{name}", schemas.AliasBody, names.set_alias, 200)
+    change("PUT", "/v1/cluster/routes/{name}", schemas.RouteBody, names.set_route, 200)
+    for kind in ("aliases", "routes"):
+        change("DELETE", f"/v1/cluster/{kind}/{{name}}", schemas.NoFields, names.delete, 200)
+        change("POST", f"/v1/cluster/{kind}/{{name}}/undo", schemas.NoFields, names.undo, 200)
 
     @table.get("/v1/cluster/audit")
     async def audit(request: web.Request) -> web.Response:
@@ -157,7 +170,7 @@ def _key_routes(table: web.RouteTableDef, keys: KeyRegistry) -> None:
 
     @table.delete("/v1/cluster/keys/{name}")
     async def revoke(request: web.Request) -> web.Response:
-        schemas.parse(schemas.RevokeKey, await request.read())
+        schemas.parse(schemas.NoFields, await request.read())
         return web.json_response(await keys.revoke(_who(request), request.match_info["name"]))
 
     @table.post("/v1/cluster/keys/{name}/rotate")

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from cluster.client import results as r
 from cluster.client import workflows
-from cluster.client.core import SLOW, Call, as_list, as_object
+from cluster.client.core import SLOW, Call, as_list, as_object, as_part
 from cluster.client.method import method
 from cluster.client.workflows import Workflow
 
@@ -200,6 +200,50 @@ class Calls:
         """Makes ``version`` (default: the one before) the active one again."""
         body = {} if version is None else {"version": version}
         return Call("POST", _named("lora_adapters", name, "/rollback"), as_object(r.AdapterChanged), body, timeout=SLOW)
+
+    # routes and aliases
+
+    @method
+    def routes(self) -> Call[dict[str, r.Route]]:
+        """By name."""
+        return Call("GET", "/v1/cluster/routes", as_part(r.Route, "routes"))
+
+    @method
+    def set_route(self, name: str, rules: Sequence[Mapping[str, Any]], default: str) -> Call[r.NameChanged]:
+        """The first of ``rules`` (``model``, and ``keywords`` or a ``pattern``) that fits the last user message
+        decides, ``default`` where none does."""
+        body = {"rules": [dict(rule) for rule in rules], "default": default}
+        return Call("PUT", _named("cluster/routes", name), as_object(r.NameChanged), body)
+
+    @method
+    def delete_route(self, name: str) -> Call[r.NameChanged]:
+        return Call("DELETE", _named("cluster/routes", name), as_object(r.NameChanged))
+
+    @method
+    def undo_route(self, name: str) -> Call[r.NameChanged]:
+        """Puts back what was before its last change."""
+        return Call("POST", _named("cluster/routes", name, "/undo"), as_object(r.NameChanged), {})
+
+    @method
+    def aliases(self) -> Call[dict[str, r.Alias]]:
+        """By name."""
+        return Call("GET", "/v1/cluster/aliases", as_part(r.Alias, "aliases"))
+
+    @method
+    def set_alias(self, name: str, sides: Mapping[str, float], *, shadow: bool = False) -> Call[r.NameChanged]:
+        """``sides``: weights by model; ``NAME@N`` is a version of an adapter. ``shadow``: the other of two gets a copy
+        of each request."""
+        body = {"sides": dict(sides), "shadow": shadow}
+        return Call("PUT", _named("cluster/aliases", name), as_object(r.NameChanged), body)
+
+    @method
+    def delete_alias(self, name: str) -> Call[r.NameChanged]:
+        return Call("DELETE", _named("cluster/aliases", name), as_object(r.NameChanged))
+
+    @method
+    def undo_alias(self, name: str) -> Call[r.NameChanged]:
+        """Puts back what it stood for before its last change."""
+        return Call("POST", _named("cluster/aliases", name, "/undo"), as_object(r.NameChanged), {})
 
     # keys
 

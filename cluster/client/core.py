@@ -201,5 +201,17 @@ def as_list(kind: type[T], key: str) -> Callable[[bytes], list[T]]:
     return read
 
 
+def as_part(kind: type[T], key: str) -> Callable[[bytes], dict[str, T]]:
+    """A reader of an answer that wraps an object in an object."""
+    def read(content: bytes) -> dict[str, T]:
+        data = parsed(content)
+        part = data.get(key) if isinstance(data, dict) else None
+        if not isinstance(part, dict):
+            raise Foreign
+        return part
+
+    return read
+
+
 def no_result(content: bytes) -> None:
     """A reader where only the status counts, or of a stream."""

@@ -266,6 +266,31 @@ class Audit(TypedDict):
     broken_at: NotRequired[int | None]
 
 
+class RouteRule(TypedDict):
+    model: str
+    keywords: NotRequired[list[str]]
+    pattern: NotRequired[str]
+
+
+class Route(TypedDict):
+    rules: list[RouteRule]
+    default: str
+
+
+class Alias(TypedDict):
+    """``sides``: weights by model."""
+
+    sides: dict[str, float]
+    shadow: bool
+
+
+class NameChanged(TypedDict):
+    """``now``: what the name stands for; None: nothing."""
+
+    name: str
+    now: Route | Alias | None
+
+
 class KeySecret(TypedDict):
     """One that holds; ``until``: None as long as its key."""
 

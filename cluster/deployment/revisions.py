@@ -96,6 +96,7 @@ class SettingsInForce:
         """What goes by the settings goes by those that hold now."""
         settings, fleet = self._revisions.settings, self._fleet
         fleet.intent.desired = by_plans(fleet.intent.desired, self._revisions)
+        fleet.intent.names.given = settings.model_names
         fleet.policy = replace(fleet.policy, backoff=Backoff(first=settings.restart_delay))
         for listener in self._listeners:
             listener(settings)

@@ -10,6 +10,7 @@ from typing import Any
 from cluster.fleet.cordons import Cordons
 from cluster.fleet.groups import DEFAULT, InstanceDesired, WorkerGroup, group_of, instance_name
 from cluster.fleet.instance import Instance
+from cluster.fleet.model_names import ModelNames
 from cluster.fleet.states import DesiredState
 
 
@@ -21,6 +22,7 @@ class Checkpoint:
     weights: dict[str, int]
     strategy: str
     cordons: Cordons
+    names: ModelNames
 
 
 class Intent:
@@ -30,6 +32,7 @@ class Intent:
         self.desired, self.strategy = desired, strategy
         self.weights: dict[str, int] = {}
         self.cordons = Cordons()
+        self.names = ModelNames()
         self._instances = instances
 
     def group(self, name: str = DEFAULT) -> WorkerGroup:
@@ -100,11 +103,13 @@ class Intent:
         )
 
     def checkpoint(self) -> Checkpoint:
-        return Checkpoint(self.desired.groups, dict(self.weights), self.strategy, self.cordons.copy())
+        return Checkpoint(
+            self.desired.groups, dict(self.weights), self.strategy, self.cordons.copy(), self.names.copy()
+        )
 
     def go_back(self, to: Checkpoint) -> None:
         """A shutdown that has begun since goes on."""
-        self.weights, self.strategy, self.cordons = to.weights, to.strategy, to.cordons
+        self.weights, self.strategy, self.cordons, self.names = to.weights, to.strategy, to.cordons, to.names
         self.desired = dataclasses.replace(self.desired, groups=to.groups)
 
     def durable(self) -> dict[str, Any]:
@@ -115,7 +120,7 @@ class Intent:
             "weights": dict(self.weights),
             "drained": self.cordons.durable(),
         }
-        return {"desired": desired, "strategy": self.strategy}
+        return {"desired": desired, "strategy": self.strategy, "model_names": self.names.durable()}
 
     def restore(self, kept: Mapping[str, Any], strategy: str | None) -> None:
         """What an earlier supervisor wrote under ``desired`` and ``strategy``, less what was drained: the first backend

@@ -19,6 +19,7 @@ from cluster.adapters.rollout import Rollouts
 from cluster.api.apply import Applier
 from cluster.api.audit import Auditor
 from cluster.api.handlers import ClusterCommands
+from cluster.api.names import NameCommands
 from cluster.api.server import Services
 from cluster.api.status import View, snapshot
 from cluster.balancers.config import balancer_config
@@ -92,6 +93,7 @@ class Assembly:
         )
         for group in self.revisions.plans.values():
             fleet.intent.scale(group.placement.planned, group.group)
+        fleet.intent.names.given = settings.model_names
         return fleet
 
     @cached_property
@@ -132,7 +134,9 @@ class Assembly:
 
     @cached_property
     def inventory(self) -> Inventory:
-        return Inventory(self.revisions, self.write_behind.save_adapters)
+        return Inventory(
+            self.revisions, self.write_behind.save_adapters, lambda: self.fleet.intent.names.versions()
+        )
 
     @cached_property
     def effects(self) -> Effects:
@@ -246,6 +250,9 @@ class Assembly:
             self.supervisor.command, self.snapshot, lambda: f"{self.epoch}.{self.publisher.sequence}",
             self.write_behind.check, lambda: self.revisions.settings.adapter_root, self.commands, applier,
             self.rollouts, self.adapters, self.keys, self.auditor,
+            NameCommands(
+                self.fleet, lambda: self.inventory.registry, self._model_names, self.agents.look_again, self.emit
+            ),
         )
 
     @cached_property
@@ -254,6 +261,12 @@ class Assembly:
             self.store, lambda: self.fleet.intent, self.revisions, self.inventory, self.keys, self.emit,
             self.clock.wall,
         )  # fmt: skip
+
+    def _model_names(self) -> list[str]:
+        """Of the models that are no adapters of the registry."""
+        own = [name for plan in self.revisions.plans.values() for name in plan.spec.served_names]
+        shown = [card["id"] for one in self.fleet.instances.values() for card in one.models]
+        return [*own, *shown, *(card["id"] for backend in self.external for card in backend.spec.models)]
 
     def snapshot(self) -> dict[str, Any]:
         return snapshot(View(

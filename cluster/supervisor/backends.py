@@ -40,7 +40,8 @@ class Backends:
             epoch=version[0], revision=version[1], strategy=intent.strategy,
             backends=(*(self._backend(i) for i in self.fleet.instances.values() if i.spec), *external),
             shutting_down=intent.desired.shutting_down,
-            registered=tuple(card(a, base, a.current.path) for a in self.inventory.registry.adapters.values()),
+            registered=tuple(card(a, base, a.current.path) for a in self.inventory.everything.adapters.values()),
+            names=intent.names.in_force(),
         )
 
     def _backend(self, instance: Instance) -> BackendSpec:
@@ -61,14 +62,14 @@ class Backends:
         """The models it may be sent requests for: its base models, and the registry's adapters that it holds now."""
         foreign = self.revisions.plans[instance.group].foreign_adapters
         own = tuple(c for c in instance.models if not c.get("parent") or c["id"] in foreign)
-        return _with_adapters(own, self.inventory.registry, instance.adapters)
+        return _with_adapters(own, self.inventory.everything, instance.adapters)
 
     def _cards_of_external(self, backend: ExternalBackend) -> Cards:
         """What it says it serves; where its adapters are ours to manage, as for our own workers."""
         if backend.agent is None:
             return backend.spec.models
         own = tuple(c for c in backend.spec.models if not c.get("parent"))
-        return _with_adapters(own, self.inventory.registry, backend.adapters)
+        return _with_adapters(own, self.inventory.everything, backend.adapters)
 
 
 def _with_adapters(own: Cards, registry: Registry, held: HeldAdapters) -> Cards:

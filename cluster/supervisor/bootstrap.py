@@ -62,6 +62,7 @@ class Bootstrap:
                 self.write_behind.event(event)
         self.events.listeners += [self.write_behind.event, self.balancers.feed.on_event]
         self.inventory.registry = await self.store.registry()
+        self.fleet.intent.names.restore(await self.store.get("model_names"))
         await self._load_keys(adopt)
         if adopt:
             await self._adopt()

@@ -13,6 +13,7 @@ from config.settings import Settings, effect_of
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "What runs": ("instances", "engine", "model", "engine_args", "min_instances", "max_instances"),
     "Adapters": ("lora", "lora_config", "keep_versions", "allow_no_effect", "adapter_root", "manage_backend_adapters"),
+    "Which model answers": ("routes", "aliases"),
     "GPUs and memory": ("gpus", "instances_per_gpu", "tensor_parallel_size", "cpu_kv_gib"),
     "The address": (
         "host", "port", "tls_cert", "tls_key", "tls_client_ca", "cors_origin", "admin_key", "protect_metrics",

@@ -116,8 +116,8 @@ class RoutedRequest:
             raise parts.router.unknown(named, models)
 
     def _canonical(self, parts: Collaborators, model: str | None, in_body: str | None) -> str | None:
-        """The plain name of ``model``, which is the one that counts. A body that names another is made to name it, once:
-        not while it stands for another."""
+        """The plain name of ``model``, which is the one that counts. A body that names another is made to name it, but
+        not what stands for another."""
         model = parts.pool.canonical(model)
         if model is not None and in_body is not None and model != in_body and model not in parts.pool.named:
             self.request.rename(model)

@@ -26,6 +26,14 @@ from lb.admin.openapi.parts import (
 
 _STATE = one_of(*STATES)
 _ADAPTER_NAME: Json = {"type": "string", "pattern": r"^(?!\.+$)[A-Za-z0-9._-]{1,128}$"}
+_ALIAS = question(
+    {"sides": by_name({"type": "number", "minimum": 0}, "Weights by model")},
+    shadow=described(FLAG, "The other of two gets a copy"),
+)  # fmt: skip
+_ROUTE = question(
+    {"default": described(TEXT, "The model where no rule fits")},
+    rules=array(question({"model": TEXT}, keywords=array(TEXT), pattern=TEXT)),
+)  # fmt: skip
 _VERSION: Json = {"type": "integer", "minimum": 1}
 
 #: As in a file: text is taken for a number, a list may be words with commas. What is good depends on the others.
@@ -289,6 +297,11 @@ SCHEMAS: Mapping[str, Json] = {
         changed=array(answer({"what": TEXT, "before": {}, "after": {}})),
         **{"from": described(TEXT, "An address; `socket`: the supervisor's own, which only the cluster's user opens")},
     ),
+    "Alias": _ALIAS,
+    "Aliases": answer({"aliases": by_name(_ALIAS)}),
+    "Route": _ROUTE,
+    "Routes": answer({"routes": by_name(_ROUTE)}),
+    "NameChanged": answer({"name": TEXT, "now": {"anyOf": [_ALIAS, _ROUTE, {"type": "null"}]}}),
     "Key": answer(_KEY),
     "Keys": answer({"keys": array(ref("Key"))}),
     "KeyWithSecret": answer({**_KEY, "secret": described(TEXT, "Shown this once")}),

@@ -239,7 +239,7 @@ def test_everybody_can_be_drained_and_undrained(name: str) -> None:
     assert _drain(cluster, name) == {"instance_id": name, "drained": True, "grace": 30.0, "ready": 0}
     assert _drain(cluster, name, grace=1)["grace"] == 1.0
     assert list(cluster.fleet.intent.cordons) == [name]
-    answer = _ask(cluster, ClusterCommands.undrain, schemas.Undrain, {}, name)
+    answer = _ask(cluster, ClusterCommands.undrain, schemas.NoFields, {}, name)
     assert (answer["drained"], list(cluster.fleet.intent.cordons)) == (False, [])
     told = [text for _, text in cluster.told.events]
     assert told == ["drain asked for, with 30 s for what runs", "no longer drained"]
@@ -263,7 +263,7 @@ def test_a_drain_is_no_reason_to_go_first_and_goes_with_its_worker() -> None:
 
 
 def test_a_drain_of_nobody_is_refused() -> None:
-    for do, kind in ((ClusterCommands.drain, schemas.DrainBody), (ClusterCommands.undrain, schemas.Undrain)):
+    for do, kind in ((ClusterCommands.drain, schemas.DrainBody), (ClusterCommands.undrain, schemas.NoFields)):
         with pytest.raises(Refused, match="there are: instance_0") as refused:
             _ask(Cluster(), do, kind, {}, "instance_9")
         assert refused.value.status == 404

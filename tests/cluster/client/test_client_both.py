@@ -61,6 +61,9 @@ ASKED: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("events", (5, 17), {}), ("events", (), {}), ("ui_link", (), {}), ("healthy", (), {}),
     ("ask", ("m", "hello", 3), {}), ("keys", (), {}), ("key", ("x",), {}), ("create_key", ("x",), {"rpm": 3}),
     ("update_key", ("x",), {"models": None}), ("rotate_key", ("x", "24h"), {}), ("revoke_key", ("x",), {}),
+    ("aliases", (), {}), ("set_alias", ("x", {"m": 1}), {"shadow": True}), ("delete_alias", ("x",), {}),
+    ("undo_alias", ("x",), {}), ("routes", (), {}), ("set_route", ("x", [{"model": "m", "keywords": ["a"]}], "m"), {}),
+    ("delete_route", ("x",), {}), ("undo_route", ("x",), {}),
 ]  # fmt: skip
 
 
@@ -318,7 +321,7 @@ def test_every_path_of_the_description_has_a_method() -> None:
     def handler(request: httpx.Request) -> httpx.Response:
         asked.add((request.method.lower(), request.url.path))
         return httpx.Response(200, json={"adapters": [], "events": [], "data": [], "decisions": [], "keys": [],
-                                         "choices": [{"text": ""}]})  # fmt: skip
+                                         "aliases": {}, "routes": {}, "choices": [{"text": ""}]})  # fmt: skip
 
     with _sync(handler) as cluster:
         for method, args, options in ASKED:

@@ -193,7 +193,7 @@ def test_a_worker_is_never_where_the_table_does_not_let_it(cluster: Cluster) -> 
 def test_what_is_wanted_at_run_time_can_be_stored(cluster: Cluster) -> None:
     cluster.fleet.intent.weights["instance_1"] = 3
     cluster.fleet.intent.restart("instance_1")
-    assert cluster.fleet.intent.durable() == {"strategy": "", "desired": {
+    assert cluster.fleet.intent.durable() == {"strategy": "", "model_names": {}, "desired": {
         "instances": {
             "instance_0": {"generation": 0, "rolling": False}, "instance_1": {"generation": 1, "rolling": False},
         },

@@ -188,6 +188,8 @@ def test_labels_are_documented(balancer: Balanced, told: Any) -> None:
     metrics.waited("anybody", 0.1)
     metrics.dropped("anybody", "left")
     metrics.used("team", TokenUsage(1, 0, 1))
+    metrics.model_chosen("auto", "poet")
+    metrics.shadowed("auto", "poet", "200", 0.1)
     for count in (metrics.ejected, metrics.opened, metrics.broken, metrics.stalled, metrics.retried):
         count.add("instance_0")
     metrics.moved("instance_0", "evicted", 3)
