@@ -109,6 +109,7 @@ class Auditor:
             "strategy": intent.strategy, "shutting down": intent.desired.shutting_down,
             **{f"weight of {name}": weight for name, weight in intent.weights.items()},
             **{f"drained: {name}": True for name in intent.cordons},
+            **{f"name {name}": what for name, what in intent.names.in_force().items()},
             **{f"adapter {a.name}": a.current.number for a in self._inventory.registry.adapters.values()},
             **{f"key {name}": key for name, key in self._keys.keys.items()},
         }

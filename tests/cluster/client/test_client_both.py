@@ -70,8 +70,8 @@ ASKED: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
 @pytest.mark.parametrize(("method", "args", "options"), ASKED, ids=lambda v: v if isinstance(v, str) else "")
 async def test_both_ask_the_same(method: str, args: tuple[Any, ...], options: dict[str, Any]) -> None:
     asked: list[httpx.Request] = []
-    lists: dict[str, list[Any]] = {"adapters": [1], "events": [2], "data": [3], "decisions": [5], "keys": [6]}
-    lists["choices"] = [{"text": "4"}]
+    lists: dict[str, Any] = {"adapters": [1], "events": [2], "data": [3], "decisions": [5], "keys": [6]}
+    lists |= {"choices": [{"text": "4"}], "aliases": {"a": 7}, "routes": {"r": 8}}
 
     def handler(request: httpx.Request) -> httpx.Response:
         asked.append(request)
