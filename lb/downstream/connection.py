@@ -23,9 +23,9 @@ from lb.downstream.head_buffer import HeadBuffer
 from lb.downstream.intake import BodyIntake, SmallBody
 from lb.downstream.peer import CONTINUE, Peer
 from lb.downstream.read_gate import ReadGate
-from lb.downstream.service import Answered, Service
+from lb.downstream.service import Service
 from lb.protocol.body import AT_ONCE
-from lb.protocol.errors import ProxyError, internal_error
+from lb.protocol.errors import Answered, ProxyError, internal_error
 from lb.protocol.http1 import request as http
 from lb.protocol.http1.request import Malformed
 from lb.protocol.messages import Exchange, Request

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from lb.protocol.errors import Answered
+from lb.protocol.http1.request import RequestHead
 from lb.protocol.messages import Grant
 
 _METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY")
@@ -32,6 +34,16 @@ class Cors:
         self._any_origin, self._any_header = "*" in origins, "*" in headers
         self._headers = sorted(_ALWAYS_ALLOWED | set(headers))
         self._lower = frozenset(name.lower() for name in self._headers)
+
+    def admit(self, head: RequestHead, applies_to: Callable[[str], bool]) -> Grant | None:
+        """What the answer to ``head`` says to its origin, if it is for one of the paths that this ``applies_to``.
+        Raises Answered for a browser that asks what another origin may do."""
+        if head.method == "OPTIONS" and applies_to(head.path) and (ready := self.preflight(head.find)) is not None:
+            raise Answered(*ready)
+        if Grant not in head.notes:
+            head.notes[Grant] = self.grant(head.find(b"origin")) if applies_to(head.path) else None
+        grant: Grant | None = head.notes[Grant]
+        return grant
 
     def grant(self, origin: str | None) -> Grant:
         """For a request from ``origin``; None: it names none."""

@@ -17,12 +17,12 @@ from lb.admission.allowance import Admission
 from lb.downstream.certificate import ServedCertificate
 from lb.downstream.connection import ClientConnection
 from lb.downstream.cors import Cors
-from lb.downstream.service import Answered, Client
+from lb.downstream.service import Client
 from lb.downstream.tls import TlsConnection
 from lb.protocol import body, routes
 from lb.protocol.errors import ProxyError
 from lb.protocol.http1.request import RequestHead
-from lb.protocol.messages import Downstream, Exchange, Grant, Request
+from lb.protocol.messages import Downstream, Exchange, Request
 from lb.protocol.routes import Route
 from lb.protocol.tenant import Tenant
 from lb.telemetry.cooperative import cooperatively
@@ -181,9 +181,7 @@ class Server:
     def admit(self, request: Request, connection: Client) -> str:
         head = request.head
         if self._cors is not None:
-            if head.method == "OPTIONS":
-                self._preflight(self._cors, head)
-            request.grant = self._grant(self._cors, head)
+            request.grant = self._cors.admit(head, self._is_for_other_origins)
         route = head.notes.get(Route)
         if route is None:
             route = routes.of(head.path, self._routes_too)
@@ -236,20 +234,9 @@ class Server:
         connection, certificate = ClientConnection(self), self._certificate
         return TlsConnection(connection, certificate.context, self.admission.crowd) if certificate else connection
 
-    def _is_for_other_origins(self, head: RequestHead) -> bool:
+    def _is_for_other_origins(self, path: str) -> bool:
         """What the engine serves; what manages the cluster never is."""
-        return head.path in _ENGINES_TOO or not routes.of(head.path, self._routes_too).ours
-
-    def _preflight(self, cors: Cors, head: RequestHead) -> None:
-        """Raises Answered for a browser that asks what another origin may do."""
-        if self._is_for_other_origins(head) and (ready := cors.preflight(head.find)) is not None:
-            raise Answered(*ready)
-
-    def _grant(self, cors: Cors, head: RequestHead) -> Grant | None:
-        if Grant not in head.notes:
-            head.notes[Grant] = cors.grant(head.find(b"origin")) if self._is_for_other_origins(head) else None
-        grant: Grant | None = head.notes[Grant]
-        return grant
+        return path in _ENGINES_TOO or not routes.of(path, self._routes_too).ours
 
     async def _sweep(self) -> None:
         while True:

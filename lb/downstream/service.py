@@ -32,14 +32,6 @@ class Client(Downstream, Protocol):
         """The client has gone."""
 
 
-class Answered(Exception):
-    """A request that the server answers at once: ``status``, ``text`` and header ``fields``."""
-
-    def __init__(self, status: int, text: str, fields: dict[str, str]) -> None:
-        super().__init__(text)
-        self.status, self.text, self.fields = status, text, fields
-
-
 class Service(Protocol):
     """What a connection of a client serves."""
 

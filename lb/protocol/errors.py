@@ -40,6 +40,14 @@ def internal_error() -> ProxyError:
     return ProxyError(500, "internal error of the balancer; its log has it", source=Source.INTERNAL)
 
 
+class Answered(Exception):
+    """A request that the server answers at once: ``status``, ``text`` and header ``fields``."""
+
+    def __init__(self, status: int, text: str, fields: dict[str, str]) -> None:
+        super().__init__(text)
+        self.status, self.text, self.fields = status, text, fields
+
+
 class AttemptFailed(Exception):
     """One attempt on one backend came to nothing, in the way that ``kind`` says."""
 
