@@ -24,6 +24,7 @@ from config.peer_credentials import owners
 from config.principal import Principal
 from config.strategy_file import StrategyReader
 from config.topology import BackendSet, BalancerConfig
+from lb import limits
 from lb.admin.api import Admin, served
 from lb.admin.bridge import BridgeEndpoint, BridgeExchange
 from lb.admin.changes import SupervisorCalls
@@ -32,12 +33,9 @@ from lb.admin.explain import Why
 from lb.admin.metrics import MetricsPage
 from lb.admin.status import Status
 from lb.admin.usage import UsagePage
-from lb.admission.admin_guard import Caller, Guard, is_loopback
-from lb.admission.allowance import Admission
-from lb.admission.budget import BodyBudget
-from lb.admission.concurrency import Concurrency, ConcurrencyLimits
+from lb.admission.admin_guard import Caller, Guard
+from lb.admission.concurrency import Concurrency
 from lb.admission.credentials import Credentials
-from lb.admission.crowd import Crowd
 from lb.admission.keys import X_API_KEY, Gate, KeyRing
 from lb.admission.proxy_signs import sign_of_proxy
 from lb.admission.queue import WaitingQueue
@@ -60,10 +58,9 @@ from lb.forwarding.response_finder import ResponseFinder
 from lb.forwarding.resume.plan import Builds
 from lb.forwarding.retry_budget import RetryBudget
 from lb.forwarding.shadow import Shadows
-from lb.limits import most_connections
 from lb.protocol.errors import ProxyError
 from lb.protocol.http1.request import RequestHead
-from lb.protocol.messages import Exchange, Limits, Request
+from lb.protocol.messages import Exchange, Request
 from lb.records.decision_log import Row
 from lb.records.loss_report import LossReport
 from lb.records.observers import Observers
@@ -203,7 +200,7 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
     clock, client, owners_of = time.monotonic, WorkerClient(upstream), ResponseOwners()
     router = Router(pool, StrategyReader(state.strategy).current, clock, Random())
     queue = WaitingQueue(
-        router, pool, metrics, Concurrency(_concurrency(config), counters.share_limit),
+        router, pool, metrics, Concurrency(limits.concurrency(config), counters.share_limit),
         QueueLimits(config.queue_timeout, config.max_queue_wait, config.max_queue), want=link.want, clock=clock,
         rates=RateLimits(clock, buckets.share, ledger.spent),
     )  # fmt: skip
@@ -238,7 +235,7 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
     guard = Guard(credentials, owners(), names, config.protect_metrics)
     handlers = _handlers(shared, refusals, BridgeEndpoint(lambda: _server(runner)()))
     server = Server(
-        handlers, _check(guard), gate.tenant, _admission(config), frozenset(config.extra_routes), _cors(config),
+        handlers, _check(guard), gate.tenant, limits.admission(config), frozenset(config.extra_routes), _cors(config),
         certificate,
     )
     return Balancer(pool, counters, buckets, ledger, shared, link, peers, admin, runner, server, observers, keys)
@@ -295,29 +292,6 @@ def _settings(config: BalancerConfig) -> ForwardingSettings:
         config.stall_timeout, config.first_byte_timeout,
         FORWARDED | {name.encode() for name in config.forward_headers}, b"https" if config.tls else b"http",
     )  # fmt: skip
-
-
-def _concurrency(config: BalancerConfig) -> ConcurrencyLimits:
-    pairs = (pair.rpartition("=") for pair in config.per_adapter)
-    return ConcurrencyLimits(
-        config.max_concurrent, config.per_adapter_limit, {name: int(count) for name, _, count in pairs}
-    )
-
-
-def _admission(config: BalancerConfig) -> Admission:
-    most = min(config.max_connections, most_connections())
-    if most < config.max_connections:
-        log.debug("at most %d connections, as no more files may be open (ulimit -n)", most)
-    limits = Limits(
-        max_body=config.max_body, buffer=config.stream_buffer, connections=most, head=config.head_timeout,
-        body=config.body_timeout, send=config.send_timeout, rate=config.min_client_rate, wait=config.queue_timeout,
-    )  # fmt: skip
-    trusted = Trusted(config.trusted_proxies)
-    crowd = Crowd(
-        most, config.max_client_connections or max(1, most // 2), config.max_client_uploads or max(1, most // 4),
-        lambda peer: is_loopback(peer) or peer in trusted,
-    )  # fmt: skip
-    return Admission(limits, BodyBudget(config.max_buffered // config.processes, config.max_body), crowd)
 
 
 def _server(runner: web.AppRunner) -> web.Server:

@@ -1,8 +1,20 @@
-"""What the process may use."""
+"""What the process may use, and what clients may of it, as its configuration and the machine have it."""
 
 from __future__ import annotations
 
+import logging
 import resource
+
+from config.topology import BalancerConfig
+from lb.admission.admin_guard import is_loopback
+from lb.admission.allowance import Admission
+from lb.admission.budget import BodyBudget
+from lb.admission.concurrency import ConcurrencyLimits
+from lb.admission.crowd import Crowd
+from lb.protocol.messages import Limits
+from lb.upstream.headers import Trusted
+
+log = logging.getLogger(__name__)
 
 
 def raise_open_files() -> int:
@@ -21,3 +33,26 @@ def most_connections() -> int:
     """Of clients, for whom there are open files: each may need one to a worker as well."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     return max(16, (hard - _OTHERS) // 2)
+
+
+def concurrency(config: BalancerConfig) -> ConcurrencyLimits:
+    pairs = (pair.rpartition("=") for pair in config.per_adapter)
+    return ConcurrencyLimits(
+        config.max_concurrent, config.per_adapter_limit, {name: int(count) for name, _, count in pairs}
+    )
+
+
+def admission(config: BalancerConfig) -> Admission:
+    most = min(config.max_connections, most_connections())
+    if most < config.max_connections:
+        log.debug("at most %d connections, as no more files may be open (ulimit -n)", most)
+    limits = Limits(
+        max_body=config.max_body, buffer=config.stream_buffer, connections=most, head=config.head_timeout,
+        body=config.body_timeout, send=config.send_timeout, rate=config.min_client_rate, wait=config.queue_timeout,
+    )  # fmt: skip
+    trusted = Trusted(config.trusted_proxies)
+    crowd = Crowd(
+        most, config.max_client_connections or max(1, most // 2), config.max_client_uploads or max(1, most // 4),
+        lambda peer: is_loopback(peer) or peer in trusted,
+    )  # fmt: skip
+    return Admission(limits, BodyBudget(config.max_buffered // config.processes, config.max_body), crowd)
