@@ -48,8 +48,18 @@ class Admin:
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
         """All of the balancer's own routes; a wrong method on one of them is 405, whatever comes after."""
+        for path, methods in self._table().items():
+            resource = router.add_resource(path)
+            for method, handler in methods.items():
+                resource.add_route(method, handler if method == "GET" else _json_only(handler))
+                if method == "GET":
+                    resource.add_route("HEAD", handler)
+            resource.add_route("*", _not_allowed(sorted(methods)))
+        router.add_route("*", "/", self._ui.root)
+
+    def _table(self) -> dict[str, dict[str, _Handler]]:
         change = self._supervisor.change
-        table: dict[str, dict[str, _Handler]] = {
+        return {
             "/health": {"GET": self.status.health},
             "/metrics": {"GET": self.metrics.render},
             "/v1/models": {"GET": self.status.models},
@@ -91,14 +101,6 @@ class Admin:
             "/ui/": {"GET": self._ui.file},
             "/ui/{file}": {"GET": self._ui.file},
         }
-        for path, methods in table.items():
-            resource = router.add_resource(path)
-            for method, handler in methods.items():
-                resource.add_route(method, handler if method == "GET" else _json_only(handler))
-                if method == "GET":
-                    resource.add_route("HEAD", handler)
-            resource.add_route("*", _not_allowed(sorted(methods)))
-        router.add_route("*", "/", self._ui.root)
 
     async def close(self) -> None:
         await self._live.close()
