@@ -79,6 +79,7 @@ class Server:
         certificate: ServedCertificate | None = None,
     ) -> None:
         self._certificate = certificate
+        self._watching: asyncio.Task[None] | None = None
         self.admission, self.closing, self._cors = admission, False, cors
         #: Those that are one too many and may say what they want, the oldest first.
         self._reserve: dict[Client, None] = {}
@@ -103,7 +104,7 @@ class Server:
         self._server = await asyncio.get_running_loop().create_server(self._connection, sock=listener, backlog=4096)
         self._tasks.start(self._sweep(), "watch over connections")
         if self._certificate is not None:
-            self._tasks.start(self._certificate.watch(), "watch the certificate")
+            self._watching = self._tasks.start(self._certificate.watch(), "watch the certificate")
 
     async def retire(self, timeout: float) -> None:
         """Takes no more connections, as another balancer does on the same socket, and returns when the last of those
@@ -113,6 +114,8 @@ class Server:
         self.closing = True
         if self._server is not None:
             self._server.close()
+        if self._watching is not None:
+            self._watching.cancel()  # what is served is the successor's business
         # One that was accepted in this very turn of the loop is heard of in the next.
         await asyncio.sleep(_RETIRE_LOOK_S)
         begun: dict[Exchange, float] = {}

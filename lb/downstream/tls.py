@@ -62,6 +62,7 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
         self._raw = cast(asyncio.Transport, transport)
         self._connection.connection_made(self)
         origin = self._connection.peer.origin
+        origin = origin and f"{origin} in TLS handshakes"  # as many as uploads, and counted apart from them
         try:
             self._crowd.begin_body(origin)
         except ProxyError:

@@ -16,7 +16,7 @@ import pytest
 
 from certificates import Issued, authority, issue
 from config import tls
-from harness import Cluster, clusterctl, poll
+from harness import Cluster, clusterctl, kill, poll
 
 SLOW = ("--engine", "sim", "--instances", "1", "--lb-processes", "2")
 ENGINE = ("--", "--ttft-ms", "1", "--itl-ms", "40", "--max-num-seqs", "256")
@@ -132,6 +132,11 @@ def test_a_certificate_is_replaced_under_a_hundred_streams(cluster: Cluster, ser
     for process in cluster.status()["load_balancer"]["processes"]:
         os.kill(process["pid"], 9)
     poll(lambda: cluster.status()["load_balancer"]["restarts"] == 2, 20, "others take their places")
+    assert cluster.complete().status_code == 200
+    # nor does it keep the next supervisor from taking over
+    kill(cluster.status()["supervisor"]["pid"])
+    flags = ("--tls-cert", str(served.cert), "--tls-key", str(served.key))
+    assert cluster.up(*SLOW, *flags, *ENGINE).returncode == 0
     assert cluster.complete().status_code == 200
     found = clusterctl("doctor", "--engine", "sim", "--tls-cert", str(served.cert), "--tls-key", str(served.key))
     assert "not the key of" in found.stdout.replace("\n", " ")

@@ -325,6 +325,9 @@ async def test_records_of_one_byte_keep_nobody_waiting(
 async def test_the_owner_is_known_by_his_connection(secure: Balanced, served: Issued) -> None:
     async with client(secure, served.trusted()) as asked:
         assert (await asked.get("/v1/cluster/status")).status_code == 200
+        here = f"https://127.0.0.1:{secure.port}"  # where the page comes from
+        assert (await asked.get("/v1/cluster/status", headers={"Origin": here})).status_code == 200
+        assert (await asked.get("/v1/cluster/status", headers={"Origin": "https://other"})).status_code == 403
 
 
 # replaced while it serves
