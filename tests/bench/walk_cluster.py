@@ -4,11 +4,13 @@
 Three simulated workers are started under a supervisor whose calls are counted: first while nothing happens, then while
 a worker that was killed is replaced, then while an adapter is loaded on all. Counted are calls from a function in one
 file of ours to one in another, nearest ours on the stack, that idling does not make: the ticks of a clock are nobody's
-path. A number is that of one run; it varies with how often a poll finds nothing yet.
+path; nor is the resumption of a coroutine that waited. A number is that of one run; it varies with how often a poll
+finds nothing yet.
 """
 
 from __future__ import annotations
 
+import dis
 import json
 import os
 import signal
@@ -36,6 +38,7 @@ class Tracer:
 
     def __init__(self, out: Path) -> None:
         self._out, self._crossings, self._files = out, Counter[Crossing](), dict[CodeType, str]()
+        self._starts: dict[CodeType, int] = {}
         signal.signal(signal.SIGUSR1, lambda *_: self._begin())
         signal.signal(signal.SIGUSR2, lambda *_: self._end())
 
@@ -57,8 +60,14 @@ class Tracer:
             self._files[code] = str(path.relative_to(ROOT)) if ours else ""
         return self._files[code]
 
+    def _start(self, code: CodeType) -> int:
+        """Where its first instruction is: a call of it begins there, a resumption further on."""
+        if code not in self._starts:
+            self._starts[code] = next(each.offset for each in dis.get_instructions(code) if each.opname == "RESUME")
+        return self._starts[code]
+
     def _called(self, frame: FrameType, event: str, arg: Any) -> None:
-        if event != "call" or not (callee := self._file(frame.f_code)):
+        if event != "call" or not (callee := self._file(frame.f_code)) or frame.f_lasti > self._start(frame.f_code):
             return
         back = frame.f_back
         while back is not None and not self._file(back.f_code):
