@@ -57,10 +57,12 @@ from lb.forwarding.poison import PoisonRules
 from lb.forwarding.response_finder import ResponseFinder
 from lb.forwarding.resume.plan import Builds
 from lb.forwarding.retry_budget import RetryBudget
+from lb.forwarding.route_chat import RouteChat
 from lb.forwarding.shadow import Shadows
 from lb.protocol.errors import ProxyError
 from lb.protocol.http1.request import RequestHead
-from lb.protocol.messages import Exchange, Request
+from lb.protocol.messages import Downstream, Exchange, Request
+from lb.protocol.routes import Route
 from lb.records.decision_log import Row
 from lb.records.loss_report import LossReport
 from lb.records.observers import Observers
@@ -274,9 +276,14 @@ def _handlers(shared: Collaborators, refusals: Refusals, bridge: BridgeEndpoint)
         if not (isinstance(exchange, WorkerExchange) and exchange.over):  # else it is in the decision log already
             shared.decision_log.refused(error, request, id, routed, shared.clock())
 
+    def other(client: Downstream, request: Request, route: Route) -> Exchange:
+        if route.ours:
+            return BridgeExchange(bridge, shared.upstream, shared.tasks, client, request)
+        return RouteChat(shared, client, request, route)
+
     return Handlers(
-        functools.partial(BridgeExchange, bridge, shared.upstream, shared.tasks),
-        functools.partial(WorkerExchange, shared), refused, shared.metrics.slow_readers.add, shared.upstream.sweep,
+        other, functools.partial(WorkerExchange, shared), refused, shared.metrics.slow_readers.add,
+        shared.upstream.sweep,
     )  # fmt: skip
 
 

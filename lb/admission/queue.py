@@ -71,7 +71,7 @@ class WaitingQueue:
         claim = Claim(tenant, model, 1.0 + length / BYTES_A_TOKEN + self._expected.get(tenant.name, 0.0))
         if tenant.is_limited:
             claim.charge = self._rates.take(tenant, length)
-            request.told = claim.charge.told
+            request.told += claim.charge.told
         return claim
 
     def admit(

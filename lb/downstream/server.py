@@ -55,11 +55,11 @@ _ENGINES_TOO = frozenset({"/v1/models", "/health"})
 
 @dataclass(frozen=True, slots=True)
 class Handlers:
-    """Who answers: ``ours`` what is for the balancer itself, ``forwarded`` what is for workers. Who is told:
+    """Who answers: ``forwarded`` what is for workers as it is, ``other`` the rest. Who is told:
     ``refused`` of an error, with the request's id and what was answering it; ``slow_reader`` of a client that was cut
     off; ``swept`` when connections are looked at."""
 
-    ours: Callable[[Downstream, Request], Exchange]
+    other: Callable[[Downstream, Request, Route], Exchange]
     forwarded: Callable[[Downstream, Request, Route], Exchange]
     refused: Callable[[ProxyError, Request | None, str, Exchange | None], None]
     slow_reader: Callable[[], None]
@@ -213,7 +213,8 @@ class Server:
 
     def exchange(self, client: Downstream, request: Request) -> Exchange:
         route: Route = request.head.notes[Route]
-        return self._handlers.ours(client, request) if route.ours else self._handlers.forwarded(client, request, route)
+        handlers = self._handlers
+        return handlers.forwarded(client, request, route) if route.direct else handlers.other(client, request, route)
 
     def scan(self, head: RequestHead) -> body.Scan | None:
         route: Route = head.notes[Route]

@@ -11,7 +11,7 @@ from lb.forwarding.shadow import Shadows
 from lb.protocol import said
 from lb.protocol.body import is_light
 from lb.protocol.errors import ProxyError
-from lb.protocol.messages import Grant, Request
+from lb.protocol.messages import Request
 from lb.routing.pool import Pool
 from lb.telemetry.metrics import Metrics
 
@@ -60,7 +60,7 @@ class ModelChoices:
             why = f"`{model}` stands for the model `{chosen}`, which does not exist"
             raise ProxyError(404, why, param="model", code=404)
         self._metrics.model_chosen(model, chosen)
-        request.grant = (request.grant or Grant(origin=False)).saying(HEADER, quote(chosen, safe=_PLAIN))
+        request.told += f"\r\n{HEADER}: {quote(chosen, safe=_PLAIN)}".encode()
         if shadow is not None and request.upload is None:
             self.shadows.send(str(name), shadow, request)
         return Choice(chosen, ", ".join(reasons))

@@ -43,10 +43,12 @@ class Downstream(Protocol):
     """A client's connection, for whoever answers its request. ``close_after``: it ends with this answer. ``full``: its
     client does not read what it is sent."""
 
-    write: Callable[[bytes], None]
     close_after: bool
-    full: bool
 
+    @property
+    def write(self) -> Callable[[bytes], None]: ...
+    @property
+    def full(self) -> bool: ...
     def closes_after_this(self) -> bool:
         """Whether the connection ends with the answer under way."""
 
@@ -96,26 +98,17 @@ class Exchange(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What an answer says besides. ``fields``: names and values. ``origin``: it makes a difference to which origin it
-    goes."""
+    """What an answer to one origin says besides. ``fields``: names and values."""
 
     fields: tuple[tuple[str, str], ...] = ()
-    origin: bool = True
-
-    def saying(self, name: str, value: str) -> Grant:
-        """That as well."""
-        return Grant((*self.fields, (name, value)), self.origin)
 
     @property
     def lines(self) -> list[str]:
         """For an answer that is our own."""
-        return [*(f"{name}: {value}" for name, value in self.fields), *(["Vary: Origin"] if self.origin else [])]
+        return [*(f"{name}: {value}" for name, value in self.fields), "Vary: Origin"]
 
     def applied(self, kept: Sequence[bytes]) -> list[bytes]:
         """The field lines ``kept`` of a backend's answer, with ours in place of its own."""
-        ours = [f"{name}: {value}".encode() for name, value in self.fields]
-        if not self.origin:
-            return [*kept, *ours]
         lines, vary = [], []
         for line in kept:
             name, _, value = line.partition(b":")
@@ -127,7 +120,7 @@ class Grant:
         if not any(each.lower() in (b"origin", b"*") for each in vary):
             vary.append(b"Origin")
         lines.append(b"Vary: " + b", ".join(each for each in vary if each))
-        return lines + ours
+        return lines + [f"{name}: {value}".encode() for name, value in self.fields]
 
 
 @dataclass(slots=True)

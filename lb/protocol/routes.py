@@ -26,6 +26,9 @@ RESPONSES = "/v1/responses"
 INVOCATIONS = "/invocations"
 _RESPONSE = re.compile(r"/v1/responses/([^/?#]{1,256})(/cancel)?")
 
+#: A chat of a route of models.
+_ROUTE_CHAT = re.compile(r"/v1/chat/([A-Za-z0-9._-]{1,128})")
+
 #: Characters of a path that is repeated.
 _MOST_SHOWN = 256
 
@@ -61,7 +64,8 @@ class Route:
     of one that is ``ours``, the balancer's own, the management API decides. ``open``: everybody may call it.
     ``generation``: to repeat it on another worker changes nothing but the time it takes (for `RESPONSES` its body may
     say otherwise). ``response``: the id of the
-    response that it is about."""
+    response that it is about; ``asks``: the route of models that is asked in a form of our own. ``direct``: it goes to
+    workers as it is."""
 
     path: str
     methods: frozenset[str] = frozenset()
@@ -70,6 +74,8 @@ class Route:
     generation: bool = False
     websocket: bool = False
     response: str | None = None
+    asks: str | None = None
+    direct: bool = True
 
     def check(self, method: str) -> None:
         """Raises ProxyError (404, 405) for what is not passed on."""
@@ -89,9 +95,9 @@ def shown(text: str) -> str:
 def of(path: str, further: frozenset[str] = frozenset()) -> Route:
     """``further``: paths that are passed on as well, with GET and POST."""
     if path in _OPEN or path == METRICS or path.startswith(_PROTECTED):
-        return Route(path, ours=True, open=path in _OPEN)
+        return Route(path, ours=True, open=path in _OPEN, direct=False)
     if (path in _PAGE and path not in further) or path.startswith("/ui/"):
-        return Route(path, ours=True, open=True)
+        return Route(path, ours=True, open=True, direct=False)
     methods = _ONLY_POST if path in _POST else frozenset()
     if path in NEUTRAL or path in WEBSOCKET:
         methods |= _GET_HEAD
@@ -100,5 +106,7 @@ def of(path: str, further: frozenset[str] = frozenset()) -> Route:
         methods, response = _ONLY_POST if match[2] else _GET_HEAD, match[1]
     if path in further:
         methods |= _GET_HEAD | _ONLY_POST
+    if not methods and (match := _ROUTE_CHAT.fullmatch(path)):
+        return Route(path, _ONLY_POST, asks=match[1], direct=False)
     generation = path in _POST and path != "/ping"
     return Route(path, methods, generation=generation, websocket=path in WEBSOCKET, response=response)
