@@ -90,8 +90,8 @@ class ModelRoute:
 
 @dataclass(frozen=True, slots=True)
 class ModelAlias:
-    """Another name of one model, or of several, by weights. ``shadow``: of two, the one that is not chosen gets a copy
-    of each request."""
+    """Another name of one model, or of several, by weights. ``shadow``: the first that is not chosen gets a copy of each
+    request."""
 
     sides: tuple[tuple[str, float], ...]
     shadow: bool = False
@@ -170,10 +170,10 @@ def alias(data: Any) -> ModelAlias:
         raise ValueError(f"1 to {_MOST_SIDES} models with weights are needed, such as a=90,b=10")
     found = tuple((_model(model, "a side"), _weight(weight)) for model, weight in sides.items())
     shadow = fields.get("shadow") or False
-    if not isinstance(shadow, bool) or (shadow and len(found) != 2):
-        raise ValueError("shadow goes with two models")
+    if not isinstance(shadow, bool):
+        raise ValueError("shadow: true or false is needed")
     if not any(weight for _, weight in found):
-        raise ValueError("one of the weights has to be more than 0")
+        found = tuple((model, 1.0) for model, _ in found)
     return ModelAlias(found, shadow)
 
 
@@ -220,6 +220,8 @@ def _rule(data: Any) -> Rule:
         )
     if pattern:
         _matcher(pattern)
+    if keywords:
+        _any_of(keywords)
     return Rule(_model(fields.get("model"), "model"), keywords, pattern)
 
 

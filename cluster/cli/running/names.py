@@ -34,6 +34,8 @@ def set_alias(name: str, sides: str, shadow: bool, url: str | None) -> int:
         alias = model_names.alias({"sides": sides, "shadow": shadow})
     except ValueError as error:
         raise UsageError(str(error), exit_code=2) from None
+    if shadow and len(alias.sides) != 2:
+        raise UsageError("--shadow goes with two models", exit_code=2)
     with client(url) as cluster:
         return _changed(cluster.set_alias(name, dict(alias.sides), shadow=shadow))
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lb.admin.openapi.parts import CHANGE, Json, in_path, json_answer, json_body, operation, ref
+from lb.admin.openapi.parts import CHANGE, Json, in_path, json_answer, json_body, linked, operation, question, ref
 
 _NAME = in_path("name", "What clients ask for", "medical")
+_NEW = {**_NAME, "schema": {"type": "string", "pattern": r"^(?!\.+$)[A-Za-z0-9._-]{1,128}$"}}
 _ALIAS = {"sides": {"medical@3": 90, "medical@4": 10}, "shadow": False}
 _ROUTE = {"rules": [{"model": "expert-a", "keywords": ["账单", "bill"]}], "default": "base"}
 
@@ -21,7 +22,8 @@ def _paths(kind: str, one: str, body: Json, examples: Mapping[str, Json], words:
         f"{path}/{{name}}": {
             "put": operation(
                 f"set_{one}", "names", f"What an {one} stands for" if one == "alias" else f"What a {one} chooses by",
-                {200: changed}, errors=(404, *CHANGE), parameters=(_NAME,), body=json_body(body, examples), words=words,
+                {200: linked(changed, **dict.fromkeys((f"delete_{one}", f"undo_{one}"), "$response.body#/name"))},
+                errors=(404, *CHANGE), parameters=(_NEW,), body=json_body(body, examples), words=words,
             ),
             "delete": operation(
                 f"delete_{one}", "names", f"No such {one} any more", {200: changed}, errors=(404, *CHANGE),
@@ -30,7 +32,7 @@ def _paths(kind: str, one: str, body: Json, examples: Mapping[str, Json], words:
         },
         f"{path}/{{name}}/undo": {"post": operation(
             f"undo_{one}", "names", "As before its last change", {200: changed}, errors=(404, *CHANGE),
-            parameters=(_NAME,),
+            parameters=(_NAME,), body=json_body(question(), {"Undo": {}}),
         )},
     }  # fmt: skip
 
@@ -39,7 +41,7 @@ PATHS: Mapping[str, Json] = {
     **_paths(
         "aliases", "alias", ref("Alias"), {"A canary": _ALIAS, "Copies for another": {**_ALIAS, "shadow": True}},
         "Weights by model; `NAME@N` is a version of an adapter. The same user, conversation or key gets the same one. "
-        "With `shadow` the other of two gets a copy, whose answer is dropped and measured.",
+        "With `shadow` the first that is not chosen gets a copy, whose answer is dropped and measured.",
     ),
     **_paths(
         "routes", "route", ref("Route"), {"By keywords": _ROUTE},

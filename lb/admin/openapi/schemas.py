@@ -26,13 +26,20 @@ from lb.admin.openapi.parts import (
 
 _STATE = one_of(*STATES)
 _ADAPTER_NAME: Json = {"type": "string", "pattern": r"^(?!\.+$)[A-Za-z0-9._-]{1,128}$"}
+_MODEL: Json = {"type": "string", "minLength": 1, "maxLength": 512}
 _ALIAS = question(
-    {"sides": by_name({"type": "number", "minimum": 0}, "Weights by model")},
-    shadow=described(FLAG, "The other of two gets a copy"),
+    {"sides": {
+        "type": "object", "description": "Weights by model", "minProperties": 1, "maxProperties": 16,
+        "propertyNames": _MODEL, "additionalProperties": {"type": "number", "minimum": 0, "maximum": 10**6},
+    }},
+    shadow=described(FLAG, "The first that is not chosen gets a copy"),
 )  # fmt: skip
 _ROUTE = question(
-    {"default": described(TEXT, "The model where no rule fits")},
-    rules=array(question({"model": TEXT}, keywords=array(TEXT), pattern=TEXT)),
+    {"default": described(_MODEL, "The model where no rule fits")},
+    rules=array(question(
+        {"model": _MODEL}, keywords=array({"type": "string", "minLength": 1, "maxLength": 100}),
+        pattern=described({"type": "string", "maxLength": 500}, "As Rust's regex takes them"),
+    )),
 )  # fmt: skip
 _VERSION: Json = {"type": "integer", "minimum": 1}
 
