@@ -90,8 +90,8 @@ class ModelRoute:
 
 @dataclass(frozen=True, slots=True)
 class ModelAlias:
-    """Another name of one model, or of several, by weights. ``shadow``: the first that is not chosen gets a copy of each
-    request."""
+    """Another name of one model, or of several, by weights. ``shadow``: the first that is not chosen gets a copy of
+    each request."""
 
     sides: tuple[tuple[str, float], ...]
     shadow: bool = False
