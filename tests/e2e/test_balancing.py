@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections import Counter
 from typing import Any
@@ -88,6 +89,40 @@ async def test_killing_a_worker_under_200_streams_fails_none(cluster: Cluster) -
     status = poll(lambda: (s := cluster.status())["running_instances"] == 3 and s, 15, "it comes back")
     assert status["load_balancer"]["in_flight"] == 0
     assert status["instances"]["instance_1"]["restarts"] == 1
+
+
+async def _routed(client: httpx.AsyncClient, cluster: Cluster, kill_at: int | None) -> list[dict[str, Any]]:
+    """The lines of a chat of the route, whose worker is killed after so many."""
+    lines: list[dict[str, Any]] = []
+    body = {"prompt": "我的账单", "max_tokens": 40}
+    async with client.stream("POST", f"{cluster.url}/v1/chat/finance", json=body) as response:
+        assert (response.status_code, response.headers["x-routed-model"]) == (200, "pirate")
+        async for line in response.aiter_lines():
+            if not line:
+                continue
+            lines.append(json.loads(line.removeprefix("data: ")))
+            if len(lines) == kill_at:
+                instances = (await asyncio.to_thread(cluster.status))["instances"]
+                (pid,) = [i["pid"] for i in instances.values() if i["in_flight"]]
+                kill(pid)
+    return lines
+
+
+async def test_a_chat_of_a_route_goes_on_with_the_side_of_its_alias_when_its_worker_is_killed(cluster: Cluster) -> None:
+    result = cluster.up("--engine", "sim", "--instances", "2", "--", "--itl-ms", "50")
+    assert result.returncode == 0, result.stderr
+    cluster.wait_ready(2)
+    said = cluster.run("alias", "set", "expert-a", "pirate=100,poet=0")
+    assert said.returncode == 0, said.stderr
+    route = {"rules": [{"keywords": ["账单"], "model": "expert-a"}], "default": "demo"}
+    assert cluster.ask("PUT", "/v1/cluster/routes/finance", route).status_code == 200
+    async with httpx.AsyncClient(timeout=60) as client:
+        whole = await _routed(client, cluster, None)
+        assert [line["finished"] for line in whole] == [False] * (len(whole) - 1) + [True] and len(whole) >= 10
+        broken = await _routed(client, cluster, 5)
+    assert "".join(line["text_delta"] for line in broken) == "".join(line["text_delta"] for line in whole)
+    assert broken[-1]["finished"]
+    assert cluster.run("alias", "undo", "expert-a").returncode == 0
 
 
 async def test_requests_wait_in_the_balancer_and_not_in_workers_that_are_full(cluster: Cluster) -> None:
