@@ -95,6 +95,18 @@ class Settings(BaseSettings):
     max_concurrent: int | None = t.balancer(None, "requests that workers are given at the same time; default any", ge=1)
     per_adapter_limit: int | None = t.balancer(None, "the same for each model and adapter by itself", ge=1)
     per_adapter: t.NamedCounts = t.balancer((), "the same for one of them, NAME=N")
+    cap_n: int = t.balancer(128, "answers that one request may ask for (n)", ge=1)
+    cap_best_of: int = t.balancer(128, "the same for best_of", ge=1)
+    cap_tokens: int | None = t.balancer(
+        None, "tokens that it may ask for (max_tokens and its like); default what the engine takes", ge=1
+    )
+    cap_prompts: int = t.balancer(2048, "prompts, texts and documents in one request", ge=1)
+    cap_logprobs: int | None = t.balancer(
+        None, "log probabilities of one token; default what the engine takes", ge=0
+    )
+    cap_depth: int = t.balancer(200, "arrays and objects inside each other", ge=16, le=200)
+    allow_chat_template: bool = t.balancer(False, "requests may bring a chat template")
+    allow_chat_template_kwargs: bool = t.balancer(True, "requests may bring values for the model's chat template")
     startup_timeout: float = t.at_once(600.0, "how long a worker may take to be ready", gt=0)
     stop_grace: float = t.at_once(10.0, "from asking a worker to end until killing it", ge=0)
     health_interval: float = t.at_once(2.0, "between two probes of a worker", gt=0)

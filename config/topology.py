@@ -182,6 +182,14 @@ class BalancerConfig:
     max_queue_wait: float = 600.0
     cors: CorsConfig | None = None
     tls: TlsFiles | None = None
+    cap_n: int = 128
+    cap_best_of: int = 128
+    cap_tokens: int | None = None
+    cap_prompts: int = 2048
+    cap_logprobs: int | None = None
+    cap_depth: int = 200
+    allow_chat_template: bool = False
+    allow_chat_template_kwargs: bool = True
     anonymous_models: tuple[str, ...] = ()
     insecure: bool = False
 

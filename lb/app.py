@@ -59,6 +59,7 @@ from lb.forwarding.resume.plan import Builds
 from lb.forwarding.retry_budget import RetryBudget
 from lb.forwarding.route_chat import RouteChat
 from lb.forwarding.shadow import Shadows
+from lb.protocol.caps import Caps, CapsByTenant
 from lb.protocol.errors import ProxyError
 from lb.protocol.http1.request import RequestHead
 from lb.protocol.messages import Downstream, Exchange, Request
@@ -238,7 +239,7 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
     handlers = _handlers(shared, refusals, BridgeEndpoint(lambda: _server(runner)()))
     server = Server(
         handlers, _check(guard), gate.tenant, limits.admission(config), frozenset(config.extra_routes), _cors(config),
-        certificate,
+        certificate, _caps(config),
     )
     return Balancer(pool, counters, buckets, ledger, shared, link, peers, admin, runner, server, observers, keys)
 
@@ -298,7 +299,16 @@ def _settings(config: BalancerConfig) -> ForwardingSettings:
         config.queue_timeout, Trusted(config.trusted_proxies), config.resume, config.migration_limit,
         config.stall_timeout, config.first_byte_timeout,
         FORWARDED | {name.encode() for name in config.forward_headers}, b"https" if config.tls else b"http",
+        _caps(config),
     )  # fmt: skip
+
+
+def _caps(config: BalancerConfig) -> CapsByTenant:
+    caps = Caps(
+        config.cap_n, config.cap_best_of, config.cap_tokens, config.cap_prompts, config.cap_logprobs, config.cap_depth,
+        config.allow_chat_template, config.allow_chat_template_kwargs,
+    )  # fmt: skip
+    return CapsByTenant.of(caps, exposed=config.insecure)
 
 
 def _server(runner: web.AppRunner) -> web.Server:

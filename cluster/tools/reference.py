@@ -23,6 +23,10 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "The queue": (
         "queue_timeout", "max_queue", "max_queue_wait", "max_concurrent", "per_adapter_limit", "per_adapter",
     ),
+    "What one request may ask for": (
+        "cap_n", "cap_best_of", "cap_tokens", "cap_prompts", "cap_logprobs", "cap_depth", "allow_chat_template",
+        "allow_chat_template_kwargs",
+    ),
     "Keys": ("api_keys", "anonymous_models", "insecure"),
     "Streams that go on": ("resume", "migration_limit", "stall_timeout", "first_byte_timeout"),
     "Health and restarts": (

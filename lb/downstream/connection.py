@@ -372,7 +372,7 @@ class ClientConnection(asyncio.Protocol):
         whole, scan = length is not None and len(rest) >= length, None
         if length is None or length > self._plain or not whole:
             self._allowance.announce(length, len(rest), monotonic(), anyway=service.answers_anyway(head))
-            scan = None if small else service.scan(head)
+            scan = None if small else service.scan(request)
         if small and whole:
             self._buffer += rest[length:]
             self.begin(request, rest[:length])

@@ -20,11 +20,12 @@ from lb.downstream.cors import Cors
 from lb.downstream.service import Client
 from lb.downstream.tls import TlsConnection
 from lb.protocol import body, routes
+from lb.protocol.caps import NONE_AT_ALL, CapsByTenant
 from lb.protocol.errors import ProxyError
 from lb.protocol.http1.request import RequestHead
 from lb.protocol.messages import Downstream, Exchange, Request
 from lb.protocol.routes import Route
-from lb.protocol.tenant import Tenant
+from lb.protocol.tenant import ANYBODY, Tenant
 from lb.telemetry.cooperative import cooperatively
 
 log = logging.getLogger(__name__)
@@ -76,9 +77,9 @@ class Server:
         self, handlers: Handlers, guard: Callable[[RequestHead, Client], Principal],
         tenant: Callable[[RequestHead, str], Tenant], admission: Admission,
         routes_too: frozenset[str] = frozenset(), cors: Cors | None = None,
-        certificate: ServedCertificate | None = None,
+        certificate: ServedCertificate | None = None, caps: CapsByTenant = NONE_AT_ALL,
     ) -> None:
-        self._certificate = certificate
+        self._certificate, self._caps = certificate, caps
         self._watching: asyncio.Task[None] | None = None
         self.admission, self.closing, self._cors = admission, False, cors
         #: Those that are one too many and may say what they want, the oldest first.
@@ -216,9 +217,12 @@ class Server:
         handlers = self._handlers
         return handlers.forwarded(client, request, route) if route.direct else handlers.other(client, request, route)
 
-    def scan(self, head: RequestHead) -> body.Scan | None:
+    def scan(self, request: Request) -> body.Scan | None:
+        head, caps = request.head, self._caps
         route: Route = head.notes[Route]
-        return None if route.ours else body.scan(head.content_type)
+        if route.ours:
+            return None
+        return body.scan(head.content_type, caps.anybody if request.tenant is ANYBODY else caps.keyed)
 
     def may_stream(self, head: RequestHead, scan: body.Scan | None) -> bool:
         if scan is None or head.path == routes.RESPONSES:

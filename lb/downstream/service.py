@@ -55,8 +55,8 @@ class Service(Protocol):
         """Before the body is read; the request's id. Raises ProxyError, and Answered."""
 
     def exchange(self, client: Downstream, request: Request) -> Exchange: ...
-    def scan(self, head: RequestHead) -> Scan | None:
-        """Reads the body that follows this head; None where nobody wants to know what it says. Raises ProxyError."""
+    def scan(self, request: Request) -> Scan | None:
+        """Reads the body that follows its head; None where nobody wants to know what it says. Raises ProxyError."""
 
     def may_stream(self, head: RequestHead, scan: Scan | None) -> bool:
         """Whether enough is known of a long body to pass it on while it comes."""

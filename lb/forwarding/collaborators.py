@@ -13,6 +13,7 @@ from lb.forwarding.poison import PoisonRules
 from lb.forwarding.response_finder import ResponseFinder
 from lb.forwarding.resume.plan import Builds
 from lb.forwarding.retry_budget import RetryBudget
+from lb.protocol.caps import NONE_AT_ALL, CapsByTenant
 from lb.records.decision_log import DecisionLog
 from lb.records.loss_report import LossReport
 from lb.routing.pool import Pool
@@ -27,7 +28,7 @@ from lb.upstream.headers import FORWARDED, Trusted
 class ForwardingSettings:
     """Times are seconds; ``migration_limit`` is how often one request may be moved or made again.
     ``forwarded_headers``: the names, lower case, of the client's fields that backends get; ``scheme``: what clients
-    speak to us."""
+    speak to us; ``caps``: the most that they may ask for."""
 
     queue_timeout: float
     trusted: Trusted
@@ -37,6 +38,7 @@ class ForwardingSettings:
     first_byte_timeout: float = 0.0
     forwarded_headers: frozenset[bytes] = FORWARDED
     scheme: bytes = b"http"
+    caps: CapsByTenant = NONE_AT_ALL
 
 
 @dataclass(frozen=True, slots=True)

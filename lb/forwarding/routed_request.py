@@ -58,9 +58,11 @@ class RoutedRequest:
         head = request.head
         if route.websocket:
             self.websocket = head.upgrade and (head.find(b"upgrade") or "").lower() == "websocket"
+        caps = parts.settings.caps
         facts = request.facts or request_body.facts(
-            request.body, head.content_type, previous=route.path == RESPONSES
-        )
+            request.body, head.content_type, previous=route.path == RESPONSES,
+            caps=caps.anybody if request.tenant is ANYBODY else caps.keyed,
+        )  # fmt: skip
         model = named = facts.model
         if route.path == INVOCATIONS:
             named = sagemaker.model(head, model)

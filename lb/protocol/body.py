@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from lb.protocol import lax
+from lb.protocol.caps import NO_CAPS, Caps
 from lb.protocol.facts import MOST_NAME, NOTHING, Facts, Names, model_name, refused
 from lb.protocol.form_scan import FormScan
 from lb.protocol.json_scan import JsonScan
@@ -67,30 +68,32 @@ class Scan(Protocol):
     def facts(self) -> Facts: ...
 
 
-def scan(content_type: str) -> Scan:
-    """For a body that says to be of that type. Everything but a form is read as JSON: what is none says nothing, and
-    some servers take it for JSON whatever it says to be. Raises ProxyError (400)."""
-    return FormScan(content_type) if is_form(content_type) else JsonScan()
+def scan(content_type: str, caps: Caps = NO_CAPS) -> Scan:
+    """For a body that says to be of that type; what is beyond ``caps`` is refused. Everything but a form is read as
+    JSON: what is none says nothing, and some servers take it for JSON whatever it says to be. Raises ProxyError (400).
+    """
+    return FormScan(content_type, caps) if is_form(content_type) else JsonScan(caps)
 
 
 def is_form(content_type: str) -> bool:
     return content_type.lstrip().lower().startswith("multipart/form-data")
 
 
-def facts(body: bytes, content_type: str, *, previous: bool = True) -> Facts:
+def facts(body: bytes, content_type: str, *, previous: bool = True, caps: Caps = NO_CAPS) -> Facts:
     """Of a whole body, of up to `AT_ONCE` bytes if others wait. With ``previous`` false nobody asks for that field.
     Raises ProxyError (400, 404)."""
     if not body:
         return NOTHING
     if content_type == "application/json" or not is_form(content_type):
         # A NUL: UTF-16, where a name is not to be found like this.
-        once = body.count(b'"model"') < 2 and b"\0" not in body and not _has_escaped_letters(body)
+        plain = b"\0" not in body and not _has_escaped_letters(body)
+        once = plain and body.count(b'"model"') < 2 and (caps is NO_CAPS or not caps.suspects(body))
         quick = _quick(body) if once and not (previous and b'"previous_response_id"' in body) else None
         if quick is not None:
             return quick
         if once:
             return _parsed(body)
-    reader = scan(content_type)
+    reader = scan(content_type, caps)
     reader.feed(body)
     return reader.facts()
 

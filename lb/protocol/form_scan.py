@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+from lb.protocol.caps import NO_CAPS, NUMBERS, Caps
 from lb.protocol.facts import Facts, Names, refused
 
 #: Fields and files of a form, bytes of what stands above one of them.
@@ -37,15 +38,15 @@ class FormScan:
     """`feed` it a form, then ask for its `facts`; what names a model is in ``names`` as soon as it is read. Raises
     ProxyError (400) for a ``content_type`` that is not plainly that of a form."""
 
-    __slots__ = ("_delimiter", "_found", "_is_model", "_offset", "_parts", "_rest", "_step", "names")
+    __slots__ = ("_caps", "_delimiter", "_field", "_found", "_offset", "_parts", "_rest", "_step", "names")
 
-    def __init__(self, content_type: str) -> None:
-        self.names = Names()
+    def __init__(self, content_type: str, caps: Caps = NO_CAPS) -> None:
+        self._caps, self.names = caps, Names()
         self._delimiter = b"\r\n--" + _boundary(content_type)
         self._step = FormScan._open
         self._rest = b""  # of what was fed, not read yet
         self._offset = self._parts = 0  # _offset: where that stands in the body
-        self._is_model = False
+        self._field = ""  # the one that is being read, if somebody asks for it
         self._found: bytes | None = None  # of a model's name, what has come of it
 
     def feed(self, piece: bytes) -> None:
@@ -104,15 +105,17 @@ class FormScan:
             if len(data) - at < MOST_PART_HEAD:
                 return -1
             raise refused(f"a part of the form has a head of more than {MOST_PART_HEAD} bytes")
-        self._is_model, self._step = _is_model(data[at : end + 2]), FormScan._content
+        self._field, self._step = _asked_for(data[at : end + 2]), FormScan._content
         return end + 4
 
     def _content(self, data: bytes, at: int) -> int:
         end = data.find(self._delimiter, at)
-        if self._is_model:
+        if self._field:
             # Known whole before anything of it is passed over.
             known = end if end >= 0 else len(data)
             if known - at > _MOST_VALUE:
+                if self._field != "model":
+                    raise refused(f"{self._field} is too long", self._field)
                 self.names.add(" " * _MOST_VALUE, (0, 0))  # refused for its length
             if end < 0:
                 return -1
@@ -128,6 +131,9 @@ class FormScan:
         return len(data)
 
     def _add(self, value: bytes, at: int) -> None:
+        if self._field != "model":
+            self._caps.check_number(self._field, value.decode(errors="replace"))
+            return
         try:
             self.names.add(value.decode(), (at, at + len(value)))
         except UnicodeDecodeError:
@@ -146,8 +152,9 @@ def _boundary(content_type: str) -> bytes:
     return boundary.encode()
 
 
-def _is_model(head: bytes) -> bool:
-    """Whether the part with this head is the field ``model``. Raises ProxyError (400)."""
+def _asked_for(head: bytes) -> str:
+    """The field that the part with this head is: ``model``, or a number that is capped; empty for any other. Raises
+    ProxyError (400)."""
     lines = _LINE.findall(head)
     if sum(len(line) for line in _LINE.split(head)[::3]) or len(lines) != head.count(b"\n"):
         raise refused("the head of a part of the form is malformed")
@@ -160,9 +167,10 @@ def _is_model(head: bytes) -> bool:
     extended = any(key.startswith(b"name*") for key in parameters)
     if len(parameters) != len(found) or not name or b"\\" in name or extended:
         raise refused("a part of the form has not one plain name")
-    if name != b"model":
-        return False
+    field = name.decode("latin-1")
+    if field != "model" and field not in NUMBERS:
+        return ""
     codings = {value.strip().lower() for key, value in lines if key.lower() == b"content-transfer-encoding"}
     if len(parameters) > 1 or not codings <= _AS_IT_IS:
-        raise refused("its model is not a plain field", "model")
-    return True
+        raise refused(f"its {field} is not a plain field", field)
+    return field

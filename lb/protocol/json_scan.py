@@ -8,14 +8,17 @@ what `json.loads` sees; of anything else it says nothing, or something, as the w
 from __future__ import annotations
 
 import codecs
+import functools
 import json
 import re
 
+from lb.protocol import caps as capped
 from lb.protocol import lax
+from lb.protocol.caps import NO_CAPS, Caps
 from lb.protocol.facts import MOST_NAME, NOTHING, Facts, Names, refused
 
-#: Outermost members, and arrays and objects inside each other. No API has a tenth of either.
-MOST_MEMBERS, MOST_DEPTH = 10_000, 200
+#: Outermost members. No API has a tenth of it.
+MOST_MEMBERS = 10_000
 
 #: Arrays and objects that are deeper in the body than `_AT_ONCE`: each of them costs a microsecond.
 _MOST_STEPS = 500_000
@@ -23,7 +26,10 @@ _MOST_STEPS = 500_000
 #: Bytes of a key, and of a value that is asked for: 256 characters, each of them written as two escapes of six bytes.
 _MOST_KEY, _MOST_VALUE = 256, 256 * 12 + 2
 
-_ASKED_FOR = frozenset({"model", "stream", "previous_response_id"})
+#: Bytes of fields for a template that come in pieces.
+_MOST_FIELDS = 64 * 1024
+
+_ASKED_FOR = frozenset({"model", "stream", "previous_response_id", *capped.FIELDS})
 
 #: Arrays and objects inside each other that `_INSIDE` passes over in one go; of deeper ones each is a step.
 _AT_ONCE = 8
@@ -36,11 +42,20 @@ def _nested(levels: int) -> bytes:
     return rb"(?:" + plain + (rb"|[\[{]" + _nested(levels - 1) + rb"[\]}]" if levels else b"") + rb")*+"
 
 
-_INSIDE = re.compile(_nested(_AT_ONCE), re.DOTALL)
+@functools.cache
+def _inside(levels: int) -> re.Pattern[bytes]:
+    """So many arrays and objects inside each other, and all that stands beside them."""
+    return re.compile(_nested(levels), re.DOTALL)
+
+
 _WHOLE_STRING = re.compile(_STRING, re.DOTALL)
 _STRING_GOES_ON = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
 _SCALAR = re.compile(rb"[-+.\w]*+")
 _BLANKS = re.compile(rb"[ \t\n\r]*+")
+#: Of an array, up to the comma behind an item.
+_ITEM = re.compile(
+    rb'(?:[^"\[\]{},]++|' + _STRING + rb"|[\[{]" + _nested(_AT_ONCE) + rb"[\]}])*+", re.DOTALL
+)
 _VALUE = rb"(?:" + _STRING + rb"|[-+.\w]++|[\[{]" + _nested(_AT_ONCE) + rb"[\]}])"
 #: A whole member, and what follows it.
 _MEMBER = re.compile(rb"[ \t\n\r]*+(%b)[ \t\n\r]*+:[ \t\n\r]*+(%b)[ \t\n\r]*+([,}])" % (_STRING, _VALUE), re.DOTALL)
@@ -54,15 +69,18 @@ _SKIPPED = re.compile(
 
 
 class JsonScan:
-    """`feed` it a body, then ask for its `facts`; what names a model is in ``names`` as soon as it is read."""
+    """`feed` it a body, then ask for its `facts`; what names a model is in ``names`` as soon as it is read. What is
+    beyond ``caps`` is refused."""
 
     __slots__ = (
-        "_decode", "_depth", "_key", "_members", "_offset", "_previous", "_rest", "_step", "_steps", "_stream",
-        "_then", "names",
+        "_caps", "_decode", "_depth", "_items", "_key", "_members", "_offset", "_previous", "_rest", "_step", "_steps",
+        "_stream", "_then", "_written", "names",
     )  # fmt: skip
 
-    def __init__(self) -> None:
-        self.names = Names()
+    def __init__(self, caps: Caps = NO_CAPS) -> None:
+        self._caps, self.names = caps, Names()
+        self._written: bytes | None = None  # so far, of fields for a template that came in pieces
+        self._items: int | None = None  # so far, of the array that is being read, where they are counted
         self._stream = False
         self._previous: str | None = None
         self._decode: codecs.IncrementalDecoder | None = None
@@ -74,7 +92,8 @@ class JsonScan:
 
     def feed(self, piece: bytes) -> None:
         """The next bytes; no more at once than others can wait for: some 30 MB are read in a second. Raises ProxyError
-        (400, 404) for what no request has: two models, a name too long, too many members, too deep."""
+        (400, 404) for what no request has: two models, a name too long, too many members, too deep; more than it may
+        ask for."""
         data = self._rest + piece if self._rest else piece
         if self._offset < 0:
             if len(data) < 4:
@@ -85,6 +104,8 @@ class JsonScan:
             data = self._rest + self._decoded(piece)
         at, size = 0, len(data)
         while at < size and (after := self._step(self, data, at)) >= 0:
+            if self._written is not None:
+                self._write(data[at:after])
             at = after
         self._rest = data[at:]
         self._offset += at
@@ -180,7 +201,9 @@ class JsonScan:
                 self._step = JsonScan._pass_over
                 return at + 1
         if self._key is not None:
-            if self._step in (JsonScan._string, JsonScan._scalar) and after - at <= _MOST_VALUE:
+            if self._key == capped.TEMPLATE_FIELDS and self._step is JsonScan._inside:
+                self._written = b""
+            elif self._step in (JsonScan._string, JsonScan._scalar) and after - at <= _MOST_VALUE:
                 self._step = JsonScan._value
                 return -1
             self._found(self._key, data[at:after], at)
@@ -207,22 +230,41 @@ class JsonScan:
 
     def _inside(self, data: bytes, at: int) -> int:
         """The rest of an array or object."""
-        size, depth = len(data), self._depth
-        while (at := _end_of(_INSIDE, data, at)) < size:
+        size, depth, most = len(data), self._depth, self._caps.depth
+        if self._items == 0 and depth == 1:
+            at = _after_blanks(data, at)
+            if at == size:
+                return at
+            self._items = 1 if data[at] in b'"[' else None
+        while (at := _end_of(self._passed_over(depth), data, at)) < size:
             byte = data[at]
             at += 1
+            if byte == 0x2C:
+                self._count_item()
+                continue
             self._steps += 1
             if byte == 0x22:
                 self._step, self._then = JsonScan._string, JsonScan._inside
                 break
             depth += 1 if byte in b"[{" else -1
-            if depth > MOST_DEPTH or self._steps > _MOST_STEPS:
-                raise refused(f"its arrays and objects are more than {MOST_DEPTH} deep, or too many of them very deep")
+            if depth > most or self._steps > _MOST_STEPS:
+                raise refused(f"its arrays and objects are more than {most} deep, or too many of them very deep")
             if not depth:
-                self._step = JsonScan._comma
+                self._step, self._items = JsonScan._comma, None
                 break
         self._depth = depth
         return at
+
+    def _passed_over(self, depth: int) -> re.Pattern[bytes]:
+        """What is in one go, in an array or object that is so deep."""
+        if self._items is not None and depth == 1:
+            return _ITEM
+        return _inside(min(_AT_ONCE, self._caps.depth - depth))
+
+    def _count_item(self) -> None:
+        assert self._items is not None and self._key is not None
+        self._items += 1
+        self._caps.check_prompts(self._key, self._items)
 
     def _comma(self, data: bytes, at: int) -> int:
         at = _after_blanks(data, at)
@@ -261,7 +303,17 @@ class JsonScan:
 
     def _found(self, name: str, value: bytes, at: int) -> None:
         """``value``, as written or the beginning of it, stands at ``at`` in what is being read."""
+        if name in capped.LISTS:
+            if value[:1] == b"[" and self._caps is not NO_CAPS:
+                self._list(name, value)
+            return
+        if name in (capped.TEMPLATE, capped.TEMPLATE_FIELDS):
+            self._caps.check_template(name, value)
+            return
         known = " " * _MOST_VALUE if len(value) > _MOST_VALUE else _read(value)
+        if name in capped.NUMBERS:
+            self._caps.check_number(name, known)
+            return
         text = known if isinstance(known, str) and value[0] == 0x22 else None  # refused, if it was too long
         if name == "stream":
             self._stream = lax.is_true(known)
@@ -269,6 +321,31 @@ class JsonScan:
             self.names.add(text, (self._offset + at, self._offset + at + len(value)))
         else:
             self._previous = None if text is None else text[: MOST_NAME + 1]
+
+
+    def _write(self, piece: bytes) -> None:
+        """More of fields for a template; all of them, where something else follows."""
+        assert self._written is not None
+        self._written += piece
+        if len(self._written) > _MOST_FIELDS:
+            raise refused(f"{capped.TEMPLATE_FIELDS} is too long", capped.TEMPLATE_FIELDS)
+        if self._step is JsonScan._comma:
+            written, self._written = self._written, None
+            self._caps.check_template(capped.TEMPLATE_FIELDS, written)
+
+    def _list(self, name: str, value: bytes) -> None:
+        """Counts what is in it, or begins to where it is not whole."""
+        if len(value) == 1:
+            self._items = 0
+            return
+        at = _after_blanks(value, 1)
+        if value[at] not in b'"[':
+            return
+        self._key, self._items = name, 1
+        while value[at := _end_of(_ITEM, value, at)] == 0x2C:
+            self._count_item()
+            at += 1
+        self._items = None
 
 
 def _end_of(pattern: re.Pattern[bytes], data: bytes, at: int) -> int:

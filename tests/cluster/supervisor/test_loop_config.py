@@ -23,6 +23,8 @@ def test_every_setting_of_the_balancer_reaches_it(tmp_path: Path) -> None:
         "forward_headers": ("x-tenant",), "max_buffered": 2**30, "send_timeout": 5.5, "min_client_rate": 10.0,
         "max_client_connections": 5, "max_client_uploads": 3, "protect_metrics": True,
         "max_concurrent": 9, "per_adapter_limit": 4, "per_adapter": ("poet=2",), "max_queue": 99,
+        "cap_n": 1, "cap_best_of": 2, "cap_tokens": 3, "cap_prompts": 4, "cap_logprobs": 5, "cap_depth": 16,
+        "allow_chat_template": True, "allow_chat_template_kwargs": False,
         "max_queue_wait": 12.5, "anonymous_models": ("a", "b"), "insecure": True,
     }  # fmt: skip
     engine_args = ("--allowed-origins", '["https://a"]')
