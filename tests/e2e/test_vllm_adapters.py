@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -145,3 +146,32 @@ def test_adapters_outlive_a_worker_a_supervisor_and_are_refused_once_unloaded(vl
     assert vllm.complete("voice").status_code == 404
     assert "voice" not in [card["id"] for card in httpx.get(f"{vllm.url}/v1/models").json()["data"]]
     assert _ask(vllm, "pirate").startswith("Arr")
+
+
+def _chat(vllm: Cluster, kill_at: int | None) -> str:
+    """What the route says; the worker that says it is killed after so many lines."""
+    text, lines, end = "", 0, {}
+    body = {"prompt": "我的账单", "max_tokens": 100, "temperature": 0}
+    with httpx.stream("POST", f"{vllm.url}/v1/chat/finance", json=body, timeout=120) as response:
+        assert (response.status_code, response.headers["x-routed-model"]) == (200, "pirate")
+        for line in filter(None, response.iter_lines()):
+            end, lines = json.loads(line.removeprefix("data: ")), lines + 1
+            text += end["text_delta"]
+            if lines == kill_at:
+                (pid,) = [i["pid"] for i in vllm.status()["instances"].values() if i["in_flight"]]
+                kill(pid)
+    assert end["finished"]
+    return text
+
+
+def test_a_route_in_chinese_and_the_side_of_an_alias_go_on_after_a_kill(vllm: Cluster) -> None:
+    """A stream that has lost its worker says what it would have said, on its side."""
+    sides = {"sides": {"pirate": 1, "poet": 0}}
+    assert vllm.ask("PUT", "/v1/cluster/aliases/expert-a", sides).status_code == 200
+    route = {"rules": [{"keywords": ["账单", "支出"], "model": "expert-a"}], "default": "demo"}
+    assert vllm.ask("PUT", "/v1/cluster/routes/finance", route).status_code == 200
+    whole = _chat(vllm, None)
+    assert whole and _chat(vllm, 3) == whole
+    for path in ("/v1/cluster/routes/finance", "/v1/cluster/aliases/expert-a"):
+        assert vllm.ask("DELETE", path).status_code == 200
+    vllm.wait_ready(3, 300)
