@@ -109,7 +109,7 @@ class Failover:
         began = relay is not None and relay.began
         attempt.relay = None
         if not began and follows.excluded:
-            self.recovery.exclude(backend)
+            self.recovery.exclude(backend, stale=failure.kind is Failure.STALE)
         hindrance = self._hindrance(relay, failure)
         action = failure_policy.after_failure(self._loss(attempt, relay, failure, bool(hindrance)))
         reason = f"{backend.id}: {failure}"
@@ -153,11 +153,17 @@ class Failover:
             self._owner.refuse(ProxyError(503, reason, source=Source.UPSTREAM, retry_after=5))
         elif action is Action.RETRY:
             self._owner.run("retry a request", lambda: self._repeat(failure))
+        elif self.recovery.may_have_killed:
+            self._owner.run("keep it apart", self._place_apart)
         else:
             try:
                 self._owner.place()
             except ProxyError as error:
                 self._owner.refuse(error)
+
+    async def _place_apart(self) -> None:
+        """Also where no worker has read it: what it is suspected of it may do to the next one. Raises ProxyError."""
+        self._owner.place(await self.recovery.apart())
 
     async def _repeat(self, failure: AttemptFailed) -> None:
         """All of it on another worker. Raises ProxyError."""

@@ -81,14 +81,19 @@ class PoisonRules:
             log.error("request %s is not retried: %d workers died while processing it", request, len(record))
             raise ProxyError(500, f"{died}; it is not given to another one", source=Source.UPSTREAM)
 
-    async def apart(self, info: RequestInfo, excluded: frozenset[str], record: Record) -> frozenset[str]:
+    async def apart(
+        self, info: RequestInfo, excluded: frozenset[str], failed: frozenset[str], record: Record
+    ) -> frozenset[str]:
         """The workers that a request should not be given to, as it may be what killed one and they have another of
         which that is true: when such a worker dies, it is known which of them it was. Waits a moment for one that has
-        none; together is better than never."""
+        none; together is better than never. ``failed``: those of the ``excluded`` on which it is really lost."""
         deadline = self._clock() + _APART_S
         while record:
             avoided = frozenset(b.id for b in self._pool.backends.values() if b.suspects)
-            if self._pool.candidates(info.model, excluded | avoided, self._clock(), info.root):
+            if any(
+                self._pool.candidates(info.model, left | avoided, self._clock(), info.root)
+                for left in (excluded, failed)
+            ):
                 return avoided
             if not avoided or self._clock() >= deadline:
                 break

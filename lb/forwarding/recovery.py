@@ -43,6 +43,7 @@ class Recovery:
         self._resumption: Resumption | None = None  # of its stream, once that is moved
         self._budgeted = False
         self.excluded: frozenset[str] = frozenset()
+        self._stale: frozenset[str] = frozenset()
         self.retries = 0
 
     # what has happened
@@ -69,12 +70,19 @@ class Recovery:
             self._settled = now + _SETTLED_S
 
     @property
+    def may_have_killed(self) -> bool:
+        """Whether a worker died, or closed a connection, under it."""
+        return bool(self._record)
+
+    @property
     def is_suspect(self) -> bool:
         """Of so many deaths that the supervisor's word has to be heard before it is given to another worker."""
         return len(self._record) >= MOST_DEATHS
 
-    def exclude(self, backend: Backend) -> None:
+    def exclude(self, backend: Backend, *, stale: bool = False) -> None:
+        """``stale``: a connection there was no good any more, the worker itself may be."""
         self.excluded |= {backend.id}
+        self._stale = self._stale | {backend.id} if stale else self._stale - {backend.id}
 
     # where it is
 
@@ -123,8 +131,13 @@ class Recovery:
             await asyncio.sleep(left)
 
     async def apart(self) -> frozenset[str]:
-        """The workers to avoid besides."""
-        return await self._parts.poison.apart(self._info, self.excluded, self._record)
+        """The workers to avoid besides. Rather than beside another suspect it is given to one again that had closed no
+        more than a connection."""
+        parts, info = self._parts, self._info
+        avoided = await parts.poison.apart(info, self.excluded, self.excluded - self._stale, self._record)
+        if avoided and not parts.pool.candidates(info.model, self.excluded | avoided, parts.clock(), info.root):
+            self.excluded -= self._stale
+        return avoided
 
     def hindrance(self, transcript: StreamTranscript, failure: AttemptFailed) -> str:
         """Why its stream, which has begun, cannot go on elsewhere; empty if it can."""
@@ -159,5 +172,5 @@ class Recovery:
         await self._settle()
         if self._resumption is None:
             self._resumption = Resumption(transcript)
-        excluded = self.excluded | await self.apart()
+        excluded = await self.apart() | self.excluded
         return await move(self._parts, claim, self._info, self._resumption, excluded, since)
