@@ -24,6 +24,9 @@ from lb.admin.openapi.parts import (
 _INSTANCE = in_path("name", "Id of an instance, as in the status", "instance_0")
 _ID: Json = {"type": "integer", "minimum": 0, "maximum": 10**18 - 1}
 
+_GROUPS: Json = {
+    "type": "string", "pattern": "^(key|model|day)(,(key|model|day)){0,9}$", "default": "key,model",
+}  # fmt: skip
 _DAY: Json = {"type": "string", "format": "date"}
 
 _EVENTS_OK = json_answer(
@@ -91,7 +94,7 @@ PATHS: Mapping[str, Json] = {
         "usage", "cluster", "What was taken with API keys",
         {200: json_answer("In the order of what it is asked by", ref("Usage"))}, errors=(400, 507),
         parameters=(
-            in_query("by", {**TEXT, "default": "key,model"}, "Some of `key`, `model`, `day`, with commas between them"),
+            in_query("by", _GROUPS, "Some of `key`, `model`, `day`, with commas between them"),
             in_query("from", _DAY, "The first day (UTC); else 30 days before the last"),
             in_query("to", _DAY, "The last one, included; else today"),
         ),
