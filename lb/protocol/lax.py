@@ -18,6 +18,9 @@ _FALSE = frozenset({"0", "off", "f", "false", "n", "no"})
 #: An integer in a string, without white space around it.
 _INTEGER = re.compile(r"([+-]?[0-9]++(?:_[0-9]++)*+)(?:\.0+)?")
 
+#: What pydantic-core takes off before it looks, whatever is between the zeros and stands behind them.
+_ZEROS = re.compile(r"^\+?0[0_]*(?=[1-9-]|0(?:\.0+)?$)")
+
 #: Unicode's white space: Python's own strip takes four control characters more.
 _WHITE = "".join(char for char in map(chr, range(0x3001)) if char.isspace() and char not in "\x1c\x1d\x1e\x1f")
 
@@ -42,7 +45,7 @@ def as_int(value: object) -> int:
         return int(value)
     if isinstance(value, float) and _LEAST < value < _MOST and value.is_integer():
         return int(value)
-    if isinstance(value, str) and (found := _INTEGER.fullmatch(value.strip(_WHITE))):
+    if isinstance(value, str) and (found := _INTEGER.fullmatch(_ZEROS.sub("", value.strip(_WHITE), 1))):
         return int(found[1])
     raise ValueError("no integer")
 
@@ -56,7 +59,12 @@ def as_float(value: object) -> float:
             raise ValueError("no number") from None
     if isinstance(value, str):
         bare = value.strip(_WHITE)
-        if bare.isascii() and not ("_" in value and bare != value):
+        if "_" in value:
+            # pydantic-core takes them out wherever they stand singly inside: `1e_1` is a number there.
+            if bare != value or "__" in value or "_" in (value[0], value[-1]):
+                raise ValueError("no number")
+            bare = value.replace("_", "")
+        if bare.isascii():
             return float(bare)
     raise ValueError("no number")
 
