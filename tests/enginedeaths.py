@@ -23,6 +23,8 @@ from typing import Any
 import httpx
 import psutil
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from harness import Cluster, free_port, poll
 
 #: How long both workers may take to be back, and a request to wait for that; s.
