@@ -122,13 +122,20 @@ class _Class(Generic[W]):
         flow.version += 1
         heapq.heappush(self.heap, (flow.counter, flow.number, flow.version, flow))
 
-    def pop(self) -> _Flow[W] | None:
-        """The one with the least counter in which somebody waits; out of the heap then."""
+    def first(self) -> _Flow[W] | None:
+        """The one with the least counter in which somebody waits."""
         while self.heap:
-            _, _, version, flow = heapq.heappop(self.heap)
+            _, _, version, flow = self.heap[0]
             if version == flow.version and flow.lines:
                 return flow
+            heapq.heappop(self.heap)
         return None
+
+    def pop(self) -> _Flow[W] | None:
+        """The same; out of the heap then."""
+        if (flow := self.first()) is not None:
+            heapq.heappop(self.heap)
+        return flow
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,8 +201,7 @@ class FairOrder(Generic[W]):
     def before(self, one: W) -> tuple[int, str]:
         """How many wait in its class beside it, and whose turn it is; empty where that is its own tenant's."""
         group = self._classes[_rank(one)]
-        flows = (flow for flow in group.flows.values() if flow.lines)
-        first = min(flows, key=lambda flow: (flow.counter, flow.number), default=None)
+        first = group.first()
         name = "" if first is None or first.tenant.name == one.tenant.name else first.tenant.name
         return max(0, group.size - 1), name
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -150,6 +151,15 @@ def test_who_lost_its_worker_goes_before_all_others() -> None:
     order.add(lost := One(tenant("b", priority=Priority.LOW), again=True))
     server.serve(1)
     assert server.served == [lost]
+
+
+def test_whose_turn_it_is_is_known_without_a_look_at_every_key() -> None:
+    order: FairOrder[One] = FairOrder()
+    began = time.perf_counter()
+    for number in range(5_000):
+        order.add(one := One(tenant(f"key{number}")))
+        assert order.before(one) == (number, "key0" if number else "")
+    assert time.perf_counter() - began < 2.0
 
 
 def test_a_full_queue_gives_up_the_latest_of_the_longest_line() -> None:
