@@ -160,7 +160,7 @@ def _without_last(data: bytes) -> bytes:
 
 _BAD: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "a path out of it": (_with("../../evil"), "does not belong there"),
-    "an absolute path": (_with("/tmp/evil"), "does not belong there"),
+    "an absolute path": (_with("/evil"), "does not belong there"),
     "a path behind an adapter": (_with(f"adapters/{'0' * 64}/../../evil"), "does not belong there"),
     "an adapter that it does not name": (_with(f"adapters/{'0' * 64}/{CONFIG}"), "does not belong there"),
     "a symbolic link": (_with("adapters", tarfile.SYMTYPE, "/etc"), "no plain file"),
