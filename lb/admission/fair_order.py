@@ -96,7 +96,7 @@ class _Flow(Generic[W]):
 @dataclass(slots=True, eq=False)
 class _Class(Generic[W]):
     """Those of one priority; the lower ``rank`` goes first. ``time``: the highest counter at which any flow was
-    served."""
+    served; ``most``: so many flows until those that mean nothing any more are looked for."""
 
     rank: int
     flows: dict[str, _Flow[W]] = field(default_factory=dict)
@@ -104,13 +104,15 @@ class _Class(Generic[W]):
     time: float = 0.0
     size: int = 0
     made: int = 0
+    most: int = _MOST_IDLE
 
     def flow(self, tenant: Tenant) -> _Flow[W]:
         """Its flow, which is not behind the others."""
         flow = self.flows.get(tenant.name)
         if flow is None:
-            if len(self.flows) > _MOST_IDLE:
+            if len(self.flows) > self.most:
                 self.flows = {n: f for n, f in self.flows.items() if f.lines or f.counter > self.time}
+                self.most = max(_MOST_IDLE, 2 * len(self.flows))  # else each new one would look at all
             self.made += 1
             flow = self.flows[tenant.name] = _Flow(tenant, self.time, self.made)
         flow.tenant = tenant
