@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
+import signal
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -148,30 +151,45 @@ def test_adapters_outlive_a_worker_a_supervisor_and_are_refused_once_unloaded(vl
     assert _ask(vllm, "pirate").startswith("Arr")
 
 
-def _chat(vllm: Cluster, kill_at: int | None) -> str:
-    """What the route says; the worker that says it is killed after so many lines."""
+def _kill_who_answers(vllm: Cluster, workers: list[int]) -> None:
+    """Nobody says more until it is known who speaks: the answer is short, and over within the time of a question."""
+    for pid in workers:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        (pid,) = [i["pid"] for i in vllm.status()["instances"].values() if i["in_flight"]]
+        kill(pid)
+    finally:
+        for pid in workers:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
+def _chat(vllm: Cluster, prompt: str, kill_at: int | None = None) -> tuple[str, str]:
+    """Which side the route takes and what that says; the worker that says it is killed after so many lines."""
     text, lines, end = "", 0, {}
-    body = {"prompt": "我的账单", "max_tokens": 100, "temperature": 0}
+    workers = [i["pid"] for i in vllm.wait_ready(3, 300)["instances"].values()]
+    body = {"prompt": prompt, "max_tokens": 100, "temperature": 0}
     with httpx.stream("POST", f"{vllm.url}/v1/chat/finance", json=body, timeout=120) as response:
-        assert (response.status_code, response.headers["x-routed-model"]) == (200, "pirate")
+        assert response.status_code == 200
         for line in filter(None, response.iter_lines()):
             end, lines = json.loads(line.removeprefix("data: ")), lines + 1
             text += end["text_delta"]
             if lines == kill_at:
-                (pid,) = [i["pid"] for i in vllm.status()["instances"].values() if i["in_flight"]]
-                kill(pid)
+                _kill_who_answers(vllm, workers)
     assert end["finished"]
-    return text
+    return response.headers["x-routed-model"], text
 
 
 def test_a_route_in_chinese_and_the_side_of_an_alias_go_on_after_a_kill(vllm: Cluster) -> None:
-    """A stream that has lost its worker says what it would have said, on its side."""
-    sides = {"sides": {"pirate": 1, "poet": 0}}
+    """A stream that has lost its worker says what it would have said, on the side that its conversation was given."""
+    sides = {"sides": {"pirate": 1, "poet": 1}}
     assert vllm.ask("PUT", "/v1/cluster/aliases/expert-a", sides).status_code == 200
     route = {"rules": [{"keywords": ["账单", "支出"], "model": "expert-a"}], "default": "demo"}
     assert vllm.ask("PUT", "/v1/cluster/routes/finance", route).status_code == 200
-    whole = _chat(vllm, None)
-    assert whole and _chat(vllm, 3) == whole
+    whole = {prompt: _chat(vllm, prompt) for prompt in (f"我的账单 {i}" for i in range(12))}
+    assert {side for side, _ in whole.values()} == {"pirate", "poet"}
+    prompt = max(whole, key=lambda asked: len(whole[asked][1]))
+    assert _chat(vllm, prompt, kill_at=3) == whole[prompt]
     for path in ("/v1/cluster/routes/finance", "/v1/cluster/aliases/expert-a"):
         assert vllm.ask("DELETE", path).status_code == 200
     vllm.wait_ready(3, 300)
