@@ -23,7 +23,7 @@ EPOCH_IDS = 100_000
 _WARNINGS = frozenset({
     "worker.unhealthy", "worker.killed", "worker.exited", "adapter.failed", "adapter.drift", "balancer.restarted",
     "balancer.lost", "balancer.failed", "certificate.refused", "standby.ended", "restart.stopped", "state.unsaved",
-    "key.unread",
+    "key.unread", "limits.local",
 })  # fmt: skip
 
 #: Subjects without which a sentence is whole.

@@ -16,6 +16,7 @@ from pydantic_settings import NoDecode
 
 from config import model_names
 from config.secret import clean
+from config.store_url import StoreUrl
 from config.topology import STRATEGIES
 
 #: Of an adapter. Dots alone would be a step up in a path.
@@ -96,6 +97,12 @@ def _collector(value: str | None) -> str | None:
 
 def _key(value: str | None) -> str | None:
     return clean(value) if value else None
+
+
+def _store(value: str | None) -> str | None:
+    if value is not None:
+        StoreUrl.parse(value)
+    return value
 
 
 def _words(value: Any) -> Any:
@@ -212,6 +219,7 @@ Adapters = Annotated[dict[str, str], NoDecode, BeforeValidator(_lora_pairs), Aft
 Gpus = Annotated[tuple[int, ...] | None, NoDecode, BeforeValidator(_gpu_list), AfterValidator(_gpus_once)]
 Size = Annotated[int | None, BeforeValidator(_size)]
 Key = Annotated[str | None, AfterValidator(_key)]
+Store = Annotated[str | None, _NOT_EMPTY, AfterValidator(_store)]
 Collector = Annotated[str | None, AfterValidator(_collector)]
 AccessLog = Annotated[str, BeforeValidator(_share)]
 Strategy = Annotated[Literal[STRATEGIES], BeforeValidator(_any_case)]  # type: ignore[valid-type]

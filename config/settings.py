@@ -150,6 +150,9 @@ class Settings(BaseSettings):
     admin_key: t.Key = t.balancer(None, "bearer token for /v1/cluster, /v1/system and adapters", repr=False)
     api_keys: t.PathOrNone = t.at_once(None, "YAML file with API keys: names, hashes and limits")
     anonymous_models: t.Texts = t.balancer((), "models that may be asked for without a key")
+    limits_store: t.Store = t.balancer(
+        None, "URL of a Redis through which clusters on several machines share keys' limits", repr=False
+    )
     insecure: bool = t.balancer(False, "listen for other machines although nobody needs a key")
     protect_metrics: bool = t.balancer(False, "/metrics needs a credential on loopback too")
     allowed_hosts: t.Texts = t.balancer((), "more names by which the management API may be called")

@@ -192,10 +192,11 @@ class BalancerConfig:
     allow_chat_template_kwargs: bool = True
     anonymous_models: tuple[str, ...] = ()
     insecure: bool = False
+    limits_store: str | None = field(default=None, repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """What is not used is left out where a balancer of an earlier version does not know it."""
-        return {name: value for name, value in asdict(self).items() if value is not None or name != "tls"}
+        return {name: value for name, value in asdict(self).items() if value is not None or name not in _LATER}
 
     def digest(self) -> str:
         """The same for the same settings, whatever the descriptor."""
@@ -210,6 +211,9 @@ class BalancerConfig:
             **given, cors=None if cors is None else CorsConfig(**_tuples(cors)),
             tls=None if tls is None else TlsFiles(**tls),
         )  # fmt: skip
+
+
+_LATER = frozenset({"tls", "limits_store"})
 
 
 def _known(kind: type[BackendSet | BackendSpec | Capabilities], data: dict[str, Any]) -> dict[str, Any]:

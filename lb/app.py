@@ -22,9 +22,11 @@ from config.link import Phase
 from config.paths import StateDir
 from config.peer_credentials import owners
 from config.principal import Principal
+from config.store_url import StoreUrl
 from config.strategy_file import StrategyReader
 from config.topology import BackendSet, BalancerConfig
 from lb import limits
+from lb.admin import limits_series
 from lb.admin.api import Admin, served
 from lb.admin.bridge import BridgeEndpoint, BridgeExchange
 from lb.admin.changes import SupervisorCalls
@@ -42,7 +44,9 @@ from lb.admission.queue import WaitingQueue
 from lb.admission.rate_limits import RateLimits
 from lb.admission.request_admission import QueueLimits
 from lb.admission.response_marks import ResponseMarks
+from lb.admission.stored_buckets import StoredBuckets
 from lb.admission.ui_sessions import UiSessions
+from lb.control.limits_store import LimitsStore
 from lb.control.link import Link
 from lb.control.peers import Peers
 from lb.downstream.certificate import ServedCertificate
@@ -123,6 +127,7 @@ class Balancer:
     server: Server
     observers: Observers
     keys: KeyRing
+    limits_store: LimitsStore | None
 
     async def start(self, listener: socket.socket, patience: float = 0.0) -> None:
         """Takes connections as soon as a supervisor has said what there is, or ``patience`` seconds have passed: until
@@ -134,6 +139,8 @@ class Balancer:
         self.admin.recorder.start()
         self.observers.start()
         await self.ledger.start()
+        if self.limits_store is not None:
+            self.limits_store.start()
         if patience:
             await self.link.first_word(patience)
         await self.server.serve(listener)
@@ -169,6 +176,8 @@ class Balancer:
         self.shared.upstream.close()
         await self.peers.close()
         await asyncio.to_thread(self.observers.close)
+        if self.limits_store is not None:
+            await self.limits_store.close()
         self.counters.close()
         self.buckets.close()
         await self.ledger.close()
@@ -196,16 +205,18 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
     why = Why(observers.decision_log, lambda: _under_way(server), peers)
     series, keys = metrics.registry.pieces, KeyRing()
     refusals = Refusals(time.time, time.monotonic)
+    store = None if config.limits_store is None else LimitsStore(StoreUrl.parse(config.limits_store), StoredBuckets())
+    shared_limits = (lambda: None) if store is None else store.describe
     link = Link(
         pool, listener, link_path, counters.recently_used, series, losses, events.add, why.own, keys.apply,
-        refusals.due,
+        refusals.due, shared_limits,
     )
     clock, client, owners_of = time.monotonic, WorkerClient(upstream), ResponseOwners()
     router = Router(pool, StrategyReader(state.strategy).current, clock, Random())
     queue = WaitingQueue(
         router, pool, metrics, Concurrency(limits.concurrency(config), counters.share_limit),
         QueueLimits(config.queue_timeout, config.max_queue_wait, config.max_queue), want=link.want, clock=clock,
-        rates=RateLimits(clock, buckets.share, ledger.spent),
+        rates=RateLimits(clock, buckets.share, ledger.spent, None if store is None else store.buckets.widen),
     )  # fmt: skip
     marks = ResponseMarks.of(admin_token.read(state.admin_token))
     tasks = Tasks()
@@ -225,9 +236,11 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
         keys, credentials, frozenset(config.anonymous_models), insecure=config.insecure,
         has_admin_key=bool(config.admin_key), wall=time.time,
     )
-    status = Status(pool, link, counters, lambda: router.strategy, state.root, gate.models_for)
+    status = Status(pool, link, counters, lambda: router.strategy, state.root, gate.models_for, shared_limits)
     page = MetricsPage(pool, link, counters, metrics, client, peers, status)
     certificate = _certificate(config, state, metrics, page)
+    if store is not None:
+        limits_series.add(store, metrics, page.alike)
     admin = Admin(
         status, page,
         Recorder(state.root, counters, metrics, status.tokens_made), SupervisorCalls(state.control, link, counters),
@@ -241,7 +254,9 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
         handlers, _check(guard), gate.tenant, limits.admission(config), frozenset(config.extra_routes), _cors(config),
         certificate, _caps(config),
     )
-    return Balancer(pool, counters, buckets, ledger, shared, link, peers, admin, runner, server, observers, keys)
+    return Balancer(
+        pool, counters, buckets, ledger, shared, link, peers, admin, runner, server, observers, keys, store
+    )
 
 
 def _cors(config: BalancerConfig) -> Cors | None:

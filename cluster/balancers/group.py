@@ -68,6 +68,7 @@ class BalancerGroup:
         self.slots = [self._slot(number, config) for number in range(config.processes)]
         self.replacements = Replacements(self._replace_all, emit, observer.changed)
         self.replaced = self.lost_requests = 0
+        self._limits_are_local = False
         self.ends: Counter[str] = Counter()
 
     def _slot(self, number: int, config: BalancerConfig) -> BalancerSlot:
@@ -207,6 +208,8 @@ class BalancerGroup:
             self._observer.outcome(message)
         elif kind == "refused":
             self._observer.refused(message["refusals"])
+        elif kind == "limits":
+            self._limits(process, message["limits"])
 
     def ended(self, process: BalancerProcess, status: int | None) -> None:
         """What was in flight in it is over; what the others have is not."""
@@ -223,6 +226,19 @@ class BalancerGroup:
         else:
             self._observer.lost()
         self._observer.changed()
+
+    def _limits(self, process: BalancerProcess, told: Mapping[str, Any]) -> None:
+        """Says when the first cannot share them with other machines, and when all can again."""
+        process.limits_kept = str(told["reason"])
+        now = any(each.limits_kept for each in self.processes)
+        if now != self._limits_are_local:
+            self._limits_are_local = now
+            data = {"store": told["store"], "reason": told["reason"]}
+            if now:
+                words = f"{told['reason']}; keys' limits hold on this machine by itself"
+                self.emit(told["store"], words, kind="limits.local", data=data)
+            else:
+                self.emit(told["store"], "answers: keys' limits are shared again", kind="limits.shared", data=data)
 
     def _phase(self, process: BalancerProcess, message: Mapping[str, Any]) -> None:
         if process.phase is Phase.DRAINING and process.successor is not None and message["type"] == "phase":

@@ -89,7 +89,8 @@ class BalancerProcess:
 
     ``engaged``: it has been told what there is, so requests may be in flight in it, as ``in_flight`` says (by backend,
     as of the backend set ``version``). ``waiting``: how many of these wait for the first byte of their answers, and the
-    bytes of the largest body among them. ``settings``: the digest of those it was started with. ``since``: when it
+    bytes of the largest body among them. ``limits_kept``: why it keeps to limits by itself that other machines should
+    share; empty if it need not. ``settings``: the digest of those it was started with. ``since``: when it
     began to take connections (s, of the loop's clock); None if it does not yet, or did so before this supervisor came.
     ``retiring``: another takes its place, a request in it may take so long (s)."""
 
@@ -106,6 +107,7 @@ class BalancerProcess:
     version: tuple[int, int] = (0, 0)
     in_flight: Mapping[str, int] = field(default_factory=dict)
     waiting: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    limits_kept: str = ""
     settings: str = ""
     since: float | None = None
     retiring: float | None = None

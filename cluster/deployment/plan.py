@@ -71,6 +71,8 @@ def make(settings: Settings, machine: Machine | None = None) -> Plan:
         engine.check()
     if settings.otlp_endpoint and not _can_trace():
         raise UsageError("--otlp-endpoint needs OpenTelemetry, which is not installed: pip install 'clusterctl[otel]'")
+    if settings.limits_store and find_spec("redis") is None:
+        raise UsageError("--limits-store needs Redis' client, which is not installed: pip install 'clusterctl[redis]'")
     cors_flags.read(settings.engine_args, settings.cors_origin)
     _check_tls(settings)
     spec = engine_spec(settings)

@@ -15,7 +15,8 @@ from config.settings import Effect, Settings, effect_of, explain, known_settings
 #: What does it instead, where something does.
 INSTEAD: Mapping[str, str] = {"lora": "`clusterctl lora load` brings an adapter"}
 
-_SECRET = frozenset({"admin_key"})
+#: Of which only is said that they are there.
+SECRET = frozenset({"admin_key", "limits_store"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class Change:
 
     def shown(self) -> dict[str, Any]:
         """For people: no secrets."""
-        secret = self.setting in _SECRET
+        secret = self.setting in SECRET
         old, new = ("(set)" if v and secret else v for v in (self.old, self.new))
         return {"setting": self.setting, "old": old, "new": new, "effect": str(self.effect)}
 

@@ -27,7 +27,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "cap_n", "cap_best_of", "cap_tokens", "cap_prompts", "cap_logprobs", "cap_depth", "allow_chat_template",
         "allow_chat_template_kwargs",
     ),
-    "Keys": ("api_keys", "anonymous_models", "insecure"),
+    "Keys": ("api_keys", "anonymous_models", "insecure", "limits_store"),
     "Streams that go on": ("resume", "migration_limit", "stall_timeout", "first_byte_timeout"),
     "Health and restarts": (
         "health_interval", "health_timeout", "health_failures", "restart_failures", "restart_delay", "startup_timeout",

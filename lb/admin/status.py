@@ -18,14 +18,16 @@ from lb.telemetry.shared_counters import Counters
 
 class Status:
     """``strategy()`` is the name of the one in force, ``root`` the state directory; ``models_for(name)``:
-    the models that exist for who is called so, None: all."""
+    the models that exist for who is called so, None: all; ``limits()``: how it is with limits that other machines
+    share, None where none do."""
 
     def __init__(
         self, pool: Pool, link: Link, counters: Counters, strategy: Callable[[], str], root: Path,
         models_for: Callable[[str], frozenset[str] | None],
+        limits: Callable[[], dict[str, Any] | None] = lambda: None,
     ) -> None:
         self._pool, self._link, self._counters, self._strategy, self._root = pool, link, counters, strategy, root
-        self._models_for = models_for
+        self._models_for, self._limits = models_for, limits
 
     # routes
 
@@ -81,6 +83,7 @@ class Status:
                 "restarts": 0, "replacements": 0, "replacing": False, "standby": None, "draining": [],
                 "processes": [{"pid": os.getpid()}], **seen.get("load_balancer", {}),
                 "pid": os.getpid(), "in_flight": sum(self._pool.load().values()),
+                **({} if (limits := self._limits()) is None else {"limits": limits}),
             },
             "instances": instances,
         }

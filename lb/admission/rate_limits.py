@@ -62,6 +62,17 @@ class OwnCells:
         self.most = most
 
 
+class Bucket(Protocol):
+    """As `TokenBucket` has it."""
+
+    @property
+    def limit(self) -> int: ...
+    def take(self, amount: int, now: float) -> bool: ...
+    def settle(self, change: int, now: float) -> object: ...
+    def level(self, now: float) -> float: ...
+    def wait(self, amount: float, level: float) -> float: ...
+
+
 class TokenBucket:
     """``limit``: a minute, and at once. Times are seconds, monotonic and the same for all balancers."""
 
@@ -113,14 +124,16 @@ class Charge:
 
 class RateLimits:
     """``share``: the cells of the bucket of that name that all balancers have, None where there are none. ``spent``:
-    tokens of the key of that name in the period that is now. ``clock``: as `TokenBucket` has it."""
+    tokens of the key of that name in the period that is now. ``widen``: makes of a bucket of this machine and its name
+    one that others share. ``clock``: as `TokenBucket` has it."""
 
     def __init__(
         self, clock: Callable[[], float], share: Callable[[str], Cells | None] = lambda name: None,
         spent: Callable[[str, Period], int] = lambda name, period: 0,
+        widen: Callable[[str, TokenBucket], Bucket] | None = None,
     ) -> None:
-        self._clock, self._share, self._spent = clock, share, spent
-        self._buckets: dict[tuple[str, str, int], TokenBucket] = {}
+        self._clock, self._share, self._spent, self._widen = clock, share, spent, widen
+        self._buckets: dict[tuple[str, str, int], Bucket] = {}
 
     def take(self, tenant: Tenant, length: int) -> Charge:
         """For a request with ``length`` bytes of prompt. Raises ProxyError (429), and nothing is taken."""
@@ -147,7 +160,7 @@ class RateLimits:
         if (tokens := self._tokens(tenant)) is not None:
             tokens.settle((charge.tokens if prompt is None else prompt) + made - charge.tokens, self._clock())
 
-    def _over(self, tenant: Tenant, bucket: TokenBucket, kind: str, amount: int, now: float) -> ProxyError:
+    def _over(self, tenant: Tenant, bucket: Bucket, kind: str, amount: int, now: float) -> ProxyError:
         level = bucket.level(now)
         wait = bucket.wait(amount, level)
         return ProxyError(
@@ -170,20 +183,22 @@ class RateLimits:
                 ]
         return made
 
-    def _requests(self, tenant: Tenant) -> TokenBucket | None:
+    def _requests(self, tenant: Tenant) -> Bucket | None:
         return None if tenant.rpm is None else self._bucket(tenant, "requests", tenant.rpm)
 
-    def _tokens(self, tenant: Tenant) -> TokenBucket | None:
+    def _tokens(self, tenant: Tenant) -> Bucket | None:
         return None if tenant.tpm is None else self._bucket(tenant, "tokens", tenant.tpm)
 
-    def _bucket(self, tenant: Tenant, kind: str, limit: int) -> TokenBucket:
+    def _bucket(self, tenant: Tenant, kind: str, limit: int) -> Bucket:
         """Another limit is another bucket, and so is a key that is made anew under an old name."""
         key = (tenant.mark or tenant.name, kind, limit)
         bucket = self._buckets.get(key)
         if bucket is None:
             if len(self._buckets) >= _MOST_BUCKETS:
                 self._buckets.clear()
-            bucket = self._buckets[key] = TokenBucket(limit, self._share("\0".join(map(str, key))) or OwnCells())
+            name = "\0".join(map(str, key))
+            local = TokenBucket(limit, self._share(name) or OwnCells())
+            bucket = self._buckets[key] = local if self._widen is None else self._widen(name, local)
         return bucket
 
 

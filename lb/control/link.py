@@ -41,7 +41,8 @@ class Link:
     """``uses()`` tells which adapters were used since it was last asked; ``series()`` makes this process' own
     series, in pieces. ``losses`` knows what became of requests on lost workers, ``events`` takes what happened,
     ``why`` answers another balancer's question how requests were routed, ``keys`` takes the API keys,
-    ``refusals()`` tells whom it is time to tell of as refused.
+    ``refusals()`` tells whom it is time to tell of as refused, ``limits()`` how it is with limits that other machines
+    share, None where none do.
     ``snapshot`` is the supervisor's last word; ``alive`` whether there is a supervisor; ``retired`` is set when it has
     said that another takes the connections: a request may go on for ``drain_timeout`` seconds."""
 
@@ -52,11 +53,12 @@ class Link:
         why: Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]] | None = None,
         keys: Callable[[Mapping[str, Any]], None] = lambda message: None,
         refusals: Callable[[], list[dict[str, Any]]] = list,
+        limits: Callable[[], dict[str, Any] | None] = lambda: None,
     ) -> None:
         self._pool, self._listener, self._path = pool, listener, path
         self._uses, self._series = uses, series
         self._losses, self._events, self._why, self._keys = losses or LossReport(), events, why, keys
-        self._refusals = refusals
+        self._refusals, self._limits = refusals, limits
         self._wanted: dict[str, float] = {}
         #: Of whoever is connected and has not turned out to be another balancer: supervisors.
         self._writers: set[asyncio.StreamWriter] = set()
@@ -150,6 +152,8 @@ class Link:
         })  # fmt: skip
         if refusals := self._refusals():
             self._say({"type": "refused", "refusals": refusals})
+        if (limits := self._limits()) is not None:
+            self._say({"type": "limits", "limits": limits})
 
     def _hand_over(self) -> None:
         """Over a plain socket: no transport of asyncio or uvloop carries descriptors."""

@@ -70,6 +70,7 @@ def test_the_clusters_own_key(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_key_is_shown_where_its_owner_is() -> None:
     shown = [
         Settings(admin_key="secret"), BalancerConfig(3, "/", "", 1, 1.0, admin_key="secret"),
+        Settings(limits_store="redis://:secret@h"), BalancerConfig(3, "/", "", 1, 1.0, limits_store="redis://:secret@h"),
         BackendSpec("b", 1, "ready", "http", "h", 1, api_key="secret"),
     ]  # fmt: skip
     assert not any("secret" in repr(one) for one in shown)

@@ -31,6 +31,13 @@ def test_a_balancers_configuration_survives_the_wire_unchanged() -> None:
     assert BalancerConfig.from_json(json.loads(json.dumps(sent.to_json()))) == sent
 
 
+def test_an_earlier_balancer_is_told_nothing_that_it_does_not_know() -> None:
+    made = BalancerConfig(7, "/s", "::", 1, 2.5)
+    assert not {"tls", "limits_store"} & made.to_json().keys()
+    stored = replace(made, limits_store="redis://h")
+    assert BalancerConfig.from_json(stored.to_json()) == stored and stored.digest() != made.digest()
+
+
 @pytest.mark.parametrize("broken", [{}, {"epoch": 1}, {"epoch": 1, "revision": 1, "strategy": "x", "backends": [{}]}])
 def test_what_is_no_backend_set_is_an_error(broken: dict[str, object]) -> None:
     with pytest.raises((KeyError, TypeError)):

@@ -9,6 +9,7 @@ import click
 
 from cluster.cli.render import say
 from cluster.deployment import plan
+from cluster.deployment.setting_changes import SECRET
 from config import settings
 
 
@@ -22,8 +23,7 @@ def config_command() -> None:
 def show(config: Path | None) -> None:
     """Print the settings as flags, environment, file and defaults give them."""
     values = json.loads(settings.load({}, config).to_json())
-    if values["admin_key"]:
-        values["admin_key"] = "(set)"
+    values |= {name: "(set)" for name in SECRET if values[name]}
     for name, value in values.items():
         meaning = settings.Settings.model_fields[name].description
         click.echo(f"{name}: {json.dumps(value)}  # {meaning}")

@@ -18,7 +18,9 @@ from cluster.cli.render import console, progress_table
 from cluster.deployment import plan
 from config import logs
 from config import settings as configuration
+from config.errors import UsageError
 from config.settings import Settings
+from config.store_url import has_password
 
 if TYPE_CHECKING:
     from cluster.supervisor.runtime import Snapshot
@@ -35,8 +37,8 @@ _FLAGS = (
     "per_adapter_limit", "per_adapter", "cap_n", "cap_best_of", "cap_tokens", "cap_prompts", "cap_logprobs",
     "cap_depth", "allow_chat_template", "allow_chat_template_kwargs", "startup_timeout", "first_byte_timeout",
     "stall_timeout", "resume", "migration_limit", "lb_processes", "lb_standby", "max_body", "max_buffered", "state_dir",
-    "log_level", "log_format", "access_log", "log_prompts", "api_keys", "anonymous_models", "insecure",
-    "protect_metrics", "otlp_endpoint",
+    "log_level", "log_format", "access_log", "log_prompts", "api_keys", "anonymous_models", "limits_store",
+    "insecure", "protect_metrics", "otlp_endpoint",
 )  # fmt: skip
 
 #: How a value is shown where its type does not say it.
@@ -44,7 +46,7 @@ _METAVARS = {
     "lora": "NAME=PATH", "lora_config": "FILE", "adapter_root": "DIR", "backend": "URL", "backend_key_file": "FILE",
     "per_adapter": "NAME=N", "tls_cert": "FILE", "tls_key": "FILE", "tls_client_ca": "FILE", "strategy": "NAME",
     "gpus": "0,1", "max_body": "BYTES", "max_buffered": "SIZE", "state_dir": "DIR", "log_level": "LEVEL",
-    "log_format": "text|json", "access_log": "WHICH", "otlp_endpoint": "URL", "api_keys": "FILE",
+    "log_format": "text|json", "access_log": "WHICH", "otlp_endpoint": "URL", "api_keys": "FILE", "limits_store": "URL",
     "anonymous_models": "NAME,NAME", "cors_origin": "ORIGIN",
 }  # fmt: skip
 
@@ -91,13 +93,18 @@ def up_command(config: Path | None, detached: bool, engine_args: tuple[str, ...]
 
 
 def given_flags(options: dict[str, Any], engine_args: tuple[str, ...]) -> dict[str, Any]:
-    """The settings that were named on the command line."""
+    """The settings that were named on the command line. Raises UsageError for a password, which all can see there."""
     flags = {name: value for name, value in options.items() if value is not None and value != ()}
     for name in _LISTS:
         if name in flags:
             flags[name] = list(flags[name])
     if engine_args:
         flags["engine_args"] = list(engine_args)
+    if "limits_store" in flags and has_password(flags["limits_store"]):
+        raise UsageError(
+            "--limits-store: every user of this machine can read a command line: a URL with a password goes into "
+            "the environment (CLUSTERCTL_LIMITS_STORE) or a file (--config)", exit_code=2,
+        )  # fmt: skip
     return flags
 
 

@@ -140,7 +140,10 @@ SCHEMAS: Mapping[str, Json] = {
         "replacements": COUNT, "replacing": FLAG, "standby": or_null(WHOLE),
         "processes": array(answer({"pid": or_null(WHOLE)}, restarts=COUNT, in_flight=COUNT)),
         "draining": array(answer({"pid": WHOLE, "in_flight": COUNT})),
-    }, failure=TEXT, lost_requests=COUNT, ends=by_name(COUNT)),
+    }, failure=TEXT, lost_requests=COUNT, ends=by_name(COUNT), limits=described(
+        answer({"store": TEXT, "shared": FLAG, "reason": described(TEXT, "Why not, empty if they are")}),
+        "Of keys, where machines share them",
+    )),
     "Instance": answer({
         "managed": described(FLAG, "Started by this cluster"), "state": _STATE, "spare": FLAG,
         "is_running": described(FLAG, "Takes new requests"), "degraded": described(FLAG, "Lacks an adapter"),

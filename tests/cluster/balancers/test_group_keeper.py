@@ -150,6 +150,24 @@ async def test_when_one_dies_only_its_own_requests_are_over(tmp_path: Path, stor
     assert (len(heard.reports), heard.losses) == (3, 1)
 
 
+async def test_that_limits_are_not_shared_is_said_once_for_all(tmp_path: Path, store: Store) -> None:
+    heard = Heard()
+    keeper = _with_processes(tmp_path, store, heard)
+    first, second, third = keeper.processes
+
+    def tells(process: BalancerProcess, reason: str) -> None:
+        limits = {"store": "redis://h:1", "shared": not reason, "reason": reason}
+        keeper.on_message(process, {"type": "limits", "limits": limits})
+
+    for process, reason in ((first, ""), (first, "away"), (second, "away"), (first, "away"), (second, "")):
+        tells(process, reason)
+    assert heard.told == [("redis://h:1", "away; keys' limits hold on this machine by itself")]
+    _die(keeper, 0)
+    tells(third, "")
+    assert heard.told[-1] == ("redis://h:1", "answers: keys' limits are shared again")
+    assert len([who for who, _ in heard.told if who == "redis://h:1"]) == 2
+
+
 async def test_each_may_want_an_adapter(tmp_path: Path, store: Store) -> None:
     heard = Heard()
     keeper = _with_processes(tmp_path, store, heard)

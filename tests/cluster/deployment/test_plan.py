@@ -212,6 +212,15 @@ def test_traces_without_the_extra_are_refused_in_one_line(monkeypatch: pytest.Mo
     assert plan.make(load({"engine": "sim"}))
 
 
+def test_a_store_of_limits_without_the_extra_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load({"engine": "sim", "limits_store": "redis://:secret@127.0.0.1"})
+    assert plan.make(settings).settings.limits_store
+    monkeypatch.setattr(plan, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"clusterctl\[redis\]") as refused:
+        plan.make(settings)
+    assert "secret" not in str(refused.value)
+
+
 def test_without_workers_there_are_no_adapters_of_the_demo() -> None:
     assert not _plan(instances=0, min_instances=0, backend=["http://127.0.0.1:1"]).spec.adapters
 

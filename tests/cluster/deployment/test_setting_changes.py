@@ -82,8 +82,7 @@ def test_what_cannot_be_changed_is_named_in_one_sentence() -> None:
     assert "drain_timeout" not in said and "nothing was changed" in said and "clusterctl lora load" in said
 
 
-def test_a_secret_is_not_shown() -> None:
-    shown = Change("admin_key", None, "secret").shown()
-    assert shown == {
-        "setting": "admin_key", "old": None, "new": "(set)", "effect": "replacement of the balancer",
-    }  # fmt: skip
+@pytest.mark.parametrize("setting", ["admin_key", "limits_store"])
+def test_a_secret_is_not_shown(setting: str) -> None:
+    shown = Change(setting, None, "redis://:secret@h").shown()
+    assert shown == {"setting": setting, "old": None, "new": "(set)", "effect": "replacement of the balancer"}
