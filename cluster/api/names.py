@@ -36,14 +36,19 @@ class NameCommands:
     def set_route(self, name: str, body: RouteBody) -> dict[str, Any]:
         return self._set(name, lambda: model_names.route(body.model_dump()))
 
-    def delete(self, name: str, body: NoFields) -> dict[str, Any]:
-        self._find(name)
+    def delete(self, kind: str, name: str, body: NoFields) -> dict[str, Any]:
+        """Of the ``kind`` only (as `every` has it), as all that is asked for by one."""
+        known = self.every(kind)[kind]
+        if name not in known:
+            raise Refused(404, f"{kind} have no {name!r}{nearest(name, known)}", "name")
         self._fleet.intent.names.change(name, None)
         return self._done(name, "deleted")
 
-    def undo(self, name: str, body: NoFields) -> dict[str, Any]:
-        if not self._fleet.intent.names.undo(name):
-            raise Refused(404, f"{name!r} was not changed: there is nothing to go back to", "name")
+    def undo(self, kind: str, name: str, body: NoFields) -> dict[str, Any]:
+        names = self._fleet.intent.names
+        if kind not in {_kind(what) for what in names.undoable(name) if what is not None}:
+            raise Refused(404, f"{kind} have no {name!r} that was changed: there is nothing to go back to", "name")
+        names.undo(name)
         return self._done(name, "put back")
 
     def _set(self, name: str, read: Callable[[], Named]) -> dict[str, Any]:
@@ -70,14 +75,6 @@ class NameCommands:
         known = {*registry.adapters, *self._models(), *aliases}
         if model not in known:
             raise Refused(404, f"{name!r} cannot stand for {model!r}: no such model{nearest(model, known)}", "sides")
-
-    def _find(self, name: str) -> dict[str, Any]:
-        """Raises Refused (404)."""
-        found = self._fleet.intent.names.find(name)
-        if found is None:
-            known = self._fleet.intent.names.in_force()
-            raise Refused(404, f"there is no {name!r}{nearest(name, known)}", "name")
-        return found
 
     def _done(self, name: str, what: str) -> dict[str, Any]:
         now = self._fleet.intent.names.find(name)

@@ -6,6 +6,7 @@ balancer to ask.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -94,8 +95,9 @@ def routes(services: Services) -> web.RouteTableDef:
     change("PUT", "/v1/cluster/aliases/{name}", schemas.AliasBody, names.set_alias, 200)
     change("PUT", "/v1/cluster/routes/{name}", schemas.RouteBody, names.set_route, 200)
     for kind in ("aliases", "routes"):
-        change("DELETE", f"/v1/cluster/{kind}/{{name}}", schemas.NoFields, names.delete, 200)
-        change("POST", f"/v1/cluster/{kind}/{{name}}/undo", schemas.NoFields, names.undo, 200)
+        delete, undo = functools.partial(names.delete, kind), functools.partial(names.undo, kind)
+        change("DELETE", f"/v1/cluster/{kind}/{{name}}", schemas.NoFields, delete, 200)
+        change("POST", f"/v1/cluster/{kind}/{{name}}/undo", schemas.NoFields, undo, 200)
 
     @table.get("/v1/cluster/audit")
     async def audit(request: web.Request) -> web.Response:

@@ -41,11 +41,16 @@ class ModelNames:
         if definition != self.find(name):
             self._changes[name] = NameChange(definition, self.find(name), self.given.get(name))
 
+    def undoable(self, name: str) -> tuple[Definition, ...]:
+        """What it stands for, and stood for before its last change; nothing where none is in force."""
+        change = self._changes.get(name)
+        return () if change is None or change.given != self.given.get(name) else (change.now, change.before)
+
     def undo(self, name: str) -> bool:
         """Puts back what it stood for before the last change, also of one that was an undo; whether there was one."""
-        change = self._changes.get(name)
-        if change is None or change.given != self.given.get(name):
+        if not self.undoable(name):
             return False
+        change = self._changes[name]
         self._changes[name] = replace(change, now=change.before, before=change.now)
         return True
 
