@@ -1,5 +1,6 @@
 """What of a state a person would want on another machine, as one tar: a manifest and the adapters' files. API keys are
-in it as the state has them, without their secrets. Processes, tokens and settings of a machine are not.
+in it as the state has them, without their secrets; so are routes and aliases that were changed at run time.
+Processes, tokens and settings of a machine are not.
 
 The manifest comes first, and names all that follows: what it does not name is refused, and so is content that has not
 the hash it is named by. On the way in files come first, then the rows that need them, in one transaction.
@@ -15,11 +16,11 @@ import sqlite3
 import tarfile
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Annotated, Any, Literal, Self
+from typing import IO, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from cluster.adapters import store as adapter_store
 from cluster.adapters.registry import Adapter, Version
@@ -27,13 +28,14 @@ from cluster.adapters.store import FILES, MAX_BYTES
 from cluster.adapters.validation import files as adapter_files
 from cluster.adapters.validation.tensors import AdapterRejected
 from cluster.fleet.groups import DEFAULT, group_of
+from cluster.fleet.model_names import Definition
+from cluster.storage.manifest import Manifest, VersionRecord
 from cluster.storage.store import Store, read_keys, read_registry, read_values
 from config import api_keys, bounded
-from config.api_keys import MOST_KEYS, ApiKey
+from config.api_keys import ApiKey
 from config.errors import UsageError
 from config.paths import StateDir
-from config.settings import NAME, Settings
-from config.topology import STRATEGIES
+from config.settings import Settings
 
 FORMAT = "clusterctl state"
 VERSION = 1
@@ -59,10 +61,12 @@ class Contents:
     strategy: str | None
     adapters: tuple[Adapter, ...]
     keys: tuple[ApiKey, ...] = ()
+    #: Routes and aliases that were changed at run time, as `cluster.fleet.model_names` keeps them.
+    names: dict[str, list[Definition]] = field(default_factory=dict)
 
     @property
     def empty(self) -> bool:
-        return self.instances is None and not self.adapters and not self.keys
+        return self.instances is None and not self.adapters and not self.keys and not self.names
 
     def means(self) -> Any:
         """The same for two states that stand for the same, wherever their files lie."""
@@ -71,50 +75,7 @@ class Contents:
             for a in self.adapters
         ]
         keys = {key.name: key for key in self.keys}
-        return (self.instances, self.weights, self.strategy, {a.name: a for a in adapters}, keys)
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class _VersionRecord(_Strict):
-    number: int = Field(ge=1)
-    hash: str = Field(pattern=r"^[0-9a-f]{64}$")
-    rank: int = Field(ge=1)
-    target_modules: list[str]
-    base_model: str | None
-    source: str
-    size: int = Field(ge=0)
-    created: float
-
-
-class _AdapterRecord(_Strict):
-    name: str
-    active: int
-    description: str
-    auto_load: bool
-    pinned: bool
-    versions: list[_VersionRecord] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _whole(self) -> _AdapterRecord:
-        numbers = [version.number for version in self.versions]
-        if not NAME.fullmatch(self.name):
-            raise ValueError(f"{self.name[:200]!r} is no adapter name")
-        if self.active not in numbers or len(set(numbers)) != len(numbers):
-            raise ValueError(f"adapter {self.name!r}: versions {numbers}, active {self.active}")
-        return self
-
-
-class _Manifest(_Strict):
-    format: str
-    version: int
-    instances: int | None = Field(ge=0, le=1024)
-    weights: dict[str, Annotated[int, Field(ge=0, le=1000)]]
-    strategy: Literal[STRATEGIES] | None  # type: ignore[valid-type]
-    adapters: list[_AdapterRecord]
-    keys: list[dict[str, Any]] = Field([], max_length=MOST_KEYS)
+        return (self.instances, self.weights, self.strategy, {a.name: a for a in adapters}, keys, self.names)
 
 
 def contents(db: sqlite3.Connection) -> Contents:
@@ -123,12 +84,12 @@ def contents(db: sqlite3.Connection) -> Contents:
     adapters = tuple(read_registry(db).adapters.values())
     known = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'keys'").fetchone()  # not in a state of before
     keys = tuple(read_keys(db)) if known else ()
-    imported, desired = values.get(IMPORTED), values.get("desired") or {}
+    imported, desired, names = values.get(IMPORTED), values.get("desired") or {}, values.get("model_names") or {}
     if imported:
-        return Contents(imported["instances"], imported["weights"], imported["strategy"], adapters, keys)
+        return Contents(imported["instances"], imported["weights"], imported["strategy"], adapters, keys, names)
     wanted = desired.get("instances")
     instances = None if wanted is None else sum(group_of(name) == DEFAULT for name in wanted)
-    return Contents(instances, desired.get("weights", {}), values.get("strategy"), adapters, keys)
+    return Contents(instances, desired.get("weights", {}), values.get("strategy"), adapters, keys, names)
 
 
 def damaged(found: Contents) -> list[str]:
@@ -168,7 +129,7 @@ def _member(name: str, size: int) -> tarfile.TarInfo:
 
 
 def _to_json(found: Contents) -> dict[str, Any]:
-    names = _VersionRecord.model_fields
+    names = VersionRecord.model_fields
     return {
         "format": FORMAT, "version": VERSION, "instances": found.instances, "weights": found.weights,
         "strategy": found.strategy,
@@ -179,8 +140,9 @@ def _to_json(found: Contents) -> dict[str, Any]:
             }
             for a in found.adapters
         ],
-        # Only where there are any: a clusterctl of before knows no such field.
+        # Only where there are any: a clusterctl of before knows no such fields.
         **({"keys": [key.to_json() for key in found.keys]} if found.keys else {}),
+        **({"names": found.names} if found.names else {}),
     }  # fmt: skip
 
 
@@ -223,7 +185,7 @@ class Incoming:
     def _unpack(self, source: IO[bytes]) -> Contents:
         try:
             with tarfile.open(fileobj=source, mode="r|*", tarinfo=_Member) as tar:
-                manifest: _Manifest | None = None
+                manifest: Manifest | None = None
                 seen: set[str] = set()
                 for member in tar:
                     if not member.isreg() or member.issparse():
@@ -266,7 +228,7 @@ def _hashes(found: Contents) -> list[str]:
     return list(dict.fromkeys(v.hash for a in found.adapters for v in a.versions))
 
 
-def _manifest(member: tarfile.TarInfo, file: IO[bytes]) -> _Manifest:
+def _manifest(member: tarfile.TarInfo, file: IO[bytes]) -> Manifest:
     if member.name != _MANIFEST or member.size > _MANIFEST_MOST:
         raise UsageError(f"not imported: it is no export ({_MANIFEST} has to come first)")
     try:
@@ -280,7 +242,7 @@ def _manifest(member: tarfile.TarInfo, file: IO[bytes]) -> _Manifest:
             f"not imported: it is of version {data.get('version')}, this clusterctl reads version {VERSION}"
         )
     try:
-        manifest = _Manifest.model_validate(data)
+        manifest = Manifest.model_validate(data)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -291,7 +253,7 @@ def _manifest(member: tarfile.TarInfo, file: IO[bytes]) -> _Manifest:
     return manifest
 
 
-def _from_manifest(manifest: _Manifest, store: Path) -> Contents:
+def _from_manifest(manifest: Manifest, store: Path) -> Contents:
     adapters = []
     for given in manifest.adapters:
         versions = tuple(
@@ -308,13 +270,15 @@ def _from_manifest(manifest: _Manifest, store: Path) -> Contents:
         raise UsageError(f"not imported: {_MANIFEST}: keys: {error}") from None
     if len({key.name for key in keys}) != len(keys):
         raise UsageError(f"not imported: {_MANIFEST}: a key is in it twice")
-    return Contents(manifest.instances, manifest.weights, manifest.strategy, tuple(adapters), keys)
+    return Contents(manifest.instances, manifest.weights, manifest.strategy, tuple(adapters), keys, manifest.names)
 
 
 async def bring_in(store: Store, new: Contents) -> None:
     """Replaces what `Contents` are of. Raises NotSaved: nothing was changed then."""
     imported = {"instances": new.instances, "weights": new.weights, "strategy": new.strategy}
-    await store.replace_all(new.adapters, new.keys, **{IMPORTED: imported, "desired": None, "strategy": new.strategy})
+    await store.replace_all(new.adapters, new.keys, **{
+        IMPORTED: imported, "desired": None, "strategy": new.strategy, "model_names": new.names
+    })  # fmt: skip
 
 
 def with_imported(settings: Settings, imported: dict[str, Any] | None) -> Settings:
@@ -339,3 +303,5 @@ def words(found: Contents) -> Iterable[str]:
         yield f"adapter {adapter.name}: version {adapter.active} of {kept}"
     if found.keys:
         yield f"API keys: {', '.join(sorted(key.name for key in found.keys))}"
+    if found.names:
+        yield f"routes and aliases, changed at run time: {', '.join(sorted(found.names))}"

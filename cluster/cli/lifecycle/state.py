@@ -97,7 +97,7 @@ def _to_json(state: StateDir, version: int, running: bool, found: Contents, wron
     return {
         "state_dir": str(state.root), "version": version, "in_use": running, "instances": found.instances,
         "strategy": found.strategy, "weights": found.weights, "adapters": adapters, "damaged": wrong,
-        "keys": sorted(key.name for key in found.keys),
+        "keys": sorted(key.name for key in found.keys), "names": sorted(found.names),
     }  # fmt: skip
 
 
@@ -106,7 +106,8 @@ def _to_json(state: StateDir, version: int, running: bool, found: Contents, wron
 @state_dir_option
 @url_option
 def export_command(file: str, state_dir: Path | None, url: str | None) -> int:
-    """Write instance count, weights, strategy, adapters and hashes of API keys to FILE, a tar (- is standard output).
+    """Write instance count, weights, strategy, adapters, hashes of API keys, and routes and aliases that were changed
+    at run time to FILE, a tar (- is standard output).
 
     The cluster may run meanwhile."""
     state = _existing(state_dir, url)

@@ -54,7 +54,10 @@ def _adapter(state: StateDir, name: str, *weights: bytes) -> Adapter:
 def _full(folder: Path) -> tuple[StateDir, Contents]:
     state = _state(folder)
     adapters = (_adapter(state, "poet", b"one", b"two" * 5000), _adapter(state, "lawyer", b""))
-    return state, Contents(3, {"instance_1": 7}, "random", adapters)
+    alias = {"sides": {"poet@1": 90.0, "poet@2": 10.0}, "shadow": False}
+    route = {"rules": [{"model": "poet", "keywords": ["诗"]}], "default": "base"}
+    names: dict[str, list[Any]] = {"canary": [alias, None, None], "gone": [None, route, route]}
+    return state, Contents(3, {"instance_1": 7}, "random", adapters, names=names)
 
 
 def _exported(found: Contents) -> bytes:
@@ -180,6 +183,9 @@ _BAD: dict[str, tuple[Callable[[bytes], bytes], str]] = {
                                            "base_model": None, "source": "", "size": 0, "created": 0.0}]}]),
         "is no adapter name",
     ),
+    "an alias that is none": (_manifest(names={"x": [{"sides": {}}, None, None]}), "is no route and no alias"),
+    "a change that is none": (_manifest(names={"x": [None, None]}), "names.x: "),
+    "a name that is none": (_manifest(names={"../x": [None, None, None]}), "is no name"),
     "cut short": (lambda d: d[:3000], "cut short"),
     "no tar": (lambda d: b"something else " * 100, "cut short"),
     "nothing": (lambda d: b"", "not imported"),
