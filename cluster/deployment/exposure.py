@@ -9,12 +9,14 @@ from config.settings import Settings
 
 
 def check(settings: Settings, has_keys: bool) -> None:
-    """Raises UsageError for a cluster that would be open to whoever reaches this machine."""
-    if settings.insecure or settings.admin_key or has_keys or is_local(settings.host):
+    """Raises UsageError for a cluster that would be open to whoever reaches this machine. Who has to show a
+    certificate of an authority that was named for it is not whoever."""
+    if settings.insecure or settings.admin_key or settings.tls_client_ca or has_keys or is_local(settings.host):
         return
     raise UsageError(
         f"on {settings.host} everybody who reaches this machine could use the cluster: set CLUSTERCTL_ADMIN_KEY or "
-        "name API keys with --api-keys FILE (keys made with `clusterctl key create` count too), or say --insecure",
+        "name API keys with --api-keys FILE (keys made with `clusterctl key create` count too), demand certificates "
+        "with --tls-client-ca FILE, or say --insecure",
         exit_code=2,
     )
 

@@ -104,14 +104,15 @@ class KeyRing:
 
 class Gate:
     """Says for whom a request for models is. ``anonymous``: the models that need no key; ``insecure``: while there is
-    no key for models, other machines need none; ``has_admin_key``: they need none before there has been one.
+    no key for models, other machines need none; ``guarded``: they need none before there has been one, as not
+    everybody gets that far (an admin key is set, or client certificates are demanded).
     ``wall()``: s since the epoch."""
 
     def __init__(
-        self, ring: KeyRing, owners: Owners, anonymous: frozenset[str], *, insecure: bool, has_admin_key: bool,
+        self, ring: KeyRing, owners: Owners, anonymous: frozenset[str], *, insecure: bool, guarded: bool,
         wall: Callable[[], float],
     ) -> None:
-        self._ring, self._owners, self._insecure, self._has_admin_key = ring, owners, insecure, has_admin_key
+        self._ring, self._owners, self._insecure, self._guarded = ring, owners, insecure, guarded
         self._anonymous = Tenant(ANONYMOUS, anonymous, mark=ANONYMOUS) if anonymous else None
         self._wall = wall
 
@@ -138,9 +139,9 @@ class Gate:
 
     @property
     def _is_shut(self) -> bool:
-        """Whether other machines need a key where there is none. Where its owner has set an admin key a cluster is
-        meant to be reached; from the first key on it is not meant to be open."""
-        return not self._insecure and (self._ring.keyed or not self._has_admin_key)
+        """Whether other machines need a key where there is none. Where its owner has set an admin key, or demands
+        certificates, a cluster is meant to be reached; from the first key on it is not meant to be open."""
+        return not self._insecure and (self._ring.keyed or not self._guarded)
 
     def _identify(self, head: RequestHead, now: float) -> tuple[Tenant, float]:
         """And until when (s since the epoch) that holds."""

@@ -45,7 +45,7 @@ class House:
         self.ring, self.now = KeyRing(), NOW
         if keys:
             self.ring.apply(message(*keys))
-        given: Mapping[str, bool] = {"insecure": False, "has_admin_key": False, **options}
+        given: Mapping[str, bool] = {"insecure": False, "guarded": False, **options}
         self.gate = Gate(self.ring, Owners(), anonymous, wall=lambda: self.now, **given)
 
     def ask(self, *lines: bytes, peer: str = LOCAL) -> str:
@@ -85,7 +85,7 @@ def test_a_key_is_known_by_either_header(line: bytes) -> None:
 def test_everything_else_is_refused_from_everywhere_and_nothing_of_it_repeated(
     lines: tuple[bytes, ...], peer: str
 ) -> None:
-    house = House(key("cck_a"), has_admin_key=True, insecure=True)
+    house = House(key("cck_a"), guarded=True, insecure=True)
     said = house.ask(*lines, peer=peer)
     assert said.startswith("401 ")
     assert "cck" not in said.lower() and "aaaa" not in said and "\\x" not in said
@@ -167,9 +167,9 @@ def test_some_models_may_need_none() -> None:
 @pytest.mark.parametrize(
     ("keyed", "options", "remote"),
     [
-        (False, {}, 401), (True, {}, 401), (False, {"has_admin_key": True}, 200), (True, {"has_admin_key": True}, 401),
+        (False, {}, 401), (True, {}, 401), (False, {"guarded": True}, 200), (True, {"guarded": True}, 401),
         (False, {"insecure": True}, 200), (True, {"insecure": True}, 200),
-        (True, {"insecure": True, "has_admin_key": True}, 200),
+        (True, {"insecure": True, "guarded": True}, 200),
     ],
 )
 def test_where_no_key_is_left_other_machines_need_one_all_the_same(
