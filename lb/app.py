@@ -44,6 +44,7 @@ from lb.admission.queue import WaitingQueue
 from lb.admission.rate_limits import RateLimits
 from lb.admission.request_admission import QueueLimits
 from lb.admission.response_marks import ResponseMarks
+from lb.admission.socket_origins import SocketOrigins
 from lb.admission.stored_buckets import StoredBuckets
 from lb.admission.ui_sessions import UiSessions
 from lb.control.limits_store import LimitsStore
@@ -234,7 +235,7 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
     credentials = Credentials(config.admin_key, state, keys)
     gate = Gate(
         keys, credentials, frozenset(config.anonymous_models), insecure=config.insecure,
-        has_admin_key=bool(config.admin_key), wall=time.time,
+        guarded=bool(config.admin_key or (config.tls and config.tls.client_ca)), wall=time.time,
     )
     status = Status(pool, link, counters, lambda: router.strategy, state.root, gate.models_for, shared_limits)
     page = MetricsPage(pool, link, counters, metrics, client, peers, status)
@@ -250,9 +251,11 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
     names = (socket.gethostname(), config.host, *config.allowed_hosts)
     guard = Guard(credentials, owners(), names, config.protect_metrics)
     handlers = _handlers(shared, refusals, BridgeEndpoint(lambda: _server(runner)()))
+    cors = _cors(config)
+    sockets = SocketOrigins(names, (lambda origin: False) if cors is None else cors.allows)
     server = Server(
-        handlers, _check(guard), gate.tenant, limits.admission(config), frozenset(config.extra_routes), _cors(config),
-        certificate, _caps(config),
+        handlers, _check(guard), gate.tenant, limits.admission(config), frozenset(config.extra_routes), cors,
+        certificate, _caps(config), sockets.check,
     )
     return Balancer(
         pool, counters, buckets, ledger, shared, link, peers, admin, runner, server, observers, keys, store

@@ -18,7 +18,7 @@ from config.principal import ANYBODY, Principal, Scope, owner
 from lb.protocol import routes
 from lb.protocol.errors import ProxyError
 
-_LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 _REMEDY = (
     "ask as the user who runs the cluster (or root) on its machine, or send the token in admin.token of its state "
@@ -60,7 +60,7 @@ class Guard:
         self, bearers: Bearers, owners: frozenset[int], names: tuple[str, ...] = (), protect_metrics: bool = False
     ) -> None:
         self._bearers, self._owners, self._protect_metrics = bearers, owners, protect_metrics
-        self._names = _LOOPBACK_NAMES | {name.lower() for name in names}
+        self._names = LOOPBACK_NAMES | {name.lower() for name in names}
 
     def admit(self, path: str, method: str, caller: Caller) -> Principal:
         """Who asks a route of ours that is not open. Raises ProxyError: 401 or 403."""

@@ -50,7 +50,7 @@ class Cors:
         if origin is None or not origin.isascii():
             return Grant()
         fields = []
-        if self._allows(origin):
+        if self.allows(origin):
             everybody = self._any_origin and not self._credentials
             fields = [("Access-Control-Allow-Origin", "*" if everybody else origin), *self._exposed]
         if self._credentials:
@@ -66,7 +66,7 @@ class Cors:
         wanted = find(b"access-control-request-headers")
         fields = {"Vary": _PREFLIGHT_VARY}
         failures = []
-        if not self._allows(origin):
+        if not self.allows(origin):
             failures.append("origin")
         elif self._any_origin and not self._credentials:
             fields["Access-Control-Allow-Origin"] = "*"
@@ -91,5 +91,5 @@ class Cors:
             return 400, "Disallowed CORS " + ", ".join(failures), fields
         return 200, "OK", fields
 
-    def _allows(self, origin: str) -> bool:
+    def allows(self, origin: str) -> bool:
         return self._any_origin or origin in self._origins

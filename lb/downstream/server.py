@@ -69,7 +69,8 @@ class Handlers:
 
 class Server:
     """Implements `lb.downstream.service.Service`. ``guard`` says who asks a route of ours that is not open,
-    ``tenant`` for whom a request for models is; both raise ProxyError for who may not. With a
+    ``tenant`` for whom a request for models is; ``check_socket`` whether a page may
+    open a WebSocket; all raise ProxyError for who may not. With a
     ``certificate`` clients speak TLS, and nothing else. More methods than a class should have: two
     thirds of them are that protocol's."""
 
@@ -78,7 +79,9 @@ class Server:
         tenant: Callable[[RequestHead, str], Tenant], admission: Admission,
         routes_too: frozenset[str] = frozenset(), cors: Cors | None = None,
         certificate: ServedCertificate | None = None, caps: CapsByTenant = NONE_AT_ALL,
+        check_socket: Callable[[RequestHead], None] = lambda head: None,
     ) -> None:
+        self._check_socket = check_socket
         self._certificate, self._caps = certificate, caps
         self._watching: asyncio.Task[None] | None = None
         self.admission, self.closing, self._cors = admission, False, cors
@@ -196,6 +199,8 @@ class Server:
                 _check_coding(head)
             head.notes[Route] = route  # of a head that is admitted: the next one like it need not be looked at
         if not route.ours:
+            if route.websocket:
+                self._check_socket(head)
             request.tenant = self._tenant(head, request.peer)
         elif not route.open:
             request.principal = self._guard(head, connection)
