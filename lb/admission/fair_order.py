@@ -219,14 +219,12 @@ class FairOrder(Generic[W]):
             return None
         return max((next(reversed(line.waiting)) for line in flow.lines.values()), key=lambda one: one.number)
 
-    def serve(self, means: Means[W]) -> set[Hashable]:
-        """Gives everybody a turn, in order, as long as there is anything to be had; the kinds that had theirs in
-        vain."""
+    def serve(self, means: Means[W]) -> None:
+        """Gives everybody a turn, in order, as long as there is anything to be had."""
         in_vain: set[Hashable] = set()
         for group in self._classes:
             if group.size and self._serve(group, means, in_vain, means.ready):
                 self._serve(group, means, in_vain, lambda kind: True)
-        return in_vain
 
     def _serve(
         self, group: _Class[W], means: Means[W], in_vain: set[Hashable], ready: Callable[[Hashable], bool]
