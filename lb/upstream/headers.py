@@ -17,6 +17,9 @@ from lb.protocol.messages import Grant
 #: Backends for which a head's beginning is noted.
 _MOST_NOTES = 16
 
+#: How the fields begin that tell of limits: where ours are told, those of a server behind us would be taken for them.
+_LIMITS = b"\r\nx-ratelimit-"
+
 #: Whoever buffers answers on the way to the client (nginx) passes an event stream on as it comes.
 _UNBUFFERED = b"X-Accel-Buffering: no"
 
@@ -122,9 +125,14 @@ def to_client(
     """The head of an answer. ``framing``: the field line, without CRLF, that tells the client where the body ends, or
     empty. ``grant``: what it says to another origin; ``told``: more field lines, each behind a CRLF."""
     note: object = to_client if grant is None else grant
+    limited = bool(told) and _LIMITS in told
+    if limited:
+        note = note, _LIMITS
     start = head.notes.get(note)
     if start is None:
         kept = head.kept if grant is None else grant.applied(head.kept)
+        if limited:
+            kept = [line for line in kept if not line.lower().startswith(_LIMITS.lstrip())]
         lines = [b"HTTP/1.1 %d %b" % (head.status, head.reason), SERVER, *kept]
         if head.unbuffered:
             lines.append(_UNBUFFERED)

@@ -397,3 +397,17 @@ def test_an_id_is_visible_and_short(given_id: bytes) -> None:
         return
     assert len(found) <= 128
     assert all("!" <= char <= "~" for char in found)
+
+
+def test_limits_of_a_server_behind_do_not_stand_beside_ours() -> None:
+    head = answered(b"X-RateLimit-Limit-Requests: 9", b"x-ratelimit-reset: 1s", b"X-Kept: 1")
+    ours = b"\r\nx-ratelimit-limit-requests: 5"
+
+    def lines(told: bytes) -> list[bytes]:
+        return headers.to_client(head, request_id="", framing=b"", close=False, told=told)[:-4].split(b"\r\n")[2:]
+
+    theirs = [b"X-RateLimit-Limit-Requests: 9", b"x-ratelimit-reset: 1s", b"X-Kept: 1"]
+    assert lines(ours) == [b"X-Kept: 1", b"x-ratelimit-limit-requests: 5"]
+    assert lines(b"") == theirs
+    assert lines(b"\r\nx-routed-model: a") == [*theirs, b"x-routed-model: a"]
+    assert lines(ours) == [b"X-Kept: 1", b"x-ratelimit-limit-requests: 5"]
