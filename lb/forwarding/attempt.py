@@ -57,8 +57,8 @@ class Attempt:
         self.lease: Lease | None = backend.lease(self._evicted, self, routed.info.model)
         if recovery is not None:
             recovery.enter(backend)
-        if routed.transcript is not None and routed.root is None:
-            routed.root = backend.root(routed.info.model)
+        if routed.transcript is not None and (routed.broken is None or routed.root is None):
+            routed.root = backend.root(routed.info.model)  # until its stream has begun any version will do
 
     def start(self) -> None:
         connection = self._parts.upstream.idle(self.backend.endpoint or self._endpoint())

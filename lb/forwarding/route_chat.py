@@ -40,6 +40,7 @@ class RouteChat(Exchange):
             raise ProxyError(404, f"no route is named {self._name!r}", param="route")
         inner = _as_chat(outer, _body(outer, str(self._name)))
         self._routed = RoutedRequest(inner, _CHAT)
+        self._routed.path = outer.head.path
         try:
             super().start()
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from urllib.parse import parse_qsl
 
 from lb.admission.concurrency import Claim
 from lb.forwarding import features
@@ -13,6 +14,7 @@ from lb.forwarding.resume.transcript import StreamTranscript
 from lb.protocol import body as request_body
 from lb.protocol import responses, sagemaker
 from lb.protocol.errors import ProxyError
+from lb.protocol.facts import MOST_NAME
 from lb.protocol.messages import Request
 from lb.protocol.routes import INVOCATIONS, NEUTRAL, RESPONSES, Route
 from lb.protocol.tenant import ANYBODY
@@ -25,13 +27,15 @@ _STREAMS = ("/v1/completions", "/v1/chat/completions")
 
 
 class RoutedRequest:
-    """``came``: s, monotonic. ``generation``: its answer takes long to make and can be made again. ``body`` and
-    ``target``: what workers are asked, where that is not the client's own; ``extra_field``: one more line of its head.
+    """``path``: the one that the client asked, if that is not ``route``'s. ``came``: s, monotonic.
+    ``generation``: its answer takes long to make and can be made again. ``body`` and ``target``: what workers are
+    asked, where that is not the client's own; ``extra_field``: one more line of its head.
     ``pinned``: the one worker that can answer it; ``root``: the version of the model that its stream began with;
     ``broken``: the relay whose stream is being continued; ``claim``: once it has asked for a worker. ``info``,
     ``recorder`` and ``came`` are there once ``is_read``."""
 
     # Defaults stand here and not in `__init__`: most requests are over without any of them being set.
+    path = ""
     transcript: StreamTranscript | None = None
     body: bytes | None = None
     target: bytes | None = None
@@ -75,7 +79,7 @@ class RoutedRequest:
             model, chosen = self._choose(parts, model, named, facts.model)
         elif request.tenant.models is not None:
             self._check_model(parts, request.tenant.models, model, named)
-        self.info, self.came = RequestInfo(model, route.path, request.id), parts.clock()
+        self.info, self.came = RequestInfo(model, self.path or route.path, request.id), parts.clock()
         if chosen is not None:
             self.info.asked, self.info.chosen = named, chosen
         if parts.router.needs:
@@ -110,12 +114,25 @@ class RoutedRequest:
         self, parts: Collaborators, models: frozenset[str], model: str | None, named: str | None
     ) -> None:
         """Whether there is such a model for whoever may ask for those ``models`` only. Raises ProxyError: 404 as for
-        one that nobody has, by the name that it was ``named`` by; 403 for what names models where nobody looks."""
+        one that nobody has, by the name that it was ``named`` by; 403 over a WebSocket."""
         route = self.route
         if route.websocket:
-            raise ProxyError(403, "this key is bound to models, and over a WebSocket any could be named")
-        if route.response is None and route.path not in NEUTRAL and not parts.pool.offers(model, models):
+            self._check_websocket(parts, models)
+        elif route.response is None and route.path not in NEUTRAL and not parts.pool.offers(model, models):
             raise parts.router.unknown(named, models)
+
+    def _check_websocket(self, parts: Collaborators, models: frozenset[str]) -> None:
+        """vLLM's answers over a WebSocket are the base model's, whatever adapter a message or the query names; what
+        those of a server that was not started here are, nobody knows. Raises ProxyError (403, 404)."""
+        pool = parts.pool
+        if not pool.backends or not all(backend.spec.managed for backend in pool.backends.values()):
+            raise ProxyError(403, "this key is bound to models, and over a WebSocket any could be named")
+        query = parse_qsl(self.request.head.target.partition("?")[2])
+        named = [value for name, value in query if name == "model"]
+        if unknown := [name for name in named if name not in models]:
+            raise parts.router.unknown(unknown[0][:MOST_NAME], models)
+        if not all(pool.offers(None, frozenset((name,))) for name in named) or not pool.offers(None, models):
+            raise ProxyError(403, "over a WebSocket the base model answers: this key has to be for it, and it named")
 
     def _canonical(self, parts: Collaborators, model: str | None, in_body: str | None) -> str | None:
         """The plain name of ``model``, which is the one that counts. A body that names another is made to name it, but

@@ -92,6 +92,14 @@ def shown(text: str) -> str:
     return text if len(text) <= _MOST_SHOWN else text[:_MOST_SHOWN] + "…"
 
 
+def template(path: str) -> str:
+    """What stands for ``path`` where there may not be one for each: names of routes and ids of responses are taken
+    out."""
+    if path.startswith("/v1/responses/"):
+        return "/v1/responses/{id}"
+    return "/v1/chat/{route}" if path not in _POST and _ROUTE_CHAT.fullmatch(path) else path
+
+
 def of(path: str, further: frozenset[str] = frozenset()) -> Route:
     """``further``: paths that are passed on as well, with GET and POST."""
     if path in _OPEN or path == METRICS or path.startswith(_PROTECTED):

@@ -19,6 +19,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from lb.protocol import routes
 from lb.protocol.messages import Request
 from lb.records.decision_log import Entry, Row, Step, prompt_tokens, usage
 from lb.routing.backend import Backend
@@ -27,8 +28,9 @@ from lb.routing.strategies.base import RequestInfo
 _HEADER = re.compile(rb"\r\ntraceparent:[^\r\n]*", re.IGNORECASE)
 
 _OPERATIONS = {
-    "/v1/chat/completions": "chat", "/v1/chat/completions/batch": "chat", "/v1/messages": "chat",
-    "/v1/responses": "chat", "/v1/completions": "text_completion", "/v1/embeddings": "embeddings",
+    "/v1/chat/completions": "chat", "/v1/chat/completions/batch": "chat", "/v1/chat/{route}": "chat",
+    "/v1/messages": "chat", "/v1/responses": "chat",
+    "/v1/completions": "text_completion", "/v1/embeddings": "embeddings",
 }  # fmt: skip
 
 #: Seconds that the last spans have to be sent when the process ends.
@@ -93,7 +95,7 @@ class SpanTracer:
 
     def _spans(self, info: RequestInfo, came: float, request: Request) -> _Spans:
         if info.notes is None:
-            operation = _OPERATIONS.get(info.path, info.path)
+            operation = _OPERATIONS.get(routes.template(info.path), info.path)
             given = request.head.find(b"traceparent")
             carrier = {} if given is None else {"traceparent": given, "tracestate": request.head.find(b"tracestate")}
             context = self._propagator.extract({name: value for name, value in carrier.items() if value})

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from lb.protocol import routes
 from lb.protocol.errors import Source
 from lb.protocol.usage import TokenUsage
 from lb.telemetry.instruments import (
@@ -126,7 +127,7 @@ class Metrics:
 
     def route_stats(self, instance: str, route: str) -> RouteStats:
         """Where the answers of one instance to one route are counted."""
-        label = "/v1/responses/{id}" if route.startswith("/v1/responses/") else route
+        label = routes.template(route)
         duration, first_byte = self._duration.at(instance, label), self._first_byte.at(instance, label)
         return RouteStats(self._requests, duration, first_byte, instance, label)
 

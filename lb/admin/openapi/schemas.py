@@ -34,13 +34,20 @@ _ALIAS = question(
     }},
     shadow=described(FLAG, "The first that is not chosen gets a copy"),
 )  # fmt: skip
-_ROUTE = question(
-    {"default": described(_MODEL, "The model where no rule fits")},
-    rules=array(question(
-        {"model": _MODEL}, keywords=array({"type": "string", "minLength": 1, "maxLength": 100}),
+_KEYWORD: Json = {"type": "string", "minLength": 1, "maxLength": 100, "pattern": r"\S"}
+_RULE: Json = {
+    **question(
+        {"model": _MODEL}, keywords={**array(_KEYWORD), "maxItems": 200},
         pattern=described({"type": "string", "maxLength": 500}, "As Rust's regex takes them"),
-    )),
-)  # fmt: skip
+    ),
+    "anyOf": [
+        {"required": ["keywords"], "properties": {"keywords": {"minItems": 1}}},
+        {"required": ["pattern"], "properties": {"pattern": {"minLength": 1}}},
+    ],
+}  # fmt: skip
+_ROUTE = question(
+    {"default": described(_MODEL, "The model where no rule fits")}, rules={**array(_RULE), "maxItems": 100}
+)
 _VERSION: Json = {"type": "integer", "minimum": 1}
 
 #: As in a file: text is taken for a number, a list may be words with commas. What is good depends on the others.

@@ -4,6 +4,7 @@ new one cannot be forgotten."""
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 import re
 from collections.abc import AsyncIterator
@@ -36,6 +37,7 @@ def _key(secret: str, name: str, **fields: Any) -> dict[str, Any]:
 
 KEYS = [
     _key(GOOD, "good"), _key(BOUND, "bound", models=("lora-a",)), _key(READ, "read", scope=Scope.READ),
+    _key("cck_base", "base", models=("base", "lora-a")),
     _key(OLD, "old", expires=1.0), _key("cck_admin", "admin", scope=Scope.ADMIN),
 ]  # fmt: skip
 
@@ -283,3 +285,32 @@ async def test_nothing_of_a_key_is_written_down(
     files = b"".join(file.read_bytes() for file in balancer.state_dir.rglob("*") if file.is_file())
     for secret in (GOOD, "cck_wrong", OLD, READ):
         assert secret not in json.dumps(why) + metrics + caplog.text and secret.encode() not in files
+
+
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [("", 200), ("?model=base", 200), ("?model=lora-a", 403), ("?model=lora-b", 404), ("?model=base&model=lora-b", 404),
+     ("?model=%62ase", 200), ("?model=", 200), ("?x=%ff", 200)],
+)  # fmt: skip
+async def test_over_a_websocket_a_key_for_the_base_model_asks_that(
+    house: tuple[Balanced, Worker], query: str, status: int
+) -> None:
+    """The engine answers with it, whatever is named there (`test_realtime_is_the_base_models`). Our worker here takes
+    no WebSocket, and answers a plain GET."""
+    balancer, worker = house
+    key = {"x-api-key": "cck_base"}
+    assert (await balancer.answer("GET", f"/v1/realtime{query}", headers=key))[0] == status
+    assert len(_by_clients(worker)) == (status == 200)
+    # A server that nobody here started may be asked for anything once a socket is open.
+    balancer.push(replace(worker.spec(), managed=False))
+    assert (await balancer.answer("GET", f"/v1/realtime{query}", headers=key))[0] == 403
+    assert (await balancer.answer("GET", f"/v1/realtime{query}", headers={"x-api-key": GOOD}))[0] == 200
+
+
+def test_realtime_is_the_base_models() -> None:
+    """What the rule above rests on: vLLM's handler hands no adapter to its engine."""
+    package = importlib.util.find_spec("vllm")
+    if package is None or package.origin is None:
+        pytest.skip("vLLM is not installed")
+    source = (Path(package.origin).parent / "entrypoints/speech_to_text/realtime/connection.py").read_text()
+    assert "engine_client.generate(" in source and "lora" not in source

@@ -171,3 +171,26 @@ async def test_a_key_is_needed_and_bound_here_too(tmp_path: Path) -> None:
                 assert response.status == status
                 if status == 200:
                     assert response.headers["x-routed-model"] == "base"
+
+
+async def test_metrics_and_the_log_show_the_path_that_was_asked(tmp_path: Path) -> None:
+    """One label for all routes of models: their names are others' to choose."""
+    async with _balanced(tmp_path) as (balancer, _):
+        assert (await _chat(balancer, prompt="x"))[0] == 200
+        (found,) = await _why(balancer)
+        assert found["route"] == "/v1/chat/finance"
+        labels = {"instance": "instance_0", "code": "200"}
+        name = "clusterctl_requests_total"
+        assert balancer.metric(name, route="/v1/chat/{route}", **labels) == 1
+        assert balancer.metric(name, route="/v1/chat/completions", **labels) is None
+        async with balancer.request("POST", "/v1/chat/completions", json={
+            "model": "base", "stream": True, "messages": [{"role": "user", "content": "x"}]
+        }) as response:  # fmt: skip
+            await response.read()
+        assert balancer.metric(name, route="/v1/chat/completions", **labels) == 1
+
+
+async def _why(balancer: Balanced) -> list[dict[str, Any]]:
+    status, answer = await balancer.answer("GET", "/v1/cluster/why")
+    assert status == 200, answer
+    return list(answer["decisions"])

@@ -7,7 +7,7 @@ import json
 import socket
 import struct
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -314,6 +314,28 @@ async def test_it_goes_on_where_the_same_version_of_the_adapter_is(balancer: Bal
     assert without_names(seen((await asking)[1])) == without_names(undisturbed(CHAT))
     assert [len(worker.asked) for worker in workers] == [1, 0, 1]
     workers[0].gone.set()
+
+
+async def test_before_it_has_begun_any_version_will_do_and_then_the_one_it_began_with(
+    balancer: Balanced, engines: Engines
+) -> None:
+    """As in a rolling update of an adapter."""
+    workers = await engines(4, (0, "close"), (9, "stall"))
+    versions = ("v1", "v2", "v1", "v2")
+
+    def push(*states: str) -> None:
+        specs = [w.spec(state=state, weight=w is not workers[1]) for w, state in zip(workers, states, strict=True)]
+        cards = [({"id": "base", "root": version, "max_model_len": CONTEXT},) for version in versions]
+        balancer.push(*(replace(one, models=models) for one, models in zip(specs, cards, strict=True)))
+
+    push("ready", "ready", "unhealthy", "unhealthy")
+    asking = asyncio.create_task(ask(balancer, CHAT))
+    await workers[1].stalled.wait()
+    await until(lambda: balancer.parts.pool.backends["instance_1"].in_flight == 1)
+    push("ready", "backoff", "ready", "ready")
+    assert without_names(seen((await asking)[1])) == without_names(undisturbed(CHAT))
+    assert [len(worker.asked) for worker in workers] == [1, 1, 0, 1]
+    workers[1].gone.set()
 
 
 @pytest.mark.parametrize(("body", "limit"), [
