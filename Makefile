@@ -62,6 +62,7 @@ system:
 
 clean:
 	rm -rf $(VENV) .venv-routers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
 
 .venv-routers/.done:
 	$(PYTHON) -m venv .venv-routers

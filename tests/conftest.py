@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
 import signal
 import ssl
+import sys
 
 import pytest
 from hypothesis import settings
@@ -15,10 +17,15 @@ def pytest_configure(config: pytest.Config) -> None:
     processor for an answer of 1 ms. Here they are read once.
 
     A shell starts what runs in its background with SIGINT ignored, and children inherit that: here some of them are
-    told to end by it."""
+    told to end by it.
+
+    Where Python is told to keep nothing that it compiled, each of the processes that tests start compiles this repository
+    anew: an eighth of what a cluster costs, and 5 s for pytest itself."""
     ssl.create_default_context = functools.cache(ssl.create_default_context)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
     # How long one example takes is the machine's: the first one pays for imports, and for whoever else runs here.
     settings.register_profile("any machine", deadline=None)
     settings.register_profile("quick", deadline=None, max_examples=10)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from adapterfakes import FakeCluster, FakeWorker, make_adapter
+from cluster.adapters import effect
 from cluster.errors import Refused
 from cluster.fleet.states import WorkerState
 from config.settings import load as settings
@@ -27,7 +28,8 @@ def content(tmp_path: Path) -> Content:
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> FakeCluster:
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
+    monkeypatch.setattr(effect, "_PAUSE_S", 0.01)
     return FakeCluster(tmp_path)
 
 

@@ -45,7 +45,7 @@ def cluster(secret: str) -> Iterator[tuple[str, Heard]]:
             """Nobody wants it."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
-        thread = Thread(target=server.serve_forever)
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}", heard
         server.shutdown()

@@ -13,14 +13,18 @@ import pytest
 from lbfakes import Balanced
 from stubengines import CLOSE, Fault, Stub, answer, chunk, start
 
-anthropic = pytest.importorskip("anthropic")
-
 Start = Callable[..., Awaitable[Balanced]]
 MESSAGES: Any = [{"role": "user", "content": "hello"}]
 
 
 @pytest.fixture
-async def claude(balancer: Balanced) -> AsyncIterator[Any]:
+def anthropic() -> Any:
+    """The library; nobody but these tests waits for the second that its import takes."""
+    return pytest.importorskip("anthropic")
+
+
+@pytest.fixture
+async def claude(balancer: Balanced, anthropic: Any) -> AsyncIterator[Any]:
     async with anthropic.AsyncAnthropic(base_url=balancer.url, api_key="none", max_retries=0) as client:
         yield client
 
@@ -42,7 +46,7 @@ async def one(balancer: Balanced, stack: AsyncExitStack, *faults: Fault) -> Stub
 
 
 async def test_an_unknown_model(
-    balancer: Balanced, stack: AsyncExitStack, claude: Any, gpt: openai.AsyncOpenAI
+    balancer: Balanced, stack: AsyncExitStack, anthropic: Any, claude: Any, gpt: openai.AsyncOpenAI
 ) -> None:
     await one(balancer, stack)
     with pytest.raises(anthropic.NotFoundError) as told:
@@ -57,7 +61,7 @@ async def test_an_unknown_model(
     assert other.value.type == "NotFoundError"
 
 
-async def test_no_worker_in_time(start_balancer: Start, stack: AsyncExitStack) -> None:
+async def test_no_worker_in_time(start_balancer: Start, stack: AsyncExitStack, anthropic: Any) -> None:
     balancer = await start_balancer(queue_timeout=0.1)
     stub = await one(balancer, stack)
     balancer.push(stub.spec(state="backoff"))
@@ -69,7 +73,7 @@ async def test_no_worker_in_time(start_balancer: Start, stack: AsyncExitStack) -
     assert told.value.response.headers["Retry-After"] == "5"
 
 
-async def test_a_body_that_is_too_large(start_balancer: Start, stack: AsyncExitStack) -> None:
+async def test_a_body_that_is_too_large(start_balancer: Start, stack: AsyncExitStack, anthropic: Any) -> None:
     balancer = await start_balancer(max_body=1024)
     await one(balancer, stack)
     async with anthropic.AsyncAnthropic(base_url=balancer.url, api_key="none", max_retries=0) as client:
@@ -86,14 +90,18 @@ async def test_what_the_route_does_not_take(balancer: Balanced, method: str, sta
     assert (code, body["type"], body["error"]["type"]) == (status, "error", kind)
 
 
-async def test_a_lost_worker_before_the_first_byte(balancer: Balanced, stack: AsyncExitStack, claude: Any) -> None:
+async def test_a_lost_worker_before_the_first_byte(
+    balancer: Balanced, stack: AsyncExitStack, anthropic: Any, claude: Any
+) -> None:
     await one(balancer, stack, *[Fault(b"", end=CLOSE)] * 9)
     with pytest.raises(anthropic.InternalServerError) as told:
         await claude.messages.create(model="base", max_tokens=4, messages=MESSAGES)
     assert (told.value.status_code, told.value.body["error"]["type"]) == (502, "api_error")
 
 
-async def test_a_stream_of_messages_that_breaks(balancer: Balanced, stack: AsyncExitStack, claude: Any) -> None:
+async def test_a_stream_of_messages_that_breaks(
+    balancer: Balanced, stack: AsyncExitStack, anthropic: Any, claude: Any
+) -> None:
     made = {"id": "msg_1", "type": "message", "role": "assistant", "content": [], "model": "base",
             "usage": {"input_tokens": 1, "output_tokens": 0}}  # fmt: skip
     begun = event("message_start", message=made)

@@ -124,6 +124,7 @@ def test_no_field_of_vllms_own_models_is_forgotten(chat: bool) -> None:
 
 
 @pytest.mark.vllm
+@pytest.mark.processes
 @pytest.mark.parametrize("chat", [True, False], ids=["chat", "completion"])
 @given(st.data())
 def test_as_vllms_own_models_take_them(chat: bool, data: st.DataObject) -> None:

@@ -51,7 +51,7 @@ def cluster() -> Iterator[Cluster]:
             """Nobody wants it."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
-        thread = Thread(target=server.serve_forever)
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield Cluster(f"http://127.0.0.1:{server.server_port}", asked)
         server.shutdown()
