@@ -11,6 +11,7 @@ import pytest
 import uvloop
 
 import lbfakes
+from lb.forwarding import poison
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -50,3 +51,9 @@ def start_balancer(stack: AsyncExitStack, tmp_path: Path) -> Callable[..., Await
 @pytest.fixture
 async def balancer(start_balancer: Callable[..., Awaitable[lbfakes.Balanced]]) -> lbfakes.Balanced:
     return await start_balancer()
+
+
+@pytest.fixture
+def nobody_says_who_died(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests without a supervisor: its word on two workers that failed is not waited for."""
+    monkeypatch.setattr(poison, "_WORD_S", 0.01)

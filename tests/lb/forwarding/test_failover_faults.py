@@ -29,6 +29,8 @@ from lbfakes import DEADLINE_S, Balanced, closed_port, running_worker, spec, unt
 from simstreams import seen, stream
 from stubengines import CLOSE, HANG, KEEP, LAST, RESET, Fault, Stub, answer, chunk, error, start
 
+pytestmark = pytest.mark.usefixtures("nobody_says_who_died")
+
 StartBalancer = Callable[..., Awaitable[Balanced]]
 
 BODY: dict[str, Any] = {

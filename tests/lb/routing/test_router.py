@@ -255,6 +255,7 @@ async def test_its_answer_is_the_clients_if_the_other_cannot_either(
     assert [balancer.counts(worker.name) for worker in broken] == [(1, 1), (1, 1)]
 
 
+@pytest.mark.usefixtures("nobody_says_who_died")
 async def test_it_is_made_again_three_times_at_most(balancer: Balanced, start_raw: StartRaw) -> None:
     workers = [await start_raw(raw_answer(), f"instance_{n}") for n in range(5)]
     balancer.push(*(worker.spec() for worker in workers))

@@ -167,6 +167,7 @@ def without_names(found: dict[str, Any]) -> dict[str, Any]:
 FAULTS = ["close", "reset", "half", "error", "abort", "done", "end", "garbage", "nonsense"]
 
 
+@pytest.mark.usefixtures("nobody_says_who_died")
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("body", [CHAT, COMPLETION], ids=["chat", "completion"])
 async def test_a_stream_outlives_what_its_worker_does(
@@ -210,6 +211,7 @@ async def test_a_stream_whose_end_alone_is_missing_gets_it(
     assert sum(len(worker.asked) for worker in workers) == 1
 
 
+@pytest.mark.usefixtures("nobody_says_who_died")
 async def test_a_stream_moves_so_often_and_no_more(balancer: Balanced, engines: Engines) -> None:
     workers = await engines(3, *[(5, "error")] * 9)
     _, raw = await ask_raw(balancer, COMPLETION)
