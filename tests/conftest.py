@@ -19,8 +19,8 @@ def pytest_configure(config: pytest.Config) -> None:
     A shell starts what runs in its background with SIGINT ignored, and children inherit that: here some of them are
     told to end by it.
 
-    Where Python is told to keep nothing that it compiled, each of the processes that tests start compiles this repository
-    anew: an eighth of what a cluster costs, and 5 s for pytest itself."""
+    Where Python is told to keep nothing that it compiled, each process that tests start compiles this repository anew:
+    an eighth of what a cluster costs, and 4 s for each pytest."""
     ssl.create_default_context = functools.cache(ssl.create_default_context)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
