@@ -18,8 +18,8 @@ from typing import Any
 import yaml
 
 from config import bounded
+from config.disk.locations import looks_like_path
 from config.errors import UsageError, nearest
-from config.locations import looks_like_path
 from config.settings import NAME
 
 #: All of them are one thing: a PEFT folder with safetensors in it.

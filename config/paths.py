@@ -9,7 +9,7 @@ import pwd
 import re
 from pathlib import Path
 
-from config import private
+from config.disk import private
 from config.errors import UsageError
 from config.text import printable
 

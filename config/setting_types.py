@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import NoDecode
 
 from config import model_names
-from config.secret import clean
+from config.identity.secret import clean
 from config.store_url import StoreUrl
 from config.topology import STRATEGIES
 

@@ -18,11 +18,12 @@ import yaml
 from pydantic import AliasChoices, AliasGenerator, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from config import bounded, locations
+from config import bounded
 from config import setting_types as t
+from config.disk import locations
 from config.errors import UsageError, nearest
+from config.identity.secret import clean
 from config.paths import StateDir, default_state_dir
-from config.secret import clean
 from config.setting_types import NAME as NAME
 from config.setting_types import Effect as Effect
 from config.topology import STRATEGIES, TlsFiles

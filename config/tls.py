@@ -14,9 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from config import bounded, private
+from config import bounded
+from config.disk import private
+from config.disk.files import replacing
 from config.errors import UsageError
-from config.files import replacing
 from config.topology import TlsFiles
 
 #: X509_V_FLAG_NO_CHECK_TIME (openssl/x509_vfy.h), which the module has no name for.

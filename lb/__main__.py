@@ -17,7 +17,8 @@ from typing import Any
 
 import uvloop
 
-from config import logs, private
+from config import logs
+from config.disk import private
 from config.topology import BalancerConfig
 from lb.app import serve
 from lb.limits import raise_open_files

@@ -16,14 +16,14 @@ from typing import Any
 
 from aiohttp import web
 
-from config import admin_token
 from config.aio import Tasks
+from config.disk.strategy_file import StrategyReader
+from config.identity import admin_token
+from config.identity.peer_credentials import owners
+from config.identity.principal import Principal
 from config.link import Phase
 from config.paths import StateDir
-from config.peer_credentials import owners
-from config.principal import Principal
 from config.store_url import StoreUrl
-from config.strategy_file import StrategyReader
 from config.topology import BackendSet, BalancerConfig
 from lb import limits
 from lb.admin import limits_series

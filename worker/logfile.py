@@ -7,7 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
-from config import private
+from config.disk import private
 from config.text import printable
 
 ROTATE_BYTES = 16 * 1024 * 1024

@@ -28,10 +28,10 @@ from cluster.errors import Refused
 from cluster.events import Emit
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.states import WorkerState
-from config import locations
+from config.disk import locations
 from config.errors import UsageError
+from config.identity.principal import Principal
 from config.paths import StateDir
-from config.principal import Principal
 from config.settings import Effect, Settings
 
 #: `Supervisor.command` for what answers with JSON.

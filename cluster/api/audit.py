@@ -22,8 +22,8 @@ from cluster.keys.registry import KeyRegistry
 from cluster.storage.audit import AuditRow
 from cluster.storage.store import NotSaved
 from config.aio import Tasks
-from config.api_keys import ApiKey
-from config.principal import PEER_HEADER
+from config.identity.api_keys import ApiKey
+from config.identity.principal import PEER_HEADER
 from config.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -1,7 +1,7 @@
 """Which change needs which scope. Pure.
 
-The balancer says who asks (`config.principal`). ``ADMIN`` is enough for what a change can be taken back by; what runs
-code, names paths of this machine, opens the cluster to others or shows what clients send is the owner's.
+The balancer says who asks (`config.identity.principal`). ``ADMIN`` is enough for what a change can be taken back by;
+what runs code, names paths of this machine, opens the cluster to others or shows what clients send is the owner's.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from cluster.errors import Refused
-from config.principal import PRINCIPAL_HEADER, Principal, Scope, owner
+from config.identity.principal import PRINCIPAL_HEADER, Principal, Scope, owner
 
 #: Of whoever comes without a word of the balancer's: to the socket that only the cluster's user can open, or through a
 #: balancer of before there were scopes, which lets none but the owner through.

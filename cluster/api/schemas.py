@@ -102,8 +102,8 @@ class RollbackAdapter(Body):
 
 
 class UpdateKey(Body):
-    """What each field may be is said where it is read (`config.api_keys`). ``expires``: s since the epoch, or a time
-    from now on such as ``30d``. None takes a limit away."""
+    """What each field may be is said where it is read (`config.identity.api_keys`). ``expires``: s since the epoch,
+    or a time from now on such as ``30d``. None takes a limit away."""
 
     scope: StrictStr = ""
     models: list[StrictStr] | None = None

@@ -26,9 +26,9 @@ from cluster.api.names import NameCommands
 from cluster.errors import Refused
 from cluster.keys.registry import KeyRegistry
 from cluster.storage.store import NotSaved
-from config.files import NO_ROOM
+from config.disk.files import NO_ROOM
+from config.identity.principal import Principal, Scope
 from config.link import CHANGE_BYTES, SEQUENCE_HEADER, bind_unix
-from config.principal import Principal, Scope
 
 log = logging.getLogger(__name__)
 

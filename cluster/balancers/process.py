@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from cluster.balancers.standby import Spare
 from cluster.storage.store import Records
 from config.aio import Tasks
-from config.files import rewrite
+from config.disk.files import rewrite
 from config.link import LINE_LIMIT, Phase, descriptor_path, encode, messages
 from config.paths import StateDir, short_socket_path
 from config.settings import inherited_environment

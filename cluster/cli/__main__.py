@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from cluster.cli.lifecycle.up import foreground
-from config import private
+from config.disk import private
 from config.errors import UsageError
 from config.settings import from_json
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from config.locations import absolute
+from config.disk.locations import absolute
 from config.settings import NAME
 
 

@@ -14,8 +14,8 @@ import httpx
 
 from cluster.client.token import LocalToken
 from cluster.client.trust import Verify, verification
+from config.identity.secret import clean
 from config.paths import StateDir, short_socket_path
-from config.secret import clean
 
 T = TypeVar("T")
 

@@ -10,9 +10,9 @@ from collections.abc import Generator
 
 import httpx
 
-from config import admin_token
+from config.identity import admin_token
+from config.identity.peer_credentials import kernel_tells, uid_of_listener
 from config.paths import StateDir
-from config.peer_credentials import kernel_tells, uid_of_listener
 from config.settings import own_state_dir
 
 

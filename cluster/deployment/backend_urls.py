@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from cluster.fleet.states import WorkerState
 from config import bounded
 from config.errors import UsageError
-from config.secret import clean
+from config.identity.secret import clean
 from config.topology import BackendSpec
 
 

@@ -14,8 +14,8 @@ from cluster.deployment import backend_urls, cors_flags
 from cluster.fleet.groups import DEFAULT
 from cluster.fleet.placement import Machine, Placement, choose_gpus
 from config import bounded, lora_config, tls
+from config.disk.locations import looks_like_path
 from config.errors import UsageError
-from config.locations import looks_like_path
 from config.lora_config import LoraFile
 from config.paths import StateDir
 from config.settings import NAME, Settings, environment, visible_gpus

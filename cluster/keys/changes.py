@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from cluster.errors import Refused
-from config import api_keys
-from config.api_keys import GRACE, ApiKey, Digest
-from config.principal import Principal, Scope
+from config.identity import api_keys
+from config.identity.api_keys import GRACE, ApiKey, Digest
+from config.identity.principal import Principal, Scope
 
 #: What somebody may say of a key. The rest of its fields is the cluster's.
 FIELDS = ("scope", "models", "rpm", "tpm", "max_concurrent", "priority", "weight", "expires", "budget")

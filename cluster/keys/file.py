@@ -10,9 +10,10 @@ from typing import Any
 
 from cluster.events import Emit
 from cluster.keys.registry import KeyRegistry
-from config import api_keys, private
-from config.api_keys import ApiKey
+from config.disk import private
 from config.errors import UsageError
+from config.identity import api_keys
+from config.identity.api_keys import ApiKey
 from config.settings import read_mapping
 
 #: Seconds between two looks whether it has changed.

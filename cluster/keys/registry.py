@@ -9,10 +9,10 @@ from typing import Any, Protocol
 from cluster.errors import Refused
 from cluster.events import Emit
 from cluster.keys import changes
-from config import api_keys
-from config.api_keys import MOST_KEYS, ApiKey
 from config.errors import UsageError, nearest
-from config.principal import Principal, Scope
+from config.identity import api_keys
+from config.identity.api_keys import MOST_KEYS, ApiKey
+from config.identity.principal import Principal, Scope
 
 #: Most names of models in all keys together: balancers are told all of them in one message.
 _MOST_GRANTS = 20_000

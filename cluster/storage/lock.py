@@ -7,9 +7,9 @@ import fcntl
 import os
 from typing import IO
 
-from config import private
+from config.disk import private
+from config.disk.files import rewrite
 from config.errors import UsageError
-from config.files import rewrite
 from config.paths import StateDir
 
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from cluster.fleet.model_names import Definition
 from config import model_names
-from config.api_keys import MOST_KEYS
+from config.identity.api_keys import MOST_KEYS
 from config.settings import NAME
 from config.topology import STRATEGIES
 

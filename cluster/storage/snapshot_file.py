@@ -11,7 +11,7 @@ import struct
 from pathlib import Path
 
 from cluster.storage.schema import SCHEMA
-from config import private
+from config.disk import private
 from config.errors import UsageError
 
 _MAGIC = b"SQLite format 3\0"

@@ -22,10 +22,11 @@ from cluster.storage import audit, schema
 from cluster.storage import snapshot_file as state_file
 from cluster.storage.audit import AuditRow
 from cluster.storage.schema import SCHEMA
-from config import api_keys, files
-from config.api_keys import ApiKey
+from config.disk import files
 from config.errors import UsageError
-from config.principal import Scope
+from config.identity import api_keys
+from config.identity.api_keys import ApiKey
+from config.identity.principal import Scope
 
 
 class Records(Protocol):

@@ -31,9 +31,10 @@ from cluster.fleet.groups import DEFAULT, group_of
 from cluster.fleet.model_names import Definition
 from cluster.storage.manifest import Manifest, VersionRecord
 from cluster.storage.store import Store, read_keys, read_registry, read_values
-from config import api_keys, bounded
-from config.api_keys import ApiKey
+from config import bounded
 from config.errors import UsageError
+from config.identity import api_keys
+from config.identity.api_keys import ApiKey
 from config.paths import StateDir
 from config.settings import Settings
 

@@ -16,8 +16,8 @@ from typing import Any
 from cluster.adapters.registry import Adapter
 from cluster.events import KEPT, Emit, Event
 from cluster.storage.store import NotSaved, Store
-from config.api_keys import ApiKey
-from config.files import free_bytes
+from config.disk.files import free_bytes
+from config.identity.api_keys import ApiKey
 
 #: Bytes that have to be free on the state directory's disk for a change: what follows from it needs room as well.
 HEADROOM = 1024 * 1024

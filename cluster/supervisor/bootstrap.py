@@ -25,10 +25,10 @@ from cluster.supervisor import adoption
 from cluster.supervisor.clock import Clocks
 from cluster.supervisor.publisher import Publisher
 from cluster.supervisor.transactions import Transactions
-from config import api_keys
+from config.disk.strategy_file import StrategyWriter
 from config.errors import UsageError
+from config.identity import api_keys
 from config.paths import StateDir
-from config.strategy_file import StrategyWriter
 from worker.drivers.base import Drivers
 
 

@@ -21,8 +21,8 @@ from cluster.supervisor.clock import Clocks
 from cluster.supervisor.publisher import Publisher, Version
 from cluster.supervisor.workers import WorkerMonitors
 from config.aio import Tasks
+from config.disk.files import NO_ROOM
 from config.errors import UsageError
-from config.files import NO_ROOM
 from config.paths import StateDir
 from config.settings import inherited_environment
 from worker.drivers.base import Driver, Drivers, Handle

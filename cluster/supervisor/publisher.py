@@ -11,7 +11,7 @@ from cluster.adapters.inventory import Inventory
 from cluster.adapters.rollout import Rollouts
 from cluster.fleet.fleet import Fleet
 from cluster.supervisor.exits import WorkerExits
-from config.strategy_file import StrategyWriter
+from config.disk.strategy_file import StrategyWriter
 from config.topology import BackendSet
 
 #: Seconds that the balancers may take to confirm a backend set.

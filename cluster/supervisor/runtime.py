@@ -25,11 +25,11 @@ from cluster.storage.store import NotSaved, Store
 from cluster.supervisor import adoption
 from cluster.supervisor.assembly import Assembly
 from cluster.supervisor.housekeeping import keep_house
-from config import admin_token
 from config.aio import Tasks
+from config.disk.strategy_file import StrategyWriter, last_epoch
+from config.identity import admin_token
 from config.paths import StateDir
 from config.settings import Settings, from_json
-from config.strategy_file import StrategyWriter, last_epoch
 from worker.drivers import available
 from worker.drivers.base import Drivers
 from worker.engines import base

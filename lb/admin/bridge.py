@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable
 
 from config.aio import Tasks
-from config.principal import PEER_HEADER, PRINCIPAL_HEADER
+from config.identity.principal import PEER_HEADER, PRINCIPAL_HEADER
 from lb.forwarding.relay import Handling, Relay, Relayed
 from lb.protocol.errors import AttemptFailed, ProxyError, Source
 from lb.protocol.http1.response import ResponseHead

@@ -9,9 +9,9 @@ import aiohttp
 from aiohttp import web
 from yarl import URL
 
+from config.identity.principal import PEER_HEADER, PRINCIPAL_HEADER
 from config.link import SEQUENCE_HEADER
 from config.paths import short_socket_path
-from config.principal import PEER_HEADER, PRINCIPAL_HEADER
 from lb.control.link import Link
 from lb.protocol.errors import ProxyError, Source
 from lb.telemetry.shared_counters import ADAPTER, Counters

@@ -10,7 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
-from config.principal import PRINCIPAL_HEADER, Principal
+from config.identity.principal import PRINCIPAL_HEADER, Principal
 from lb.control.link import Link
 from lb.routing.pool import Pool
 from lb.telemetry.shared_counters import Counters

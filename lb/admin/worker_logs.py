@@ -8,7 +8,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from config import private
+from config.disk import private
 from lb.protocol.errors import ProxyError
 
 _LOOK_EVERY = 0.25

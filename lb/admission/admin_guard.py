@@ -1,9 +1,9 @@
 """Who may call the management API. Pure.
 
-Over loopback the kernel says whose connection it is (`config.peer_credentials`): the user that the cluster runs as, and
-root, are its owner. A web page that the owner has open is not: a browser sends ``Origin``, and a name that was rebound
-to 127.0.0.1 shows in ``Host``. Nor is who comes through a proxy (`lb.admission.proxy_signs`). Whoever is not known that
-way needs a bearer token; where an admin key is set, everybody does.
+Over loopback the kernel says whose connection it is (`config.identity.peer_credentials`): the user that the cluster
+runs as, and root, are its owner. A web page that the owner has open is not: a browser sends ``Origin``, and a name that
+was rebound to 127.0.0.1 shows in ``Host``. Nor is who comes through a proxy (`lb.admission.proxy_signs`). Whoever
+is not known that way needs a bearer token; where an admin key is set, everybody does.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from config.principal import ANYBODY, Principal, Scope, owner
+from config.identity.principal import ANYBODY, Principal, Scope, owner
 from lb.protocol import routes
 from lb.protocol.errors import ProxyError
 

@@ -7,9 +7,9 @@ import hmac
 import secrets
 import time
 
-from config import admin_token
+from config.identity import admin_token
+from config.identity.principal import Principal, owner
 from config.paths import StateDir
-from config.principal import Principal, owner
 from lb.admission import sessions
 from lb.admission.keys import KeyRing
 from lb.admission.links import Links

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Generic, Protocol, TypeVar
 
-from config.api_keys import Priority
+from config.identity.api_keys import Priority
 from lb.protocol.tenant import Tenant
 
 #: Flows that are kept though nobody waits in them, for their counters are ahead of the others'.

@@ -15,9 +15,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from config import api_keys
-from config.api_keys import ApiKey
-from config.principal import Principal, Scope
+from config.identity import api_keys
+from config.identity.api_keys import ApiKey
+from config.identity.principal import Principal, Scope
 from lb.admission.admin_guard import is_loopback
 from lb.protocol.errors import ProxyError
 from lb.protocol.http1.request import RequestHead

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from config.api_keys import Period
+from config.identity.api_keys import Period
 from lb.protocol.error_shapes import QUOTA
 from lb.protocol.errors import ProxyError
 from lb.protocol.tenant import Tenant

@@ -10,7 +10,7 @@ import json
 
 from aiohttp import web
 
-from config.principal import PRINCIPAL_HEADER, Principal, Scope
+from config.identity.principal import PRINCIPAL_HEADER, Principal, Scope
 from lb.admission.credentials import SESSION, Credentials
 from lb.admission.links import LINK_S
 from lb.admission.sessions import SESSION_S

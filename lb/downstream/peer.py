@@ -11,7 +11,7 @@ import struct
 import termios
 from collections.abc import Callable
 
-from config.peer_credentials import uid_of_peer
+from config.identity.peer_credentials import uid_of_peer
 from lb.admission.pace import Pace
 from lb.protocol.messages import Exchange, Limits
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 from config.aio import Tasks
-from config.principal import Principal
+from config.identity.principal import Principal
 from lb.admission.allowance import Admission
 from lb.downstream.certificate import ServedCertificate
 from lb.downstream.connection import ClientConnection

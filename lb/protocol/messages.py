@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from config.principal import Principal
+from config.identity.principal import Principal
 from lb.protocol import body
 from lb.protocol.errors import ProxyError
 from lb.protocol.facts import Facts

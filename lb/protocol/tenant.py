@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from config.api_keys import ApiKey, Budget, Priority
+from config.identity.api_keys import ApiKey, Budget, Priority
 
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
     """Requests with one API key, or all that need none. ``models``: the only ones that exist for it, None: all.
-    ``rpm``, ``tpm``, ``max_concurrent``, ``budget``, ``weight``: as those of `config.api_keys.ApiKey`. ``mark``: what
-    the ids of its responses are signed for; empty: it may read everybody's, and its own are nobody's."""
+    ``rpm``, ``tpm``, ``max_concurrent``, ``budget``, ``weight``: as those of `config.identity.api_keys.ApiKey`.
+    ``mark``: what the ids of its responses are signed for; empty: it may read everybody's, and its own are nobody's."""
 
     name: str
     models: frozenset[str] | None = None

@@ -19,7 +19,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from config import private
+from config.disk import private
 from config.logs import iso, line
 from lb.protocol.body import is_light
 from lb.protocol.messages import Request

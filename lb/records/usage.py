@@ -15,9 +15,9 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from config import private
 from config.aio import Tasks
-from config.api_keys import Period
+from config.disk import private
+from config.identity.api_keys import Period
 from lb.protocol.usage import TokenUsage
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from config import private
 from config.aio import Tasks
-from config.files import allocate
+from config.disk import private
+from config.disk.files import allocate
 from lb.telemetry.history import BYTES, SLOTS, STEP, Ring, merged
 from lb.telemetry.metrics import Metrics
 from lb.telemetry.shared_counters import Counters

@@ -13,8 +13,8 @@ import os
 import struct
 from pathlib import Path
 
-from config import private
-from config.files import allocate
+from config.disk import private
+from config.disk.files import allocate
 
 log = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from config import private
-from config.files import allocate
+from config.disk import private
+from config.disk.files import allocate
 
 log = logging.getLogger(__name__)
 

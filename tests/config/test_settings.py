@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from config import locations, settings
+from config import settings
+from config.disk import locations
 from config.errors import UsageError
 from config.settings import Settings, from_json, load
 from config.topology import BalancerConfig, TlsFiles

@@ -19,7 +19,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from config import admin_token
+from config.identity import admin_token
 from harness import Cluster, clusterctl, free_port, poll
 from lb.admin.openapi import PATHS
 

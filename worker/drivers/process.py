@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from config import private
+from config.disk import private
 from worker.drivers import proc
 from worker.drivers import run_file as run_files
 from worker.drivers.base import WorkerStats

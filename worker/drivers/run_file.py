@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from config import files, private
+from config.disk import files, private
 from worker.drivers import proc
 from worker.drivers.proc import ProcessId
 

@@ -15,9 +15,9 @@ from cluster.client import ClusterClient, ClusterError
 from cluster.client.trust import kept_certificate
 from cluster.deployment import plan
 from cluster.storage.lock import lock
-from config import private
+from config.disk import private
+from config.disk.files import rewrite
 from config.errors import UsageError
-from config.files import rewrite
 from config.paths import StateDir
 from config.settings import Settings
 from config.text import printable_log

@@ -22,8 +22,8 @@ from cluster.storage.lock import Held, lock
 from cluster.storage.store import NotSaved, Store
 from cluster.storage.transfer import Contents, Incoming
 from cluster.supervisor import adoption
+from config.disk.files import replacing
 from config.errors import UsageError
-from config.files import replacing
 from config.paths import StateDir, default_state_dir
 from config.settings import cluster_port
 from worker.drivers import available

@@ -11,8 +11,8 @@ import click
 
 from cluster.cli.common import Finite, client, url_option
 from cluster.cli.render import cell, console, duration, plain_table, say
-from config.api_keys import SCOPES, Priority
 from config.errors import UsageError
+from config.identity.api_keys import SCOPES, Priority
 
 _json = click.option("--json", "as_json", is_flag=True, help="As the API answers it.")
 _name = click.argument("name")

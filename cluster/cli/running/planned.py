@@ -14,7 +14,7 @@ from cluster.cli.common import PATIENCE, WHERE, Finite, client, finish, no_wait_
 from cluster.cli.lifecycle.up import given_flags, up_command
 from cluster.cli.render import change_table, console, say
 from cluster.client import ClusterClient, ClusterError
-from config import locations
+from config.disk import locations
 from config.errors import UsageError
 from config.settings import Effect, read_yaml
 

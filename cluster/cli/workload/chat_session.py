@@ -14,8 +14,8 @@ import click
 from cluster.client import ClusterError
 from cluster.tools.chat.conversation import Conversation
 from cluster.tools.chat.openai_client import StreamedAnswer
+from config.disk.files import replacing
 from config.errors import nearest
-from config.files import replacing
 from config.text import printable
 
 COMMANDS = {

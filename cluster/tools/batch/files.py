@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import IO
 
 from cluster.tools.batch.lines import LONGEST, BatchRequest, written
+from config.disk.files import sync_folder
 from config.errors import UsageError
-from config.files import sync_folder
 
 #: Lines that are there already are told of so many at a time.
 _TOLD = 500

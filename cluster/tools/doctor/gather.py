@@ -26,7 +26,7 @@ from cluster.tools.sizing import files
 from config import settings as configuration
 from config import tls
 from config.errors import UsageError
-from config.peer_credentials import uid_of_peer
+from config.identity.peer_credentials import uid_of_peer
 from config.settings import Settings
 from worker.drivers import proc
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from cluster.storage import snapshot_file as state_file
 from cluster.storage.schema import SCHEMA
 from cluster.tools.doctor.facts import State
-from config import private
+from config.disk import private
 from config.errors import UsageError
 from config.paths import StateDir, default_state_dir
 from worker.drivers.local import survivors as living

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from config.api_keys import SCOPES, TAKEN_NAMES, Priority
+from config.identity.api_keys import SCOPES, TAKEN_NAMES, Priority
 from config.settings import Settings
 from config.topology import ADAPTER_STATES, STATES, STRATEGIES
 from lb.admin.openapi.parts import (

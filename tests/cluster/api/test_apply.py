@@ -15,7 +15,7 @@ from cluster.errors import Refused
 from cluster.fleet.groups import DEFAULT, instance_name
 from cluster.fleet.states import WorkerState
 from clusterfakes import Unrun
-from config.principal import Principal, Scope
+from config.identity.principal import Principal, Scope
 from config.topology import CorsConfig
 from worker.demo import adapter_path
 from worker.spec import Slot

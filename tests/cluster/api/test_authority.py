@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from cluster.api import authority
 from cluster.errors import Refused
-from config.principal import Principal, Scope, owner
+from config.identity.principal import Principal, Scope, owner
 from config.settings import Settings
 
 ADMIN = Principal("a", frozenset({Scope.ADMIN}))

@@ -14,7 +14,7 @@ import pytest
 
 from cluster.client import AsyncClusterClient, ClusterClient, ClusterError, token
 from cluster.tools.chat.openai_client import OpenAIClient
-from config import admin_token
+from config.identity import admin_token
 
 #: What each request said of itself.
 Heard = list[str | None]

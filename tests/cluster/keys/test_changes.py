@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from cluster.errors import Refused
 from cluster.keys import changes
-from config import api_keys
-from config.api_keys import GRACE, ApiKey, Budget, Digest, Period, Priority
-from config.principal import Principal, Scope, owner
+from config.identity import api_keys
+from config.identity.api_keys import GRACE, ApiKey, Budget, Digest, Period, Priority
+from config.identity.principal import Principal, Scope, owner
 
 NOW, SHA, OTHER = 1000.0, "a" * 64, "b" * 64
 ADMIN = Principal("boss", frozenset({Scope.ADMIN}))

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from cluster.keys import file
-from config.api_keys import ApiKey, Digest
 from config.errors import UsageError
-from config.principal import Scope
+from config.identity.api_keys import ApiKey, Digest
+from config.identity.principal import Scope
 
 SHA, OTHER = "a" * 64, "b" * 64
 

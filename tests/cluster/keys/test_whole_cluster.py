@@ -15,8 +15,8 @@ import pytest
 from cluster.errors import Refused
 from cluster.keys import file as key_file
 from cluster.storage.store import NotSaved, Store
-from config import api_keys
 from config.errors import UsageError
+from config.identity import api_keys
 from inprocess import MODEL, InProcess, running, until
 
 Start = Callable[..., AbstractAsyncContextManager[InProcess]]

@@ -12,10 +12,10 @@ import pytest
 from cluster.storage import schema, transfer
 from cluster.storage.store import Store
 from cluster.storage.transfer import Contents, Incoming
-from config.api_keys import ApiKey, Digest
 from config.errors import UsageError
+from config.identity.api_keys import ApiKey, Digest
+from config.identity.principal import Scope
 from config.paths import StateDir
-from config.principal import Scope
 
 ONE = ApiKey("one", digests=(Digest("a" * 64),), models=("m",), rpm=5)
 LOOKS = ApiKey("looks", Scope.READ, (Digest("b" * 64), Digest("c" * 64, 5.0)))

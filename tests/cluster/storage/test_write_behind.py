@@ -15,7 +15,7 @@ import pytest
 from cluster.events import Event
 from cluster.storage.store import NotSaved, Store
 from cluster.storage.write_behind import HEADROOM, WriteBehind
-from config import files
+from config.disk import files
 from fakes import Clock
 from worker.drivers import run_file
 

@@ -17,7 +17,7 @@ import pytest
 from cluster.fleet.states import WorkerState
 from cluster.storage.store import Store
 from cluster.supervisor import adoption
-from config import private
+from config.disk import private
 from config.paths import StateDir
 from config.settings import from_json
 from fakes import Processes, eventually

@@ -8,9 +8,9 @@ from unittest import mock
 
 import pytest
 
-from config import admin_token
+from config.identity import admin_token
+from config.identity.principal import Principal, Scope
 from config.paths import StateDir
-from config.principal import Principal, Scope
 from lb.admission.admin_guard import Caller, Guard, host_name, is_loopback, require_json
 from lb.admission.credentials import Credentials
 from lb.admission.keys import KeyRing

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from config import admin_token
+from config.identity import admin_token
+from config.identity.principal import Principal
 from config.link import bind_unix
 from config.paths import StateDir
-from config.principal import Principal
 from lbfakes import Balanced, Worker, read_message, until
 
 STATUS = "/v1/cluster/status"

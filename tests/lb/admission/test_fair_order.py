@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from config.api_keys import Priority
+from config.identity.api_keys import Priority
 from lb.admission.fair_order import FairOrder, Means, ServeResult
 from lb.protocol.tenant import Tenant
 

@@ -17,9 +17,9 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from config import api_keys
-from config.api_keys import ApiKey, Digest
-from config.principal import Scope
+from config.identity import api_keys
+from config.identity.api_keys import ApiKey, Digest
+from config.identity.principal import Scope
 from lb.protocol import routes
 from lbfakes import Balanced, Worker, card, running_balancer, running_worker
 

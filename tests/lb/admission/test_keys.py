@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from config import api_keys
-from config.api_keys import ApiKey, Digest
-from config.principal import Principal, Scope, owner
+from config.identity import api_keys
+from config.identity.api_keys import ApiKey, Digest
+from config.identity.principal import Principal, Scope, owner
 from lb.admission.keys import ANONYMOUS, Gate, KeyRing, presented
 from lb.protocol.errors import ProxyError
 from lb.protocol.http1.request import RequestHead, parse

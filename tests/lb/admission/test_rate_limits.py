@@ -13,8 +13,8 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from config import api_keys
-from config.api_keys import ApiKey, Digest
+from config.identity import api_keys
+from config.identity.api_keys import ApiKey, Digest
 from lb.admission.rate_limits import Charge, OwnCells, RateLimits, TokenBucket, duration
 from lb.protocol.errors import ProxyError
 from lb.protocol.tenant import Tenant

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from config import admin_token
+from config.identity import admin_token
+from config.identity.principal import Principal
 from config.paths import StateDir
-from config.principal import Principal
 from lb.admission import sessions
 from lb.admission.credentials import Credentials
 from lb.admission.keys import KeyRing

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from config.api_keys import ApiKey, Digest, digest
+from config.identity.api_keys import ApiKey, Digest, digest
 from config.store_url import StoreUrl
 from lb.admission.rate_limits import RateLimits
 from lb.admission.stored_buckets import StoredBuckets

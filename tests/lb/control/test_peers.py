@@ -10,8 +10,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from config.disk.strategy_file import StrategyWriter
 from config.link import bind_unix, encode
-from config.strategy_file import StrategyWriter
 from config.topology import BalancerConfig
 from lb import app
 from lb.telemetry.exposition import samples, total

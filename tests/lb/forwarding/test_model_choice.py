@@ -12,7 +12,7 @@ from typing import Any
 
 from aiohttp import web
 
-from config.api_keys import ApiKey, Digest, mint
+from config.identity.api_keys import ApiKey, Digest, mint
 from config.model_names import alias, route
 from lbfakes import Balanced, Worker, running_balancer, running_worker, until
 

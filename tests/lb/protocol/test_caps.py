@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from config import api_keys
-from config.api_keys import ApiKey, Digest
+from config.identity import api_keys
+from config.identity.api_keys import ApiKey, Digest
 from lb.protocol import body, lax
 from lb.protocol.caps import LISTS, NUMBERS, Caps
 from lb.protocol.errors import ProxyError

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from config import api_keys
-from config.api_keys import ApiKey, Budget, Digest, Period
+from config.identity import api_keys
+from config.identity.api_keys import ApiKey, Budget, Digest, Period
 from lb.protocol.usage import TokenUsage
 from lb.records.usage import UsageLedger
 from lbfakes import Balanced, running_balancer, running_worker, until

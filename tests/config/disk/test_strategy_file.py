@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from config.strategy_file import StrategyReader, StrategyWriter, _newer
+from config.disk.strategy_file import StrategyReader, StrategyWriter, _newer
 from config.topology import STRATEGIES
 
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from config import api_keys
-from config.api_keys import MOST_SECRETS, SCOPES, ApiKey, Budget, Digest, Period, Priority
-from config.principal import Scope
+from config.identity import api_keys
+from config.identity.api_keys import MOST_SECRETS, SCOPES, ApiKey, Budget, Digest, Period, Priority
+from config.identity.principal import Scope
 
 _TIMES = st.none() | st.floats(0, 1e11, allow_nan=False)
 _COUNTS = st.none() | st.integers(1, 10**15)

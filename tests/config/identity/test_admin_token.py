@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from config import admin_token
+from config.identity import admin_token
 
 
 def test_it_is_random_private_and_kept(tmp_path: Path) -> None:

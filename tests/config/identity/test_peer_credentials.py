@@ -12,8 +12,8 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from config import peer_credentials
-from config.peer_credentials import owners, uid_of_listener, uid_of_peer
+from config.identity import peer_credentials
+from config.identity.peer_credentials import owners, uid_of_listener, uid_of_peer
 from harness import poll
 
 OTHER = 65534

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from config.secret import clean
+from config.identity.secret import clean
 from config.settings import Settings, load, own_admin_key, own_api_key
 from config.topology import BackendSpec, BalancerConfig
 

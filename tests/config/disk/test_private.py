@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from config import private
+from config.disk import private
 from config.errors import UsageError
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="files are given to other users")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any
 
-from config.principal import Scope
+from config.identity.principal import Scope
 
 #: What every secret begins with, so that people and scanners of repositories know one when they see it.
 PREFIX = "cck_"
@@ -22,7 +22,7 @@ MOST_KEYS, MOST_MODELS, MOST_SECRETS = 10_000, 256, 8
 #: Seconds for which the secret before goes on to hold after `ApiKey.rotated`, where nobody says another time.
 GRACE = 24 * 3600.0
 
-#: Of a key. Also part of a header (`config.principal.Principal`), a metric's label, a path.
+#: Of a key. Also part of a header (`config.identity.principal.Principal`), a metric's label, a path.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 #: What principals that are no keys are called: a key of that name would be taken for them.

@@ -8,7 +8,7 @@ import secrets
 import stat
 from pathlib import Path
 
-from config.files import replacing
+from config.disk.files import replacing
 
 #: 256 random bits, URL-safe.
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")

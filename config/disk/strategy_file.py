@@ -12,8 +12,8 @@ import os
 import sys
 from pathlib import Path
 
-from config import private
-from config.files import allocate
+from config.disk import private
+from config.disk.files import allocate
 from config.topology import STRATEGIES
 
 _MAGIC = b"clstrat1"

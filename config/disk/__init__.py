@@ -1,0 +1,1 @@
+"""Files of a state directory: who else could change them, room on a full disk, paths as people write them."""
