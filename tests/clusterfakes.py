@@ -90,6 +90,9 @@ class AtOnce:
     async def command(self, change: Callable[[], T]) -> T:
         return change()
 
+    async def settled(self) -> None:
+        pass
+
     def shut_down(self, now: bool = False) -> None:
         self.ended.append(now)
 

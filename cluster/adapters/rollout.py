@@ -165,9 +165,8 @@ class Rollouts:
             del self._inventory.trials[name]
             await asyncio.shield(self._back(touched, name, at_once=new))
             raise
-        del self._inventory.trials[name]
+        del self._inventory.trials[name]  # before anybody looks again at what workers should hold
         self._inventory.used[name] = self._wall()  # just changed: not the next to make room
-        self._agents.look_again()
         self._emit(
             "adapters", f"{name} version {adapter.active} on every ready worker", kind="adapter.loaded",
             data={"adapter": name, "version": adapter.active},

@@ -34,14 +34,15 @@ _USUAL, _MOST = 100, 1000
 #: What a change can show itself in: names, and what they stand for.
 _Values = Mapping[str, Any]
 
-#: What is changed below a path: how those names begin. Others may be changing something else at the same time.
+#: What is changed below a path, of all that a change can show itself in. Others may change something else then.
 _ABOUT = {
-    "/v1/cluster/scale": ("instances ",), "/v1/cluster/strategy": ("strategy",), "/v1/cluster/restart": (),
-    "/v1/cluster/instances": ("weight ", "drained"), "/v1/cluster/keys": ("key ",),
-    "/v1/cluster/shutdown": ("shutting ",), "/v1/cluster/apply": ("instances ", "strategy"),
-    "/v1/lora_adapters": ("adapter ",), "/v1/load_lora_adapter": ("adapter ",),
-    "/v1/unload_lora_adapter": ("adapter ",),
+    "/v1/cluster/scale": ("instances",), "/v1/cluster/strategy": ("strategy",), "/v1/cluster/restart": (),
+    "/v1/cluster/instances": ("weight", "drained"), "/v1/cluster/keys": ("key",),
+    "/v1/cluster/shutdown": ("shutdown",), "/v1/cluster/apply": ("instances", "strategy"),
+    "/v1/lora_adapters": ("adapter",), "/v1/load_lora_adapter": ("adapter",),
+    "/v1/unload_lora_adapter": ("adapter",),
 }  # fmt: skip
+_ALL = ("instances", "strategy", "shutdown", "weight", "drained", "name", "adapter", "key")
 
 
 class AuditStore(Protocol):
@@ -68,12 +69,13 @@ class Auditor:
         """Around all other middlewares: what they answer is the outcome."""
         if request.method in ("GET", "HEAD"):
             return await handler(request)
-        at, settings, before = self._wall(), self._revisions.latest.settings, self._values()
+        about, at, settings = _about(request.path), self._wall(), self._revisions.latest.settings
+        before = self._values(about)
         response = await handler(request)
         await self._append([{
             "at": at, "who": authority.who(request.headers).name, "from": request.headers.get(PEER_HEADER) or "socket",
             "method": request.method, "path": request.path, "status": response.status,
-            "changed": [*_differences(request.path, before, self._values()), *self._applied(request.path, settings)],
+            "changed": [*_differences(before, self._values(about)), *self._applied(request.path, settings)],
         }])  # fmt: skip
         return response
 
@@ -102,17 +104,28 @@ class Auditor:
             log.error("not in the audit: %s", error)
             self._emit("state", f"cannot write the audit: {error}", kind="audit.unsaved", data={"reason": str(error)})
 
-    def _values(self) -> dict[str, Any]:
+    def _values(self, about: Sequence[str]) -> dict[str, Any]:
+        return {name: value for kind in about for name, value in self._of_kind(kind).items()}
+
+    def _of_kind(self, kind: str) -> _Values:
+        """Of one kind of `_ALL`."""
         intent = self._intent()
-        return {
-            **{f"instances of {name}": group.count for name, group in intent.desired.groups.items()},
-            "strategy": intent.strategy, "shutting down": intent.desired.shutting_down,
-            **{f"weight of {name}": weight for name, weight in intent.weights.items()},
-            **{f"drained: {name}": True for name in intent.cordons},
-            **{f"name {name}": what for name, what in intent.names.in_force().items()},
-            **{f"adapter {a.name}": a.current.number for a in self._inventory.registry.adapters.values()},
-            **{f"key {name}": key for name, key in self._keys.keys.items()},
-        }
+        match kind:
+            case "instances":
+                return {f"instances of {name}": group.count for name, group in intent.desired.groups.items()}
+            case "strategy":
+                return {"strategy": intent.strategy}
+            case "shutdown":
+                return {"shutting down": intent.desired.shutting_down}
+            case "weight":
+                return {f"weight of {name}": weight for name, weight in intent.weights.items()}
+            case "drained":
+                return {f"drained: {name}": True for name in intent.cordons}
+            case "name":
+                return {f"name {name}": what for name, what in intent.names.in_force().items()}
+            case "adapter":
+                return {f"adapter {a.name}": a.active for a in self._inventory.registry.adapters.values()}
+        return {f"key {name}": key for name, key in self._keys.keys.items()}
 
     def _applied(self, path: str, before: Settings) -> list[dict[str, Any]]:
         after = self._revisions.latest.settings
@@ -122,9 +135,12 @@ class Auditor:
         return [{"what": f"setting {one['setting']}", "before": one["old"], "after": one["new"]} for one in shown]
 
 
-def _differences(path: str, before: _Values, after: _Values) -> list[dict[str, Any]]:
-    about = next((names for start, names in _ABOUT.items() if path.startswith(start)), ("",))
-    pairs = ((name, before.get(name), after.get(name)) for name in {**before, **after} if name.startswith(about))
+def _about(path: str) -> tuple[str, ...]:
+    return next((kinds for start, kinds in _ABOUT.items() if path.startswith(start)), _ALL)
+
+
+def _differences(before: _Values, after: _Values) -> list[dict[str, Any]]:
+    pairs = ((name, before.get(name), after.get(name)) for name in {**before, **after})
     return [
         {"what": name, "before": _plain(old), "after": _plain(new)}
         for name, old, new in pairs if old is not new and old != new

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,10 +40,12 @@ _KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What the routes pass requests on to. ``run`` does a change in the task that owns the state; ``sequence()`` is
-    that of the newest snapshot; ``check_room`` raises NotSaved; ``adapter_roots()``: where adapters may come from."""
+    """What the routes pass requests on to. ``run`` does a change in the task that owns the state; ``settled()``
+    returns when the balancers know of all changes so far; ``sequence()`` is that of the newest snapshot;
+    ``check_room`` raises NotSaved; ``adapter_roots()``: where adapters may come from."""
 
     run: Run
+    settled: Callable[[], Awaitable[None]]
     snapshot: Callable[[], dict[str, Any]]
     sequence: Callable[[], str]
     check_room: Callable[[], None]
@@ -116,7 +118,7 @@ def _adapter_routes(table: web.RouteTableDef, services: Services) -> None:
     rollouts = services.rollouts
 
     async def answer(result: dict[str, Any], status: int = 200) -> web.Response:
-        await services.run(dict)  # what was changed has been sent to the balancer
+        await services.settled()
         return _done(services, result, status)
 
     @table.get("/v1/lora_adapters")

@@ -81,6 +81,12 @@ class Supervisor:
         self._inbox.post(lambda: self._transactions.carry_out(change, done))
         return await done
 
+    async def settled(self) -> None:
+        """Returns once the balancers have been sent what follows from all that was changed so far."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._inbox.post(lambda: self._transactions.tell(done))
+        await done
+
     def shut_down(self, now: bool = False) -> None:
         """Safe to call from a signal handler of the loop."""
         self._inbox.post(lambda: self._begin_shutdown(now))

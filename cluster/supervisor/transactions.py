@@ -80,6 +80,10 @@ class Transactions:
             release()
         self._pending.append(_PendingCommand(done, result, before if changed else None, release))
 
+    def tell(self, done: asyncio.Future[None]) -> None:
+        """Nothing is asked for but to hear when all that was asked before shows."""
+        self._pending.append(_PendingCommand(done, None, None, lambda: None))
+
     async def keep(self) -> None:
         """Stores what is wanted, or refuses what was asked for."""
         durable = self.durable

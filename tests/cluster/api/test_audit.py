@@ -95,8 +95,20 @@ async def test_where_it_cannot_be_written_that_is_said(tmp_path: Path, monkeypat
         assert "audit.unsaved" in [event["kind"] for event in events["events"]]
 
 
-def test_what_is_changed_below_a_path_is_not_laid_at_anothers_door() -> None:
-    before, after = {"instances of default": 1, "adapter x": 1}, {"instances of default": 2, "adapter x": 2}
-    found = audit._differences("/v1/load_lora_adapter", before, after)
-    assert [one["what"] for one in found] == ["adapter x"]
-    assert len(audit._differences("/v1/new", before, after)) == 2
+async def test_what_is_changed_below_a_path_is_not_laid_at_anothers_door(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path / "state", monkeypatch, instances=1) as cluster:
+        await cluster.settled(1)
+        auditor, fleet = cluster.parts.auditor, cluster.parts.fleet
+        before = {path: auditor._values(audit._about(path)) for path in ("/v1/cluster/strategy", "/v1/new")}
+        fleet.intent.scale(2)
+        fleet.intent.strategy, fleet.intent.weights["instance_0"] = "random", 3
+        found = {
+            path: [one["what"] for one in audit._differences(values, auditor._values(audit._about(path)))]
+            for path, values in before.items()
+        }
+        assert found == {
+            "/v1/cluster/strategy": ["strategy"],
+            "/v1/new": ["instances of default", "strategy", "weight of instance_0"],
+        }

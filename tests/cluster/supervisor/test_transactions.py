@@ -83,6 +83,15 @@ async def test_a_change_is_stored_then_told_then_answered(cluster: Cluster) -> N
     assert await done == 3
 
 
+async def test_who_only_waits_hears_when_all_that_came_before_shows(cluster: Cluster) -> None:
+    change, settled = cluster.ask(lambda: cluster.scale(3)), asyncio.get_running_loop().create_future()
+    cluster.transactions.tell(settled)
+    await cluster.transactions.keep()
+    assert cluster.transactions.unanswered and not settled.done()
+    cluster.transactions.answer()
+    assert change.done() and settled.done() and len(cluster.fleet.intent.desired.instances) == 3
+
+
 async def test_what_cannot_be_stored_was_never_wanted(cluster: Cluster) -> None:
     cluster.read_only(True)
     changes = [cluster.ask(lambda: cluster.scale(3)), cluster.ask(lambda: cluster.set_weight(7))]
