@@ -7,9 +7,11 @@ does not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from cluster.events import Emit
 
 #: Seconds that the sentence waits for the balancers.
 PATIENCE = 1.0
@@ -76,9 +78,9 @@ class _Waiting:
 
 @dataclass(slots=True)
 class ExitReports:
-    """``told(loss, outcome)`` is called once for each loss; outcome None: no balancer said a word."""
+    """Tells of each loss once, also where no balancer has said a word."""
 
-    told: Callable[[WorkerExit, Outcome | None], None]
+    emit: Emit
     _waiting: dict[tuple[str, int], _Waiting] = field(default_factory=dict)
     _outcomes: dict[tuple[str, int], Outcome] = field(default_factory=dict)
 
@@ -103,4 +105,6 @@ class ExitReports:
             if whole or everything or now >= waiting.deadline:
                 del self._waiting[key]
                 self._outcomes.pop(key, None)
-                self.told(waiting.loss, outcome)
+                loss = waiting.loss
+                data = {**loss.data, **(outcome.to_json() if outcome else {})}
+                self.emit(loss.instance, sentence(loss, outcome), kind="worker.exited", data=data)

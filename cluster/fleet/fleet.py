@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from cluster.events import Emit
-from cluster.fleet.exit_report import WorkerExit, sentence
+from cluster.fleet.exit_report import WorkerExit
 from cluster.fleet.groups import DEFAULT, WorkerGroup, group_of
 from cluster.fleet.instance import Instance
 from cluster.fleet.intent import Intent
@@ -24,19 +24,17 @@ _S = WorkerState
 
 
 class Fleet:
-    """``emit`` is called for everything a person may want to know, once; ``lost`` for a worker's end that nobody asked
-    for (without it, that is told as well)."""
+    """``emit`` is called for everything a person may want to know, once."""
 
     def __init__(
         self, desired: DesiredState, policy: RestartPolicy, random: Callable[[], float],
-        emit: Emit, lost: Callable[[WorkerExit], None] | None = None, strategy: str = "",
+        emit: Emit, strategy: str = "",
     ) -> None:
         self.instances: dict[str, Instance] = {}
         self.intent = Intent(desired, self.instances, strategy)
         self.policy = policy
         self._random = random
         self._emit = emit
-        self._lost = lost or self._emit_exit
 
     # what happens
 
@@ -126,9 +124,11 @@ class Fleet:
             self._emit(instance.id, f"stopping ({reason})", kind="worker.stopping", data={"reason": reason})
         instance.enter(_S.STOPPING, now, reason)
 
-    def exited(self, instance: Instance, status: int | None, log: list[str], now: float, wall: float) -> None:
+    def exited(
+        self, instance: Instance, status: int | None, log: list[str], now: float, wall: float
+    ) -> WorkerExit | None:
         """The main process is gone. Asked for or not decides; the exit code does not: a vLLM whose engine died
-        ends with code 0."""
+        ends with code 0. Returns what there is to tell of an end that nobody asked for."""
         asked = instance.state in (_S.DRAINING, _S.STOPPING) and instance.failure is None
         pid = instance.handle.pid if instance.handle else None
         instance.handle = None
@@ -141,7 +141,7 @@ class Fleet:
         }
         if asked:
             instance.enter(_S.STOPPING, now, "ending")
-            return
+            return None
         served = now - instance.ready_at if instance.ready_at is not None else None
         decision = self.policy.decide(instance.history, served, self._random)
         instance.history = decision.history
@@ -151,7 +151,7 @@ class Fleet:
         instance.phase = ""
         if instance.state is _S.FAILED:
             instance.slow = False  # it is not on its way back: others may be taken out
-        self._lost(WorkerExit(
+        return WorkerExit(
             instance.id, instance.incarnation, describe_end(status, pid, instance.failure), decision.reason,
             {
                 "instance": instance.id, "incarnation": instance.incarnation, "pid": pid,
@@ -159,10 +159,7 @@ class Fleet:
                 "reason": instance.failure, "restart": decision.verdict is Verdict.RESTART,
                 "delay": round(decision.delay, 3), "attempt": decision.attempt, "limit": decision.limit,
             },
-        ))  # fmt: skip
-
-    def _emit_exit(self, ended: WorkerExit) -> None:
-        self._emit(ended.instance, sentence(ended, None), kind="worker.exited", data=ended.data)
+        )  # fmt: skip
 
     def postponed(self, instance: Instance, reason: str, until: float) -> None:
         """It cannot be started just now, which says nothing of the worker itself: tried again at ``until``."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from cluster.fleet.groups import group_of, number_of
 from cluster.fleet.restart import History
-from cluster.fleet.states import InstanceObserved, WorkerState, check
+from cluster.fleet.states import TRANSITIONS, IllegalTransition, InstanceObserved, WorkerState
 from worker.drivers.base import LOCAL, Handle
 from worker.spec import Slot, WorkerEndpoint, WorkerSpec
 
@@ -106,8 +106,9 @@ class Instance:
     def enter(self, state: WorkerState, now: float, reason: str) -> None:
         """Raises IllegalTransition. Entering the state it is in changes only the reason."""
         if state is not self.state:
-            self.state = check(self.state, state)
-            self.since = now
+            if state not in TRANSITIONS[self.state]:
+                raise IllegalTransition(f"{self.state} -> {state}")
+            self.state, self.since = state, now
         self.reason = reason
 
     def observed(self) -> InstanceObserved:

@@ -48,13 +48,6 @@ class IllegalTransition(Exception):
     """A defect of the supervisor, never of a worker."""
 
 
-def check(old: WorkerState, new: WorkerState) -> WorkerState:
-    """``new``, if a worker may go there from ``old``. Raises IllegalTransition."""
-    if new not in TRANSITIONS[old]:
-        raise IllegalTransition(f"{old} -> {new}")
-    return new
-
-
 def _one_group() -> Mapping[str, WorkerGroup]:
     return {DEFAULT: WorkerGroup()}
 

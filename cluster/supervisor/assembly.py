@@ -89,7 +89,7 @@ class Assembly:
         fleet = Fleet(
             by_plans(DesiredState(starts_at_once=cores), self.revisions),
             RestartPolicy(Backoff(first=settings.restart_delay)), self.random.random, self.emit,
-            lambda ended: self.exits.lost(ended), settings.strategy,
+            settings.strategy,
         )
         for group in self.revisions.plans.values():
             fleet.intent.scale(group.placement.planned, group.group)
@@ -122,8 +122,8 @@ class Assembly:
     @cached_property
     def executor(self) -> Executor:
         return Executor(
-            self.fleet, self.revisions, self.drivers, self.monitors, self.publisher, self.publish, self.write_behind,
-            self.state, self.emit, self.clock,
+            self.fleet, self.revisions, self.drivers, self.monitors, self.exits, self.publisher, self.publish,
+            self.write_behind, self.state, self.emit, self.clock,
         )
 
     @cached_property
@@ -247,9 +247,10 @@ class Assembly:
             self.state, self.emit, self.supervisor.command,
         )
         return Services(
-            self.supervisor.command, self.snapshot, lambda: f"{self.epoch}.{self.publisher.sequence}",
-            self.write_behind.check, lambda: self.revisions.settings.adapter_root, self.commands, applier,
-            self.rollouts, self.adapters, self.keys, self.auditor,
+            self.supervisor.command, self.supervisor.settled, self.snapshot,
+            lambda: f"{self.epoch}.{self.publisher.sequence}", self.write_behind.check,
+            lambda: self.revisions.settings.adapter_root, self.commands, applier, self.rollouts, self.adapters,
+            self.keys, self.auditor,
             NameCommands(
                 self.fleet, lambda: self.inventory.registry, self._model_names, self.agents.look_again, self.emit
             ),
@@ -290,5 +291,5 @@ class Assembly:
 
     async def _withheld(self, name: str) -> None:
         """Returns when the balancer has confirmed that it sends the worker nothing for that adapter any more."""
-        await self.supervisor.command(lambda: None)  # publishes what is withheld now
+        await self.supervisor.settled()
         await self.publisher.confirmation(self.publisher.version)

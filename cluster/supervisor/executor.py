@@ -18,6 +18,7 @@ from cluster.fleet.instance import Instance
 from cluster.fleet.reconciler import Admit, Dismiss, Drain, Kill, Retire, Start, Stop, Sweep
 from cluster.storage.write_behind import WriteBehind
 from cluster.supervisor.clock import Clocks
+from cluster.supervisor.exits import WorkerExits
 from cluster.supervisor.publisher import Publisher, Version
 from cluster.supervisor.workers import WorkerMonitors
 from config.aio import Tasks
@@ -41,12 +42,12 @@ class Executor:
     """Changes ``fleet``. ``publish()`` tells balancers and store what changed."""
 
     def __init__(
-        self, fleet: Fleet, revisions: Revisions, drivers: Drivers, monitors: WorkerMonitors, publisher: Publisher,
-        publish: Callable[[], Awaitable[None]], store: WriteBehind, state: StateDir,
+        self, fleet: Fleet, revisions: Revisions, drivers: Drivers, monitors: WorkerMonitors, exits: WorkerExits,
+        publisher: Publisher, publish: Callable[[], Awaitable[None]], store: WriteBehind, state: StateDir,
         emit: Emit, clock: Clocks,
     ) -> None:
         self._fleet, self._revisions, self._drivers, self._monitors = fleet, revisions, drivers, monitors
-        self._publisher, self._publish = publisher, publish
+        self._exits, self._publisher, self._publish = exits, publisher, publish
         self._store, self._state, self._emit, self._clock = store, state, emit, clock
         #: What an engine had to say of how it is started, said once.
         self._noted: set[str] = set()
@@ -135,8 +136,7 @@ class Executor:
             until = self._clock.now() + _NO_ROOM_S
             self._fleet.postponed(instance, f"cannot be started: {error.strerror}", until)
         else:
-            instance.failure = f"cannot be started: {error}"
-            self._fleet.exited(instance, None, [], self._clock.now(), self._clock.wall())
+            self._exits.not_started(instance, f"cannot be started: {error}")
 
     def _plan(self, instance: Instance, keep: bool) -> tuple[Plan, bool]:
         """By what it is started, and whether those are still the settings it had (``keep``)."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from cluster.events import Emit
-from cluster.fleet.exit_report import ExitReports, Outcome, WorkerExit, requests_in_words, sentence
+from cluster.fleet.exit_report import ExitReports, Outcome, requests_in_words
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.instance import HeldAdapters, Instance
 from cluster.fleet.states import WorkerState
@@ -31,7 +31,7 @@ class WorkerExits:
         self, fleet: Fleet, recovery: RecoveryTimes, emit: Emit, balancers: Witnesses, clock: Clocks
     ) -> None:
         self._fleet, self._recovery, self._emit, self._balancers, self._clock = fleet, recovery, emit, balancers, clock
-        self._reports = ExitReports(self._report)
+        self._reports = ExitReports(emit)
 
     def exited(self, instance: Instance, handle: Handle, status: int | None, seen: float) -> None:
         """Its main process is gone, as was ``seen`` at that time (s, monotonic)."""
@@ -40,7 +40,7 @@ class WorkerExits:
         instance.adapters = HeldAdapters()
         lines = handle.logs(_LOG_LINES)
         instance.swept = handle
-        self._fleet.exited(instance, status, lines, now, self._clock.wall())
+        self._ended(instance, status, lines)
         if instance.state is not WorkerState.BACKOFF:
             self._recovery.forget(instance.id)  # it is not to come back
         elif served:
@@ -48,9 +48,15 @@ class WorkerExits:
                 self._recovery.detected("exit", now - seen)
             self._recovery.lost(instance.id, "killed" if failed else "exit", now)
 
-    def lost(self, ended: WorkerExit) -> None:
-        """Nobody asked for that end."""
-        self._reports.lost(ended, self._clock.now(), self._balancers.engaged)
+    def not_started(self, instance: Instance, why: str) -> None:
+        """There is no process at all."""
+        instance.failure = why
+        self._ended(instance, None, [])
+
+    def _ended(self, instance: Instance, status: int | None, lines: list[str]) -> None:
+        now = self._clock.now()
+        if (ended := self._fleet.exited(instance, status, lines, now, self._clock.wall())) is not None:
+            self._reports.lost(ended, now, self._balancers.engaged)
 
     def due(self, everything: bool) -> None:
         """Tells what need not wait any longer."""
@@ -71,7 +77,3 @@ class WorkerExits:
             words = "; ".join(filter(None, (f"ends while {outcome.requests} {many} on it", became)))
             data = {"incarnation": message["incarnation"], **outcome.to_json()}
             self._emit(message["backend"], words, kind="worker.moved", data=data)
-
-    def _report(self, ended: WorkerExit, outcome: Outcome | None) -> None:
-        data = {**ended.data, **(outcome.to_json() if outcome else {})}
-        self._emit(ended.instance, sentence(ended, outcome), kind="worker.exited", data=data)

@@ -42,6 +42,7 @@ class Publisher:
     ) -> None:
         self.epoch, self.sequence = epoch, 0
         self.switch: StrategyWriter | None = None
+        self._switched: str | None = None
         self._backends, self._snapshot, self._audience, self._now = backends, snapshot, audience, now
         self._revision = 0
         self._published: dict[str, Any] = {}
@@ -69,8 +70,9 @@ class Publisher:
             self._published = shape
             self._revision += 1
             backends = self._backends(self.version)
-            if self.switch is not None:
+            if self.switch is not None and backends.strategy != self._switched:
                 self.switch.write(self.version, backends.strategy)
+                self._switched = backends.strategy
             self._audience.publish(backends)
             self.announce()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -118,9 +119,18 @@ def test_how_a_worker_ended(status: int | None, failure: str | None, words: str)
     assert describe_end(status, 3, failure) == words
 
 
-def _losses() -> tuple[ExitReports, list[tuple[str, Outcome | None]]]:
-    told: list[tuple[str, Outcome | None]] = []
-    return ExitReports(lambda loss, outcome: told.append((loss.instance, outcome))), told
+def _losses() -> tuple[ExitReports, list[tuple[str, Mapping[str, Any]]]]:
+    told: list[tuple[str, Mapping[str, Any]]] = []
+
+    def emit(subject: str, text: str, kind: str = "", data: Mapping[str, Any] | None = None) -> None:
+        assert kind == "worker.exited" and data is not None and data["pid"] == 4711
+        told.append((text, {name: count for name, count in data.items() if name != "pid"}))
+
+    return ExitReports(emit), told
+
+
+def _told(outcome: Outcome | None) -> list[tuple[str, Mapping[str, Any]]]:
+    return [(sentence(LOSS, outcome), outcome.to_json() if outcome else {})]
 
 
 def test_a_loss_is_told_when_every_balancer_has_spoken() -> None:
@@ -129,7 +139,7 @@ def test_a_loss_is_told_when_every_balancer_has_spoken() -> None:
     losses.outcome(_outcome(3, moved=3), 0.1)
     assert not told
     losses.outcome(_outcome(2, retried=1, failed=1), 0.2)
-    assert told == [("instance_1", Outcome(2, 5, 3, 1, 1))]
+    assert told == _told(Outcome(2, 5, 3, 1, 1))
     losses.due(100.0)
     assert len(told) == 1
 
@@ -140,13 +150,13 @@ def test_a_loss_waits_no_longer_than_a_second_for_balancers() -> None:
     losses.due(PATIENCE - 0.01)
     assert not told
     losses.due(PATIENCE)
-    assert told == [("instance_1", None)]
+    assert told == _told(None)
 
 
 def test_without_a_balancer_a_loss_is_told_at_once() -> None:
     losses, told = _losses()
     losses.lost(LOSS, 0.0, 0)
-    assert told == [("instance_1", None)]
+    assert told == _told(None)
 
 
 def test_an_outcome_that_comes_before_the_end_is_kept_for_it_and_not_for_another_incarnation() -> None:
@@ -154,14 +164,14 @@ def test_an_outcome_that_comes_before_the_end_is_kept_for_it_and_not_for_another
     losses.outcome(_outcome(2, moved=2), 0.0)
     losses.outcome(_outcome(9, incarnation=6, moved=9), 0.0)
     losses.lost(LOSS, 5.0, 1)
-    assert told == [("instance_1", Outcome(1, 2, 2))]
+    assert told == _told(Outcome(1, 2, 2))
 
 
 def test_at_the_end_everything_is_told() -> None:
     losses, told = _losses()
     losses.lost(LOSS, 0.0, 3)
     losses.due(0.0, everything=True)
-    assert told == [("instance_1", None)]
+    assert told == _told(None)
 
 
 def test_a_recovery_is_measured_from_the_first_cause_to_being_ready() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from config.errors import UsageError
 
@@ -30,6 +30,11 @@ def values(args: Sequence[str], flag: str) -> list[str] | None:
 
 def has(args: Sequence[str], flag: str) -> bool:
     return values(args, flag) is not None
+
+
+def unless_given(args: Sequence[str], wanted: Mapping[str, Sequence[str]]) -> list[str]:
+    """Each flag of ``wanted`` with its values, but those that are in ``args`` already."""
+    return [word for flag, given in wanted.items() if not has(args, flag) for word in (flag, *given)]
 
 
 def integer(args: Sequence[str], flag: str, default: int) -> int:

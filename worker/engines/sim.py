@@ -31,14 +31,10 @@ class SimEngine:
     ) -> Command:
         argv = [sys.executable, "-m", "worker.sim", "--host", endpoint.host, "--port", str(endpoint.port)]
         argv += ["--model", spec.model, "--enable-lora"]
-        if not flags.has(spec.extra_args, "--served-model-name"):
-            argv += ["--served-model-name", *spec.served_names]
-        if not flags.has(spec.extra_args, "--max-loras"):
-            argv += ["--max-loras", str(spec.max_loras)]
-        if not flags.has(spec.extra_args, "--max-cpu-loras"):
-            argv += ["--max-cpu-loras", str(spec.max_cpu_loras)]
-        if not flags.has(spec.extra_args, "--max-lora-rank"):
-            argv += ["--max-lora-rank", str(spec.max_lora_rank)]
+        argv += flags.unless_given(spec.extra_args, {
+            "--served-model-name": spec.served_names, "--max-loras": (str(spec.max_loras),),
+            "--max-cpu-loras": (str(spec.max_cpu_loras),), "--max-lora-rank": (str(spec.max_lora_rank),),
+        })  # fmt: skip
         env = {
             **environ,
             "PYTHONSAFEPATH": "1",

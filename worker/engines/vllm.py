@@ -67,14 +67,13 @@ class VllmEngine:
         wanted = [
             *("--host", endpoint.host),
             *("--port", str(endpoint.port)),
-            *_unless(spec, "--served-model-name", *spec.served_names),
-            *_unless(spec, "--max-loras", str(spec.max_loras)),
-            *_unless(spec, "--max-cpu-loras", str(spec.max_cpu_loras)),
-            *_unless(spec, "--max-lora-rank", str(spec.max_lora_rank)),
-            *_unless(spec, "--tensor-parallel-size", str(spec.tensor_parallel_size)),
-        ]
-        if spec.dtype is not None:
-            wanted += _unless(spec, "--dtype", spec.dtype)
+            *flags.unless_given(spec.extra_args, {
+                "--served-model-name": spec.served_names, "--max-loras": (str(spec.max_loras),),
+                "--max-cpu-loras": (str(spec.max_cpu_loras),), "--max-lora-rank": (str(spec.max_lora_rank),),
+                "--tensor-parallel-size": (str(spec.tensor_parallel_size),),
+                **({"--dtype": (spec.dtype,)} if spec.dtype is not None else {}),
+            }),
+        ]  # fmt: skip
         if not flags.has(spec.extra_args, "--no-enable-lora"):
             wanted.append("--enable-lora")
         notes: list[str] = []
@@ -88,7 +87,8 @@ class VllmEngine:
                 "CUDA_VISIBLE_DEVICES": ",".join(map(str, slot.gpus)),
             }
             if slot.share > 1:
-                wanted += _unless(spec, "--gpu-memory-utilization", f"{memory_share(slot.share):.2f}")
+                share = {"--gpu-memory-utilization": (f"{memory_share(slot.share):.2f}",)}
+                wanted += flags.unless_given(spec.extra_args, share)
         else:
             wanted += self._cpu(spec, slot, env, notes)
         # Last, which is outermost: a middleware of the user's answers nobody without the key either.
@@ -151,11 +151,6 @@ class VllmEngine:
         files = [package / "engine" / "arg_utils.py", *package.glob("entrypoints/**/cli_args.py")]
         files += package.glob("entrypoints/cli/serve.py")
         return " ".join(file.read_text(errors="replace") for file in files if file.exists())
-
-
-def _unless(spec: EngineSpec, flag: str, *value: str) -> list[str]:
-    """``flag value`` unless the user gave that flag to the engine."""
-    return [] if flags.has(spec.extra_args, flag) else [flag, *value]
 
 
 def _environment(spec: EngineSpec, api_key: str, environ: Mapping[str, str]) -> dict[str, str]:

@@ -29,7 +29,6 @@ from cluster.fleet.states import (
     IllegalTransition,
     InstanceObserved,
     WorkerState,
-    check,
 )
 from fakedriver import FakeHandle
 from fakes import Clock, rng
@@ -289,11 +288,14 @@ def test_a_drained_worker_is_rolled_first_and_counts_as_nobody() -> None:
 @pytest.mark.parametrize("old", S)
 def test_only_transitions_of_the_table_are_possible(old: S) -> None:
     for new in S:
-        if new in TRANSITIONS[old]:
-            assert check(old, new) is new
+        instance = Instance("instance_0", Slot(), state=old)
+        if new in (old, *TRANSITIONS[old]):
+            instance.enter(new, 1.0, "why")
+            assert (instance.state, instance.reason) == (new, "why")
         else:
             with pytest.raises(IllegalTransition, match=f"{old} -> {new}"):
-                check(old, new)
+                instance.enter(new, 1.0, "why")
+            assert instance.state is old
 
 
 def test_from_every_state_a_worker_can_both_serve_and_be_gone() -> None:
