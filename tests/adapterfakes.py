@@ -173,7 +173,9 @@ class FakeCluster:
 
     def numbers(self, name: str) -> list[int | None]:
         """Which version of an adapter each worker holds."""
-        return [self.inventory.version_at(name, worker.target.held.get(name)) for worker in self.workers]
+        adapter = self.inventory.everything.adapters.get(name)
+        numbers = adapter.numbers() if adapter else {}
+        return [numbers.get(worker.target.held.get(name, "")) for worker in self.workers]
 
 
 def make_adapter(folder: Path, seed: int = 0) -> str:

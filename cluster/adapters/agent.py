@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
-from cluster.adapters.effect import AdapterEffect, Effects
+from cluster.adapters.effect import Effects
 from cluster.fleet.instance import HeldAdapters, Refusal
 from cluster.fleet.states import WorkerState
 from config.backoff import doubled
@@ -46,17 +46,18 @@ class AgentTotals:
 class AdapterAgent:
     """One incarnation of one worker. ``wanted()`` tells name and path of what it should hold; ``held`` is what it does.
     ``withhold(name)`` returns when the balancer sends nothing for that adapter any more. ``changed`` is called after
-    every change. ``foreign``: names that came with the engine's own flags and are left alone. ``effect`` says whether
-    what was loaded does anything; one that does not is refused as if the worker had."""
+    every change. ``foreign``: names that came with the engine's own flags and are left alone. ``effects`` says whether
+    what was loaded does anything on a worker of those ``settings``; one that does not is refused as if the worker
+    had."""
 
     def __init__(
         self, target: Target, wanted: Callable[[], Mapping[str, str]], withhold: Callable[[str], Awaitable[None]],
         changed: Callable[[], None], clock: Callable[[], float], timeout: float, foreign: frozenset[str] = frozenset(),
-        effect: AdapterEffect | None = None, held: HeldAdapters | None = None,
+        effects: Effects | None = None, settings: int = 0, held: HeldAdapters | None = None,
     ) -> None:
         self._target, self._wanted, self._withhold, self._changed = target, wanted, withhold, changed
         self._clock, self._timeout, self._foreign = clock, timeout, foreign
-        self._effect = effect
+        self._effects, self._settings = effects, settings
         self._lock = asyncio.Lock()
         self.held = HeldAdapters() if held is None else held
         self.dirty = asyncio.Event()
@@ -87,9 +88,9 @@ class AdapterAgent:
             self.held.loaded = shown
             wanted = dict(self._wanted())
             # First what goes: an engine with few places needs them.
-            for name in [n for n in self.held.loaded if n not in wanted] + list(wanted):
+            for name in [n for n in shown if n not in wanted] + [n for n in wanted if shown.get(n) != wanted[n]]:
                 await self._apply(name, patient=True)
-            for name in [n for n in self.held.refused if n not in wanted]:
+            for name in [n for n in self.held.refused if wanted.get(n) in (None, self.held.loaded.get(n))]:
                 del self.held.refused[name]
             self._changed()
 
@@ -119,7 +120,7 @@ class AdapterAgent:
 
     async def _load(self, name: str, path: str) -> str | None:
         began = self._clock()
-        words = (self._effect and self._effect.known(path)) or await self._try(name, path)
+        words = (self._effects and self._effects.known(self._settings, path)) or await self._try(name, path)
         if words is not None:
             self.totals.failures += 1
             attempts = self.held.refused[name].attempts + 1 if name in self.held.refused else 1
@@ -145,10 +146,10 @@ class AdapterAgent:
                 words = await self._target.load_adapter(name, path, self._timeout)
         finally:
             self.loading = False
-        if words is not None or self._effect is None:
+        if words is not None or self._effects is None:
             return words
         try:
-            words = await self._effect.refusal(self._target, name, path)
+            words = await self._effects.refusal(self._settings, self._target, name, path)
         except ProbeFailed:
             with contextlib.suppress(ProbeFailed):  # nobody knows what it does
                 await self._unload(name)
@@ -209,7 +210,7 @@ class Agents:
     def begin(self, holder: Holder, target: Target) -> AdapterAgent:
         agent = self._agents[holder.id] = AdapterAgent(
             target, partial(self._wanted, holder.id), self._withhold, self._changed, self._now, _ADAPTER_S,
-            self._foreign(holder.id), self._effects.asked_of(holder.settings), holder.adapters,
+            self._foreign(holder.id), self._effects, holder.settings, holder.adapters,
         )
         return agent
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from cluster.events import Emit
@@ -31,7 +30,8 @@ NO_ANSWER = "whether it has an effect: the worker that was asked was too busy, o
 
 
 class Effects:
-    """``allowed(path)``: whether the adapter in that folder may have none. For all workers; `asked_of` is for one."""
+    """``allowed(path)``: whether the adapter in that folder may have none. ``settings``: the number of those
+    that the worker was started with (`cluster.deployment.revisions`)."""
 
     def __init__(self, allowed: Callable[[str], bool], emit: Emit) -> None:
         self._allowed, self._emit = allowed, emit
@@ -39,10 +39,6 @@ class Effects:
         self._without: dict[tuple[int, str], str] = {}
         self._locks: dict[tuple[int, str], asyncio.Lock] = {}
         self._not_asked: dict[str, str] = {}
-
-    def asked_of(self, settings: int) -> AdapterEffect:
-        """For a worker that was started with those settings (`cluster.deployment.revisions`)."""
-        return AdapterEffect(self, settings)
 
     def without(self, path: str) -> str | None:
         """What was found wrong with the adapter in ``path`` on some worker."""
@@ -52,6 +48,7 @@ class Effects:
         return (self._not_asked[path],) if path in self._not_asked else ()
 
     def known(self, settings: int, path: str) -> str | None:
+        """What is wrong with it, so that it need not be loaded to see it again."""
         return None if self._allowed(path) else self._without.get((settings, path))
 
     async def refusal(self, settings: int, target: Target, name: str, path: str) -> str | None:
@@ -81,21 +78,6 @@ class Effects:
             self._without[key] = words
             self._emit("adapters", f"{name} is not used: {words}", kind="adapter.failed", data={"reason": words})
             return words
-
-
-@dataclass(frozen=True, slots=True)
-class AdapterEffect:
-    """As `Effects`, for one worker."""
-
-    effects: Effects
-    settings: int
-
-    def known(self, path: str) -> str | None:
-        """What is wrong with it, so that it need not be loaded to see it again."""
-        return self.effects.known(self.settings, path)
-
-    async def refusal(self, target: Target, name: str, path: str) -> str | None:
-        return await self.effects.refusal(self.settings, target, name, path)
 
 
 async def _difference(target: Target, name: str) -> str | None:

@@ -72,7 +72,7 @@ class Inventory:
 
     def known(self, name: str) -> Adapter:
         """Raises Refused."""
-        adapter = self.registry.get(name)
+        adapter = self.registry.adapters.get(name)
         if adapter is None:
             raise Refused(404, f"no adapter {name!r}", "lora_name")
         return adapter
@@ -87,14 +87,6 @@ class Inventory:
         """By several balancers, which need not report in the order of their requests."""
         for name, at in used.items():
             self.used[name] = max(at, self.used.get(name, 0.0))
-
-    def version_at(self, name: str, path: str | None) -> int | None:
-        """Which version lies at ``path``: the active one, if it does; two may have the same content."""
-        adapter = self.everything.get(name)
-        if adapter is None:
-            return None
-        versions = sorted(adapter.versions, key=lambda v: v.number != adapter.active)
-        return next((v.number for v in versions if v.path == path), None)
 
     def may_do_nothing(self, path: str) -> bool:
         """Whether somebody said so of the content in ``path``, or of all."""

@@ -52,6 +52,10 @@ class Adapter:
                 return version
         raise KeyError(number)
 
+    def numbers(self) -> dict[str, int]:
+        """Of its versions, by path; where two have the same content, that of the active one."""
+        return {v.path: v.number for v in sorted(self.versions, key=lambda v: (v.number == self.active, -v.number))}
+
     def previous(self) -> int | None:
         """The version before the active one, if it is still kept."""
         return max((v.number for v in self.versions if v.number < self.active), default=None)
@@ -78,9 +82,6 @@ class Registry:
 
     adapters: Mapping[str, Adapter] = field(default_factory=dict)
 
-    def get(self, name: str) -> Adapter | None:
-        return self.adapters.get(name)
-
     def with_adapter(self, adapter: Adapter) -> Registry:
         return Registry({**self.adapters, adapter.name: adapter})
 
@@ -92,7 +93,7 @@ class Registry:
         beside = {
             f"{name}@{number}": Adapter(f"{name}@{number}", number, (version,), auto_load=False, pinned=pinned)
             for (name, number), pinned in wanted.items()
-            if (adapter := self.get(name)) is not None
+            if (adapter := self.adapters.get(name)) is not None
             for version in adapter.versions if version.number == number
         }  # fmt: skip
         return Registry({**self.adapters, **beside}) if beside else self

@@ -71,13 +71,14 @@ class AdapterReport:
 
     def _instances(self, adapter: Adapter) -> dict[str, dict[str, Any]]:
         """State, version and reason by ready worker."""
-        return {holder.id: self._on(holder, adapter.name) for holder, _ in self._agents.ready()}
+        numbers = adapter.numbers()
+        return {holder.id: self._on(holder, adapter.name, numbers) for holder, _ in self._agents.ready()}
 
-    def _on(self, holder: Holder, name: str) -> dict[str, Any]:
+    def _on(self, holder: Holder, name: str, numbers: Mapping[str, int]) -> dict[str, Any]:
         path, refusal = holder.adapters.loaded.get(name), holder.adapters.refused.get(name)
         return {
             "state": holder.adapters.state(name, self._inventory.wanted(holder.id)),
-            "version": self._inventory.version_at(name, path),
+            "version": numbers.get(path) if path is not None else None,
             "reason": refusal.reason if refusal else "",
         }  # fmt: skip
 

@@ -57,7 +57,7 @@ class Rollouts:
             raise Refused(409, "enable_dynamic_loading is false in the adapters' file: nothing is loaded at run time")
         async with self._lock(name):
             facts = await self._inspect(Path(path), allow_no_effect or self._plan.settings.allow_no_effect)
-            old = self._inventory.registry.get(name)
+            old = self._inventory.registry.adapters.get(name)
             if old is not None and old.current.hash == facts.content_hash:
                 await self._on_command(old, description, allow_no_effect)
                 return 200, {**self._report.answer(name), "unchecked": self._unchecked(old, facts)}
@@ -127,7 +127,7 @@ class Rollouts:
         allow = plan.settings.allow_no_effect
         for name, path in given.items():
             facts = await self._intake.inspect(path, plan, allow)
-            old = self._inventory.registry.get(name) or Adapter(name, 0, ())
+            old = self._inventory.registry.adapters.get(name) or Adapter(name, 0, ())
             auto = name not in lazy
             old = replace(old, auto_load=auto, pinned=auto, description=words.get(name, old.description))
             if old.active and old.current.hash == facts.content_hash:
@@ -145,7 +145,7 @@ class Rollouts:
         """Puts the active version of ``adapter`` on every ready worker, then into the registry; a name that is
         there already worker by worker, so that the others serve it meanwhile. Raises Refused after all of them have
         gone back."""
-        name, new = adapter.name, self._inventory.registry.get(adapter.name) is None
+        name, new = adapter.name, self._inventory.registry.adapters.get(adapter.name) is None
         trial = self._inventory.trials[name] = Trial(adapter.current)
         try:
             while todo := [one for one in self._agents.ready() if one[0].id not in trial.on]:
@@ -230,8 +230,9 @@ class Rollouts:
             raise Refused(error.status, str(error), "lora_path") from None
 
     async def _take_in(self, name: str, path: str, facts: AdapterFacts, allow_no_effect: bool) -> Version:
+        old = self._inventory.registry.adapters.get(name)
         try:
-            return await self._intake.version(Path(path), facts, self._inventory.registry.get(name), allow_no_effect)
+            return await self._intake.version(Path(path), facts, old, allow_no_effect)
         except AdapterRejected as error:
             raise Refused(error.status, str(error), "lora_path") from None
         except OSError as error:

@@ -65,7 +65,7 @@ class NameCommands:
     def _check_model(self, name: str, model: str, alias: bool) -> None:
         """Raises Refused (404)."""
         registry = self._registry()
-        if (version := version_of(model)) is not None and (adapter := registry.get(version[0])) is not None:
+        if (version := version_of(model)) is not None and (adapter := registry.adapters.get(version[0])) is not None:
             kept = [each.number for each in adapter.versions]
             if version[1] not in kept:
                 numbers = ", ".join(map(str, kept))

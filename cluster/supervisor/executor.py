@@ -120,7 +120,7 @@ class Executor:
 
     async def _spec(self, instance: Instance, plan: Plan, driver: Driver) -> WorkerSpec:
         incarnation = await self._store.next_number("incarnations")
-        taken = [i.endpoint for i in self._fleet.instances.values() if i.endpoint and i is not instance]
+        taken = [at for i in self._fleet.instances.values() if i is not instance and (at := i.endpoint)]
         endpoint, key = driver.reserve(taken), secrets.token_urlsafe(24)
         command = plan.engine.command(plan.spec, endpoint, key, instance.slot, inherited_environment())
         self._note(command)

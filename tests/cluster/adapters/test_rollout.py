@@ -605,7 +605,7 @@ async def test_other_flags_of_the_engine_are_another_question(cluster: FakeClust
     """A spare with new flags is asked anew, and what it says does not hold for those with the old ones."""
     await load(cluster, content(1))
     spare = cluster.add()
-    spare.agent._effect = cluster.effects.asked_of(1)
+    spare.agent._settings = 1
     spare.target.numbers_of["a"] = "base"
     await spare.agent.sync()
     assert list(spare.agent.held.refused) == ["a"] and spare.target.held == {}
