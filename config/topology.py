@@ -47,7 +47,8 @@ class BackendSpec:
     is not in flight on this one. ``host`` is its name, ``ip`` what that name resolved to (no look-up is made on the
     request path). ``models`` are the model cards its ``/v1/models`` answered; while it has not answered yet,
     ``expected`` has the names it is going to serve; both empty: not known yet. ``seats``: requests
-    that it computes at a time, ``slots``: adapters, None: not known. More would wait there, out of order."""
+    that it computes at a time, ``slots``: adapters, None: not known. More would wait there, out of order. ``places``:
+    adapters that it keeps in memory; None: not known."""
 
     id: str
     incarnation: int
@@ -65,6 +66,7 @@ class BackendSpec:
     capabilities: Capabilities = Capabilities()
     seats: int | None = None
     slots: int | None = None
+    places: int | None = None
 
     @property
     def address(self) -> str:
@@ -76,7 +78,8 @@ class BackendSpec:
 @dataclass(frozen=True, slots=True)
 class BackendSet:
     """All upstreams at one revision. ``registered``: the model cards of all adapters, held by a worker or not.
-    ``names``: routes and aliases, as `config.model_names` writes them.
+    ``names``: routes and aliases, as `config.model_names` writes them. ``homes``: by adapter, the workers where it
+    belongs, while not all hold all; ``ranks``: of adapters.
     ``epoch`` is the supervisor's run: a later supervisor starts a new epoch, so
     that its revision 1 is newer than its predecessor's revision 900."""
 
@@ -87,17 +90,20 @@ class BackendSet:
     shutting_down: bool = False
     registered: tuple[dict[str, Any], ...] = ()
     names: dict[str, Any] = field(default_factory=dict)
+    homes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    ranks: dict[str, int] = field(default_factory=dict)
 
     @property
     def version(self) -> tuple[int, int]:
         return (self.epoch, self.revision)
 
     def to_json(self) -> dict[str, Any]:
-        """Capabilities only where they differ from the usual, names only if there are any: a balancer of an earlier
-        version knows none."""
+        """Capabilities only where they differ from the usual, names, homes and ranks only if there are any: a balancer
+        of an earlier version knows none."""
         made = asdict(self)
-        if not self.names:
-            del made["names"]
+        for later in ("names", "homes", "ranks"):
+            if not made[later]:
+                del made[later]
         for backend, spec in zip(made["backends"], self.backends, strict=True):
             if spec.capabilities == Capabilities():
                 del backend["capabilities"]
@@ -114,7 +120,10 @@ class BackendSet:
             })
             for b in data["backends"]
         )  # fmt: skip
-        return cls(**{**_known(BackendSet, data), "backends": backends, "registered": tuple(data["registered"])})
+        homes = {name: tuple(ids) for name, ids in data.get("homes", {}).items()}
+        return cls(**{
+            **_known(BackendSet, data), "backends": backends, "registered": tuple(data["registered"]), "homes": homes,
+        })  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,4 +241,7 @@ STRATEGIES = (
     "random",
     "response_time",
     "power_of_two",
+    "adaptive",
+    "adapter_affinity",
+    "prefix_affinity",
 )

@@ -20,7 +20,7 @@ from lb.records.usage import UsageLedger
 from lb.routing.backend import Backend
 from lb.routing.pool import Pool
 from lb.routing.response_owners import ResponseOwners
-from lb.routing.strategies.base import AttemptOutcome, RequestInfo
+from lb.routing.strategies.base import AttemptOutcome, Features, RequestInfo
 from lb.telemetry.metrics import Metrics, RouteStats
 from lb.telemetry.model_metrics import RequestRecorder
 from lb.telemetry.shared_counters import ADAPTER, Counters
@@ -32,9 +32,13 @@ _MOST_ROUTES = 64
 
 
 class Learner(Protocol):
-    """`observe` is called where ``observes`` is true."""
+    """Its methods are called where ``observes`` is true; `lb.routing.strategies.base.Strategy` has them."""
 
     observes: bool
+
+    def sent(self, backend: Backend, features: Features) -> None: ...
+
+    def began(self, backend: tuple[str, int], features: Features, seconds: float) -> None: ...
 
     def observe(self, outcome: AttemptOutcome) -> None: ...
 
@@ -51,12 +55,18 @@ class Accounting:
         self._losses, self._decision_log, self._learner, self._clock = losses, decision_log, learner, clock
         self._ledger = ledger
 
+    def sent(self, backend: Backend, info: RequestInfo) -> None:
+        """An attempt begins."""
+        if self._learner.observes:
+            self._learner.sent(backend, info.features)
+
     def first_byte(self, backend: Backend, info: RequestInfo, data: bytes, began: float) -> None:
         """``data``: the first bytes of an answer."""
         now = self._clock()
         backend.latency.observe(now - began, now)
         if self._learner.observes:
             info.first_byte = now - began
+            self._learner.began(backend.key, info.features, now - began)
         self._stats(backend, info.path).first_byte(now - began)
         if info.path == RESPONSES:
             self._owners.learn(data, backend.id, backend.spec.incarnation)
@@ -82,10 +92,11 @@ class Accounting:
         if self._pool.registered:
             self.count_adapter(info.model, False)
 
-    def completed(self, backend: Backend, info: RequestInfo, status: int, began: float) -> None:
+    def completed(self, backend: Backend, info: RequestInfo, status: int, began: float, chunks: int = 0) -> None:
+        """``chunks``: the answer came in so many, all from ``backend``; 0: not known."""
         self._counters.add(backend.id, requests=1, errors=1 if status >= 500 else 0)
         self._stats(backend, info.path).finished(status, self._clock() - began)
-        self._ended(backend, info, status, began)
+        self._ended(backend, info, status, began, tokens=chunks)
 
     def left(self, backend: Backend, info: RequestInfo, began: float) -> None:
         """The client went away meanwhile."""
@@ -120,11 +131,13 @@ class Accounting:
         if model in self._pool.registered:
             self._counters.add(f"{ADAPTER}{model}", requests=1, errors=int(failed), used_ms=int(time.time() * 1000))
 
-    def _ended(self, backend: Backend, info: RequestInfo, status: int, began: float, cause: str = "") -> None:
+    def _ended(
+        self, backend: Backend, info: RequestInfo, status: int, began: float, cause: str = "", tokens: int = 0
+    ) -> None:
         if self._learner.observes:
             first, info.first_byte = info.first_byte, None
             seconds = self._clock() - began
-            self._learner.observe(AttemptOutcome(backend.key, info.features, status, seconds, first, cause))
+            self._learner.observe(AttemptOutcome(backend.key, info.features, status, seconds, first, cause, tokens))
 
     def _stats(self, backend: Backend, path: str) -> RouteStats:
         stats: RouteStats | None = backend.route_stats.get(path)

@@ -183,7 +183,9 @@ class Exchange(Relayed):
         assert attempt is not None
         if attempt.backend.ejection.until:
             attempt.backend.succeeded()
-        self._parts.accounting.completed(attempt.backend, self._routed.info, status, attempt.began_at)
+        info = self._routed.info
+        chunks = 0 if info.steps else self._routed.recorder.chunks
+        self._parts.accounting.completed(attempt.backend, info, status, attempt.began_at, chunks)
         self.finish(status, failed=status >= 500)
         if status == 101:
             self._client.close()

@@ -83,7 +83,7 @@ class RoutedRequest:
         if chosen is not None:
             self.info.asked, self.info.chosen = named, chosen
         if parts.router.needs:
-            self.info.features = features.of(request, model, pool.registered, parts.router.needs)
+            self.info.features = features.of(request, model, pool.registered, parts.router.needs, facts.stream)
         self.recorder = parts.metrics.models.begin(model)
         if request.tenant is not ANYBODY:
             self.recorder.reads_usage = True

@@ -36,6 +36,8 @@ class Pool:
         #: Routes and aliases, which go before models of their names.
         self.named: dict[str, Named] = {}
         self._told: dict[str, Any] = {}
+        #: By adapter, the ids of the backends where it belongs, and its rank.
+        self.placement: tuple[dict[str, tuple[str, ...]], dict[str, int]] = {}, {}
 
     def apply(self, new: BackendSet) -> bool:
         """Makes ``new`` the truth, unless it is older than what is there. Backends keep their counts as long as
@@ -45,6 +47,7 @@ class Pool:
         self.version, self.strategy, self.shutting_down = new.version, new.strategy, new.shutting_down
         self.registered = {card["id"]: card for card in new.registered}
         self._known.clear()
+        self.placement = new.homes, new.ranks
         if new.names != self._told:
             self._told, self.named = new.names, _with_auto(model_names.read_all(new.names))
         before, self.backends = self.backends, {}

@@ -9,7 +9,7 @@ from config.errors import nearest
 from lb.protocol.errors import ProxyError, Source
 from lb.routing.backend import Backend
 from lb.routing.pool import Pool
-from lb.routing.strategies.base import AttemptOutcome, Feature, RequestInfo, Strategy
+from lb.routing.strategies.base import AttemptOutcome, Feature, Features, RequestInfo, Strategy
 from lb.routing.strategies.registry import STRATEGIES
 
 #: (id, incarnation) of the one backend that can answer.
@@ -75,6 +75,15 @@ class Router:
             strategy.left(before[key])
         for key in self._known.keys() - before.keys():
             strategy.joined(self._known[key])
+        strategy.placed(*self._pool.placement)
+
+    def sent(self, backend: Backend, features: Features) -> None:
+        if self._strategy is not None:
+            self._strategy.sent(backend, features)
+
+    def began(self, backend: tuple[str, int], features: Features, seconds: float) -> None:
+        if self._strategy is not None:
+            self._strategy.began(backend, features, seconds)
 
     def observe(self, outcome: AttemptOutcome) -> None:
         if self._strategy is not None:
@@ -89,4 +98,5 @@ class Router:
             self.needs, self.observes = strategy.needs, type(strategy).observe is not Strategy.observe
             for backend in (self._known if known is None else known).values():
                 strategy.joined(backend)
+            strategy.placed(*self._pool.placement)
         return strategy

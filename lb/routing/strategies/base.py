@@ -24,15 +24,21 @@ class Feature(Enum):
     ADAPTER = auto()
     PROMPT = auto()
     SESSION = auto()
+    BLOCKS = auto()
 
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """None: not asked for, or the request has none. ``prompt`` is a hash of how its prompt begins."""
+    """None: not asked for, or the request has none. ``prompt`` is a hash of how its prompt begins. ``tokens`` is about
+    how long it is, ``blocks`` are hashes of its first block, its first two, and so on, for this adapter. ``stream``:
+    the first byte of the answer tells when its first token was made. Each request has one of its own."""
 
     adapter: str | None = None
     prompt: int | None = None
     session: str | None = None
+    tokens: int = 0
+    blocks: tuple[int, ...] = ()
+    stream: bool = False
 
 
 @dataclass(slots=True)
@@ -49,7 +55,8 @@ class QueueStay:
 @dataclass(frozen=True, slots=True)
 class AttemptOutcome:
     """How an attempt on the incarnation ``backend`` (id, incarnation) ended. ``status`` is 0 if it came to nothing,
-    for ``cause`` (`lb.protocol.failures.Consequence`), and 499 if the client left. Times are s."""
+    for ``cause`` (`lb.protocol.failures.Consequence`), and 499 if the client left. Times are s. ``tokens``: about so
+    many were made, 0: not known."""
 
     backend: tuple[str, int]
     features: Features
@@ -57,6 +64,7 @@ class AttemptOutcome:
     seconds: float
     first_byte: float | None = None
     cause: str = ""
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +96,12 @@ class Strategy:
         asked, but `observe` is called all the same."""
         raise NotImplementedError
 
+    def sent(self, backend: Backend, features: Features) -> None:
+        """An attempt begins, whoever chose its backend."""
+
+    def began(self, backend: tuple[str, int], features: Features, seconds: float) -> None:
+        """Its answer begins, so many ``seconds`` later."""
+
     def observe(self, outcome: AttemptOutcome) -> None:
         """An attempt is over, whoever chose its backend."""
 
@@ -96,6 +110,9 @@ class Strategy:
 
     def left(self, backend: Backend) -> None:
         """That incarnation is gone."""
+
+    def placed(self, homes: Mapping[str, Sequence[str]], ranks: Mapping[str, int]) -> None:
+        """By adapter, the ids of the backends where it belongs, and its rank."""
 
 
 #: The candidates, what chose among them (None where there was nothing to choose) and its scores.

@@ -1,0 +1,28 @@
+"""Each adapter where it was before, as long as that has not much more to do than others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+
+from lb.routing.backend import Backend
+from lb.routing.hashing import BoundedHash
+from lb.routing.strategies.base import Choice, Feature, Features, NoParams, Strategy
+from lb.routing.strategies.least_connections import LeastConnections
+
+
+class AdapterAffinity(Strategy):
+    """What names no adapter goes where least is in flight."""
+
+    rule = "the first in the adapter's own order that has at most 1.25 times the mean in flight"
+    measure = "requests in flight"
+    needs = frozenset({Feature.ADAPTER})
+
+    def __init__(self, random: Random, params: NoParams | None = None) -> None:
+        super().__init__(random, params)
+        self._hash, self._others = BoundedHash(), LeastConnections(random)
+
+    def choose(self, candidates: Sequence[Backend], features: Features) -> Choice:
+        if features.adapter is None:
+            return self._others.choose(candidates, features)
+        return self._hash.first(features.adapter, candidates)

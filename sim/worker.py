@@ -1,0 +1,310 @@
+"""A simulated engine: continuous batching, chunked prefill, adapter slots, a prefix cache, preemption, and time.
+
+It computes iteration by iteration while prompts are read, and many iterations at once while there is only decoding:
+their times add up in closed form. The scheduling is vLLM's: decodes first, then prompts as the budget of tokens allows,
+in the order of arrival; a request whose adapter finds no slot is passed over (`vllm/v1/core/sched/scheduler.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from heapq import heappop, heappush
+
+from sim.hardware import Hardware
+from sim.traces import BLOCK
+
+
+class Job:
+    """The request ``number`` on its way through one engine. Times are s; lengths tokens."""
+
+    __slots__ = (
+        "adapter", "arrived", "blocks", "cached", "ended", "first", "left", "number", "output", "prompt", "rank",
+        "sequence", "started_step",
+    )  # fmt: skip
+
+    def __init__(
+        self, number: int, arrived: float, prompt: int, output: int, adapter: str | None, rank: int,
+        blocks: tuple[int, ...] = (),
+    ) -> None:
+        self.number, self.arrived, self.prompt, self.output = number, arrived, prompt, output
+        self.adapter, self.rank, self.blocks = adapter, rank, blocks
+        self.first = self.ended = math.nan
+        self.cached = self.left = self.sequence = self.started_step = 0
+
+
+class Engine:
+    """``on_first`` is called with a job whose first token is there, ``on_end`` with one whose last is. ``due`` is when
+    `advance` has to be called next; a `submit` may bring it forward."""
+
+    def __init__(
+        self, hardware: Hardware, slots: int, host_adapters: int, on_first: Callable[[Job, float], None],
+        on_end: Callable[[Job, float], None],
+    ) -> None:
+        self.hardware, self.slots, self._host_adapters = hardware, slots, host_adapters
+        self._on_first, self._on_end = on_first, on_end
+        self.due = math.inf
+        self.swaps = self.preemptions = self.prompt_tokens = self.cached_tokens = 0
+        self.waiting: dict[str | None, deque[Job]] = {}
+        self.queued = self._waiting_tokens = 0
+        self._oldest: list[tuple[int, str | None]] = []  # of adapters that wait, lazily
+        self.active: dict[str | None, int] = {}
+        self._ranks: dict[str | None, int] = {}
+        self._resident: OrderedDict[str, None] = OrderedDict()
+        self._host: OrderedDict[str, None] = OrderedDict()
+        self._cache: OrderedDict[tuple[str | None, int], None] = OrderedDict()
+        self._prefilling: list[tuple[Job, int]] = []  # and tokens of this step
+        self._decoding: list[tuple[int, int, Job]] = []  # by the step that ends it
+        self._order = 0
+        self.decoding = self._context = self.kv = self._steps = 0
+        self._stall = 0.0
+        # Of the run of steps that is on: none, one with prompts, or many without.
+        self._began, self._planned, self._mixed = 0.0, 0, False
+        self._base = self._growth = 0.0
+
+    @property
+    def running(self) -> int:
+        return self.decoding + len(self._prefilling)
+
+    def submit(self, job: Job, now: float) -> None:
+        self._order += 1
+        job.sequence, job.left = self._order, job.prompt
+        self._queue(job)
+        if self._planned == 0:
+            self._plan(now)
+        elif not self._mixed:
+            done = self._steps_until(now)
+            if done < self._planned:
+                self._planned = done
+                self.due = self._began + self._time(done)
+
+    def advance(self) -> None:
+        """At `due`: what the steps up to then have come to, and the next ones."""
+        now = self.due
+        steps, n = self._planned, self.decoding
+        self._steps += steps
+        self._context += n * steps
+        self.kv += n * steps
+        if self._mixed:
+            self._end_prefill(now)
+        decoding = self._decoding
+        while decoding and decoding[0][0] <= self._steps:
+            job = heappop(decoding)[2]
+            if job.started_step >= 0 and math.isnan(job.ended):
+                self._finish(job, now)
+        if self.kv > self.hardware.kv_tokens:
+            self._preempt()
+        self._plan(now)
+
+    def pending_tokens(self) -> int:
+        """Of prompts not read yet."""
+        return self._waiting_tokens + sum(job.left for job, _ in self._prefilling)
+
+    def matches(self, adapter: str | None, blocks: tuple[int, ...]) -> int:
+        """The first blocks of a prompt that are there."""
+        cache, found = self._cache, 0
+        for block in blocks:
+            if (adapter, block) not in cache:
+                break
+            found += 1
+        return found
+
+    # steps
+
+    def _time(self, steps: int) -> float:
+        return steps * self._base + self._growth * steps * (steps - 1) / 2
+
+    def _steps_until(self, now: float) -> int:
+        """The number of steps that the one running at ``now`` ends."""
+        passed, a, b = now - self._began, self._growth / 2, self._base - self._growth / 2
+        exact = passed / b if a <= 0 else (math.sqrt(b * b + 4 * a * passed) - b) / (2 * a)
+        return max(1, math.ceil(exact - 1e-9))
+
+    def _plan(self, now: float) -> None:
+        hardware = self.hardware
+        new, pairs = self._admit()
+        n, context = self.decoding, self._context
+        self._began, self._mixed = now, new > 0
+        if not n and not new:
+            self._planned, self.due = 0, math.inf
+            return
+        rank = max(self._ranks.values(), default=0)
+        tax = hardware.tax(rank)
+        sequences = n + len(self._prefilling)
+        step = (hardware.step + sequences * hardware.sequence + context * hardware.context_token) * tax
+        if new:
+            self._planned = 1
+            reading = (new * hardware.prefill_token + pairs * hardware.prefill_pair) * hardware.prefill_tax(rank)
+            self._base = step + reading + self._stall
+            self._growth = 0.0
+        else:
+            room = (hardware.kv_tokens - self.kv) // n + 1
+            self._planned = max(1, min(self._decoding[0][0] - self._steps, room))
+            self._base, self._growth = step, hardware.context_token * n * tax
+        self._stall = 0.0
+        self.due = now + self._time(self._planned)
+
+    # prompts
+
+    def _queue(self, job: Job) -> None:
+        line = self.waiting.get(job.adapter)
+        if line is None:
+            line = self.waiting[job.adapter] = deque()
+        if not line or job.sequence < line[0].sequence:
+            line.appendleft(job)
+            heappush(self._oldest, (job.sequence, job.adapter))
+        else:
+            line.append(job)
+        self.queued += 1
+        self._waiting_tokens += job.prompt
+
+    def _next(self) -> Job | None:
+        """The oldest that may run now."""
+        best: Job | None = None
+        waiting = self.waiting
+        for adapter in self.active if len(self.active) <= len(waiting) else [a for a in waiting if a in self.active]:
+            line = waiting.get(adapter)
+            if line and (best is None or line[0].sequence < best.sequence):
+                best = line[0]
+        if (line := waiting.get(None)) and (best is None or line[0].sequence < best.sequence):
+            best = line[0]
+        if len(self.active) < self.slots:
+            oldest = self._oldest
+            while oldest:
+                sequence, adapter = oldest[0]
+                line = waiting.get(adapter)
+                if line and line[0].sequence == sequence and adapter not in self.active:
+                    if best is None or sequence < best.sequence:
+                        best = line[0]
+                    break
+                heappop(oldest)
+        return best
+
+    def _admit(self) -> tuple[int, int]:
+        """Tokens of prompts in the next step, and the pairs of tokens that attend to each other."""
+        hardware = self.hardware
+        budget, new, pairs = hardware.batched_tokens - self.decoding, 0, 0
+        prefilling = self._prefilling
+        for i, (begun, _) in enumerate(prefilling):
+            chunk = min(begun.left, max(0, budget))
+            prefilling[i] = (begun, chunk)
+            budget, new = budget - chunk, new + chunk
+            pairs += chunk * (begun.prompt - begun.left) + chunk * chunk // 2
+        while budget > 0 and self.queued and self.decoding + len(prefilling) < hardware.seats:
+            if (job := self._next()) is None:
+                break
+            cached = self._match(job)
+            if self.kv + job.prompt - cached > hardware.kv_tokens and self.running:
+                break
+            self._start(job, cached)
+            chunk = min(job.left, budget)
+            prefilling.append((job, chunk))
+            budget, new = budget - chunk, new + chunk
+            pairs += chunk * cached + chunk * chunk // 2
+        return new, pairs
+
+    def _match(self, job: Job) -> int:
+        """Tokens of its prompt that are there."""
+        return min(self.matches(job.adapter, job.blocks) * BLOCK, job.prompt - 1)
+
+    def _start(self, job: Job, cached: int) -> None:
+        line = self.waiting[job.adapter]
+        line.popleft()
+        self.queued -= 1
+        self._waiting_tokens -= job.prompt
+        if line:
+            heappush(self._oldest, (line[0].sequence, job.adapter))
+        else:
+            del self.waiting[job.adapter]
+        job.cached, job.left = cached, job.prompt - cached
+        self.prompt_tokens += job.prompt
+        self.cached_tokens += cached
+        self.kv += job.left
+        for block in job.blocks[: cached // BLOCK]:
+            self._cache.move_to_end((job.adapter, block))
+        if job.adapter is None:
+            return
+        count = self.active.get(job.adapter, 0)
+        self.active[job.adapter] = count + 1
+        self._ranks[job.adapter] = job.rank
+        if job.adapter in self._resident:
+            self._resident.move_to_end(job.adapter)
+        else:
+            self._load(job.adapter, job.rank)
+
+    def _load(self, adapter: str, rank: int) -> None:
+        resident, host = self._resident, self._host
+        if len(resident) >= self.slots:
+            del resident[next(a for a in resident if a not in self.active)]
+        resident[adapter] = None
+        self.swaps += 1
+        self._stall += self.hardware.load_time(rank, from_disk=adapter not in host)
+        host[adapter] = None
+        host.move_to_end(adapter)
+        if len(host) > self._host_adapters:
+            host.popitem(last=False)
+
+    def _end_prefill(self, now: float) -> None:
+        still = []
+        for job, chunk in self._prefilling:
+            job.left -= chunk
+            if job.left > 0:
+                still.append((job, 0))
+                continue
+            self._remember(job)
+            self._context += job.prompt + 1
+            self.kv += 1
+            self.decoding += 1
+            if math.isnan(job.first):
+                job.first = now
+                self._on_first(job, now)
+            job.started_step = self._steps
+            heappush(self._decoding, (self._steps + job.output - 1, job.sequence, job))
+        self._prefilling = still
+
+    def _remember(self, job: Job) -> None:
+        cache, adapter = self._cache, job.adapter
+        for block in job.blocks:
+            key = (adapter, block)
+            cache[key] = None
+            cache.move_to_end(key)
+        most = self.hardware.kv_tokens // BLOCK
+        while len(cache) > most:
+            cache.popitem(last=False)
+
+    # ends
+
+    def _finish(self, job: Job, now: float) -> None:
+        job.ended = now
+        self._leave(job, job.output)
+        self._on_end(job, now)
+
+    def _leave(self, job: Job, made: int) -> None:
+        self.decoding -= 1
+        self._context -= job.prompt + made
+        self.kv -= job.prompt - job.cached + made
+        if (adapter := job.adapter) is None:
+            return
+        if self.active[adapter] > 1:
+            self.active[adapter] -= 1
+            return
+        del self.active[adapter], self._ranks[adapter]
+        line = self.waiting.get(adapter)
+        if line:  # it has to wait for a slot like any other again
+            heappush(self._oldest, (line[0].sequence, adapter))
+
+    def _preempt(self) -> None:
+        """The latest give up what they have, and read it again later."""
+        decoding = self._decoding
+        for _, _, job in sorted(decoding, key=lambda each: -each[1]):
+            if self.kv <= self.hardware.kv_tokens or self.decoding <= 1:
+                break
+            made = self._steps - job.started_step + 1
+            self._leave(job, made)
+            job.prompt, job.output = job.prompt + made, job.output - made
+            job.left = job.prompt
+            decoding[:] = [each for each in decoding if each[2] is not job]
+            decoding.sort()
+            self.preemptions += 1
+            self._queue(job)
