@@ -18,7 +18,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,7 +36,7 @@ from lb.downstream.connection import ClientConnection
 from lb.upstream.connection import WorkerConnection
 
 _CONNECTIONS = 32
-_SHORT, _LONG = 2, 66  # chunks
+SHORT, LONG = 2, 66  # chunks
 
 
 class _Transport:
@@ -59,18 +59,23 @@ class _Transport:
 
 
 class Inside:
-    """``together``: chunks that come in one read."""
+    """``together``: chunks that come in one read; ``settings`` of the balancer, ``names``: its routes and aliases.
+    ``key`` and ``model``: what clients show and ask for."""
 
-    def __init__(self, resume: bool, together: int, folder: Path, connections: int = _CONNECTIONS) -> None:
+    def __init__(
+        self, resume: bool, together: int, folder: Path, connections: int = _CONNECTIONS, *,
+        settings: Mapping[str, Any] = {}, names: Mapping[str, Any] = {}, key: str = "none", model: str = "base",
+    ) -> None:
         listener = targets.listening()
         config = BalancerConfig(
             listen_fd=listener.fileno(), state_dir=str(folder), host="127.0.0.1", port=1, queue_timeout=30,
-            resume=resume,
+            resume=resume, **settings,
         )
+        self._key, self._model = key, model
         self._parts = made = app.make(config, listener, folder / "lb.sock")
         card = {"id": "base", "object": "model", "owned_by": "vllm", "root": "base", "parent": None}
         backend = BackendSpec("instance_0", 1, "ready", "http", "127.0.0.1", 9, "127.0.0.1", models=(card,))
-        made.pool.apply(BackendSet(1, 1, "least_connections", (backend,)))
+        made.pool.apply(BackendSet(1, 1, "least_connections", (backend,), names=dict(names)))
         self._ids, self._together = resume, together
         upstream, transport = made.shared.upstream, cast(asyncio.Transport, _Transport())
         upstream._clock = lambda: 0.0  # no connection is idle for too long
@@ -83,11 +88,14 @@ class Inside:
             upstream._keep(worker)
 
     async def close(self) -> None:
-        await self._parts.admin.close()
-        self._parts.counters.close()
+        parts = self._parts
+        await parts.admin.close()
+        await parts.ledger.close()
+        parts.buckets.close()
+        parts.counters.close()
 
     def small(self) -> None:
-        self._run(load.request({"max_tokens": 16}), [stub._SMALL])
+        self._run({"max_tokens": 16}, [stub._SMALL])
 
     def stream(self, chunks: int) -> None:
         pieces = [stub._chunk(stub._EVENTS[self._ids])] * (chunks - 1)
@@ -95,9 +103,10 @@ class Inside:
         between, step = pieces[1:], self._together
         middle = [b"".join(between[start : start + step]) for start in range(0, len(between), step)]
         reads = [stub._STREAM + pieces[0], *middle, last, stub._chunk(stub._DONE) + b"0\r\n\r\n"]
-        self._run(load.request({"stream": True, "max_tokens": chunks, "temperature": 0.001}), reads)
+        self._run({"stream": True, "max_tokens": chunks, "temperature": 0.001}, reads)
 
-    def _run(self, request: bytes, reads: list[bytes]) -> None:
+    def _run(self, body: dict[str, Any], reads: list[bytes]) -> None:
+        request = load.request({**body, "model": self._model}, self._key)
         for client in self._clients:
             client.data_received(_copy(request))
         for read in reads:
@@ -149,17 +158,17 @@ async def main() -> None:
         steps: dict[str, Callable[[], None]] = {}
         for number, one in enumerate(inside):
             steps[f"small {number}"] = one.small
-            steps[f"short {number}"] = functools.partial(one.stream, _SHORT)
-            steps[f"long {number}"] = functools.partial(one.stream, _LONG)
+            steps[f"short {number}"] = functools.partial(one.stream, SHORT)
+            steps[f"long {number}"] = functools.partial(one.stream, LONG)
         found = measure(steps, options.rounds)
         for one in inside:
             await one.close()
     print("| µs | a small request | begin and end a stream | a chunk |\n|---|---|---|---|")
     for number, (resume, together) in enumerate(variants):
         small, short, long = (found[f"{name} {number}"] for name in ("small", "short", "long"))
-        chunk = (long - short) / (_LONG - _SHORT)
+        chunk = (long - short) / (LONG - SHORT)
         name = f"{'read along' if resume else '--no-resume'}, {together} in a read"
-        print(f"| {name} | {small:.1f} | {short - _SHORT * chunk:.1f} | {chunk:.2f} |")
+        print(f"| {name} | {small:.1f} | {short - SHORT * chunk:.1f} | {chunk:.2f} |")
 
 
 if __name__ == "__main__":

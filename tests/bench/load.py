@@ -18,11 +18,11 @@ import uvloop
 _MESSAGE = {"role": "user", "content": "word " * 100}
 
 
-def request(body: dict[str, Any]) -> bytes:
+def request(body: dict[str, Any], key: str = "none") -> bytes:
     data = json.dumps({"messages": [_MESSAGE], "model": "base", **body}).encode()
     head = (
         "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: application/json\r\n"
-        "User-Agent: OpenAI/Python 1.0\r\nContent-Type: application/json\r\nAuthorization: Bearer none\r\n"
+        f"User-Agent: OpenAI/Python 1.0\r\nContent-Type: application/json\r\nAuthorization: Bearer {key}\r\n"
         f"Accept-Encoding: identity\r\nContent-Length: {len(data)}\r\n\r\n"
     )
     return head.encode() + data
