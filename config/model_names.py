@@ -13,7 +13,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 #: The name that asks for the route of that name, or for the only one there is.
 AUTO = "auto"
@@ -29,6 +29,7 @@ _MOST_NAMES, _MOST_RULES, _MOST_KEYWORDS, _MOST_SIDES = 200, 100, 200, 16
 #: beginning, half the end). With the product of what a pattern counts to, they bound the time of a look.
 _LONGEST_MODEL, _LONGEST_KEYWORD, _LONGEST_PATTERN, LONGEST_TEXT, _MOST_REPEATED = 512, 100, 500, 8192, 1000
 
+_DIGITS = "0123456789"
 _COUNT = re.compile(r"\{\s*([0-9]*)\s*,?\s*([0-9]*)\s*\}")
 
 # Scripts that write words without blanks between them, and Korean, whose words take endings: a keyword is found inside.
@@ -36,8 +37,7 @@ _UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Bopomofo}\p{Thai}\p{L
 _WORD = rf"[\w--{_UNSPACED}]"
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """A ``model``, and why it is the one. ``shadow``: the one that gets a copy, if there is such."""
 
     model: str
@@ -100,6 +100,11 @@ class ModelAlias:
     def models(self) -> list[str]:
         return [model for model, _ in self.sides]
 
+    @property
+    def is_split(self) -> bool:
+        """Whether it depends on who asks."""
+        return len(self.sides) > 1 and sum(weight > 0 for _, weight in self.sides) > 1
+
     def choose(self, name: str, who: str, allowed: Container[str] | None = None) -> Choice | None:
         """The same one for the same ``who`` asking for the alias ``name``, in every process; None: no model that is
         ``allowed`` (None: all are)."""
@@ -126,10 +131,12 @@ Named = ModelRoute | ModelAlias
 def position(name: str, who: str) -> float:
     """Where ``who`` stands between 0 and 1. Numbers in a row, as ids often are, are spread evenly: multiples of the
     golden ratio (Knuth, TAOCP 6.4) and not of chance."""
-    number = re.search(r"([0-9]{1,15})[^0-9]*\Z", who)
-    rest = who if number is None else who[: number.start(1)] + "\0" + who[number.end(1) :]
+    end = begin = max(map(who.rfind, _DIGITS)) + 1
+    while begin and end - begin < 15 and who[begin - 1] in _DIGITS:
+        begin -= 1
+    rest = f"{who[:begin]}\0{who[end:]}" if end else who
     start = int.from_bytes(hashlib.blake2b(f"{name}\0{rest}".encode(errors="replace"), digest_size=8).digest())
-    return ((start + int(number[1] if number else 0) * 0x9E3779B97F4A7C15) % 2**64) / 2**64
+    return ((start + int(who[begin:end] or 0) * 0x9E3779B97F4A7C15) % 2**64) / 2**64
 
 
 def folded(text: str) -> str:

@@ -80,7 +80,7 @@ class WaitingQueue:
     ) -> Backend | Ticket:
         if self._waiting:
             self._serve()  # first: whoever came before
-        if claim is FREE or claim.running or self._concurrency.free(claim.tenant, claim.model):
+        if claim is FREE or claim.running or self._concurrency.free(claim):
             backend = self._router.choose(info, excluded, pinned)
             if backend is not None and (claim is FREE or self._concurrency.begin(claim)):
                 if self._waiting and claim is not FREE and not claim.charged:
@@ -185,7 +185,7 @@ class WaitingQueue:
         backend, error, claim = None, None, ticket.claim
         try:
             if self._clock() < ticket.deadline and (
-                claim is FREE or claim.running or self._concurrency.free(claim.tenant, claim.model)
+                claim is FREE or claim.running or self._concurrency.free(claim)
             ):
                 backend = self._router.choose(ticket.info, ticket.excluded, ticket.pinned)
             if backend is not None and claim is not FREE and not self._concurrency.begin(claim):

@@ -34,10 +34,12 @@ _MOST_BUCKETS = 8_192
 
 
 class Cells(Protocol):
-    """Of one bucket, through all balancers: ``taken`` by all of them, and the most that any has seen ``saved``."""
+    """Of one bucket, through all balancers: what is ``gone``, taken by all of them and the most that any has seen
+    ``saved``."""
 
     def taken(self) -> int: ...
     def saved(self) -> int: ...
+    def gone(self) -> int: ...
     def take(self, change: int) -> None: ...
     def save(self, most: int) -> None: ...
 
@@ -55,6 +57,9 @@ class OwnCells:
     def saved(self) -> int:
         return self.most
 
+    def gone(self) -> int:
+        return self.sum + self.most
+
     def take(self, change: int) -> None:
         self.sum += change
 
@@ -67,6 +72,8 @@ class Bucket(Protocol):
 
     @property
     def limit(self) -> int: ...
+    @property
+    def left(self) -> float: ...
     def take(self, amount: int, now: float) -> bool: ...
     def settle(self, change: int, now: float) -> object: ...
     def level(self, now: float) -> float: ...
@@ -74,17 +81,19 @@ class Bucket(Protocol):
 
 
 class TokenBucket:
-    """``limit``: a minute, and at once. Times are seconds, monotonic and the same for all balancers."""
+    """``limit``: a minute, and at once; ``left``: after the last that was taken. Times are seconds, monotonic and the
+    same for all balancers."""
 
-    __slots__ = ("_cells", "limit")
+    __slots__ = ("_cells", "left", "limit")
 
     def __init__(self, limit: int, cells: Cells) -> None:
-        self.limit, self._cells = min(limit, _MOST), cells
+        self.limit, self._cells, self.left = min(limit, _MOST), cells, 0.0
 
     def take(self, amount: int, now: float) -> bool:
         """False, and nothing is taken, where there is less."""
-        filled = self.settle(amount, now)
-        if self._level(filled) >= 0:
+        left = self.limit * _UNIT + self.settle(amount, now) - self._cells.gone()
+        if left >= 0:
+            self.left = left / _UNIT
             return True
         self._cells.take(-amount * _UNIT)
         return False
@@ -92,25 +101,20 @@ class TokenBucket:
     def settle(self, change: int, now: float) -> int:
         """Takes so much more or, negative, gives it back. It may be more than there is: then that is missing. Returns
         what has flowed in by now."""
-        cells, filled = self._cells, self._filled(now)
-        if (most := filled - cells.taken()) > cells.saved():
-            cells.save(most)
+        cells, filled = self._cells, self.limit * int(now * _UNIT) // 60
+        if filled > cells.gone():
+            cells.save(filled - cells.taken())
         cells.take(change * _UNIT)
         return filled
 
     def level(self, now: float) -> float:
         """What is there; negative where more was taken than there was."""
-        return min(self.limit, self._level(self._filled(now)) / _UNIT)
+        filled = self.limit * int(now * _UNIT) // 60
+        return min(self.limit, (self.limit * _UNIT + filled - self._cells.gone()) / _UNIT)
 
     def wait(self, amount: float, level: float) -> float:
         """Seconds until there is so much, where there is ``level`` now."""
         return max(0.0, (amount - level) * 60 / self.limit)
-
-    def _filled(self, now: float) -> int:
-        return self.limit * int(now * _UNIT) // 60
-
-    def _level(self, filled: int) -> int:
-        return self.limit * _UNIT + filled - self._cells.taken() - self._cells.saved()
 
 
 @dataclass(slots=True)
@@ -134,6 +138,8 @@ class RateLimits:
     ) -> None:
         self._clock, self._share, self._spent, self._widen = clock, share, spent, widen
         self._buckets: dict[tuple[str, str, int], Bucket] = {}
+        #: Those of a tenant, by its mark or name, of requests and of tokens; and whose they are as it was told of.
+        self._at_hand: dict[str, tuple[Tenant, Bucket | None, Bucket | None]] = {}
 
     def take(self, tenant: Tenant, length: int) -> Charge:
         """For a request with ``length`` bytes of prompt. Raises ProxyError (429), and nothing is taken."""
@@ -143,51 +149,53 @@ class RateLimits:
                 429, f"You exceeded your current quota: {budget.tokens} tokens a {budget.period} (UTC)",
                 code=QUOTA, headers={"x-should-retry": "false"},
             )  # fmt: skip
-        now, requests, tokens = self._clock(), self._requests(tenant), self._tokens(tenant)
-        # More than fits is never there. It is charged when it is known.
-        charge = Charge(0 if tokens is None else min(length // BYTES_A_TOKEN, tokens.limit))
-        if requests is not None and not requests.take(1, now):
-            raise self._over(tenant, requests, "requests", 1, now)
-        if tokens is not None and (tokens.level(now) <= 0 or not tokens.take(charge.tokens, now)):
-            if requests is not None:
-                requests.settle(-1, now)
-            raise self._over(tenant, tokens, "tokens", max(1, charge.tokens), now)
-        charge.told = "".join(f"\r\n{name}: {value}" for name, value in self._told(tenant, now)).encode()
+        now, (requests, tokens) = self._clock(), self._of(tenant)
+        charge, told = Charge(), ""
+        if requests is not None:
+            if not requests.take(1, now):
+                raise self._over(tenant, requests, "requests", 1, now)
+            told = _lines("requests", requests, requests.left)
+        if tokens is not None:
+            # More than fits is never there. It is charged when it is known.
+            charge.tokens = amount = min(length // BYTES_A_TOKEN, tokens.limit)
+            if (not amount and tokens.level(now) <= 0) or not tokens.take(amount, now):
+                if requests is not None:
+                    requests.settle(-1, now)
+                raise self._over(tenant, tokens, "tokens", max(1, amount), now)
+            told += _lines("tokens", tokens, tokens.left)
+        charge.told = told.encode()
         return charge
 
     def settle(self, tenant: Tenant, charge: Charge, prompt: int | None, made: int) -> None:
         """It is over and took so many tokens; ``prompt`` None: as many as were estimated."""
-        if (tokens := self._tokens(tenant)) is not None:
+        if (tokens := self._of(tenant)[1]) is not None:
             tokens.settle((charge.tokens if prompt is None else prompt) + made - charge.tokens, self._clock())
 
     def _over(self, tenant: Tenant, bucket: Bucket, kind: str, amount: int, now: float) -> ProxyError:
         level = bucket.level(now)
         wait = bucket.wait(amount, level)
+        kinds = zip(("requests", "tokens"), self._of(tenant), strict=True)
+        told = "".join(_lines(kind, each, each.level(now)) for kind, each in kinds if each is not None)
+        fields = dict(line.split(": ") for line in told.split("\r\n")[1:])
         return ProxyError(
             429,
             f"Rate limit reached for {kind} per minute of this key: limit {bucket.limit}, "
             f"available {max(0, int(level))}, requested {amount}. Please try again in {duration(wait)}.",
-            code="rate_limit_exceeded", retry_after=max(1, math.ceil(wait)), headers=dict(self._told(tenant, now)),
+            code="rate_limit_exceeded", retry_after=max(1, math.ceil(wait)), headers=fields,
         )  # fmt: skip
 
-    def _told(self, tenant: Tenant, now: float) -> list[tuple[str, str]]:
-        """As https://platform.openai.com/docs/guides/rate-limits has it."""
-        made = []
-        for kind, bucket in (("requests", self._requests(tenant)), ("tokens", self._tokens(tenant))):
-            if bucket is not None:
-                level = bucket.level(now)
-                made += [
-                    (f"x-ratelimit-limit-{kind}", str(bucket.limit)),
-                    (f"x-ratelimit-remaining-{kind}", str(max(0, int(level)))),
-                    (f"x-ratelimit-reset-{kind}", duration(bucket.wait(bucket.limit, level))),
-                ]
-        return made
-
-    def _requests(self, tenant: Tenant) -> Bucket | None:
-        return None if tenant.rpm is None else self._bucket(tenant, "requests", tenant.rpm)
-
-    def _tokens(self, tenant: Tenant) -> Bucket | None:
-        return None if tenant.tpm is None else self._bucket(tenant, "tokens", tenant.tpm)
+    def _of(self, tenant: Tenant) -> tuple[Bucket | None, Bucket | None]:
+        """Its buckets, of requests and of tokens."""
+        name = tenant.mark or tenant.name
+        found = self._at_hand.get(name)
+        if found is None or found[0] is not tenant:
+            if len(self._at_hand) >= _MOST_BUCKETS:
+                self._at_hand.clear()
+            found = self._at_hand[name] = (
+                tenant, None if tenant.rpm is None else self._bucket(tenant, "requests", tenant.rpm),
+                None if tenant.tpm is None else self._bucket(tenant, "tokens", tenant.tpm),
+            )  # fmt: skip
+        return found[1:]
 
     def _bucket(self, tenant: Tenant, kind: str, limit: int) -> Bucket:
         """Another limit is another bucket, and so is a key that is made anew under an old name."""
@@ -200,6 +208,16 @@ class RateLimits:
             local = TokenBucket(limit, self._share(name) or OwnCells())
             bucket = self._buckets[key] = local if self._widen is None else self._widen(name, local)
         return bucket
+
+
+def _lines(kind: str, bucket: Bucket, level: float) -> str:
+    """As https://platform.openai.com/docs/guides/rate-limits has them, each behind a CRLF."""
+    limit = bucket.limit
+    left = min(limit, max(0, int(level)))
+    return (
+        f"\r\nx-ratelimit-limit-{kind}: {limit}\r\nx-ratelimit-remaining-{kind}: {left}"
+        f"\r\nx-ratelimit-reset-{kind}: {duration(bucket.wait(limit, level))}"
+    )
 
 
 def duration(seconds: float) -> str:

@@ -45,13 +45,15 @@ class StoredBucket:
     """``local``: what the balancers of this machine share; ``note`` is told that the store should hear of this one.
     ``key``: its name in the store, which tells nobody whose it is. Times are s, of the clock of ``local``."""
 
-    __slots__ = ("_asked_at", "_at", "_cost", "_epoch", "_local", "_missing", "_note", "_untold", "key", "limit")
+    __slots__ = (
+        "_asked_at", "_at", "_cost", "_epoch", "_local", "_missing", "_note", "_untold", "key", "left", "limit",
+    )  # fmt: skip
 
     def __init__(self, name: str, local: TokenBucket, note: Callable[[StoredBucket], None]) -> None:
         self.key = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:32]
         self.limit, self._local, self._note = local.limit, local, note
         self._cost = FULL_US / local.limit  # µs that one takes to flow in
-        self._missing = self._untold = self._at = self._asked_at = 0.0
+        self._missing = self._untold = self._at = self._asked_at = self.left = 0.0
         self._epoch = ""
 
     def take(self, amount: int, now: float) -> bool:
@@ -66,6 +68,7 @@ class StoredBucket:
             return False
         self._missing, self._at = missing, now
         self._untold += cost
+        self.left = min(self._local.left, (FULL_US - missing) / self._cost)
         return True
 
     def settle(self, change: int, now: float) -> None:

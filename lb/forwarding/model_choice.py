@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
@@ -35,11 +36,11 @@ class ModelChoices:
         """Of the route or alias ``model``, which was written as ``named``; a route may choose an alias. Whoever is
         bound to models is given one of them; an alias that it may ask for is as good as what it stands for. Raises
         ProxyError (404)."""
-        models, pool, body = request.tenant.models, self._pool, said.fields(request) if is_light(request.body) else {}
+        models, pool = request.tenant.models, self._pool
         found = pool.named.get(model or "")
         chosen, reasons, name = model, [], model
         if isinstance(found, ModelRoute):
-            choice = found.choose(said.last_user_text(body), models)
+            choice = found.choose(said.last_user_text(_fields(request)), models)
             if choice is None:
                 raise self._unknown(named, models)
             chosen, reasons = choice.model, [choice.reason]
@@ -48,7 +49,8 @@ class ModelChoices:
         if isinstance(found, ModelAlias):
             assert chosen is not None
             name = chosen
-            choice = found.choose(name, _who(request, body), None if models is None or name in models else models)
+            who = _who(request, _fields(request)) if found.is_split else ""
+            choice = found.choose(name, who, None if models is None or name in models else models)
             if choice is None:
                 raise self._unknown(named, models)
             chosen, shadow = choice.model, choice.shadow
@@ -60,10 +62,19 @@ class ModelChoices:
             why = f"`{model}` stands for the model `{chosen}`, which does not exist"
             raise ProxyError(404, why, param="model", code=404)
         self._metrics.model_chosen(model, chosen)
-        request.told += f"\r\n{HEADER}: {quote(chosen, safe=_PLAIN)}".encode()
+        request.told += _line(chosen)
         if shadow is not None and request.upload is None:
             self.shadows.send(str(name), shadow, request)
         return Choice(chosen, ", ".join(reasons))
+
+
+@functools.lru_cache(maxsize=256)
+def _line(model: str) -> bytes:
+    return f"\r\n{HEADER}: {quote(model, safe=_PLAIN)}".encode()
+
+
+def _fields(request: Request) -> dict[str, Any]:
+    return said.fields(request) if is_light(request.body) else {}
 
 
 def _who(request: Request, body: dict[str, Any]) -> str:

@@ -85,9 +85,7 @@ def facts(body: bytes, content_type: str, *, previous: bool = True, caps: Caps =
     if not body:
         return NOTHING
     if content_type == "application/json" or not is_form(content_type):
-        # A NUL: UTF-16, where a name is not to be found like this.
-        plain = b"\0" not in body and not _has_escaped_letters(body)
-        once = plain and body.count(b'"model"') < 2 and (caps is NO_CAPS or not caps.suspects(body))
+        once = _is_plain(body) and body.count(b'"model"') < 2 and (caps is NO_CAPS or not caps.suspects(body))
         quick = _quick(body) if once and not (previous and b'"previous_response_id"' in body) else None
         if quick is not None:
             return quick
@@ -100,6 +98,9 @@ def facts(body: bytes, content_type: str, *, previous: bool = True, caps: Caps =
 
 def names(body: bytes, content_type: str) -> Names:
     """Where a body names a model. Raises ProxyError (400, 404)."""
+    once = not is_form(content_type) and body.count(b'"model"') == 1 and _is_plain(body)
+    if once and (match := _named(body)) is not None and match[1].isascii():
+        return Names(match[1].decode(), [(match.start(1) - 1, match.end(1) + 1)])
     reader = scan(content_type)
     reader.feed(body)
     return reader.names
@@ -111,6 +112,9 @@ def with_model(pieces: Iterable[bytes], names: Names, model: str, *, form: bool)
     if not names.movable:
         raise refused("JSON is text in UTF-8")
     value = model.encode() if form else json.dumps(model).encode()
+    if isinstance(pieces, list) and len(pieces) == len(names.spans) == 1:
+        (start, end), (piece,) = names.spans[0], pieces
+        return [piece[:start] + value + piece[end:]]
     left, out, begin = deque(names.spans), [], 0
     for piece in pieces:
         at, end = begin, begin + len(piece)
@@ -137,9 +141,7 @@ def is_light(body: bytes) -> bool:
 def _quick(body: bytes) -> Facts | None:
     """Without parsing, of a body with one ``"model"`` and no key in escapes; None where only that will tell: a name
     deep inside, or a stream before it. Of a stream that comes twice the last one counts."""
-    at = body.find(b'"model"')
-    match = (_AT_START.match(body) if at < _NEAR else None) or _AT_END.match(body, at)
-    if match is None:
+    if (match := _named(body)) is None:
         return None
     stream = body.rfind(b'"stream"')
     streamed = None
@@ -151,6 +153,12 @@ def _quick(body: bytes) -> Facts | None:
         return Facts(match[1].decode(), streamed is not None and streamed[1] == b"true")
     except UnicodeDecodeError:
         return None
+
+
+def _named(body: bytes) -> re.Match[bytes] | None:
+    """The one ``"model"`` of a body, if it is found without reading all that is around it."""
+    at = body.find(b'"model"')
+    return (_AT_START.match(body) if at < _NEAR else None) or _AT_END.match(body, at)
 
 
 def _parsed(body: bytes) -> Facts:
@@ -166,6 +174,11 @@ def _parsed(body: bytes) -> Facts:
         stream=lax.is_true(data.get("stream")),
         previous=previous[: MOST_NAME + 1] if isinstance(previous, str) else None,
     )
+
+
+def _is_plain(body: bytes) -> bool:
+    """Not with a NUL: that is UTF-16, where a name is not to be found by its bytes."""
+    return b"\0" not in body and not _has_escaped_letters(body)
 
 
 def _has_escaped_letters(body: bytes) -> bool:

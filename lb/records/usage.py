@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import time
 from collections import Counter
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds for which it is added up; and before another try where it could not be written.
 _EVERY, _AGAIN = 0.5, 5.0
+
+_DAY_S = 86_400
 
 #: Days that are kept.
 _DAYS = 800
@@ -62,6 +65,7 @@ class UsageLedger:
         #: Tokens by key: in the month and on the day of the date beside them, as far as it was written; and since.
         self._written: tuple[str, Mapping[str, tuple[int, int]]] = ("", {})
         self._unwritten: Counter[str] = Counter()
+        self._day, self._begins = "", -math.inf
 
     async def start(self) -> None:
         """Reads what was spent before, for those who have a budget."""
@@ -80,8 +84,10 @@ class UsageLedger:
         counts = self._pending.get(row)
         if counts is None:
             counts = self._pending[row] = [0] * len(COUNTS)
-        for at, count in enumerate((1, *usage)):
-            counts[at] += count
+        counts[0] += 1
+        counts[1] += usage.prompt
+        counts[2] += usage.cached
+        counts[3] += usage.completion
         self._unwritten[key] += usage.prompt + usage.completion
         if not self._writing:
             self._writing = True
@@ -105,7 +111,11 @@ class UsageLedger:
         return await asyncio.to_thread(self._read, by, begin, end) if self._path.exists() else []
 
     def _today(self) -> str:
-        return time.strftime("%Y-%m-%d", time.gmtime(self._wall()))
+        now = self._wall()
+        if not self._begins <= now < self._begins + _DAY_S:
+            self._begins = now // _DAY_S * _DAY_S
+            self._day = time.strftime("%Y-%m-%d", time.gmtime(now))
+        return self._day
 
     async def _write_soon(self) -> None:
         while self._pending:

@@ -120,6 +120,7 @@ class Metrics:
             "clusterctl_key_tokens", "Tokens of those, as answers told; cached ones are of the prompt",
             ["key", "kind"], registry,
         )
+        self._used: dict[str, tuple[Counter, Counter, Counter, Counter]] = {}
         self._names: set[str] = set()
 
     def finished(self, instance: str, route: str, code: int, seconds: float) -> None:
@@ -168,14 +169,24 @@ class Metrics:
 
     def used(self, key: str, usage: TokenUsage) -> None:
         """A request with it is over."""
+        requests, prompt, cached, completion = self._used.get(key) or self._cells_of(key)
+        requests.value += 1
+        prompt.value += usage.prompt
+        cached.value += usage.cached
+        completion.value += usage.completion
+
+    def _cells_of(self, key: str) -> tuple[Counter, Counter, Counter, Counter]:
+        """What `used` counts in; kept for those that have cells of their own."""
         label = _bounded(self._keys, key)
-        self._key_requests.at(label).value += 1
-        for kind, tokens in zip(usage._fields, usage, strict=True):
-            self._key_tokens.at(label, kind).value += tokens
+        prompt, cached, completion = (self._key_tokens.at(label, kind) for kind in TokenUsage._fields)
+        found = self._key_requests.at(label), prompt, cached, completion
+        if label == key:
+            self._used[key] = found
+        return found
 
     def model_chosen(self, name: str, model: str) -> None:
         """By the route or alias ``name``."""
-        self._chosen.add(_bounded(self._names, name), _bounded(self._names, model))
+        self._chosen.at(_bounded(self._names, name), _bounded(self._names, model)).value += 1
 
     def shadowed(self, name: str, model: str, outcome: str, seconds: float | None = None) -> None:
         """A copy for the alias ``name`` was answered with a status, or was ``failed``, ``given up`` or ``skipped``."""

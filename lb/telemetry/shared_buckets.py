@@ -137,6 +137,11 @@ class SharedCells:
         cells, at = self._all, self._at + _COLUMNS
         return max(cells[at : at + cells[_USED]])
 
+    def gone(self) -> int:
+        cells, at = self._all, self._at
+        used, saved = cells[_USED], at + _COLUMNS
+        return sum(cells[at : at + used]) + max(cells[saved : saved + used])
+
     def take(self, change: int) -> None:
         self._all[self._at + self._column] += change
 

@@ -1,10 +1,10 @@
-"""What the gate costs: CPU of a small request and of a chunk with all of it on beside all of it off, in one run.
+"""What the gate costs: CPU of a small request and of a chunk beside all of it off, in one run.
 ``python tests/bench/gate.py``; ``--rounds N`` for more certainty, ``--profile`` for where it goes.
 
-On are: a key (looked up once a connection, as ever) that is bound to models and has rpm, tpm, a budget and a limit of
-requests at the same time; all caps; a route beside the alias that is asked for; limits for all requests and for each
-model; the ledger. Measured as `inside` does, which the difference of two equal variants (off, off again) says how far
-to believe. What the ledger writes, twice a second in a thread, is not in it, nor is TLS.
+Each row has what the rows above it have: a key; bound to models, with rpm and tpm; with a budget, a limit of requests
+at the same time for it, for all, and for each model; with all caps; it asks an alias that is split, beside a route.
+The ledger is on with the first key. Measured as `inside` does; the difference of two that are equal (off, off again)
+says how far to believe it. What the ledger writes, twice a second in a thread, is not in it, nor is TLS.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ import pstats
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
@@ -29,26 +31,31 @@ from config import api_keys
 from config.api_keys import ApiKey, Budget, Digest, Period
 
 _SECRET = api_keys.PREFIX + "x" * 43
-_KEY = ApiKey(
-    "team-a", digests=(Digest(api_keys.digest(_SECRET)),), models=("base", "split"), rpm=10**9, tpm=10**9,
-    max_concurrent=10**6, budget=Budget(10**14, Period.MONTH),
-)  # fmt: skip
+_KEY = ApiKey("team-a", digests=(Digest(api_keys.digest(_SECRET)),))
+_RATED = replace(_KEY, models=("base", "split"), rpm=10**9, tpm=10**9)
+_LIMITED = replace(_RATED, max_concurrent=10**6, budget=Budget(10**14, Period.MONTH))
+
+_LIMITS = {"max_concurrent": 10**6, "per_adapter_limit": 10**6}
+_CAPS = {
+    "cap_tokens": 4096, "cap_logprobs": 20, "cap_n": 4, "cap_best_of": 4, "cap_prompts": 128, "cap_depth": 32,
+    "allow_chat_template_kwargs": False,
+}  # fmt: skip
 _NAMES = {
     "split": {"sides": {"base": 90.0, "other": 10.0}},
     "finance": {"rules": [{"keywords": ["bill"], "model": "base"}], "default": "base"},
 }
-_SETTINGS = {
-    "max_concurrent": 10**6, "per_adapter_limit": 10**6, "cap_tokens": 4096, "cap_logprobs": 20, "cap_n": 4,
-    "cap_best_of": 4, "cap_prompts": 128, "cap_depth": 32, "allow_chat_template_kwargs": False,
-}  # fmt: skip
 
 
-class Gated(inside.Inside):
-    """Everything on."""
+def keyed(folder: Path, key: ApiKey, model: str = "base", **settings: Any) -> inside.Inside:
+    """Clients show that key and ask that model; of ``split`` theirs is the side that there is."""
+    names = _NAMES if model == "split" else {}
+    one = inside.Inside(True, 1, folder, settings=settings, names=names, key=_SECRET, model=model)
+    one.apply_keys({"version": [1, 1], "keyed": True, "keys": [key.to_json()]})
+    return one
 
-    def __init__(self, folder: Path, **more: object) -> None:
-        super().__init__(True, 1, folder, settings={**_SETTINGS, **more}, names=_NAMES, key=_SECRET, model="split")
-        self._parts.keys.apply({"version": [1, 1], "keyed": True, "keys": [_KEY.to_json()]})
+
+def everything(folder: Path, **settings: Any) -> inside.Inside:
+    return keyed(folder, _LIMITED, "split", **_LIMITS, **_CAPS, **settings)
 
 
 def _steps(name: str, one: inside.Inside) -> dict[str, Callable[[], None]]:
@@ -69,13 +76,16 @@ async def main() -> None:
 
         variants = {
             "off": inside.Inside(True, 1, folder()), "off again": inside.Inside(True, 1, folder()),
-            "on": Gated(folder()), "on, --limits-store": Gated(folder(), limits_store="unix:///nowhere"),
+            "a key": keyed(folder(), _KEY), "rates": keyed(folder(), _RATED),
+            "limits": keyed(folder(), _LIMITED, **_LIMITS), "caps": keyed(folder(), _LIMITED, **_LIMITS, **_CAPS),
+            "an alias": everything(folder()),
+            "`--limits-store`": everything(folder(), limits_store="unix:///nowhere"),
         }  # fmt: skip
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 20, 20)  # as the balancer does
         if options.profile:
-            _profile(variants["on"])
+            _profile(variants["an alias"])
         else:
             steps = {key: step for name, one in variants.items() for key, step in _steps(name, one).items()}
             _print(variants, inside.measure(steps, options.rounds))

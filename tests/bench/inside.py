@@ -35,7 +35,7 @@ from lb import app
 from lb.downstream.connection import ClientConnection
 from lb.upstream.connection import WorkerConnection
 
-_CONNECTIONS = 32
+CONNECTIONS = 32
 SHORT, LONG = 2, 66  # chunks
 
 
@@ -63,7 +63,7 @@ class Inside:
     ``key`` and ``model``: what clients show and ask for."""
 
     def __init__(
-        self, resume: bool, together: int, folder: Path, connections: int = _CONNECTIONS, *,
+        self, resume: bool, together: int, folder: Path, connections: int = CONNECTIONS, *,
         settings: Mapping[str, Any] = {}, names: Mapping[str, Any] = {}, key: str = "none", model: str = "base",
     ) -> None:
         listener = targets.listening()
@@ -86,6 +86,9 @@ class Inside:
             connection.connection_made(transport)
         for worker in self._workers:
             upstream._keep(worker)
+
+    def apply_keys(self, message: dict[str, Any]) -> None:
+        self._parts.keys.apply(message)
 
     async def close(self) -> None:
         parts = self._parts
@@ -139,7 +142,7 @@ def measure(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, floa
             for _ in range(5):
                 step()
             seconds, after = time.process_time() - began, _yardstick()
-            seen[name].append(seconds / (5 * _CONNECTIONS) / (before + after) * 2)
+            seen[name].append(seconds / (5 * CONNECTIONS) / (before + after) * 2)
             best = min(best, before, after)
     return {name: statistics.median(values) * best * 1e6 for name, values in seen.items()}
 

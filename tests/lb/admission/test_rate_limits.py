@@ -103,6 +103,9 @@ class Column:
     def saved(self) -> int:
         return max(self._shared.saved)
 
+    def gone(self) -> int:
+        return self.taken() + self.saved()
+
     def take(self, change: int) -> None:
         self._shared.taken[self._number] += change
 
