@@ -240,8 +240,7 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
     status = Status(pool, link, counters, lambda: router.strategy, state.root, gate.models_for, shared_limits)
     page = MetricsPage(pool, link, counters, metrics, client, peers, status)
     certificate = _certificate(config, state, metrics, page)
-    if store is not None:
-        limits_series.add(store, metrics, page.alike)
+    limits_series.add(store, metrics, page.alike)
     admin = Admin(
         status, page,
         Recorder(state.root, counters, metrics, status.tokens_made), SupervisorCalls(state.control, link, counters),

@@ -212,4 +212,5 @@ def test_labels_are_documented(balancer: Balanced, told: Any) -> None:
     expected = {name: labels for name, (_, labels) in documented().items() if name not in OF_A_STORE}
     del expected["clusterctl_instance_scraped"]  # it is of a scrape
     del expected["clusterctl_tls_certificate_expiry_timestamp_seconds"]  # there is none
+    del expected["clusterctl_limits_store_up"], expected["clusterctl_limits_store_messages_total"]  # nor such a store
     assert seen == expected
