@@ -27,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import inside
 import uvloop
 
-from config import api_keys
-from config.api_keys import ApiKey, Budget, Digest, Period
+from config.identity import api_keys
+from config.identity.api_keys import ApiKey, Budget, Digest, Period
 
 _SECRET = api_keys.PREFIX + "x" * 43
 _KEY = ApiKey("team-a", digests=(Digest(api_keys.digest(_SECRET)),))
