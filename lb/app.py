@@ -31,7 +31,7 @@ from lb.admin.api import Admin, served
 from lb.admin.bridge import BridgeEndpoint, BridgeExchange
 from lb.admin.changes import SupervisorCalls
 from lb.admin.event_stream import EventFeed
-from lb.admin.explain import Why
+from lb.admin.explain import RouteTrial, Why
 from lb.admin.metrics import MetricsPage
 from lb.admin.status import Status
 from lb.admin.usage import UsagePage
@@ -245,6 +245,7 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
         status, page,
         Recorder(state.root, counters, metrics, status.tokens_made), SupervisorCalls(state.control, link, counters),
         link, state, why, UiSessions(credentials), events, UsagePage(ledger, time.time),
+        RouteTrial(lambda: pool.named),
     )  # fmt: skip
     runner = served(admin, metrics.refused.add, _SHUTDOWN_S)
     names = (socket.gethostname(), config.host, *config.allowed_hosts)

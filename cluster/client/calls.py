@@ -225,6 +225,11 @@ class Calls:
         return Call("POST", _named("cluster/routes", name, "/undo"), as_object(r.NameChanged), {})
 
     @method
+    def test_route(self, name: str, text: str) -> Call[r.RouteChoice]:
+        """What it would choose for that last user message; no model is asked."""
+        return Call("POST", _named("cluster/routes", name, "/test"), as_object(r.RouteChoice), {"text": text})
+
+    @method
     def aliases(self) -> Call[dict[str, r.Alias]]:
         """By name."""
         return Call("GET", "/v1/cluster/aliases", as_part(r.Alias, "aliases"))

@@ -291,6 +291,13 @@ class NameChanged(TypedDict):
     now: Route | Alias | None
 
 
+class RouteChoice(TypedDict):
+    """``reason``: the rule that fits, and by what."""
+
+    model: str
+    reason: str
+
+
 class KeySecret(TypedDict):
     """One that holds; ``until``: None as long as its key."""
 

@@ -16,7 +16,7 @@ from config.paths import StateDir
 from lb.admin import worker_logs
 from lb.admin.changes import SupervisorCalls
 from lb.admin.event_stream import EventFeed
-from lb.admin.explain import Why
+from lb.admin.explain import RouteTrial, Why
 from lb.admin.live import Live
 from lb.admin.metrics import MetricsPage
 from lb.admin.status import Status
@@ -39,11 +39,11 @@ _BALANCER = re.compile(r"balancer(-[0-9]{1,2})?|standby|access")
 class Admin:
     def __init__(
         self, status: Status, metrics: MetricsPage, recorder: Recorder, supervisor: SupervisorCalls, link: Link,
-        state: StateDir, why: Why, sessions: UiSessions, events: EventFeed, usage: UsagePage,
+        state: StateDir, why: Why, sessions: UiSessions, events: EventFeed, usage: UsagePage, routes: RouteTrial,
     ) -> None:
         self.status, self.metrics, self.recorder, self.events = status, metrics, recorder, events
         self._supervisor, self._link, self._state, self._why, self._sessions = supervisor, link, state, why, sessions
-        self._usage = usage
+        self._usage, self._routes = usage, routes
         self._live, self._ui = Live(status.snapshot, recorder, events, status.gpus), Page()
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
@@ -82,6 +82,7 @@ class Admin:
             "/v1/cluster/routes": {"GET": self._supervisor.question},
             "/v1/cluster/routes/{name}": {"PUT": change, "DELETE": change},
             "/v1/cluster/routes/{name}/undo": {"POST": change},
+            "/v1/cluster/routes/{name}/test": {"POST": self._routes.answer},
             "/v1/cluster/keys": {"GET": self._supervisor.question, "POST": change},
             "/v1/cluster/keys/{name}": {"GET": self._supervisor.question, "PATCH": change, "DELETE": change},
             "/v1/cluster/keys/{name}/rotate": {"POST": change},

@@ -1,6 +1,7 @@
 """`GET /v1/cluster/why`: which workers could have taken a request, which one did, by what, and what became of it.
 
-Answered from the decision logs of all balancer processes: whoever is asked asks the others.
+Answered from the decision logs of all balancer processes: whoever is asked asks the others. And `POST
+/v1/cluster/routes/{name}/test`: what a route would choose for a text.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ from typing import Any
 
 from aiohttp import web
 
+from config import bounded
 from config.logs import iso
+from config.model_names import ModelRoute, Named
 from lb.control.peers import Peers
 from lb.protocol.errors import ProxyError
+from lb.protocol.facts import MOST_NAME
 from lb.records.decision_log import KEPT, DecisionLog, Entry, Row, Step
 from lb.routing.backend import Backend
 from lb.routing.strategies.base import Decision
@@ -57,6 +61,34 @@ class Why:
         now = self._clock()
         made = await asyncio.to_thread(lambda: [decision(Entry._make(row), epoch, now) for row in found])
         return {"type": "why", "decisions": made}
+
+
+class RouteTrial:
+    """``named()``: routes and aliases in force, by name."""
+
+    def __init__(self, named: Callable[[], Mapping[str, Named]]) -> None:
+        self._named = named
+
+    async def answer(self, request: web.Request) -> web.Response:
+        """Nobody is asked for anything. Raises ProxyError: 400, 404."""
+        name, text = request.match_info["name"], _text(await request.read())
+        route = self._named().get(name)
+        if not isinstance(route, ModelRoute):
+            raise ProxyError(404, f"no route is named {name[:MOST_NAME]!r}", param="name")
+        choice = route.choose(text)
+        assert choice is not None  # nobody is bound to models here
+        return web.json_response({"model": choice.model, "reason": choice.reason})
+
+
+def _text(body: bytes) -> str:
+    """Raises ProxyError (400)."""
+    try:
+        given = bounded.parse_json(body)
+    except ValueError as error:
+        raise ProxyError(400, f"the body {error}") from None
+    if not isinstance(given, dict) or set(given) != {"text"} or not isinstance(given["text"], str):
+        raise ProxyError(400, "a text is needed, and nothing else", param="text")
+    return str(given["text"])
 
 
 def decision(entry: Entry, epoch: float, now: float) -> dict[str, Any]:

@@ -13,11 +13,15 @@ from typing import Any
 from aiohttp import web
 
 from config.aio import Tasks
+from config.principal import PRINCIPAL_HEADER, Principal, Scope
 from config.topology import STRATEGIES
 from lb.admin.event_stream import STREAM, EventFeed
 from lb.protocol.errors import ProxyError, Source
 from lb.telemetry.history import SLOTS, STEP
 from lb.telemetry.recorder import Recorder
+
+#: What of the management API whoever listens may use, so that a page need not try.
+MAY_HEADER = "X-Clusterctl-May"
 
 #: Seconds between two messages.
 _EVERY = 1.0
@@ -57,7 +61,8 @@ class Live:
         """Raises ProxyError (503) where there are too many listeners."""
         if self.listeners >= _LISTENERS:
             raise ProxyError(503, f"{_LISTENERS} look already", source=Source.INTERNAL, retry_after=5)
-        response = web.StreamResponse(headers=STREAM)
+        who = Principal.from_line(request.headers.get(PRINCIPAL_HEADER, ""))
+        response = web.StreamResponse(headers={**STREAM, MAY_HEADER: " ".join(scope for scope in Scope if who.may(scope))})
         await response.prepare(request)
         if request.method == "HEAD":
             return response

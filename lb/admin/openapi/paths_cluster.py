@@ -69,7 +69,8 @@ PATHS: Mapping[str, Json] = {
         {200: plain("Frames: event `live`, with `status`, `samples`, `strategies` and `gpus`; and every event as it "
                     "comes", "text/event-stream")},
         errors=(503,),
-        words="A stream without an end. The latest 200 events come first; whoever was cut off goes on by "
+        words="A stream without an end, whose `X-Clusterctl-May` names the scopes of who asks. The latest 200 events "
+        "come first; whoever was cut off goes on by "
         "`Last-Event-ID`.",
     )},
     "/v1/cluster/why": {"get": operation(

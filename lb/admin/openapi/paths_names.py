@@ -43,6 +43,13 @@ PATHS: Mapping[str, Json] = {
         "Weights by model; `NAME@N` is a version of an adapter. The same user, conversation or key gets the same one. "
         "With `shadow` the first that is not chosen gets a copy, whose answer is dropped and measured.",
     ),
+    "/v1/cluster/routes/{name}/test": {"post": operation(
+        "test_route", "names", "What a route would choose",
+        {200: json_answer("No model was asked", ref("RouteChoice"))}, errors=(404,),
+        parameters=(in_path("name", "A route", "finance"),),
+        body=json_body(ref("RouteTest"), {"A message": {"text": "我的账单"}}),
+        words="For a last user message. `auto` is the only route there is.",
+    )},
     **_paths(
         "routes", "route", ref("Route"), {"By keywords": _ROUTE},
         "The first rule that fits the last user message decides: one of its `keywords` is in it, or its `pattern` "

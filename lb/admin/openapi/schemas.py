@@ -318,6 +318,8 @@ SCHEMAS: Mapping[str, Json] = {
     "Aliases": answer({"aliases": by_name(_ALIAS)}),
     "Route": _ROUTE,
     "Routes": answer({"routes": by_name(_ROUTE)}),
+    "RouteTest": question({"text": TEXT}),
+    "RouteChoice": answer({"model": TEXT, "reason": described(TEXT, "The rule that fits, and by what")}),
     "NameChanged": answer({"name": TEXT, "now": {"anyOf": [_ALIAS, _ROUTE, {"type": "null"}]}}),
     "Key": answer(_KEY),
     "Keys": answer({"keys": array(ref("Key"))}),

@@ -63,7 +63,7 @@ ASKED: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("update_key", ("x",), {"models": None}), ("rotate_key", ("x", "24h"), {}), ("revoke_key", ("x",), {}),
     ("aliases", (), {}), ("set_alias", ("x", {"m": 1}), {"shadow": True}), ("delete_alias", ("x",), {}),
     ("undo_alias", ("x",), {}), ("routes", (), {}), ("set_route", ("x", [{"model": "m", "keywords": ["a"]}], "m"), {}),
-    ("delete_route", ("x",), {}), ("undo_route", ("x",), {}),
+    ("delete_route", ("x",), {}), ("undo_route", ("x",), {}), ("test_route", ("x", "hello"), {}),
 ]  # fmt: skip
 
 
@@ -301,7 +301,7 @@ KINDS = {
     for name in (
         "Status", "Supervisor", "LoadBalancer", "Instance", "Scaled", "StrategySet", "Restarting", "Drained",
         "Weighted", "Applied", "ShuttingDown", "UiLink", "Event", "AdapterOnInstance", "Adapter", "AdapterDetail",
-        "AdapterVersion",
+        "AdapterVersion", "RouteChoice",
         "AdapterChanged", "AdapterUnloaded", "SystemHealth", "SystemMetrics", "Usage", "UsageRow",
     )
 }  # fmt: skip

@@ -242,3 +242,26 @@ async def test_a_refused_request_keeps_its_own_id(balanced: Balanced) -> None:
         b"GET /nowhere HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: mine\r\nConnection: close\r\n\r\n"
     )
     assert b"\r\nX-Request-Id: mine\r\n" in answer
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "said"),
+    [
+        ("finance", {"text": "我的账单"}, 200, {"model": "expert", "reason": "rule 1, keyword '账单'"}),
+        ("auto", {"text": "hello"}, 200, {"model": "base", "reason": "no rule fits"}),
+        ("base", {"text": "x"}, 404, "name"), ("split", {"text": "x"}, 404, "name"),
+        ("finance", {"text": 5}, 400, "text"), ("finance", {"text": "x", "more": 1}, 400, "text"),
+        ("finance", ["x"], 400, "text"),
+    ],
+)  # fmt: skip
+async def test_a_route_is_tried_without_asking_a_model(
+    balanced: Balanced, path: str, body: Any, status: int, said: Any
+) -> None:
+    routes = {
+        "finance": {"rules": [{"model": "expert", "keywords": ["账单"]}], "default": "base"},
+        "split": {"sides": {"base": 1.0}, "shadow": False},
+    }
+    balanced.push(spec("instance_0", closed_port()), names=routes)
+    found, answer = await balanced.answer("POST", f"/v1/cluster/routes/{path}/test", json=body)
+    assert (found, answer if found == 200 else answer["error"]["param"]) == (status, said)
+    assert (await _why(balanced))[1] == []

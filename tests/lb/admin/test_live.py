@@ -11,7 +11,9 @@ from typing import Any
 import aiohttp
 import pytest
 
+from config.api_keys import ApiKey, Digest, digest
 from config.link import encode
+from config.principal import Scope
 from lb.telemetry.metrics import Metrics
 from lb.telemetry.recorder import Recorder
 from lb.telemetry.shared_counters import Counters
@@ -54,6 +56,17 @@ async def test_the_live_stream_is_status_numbers_and_events(balancer: Balanced, 
         async with asyncio.timeout(5):
             await response.read()  # it ends with its balancer
     await until(lambda: balancer.parts.admin._live.listeners == 0)
+
+
+async def test_whoever_looks_is_told_what_else_they_may(balancer: Balanced) -> None:
+    async def may(**headers: str) -> str:
+        async with balancer.request("GET", "/v1/cluster/live", headers=headers) as response:
+            return str(response.headers["X-Clusterctl-May"])
+
+    key = ApiKey("looks", Scope.READ, (Digest(digest("cck_looks")),)).to_json()
+    balancer.parts.keys.apply({"version": [1, 1], "keyed": False, "keys": [key]})
+    assert await may() == "read admin owner inference"
+    assert await may(**{"x-api-key": "cck_looks"}) == "read"
 
 
 async def test_gpus_are_told_as_long_as_somebody_looks_at_them(balancer: Balanced) -> None:
