@@ -13,7 +13,7 @@ from typing import Any
 from aiohttp import web
 
 from config.aio import Tasks
-from config.principal import PRINCIPAL_HEADER, Principal, Scope
+from config.identity.principal import PRINCIPAL_HEADER, Principal, Scope
 from config.topology import STRATEGIES
 from lb.admin.event_stream import STREAM, EventFeed
 from lb.protocol.errors import ProxyError, Source
@@ -62,7 +62,8 @@ class Live:
         if self.listeners >= _LISTENERS:
             raise ProxyError(503, f"{_LISTENERS} look already", source=Source.INTERNAL, retry_after=5)
         who = Principal.from_line(request.headers.get(PRINCIPAL_HEADER, ""))
-        response = web.StreamResponse(headers={**STREAM, MAY_HEADER: " ".join(scope for scope in Scope if who.may(scope))})
+        may = " ".join(scope for scope in Scope if who.may(scope))
+        response = web.StreamResponse(headers={**STREAM, MAY_HEADER: may})
         await response.prepare(request)
         if request.method == "HEAD":
             return response

@@ -2,14 +2,21 @@
 
 import * as adapters from "./adapters.js";
 import { asking, key } from "./api.js";
+import * as audit from "./audit.js";
 import { $, put } from "./dom.js";
 import * as events from "./events.js";
 import { showKey, useLink } from "./key.js";
+import * as keys from "./keys.js";
 import { store } from "./live.js";
+import * as names from "./names.js";
 import * as overview from "./overview.js";
 import * as playground from "./playground.js";
+import * as usage from "./usage.js";
 
-const SECTIONS = ["overview", "playground", "adapters", "events", "logs"];
+const SECTIONS = ["overview", "playground", "adapters", "aliases", "keys", "usage", "events", "logs", "audit"];
+
+/** Those that are asked for when they are looked at. */
+const PARTS = { adapters, aliases: names, keys, usage, audit };
 
 function route(event) {
   const [name, rest] = location.hash.slice(1).split("/");
@@ -23,8 +30,9 @@ function route(event) {
     else link.removeAttribute("aria-current");
   }
   if (event) scrollTo(0, 0);
+  document.querySelector("nav [aria-current]").scrollIntoView({ block: "nearest", inline: "nearest" });
   if (shown === "playground") playground.refresh(more);
-  if (shown === "adapters") adapters.refresh();
+  PARTS[shown]?.refresh();
   if (shown === "events") events.showEvents();
   if (shown === "logs") events.showLogs(more ?? undefined); else events.stopLog();
 }
@@ -63,7 +71,7 @@ document.addEventListener("visibilitychange", () => {
 });
 overview.start();
 events.start();
-adapters.start();
+for (const part of Object.values(PARTS)) part.start();
 playground.start();
 await useLink();
 route();

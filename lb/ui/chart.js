@@ -3,6 +3,7 @@
 import { clock, h, put, s } from "./dom.js";
 
 const HEIGHT = 150;
+const DAY = 86400; // s
 const LEFT = 50, RIGHT = 8, TOP = 8, BOTTOM = 20;
 
 /** 1, 2 or 5 times a power of ten, at least `value`. */
@@ -20,10 +21,9 @@ export class Chart {
   #at = null; // index of the time that is read
   #width = 400;
 
-  /** `format(value)` gives words. */
-  constructor(title, format) {
-    this.title = title;
-    this.format = format;
+  /** `format(value)` gives words, `time(at)` those of a time (s): of a moment, or of a day (UTC). */
+  constructor(title, format, time = clock) {
+    Object.assign(this, { title, format, time });
     this.legend = h("ul", { class: "legend" });
     this.svg = s("svg", { "aria-hidden": "true", height: HEIGHT });
     this.tip = h("div", { class: "tip", hidden: true });
@@ -72,14 +72,14 @@ export class Chart {
   }
 
   #timeTicks() {
-    const range = this.#until - this.#from;
-    const step = range > 1800 ? (this.#width < 420 ? 1200 : 600) : range > 600 ? 300 : 60;
+    const range = this.#until - this.#from, days = this.time !== clock;
+    const step = days ? DAY * Math.ceil(range / DAY / Math.max(2, (this.#width - LEFT) / 90)) : range > 1800 ? (this.#width < 420 ? 1200 : 600) : range > 600 ? 300 : 60;
     const ticks = [];
-    const zone = new Date(this.#from * 1000).getTimezoneOffset() * 60;
+    const zone = days ? 0 : new Date(this.#from * 1000).getTimezoneOffset() * 60;
     for (let time = Math.ceil((this.#from - zone) / step) * step + zone; time <= this.#until; time += step) {
       const x = this.#x(time);
       if (x < LEFT + 14 || x > this.#width - 18) continue;
-      ticks.push(s("text", { class: "tick", x, y: HEIGHT - 5, "text-anchor": "middle" }, clock(time).slice(0, 5)));
+      ticks.push(s("text", { class: "tick", x, y: HEIGHT - 5, "text-anchor": "middle" }, days ? this.time(time).slice(5) : clock(time).slice(0, 5)));
     }
     return ticks;
   }
@@ -144,7 +144,7 @@ export class Chart {
     const time = this.#times[at], x = this.#x(time);
     this.cursor.setAttribute("x1", x);
     this.cursor.setAttribute("x2", x);
-    this.tip.replaceChildren(h("b", {}, clock(time)), ...this.#series.map((line) => h("span", { class: `c${line.color}` }, ` ${line.name} ${this.format(line.values[at])} `)));
+    this.tip.replaceChildren(h("b", {}, this.time(time)), ...this.#series.map((line) => h("span", { class: `c${line.color}` }, ` ${line.name} ${this.format(line.values[at])} `)));
     const right = x > this.#width / 2;
     this.tip.style.left = right ? "auto" : `${x + 8}px`;
     this.tip.style.right = right ? `${this.#width - x + 8}px` : "auto";

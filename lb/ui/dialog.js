@@ -3,7 +3,7 @@
 import { $, h, put } from "./dom.js";
 
 /**
- * `fields`: {name, label, type: text|password|checkbox|select, value, options, required, help}; `run(values)` does it, and
+ * `fields`: {name, label, type: text|password|textarea|checkbox|select, value, options, required, help}; `run(values)` does it, and
  * may return a sentence to show. Resolves to whether it was done.
  */
 export function ask({ title, text = "", action, danger = false, fields = [], run }) {
@@ -16,6 +16,7 @@ export function ask({ title, text = "", action, danger = false, fields = [], run
   put($("dialog-text"), text);
   $("dialog-fields").replaceChildren(...inputs.map(([row]) => row));
   $("dialog-error").hidden = true;
+  put($("dialog-error"), "");
   go.textContent = action;
   go.disabled = false; // whatever is still asked for by a dialog that was cancelled
   go.className = danger ? "danger" : "primary";
@@ -64,6 +65,9 @@ function field({ name, label, type = "text", value = "", options = [], required 
   if (type === "select") {
     input = h("select", { id }, ...options.map(([key, words]) => h("option", { value: key }, words)));
     input.value = value;
+  } else if (type === "textarea") {
+    input = h("textarea", { id, required, rows: 8, autocomplete: "off", spellcheck: "false" });
+    input.value = value;
   } else {
     input = h("input", { id, type, required, autocomplete: "off", spellcheck: "false" });
     if (type === "checkbox") input.checked = Boolean(value);
@@ -84,14 +88,16 @@ export function toast(text) {
   setTimeout(() => shown.remove(), 6000);
 }
 
-/** Shows code that can be copied. */
-export function showCode(title, text) {
+/** Shows code that can be copied, with a sentence about it. */
+export function showCode(title, text, note = "") {
   put($("code-title"), title);
+  put($("code-note"), note);
   $("code-text").textContent = text;
   $("code-copy").textContent = "Copy";
   $("code").showModal();
 }
 
+$("code").addEventListener("close", () => { $("code-text").textContent = ""; }); // it may have been a secret
 $("code-close").addEventListener("click", () => $("code").close());
 $("code-copy").addEventListener("click", async () => {
   try {

@@ -106,4 +106,7 @@ export function span(seconds) {
   return `${Math.floor(s / 86400)} d ${Math.floor((s % 86400) / 3600)} h`;
 }
 
+/** The day (UTC, as the cluster counts it) of a time in seconds. */
+export const day = (at) => new Date(at * 1000).toISOString().slice(0, 10);
+
 export const clock = (at) => new Date(at * 1000).toLocaleTimeString("en-GB");

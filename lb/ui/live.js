@@ -17,6 +17,7 @@ class Store extends EventTarget {
   link = "connecting"; // connecting, live, locked, lost, hidden
   reason = "";
   needsKey = false;
+  may = null; // scopes of the key that is used here; null: not known
   #tokens = []; // the latest totals by instance, for a rate of this moment
   #stop = null;
 
@@ -50,6 +51,7 @@ class Store extends EventTarget {
         if (signal.aborted) return;
         if (error instanceof ApiError && (error.status === 401 || error.status === 403)) {
           this.needsKey = error.status === 401;
+          this.#learn("");
           this.enter("locked", error.message);
           if (error.status === 401) return; // until a key is entered
           failures = AGAIN.length;
@@ -73,6 +75,7 @@ class Store extends EventTarget {
       const headers = { Accept: "text/event-stream" };
       if (last !== undefined) headers["Last-Event-ID"] = last;
       const response = await request("v1/cluster/live", { headers, signal: ended.signal, ask });
+      this.#learn(response.headers.get("X-Clusterctl-May"));
       watch();
       const history = await call(`v1/cluster/history?seconds=${HOUR}`, { signal: ended.signal, ask });
       this.step = history.step_s;
@@ -88,6 +91,12 @@ class Store extends EventTarget {
       signal.removeEventListener("abort", abort);
       ended.abort();
     }
+  }
+
+  #learn(scopes) {
+    this.may = new Set((scopes ?? "").split(" ").filter(Boolean));
+    document.body.dataset.may = [...this.may].join(" ");
+    this.tell("may");
   }
 
   #take({ status, samples, strategies, gpus = [] }) {

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import cycle
 from pathlib import Path
@@ -24,7 +25,7 @@ from selenium.webdriver.common.keys import Keys
 
 from browser import CHROMIUM, DRIVER, Page, browser
 from config.text import printable
-from harness import Cluster, clusterctl, free_port, kill
+from harness import Cluster, clusterctl, free_port, kill, poll
 
 # `make test` installs them where it may; where it all has to run, a browser that is missing is a failure.
 pytestmark = [
@@ -35,7 +36,9 @@ pytestmark = [
 ]
 
 SCREENSHOTS = os.environ.get("PAGE_SCREENSHOTS", "")
-SECTIONS = ("overview", "playground", "adapters", "events", "logs")
+SECTIONS = ("overview", "playground", "adapters", "aliases", "keys", "usage", "events", "logs", "audit")
+#: Without blanks, for what may have none.
+EVIL_WORD = "<img/src=x/onerror=window.hacked='yes'>"
 EVIL = "<img src=x onerror=\"window.hacked='yes'\"><script>window.hacked='yes'</script>"
 
 
@@ -271,6 +274,231 @@ def test_an_adapter_is_loaded_updated_rolled_back_and_unloaded(
     shown.confirm("Unload mine?")
     shown.until(lambda: not shown.js("return document.querySelector('#adapter-table [data-key=mine]')"), "it is gone")
     assert cluster.complete("mine").status_code == 404
+
+
+# keys, usage, aliases and the audit
+
+
+def secret(page: Page) -> str:
+    """What is shown once, and copied; gone when it is closed."""
+    page.until(lambda: page.js("return document.getElementById('code').open"), "the secret is shown")
+    shown = page.text("#code-text")
+    page.click("#code-copy")
+    page.says("#code-copy", "Copied")
+    page.click("#code-close")
+    page.until(lambda: page.js("return document.getElementById('code-text').textContent") == "", "it is gone")
+    assert shown.startswith("cck_") and shown not in page.js("return document.documentElement.outerHTML")
+    return shown
+
+
+def ask(cluster: Cluster, key: str, model: str = "demo", **fields: Any) -> httpx.Response:
+    body = {"model": model, "prompt": "hello", "max_tokens": 4, **fields}
+    return cluster.post("/v1/completions", body, headers={"Authorization": f"Bearer {key}"})
+
+
+def cell(name: str, label: str, table: str = "key-table") -> str:
+    return f"#{table} tr[data-key='{name}'] [data-label='{label}']"
+
+
+def test_a_key_is_made_used_changed_rotated_and_revoked(shown: Page, cluster: Cluster) -> None:
+    shown.section("keys")
+    shown.says("#keys .empty", "There are no keys")
+    shown.click("#create-key")
+    assert "every request for models needs one" in shown.text("#dialog-text")
+    assert "a letter or a digit" in shown.refused("Create a key", name=EVIL_WORD)
+    shown.click("#create-key")
+    shown.confirm("Create a key", name="team", models=f"demo, {EVIL_WORD}", rpm="1000", budget="1000000/day")
+    first = secret(shown)
+    shown.says(cell("team", "Models"), EVIL_WORD)
+    assert shown.text(cell("team", "Limits")) == "1,000 requests/min · 0 of 1,000,000 a day"
+    assert shown.text(cell("team", "Scope")) == "inference" and "valid" in shown.text(cell("team", "State"))
+    assert shown.text(cell("team", "Last used")) == "not in 30 days"
+    assert [ask(cluster, first).status_code, ask(cluster, first, "pirate").status_code] == [200, 404]
+
+    shown.click("[aria-label='Change team']")
+    assert shown.js("return document.getElementById('dialog-models').value") == f"demo, {EVIL_WORD}"
+    assert "rpm" in shown.refused("Change team", rpm="-5")
+    shown.click("[aria-label='Change team']")
+    shown.confirm("Change team", models="", expires="2099-12-31")
+    shown.until(lambda: shown.text(cell("team", "Models")) == "all", "it is bound to nothing")
+    assert "until 2099-12-31" in shown.text(cell("team", "State"))
+    assert "1,000 requests/min" in shown.text(cell("team", "Limits")), "what was not changed stays"
+    assert ask(cluster, first, "pirate").status_code == 200
+
+    shown.click("[aria-label='Rotate team']")
+    shown.confirm("Give team another secret?")
+    second = secret(shown)
+    shown.says(cell("team", "State"), "the secret before holds for")
+    assert [ask(cluster, one).status_code for one in (first, second)] == [200, 200] and first != second
+    today = time.strftime("%Y-%m-%d", time.gmtime())
+    shown.until(lambda: shown.text(cell("team", "Last used")) == today, "its use is seen")
+    assert int(shown.text(cell("team", "Tokens today"))) > 0
+
+    shown.click("[aria-label='Revoke team']")
+    shown.asked("Revoke team?")
+    assert "It is the last one for models" in shown.text("#dialog-text")
+    shown.click("#dialog-go")
+    shown.says("#keys .empty", "There are no keys")
+    assert json.loads(cluster.run("key", "list", "--json").stdout) in ([], {"keys": []})
+
+
+def test_usage_is_what_the_command_says(shown: Page, cluster: Cluster) -> None:
+    made = cluster.run("key", "create", "heavy")
+    try:
+        for model in ("demo", "demo", "pirate"):
+            assert ask(cluster, made.stdout.strip(), model).status_code == 200
+        shown.section("usage")
+        shown.choose("#usage-by", "key,model")
+        row = """#usage-table tr[data-key='["heavy","demo"]'] """
+        shown.says(row + "[data-label='Requests']", "2")
+        assert "Tokens by day" in shown.text("#usage-chart")
+        spoken = shown.js("return document.querySelector('#usage-chart .plot').getAttribute('aria-label')")
+        assert "heavy: now" in spoken
+        shown.js("document.querySelector('#usage-chart .plot').focus()")
+        shown.keys(Keys.ARROW_LEFT)
+        assert time.strftime("%Y-%m-%d", time.gmtime()) in shown.text("#usage-chart .tip")
+        shown.js(
+            "URL.createObjectURL = (blob) => {"
+            " blob.text().then((text) => { window.saved = text; }); return '#usage'; };"
+        )
+        shown.click("#usage-csv")
+        saved = str(shown.until(lambda: shown.js("return window.saved"), "it is saved"))
+        told = cluster.run("usage", "--by", "key,model", "--csv").stdout
+        assert saved.replace("\r\n", "\n") == told and "heavy,demo,2," in told
+        shown.choose("#usage-by", "model,day")
+        shown.says("#usage-table thead", "Day")
+        shown.click("[data-days='7']")
+        shown.says("#usage-table tbody", "pirate")
+        shown.js(
+            "const [from, to] = ['from', 'to'].map((end) => document.getElementById(`usage-${end}`));"
+            "from.value = '2020-01-01'; to.value = '2020-01-31'; to.dispatchEvent(new Event('change'));"
+        )
+        shown.says("#usage .empty", "Nothing was used in these days")
+        row = {"requests": -1, "prompt_tokens": 2, "cached_tokens": 0, "completion_tokens": 3}
+        script = "return import('./usage.js').then(m => m.csv(['model'], [{model: arguments[0], ...arguments[1]}]))"
+        formula = shown.js(script, '=HYPERLINK("x")', row)
+        assert formula.splitlines()[1] == "\"'=HYPERLINK(\"\"x\"\")\",-1,2,0,3"
+    finally:
+        assert cluster.run("key", "revoke", "heavy").returncode == 0
+
+
+def test_a_canary_is_set_judged_and_put_back(shown: Page, cluster: Cluster) -> None:
+    def of(side: str, label: str) -> str:
+        return shown.text(f"#alias-table tr[data-key='canary\\a {side}'] [data-label='{label}']")
+
+    shown.section("aliases")
+    shown.says("#aliases .empty", "There are no aliases and no routes")
+    shown.click("#set-alias")
+    assert "is no name" in shown.refused("Set an alias", name=EVIL, sides="pirate=50")
+    shown.click("#set-alias")
+    assert EVIL_WORD in shown.refused("Set an alias", name="canary", sides=f"pirate=50,{EVIL_WORD}=50")
+    shown.click("#set-alias")
+    shown.confirm("Set an alias", name="canary", sides="pirate=50, poet=50")
+    shown.until(lambda: of("pirate", "Weight") == "50 (50 %)", "its sides are there")
+    shown.says("#counted", "since the balancers were started")
+    shown.click("#count-now")
+    shown.says("#counted", "Counted since")
+    for user in range(20):
+        assert cluster.complete("canary", user=f"user-{user}").status_code == 200
+    shown.until(lambda: of("pirate", "Requests") == of("poet", "Requests") == "10", "each has its share")
+    assert of("poet", "Errors") == "0 (0 %)" and "ms" in of("poet", "First token")
+    shown.click("#count-all")
+    shown.until(lambda: int(of("pirate", "Requests")) >= 10, "all are counted")
+
+    shown.click("[aria-label='Change canary']")
+    shown.confirm("Change canary", sides="pirate=100,poet=0")
+    shown.until(lambda: of("poet", "Weight") == "0 (0 %)", "it is changed")
+    shown.click("[aria-label='Undo canary']")
+    shown.confirm("Put canary back?")
+    shown.until(lambda: of("poet", "Weight") == "50 (50 %)", "it is put back")
+    shown.click("[aria-label='Change canary']")
+    shown.click("#dialog-shadow")
+    shown.confirm("Change canary")
+    assert cluster.ask("GET", "/v1/cluster/aliases").json()["aliases"]["canary"]["shadow"] is True
+    shown.click("[aria-label='Delete canary']")
+    shown.confirm("Delete canary?")
+    shown.says("#aliases .empty", "There are no aliases and no routes")
+
+
+def test_a_route_is_set_and_tried(shown: Page, cluster: Cluster) -> None:
+    rules = [{"keywords": ["账单", EVIL], "model": "pirate"}, {"pattern": "(?i)ode", "model": "poet"}]
+    shown.section("aliases")
+    shown.click("#set-route")
+    assert "JSON" in shown.refused("Set a route", name="finance", rules="[", default="demo")
+    shown.click("#set-route")
+    shown.confirm("Set a route", name="finance", rules=json.dumps(rules), default="demo")
+    shown.says(cell("finance", "Rules", "route-table"), f"账单, {EVIL} → pirate")
+    shown.fill("#try-text", "我的账单")
+    shown.keys(Keys.ENTER)
+    shown.says("#try-said", "pirate: rule 1, keyword '账单'")
+    shown.fill("#try-text", f"say {EVIL}")
+    shown.keys(Keys.ENTER)
+    shown.says("#try-said", "onerror")
+    assert cluster.complete("finance").status_code == 200
+    shown.says(cell("finance", "Chosen", "route-table"), "demo 1")
+    shown.click("[aria-label='Delete finance']")
+    shown.confirm("Delete finance?")
+    shown.until(lambda: "finance" not in shown.text("#route-table"), "it is gone")
+
+
+def test_the_audit_is_read_page_by_page_and_verified(shown: Page, cluster: Cluster) -> None:
+    def rows() -> int:
+        return int(shown.js("return document.querySelectorAll('#audit-table tbody tr').length"))
+
+    def told() -> bool:
+        return any(entry.get("path") == path for entry in cluster.ask("GET", "/v1/cluster/audit").json()["entries"])
+
+    path = "/v1/responses/<script>window.hacked='yes'<script>"
+    key = cluster.run("key", "create", "auditor").stdout.strip()
+    try:
+        connection = HTTPConnection("127.0.0.1", cluster.port, timeout=10)
+        connection.request("GET", path, headers={"x-api-key": "cck_wrong"})
+        assert connection.getresponse().status == 401
+        connection.close()
+        poll(told, 15, "who was refused is in the audit")
+        for number in range(60):
+            strategy = ("random", "round_robin")[number % 2]
+            assert cluster.post("/v1/cluster/strategy", {"strategy": strategy}).status_code == 200
+        shown.section("audit")
+        shown.until(lambda: rows() == 50, "one page")
+        assert "strategy: random → round_robin" in shown.text("#audit-table tbody")
+        shown.click("#audit-older")
+        shown.until(lambda: rows() > 60, "the next one")
+        said = shown.says("#audit-table tbody", "key auditor: nothing →")
+        assert key not in said and f"GET {path}" in said
+        shown.js("scrollTo(0, 0)")
+        shown.click("#audit-verify")
+        shown.says("#audit-verified", "The chain holds")
+    finally:
+        assert cluster.run("key", "revoke", "auditor").returncode == 0
+
+
+def test_what_a_key_may_not_see_is_not_asked_for_and_said(page: Page, cluster: Cluster) -> None:
+    assert cluster.ask("PUT", "/v1/cluster/aliases/x", {"sides": {"pirate": 1}}).status_code == 200
+    key = cluster.run("key", "create", "looks", "--scope", "read").stdout.strip()
+    try:
+        page.size(1400, 1000)
+        page.open(f"{cluster.url}/ui/")
+        page.js("sessionStorage.setItem('clusterctl-admin-key', arguments[0])", key)
+        page.driver.refresh()
+        page.says("#link", "live")
+        page.requested()
+        for section in ("keys", "audit"):
+            page.section(section)
+            page.says(f"#{section} .empty", "for keys of the scope admin; the one that this page has is for: read")
+            assert not page.js("return document.querySelector(arguments[0]).checkVisibility()", f"#{section} table")
+        page.section("usage")
+        page.says("#usage-table", "Requests")
+        page.section("aliases")
+        page.says("#alias-table", "pirate")
+        buttons = "[...document.querySelectorAll('#aliases button:not([id^=count])')]"
+        assert page.js(f"return {buttons}.filter(b => b.checkVisibility()).length") == 0
+        assert not [url for url in page.requested() if url.endswith("/keys") or "/audit" in url]
+    finally:
+        page.js("sessionStorage.clear()")
+        assert cluster.run("key", "revoke", "looks").returncode == 0
+        assert cluster.ask("DELETE", "/v1/cluster/aliases/x", {}).status_code == 200
+    clean(page, cluster.url)
 
 
 def test_by_keyboard_alone_an_instance_is_drained_and_taken_back(shown: Page, cluster: Cluster) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from config.api_keys import ApiKey, Digest, digest
+from config.identity.api_keys import ApiKey, Digest, digest
+from config.identity.principal import Scope
 from config.link import encode
-from config.principal import Scope
 from lb.telemetry.metrics import Metrics
 from lb.telemetry.recorder import Recorder
 from lb.telemetry.shared_counters import Counters
