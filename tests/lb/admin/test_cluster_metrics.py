@@ -162,8 +162,6 @@ def test_a_mean_over_several_processes_is_over_all_routes(balancer: Balanced) ->
     assert mean_latency(series, "instance_2") is None
 
 
-#: There is no store of limits here.
-OF_A_STORE = ("clusterctl_limits_store_up", "clusterctl_limits_store_messages_total")
 
 
 def documented() -> dict[str, tuple[str, tuple[str, ...]]]:
@@ -176,7 +174,7 @@ async def test_every_series_is_documented_and_every_documented_one_is_there(bala
     async with balancer.request("GET", "/metrics") as response:
         text = await response.text()
     written = dict(re.findall(r"^# TYPE (clusterctl_\S+) (\w+)$", text, re.MULTILINE))
-    assert written == {name: kind for name, (kind, _) in documented().items() if name not in OF_A_STORE}
+    assert written == {name: kind for name, (kind, _) in documented().items()}
     for name in written:
         assert re.search(rf"^# HELP {name} \S", text, re.MULTILINE), f"{name} is explained to whoever reads the page"
 
@@ -209,7 +207,7 @@ def test_labels_are_documented(balancer: Balanced, told: Any) -> None:
         name, _, labels = series.partition("{")
         name = name if name in documented() else re.sub("_(bucket|sum|count)$", "", name)
         seen[name] = tuple(sorted({*re.findall(r'(\w+)="', labels)} - {"le"}))
-    expected = {name: labels for name, (_, labels) in documented().items() if name not in OF_A_STORE}
+    expected = {name: labels for name, (_, labels) in documented().items()}
     del expected["clusterctl_instance_scraped"]  # it is of a scrape
     del expected["clusterctl_tls_certificate_expiry_timestamp_seconds"]  # there is none
     del expected["clusterctl_limits_store_up"], expected["clusterctl_limits_store_messages_total"]  # nor such a store
