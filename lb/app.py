@@ -35,18 +35,18 @@ from lb.admin.explain import RouteTrial, Why
 from lb.admin.metrics import MetricsPage
 from lb.admin.status import Status
 from lb.admin.usage import UsagePage
-from lb.admission.admin_guard import Caller, Guard
+from lb.admission.access.admin_guard import Caller, Guard
+from lb.admission.access.credentials import Credentials
+from lb.admission.access.keys import X_API_KEY, Gate, KeyRing
+from lb.admission.access.proxy_signs import sign_of_proxy
+from lb.admission.access.response_marks import ResponseMarks
+from lb.admission.access.socket_origins import SocketOrigins
+from lb.admission.access.ui_sessions import UiSessions
 from lb.admission.concurrency import Concurrency
-from lb.admission.credentials import Credentials
-from lb.admission.keys import X_API_KEY, Gate, KeyRing
-from lb.admission.proxy_signs import sign_of_proxy
 from lb.admission.queue import WaitingQueue
 from lb.admission.rate_limits import RateLimits
 from lb.admission.request_admission import QueueLimits
-from lb.admission.response_marks import ResponseMarks
-from lb.admission.socket_origins import SocketOrigins
 from lb.admission.stored_buckets import StoredBuckets
-from lb.admission.ui_sessions import UiSessions
 from lb.control.limits_store import LimitsStore
 from lb.control.link import Link
 from lb.control.peers import Peers
@@ -58,14 +58,14 @@ from lb.forwarding.accounting import Accounting
 from lb.forwarding.collaborators import Collaborators, ForwardingSettings
 from lb.forwarding.exchange import Exchange as WorkerExchange
 from lb.forwarding.model_choice import ModelChoices
-from lb.forwarding.poison import PoisonRules
 from lb.forwarding.response_finder import ResponseFinder
 from lb.forwarding.resume.plan import Builds
-from lb.forwarding.retry_budget import RetryBudget
+from lb.forwarding.retry.poison import PoisonRules
+from lb.forwarding.retry.retry_budget import RetryBudget
 from lb.forwarding.route_chat import RouteChat
 from lb.forwarding.shadow import Shadows
-from lb.protocol.caps import Caps, CapsByTenant
 from lb.protocol.errors import ProxyError
+from lb.protocol.fields.caps import Caps, CapsByTenant
 from lb.protocol.http1.request import RequestHead
 from lb.protocol.messages import Downstream, Exchange, Request
 from lb.protocol.routes import Route

@@ -6,7 +6,7 @@ import logging
 import resource
 
 from config.topology import BalancerConfig
-from lb.admission.admin_guard import is_loopback
+from lb.admission.access.admin_guard import is_loopback
 from lb.admission.allowance import Admission
 from lb.admission.budget import BodyBudget
 from lb.admission.concurrency import ConcurrencyLimits

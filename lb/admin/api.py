@@ -22,8 +22,8 @@ from lb.admin.metrics import MetricsPage
 from lb.admin.status import Status
 from lb.admin.ui_files import Page
 from lb.admin.usage import UsagePage
-from lb.admission.admin_guard import require_json
-from lb.admission.ui_sessions import UiSessions
+from lb.admission.access.admin_guard import require_json
+from lb.admission.access.ui_sessions import UiSessions
 from lb.control.link import Link
 from lb.protocol.errors import ProxyError, error_body, internal_error
 from lb.telemetry.recorder import Recorder

@@ -20,8 +20,8 @@ from lb.downstream.cors import Cors
 from lb.downstream.service import Client
 from lb.downstream.tls import TlsConnection
 from lb.protocol import body, routes
-from lb.protocol.caps import NONE_AT_ALL, CapsByTenant
 from lb.protocol.errors import ProxyError
+from lb.protocol.fields.caps import NONE_AT_ALL, CapsByTenant
 from lb.protocol.http1.request import RequestHead
 from lb.protocol.messages import Downstream, Exchange, Request
 from lb.protocol.routes import Route

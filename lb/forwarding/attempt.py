@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from lb.forwarding import answers, failure_policy
+from lb.forwarding import answers
 from lb.forwarding.collaborators import Collaborators
-from lb.forwarding.recovery import Recovery
 from lb.forwarding.relay import Handling, Relay
 from lb.forwarding.resume.relay import StreamRelay
+from lb.forwarding.retry import failure_policy
+from lb.forwarding.retry.recovery import Recovery
 from lb.forwarding.routed_request import RoutedRequest
 from lb.protocol.body import says_model_is_missing
 from lb.protocol.errors import AttemptFailed

@@ -9,11 +9,11 @@ from config.aio import Tasks
 from lb.admission.request_admission import RequestAdmission
 from lb.forwarding.accounting import Accounting
 from lb.forwarding.model_choice import ModelChoices
-from lb.forwarding.poison import PoisonRules
 from lb.forwarding.response_finder import ResponseFinder
 from lb.forwarding.resume.plan import Builds
-from lb.forwarding.retry_budget import RetryBudget
-from lb.protocol.caps import NONE_AT_ALL, CapsByTenant
+from lb.forwarding.retry.poison import PoisonRules
+from lb.forwarding.retry.retry_budget import RetryBudget
+from lb.protocol.fields.caps import NONE_AT_ALL, CapsByTenant
 from lb.records.decision_log import DecisionLog
 from lb.records.loss_report import LossReport
 from lb.routing.pool import Pool

@@ -2,7 +2,7 @@
 
 A free worker with an open connection is asked in the very turn of the event loop in which the request came; a task is
 made only where something has to be waited for. `docs/decisions/0010` has the why. What follows a failed attempt is in
-`lb.forwarding.failover`.
+`lb.forwarding.retry.failover`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from lb.admission.concurrency import FREE
 from lb.admission.request_admission import Ticket
 from lb.forwarding.attempt import Attempt
 from lb.forwarding.collaborators import Collaborators
-from lb.forwarding.failover import Failover
 from lb.forwarding.relay import Relay, Relayed
+from lb.forwarding.retry.failover import Failover
 from lb.forwarding.routed_request import RoutedRequest
 from lb.protocol import deadline
 from lb.protocol.errors import AttemptFailed, ProxyError, Source, internal_error

@@ -6,7 +6,7 @@ import json
 import zlib
 from collections.abc import Collection
 
-from lb.protocol import said
+from lb.protocol.fields import said
 from lb.protocol.messages import Request
 from lb.routing.strategies.base import Feature, Features
 

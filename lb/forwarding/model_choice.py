@@ -9,9 +9,9 @@ from urllib.parse import quote
 
 from config.model_names import Choice, ModelAlias, ModelRoute
 from lb.forwarding.shadow import Shadows
-from lb.protocol import said
 from lb.protocol.body import is_light
 from lb.protocol.errors import ProxyError
+from lb.protocol.fields import said
 from lb.protocol.messages import Request
 from lb.routing.pool import Pool
 from lb.telemetry.metrics import Metrics

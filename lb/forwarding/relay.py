@@ -12,7 +12,7 @@ from enum import Enum, auto
 from time import monotonic
 from typing import Protocol
 
-from lb.forwarding.failure_policy import of_status
+from lb.forwarding.retry.failure_policy import of_status
 from lb.protocol import error_shapes
 from lb.protocol.errors import AttemptFailed
 from lb.protocol.failures import Failure

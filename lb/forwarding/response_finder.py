@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 
-from lb.admission.response_marks import ResponseMarks
+from lb.admission.access.response_marks import ResponseMarks
 from lb.protocol import routes
 from lb.protocol.errors import AttemptFailed, ProxyError
 from lb.protocol.messages import Request

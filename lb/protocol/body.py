@@ -8,11 +8,11 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Protocol
 
-from lb.protocol import lax
-from lb.protocol.caps import NO_CAPS, Caps
 from lb.protocol.facts import MOST_NAME, NOTHING, Facts, Names, model_name, refused
-from lb.protocol.form_scan import FormScan
-from lb.protocol.json_scan import JsonScan
+from lb.protocol.fields import lax
+from lb.protocol.fields.caps import NO_CAPS, Caps
+from lb.protocol.fields.form_scan import FormScan
+from lb.protocol.fields.json_scan import JsonScan
 
 #: Bytes of a body that is read at once, in about a millisecond; a larger one a little at a time, as it comes.
 AT_ONCE = 16 * 1024

@@ -1,6 +1,6 @@
 """The ways in which an attempt on a worker comes to nothing, and what that means for the worker: one table. Pure.
 
-Decision 32 has the why of the rows; `lb.forwarding.failure_policy` says what follows for the request.
+Decision 32 has the why of the rows; `lb.forwarding.retry.failure_policy` says what follows for the request.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 
-from lb.protocol import lax
+from lb.protocol.fields import lax
 
 #: Tools that the client runs itself. All others are run by the worker, and may do something out there.
 _CLIENTS = frozenset({"function", "custom"})

@@ -11,7 +11,7 @@ import pytest
 import uvloop
 
 import lbfakes
-from lb.forwarding import poison
+from lb.forwarding.retry import poison
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:

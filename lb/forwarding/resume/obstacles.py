@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from lb.forwarding.resume import events
-from lb.protocol import lax
+from lb.protocol.fields import lax
 
 NOT_UNDERSTOOD = "its request is not understood"
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lb.forwarding.resume import obstacles, rendered
-from lb.protocol import lax
+from lb.protocol.fields import lax
 
 #: Asks a worker for the ids of the tokens beside their text.
 _IDS = b',"return_token_ids":true}'

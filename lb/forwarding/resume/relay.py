@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 
-from lb.forwarding.failure_policy import of_status
 from lb.forwarding.relay import Owner, Relay
 from lb.forwarding.resume import events
 from lb.forwarding.resume.point import CannotResume
 from lb.forwarding.resume.transcript import StreamFailed, StreamTranscript
+from lb.forwarding.retry.failure_policy import of_status
 from lb.protocol.errors import AttemptFailed
 from lb.protocol.failures import Failure
 from lb.protocol.http1.chunked import LAST, frame

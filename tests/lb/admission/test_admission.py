@@ -104,7 +104,7 @@ async def test_the_supervisor_is_told_who_asks_whatever_the_client_claims(
     async with server:
         for scopes in ("admin", "owner"):  # also where what comes is the same byte for byte
             who = Principal.from_line(f"somebody;{scopes}")
-            monkeypatch.setattr("lb.admission.credentials.Credentials.principal", lambda *_, who=who: who)
+            monkeypatch.setattr("lb.admission.access.credentials.Credentials.principal", lambda *_, who=who: who)
             await balancer.raw(
                 f"POST /v1/cluster/scale HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer t\r\n{claimed}"
                 "Content-Type: application/json\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}".encode()
@@ -162,7 +162,7 @@ async def test_a_link_is_made_by_the_owner_and_not_by_a_session(
     balancer: Balanced = await start_balancer(admin_key="key")
     admin_token.ensure(balancer.state_dir / "admin.token")
     principal = Principal.from_line(who)
-    monkeypatch.setattr("lb.admission.credentials.Credentials.principal", lambda *_: principal)
+    monkeypatch.setattr("lb.admission.access.credentials.Credentials.principal", lambda *_: principal)
     made = await balancer.answer("POST", "/v1/cluster/ui/link", json={}, headers={"Authorization": "Bearer t"})
     assert made[0] == status
     assert list((balancer.state_dir / "links").glob("*")) == [] or status == 200

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lb.admission.admin_guard import is_loopback
+from lb.admission.access.admin_guard import is_loopback
 from lb.admission.crowd import Crowd
 from lb.protocol.errors import ProxyError
 

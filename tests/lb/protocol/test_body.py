@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lb.protocol import lax
 from lb.protocol.body import Facts, facts, is_light, names, with_model
 from lb.protocol.errors import ProxyError
-from lb.protocol.json_scan import JsonScan
+from lb.protocol.fields import lax
+from lb.protocol.fields.json_scan import JsonScan
 
 
 def test_model_stream_and_previous_are_read() -> None:

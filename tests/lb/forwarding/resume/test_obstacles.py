@@ -13,7 +13,7 @@ from lb.forwarding.resume import events, obstacles
 from lb.forwarding.resume.point import CannotResume
 from lb.forwarding.resume.resumption import Resumption
 from lb.forwarding.resume.transcript import StreamTranscript
-from lb.protocol import lax
+from lb.protocol.fields import lax
 from lb.protocol.http1.chunked import frame, payload_of
 from transcripts import broken, feed, read, transcript_of
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import pytest
 
-from lb.forwarding.failure_policy import (
+from lb.forwarding.retry.failure_policy import (
     AFTER_FAILURE,
     ON_BREAK,
     Action,

@@ -12,10 +12,10 @@ import functools
 import json
 import re
 
-from lb.protocol import caps as capped
-from lb.protocol import lax
-from lb.protocol.caps import NO_CAPS, Caps
 from lb.protocol.facts import MOST_NAME, NOTHING, Facts, Names, refused
+from lb.protocol.fields import caps as capped
+from lb.protocol.fields import lax
+from lb.protocol.fields.caps import NO_CAPS, Caps
 
 #: Outermost members. No API has a tenth of it.
 MOST_MEMBERS = 10_000

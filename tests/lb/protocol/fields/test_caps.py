@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from config.identity import api_keys
 from config.identity.api_keys import ApiKey, Digest
-from lb.protocol import body, lax
-from lb.protocol.caps import LISTS, NUMBERS, Caps
+from lb.protocol import body
 from lb.protocol.errors import ProxyError
-from lb.protocol.json_scan import JsonScan
+from lb.protocol.fields import lax
+from lb.protocol.fields.caps import LISTS, NUMBERS, Caps
+from lb.protocol.fields.json_scan import JsonScan
 from lb.protocol.routes import WORKERS
 from lbfakes import Balanced, Worker, running_balancer, running_worker
 

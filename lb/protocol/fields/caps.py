@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lb.protocol import lax
 from lb.protocol.facts import refused
+from lb.protocol.fields import lax
 
 #: Arrays and objects inside each other. No API has a tenth of it.
 MOST_DEPTH = 200

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from config.identity import api_keys
 from config.identity.api_keys import ApiKey, Digest
 from config.identity.principal import Principal, Scope, owner
-from lb.admission.keys import ANONYMOUS, Gate, KeyRing, presented
+from lb.admission.access.keys import ANONYMOUS, Gate, KeyRing, presented
 from lb.protocol.errors import ProxyError
 from lb.protocol.http1.request import RequestHead, parse
 from lb.protocol.tenant import ANYBODY

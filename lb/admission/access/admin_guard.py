@@ -2,8 +2,8 @@
 
 Over loopback the kernel says whose connection it is (`config.identity.peer_credentials`): the user that the cluster
 runs as, and root, are its owner. A web page that the owner has open is not: a browser sends ``Origin``, and a name that
-was rebound to 127.0.0.1 shows in ``Host``. Nor is who comes through a proxy (`lb.admission.proxy_signs`). Whoever
-is not known that way needs a bearer token; where an admin key is set, everybody does.
+was rebound to 127.0.0.1 shows in ``Host``. Nor is who comes through a proxy (`lb.admission.access.proxy_signs`).
+Whoever is not known that way needs a bearer token; where an admin key is set, everybody does.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Caller:
 
 
 class Bearers(Protocol):
-    """`lb.admission.credentials.Credentials`."""
+    """`lb.admission.access.credentials.Credentials`."""
 
     @property
     def has_key(self) -> bool: ...

@@ -6,10 +6,10 @@ import asyncio
 
 from lb.admission.concurrency import Claim
 from lb.forwarding.collaborators import Collaborators
-from lb.forwarding.poison import MOST_DEATHS, Record
 from lb.forwarding.resume.mover import Move, move
 from lb.forwarding.resume.resumption import Resumption
 from lb.forwarding.resume.transcript import StreamTranscript
+from lb.forwarding.retry.poison import MOST_DEATHS, Record
 from lb.protocol.errors import AttemptFailed, ProxyError, Source
 from lb.protocol.failures import Failure
 from lb.routing.backend import Backend

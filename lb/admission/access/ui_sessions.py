@@ -11,9 +11,9 @@ import json
 from aiohttp import web
 
 from config.identity.principal import PRINCIPAL_HEADER, Principal, Scope
-from lb.admission.credentials import SESSION, Credentials
-from lb.admission.links import LINK_S
-from lb.admission.sessions import SESSION_S
+from lb.admission.access.credentials import SESSION, Credentials
+from lb.admission.access.links import LINK_S
+from lb.admission.access.sessions import SESSION_S
 from lb.protocol.errors import ProxyError, Source
 
 #: Bytes of a body with a code.

@@ -10,9 +10,9 @@ import time
 from config.identity import admin_token
 from config.identity.principal import Principal, owner
 from config.paths import StateDir
-from lb.admission import sessions
-from lb.admission.keys import KeyRing
-from lb.admission.links import Links
+from lb.admission.access import sessions
+from lb.admission.access.keys import KeyRing
+from lb.admission.access.links import Links
 
 #: The name of who came by a one-time link.
 SESSION = "session"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lb.forwarding.retry_budget import RetryBudget
+from lb.forwarding.retry.retry_budget import RetryBudget
 
 TIMES = st.lists(st.floats(0, 0.5), max_size=200)
 

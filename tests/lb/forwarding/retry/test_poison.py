@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lb.forwarding.poison import Record
+from lb.forwarding.retry.poison import Record
 
 
 def test_a_worker_is_suspected_once_and_only_if_the_request_may_have_been_its_end() -> None:

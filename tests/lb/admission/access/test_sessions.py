@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from config.identity import admin_token
 from config.identity.principal import Principal
 from config.paths import StateDir
-from lb.admission import sessions
-from lb.admission.credentials import Credentials
-from lb.admission.keys import KeyRing
-from lb.admission.links import LINK_S, Links
-from lb.admission.sessions import SESSION_S
+from lb.admission.access import sessions
+from lb.admission.access.credentials import Credentials
+from lb.admission.access.keys import KeyRing
+from lb.admission.access.links import LINK_S, Links
+from lb.admission.access.sessions import SESSION_S
 
 KEY = sessions.secret("token", None)
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from lb.protocol.said import asker, last_user_text
+from lb.protocol.fields.said import asker, last_user_text
 
 _TURNS = [
     {"role": "system", "content": "be brief"},

@@ -1,6 +1,6 @@
 """What follows from the way in which an attempt on a worker came to nothing for the request, as tables. Pure.
 
-`lb.forwarding.failover` goes by their rows and asks nothing else of a failure. Decision 32 has the why of the rows.
+`lb.forwarding.retry.failover` goes by their rows and asks nothing else of a failure. Decision 32 has their why.
 """
 
 from __future__ import annotations

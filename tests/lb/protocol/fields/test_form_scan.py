@@ -17,7 +17,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from lb.protocol.body import facts, names, with_model
 from lb.protocol.errors import ProxyError
 from lb.protocol.facts import Facts
-from lb.protocol.form_scan import FormScan
+from lb.protocol.fields.form_scan import FormScan
 
 KIND = "multipart/form-data; boundary=xyz"
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from lb.admission.proxy_signs import sign_of_proxy
+from lb.admission.access.proxy_signs import sign_of_proxy
 from lb.protocol.http1.request import parse
 
 

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from config.identity import api_keys
 from config.identity.api_keys import ApiKey
 from config.identity.principal import Principal, Scope
-from lb.admission.admin_guard import is_loopback
+from lb.admission.access.admin_guard import is_loopback
 from lb.protocol.errors import ProxyError
 from lb.protocol.http1.request import RequestHead
 from lb.protocol.tenant import ANYBODY, Tenant
@@ -41,7 +41,7 @@ _NEEDED = "an API key is needed: Authorization: Bearer … or x-api-key (`cluste
 
 
 class Owners(Protocol):
-    """`lb.admission.credentials.Credentials`."""
+    """`lb.admission.access.credentials.Credentials`."""
 
     def owner(self, bearer: str) -> Principal | None: ...
 

@@ -1,4 +1,5 @@
-"""What follows the failure of an attempt, as `lb.forwarding.failure_policy` says: once more, elsewhere, or the end."""
+"""What follows the failure of an attempt, as `lb.forwarding.retry.failure_policy` says: once more, elsewhere, or the
+end."""
 
 from __future__ import annotations
 
@@ -7,14 +8,14 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from config.logs import fields
-from lb.forwarding import failure_policy
 from lb.forwarding.attempt import Attempt
 from lb.forwarding.collaborators import Collaborators
-from lb.forwarding.failure_policy import Action, Break, Loss
-from lb.forwarding.recovery import Recovery
 from lb.forwarding.relay import Relay
 from lb.forwarding.resume.point import CannotResume
 from lb.forwarding.resume.relay import StreamRelay
+from lb.forwarding.retry import failure_policy
+from lb.forwarding.retry.failure_policy import Action, Break, Loss
+from lb.forwarding.retry.recovery import Recovery
 from lb.forwarding.routed_request import RoutedRequest
 from lb.protocol import error_shapes
 from lb.protocol.errors import AttemptFailed, ProxyError, Source

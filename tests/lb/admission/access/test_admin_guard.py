@@ -11,9 +11,9 @@ import pytest
 from config.identity import admin_token
 from config.identity.principal import Principal, Scope
 from config.paths import StateDir
-from lb.admission.admin_guard import Caller, Guard, host_name, is_loopback, require_json
-from lb.admission.credentials import Credentials
-from lb.admission.keys import KeyRing
+from lb.admission.access.admin_guard import Caller, Guard, host_name, is_loopback, require_json
+from lb.admission.access.credentials import Credentials
+from lb.admission.access.keys import KeyRing
 from lb.protocol.errors import ProxyError
 
 LOCAL = {"peer": "127.0.0.1", "local": "127.0.0.1"}
@@ -181,7 +181,7 @@ def test_a_key_with_other_letters_than_ascii_works() -> None:
 
 
 def test_keys_are_compared_in_constant_time() -> None:
-    with mock.patch("lb.admission.credentials.hmac.compare_digest", wraps=hmac.compare_digest) as compare:
+    with mock.patch("lb.admission.access.credentials.hmac.compare_digest", wraps=hmac.compare_digest) as compare:
         assert verdict(_guard("key"), Authorization="Bearer kez") == 401
     compare.assert_called_once_with(b"kez", b"key")
 

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from lb.protocol import lax
+from lb.protocol.fields import lax
 from worker.sim.api import fields
 
 KINDS: list[tuple[Callable[[object], Any], type, fields.Check]] = [

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Iterable
 
-from lb.admission.admin_guard import LOOPBACK_NAMES, host_name
+from lb.admission.access.admin_guard import LOOPBACK_NAMES, host_name
 from lb.protocol.errors import ProxyError
 from lb.protocol.http1.request import RequestHead
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 
-from lb.protocol.caps import NO_CAPS, NUMBERS, Caps
 from lb.protocol.facts import Facts, Names, refused
+from lb.protocol.fields.caps import NO_CAPS, NUMBERS, Caps
 
 #: Fields and files of a form, bytes of what stands above one of them.
 MOST_PARTS, MOST_PART_HEAD = 2000, 8192

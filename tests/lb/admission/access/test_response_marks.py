@@ -5,7 +5,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lb.admission.response_marks import ResponseMarks
+from lb.admission.access.response_marks import ResponseMarks
 
 MARKS = ResponseMarks(b"secret")
 

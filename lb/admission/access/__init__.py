@@ -1,0 +1,1 @@
+"""Who may ask: for models, for responses, for the management API and its page."""
