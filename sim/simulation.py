@@ -13,8 +13,8 @@ from typing import Any, Protocol
 from config.topology import BackendSpec
 from lb.routing.backend import Backend, Lease
 from lb.routing.strategies.base import AttemptOutcome, Features, Strategy
-from sim.hardware import Hardware
-from sim.worker import Engine, Job
+from worker.sim.engine.batch import BatchEngine, BatchJob
+from worker.sim.engine.costs import EngineCosts
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Homes(Protocol):
 class Setting:
     """The machines. ``slots``: adapters at a time in an engine; ``host_adapters``: in its host memory."""
 
-    hardware: Hardware
+    hardware: EngineCosts
     workers: int = 8
     slots: int = 8
     host_adapters: int = 1000
@@ -75,7 +75,7 @@ class Result:
 
 def run(
     requests: Sequence[Request], strategy: Callable[[Random], Strategy], setting: Setting, homes: Homes | None = None,
-    seed: int = 0, bind: Callable[[Strategy, Sequence[Engine]], None] = lambda strategy, engines: None,
+    seed: int = 0, bind: Callable[[Strategy, Sequence[BatchEngine]], None] = lambda strategy, engines: None,
 ) -> Result:  # fmt: skip
     """``bind`` gives a policy that goes by the engines' own metrics access to them: as fresh as can be."""
     return _Run(requests, strategy(Random(seed)), setting, homes, bind).result
@@ -89,7 +89,7 @@ class _Run:
         self.result = Result(array("d", [math.inf]) * len(requests), array("d", [math.inf]) * len(requests))
         self.result.requests = len(requests)
         self._engines = engines = [
-            Engine(setting.hardware, setting.slots, setting.host_adapters, self._first, self._end)
+            BatchEngine(setting.hardware, setting.slots, setting.host_adapters, self._first, self._end)
             for _ in range(setting.workers)
         ]
         self._backends = [Backend(_spec(i, setting)) for i in range(setting.workers)]
@@ -99,7 +99,7 @@ class _Run:
         self._attempts: dict[int, tuple[Lease, Features]] = {}
         self._drive(requests, setting, homes)
         for engine in engines:
-            self.result.swaps += engine.swaps
+            self.result.swaps += engine.adapters.swaps
             self.result.preemptions += engine.preemptions
             self.result.prompt_tokens += engine.prompt_tokens
             self.result.cached_tokens += engine.cached_tokens
@@ -121,7 +121,7 @@ class _Run:
                     work[request.adapter] = work.get(request.adapter, 0.0) + request.prompt + 4 * request.output
             features = Features(adapter=request.adapter, tokens=request.prompt, blocks=request.blocks, stream=True)
             chosen, _ = strategy.choose(backends, features)
-            job = Job(number, now, request.prompt, request.output, request.adapter, request.rank, request.blocks)
+            job = BatchJob(number, now, request.prompt, request.output, request.adapter, request.rank, request.blocks)
             worker = int(chosen.id)
             self._attempts[number] = chosen.lease(_ignore, None, request.adapter), features
             strategy.sent(chosen, features)
@@ -144,12 +144,12 @@ class _Run:
                 heappush(due, (engine.due, worker))
             self.result.seconds = at
 
-    def _first(self, job: Job, now: float) -> None:
+    def _first(self, job: BatchJob, now: float) -> None:
         self.result.ttft[job.number] = now - job.arrived
         lease, features = self._attempts[job.number]
         self._strategy.began(lease.backend.key, features, now - job.arrived)
 
-    def _end(self, job: Job, now: float) -> None:
+    def _end(self, job: BatchJob, now: float) -> None:
         self.result.tpot[job.number] = (now - job.first) / max(1, job.output - 1)
         lease, features = self._attempts.pop(job.number)
         lease.release()

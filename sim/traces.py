@@ -17,7 +17,7 @@ from typing import IO, cast
 
 @dataclass(frozen=True, slots=True)
 class TraceRow:
-    """``at``: s after the first; ``prompt``, ``output``: tokens; ``blocks``: of `BLOCK` tokens each, equal ids have
+    """``at``: s after the first; ``prompt``, ``output``: tokens; ``blocks``: of 512 tokens each, equal ids have
     equal text and equal text before it."""
 
     at: float
@@ -25,9 +25,6 @@ class TraceRow:
     output: int
     blocks: tuple[int, ...] = ()
 
-
-#: Tokens a block of a trace.
-BLOCK = 512
 
 #: Blocks that most conversations begin with: what comes after them tells one from another.
 _COMMON = 0.02

@@ -71,8 +71,8 @@ class Median:
 
 
 class Rates:
-    """Of one worker. Times are s. The priors are those of an 8B model on an H100 (`sim/hardware.py`); a few dozen
-    requests replace them.
+    """Of one worker. Times are s. The priors are those of an 8B model on an H100 (`worker/sim/engine/costs.py`); a few
+    dozen requests replace them.
 
     ``prefill``: a token of a prompt. ``decode``: from the first token of an answer to its last. ``load``: an adapter
     that is in host memory comes into a slot; ``fetch``: one that is not."""

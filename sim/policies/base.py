@@ -6,23 +6,23 @@ import hashlib
 from collections.abc import Mapping, Sequence
 
 from lb.routing.strategies.base import Strategy
-from sim.worker import Engine
+from worker.sim.engine.batch import BatchEngine
 
 
 class MeteredPolicy(Strategy):
     """Gets access to the engines from whoever runs it (`bind`)."""
 
-    engines: Sequence[Engine] = ()
+    engines: Sequence[BatchEngine] = ()
     ranks: Mapping[str, int] = {}
 
     def placed(self, homes: Mapping[str, Sequence[str]], ranks: Mapping[str, int]) -> None:
         self.ranks = ranks
 
-    def engine(self, backend_id: str) -> Engine:
+    def engine(self, backend_id: str) -> BatchEngine:
         return self.engines[int(backend_id)]
 
 
-def bind(strategy: Strategy, engines: Sequence[Engine]) -> None:
+def bind(strategy: Strategy, engines: Sequence[BatchEngine]) -> None:
     if isinstance(strategy, MeteredPolicy):
         strategy.engines = engines
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from lb.routing.backend import Backend
 from lb.routing.strategies.base import Choice, Features, Strategy
-from sim.traces import BLOCK
+from worker.sim.engine.costs import BLOCK
 
 _MATCH, _ABSOLUTE, _RELATIVE, _TREE = 0.5, 64, 1.5, 420_000 // BLOCK
 

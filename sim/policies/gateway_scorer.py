@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from lb.routing.backend import Backend
 from lb.routing.strategies.base import Choice, Features
 from sim.policies.base import MeteredPolicy
-from sim.worker import Engine
+from worker.sim.engine.batch import BatchEngine
 
 _QUEUE, _KV, _PREFIX, _LORA = 2.0, 2.0, 3.0, 1.0
 
@@ -16,7 +16,7 @@ _QUEUE, _KV, _PREFIX, _LORA = 2.0, 2.0, 3.0, 1.0
 class GatewayScorer(MeteredPolicy):
     def choose(self, candidates: Sequence[Backend], features: Features) -> Choice:
         engines = [self.engine(b.id) for b in candidates]
-        queues = [e.queued for e in engines]
+        queues = [e.lines.count for e in engines]
         low, high = min(queues), max(queues)
         scores = []
         for engine, queue in zip(engines, queues, strict=True):
@@ -31,9 +31,9 @@ class GatewayScorer(MeteredPolicy):
         return self.random.choice([b for b, s in zip(candidates, scores, strict=True) if s == best]), scores
 
 
-def _affinity(engine: Engine, adapter: str) -> float:
+def _affinity(engine: BatchEngine, adapter: str) -> float:
     if adapter in engine.active:
         return 1.0
     if len(engine.active) < engine.slots:
         return 0.8
-    return 0.6 if adapter in engine.waiting else 0.0
+    return 0.6 if adapter in engine.lines.by_adapter else 0.0

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from lb.routing.backend import Backend
 from lb.routing.strategies.base import Choice, Features
 from sim.policies.base import MeteredPolicy
-from sim.worker import Engine
+from worker.sim.engine.batch import BatchEngine
 
 
 class RankAware(MeteredPolicy):
@@ -17,8 +17,8 @@ class RankAware(MeteredPolicy):
         least = min(costs)
         return self.random.choice([b for b, c in zip(candidates, costs, strict=True) if c == least]), costs
 
-    def _cost(self, engine: Engine, features: Features) -> float:
-        hardware, batch = engine.hardware, engine.running + engine.queued
+    def _cost(self, engine: BatchEngine, features: Features) -> float:
+        hardware, batch = engine.hardware, engine.running + engine.lines.count
         before = max((self.ranks.get(a, 0) for a in engine.active if a), default=0)
         after = max(before, self.ranks.get(features.adapter or "", 0))
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from lb.routing.backend import Backend
 from lb.routing.strategies.base import Choice, Features
 from sim.policies.base import MeteredPolicy
-from sim.traces import BLOCK
+from worker.sim.engine.costs import BLOCK
 
 
 class TokensTimesBatch(MeteredPolicy):

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+#: Tokens a block of a prompt, as prefix caches keep them: that of the recorded traffic in `sim/`.
+BLOCK = 512
+
 
 @dataclass(frozen=True, slots=True)
-class Hardware:
+class EngineCosts:
     """A step with ``n`` sequences of ``context`` tokens in all that decode, and ``new`` tokens of prompts of which each
     attends to those before it (``pairs`` of tokens), takes
 
@@ -48,12 +51,15 @@ class Hardware:
         """Arithmetic hides most of it."""
         return 1.0 + self.prefill_share * (self.tax(rank) - 1.0)
 
-    def load_time(self, rank: int, from_disk: bool) -> float:
-        size = rank * self.adapter_bytes_rank
-        seconds = self.load + size / self.load_bandwidth
-        return seconds + self.disk_load + size / self.disk_bandwidth if from_disk else seconds
+    def load_time(self, rank: int) -> float:
+        """From host memory into a slot."""
+        return self.load + rank * self.adapter_bytes_rank / self.load_bandwidth
 
-    def with_tax(self, factor: float) -> Hardware:
+    def fetch_time(self, rank: int) -> float:
+        """From disk into host memory."""
+        return self.disk_load + rank * self.adapter_bytes_rank / self.disk_bandwidth
+
+    def with_tax(self, factor: float) -> EngineCosts:
         """With ``factor`` times what adapters cost here."""
         return replace(self, tax_base=self.tax_base * factor, tax_rank=self.tax_rank * factor)
 
@@ -63,7 +69,7 @@ class Hardware:
 #: for the engine. 1.3 ms a step and 25 us a sequence are what the host adds. ``batched_tokens`` is vLLM's default on
 #: one. An adapter of all linear layers has 2.62 M parameters a rank. What adapters cost a step (1.10 times at rank 8,
 #: 1.16 at 16, 1.47 at 64, 1.90 at 128) is an assumption, which the sweep varies.
-H100_8B = Hardware(
+H100_8B = EngineCosts(
     name="h100-8b", step=0.0073, sequence=25e-6, context_token=0.0489e-6, prefill_token=27e-6, prefill_pair=0.88e-9,
     kv_tokens=420_000, batched_tokens=8192, seats=256, tax_base=0.05, tax_rank=0.0066, prefill_share=0.25,
     adapter_bytes_rank=5.24e6, load=0.015, load_bandwidth=20e9, disk_load=0.12, disk_bandwidth=2e9,

@@ -1,27 +1,29 @@
-"""A simulated engine: continuous batching, chunked prefill, adapter slots, a prefix cache, preemption, and time.
+"""A batch of an engine: continuous batching, chunked prefill, adapter slots, a prefix cache, preemption, and time.
 
 It computes iteration by iteration while prompts are read, and many iterations at once while there is only decoding:
 their times add up in closed form. The scheduling is vLLM's: decodes first, then prompts as the budget of tokens allows,
-in the order of arrival; a request whose adapter finds no slot is passed over (`vllm/v1/core/sched/scheduler.py`).
+in the order of arrival; a request whose adapter finds no slot is passed over (`vllm/v1/core/sched/scheduler.py`). Pure.
 """
 
 from __future__ import annotations
 
 import math
-from collections import OrderedDict, deque
+import sys
+from collections import OrderedDict
 from collections.abc import Callable
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
-from sim.hardware import Hardware
-from sim.traces import BLOCK
+from worker.sim.engine.adapter_memory import AdapterMemory
+from worker.sim.engine.costs import BLOCK, EngineCosts
+from worker.sim.engine.lines import Lines
 
 
-class Job:
+class BatchJob:
     """The request ``number`` on its way through one engine. Times are s; lengths tokens."""
 
     __slots__ = (
-        "adapter", "arrived", "blocks", "cached", "ended", "first", "left", "number", "output", "prompt", "rank",
-        "sequence", "started_step",
+        "adapter", "arrived", "blocks", "cached", "decodes", "ended", "first", "left", "number", "output", "prompt",
+        "rank", "sequence", "started_step",
     )  # fmt: skip
 
     def __init__(
@@ -32,30 +34,30 @@ class Job:
         self.adapter, self.rank, self.blocks = adapter, rank, blocks
         self.first = self.ended = math.nan
         self.cached = self.left = self.sequence = self.started_step = 0
+        self.decodes = False
 
 
-class Engine:
+class BatchEngine:
     """``on_first`` is called with a job whose first token is there, ``on_end`` with one whose last is. ``due`` is when
-    `advance` has to be called next; a `submit` may bring it forward."""
+    `advance` has to be called next; `submit`, `cancel` and `hold` may bring it forward. It computes ``most_steps`` at
+    once at most."""
 
     def __init__(
-        self, hardware: Hardware, slots: int, host_adapters: int, on_first: Callable[[Job, float], None],
-        on_end: Callable[[Job, float], None],
+        self, hardware: EngineCosts, slots: int, host_adapters: int, on_first: Callable[[BatchJob, float], None],
+        on_end: Callable[[BatchJob, float], None], most_steps: int = sys.maxsize,
     ) -> None:
-        self.hardware, self.slots, self._host_adapters = hardware, slots, host_adapters
+        self.hardware, self.slots, self._most_steps = hardware, slots, most_steps
         self._on_first, self._on_end = on_first, on_end
         self.due = math.inf
-        self.swaps = self.preemptions = self.prompt_tokens = self.cached_tokens = 0
-        self.waiting: dict[str | None, deque[Job]] = {}
-        self.queued = self._waiting_tokens = 0
-        self._oldest: list[tuple[int, str | None]] = []  # of adapters that wait, lazily
+        self.preemptions = self.prompt_tokens = self.cached_tokens = 0
+        self.lines: Lines[BatchJob] = Lines()
+        self.adapters = AdapterMemory(hardware, slots, host_adapters)
         self.active: dict[str | None, int] = {}
         self._ranks: dict[str | None, int] = {}
-        self._resident: OrderedDict[str, None] = OrderedDict()
-        self._host: OrderedDict[str, None] = OrderedDict()
         self._cache: OrderedDict[tuple[str | None, int], None] = OrderedDict()
-        self._prefilling: list[tuple[Job, int]] = []  # and tokens of this step
-        self._decoding: list[tuple[int, int, Job]] = []  # by the step that ends it
+        self._prefilling: list[tuple[BatchJob, int]] = []  # and tokens of this step
+        self._decoding: list[tuple[int, int, BatchJob]] = []  # by the step that ends it
+        self._gone: list[BatchJob] = []
         self._order = 0
         self.decoding = self._context = self.kv = self._steps = 0
         self._stall = 0.0
@@ -67,17 +69,34 @@ class Engine:
     def running(self) -> int:
         return self.decoding + len(self._prefilling)
 
-    def submit(self, job: Job, now: float) -> None:
+    def submit(self, job: BatchJob, now: float) -> None:
         self._order += 1
         job.sequence, job.left = self._order, job.prompt
-        self._queue(job)
+        self.lines.enter(job)
         if self._planned == 0:
             self._plan(now)
-        elif not self._mixed:
-            done = self._steps_until(now)
-            if done < self._planned:
-                self._planned = done
-                self.due = self._began + self._time(done)
+        else:
+            self._cut(now)
+
+    def cancel(self, job: BatchJob, now: float) -> None:
+        """Nobody waits for it any more: it leaves with the end of the step that is on."""
+        if self.lines.leave(job):
+            job.ended = now
+        elif math.isnan(job.ended):
+            self._gone.append(job)
+            self._cut(now)
+
+    def hold(self, adapter: str, rank: int, now: float) -> float:
+        """Brings it into host memory. So many seconds nothing else runs, from the end of the step that is on."""
+        seconds = self.adapters.hold(adapter, rank)
+        if self._planned:
+            self._stall += seconds
+            self._cut(now)
+        return seconds
+
+    def made(self, job: BatchJob) -> int:
+        """Tokens that came since its prompt was read (the last time, where it was preempted)."""
+        return self._steps - job.started_step + 1 if job.decodes else 0
 
     def advance(self) -> None:
         """At `due`: what the steps up to then have come to, and the next ones."""
@@ -93,13 +112,16 @@ class Engine:
             job = heappop(decoding)[2]
             if job.started_step >= 0 and math.isnan(job.ended):
                 self._finish(job, now)
+        for job in self._gone:
+            self._remove(job, now)
+        self._gone.clear()
         if self.kv > self.hardware.kv_tokens:
             self._preempt()
         self._plan(now)
 
     def pending_tokens(self) -> int:
         """Of prompts not read yet."""
-        return self._waiting_tokens + sum(job.left for job, _ in self._prefilling)
+        return self.lines.tokens + sum(job.left for job, _ in self._prefilling)
 
     def matches(self, adapter: str | None, blocks: tuple[int, ...]) -> int:
         """The first blocks of a prompt that are there."""
@@ -121,13 +143,19 @@ class Engine:
         exact = passed / b if a <= 0 else (math.sqrt(b * b + 4 * a * passed) - b) / (2 * a)
         return max(1, math.ceil(exact - 1e-9))
 
+    def _cut(self, now: float) -> None:
+        """The steps that are on end with the one at ``now``."""
+        if not self._mixed and (done := self._steps_until(now)) < self._planned:
+            self._planned = done
+            self.due = self._began + self._time(done)
+
     def _plan(self, now: float) -> None:
         hardware = self.hardware
         new, pairs = self._admit()
         n, context = self.decoding, self._context
         self._began, self._mixed = now, new > 0
         if not n and not new:
-            self._planned, self.due = 0, math.inf
+            self._planned, self.due, self._stall = 0, math.inf, 0.0
             return
         rank = max(self._ranks.values(), default=0)
         tax = hardware.tax(rank)
@@ -138,48 +166,17 @@ class Engine:
             reading = (new * hardware.prefill_token + pairs * hardware.prefill_pair) * hardware.prefill_tax(rank)
             self._base = step + reading + self._stall
             self._growth = 0.0
+        elif self._stall:
+            self._planned = 1
+            self._base, self._growth = step + self._stall, 0.0
         else:
             room = (hardware.kv_tokens - self.kv) // n + 1
-            self._planned = max(1, min(self._decoding[0][0] - self._steps, room))
+            self._planned = max(1, min(self._decoding[0][0] - self._steps, room, self._most_steps))
             self._base, self._growth = step, hardware.context_token * n * tax
         self._stall = 0.0
         self.due = now + self._time(self._planned)
 
     # prompts
-
-    def _queue(self, job: Job) -> None:
-        line = self.waiting.get(job.adapter)
-        if line is None:
-            line = self.waiting[job.adapter] = deque()
-        if not line or job.sequence < line[0].sequence:
-            line.appendleft(job)
-            heappush(self._oldest, (job.sequence, job.adapter))
-        else:
-            line.append(job)
-        self.queued += 1
-        self._waiting_tokens += job.prompt
-
-    def _next(self) -> Job | None:
-        """The oldest that may run now."""
-        best: Job | None = None
-        waiting = self.waiting
-        for adapter in self.active if len(self.active) <= len(waiting) else [a for a in waiting if a in self.active]:
-            line = waiting.get(adapter)
-            if line and (best is None or line[0].sequence < best.sequence):
-                best = line[0]
-        if (line := waiting.get(None)) and (best is None or line[0].sequence < best.sequence):
-            best = line[0]
-        if len(self.active) < self.slots:
-            oldest = self._oldest
-            while oldest:
-                sequence, adapter = oldest[0]
-                line = waiting.get(adapter)
-                if line and line[0].sequence == sequence and adapter not in self.active:
-                    if best is None or sequence < best.sequence:
-                        best = line[0]
-                    break
-                heappop(oldest)
-        return best
 
     def _admit(self) -> tuple[int, int]:
         """Tokens of prompts in the next step, and the pairs of tokens that attend to each other."""
@@ -191,8 +188,8 @@ class Engine:
             prefilling[i] = (begun, chunk)
             budget, new = budget - chunk, new + chunk
             pairs += chunk * (begun.prompt - begun.left) + chunk * chunk // 2
-        while budget > 0 and self.queued and self.decoding + len(prefilling) < hardware.seats:
-            if (job := self._next()) is None:
+        while budget > 0 and self.lines.count and self.decoding + len(prefilling) < hardware.seats:
+            if (job := self.lines.first(self.active, self.slots)) is None:
                 break
             cached = self._match(job)
             if self.kv + job.prompt - cached > hardware.kv_tokens and self.running:
@@ -204,19 +201,12 @@ class Engine:
             pairs += chunk * cached + chunk * chunk // 2
         return new, pairs
 
-    def _match(self, job: Job) -> int:
+    def _match(self, job: BatchJob) -> int:
         """Tokens of its prompt that are there."""
         return min(self.matches(job.adapter, job.blocks) * BLOCK, job.prompt - 1)
 
-    def _start(self, job: Job, cached: int) -> None:
-        line = self.waiting[job.adapter]
-        line.popleft()
-        self.queued -= 1
-        self._waiting_tokens -= job.prompt
-        if line:
-            heappush(self._oldest, (line[0].sequence, job.adapter))
-        else:
-            del self.waiting[job.adapter]
+    def _start(self, job: BatchJob, cached: int) -> None:
+        self.lines.leave(job)
         job.cached, job.left = cached, job.prompt - cached
         self.prompt_tokens += job.prompt
         self.cached_tokens += cached
@@ -228,22 +218,7 @@ class Engine:
         count = self.active.get(job.adapter, 0)
         self.active[job.adapter] = count + 1
         self._ranks[job.adapter] = job.rank
-        if job.adapter in self._resident:
-            self._resident.move_to_end(job.adapter)
-        else:
-            self._load(job.adapter, job.rank)
-
-    def _load(self, adapter: str, rank: int) -> None:
-        resident, host = self._resident, self._host
-        if len(resident) >= self.slots:
-            del resident[next(a for a in resident if a not in self.active)]
-        resident[adapter] = None
-        self.swaps += 1
-        self._stall += self.hardware.load_time(rank, from_disk=adapter not in host)
-        host[adapter] = None
-        host.move_to_end(adapter)
-        if len(host) > self._host_adapters:
-            host.popitem(last=False)
+        self._stall += self.adapters.use(job.adapter, job.rank, self.active)
 
     def _end_prefill(self, now: float) -> None:
         still = []
@@ -253,6 +228,7 @@ class Engine:
                 still.append((job, 0))
                 continue
             self._remember(job)
+            job.decodes = True
             self._context += job.prompt + 1
             self.kv += 1
             self.decoding += 1
@@ -263,7 +239,7 @@ class Engine:
             heappush(self._decoding, (self._steps + job.output - 1, job.sequence, job))
         self._prefilling = still
 
-    def _remember(self, job: Job) -> None:
+    def _remember(self, job: BatchJob) -> None:
         cache, adapter = self._cache, job.adapter
         for block in job.blocks:
             key = (adapter, block)
@@ -275,24 +251,39 @@ class Engine:
 
     # ends
 
-    def _finish(self, job: Job, now: float) -> None:
+    def _finish(self, job: BatchJob, now: float) -> None:
         job.ended = now
         self._leave(job, job.output)
         self._on_end(job, now)
 
-    def _leave(self, job: Job, made: int) -> None:
+    def _remove(self, job: BatchJob, now: float) -> None:
+        if not math.isnan(job.ended):
+            return  # with this very step
+        job.ended = now
+        if job.decodes:
+            self._decoding = [each for each in self._decoding if each[2] is not job]
+            heapify(self._decoding)
+            self._leave(job, self.made(job))
+        else:
+            self._prefilling = [each for each in self._prefilling if each[0] is not job]
+            self.kv -= job.prompt - job.cached
+            self._free(job.adapter)
+
+    def _leave(self, job: BatchJob, made: int) -> None:
+        job.decodes = False
         self.decoding -= 1
         self._context -= job.prompt + made
         self.kv -= job.prompt - job.cached + made
-        if (adapter := job.adapter) is None:
+        self._free(job.adapter)
+
+    def _free(self, adapter: str | None) -> None:
+        if adapter is None:
             return
         if self.active[adapter] > 1:
             self.active[adapter] -= 1
             return
         del self.active[adapter], self._ranks[adapter]
-        line = self.waiting.get(adapter)
-        if line:  # it has to wait for a slot like any other again
-            heappush(self._oldest, (line[0].sequence, adapter))
+        self.lines.released(adapter)
 
     def _preempt(self) -> None:
         """The latest give up what they have, and read it again later."""
@@ -300,11 +291,11 @@ class Engine:
         for _, _, job in sorted(decoding, key=lambda each: -each[1]):
             if self.kv <= self.hardware.kv_tokens or self.decoding <= 1:
                 break
-            made = self._steps - job.started_step + 1
+            made = self.made(job)
             self._leave(job, made)
             job.prompt, job.output = job.prompt + made, job.output - made
             job.left = job.prompt
             decoding[:] = [each for each in decoding if each[2] is not job]
             decoding.sort()
             self.preemptions += 1
-            self._queue(job)
+            self.lines.enter(job)
