@@ -13,8 +13,8 @@ what was in flight on it there, and what became of that)
 balancer -> balancer: ``{"type": "metrics"}``, answered with ``{"type": "metrics", "text": exposition}``; ``{"type":
 "why", "request_id": id or null, "limit": n}``, answered with ``{"type": "why", "decisions": [...]}``
 
-The listening socket of the cluster goes over a second Unix socket (``….fd``): a plain one, as neither asyncio's
-nor uvloop's transports carry descriptors.
+The listening sockets of the cluster (HTTP's, and gRPC's if it is spoken) go over a second Unix socket (``….fd``): a
+plain one, as neither asyncio's nor uvloop's transports carry descriptors.
 """
 
 from __future__ import annotations
@@ -70,17 +70,24 @@ def descriptor_path(link: Path) -> Path:
     return link.with_name(f"{link.name}.fd")
 
 
-def receive_listener(link: Path, timeout: float = 2.0) -> socket.socket:
-    """The listening socket that the balancer behind ``link`` serves. Blocks. Raises OSError."""
+def grpc_path(link: Path) -> Path:
+    """Where the gRPC server of the balancer behind ``link`` is reached by its own process."""
+    return link.with_name(f"{link.name}.grpc")
+
+
+def receive_listeners(link: Path, timeout: float = 2.0) -> list[socket.socket]:
+    """The listening sockets that the balancer behind ``link`` serves: HTTP's, and gRPC's if there is one. Blocks.
+    Raises OSError."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
         channel.settimeout(timeout)
         channel.connect(short_socket_path(descriptor_path(link)))
-        _, descriptors, _, _ = socket.recv_fds(channel, 1, 1)
+        _, descriptors, _, _ = socket.recv_fds(channel, 1, 2)
     if not descriptors:
         raise ConnectionError("the balancer sent no listening socket")
-    listener = socket.socket(fileno=descriptors[0])
-    listener.setblocking(False)
-    return listener
+    listeners = [socket.socket(fileno=descriptor) for descriptor in descriptors]
+    for listener in listeners:
+        listener.setblocking(False)
+    return listeners
 
 
 def bind_unix(path: Path) -> socket.socket:

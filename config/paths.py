@@ -20,7 +20,7 @@ _SUN_PATH_MAX = 107
 _OURS = re.compile(
     r"lock|launch\.json|control\.sock|state\.db.*|strategy\.bin|limits\.bin|usage\.db.*|(counters|history)(-\d+)?\.bin"
     r"|\.?(admin\.token|tls\.json).*"
-    r"|(lb|balancer)(-\d+)?\.(sock|sock\.fd|json)|logs|run|work|adapters|links|lost\+found"
+    r"|(lb|balancer)(-\d+)?\.(sock|sock\.fd|sock\.grpc|json)|logs|run|work|adapters|links|lost\+found"
 )
 
 

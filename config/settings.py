@@ -74,6 +74,7 @@ class Settings(BaseSettings):
     manage_backend_adapters: bool = t.fixed(False, "load the cluster's adapters on those servers as well")
     host: t.Text = t.fixed("127.0.0.1", "address to listen on")
     port: int = t.fixed(8000, "port to listen on", ge=1, le=65535)
+    grpc_port: int | None = t.fixed(None, "another one, on which gRPC is spoken; default none", ge=1, le=65535)
     tls_cert: t.PathOrNone = t.balancer(
         None, "PEM file with the certificate (chain) of the port, which speaks TLS then"
     )
@@ -188,6 +189,8 @@ class Settings(BaseSettings):
             )
         if self.instances == 0 and not self.backend:
             raise ValueError("instances 0 needs at least one --backend URL")
+        if self.grpc_port == self.port:
+            raise ValueError(f"grpc_port {self.grpc_port} is the port that HTTP is spoken on")
         if (self.tls_cert is None) != (self.tls_key is None) or (self.tls_client_ca and not self.tls_cert):
             raise ValueError("TLS needs tls_cert and tls_key")
         if both := sorted(self.routes.keys() & self.aliases.keys()):

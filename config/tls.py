@@ -160,17 +160,34 @@ def _stamp(files: TlsFiles) -> tuple[object, ...]:
 
 def _serve(pem: str, client_ca: str | None) -> ServerTls:
     """Raises ssl.SSLError, and ValueError for ``client_ca``."""
+    context = _context(pem, client_ca, "http/1.1")
+    shown = _seen_by_a_client(context, pem[pem.index(_BEGIN) :])
+    if client_ca is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+    names = tuple(value for kind, value in shown.get("subjectAltName", ()) if kind in ("DNS", "IP Address"))
+    return ServerTls(context, pem, client_ca, float(ssl.cert_time_to_seconds(shown["notAfter"])), names)
+
+
+def for_http2(found: ServerTls) -> ssl.SSLContext:
+    """Serves the same to clients that speak HTTP/2."""
+    context = _context(found.pem, found.client_ca, "h2")
+    if found.client_ca is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def _context(pem: str, client_ca: str | None, protocol: str) -> ssl.SSLContext:
+    """It asks no client for a certificate. Raises ssl.SSLError, and ValueError for ``client_ca``."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION
-    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols([protocol])
     memory = os.memfd_create("tls", os.MFD_CLOEXEC)  # the module reads files only, and these may be others by now
     try:
         os.write(memory, pem.encode())
         context.load_cert_chain(f"/proc/self/fd/{memory}", password=lambda: "")
     finally:
         os.close(memory)
-    shown = _seen_by_a_client(context, pem[pem.index(_BEGIN) :])
     if client_ca is not None:
         try:
             context.load_verify_locations(cadata=client_ca)
@@ -178,9 +195,7 @@ def _serve(pem: str, client_ca: str | None) -> ServerTls:
             raise ValueError("not a PEM file of certificates") from None
         if not context.get_ca_certs():
             raise ValueError("holds no certificate of an authority")
-        context.verify_mode = ssl.CERT_REQUIRED
-    names = tuple(value for kind, value in shown.get("subjectAltName", ()) if kind in ("DNS", "IP Address"))
-    return ServerTls(context, pem, client_ca, float(ssl.cert_time_to_seconds(shown["notAfter"])), names)
+    return context
 
 
 def trust_pinned(context: ssl.SSLContext) -> None:

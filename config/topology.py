@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 #: What the supervisor says of a worker, and of an adapter on a worker.
@@ -150,8 +150,8 @@ class TlsFiles:
 
 @dataclass(frozen=True, slots=True)
 class BalancerConfig:
-    """What a balancer process is started with, one of ``processes``. The listening socket comes as an inherited
-    descriptor. ``max_buffered`` is for all ``processes`` together."""
+    """What a balancer process is started with, one of ``processes``. The listening sockets come as inherited
+    descriptors: HTTP's and, where it is spoken, gRPC's. ``max_buffered`` is for all ``processes`` together."""
 
     listen_fd: int
     state_dir: str
@@ -202,6 +202,7 @@ class BalancerConfig:
     anonymous_models: tuple[str, ...] = ()
     insecure: bool = False
     limits_store: str | None = field(default=None, repr=False)
+    grpc_fd: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """What is not used is left out where a balancer of an earlier version does not know it."""
@@ -209,7 +210,8 @@ class BalancerConfig:
 
     def digest(self) -> str:
         """The same for the same settings, whatever the descriptor."""
-        settings = json.dumps({**self.to_json(), "listen_fd": -1}, sort_keys=True)
+        same = replace(self, listen_fd=-1, grpc_fd=None if self.grpc_fd is None else -1)
+        settings = json.dumps(same.to_json(), sort_keys=True)
         return hashlib.sha256(settings.encode()).hexdigest()[:16]
 
     @classmethod
@@ -222,7 +224,7 @@ class BalancerConfig:
         )  # fmt: skip
 
 
-_LATER = frozenset({"tls", "limits_store"})
+_LATER = frozenset({"tls", "limits_store", "grpc_fd"})
 
 
 def _known(kind: type[BackendSet | BackendSpec | Capabilities], data: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -21,7 +21,7 @@ from config.disk.strategy_file import StrategyReader
 from config.identity import admin_token
 from config.identity.peer_credentials import owners
 from config.identity.principal import Principal
-from config.link import Phase
+from config.link import Phase, grpc_path
 from config.paths import StateDir
 from config.store_url import StoreUrl
 from config.topology import BackendSet, BalancerConfig
@@ -86,6 +86,9 @@ from lb.upstream.client import WorkerClient
 from lb.upstream.connections import Upstream
 from lb.upstream.headers import FORWARDED, Trusted
 
+if TYPE_CHECKING:
+    from lb.rpc.server import RpcServer
+
 log = logging.getLogger(__name__)
 
 #: Seconds a balancer that is asked to end gives its streams; the supervisor has drained before.
@@ -129,6 +132,7 @@ class Balancer:
     observers: Observers
     keys: KeyRing
     limits_store: LimitsStore | None
+    rpc: RpcServer | None
 
     async def start(self, listener: socket.socket, patience: float = 0.0) -> None:
         """Takes connections as soon as a supervisor has said what there is, or ``patience`` seconds have passed: until
@@ -145,6 +149,8 @@ class Balancer:
         if patience:
             await self.link.first_word(patience)
         await self.server.serve(listener)
+        if self.rpc is not None:
+            await self.rpc.start()
         self.link.enter(Phase.SERVING)
 
     def know(
@@ -163,12 +169,16 @@ class Balancer:
         await self.link.retired.wait()
         self.link.enter(Phase.DRAINING)
         self.admin.events.close()  # whoever listens goes on at the next one, from the last event
+        if self.rpc is not None:
+            self.rpc.retire()
         await self.server.retire(self.link.drain_timeout)
         self.link.report()  # the last word: nothing is in flight
 
     async def close(self) -> None:
         self.admin.events.close()
         await self.server.close(_SHUTDOWN_S)
+        if self.rpc is not None:
+            await self.rpc.close()
         await self.runner.cleanup()
         await self.link.close()
         await self.admin.close()
@@ -184,9 +194,11 @@ class Balancer:
         await self.ledger.close()
 
 
-def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Balancer:
-    """A balancer that does nothing yet. Raises OSError if its counters cannot be opened, UsageError
-    if there is no certificate to serve."""
+def make(
+    config: BalancerConfig, listener: socket.socket, link_path: Path, rpc_listener: socket.socket | None = None
+) -> Balancer:
+    """A balancer that does nothing yet; with an ``rpc_listener`` it speaks gRPC as well. Raises OSError if its counters
+    cannot be opened, UsageError if there is no certificate to serve."""
     state = StateDir(Path(config.state_dir))
     changes, metrics, upstream = Notifier(), Metrics(), Upstream()
     counters, buckets = Counters(state.counters), SharedBuckets(state.limits)
@@ -209,7 +221,8 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
     store = None if config.limits_store is None else LimitsStore(StoreUrl.parse(config.limits_store), StoredBuckets())
     shared_limits = (lambda: None) if store is None else store.describe
     link = Link(
-        pool, listener, link_path, counters.recently_used, series, losses, events.add, why.own, keys.apply,
+        pool, [each for each in (listener, rpc_listener) if each is not None], link_path, counters.recently_used,
+        series, losses, events.add, why.own, keys.apply,
         refusals.due, shared_limits,
     )
     clock, client, owners_of = time.monotonic, WorkerClient(upstream), ResponseOwners()
@@ -258,8 +271,18 @@ def make(config: BalancerConfig, listener: socket.socket, link_path: Path) -> Ba
         certificate, _caps(config), sockets.check,
     )
     return Balancer(
-        pool, counters, buckets, ledger, shared, link, peers, admin, runner, server, observers, keys, store
-    )
+        pool, counters, buckets, ledger, shared, link, peers, admin, runner, server, observers, keys, store,
+        None if rpc_listener is None else _rpc(server, link_path, status, changes, certificate, rpc_listener),
+    )  # fmt: skip
+
+
+def _rpc(
+    server: Server, link_path: Path, status: Status, changes: Notifier, certificate: ServedCertificate | None,
+    listener: socket.socket,
+) -> RpcServer:
+    from lb.rpc.server import RpcServer  # the extra that it needs may not be there
+
+    return RpcServer(server, grpc_path(link_path), lambda: bool(status.ready()), changes, certificate, listener)
 
 
 def _cors(config: BalancerConfig) -> Cors | None:
@@ -342,7 +365,8 @@ async def serve(
     made."""
     listener = socket.socket(fileno=config.listen_fd)
     listener.setblocking(False)
-    balancer, tasks = make(config, listener, link_path), Tasks()
+    rpc_listener = None if config.grpc_fd is None else socket.socket(fileno=config.grpc_fd)
+    balancer, tasks = make(config, listener, link_path, rpc_listener), Tasks()
     balancer.know(backends, snapshot, keys)
     stop = asyncio.Event()
 

@@ -263,12 +263,16 @@ class Balanced:
 
 
 @asynccontextmanager
-async def running_balancer(state_dir: Path, **config: Any) -> AsyncIterator[Balanced]:
+async def running_balancer(
+    state_dir: Path, rpc_listener: socket.socket | None = None, **config: Any
+) -> AsyncIterator[Balanced]:
+    """With an ``rpc_listener`` it speaks gRPC there."""
     listener = listening()
     port = listener.getsockname()[1]
     given = {"listen_fd": listener.fileno(), "state_dir": str(state_dir), "host": "127.0.0.1", "port": port}
     link_path = state_dir / "lb.sock"
-    parts = app.make(BalancerConfig(**{**given, "queue_timeout": DEADLINE_S, **config}), listener, link_path)
+    made = BalancerConfig(**{**given, "queue_timeout": DEADLINE_S, **config})
+    parts = app.make(made, listener, link_path, rpc_listener)
     session = aiohttp.ClientSession(
         auto_decompress=False, timeout=aiohttp.ClientTimeout(total=2 * DEADLINE_S), cookie_jar=aiohttp.DummyCookieJar()
     )

@@ -1,18 +1,18 @@
-"""Takes over the balancer processes that an earlier supervisor left running, and the listening socket from them."""
+"""Takes over the balancer processes that an earlier supervisor left running, and the listening sockets from them."""
 
 from __future__ import annotations
 
 import asyncio
 import math
-import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster.balancers.listener import Listeners
 from cluster.balancers.process import BalancerProcess, Group
 from cluster.storage.store import Records
-from config.link import receive_listener
+from config.link import receive_listeners
 from config.paths import StateDir
 from worker.drivers import run_file as run_files
 from worker.drivers.process import find
@@ -23,11 +23,11 @@ _ADOPTION_S = 1.5
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """What an earlier supervisor left running, oldest first, and the listening socket, if there are any.
+    """What an earlier supervisor left running, oldest first, and the listening sockets, if there are any.
     ``unfinished``: it had begun to replace one of them, and what was to take its place is not there."""
 
     processes: list[BalancerProcess]
-    listener: socket.socket | None
+    listeners: Listeners
     unfinished: bool
 
 
@@ -43,8 +43,7 @@ async def adopt(group: Group, state: StateDir, store: Records) -> Left:
         for name, record in records.items()
     ))  # fmt: skip
     adopted = [one for one in found if one is not None]
-    for _, same in adopted[1:]:
-        same.close()  # the same socket once more
+    sockets = _newest(adopted)
     processes = sorted((process for process, _ in adopted), key=lambda process: process.order)
     newest = {process.slot: process.order for process in processes if process.retiring is None}
     there = {process.name for process in processes}
@@ -52,14 +51,26 @@ async def adopt(group: Group, state: StateDir, store: Records) -> Left:
         record.get("order", 0) > newest.get(record.get("slot", name), math.inf)
         for name, record in records.items() if name not in there and record.get("retiring") is None
     )  # fmt: skip
-    return Left(processes, adopted[0][1] if adopted else None, unfinished)
+    return Left(processes, sockets, unfinished)
+
+
+def _newest(adopted: Sequence[tuple[BalancerProcess, Listeners]]) -> Listeners:
+    """The listening sockets: each of all that have one. A release that did not speak gRPC has none for it."""
+    found = Listeners()
+    for _, each in adopted:
+        if found.http is None:
+            found.http, each.http = each.http, None
+        if found.grpc is None:
+            found.grpc, each.grpc = each.grpc, None
+        each.close()  # the same ones once more
+    return found
 
 
 async def _adopt_one(
     name: str, record: Mapping[str, Any], group: Group, state: StateDir, store: Records
-) -> tuple[BalancerProcess, socket.socket] | None:
-    """The one that an earlier supervisor wrote down as ``record``, with its listening socket. None: it does not
-    run any more. One that does not hand over its socket is hung: it is killed."""
+) -> tuple[BalancerProcess, Listeners] | None:
+    """The one that an earlier supervisor wrote down as ``record``, with its listening sockets. None: it does not
+    run any more. One that does not hand them over is hung: it is killed."""
     handle = find(record["process"], Path(record["run_file"]))
     made = BalancerProcess(name, record.get("slot", name), record.get("order", 0), group, state, store)
     made.link, made.retiring = Path(record["link"]), record.get("retiring")
@@ -71,7 +82,7 @@ async def _adopt_one(
     deadline = asyncio.get_running_loop().time() + _ADOPTION_S
     while True:
         try:
-            listener = await asyncio.to_thread(receive_listener, made.link)
+            sockets = await asyncio.to_thread(receive_listeners, made.link)
             break
         except OSError as error:
             quick = isinstance(error, FileNotFoundError | ConnectionRefusedError)  # it may be about to listen
@@ -81,4 +92,4 @@ async def _adopt_one(
                 return None
             await asyncio.sleep(0.02)
     made.engaged = made.adopted = True
-    return made, listener
+    return made, Listeners.handed_over(sockets)

@@ -20,7 +20,8 @@ def balancer_config(plan: Plan, state: StateDir) -> BalancerConfig:
     settings, known = plan.settings, [field.name for field in fields(BalancerConfig)]
     named = {name: getattr(settings, name) for name in known if name in Settings.model_fields}
     return BalancerConfig(**{
-        **named, "listen_fd": -1, "state_dir": str(state.root), "processes": settings.lb_processes,
+        **named, "listen_fd": -1, "grpc_fd": None if settings.grpc_port is None else -1,
+        "state_dir": str(state.root), "processes": settings.lb_processes,
         "max_buffered": settings.max_buffered or share_for_bodies(), "tls": settings.tls(),
         "cors": cors_flags.read(settings.engine_args, settings.cors_origin),
     })  # fmt: skip

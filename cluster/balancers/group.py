@@ -19,7 +19,7 @@ from cluster.balancers.slot import BalancerSlot
 from cluster.balancers.starter import Starter
 from cluster.events import Emit
 from cluster.storage.store import Records
-from config.link import Phase, descriptor_path
+from config.link import Phase, descriptor_path, grpc_path
 from config.paths import StateDir
 from config.topology import BalancerConfig
 
@@ -106,10 +106,10 @@ class BalancerGroup:
         }
 
     async def adopt(self) -> bool:
-        """Takes over what an earlier supervisor started, and the listening socket. False: nothing of it runs."""
+        """Takes over what an earlier supervisor started, and the listening sockets. False: nothing of it runs."""
         left = await adopt(self, self._state, self._store)
         self.processes += left.processes
-        self.starter.listener, self.unfinished = left.listener, left.unfinished
+        self.starter.listeners, self.unfinished = left.listeners, left.unfinished
         self.starter.order = max((process.order for process in self.processes), default=0)
         slots = {slot.name: slot for slot in self.slots}
         for process in self.processes:
@@ -122,12 +122,12 @@ class BalancerGroup:
         for slot in self.slots:
             if len(slot.line) == 1:
                 slot.line[0].phase = Phase.SERVING  # it may not have said so before it dies
-        return left.listener is not None
+        return left.listeners.http is not None
 
     def start(self) -> None:
         """Runs them from now on. Needs a listener."""
         kept = {process.link for process in self.processes}
-        kept |= {descriptor_path(link) for link in kept if link is not None}
+        kept |= {beside(link) for link in kept if link is not None for beside in (descriptor_path, grpc_path)}
         for path in self._state.root.glob("lb-*.sock*"):
             if path not in kept:  # left by a cluster that was killed as a whole
                 path.unlink(missing_ok=True)
@@ -169,8 +169,7 @@ class BalancerGroup:
         await asyncio.gather(self.starter.standby.stop(), *(slot.close() for slot in self.slots))
         await asyncio.gather(*(process.stop(grace) for process in self.processes))
         give_room_back(self._state)
-        if self.starter.listener is not None:
-            self.starter.listener.close()
+        self.starter.listeners.close()
 
     async def close(self) -> None:
         """Leaves them running and lets go of them; the standby ends."""

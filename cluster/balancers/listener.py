@@ -1,10 +1,49 @@
-"""The socket that clients connect to: made once in the life of a cluster."""
+"""The sockets that clients connect to: made once in the life of a cluster."""
 
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from config.errors import UsageError
+from config.topology import BalancerConfig
+
+
+@dataclass
+class Listeners:
+    """Of the cluster, once they are there: ``grpc`` only where gRPC is spoken."""
+
+    http: socket.socket | None = None
+    grpc: socket.socket | None = None
+
+    @classmethod
+    def handed_over(cls, sockets: Sequence[socket.socket]) -> Listeners:
+        """By a balancer, as `config.link.receive_listeners` gets them."""
+        return cls(*sockets)
+
+    def make(self, host: str, port: int, grpc_port: int | None) -> None:
+        """Those that are not there yet. Raises UsageError."""
+        if self.http is None:
+            self.http = listen(host, port)
+        if self.grpc is None and grpc_port is not None:
+            self.grpc = listen(host, grpc_port)
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """What a balancer process inherits."""
+        return tuple(each.fileno() for each in (self.http, self.grpc) if each is not None)
+
+    def told(self, config: BalancerConfig) -> BalancerConfig:
+        """``config`` for a process that inherits them."""
+        assert self.http is not None
+        grpc = None if self.grpc is None or config.grpc_fd is None else self.grpc.fileno()
+        return replace(config, listen_fd=self.http.fileno(), grpc_fd=grpc)
+
+    def close(self) -> None:
+        for each in (self.http, self.grpc):
+            if each is not None:
+                each.close()
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -11,7 +11,6 @@ import contextlib
 import json
 import logging
 import signal
-import socket
 import sqlite3
 import sys
 from collections.abc import Mapping
@@ -23,7 +22,7 @@ from cluster.balancers.standby import Spare
 from cluster.storage.store import Records
 from config.aio import Tasks
 from config.disk.files import rewrite
-from config.link import LINE_LIMIT, Phase, descriptor_path, encode, messages
+from config.link import LINE_LIMIT, Phase, descriptor_path, encode, grpc_path, messages
 from config.paths import StateDir, short_socket_path
 from config.settings import inherited_environment
 from worker.drivers import run_file as run_files
@@ -132,8 +131,9 @@ class BalancerProcess:
 
     # how it comes to be
 
-    async def begin(self, start: Mapping[str, Any], listener: socket.socket, spare: Spare | None) -> None:
-        """Starts it with ``start``, or makes ``spare`` it. Raises OSError, sqlite3.Error."""
+    async def begin(self, start: Mapping[str, Any], inherited: tuple[int, ...], spare: Spare | None) -> None:
+        """Starts it with ``start`` and the descriptors ``inherited``, or makes ``spare`` it. Raises OSError,
+        sqlite3.Error."""
         self.link = self.state.link(self.name)
         what = {**start, "link": str(self.link), "log": str(self.state.log(self.slot))}
         if spare is not None:
@@ -152,7 +152,7 @@ class BalancerProcess:
         self.handle = spawn(
             (sys.executable, "-m", "lb", str(file)),
             env={**inherited_environment(), "PYTHONSAFEPATH": "1"}, cwd=self.state.work,
-            log=self.state.log(self.slot), run_file=run_file, keep=(listener.fileno(),),
+            log=self.state.log(self.slot), run_file=run_file, keep=inherited,
         )
         await self._save()
 
@@ -248,6 +248,7 @@ class BalancerProcess:
         if self.link is not None:  # it may have had no time to clear up
             self.link.unlink(missing_ok=True)
             descriptor_path(self.link).unlink(missing_ok=True)
+            grpc_path(self.link).unlink(missing_ok=True)
         (self.state.runs / self.name).unlink(missing_ok=True)
         await self.store.forget_process(self.name)
 

@@ -1,7 +1,7 @@
 """The standby: a balancer process that has imported everything and waits to be told whose place to take.
 
 It waits on one end of a socket pair whose other end is the supervisor's, so it ends by itself when that one dies. The
-listening socket it has inherited, and does not touch.
+listening sockets it has inherited, and does not touch.
 """
 
 from __future__ import annotations
@@ -54,16 +54,16 @@ class Spare:
 
 
 class Standby:
-    """``listener`` is asked for what it inherits, ``busy`` whether a balancer is being started, which comes first:
-    `look` says that this may have changed. ``changed`` is called when there is one, or none any more. Another is
-    started as soon as the one before is taken or has ended; later, with a backoff, where they end again and again
-    (``failures`` in a row), or where those whose place they take never come to serve."""
+    """``inherited`` is asked for the descriptors that it inherits, ``busy`` whether a balancer is being started, which
+    comes first: `look` says that this may have changed. ``changed`` is called when there is one, or none any more.
+    Another is started as soon as the one before is taken or has ended; later, with a backoff, where they end again and
+    again (``failures`` in a row), or where those whose place they take never come to serve."""
 
     def __init__(
-        self, state: StateDir, store: Records, listener: Callable[[], socket.socket | None],
+        self, state: StateDir, store: Records, inherited: Callable[[], tuple[int, ...]],
         busy: Callable[[], bool], emit: Emit, changed: Callable[[], None],
     ) -> None:
-        self._state, self._store, self._listener, self._busy = state, store, listener, busy
+        self._state, self._store, self._inherited, self._busy = state, store, inherited, busy
         self._emit, self._changed = emit, changed
         self.failures = 0
         self._backoff = Backoff()
@@ -144,8 +144,6 @@ class Standby:
 
     async def _one(self) -> str | None:
         """Starts one, and returns when it is taken (None), or how it ended. Raises OSError, sqlite3.Error."""
-        listener = self._listener()
-        assert listener is not None
         name = f"lb-{await self._store.next_number('balancers')}"
         run_file = self._state.runs / name
         self._ours[name] = None
@@ -157,7 +155,7 @@ class Standby:
                 handle = spawn(
                     (sys.executable, "-m", "lb", "--standby", str(theirs.fileno())),
                     env={**inherited_environment(), "PYTHONSAFEPATH": "1"}, cwd=self._state.work,
-                    log=self._state.log("standby"), run_file=run_file, keep=(listener.fileno(), theirs.fileno()),
+                    log=self._state.log("standby"), run_file=run_file, keep=(*self._inherited(), theirs.fileno()),
                 )
         except OSError:
             ours.close()

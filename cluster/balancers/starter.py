@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import sqlite3
 from collections.abc import Callable
-from dataclasses import replace
 
 from cluster.balancers.feed import Feed
+from cluster.balancers.listener import Listeners
 from cluster.balancers.process import BalancerProcess, Group
 from cluster.balancers.standby import Spare, Standby
 from cluster.events import Emit
@@ -29,8 +28,8 @@ class Starter:
         changed: Callable[[], None], keep_standby: bool,
     ) -> None:
         self._state, self._store, self._group, self._feed, self._processes = state, store, group, feed, feed.processes
-        self.listener: socket.socket | None = None
-        self.standby = Standby(state, store, lambda: self.listener, self._starts, emit, changed)
+        self.listeners = Listeners()
+        self.standby = Standby(state, store, lambda: self.listeners.descriptors, self._starts, emit, changed)
         self.order = 0
         self._beginning, self._keep_standby = 0, keep_standby
 
@@ -71,16 +70,14 @@ class Starter:
         return self._beginning > 0 or any(process.phase is Phase.STARTING for process in self._processes)
 
     async def _begin(self, name: str, slot: str, config: BalancerConfig, spare: Spare | None) -> BalancerProcess:
-        listener = self.listener
-        assert listener is not None
         self.order += 1
         process = BalancerProcess(
             name, slot, self.order, self._group, self._state, self._store, settings=config.digest()
         )
-        start = {**replace(config, listen_fd=listener.fileno()).to_json(), **self._feed.start()}
+        start = {**self.listeners.told(config).to_json(), **self._feed.start()}
         self._processes.append(process)  # first: what is stopped now ends it too
         try:
-            await process.begin(start, listener, spare)
+            await process.begin(start, self.listeners.descriptors, spare)
         except (OSError, sqlite3.Error):
             self._processes.remove(process)
             with contextlib.suppress(OSError, sqlite3.Error):

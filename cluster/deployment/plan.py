@@ -33,6 +33,10 @@ LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 #: What `--model` may be a path to, if it is one.
 _MODEL_FILES = ("config.json", "params.json")
 
+#: What an extra brings.
+_TRACING = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http")
+_GRPC = ("grpc", "grpc_health", "grpc_reflection")
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -69,10 +73,12 @@ def make(settings: Settings, machine: Machine | None = None) -> Plan:
         backend_urls.parse(settings.backend, settings.backend_key_file, 0)
     if settings.instances:
         engine.check()
-    if settings.otlp_endpoint and not _can_trace():
+    if settings.otlp_endpoint and not _can_import(*_TRACING):
         raise UsageError("--otlp-endpoint needs OpenTelemetry, which is not installed: pip install 'clusterctl[otel]'")
     if settings.limits_store and find_spec("redis") is None:
         raise UsageError("--limits-store needs Redis' client, which is not installed: pip install 'clusterctl[redis]'")
+    if settings.grpc_port is not None and not _can_import(*_GRPC):
+        raise UsageError("--grpc-port needs gRPC, which is not installed: pip install 'clusterctl[grpc]'")
     cors_flags.read(settings.engine_args, settings.cors_origin)
     _check_tls(settings)
     spec = engine_spec(settings)
@@ -103,10 +109,10 @@ def _check_tls(settings: Settings) -> None:
         tls.check_dates(files, tls.load(files))
 
 
-def _can_trace() -> bool:
-    """Whether the extra is installed; without importing it."""
+def _can_import(*modules: str) -> bool:
+    """Whether an extra is installed; without importing it."""
     try:
-        return all(map(find_spec, ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http")))
+        return all(map(find_spec, modules))
     except ModuleNotFoundError:
         return False
 

@@ -12,7 +12,6 @@ import aiohttp
 
 from cluster.api import server as api
 from cluster.balancers.config import balancer_config, is_outdated
-from cluster.balancers.listener import listen
 from cluster.balancers.standby import end_left
 from cluster.deployment import backend_urls, plan
 from cluster.deployment.plan import Plan
@@ -89,8 +88,8 @@ async def _serve(
     parts = Assembly([checked], state, store, drivers, [] if ending else backends, epoch)
     balancers = parts.balancers
     await parts.bootstrap.prepare(adopt)
-    if balancers.starter.listener is None and not ending:
-        balancers.starter.listener = listen(settings.host, settings.port)
+    if not ending:
+        balancers.starter.listeners.make(settings.host, settings.port, settings.grpc_port)
     if not adopt:
         parts.bootstrap.take_room()
     server = await api.serve(parts.services, state.control)
@@ -125,7 +124,7 @@ async def run(parts: Assembly) -> None:
 def _start(parts: Assembly, tasks: Tasks) -> None:
     """Balancers, and whatever watches."""
     balancers, events = parts.balancers, parts.events
-    if balancers.starter.listener is not None:
+    if balancers.starter.listeners.http is not None:
         parts.publisher.switch = StrategyWriter(parts.state.strategy)  # before any balancer looks for it
         config = balancer_config(parts.revisions.latest, parts.state)
         outdated = any(is_outdated(process, config) for process in balancers.processes)

@@ -16,8 +16,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Which model answers": ("routes", "aliases"),
     "GPUs and memory": ("gpus", "instances_per_gpu", "tensor_parallel_size", "cpu_kv_gib"),
     "The address": (
-        "host", "port", "tls_cert", "tls_key", "tls_client_ca", "cors_origin", "admin_key", "protect_metrics",
-        "allowed_hosts", "trusted_proxies", "extra_routes", "forward_headers",
+        "host", "port", "grpc_port", "tls_cert", "tls_key", "tls_client_ca", "cors_origin", "admin_key",
+        "protect_metrics", "allowed_hosts", "trusted_proxies", "extra_routes", "forward_headers",
     ),
     "Balancing": ("strategy", "lb_processes", "lb_standby", "backend", "backend_key_file"),
     "The queue": (

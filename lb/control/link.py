@@ -9,7 +9,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ class Link:
     said that another takes the connections: a request may go on for ``drain_timeout`` seconds."""
 
     def __init__(
-        self, pool: Pool, listener: socket.socket, path: Path,
+        self, pool: Pool, listeners: Sequence[socket.socket], path: Path,
         uses: Callable[[], dict[str, float]] = dict, series: Callable[[], Iterable[str]] = tuple,
         losses: LossReport | None = None, events: Callable[[Iterable[Mapping[str, Any]]], None] = lambda events: None,
         why: Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]] | None = None,
@@ -55,7 +55,7 @@ class Link:
         refusals: Callable[[], list[dict[str, Any]]] = list,
         limits: Callable[[], dict[str, Any] | None] = lambda: None,
     ) -> None:
-        self._pool, self._listener, self._path = pool, listener, path
+        self._pool, self._listeners, self._path = pool, listeners, path
         self._uses, self._series = uses, series
         self._losses, self._events, self._why, self._keys = losses or LossReport(), events, why, keys
         self._refusals, self._limits = refusals, limits
@@ -164,9 +164,9 @@ class Link:
             return
         with channel:
             try:
-                socket.send_fds(channel, [b"L"], [self._listener.fileno()])
+                socket.send_fds(channel, [b"L"], [each.fileno() for each in self._listeners])
             except OSError as error:
-                log.warning("the listening socket was not handed over: %s", error)
+                log.warning("the listening sockets were not handed over: %s", error)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)

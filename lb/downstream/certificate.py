@@ -22,6 +22,7 @@ class ServedCertificate:
     UsageError where neither are."""
 
     def __init__(self, files: TlsFiles, kept: Path) -> None:
+        self._http2: tuple[tls.ServerTls, ssl.SSLContext] | None = None
         self._files, self._watch, self._kept = files, tls.FileWatch(files), kept
         try:
             self._served = tls.load(files)
@@ -37,6 +38,12 @@ class ServedCertificate:
     def context(self) -> ssl.SSLContext:
         """For the next handshake."""
         return self._served.context
+
+    def http2_context(self) -> ssl.SSLContext:
+        """The same for a client that speaks HTTP/2."""
+        if self._http2 is None or self._http2[0] is not self._served:
+            self._http2 = self._served, tls.for_http2(self._served)
+        return self._http2[1]
 
     @property
     def expires(self) -> float:

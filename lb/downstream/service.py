@@ -5,22 +5,35 @@ from __future__ import annotations
 from typing import Protocol
 
 from lb.admission.allowance import Admission
-from lb.downstream.peer import Peer
 from lb.protocol.body import Scan
 from lb.protocol.errors import ProxyError
 from lb.protocol.http1.request import RequestHead
 from lb.protocol.messages import Downstream, Exchange, Request
 
 
-class Client(Downstream, Protocol):
+class Origin(Protocol):
+    """Who is at the other end, where a request came to, and what the address is counted as; `lb.downstream.peer`."""
+
+    address: str
+    local: str
+    origin: str
+
+    def uid(self) -> int | None: ...
+
+
+class Client(Protocol):
     """One connection. ``peer``: who is at the other end. ``request``: what is being read or answered, once its head is
     understood; ``exchange``: what is being answered. ``unwanted``: it is one too many, and what is answered to all but
     a few requests."""
 
-    peer: Peer
-    exchange: Exchange | None
-    request: Request | None
-    unwanted: ProxyError | None
+    @property
+    def peer(self) -> Origin: ...
+    @property
+    def exchange(self) -> Exchange | None: ...
+    @property
+    def request(self) -> Request | None: ...
+    @property
+    def unwanted(self) -> ProxyError | None: ...
 
     def check(self, now: float) -> None:
         """Ends what takes too long (s, monotonic). Called now and then."""
@@ -30,6 +43,9 @@ class Client(Downstream, Protocol):
 
     def cut_off(self) -> None:
         """The client has gone."""
+
+    def cut(self) -> None:
+        """At once, so that what was sent cannot be taken for complete."""
 
 
 class Service(Protocol):

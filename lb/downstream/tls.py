@@ -1,4 +1,5 @@
-"""TLS on a client's connection: between the socket and `ClientConnection`, which sees plain bytes and knows nothing.
+"""TLS on a client's connection: between the socket and `ClientConnection` (or one of gRPC), which sees plain bytes and
+knows nothing.
 
 Not the event loop's own: that hides how much of an answer still waits here, knows no half-closed connections, and logs
 what strangers send. Here the connection is what it is without TLS: it is counted when it is made, the handshake is part
@@ -11,10 +12,10 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from lb.admission.crowd import Crowd
-from lb.downstream.connection import ClientConnection
+from lb.downstream.service import Origin
 from lb.protocol.errors import ProxyError
 
 #: The first byte of a handshake (RFC 8446 5.1).
@@ -32,6 +33,19 @@ _NOT_TLS = (
 )
 
 
+class Wrapped(Protocol):
+    """A connection that is a protocol of asyncio's, and says whose it is."""
+
+    @property
+    def peer(self) -> Origin: ...
+    def connection_made(self, transport: asyncio.BaseTransport) -> None: ...
+    def connection_lost(self, exc: Exception | None) -> None: ...
+    def data_received(self, data: bytes) -> None: ...
+    def eof_received(self) -> bool: ...
+    def pause_writing(self) -> None: ...
+    def resume_writing(self) -> None: ...
+
+
 class TlsConnection(asyncio.Protocol, asyncio.Transport):
     """The protocol of the socket's transport, and the transport of ``connection``. ``context`` is asked for when the
     handshake begins: it may have been replaced. ``crowd`` counts handshakes as it counts uploads."""
@@ -44,7 +58,7 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
     _raw: asyncio.Transport
 
     def __init__(
-        self, connection: ClientConnection, context: Callable[[], ssl.SSLContext], crowd: Crowd
+        self, connection: Wrapped, context: Callable[[], ssl.SSLContext], crowd: Crowd
     ) -> None:
         self._connection, self._context, self._crowd = connection, context, crowd
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()

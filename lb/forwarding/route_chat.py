@@ -10,6 +10,7 @@ import dataclasses
 import json
 from typing import Any
 
+from config.model_names import AUTO
 from lb.forwarding.collaborators import Collaborators
 from lb.forwarding.exchange import Exchange
 from lb.forwarding.resume import events
@@ -35,10 +36,10 @@ class RouteChat(Exchange):
         self._outer, self._name = request, route.asks
 
     def start(self) -> None:
-        outer = self._outer
-        if self._name not in self._parts.pool.named and self._parts.pool.backends:
-            raise ProxyError(404, f"no route is named {self._name!r}", param="route")
-        inner = _as_chat(outer, _body(outer, str(self._name)))
+        outer, name = self._outer, self._name
+        if name and name not in self._parts.pool.named and self._parts.pool.backends:
+            raise ProxyError(404, f"no route is named {name!r}", param="route")
+        inner = _as_chat(outer, _body(outer, name or AUTO))
         self._routed = RoutedRequest(inner, _CHAT)
         self._routed.path = outer.head.path
         try:

@@ -64,7 +64,8 @@ class Route:
     of one that is ``ours``, the balancer's own, the management API decides. ``open``: everybody may call it.
     ``generation``: to repeat it on another worker changes nothing but the time it takes (for `RESPONSES` its body may
     say otherwise). ``response``: the id of the
-    response that it is about; ``asks``: the route of models that is asked in a form of our own. ``direct``: it goes to
+    response that it is about; ``asks``: the route of models that is asked in a form of our own, empty where any
+    model may be, and the only route without one. ``direct``: it goes to
     workers as it is."""
 
     path: str

@@ -73,7 +73,7 @@ def test_the_listening_socket_goes_over_to_another_process(tmp_path: Path) -> No
     path = tmp_path / "lb.sock"
     with socket.create_server(("127.0.0.1", 0)) as served:
         thread = _hand_over(path, [served.fileno()])
-        with link.receive_listener(path) as got:
+        with link.receive_listeners(path)[0] as got:
             assert got.getsockname() == served.getsockname()
             assert got.fileno() != served.fileno()
             assert got.getblocking() is False
@@ -83,15 +83,15 @@ def test_the_listening_socket_goes_over_to_another_process(tmp_path: Path) -> No
 def test_a_balancer_that_hands_over_nothing_is_an_error(tmp_path: Path) -> None:
     thread = _hand_over(tmp_path / "lb.sock", [])
     with pytest.raises(OSError, match="no listening socket"):
-        link.receive_listener(tmp_path / "lb.sock")
+        link.receive_listeners(tmp_path / "lb.sock")
     thread.join()
 
 
 def test_a_balancer_that_is_hung_is_given_up_in_time(tmp_path: Path) -> None:
     with link.bind_unix(link.descriptor_path(tmp_path / "lb.sock")), pytest.raises(OSError, match="timed out"):
-        link.receive_listener(tmp_path / "lb.sock", timeout=0.05)
+        link.receive_listeners(tmp_path / "lb.sock", timeout=0.05)
 
 
 def test_a_balancer_that_is_gone_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        link.receive_listener(tmp_path / "lb.sock")
+        link.receive_listeners(tmp_path / "lb.sock")

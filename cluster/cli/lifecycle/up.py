@@ -31,9 +31,9 @@ _LISTS = ("lora", "backend", "adapter_root", "per_adapter", "cors_origin")
 #: Settings that have a flag, in the order of ``--help``.
 _FLAGS = (
     "instances", "engine", "model", "lora", "lora_config", "adapter_root", "keep_versions", "allow_no_effect",
-    "backend", "backend_key_file", "manage_backend_adapters", "host", "port", "tls_cert", "tls_key", "tls_client_ca",
-    "cors_origin", "strategy", "gpus", "instances_per_gpu", "tensor_parallel_size", "min_instances", "max_instances",
-    "drain_timeout", "rolling_spare", "queue_timeout", "max_queue", "max_queue_wait", "max_concurrent",
+    "backend", "backend_key_file", "manage_backend_adapters", "host", "port", "grpc_port", "tls_cert", "tls_key",
+    "tls_client_ca", "cors_origin", "strategy", "gpus", "instances_per_gpu", "tensor_parallel_size", "min_instances",
+    "max_instances", "drain_timeout", "rolling_spare", "queue_timeout", "max_queue", "max_queue_wait", "max_concurrent",
     "per_adapter_limit", "per_adapter", "cap_n", "cap_best_of", "cap_tokens", "cap_prompts", "cap_logprobs",
     "cap_depth", "allow_chat_template", "allow_chat_template_kwargs", "startup_timeout", "first_byte_timeout",
     "stall_timeout", "resume", "migration_limit", "lb_processes", "lb_standby", "max_body", "max_buffered", "state_dir",

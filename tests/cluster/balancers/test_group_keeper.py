@@ -202,8 +202,8 @@ async def test_they_share_the_socket_are_replaced_adopted_and_ended(tmp_path: Pa
         keeper = _keeper(tmp_path, store, heard, processes=2)
         root = tmp_path / "state"
         (root / "lb-900.sock").touch()  # of a cluster that was killed
-        keeper.starter.listener = listen("127.0.0.1", 0)
-        port = keeper.starter.listener.getsockname()[1]
+        keeper.starter.listeners.http = listen("127.0.0.1", 0)
+        port = keeper.starter.listeners.http.getsockname()[1]
         keeper.feed.publish(BackendSet(epoch=1, revision=1, strategy="random"), {"sequence": [1, 1]})
         keeper.start()
         exits.push_async_callback(keeper.stop, 5.0)
@@ -227,8 +227,8 @@ async def test_they_share_the_socket_are_replaced_adopted_and_ended(tmp_path: Pa
 
         await keeper.close()
         pids = [_pid(keeper, 0), _pid(keeper, 1)]
-        assert keeper.starter.listener is not None
-        keeper.starter.listener.close()
+        assert keeper.starter.listeners.http is not None
+        keeper.starter.listeners.http.close()
         os.kill(pids[0] or 0, signal.SIGKILL)  # nobody looks
         await _until(lambda: proc.stat(pids[0] or 0) is None or not proc.stat(pids[0] or 0).alive, "it is gone")
 
@@ -236,7 +236,8 @@ async def test_they_share_the_socket_are_replaced_adopted_and_ended(tmp_path: Pa
         keeper = _keeper(tmp_path, store, heard, processes=2)
         assert await keeper.adopt()
         exits.push_async_callback(keeper.stop, 5.0)
-        assert isinstance(keeper.starter.listener, socket.socket) and keeper.starter.listener.getsockname()[1] == port
+        listener = keeper.starter.listeners.http
+        assert isinstance(listener, socket.socket) and listener.getsockname()[1] == port
         assert [_pid(keeper, 0), _pid(keeper, 1)] == [None, pids[1]]
         keeper.feed.publish(BackendSet(epoch=2, revision=1, strategy="random"), {"sequence": [2, 1]})
         keeper.start()
@@ -267,12 +268,12 @@ async def test_a_replacement_that_was_written_down_and_never_started_is_noticed(
 ) -> None:
     """The supervisor is killed between the two; what is older than the one that serves had its end before."""
     keeper = _keeper(tmp_path, store, Heard(), processes=1)
-    keeper.starter.listener = listen("127.0.0.1", 0)
+    keeper.starter.listeners.http = listen("127.0.0.1", 0)
     keeper.start()
     await _serving(keeper, 1)
     assert keeper.slots[0].line[0].order == 1
     await keeper.close()
-    keeper.starter.listener.close()
+    keeper.starter.listeners.http.close()
     state = StateDir(tmp_path / "state")
     record = {"process": None, "slot": "balancer", "order": order, "link": "x", "run_file": str(state.runs / "lb-77")}
     run_file.prepare(state.runs / "lb-77", {"record": record})  # on a full disk this is all there is
@@ -299,8 +300,8 @@ async def test_a_replacement_is_adopted_in_the_middle_and_resized(tmp_path: Path
     async with AsyncExitStack() as exits:
         heard = Heard()
         keeper = _keeper(tmp_path, store, heard, processes=1)
-        keeper.starter.listener = listen("127.0.0.1", 0)
-        port = keeper.starter.listener.getsockname()[1]
+        keeper.starter.listeners.http = listen("127.0.0.1", 0)
+        port = keeper.starter.listeners.http.getsockname()[1]
         keeper.feed.publish(BackendSet(epoch=1, revision=1, strategy="random"), {"sequence": [1, 1]})
         keeper.start()
         exits.push_async_callback(keeper.stop, 5.0)
@@ -346,7 +347,7 @@ async def test_a_standby_takes_the_place_of_one_that_dies(tmp_path: Path, store:
     async with AsyncExitStack() as exits:
         heard = Heard()
         keeper = _keeper(tmp_path, store, heard, processes=1, standby=True)
-        keeper.starter.listener = listen("127.0.0.1", 0)
+        keeper.starter.listeners.http = listen("127.0.0.1", 0)
         keeper.feed.publish(BackendSet(epoch=1, revision=1, strategy="random"), {"sequence": [1, 1]})
         keeper.start()
         exits.push_async_callback(keeper.stop, 5.0)
@@ -386,8 +387,8 @@ async def test_killed_again_and_again_it_is_always_back_at_once(tmp_path: Path, 
     async with AsyncExitStack() as exits:
         heard = Heard()
         keeper = _keeper(tmp_path, store, heard, processes=2, standby=True)
-        keeper.starter.listener = listen("127.0.0.1", 0)
-        port = keeper.starter.listener.getsockname()[1]
+        keeper.starter.listeners.http = listen("127.0.0.1", 0)
+        port = keeper.starter.listeners.http.getsockname()[1]
         keeper.feed.publish(BackendSet(epoch=1, revision=1, strategy="random"), {"sequence": [1, 1]})
         keeper.start()
         exits.push_async_callback(keeper.stop, 5.0)
@@ -412,7 +413,7 @@ async def test_a_standby_waits_for_none_but_a_balancer_that_is_being_started(
 ) -> None:
     """When it is started, by a clock that each rest moves on; what becomes of each is played."""
     busy, rests, lives = False, [], []  # type: ignore[var-annotated]
-    standby = Standby(StateDir(tmp_path), None, lambda: None, lambda: busy, lambda *_, **__: None, lambda: None)  # type: ignore[arg-type]
+    standby = Standby(StateDir(tmp_path), None, tuple, lambda: busy, lambda *_, **__: None, lambda: None)  # type: ignore[arg-type]
     ended: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
 
     async def one() -> str | None:
@@ -465,7 +466,7 @@ async def test_a_full_disk_does_not_keep_a_standby_from_its_place(
     async with AsyncExitStack() as exits:
         heard = Heard()
         keeper = _keeper(tmp_path, store, heard, processes=1, standby=True)
-        keeper.starter.listener = listen("127.0.0.1", 0)
+        keeper.starter.listeners.http = listen("127.0.0.1", 0)
         keeper.feed.publish(BackendSet(epoch=1, revision=1, strategy="random"), {"sequence": [1, 1]})
         keeper.start()
         exits.push_async_callback(keeper.stop, 5.0)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from config.link import descriptor_path, encode, receive_listener
+from config.link import descriptor_path, encode, receive_listeners
 from lb.admin.event_stream import EventFeed
 from lb.control.link import Link
 from lb.records.loss_report import LossReport
@@ -22,7 +22,7 @@ from lbfakes import Balanced, backend_set, listening, snapshot, spec, until
 @pytest.fixture
 async def link(tmp_path: Path) -> AsyncIterator[Link]:
     listener = listening()
-    made = Link(Pool(), listener, tmp_path / "lb.sock")
+    made = Link(Pool(), [listener], tmp_path / "lb.sock")
     await made.start()
     yield made
     await made.close()
@@ -149,13 +149,13 @@ async def test_a_second_supervisor_is_heard_beside_the_first(link: Link) -> None
 
 
 async def test_the_listening_socket_is_handed_over(link: Link) -> None:
-    with await asyncio.to_thread(receive_listener, link._path) as received:
+    with (await asyncio.to_thread(receive_listeners, link._path))[0] as received:
         assert received.getsockname() == link._listener.getsockname()
 
 
 async def test_it_is_handed_over_as_often_as_somebody_asks(balancer: Balanced) -> None:
     for _ in range(3):
-        with await asyncio.to_thread(receive_listener, balancer.link_path) as received:
+        with (await asyncio.to_thread(receive_listeners, balancer.link_path))[0] as received:
             assert received.getsockname()[1] == balancer.port
 
 
@@ -163,7 +163,7 @@ async def test_one_who_asks_and_does_not_listen_harms_nobody(link: Link) -> None
     for _ in range(20):
         _, writer = await asyncio.open_unix_connection(str(descriptor_path(link._path)))
         writer.transport.abort()
-    with await asyncio.to_thread(receive_listener, link._path) as received:
+    with (await asyncio.to_thread(receive_listeners, link._path))[0] as received:
         assert received.getsockname() == link._listener.getsockname()
 
 
@@ -174,7 +174,7 @@ async def test_only_the_user_may_connect(link: Link) -> None:
 
 async def test_nothing_is_left_after_it_is_closed(tmp_path: Path) -> None:
     with listening() as listener:
-        made = Link(Pool(), listener, tmp_path / "lb.sock")
+        made = Link(Pool(), [listener], tmp_path / "lb.sock")
         await made.start()
         async with connected(made):
             await made.close()
@@ -184,7 +184,7 @@ async def test_nothing_is_left_after_it_is_closed(tmp_path: Path) -> None:
 async def test_a_socket_that_a_killed_balancer_left_is_no_hindrance(tmp_path: Path) -> None:
     (tmp_path / "lb.sock").touch()
     with listening() as listener:
-        made = Link(Pool(), listener, tmp_path / "lb.sock")
+        made = Link(Pool(), [listener], tmp_path / "lb.sock")
         await made.start()
         async with connected(made):
             assert made.alive
@@ -195,16 +195,16 @@ async def test_a_path_longer_than_a_sockets_may_be_works(tmp_path: Path) -> None
     folder = tmp_path / ("x" * 90) / ("y" * 90)
     folder.mkdir(parents=True)
     with listening() as listener:
-        made = Link(Pool(), listener, folder / "lb.sock")
+        made = Link(Pool(), [listener], folder / "lb.sock")
         await made.start()
-        with await asyncio.to_thread(receive_listener, folder / "lb.sock") as received:
+        with (await asyncio.to_thread(receive_listeners, folder / "lb.sock"))[0] as received:
             assert received.getsockname() == listener.getsockname()
         await made.close()
 
 
 async def test_events_come_to_the_feed_and_again_to_no_harm(tmp_path: Path) -> None:
     listener, feed = listening(), EventFeed()
-    made = Link(Pool(), listener, tmp_path / "lb.sock", events=feed.add)
+    made = Link(Pool(), [listener], tmp_path / "lb.sock", events=feed.add)
     await made.start()
     try:
         event = {"id": 3, "at": 1.0, "subject": "a", "kind": "note", "text": "b", "data": {}}
@@ -225,7 +225,7 @@ async def test_what_became_of_requests_is_told_once_after_the_set_that_said_it(t
         outcomes.lost(backend, incarnation, requests, loop.time())
 
     pool = Pool(lost=lost)
-    made = Link(pool, listener, tmp_path / "lb.sock", losses=outcomes)
+    made = Link(pool, [listener], tmp_path / "lb.sock", losses=outcomes)
     await made.start()
     try:
         async with connected(made) as supervisor:
