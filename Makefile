@@ -85,5 +85,5 @@ $(VENV)/.engine-gpu: $(VENV)/bin/python pyproject.toml
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,dev,plot,otel]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,dev,plot,otel,grpc]'
 	@touch $@

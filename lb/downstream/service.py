@@ -11,7 +11,7 @@ from lb.protocol.http1.request import RequestHead
 from lb.protocol.messages import Downstream, Exchange, Request
 
 
-class Origin(Protocol):
+class PeerView(Protocol):
     """Who is at the other end, where a request came to, and what the address is counted as; `lb.downstream.peer`."""
 
     address: str
@@ -27,7 +27,7 @@ class Client(Protocol):
     a few requests."""
 
     @property
-    def peer(self) -> Origin: ...
+    def peer(self) -> PeerView: ...
     @property
     def exchange(self) -> Exchange | None: ...
     @property

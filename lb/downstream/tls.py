@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 from lb.admission.crowd import Crowd
-from lb.downstream.service import Origin
+from lb.downstream.service import PeerView
 from lb.protocol.errors import ProxyError
 
 #: The first byte of a handshake (RFC 8446 5.1).
@@ -37,7 +37,7 @@ class Wrapped(Protocol):
     """A connection that is a protocol of asyncio's, and says whose it is."""
 
     @property
-    def peer(self) -> Origin: ...
+    def peer(self) -> PeerView: ...
     def connection_made(self, transport: asyncio.BaseTransport) -> None: ...
     def connection_lost(self, exc: Exception | None) -> None: ...
     def data_received(self, data: bytes) -> None: ...

@@ -24,7 +24,7 @@ class TextDelta:
         return 100 + 4 * len(self.text)
 
 
-class AnswerReader:
+class ChatAnswer:
     """``fields``: those of its head that a caller is told; None while there is none. ``complete``: its last delta has
     come."""
 

@@ -12,13 +12,13 @@ from time import monotonic
 
 from lb.admission.allowance import Allowance
 from lb.admission.pace import Pace
-from lb.downstream.service import Origin, Service
+from lb.downstream.service import PeerView, Service
 from lb.protocol.errors import ProxyError, internal_error
 from lb.protocol.http1.request import RequestHead
 from lb.protocol.messages import Exchange, Request
 from lb.protocol.routes import Route
 from lb.rpc import codes, metadata
-from lb.rpc.answer import AnswerReader, TextDelta
+from lb.rpc.answer import ChatAnswer, TextDelta
 from lb.rpc.codes import CallFailure
 from lb.rpc.outbox import Outbox
 
@@ -32,13 +32,13 @@ class RpcCall:
 
     close_after = True
 
-    def __init__(self, service: Service, peer: Origin, hang_up: Callable[[], None]) -> None:
+    def __init__(self, service: Service, peer: PeerView, hang_up: Callable[[], None]) -> None:
         self._service, self.peer, self._hang_up = service, peer, hang_up
         self.request: Request | None = None
         self.exchange: Exchange | None = None
         self.failure: CallFailure | None = None
         self.full = False
-        self._answer, self._outbox = AnswerReader(), Outbox()
+        self._answer, self._outbox = ChatAnswer(), Outbox()
         self._allowance = Allowance(service.admission, peer.origin, lambda: None)
         self._pace: Pace | None = None
         self.unwanted = service.opened(self)

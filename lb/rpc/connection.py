@@ -7,9 +7,8 @@ TLS to others. All of it is done here, in front of it, as for HTTP (decision 42)
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from time import monotonic
-from typing import cast
+from typing import Protocol, cast
 
 from lb.downstream.peer import Peer
 from lb.downstream.service import Service
@@ -22,9 +21,19 @@ from lb.rpc.frames import GOAWAY, FrameReader
 _ONE_READ = 256_000
 
 
+class RpcPort(Protocol):
+    """What took a connection in."""
+
+    def opened(self, connection: RpcConnection) -> None: ...
+    def pass_on(self, connection: RpcConnection) -> None:
+        """Its client has begun to speak; `RpcConnection.connected` or `ended` follows."""
+
+    def closed(self, connection: RpcConnection) -> None: ...
+
+
 class RpcConnection(asyncio.Protocol):
-    """``calls``: those under way on it. ``opened`` and ``closed`` are called at its two ends. Its requests are its
-    calls, each with an exchange of its own (`lb.downstream.service.Client`)."""
+    """``calls``: those under way on it. Its requests are its calls, each with an exchange of its own
+    (`lb.downstream.service.Client`)."""
 
     exchange: Exchange | None = None
     request: Request | None = None
@@ -32,10 +41,8 @@ class RpcConnection(asyncio.Protocol):
     peer: Peer
     _transport: asyncio.Transport
 
-    def __init__(
-        self, service: Service, opened: Callable[[RpcConnection], None], closed: Callable[[RpcConnection], None]
-    ) -> None:
-        self._service, self._opened, self._closed = service, opened, closed
+    def __init__(self, service: Service, port: RpcPort) -> None:
+        self._service, self._port = service, port
         self.calls: set[RpcCall] = set()
         self.unwanted: ProxyError | None = None
         self._behind: asyncio.Transport | None = None
@@ -59,7 +66,7 @@ class RpcConnection(asyncio.Protocol):
         if self.unwanted is not None:
             transport.abort()
         else:
-            self._opened(self)
+            self._port.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._behind is not None:
@@ -67,12 +74,15 @@ class RpcConnection(asyncio.Protocol):
         if self._second:
             self._service.admission.crowd.leave(self.peer.origin)
         self._service.closed(self)
-        self._closed(self)
+        self._port.closed(self)
 
     def data_received(self, data: bytes) -> None:
         if self._behind is not None:
             self._behind.write(data)
-        elif self._early is not None:
+        elif self._early is not None and self.unwanted is None:
+            # Not sooner: what is behind speaks at once, and over TLS nobody could hear it before the handshake.
+            if not self._early:
+                self._port.pass_on(self)
             self._early.append(data)
             self._transport.pause_reading()
 
@@ -96,9 +106,8 @@ class RpcConnection(asyncio.Protocol):
             behind.abort()
             return
         self._behind, early, self._early = behind, self._early, None
-        if early:
-            behind.write(b"".join(early))
-            self._transport.resume_reading()
+        behind.write(b"".join(early or ()))
+        self._transport.resume_reading()
 
     def answered(self, data: bytes) -> None:
         at = self._frames.feed(data)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import secrets
 import socket
-from collections.abc import Callable
 from pathlib import Path
 
 from config.aio import Tasks
@@ -20,8 +20,8 @@ _SCHEME = "unix-abstract:"
 
 
 class RpcListener:
-    """Passes them on to the server that listens at ``path``, each from an address that nobody else can guess, by which
-    that one says where a call came from."""
+    """Implements `lb.rpc.connection.RpcPort`. Passes them on to the server that listens at ``path``, each from an
+    address that nobody else can guess, by which that one says where a call came from."""
 
     def __init__(self, service: Service, path: Path, certificate: ServedCertificate | None, tasks: Tasks) -> None:
         self._service, self._path, self._certificate, self._tasks = service, path, certificate, tasks
@@ -50,34 +50,39 @@ class RpcListener:
         for connection in list(self._names):
             connection.go_away()
 
-    def _connection(self) -> asyncio.Protocol:
-        connection, certificate = RpcConnection(self._service, self._opened, self._closed), self._certificate
-        if certificate is None:
-            return connection
-        return TlsConnection(connection, certificate.http2_context, self._service.admission.crowd)
+    # for connections
 
-    def _opened(self, connection: RpcConnection) -> None:
+    def opened(self, connection: RpcConnection) -> None:
         self._number += 1
         name = f"{self._prefix}-{self._number}"
         self._by_name[name], self._names[connection] = connection, name
-        self._tasks.start(self._pass_on(connection, name), "pass a connection on")
         if self._closing:
             connection.go_away()  # it was accepted in the very turn in which no more were to be
 
-    def _closed(self, connection: RpcConnection) -> None:
+    def pass_on(self, connection: RpcConnection) -> None:
+        self._tasks.start(self._pass_on(connection, self._names[connection]), "pass a connection on")
+
+    def closed(self, connection: RpcConnection) -> None:
         name = self._names.pop(connection, None)
         if name is not None:
             del self._by_name[name]
 
+    # inside
+
+    def _connection(self) -> asyncio.Protocol:
+        connection, certificate = RpcConnection(self._service, self), self._certificate
+        if certificate is None:
+            return connection
+        return TlsConnection(connection, certificate.http2_context, self._service.admission.crowd)
+
     async def _pass_on(self, connection: RpcConnection, name: str) -> None:
         behind = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connect: Callable[[], Behind] = lambda: Behind(connection)  # noqa: E731
         try:
             behind.bind(f"\0{name}")
             behind.setblocking(False)
             loop = asyncio.get_running_loop()
             await loop.sock_connect(behind, short_socket_path(self._path))
-            await loop.create_unix_connection(connect, sock=behind)
+            await loop.create_unix_connection(functools.partial(Behind, connection), sock=behind)
         except OSError:
             behind.close()
             connection.ended()

@@ -20,7 +20,7 @@ from lb.protocol.messages import Limits
 from lb.routing.notifier import Notifier
 from lb.rpc.contract import ChatMessages
 from lb.rpc.listener import RpcListener
-from lb.rpc.services import Callers, Chat, Health, Reflection
+from lb.rpc.services import Callers, ChatService, HealthService, ReflectionService
 
 #: Calls at a time on one connection.
 _STREAMS = 1000
@@ -54,22 +54,22 @@ class RpcServer:
         self, service: Service, path: Path, serves: Callable[[], bool], changes: Notifier,
         certificate: ServedCertificate | None, listener: socket.socket,
     ) -> None:
-        self._socket = listener
+        self._socket, self.messages = listener, ChatMessages()
         self._limits, self._path, self._tasks = service.admission.limits, path, Tasks()
         self._listener = RpcListener(service, path, certificate, self._tasks)
-        self._callers, self._health = Callers(service, self._listener.find), Health(serves, changes)
+        self._callers, self._health = Callers(service, self._listener.find), HealthService(serves, changes)
         self._server: Any = None
 
     async def start(self) -> None:
         """Raises OSError."""
-        limits, messages = self._limits, ChatMessages()
+        limits, messages = self._limits, self.messages
         self._server = grpc.aio.server(
             options=_options(limits), maximum_concurrent_rpcs=limits.connections + limits.reserve
         )
-        self._server.add_generic_rpc_handlers((Chat(self._callers, messages).handler(),))
+        self._server.add_generic_rpc_handlers((ChatService(self._callers, messages).handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
-            Reflection(self._callers, messages), self._server
+            ReflectionService(self._callers, messages), self._server
         )
         try:
             self._server.add_insecure_port(f"unix:{short_socket_path(self._path)}")

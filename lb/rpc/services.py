@@ -28,6 +28,9 @@ REFLECTION = f"/{reflection.SERVICE_NAME}/ServerReflectionInfo"
 #: Neither goes to workers as it is, and the first may ask any model.
 _ROUTES = {path: Route(path, frozenset({"POST"}), asks="", direct=False) for path in (CHAT, REFLECTION)}
 
+#: The services by name.
+SERVED = (contract.SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
+
 #: From `RpcListener.find`.
 Find = Callable[[str], RpcConnection | None]
 
@@ -61,7 +64,7 @@ class Callers:
         call.admit(metadata.head(path, context.invocation_metadata(), context.time_remaining()), _ROUTES[path])
 
 
-class Chat:
+class ChatService:
     """`InternalChat`."""
 
     def __init__(self, callers: Callers, messages: ChatMessages) -> None:
@@ -110,7 +113,7 @@ async def _fail(context: Any, failure: CallFailure) -> None:
     await context.abort(grpc.StatusCode[failure.code], failure.message, failure.trailers)
 
 
-class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
+class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
     """``serves()``: whether there is a worker that takes requests; ``changes`` tells when that may have changed. For
     everybody, as `/health` is. The library's own lets one that watches and takes nothing hold up all others."""
 
@@ -144,14 +147,13 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         return statuses.SERVING if self._serves() and not self._closing else statuses.NOT_SERVING
 
 
-class Reflection(aio.ReflectionServicer):  # type: ignore[misc]
+class ReflectionService(aio.ReflectionServicer):  # type: ignore[misc]
     """Of what is served, for whoever may call it."""
 
     def __init__(self, callers: Callers, messages: ChatMessages) -> None:
-        served = (contract.SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
         for file in (health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
             messages.pool.AddSerializedFile(file.serialized_pb)
-        super().__init__(served, pool=messages.pool)
+        super().__init__(SERVED, pool=messages.pool)
         self._callers = callers
 
     async def ServerReflectionInfo(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:

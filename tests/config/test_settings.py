@@ -348,6 +348,7 @@ def test_an_empty_text_is_refused_where_it_would_mean_everything_or_here(name: s
 def test_tls_needs_a_certificate_and_its_key() -> None:
     for given in ({"tls_cert": "c"}, {"tls_key": "k"}, {"tls_client_ca": "a"}, {"tls_key": "k", "tls_client_ca": "a"}):
         assert _refusal(given) == "TLS needs tls_cert and tls_key"
+    assert _refusal({"grpc_port": 8000}) == "grpc_port 8000 is the port that HTTP is spoken on"
     found = load({"tls_cert": "/c", "tls_key": "/k", "port": 1})
     assert found.url() == "https://127.0.0.1:1"
     assert found.tls() == TlsFiles("/c", "/k")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
 
 import pytest
 
-from cluster.balancers.listener import listen
+from cluster.balancers.listener import Listeners, listen
 from config.errors import UsageError
+from config.topology import BalancerConfig
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "localhost"])
@@ -47,3 +49,20 @@ def test_an_address_that_is_not_ours_is_said_in_one_line() -> None:
 def test_a_host_that_is_none_is_named(host: str) -> None:
     with pytest.raises(UsageError, match=r"^--host "):
         listen(host, 0)
+
+
+def test_a_process_is_told_of_the_sockets_that_it_inherits() -> None:
+    config = BalancerConfig(-1, "/nowhere", "127.0.0.1", 1, 1.0)
+    spoken = replace(config, grpc_fd=-1)
+    listeners = Listeners()
+    listeners.make("127.0.0.1", 0, None)
+    assert listeners.told(config).grpc_fd is None and len(listeners.descriptors) == 1
+    assert "grpc_fd" not in listeners.told(config).to_json(), "a balancer of an earlier version knows none"
+    first = listeners.http
+    listeners.make("127.0.0.1", 0, 0)
+    assert listeners.http is first, "it is made once"
+    told = listeners.told(spoken)
+    assert listeners.descriptors == (told.listen_fd, told.grpc_fd)
+    assert told.digest() == spoken.digest() != config.digest()
+    listeners.close()
+    assert first is not None and first.fileno() == -1

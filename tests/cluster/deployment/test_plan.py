@@ -221,6 +221,15 @@ def test_a_store_of_limits_without_the_extra_is_refused_in_one_line(monkeypatch:
     assert "secret" not in str(refused.value)
 
 
+def test_grpc_without_the_extra_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load({"engine": "sim", "grpc_port": 9000})
+    assert plan.make(settings).settings.grpc_port == 9000
+    monkeypatch.setattr(plan, "find_spec", lambda name: None if name == "grpc_health" else object())
+    with pytest.raises(UsageError, match=r"clusterctl\[grpc\]") as refused:
+        plan.make(settings)
+    assert "\n" not in str(refused.value)
+
+
 def test_without_workers_there_are_no_adapters_of_the_demo() -> None:
     assert not _plan(instances=0, min_instances=0, backend=["http://127.0.0.1:1"]).spec.adapters
 

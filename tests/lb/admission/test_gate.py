@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 import pytest_asyncio
 from aiohttp import web
@@ -21,7 +22,8 @@ from config.identity import api_keys
 from config.identity.api_keys import ApiKey, Digest
 from config.identity.principal import Scope
 from lb.protocol import routes
-from lbfakes import Balanced, Worker, card, running_balancer, running_worker
+from lb.rpc.services import CHAT, SERVED
+from lbfakes import DEADLINE_S, Balanced, Worker, card, listening, running_balancer, running_worker
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW")
 
@@ -85,6 +87,16 @@ def _status(answer: bytes) -> int:
     return int(answer.split(b" ", 2)[1]) if answer else 0
 
 
+#: What may be called over gRPC without a key.
+OPEN_SERVICES = frozenset({"grpc.health.v1.Health"})
+
+
+def _methods(pool: Any, services: set[str]) -> list[str]:
+    """Every method that there is, by the descriptors of what is served."""
+    found = [method for name in services - OPEN_SERVICES for method in pool.FindServiceByName(name).methods]
+    return [f"/{method.containing_service.full_name}/{method.name}" for method in found]
+
+
 @asynccontextmanager
 async def _house(folder: Path, **config: Any) -> AsyncIterator[tuple[Balanced, Worker]]:
     async with running_worker("instance_0") as worker, running_balancer(
@@ -131,6 +143,41 @@ async def test_none_gets_through_on_any_route_with_any_method(
         for secret in (b"cck_good", b"cck_wrong", b"cck_old", b"aaaa"):
             assert secret not in answer, (method, path)
     assert _by_clients(worker) == []
+
+
+@pytest.mark.parametrize("lines", BAD.values(), ids=BAD)
+async def test_none_gets_through_over_grpc(tmp_path: Path, lines: tuple[bytes, ...]) -> None:
+    """The services that the server says it has are walked, so that a new one cannot be forgotten."""
+    listener = listening()
+    async with (
+        _house(tmp_path, rpc_listener=listener) as (balancer, worker),
+        grpc.aio.insecure_channel(f"127.0.0.1:{listener.getsockname()[1]}") as channel,
+    ):  # fmt: skip
+        assert balancer.parts.rpc is not None
+        messages = balancer.parts.rpc.messages
+        body = messages.request(prompt="x", expert_id="base").SerializeToString()
+        split = (line.split(b": ", 1) for line in lines)
+        metadata = [(name.decode().lower(), value.decode("latin-1")) for name, value in split]
+        methods = _methods(messages.pool, set(SERVED))
+        assert len(methods) == 2
+        for method in methods:
+            with pytest.raises((grpc.aio.AioRpcError, ValueError, UnicodeError)) as refused:  # some cannot be sent
+                call = channel.stream_stream(method)(iter([body]), metadata=metadata, timeout=DEADLINE_S)
+                await call.read()
+            said = str(refused.value)
+            if isinstance(refused.value, grpc.aio.AioRpcError):
+                codes = grpc.StatusCode
+                allowed = (codes.UNAUTHENTICATED, codes.INVALID_ARGUMENT, codes.RESOURCE_EXHAUSTED, codes.INTERNAL)
+                assert refused.value.code() in allowed, method
+                assert "cck_good" not in said and "cck_wrong" not in said and "aaaa" not in said
+        good = channel.stream_stream(CHAT)(
+            iter([body]), metadata=[("x-api-key", GOOD)], timeout=DEADLINE_S
+        )
+        with pytest.raises(grpc.aio.AioRpcError):
+            await good.read()  # the worker here answers no stream
+        assert _by_clients(worker) == ["/v1/chat/completions"], "that one, and none before it"
+        assert GOOD not in str(worker.seen[-1].headers)
+    listener.close()
 
 
 @pytest.mark.parametrize("line", [b"Authorization: Bearer cck_good", b"x-api-key: cck_good"])

@@ -150,7 +150,18 @@ async def test_a_second_supervisor_is_heard_beside_the_first(link: Link) -> None
 
 async def test_the_listening_socket_is_handed_over(link: Link) -> None:
     with (await asyncio.to_thread(receive_listeners, link._path))[0] as received:
-        assert received.getsockname() == link._listener.getsockname()
+        assert received.getsockname() == link._listeners[0].getsockname()
+
+
+async def test_that_of_grpc_is_handed_over_behind_it(tmp_path: Path) -> None:
+    with listening() as http, listening() as grpc:
+        made = Link(Pool(), [http, grpc], tmp_path / "lb.sock")
+        await made.start()
+        received = await asyncio.to_thread(receive_listeners, tmp_path / "lb.sock")
+        assert [each.getsockname() for each in received] == [http.getsockname(), grpc.getsockname()]
+        for each in received:
+            each.close()
+        await made.close()
 
 
 async def test_it_is_handed_over_as_often_as_somebody_asks(balancer: Balanced) -> None:
@@ -164,7 +175,7 @@ async def test_one_who_asks_and_does_not_listen_harms_nobody(link: Link) -> None
         _, writer = await asyncio.open_unix_connection(str(descriptor_path(link._path)))
         writer.transport.abort()
     with (await asyncio.to_thread(receive_listeners, link._path))[0] as received:
-        assert received.getsockname() == link._listener.getsockname()
+        assert received.getsockname() == link._listeners[0].getsockname()
 
 
 async def test_only_the_user_may_connect(link: Link) -> None:

@@ -43,7 +43,7 @@ async def worker() -> AsyncIterator[Worker]:
 
 
 def _url(balancer: app.Balancer) -> str:
-    return "http://{}:{}".format(*balancer.link._listener.getsockname())
+    return "http://{}:{}".format(*balancer.link._listeners[0].getsockname())
 
 
 def _apply(balancers: list[app.Balancer], worker: Worker, revision: int = 1, **fields: str) -> None:

@@ -80,7 +80,7 @@ async def test_the_next_request_on_an_idle_connection_is_answered_and_was_the_la
 
 
 async def test_new_connections_are_left_in_the_socket_for_others(balancer: Balanced) -> None:
-    listener = balancer.parts.link._listener
+    listener = balancer.parts.link._listeners[0]
     async with balancer.connection():
         await until(lambda: balancer.parts.server.connections == 1)
         retiring = _retiring(balancer)

@@ -17,7 +17,7 @@ from aiohttp import web
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from config.api_keys import ApiKey, Digest, mint
+from config.identity.api_keys import ApiKey, Digest, mint
 from config.model_names import route
 from lb.rpc import contract, server
 from lb.rpc.contract import ChatMessages

@@ -46,3 +46,9 @@ def test_what_is_asked_is_what_a_route_is_asked() -> None:
         assert refused.value.status == 400
     chunk = messages.chunk.FromString(messages.write("好", finished=True))
     assert (chunk.text_delta, chunk.finished) == ("好", True)
+
+
+@pytest.mark.processes
+def test_nothing_of_it_is_imported_where_it_is_not_spoken() -> None:
+    script = "import sys, lb.app, cluster.supervisor.runtime; sys.exit('grpc' in sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)

@@ -6,7 +6,7 @@ import pytest
 
 from lb.protocol.errors import ProxyError
 from lb.rpc import codes, metadata
-from lb.rpc.answer import AnswerReader, TextDelta
+from lb.rpc.answer import ChatAnswer, TextDelta
 
 
 def test_what_is_said_of_a_request_is_read_as_over_http() -> None:
@@ -59,7 +59,7 @@ EVENT = b'data: {"text_delta": "%b", "finished": %b}\n\n'
 def test_an_answer_is_read_back_however_it_comes() -> None:
     whole = HEAD + EVENT % ("好".encode(), b"false") + EVENT % (b"", b"true")
     for step in (1, 7, len(whole)):
-        reader = AnswerReader()
+        reader = ChatAnswer()
         start = len(HEAD)  # a head is written in one piece
         pieces = [whole[:start], *(whole[at : at + step] for at in range(start, len(whole), step))]
         found = [delta for piece in pieces for delta in reader.feed(piece)]
@@ -68,7 +68,7 @@ def test_an_answer_is_read_back_however_it_comes() -> None:
 
 
 def test_what_is_no_answer_says_why() -> None:
-    reader = AnswerReader()
+    reader = ChatAnswer()
     assert reader.failure() == codes.BROKEN, "nothing came"
     reader.feed(HEAD + EVENT % (b"a", b"false"))
     assert reader.failure() == codes.BROKEN
@@ -76,7 +76,7 @@ def test_what_is_no_answer_says_why() -> None:
     failure = reader.failure()
     assert failure is not None and (failure.code, failure.message) == ("UNAVAILABLE", "its worker died")
     for body in (b"not JSON", b'{"error": 5}', b"[" * 50_000, b'{"error": {"message": ["x"]}}'):
-        reader = AnswerReader()
+        reader = ChatAnswer()
         reader.feed(b"HTTP/1.1 404 Not Found\r\n\r\n" + body)
         failure = reader.failure()
         assert failure is not None and (failure.code, failure.message) == ("NOT_FOUND", "the worker answered 404")
