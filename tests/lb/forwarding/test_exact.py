@@ -60,7 +60,7 @@ _CHUNKED = re.compile(rb"\r\ntransfer-encoding: *chunked\r\n", re.IGNORECASE)
 _LEVEL = re.compile(r"^clusterctl_(in_flight|model_in_flight|queued_requests)(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 
 #: What the balancer writes of an attempt that failed; it has nothing else to say.
-_FAILED = re.compile(r"\S+ \S+ WARNING lb\.forwarding\.failover: request \S+ failed on instance_\w+: .+")
+_FAILED = re.compile(r"\S+ \S+ WARNING lb\.forwarding\.retry\.failover: request \S+ failed on instance_\w+: .+")
 
 
 def reset(transport: asyncio.Transport) -> None:
