@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from random import Random
-from typing import Any, Protocol
+from typing import Protocol
 
 from config.topology import BackendSpec
 from lb.routing.backend import Backend, Lease
 from lb.routing.strategies.base import AttemptOutcome, Features, Strategy
+from sim.policies.base import MeteredPolicy
 from worker.sim.engine.batch import BatchEngine, BatchJob
 from worker.sim.engine.costs import EngineCosts
 
@@ -39,98 +40,171 @@ class Homes(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """The machines. ``slots``: adapters at a time in an engine; ``host_adapters``: in its host memory."""
+    """The machines. ``slots``: adapters at a time in an engine; ``host_adapters``: in its host memory. ``balancers``
+    share the requests, and what each knows of the others' is up to ``stale`` s old."""
 
     hardware: EngineCosts
     workers: int = 8
     slots: int = 8
-    host_adapters: int = 1000
+    host_adapters: int = 32
     round_every: float = 5.0
+    balancers: int = 1
+    stale: float = 0.0
 
 
 @dataclass(slots=True)
 class Result:
-    """Of each request, in the order of arrival: TTFT (s), s a token after the first. ``swaps``: adapters brought into
-    slots."""
+    """Of each request, in the order of arrival: TTFT (s), s a token after the first, adapter. ``swaps``: adapters
+    brought into slots."""
 
     ttft: array[float] = field(default_factory=lambda: array("d"))
     tpot: array[float] = field(default_factory=lambda: array("d"))
-    requests: int = 0
+    adapters: list[str | None] = field(default_factory=list)
     swaps: int = 0
     preemptions: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
     seconds: float = 0.0
 
+    @property
+    def requests(self) -> int:
+        return len(self.ttft)
+
+    def add(self, adapter: str | None) -> None:
+        """One more request."""
+        self.ttft.append(math.inf)
+        self.tpot.append(math.inf)
+        self.adapters.append(adapter)
+
     def goodput(self, ttft: float = 2.0, tpot: float = 0.05) -> float:
         """The share of requests within both."""
         good = sum(a <= ttft and b <= tpot for a, b in zip(self.ttft, self.tpot, strict=True))
         return good / max(1, self.requests)
 
-    def percentile(self, share: float, of: Sequence[int] | None = None) -> float:
-        """Of TTFT; ``of``: of these requests only."""
-        values = sorted(self.ttft if of is None else [self.ttft[i] for i in of])
+    def percentile(self, share: float, of: Callable[[str | None], bool] | None = None) -> float:
+        """Of TTFT (s); ``of``: of requests for these adapters only."""
+        values = sorted(t for t, a in zip(self.ttft, self.adapters, strict=True) if of is None or of(a))
         return values[min(len(values) - 1, math.ceil(share * len(values)) - 1)] if values else 0.0
 
 
+class _Others:
+    """What the other balancers have in flight on one engine, as one of them sees it (`lb.routing.backend.Shared`)."""
+
+    def __init__(self, board: _Board, balancer: int, worker: int) -> None:
+        self._board, self._balancer, self._worker = board, balancer, worker
+
+    def put(self, own: int) -> None:
+        self._board.now[self._balancer][self._worker] = own
+
+    def others(self) -> int:
+        board, worker = self._board, self._worker
+        others: int = board.total[worker] - board.seen[self._balancer][worker]
+        return others
+
+
+class _Board:
+    """What each balancer has in flight on each engine: now, and as the others see it."""
+
+    def __init__(self, balancers: int, workers: int) -> None:
+        self.now = [[0] * workers for _ in range(balancers)]
+        self.publish()
+
+    def publish(self) -> None:
+        self.seen = [list(each) for each in self.now]
+        self.total = [sum(each) for each in zip(*self.seen, strict=True)]
+
+
+class _Balancer:
+    """One of several: its strategy, and the engines as it sees them."""
+
+    def __init__(self, strategy: Strategy, backends: list[Backend]) -> None:
+        self.strategy, self.backends = strategy, backends
+        for backend in backends:
+            strategy.joined(backend)
+
+
 def run(
-    requests: Sequence[Request], strategy: Callable[[Random], Strategy], setting: Setting, homes: Homes | None = None,
-    seed: int = 0, bind: Callable[[Strategy, Sequence[BatchEngine]], None] = lambda strategy, engines: None,
+    requests: Iterable[Request], strategy: Callable[[Random], Strategy], setting: Setting, homes: Homes | None = None,
+    seed: int = 0,
 ) -> Result:  # fmt: skip
-    """``bind`` gives a policy that goes by the engines' own metrics access to them: as fresh as can be."""
-    return _Run(requests, strategy(Random(seed)), setting, homes, bind).result
+    """``requests`` in the order of their times."""
+    return _Run(strategy, setting, homes, seed).drive(requests)
 
 
 class _Run:
     def __init__(
-        self, requests: Sequence[Request], strategy: Strategy, setting: Setting, homes: Homes | None, bind: Any
+        self, strategy: Callable[[Random], Strategy], setting: Setting, homes: Homes | None, seed: int
     ) -> None:
-        self._strategy = strategy
-        self.result = Result(array("d", [math.inf]) * len(requests), array("d", [math.inf]) * len(requests))
-        self.result.requests = len(requests)
-        self._engines = engines = [
+        self._setting, self._homes = setting, homes
+        self.result = Result()
+        self._engines = [
             BatchEngine(setting.hardware, setting.slots, setting.host_adapters, self._first, self._end)
             for _ in range(setting.workers)
         ]
-        self._backends = [Backend(_spec(i, setting)) for i in range(setting.workers)]
-        bind(strategy, engines)
-        for backend in self._backends:
-            strategy.joined(backend)
-        self._attempts: dict[int, tuple[Lease, Features]] = {}
-        self._drive(requests, setting, homes)
-        for engine in engines:
-            self.result.swaps += engine.adapters.swaps
-            self.result.preemptions += engine.preemptions
-            self.result.prompt_tokens += engine.prompt_tokens
-            self.result.cached_tokens += engine.cached_tokens
+        self._board = _Board(setting.balancers, setting.workers)
+        self._balancers = [
+            _Balancer(self._made(strategy(Random(seed + k))), [self._backend(i, k) for i in range(setting.workers)])
+            for k in range(setting.balancers)
+        ]
+        self._attempts: dict[int, tuple[_Balancer, Lease, Features]] = {}
+        self._ranks: dict[str, int] = {}
 
-    def _drive(self, requests: Sequence[Request], setting: Setting, homes: Homes | None) -> None:
-        engines, backends, strategy = self._engines, self._backends, self._strategy
-        ranks = {r.adapter: r.rank for r in requests if r.adapter}
-        strategy.placed({}, ranks)
+    def _made(self, strategy: Strategy) -> Strategy:
+        if isinstance(strategy, MeteredPolicy):
+            strategy.engines = self._engines
+        return strategy
+
+    def _backend(self, number: int, balancer: int) -> Backend:
+        alone = self._setting.balancers == 1
+        return Backend(_spec(number, self._setting), None if alone else _Others(self._board, balancer, number))
+
+    def drive(self, requests: Iterable[Request]) -> Result:
+        setting, homes, balancers, result = self._setting, self._homes, self._balancers, self.result
         due: list[tuple[float, int]] = []
-        next_round, work = setting.round_every, dict[str, float]()
+        next_round, next_look, work = setting.round_every, 0.0, dict[str, float]()
         for number, request in enumerate(requests):
-            now = request.at
+            now, adapter = request.at, request.adapter
             self._until(now, due)
-            if homes is not None:
-                while now >= next_round:
-                    strategy.placed(homes.round(work, setting.round_every), ranks)
-                    work, next_round = {}, next_round + setting.round_every
-                if request.adapter:
-                    work[request.adapter] = work.get(request.adapter, 0.0) + request.prompt + 4 * request.output
-            features = Features(adapter=request.adapter, tokens=request.prompt, blocks=request.blocks, stream=True)
-            chosen, _ = strategy.choose(backends, features)
-            job = BatchJob(number, now, request.prompt, request.output, request.adapter, request.rank, request.blocks)
-            worker = int(chosen.id)
-            self._attempts[number] = chosen.lease(_ignore, None, request.adapter), features
-            strategy.sent(chosen, features)
-            engine = engines[worker]
-            before = engine.due
-            engine.submit(job, now)
-            if engine.due < before:
-                heappush(due, (engine.due, worker))
+            if setting.balancers > 1 and now >= next_look:
+                self._board.publish()
+                next_look = now + setting.stale
+            if adapter is not None:
+                if adapter not in self._ranks:
+                    self._ranks[adapter] = request.rank
+                    self._place({})
+                work[adapter] = work.get(adapter, 0.0) + request.prompt
+            if homes is not None and now >= next_round:
+                self._place(homes.round(work, setting.round_every))
+                work, next_round = {}, now + setting.round_every
+            result.add(adapter)
+            self._send(number, request, balancers[number % len(balancers)], due)
         self._until(math.inf, due)
+        for engine in self._engines:
+            result.swaps += engine.adapters.swaps
+            result.preemptions += engine.preemptions
+            result.prompt_tokens += engine.prompt_tokens
+            result.cached_tokens += engine.cached_tokens
+        return result
+
+    def _place(self, homes: Mapping[str, Sequence[str]]) -> None:
+        for balancer in self._balancers:
+            balancer.strategy.placed(homes, self._ranks)
+
+    def _send(self, number: int, request: Request, balancer: _Balancer, due: list[tuple[float, int]]) -> None:
+        features = Features(
+            adapter=request.adapter, tokens=request.prompt, blocks=request.blocks, stream=True
+        )
+        chosen, _ = balancer.strategy.choose(balancer.backends, features)
+        lease = chosen.lease(_ignore, None, request.adapter)
+        self._attempts[number] = balancer, lease, features
+        balancer.strategy.sent(chosen, features)
+        engine, worker, now = self._engines[int(chosen.id)], int(chosen.id), request.at
+        before = engine.due
+        engine.submit(
+            BatchJob(number, now, request.prompt, request.output, request.adapter, request.rank, request.blocks), now
+        )
+        if engine.due < before:
+            heappush(due, (engine.due, worker))
 
     def _until(self, now: float, due: list[tuple[float, int]]) -> None:
         engines = self._engines
@@ -146,15 +220,17 @@ class _Run:
 
     def _first(self, job: BatchJob, now: float) -> None:
         self.result.ttft[job.number] = now - job.arrived
-        lease, features = self._attempts[job.number]
-        self._strategy.began(lease.backend.key, features, now - job.arrived)
+        balancer, lease, features = self._attempts[job.number]
+        balancer.strategy.began(lease.backend.key, features, now - job.arrived)
 
     def _end(self, job: BatchJob, now: float) -> None:
-        self.result.tpot[job.number] = (now - job.first) / max(1, job.output - 1)
-        lease, features = self._attempts.pop(job.number)
+        self.result.tpot[job.number] = (now - job.first) / max(1, job.made - 1)
+        balancer, lease, features = self._attempts.pop(job.number)
         lease.release()
-        seconds, first = now - job.arrived, job.first - job.arrived
-        self._strategy.observe(AttemptOutcome(lease.backend.key, features, 200, seconds, first, tokens=job.output))
+        outcome = AttemptOutcome(
+            lease.backend.key, features, 200, now - job.arrived, job.first - job.arrived, tokens=job.made
+        )
+        balancer.strategy.observe(outcome)
 
 
 def _ignore(reason: str) -> None:

@@ -70,6 +70,8 @@ def adapters(count: int, ranks: Sequence[int]) -> list[AdapterSpec]:
 def with_adapters(rows: Sequence[TraceRow], count: int, zipf: float, seed: int) -> list[int]:
     """The number of each row's adapter: one a conversation where the trace tells conversations (the first block that is
     not common to many), else one a request; the n-th most popular with probability ~ n^-zipf."""
+    if not count:
+        return [0] * len(rows)
     random, weights = Random(seed), list(accumulate((i + 1) ** -zipf for i in range(count)))
 
     def draw() -> int:

@@ -22,8 +22,8 @@ class BatchJob:
     """The request ``number`` on its way through one engine. Times are s; lengths tokens."""
 
     __slots__ = (
-        "adapter", "arrived", "blocks", "cached", "decodes", "ended", "first", "left", "number", "output", "prompt",
-        "rank", "sequence", "started_step",
+        "adapter", "arrived", "blocks", "cached", "decodes", "ended", "first", "left", "made", "number", "output",
+        "prompt", "rank", "sequence", "started_step",
     )  # fmt: skip
 
     def __init__(
@@ -31,6 +31,7 @@ class BatchJob:
         blocks: tuple[int, ...] = (),
     ) -> None:
         self.number, self.arrived, self.prompt, self.output = number, arrived, prompt, output
+        self.made = output  # in all, whatever is left of it after a preemption
         self.adapter, self.rank, self.blocks = adapter, rank, blocks
         self.first = self.ended = math.nan
         self.cached = self.left = self.sequence = self.started_step = 0

@@ -1,0 +1,129 @@
+"""`python -m sim compare TRACE…`, `sweep TRACE`, `many`: the tables of `docs/routing.md`, as Markdown."""
+
+from __future__ import annotations
+
+import resource
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from sim.comparison import OURS, POLICIES, TPOT, TTFT, Sustained, compare, vary
+from sim.scenarios import Workload
+from sim.simulation import Setting, run
+from sim.traces import read
+from worker.sim.engine.costs import PROFILES
+
+_HEAD = """\
+| policy | sustained (x the trace's speed) | ours / it | p99 TTFT there (s) | swaps per 1,000 | p99, rarer half / rest |
+|---|---|---|---|---|---|"""
+
+_TRACE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.group()
+def main() -> None:
+    """Routing policies on recorded traffic, with simulated engines."""
+
+
+@main.command("compare")
+@click.argument("traces", nargs=-1, required=True, type=_TRACE)
+@click.option("--workers", default=8, show_default=True)
+@click.option("--slots", default=8, show_default=True, help="Adapters that an engine computes at a time.")
+@click.option("--host", default=32, show_default=True, help="Adapters in a worker's host memory.")
+@click.option("--adapters", default=200, show_default=True)
+@click.option("--zipf", default=1.0, show_default=True)
+@click.option("--profile", default="h100-8b", show_default=True, type=click.Choice(list(PROFILES)))
+@click.option("--seed", default=1, show_default=True)
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Goodput by load, as an image.")
+def compare_(
+    traces: tuple[Path, ...], workers: int, slots: int, host: int, adapters: int, zipf: float, profile: str,
+    seed: int, plot: Path | None,
+) -> None:  # fmt: skip
+    """The load at which nine in ten requests are within 2 s to the first token and 50 ms for each other, by policy."""
+    setting = Setting(PROFILES[profile], workers=workers, slots=slots, host_adapters=host)
+    for path in traces:
+        workload = Workload(read(path), count=adapters, zipf=zipf, seed=seed)
+        size = f"{adapters} adapters, {workers} workers x {slots} slots"
+        click.echo(f"\n{path.name}: {len(workload.rows)} requests, {size}\n")
+        click.echo(_HEAD)
+        found = dict(compare(workload, setting))
+        for name, each in found.items():
+            click.echo(_row(name, each, found[OURS].speed, workload))
+    if plot is not None:
+        draw(traces, setting, adapters, zipf, seed, plot)
+
+
+def _row(name: str, found: Sustained, ours: float, workload: Workload) -> str:
+    if found.result is None:
+        return f"| {name} | none | | | | |"
+    result, rare = found.result, workload.rare()
+    rest = result.percentile(0.99, lambda adapter: adapter not in rare)
+    seldom = result.percentile(0.99, lambda adapter: adapter in rare) / rest
+    swaps = 1000 * result.swaps / result.requests
+    return (
+        f"| {name} | {found.speed:.2f} | {ours / found.speed:.2f} | {result.percentile(0.99):.2f} | {swaps:.0f} "
+        f"| {seldom:.2f} |"
+    )
+
+
+def draw(traces: tuple[Path, ...], setting: Setting, adapters: int, zipf: float, seed: int, to: Path) -> None:
+    """Needs matplotlib (the extra ``plot``)."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(traces), figsize=(6 * len(traces), 4.5), squeeze=False)
+    for axis, path in zip(axes[0], traces, strict=True):
+        workload = Workload(read(path), count=adapters, zipf=zipf, seed=seed)
+        mean = workload.rows[-1].at / len(workload.rows)
+        speeds = [0.25 * 1.19**k for k in range(24)]
+        for name, policy in POLICIES.items():
+            shares = [100 * run(workload.at(speed), policy, setting).goodput(TTFT, TPOT) for speed in speeds]
+            axis.plot([s / mean for s in speeds], shares, label=name, linewidth=3 if name == OURS else 1)
+        axis.set(title=path.name.split(".")[0], xlabel="requests/s", ylabel="good requests (%)", xscale="log")
+        axis.axhline(90, color="gray", linewidth=0.5)
+    axes[0][0].legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(to, dpi=110)
+
+
+@main.command()
+@click.argument("trace", type=_TRACE)
+@click.option("--rows", default=6000, show_default=True, help="Of the trace, from its beginning.")
+@click.option("--factor", default=1.1, show_default=True, help="Times the load that the best peer just sustains.")
+def sweep(trace: Path, rows: int, factor: float) -> None:
+    """The share of good requests as slots, ranks, popularity, bursts and knowledge vary."""
+    click.echo("| varied | load (x) | adaptive | the best other | |")
+    click.echo("|---|---|---|---|---|")
+    for row in vary(read(trace)[:rows], factor):
+        ours, best = row.goodput[OURS], row.goodput[row.best]
+        said = "" if ours >= best - 0.005 else "**behind**"
+        click.echo(f"| {row.scenario.vary} | {row.speed:.2f} | {ours:.1%} | {best:.1%} ({row.best}) | {said} |")
+
+
+@main.command()
+@click.argument("trace", type=_TRACE)
+@click.option("--requests", default=1_000_000, show_default=True)
+@click.option("--workers", default=1000, show_default=True)
+@click.option("--adapters", default=1000, show_default=True)
+@click.option("--rate", default=5.0, show_default=True, help="Requests a second, of each worker.")
+@click.option("--policy", default=OURS, show_default=True, type=click.Choice(list(POLICIES)))
+def many(trace: Path, requests: int, workers: int, adapters: int, rate: float, policy: str) -> None:
+    """A large cluster: the trace again and again."""
+    rows, setting = read(trace), Setting(PROFILES["h100-8b"], workers=workers)
+    gap = 1 / (rate * workers)
+    drawn = Workload([replace(rows[n % len(rows)], at=n * gap) for n in range(requests)], count=adapters)
+    began = time.perf_counter()
+    result = run(drawn.at(1.0), POLICIES[policy], setting)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    click.echo(
+        f"{requests} requests, {workers} workers, {adapters} adapters: {time.perf_counter() - began:.0f} s, "
+        f"{peak:.0f} MiB; good {result.goodput(TTFT, TPOT):.1%}, p99 TTFT {result.percentile(0.99):.2f} s"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Policies on excerpts of recorded traffic: short forms of what `python -m sim` prints."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import sim
+from lb.routing.strategies.registry import STRATEGIES
+from sim.__main__ import main
+from sim.comparison import POLICIES, sustained
+from sim.scenarios import Workload, sweep
+from sim.simulation import Setting, run
+from sim.traces import read, with_adapters
+from worker.sim.engine.costs import H100_8B
+
+EXCERPTS = Path(sim.__path__[0]) / "excerpts"
+AZURE = Workload(read(EXCERPTS / "azure_2023_conversation.csv"), count=60)
+MOONCAKE = Workload(read(EXCERPTS / "mooncake_conversation.jsonl"), count=60)
+SMALL = Setting(H100_8B, workers=3, slots=3, host_adapters=12)
+
+
+def test_traces_are_read_as_they_are_published() -> None:
+    first, second = AZURE.rows[:2]
+    assert (first.at, first.prompt, first.output) == (0.0, 374, 44)
+    assert second.at > 0
+    assert len(AZURE.rows) == 600
+    conversation = MOONCAKE.rows[0]
+    assert (conversation.prompt, len(conversation.blocks)) == (6758, 14)
+
+
+def test_adapters_are_popular_by_rank_and_stay_with_their_conversation() -> None:
+    drawn = with_adapters(AZURE.rows * 20, 50, 1.0, seed=1)
+    assert drawn.count(0) / drawn.count(4) == pytest.approx(5, rel=0.2)
+    of: dict[int, set[int]] = {}
+    for row, adapter in zip(MOONCAKE.rows, MOONCAKE.drawn, strict=True):
+        if len(row.blocks) > 2:
+            of.setdefault(row.blocks[1], set()).add(adapter)
+    assert all(len(adapters) == 1 for adapters in of.values())
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("workload", [AZURE, MOONCAKE], ids=["azure", "mooncake"])
+def test_every_policy_answers_every_request_and_the_same_way_each_time(name: str, workload: Workload) -> None:
+    one, again = (run(workload.at(4.0), POLICIES[name], SMALL) for _ in range(2))
+    assert one.requests == len(workload.rows)
+    assert all(math.isfinite(seconds) for seconds in (*one.ttft, *one.tpot))
+    assert (one.ttft, one.swaps) == (again.ttft, again.swaps)
+
+
+def test_adaptive_carries_more_than_the_peers_where_adapters_outnumber_slots() -> None:
+    speed = {name: sustained(AZURE, POLICIES[name], SMALL, 0.9).speed for name in ("least connections", "adaptive")}
+    assert speed["adaptive"] > 1.3 * speed["least connections"]
+
+
+def test_with_slots_to_spare_it_is_level() -> None:
+    setting = replace(SMALL, slots=64, host_adapters=64)
+    least, ours = (
+        run(AZURE.at(8.0), STRATEGIES[name], setting).percentile(0.5) for name in ("least_connections", "adaptive")
+    )
+    assert ours < 1.1 * least
+
+
+def test_balancers_that_know_of_each_other_late_still_share_the_work() -> None:
+    """As one sees it all of its own and the others' of half a second ago, none is far off."""
+    alone = run(AZURE.at(4.0), POLICIES["adaptive"], SMALL)
+    late = run(AZURE.at(4.0), POLICIES["adaptive"], replace(SMALL, balancers=4, stale=0.5))
+    assert late.goodput() > alone.goodput() - 0.15
+
+
+def test_what_the_sweep_varies_differs() -> None:
+    found = sweep(AZURE.rows)
+    assert len({each.vary for each in found}) == len(found) > 15
+    assert len({repr((each.workload, each.setting)) for each in found}) == len(found)
+
+
+def test_the_commands_print_their_tables() -> None:
+    trace = str(EXCERPTS / "azure_2023_conversation.csv")
+    told = CliRunner().invoke(
+        main, ["compare", trace, "--workers", "2", "--slots", "2", "--adapters", "20"], catch_exceptions=False
+    )
+    rows = [line for line in told.output.splitlines() if line.startswith("| ")]
+    assert [row.split("|")[1].strip() for row in rows[1:]] == list(POLICIES)
+    assert rows[-1].split("|")[3].strip() == "1.00"
+    told = CliRunner().invoke(
+        main, ["many", trace, "--requests", "2000", "--workers", "20", "--adapters", "20"], catch_exceptions=False
+    )
+    assert told.output.startswith("2000 requests, 20 workers")
