@@ -36,6 +36,14 @@ class BalancerProcess(TypedDict):
     in_flight: NotRequired[int]
 
 
+class SharedLimits(TypedDict):
+    """``reason``: why they are not ``shared``, empty if they are."""
+
+    store: str
+    shared: bool
+    reason: str
+
+
 class LoadBalancer(TypedDict):
     """``draining``: processes that were replaced and finish what they have."""
 
@@ -50,6 +58,7 @@ class LoadBalancer(TypedDict):
     failure: NotRequired[str]
     lost_requests: NotRequired[int]
     ends: NotRequired[dict[str, int]]
+    limits: NotRequired[SharedLimits]
 
 
 class LastExit(TypedDict):

@@ -22,7 +22,7 @@ function row({ lora_name: name }) {
   made[0].append(h("span", {}, name), h("small", { class: "why dim" }));
   made[2].append(h("span", { class: "pill" }));
   made[3].append(h("span", { class: "chips" }));
-  const act = (words, run) => h("button", { type: "button", "aria-label": `${words} ${name}`, onclick: async () => { await guarded(run); refresh(); } }, words);
+  const act = (words, run) => h("button", { type: "button", "aria-label": `${words} ${name}`, "data-needs": "admin", onclick: async () => { await guarded(run); refresh(); } }, words);
   return h("tr", {}, ...made, h("td", { class: "do" }, h("span", { class: "buttons" },
     h("a", { class: "button", href: `#playground/${encodeURIComponent(name)}`, "aria-label": `Try ${name}` }, "Try"),
     act("Update", () => actions.load(name)), act("Roll back", () => actions.rollback(name)), act("Unload", () => actions.unload(name)))));

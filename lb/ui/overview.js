@@ -91,7 +91,7 @@ function row([name]) {
   const again = h("button", { type: "button", "data-do": "restart", onclick: () => actions.restart(name) }, "Restart");
   const log = h("a", { class: "button", href: `#logs/${encodeURIComponent(name)}`, "aria-label": `Log of ${name}` }, "Log");
   again.setAttribute("aria-label", `Restart ${name}`);
-  return h("tr", {}, ...cells, h("td", { class: "do" }, h("span", { class: "buttons" }, hold, again, log)));
+  return h("tr", {}, ...cells, h("td", { class: "do" }, h("span", { class: "buttons", "data-needs": "admin" }, hold, again, log)));
 }
 
 
@@ -163,7 +163,7 @@ function show() {
     options(select, store.strategies, status.load_balancer_strategy);
     select.value = status.load_balancer_strategy;
   }
-  select.disabled = false;
+  select.disabled = !store.may?.has("admin");
   if (!edited && document.activeElement !== $("scale-to")) $("scale-to").value = total;
   put($("scale-bounds"), `from ${status.min_instances ?? 0} to ${status.max_instances ?? "any number"}`);
   const r = supervisor.rolling;

@@ -487,6 +487,12 @@ def test_what_a_key_may_not_see_is_not_asked_for_and_said(page: Page, cluster: C
             page.section(section)
             page.says(f"#{section} .empty", "for keys of the scope admin; the one that this page has is for: read")
             assert not page.js("return document.querySelector(arguments[0]).checkVisibility()", f"#{section} table")
+        for section in ("overview", "adapters"):
+            page.section(section)
+            page.until(lambda section=section: page.text(f"#{section} tbody"), "it is shown")  # type: ignore[misc]
+            buttons = "[...document.querySelectorAll('main [data-needs]')]"
+            assert page.js(f"return {buttons}.every(e => !e.checkVisibility())")
+        assert page.js("return document.getElementById('strategy').disabled") is True
         page.section("usage")
         page.says("#usage-table", "Requests")
         page.section("aliases")
