@@ -25,10 +25,8 @@ def _instance(name: str, rest: str = "") -> str:
     return _named("cluster/instances", name, rest)
 
 
-class Calls:
-    """The methods that both clients have, but for the streams."""
-
-    # looking
+class LookingCalls:
+    """What there is, and what has happened."""
 
     @method
     def status(self) -> Call[r.Status]:
@@ -97,7 +95,9 @@ class Calls:
         """Whether at least one worker is ready."""
         return workflows.healthy()
 
-    # changing
+
+class ChangingCalls:
+    """What is wanted of the cluster and its workers."""
 
     @method
     def scale(self, instances: int) -> Call[r.Scaled]:
@@ -163,7 +163,9 @@ class Calls:
         """A code for the page, good once."""
         return Call("POST", "/v1/cluster/ui/link", as_object(r.UiLink), {})
 
-    # adapters
+
+class AdapterCalls:
+    """Adapters, and their versions."""
 
     @method
     def adapters(self) -> Call[list[r.Adapter]]:
@@ -201,7 +203,9 @@ class Calls:
         body = {} if version is None else {"version": version}
         return Call("POST", _named("lora_adapters", name, "/rollback"), as_object(r.AdapterChanged), body, timeout=SLOW)
 
-    # routes and aliases
+
+class NameCalls:
+    """Routes and aliases."""
 
     @method
     def routes(self) -> Call[dict[str, r.Route]]:
@@ -250,7 +254,9 @@ class Calls:
         """Puts back what it stood for before its last change."""
         return Call("POST", _named("cluster/aliases", name, "/undo"), as_object(r.NameChanged), {})
 
-    # keys
+
+class KeyCalls:
+    """API keys."""
 
     @method
     def keys(self) -> Call[list[r.Key]]:
@@ -284,7 +290,9 @@ class Calls:
         """It lets nobody in any more once this returns."""
         return Call("DELETE", _named("cluster/keys", name), as_object(r.KeyRevoked))
 
-    # models
+
+class Calls(LookingCalls, ChangingCalls, AdapterCalls, NameCalls, KeyCalls):
+    """The methods that both clients have, but for the streams."""
 
     @method
     def ask(self, model: str, prompt: str, max_tokens: int) -> Workflow[str]:
