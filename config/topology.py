@@ -235,6 +235,9 @@ def _tuples(data: dict[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
 
 
+#: The one that adapters are placed for.
+ADAPTIVE = "adaptive"
+
 #: The strategies' names live in the contract: the command line must know them without importing the balancer.
 STRATEGIES = (
     "round_robin",
@@ -243,7 +246,7 @@ STRATEGIES = (
     "random",
     "response_time",
     "power_of_two",
-    "adaptive",
+    ADAPTIVE,
     "adapter_affinity",
     "prefix_affinity",
 )

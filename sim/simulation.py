@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from random import Random
-from typing import Protocol
 
+from cluster.adapters.homes import Homes, HomeWorker
 from config.topology import BackendSpec
 from lb.routing.backend import Backend, Lease
 from lb.routing.strategies.base import AttemptOutcome, Features, Strategy
@@ -28,14 +28,6 @@ class Request:
     adapter: str | None
     rank: int
     blocks: tuple[int, ...] = ()
-
-
-class Homes(Protocol):
-    """Where adapters belong, asked every few seconds of simulated time."""
-
-    def round(self, work: Mapping[str, float], seconds: float) -> Mapping[str, Sequence[str]]:
-        """``work``: what was asked of each adapter in the last ``seconds``, in tokens of prompts. By adapter the ids of
-        workers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +119,7 @@ def run(
     requests: Iterable[Request], strategy: Callable[[Random], Strategy], setting: Setting, homes: Homes | None = None,
     seed: int = 0,
 ) -> Result:  # fmt: skip
-    """``requests`` in the order of their times."""
+    """``requests`` in the order of their times; ``homes`` says every few seconds where adapters belong."""
     return _Run(strategy, setting, homes, seed).drive(requests)
 
 
@@ -162,6 +154,8 @@ class _Run:
         setting, homes, balancers, result = self._setting, self._homes, self._balancers, self.result
         due: list[tuple[float, int]] = []
         next_round, next_look, work = setting.round_every, 0.0, dict[str, float]()
+        there = [HomeWorker(str(i), setting.slots, setting.host_adapters) for i in range(setting.workers)]
+        placed: Mapping[str, Sequence[str]] = {}
         for number, request in enumerate(requests):
             now, adapter = request.at, request.adapter
             self._until(now, due)
@@ -171,10 +165,10 @@ class _Run:
             if adapter is not None:
                 if adapter not in self._ranks:
                     self._ranks[adapter] = request.rank
-                    self._place({})
+                    self._place(placed)
                 work[adapter] = work.get(adapter, 0.0) + request.prompt
             if homes is not None and now >= next_round:
-                self._place(homes.round(work, setting.round_every))
+                self._place(placed := homes.round(work, setting.round_every, self._ranks, there))
                 work, next_round = {}, now + setting.round_every
             result.add(adapter)
             self._send(number, request, balancers[number % len(balancers)], due)

@@ -12,7 +12,7 @@ from cluster.deployment.revisions import Revisions
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.instance import HeldAdapters, Instance
 from cluster.monitoring.external import ExternalBackend
-from config.topology import BackendSet, BackendSpec
+from config.topology import ADAPTIVE, BackendSet, BackendSpec
 
 Cards = tuple[dict[str, Any], ...]
 
@@ -41,8 +41,14 @@ class Backends:
             backends=(*(self._backend(i) for i in self.fleet.instances.values() if i.spec), *external),
             shutting_down=intent.desired.shutting_down,
             registered=tuple(card(a, base, a.current.path) for a in self.inventory.everything.adapters.values()),
-            names=intent.names.in_force(),
+            names=intent.names.in_force(), ranks=self._ranks(),
         )
+
+    def _ranks(self) -> dict[str, int]:
+        """Only where somebody goes by them."""
+        if self.fleet.intent.strategy != ADAPTIVE:
+            return {}
+        return {name: adapter.current.rank for name, adapter in self.inventory.everything.adapters.items()}
 
     def _backend(self, instance: Instance) -> BackendSpec:
         spec, where, intent = instance.spec, instance.endpoint, self.fleet.intent
@@ -56,6 +62,7 @@ class Backends:
             expected=(*plan.spec.served_names, *self.inventory.wanted(instance.id)),
             capabilities=plan.engine.capabilities, seats=instance.seats,
             slots=plan.spec.max_loras if plan.engine.capabilities.lora else None,
+            places=plan.adapter_cap if plan.engine.capabilities.lora else None,
         )
 
     def cards(self, instance: Instance) -> Cards:
