@@ -303,7 +303,14 @@ def cell(name: str, label: str, table: str = "key-table") -> str:
 def test_a_key_is_made_used_changed_rotated_and_revoked(shown: Page, cluster: Cluster) -> None:
     shown.section("keys")
     shown.says("#keys .empty", "There are no keys")
-    shown.click("#create-key")
+    shown.tab_to("Create a key")
+    shown.keys(Keys.ENTER)
+    shown.asked("Create a key")
+    shown.keys(Keys.ESCAPE)
+    shown.until(lambda: not shown.js("return document.getElementById('dialog').open"), "it is closed")
+    assert shown.js("return document.activeElement.id") == "create-key"
+    shown.keys(Keys.ENTER)
+    shown.asked("Create a key")
     assert "every request for models needs one" in shown.text("#dialog-text")
     assert "a letter or a digit" in shown.refused("Create a key", name=EVIL_WORD)
     shown.click("#create-key")
@@ -418,6 +425,20 @@ def test_a_canary_is_set_judged_and_put_back(shown: Page, cluster: Cluster) -> N
     shown.click("[aria-label='Delete canary']")
     shown.confirm("Delete canary?")
     shown.says("#aliases .empty", "There are no aliases and no routes")
+
+
+def test_figures_are_read_as_prometheus_has_them(shown: Page) -> None:
+    name = "clusterctl_model_time_to_first_token_seconds_bucket"
+    series = [(r"a\"b\\c\nd", "0.1", 1), (r"a\"b\\c\nd", "0.2", 3), (r"a\"b\\c\nd", "+Inf", 4), ("other", "+Inf", 9)]
+    lines = [f'{name}{{model="{model}",le="{le}"}} {value}' for model, le, value in series]
+    text = "\n".join(["# TYPE x counter", 'vllm:other{model="a"} 7', *lines, ""])
+    found = shown.js(
+        "const [text, name, model] = arguments; return import('./figures.js').then((m) => { const r = m.read(text);"
+        " return [r.size, m.quantile(r, name, {model}, 0.5), m.quantile(r, name, {model}, 0.99),"
+        " m.quantile(m.since(r, r), name, {model}, 0.5), m.sum(r, name, {model: 'other'})]; })",
+        text, name, 'a"b\\c\nd',
+    )  # fmt: skip
+    assert found == [4, pytest.approx(150), 200, None, 9]
 
 
 def test_a_route_is_set_and_tried(shown: Page, cluster: Cluster) -> None:
@@ -719,10 +740,19 @@ def _with_key(page: Page, cluster: Cluster, key: str) -> None:
     page.choose("#strategy", "random")
     page.confirm("Switch the strategy to random?")
     page.says("#latest", "strategy random")
+    page.section("aliases")
+    page.click("#set-alias")
+    page.confirm("Set an alias", name="evil", sides=f"{EVIL}=1")
+    side = "return document.querySelector('[data-label=Side]')?.textContent"
+    page.until(lambda: page.js(side) == EVIL, "it is shown as text")
+    page.section("overview")
     assert page.complaints() == []
     page.click("#key")
     page.says("#banner", "The cluster is not shown")
     assert page.js("return sessionStorage.length") == 0
+    page.section("aliases")
+    page.says("#aliases .empty", "This is not shown")
+    page.section("overview")
     clean(page, cluster.url)
     # A link from the owner needs no key: in a tab that shows the page already, and in one that does not; once.
     first, second = (_link(cluster, key) for _ in range(2))
