@@ -8,7 +8,6 @@ from typing import Any
 from cluster.balancers.process import BalancerProcess
 from cluster.events import Event
 from config.link import encode
-from config.topology import BackendSet
 
 
 class Feed:
@@ -18,7 +17,7 @@ class Feed:
     def __init__(self, events: Callable[[], Iterable[Event]] = tuple) -> None:
         self._events = events
         self.processes: list[BalancerProcess] = []
-        self._set: BackendSet | None = None
+        self._set: dict[str, Any] | None = None
         self._snapshot: dict[str, Any] | None = None
         self._keys: dict[str, Any] | None = None
 
@@ -32,15 +31,16 @@ class Feed:
         return self.engaged > 0
 
     def publish(
-        self, backends: BackendSet | None = None, snapshot: dict[str, Any] | None = None,
+        self, backends: dict[str, Any] | None = None, snapshot: dict[str, Any] | None = None,
         keys: dict[str, Any] | None = None,
     ) -> None:
-        """Tells them what is new; each is told the latest again whenever it comes back."""
+        """Tells them what is new, ``backends`` as `BackendSet.to_json` makes it; each is told the latest again whenever
+        it comes back."""
         self._set, self._snapshot, self._keys = backends or self._set, snapshot or self._snapshot, keys or self._keys
         if keys is not None:
             self._send(encode(keys))
         if backends is not None:
-            self._send(encode({"type": "set", "set": backends.to_json()}))
+            self._send(encode({"type": "set", "set": backends}))
         if snapshot is not None:
             self._send(encode({"type": "snapshot", "snapshot": snapshot}))
 
@@ -54,13 +54,12 @@ class Feed:
 
     def start(self) -> dict[str, Any]:
         """What a process is started with of it."""
-        backends = None if self._set is None else self._set.to_json()
-        return {"set": backends, "snapshot": self._snapshot, "keys": self._keys}
+        return {"set": self._set, "snapshot": self._snapshot, "keys": self._keys}
 
     def greeting(self) -> list[bytes]:
         """What a process that has just been connected to is told."""
         keys = [] if self._keys is None else [encode(self._keys)]
-        backends = [] if self._set is None else [encode({"type": "set", "set": self._set.to_json()})]
+        backends = [] if self._set is None else [encode({"type": "set", "set": self._set})]
         return [
             *keys, *backends, encode({"type": "snapshot", "snapshot": self._snapshot or {}}), _encoded(self._events()),
         ]  # fmt: skip

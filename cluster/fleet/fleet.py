@@ -68,10 +68,10 @@ class Fleet:
         instance.handle = handle
         instance.started_at = wall
         instance.tree_empty = False
-        port = handle.endpoint.port
+        pid, port = handle.pid, handle.endpoint.port
         self._emit(
-            instance.id, f"started (pid {handle.pid}, port {port or '?'})", kind="worker.started",
-            data={"pid": handle.pid, "port": port, "incarnation": instance.incarnation, "starts": instance.starts},
+            instance.id, f"started (pid {pid}, port {port or '?'})", kind="worker.started",
+            data={"pid": pid, "port": port, "incarnation": instance.incarnation, "starts": instance.starts},
         )
 
     def ready(self, instance: Instance, models: tuple[dict[str, Any], ...], now: float) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 from weakref import WeakSet
 
+from cluster.fleet.groups import WorkerGroup
 from cluster.fleet.instance import Instance
 from cluster.fleet.states import WorkerState
 from cluster.monitoring.ejection_limit import EjectionLimit
@@ -160,6 +161,7 @@ class Workers(Protocol):
     """`cluster.fleet.fleet.Fleet`."""
 
     def hung(self, instance: Instance, why: str) -> bool: ...
+    def group_of(self, name: str) -> WorkerGroup: ...
 
 
 class HangMonitors:
@@ -185,13 +187,13 @@ class HangMonitors:
                 detector.rules, stall=settings.stall_timeout, canary=settings.canary_interval
             )
 
-    async def watch(self, instance: Instance, target: Target, model: Callable[[], str]) -> None:
-        """From its start, or its adoption, until cancelled. ``model()`` is asked for tokens."""
+    async def watch(self, instance: Instance, target: Target) -> None:
+        """From its start, or its adoption, until cancelled. The model of its group is asked for tokens."""
         self._findings.pop(instance.id, None)
         started = instance.state is WorkerState.STARTING
         while instance.state is WorkerState.STARTING:
             await asyncio.sleep(_STARTING_S)
-        name, detector = model(), self._detector(instance.models, ours=True)
+        name, detector = self._workers.group_of(instance.id).model, self._detector(instance.models, ours=True)
         if started:
             detector.seen_at = self._now()  # it has just answered
         finding = self._findings[instance.id] = ProgressFinding(detector)

@@ -107,9 +107,9 @@ class Executor:
         self._fleet.starting(instance, spec, now, fresh, keep)
         try:
             # Before the process exists: whoever comes after us has to find it. In both, as one may be full.
-            started = {**instance.record(), "models": [], "held": {}, "last_exit": None}
-            driver.prepare(spec.run_file, started)
-            self._store.process(instance.id, instance.record())
+            record = instance.record()
+            driver.prepare(spec.run_file, {**record, "models": [], "held": {}, "last_exit": None})
+            self._store.process(instance.id, record)
             await self._store.flush()
             handle = driver.start(spec, f"{instance.id}, start {instance.starts}: {' '.join(spec.argv)}")
         except OSError as error:

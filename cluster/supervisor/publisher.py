@@ -27,7 +27,7 @@ class Audience(Protocol):
     def connected(self) -> bool: ...
 
     def publish(
-        self, backends: BackendSet | None = None, snapshot: dict[str, Any] | None = None,
+        self, backends: dict[str, Any] | None = None, snapshot: dict[str, Any] | None = None,
         keys: dict[str, Any] | None = None,
     ) -> None: ...
 
@@ -64,16 +64,15 @@ class Publisher:
         return self.epoch, self._revision + 1
 
     def publish(self) -> None:
-        shape = self._backends(self.version).to_json()
-        shape.pop("revision")
+        shape = self._backends(self.next_version).to_json()
+        revision = shape.pop("revision")
         if shape != self._published:
-            self._published = shape
-            self._revision += 1
-            backends = self._backends(self.version)
-            if self.switch is not None and backends.strategy != self._switched:
-                self.switch.write(self.version, backends.strategy)
-                self._switched = backends.strategy
-            self._audience.publish(backends)
+            self._published, self._revision = shape, revision
+            strategy = shape["strategy"]
+            if self.switch is not None and strategy != self._switched:
+                self.switch.write(self.version, strategy)
+                self._switched = strategy
+            self._audience.publish({**shape, "revision": revision})
             self.announce()
 
     def announce(self) -> None:

@@ -82,7 +82,7 @@ class WorkerMonitors:
         probing = probes.watch(
             target, self._probing.plan(engine.startup_interval), reporter, known=known, alarm=alarm, prepare=agent.sync
         )
-        progress = self._hangs.watch(instance, target, lambda: self._fleet.group_of(instance.id).model)
+        progress = self._hangs.watch(instance, target)
         self._watching[instance.id] = [
             self._tasks.start(probing, f"probe {instance.id} #{incarnation}"),
             self._tasks.start(self._tend(instance, agent), f"adapters of {instance.id} #{incarnation}"),

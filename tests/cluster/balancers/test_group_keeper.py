@@ -204,7 +204,7 @@ async def test_they_share_the_socket_are_replaced_adopted_and_ended(tmp_path: Pa
         (root / "lb-900.sock").touch()  # of a cluster that was killed
         keeper.starter.listeners.http = listen("127.0.0.1", 0)
         port = keeper.starter.listeners.http.getsockname()[1]
-        keeper.feed.publish(BackendSet(epoch=1, revision=1, strategy="random"), {"sequence": [1, 1]})
+        keeper.feed.publish(BackendSet(epoch=1, revision=1, strategy="random").to_json(), {"sequence": [1, 1]})
         keeper.start()
         exits.push_async_callback(keeper.stop, 5.0)
         await _until(lambda: all(p.engaged for p in keeper.processes) and _confirmed(heard, (1, 1)), "both are told")
@@ -221,7 +221,7 @@ async def test_they_share_the_socket_are_replaced_adopted_and_ended(tmp_path: Pa
         assert heard.told[0][0] == "balancer-1" and "signal 9" in heard.told[0][1]
         assert keeper.describe()["ends"] == {"signal 9": 1}
         assert first.link is not None and first.link.exists() and not link.exists()
-        keeper.feed.publish(BackendSet(epoch=1, revision=2, strategy="random"))
+        keeper.feed.publish(BackendSet(epoch=1, revision=2, strategy="random").to_json())
         await _until(lambda: _confirmed(heard, (1, 2)), "the new one has it too")
         assert len(list(root.glob("counters*"))) == 2
 
@@ -239,7 +239,7 @@ async def test_they_share_the_socket_are_replaced_adopted_and_ended(tmp_path: Pa
         listener = keeper.starter.listeners.http
         assert isinstance(listener, socket.socket) and listener.getsockname()[1] == port
         assert [_pid(keeper, 0), _pid(keeper, 1)] == [None, pids[1]]
-        keeper.feed.publish(BackendSet(epoch=2, revision=1, strategy="random"), {"sequence": [2, 1]})
+        keeper.feed.publish(BackendSet(epoch=2, revision=1, strategy="random").to_json(), {"sequence": [2, 1]})
         keeper.start()
         await _until(
             lambda: len(keeper.processes) == 2 and all(p.engaged for p in keeper.processes)
@@ -302,7 +302,7 @@ async def test_a_replacement_is_adopted_in_the_middle_and_resized(tmp_path: Path
         keeper = _keeper(tmp_path, store, heard, processes=1)
         keeper.starter.listeners.http = listen("127.0.0.1", 0)
         port = keeper.starter.listeners.http.getsockname()[1]
-        keeper.feed.publish(BackendSet(epoch=1, revision=1, strategy="random"), {"sequence": [1, 1]})
+        keeper.feed.publish(BackendSet(epoch=1, revision=1, strategy="random").to_json(), {"sequence": [1, 1]})
         keeper.start()
         exits.push_async_callback(keeper.stop, 5.0)
         await _serving(keeper, 1)
@@ -323,7 +323,7 @@ async def test_a_replacement_is_adopted_in_the_middle_and_resized(tmp_path: Path
         keeper = _keeper(tmp_path, store, heard, processes=1)
         assert await keeper.adopt()
         exits.push_async_callback(keeper.stop, 5.0)
-        keeper.feed.publish(BackendSet(epoch=2, revision=1, strategy="random"), {"sequence": [2, 1]})
+        keeper.feed.publish(BackendSet(epoch=2, revision=1, strategy="random").to_json(), {"sequence": [2, 1]})
         keeper.start()
         assert (_pid(keeper, 0), [p["pid"] for p in keeper.describe()["draining"]]) == (new, [old])
         await _until(lambda: _confirmed(heard, (2, 1)), "the old one is told as well")
@@ -348,7 +348,7 @@ async def test_a_standby_takes_the_place_of_one_that_dies(tmp_path: Path, store:
         heard = Heard()
         keeper = _keeper(tmp_path, store, heard, processes=1, standby=True)
         keeper.starter.listeners.http = listen("127.0.0.1", 0)
-        keeper.feed.publish(BackendSet(epoch=1, revision=1, strategy="random"), {"sequence": [1, 1]})
+        keeper.feed.publish(BackendSet(epoch=1, revision=1, strategy="random").to_json(), {"sequence": [1, 1]})
         keeper.start()
         exits.push_async_callback(keeper.stop, 5.0)
         await _until(lambda: keeper.starter.standby.pid, "there is one")
@@ -389,7 +389,7 @@ async def test_killed_again_and_again_it_is_always_back_at_once(tmp_path: Path, 
         keeper = _keeper(tmp_path, store, heard, processes=2, standby=True)
         keeper.starter.listeners.http = listen("127.0.0.1", 0)
         port = keeper.starter.listeners.http.getsockname()[1]
-        keeper.feed.publish(BackendSet(epoch=1, revision=1, strategy="random"), {"sequence": [1, 1]})
+        keeper.feed.publish(BackendSet(epoch=1, revision=1, strategy="random").to_json(), {"sequence": [1, 1]})
         keeper.start()
         exits.push_async_callback(keeper.stop, 5.0)
         await _serving(keeper, 2)
@@ -467,7 +467,7 @@ async def test_a_full_disk_does_not_keep_a_standby_from_its_place(
         heard = Heard()
         keeper = _keeper(tmp_path, store, heard, processes=1, standby=True)
         keeper.starter.listeners.http = listen("127.0.0.1", 0)
-        keeper.feed.publish(BackendSet(epoch=1, revision=1, strategy="random"), {"sequence": [1, 1]})
+        keeper.feed.publish(BackendSet(epoch=1, revision=1, strategy="random").to_json(), {"sequence": [1, 1]})
         keeper.start()
         exits.push_async_callback(keeper.stop, 5.0)
         await _until(lambda: keeper.starter.standby.pid, "there is one")

@@ -271,7 +271,7 @@ async def watching(control: Control, engine: Engine, member: Instance | External
         if isinstance(member, ExternalBackend):
             watching = control.hangs.attend(member, target)
         else:
-            watching = control.hangs.watch(member, target, lambda: "demo")
+            watching = control.hangs.watch(member, target)
         task = asyncio.create_task(watching, name="watch")
         try:
             yield
