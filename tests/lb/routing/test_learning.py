@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import pytest
+from aiohttp import web
 
 from lb.routing.backend import Backend
+from lb.routing.learning import Rates
+from lb.routing.strategies.adaptive import Adaptive
 from lb.routing.strategies.base import AttemptOutcome, Choice, Feature, Features, Strategy
 from lb.routing.strategies.registry import STRATEGIES
 from lbfakes import Balanced, RawWorker, Worker, raw_answer, spec
@@ -93,3 +98,36 @@ async def test_nothing_is_looked_up_or_told_where_a_strategy_wants_nothing(
     monkeypatch.setattr(balancer.parts.shared.router, "observe", None)
     balancer.push((await start_worker()).spec())
     assert (await balancer.ask())[0] == 200
+
+
+async def test_adaptive_hears_of_every_attempt_and_keeps_its_books(
+    balancer: Balanced, start_worker: StartWorker, start_raw: StartRaw
+) -> None:
+    """Answers that come whole, streams, attempts that come to nothing: what it counts is nothing again in the end."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        if b'"stream": true' not in await request.read():
+            return web.json_response({})
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for event in (b'data: {"choices": [{"text": "a", "index": 0, "finish_reason": "stop"}]}', b"data: [DONE]"):
+            await response.write(event + b"\n\n")
+            await asyncio.sleep(0.005)
+        return response
+
+    good, bad = await start_worker("instance_0", answer), await start_raw(raw_answer(b"HTTP/1.1 200 O"), "instance_1")
+    served: dict[str, Any] = {"models": ("base", "poet", "cook"), "slots": 2, "places": 4}
+    balancer.push(
+        good.spec(**served), bad.spec(**served), strategy="adaptive", registered=({"id": "poet"}, {"id": "cook"})
+    )
+    for model in ("base", "poet", "cook") * 3:
+        assert (await balancer.ask(model=model, prompt="word " * 4000))[0] == 200
+        async with balancer.generate(model=model, stream=True, prompt="word " * 4000) as response:
+            assert response.status == 200 and (await response.read()).endswith(b"data: [DONE]\n\n")
+    strategy = balancer.parts.shared.router._strategy
+    assert isinstance(strategy, Adaptive) and not strategy._open
+    for view in strategy._views.values():
+        assert (view.backlog, view.active, view.top) == (0, {}, 0)
+    view = strategy._views["instance_0", 1]
+    assert len(view.prefixes) == 3 * (len("word ") * 4000 // 2048)  # of each model its own
+    assert view.rates.decode.value < Rates().decode.value
