@@ -9,6 +9,8 @@ from pathlib import Path
 
 import click
 
+import sim
+from sim.capacity import Capacity, arrivals, capacities
 from sim.comparison import OURS, POLICIES, TPOT, TTFT, Sustained, compare, vary
 from sim.scenarios import Workload
 from sim.simulation import Setting, run
@@ -18,6 +20,10 @@ from worker.sim.engine.costs import PROFILES
 _HEAD = """\
 | policy | sustained (x the trace's speed) | ours / it | p99 TTFT there (s) | swaps per 1,000 | p99, rarer half / rest |
 |---|---|---|---|---|---|"""
+
+_PLAN_HEAD = """\
+| slots | GPUs | for them on each GPU (GiB) | adapters in host memory | which is, a worker (GiB) | good | p99 TTFT (s) |
+|---|---|---|---|---|---|---|"""
 
 _TRACE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -102,6 +108,43 @@ def sweep(trace: Path, rows: int, factor: float) -> None:
         ours, best = row.goodput[OURS], row.goodput[row.best]
         said = "" if ours >= best - 0.005 else "**behind**"
         click.echo(f"| {row.scenario.vary} | {row.speed:.2f} | {ours:.1%} | {best:.1%} ({row.best}) | {said} |")
+
+
+@main.command()
+@click.option("--trace", type=_TRACE, help="Requests as they came (Azure or Mooncake files); else --rps.")
+@click.option("--rps", type=click.FloatRange(0, 10_000, min_open=True), help="Requests a second, lengths as in chats.")
+@click.option("--requests", default=3000, show_default=True, type=click.IntRange(100, 1_000_000), help="Of them.")
+@click.option("--adapters", default=200, show_default=True, type=click.IntRange(0, 100_000))
+@click.option("--rank", "ranks", multiple=True, default=(16,), show_default=True, type=click.IntRange(1, 512))
+@click.option("--zipf", default=1.0, show_default=True, type=click.FloatRange(0, 3))
+@click.option("--share", default=0.99, show_default=True, type=click.FloatRange(0, 1), help="Of good requests.")
+@click.option("--profile", default="h100-8b", show_default=True, type=click.Choice(list(PROFILES)))
+def plan(
+    trace: Path | None, rps: float | None, requests: int, adapters: int, ranks: tuple[int, ...], zipf: float,
+    share: float, profile: str,
+) -> None:  # fmt: skip
+    """How many workers it takes, by slots for adapters: each has a GPU of the profile."""
+    if (trace is None) == (rps is None):
+        raise click.UsageError("either --trace or --rps")
+    rows = read(trace)[:requests] if trace is not None else []
+    if rps is not None:
+        rows = arrivals(read(Path(sim.__path__[0]) / "excerpts" / "azure_2023_conversation.csv"), rps, requests, seed=1)
+    workload = Workload(rows, count=adapters, zipf=zipf, ranks=ranks)
+    click.echo(
+        f"{len(rows)} requests, {len(rows) / max(rows[-1].at, 1e-9):.1f} a second, {adapters} adapters, {profile}; "
+        f"{share:.0%} within {TTFT:g} s to the first token and {1000 * TPOT:g} ms for each other\n"
+    )
+    click.echo(_PLAN_HEAD)
+    for each in capacities(workload, Setting(PROFILES[profile]), (4, 8, 16, 32), share):
+        click.echo(_plan_row(each))
+
+
+def _plan_row(each: Capacity) -> str:
+    memory = f"{each.gpu_bytes / 2**30:.1f} | {each.held} | {each.host_bytes / 2**30:.1f}"
+    if each.result is None:
+        return f"| {each.slots} | more than are tried | {memory} | | |"
+    good, slowest = each.result.goodput(TTFT, TPOT), each.result.percentile(0.99)
+    return f"| {each.slots} | {each.workers} | {memory} | {good:.1%} | {slowest:.2f} |"
 
 
 @main.command()

@@ -10,8 +10,10 @@ import pytest
 from click.testing import CliRunner
 
 import sim
+from cluster.cli.lifecycle.sizing import plan_command
 from lb.routing.strategies.registry import STRATEGIES
 from sim.__main__ import main
+from sim.capacity import arrivals, capacities
 from sim.comparison import POLICIES, sustained
 from sim.scenarios import Workload, sweep
 from sim.simulation import Setting, run
@@ -90,3 +92,24 @@ def test_the_commands_print_their_tables() -> None:
         main, ["many", trace, "--requests", "2000", "--workers", "20", "--adapters", "20"], catch_exceptions=False
     )
     assert told.output.startswith("2000 requests, 20 workers")
+
+
+def test_a_plan_has_as_many_workers_as_it_takes_and_no_more() -> None:
+    workload = Workload(arrivals(AZURE.rows, 12.0, 400, seed=1), count=40, ranks=(16,))
+    setting = Setting(H100_8B)
+    assert workload.rows[-1].at == pytest.approx(400 / 12.0, rel=0.2)
+    for each in capacities(workload, setting, (2, 8), 0.95):
+        assert each.workers is not None and each.result is not None and each.result.goodput() >= 0.95
+        fewer = replace(setting, slots=each.slots, host_adapters=each.held, workers=each.workers - 1)
+        assert each.workers == 1 or run(workload.at(1.0), POLICIES["adaptive"], fewer).goodput() < 0.95
+        assert each.gpu_bytes == each.slots * 16 * H100_8B.adapter_bytes_rank
+
+
+@pytest.mark.processes
+def test_the_command_of_the_cluster_plans_by_simulation(capfd: pytest.CaptureFixture[str]) -> None:
+    told = CliRunner().invoke(plan_command, ["--rps", "5", "--adapters", "30"], standalone_mode=False)
+    assert told.exception is None, told.output
+    rows = [line.split("|") for line in capfd.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [row[1].strip() for row in rows] == ["slots", "4", "8", "16", "32"]
+    workers = [int(row[2]) for row in rows[1:]]
+    assert workers == sorted(workers, reverse=True) and workers[-1] >= 1

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import click
@@ -46,15 +48,23 @@ _CONTEXT = 4096
 @click.option("--dtype", type=click.Choice([*DTYPE_BYTES]), help="What the model is served in (default: as vLLM does).")
 @click.option("--cpu-kv-gib", type=Finite(0, 65536, min_open=True), metavar="GIB",
               help="KV cache of an instance without GPU (default: what is needed).")
+@click.option("--trace", type=click.Path(exists=True, dir_okay=False), metavar="FILE",
+              help="How many GPUs this traffic takes (Azure's or Mooncake's format), by simulation.")
+@click.option("--rps", type=Finite(0, 10_000, min_open=True), help="The same for so many requests a second.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def plan_command(
     model: str | None, count: int | None, gpu_memory: float | None, cpu: bool, memory: float | None, adapters: int,
     rank: int, context: int | None, concurrency: int, tensor_parallel_size: int | None, kv_cache_dtype: str,
-    dtype: str | None, cpu_kv_gib: float | None, as_json: bool,
+    dtype: str | None, cpu_kv_gib: float | None, trace: str | None, rps: float | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Say how much memory a model, its adapters and its requests take, and what of it fits on a machine.
 
+    With --trace or --rps: how many GPUs carry that traffic for so many --adapters of that --rank in all, with how many
+    slots and how much memory for adapters; an 8B model on H100s, routed by `adaptive` (docs/routing.md).
+
     Exit code 0 if what was asked for fits, 1 if it does not."""
+    if trace is not None or rps is not None:
+        return _simulated(trace, rps, adapters, rank)
     found, stored = files.read(model if model is not None else str(model_path()))
     served = dtype or ("float32" if model is None else None)  # as `up` serves the demo
     if served is not None:
@@ -74,6 +84,15 @@ def plan_command(
         for line in lines(sizing):
             say(line)
     return 0 if fit.enough else 1
+
+
+def _simulated(trace: str | None, rps: float | None, adapters: int, rank: int) -> int:
+    """In a process of its own: the simulation runs the balancer's policy, which nothing here imports."""
+    if trace is not None and rps is not None:
+        raise UsageError("either --trace or --rps", 2)
+    load = ["--rps", str(rps)] if trace is None else ["--trace", trace]
+    command = [sys.executable, "-m", "sim", "plan", *load, "--adapters", str(adapters), "--rank", str(rank)]
+    return subprocess.run(command, check=False).returncode
 
 
 def _place(count: int | None, gpu_memory: float | None, cpu: bool, memory: float | None) -> Hardware:
