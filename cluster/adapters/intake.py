@@ -46,7 +46,7 @@ class Intake:
 
     async def misfits(self, adapters: Iterable[Adapter], plan: Plan) -> dict[str, str]:
         """Those whose active version workers by ``plan`` would refuse or not use all of, by name, with the reason."""
-        if not engine_side.serves_lora(plan.spec):
+        if not plan.serves_lora:
             return {adapter.name: "--no-enable-lora: workers take no adapters" for adapter in adapters}
         base, side = await self._shapes(plan), await asyncio.to_thread(engine_side.read, plan.spec)
         found = {}

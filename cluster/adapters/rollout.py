@@ -15,7 +15,6 @@ from cluster.adapters.intake import Intake
 from cluster.adapters.inventory import Inventory, Trial
 from cluster.adapters.registry import Adapter, Version
 from cluster.adapters.report import AdapterReport
-from cluster.adapters.validation import engine_side
 from cluster.adapters.validation import files as adapter_files
 from cluster.adapters.validation.files import AdapterFacts, AdapterRejected
 from cluster.deployment.plan import Plan
@@ -51,7 +50,7 @@ class Rollouts:
     ) -> tuple[int, dict[str, Any]]:
         """Status and answer of `POST /v1/load_lora_adapter`. Raises Refused."""
         self._check_name(name)
-        if not engine_side.serves_lora(self._plan.spec):
+        if not self._plan.serves_lora:
             raise Refused(409, "the workers run with --no-enable-lora: they take no adapters")
         if not self._plan.dynamic_loading:
             raise Refused(409, "enable_dynamic_loading is false in the adapters' file: nothing is loaded at run time")

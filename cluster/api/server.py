@@ -60,6 +60,7 @@ class Services:
 
 
 _SERVICES = web.AppKey("services", Services)
+_WHO = "who"  # of a request
 
 
 def routes(services: Services) -> web.RouteTableDef:
@@ -188,14 +189,17 @@ def _done(services: Services, result: dict[str, Any], status: int) -> web.Respon
 
 
 def _who(request: web.Request) -> Principal:
-    return authority.who(request.headers)
+    """Whom `_errors` has found to ask."""
+    found: Principal = request[_WHO]
+    return found
 
 
 @web.middleware
 async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         reads = request.method in ("GET", "HEAD")
-        authority.check(_who(request), Scope.READ if reads else Scope.ADMIN)
+        request[_WHO] = who = authority.who(request.headers)
+        authority.check(who, Scope.READ if reads else Scope.ADMIN)
         if not reads and request.path != "/v1/cluster/shutdown":
             request.app[_SERVICES].check_room()
         return await handler(request)

@@ -55,6 +55,11 @@ class Plan:
     group: str = DEFAULT
     driver: str = LOCAL
 
+    @property
+    def serves_lora(self) -> bool:
+        """Whether its workers take adapters at all."""
+        return self.engine.capabilities.lora and not flags.has(self.spec.extra_args, "--no-enable-lora")
+
 
 def look_at_machine(engine: Engine) -> Machine:
     """What this machine has for workers of ``engine``. Raises UsageError for GPUs that are named as no GPU is."""

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from cluster.adapters.inventory import Inventory
 from cluster.adapters.rollout import Rollouts
-from cluster.adapters.validation.engine_side import serves_lora
 from cluster.adapters.validation.files import AdapterRejected
 from cluster.balancers.group import BalancerGroup
 from cluster.deployment import exposure
@@ -108,9 +107,10 @@ class Bootstrap:
 
     async def _take_in_given(self) -> None:
         """The adapters that this start names. Raises UsageError for one that is none."""
-        spec = self.revisions.latest.spec
+        plan = self.revisions.latest
+        spec = plan.spec
         given = {name: Path(path) for name, path in spec.adapters.items()}
-        if given and not serves_lora(spec):
+        if given and not plan.serves_lora:
             raise UsageError(f"with --no-enable-lora no worker could hold {', '.join(given)}: leave one of them away")
         try:
             await self.rollouts.take_in_given(given, spec.lazy, spec.descriptions)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cluster.adapters.validation.shapes import model_folder
 from cluster.adapters.validation.targets import EngineSide
 from cluster.adapters.validation.tensors import AdapterRejected, open_regular, read_object
-from worker.engines import base, flags, lora_names
+from worker.engines import flags, lora_names
 from worker.spec import EngineSpec
 
 _MAX_CONFIG = 1_000_000  # bytes
@@ -15,11 +15,6 @@ _OTHER_CLASS = ("--hf-overrides", "--model-impl")
 
 _POOLING = ("--runner", "--convert", "--task", "--pooler-config", "--override-pooler-config")
 _GENERATING = ("ForCausalLM", "ForConditionalGeneration")
-
-
-def serves_lora(spec: EngineSpec) -> bool:
-    """Whether workers take adapters at all."""
-    return base.load(spec.engine).capabilities.lora and not flags.has(spec.extra_args, "--no-enable-lora")
 
 
 def read(spec: EngineSpec) -> EngineSide:
