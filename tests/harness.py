@@ -88,11 +88,12 @@ def clusterctl(*args: str, timeout: float = 60.0, **env: str) -> subprocess.Comp
 @dataclass
 class Cluster:
     """One cluster, with everything it ever started remembered by session. ``tls``: whom it is known by, where it
-    speaks TLS."""
+    speaks TLS; ``grpc_port``: where it speaks gRPC, if it does."""
 
     root: Path
     port: int
     tls: ssl.SSLContext | None = None
+    grpc_port: int = 0
     seen: set[int] = field(default_factory=set)
 
     @property

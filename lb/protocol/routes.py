@@ -29,6 +29,9 @@ _RESPONSE = re.compile(r"/v1/responses/([^/?#]{1,256})(/cancel)?")
 #: A chat of a route of models.
 _ROUTE_CHAT = re.compile(r"/v1/chat/([A-Za-z0-9._-]{1,128})")
 
+#: The same over gRPC, where that is spoken; over HTTP there is no such path.
+RPC_CHAT = "/clusterctl.v1.InternalChat/StreamChat"
+
 #: Characters of a path that is repeated.
 _MOST_SHOWN = 256
 

@@ -29,6 +29,7 @@ _HEADER = re.compile(rb"\r\ntraceparent:[^\r\n]*", re.IGNORECASE)
 
 _OPERATIONS = {
     "/v1/chat/completions": "chat", "/v1/chat/completions/batch": "chat", "/v1/chat/{route}": "chat",
+    routes.RPC_CHAT: "chat",
     "/v1/messages": "chat", "/v1/responses": "chat",
     "/v1/completions": "text_completion", "/v1/embeddings": "embeddings",
 }  # fmt: skip

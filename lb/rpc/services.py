@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha.reflection import aio
 from config.aio import patience
 from lb.downstream.service import Service
 from lb.protocol.errors import ProxyError
-from lb.protocol.routes import Route
+from lb.protocol.routes import RPC_CHAT, Route
 from lb.routing.notifier import Notifier
 from lb.rpc import contract, metadata
 from lb.rpc.call import RpcCall
@@ -22,7 +22,7 @@ from lb.rpc.codes import CallFailure
 from lb.rpc.connection import RpcConnection
 from lb.rpc.contract import ChatMessages
 
-CHAT = f"/{contract.SERVICE}/{contract.METHOD}"
+CHAT = RPC_CHAT
 REFLECTION = f"/{reflection.SERVICE_NAME}/ServerReflectionInfo"
 
 #: Neither goes to workers as it is, and the first may ask any model.

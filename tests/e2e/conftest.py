@@ -34,8 +34,9 @@ def _shared(item: pytest.Item) -> str:
 @pytest.fixture(scope="session")
 def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Three real vLLM workers with the demo model and its adapters, for the whole session: they take a minute."""
-    cluster = Cluster(tmp_path_factory.mktemp("vllm"), free_port())
-    result = cluster.up("--instances", "3", "--max-instances", "3", timeout=400)
+    cluster = Cluster(tmp_path_factory.mktemp("vllm"), free_port(), grpc_port=free_port())
+    given = ("--instances", "3", "--max-instances", "3", "--grpc-port", str(cluster.grpc_port))
+    result = cluster.up(*given, timeout=400)
     assert result.returncode == 0, result.stderr
     cluster.wait_ready(3, 300)
     yield cluster

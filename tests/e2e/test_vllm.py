@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import os
@@ -14,11 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import openai
 import pytest
 
 import enginedeaths
+import rpccalls
 from harness import Cluster, kill, poll
 from simstreams import seen
 from worker.drivers import proc
@@ -104,6 +107,34 @@ def test_two_keys_see_their_own_models_and_their_own_responses(vllm: Cluster) ->
     finally:
         for name in ("p", "o"):
             vllm.run("key", "revoke", name)
+
+
+def _running(vllm: Cluster) -> float:
+    """Requests that the engines compute, by their own metrics."""
+    lines = httpx.get(f"{vllm.url}/metrics").text.splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("vllm:num_requests_running{"))
+
+
+async def test_over_grpc_text_comes_as_it_is_made_and_a_cancelled_call_frees_its_engine(vllm: Cluster) -> None:
+    async with rpccalls.channel(f"127.0.0.1:{vllm.grpc_port}") as channel:
+        for model, beginning in BEGINNINGS.items():
+            asked = {"prompt": QUESTION, "expert_id": model, "temperature": 0.0}
+            said = await rpccalls.chat(channel, timeout=60.0, **asked)
+            assert "".join(text for text, _ in said).startswith(beginning)
+            assert len(said) > 5 and [end for _, end in said] == [False] * (len(said) - 1) + [True]
+        calls = [
+            rpccalls.call(channel, timeout=None, prompt=QUESTION, expert_id="demo", max_tokens=1500, temperature=2.0)
+            for _ in range(6)
+        ]
+        for call in calls:
+            assert await call.read() is not grpc.aio.EOF
+        await asyncio.to_thread(poll, lambda: _running(vllm) > 0, 20, "the engines compute them")
+        for call in calls:
+            call.cancel()
+        await asyncio.to_thread(poll, lambda: _running(vllm) == 0, 20, "they have given them up")
+        assert (await asyncio.to_thread(vllm.status))["load_balancer"]["in_flight"] == 0
+        failed = await asyncio.gather(*(call.code() for call in calls))
+        assert set(failed) == {grpc.StatusCode.CANCELLED}, "and none of them was over before"
 
 
 def test_plan_counts_the_cache_as_the_engine_does(vllm: Cluster) -> None:

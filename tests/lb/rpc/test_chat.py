@@ -17,16 +17,15 @@ from aiohttp import web
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+import rpccalls
 from config.identity.api_keys import ApiKey, Digest, mint
 from config.model_names import route
 from lb.rpc import contract, server
-from lb.rpc.contract import ChatMessages
 from lb.rpc.services import CHAT
 from lbfakes import DEADLINE_S, Balanced, Worker, listening, running_balancer, running_worker, until
 
 FINANCE = route({"rules": [{"keywords": ["账单"], "model": "expert-a"}], "default": "base"}).to_json()
 MODELS = ("base", "expert-a", "expert-b")
-MESSAGES = ChatMessages()
 Code = grpc.StatusCode
 
 
@@ -61,10 +60,7 @@ class Called:
     target: str
 
     def call(self, *metadata: tuple[str, str], timeout: float | None = DEADLINE_S, **fields: Any) -> Any:
-        method = self.channel.unary_stream(
-            CHAT, request_serializer=lambda m: m.SerializeToString(), response_deserializer=MESSAGES.chunk.FromString
-        )
-        return method(MESSAGES.request(**{"prompt": "x", **fields}), metadata=metadata, timeout=timeout)
+        return rpccalls.call(self.channel, *metadata, timeout=timeout, **fields)
 
     async def chat(self, *metadata: tuple[str, str], **fields: Any) -> list[tuple[str, bool]]:
         return [(chunk.text_delta, chunk.finished) async for chunk in self.call(*metadata, **fields)]
@@ -75,18 +71,13 @@ class Called:
         return failed.value
 
 
-def _channel(target: str, **options: int) -> grpc.aio.Channel:
-    given = {"grpc.use_local_subchannel_pool": 1, **options}
-    return grpc.aio.insecure_channel(target, options=list(given.items()))
-
-
 @asynccontextmanager
 async def _called(folder: Path, answer: Any = _streams, keys: Any = (), **config: Any) -> AsyncIterator[Called]:
     listener = listening()
     target = f"127.0.0.1:{listener.getsockname()[1]}"
     async with (
         running_balancer(folder, listener, **config) as balancer, running_worker("instance_0", answer) as worker,
-        _channel(target) as channel,
+        rpccalls.channel(target) as channel,
     ):  # fmt: skip
         balancer.push(worker.spec(models=MODELS), names={"finance": FINANCE})
         if keys:
@@ -257,8 +248,9 @@ async def test_a_reader_that_takes_nothing_holds_up_its_worker_and_is_cut_off(tm
             written += 10_000
 
     async with _called(tmp_path, floods, send_timeout=1.0) as called:
-        async with _channel(called.target, **{"grpc.http2.lookahead_bytes": 70_000, "grpc.http2.bdp_probe": 0}) as slow:
-            call = slow.unary_stream(CHAT)(MESSAGES.request(prompt="x").SerializeToString())
+        small = {"grpc.http2.lookahead_bytes": 70_000, "grpc.http2.bdp_probe": 0}
+        async with rpccalls.channel(called.target, **small) as slow:
+            call = slow.unary_stream(CHAT)(rpccalls.MESSAGES.request(prompt="x").SerializeToString())
             await call.read()
             before = -1
             while before != written:
@@ -290,6 +282,48 @@ async def test_keys_models_and_rates(tmp_path: Path) -> None:
         trailers = dict(error.trailing_metadata() or ())
         assert error.code() is Code.RESOURCE_EXHAUSTED and int(trailers["retry-after"]) > 0
         assert trailers["x-ratelimit-remaining-requests"] == "0"
+
+
+async def test_what_a_key_has_taken_is_in_the_ledger(tmp_path: Path) -> None:
+    secret, digest = mint()
+    async with _called(tmp_path, keys=[ApiKey("some", digests=(Digest(digest),))]) as called:
+        for _ in range(3):
+            await called.chat(("x-api-key", secret))
+
+        async def rows() -> list[Any]:
+            return (await called.balancer.answer("GET", "/v1/cluster/usage?by=key,model"))[1]["usage"]
+
+        while not (found := await rows()):
+            await asyncio.sleep(0.05)
+        assert [(row["key"], row["model"], row["requests"]) for row in found] == [("some", "base", 3)]
+
+
+async def test_who_pings_all_the_time_is_cut_off(tmp_path: Path) -> None:
+    ping = b"\0\0\x08\x06\0\0\0\0\0" + b"x" * 8
+    async with _called(tmp_path) as called:
+        host, _, port = called.target.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0" + 10 * ping)
+        assert b"too_many_pings" in await asyncio.wait_for(reader.read(), DEADLINE_S)
+        writer.close()
+        assert len(await called.chat()) == 4
+
+
+async def test_a_call_counts_as_a_connection_and_one_too_many_is_told(tmp_path: Path) -> None:
+    hold = asyncio.Event()
+
+    async def slow(request: web.Request) -> web.StreamResponse:
+        await hold.wait()
+        return await _streams(request)
+
+    async with _called(tmp_path, slow, max_connections=4) as called:
+        two = [asyncio.ensure_future(called.chat()) for _ in range(2)]
+        await until(lambda: called.worker.open == 2)
+        error = await called.failure()
+        assert error.code() is Code.UNAVAILABLE and "connections" in str(error.details())
+        hold.set()
+        assert [len(said) for said in await asyncio.gather(*two)] == [4, 4]
+        assert len(await called.chat()) == 4
 
 
 async def test_health_is_open_and_says_whether_there_is_a_worker(tmp_path: Path) -> None:
@@ -330,7 +364,7 @@ async def test_one_that_comes_past_the_port_is_nobody(tmp_path: Path) -> None:
     async with _called(tmp_path) as called:
         rpc = called.balancer.parts.rpc
         assert isinstance(rpc, server.RpcServer)
-        async with _channel(f"unix:{rpc._path}") as channel:
+        async with rpccalls.channel(f"unix:{rpc._path}") as channel:
             with pytest.raises(grpc.aio.AioRpcError) as failed:
                 await channel.unary_stream(CHAT)(b"").read()
         assert failed.value.code() is Code.PERMISSION_DENIED
@@ -355,7 +389,7 @@ async def test_a_replaced_balancer_finishes_what_it_has_and_refuses_nothing(tmp_
         folder.mkdir()
     async with running_worker("instance_0", _streams) as worker, running_balancer(folders[0], listener) as first:
         first.push(worker.spec(models=MODELS), names={"finance": FINANCE})
-        channels = [_channel(target) for _ in range(8)]
+        channels = [rpccalls.channel(target) for _ in range(8)]
         callers = [asyncio.ensure_future(caller(channel)) for channel in channels]
         async with AsyncExitStack() as stack:
             before = first

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from google.protobuf import descriptor_pb2
 
+from lb.protocol import routes
 from lb.protocol.errors import ProxyError
 from lb.rpc import contract
 from lb.rpc.contract import ChatMessages
@@ -30,6 +31,11 @@ def test_the_messages_are_those_of_the_proto_file(tmp_path: Path) -> None:
     for field in [field for message in file.message_type for field in message.field]:
         field.ClearField("json_name")  # what protoc writes down and every reader works out
     assert file == contract.descriptor()
+
+
+def test_its_path_is_the_one_that_traces_and_logs_know() -> None:
+    assert f"/{contract.SERVICE}/{contract.METHOD}" == routes.RPC_CHAT
+    assert not routes.of(routes.RPC_CHAT).methods, "and over HTTP it is nothing"
 
 
 def test_what_is_asked_is_what_a_route_is_asked() -> None:
