@@ -220,13 +220,14 @@ def make(
     refusals = Refusals(time.time, time.monotonic)
     store = None if config.limits_store is None else LimitsStore(StoreUrl.parse(config.limits_store), StoredBuckets())
     shared_limits = (lambda: None) if store is None else store.describe
+    clock = time.monotonic
+    router = Router(pool, StrategyReader(state.strategy).current, clock, Random())
     link = Link(
         pool, [each for each in (listener, rpc_listener) if each is not None], link_path, counters.recently_used,
         series, losses, events.add, why.own, keys.apply,
-        refusals.due, shared_limits,
+        refusals.due, shared_limits, router.work,
     )
-    clock, client, owners_of = time.monotonic, WorkerClient(upstream), ResponseOwners()
-    router = Router(pool, StrategyReader(state.strategy).current, clock, Random())
+    client, owners_of = WorkerClient(upstream), ResponseOwners()
     queue = WaitingQueue(
         router, pool, metrics, Concurrency(limits.concurrency(config), counters.share_limit),
         QueueLimits(config.queue_timeout, config.max_queue_wait, config.max_queue), want=link.want, clock=clock,

@@ -10,6 +10,7 @@ from cluster.deployment.plan import Plan
 from cluster.deployment.revisions import Revisions
 from cluster.errors import Refused
 from cluster.fleet.groups import group_of
+from cluster.fleet.instance import HeldAdapters
 
 
 @dataclass(slots=True)
@@ -20,10 +21,21 @@ class Trial:
     on: set[str] = field(default_factory=set)
 
 
+@dataclass(frozen=True, slots=True)
+class Assigned:
+    """Of one worker, while not all hold the same: the adapters it is a ``home`` of, those that are ``leaving`` and stay
+    until they are elsewhere, and what it holds."""
+
+    home: frozenset[str] = frozenset()
+    leaving: frozenset[str] = frozenset()
+    held: HeldAdapters = field(default_factory=HeldAdapters)
+
+
 class Inventory:
     """``registry`` is what holds; it is replaced as a whole, by `keep`. ``used``: when each adapter was last asked for
     (s since the epoch); ``save`` makes a change of the registry durable, and raises NotSaved. ``beside()``: versions
-    that aliases lead to, see `Registry.with_versions`."""
+    that aliases lead to, see `Registry.with_versions`. ``homes``: by adapter, the workers where it belongs, and
+    ``assigned`` what follows for each; none while all hold the same (`cluster.adapters.residency`)."""
 
     def __init__(
         self, revisions: Revisions, save: Callable[[list[Adapter], list[str]], Awaitable[None]],
@@ -33,6 +45,8 @@ class Inventory:
         self.registry = Registry()
         self.used: dict[str, float] = {}
         self.trials: dict[str, Trial] = {}
+        self.homes: Mapping[str, tuple[str, ...]] = {}
+        self.assigned: Mapping[str, Assigned] | None = None
         self.rollbacks = 0
 
     @property
@@ -46,11 +60,26 @@ class Inventory:
 
     def wanted(self, holder: str) -> dict[str, str]:
         """Name and path of what the worker ``holder`` should hold now."""
-        wanted = self.everything.resident(self.used, self._plan(holder).adapter_cap)
+        every, cap = self.everything, self._plan(holder).adapter_cap
+        if self.assigned is None:
+            wanted = every.resident(self.used, cap)
+        else:
+            own = self.assigned.get(holder, Assigned())
+            wanted = every.resident(self.used, cap, own.home, own.held.loaded)
+            staying = (every.adapters.get(name) for name in own.leaving)
+            wanted |= {adapter.name: adapter.current.path for adapter in staying if adapter is not None}
         for name, trial in self.trials.items():
             if holder in trial.on:
                 wanted[name] = trial.version.path
         return wanted
+
+    def places(self) -> int:
+        """Adapters that a worker holds at a time."""
+        return self._revisions.latest.adapter_cap
+
+    def slots(self) -> int:
+        """Adapters that a worker computes at a time."""
+        return self._revisions.latest.spec.max_loras
 
     def foreign(self, holder: str) -> frozenset[str]:
         """Adapters there that came with the engine's own flags, and are left alone."""

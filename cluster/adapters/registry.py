@@ -102,13 +102,19 @@ class Registry:
         """Content that some version still needs."""
         return {v.hash for a in self.adapters.values() for v in a.versions}
 
-    def resident(self, used: Mapping[str, float], cap: int) -> dict[str, str]:
+    def resident(
+        self, used: Mapping[str, float], cap: int, home: Collection[str] | None = None, held: Collection[str] = ()
+    ) -> dict[str, str]:
         """Name and path of what every worker should hold: the pinned ones, then the most recently used of the others,
         ``cap`` in all, but at least one of them. ``used``: when each was last asked for (s since the epoch). One that
-        is not to be loaded by itself is not there before its first use."""
+        is not to be loaded by itself is not there before its first use. ``home``: of a worker that is to hold these
+        before others, and of others only what is ``held`` there: None where all hold the same."""
         pinned = [a for a in self.adapters.values() if a.pinned]
         others = [a for a in self.adapters.values() if not a.pinned and (a.auto_load or a.name in used)]
-        others.sort(key=lambda a: used.get(a.name, a.current.created), reverse=True)
+        first: Collection[str] = ()
+        if home is not None:
+            first, others = home, [a for a in others if a.name in home or a.name in held]
+        others.sort(key=lambda a: (a.name in first, used.get(a.name, a.current.created)), reverse=True)
         # One place is for the others in any case: else nothing that is asked for could ever be loaded.
         chosen = [*pinned, *others[: max(1, cap - len(pinned))]]
         return {a.name: a.current.path for a in chosen}

@@ -87,7 +87,7 @@ def overall(states: Collection[str]) -> str:
     """Of an adapter that is in these states on the ready workers."""
     if not states:
         return "registered"
-    return next((state for state in ("refused", "loading", "lazy") if state in states), "loaded")
+    return next((state for state in ("refused", "loading", "loaded") if state in states), "lazy")
 
 
 def states(

@@ -29,9 +29,12 @@ RECORD = "balancer"
 class GroupObserver(Protocol):
     """What comes of the reports of all processes together."""
 
-    def reported(self, version: tuple[int, int], in_flight: Mapping[str, int], used: Mapping[str, float]) -> None:
-        """The ``version`` that every process has confirmed, what is in flight in all of them, by backend, and the last
-        use of adapters (s since the epoch)."""
+    def reported(
+        self, version: tuple[int, int], in_flight: Mapping[str, int], used: Mapping[str, float],
+        work: Mapping[str, float],
+    ) -> None:
+        """The ``version`` that every process has confirmed, what is in flight in all of them, by backend, the last use
+        of adapters (s since the epoch) and what was done for them since one of them last said (tokens)."""
 
     def lost(self) -> None:
         """The last process that may have had requests is gone."""
@@ -198,7 +201,7 @@ class BalancerGroup:
     def on_message(self, process: BalancerProcess, message: Mapping[str, Any]) -> None:
         kind = message["type"]
         if kind == "report":
-            self._report(message.get("used", {}))
+            self._report(message.get("used", {}), message.get("work", {}))
         elif kind == "want":
             self._observer.wanted(message["adapter"])
         elif kind in ("hello", "phase"):
@@ -221,7 +224,7 @@ class BalancerGroup:
         for slot in self.slots:
             slot.ended(process, status)
         if self.connected:
-            self._report({})
+            self._report({}, {})
         else:
             self._observer.lost()
         self._observer.changed()
@@ -268,13 +271,13 @@ class BalancerGroup:
             data={"pid": process.pid, "requests": process.requests},
         )  # fmt: skip
 
-    def _report(self, used: Mapping[str, float]) -> None:
+    def _report(self, used: Mapping[str, float], work: Mapping[str, float]) -> None:
         """One that has not said a word yet has confirmed nothing: it was adopted, and may be at anything."""
         engaged = [process for process in self.processes if process.engaged]
         in_flight: Counter[str] = Counter()
         for process in engaged:
             in_flight.update(process.in_flight)
-        self._observer.reported(min(process.version for process in engaged), in_flight, used)
+        self._observer.reported(min(process.version for process in engaged), in_flight, used, work)
 
 
 def _process(slot: BalancerSlot) -> dict[str, Any]:

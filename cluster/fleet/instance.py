@@ -43,6 +43,10 @@ class HeldAdapters:
             return "refused"
         return "loading" if name in wanted else "lazy"
 
+    def serves(self, name: str) -> bool:
+        """Whether it may be sent requests for it."""
+        return name in self.loaded and name not in self.withheld
+
     def reasons(self) -> dict[str, str]:
         """Of the refused ones, in the worker's words."""
         return {name: refusal.reason for name, refusal in self.refused.items()}

@@ -15,6 +15,7 @@ from cluster.adapters.effect import Effects
 from cluster.adapters.intake import Intake
 from cluster.adapters.inventory import Inventory
 from cluster.adapters.report import AdapterReport
+from cluster.adapters.residency import Residency
 from cluster.adapters.rollout import Rollouts
 from cluster.api.apply import Applier
 from cluster.api.audit import Auditor
@@ -52,6 +53,7 @@ from cluster.supervisor.transactions import Transactions
 from cluster.supervisor.workers import WorkerMonitors
 from config.paths import StateDir
 from config.settings import visible_gpus
+from config.topology import ADAPTIVE
 from worker.drivers.base import Drivers
 from worker.gpus import Monitor
 
@@ -139,6 +141,15 @@ class Assembly:
         )
 
     @cached_property
+    def residency(self) -> Residency:
+        return Residency(
+            self.inventory, lambda: [each for each in self._everybody() if self.agents.get(each.id) is not None],
+            lambda name: name in self.fleet.intent.cordons,
+            lambda: self.fleet.intent.strategy == ADAPTIVE and len(self.revisions.plans) == 1, self.agents.look_again,
+            self.clock.now,
+        )
+
+    @cached_property
     def effects(self) -> Effects:
         return Effects(self.inventory.may_do_nothing, self.emit)
 
@@ -205,8 +216,8 @@ class Assembly:
     def balancers(self) -> BalancerGroup:
         plan, settings = self.revisions.latest, self.revisions.settings
         reports = BalancerReports(
-            self.inbox.post, self.fleet, self.publisher, self.exits, self.inventory, self.rollouts,
-            self.auditor.refused,
+            self.inbox.post, self.fleet, self.publisher, self.exits, self.inventory, self.residency,
+            self.rollouts, self.auditor.refused,
         )
         return BalancerGroup(
             self.state, balancer_config(plan, self.state), self.write_behind, reports, self.emit,
@@ -226,6 +237,7 @@ class Assembly:
 
     async def publish(self) -> None:
         """Tells balancers and store what changed, if anything did."""
+        self.residency.look()
         self.publisher.publish()
         for instance in self.fleet.instances.values():
             self.write_behind.process(instance.id, instance.record())

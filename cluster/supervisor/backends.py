@@ -41,8 +41,20 @@ class Backends:
             backends=(*(self._backend(i) for i in self.fleet.instances.values() if i.spec), *external),
             shutting_down=intent.desired.shutting_down,
             registered=tuple(card(a, base, a.current.path) for a in self.inventory.everything.adapters.values()),
-            names=intent.names.in_force(), ranks=self._ranks(),
+            names=intent.names.in_force(), homes=self._homes(), ranks=self._ranks(),
         )
+
+    def _homes(self) -> dict[str, tuple[str, ...]]:
+        """Of those where the adapter is by now."""
+        if not self.inventory.homes:
+            return {}
+        held = {each.id: each.adapters for each in self.fleet.instances.values()}
+        held |= {each.id: each.adapters for each in self.external}
+        found = {
+            name: tuple(id for id in ids if id in held and held[id].serves(name))
+            for name, ids in self.inventory.homes.items()
+        }
+        return {name: ids for name, ids in found.items() if ids}
 
     def _ranks(self) -> dict[str, int]:
         """Only where somebody goes by them."""

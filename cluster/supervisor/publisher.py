@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from cluster.adapters.inventory import Inventory
+from cluster.adapters.residency import Residency
 from cluster.adapters.rollout import Rollouts
 from cluster.fleet.fleet import Fleet
 from cluster.supervisor.exits import WorkerExits
@@ -102,19 +103,22 @@ class BalancerReports:
 
     def __init__(
         self, post: Callable[[Callable[[], None]], None], fleet: Fleet, publisher: Publisher, exits: WorkerExits,
-        inventory: Inventory, rollouts: Rollouts, refused: Callable[[Sequence[Mapping[str, Any]]], None],
+        inventory: Inventory, residency: Residency, rollouts: Rollouts,
+        refused: Callable[[Sequence[Mapping[str, Any]]], None],
     ) -> None:
         self.refused = refused
         self._post, self._fleet, self._publisher, self._exits = post, fleet, publisher, exits
-        self._inventory, self._rollouts = inventory, rollouts
+        self._inventory, self._residency, self._rollouts = inventory, residency, rollouts
 
     def reported(
-        self, version: tuple[int, int], in_flight: Mapping[str, int], used: Mapping[str, float]
+        self, version: tuple[int, int], in_flight: Mapping[str, int], used: Mapping[str, float],
+        work: Mapping[str, float],
     ) -> None:
         self._publisher.confirm(version)
 
         def event() -> None:
             self._inventory.report_used(used)
+            self._residency.report_work(work)
             self._fleet.in_flight(version, in_flight)
 
         self._post(event)

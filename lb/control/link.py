@@ -38,11 +38,11 @@ _OUTCOME_LOOK = 0.02
 
 
 class Link:
-    """``uses()`` tells which adapters were used since it was last asked; ``series()`` makes this process' own
-    series, in pieces. ``losses`` knows what became of requests on lost workers, ``events`` takes what happened,
-    ``why`` answers another balancer's question how requests were routed, ``keys`` takes the API keys,
-    ``refusals()`` tells whom it is time to tell of as refused, ``limits()`` how it is with limits that other machines
-    share, None where none do.
+    """``uses()`` tells which adapters were used since it was last asked, ``work()`` how much (tokens); ``series()``
+    makes this process' own series, in pieces. ``losses`` knows what became of requests on lost workers, ``events``
+    takes what happened, ``why`` answers another balancer's question how requests were routed, ``keys`` takes the API
+    keys, ``refusals()`` tells whom it is time to tell of as refused, ``limits()`` how it is with limits that other
+    machines share, None where none do.
     ``snapshot`` is the supervisor's last word; ``alive`` whether there is a supervisor; ``retired`` is set when it has
     said that another takes the connections: a request may go on for ``drain_timeout`` seconds."""
 
@@ -53,10 +53,10 @@ class Link:
         why: Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]] | None = None,
         keys: Callable[[Mapping[str, Any]], None] = lambda message: None,
         refusals: Callable[[], list[dict[str, Any]]] = list,
-        limits: Callable[[], dict[str, Any] | None] = lambda: None,
+        limits: Callable[[], dict[str, Any] | None] = lambda: None, work: Callable[[], dict[str, float]] = dict,
     ) -> None:
         self._pool, self._listeners, self._path = pool, listeners, path
-        self._uses, self._series = uses, series
+        self._uses, self._work, self._series = uses, work, series
         self._losses, self._events, self._why, self._keys = losses or LossReport(), events, why, keys
         self._refusals, self._limits = refusals, limits
         self._wanted: dict[str, float] = {}
@@ -146,9 +146,11 @@ class Link:
         """What is in flight now."""
         if not self._writers:
             return
+        work = self._work()
         self._say({
             "type": "report", "version": list(self._pool.version), "in_flight": self._pool.in_flight(),
             "waiting": self._pool.waiting(), "used": self._uses(),
+            **({"work": work} if work else {}),
         })  # fmt: skip
         if refusals := self._refusals():
             self._say({"type": "refused", "refusals": refusals})

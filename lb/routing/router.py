@@ -12,6 +12,9 @@ from lb.routing.pool import Pool
 from lb.routing.strategies.base import AttemptOutcome, Feature, Features, RequestInfo, Strategy
 from lb.routing.strategies.registry import STRATEGIES
 
+#: What a token that is made takes, in tokens of a prompt.
+_MADE = 4
+
 #: (id, incarnation) of the one backend that can answer.
 Pinned = tuple[str, int]
 
@@ -29,6 +32,7 @@ class Router:
         #: What the strategy in force wants to know of a request, and whether it wants to know how attempts end.
         self.needs: frozenset[Feature] = frozenset()
         self.observes = False
+        self._work: dict[str, float] = {}
 
     def choose(self, info: RequestInfo, excluded: frozenset[str], pinned: Pinned | None) -> Backend | None:
         """A backend that may take the request now. Raises ProxyError where waiting for one is of no use."""
@@ -88,6 +92,16 @@ class Router:
     def observe(self, outcome: AttemptOutcome) -> None:
         if self._strategy is not None:
             self._strategy.observe(outcome)
+            adapter = outcome.features.adapter
+            if adapter is not None:
+                done = outcome.features.tokens + _MADE * outcome.tokens
+                self._work[adapter] = self._work.get(adapter, 0.0) + max(1, done)
+
+    def work(self) -> dict[str, float]:
+        """Tokens read and made for each adapter since this was last asked, as long as the strategy wants to know of
+        them."""
+        work, self._work = self._work, {}
+        return work
 
     def _current_strategy(self, known: Mapping[tuple[str, int], Backend] | None = None) -> Strategy:
         """A new one if another is in force by now. ``known``: the backends that it is told of at once, all without."""

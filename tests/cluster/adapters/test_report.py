@@ -36,7 +36,7 @@ def test_the_state_on_one_worker(there: HeldAdapters, wanted: set[str], state: s
 
 @pytest.mark.parametrize(
     ("states", "together"),
-    [((), "registered"), (("loaded", "loaded"), "loaded"), (("loaded", "lazy"), "lazy"),
+    [((), "registered"), (("loaded", "loaded"), "loaded"), (("loaded", "lazy"), "loaded"), (("lazy",), "lazy"),
      (("lazy", "loading"), "loading"), (("loading", "refused"), "refused")],
 )  # fmt: skip
 def test_the_state_on_all_workers_is_the_one_that_keeps_it_from_being_loaded(

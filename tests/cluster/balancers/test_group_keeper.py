@@ -42,7 +42,10 @@ class Heard:
     told: list[tuple[str, str]] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
 
-    def reported(self, version: tuple[int, int], counts: Mapping[str, int], used: Mapping[str, float]) -> None:
+    def reported(
+        self, version: tuple[int, int], counts: Mapping[str, int], used: Mapping[str, float],
+        work: Mapping[str, float],
+    ) -> None:
         self.reports.append((version, dict(counts), dict(used)))
 
     def lost(self) -> None:

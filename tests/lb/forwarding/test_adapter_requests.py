@@ -268,6 +268,24 @@ async def test_the_next_report_tells_what_was_used_and_the_one_after_does_not(
     assert used[-1] == {}
 
 
+@pytest.mark.parametrize("strategy", ["adaptive", "least_connections"])
+async def test_work_is_reported_while_the_strategy_goes_by_it(
+    balancer: Balanced, start_worker: StartWorker, supervisor: tuple[Supervisor, Any], strategy: str
+) -> None:
+    worker, (heard, writer) = await start_worker(), supervisor
+    told = {"registered": POET, "strategy": strategy}
+    balancer.push(worker.spec(models=("base", "poet")), **told)
+    for model in ("poet", "base", "poet"):
+        await balancer.ask(model=model)
+    for revision in (8, 9):
+        made = backend_set(worker.spec(models=("base", "poet")), revision=revision, **told)
+        writer.write(encode({"type": "set", "set": made.to_json()}))
+    await until(lambda: heard.heard and heard.heard[-1].get("version") == [1, 9])
+    work = [message["work"] for message in heard.of("report") if "work" in message]
+    assert [list(each) for each in work] == ([["poet"]] if strategy == "adaptive" else [])
+    assert all(each["poet"] >= 2 for each in work)
+
+
 # who may change them
 
 
