@@ -20,7 +20,7 @@ from cluster.supervisor.clock import Clocks
 from cluster.supervisor.loop import Supervisor
 from config.paths import StateDir
 from config.settings import load
-from config.topology import BackendSet, BalancerConfig
+from config.topology import BalancerConfig
 from fakedriver import FakeDriver
 from fakes import Clock
 from worker.drivers.base import LOCAL
@@ -55,7 +55,6 @@ class FakeBalancers:
     def __init__(self, connected: bool = True) -> None:
         self.connected = connected
         self.replaced: list[BalancerConfig | None] = []
-        self.sets: list[BackendSet] = []
 
     @property
     def engaged(self) -> int:
@@ -64,9 +63,8 @@ class FakeBalancers:
     def request_replacement(self, config: BalancerConfig | None = None) -> None:
         self.replaced.append(config)
 
-    def publish(self, backends: BackendSet | None = None, snapshot: dict[str, Any] | None = None) -> None:
-        if backends is not None:
-            self.sets.append(backends)
+    def publish(self, backends: dict[str, Any] | None = None, snapshot: dict[str, Any] | None = None) -> None:
+        """There is nobody to tell."""
 
 
 class NoStore:

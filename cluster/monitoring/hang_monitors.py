@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol, TypeVar
 from weakref import WeakSet
 
@@ -46,15 +47,19 @@ class Watched:
     work: Callable[[], Work]
 
 
-class HangReporter(Protocol):
-    def progress(self, seen_at: float | None, without_progress: str) -> None:
-        """When (s, monotonic) it was last seen to make progress, and in words how long it has made none."""
+def _nothing() -> None:
+    """One that was left where it is makes progress again: that is all. The others are gone."""
 
-    def hung(self, hang: Hang) -> None:
-        """Said again and again as long as it is; ``seconds`` are those of the first time, the reason is the latest."""
 
-    def going(self) -> None:
-        """It has made progress after it had been said to be hung."""
+@dataclass(frozen=True, slots=True)
+class HangReporter:
+    """``progress(seen_at, words)``: when (s, monotonic) it was last seen to make progress, and in words how long it has
+    made none. ``hung`` is called again and again as long as it is; ``seconds`` are those of the first time, the reason
+    is the latest. ``going``: it has made progress after it had been said to be hung."""
+
+    progress: Callable[[float | None, str], None]
+    hung: Callable[[Hang], None]
+    going: Callable[[], None] = _nothing
 
 
 async def watch(watched: Watched, detector: HangDetector, report: HangReporter, clock: Callable[[], float]) -> None:
@@ -198,7 +203,8 @@ class HangMonitors:
             detector.seen_at = self._now()  # it has just answered
         finding = self._findings[instance.id] = ProgressFinding(detector)
         watched = Watched(target, lambda: name, lambda: self._work(instance.id))
-        await watch(watched, detector, _OfInstance(self, finding, instance), self._now)
+        hung = partial(self._instance_hangs, instance, instance.incarnation)
+        await watch(watched, detector, HangReporter(finding.progress, hung), self._now)
 
     async def attend(self, backend: ExternalBackend, target: Target) -> None:
         """As `watch`, of a server that is not ours."""
@@ -207,7 +213,8 @@ class HangMonitors:
         detector = self._detector(backend.spec.models, ours=False)
         finding = self._findings[backend.id] = ProgressFinding(detector)
         watched = Watched(target, lambda: _base(backend), lambda: self._work(backend.id))
-        await watch(watched, detector, _OfExternal(self, finding, backend), self._now)
+        hung, going = partial(self._external_hangs, backend), lambda: self._post(backend.going)
+        await watch(watched, detector, HangReporter(finding.progress, hung, going), self._now)
 
     def _detector(self, models: tuple[dict[str, Any], ...], ours: bool) -> HangDetector:
         settings = self._settings()
@@ -218,7 +225,7 @@ class HangMonitors:
 
     # findings
 
-    def instance_hangs(self, instance: Instance, incarnation: int, hang: Hang) -> None:
+    def _instance_hangs(self, instance: Instance, incarnation: int, hang: Hang) -> None:
         def event() -> None:
             if instance.incarnation != incarnation or instance.hung is not None:
                 return
@@ -227,16 +234,13 @@ class HangMonitors:
 
         self._post(event)
 
-    def external_hangs(self, backend: ExternalBackend, hang: Hang) -> None:
+    def _external_hangs(self, backend: ExternalBackend, hang: Hang) -> None:
         def event() -> None:
             if backend.state is WorkerState.READY and self._limit.admits(backend, hang.reason):
                 self.count(backend, hang)
                 backend.hung(hang.reason)
 
         self._post(event)
-
-    def external_moves(self, backend: ExternalBackend) -> None:
-        self._post(backend.going)
 
     def count(self, member: Instance | ExternalBackend, hang: Hang) -> None:
         member.hangs += 1
@@ -246,29 +250,3 @@ class HangMonitors:
 
 def _base(backend: ExternalBackend) -> str | None:
     return next((card["id"] for card in backend.spec.models if not card.get("parent")), None)
-
-
-class _OfInstance:
-    """The reporter of one incarnation."""
-
-    def __init__(self, monitors: HangMonitors, finding: ProgressFinding, instance: Instance) -> None:
-        self._monitors, self._instance, self._incarnation = monitors, instance, instance.incarnation
-        self.progress = finding.progress
-
-    def hung(self, hang: Hang) -> None:
-        self._monitors.instance_hangs(self._instance, self._incarnation, hang)
-
-    def going(self) -> None:
-        """One that was left where it is; the others are gone."""
-
-
-class _OfExternal:
-    def __init__(self, monitors: HangMonitors, finding: ProgressFinding, backend: ExternalBackend) -> None:
-        self._monitors, self._backend = monitors, backend
-        self.progress = finding.progress
-
-    def hung(self, hang: Hang) -> None:
-        self._monitors.external_hangs(self._backend, hang)
-
-    def going(self) -> None:
-        self._monitors.external_moves(self._backend)

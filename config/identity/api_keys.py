@@ -100,9 +100,6 @@ class ApiKey:
         """Whether it has not expired. ``now``: seconds since the epoch."""
         return self.expires is None or now < self.expires
 
-    def may_ask(self, model: str) -> bool:
-        return self.models is None or model in self.models
-
     def rotated(self, sha256: str, now: float, grace: float = GRACE) -> ApiKey:
         """With one more secret; those before hold for another ``grace`` seconds, and no longer than they would have.
         Raises ValueError where too many hold already."""
