@@ -36,8 +36,6 @@ class Learner(Protocol):
 
     observes: bool
 
-    def sent(self, backend: Backend, features: Features) -> None: ...
-
     def began(self, backend: tuple[str, int], features: Features, seconds: float) -> None: ...
 
     def observe(self, outcome: AttemptOutcome) -> None: ...
@@ -54,11 +52,6 @@ class Accounting:
         self._pool, self._counters, self._metrics, self._owners = pool, counters, metrics, owners
         self._losses, self._decision_log, self._learner, self._clock = losses, decision_log, learner, clock
         self._ledger = ledger
-
-    def sent(self, backend: Backend, info: RequestInfo) -> None:
-        """An attempt begins."""
-        if self._learner.observes:
-            self._learner.sent(backend, info.features)
 
     def first_byte(self, backend: Backend, info: RequestInfo, data: bytes, began: float) -> None:
         """``data``: the first bytes of an answer."""

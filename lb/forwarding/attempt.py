@@ -56,7 +56,8 @@ class Attempt:
         self._parts, self._routed, self._client, self._owner = parts, routed, client, owner
         self.backend, self._recovery, self.began_at = backend, recovery, parts.clock()
         self.lease: Lease | None = backend.lease(self._evicted, self, routed.info.model)
-        parts.accounting.sent(backend, routed.info)
+        if parts.router.observes:
+            parts.router.sent(backend, routed.info.features)
         if recovery is not None:
             recovery.enter(backend)
         if routed.transcript is not None and (routed.broken is None or routed.root is None):
