@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from worker.sim.engine.costs import PROFILES
 from worker.sim.engine.lora import parse_module
 from worker.sim.errors import ApiError
 from worker.sim.faults import Fault, parse_text
@@ -16,12 +18,12 @@ _DEFAULT_CONTEXT = 4096
 # Flags of vLLM that a launcher may pass and that change nothing here.
 _IGNORED_VALUES = (
     "--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp", "--data-parallel-size", "-dp",
-    "--kv-cache-memory-bytes", "--gpu-memory-utilization", "--dtype", "--max-cpu-loras",
+    "--kv-cache-memory-bytes", "--gpu-memory-utilization", "--dtype",
     "--max-num-batched-tokens", "--max-num-queued-tokens", "--tokenizer", "--tokenizer-mode", "--revision",
     "--quantization", "-q", "--kv-cache-dtype", "--block-size", "--seed", "--load-format", "--download-dir",
     "--swap-space", "--lora-dtype", "--uvicorn-log-level", "--chat-template", "--generation-config",
     "--override-generation-config", "--hf-overrides", "--tool-call-parser", "--reasoning-parser",
-    "--distributed-executor-backend", "--stream-interval", "--optimization-level", "-O",
+    "--distributed-executor-backend", "--optimization-level", "-O",
     "--compilation-config", "-cc", "--max-log-len", "--max-logprobs", "--cuda-graph-sizes",
     "--chat-template-content-format", "--root-path", "--sse-keep-alive-interval", "--served-model-revision",
     "--speculative-config", "--attention-backend", "--scheduling-policy", "--config-format", "--ssl-keyfile",
@@ -49,6 +51,7 @@ class SimSettings:
     served_names: tuple[str, ...]
     enable_lora: bool
     max_loras: int
+    max_cpu_loras: int
     max_lora_rank: int
     lora_targets: tuple[str, ...]
     lora_modules: tuple[tuple[str, str], ...]
@@ -62,6 +65,9 @@ class SimSettings:
     keep_alive_s: float
     ttft_s: float
     itl_s: float
+    profile: str | None
+    pace: float
+    stream_interval: int
     startup_s: float
     exit_after_s: float
     faults: tuple[Fault, ...]
@@ -87,6 +93,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str], now: float) -> SimSet
         served_names=tuple(args.served_model_name or [model]),
         enable_lora=args.enable_lora,
         max_loras=args.max_loras,
+        max_cpu_loras=max(args.max_cpu_loras or 0, args.max_loras),
         max_lora_rank=args.max_lora_rank,
         lora_targets=tuple(args.lora_target_modules),
         lora_modules=tuple(parse_module(text) for text in args.lora_modules),
@@ -100,6 +107,9 @@ def parse(argv: Sequence[str], environ: Mapping[str, str], now: float) -> SimSet
         keep_alive_s=float(environ.get("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "5")),
         ttft_s=args.ttft_ms / 1000,
         itl_s=args.itl_ms / 1000,
+        profile=args.profile,
+        pace=args.pace,
+        stream_interval=args.stream_interval,
         startup_s=args.startup_s,
         exit_after_s=args.exit_after_s,
         faults=faults,
@@ -117,6 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     vllm.add_argument("--served-model-name", nargs="+")
     vllm.add_argument("--enable-lora", action=argparse.BooleanOptionalAction, default=False)
     vllm.add_argument("--max-loras", type=int, default=1)
+    vllm.add_argument("--max-cpu-loras", type=int, help="adapters in host memory, with --profile (default: max-loras)")
     vllm.add_argument("--max-lora-rank", type=int, default=16)
     vllm.add_argument("--lora-target-modules", nargs="+", default=[], help="adapt these modules only")
     vllm.add_argument("--lora-modules", nargs="+", default=[], help="name=path, or JSON")
@@ -124,12 +135,17 @@ def _parser() -> argparse.ArgumentParser:
     vllm.add_argument("--api-key", nargs="*", help="default: VLLM_API_KEY")
     vllm.add_argument("--max-num-seqs", type=int, default=256)
     vllm.add_argument("--max-num-queued-reqs", type=int)
+    vllm.add_argument("--stream-interval", type=_positive(int), default=1, help="steps a chunk, with --profile")
     vllm.add_argument("--shutdown-timeout", type=float, default=0, help="seconds to drain after SIGTERM")
     vllm.add_argument("--api-server-count", type=int, default=1)
     vllm.add_argument("--enable-request-id-headers", action="store_true")
     own = parser.add_argument_group("the simulator's own")
     own.add_argument("--ttft-ms", type=float, default=20, help="time to the first token (default: 20)")
     own.add_argument("--itl-ms", type=float, default=10, help="time between tokens (default: 10)")
+    text = "take the times of this machine, by what is in the batch, in place of the two above"
+    own.add_argument("--profile", choices=sorted(PROFILES), help=text)
+    text = "of the profile: 0.25 is four times slower than the machine (default: 1)"
+    own.add_argument("--pace", type=_positive(float), default=1.0, help=text)
     own.add_argument("--startup-s", type=float, default=0, help="time before it listens (default: 0)")
     own.add_argument("--exit-after-s", type=float, default=1, help="from engine death to exit (default: 1)")
     own.add_argument("--fault", action="append", default=[], metavar="KIND[:name=value...]")
@@ -152,6 +168,15 @@ def _dashes(arg: str) -> str:
 def _count(text: str) -> int:
     scale = {"k": 1000, "m": 1000**2, "K": 1024, "M": 1024**2}.get(text[-1:], 1)
     return int(float(text[:-1]) * scale) if scale > 1 else int(text)
+
+
+def _positive(kind: Callable[[str], float]) -> Callable[[str], float]:
+    def number(text: str) -> float:
+        if not 0 < (value := kind(text)) < math.inf:
+            raise argparse.ArgumentTypeError(f"{text} is not greater than 0")
+        return value
+
+    return number
 
 
 def _context_of(model: str) -> int:

@@ -7,13 +7,17 @@ import os
 import signal
 import time
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import Any
 
 from worker.sim.engine.child import EngineCore
 from worker.sim.engine.core import TokenEngine
+from worker.sim.engine.costs import PROFILES
 from worker.sim.engine.jobs import Timing
 from worker.sim.engine.lora import Adapters
 from worker.sim.engine.metrics import SimMetrics
+from worker.sim.engine.places import Places, Schedule
+from worker.sim.engine.shared_batch import SharedBatch
 from worker.sim.errors import ApiError, unknown_model
 from worker.sim.faults import Fault, FaultBox
 from worker.sim.listener import Listener
@@ -29,22 +33,28 @@ class Worker:
         self.listener = listener
         self.faults = FaultBox()
         names = list(settings.served_names)
-        self.adapters = Adapters(
-            names, enabled=settings.enable_lora, max_rank=settings.max_lora_rank, targets=settings.lora_targets
-        )
         max_loras = settings.max_loras if settings.enable_lora else None
         self.metrics = SimMetrics(names[0], settings.max_model_len, max_loras)
-        self.engine = TokenEngine(
-            Timing(settings.ttft_s, settings.itl_s),
-            self.metrics,
-            max_num_seqs=settings.max_num_seqs,
-            max_loras=settings.max_loras,
-            max_queued=settings.max_num_queued_reqs,
-            slowness=self._slowness,
-        )
+        schedule = self._schedule()
+        self.adapters = Adapters(
+            names, schedule, enabled=settings.enable_lora, max_rank=settings.max_lora_rank,
+            targets=settings.lora_targets,
+        )  # fmt: skip
+        self.engine = TokenEngine(schedule, self.metrics, settings.max_num_queued_reqs)
         self.draining = False
         self.finished = asyncio.Event()
         self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def _schedule(self) -> Schedule:
+        settings = self.settings
+        if settings.profile is None:
+            timing = Timing(settings.ttft_s, settings.itl_s)
+            return Places(self.metrics, timing, settings.max_num_seqs, settings.max_loras, self._slowness)
+        return SharedBatch(
+            self.metrics, replace(PROFILES[settings.profile], seats=settings.max_num_seqs), slots=settings.max_loras,
+            places=settings.max_cpu_loras, pace=settings.pace, interval=settings.stream_interval,
+            slowness=self._slowness,
+        )  # fmt: skip
 
     def resolve(self, name: str | None) -> tuple[str, str | None]:
         """The model name an answer carries, and the adapter; raises vLLM's 404."""

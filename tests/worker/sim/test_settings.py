@@ -63,3 +63,17 @@ def test_usage_errors(argv: list[str]) -> None:
 def test_bad_lora_modules(module: str) -> None:
     with pytest.raises(ValueError):
         make("--lora-modules", module)
+
+
+def test_a_profile_and_its_pace() -> None:
+    settings = make("--profile", "h100-8b", "--pace", "0.25", "--max-loras", "4", "--max-cpu-loras", "64")
+    assert (settings.profile, settings.pace, settings.max_cpu_loras) == ("h100-8b", 0.25, 64)
+    assert make().profile is None
+    assert make("--max-loras", "4").max_cpu_loras == 4
+
+
+@pytest.mark.parametrize("argv", [["--profile", "nope"], ["--pace", "0"], ["--pace", "inf"], ["--stream-interval=0"]])
+def test_bad_profiles(argv: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        make(*argv)
+    assert caught.value.code == 2

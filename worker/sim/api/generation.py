@@ -64,7 +64,8 @@ async def _generate(http: web.Request, body: dict[str, Any], *, chat: bool) -> w
     served = worker.settings.served_names[0]
     request = protocol.build(made, chat=chat, max_model_len=worker.settings.max_model_len, served=served)
     identity = sse.Identity(_id(http, request), int(time.time()), model)
-    job = _job(request, worker.voice(model), adapter)
+    rank = worker.adapters.loaded[adapter].rank if adapter else 0
+    job = _job(request, worker.voice(model), adapter, rank)
     if request.stream:
         return await _stream(worker, http, request, identity, job)
     if request.late_error:
@@ -76,10 +77,10 @@ async def _generate(http: web.Request, body: dict[str, Any], *, chat: bool) -> w
     return web.Response(body=text.encode(), content_type="application/json")
 
 
-def _job(request: GenerationRequest, model: str, adapter: str | None) -> Job:
+def _job(request: GenerationRequest, model: str, adapter: str | None, rank: int) -> Job:
     pairs = list(zip(request.prompts, request.sampling, strict=True))
     sequences = [start(model, prompt.ids, params) for prompt, params in pairs for _ in range(request.n)]
-    return Job(sequences, [prompt.ids for prompt in request.prompts], request.n, model, adapter)
+    return Job(sequences, [prompt.ids for prompt in request.prompts], request.n, model, adapter, rank)
 
 
 def _is_ids(prompt: object) -> bool:

@@ -23,7 +23,7 @@ class BatchJob:
 
     __slots__ = (
         "adapter", "arrived", "blocks", "cached", "decodes", "ended", "first", "left", "made", "number", "output",
-        "prompt", "rank", "sequence", "started_step",
+        "prompt", "rank", "runs", "sequence", "started_step",
     )  # fmt: skip
 
     def __init__(
@@ -35,7 +35,7 @@ class BatchJob:
         self.adapter, self.rank, self.blocks = adapter, rank, blocks
         self.first = self.ended = math.nan
         self.cached = self.left = self.sequence = self.started_step = 0
-        self.decodes = False
+        self.runs = self.decodes = False
 
 
 class BatchEngine:
@@ -81,11 +81,12 @@ class BatchEngine:
 
     def cancel(self, job: BatchJob, now: float) -> None:
         """Nobody waits for it any more: it leaves with the end of the step that is on."""
-        if self.lines.leave(job):
-            job.ended = now
-        elif math.isnan(job.ended):
+        if job.runs:
             self._gone.append(job)
             self._cut(now)
+        elif math.isnan(job.ended):
+            self.lines.leave(job)
+            job.ended = now
 
     def hold(self, adapter: str, rank: int, now: float) -> float:
         """Brings it into host memory. So many seconds nothing else runs, from the end of the step that is on."""
@@ -208,6 +209,7 @@ class BatchEngine:
 
     def _start(self, job: BatchJob, cached: int) -> None:
         self.lines.leave(job)
+        job.runs = True
         job.cached, job.left = cached, job.prompt - cached
         self.prompt_tokens += job.prompt
         self.cached_tokens += cached
@@ -266,12 +268,13 @@ class BatchEngine:
             heapify(self._decoding)
             self._leave(job, self.made(job))
         else:
+            job.runs = False
             self._prefilling = [each for each in self._prefilling if each[0] is not job]
             self.kv -= job.prompt - job.cached
             self._free(job.adapter)
 
     def _leave(self, job: BatchJob, made: int) -> None:
-        job.decodes = False
+        job.runs = job.decodes = False
         self.decoding -= 1
         self._context -= job.prompt + made
         self.kv -= job.prompt - job.cached + made

@@ -1,45 +1,31 @@
-"""The simulated engine: a batch with a limited number of places, adapter slots, a queue, and time.
+"""The simulated engine: requests that compute when a schedule has it, end, and die.
 
-Every request steps on its own clock. A request that finishes, is cancelled or fails gives its places back at
+A request that finishes, is cancelled or fails gives its places back at
 once. Death, a hang and a drain reach every request through the one place where it waits (`_wait`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from worker.sim.engine.generate import TokenStep
-from worker.sim.engine.jobs import Job, PrefixCache, Timing
+from worker.sim.engine.jobs import Job
 from worker.sim.engine.metrics import SimMetrics
-from worker.sim.engine.places import Places
+from worker.sim.engine.places import Schedule
 from worker.sim.errors import EngineDead, queue_full
 
 Batch = list[tuple[int, TokenStep]]
 
 
 class TokenEngine:
-    """Runs jobs. ``slowness`` is asked at every step and multiplies all times."""
+    """Runs jobs, as ``schedule`` gives them places and time. More than ``max_queued`` sequences are refused."""
 
-    def __init__(
-        self,
-        timing: Timing,
-        metrics: SimMetrics,
-        *,
-        max_num_seqs: int,
-        max_loras: int,
-        max_queued: int | None,
-        slowness: Callable[[], float],
-    ) -> None:
-        self._timing = timing
-        self._metrics = metrics
-        self._places = Places(metrics, max_num_seqs, max_loras)
-        self._max_queued = max_queued
-        self._slowness = slowness
+    def __init__(self, schedule: Schedule, metrics: SimMetrics, max_queued: int | None) -> None:
+        self._places, self._metrics, self._max_queued = schedule, metrics, max_queued
         self._stalled = 0
         self._jobs: set[Job] = set()
-        self._cache = PrefixCache()
         self.dead = False
         self.draining = False
         self.hanging = False
@@ -79,22 +65,24 @@ class TokenEngine:
         await self._admit(job)
         admitted = last = now()
         self._count_prompt(job)
-        due = admitted + self._timing.ttft_s * self._slowness()
+        due = self._places.first_due(job)
         first = 0.0
         while job.open:
             await self._wait(job, due)
             if job.aborted:
                 yield self._abort(job)
                 return
-            batch = [(i, s.step()) for i, s in enumerate(job.sequences) if s.finish_reason is None]
-            moment = now()
-            self._count_step(len(batch), moment - (arrived if not first else last), first=not first)
-            first, last = first or moment, moment
-            for index, step in batch:
-                if step.finish_reason:
-                    self._finish(job, index, admitted - arrived, first - admitted, moment - first)
-            yield batch
-            due = max(now(), due + self._timing.itl_s * self._slowness())
+            sequences = [(i, job.sequences[i]) for i in self._places.made(job)]
+            batch = [(i, s.step()) for i, s in sequences if s.finish_reason is None]
+            if batch:
+                moment = now()
+                self._count_step(len(batch), moment - (arrived if not first else last), first=not first)
+                first, last = first or moment, moment
+                for index, step in batch:
+                    if step.finish_reason:
+                        self._finish(job, index, admitted - arrived, first - admitted, moment - first)
+                yield batch
+            due = self._places.next_due(job, due)
 
     async def _wait(self, job: Job, until: float | None) -> None:
         """Sleep until the loop's time ``until`` (None: until woken) and, if it hangs, as long as it hangs."""
@@ -150,6 +138,7 @@ class TokenEngine:
         if on and not self.hanging:
             self.update_gauges()
         self.hanging = on
+        self._places.hang(on)
         self._schedule()
         for job in self._jobs:
             job.wake()
@@ -160,7 +149,7 @@ class TokenEngine:
         self.hang(on=True)
 
     async def _admit(self, job: Job) -> None:
-        self._places.waiting.append(job)
+        self._places.enter(job)
         self._schedule()
         while not job.granted:
             await self._wait(job, None)
@@ -183,7 +172,7 @@ class TokenEngine:
 
     def _finish(self, job: Job, index: int, queued: float, prefill: float, decode: float) -> None:
         job.open -= 1
-        self._places.running -= 1
+        self._places.ended(job, index)
         sequence = job.sequences[index]
         prompt, made = len(job.prompts[index // job.n]), len(sequence.token_ids)
         self._metrics.finished(sequence.finish_reason or "stop", prompt, made, queued, prefill, decode)
@@ -197,8 +186,8 @@ class TokenEngine:
 
     def _count_prompt(self, job: Job) -> None:
         limit = job.sequences[0].params.max_tokens
-        for prompt in job.prompts:
-            self._metrics.started(len(prompt), self._cache.read(job.model, prompt), job.n, limit)
+        for prompt, cached in zip(job.prompts, self._places.cached(job), strict=True):
+            self._metrics.started(len(prompt), cached, job.n, limit)
 
     def update_gauges(self) -> None:
         """Write the state of batch and queue into the metrics, unless the engine stands still."""
@@ -207,5 +196,4 @@ class TokenEngine:
 
     def counts(self) -> dict[str, int]:
         """Sequences running and waiting, and requests that a fault has standing still, now."""
-        waiting = sum(job.open for job in self._places.waiting)
-        return {"running": self._places.running, "waiting": waiting, "stalled": self._stalled}
+        return {"running": self._places.running, "waiting": self._places.queued, "stalled": self._stalled}

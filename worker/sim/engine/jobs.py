@@ -30,6 +30,7 @@ class Job:
     n: int
     model: str
     adapter: str | None = None
+    rank: int = 0
     granted: bool = False
     aborted: bool = False
     error: ApiError | None = None

@@ -61,11 +61,8 @@ class Lines(Generic[J]):
                 heappop(oldest)
         return best
 
-    def leave(self, job: J) -> bool:
-        """Whether it was waiting."""
-        line = self.by_adapter.get(job.adapter, ())
-        if not line or (line[0] is not job and job not in line):
-            return False
+    def leave(self, job: J) -> None:
+        line = self.by_adapter[job.adapter]
         line.remove(job)
         self.count -= 1
         self.tokens -= job.prompt
@@ -73,7 +70,6 @@ class Lines(Generic[J]):
             heappush(self._oldest, (line[0].sequence, job.adapter))
         else:
             del self.by_adapter[job.adapter]
-        return True
 
     def released(self, adapter: str | None) -> None:
         """It has no slot any more: who waits for it has to wait for one like any other again."""

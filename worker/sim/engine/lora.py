@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from worker.sim.engine.places import Schedule
 from worker.sim.errors import ApiError, internal
 
 _NEEDED = ("r", "lora_alpha", "target_modules")
@@ -23,14 +24,16 @@ class SimAdapter:
     name: str
     path: str
     effect: bool = True
+    rank: int = 0
 
 
 class Adapters:
-    """The adapters one worker holds."""
+    """The adapters one worker holds. ``schedule`` says how long a load takes."""
 
     def __init__(
-        self, base_names: list[str], *, enabled: bool, max_rank: int, targets: tuple[str, ...] = ()
+        self, base_names: list[str], schedule: Schedule, *, enabled: bool, max_rank: int, targets: tuple[str, ...] = ()
     ) -> None:
+        self._schedule = schedule
         self._base_names = base_names
         self._enabled = enabled
         self._max_rank = max_rank
@@ -55,7 +58,11 @@ class Adapters:
                 hint = "please check the stack trace above for the root cause"
                 raise internal(f"Call to add_lora method failed: Worker failed with error '{problem}', {hint}")
             changes = not dropped and _has_effect(Path(path).expanduser(), self._targets)
-            self.loaded[name] = SimAdapter(name, path, changes)
+            rank = _rank(json.loads((Path(path).expanduser() / "adapter_config.json").read_text()))
+            self._schedule.drop(name)
+            if seconds := self._schedule.hold(name, rank):
+                await asyncio.sleep(seconds)
+            self.loaded[name] = SimAdapter(name, path, changes, rank)
             return f"Success: LoRA adapter '{name}' added successfully."
 
     def unload(self, name: str) -> str:
@@ -66,6 +73,7 @@ class Adapters:
         if name not in self.loaded:
             raise ApiError(f"The lora adapter '{name}' cannot be found.", 404, "NotFoundError")
         del self.loaded[name]
+        self._schedule.drop(name)
         return f"Success: LoRA adapter '{name}' removed successfully."
 
     def _check_request(self, name: str, path: str, in_place: bool) -> None:
@@ -110,12 +118,17 @@ def _config_problem(config: Any, max_rank: int) -> str | None:
         problems.append("vLLM does not yet support DoRA.")
     if config.get("lora_bias"):
         problems.append("vLLM does not support LoRA bias (lora_bias).")
-    rank = max([config["r"], *(config.get("rank_pattern") or {}).values()])
+    rank = _rank(config)
     if rank > max_rank:
         problems.append(f"LoRA rank {rank} is greater than max_lora_rank {max_rank}.")
     if config.get("bias", "none") != "none":
         problems.append("Adapter bias is not supported.")
     return " ".join(problems) or None
+
+
+def _rank(config: dict[str, Any]) -> int:
+    ranks: list[int] = [config["r"], *(config.get("rank_pattern") or {}).values()]
+    return max(ranks)
 
 
 def _weights_problem(path: Path) -> str | None:
