@@ -7,9 +7,11 @@ the place of, ``{"type": "events", "events": [...]}`` (rising ids; the latest ag
 balancer -> supervisor: ``{"type": "hello", "pid": n, "phase": Phase}``, ``{"type": "phase", "phase": Phase,
 "requests": in flight}`` when that changes, ``{"type": "report", "version": [epoch, revision], "in_flight": {backend:
 requests}, "waiting": {backend: [requests without a first byte of an answer, bytes of the largest body among them]},
-"used": {adapter: seconds since the epoch}}``, ``{"type": "want", "adapter": name}``, ``{"type": "outcome", "backend":
-id, "incarnation": n, "requests": n, "moved": n, "retried": n, "failed": n}`` (once for each incarnation that is lost:
-what was in flight on it there, and what became of that)
+"used": {adapter: seconds since the epoch}, "queued": requests that wait for room on a worker, "unread": s of one
+worker's time that prompts take which are not read yet}`` (an earlier balancer leaves out the last two), ``{"type":
+"want", "adapter": name}``, ``{"type": "outcome", "backend": id, "incarnation": n, "requests": n, "moved": n,
+"retried": n, "failed": n}`` (once for each incarnation that is lost: what was in flight on it there, and what became of
+that)
 balancer -> balancer: ``{"type": "metrics"}``, answered with ``{"type": "metrics", "text": exposition}``; ``{"type":
 "why", "request_id": id or null, "limit": n}``, answered with ``{"type": "why", "decisions": [...]}``
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import NoDecode
 
-from config import model_names
+from config import model_names, schedule
 from config.identity.secret import clean
 from config.store_url import StoreUrl
 from config.topology import STRATEGIES
@@ -87,6 +87,12 @@ def _share(value: Any) -> Any:
     if not 0.0 <= share <= 1.0:
         raise ValueError(f"off, errors, on or a share from 0 to 1 is needed, not {value!r}")
     return "errors" if share == 0.0 else "on" if share == 1.0 else f"{share:g}"
+
+
+def _switch(value: Any) -> Any:
+    """YAML reads on and off as booleans, and other people's set-ups say true and false."""
+    word = {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value).strip().lower()
+    return {"true": "on", "1": "on", "yes": "on", "false": "off", "0": "off", "no": "off"}.get(word, word)
 
 
 def _collector(value: str | None) -> str | None:
@@ -221,6 +227,8 @@ Size = Annotated[int | None, BeforeValidator(_size)]
 Key = Annotated[str | None, AfterValidator(_key)]
 Store = Annotated[str | None, _NOT_EMPTY, AfterValidator(_store)]
 Collector = Annotated[str | None, AfterValidator(_collector)]
+MinInstances = Annotated[int | str, NoDecode, BeforeValidator(schedule.normal)]
+Autoscale = Annotated[Literal["off", "advise", "on"], BeforeValidator(_switch)]
 AccessLog = Annotated[str, BeforeValidator(_share)]
 Strategy = Annotated[Literal[STRATEGIES], BeforeValidator(_any_case)]  # type: ignore[valid-type]
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_level)]

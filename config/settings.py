@@ -18,12 +18,13 @@ import yaml
 from pydantic import AliasChoices, AliasGenerator, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from config import bounded
+from config import bounded, schedule
 from config import setting_types as t
 from config.disk import locations
 from config.errors import UsageError, nearest
 from config.identity.secret import clean
 from config.paths import StateDir, default_state_dir
+from config.schedule import Minimum
 from config.setting_types import NAME as NAME
 from config.setting_types import Effect as Effect
 from config.topology import STRATEGIES, TlsFiles
@@ -42,6 +43,7 @@ PLAIN_NAMES = {
     "strategy": "LOAD_BALANCE_STRATEGY",
     "min_instances": "MIN_INSTANCES",
     "max_instances": "MAX_INSTANCES",
+    "autoscale": "AUTO_SCALING",
     "health_interval": "HEALTH_CHECK_INTERVAL",
     "model": "DEFAULT_MODEL",
     "host": "HOST",
@@ -86,8 +88,15 @@ class Settings(BaseSettings):
     gpus: t.Gpus = t.fixed(None, "GPU indices to use; default all")
     instances_per_gpu: int = t.fixed(1, "workers sharing one GPU", ge=1, le=64)
     tensor_parallel_size: int = t.fixed(1, "GPUs a worker spans", ge=1, le=1024)
-    min_instances: int = t.at_once(1, "fewest workers scaling may leave", ge=0)
+    min_instances: t.MinInstances = t.at_once(
+        1, "fewest workers scaling may leave, at certain times more: 1,4@mon-fri 08:00-19:00"
+    )
     max_instances: int | None = t.at_once(None, "most workers; default what the machine holds", ge=1)
+    autoscale: t.Autoscale = t.at_once("off", "as many workers as the load needs, or only say how many that would be")
+    autoscale_load: float = t.at_once(0.7, "share of its seats with which a worker is busy enough", gt=0, le=1)
+    autoscale_ttft: float = t.at_once(2.0, "how long the prompts that are not read yet may take all workers", gt=0)
+    autoscale_up_after: float = t.at_once(10.0, "how long more workers have to be needed", ge=0, le=3600)
+    autoscale_down_after: float = t.at_once(300.0, "how long fewer workers have to be enough", ge=0, le=86400)
     cpu_kv_gib: float = t.workers(1.0, "KV cache of a worker without GPU, GiB", gt=0)
     drain_timeout: float = t.at_once(30.0, "how long running requests may finish", ge=0)
     rolling_spare: bool = t.at_once(True, "a rolling restart starts a spare worker first where there is room")
@@ -181,11 +190,12 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _agree(self) -> Settings:
-        if self.max_instances is not None and self.max_instances < max(self.min_instances, self.instances):
+        least = self.minimum
+        if self.max_instances is not None and self.max_instances < max(least.most, self.instances):
             raise ValueError(
                 f"max_instances {self.max_instances} is below "
                 f"{'instances' if self.instances > self.max_instances else 'min_instances'} "
-                f"{max(self.min_instances, self.instances)}"
+                f"{max(least.most, self.instances)}"
             )
         if self.instances == 0 and not self.backend:
             raise ValueError("instances 0 needs at least one --backend URL")
@@ -195,9 +205,14 @@ class Settings(BaseSettings):
             raise ValueError("TLS needs tls_cert and tls_key")
         if both := sorted(self.routes.keys() & self.aliases.keys()):
             raise ValueError(f"{both[0]!r} is the name of a route and of an alias")
-        if 0 < self.instances < self.min_instances:
-            raise ValueError(f"instances {self.instances} is below min_instances {self.min_instances}")
+        if 0 < self.instances < least.usual:
+            raise ValueError(f"instances {self.instances} is below min_instances {least.usual}")
         return self
+
+    @property
+    def minimum(self) -> Minimum:
+        """The fewest workers, by the time of the week."""
+        return schedule.parse(self.min_instances)
 
     def url(self) -> str:
         """Where a program of this machine finds the cluster: nobody can connect to "every address"."""

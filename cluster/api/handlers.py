@@ -70,7 +70,9 @@ class ClusterCommands:
                 f"({'min_instances' if wanted < plan.least else why})",
             )
         self._intent.scale(wanted)
-        self._emit("cluster", f"scale from {now} to {wanted} instances", kind="scale", data={"from": now, "to": wanted})
+        on = "; autoscaling goes on from there" if plan.settings.autoscale == "on" else ""
+        text = f"scale from {now} to {wanted} instances{on}"
+        self._emit("cluster", text, kind="scale", data={"from": now, "to": wanted})
         return {"desired": wanted, "current": self._fleet.ready_count()}
 
     def set_strategy(self, body: SetStrategy) -> dict[str, Any]:

@@ -24,7 +24,7 @@ class View:
     epoch, and number of the snapshot. ``unsaved``: why nothing can be saved. ``revertible``: there are settings to go
     back to. ``usage``: as of `cluster.monitoring.usage.UsageSampler.latest`. ``cards``: the models that a worker may
     be sent requests for; ``finding``: what is known of the progress of that worker or server; ``exempt``: whether it
-    is left in rotation although it makes none."""
+    is left in rotation although it makes none. ``autoscale``: what autoscaling finds; None: it is off."""
 
     now: float
     wall: float
@@ -44,6 +44,7 @@ class View:
     cards: Callable[[Instance], Sequence[Mapping[str, Any]]]
     finding: Callable[[str], ProgressFinding]
     exempt: Callable[[str], bool]
+    autoscale: Mapping[str, Any] | None = None
 
 
 def snapshot(view: View) -> dict[str, Any]:
@@ -69,6 +70,7 @@ def snapshot(view: View) -> dict[str, Any]:
         "total_instances": desired,
         "min_instances": plan.least,
         "max_instances": plan.most,
+        **({} if view.autoscale is None else {"autoscale": view.autoscale}),
         "adapters": view.adapters,
         "adapter_states": view.adapter_states,
         "recovery": view.recovery,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from cluster.balancers.adoption import adopt
@@ -18,6 +18,7 @@ from cluster.balancers.replacements import Replacements
 from cluster.balancers.slot import BalancerSlot
 from cluster.balancers.starter import Starter
 from cluster.events import Emit
+from cluster.fleet.autoscaler import Demand
 from cluster.storage.store import Records
 from config.link import Phase, descriptor_path, grpc_path
 from config.paths import StateDir
@@ -190,6 +191,14 @@ class BalancerGroup:
             sum(process.in_flight.get(backend, 0) for process in engaged),
             sum(count for count, _ in waiting),
             max((largest for _, largest in waiting), default=0),
+        )
+
+    def demand(self, backends: Collection[str]) -> Demand:
+        """For these backends, by the last reports."""
+        engaged = [process for process in self.processes if process.engaged]
+        return Demand(
+            sum(process.in_flight.get(backend, 0) for process in engaged for backend in backends),
+            sum(process.queued for process in engaged), sum(process.unread for process in engaged),
         )
 
     # for its slots and processes

@@ -88,9 +88,11 @@ class BalancerProcess:
 
     ``engaged``: it has been told what there is, so requests may be in flight in it, as ``in_flight`` says (by backend,
     as of the backend set ``version``). ``waiting``: how many of these wait for the first byte of their answers, and the
-    bytes of the largest body among them. ``limits_kept``: why it keeps to limits by itself that other machines should
-    share; empty if it need not. ``settings``: the digest of those it was started with. ``since``: when it
-    began to take connections (s, of the loop's clock); None if it does not yet, or did so before this supervisor came.
+    bytes of the largest body among them. ``queued``: requests that wait for room on a worker, ``unread``: s of one
+    worker's time that prompts take which are not read yet. ``limits_kept``: why it keeps to limits by itself that other
+    machines should share; empty if it need not. ``settings``: the digest of those it was started with. ``since``: when
+    it began to take connections (s, of the loop's clock); None if it does not yet, or did so before this supervisor
+    came.
     ``retiring``: another takes its place, a request in it may take so long (s)."""
 
     name: str
@@ -106,6 +108,8 @@ class BalancerProcess:
     version: tuple[int, int] = (0, 0)
     in_flight: Mapping[str, int] = field(default_factory=dict)
     waiting: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    queued: int = 0
+    unread: float = 0.0
     limits_kept: str = ""
     settings: str = ""
     since: float | None = None
@@ -301,6 +305,7 @@ class BalancerProcess:
             epoch, revision = message["version"]
             self.version, self.in_flight = (epoch, revision), message["in_flight"]
             self.waiting = message.get("waiting", {})
+            self.queued, self.unread = message.get("queued", 0), message.get("unread", 0.0)
             if self._unsaved:
                 self._tasks.start(self._try_to_save(), f"write {self.name} down")
         elif message["type"] in ("hello", "phase"):

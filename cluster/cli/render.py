@@ -57,6 +57,9 @@ def status_table(status: Mapping[str, Any], width: int) -> Table:
         f"{status['running_instances']} of {status['total_instances']} ready · {status['load_balancer_strategy']} · "
         f"supervisor {pid if pid else 'not running'} · balancer {status['load_balancer']['pid']}"
     )
+    if (found := status.get("autoscale")) is not None and found["target"] is not None:
+        would = "would want" if found["mode"] == "advise" else "wants"
+        title += f" · autoscaling {would} {found['target']}, {found['needed']:.2f} needed"
     if (age := supervisor.get("age_s")) is not None and age > STALE_S:
         title += f" · as of {duration(age)} ago"
     if finishing := len(status["load_balancer"].get("draining", ())):

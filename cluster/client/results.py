@@ -111,6 +111,21 @@ class Instance(TypedDict):
     first_byte_ms: NotRequired[float]
 
 
+class Autoscale(TypedDict):
+    """``target`` workers are wanted by it, or would be; ``needed``: workers, and parts of one, that the load needs."""
+
+    mode: str
+    target: int | None
+    needed: float | None
+    reason: str
+    min: NotRequired[int]
+    max: NotRequired[int]
+    requests_per_worker: NotRequired[float]
+    in_flight: NotRequired[int]
+    queued: NotRequired[int]
+    unread_s: NotRequired[float]
+
+
 class Status(TypedDict):
     """``total_instances`` are wanted, ``running_instances`` ready."""
 
@@ -125,6 +140,7 @@ class Status(TypedDict):
     supervisor: Supervisor
     load_balancer: LoadBalancer
     instances: dict[str, Instance]
+    autoscale: NotRequired[Autoscale]
 
 
 class Scaled(TypedDict):

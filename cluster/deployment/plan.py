@@ -101,7 +101,7 @@ def make(settings: Settings, machine: Machine | None = None) -> Plan:
     if settings.max_instances is not None:
         placement.require(settings.max_instances)
     most = settings.max_instances or max(placement.capacity, settings.instances)
-    least = min(settings.min_instances, settings.instances)
+    least = min(settings.minimum.usual, settings.instances)
     foreign = frozenset(text.partition("=")[0] for text in flags.values(spec.extra_args, "--lora-modules") or ())
     return Plan(settings, engine, spec, placement, least, most, spec.max_cpu_loras, foreign, spec.dynamic_loading)
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from cluster.fleet.cordons import Cordons
-from cluster.fleet.groups import DEFAULT, InstanceDesired, WorkerGroup, group_of, instance_name
+from cluster.fleet.groups import DEFAULT, InstanceDesired, WorkerGroup, group_of, instance_name, number_of
 from cluster.fleet.instance import Instance
 from cluster.fleet.model_names import ModelNames
 from cluster.fleet.states import DesiredState
@@ -42,11 +42,15 @@ class Intent:
     def _want(self, group: WorkerGroup, **changes: Any) -> None:
         self.desired = self.desired.with_group(dataclasses.replace(group, **changes))
 
-    def scale(self, count: int, group: str = DEFAULT) -> None:
-        """Wants workers 0 to ``count - 1`` of a group: the newest go first, the lowest free number comes first. A spare
-        whose number is among them is one of them from now on."""
+    def scale(self, count: int, group: str = DEFAULT, leaving: str | None = None) -> None:
+        """Wants ``count`` workers of a group: ``leaving`` goes first, then the newest; the lowest free number comes
+        first. A spare whose number is among them is one of them from now on."""
         old = self.group(group)
-        wanted = {n: self._known(n, old) for n in (instance_name(number, group) for number in range(count))}
+        numbers = sorted(number_of(name) for name in old.instances if name != leaving)[:count]
+        taken = frozenset(numbers)
+        free = (number for number in itertools.count() if number not in taken)
+        numbers += itertools.islice(free, count - len(numbers))
+        wanted = {n: self._known(n, old) for n in (instance_name(number, group) for number in sorted(numbers))}
         spares = {n: want for n, want in old.spares.items() if n not in wanted}
         for name in old.instances.keys() - wanted.keys():
             self.cordons.end(name)
@@ -85,11 +89,10 @@ class Intent:
         self._want(self.group(group_of(name)), spares={})
 
     def free_name(self, group: str = DEFAULT) -> str:
-        """The one that a spare would have: its number is above all that are wanted, and not of one that is on its way
-        out."""
+        """The one that a spare would have: its number is that of none that is wanted, or on its way out."""
         wanted = self.group(group)
         taken = {*wanted.instances, *self._instances} - set(wanted.spares)
-        names = (instance_name(number, group) for number in itertools.count(wanted.count))
+        names = (instance_name(number, group) for number in itertools.count())
         return next(name for name in names if name not in taken)
 
     def cordon(self, name: str, grace: float, now: float, version: tuple[int, int], balancer: bool) -> None:

@@ -42,6 +42,7 @@ from cluster.monitoring.recovery_times import RecoveryTimes
 from cluster.monitoring.usage import UsageSampler
 from cluster.storage.store import Store
 from cluster.storage.write_behind import WriteBehind
+from cluster.supervisor.autoscaling import Autoscaling
 from cluster.supervisor.backends import Backends
 from cluster.supervisor.bootstrap import Bootstrap
 from cluster.supervisor.clock import Clocks
@@ -126,6 +127,13 @@ class Assembly:
         return Executor(
             self.fleet, self.revisions, self.drivers, self.monitors, self.exits, self.publisher, self.publish,
             self.write_behind, self.state, self.emit, self.clock,
+        )
+
+    @cached_property
+    def autoscaling(self) -> Autoscaling:
+        return Autoscaling(
+            self.fleet, lambda: self.revisions.latest, self.balancers.demand, self.supervisor.command, self.emit,
+            self.clock,
         )
 
     @cached_property
@@ -289,7 +297,7 @@ class Assembly:
             fleet=self.fleet, external=self.external, balancers=self.balancers.describe(),
             adapters=self.adapters.totals(self.fleet.instances), adapter_states=self.adapters.states(),
             recovery=self.recovery.to_json(), usage=self.usage.latest, cards=self.backends.cards,
-            finding=self.hangs.finding, exempt=self.limit.exempts,
+            finding=self.hangs.finding, exempt=self.limit.exempts, autoscale=self.autoscaling.describe(),
         ))  # fmt: skip
 
     async def _publish_keys(self, message: dict[str, Any]) -> None:

@@ -146,6 +146,7 @@ def _start(parts: Assembly, tasks: Tasks) -> None:
     )
     tasks.start(house, "usage")
     tasks.start(parts.key_file.watch(), "reread the file of keys")
+    tasks.start(parts.autoscaling.run(), "autoscaling")
     tasks.start(watch_certificate(lambda: parts.revisions.settings.tls(), parts.events.emit), "certificate")
 
 

@@ -12,6 +12,9 @@ from config.settings import Settings, effect_of
 #: Headings, each with its settings in the order of reading. A setting that is in none goes to the end.
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "What runs": ("instances", "engine", "model", "engine_args", "min_instances", "max_instances"),
+    "As many workers as the load needs": (
+        "autoscale", "autoscale_load", "autoscale_ttft", "autoscale_up_after", "autoscale_down_after",
+    ),
     "Adapters": ("lora", "lora_config", "keep_versions", "allow_no_effect", "adapter_root", "manage_backend_adapters"),
     "Which model answers": ("routes", "aliases"),
     "GPUs and memory": ("gpus", "instances_per_gpu", "tensor_parallel_size", "cpu_kv_gib"),

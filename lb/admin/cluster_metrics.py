@@ -55,6 +55,10 @@ class ClusterSeries:
     def _number(self, part: str | None, key: str) -> float:
         return float((self._of(part) if part else self._link.snapshot).get(key) or 0)
 
+    def _autoscale(self, key: str) -> _Values:
+        value = self._of("autoscale").get(key)
+        return [] if value is None else [((), float(value))]
+
     def _column(self, name: str, meaning: str, key: str, absent: float | None = 0.0) -> None:
         """By instance; ``absent``: of one that has none (None: no series)."""
 
@@ -127,6 +131,11 @@ class ClusterSeries:
             ("clusterctl_instances_max", "The most workers that may be wanted", "max_instances"),
         ):  # fmt: skip
             self._one(name, meaning, partial(self._number, None, key))
+        for name, meaning, key in (
+            ("clusterctl_autoscale_target", "Workers that autoscaling wants, or would want", "target"),
+            ("clusterctl_autoscale_needed", "Workers that the load needs, and parts of one", "needed"),
+        ):  # fmt: skip
+            self._add(name, f"{meaning}; nothing while it is off", (), partial(self._autoscale, key))
         self._one(
             "clusterctl_instances_running", "Workers of this cluster in rotation",
             lambda: sum(b.spec.managed and b.spec.state == "ready" for b in self._pool.backends.values()),

@@ -78,6 +78,7 @@ class Status:
             "model": seen.get("model"),
             "min_instances": seen.get("min_instances"),
             "max_instances": seen.get("max_instances"),
+            **({"autoscale": seen["autoscale"]} if seen.get("autoscale") else {}),
             "supervisor": supervisor,
             "load_balancer": {
                 "restarts": 0, "replacements": 0, "replacing": False, "standby": None, "draining": [],

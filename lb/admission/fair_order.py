@@ -168,6 +168,13 @@ class FairOrder(Generic[W]):
                 for line in flow.lines.values():
                     yield from line.waiting
 
+    def count(self, which: Callable[[Tenant, Hashable], bool]) -> int:
+        """How many wait of those tenants and kinds."""
+        return sum(
+            len(line.waiting) for group in self._classes if group.size for flow in group.flows.values()
+            for kind, line in flow.lines.items() if which(flow.tenant, kind)
+        )  # fmt: skip
+
     def add(self, one: W) -> None:
         group = self._classes[_rank(one)]
         flow = group.flow(one.tenant)

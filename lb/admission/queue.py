@@ -19,7 +19,7 @@ from lb.admission.rate_limits import BYTES_A_TOKEN, RateLimits
 from lb.admission.request_admission import Applicant, QueueLimits, QueueMetrics, Ticket
 from lb.protocol.errors import ProxyError, Source, internal_error
 from lb.protocol.messages import Request
-from lb.protocol.tenant import ANYBODY
+from lb.protocol.tenant import ANYBODY, Tenant
 from lb.routing.backend import Backend
 from lb.routing.pool import Pool
 from lb.routing.router import Pinned, Router
@@ -62,6 +62,14 @@ class WaitingQueue:
 
     def __len__(self) -> int:
         return len(self._waiting)
+
+    def for_want_of_room(self) -> int:
+        """How many wait that more workers could take: not those of keys or models of which as many run as may."""
+        return self._order.count(self._could_run) if self._waiting and not self._concurrency.spent() else 0
+
+    def _could_run(self, tenant: Tenant, kind: Hashable) -> bool:
+        assert isinstance(kind, tuple)
+        return self._concurrency.free(Claim(tenant, kind[0]))
 
     def claim(self, request: Request, model: str | None) -> Claim:
         tenant = request.tenant

@@ -42,7 +42,7 @@ class Link:
     makes this process' own series, in pieces. ``losses`` knows what became of requests on lost workers, ``events``
     takes what happened, ``why`` answers another balancer's question how requests were routed, ``keys`` takes the API
     keys, ``refusals()`` tells whom it is time to tell of as refused, ``limits()`` how it is with limits that other
-    machines share, None where none do.
+    machines share, None where none do, ``demand()`` what waits: ``queued`` and ``unread`` of a report.
     ``snapshot`` is the supervisor's last word; ``alive`` whether there is a supervisor; ``retired`` is set when it has
     said that another takes the connections: a request may go on for ``drain_timeout`` seconds."""
 
@@ -54,11 +54,12 @@ class Link:
         keys: Callable[[Mapping[str, Any]], None] = lambda message: None,
         refusals: Callable[[], list[dict[str, Any]]] = list,
         limits: Callable[[], dict[str, Any] | None] = lambda: None, work: Callable[[], dict[str, float]] = dict,
+        demand: Callable[[], dict[str, float]] = dict,
     ) -> None:
         self._pool, self._listeners, self._path = pool, listeners, path
         self._uses, self._work, self._series = uses, work, series
         self._losses, self._events, self._why, self._keys = losses or LossReport(), events, why, keys
-        self._refusals, self._limits = refusals, limits
+        self._refusals, self._limits, self._demand = refusals, limits, demand
         self._wanted: dict[str, float] = {}
         #: Of whoever is connected and has not turned out to be another balancer: supervisors.
         self._writers: set[asyncio.StreamWriter] = set()
@@ -150,7 +151,7 @@ class Link:
         self._say({
             "type": "report", "version": list(self._pool.version), "in_flight": self._pool.in_flight(),
             "waiting": self._pool.waiting(), "used": self._uses(),
-            **({"work": work} if work else {}),
+            **({"work": work} if work else {}), **self._demand(),
         })  # fmt: skip
         if refusals := self._refusals():
             self._say({"type": "refused", "refusals": refusals})

@@ -103,6 +103,10 @@ class Router:
         work, self._work = self._work, {}
         return work
 
+    def unread(self) -> float:
+        """See `Strategy.unread`."""
+        return 0.0 if self._strategy is None else self._strategy.unread()
+
     def _current_strategy(self, known: Mapping[tuple[str, int], Backend] | None = None) -> Strategy:
         """A new one if another is in force by now. ``known``: the backends that it is told of at once, all without."""
         name = self._in_force(self._pool.version, self._pool.strategy)

@@ -165,7 +165,9 @@ function show() {
   }
   select.disabled = !store.may?.has("admin");
   if (!edited && document.activeElement !== $("scale-to")) $("scale-to").value = total;
-  put($("scale-bounds"), `from ${status.min_instances ?? 0} to ${status.max_instances ?? "any number"}`);
+  const scaling = status.autoscale, bounds = `from ${status.min_instances ?? 0} to ${status.max_instances ?? "any number"}`;
+  const advice = scaling?.target ? `; autoscaling ${scaling.mode === "on" ? "wants" : "would want"} ${scaling.target}` : "";
+  put($("scale-bounds"), bounds + advice);
   const r = supervisor.rolling;
   put($("rolling-state"), r?.stopped || (r?.active ? `rolling restart: ${r.done} of ${r.total} done` : ""));
 

@@ -33,7 +33,8 @@ _FLAGS = (
     "instances", "engine", "model", "lora", "lora_config", "adapter_root", "keep_versions", "allow_no_effect",
     "backend", "backend_key_file", "manage_backend_adapters", "host", "port", "grpc_port", "tls_cert", "tls_key",
     "tls_client_ca", "cors_origin", "strategy", "gpus", "instances_per_gpu", "tensor_parallel_size", "min_instances",
-    "max_instances", "drain_timeout", "rolling_spare", "queue_timeout", "max_queue", "max_queue_wait", "max_concurrent",
+    "max_instances", "autoscale", "autoscale_load", "autoscale_ttft", "autoscale_up_after", "autoscale_down_after",
+    "drain_timeout", "rolling_spare", "queue_timeout", "max_queue", "max_queue_wait", "max_concurrent",
     "per_adapter_limit", "per_adapter", "cap_n", "cap_best_of", "cap_tokens", "cap_prompts", "cap_logprobs",
     "cap_depth", "allow_chat_template", "allow_chat_template_kwargs", "startup_timeout", "first_byte_timeout",
     "stall_timeout", "resume", "migration_limit", "lb_processes", "lb_standby", "max_body", "max_buffered", "state_dir",
@@ -47,7 +48,8 @@ _METAVARS = {
     "per_adapter": "NAME=N", "tls_cert": "FILE", "tls_key": "FILE", "tls_client_ca": "FILE", "strategy": "NAME",
     "gpus": "0,1", "max_body": "BYTES", "max_buffered": "SIZE", "state_dir": "DIR", "log_level": "LEVEL",
     "log_format": "text|json", "access_log": "WHICH", "otlp_endpoint": "URL", "api_keys": "FILE", "limits_store": "URL",
-    "anonymous_models": "NAME,NAME", "cors_origin": "ORIGIN",
+    "anonymous_models": "NAME,NAME", "cors_origin": "ORIGIN", "min_instances": "N[@TIMES]",
+    "autoscale": "off|advise|on", "autoscale_load": "SHARE",
 }  # fmt: skip
 
 _TYPES: dict[Any, type] = {int: int, float: float, int | None: int}

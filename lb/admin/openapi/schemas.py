@@ -130,7 +130,14 @@ SCHEMAS: Mapping[str, Json] = {
         "min_instances": or_null(COUNT), "max_instances": or_null(COUNT),
         "supervisor": ref("Supervisor"), "load_balancer": ref("LoadBalancer"),
         "instances": by_name(ref("Instance"), "By id"),
-    }),
+    }, autoscale=described(answer({
+        "mode": one_of("advise", "on"), "target": or_null(COUNT, "Workers that it wants, or would want"),
+        "needed": or_null(NUMBER, "Workers that the load needs, and parts of one"),
+        "reason": described(TEXT, "Of a change that is due, or why nothing is known"),
+    }, min=COUNT, max=COUNT, requests_per_worker=NUMBER, in_flight=COUNT,
+        queued=described(COUNT, "Requests that wait for room on a worker"),
+        unread_s=described(NUMBER, "Seconds of one worker's time that prompts take which are not read yet")),
+        "As many workers as the load needs; nothing while that is off")),
     "Supervisor": answer(
         {"pid": or_null(WHOLE, "null: there is none; what is shown is what it said last"), "state_dir": TEXT},
         age_s=or_null(NUMBER, "Seconds since its last word, which everything here is of: about 1 while it is well"),

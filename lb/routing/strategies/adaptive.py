@@ -103,6 +103,9 @@ class Adaptive(Strategy):
         self._last: OrderedDict[int, Backend] = OrderedDict()
         self._holders: dict[str, dict[Backend, int]] = {}
 
+    def unread(self) -> float:
+        return sum(view.backlog * view.rates.prefill.value for view in self._views.values())
+
     # who is there, and what belongs where
 
     def joined(self, backend: Backend) -> None:

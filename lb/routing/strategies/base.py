@@ -105,6 +105,11 @@ class Strategy:
     def observe(self, outcome: AttemptOutcome) -> None:
         """An attempt is over, whoever chose its backend."""
 
+    def unread(self) -> float:
+        """Seconds of one worker's time that the prompts take which were sent and are not read yet; 0 where that is
+        not learnt."""
+        return 0.0
+
     def joined(self, backend: Backend) -> None:
         """It is there from now on, in rotation or not."""
 

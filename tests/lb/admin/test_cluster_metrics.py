@@ -70,6 +70,13 @@ def test_workers_wanted_allowed_and_running(balancer: Balanced, told: Any) -> No
     assert [found[f"clusterctl_instances_{name}"] for name in names] == [1, 2, 1, 4]
 
 
+def test_what_autoscaling_finds_while_it_is_on(told: Any) -> None:
+    found = told(autoscale={"mode": "on", "target": 3, "needed": 2.25})
+    assert (found["clusterctl_autoscale_target"], found["clusterctl_autoscale_needed"]) == (3, 2.25)
+    assert "clusterctl_autoscale_target" not in told(autoscale={"mode": "on", "target": None, "needed": None})
+    assert "clusterctl_autoscale_target" not in told()
+
+
 def test_adapters_by_what_workers_have_of_them(told: Any) -> None:
     found = told(adapter_states={
         "poet": {"version": 3, "states": {"loaded": 2, "refused": 1}},
@@ -201,6 +208,7 @@ def test_labels_are_documented(balancer: Balanced, told: Any) -> None:
         instances={"instance_0": instance(started_at=1.0, start_seconds=1.0, gpus=[0])}, gpus=[GPU],
         adapter_states={"poet": {"version": 1, "states": {}}}, processes={"supervisor": USED},
         recovery={"bounds": [1.0], "detect": times, "restore": times}, load_balancer={"ends": {"killed": 1}},
+        autoscale={"mode": "on", "target": 1, "needed": 0.5},
     )  # fmt: skip
     seen: dict[str, tuple[str, ...]] = {}
     for series in found:

@@ -353,6 +353,24 @@ async def test_a_key_at_its_limit_waits_and_holds_up_nobody(house: House) -> Non
     assert [asker.name for asker in house.served] == [0, 1, 9, 2]
 
 
+async def test_more_workers_would_help_those_that_want_room_and_no_key_at_its_limit(house: House) -> None:
+    queue = house.admission
+    assert isinstance(queue, WaitingQueue)
+    house.push(spec("instance_0"))
+    limited(house, 2)
+    key = Tenant("key", max_concurrent=1)
+    first, _ = house.ask(0, tenant=key)
+    house.ask(1, tenant=key)
+    assert queue.for_want_of_room() == 0
+    house.ask(2)
+    for name in (3, 4, 5):
+        house.ask(name)
+    assert (len(queue), queue.for_want_of_room()) == (4, 3)
+    first.end(house)
+    await turn()
+    assert queue.for_want_of_room() > 0
+
+
 async def test_who_waits_is_told_how_many_do_and_whose_turn_it_is(house: House) -> None:
     house.push(spec())
     limited(house, 0)

@@ -179,3 +179,14 @@ def test_a_choice_takes_no_longer_than(count: int, most: float) -> None:
             made.choose(backends, each)
         times.append((time.process_time() - begun) / len(asked))
     assert min(times) <= most, [f"{each * 1e6:.1f} us" for each in (min(times), median(times))]
+
+
+def test_it_knows_how_long_the_prompts_take_that_are_not_read() -> None:
+    one, two = backend(0), backend(1)
+    made = strategy(one, two)
+    assert made.unread() == 0
+    features = send(made, one, ask(tokens=1000))
+    send(made, two, ask(tokens=500))
+    assert made.unread() == pytest.approx(1500 * 40e-6)
+    finish(made, one, features)
+    assert 0 < made.unread() < 1500 * 40e-6

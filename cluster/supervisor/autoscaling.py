@@ -1,0 +1,168 @@
+"""Once a second: how many workers the load needs, and a change of their number if it is wanted, on the way of every
+other: stored first."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+from cluster.events import Emit
+from cluster.fleet.autoscaler import Autoscaler, Demand, ScalingDecision, ScalingRules, least_missed, seats_of
+from cluster.fleet.fleet import Fleet
+from cluster.fleet.instance import Instance
+from cluster.fleet.states import WorkerState
+from cluster.storage.store import NotSaved
+from cluster.supervisor.clock import Clocks
+from config.settings import Settings
+
+#: Seconds between two looks.
+EVERY = 1.0
+
+_ON_THE_WAY = frozenset({WorkerState.STARTING, WorkerState.DRAINING, WorkerState.STOPPING})
+
+#: `cluster.supervisor.loop.Supervisor.command`.
+Command = Callable[[Callable[[], None]], Awaitable[None]]
+
+
+class Bounds(Protocol):
+    """`cluster.deployment.plan.Plan`."""
+
+    @property
+    def settings(self) -> Settings: ...
+
+    @property
+    def most(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _ScalingLook:
+    """One look: of how many workers, what balancers reported, and what follows."""
+
+    count: int
+    demand: Demand
+    rules: ScalingRules
+    decision: ScalingDecision
+
+
+class Autoscaling:
+    """``demand(names)``: what balancers report of those workers. ``plan()``: the one that holds now."""
+
+    def __init__(
+        self, fleet: Fleet, plan: Callable[[], Bounds], demand: Callable[[Collection[str]], Demand], command: Command,
+        emit: Emit, clock: Clocks,
+    ) -> None:
+        self._fleet, self._plan, self._demand, self._command = fleet, plan, demand, command
+        self._emit, self._clock = emit, clock
+        self._mode, self._scaler, self._seats = "off", Autoscaler(), 0
+        #: While it only advises: how many there were, and would be by now if it had been listened to.
+        self._real = self._advised = 0
+        self._latest: _ScalingLook | None = None
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await asyncio.sleep(EVERY)
+            await self.look()
+
+    async def look(self) -> None:
+        settings = self._plan().settings
+        if settings.autoscale != self._mode:
+            self._mode, self._scaler, self._latest = settings.autoscale, Autoscaler(), None
+            self._real = 0
+        if self._mode == "off" or self._fleet.intent.desired.shutting_down:
+            return
+        there = self._working()
+        self._seats = seats_of(there) or self._seats
+        if not self._seats:
+            return  # none has been ready yet
+        count = self._count()
+        demand, rules = self._demand(self._fleet.instances), self._rules(settings)
+        decision = self._scaler.decide(demand, count, self._settled(), rules, self._clock.now())
+        self._latest = finding = _ScalingLook(count, demand, rules, decision)
+        if decision.target == count:
+            return
+        if self._mode == "advise":
+            self._advised = decision.target
+            self._tell(finding, "autoscale.advice")
+            return
+        try:
+            await self._command(lambda: self._carry_out(finding))
+        except NotSaved:  # the store has said so
+            self._scaler.taken_back(count)
+
+    def describe(self) -> dict[str, Any] | None:
+        """For status: None while it is off. ``target`` is the number of workers that it wants, or would want."""
+        if self._mode == "off":
+            return None
+        if (found := self._latest) is None:
+            return {"mode": self._mode, "target": None, "needed": None, "reason": "no worker has been ready yet"}
+        decision = found.decision
+        return {
+            "mode": self._mode, "target": decision.target + self._failed(), "needed": round(decision.needed, 3),
+            "reason": decision.reason, "min": found.rules.least, "max": found.rules.most,
+            "requests_per_worker": round(found.rules.each, 3), **_told(found.demand),
+        }
+
+    def _working(self) -> list[Instance]:
+        """Those that are wanted and have not failed for good: a person has to look after these."""
+        wanted = self._fleet.intent.group().instances
+        return [
+            i for i in self._fleet.instances.values() if i.id in wanted and i.state is not WorkerState.FAILED
+        ]
+
+    def _failed(self) -> int:
+        wanted, there = self._fleet.intent.group().instances, self._fleet.instances
+        return sum(there[name].state is WorkerState.FAILED for name in wanted if name in there)
+
+    def _count(self) -> int:
+        real = self._fleet.intent.group().count - self._failed()
+        if self._mode == "on":
+            return real
+        if real != self._real:  # somebody has changed it
+            self._real = self._advised = real
+        return self._advised
+
+    def _settled(self) -> bool:
+        if self._mode == "advise":
+            return True
+        group, there = self._fleet.intent.group(), self._fleet.instances
+        return (
+            not group.spares and set(there) == set(group.instances)
+            and not any(i.state in _ON_THE_WAY for i in there.values())
+        )
+
+    def _rules(self, settings: Settings) -> ScalingRules:
+        least = settings.minimum.at(datetime.fromtimestamp(self._clock.wall()))
+        return ScalingRules(
+            max(1, least), max(1, self._plan().most - self._failed()), self._seats * settings.autoscale_load,
+            settings.autoscale_ttft, settings.autoscale_up_after, settings.autoscale_down_after,
+        )
+
+    def _carry_out(self, finding: _ScalingLook) -> None:
+        """In the task that owns the state, unless somebody was faster."""
+        there, target = self._working(), finding.decision.target
+        if self._fleet.intent.desired.shutting_down or self._count() != finding.count:
+            return
+        leaving = least_missed(there) if target < finding.count else None
+        self._fleet.intent.scale(target + self._failed(), leaving=leaving)
+        self._tell(finding, "autoscale")
+
+    def _tell(self, finding: _ScalingLook, kind: str) -> None:
+        demand, decision = finding.demand, finding.decision
+        would = "would scale" if kind == "autoscale.advice" else "scales"
+        self._emit(
+            "cluster", f"autoscaling {would} from {finding.count} to {decision.target} workers: {decision.reason} "
+            f"({demand.in_flight} requests on workers, {demand.queued} waiting for room, "
+            f"{finding.rules.each:g} a worker)",
+            kind=kind, data={
+                "from": finding.count, "to": decision.target, "reason": decision.reason,
+                "needed": round(decision.needed, 3), **_told(demand), **asdict(finding.rules),
+            },
+        )  # fmt: skip
+
+
+def _told(demand: Demand) -> dict[str, Any]:
+    return {"in_flight": demand.in_flight, "queued": demand.queued, "unread_s": round(demand.unread, 3)}
