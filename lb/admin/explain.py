@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from aiohttp import web
@@ -22,7 +22,7 @@ from lb.protocol.errors import ProxyError
 from lb.protocol.facts import MOST_NAME
 from lb.records.decision_log import KEPT, DecisionLog, Entry, Row, Step
 from lb.routing.backend import Backend
-from lb.routing.strategies.base import Decision
+from lb.routing.strategies.base import Decision, Score
 
 #: Decisions in an answer where nobody says how many.
 _USUAL = 20
@@ -124,9 +124,21 @@ def _attempt(backend: Backend, at: float, made_by: Decision | None) -> dict[str,
         reason = "the only available candidate"
         return {**made, "strategy": None, "reason": reason, "candidates": [{"instance": b.id} for b in candidates]}
     by_id = scores if isinstance(scores, Mapping) else dict(zip((b.id for b in candidates), scores or (), strict=False))
-    shown = [{"instance": b.id, **({"score": round(by_id[b.id], 6)} if b.id in by_id else {})} for b in candidates]
+    others = {id: score for id, score in by_id.items() if id != backend.id}
+    explained = {backend.id, min(others, key=others.__getitem__, default="")} if strategy.terms else set()
+    shown = [
+        {"instance": b.id, **(_scored(by_id[b.id], strategy.terms, b.id in explained) if b.id in by_id else {})}
+        for b in candidates
+    ]
     made |= {"strategy": strategy.name, "reason": strategy.rule, "candidates": shown}
     return {**made, "scored_by": strategy.measure} if by_id else made
+
+
+def _scored(score: Score, names: Sequence[str], explained: bool) -> dict[str, Any]:
+    """``explained``: with what it is made of."""
+    total, *terms = score if isinstance(score, tuple) else (score,)
+    made: dict[str, Any] = {"score": _s(total)}
+    return {**made, "terms": dict(zip(names, map(_s, terms), strict=True))} if explained else made
 
 
 def _outcome(entry: Entry) -> dict[str, Any] | None:

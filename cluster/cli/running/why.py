@@ -51,6 +51,9 @@ def told(decision: dict[str, Any]) -> list[str]:
         if scored:
             scores = ", ".join(f"{c['instance']} {c['score']:g}" for c in scored)
             lines.append(f"     {attempt['scored_by']}: {scores}")
+            for one in (c for c in scored if "terms" in c):
+                terms = ", ".join(f"{name} {value:g}" for name, value in one["terms"].items())
+                lines.append(f"       {one['instance']}: {terms}")
         elif len(attempt["candidates"]) > 1:
             lines.append(f"     candidates: {', '.join(c['instance'] for c in attempt['candidates'])}")
         if "failed" in attempt:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from lb.routing.backend import Backend
 from lb.routing.learning import RankTax
-from lb.routing.strategies.base import AttemptOutcome, Choice, Feature, Features, Strategy
+from lb.routing.strategies.base import AttemptOutcome, Choice, Feature, Features, Score, Strategy
 from lb.routing.worker_view import WorkerView
 
 #: So many are compared one by one; of more, those that may be good.
@@ -86,6 +86,7 @@ class Adaptive(Strategy):
 
     rule = "the least expected cost, of the request and of those that are there, in seconds"
     measure = "seconds"
+    terms = Cost._fields[1:]
     needs = frozenset({Feature.ADAPTER, Feature.BLOCKS})
     Params = AdaptiveParams
 
@@ -139,13 +140,14 @@ class Adaptive(Strategy):
         if len(candidates) > _ALL:
             candidates = list(self._promising(candidates, features, homes))
         terms = self._terms
-        costs = [terms(b, features, homes)[0] for b in candidates]
+        made = [terms(b, features, homes) for b in candidates]
+        costs = [cost[0] for cost in made]
         least = min(costs)
         if costs.count(least) == 1:
-            return candidates[costs.index(least)], costs if every is candidates else _by_id(candidates, costs)
+            return candidates[costs.index(least)], made if every is candidates else _by_id(candidates, made)
         best = [b for b, cost in zip(candidates, costs, strict=True) if cost == least]
         chosen = best[int(self.random.random() * len(best))]
-        return chosen, costs if every is candidates else _by_id(candidates, costs)
+        return chosen, made if every is candidates else _by_id(candidates, made)
 
     def cost(self, backend: Backend, features: Features, homes: Sequence[str]) -> Cost:
         """Of ``features`` on ``backend`` as things are."""
@@ -282,5 +284,5 @@ class Adaptive(Strategy):
                 del self._holders[adapter]
 
 
-def _by_id(candidates: Sequence[Backend], costs: Sequence[float]) -> dict[str, float]:
+def _by_id(candidates: Sequence[Backend], costs: Sequence[Score]) -> dict[str, Score]:
     return {b.id: cost for b, cost in zip(candidates, costs, strict=True)}

@@ -10,8 +10,11 @@ from typing import Any, ClassVar
 
 from lb.routing.backend import Backend
 
+#: A score, or one and what it is made of, as `Strategy.terms` names it.
+Score = float | tuple[float, ...]
+
 #: One value a candidate, in their order; or by id, where a strategy looked at some of them only.
-Scores = Sequence[float] | Mapping[str, float]
+Scores = Sequence[Score] | Mapping[str, Score]
 
 #: The chosen one and, where a strategy compares, new scores. They are kept by reference with each request, so that
 #: somebody can ask later why it went where it went.
@@ -74,13 +77,14 @@ class NoParams:
 
 class Strategy:
     """One file each in this folder, named as in `config.topology.STRATEGIES`. ``rule`` says in words how it chooses,
-    ``measure`` what the scores are, ``needs`` which features it is told. ``Params`` are its adjustments, with defaults:
-    a frozen dataclass that raises ValueError for what makes no sense. What it keeps by backend it keeps by
-    `Backend.key`: a restarted worker is a new one."""
+    ``measure`` what the scores are, ``terms`` what they are made of, where that is kept, ``needs`` which features it is
+    told. ``Params`` are its adjustments, with defaults: a frozen dataclass that raises ValueError for what makes no
+    sense. What it keeps by backend it keeps by `Backend.key`: a restarted worker is a new one."""
 
     name: ClassVar[str]
     rule: ClassVar[str]
     measure: ClassVar[str] = ""
+    terms: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[frozenset[Feature]] = frozenset()
     Params: ClassVar[type] = NoParams
 

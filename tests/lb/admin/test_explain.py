@@ -7,6 +7,7 @@ import gc
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,23 @@ async def test_one_that_went_well(balanced: Balanced) -> None:
     assert (outcome["status"], outcome["error"], outcome["completion_tokens"]) == (200, None, 5)
     assert 0 <= attempt["began_s"] <= outcome["time_to_first_token_s"] <= outcome["duration_s"] < 5
     assert set(attempt) <= set(SCHEMAS["Attempt"]["properties"])
+
+
+async def test_of_the_chosen_one_and_the_next_best_it_is_told_what_their_cost_is_made_of(balanced: Balanced) -> None:
+    async with running_worker("instance_0", _answer) as zero, running_worker("instance_1", _answer) as one:
+        third = replace(zero.spec(), id="instance_2")
+        balanced.push(zero.spec(), one.spec(), third, strategy="adaptive")
+        assert await _generate(balanced, "mine") == 200
+    _, (found,) = await _why(balanced, "?request_id=mine")
+    (attempt,) = found["attempts"]
+    told = {one["instance"]: one for one in attempt["candidates"]}
+    explained = {name: one["terms"] for name, one in told.items() if "terms" in one}
+    assert len(told) == 3 and len(explained) == 2 and attempt["instance"] in explained
+    for name, terms in explained.items():
+        assert set(terms) == {"prompts", "adapter", "slot", "others", "steps"}
+        assert told[name]["score"] == pytest.approx(sum(terms.values())), "no slot is waited for, and none is its home"
+    (schema,) = [SCHEMAS["Attempt"]["properties"]["candidates"]["items"]["properties"]]
+    assert all(set(one) <= set(schema) for one in attempt["candidates"])
 
 
 async def test_the_only_one_and_the_one_that_failed_before_it(balanced: Balanced) -> None:

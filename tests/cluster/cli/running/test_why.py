@@ -40,6 +40,20 @@ def test_all_of_it_in_words() -> None:
     ]
 
 
+def test_what_a_score_is_made_of_is_told_where_it_is_known() -> None:
+    scored = [
+        {"instance": "instance_0", "score": 0.25, "terms": {"prompts": 0.2, "slot": 0.05}},
+        {"instance": "instance_1", "score": 1.5, "terms": {"prompts": 1.5, "slot": 0.0}},
+        {"instance": "instance_2", "score": 9},
+    ]
+    attempt = {**LAST, "strategy": "adaptive", "scored_by": "seconds", "candidates": scored}
+    assert told({**DECISION, "attempts": [attempt]})[-3:] == [
+        "     seconds: instance_0 0.25, instance_1 1.5, instance_2 9",
+        "       instance_0: prompts 0.2, slot 0.05",
+        "       instance_1: prompts 1.5, slot 0",
+    ]
+
+
 def test_one_that_waits() -> None:
     line = headline({**DECISION, "attempts": [], "outcome": None, "model": None})
     assert line == "2026-01-02T03:04:05.678Z  abc  /v1/completions  no instance: under way"
