@@ -9,8 +9,9 @@ ENGINE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 SHARED ?= $(shell n=$$(nvidia-smi -L 2>/dev/null | grep -c '^GPU'); \
             [ $$n -ge 1 ] && [ $$n -lt 3 ] && echo --instances-per-gpu $$((($$n + 2) / $$n)))
 ARGS   ?=
-# Test processes side by side; where whole clusters are tested, which mostly wait, one more.
+# Processors that tests may take. One test process more, as each waits for something now and then.
 JOBS   ?= 2
+BESIDE  = -n $$(($(JOBS) + 1))
 PYTEST  = $(BIN)/python -m pytest -m
 
 .DEFAULT_GOAL := help
@@ -19,7 +20,7 @@ PYTEST  = $(BIN)/python -m pytest -m
 help:
 	@echo "make up      install, then run three vLLM workers behind http://127.0.0.1:8000 (ARGS='--port 9000' …)"
 	@echo "make test    install, then every test, those against real vLLM included (ARGS=tests/e2e/test_api.py …: those there)"
-	@echo "make quick   the tests that need no process but their own, in three minutes on two cores (ARGS=tests/lb …: those there)"
+	@echo "make quick   the tests that need no process but their own, in a minute and a half on two cores (ARGS=tests/lb …: those there)"
 	@echo "make check   ruff, mypy --strict, import-linter"
 	@echo "make soak    the long forms of the tests"
 	@echo "make chaos   faults under load, every answer compared with the undisturbed one (ARGS='--scenario kills' …)"
@@ -31,16 +32,15 @@ up: $(VENV)/.engine-$(ENGINE)
 
 test: $(VENV)/.engine-$(ENGINE) $(VENV)/.dev system
 ifeq ($(ARGS),)
-	$(PYTEST) "not soak" -n $(JOBS) --dist loadfile --durations 20 --ignore tests/e2e
-	$(PYTEST) "not soak and not vllm and not alone" -n $$(($(JOBS) + 1)) --dist loadgroup --durations 20 tests/e2e
-	$(PYTEST) "not soak and vllm and not alone" -n $(JOBS) --dist loadfile --durations 20 tests/e2e
+	$(PYTEST) "not soak" $(BESIDE) --dist loadfile --durations 20 --ignore tests/e2e
+	$(PYTEST) "not soak and not alone" $(BESIDE) --dist loadgroup --durations 20 tests/e2e
 	$(PYTEST) "not soak and alone" --durations 20 tests/e2e
 else
 	$(PYTEST) "not soak" $(ARGS)
 endif
 
 quick: $(VENV)/.dev
-	$(PYTEST) "not soak and not processes" -n $(JOBS) --dist loadfile --ignore tests/e2e --hypothesis-profile quick $(ARGS)
+	$(PYTEST) "not soak and not processes" $(BESIDE) --dist loadfile --ignore tests/e2e --hypothesis-profile quick $(ARGS)
 
 soak: $(VENV)/.engine-$(ENGINE) $(VENV)/.dev system
 	$(PYTEST) soak --timeout 3600 $(ARGS)

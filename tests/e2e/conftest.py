@@ -5,6 +5,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from _pytest.nodeid import NodeId
 
 from config.settings import inherited_environment
 from harness import AS_CLUSTER, WORKER_KEY, Cluster, free_port, poll
@@ -14,12 +15,19 @@ from worker.engines import base
 from worker.spec import EngineSpec, Slot, WorkerEndpoint
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Side by side (`--dist loadgroup`) a process runs all tests that share a cluster, and any one that has its own."""
-    for item in items:
-        if group := _shared(item):
-            item.add_marker(pytest.mark.xdist_group(group))
+    if config.getoption("loadgroup", False):
+        for item in items:
+            if group := _shared(item):
+                _keep_together(item, group)
+
+
+def _keep_together(item: pytest.Item, group: str) -> None:
+    """xdist knows a group by the end of an id. It writes that itself, for the mark ``xdist_group``, but (3.8) where
+    pytest 9.2 does not keep the id any more: all groups fall apart, and nothing says so."""
+    item._id = NodeId.parse(f"{item.nodeid}@{group}")
+    assert item.nodeid.endswith(f"@{group}")
 
 
 def _shared(item: pytest.Item) -> str:
