@@ -66,9 +66,13 @@ def poll(look: Callable[[], T | None], timeout: float = 15.0, what: str = "") ->
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """Ours, without settings of whoever runs the tests."""
+    """Ours, without settings of whoever runs the tests, and without what only tests install."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("CLUSTERCTL_") and k not in _SETTINGS}
-    return {**kept, **extra}
+    path = os.pathsep.join(filter(None, (_ABSENT, kept.get("PYTHONPATH"))))
+    return {**kept, "PYTHONPATH": path, **extra}
+
+
+_ABSENT = str(Path(__file__).with_name("absent"))
 
 
 _SETTINGS = {
