@@ -16,8 +16,10 @@ from worker.spec import EngineSpec, Slot, WorkerEndpoint
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Side by side (`--dist loadgroup`) a process runs all tests that share a cluster, and any one that has its own."""
+    """Side by side (`--dist loadgroup`) a process runs all tests that share a cluster, and any one that has its own.
+    Of groups of one size those with a real engine begin: what takes a minute to start is not left for the end."""
     if config.getoption("loadgroup", False):
+        items.sort(key=lambda item: item.get_closest_marker("vllm") is None)
         for item in items:
             if group := _shared(item):
                 _keep_together(item, group)
