@@ -51,11 +51,10 @@ from lb.control.limits_store import LimitsStore
 from lb.control.link import Link
 from lb.control.peers import Peers
 from lb.downstream.certificate import ServedCertificate
-from lb.downstream.cors import Cors
 from lb.downstream.server import Handlers, Server
 from lb.downstream.service import Client
 from lb.forwarding.accounting import Accounting
-from lb.forwarding.collaborators import Collaborators, ForwardingSettings
+from lb.forwarding.collaborators import Collaborators
 from lb.forwarding.exchange import Exchange as WorkerExchange
 from lb.forwarding.model_choice import ModelChoices
 from lb.forwarding.response_finder import ResponseFinder
@@ -65,7 +64,6 @@ from lb.forwarding.retry.retry_budget import RetryBudget
 from lb.forwarding.route_chat import RouteChat
 from lb.forwarding.shadow import Shadows
 from lb.protocol.errors import ProxyError
-from lb.protocol.fields.caps import Caps, CapsByTenant
 from lb.protocol.http1.request import RequestHead
 from lb.protocol.messages import Downstream, Exchange, Request
 from lb.protocol.routes import Route
@@ -84,7 +82,6 @@ from lb.telemetry.shared_buckets import SharedBuckets
 from lb.telemetry.shared_counters import Counters
 from lb.upstream.client import WorkerClient
 from lb.upstream.connections import Upstream
-from lb.upstream.headers import FORWARDED, Trusted
 
 if TYPE_CHECKING:
     from lb.rpc.server import RpcServer
@@ -198,7 +195,8 @@ def make(
     config: BalancerConfig, listener: socket.socket, link_path: Path, rpc_listener: socket.socket | None = None
 ) -> Balancer:
     """A balancer that does nothing yet; with an ``rpc_listener`` it speaks gRPC as well. Raises OSError if its counters
-    cannot be opened, UsageError if there is no certificate to serve."""
+    cannot be opened, UsageError if there is no certificate to serve. Longer than a function should be: only here do all
+    parts meet, each line makes one of what is above it."""
     state = StateDir(Path(config.state_dir))
     changes, metrics, upstream = Notifier(), Metrics(), Upstream()
     counters, buckets = Counters(state.counters), SharedBuckets(state.limits)
@@ -238,7 +236,7 @@ def make(
     tasks = Tasks()
     choices = ModelChoices(pool, metrics, Shadows(pool, client, metrics, tasks, clock), router.unknown)
     shared = Collaborators(
-        _settings(config), pool, router, choices, queue, upstream, client,
+        limits.forwarding(config), pool, router, choices, queue, upstream, client,
         Accounting(pool, counters, metrics, owners_of, losses, observers.decision_log, router, ledger, clock),
         metrics, observers.decision_log, losses, ResponseFinder(pool, owners_of, client, marks),
         PoisonRules(pool, changes, metrics.poisonous.add, clock), RetryBudget(), Builds(), tasks, clock,
@@ -266,11 +264,11 @@ def make(
     names = (socket.gethostname(), config.host, *config.allowed_hosts)
     guard = Guard(credentials, owners(), names, config.protect_metrics)
     handlers = _handlers(shared, refusals, BridgeEndpoint(lambda: _server(runner)()))
-    cors = _cors(config)
+    cors = limits.cors(config)
     sockets = SocketOrigins(names, (lambda origin: False) if cors is None else cors.allows)
     server = Server(
         handlers, _check(guard), gate.tenant, limits.admission(config), frozenset(config.extra_routes), cors,
-        certificate, _caps(config), sockets.check,
+        certificate, limits.caps(config), sockets.check,
     )
     return Balancer(
         pool, counters, buckets, ledger, shared, link, peers, admin, runner, server, observers, keys, store,
@@ -285,13 +283,6 @@ def _rpc(
     from lb.rpc.server import RpcServer  # the extra that it needs may not be there
 
     return RpcServer(server, grpc_path(link_path), lambda: bool(status.ready()), changes, certificate, listener)
-
-
-def _cors(config: BalancerConfig) -> Cors | None:
-    given = config.cors
-    if given is None:
-        return None
-    return Cors(given.origins, given.methods, given.headers, given.credentials, given.expose)
 
 
 def _certificate(
@@ -335,23 +326,6 @@ def _under_way(server: Server) -> list[Row]:
     """How the requests were routed that are being answered, or wait for a worker; the oldest first."""
     exchanges = [exchange for exchange in server.under_way() if isinstance(exchange, WorkerExchange)]
     return sorted((x.row() for x in exchanges if not x.over), key=lambda row: row[3])
-
-
-def _settings(config: BalancerConfig) -> ForwardingSettings:
-    return ForwardingSettings(
-        config.queue_timeout, Trusted(config.trusted_proxies), config.resume, config.migration_limit,
-        config.stall_timeout, config.first_byte_timeout,
-        FORWARDED | {name.encode() for name in config.forward_headers}, b"https" if config.tls else b"http",
-        _caps(config),
-    )  # fmt: skip
-
-
-def _caps(config: BalancerConfig) -> CapsByTenant:
-    caps = Caps(
-        config.cap_n, config.cap_best_of, config.cap_tokens, config.cap_prompts, config.cap_logprobs, config.cap_depth,
-        config.allow_chat_template, config.allow_chat_template_kwargs,
-    )  # fmt: skip
-    return CapsByTenant.of(caps, exposed=config.insecure)
 
 
 def _server(runner: web.AppRunner) -> web.Server:

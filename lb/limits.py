@@ -11,8 +11,11 @@ from lb.admission.allowance import Admission
 from lb.admission.budget import BodyBudget
 from lb.admission.concurrency import ConcurrencyLimits
 from lb.admission.crowd import Crowd
+from lb.downstream.cors import Cors
+from lb.forwarding.collaborators import ForwardingSettings
+from lb.protocol.fields.caps import Caps, CapsByTenant
 from lb.protocol.messages import Limits
-from lb.upstream.headers import Trusted
+from lb.upstream.headers import FORWARDED, Trusted
 
 log = logging.getLogger(__name__)
 
@@ -56,3 +59,27 @@ def admission(config: BalancerConfig) -> Admission:
         lambda peer: is_loopback(peer) or peer in trusted,
     )  # fmt: skip
     return Admission(limits, BodyBudget(config.max_buffered // config.processes, config.max_body), crowd)
+
+
+def cors(config: BalancerConfig) -> Cors | None:
+    given = config.cors
+    if given is None:
+        return None
+    return Cors(given.origins, given.methods, given.headers, given.credentials, given.expose)
+
+
+def forwarding(config: BalancerConfig) -> ForwardingSettings:
+    return ForwardingSettings(
+        config.queue_timeout, Trusted(config.trusted_proxies), config.resume, config.migration_limit,
+        config.stall_timeout, config.first_byte_timeout,
+        FORWARDED | {name.encode() for name in config.forward_headers}, b"https" if config.tls else b"http",
+        caps(config),
+    )  # fmt: skip
+
+
+def caps(config: BalancerConfig) -> CapsByTenant:
+    caps = Caps(
+        config.cap_n, config.cap_best_of, config.cap_tokens, config.cap_prompts, config.cap_logprobs, config.cap_depth,
+        config.allow_chat_template, config.allow_chat_template_kwargs,
+    )  # fmt: skip
+    return CapsByTenant.of(caps, exposed=config.insecure)

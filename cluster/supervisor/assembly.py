@@ -60,7 +60,8 @@ from worker.gpus import Monitor
 
 
 class Assembly:
-    """Of the supervisor's run ``epoch`` on ``state``; ``plans``: one for each group of workers."""
+    """Of the supervisor's run ``epoch`` on ``state``; ``plans``: one for each group of workers. More methods than a
+    class should have: one a part."""
 
     def __init__(
         self, plans: Sequence[Plan], state: StateDir, store: Store, drivers: Drivers,
