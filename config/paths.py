@@ -25,8 +25,8 @@ _OURS = re.compile(
 
 
 class StateDir:
-    """Paths in one state directory. Making one touches nothing; `create` does. One method more than a class should have:
-    nearly all are names."""
+    """Paths in one state directory. Making one touches nothing; `create` does. One method more than a class should
+    have: nearly all are names."""
 
     def __init__(self, root: Path) -> None:
         self.root = root

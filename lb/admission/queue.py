@@ -17,7 +17,8 @@ from lb.admission.concurrency import FREE, Claim, Concurrency
 from lb.admission.fair_order import FairOrder, Means, ServeResult
 from lb.admission.rate_limits import BYTES_A_TOKEN, RateLimits
 from lb.admission.request_admission import Applicant, QueueLimits, QueueMetrics, Ticket
-from lb.protocol.errors import ProxyError, Source, internal_error
+from lb.admission.wait_rules import WaitRules
+from lb.protocol.errors import ProxyError, internal_error
 from lb.protocol.messages import Request
 from lb.protocol.tenant import ANYBODY, Tenant
 from lb.routing.backend import Backend
@@ -26,13 +27,6 @@ from lb.routing.router import Pinned, Router
 from lb.routing.strategies.base import QueueStay, RequestInfo
 
 log = logging.getLogger(__name__)
-
-#: Seconds after which the supervisor is told again that somebody waits for an adapter: it may not have had room.
-_WANT_AGAIN = 0.25
-
-#: Seconds until a worker is looked at again that requests through other balancers may be ending on: of those nobody is
-#: told.
-_OTHERS_MAKE_ROOM = 0.02
 
 #: Seconds by which a timer may be early: its loop reads the clock in whole milliseconds.
 _EARLY = 0.001
@@ -50,7 +44,8 @@ class WaitingQueue:
     ) -> None:
         self._rates = rates or RateLimits(clock)
         self._router, self._pool, self._metrics, self._concurrency = router, pool, metrics, concurrency
-        self._limits, self._want, self._clock = limits, want, clock
+        self._limits, self._clock = limits, clock
+        self._rules = WaitRules(router, pool, concurrency, limits, want, clock)
         self._is_unlimited = not concurrency.limits.any
         self._order: FairOrder[Ticket] = FairOrder()
         self._waiting: dict[Ticket, None] = {}
@@ -98,14 +93,14 @@ class WaitingQueue:
         deadline = math.inf if patience is None else came + patience
         ticket = Ticket(claim, info, excluded, pinned, came, deadline, applicant, again)
         ticket.alone_since = came
-        if (error := self._useless(ticket) or self._overdue(ticket) or self._full(ticket)) is not None:
+        if (error := self._rules.useless(ticket) or self._rules.overdue(ticket) or self._full(ticket)) is not None:
             raise error
         self._waiting[ticket] = None
         self._order.add(ticket)
         info.stays += (QueueStay(self._clock(), *self._order.before(ticket)),)
         self._metrics.queued(info.model, 1)
         self._expire_later(ticket)
-        self._look_at(self._next_look(ticket))
+        self._look_at(self._rules.next_look(ticket))
         return ticket
 
     def leave(self, ticket: Ticket) -> None:
@@ -186,7 +181,7 @@ class WaitingQueue:
     def _turn(self, at: list[float], ticket: Ticket) -> ServeResult:
         turn = self._try(ticket)
         if turn is ServeResult.IN_VAIN:
-            at.append(self._next_look(ticket))
+            at.append(self._rules.next_look(ticket))
         return turn
 
     def _try(self, ticket: Ticket) -> ServeResult:
@@ -198,7 +193,7 @@ class WaitingQueue:
                 backend = self._router.choose(ticket.info, ticket.excluded, ticket.pinned)
             if backend is not None and claim is not FREE and not self._concurrency.begin(claim):
                 backend = None
-            error = self._useless(ticket) if backend is None else None
+            error = self._rules.useless(ticket) if backend is None else None
         except ProxyError as reason:
             backend, error = None, reason
         if backend is None and error is None:
@@ -218,62 +213,17 @@ class WaitingQueue:
             ticket.applicant.refused(internal_error())
         return ServeResult.SERVED if backend is not None else ServeResult.GONE
 
-    def _useless(self, ticket: Ticket) -> ProxyError | None:
-        """Why it should not wait at all. Tells the supervisor of an adapter that it waits for."""
-        model = ticket.info.model
-        if not self._pool.knows(model):
-            return self._router.unknown(model, ticket.claim.tenant.models)  # unloaded while it waited
-        if self._pool.hopeless(model):
-            message = f"no worker{_of(model)}: all of them have failed; see /v1/cluster/status"
-            return ProxyError(503, message, source=Source.INTERNAL, retry_after=30)
-        if self._clock() >= ticket.deadline:
-            return ProxyError(504, "the time that X-Request-Timeout gave it has passed", source=Source.INTERNAL)
-        if model in self._pool.registered:
-            self._want(str(model))
-        return None
-
-    def _overdue(self, ticket: Ticket) -> ProxyError | None:
-        """Why it has waited long enough, if it has."""
-        now, model, limits = self._clock(), ticket.info.model, self._limits
-        if self._is_there(ticket, now):
-            ticket.alone_since = math.inf
-            if now < ticket.came + max(limits.timeout, limits.patience):
-                return None
-            message = f"no worker{_of(model)} had room within {limits.patience:g} s"
-            return ProxyError(503, message, source=Source.INTERNAL, retry_after=5)
-        ticket.alone_since = min(ticket.alone_since, now)
-        if now < ticket.alone_since + limits.timeout:
-            return None
-        message = f"no worker{_of(model)} became ready within {limits.timeout:g} s"
-        return ProxyError(503, message, source=Source.INTERNAL, retry_after=5)
-
-    def _is_there(self, ticket: Ticket, now: float) -> bool:
-        """Whether somebody could take it who only has no room, or may not have more of its kind."""
-        if ticket.pinned is not None:
-            backend = self._pool.backends.get(ticket.pinned[0])
-            return backend is not None and backend.answers_still(now)
-        model = ticket.info.model
-        return any(b.in_rotation(now) and not b.is_missing(model, now) for b in self._pool.serving(model))
-
     def _full(self, ticket: Ticket) -> ProxyError | None:
         """Why there is no place for it, if there is none. In a full queue the longest line gives one up."""
         if len(self._waiting) < self._limits.most:
             return None
         victim = self._order.surplus(ticket)
         if victim is None:
-            return self._no_place(ticket)
+            return self._rules.no_place(ticket)
         self._remove(victim)
         self._metrics.dropped(victim.tenant.name, "full")
-        victim.applicant.refused(self._no_place(victim))
+        victim.applicant.refused(self._rules.no_place(victim))
         return None
-
-    def _no_place(self, ticket: Ticket) -> ProxyError:
-        if self._concurrency.blocked(ticket.tenant):
-            most = ticket.tenant.max_concurrent
-            message = f"{most} requests of this key run already, and as many wait as may"
-            return ProxyError(429, message, code="rate_limit_exceeded", retry_after=1)
-        message = f"{self._limits.most} requests wait already, of this key more than of others"
-        return ProxyError(503, message, source=Source.INTERNAL, retry_after=1)
 
     def _charge(self, claim: Claim) -> None:
         claim.charged = claim.cost
@@ -294,31 +244,18 @@ class WaitingQueue:
     # timers
 
     def _expire_later(self, ticket: Ticket) -> None:
-        now, limits = self._clock(), self._limits
-        ends = ticket.came + limits.timeout, ticket.came + limits.patience, ticket.deadline
-        at = min((end for end in ends if end > now), default=now + limits.timeout)
-        if ticket.alone_since < math.inf:
-            at = min(at, max(now, ticket.alone_since + limits.timeout))
-        delay = at - now + _EARLY
+        delay = self._rules.ends_at(ticket) - self._clock() + _EARLY
         ticket.timer = asyncio.get_running_loop().call_later(delay, self._expire, ticket)
 
     def _expire(self, ticket: Ticket) -> None:
         if ticket not in self._waiting or self._try(ticket) is not ServeResult.IN_VAIN:
             return
-        if (error := self._overdue(ticket)) is None:
+        if (error := self._rules.overdue(ticket)) is None:
             self._expire_later(ticket)
             return
         self._remove(ticket)
         self._metrics.dropped(ticket.tenant.name, "timeout")
         ticket.applicant.refused(error)
-
-    def _next_look(self, ticket: Ticket) -> float:
-        """When one like it may be served though nothing has happened, or the supervisor is to hear of it again."""
-        info, now = ticket.info, self._clock()
-        at = now + _WANT_AGAIN if info.model in self._pool.registered else math.inf
-        if any(b.full and b.is_shared and b.in_rotation(now) for b in self._pool.serving(info.model)):
-            at = min(at, now + _OTHERS_MAKE_ROOM)
-        return min(at, self._pool.free_at(info.model, now, info.root, ticket.pinned))
 
     def _look_at(self, at: float, *, anew: bool = False) -> None:
         """Serves the queue then, or at the time that was set before if that is earlier. ``anew``: forget that one."""
@@ -334,10 +271,6 @@ class WaitingQueue:
     def _look(self) -> None:
         self._look_at_all = True
         self._serve()
-
-
-def _of(model: str | None) -> str:
-    return f" for model {model}" if model else ""
 
 
 def _reason(error: ProxyError) -> str:
