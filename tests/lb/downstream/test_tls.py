@@ -21,6 +21,9 @@ from aiohttp import web
 from certificates import Issued, authority, issue
 from fakes import soon
 from lb.downstream import certificate, tls
+from lb.protocol.errors import ProxyError
+from lb.protocol.http1 import request as head_of
+from lb.protocol.tenant import ANYBODY
 from lbfakes import DEADLINE_S, Balanced, Worker, until
 from slowanswers import STREAM, Slow, post
 
@@ -202,6 +205,15 @@ async def test_a_client_shows_a_certificate_of_the_authority(
             with pytest.raises((httpx.TransportError, ssl.SSLError)):
                 await asked.get("/v1/models")
     await until(lambda: not balancer.parts.server._connections)
+
+
+async def test_who_has_shown_one_needs_no_key_from_another_machine_while_there_is_none(
+    mutual: tuple[Balanced, Issued], secure: Balanced
+) -> None:
+    asked, elsewhere = head_of.parse(GET), "192.0.2.1"
+    assert mutual[0].parts.server._tenant(asked, elsewhere) is ANYBODY
+    with pytest.raises(ProxyError, match="an API key is needed"):
+        secure.parts.server._tenant(asked, elsewhere)
 
 
 # what is measured on a socket
