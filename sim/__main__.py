@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 import sim
+from sim.autoscaling import RULES, DayRun, day
 from sim.capacity import Capacity, arrivals, capacities
 from sim.comparison import OURS, POLICIES, TPOT, TTFT, Sustained, compare, vary
 from sim.scenarios import Workload
@@ -166,6 +167,31 @@ def many(trace: Path, requests: int, workers: int, adapters: int, rate: float, p
         f"{requests} requests, {workers} workers, {adapters} adapters: {time.perf_counter() - began:.0f} s, "
         f"{peak:.0f} MiB; good {result.goodput(TTFT, TPOT):.1%}, p99 TTFT {result.percentile(0.99):.2f} s"
     )
+
+
+@main.command()
+@click.argument("conversations", type=_TRACE)
+@click.argument("code", type=_TRACE)
+@click.option("--peak", default=2.0, show_default=True, help="Times the speed of both recordings, at their busiest.")
+@click.option("--hours", default=24.0, show_default=True)
+@click.option("--each", "targets", multiple=True, default=(30.0, 45.0, 70.0, 110.0), show_default=True, type=float,
+              help="Requests that a worker is busy enough with.")  # fmt: skip
+@click.option("--start", default=60.0, show_default=True, help="Seconds until a worker is ready.")
+def autoscale(
+    conversations: Path, code: Path, peak: float, hours: float, targets: tuple[float, ...], start: float
+) -> None:
+    """A day of both recordings on as many workers as each rule asks for."""
+    chats, others = read(conversations), read(code)
+    click.echo("| rule | requests a worker | good | worker-hours | most workers | changes | turns |")
+    click.echo("|---|---|---|---|---|---|---|")
+    for name, rule in RULES.items():
+        for each in targets:
+            cluster = DayRun(PROFILES["h100-8b"], rule(each, 64), start, TTFT, TPOT)
+            found = cluster.drive(day(chats, others, peak, hours))
+            click.echo(
+                f"| {name} | {each:g} | {found.goodput:.2%} | {found.worker_hours:.1f} | {found.most} "
+                f"| {found.changes} | {found.turns} |"
+            )
 
 
 if __name__ == "__main__":
