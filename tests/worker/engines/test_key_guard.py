@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import subprocess
 import sys
@@ -82,21 +83,18 @@ async def test_the_server_itself_needs_none(monkeypatch: pytest.MonkeyPatch) -> 
     [], [(b"authorization", b"Bearer wrong")], [(b"authorization", b"")], [(b"x-authorization", b"Bearer s3cret")],
     [(b"authorization", b"Bearer wrong"), *RIGHT],  # as the engine takes it: the first
 ])  # fmt: skip
-@pytest.mark.parametrize(
-    "path", [SEATS, "/health", "/v1/models", "/adapters/x", "/invocations", "/metrics", "/", "//v1", ""]
-)
-@pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "OPTIONS", "HEAD", "PATCH", "NEW"])
-async def test_everybody_else_gets_401(
-    monkeypatch: pytest.MonkeyPatch, headers: list[Any], path: str, method: str
-) -> None:
-    through, (start, body) = await _ask(
-        monkeypatch, {"type": "http", "method": method, "path": path, "root_path": path, "headers": headers}
-    )
-    assert not through
-    assert (start["type"], start["status"], body["type"]) == ("http.response.start", 401, "http.response.body")
-    assert (b"content-type", b"application/json") in start["headers"]
-    error = json.loads(body["body"])["error"]
-    assert (error["type"], error["code"], error["param"]) == ("AuthenticationError", 401, None)
+async def test_everybody_else_gets_401(monkeypatch: pytest.MonkeyPatch, headers: list[Any]) -> None:
+    paths = (SEATS, "/health", "/v1/models", "/adapters/x", "/invocations", "/metrics", "/", "//v1", "")
+    methods = ("GET", "POST", "DELETE", "OPTIONS", "HEAD", "PATCH", "NEW")
+    for method, path in itertools.product(methods, paths):
+        asked = {"type": "http", "method": method, "path": path, "root_path": path, "headers": headers}
+        through, (start, body) = await _ask(monkeypatch, asked)
+        assert not through, asked
+        told = (start["type"], start["status"], body["type"])
+        assert told == ("http.response.start", 401, "http.response.body"), asked
+        assert (b"content-type", b"application/json") in start["headers"], asked
+        error = json.loads(body["body"])["error"]
+        assert (error["type"], error["code"], error["param"]) == ("AuthenticationError", 401, None), asked
 
 
 async def test_a_websocket_is_refused_before_it_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
