@@ -48,7 +48,7 @@ class RpcConnection(asyncio.Protocol):
         self._behind: asyncio.Transport | None = None
         self._early: list[bytes] | None = []  # what came before there was somebody to pass it on to
         self._frames = FrameReader()
-        self._goes = self._told = self._second = False
+        self._goes = self._told = False
         self._since = monotonic()
 
     # from the client's side of it
@@ -59,19 +59,19 @@ class RpcConnection(asyncio.Protocol):
         transport.set_write_buffer_limits(high=max(0, limits.buffer - _ONE_READ))
         self.peer = Peer(transport, crowd.origin)
         self.unwanted = self._service.opened(self)
-        if self.unwanted is None and (error := crowd.enter(self.peer.origin)) is None:
-            self._second = True  # it takes as many open files as two
-        else:
-            self.unwanted = self.unwanted or error
-        if self.unwanted is not None:
-            transport.abort()
-        else:
+        if self.unwanted is None:
+            self.unwanted = crowd.enter(self.peer.origin)  # once more: it takes as many open files as two
+            if self.unwanted is not None:
+                crowd.leave(self.peer.origin)
+        if self.unwanted is None:
             self._port.opened(self)
+        else:
+            transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._behind is not None:
             self._behind.abort()
-        if self._second:
+        if self.unwanted is None:
             self._service.admission.crowd.leave(self.peer.origin)
         self._service.closed(self)
         self._port.closed(self)

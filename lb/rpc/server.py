@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from grpc_health.v1 import health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2_grpc
 
 from config.aio import Tasks
 from config.paths import short_socket_path
@@ -57,7 +55,8 @@ class RpcServer:
         self._socket, self.messages = listener, ChatMessages()
         self._limits, self._path, self._tasks = service.admission.limits, path, Tasks()
         self._listener = RpcListener(service, path, certificate, self._tasks)
-        self._callers, self._health = Callers(service, self._listener.find), HealthService(serves, changes)
+        self._callers = Callers(service, self._listener.find)
+        self._health = HealthService(self._callers, serves, changes)
         self._server: Any = None
 
     async def start(self) -> None:
@@ -66,11 +65,8 @@ class RpcServer:
         self._server = grpc.aio.server(
             options=_options(limits), maximum_concurrent_rpcs=limits.connections + limits.reserve
         )
-        self._server.add_generic_rpc_handlers((ChatService(self._callers, messages).handler(),))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
-            ReflectionService(self._callers, messages), self._server
-        )
+        chat, reflection = ChatService(self._callers, messages), ReflectionService(self._callers, messages)
+        self._server.add_generic_rpc_handlers(tuple(each.handler() for each in (chat, self._health, reflection)))
         try:
             self._server.add_insecure_port(f"unix:{short_socket_path(self._path)}")
         except RuntimeError as error:

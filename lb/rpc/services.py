@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from google.protobuf.message import DecodeError
+from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 from grpc_reflection.v1alpha.reflection import aio
 
@@ -16,7 +17,7 @@ from lb.downstream.service import Service
 from lb.protocol.errors import ProxyError
 from lb.protocol.routes import RPC_CHAT, Route
 from lb.routing.notifier import Notifier
-from lb.rpc import contract, metadata
+from lb.rpc import codes, contract, metadata
 from lb.rpc.call import RpcCall
 from lb.rpc.codes import CallFailure
 from lb.rpc.connection import RpcConnection
@@ -29,7 +30,10 @@ REFLECTION = f"/{reflection.SERVICE_NAME}/ServerReflectionInfo"
 _ROUTES = {path: Route(path, frozenset({"POST"}), asks="", direct=False) for path in (CHAT, REFLECTION)}
 
 #: The services by name.
-SERVED = (contract.SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
+HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+SERVED = (contract.SERVICE, HEALTH, reflection.SERVICE_NAME)
+
+Status = health_pb2.HealthCheckResponse
 
 #: From `RpcListener.find`.
 Find = Callable[[str], RpcConnection | None]
@@ -41,12 +45,17 @@ class Callers:
     def __init__(self, service: Service, find: Find) -> None:
         self.service, self._find = service, find
 
-    async def call(self, context: Any) -> tuple[RpcCall, RpcConnection]:
-        """`over` follows. Ends one that came past us."""
+    async def connection(self, context: Any) -> RpcConnection:
+        """Ends a call that came past us."""
         connection = self._find(context.peer())
         if connection is None:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "this is no way in")
         assert connection is not None
+        return connection
+
+    async def call(self, context: Any) -> tuple[RpcCall, RpcConnection]:
+        """`over` follows."""
+        connection = await self.connection(context)
         call = RpcCall(self.service, connection.peer, connection.cut)
         connection.began(call)
         return call, connection
@@ -58,6 +67,17 @@ class Callers:
         finally:
             call.leave()
             connection.over(call)
+
+    @asynccontextmanager
+    async def counted(self, context: Any) -> AsyncIterator[None]:
+        """For a call that asks nobody anything, and may stay: it takes the place of a connection, as any other does."""
+        crowd, origin = self.service.admission.crowd, (await self.connection(context)).peer.origin
+        if (error := crowd.enter(origin)) is not None:
+            await _fail(context, codes.refusal(error))
+        try:
+            yield
+        finally:
+            crowd.leave(origin)
 
     def admit(self, call: RpcCall, path: str, context: Any) -> None:
         """Raises ProxyError."""
@@ -83,7 +103,8 @@ class ChatService:
                 call.begin(self._messages.body(await self._message(context)))
             except ProxyError as error:
                 call.refuse(error)
-            await self._answer(call, context)
+            with suppress(grpc.aio.InternalError):  # its caller has gone, in the middle of a chunk
+                await self._answer(call, context)
 
     async def _message(self, context: Any) -> bytes:
         """Raises ProxyError (400, 408)."""
@@ -113,57 +134,91 @@ async def _fail(context: Any, failure: CallFailure) -> None:
     await context.abort(grpc.StatusCode[failure.code], failure.message, failure.trailers)
 
 
-class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
+def _read(kind: Any, data: bytes) -> Any:
+    """A message of the ``kind``. Raises ProxyError (400): the library would write what strangers send into the log."""
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        raise ProxyError(400, f"the message is no {kind.DESCRIPTOR.name}") from None
+
+
+class HealthService:
     """``serves()``: whether there is a worker that takes requests; ``changes`` tells when that may have changed. For
     everybody, as `/health` is. The library's own lets one that watches and takes nothing hold up all others."""
 
-    def __init__(self, serves: Callable[[], bool], changes: Notifier) -> None:
-        self._serves, self._changes = serves, changes
+    def __init__(self, callers: Callers, serves: Callable[[], bool], changes: Notifier) -> None:
+        self._callers, self._serves, self._changes = callers, serves, changes
         self._closing = False
+
+    def handler(self) -> Any:
+        write = health_pb2.HealthCheckResponse.SerializeToString
+        return grpc.method_handlers_generic_handler(HEALTH, {
+            "Check": grpc.unary_unary_rpc_method_handler(self.check, response_serializer=write),
+            "Watch": grpc.unary_stream_rpc_method_handler(self.watch, response_serializer=write),
+        })
 
     def close(self) -> None:
         """Another process serves from now on."""
         self._closing = True
         self._changes.notify()
 
-    async def Check(self, request: Any, context: Any) -> Any:
-        if (status := self._status(request.service)) == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN:
+    async def check(self, data: bytes, context: Any) -> Any:
+        if (status := self._status(await self._service(data, context))) == Status.SERVICE_UNKNOWN:
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such service")
         return health_pb2.HealthCheckResponse(status=status)
 
-    async def Watch(self, request: Any, context: Any) -> None:
-        told = None
-        while True:
-            change = self._changes.next()
-            if (status := self._status(request.service)) != told:
-                told = status
-                await context.write(health_pb2.HealthCheckResponse(status=status))
-            await change
+    async def watch(self, data: bytes, context: Any) -> None:
+        service, told = await self._service(data, context), None
+        async with self._callers.counted(context):
+            while True:
+                change = self._changes.next()
+                if (status := self._status(service)) != told:
+                    told = status
+                    try:
+                        await context.write(health_pb2.HealthCheckResponse(status=status))
+                    except grpc.aio.InternalError:
+                        return  # its caller has gone
+                await change
+
+    async def _service(self, data: bytes, context: Any) -> str:
+        try:
+            return str(_read(health_pb2.HealthCheckRequest, data).service)
+        except ProxyError as error:
+            await _fail(context, codes.refusal(error))
+            raise
 
     def _status(self, service: str) -> Any:
-        statuses = health_pb2.HealthCheckResponse
         if service not in ("", contract.SERVICE):
-            return statuses.SERVICE_UNKNOWN
-        return statuses.SERVING if self._serves() and not self._closing else statuses.NOT_SERVING
+            return Status.SERVICE_UNKNOWN
+        return Status.SERVING if self._serves() and not self._closing else Status.NOT_SERVING
 
 
-class ReflectionService(aio.ReflectionServicer):  # type: ignore[misc]
+class ReflectionService:
     """Of what is served, for whoever may call it."""
 
     def __init__(self, callers: Callers, messages: ChatMessages) -> None:
         for file in (health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
             messages.pool.AddSerializedFile(file.serialized_pb)
-        super().__init__(SERVED, pool=messages.pool)
-        self._callers = callers
+        self._callers, self._library = callers, aio.ReflectionServicer(SERVED, pool=messages.pool)
 
-    async def ServerReflectionInfo(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+    def handler(self) -> Any:
+        method = grpc.stream_stream_rpc_method_handler(
+            self.describe, response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString
+        )
+        return grpc.method_handlers_generic_handler(reflection.SERVICE_NAME, {"ServerReflectionInfo": method})
+
+    async def describe(self, asked: AsyncIterator[bytes], context: Any) -> None:
+        """As long as a connection may be idle: whoever asks does so at once."""
         call, connection = await self._callers.call(context)
         with self._callers.over(call, connection):
             try:
                 self._callers.admit(call, REFLECTION, context)
+                questions = (_read(reflection_pb2.ServerReflectionRequest, data) async for data in asked)
+                with suppress(grpc.aio.InternalError, TimeoutError):
+                    async with patience(self._callers.service.admission.limits.idle):
+                        async for answer in self._library.ServerReflectionInfo(questions, context):
+                            await context.write(answer)
             except ProxyError as error:
                 call.refuse(error)
                 assert call.failure is not None
                 await _fail(context, call.failure)
-            async for answer in super().ServerReflectionInfo(requests, context):
-                yield answer

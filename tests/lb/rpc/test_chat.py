@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 from collections.abc import AsyncIterator
@@ -21,7 +22,8 @@ import rpccalls
 from config.identity.api_keys import ApiKey, Digest, mint
 from config.model_names import route
 from lb.rpc import contract, server
-from lb.rpc.services import CHAT
+from lb.rpc.connection import RpcConnection
+from lb.rpc.services import CHAT, SERVED
 from lbfakes import DEADLINE_S, Balanced, Worker, listening, running_balancer, running_worker, until
 
 FINANCE = route({"rules": [{"keywords": ["账单"], "model": "expert-a"}], "default": "base"}).to_json()
@@ -339,6 +341,8 @@ async def test_health_is_open_and_says_whether_there_is_a_worker(tmp_path: Path)
         assert failed.value.code() is Code.NOT_FOUND
         watch = stub.Watch(health_pb2.HealthCheckRequest())
         assert (await watch.read()).status == statuses.SERVING
+        crowd = called.balancer.parts.server.admission.crowd
+        assert crowd.size == 3, "one that watches counts as well, beside the two of its connection"
         called.balancer.push()
         assert (await watch.read()).status == statuses.NOT_SERVING
         called.balancer.push(called.worker.spec(models=MODELS))
@@ -357,6 +361,55 @@ async def test_reflection_describes_what_there_is(tmp_path: Path) -> None:
         assert {contract.SERVICE, "grpc.health.v1.Health"} < listed
         (found,) = file.file_descriptor_response.file_descriptor_proto
         assert found == contract.descriptor().SerializeToString()
+
+
+@pytest.mark.parametrize("most", [1, 2])
+async def test_a_connection_takes_two_places_or_none(tmp_path: Path, most: int) -> None:
+    async with _called(tmp_path, max_connections=most) as called:
+        crowd, (host, _, port) = called.balancer.parts.server.admission.crowd, called.target.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        if most == 1:
+            with contextlib.suppress(ConnectionError):
+                assert await asyncio.wait_for(reader.read(), DEADLINE_S) == b""
+        else:
+            await until(lambda: crowd.size == 2)
+        writer.close()
+        await until(lambda: crowd.size == 0 and called.balancer.parts.server.connections == 0)
+
+
+async def test_what_strangers_send_and_callers_that_leave_are_nothing_for_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def floods(request: web.Request) -> web.StreamResponse:
+        await request.read()
+        response = await _begun(request)
+        while True:
+            await response.write(_event("x" * 10_000))
+
+    async with _called(tmp_path, floods) as called:
+        health, described = "/grpc.health.v1.Health/Check", f"/{SERVED[2]}/ServerReflectionInfo"
+        for call in (
+            called.channel.unary_unary(health)(b"\xff\xff"),
+            called.channel.stream_stream(described)(iter([b"\xff\xff"])).read(),
+            called.channel.unary_stream(CHAT)(b"\xff\xff").read(),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as failed:
+                await call
+            assert failed.value.code() is Code.INVALID_ARGUMENT
+        await called.failure(timeout=0.3)
+        call = called.call(timeout=None)
+        await call.read()
+        for connection in list(called.balancer.parts.server._connections):
+            if isinstance(connection, RpcConnection):
+                connection.cut()
+        await until(lambda: called.balancer.in_flight == 0 and called.balancer.parts.server.connections == 0)
+        host, _, port = called.target.rpartition(":")
+        for data in (b"GET / HTTP/1.1\r\n\r\n", b"\0" * 100, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 200):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(data)
+            await asyncio.wait_for(reader.read(), DEADLINE_S)
+            writer.close()
+    assert not [record for record in caplog.records if record.name.startswith(("grpc", "asyncio"))]
 
 
 async def test_one_that_comes_past_the_port_is_nobody(tmp_path: Path) -> None:
