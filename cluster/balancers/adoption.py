@@ -43,7 +43,7 @@ async def adopt(group: Group, state: StateDir, store: Records) -> Left:
         for name, record in records.items()
     ))  # fmt: skip
     adopted = [one for one in found if one is not None]
-    sockets = _newest(adopted)
+    sockets = _together(adopted)
     processes = sorted((process for process, _ in adopted), key=lambda process: process.order)
     newest = {process.slot: process.order for process in processes if process.retiring is None}
     there = {process.name for process in processes}
@@ -54,7 +54,7 @@ async def adopt(group: Group, state: StateDir, store: Records) -> Left:
     return Left(processes, sockets, unfinished)
 
 
-def _newest(adopted: Sequence[tuple[BalancerProcess, Listeners]]) -> Listeners:
+def _together(adopted: Sequence[tuple[BalancerProcess, Listeners]]) -> Listeners:
     """The listening sockets: each of all that have one. A release that did not speak gRPC has none for it."""
     found = Listeners()
     for _, each in adopted:

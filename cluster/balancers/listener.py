@@ -23,10 +23,13 @@ class Listeners:
         return cls(*sockets)
 
     def make(self, host: str, port: int, grpc_port: int | None) -> None:
-        """Those that are not there yet. Raises UsageError."""
+        """Those that are not there yet; one that nobody is to serve any more is closed. Raises UsageError."""
         if self.http is None:
             self.http = listen(host, port)
-        if self.grpc is None and grpc_port is not None:
+        if grpc_port is None and self.grpc is not None:
+            self.grpc.close()
+            self.grpc = None
+        elif self.grpc is None and grpc_port is not None:
             self.grpc = listen(host, grpc_port)
 
     @property

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from cluster.balancers import adoption
 from cluster.balancers.listener import Listeners, listen
 from config.errors import UsageError
 from config.topology import BalancerConfig
@@ -64,5 +65,19 @@ def test_a_process_is_told_of_the_sockets_that_it_inherits() -> None:
     told = listeners.told(spoken)
     assert listeners.descriptors == (told.listen_fd, told.grpc_fd)
     assert told.digest() == spoken.digest() != config.digest()
+    spoken_on = listeners.grpc
+    listeners.make("127.0.0.1", 0, None)
+    assert spoken_on is not None and spoken_on.fileno() == -1 and listeners.grpc is None, "nobody serves it any more"
     listeners.close()
     assert first is not None and first.fileno() == -1
+
+
+def test_of_several_balancers_each_socket_is_taken_once() -> None:
+    """One of a release that spoke no gRPC may have been left running beside another."""
+    old, new = Listeners(listen("127.0.0.1", 0)), Listeners()
+    new.make("127.0.0.1", 0, 0)
+    sockets = [old.http, new.grpc]
+    found = adoption._together([(None, old), (None, new)])  # type: ignore[list-item]
+    assert [found.http, found.grpc] == sockets and len(found.descriptors) == 2
+    assert new.http is not None and new.http.fileno() == -1, "the same one once more"
+    found.close()
