@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
+from cluster.adapters.homes import Homes
 from lb.routing.strategies.base import Strategy
 from lb.routing.strategies.registry import STRATEGIES
 from sim.policies.adapter_hash import AdapterHash
@@ -37,6 +38,9 @@ POLICIES: Mapping[str, Callable[[Random], Strategy]] = {
 
 OURS = "adaptive"
 
+#: And with homes, as a supervisor says them (`cluster.adapters.homes`).
+SETTLED = f"{OURS}, with homes"
+
 #: A request is good within both, s and s a token after the first.
 TTFT, TPOT = 2.0, 0.05
 
@@ -53,12 +57,15 @@ class Sustained:
     result: Result | None
 
 
-def sustained(workload: Workload, policy: Callable[[Random], Strategy], setting: Setting, share: float) -> Sustained:
+def sustained(
+    workload: Workload, policy: Callable[[Random], Strategy], setting: Setting, share: float,
+    homes: Callable[[], Homes | None] = lambda: None,
+) -> Sustained:  # fmt: skip
     """By halving, as more load is never better by much."""
     low, high, found = _SLOWEST, _FASTEST, Sustained(0.0, None)
     while high / low > _EXACT:
         speed = math.sqrt(low * high)
-        result = run(workload.at(speed), policy, setting)
+        result = run(workload.at(speed), policy, setting, homes())
         if result.goodput(TTFT, TPOT) >= share:
             low, found = speed, Sustained(speed, result)
         else:
@@ -69,6 +76,7 @@ def sustained(workload: Workload, policy: Callable[[Random], Strategy], setting:
 def compare(workload: Workload, setting: Setting, share: float = 0.9) -> Iterator[tuple[str, Sustained]]:
     for name, policy in POLICIES.items():
         yield name, sustained(workload, policy, setting, share)
+    yield SETTLED, sustained(workload, POLICIES[OURS], setting, share, Homes)
 
 
 @dataclass(frozen=True, slots=True)

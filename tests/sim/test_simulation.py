@@ -14,7 +14,7 @@ from cluster.cli.lifecycle.sizing import plan_command
 from lb.routing.strategies.registry import STRATEGIES
 from sim.__main__ import main
 from sim.capacity import arrivals, capacities
-from sim.comparison import POLICIES, sustained
+from sim.comparison import POLICIES, SETTLED, sustained
 from sim.scenarios import Workload, sweep
 from sim.simulation import Setting, run
 from sim.traces import read, with_adapters
@@ -86,8 +86,8 @@ def test_the_commands_print_their_tables() -> None:
         main, ["compare", trace, "--workers", "2", "--slots", "2", "--adapters", "20"], catch_exceptions=False
     )
     rows = [line for line in told.output.splitlines() if line.startswith("| ")]
-    assert [row.split("|")[1].strip() for row in rows[1:]] == list(POLICIES)
-    assert rows[-1].split("|")[3].strip() == "1.00"
+    assert [row.split("|")[1].strip() for row in rows[1:]] == [*POLICIES, SETTLED]
+    assert rows[-2].split("|")[3].strip() == "1.00"
     told = CliRunner().invoke(
         main, ["many", trace, "--requests", "2000", "--workers", "20", "--adapters", "20"], catch_exceptions=False
     )

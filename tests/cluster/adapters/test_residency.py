@@ -141,6 +141,17 @@ def test_what_every_home_refuses_is_wanted_of_all() -> None:
     assert home == "instance_0"
 
 
+def test_whoever_comes_after_a_supervisor_begins_with_what_is_there() -> None:
+    first, second = Cluster(3, 12, 4), Cluster(3, 12, 4)
+    first.look()
+    first.sync(0, 1, 2)
+    for worker, before in zip(second.workers, first.workers, strict=True):
+        worker.adapters.loaded = dict(before.adapters.loaded)
+    second.look()
+    assert second.homes == first.homes
+    assert [second.wanted(number) for number in range(3)] == [first.wanted(number) for number in range(3)]
+
+
 def test_work_that_is_reported_gets_more_homes() -> None:
     cluster = Cluster(4, 6, 4)
     cluster.look()
