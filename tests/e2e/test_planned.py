@@ -152,6 +152,25 @@ def test_scaling_down_and_up_again_under_load_loses_nothing(shared: Cluster) -> 
     assert running.fewest >= 1
 
 
+def test_workers_come_and_go_with_the_load_and_nothing_fails(cluster: Cluster) -> None:
+    """1 -> 6 -> 1: a worker is busy enough with three requests, and for a second or two nobody takes that back."""
+    result = cluster.up(
+        "--engine", "sim", "--autoscale", "on", "--max-instances", "6", "--autoscale-load", "0.75",
+        "--autoscale-up-after", "1", "--autoscale-down-after", "3", "--", *FAST, "--max-num-seqs", "4",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    with load(cluster, plain=0, streams=1) as little:
+        with load(cluster, plain=0, streams=17) as much:
+            cluster.wait_ready(6, timeout=40)
+            time.sleep(4)
+        poll(lambda: cluster.status()["total_instances"] == 1, 40, "back to one")
+    assert (little.failures, much.failures) == ([], [])
+    events = [e for e in cluster.ask("GET", "/v1/cluster/events").json()["events"] if e["kind"] == "autoscale"]
+    counts = [1, *(e["data"]["to"] for e in events)]
+    top = counts.index(6)
+    assert counts[: top + 1] == sorted(counts[: top + 1]) and counts[top:] == [6, 5, 4, 3, 2, 1], counts
+
+
 def test_one_of_several_is_restarted_and_the_rest_takes_over(shared: Cluster) -> None:
     before = pids(shared)
     with load(shared) as running:
