@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-import selectors
-from collections.abc import Coroutine
 from contextlib import aclosing
 from dataclasses import replace
 from random import Random
-from typing import Any, TypeVar
 
 import pytest
 
+from movedloop import run
 from worker.sim.engine.batch import BatchEngine, BatchJob
 from worker.sim.engine.core import TokenEngine
 from worker.sim.engine.costs import H100_8B
@@ -21,39 +19,9 @@ from worker.sim.engine.jobs import Job
 from worker.sim.engine.metrics import SimMetrics
 from worker.sim.engine.shared_batch import SharedBatch
 
-T = TypeVar("T")
 PACE = 0.25
 SMALL = replace(H100_8B, kv_tokens=6000, batched_tokens=512, seats=6)
 RANKS = {None: 0, "a": 8, "b": 16, "c": 64, "d": 8}
-
-
-class MovedLoop(asyncio.SelectorEventLoop):
-    """Whoever waits until a time makes it so late."""
-
-    def __init__(self) -> None:
-        self.moved = 0.0
-        super().__init__(_Selector(self))
-
-    def time(self) -> float:
-        return self.moved
-
-
-class _Selector(selectors.SelectSelector):
-    def __init__(self, loop: MovedLoop) -> None:
-        super().__init__()
-        self._loop = loop
-
-    def select(self, timeout: float | None = None) -> Any:
-        found = super().select(0)
-        assert found or timeout is not None, "everybody waits for somebody"
-        if not found and timeout:
-            self._loop.moved += timeout
-        return found
-
-
-def run(main: Coroutine[Any, Any, T]) -> T:
-    with asyncio.Runner(loop_factory=MovedLoop) as runner:
-        return runner.run(main)
 
 
 def engine(interval: int = 1) -> tuple[TokenEngine, SharedBatch]:

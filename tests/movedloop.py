@@ -1,0 +1,41 @@
+"""An event loop whose time is moved: whoever waits until a time makes it so late, once nothing can be read any more."""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class MovedLoop(asyncio.SelectorEventLoop):
+    def __init__(self) -> None:
+        self.moved = 0.0
+        super().__init__(_Selector(self))
+
+    def time(self) -> float:
+        return self.moved
+
+
+class _Selector(selectors.DefaultSelector):
+    def __init__(self, loop: MovedLoop) -> None:
+        super().__init__()
+        self._loop = loop
+
+    def select(self, timeout: float | None = None) -> Any:
+        found = super().select(0)
+        if found or timeout == 0:
+            return found
+        if timeout is None:
+            found = super().select(5.0)  # a thread, or nobody
+            assert found, "everybody waits for somebody"
+            return found
+        self._loop.moved += timeout
+        return found
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    with asyncio.Runner(loop_factory=MovedLoop) as runner:
+        return runner.run(main)
