@@ -105,6 +105,27 @@ async def test_each_is_on_its_homes_only_and_all_answer(start: Start) -> None:
         assert set(made.ranks) == set(NAMES) and {backend.places for backend in made.backends} == {PLACES}
 
 
+async def test_homes_take_far_fewer_loads_than_the_same_on_all_workers(start: Start) -> None:
+    async with start(strategy="least_connections") as cluster:
+
+        def loads() -> int:
+            return sum(agent.totals.loads for _, agent in cluster.parts.agents.ready())
+
+        async def taken() -> int:
+            """By the same requests, one after the other."""
+            before = loads()
+            for name in NAMES:
+                assert await cluster.complete(name) == 200
+            return loads() - before
+
+        same = await taken()
+        assert (await cluster.post("/v1/cluster/strategy", {"strategy": "adaptive"}))[0] == 200
+        await ask_all(cluster)
+        await at_home(cluster)
+        few = await taken()
+        assert few <= same / 2
+
+
 async def test_what_a_dead_worker_held_has_another_home_at_once(start: Start) -> None:
     async with start() as cluster:
         await ask_all(cluster)
