@@ -86,6 +86,9 @@ async def test_neither_a_worker_that_dies_nor_another_balancer_fails_a_call(serv
             os.kill(worker, signal.SIGKILL)
             for said in await asyncio.gather(*streams):
                 assert "".join(part for part, _ in said) == text and said[-1][1], "it went on on the other worker"
+            metrics = (await asyncio.to_thread(served.ask, "GET", "/metrics")).text
+            moved = [line for line in metrics.splitlines() if line.startswith("clusterctl_streams_moved_total{")]
+            assert sum(float(line.rpartition(" ")[2]) for line in moved) >= 1
             await asyncio.to_thread(served.wait_ready, 2)
             for _ in range(2):
                 before = len(texts)
