@@ -41,3 +41,11 @@ def test_what_is_said_every_second_needs_no_date(supervisor: dict[str, Any]) -> 
 def test_what_is_older_says_so(age: float, words: str, pid: int | None) -> None:
     for text in _shown(_status(pid=pid, age_s=age)):
         assert words in text and ("supervisor 1" if pid else "supervisor not running") in text
+
+
+@pytest.mark.parametrize(("mode", "words"), [("on", "autoscaling wants 3"), ("advise", "autoscaling would want 3")])
+def test_what_autoscaling_finds_is_said_by_status(mode: str, words: str) -> None:
+    found = {"mode": mode, "target": 3, "needed": 2.25, "reason": ""}
+    assert f"{words}, 2.25 needed" in _shown({**_status(), "autoscale": found})[0]
+    assert "autoscaling" not in _shown({**_status(), "autoscale": {**found, "target": None, "needed": None}})[0]
+    assert "autoscaling" not in _shown(_status())[0]
