@@ -101,11 +101,12 @@ def draw(traces: tuple[Path, ...], setting: Setting, adapters: int, zipf: float,
 @click.argument("trace", type=_TRACE)
 @click.option("--rows", default=6000, show_default=True, help="Of the trace, from its beginning.")
 @click.option("--factor", default=1.1, show_default=True, help="Times the load that the best peer just sustains.")
-def sweep(trace: Path, rows: int, factor: float) -> None:
+@click.option("--only", default="", help="What is varied has these words.")
+def sweep(trace: Path, rows: int, factor: float, only: str) -> None:
     """The share of good requests as slots, ranks, popularity, bursts and knowledge vary."""
     click.echo("| varied | load (x) | adaptive | the best other | |")
     click.echo("|---|---|---|---|---|")
-    for row in vary(read(trace)[:rows], factor):
+    for row in vary(read(trace)[:rows], factor, only):
         ours, best = row.goodput[OURS], row.goodput[row.best]
         said = "" if ours >= best - 0.005 else "**behind**"
         click.echo(f"| {row.scenario.vary} | {row.speed:.2f} | {ours:.1%} | {best:.1%} ({row.best}) | {said} |")

@@ -94,9 +94,9 @@ class Row:
         return max((name for name in self.goodput if name != OURS), key=lambda name: self.goodput[name])
 
 
-def vary(rows: Sequence[TraceRow], factor: float, share: float = 0.9) -> Iterator[Row]:
-    """Every scenario of the sweep, where the best peer is at its limit."""
-    for scenario in sweep(rows):
+def vary(rows: Sequence[TraceRow], factor: float, only: str = "", share: float = 0.9) -> Iterator[Row]:
+    """Every scenario of the sweep whose words have ``only``, where the best peer is at its limit."""
+    for scenario in (each for each in sweep(rows) if only in each.vary):
         peers = {name: policy for name, policy in POLICIES.items() if name != OURS}
         speed = factor * max(
             sustained(scenario.workload, policy, scenario.setting, share).speed for policy in peers.values()

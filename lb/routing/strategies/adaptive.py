@@ -11,11 +11,13 @@ from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import nlargest
 from operator import attrgetter
 from random import Random
 from typing import NamedTuple
 
 from lb.routing.backend import Backend
+from lb.routing.hashing import weight
 from lb.routing.learning import RankTax
 from lb.routing.strategies.base import AttemptOutcome, Choice, Feature, Features, Score, Strategy
 from lb.routing.worker_view import WorkerView
@@ -32,6 +34,9 @@ _MOST_HOMES = 4
 #: Beginnings of prompts that are remembered.
 _MOST_BLOCKS = 100_000
 
+#: Others' requests were seen: for so many choices from then on there are other balancers.
+_TOGETHER = 1000
+
 #: Where nothing is said of an adapter.
 _RANK = 16
 
@@ -42,16 +47,18 @@ _order = attrgetter("order")
 class AdaptiveParams:
     """Weights of a cost in seconds: of those in the batch for the time that their steps stop, and for steps that take
     longer by a larger rank; of the request itself for a slow batch; of a wait for a slot. And what a home is preferred
-    by (s)."""
+    by (s), and, while there are other balancers, the worker where all of them look first for an adapter: none of them
+    knows which adapters the others' requests have in slots."""
 
     stop: float = 0.3
     slower: float = 1.0
     slow: float = 2.0
     slot: float = 0.7
     home: float = 0.3
+    meeting_point: float = 5.0
 
     def __post_init__(self) -> None:
-        if min(self.stop, self.slower, self.slow, self.slot, self.home) < 0:
+        if min(self.stop, self.slower, self.slow, self.slot, self.home, self.meeting_point) < 0:
             raise ValueError("weights have to be at least 0")
 
 
@@ -103,6 +110,9 @@ class Adaptive(Strategy):
         #: Who was sent a prompt that begins so; who an adapter.
         self._last: OrderedDict[int, Backend] = OrderedDict()
         self._holders: dict[str, dict[Backend, int]] = {}
+        #: By adapter, the ids where all balancers look first. And for so many choices more there are several.
+        self._meeting_points: dict[str, list[str]] = {}
+        self._together = 0
 
     def unread(self) -> float:
         return sum(view.backlog * view.rates.prefill.value for view in self._views.values())
@@ -119,12 +129,14 @@ class Adaptive(Strategy):
             places = self.places if spec.places is None else spec.places
             self._views[backend.key] = view = WorkerView(spec.slots, max(places, spec.slots or 0), self.kv_tokens)
             self._by_id[backend.id] = backend
+            self._meeting_points.clear()
         return view
 
     def left(self, backend: Backend) -> None:
         self._views.pop(backend.key, None)
         if self._by_id.get(backend.id) is backend:
             del self._by_id[backend.id]
+            self._meeting_points.clear()
         for holders in self._holders.values():
             holders.pop(backend, None)
 
@@ -137,6 +149,9 @@ class Adaptive(Strategy):
         adapter = features.adapter
         homes = self._homes.get(adapter, ()) if adapter is not None else ()
         every = candidates
+        if self._together and adapter is not None:
+            self._together -= 1
+            homes = self._meet(adapter, candidates)
         if len(candidates) > _ALL:
             candidates = list(self._promising(candidates, features, homes))
         terms = self._terms
@@ -181,9 +196,22 @@ class Adaptive(Strategy):
         others = (params.stop * (read + load) + params.slower * longer * (rank - top)) * batch
         steps = params.slow * longer * rank
         total = prompts + load + params.slot * slot + others + steps
+        if batch > own:
+            self._together = _TOGETHER
         if homes and backend.id in homes:
-            total -= params.home
+            total -= params.meeting_point if self._together else params.home
         return total, prompts, load, slot, others, steps
+
+    def _meet(self, adapter: str, candidates: Sequence[Backend]) -> tuple[str, ...]:
+        """The one of ``candidates`` where every balancer looks first."""
+        found = self._meeting_points.get(adapter)
+        if found is None:
+            found = nlargest(_MOST_HOMES, self._by_id, key=lambda name: weight(adapter, name))
+            self._meeting_points[adapter] = found
+        for name in found:
+            if (backend := self._by_id.get(name)) is not None and backend in candidates:
+                return (name,)
+        return (max(candidates, key=lambda b: weight(adapter, b.id)).id,) if len(candidates) <= _ALL else ()
 
     def _promising(
         self, candidates: Sequence[Backend], features: Features, homes: Sequence[str]

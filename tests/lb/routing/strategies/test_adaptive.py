@@ -95,6 +95,32 @@ def test_at_home_rather_than_elsewhere() -> None:
     assert made.choose([one, other], ask("poet"))[1] is not None
 
 
+class Others:
+    """What other balancers have in flight on one worker."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def put(self, own: int) -> None: ...
+
+    def others(self) -> int:
+        return self._count
+
+
+def test_balancers_that_know_nothing_of_each_others_adapters_look_in_the_same_place() -> None:
+    """Each has its own memory of what went where, and none of the others'."""
+    chosen = {}
+    for name in ("poet", "cook", "clerk", "judge", "smith"):
+        for balancer in range(4):
+            backends = [backend(n) for n in range(3)]
+            for n, each in enumerate(backends):
+                each._shared = Others(2 + (n + balancer) % 2)
+            made = strategy(*backends)
+            made.choose(backends, ask(name))  # it sees that there are others
+            chosen.setdefault(name, set()).add(made.choose(backends, ask(name))[0].id)
+    assert all(len(each) == 1 for each in chosen.values()) and len(set.union(*chosen.values())) > 1
+
+
 def test_rates_are_learnt() -> None:
     one = backend(1, None)
     made = strategy(one)
