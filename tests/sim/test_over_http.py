@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from random import Random
@@ -19,6 +19,7 @@ from adapterload import ADAPTERS, SLOTS, WORKERS, Seen, drive, rank_of, requests
 from config.topology import BackendSpec
 from lb import app
 from lbfakes import backend_set, card, listening, running_balancer
+from sim.simulation import Request
 from worker.sim.api.app import build
 from worker.sim.engine.lora import SimAdapter
 from worker.sim.settings import parse
@@ -32,35 +33,52 @@ FLAGS = (
 
 
 @asynccontextmanager
-async def running_worker(number: int) -> AsyncIterator[BackendSpec]:
-    """One that holds all adapters in host memory."""
+async def running_worker(number: int) -> AsyncIterator[tuple[BackendSpec, Callable[[], int]]]:
+    """One that holds all adapters in host memory, and what ends it at once and tells how many streams it had."""
     worker = Worker(parse(FLAGS, {}, 0.0), cast(Any, None), cast(Any, None))
     for index, name in enumerate(NAMES):
         worker.adapters.loaded[name] = SimAdapter(name, name, rank=rank_of(index))
         worker.adapters._schedule.hold(name, rank_of(index))
     runner = web.AppRunner(build(worker), access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
-    listener = listening()
-    await web.SockSite(runner, listener).start()
+    listener, server = listening(), runner.server
+    assert server is not None
+    accepting = await asyncio.get_running_loop().create_server(server, sock=listener)
+
+    def die() -> int:
+        running: int = worker.engine.counts()["running"]
+        accepting.close()
+        for connection in server.connections:
+            if connection.transport is not None:
+                connection.transport.abort()
+        return running
+
     try:
-        yield BackendSpec(
+        spec = BackendSpec(
             id=f"instance_{number}", incarnation=1, state="ready", scheme="http", host="127.0.0.1", ip="127.0.0.1",
             port=listener.getsockname()[1], models=(card("demo"), *(card(name, "demo") for name in NAMES)),
             seats=256, slots=SLOTS, places=ADAPTERS,
         )  # fmt: skip
+        yield spec, die
     finally:
+        accepting.close()
         await runner.cleanup()
 
 
-async def over_http(folder: Path, strategy: str, load: Any) -> Seen:
+async def over_http(folder: Path, strategy: str, load: Sequence[Request], deaths: Mapping[float, list[int]]) -> Seen:
+    """A worker dies at each of the times ``deaths``, where the number of its streams is put down."""
     async with AsyncExitStack() as stack:
         workers = [await stack.enter_async_context(running_worker(number)) for number in range(WORKERS)]
         balancer = await stack.enter_async_context(running_balancer(folder, queue_timeout=1000.0))
         cards = tuple(card(name, "demo") for name in NAMES)
         ranks = {name: rank_of(index) for index, name in enumerate(NAMES)}
         given = {"strategy": strategy, "registered": cards, "ranks": ranks}
-        assert balancer.parts.pool.apply(backend_set(*workers, **given))
-        return await drive(balancer.port, load, 1.0)
+        assert balancer.parts.pool.apply(backend_set(*(spec for spec, _ in workers), **given))
+        events = [
+            (at, lambda die=die, streams=streams: streams.append(die()))
+            for (at, streams), (_, die) in zip(deaths.items(), workers, strict=False)
+        ]
+        return await drive(balancer.port, load, 1.0, events)
 
 
 def test_times_over_http_are_those_of_the_simulation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +91,7 @@ def test_times_over_http_are_those_of_the_simulation(tmp_path: Path, monkeypatch
 
         async def main(folder: Path = folder, strategy: str = strategy) -> Seen:
             monkeypatch.setattr(time, "monotonic", asyncio.get_running_loop().time)
-            return await over_http(folder, strategy, load)
+            return await over_http(folder, strategy, load, {})
 
         seen, expected = movedloop.run(main()), simulated(load, strategy)
         assert seen.failed == 0
@@ -82,3 +100,15 @@ def test_times_over_http_are_those_of_the_simulation(tmp_path: Path, monkeypatch
         p99[strategy] = seen.percentile(0.99)
     assert p99["least_connections"] > 2
     assert p99["adaptive"] <= p99["least_connections"] / 2
+
+
+def test_nothing_fails_where_two_of_four_workers_die(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load, deaths = requests(100, 10.0, 2), {3.0: list[int](), 6.0: list[int]()}
+
+    async def main() -> Seen:
+        monkeypatch.setattr(time, "monotonic", asyncio.get_running_loop().time)
+        return await over_http(tmp_path, "adaptive", load, deaths)
+
+    seen = movedloop.run(main())
+    assert (seen.failed, len(seen.ttft)) == (0, 100)
+    assert all(streams[0] > 0 for streams in deaths.values())
