@@ -14,13 +14,16 @@ from config.disk.strategy_file import StrategyWriter
 from config.link import bind_unix, encode
 from config.topology import BalancerConfig
 from lb import app
+from lb.control import peers
 from lb.telemetry.exposition import samples, total
-from lbfakes import Worker, backend_set, listening, running_worker, snapshot, until
+from lbfakes import DEADLINE_S, Worker, backend_set, listening, running_worker, snapshot, until
 
 
 @pytest.fixture
-async def two(tmp_path: Path) -> AsyncIterator[list[app.Balancer]]:
-    """Two of three that were asked for: the third has died and left its socket behind."""
+async def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[app.Balancer]]:
+    """Two of three that were asked for: the third has died and left its socket behind. Both wait for each other however
+    slow this machine is."""
+    monkeypatch.setattr(peers, "_ANSWER_S", DEADLINE_S)
     async with AsyncExitStack() as exits:
         made = []
         bind_unix(tmp_path / "lb-3.sock").close()
@@ -101,8 +104,11 @@ async def test_who_asks_for_series_is_no_supervisor(two: list[app.Balancer]) -> 
     assert not two[1].link.alive
 
 
-async def test_one_that_hangs_is_left_out_in_time(two: list[app.Balancer], tmp_path: Path) -> None:
+async def test_one_that_hangs_is_left_out_in_time(
+    two: list[app.Balancer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hung = bind_unix(tmp_path / "lb-4.sock")
+    monkeypatch.setattr(peers, "_ANSWER_S", 0.5)
     began = asyncio.get_running_loop().time()
     assert len(await two[0].peers.expositions()) == 1
     assert asyncio.get_running_loop().time() - began < 2
