@@ -16,7 +16,7 @@ from harness import Cluster, clusterctl, free_port, poll
 def _asks(cluster: Cluster, secret: str | None) -> set[int]:
     """What is answered on connections of their own, which all balancer processes take some of."""
     headers = {} if secret is None else {"Authorization": f"Bearer {secret}"}
-    body = {"model": "sim", "prompt": "x", "max_tokens": 1}
+    body = {"model": "small", "prompt": "x", "max_tokens": 1}
     return {
         httpx.post(f"{cluster.url}/v1/completions", json=body, headers=headers, timeout=20).status_code
         for _ in range(16)
@@ -26,7 +26,7 @@ def _asks(cluster: Cluster, secret: str | None) -> set[int]:
 def test_keys_hold_in_every_process_and_over_every_end(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path, free_port())
     try:
-        started = cluster.up("--engine", "sim", "--model", "sim", "--instances", "2", "--lb-processes", "2")
+        started = cluster.up("--engine", "sim", "--model", "small", "--instances", "2", "--lb-processes", "2")
         assert started.returncode == 0, started.stderr
         before = cluster.wait_ready(2)
         assert _asks(cluster, None) == {200}
@@ -68,7 +68,7 @@ def _the_owner_goes_on(cluster: Cluster, folder: Path) -> None:
     (folder / "in.jsonl").write_text('{"prompt": "x", "max_tokens": 1}\n')
     own = {"CLUSTERCTL_URL": cluster.url, "CLUSTERCTL_STATE_DIR": str(cluster.state_dir)}
     commands = (
-        ("chat", "--model", "sim", "hello"), ("infer", "--in", str(folder / "in.jsonl"), "--out", "-"),
+        ("chat", "--model", "small", "hello"), ("infer", "--in", str(folder / "in.jsonl"), "--out", "-"),
         ("bench", "--requests", "4", "--max-tokens", "1"),
     )  # fmt: skip
     for command in commands:
