@@ -86,7 +86,7 @@ class Autoscaling:
             return
         if self._mode == "advise":
             self._advised = decision.target
-            self._tell(finding, "autoscale.advice")
+            self._tell(finding, kind="autoscale.advice")
             return
         try:
             await self._command(lambda: self._carry_out(finding))
@@ -148,7 +148,7 @@ class Autoscaling:
             return
         leaving = least_missed(there) if target < finding.count else None
         self._fleet.intent.scale(target + self._failed(), leaving=leaving)
-        self._tell(finding, "autoscale")
+        self._tell(finding, kind="autoscale")
 
     def _tell(self, finding: _ScalingLook, kind: str) -> None:
         demand, decision = finding.demand, finding.decision
