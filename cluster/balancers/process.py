@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from cluster.balancers.standby import Spare
 from cluster.storage.store import Records
-from config.aio import Tasks
+from config.aio import Tasks, patience
 from config.disk.files import rewrite
 from config.link import LINE_LIMIT, Phase, descriptor_path, encode, grpc_path, messages
 from config.paths import StateDir, short_socket_path
@@ -263,7 +263,7 @@ class BalancerProcess:
         talking = self._tasks.start(self._talk(), f"link of {self.name}")
         status = await exited
         try:
-            async with asyncio.timeout(_LAST_WORD_S):
+            async with patience(_LAST_WORD_S):
                 await self._heard_out.wait()
         except TimeoutError:
             pass

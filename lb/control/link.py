@@ -4,6 +4,7 @@ socket over to whichever supervisor asks for it."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import os
@@ -35,6 +36,9 @@ _DRAIN_LOOK = 0.02
 
 #: Seconds between two looks at what became of requests on a lost worker.
 _OUTCOME_LOOK = 0.02
+
+#: Seconds that whoever listens may take to hear the last word.
+_HEARD_S = 1.0
 
 
 class Link:
@@ -72,7 +76,8 @@ class Link:
         self.retired, self.drain_timeout = asyncio.Event(), 0.0
         self._spoken = asyncio.Event()
         self.fresh = Notifier()
-        self._applied = Notifier()
+        self._applied, self._gone = Notifier(), Notifier()
+        self._has_parted = False
 
     @property
     def alive(self) -> bool:
@@ -107,11 +112,26 @@ class Link:
             self._descriptors.close()
         if self._server is not None:
             self._server.close()
-        for writer in self._writers:
-            writer.close()
         await self._tasks.close()
+        await self._part()
         self._path.unlink(missing_ok=True)
         descriptor_path(self._path).unlink(missing_ok=True)
+
+    async def _part(self) -> None:
+        """Returns when all that was said is heard: whoever listens ends its side then. A socket that is closed while
+        something lies in it unread resets the connection, and what was said last is lost with that, unread as well."""
+        self._has_parted = True
+        for writer in self._writers:
+            with contextlib.suppress(OSError, RuntimeError):  # it is gone
+                writer.write_eof()
+        try:
+            async with asyncio.timeout(_HEARD_S):
+                while self._writers:
+                    await self._gone.next()
+        except TimeoutError:
+            pass
+        for writer in self._writers:
+            writer.close()
 
     async def first_word(self, timeout: float) -> None:
         """Returns when a supervisor has said what there is, or ``timeout`` seconds are over."""
@@ -200,6 +220,7 @@ class Link:
                     writer.write(encode(await self._why(message)))
         finally:
             self._writers.discard(writer)
+            self._gone.notify()
             writer.close()
 
     async def _keep_reporting(self) -> None:
@@ -229,7 +250,7 @@ class Link:
 
     def _say(self, message: Mapping[str, Any]) -> None:
         for writer in self._writers:
-            if not writer.is_closing():
+            if not (self._has_parted or writer.is_closing()):
                 writer.write(encode(message))
 
     def _draining(self) -> bool:

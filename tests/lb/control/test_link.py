@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from config.link import descriptor_path, encode, receive_listeners
+from config.link import descriptor_path, encode, messages, receive_listeners
 from lb.admin.event_stream import EventFeed
 from lb.control.link import Link
 from lb.records.loss_report import LossReport
@@ -56,6 +56,35 @@ async def connected(link: Link) -> AsyncIterator[Supervisor]:
         assert await made.hear() == {"type": "hello", "pid": os.getpid(), "phase": "starting"}
         yield made
     finally:
+        writer.close()
+
+
+async def test_its_last_word_is_heard_whatever_is_said_to_it_meanwhile(tmp_path: Path) -> None:
+    """By a supervisor that has other things to do for a while: before, the connection was reset."""
+    with listening() as listener:
+        link = Link(Pool(), [listener], tmp_path / "lb.sock")
+        await link.start()
+        reader, writer = await asyncio.open_unix_connection(str(link._path))
+        await until(lambda: link.alive)
+        closing = asyncio.ensure_future(link.close())
+        for number in range(20):
+            writer.write(encode({"type": "snapshot", "snapshot": {"text": "x" * 10_000, "number": number}}))
+            await asyncio.sleep(0.01)
+        heard = [message["type"] async for message in messages(reader)]
+        assert heard[-1] == "report"
+        writer.close()
+        await closing
+
+
+async def test_whoever_does_not_listen_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lb.control.link._HEARD_S", 0.05)
+    with listening() as listener:
+        link = Link(Pool(), [listener], tmp_path / "lb.sock")
+        await link.start()
+        _, writer = await asyncio.open_unix_connection(str(link._path))
+        await until(lambda: link.alive)
+        async with asyncio.timeout(1):
+            await link.close()
         writer.close()
 
 
