@@ -110,9 +110,13 @@ class Accounting:
         self._metrics.attempt_failed.add(backend.id, follows.cause)
         self._ended(backend, info, 0, began, follows.cause)
 
-    def used(self, tenant: Tenant, model: str | None, usage: TokenUsage) -> None:
-        """A request of its is over that some worker was asked."""
-        self._ledger.add(tenant.name, model or "none", usage)
+    def uses(self, tenant: Tenant, model: str | None, usage: TokenUsage, told: TokenUsage | None) -> None:
+        """What a request of its that runs has used so far; ``told``: when this was last called of it."""
+        self._ledger.add(tenant.name, model or "none", usage, told)
+
+    def used(self, tenant: Tenant, model: str | None, usage: TokenUsage, told: TokenUsage | None) -> None:
+        """A request of its is over that some worker was asked; ``told``: see `uses`."""
+        self._ledger.add(tenant.name, model or "none", usage, told)
         self._metrics.used(tenant.name, usage)
 
     def touch(self, model: str | None) -> None:

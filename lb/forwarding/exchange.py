@@ -16,6 +16,7 @@ from lb.admission.request_admission import Ticket
 from lb.forwarding.attempt import Attempt
 from lb.forwarding.collaborators import Collaborators
 from lb.forwarding.relay import Relay, Relayed
+from lb.forwarding.resume.transcript import MadeTokens
 from lb.forwarding.retry.failover import Failover
 from lb.forwarding.routed_request import RoutedRequest
 from lb.protocol import deadline
@@ -41,6 +42,7 @@ class Exchange(Relayed):
     _failover: Failover | None = None  # once an attempt has failed
     _task: asyncio.Task[None] | None = None
     _ticket: Ticket | None = None  # while it waits for a worker
+    _told: TokenUsage | None = None  # of its usage, while it runs
     over = False
 
     def __init__(self, parts: Collaborators, client: Downstream, request: Request, route: Route) -> None:
@@ -90,6 +92,8 @@ class Exchange(Relayed):
         """A stream whose worker says nothing at all, or that makes no progress while its client waits for it, is
         taken elsewhere, if there is anywhere."""
         attempt = self._attempt
+        if attempt is not None and self._routed.transcript is not None and self._routed.request.tenant is not ANYBODY:
+            self._tell_usage(self._routed.transcript.tokens)
         if attempt is None or attempt.relay is None or (failure := attempt.overdue(now)) is None:
             return
         attempt.relay.drop()
@@ -205,6 +209,7 @@ class Exchange(Relayed):
 
     def _settle(self, *, asked: bool) -> None:
         """``asked``: some worker was."""
+        asked = asked or self._told is not None
         claim, recorder, model = self._routed.claim, self._routed.recorder, self._routed.info.model
         if claim is None:
             return
@@ -213,7 +218,14 @@ class Exchange(Relayed):
             prompt, cached, made = recorder.usage
         self._parts.admission.over(claim, prompt, made)
         if asked and claim.tenant is not ANYBODY:
-            self._parts.accounting.used(claim.tenant, model, TokenUsage(prompt or 0, cached, made))
+            self._parts.accounting.used(claim.tenant, model, TokenUsage(prompt or 0, cached, made), self._told)
+
+    def _tell_usage(self, tokens: MadeTokens) -> None:
+        """What its stream has made so far: a long one would be lost whole with its balancer."""
+        if made := tokens.count():
+            usage, routed = TokenUsage(tokens.in_prompt or 0, 0, made), self._routed
+            self._parts.accounting.uses(routed.request.tenant, routed.info.model, usage, self._told)
+            self._told = usage
 
     def refuse(self, error: ProxyError) -> None:
         """With an error, or with the end of a stream that had begun."""

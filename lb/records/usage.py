@@ -51,6 +51,8 @@ _SPENT = (
     "FROM usage WHERE day >= ? GROUP BY key"
 )
 
+_NOTHING = TokenUsage(0, 0, 0)
+
 #: Day, key, model.
 _Row = tuple[str, str, str]
 
@@ -78,17 +80,18 @@ class UsageLedger:
         if self._pending:
             await self._write()
 
-    def add(self, key: str, model: str, usage: TokenUsage) -> None:
-        """One request is over."""
+    def add(self, key: str, model: str, usage: TokenUsage, told: TokenUsage | None = None) -> None:
+        """What one request has taken so far, or in all; ``told``: what of it was added before."""
         row = (self._today(), key, model)
         counts = self._pending.get(row)
         if counts is None:
             counts = self._pending[row] = [0] * len(COUNTS)
-        counts[0] += 1
-        counts[1] += usage.prompt
-        counts[2] += usage.cached
-        counts[3] += usage.completion
-        self._unwritten[key] += usage.prompt + usage.completion
+        counts[0] += told is None
+        prompt, cached, completion = told or _NOTHING
+        counts[1] += usage.prompt - prompt
+        counts[2] += usage.cached - cached
+        counts[3] += usage.completion - completion
+        self._unwritten[key] += usage.prompt + usage.completion - prompt - completion
         if not self._writing:
             self._writing = True
             self._tasks.start(self._write_soon(), "write the ledger of usage")

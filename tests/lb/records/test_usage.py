@@ -147,6 +147,32 @@ async def test_the_ledger_is_the_sum_of_what_clients_counted(tmp_path: Path) -> 
     assert found == counted and by_key == 100
 
 
+async def test_a_long_stream_is_in_it_before_its_end(tmp_path: Path) -> None:
+    """So its balancer can be killed. In the end it is what its client has counted, and in no metric twice."""
+    body = {"model": "base", "prompt": "hang:3", "max_tokens": 20, "ignore_eos": True, "stream": True}
+    prompt = usage_of(body, False)["prompt_tokens"]
+    async with house(tmp_path, key("a")) as balancer:
+        ledger = balancer.parts.ledger
+
+        async def told() -> list[int]:
+            rows = await ledger.query(["key"], "2000-01-01", "2100-01-01")
+            return [row[name] for row in rows for name in ("requests", "prompt_tokens", "completion_tokens")]
+
+        async with balancer.request("POST", "/v1/completions", json=body, headers={"x-api-key": "cck_a"}) as response:
+            read = b""
+            while read.count(b"\n\n") < 3:
+                read += await response.content.readany()
+            async with asyncio.timeout(5):
+                while await told() != [1, prompt, 3]:
+                    await asyncio.sleep(0.05)
+            assert ledger.spent("a", Period.DAY) == prompt + 3
+            assert balancer.metric("clusterctl_key_requests_total", key="a") is None
+        await until(lambda: balancer.in_flight == 0)
+        assert await told() == [1, prompt, 3]
+        assert balancer.metric("clusterctl_key_tokens_total", key="a", kind="completion") == 3
+        assert balancer.metric("clusterctl_key_requests_total", key="a") == 1
+
+
 async def test_requests_that_nobody_was_asked_are_not_in_it(tmp_path: Path) -> None:
     async with house(tmp_path, key("a")) as balancer:
         headers = {"x-api-key": "cck_a"}
