@@ -408,7 +408,9 @@ async def test_killed_again_and_again_it_is_always_back_at_once(tmp_path: Path, 
         await _answers(port)
         await _serving(keeper, 2)
         await _until(lambda: keeper.starter.standby.pid, "there is a standby again")
-        assert keeper.describe()["restarts"] == 10, heard.told
+        # A standby that is dying already may have been given a place: it looks alive for a moment.
+        assert keeper.describe()["restarts"] in (10, 11), "\n".join(map(str, heard.told))
+        assert {said.split("; ")[1] for who, said in heard.told if "signal" in said} == {"restart at once"}
 
 
 async def test_a_standby_waits_for_none_but_a_balancer_that_is_being_started(
