@@ -22,7 +22,7 @@ def test_a_cluster_that_runs_and_one_that_lost_its_supervisor(cluster: Cluster) 
     supervisor = status["supervisor"]["pid"]
     running = _findings(cluster)
     assert f"a cluster runs on it (supervisor {supervisor})" in running["state"]["text"]
-    assert (running["port"]["level"], running["leftovers"]["level"]) == ("ok", "ok")
+    assert (running["port"]["level"], running["leftovers"]["level"]) == ("ok", "ok"), running
     after = cluster.status()
     assert after["supervisor"]["pid"] == supervisor
     assert {n: i["restarts"] for n, i in after["instances"].items()} == {"instance_0": 0, "instance_1": 0}

@@ -82,12 +82,14 @@ class NvmlFacts:
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """``error``: why nobody else can listen there. ``owners``: who does, as far as it can be seen."""
+    """``error``: why nobody else can listen there. ``owners``: who does, as far as it can be seen (of those that share
+    a socket one); ``parents``: who started them."""
 
     host: str
     number: int
     error: str | None = None
     owners: tuple[tuple[int, str], ...] = ()
+    parents: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

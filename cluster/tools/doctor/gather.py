@@ -126,12 +126,13 @@ def look_at_port(host: str, number: int) -> Port:
             probe.bind(address)
     except OSError as failed:
         error = failed.strerror or str(failed)
-    owners: dict[int, str] = {}
+    owners, parents = dict[int, str](), set[int]()
     with contextlib.suppress(psutil.Error, OSError):
         for connection in psutil.net_connections("tcp"):
             if connection.status == psutil.CONN_LISTEN and connection.pid and connection.laddr[1:] == (number,):
                 owners[connection.pid] = _command(connection.pid)
-    return Port(host, number, error, tuple(sorted(owners.items())))
+                parents.add(psutil.Process(connection.pid).ppid())
+    return Port(host, number, error, tuple(sorted(owners.items())), frozenset(parents))
 
 
 def knows_peers() -> bool:

@@ -75,7 +75,9 @@ def port(facts: MachineFacts, found: Port) -> Finding:
     if found.error is None:
         return ok("port", f"{place} is free")
     ours = {pid for pids in facts.state.survivors.values() for pid in pids} if facts.state else set()
-    if any(pid in ours for pid, _ in found.owners):
+    # A balancer that is just being started holds the socket too, and is in no record yet.
+    supervisor = facts.state.supervisor if facts.state else None
+    if any(pid in ours for pid, _ in found.owners) or supervisor in found.parents:
         return ok("port", f"{place} is served by the cluster of the state directory")
     who = listed([f"pid {pid} ({name})" for pid, name in found.owners]) if found.owners else ""
     text = f"{place}: {found.error}{f' by {who}' if who else ''}"

@@ -212,6 +212,7 @@ def test_a_port_that_is_taken_and_by_whom(listener: socket.socket, host: str) ->
     found = gather.look_at_port(host, number)
     assert found.error == "Address already in use"
     assert (os.getpid(), Path("/proc/self/comm").read_text().strip()) in found.owners
+    assert os.getppid() in found.parents
 
 
 def test_whether_the_kernel_knows_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:

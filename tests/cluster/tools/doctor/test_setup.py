@@ -103,6 +103,8 @@ def test_a_cluster_that_runs_is_no_problem() -> None:
     running = State(HERE, None, 2, supervisor=77, survivors={"instance_0": (4,), "lb-0": (5,)})
     taken = Port("127.0.0.1", 8000, "Address already in use", ((5, "python"),))
     assert _wrong(facts(state=running, port=taken, others=(replace(running, folder=Path("/b")),))) == []
+    being_started = Port("127.0.0.1", 8000, "Address already in use", ((99, "python"),), frozenset({77}))
+    assert _wrong(facts(state=running, port=being_started)) == []
 
 
 @pytest.mark.parametrize(
