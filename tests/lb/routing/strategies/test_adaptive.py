@@ -187,9 +187,10 @@ def test_of_many_the_one_that_holds_it_is_found() -> None:
 
 @pytest.mark.processes
 @pytest.mark.alone
-@pytest.mark.parametrize(("count", "most"), [(8, 15e-6), (1000, 60e-6)])
+@pytest.mark.parametrize(("count", "most"), [(8, 30e-6), (1000, 120e-6)])
 def test_a_choice_takes_no_longer_than(count: int, most: float) -> None:
-    """Of processor time, the best of several: the machine has other things to do."""
+    """Of processor time, the best of several: the machine has other things to do. It is to take half of that, and
+    does on one that has not (9 and 36 us); a machine that is half as quick is no reason to fail."""
     backends = [backend(n, 8) for n in range(count)]
     made, names = strategy(*backends), [f"adapter-{n}" for n in range(200)]
     homes = {name: tuple(b.id for b in backends[n : n + 2]) for n, name in enumerate(names)}
