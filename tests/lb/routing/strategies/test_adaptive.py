@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from random import Random
-from statistics import median
 
 import pytest
 from hypothesis import given
@@ -186,11 +185,10 @@ def test_of_many_the_one_that_holds_it_is_found() -> None:
 
 
 @pytest.mark.processes
-@pytest.mark.alone
-@pytest.mark.parametrize(("count", "most"), [(8, 30e-6), (1000, 120e-6)])
-def test_a_choice_takes_no_longer_than(count: int, most: float) -> None:
-    """Of processor time, the best of several: the machine has other things to do. It is to take half of that, and
-    does on one that has not (9 and 36 us); a machine that is half as quick is no reason to fail."""
+@pytest.mark.parametrize(("count", "most"), [(8, 15e-6), (1000, 60e-6)])
+def test_a_choice_takes_no_longer_than(count: int, most: float, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of processor time where a turn of the loop below takes 30 ns; a slower machine may take as much longer.
+    The best of several: the machine has other things to do."""
     backends = [backend(n, 8) for n in range(count)]
     made, names = strategy(*backends), [f"adapter-{n}" for n in range(200)]
     homes = {name: tuple(b.id for b in backends[n : n + 2]) for n, name in enumerate(names)}
@@ -199,21 +197,17 @@ def test_a_choice_takes_no_longer_than(count: int, most: float) -> None:
     for n in range(4 * count):
         send(made, backends[n % count], ask(random.choice(names), 1000, tuple(range(n, n + 4))))
     asked = [ask(random.choice(names), 1000, tuple(range(n, n + 4))) for n in range(200)]
-    times = []
+    choices, turns = [], []
     for _ in range(9):
         begun = time.process_time()
         for each in asked:
             made.choose(backends, each)
-        times.append((time.process_time() - begun) / len(asked))
-    assert min(times) <= most, [f"{each * 1e6:.1f} us" for each in (min(times), median(times))]
-
-
-def test_it_knows_how_long_the_prompts_take_that_are_not_read() -> None:
-    one, two = backend(0), backend(1)
-    made = strategy(one, two)
-    assert made.unread() == 0
-    features = send(made, one, ask(tokens=1000))
-    send(made, two, ask(tokens=500))
-    assert made.unread() == pytest.approx(1500 * 40e-6)
-    finish(made, one, features)
-    assert 0 < made.unread() < 1500 * 40e-6
+        chosen = time.process_time()
+        total = 0
+        for n in range(100_000):
+            total += n & 7
+        choices.append((chosen - begun) / len(asked))
+        turns.append((time.process_time() - chosen) / 100_000)
+    with capsys.disabled():
+        print(f"{count} workers: {min(choices) * 1e6:.1f} us a choice, {min(turns) * 1e9:.0f} ns a turn")
+    assert min(choices) <= most * max(1.0, min(turns) / 30e-9)

@@ -4,22 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from httpforms import (
-    EOL,
-    Form,
-    Forms,
-    add,
-    every,
-    families,
-    get,
-    head,
-    refused,
-    refused_behind_another,
-    refused_bytewise,
-    show,
-    target,
-)  # fmt: skip
-from strictreader import Pair
+from httpforms import EOL, Forms, add, get, head, show, target
 
 MALFORMED: Forms = {}
 bad = partial(add, MALFORMED)
@@ -123,18 +108,3 @@ bad(
     },
     400, 405, 501,
 )  # fmt: skip
-
-
-@families(MALFORMED)
-async def test_it_is_refused_and_nothing_behind_it_is_read(pair: Pair, forms: dict[str, Form]) -> None:
-    await refused(pair, forms)
-
-
-@families(every(3, MALFORMED))
-async def test_byte_by_byte_it_gets_the_same_verdict(pair: Pair, forms: dict[str, Form]) -> None:
-    await refused_bytewise(pair, forms)
-
-
-@families(every(8, MALFORMED))
-async def test_behind_a_request_in_order_it_is_refused_too(pair: Pair, forms: dict[str, Form]) -> None:
-    await refused_behind_another(pair, forms)

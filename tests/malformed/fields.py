@@ -4,21 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from httpforms import (
-    Form,
-    Forms,
-    add,
-    every,
-    families,
-    get,
-    head,
-    refused,
-    refused_behind_another,
-    refused_bytewise,
-    show,
-    target,
-)  # fmt: skip
-from strictreader import Pair
+from httpforms import Forms, add, get, head, show, target
 
 MALFORMED: Forms = {}
 bad = partial(add, MALFORMED)
@@ -182,18 +168,3 @@ for value in (
     bad("Host", {f"[{show(value)}]": head(b"GET /version HTTP/1.1", host=b"Host: " + value)})
 bad("Host", {"malformed beside an absolute target": head(b"GET http://x/version HTTP/1.1", host=b"Host: x/y")})
 bad("Host", {"malformed in 1.0": head(b"GET /version HTTP/1.0", host=b"Host: x y")})
-
-
-@families(MALFORMED)
-async def test_it_is_refused_and_nothing_behind_it_is_read(pair: Pair, forms: dict[str, Form]) -> None:
-    await refused(pair, forms)
-
-
-@families(every(3, MALFORMED))
-async def test_byte_by_byte_it_gets_the_same_verdict(pair: Pair, forms: dict[str, Form]) -> None:
-    await refused_bytewise(pair, forms)
-
-
-@families(every(8, MALFORMED))
-async def test_behind_a_request_in_order_it_is_refused_too(pair: Pair, forms: dict[str, Form]) -> None:
-    await refused_behind_another(pair, forms)

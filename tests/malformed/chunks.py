@@ -4,28 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from httpforms import (
-    END,
-    EOL,
-    HELLO,
-    MAX_BODY,
-    SMUGGLED,
-    Form,
-    Forms,
-    add,
-    chunks,
-    every,
-    families,
-    get,
-    head,
-    post,
-    refused,
-    refused_behind_another,
-    refused_bytewise,
-    show,
-    target,
-)  # fmt: skip
-from strictreader import Pair
+from httpforms import END, EOL, HELLO, MAX_BODY, SMUGGLED, Forms, add, chunks, get, head, post, show, target
 
 MALFORMED: Forms = {}
 bad = partial(add, MALFORMED)
@@ -143,18 +122,3 @@ bad(
     },
     413,
 )
-
-
-@families(MALFORMED)
-async def test_it_is_refused_and_nothing_behind_it_is_read(pair: Pair, forms: dict[str, Form]) -> None:
-    await refused(pair, forms)
-
-
-@families(every(3, MALFORMED))
-async def test_byte_by_byte_it_gets_the_same_verdict(pair: Pair, forms: dict[str, Form]) -> None:
-    await refused_bytewise(pair, forms)
-
-
-@families(every(8, MALFORMED))
-async def test_behind_a_request_in_order_it_is_refused_too(pair: Pair, forms: dict[str, Form]) -> None:
-    await refused_behind_another(pair, forms)
