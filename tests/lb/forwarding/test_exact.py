@@ -976,7 +976,7 @@ async def test_after_thousands_of_mixed_requests_and_as_many_again_nothing_is_le
             await until(lambda: balancer.open_files() == files, "the closing of what was opened")
             sizes.append(balancer.memory())
             print(f"{files} open files, {sizes[-1] / MIB:.2f} MiB")
-        assert not workers.sides
+            await until(lambda: not workers.sides, "the workers hear of the end of each connection")
         assert sizes[2] - sizes[1] < NOISE, sizes
 
 
