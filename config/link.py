@@ -8,7 +8,9 @@ balancer -> supervisor: ``{"type": "hello", "pid": n, "phase": Phase}``, ``{"typ
 "requests": in flight}`` when that changes, ``{"type": "report", "version": [epoch, revision], "in_flight": {backend:
 requests}, "waiting": {backend: [requests without a first byte of an answer, bytes of the largest body among them]},
 "used": {adapter: seconds since the epoch}, "queued": requests that wait for room on a worker, "unread": s of one
-worker's time that prompts take which are not read yet}`` (an earlier balancer leaves out the last two), ``{"type":
+worker's time that prompts take which are not read yet, "models": {name: [requests in flight, requests that wait, s for
+which the oldest of these has, s since the epoch of the latest request]}}`` (an earlier balancer leaves out the last
+three; the last is said only where there may be several models), ``{"type":
 "want", "adapter": name}``, ``{"type": "outcome", "backend": id, "incarnation": n, "requests": n, "moved": n,
 "retried": n, "failed": n}`` (once for each incarnation that is lost: what was in flight on it there, and what became of
 that)

@@ -48,7 +48,7 @@ class BackendSpec:
     request path). ``models`` are the model cards its ``/v1/models`` answered; while it has not answered yet,
     ``expected`` has the names it is going to serve; both empty: not known yet. ``seats``: requests
     that it computes at a time, ``slots``: adapters, None: not known. More would wait there, out of order. ``places``:
-    adapters that it keeps in memory; None: not known."""
+    adapters that it keeps in memory; None: not known. ``group``: of the workers that are alike."""
 
     id: str
     incarnation: int
@@ -67,6 +67,7 @@ class BackendSpec:
     seats: int | None = None
     slots: int | None = None
     places: int | None = None
+    group: str = "default"
 
     @property
     def address(self) -> str:
@@ -76,10 +77,33 @@ class BackendSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class OfferedModel:
+    """A base model of a cluster that has several: served by the workers of ``group`` under ``names``, loaded or not.
+    ``state`` is one of `MODEL_STATES`; ``why`` tells of the latest start that failed, and ``retry_at`` (s since the
+    epoch) when the next may be made. A request for it may wait ``wait`` seconds until it is up. ``strategy``: how its
+    workers are chosen from; "": as in the whole cluster. ``is_default``: it answers requests that name no model."""
+
+    name: str
+    names: tuple[str, ...]
+    group: str
+    state: str
+    wait: float
+    strategy: str = ""
+    why: str = ""
+    retry_at: float = 0.0
+    is_default: bool = False
+
+
+#: Of a model: its workers answer; come up; sleep (in memory, woken in seconds); go; are not there, and come when it is
+#: asked for; are not there, as the latest start failed.
+MODEL_STATES = ("up", "starting", "asleep", "stopping", "down", "failed")
+
+
+@dataclass(frozen=True, slots=True)
 class BackendSet:
     """All upstreams at one revision. ``registered``: the model cards of all adapters, held by a worker or not.
     ``names``: routes and aliases, as `config.model_names` writes them. ``homes``: by adapter, the workers where it
-    belongs, while not all hold all; ``ranks``: of adapters.
+    belongs, while not all hold all; ``ranks``: of adapters. ``models``: the base models, where there may be several.
     ``epoch`` is the supervisor's run: a later supervisor starts a new epoch, so
     that its revision 1 is newer than its predecessor's revision 900."""
 
@@ -92,16 +116,17 @@ class BackendSet:
     names: dict[str, Any] = field(default_factory=dict)
     homes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     ranks: dict[str, int] = field(default_factory=dict)
+    models: tuple[OfferedModel, ...] = ()
 
     @property
     def version(self) -> tuple[int, int]:
         return (self.epoch, self.revision)
 
     def to_json(self) -> dict[str, Any]:
-        """Capabilities only where they differ from the usual, names, homes and ranks only if there are any: a balancer
-        of an earlier version knows none."""
+        """Capabilities only where they differ from the usual, names, homes, ranks and models only if there are any: a
+        balancer of an earlier version knows none."""
         made = asdict(self)
-        for later in ("names", "homes", "ranks"):
+        for later in ("names", "homes", "ranks", "models"):
             if not made[later]:
                 del made[later]
         for backend, spec in zip(made["backends"], self.backends, strict=True):
@@ -121,8 +146,13 @@ class BackendSet:
             for b in data["backends"]
         )  # fmt: skip
         homes = {name: tuple(ids) for name, ids in data.get("homes", {}).items()}
+        models = tuple(
+            OfferedModel(**{**_known(OfferedModel, model), "names": tuple(model["names"])})
+            for model in data.get("models", ())
+        )
         return cls(**{
             **_known(BackendSet, data), "backends": backends, "registered": tuple(data["registered"]), "homes": homes,
+            "models": models,
         })  # fmt: skip
 
 
@@ -227,7 +257,7 @@ class BalancerConfig:
 _LATER = frozenset({"tls", "limits_store", "grpc_fd"})
 
 
-def _known(kind: type[BackendSet | BackendSpec | Capabilities], data: dict[str, Any]) -> dict[str, Any]:
+def _known(kind: type[BackendSet | BackendSpec | Capabilities | OfferedModel], data: dict[str, Any]) -> dict[str, Any]:
     return {field.name: data[field.name] for field in fields(kind) if field.name in data}
 
 

@@ -11,7 +11,7 @@ import pytest
 from cluster.fleet.states import WorkerState
 from config import topology
 from config.settings import Settings
-from config.topology import BackendSet, BackendSpec, BalancerConfig, Capabilities
+from config.topology import BackendSet, BackendSpec, BalancerConfig, Capabilities, OfferedModel
 
 SPEC = BackendSpec(
     id="instance_0", incarnation=3, state="ready", scheme="http", host="127.0.0.1", port=20001, ip="127.0.0.1",
@@ -88,3 +88,10 @@ def test_what_a_later_version_says_of_a_backend_is_left_out() -> None:
     later = {**sent["backends"][0], "region": "north", "capabilities": {"lora": False, "flies": True}}
     sent["backends"] = [later]
     assert BackendSet.from_json(sent).backends[0] == replace(SPEC, capabilities=Capabilities(lora=False))
+
+
+def test_models_are_told_where_there_may_be_several() -> None:
+    model = OfferedModel("a", ("a", "b"), "a", "down", 600.0, is_default=True)
+    told = BackendSet(1, 1, "random", models=(model,))
+    assert BackendSet.from_json(json.loads(json.dumps(told.to_json()))) == told
+    assert "models" not in BackendSet(1, 1, "random").to_json()
