@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from config import setting_types as t
 from config.errors import nearest
@@ -85,10 +85,32 @@ def definitions(given: object) -> dict[str, ModelDefinition]:
         raise ValueError(f"{len(given)} models are more than {MOST_MODELS}")
     found = {}
     for name, what in given.items():
+        if name == "default":
+            raise ValueError("'default' is no name of a model: the workers of a cluster with one model are called so")
         if not isinstance(name, str) or not MODEL_NAME.fullmatch(name):
             raise ValueError(f"{name!r} is no name of a model: [A-Za-z0-9._-], 1 to 96 characters")
         try:
             found[name] = what if isinstance(what, ModelDefinition) else definition(what)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
+    _check_names(found)
     return found
+
+
+def names_of(name: str, model: ModelDefinition) -> tuple[str, ...]:
+    """By which clients may call it, first its own."""
+    return (name, *(other for other in model.served_names if other != name))
+
+
+def _check_names(models: Mapping[str, ModelDefinition]) -> None:
+    """Raises ValueError where one name stands for two."""
+    seen: dict[str, str] = {}
+    for name, model in models.items():
+        for taken in (*names_of(name, model), *model.adapters):
+            if taken in seen:
+                raise ValueError(f"{name}: {taken!r} is a name of {seen[taken]} already")
+            seen[taken] = name
+
+
+#: As a setting.
+Models = Annotated[dict[str, ModelDefinition], BeforeValidator(definitions)]

@@ -139,7 +139,8 @@ def file_of(process: str) -> str:
 
 def process_of(file: str) -> str:
     """Whose file it is: the inverse of `file_of`."""
-    return file.replace(".", "/")
+    group, dot, worker = file.rpartition(".")  # there may be more of them in the name of a group
+    return f"{group}/{worker}" if dot else file
 
 
 def short_socket_path(path: Path) -> str:

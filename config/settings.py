@@ -23,6 +23,7 @@ from config import setting_types as t
 from config.disk import locations
 from config.errors import UsageError, nearest
 from config.identity.secret import clean
+from config.models import Models
 from config.paths import StateDir, default_state_dir
 from config.schedule import Minimum
 from config.setting_types import NAME as NAME
@@ -43,6 +44,7 @@ PLAIN_NAMES = {
     "strategy": "LOAD_BALANCE_STRATEGY",
     "min_instances": "MIN_INSTANCES",
     "max_instances": "MAX_INSTANCES",
+    "max_concurrent_models": "MAX_CONCURRENT_MODELS",
     "autoscale": "AUTO_SCALING",
     "health_interval": "HEALTH_CHECK_INTERVAL",
     "model": "DEFAULT_MODEL",
@@ -70,6 +72,14 @@ class Settings(BaseSettings):
     instances: int = t.at_once(1, "workers to keep running", ge=0, le=1024)
     engine: t.Text = t.fixed("vllm", "what a worker runs: vllm, or sim for tests without a model")
     model: t.TextOrNone = t.fixed(None, "model path or hub id; without one, the demo model")
+    models: Models = t.fixed({}, "several models, name: path, or name: {path: ..., engine: ...}")
+    max_concurrent_models: int | None = t.at_once(
+        None, "models that are up at the same time; default as many as fit", ge=1
+    )
+    min_up: float = t.at_once(10.0, "how long a model stays up before it makes room for another", ge=0)
+    swap_after: float = t.at_once(
+        10.0, "how long requests wait for a model before another that has requests makes room", ge=0
+    )
     lora: t.Adapters = t.fixed({}, "LoRA adapters, name: path")
     backend: t.Texts = t.fixed((), "URLs of servers to balance as well")
     backend_key_file: t.PathOrNone = t.fixed(None, "file with the API key of those servers")
@@ -197,8 +207,9 @@ class Settings(BaseSettings):
                 f"{'instances' if self.instances > self.max_instances else 'min_instances'} "
                 f"{max(least.most, self.instances)}"
             )
-        if self.instances == 0 and not self.backend:
-            raise ValueError("instances 0 needs at least one --backend URL")
+        if self.instances == 0 and not self.backend and not self.models:
+            raise ValueError("instances 0 needs at least one --backend URL, or models")
+        self._check_models()
         if self.grpc_port == self.port:
             raise ValueError(f"grpc_port {self.grpc_port} is the port that HTTP is spoken on")
         if (self.tls_cert is None) != (self.tls_key is None) or (self.tls_client_ca and not self.tls_cert):
@@ -208,6 +219,36 @@ class Settings(BaseSettings):
         if 0 < self.instances < least.usual:
             raise ValueError(f"instances {self.instances} is below min_instances {least.usual}")
         return self
+
+    def _check_models(self) -> None:
+        """Raises ValueError for what belongs to one model and is said of none."""
+        if self.only_models:
+            for setting in ("lora", "lora_config", "engine_args"):
+                if getattr(self, setting):
+                    key = {"engine_args": "args"}.get(setting, "adapters")
+                    raise ValueError(f"{setting} is of one model: `{key}` below its name in models")
+        pinned = [name for name, model in self.models.items() if model.pinned]
+        room = (self.max_concurrent_models or len(pinned) + 2) - (0 if self.only_models else 1)
+        if len(pinned) > room:
+            raise ValueError(f"max_concurrent_models {self.max_concurrent_models}: {', '.join(pinned)} are pinned")
+        if both := sorted(self.models.keys() & self.model_names.keys()):
+            raise ValueError(f"{both[0]!r} is the name of a model, and of a route or an alias")
+
+    @property
+    def only_models(self) -> bool:
+        """Whether all workers are of one of ``models``: there is no model beside these."""
+        return bool(self.models) and (self.model is None or self.model in self.models)
+
+    @property
+    def own_instances(self) -> int:
+        """Workers of the model that stands in none of ``models``."""
+        return 0 if self.only_models else self.instances
+
+    @property
+    def default_model(self) -> str | None:
+        """Which of ``models`` answers requests that name none: the first, unless ``model`` names one. None: it is that
+        which stands in none of them."""
+        return (self.model or next(iter(self.models))) if self.only_models else None
 
     @property
     def minimum(self) -> Minimum:
@@ -266,6 +307,8 @@ def load(flags: Mapping[str, Any], config: Path | None = None) -> Settings:
         raise UsageError(explain(error, flags, from_file, config), exit_code=2) from None
     found = {}
     for name in locations.SETTINGS:
+        if name == "model" and settings.model in settings.models:
+            continue  # a name, whatever lies here
         in_file = config is not None and name in from_file and name not in flags and not _in_environment(name)
         base = config.absolute().parent if config is not None and in_file else None
         try:

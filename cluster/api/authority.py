@@ -25,7 +25,7 @@ ORDINARY = frozenset(
         "health_interval", "health_timeout", "health_failures", "restart_failures", "restart_delay", "stall_timeout",
         "canary_interval", "resume", "migration_limit", "lb_processes", "lb_standby", "log_format", "keep_versions",
         "routes", "aliases", "autoscale", "autoscale_load", "autoscale_ttft", "autoscale_up_after",
-        "autoscale_down_after",
+        "autoscale_down_after", "max_concurrent_models", "min_up", "swap_after",
     }
 )  # fmt: skip
 

@@ -4,7 +4,7 @@ starts."""
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from config import bounded, lora_config, tls
 from config.disk.locations import looks_like_path
 from config.errors import UsageError
 from config.lora_config import LoraFile
+from config.models import ModelDefinition
 from config.paths import StateDir
 from config.settings import NAME, Settings, environment, visible_gpus
 from worker import gpus
@@ -41,7 +42,9 @@ _GRPC = ("grpc", "grpc_health", "grpc_reflection")
 @dataclass(frozen=True, slots=True)
 class Plan:
     """The checked set-up of one group of workers. ``most``: no more workers than this. ``adapter_cap``: as many
-    adapters a worker holds at a time. ``foreign_adapters`` came with the engine's own flags."""
+    adapters a worker holds at a time. ``foreign_adapters`` came with the engine's own flags. ``definition``: of the
+    model, where it is one of several; its ``settings`` are the cluster's with what that says. ``broken``: why no worker
+    of it can be started, where that was found when it was too late to refuse it."""
 
     settings: Settings
     engine: Engine
@@ -54,6 +57,8 @@ class Plan:
     dynamic_loading: bool = True
     group: str = DEFAULT
     driver: str = LOCAL
+    definition: ModelDefinition | None = None
+    broken: str = ""
 
     @property
     def serves_lora(self) -> bool:
@@ -76,7 +81,7 @@ def make(settings: Settings, machine: Machine | None = None) -> Plan:
     engine = base.load(settings.engine)
     if settings.backend:
         backend_urls.parse(settings.backend, settings.backend_key_file, 0)
-    if settings.instances:
+    if settings.own_instances:
         engine.check()
     if settings.otlp_endpoint and not _can_import(*_TRACING):
         raise UsageError("--otlp-endpoint needs OpenTelemetry, which is not installed: pip install 'clusterctl[otel]'")
@@ -86,8 +91,12 @@ def make(settings: Settings, machine: Machine | None = None) -> Plan:
         raise UsageError("--grpc-port needs gRPC, which is not installed: pip install 'clusterctl[grpc]'")
     cors_flags.read(settings.engine_args, settings.cors_origin)
     _check_tls(settings)
-    spec = engine_spec(settings)
-    machine = machine or look_at_machine(engine)
+    made = placed(settings, engine, engine_spec(settings), settings.own_instances, machine or look_at_machine(engine))
+    return replace(made, placement=replace(made.placement, crowd=crowd(settings)))
+
+
+def placed(settings: Settings, engine: Engine, spec: EngineSpec, count: int, machine: Machine) -> Plan:
+    """For ``count`` workers by ``spec`` on ``machine``. Raises UsageError where they do not fit."""
     ranks = spec.tensor_parallel_size * flags.integer(spec.extra_args, "--pipeline-parallel-size", 1)
     on_gpu = engine.uses_gpu and bool(machine.gpus)
     if settings.gpus is not None and not on_gpu:
@@ -95,15 +104,26 @@ def make(settings: Settings, machine: Machine | None = None) -> Plan:
     chosen = choose_gpus(machine.gpus, settings.gpus) if on_gpu else ()
     placement = Placement(
         machine=Machine(chosen, machine.cores, machine.memory), ranks=ranks, per_gpu=settings.instances_per_gpu,
-        on_gpu=on_gpu, memory_each=engine.memory_estimate(spec), planned=settings.instances,
+        on_gpu=on_gpu, memory_each=engine.memory_estimate(spec), planned=count,
     )
-    placement.require(settings.instances)
+    placement.require(count)
     if settings.max_instances is not None:
         placement.require(settings.max_instances)
-    most = settings.max_instances or max(placement.capacity, settings.instances)
-    least = min(settings.minimum.usual, settings.instances)
+    most = settings.max_instances or max(placement.capacity, count)
+    least = min(settings.minimum.usual, count)
     foreign = frozenset(text.partition("=")[0] for text in flags.values(spec.extra_args, "--lora-modules") or ())
     return Plan(settings, engine, spec, placement, least, most, spec.max_cpu_loras, foreign, spec.dynamic_loading)
+
+
+def crowd(settings: Settings) -> int:
+    """Workers that may be up at the same time, of all models; 0 where there is one."""
+    if not settings.models:
+        return 0
+    beside = settings.max_concurrent_models
+    if beside is not None and settings.own_instances:
+        beside = max(0, beside - 1)
+    counts = sorted((model.instances for model in settings.models.values()), reverse=True)
+    return settings.own_instances + sum(counts[:beside])
 
 
 def _check_tls(settings: Settings) -> None:
@@ -122,24 +142,26 @@ def _can_import(*modules: str) -> bool:
         return False
 
 
-def engine_spec(settings: Settings) -> EngineSpec:
-    """What all workers have in common. Raises UsageError for models and adapters that are none."""
+def engine_spec(settings: Settings, what: str = "--model") -> EngineSpec:
+    """What all workers of a group have in common; ``what`` the model is called where it was given. Raises UsageError
+    for models and adapters that are none."""
     args = settings.engine_args
     names: tuple[str, ...]
     dtype = None
     file = _lora_file(settings)
-    model, named = settings.model or file.base_model, flags.values(args, "--served-model-name")
+    given = None if settings.only_models else settings.model
+    model, named = given or file.base_model, flags.values(args, "--served-model-name")
     adapters = {**{entry.name: str(entry.path) for entry in file.entries}, **settings.lora}
     if model is None:
         # Not bfloat16: on a CPU with AMX, vLLM 0.32 uses tiles for attention without asking the kernel for them, and
         # a model this small does nothing before that would have asked: SIGILL (docs/decisions/0004).
         model, names, dtype = str(model_path()), (MODEL_NAME,), "float32"
         # Servers that are balanced have models of their own.
-        own = {} if flags.has(args, "--no-enable-lora") or not settings.instances else demo_adapters()
+        own = {} if flags.has(args, "--no-enable-lora") or not settings.own_instances else demo_adapters()
         adapters = {**{name: str(path) for name, path in own.items()}, **adapters}
     else:
-        _check_model(model)
-        names = (file.served_name,) if file.served_name and not settings.model else (model,)
+        _check_model(model, what)
+        names = (file.served_name,) if file.served_name and not given else (model,)
     if named:
         names = tuple(named)
     ranks = [_adapter_rank(name, Path(path)) for name, path in adapters.items()]
@@ -199,16 +221,16 @@ def _path(text: str, what: str) -> Path:
     return path
 
 
-def _check_model(model: str) -> None:
+def _check_model(model: str, what: str) -> None:
     if not looks_like_path(model):
         return
-    path = _path(model, "--model")
+    path = _path(model, what)
     if not path.exists():
-        raise UsageError(f"--model {model}: no such file or folder")
+        raise UsageError(f"{what} {model}: no such file or folder")
     if path.is_file() and path.suffix == ".gguf":
         return
     if not path.is_dir() or not any((path / name).is_file() for name in _MODEL_FILES):
-        raise UsageError(f"--model {model}: holds no model (a folder with a config.json is needed)")
+        raise UsageError(f"{what} {model}: holds no model (a folder with a config.json is needed)")
 
 
 def _adapter_rank(name: str, path: Path) -> int:

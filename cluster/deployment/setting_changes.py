@@ -13,7 +13,9 @@ from config.errors import UsageError, nearest
 from config.settings import Effect, Settings, effect_of, explain, known_settings
 
 #: What does it instead, where something does.
-INSTEAD: Mapping[str, str] = {"lora": "`clusterctl lora load` brings an adapter"}
+INSTEAD: Mapping[str, str] = {
+    "lora": "`clusterctl lora load` brings an adapter", "models": "`clusterctl model load` brings a model",
+}
 
 #: Of which only is said that they are there.
 SECRET = frozenset({"admin_key", "limits_store"})

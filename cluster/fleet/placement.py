@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
 from config.errors import UsageError
@@ -24,7 +24,8 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """How workers are laid over a machine. ``ranks`` is the number of GPUs (or core lists) a worker spans."""
+    """How the workers of one group are laid over a machine. ``ranks`` is the number of GPUs (or core lists) a worker
+    spans. ``crowd``: how many workers of all groups may be up at the same time, where there are several groups."""
 
     machine: Machine
     ranks: int = 1
@@ -32,6 +33,7 @@ class Placement:
     on_gpu: bool = True
     memory_each: int = 0
     planned: int = 1
+    crowd: int = 0
 
     @property
     def capacity(self) -> int:
@@ -51,10 +53,31 @@ class Placement:
             return Slot(gpus=tuple(index for index, _ in chosen), share=self.per_gpu)
         return Slot(cores=self._cores(number))
 
+    def slot_beside(self, own: Iterable[Slot], others: Iterable[Slot]) -> Slot | None:
+        """What one more worker is pinned to where those of its group have ``own`` and those of other groups ``others``,
+        which are left to them. None: there is no room just now."""
+        own, others = list(own), list(others)
+        if not self.on_gpu:
+            return Slot(cores=self._cores_beside({c for slot in (*own, *others) for rank in slot.cores for c in rank}))
+        used, foreign = [frozenset(slot.gpus) for slot in own], {gpu for slot in others for gpu in slot.gpus}
+        firsts = range(0, len(self.machine.gpus) - self.ranks + 1, self.ranks)
+        blocks = [tuple(i for i, _ in self.machine.gpus[first : first + self.ranks]) for first in firsts]
+        sharing = {block: sum(not one.isdisjoint(block) for one in used) for block in blocks}
+        free = [b for b in blocks if foreign.isdisjoint(b) and sharing[b] < self.per_gpu]
+        return Slot(gpus=min(free, key=lambda block: sharing[block]), share=self.per_gpu) if free else None
+
+    def _cores_beside(self, taken: Container[int]) -> tuple[tuple[int, ...], ...]:
+        """Of the cores that nobody has, as many as each of the crowd can have; nothing where too few are left."""
+        share = len(self.machine.cores) // (max(1, self.planned, self.crowd) * self.ranks)
+        free = [core for core in self.machine.cores if core not in taken]
+        if share < 1 or len(free) < share * self.ranks:
+            return ()
+        return tuple(tuple(free[rank * share : (rank + 1) * share]) for rank in range(self.ranks))
+
     def _cores(self, number: int) -> tuple[tuple[int, ...], ...]:
         """Disjoint lists of equal length while there are at least as many cores as ranks of all planned workers;
         nothing (unbound, one thread each) for more."""
-        share = len(self.machine.cores) // (max(1, self.planned) * self.ranks)
+        share = len(self.machine.cores) // (max(1, self.planned, self.crowd) * self.ranks)
         if share < 1 or number >= self.planned:
             return ()
         first = number * self.ranks * share

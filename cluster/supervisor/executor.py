@@ -28,7 +28,7 @@ from config.paths import StateDir
 from config.settings import inherited_environment
 from worker.drivers.base import Driver, Drivers, Handle
 from worker.engines.base import Command
-from worker.spec import WorkerSpec
+from worker.spec import Slot, WorkerSpec
 
 #: Seconds between two tries to start a worker for which there is no room on the disk.
 _NO_ROOM_S = 1.0
@@ -59,8 +59,8 @@ class Executor:
     async def perform(self, action: _Performed) -> None:
         fleet, now = self._fleet, self._clock.now()
         if isinstance(action, Admit):
-            placement = self._revisions.plans[group_of(action.id)].placement
-            fleet.admit(action.id, placement.slot(number_of(action.id)), now)
+            if (slot := self._slot(action.id)) is not None:  # else it is asked for again
+                fleet.admit(action.id, slot, now)
             return
         if isinstance(action, Dismiss):
             fleet.intent.dismiss_spare(action.id)
@@ -93,6 +93,15 @@ class Executor:
                 self._store.process(instance.id, None)
                 if instance.id not in fleet.intent.desired.instances:
                     self._state.run(instance.id).unlink(missing_ok=True)
+
+    def _slot(self, name: str) -> Slot | None:
+        """What the worker ``name`` is pinned to; None while other groups of workers leave it no room."""
+        group, there = group_of(name), self._fleet.instances.values()
+        placement = self._revisions.plans[group].placement
+        others = [instance.slot for instance in there if instance.group != group]
+        if not others:
+            return placement.slot(number_of(name))
+        return placement.slot_beside([instance.slot for instance in there if instance.group == group], others)
 
     async def end_after_confirmation(self, handle: Handle, version: Version) -> None:
         """Asks a worker to end, once the balancer has taken from it what still ran there, as ``version`` says."""

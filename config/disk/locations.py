@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from config.errors import UsageError
+from config.models import ModelDefinition
 
 #: Settings that are a path, and those that hold some (docs/decisions/0034).
 SINGLE = (
     "state_dir", "lora_config", "backend_key_file", "api_keys", "tls_cert", "tls_key", "tls_client_ca",
 )  # fmt: skip
-SETTINGS = (*SINGLE, "adapter_root", "lora", "model")
+SETTINGS = (*SINGLE, "adapter_root", "lora", "model", "models")
 
 
 def here() -> Path:
@@ -71,7 +72,15 @@ def setting(name: str, value: Any, base: Path | None = None) -> Any:
     if name == "lora" and isinstance(value, list | tuple):
         parts = [str(pair).partition("=") for pair in value]
         return [f"{key}{equals}{_of_adapter(key, path, base)}" for key, equals, path in parts]
+    if name == "models" and isinstance(value, dict):
+        return {key: of_model(what, base) if isinstance(what, ModelDefinition) else what for key, what in value.items()}
     return value
+
+
+def of_model(model: ModelDefinition, base: Path | None = None) -> ModelDefinition:
+    """With its paths absolute. Raises ValueError and UsageError as `absolute`."""
+    adapters = {key: str(_of_adapter(key, path, base)) for key, path in model.adapters.items()}
+    return model.model_copy(update={"path": str(setting("model", model.path, base)), "adapters": adapters})
 
 
 def _of_adapter(name: str, path: Any, base: Path | None) -> Any:

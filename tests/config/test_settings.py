@@ -13,6 +13,7 @@ import pytest
 from config import settings
 from config.disk import locations
 from config.errors import UsageError
+from config.models import definition
 from config.settings import Settings, from_json, load
 from config.topology import BalancerConfig, TlsFiles
 
@@ -73,6 +74,8 @@ def test_each_source_wins_over_those_below(environment: pytest.MonkeyPatch, tmp_
         ("LOAD_BALANCE_STRATEGY", "random", "strategy", "random"),
         ("MIN_INSTANCES", "0", "min_instances", 0),
         ("MAX_INSTANCES", "9", "max_instances", 9),
+        ("MAX_CONCURRENT_MODELS", "2", "max_concurrent_models", 2),
+        ("CLUSTERCTL_MODELS", '{"a": "org/a"}', "models", {"a": definition("org/a")}),
         ("HEALTH_CHECK_INTERVAL", "0.5", "health_interval", 0.5),
         ("DEFAULT_MODEL", "org/m", "model", "org/m"),
         ("HOST", "0.0.0.0", "host", "0.0.0.0"),
@@ -181,6 +184,18 @@ def test_settings_cannot_be_changed() -> None:
         ),
         ({"instances": 0}, "instances 0 needs at least one --backend"),
         ({"instances": 1, "min_instances": 2}, "instances 1 is below min_instances 2"),
+        ({"models": {"a": {"pth": "x"}}}, "--models: a: unknown key 'pth'"),
+        ({"models": {"a": "x"}, "lora": ["l=/l"]}, "lora is of one model: `adapters` below its name in models"),
+        ({"models": {"a": "x"}, "engine_args": ["--x"]}, "engine_args is of one model: `args` below its name"),
+        ({"models": {"a": "x"}, "aliases": {"a": "b"}}, "'a' is the name of a model, and of a route or an alias"),
+        (
+            {"models": {n: {"path": "x", "pinned": True} for n in "ab"}, "max_concurrent_models": 1},
+            "max_concurrent_models 1: a, b are pinned",
+        ),
+        (
+            {"models": {"a": {"path": "x", "pinned": True}}, "model": "org/m", "max_concurrent_models": 1},
+            "max_concurrent_models 1: a are pinned",
+        ),
         ({"instances": 3, "max_instances": 2}, "max_instances 2 is below instances 3"),
         ({"instances": 1, "min_instances": 3, "max_instances": 2}, "max_instances 2 is below min_instances 3"),
     ],
@@ -265,6 +280,30 @@ def test_a_later_supervisor_reads_exactly_what_was_written(environment: pytest.M
     environment.setenv("CLUSTERCTL_PORT", "9")
     environment.setenv("PORT", "10")
     assert settings.from_json(first.to_json()) == first
+
+
+def test_several_models_are_read_with_their_paths_absolute(tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "a").mkdir()
+    text = "model: a\nmodels:\n  a: {path: here, adapters: {l: adapters/l}, idle-timeout: 5}\n  b: org/b\n"
+    found = load({}, _yaml(tmp_path, text))
+    assert found.models["a"] == definition(
+        {"path": str(tmp_path / "here"), "adapters": {"l": str(tmp_path / "adapters/l")}, "idle_timeout": 5}
+    )
+    assert (found.models["b"].path, found.model, found.default_model) == ("org/b", "a", "a")
+    assert settings.from_json(found.to_json()) == found
+
+
+@pytest.mark.parametrize(
+    ("flags", "own", "default"),
+    [
+        ({}, 2, None), ({"models": {"a": "x", "b": "y"}}, 0, "a"),
+        ({"models": {"a": "x", "b": "y"}, "model": "b"}, 0, "b"), ({"models": {"a": "x"}, "model": "org/m"}, 2, None),
+    ],
+)  # fmt: skip
+def test_models_stand_in_place_of_the_one_or_beside_it(flags: dict[str, Any], own: int, default: str | None) -> None:
+    found = load({"instances": 2, **flags})
+    assert (found.own_instances, found.default_model) == (own, default)
 
 
 def test_the_state_directory_is_absolute(tmp_path: Path, environment: pytest.MonkeyPatch) -> None:
@@ -374,7 +413,8 @@ def _absolute(folder: Path) -> dict[str, Any]:
 
 
 def _paths(got: Settings) -> dict[str, Any]:
-    return {name: getattr(got, name) for name in locations.SETTINGS}
+    """But for those of several models, which have a test of their own."""
+    return {name: getattr(got, name) for name in locations.SETTINGS if name != "models"}
 
 
 def test_paths_are_absolute_once_they_are_read(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:

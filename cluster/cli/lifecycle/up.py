@@ -33,13 +33,13 @@ _FLAGS = (
     "instances", "engine", "model", "lora", "lora_config", "adapter_root", "keep_versions", "allow_no_effect",
     "backend", "backend_key_file", "manage_backend_adapters", "host", "port", "grpc_port", "tls_cert", "tls_key",
     "tls_client_ca", "cors_origin", "strategy", "gpus", "instances_per_gpu", "tensor_parallel_size", "min_instances",
-    "max_instances", "autoscale", "autoscale_load", "autoscale_ttft", "autoscale_up_after", "autoscale_down_after",
-    "drain_timeout", "rolling_spare", "queue_timeout", "max_queue", "max_queue_wait", "max_concurrent",
-    "per_adapter_limit", "per_adapter", "cap_n", "cap_best_of", "cap_tokens", "cap_prompts", "cap_logprobs",
-    "cap_depth", "allow_chat_template", "allow_chat_template_kwargs", "startup_timeout", "first_byte_timeout",
-    "stall_timeout", "resume", "migration_limit", "lb_processes", "lb_standby", "max_body", "max_buffered", "state_dir",
-    "log_level", "log_format", "access_log", "log_prompts", "api_keys", "anonymous_models", "limits_store",
-    "insecure", "protect_metrics", "otlp_endpoint",
+    "max_instances", "max_concurrent_models", "min_up", "swap_after", "autoscale", "autoscale_load", "autoscale_ttft",
+    "autoscale_up_after", "autoscale_down_after", "drain_timeout", "rolling_spare", "queue_timeout", "max_queue",
+    "max_queue_wait", "max_concurrent", "per_adapter_limit", "per_adapter", "cap_n", "cap_best_of", "cap_tokens",
+    "cap_prompts", "cap_logprobs", "cap_depth", "allow_chat_template", "allow_chat_template_kwargs", "startup_timeout",
+    "first_byte_timeout", "stall_timeout", "resume", "migration_limit", "lb_processes", "lb_standby", "max_body",
+    "max_buffered", "state_dir", "log_level", "log_format", "access_log", "log_prompts", "api_keys", "anonymous_models",
+    "limits_store", "insecure", "protect_metrics", "otlp_endpoint",
 )  # fmt: skip
 
 #: How a value is shown where its type does not say it.

@@ -22,6 +22,7 @@ from worker.spec import Slot, WorkerEndpoint, WorkerSpec
 
 S = WorkerState
 GROUPS = (DEFAULT, "second", "third")
+NAMES = (*GROUPS, "qwen2.5-7b", "a.instance_0")
 COUNTS = st.integers(0, 4)
 
 
@@ -166,7 +167,7 @@ def test_a_worker_is_recorded_with_the_driver_that_started_it_where_that_is_not_
     assert "driver" not in instance.record() and restore(instance.id, instance.record(), 0.0).driver == LOCAL
 
 
-@given(st.sampled_from(GROUPS), st.integers(0, 2000), st.sampled_from(GROUPS), st.integers(0, 2000))
+@given(st.sampled_from(NAMES), st.integers(0, 2000), st.sampled_from(NAMES), st.integers(0, 2000))
 def test_ids_do_not_collide_and_say_what_they_are_of(group: str, number: int, other: str, another: int) -> None:
     name = instance_name(number, group)
     assert (group_of(name), number_of(name)) == (group, number) and is_worker(name)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from cluster.fleet.placement import CPU_MOST, Machine, Placement, choose_gpus
 from config.errors import UsageError
+from worker.spec import Slot
 
 GIB = 1024**3
 
@@ -109,3 +110,41 @@ def test_a_gpu_that_is_not_there_is_an_error_that_says_which_are() -> None:
         choose_gpus(_gpus(0, 1), (0, 7))
     with pytest.raises(UsageError, match="there are: none"):
         choose_gpus((), (0,))
+
+
+def test_gpus_of_one_group_are_not_given_to_another_while_both_are_up() -> None:
+    placement, other = _on_gpus(3), Slot(gpus=(0,))
+    first = placement.slot_beside([], [other])
+    assert first is not None and first.gpus == (1,)
+    second = placement.slot_beside([first], [other])
+    assert second is not None and second.gpus == (2,)
+    assert placement.slot_beside([first, second], [other]) is None
+
+
+def test_workers_of_one_group_share_gpus_beside_another_as_often_as_asked() -> None:
+    placement, slots = _on_gpus(4, ranks=2, per_gpu=2), []
+    while (slot := placement.slot_beside(slots, [Slot(gpus=(1,))])) is not None:
+        slots.append(slot)
+    assert [slot.gpus for slot in slots] == [(2, 3), (2, 3)] and slots[0].share == 2
+
+
+def test_cores_are_divided_among_all_that_may_be_up() -> None:
+    placement = _on_cpu(cores=4, planned=1, crowd=2)
+    first = placement.slot_beside([], [])
+    assert first == placement.slot(0) == Slot(cores=((0, 1),))
+    second = placement.slot_beside([], [first])
+    assert second == Slot(cores=((2, 3),))
+    assert placement.slot_beside([first], [second]) == Slot(cores=())
+
+
+@given(st.integers(1, 8), st.integers(1, 3), st.integers(1, 3), st.lists(st.integers(0, 7), max_size=8))
+def test_nothing_of_another_group_is_ever_given_away(gpus: int, ranks: int, per_gpu: int, taken: list[int]) -> None:
+    placement, own = _on_gpus(gpus, ranks, per_gpu), []
+    for _ in range(50):
+        slot = placement.slot_beside(own, [Slot(gpus=(gpu,)) for gpu in taken])
+        if slot is None:
+            break
+        assert len(slot.gpus) == ranks and not set(slot.gpus) & set(taken)
+        own.append(slot)
+    uses = [gpu for slot in own for gpu in slot.gpus]
+    assert all(uses.count(gpu) <= per_gpu for gpu in uses) and len(own) <= placement.capacity
