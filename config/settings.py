@@ -1,64 +1,40 @@
-"""The only reader of environment and configuration file; everything else is handed a frozen `Settings`.
+"""The settings, out of their sources (`config.sources`); everything else is handed a frozen `Settings`.
 
-Precedence, highest first: flags, environment (``CLUSTERCTL_*``, then the plain names), the YAML file, defaults.
+Precedence, highest first: flags, environment (``CLUSTERCTL_*``, then the plain names), a file of variables, the YAML
+file, defaults.
 """
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import yaml
 from pydantic import AliasChoices, AliasGenerator, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from config import bounded, schedule
+from config import schedule
 from config import setting_types as t
 from config.disk import locations
 from config.errors import UsageError, nearest
-from config.identity.secret import clean
 from config.models import Models
-from config.paths import StateDir, default_state_dir
+from config.paths import default_state_dir
 from config.schedule import Minimum
 from config.setting_types import NAME as NAME
 from config.setting_types import Effect as Effect
+from config.sources import env_file
+from config.sources.given import Given, variable_of
+from config.sources.names import OTHER_ENVIRONMENT, PREFIX, variables
+from config.sources.yaml_file import read_mapping
 from config.topology import STRATEGIES, TlsFiles
-
-PREFIX = "CLUSTERCTL_"
-
-#: Environment names under the prefix that are not settings: they tell the other commands where the cluster is,
-#: and what to say to it.
-OTHER_ENVIRONMENT = frozenset(
-    {"CLUSTERCTL_URL", "CLUSTERCTL_CONFIG", "CLUSTERCTL_API_KEY", "CLUSTERCTL_CA", "CLUSTERCTL_CLIENT_CERT"}
-)
-
-#: Plain environment names from other people's set-ups, by setting.
-PLAIN_NAMES = {
-    "instances": "CLUSTER_INSTANCES",
-    "strategy": "LOAD_BALANCE_STRATEGY",
-    "min_instances": "MIN_INSTANCES",
-    "max_instances": "MAX_INSTANCES",
-    "max_concurrent_models": "MAX_CONCURRENT_MODELS",
-    "autoscale": "AUTO_SCALING",
-    "health_interval": "HEALTH_CHECK_INTERVAL",
-    "model": "DEFAULT_MODEL",
-    "host": "HOST",
-    "port": "PORT",
-    "log_level": "LOG_LEVEL",
-}
 
 
 def _env(name: str) -> AliasChoices:
-    names = [f"{PREFIX}{name.upper()}"]
-    if name in PLAIN_NAMES:
-        names.append(PLAIN_NAMES[name])
-    return AliasChoices(*names)
+    return AliasChoices(*variables(name))
 
 
 class Settings(BaseSettings):
@@ -189,6 +165,7 @@ class Settings(BaseSettings):
     allow_no_effect: bool = t.at_once(False, "adapters may answer as the base model does, such as untrained ones")
     adapter_root: t.Paths = t.at_once((), "adapters are loaded from these folders only; default anywhere")
     state_dir: t.PathOrNone = t.fixed(None, "state, logs, sockets; default one a port")
+    env_file: t.PathOrNone = t.fixed(None, "file of environment variables, NAME=value; those that are set win over it")
     engine_args: t.EngineArgs = t.workers((), "the engine's own flags")
 
     @classmethod
@@ -296,26 +273,55 @@ def load(flags: Mapping[str, Any], config: Path | None = None) -> Settings:
     ones. All paths in them are absolute: those of the file begin in its folder, others where we are.
 
     Raises UsageError with one line that names the key, where it came from and what is wrong with it."""
+    return load_with_sources(flags, config)[0]
+
+
+def load_with_sources(flags: Mapping[str, Any], config: Path | None = None) -> tuple[Settings, Given]:
+    """`load`, and where each setting was given. The environment of this process gets the variables of an ``env_file``
+    that it does not have, so that its children have them, too."""
     if config is None and os.environ.get("CLUSTERCTL_CONFIG"):
         config = Path(os.environ["CLUSTERCTL_CONFIG"])
-    from_file = read_yaml(config) if config else {}
-    _check_environment()
-    given = {**{k: v for k, v in from_file.items() if not _in_environment(k)}, **flags}
+    in_file = read_yaml(config) if config else {}
+    given = _with_variables(Given(flags, in_file, config))
+    _check_environment(given)
+    values = {**{k: v for k, v in in_file.items() if not variable_of(k)}, **flags}
     try:
-        settings = Settings(**given)
+        settings = Settings(**values)
     except ValidationError as error:
-        raise UsageError(explain(error, flags, from_file, config), exit_code=2) from None
+        raise UsageError(explain(error, given), exit_code=2) from None
+    return settings.model_copy(update=_absolute(settings, given)), given
+
+
+def _with_variables(given: Given) -> Given:
+    """With those of the file that ``env_file`` names, if it does."""
+    source = given.source("env_file")
+    if source is None:
+        return given
+    in_file = "env_file" not in given.flags and variable_of("env_file") is None
+    named = given.in_file["env_file"] if in_file else given.flags.get("env_file") or os.environ[f"{PREFIX}ENV_FILE"]
+    base = given.config.absolute().parent if in_file and given.config is not None else None
+    try:
+        path = locations.absolute(named if isinstance(named, Path) else str(named or ""), base)
+    except ValueError as error:
+        raise UsageError(f"{source}: {error}", exit_code=2) from None
+    found = env_file.read(path)
+    env_file.complete(os.environ, found)
+    return replace(given, variables=found, env_file=path)
+
+
+def _absolute(settings: Settings, given: Given) -> dict[str, Any]:
+    """The settings that are paths, or hold some, with absolute ones."""
     found = {}
     for name in locations.SETTINGS:
         if name == "model" and settings.model in settings.models:
             continue  # a name, whatever lies here
-        in_file = config is not None and name in from_file and name not in flags and not _in_environment(name)
-        base = config.absolute().parent if config is not None and in_file else None
+        in_file = name in given.in_file and name not in given.flags and not variable_of(name)
+        base = given.config.absolute().parent if given.config is not None and in_file else None
         try:
             found[name] = locations.setting(name, getattr(settings, name), base)
         except ValueError as error:
-            raise UsageError(f"{_source(name, flags, from_file, config)}: {error}", exit_code=2) from None
-    return settings.model_copy(update=found)
+            raise UsageError(f"{given.source(name) or name}: {error}", exit_code=2) from None
+    return found
 
 
 def from_json(text: str) -> Settings:
@@ -334,66 +340,25 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return settings
 
 
-def read_mapping(path: Path) -> dict[Any, Any]:
-    """The keys and values of a YAML file; none of an empty one. Raises UsageError naming file and line."""
-    try:
-        data = yaml.load(bounded.read_text(path), Loader=bounded.BoundedLoader)
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}", exit_code=2) from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{path}: not a UTF-8 text file", exit_code=2) from None
-    except bounded.Unfit as error:
-        raise UsageError(f"{path}: {error}", exit_code=2) from None
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f", line {mark.line + 1}" if mark else ""
-        raise UsageError(f"{path}{line}: {error.problem or error.context}", exit_code=2) from None
-    except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError) as error:
-        # Not only its own errors: a date that is none is a ValueError, a list as a key a TypeError.
-        raise UsageError(f"{path}: {' '.join(str(error).split())}", exit_code=2) from None
-    except RecursionError:
-        raise UsageError(f"{path}: nested too deeply", exit_code=2) from None
-    if data is None:
-        return {}
-    if not isinstance(data, dict):
-        raise UsageError(f"{path}: settings as 'key: value' lines are needed", exit_code=2)
-    return data
-
-
-def _in_environment(setting: str) -> str | None:
-    """The environment variable that gives ``setting``, if one does."""
-    return next((str(name) for name in _env(setting).choices if os.environ.get(str(name))), None)
-
-
-def _check_environment() -> None:
+def _check_environment(given: Given) -> None:
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | OTHER_ENVIRONMENT
     for name, value in os.environ.items():
         if name.startswith(PREFIX) and value and name not in known:
-            raise UsageError(f"environment: unknown setting {name}{nearest(name, known)}", exit_code=2)
+            where = given.named(name).removesuffix(name).rstrip(": ")
+            raise UsageError(f"{where}: unknown setting {name}{nearest(name, known)}", exit_code=2)
 
 
-def explain(
-    error: ValidationError, flags: Mapping[str, Any], from_file: Mapping[str, Any], config: Path | None
-) -> str:
+def explain(error: ValidationError, given: Given) -> str:
     """The first of what is wrong, in one line that names the setting and where it was given."""
     first = error.errors(include_url=False, include_context=False)[0]
     message = str(first["msg"]).removeprefix("Value error, ")
     location = str(first["loc"][0]) if first["loc"] else ""
-    setting = next((n for n in Settings.model_fields if location in (n, *(str(c) for c in _env(n).choices))), "")
+    setting = next((n for n in Settings.model_fields if location in (n, *variables(n))), "")
     if not setting:
         return message
     if setting == "strategy" and isinstance(first.get("input"), str):
         message = f"unknown strategy{_closest_strategy(str(first['input']))}; known: {', '.join(STRATEGIES)}"
-    return f"{_source(setting, flags, from_file, config)}: {message}"
-
-
-def _source(setting: str, flags: Mapping[str, Any], from_file: Mapping[str, Any], config: Path | None) -> str:
-    """Where ``setting`` was given."""
-    if setting in flags:
-        return f"--{setting.replace('_', '-')}"
-    if variable := _in_environment(setting):
-        return f"environment {variable}"
-    return f"{config}: {setting}" if setting in from_file else setting
+    return f"{given.source(setting) or setting}: {message}"
 
 
 def _closest_strategy(name: str) -> str:
@@ -414,68 +379,3 @@ def environment() -> dict[str, str]:
 def visible_gpus() -> str | None:
     """``CUDA_VISIBLE_DEVICES`` as somebody set it for us, None where nobody did."""
     return os.environ.get("CUDA_VISIBLE_DEVICES")
-
-
-def cluster_url() -> str:
-    """Where the cluster is, for the commands that look for one: the port that `up` would take is the one to ask, over
-    TLS if its state directory says so."""
-    if given := os.environ.get("CLUSTERCTL_URL"):
-        return given
-    port, scheme = os.environ.get(f"{PREFIX}PORT") or "8000", "http"
-    with contextlib.suppress(UsageError, ValueError):  # no home, no number
-        scheme += "s" * StateDir(own_state_dir(int(port))).tls.exists()
-    return f"{scheme}://127.0.0.1:{port}"
-
-
-def cluster_port(url: str | None = None) -> int:
-    """Of ``url``, by default that one: a cluster of this machine has its state directory by it. Raises UsageError."""
-    url = url or cluster_url()
-    try:
-        parts = urlsplit(url)
-        return parts.port or (443 if parts.scheme == "https" else 80)
-    except ValueError as error:
-        raise UsageError(f"{url}: {error}", exit_code=2) from None
-
-
-def own_api_key() -> str | None:
-    """For the inference endpoints of whatever server is asked. ``OPENAI_API_KEY`` is not read: it is somebody else's
-    secret, and not for every URL."""
-    return _own_key("CLUSTERCTL_API_KEY")
-
-
-def own_state_dir(port: int) -> Path:
-    """Of the cluster on ``port`` of this machine, as far as its commands are told."""
-    return given_state_dir() or default_state_dir(port)
-
-
-def given_state_dir() -> Path | None:
-    """What CLUSTERCTL_STATE_DIR names; None where it is unset or empty."""
-    return _own_file(f"{PREFIX}STATE_DIR")
-
-
-def own_ca() -> Path | None:
-    """A file of the authorities by which a cluster's certificate is checked."""
-    return _own_file("CLUSTERCTL_CA")
-
-
-def own_certificate() -> Path | None:
-    """A file with the certificate, and its key, that is shown to clusters which ask for one."""
-    return _own_file("CLUSTERCTL_CLIENT_CERT")
-
-
-def _own_file(variable: str) -> Path | None:
-    given = os.environ.get(variable)
-    return Path(given).expanduser().absolute() if given else None
-
-
-def own_admin_key() -> str | None:
-    return _own_key("CLUSTERCTL_ADMIN_KEY")
-
-
-def _own_key(variable: str) -> str | None:
-    """Raises UsageError for one that no header can carry."""
-    try:
-        value = os.environ.get(variable)
-        return clean(value) if value else None
-    except ValueError as error:
-        raise UsageError(f"environment {variable}: {error}", exit_code=2) from None

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import pytest
 
-from config.settings import PLAIN_NAMES, PREFIX
+from config.sources.names import ALL_PLAIN, PREFIX
 from worker.drivers.proc import ProcessId
 from worker.drivers.process import Process, spawn
 
@@ -102,5 +102,5 @@ async def soon(condition: Callable[[], T]) -> T:
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if nobody had set anything for us."""
     for name in list(os.environ):
-        if name.startswith(PREFIX) or name in {*PLAIN_NAMES.values(), "CUDA_VISIBLE_DEVICES"}:
+        if name.startswith(PREFIX) or name in {*ALL_PLAIN, "CUDA_VISIBLE_DEVICES"}:
             monkeypatch.delenv(name)

@@ -15,7 +15,7 @@ from cluster.cli.arguments import AbsolutePath
 from cluster.cli.render import say
 from cluster.client import ClusterClient
 from cluster.client.core import verified
-from config.settings import cluster_url, own_admin_key, own_api_key, own_ca, own_certificate
+from config.sources.commands import cluster_url, own_admin_key, own_api_key, own_ca, own_certificate
 
 F = TypeVar("F", bound=Callable[..., Any])
 

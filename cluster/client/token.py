@@ -13,7 +13,7 @@ import httpx
 from config.identity import admin_token
 from config.identity.peer_credentials import kernel_tells, uid_of_listener
 from config.paths import StateDir
-from config.settings import own_state_dir
+from config.sources.commands import own_state_dir
 
 
 class LocalToken(httpx.Auth):

@@ -12,7 +12,7 @@ from cluster.client.token import is_of_this_machine
 from config import tls
 from config.errors import UsageError
 from config.paths import StateDir
-from config.settings import own_state_dir
+from config.sources.commands import own_state_dir
 
 #: What says whom to trust: a file of authorities, all of a context, or nothing in particular.
 Verify = Path | ssl.SSLContext | None

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from config.errors import UsageError, nearest
 from config.settings import Effect, Settings, effect_of, explain, known_settings
+from config.sources.given import Given
 
 #: What does it instead, where something does.
 INSTEAD: Mapping[str, str] = {
@@ -51,7 +52,7 @@ def merge(current: Settings, given: Mapping[str, Any], defaults: Sequence[str] =
     try:
         return Settings(**values)
     except ValidationError as error:
-        raise UsageError(explain(error, given, {}, None), exit_code=2) from None
+        raise UsageError(explain(error, Given(given)), exit_code=2) from None
 
 
 def changes(old: Settings, new: Settings, running: Mapping[str, Any]) -> list[Change]:

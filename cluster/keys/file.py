@@ -14,7 +14,7 @@ from config.disk import private
 from config.errors import UsageError
 from config.identity import api_keys
 from config.identity.api_keys import ApiKey
-from config.settings import read_mapping
+from config.sources.yaml_file import read_mapping
 
 #: Seconds between two looks whether it has changed.
 _EVERY_S = 1.0

@@ -48,12 +48,18 @@ _HEAD = """# Configuration
 
 Made from the settings by `clusterctl config reference`; a test holds it to them.
 
-Highest first: flags of `clusterctl up` (and `apply`), the environment, the YAML file (`--config FILE` or
-`CLUSTERCTL_CONFIG`), the default. Times are seconds. Lists are separated by commas in the environment and in flags that
-are not repeatable, and are lists in YAML. An empty variable is an unset one. A relative path begins in the working
-directory of who calls `clusterctl`, in the YAML file in that file's folder. `clusterctl config show` prints what holds
-here; `clusterctl config validate FILE` checks a file. *Changed* is what a change does to a running cluster (`clusterctl
-apply`).
+Highest first: flags of `clusterctl up` (and `apply`), the environment, a file of variables (`--env-file FILE`,
+`CLUSTERCTL_ENV_FILE` or `env_file` in the YAML file), the YAML file (`--config FILE` or `CLUSTERCTL_CONFIG`), the
+default. Times are seconds. Lists are separated by commas in the environment and in flags that are not repeatable, and
+are lists in YAML. An empty variable is an unset one. A relative path begins in the working directory of who calls
+`clusterctl`, in the YAML file in that file's folder. `clusterctl config show` (with the flags of `up`) prints what
+holds here and where each value comes from; `clusterctl config validate FILE` checks a file. *Changed* is what a change
+does to a running cluster (`clusterctl apply`).
+
+A file of variables has `NAME=value` lines (`export`, quotes and comments as in a shell; nothing is expanded). What is
+in it, and not set or empty in the environment, is as if it had been exported: workers have it, too. A `.env` that
+happens to lie in the working directory is not read, since it could be anybody's. `PATH`, `LD_*` and `PYTHON*` are not
+taken from one.
 """
 
 

@@ -15,6 +15,8 @@ from config.disk import locations
 from config.errors import UsageError
 from config.models import definition
 from config.settings import Settings, from_json, load
+from config.sources import commands
+from config.sources.names import ALL_PLAIN
 from config.topology import BalancerConfig, TlsFiles
 
 
@@ -78,6 +80,8 @@ def test_each_source_wins_over_those_below(environment: pytest.MonkeyPatch, tmp_
         ("CLUSTERCTL_MODELS", '{"a": "org/a"}', "models", {"a": definition("org/a")}),
         ("HEALTH_CHECK_INTERVAL", "0.5", "health_interval", 0.5),
         ("DEFAULT_MODEL", "org/m", "model", "org/m"),
+        ("MIM_MODEL_NAME", "org/m", "model", "org/m"),
+        ("INFERENCE_ENGINE", "sim", "engine", "sim"),
         ("HOST", "0.0.0.0", "host", "0.0.0.0"),
         ("PORT", "9", "port", 9),
         ("LOG_LEVEL", "debug", "log_level", "debug"),
@@ -323,12 +327,12 @@ def test_a_child_does_not_inherit_our_settings(environment: pytest.MonkeyPatch) 
 
 
 def test_the_commands_find_the_cluster_and_its_key(environment: pytest.MonkeyPatch) -> None:
-    assert (settings.cluster_url(), settings.own_admin_key()) == ("http://127.0.0.1:8000", None)
+    assert (commands.cluster_url(), commands.own_admin_key()) == ("http://127.0.0.1:8000", None)
     environment.setenv("CLUSTERCTL_PORT", "8123")
-    assert settings.cluster_url() == "http://127.0.0.1:8123"
+    assert commands.cluster_url() == "http://127.0.0.1:8123"
     environment.setenv("CLUSTERCTL_URL", "http://h:1")
     environment.setenv("CLUSTERCTL_ADMIN_KEY", "k")
-    assert (settings.cluster_url(), settings.own_admin_key()) == ("http://h:1", "k")
+    assert (commands.cluster_url(), commands.own_admin_key()) == ("http://h:1", "k")
     assert load({}).admin_key == "k"  # CLUSTERCTL_URL is no unknown setting
 
 
@@ -368,7 +372,7 @@ def test_empty_variables_are_unset_ones(environment: pytest.MonkeyPatch, tmp_pat
     config = _yaml(tmp_path, "port: 1001\nmin_instances: 0\n")
     for name in (*Settings.model_fields, "url", "config", "api_key", "no_such_setting"):
         environment.setenv(f"CLUSTERCTL_{name.upper()}", "")
-    for name in settings.PLAIN_NAMES.values():
+    for name in ALL_PLAIN:
         environment.setenv(name, "")
     got = load({}, config)
     assert got == load({}).model_copy(update={"port": 1001, "min_instances": 0})
@@ -413,8 +417,8 @@ def _absolute(folder: Path) -> dict[str, Any]:
 
 
 def _paths(got: Settings) -> dict[str, Any]:
-    """But for those of several models, which have a test of their own."""
-    return {name: getattr(got, name) for name in locations.SETTINGS if name != "models"}
+    """But for those of several models, and a file that is read at once, which have tests of their own."""
+    return {name: getattr(got, name) for name in locations.SETTINGS if name not in ("models", "env_file")}
 
 
 def test_paths_are_absolute_once_they_are_read(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:

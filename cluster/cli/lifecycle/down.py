@@ -21,7 +21,7 @@ from cluster.client.token import is_of_this_machine
 from cluster.storage import lock
 from config.errors import UsageError
 from config.paths import StateDir, default_state_dir
-from config.settings import cluster_port, cluster_url, given_state_dir
+from config.sources.commands import cluster_port, cluster_url, given_state_dir
 from worker.drivers import proc, run_file
 from worker.drivers.proc import ProcessId
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
+from cluster.cli.lifecycle.up import given_flags, up_command
 from cluster.cli.render import say
 from cluster.deployment import plan
 from cluster.deployment.setting_changes import SECRET
 from config import settings
+from config.text import printable
 
 
 @click.group("config")
@@ -18,15 +21,30 @@ def config_command() -> None:
     """Look at the settings a cluster would start with."""
 
 
-@config_command.command("show")
-@click.option("--config", type=click.Path(path_type=Path), default=None, help="A YAML file with settings.")
-def show(config: Path | None) -> None:
-    """Print the settings as flags, environment, file and defaults give them."""
-    values = json.loads(settings.load({}, config).to_json())
+def _show(config: Path | None, engine_args: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Print the settings as flags, environment, files and defaults give them, and where each comes from.
+
+    Options are those of `up`."""
+    found, given = settings.load_with_sources(given_flags(options, engine_args), config)
+    values = json.loads(found.to_json())
     values |= {name: "(set)" for name in SECRET if values[name]}
+    sources = {name: given.source(name) or "default" for name in values}
+    if as_json:
+        both = {name: {"value": value, "source": sources[name]} for name, value in values.items()}
+        click.echo(json.dumps(both, indent=2))
+        return
     for name, value in values.items():
         meaning = settings.Settings.model_fields[name].description
-        click.echo(f"{name}: {json.dumps(value)}  # {meaning}")
+        click.echo(printable(f"{name}: {json.dumps(value)}  # {sources[name]}; {meaning}"))
+
+
+config_command.add_command(click.Command(
+    "show", callback=_show, help=_show.__doc__,
+    params=[
+        *(param for param in up_command.params if param.name != "detached"),
+        click.Option(["--json", "as_json"], is_flag=True, help="For programs."),
+    ],
+))  # fmt: skip
 
 
 @config_command.command("validate")
@@ -46,7 +64,6 @@ def validate(file: Path | None, config: Path | None) -> None:
 @config_command.command("reference")
 def reference() -> None:
     """Print docs/configuration.md: every setting, its flag, its variable and what a change of it does."""
-    from cluster.cli.lifecycle.up import up_command
     from cluster.tools.reference import markdown
 
     flags = {option.name: "/".join([*option.opts, *option.secondary_opts]) for option in up_command.params}

@@ -25,7 +25,7 @@ from cluster.supervisor import adoption
 from config.disk.files import replacing
 from config.errors import UsageError
 from config.paths import StateDir, default_state_dir
-from config.settings import cluster_port
+from config.sources.commands import cluster_port
 from worker.drivers import available
 
 

@@ -38,17 +38,17 @@ _FLAGS = (
     "max_queue_wait", "max_concurrent", "per_adapter_limit", "per_adapter", "cap_n", "cap_best_of", "cap_tokens",
     "cap_prompts", "cap_logprobs", "cap_depth", "allow_chat_template", "allow_chat_template_kwargs", "startup_timeout",
     "first_byte_timeout", "stall_timeout", "resume", "migration_limit", "lb_processes", "lb_standby", "max_body",
-    "max_buffered", "state_dir", "log_level", "log_format", "access_log", "log_prompts", "api_keys", "anonymous_models",
-    "limits_store", "insecure", "protect_metrics", "otlp_endpoint",
+    "max_buffered", "state_dir", "env_file", "log_level", "log_format", "access_log", "log_prompts", "api_keys",
+    "anonymous_models", "limits_store", "insecure", "protect_metrics", "otlp_endpoint",
 )  # fmt: skip
 
 #: How a value is shown where its type does not say it.
 _METAVARS = {
     "lora": "NAME=PATH", "lora_config": "FILE", "adapter_root": "DIR", "backend": "URL", "backend_key_file": "FILE",
     "per_adapter": "NAME=N", "tls_cert": "FILE", "tls_key": "FILE", "tls_client_ca": "FILE", "strategy": "NAME",
-    "gpus": "0,1", "max_body": "BYTES", "max_buffered": "SIZE", "state_dir": "DIR", "log_level": "LEVEL",
-    "log_format": "text|json", "access_log": "WHICH", "otlp_endpoint": "URL", "api_keys": "FILE", "limits_store": "URL",
-    "anonymous_models": "NAME,NAME", "cors_origin": "ORIGIN", "min_instances": "N[@TIMES]",
+    "gpus": "0,1", "max_body": "BYTES", "max_buffered": "SIZE", "state_dir": "DIR", "env_file": "FILE",
+    "log_level": "LEVEL", "log_format": "text|json", "access_log": "WHICH", "otlp_endpoint": "URL", "api_keys": "FILE",
+    "limits_store": "URL", "anonymous_models": "NAME,NAME", "cors_origin": "ORIGIN", "min_instances": "N[@TIMES]",
     "autoscale": "off|advise|on", "autoscale_load": "SHARE",
 }  # fmt: skip
 

@@ -23,7 +23,7 @@ from cluster.client import ClusterClient, ClusterError, Event
 from cluster.tools.chat.openai_client import OpenAIClient
 from cluster.tools.top import series
 from cluster.tools.top.top import SORTS, WANTED, Snapshot, SnapshotHistory, ordered
-from config.settings import cluster_url, own_admin_key
+from config.sources.commands import cluster_url, own_admin_key
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -12,7 +12,7 @@ import click
 from cluster.cli.common import client, url_option
 from cluster.client.core import root_of
 from config.paths import default_state_dir
-from config.settings import cluster_port, cluster_url
+from config.sources.commands import cluster_port, cluster_url
 
 
 @click.command("ui")

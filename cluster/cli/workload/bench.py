@@ -147,7 +147,7 @@ def _plans(options: dict[str, Any]) -> list[Any]:
     from cluster.tools.bench import prompts, targets
     from cluster.tools.bench.run import BenchPlan
     from cluster.tools.bench.send import Form
-    from config.settings import cluster_url, own_api_key
+    from config.sources.commands import cluster_url, own_api_key
 
     url = root_of(options["url"] or cluster_url())
     verify = verification(url)
@@ -177,7 +177,7 @@ def _plans(options: dict[str, Any]) -> list[Any]:
 
 def _listed(url: str, key: str | None, model: str | None) -> list[Model]:
     """The server's models; none where it does not list any and a model is named."""
-    from config.settings import own_certificate
+    from config.sources.commands import own_certificate
 
     try:
         with ClusterClient(url, key, verify=given_ca(), cert=own_certificate()) as server:

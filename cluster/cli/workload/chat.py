@@ -16,7 +16,7 @@ from cluster.client import ClusterError
 from cluster.tools.chat.conversation import Conversation
 from cluster.tools.chat.openai_client import OpenAIClient
 from config.errors import UsageError
-from config.settings import cluster_url
+from config.sources.commands import cluster_url
 from config.text import printable
 
 

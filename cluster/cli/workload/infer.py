@@ -26,7 +26,7 @@ from cluster.tools.batch.files import BatchStep, Output
 from cluster.tools.batch.lines import Defaults
 from cluster.tools.batch.run import RequestSender, fed, in_order
 from config.errors import UsageError
-from config.settings import cluster_url
+from config.sources.commands import cluster_url
 
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn

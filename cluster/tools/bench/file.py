@@ -8,7 +8,7 @@ from typing import Any
 
 from cluster.tools.bench.prompts import BenchPrompt, listed
 from config.errors import UsageError, nearest
-from config.settings import read_mapping
+from config.sources.yaml_file import read_mapping
 
 #: Keys by section, and the option each one stands for. Several keys may stand for one option.
 SECTIONS: dict[str, dict[str, str]] = {

@@ -11,7 +11,8 @@ import pytest
 
 from certificates import Issued, issue
 from cluster.client import AsyncClusterClient, ClusterClient, ClusterError
-from config import settings, tls
+from config import tls
+from config.sources import commands
 from lbfakes import Balanced, running_balancer
 
 
@@ -84,10 +85,10 @@ def test_commands_ask_over_tls_where_the_state_directory_says_so(
     for name in ("CLUSTERCTL_URL", "CLUSTERCTL_PORT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("CLUSTERCTL_STATE_DIR", str(tmp_path))
-    assert settings.cluster_url() == "http://127.0.0.1:8000"
+    assert commands.cluster_url() == "http://127.0.0.1:8000"
     (tmp_path / "tls.json").touch()
-    assert settings.cluster_url() == "https://127.0.0.1:8000"
+    assert commands.cluster_url() == "https://127.0.0.1:8000"
     monkeypatch.setenv("CLUSTERCTL_PORT", "what")
-    assert settings.cluster_url() == "http://127.0.0.1:what"
-    assert settings.cluster_port("https://a.example") == 443
-    assert settings.cluster_port("http://a.example") == 80
+    assert commands.cluster_url() == "http://127.0.0.1:what"
+    assert commands.cluster_port("https://a.example") == 443
+    assert commands.cluster_port("http://a.example") == 80

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from config.identity.secret import clean
-from config.settings import Settings, load, own_admin_key, own_api_key
+from config.settings import Settings, load
+from config.sources.commands import own_admin_key, own_api_key
 from config.topology import BackendSpec, BalancerConfig
 
 BAD = ["   ", "\n", "se\ncret", "se\r\ncret", "se\tcret", "se\0cret", "se\x1b[1mcret", "se\u2028cret", "\ufeff",

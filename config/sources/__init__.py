@@ -1,0 +1,1 @@
+"""Where settings come from, each source by itself; `config.settings` puts them together."""

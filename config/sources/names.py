@@ -1,0 +1,37 @@
+"""The environment's names of settings. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+PREFIX = "CLUSTERCTL_"
+
+#: Environment names under the prefix that are not settings: they tell the other commands where the cluster is,
+#: and what to say to it.
+OTHER_ENVIRONMENT = frozenset(
+    {"CLUSTERCTL_URL", "CLUSTERCTL_CONFIG", "CLUSTERCTL_API_KEY", "CLUSTERCTL_CA", "CLUSTERCTL_CLIENT_CERT"}
+)
+
+#: Plain environment names from other people's set-ups, by setting; the first that is set counts.
+PLAIN_NAMES: Mapping[str, tuple[str, ...]] = {
+    "instances": ("CLUSTER_INSTANCES",),
+    "engine": ("INFERENCE_ENGINE",),
+    "model": ("MIM_MODEL_NAME", "DEFAULT_MODEL"),
+    "strategy": ("LOAD_BALANCE_STRATEGY",),
+    "min_instances": ("MIN_INSTANCES",),
+    "max_instances": ("MAX_INSTANCES",),
+    "max_concurrent_models": ("MAX_CONCURRENT_MODELS",),
+    "autoscale": ("AUTO_SCALING",),
+    "health_interval": ("HEALTH_CHECK_INTERVAL",),
+    "host": ("HOST",),
+    "port": ("PORT",),
+    "log_level": ("LOG_LEVEL",),
+}
+
+#: Every one of them.
+ALL_PLAIN = frozenset(name for names in PLAIN_NAMES.values() for name in names)
+
+
+def variables(setting: str) -> tuple[str, ...]:
+    """The variables that give ``setting``; of several that are set the first counts."""
+    return (f"{PREFIX}{setting.upper()}", *PLAIN_NAMES.get(setting, ()))
