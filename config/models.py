@@ -15,6 +15,9 @@ from config.errors import nearest
 #: Of a model, which names its group of workers too: no slash. Dots alone would be a step up in a path.
 MODEL_NAME = re.compile(r"(?!\.+$)[A-Za-z0-9._-]{1,96}")
 
+#: A path that means the model which is part of this package, whatever lies in the working directory.
+DEMO = "demo"
+
 #: As many models one cluster may know.
 MOST_MODELS = 256
 
@@ -25,7 +28,7 @@ class ModelDefinition(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    path: t.Text = Field(description="folder, file or hub id")
+    path: t.Text = Field(description="folder, file, hub id, or demo")
     engine: t.TextOrNone = Field(None, description="what its workers run")
     instances: int = Field(1, ge=1, le=1024, description="workers that it has when it is up")
     min: int | None = Field(None, ge=1, le=1024, description="fewest workers that scaling leaves it while it is up")
@@ -52,6 +55,11 @@ class ModelDefinition(BaseModel):
         if self.max is not None and self.max < self.instances:
             raise ValueError(f"max {self.max} is below instances {self.instances}")
         return self
+
+    @property
+    def from_the_start(self) -> bool:
+        """Whether it is up before anybody asks for it."""
+        return self.pinned or not self.on_demand
 
     def to_json(self) -> dict[str, Any]:
         """What differs from the defaults; `definition` reads it."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -140,7 +140,18 @@ class FakeCluster:
 
     def plan(self, **changed: Any) -> None:
         """What holds from now on."""
-        self.revisions.change(replace(self.revisions.latest, **changed), workers=False, before={})
+        self.revisions.change([replace(self.revisions.latest, **changed)], workers=False, before={})
+
+    async def take_in_given(
+        self, given: Mapping[str, Path], lazy: Collection[str] = (), words: Mapping[str, str] | None = None
+    ) -> None:
+        """As a start does that names them."""
+        held = self.revisions.latest
+        spec = replace(
+            held.spec, adapters={name: str(path) for name, path in given.items()}, lazy=frozenset(lazy),
+            descriptions=dict(words or {}),
+        )
+        await self.rollouts.take_in_given(replace(held, spec=spec))
 
     def add(self) -> FakeWorker:
         worker = FakeWorker(f"instance_{len(self.workers)}", self)

@@ -20,7 +20,7 @@ from aiohttp import web
 
 from cluster.api import server as control
 from cluster.balancers.process import BalancerProcess
-from cluster.deployment import plan
+from cluster.deployment import model_plans, plan
 from cluster.fleet.groups import DEFAULT
 from cluster.fleet.placement import Machine
 from cluster.storage.store import Store
@@ -38,6 +38,7 @@ from worker.drivers.base import LOCAL
 from worker.drivers.local import LocalDriver
 from worker.drivers.proc import ProcessId
 from worker.drivers.process import Process
+from worker.engines.flags import values
 from worker.spec import WorkerEndpoint, WorkerSpec
 
 MODEL = "demo"
@@ -64,7 +65,8 @@ class Engine(FakeHandle):
     def __init__(self, spec: WorkerSpec, number: int) -> None:
         super().__init__(1_000_000_000 + 100 * number, spec.endpoint)
         self.spec, self.loop, self.tasks = spec, asyncio.get_running_loop(), Tasks()
-        self.model = spec.argv[spec.argv.index("--served-model-name") + 1]
+        self.names = values(spec.argv, "--served-model-name") or ()
+        self.model = self.names[0]
         self.adapters: dict[str, str] = {}
         self.broken: dict[str, int | None] = {}
         self.broken_once: dict[str, int] = {}
@@ -121,7 +123,7 @@ class Engine(FakeHandle):
 
     async def _models(self, request: web.Request) -> web.Response:
         adapters = ({**card(name, self.model), "root": path} for name, path in self.adapters.items())
-        cards = [card(self.model), *adapters]
+        cards = [*map(card, self.names), *adapters]
         return web.json_response({"object": "list", "data": cards})
 
     async def _load(self, request: web.Request) -> web.Response:
@@ -269,10 +271,12 @@ async def running(
     different for each further group of workers."""
     monkeypatch.setattr(loop, "TICK", 0.01)
     given = {"engine": "sim", "lb_standby": False, "health_interval": 0.05, **settings}
+    machine = Machine((), (0, 1), 2**34)
     plans = [
-        replace(plan.make(load({**given, **own}), Machine((), (0, 1), 2**34)), group=name)
+        replace(plan.make(load({**given, **own}), machine), group=name)
         for name, own in {DEFAULT: {}, **(groups or {})}.items()
     ]
+    plans += [model_plans.make_group(load(given), name, m, machine) for name, m in load(given).models.items()]
     state, clock = StateDir(folder), Clock()
     engines = Engines()
     state.create()

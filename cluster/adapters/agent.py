@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
-from cluster.adapters.effect import Effects
+from cluster.adapters.effect import Effects, Started
+from cluster.fleet.groups import DEFAULT, group_of
 from cluster.fleet.instance import HeldAdapters, Refusal
 from cluster.fleet.states import WorkerState
 from config.backoff import doubled
@@ -53,7 +54,7 @@ class AdapterAgent:
     def __init__(
         self, target: Target, wanted: Callable[[], Mapping[str, str]], withhold: Callable[[str], Awaitable[None]],
         changed: Callable[[], None], clock: Callable[[], float], timeout: float, foreign: frozenset[str] = frozenset(),
-        effects: Effects | None = None, settings: int = 0, held: HeldAdapters | None = None,
+        effects: Effects | None = None, settings: Started = (DEFAULT, 0), held: HeldAdapters | None = None,
     ) -> None:
         self._target, self._wanted, self._withhold, self._changed = target, wanted, withhold, changed
         self._clock, self._timeout, self._foreign = clock, timeout, foreign
@@ -210,7 +211,7 @@ class Agents:
     def begin(self, holder: Holder, target: Target) -> AdapterAgent:
         agent = self._agents[holder.id] = AdapterAgent(
             target, partial(self._wanted, holder.id), self._withhold, self._changed, self._now, _ADAPTER_S,
-            self._foreign(holder.id), self._effects, holder.settings, holder.adapters,
+            self._foreign(holder.id), self._effects, (group_of(holder.id), holder.settings), holder.adapters,
         )
         return agent
 
@@ -222,9 +223,10 @@ class Agents:
     def get(self, name: str) -> AdapterAgent | None:
         return self._agents.get(name)
 
-    def ready(self) -> list[tuple[Holder, AdapterAgent]]:
-        """Who takes requests, and has an agent."""
-        found = ((holder, self._agents.get(holder.id)) for holder in self._holders())
+    def ready(self, group: str | None = None) -> list[tuple[Holder, AdapterAgent]]:
+        """Who takes requests, and has an agent; of one group of workers only, if it is named."""
+        holders = (each for each in self._holders() if group is None or group_of(each.id) == group)
+        found = ((holder, self._agents.get(holder.id)) for holder in holders)
         return [(h, agent) for h, agent in found if agent is not None and h.state is WorkerState.READY]
 
     def look_again(self) -> None:

@@ -24,20 +24,23 @@ _AGAIN, _PAUSE_S = 4, 0.5
 #: Of an answer that says nothing of the adapter: the worker has no room just now.
 _BUSY = (429, 503)
 
+#: With what a worker was started: its group, and the number of its settings (`cluster.deployment.revisions`).
+Started = tuple[str, int]
+
 NONE = "the worker answers with it as the base model does, to the last digit"
 NOT_ASKED = "whether it has an effect: the workers serve nothing that tells"
 NO_ANSWER = "whether it has an effect: the worker that was asked was too busy, or could not answer without it either"
 
 
 class Effects:
-    """``allowed(path)``: whether the adapter in that folder may have none. ``settings``: the number of those
-    that the worker was started with (`cluster.deployment.revisions`)."""
+    """``allowed(path)``: whether the adapter in that folder may have none. ``settings``: those that the worker was
+    started with."""
 
     def __init__(self, allowed: Callable[[str], bool], emit: Emit) -> None:
         self._allowed, self._emit = allowed, emit
-        self._seen: set[tuple[int, str]] = set()
-        self._without: dict[tuple[int, str], str] = {}
-        self._locks: dict[tuple[int, str], asyncio.Lock] = {}
+        self._seen: set[tuple[Started, str]] = set()
+        self._without: dict[tuple[Started, str], str] = {}
+        self._locks: dict[tuple[Started, str], asyncio.Lock] = {}
         self._not_asked: dict[str, str] = {}
 
     def without(self, path: str) -> str | None:
@@ -47,11 +50,11 @@ class Effects:
     def unchecked(self, path: str) -> tuple[str, ...]:
         return (self._not_asked[path],) if path in self._not_asked else ()
 
-    def known(self, settings: int, path: str) -> str | None:
+    def known(self, settings: Started, path: str) -> str | None:
         """What is wrong with it, so that it need not be loaded to see it again."""
         return None if self._allowed(path) else self._without.get((settings, path))
 
-    async def refusal(self, settings: int, target: Target, name: str, path: str) -> str | None:
+    async def refusal(self, settings: Started, target: Target, name: str, path: str) -> str | None:
         """Why the adapter that ``target`` has just loaded is not to be used. Raises ProbeFailed."""
         key = (settings, path)
         if key in self._seen or self._allowed(path):

@@ -54,13 +54,18 @@ class Inventory:
         """With the versions that are to be there beside the active ones."""
         return self.registry.with_versions(self._beside())
 
+    def of(self, holder: str) -> Registry:
+        """What of `everything` belongs to the model of the worker ``holder``."""
+        every = self.everything
+        return every if len(self._revisions.plans) == 1 else every.of(group_of(holder))
+
     def needed(self, name: str) -> frozenset[int]:
         """The versions of it that aliases lead to, or led to before they were changed."""
         return frozenset(number for adapter, number in self._beside() if adapter == name)
 
     def wanted(self, holder: str) -> dict[str, str]:
         """Name and path of what the worker ``holder`` should hold now."""
-        every, cap = self.everything, self._plan(holder).adapter_cap
+        every, cap = self.of(holder), self._plan(holder).adapter_cap
         if self.assigned is None:
             wanted = every.resident(self.used, cap)
         else:

@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from cluster.fleet.groups import DEFAULT
+
 
 @dataclass(frozen=True, slots=True)
 class Version:
@@ -32,7 +34,7 @@ class Version:
 @dataclass(frozen=True, slots=True)
 class Adapter:
     """``pinned``: on every worker whatever is used. ``auto_load``: on every worker before anybody asks for it, while
-    there is room; otherwise from its first use on."""
+    there is room; otherwise from its first use on. ``group``: of the workers of the model that it belongs to."""
 
     name: str
     active: int
@@ -40,6 +42,7 @@ class Adapter:
     description: str = ""
     auto_load: bool = True
     pinned: bool = False
+    group: str = DEFAULT
 
     @property
     def current(self) -> Version:
@@ -91,12 +94,18 @@ class Registry:
     def with_versions(self, wanted: Mapping[tuple[str, int], bool]) -> Registry:
         """And these versions, each by itself as ``NAME@N``, with ``True`` on every worker whatever is used."""
         beside = {
-            f"{name}@{number}": Adapter(f"{name}@{number}", number, (version,), auto_load=False, pinned=pinned)
+            f"{name}@{number}": Adapter(
+                f"{name}@{number}", number, (version,), auto_load=False, pinned=pinned, group=adapter.group
+            )
             for (name, number), pinned in wanted.items()
             if (adapter := self.adapters.get(name)) is not None
             for version in adapter.versions if version.number == number
         }  # fmt: skip
         return Registry({**self.adapters, **beside}) if beside else self
+
+    def of(self, group: str) -> Registry:
+        """The adapters of one model, by the group of its workers."""
+        return Registry({name: adapter for name, adapter in self.adapters.items() if adapter.group == group})
 
     def hashes(self) -> set[str]:
         """Content that some version still needs."""
@@ -137,7 +146,7 @@ def to_rows(adapter: Adapter) -> tuple[dict[str, Any], list[tuple[int, dict[str,
     """The adapter's own row and one for each version."""
     own = {
         "active": adapter.active, "description": adapter.description, "auto_load": adapter.auto_load,
-        "pinned": adapter.pinned,
+        "pinned": adapter.pinned, **({} if adapter.group == DEFAULT else {"group": adapter.group}),
     }  # fmt: skip
     names = Version.__slots__
     return own, [(v.number, {name: getattr(v, name) for name in names}) for v in adapter.versions]

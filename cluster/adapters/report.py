@@ -9,6 +9,7 @@ from typing import Any
 from cluster.adapters.agent import Agents, Holder
 from cluster.adapters.inventory import Inventory
 from cluster.adapters.registry import Adapter, Registry
+from cluster.fleet.groups import DEFAULT, group_of
 from cluster.fleet.instance import HeldAdapters
 
 #: Adapters that are named; the rest is counted together.
@@ -45,6 +46,7 @@ class AdapterReport:
             "state": "rolling" if adapter.name in self._inventory.trials else overall(states),
             "description": adapter.description, "rank": current.rank, "size": current.size,
             "base_model": current.base_model, "auto_load": adapter.auto_load, "instances": instances,
+            **({} if adapter.group == DEFAULT else {"model": adapter.group}),
         }  # fmt: skip
         if versions:
             shown["versions"] = [
@@ -57,7 +59,10 @@ class AdapterReport:
 
     def states(self) -> dict[str, dict[str, Any]]:
         """For `/metrics`: see `states`."""
-        workers = [(holder.adapters, self._inventory.wanted(holder.id)) for holder, _ in self._agents.ready()]
+        workers = [
+            (group_of(holder.id), holder.adapters, self._inventory.wanted(holder.id))
+            for holder, _ in self._agents.ready()
+        ]
         return states(self._inventory.registry, self._inventory.used, workers)
 
     def totals(self, workers: Iterable[str]) -> dict[str, float]:
@@ -72,7 +77,8 @@ class AdapterReport:
     def _instances(self, adapter: Adapter) -> dict[str, dict[str, Any]]:
         """State, version and reason by ready worker."""
         numbers = adapter.numbers()
-        return {holder.id: self._on(holder, adapter.name, numbers) for holder, _ in self._agents.ready()}
+        ready = self._agents.ready(adapter.group)
+        return {holder.id: self._on(holder, adapter.name, numbers) for holder, _ in ready}
 
     def _on(self, holder: Holder, name: str, numbers: Mapping[str, int]) -> dict[str, Any]:
         path, refusal = holder.adapters.loaded.get(name), holder.adapters.refused.get(name)
@@ -91,12 +97,15 @@ def overall(states: Collection[str]) -> str:
 
 
 def states(
-    registry: Registry, used: Mapping[str, float], workers: Collection[tuple[HeldAdapters, Container[str]]]
+    registry: Registry, used: Mapping[str, float], workers: Collection[tuple[str, HeldAdapters, Container[str]]]
 ) -> dict[str, dict[str, Any]]:
-    """By adapter the active version and the number of ``workers`` (what each holds, and should) in each state; first
-    those that are refused somewhere, then the most recently ``used`` (s since the epoch). Above `MOST` they are
-    `OTHER`, without a version."""
-    counts = {name: Counter(held.state(name, wanted) for held, wanted in workers) for name in registry.adapters}
+    """By adapter the active version and the number of ``workers`` of its model (the group of each, what it holds, and
+    should) in each state; first those that are refused somewhere, then the most recently ``used`` (s since the epoch).
+    Above `MOST` they are `OTHER`, without a version."""
+    counts = {
+        name: Counter(held.state(name, wanted) for group, held, wanted in workers if group == adapter.group)
+        for name, adapter in registry.adapters.items()
+    }
     names = sorted(counts, key=lambda name: (not counts[name]["refused"], -used.get(name, 0.0)))
     result: dict[str, dict[str, Any]] = {
         name: {"version": registry.adapters[name].active, "states": dict(counts[name])} for name in names[:MOST]

@@ -46,17 +46,22 @@ class Rollouts:
     # the changes
 
     async def load(
-        self, name: str, path: str, replace_it: bool, description: str | None, allow_no_effect: bool = False
+        self, name: str, path: str, replace_it: bool, description: str | None, allow_no_effect: bool = False,
+        model: str | None = None,
     ) -> tuple[int, dict[str, Any]]:
-        """Status and answer of `POST /v1/load_lora_adapter`. Raises Refused."""
+        """Status and answer of `POST /v1/load_lora_adapter`. ``model``: to which it belongs, by one of its names; None:
+        the only one, or that which it belongs to already. Raises Refused."""
         self._check_name(name)
-        if not self._plan.serves_lora:
+        plan = self._of_model(name, model)
+        if not plan.serves_lora:
             raise Refused(409, "the workers run with --no-enable-lora: they take no adapters")
-        if not self._plan.dynamic_loading:
+        if not plan.dynamic_loading:
             raise Refused(409, "enable_dynamic_loading is false in the adapters' file: nothing is loaded at run time")
         async with self._lock(name):
-            facts = await self._inspect(Path(path), allow_no_effect or self._plan.settings.allow_no_effect)
             old = self._inventory.registry.adapters.get(name)
+            if old is not None and old.group != plan.group:
+                raise Refused(409, f"adapter {name!r} is of model {old.group!r}: unload it there first", "lora_name")
+            facts = await self._inspect(Path(path), plan, allow_no_effect or plan.settings.allow_no_effect)
             if old is not None and old.current.hash == facts.content_hash:
                 await self._on_command(old, description, allow_no_effect)
                 return 200, {**self._report.answer(name), "unchecked": self._unchecked(old, facts)}
@@ -66,11 +71,11 @@ class Rollouts:
                     "version", "load_inplace",
                 )  # fmt: skip
             version = await self._take_in(name, path, facts, allow_no_effect)
-            adapter = old or Adapter(name, 0, ())
+            adapter = old or Adapter(name, 0, (), group=plan.group)
             adapter = replace(adapter, description=adapter.description if description is None else description)
-            keep, needed = self._plan.settings.keep_versions, self._inventory.needed(name)
+            keep, needed = plan.settings.keep_versions, self._inventory.needed(name)
             await self._roll(adapter.with_version(version, keep, needed))
-            ready = bool(self._agents.ready())
+            ready = bool(self._agents.ready(plan.group))
             return (200 if ready else 202), {**self._report.answer(name), "unchecked": self._unchecked(adapter, facts)}
 
     def _unchecked(self, adapter: Adapter, facts: AdapterFacts) -> list[str]:
@@ -84,7 +89,7 @@ class Rollouts:
         if new != adapter:
             await self._keep([new], [])
         self._inventory.used[adapter.name] = self._wall()
-        await asyncio.gather(*(self._quietly(agent, adapter.name) for _, agent in self._agents.ready()))
+        await asyncio.gather(*(self._quietly(agent, adapter.name) for _, agent in self._agents.ready(adapter.group)))
         self._agents.look_again()
 
     async def rollback(self, name: str, number: int | None) -> dict[str, Any]:
@@ -109,25 +114,26 @@ class Rollouts:
     async def unload(self, name: str) -> dict[str, Any]:
         """Off every worker. Raises Refused: 404 for an unknown name, 409 for one that an alias needs."""
         async with self._lock(name):
-            self._inventory.known(name)
+            group = self._inventory.known(name).group
             self._inventory.check_unneeded(name)
             await self._keep([], [name])
             self._inventory.used.pop(name, None)
-            await asyncio.gather(*(self._quietly(agent, name) for _, agent in self._agents.ready()))
+            await asyncio.gather(*(self._quietly(agent, name) for _, agent in self._agents.ready(group)))
             self._emit(
                 "adapters", f"{name} unloaded", kind="adapter.unloaded", data={"adapter": name}
             )
             return {"lora_name": name, "state": "unloaded"}
 
-    async def take_in_given(self, given: dict[str, Path], lazy: frozenset[str], words: dict[str, str]) -> None:
-        """Adapters named at the start: one transaction. Those in ``lazy`` are loaded on their first use only;
-        ``words`` are descriptions. Raises AdapterRejected for the first that is none."""
-        changed, plan = [], self._plan
-        allow = plan.settings.allow_no_effect
-        for name, path in given.items():
+    async def take_in_given(self, plan: Plan) -> None:
+        """Adapters named with a model: one transaction. Those that are lazy are loaded on their first use only. Raises
+        AdapterRejected for the first that is none."""
+        changed, spec, allow = [], plan.spec, plan.settings.allow_no_effect
+        for name, path in ((name, Path(path)) for name, path in spec.adapters.items()):
             facts = await self._intake.inspect(path, plan, allow)
-            old = self._inventory.registry.adapters.get(name) or Adapter(name, 0, ())
-            auto = name not in lazy
+            old = self._inventory.registry.adapters.get(name)
+            if old is None or old.group != plan.group:
+                old = Adapter(name, 0, (), group=plan.group)
+            auto, words = name not in spec.lazy, spec.descriptions
             old = replace(old, auto_load=auto, pinned=auto, description=words.get(name, old.description))
             if old.active and old.current.hash == facts.content_hash:
                 changed.append(old)
@@ -144,10 +150,11 @@ class Rollouts:
         """Puts the active version of ``adapter`` on every ready worker, then into the registry; a name that is
         there already worker by worker, so that the others serve it meanwhile. Raises Refused after all of them have
         gone back."""
-        name, new = adapter.name, self._inventory.registry.adapters.get(adapter.name) is None
+        name, group = adapter.name, adapter.group
+        new = self._inventory.registry.adapters.get(name) is None
         trial = self._inventory.trials[name] = Trial(adapter.current)
         try:
-            while todo := [one for one in self._agents.ready() if one[0].id not in trial.on]:
+            while todo := [one for one in self._agents.ready(group) if one[0].id not in trial.on]:
                 batch = todo if new else todo[:1]
                 trial.on |= {holder.id for holder, _ in batch}
                 words = await asyncio.gather(*(self._put(holder, agent, name) for holder, agent in batch))
@@ -160,7 +167,7 @@ class Rollouts:
                     raise Refused(502, f"{who.id} refused adapter {name!r}: {why}")
             await self._keep([adapter], [])
         except BaseException:
-            touched = [agent for holder, agent in self._agents.ready() if holder.id in trial.on]
+            touched = [agent for holder, agent in self._agents.ready(group) if holder.id in trial.on]
             del self._inventory.trials[name]
             await asyncio.shield(self._back(touched, name, at_once=new))
             raise
@@ -209,9 +216,17 @@ class Rollouts:
         await self._inventory.keep(changed, gone)
         self._agents.look_again()
 
-    @property
-    def _plan(self) -> Plan:
-        return self._revisions.latest
+    def _of_model(self, name: str, model: str | None) -> Plan:
+        """The plan of the model that the adapter ``name`` belongs to. Raises Refused."""
+        plans, old = self._revisions.plans, self._inventory.registry.adapters.get(name)
+        if model is None:
+            if old is not None and old.group in plans:
+                return plans[old.group]
+            if len(self._revisions.served) == 1 or not self._revisions.definitions:
+                return self._revisions.leading
+            known = ", ".join(plan.spec.served_names[0] for plan in self._revisions.served)
+            raise Refused(400, f"to which model does it belong? \"model\" is one of {known}", "model")
+        return self._revisions.named(model)
 
     def _lock(self, name: str) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())
@@ -219,12 +234,13 @@ class Rollouts:
     def _check_name(self, name: str) -> None:
         if not NAME.fullmatch(name):
             raise Refused(400, f"{name[:200]!r} is no adapter name: [A-Za-z0-9._-], 1 to 128 characters", "lora_name")
-        if name in self._plan.spec.served_names:
-            raise Refused(409, f"{name!r} is the name of the model itself", "lora_name")
+        if any(name in plan.spec.served_names for plan in self._revisions.served):
+            which = "a model" if self._revisions.definitions else "the model itself"
+            raise Refused(409, f"{name!r} is the name of {which}", "lora_name")
 
-    async def _inspect(self, path: Path, allow_no_effect: bool) -> AdapterFacts:
+    async def _inspect(self, path: Path, plan: Plan, allow_no_effect: bool) -> AdapterFacts:
         try:
-            return await self._intake.inspect(path, self._plan, allow_no_effect)
+            return await self._intake.inspect(path, plan, allow_no_effect)
         except AdapterRejected as error:
             raise Refused(error.status, str(error), "lora_path") from None
 

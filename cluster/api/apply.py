@@ -156,7 +156,7 @@ class Applier:
         intent, settings, there = self._fleet.intent, checked.settings, self._there(checked)
         effects = {change.effect for change in found}
         before = {change.setting: change.old for change in found}
-        self._in_force.use(checked, workers=Effect.WORKERS in effects, before=before)
+        self._in_force.use([checked], workers=Effect.WORKERS in effects, before=before)
         if "strategy" in before:
             intent.strategy = settings.strategy
         if "instances" in before:

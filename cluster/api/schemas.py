@@ -91,6 +91,7 @@ class LoadAdapter(Body):
     load_inplace: StrictBool = False
     description: StrictStr | None = Field(None, max_length=DESCRIPTION)
     allow_no_effect: StrictBool = False
+    model: StrictStr | None = Field(None, min_length=1, max_length=256)
 
 
 class UnloadAdapter(Body):

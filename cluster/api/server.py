@@ -135,7 +135,8 @@ def _adapter_routes(table: web.RouteTableDef, services: Services) -> None:
         body = schemas.parse(schemas.LoadAdapter, await request.read())
         authority.check_path(_who(request), services.adapter_roots())
         status, result = await rollouts.load(
-            body.lora_name, body.lora_path, body.load_inplace, body.description, body.allow_no_effect
+            body.lora_name, body.lora_path, body.load_inplace, body.description, body.allow_no_effect,
+            body.model,
         )
         return await answer(result, status)
 

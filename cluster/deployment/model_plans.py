@@ -9,9 +9,8 @@ from cluster.deployment import plan
 from cluster.deployment.plan import Plan
 from cluster.fleet.placement import Machine, Placement
 from config.errors import UsageError
-from config.models import ModelDefinition, names_of
+from config.models import DEMO, ModelDefinition, names_of
 from config.settings import Settings
-from worker.demo import MODEL_NAME
 from worker.engines import base, flags
 from worker.spec import EngineSpec
 
@@ -81,7 +80,7 @@ def overlaid(settings: Settings, model: ModelDefinition) -> Settings:
 def _spec(own: Settings, name: str, model: ModelDefinition) -> EngineSpec:
     if flags.has(model.args, "--served-model-name"):
         raise UsageError("args: --served-model-name is the model's name and its `served_names`", exit_code=2)
-    if model.path == MODEL_NAME:
+    if model.path == DEMO:
         own = own.model_copy(update={"model": None})  # the one that is part of this package
     spec = plan.engine_spec(own, "path")
     adapters = {adapter: path for adapter, path in spec.adapters.items() if adapter in model.adapters}

@@ -49,7 +49,7 @@ class InstanceDesired:
 class WorkerGroup:
     """``count`` workers that serve ``model`` (the first of its names) with one engine, started by one driver, both by
     name. ``spares`` (one at most) stand in while a rolling restart of the group lasts: they are not counted, and go
-    when it is over."""
+    when it is over. ``startup_timeout`` and ``drain_timeout`` (s) where they are not as in the whole cluster."""
 
     name: str = DEFAULT
     model: str = ""
@@ -57,6 +57,8 @@ class WorkerGroup:
     driver: str = LOCAL
     instances: Mapping[str, InstanceDesired] = field(default_factory=dict)
     spares: Mapping[str, InstanceDesired] = field(default_factory=dict)
+    startup_timeout: float | None = None
+    drain_timeout: float | None = None
 
     @property
     def count(self) -> int:

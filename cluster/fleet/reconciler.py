@@ -162,8 +162,8 @@ def _keep(
         yield Start(seen.id, fresh=True, keep=keep)
     elif seen.state is _S.BACKOFF and now >= seen.restart_at:
         yield Start(seen.id, keep=keep)
-    elif seen.state is _S.STARTING and now - seen.since > desired.startup_timeout:
-        yield Kill(seen.id, f"not ready within {desired.startup_timeout:g} s", failure=True)
+    elif seen.state is _S.STARTING and now - seen.since > desired.startup_of(seen.id):
+        yield Kill(seen.id, f"not ready within {desired.startup_of(seen.id):g} s", failure=True)
     elif seen.state in (_S.READY, _S.UNHEALTHY) and seen.hung:
         yield Kill(seen.id, seen.hung, failure=True)
     elif seen.state is _S.UNHEALTHY and seen.failing_probes:
@@ -189,7 +189,7 @@ def _end(seen: InstanceObserved, desired: DesiredState, now: float, retire: bool
             yield Kill(seen.id, seen.hung)  # what runs there will not finish
         elif seen.in_flight == 0:
             yield Stop(seen.id, "drained")
-        elif waited >= desired.drain_timeout:
-            yield Stop(seen.id, f"drain timeout of {desired.drain_timeout:g} s")
+        elif waited >= desired.drain_of(seen.id):
+            yield Stop(seen.id, f"drain timeout of {desired.drain_of(seen.id):g} s")
     elif seen.state is _S.STOPPING and waited >= desired.stop_grace:
         yield Kill(seen.id, f"still there {desired.stop_grace:g} s after it was asked to end")

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from cluster.fleet.groups import DEFAULT, InstanceDesired, WorkerGroup
+from cluster.fleet.groups import DEFAULT, InstanceDesired, WorkerGroup, group_of
 
 
 class WorkerState(StrEnum):
@@ -79,8 +79,23 @@ class DesiredState:
         """Every worker there should be just now, spares first."""
         return {} if self.shutting_down else {**self.spares, **self.instances}
 
+    def startup_of(self, name: str) -> float:
+        """Seconds that the worker ``name`` may take to be ready."""
+        group = self.groups.get(group_of(name))
+        own = group.startup_timeout if group is not None else None
+        return self.startup_timeout if own is None else own
+
+    def drain_of(self, name: str) -> float:
+        """Seconds that requests on the worker ``name`` may take to finish."""
+        group = self.groups.get(group_of(name))
+        own = group.drain_timeout if group is not None and not self.shutting_down else None
+        return self.drain_timeout if own is None else own
+
     def with_group(self, group: WorkerGroup) -> DesiredState:
         return replace(self, groups={**self.groups, group.name: group})
+
+    def without_group(self, name: str) -> DesiredState:
+        return replace(self, groups={other: group for other, group in self.groups.items() if other != name})
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from cluster.fleet.groups import DEFAULT
 from cluster.fleet.model_names import Definition
 from config import model_names
 from config.identity.api_keys import MOST_KEYS
@@ -37,6 +38,7 @@ class AdapterRecord(_Strict):
     description: str
     auto_load: bool
     pinned: bool
+    group: str = DEFAULT
     versions: list[VersionRecord] = Field(min_length=1)
 
     @model_validator(mode="after")

@@ -137,7 +137,8 @@ def _to_json(found: Contents) -> dict[str, Any]:
         "adapters": [
             {
                 "name": a.name, "active": a.active, "description": a.description, "auto_load": a.auto_load,
-                "pinned": a.pinned, "versions": [{name: getattr(v, name) for name in names} for v in a.versions],
+                "pinned": a.pinned, **({} if a.group == DEFAULT else {"group": a.group}),
+                "versions": [{name: getattr(v, name) for name in names} for v in a.versions],
             }
             for a in found.adapters
         ],
@@ -263,7 +264,7 @@ def _from_manifest(manifest: Manifest, store: Path) -> Contents:
         )
         adapters.append(Adapter(
             given.name, given.active, versions, description=given.description, auto_load=given.auto_load,
-            pinned=given.pinned,
+            pinned=given.pinned, group=given.group,
         ))  # fmt: skip
     try:
         keys = tuple(api_keys.from_json(key) for key in manifest.keys)

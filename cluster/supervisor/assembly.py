@@ -34,6 +34,8 @@ from cluster.fleet.restart import Backoff, RestartPolicy
 from cluster.fleet.states import DesiredState
 from cluster.keys.file import KeyFile
 from cluster.keys.registry import KeyRegistry
+from cluster.models.offers import Offers
+from cluster.models.record import ModelRecords
 from cluster.monitoring.ejection_limit import EjectionLimit
 from cluster.monitoring.external import ExternalBackend
 from cluster.monitoring.hang_detector import Work
@@ -88,15 +90,15 @@ class Assembly:
 
     @cached_property
     def fleet(self) -> Fleet:
-        plan, settings = self.revisions.latest, self.revisions.settings
-        cores = len(plan.placement.machine.cores) or 1 if plan.engine.busy_start else None
+        settings = self.revisions.settings
         fleet = Fleet(
-            by_plans(DesiredState(starts_at_once=cores), self.revisions),
+            by_plans(DesiredState(), self.revisions),
             RestartPolicy(Backoff(first=settings.restart_delay)), self.random.random, self.emit,
             settings.strategy,
         )
-        for group in self.revisions.plans.values():
-            fleet.intent.scale(group.placement.planned, group.group)
+        for plan in self.revisions.plans.values():
+            if plan.definition is None or (plan.definition.from_the_start and not plan.broken):
+                fleet.intent.scale(plan.placement.planned, plan.group)
         fleet.intent.names.given = settings.model_names
         return fleet
 
@@ -184,6 +186,16 @@ class Assembly:
             self.clock.wall,
         )
 
+    # models
+
+    @cached_property
+    def records(self) -> ModelRecords:
+        return ModelRecords()
+
+    @cached_property
+    def offers(self) -> Offers:
+        return Offers(self.revisions, self.fleet, self.records)
+
     # keys
 
     @cached_property
@@ -236,7 +248,7 @@ class Assembly:
 
     @cached_property
     def backends(self) -> Backends:
-        return Backends(self.fleet, self.external, self.inventory, self.revisions)
+        return Backends(self.fleet, self.external, self.inventory, self.revisions, self.offers.every)
 
     @cached_property
     def publisher(self) -> Publisher:
@@ -286,7 +298,7 @@ class Assembly:
 
     def _model_names(self) -> list[str]:
         """Of the models that are no adapters of the registry."""
-        own = [name for plan in self.revisions.plans.values() for name in plan.spec.served_names]
+        own = [name for plan in self.revisions.served for name in plan.spec.served_names]
         shown = [card["id"] for one in self.fleet.instances.values() for card in one.models]
         return [*own, *shown, *(card["id"] for backend in self.external for card in backend.spec.models)]
 
@@ -294,7 +306,7 @@ class Assembly:
         return snapshot(View(
             now=self.clock.now(), wall=self.clock.wall(), started_at=self._started_at,
             sequence=(self.epoch, self.publisher.sequence), state_dir=str(self.state.root),
-            unsaved=self.write_behind.unsaved, revertible=bool(self.revisions.before), plan=self.revisions.latest,
+            unsaved=self.write_behind.unsaved, revertible=bool(self.revisions.before), plan=self.revisions.leading,
             fleet=self.fleet, external=self.external, balancers=self.balancers.describe(),
             adapters=self.adapters.totals(self.fleet.instances), adapter_states=self.adapters.states(),
             recovery=self.recovery.to_json(), usage=self.usage.latest, cards=self.backends.cards,

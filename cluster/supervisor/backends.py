@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,23 +12,24 @@ from cluster.deployment.revisions import Revisions
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.instance import HeldAdapters, Instance
 from cluster.monitoring.external import ExternalBackend
-from config.topology import ADAPTIVE, BackendSet, BackendSpec
+from config.topology import ADAPTIVE, BackendSet, BackendSpec, OfferedModel
 
 Cards = tuple[dict[str, Any], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Backends:
-    """What the backend set follows from."""
+    """What the backend set follows from. ``offered()``: the models, where there may be several."""
 
     fleet: Fleet
     external: Sequence[ExternalBackend]
     inventory: Inventory
     revisions: Revisions
+    offered: Callable[[], tuple[OfferedModel, ...]]
 
     def as_of(self, version: tuple[int, int]) -> BackendSet:
         """All upstreams as of now, under that version."""
-        intent, base = self.fleet.intent, self.fleet.intent.group().model
+        intent = self.fleet.intent
         external = [
             replace(
                 backend.spec, state=intent.cordons.shown(backend.id, backend.spec.state),
@@ -40,9 +41,15 @@ class Backends:
             epoch=version[0], revision=version[1], strategy=intent.strategy,
             backends=(*(self._backend(i) for i in self.fleet.instances.values() if i.spec), *external),
             shutting_down=intent.desired.shutting_down,
-            registered=tuple(card(a, base, a.current.path) for a in self.inventory.everything.adapters.values()),
-            names=intent.names.in_force(), homes=self._homes(), ranks=self._ranks(),
+            registered=self._registered(), names=intent.names.in_force(), homes=self._homes(), ranks=self._ranks(),
+            models=self.offered(),
         )
+
+    def _registered(self) -> Cards:
+        """Of all adapters whose model is there."""
+        models = {name: group.model for name, group in self.fleet.intent.desired.groups.items()}
+        every = self.inventory.everything.adapters.values()
+        return tuple(card(a, models[a.group], a.current.path) for a in every if a.group in models)
 
     def _homes(self) -> dict[str, tuple[str, ...]]:
         """Of those where the adapter is by now."""
@@ -74,21 +81,21 @@ class Backends:
             expected=(*plan.spec.served_names, *self.inventory.wanted(instance.id)),
             capabilities=plan.engine.capabilities, seats=instance.seats,
             slots=plan.spec.max_loras if plan.engine.capabilities.lora else None,
-            places=plan.adapter_cap if plan.engine.capabilities.lora else None,
+            places=plan.adapter_cap if plan.engine.capabilities.lora else None, group=instance.group,
         )
 
     def cards(self, instance: Instance) -> Cards:
         """The models it may be sent requests for: its base models, and the registry's adapters that it holds now."""
         foreign = self.revisions.plans[instance.group].foreign_adapters
         own = tuple(c for c in instance.models if not c.get("parent") or c["id"] in foreign)
-        return _with_adapters(own, self.inventory.everything, instance.adapters)
+        return _with_adapters(own, self.inventory.of(instance.id), instance.adapters)
 
     def _cards_of_external(self, backend: ExternalBackend) -> Cards:
         """What it says it serves; where its adapters are ours to manage, as for our own workers."""
         if backend.agent is None:
             return backend.spec.models
         own = tuple(c for c in backend.spec.models if not c.get("parent"))
-        return _with_adapters(own, self.inventory.everything, backend.adapters)
+        return _with_adapters(own, self.inventory.of(backend.id), backend.adapters)
 
 
 def _with_adapters(own: Cards, registry: Registry, held: HeldAdapters) -> Cards:

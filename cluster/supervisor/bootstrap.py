@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from pathlib import Path
 
 from cluster.adapters.inventory import Inventory
 from cluster.adapters.rollout import Rollouts
@@ -108,12 +107,12 @@ class Bootstrap:
     async def _take_in_given(self) -> None:
         """The adapters that this start names. Raises UsageError for one that is none."""
         plan = self.revisions.latest
-        spec = plan.spec
-        given = {name: Path(path) for name, path in spec.adapters.items()}
-        if given and not plan.serves_lora:
+        if (given := plan.spec.adapters) and not plan.serves_lora:
             raise UsageError(f"with --no-enable-lora no worker could hold {', '.join(given)}: leave one of them away")
         try:
-            await self.rollouts.take_in_given(given, spec.lazy, spec.descriptions)
+            for plan in self.revisions.plans.values():
+                if not plan.broken:
+                    await self.rollouts.take_in_given(plan)
         except AdapterRejected as error:
             raise UsageError(f"adapter {error}") from None
         except (NotSaved, OSError) as error:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import aiohttp
@@ -13,7 +14,7 @@ import aiohttp
 from cluster.api import server as api
 from cluster.balancers.config import balancer_config, is_outdated
 from cluster.balancers.standby import end_left
-from cluster.deployment import backend_urls, plan
+from cluster.deployment import backend_urls, model_plans, plan
 from cluster.deployment.plan import Plan
 from cluster.fleet.placement import Machine, Placement
 from cluster.monitoring.certificate import watch_certificate
@@ -27,6 +28,7 @@ from cluster.supervisor.housekeeping import keep_house
 from config.aio import Tasks
 from config.disk.strategy_file import StrategyWriter, last_epoch
 from config.identity import admin_token
+from config.models import definitions
 from config.paths import StateDir
 from config.settings import Settings, from_json
 from worker.drivers import available
@@ -56,8 +58,8 @@ async def serve(settings: Settings, ready: Callable[[Snapshot], None] = lambda s
                 settings = from_json(await store.get("settings"))
             else:
                 settings = transfer.with_imported(settings, await store.get(transfer.IMPORTED))
-            checked = plan.make(settings)
-            await _serve(settings, checked, state, store, drivers, adopt, lambda parts: ready(parts.snapshot))
+            plans = [plan.make(settings), *await _models(settings, store, adopt)]
+            await _serve(settings, plans, state, store, drivers, adopt, lambda parts: ready(parts.snapshot))
         finally:
             await store.close()
 
@@ -71,21 +73,21 @@ async def end(state: StateDir) -> None:
             await end_left(state, store)
             if await adoption.anything_alive(store, drivers, state.runs):
                 settings = from_json(await store.get("settings"))
-                await _serve(settings, _plan_to_end(settings), state, store, drivers, True, _shut_down)
+                await _serve(settings, await _plans_to_end(settings, store), state, store, drivers, True, _shut_down)
         finally:
             await store.close()
 
 
 async def _serve(
-    settings: Settings, checked: Plan, state: StateDir, store: Store, drivers: Drivers, adopt: bool,
+    settings: Settings, plans: Sequence[Plan], state: StateDir, store: Store, drivers: Drivers, adopt: bool,
     ready: Callable[[Assembly], None],
 ) -> None:
-    ending = checked.most == 0
+    ending = ready is _shut_down
     if not ending:
         _make_token(state)
     epoch = await _epoch(state, store)
     backends = list(map(ExternalBackend, backend_urls.parse(settings.backend, settings.backend_key_file, epoch)))
-    parts = Assembly([checked], state, store, drivers, [] if ending else backends, epoch)
+    parts = Assembly(plans, state, store, drivers, [] if ending else backends, epoch)
     balancers = parts.balancers
     await parts.bootstrap.prepare(adopt)
     if not ending:
@@ -195,8 +197,25 @@ def _handle_signals(shut_down: Callable[[bool], None]) -> None:
         asyncio.get_running_loop().add_signal_handler(number, on_signal, number)
 
 
-def _plan_to_end(settings: Settings) -> Plan:
+async def _models(settings: Settings, store: Store, adopt: bool) -> list[Plan]:
+    """Of the models that an earlier supervisor knew and, at a start, those of the configuration instead of those that
+    it named then. What cannot be had any more is said of the models that were loaded later; raises UsageError for one
+    of the configuration."""
+    kept = definitions(await store.get("models") or {})
+    if adopt:
+        return model_plans.make_all(settings, kept, strict=False)
+    before = json.loads(await store.get("settings") or "{}").get("models", {})
+    later = {name: model for name, model in kept.items() if name not in before and name not in settings.models}
+    return [*model_plans.make_all(settings, settings.models), *model_plans.make_all(settings, later, strict=False)]
+
+
+async def _plans_to_end(settings: Settings, store: Store) -> list[Plan]:
     """To end a cluster nothing of what it ran on needs to be there any more: no model, no GPU, no installed engine."""
+    models = definitions(await store.get("models") or {})
+    return [_plan_to_end(settings), *(model_plans.broken(settings, name, m, "") for name, m in models.items())]
+
+
+def _plan_to_end(settings: Settings) -> Plan:
     nothing = EngineSpec(engine=settings.engine, model="", served_names=("",))
     placement = Placement(Machine((), (), 0), on_gpu=False)
     return Plan(settings, base.load(settings.engine), nothing, placement, 0, 0)

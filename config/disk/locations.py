@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from config.errors import UsageError
-from config.models import ModelDefinition
+from config.models import DEMO, ModelDefinition
 
 #: Settings that are a path, and those that hold some (docs/decisions/0034).
 SINGLE = (
@@ -80,7 +80,8 @@ def setting(name: str, value: Any, base: Path | None = None) -> Any:
 def of_model(model: ModelDefinition, base: Path | None = None) -> ModelDefinition:
     """With its paths absolute. Raises ValueError and UsageError as `absolute`."""
     adapters = {key: str(_of_adapter(key, path, base)) for key, path in model.adapters.items()}
-    return model.model_copy(update={"path": str(setting("model", model.path, base)), "adapters": adapters})
+    path = model.path if model.path == DEMO else str(setting("model", model.path, base))
+    return model.model_copy(update={"path": path, "adapters": adapters})
 
 
 def _of_adapter(name: str, path: Any, base: Path | None) -> Any:

@@ -289,12 +289,14 @@ def test_a_later_supervisor_reads_exactly_what_was_written(environment: pytest.M
 def test_several_models_are_read_with_their_paths_absolute(tmp_path: Path) -> None:
     (tmp_path / "here").mkdir()
     (tmp_path / "a").mkdir()
-    text = "model: a\nmodels:\n  a: {path: here, adapters: {l: adapters/l}, idle-timeout: 5}\n  b: org/b\n"
+    (tmp_path / "demo").mkdir()
+    text = "model: a\nmodels:\n  a: {path: here, adapters: {l: adapters/l}, idle-timeout: 5}\n  b: org/b\n  c: demo\n"
     found = load({}, _yaml(tmp_path, text))
     assert found.models["a"] == definition(
         {"path": str(tmp_path / "here"), "adapters": {"l": str(tmp_path / "adapters/l")}, "idle_timeout": 5}
     )
-    assert (found.models["b"].path, found.model, found.default_model) == ("org/b", "a", "a")
+    assert (found.models["b"].path, found.models["c"].path) == ("org/b", "demo")
+    assert (found.model, found.default_model) == ("a", "a")
     assert settings.from_json(found.to_json()) == found
 
 

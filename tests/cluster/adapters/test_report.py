@@ -6,6 +6,7 @@ import pytest
 
 from cluster.adapters.registry import Adapter, Registry, Version
 from cluster.adapters.report import MOST, OTHER, overall, states
+from cluster.fleet.groups import DEFAULT
 from cluster.fleet.instance import HeldAdapters, Refusal
 
 
@@ -46,7 +47,7 @@ def test_the_state_on_all_workers_is_the_one_that_keeps_it_from_being_loaded(
 
 
 def test_workers_are_counted_by_state_with_the_active_version() -> None:
-    workers = [(one, {"poet"}) for one in (held({"poet"}), held({"poet"}), held(refused={"poet"}))]
+    workers = [(DEFAULT, one, {"poet"}) for one in (held({"poet"}), held({"poet"}), held(refused={"poet"}))]
     assert states(registry("poet"), {}, workers) == {
         "poet": {"version": 2, "states": {"loaded": 2, "refused": 1}}
     }
@@ -56,7 +57,7 @@ def test_workers_are_counted_by_state_with_the_active_version() -> None:
 def test_so_many_are_named_the_refused_and_the_most_used_first() -> None:
     names = [f"a{number}" for number in range(MOST + 50)]
     used = {name: float(at) for at, name in enumerate(names)}
-    found = states(registry(*names), used, [(held(names[1:], {"a0"}), names)])
+    found = states(registry(*names), used, [(DEFAULT, held(names[1:], {"a0"}), names)])
     assert len(found) == MOST + 1
     assert found["a0"]["states"] == {"refused": 1}, "the one that somebody has to see, however seldom it is used"
     assert names[-1] in found and names[1] not in found

@@ -465,7 +465,7 @@ async def test_one_that_fails_beside_another_takes_nothing_from_it(cluster: Fake
 
 
 async def given_lazily(cluster: FakeCluster, path: str, name: str = "lazy") -> None:
-    await cluster.rollouts.take_in_given({name: Path(path)}, frozenset({name}), {})
+    await cluster.take_in_given({name: Path(path)}, {name})
     await settle(cluster)
 
 
@@ -506,7 +506,7 @@ async def test_given_ones_are_one_transaction_and_the_same_again_no_new_version(
 ) -> None:
     given = {"a": Path(content(1)), "b": Path(content(2))}
     for _ in range(2):
-        await cluster.rollouts.take_in_given(given, frozenset({"b"}), {"a": "words"})
+        await cluster.take_in_given(given, {"b"}, {"a": "words"})
     assert cluster.saved == [(["a", "b"], [])] * 2
     adapters = cluster.inventory.registry.adapters
     assert [(a.active, a.pinned, a.auto_load) for a in adapters.values()] == [(1, True, True), (1, False, False)]
@@ -517,9 +517,7 @@ async def test_one_that_is_none_among_given_ones_keeps_all_out(
     cluster: FakeCluster, content: Content, tmp_path: Path
 ) -> None:
     with pytest.raises(Exception, match="nowhere"):
-        await cluster.rollouts.take_in_given(
-            {"a": Path(content(1)), "b": tmp_path / "nowhere"}, frozenset(), {}
-        )
+        await cluster.take_in_given({"a": Path(content(1)), "b": tmp_path / "nowhere"})
     assert cluster.saved == [] and cluster.inventory.registry.adapters == {}
 
 

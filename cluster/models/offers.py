@@ -1,0 +1,57 @@
+"""What balancers are told of the models: which there are, and whether they answer. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from cluster.deployment.plan import Plan
+from cluster.deployment.revisions import Revisions
+from cluster.fleet.fleet import Fleet
+from cluster.fleet.groups import WorkerGroup
+from cluster.fleet.instance import Instance
+from cluster.fleet.states import WorkerState
+from cluster.models.record import ModelRecords
+from config.topology import OfferedModel
+
+
+def state_of(group: WorkerGroup, workers: Iterable[Instance], failed: bool) -> str:
+    """One of `config.topology.MODEL_STATES`. ``workers``: all of the group that there are, also those that go;
+    ``failed``: it is not to be started, because the latest start came to nothing."""
+    there = list(workers)
+    if group.count:
+        serving = any(one.state is WorkerState.READY and one.id in group.instances for one in there)
+        return "up" if serving else "starting"
+    if there:
+        return "stopping"
+    return "failed" if failed else "down"
+
+
+class Offers:
+    def __init__(self, revisions: Revisions, fleet: Fleet, records: ModelRecords) -> None:
+        self._revisions, self._fleet, self._records = revisions, fleet, records
+
+    def state(self, plan: Plan) -> str:
+        """Of the model of that plan, see `state_of`."""
+        group, record = self._fleet.intent.group(plan.group), self._records.of(plan.group)
+        workers = [one for one in self._fleet.instances.values() if one.group == plan.group]
+        return state_of(group, workers, bool(plan.broken or record.why))
+
+    def every(self) -> tuple[OfferedModel, ...]:
+        """None where there is one model, which is up."""
+        if not self._revisions.definitions:
+            return ()
+        leading = self._revisions.leading
+        return tuple(self._offer(plan, plan is leading) for plan in self._revisions.served)
+
+    def _offer(self, plan: Plan, is_default: bool) -> OfferedModel:
+        model, record = plan.definition, self._records.of(plan.group)
+        wait, strategy = plan.settings.queue_timeout, ""
+        if model is not None:
+            wait = plan.settings.startup_timeout if model.queue_timeout is None else model.queue_timeout
+            strategy = model.strategy or ""
+        state = self.state(plan)
+        why, retry_at = (plan.broken or record.why, record.retry_wall) if state == "failed" else ("", 0.0)
+        return OfferedModel(
+            name=plan.spec.served_names[0], names=plan.spec.served_names, group=plan.group, state=state, wait=wait,
+            strategy=strategy, why=why, retry_at=retry_at, is_default=is_default,
+        )
