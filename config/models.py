@@ -28,8 +28,9 @@ class ModelDefinition(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    path: t.Text = Field(description="folder, file, hub id, or demo")
-    engine: t.TextOrNone = Field(None, description="what its workers run")
+    path: t.Text = Field(description="folder, file, hub id or name in a manifest, such as demo")
+    profile: t.TextOrNone = Field(None, description="profile of the manifest; default the one that fits best")
+    engine: t.EngineName | None = Field(None, description="what its workers run")
     instances: int = Field(1, ge=1, le=1024, description="workers that it has when it is up")
     min: int | None = Field(None, ge=1, le=1024, description="fewest workers that scaling leaves it while it is up")
     max: int | None = Field(None, ge=1, le=1024, description="most workers that scaling gives it")

@@ -60,6 +60,11 @@ def _comma_list(value: Any) -> Any:
     return tuple(v.strip() for v in value.split(",") if v.strip()) if isinstance(value, str) else value
 
 
+def _engine(value: Any) -> Any:
+    """llama.cpp has as many spellings as users."""
+    return "llamacpp" if isinstance(value, str) and value in ("llama_cpp", "llama-cpp", "llama.cpp") else value
+
+
 def _any_case(value: Any) -> Any:
     return value.strip().lower() if isinstance(value, str) else value
 
@@ -209,6 +214,7 @@ def _named(read: Callable[[Any], model_names.Named]) -> BeforeValidator:
 _NOT_EMPTY = BeforeValidator(_not_empty)
 
 Text = Annotated[str, _NOT_EMPTY]
+EngineName = Annotated[str, _NOT_EMPTY, BeforeValidator(_engine)]
 TextOrNone = Annotated[str | None, _NOT_EMPTY]
 PathOrNone = Annotated[Path | None, _NOT_EMPTY]
 Texts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_list)]

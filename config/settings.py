@@ -46,8 +46,8 @@ class Settings(BaseSettings):
     )
 
     instances: int = t.at_once(1, "workers to keep running", ge=0, le=1024)
-    engine: t.Text = t.fixed("vllm", "what a worker runs: vllm, or sim for tests without a model")
-    model: t.TextOrNone = t.fixed(None, "model path or hub id; without one, the demo model")
+    engine: t.EngineName = t.fixed("vllm", "what a worker runs: vllm, or sim for tests without a model")
+    model: t.TextOrNone = t.fixed(None, "model path, hub id or name in a manifest; without one, the demo model")
     models: Models = t.fixed({}, "several models, name: path, or name: {path: ..., engine: ...}")
     max_concurrent_models: int | None = t.at_once(
         None, "models that are up at the same time; default as many as fit", ge=1
@@ -56,6 +56,9 @@ class Settings(BaseSettings):
     swap_after: float = t.at_once(
         10.0, "how long requests wait for a model before another that has requests makes room", ge=0
     )
+    manifest: t.PathOrNone = t.fixed(None, "YAML file of models and their profiles, beside those known by name anyway")
+    profile: t.TextOrNone = t.fixed(None, "profile of such a model; default the one that fits this machine best")
+    served_names: t.Texts = t.fixed((), "what clients call the model; default its path or id")
     lora: t.Adapters = t.fixed({}, "LoRA adapters, name: path")
     backend: t.Texts = t.fixed((), "URLs of servers to balance as well")
     backend_key_file: t.PathOrNone = t.fixed(None, "file with the API key of those servers")

@@ -25,6 +25,52 @@ QWEN_25_7B: dict[str, Any] = {
     "vocab_size": 152064,
 }  # fmt: skip
 
+QWEN_25_05B: dict[str, Any] = {
+    **QWEN_25_7B, "hidden_size": 896, "intermediate_size": 4864, "num_attention_heads": 14, "num_hidden_layers": 24,
+    "num_key_value_heads": 2, "tie_word_embeddings": True, "vocab_size": 151936,
+}  # fmt: skip
+
+QWEN_25_14B: dict[str, Any] = {
+    **QWEN_25_7B, "hidden_size": 5120, "intermediate_size": 13824, "num_attention_heads": 40, "num_hidden_layers": 48,
+    "num_key_value_heads": 8,
+}  # fmt: skip
+
+QWEN_25_32B: dict[str, Any] = {**QWEN_25_14B, "intermediate_size": 27648, "num_hidden_layers": 64}
+
+QWEN_25_72B: dict[str, Any] = {
+    **QWEN_25_14B, "hidden_size": 8192, "intermediate_size": 29568, "num_attention_heads": 64, "num_hidden_layers": 80,
+}  # fmt: skip
+
+LLAMA_31_8B: dict[str, Any] = {
+    **LLAMA_3_8B, "max_position_embeddings": 131072,
+    "rope_scaling": {"factor": 8.0, "original_max_position_embeddings": 8192, "rope_type": "llama3"},
+}  # fmt: skip
+
+LLAMA_33_70B: dict[str, Any] = {
+    **LLAMA_31_8B, "hidden_size": 8192, "intermediate_size": 28672, "num_attention_heads": 64, "num_hidden_layers": 80,
+}  # fmt: skip
+
+SMOLLM2_135M: dict[str, Any] = {
+    "model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "max_position_embeddings": 8192,
+    "num_attention_heads": 9, "num_hidden_layers": 30, "num_key_value_heads": 3, "tie_word_embeddings": True,
+    "torch_dtype": "bfloat16", "vocab_size": 49152,
+}  # fmt: skip
+
+EXAONE_35_78B: dict[str, Any] = {
+    "model_type": "exaone", "hidden_size": 4096, "intermediate_size": 14336, "max_position_embeddings": 32768,
+    "num_attention_heads": 32, "num_layers": 32, "num_key_value_heads": 8, "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16", "vocab_size": 102400,
+}  # fmt: skip
+
+EXAONE_35_24B: dict[str, Any] = {
+    **EXAONE_35_78B, "head_dim": 80, "hidden_size": 2560, "intermediate_size": 7168, "num_layers": 30,
+    "tie_word_embeddings": True,
+}  # fmt: skip
+
+EXAONE_35_32B: dict[str, Any] = {
+    **EXAONE_35_78B, "hidden_size": 5120, "intermediate_size": 27392, "num_attention_heads": 40, "num_layers": 64,
+}  # fmt: skip
+
 MIXTRAL_8X7B: dict[str, Any] = {
     "model_type": "mixtral", "hidden_size": 4096, "intermediate_size": 14336, "max_position_embeddings": 32768,
     "num_attention_heads": 32, "num_experts_per_tok": 2, "num_hidden_layers": 32, "num_key_value_heads": 8,
@@ -127,5 +173,14 @@ TOTALS = [
     ("Gemma-3-1B", GEMMA_3_1B, 999_885_952),
     ("gpt-oss-20b", GPT_OSS_20B, 20_914_757_184),
     ("DeepSeek-V2-Lite", DEEPSEEK_V2_LITE, 15_706_484_224),
+    ("Qwen2.5-0.5B", QWEN_25_05B, 494_032_768),
+    ("Qwen2.5-14B", QWEN_25_14B, 14_770_033_664),
+    ("Qwen2.5-32B", QWEN_25_32B, 32_763_876_352),
+    ("Qwen2.5-72B", QWEN_25_72B, 72_706_203_648),
+    ("Llama-3.3-70B", LLAMA_33_70B, 70_553_706_496),
+    ("SmolLM2-135M", SMOLLM2_135M, 134_515_008),
+    ("EXAONE-3.5-2.4B", EXAONE_35_24B, 2_405_327_360),
+    ("EXAONE-3.5-7.8B", EXAONE_35_78B, 7_818_448_896),
+    ("EXAONE-3.5-32B", EXAONE_35_32B, 32_003_200_000),
     ("DeepSeek-V3", DEEPSEEK_V3, 671_026_419_200),
 ]

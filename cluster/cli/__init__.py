@@ -28,7 +28,7 @@ class _Commands(click.Group):
         "logs": "running.operate", "events": "running.events", "why": "running.why", "lora": "workload.lora",
         "chat": "workload.chat", "infer": "workload.infer", "bench": "workload.bench", "ui": "running.ui",
         "config": "lifecycle.settings", "doctor": "lifecycle.doctor", "plan": "lifecycle.sizing",
-        "state": "lifecycle.state", "alias": "running.names", "route": "running.names",
+        "state": "lifecycle.state", "alias": "running.names", "route": "running.names", "model": "running.models",
     }  # fmt: skip
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -162,8 +162,8 @@ def engine_spec(settings: Settings, what: str = "--model") -> EngineSpec:
     else:
         _check_model(model, what)
         names = (file.served_name,) if file.served_name and not given else (model,)
-    if named:
-        names = tuple(named)
+    if named or settings.served_names:
+        names = tuple(named or settings.served_names)
     ranks = [_adapter_rank(name, Path(path)) for name, path in adapters.items()]
     for name in adapters:
         if name in names:

@@ -11,7 +11,10 @@ from config.settings import Settings, effect_of
 
 #: Headings, each with its settings in the order of reading. A setting that is in none goes to the end.
 GROUPS: Mapping[str, tuple[str, ...]] = {
-    "What runs": ("instances", "engine", "model", "engine_args", "min_instances", "max_instances"),
+    "What runs": (
+        "instances", "engine", "model", "served_names", "manifest", "profile", "engine_args", "min_instances",
+        "max_instances",
+    ),
     "Several models": ("models", "max_concurrent_models", "min_up", "swap_after"),
     "As many workers as the load needs": (
         "autoscale", "autoscale_load", "autoscale_ttft", "autoscale_up_after", "autoscale_down_after",

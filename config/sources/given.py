@@ -14,19 +14,21 @@ from config.sources.names import variables
 @dataclass(frozen=True, slots=True)
 class Given:
     """``flags`` by setting; ``in_file``: what stands in the YAML file ``config``; ``variables``: what stands in
-    ``env_file``, which by now are in the environment, too, unless that had others."""
+    ``env_file``, which by now are in the environment, too, unless that had others. ``environment``: whether that
+    counts."""
 
     flags: Mapping[str, Any] = field(default_factory=dict)
     in_file: Mapping[str, Any] = field(default_factory=dict)
     config: Path | None = None
     variables: Mapping[str, str] = field(default_factory=dict)
     env_file: Path | None = None
+    environment: bool = True
 
     def source(self, setting: str) -> str | None:
         """Where ``setting`` was given: a flag, a variable, the file. None: nowhere."""
         if setting in self.flags:
             return f"--{setting.replace('_', '-')}"
-        if variable := variable_of(setting):
+        if self.environment and (variable := variable_of(setting)):
             return self.named(variable)
         return f"{self.config}: {setting}" if setting in self.in_file else None
 

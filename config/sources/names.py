@@ -17,6 +17,7 @@ PLAIN_NAMES: Mapping[str, tuple[str, ...]] = {
     "instances": ("CLUSTER_INSTANCES",),
     "engine": ("INFERENCE_ENGINE",),
     "model": ("MIM_MODEL_NAME", "DEFAULT_MODEL"),
+    "profile": ("MIM_MODEL_PROFILE",),
     "strategy": ("LOAD_BALANCE_STRATEGY",),
     "min_instances": ("MIN_INSTANCES",),
     "max_instances": ("MAX_INSTANCES",),

@@ -419,8 +419,8 @@ def _absolute(folder: Path) -> dict[str, Any]:
 
 
 def _paths(got: Settings) -> dict[str, Any]:
-    """But for those of several models, and a file that is read at once, which have tests of their own."""
-    return {name: getattr(got, name) for name in locations.SETTINGS if name not in ("models", "env_file")}
+    """But for those of several models, and files that are read at once, which have tests of their own."""
+    return {n: getattr(got, n) for n in locations.SETTINGS if n not in ("models", "env_file", "manifest")}
 
 
 def test_paths_are_absolute_once_they_are_read(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import click
 from cluster.cli.lifecycle.up import given_flags, up_command
 from cluster.cli.render import say
 from cluster.deployment import plan
+from cluster.deployment.profiles import resolution
 from cluster.deployment.setting_changes import SECRET
 from config import settings
 from config.text import printable
@@ -25,10 +26,10 @@ def _show(config: Path | None, engine_args: tuple[str, ...], as_json: bool, **op
     """Print the settings as flags, environment, files and defaults give them, and where each comes from.
 
     Options are those of `up`."""
-    found, given = settings.load_with_sources(given_flags(options, engine_args), config)
-    values = json.loads(found.to_json())
+    found = resolution.load(given_flags(options, engine_args), config)
+    values = json.loads(found.settings.to_json())
     values |= {name: "(set)" for name in SECRET if values[name]}
-    sources = {name: given.source(name) or "default" for name in values}
+    sources = {name: found.source(name) for name in values}
     if as_json:
         both = {name: {"value": value, "source": sources[name]} for name, value in values.items()}
         click.echo(json.dumps(both, indent=2))
@@ -52,7 +53,7 @@ config_command.add_command(click.Command(
 @click.option("--config", type=click.Path(path_type=Path), default=None, help="The same as FILE.")
 def validate(file: Path | None, config: Path | None) -> None:
     """Check FILE and what it asks of this machine; start nothing."""
-    checked = plan.make(settings.load({}, file or config))
+    checked = plan.make(resolution.load({}, file or config).settings)
     place = f"{len(checked.placement.machine.gpus)} GPUs" if checked.placement.on_gpu else "no GPU"
     say(
         f"ok: {checked.settings.instances} x {checked.spec.engine}, model {checked.spec.served_names[0]}, "

@@ -14,6 +14,7 @@ from cluster.cli.common import PATIENCE, WHERE, Finite, client, finish, no_wait_
 from cluster.cli.lifecycle.up import given_flags, up_command
 from cluster.cli.render import change_table, console, say
 from cluster.client import ClusterClient, ClusterError
+from cluster.deployment.profiles import resolution
 from config.disk import locations
 from config.errors import UsageError
 from config.settings import Effect, read_yaml
@@ -76,6 +77,7 @@ def _apply(
     engine's own flags. Each change is shown with what it does; workers are restarted one at a time."""
     settings = _sendable(read_yaml(config), config) if config else {}
     settings |= _sendable(given_flags(options, engine_args))
+    settings = resolution.applied(settings) if settings.get("model") or settings.get("models") else settings
     defaults = [name.strip().replace("-", "_") for name in default]
     if previous and (settings or defaults):
         raise click.UsageError("--previous goes without other settings")

@@ -20,6 +20,7 @@ import psutil
 import cluster
 from cluster.deployment import limits
 from cluster.deployment import plan as plans
+from cluster.deployment.profiles import resolution
 from cluster.tools.doctor import engine, gpus, states
 from cluster.tools.doctor.facts import CertificateFacts, Clock, Cpu, Disk, MachineFacts, Port, Sized
 from cluster.tools.sizing import files
@@ -66,7 +67,7 @@ def look(flags: Mapping[str, Any], config: Path | None, import_seconds: float) -
 
 def _settings(flags: Mapping[str, Any], config: Path | None) -> tuple[Settings | None, str | None]:
     try:
-        settings = configuration.load(flags, config)
+        settings = resolution.load(flags, config).settings
         settings.state_directory()
         return settings, None
     except UsageError as error:

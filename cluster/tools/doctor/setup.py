@@ -9,6 +9,7 @@ from cluster.deployment.plan import Plan
 from cluster.tools.doctor.facts import CertificateFacts, MachineFacts, Port, State
 from cluster.tools.doctor.finding import Finding, gib, listed, ok, problem, warning
 from config.settings import Settings
+from worker.demo import MODEL_NAME
 from worker.engines import flags
 from worker.spec import Slot
 
@@ -19,6 +20,10 @@ _RENEW_DAYS = 14
 def findings(facts: MachineFacts) -> Iterator[Finding]:
     yield settings(facts)
     if facts.settings is not None:
+        if facts.settings.profile is not None:
+            names = facts.settings.served_names or (MODEL_NAME,)
+            yield ok("profile", f"{facts.settings.profile} of the model {names[0]} fits this machine, or was asked for",
+                     f"clusterctl model profiles {names[0]} says why")  # fmt: skip
         yield from exposure(facts.settings, facts.knows_peers)
     if facts.certificate is not None:
         yield certificate(facts.certificate, facts.clock.now)

@@ -18,7 +18,7 @@ DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 #: Llama, and the plan says so.
 KNOWN = frozenset({
     "llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "phi3", "gemma", "gemma2", "gemma3_text",
-    "deepseek_v2", "deepseek_v3", "kimi_k2", "gpt_oss",
+    "deepseek_v2", "deepseek_v3", "exaone", "kimi_k2", "gpt_oss",
 })  # fmt: skip
 
 _GEMMA = frozenset({"gemma", "gemma2", "gemma3_text"})

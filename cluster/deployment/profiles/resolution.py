@@ -1,0 +1,171 @@
+"""Settings whose models are named as a manifest has them, with what the chosen profiles say.
+
+What somebody gave wins over a profile, setting by setting; of the engine's own flags, flag by flag. What comes out
+names no manifest any more: a running cluster does not change with a file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from cluster.deployment.profiles import summary
+from cluster.deployment.profiles.choice import choose
+from cluster.deployment.profiles.machine import MachineSummary
+from config import settings as configuration
+from config.errors import UsageError
+from config.manifests import file
+from config.manifests.schema import HardwareProfile, ManifestEntry
+from config.models import ModelDefinition
+from config.settings import Settings
+from config.sources.given import Given
+from worker.demo import MODEL_NAME as DEMO
+from worker.engines import flags
+
+#: Of a profile, what is a setting and a key of a model's definition under the same name.
+_SHARED = ("engine", "tensor_parallel_size", "instances_per_gpu", "cpu_kv_gib")
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedSettings:
+    """``chosen``: the profile of each model that a manifest named, by its name there; ``by_profile``: the settings
+    that are as they are because of one."""
+
+    settings: Settings
+    given: Given
+    chosen: Mapping[str, HardwareProfile] = field(default_factory=dict)
+    by_profile: Mapping[str, str] = field(default_factory=dict)
+
+    def source(self, setting: str) -> str:
+        """Where the value of ``setting`` comes from."""
+        return self.by_profile.get(setting) or self.given.source(setting) or "default"
+
+    @property
+    def notes(self) -> list[str]:
+        """What was chosen, a line each; what runs code of the model's own repository is said."""
+        return [
+            f"{name}: profile {profile.name}, engine {profile.engine}"
+            + ", which runs code out of the model's repository" * flags.has(profile.args, "--trust-remote-code")
+            for name, profile in self.chosen.items()
+        ]
+
+
+def load(
+    flags: Mapping[str, Any], config: Path | None = None, look: Callable[[], MachineSummary] = summary.look
+) -> ResolvedSettings:
+    """`config.settings.load`, and the manifest. Raises UsageError."""
+    return resolve(*configuration.load_with_sources(flags, config), look)
+
+
+def resolve(
+    settings: Settings, given: Given, look: Callable[[], MachineSummary] = summary.look
+) -> ResolvedSettings:
+    """``look`` is asked only where a manifest knows one of the models. Raises UsageError."""
+    named = {definition.path for definition in settings.models.values()}
+    if settings.model is not None and settings.model not in settings.models:
+        named.add(settings.model)
+    known = file.entries(settings.manifest) if any("/" not in name for name in named) else {}
+    found = {name: known[name] for name in named if name in known}
+    if settings.profile is not None and settings.model not in found:
+        source = given.source("profile") or "profile"
+        raise UsageError(f"{source}: the model {settings.model or DEMO!r} is in no manifest", exit_code=2)
+    if not found:
+        return ResolvedSettings(settings, given)
+    machine = look()
+    asked = settings.engine if given.source("engine") and settings.engine != "auto" else None
+    chosen: dict[str, HardwareProfile] = {}
+    changed: dict[str, Any] = {}
+    by_profile: dict[str, str] = {}
+    if settings.model is not None and settings.model in found:
+        profile = choose(settings.model, found[settings.model], machine, asked, settings.profile)
+        changed = _of_settings(settings, given, found[settings.model], profile)
+        where = f"manifest, {settings.model}"
+        if profile is not None:
+            chosen[settings.model] = profile
+            where += f", profile {profile.name}"
+        by_profile = dict.fromkeys(changed, where)
+    models = {}
+    for name, definition in settings.models.items():
+        models[name], profile = define(definition, found, machine, asked)
+        if profile is not None:
+            chosen[name] = profile
+    return ResolvedSettings(settings.model_copy(update={**changed, "models": models}), given, chosen, by_profile)
+
+
+def applied(given: Mapping[str, Any], look: Callable[[], MachineSummary] = summary.look) -> dict[str, Any]:
+    """Settings as they are sent to a running cluster, which was started with what came out of the same names. What is
+    not of its form stays, and is refused there. Raises UsageError."""
+    usual = {name: field.get_default() for name, field in Settings.model_fields.items()}
+    try:
+        settings = Settings(**{**usual, **given})
+    except ValidationError:
+        return dict(given)
+    found = resolve(settings, Given(given, environment=False), look)
+    values = json.loads(found.settings.to_json())
+    models = ("models",) if found.settings.models != settings.models else ()
+    return {**given, **{name: values[name] for name in (*found.by_profile, *models)}}
+
+
+def define(
+    definition: ModelDefinition, known: Mapping[str, ManifestEntry], machine: MachineSummary, engine: str | None = None
+) -> tuple[ModelDefinition, HardwareProfile | None]:
+    """A model whose path may be a name in ``known``, with what its profile says, and that profile. ``engine``: what
+    the cluster was told to use. Raises UsageError."""
+    entry = known.get(definition.path)
+    if entry is None:
+        if definition.profile is not None:
+            raise UsageError(f"profile {definition.profile}: {definition.path!r} is in no manifest", exit_code=2)
+        return definition, None
+    profile = choose(definition.path, entry, machine, definition.engine or engine, definition.profile)
+    if profile is None:
+        return definition.model_copy(update={"path": entry.path}), None
+    given = {name: value for name in _SHARED if (value := getattr(definition, name)) is not None}
+    args = with_flags(definition.args, profile)
+    return definition.model_copy(update={
+        **_shared(profile), **given, "path": profile.path or entry.path, "args": args, "profile": None,
+    }), profile  # fmt: skip
+
+
+def with_flags(given: Sequence[str], profile: HardwareProfile) -> tuple[str, ...]:
+    """The engine's flags: those of the profile that were not ``given``, and then those."""
+    own = flags.unless_given(given, {**profile.flags, **_by_flag(profile.args)})
+    return (*own, *given)
+
+
+def _of_settings(
+    settings: Settings, given: Given, entry: ManifestEntry, profile: HardwareProfile | None
+) -> dict[str, Any]:
+    path = profile.path or entry.path if profile is not None else entry.path
+    found: dict[str, Any] = {"model": None if path == DEMO else path}
+    if path != DEMO and not settings.served_names:
+        found["served_names"] = tuple(dict.fromkeys((str(settings.model), path)))
+    if profile is None:
+        return found
+    found |= {name: value for name, value in _shared(profile).items() if not given.source(name)}
+    found["profile"] = profile.name
+    if (args := with_flags(settings.engine_args, profile)) != settings.engine_args:
+        found["engine_args"] = args
+    return found
+
+
+def _shared(profile: HardwareProfile) -> dict[str, Any]:
+    return {name: value for name in _SHARED if (value := getattr(profile, name)) is not None}
+
+
+def _by_flag(args: Sequence[str]) -> dict[str, list[str]]:
+    """Flags with their values, as they were written one after the other."""
+    found: dict[str, list[str]] = {}
+    flag = ""
+    for word in args:
+        name, equals, value = word.partition("=")
+        if word.startswith("-") and not word[1:].replace(".", "", 1).isdigit():
+            flag = name
+            found[flag] = [value] if equals else []
+        elif flag:
+            found[flag].append(word)
+    return found

@@ -1,0 +1,33 @@
+"""Looks at this machine, as far as profiles ask for it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+
+from cluster.deployment import limits
+from cluster.deployment.profiles.machine import EngineSummary, GpuSummary, MachineSummary
+from config.errors import UsageError
+from config.settings import visible_gpus
+from worker import gpus
+from worker.engines import base
+
+
+def look() -> MachineSummary:
+    """Of this machine. Raises UsageError for GPUs that are named as no GPU is."""
+    found = gpus.detect(visible_gpus())
+    return MachineSummary(
+        gpus=tuple(GpuSummary(gpu.name, gpu.memory_total) for gpu in found), cores=len(os.sched_getaffinity(0)),
+        memory=limits.memory(), platform=f"{sys.platform}-{platform.machine()}",
+        engines={name: _engine(name) for name in base.names()},
+    )  # fmt: skip
+
+
+def _engine(name: str) -> EngineSummary:
+    engine = base.load(name)
+    try:
+        engine.check()
+    except UsageError as error:
+        return EngineSummary(missing=str(error))
+    return EngineSummary(on_gpu=engine.finds_gpus, on_cpu=not (engine.uses_gpu and engine.finds_gpus))
