@@ -19,6 +19,7 @@ from cluster.balancers.slot import BalancerSlot
 from cluster.balancers.starter import Starter
 from cluster.events import Emit
 from cluster.fleet.autoscaler import Demand
+from cluster.models.record import ModelUse
 from cluster.storage.store import Records
 from config.link import Phase, descriptor_path, grpc_path
 from config.paths import StateDir
@@ -45,6 +46,9 @@ class GroupObserver(Protocol):
 
     def wanted(self, adapter: str) -> None:
         """It is asked for, and no worker holds it."""
+
+    def wanted_model(self, model: str) -> None:
+        """It is asked for, and is not up."""
 
     def changed(self) -> None:
         """`BalancerGroup.describe` says something else."""
@@ -201,6 +205,14 @@ class BalancerGroup:
             sum(process.queued for process in engaged), sum(process.unread for process in engaged),
         )
 
+    def models(self) -> dict[str, ModelUse]:
+        """By model, by the last reports."""
+        found: dict[str, ModelUse] = {}
+        for process in self.processes:
+            for name, (in_flight, waiting, oldest, latest) in process.models.items() if process.engaged else ():
+                found.setdefault(name, ModelUse()).add(int(in_flight), int(waiting), oldest, latest)
+        return found
+
     # for its slots and processes
 
     def lost(self, requests: int, how: str) -> None:
@@ -211,6 +223,8 @@ class BalancerGroup:
         kind = message["type"]
         if kind == "report":
             self._report(message.get("used", {}), message.get("work", {}))
+        elif kind == "want" and "model" in message:
+            self._observer.wanted_model(message["model"])
         elif kind == "want":
             self._observer.wanted(message["adapter"])
         elif kind in ("hello", "phase"):

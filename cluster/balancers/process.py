@@ -110,6 +110,7 @@ class BalancerProcess:
     waiting: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     queued: int = 0
     unread: float = 0.0
+    models: dict[str, list[float]] = field(default_factory=dict)
     limits_kept: str = ""
     settings: str = ""
     since: float | None = None
@@ -306,6 +307,7 @@ class BalancerProcess:
             self.version, self.in_flight = (epoch, revision), message["in_flight"]
             self.waiting = message.get("waiting", {})
             self.queued, self.unread = message.get("queued", 0), message.get("unread", 0.0)
+            self.models = message.get("models", {})
             if self._unsaved:
                 self._tasks.start(self._try_to_save(), f"write {self.name} down")
         elif message["type"] in ("hello", "phase"):

@@ -56,6 +56,17 @@ class Intent:
             self.cordons.end(name)
         self._want(old, instances=wanted, spares=spares)
 
+    def bring_up(self, group: str, count: int) -> None:
+        """Wants ``count`` workers of a group that had none."""
+        self.scale(count, group)
+        self._want(self.group(group), drain_timeout=None)
+
+    def take_down(self, group: str, drain_timeout: float | None) -> None:
+        """Wants no worker of a group; ``drain_timeout`` (s): how long its requests may take to finish, None: as long as
+        those of any other."""
+        self.scale(0, group)
+        self._want(self.group(group), drain_timeout=drain_timeout)
+
     def _known(self, name: str, group: WorkerGroup) -> InstanceDesired:
         """What is wanted of ``name`` already; of one that is still on its way out, no more than it is."""
         old = self._instances.get(name)

@@ -36,6 +36,7 @@ from cluster.keys.file import KeyFile
 from cluster.keys.registry import KeyRegistry
 from cluster.models.offers import Offers
 from cluster.models.record import ModelRecords
+from cluster.models.swapping import Swapping
 from cluster.monitoring.ejection_limit import EjectionLimit
 from cluster.monitoring.external import ExternalBackend
 from cluster.monitoring.hang_detector import Work
@@ -97,8 +98,8 @@ class Assembly:
             settings.strategy,
         )
         for plan in self.revisions.plans.values():
-            if plan.definition is None or (plan.definition.from_the_start and not plan.broken):
-                fleet.intent.scale(plan.placement.planned, plan.group)
+            if plan.definition is None or (plan.group in settings.models and plan.definition.from_the_start):
+                fleet.intent.scale(plan.placement.planned, plan.group)  # others are brought up where there is room
         fleet.intent.names.given = settings.model_names
         return fleet
 
@@ -190,11 +191,21 @@ class Assembly:
 
     @cached_property
     def records(self) -> ModelRecords:
-        return ModelRecords()
+        records = ModelRecords()
+        for name, model in self.revisions.definitions.items():
+            records.of(name).wanted = not model.on_demand
+        return records
 
     @cached_property
     def offers(self) -> Offers:
         return Offers(self.revisions, self.fleet, self.records)
+
+    @cached_property
+    def swapping(self) -> Swapping:
+        return Swapping(
+            self.fleet, self.revisions, self.records, self.offers, self.balancers.models, self.supervisor.command,
+            self.emit, self.clock.now, self.clock.wall,
+        )
 
     # keys
 
@@ -238,7 +249,7 @@ class Assembly:
         plan, settings = self.revisions.latest, self.revisions.settings
         reports = BalancerReports(
             self.inbox.post, self.fleet, self.publisher, self.exits, self.inventory, self.residency,
-            self.rollouts, self.auditor.refused,
+            self.rollouts, lambda model: self.swapping.ask(model), self.auditor.refused,
         )
         return BalancerGroup(
             self.state, balancer_config(plan, self.state), self.write_behind, reports, self.emit,

@@ -99,16 +99,16 @@ class Publisher:
 
 
 class BalancerReports:
-    """The observer of a `cluster.balancers.group.BalancerGroup`. ``refused``: see there."""
+    """The observer of a `cluster.balancers.group.BalancerGroup`. ``refused``: see there; ``ask`` for a model."""
 
     def __init__(
         self, post: Callable[[Callable[[], None]], None], fleet: Fleet, publisher: Publisher, exits: WorkerExits,
-        inventory: Inventory, residency: Residency, rollouts: Rollouts,
+        inventory: Inventory, residency: Residency, rollouts: Rollouts, ask: Callable[[str], None],
         refused: Callable[[Sequence[Mapping[str, Any]]], None],
     ) -> None:
         self.refused = refused
         self._post, self._fleet, self._publisher, self._exits = post, fleet, publisher, exits
-        self._inventory, self._residency, self._rollouts = inventory, residency, rollouts
+        self._inventory, self._residency, self._rollouts, self._ask = inventory, residency, rollouts, ask
 
     def reported(
         self, version: tuple[int, int], in_flight: Mapping[str, int], used: Mapping[str, float],
@@ -128,6 +128,9 @@ class BalancerReports:
 
     def wanted(self, adapter: str) -> None:
         self._post(lambda: self._rollouts.want(adapter))
+
+    def wanted_model(self, model: str) -> None:
+        self._post(lambda: self._ask(model))
 
     def changed(self) -> None:
         self._post(self._publisher.announce)

@@ -16,7 +16,9 @@ from cluster.balancers.config import balancer_config, is_outdated
 from cluster.balancers.standby import end_left
 from cluster.deployment import backend_urls, model_plans, plan
 from cluster.deployment.plan import Plan
+from cluster.fleet.groups import DEFAULT
 from cluster.fleet.placement import Machine, Placement
+from cluster.models import startup
 from cluster.monitoring.certificate import watch_certificate
 from cluster.monitoring.external import ExternalBackend
 from cluster.storage import transfer
@@ -59,6 +61,8 @@ async def serve(settings: Settings, ready: Callable[[Snapshot], None] = lambda s
             else:
                 settings = transfer.with_imported(settings, await store.get(transfer.IMPORTED))
             plans = [plan.make(settings), *await _models(settings, store, adopt)]
+            if not adopt:
+                startup.check(settings, [made for made in plans if made.group in (DEFAULT, *settings.models)])
             await _serve(settings, plans, state, store, drivers, adopt, lambda parts: ready(parts.snapshot))
         finally:
             await store.close()
@@ -149,6 +153,7 @@ def _start(parts: Assembly, tasks: Tasks) -> None:
     tasks.start(house, "usage")
     tasks.start(parts.key_file.watch(), "reread the file of keys")
     tasks.start(parts.autoscaling.run(), "autoscaling")
+    tasks.start(parts.swapping.run(), "which models are up")
     tasks.start(watch_certificate(lambda: parts.revisions.settings.tls(), parts.events.emit), "certificate")
 
 

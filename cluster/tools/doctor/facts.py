@@ -187,6 +187,4 @@ class MachineFacts:
             with contextlib.suppress(ValueError):
                 if 0 < float(given) <= 1:
                     return float(given)
-        if settings.instances_per_gpu == 1 and settings.max_gpu_memory is None:
-            return UTILIZATION
-        return memory_share(settings.instances_per_gpu, settings.max_gpu_memory)
+        return UTILIZATION if settings.instances_per_gpu == 1 else memory_share(settings.instances_per_gpu)

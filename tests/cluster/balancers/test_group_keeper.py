@@ -21,6 +21,7 @@ from cluster.balancers.group import BalancerGroup
 from cluster.balancers.listener import listen
 from cluster.balancers.process import BalancerProcess
 from cluster.balancers.standby import Standby, end_left
+from cluster.models.record import ModelUse
 from cluster.storage.store import Store
 from config.link import Phase
 from config.paths import StateDir
@@ -41,6 +42,7 @@ class Heard:
     losses: int = 0
     told: list[tuple[str, str]] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
+    models: list[str] = field(default_factory=list)
 
     def reported(
         self, version: tuple[int, int], counts: Mapping[str, int], used: Mapping[str, float],
@@ -53,6 +55,9 @@ class Heard:
 
     def wanted(self, adapter: str) -> None:
         self.names.append(adapter)
+
+    def wanted_model(self, model: str) -> None:
+        self.models.append(model)
 
     def changed(self) -> None:
         """Asked for when it is looked at."""
@@ -178,6 +183,17 @@ async def test_each_may_want_an_adapter(tmp_path: Path, store: Store) -> None:
         keeper.on_message(process, {"type": "want", "adapter": process.slot})
     keeper.on_message(keeper.processes[0], {"type": "hello", "pid": 1})
     assert heard.names == ["balancer", "balancer-1", "balancer-2"]
+
+
+async def test_what_is_said_of_models_is_added_up(tmp_path: Path, store: Store) -> None:
+    heard = Heard()
+    keeper = _with_processes(tmp_path, store, heard)
+    for number, models in enumerate([{"a": [1, 2, 3.5, 100.0]}, {"a": [2, 0, 0.0, 200.0], "b": [0, 0, 0.0, 0]}]):
+        _report(keeper, number, (1, 7))
+        keeper.processes[number].models = models
+    assert keeper.models() == {"a": ModelUse(3, 2, 3.5, 200.0), "b": ModelUse(0, 0, 0.0, None)}
+    keeper.on_message(keeper.processes[0], {"type": "want", "model": "a"})
+    assert (heard.models, heard.names) == (["a"], [])
 
 
 # real processes

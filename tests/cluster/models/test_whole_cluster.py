@@ -10,6 +10,7 @@ import pytest
 
 from cluster.adapters.registry import Adapter, from_rows, to_rows
 from config.topology import BackendSet
+from fakes import soon
 from inprocess import InProcess, running
 from worker.demo import adapter_path
 
@@ -104,6 +105,6 @@ async def test_a_worker_that_dies_is_replaced_in_its_model(tmp_path: Path, monke
     ) as cluster:
         await cluster.settled(2)
         cluster.engine("a/instance_0").die()
-        await cluster.back("a/instance_0", 2)
-        assert cards(cluster) == {"a/instance_0": {"a", "mine"}, "b/instance_0": {"b"}}
+        await soon(lambda: cluster.started("a/instance_0") == 2)
+        await soon(lambda: cards(cluster) == {"a/instance_0": {"a", "mine"}, "b/instance_0": {"b"}})
         assert cluster.started("b/instance_0") == 1
