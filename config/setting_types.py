@@ -94,6 +94,24 @@ def _share(value: Any) -> Any:
     return "errors" if share == 0.0 else "on" if share == 1.0 else f"{share:g}"
 
 
+def part(value: Any) -> float | None:
+    """A share above 0, or percents of the whole; None stays. Raises ValueError."""
+    if value is None:
+        return None
+    text = str(value).strip()
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = 0.0
+    if not 0.0 < share <= 1.0:
+        raise ValueError(f"a share above 0 and up to 1 such as 0.8, or 80%, is needed, not {value!r}")
+    return share
+
+
+def _mode(value: Any) -> Any:
+    return value.strip().lower().replace("-", "_") if isinstance(value, str) else value
+
+
 def _switch(value: Any) -> Any:
     """YAML reads on and off as booleans, and other people's set-ups say true and false."""
     word = {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value).strip().lower()
@@ -235,6 +253,8 @@ Store = Annotated[str | None, _NOT_EMPTY, AfterValidator(_store)]
 Collector = Annotated[str | None, AfterValidator(_collector)]
 MinInstances = Annotated[int | str, NoDecode, BeforeValidator(schedule.normal)]
 Autoscale = Annotated[Literal["off", "advise", "on"], BeforeValidator(_switch)]
+Share = Annotated[float | None, BeforeValidator(part)]
+InferenceMode = Annotated[Literal["single", "multi_instance", "load_balance"] | None, BeforeValidator(_mode)]
 AccessLog = Annotated[str, BeforeValidator(_share)]
 Strategy = Annotated[Literal[STRATEGIES], BeforeValidator(_any_case)]  # type: ignore[valid-type]
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_level)]

@@ -26,7 +26,7 @@ from config.paths import default_state_dir
 from config.schedule import Minimum
 from config.setting_types import NAME as NAME
 from config.setting_types import Effect as Effect
-from config.sources import env_file
+from config.sources import env_file, modes
 from config.sources.given import Given, variable_of
 from config.sources.names import OTHER_ENVIRONMENT, PREFIX, variables
 from config.sources.yaml_file import read_mapping
@@ -45,6 +45,10 @@ class Settings(BaseSettings):
         env_ignore_empty=True, alias_generator=AliasGenerator(validation_alias=_env),
     )
 
+    inference_mode: t.InferenceMode = t.fixed(
+        None, "`single`: one instance; `multi_instance`: workers, as many as are asked for; `load_balance`: other "
+        "servers, and workers only if they are asked for",
+    )
     instances: int = t.at_once(1, "workers to keep running", ge=0, le=1024)
     engine: t.EngineName = t.fixed("vllm", "what a worker runs: vllm, or sim for tests without a model")
     model: t.TextOrNone = t.fixed(None, "model path, hub id or name in a manifest; without one, the demo model")
@@ -58,6 +62,7 @@ class Settings(BaseSettings):
     )
     manifest: t.PathOrNone = t.fixed(None, "YAML file of models and their profiles, beside those known by name anyway")
     profile: t.TextOrNone = t.fixed(None, "profile of such a model; default the one that fits this machine best")
+    model_base_path: t.PathOrNone = t.fixed(None, "folder in which models are looked for by relative paths")
     served_names: t.Texts = t.fixed((), "what clients call the model; default its path or id")
     lora: t.Adapters = t.fixed({}, "LoRA adapters, name: path")
     backend: t.Texts = t.fixed((), "URLs of servers to balance as well")
@@ -77,6 +82,10 @@ class Settings(BaseSettings):
     gpus: t.Gpus = t.fixed(None, "GPU indices to use; default all")
     instances_per_gpu: int = t.fixed(1, "workers sharing one GPU", ge=1, le=64)
     tensor_parallel_size: int = t.fixed(1, "GPUs a worker spans", ge=1, le=1024)
+    max_gpu_memory: t.Share = t.workers(
+        None, "share of a GPU's memory that workers take, 0.8 or 80%; default what the engine does"
+    )
+    max_cpu_threads: int | None = t.fixed(None, "cores that workers without GPU may use; default all", ge=1)
     min_instances: t.MinInstances = t.at_once(
         1, "fewest workers scaling may leave, at certain times more: 1,4@mon-fri 08:00-19:00"
     )
@@ -290,9 +299,22 @@ def load_with_sources(flags: Mapping[str, Any], config: Path | None = None) -> t
     values = {**{k: v for k, v in in_file.items() if not variable_of(k)}, **flags}
     try:
         settings = Settings(**values)
+        if settings.inference_mode is not None:
+            changed, given = _in_mode(settings, given)
+            settings = Settings(**{**values, **changed})
     except ValidationError as error:
         raise UsageError(explain(error, given), exit_code=2) from None
     return settings.model_copy(update=_absolute(settings, given)), given
+
+
+def _in_mode(settings: Settings, given: Given) -> tuple[dict[str, Any], Given]:
+    """What the inference mode sets. Raises UsageError where what was given contradicts it."""
+    mode, source = str(settings.inference_mode), given.source("inference_mode")
+    try:
+        changed = modes.overlay(mode, dict(settings), given.source)
+    except ValueError as error:
+        raise UsageError(f"{source}: {error}", exit_code=2) from None
+    return changed, replace(given, mode=f"{source}, {mode}", by_mode=frozenset(changed))
 
 
 def _with_variables(given: Given) -> Given:

@@ -22,7 +22,8 @@ class Slot:
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
     """What all workers of a cluster have in common; an engine makes commands from it. ``dtype`` is what the model
-    has to be served in, unless the user says otherwise; None leaves it to the engine. Of ``adapters`` (name: path)
+    has to be served in, unless the user says otherwise, and ``gpu_memory`` the share of each GPU's memory for all
+    workers on it; None leaves it to the engine. Of ``adapters`` (name: path)
     those in ``lazy`` are loaded on their first use; without ``dynamic_loading`` nothing is loaded at run time."""
 
     engine: str
@@ -35,6 +36,7 @@ class EngineSpec:
     max_loras: int = 4
     max_cpu_loras: int = 32
     cpu_kv_gib: float = 1.0
+    gpu_memory: float | None = None
     dtype: str | None = None
     lazy: frozenset[str] = frozenset()
     dynamic_loading: bool = True

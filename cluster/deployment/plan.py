@@ -103,8 +103,8 @@ def placed(settings: Settings, engine: Engine, spec: EngineSpec, count: int, mac
         raise UsageError(f"--gpus: engine {engine.name} can use no GPU here")
     chosen = choose_gpus(machine.gpus, settings.gpus) if on_gpu else ()
     placement = Placement(
-        machine=Machine(chosen, machine.cores, machine.memory), ranks=ranks, per_gpu=settings.instances_per_gpu,
-        on_gpu=on_gpu, memory_each=engine.memory_estimate(spec), planned=count,
+        machine=Machine(chosen, machine.cores[: settings.max_cpu_threads], machine.memory), ranks=ranks,
+        per_gpu=settings.instances_per_gpu, on_gpu=on_gpu, memory_each=engine.memory_estimate(spec), planned=count,
     )
     placement.require(count)
     if settings.max_instances is not None:
@@ -184,6 +184,7 @@ def engine_spec(settings: Settings, what: str = "--model") -> EngineSpec:
         lazy=frozenset(entry.name for entry in file.entries if not entry.auto_load),
         descriptions={entry.name: entry.description for entry in file.entries if entry.description},
         cpu_kv_gib=settings.cpu_kv_gib,
+        gpu_memory=settings.max_gpu_memory,
         dtype=dtype,
     )
 

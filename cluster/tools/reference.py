@@ -12,8 +12,8 @@ from config.settings import Settings, effect_of
 #: Headings, each with its settings in the order of reading. A setting that is in none goes to the end.
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "What runs": (
-        "instances", "engine", "model", "served_names", "manifest", "profile", "engine_args", "min_instances",
-        "max_instances",
+        "instances", "inference_mode", "engine", "model", "model_base_path", "served_names", "manifest", "profile",
+        "engine_args", "min_instances", "max_instances",
     ),
     "Several models": ("models", "max_concurrent_models", "min_up", "swap_after"),
     "As many workers as the load needs": (
@@ -21,7 +21,9 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     ),
     "Adapters": ("lora", "lora_config", "keep_versions", "allow_no_effect", "adapter_root", "manage_backend_adapters"),
     "Which model answers": ("routes", "aliases"),
-    "GPUs and memory": ("gpus", "instances_per_gpu", "tensor_parallel_size", "cpu_kv_gib"),
+    "GPUs and memory": (
+        "gpus", "instances_per_gpu", "tensor_parallel_size", "max_gpu_memory", "cpu_kv_gib", "max_cpu_threads",
+    ),
     "The address": (
         "host", "port", "grpc_port", "tls_cert", "tls_key", "tls_client_ca", "cors_origin", "admin_key",
         "protect_metrics", "allowed_hosts", "trusted_proxies", "extra_routes", "forward_headers",

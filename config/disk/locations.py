@@ -12,7 +12,7 @@ from config.models import DEMO, ModelDefinition
 #: Settings that are a path, and those that hold some (docs/decisions/0034).
 SINGLE = (
     "state_dir", "lora_config", "backend_key_file", "api_keys", "tls_cert", "tls_key", "tls_client_ca", "env_file",
-    "manifest",
+    "manifest", "model_base_path",
 )  # fmt: skip
 SETTINGS = (*SINGLE, "adapter_root", "lora", "model", "models")
 
@@ -45,6 +45,16 @@ def looks_like_path(model: str, base: Path | None = None) -> bool:
         return bool(model) and ((base or Path()) / model).exists()
     except (OSError, ValueError):
         return False
+
+
+def under(folder: Path | None, model: str) -> str | None:
+    """Where ``model``, a relative path, is below ``folder``, if it is. What begins with a dot is meant from here."""
+    if folder is None or model.startswith(("/", ".", "~")) or ".." in model.split("/"):
+        return None
+    try:
+        return str(folder / model) if model and (folder / model).exists() else None
+    except (OSError, ValueError):
+        return None
 
 
 def relative(name: str, value: Any) -> str | None:

@@ -15,7 +15,7 @@ from config.sources.names import variables
 class Given:
     """``flags`` by setting; ``in_file``: what stands in the YAML file ``config``; ``variables``: what stands in
     ``env_file``, which by now are in the environment, too, unless that had others. ``environment``: whether that
-    counts."""
+    counts. ``by_mode``: settings that are as the inference mode, which was given in ``mode``, has them."""
 
     flags: Mapping[str, Any] = field(default_factory=dict)
     in_file: Mapping[str, Any] = field(default_factory=dict)
@@ -23,9 +23,13 @@ class Given:
     variables: Mapping[str, str] = field(default_factory=dict)
     env_file: Path | None = None
     environment: bool = True
+    mode: str | None = None
+    by_mode: frozenset[str] = frozenset()
 
     def source(self, setting: str) -> str | None:
         """Where ``setting`` was given: a flag, a variable, the file. None: nowhere."""
+        if setting in self.by_mode:
+            return self.mode
         if setting in self.flags:
             return f"--{setting.replace('_', '-')}"
         if self.environment and (variable := variable_of(setting)):

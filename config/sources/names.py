@@ -14,6 +14,10 @@ OTHER_ENVIRONMENT = frozenset(
 
 #: Plain environment names from other people's set-ups, by setting; the first that is set counts.
 PLAIN_NAMES: Mapping[str, tuple[str, ...]] = {
+    "inference_mode": ("INFERENCE_MODE",),
+    "model_base_path": ("MODEL_BASE_PATH",),
+    "max_gpu_memory": ("MAX_GPU_MEMORY",),
+    "max_cpu_threads": ("MAX_CPU_THREADS",),
     "instances": ("CLUSTER_INSTANCES",),
     "engine": ("INFERENCE_ENGINE",),
     "model": ("MIM_MODEL_NAME", "DEFAULT_MODEL"),

@@ -82,6 +82,12 @@ def test_each_source_wins_over_those_below(environment: pytest.MonkeyPatch, tmp_
         ("DEFAULT_MODEL", "org/m", "model", "org/m"),
         ("MIM_MODEL_NAME", "org/m", "model", "org/m"),
         ("INFERENCE_ENGINE", "sim", "engine", "sim"),
+        ("INFERENCE_ENGINE", "llama_cpp", "engine", "llamacpp"),
+        ("MODEL_BASE_PATH", "/models", "model_base_path", Path("/models")),
+        ("MAX_GPU_MEMORY", "0.8", "max_gpu_memory", 0.8),
+        ("MAX_GPU_MEMORY", "75%", "max_gpu_memory", 0.75),
+        ("MAX_CPU_THREADS", "8", "max_cpu_threads", 8),
+        ("MIM_MODEL_PROFILE", "p", "profile", "p"),
         ("HOST", "0.0.0.0", "host", "0.0.0.0"),
         ("PORT", "9", "port", 9),
         ("LOG_LEVEL", "debug", "log_level", "debug"),
@@ -150,6 +156,8 @@ def test_settings_cannot_be_changed() -> None:
         ({"port": 0}, "--port: "),
         ({"port": 65536}, "--port: "),
         ({"port": "x"}, "--port: "),
+        *(({"max_gpu_memory": wrong}, "--max-gpu-memory: ") for wrong in (0, 1.5, "80", "much", "0%", "nan", "x%")),
+        ({"max_cpu_threads": 0}, "--max-cpu-threads: "),
         ({"instances": -1}, "--instances: "),
         ({"drain_timeout": -1}, "--drain-timeout: "),
         ({"startup_timeout": 0}, "--startup-timeout: "),
@@ -418,9 +426,12 @@ def _absolute(folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
+_READ_AT_ONCE = ("models", "env_file", "manifest", "model_base_path")
+
+
 def _paths(got: Settings) -> dict[str, Any]:
     """But for those of several models, and files that are read at once, which have tests of their own."""
-    return {n: getattr(got, n) for n in locations.SETTINGS if n not in ("models", "env_file", "manifest")}
+    return {n: getattr(got, n) for n in locations.SETTINGS if n not in _READ_AT_ONCE}
 
 
 def test_paths_are_absolute_once_they_are_read(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -39,9 +39,10 @@ _OPTIONAL = {
 _KEEP_ALIVE_S = "75"
 
 
-def memory_share(workers: int) -> float:
-    """Of a GPU's memory, what each of so many ``workers`` on it is told to take."""
-    return math.floor(90 / workers) / 100
+def memory_share(workers: int, together: float | None = None) -> float:
+    """Of a GPU's memory, what each of so many ``workers`` on it is told to take, which may take so much ``together``
+    (default 0.9, for less is left where several reckon at once)."""
+    return math.floor(100 * (0.9 if together is None else together) / workers + 1e-9) / 100
 
 
 class VllmEngine:
@@ -86,8 +87,8 @@ class VllmEngine:
                 "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # CUDA counts as NVML does, not fastest first
                 "CUDA_VISIBLE_DEVICES": ",".join(map(str, slot.gpus)),
             }
-            if slot.share > 1:
-                share = {"--gpu-memory-utilization": (f"{memory_share(slot.share):.2f}",)}
+            if slot.share > 1 or spec.gpu_memory is not None:
+                share = {"--gpu-memory-utilization": (f"{memory_share(slot.share, spec.gpu_memory):.2f}",)}
                 wanted += flags.unless_given(spec.extra_args, share)
         else:
             wanted += self._cpu(spec, slot, env, notes)

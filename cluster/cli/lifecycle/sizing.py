@@ -21,7 +21,9 @@ from cluster.tools.sizing.model import DTYPE_BYTES, ModelShape
 from cluster.tools.sizing.remedies import Case
 from cluster.tools.sizing.report import Sizing, lines, to_json
 from config.errors import UsageError
+from config.setting_types import part
 from config.settings import visible_gpus
+from config.sources.names import variables
 from worker import gpus
 from worker.demo import model_path
 from worker.engines.vllm import PROCESS_BYTES
@@ -29,10 +31,19 @@ from worker.engines.vllm import PROCESS_BYTES
 _CONTEXT = 4096
 
 
+def _share(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    try:
+        return part(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error), context, parameter) from None
+
+
 @click.command("plan")
 @click.option("--model", help="A model's folder, or a hub id that is in the cache; without one, the demo model.")
 @click.option("--gpus", "count", type=click.IntRange(1, 1024), help="GPUs (default: those of this machine).")
 @click.option("--gpu-memory", type=Finite(0, 4096, min_open=True), metavar="GIB", help="Of each GPU.")
+@click.option("--max-gpu-memory", "share", metavar="SHARE", callback=_share, envvar=variables("max_gpu_memory"),
+              help="Of each GPU's memory (default: as vLLM does).")
 @click.option("--cpu", is_flag=True, help="Without GPUs, also where there are some.")
 @click.option("--memory", type=Finite(0, 65536, min_open=True), metavar="GIB",
               help="Main memory, for a plan without GPUs (default: this machine's).")
@@ -53,9 +64,10 @@ _CONTEXT = 4096
 @click.option("--rps", type=Finite(0, 10_000, min_open=True), help="The same for so many requests a second.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def plan_command(
-    model: str | None, count: int | None, gpu_memory: float | None, cpu: bool, memory: float | None, adapters: int,
-    rank: int, context: int | None, concurrency: int, tensor_parallel_size: int | None, kv_cache_dtype: str,
-    dtype: str | None, cpu_kv_gib: float | None, trace: str | None, rps: float | None, as_json: bool,
+    model: str | None, count: int | None, gpu_memory: float | None, share: float | None, cpu: bool,
+    memory: float | None, adapters: int, rank: int, context: int | None, concurrency: int,
+    tensor_parallel_size: int | None, kv_cache_dtype: str, dtype: str | None, cpu_kv_gib: float | None,
+    trace: str | None, rps: float | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Say how much memory a model, its adapters and its requests take, and what of it fits on a machine.
 
@@ -70,6 +82,8 @@ def plan_command(
     if served is not None:
         found = replace(found, dtype=served)
     place = _place(count, gpu_memory, cpu, memory)
+    if share is not None:
+        place = replace(place, share=share)
     ask = Load(
         adapters, accepted_rank(rank), _context(found, context), concurrency, kv_cache_dtype,
         None if cpu_kv_gib is None else int(cpu_kv_gib * GIB),

@@ -30,23 +30,24 @@ _LISTS = ("lora", "backend", "adapter_root", "per_adapter", "cors_origin")
 
 #: Settings that have a flag, in the order of ``--help``.
 _FLAGS = (
-    "instances", "engine", "model", "manifest", "profile", "lora", "lora_config", "adapter_root", "keep_versions",
-    "allow_no_effect", "backend", "backend_key_file", "manage_backend_adapters", "host", "port", "grpc_port",
-    "tls_cert", "tls_key", "tls_client_ca", "cors_origin", "strategy", "gpus", "instances_per_gpu",
-    "tensor_parallel_size", "min_instances", "max_instances", "max_concurrent_models", "min_up", "swap_after",
-    "autoscale", "autoscale_load", "autoscale_ttft", "autoscale_up_after", "autoscale_down_after", "drain_timeout",
-    "rolling_spare", "queue_timeout", "max_queue", "max_queue_wait", "max_concurrent", "per_adapter_limit",
-    "per_adapter", "cap_n", "cap_best_of", "cap_tokens", "cap_prompts", "cap_logprobs", "cap_depth",
-    "allow_chat_template", "allow_chat_template_kwargs", "startup_timeout", "first_byte_timeout", "stall_timeout",
-    "resume", "migration_limit", "lb_processes", "lb_standby", "max_body", "max_buffered", "state_dir", "env_file",
-    "log_level", "log_format", "access_log", "log_prompts", "api_keys", "anonymous_models", "limits_store", "insecure",
-    "protect_metrics", "otlp_endpoint",
+    "instances", "engine", "model", "model_base_path", "manifest", "profile", "lora", "lora_config", "adapter_root",
+    "keep_versions", "allow_no_effect", "backend", "backend_key_file", "manage_backend_adapters", "host", "port",
+    "grpc_port", "tls_cert", "tls_key", "tls_client_ca", "cors_origin", "strategy", "gpus", "instances_per_gpu",
+    "tensor_parallel_size", "max_gpu_memory", "max_cpu_threads", "inference_mode", "min_instances", "max_instances",
+    "max_concurrent_models", "min_up", "swap_after", "autoscale", "autoscale_load", "autoscale_ttft",
+    "autoscale_up_after", "autoscale_down_after", "drain_timeout", "rolling_spare", "queue_timeout", "max_queue",
+    "max_queue_wait", "max_concurrent", "per_adapter_limit", "per_adapter", "cap_n", "cap_best_of", "cap_tokens",
+    "cap_prompts", "cap_logprobs", "cap_depth", "allow_chat_template", "allow_chat_template_kwargs", "startup_timeout",
+    "first_byte_timeout", "stall_timeout", "resume", "migration_limit", "lb_processes", "lb_standby", "max_body",
+    "max_buffered", "state_dir", "env_file", "log_level", "log_format", "access_log", "log_prompts", "api_keys",
+    "anonymous_models", "limits_store", "insecure", "protect_metrics", "otlp_endpoint",
 )  # fmt: skip
 
 #: How a value is shown where its type does not say it.
 _METAVARS = {
-    "manifest": "FILE", "profile": "NAME", "lora": "NAME=PATH", "lora_config": "FILE", "adapter_root": "DIR",
-    "backend": "URL", "backend_key_file": "FILE", "per_adapter": "NAME=N", "tls_cert": "FILE", "tls_key": "FILE",
+    "model_base_path": "DIR", "max_gpu_memory": "SHARE", "inference_mode": "MODE", "manifest": "FILE",
+    "profile": "NAME", "lora": "NAME=PATH", "lora_config": "FILE", "adapter_root": "DIR", "backend": "URL",
+    "backend_key_file": "FILE", "per_adapter": "NAME=N", "tls_cert": "FILE", "tls_key": "FILE",
     "tls_client_ca": "FILE", "strategy": "NAME", "gpus": "0,1", "max_body": "BYTES", "max_buffered": "SIZE",
     "state_dir": "DIR", "env_file": "FILE", "log_level": "LEVEL", "log_format": "text|json", "access_log": "WHICH",
     "otlp_endpoint": "URL", "api_keys": "FILE", "limits_store": "URL", "anonymous_models": "NAME,NAME",

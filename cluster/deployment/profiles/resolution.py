@@ -18,6 +18,7 @@ from cluster.deployment.profiles import summary
 from cluster.deployment.profiles.choice import choose
 from cluster.deployment.profiles.machine import MachineSummary
 from config import settings as configuration
+from config.disk import locations
 from config.errors import UsageError
 from config.manifests import file
 from config.manifests.schema import HardwareProfile, ManifestEntry
@@ -66,6 +67,7 @@ def resolve(
     settings: Settings, given: Given, look: Callable[[], MachineSummary] = summary.look
 ) -> ResolvedSettings:
     """``look`` is asked only where a manifest knows one of the models. Raises UsageError."""
+    settings = _below(settings)
     named = {definition.path for definition in settings.models.values()}
     if settings.model is not None and settings.model not in settings.models:
         named.add(settings.model)
@@ -94,7 +96,21 @@ def resolve(
         models[name], profile = define(definition, found, machine, asked)
         if profile is not None:
             chosen[name] = profile
-    return ResolvedSettings(settings.model_copy(update={**changed, "models": models}), given, chosen, by_profile)
+    made = _below(settings.model_copy(update={**changed, "models": models}))
+    return ResolvedSettings(made, given, chosen, by_profile)
+
+
+def _below(settings: Settings) -> Settings:
+    """With the models that lie below ``model_base_path`` by their paths."""
+    if (base := settings.model_base_path) is None:
+        return settings
+    found: dict[str, Any] = {"models": {
+        name: model.model_copy(update={"path": locations.under(base, model.path) or model.path})
+        for name, model in settings.models.items()
+    }}  # fmt: skip
+    if settings.model is not None and settings.model not in settings.models:
+        found["model"] = locations.under(base, settings.model) or settings.model
+    return settings.model_copy(update=found)
 
 
 def applied(given: Mapping[str, Any], look: Callable[[], MachineSummary] = summary.look) -> dict[str, Any]:
@@ -107,8 +123,8 @@ def applied(given: Mapping[str, Any], look: Callable[[], MachineSummary] = summa
         return dict(given)
     found = resolve(settings, Given(given, environment=False), look)
     values = json.loads(found.settings.to_json())
-    models = ("models",) if found.settings.models != settings.models else ()
-    return {**given, **{name: values[name] for name in (*found.by_profile, *models)}}
+    changed = [name for name in ("model", "models") if getattr(found.settings, name) != getattr(settings, name)]
+    return {**given, **{name: values[name] for name in (*found.by_profile, *changed)}}
 
 
 def define(

@@ -187,4 +187,6 @@ class MachineFacts:
             with contextlib.suppress(ValueError):
                 if 0 < float(given) <= 1:
                     return float(given)
-        return UTILIZATION if settings.instances_per_gpu == 1 else memory_share(settings.instances_per_gpu)
+        if settings.instances_per_gpu == 1 and settings.max_gpu_memory is None:
+            return UTILIZATION
+        return memory_share(settings.instances_per_gpu, settings.max_gpu_memory)

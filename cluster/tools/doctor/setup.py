@@ -177,6 +177,8 @@ def _places(plan: Plan, facts: MachineFacts) -> Iterator[str]:
         usable = len(placement.machine.gpus)
         yield f"pin them to {slots}{' …' if number > shown else ''}, as there are {usable} usable GPUs"
         why = f"as {placement.per_gpu} share one" if placement.per_gpu > 1 else "vLLM's own default"
+        if plan.settings.max_gpu_memory is not None:
+            why = f"of the {plan.settings.max_gpu_memory:.0%} that max_gpu_memory allows"
         if flags.has(plan.spec.extra_args, "--gpu-memory-utilization"):
             why = "as --gpu-memory-utilization says"
         yield f"let each take {facts.memory_share:.0%} of its GPU's memory, {why}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from cluster.fleet.placement import CPU_MOST
 from cluster.tools.sizing import memory
-from cluster.tools.sizing.memory import GIB, Cache, Weights
+from cluster.tools.sizing.memory import GIB, UTILIZATION, Cache, Weights
 from cluster.tools.sizing.model import ModelShape
 
 #: Of main memory; the rest is the system's (`cluster.fleet.placement` counts the same).
@@ -34,12 +34,13 @@ class Load:
 @dataclass(frozen=True, slots=True)
 class Hardware:
     """``gpus`` of ``memory`` bytes each or, with none, main memory and the ``cores`` beside it. ``process``: bytes that
-    an engine without GPU takes for itself."""
+    an engine without GPU takes for itself; ``share``: of a GPU's memory, what its workers may take."""
 
     gpus: int
     memory: int
     cores: int = 1
     process: int = 0
+    share: float = UTILIZATION
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ class Fit:
 
 def on_gpus(model: ModelShape, weights: Weights, ask: Load, place: Hardware, ranks: int) -> Fit:
     """With ``ranks`` GPUs an instance, and as many instances as there are GPUs for."""
-    budget = int(place.memory * memory.UTILIZATION)
+    budget = int(place.memory * place.share)
     cache = memory.cache(model, ranks, ask.kv_dtype, on_gpu=True, gpu_memory=place.memory)
     fit = Fit(
         ranks, place.gpus // ranks, budget, weights.each(model, ranks),

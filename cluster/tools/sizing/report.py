@@ -47,7 +47,8 @@ def command(sizing: Sizing) -> str:
         words += ["--kv-cache-dtype", ask.kv_dtype]
     if sizing.dtype is not None:
         words += ["--dtype", sizing.dtype]
-    setting = "" if case.place.gpus else f"CLUSTERCTL_CPU_KV_GIB={fit.kv / GIB:g} "
+    share = "" if case.place.share == memory.UTILIZATION else f"CLUSTERCTL_MAX_GPU_MEMORY={case.place.share:g} "
+    setting = share if case.place.gpus else f"CLUSTERCTL_CPU_KV_GIB={fit.kv / GIB:g} "
     return setting + shlex.join(words)
 
 
@@ -179,7 +180,7 @@ def _request(sizing: Sizing) -> str:
 def _capacity(sizing: Sizing) -> list[str]:
     fit, case = sizing.fit, sizing.case
     if case.place.gpus:
-        share = f"{memory.UTILIZATION:g} × {gib(case.place.memory)}"
+        share = f"{case.place.share:g} × {gib(case.place.memory)}"
     else:
         share = f"{CPU_SHARE:g} × {gib(case.place.memory)} / {fit.instances}"
     each = "a GPU" if case.place.gpus else "an instance"

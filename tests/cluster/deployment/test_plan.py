@@ -60,6 +60,20 @@ def test_without_a_model_the_demo_is_served_with_its_adapters() -> None:
     assert all((Path(path) / "adapter_config.json").is_file() for path in spec.adapters.values())
 
 
+def test_workers_may_be_kept_to_some_of_the_cores_and_of_a_gpus_memory() -> None:
+    assert [_plan(max_cpu_threads=most).placement.slot(0).cores for most in (None, 2, 9)] == [
+        ((0, 1, 2, 3),), ((0, 1),), ((0, 1, 2, 3),),
+    ]  # fmt: skip
+    assert (_plan().spec.gpu_memory, _plan(max_gpu_memory="80%").spec.gpu_memory) == (None, 0.8)
+
+
+def test_a_model_may_be_called_otherwise(model: str) -> None:
+    assert _plan(model=model).spec.served_names == (model,)
+    assert _plan(model=model, served_names=["a", "b"]).spec.served_names == ("a", "b")
+    named = _plan(model=model, served_names="a", engine_args=["--served-model-name", "c"])
+    assert named.spec.served_names == ("c",)
+
+
 def test_the_demos_adapters_are_joined_by_those_given(tmp_path: Path) -> None:
     mine = _adapter(tmp_path / "mine")
     adapters = _plan(lora=[f"mine={mine}", f"poet={mine}"]).spec.adapters

@@ -94,6 +94,16 @@ def test_workers_that_share_a_gpu_get_fractions_that_fit(share: int) -> None:
     assert 0.8 < float(fraction) * share <= 0.9
 
 
+@pytest.mark.parametrize(("workers", "told"), [(1, "0.80"), (2, "0.40"), (3, "0.26")])
+def test_workers_together_take_the_share_that_is_allowed(workers: int, told: str) -> None:
+    engine, slot = _engine(False, ALL), Slot(gpus=(0,), share=workers)
+    argv = engine.command(replace(SPEC, gpu_memory=0.8), WorkerEndpoint(1), "secret", slot, {}).argv
+    assert flags.values(argv, "--gpu-memory-utilization") == [told]
+    slot = Slot(cores=((0,),))
+    argv = engine.command(replace(SPEC, gpu_memory=0.8), WorkerEndpoint(1), "secret", slot, {}).argv
+    assert not flags.has(argv, "--gpu-memory-utilization")
+
+
 def test_one_alone_on_its_gpu_gets_what_vllm_thinks_best() -> None:
     assert not flags.has(_command(slot=Slot(gpus=(0,))).argv, "--gpu-memory-utilization")
 

@@ -45,6 +45,16 @@ def _refused(*args: str) -> UsageError:
     return error
 
 
+def test_less_of_a_gpu_may_be_taken(llama: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    args = ("--model", llama, "--gpu-memory", "80", "--gpus", "1")
+    usual = _json(*args)["bytes"]["budget"]
+    assert _json(*args, "--max-gpu-memory", "0.5")["bytes"]["budget"] == 40 * GIB < usual
+    monkeypatch.setenv("MAX_GPU_MEMORY", "50%")
+    found = _json(*args)
+    assert found["bytes"]["budget"] == 40 * GIB and found["command"].startswith("CLUSTERCTL_MAX_GPU_MEMORY=0.5 cluster")
+    assert isinstance(_run(*args, "--max-gpu-memory", "80").exception, click.BadParameter)
+
+
 def test_the_line_of_the_issue(llama: str) -> None:
     machine = ("--gpu-memory", "80", "--gpus", "4")
     wanted = ("--adapters", "8", "--rank", "32", "--context", "4096", "--concurrency", "64")

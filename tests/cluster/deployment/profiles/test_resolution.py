@@ -103,6 +103,21 @@ def test_what_is_in_no_manifest_is_left_alone_and_the_machine_not_looked_at(load
         load(model="org/m", profile="cpu")
 
 
+def test_models_are_looked_for_below_a_folder(load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("models/mine", "models/org/m", "models/here", "here"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.setenv("MODEL_BASE_PATH", "models")
+    base = tmp_path / "models"
+    assert load(model="mine").settings.model == str(base / "mine")
+    assert load(model="m").settings.model == str(base / "org/m"), "of a manifest, too"
+    assert load(model="here").settings.model == str(tmp_path / "here"), "the working directory first"
+    assert load(model="org/other").settings.model == "org/other"
+    assert load(model="./mine").settings.model == str(tmp_path / "mine")
+    got = load(models={"a": "mine", "b": "m"}).settings.models
+    assert (got["a"].path, got["b"].path) == (str(base / "mine"), str(base / "org/m"))
+    assert applied({"model": "mine", "model_base_path": str(base)}, _never)["model"] == str(base / "mine")
+
+
 def test_the_demo_by_its_name_is_the_demo(load: Load) -> None:
     got = load(model="demo").settings
     assert (got.model, got.served_names, got.engine_args) == (None, (), ())

@@ -168,6 +168,8 @@ def test_what_up_would_do_on_gpus() -> None:
     assert "let each take 45% of its GPU's memory, as 2 share one" in shared and "--max-instances says so" in shared
     told = _up(facts(plan=plan(gpus=1, model="org/model", engine_args=["--gpu-memory-utilization", "0.5"])))
     assert "let each take 50% of its GPU's memory, as --gpu-memory-utilization says" in told
+    told = _up(facts(plan=plan(gpus=1, instances=2, instances_per_gpu=2, max_gpu_memory="80%", model="org/model")))
+    assert "let each take 40% of its GPU's memory, of the 80% that max_gpu_memory allows" in told
 
 
 def test_what_up_would_do_with_the_simulated_engine() -> None:
