@@ -112,6 +112,11 @@ def _mode(value: Any) -> Any:
     return value.strip().lower().replace("-", "_") if isinstance(value, str) else value
 
 
+def _lines(value: Any) -> Any:
+    """Others switch JSON lines on and off."""
+    return {"on": "json", "off": "text"}.get(_switch(value), _any_case(value))
+
+
 def _switch(value: Any) -> Any:
     """YAML reads on and off as booleans, and other people's set-ups say true and false."""
     word = {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value).strip().lower()
@@ -258,6 +263,10 @@ InferenceMode = Annotated[Literal["single", "multi_instance", "load_balance"] | 
 AccessLog = Annotated[str, BeforeValidator(_share)]
 Strategy = Annotated[Literal[STRATEGIES], BeforeValidator(_any_case)]  # type: ignore[valid-type]
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_level)]
+LogLevelOrNone = Annotated[
+    Literal["debug", "info", "warning", "error"] | None, BeforeValidator(lambda value: value and _level(value))
+]
+WorkerLogFormat = Annotated[Literal["text", "json"], BeforeValidator(_lines)]
 LogFormat = Annotated[Literal["text", "json"], BeforeValidator(_any_case)]
 
 

@@ -167,6 +167,10 @@ class Settings(BaseSettings):
     allowed_hosts: t.Texts = t.balancer((), "more names by which the management API may be called")
     log_level: t.LogLevel = t.balancer("info", "what is logged")
     log_format: t.LogFormat = t.fixed("text", "how: lines for people, or JSON")
+    worker_logging: bool = t.workers(True, "vLLM sets up the log of its workers")
+    worker_log_config: t.PathOrNone = t.workers(None, "how it does: a JSON file in the form of Python's dictConfig")
+    worker_log_level: t.LogLevelOrNone = t.workers(None, "what workers log; default what vLLM does, info")
+    worker_log_format: t.WorkerLogFormat = t.workers("text", "how: lines for people, or JSON (1 and 0 mean json, text)")
     access_log: t.AccessLog = t.balancer(
         "errors", "which requests get a line in access.log: off, errors, on, or errors and this share"
     )
@@ -199,6 +203,8 @@ class Settings(BaseSettings):
         if self.instances == 0 and not self.backend and not self.models:
             raise ValueError("instances 0 needs at least one --backend URL, or models")
         self._check_models()
+        if self.worker_log_config is not None and not self.worker_logging:
+            raise ValueError("worker_log_config says how vLLM sets up its log, and worker_logging that it does not")
         if self.grpc_port == self.port:
             raise ValueError(f"grpc_port {self.grpc_port} is the port that HTTP is spoken on")
         if (self.tls_cert is None) != (self.tls_key is None) or (self.tls_client_ca and not self.tls_cert):

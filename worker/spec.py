@@ -20,6 +20,17 @@ class Slot:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineLog:
+    """How an engine's own log looks. ``set_up``: by the engine itself, as the JSON file ``config`` has it (Python's
+    dictConfig) or else from ``level`` on (None: as it thinks best), with ``json`` as an object a line."""
+
+    set_up: bool = True
+    config: str | None = None
+    level: str | None = None
+    json: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class EngineSpec:
     """What all workers of a cluster have in common; an engine makes commands from it. ``dtype`` is what the model
     has to be served in, unless the user says otherwise, and ``gpu_memory`` the share of each GPU's memory for all
@@ -41,6 +52,7 @@ class EngineSpec:
     lazy: frozenset[str] = frozenset()
     dynamic_loading: bool = True
     descriptions: dict[str, str] = field(default_factory=dict)
+    log: EngineLog = EngineLog()
 
 
 LOOPBACK = "127.0.0.1"

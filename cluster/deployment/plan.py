@@ -26,7 +26,7 @@ from worker.demo import adapters as demo_adapters
 from worker.drivers.base import LOCAL
 from worker.engines import base, flags
 from worker.engines.base import Engine
-from worker.spec import EngineSpec
+from worker.spec import EngineLog, EngineSpec
 
 #: Ranks that vLLM accepts for ``--max-lora-rank`` (vllm.config.lora.MaxLoRARanks, 0.32).
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -186,7 +186,26 @@ def engine_spec(settings: Settings, what: str = "--model") -> EngineSpec:
         cpu_kv_gib=settings.cpu_kv_gib,
         gpu_memory=settings.max_gpu_memory,
         dtype=dtype,
+        log=_engine_log(settings),
     )
+
+
+def _engine_log(settings: Settings) -> EngineLog:
+    """Raises UsageError for a configuration that is none: each worker would die of it at its start."""
+    path = settings.worker_log_config
+    if path is not None:
+        try:
+            found = bounded.parse_json(bounded.read_text(path).encode(), bounded.SETTINGS_NODES)
+        except OSError as error:
+            raise UsageError(f"worker_log_config {path}: {error.strerror}", exit_code=2) from None
+        except ValueError as error:
+            raise UsageError(f"worker_log_config {path}: {' '.join(str(error).split())}", exit_code=2) from None
+        if not isinstance(found, dict):
+            raise UsageError(f"worker_log_config {path}: a JSON object is needed", exit_code=2)
+    return EngineLog(
+        settings.worker_logging, None if path is None else str(path), settings.worker_log_level,
+        settings.worker_log_format == "json",
+    )  # fmt: skip
 
 
 def _lora_file(settings: Settings) -> LoraFile:

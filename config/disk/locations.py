@@ -12,7 +12,7 @@ from config.models import DEMO, ModelDefinition
 #: Settings that are a path, and those that hold some (docs/decisions/0034).
 SINGLE = (
     "state_dir", "lora_config", "backend_key_file", "api_keys", "tls_cert", "tls_key", "tls_client_ca", "env_file",
-    "manifest", "model_base_path",
+    "manifest", "model_base_path", "worker_log_config",
 )  # fmt: skip
 SETTINGS = (*SINGLE, "adapter_root", "lora", "model", "models")
 

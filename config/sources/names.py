@@ -30,6 +30,10 @@ PLAIN_NAMES: Mapping[str, tuple[str, ...]] = {
     "health_interval": ("HEALTH_CHECK_INTERVAL",),
     "host": ("HOST",),
     "port": ("PORT",),
+    "worker_logging": ("VLLM_MXEXT_CONFIGURE_LOGGING",),
+    "worker_log_config": ("VLLM_MXEXT_LOGGING_CONFIG_PATH",),
+    "worker_log_level": ("VLLM_MXEXT_LOG_LEVEL",),
+    "worker_log_format": ("VLLM_MXEXT_JSONL_LOGGING",),
     "log_level": ("LOG_LEVEL",),
 }
 

@@ -88,6 +88,12 @@ def test_each_source_wins_over_those_below(environment: pytest.MonkeyPatch, tmp_
         ("MAX_GPU_MEMORY", "75%", "max_gpu_memory", 0.75),
         ("MAX_CPU_THREADS", "8", "max_cpu_threads", 8),
         ("MIM_MODEL_PROFILE", "p", "profile", "p"),
+        ("VLLM_MXEXT_CONFIGURE_LOGGING", "0", "worker_logging", False),
+        ("VLLM_MXEXT_LOGGING_CONFIG_PATH", "/l.json", "worker_log_config", Path("/l.json")),
+        ("VLLM_MXEXT_LOG_LEVEL", "INFO", "worker_log_level", "info"),
+        ("VLLM_MXEXT_JSONL_LOGGING", "1", "worker_log_format", "json"),
+        ("VLLM_MXEXT_JSONL_LOGGING", "0", "worker_log_format", "text"),
+        ("CLUSTERCTL_WORKER_LOG_FORMAT", "JSON", "worker_log_format", "json"),
         ("HOST", "0.0.0.0", "host", "0.0.0.0"),
         ("PORT", "9", "port", 9),
         ("LOG_LEVEL", "debug", "log_level", "debug"),
@@ -158,6 +164,9 @@ def test_settings_cannot_be_changed() -> None:
         ({"port": "x"}, "--port: "),
         *(({"max_gpu_memory": wrong}, "--max-gpu-memory: ") for wrong in (0, 1.5, "80", "much", "0%", "nan", "x%")),
         ({"max_cpu_threads": 0}, "--max-cpu-threads: "),
+        ({"worker_log_level": "loud"}, "--worker-log-level: "),
+        ({"worker_log_format": "xml"}, "--worker-log-format: "),
+        ({"worker_logging": False, "worker_log_config": "/l.json"}, "worker_log_config says how .* that it does not"),
         ({"instances": -1}, "--instances: "),
         ({"drain_timeout": -1}, "--drain-timeout: "),
         ({"startup_timeout": 0}, "--startup-timeout: "),
@@ -426,7 +435,7 @@ def _absolute(folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-_READ_AT_ONCE = ("models", "env_file", "manifest", "model_base_path")
+_READ_AT_ONCE = ("models", "env_file", "manifest", "model_base_path", "worker_log_config")
 
 
 def _paths(got: Settings) -> dict[str, Any]:

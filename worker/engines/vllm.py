@@ -17,7 +17,7 @@ from config.errors import UsageError
 from config.topology import Capabilities
 from worker.engines import flags, key_guard
 from worker.engines.base import Command
-from worker.spec import EngineSpec, Slot, WorkerEndpoint
+from worker.spec import EngineLog, EngineSpec, Slot, WorkerEndpoint
 
 TESTED = "0.32"
 _GIB = 1024**3
@@ -31,12 +31,17 @@ _OPTIONAL = {
     "--api-server-count": "adapters can be loaded at run time only if it starts a single API server",
     "--disable-uvicorn-access-log": "the probes fill its log",
     "--enable-scale-out": "a broken stream goes on by its request alone, whatever limits the engine sets itself",
+    "--logging-config.formatter": "its log stays lines for people",
     "--kv-cache-memory-bytes": "the KV cache is a whole number of GiB",
 }
 
 #: Longer than the balancer keeps an idle connection, so that it is never the worker that closes one first: a
 #: request sent on it in that moment would be lost.
 _KEEP_ALIVE_S = "75"
+
+#: Another set-up's variables for the log, which settings carry (`_log_environment`); of those it does not
+#: know vLLM warns.
+_TRANSLATED = "VLLM_MXEXT_"
 
 
 def memory_share(workers: int, together: float | None = None) -> float:
@@ -81,7 +86,9 @@ class VllmEngine:
         wanted += self._optional(spec, "--api-server-count", ["1"], notes)
         wanted += self._optional(spec, "--disable-uvicorn-access-log", [], notes)
         wanted += self._optional(spec, "--enable-scale-out", [], notes)
-        env = _environment(spec, api_key, environ)
+        if spec.log.json:
+            wanted += self._optional(spec, "--logging-config.formatter", ["json"], notes)
+        env = _environment(spec, api_key, environ) | _log_environment(spec.log)
         if slot.gpus:
             env |= {
                 "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # CUDA counts as NVML does, not fastest first
@@ -136,7 +143,7 @@ class VllmEngine:
     def _optional(self, spec: EngineSpec, flag: str, value: list[str], notes: list[str]) -> list[str]:
         if flags.has(spec.extra_args, flag):
             return []
-        if flag[2:].replace("-", "_") in self._arguments_source:
+        if flag[2:].partition(".")[0].replace("-", "_") in self._arguments_source:
             return [flag, *value]
         notes.append(f"vLLM {self.version} ({TESTED} is tested) has no {flag}: {_OPTIONAL[flag]}")
         return []
@@ -157,7 +164,7 @@ class VllmEngine:
 def _environment(spec: EngineSpec, api_key: str, environ: Mapping[str, str]) -> dict[str, str]:
     env = {
         "VLLM_NO_USAGE_STATS": "1",
-        **environ,
+        **{name: value for name, value in environ.items() if not name.startswith(_TRANSLATED)},
         "PYTHONSAFEPATH": "1",
         "PYTHONUNBUFFERED": "1",
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
@@ -166,6 +173,16 @@ def _environment(spec: EngineSpec, api_key: str, environ: Mapping[str, str]) -> 
     }
     if Path(spec.model).is_dir():
         env.setdefault("HF_HUB_OFFLINE", "1")
+    return env
+
+
+def _log_environment(log: EngineLog) -> dict[str, str]:
+    """vLLM's own variables for its log; what nobody asked for is as its environment has it."""
+    env = {} if log.set_up else {"VLLM_CONFIGURE_LOGGING": "0"}
+    if log.config is not None:
+        env["VLLM_LOGGING_CONFIG_PATH"] = log.config
+    if log.level is not None:
+        env["VLLM_LOGGING_LEVEL"] = log.level.upper()
     return env
 
 

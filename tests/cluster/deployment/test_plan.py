@@ -18,6 +18,7 @@ from config.errors import UsageError
 from config.settings import load
 from worker.demo import ADAPTERS, MODEL_NAME, model_path
 from worker.engines.vllm import VllmEngine
+from worker.spec import EngineLog
 
 GIB = 1024**3
 CPU = Machine((), (0, 1, 2, 3), 24 * GIB)
@@ -65,6 +66,19 @@ def test_workers_may_be_kept_to_some_of_the_cores_and_of_a_gpus_memory() -> None
         ((0, 1, 2, 3),), ((0, 1),), ((0, 1, 2, 3),),
     ]  # fmt: skip
     assert (_plan().spec.gpu_memory, _plan(max_gpu_memory="80%").spec.gpu_memory) == (None, 0.8)
+
+
+def test_how_workers_log_is_checked_before_one_starts(tmp_path: Path) -> None:
+    assert _plan().spec.log == EngineLog()
+    file = tmp_path / "log.json"
+    file.write_text('{"version": 1}')
+    spec = _plan(worker_log_config=file, worker_log_level="warning", worker_log_format="json").spec
+    assert spec.log == EngineLog(True, str(file), "warning", True)
+    for text, said in (("{", "Expecting"), ("[]", "a JSON object is needed"), ("", "Expecting value")):
+        file.write_text(text)
+        assert str(_refusal(worker_log_config=file)).startswith(f"worker_log_config {file}: {said}")
+    file.unlink()
+    assert "No such file" in str(_refusal(worker_log_config=file))
 
 
 def test_a_model_may_be_called_otherwise(model: str) -> None:

@@ -14,10 +14,10 @@ from config.errors import UsageError
 from worker.engines import flags
 from worker.engines.base import Command
 from worker.engines.vllm import VllmEngine
-from worker.spec import EngineSpec, Slot, WorkerEndpoint
+from worker.spec import EngineLog, EngineSpec, Slot, WorkerEndpoint
 
 SPEC = EngineSpec("vllm", "org/m", ("m", "alias"), max_lora_rank=32, max_loras=6, tensor_parallel_size=2)
-ALL = "api_server_count disable_uvicorn_access_log enable_scale_out kv_cache_memory_bytes"
+ALL = "api_server_count disable_uvicorn_access_log enable_scale_out kv_cache_memory_bytes logging_config"
 GIB = 1024**3
 
 
@@ -102,6 +102,28 @@ def test_workers_together_take_the_share_that_is_allowed(workers: int, told: str
     slot = Slot(cores=((0,),))
     argv = engine.command(replace(SPEC, gpu_memory=0.8), WorkerEndpoint(1), "secret", slot, {}).argv
     assert not flags.has(argv, "--gpu-memory-utilization")
+
+
+def _logged(log: EngineLog, source: str = ALL, **environ: str) -> Command:
+    return _engine(source=source).command(replace(SPEC, log=log), WorkerEndpoint(1), "secret", Slot(), environ)
+
+
+def test_the_log_is_vllms_own_unless_somebody_says_otherwise() -> None:
+    made = _logged(EngineLog(), VLLM_LOGGING_LEVEL="WARNING", VLLM_MXEXT_LOG_LEVEL="DEBUG")
+    assert not any(flag.startswith("--logging-config") for flag in made.argv)
+    assert {name: value for name, value in made.env.items() if "LOG" in name} == {"VLLM_LOGGING_LEVEL": "WARNING"}
+
+
+def test_how_a_worker_logs_is_told_by_vllms_own_variables_and_flag() -> None:
+    made = _logged(EngineLog(set_up=False, level="debug"), VLLM_LOGGING_LEVEL="WARNING")
+    assert (made.env["VLLM_CONFIGURE_LOGGING"], made.env["VLLM_LOGGING_LEVEL"]) == ("0", "DEBUG")
+    made = _logged(EngineLog(config="/x.json", json=True))
+    assert made.env["VLLM_LOGGING_CONFIG_PATH"] == "/x.json"
+    assert flags.values(made.argv, "--logging-config.formatter") == ["json"] and not made.notes
+    older = _logged(EngineLog(json=True), ALL.replace("logging_config", ""))
+    assert not any(flag.startswith("--logging-config") for flag in older.argv)
+    (note,) = older.notes
+    assert note == "vLLM 0.1 (0.32 is tested) has no --logging-config.formatter: its log stays lines for people"
 
 
 def test_one_alone_on_its_gpu_gets_what_vllm_thinks_best() -> None:
