@@ -81,9 +81,9 @@ class Processes:
                 handle.popen.wait(timeout=DEADLINE_S)
 
 
-def eventually(condition: Callable[[], T]) -> T:
+def eventually(condition: Callable[[], T], seconds: float = DEADLINE_S) -> T:
     """The first true value of ``condition``, looked at until the deadline."""
-    end = time.monotonic() + DEADLINE_S
+    end = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < end, "the deadline has passed"
         time.sleep(0.005)

@@ -42,10 +42,12 @@ def admits(authorization: bytes, key: bytes) -> bool:
 
 
 class KeyGuard:
-    """Raises ValueError where there is no key: a worker that everybody may use does not start."""
+    """Raises ValueError where there is no key: a worker that everybody may use does not start. ``seats``: how many
+    requests are computed at a time; None: what vLLM's own configuration says."""
 
-    def __init__(self, app: _App) -> None:
+    def __init__(self, app: _App, seats: int | None = None) -> None:
         self._app = app
+        self._seats = seats
         self._key = os.environ.get(KEY, "").encode()
         if not self._key:
             raise ValueError(f"{KEY} is not set")
@@ -55,7 +57,8 @@ class KeyGuard:
     ) -> Awaitable[None]:
         if scope["type"] == "lifespan" or admits(_authorization(scope), self._key):
             if scope.get("path") == SEATS and scope["type"] == "http":
-                return _answer(send, "http.response", 200, json.dumps({"seats": _seats(scope)}).encode())
+                seats = self._seats if self._seats is not None else _seats(scope)
+                return _answer(send, "http.response", 200, json.dumps({"seats": seats}).encode())
             return self._app(scope, receive, send)  # not awaited: one frame less for each step of an answer
         return _refuse(scope, send)
 

@@ -15,7 +15,7 @@ from worker.spec import EngineSpec, Slot, WorkerEndpoint
 
 def test_the_default_engine_comes_first_and_helpers_are_none() -> None:
     assert base.names()[0] == "vllm" and "sim" in base.names()
-    assert not {"base", "flags", "key_guard", "lora_names"} & set(base.names())
+    assert not {"base", "flags", "foreign", "key_guard", "lora_names"} & set(base.names())
 
 
 @pytest.mark.parametrize("name", base.names())

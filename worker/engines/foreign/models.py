@@ -1,0 +1,54 @@
+"""What such engines have in common: how their commands begin, their environment, a look at the model's files."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from config import bounded
+from worker.engines import base
+from worker.engines.foreign.rules import RequestRules, Serving
+from worker.spec import EngineSpec, Slot
+
+#: How a model's ``config.json`` says how many tokens it takes, in the order they are looked for.
+_CONTEXT = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
+
+
+def rules_of(engine: str) -> RequestRules:
+    """Raises UsageError for an engine that is not known, and TypeError for one that needs none."""
+    found = getattr(base.load(engine), "rules", None)
+    if not isinstance(found, RequestRules):
+        raise TypeError(f"{engine} speaks for itself")
+    return found
+
+
+def served_by(serving: Serving) -> list[str]:
+    """How a console script is run behind the guard."""
+    return [sys.executable, "-m", "worker.engines.foreign.serve", serving.to_json()]
+
+
+def environment(spec: EngineSpec, environ: Mapping[str, str], slot: Slot) -> dict[str, str]:
+    """Without the key. Nothing is asked of a hub where the model is a folder."""
+    env = {**environ, "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    if Path(spec.model).exists():
+        env.setdefault("HF_HUB_OFFLINE", "1")
+    if slot.gpus:
+        env |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(map(str, slot.gpus))}
+    return env
+
+
+def weight_bytes(model: Path) -> int:
+    """Of a folder's weights; 0 where they are elsewhere."""
+    return sum(file.stat().st_size for file in model.glob("*.safetensors")) if model.is_dir() else 0
+
+
+def context(model: Path) -> int | None:
+    """How many tokens of prompt and answer the model takes, by its folder; None: not known."""
+    try:
+        with bounded.open_regular(model / "config.json") as stream:
+            config = bounded.parse_json(bounded.read(stream, bounded.SETTINGS_BYTES))
+        found = [config[name] for name in _CONTEXT if isinstance(config.get(name), int)]
+    except (OSError, ValueError, AttributeError):
+        return None
+    return found[0] if found else None
