@@ -46,8 +46,8 @@ class Intake:
 
     async def misfits(self, adapters: Iterable[Adapter], plan: Plan) -> dict[str, str]:
         """Those whose active version workers by ``plan`` would refuse or not use all of, by name, with the reason."""
-        if not plan.serves_lora:
-            return {adapter.name: "--no-enable-lora: workers take no adapters" for adapter in adapters}
+        if plan.no_lora:
+            return {adapter.name: plan.no_lora for adapter in adapters}
         base, side = await self._shapes(plan), await asyncio.to_thread(engine_side.read, plan.spec)
         found = {}
         for adapter in adapters:

@@ -53,8 +53,8 @@ class Rollouts:
         the only one, or that which it belongs to already. Raises Refused."""
         self._check_name(name)
         plan = self._of_model(name, model)
-        if not plan.serves_lora:
-            raise Refused(409, "the workers run with --no-enable-lora: they take no adapters")
+        if plan.no_lora:
+            raise Refused(409, plan.no_lora)
         if not plan.dynamic_loading:
             raise Refused(409, "enable_dynamic_loading is false in the adapters' file: nothing is loaded at run time")
         async with self._lock(name):

@@ -29,8 +29,8 @@ def make_group(settings: Settings, name: str, model: ModelDefinition, machine: M
         engine.check()
         spec = _spec(own, name, model)
         made = plan.placed(own, engine, spec, model.instances, machine or plan.look_at_machine(engine))
-        if model.adapters and not made.serves_lora:
-            raise UsageError(f"engine {engine.name} takes no adapters as it is set up here")
+        if model.adapters and made.no_lora:
+            raise UsageError(made.no_lora)
         if engine.computes and not made.placement.on_gpu:
             _require_memory(made.placement)
     except UsageError as error:

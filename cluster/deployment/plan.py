@@ -61,9 +61,12 @@ class Plan:
     broken: str = ""
 
     @property
-    def serves_lora(self) -> bool:
-        """Whether its workers take adapters at all."""
-        return self.engine.capabilities.lora and not flags.has(self.spec.extra_args, "--no-enable-lora")
+    def no_lora(self) -> str:
+        """Why its workers take no adapters; empty: they do."""
+        if not self.engine.capabilities.lora:
+            return f"engine {self.engine.name} takes no adapters"
+        given = flags.has(self.spec.extra_args, "--no-enable-lora")
+        return "the workers run with --no-enable-lora and take no adapters" if given else ""
 
 
 def look_at_machine(engine: Engine) -> Machine:
@@ -157,7 +160,8 @@ def engine_spec(settings: Settings, what: str = "--model") -> EngineSpec:
         # a model this small does nothing before that would have asked: SIGILL (docs/decisions/0004).
         model, names, dtype = str(model_path()), (MODEL_NAME,), "float32"
         # Servers that are balanced have models of their own.
-        own = {} if flags.has(args, "--no-enable-lora") or not settings.own_instances else demo_adapters()
+        takes_some = base.load(settings.engine).capabilities.lora and not flags.has(args, "--no-enable-lora")
+        own = demo_adapters() if takes_some and settings.own_instances else {}
         adapters = {**{name: str(path) for name, path in own.items()}, **adapters}
     else:
         _check_model(model, what)

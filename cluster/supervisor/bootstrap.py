@@ -107,8 +107,8 @@ class Bootstrap:
     async def _take_in_given(self) -> None:
         """The adapters that this start names. Raises UsageError for one that is none."""
         plan = self.revisions.latest
-        if (given := plan.spec.adapters) and not plan.serves_lora:
-            raise UsageError(f"with --no-enable-lora no worker could hold {', '.join(given)}: leave one of them away")
+        if (given := plan.spec.adapters) and plan.no_lora:
+            raise UsageError(f"{plan.no_lora}, and {', '.join(given)} would need that: leave one of them away")
         try:
             for plan in self.revisions.plans.values():
                 if not plan.broken:

@@ -70,7 +70,7 @@ def test_the_demo_can_be_one_of_several_without_its_adapters() -> None:
         (CPU, {"adapters": {"x": "/none"}}, "model a: lora x: no folder /none"),
         (
             CPU, {"path": MODEL_NAME, "engine": "vllm", "args": "--no-enable-lora",
-                  "adapters": {"x": _ADAPTER}}, "takes no adapters",
+                  "adapters": {"x": _ADAPTER}}, "take no adapters",
         ),
     ],
 )  # fmt: skip

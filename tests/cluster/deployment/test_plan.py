@@ -17,6 +17,7 @@ from config import tls
 from config.errors import UsageError
 from config.settings import load
 from worker.demo import ADAPTERS, MODEL_NAME, model_path
+from worker.engines import base
 from worker.engines.vllm import VllmEngine
 from worker.spec import EngineLog
 
@@ -215,7 +216,8 @@ def test_the_bounds_of_scaling_are_what_was_set_or_what_fits() -> None:
 
 def test_an_unknown_engine_names_the_known() -> None:
     error = _refusal(engine="vlm")
-    assert error.exit_code == 2 and str(error) == "unknown engine 'vlm' (did you mean 'vllm'?); known: vllm, sim"
+    assert error.exit_code == 2
+    assert str(error) == f"unknown engine 'vlm' (did you mean 'vllm'?); known: {', '.join(base.names())}"
 
 
 def test_a_cluster_of_attached_backends_needs_no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,3 +284,9 @@ def test_a_certificate_is_checked_before_anything_starts(tmp_path: Path, monkeyp
     (state / "tls.json").unlink()
     with pytest.raises(UsageError, match="it has expired"):
         make(served.key)
+
+
+def test_an_engine_that_takes_no_adapters_is_given_none() -> None:
+    made = _plan(engine="transformers")
+    assert made.spec.adapters == {} and made.no_lora == "engine transformers takes no adapters"
+    assert _plan().no_lora == "" and "--no-enable-lora" in _plan(engine_args=["--no-enable-lora"]).no_lora

@@ -28,8 +28,12 @@ def guarded(monkeypatch: pytest.MonkeyPatch) -> None:
     serve.guard(RequestRules("some"), SERVING)
 
 
-async def _nothing(*_: Any) -> None:
+async def _nobody(scope: Any, receive: Any, send: Any) -> None:
     raise AssertionError("nobody is let through")
+
+
+async def _nothing() -> Any:
+    raise AssertionError("nothing is read")
 
 
 def _ask(config: uvicorn.Config, key: str) -> int:
@@ -45,7 +49,7 @@ def _ask(config: uvicorn.Config, key: str) -> int:
 
 
 def test_what_is_served_is_behind_the_guard_whatever_was_asked_for(guarded: None) -> None:
-    config = uvicorn.Config(_nothing, interface="asgi3", access_log=True, timeout_keep_alive=5)
+    config = uvicorn.Config(_nobody, interface="asgi3", access_log=True, timeout_keep_alive=5)
     config.load()
     assert _ask(config, "wrong") == 401 and _ask(config, WORKER_KEY) == 200
     assert config.timeout_keep_alive == 75 and config.access_log is False
@@ -60,7 +64,7 @@ def test_nothing_is_served_by_processes_that_know_nothing_of_the_guard(guarded: 
 def test_without_a_key_nothing_is_served(guarded: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VLLM_API_KEY")
     with pytest.raises(ValueError, match="VLLM_API_KEY"):
-        uvicorn.Config(_nothing, interface="asgi3").load()
+        uvicorn.Config(_nobody, interface="asgi3").load()
 
 
 @pytest.mark.processes
