@@ -1,4 +1,4 @@
-"""`config show`, `config validate` and `config reference`."""
+"""`config show`, `config validate`, `config schema` and `config reference`."""
 
 from __future__ import annotations
 
@@ -60,6 +60,15 @@ def validate(file: Path | None, config: Path | None) -> None:
         f"adapters {', '.join(checked.spec.adapters) or 'none'}, {place}, "
         f"{checked.least} to {checked.most} instances"
     )
+
+
+@config_command.command("schema")
+@click.argument("file", type=click.Choice(["cluster", "models"]))
+def schema(file: str) -> None:
+    """Print the JSON schema of cluster.yaml or models.yaml (docs/schemas), for editors."""
+    from cluster.tools.schemas import SCHEMAS
+
+    click.echo(json.dumps(SCHEMAS[file](), indent=2))
 
 
 @config_command.command("reference")
