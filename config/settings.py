@@ -50,7 +50,7 @@ class Settings(BaseSettings):
         "servers, and workers only if they are asked for",
     )
     instances: int = t.at_once(1, "workers to keep running", ge=0, le=1024)
-    engine: t.EngineName = t.fixed("vllm", "what a worker runs: vllm, or sim for tests without a model")
+    engine: t.EngineName = t.fixed("vllm", "what a worker runs (docs/engines.md); auto: what is fastest here")
     model: t.TextOrNone = t.fixed(None, "model path, hub id or name in a manifest; without one, the demo model")
     models: Models = t.fixed({}, "several models, name: path, or name: {path: ..., engine: ...}")
     max_concurrent_models: int | None = t.at_once(

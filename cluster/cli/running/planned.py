@@ -77,7 +77,8 @@ def _apply(
     engine's own flags. Each change is shown with what it does; workers are restarted one at a time."""
     settings = _sendable(read_yaml(config), config) if config else {}
     settings |= _sendable(given_flags(options, engine_args))
-    settings = resolution.applied(settings) if settings.get("model") or settings.get("models") else settings
+    if settings.get("model") or settings.get("models") or settings.get("engine") == "auto":
+        settings = resolution.applied(settings)
     defaults = [name.strip().replace("-", "_") for name in default]
     if previous and (settings or defaults):
         raise click.UsageError("--previous goes without other settings")

@@ -29,13 +29,15 @@ class EngineSummary:
 
 @dataclass(frozen=True, slots=True)
 class MachineSummary:
-    """``gpus`` that we may use, ``memory`` bytes of main memory, ``platform`` such as linux-x86_64."""
+    """``gpus`` that we may use, ``memory`` bytes of main memory, ``platform`` such as linux-x86_64. ``avx2``: whether
+    the processor has it."""
 
     gpus: tuple[GpuSummary, ...] = ()
     cores: int = 1
     memory: int = 0
     platform: str = ""
     engines: Mapping[str, EngineSummary] = field(default_factory=dict)
+    avx2: bool = False
 
     def __str__(self) -> str:
         there = f"{self.cores} core{'s' * (self.cores != 1)}, {self.memory / GB:.0f} GB of main memory"

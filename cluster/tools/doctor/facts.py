@@ -10,6 +10,7 @@ from typing import Any
 
 from cluster.deployment.limits import ContainerLimits
 from cluster.deployment.plan import Plan
+from cluster.deployment.profiles.automatic import EngineChoice
 from cluster.tools.sizing.files import Stored
 from cluster.tools.sizing.memory import UTILIZATION
 from cluster.tools.sizing.model import ModelShape
@@ -174,6 +175,10 @@ class MachineFacts:
     port: Port | None = None
     model: Sized | None = None
     certificate: CertificateFacts | None = None
+    #: What each engine lacks here, in words; "" where it is installed.
+    engines: Mapping[str, str] = field(default_factory=dict)
+    #: Which one `--engine auto` means.
+    automatic: EngineChoice | None = None
     #: Whether the kernel says whose a connection over loopback is.
     knows_peers: bool = True
 

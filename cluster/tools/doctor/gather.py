@@ -20,7 +20,8 @@ import psutil
 import cluster
 from cluster.deployment import limits
 from cluster.deployment import plan as plans
-from cluster.deployment.profiles import resolution
+from cluster.deployment.profiles import resolution, summary
+from cluster.deployment.profiles.automatic import EngineChoice, choose
 from cluster.tools.doctor import engine, gpus, states
 from cluster.tools.doctor.facts import CertificateFacts, Clock, Cpu, Disk, MachineFacts, Port, Sized
 from cluster.tools.sizing import files
@@ -51,6 +52,7 @@ def look(flags: Mapping[str, Any], config: Path | None, import_seconds: float) -
     if settings is not None and settings.engine != "vllm":
         import_seconds = 0.0  # another engine is asked for, and importing this one takes its time
     memory = psutil.virtual_memory()
+    engines, automatic = _engines()
     return MachineFacts(
         python=sys.version_info[:3], executable=sys.executable, cpu=look_at_cpu(), memory=int(memory.total),
         available=int(memory.available), limits=limits.read(), shm=_disk(Path("/dev/shm")),
@@ -60,7 +62,7 @@ def look(flags: Mapping[str, Any], config: Path | None, import_seconds: float) -
         orphans=orphans(), others=states.others(state.folder if state else None), settings=settings,
         config_error=wrong, config_file=config, plan=plan, plan_error=plan_wrong, state=state, disk=disk, port=port,
         model=look_at_model(plan.spec.model) if plan is not None and plan.spec.engine == "vllm" else None,
-        knows_peers=knows_peers(),
+        knows_peers=knows_peers(), engines=engines, automatic=automatic,
         certificate=None if settings is None else look_at_certificate(settings),
     )  # fmt: skip
 
@@ -72,6 +74,15 @@ def _settings(flags: Mapping[str, Any], config: Path | None) -> tuple[Settings |
         return settings, None
     except UsageError as error:
         return None, str(error)
+
+
+def _engines() -> tuple[dict[str, str], EngineChoice | None]:
+    """What each lacks, and which one is the machine's choice."""
+    try:
+        machine = summary.look()
+    except UsageError:  # parts of GPUs are named: what follows from that is said elsewhere
+        return {}, None
+    return {name: found.missing for name, found in machine.engines.items()}, choose(machine)
 
 
 def look_at_model(name: str) -> Sized:

@@ -153,6 +153,8 @@ def explain(plan: Plan, facts: MachineFacts) -> list[str]:
     if spec.adapters:
         at_once = f"{spec.max_loras} in use at a time on a worker, of rank {spec.max_lora_rank} or less"
         out.append(f"load adapters {listed(sorted(spec.adapters))}; up to {at_once}")
+    elif plan.no_lora:
+        out.append(f"load no adapter: {plan.no_lora}")
     else:
         out.append(f"load no adapter; room for {spec.max_loras} of rank {spec.max_lora_rank} or less on a worker")
     if spec.dtype:
@@ -194,7 +196,8 @@ def _places(plan: Plan, facts: MachineFacts) -> Iterator[str]:
     else:
         cores_there = len(placement.machine.cores)
         yield f"use no GPU ({reason}), one thread each: {cores_there} cores are too few to bind {number} workers to"
-    yield f"take about {gib(placement.memory_each)} of memory each, {plan.spec.cpu_kv_gib:g} GiB of it KV cache"
+    cache = f", {plan.spec.cpu_kv_gib:g} GiB of it KV cache" if plan.spec.engine == "vllm" else ""
+    yield f"take about {gib(placement.memory_each)} of memory each{cache}"
 
 
 def _gpus(slot: Slot) -> str:

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from cluster.deployment.profiles.automatic import EngineChoice
 from cluster.tools.doctor import engines
 from cluster.tools.doctor.facts import EngineFacts, GpuFacts, GpuUser, MachineFacts, NvmlFacts
 from cluster.tools.doctor.finding import Finding
+from config.settings import load
 from doctorfacts import GIB, H200, IMPORTED, ON_GPU, PACKAGES, facts, plan
 
 
@@ -149,3 +151,22 @@ def test_missing_extras_are_no_fault() -> None:
     found = engines.extras(facts(extras={"plot": None, "otel": "1"}))
     assert (found.level, found.remedy) == ("ok", "pip install 'clusterctl[plot]'")
     assert "bench draws no plots" in found.text
+
+
+@pytest.mark.parametrize(("missing", "level", "text", "remedy"), [
+    ("", "ok", "mlx: installed", ""),
+    ("mlx-lm is not installed: pip install 'clusterctl[mlx]'", "problem", "mlx: mlx-lm is not installed",
+     "pip install 'clusterctl[mlx]'"),
+])  # fmt: skip
+def test_another_engine_is_there_or_is_missed(missing: str, level: str, text: str, remedy: str) -> None:
+    settings = load({"engine": "mlx"})
+    found = list(engines.engine(replace(facts(), settings=settings, engines={"mlx": missing})))
+    assert [(one.level, one.text, one.remedy) for one in found] == [(level, text, remedy)]
+
+
+def test_the_engines_that_can_be_used_are_told_and_which_one_auto_means() -> None:
+    known = {"vllm": "", "mlx": "it is not there", "sim": ""}
+    found = list(engines.others(facts(engines=known, automatic=EngineChoice("vllm", "there is 1 GPU"))))
+    meant = "--engine auto means vllm, as there is 1 GPU"
+    assert [one.text for one in found] == ["vllm and sim can be used here", meant]
+    assert list(engines.others(facts())) == []

@@ -174,3 +174,8 @@ def test_what_up_would_do_on_gpus() -> None:
 
 def test_what_up_would_do_with_the_simulated_engine() -> None:
     assert "use no GPU: the simulated engine has no model" in _up(facts(plan=plan(engine="sim", instances=9)))
+
+
+def test_an_engine_without_adapters_or_a_cache_of_its_own_is_told_so() -> None:
+    (said,) = (finding.text for finding in setup.findings(facts(plan=plan(engine="mlx"))) if finding.check == "up")
+    assert "load no adapter: engine mlx takes no adapters\n" in said and "KV cache" not in said
