@@ -18,9 +18,9 @@ from typing import Any
 import yaml
 
 from config import bounded
-from config.disk.locations import looks_like_path
+from config.disk.absolute import looks_like_path
 from config.errors import UsageError, nearest
-from config.settings import NAME
+from config.model_names import NAME
 
 #: All of them are one thing: a PEFT folder with safetensors in it.
 FORMATS = ("safetensors", "peft", "huggingface")

@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 #: The name that asks for the route of that name, or for the only one there is.
 AUTO = "auto"
 
-#: Of a route or an alias. Dots alone would be a step up in a path; a version's name has an @ before its number.
-_NAME = re.compile(r"(?!\.+$)[A-Za-z0-9._-]{1,128}")
+#: Of an adapter, a route or an alias. Dots alone would be a step up in a path; a version's name has an @ before its
+#: number.
+NAME = re.compile(r"(?!\.+$)[A-Za-z0-9._-]{1,128}")
 _VERSION = re.compile(r"([A-Za-z0-9._-]{1,128})@([0-9]{1,9})")
 
 #: How many there may be: names, rules of a route, keywords of a rule, sides of an alias.
@@ -199,7 +200,7 @@ def named(read: Callable[[Any], Named], given: Any) -> dict[str, dict[str, Any]]
 
 def check_name(name: str) -> str:
     """Raises ValueError."""
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise ValueError(f"{name[:200]!r} is no name: [A-Za-z0-9._-], 1 to 128 characters")
     return name
 

@@ -16,11 +16,9 @@ from pydantic_settings import NoDecode
 
 from config import model_names, schedule
 from config.identity.secret import clean
+from config.model_names import NAME
 from config.store_url import StoreUrl
 from config.topology import STRATEGIES
-
-#: Of an adapter. Dots alone would be a step up in a path.
-NAME = re.compile(r"(?!\.+$)[A-Za-z0-9._-]{1,128}")
 
 #: Other programs' words for what is logged, by ours; numbers are those of Python's logging.
 _LEVELS = {

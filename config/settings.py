@@ -20,11 +20,11 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from config import schedule
 from config import setting_types as t
 from config.disk import locations
+from config.disk.absolute import absolute
 from config.errors import UsageError, nearest
 from config.models import Models
 from config.paths import default_state_dir
 from config.schedule import Minimum
-from config.setting_types import NAME as NAME
 from config.setting_types import Effect as Effect
 from config.sources import env_file, modes
 from config.sources.given import Given, variable_of
@@ -332,7 +332,7 @@ def _with_variables(given: Given) -> Given:
     named = given.in_file["env_file"] if in_file else given.flags.get("env_file") or os.environ[f"{PREFIX}ENV_FILE"]
     base = given.config.absolute().parent if in_file and given.config is not None else None
     try:
-        path = locations.absolute(named if isinstance(named, Path) else str(named or ""), base)
+        path = absolute(named if isinstance(named, Path) else str(named or ""), base)
     except ValueError as error:
         raise UsageError(f"{source}: {error}", exit_code=2) from None
     found = env_file.read(path)

@@ -22,7 +22,7 @@ from cluster.deployment.revisions import Revisions
 from cluster.errors import Refused
 from cluster.events import Emit
 from cluster.fleet.states import WorkerState
-from config.settings import NAME
+from config.model_names import NAME
 from worker.probe import ProbeFailed
 
 

@@ -12,14 +12,11 @@ from cluster.deployment.revisions import Revisions
 from cluster.errors import Refused
 from cluster.events import Emit
 from cluster.fleet.fleet import Fleet
-from cluster.fleet.groups import number_of
+from cluster.fleet.groups import BALANCER, number_of
 from cluster.fleet.intent import Intent
 from cluster.fleet.states import WorkerState
 from config.errors import nearest
 from config.topology import STRATEGIES, BalancerConfig
-
-#: By which names the balancer can be asked to be restarted.
-BALANCER = ("load_balancer", "lb", "balancer")
 
 
 class External(Protocol):

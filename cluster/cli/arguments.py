@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from config.disk.locations import absolute
-from config.settings import NAME
+from config.disk.absolute import absolute
+from config.model_names import NAME
 
 
 def adapter_name(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:

@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 
 import click
 
-from cluster.api.handlers import BALANCER
 from cluster.cli.arguments import AbsolutePath
 from cluster.cli.render import say
 from cluster.client import ClusterClient
 from cluster.client.core import verified
+from cluster.fleet.groups import BALANCER
 from config.sources.commands import cluster_url, own_admin_key, own_api_key, own_ca, own_certificate
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -14,12 +14,13 @@ from cluster.deployment import backend_urls, cors_flags
 from cluster.fleet.groups import DEFAULT
 from cluster.fleet.placement import Machine, Placement, choose_gpus
 from config import bounded, lora_config, tls
-from config.disk.locations import looks_like_path
+from config.disk.absolute import looks_like_path
 from config.errors import UsageError
 from config.lora_config import LoraFile
+from config.model_names import NAME
 from config.models import ModelDefinition
 from config.paths import StateDir
-from config.settings import NAME, Settings, environment, visible_gpus
+from config.settings import Settings, environment, visible_gpus
 from worker import gpus
 from worker.demo import MODEL_NAME, model_path
 from worker.demo import adapters as demo_adapters

@@ -14,6 +14,9 @@ from worker.drivers.base import LOCAL
 #: The group of all workers where nothing is said of groups.
 DEFAULT = "default"
 
+#: By which names the balancer can be asked to be restarted, as a worker can by its id.
+BALANCER = ("load_balancer", "lb", "balancer")
+
 _PREFIX = "instance_"
 
 

@@ -10,7 +10,7 @@ from cluster.fleet.groups import DEFAULT
 from cluster.fleet.model_names import Definition
 from config import model_names
 from config.identity.api_keys import MOST_KEYS
-from config.settings import NAME
+from config.model_names import NAME
 from config.topology import STRATEGIES
 
 #: Routes and aliases that were ever changed.

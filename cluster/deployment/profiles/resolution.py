@@ -20,7 +20,7 @@ from cluster.deployment.profiles.automatic import AUTO
 from cluster.deployment.profiles.choice import choose
 from cluster.deployment.profiles.machine import MachineSummary
 from config import settings as configuration
-from config.disk import locations
+from config.disk.absolute import under
 from config.errors import UsageError
 from config.manifests import file
 from config.manifests.schema import HardwareProfile, ManifestEntry
@@ -126,11 +126,11 @@ def _below(settings: Settings) -> Settings:
     if (base := settings.model_base_path) is None:
         return settings
     found: dict[str, Any] = {"models": {
-        name: model.model_copy(update={"path": locations.under(base, model.path) or model.path})
+        name: model.model_copy(update={"path": under(base, model.path) or model.path})
         for name, model in settings.models.items()
     }}  # fmt: skip
     if settings.model is not None and settings.model not in settings.models:
-        found["model"] = locations.under(base, settings.model) or settings.model
+        found["model"] = under(base, settings.model) or settings.model
     return settings.model_copy(update=found)
 
 
