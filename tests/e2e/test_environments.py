@@ -7,6 +7,7 @@ import shutil
 import signal
 import stat
 import subprocess
+from pathlib import Path
 
 import httpx
 
@@ -49,6 +50,47 @@ def test_a_detached_cluster_is_found_by_the_relative_paths_that_it_was_started_w
     check = _here(cluster, "state", "check", "--state-dir", "./state")
     assert "in use" in check.stdout, check.stderr
     assert _here(cluster, "down", "--state-dir", "state/../state").stdout == "down\n"
+    assert not cluster.leftovers()
+
+
+_FILE = """# of another set-up
+INFERENCE_MODE=multi_instance
+CLUSTER_INSTANCES=2
+MIM_MODEL_NAME=tiny
+CLUSTERCTL_MANIFEST=./own.yaml
+CLUSTERCTL_ADMIN_KEY="s3cret of the file"
+OF_THE_FILE='reaches workers'
+"""
+_MANIFEST = """
+models:
+  tiny:
+    path: org/tiny
+    profiles: [{name: huge, when: {count: 99}}, {name: any, engine: sim, max_loras: 3}]
+"""
+
+
+def test_a_file_of_variables_and_a_model_by_its_name_start_a_cluster(cluster: Cluster) -> None:
+    """And `apply` of the same settings finds nothing to change."""
+    (cluster.root / "my.env").write_text(_FILE)
+    (cluster.root / "own.yaml").write_text(_MANIFEST)
+    (cluster.root / "c.yaml").write_text("model: tiny\nmanifest: own.yaml\nqueue_timeout: 30\n")
+    place = ("--port", str(cluster.port), "--state-dir", str(cluster.state_dir), "--detach")
+    up = _here(cluster, "up", *place, "--env-file", "my.env")
+    assert up.returncode == 0 and "tiny: profile any, engine sim\n" in up.stderr
+    key = {"Authorization": "Bearer s3cret of the file"}
+    status = httpx.get(f"{cluster.url}/v1/cluster/status", headers=key, timeout=10).json()
+    workers = [one["pid"] for one in status["instances"].values()]
+    cluster.seen.update([status["supervisor"]["pid"], status["load_balancer"]["pid"], *workers])
+    assert (len(workers), status["running_instances"]) == (2, 2)
+    found = Path(f"/proc/{workers[0]}/environ").read_bytes().split(b"\0")
+    assert b"OF_THE_FILE=reaches workers" in found and not any(b"s3cret" in one for one in found)
+    assert b"3" in Path(f"/proc/{workers[0]}/cmdline").read_bytes().partition(b"--max-loras\0")[2][:2]
+    ids = {card["id"] for card in httpx.get(f"{cluster.url}/v1/models", timeout=10).json()["data"]}
+    assert {"tiny", "org/tiny"} <= ids
+    where = {"CLUSTERCTL_URL": cluster.url, "CLUSTERCTL_ADMIN_KEY": "s3cret of the file"}
+    applied = _here(cluster, "apply", "--config", "c.yaml", **where)
+    assert (applied.returncode, applied.stdout) == (0, "nothing to change: the cluster runs with these settings\n")
+    assert _here(cluster, "down", "--state-dir", "state").stdout == "down\n"
     assert not cluster.leftovers()
 
 
