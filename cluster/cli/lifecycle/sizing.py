@@ -20,12 +20,14 @@ from cluster.tools.sizing.memory import GIB, weights
 from cluster.tools.sizing.model import DTYPE_BYTES, ModelShape
 from cluster.tools.sizing.remedies import Case
 from cluster.tools.sizing.report import Sizing, lines, to_json
+from config.disk.locations import looks_like_path
 from config.errors import UsageError
+from config.manifests.file import entries
 from config.setting_types import part
 from config.settings import visible_gpus
 from config.sources.names import variables
 from worker import gpus
-from worker.demo import model_path
+from worker.demo import MODEL_NAME, model_path
 from worker.engines.vllm import PROCESS_BYTES
 
 _CONTEXT = 4096
@@ -77,7 +79,7 @@ def plan_command(
     Exit code 0 if what was asked for fits, 1 if it does not."""
     if trace is not None or rps is not None:
         return _simulated(trace, rps, adapters, rank)
-    found, stored = files.read(model if model is not None else str(model_path()))
+    found, stored = files.read(_folder(model))
     served = dtype or ("float32" if model is None else None)  # as `up` serves the demo
     if served is not None:
         found = replace(found, dtype=served)
@@ -98,6 +100,13 @@ def plan_command(
         for line in lines(sizing):
             say(line)
     return 0 if fit.enough else 1
+
+
+def _folder(model: str | None) -> str:
+    """Where the files are that are read: a name in the shipped manifest stands for what it says."""
+    entry = None if model is None or looks_like_path(model) else entries(None).get(model)
+    place = entry.path if entry is not None else model
+    return str(model_path()) if place is None or place == MODEL_NAME else place
 
 
 def _simulated(trace: str | None, rps: float | None, adapters: int, rank: int) -> int:

@@ -45,6 +45,12 @@ def _refused(*args: str) -> UsageError:
     return error
 
 
+def test_a_model_may_be_named_as_a_manifest_has_it() -> None:
+    assert _json("--model", "demo", "--cpu", "--dtype", "float32")["bytes"] == _json("--cpu")["bytes"]
+    refused = str(_refused("--model", "qwen2.5-7b", "--cpu"))
+    assert "--model Qwen/Qwen2.5-7B-Instruct: no folder, and no model" in refused
+
+
 def test_less_of_a_gpu_may_be_taken(llama: str, monkeypatch: pytest.MonkeyPatch) -> None:
     args = ("--model", llama, "--gpu-memory", "80", "--gpus", "1")
     usual = _json(*args)["bytes"]["budget"]
