@@ -33,6 +33,8 @@ def setting(name: str, value: Any, base: Path | None = None) -> Any:
     say what is wrong with it. Raises ValueError and UsageError as `absolute`."""
     if name in SINGLE and isinstance(value, str | os.PathLike):
         return absolute(Path(value) if value else "", base)
+    if name == "model" and value == DEMO:
+        return value  # whatever is called so here
     if name == "model" and isinstance(value, str) and looks_like_path(value, base):
         return str(absolute(value, base))
     if name == "adapter_root" and isinstance(value, str | list | tuple):
@@ -51,7 +53,7 @@ def setting(name: str, value: Any, base: Path | None = None) -> Any:
 def of_model(model: ModelDefinition, base: Path | None = None) -> ModelDefinition:
     """With its paths absolute. Raises ValueError and UsageError as `absolute`."""
     adapters = {key: str(_of_adapter(key, path, base)) for key, path in model.adapters.items()}
-    path = model.path if model.path == DEMO else str(setting("model", model.path, base))
+    path = str(setting("model", model.path, base))
     return model.model_copy(update={"path": path, "adapters": adapters})
 
 

@@ -20,7 +20,7 @@ from cluster.tools.sizing.memory import GIB, weights
 from cluster.tools.sizing.model import DTYPE_BYTES, ModelShape
 from cluster.tools.sizing.remedies import Case
 from cluster.tools.sizing.report import Sizing, lines, to_json
-from config.disk.locations import looks_like_path
+from config.disk.absolute import looks_like_path
 from config.errors import UsageError
 from config.manifests.file import entries
 from config.setting_types import part

@@ -1,9 +1,10 @@
-"""The table of settings in the documentation is the one in the code."""
+"""The table of settings in the documentation, and the published schemas, are those of the code."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from cluster.cli.lifecycle.settings import config_command
@@ -17,6 +18,13 @@ def test_the_document_is_up_to_date() -> None:
     made = CliRunner().invoke(config_command, ["reference"])
     assert made.exit_code == 0
     assert DOCUMENT.read_text() == made.output, "run: clusterctl config reference > docs/configuration.md"
+
+
+@pytest.mark.parametrize("name", ["cluster", "models"])
+def test_the_published_schemas_are_up_to_date(name: str) -> None:
+    made = CliRunner().invoke(config_command, ["schema", name]).output
+    path = DOCUMENT.parent / "schemas" / f"{name}.schema.json"
+    assert path.read_text() == made, f"run: clusterctl config schema {name} > docs/schemas/{name}.schema.json"
 
 
 def test_every_setting_is_in_it_once_and_has_a_meaning() -> None:

@@ -118,7 +118,8 @@ def test_models_are_looked_for_below_a_folder(load: Load, tmp_path: Path, monkey
     assert applied({"model": "mine", "model_base_path": str(base)}, _never)["model"] == str(base / "mine")
 
 
-def test_the_demo_by_its_name_is_the_demo(load: Load) -> None:
+def test_the_demo_by_its_name_is_the_demo(load: Load, tmp_path: Path) -> None:
+    (tmp_path / "demo").mkdir()
     got = load(model="demo").settings
     assert (got.model, got.served_names, got.engine_args) == (None, (), ())
 
