@@ -36,7 +36,7 @@ pytestmark = [
 ]
 
 SCREENSHOTS = os.environ.get("PAGE_SCREENSHOTS", "")
-SECTIONS = ("overview", "playground", "adapters", "aliases", "keys", "usage", "events", "logs", "audit")
+SECTIONS = ("overview", "playground", "models", "adapters", "aliases", "keys", "usage", "events", "logs", "audit")
 #: Without blanks, for what may have none.
 EVIL_WORD = "<img/src=x/onerror=window.hacked='yes'>"
 EVIL = "<img src=x onerror=\"window.hacked='yes'\"><script>window.hacked='yes'</script>"
