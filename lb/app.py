@@ -43,6 +43,7 @@ from lb.admission.access.response_marks import ResponseMarks
 from lb.admission.access.socket_origins import SocketOrigins
 from lb.admission.access.ui_sessions import UiSessions
 from lb.admission.concurrency import Concurrency
+from lb.admission.model_demand import ModelDemand
 from lb.admission.queue import WaitingQueue
 from lb.admission.rate_limits import RateLimits
 from lb.admission.request_admission import QueueLimits
@@ -224,19 +225,20 @@ def make(
         pool, [each for each in (listener, rpc_listener) if each is not None], link_path, counters.recently_used,
         series, losses, events.add, why.own, keys.apply,
         refusals.due, shared_limits, router.work,
-        lambda: {"queued": queue.for_want_of_room(), "unread": router.unread()},
+        lambda: {"queued": queue.for_want_of_room(), "unread": router.unread(), **demand.told()},
     )
     client, owners_of = WorkerClient(upstream), ResponseOwners()
     queue = WaitingQueue(
         router, pool, metrics, Concurrency(limits.concurrency(config), counters.share_limit),
-        QueueLimits(config.queue_timeout, config.max_queue_wait, config.max_queue), want=link.want, clock=clock,
+        QueueLimits(config.queue_timeout, config.max_queue_wait, config.max_queue), wants=link, clock=clock,
         rates=RateLimits(clock, buckets.share, ledger.spent, None if store is None else store.buckets.widen),
     )  # fmt: skip
+    demand = ModelDemand(pool, queue.waiting, clock, time.time)
     marks = ResponseMarks.of(admin_token.read(state.admin_token))
     tasks = Tasks()
     choices = ModelChoices(pool, metrics, Shadows(pool, client, metrics, tasks, clock), router.unknown)
     shared = Collaborators(
-        limits.forwarding(config), pool, router, choices, queue, upstream, client,
+        limits.forwarding(config), pool, router, choices, queue, demand, upstream, client,
         Accounting(pool, counters, metrics, owners_of, losses, observers.decision_log, router, ledger, clock),
         metrics, observers.decision_log, losses, ResponseFinder(pool, owners_of, client, marks),
         PoisonRules(pool, changes, metrics.poisonous.add, clock), RetryBudget(), Builds(), tasks, clock,

@@ -63,6 +63,13 @@ class Admin:
             "/health": {"GET": self.status.health},
             "/metrics": {"GET": self.metrics.render},
             "/v1/models": {"GET": self.status.models},
+            "/v1/models/load": {"POST": change},
+            "/v1/models/{name}/pin": {"POST": change},
+            "/v1/models/{name}/unpin": {"POST": change},
+            "/v1/models/{name}/sleep": {"POST": change},
+            "/v1/models/{name}/wake": {"POST": change},
+            "/v1/models/{name:.+}": {"GET": self.status.model, "DELETE": change},  # a hub's id has a slash
+            "/v1/cluster/models": {"GET": self._supervisor.question},
             "/v1/cluster/status": {"GET": self.status.answer},
             "/v1/cluster/openapi.json": {"GET": _openapi},
             "/v1/cluster/events": {"GET": self.events.answer},

@@ -10,8 +10,12 @@ from typing import Any
 
 from aiohttp import web
 
+from config.errors import nearest
 from config.identity.principal import PRINCIPAL_HEADER, Principal
 from lb.control.link import Link
+from lb.protocol.errors import ProxyError
+from lb.protocol.facts import MOST_NAME
+from lb.protocol.routes import shown
 from lb.routing.pool import Pool
 from lb.telemetry.shared_counters import Counters
 
@@ -38,9 +42,25 @@ class Status:
         )
 
     async def models(self, request: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": self._cards(request)})
+
+    async def model(self, request: web.Request) -> web.Response:
+        """One card. Raises ProxyError (404), as for a request to a model that there is not for whoever asks."""
+        name, cards = request.match_info["name"], {card["id"]: card for card in self._cards(request)}
+        if (card := cards.get(name)) is not None:
+            return web.json_response(card)
+        message = f"The model `{shown(name)}` does not exist.{nearest(name[:MOST_NAME], list(cards))}"
+        raise ProxyError(404, message, param="model", code=404)
+
+    def _cards(self, request: web.Request) -> list[dict[str, Any]]:
+        """Of the models that exist for whoever asks; where there are several, with what each is doing."""
         models = self._models_for(Principal.from_line(request.headers.get(PRINCIPAL_HEADER, "")).name)
-        cards = [card for card in self._pool.models() if models is None or card["id"] in models]
-        return web.json_response({"object": "list", "data": cards})
+        offers = self._pool.offered
+        return [
+            {**card, **offers.status(card)} if offers else card
+            for card in self._pool.models()
+            if models is None or card["id"] in models
+        ]
 
     async def answer(self, _: web.Request) -> web.Response:
         return web.json_response(self.snapshot())

@@ -11,12 +11,12 @@ import asyncio
 import functools
 import logging
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 
 from lb.admission.concurrency import FREE, Claim, Concurrency
 from lb.admission.fair_order import FairOrder, Means, ServeResult
 from lb.admission.rate_limits import BYTES_A_TOKEN, RateLimits
-from lb.admission.request_admission import Applicant, QueueLimits, QueueMetrics, Ticket
+from lb.admission.request_admission import Applicant, QueueLimits, QueueMetrics, Ticket, Wants
 from lb.admission.wait_rules import WaitRules
 from lb.protocol.errors import ProxyError, internal_error
 from lb.protocol.messages import Request
@@ -36,16 +36,16 @@ _NEWEST, _MOST_TENANTS = 0.1, 4_096
 
 
 class WaitingQueue:
-    """A `RequestAdmission`. ``want`` is told of an adapter that nobody holds and somebody waits for."""
+    """A `RequestAdmission`. ``wants`` is told of what nobody holds and somebody waits for."""
 
     def __init__(
         self, router: Router, pool: Pool, metrics: QueueMetrics, concurrency: Concurrency, limits: QueueLimits, *,
-        want: Callable[[str], None], clock: Callable[[], float], rates: RateLimits | None = None,
+        wants: Wants, clock: Callable[[], float], rates: RateLimits | None = None,
     ) -> None:
         self._rates = rates or RateLimits(clock)
         self._router, self._pool, self._metrics, self._concurrency = router, pool, metrics, concurrency
         self._limits, self._clock = limits, clock
-        self._rules = WaitRules(router, pool, concurrency, limits, want, clock)
+        self._rules = WaitRules(router, pool, concurrency, limits, wants, clock)
         self._is_unlimited = not concurrency.limits.any
         self._order: FairOrder[Ticket] = FairOrder()
         self._waiting: dict[Ticket, None] = {}
@@ -57,6 +57,10 @@ class WaitingQueue:
 
     def __len__(self) -> int:
         return len(self._waiting)
+
+    def waiting(self) -> Iterable[Ticket]:
+        """Those that do, not to be kept."""
+        return self._waiting.keys()
 
     def for_want_of_room(self) -> int:
         """How many wait that more workers could take: not those of keys or models of which as many run as may."""

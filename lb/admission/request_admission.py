@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -101,11 +103,22 @@ class QueueMetrics(Protocol):
         """One was not: ``full``, ``deadline``, ``timeout``, ``refused`` or ``left``."""
 
 
+class Wants(Protocol):
+    """Hears what requests wait for, again as long as one does."""
+
+    def want(self, adapter: str) -> None:
+        """Nobody holds it."""
+
+    def want_model(self, name: str) -> None:
+        """It is not up."""
+
+
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
     """``timeout``: how long (s) one waits for a worker to be there at all; ``patience``: for room on those that are;
-    ``most``: how many wait."""
+    ``most``: how many wait. ``wall``: s since the epoch."""
 
     timeout: float
     patience: float = 600.0
     most: int = 10_000
+    wall: Callable[[], float] = time.time

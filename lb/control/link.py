@@ -46,7 +46,7 @@ class Link:
     makes this process' own series, in pieces. ``losses`` knows what became of requests on lost workers, ``events``
     takes what happened, ``why`` answers another balancer's question how requests were routed, ``keys`` takes the API
     keys, ``refusals()`` tells whom it is time to tell of as refused, ``limits()`` how it is with limits that other
-    machines share, None where none do, ``demand()`` what waits: ``queued`` and ``unread`` of a report.
+    machines share, None where none do, ``demand()`` what waits: ``queued``, ``unread`` and ``models`` of a report.
     ``snapshot`` is the supervisor's last word; ``alive`` whether there is a supervisor; ``retired`` is set when it has
     said that another takes the connections: a request may go on for ``drain_timeout`` seconds."""
 
@@ -58,13 +58,13 @@ class Link:
         keys: Callable[[Mapping[str, Any]], None] = lambda message: None,
         refusals: Callable[[], list[dict[str, Any]]] = list,
         limits: Callable[[], dict[str, Any] | None] = lambda: None, work: Callable[[], dict[str, float]] = dict,
-        demand: Callable[[], dict[str, float]] = dict,
+        demand: Callable[[], dict[str, Any]] = dict,
     ) -> None:
         self._pool, self._listeners, self._path = pool, listeners, path
         self._uses, self._work, self._series = uses, work, series
         self._losses, self._events, self._why, self._keys = losses or LossReport(), events, why, keys
         self._refusals, self._limits, self._demand = refusals, limits, demand
-        self._wanted: dict[str, float] = {}
+        self._wanted: dict[tuple[str, str], float] = {}
         #: Of whoever is connected and has not turned out to be another balancer: supervisors.
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks = Tasks()
@@ -157,11 +157,17 @@ class Link:
 
     def want(self, adapter: str) -> None:
         """Tells the supervisor that somebody asks for an adapter that no worker holds."""
+        self._want("adapter", adapter)
+
+    def want_model(self, name: str) -> None:
+        """The same of a model that is not up."""
+        self._want("model", name)
+
+    def _want(self, kind: str, name: str) -> None:
         now = asyncio.get_running_loop().time()
-        if now - self._wanted.get(adapter, -math.inf) < _WANT_EVERY:
-            return
-        self._wanted[adapter] = now
-        self._say({"type": "want", "adapter": adapter})
+        if now - self._wanted.get((kind, name), -math.inf) >= _WANT_EVERY:
+            self._wanted[kind, name] = now
+            self._say({"type": "want", kind: name})
 
     def report(self) -> None:
         """What is in flight now."""

@@ -202,10 +202,10 @@ class Server:
             if route.websocket:
                 self._check_socket(head)
             request.tenant = self._tenant(head, request.peer)
+        elif route.is_for_models(head.method):
+            request.principal = Principal(self._tenant(head, request.peer).name, frozenset())
         elif not route.open:
             request.principal = self._guard(head, connection)
-        elif route.path == routes.MODELS:
-            request.principal = Principal(self._tenant(head, request.peer).name, frozenset())
         if b"x-request-id" in head.ours:
             return self.identify(head)
         self._number += 1

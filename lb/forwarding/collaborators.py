@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from config.aio import Tasks
+from lb.admission.model_demand import ModelDemand
 from lb.admission.request_admission import RequestAdmission
 from lb.forwarding.accounting import Accounting
 from lb.forwarding.model_choice import ModelChoices
@@ -50,6 +51,7 @@ class Collaborators:
     router: Router
     choices: ModelChoices
     admission: RequestAdmission
+    demand: ModelDemand
     upstream: Upstream
     client: WorkerClient
     accounting: Accounting

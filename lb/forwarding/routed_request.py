@@ -93,6 +93,8 @@ class RoutedRequest:
             self._read_along(parts, chat=route.path != _STREAMS[0])
         if pool.registered:
             parts.accounting.touch(model)
+        if pool.offered:
+            parts.demand.asked(model)
         if route.path != RESPONSES:
             return route.response
         if request.tenant.mark:

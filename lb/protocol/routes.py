@@ -58,13 +58,17 @@ _PROTECTED = (
 _PAGE = ("/", "/ui")
 
 
+#: Parts of a path that some readers of it take for a step elsewhere.
+_STEPS = frozenset({"", ".", ".."})
+
 _GET_HEAD, _ONLY_POST = frozenset({"GET", "HEAD"}), frozenset({"POST"})
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
     """What a path (as sent, without its query) is. ``methods``: those that are passed on, none for a path that is not;
-    of one that is ``ours``, the balancer's own, the management API decides. ``open``: everybody may call it.
+    of one that is ``ours``, the balancer's own, the management API decides. ``open``: everybody may call it;
+    ``model``: whoever may ask for models may read it, and who manages the cluster may change it.
     ``generation``: to repeat it on another worker changes nothing but the time it takes (for `RESPONSES` its body may
     say otherwise). ``response``: the id of the
     response that it is about; ``asks``: the route of models that is asked in a form of our own, empty where any
@@ -75,11 +79,16 @@ class Route:
     methods: frozenset[str] = frozenset()
     ours: bool = False
     open: bool = False
+    model: bool = False
     generation: bool = False
     websocket: bool = False
     response: str | None = None
     asks: str | None = None
     direct: bool = True
+
+    def is_for_models(self, method: str) -> bool:
+        """Whether it tells of models only, of those that there are for whoever asks."""
+        return self.path == MODELS or (self.model and method in _GET_HEAD)
 
     def check(self, method: str) -> None:
         """Raises ProxyError (404, 405) for what is not passed on."""
@@ -108,6 +117,10 @@ def of(path: str, further: frozenset[str] = frozenset()) -> Route:
     """``further``: paths that are passed on as well, with GET and POST."""
     if path in _OPEN or path == METRICS or path.startswith(_PROTECTED):
         return Route(path, ours=True, open=path in _OPEN, direct=False)
+    if path.startswith(MODELS + "/") and not _STEPS.isdisjoint(path.lower().replace("%2e", ".").split("/")[3:]):
+        return Route(path)
+    if path.startswith(MODELS + "/"):
+        return Route(path, ours=True, model=True, direct=False)
     if (path in _PAGE and path not in further) or path.startswith("/ui/"):
         return Route(path, ours=True, open=True, direct=False)
     methods = _ONLY_POST if path in _POST else frozenset()

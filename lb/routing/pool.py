@@ -10,6 +10,7 @@ from config import model_names
 from config.model_names import AUTO, ModelRoute, Named
 from config.topology import BackendSet
 from lb.routing.backend import Backend, Shared
+from lb.routing.model_offers import ModelOffers
 
 
 class Pool:
@@ -38,6 +39,8 @@ class Pool:
         self._told: dict[str, Any] = {}
         #: By adapter, the ids of the backends where it belongs, and its rank.
         self.placement: tuple[dict[str, tuple[str, ...]], dict[str, int]] = {}, {}
+        #: Base models, where there may be several.
+        self.offered = ModelOffers()
 
     def apply(self, new: BackendSet) -> bool:
         """Makes ``new`` the truth, unless it is older than what is there. Backends keep their counts as long as
@@ -46,6 +49,7 @@ class Pool:
             return False
         self.version, self.strategy, self.shutting_down = new.version, new.strategy, new.shutting_down
         self.registered = {card["id"]: card for card in new.registered}
+        self.offered = ModelOffers(new.models, self.registered)
         self._known.clear()
         self.placement = new.homes, new.ranks
         if new.names != self._told:
@@ -119,10 +123,18 @@ class Pool:
         """All that serve ``model``, in rotation or not, in the order of their numbers."""
         found = self._serving.get(model)
         if found is None:
-            found = sorted((b for b in self.backends.values() if b.serves(model)), key=lambda b: b.order)
+            found = sorted((b for b in self.backends.values() if self._may_serve(b, model)), key=lambda b: b.order)
             if found:
                 self._serving[model] = found  # as many as there are names of models
         return found
+
+    def _may_serve(self, backend: Backend, model: str | None) -> bool:
+        """Where there are several models, only workers of the right one: not any other for a request that names none,
+        nor one that has not said yet what it serves."""
+        needed = self.offered.of(model) if self.offered else None
+        if needed is None or not backend.spec.managed:
+            return backend.serves(model) and (model is not None or not self.offered)
+        return backend.spec.group == needed.group and backend.serves(model)
 
     def knows(self, model: str | None) -> bool:
         """Whether any backend serves ``model``, will when it is up, or can load it, and no route or alias is named so.
@@ -130,9 +142,11 @@ class Pool:
         return model in self._known or self._find_out(model)
 
     def _find_out(self, model: str | None) -> bool:
-        if not self.backends:
+        if not self.backends and not self.offered:
             return True
-        known = model not in self.named and (model in self.registered or bool(self.serving(model)))
+        known = model not in self.named and (
+            model in self.registered or self.offered.named(model) is not None or bool(self.serving(model))
+        )
         if known:
             self._known.add(model)
         return known
@@ -141,6 +155,8 @@ class Pool:
         """Whether ``model`` is one of ``models``. None is the base model of whoever takes the request."""
         if model is not None:
             return model in models
+        if (default := self.offered.default) is not None:
+            return not models.isdisjoint(default.names)
         return all(
             any(card["id"] in models for card in backend.spec.models if card.get("parent") is None)
             for backend in self.backends.values()
@@ -154,16 +170,21 @@ class Pool:
         at = -1
         while (at := model.find(":", at + 1)) >= 0:  # a base may have colons in its own name
             name = model[at + 1 :]
-            if (name in self.named or self._exists(name)) and self._is_base(model[:at]):
+            if (name in self.named or self._exists(name)) and self._is_base(model[:at], name):
                 return name
         return model
 
-    def _is_base(self, name: str) -> bool:
-        return name == "base_model" or (name not in self.registered and self._exists(name))
+    def _is_base(self, base: str, name: str) -> bool:
+        """Whether ``base`` may stand before ``name``: where there are several, of its own adapters only."""
+        if base != "base_model" and (base in self.registered or not self._exists(base)):
+            return False
+        if not self.offered or name not in self.registered:
+            return True
+        return self.offered.of(name) is self.offered.named(None if base == "base_model" else base)
 
     def _exists(self, model: str) -> bool:
         """As a model."""
-        return model in self.registered or bool(self.serving(model))
+        return model in self.registered or self.offered.named(model) is not None or bool(self.serving(model))
 
     def names(self) -> list[str]:
         """Every model name there is."""
@@ -171,8 +192,14 @@ class Pool:
 
     def hopeless(self, model: str | None) -> bool:
         """Whether no backend that serves ``model`` will come back by itself."""
+        needed = self.offered.of(model) if model in self.registered else None
         lazy = model in self.registered
-        serving = [b for b in self.backends.values() if b.serves(model) or (lazy and b.spec.managed)]
+        serving = [
+            b
+            for b in self.backends.values()
+            if self._may_serve(b, model)
+            or (lazy and b.spec.managed and (needed is None or b.spec.group == needed.group))
+        ]
         return bool(serving) and not any(b.may_recover() for b in serving)
 
     def in_flight(self) -> dict[str, int]:
@@ -197,6 +224,8 @@ class Pool:
         for backend in ready:
             for card in backend.spec.models:
                 cards.setdefault(card["id"], card)
+        if self.offered:
+            cards = {**self.offered.cards(), **cards}
         cards |= self.registered | {name: _card(name) for name in self.named}
         return sorted(cards.values(), key=lambda card: card.get("parent") is not None)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from config.identity.api_keys import SCOPES, TAKEN_NAMES, Priority
+from config.models import MODEL_NAME, ModelDefinition
 from config.settings import Settings
-from config.topology import ADAPTER_STATES, STATES, STRATEGIES
+from config.topology import ADAPTER_STATES, MODEL_STATES, STATES, STRATEGIES
 from lb.admin.openapi.parts import (
     COUNT,
     FLAG,
@@ -24,7 +25,7 @@ from lb.admin.openapi.parts import (
     ref,
 )
 
-_STATE = one_of(*STATES)
+_STATE, _MODEL_STATE = one_of(*STATES), one_of(*MODEL_STATES)
 _ADAPTER_NAME: Json = {"type": "string", "pattern": r"^(?!\.+$)[A-Za-z0-9._-]{1,128}$"}
 _MODEL: Json = {"type": "string", "minLength": 1, "maxLength": 512}
 _ALIAS = question(
@@ -250,12 +251,30 @@ SCHEMAS: Mapping[str, Json] = {
     }, unchecked=described(array(TEXT), "What of it could not be checked, in words")),
     "AdapterUnloaded": answer({"lora_name": TEXT, "state": one_of("unloaded")}),
     "Health": answer({"status": one_of("ok", "unavailable"), "ready": COUNT}),
-    "Models": answer({
-        "object": one_of("list"),
-        "data": array(answer({"id": TEXT}, object=TEXT, created=WHOLE, owned_by=TEXT, root=or_null(TEXT),
-                             parent=or_null(TEXT, "Of an adapter: its base model"), max_model_len=or_null(WHOLE),
-                             permission=array({"type": "object"}))),
-    }),
+    "Models": answer({"object": one_of("list"), "data": array(ref("ModelCard"))}),
+    "ModelCard": answer(
+        {"id": TEXT}, object=TEXT, created=WHOLE, owned_by=TEXT, root=or_null(TEXT),
+        parent=or_null(TEXT, "Of an adapter: its base model"), max_model_len=or_null(WHOLE),
+        permission=array({"type": "object"}), status=_MODEL_STATE, reason=described(TEXT, "Why it cannot be started"),
+    ),
+    "ClusterModels": answer({"models": array(ref("ClusterModel"))}),
+    "ClusterModel": answer(
+        {"name": TEXT, "names": array(TEXT), "group": TEXT, "state": _MODEL_STATE, "engine": TEXT},
+        why=described(TEXT, "Of the latest start that failed"), retry_at=NUMBER, is_default=FLAG, pinned=FLAG,
+        instances=COUNT, ready=COUNT, memory_bytes=COUNT, gpus=array(COUNT), swaps=COUNT, failures=COUNT,
+        in_flight=COUNT, waiting=COUNT, oldest_wait_s=NUMBER, last_used=or_null(NUMBER), adapters=array(TEXT),
+    ),
+    "ModelChanged": answer({"model": ref("ClusterModel")}),
+    "ModelUnloaded": answer({"model_name": TEXT, "state": TEXT}),
+    "Nothing": question(),
+    "LoadModel": {
+        "type": "object", "required": ["model_name", "model_path"], "additionalProperties": False,
+        "properties": {
+            "model_name": {"type": "string", "pattern": rf"^{MODEL_NAME.pattern}$"}, "model_path": _MODEL,
+            **{name: {"description": field.description}
+               for name, field in ModelDefinition.model_fields.items() if name != "path"},
+        },
+    },
     "SystemHealth": answer({
         "status": one_of("healthy", "degraded", "unhealthy"), "ready": COUNT, "total": COUNT, "supervisor": FLAG,
         "load_balancer": FLAG,
@@ -306,6 +325,7 @@ SCHEMAS: Mapping[str, Json] = {
         load_inplace=described(FLAG, "New content of a known name becomes its next version"),
         description=or_null({"type": "string", "maxLength": 256}),
         allow_no_effect=described(FLAG, "It may answer as the base model does, such as one that is not trained yet"),
+        model=or_null({"type": "string", "minLength": 1, "maxLength": 256}, "Its base model, where there are several"),
     ),
     "UnloadAdapter": question({"lora_name": {"type": "string", "minLength": 1}}),
     "RollbackAdapter": question(version=or_null(_VERSION, "The version; the one before")),

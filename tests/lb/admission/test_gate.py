@@ -126,9 +126,10 @@ async def test_none_gets_through_on_any_route_with_any_method(
 
     paths = _paths(balancer)
     assert len(paths) > 45
+    calls = [(method, path) for path in paths for method in METHODS]
     if not lines:  # the connection shows its owner, who needs no key to manage the cluster
-        paths = [path for path in paths if not routes.of(path).ours or path == routes.MODELS]
-    asked = await asyncio.gather(*(ask(method, path) for path in paths for method in METHODS))
+        calls = [(method, path) for method, path in calls if _is_for_models(method, path)]
+    asked = await asyncio.gather(*(ask(method, path) for method, path in calls))
     for method, path, status, answer in asked:
         if path in OPEN:
             continue
@@ -178,13 +179,20 @@ async def test_none_gets_through_over_grpc(tmp_path: Path, lines: tuple[bytes, .
     listener.close()
 
 
+def _is_for_models(method: str, path: str) -> bool:
+    route = routes.of(path)
+    return not route.ours or route.is_for_models(method) or path == routes.MODELS
+
+
 @pytest.mark.parametrize("line", [b"Authorization: Bearer cck_good", b"x-api-key: cck_good"])
 async def test_a_key_for_models_manages_nothing(house: tuple[Balanced, Worker], line: bytes) -> None:
     balancer, _ = house
     for path in _paths(balancer):
-        if not routes.of(path).ours or path in OPEN - {"/metrics"} or path == routes.MODELS:
+        if path in OPEN - {"/metrics"}:
             continue
         for method in METHODS:
+            if _is_for_models(method, path):
+                continue
             answer = await balancer.raw(_asks(method, path, (line,)))
             assert _status(answer) == 403, (method, path, answer)
             assert b"good" in answer or method == "HEAD", "it says whose scope is too small"
@@ -267,6 +275,19 @@ async def test_a_key_that_is_bound_sees_its_models_only(house: tuple[Balanced, W
     balancer, _ = house
     status, models = await balancer.answer("GET", "/v1/models", headers={"x-api-key": BOUND})
     assert (status, [one["id"] for one in models["data"]]) == (200, ["lora-a"])
+
+
+async def test_one_model_is_looked_up_like_all(house: tuple[Balanced, Worker]) -> None:
+    balancer, _ = house
+    bound, good = {"x-api-key": BOUND}, {"x-api-key": GOOD}
+    status, found = await balancer.answer("GET", "/v1/models/lora-a", headers=bound)
+    assert (status, found["id"], found["parent"]) == (200, "lora-a", "base")
+    status, found = await balancer.answer("GET", "/v1/models/base", headers=bound)
+    assert (status, found["error"]["code"]) == (404, 404) and "`base` does not exist" in found["error"]["message"]
+    assert (await balancer.answer("GET", "/v1/models/base", headers=good))[0] == 200
+    for name in ("of/a/hub", "of%2Fa%2Fhub", "load", "<b>", "x" * 2000):
+        assert (await balancer.answer("GET", f"/v1/models/{name}", headers=good))[0] in (404, 405)
+    assert (await balancer.answer("DELETE", "/v1/models/base", headers=good))[0] == 403
 
 
 async def test_some_models_may_be_open(tmp_path: Path) -> None:

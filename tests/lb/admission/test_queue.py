@@ -9,12 +9,14 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from random import Random
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from config.topology import BackendSpec
+from config.topology import BackendSpec, OfferedModel
 from lb.admission.concurrency import FREE, Claim, Concurrency, ConcurrencyLimits
+from lb.admission.model_demand import ModelDemand
 from lb.admission.queue import WaitingQueue
 from lb.admission.request_admission import QueueLimits, RequestAdmission, Ticket
 from lb.protocol.errors import ProxyError
@@ -80,6 +82,20 @@ class Heard:
         self.drops[tenant, reason] += 1
 
 
+@dataclass
+class Wanted:
+    """What the supervisor is told that somebody waits for."""
+
+    adapters: list[str]
+    models: list[str]
+
+    def want(self, adapter: str) -> None:
+        self.adapters.append(adapter)
+
+    def want_model(self, name: str) -> None:
+        self.models.append(name)
+
+
 HEAD = parse(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\n\r\n")
 
 
@@ -91,7 +107,7 @@ class House:
     admission: RequestAdmission
     router: Router
     heard: Heard
-    wanted: list[str]
+    wanted: Wanted
     served: list[Asker] = field(default_factory=list)
     revision: int = 0
 
@@ -128,12 +144,12 @@ async def open_house(
         router.pool_changed()
         queue.serve_soon()
 
-    heard, wanted = Heard(Counter()), list[str]()
+    heard, wanted = Heard(Counter()), Wanted([], [])
     pool = Pool(changed, on_room=lambda: queue.serve_soon(room=True))
     router = Router(pool, lambda version, named: named, time.monotonic, Random(1))
     queue = queue_class(
         router, pool, heard, Concurrency(limits or ConcurrencyLimits(), share), queue_limits or QueueLimits(TIMEOUT_S),
-        want=wanted.append, clock=time.monotonic,
+        wants=wanted, clock=time.monotonic,
     )  # fmt: skip
     yield House(pool, queue, router, heard, wanted)
     queue.close()
@@ -309,13 +325,77 @@ async def test_a_mistake_in_one_request_is_its_own_loss(house: House) -> None:
 async def test_the_supervisor_hears_again_and_again_of_an_adapter_that_is_waited_for(house: House) -> None:
     house.push(spec(), registered=({"id": "poet"},))
     house.ask(model="poet")
-    await until(lambda: len(house.wanted) >= 3)
-    assert set(house.wanted) == {"poet"}
+    await until(lambda: len(house.wanted.adapters) >= 3)
+    assert set(house.wanted.adapters) == {"poet"}
     house.push(spec(models=("base", "poet")), registered=({"id": "poet"},))
     await until(lambda: house.served)
-    count = len(house.wanted)
+    count = len(house.wanted.adapters)
     await asyncio.sleep(0.4)
-    assert len(house.wanted) == count
+    assert len(house.wanted.adapters) == count
+
+
+def offer(name: str, state: str, **fields: Any) -> OfferedModel:
+    return OfferedModel(**{"name": name, "names": (name,), "group": name, "state": state, "wait": 60.0, **fields})
+
+
+async def test_a_model_that_is_not_up_is_waited_for_and_wanted_until_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lb.admission.wait_rules._WANT_MODEL_AGAIN", 0.02)
+    async with open_house(queue_limits=QueueLimits(timeout=0.05)) as house:
+        await _wait_for_a_model(house)
+
+
+async def _wait_for_a_model(house: House) -> None:
+    poet = {"id": "poet", "parent": "b"}
+    house.push(spec(models=("a",), group="a"), models=(offer("a", "up"), offer("b", "down")), registered=(poet,))
+    house.ask(1, model="b")
+    house.ask(2, model="poet")
+    await until(lambda: len(house.wanted.models) >= 3)
+    assert set(house.wanted.models) == {"b"} and not house.wanted.adapters
+    await asyncio.sleep(0.15)  # longer than a worker is waited for that comes back by itself
+    assert not house.served
+    workers = spec(models=("a",), group="a"), spec("b/instance_0", models=("b", "poet"), group="b")
+    house.push(*workers, models=(offer("a", "up"), offer("b", "up")), registered=(poet,))
+    await until(lambda: len(house.served) == 2)
+    assert {asker.leases[0].backend.id for asker in house.served} == {"b/instance_0"}
+
+
+async def test_no_longer_than_the_model_says(house: House) -> None:
+    house.push(models=(offer("b", "starting", wait=0.1),))
+    asker, _ = house.ask(model="b")
+    await until(lambda: asker.error)
+    assert asker.error is not None and asker.error.status == 503
+    assert "no worker for model b became ready within 0.1 s" in str(asker.error)
+
+
+async def test_a_start_that_fails_is_told_to_those_who_wait_and_who_come_meanwhile(house: House) -> None:
+    house.push(models=(offer("b", "starting"),))
+    asker, _ = house.ask(1, model="b")
+    failed = offer("b", "failed", why="no such file", retry_at=time.time() + 30)
+    house.push(models=(failed,))
+    await until(lambda: asker.error)
+    assert asker.error is not None and (asker.error.status, asker.error.retry_after) == (503, 30)
+    assert str(asker.error) == "model b cannot be started: no such file"
+    with pytest.raises(ProxyError, match="no such file"):
+        house.ask(2, model="b")
+    assert house.wanted.models == ["b"]
+    house.push(models=(replace(failed, retry_at=time.time() - 1),))
+    _, ticket = house.ask(3, model="b")
+    assert ticket is not None and house.wanted.models == ["b", "b"], "it is time to try again"
+
+
+async def test_what_is_asked_of_each_model_is_told(house: House) -> None:
+    now, queue = time.monotonic(), house.admission
+    assert isinstance(queue, WaitingQueue)
+    demand = ModelDemand(house.pool, queue.waiting, lambda: now + 3, lambda: 1e9)
+    assert demand.told() == {}
+    poet = {"id": "poet", "parent": "b"}
+    house.push(spec(models=("a",), group="a"), models=(offer("a", "up"), offer("b", "down")), registered=(poet,))
+    house.ask(1, model="a")
+    house.ask(2, model="b", came=now - 2)
+    house.ask(3, model="poet", came=now - 4)
+    demand.asked("poet")
+    demand.asked("nobody's")
+    assert demand.told() == {"models": {"a": [1, 0, 0.0, 0.0], "b": [0, 2, 7.0, 1e9]}}
 
 
 async def test_a_task_can_wait_too_and_leaves_when_it_is_cancelled(house: House) -> None:

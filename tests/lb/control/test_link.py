@@ -121,6 +121,18 @@ async def test_a_drain_is_reported_as_soon_as_it_is_over(link: Link) -> None:
         await supervisor.report_of((1, 2), instance_0=0)
 
 
+async def test_what_is_wanted_is_told_but_not_with_each_request(link: Link) -> None:
+    async with connected(link) as supervisor:
+        await until(lambda: link.alive)
+        for _ in range(3):
+            link.want("poet")
+            link.want_model("poet")
+        link.want_model("other")
+        told = [await supervisor.hear() for _ in range(3)]
+    wanted = ({"adapter": "poet"}, {"model": "poet"}, {"model": "other"})
+    assert told == [{"type": "want", **what} for what in wanted]
+
+
 async def test_a_snapshot_is_kept_and_outlives_the_supervisor(link: Link) -> None:
     async with connected(link) as supervisor:
         supervisor.say(type="snapshot", snapshot=snapshot("instance_0"))
