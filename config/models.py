@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from config import setting_types as t
 from config.errors import nearest
+from config.identity.api_keys import duration
 
 #: Of a model, which names its group of workers too: no slash. Dots alone would be a step up in a path.
 MODEL_NAME = re.compile(r"(?!\.+$)[A-Za-z0-9._-]{1,96}")
@@ -20,6 +21,14 @@ DEMO = "demo"
 
 #: As many models one cluster may know.
 MOST_MODELS = 256
+
+
+def _seconds(value: Any) -> Any:
+    """Of a time as people write it, such as 15m."""
+    return duration(value.strip()) if isinstance(value, str) and not value.strip()[-1:].isdigit() else value
+
+
+_Time = Annotated[float | None, BeforeValidator(_seconds)]
 
 
 class ModelDefinition(BaseModel):
@@ -42,7 +51,7 @@ class ModelDefinition(BaseModel):
     adapters: t.Adapters = Field({}, description="LoRA adapters of it, name: path")
     strategy: t.Strategy | None = Field(None, description="how requests are spread over its workers")
     served_names: t.Texts = Field((), description="what clients may call it as well")
-    idle_timeout: float | None = Field(None, gt=0, description="unloaded, or put to sleep, after that time unasked")
+    idle_timeout: _Time = Field(None, gt=0, description="unloaded, or put to sleep, after that time unasked: 900, 15m")
     queue_timeout: float | None = Field(None, ge=0, description="how long requests wait for it; default: its start")
     startup_timeout: float | None = Field(None, gt=0, description="how long a worker of it may take to be ready")
     pinned: bool = Field(False, description="up from the start, and never unloaded to make room")

@@ -13,6 +13,7 @@ from cluster.balancers.group import BalancerGroup
 from cluster.deployment import backend_urls, plan
 from cluster.deployment.plan import Plan
 from cluster.fleet.placement import Machine
+from cluster.models.record import ModelUse
 from cluster.monitoring.external import ExternalBackend
 from cluster.storage.store import Store
 from cluster.supervisor.assembly import Assembly
@@ -59,6 +60,9 @@ class FakeBalancers:
     @property
     def engaged(self) -> int:
         return int(self.connected)
+
+    def models(self) -> dict[str, ModelUse]:
+        return {}
 
     def request_replacement(self, config: BalancerConfig | None = None) -> None:
         self.replaced.append(config)

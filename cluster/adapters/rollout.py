@@ -124,6 +124,11 @@ class Rollouts:
             )
             return {"lora_name": name, "state": "unloaded"}
 
+    async def check_given(self, plan: Plan) -> None:
+        """Raises AdapterRejected for the first of the adapters named with a model that is none."""
+        for path in plan.spec.adapters.values():
+            await self._intake.inspect(Path(path), plan, plan.settings.allow_no_effect)
+
     async def take_in_given(self, plan: Plan) -> None:
         """Adapters named with a model: one transaction. Those that are lazy are loaded on their first use only. Raises
         AdapterRejected for the first that is none."""
@@ -219,14 +224,9 @@ class Rollouts:
     def _of_model(self, name: str, model: str | None) -> Plan:
         """The plan of the model that the adapter ``name`` belongs to. Raises Refused."""
         plans, old = self._revisions.plans, self._inventory.registry.adapters.get(name)
-        if model is None:
-            if old is not None and old.group in plans:
-                return plans[old.group]
-            if len(self._revisions.served) == 1 or not self._revisions.definitions:
-                return self._revisions.leading
-            known = ", ".join(plan.spec.served_names[0] for plan in self._revisions.served)
-            raise Refused(400, f"to which model does it belong? \"model\" is one of {known}", "model")
-        return self._revisions.named(model)
+        if model is None and old is not None and old.group in plans:
+            return plans[old.group]
+        return self._revisions.chosen(model)
 
     def _lock(self, name: str) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())

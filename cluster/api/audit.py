@@ -36,13 +36,13 @@ _Values = Mapping[str, Any]
 
 #: What is changed below a path, of all that a change can show itself in. Others may change something else then.
 _ABOUT = {
-    "/v1/cluster/scale": ("instances",), "/v1/cluster/strategy": ("strategy",), "/v1/cluster/restart": (),
+    "/v1/cluster/scale": ("instances",), "/v1/cluster/strategy": ("strategy", "model"), "/v1/cluster/restart": (),
     "/v1/cluster/instances": ("weight", "drained"), "/v1/cluster/keys": ("key",),
     "/v1/cluster/shutdown": ("shutdown",), "/v1/cluster/apply": ("instances", "strategy"),
     "/v1/lora_adapters": ("adapter",), "/v1/load_lora_adapter": ("adapter",),
-    "/v1/unload_lora_adapter": ("adapter",),
+    "/v1/unload_lora_adapter": ("adapter",), "/v1/models": ("model", "adapter"),
 }  # fmt: skip
-_ALL = ("instances", "strategy", "shutdown", "weight", "drained", "name", "adapter", "key")
+_ALL = ("instances", "strategy", "shutdown", "weight", "drained", "name", "adapter", "model", "key")
 
 
 class AuditStore(Protocol):
@@ -125,6 +125,8 @@ class Auditor:
                 return {f"name {name}": what for name, what in intent.names.in_force().items()}
             case "adapter":
                 return {f"adapter {a.name}": a.active for a in self._inventory.registry.adapters.values()}
+            case "model":
+                return {f"model {name}": model.to_json() for name, model in self._revisions.definitions.items()}
         return {f"key {name}": key for name, key in self._keys.keys.items()}
 
     def _applied(self, path: str, before: Settings) -> list[dict[str, Any]]:

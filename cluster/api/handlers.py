@@ -4,6 +4,7 @@ that owns the state."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from cluster.api.schemas import DrainBody, NoFields, Restart, Scale, SetStrategy, Shutdown, Weight
@@ -54,8 +55,11 @@ class ClusterCommands:
         return self._fleet.intent
 
     def scale(self, body: Scale) -> dict[str, Any]:
-        plan, now = self._revisions.latest, self._intent.group().count
         self.check_not_ending()
+        plan = self._revisions.chosen(body.model)
+        now = self._intent.group(plan.group).count
+        if plan.definition is not None and not now:
+            raise Refused(409, f"model {plan.group!r} is not up: it comes up with {plan.placement.planned}", "model")
         by = body.count or 1
         wanted = body.instances if body.instances is not None else now + (by if body.action == "scale_up" else -by)
         if not plan.least <= wanted <= plan.most:
@@ -66,17 +70,25 @@ class ClusterCommands:
                 f"{wanted} instances are outside {plan.least}..{plan.most} "
                 f"({'min_instances' if wanted < plan.least else why})",
             )
-        self._intent.scale(wanted)
+        self._intent.scale(wanted, plan.group)
         on = "; autoscaling goes on from there" if plan.settings.autoscale == "on" else ""
-        text = f"scale from {now} to {wanted} instances{on}"
-        self._emit("cluster", text, kind="scale", data={"from": now, "to": wanted})
-        return {"desired": wanted, "current": self._fleet.ready_count()}
+        about = "cluster" if plan.definition is None else plan.group
+        self._emit(
+            about, f"scale from {now} to {wanted} instances{on}", kind="scale", data={"from": now, "to": wanted}
+        )
+        return {"desired": wanted, "current": self._fleet.ready_count(plan.group)}
 
     def set_strategy(self, body: SetStrategy) -> dict[str, Any]:
         name = body.strategy
         if name not in STRATEGIES:
             known = ", ".join(STRATEGIES)
             raise Refused(400, f"unknown strategy {name!r}{nearest(name, STRATEGIES)}; known: {known}", "strategy")
+        plan = None if body.model is None else self._revisions.named(body.model)
+        if plan is not None and plan.definition is not None:
+            own = plan.definition.model_copy(update={"strategy": name})
+            self._revisions.set_model(replace(plan, definition=own))
+            self._emit(plan.group, f"strategy {name}", kind="strategy", data={"strategy": name})
+            return {"strategy": name, "model": plan.group}
         self._intent.strategy = name
         self._emit("cluster", f"strategy {name}", kind="strategy", data={"strategy": name})
         return {"strategy": name}
@@ -88,10 +100,12 @@ class ClusterCommands:
             self._emit("load_balancer", "restart asked for", kind="restart")
             return {"restarting": ["load_balancer"], "rolling": False}
         if body.rolling:
-            spare = self.spare_for(self._revisions.latest, body.spare)
-            self._intent.restart_rolling(spare)
+            plan = self._revisions.chosen(body.model)
+            spare = self.spare_for(plan, body.spare)
+            self._intent.restart_rolling(spare, group=plan.group)
             self.emit_rolling(spare)
-            return {"restarting": list(self._intent.group().instances), "rolling": True, "spare": spare}
+            restarting = list(self._intent.group(plan.group).instances)
+            return {"restarting": restarting, "rolling": True, "spare": spare}
         name, wanted = str(body.instance_id), self._intent.desired.instances
         if name in {backend.id for backend in self._external}:
             raise Refused(409, f"{name} was not started by this cluster: it cannot restart it", "instance_id")

@@ -33,6 +33,10 @@ def _whole(value: Any) -> Any:
 _Whole = Annotated[StrictInt, BeforeValidator(_whole)]
 
 
+#: Which of several models is meant, by one of its names.
+ModelName = Annotated[StrictStr | None, Field(min_length=1, max_length=256)]
+
+
 class Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -41,6 +45,7 @@ class Scale(Body):
     action: Literal["scale_up", "scale_down"] | None = None
     count: _Whole | None = Field(None, ge=1)
     instances: _Whole | None = Field(None, ge=0)
+    model: ModelName = None
 
     @model_validator(mode="after")
     def _one_way(self) -> Scale:
@@ -53,6 +58,7 @@ class Scale(Body):
 
 class SetStrategy(Body):
     strategy: StrictStr
+    model: ModelName = None
 
 
 class Restart(Body):
@@ -61,9 +67,12 @@ class Restart(Body):
     instance_id: StrictStr | None = None
     rolling: StrictBool | None = None
     spare: StrictBool | None = None
+    model: ModelName = None
 
     @model_validator(mode="after")
     def _one_way(self) -> Restart:
+        if self.model is not None and not self.rolling:
+            raise ValueError('"model" goes with "rolling"')
         if (self.instance_id is None) == (not self.rolling):
             raise ValueError('either {"instance_id": id} or {"rolling": true} is needed')
         if self.spare is not None and not self.rolling:
@@ -91,7 +100,7 @@ class LoadAdapter(Body):
     load_inplace: StrictBool = False
     description: StrictStr | None = Field(None, max_length=DESCRIPTION)
     allow_no_effect: StrictBool = False
-    model: StrictStr | None = Field(None, min_length=1, max_length=256)
+    model: ModelName = None
 
 
 class UnloadAdapter(Body):

@@ -22,6 +22,7 @@ from cluster.api import authority, schemas
 from cluster.api.apply import Applier, Apply, Run
 from cluster.api.audit import Auditor
 from cluster.api.handlers import ClusterCommands
+from cluster.api.models import LoadModel, ModelCommands
 from cluster.api.names import NameCommands
 from cluster.errors import Refused
 from cluster.keys.registry import KeyRegistry
@@ -57,6 +58,8 @@ class Services:
     keys: KeyRegistry
     auditor: Auditor
     names: NameCommands
+    models: ModelCommands
+    model_cards: Callable[[], list[dict[str, Any]]]
 
 
 _SERVICES = web.AppKey("services", Services)
@@ -89,6 +92,7 @@ def routes(services: Services) -> web.RouteTableDef:
     change("POST", "/v1/cluster/shutdown", schemas.Shutdown, commands.shut_down, 202)
     _adapter_routes(table, services)
     _key_routes(table, services.keys)
+    _model_routes(table, services)
     names = services.names
 
     @table.get("/v1/cluster/{kind:aliases|routes}")
@@ -149,6 +153,40 @@ def _adapter_routes(table: web.RouteTableDef, services: Services) -> None:
     async def rollback(request: web.Request) -> web.Response:
         body = schemas.parse(schemas.RollbackAdapter, await request.read())
         return await answer(await rollouts.rollback(request.match_info["name"], body.version))
+
+
+def _model_routes(table: web.RouteTableDef, services: Services) -> None:
+    models = services.models
+
+    @table.get("/v1/cluster/models")
+    async def every(_: web.Request) -> web.Response:
+        return web.json_response({"models": services.model_cards()})
+
+    @table.post("/v1/models/load")
+    async def load(request: web.Request) -> web.Response:
+        authority.check(_who(request), Scope.OWNER)
+        status, answer = await models.load(schemas.parse(LoadModel, await request.read()))
+        return _done(services, answer, status)
+
+    @table.delete("/v1/models/{name}")
+    async def unload(request: web.Request) -> web.Response:
+        schemas.parse(schemas.NoFields, await request.read())
+        return _done(services, await models.unload(request.match_info["name"]), 202)
+
+    for verb, do, status in (
+        ("pin", lambda name: models.pin(name, True), 200), ("unpin", lambda name: models.pin(name, False), 200),
+        ("sleep", models.sleep, 202), ("wake", models.wake, 202),
+    ):
+        table.post(f"/v1/models/{{name}}/{verb}")(_model_change(services, do, status))
+
+
+def _model_change(services: Services, do: Callable[[str], dict[str, Any]], status: int) -> Handler:
+    async def change(request: web.Request) -> web.StreamResponse:
+        schemas.parse(schemas.NoFields, await request.read())
+        name = request.match_info["name"]
+        return _done(services, await services.run(lambda: do(name)), status)
+
+    return change
 
 
 def _key_routes(table: web.RouteTableDef, keys: KeyRegistry) -> None:

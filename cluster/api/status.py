@@ -24,7 +24,8 @@ class View:
     epoch, and number of the snapshot. ``unsaved``: why nothing can be saved. ``revertible``: there are settings to go
     back to. ``usage``: as of `cluster.monitoring.usage.UsageSampler.latest`. ``cards``: the models that a worker may
     be sent requests for; ``finding``: what is known of the progress of that worker or server; ``exempt``: whether it
-    is left in rotation although it makes none. ``autoscale``: what autoscaling finds; None: it is off."""
+    is left in rotation although it makes none. ``autoscale``: what autoscaling finds; None: it is off. ``models``: of a
+    cluster that has several."""
 
     now: float
     wall: float
@@ -45,6 +46,7 @@ class View:
     finding: Callable[[str], ProgressFinding]
     exempt: Callable[[str], bool]
     autoscale: Mapping[str, Any] | None = None
+    models: Sequence[Mapping[str, Any]] = ()
 
 
 def snapshot(view: View) -> dict[str, Any]:
@@ -71,6 +73,7 @@ def snapshot(view: View) -> dict[str, Any]:
         "min_instances": plan.least,
         "max_instances": plan.most,
         **({} if view.autoscale is None else {"autoscale": view.autoscale}),
+        **({"models": view.models} if view.models else {}),
         "adapters": view.adapters,
         "adapter_states": view.adapter_states,
         "recovery": view.recovery,

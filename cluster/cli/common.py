@@ -55,6 +55,10 @@ def url_option(function: F) -> F:
     return function
 
 
+def model_option(function: F) -> F:
+    return click.option("--model", metavar="NAME", help="Of which model; needed where there are several.")(function)
+
+
 def no_wait_option(function: F) -> F:
     return click.option("--no-wait", is_flag=True, help="Return at once; the change goes on.")(function)
 

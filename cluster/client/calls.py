@@ -25,6 +25,10 @@ def _instance(name: str, rest: str = "") -> str:
     return _named("cluster/instances", name, rest)
 
 
+def _of(model: str | None) -> dict[str, str]:
+    return {} if model is None else {"model": model}
+
+
 class LookingCalls:
     """What there is, and what has happened."""
 
@@ -100,19 +104,20 @@ class ChangingCalls:
     """What is wanted of the cluster and its workers."""
 
     @method
-    def scale(self, instances: int) -> Call[r.Scaled]:
-        """Wants ``instances`` workers."""
-        return Call("POST", "/v1/cluster/scale", as_object(r.Scaled), {"instances": instances})
+    def scale(self, instances: int, model: str | None = None) -> Call[r.Scaled]:
+        """Wants ``instances`` workers, of that ``model`` where there are several."""
+        return Call("POST", "/v1/cluster/scale", as_object(r.Scaled), {"instances": instances, **_of(model)})
 
     @method
-    def scale_by(self, change: int) -> Call[r.Scaled]:
+    def scale_by(self, change: int, model: str | None = None) -> Call[r.Scaled]:
         """Wants ``change`` workers more (or, negative, fewer) than now."""
-        action = "scale_up" if change > 0 else "scale_down"
-        return Call("POST", "/v1/cluster/scale", as_object(r.Scaled), {"action": action, "count": abs(change)})
+        body = {"action": "scale_up" if change > 0 else "scale_down", "count": abs(change), **_of(model)}
+        return Call("POST", "/v1/cluster/scale", as_object(r.Scaled), body)
 
     @method
-    def strategy(self, name: str) -> Call[r.StrategySet]:
-        return Call("POST", "/v1/cluster/strategy", as_object(r.StrategySet), {"strategy": name})
+    def strategy(self, name: str, model: str | None = None) -> Call[r.StrategySet]:
+        """Of the whole cluster, or of the workers of one ``model``."""
+        return Call("POST", "/v1/cluster/strategy", as_object(r.StrategySet), {"strategy": name, **_of(model)})
 
     @method
     def restart(self, instance: str) -> Call[r.Restarting]:
@@ -120,9 +125,10 @@ class ChangingCalls:
         return Call("POST", "/v1/cluster/restart", as_object(r.Restarting), {"instance_id": instance})
 
     @method
-    def restart_rolling(self, spare: bool | None = None) -> Call[r.Restarting]:
-        """``spare``: whether a spare worker is started first; None leaves it to the cluster's settings."""
-        body = {"rolling": True} if spare is None else {"rolling": True, "spare": spare}
+    def restart_rolling(self, spare: bool | None = None, model: str | None = None) -> Call[r.Restarting]:
+        """``spare``: whether a spare worker is started first; None leaves it to the cluster's settings. Of which
+        ``model``, where there are several."""
+        body = {"rolling": True, **({} if spare is None else {"spare": spare}), **_of(model)}
         return Call("POST", "/v1/cluster/restart", as_object(r.Restarting), body)
 
     @method
@@ -180,11 +186,12 @@ class AdapterCalls:
     @method
     def load_adapter(
         self, name: str, path: Path | str, *, replace: bool = False, description: str | None = None,
-        allow_no_effect: bool = False,
+        allow_no_effect: bool = False, model: str | None = None,
     ) -> Call[r.AdapterChanged]:
-        """Returns once it is on every ready worker. ``replace`` makes new content of a known name its next version.
-        A ``path`` is the cluster's own: absolute. ``allow_no_effect``: it may answer as the base model does."""
-        body: dict[str, Any] = {"lora_name": name, "lora_path": str(path)}
+        """Returns once it is on every ready worker of its ``model`` (needed where there are several). ``replace`` makes
+        new content of a known name its next version. A ``path`` is the cluster's own: absolute. ``allow_no_effect``: it
+        may answer as the base model does."""
+        body: dict[str, Any] = {"lora_name": name, "lora_path": str(path), **_of(model)}
         if replace:
             body["load_inplace"] = True
         if description is not None:
@@ -202,6 +209,43 @@ class AdapterCalls:
         """Makes ``version`` (default: the one before) the active one again."""
         body = {} if version is None else {"version": version}
         return Call("POST", _named("lora_adapters", name, "/rollback"), as_object(r.AdapterChanged), body, timeout=SLOW)
+
+
+class ModelCalls:
+    """The models of a cluster that has several; `LookingCalls.status` shows them."""
+
+    @method
+    def load_model(self, /, name: str, path: Path | str, **fields: Any) -> Call[r.ModelChanged]:
+        """It can be asked for from then on, and is brought up where there is room. A ``path`` is the cluster's own:
+        absolute, or a hub id. ``fields``: ``engine``, ``instances``, ``min``, ``max``, ``gpus``, ``args``,
+        ``adapters``, ``idle_timeout``, ``pinned``, ``priority`` and the others that `models:` of the configuration
+        knows."""
+        body = {"model_name": name, "model_path": str(path), **fields}
+        return Call("POST", "/v1/models/load", as_object(r.ModelChanged), body, timeout=SLOW)
+
+    @method
+    def unload_model(self, name: str) -> Call[r.ModelUnloaded]:
+        """It and its adapters are known no more; what runs there may finish."""
+        return Call("DELETE", _named("models", name), as_object(r.ModelUnloaded))
+
+    @method
+    def pin_model(self, name: str) -> Call[r.ModelChanged]:
+        """It stays up, whoever needs room."""
+        return Call("POST", _named("models", name, "/pin"), as_object(r.ModelChanged), {})
+
+    @method
+    def unpin_model(self, name: str) -> Call[r.ModelChanged]:
+        return Call("POST", _named("models", name, "/unpin"), as_object(r.ModelChanged), {})
+
+    @method
+    def sleep_model(self, name: str) -> Call[r.ModelChanged]:
+        """It goes to sleep or, where its engine cannot, down, until it is asked for."""
+        return Call("POST", _named("models", name, "/sleep"), as_object(r.ModelChanged), {})
+
+    @method
+    def wake_model(self, name: str) -> Call[r.ModelChanged]:
+        """It is brought up where there is room."""
+        return Call("POST", _named("models", name, "/wake"), as_object(r.ModelChanged), {})
 
 
 class NameCalls:
@@ -291,7 +335,7 @@ class KeyCalls:
         return Call("DELETE", _named("cluster/keys", name), as_object(r.KeyRevoked))
 
 
-class Calls(LookingCalls, ChangingCalls, AdapterCalls, NameCalls, KeyCalls):
+class Calls(LookingCalls, ChangingCalls, AdapterCalls, ModelCalls, NameCalls, KeyCalls):
     """The methods that both clients have, but for the streams."""
 
     @method

@@ -126,6 +126,53 @@ class Autoscale(TypedDict):
     unread_s: NotRequired[float]
 
 
+class ManagedModel(TypedDict):
+    """One of several. ``instances`` workers when it is up, ``wanted`` now. ``managed``: it can be unloaded. Times are
+    seconds; ``retry_at`` and ``last_used`` since the epoch. ``starts``: how often it was brought up, ``failures`` in a
+    row."""
+
+    name: str
+    names: list[str]
+    group: str
+    path: str
+    engine: str
+    state: str
+    why: str
+    retry_at: float | None
+    is_default: bool
+    managed: bool
+    pinned: bool
+    priority: int
+    idle_timeout: float | None
+    on_demand: bool
+    strategy: str | None
+    instances: int
+    wanted: int
+    ready: int
+    min: int
+    max: int
+    memory_bytes: int
+    gpus: list[int]
+    starts: int
+    failures: int
+    in_flight: int
+    waiting: int
+    oldest_wait_s: float
+    last_used: float | None
+
+
+class ModelChanged(TypedDict):
+    model: ManagedModel
+
+
+class ModelUnloaded(TypedDict):
+    """``adapters``: those of it, which have gone with it."""
+
+    model_name: str
+    state: str
+    adapters: list[str]
+
+
 class Status(TypedDict):
     """``total_instances`` are wanted, ``running_instances`` ready."""
 
@@ -141,6 +188,7 @@ class Status(TypedDict):
     load_balancer: LoadBalancer
     instances: dict[str, Instance]
     autoscale: NotRequired[Autoscale]
+    models: NotRequired[list[ManagedModel]]
 
 
 class Scaled(TypedDict):
@@ -152,6 +200,7 @@ class Scaled(TypedDict):
 
 class StrategySet(TypedDict):
     strategy: str
+    model: NotRequired[str]
 
 
 class Restarting(TypedDict):

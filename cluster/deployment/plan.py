@@ -45,7 +45,8 @@ class Plan:
     """The checked set-up of one group of workers. ``most``: no more workers than this. ``adapter_cap``: as many
     adapters a worker holds at a time. ``foreign_adapters`` came with the engine's own flags. ``definition``: of the
     model, where it is one of several; its ``settings`` are the cluster's with what that says. ``broken``: why no worker
-    of it can be started, where that was found when it was too late to refuse it."""
+    of it can be started, where that was found when it was too late to refuse it. ``leaving``: the model was unloaded,
+    and its last workers are on their way out."""
 
     settings: Settings
     engine: Engine
@@ -60,6 +61,7 @@ class Plan:
     driver: str = LOCAL
     definition: ModelDefinition | None = None
     broken: str = ""
+    leaving: bool = False
 
     @property
     def no_lora(self) -> str:

@@ -38,18 +38,25 @@ class Revisions:
     @property
     def served(self) -> list[Plan]:
         """Of the models that there are: the group `DEFAULT` is of none in a cluster of several."""
-        return [held for held in self.plans.values() if held.definition is not None or not self.settings.only_models]
+        there = (held for held in self.plans.values() if not held.leaving)
+        return [held for held in there if held.definition is not None or not self.settings.only_models]
 
     @property
     def leading(self) -> Plan:
         """Of the model that answers requests which name none."""
-        chosen = self.plans.get(self.settings.default_model or DEFAULT)
-        return chosen or next(iter(self.served), self.latest)
+        served = {held.group: held for held in self.served}
+        return served.get(self.settings.default_model or DEFAULT) or next(iter(served.values()), self.latest)
 
     @property
     def definitions(self) -> dict[str, ModelDefinition]:
         """Of the models of a cluster that has several."""
-        return {name: held.definition for name, held in self.plans.items() if held.definition is not None}
+        return {held.group: held.definition for held in self.served if held.definition is not None}
+
+    @property
+    def leaving(self) -> dict[str, ModelDefinition]:
+        """Of those that were unloaded, while workers of them are there."""
+        gone = (held for held in self.plans.values() if held.leaving)
+        return {held.group: held.definition for held in gone if held.definition is not None}
 
     def named(self, name: str) -> Plan:
         """Of the model that has that name. Raises Refused (404)."""
@@ -58,6 +65,15 @@ class Revisions:
                 return held
         known = [each for held in self.served for each in held.spec.served_names]
         raise Refused(404, f"no model {name!r}{nearest(name, known)}; there are: {', '.join(known) or 'none'}", "model")
+
+    def chosen(self, name: str | None) -> Plan:
+        """What a command is about: with several models one of them has to be named. Raises Refused."""
+        if name is not None:
+            return self.named(name)
+        if len(self.served) == 1 or not self.definitions:
+            return self.leading
+        known = ", ".join(held.spec.served_names[0] for held in self.served)
+        raise Refused(400, f'of which model? "model" is one of {known}', "model")
 
     def of(self, group: str, number: int) -> Plan:
         """The plan of a worker of ``group`` that was started with the settings ``number``. Raises UsageError where that
@@ -113,8 +129,9 @@ class Revisions:
     def durable(self) -> dict[str, Any]:
         """For the store; `restore` reads it."""
         plans = {"number": self.number, "before": self.before, "older": {str(n): s for n, s in self._older.items()}}
-        models = {name: model.to_json() for name, model in self.definitions.items()}
-        return {"settings": self.settings.to_json(), "plans": plans, "models": models}
+        kept = {"models": self.definitions, "leaving_models": self.leaving}
+        models = {key: {name: model.to_json() for name, model in each.items()} for key, each in kept.items()}
+        return {"settings": self.settings.to_json(), "plans": plans, **models}
 
     def restore(self, kept: Mapping[str, Any] | None) -> None:
         """What an earlier supervisor wrote under ``plans``; None: it knew of no changes."""

@@ -67,6 +67,10 @@ class Intent:
         self.scale(0, group)
         self._want(self.group(group), drain_timeout=drain_timeout)
 
+    def forget_group(self, group: str) -> None:
+        """Of which there are no workers any more."""
+        self.desired = self.desired.without_group(group)
+
     def _known(self, name: str, group: WorkerGroup) -> InstanceDesired:
         """What is wanted of ``name`` already; of one that is still on its way out, no more than it is."""
         old = self._instances.get(name)

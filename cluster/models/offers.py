@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from cluster.deployment.plan import Plan
 from cluster.deployment.revisions import Revisions
@@ -11,6 +12,7 @@ from cluster.fleet.groups import WorkerGroup
 from cluster.fleet.instance import Instance
 from cluster.fleet.states import WorkerState
 from cluster.models.record import ModelRecords
+from config.models import definition
 from config.topology import OfferedModel
 
 
@@ -42,6 +44,31 @@ class Offers:
             return ()
         leading = self._revisions.leading
         return tuple(self._offer(plan, plan is leading) for plan in self._revisions.served)
+
+    def cards(self) -> list[dict[str, Any]]:
+        """For people, see `card`; none where there is one model."""
+        return [self.card(plan) for plan in self._revisions.served] if self._revisions.definitions else []
+
+    def card(self, plan: Plan) -> dict[str, Any]:
+        """All that is known of a model. ``memory_bytes``: of main memory, as its workers are estimated to take."""
+        offer, record = self._offer(plan, plan is self._revisions.leading), self._records.of(plan.group)
+        workers = [one for one in self._fleet.instances.values() if one.group == plan.group]
+        model, use, placement = plan.definition or definition(plan.spec.model), record.use, plan.placement
+        counted = plan.engine.computes and not placement.on_gpu
+        return {
+            "name": offer.name, "names": list(offer.names), "group": plan.group, "path": plan.spec.model,
+            "engine": plan.spec.engine, "state": offer.state, "why": offer.why, "retry_at": offer.retry_at or None,
+            "is_default": offer.is_default, "managed": plan.definition is not None,
+            "pinned": plan.definition is None or model.pinned, "priority": model.priority,
+            "idle_timeout": model.idle_timeout, "on_demand": plan.definition is not None and model.on_demand,
+            "strategy": model.strategy, "instances": placement.planned,
+            "wanted": self._fleet.intent.group(plan.group).count, "ready": self._fleet.ready_count(plan.group),
+            "min": plan.least, "max": plan.most,
+            "memory_bytes": placement.planned * placement.memory_each if counted else 0,
+            "gpus": sorted({gpu for worker in workers for gpu in worker.slot.gpus}),
+            "starts": record.starts, "failures": record.failures, "in_flight": use.in_flight, "waiting": use.waiting,
+            "oldest_wait_s": round(use.oldest, 1), "last_used": use.latest,
+        }  # fmt: skip
 
     def _offer(self, plan: Plan, is_default: bool) -> OfferedModel:
         model, record = plan.definition, self._records.of(plan.group)

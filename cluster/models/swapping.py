@@ -48,7 +48,11 @@ class Swapping:
         for plan in self._revisions.served:
             if name in plan.spec.served_names:
                 self._records.of(plan.group).asked_at = self._time()
-                self._asked.set()
+                self.wake()
+
+    def wake(self) -> None:
+        """Looks at once."""
+        self._asked.set()
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -63,11 +67,11 @@ class Swapping:
 
     async def look(self) -> None:
         """Sees how the models are, and does what follows."""
-        if not self._revisions.definitions or self._fleet.intent.desired.shutting_down:
+        if len(self._revisions.plans) == 1 or self._fleet.intent.desired.shutting_down:
             return
         steps = decide(self._models(), self._rules())
         failed = [plan for plan in self._revisions.served if self._failed(plan)]
-        if not steps and not failed:
+        if not steps and not failed and not self._gone():
             return
         try:
             await self._command(lambda: self._carry_out(steps, failed))
@@ -126,12 +130,20 @@ class Swapping:
             return True
         return self._records.of(plan.group).up_since is None and all(one.history.early for one in workers)
 
+    def _gone(self) -> list[Plan]:
+        """Those that were unloaded, and of which nothing is left."""
+        return [plan for plan in self._revisions.plans.values() if plan.leaving and not self._workers(plan)]
+
     # what is done, in the task that owns the state
 
     def _carry_out(self, steps: Iterable[ModelStep], failed: Iterable[Plan]) -> None:
         """But what is not so any more."""
         if self._fleet.intent.desired.shutting_down:
             return
+        for plan in self._gone():
+            self._revisions.forget_model(plan.group)
+            self._fleet.intent.forget_group(plan.group)
+            self._records.forget(plan.group)
         for plan in failed:
             if plan.group in self._revisions.plans and self._failed(plan):
                 self._give_up(plan)

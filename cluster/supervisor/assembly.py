@@ -20,6 +20,7 @@ from cluster.adapters.rollout import Rollouts
 from cluster.api.apply import Applier
 from cluster.api.audit import Auditor
 from cluster.api.handlers import ClusterCommands
+from cluster.api.models import ModelCommands
 from cluster.api.names import NameCommands
 from cluster.api.server import Services
 from cluster.api.status import View, snapshot
@@ -34,6 +35,7 @@ from cluster.fleet.restart import Backoff, RestartPolicy
 from cluster.fleet.states import DesiredState
 from cluster.keys.file import KeyFile
 from cluster.keys.registry import KeyRegistry
+from cluster.models.catalogue import Catalogue
 from cluster.models.offers import Offers
 from cluster.models.record import ModelRecords
 from cluster.models.swapping import Swapping
@@ -148,9 +150,7 @@ class Assembly:
 
     @cached_property
     def inventory(self) -> Inventory:
-        return Inventory(
-            self.revisions, self.write_behind.save_adapters, lambda: self.fleet.intent.names.versions()
-        )
+        return Inventory(self.revisions, self.write_behind.save_adapters, lambda: self.fleet.intent.names.versions())
 
     @cached_property
     def residency(self) -> Residency:
@@ -199,6 +199,13 @@ class Assembly:
     @cached_property
     def offers(self) -> Offers:
         return Offers(self.revisions, self.fleet, self.records)
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        return Catalogue(
+            self.fleet, self.revisions, self.settings, self.inventory, self.records, self.offers, self.emit,
+            self.swapping.wake,
+        )
 
     @cached_property
     def swapping(self) -> Swapping:
@@ -263,9 +270,7 @@ class Assembly:
 
     @cached_property
     def publisher(self) -> Publisher:
-        return Publisher(
-            self.epoch, self.backends.as_of, self.snapshot, self.feed, self.clock.now
-        )
+        return Publisher(self.epoch, self.backends.as_of, self.snapshot, self.feed, self.clock.now)
 
     async def publish(self) -> None:
         """Tells balancers and store what changed, if anything did."""
@@ -298,6 +303,10 @@ class Assembly:
             NameCommands(
                 self.fleet, lambda: self.inventory.registry, self._model_names, self.agents.look_again, self.emit
             ),
+            ModelCommands(
+                self.catalogue, self.rollouts, self.inventory, lambda: self.revisions.settings, self.offers.card,
+                self.commands.check_not_ending, self.supervisor.command,
+            ), self.offers.cards,
         )
 
     @cached_property
@@ -322,6 +331,7 @@ class Assembly:
             adapters=self.adapters.totals(self.fleet.instances), adapter_states=self.adapters.states(),
             recovery=self.recovery.to_json(), usage=self.usage.latest, cards=self.backends.cards,
             finding=self.hangs.finding, exempt=self.limit.exempts, autoscale=self.autoscaling.describe(),
+            models=self.offers.cards(),
         ))  # fmt: skip
 
     async def _publish_keys(self, message: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ import json
 import logging
 import signal
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -208,7 +209,8 @@ async def _models(settings: Settings, store: Store, adopt: bool) -> list[Plan]:
     of the configuration."""
     kept = definitions(await store.get("models") or {})
     if adopt:
-        return model_plans.make_all(settings, kept, strict=False)
+        gone = model_plans.make_all(settings, definitions(await store.get("leaving_models") or {}), strict=False)
+        return [*model_plans.make_all(settings, kept, strict=False), *(replace(made, leaving=True) for made in gone)]
     before = json.loads(await store.get("settings") or "{}").get("models", {})
     later = {name: model for name, model in kept.items() if name not in before and name not in settings.models}
     return [*model_plans.make_all(settings, settings.models), *model_plans.make_all(settings, later, strict=False)]
@@ -216,7 +218,7 @@ async def _models(settings: Settings, store: Store, adopt: bool) -> list[Plan]:
 
 async def _plans_to_end(settings: Settings, store: Store) -> list[Plan]:
     """To end a cluster nothing of what it ran on needs to be there any more: no model, no GPU, no installed engine."""
-    models = definitions(await store.get("models") or {})
+    models = definitions({**(await store.get("models") or {}), **(await store.get("leaving_models") or {})})
     return [_plan_to_end(settings), *(model_plans.broken(settings, name, m, "") for name, m in models.items())]
 
 

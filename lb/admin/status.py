@@ -99,6 +99,7 @@ class Status:
             "min_instances": seen.get("min_instances"),
             "max_instances": seen.get("max_instances"),
             **({"autoscale": seen["autoscale"]} if seen.get("autoscale") else {}),
+            **({"models": seen["models"]} if seen.get("models") else {}),
             "supervisor": supervisor,
             "load_balancer": {
                 "restarts": 0, "replacements": 0, "replacing": False, "standby": None, "draining": [],

@@ -9,6 +9,8 @@ from config.models import MOST_MODELS, definition, definitions
 
 def test_a_path_alone_is_a_model() -> None:
     assert definition("/models/a").path == "/models/a"
+    assert definition({"path": "a", "idle_timeout": "15m"}).idle_timeout == 900
+    assert definition({"path": "a", "idle-timeout": "7.5"}).idle_timeout == 7.5
     assert definition({"path": "a", "idle-timeout": 5, "args": "--max-loras 2"}).args == ("--max-loras", "2")
 
 
@@ -36,6 +38,8 @@ def test_what_is_written_is_read_again() -> None:
         ({"a": {"path": "x", "instances": 3, "max": 2}}, "a: max 2 is below instances 3"),
         ({"a": {"path": "x", "args": "--port 3"}}, "--port is set by the cluster itself"),
         ({"a": {"path": "x", "idle_timeout": float("nan")}}, "a: idle_timeout"),
+        ({"a": {"path": "x", "idle_timeout": "15 minutes"}}, "a: idle_timeout: a time such as"),
+        ({"a": {"path": "x", "idle_timeout": ""}}, "a: idle_timeout: a time such as"),
         ({str(n): "x" for n in range(MOST_MODELS + 1)}, "are more than"),
     ],
 )

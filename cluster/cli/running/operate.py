@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 import click
 import httpx
 
-from cluster.cli.common import client, finish, no_wait_option, url_option
+from cluster.cli.common import client, finish, model_option, no_wait_option, url_option
 from cluster.cli.render import cell, console, say, status_table
 from cluster.client import ClusterClient, ClusterError
 from config.text import printable_log, whole
@@ -58,27 +58,30 @@ def _watch(cluster: ClusterClient, as_json: bool) -> int:
 
 @click.command("scale", context_settings={"ignore_unknown_options": True})
 @click.argument("count")
+@model_option
 @no_wait_option
 @url_option
-def scale_command(count: str, no_wait: bool, url: str | None) -> int:
+def scale_command(count: str, model: str | None, no_wait: bool, url: str | None) -> int:
     """Run COUNT workers, or +K more, or -K fewer."""
     sign, digits = (count[0], count[1:]) if count[:1] in "+-" else ("", count)
     if not (digits.isascii() and digits.isdigit()) or (sign and int(digits) == 0):
         raise click.UsageError(f"COUNT is a number such as 3, +1 or -1, not {count!r}")
     number = int(digits)
     with client(url) as cluster:
-        result = cluster.scale_by(-number if sign == "-" else number) if sign else cluster.scale(number)
+        change = -number if sign == "-" else number
+        result = cluster.scale_by(change, model) if sign else cluster.scale(number, model)
         say(f"scaling: {result['current']} ready, {result['desired']} wanted")
         return finish(cluster, no_wait, "done")
 
 
 @click.command("strategy")
 @click.argument("name", type=click.Choice(STRATEGIES))
+@model_option
 @url_option
-def strategy_command(name: str, url: str | None) -> int:
-    """Spread requests by NAME from now on."""
+def strategy_command(name: str, model: str | None, url: str | None) -> int:
+    """Spread requests by NAME from now on; with --model those for that model, where there are several."""
     with client(url) as cluster:
-        say(f"strategy {cluster.strategy(name)['strategy']}")
+        say(f"strategy {cluster.strategy(name, model)['strategy']}")
     return 0
 
 
@@ -86,17 +89,21 @@ def strategy_command(name: str, url: str | None) -> int:
 @click.argument("instance", required=False)
 @click.option("--rolling", is_flag=True, help="All of them, one at a time, with a spare worker if there is room.")
 @click.option("--no-spare", is_flag=True, help="With --rolling: without a spare worker.")
+@model_option
 @no_wait_option
 @url_option
-def restart_command(instance: str | None, rolling: bool, no_spare: bool, no_wait: bool, url: str | None) -> int:
+def restart_command(
+    instance: str | None, rolling: bool, no_spare: bool, model: str | None, no_wait: bool, url: str | None
+) -> int:
     """Restart one INSTANCE, or all of them one at a time (either also ends a drain); `lb` replaces the load
     balancer."""
     if (instance is None) != rolling:
         raise click.UsageError("either an INSTANCE or --rolling is needed")
-    if no_spare and not rolling:
-        raise click.UsageError("--no-spare goes with --rolling")
+    if (no_spare or model) and not rolling:
+        raise click.UsageError("--no-spare and --model go with --rolling")
     with client(url) as cluster:
-        result = cluster.restart(instance) if instance else cluster.restart_rolling(False if no_spare else None)
+        spare_wanted = False if no_spare else None
+        result = cluster.restart(instance) if instance else cluster.restart_rolling(spare_wanted, model)
         spare = f"; {result['spare']} stands in meanwhile" if result.get("spare") else ""
         say(f"restarting {', '.join(result['restarting'])}{', one at a time' if rolling else ''}{spare}")
         return finish(cluster, no_wait, "done", only=instance, narrate=rolling)

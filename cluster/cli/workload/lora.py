@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.cli.arguments import AbsolutePath, adapter_name
-from cluster.cli.common import client, url_option
+from cluster.cli.common import client, model_option, url_option
 from cluster.cli.render import cell, console, duration, plain_table, say
 from cluster.cli.workload.lora_bench import bench
 from cluster.client import AdapterChanged, ClusterClient, ClusterError
@@ -50,10 +50,13 @@ lora_command.add_command(bench)
 @_path
 @click.option("--description", help="What it is for; shown by `lora show`.")
 @_no_effect
+@model_option
 @url_option
-def load(name: str, path: Path, description: str | None, allow_no_effect: bool, url: str | None) -> int:
+def load(
+    name: str, path: Path, description: str | None, allow_no_effect: bool, model: str | None, url: str | None
+) -> int:
     """Load the adapter in folder PATH as NAME."""
-    more: dict[str, Any] = {"description": description, "allow_no_effect": allow_no_effect}
+    more: dict[str, Any] = {"description": description, "allow_no_effect": allow_no_effect, "model": model}
     return _change(url, name, lambda cluster: cluster.load_adapter(name, path, **more))
 
 

@@ -148,6 +148,17 @@ def applied(given: Mapping[str, Any], look: Callable[[], MachineSummary] = summa
     return {**given, **{name: values[name] for name in (*found.by_profile, *changed)}}
 
 
+def named(
+    definition: ModelDefinition, settings: Settings, look: Callable[[], MachineSummary] = summary.look
+) -> ModelDefinition:
+    """A model as a cluster with ``settings`` serves it, whose path may be a name that a manifest has. Raises
+    UsageError."""
+    known = {} if "/" in definition.path else file.entries(settings.manifest)
+    if definition.path not in known:
+        return define(definition, {}, look())[0] if definition.profile is not None else definition
+    return define(definition, known, look(), settings.engine)[0]
+
+
 def define(
     definition: ModelDefinition, known: Mapping[str, ManifestEntry], machine: MachineSummary, engine: str | None = None
 ) -> tuple[ModelDefinition, HardwareProfile | None]:

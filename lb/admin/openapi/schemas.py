@@ -65,6 +65,7 @@ _APPLY: Mapping[str, Json] = {
     "spare": or_null(FLAG, "Whether a spare worker is started first; as the settings say"),
 }
 
+_OF_MODEL = or_null({"type": "string", "minLength": 1, "maxLength": 256}, "Of which, where there are several")
 _DURATION: Json = {"type": "string", "pattern": "^[0-9]{1,5}[smhdw]$"}
 _LIMIT: Json = {"type": "integer", "minimum": 1, "maximum": 10**15}
 _INSTANT: Json = {"type": "number", "minimum": 0, "maximum": 10**11}
@@ -138,7 +139,23 @@ SCHEMAS: Mapping[str, Json] = {
     }, min=COUNT, max=COUNT, requests_per_worker=NUMBER, in_flight=COUNT,
         queued=described(COUNT, "Requests that wait for room on a worker"),
         unread_s=described(NUMBER, "Seconds of one worker's time that prompts take which are not read yet")),
-        "As many workers as the load needs; nothing while that is off")),
+        "As many workers as the load needs; nothing while that is off"),
+        models=described(array(ref("ManagedModel")), "Of a cluster that has several")),
+    "ManagedModel": answer({
+        "name": TEXT, "names": described(array(TEXT), "By which clients may call it"), "group": TEXT, "path": TEXT,
+        "engine": TEXT, "state": one_of(*MODEL_STATES), "why": described(TEXT, "Of the latest start, if it failed"),
+        "retry_at": or_null(NUMBER, "Seconds since 1970"), "is_default": described(FLAG, "Requests name no model"),
+        "managed": described(FLAG, "It can be unloaded"), "pinned": FLAG, "priority": WHOLE,
+        "idle_timeout": or_null(NUMBER, "Seconds"), "on_demand": FLAG,
+        "strategy": or_null(one_of(*STRATEGIES), "null: as in the whole cluster"),
+        "instances": described(COUNT, "Workers when it is up"), "wanted": described(COUNT, "Workers now"),
+        "ready": COUNT, "min": COUNT, "max": COUNT,
+        "memory_bytes": described(COUNT, "Main memory that its workers are estimated to take; 0 on GPUs"),
+        "gpus": described(array(COUNT), "Those that its workers have"),
+        "starts": described(COUNT, "How often it was brought up"), "failures": described(COUNT, "Starts, in a row"),
+        "in_flight": COUNT, "waiting": described(COUNT, "Requests that wait until it is up"),
+        "oldest_wait_s": NUMBER, "last_used": or_null(NUMBER, "Seconds since 1970"),
+    }),
     "Supervisor": answer(
         {"pid": or_null(WHOLE, "null: there is none; what is shown is what it said last"), "state_dir": TEXT},
         age_s=or_null(NUMBER, "Seconds since its last word, which everything here is of: about 1 while it is well"),
@@ -174,7 +191,7 @@ SCHEMAS: Mapping[str, Json] = {
         cores=array(array(WHOLE)), incarnation=COUNT, ready_for_s=or_null(NUMBER), state_for_s=NUMBER,
         log=or_null(TEXT), url=described(TEXT, "Of one that this cluster did not start"), first_byte_ms=NUMBER),
     "Scaled": answer({"desired": COUNT, "current": described(COUNT, "Ready now")}),
-    "StrategySet": answer({"strategy": one_of(*STRATEGIES)}),
+    "StrategySet": answer({"strategy": one_of(*STRATEGIES)}, model=TEXT),
     "Restarting": answer({"restarting": array(TEXT), "rolling": FLAG},
                          spare=or_null(TEXT, "A worker that stands in meanwhile")),
     "Drained": answer({
@@ -294,15 +311,16 @@ SCHEMAS: Mapping[str, Json] = {
     # Requests. A null is as good as a field that is not there.
     "Scale": {"oneOf": [
         question({"instances": described(COUNT, "Workers that are wanted")}, action={"type": "null"},
-                 count={"type": "null"}),
+                 count={"type": "null"}, model=_OF_MODEL),
         question({"action": one_of("scale_up", "scale_down")},
-                 count=or_null({"type": "integer", "minimum": 1}, "By so many; 1"), instances={"type": "null"}),
+                 count=or_null({"type": "integer", "minimum": 1}, "By so many; 1"), instances={"type": "null"},
+                 model=_OF_MODEL),
     ]},
-    "SetStrategy": question({"strategy": one_of(*STRATEGIES)}),
+    "SetStrategy": question({"strategy": one_of(*STRATEGIES)}, model=_OF_MODEL),
     "Restart": {"oneOf": [
         question({"instance_id": described(TEXT, "Or `load_balancer`")}, rolling={"enum": [False, None]},
-                 spare={"type": "null"}),
-        question({"rolling": described({"const": True}, "All of them, one at a time")},
+                 spare={"type": "null"}, model={"type": "null"}),
+        question({"rolling": described({"const": True}, "All of them, one at a time")}, model=_OF_MODEL,
                  spare=or_null(FLAG, "Whether a spare is started first; as the settings say"),
                  instance_id={"type": "null"}),
     ]},
@@ -322,7 +340,7 @@ SCHEMAS: Mapping[str, Json] = {
         {"lora_name": _ADAPTER_NAME,
          "lora_path": {
              "type": "string", "pattern": "^/", "maxLength": 4096, "description": "A folder there, absolute"}},
-        load_inplace=described(FLAG, "New content of a known name becomes its next version"),
+        load_inplace=described(FLAG, "New content of a known name becomes its next version"), model=_OF_MODEL,
         description=or_null({"type": "string", "maxLength": 256}),
         allow_no_effect=described(FLAG, "It may answer as the base model does, such as one that is not trained yet"),
         model=or_null({"type": "string", "minLength": 1, "maxLength": 256}, "Its base model, where there are several"),

@@ -42,9 +42,10 @@ def test_both_have_the_same_methods() -> None:
     for name, signature in one.items():
         mine, its = ([(p.name, p.kind, p.annotation) for p in s.parameters.values()] for s in (signature, other[name]))
         assert mine == its, name
-    assert str(one["scale"]) == "(self, instances: 'int') -> 'r.Scaled'"
+    assert str(one["scale"]) == "(self, instances: 'int', model: 'str | None' = None) -> 'r.Scaled'"
     assert inspect.iscoroutinefunction(AsyncClusterClient("http://cluster:1").scale)
-    assert ClusterClient.scale.__doc__ == AsyncClusterClient.scale.__doc__ == "Wants ``instances`` workers."
+    words = "Wants ``instances`` workers, of that ``model`` where there are several."
+    assert ClusterClient.scale.__doc__ == AsyncClusterClient.scale.__doc__ == words
 
 
 #: Every method that is one request, with what it may be given.
@@ -63,7 +64,11 @@ ASKED: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("update_key", ("x",), {"models": None}), ("rotate_key", ("x", "24h"), {}), ("revoke_key", ("x",), {}),
     ("aliases", (), {}), ("set_alias", ("x", {"m": 1}), {"shadow": True}), ("delete_alias", ("x",), {}),
     ("undo_alias", ("x",), {}), ("routes", (), {}), ("set_route", ("x", [{"model": "m", "keywords": ["a"]}], "m"), {}),
-    ("delete_route", ("x",), {}), ("undo_route", ("x",), {}), ("test_route", ("x", "hello"), {}),
+    ("load_model", ("x", Path("/a")), {"instances": 2}), ("unload_model", ("x",), {}), ("pin_model", ("x",), {}),
+    ("unpin_model", ("x",), {}), ("sleep_model", ("x",), {}), ("wake_model", ("x",), {}),
+    ("restart_rolling", (), {"model": "x"}), ("scale", (3, "x"), {}), ("scale_by", (1, "x"), {}),
+    ("strategy", ("random", "x"), {}), ("delete_route", ("x",), {}), ("undo_route", ("x",), {}),
+    ("test_route", ("x", "hello"), {}),
 ]  # fmt: skip
 
 
@@ -301,7 +306,7 @@ KINDS = {
     for name in (
         "Status", "Supervisor", "LoadBalancer", "Instance", "Scaled", "StrategySet", "Restarting", "Drained",
         "Weighted", "Applied", "ShuttingDown", "UiLink", "Event", "AdapterOnInstance", "Adapter", "AdapterDetail",
-        "AdapterVersion", "RouteChoice",
+        "AdapterVersion", "RouteChoice", "ManagedModel",
         "AdapterChanged", "AdapterUnloaded", "SystemHealth", "SystemMetrics", "Usage", "UsageRow",
     )
 }  # fmt: skip

@@ -1,0 +1,135 @@
+"""Changes of the models of a cluster: loaded, unloaded, pinned, brought up and down while it runs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic import ConfigDict, Field, StrictStr
+
+from cluster.adapters.inventory import Inventory
+from cluster.adapters.rollout import Rollouts
+from cluster.adapters.validation.files import AdapterRejected
+from cluster.api.apply import Run
+from cluster.api.schemas import Body
+from cluster.deployment import model_plans
+from cluster.deployment.plan import Plan
+from cluster.deployment.profiles import resolution
+from cluster.errors import Refused
+from cluster.models.catalogue import Catalogue
+from config.disk import locations
+from config.errors import UsageError
+from config.models import MODEL_NAME, ModelDefinition, definition
+from config.settings import Settings
+
+
+class LoadModel(Body):
+    """What else may be said are the keys of `config.models.ModelDefinition`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model_name: StrictStr = Field(min_length=1, max_length=96)
+    model_path: StrictStr = Field(min_length=1, max_length=4096)
+
+
+class ModelCommands:
+    """``run`` does a change in the task that owns the state and stores it; ``settings()`` that hold; ``card(plan)``:
+    how a model is shown; ``not_ending()`` raises Refused while the cluster shuts down."""
+
+    def __init__(
+        self, catalogue: Catalogue, rollouts: Rollouts, inventory: Inventory, settings: Callable[[], Settings],
+        card: Callable[[Plan], Mapping[str, Any]], not_ending: Callable[[], None], run: Run,
+    ) -> None:
+        self._catalogue, self._rollouts, self._inventory, self._settings = catalogue, rollouts, inventory, settings
+        self._card, self._not_ending, self._run = card, not_ending, run
+        self._lock = asyncio.Lock()
+
+    async def load(self, body: LoadModel) -> tuple[int, dict[str, Any]]:
+        """Status and answer. Raises Refused, and leaves nothing behind then."""
+        name, given = body.model_name, self._read(body)
+        async with self._lock:
+            self._not_ending()
+            try:
+                model = await asyncio.to_thread(resolution.named, given, self._settings())
+            except UsageError as error:
+                raise Refused(400, str(error), "model_path") from None
+            if self._catalogue.same(name, model):
+                return 200, await self._run(lambda: self._up(name))
+            try:
+                plan = await asyncio.to_thread(model_plans.make_group, self._settings(), name, model)
+                self._catalogue.check_names(plan)
+                await self._rollouts.check_given(plan)
+            except UsageError as error:
+                raise Refused(400 if error.exit_code == 2 else 409, str(error), "model_path") from None
+            except AdapterRejected as error:
+                raise Refused(error.status, f"adapter {error}", "adapters") from None
+
+            def commit() -> dict[str, Any]:
+                self._not_ending()
+                self._catalogue.add(plan)
+                return self._shown(plan)
+
+            answer = await self._run(commit)
+            await self._take_in(plan)
+            return 202, answer
+
+    async def unload(self, name: str) -> dict[str, Any]:
+        async with self._lock:
+            plan = self._catalogue.find(name)
+            adapters = self._catalogue.adapters(plan)
+
+            def commit() -> dict[str, Any]:
+                self._catalogue.leave(self._catalogue.find(name))
+                return {"model_name": plan.group, "state": "stopping", "adapters": adapters}
+
+            answer = await self._run(commit)
+            if adapters:
+                await self._inventory.keep([], adapters)
+            return answer
+
+    def pin(self, name: str, pinned: bool) -> dict[str, Any]:
+        return self._shown(self._catalogue.define(self._catalogue.find(name), pinned=pinned))
+
+    def sleep(self, name: str) -> dict[str, Any]:
+        plan = self._catalogue.find(name)
+        self._catalogue.take_down(plan)
+        return self._shown(plan)
+
+    def wake(self, name: str) -> dict[str, Any]:
+        return self._up(self._catalogue.find(name).group)
+
+    def _up(self, name: str) -> dict[str, Any]:
+        self._not_ending()
+        plan = self._catalogue.find(name)
+        self._catalogue.want_up(plan)
+        return self._shown(plan)
+
+    def _shown(self, plan: Plan) -> dict[str, Any]:
+        return {"model": dict(self._card(plan))}
+
+    def _read(self, body: LoadModel) -> ModelDefinition:
+        if not MODEL_NAME.fullmatch(body.model_name) or body.model_name == "default":
+            name = body.model_name
+            raise Refused(400, f"{name!r} is no name of a model: [A-Za-z0-9._-], 1 to 96 characters", "model_name")
+        path = body.model_path
+        if path.startswith(("./", "../")) or path in (".", ".."):
+            raise Refused(400, f"{path!r} is no absolute path, and the cluster is in another folder", "model_path")
+        try:
+            return locations.of_model(definition({"path": path, **(body.model_extra or {})}))
+        except (ValueError, UsageError) as error:
+            raise Refused(400, str(error)) from None
+
+    async def _take_in(self, plan: Plan) -> None:
+        """Its adapters, or it goes again."""
+        try:
+            await self._rollouts.take_in_given(plan)
+        except BaseException as error:
+            await asyncio.shield(self._run(lambda: self._gone(plan)))
+            if isinstance(error, AdapterRejected | OSError):
+                raise Refused(507 if isinstance(error, OSError) else error.status, f"adapter {error}") from None
+            raise
+
+    def _gone(self, plan: Plan) -> dict[str, Any]:
+        self._catalogue.leave(plan)
+        return {}
