@@ -122,13 +122,13 @@ class Swapping:
         return [one for one in self._fleet.instances.values() if one.group == plan.group]
 
     def _failed(self, plan: Plan) -> bool:
-        """Whether its start came to nothing: each of its workers ended before any had served, or failed for good."""
+        """Whether its start came to nothing: each of its workers ended before any was ready, or failed for good."""
         wanted, workers = self._fleet.intent.group(plan.group).instances, self._workers(plan)
         if plan.definition is None or not wanted or {one.id for one in workers} != wanted.keys():
             return False
         if all(one.state is WorkerState.FAILED for one in workers):
             return True
-        return self._records.of(plan.group).up_since is None and all(one.history.early for one in workers)
+        return all(one.history.early and one.start_seconds is None for one in workers)
 
     def _gone(self) -> list[Plan]:
         """Those that were unloaded, and of which nothing is left."""
@@ -174,6 +174,7 @@ class Swapping:
     def _fail(self, plan: Plan, why: str) -> None:
         record = self._records.of(plan.group)
         record.failed(why, self._time(), self._wall())
+        record.wanted = plan.definition is not None and not plan.definition.on_demand
         self._emit(
             plan.group, f"model could not be started: {why}", kind="model.failed",
             data={"reason": why, "failures": record.failures, "retry_at": record.retry_wall},

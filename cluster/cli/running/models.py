@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 import click
@@ -14,6 +13,7 @@ from cluster.cli.lifecycle.profiles import profiles_command
 from cluster.cli.render import STYLES, cell, console, duration, plain_table, say
 from cluster.client import ClusterClient, ClusterError
 from config.disk import locations
+from config.disk.absolute import absolute
 from config.errors import UsageError, nearest
 from config.models import DEMO
 
@@ -219,4 +219,4 @@ def _adapter(pair: str) -> tuple[str, str]:
     name, equals, path = pair.partition("=")
     if not name or not equals or not path:
         raise UsageError(f"--lora: NAME=PATH is needed, not {pair!r}", exit_code=2)
-    return name, str(Path(locations.absolute(path)))
+    return name, str(absolute(path))

@@ -173,6 +173,15 @@ async def test_a_start_that_fails_is_told_and_tried_again_later(start: Start) ->
         assert (offer.why, offer.retry_at) == ("", 0.0)
 
 
+async def test_one_that_is_to_be_there_from_the_start_is_tried_again_unasked(start: Start) -> None:
+    async with start({"a": {"path": "demo", "on_demand": False}}) as cluster:
+        cluster.cluster.engines.doomed = lambda spec: 3
+        await cluster.reaches(a="failed")
+        cluster.cluster.engines.doomed = lambda spec: None
+        cluster.cluster.clock.advance(5)
+        await cluster.reaches(a="up")
+
+
 async def test_each_failure_in_a_row_doubles_the_pause(start: Start) -> None:
     async with start() as cluster:
         cluster.cluster.engines.doomed = lambda spec: 3
