@@ -59,6 +59,10 @@ class Inventory:
         every = self.everything
         return every if len(self._revisions.plans) == 1 else every.of(group_of(holder))
 
+    def names_of(self, group: str) -> list[str]:
+        """Of the adapters of one model, by the group of its workers."""
+        return list(self.registry.of(group).adapters)
+
     def needed(self, name: str) -> frozenset[int]:
         """The versions of it that aliases lead to, or led to before they were changed."""
         return frozenset(number for adapter, number in self._beside() if adapter == name)

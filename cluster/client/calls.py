@@ -89,6 +89,11 @@ class LookingCalls:
         return Call("GET", "/v1/models", as_list(r.Model, "data"))
 
     @method
+    def model(self, name: str) -> Call[r.Model]:
+        """One of `models`."""
+        return Call("GET", _named("models", name), as_object(r.Model))
+
+    @method
     def events(self, limit: int = 100, since: int | None = None) -> Call[list[r.Event]]:
         """The last ``limit`` events, or the first ``limit`` after the one with the id ``since``; the oldest first."""
         after = {} if since is None else {"since": since}
@@ -212,7 +217,12 @@ class AdapterCalls:
 
 
 class ModelCalls:
-    """The models of a cluster that has several; `LookingCalls.status` shows them."""
+    """The models of a cluster that has several."""
+
+    @method
+    def cluster_models(self) -> Call[list[r.ClusterModel]]:
+        """Every one, also those that are not up; none in a cluster with one model."""
+        return Call("GET", "/v1/cluster/models", as_list(r.ClusterModel, "models"))
 
     @method
     def load_model(self, /, name: str, path: Path | str, **fields: Any) -> Call[r.ModelChanged]:

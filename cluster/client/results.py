@@ -126,9 +126,9 @@ class Autoscale(TypedDict):
     unread_s: NotRequired[float]
 
 
-class ManagedModel(TypedDict):
+class ClusterModel(TypedDict):
     """One of several. ``instances`` workers when it is up, ``wanted`` now. ``managed``: it can be unloaded. Times are
-    seconds; ``retry_at`` and ``last_used`` since the epoch. ``starts``: how often it was brought up, ``failures`` in a
+    seconds; ``retry_at`` and ``last_used`` since the epoch. ``swaps``: how often it was brought up, ``failures`` in a
     row."""
 
     name: str
@@ -153,16 +153,17 @@ class ManagedModel(TypedDict):
     max: int
     memory_bytes: int
     gpus: list[int]
-    starts: int
+    swaps: int
     failures: int
     in_flight: int
     waiting: int
     oldest_wait_s: float
     last_used: float | None
+    adapters: list[str]
 
 
 class ModelChanged(TypedDict):
-    model: ManagedModel
+    model: ClusterModel
 
 
 class ModelUnloaded(TypedDict):
@@ -188,7 +189,7 @@ class Status(TypedDict):
     load_balancer: LoadBalancer
     instances: dict[str, Instance]
     autoscale: NotRequired[Autoscale]
-    models: NotRequired[list[ManagedModel]]
+    models: NotRequired[list[ClusterModel]]
 
 
 class Scaled(TypedDict):

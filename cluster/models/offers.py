@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from cluster.deployment.plan import Plan
@@ -29,8 +29,12 @@ def state_of(group: WorkerGroup, workers: Iterable[Instance], failed: bool) -> s
 
 
 class Offers:
-    def __init__(self, revisions: Revisions, fleet: Fleet, records: ModelRecords) -> None:
-        self._revisions, self._fleet, self._records = revisions, fleet, records
+    """``adapters(group)``: names of those of that model."""
+
+    def __init__(
+        self, revisions: Revisions, fleet: Fleet, records: ModelRecords, adapters: Callable[[str], list[str]]
+    ) -> None:
+        self._revisions, self._fleet, self._records, self._adapters = revisions, fleet, records, adapters
 
     def state(self, plan: Plan) -> str:
         """Of the model of that plan, see `state_of`."""
@@ -66,8 +70,9 @@ class Offers:
             "min": plan.least, "max": plan.most,
             "memory_bytes": placement.planned * placement.memory_each if counted else 0,
             "gpus": sorted({gpu for worker in workers for gpu in worker.slot.gpus}),
-            "starts": record.starts, "failures": record.failures, "in_flight": use.in_flight, "waiting": use.waiting,
+            "swaps": record.starts, "failures": record.failures, "in_flight": use.in_flight, "waiting": use.waiting,
             "oldest_wait_s": round(use.oldest, 1), "last_used": use.latest,
+            "adapters": self._adapters(plan.group),
         }  # fmt: skip
 
     def _offer(self, plan: Plan, is_default: bool) -> OfferedModel:

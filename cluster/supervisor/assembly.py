@@ -198,7 +198,7 @@ class Assembly:
 
     @cached_property
     def offers(self) -> Offers:
-        return Offers(self.revisions, self.fleet, self.records)
+        return Offers(self.revisions, self.fleet, self.records, self.inventory.names_of)
 
     @cached_property
     def catalogue(self) -> Catalogue:

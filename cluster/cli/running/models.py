@@ -83,14 +83,14 @@ def list_models(as_json: bool, url: str | None) -> int:
     if not found:
         say("no models to manage: the cluster serves the one that it was started with")
         return 0
-    table = plain_table("model", "state", "engine", ">workers", ">in flight", ">waiting", ">memory", ">starts", "")
+    table = plain_table("model", "state", "engine", ">workers", ">in flight", ">waiting", ">memory", ">swaps", "")
     for model in found:
         memory = "-" if not model["memory_bytes"] else f"{model['memory_bytes'] / 2**30:.1f} GiB"
         signs = [sign for sign, so in (("default", model["is_default"]), ("pinned", model["pinned"])) if so]
         table.add_row(
             cell(model["name"]), cell(model["state"], _STYLES.get(model["state"], "")), cell(model["engine"]),
             cell(f"{model['ready']}/{model['wanted'] or model['instances']}"), cell(model["in_flight"]),
-            cell(model["waiting"]), cell(memory), cell(model["starts"]),
+            cell(model["waiting"]), cell(memory), cell(model["swaps"]),
             cell(", ".join([*signs, *filter(None, [model["why"]])]), "dim"),
         )
     console().print(table)
@@ -184,8 +184,7 @@ def _until_up(cluster: ClusterClient, name: str) -> int:
 
 
 def _every(cluster: ClusterClient) -> list[dict[str, Any]]:
-    status = cluster.status()
-    return [dict(model) for model in status.get("models", ())]
+    return [dict(model) for model in cluster.cluster_models()]
 
 
 def _find(cluster: ClusterClient, name: str) -> dict[str, Any]:

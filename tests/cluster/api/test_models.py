@@ -77,7 +77,7 @@ async def test_a_model_comes_and_goes_while_the_cluster_runs(start: Start) -> No
         await cluster.cluster.settled(3)
         assert [await cluster.cluster.complete(name) for name in ("b", "b2", "mine", "org/m")] == [200] * 4
         cards = await cluster.cards()
-        assert (cards["b"]["ready"], cards["b"]["starts"], cards["org/m"]["is_default"]) == (2, 1, True)
+        assert (cards["b"]["ready"], cards["b"]["swaps"], cards["org/m"]["is_default"]) == (2, 1, True)
         assert (await cluster.cluster.status())["models"][1]["name"] == "b"
         assert (await cluster.load("b", instances=2, served_names=["b2"], adapters={"mine": ADAPTER}))[0] == 200
         status, answer = await cluster.ask("DELETE", "/v1/models/b")

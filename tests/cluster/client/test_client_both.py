@@ -64,7 +64,8 @@ ASKED: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("update_key", ("x",), {"models": None}), ("rotate_key", ("x", "24h"), {}), ("revoke_key", ("x",), {}),
     ("aliases", (), {}), ("set_alias", ("x", {"m": 1}), {"shadow": True}), ("delete_alias", ("x",), {}),
     ("undo_alias", ("x",), {}), ("routes", (), {}), ("set_route", ("x", [{"model": "m", "keywords": ["a"]}], "m"), {}),
-    ("load_model", ("x", Path("/a")), {"instances": 2}), ("unload_model", ("x",), {}), ("pin_model", ("x",), {}),
+    ("cluster_models", (), {}), ("model", ("x",), {}), ("load_model", ("x", Path("/a")), {"instances": 2}),
+    ("unload_model", ("x",), {}), ("pin_model", ("x",), {}),
     ("unpin_model", ("x",), {}), ("sleep_model", ("x",), {}), ("wake_model", ("x",), {}),
     ("restart_rolling", (), {"model": "x"}), ("scale", (3, "x"), {}), ("scale_by", (1, "x"), {}),
     ("strategy", ("random", "x"), {}), ("delete_route", ("x",), {}), ("undo_route", ("x",), {}),
@@ -76,7 +77,7 @@ ASKED: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
 async def test_both_ask_the_same(method: str, args: tuple[Any, ...], options: dict[str, Any]) -> None:
     asked: list[httpx.Request] = []
     lists: dict[str, Any] = {"adapters": [1], "events": [2], "data": [3], "decisions": [5], "keys": [6]}
-    lists |= {"choices": [{"text": "4"}], "aliases": {"a": 7}, "routes": {"r": 8}}
+    lists |= {"models": [9], "choices": [{"text": "4"}], "aliases": {"a": 7}, "routes": {"r": 8}}
 
     def handler(request: httpx.Request) -> httpx.Response:
         asked.append(request)
@@ -306,7 +307,7 @@ KINDS = {
     for name in (
         "Status", "Supervisor", "LoadBalancer", "Instance", "Scaled", "StrategySet", "Restarting", "Drained",
         "Weighted", "Applied", "ShuttingDown", "UiLink", "Event", "AdapterOnInstance", "Adapter", "AdapterDetail",
-        "AdapterVersion", "RouteChoice", "ManagedModel",
+        "AdapterVersion", "RouteChoice", "ClusterModel", "ModelChanged", "ModelUnloaded",
         "AdapterChanged", "AdapterUnloaded", "SystemHealth", "SystemMetrics", "Usage", "UsageRow",
     )
 }  # fmt: skip
@@ -325,8 +326,8 @@ def test_every_path_of_the_description_has_a_method() -> None:
 
     def handler(request: httpx.Request) -> httpx.Response:
         asked.add((request.method.lower(), request.url.path))
-        return httpx.Response(200, json={"adapters": [], "events": [], "data": [], "decisions": [], "keys": [],
-                                         "aliases": {}, "routes": {}, "choices": [{"text": ""}]})  # fmt: skip
+        lists: dict[str, Any] = {name: [] for name in ("adapters", "events", "data", "decisions", "keys", "models")}
+        return httpx.Response(200, json={**lists, "aliases": {}, "routes": {}, "choices": [{"text": ""}]})
 
     with _sync(handler) as cluster:
         for method, args, options in ASKED:

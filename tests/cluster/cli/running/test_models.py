@@ -9,41 +9,17 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
-from aiohttp import web
 from click.testing import CliRunner, Result
 
 from cluster.cli import cli
 from cluster.models import swapping
-from inprocess import InProcess, running
+from inprocess import running
 from worker.demo import adapter_path
 
 Start = Callable[..., Any]
 
 ADAPTER = str(adapter_path("pirate"))
-
-
-async def _passed_on(cluster: InProcess) -> tuple[web.AppRunner, str]:
-    """A URL at which the supervisor itself answers, and its snapshot for the status."""
-    session = aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(cluster.parts.state.control)))
-
-    async def answer(request: web.Request) -> web.Response:
-        path = request.path.replace("/cluster/status", "/cluster/snapshot")
-        async with session.request(request.method, f"http://x{path}", data=await request.read()) as found:
-            return web.Response(status=found.status, body=await found.read(), content_type="application/json")
-
-    async def close(_: web.Application) -> None:
-        await session.close()
-
-    app = web.Application()
-    app.on_cleanup.append(close)
-    app.router.add_route("*", "/{path:.*}", answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    return runner, f"http://127.0.0.1:{runner.addresses[0][1]}"
 
 
 @pytest.fixture
@@ -53,17 +29,12 @@ async def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
     @asynccontextmanager
     async def made(**settings: Any) -> AsyncIterator[Callable[..., Any]]:
         async with running(tmp_path / "state", monkeypatch, **settings) as cluster:
-            runner, url = await _passed_on(cluster)
 
             async def run(*args: str) -> Result:
-                at = [*args[: args.index("--")], "--url", url, *args[args.index("--") :]] if "--" in args else None
-                at = at or [*args, "--url", url]
-                return await asyncio.to_thread(CliRunner().invoke, cli, at, standalone_mode=False)
+                words = [*args[:2], "--url", cluster.balancer.url, *args[2:]]
+                return await asyncio.to_thread(CliRunner().invoke, cli, words, standalone_mode=False)
 
-            try:
-                yield run
-            finally:
-                await runner.cleanup()
+            yield run
 
     return made
 
