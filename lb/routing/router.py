@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from random import Random
 
 from config.errors import nearest
 from lb.protocol.errors import ProxyError, Source
 from lb.routing.backend import Backend
+from lb.routing.followers import Follower
 from lb.routing.pool import Pool
 from lb.routing.strategies.base import AttemptOutcome, Feature, Features, RequestInfo, Strategy
 from lb.routing.strategies.registry import STRATEGIES
@@ -27,9 +28,12 @@ class Router:
         self, pool: Pool, strategy: Callable[[tuple[int, int], str], str], clock: Callable[[], float], random: Random
     ) -> None:
         self._pool, self._in_force, self._clock, self._random = pool, strategy, clock, random
-        self._strategy: Strategy | None = None
+        self._follower: Follower | None = None
+        #: By group, where a model's workers are chosen from in a way of their own.
+        self._own: dict[str, Follower] = {}
+        self._all: tuple[Strategy, ...] = ()
         self._known: dict[tuple[str, int], Backend] = {}
-        #: What the strategy in force wants to know of a request, and whether it wants to know how attempts end.
+        #: What the strategies in force want to know of a request, and whether they want to know how attempts end.
         self.needs: frozenset[Feature] = frozenset()
         self.observes = False
         self._work: dict[str, float] = {}
@@ -52,7 +56,7 @@ class Router:
             candidates = pool.candidates(info.model, (), now, info.root)
         if not candidates:
             return None
-        strategy = self._current_strategy()
+        strategy = self._chooser(info.model) if self._own else self._current().strategy
         backend, scores = strategy.choose(candidates, info.features)
         info.decision = candidates, strategy, scores
         return backend
@@ -70,51 +74,79 @@ class Router:
         return self._in_force(self._pool.version, self._pool.strategy)
 
     def pool_changed(self) -> None:
-        """Tells the strategy in force who has come and who is gone."""
-        before, self._known = self._known, {b.key: b for b in self._pool.backends.values()}
-        if self.strategy not in STRATEGIES:
-            return  # of a later release; whoever has to choose says so
-        strategy = self._current_strategy(before)
-        for key in before.keys() - self._known.keys():
-            strategy.left(before[key])
-        for key in self._known.keys() - before.keys():
-            strategy.joined(self._known[key])
-        strategy.placed(*self._pool.placement)
+        """Tells the strategies in force who has come and who is gone."""
+        pool = self._pool
+        self._known = {b.key: b for b in pool.backends.values()}
+        own = {model.group: model.strategy for model in pool.offered.models if model.strategy in STRATEGIES}
+        for group, name in own.items():
+            follower = self._own.get(group)
+            members = {key: b for key, b in self._known.items() if b.spec.group == group or not b.spec.managed}
+            if follower is None or follower.strategy.name != name:
+                self._own[group] = Follower(STRATEGIES[name](self._random), members, pool.placement)
+            else:
+                follower.follow(members, pool.placement)
+        self._own = {group: follower for group, follower in self._own.items() if group in own}
+        if self.strategy in STRATEGIES:  # else it is of a later release; whoever has to choose says so
+            self._current().follow(self._others(), pool.placement)
+        self._set_needs()
 
     def sent(self, backend: Backend, features: Features) -> None:
-        if self._strategy is not None:
-            self._strategy.sent(backend, features)
+        for strategy in self._told(backend):
+            strategy.sent(backend, features)
 
     def began(self, backend: tuple[str, int], features: Features, seconds: float) -> None:
-        if self._strategy is not None:
-            self._strategy.began(backend, features, seconds)
+        for strategy in self._told(self._known.get(backend)):
+            strategy.began(backend, features, seconds)
 
     def observe(self, outcome: AttemptOutcome) -> None:
-        if self._strategy is not None:
-            self._strategy.observe(outcome)
-            adapter = outcome.features.adapter
-            if adapter is not None:
-                done = outcome.features.tokens + _MADE * outcome.tokens
-                self._work[adapter] = self._work.get(adapter, 0.0) + max(1, done)
+        for strategy in self._told(self._known.get(outcome.backend)):
+            strategy.observe(outcome)
+        adapter = outcome.features.adapter
+        if adapter is not None:
+            done = outcome.features.tokens + _MADE * outcome.tokens
+            self._work[adapter] = self._work.get(adapter, 0.0) + max(1, done)
 
     def work(self) -> dict[str, float]:
-        """Tokens read and made for each adapter since this was last asked, as long as the strategy wants to know of
+        """Tokens read and made for each adapter since this was last asked, as long as a strategy wants to know of
         them."""
         work, self._work = self._work, {}
         return work
 
     def unread(self) -> float:
         """See `Strategy.unread`."""
-        return 0.0 if self._strategy is None else self._strategy.unread()
+        return sum(strategy.unread() for strategy in self._all)
 
-    def _current_strategy(self, known: Mapping[tuple[str, int], Backend] | None = None) -> Strategy:
-        """A new one if another is in force by now. ``known``: the backends that it is told of at once, all without."""
+    def _told(self, backend: Backend | None) -> tuple[Strategy, ...]:
+        """Those that hear of attempts on it: all, of one that we did not start. Where there is more than one, nobody
+        of a backend that is gone."""
+        if not self._own or (backend is not None and not backend.spec.managed):
+            return self._all
+        follower = None if backend is None else self._own.get(backend.spec.group, self._follower)
+        return () if follower is None else (follower.strategy,)
+
+    def _others(self) -> dict[tuple[str, int], Backend]:
+        """Those that the cluster's strategy chooses from."""
+        if not self._own:
+            return self._known
+        return {key: b for key, b in self._known.items() if b.spec.group not in self._own or not b.spec.managed}
+
+    def _chooser(self, model: str | None) -> Strategy:
+        """Of the group whose workers a request for ``model`` needs."""
+        needed = self._pool.offered.of(model)
+        own = None if needed is None else self._own.get(needed.group)
+        return self._current().strategy if own is None else own.strategy
+
+    def _current(self) -> Follower:
+        """The cluster's; a new one if another is in force by now."""
         name = self._in_force(self._pool.version, self._pool.strategy)
-        strategy = self._strategy
-        if strategy is None or strategy.name != name:
-            self._strategy = strategy = STRATEGIES[name](self._random)
-            self.needs, self.observes = strategy.needs, type(strategy).observe is not Strategy.observe
-            for backend in (self._known if known is None else known).values():
-                strategy.joined(backend)
-            strategy.placed(*self._pool.placement)
-        return strategy
+        follower = self._follower
+        if follower is None or follower.strategy.name != name:
+            self._follower = follower = Follower(STRATEGIES[name](self._random), self._others(), self._pool.placement)
+            self._set_needs()
+        return follower
+
+    def _set_needs(self) -> None:
+        followers = [*self._own.values(), *([] if self._follower is None else [self._follower])]
+        self._all = tuple(follower.strategy for follower in followers)
+        self.needs = frozenset[Feature]().union(*(strategy.needs for strategy in self._all))
+        self.observes = any(type(strategy).observe is not Strategy.observe for strategy in self._all)

@@ -124,7 +124,7 @@ async def test_adaptive_hears_of_every_attempt_and_keeps_its_books(
         assert (await balancer.ask(model=model, prompt="word " * 4000))[0] == 200
         async with balancer.generate(model=model, stream=True, prompt="word " * 4000) as response:
             assert response.status == 200 and (await response.read()).endswith(b"data: [DONE]\n\n")
-    strategy = balancer.parts.shared.router._strategy
+    strategy = balancer.parts.shared.router._all[0]
     assert isinstance(strategy, Adaptive) and not strategy._open
     for view in strategy._views.values():
         assert (view.backlog, view.active, view.top) == (0, {}, 0)

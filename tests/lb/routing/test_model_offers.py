@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 import pytest
@@ -9,6 +10,9 @@ import pytest
 from config.topology import BackendSpec, OfferedModel
 from lb.routing.model_offers import ModelOffers
 from lb.routing.pool import Pool
+from lb.routing.router import Router
+from lb.routing.strategies.base import Feature, Features, RequestInfo
+from lb.routing.strategies.registry import STRATEGIES
 from lbfakes import backend_set, card, spec
 
 
@@ -95,3 +99,76 @@ def test_where_there_is_one_model_nothing_is_offered() -> None:
     made = Pool()
     made.apply(backend_set(spec()))
     assert not made.offered and made.offered.absent("base") is None and made.knows(None)
+
+
+# how the workers of each are chosen from
+
+
+def router(made: Pool, strategy: str = "round_robin") -> Router:
+    found = Router(made, lambda version, named: strategy, lambda: 0.0, Random(1))
+    found.pool_changed()
+    return found
+
+
+def chosen_by(made: Router, model: str) -> str:
+    info = RequestInfo(model)
+    made.choose(info, frozenset(), None)
+    assert info.decision is not None and info.decision[1] is not None
+    return info.decision[1].name
+
+
+def pairs(*models: str) -> list[BackendSpec]:
+    return [
+        spec(f"{model}/instance_{n}", models=(model, f"{model}-too"), group=model) for model in models for n in (0, 1)
+    ]
+
+
+def test_a_model_may_have_a_strategy_of_its_own() -> None:
+    made = pool(*pairs("a", "b"), models=(offer("a"), offer("b", strategy="least_connections")))
+    found = router(made)
+    assert [chosen_by(found, name) for name in ("a", "b", "b-too")] == [
+        "round_robin", "least_connections", "least_connections",
+    ]  # fmt: skip
+    assert found.strategy == "round_robin" and not found.observes
+
+
+def test_what_its_strategy_needs_is_known_and_goes_with_it() -> None:
+    made = pool(*pairs("a", "b"), models=(offer("a"), offer("b", strategy="adaptive")))
+    found = router(made)
+    assert found.observes and Feature.ADAPTER in found.needs
+    made.apply(backend_set(*pairs("a", "b"), revision=2, models=(offer("a"), offer("b"))))
+    found.pool_changed()
+    assert chosen_by(found, "b") == "round_robin" and not found.observes and not found.needs
+
+
+def test_each_strategy_hears_of_its_own_workers_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[tuple[str, str, str]] = []
+    for kind in (STRATEGIES["random"], STRATEGIES["round_robin"]):
+        for act in ("joined", "left", "sent"):
+
+            def note(self: Any, backend: Any, *_: Any, act: str = act) -> None:
+                heard.append((self.name, act, backend.id))
+
+            monkeypatch.setattr(kind, act, note)
+    models = offer("a"), offer("b", strategy="random")
+    made = pool(*pairs("a", "b"), spec("outside", models=("a", "b"), managed=False), models=models)
+    found = router(made)
+    assert sorted(heard) == [
+        ("random", "joined", "b/instance_0"), ("random", "joined", "b/instance_1"), ("random", "joined", "outside"),
+        ("round_robin", "joined", "a/instance_0"), ("round_robin", "joined", "a/instance_1"),
+        ("round_robin", "joined", "outside"),
+    ]  # fmt: skip
+    heard.clear()
+    for name in ("a/instance_0", "b/instance_0", "outside"):
+        found.sent(made.backends[name], Features())
+    assert sorted(heard) == [
+        ("random", "sent", "b/instance_0"), ("random", "sent", "outside"), ("round_robin", "sent", "a/instance_0"),
+        ("round_robin", "sent", "outside"),
+    ]  # fmt: skip
+    heard.clear()
+    made.apply(backend_set(*pairs("a"), revision=2, models=models))
+    found.pool_changed()
+    assert sorted(heard) == [
+        ("random", "left", "b/instance_0"), ("random", "left", "b/instance_1"), ("random", "left", "outside"),
+        ("round_robin", "left", "outside"),
+    ]  # fmt: skip
