@@ -100,6 +100,8 @@ class Attempt:
             relay = StreamRelay(self, self._client, connection, request, routed.transcript)
             if routed.broken is not None:
                 relay.take_over(routed.broken)
+        if routed.early is not None:
+            relay.opened = routed.early.sent
         self.relay = relay
         forwarded = head.notes.get(headers.forwarded) or headers.forwarded(
             head, request.peer, parts.settings.trusted, parts.settings.scheme

@@ -15,6 +15,7 @@ from lb.admission.concurrency import FREE
 from lb.admission.request_admission import Ticket
 from lb.forwarding.attempt import Attempt
 from lb.forwarding.collaborators import Collaborators
+from lb.forwarding.early_head import EarlyHead
 from lb.forwarding.relay import Relay, Relayed
 from lb.forwarding.resume.transcript import MadeTokens
 from lb.forwarding.retry.failover import Failover
@@ -86,7 +87,7 @@ class Exchange(Relayed):
         else:
             self._client_left()
             self.finish(503, reason, failed=True)
-            self._client.refuse(ProxyError(503, reason, source=Source.INTERNAL, retry_after=1))
+            self._answer_refused(ProxyError(503, reason, source=Source.INTERNAL, retry_after=1))
 
     def check(self, now: float) -> None:
         """A stream whose worker says nothing at all, or that makes no progress while its client waits for it, is
@@ -107,7 +108,16 @@ class Exchange(Relayed):
 
     @property
     def began(self) -> bool:
-        return self._routed.broken is not None or super().began
+        return self._routed.broken is not None or self._is_opened or super().began
+
+    @property
+    def is_between_chunks(self) -> bool:
+        return super().is_between_chunks or (self._is_opened and not super().began)
+
+    @property
+    def _is_opened(self) -> bool:
+        """Whether the head has gone out before a worker was asked."""
+        return self._routed.early is not None and self._routed.early.sent
 
     # who takes it
 
@@ -124,17 +134,32 @@ class Exchange(Relayed):
         if isinstance(found, Ticket):
             self._ticket = found
             self._parts.choices.shadows.give_up()
+            if self._parts.pool.offered:
+                self._keep_alive()
         else:
             self.give(found)
 
+    def _keep_alive(self) -> None:
+        """While it waits for a model that is not up."""
+        routed, absent = self._routed, self._parts.pool.offered.absent(self._routed.info.model)
+        if routed.early is not None:
+            routed.early.wait()
+        elif absent is not None and not self.began and routed.is_stream and EarlyHead.fits(routed.request):
+            routed.early = EarlyHead(self._client, routed.request, absent.name)
+
     def granted(self, backend: Backend) -> None:
         """It has waited for that one. Implements `lb.admission.request_admission.Applicant`."""
-        self._ticket = None
+        self._waits_no_more()
         self.give(backend)
 
     def refused(self, error: ProxyError) -> None:
-        self._ticket = None
+        self._waits_no_more()
         self.refuse(error)
+
+    def _waits_no_more(self) -> None:
+        self._ticket = None
+        if self._routed.early is not None:
+            self._routed.early.stop()
 
     def patience(self) -> float | None:
         return deadline.of(self._routed.request.head)
@@ -167,7 +192,7 @@ class Exchange(Relayed):
     def stop_waiting(self) -> None:
         if self._ticket is not None:
             self._parts.admission.leave(self._ticket)
-            self._ticket = None
+            self._waits_no_more()
         task, self._task = self._task, None
         if task is not None and task is not asyncio.current_task():
             task.cancel()
@@ -236,7 +261,14 @@ class Exchange(Relayed):
         if self._failover is not None:
             self._failover.recovery.record_outcome("failed")
         self.finish(error.status, str(error), failed=True)
-        self._client.refuse(error)
+        self._answer_refused(error)
+
+    def _answer_refused(self, error: ProxyError) -> None:
+        early = self._routed.early
+        if early is not None and early.sent:
+            early.refuse(error)
+        else:
+            self._client.refuse(error)
 
     def _client_left(self) -> None:
         """Stops what runs, and counts it."""

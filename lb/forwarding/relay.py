@@ -60,7 +60,8 @@ class Owner(Protocol):
 
 
 class Relay:
-    """Reads one answer from ``connection`` for ``client``. ``began``: bytes of it have gone out. ``taken``: bytes
+    """Reads one answer from ``connection`` for ``client``. ``began``: bytes of it have gone out; ``opened``: a head
+    has, of a stream of chunks, before any worker was asked. ``taken``: bytes
     of an upload have, which cannot be sent again. ``unblocked_at``: since when (s, monotonic) its client takes
     everything, if it did not before.
 
@@ -72,7 +73,7 @@ class Relay:
     _length: int | None = None  # where it is not the head that tells
     _frames: Frames | None = None
     _frame = _stream = False
-    began = taken = False
+    began = taken = opened = False
     unblocked_at = 0.0
     aligned = True
     _collects = False
@@ -98,6 +99,8 @@ class Relay:
         self._head, self.status, self._stream = head, head.status, head.is_events
         if verdict is Handling.LOOK or (verdict is Handling.COLLECT and not self._stream):
             self._held, self.raw, self._collects = bytearray(), False, verdict is Handling.COLLECT
+        elif self.opened and not (head.status == 200 and head.is_events):
+            self._held, self.raw = bytearray(), False
         elif head.status == 101:
             self._start_tunnel(head)
 
@@ -129,6 +132,9 @@ class Relay:
             if (failure := self._owner.on_looked(self._head, body)) is not None:
                 self._owner.on_broken(failure)
                 return
+            if self.opened:
+                self._end_opened(body)
+                return
             self._length = len(body)
             if body:
                 self.on_body(body)
@@ -140,6 +146,11 @@ class Relay:
         self._owner.on_complete(self.status)
 
     def on_whole(self, head: ResponseHead, body: bytes) -> None:
+        if self.opened:
+            self.on_head(head)
+            self.on_body(body)
+            self.on_end()
+            return
         if _ABORTED in body or not body.endswith(_ENDS):
             failure = self._owner.on_looked(head, body)
             if failure is not None:
@@ -245,6 +256,13 @@ class Relay:
 
     # inside
 
+    def _end_opened(self, body: bytes) -> None:
+        """No stream was answered, but its head has gone out: what was, is told in an event."""
+        self.began = True
+        self._owner.on_first_byte(b"")
+        self._client.write(frame(error_shapes.event_of(self._request.head.path, body, self.status)) + LAST)
+        self._owner.on_complete(self.status)
+
     def _look_at(self, data: bytes) -> None:
         assert self._held is not None
         self._held += data
@@ -268,6 +286,9 @@ class Relay:
         head, client = self._head, self._client
         assert head is not None
         self.began = True
+        if self.opened:
+            self._frame = not (head.chunked and self.raw)
+            return b""
         framing = b""
         length = head.length if self._length is None else self._length
         if length is not None:

@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl
 from lb.admission.concurrency import Claim
 from lb.forwarding import features
 from lb.forwarding.collaborators import Collaborators
+from lb.forwarding.early_head import EarlyHead
 from lb.forwarding.relay import Relay
 from lb.forwarding.resume import plan
 from lb.forwarding.resume.transcript import StreamTranscript
@@ -31,7 +32,8 @@ class RoutedRequest:
     ``generation``: its answer takes long to make and can be made again. ``body`` and ``target``: what workers are
     asked, where that is not the client's own; ``extra_field``: one more line of its head.
     ``pinned``: the one worker that can answer it; ``root``: the version of the model that its stream began with;
-    ``broken``: the relay whose stream is being continued; ``claim``: once it has asked for a worker. ``info``,
+    ``broken``: the relay whose stream is being continued; ``early``: the head that goes out before a worker is asked;
+    ``claim``: once it has asked for a worker. ``info``,
     ``recorder`` and ``came`` are there once ``is_read``."""
 
     # Defaults stand here and not in `__init__`: most requests are over without any of them being set.
@@ -43,6 +45,7 @@ class RoutedRequest:
     pinned: Pinned | None = None
     root: str | None = None
     broken: Relay | None = None
+    early: EarlyHead | None = None
     claim: Claim | None = None
     websocket = is_read = False
 
@@ -93,7 +96,7 @@ class RoutedRequest:
             self._read_along(parts, chat=route.path != _STREAMS[0])
         if pool.registered:
             parts.accounting.touch(model)
-        if pool.offered:
+        if pool.offered.models:
             parts.demand.asked(model)
         if route.path != RESPONSES:
             return route.response

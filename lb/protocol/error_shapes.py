@@ -46,19 +46,30 @@ def body(
     return {"error": {"message": message, "type": kind, "param": param, "code": status if code is None else code}}
 
 
-def event(path: str, message: str, latest: bytes = b"") -> bytes:
+def event(path: str, message: str, latest: bytes = b"", status: int = 502) -> bytes:
     """The event that ends a broken stream of ``path``; no ``[DONE]`` follows it. ``latest``: the last that has come of
-    it, which tells the number of a Responses API's next event."""
-    made = body(path, 502, message)
+    it, which tells the number of a Responses API's next event. ``status``: of the error, had it come before the
+    stream."""
+    made = body(path, status, message)
     if _is_anthropic(path):
         return b"event: error\ndata: " + json.dumps(made).encode() + b"\n\n"
     if path.startswith("/v1/responses"):
         # Both what `openai` raises (``error``) and the event that the API has for it.
         numbers = _NUMBER.findall(latest)
-        made |= {"type": "error", "code": "502", "message": message, "param": None}
+        made |= {"type": "error", "code": str(status), "message": message, "param": None}
         made["sequence_number"] = int(numbers[-1]) + 1 if numbers else 0
         return b"event: error\ndata: " + json.dumps(made).encode() + b"\n\n"
     return b"data: " + json.dumps(made).encode() + b"\n\n"
+
+
+def event_of(path: str, told: bytes, status: int) -> bytes:
+    """The same of an error that was ``told`` as the body of an answer; one that is no JSON object is only named."""
+    try:
+        made = json.loads(told)
+        error = made.get("error", made)
+        return event(path, str(error["message"]), status=status)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return event(path, f"the worker answered {status}", status=status)
 
 
 def _is_anthropic(path: str) -> bool:
