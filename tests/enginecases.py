@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 
+import enginestubs
 from fakes import Processes, eventually
 from harness import AS_CLUSTER, WORKER_KEY, free_port
 from worker.demo import MODEL_NAME, model_path
@@ -37,6 +38,9 @@ class Case:
 CASES: dict[str, Case] = {
     "transformers": Case(endless={"logit_bias": {"2": -100}}),
     "mlx": Case(endless={"logit_bias": {"2": -100}}),
+    "trtllm": Case(args=("--max_batch_size", "2"), prepare=enginestubs.install_trtllm),
+    "sglang": Case(args=("--max-running-requests", "2"), prepare=enginestubs.install_sglang),
+    "openvino": Case(args=("--max_num_seqs", "2"), prepare=enginestubs.install_openvino),
     "vllm": Case(args=("--enforce-eager", "--max-num-seqs", "4")),
 }
 

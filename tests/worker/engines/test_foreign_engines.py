@@ -14,10 +14,13 @@ from worker.engines import base, flags
 from worker.engines.base import Command
 from worker.engines.foreign.rules import Serving, adapt
 from worker.engines.mlx import MlxEngine
+from worker.engines.openvino import OpenVinoEngine
+from worker.engines.sglang import SglangEngine
 from worker.engines.transformers import TransformersEngine
+from worker.engines.trtllm import TrtllmEngine
 from worker.spec import EngineSpec, Slot, WorkerEndpoint
 
-ENGINES = [TransformersEngine(), MlxEngine()]
+ENGINES = [TransformersEngine(), MlxEngine(), TrtllmEngine(), SglangEngine(), OpenVinoEngine()]
 
 
 def _command(engine: Any, *args: str, slot: Slot | None = None, **fields: Any) -> Command:
@@ -96,3 +99,48 @@ def test_transformers_finds_gpus_where_its_torch_is_built_for_them(
 def test_a_model_whose_config_is_odd_has_a_length_that_is_not_known(tmp_path: Path, config: str) -> None:
     (tmp_path / "config.json").write_text(config)
     assert _serving(_command(MlxEngine(), model=str(tmp_path))).context is None
+
+
+def test_those_for_gpus_are_told_their_share_and_how_many_they_span() -> None:
+    two = Slot(gpus=(2, 3), share=2)
+    trtllm = _command(TrtllmEngine(), slot=two, tensor_parallel_size=2, model="org/m")
+    assert trtllm.argv[4:7] == ("trtllm-serve", "serve", "org/m") and trtllm.env["CUDA_VISIBLE_DEVICES"] == "2,3"
+    told = {flag: flags.values(trtllm.argv, flag) for flag in ("--tp-size", "--max-batch-size")}
+    assert told == {"--tp-size": ["2"], "--max-batch-size": ["128"]}
+    assert flags.values(trtllm.argv, "--kv-cache-free-gpu-memory-fraction") == ["0.45"]
+    assert _serving(trtllm).answers_as == "org/m"
+    assert _serving(_command(TrtllmEngine())).answers_as == model_path().name
+    own = _command(TrtllmEngine(), "--max_batch_size", "7")
+    assert own.argv.count("--max_batch_size") == 1 and _serving(own).seats == 7
+    sglang = _command(SglangEngine(), slot=two, tensor_parallel_size=2, dtype="float16")
+    assert sglang.argv[4:6] == ("-m", "sglang.launch_server")
+    for flag, value in {"--tp-size": "2", "--mem-fraction-static": "0.45", "--dtype": "float16"}.items():
+        assert flags.values(sglang.argv, flag) == [value]
+    assert not flags.has(sglang.argv, "--device") and not flags.has(sglang.argv, "--api-key")
+    alone = _command(SglangEngine(), slot=Slot(gpus=(0,)))
+    assert not flags.has(alone.argv, "--mem-fraction-static")
+    assert flags.values(_command(SglangEngine()).argv, "--device") == ["cpu"]
+
+
+def test_openvino_serves_a_folder_or_fetches_what_it_serves() -> None:
+    command = _command(OpenVinoEngine())
+    assert flags.values(command.argv, "--model-path") == [str(model_path())] and not flags.has(command.argv, "--task")
+    assert command.argv[4:7] == ("127.0.0.1", "20001", "ovms")
+    assert flags.values(command.argv, "--rest-bind-address") == ["127.0.0.1"]
+    fetched = _command(OpenVinoEngine(), "--max_num_seqs", "9", model="OpenVINO/x")
+    assert flags.values(fetched.argv, "--source-model") == ["OpenVINO/x"] and flags.has(fetched.argv, "--task")
+    assert _serving(fetched).seats == 9 and not flags.has(fetched.argv, "--model-path")
+
+
+@pytest.mark.parametrize("engine", [TrtllmEngine(), SglangEngine(), OpenVinoEngine()], ids=lambda e: str(e.name))
+def test_those_that_are_not_part_of_any_extra_are_said_to_be_missing(engine: Any) -> None:
+    with pytest.raises(UsageError, match=r"is not installed: docs/engines\.md says how"):
+        engine.check()
+
+
+def test_openvino_needs_a_server_in_front_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    OpenVinoEngine().check()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"pip install 'clusterctl\[openvino\]'"):
+        OpenVinoEngine().check()

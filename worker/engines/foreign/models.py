@@ -39,8 +39,10 @@ def environment(spec: EngineSpec, environ: Mapping[str, str], slot: Slot) -> dic
 
 
 def weight_bytes(model: Path) -> int:
-    """Of a folder's weights; 0 where they are elsewhere."""
-    return sum(file.stat().st_size for file in model.glob("*.safetensors")) if model.is_dir() else 0
+    """Of a folder's weights, of which there may be several forms; 0 where they are elsewhere."""
+    if not model.is_dir():
+        return 0
+    return max(sum(file.stat().st_size for file in model.glob(form)) for form in ("*.safetensors", "*.bin"))
 
 
 def context(model: Path) -> int | None:

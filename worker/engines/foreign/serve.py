@@ -1,14 +1,16 @@
 """``python -m worker.engines.foreign.serve SERVING COMMAND [ARGUMENT ...]``: runs the console script COMMAND of another
 package, with each application that it gives to uvicorn behind the key guard and `OneModel`.
 
-SERVING is the JSON of `Serving`. The engine's server stays one process that answers at one address: nothing listens
-without the guard, and nothing is added on the way of an answer but a function.
+SERVING is the JSON of `Serving`; ``-m MODULE`` in place of COMMAND runs a module. The engine's server stays one process
+that answers at one address: nothing listens without the guard, and nothing is added on the way of an answer but a
+function.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import runpy
 import sys
 from collections.abc import Sequence
 from importlib.metadata import entry_points
@@ -29,10 +31,13 @@ def main(argv: Sequence[str]) -> Any:
     if serving.cores:
         os.sched_setaffinity(0, serving.cores)
     rules = rules_of(serving.engine)
-    name = argv[1]
-    found = list(entry_points(group="console_scripts", name=name))
+    if argv[1] == "-m":
+        guard(rules, serving)
+        sys.argv = list(argv[2:])
+        return runpy.run_module(argv[2], run_name="__main__", alter_sys=True)
+    found = list(entry_points(group="console_scripts", name=argv[1]))
     if not found:
-        raise SystemExit(f"{name}: no installed package has such a command")
+        raise SystemExit(f"{argv[1]}: no installed package has such a command")
     command = found[0].load()
     guard(rules, serving)
     sys.argv = list(argv[1:])
