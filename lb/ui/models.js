@@ -19,7 +19,7 @@ const section = new Section("models", async (call) => (await call("v1/cluster/mo
 function show(models = found) {
   found = models;
   keyed($("model-table").tBodies[0], models, (m) => m.name, row, fill);
-  return models.length ? "" : "There are no models.";
+  return models.length ? "" : "The cluster serves the one model that it was started with.";
 }
 
 export const refresh = () => section.refresh();
@@ -59,9 +59,10 @@ function fill(tr, model) {
   put(made[5], model.waiting ? `${count(model.in_flight)} + ${count(model.waiting)} waiting` : count(model.in_flight));
   put(made[6], model.failures ? `${count(model.swaps)}, failed ${count(model.failures)}` : count(model.swaps));
   put(made[7], model.last_used ? new Date(model.last_used * 1000).toLocaleString("en-GB") : "never");
+  const free = model.managed !== false; // of what the cluster was started with nothing is taken away
   const shown = {
-    wake: USEFUL.wake.has(model.state), sleep: USEFUL.sleep.has(model.state) && !model.pinned, pin: !model.pinned,
-    unpin: model.pinned, unload: true,
+    wake: USEFUL.wake.has(model.state), sleep: free && USEFUL.sleep.has(model.state) && !model.pinned,
+    pin: free && !model.pinned, unpin: free && model.pinned, unload: free && !model.pinned,
   };
   for (const button of tr.querySelectorAll("[data-act]")) button.hidden = !shown[button.dataset.act];
 }

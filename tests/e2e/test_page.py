@@ -300,6 +300,45 @@ def cell(name: str, label: str, table: str = "key-table") -> str:
     return f"#{table} tr[data-key='{name}'] [data-label='{label}']"
 
 
+def test_a_model_is_loaded_put_to_sleep_woken_by_a_request_and_unloaded(shown: Page, cluster: Cluster) -> None:
+    def of(name: str, label: str) -> str:
+        return shown.text(cell(name, label, "model-table"))
+
+    def acts() -> list[str]:
+        return str(shown.text("#model-table tr[data-key='second'] .do")).split()
+
+    shown.section("models")
+    shown.says("#models .empty", "the one model that it was started with")
+    shown.click("#load-model")
+    assert "'<img" in shown.refused("Load a model", name=EVIL, path="other")
+    shown.click("#load-model")
+    assert "did you mean 'sim'" in shown.refused("Load a model", name="second", path="other", engine="simm")
+    shown.click("#load-model")
+    assert "a whole number" in shown.refused("Load a model", name="second", path="other", instances="two")
+    shown.click("#load-model")
+    shown.confirm("Load a model", name="second", path=EVIL_WORD, engine="sim")
+    shown.until(lambda: of("second", "State") == "up", "it is up", 30)
+    assert of("second", "Instances") == "1 of 1" and of("second", "Brought up") == "1"
+    assert of("demo", "State") == "up" and "asked when none is named" in of("demo", "Model")
+    assert "Unload" not in shown.text("#model-table tr[data-key='demo'] .do")
+    assert acts() == ["Try", "Sleep", "Pin", "Unload"]
+
+    shown.click("[aria-label='Pin second']")
+    shown.confirm("Pin second?")
+    shown.until(lambda: acts() == ["Try", "Unpin"], "what is pinned is not taken away")
+    shown.click("[aria-label='Unpin second']")
+    shown.confirm("Unpin second?")
+    shown.until(lambda: "Sleep" in acts(), "it may be again")
+    shown.click("[aria-label='Sleep second']")
+    shown.confirm("Put second to sleep?")
+    shown.until(lambda: of("second", "State") in ("down", "asleep"), "it sleeps", 30)
+    assert cluster.complete("second").status_code == 200
+    shown.until(lambda: of("second", "State") == "up", "the request has brought it up")
+    shown.click("[aria-label='Unload second']")
+    shown.confirm("Unload second?")
+    shown.says("#models .empty", "the one model that it was started with", 30)
+
+
 def test_a_key_is_made_used_changed_rotated_and_revoked(shown: Page, cluster: Cluster) -> None:
     shown.section("keys")
     shown.says("#keys .empty", "There are no keys")
