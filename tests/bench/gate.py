@@ -1,10 +1,11 @@
-"""What the gate costs: CPU of a small request and of a chunk beside all of it off, in one run.
-``python tests/bench/gate.py``; ``--rounds N`` for more certainty, ``--profile`` for where it goes.
+"""What the gate costs: CPU of a small request and of a chunk beside all of it off, in one run, by what of it is on
+(`gated`). ``python tests/bench/gate.py``: of the balancer's process, system calls and all, with the stub and the load
+of ``make bench`` on the same core; ``--inside``: in the interpreter alone, as `inside` measures; ``--rounds N`` for
+more certainty; ``--profile`` for where it goes.
 
-Each row has what the rows above it have: a key; bound to models, with rpm and tpm; with a budget, a limit of requests
-at the same time for it, for all, and for each model; with all caps; it asks an alias that is split, beside a route.
-The ledger is on with the first key. Measured as `inside` does; the difference of two that are equal (off, off again)
-says how far to believe it. What the ledger writes, twice a second in a thread, is not in it, nor is TLS.
+Every variant is measured in every round, each time another one first; figures are medians, the shares are medians of
+what each was beside ``off`` in the same round. What the ledger writes twice a second is in the first alone. Neither has
+TLS.
 """
 
 from __future__ import annotations
@@ -15,88 +16,64 @@ import cProfile
 import functools
 import gc
 import pstats
+import statistics
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import gated
 import inside
+import run
+import targets
 import uvloop
+from gated import Variant
+from targets import Target
 
-from config.identity import api_keys
-from config.identity.api_keys import ApiKey, Budget, Digest, Period
-
-_SECRET = api_keys.PREFIX + "x" * 43
-_KEY = ApiKey("team-a", digests=(Digest(api_keys.digest(_SECRET)),))
-_RATED = replace(_KEY, models=("base", "split"), rpm=10**9, tpm=10**9)
-_LIMITED = replace(_RATED, max_concurrent=10**6, budget=Budget(10**14, Period.MONTH))
-
-_LIMITS = {"max_concurrent": 10**6, "per_adapter_limit": 10**6}
-_CAPS = {
-    "cap_tokens": 4096, "cap_logprobs": 20, "cap_n": 4, "cap_best_of": 4, "cap_prompts": 128, "cap_depth": 32,
-    "allow_chat_template_kwargs": False,
-}  # fmt: skip
-_NAMES = {
-    "split": {"sides": {"base": 90.0, "other": 10.0}},
-    "finance": {"rules": [{"keywords": ["bill"], "model": "base"}], "default": "base"},
-}
+#: Chunks of a stream.
+_CHUNKS = 64
 
 
-def keyed(folder: Path, key: ApiKey, model: str = "base", **settings: Any) -> inside.Inside:
-    """Clients show that key and ask that model; of ``split`` theirs is the side that there is."""
-    names = _NAMES if model == "split" else {}
-    one = inside.Inside(True, 1, folder, settings=settings, names=names, key=_SECRET, model=model)
-    one.apply_keys({"version": [1, 1], "keyed": True, "keys": [key.to_json()]})
+def make(variant: Variant, folder: Path) -> inside.Inside:
+    one = inside.Inside(
+        True, 1, folder, settings=variant.settings, names=variant.names, key=variant.secret, model=variant.model
+    )
+    if variant.message is not None:
+        one.apply_keys(variant.message)
     return one
 
 
-def everything(folder: Path, **settings: Any) -> inside.Inside:
-    return keyed(folder, _LIMITED, "split", **_LIMITS, **_CAPS, **settings)
+def everything(folder: Path) -> inside.Inside:
+    return make(gated.EVERYTHING, folder)
 
 
-def _steps(name: str, one: inside.Inside) -> dict[str, Callable[[], None]]:
-    return {
-        f"small {name}": one.small, f"short {name}": functools.partial(one.stream, inside.SHORT),
-        f"long {name}": functools.partial(one.stream, inside.LONG),
-    }  # fmt: skip
+# in the interpreter alone
 
 
-async def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=25)
-    parser.add_argument("--profile", action="store_true")
-    options = parser.parse_args()
+async def _inside(rounds: int, *, profile: bool) -> None:
     with contextlib.ExitStack() as stack:
-        def folder() -> Path:
-            return Path(stack.enter_context(tempfile.TemporaryDirectory()))
-
-        variants = {
-            "off": inside.Inside(True, 1, folder()), "off again": inside.Inside(True, 1, folder()),
-            "a key": keyed(folder(), _KEY), "rates": keyed(folder(), _RATED),
-            "limits": keyed(folder(), _LIMITED, **_LIMITS), "caps": keyed(folder(), _LIMITED, **_LIMITS, **_CAPS),
-            "an alias": everything(folder()),
-            "`--limits-store`": everything(folder(), limits_store="unix:///nowhere"),
-        }  # fmt: skip
+        folders = [Path(stack.enter_context(tempfile.TemporaryDirectory())) for _ in gated.VARIANTS]
+        made = dict(zip(gated.VARIANTS, map(make, gated.VARIANTS.values(), folders), strict=True))
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 20, 20)  # as the balancer does
-        if options.profile:
-            _profile(variants["an alias"])
+        if profile:
+            _profile(made["an alias"])
         else:
-            steps = {key: step for name, one in variants.items() for key, step in _steps(name, one).items()}
-            _print(variants, inside.measure(steps, options.rounds))
-        for one in variants.values():
+            steps = {f"small {name}": one.small for name, one in made.items()}
+            for kind, chunks in (("short", inside.SHORT), ("long", inside.LONG)):
+                steps |= {f"{kind} {name}": functools.partial(one.stream, chunks) for name, one in made.items()}
+            _print_inside(inside.measure(steps, rounds))
+        for one in made.values():
             await one.close()
 
 
-def _print(variants: dict[str, inside.Inside], found: dict[str, float]) -> None:
+def _print_inside(found: Mapping[str, float]) -> None:
     print("| µs | a small request | | begin and end a stream | | a chunk | |\n|---|---|---|---|---|---|---|")
     base: list[float] = []
-    for name in variants:
+    for name in gated.VARIANTS:
         small, short, long = (found[f"{kind} {name}"] for kind in ("small", "short", "long"))
         chunk = (long - short) / (inside.LONG - inside.SHORT)
         row = [small, short - inside.SHORT * chunk, chunk]
@@ -115,5 +92,67 @@ def _profile(one: inside.Inside) -> None:
     pstats.Stats(profile).sort_stats("tottime").print_stats(45)
 
 
+# of a process
+
+
+def _processes(rounds: int, requests: int, only: list[str]) -> None:
+    variants = {name: gated.VARIANTS[name] for name in only} if only else gated.VARIANTS
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        bench = run.Bench(*stack.enter_context(targets.stub(folder)))
+        bench.share_the_core(True)
+        running = []
+        for name, one in variants.items():
+            start = targets.clusterctl(name, settings=one.settings, names=one.names, keys=one.message)
+            running.append(stack.enter_context(start(folder, bench.upstream)))
+
+        def measure(target: Target) -> dict[str, float]:
+            one = variants[target.name]
+            asked = {"connections": 32, "key": one.secret, "model": one.model}
+            streams = {"scenario": "streams", "times": 2, "chunks": _CHUNKS, "gap": 0.001}
+            return {
+                "small": _cpu(bench, target, scenario="small", times=requests // 32, **asked),
+                "chunk": _cpu(bench, target, **streams, **asked) / _CHUNKS,
+            }
+
+        for target in running:
+            measure(target)  # warm
+        _print(run.rounds(running, rounds, measure))
+
+
+def _cpu(bench: run.Bench, target: Target, **wanted: object) -> float:
+    """µs of a request."""
+    before = target.cpu_seconds()
+    result = bench.load(target.port, **wanted)
+    if result["errors"]:
+        raise RuntimeError(f"{target.name}: {result['errors']} errors")
+    return (target.cpu_seconds() - before) / result["requests"] * 1e6
+
+
+def _print(seen: Mapping[str, list[dict[str, float]]]) -> None:
+    print("\n| µs | a small request | | a stream, by chunk | |\n|---|---|---|---|---|")
+    first = next(iter(seen.values()))
+    for name, found in seen.items():
+        cells = []
+        for kind in ("small", "chunk"):
+            share = statistics.median(one[kind] / off[kind] for one, off in zip(found, first, strict=True))
+            cells.append(f"{statistics.median(one[kind] for one in found):.2f} | {share - 1:+.1%}")
+        print(f"| {name} | {' | '.join(cells)} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--requests", type=int, default=3200, help="small ones in a round")
+    parser.add_argument("--only", default="", help="names of variants, comma separated")
+    parser.add_argument("--inside", action="store_true")
+    parser.add_argument("--profile", action="store_true")
+    options = parser.parse_args()
+    if options.inside or options.profile:
+        uvloop.run(_inside(options.rounds, profile=options.profile))
+    else:
+        _processes(options.rounds, options.requests, options.only.split(",") if options.only else [])
+
+
 if __name__ == "__main__":
-    uvloop.run(main())
+    main()

@@ -1,7 +1,7 @@
 """A closed-loop load generator on bare sockets. ``python load.py PORT '{"connections": …}'`` prints one JSON line.
 
 Scenarios: ``small`` (requests, connections), ``streams`` (connections, chunks, gap, rounds, slow: whether one further
-client asks for 50 MB and stops reading).
+client asks for 50 MB and stops reading). ``key`` and ``model``: what clients show and ask for.
 """
 
 from __future__ import annotations
@@ -94,15 +94,16 @@ class Results:
 async def run(port: int, wanted: dict[str, Any]) -> dict[str, Any]:
     loop, results = asyncio.get_running_loop(), Results()
     streamed = wanted["scenario"] == "streams"
-    body: dict[str, Any] = {"max_tokens": 16}
+    body: dict[str, Any] = {"model": wanted.get("model", "base"), "max_tokens": 16}
     if streamed:
-        body = {"stream": True, "max_tokens": wanted["chunks"], "temperature": wanted["gap"]}
+        body |= {"stream": True, "max_tokens": wanted["chunks"], "temperature": wanted["gap"]}
+    data = request(body, wanted.get("key", "none"))
     slow = await _slow_client(port) if wanted.get("slow") else None
     began = time.perf_counter()
     clients = []
     for _ in range(wanted["connections"]):
         _, client = await loop.create_connection(
-            lambda: Client(request(body), wanted["times"], streamed, results), "127.0.0.1", port
+            lambda: Client(data, wanted["times"], streamed, results), "127.0.0.1", port
         )
         clients.append(client)
         if streamed:

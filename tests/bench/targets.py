@@ -10,9 +10,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -212,9 +213,11 @@ def routers(venv: Path) -> dict[str, Callable[[Path, int], contextlib.AbstractCo
 
 
 def clusterctl(
-    name: str = "clusterctl", processes: int = 1, python: str = sys.executable, resume: bool = True
+    name: str = "clusterctl", python: str = sys.executable, resume: bool = True, *,
+    settings: Mapping[str, Any] = {}, names: Mapping[str, Any] = {}, keys: Mapping[str, Any] | None = None,
 ) -> Callable[[Path, int], contextlib.AbstractContextManager[Target]]:
-    """The balancer as the supervisor starts it, told of one worker."""
+    """The balancer as the supervisor starts it, told of one worker. ``settings`` of it, ``names``: its routes and
+    aliases, ``keys``: the message that says what keys there are."""
 
     @contextlib.contextmanager
     def start(folder: Path, upstream: int) -> Iterator[Target]:
@@ -225,7 +228,7 @@ def clusterctl(
         port, link = int(listener.getsockname()[1]), state / "lb.sock"
         config = BalancerConfig(
             listen_fd=listener.fileno(), state_dir=str(state), host="127.0.0.1", port=port, queue_timeout=30,
-            resume=resume,
+            resume=resume, **settings,
         )
         start_file = state / "balancer.json"
         start_file.write_text(json.dumps({"link": str(link), **asdict(config)}))
@@ -243,7 +246,9 @@ def clusterctl(
                     time.sleep(0.05)
             card = {"id": "base", "object": "model", "owned_by": "vllm", "root": "base", "parent": None}
             backend = BackendSpec("instance_0", 1, "ready", "http", "127.0.0.1", upstream, "127.0.0.1", models=(card,))
-            backends = BackendSet(1, 1, "least_connections", (backend,))
+            backends = BackendSet(1, 1, "least_connections", (backend,), names=dict(names))
+            if keys is not None:
+                supervisor.sendall(encode(keys))
             supervisor.sendall(encode({"type": "set", "set": backends.to_json()}))
             wait_for(port)
             yield Target(name, port, process)
