@@ -42,7 +42,8 @@ async def adopt(group: Group, state: StateDir, store: Records) -> Left:
         _adopt_one(name, record, group, state, store)
         for name, record in records.items()
     ))  # fmt: skip
-    adopted = [one for one in found if one is not None]
+    # The newest first: where the sockets are not the same, its are those that are to be served.
+    adopted = sorted((one for one in found if one is not None), key=lambda one: -one[0].order)
     sockets = _together(adopted)
     processes = sorted((process for process, _ in adopted), key=lambda process: process.order)
     newest = {process.slot: process.order for process in processes if process.retiring is None}

@@ -22,15 +22,20 @@ class Listeners:
         """By a balancer, as `config.link.receive_listeners` gets them."""
         return cls(*sockets)
 
-    def make(self, host: str, port: int, grpc_port: int | None) -> None:
-        """Those that are not there yet; one that nobody is to serve any more is closed. Raises UsageError."""
+    def make(self, host: str, port: int, grpc_port: int | None) -> bool:
+        """Those that are not there yet; one that nobody is to serve any more is closed. Whether gRPC is spoken on
+        another port from now on: whoever serves the one before is to be replaced. Raises UsageError."""
         if self.http is None:
             self.http = listen(host, port)
-        if grpc_port is None and self.grpc is not None:
-            self.grpc.close()
-            self.grpc = None
-        elif self.grpc is None and grpc_port is not None:
+        before = self.grpc
+        moved = bool(before is not None and grpc_port and before.getsockname()[1] != grpc_port)
+        if grpc_port is not None and (before is None or moved):
             self.grpc = listen(host, grpc_port)
+        elif grpc_port is None:
+            self.grpc = None
+        if before is not None and before is not self.grpc:
+            before.close()
+        return moved
 
     @property
     def descriptors(self) -> tuple[int, ...]:

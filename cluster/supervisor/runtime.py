@@ -96,7 +96,8 @@ async def _serve(
     balancers = parts.balancers
     await parts.bootstrap.prepare(adopt)
     if not ending:
-        balancers.starter.listeners.make(settings.host, settings.port, settings.grpc_port)
+        moved = balancers.starter.listeners.make(settings.host, settings.port, settings.grpc_port)
+        balancers.unfinished = balancers.unfinished or moved
     if not adopt:
         parts.bootstrap.take_room()
     server = await api.serve(parts.services, state.control)

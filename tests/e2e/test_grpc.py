@@ -133,3 +133,16 @@ async def test_a_port_that_is_taken_is_said_at_the_start(served: Cluster, port: 
         with pytest.raises(grpc.aio.AioRpcError) as failed:
             await rpccalls.chat(channel, expert_id="nobody")
         assert failed.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_the_next_supervisor_serves_on_the_port_that_it_is_told(served: Cluster, port: int) -> None:
+    """The balancers that it adopts serve on the one before: they are replaced, and that one is closed."""
+    before = _pids(served)
+    os.kill(served.status()["supervisor"]["pid"], signal.SIGKILL)
+    another = free_port()
+    await asyncio.to_thread(_up, served, another)
+    await asyncio.to_thread(poll, lambda: not before & _pids(served), 30, "others serve")
+    async with rpccalls.channel(f"127.0.0.1:{another}") as channel:
+        assert (await rpccalls.chat(channel, timeout=30.0, **{**LONG, "max_tokens": 5}))[-1][1]
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection("127.0.0.1", port)

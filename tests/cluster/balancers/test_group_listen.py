@@ -72,6 +72,22 @@ def test_a_process_is_told_of_the_sockets_that_it_inherits() -> None:
     assert first is not None and first.fileno() == -1
 
 
+def test_grpc_is_spoken_on_another_port_after_a_start_that_says_so() -> None:
+    """What was handed over is not served any longer, and the port that was asked for is."""
+    with listen("127.0.0.1", 0) as free:
+        port = free.getsockname()[1]
+    left = Listeners(listen("127.0.0.1", 0), listen("127.0.0.1", 0))
+    http, before = left.http, left.grpc
+    assert before is not None
+    assert not left.make("127.0.0.1", 1, before.getsockname()[1]) and left.grpc is before
+    assert left.make("127.0.0.1", 1, port) and left.http is http
+    assert left.grpc is not None and left.grpc.getsockname()[1] == port and before.fileno() == -1
+    with listen("127.0.0.1", 0) as taken, pytest.raises(UsageError, match="cannot listen"):
+        left.make("127.0.0.1", 1, taken.getsockname()[1])
+    assert left.grpc.getsockname()[1] == port, "it is served as before"
+    left.close()
+
+
 def test_of_several_balancers_each_socket_is_taken_once() -> None:
     """One of a release that spoke no gRPC may have been left running beside another."""
     old, new = Listeners(listen("127.0.0.1", 0)), Listeners()
