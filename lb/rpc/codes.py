@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lb.protocol.errors import ProxyError
+from lb.rpc import retry_info
 
 #: Of https://grpc.github.io/grpc/core/md_doc_statuscodes.html, by the status that says the same.
 _CODES = {
@@ -24,17 +25,20 @@ class CallFailure:
 
     code: str
     message: str
-    trailers: tuple[tuple[str, str], ...] = ()
+    trailers: tuple[tuple[str, str | bytes], ...] = ()
 
 
 def failure(status: int, message: str, retry_after: int | None = None) -> CallFailure:
     """``retry_after``: s after which it may be tried again, which a client with a policy of retries waits
-    (https://github.com/grpc/proposal/blob/master/A6-client-retries.md)."""
+    (https://github.com/grpc/proposal/blob/master/A6-client-retries.md), and others find in the details."""
+    message = message[:_MOST_SAID]
     code = _CODES.get(status) or ("INVALID_ARGUMENT" if 400 <= status < 500 else "INTERNAL")
-    trailers: tuple[tuple[str, str], ...] = ()
-    if retry_after is not None:
-        trailers = (("retry-after", str(retry_after)), ("grpc-retry-pushback-ms", str(1000 * retry_after)))
-    return CallFailure(code, message[:_MOST_SAID], trailers)
+    if retry_after is None:
+        return CallFailure(code, message)
+    return CallFailure(code, message, (
+        ("retry-after", str(retry_after)), ("grpc-retry-pushback-ms", str(1000 * retry_after)),
+        (retry_info.TRAILER, retry_info.details(code, message, retry_after)),
+    ))  # fmt: skip
 
 
 def refusal(error: ProxyError) -> CallFailure:

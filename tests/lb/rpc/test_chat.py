@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 import pytest
 from aiohttp import web
+from google.rpc import status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
@@ -233,6 +234,9 @@ async def test_who_waits_gets_its_turn_and_one_too_many_is_told_when_to_come_bac
         error = await called.failure()
         assert error.code() in (Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED)
         trailers = dict(error.trailing_metadata() or ())
+        said = status_pb2.Status.FromString(trailers["grpc-status-details-bin"])
+        assert (said.code, said.message) == (error.code().value[0], error.details()), "else clients refuse to read it"
+        assert said.details[0].type_url.endswith("/google.rpc.RetryInfo")
         assert int(trailers["grpc-retry-pushback-ms"]) == 1000 * int(trailers["retry-after"]) > 0
         hold.set()
         assert len(await first) == len(await second) == 4

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import grpc
 import pytest
+from google.rpc import error_details_pb2, status_pb2
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lb.protocol.errors import ProxyError
-from lb.rpc import codes, metadata
+from lb.rpc import codes, metadata, retry_info
 from lb.rpc.answer import ChatAnswer, TextDelta
 
 
 def test_what_is_said_of_a_request_is_read_as_over_http() -> None:
-    given = [
+    sent = [
         ("authorization", "Bearer a"), ("authorization", "Bearer b"), ("user-agent", "grpc"), ("te", "trailers"),
         ("content-type", "application/grpc"), ("grpc-timeout", "1S"), ("traceparent", "00-1-2-01"), ("x-bin", b"\0\r"),
         ("content-length", "5"), ("transfer-encoding", "chunked"), ("host", "elsewhere"), ("x-request-timeout", "9"),
     ]  # fmt: skip
-    head = metadata.head("/a.B/C", given, 1.5)
+    head = metadata.head("/a.B/C", sent, 1.5)
     assert (head.method, head.path, head.length, head.host) == ("POST", "/a.B/C", 0, "")
     assert head.ours == {b"authorization": b"Bearer a, Bearer b"}
     assert head.kept == [b"user-agent: grpc", b"traceparent: 00-1-2-01", b"x-request-timeout: 1.500"]
@@ -49,7 +53,21 @@ def test_a_caller_is_told_what_is_for_it() -> None:
 )  # fmt: skip
 def test_every_status_has_a_code(status: int, code: str) -> None:
     assert codes.failure(status, "x" * 5000).code == code
-    assert codes.failure(status, "", 3).trailers == (("retry-after", "3"), ("grpc-retry-pushback-ms", "3000"))
+    assert codes.failure(status, "").trailers == ()
+    told = dict(codes.failure(status, "too much: 好", 3).trailers)
+    assert (told["retry-after"], told["grpc-retry-pushback-ms"]) == ("3", "3000")
+    said = status_pb2.Status.FromString(told["grpc-status-details-bin"])
+    assert (said.code, said.message) == (grpc.StatusCode[code].value[0], "too much: 好")
+    (detail,), info = said.details, error_details_pb2.RetryInfo()
+    assert detail.Unpack(info) and info.retry_delay.seconds == 3
+
+
+@given(st.integers(0, 2**40), st.text(max_size=300))
+def test_details_are_what_the_library_reads(seconds: int, message: str) -> None:
+    said = status_pb2.Status.FromString(retry_info.details("RESOURCE_EXHAUSTED", message, seconds))
+    info = error_details_pb2.RetryInfo()
+    assert said.details[0].Unpack(info) and info.retry_delay.seconds == seconds
+    assert said.message == message.encode(errors="replace").decode()
 
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nX-Request-Id: 7\r\n\r\n"
