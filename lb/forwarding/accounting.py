@@ -114,10 +114,10 @@ class Accounting:
         """What a request of its that runs has used so far; ``told``: when this was last called of it."""
         self._ledger.add(tenant.name, model or "none", usage, told)
 
-    def used(self, tenant: Tenant, model: str | None, usage: TokenUsage, told: TokenUsage | None) -> None:
+    def used(self, tenant: str, model: str | None, usage: TokenUsage, told: TokenUsage | None) -> None:
         """A request of its is over that some worker was asked; ``told``: see `uses`."""
-        self._ledger.add(tenant.name, model or "none", usage, told)
-        self._metrics.used(tenant.name, usage)
+        self._ledger.add(tenant, model or "none", usage, told)
+        self._metrics.used(tenant, usage)
 
     def touch(self, model: str | None) -> None:
         """It is in use from now on: a long stream is no reason to make room by taking its adapter away."""

@@ -17,7 +17,6 @@ from lb.forwarding.attempt import Attempt
 from lb.forwarding.collaborators import Collaborators
 from lb.forwarding.early_head import EarlyHead
 from lb.forwarding.relay import Relay, Relayed
-from lb.forwarding.resume.transcript import MadeTokens
 from lb.forwarding.retry.failover import Failover
 from lb.forwarding.routed_request import RoutedRequest
 from lb.protocol import deadline
@@ -93,8 +92,8 @@ class Exchange(Relayed):
         """A stream whose worker says nothing at all, or that makes no progress while its client waits for it, is
         taken elsewhere, if there is anywhere."""
         attempt = self._attempt
-        if attempt is not None and self._routed.transcript is not None and self._routed.request.tenant is not ANYBODY:
-            self._tell_usage(self._routed.transcript.tokens)
+        if attempt is not None and self._routed.request.tenant is not ANYBODY:
+            self._tell_usage()
         if attempt is None or attempt.relay is None or (failure := attempt.overdue(now)) is None:
             return
         attempt.relay.drop()
@@ -234,21 +233,29 @@ class Exchange(Relayed):
 
     def _settle(self, *, asked: bool) -> None:
         """``asked``: some worker was."""
-        asked = asked or self._told is not None
-        claim, recorder, model = self._routed.claim, self._routed.recorder, self._routed.info.model
+        routed = self._routed
+        claim, recorder, told = routed.claim, routed.recorder, self._told
         if claim is None:
             return
-        prompt, made, cached = recorder.prompt if asked else 0, recorder.made, 0
-        if recorder.usage is not None:
-            prompt, cached, made = recorder.usage
-        self._parts.admission.over(claim, prompt, made)
+        asked = asked or told is not None
+        if (usage := recorder.usage) is not None:
+            prompt: int | None = usage.prompt
+        else:
+            prompt = recorder.prompt if asked else 0
+            usage = TokenUsage(prompt or 0, 0, recorder.made)
+        self._parts.admission.over(claim, prompt, usage.completion)
         if asked and claim.tenant is not ANYBODY:
-            self._parts.accounting.used(claim.tenant, model, TokenUsage(prompt or 0, cached, made), self._told)
+            self._parts.accounting.used(claim.tenant.name, routed.info.model, usage, told)
 
-    def _tell_usage(self, tokens: MadeTokens) -> None:
+    def _tell_usage(self) -> None:
         """What its stream has made so far: a long one would be lost whole with its balancer."""
-        if made := tokens.count():
-            usage, routed = TokenUsage(tokens.in_prompt or 0, 0, made), self._routed
+        routed = self._routed
+        if routed.transcript is None:
+            usage = routed.recorder.so_far()
+        else:
+            tokens = routed.transcript.tokens
+            usage = TokenUsage(tokens.in_prompt or 0, 0, tokens.count())
+        if usage.completion:
             self._parts.accounting.uses(routed.request.tenant, routed.info.model, usage, self._told)
             self._told = usage
 

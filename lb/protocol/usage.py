@@ -11,6 +11,12 @@ from typing import Any, NamedTuple
 #: object of it that comes after the answer's.
 _KEY, _OBJECT = b'"usage"', re.compile(rb'"usage"\s*:\s*(?=\{)')
 
+#: As vLLM writes it, which need not be parsed.
+_PLAIN = re.compile(
+    rb'"usage":\s?\{"prompt_tokens":\s?(\d{1,15}),\s?(?:"total_tokens":\s?\d+,\s?)?"completion_tokens":\s?(\d{1,15})'
+    rb'(?:,\s?"total_tokens":\s?\d+)?(?:,\s?"prompt_tokens_details":\s?(?:null|\{"cached_tokens":\s?(\d{1,15})\}))?\}'
+)
+
 #: Bytes of it.
 _MOST = 4096
 
@@ -23,6 +29,12 @@ class TokenUsage(NamedTuple):
     prompt: int
     cached: int
     completion: int
+
+
+def read_plain(answer: bytes) -> TokenUsage | None:
+    """The same as `read`, where it is written in the usual way; None: that is to be asked."""
+    found = _PLAIN.match(answer, max(0, answer.rfind(_KEY)))
+    return None if found is None else TokenUsage(int(found[1]), int(found[3] or 0), int(found[2]))
 
 
 def read(answer: bytes) -> TokenUsage | None:

@@ -112,6 +112,8 @@ class RequestRecorder:
     #: Whether what the answer says of its usage is read, for somebody's account; and that.
     reads_usage = False
     usage: TokenUsage | None = None
+    #: The first bytes of such a stream.
+    _beginning = b""
     _before: Sequence[bytes] = ()
     _counted = _events = 0
     _stream = False
@@ -148,12 +150,23 @@ class RequestRecorder:
         if not self.first:
             self.first = self._last = now
             self._stream = stream
+            if stream and self.reads_usage:
+                self._beginning = data[:KEPT]
             self._series.ttft.observe(now - self.began)
         else:
             self.stamps.append(now)
         self.latest.append(data if whole or len(data) <= KEPT else self._cut(data))
         if len(self.latest) >= BATCH:
             self.count()
+
+    def so_far(self) -> TokenUsage:
+        """Of a stream that is not over, where nobody counts better: its events, and what the first said of its prompt
+        (Anthropic's do)."""
+        if not self._stream:
+            return TokenUsage(0, 0, 0)
+        made = self._events + b"".join(self.latest).count(b"data: {")
+        told = usage.read(self._beginning)
+        return TokenUsage(0, 0, made) if told is None else TokenUsage(told.prompt, told.cached, made)
 
     def _cut(self, data: bytes) -> bytes:
         """Its end, unless it may be a whole answer in which something follows the usage."""
@@ -180,6 +193,11 @@ class RequestRecorder:
         self.first = now
         series.ttft.observe(now - self.began)
         series.in_flight.value -= 1
+        if (told := usage.read_plain(body)) is not None:
+            self.prompt, _, self.made = self.usage = told
+            series.prompts.value += told.prompt
+            series.tokens.value += told.completion
+            return
         found = _USAGE.search(body, max(0, body.rfind(b'"completion_tokens"')))
         if found:
             self.made = tokens = int(found[1])
@@ -223,3 +241,6 @@ class RequestRecorder:
         if tokens:
             series.tokens.value += tokens
         self._read(end)
+        if self._beginning and (said := self.usage or usage.read(self._beginning)) is not None:
+            # One that broke off has told of its prompt, and of its tokens nothing, or that there were none yet.
+            self.usage = said if said.completion else said._replace(completion=tokens)

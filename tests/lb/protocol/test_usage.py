@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from lb.protocol.usage import TokenUsage, read
+from lb.protocol.usage import TokenUsage, read, read_plain
 
 CHAT = b'{"id":"x","choices":[{"text":"\\"usage\\":{\\"prompt_tokens\\":9}"}],"usage":%b,"prompt_token_ids":[1,2]}'
 
@@ -27,3 +27,21 @@ CHAT = b'{"id":"x","choices":[{"text":"\\"usage\\":{\\"prompt_tokens\\":9}"}],"u
 )  # fmt: skip
 def test_in_every_api(answer: bytes, usage: TokenUsage | None) -> None:
     assert read(answer) == usage
+
+
+@pytest.mark.parametrize("details", ["", "null", '{"cached_tokens": 3}'])
+@pytest.mark.parametrize("dense", [True, False])
+@pytest.mark.parametrize(
+    "order", ["prompt_tokens total_tokens completion_tokens", "prompt_tokens completion_tokens total_tokens"]
+)
+def test_usage_as_it_is_written_nearly_always(details: str, order: str, *, dense: bool) -> None:
+    details = f', "prompt_tokens_details": {details}' if details else ""
+    fields = ", ".join(f'"{name}": {number}' for number, name in enumerate(order.split(), 5))
+    answer = f'{{"choices": ["\\"usage\\": {{"], "usage": {{{fields}{details}}}, "x": null}}'
+    answer = answer.replace(": ", ":").replace(", ", ",") if dense else answer
+    assert read_plain(answer.encode()) == read(answer.encode()) is not None
+
+
+@pytest.mark.parametrize("told", ['{"input_tokens": 1, "output_tokens": 2}', "null", '{"prompt_tokens": 1.5}'])
+def test_usage_that_is_written_otherwise_is_parsed(told: str) -> None:
+    assert read_plain(f'{{"usage": {told}}}'.encode()) is None

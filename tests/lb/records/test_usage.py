@@ -173,6 +173,60 @@ async def test_a_long_stream_is_in_it_before_its_end(tmp_path: Path) -> None:
         assert balancer.metric("clusterctl_key_requests_total", key="a") == 1
 
 
+_MESSAGES = [
+    b'event: message_start\ndata: {"type":"message_start","message":{"usage":{"input_tokens":7}}}\n\n',
+    b'event: content_block_start\ndata: {"type":"content_block_start","index":0}\n\n',
+]
+_RESPONSES = [b'event: response.created\ndata: {"type":"response.created","response":{"id":"r","usage":null}}\n\n']
+_DELTA = b'event: delta\ndata: {"type":"delta","delta":"x"}\n\n'
+_ENDS = {
+    "/v1/messages": b'data: {"type":"message_delta","usage":{"input_tokens":7,"output_tokens":20}}\n\n',
+    "/v1/responses": b'data: {"response":{"id":"r","usage":{"input_tokens":7,"output_tokens":20}}}\n\n',
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "begins", "prompt"), [("/v1/messages", _MESSAGES, 7), ("/v1/responses", _RESPONSES, 0)]
+)
+@pytest.mark.parametrize("ends", [True, False])
+async def test_a_stream_of_another_api_is_in_it_before_its_end(
+    tmp_path: Path, path: str, begins: list[bytes], prompt: int, *, ends: bool
+) -> None:
+    """By its events, and what its first says of the prompt; then by its usage, if it comes to tell it."""
+    go_on = asyncio.Event()
+
+    async def streams(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for event in (*begins, *[_DELTA] * 25):
+            await response.write(event)
+            await asyncio.sleep(0)
+        await go_on.wait()
+        await response.write(_ENDS[path])
+        return response
+
+    events = len(begins) + 25
+    async with running_worker("instance_0", streams) as worker, running_balancer(tmp_path) as balancer:
+        balancer.push(worker.spec(models=("base",)))
+        balancer.parts.keys.apply({"version": [1, 1], "keyed": True, "keys": [key("a")]})
+
+        async def told() -> list[int]:
+            rows = await balancer.parts.ledger.query(["key"], "2000-01-01", "2100-01-01")
+            return [row[name] for row in rows for name in ("requests", "prompt_tokens", "completion_tokens")]
+
+        body = {"model": "base", "stream": True, "input": "x", "messages": [], "max_tokens": 99}
+        async with balancer.request("POST", path, json=body, headers={"x-api-key": "cck_a"}) as response:
+            async with asyncio.timeout(5):
+                while await told() != [1, prompt, events]:
+                    await asyncio.sleep(0.05)
+            if ends:
+                go_on.set()
+                await response.read()
+        await until(lambda: balancer.in_flight == 0)
+        assert await told() == ([1, 7, 20] if ends else [1, prompt, events])
+        go_on.set()
+
+
 async def test_requests_that_nobody_was_asked_are_not_in_it(tmp_path: Path) -> None:
     async with house(tmp_path, key("a")) as balancer:
         headers = {"x-api-key": "cck_a"}
