@@ -109,21 +109,39 @@ class ModelAlias:
     def choose(self, name: str, who: str, allowed: Container[str] | None = None) -> Choice | None:
         """The same one for the same ``who`` asking for the alias ``name``, in every process; None: no model that is
         ``allowed`` (None: all are)."""
-        sides = [(model, weight) for model, weight in self.sides if allowed is None or model in allowed]
-        total = sum(weight for _, weight in sides)
-        if not total:
-            return None
-        at, chosen = position(name, who) * total, ""
-        for model, weight in sides:
-            if weight:
-                chosen, at = model, at - weight
-                if at < 0:
-                    break
-        other = next((model for model, _ in sides if model != chosen), None) if self.shadow else None
-        return Choice(chosen, f"{dict(sides)[chosen] / total:.0%} of {name}", other)
+        return Split(name, self, allowed).choose(who)
 
     def to_json(self) -> dict[str, Any]:
         return {"sides": dict(self.sides), "shadow": self.shadow}
+
+
+class Split:
+    """The ``alias`` of that ``name``, ready to choose among those of its models that are ``allowed`` (None: all are).
+    ``by_asker``: whether it depends on who asks."""
+
+    __slots__ = ("_sides", "_total", "alias", "by_asker", "name")
+
+    def __init__(self, name: str, alias: ModelAlias, allowed: Container[str] | None = None) -> None:
+        self.name, self.alias, self.by_asker = name, alias, alias.is_split
+        sides = {model: weight for model, weight in alias.sides if allowed is None or model in allowed}
+        self._total = total = sum(sides.values())
+        self._sides = [
+            (weight, Choice(
+                model, f"{weight / total:.0%} of {name}",
+                next((other for other in sides if other != model), None) if alias.shadow else None,
+            ))
+            for model, weight in sides.items() if weight
+        ]  # fmt: skip
+
+    def choose(self, who: str) -> Choice | None:
+        """As `ModelAlias.choose`."""
+        if len(self._sides) < 2:
+            return self._sides[0][1] if self._sides else None
+        at = position(self.name, who) * self._total
+        for weight, choice in self._sides:
+            if (at := at - weight) < 0:
+                return choice
+        return self._sides[-1][1]  # by rounding
 
 
 Named = ModelRoute | ModelAlias

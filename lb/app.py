@@ -231,7 +231,7 @@ def make(
     queue = WaitingQueue(
         router, pool, metrics, Concurrency(limits.concurrency(config), counters.share_limit),
         QueueLimits(config.queue_timeout, config.max_queue_wait, config.max_queue), wants=link, clock=clock,
-        rates=RateLimits(clock, buckets.share, ledger.spent, None if store is None else store.buckets.widen),
+        rates=RateLimits(clock, buckets.share, ledger.has_spent, None if store is None else store.buckets.widen),
     )  # fmt: skip
     demand = ModelDemand(pool, queue.waiting, clock, time.time)
     marks = ResponseMarks.of(admin_token.read(state.admin_token))

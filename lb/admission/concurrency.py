@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from lb.admission.rate_limits import Charge
 from lb.protocol.tenant import ANYBODY, Tenant
@@ -17,29 +18,38 @@ from lb.routing.backend import Shared
 _MOST_IDLE = 4_096
 
 
+class SharedCount(Shared, Protocol):
+    @property
+    def elsewhere(self) -> Sequence[object]:
+        """Empty, always the same, while no other process counts there: then `others` need not be asked."""
+
+
 class _Count:
     """What runs under one name here, and elsewhere."""
 
-    __slots__ = ("_shared", "own")
+    __slots__ = ("elsewhere", "others", "own", "put")
 
-    def __init__(self, shared: Shared | None) -> None:
-        self._shared, self.own = shared, 0
+    def __init__(self, shared: SharedCount | None) -> None:
+        self.own, self.elsewhere = 0, _NONE if shared is None else shared.elsewhere
+        self.others, self.put = (_nobody, _nowhere) if shared is None else (shared.others, shared.put)
 
     def total(self) -> int:
-        return self.own if self._shared is None else self.own + self._shared.others()
-
-    def begin(self) -> int:
-        """One more; how many that are."""
-        self.own = own = self.own + 1
-        if self._shared is None:
-            return own
-        self._shared.put(own)
-        return own + self._shared.others()
+        return self.own + self.others() if self.elsewhere else self.own
 
     def end(self) -> None:
-        self.own = own = max(0, self.own - 1)
-        if self._shared is not None:
-            self._shared.put(own)
+        self.own = own = self.own - 1
+        self.put(own)
+
+
+_NONE: Sequence[object] = ()
+
+
+def _nobody() -> int:
+    return 0
+
+
+def _nowhere(own: int) -> None:
+    pass
 
 
 @dataclass(slots=True, eq=False)
@@ -83,15 +93,22 @@ class Concurrency:
     """``share``: where the count of a name is shared with other balancers."""
 
     def __init__(
-        self, limits: ConcurrencyLimits, share: Callable[[str], Shared | None] = lambda name: None
+        self, limits: ConcurrencyLimits, share: Callable[[str], SharedCount | None] = lambda name: None
     ) -> None:
         self.limits, self._share = limits, share
         self._counts: dict[str, _Count] = {}
+        #: Where requests of a tenant that has such a limit, for a model, count; and how many may run there.
+        self._at_hand: dict[tuple[str, int | None, str | None], Sequence[tuple[_Count, int]]] = {}
 
     def free(self, claim: Claim) -> bool:
         """Whether one more like it may run. Before `begin`, in the same turn."""
         claim.counts = found = self._limited(claim.tenant, claim.model)
-        return all(count.total() < most for count, most in found)
+        for count, most in found:
+            if count.own >= most:
+                return False
+            if count.elsewhere and count.total() >= most:
+                return False
+        return True
 
     def spent(self) -> bool:
         """Whether nobody may run any more."""
@@ -112,11 +129,14 @@ class Concurrency:
         """It runs from now on; False: it may not. True again while it does."""
         if claim.running:
             return True
-        for begun, (count, most) in enumerate(claim.counts, 1):
-            if count.begin() > most:
-                for each, _ in claim.counts[:begun]:
+        for count, most in claim.counts:
+            count.own = own = count.own + 1
+            count.put(own)
+            if own > most or (count.elsewhere and count.total() > most):
+                for each, _ in claim.counts:
                     each.end()
-                return False
+                    if each is count:
+                        return False
         claim.running = True
         return True
 
@@ -125,10 +145,16 @@ class Concurrency:
         if claim.running:
             claim.running = False
             for count, _ in claim.counts:
-                count.end()
+                count.own = own = count.own - 1
+                count.put(own)
 
-    def _limited(self, tenant: Tenant, model: str | None) -> list[tuple[_Count, int]]:
+    def _limited(self, tenant: Tenant, model: str | None) -> Sequence[tuple[_Count, int]]:
         """Where it counts, and how many may run there."""
+        key = tenant.name, tenant.max_concurrent, model
+        found = self._at_hand.get(key)
+        if found is not None:
+            return found
+        self._forget()
         made, limits = [], self.limits
         if tenant.max_concurrent is not None:
             made.append((self._count(f"key:{tenant.name}"), tenant.max_concurrent))
@@ -137,12 +163,17 @@ class Concurrency:
                 made.append((self._count(f"model:{model}"), most))
             if limits.total is not None:
                 made.append((self._count("total"), limits.total))
+        self._at_hand[key] = made
         return made
 
     def _count(self, name: str) -> _Count:
         count = self._counts.get(name)
         if count is None:
-            if len(self._counts) >= _MOST_IDLE:
-                self._counts = {key: each for key, each in self._counts.items() if each.own}
             count = self._counts[name] = _Count(self._share(name))
         return count
+
+    def _forget(self) -> None:
+        """What nothing runs under, if there is too much."""
+        if len(self._counts) >= _MOST_IDLE or len(self._at_hand) >= _MOST_IDLE:
+            self._counts = {name: each for name, each in self._counts.items() if each.own}
+            self._at_hand.clear()

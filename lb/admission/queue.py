@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable, Iterable
 
 from lb.admission.concurrency import FREE, Claim, Concurrency
 from lb.admission.fair_order import FairOrder, Means, ServeResult
-from lb.admission.rate_limits import BYTES_A_TOKEN, RateLimits
+from lb.admission.rate_limits import BYTES_A_TOKEN, Charge, RateLimits
 from lb.admission.request_admission import Applicant, QueueLimits, QueueMetrics, Ticket, Wants
 from lb.admission.wait_rules import WaitRules
 from lb.protocol.errors import ProxyError, internal_error
@@ -34,6 +34,9 @@ _EARLY = 0.001
 #: How much the latest answer counts in what one of a tenant is expected to be, and tenants that this is kept for.
 _NEWEST, _MOST_TENANTS = 0.1, 4_096
 
+#: Requests that are settled at once, where a turn of the event loop takes so long.
+_MOST_OVER = 64
+
 
 class WaitingQueue:
     """A `RequestAdmission`. ``wants`` is told of what nobody holds and somebody waits for."""
@@ -50,6 +53,9 @@ class WaitingQueue:
         self._order: FairOrder[Ticket] = FairOrder()
         self._waiting: dict[Ticket, None] = {}
         self._expected: dict[str, float] = {}  # tokens of an answer, by tenant
+        #: Those that are over and not settled: what each was charged at its rates and in the queue, and its tokens.
+        self._over: list[tuple[Claim, Charge | None, float, int | None, int]] = []
+        self._settling: asyncio.Handle | None = None
         self._serving = self._look_at_all = False
         self._soon: asyncio.Handle | None = None
         self._later: asyncio.TimerHandle | None = None
@@ -114,22 +120,47 @@ class WaitingQueue:
     def over(self, claim: Claim, prompt: int | None, made: int) -> None:
         if claim is FREE:
             return
-        name = claim.tenant.name
-        if claim.charge is not None:
-            self._rates.settle(claim.tenant, claim.charge, prompt, made)
-            claim.charge = None
-        if made:
-            if name not in self._expected and len(self._expected) >= _MOST_TENANTS:
-                self._expected.clear()
-            before = self._expected.get(name, float(made))
-            self._expected[name] = before + _NEWEST * (made - before)
-        if claim.charged:
-            asked = claim.cost - self._expected.get(name, 0.0) if prompt is None else prompt
-            self._order.charge(claim.tenant, max(0.0, asked) + made - claim.charged)
-            claim.charged = 0.0
         if claim.running:
             self._concurrency.end(claim)
-            self.serve_soon(room=True)
+            if self._waiting:
+                self.serve_soon(room=True)
+        if made or claim.charge is not None or claim.charged:
+            self._over.append((claim, claim.charge, claim.charged, prompt, made))
+            claim.charge, claim.charged = None, 0.0
+            if len(self._over) >= _MOST_OVER:
+                self._settle()
+            elif self._settling is None:
+                self._settling = asyncio.get_running_loop().call_soon(self._settle)
+
+    def _settle(self) -> None:
+        """What those took that are over: all of a turn of the event loop at once, so that what is shared with other
+        processes is written once."""
+        if self._settling is not None:
+            self._settling.cancel()
+            self._settling = None
+        over, self._over = self._over, []
+        changes: dict[int, tuple[Tenant, int]] = {}
+        for claim, charge, charged, prompt, made in over:
+            tenant = claim.tenant
+            name = tenant.name
+            if charge is not None and tenant.tpm is not None:
+                change = made if prompt is None else prompt + made - charge.tokens
+                before = changes.get(id(tenant))
+                changes[id(tenant)] = tenant, change if before is None else before[1] + change
+            if made:
+                self._expect(name, made)
+            if charged:
+                asked = claim.cost - self._expected.get(name, 0.0) if prompt is None else prompt
+                self._order.charge(tenant, max(0.0, asked) + made - charged)
+        for tenant, change in changes.values():
+            self._rates.settle(tenant, change)
+
+    def _expect(self, name: str, made: int) -> None:
+        expected = self._expected
+        if name not in expected and len(expected) >= _MOST_TENANTS:
+            expected.clear()
+        before = expected.get(name, float(made))
+        expected[name] = before + _NEWEST * (made - before)
 
     async def wait(
         self, claim: Claim, info: RequestInfo, excluded: frozenset[str], came: float
@@ -151,6 +182,7 @@ class WaitingQueue:
             self._soon = asyncio.get_running_loop().call_soon(self._serve)
 
     def close(self) -> None:
+        self._settle()
         for ticket in list(self._waiting):
             self.leave(ticket)
         for handle in (self._soon, self._later):
@@ -163,6 +195,8 @@ class WaitingQueue:
             self._soon = None
         if self._serving:
             return
+        if self._over:
+            self._settle()  # first: who was served how much decides
         self._serving, everybody, self._look_at_all = True, self._look_at_all, False
         at: list[float] = [math.inf]
         room = (lambda: True) if everybody else self._has_room

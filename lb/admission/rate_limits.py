@@ -10,12 +10,12 @@ it back where that is too much; so together they never take more than there is. 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import ceil
 from typing import Protocol
 
-from config.identity.api_keys import Period
+from config.identity.api_keys import Budget
 from lb.protocol.error_shapes import QUOTA
 from lb.protocol.errors import ProxyError
 from lb.protocol.tenant import Tenant
@@ -34,14 +34,14 @@ _MOST_BUCKETS = 8_192
 
 
 class Cells(Protocol):
-    """Of one bucket, through all balancers: what is ``gone``, taken by all of them and the most that any has seen
-    ``saved``."""
+    """Of one bucket, through all balancers."""
 
-    def taken(self) -> int: ...
-    def saved(self) -> int: ...
-    def gone(self) -> int: ...
-    def take(self, change: int) -> None: ...
-    def save(self, most: int) -> None: ...
+    def gone(self) -> int:
+        """What is taken by all of them, and the most that any has seen saved up."""
+
+    def flow(self, filled: int, change: int) -> int:
+        """So much has flowed in since ever: what of it ran over is noted as saved up. Then ``change`` more is taken.
+        Returns what is `gone` after that."""
 
 
 @dataclass(slots=True)
@@ -51,20 +51,14 @@ class OwnCells:
     sum: int = 0
     most: int = -(2**62)
 
-    def taken(self) -> int:
-        return self.sum
-
-    def saved(self) -> int:
-        return self.most
-
     def gone(self) -> int:
         return self.sum + self.most
 
-    def take(self, change: int) -> None:
+    def flow(self, filled: int, change: int) -> int:
+        if filled > self.sum + self.most:
+            self.most = filled - self.sum
         self.sum += change
-
-    def save(self, most: int) -> None:
-        self.most = most
+        return self.sum + self.most
 
 
 class Bucket(Protocol):
@@ -84,33 +78,31 @@ class TokenBucket:
     """``limit``: a minute, and at once; ``left``: after the last that was taken. Times are seconds, monotonic and the
     same for all balancers."""
 
-    __slots__ = ("_cells", "left", "limit")
+    __slots__ = ("_cells", "_flow", "_size", "left", "limit")
 
     def __init__(self, limit: int, cells: Cells) -> None:
-        self.limit, self._cells, self.left = min(limit, _MOST), cells, 0.0
+        self.limit, self._cells, self._flow, self.left = min(limit, _MOST), cells, cells.flow, 0.0
+        self._size = self.limit * _UNIT
 
     def take(self, amount: int, now: float) -> bool:
         """False, and nothing is taken, where there is less."""
-        left = self.limit * _UNIT + self.settle(amount, now) - self._cells.gone()
+        amount *= _UNIT
+        filled = self.limit * int(now * _UNIT) // 60
+        left = self._size + filled - self._flow(filled, amount)
         if left >= 0:
             self.left = left / _UNIT
             return True
-        self._cells.take(-amount * _UNIT)
+        self._flow(filled, -amount)
         return False
 
-    def settle(self, change: int, now: float) -> int:
-        """Takes so much more or, negative, gives it back. It may be more than there is: then that is missing. Returns
-        what has flowed in by now."""
-        cells, filled = self._cells, self.limit * int(now * _UNIT) // 60
-        if filled > cells.gone():
-            cells.save(filled - cells.taken())
-        cells.take(change * _UNIT)
-        return filled
+    def settle(self, change: int, now: float) -> None:
+        """Takes so much more or, negative, gives it back. It may be more than there is: then that is missing."""
+        self._flow(self.limit * int(now * _UNIT) // 60, change * _UNIT)
 
     def level(self, now: float) -> float:
         """What is there; negative where more was taken than there was."""
         filled = self.limit * int(now * _UNIT) // 60
-        return min(self.limit, (self.limit * _UNIT + filled - self._cells.gone()) / _UNIT)
+        return min(self.limit, (self._size + filled - self._cells.gone()) / _UNIT)
 
     def wait(self, amount: float, level: float) -> float:
         """Seconds until there is so much, where there is ``level`` now."""
@@ -126,76 +118,79 @@ class Charge:
     told: bytes = b""
 
 
+#: A tenant as it was told of, its buckets of requests and of tokens, and what answers say of both, with what `_left`
+#: tells left open.
+_AtHand = tuple[Tenant, Bucket | None, Bucket | None, str]
+
+
 class RateLimits:
-    """``share``: the cells of the bucket of that name that all balancers have, None where there are none. ``spent``:
-    tokens of the key of that name in the period that is now. ``widen``: makes of a bucket of this machine and its name
-    one that others share. ``clock``: as `TokenBucket` has it."""
+    """``share``: the cells of the bucket of that name that all balancers have, None where there are none.
+    ``has_spent``: whether the key of that name has used up a budget. ``widen``: makes of a bucket of this machine and
+    its name one that others share. ``clock``: as `TokenBucket` has it."""
 
     def __init__(
         self, clock: Callable[[], float], share: Callable[[str], Cells | None] = lambda name: None,
-        spent: Callable[[str, Period], int] = lambda name, period: 0,
+        has_spent: Callable[[str, Budget], bool] = lambda name, budget: False,
         widen: Callable[[str, TokenBucket], Bucket] | None = None,
     ) -> None:
-        self._clock, self._share, self._spent, self._widen = clock, share, spent, widen
+        self._clock, self._share, self._has_spent, self._widen = clock, share, has_spent, widen
         self._buckets: dict[tuple[str, str, int], Bucket] = {}
-        #: Those of a tenant, by its mark or name, of requests and of tokens; and whose they are as it was told of.
-        self._at_hand: dict[str, tuple[Tenant, Bucket | None, Bucket | None]] = {}
+        self._at_hand: dict[str, _AtHand] = {}  # by the tenant's mark or name
 
     def take(self, tenant: Tenant, length: int) -> Charge:
         """For a request with ``length`` bytes of prompt. Raises ProxyError (429), and nothing is taken."""
         budget = tenant.budget
-        if budget is not None and self._spent(tenant.name, budget.period) >= budget.tokens:
+        if budget is not None and self._has_spent(tenant.name, budget):
             raise ProxyError(
                 429, f"You exceeded your current quota: {budget.tokens} tokens a {budget.period} (UTC)",
                 code=QUOTA, headers={"x-should-retry": "false"},
             )  # fmt: skip
-        now, (requests, tokens) = self._clock(), self._of(tenant)
-        charge, told = Charge(), ""
+        _, requests, tokens, told = self._of(tenant)
+        now, amount = self._clock(), 0
+        left: tuple[int | str, ...] = ()
         if requests is not None:
             if not requests.take(1, now):
                 raise self._over(tenant, requests, "requests", 1, now)
-            told = _lines("requests", requests, requests.left)
+            left = _left(requests)
         if tokens is not None:
             # More than fits is never there. It is charged when it is known.
-            charge.tokens = amount = min(length // BYTES_A_TOKEN, tokens.limit)
+            amount = min(length // BYTES_A_TOKEN, tokens.limit)
             if (not amount and tokens.level(now) <= 0) or not tokens.take(amount, now):
                 if requests is not None:
                     requests.settle(-1, now)
                 raise self._over(tenant, tokens, "tokens", max(1, amount), now)
-            told += _lines("tokens", tokens, tokens.left)
-        charge.told = told.encode()
-        return charge
+            left += _left(tokens)
+        return Charge(amount, (told % left).encode())
 
-    def settle(self, tenant: Tenant, charge: Charge, prompt: int | None, made: int) -> None:
-        """It is over and took so many tokens; ``prompt`` None: as many as were estimated."""
-        if (tokens := self._of(tenant)[1]) is not None:
-            tokens.settle((charge.tokens if prompt is None else prompt) + made - charge.tokens, self._clock())
+    def settle(self, tenant: Tenant, change: int) -> None:
+        """Its requests took so many tokens more than they were charged."""
+        if change and (tokens := self._of(tenant)[2]) is not None:
+            tokens.settle(change, self._clock())
 
     def _over(self, tenant: Tenant, bucket: Bucket, kind: str, amount: int, now: float) -> ProxyError:
         level = bucket.level(now)
         wait = bucket.wait(amount, level)
-        kinds = zip(("requests", "tokens"), self._of(tenant), strict=True)
-        told = "".join(_lines(kind, each, each.level(now)) for kind, each in kinds if each is not None)
-        fields = dict(line.split(": ") for line in told.split("\r\n")[1:])
+        _, *buckets, told = self._of(tenant)
+        left = [value for each in buckets if each is not None for value in _left_at(each, each.level(now))]
+        fields = dict(line.split(": ") for line in (told % tuple(left)).split("\r\n")[1:])
         return ProxyError(
             429,
             f"Rate limit reached for {kind} per minute of this key: limit {bucket.limit}, "
             f"available {max(0, int(level))}, requested {amount}. Please try again in {duration(wait)}.",
-            code="rate_limit_exceeded", retry_after=max(1, math.ceil(wait)), headers=fields,
+            code="rate_limit_exceeded", retry_after=max(1, ceil(wait)), headers=fields,
         )  # fmt: skip
 
-    def _of(self, tenant: Tenant) -> tuple[Bucket | None, Bucket | None]:
-        """Its buckets, of requests and of tokens."""
+    def _of(self, tenant: Tenant) -> _AtHand:
         name = tenant.mark or tenant.name
         found = self._at_hand.get(name)
         if found is None or found[0] is not tenant:
             if len(self._at_hand) >= _MOST_BUCKETS:
                 self._at_hand.clear()
-            found = self._at_hand[name] = (
-                tenant, None if tenant.rpm is None else self._bucket(tenant, "requests", tenant.rpm),
-                None if tenant.tpm is None else self._bucket(tenant, "tokens", tenant.tpm),
-            )  # fmt: skip
-        return found[1:]
+            requests = None if tenant.rpm is None else self._bucket(tenant, "requests", tenant.rpm)
+            tokens = None if tenant.tpm is None else self._bucket(tenant, "tokens", tenant.tpm)
+            told = _lines("requests", requests) + _lines("tokens", tokens)
+            found = self._at_hand[name] = tenant, requests, tokens, told
+        return found
 
     def _bucket(self, tenant: Tenant, kind: str, limit: int) -> Bucket:
         """Another limit is another bucket, and so is a key that is made anew under an old name."""
@@ -210,19 +205,32 @@ class RateLimits:
         return bucket
 
 
-def _lines(kind: str, bucket: Bucket, level: float) -> str:
+def _lines(kind: str, bucket: Bucket | None) -> str:
     """As https://platform.openai.com/docs/guides/rate-limits has them, each behind a CRLF."""
-    limit = bucket.limit
-    left = min(limit, max(0, int(level)))
+    if bucket is None:
+        return ""
     return (
-        f"\r\nx-ratelimit-limit-{kind}: {limit}\r\nx-ratelimit-remaining-{kind}: {left}"
-        f"\r\nx-ratelimit-reset-{kind}: {duration(bucket.wait(limit, level))}"
+        f"\r\nx-ratelimit-limit-{kind}: {bucket.limit}\r\nx-ratelimit-remaining-{kind}: %d"
+        f"\r\nx-ratelimit-reset-{kind}: %s"
     )
+
+
+def _left(bucket: Bucket) -> tuple[int, str]:
+    """After the last that was taken: how much there is, and when it is full."""
+    left, limit = bucket.left, bucket.limit
+    if (milliseconds := ceil((limit - left) / limit * 60_000 - 1e-6)) < 1000:
+        return int(left), f"{milliseconds}ms"
+    return int(left), duration(milliseconds / 1000)
+
+
+def _left_at(bucket: Bucket, level: float) -> tuple[int, str]:
+    limit = bucket.limit
+    return min(limit, max(0, int(level))), duration(bucket.wait(limit, level))
 
 
 def duration(seconds: float) -> str:
     """As Go and OpenAI write it: ``17ms``, ``1.2s``, ``6m0s``, ``2h0m3s``."""
-    whole = math.ceil(seconds * 1000 - 1e-6)
+    whole = ceil(seconds * 1000 - 1e-6)
     if whole < 1000:
         return f"{whole}ms"
     minutes, rest = divmod(whole, 60_000)

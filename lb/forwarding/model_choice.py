@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
-from config.model_names import Choice, ModelAlias, ModelRoute
+from config.model_names import Choice, ModelAlias, ModelRoute, Split
 from lb.forwarding.shadow import Shadows
 from lb.protocol.body import is_light
 from lb.protocol.errors import ProxyError
@@ -22,6 +22,8 @@ HEADER = "x-routed-model"
 #: Characters of a model's name that a header has as they are.
 _PLAIN = "/:@+,;=!$&'()*~ "
 
+_MOST_SPLITS = 256
+
 
 class ModelChoices:
     """``unknown(model, models)``: the error for a model that is none of the ``models`` that exist for whoever asks."""
@@ -32,40 +34,46 @@ class ModelChoices:
     ) -> None:
         self._pool, self._metrics, self.shadows, self._unknown = pool, metrics, shadows, unknown
 
+        self._splits: dict[str, Split] = {}  # of aliases at hand, for whoever may ask for them by name
+
     def choose(self, request: Request, model: str | None, named: str | None) -> Choice:
         """Of the route or alias ``model``, which was written as ``named``; a route may choose an alias. Whoever is
         bound to models is given one of them; an alias that it may ask for is as good as what it stands for. Raises
         ProxyError (404)."""
         models, pool = request.tenant.models, self._pool
-        found = pool.named.get(model or "")
-        chosen, reasons, name = model, [], model
-        if isinstance(found, ModelRoute):
-            choice = found.choose(said.last_user_text(_fields(request)), models)
-            if choice is None:
-                raise self._unknown(named, models)
-            chosen, reasons = choice.model, [choice.reason]
-            found = pool.named.get(chosen)
-        shadow = None
+        name = model or ""
+        found, choice = pool.named.get(name), None
         if isinstance(found, ModelAlias):
-            assert chosen is not None
-            name = chosen
-            who = _who(request, _fields(request)) if found.is_split else ""
-            choice = found.choose(name, who, None if models is None or name in models else models)
-            if choice is None:
-                raise self._unknown(named, models)
-            chosen, shadow = choice.model, choice.shadow
-            reasons.append(choice.reason)
-        elif not reasons:
+            choice = self._of_alias(request, name, found)
+        elif isinstance(found, ModelRoute):
+            choice = found.choose(said.last_user_text(_fields(request)), models)
+            if choice is not None and isinstance(alias := pool.named.get(choice.model), ModelAlias):
+                name, reason = choice.model, choice.reason
+                choice = self._of_alias(request, name, alias)
+                choice = None if choice is None else choice._replace(reason=f"{reason}, {choice.reason}")
+        if choice is None:
             raise self._unknown(named, models)
-        assert chosen is not None and model is not None
+        assert model is not None
+        chosen, _, shadow = choice
         if not (chosen in pool.registered or pool.serving(chosen)):
             why = f"`{model}` stands for the model `{chosen}`, which does not exist"
             raise ProxyError(404, why, param="model", code=404)
         self._metrics.model_chosen(model, chosen)
         request.told += _line(chosen)
         if shadow is not None and request.upload is None:
-            self.shadows.send(str(name), shadow, request)
-        return Choice(chosen, ", ".join(reasons))
+            self.shadows.send(name, shadow, request)
+        return choice
+
+    def _of_alias(self, request: Request, name: str, alias: ModelAlias) -> Choice | None:
+        models = request.tenant.models
+        if models is not None and name not in models:
+            return alias.choose(name, _who(request) if alias.is_split else "", models)
+        split = self._splits.get(name)
+        if split is None or split.alias is not alias:
+            if len(self._splits) >= _MOST_SPLITS:
+                self._splits.clear()
+            split = self._splits[name] = Split(name, alias)
+        return split.choose(_who(request) if split.by_asker else "")
 
 
 @functools.lru_cache(maxsize=256)
@@ -77,10 +85,9 @@ def _fields(request: Request) -> dict[str, Any]:
     return said.fields(request) if is_light(request.body) else {}
 
 
-def _who(request: Request, body: dict[str, Any]) -> str:
+def _who(request: Request) -> str:
     """The same for all that ought to get the same: of a user or a conversation of one key or, where neither is known,
     of the key; and without one by chance."""
     tenant = request.tenant
-    return f"{tenant.name}\0{said.asker(body) or (request.id if not tenant.mark else '')}"
-
-
+    asker = said.user(request) or said.asker(_fields(request)) or (request.id if not tenant.mark else "")
+    return f"{tenant.name}\0{asker}"

@@ -15,7 +15,7 @@ from lb.forwarding.resume.transcript import StreamTranscript
 from lb.protocol import body as request_body
 from lb.protocol import responses, sagemaker
 from lb.protocol.errors import ProxyError
-from lb.protocol.facts import MOST_NAME
+from lb.protocol.facts import MOST_NAME, Facts
 from lb.protocol.messages import Request
 from lb.protocol.routes import INVOCATIONS, NEUTRAL, RESPONSES, Route
 from lb.protocol.tenant import ANYBODY
@@ -79,9 +79,9 @@ class RoutedRequest:
             model = self._canonical(parts, model, model)
         chosen = None
         if not pool.knows(model):
-            model, chosen = self._choose(parts, model, named, facts.model)
-        elif request.tenant.models is not None:
-            self._check_model(parts, request.tenant.models, model, named)
+            model, chosen = self._choose(parts, model, named, facts)
+        elif (models := request.tenant.models) is not None and (route.websocket or model not in models):
+            self._check_model(parts, models, model, named)
         self.info, self.came = RequestInfo(model, self.path or route.path, request.id), parts.clock()
         if chosen is not None:
             self.info.asked, self.info.chosen = named, chosen
@@ -105,12 +105,17 @@ class RoutedRequest:
         return facts.previous
 
     def _choose(
-        self, parts: Collaborators, model: str | None, named: str | None, in_body: str | None
+        self, parts: Collaborators, model: str | None, named: str | None, facts: Facts
     ) -> tuple[str, str]:
         """The model that the route or alias ``model`` chooses, and why. Raises ProxyError (404, 400)."""
-        choice = parts.choices.choose(self.request, model, named)
-        if in_body is not None:
-            self.request.rename(choice.model)
+        request, choice = self.request, parts.choices.choose(self.request, model, named)
+        if facts.model is not None:
+            is_known = request.facts is None and facts.names is None
+            body = request_body.with_model_at_once(request.body, choice.model) if is_known else None
+            if body is None:
+                request.rename(choice.model)
+            else:
+                request.body = body
         if self.route.path == INVOCATIONS:
             self.extra_field = sagemaker.field(choice.model)
         return choice.model, choice.reason

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections import deque
@@ -36,6 +37,7 @@ _VALUE = rb'"([^"\\\x00-\x1f]{1,%d}+)"' % MOST_NAME  # a longer one is none, whi
 _AT_START = re.compile(rb'\s*+\{\s*+"model"\s*+:\s*+' + _VALUE + rb"\s*+[,}]")
 _AT_END = re.compile(rb'(?<!\\)"model"\s*+:\s*+' + _VALUE + _TO_THE_END)
 _STREAM_AT_END = re.compile(rb'(?<!\\)"stream"\s*+:\s*+(true|false|null)' + _TO_THE_END)
+_USER_AT_END = re.compile(rb'(?<!\\)"user"\s*+:\s*+' + _VALUE + _TO_THE_END)
 
 
 def says_model_is_missing(answer: bytes, model: str) -> bool:
@@ -106,6 +108,19 @@ def names(body: bytes, content_type: str) -> Names:
     return reader.names
 
 
+def with_model_at_once(body: bytes, model: str) -> bytes | None:
+    """A whole body of which `facts` has told without looking for ``names``, with ``model`` for the one that it names;
+    None where `names` has to look."""
+    if (match := _named(body)) is None or not match[1].isascii():
+        return None
+    return b"%b%b%b" % (body[: match.start(1) - 1], _as_json(model), body[match.end(1) + 1 :])
+
+
+@functools.lru_cache(maxsize=256)
+def _as_json(text: str) -> bytes:
+    return json.dumps(text).encode()
+
+
 def with_model(pieces: Iterable[bytes], names: Names, model: str, *, form: bool) -> list[bytes]:
     """The same body, in pieces as well, with ``model`` for each of ``names``. Raises ProxyError (400) if it is not in
     UTF-8."""
@@ -129,6 +144,15 @@ def with_model(pieces: Iterable[bytes], names: Names, model: str, *, form: bool)
         out.append(piece[at - begin :])
         begin = end
     return [piece for piece in out if piece]
+
+
+def user_at_end(body: bytes) -> str | None:
+    """The ``user`` that a JSON body of up to `AT_ONCE` bytes names, if it is found without reading what is before it;
+    None where only parsing will tell."""
+    at = body.rfind(b'"user"')
+    if at < 0 or len(body) > AT_ONCE or (match := _USER_AT_END.match(body, at)) is None or not _is_plain(body):
+        return None
+    return match[1].decode() if match[1].isascii() else None
 
 
 def is_light(body: bytes) -> bool:

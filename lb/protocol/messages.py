@@ -157,6 +157,8 @@ class Request:
     @property
     def prompt_bytes(self) -> int:
         """Bytes that are its prompt, about; of a form most are none."""
+        if self.upload is None and self.head.content_type == "application/json":
+            return len(self.body)
         return 0 if body.is_form(self.head.content_type) else self.length or 0
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from config.identity.api_keys import ApiKey, Budget, Priority
 
@@ -11,7 +11,8 @@ from config.identity.api_keys import ApiKey, Budget, Priority
 class Tenant:
     """Requests with one API key, or all that need none. ``models``: the only ones that exist for it, None: all.
     ``rpm``, ``tpm``, ``max_concurrent``, ``budget``, ``weight``: as those of `config.identity.api_keys.ApiKey`.
-    ``mark``: what the ids of its responses are signed for; empty: it may read everybody's, and its own are nobody's."""
+    ``mark``: what the ids of its responses are signed for; empty: it may read everybody's, and its own are nobody's.
+    ``is_limited``: in what it may take over a time."""
 
     name: str
     models: frozenset[str] | None = None
@@ -22,11 +23,11 @@ class Tenant:
     weight: float = 1.0
     budget: Budget | None = None
     mark: str = ""
+    is_limited: bool = field(init=False)
 
-    @property
-    def is_limited(self) -> bool:
-        """In what it may take over a time."""
-        return self.rpm is not None or self.tpm is not None or self.budget is not None
+    def __post_init__(self) -> None:
+        limited = self.rpm is not None or self.tpm is not None or self.budget is not None
+        object.__setattr__(self, "is_limited", limited)  # it is asked with each request
 
     @classmethod
     def of(cls, key: ApiKey) -> Tenant:

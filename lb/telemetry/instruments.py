@@ -123,12 +123,15 @@ class Histogram:
 
 
 class CounterFamily(Collector):
-    """A counter by labels."""
+    """A counter by labels. ``settle`` is called before it is read: what is not counted yet is then."""
 
     _family: type[CounterMetricFamily] | type[GaugeMetricFamily] = CounterMetricFamily
 
-    def __init__(self, name: str, meaning: str, labels: Sequence[str], registry: CollectorRegistry) -> None:
-        self._name, self._meaning, self._labels = name, meaning, tuple(labels)
+    def __init__(
+        self, name: str, meaning: str, labels: Sequence[str], registry: CollectorRegistry,
+        settle: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._name, self._meaning, self._labels, self._settle = name, meaning, tuple(labels), settle
         self._cells: dict[tuple[str, ...], Counter] = {}
         self._written: dict[tuple[str, ...], str] = {}
         registry.register(self)
@@ -145,22 +148,24 @@ class CounterFamily(Collector):
 
     def sum(self) -> float:
         """Of all labels."""
+        self._settle()
         return sum(cell.value for cell in self._cells.values())
 
     def cells(self) -> list[tuple[tuple[str, ...], Counter]]:
         """All of them, with their labels."""
+        self._settle()
         return list(self._cells.items())
 
     def collect(self) -> Iterable[Metric]:
         family = self._family(self._name, self._meaning, labels=self._labels)
-        for labels, cell in list(self._cells.items()):
+        for labels, cell in self.cells():
             family.add_metric(labels, cell.value)
         yield family
 
     def text(self) -> Iterator[str]:
         name = f"{self._name}_total" if self._family is CounterMetricFamily else self._name
         yield _head(name, self._meaning, "counter" if self._family is CounterMetricFamily else "gauge")
-        cells, written = list(self._cells.items()), self._written
+        cells, written = self.cells(), self._written
         for start in range(0, len(cells), 10 * _STEP):
             lines = []
             for labels, cell in cells[start : start + 10 * _STEP]:

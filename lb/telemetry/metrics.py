@@ -114,14 +114,17 @@ class Metrics:
         )
         self._keys: set[str] = set()
         self._key_requests = CounterFamily(
-            "clusterctl_key_requests", "Requests with an API key that workers were given", ["key"], registry
+            "clusterctl_key_requests", "Requests with an API key that workers were given", ["key"], registry,
+            self._count_used,
         )
         self._key_tokens = CounterFamily(
             "clusterctl_key_tokens", "Tokens of those, as answers told; cached ones are of the prompt",
-            ["key", "kind"], registry,
+            ["key", "kind"], registry, self._count_used,
         )
+        self._just_used: list[tuple[str, TokenUsage]] = []
         self._used: dict[str, tuple[Counter, Counter, Counter, Counter]] = {}
         self._names: set[str] = set()
+        self._choices: dict[tuple[str, str], Counter] = {}  # of names that have cells of their own
 
     def finished(self, instance: str, route: str, code: int, seconds: float) -> None:
         self.route_stats(instance, route).finished(code, seconds)
@@ -169,14 +172,20 @@ class Metrics:
 
     def used(self, key: str, usage: TokenUsage) -> None:
         """A request with it is over."""
-        requests, prompt, cached, completion = self._used.get(key) or self._cells_of(key)
-        requests.value += 1
-        prompt.value += usage.prompt
-        cached.value += usage.cached
-        completion.value += usage.completion
+        self._just_used.append((key, usage))
+
+    def _count_used(self) -> None:
+        """What has been `used`: not with each request, but now and then and when somebody reads it."""
+        just_used, self._just_used = self._just_used, []
+        for key, usage in just_used:
+            requests, prompt, cached, completion = self._used.get(key) or self._cells_of(key)
+            requests.value += 1
+            prompt.value += usage.prompt
+            cached.value += usage.cached
+            completion.value += usage.completion
 
     def _cells_of(self, key: str) -> tuple[Counter, Counter, Counter, Counter]:
-        """What `used` counts in; kept for those that have cells of their own."""
+        """What is counted in; kept for those that have cells of their own."""
         label = _bounded(self._keys, key)
         prompt, cached, completion = (self._key_tokens.at(label, kind) for kind in TokenUsage._fields)
         found = self._key_requests.at(label), prompt, cached, completion
@@ -186,7 +195,12 @@ class Metrics:
 
     def model_chosen(self, name: str, model: str) -> None:
         """By the route or alias ``name``."""
-        self._chosen.at(_bounded(self._names, name), _bounded(self._names, model)).value += 1
+        cell = self._choices.get((name, model))
+        if cell is None:
+            cell = self._chosen.at(_bounded(self._names, name), _bounded(self._names, model))
+            if name in self._names and model in self._names:
+                self._choices[name, model] = cell
+        cell.value += 1
 
     def shadowed(self, name: str, model: str, outcome: str, seconds: float | None = None) -> None:
         """A copy for the alias ``name`` was answered with a status, or was ``failed``, ``given up`` or ``skipped``."""
@@ -199,6 +213,7 @@ class Metrics:
         """To be asked for now and then: what has been observed is sorted into buckets."""
         self._first_byte.settle()
         self._duration.settle()
+        self._count_used()
         requests, errors, tokens, in_flight, ttft = self.models.totals()
         durations = list(self._durations.buckets)
         return TrafficTotals(requests, errors, tokens, in_flight, self._queue.sum(), ttft, durations)

@@ -124,29 +124,34 @@ class SharedBuckets:
 class SharedCells:
     """Of one bucket; ``at``: its first cell. Implements `lb.admission.rate_limits.Cells`."""
 
-    __slots__ = ("_all", "_at", "_column")
+    __slots__ = ("_all", "_at", "_own", "_own_saved", "_saved", "_taken", "_used")
 
     def __init__(self, cells: memoryview, at: int, column: int) -> None:
-        self._all, self._at, self._column = cells, at, column
+        self._all, self._at, self._own, self._own_saved = cells, at, at + column, at + _COLUMNS + column
+        self._look()
 
-    def taken(self) -> int:
-        cells, at = self._all, self._at
-        return sum(cells[at : at + cells[_USED]])
-
-    def saved(self) -> int:
-        cells, at = self._all, self._at + _COLUMNS
-        return max(cells[at : at + cells[_USED]])
+    def _look(self) -> None:
+        """How many columns there are by now."""
+        cells, taken, saved = self._all, self._at, self._at + _COLUMNS
+        self._used = used = cells[_USED]
+        self._taken, self._saved = cells[taken : taken + used], cells[saved : saved + used]
 
     def gone(self) -> int:
-        cells, at = self._all, self._at
-        used, saved = cells[_USED], at + _COLUMNS
-        return sum(cells[at : at + used]) + max(cells[saved : saved + used])
+        if self._all[_USED] != self._used:
+            self._look()
+        return sum(self._taken) + max(self._saved)
 
-    def take(self, change: int) -> None:
-        self._all[self._at + self._column] += change
-
-    def save(self, most: int) -> None:
-        self._all[self._at + _COLUMNS + self._column] = most
+    def flow(self, filled: int, change: int) -> int:
+        cells, own = self._all, self._own
+        if (used := cells[_USED]) != self._used:
+            self._look()
+        taken, saved = (cells[own], cells[self._own_saved]) if used == 1 else (sum(self._taken), max(self._saved))
+        if filled > taken + saved:
+            cells[self._own_saved] = saved = filled - taken
+        cells[own] += change
+        if cells[_USED] == 1:  # asked again: whoever comes says so before it takes anything
+            return taken + change + saved
+        return self.gone()
 
 
 def _free_column(file: int) -> int:

@@ -172,12 +172,12 @@ class Counters:
 class InFlightCell:
     """One incarnation's in-flight count: ours is written as a whole, so that nothing can add up wrongly."""
 
-    __slots__ = ("_at", "_cells", "_incarnation", "_others")
+    __slots__ = ("_at", "_cells", "_incarnation", "elsewhere")
 
     def __init__(
         self, cells: memoryview, at: int, incarnation: int, others: list[tuple[memoryview, int]]
     ) -> None:
-        self._cells, self._at, self._incarnation, self._others = cells, at, incarnation, others
+        self._cells, self._at, self._incarnation, self.elsewhere = cells, at, incarnation, others
 
     def put(self, own: int) -> None:
         self._cells[self._at] = own
@@ -185,7 +185,7 @@ class InFlightCell:
     def others(self) -> int:
         """What the other processes have in flight on the same incarnation."""
         incarnation, total = self._incarnation, 0
-        for cells, at in self._others:
+        for cells, at in self.elsewhere:
             if cells[at] == incarnation:
                 total += cells[at + 1]
         return total

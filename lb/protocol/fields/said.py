@@ -6,7 +6,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from lb.protocol.body import user_at_end
 from lb.protocol.messages import Request
+
+_DECODE, _ENCODE = json.JSONDecoder().raw_decode, json.JSONEncoder(check_circular=False).encode
+
+#: Of JSON.
+_BLANKS = " \t\n\r"
 
 #: Characters of a conversation's beginning that tell it from others.
 _BEGINNING = 4096
@@ -14,11 +20,26 @@ _BEGINNING = 4096
 
 def fields(request: Request) -> dict[str, Any]:
     """Of a body that is no JSON object, or is still coming, none."""
+    body = request.body
     try:
-        said = {} if request.upload is not None else json.loads(request.body)
+        if request.upload is not None:
+            said: object = {}
+        elif body.startswith(b"{") and b"\0" not in body:
+            text = body.decode("utf-8", "surrogatepass")
+            said, end = _DECODE(text)  # the same, without asking which encoding it is
+            if end < len(text) and text[end:].strip(_BLANKS):
+                return {}
+        else:
+            said = json.loads(body)
     except (ValueError, RecursionError):
         return {}
     return said if isinstance(said, dict) else {}
+
+
+def user(request: Request) -> str | None:
+    """The same as `asker`, where that is found without parsing the body; None: parsing will tell."""
+    name = None if request.upload is not None else user_at_end(request.body)
+    return None if name is None else f"user\0{name}"
 
 
 def last_user_text(said: Mapping[str, Any]) -> str:
@@ -44,7 +65,7 @@ def asker(said: Mapping[str, Any]) -> str:
     if isinstance(turns, list):
         first = next((n for n, t in enumerate(turns) if isinstance(t, dict) and t.get("role") == "user"), len(turns))
         turns = list(turns[: first + 1])
-    return "" if turns is None else json.dumps([said.get("system"), turns])[:_BEGINNING]
+    return "" if turns is None else _ENCODE([said.get("system"), turns])[:_BEGINNING]
 
 
 def _text(content: Any) -> str:

@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 
 from config.topology import BackendSpec, OfferedModel
-from lb.admission.concurrency import FREE, Claim, Concurrency, ConcurrencyLimits
+from lb.admission.concurrency import FREE, Claim, Concurrency, ConcurrencyLimits, SharedCount
 from lb.admission.model_demand import ModelDemand
 from lb.admission.queue import WaitingQueue
 from lb.admission.request_admission import QueueLimits, RequestAdmission, Ticket
@@ -23,7 +23,7 @@ from lb.protocol.errors import ProxyError
 from lb.protocol.http1.request import parse
 from lb.protocol.messages import Request
 from lb.protocol.tenant import ANYBODY, Tenant
-from lb.routing.backend import Backend, Lease, Shared
+from lb.routing.backend import Backend, Lease
 from lb.routing.pool import Pool
 from lb.routing.router import Pinned, Router
 from lb.routing.strategies.base import RequestInfo
@@ -138,7 +138,7 @@ class House:
 @contextlib.asynccontextmanager
 async def open_house(
     queue_class: type[WaitingQueue] = WaitingQueue, limits: ConcurrencyLimits | None = None,
-    queue_limits: QueueLimits | None = None, share: Callable[[str], Shared | None] = lambda name: None,
+    queue_limits: QueueLimits | None = None, share: Callable[[str], SharedCount | None] = lambda name: None,
 ) -> AsyncIterator[House]:
     def changed() -> None:
         router.pool_changed()

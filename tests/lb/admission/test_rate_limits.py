@@ -97,20 +97,14 @@ class Column:
     def __init__(self, shared: Shared, number: int) -> None:
         self._shared, self._number = shared, number
 
-    def taken(self) -> int:
-        return sum(self._shared.taken)
-
-    def saved(self) -> int:
-        return max(self._shared.saved)
-
     def gone(self) -> int:
-        return self.taken() + self.saved()
+        return sum(self._shared.taken) + max(self._shared.saved)
 
-    def take(self, change: int) -> None:
+    def flow(self, filled: int, change: int) -> int:
+        if filled > self.gone():
+            self._shared.saved[self._number] = filled - sum(self._shared.taken)
         self._shared.taken[self._number] += change
-
-    def save(self, most: int) -> None:
-        self._shared.saved[self._number] = most
+        return self.gone()
 
 
 class Time:
@@ -152,9 +146,9 @@ def test_what_was_estimated_is_settled() -> None:
     time = Time()
     limits, tenant = RateLimits(time), Tenant("a", rpm=10, tpm=1000)
     charge = limits.take(tenant, 400)
-    limits.settle(tenant, charge, 50, 250)
+    limits.settle(tenant, 50 + 250 - charge.tokens)
     assert _told(limits.take(tenant, 0))["x-ratelimit-remaining-tokens"] == "700"
-    limits.settle(tenant, limits.take(tenant, 0), 900, 100)
+    limits.settle(tenant, 900 + 100 - limits.take(tenant, 0).tokens)
     with pytest.raises(ProxyError, match="tokens per minute") as refused:
         limits.take(tenant, 0)  # 300 are missing, and one is needed
     assert refused.value.retry_after == 19

@@ -93,7 +93,7 @@ async def test_tokens_are_settled_for_all(machines: list[Machine]) -> None:
     await other.heard()
     with pytest.raises(ProxyError, match=r"available (99|1\d\d), requested 500"):
         other.limits.take(tenant, 4 * 500)
-    one.limits.settle(tenant, charge, 100, 50)
+    one.limits.settle(tenant, 100 + 50 - charge.tokens)
     await one.heard()
     await other.heard()
     assert other.limits.take(tenant, 4 * 500).tokens == 500
