@@ -18,6 +18,7 @@ from config.topology import BackendSpec, OfferedModel
 from lb.admission.concurrency import FREE, Claim, Concurrency, ConcurrencyLimits, SharedCount
 from lb.admission.model_demand import ModelDemand
 from lb.admission.queue import WaitingQueue
+from lb.admission.rate_limits import OwnCells, RateLimits
 from lb.admission.request_admission import QueueLimits, RequestAdmission, Ticket
 from lb.protocol.errors import ProxyError
 from lb.protocol.http1.request import parse
@@ -139,6 +140,7 @@ class House:
 async def open_house(
     queue_class: type[WaitingQueue] = WaitingQueue, limits: ConcurrencyLimits | None = None,
     queue_limits: QueueLimits | None = None, share: Callable[[str], SharedCount | None] = lambda name: None,
+    rates: RateLimits | None = None,
 ) -> AsyncIterator[House]:
     def changed() -> None:
         router.pool_changed()
@@ -149,7 +151,7 @@ async def open_house(
     router = Router(pool, lambda version, named: named, time.monotonic, Random(1))
     queue = queue_class(
         router, pool, heard, Concurrency(limits or ConcurrencyLimits(), share), queue_limits or QueueLimits(TIMEOUT_S),
-        wants=wanted, clock=time.monotonic,
+        wants=wanted, clock=time.monotonic, rates=rates,
     )  # fmt: skip
     yield House(pool, queue, router, heard, wanted)
     queue.close()
@@ -170,6 +172,33 @@ def limited(house: House, limit: int, name: str = "instance_0") -> Backend:
     backend = house.pool.backends[name]
     backend.limit = limit
     return backend
+
+
+class CountedCells(OwnCells):
+    """``changes``: what was taken, each time that something was."""
+
+    changes: list[int]
+
+    def flow(self, filled: int, change: int) -> int:
+        self.changes.append(change // 1000)
+        return super().flow(filled, change)
+
+
+async def test_what_requests_took_is_settled_once_for_a_turn_of_the_event_loop() -> None:
+    cells = CountedCells()
+    cells.changes = []
+    tenants = [Tenant("a", tpm=10_000), Tenant("b")]
+    async with open_house(rates=RateLimits(lambda: 1000.0, lambda name: cells)) as house:
+        house.push(spec())
+        askers = [house.ask(tenant=tenant)[0] for tenant in tenants * 3]
+        assert cells.changes == [100] * 3, "400 bytes of prompt each"
+        for asker, made in zip(askers, range(1, 7), strict=True):
+            assert asker.claim is not None
+            house.admission.over(asker.claim, 90, made)
+            house.admission.over(asker.claim, 90, 0)  # once more
+        assert cells.changes == [100] * 3
+        await asyncio.sleep(0)
+        assert cells.changes == [100] * 3 + [3 * -10 + 1 + 3 + 5]
 
 
 async def test_whoever_can_be_served_does_not_wait(house: House) -> None:
