@@ -30,6 +30,7 @@ from cluster.supervisor.assembly import Assembly
 from cluster.supervisor.housekeeping import keep_house
 from config.aio import Tasks
 from config.disk.strategy_file import StrategyWriter, last_epoch
+from config.errors import UsageError
 from config.identity import admin_token
 from config.models import definitions
 from config.paths import StateDir
@@ -58,7 +59,7 @@ async def serve(settings: Settings, ready: Callable[[Snapshot], None] = lambda s
             await end_left(state, store)
             adopt = await adoption.anything_alive(store, drivers, state.runs)
             if adopt:
-                settings = from_json(await store.get("settings"))
+                settings = adopted(from_json(await store.get("settings")), settings)
             else:
                 settings = transfer.with_imported(settings, await store.get(transfer.IMPORTED))
             plans = [plan.make(settings), *await _models(settings, store, adopt)]
@@ -67,6 +68,16 @@ async def serve(settings: Settings, ready: Callable[[Snapshot], None] = lambda s
             await _serve(settings, plans, state, store, drivers, adopt, lambda parts: ready(parts.snapshot))
         finally:
             await store.close()
+
+
+def adopted(kept: Settings, given: Settings) -> Settings:
+    """Those of a cluster that runs. It goes on by what was ``kept``, whatever this start is ``given``: but for a port
+    for gRPC, as that is the supervisor's to listen on. Raises UsageError if it cannot be that one."""
+    if given.grpc_port in (None, kept.grpc_port):
+        return kept
+    if given.grpc_port == kept.port:
+        raise UsageError(f"--grpc-port {given.grpc_port} is the port that the cluster speaks HTTP on")
+    return kept.model_copy(update={"grpc_port": given.grpc_port})
 
 
 async def end(state: StateDir) -> None:

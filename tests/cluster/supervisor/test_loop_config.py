@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
+import pytest
+
 from cluster.balancers.config import balancer_config
 from cluster.deployment import plan
 from cluster.deployment.limits import memory
+from cluster.supervisor.runtime import adopted
+from config.errors import UsageError
 from config.paths import StateDir
 from config.settings import load
 from config.topology import CorsConfig
@@ -37,3 +41,13 @@ def test_every_setting_of_the_balancer_reaches_it(tmp_path: Path) -> None:
 def test_without_a_size_bodies_have_a_share_of_the_memory(tmp_path: Path) -> None:
     config = balancer_config(plan.make(load({"engine": "sim"})), StateDir(tmp_path))
     assert config.max_buffered == max(256 * 1024 * 1024, memory() // 16)
+
+
+def test_a_cluster_that_runs_keeps_its_settings_but_for_a_port_of_grpc(tmp_path: Path) -> None:
+    kept = load({"state_dir": tmp_path, "engine": "sim", "port": 4711, "grpc_port": 4712, "queue_timeout": 3.0})
+    plain = load({"state_dir": tmp_path, "engine": "sim", "port": 4799})
+    assert adopted(kept, plain) == kept, "none is named"
+    moved = adopted(kept, load({"state_dir": tmp_path, "engine": "sim", "port": 4799, "grpc_port": 4713}))
+    assert moved.to_json() == kept.to_json().replace("4712", "4713")
+    with pytest.raises(UsageError, match="4711 is the port that the cluster speaks HTTP on"):
+        adopted(kept, load({"state_dir": tmp_path, "engine": "sim", "port": 4799, "grpc_port": 4711}))
