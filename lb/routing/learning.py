@@ -89,12 +89,12 @@ class RankTax:
     """By what share of it a step takes longer for each rank of the largest adapter in the batch: ``pace = a + b rank +
     c batch`` by least squares with forgetting, where a pace is s a token over the mean of all. Learnt over all workers,
     as one that has always the same ranks cannot tell; with the batch beside it, as a balance that is good gives
-    small ranks large batches."""
+    small ranks large batches. ``crowd``: by what share it takes longer for each further one in the batch."""
 
-    __slots__ = ("_mean", "_sums", "value")
+    __slots__ = ("_mean", "_sums", "crowd", "value")
 
     def __init__(self) -> None:
-        self.value = _TAX
+        self.value, self.crowd = _TAX, 0.0
         self._mean = Mean(0.0)
         self._sums = [0.0] * 9
 
@@ -112,5 +112,6 @@ class RankTax:
         n, su, sv, sy, suu, suv, svv, suy, svy = sums
         uu, uv, vv = suu - su * su / n + _PRIOR, suv - su * sv / n, svv - sv * sv / n + 1.0
         uy, vy = suy - su * sy / n + _PRIOR * _TAX * _RANK_SCALE, svy - sv * sy / n
-        slope = (uy * vv - vy * uv) / (uu * vv - uv * uv)
-        self.value = min(_MOST_TAX, max(0.0, slope / _RANK_SCALE))
+        spread = uu * vv - uv * uv
+        self.value = min(_MOST_TAX, max(0.0, (uy * vv - vy * uv) / spread / _RANK_SCALE))
+        self.crowd = max(0.0, (vy * uu - uy * uv) / spread / _BATCH_SCALE)

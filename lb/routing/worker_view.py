@@ -41,15 +41,15 @@ class WorkerView:
     """``slots``: adapters that it computes at a time, None for any number; ``places``: those that it keeps in host
     memory; ``kv_tokens``: what its prefix cache holds.
 
-    ``backlog``: tokens of prompts sent there and not answered yet. ``active``: requests in flight by adapter, and
+    ``backlog``: tokens of prompts sent there and not answered yet. ``running``: requests in flight. ``active``: requests in flight by adapter, and
     ``top`` the largest rank among them. ``resident``, ``held``, ``prefixes``: mirrors of its slots, its host memory and
     its prefix cache, which are all emptied of what was used longest ago."""
 
-    __slots__ = ("_ranks", "active", "backlog", "held", "prefixes", "rates", "resident", "slots", "top")
+    __slots__ = ("_ranks", "active", "backlog", "held", "prefixes", "rates", "resident", "running", "slots", "top")
 
     def __init__(self, slots: int | None, places: int, kv_tokens: int) -> None:
         self.slots = slots
-        self.backlog = self.top = 0
+        self.backlog = self.running = self.top = 0
         self.active: dict[str, int] = {}
         self._ranks: dict[str, int] = {}
         self.resident: Recent[str] = Recent(slots or places)
@@ -69,6 +69,7 @@ class WorkerView:
     def enter(self, adapter: str | None, rank: int, tokens: int, blocks: Sequence[int]) -> None:
         """A request with so many ``tokens`` to read."""
         self.backlog += tokens
+        self.running += 1
         for block in blocks:
             self.prefixes.use(block)
         if adapter is None:
@@ -81,6 +82,7 @@ class WorkerView:
 
     def leave(self, adapter: str | None) -> None:
         """One of its requests is over."""
+        self.running -= 1
         if adapter is None:
             return
         if self.active[adapter] > 1:

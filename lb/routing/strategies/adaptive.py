@@ -53,6 +53,7 @@ class AdaptiveParams:
     stop: float = 0.3
     slower: float = 1.0
     slow: float = 2.0
+    crowd: float = 2.0
     slot: float = 0.7
     home: float = 0.3
     meeting_point: float = 5.0
@@ -192,8 +193,9 @@ class Adaptive(Strategy):
             slots, active = view.slots, len(view.active) * shared
             if slots is not None and active >= slots and adapter not in view.active:
                 slot = rates.decode.value * (1 + active - slots) / slots
-        longer = self._tax.value * rates.decode.value  # for each rank
-        others = (params.stop * (read + load) + params.slower * longer * (rank - top)) * batch
+        decode = rates.decode.value
+        longer, crowd = self._tax.value * decode, params.crowd * self._tax.crowd * decode  # for each rank; each other
+        others = (params.stop * (read + load) + params.slower * longer * (rank - top) + crowd) * batch
         steps = params.slow * longer * rank
         total = prompts + load + params.slot * slot + others + steps
         if batch > own:
@@ -257,7 +259,7 @@ class Adaptive(Strategy):
         load = new and adapter not in view.resident
         self._open[id(features)] = _Open(
             features, tokens, view.backlog + tokens, load, load and adapter not in view.held, new and full,
-            max(view.top, rank), sum(view.active.values()),
+            max(view.top, rank), view.running,
         )  # fmt: skip
         view.enter(adapter, rank, tokens, features.blocks)
         if adapter is not None:
@@ -298,7 +300,7 @@ class Adaptive(Strategy):
             return
         view.rates.decode.observe(outcome.seconds - first)
         if made > 1:
-            batch = (attempt.batch + sum(view.active.values())) // 2
+            batch = (attempt.batch + view.running) // 2
             self._tax.observe((attempt.top + top) // 2, batch, (outcome.seconds - first) / (made - 1))
 
     def _released(self, adapter: str, backend_id: str) -> None:
