@@ -18,7 +18,8 @@ _SUN_PATH_MAX = 107
 
 #: What may lie in a state directory before there is a database in it, or in the root of a volume of its own.
 _OURS = re.compile(
-    r"lock|launch\.json|control\.sock|state\.db.*|strategy\.bin|limits\.bin|usage\.db.*|(counters|history)(-\d+)?\.bin"
+    r"lock|launch\.json|control\.sock|state\.db.*|strategy\.bin|limits\.bin|usage\.db.*"
+    r"|(attempts|counters|history)(-\d+)?\.bin"
     r"|\.?(admin\.token|tls\.json).*"
     r"|(lb|balancer)(-\d+)?\.(sock|sock\.fd|sock\.grpc|json)|logs|run|work|adapters|links|lost\+found"
 )

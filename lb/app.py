@@ -79,6 +79,7 @@ from lb.routing.response_owners import ResponseOwners
 from lb.routing.router import Router
 from lb.telemetry.metrics import Metrics
 from lb.telemetry.recorder import Recorder
+from lb.telemetry.shared_attempts import SharedAttempts
 from lb.telemetry.shared_buckets import SharedBuckets
 from lb.telemetry.shared_counters import Counters
 from lb.upstream.client import WorkerClient
@@ -201,6 +202,7 @@ def make(
     state = StateDir(Path(config.state_dir))
     changes, metrics, upstream = Notifier(), Metrics(), Upstream()
     counters, buckets = Counters(state.counters), SharedBuckets(state.limits)
+    board = SharedAttempts(counters.path, counters.peers) if config.processes > 1 else None
     ledger = UsageLedger(state.usage, time.time)
     losses, events = LossReport(), EventFeed()
 
@@ -212,15 +214,20 @@ def make(
         queue.serve_soon()
         changes.notify()
 
+    def looked() -> None:
+        if board is not None:
+            board.look()
+            router.hear()
+
     pool = Pool(changed, counters.share, lost, lambda: queue.serve_soon(room=True))
-    observers, peers = Observers(config, state), Peers(counters, link_path)
+    observers, peers = Observers(config, state), Peers(counters, link_path, looked)
     why = Why(observers.decision_log, lambda: _under_way(server), peers)
     series, keys = metrics.registry.pieces, KeyRing()
     refusals = Refusals(time.time, time.monotonic)
     store = None if config.limits_store is None else LimitsStore(StoreUrl.parse(config.limits_store), StoredBuckets())
     shared_limits = (lambda: None) if store is None else store.describe
     clock = time.monotonic
-    router = Router(pool, StrategyReader(state.strategy).current, clock, Random())
+    router = Router(pool, StrategyReader(state.strategy).current, clock, Random(), board)
     link = Link(
         pool, [each for each in (listener, rpc_listener) if each is not None], link_path, counters.recently_used,
         series, losses, events.add, why.own, keys.apply,

@@ -12,6 +12,7 @@ from random import Random
 from cluster.adapters.homes import Homes, HomeWorker
 from config.topology import BackendSpec
 from lb.routing.backend import Backend, Lease
+from lb.routing.others import Board
 from lb.routing.strategies.base import AttemptOutcome, Features, Strategy
 from sim.policies.base import MeteredPolicy
 from worker.sim.engine.batch import BatchEngine, BatchJob
@@ -99,18 +100,43 @@ class _Board:
 
     def __init__(self, balancers: int, workers: int) -> None:
         self.now = [[0] * workers for _ in range(balancers)]
+        self.listeners: list[list[tuple[int, Sequence[int]]]] = []
+        self.told: list[tuple[list[tuple[int, Sequence[int]]], tuple[int, Sequence[int]]]] = []
         self.publish()
 
     def publish(self) -> None:
         self.seen = [list(each) for each in self.now]
         self.total = [sum(each) for each in zip(*self.seen, strict=True)]
+        for told, (teller, record) in self.told:
+            told.append((teller, record))
+        self.told = []
+
+
+class _Told:
+    """What one balancer tells the others, and hears of them with the next `_Board.publish` (`lb.routing.others`)."""
+
+    def __init__(self, board: _Board, number: int) -> None:
+        self._board, self._number = board, number
+        self._heard: list[tuple[int, Sequence[int]]] = []
+        board.listeners.append(self._heard)
+
+    def tell(self, record: Sequence[int]) -> None:
+        board = self._board
+        board.told += [(each, (self._number, record)) for each in board.listeners if each is not self._heard]
+
+    def news(self) -> list[tuple[int, Sequence[int] | None]]:
+        news: list[tuple[int, Sequence[int] | None]] = [*self._heard]
+        self._heard.clear()
+        return news
 
 
 class _Balancer:
-    """One of several: its strategy, and the engines as it sees them."""
+    """One of several: its strategy, and the engines as it sees them. It meets the others on ``board``."""
 
-    def __init__(self, strategy: Strategy, backends: list[Backend]) -> None:
+    def __init__(self, strategy: Strategy, backends: list[Backend], board: Board | None) -> None:
         self.strategy, self.backends = strategy, backends
+        if board is not None:
+            strategy.meets(board)
         for backend in backends:
             strategy.joined(backend)
 
@@ -135,9 +161,12 @@ class _Run:
         ]
         self._board = _Board(setting.balancers, setting.workers)
         self._balancers = [
-            _Balancer(self._made(strategy(Random(seed + k))), [self._backend(i, k) for i in range(setting.workers)])
+            _Balancer(
+                self._made(strategy(Random(seed + k))), [self._backend(i, k) for i in range(setting.workers)],
+                _Told(self._board, k) if setting.balancers > 1 else None,
+            )
             for k in range(setting.balancers)
-        ]
+        ]  # fmt: skip
         self._attempts: dict[int, tuple[_Balancer, Lease, Features]] = {}
         self._ranks: dict[str, int] = {}
 

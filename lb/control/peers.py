@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,10 @@ _ANSWER_S = 0.5
 
 
 class Peers:
-    """``link`` is this process' own socket."""
+    """``link`` is this process' own socket; ``looked`` is called each time when the counters were looked at."""
 
-    def __init__(self, counters: Counters, link: Path) -> None:
-        self._counters, self._link = counters, link
+    def __init__(self, counters: Counters, link: Path, looked: Callable[[], None] = lambda: None) -> None:
+        self._counters, self._link, self._looked = counters, link, looked
         self._tasks = Tasks()
 
     def start(self) -> None:
@@ -53,6 +53,7 @@ class Peers:
         while True:
             try:
                 self._counters.refresh()
+                self._looked()
             except OSError as error:
                 log.warning("the other balancers' counts: %s", error)
             await asyncio.sleep(_LOOK_EVERY)

@@ -9,6 +9,7 @@ from config.errors import nearest
 from lb.protocol.errors import ProxyError, Source
 from lb.routing.backend import Backend
 from lb.routing.followers import Follower
+from lb.routing.others import Board, Channels
 from lb.routing.pool import Pool
 from lb.routing.strategies.base import AttemptOutcome, Feature, Features, RequestInfo, Strategy
 from lb.routing.strategies.registry import STRATEGIES
@@ -22,16 +23,18 @@ Pinned = tuple[str, int]
 
 class Router:
     """``clock`` is monotonic seconds; ``strategy`` says which one is in force, given the version of the latest set and
-    the one that it names."""
+    the one that it names; ``board``: where other balancers are met, if there are any."""
 
     def __init__(
-        self, pool: Pool, strategy: Callable[[tuple[int, int], str], str], clock: Callable[[], float], random: Random
-    ) -> None:
+        self, pool: Pool, strategy: Callable[[tuple[int, int], str], str], clock: Callable[[], float], random: Random,
+        board: Board | None = None,
+    ) -> None:  # fmt: skip
         self._pool, self._in_force, self._clock, self._random = pool, strategy, clock, random
         self._follower: Follower | None = None
         #: By group, where a model's workers are chosen from in a way of their own.
         self._own: dict[str, Follower] = {}
         self._all: tuple[Strategy, ...] = ()
+        self._channels = None if board is None else Channels(board)
         self._known: dict[tuple[str, int], Backend] = {}
         #: What the strategies in force want to know of a request, and whether they want to know how attempts end.
         self.needs: frozenset[Feature] = frozenset()
@@ -82,7 +85,7 @@ class Router:
             follower = self._own.get(group)
             members = {key: b for key, b in self._known.items() if b.spec.group == group or not b.spec.managed}
             if follower is None or follower.strategy.name != name:
-                self._own[group] = Follower(STRATEGIES[name](self._random), members, pool.placement)
+                self._own[group] = Follower(self._made(name, group), members, pool.placement)
             else:
                 follower.follow(members, pool.placement)
         self._own = {group: follower for group, follower in self._own.items() if group in own}
@@ -105,6 +108,11 @@ class Router:
         if adapter is not None:
             done = outcome.features.tokens + _MADE * outcome.tokens
             self._work[adapter] = self._work.get(adapter, 0.0) + max(1, done)
+
+    def hear(self) -> None:
+        """See `Strategy.hear`."""
+        for strategy in self._all:
+            strategy.hear()
 
     def work(self) -> dict[str, float]:
         """Tokens read and made for each adapter since this was last asked, as long as a strategy wants to know of
@@ -141,9 +149,16 @@ class Router:
         name = self._in_force(self._pool.version, self._pool.strategy)
         follower = self._follower
         if follower is None or follower.strategy.name != name:
-            self._follower = follower = Follower(STRATEGIES[name](self._random), self._others(), self._pool.placement)
+            self._follower = follower = Follower(self._made(name, ""), self._others(), self._pool.placement)
             self._set_needs()
         return follower
+
+    def _made(self, name: str, group: str) -> Strategy:
+        """Of that group, or of all that have none of their own."""
+        strategy = STRATEGIES[name](self._random)
+        if self._channels is not None:
+            strategy.meets(self._channels.of(group))
+        return strategy
 
     def _set_needs(self) -> None:
         followers = [*self._own.values(), *([] if self._follower is None else [self._follower])]

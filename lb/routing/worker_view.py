@@ -41,9 +41,9 @@ class WorkerView:
     """``slots``: adapters that it computes at a time, None for any number; ``places``: those that it keeps in host
     memory; ``kv_tokens``: what its prefix cache holds.
 
-    ``backlog``: tokens of prompts sent there and not answered yet. ``running``: requests in flight. ``active``: requests in flight by adapter, and
-    ``top`` the largest rank among them. ``resident``, ``held``, ``prefixes``: mirrors of its slots, its host memory and
-    its prefix cache, which are all emptied of what was used longest ago."""
+    ``backlog``: tokens of prompts sent there and not answered yet. ``running``: requests in flight, ``active`` those by
+    adapter, and ``top`` the largest rank among them. ``resident``, ``held``, ``prefixes``: mirrors of its slots, its
+    host memory and its prefix cache, which are all emptied of what was used longest ago."""
 
     __slots__ = ("_ranks", "active", "backlog", "held", "prefixes", "rates", "resident", "running", "slots", "top")
 

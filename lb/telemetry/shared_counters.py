@@ -72,6 +72,10 @@ class Counters:
         memory."""
         return Path(self._file.name) if isinstance(self._file.name, str) else None
 
+    def peers(self) -> list[Path]:
+        """The files of the other processes that lived when it last looked."""
+        return [self._base.with_name(name) for name, peer in self._peers.items() if peer.table.cells[_OWNER]]
+
     def add(self, backend: str, *, requests: int = 0, errors: int = 0, used_ms: int = 0) -> None:
         own = self._own
         at = own.rows.get(backend)

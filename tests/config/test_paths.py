@@ -75,7 +75,8 @@ def test_what_a_killed_start_leaves_is_not_foreign(tmp_path: Path) -> None:
     state = StateDir(tmp_path)
     state.create()
     files = [state.lock, state.launch, state.control, state.counters, state.strategy, state.link("lb-1")]
-    names = ["counters-1.bin", "history.bin", "history-2.bin", "lb-1.sock.fd", "balancer.json", "balancer-1.json"]
+    names = ["counters-1.bin", "attempts-1.bin", "history.bin", "history-2.bin", "lb-1.sock.fd"]
+    names += ["balancer.json", "balancer-1.json"]
     for path in (*files, *map(tmp_path.joinpath, names), tmp_path / "state.db.new-x", tmp_path / "state.db.v1"):
         path.touch()
     state.create()

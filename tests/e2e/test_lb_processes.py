@@ -70,8 +70,8 @@ async def _stream(client: httpx.AsyncClient, tokens: int = 600) -> AsyncIterator
         yield pieces
 
 
-async def _complete(client: httpx.AsyncClient) -> int:
-    body = {"model": "demo", "prompt": "hi", "max_tokens": 1}
+async def _complete(client: httpx.AsyncClient, prompt: str = "hi") -> int:
+    body = {"model": "demo", "prompt": prompt, "max_tokens": 1}
     return (await client.post("/v1/completions", json=body)).status_code
 
 
@@ -116,6 +116,20 @@ async def test_two_balancers_are_one_to_clients(two: Cluster) -> None:
         assert [max(counts) - min(counts) for counts in held] == [1, 0, 1, 0, 1, 0]
         assert held[-1] == [3, 3]
         await asyncio.to_thread(poll, lambda: _in_flight(two.status()) == [0, 0], 5, "the leases are released")
+
+
+async def test_under_adaptive_one_knows_what_prompts_the_other_has_sent_where(two: Cluster) -> None:
+    async with AsyncExitStack() as exits:
+        one, other = (clients[0] for clients in (await _clients(two, exits, 1)).values())
+        assert (await one.post("/v1/cluster/strategy", json={"strategy": "adaptive"})).status_code == 200
+        before = [i["requests_total"] for i in (await _status(one))["instances"].values()]
+        for number in range(8):
+            prompt = f"{number} {'and so on ' * 500}"
+            assert (await _complete(one, prompt), await _complete(other, f"{prompt}{number}")) == (200, 200)
+            now = [i["requests_total"] for i in (await _status(one))["instances"].values()]
+            assert sorted(b - a for a, b in zip(before, now, strict=True)) == [0, 2]
+            before = now
+        assert (await one.post("/v1/cluster/strategy", json={"strategy": "least_connections"})).status_code == 200
 
 
 @pytest.mark.alone

@@ -9,6 +9,7 @@ from random import Random
 from typing import Any, ClassVar
 
 from lb.routing.backend import Backend
+from lb.routing.others import Board
 
 #: A score, or one and what it is made of, as `Strategy.terms` names it.
 Score = float | tuple[float, ...]
@@ -113,6 +114,12 @@ class Strategy:
         """Seconds of one worker's time that the prompts take which were sent and are not read yet; 0 where that is
         not learnt."""
         return 0.0
+
+    def meets(self, board: Board) -> None:
+        """There are other balancers, which tell each other of attempts there."""
+
+    def hear(self) -> None:
+        """Looks for what they have told; called a few times a second."""
 
     def joined(self, backend: Backend) -> None:
         """It is there from now on, in rotation or not."""

@@ -94,30 +94,15 @@ def test_at_home_rather_than_elsewhere() -> None:
     assert made.choose([one, other], ask("poet"))[1] is not None
 
 
-class Others:
-    """What other balancers have in flight on one worker."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-
-    def put(self, own: int) -> None: ...
-
-    def others(self) -> int:
-        return self._count
-
-
-def test_balancers_that_know_nothing_of_each_others_adapters_look_in_the_same_place() -> None:
-    """Each has its own memory of what went where, and none of the others'."""
-    chosen = {}
-    for name in ("poet", "cook", "clerk", "judge", "smith"):
-        for balancer in range(4):
-            backends = [backend(n) for n in range(3)]
-            for n, each in enumerate(backends):
-                each._shared = Others(2 + (n + balancer) % 2)
-            made = strategy(*backends)
-            made.choose(backends, ask(name))  # it sees that there are others
-            chosen.setdefault(name, set()).add(made.choose(backends, ask(name))[0].id)
-    assert all(len(each) == 1 for each in chosen.values()) and len(set.union(*chosen.values())) > 1
+def test_one_more_in_a_batch_costs_those_that_are_there() -> None:
+    one, other = backend(1, None), backend(2, None)
+    made = strategy(one, other)
+    for pace, batch in ((0.01, 1), (0.02, 21), (0.03, 41)) * 200:
+        made._tax.observe(0, batch, pace)
+    assert made.cost(one, ask(None), ()).others == made.cost(other, ask(None), ()).others
+    for _ in range(10):
+        send(made, one, ask(None, 0))
+    assert made.cost(one, ask(None, 1), ()).others > made.cost(other, ask(None, 1), ()).others + 0.1
 
 
 def test_rates_are_learnt() -> None:
@@ -167,9 +152,9 @@ def test_nothing_is_left_on_the_books(asked: list[tuple[int, str | None, int]], 
         made.observe(AttemptOutcome(to.key, features, 0, 1.0, None, "broken"))
     for each in backends[1:]:
         view = made._view(each)
-        assert (view.backlog, view.active, view.top) == (0, {}, 0)
+        assert (view.backlog, view.running, view.active, view.top) == (0, 0, {}, 0)
     assert not made._open
-    assert not made._holders or all(backends[0] not in holders for holders in made._holders.values())
+    assert all(backends[0] not in holders for holders in made._cluster.holders.values())
 
 
 def test_of_many_the_one_that_holds_it_is_found() -> None:
