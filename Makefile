@@ -20,7 +20,7 @@ PYTEST  = $(BIN)/python -m pytest -m
 help:
 	@echo "make up      install, then run three vLLM workers behind http://127.0.0.1:8000 (ARGS='--port 9000' …)"
 	@echo "make test    install, then every test, those against real vLLM included (ARGS=tests/e2e/test_api.py …: those there)"
-	@echo "make quick   the tests that need no process but their own, in under two minutes on two cores (ARGS=tests/lb …: those there)"
+	@echo "make quick   the tests that need no process but their own, in a minute and a half on two cores (ARGS=tests/lb …: those there)"
 	@echo "make check   ruff, mypy --strict, import-linter"
 	@echo "make soak    the long forms of the tests"
 	@echo "make chaos   faults under load, every answer compared with the undisturbed one (ARGS='--scenario kills' …)"
@@ -40,7 +40,7 @@ else
 endif
 
 quick: $(VENV)/.dev
-	$(PYTEST) "not soak and not processes" $(BESIDE) --dist loadfile --ignore tests/e2e --hypothesis-profile quick $(ARGS)
+	$(PYTEST) "not soak and not processes and not long" $(BESIDE) --dist loadfile --ignore tests/e2e --hypothesis-profile quick $(ARGS)
 
 soak: $(VENV)/.engine-$(ENGINE) $(VENV)/.dev system
 	$(PYTEST) soak --timeout 3600 $(ARGS)

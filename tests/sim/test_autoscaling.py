@@ -15,6 +15,8 @@ from sim.autoscaling import RULES, DayRun, PodRule, day
 from sim.traces import read
 from worker.sim.engine.costs import H100_8B
 
+pytestmark = pytest.mark.long
+
 EXCERPT = Path(sim.__path__[0]) / "excerpts" / "azure_2023_conversation.csv"
 ROWS = read(EXCERPT)
 

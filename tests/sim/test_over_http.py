@@ -25,6 +25,8 @@ from worker.sim.engine.lora import SimAdapter
 from worker.sim.settings import parse
 from worker.sim.worker import Worker
 
+pytestmark = pytest.mark.long
+
 NAMES = [f"a{number}" for number in range(ADAPTERS)]
 FLAGS = (
     "--profile", "h100-8b", "--enable-lora", "--max-loras", str(SLOTS), "--max-cpu-loras", str(ADAPTERS),

@@ -81,6 +81,7 @@ def test_what_the_sweep_varies_differs() -> None:
     assert len({repr((each.workload, each.setting)) for each in found}) == len(found)
 
 
+@pytest.mark.long
 def test_the_commands_print_their_tables() -> None:
     trace = str(EXCERPTS / "azure_2023_conversation.csv")
     told = CliRunner().invoke(

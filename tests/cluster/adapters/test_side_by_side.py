@@ -43,6 +43,7 @@ async def _asked(cluster: InProcess, count: int, model: str = "medical") -> list
     return found
 
 
+@pytest.mark.long
 async def test_a_canary_of_2000_requests_put_back_under_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with running(tmp_path / "state", monkeypatch, instances=2) as cluster:
         await cluster.settled(2)

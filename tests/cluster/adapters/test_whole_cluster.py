@@ -192,6 +192,7 @@ async def test_fifty_loads_and_unloads_of_the_same_names_at_once_end_in_agreemen
         await agreement(cluster)
 
 
+@pytest.mark.long
 async def test_many_more_adapters_than_eight_places_all_answer(start: Start, tmp_path: Path) -> None:
     count = 60
     listed = [{"name": f"a{n}", "path": make_adapter(tmp_path / f"a{n}", n)} for n in range(count)]
@@ -210,6 +211,7 @@ async def test_many_more_adapters_than_eight_places_all_answer(start: Start, tmp
         assert states.count("lazy") == count - 8
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 async def test_random_operations_with_random_kills_end_in_agreement(start: Start, tmp_path: Path) -> None:
     folders = [make_adapter(tmp_path / f"v{n}", n) for n in range(5)]

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
-import openai
 import pytest
 
 from lbfakes import Balanced
@@ -24,13 +23,19 @@ def anthropic() -> Any:
 
 
 @pytest.fixture
+def openai() -> Any:
+    """The same for the other."""
+    return pytest.importorskip("openai")
+
+
+@pytest.fixture
 async def claude(balancer: Balanced, anthropic: Any) -> AsyncIterator[Any]:
     async with anthropic.AsyncAnthropic(base_url=balancer.url, api_key="none", max_retries=0) as client:
         yield client
 
 
 @pytest.fixture
-async def gpt(balancer: Balanced) -> AsyncIterator[openai.AsyncOpenAI]:
+async def gpt(balancer: Balanced, openai: Any) -> AsyncIterator[Any]:
     async with openai.AsyncOpenAI(base_url=f"{balancer.url}/v1", api_key="none", max_retries=0) as client:
         yield client
 
@@ -46,7 +51,7 @@ async def one(balancer: Balanced, stack: AsyncExitStack, *faults: Fault) -> Stub
 
 
 async def test_an_unknown_model(
-    balancer: Balanced, stack: AsyncExitStack, anthropic: Any, claude: Any, gpt: openai.AsyncOpenAI
+    balancer: Balanced, stack: AsyncExitStack, anthropic: Any, claude: Any, openai: Any, gpt: Any
 ) -> None:
     await one(balancer, stack)
     with pytest.raises(anthropic.NotFoundError) as told:
@@ -119,7 +124,7 @@ async def test_a_stream_of_messages_that_breaks(
 
 
 async def test_a_stream_of_a_response_that_breaks(
-    balancer: Balanced, stack: AsyncExitStack, gpt: openai.AsyncOpenAI
+    balancer: Balanced, stack: AsyncExitStack, openai: Any, gpt: Any
 ) -> None:
     begun = event("response.in_progress", sequence_number=1) + event(
         "response.output_text.delta", sequence_number=2, delta="one", item_id="m", output_index=0, content_index=0,
@@ -146,7 +151,7 @@ async def test_a_stream_of_a_response_that_breaks(
 
 
 async def test_a_stream_of_a_chat_that_cannot_go_on_says_it_as_openai_does(
-    balancer: Balanced, stack: AsyncExitStack, gpt: openai.AsyncOpenAI
+    balancer: Balanced, stack: AsyncExitStack, openai: Any, gpt: Any
 ) -> None:
     text = b'data: {"id":"a","object":"chat.completion.chunk","created":1,"model":"base","choices":[{"index":0,' \
            b'"delta":{"content":"one"},"finish_reason":null}]}\n\n'  # fmt: skip

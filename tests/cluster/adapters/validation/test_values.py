@@ -203,6 +203,7 @@ def test_a_header_of_more_entries_than_any_adapter_has_is_refused_at_once(
     assert time.process_time() - began < 2
 
 
+@pytest.mark.long
 def test_the_largest_header_that_is_taken_lets_others_run_meanwhile(tmp_path: Path) -> None:
     """An adapter for 384 experts of 60 layers: 22 MB of header. One call for all of it held the interpreter for
     seconds."""
