@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cluster.cli.render import say
-from cluster.deployment.profiles import summary
-from cluster.deployment.profiles.choice import ProfileVerdict, choose, judge
-from config import settings as configuration
 from config.errors import UsageError, nearest
-from config.manifests import file
-from config.manifests.schema import ManifestEntry
+
+if TYPE_CHECKING:
+    from cluster.deployment.profiles.choice import ProfileVerdict
+    from config.manifests.schema import ManifestEntry
 
 
 @click.command("profiles")
@@ -32,6 +32,12 @@ def profiles_command(
     that are known by name.
 
     Exit code 1 where none fits."""
+    # Not above: the other commands of the group only ask a cluster.
+    from cluster.deployment.profiles import summary
+    from cluster.deployment.profiles.choice import choose, judge
+    from config import settings as configuration
+    from config.manifests import file
+
     flags = {key: value for key, value in (("engine", engine), ("manifest", manifest)) if value is not None}
     settings, given = configuration.load_with_sources(flags, config)
     known = file.entries(settings.manifest)
@@ -67,7 +73,7 @@ def profiles_command(
     return 1 if why else 0
 
 
-def _list(known: dict[str, ManifestEntry], as_json: bool) -> None:
+def _list(known: Mapping[str, ManifestEntry], as_json: bool) -> None:
     if as_json:
         found = {name: {"path": one.path, "description": one.description} for name, one in known.items()}
         click.echo(json.dumps(found, indent=2))

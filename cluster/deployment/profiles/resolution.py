@@ -92,7 +92,8 @@ def _by_manifest(settings: Settings, given: Given, look: Callable[[], MachineSum
     named = {definition.path for definition in settings.models.values()}
     if settings.model is not None and settings.model not in settings.models:
         named.add(settings.model)
-    known = file.entries(settings.manifest) if any("/" not in name for name in named) else {}
+    asked_for = settings.manifest is not None or any("/" not in name for name in named)
+    known = file.entries(settings.manifest) if asked_for else {}
     found = {name: known[name] for name in named if name in known}
     if settings.profile is not None and settings.model not in found:
         source = given.source("profile") or "profile"
