@@ -126,13 +126,14 @@ def _below(settings: Settings) -> Settings:
     """With the models that lie below ``model_base_path`` by their paths."""
     if (base := settings.model_base_path) is None:
         return settings
-    found: dict[str, Any] = {"models": {
-        name: model.model_copy(update={"path": under(base, model.path) or model.path})
-        for name, model in settings.models.items()
-    }}  # fmt: skip
+    found: dict[str, Any] = {"models": {name: _model_below(base, model) for name, model in settings.models.items()}}
     if settings.model is not None and settings.model not in settings.models:
         found["model"] = under(base, settings.model) or settings.model
     return settings.model_copy(update=found)
+
+
+def _model_below(base: Path | None, model: ModelDefinition) -> ModelDefinition:
+    return model.model_copy(update={"path": under(base, model.path) or model.path})
 
 
 def applied(given: Mapping[str, Any], look: Callable[[], MachineSummary] = summary.look) -> dict[str, Any]:
@@ -152,12 +153,14 @@ def applied(given: Mapping[str, Any], look: Callable[[], MachineSummary] = summa
 def named(
     definition: ModelDefinition, settings: Settings, look: Callable[[], MachineSummary] = summary.look
 ) -> ModelDefinition:
-    """A model as a cluster with ``settings`` serves it, whose path may be a name that a manifest has. Raises
-    UsageError."""
+    """A model as a cluster with ``settings`` serves it, whose path may be a name that a manifest has, or lie below
+    ``model_base_path``. Raises UsageError."""
+    base = settings.model_base_path
+    definition = _model_below(base, definition)
     known = {} if "/" in definition.path else file.entries(settings.manifest)
-    if definition.path not in known:
-        return define(definition, {}, look())[0] if definition.profile is not None else definition
-    return define(definition, known, look(), settings.engine)[0]
+    if definition.path not in known and definition.profile is None and definition.engine != AUTO:
+        return definition
+    return _model_below(base, define(definition, known, look(), settings.engine)[0])
 
 
 def define(

@@ -12,6 +12,7 @@ from cluster.deployment.profiles import resolution
 from cluster.deployment.profiles.machine import GB, EngineSummary, GpuSummary, MachineSummary
 from cluster.deployment.profiles.resolution import ResolvedSettings, applied
 from config.errors import UsageError
+from config.models import definition
 from config.settings import from_json
 from fakes import clean_environment
 
@@ -141,6 +142,23 @@ def test_models_of_a_cluster_that_has_several(load: Load) -> None:
     assert set(found.chosen) == {"a", "b"}
     with pytest.raises(UsageError, match="profile cpu: 'org/c' is in no manifest"):
         load(models={"c": {"path": "org/c", "profile": "cpu"}, "a": "m"})
+
+
+def test_a_model_that_is_loaded_later_is_named_in_the_same_way(load: Load, tmp_path: Path) -> None:
+    (tmp_path / "base/org/odd").mkdir(parents=True)
+    settings = load(model="org/other", model_base_path=tmp_path / "base").settings
+
+    def named(given: Any) -> Any:
+        return resolution.named(definition(given), settings, lambda: CPU)
+
+    assert (named("m").path, named("m").cpu_kv_gib) == ("org/m", 3.0)
+    assert named("odd").path == named("org/odd").path == str(tmp_path / "base/org/odd")
+    assert named({"path": "m", "profile": "gpu"}).tensor_parallel_size == 2
+    assert named({"path": "org/x", "engine": "auto"}).engine == "llamacpp", "no AVX2 there"
+    assert named(named("m").to_json()) == named("m"), "what is stored stays as it is"
+    assert resolution.named(definition("org/x"), settings, _never) == definition("org/x")
+    with pytest.raises(UsageError, match="no profile fits"):
+        named({"path": "m", "engine": "sim"})
 
 
 def test_what_comes_out_stays_as_it_is(load: Load) -> None:
