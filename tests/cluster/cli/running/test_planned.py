@@ -48,8 +48,8 @@ class Cluster:
         self.asked.append(("undrain", name))
         return {}
 
-    def restart_rolling(self, spare: bool | None = None) -> dict[str, Any]:
-        self.asked.append(("rolling", spare))
+    def restart_rolling(self, spare: bool | None = None, model: str | None = None) -> dict[str, Any]:
+        self.asked.append(("rolling", spare) if model is None else ("rolling", spare, model))
         return {"restarting": ["instance_0", "instance_1"], "spare": None if spare is False else "instance_2"}
 
     def apply(self, settings: dict[str, Any], **how: Any) -> dict[str, Any]:
