@@ -251,6 +251,7 @@ EngineArgs = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words), _each
 Adapters = Annotated[dict[str, str], NoDecode, BeforeValidator(_lora_pairs), AfterValidator(_lora_names)]
 Gpus = Annotated[tuple[int, ...] | None, NoDecode, BeforeValidator(_gpu_list), AfterValidator(_gpus_once)]
 Size = Annotated[int | None, BeforeValidator(_size)]
+SizeGiven = Annotated[int, BeforeValidator(_size)]
 Key = Annotated[str | None, AfterValidator(_key)]
 Store = Annotated[str | None, _NOT_EMPTY, AfterValidator(_store)]
 Collector = Annotated[str | None, AfterValidator(_collector)]

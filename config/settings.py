@@ -152,6 +152,11 @@ class Settings(BaseSettings):
     stream_buffer: int = t.balancer(
         256 * 1024, "bytes kept for a client that reads slower than its worker writes", ge=64 * 1024
     )
+    response_cache: bool = t.balancer(False, "give the answer of a greedy or seeded request again to the same request")
+    response_cache_size: t.SizeGiven = t.balancer(
+        64 * 1024 * 1024, "memory for such answers of one balancer process, bytes or 64M", ge=1024 * 1024
+    )
+    response_cache_ttl: float = t.balancer(3600.0, "how long one is given again", gt=0)
     trusted_proxies: t.Networks = t.balancer((), "addresses or networks whose X-Forwarded-* headers are believed")
     cors_origin: t.Origins = t.balancer((), "origins whose pages may ask models, as https://app.example; * for all")
     extra_routes: t.Routes = t.balancer((), "more paths of the engine that clients may call")

@@ -181,7 +181,8 @@ class TlsFiles:
 @dataclass(frozen=True, slots=True)
 class BalancerConfig:
     """What a balancer process is started with, one of ``processes``. The listening sockets come as inherited
-    descriptors: HTTP's and, where it is spoken, gRPC's. ``max_buffered`` is for all ``processes`` together."""
+    descriptors: HTTP's and, where it is spoken, gRPC's. ``max_buffered`` is for all ``processes`` together; without
+    ``response_cache_size`` (bytes, of each) no answers are kept."""
 
     listen_fd: int
     state_dir: str
@@ -233,6 +234,8 @@ class BalancerConfig:
     insecure: bool = False
     limits_store: str | None = field(default=None, repr=False)
     grpc_fd: int | None = None
+    response_cache_size: int | None = None
+    response_cache_ttl: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """What is not used is left out where a balancer of an earlier version does not know it."""
@@ -254,7 +257,7 @@ class BalancerConfig:
         )  # fmt: skip
 
 
-_LATER = frozenset({"tls", "limits_store", "grpc_fd"})
+_LATER = frozenset({"tls", "limits_store", "grpc_fd", "response_cache_size", "response_cache_ttl"})
 
 
 def _known(kind: type[BackendSet | BackendSpec | Capabilities | OfferedModel], data: dict[str, Any]) -> dict[str, Any]:

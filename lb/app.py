@@ -26,7 +26,7 @@ from config.paths import StateDir
 from config.store_url import StoreUrl
 from config.topology import BackendSet, BalancerConfig
 from lb import limits
-from lb.admin import limits_series
+from lb.admin import cache_series, limits_series
 from lb.admin.api import Admin, served
 from lb.admin.bridge import BridgeEndpoint, BridgeExchange
 from lb.admin.changes import SupervisorCalls
@@ -55,6 +55,8 @@ from lb.downstream.certificate import ServedCertificate
 from lb.downstream.server import Handlers, Server
 from lb.downstream.service import Client
 from lb.forwarding.accounting import Accounting
+from lb.forwarding.caching.caching_exchange import CachingExchange
+from lb.forwarding.caching.response_cache import ResponseCache
 from lb.forwarding.collaborators import Collaborators
 from lb.forwarding.exchange import Exchange as WorkerExchange
 from lb.forwarding.model_choice import ModelChoices
@@ -272,7 +274,9 @@ def make(
     runner = served(admin, metrics.refused.add, _SHUTDOWN_S)
     names = (socket.gethostname(), config.host, *config.allowed_hosts)
     guard = Guard(credentials, owners(), names, config.protect_metrics)
-    handlers = _handlers(shared, refusals, BridgeEndpoint(lambda: _server(runner)()))
+    cache = limits.response_cache(config, clock)
+    cache_series.add(cache, metrics)
+    handlers = _handlers(shared, cache, refusals, BridgeEndpoint(lambda: _server(runner)()))
     cors = limits.cors(config)
     sockets = SocketOrigins(names, (lambda origin: False) if cors is None else cors.allows)
     server = Server(
@@ -310,7 +314,9 @@ def _certificate(
     return served
 
 
-def _handlers(shared: Collaborators, refusals: Refusals, bridge: BridgeEndpoint) -> Handlers:
+def _handlers(
+    shared: Collaborators, cache: ResponseCache | None, refusals: Refusals, bridge: BridgeEndpoint
+) -> Handlers:
     def refused(error: ProxyError, request: Request | None, id: str, exchange: Exchange | None) -> None:
         if error.status in (401, 403) and request is not None:
             head = request.head
@@ -326,9 +332,17 @@ def _handlers(shared: Collaborators, refusals: Refusals, bridge: BridgeEndpoint)
         return RouteChat(shared, client, request, route)
 
     return Handlers(
-        other, functools.partial(WorkerExchange, shared), refused, shared.metrics.slow_readers.add,
+        other, _for_workers(shared, cache), refused, shared.metrics.slow_readers.add,
         shared.upstream.sweep,
     )  # fmt: skip
+
+
+def _for_workers(
+    shared: Collaborators, cache: ResponseCache | None
+) -> Callable[[Downstream, Request, Route], Exchange]:
+    if cache is None:
+        return functools.partial(WorkerExchange, shared)
+    return functools.partial(CachingExchange, cache, shared)
 
 
 def _under_way(server: Server) -> list[Row]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import resource
+from collections.abc import Callable
 
 from config.topology import BalancerConfig
 from lb.admission.access.admin_guard import is_loopback
@@ -12,6 +13,7 @@ from lb.admission.budget import BodyBudget
 from lb.admission.concurrency import ConcurrencyLimits
 from lb.admission.crowd import Crowd
 from lb.downstream.cors import Cors
+from lb.forwarding.caching.response_cache import ResponseCache
 from lb.forwarding.collaborators import ForwardingSettings
 from lb.protocol.fields.caps import Caps, CapsByTenant
 from lb.protocol.messages import Limits
@@ -59,6 +61,12 @@ def admission(config: BalancerConfig) -> Admission:
         lambda peer: is_loopback(peer) or peer in trusted,
     )  # fmt: skip
     return Admission(limits, BodyBudget(config.max_buffered // config.processes, config.max_body), crowd)
+
+
+def response_cache(config: BalancerConfig, clock: Callable[[], float]) -> ResponseCache | None:
+    """None where no answers are kept."""
+    size, ttl = config.response_cache_size, config.response_cache_ttl
+    return None if size is None or ttl is None else ResponseCache(size, ttl, clock)
 
 
 def cors(config: BalancerConfig) -> Cors | None:

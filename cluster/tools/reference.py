@@ -32,6 +32,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "The queue": (
         "queue_timeout", "max_queue", "max_queue_wait", "max_concurrent", "per_adapter_limit", "per_adapter",
     ),
+    "Answers that are given again": ("response_cache", "response_cache_size", "response_cache_ttl"),
     "What one request may ask for": (
         "cap_n", "cap_best_of", "cap_tokens", "cap_prompts", "cap_logprobs", "cap_depth", "allow_chat_template",
         "allow_chat_template_kwargs",

@@ -35,6 +35,7 @@ PLAIN_NAMES: Mapping[str, tuple[str, ...]] = {
     "worker_log_level": ("VLLM_MXEXT_LOG_LEVEL",),
     "worker_log_format": ("VLLM_MXEXT_JSONL_LOGGING",),
     "log_level": ("LOG_LEVEL",),
+    "response_cache": ("ENABLE_CACHING",),
 }
 
 #: Every one of them.

@@ -102,7 +102,8 @@ def decision(entry: Entry, epoch: float, now: float) -> dict[str, Any]:
     ]  # fmt: skip
     if entry.backend is not None:
         attempts.append(_attempt(entry.backend, entry.began - came, info.decision))
-    asked = {} if info.asked is None else {"asked": info.asked, "model_chosen": info.chosen}
+    asked: dict[str, Any] = {"cached": True} if entry.status == 200 and entry.backend is None else {}
+    asked |= {} if info.asked is None else {"asked": info.asked, "model_chosen": info.chosen}
     return {
         "request_id": info.id, "at": iso(epoch + came), "model": info.model, **asked, "route": info.path,
         "balancer": os.getpid(), "attempts": attempts, "outcome": _outcome(entry),

@@ -87,6 +87,7 @@ def test_each_source_wins_over_those_below(environment: pytest.MonkeyPatch, tmp_
         ("MAX_GPU_MEMORY", "0.8", "max_gpu_memory", 0.8),
         ("MAX_GPU_MEMORY", "75%", "max_gpu_memory", 0.75),
         ("MAX_CPU_THREADS", "8", "max_cpu_threads", 8),
+        ("ENABLE_CACHING", "true", "response_cache", True),
         ("MIM_MODEL_PROFILE", "p", "profile", "p"),
         ("VLLM_MXEXT_CONFIGURE_LOGGING", "0", "worker_logging", False),
         ("VLLM_MXEXT_LOGGING_CONFIG_PATH", "/l.json", "worker_log_config", Path("/l.json")),

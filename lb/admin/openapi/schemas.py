@@ -226,7 +226,7 @@ SCHEMAS: Mapping[str, Json] = {
             "status": WHOLE, "error": or_null(TEXT), "time_to_first_token_s": or_null(NUMBER), "duration_s": NUMBER,
             "completion_tokens": or_null(COUNT),
         }), "null: it is under way"),
-    }),
+    }, cached=described(FLAG, "Answered as the same request was before, without a worker")),
     "QueueStay": answer({
         "began_s": NUMBER, "waited_s": NUMBER, "ahead": described(COUNT, "Requests of its class that waited already"),
         "behind": described(or_null(TEXT), "The key whose turn it was, if it was not its own"),

@@ -30,12 +30,18 @@ def test_every_setting_of_the_balancer_reaches_it(tmp_path: Path) -> None:
         "cap_n": 1, "cap_best_of": 2, "cap_tokens": 3, "cap_prompts": 4, "cap_logprobs": 5, "cap_depth": 16,
         "allow_chat_template": True, "allow_chat_template_kwargs": False,
         "max_queue_wait": 12.5, "anonymous_models": ("a", "b"), "insecure": True,
+        "response_cache_size": 2**20, "response_cache_ttl": 7.5,
     }  # fmt: skip
     engine_args = ("--allowed-origins", '["https://a"]')
-    settings = load({"engine": "sim", "lb_processes": 3, "engine_args": engine_args, **given})
+    settings = load({"engine": "sim", "lb_processes": 3, "engine_args": engine_args, "response_cache": True, **given})
     config = balancer_config(plan.make(settings), StateDir(tmp_path))
     cors = asdict(CorsConfig(("https://a",)))
     assert config.to_json() == {"listen_fd": -1, "state_dir": str(tmp_path), "processes": 3, "cors": cors, **given}
+
+
+def test_answers_are_kept_only_where_they_are_to_be(tmp_path: Path) -> None:
+    config = balancer_config(plan.make(load({"engine": "sim", "response_cache_size": "2M"})), StateDir(tmp_path))
+    assert config.response_cache_size is None and "response_cache_size" not in config.to_json()
 
 
 def test_without_a_size_bodies_have_a_share_of_the_memory(tmp_path: Path) -> None:

@@ -219,4 +219,6 @@ def test_labels_are_documented(balancer: Balanced, told: Any) -> None:
     del expected["clusterctl_instance_scraped"]  # it is of a scrape
     del expected["clusterctl_tls_certificate_expiry_timestamp_seconds"]  # there is none
     del expected["clusterctl_limits_store_up"], expected["clusterctl_limits_store_messages_total"]  # nor such a store
+    for name in ("requests_total", "answers", "bytes"):
+        del expected[f"clusterctl_response_cache_{name}"]  # nor any that are kept
     assert seen == expected
