@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,11 @@ from cluster.deployment.profiles import automatic, summary
 from cluster.deployment.profiles.automatic import AUTO
 from cluster.deployment.profiles.choice import choose
 from cluster.deployment.profiles.machine import MachineSummary
+from config import lora_config
 from config import settings as configuration
 from config.disk.absolute import under
 from config.errors import UsageError
+from config.lora_config import LoraFile
 from config.manifests import file
 from config.manifests.schema import HardwareProfile, ManifestEntry
 from config.models import ModelDefinition
@@ -193,10 +195,22 @@ def _with_profile(
     }), profile  # fmt: skip
 
 
-def with_flags(given: Sequence[str], profile: HardwareProfile) -> tuple[str, ...]:
-    """The engine's flags: those of the profile that were not ``given``, and then those."""
-    own = flags.unless_given(given, {**profile.flags, **_by_flag(profile.args)})
+def with_flags(given: Sequence[str], profile: HardwareProfile, without: Collection[str] = ()) -> tuple[str, ...]:
+    """The engine's flags: those of the profile that were not ``given``, nor are in ``without``, and then those."""
+    wanted = {**profile.flags, **_by_flag(profile.args)}
+    own = flags.unless_given(given, {flag: values for flag, values in wanted.items() if flag not in without})
     return (*own, *given)
+
+
+def _limited(settings: Settings) -> set[str]:
+    """Flags whose values the file of adapters, or the environment, gives. Raises UsageError."""
+    listed = lora_config.read(settings.lora_config) if settings.lora_config else LoraFile()
+    listed = lora_config.with_environment(listed, configuration.environment())
+    limits = {
+        "--max-loras": listed.max_loras, "--max-lora-rank": listed.max_lora_rank,
+        "--max-cpu-loras": listed.max_cpu_loras or listed.cache_size,
+    }  # fmt: skip
+    return {flag for flag, value in limits.items() if value is not None}
 
 
 def _of_settings(
@@ -213,7 +227,7 @@ def _of_settings(
         if not given.source(name) or getattr(settings, name) == AUTO
     }  # fmt: skip
     found["profile"] = profile.name
-    if (args := with_flags(settings.engine_args, profile)) != settings.engine_args:
+    if (args := with_flags(settings.engine_args, profile, _limited(settings))) != settings.engine_args:
         found["engine_args"] = args
     return found
 

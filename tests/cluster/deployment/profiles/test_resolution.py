@@ -71,6 +71,17 @@ def test_what_somebody_gave_wins_setting_by_setting_and_flag_by_flag(
     assert got.served_names == ("x",)
 
 
+def test_limits_of_adapters_that_the_environment_or_their_file_has_win(
+    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MIM_MAX_GPU_LORAS", "8")
+    assert "--max-loras" not in load(model="m").settings.engine_args
+    monkeypatch.delenv("MIM_MAX_GPU_LORAS")
+    (tmp_path / "l.yaml").write_text("lora_settings: {max_loras: 9}")
+    got = load(model="m", lora_config=tmp_path / "l.yaml").settings.engine_args
+    assert got == ("--max-model-len", "4096", "--enforce-eager")
+
+
 def test_another_machine_another_profile(load: Load) -> None:
     got = load(GPUS, model="m").settings
     assert (got.model, got.tensor_parallel_size, got.engine_args) == ("org/m-awq", 2, ("--dtype", "float16"))
