@@ -26,13 +26,14 @@ from config.paths import StateDir
 from config.store_url import StoreUrl
 from config.topology import BackendSet, BalancerConfig
 from lb import limits
-from lb.admin import cache_series, limits_series
 from lb.admin.api import Admin, served
 from lb.admin.bridge import BridgeEndpoint, BridgeExchange
 from lb.admin.changes import SupervisorCalls
 from lb.admin.event_stream import EventFeed
 from lb.admin.explain import RouteTrial, Why
 from lb.admin.metrics import MetricsPage
+from lb.admin.series import cache as cache_series
+from lb.admin.series import limits as limits_series
 from lb.admin.status import Status
 from lb.admin.usage import UsagePage
 from lb.admission.access.admin_guard import Caller, Guard

@@ -109,7 +109,8 @@ def decision(entry: Entry, epoch: float, now: float) -> dict[str, Any]:
         "balancer": os.getpid(), "attempts": attempts, "outcome": _outcome(entry),
         "queued": [
             {"began_s": _s(stay.since - came), "waited_s": _s((now if stay.until is None else stay.until) - stay.since),
-             "ahead": stay.ahead, "behind": stay.behind or None}
+             "ahead": stay.ahead, "behind": stay.behind or None,
+             **({} if stay.absent is None else {"model": stay.absent})}
             for stay in info.stays
         ],
     }  # fmt: skip

@@ -107,7 +107,9 @@ class WaitingQueue:
             raise error
         self._waiting[ticket] = None
         self._order.add(ticket)
-        info.stays += (QueueStay(self._clock(), *self._order.before(ticket)),)
+        absent = self._pool.offered.absent(info.model)
+        name = None if absent is None else absent.name
+        info.stays += (QueueStay(self._clock(), *self._order.before(ticket), name),)
         self._metrics.queued(info.model, 1)
         self._expire_later(ticket)
         self._look_at(self._rules.next_look(ticket))
@@ -241,7 +243,7 @@ class WaitingQueue:
             if backend is not None:
                 if claim is not FREE and not claim.charged:
                     claim.charged = claim.cost
-                self._metrics.waited(ticket.tenant.name, self._clock() - ticket.came)
+                self._metrics.waited(ticket.tenant.name, self._clock() - ticket.came, ticket.info.stays[-1].absent)
                 ticket.applicant.granted(backend)
             elif error is not None:
                 self._metrics.dropped(ticket.tenant.name, _reason(error))

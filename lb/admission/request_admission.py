@@ -96,8 +96,8 @@ class QueueMetrics(Protocol):
     def queued(self, model: str | None, change: int) -> None:
         """So many more wait for it, or fewer."""
 
-    def waited(self, tenant: str, seconds: float) -> None:
-        """One was served."""
+    def waited(self, tenant: str, seconds: float, absent: str | None) -> None:
+        """One was served. ``absent``: the model that was not up when it came."""
 
     def dropped(self, tenant: str, reason: str) -> None:
         """One was not: ``full``, ``deadline``, ``timeout``, ``refused`` or ``left``."""

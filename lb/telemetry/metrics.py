@@ -97,6 +97,10 @@ class Metrics:
             "clusterctl_queue_wait_seconds", "How long those waited for a worker that had to, and got one", ["key"],
             _BUCKETS, registry,
         )
+        self._model_waited = HistogramFamily(
+            "clusterctl_model_wait_seconds", "How long requests waited that a base model came up for", ["model"],
+            _BUCKETS, registry,
+        )
         self._dropped = CounterFamily(
             "clusterctl_queue_dropped", "Requests that waited for a worker and got none", ["key", "reason"], registry
         )
@@ -162,9 +166,11 @@ class Metrics:
         self._queue.at().value += change
         self.models.queue(model).value += change
 
-    def waited(self, tenant: str, seconds: float) -> None:
-        """One of its was served that had to wait for it."""
+    def waited(self, tenant: str, seconds: float, absent: str | None = None) -> None:
+        """One of its was served that had to wait for it. ``absent``: the model that had to come up first."""
         self._waited.at(_bounded(self._keys, tenant)).observe(seconds)
+        if absent is not None:
+            self._model_waited.at(_bounded(self._names, absent)).observe(seconds)
 
     def dropped(self, tenant: str, reason: str) -> None:
         """One of its waited in vain."""

@@ -33,7 +33,8 @@ def why_command(request_id: str | None, number: int, as_json: bool, url: str | N
 
 def headline(decision: dict[str, Any]) -> str:
     """One line: what it was and what became of it."""
-    instances = " -> ".join(attempt["instance"] for attempt in decision["attempts"]) or "no instance"
+    nobody = "the response cache" if decision.get("cached") else "no instance"
+    instances = " -> ".join(attempt["instance"] for attempt in decision["attempts"]) or nobody
     what = " ".join(filter(None, (decision["route"], decision["model"])))
     return f"{decision['at']}  {decision['request_id']}  {what}  {instances}: {_became(decision['outcome'])}"
 
@@ -43,7 +44,8 @@ def told(decision: dict[str, Any]) -> list[str]:
     lines = [headline(decision)]
     for stay in decision.get("queued", ()):  # a balancer of before says nothing of it
         behind = f", behind those of {stay['behind']}" if stay["behind"] else ""
-        lines.append(f"  waited {stay['waited_s']:.3f} s for a worker, {stay['ahead']} waiting already{behind}")
+        whom = f"model {stay['model']}, which was not up" if "model" in stay else "a worker"
+        lines.append(f"  waited {stay['waited_s']:.3f} s for {whom}, {stay['ahead']} waiting already{behind}")
     for number, attempt in enumerate(decision["attempts"], 1):
         by = f"{attempt['strategy']}: " if attempt["strategy"] else ""
         lines.append(f"  {number}. {attempt['instance']} after {attempt['began_s']:.3f} s, {by}{attempt['reason']}")

@@ -230,7 +230,7 @@ SCHEMAS: Mapping[str, Json] = {
     "QueueStay": answer({
         "began_s": NUMBER, "waited_s": NUMBER, "ahead": described(COUNT, "Requests of its class that waited already"),
         "behind": described(or_null(TEXT), "The key whose turn it was, if it was not its own"),
-    }),
+    }, model=described(TEXT, "The model that was not up")),
     "Attempt": answer({
         "instance": TEXT, "incarnation": COUNT, "began_s": NUMBER, "strategy": or_null(TEXT), "reason": TEXT,
         "candidates": array(answer({"instance": TEXT}, score=NUMBER, terms=by_name(NUMBER))),

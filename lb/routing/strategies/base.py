@@ -48,11 +48,13 @@ class Features:
 @dataclass(slots=True)
 class QueueStay:
     """One stay of a request in the queue: from then on, until it was over (s, monotonic). As it came ``ahead`` others
-    of its class waited, and the next turn was that of the key ``behind``, empty if it was its own."""
+    of its class waited, and the next turn was that of the key ``behind``, empty if it was its own. ``absent``: the
+    model that was not up."""
 
     since: float
     ahead: int
     behind: str
+    absent: str | None = None
     until: float | None = None
 
 

@@ -177,6 +177,18 @@ def documented() -> dict[str, tuple[str, tuple[str, ...]]]:
     return {name: (kind, tuple(sorted(re.findall(r"`(\w+)`", labels)))) for name, kind, labels in rows}
 
 
+def test_a_base_model_has_the_state_it_is_in(told: Any) -> None:
+    models = [{"name": "a", "state": "up", "swaps": 3}, {"name": "b", "state": "failed", "failures": 2}]
+    found = told(models=models)
+    assert [found[f'clusterctl_model_state{{model="{m}",state="{s}"}}'] for m, s in (
+        ("a", "up"), ("a", "failed"), ("b", "failed"), ("b", "down"),
+    )] == [1, 0, 1, 0]  # fmt: skip
+    assert found['clusterctl_model_starts_total{model="a"}'] == 3
+    assert found['clusterctl_model_start_failures{model="b"}'] == 2
+    many = told(models=[{"name": f"m{number}", "state": "down"} for number in range(256)])
+    assert sum("clusterctl_model_starts_total{" in series for series in many) == 100
+
+
 async def test_every_series_is_documented_and_every_documented_one_is_there(balancer: Balanced) -> None:
     async with balancer.request("GET", "/metrics") as response:
         text = await response.text()
@@ -194,7 +206,7 @@ def test_labels_are_documented(balancer: Balanced, told: Any) -> None:
     metrics.finished("instance_0", "/v1/completions", 200, 0.1)
     metrics.refused.add("client", 404)
     metrics.slow_readers.add()
-    metrics.waited("anybody", 0.1)
+    metrics.waited("anybody", 0.1, "small")
     metrics.dropped("anybody", "left")
     metrics.used("team", TokenUsage(1, 0, 1))
     metrics.model_chosen("auto", "poet")
@@ -208,7 +220,7 @@ def test_labels_are_documented(balancer: Balanced, told: Any) -> None:
         instances={"instance_0": instance(started_at=1.0, start_seconds=1.0, gpus=[0])}, gpus=[GPU],
         adapter_states={"poet": {"version": 1, "states": {}}}, processes={"supervisor": USED},
         recovery={"bounds": [1.0], "detect": times, "restore": times}, load_balancer={"ends": {"killed": 1}},
-        autoscale={"mode": "on", "target": 1, "needed": 0.5},
+        autoscale={"mode": "on", "target": 1, "needed": 0.5}, models=[{"name": "small", "state": "up"}],
     )  # fmt: skip
     seen: dict[str, tuple[str, ...]] = {}
     for series in found:

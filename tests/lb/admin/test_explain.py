@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from config.topology import BalancerConfig
+from config.topology import BalancerConfig, OfferedModel
 from lb import app
 from lb.admin.openapi.schemas import SCHEMAS
 from lb.records.decision_log import KEPT
@@ -124,6 +124,22 @@ async def test_one_that_is_under_way_or_waits_for_a_worker(balanced: Balanced) -
         _, (over,) = await _why(balanced, "?request_id=slow")
         assert over["outcome"]["status"] == 200
         assert stay["waited_s"] <= over["queued"][0]["waited_s"] <= over["attempts"][0]["began_s"]
+
+
+async def test_one_that_waits_for_a_model_says_so(balanced: Balanced) -> None:
+    def offer(state: str) -> tuple[OfferedModel, ...]:
+        return (OfferedModel("base", ("base",), "default", state, 30.0),)
+
+    async with running_worker("instance_0", _answer) as worker:
+        balanced.push(models=offer("down"))
+        task = asyncio.create_task(_generate(balanced, "slow"))
+        await until(lambda: balanced.metric("clusterctl_queued_requests") == 1)
+        balanced.push(worker.spec(), models=offer("up"))
+        assert await task == 200
+        _, (over,) = await _why(balanced, "?request_id=slow")
+        assert [stay["model"] for stay in over["queued"]] == ["base"]
+        assert set(over["queued"][0]) <= set(SCHEMAS["QueueStay"]["properties"])
+        assert balanced.metric("clusterctl_model_wait_seconds_count", model="base") == 1
 
 
 async def test_refusals_and_clients_that_went_away(balanced: Balanced) -> None:

@@ -72,12 +72,14 @@ class Heard:
     waiting: Counter[str | None]
     waits: list[tuple[str, float]] = field(default_factory=list)
     drops: Counter[tuple[str, str]] = field(default_factory=Counter)
+    absent: list[str | None] = field(default_factory=list)
 
     def queued(self, model: str | None, change: int) -> None:
         self.waiting.update({model: change})
 
-    def waited(self, tenant: str, seconds: float) -> None:
+    def waited(self, tenant: str, seconds: float, absent: str | None) -> None:
         self.waits.append((tenant, seconds))
+        self.absent.append(absent)
 
     def dropped(self, tenant: str, reason: str) -> None:
         self.drops[tenant, reason] += 1
@@ -386,6 +388,7 @@ async def _wait_for_a_model(house: House) -> None:
     house.push(*workers, models=(offer("a", "up"), offer("b", "up")), registered=(poet,))
     await until(lambda: len(house.served) == 2)
     assert {asker.leases[0].backend.id for asker in house.served} == {"b/instance_0"}
+    assert house.heard.absent == ["b", "b"]
 
 
 async def test_no_longer_than_the_model_says(house: House) -> None:

@@ -54,6 +54,17 @@ def test_what_a_score_is_made_of_is_told_where_it_is_known() -> None:
     ]
 
 
+def test_a_wait_for_a_model_and_an_answer_without_a_worker() -> None:
+    stay = {"began_s": 0.0, "waited_s": 1.5, "ahead": 2, "behind": None}
+    waits = told({**DECISION, "queued": [{**stay, "model": "small"}, stay]})[1:3]
+    assert waits == [
+        "  waited 1.500 s for model small, which was not up, 2 waiting already",
+        "  waited 1.500 s for a worker, 2 waiting already",
+    ]
+    line = headline({**DECISION, "attempts": [], "cached": True, "outcome": {**OUTCOME, "status": 200, "error": None}})
+    assert line.endswith("the response cache: 200 after 2.000 s, 7 tokens")
+
+
 def test_one_that_waits() -> None:
     line = headline({**DECISION, "attempts": [], "outcome": None, "model": None})
     assert line == "2026-01-02T03:04:05.678Z  abc  /v1/completions  no instance: under way"

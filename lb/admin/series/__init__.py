@@ -1,0 +1,1 @@
+"""Series that are read off what others keep."""
