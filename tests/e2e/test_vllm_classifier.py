@@ -1,4 +1,5 @@
-"""An adapter that brings a sequence classifier's head along, on real vLLM: one worker with a toy classifier."""
+"""An adapter that brings a sequence classifier's head along, on real vLLM: one worker with a toy classifier, which is
+one of the models of its cluster. The other makes text, without a model behind it."""
 
 from __future__ import annotations
 
@@ -53,10 +54,16 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 def test_a_head_that_is_loaded_answers_and_others_are_refused(cluster: Cluster, tmp_path: Path) -> None:
     model = _classifier(tmp_path / "model")
-    args = ("--model", str(model), "--", "--served-model-name", "base", "--dtype", "float32", "--enforce-eager")
-    up = cluster.up("--instances", "1", *args, timeout=400)
+    classifier = {"path": str(model), "on_demand": False, "args": ["--dtype", "float32", "--enforce-eager"]}
+    texts = {"path": "demo", "engine": "sim", "on_demand": False}
+    (tmp_path / "cluster.yaml").write_text(json.dumps({"models": {"base": classifier, "texts": texts}}))
+    up = cluster.up("--config", str(tmp_path / "cluster.yaml"), timeout=400)
     assert up.returncode == 0, up.stderr
-    cluster.wait_ready(1, 300)
+    cluster.wait_ready(2, 300)
+    for path in ("/v1/completions", "/v1/chat/completions"):
+        asked = cluster.post(path, {"model": "base", "prompt": "Hi", "messages": [{"role": "user", "content": "Hi"}]})
+        assert asked.status_code in (400, 404), asked.text  # it makes no text
+    assert cluster.complete("texts").status_code == 200
 
     def classes(name: str) -> list[Any]:
         answer = cluster.post("/classify", {"model": name, "input": ["Hi", "1 + 1 ="]})
@@ -65,7 +72,8 @@ def test_a_head_that_is_loaded_answers_and_others_are_refused(cluster: Cluster, 
 
     def load(name: str, labels: int, saved: list[str] | None) -> Any:
         path = _adapter(tmp_path / name, labels, saved)
-        return cluster.post("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(path)})
+        given = {"lora_name": name, "lora_path": str(path), "model": "base"}
+        return cluster.post("/v1/load_lora_adapter", given)
 
     both = ["classifier", "score"]
     base = classes("base")
