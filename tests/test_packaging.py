@@ -30,7 +30,7 @@ def test_the_wheel_holds_the_packages_the_demo_model_and_the_command(tmp_path: P
         "cluster/cli/__init__.py", "lb/__main__.py", "config/settings.py", "worker/sim/__main__.py",
         "lb/ui/index.html", "lb/ui/app.js", "lb/ui/style.css", "lb/ui/icon.svg",
         "worker/demo/model/model.safetensors", "worker/demo/adapters/poet/adapter_config.json",
-        "cluster/py.typed", "lb/admin/openapi/schemas.py", "lb/rpc/internal_chat.proto",
+        "worker/demo/gguf/demo.gguf", "cluster/py.typed", "lb/admin/openapi/schemas.py", "lb/rpc/internal_chat.proto",
     ):  # fmt: skip
         assert needed in names
     assert not [name for name in names if name.startswith("tests")]

@@ -167,8 +167,12 @@ def engine_spec(settings: Settings, what: str = "--model") -> EngineSpec:
         own = demo_adapters() if takes_some and settings.own_instances else {}
         adapters = {**{name: str(path) for name, path in own.items()}, **adapters}
     else:
-        _check_model(model, what)
         names = (file.served_name,) if file.served_name and not given else (model,)
+        engine = base.load(settings.engine)
+        if isinstance(engine, base.LocatesModels):
+            model = engine.locate(model, what)
+        else:
+            _check_model(model, what)
     if named or settings.served_names:
         names = tuple(named or settings.served_names)
     ranks = [_adapter_rank(name, Path(path)) for name, path in adapters.items()]

@@ -16,6 +16,11 @@ def model_path() -> Path:
     return _HERE / "model"
 
 
+def gguf_path() -> Path:
+    """Return the base model in one file, as llama.cpp takes it (made by `python -m demo.gguf`)."""
+    return _HERE / "gguf" / "demo.gguf"
+
+
 def adapter_path(name: str) -> Path:
     """Return the folder of the adapter `name`, in the PEFT layout."""
     if name not in ADAPTERS:

@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from config.errors import UsageError, nearest
 from config.topology import Capabilities
@@ -52,6 +52,14 @@ class Engine(Protocol):
         self, spec: EngineSpec, endpoint: WorkerEndpoint, api_key: str, slot: Slot, environ: Mapping[str, str]
     ) -> Command:
         """How to start one worker that listens on ``endpoint`` and asks for ``api_key``."""
+
+
+@runtime_checkable
+class LocatesModels(Protocol):
+    """An engine that takes models in files of its own kind, and knows some by name."""
+
+    def locate(self, model: str, what: str) -> str:
+        """The path of ``model``, which is called ``what`` where it was given. Raises UsageError."""
 
 
 def names() -> tuple[str, ...]:
