@@ -108,12 +108,14 @@ def names(body: bytes, content_type: str) -> Names:
     return reader.names
 
 
-def with_model_at_once(body: bytes, model: str) -> bytes | None:
-    """A whole body of which `facts` has told without looking for ``names``, with ``model`` for the one that it names;
-    None where `names` has to look."""
-    if (match := _named(body)) is None or not match[1].isascii():
+def with_model_at_once(body: bytes, named: str, model: str) -> bytes | None:
+    """A whole body of which `facts` has told without looking for ``names`` that it is ``named``: with ``model`` there.
+    None where `names` has to look. It has one ``"model"`` at most, and no key in escapes: that one is the key."""
+    key, written = body.find(b'"model"') + 7, _as_json(named)
+    at = body.find(written, key)
+    if at < 0 or body[key:at].strip(b" \t\r\n") != b":":
         return None
-    return b"%b%b%b" % (body[: match.start(1) - 1], _as_json(model), body[match.end(1) + 1 :])
+    return b"%b%b%b" % (body[:at], _as_json(model), body[at + len(written) :])
 
 
 @functools.lru_cache(maxsize=256)

@@ -24,6 +24,9 @@ LISTS = frozenset({
     "prompt", "prompt_embeds", "input", "messages", "documents", "queries", "text_1", "text_2", "data_1", "data_2",
 })  # fmt: skip
 TEMPLATE, TEMPLATE_FIELDS = "chat_template", "chat_template_kwargs"
+#: Those that few requests have; and with the number of log probabilities, where that is capped.
+_RARE = frozenset({b"n", b"best_of", TEMPLATE.encode(), TEMPLATE_FIELDS.encode()})
+_SUSPICIOUS = _RARE, _RARE | {name.encode() for name, cap in NUMBERS.items() if cap == "logprobs"}
 FIELDS = frozenset({*NUMBERS, *LISTS, TEMPLATE, TEMPLATE_FIELDS})
 
 
@@ -70,9 +73,7 @@ class Caps:
     def suspects(self, body: bytes) -> bool:
         """Whether JSON without escapes has to be read to know that it keeps to them. Nearly none has: it says nothing
         of what is capped, or a small number of tokens. Each look costs a hundredth of a small request."""
-        if b'"n"' in body or (b"t_" in body and (b"best_of" in body or b"chat_template" in body)):
-            return True
-        if self.logprobs is not None and b"logprobs" in body:
+        if not _SUSPICIOUS[self.logprobs is not None].isdisjoint(body.split(b'"')):
             return True
         if self.tokens is not None and len(_small_numbers(self.tokens).findall(body)) != body.count(b'tokens"'):
             return True
