@@ -31,6 +31,7 @@ OURS = {
     "trailer",
     "transfer-encoding",
     "upgrade",
+    "x-api-key",
 }
 
 TOKEN = "!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
