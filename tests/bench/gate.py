@@ -38,7 +38,7 @@ _CHUNKS = 64
 
 def make(variant: Variant, folder: Path) -> inside.Inside:
     one = inside.Inside(
-        True, 1, folder, settings=variant.settings, names=variant.names, key=variant.secret, model=variant.model
+        True, 1, folder, settings=variant.settings, names=variant.names, key=variant.secret, body=variant.body
     )
     if variant.message is not None:
         one.apply_keys(variant.message)
@@ -60,7 +60,7 @@ async def _inside(rounds: int, *, profile: bool) -> None:
         gc.freeze()
         gc.set_threshold(20_000, 20, 20)  # as the balancer does
         if profile:
-            _profile(made["an alias"])
+            _profile(made["an alias, by conversation"])
         else:
             steps = {f"small {name}": one.small for name, one in made.items()}
             for kind, chunks in (("short", inside.SHORT), ("long", inside.LONG)):
@@ -108,7 +108,7 @@ def _processes(rounds: int, requests: int, only: list[str]) -> None:
 
         def measure(target: Target) -> dict[str, float]:
             one = variants[target.name]
-            asked = {"connections": 32, "key": one.secret, "model": one.model}
+            asked = {"connections": 32, "key": one.secret, "body": one.body}
             streams = {"scenario": "streams", "times": 2, "chunks": _CHUNKS, "gap": 0.001}
             return {
                 "small": _cpu(bench, target, scenario="small", times=requests // 32, **asked),

@@ -29,11 +29,18 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class Variant:
-    """``key``: what clients show, if they do, and ``model``: what they ask; ``settings`` of the balancer."""
+    """``key``: what clients show, if they do, ``model``: what they ask, ``user``: for whom, if they say that;
+    ``settings`` of the balancer."""
 
     key: ApiKey | None = None
     model: str = "base"
+    user: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def body(self) -> dict[str, str]:
+        """Of what clients send."""
+        return {"model": self.model} if self.user is None else {"model": self.model, "user": self.user}
 
     @property
     def secret(self) -> str:
@@ -52,11 +59,12 @@ class Variant:
 
 
 OFF = Variant()
-EVERYTHING = Variant(_LIMITED, "split", {**_LIMITS, **_CAPS})
+EVERYTHING = Variant(_LIMITED, "split", settings={**_LIMITS, **_CAPS})
 
 #: ``off`` comes twice: the difference says how far to believe the figures.
 VARIANTS: Mapping[str, Variant] = {
     "off": OFF, "off again": OFF, "a key": Variant(_KEY), "rates": Variant(_RATED), "a budget": Variant(_BUDGETED),
-    "limits": Variant(_LIMITED, settings=_LIMITS), "caps": replace(EVERYTHING, model="base"), "an alias": EVERYTHING,
+    "limits": Variant(_LIMITED, settings=_LIMITS), "caps": replace(EVERYTHING, model="base"),
+    "an alias, by user": replace(EVERYTHING, user="user-1"), "an alias, by conversation": EVERYTHING,
     "`--limits-store`": replace(EVERYTHING, settings={**EVERYTHING.settings, "limits_store": "unix:///nowhere"}),
 }  # fmt: skip

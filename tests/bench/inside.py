@@ -60,18 +60,19 @@ class _Transport:
 
 class Inside:
     """``together``: chunks that come in one read; ``settings`` of the balancer, ``names``: its routes and aliases.
-    ``key`` and ``model``: what clients show and ask for."""
+    ``key``: what clients show, ``body``: more of what they ask."""
 
     def __init__(
         self, resume: bool, together: int, folder: Path, connections: int = CONNECTIONS, *,
-        settings: Mapping[str, Any] = {}, names: Mapping[str, Any] = {}, key: str = "none", model: str = "base",
+        settings: Mapping[str, Any] = {}, names: Mapping[str, Any] = {}, key: str = "none",
+        body: Mapping[str, Any] = {},
     ) -> None:
         listener = targets.listening()
         config = BalancerConfig(
             listen_fd=listener.fileno(), state_dir=str(folder), host="127.0.0.1", port=1, queue_timeout=30,
             resume=resume, **settings,
         )
-        self._key, self._model = key, model
+        self._key, self._body = key, body
         self._parts = made = app.make(config, listener, folder / "lb.sock")
         card = {"id": "base", "object": "model", "owned_by": "vllm", "root": "base", "parent": None}
         backend = BackendSpec("instance_0", 1, "ready", "http", "127.0.0.1", 9, "127.0.0.1", models=(card,))
@@ -109,7 +110,7 @@ class Inside:
         self._run({"stream": True, "max_tokens": chunks, "temperature": 0.001}, reads)
 
     def _run(self, body: dict[str, Any], reads: list[bytes]) -> None:
-        request = load.request({**body, "model": self._model}, self._key)
+        request = load.request({**body, **self._body}, self._key)
         for client in self._clients:
             client.data_received(_copy(request))
         for read in reads:

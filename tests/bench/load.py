@@ -1,7 +1,7 @@
 """A closed-loop load generator on bare sockets. ``python load.py PORT '{"connections": …}'`` prints one JSON line.
 
 Scenarios: ``small`` (requests, connections), ``streams`` (connections, chunks, gap, rounds, slow: whether one further
-client asks for 50 MB and stops reading). ``key`` and ``model``: what clients show and ask for.
+client asks for 50 MB and stops reading). ``key``: what clients show, ``body``: more of what they ask.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Results:
 async def run(port: int, wanted: dict[str, Any]) -> dict[str, Any]:
     loop, results = asyncio.get_running_loop(), Results()
     streamed = wanted["scenario"] == "streams"
-    body: dict[str, Any] = {"model": wanted.get("model", "base"), "max_tokens": 16}
+    body: dict[str, Any] = {**wanted.get("body", {}), "max_tokens": 16}
     if streamed:
         body |= {"stream": True, "max_tokens": wanted["chunks"], "temperature": wanted["gap"]}
     data = request(body, wanted.get("key", "none"))
