@@ -27,7 +27,8 @@ from worker.probe import ProbeFailed
 
 
 class Rollouts:
-    """``inventory`` is what holds, ``agents`` bring it to the workers."""
+    """``inventory`` is what holds, ``agents`` bring it to the workers. One method more than a class should have: each
+    change that can be asked for is one, and each begins as the others do."""
 
     def __init__(
         self, inventory: Inventory, agents: Agents, intake: Intake, effects: Effects, report: AdapterReport,

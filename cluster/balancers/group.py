@@ -60,7 +60,10 @@ class GroupObserver(Protocol):
 class BalancerGroup:
     """``config.processes`` balancer processes, and those that were replaced and finish what they have. ``emit`` gets
     sentences for people. ``drain_timeout``: how long (s) a request may go on in one that was replaced; ``standby``:
-    whether another process waits to take the place of one that dies. ``feed``: what they are told."""
+    whether another process waits to take the place of one that dies. ``feed``: what they are told.
+
+    More methods than a class should have: slots, replacements, adoption and the standby have classes of their own, and
+    this is where what one of them does meets the others."""
 
     def __init__(
         self, state: StateDir, config: BalancerConfig, store: Records, observer: GroupObserver, emit: Emit,

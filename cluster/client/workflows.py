@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Mapping
 from typing import Any, TypeVar
 
 from cluster.client.core import SLOW, Call, ClusterError, Foreign, as_object, no_result, parsed
-from cluster.client.results import Status
+from cluster.client.status import Status
 
 T = TypeVar("T")
 

@@ -39,7 +39,10 @@ _MOST_OVER = 64
 
 
 class WaitingQueue:
-    """A `RequestAdmission`. ``wants`` is told of what nobody holds and somebody waits for."""
+    """A `RequestAdmission`. ``wants`` is told of what nobody holds and somebody waits for.
+
+    More methods than a class should have: order, waits, rates and seats are decided elsewhere, but a request that
+    comes, leaves or gets a seat changes all of what is waiting here, in one turn."""
 
     def __init__(
         self, router: Router, pool: Pool, metrics: QueueMetrics, concurrency: Concurrency, limits: QueueLimits, *,

@@ -48,7 +48,8 @@ class Link:
     keys, ``refusals()`` tells whom it is time to tell of as refused, ``limits()`` how it is with limits that other
     machines share, None where none do, ``demand()`` what waits: ``queued``, ``unread`` and ``models`` of a report.
     ``snapshot`` is the supervisor's last word; ``alive`` whether there is a supervisor; ``retired`` is set when it has
-    said that another takes the connections: a request may go on for ``drain_timeout`` seconds."""
+    said that another takes the connections: a request may go on for ``drain_timeout`` seconds.
+    One method more than a class should have: they are the two directions of one connection."""
 
     def __init__(
         self, pool: Pool, listeners: Sequence[socket.socket], path: Path,

@@ -48,7 +48,8 @@ class Wrapped(Protocol):
 
 class TlsConnection(asyncio.Protocol, asyncio.Transport):
     """The protocol of the socket's transport, and the transport of ``connection``. ``context`` is asked for when the
-    handshake begins: it may have been replaced. ``crowd`` counts handshakes as it counts uploads."""
+    handshake begins: it may have been replaced. ``crowd`` counts handshakes as it counts uploads.
+    More methods than a class should have: nearly all are those that asyncio asks of a protocol and of a transport."""
 
     __slots__ = (
         "_behind", "_connection", "_context", "_crowd", "_held", "_incoming", "_origin", "_outgoing", "_over", "_raw",

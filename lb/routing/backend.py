@@ -40,7 +40,8 @@ class Backend:
     """One incarnation of one worker: a restarted worker is a new Backend, whose count starts at 0. ``shared`` is None
     for a balancer that is alone. ``on_room`` is called when it may take a request that it could not take before,
     though nobody has said anything new of it. ``limit``: how many requests it may have in flight, through all
-    balancers; None: any number."""
+    balancers; None: any number. Two methods more than a class should have: questions of a line, which who chooses puts
+    to each candidate, and which would cost a call more behind another object."""
 
     __slots__ = (
         "_active", "_adapters", "_leases", "_names", "_on_room", "_shared", "ejection", "endpoint", "failed_at",

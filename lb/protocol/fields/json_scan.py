@@ -70,7 +70,7 @@ _SKIPPED = re.compile(
 
 class JsonScan:
     """`feed` it a body, then ask for its `facts`; what names a model is in ``names`` as soon as it is read. What is
-    beyond ``caps`` is refused."""
+    beyond ``caps`` is refused. More methods than a class should have: each step of the grammar is one."""
 
     __slots__ = (
         "_caps", "_decode", "_depth", "_items", "_key", "_members", "_offset", "_previous", "_rest", "_step", "_steps",

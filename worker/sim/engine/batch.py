@@ -41,7 +41,8 @@ class BatchJob:
 class BatchEngine:
     """``on_first`` is called with a job whose first token is there, ``on_end`` with one whose last is. ``due`` is when
     `advance` has to be called next; `submit`, `cancel` and `hold` may bring it forward. It computes ``most_steps`` at
-    once at most."""
+    once at most. More methods than a class should have: a step touches the batch, the cache and the adapters at once,
+    as an engine's does."""
 
     def __init__(
         self, hardware: EngineCosts, slots: int, host_adapters: int, on_first: Callable[[BatchJob, float], None],
