@@ -1,14 +1,17 @@
-"""Bytecodes and calls into C that one small request takes in the balancer: what a change adds is seen exactly, which
-times on a busy machine do not show. ``python tests/bench/count.py``; ``--gate``: with everything of `gate` on; ``--by
-function``: where they are. Figures of one interpreter: another version compiles otherwise.
+"""Bytecodes and calls into C that one small request takes in the balancer, and one more chunk of a stream: what a
+change adds is seen exactly, which times on a busy machine do not show. ``python tests/bench/count.py``; ``--gate``:
+with everything of `gated` on; ``--by function``: where they are. Figures of one interpreter: another version compiles
+otherwise.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,10 +26,10 @@ import uvloop
 _WARM_UP = 20
 
 
-def count(one: inside.Inside) -> tuple[Counter[str], Counter[str]]:
-    """By function, of one request: bytecodes, and calls of what is written in C."""
+def count(step: Callable[[], None]) -> tuple[Counter[str], Counter[str]]:
+    """By function, of ``step``: bytecodes, and calls of what is written in C."""
     for _ in range(_WARM_UP):
-        one.small()
+        step()
     bytecodes, calls = Counter[str](), Counter[str]()
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:
@@ -40,10 +43,10 @@ def count(one: inside.Inside) -> tuple[Counter[str], Counter[str]]:
             calls[getattr(argument, "__qualname__", str(argument))] += 1
 
     sys.settrace(trace)
-    one.small()
+    step()
     sys.settrace(None)
     sys.setprofile(profile)
-    one.small()
+    step()
     sys.setprofile(None)
     return bytecodes, calls
 
@@ -68,10 +71,14 @@ async def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         one = gate.everything(Path(folder)) if options.gate else inside.Inside(True, 1, Path(folder))
-        bytecodes, calls = count(one)
+        bytecodes, calls = count(one.small)
+        short, long = (count(functools.partial(one.stream, chunks)) for chunks in (inside.SHORT, inside.LONG))
         await one.close()
     _print(bytecodes, "bytecodes", each=options.by is not None)
     _print(calls, "calls into C", each=options.by is not None)
+    for kind, few, many in zip(("bytecodes", "calls into C"), short, long, strict=True):
+        more = (many.total() - few.total()) / inside.CONNECTIONS / (inside.LONG - inside.SHORT)
+        print(f"{more:8.1f} {kind} of a chunk")
 
 
 if __name__ == "__main__":
