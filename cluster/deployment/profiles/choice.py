@@ -54,10 +54,8 @@ def choose(
 
 
 def _demands(when: MachineCondition) -> tuple[float, ...]:
-    """How much of a machine is asked for. Of equals the first in the manifest is taken."""
-    return (
-        bool(when.gpu), when.memory_gb or 0, when.count or 0, bool(when.platform), when.ram_gb or 0, when.cores or 0,
-    )  # fmt: skip
+    """How much is asked for of what machines are chosen for. Of equals the first in the manifest is taken."""
+    return (bool(when.gpu), when.memory_gb or 0, when.count or 0, bool(when.platform))
 
 
 def _none_fits(name: str, machine: MachineSummary, verdicts: Sequence[ProfileVerdict]) -> str:

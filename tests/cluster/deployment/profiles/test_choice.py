@@ -35,7 +35,7 @@ def _entry(**profiles: dict[str, Any]) -> ManifestEntry:
 
 
 ENTRY = _entry(
-    anything={"_": {"engine": "sim"}}, cpu={"cpu": True, "ram_gb": 32}, small={"memory_gb": 24},
+    cpu={"cpu": True, "ram_gb": 32}, anything={"_": {"engine": "sim"}}, small={"memory_gb": 24},
     two={"count": 2, "memory_gb": 24}, big={"memory_gb": 80}, h100={"gpu": ["H100", "H200"], "memory_gb": 80},
     l4={"gpu": "L4", "memory_gb": 24},
 )  # fmt: skip
@@ -108,7 +108,7 @@ def test_of_an_engine_that_was_asked_for_only_its_profiles_count_and_none_at_all
 
 
 def test_an_unknown_profile_names_the_nearest() -> None:
-    with pytest.raises(UsageError, match=r"no profile 'smal' .did you mean 'small'.*there are: anything, cpu") as error:
+    with pytest.raises(UsageError, match=r"no profile 'smal' .did you mean 'small'.*there are: cpu, anything") as error:
         choose("m", ENTRY, _machine(), forced="smal")
     assert error.value.exit_code == 2
     with pytest.raises(UsageError, match="model m has no profile 'x'; there is none"):

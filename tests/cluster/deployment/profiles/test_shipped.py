@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from cluster.deployment.plan import LORA_RANKS
-from cluster.deployment.profiles.choice import _THERE
-from cluster.deployment.profiles.machine import GB
+from cluster.deployment.profiles.choice import _THERE, choose
+from cluster.deployment.profiles.machine import GB, EngineSummary, GpuSummary, MachineSummary
 from cluster.tools.sizing import memory, model
 from cluster.tools.sizing.fit import Hardware, Load, on_cpu, on_gpus, tensor_sizes
 from cluster.tools.sizing.memory import GIB
@@ -56,6 +56,20 @@ def _shape(name: str, profile: HardwareProfile) -> model.ModelShape:
 
 def _load(profile: HardwareProfile, context: int, at_once: int) -> Load:
     return Load(profile.max_loras or 0, profile.max_lora_rank or 16, context, at_once)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "installed", "chosen"),
+    [((), ("vllm", "llamacpp"), "llamacpp"), ((), ("vllm",), "cpu"), ((24,), ("vllm", "llamacpp"), "8gb"),
+     ((4,), ("vllm", "llamacpp"), "llamacpp")],
+)  # fmt: skip
+def test_smollm2_comes_out_of_its_wheel_where_no_gpu_is_better(
+    gpus: tuple[int, ...], installed: tuple[str, ...], chosen: str
+) -> None:
+    engines = {name: EngineSummary(on_gpu=bool(gpus), on_cpu=not gpus) for name in installed}
+    machine = MachineSummary(tuple(GpuSummary("A", size * GB) for size in gpus), 2, 16 * GB, "linux", engines)
+    profile = choose("smollm2", file.entries(None)["smollm2"], machine)
+    assert profile is not None and profile.name == chosen
 
 
 def test_every_entry_is_sized_but_for_the_demo() -> None:
