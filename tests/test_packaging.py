@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from cluster.fleet.placement import Machine, Placement
+from worker.engines.llamacpp import INSTALL_SMOLLM2
 
 pytestmark = pytest.mark.processes
 
@@ -77,6 +78,18 @@ def test_make_up_begins_three_workers_however_many_gpus_there_are(tmp_path: Path
         made_of = Machine(tuple((n, "a GPU") for n in range(gpus)), (0,), 2**37)
         each = int(shared.split()[1]) if shared else 1
         Placement(made_of, ranks=1, per_gpu=each, on_gpu=True, memory_each=2**30, planned=3).require(3)
+
+
+def test_make_try_installs_llama_cpp_and_a_model_without_what_that_asks_for() -> None:
+    """Which would be built from source."""
+    made = subprocess.run(
+        ["make", "-n", "-B", "try", "ARGS=--port 9000"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()  # fmt: skip
+    assert made[-1].split() == [
+        ".venv/bin/clusterctl", "up", "--engine", "llamacpp", "--model", "smollm2", "--instances", "1", "--port", "9000"
+    ]  # fmt: skip
+    assert any("'.[llamacpp]'" in line for line in made)
+    assert INSTALL_SMOLLM2.split()[-1] in next(line for line in made if "--no-deps" in line)
 
 
 def test_the_unit_ends_the_supervisor_alone() -> None:

@@ -61,7 +61,8 @@ def main() -> None:
     for number in range(parser.parse_args().runs):
         with tempfile.TemporaryDirectory() as folder:
             installing, answering, text = run(Path(folder) / "clone")
-        print(f"run {number + 1}: installed in {installing:.1f} s, first answer after {answering:.1f} s: {text}", flush=True)
+        told = f"installed in {installing:.1f} s, first answer after {answering:.1f} s: {text}"
+        print(f"run {number + 1}: {told}", flush=True)
 
 
 if __name__ == "__main__":
