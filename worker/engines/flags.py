@@ -28,6 +28,22 @@ def values(args: Sequence[str], flag: str) -> list[str] | None:
     return found
 
 
+def without(args: Sequence[str], flag: str) -> list[str]:
+    """``args`` without ``flag`` and its values, wherever it stands."""
+    kept: list[str] = []
+    inside = False
+    for word in args:
+        if word.startswith("-") and not _is_number(word):
+            name, equals, _ = word.partition("=")
+            inside = _canonical(name) == flag and not equals
+            if _canonical(name) == flag:
+                continue
+        elif inside:
+            continue
+        kept.append(word)
+    return kept
+
+
 def has(args: Sequence[str], flag: str) -> bool:
     return values(args, flag) is not None
 

@@ -66,7 +66,7 @@ class MlxEngine:
         })  # fmt: skip
         env = models.environment(spec, environ, slot) | {key_guard.KEY: api_key}
         argv = [sys.executable, "-m", "worker.engines.foreign.mlx", serving.to_json()]
-        return Command((*argv, *wanted, *spec.extra_args), env)
+        return Command((*argv, *wanted, *models.own_args(spec)), env)
 
 
 ENGINE = MlxEngine()

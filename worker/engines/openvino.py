@@ -73,7 +73,7 @@ class OpenVinoEngine:
         else:
             argv += ["--source_model", spec.model, "--model_repository_path", "models", "--task", "text_generation"]
         env = models.environment(spec, environ, slot) | {key_guard.KEY: api_key}
-        return Command((*argv, *spec.extra_args), env)
+        return Command((*argv, *models.own_args(spec)), env)
 
 
 ENGINE = OpenVinoEngine()

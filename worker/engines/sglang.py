@@ -55,8 +55,9 @@ class SglangEngine:
             context=models.context(Path(spec.model)), cores=tuple(core for rank in slot.cores for core in rank),
         )  # fmt: skip
         wanted = ["--model-path", spec.model, "--host", endpoint.host, "--port", str(endpoint.port)]
+        wanted += ["--served-model-name", _NAME]
         wanted += flags.unless_given(spec.extra_args, {
-            "--served-model-name": (_NAME,), "--max-running-requests": (str(seats),),
+            "--max-running-requests": (str(seats),),
             "--tp-size": (str(spec.tensor_parallel_size),),
             **({"--mem-fraction-static": (f"{memory_share(slot.share):.2f}",)} if slot.share > 1 else {}),
             **({"--device": ("cpu",)} if not slot.gpus else {}),
@@ -64,7 +65,7 @@ class SglangEngine:
         })  # fmt: skip
         env = models.environment(spec, environ, slot) | {key_guard.KEY: api_key}
         argv = [*models.served_by(serving), "-m", "sglang.launch_server"]
-        return Command((*argv, *wanted, *spec.extra_args), env)
+        return Command((*argv, *wanted, *models.own_args(spec)), env)
 
 
 ENGINE = SglangEngine()

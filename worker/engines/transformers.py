@@ -84,7 +84,7 @@ class TransformersEngine:
         if not slot.gpus:
             env.setdefault("OMP_NUM_THREADS", str(len(cores) or 1))
         argv = [*models.served_by(serving), "transformers", "serve", spec.model]
-        return Command((*argv, *wanted, *spec.extra_args), env)
+        return Command((*argv, *wanted, *models.own_args(spec)), env)
 
 
 ENGINE = TransformersEngine()

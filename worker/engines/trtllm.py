@@ -59,7 +59,7 @@ class TrtllmEngine:
                 wanted += [flag, value]
         env = models.environment(spec, environ, slot) | {key_guard.KEY: api_key}
         argv = [*models.served_by(serving), "trtllm-serve", "serve", spec.model]
-        return Command((*argv, *wanted, *spec.extra_args), env)
+        return Command((*argv, *wanted, *models.own_args(spec)), env)
 
 
 ENGINE = TrtllmEngine()

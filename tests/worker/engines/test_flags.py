@@ -56,3 +56,11 @@ def test_what_is_no_positive_whole_number_is_refused(value: str) -> None:
 def test_a_flag_without_its_number_is_refused() -> None:
     with pytest.raises(UsageError, match="--max-loras"):
         flags.integer(["--max-loras"], "--max-loras", 1)
+
+
+@pytest.mark.parametrize(("args", "left"), [
+    (["--a", "1", "--name", "x", "y", "--b"], ["--a", "1", "--b"]), (["--name=x", "z", "--b"], ["z", "--b"]),
+    (["--name"], []), (["--name", "-1", "--b", "--name", "c"], ["--b"]), (["x", "--a_b"], ["x", "--a_b"]), ([], []),
+])  # fmt: skip
+def test_a_flag_is_taken_out_with_its_values(args: list[str], left: list[str]) -> None:
+    assert flags.without(args, "--name") == left

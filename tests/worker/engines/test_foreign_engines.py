@@ -44,6 +44,12 @@ def test_a_worker_knows_its_names_its_cores_and_how_long_its_model_is(engine: An
 
 
 @pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: str(engine.name))
+def test_names_are_not_the_engines_business(engine: Any) -> None:
+    command = _command(engine, "--served-model-name", "demo", "alias", "--own", "x")
+    assert command.argv[-2:] == ("--own", "x") and command.argv[4:].count("alias") == 0
+
+
+@pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: str(engine.name))
 def test_it_says_what_it_cannot(engine: Any) -> None:
     able = engine.capabilities
     assert not (able.lora or able.token_ids or able.detokenize or able.progress or able.embeddings)

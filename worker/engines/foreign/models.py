@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from config import bounded
-from worker.engines import base
+from worker.engines import base, flags
 from worker.engines.foreign.rules import RequestRules, Serving
 from worker.spec import EngineSpec, Slot
 
@@ -26,6 +26,11 @@ def rules_of(engine: str) -> RequestRules:
 def served_by(serving: Serving) -> list[str]:
     """How a console script is run behind the guard."""
     return [sys.executable, "-m", "worker.engines.foreign.serve", serving.to_json()]
+
+
+def own_args(spec: EngineSpec) -> list[str]:
+    """The engine's own flags. What clients call the model is answered in front of it."""
+    return flags.without(spec.extra_args, "--served-model-name")
 
 
 def environment(spec: EngineSpec, environ: Mapping[str, str], slot: Slot) -> dict[str, str]:
