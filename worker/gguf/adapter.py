@@ -16,7 +16,7 @@ from worker.gguf.writer import GgufTensor, Typed
 _MATRIX = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.default)?\.weight")
 
 #: Architectures whose modules have the names of `weights.gguf_name`.
-_KNOWN = weights.PERMUTED | {"qwen2", "qwen3", "gemma", "gemma2", "gemma3", "mistral3", "exaone4", "smollm3"}
+_KNOWN = weights.PERMUTED | {"qwen2", "qwen3", "gemma", "gemma2", "gemma3"}
 
 
 def convert(folder: Path, base: GgufHeader, out: Path) -> None:
