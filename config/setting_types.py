@@ -18,7 +18,7 @@ from config import model_names, schedule
 from config.identity.secret import clean
 from config.model_names import NAME
 from config.store_url import StoreUrl
-from config.topology import STRATEGIES
+from config.topology import AUTO_STRATEGY, STRATEGIES
 
 #: Other programs' words for what is logged, by ours; numbers are those of Python's logging.
 _LEVELS = {
@@ -261,6 +261,9 @@ Share = Annotated[float | None, BeforeValidator(part)]
 InferenceMode = Annotated[Literal["single", "multi_instance", "load_balance"] | None, BeforeValidator(_mode)]
 AccessLog = Annotated[str, BeforeValidator(_share)]
 Strategy = Annotated[Literal[STRATEGIES], BeforeValidator(_any_case)]  # type: ignore[valid-type]
+ClusterStrategy = Annotated[
+    Literal[(AUTO_STRATEGY, *STRATEGIES)], BeforeValidator(_any_case)  # type: ignore[valid-type]
+]
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_level)]
 LogLevelOrNone = Annotated[
     Literal["debug", "info", "warning", "error"] | None, BeforeValidator(lambda value: value and _level(value))

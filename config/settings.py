@@ -76,7 +76,9 @@ class Settings(BaseSettings):
     )
     tls_key: t.PathOrNone = t.balancer(None, "PEM file with its private key")
     tls_client_ca: t.PathOrNone = t.balancer(None, "PEM file of authorities; clients need a certificate of theirs")
-    strategy: t.Strategy = t.at_once("least_connections", "how requests are spread")
+    strategy: t.ClusterStrategy = t.at_once(
+        "auto", "how requests are spread; auto is adaptive while adapters outnumber slots, else least_connections"
+    )
     routes: t.ModelRoutes = t.at_once({}, "names that choose a model by what the last user message says")
     aliases: t.ModelAliases = t.at_once({}, "other names of models, or of several by weights: a=90,b=10")
     gpus: t.Gpus = t.fixed(None, "GPU indices to use; default all")

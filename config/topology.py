@@ -271,10 +271,13 @@ def _tuples(data: dict[str, Any]) -> dict[str, Any]:
 #: The one that adapters are placed for.
 ADAPTIVE = "adaptive"
 
+#: What a cluster may be told instead: `adaptive` while adapters outnumber the slots of an engine, the default else.
+AUTO_STRATEGY, PLAIN = "auto", "least_connections"
+
 #: The strategies' names live in the contract: the command line must know them without importing the balancer.
 STRATEGIES = (
     "round_robin",
-    "least_connections",
+    PLAIN,
     "weighted",
     "random",
     "response_time",

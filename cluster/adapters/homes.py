@@ -78,7 +78,8 @@ class Homes:
         """Of each adapter, with what its rank costs the others."""
         kept = math.exp(-seconds / _MEMORY_S)
         new = (1 - kept) / seconds if seconds > 0 else 0.0
-        self._rates = {name: kept * self._rates.get(name, 0.0) + new * work.get(name, 0.0) for name in ranks}
+        # In the order of names: sums depend on theirs in the last digit, and counts on sums.
+        self._rates = {name: kept * self._rates.get(name, 0.0) + new * work.get(name, 0.0) for name in sorted(ranks)}
         return {name: rate * (1 + _RANK_TAX * ranks[name]) for name, rate in self._rates.items()}
 
     def _patient(self, counts: Mapping[str, int]) -> dict[str, int]:

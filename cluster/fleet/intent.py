@@ -12,6 +12,7 @@ from cluster.fleet.groups import DEFAULT, InstanceDesired, WorkerGroup, group_of
 from cluster.fleet.instance import Instance
 from cluster.fleet.model_names import ModelNames
 from cluster.fleet.states import DesiredState
+from config.topology import AUTO_STRATEGY
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -138,7 +139,9 @@ class Intent:
             "weights": dict(self.weights),
             "drained": self.cordons.durable(),
         }
-        return {"desired": desired, "strategy": self.strategy, "model_names": self.names.durable()}
+        # Not by name: an earlier release has none of that name, and takes "" for the default that it has.
+        kept = "" if self.strategy == AUTO_STRATEGY else self.strategy
+        return {"desired": desired, "strategy": kept, "model_names": self.names.durable()}
 
     def restore(self, kept: Mapping[str, Any], strategy: str | None) -> None:
         """What an earlier supervisor wrote under ``desired`` and ``strategy``, less what was drained: the first backend

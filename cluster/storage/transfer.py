@@ -90,7 +90,7 @@ def contents(db: sqlite3.Connection) -> Contents:
         return Contents(imported["instances"], imported["weights"], imported["strategy"], adapters, keys, names)
     wanted = desired.get("instances")
     instances = None if wanted is None else sum(group_of(name) == DEFAULT for name in wanted)
-    return Contents(instances, desired.get("weights", {}), values.get("strategy"), adapters, keys, names)
+    return Contents(instances, desired.get("weights", {}), values.get("strategy") or None, adapters, keys, names)
 
 
 def damaged(found: Contents) -> list[str]:

@@ -157,7 +157,7 @@ class Assembly:
         return Residency(
             self.inventory, lambda: [each for each in self._everybody() if self.agents.get(each.id) is not None],
             lambda name: name in self.fleet.intent.cordons,
-            lambda: self.fleet.intent.strategy == ADAPTIVE and len(self.revisions.plans) == 1, self.agents.look_again,
+            lambda: self.backends.strategy() == ADAPTIVE and len(self.revisions.plans) == 1, self.agents.look_again,
             self.clock.now,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,7 +13,7 @@ from cluster.deployment.revisions import Revisions
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.instance import HeldAdapters, Instance
 from cluster.monitoring.external import ExternalBackend
-from config.topology import ADAPTIVE, BackendSet, BackendSpec, OfferedModel
+from config.topology import ADAPTIVE, AUTO_STRATEGY, PLAIN, BackendSet, BackendSpec, OfferedModel
 
 Cards = tuple[dict[str, Any], ...]
 
@@ -27,6 +28,19 @@ class Backends:
     revisions: Revisions
     offered: Callable[[], tuple[OfferedModel, ...]]
 
+    def strategy(self) -> str:
+        """The one in force. With slots to spare `adaptive` has little to go by, and near its limit a cluster with one
+        adapter or none carries a little less by it."""
+        wanted = self.fleet.intent.strategy
+        if wanted != AUTO_STRATEGY:
+            return wanted
+        adapters = Counter(adapter.group for adapter in self.inventory.everything.adapters.values())
+        crowded = any(
+            not plan.no_lora and adapters[name] > plan.spec.max_loras
+            for name, plan in self.revisions.plans.items()
+        )
+        return ADAPTIVE if crowded else PLAIN
+
     def as_of(self, version: tuple[int, int]) -> BackendSet:
         """All upstreams as of now, under that version."""
         intent = self.fleet.intent
@@ -38,7 +52,7 @@ class Backends:
             for backend in self.external
         ]
         return BackendSet(
-            epoch=version[0], revision=version[1], strategy=intent.strategy,
+            epoch=version[0], revision=version[1], strategy=self.strategy(),
             backends=(*(self._backend(i) for i in self.fleet.instances.values() if i.spec), *external),
             shutting_down=intent.desired.shutting_down,
             registered=self._registered(), names=intent.names.in_force(), homes=self._homes(), ranks=self._ranks(),
@@ -65,7 +79,7 @@ class Backends:
 
     def _ranks(self) -> dict[str, int]:
         """Only where somebody goes by them."""
-        if self.fleet.intent.strategy != ADAPTIVE:
+        if self.strategy() != ADAPTIVE:
             return {}
         return {name: adapter.current.rank for name, adapter in self.inventory.everything.adapters.items()}
 

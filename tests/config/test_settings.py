@@ -37,7 +37,7 @@ def _refusal(flags: dict[str, Any], config: Path | None = None) -> str:
 def test_without_anything_the_defaults_hold() -> None:
     got = load({})
     assert (got.instances, got.engine, got.host, got.port) == (1, "vllm", "127.0.0.1", 8000)
-    assert (got.strategy, got.health_interval, got.health_failures) == ("least_connections", 2.0, 3)
+    assert (got.strategy, got.health_interval, got.health_failures) == ("auto", 2.0, 3)
     assert (got.drain_timeout, got.queue_timeout, got.startup_timeout) == (30.0, 30.0, 600.0)
 
 

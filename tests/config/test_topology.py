@@ -67,7 +67,7 @@ def test_every_state_the_contract_names_is_a_state_of_a_worker() -> None:
 
 
 def test_the_settings_know_exactly_the_contracts_strategies() -> None:
-    assert get_args(Settings.model_fields["strategy"].annotation) == topology.STRATEGIES
+    assert get_args(Settings.model_fields["strategy"].annotation) == ("auto", *topology.STRATEGIES)
 
 
 def test_nothing_of_a_backend_is_lost_in_its_json() -> None:

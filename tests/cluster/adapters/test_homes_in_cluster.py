@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from adapterfakes import make_adapter
+from cluster.fleet.intent import Intent
+from cluster.fleet.states import DesiredState
 from config.topology import BackendSet
 from inprocess import InProcess, running, until
 from worker.demo import model_path
@@ -169,3 +171,31 @@ async def test_a_new_version_is_on_all_workers_or_on_none_and_then_on_its_home(s
         paths = {engine.adapters["a3"] for engine in map(cluster.engine, held(cluster)) if "a3" in engine.adapters}
         assert paths == {cluster.parts.inventory.registry.adapters["a3"].current.path}
         assert await cluster.complete("a3") == 200
+
+
+async def test_without_a_word_about_it_the_strategy_follows_from_how_many_adapters_there_are(start: Start) -> None:
+    """Two slots each: from the third adapter on, and no more when it is gone; a word holds whatever there is."""
+    async with start(strategy="auto") as cluster:
+        assert told(cluster).strategy == "adaptive" and set(told(cluster).ranks) == set(NAMES)
+        await ask_all(cluster)
+        await at_home(cluster)
+        for name in NAMES[2:]:
+            assert (await cluster.post("/v1/unload_lora_adapter", {"lora_name": name}))[0] == 200
+            assert told(cluster).strategy == ("adaptive" if name != NAMES[-1] else "least_connections")
+        assert told(cluster).homes == told(cluster).ranks == {}
+        assert (await cluster.status())["load_balancer_strategy"] == "least_connections"
+        assert [await cluster.complete(name) for name in NAMES[:2]] == [200, 200]
+        assert cluster.parts.fleet.intent.durable()["strategy"] == ""  # which an earlier release understands
+        assert (await cluster.post("/v1/cluster/strategy", {"strategy": "random"}))[0] == 200
+        assert told(cluster).strategy == cluster.parts.fleet.intent.durable()["strategy"] == "random"
+        applied = {"settings": {"strategy": "auto"}}
+        assert (await cluster.post("/v1/cluster/apply", applied))[0] == 202
+        assert told(cluster).strategy == "least_connections"
+
+
+def test_a_cluster_that_runs_keeps_the_strategy_that_it_has() -> None:
+    """What an earlier release stored, whose default that was, is restored; so is what was chosen by nobody."""
+    for kept, strategy in (("least_connections", "least_connections"), ("", "auto"), (None, "auto")):
+        intent = Intent(DesiredState(), {}, "auto")
+        intent.restore({}, kept)
+        assert intent.strategy == strategy
