@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 import sim
+from sim import scenarios
 from sim.autoscaling import RULES, DayRun, day
 from sim.capacity import Capacity, arrivals, capacities
 from sim.comparison import OURS, POLICIES, TPOT, TTFT, Sustained, compare, vary
@@ -110,6 +111,25 @@ def sweep(trace: Path, rows: int, factor: float, only: str) -> None:
         ours, best = row.goodput[OURS], row.goodput[row.best]
         said = "" if ours >= best - 0.005 else "**behind**"
         click.echo(f"| {row.scenario.vary} | {row.speed:.2f} | {ours:.1%} | {best:.1%} ({row.best}) | {said} |")
+
+
+@main.command()
+@click.argument("trace", type=_TRACE)
+@click.option("--rows", default=4000, show_default=True, help="Of the trace, from its beginning.")
+@click.option("--speed", "speeds", multiple=True, default=(8.0, 16.0, 20.0), show_default=True, type=float)
+def spare(trace: Path, rows: int, speeds: tuple[float, ...]) -> None:
+    """Beside least connections where no adapter waits for a slot."""
+    click.echo("| with | load (x) | policy | good | TTFT p50, p99 (ms) | a token p50, p99 (ms) |")
+    click.echo("|---|---|---|---|---|---|")
+    for scenario in scenarios.spare(read(trace)[:rows]):
+        for speed in speeds:
+            for name in ("least connections", OURS):
+                result = run(scenario.workload.at(speed), POLICIES[name], scenario.setting)
+                paces = sorted(result.tpot)
+                ttft = ", ".join(f"{1000 * result.percentile(share):.0f}" for share in (0.5, 0.99))
+                pace = ", ".join(f"{1000 * paces[int(share * len(paces))]:.1f}" for share in (0.5, 0.99))
+                good = result.goodput(TTFT, TPOT)
+                click.echo(f"| {scenario.vary} | {speed:g} | {name} | {good:.1%} | {ttft} | {pace} |")
 
 
 @main.command()

@@ -64,6 +64,14 @@ class Scenario:
     setting: Setting = field(default_factory=lambda: Setting(H100_8B))
 
 
+def spare(rows: Sequence[TraceRow]) -> list[Scenario]:
+    """No more adapters than slots."""
+    return [
+        Scenario(f"{count} adapters, {slots} slots", Workload(rows, count), Setting(H100_8B, slots=slots))
+        for count, slots in ((0, 8), (1, 8), (4, 16), (8, 8), (32, 32))
+    ]
+
+
 def sweep(rows: Sequence[TraceRow]) -> list[Scenario]:
     """One thing at a time is changed."""
     base, setting = Workload(rows), Setting(H100_8B)

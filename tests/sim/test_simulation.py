@@ -94,6 +94,9 @@ def test_the_commands_print_their_tables() -> None:
         main, ["many", trace, "--requests", "2000", "--workers", "20", "--adapters", "20"], catch_exceptions=False
     )
     assert told.output.startswith("2000 requests, 20 workers")
+    told = CliRunner().invoke(main, ["spare", trace, "--speed", "4"], catch_exceptions=False)
+    good = [float(line.split("|")[4].strip(" %")) for line in told.output.splitlines()[2:]]
+    assert len(good) == 10 and min(good) > 90
 
 
 def test_a_plan_has_as_many_workers_as_it_takes_and_no_more() -> None:
