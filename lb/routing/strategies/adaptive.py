@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from operator import attrgetter
 from random import Random
 from typing import NamedTuple
@@ -36,8 +36,9 @@ _order = attrgetter("order")
 @dataclass(frozen=True, slots=True)
 class AdaptiveParams:
     """Weights of a cost in seconds: of those in the batch for the time that their steps stop, and for steps that take
-    longer by a larger rank; of the request itself for a slow batch; of one more in a batch; of a wait for a slot. And
-    what a home is preferred by (s)."""
+    longer by a larger rank; of the request itself for a slow batch; of one more in a batch; of a wait for a slot;
+    ``lost``: of the wait of one whose prompt alone takes longer than ``goal`` (s). ``late``: what a wait past that
+    costs any other (s); ``home``: what a home is preferred by (s)."""
 
     stop: float = 0.3
     slower: float = 1.0
@@ -45,9 +46,12 @@ class AdaptiveParams:
     crowd: float = 1.0
     slot: float = 0.7
     home: float = 0.3
+    goal: float = 2.0
+    lost: float = 0.3
+    late: float = 2.0
 
     def __post_init__(self) -> None:
-        if min(self.stop, self.slower, self.slow, self.crowd, self.slot, self.home) < 0:
+        if min(astuple(self)) < 0:
             raise ValueError("weights have to be at least 0")
 
 
@@ -164,7 +168,11 @@ class Adaptive(Strategy):
         if blocks and blocks[0] in view.prefixes.items:
             tokens = max(1, tokens - view.matched(blocks))
         read = tokens * prefill
-        prompts = view.backlog * prefill + read
+        goal, prompts = params.goal, view.backlog * prefill + read
+        if read > goal:
+            prompts -= (1 - params.lost) * (prompts - read)
+        elif prompts > goal:
+            prompts += params.late
         adapter, top = features.adapter, view.top
         load = slot = 0.0
         rank = top

@@ -94,6 +94,17 @@ def test_at_home_rather_than_elsewhere() -> None:
     assert made.choose([one, other], ask("poet"))[1] is not None
 
 
+def test_what_can_be_in_time_is_and_what_cannot_keeps_out_of_the_way() -> None:
+    one, other = backend(1, None), backend(2, None)
+    made = strategy(one, other)
+    send(made, one, ask(None, 45_000))  # 1.8 s of prompts
+    for _ in range(20):
+        send(made, other, ask(None, 1_500))  # 1.2 s, and a batch of twenty that stops meanwhile
+    assert made.choose([one, other], ask(None, 4_000))[0] is one
+    assert made.choose([one, other], ask(None, 8_000))[0] is other  # there it would be late
+    assert made.choose([one, other], ask(None, 60_000))[0] is one  # it is late wherever it is
+
+
 def test_one_more_in_a_batch_costs_those_that_are_there() -> None:
     one, other = backend(1, None), backend(2, None)
     made = strategy(one, other)
