@@ -154,6 +154,10 @@ def test_what_llama_cpp_has_no_word_for_is_refused(cluster: Cluster) -> None:
     answer = cluster.complete(bad_words=["a"])
     assert answer.status_code == 400
     assert "bad_words" in answer.json()["error"]["message"]
+    tools = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
+    refused = cluster.post("/v1/chat/completions", {"messages": QUESTION, "tools": tools})
+    assert refused.status_code == 400
+    assert "knows no tools" in refused.json()["error"]["message"]
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {
         "type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"], "additionalProperties": False,
     }}}  # fmt: skip

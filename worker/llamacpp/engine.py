@@ -27,13 +27,15 @@ from worker.sim.errors import ApiError, EngineDead, internal, unknown_model
 
 
 class LlamaEngine:
-    """``adapters``: name: folder. ``failed`` is set when the server has ended by itself."""
+    """``adapters``: name: folder. ``failed`` is set when the server has ended by itself. ``knows_tools``: the model's
+    chat template has a place for them."""
 
     def __init__(self, settings: LlamaSettings, header: GgufHeader) -> None:
         self.settings, self._header = settings, header
         self.adapters: dict[str, str] = {}
         self.counts = LlamaCounts()
         self.failed = asyncio.Event()
+        self.knows_tools = False
         self._native: NativeServer | None = None
         self._slots = asyncio.Semaphore(settings.slots)
         self._changing = asyncio.Lock()
@@ -53,6 +55,8 @@ class LlamaEngine:
     async def open(self) -> None:
         """Raises CannotStart, and ApiError for an adapter it was told to begin with."""
         await self._swap(dict(self.settings.adapters))
+        told = (await self.native.ask("/props")).get("chat_template_caps") or {}
+        self.knows_tools = bool(told.get("supports_tools"))
 
     async def close(self) -> None:
         await self._tasks.close()

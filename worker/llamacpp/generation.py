@@ -174,6 +174,8 @@ async def _tools(
 ) -> web.StreamResponse:
     """A chat that may call tools: llama.cpp's own answer, under the name of our model."""
     engine = http.app[ENGINE]
+    if not engine.knows_tools:  # llama.cpp would leave them out of the prompt without a word
+        raise ApiError("the chat template of this model knows no tools")
     if request.n > 1 or request.ids or request.logprobs is not None:
         raise ApiError("with tools, llama.cpp gives one answer, without ids of tokens and log probabilities")
     native = {**request.native, **tools.offered(body), "messages": body["messages"], "stream": True}
