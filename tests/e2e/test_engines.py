@@ -1,8 +1,9 @@
-"""Clusters of engines that are not vLLM, through the `openai` client: what they can is as with vLLM, and what they
-cannot ends in words."""
+"""One cluster with models on engines that are not vLLM, through the `openai` client: what they can is as with vLLM, and
+what they cannot ends in words."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -22,13 +23,21 @@ _FRANCE: list[Any] = [{"role": "user", "content": "The capital of France is"}]
 _ENDLESS: dict[str, Any] = {"max_tokens": 1900, "logit_bias": {"2": -100}, "temperature": 0}
 
 
-@pytest.fixture(scope="module", params=["transformers", "mlx"])
-def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    cluster = Cluster(tmp_path_factory.mktemp(request.param), free_port())
+#: Models by the engine of their workers.
+_MODELS = {
+    engine: {"path": "demo", "engine": engine, "instances": 2, "on_demand": False} for engine in ("transformers", "mlx")
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    folder = tmp_path_factory.mktemp("engines")
+    (folder / "cluster.yaml").write_text(json.dumps({"models": _MODELS}))
+    cluster = Cluster(folder, free_port())
     try:
-        up = cluster.up("--engine", request.param, "--instances", "2", timeout=200)
+        up = cluster.up("--config", str(folder / "cluster.yaml"), timeout=200)
         assert up.returncode == 0, up.stderr
-        cluster.wait_ready(2, 120)
+        cluster.wait_ready(4, 150)
         yield cluster
     finally:
         cluster.close()
@@ -39,11 +48,14 @@ def client(cluster: Cluster) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{cluster.url}/v1", api_key="none", max_retries=0, timeout=60)
 
 
-def test_chats_are_answered_whole_and_streamed_more_at_a_time_than_it_computes(client: openai.OpenAI) -> None:
-    assert [card.id for card in client.models.list()] == ["demo"]
+@pytest.mark.parametrize("model", _MODELS)
+def test_chats_are_answered_whole_and_streamed_more_at_a_time_than_it_computes(
+    cluster: Cluster, client: openai.OpenAI, model: str
+) -> None:
+    assert {card.id for card in client.models.list()} >= set(_MODELS)
 
     def ask(stream: bool) -> str:
-        made: Any = client.chat.completions.create(model="demo", messages=_FRANCE, temperature=0, stream=stream)
+        made: Any = client.chat.completions.create(model=model, messages=_FRANCE, temperature=0, stream=stream)
         if not stream:
             return str(made.choices[0].message.content)
         return "".join(chunk.choices[0].delta.content or "" for chunk in made if chunk.choices)
@@ -51,22 +63,26 @@ def test_chats_are_answered_whole_and_streamed_more_at_a_time_than_it_computes(c
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(ask, [True, False] * 12))
     assert set(answers) == {"The capital of France is Paris. It lies on the river Seine."}
+    assert cluster.ask("GET", "/metrics").status_code == 200  # to which such workers have nothing to say
 
 
-def test_what_it_cannot_do_is_said(cluster: Cluster, client: openai.OpenAI) -> None:
+@pytest.mark.parametrize("model", _MODELS)
+def test_what_it_cannot_do_is_said(cluster: Cluster, client: openai.OpenAI, model: str) -> None:
     with pytest.raises(openai.NotFoundError):
         client.chat.completions.create(model="other", messages=_FRANCE)
     with pytest.raises(openai.BadRequestError, match="does not support it"):
-        client.chat.completions.create(model="demo", messages=_FRANCE, response_format={"type": "json_object"})
-    refused = cluster.run("lora", "load", "pirate", "/none/such")
-    assert refused.returncode != 0 and "takes no adapters" in refused.stderr
+        client.chat.completions.create(model=model, messages=_FRANCE, response_format={"type": "json_object"})
+    adapter = {"lora_name": "pirate", "lora_path": "/none/such", "model": model}
+    refused = cluster.post("/v1/load_lora_adapter", adapter)
+    assert refused.status_code == 409 and "takes no adapters" in refused.text
 
 
+@pytest.mark.parametrize("model", _MODELS)
 def test_a_stream_whose_worker_dies_ends_with_an_error_and_the_next_is_served(
-    cluster: Cluster, client: openai.OpenAI
+    cluster: Cluster, client: openai.OpenAI, model: str
 ) -> None:
-    before = cluster.wait_ready(2, 60)["instances"]
-    stream: Any = client.chat.completions.create(model="demo", messages=_FRANCE, stream=True, **_ENDLESS)
+    before = cluster.wait_ready(4, 60)["instances"]
+    stream: Any = client.chat.completions.create(model=model, messages=_FRANCE, stream=True, **_ENDLESS)
     came = [next(stream).choices[0].delta.content for _ in range(5)]
     assert any(came)
     (busy,) = [name for name, one in poll(lambda: _busy(cluster), 5, "a worker with a request").items()]
@@ -74,9 +90,9 @@ def test_a_stream_whose_worker_dies_ends_with_an_error_and_the_next_is_served(
     with pytest.raises(openai.APIError) as error:
         list(stream)
     assert "lost" in str(error.value) or "worker" in str(error.value), str(error.value)
-    answer = client.chat.completions.create(model="demo", messages=_FRANCE, temperature=0)
+    answer = client.chat.completions.create(model=model, messages=_FRANCE, temperature=0)
     assert answer.choices[0].finish_reason == "stop"
-    after = cluster.wait_ready(2, 60)["instances"]
+    after = cluster.wait_ready(4, 60)["instances"]
     assert after[busy]["pid"] != before[busy]["pid"]
 
 
