@@ -105,22 +105,25 @@ class _PeerRing:
             self.owner, self.at = cells[_OWNER], cells[_HEAD]
             yield owner, None
             return
-        records: list[list[int]] = []
-        at, head = self.at, cells[_HEAD]
-        while at < head and head - at <= _CELLS:
-            size = cells[_FIRST + at % _CELLS]
-            if not 0 < size < MOST:
-                break
-            records.append([cells[_FIRST + n % _CELLS] for n in range(at + 1, at + 1 + size)])
-            at += 1 + size
+        values = self._values(self.at, head := cells[_HEAD])
         # What the writer has begun since may lie over what was read.
-        if at != head or cells[_HEAD] - self.at > _CELLS - MOST:
+        if values is None or cells[_HEAD] - self.at > _CELLS - MOST:
             self.at = cells[_HEAD]
             yield owner, None
             return
-        self.at = at
-        for record in records:
-            yield owner, record
+        self.at, at = head, 0
+        while at < len(values):
+            size = values[at]
+            yield owner, values[at + 1 : at + 1 + size]
+            at += 1 + size
+
+    def _values(self, begin: int, end: int) -> list[int] | None:
+        """Those between, which were written one after the other; None where that was too long ago."""
+        if not 0 < end - begin <= _CELLS:
+            return None
+        begin, end = begin % _CELLS, end % _CELLS
+        ring = self.cells[_FIRST:]
+        return ring[begin:end].tolist() if begin < end else ring[begin:].tolist() + ring[:end].tolist()
 
 
 def _beside(counters: Path) -> Path:
