@@ -33,7 +33,8 @@ _LINES = 15
 
 
 def start(settings: Settings) -> int:
-    """0 once a worker is ready; 1 with the reason if none is in time. Raises UsageError before anything starts."""
+    """0 once a worker is ready, or if all come on demand only; 1 with the reason if none is in time. Raises UsageError
+    before anything starts."""
     plan.make(settings)
     state = StateDir(settings.state_directory())
     lock(state).close()  # one that lives already is reported here, in one line
@@ -66,7 +67,8 @@ def _wait(settings: Settings, state: StateDir, process: subprocess.Popen[bytes],
             snapshot = _snapshot(supervisor)
             if snapshot is not None:
                 ready = sum(i["is_running"] for i in snapshot["instances"].values())
-                if ready and _balancer_answers(settings, state):
+                on_demand = bool(snapshot.get("models")) and not snapshot["total_instances"]
+                if (ready or on_demand) and _balancer_answers(settings, state, on_demand):
                     say(f"{url}: {ready} ready, {snapshot['total_instances']} wanted; state in {state.root}")
                     return 0
                 if why := hopeless(snapshot):
@@ -100,12 +102,18 @@ def _snapshot(supervisor: ClusterClient) -> dict[str, Any] | None:
         return None
 
 
-def _balancer_answers(settings: Settings, state: StateDir) -> bool:
+def _balancer_answers(settings: Settings, state: StateDir, on_demand: bool) -> bool:
+    """``on_demand``: no worker is there before somebody asks for one."""
     if settings.tls_client_ca is not None:
         return state.tls.exists()  # it has one to serve; to be answered we would need one that it asks for
     verify = kept_certificate(state.tls) if settings.tls_cert is not None else None
     with ClusterClient(settings.url(), timeout=5.0, verify=verify) as cluster:
-        return cluster.healthy()
+        if not on_demand:
+            return cluster.healthy()
+        try:
+            return bool(cluster.models())
+        except ClusterError as error:
+            return error.status in (401, 403)  # it answers, and we have no key for models
 
 
 def _give_up(settings: Settings, state: StateDir, snapshot: dict[str, Any] | None, why: str) -> int:
