@@ -9,7 +9,6 @@ from typing import NoReturn
 import click
 
 from cluster.cli import streams
-from cluster.client import ClusterError
 from config.errors import UsageError
 from config.text import printable
 
@@ -62,6 +61,8 @@ def cli() -> None:
 def main() -> None:
     """Entry point. One line on standard error for whatever a person can mend, never a traceback."""
     streams.prepare()
+    from cluster.client import ClusterError  # httpx takes a moment, and a supervisor of `up --detach` needs none
+
     try:
         code = cli.main(standalone_mode=False)
         sys.stdout.flush()

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import sys
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import click
 from pydantic.fields import FieldInfo
 
 from cluster.cli.common import F
-from cluster.cli.lifecycle import detach
-from cluster.cli.render import console, progress_table, say
-from cluster.deployment import plan
+from cluster.cli.lifecycle import detach, foreground
+from cluster.cli.render import say
 from cluster.deployment.profiles import resolution
-from config import logs
 from config.errors import UsageError
 from config.settings import Settings
 from config.store_url import has_password
-
-if TYPE_CHECKING:
-    from cluster.supervisor.runtime import Snapshot
 
 _LISTS = ("lora", "backend", "adapter_root", "per_adapter", "cors_origin")
 
@@ -98,7 +89,7 @@ def up_command(config: Path | None, detached: bool, engine_args: tuple[str, ...]
     settings = found.settings
     if detached:
         return detach.start(settings)
-    return foreground(settings)
+    return foreground.run(settings)
 
 
 def given_flags(options: dict[str, Any], engine_args: tuple[str, ...]) -> dict[str, Any]:
@@ -115,60 +106,3 @@ def given_flags(options: dict[str, Any], engine_args: tuple[str, ...]) -> dict[s
             "the environment (CLUSTERCTL_LIMITS_STORE) or a file (--config)", exit_code=2,
         )  # fmt: skip
     return flags
-
-
-def foreground(settings: Settings) -> int:
-    """Until SIGINT or SIGTERM."""
-    from cluster.supervisor.runtime import serve
-
-    plan.make(settings)  # what is wrong is said before any output of a start
-    live = sys.stderr.isatty() and settings.log_format == "text"
-    _log_to_terminal(settings.log_level, settings.log_format, live)
-    watchers: list[asyncio.Task[None]] = []
-
-    def ready(snapshot: Snapshot) -> None:
-        watchers.append(asyncio.get_running_loop().create_task(_narrate(snapshot, settings, live), name="narrate"))
-
-    asyncio.run(serve(settings, ready=ready))
-    return 0
-
-
-def _log_to_terminal(level: str, style: str, live: bool) -> None:
-    logs.set_up(style, level, text="%(asctime)s %(message)s", time="%Y-%m-%d %H:%M:%S")
-    if live:
-        from rich.logging import RichHandler
-
-        handler = RichHandler(
-            console=console(stderr=True), show_path=False, show_level=False, log_time_format="%H:%M:%S"
-        )
-        handler.setFormatter(logs.TextFormatter("%(message)s"))
-        logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for noisy in ("asyncio", "aiohttp"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-
-
-async def _narrate(snapshot: Snapshot, settings: Settings, live: bool) -> None:
-    """Progress of the start, then one line that says how to use it."""
-    began, said = time.monotonic(), False
-    url = settings.url()
-    log, where = logging.getLogger(__name__), snapshot()["supervisor"]["state_dir"]
-    log.info("cluster: %s, state in %s", url, where, extra=logs.fields("up", url=url, state_dir=where))
-    if not live:
-        while not snapshot()["supervisor"]["settled"]:
-            await asyncio.sleep(0.1)
-    else:
-        from rich.live import Live
-
-        with Live(console=console(stderr=True), transient=True, refresh_per_second=4) as view:
-            while not said:
-                shown = snapshot()
-                said = bool(shown["supervisor"]["settled"])
-                view.update(progress_table(shown))
-                await asyncio.sleep(0.25)
-    seen = snapshot()
-    running = sum(i["is_running"] for i in seen["instances"].values())
-    took = time.monotonic() - began
-    log.info(
-        "cluster: %d ready after %.1f s. Try: curl %s/v1/models", running, took, url,
-        extra=logs.fields("up.ready", ready=running, seconds=round(took, 1), url=url),
-    )

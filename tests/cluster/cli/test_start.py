@@ -23,3 +23,11 @@ def test_commands_that_only_ask_do_not_import_what_reads_settings() -> None:
     code = f"import sys, {wanted}; print(sorted({{'pydantic', 'psutil', 'aiohttp', 'sqlite3'}} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=False)
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+@pytest.mark.processes
+def test_a_detached_supervisor_imports_nothing_for_terminals_or_clients() -> None:
+    started = "cluster.cli.__main__, cluster.supervisor.runtime"
+    code = f"import sys, {started}; print(sorted({{'httpx', 'rich'}} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=False)
+    assert (done.stdout, done.stderr) == ("[]\n", "")

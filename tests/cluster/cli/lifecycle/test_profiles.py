@@ -54,7 +54,7 @@ def test_models_are_listed_and_an_unknown_one_names_the_nearest(tmp_path: Path) 
 
 def test_up_serves_an_entry_and_says_which_profile(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[Settings] = []
-    monkeypatch.setattr(up, "foreground", lambda settings: started.append(settings) or 0)
+    monkeypatch.setattr(up.foreground, "run", lambda settings: started.append(settings) or 0)
     monkeypatch.setenv("MIM_MODEL_NAME", "exaone-3.5-2.4b")
     ran = CliRunner().invoke(up.up_command, ["--", "--seed", "1"], catch_exceptions=False)
     assert ran.output == (
