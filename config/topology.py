@@ -31,12 +31,14 @@ class Capabilities:
     """What an engine can do beyond answering requests. The defaults are vLLM's, and what is assumed of a backend that
     nothing is said of. ``lora``: adapters can be loaded and unloaded while it runs. ``token_ids``: it tells the ids of
     the tokens it makes and goes on from such ids, ``detokenize``: it says their text; a broken stream needs both to go
-    on there from the middle. ``progress``: its metrics tell whether it makes steps. ``embeddings``: a model of it may
-    make vectors or classes in place of text."""
+    on there from the middle. ``replay``: it makes given tokens once more before others (`config.replay`). ``progress``:
+    its metrics tell whether it makes steps. ``embeddings``: a model of it may make vectors or classes in place of
+    text."""
 
     lora: bool = True
     token_ids: bool = True
     detokenize: bool = True
+    replay: bool = False
     progress: bool = True
     embeddings: bool = True
 
