@@ -77,7 +77,7 @@ def test_nothing_of_a_backend_is_lost_in_its_json() -> None:
 
 @pytest.mark.parametrize("able", [Capabilities(), Capabilities(lora=False, detokenize=False)])
 def test_capabilities_survive_the_wire_and_the_usual_ones_are_not_sent(able: Capabilities) -> None:
-    """A balancer of the version before them knows no such field, and has to take what vLLM and the simulator say."""
+    """A balancer of the version before them knows no such field, and has to take what it is told."""
     sent = BackendSet(1, 1, "random", (replace(SPEC, capabilities=able),)).to_json()
     assert ("capabilities" in sent["backends"][0]) is (able != Capabilities())
     assert BackendSet.from_json(json.loads(json.dumps(sent))).backends[0].capabilities == able

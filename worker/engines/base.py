@@ -12,7 +12,7 @@ from config.errors import UsageError, nearest
 from config.topology import Capabilities
 from worker.spec import EngineSpec, Slot, WorkerEndpoint
 
-_NOT_ENGINES = {"base", "flags", "foreign", "key_guard", "lora_names"}
+_NOT_ENGINES = {"base", "flags", "foreign", "key_guard", "lora_names", "replay"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ class SimEngine:
     startup_interval = 0.05
     busy_start = False
     uses_gpu = finds_gpus = computes = False
-    capabilities = Capabilities()
+    capabilities = Capabilities(replay=True)
 
     def check(self) -> None:
         """Part of this package: always there."""

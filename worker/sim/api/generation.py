@@ -8,12 +8,17 @@ import struct
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import dataclass
+from itertools import chain, repeat
 from typing import Any
 
 from aiohttp import web
 
+from config import replay
+from worker.engines.replay import envelope
 from worker.sim.api import answers, checks, fields, protocol, sse
 from worker.sim.api.protocol import GenerationRequest
+from worker.sim.engine import tokens as vocabulary
 from worker.sim.engine.core import Batch
 from worker.sim.engine.generate import start
 from worker.sim.engine.jobs import Job
@@ -24,6 +29,15 @@ from worker.sim.worker import Worker
 
 class Reset(Exception):
     """The connection was torn down on purpose; nothing is to be sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request's body, the tokens that each choice begins with, and whether it is told which were made."""
+
+    body: dict[str, Any]
+    first: envelope.Tokens
+    tell: bool
 
 
 async def completions(request: web.Request) -> web.StreamResponse:
@@ -38,17 +52,28 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
 
 async def invocations(request: web.Request) -> web.StreamResponse:
     """POST /invocations: either of the two, with the model that a header names, never the one in the body."""
-    body = {**await _body(request), "model": request.headers.get("X-Amzn-SageMaker-Adapter-Identifier")}
-    return await _generate(request, body, chat="messages" in body)
+    asked = await _body(request)
+    asked.body["model"] = request.headers.get("X-Amzn-SageMaker-Adapter-Identifier")
+    return await _generate(request, asked, chat="messages" in asked.body)
 
 
-async def _body(http: web.Request) -> dict[str, Any]:
-    _before(http.app["worker"], http)
-    return fields.body_object(await http.read(), http.headers.get("Content-Type", ""))
-
-
-async def _generate(http: web.Request, body: dict[str, Any], *, chat: bool) -> web.StreamResponse:
+async def _body(http: web.Request) -> Asked:
     worker: Worker = http.app["worker"]
+    _before(worker, http)
+    raw, kind = await http.read(), http.headers.get("Content-Type", "")
+    first: envelope.Tokens = []
+    if kind == replay.CONTENT_TYPE:
+        try:
+            first, raw = envelope.opened(raw, vocabulary.VOCAB_SIZE, worker.settings.max_model_len)
+        except envelope.Refused as exc:
+            raise ApiError(str(exc)) from None
+        kind = "application/json"
+    return Asked(fields.body_object(raw, kind), first, http.headers.get(replay.TELL) == "1")
+
+
+async def _generate(http: web.Request, asked: Asked, *, chat: bool) -> web.StreamResponse:
+    worker: Worker = http.app["worker"]
+    body = asked.body
     made = protocol.check_fields(body, chat=chat)
     if body.get("stream") and body.get("use_beam_search"):
         raise ApiError("Streaming is not currently supported with beam search")
@@ -65,9 +90,9 @@ async def _generate(http: web.Request, body: dict[str, Any], *, chat: bool) -> w
     request = protocol.build(made, chat=chat, max_model_len=worker.settings.max_model_len, served=served)
     identity = sse.Identity(_id(http, request), int(time.time()), model)
     rank = worker.adapters.loaded[adapter].rank if adapter else 0
-    job = _job(request, worker.voice(model), adapter, rank)
+    job = _job(request, worker.voice(model), adapter, rank, asked.first)
     if request.stream:
-        return await _stream(worker, http, request, identity, job)
+        return await _stream(worker, http, request, identity, job, tell=asked.tell)
     if request.late_error:
         raise request.late_error
     async with aclosing(_with_faults(worker, http, job)) as batches:
@@ -77,9 +102,16 @@ async def _generate(http: web.Request, body: dict[str, Any], *, chat: bool) -> w
     return web.Response(body=text.encode(), content_type="application/json")
 
 
-def _job(request: GenerationRequest, model: str, adapter: str | None, rank: int) -> Job:
-    pairs = list(zip(request.prompts, request.sampling, strict=True))
-    sequences = [start(model, prompt.ids, params) for prompt, params in pairs for _ in range(request.n)]
+def _job(
+    request: GenerationRequest, model: str, adapter: str | None, rank: int, first: envelope.Tokens
+) -> Job:
+    choices = [pair for pair in zip(request.prompts, request.sampling, strict=True) for _ in range(request.n)]
+    try:
+        envelope.check_choices(first, len(choices))
+    except envelope.Refused as exc:
+        raise ApiError(str(exc)) from None
+    forced = chain(first, repeat([]))
+    sequences = [start(model, prompt.ids, params, next(forced)) for prompt, params in choices]
     return Job(sequences, [prompt.ids for prompt in request.prompts], request.n, model, adapter, rank)
 
 
@@ -95,11 +127,13 @@ def _id(http: web.Request, request: GenerationRequest) -> str:
 
 
 async def _stream(
-    worker: Worker, http: web.Request, request: GenerationRequest, identity: sse.Identity, job: Job
+    worker: Worker, http: web.Request, request: GenerationRequest, identity: sse.Identity, job: Job, *, tell: bool
 ) -> web.StreamResponse:
-    response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
+    headers = {"Content-Type": "text/event-stream; charset=utf-8", **({replay.TELL: "1"} if tell else {})}
+    response = web.StreamResponse(headers=headers)
     await response.prepare(http)
     events = (sse.ChatStream if request.chat else sse.CompletionStream)(request, identity)
+    told = sse.Told(tell)
     try:
         if request.late_error:
             raise request.late_error
@@ -108,13 +142,16 @@ async def _stream(
             async for batch in batches:
                 out = [] if begun else events.first()
                 begun = True
-                out += [text for index, step in batch if (text := events.event(index, step))]
+                for index, step in batch:
+                    told.add(index, step)
+                    if text := events.event(index, step):
+                        out += told.comments(), text
                 if out:
                     await response.write("".join(out).encode())
         last = events.last()
     except ApiError as exc:
         last = exc.event() + sse.DONE
-    await response.write(last.encode())
+    await response.write((told.comments() + last).encode())
     await response.write_eof()
     return response
 

@@ -9,6 +9,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from config import replay
 from worker.sim.api import logprobs
 from worker.sim.api.protocol import GenerationRequest, Prompt
 from worker.sim.engine.generate import TokenStep
@@ -38,6 +39,23 @@ def usage(prompt_tokens: int, completion_tokens: int, **details: None) -> dict[s
     total = prompt_tokens + completion_tokens
     counts = {"prompt_tokens": prompt_tokens, "total_tokens": total, "completion_tokens": completion_tokens}
     return {**counts, **details}
+
+
+class Told:
+    """The tokens made since the last event, for who asked to be told of them (`config.replay`)."""
+
+    def __init__(self, wanted: bool) -> None:
+        self._wanted = wanted
+        self._made: dict[int, list[int]] = {}
+
+    def add(self, index: int, step: TokenStep) -> None:
+        if self._wanted and step.token_ids:
+            self._made.setdefault(index, []).extend(step.token_ids)
+
+    def comments(self) -> str:
+        """The lines that tell of them, once."""
+        made, self._made = self._made, {}
+        return "".join(replay.comment(index, ids).decode() for index, ids in made.items())
 
 
 class Stream:

@@ -45,6 +45,8 @@ class Sequence:
 
     params: SamplingParams
     state: Context
+    #: Made first, whatever would have been.
+    forced: Seq[int] = ()
     token_ids: list[int] = field(default_factory=list)
     finish_reason: str | None = None
     stop_reason: StopReason = None
@@ -79,6 +81,8 @@ class Sequence:
         return TokenStep((), self._show(), "abort", None)
 
     def _choose(self) -> int:
+        if len(self.token_ids) < len(self.forced):
+            return self.forced[len(self.token_ids)]
         if self.params.allowed_token_ids:
             return self.params.allowed_token_ids[0]
         banned = len(self.token_ids) < self.params.min_tokens
@@ -127,9 +131,9 @@ class Sequence:
         return text
 
 
-def start(model: str, prompt: Seq[int], params: SamplingParams) -> Sequence:
-    """A new sequence of ``model`` after ``prompt``."""
-    return Sequence(params, context(model, prompt))
+def start(model: str, prompt: Seq[int], params: SamplingParams, forced: Seq[int] = ()) -> Sequence:
+    """A new sequence of ``model`` after ``prompt``, whose first tokens are ``forced``."""
+    return Sequence(params, context(model, prompt), forced)
 
 
 def _first_stop(text: str, new_chars: int, stops: Seq[str]) -> tuple[int, str] | None:

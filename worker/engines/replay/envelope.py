@@ -1,0 +1,43 @@
+"""What asks for an answer once more, taken apart and checked before anything of it reaches an engine. Pure.
+
+An id outside the vocabulary ends vLLM's engine and every request in it, so none gets there.
+"""
+
+from __future__ import annotations
+
+import json
+
+from config import replay
+
+Tokens = list[list[int]]
+
+
+class Refused(ValueError):
+    """It cannot be made again like this: status 400."""
+
+
+def opened(body: bytes, vocabulary: int, length: int) -> tuple[Tokens, bytes]:
+    """The tokens of each choice and the client's own body. ``vocabulary``: how many tokens there are; ``length``: of
+    the longest prompt with its answer. Raises Refused."""
+    try:
+        tokens, sent = replay.read(body)
+    except (ValueError, RecursionError):
+        raise Refused("the first line has to be a list with a list of token ids for each choice") from None
+    for some in tokens:
+        if len(some) > length:
+            raise Refused(f"{len(some)} tokens to begin with are more than the {length} of the model's context")
+        if some and max(some) >= vocabulary:
+            raise Refused(f"token {max(some)} is out of the vocabulary of {vocabulary}")
+    return tokens, sent
+
+
+def check_choices(tokens: Tokens, choices: int) -> None:
+    """Raises Refused where ``tokens`` are of more choices than the answer has."""
+    if len(tokens) > choices:
+        raise Refused(f"tokens of {len(tokens)} choices for an answer with {choices}")
+
+
+def refusal(reason: str) -> bytes:
+    """The answer, in the shape of vLLM's own errors."""
+    error = {"message": reason, "type": "BadRequestError", "param": None, "code": 400}
+    return json.dumps({"error": error}).encode()
