@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from config import setting_types as t
 from config.errors import nearest
 from config.identity.api_keys import duration
+from config.values import setting_types as t
 
 #: Of a model, which names its group of workers too: no slash. Dots alone would be a step up in a path.
 MODEL_NAME = re.compile(r"(?!\.+$)[A-Za-z0-9._-]{1,96}")

@@ -2,6 +2,8 @@
 
 Precedence, highest first: flags, environment (``CLUSTERCTL_*``, then the plain names), a file of variables, the YAML
 file, defaults.
+
+Longer than a file should be: half of it is a table, a line or two a setting.
 """
 
 from __future__ import annotations
@@ -17,20 +19,20 @@ from typing import Any
 from pydantic import AliasChoices, AliasGenerator, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from config import schedule
-from config import setting_types as t
 from config.disk import locations
 from config.disk.absolute import absolute
 from config.errors import UsageError, nearest
 from config.models import Models
 from config.paths import default_state_dir
-from config.schedule import Minimum
-from config.setting_types import Effect as Effect
 from config.sources import env_file, modes
 from config.sources.given import Given, variable_of
 from config.sources.names import OTHER_ENVIRONMENT, PREFIX, variables
 from config.sources.yaml_file import read_mapping
 from config.topology import STRATEGIES, TlsFiles
+from config.values import schedule
+from config.values import setting_types as t
+from config.values.schedule import Minimum
+from config.values.setting_types import Effect as Effect
 
 
 def _env(name: str) -> AliasChoices:

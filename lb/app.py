@@ -1,4 +1,4 @@
-"""Composition root of the balancer process."""
+"""Composition root of the balancer process. Longer than a file should be: only here do all parts meet."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from config.identity.peer_credentials import owners
 from config.identity.principal import Principal
 from config.link import Phase, grpc_path
 from config.paths import StateDir
-from config.store_url import StoreUrl
 from config.topology import BackendSet, BalancerConfig
+from config.values.store_url import StoreUrl
 from lb import limits
 from lb.admin.api import Admin, served
 from lb.admin.bridge import BridgeEndpoint, BridgeExchange

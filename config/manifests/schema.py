@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from config import setting_types as t
 from config.errors import nearest
 from config.models import MODEL_NAME, MOST_MODELS
+from config.values import setting_types as t
 
 #: Of one model.
 MOST_PROFILES = 32

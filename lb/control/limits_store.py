@@ -15,8 +15,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from config.aio import Tasks
-from config.store_url import StoreUrl
 from config.text import printable
+from config.values.store_url import StoreUrl
 from lb.admission.stored_buckets import StoredBucket, StoredBuckets
 
 if TYPE_CHECKING:

@@ -23,9 +23,9 @@ from cluster.tools.sizing.report import Sizing, lines, to_json
 from config.disk.absolute import looks_like_path
 from config.errors import UsageError
 from config.manifests.file import entries
-from config.setting_types import part
 from config.settings import visible_gpus
 from config.sources.names import variables
+from config.values.setting_types import part
 from worker import gpus
 from worker.demo import MODEL_NAME, model_path
 from worker.engines.vllm import PROCESS_BYTES

@@ -14,7 +14,7 @@ from cluster.cli.render import say
 from cluster.deployment.profiles import resolution
 from config.errors import UsageError
 from config.settings import Settings
-from config.store_url import has_password
+from config.values.store_url import has_password
 
 _LISTS = ("lora", "backend", "adapter_root", "per_adapter", "cors_origin")
 

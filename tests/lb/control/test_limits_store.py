@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from config.identity.api_keys import ApiKey, Digest, digest
-from config.store_url import StoreUrl
+from config.values.store_url import StoreUrl
 from lb.admission.rate_limits import RateLimits
 from lb.admission.stored_buckets import StoredBuckets
 from lb.control.limits_store import LimitsStore

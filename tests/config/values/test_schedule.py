@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from config import schedule
 from config.errors import UsageError
 from config.settings import load
+from config.values import schedule
 
 MONDAY = datetime(2026, 3, 2)
 MINUTES = st.integers(0, 7 * 24 * 60 - 1)

@@ -14,11 +14,12 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import NoDecode
 
-from config import model_names, schedule
+from config import model_names
 from config.identity.secret import clean
 from config.model_names import NAME
-from config.store_url import StoreUrl
 from config.topology import AUTO_STRATEGY, STRATEGIES
+from config.values import schedule
+from config.values.store_url import StoreUrl
 
 #: Other programs' words for what is logged, by ours; numbers are those of Python's logging.
 _LEVELS = {

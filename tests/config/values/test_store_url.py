@@ -5,7 +5,7 @@ import pytest
 from cluster.cli.lifecycle.up import given_flags
 from config.errors import UsageError
 from config.settings import load
-from config.store_url import StoreUrl
+from config.values.store_url import StoreUrl
 
 SECRET = "pass-word"
 
