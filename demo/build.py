@@ -2,6 +2,8 @@
 
 Needs torch, transformers, tokenizers and safetensors, all of which vLLM brings along. All seeds
 are fixed and one thread is used, so that two runs on one machine write the same weights.
+
+Longer than a file should be: it is a script that is run once, and imports nothing of what it is a demo for.
 """
 
 import argparse

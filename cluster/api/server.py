@@ -67,6 +67,7 @@ _WHO = "who"  # of a request
 
 
 def routes(services: Services) -> web.RouteTableDef:
+    """Longer than a function should be: it is a table, a line or two a route."""
     table, commands = web.RouteTableDef(), services.commands
 
     @table.get("/v1/cluster/snapshot")

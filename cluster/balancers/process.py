@@ -93,7 +93,9 @@ class BalancerProcess:
     machines should share; empty if it need not. ``settings``: the digest of those it was started with. ``since``: when
     it began to take connections (s, of the loop's clock); None if it does not yet, or did so before this supervisor
     came.
-    ``retiring``: another takes its place, a request in it may take so long (s)."""
+    ``retiring``: another takes its place, a request in it may take so long (s).
+
+    More attributes than a class should have: a third of them is its latest report."""
 
     name: str
     slot: str

@@ -1,4 +1,4 @@
-"""What each method of the clients asks. No I/O."""
+"""What each method of the clients asks. No I/O. Longer than a file should be: it is a table, a method a call."""
 
 from __future__ import annotations
 

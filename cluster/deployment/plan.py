@@ -151,10 +151,9 @@ def _can_import(*modules: str) -> bool:
 def engine_spec(settings: Settings, what: str = "--model") -> EngineSpec:
     """What all workers of a group have in common; ``what`` the model is called where it was given. Raises UsageError
     for models and adapters that are none."""
-    args = settings.engine_args
+    args, file = settings.engine_args, _lora_file(settings)
     names: tuple[str, ...]
     dtype = None
-    file = _lora_file(settings)
     given = None if settings.only_models else settings.model
     model, named = given or file.base_model, flags.values(args, "--served-model-name")
     adapters = {**{entry.name: str(entry.path) for entry in file.entries}, **settings.lora}

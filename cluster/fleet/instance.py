@@ -61,7 +61,8 @@ class Instance:
     (`cluster.deployment.revisions`). ``hung``: why it is to be killed at once. ``slow``: it was taken out of rotation
     for slowness and has not been back since. ``hangs``: how often it was found hung. ``cause``: of its last end, in a
     word; ``restarted``: how often it was started again, by that; ``start_seconds``: how long its last start took.
-    ``driver``: the name of that which starts it."""
+    ``driver``: the name of that which starts it. More attributes than a class should have: all that is known of one
+    worker stands in one row."""
 
     id: str
     slot: Slot

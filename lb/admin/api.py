@@ -58,6 +58,7 @@ class Admin:
         router.add_route("*", "/", self._ui.root)
 
     def _table(self) -> dict[str, dict[str, _Handler]]:
+        """Longer than a function should be: it is a table, a line a route."""
         change = self._supervisor.change
         return {
             "/health": {"GET": self.status.health},

@@ -3,6 +3,8 @@
 A request is read whole before anything is done with it, up to `Limits.collect` bytes of body; a larger one goes on
 as it comes, at the pace of whoever takes it, if it says for which model before that. Whatever is not understood ends
 the connection.
+
+Longer than a file should be: it is one class, and that says why.
 """
 
 from __future__ import annotations
@@ -63,7 +65,7 @@ class ClientConnection(asyncio.Protocol):
     answers it; ``full``: its client does not read what it is sent. ``unwanted``: there are too many connections; what
     is answered to all but a few requests.
 
-    It is longer than a class should be, as three roles meet in it that share one state: asyncio's protocol,
+    More methods than a class should have, as three roles meet in it that share one state: asyncio's protocol,
     `lb.protocol.messages.Downstream` for whoever answers, `lb.downstream.service.Client` for the server."""
 
     __slots__ = (

@@ -34,8 +34,8 @@ log = logging.getLogger(__name__)
 
 
 class Exchange(Relayed):
-    """Implements `lb.protocol.messages.Exchange`, and what an attempt, the failover and the queue know of it: more
-    methods than a class should have, of a few lines each. ``over``: it has been accounted for."""
+    """Implements `lb.protocol.messages.Exchange`. ``over``: it has been accounted for. More methods than a class should
+    have: they are what a connection, an attempt, the failover and the queue know of it, a few lines each."""
 
     # Defaults stand here and not in `__init__`: most requests are over without any of them being set.
     _attempt: Attempt | None = None  # the latest

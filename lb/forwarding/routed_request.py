@@ -33,8 +33,9 @@ class RoutedRequest:
     asked, where that is not the client's own; ``extra_field``: one more line of its head.
     ``pinned``: the one worker that can answer it; ``root``: the version of the model that its stream began with;
     ``broken``: the relay whose stream is being continued; ``early``: the head that goes out before a worker is asked;
-    ``claim``: once it has asked for a worker. ``info``,
-    ``recorder`` and ``came`` are there once ``is_read``."""
+    ``claim``: once it has asked for a worker. ``info``, ``recorder`` and ``came`` are there once ``is_read``.
+
+    Two attributes more than a class should have: each is one fact of the request."""
 
     # Defaults stand here and not in `__init__`: most requests are over without any of them being set.
     path = ""

@@ -46,6 +46,7 @@ class Metrics:
     each is a series."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Longer than a function should be: it is a table, a line or two a series."""
         self.registry = registry = Families()
 
         def count(name: str, meaning: str, *labels: str) -> CounterFamily:

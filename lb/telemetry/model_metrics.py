@@ -97,7 +97,8 @@ class RequestRecorder:
     """One request, over all its attempts: when it came and when the first bytes of its answer did (s, monotonic), and
     of the latest chunks what they were and when they came (references, at most 2 x `BATCH`).
 
-    A chunk costs two appends; what is to be counted of chunks is counted `BATCH` at a time."""
+    A chunk costs two appends; what is to be counted of chunks is counted `BATCH` at a time. One attribute more than a
+    class should have: in parts, each chunk would pay for the way from one to the other."""
 
     first = _last = 0.0
     #: Is given chunks when they leave the record.

@@ -3,6 +3,8 @@
 A value inside is passed over by one regular expression that neither backtracks nor recurses without bound: the time
 goes with the bytes, and nothing is kept but the few values that are asked for. Of what `json.loads` accepts it sees
 what `json.loads` sees; of anything else it says nothing, or something, as the worker refuses that anyway.
+
+Longer than a file should be: it is one grammar, a method a step.
 """
 
 from __future__ import annotations

@@ -29,7 +29,8 @@ class Prompt:
 
 @dataclass(slots=True)
 class GenerationRequest:
-    """A checked generation request; ``sampling[i]`` belongs to ``prompts[i]``."""
+    """A checked generation request; ``sampling[i]`` belongs to ``prompts[i]``. More attributes than a class should
+    have: each is a field of a body."""
 
     chat: bool
     model: str | None

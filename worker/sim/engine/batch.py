@@ -19,7 +19,8 @@ from worker.sim.engine.lines import Lines
 
 
 class BatchJob:
-    """The request ``number`` on its way through one engine. Times are s; lengths tokens."""
+    """The request ``number`` on its way through one engine. Times are s; lengths tokens. One attribute more than a
+    class should have: each is a fact of the request."""
 
     __slots__ = (
         "adapter", "arrived", "blocks", "cached", "decodes", "ended", "first", "left", "made", "number", "output",
