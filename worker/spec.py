@@ -76,10 +76,20 @@ class WorkerEndpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Fork:
+    """Which zygote a worker may be forked from: one that has imported ``module`` of `worker.zygote.engines`, in the
+    ``environment`` (sorted) that cannot be changed after that. ``gpu``: the worker is to use one."""
+
+    module: str
+    environment: tuple[tuple[str, str], ...] = field(repr=False)
+    gpu: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerSpec:
     """One start of one worker. ``api_key`` is made anew at each start: no route of the worker answers without it
     (`worker.engines.key_guard`), and at an adoption it proves that what answers at ``endpoint`` is the one that was
-    started."""
+    started. ``zygote``: where that listens which is to fork it."""
 
     id: str
     incarnation: int
@@ -91,3 +101,4 @@ class WorkerSpec:
     endpoint: WorkerEndpoint
     api_key: str
     slot: Slot = Slot()
+    zygote: Path | None = None

@@ -2,53 +2,33 @@
 
 from __future__ import annotations
 
-import signal
 import socket
-import subprocess
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from worker import logfile
-from worker.drivers import proc, run_file
+from worker.drivers import forked, proc, run_file, scratch
 from worker.drivers.base import Handle, WorkerStats
+from worker.drivers.forked import ForkFailed
+from worker.drivers.local_handle import LocalHandle
 from worker.drivers.proc import ProcessId
-from worker.drivers.process import Process, find, spawn, usage
+from worker.drivers.process import find, spawn, usage
 from worker.spec import LOOPBACK, WorkerEndpoint, WorkerSpec
 
 #: No port below it is given to a worker.
 _LOWEST = 20_000
 
 
-class LocalHandle(Process):
-    """The process that ``spec`` was started as, and its session."""
-
-    def __init__(
-        self, process: ProcessId, spec: WorkerSpec, popen: subprocess.Popen[bytes] | None = None
-    ) -> None:
-        super().__init__(process, popen)
-        self._spec = spec
-
-    @property
-    def endpoint(self) -> WorkerEndpoint:
-        return self._spec.endpoint
-
-    def stop(self) -> None:
-        self.signal(signal.SIGTERM)
-
-    def destroy(self) -> bool:
-        return bool(self.kill_tree())
-
-    def logs(self, lines: int) -> list[str]:
-        return logfile.tail(self._spec.log, lines)
-
-
 class LocalDriver:
-    """``random``: which free ports are tried first."""
+    """``random``: which free ports are tried first. ``on_failed_fork`` is told, in whatever thread calls `start`, which
+    zygote did not fork a worker that it was asked for, and why: that one was started plainly."""
 
     def __init__(self, random: Random | None = None) -> None:
         self._random = random or Random()
+        self.on_failed_fork: Callable[[Path, ForkFailed], None] = lambda zygote, error: None
 
     def boot(self) -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -64,6 +44,13 @@ class LocalDriver:
 
     def start(self, spec: WorkerSpec, title: str) -> LocalHandle:
         logfile.note(spec.log, title)
+        if (folder := scratch.make(spec)) is not None:
+            spec = replace(spec, env={**spec.env, "TMPDIR": str(folder)})
+        if spec.zygote is not None:
+            try:
+                return forked.start(spec.zygote, spec)
+            except ForkFailed as error:
+                self.on_failed_fork(spec.zygote, error)
         started = spawn(spec.argv, env=spec.env, cwd=spec.cwd, log=spec.log, run_file=spec.run_file)
         return LocalHandle(started.process, spec, started.popen)
 

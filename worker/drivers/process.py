@@ -56,16 +56,16 @@ class Process:
         try:
             self._pidfd = os.pidfd_open(self.pid)
         except ProcessLookupError:
-            loop.call_soon(lambda: on_exit(self._collect()))
+            loop.call_soon(self._report, on_exit)
             return
         if not proc.alive(self.process):  # the pid was reused, or it is a zombie: pidfd is of no use
             self.unwatch()
-            loop.call_soon(lambda: on_exit(self._collect()))
+            loop.call_soon(self._report, on_exit)
             return
 
         def readable() -> None:
             self.unwatch()
-            on_exit(self._collect())
+            self._report(on_exit)
 
         loop.add_reader(self._pidfd, readable)
 
@@ -102,8 +102,9 @@ class Process:
             os.close(self._pidfd)
             self._pidfd = None
 
-    def _collect(self) -> int | None:
-        return self.popen.wait(timeout=5) if self.popen is not None else None
+    def _report(self, on_exit: Callable[[int | None], None]) -> None:
+        """It has ended: says how."""
+        on_exit(self.popen.wait(timeout=5) if self.popen is not None else None)
 
     def signal(self, number: signal.Signals) -> None:
         """To the main process alone: a SIGTERM to the group would break vLLM's own drain."""

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+import zygotes
 from fakedriver import FakeDriver, FakeHandle
 from fakes import eventually, rng
 from worker.drivers.base import Driver, Handle
+from worker.drivers.forked import ForkFailed
 from worker.drivers.local import LocalDriver
 from worker.spec import WorkerEndpoint, WorkerSpec
 
@@ -44,29 +46,51 @@ def _fake() -> FakeDriver:
 
 @dataclass(frozen=True)
 class Case:
-    """``successor``: the driver of a supervisor that comes after the one that used the first."""
+    """``successor``: the driver of a supervisor that comes after the one that used the first. ``forks``: its workers
+    come from a zygote."""
 
     make: Callable[[], Driver]
     successor: Callable[[Driver], Driver]
+    forks: bool = False
+
+
+def _only_forks() -> LocalDriver:
+    """A start that would be plain fails."""
+    driver = LocalDriver(rng())
+
+    def failed(zygote: Path, error: ForkFailed) -> None:
+        raise AssertionError(f"{zygote}: {error}")
+
+    driver.on_failed_fork = failed
+    return driver
 
 
 CASES = {
     "local": Case(lambda: LocalDriver(rng()), lambda first: LocalDriver()),
+    "forked": Case(_only_forks, lambda first: LocalDriver(), forks=True),
     "fake": Case(_fake, lambda first: first),
 }
+
+
+@pytest.fixture(scope="module")
+def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with zygotes.running(tmp_path_factory.mktemp("zygote")) as (_, path):
+        yield path
 
 
 class Site:
     """One driver, and where its workers write."""
 
-    def __init__(self, case: Case, folder: Path) -> None:
+    def __init__(self, case: Case, folder: Path, zygote: Path) -> None:
         self.driver, self._case, self._folder = case.make(), case, folder
+        self._zygote = zygote if case.forks else None
         self._handles: list[Handle] = []
 
     def spec(self, name: str = "instance_0") -> WorkerSpec:
         return WorkerSpec(
             name, 1, (sys.executable, "-S", "-c", _WORKER), {"PATH": os.environ["PATH"]}, self._folder,
             self._folder / f"{name}.log", self._folder / f"{name}.run", self.driver.reserve(()), "key",
+            zygote=self._zygote,
         )
 
     async def start(self, spec: WorkerSpec | None = None) -> Handle:
@@ -86,8 +110,8 @@ class Site:
 
 
 @pytest.fixture(params=CASES)
-def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
-    made = Site(CASES[request.param], tmp_path)
+def site(request: pytest.FixtureRequest, tmp_path: Path, zygote: Path) -> Iterator[Site]:
+    made = Site(CASES[request.param], tmp_path, zygote)
     yield made
     made.end()
 

@@ -1,0 +1,23 @@
+"""An engine for zygotes under test (`worker.zygote.engines.base.Forkable`): a command ``python … -c CODE``, that is run
+in the fork. `ZYGOTE_OBSTACLE` in the environment is why there can be none; `ZYGOTE_THREAD` makes a second thread."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Sequence
+
+
+def preload() -> None:
+    if "ZYGOTE_THREAD" in os.environ:
+        threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+
+
+def obstacle() -> str | None:
+    return os.environ.get("ZYGOTE_OBSTACLE")
+
+
+def run(argv: Sequence[str]) -> int | None:
+    exec(argv[argv.index("-c") + 1], {"__name__": "__main__"})
+    return None

@@ -1,0 +1,38 @@
+"""Starts zygotes for tests, without a supervisor."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from harness import poll
+from worker.drivers import forked
+from worker.drivers import zygote_protocol as protocol
+from worker.drivers.process import Process, spawn
+
+_TESTS = str(Path(__file__).parent)
+_ROOT = str(Path(__file__).parent.parent)
+
+
+@contextmanager
+def running(folder: Path, module: str = "forkedengine", **env: str) -> Iterator[tuple[Process, Path]]:
+    """One that has imported ``module``, and where it listens."""
+    path = folder / "zygote.sock"
+    process = spawn(
+        (sys.executable, "-m", "worker.zygote", str(path), module),
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": f"{_ROOT}:{_TESTS}", "PYTHONSAFEPATH": "1", **env},
+        cwd=folder, log=folder / "zygote.log", run_file=folder / "zygote.run",
+    )  # fmt: skip
+    try:
+        poll(path.exists, 15, "it listens")
+        with forked.connect(path, 15) as connection:
+            connection.send(protocol.encode({"ask": "who"}))
+            assert protocol.decode(connection.recv(protocol.MOST))["identity"] == process.identity
+        yield process, path
+    finally:
+        poll(lambda: not process.kill_tree(), 15, "nothing of it is left")
+        if process.popen is not None:
+            process.popen.wait()

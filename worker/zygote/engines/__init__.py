@@ -1,0 +1,1 @@
+"""One file an engine whose workers may be forked."""
