@@ -4,12 +4,14 @@ in the fork. `ZYGOTE_OBSTACLE` in the environment is why there can be none; `ZYG
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
 
 
 def preload() -> None:
+    tempfile.gettempdir()  # found out once, and kept by Python
     if "ZYGOTE_THREAD" in os.environ:
         threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
 

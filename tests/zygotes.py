@@ -18,7 +18,7 @@ _ROOT = str(Path(__file__).parent.parent)
 
 
 @contextmanager
-def running(folder: Path, module: str = "forkedengine", **env: str) -> Iterator[tuple[Process, Path]]:
+def running(folder: Path, module: str = "forkedengine", patience: float = 15, **env: str) -> Iterator[tuple[Process, Path]]:
     """One that has imported ``module``, and where it listens."""
     path = folder / "zygote.sock"
     process = spawn(
@@ -28,7 +28,7 @@ def running(folder: Path, module: str = "forkedengine", **env: str) -> Iterator[
     )  # fmt: skip
     try:
         poll(path.exists, 15, "it listens")
-        with forked.connect(path, 15) as connection:
+        with forked.connect(path, patience) as connection:
             connection.send(protocol.encode({"ask": "who"}))
             assert protocol.decode(connection.recv(protocol.MOST))["identity"] == process.identity
         yield process, path

@@ -78,11 +78,12 @@ class WorkerEndpoint:
 @dataclass(frozen=True, slots=True)
 class Fork:
     """Which zygote a worker may be forked from: one that has imported ``module`` of `worker.zygote.engines`, in the
-    ``environment`` (sorted) that cannot be changed after that. ``gpu``: the worker is to use one."""
+    ``environment`` (sorted) that cannot be changed after that. ``unless_asked``: why none is used unless somebody asks
+    for it, in words."""
 
     module: str
     environment: tuple[tuple[str, str], ...] = field(repr=False)
-    gpu: bool = False
+    unless_asked: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,18 +10,20 @@ from typing import Protocol, runtime_checkable
 
 from config.errors import UsageError, nearest
 from config.topology import Capabilities
-from worker.spec import EngineSpec, Slot, WorkerEndpoint
+from worker.spec import EngineSpec, Fork, Slot, WorkerEndpoint
 
-_NOT_ENGINES = {"base", "flags", "foreign", "key_guard", "lora_names", "replay"}
+_NOT_ENGINES = {"base", "flags", "foreign", "forking", "key_guard", "lora_names", "replay"}
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """``notes`` are sentences to log once: what an installed version lacks and what follows from it."""
+    """``notes`` are sentences to log once: what an installed version lacks and what follows from it. ``fork``: from
+    which zygote the worker may be forked in place of a plain start, or why it cannot be."""
 
     argv: tuple[str, ...]
     env: dict[str, str]
     notes: tuple[str, ...] = ()
+    fork: Fork | str = "only workers of vLLM are forked"
 
 
 class Engine(Protocol):

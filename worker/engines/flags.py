@@ -28,6 +28,12 @@ def values(args: Sequence[str], flag: str) -> list[str] | None:
     return found
 
 
+def names(args: Sequence[str]) -> list[str]:
+    """Of all flags in ``args``, in their order; short ones that have a long name by that."""
+    words = (word.partition("=")[0] for word in args if word.startswith("-") and not _is_number(word))
+    return [_canonical(word) for word in words if word != "-m"]
+
+
 def without(args: Sequence[str], flag: str) -> list[str]:
     """``args`` without ``flag`` and its values, wherever it stands."""
     kept: list[str] = []

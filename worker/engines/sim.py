@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from config.topology import Capabilities
 from worker.engines import flags, key_guard
 from worker.engines.base import Command
-from worker.spec import EngineSpec, Slot, WorkerEndpoint
+from worker.spec import EngineSpec, Fork, Slot, WorkerEndpoint
 
 _MIB = 1024 * 1024
 
@@ -41,7 +41,9 @@ class SimEngine:
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
             key_guard.KEY: api_key,
         }
-        return Command((*argv, *spec.extra_args), env)
+        shared = tuple(sorted((name, value) for name, value in env.items() if name != key_guard.KEY))
+        fork = Fork("worker.zygote.engines.sim", shared, "a simulated worker starts in half a second anyway")
+        return Command((*argv, *spec.extra_args), env, fork=fork)
 
 
 ENGINE = SimEngine()

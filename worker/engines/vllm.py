@@ -9,13 +9,13 @@ import importlib.metadata
 import importlib.util
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
 from config.errors import UsageError
 from config.topology import Capabilities
-from worker.engines import flags, key_guard
+from worker.engines import flags, forking, key_guard
 from worker.engines.base import Command
 from worker.spec import EngineLog, EngineSpec, Slot, WorkerEndpoint
 
@@ -101,7 +101,9 @@ class VllmEngine:
             wanted += self._cpu(spec, slot, env, notes)
         # Last, which is outermost: a middleware of the user's answers nobody without the key either.
         guard = ("--middleware", key_guard.MIDDLEWARE)
-        return Command((*self._entry(spec.model), *wanted, *spec.extra_args, *guard), env, tuple(notes))
+        args = (*wanted, *spec.extra_args, *guard)
+        fork = forking.of_vllm(spec, slot, args, env, self.version)
+        return Command((*self._entry(spec.model), *args), env, tuple(notes), fork)
 
     @property
     def finds_gpus(self) -> bool:
@@ -134,11 +136,12 @@ class VllmEngine:
             env["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(",".join(map(str, rank)) for rank in slot.cores)
         else:
             env |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
+        wanted = _eager(spec.extra_args)
         # Without an explicit size each worker would reserve a share of the whole machine's memory.
         size = self._optional(spec, "--kv-cache-memory-bytes", [str(int(spec.cpu_kv_gib * _GIB))], notes)
         if not size and not flags.has(spec.extra_args, "--kv-cache-memory-bytes"):
             env["VLLM_CPU_KVCACHE_SPACE"] = str(math.ceil(spec.cpu_kv_gib))
-        return size
+        return [*wanted, *size]
 
     def _optional(self, spec: EngineSpec, flag: str, value: list[str], notes: list[str]) -> list[str]:
         if flags.has(spec.extra_args, flag):
@@ -174,6 +177,13 @@ def _environment(spec: EngineSpec, api_key: str, environ: Mapping[str, str]) -> 
     if Path(spec.model).is_dir():
         env.setdefault("HF_HUB_OFFLINE", "1")
     return env
+
+
+def _eager(given: Sequence[str]) -> list[str]:
+    """Without LoRA vLLM compiles the model on a processor: some 50 s a start, which its cache does not shorten."""
+    said = any(word.startswith(("-O", "-cc", "--compilation-config", "--compilation_config")) for word in given)
+    said = said or flags.has(given, "--enforce-eager") or flags.has(given, "--no-enforce-eager")
+    return ["--enforce-eager"] if flags.has(given, "--no-enable-lora") and not said else []
 
 
 def _log_environment(log: EngineLog) -> dict[str, str]:

@@ -11,6 +11,7 @@ import random
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,8 @@ def _write_down(run_file: str) -> proc.ProcessId:
 
 
 def _differ() -> None:
-    """From its brothers: whatever drew random numbers from the state that they all have."""
+    """From its zygote and its brothers, in what was found out before the fork."""
+    tempfile.tempdir = None
     random.seed()
     if (numpy := sys.modules.get("numpy")) is not None:
         numpy.random.seed()

@@ -97,7 +97,6 @@ def test_it_has_the_environment_the_folder_and_the_descriptors_that_it_is_to_hav
     site.says(handle)
     seen = [line for line in handle.logs(50) if not line.startswith("---") and line != "there"]
     assert seen[-2] == f"{sorted(['PATH', 'TMPDIR'])} {site.folder} [0, 1, 2]"
-    # Found out before the fork, as by everything that is imported once: nothing here has asked for it yet.
     assert seen[-1] == f"{scratch.place(spec)} True"
     assert len(others) == 2
 
@@ -249,7 +248,7 @@ def test_words_that_mean_nothing_harm_nobody(site: Site, words: bytes) -> None:
 
 @pytest.mark.parametrize("wrong", [{"argv": []}, {"argv": [1]}, {"env": {"A": 1}}, {"env": 3}, {"cwd": None}])
 def test_a_start_that_lacks_something_is_refused(site: Site, wrong: dict[str, object]) -> None:
-    with forked.connect(site.path, 5) as connection, open(os.devnull, "w") as null:
+    with forked.connect(site.path, 5) as connection, Path(os.devnull).open("w") as null:
         text = protocol.encode({**_message(site.spec()), **wrong})
         socket.send_fds(connection, [text], [null.fileno()])
         assert "error" in protocol.decode(connection.recv(protocol.MOST))
