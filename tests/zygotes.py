@@ -18,8 +18,10 @@ _ROOT = str(Path(__file__).parent.parent)
 
 
 @contextmanager
-def running(folder: Path, module: str = "forkedengine", patience: float = 15, **env: str) -> Iterator[tuple[Process, Path]]:
-    """One that has imported ``module``, and where it listens."""
+def running(
+    folder: Path, module: str = "forkedengine", patience: float = 15, **env: str
+) -> Iterator[tuple[Process, Path]]:
+    """One that has imported ``module`` within ``patience`` seconds, and where it listens."""
     path = folder / "zygote.sock"
     process = spawn(
         (sys.executable, "-m", "worker.zygote", str(path), module),
