@@ -17,6 +17,7 @@ from config.errors import UsageError
 from config.topology import Capabilities
 from worker.engines import flags, forking, key_guard
 from worker.engines.base import Command
+from worker.engines.replay import middleware, note
 from worker.spec import EngineLog, EngineSpec, Slot, WorkerEndpoint
 
 TESTED = "0.32"
@@ -55,7 +56,7 @@ class VllmEngine:
     startup_interval = 0.5
     busy_start = True
     uses_gpu = computes = True
-    capabilities = Capabilities()
+    capabilities = Capabilities(replay=True)
 
     def check(self) -> None:
         if importlib.util.find_spec("vllm") is None:
@@ -100,7 +101,7 @@ class VllmEngine:
         else:
             wanted += self._cpu(spec, slot, env, notes)
         # Last, which is outermost: a middleware of the user's answers nobody without the key either.
-        guard = ("--middleware", key_guard.MIDDLEWARE)
+        guard = ("--middleware", middleware.MIDDLEWARE, "--middleware", key_guard.MIDDLEWARE)
         args = (*wanted, *spec.extra_args, *guard)
         fork = forking.of_vllm(spec, slot, args, env, self.version)
         return Command((*self._entry(spec.model), *args), env, tuple(notes), fork)
@@ -172,6 +173,7 @@ def _environment(spec: EngineSpec, api_key: str, environ: Mapping[str, str]) -> 
         "PYTHONUNBUFFERED": "1",
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
         key_guard.KEY: api_key,
+        note.ENABLED: "1",
         "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": _KEEP_ALIVE_S,
     }
     if Path(spec.model).is_dir():

@@ -67,14 +67,22 @@ def test_the_gpu_package_is_started_by_its_script_if_there_is_one(
 )  # fmt: skip
 def test_what_the_user_gives_is_not_given_twice(flag: str) -> None:
     argv = _command(flag.replace("-", "_").replace("__", "--", 1), "9").argv
-    assert argv.count(flag) == 0 and argv[-3] == "9"
+    assert argv.count(flag) == 0 and argv[-5] == "9"
 
 
 def test_our_middleware_is_the_outermost() -> None:
-    """vLLM puts each that is named around those before it."""
+    """vLLM puts each that is named around those before it: without the key nobody gets to anything else."""
     argv = _command("--middleware", "theirs.Middleware", "--middleware=other.one").argv
-    assert argv[-2:] == ("--middleware", "worker.engines.key_guard.KeyGuard")
-    assert argv[-5:-2] == ("--middleware", "theirs.Middleware", "--middleware=other.one")
+    ours = ("--middleware", "worker.engines.replay.middleware.Replay")
+    assert argv[-4:] == (*ours, "--middleware", "worker.engines.key_guard.KeyGuard")
+    assert argv[-7:-4] == ("--middleware", "theirs.Middleware", "--middleware=other.one")
+
+
+def test_a_worker_is_told_to_follow_notes_and_nothing_about_logits_processors() -> None:
+    """Its own flag would end the start of a classifier, and of a worker with speculative decoding."""
+    made = _command("--logits-processors", "theirs:Processor")
+    assert made.env["CLUSTERCTL_REPLAY"] == "1"
+    assert flags.values(made.argv, "--logits-processors") == ["theirs:Processor"]
 
 
 def test_lora_can_be_switched_off() -> None:

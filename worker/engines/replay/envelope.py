@@ -41,3 +41,15 @@ def refusal(reason: str) -> bytes:
     """The answer, in the shape of vLLM's own errors."""
     error = {"message": reason, "type": "BadRequestError", "param": None, "code": 400}
     return json.dumps({"error": error}).encode()
+
+
+def choices(sent: bytes) -> int:
+    """How many choices the answer to a client's body has, as far as it says; what cannot be read is left to who
+    answers it."""
+    try:
+        body = json.loads(sent)
+        count, prompts = int(body.get("n") or 1), body.get("prompt")
+    except (ValueError, RecursionError, AttributeError, TypeError, OverflowError):
+        return 1
+    several = isinstance(prompts, list) and bool(prompts) and isinstance(prompts[0], str | list)
+    return count * (len(prompts) if several else 1)
