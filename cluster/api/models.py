@@ -115,8 +115,9 @@ class ModelCommands:
         path = body.model_path
         if path.startswith(("./", "../")) or path in (".", ".."):
             raise Refused(400, f"{path!r} is no absolute path, and the cluster is in another folder", "model_path")
+        said = {key: value for key, value in (body.model_extra or {}).items() if value is not None}
         try:
-            return locations.of_model(definition({"path": path, **(body.model_extra or {})}))
+            return locations.of_model(definition({"path": path, **said}))
         except (ValueError, UsageError) as error:
             raise Refused(400, str(error)) from None
 

@@ -43,6 +43,10 @@ def _in_flight(status: dict[str, Any]) -> list[int]:
     return [i["in_flight"] for i in status["instances"].values()]
 
 
+def _requests(status: dict[str, Any]) -> list[int]:
+    return [i["requests_total"] for i in status["instances"].values()]
+
+
 async def _clients(cluster: Cluster, exits: AsyncExitStack, each: int) -> dict[int, list[httpx.AsyncClient]]:
     """``each`` clients with one kept connection, by the process that has accepted it."""
     found: dict[int, list[httpx.AsyncClient]] = {}
@@ -122,11 +126,14 @@ async def test_under_adaptive_one_knows_what_prompts_the_other_has_sent_where(tw
     async with AsyncExitStack() as exits:
         one, other = (clients[0] for clients in (await _clients(two, exits, 1)).values())
         assert (await one.post("/v1/cluster/strategy", json={"strategy": "adaptive"})).status_code == 200
-        before = [i["requests_total"] for i in (await _status(one))["instances"].values()]
+        before = now = _requests(await _status(one))
         for number in range(8):
             prompt = f"{number} {'and so on ' * 500}"
-            assert (await _complete(one, prompt), await _complete(other, f"{prompt}{number}")) == (200, 200)
-            now = [i["requests_total"] for i in (await _status(one))["instances"].values()]
+            for client, text, counted in ((one, prompt, 1), (other, f"{prompt}{number}", 2)):
+                assert await _complete(client, text) == 200
+                async with asyncio.timeout(10):  # it is over for everybody some time after its answer is out
+                    while sum(now) < sum(before) + counted:
+                        now = _requests(await _status(one))
             assert sorted(b - a for a, b in zip(before, now, strict=True)) == [0, 2]
             before = now
         assert (await one.post("/v1/cluster/strategy", json={"strategy": "least_connections"})).status_code == 200

@@ -103,14 +103,15 @@ PATHS: Mapping[str, Json] = {
     )},
     "/v1/cluster/scale": {"post": operation(
         "scale", "cluster", "More or fewer workers",
-        {202: json_answer("Accepted", ref("Scaled"), {"desired": 3, "current": 2})}, errors=(409, *CHANGE),
+        {202: json_answer("Accepted", ref("Scaled"), {"desired": 3, "current": 2})}, errors=(404, 409, *CHANGE),
         body=json_body(ref("Scale"), {
             "So many": {"instances": 2}, "One more": {"action": "scale_up", "count": 1},
         }),
     )},
     "/v1/cluster/strategy": {"post": operation(
         "strategy", "cluster", "How requests are spread",
-        {200: json_answer("In force", ref("StrategySet"), {"strategy": "least_connections"})}, errors=CHANGE,
+        {200: json_answer("In force", ref("StrategySet"), {"strategy": "least_connections"})},
+        errors=(404, 409, *CHANGE),
         body=json_body(ref("SetStrategy"), {"By load": {"strategy": "least_connections"}}),
     )},
     "/v1/cluster/restart": {"post": operation(

@@ -253,8 +253,8 @@ SCHEMAS: Mapping[str, Json] = {
         "type": "object", "required": ["model_name", "model_path"], "additionalProperties": False,
         "properties": {
             "model_name": {"type": "string", "pattern": rf"^{MODEL_NAME.pattern}$"}, "model_path": _MODEL,
-            **{name: {"description": field.description}
-               for name, field in ModelDefinition.model_fields.items() if name != "path"},
+            **{name: or_null({key: value for key, value in of.items() if key not in ("title", "default")})
+               for name, of in ModelDefinition.model_json_schema()["properties"].items() if name != "path"},
         },
     },
     "SystemHealth": answer({

@@ -176,7 +176,7 @@ async def test_commands_name_the_model_where_there_are_several(start: Start) -> 
         await cluster.cluster.settled(2)
         for path, body in (("scale", {"instances": 2}), ("restart", {"rolling": True})):
             status, answer = await cluster.ask("POST", f"/v1/cluster/{path}", body)
-            assert status == 400 and '"model" is one of a, b, c' in answer["error"]["message"]
+            assert status == 409 and '"model" is one of a, b, c' in answer["error"]["message"]
             assert (await cluster.ask("POST", f"/v1/cluster/{path}", {**body, "model": "d"}))[0] == 404
         assert (await cluster.ask("POST", "/v1/cluster/scale", {"instances": 2, "model": "c"}))[0] == 409, "not up"
         assert (await cluster.ask("POST", "/v1/cluster/scale", {"instances": 4, "model": "a"}))[0] == 409
