@@ -3,16 +3,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 from _pytest.nodeid import NodeId
 
-from config.settings import inherited_environment
-from harness import AS_CLUSTER, WORKER_KEY, Cluster, free_port, poll
+from harness import Cluster, free_port
+from oneworker import vllm_worker
 from worker.demo import adapters, model_path
-from worker.drivers.process import spawn
-from worker.engines import base
-from worker.spec import EngineSpec, Slot, WorkerEndpoint
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -61,27 +57,8 @@ def demo_adapters() -> dict[str, str]:
 @pytest.fixture(scope="module")
 def vllm_worker_url(tmp_path_factory: pytest.TempPathFactory, demo_adapters: dict[str, str]) -> Iterator[str]:
     """One real vLLM worker without a cluster, as our own engine starts it; its key is `harness.WORKER_KEY`."""
-    folder, port = tmp_path_factory.mktemp("worker"), free_port()
-    spec = EngineSpec("vllm", str(model_path()), ("demo",), demo_adapters, dtype="float32")
-    command = base.load("vllm").command(spec, WorkerEndpoint(port), WORKER_KEY, Slot(), inherited_environment())
-    handle = spawn(command.argv, env=command.env, cwd=folder, log=folder / "log", run_file=folder / "run")
-    url = f"http://127.0.0.1:{port}"
-    try:
-        poll(lambda: _healthy(url), 240, "vLLM serves")
-        for name, path in demo_adapters.items():
-            body = {"lora_name": name, "lora_path": path}
-            answer = httpx.post(f"{url}/v1/load_lora_adapter", json=body, headers=AS_CLUSTER, timeout=60)
-            assert answer.status_code == 200
+    with vllm_worker(tmp_path_factory.mktemp("worker"), model_path(), demo_adapters) as url:
         yield url
-    finally:
-        poll(lambda: not handle.kill_tree(), 15, "nothing of it is left")
-
-
-def _healthy(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health", headers=AS_CLUSTER, timeout=5).status_code == 200
-    except httpx.HTTPError:
-        return False
 
 
 @pytest.fixture

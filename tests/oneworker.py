@@ -1,0 +1,41 @@
+"""A single worker of vLLM, without a cluster, as our own engine starts it; its key is `harness.WORKER_KEY`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from config.settings import inherited_environment
+from harness import AS_CLUSTER, WORKER_KEY, free_port, poll
+from worker.drivers.process import spawn
+from worker.engines import base
+from worker.spec import EngineSpec, Slot, WorkerEndpoint
+
+
+@contextmanager
+def vllm_worker(folder: Path, model: Path, adapters: Mapping[str, str], *given: str) -> Iterator[str]:
+    """Its URL, with ``adapters`` (name: path) loaded. ``given``: flags of a user's."""
+    port = free_port()
+    spec = EngineSpec("vllm", str(model), ("demo",), dict(adapters), given, dtype="float32")
+    command = base.load("vllm").command(spec, WorkerEndpoint(port), WORKER_KEY, Slot(), inherited_environment())
+    handle = spawn(command.argv, env=command.env, cwd=folder, log=folder / "log", run_file=folder / "run")
+    url = f"http://127.0.0.1:{port}"
+    try:
+        poll(lambda: _healthy(url), 240, "vLLM serves")
+        for name, path in adapters.items():
+            body = {"lora_name": name, "lora_path": path}
+            answer = httpx.post(f"{url}/v1/load_lora_adapter", json=body, headers=AS_CLUSTER, timeout=60)
+            assert answer.status_code == 200
+        yield url
+    finally:
+        poll(lambda: not handle.kill_tree(), 15, "nothing of it is left")
+
+
+def _healthy(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health", headers=AS_CLUSTER, timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False
