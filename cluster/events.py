@@ -21,9 +21,9 @@ EPOCH_IDS = 100_000
 
 #: Kinds that somebody should hear of who only hears of trouble.
 _WARNINGS = frozenset({
-    "worker.unhealthy", "worker.killed", "worker.exited", "adapter.failed", "adapter.drift", "balancer.restarted",
-    "balancer.lost", "balancer.failed", "certificate.refused", "standby.ended", "restart.stopped", "state.unsaved",
-    "key.unread", "limits.local",
+    "worker.unhealthy", "worker.killed", "worker.exited", "worker.altered", "adapter.failed", "adapter.drift",
+    "balancer.restarted", "balancer.lost", "balancer.failed", "certificate.refused", "standby.ended",
+    "restart.stopped", "state.unsaved", "key.unread", "limits.local",
 })  # fmt: skip
 
 #: Subjects without which a sentence is whole.

@@ -12,7 +12,9 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 #: What the supervisor says of a worker, and of an adapter on a worker.
-STATES = ("starting", "ready", "unhealthy", "draining", "drained", "stopping", "stopped", "backoff", "failed")
+STATES = (
+    "starting", "ready", "unhealthy", "draining", "drained", "asleep", "stopping", "stopped", "backoff", "failed",
+)  # fmt: skip
 ADAPTER_STATES = ("loaded", "loading", "refused", "lazy")
 
 #: States in which the balancer may start new requests on a backend / lets running ones finish. A backend in any
@@ -23,7 +25,7 @@ KEEPS_RUNNING = frozenset({"ready", "unhealthy", "draining"})
 
 #: States out of which a backend gets back into rotation by itself, so that waiting for it is worth while. Out of
 #: ``drained`` it is brought by a person.
-MAY_RECOVER = frozenset({"starting", "ready", "unhealthy", "draining", "stopping", "backoff", "stopped"})
+MAY_RECOVER = frozenset({"starting", "ready", "unhealthy", "draining", "asleep", "stopping", "backoff", "stopped"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ class Capabilities:
     the tokens it makes and goes on from such ids, ``detokenize``: it says their text; a broken stream needs both to go
     on there from the middle. ``replay``: it makes given tokens once more before others (`config.replay`). ``progress``:
     its metrics tell whether it makes steps. ``embeddings``: a model of it may make vectors or classes in place of
-    text."""
+    text. ``sleep``: started with `worker.spec.SLEEP_FLAG` it can give a GPU's memory back without ending."""
 
     lora: bool = True
     token_ids: bool = True
@@ -41,6 +43,7 @@ class Capabilities:
     replay: bool = False
     progress: bool = True
     embeddings: bool = True
+    sleep: bool = True
 
 
 @dataclass(frozen=True, slots=True)

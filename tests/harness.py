@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import httpx
 
+from config.paths import StateDir
 from worker.drivers import proc, run_file
 
 T = TypeVar("T")
@@ -163,7 +164,7 @@ class Cluster:
 
     def worker_key(self, instance: str) -> str:
         """What the worker that runs now answers to, as its supervisor wrote it down."""
-        started = poll(lambda: run_file.notes(self.state_dir / "run" / instance).get("record"), 5, "its record")
+        started = poll(lambda: run_file.notes(StateDir(self.state_dir).run(instance)).get("record"), 5, "its record")
         return str(started["spec"]["api_key"])
 
     def ask_worker(self, instance: str, method: str, path: str, body: Any = None) -> httpx.Response:

@@ -74,6 +74,7 @@ class Engine(FakeHandle):
         self.asked: list[tuple[str, Any]] = []
         self.hold = asyncio.Event()  # generations wait for it
         self.hold.set()
+        self.asleep = False
         self._over = asyncio.Event()
         self.tasks.start(self._serve(), f"engine {spec.id}")
 
@@ -100,6 +101,8 @@ class Engine(FakeHandle):
         app.router.add_post("/v1/load_lora_adapter", self._load)
         app.router.add_post("/v1/unload_lora_adapter", self._unload)
         app.router.add_post("/v1/completions", self._complete)
+        app.router.add_post("/sleep", self._sleep)
+        app.router.add_post("/wake_up", self._wake)
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.05)
         await runner.setup()
         try:
@@ -136,9 +139,18 @@ class Engine(FakeHandle):
         self.adapters.pop((await request.json())["lora_name"], None)
         return web.Response()
 
+    async def _sleep(self, request: web.Request) -> web.Response:
+        self.asleep = True
+        return web.Response()
+
+    async def _wake(self, request: web.Request) -> web.Response:
+        self.asleep = False
+        return web.Response()
+
     async def _complete(self, request: web.Request) -> web.Response:
         """Other numbers for every adapter: none is without effect."""
         body = await request.json()
+        assert not self.asleep, "whoever asks one that sleeps is never answered"
         await self.hold.wait()
         self.asked.append((body["model"], body["prompt"]))
         words = float(sum(self.adapters.get(body["model"], body["model"]).encode()))

@@ -143,6 +143,20 @@ class Target:
         status, text = await self.call("GET", progress.PATH, timeout=timeout)
         return progress.read(text) if status == 200 else None
 
+    async def sleep(self, timeout: float) -> None:
+        """Gives back its GPU's memory and keeps the weights in main memory; returns when that is done. Requests that
+        come meanwhile wait. Raises ProbeFailed."""
+        await self._done("/sleep?level=1", timeout)
+
+    async def wake(self, timeout: float) -> None:
+        """Takes the memory again; one that is awake stays so. Raises ProbeFailed."""
+        await self._done("/wake_up", timeout)
+
+    async def _done(self, path: str, timeout: float) -> None:
+        status, text = await self.call("POST", path, timeout=timeout)
+        if status != 200:
+            raise ProbeFailed(f"{path}: {status} {' '.join(text.split())[:200]}", status)
+
     async def load_adapter(self, name: str, path: str, timeout: float) -> str | None:
         """Loads one LoRA adapter. Returns None, or the worker's words where it refuses. Raises ProbeFailed."""
         body = {"lora_name": name, "lora_path": path}

@@ -9,6 +9,10 @@ from pathlib import Path
 #: unless it is told, and says nowhere else.
 SEATS = "/clusterctl/seats"
 
+#: vLLM's flag for a worker that can be put to sleep.
+SLEEP_FLAG = "--enable-sleep-mode"
+
+
 @dataclass(frozen=True, slots=True)
 class Slot:
     """What a worker is pinned to. ``gpus`` are indices as NVML counts them; ``cores`` a list for each rank on a

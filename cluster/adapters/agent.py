@@ -95,6 +95,13 @@ class AdapterAgent:
                 del self.held.refused[name]
             self._changed()
 
+    async def take_off(self) -> None:
+        """All that it holds, of a worker that is sent no requests; `sync` loads them anew. Raises ProbeFailed."""
+        async with self._lock:
+            self.held.loaded = self._shown(await self._target.models())
+            for name in tuple(self.held.loaded):
+                await self._unload(name)
+
     async def apply(self, name: str) -> str | None:
         """Brings one adapter in line, now. Returns None, or the worker's words where it refuses it. Raises
         ProbeFailed if it does not answer."""

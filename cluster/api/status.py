@@ -12,7 +12,7 @@ from cluster.fleet import rolling
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.instance import Instance
 from cluster.fleet.rolling import why_stopped
-from cluster.fleet.states import WorkerState
+from cluster.fleet.states import RUNNING, WorkerState
 from cluster.monitoring.external import ExternalBackend
 from cluster.monitoring.hang_monitors import ProgressFinding
 from worker.spec import LOOPBACK
@@ -52,7 +52,7 @@ class View:
 def snapshot(view: View) -> dict[str, Any]:
     """What `GET /v1/cluster/status` shows, less what only the balancer can count."""
     fleet, plan, intent = view.fleet, view.plan, view.fleet.intent
-    desired = 0 if intent.desired.shutting_down else len(intent.desired.instances)
+    desired = 0 if intent.desired.shutting_down else sum(not w.asleep for w in intent.desired.instances.values())
     handles = [i.handle for i in fleet.instances.values()]
     return {
         "sequence": list(view.sequence),
@@ -95,10 +95,14 @@ def settled(view: View) -> bool:
     wanted = {} if intent.desired.shutting_down else intent.desired.instances
     if set(fleet.instances) != set(wanted) or any(not intent.cordons.over(name) for name in intent.cordons):
         return False
-    return all(
-        i.state in (WorkerState.READY, WorkerState.FAILED) and i.generation >= wanted[i.id].generation
-        for i in fleet.instances.values()
-    )
+    return all(_at_rest(i, wanted[i.id].asleep) and i.generation >= wanted[i.id].generation
+               for i in fleet.instances.values())  # fmt: skip
+
+
+def _at_rest(instance: Instance, asleep: bool) -> bool:
+    if asleep:
+        return instance.state is WorkerState.ASLEEP or instance.state not in RUNNING
+    return instance.state in (WorkerState.READY, WorkerState.FAILED)
 
 
 def _rolling(view: View) -> dict[str, Any]:

@@ -18,7 +18,7 @@ STALE_S = 5.0
 #: Of the states of an instance.
 STYLES = {
     "ready": "green", "starting": "yellow", "draining": "yellow", "stopping": "yellow", "backoff": "red",
-    "unhealthy": "red", "drained": "yellow", "failed": "bold red", "stopped": "dim",
+    "unhealthy": "red", "drained": "yellow", "asleep": "dim", "failed": "bold red", "stopped": "dim",
 }  # fmt: skip
 
 

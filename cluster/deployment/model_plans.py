@@ -12,7 +12,7 @@ from config.errors import UsageError
 from config.models import DEMO, ModelDefinition, names_of
 from config.settings import Settings
 from worker.engines import base, flags
-from worker.spec import EngineSpec
+from worker.spec import SLEEP_FLAG, EngineSpec
 
 _GIB = 1024**3
 
@@ -31,6 +31,8 @@ def make_group(settings: Settings, name: str, model: ModelDefinition, machine: M
         made = plan.placed(own, engine, spec, model.instances, machine or plan.look_at_machine(engine))
         if model.adapters and made.no_lora:
             raise UsageError(made.no_lora)
+        if flags.has(model.args, SLEEP_FLAG) and engine.uses_gpu and not made.placement.on_gpu:
+            raise UsageError(f"args: {SLEEP_FLAG}: engine {engine.name} sleeps on GPUs only, and there is none for it")
         if engine.computes and not made.placement.on_gpu:
             _require_memory(made.placement)
     except UsageError as error:

@@ -27,7 +27,7 @@ from worker.demo import adapters as demo_adapters
 from worker.drivers.base import LOCAL
 from worker.engines import base, flags
 from worker.engines.base import Engine
-from worker.spec import EngineLog, EngineSpec
+from worker.spec import SLEEP_FLAG, EngineLog, EngineSpec
 
 #: Ranks that vLLM accepts for ``--max-lora-rank`` (vllm.config.lora.MaxLoRARanks, 0.32).
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -62,6 +62,12 @@ class Plan:
     definition: ModelDefinition | None = None
     broken: str = ""
     leaving: bool = False
+
+    @property
+    def can_sleep(self) -> bool:
+        """Whether its workers, once nobody asks for the model, are put to sleep in place of ended."""
+        wanted = self.definition is not None and flags.has(self.spec.extra_args, SLEEP_FLAG)
+        return wanted and self.engine.capabilities.sleep
 
     @property
     def no_lora(self) -> str:

@@ -24,7 +24,8 @@ _S = WorkerState
 
 
 class Fleet:
-    """``emit`` is called for everything a person may want to know, once."""
+    """``emit`` is called for everything a person may want to know, once. More methods than a class should have: each is
+    something that happens to a worker."""
 
     def __init__(
         self, desired: DesiredState, policy: RestartPolicy, random: Callable[[], float],
@@ -61,7 +62,7 @@ class Fleet:
         instance.ready_at = instance.started_at = None
         instance.models, instance.seats = (), None
         instance.in_flight, instance.failing_probes, instance.failure = 0, False, None
-        instance.hung = None
+        instance.hung, instance.dozing, instance.canary = None, False, {}
         instance.phase = "starting the process"
 
     def started(self, instance: Instance, handle: Handle, wall: float) -> None:
@@ -83,7 +84,7 @@ class Fleet:
         if instance.ready_at is None:
             instance.ready_at, instance.start_seconds = now, round(seconds, 3)
         instance.models = models
-        instance.failing_probes, instance.phase, instance.slow = False, "", False
+        instance.failing_probes, instance.phase, instance.slow, instance.canary = False, "", False, {}
         lacks = f"; refused {', '.join(instance.adapters.refused)}" if instance.adapters.refused else ""
         self._emit(
             instance.id, f"ready{took}{lacks}", kind="worker.ready",
@@ -115,6 +116,31 @@ class Fleet:
         instance.drain_version = version
         instance.in_flight = None if balancer else 0
         self._emit(instance.id, "draining", kind="worker.draining")
+
+    def dozes(self, instance: Instance) -> None:
+        """It is about to be put to sleep."""
+        instance.dozing, instance.phase = True, "falling asleep"
+
+    def asleep(self, instance: Instance, canary: dict[str, Any], now: float, incarnation: int) -> None:
+        """It sleeps; ``canary``: what it answered before."""
+        if instance.state is _S.DRAINING and instance.incarnation == incarnation:
+            instance.dozing, instance.phase = False, ""
+            instance.enter(_S.ASLEEP, now, "")
+            instance.canary = canary
+            self._emit(instance.id, "asleep", kind="worker.asleep")
+
+    def waking(self, instance: Instance, now: float) -> None:
+        instance.enter(_S.STARTING, now, "")
+        instance.in_flight, instance.phase = 0, "waking"
+        self._emit(instance.id, "is woken", kind="worker.waking")
+
+    def useless(self, instance: Instance, why: str, incarnation: int) -> None:
+        """It could not be put to sleep, or answers otherwise than before it slept: it is to be killed at once."""
+        if instance.incarnation != incarnation or instance.hung is not None:
+            return
+        if instance.state in (_S.STARTING, _S.DRAINING):
+            instance.hung, instance.dozing = why, False
+            self._emit(instance.id, why, kind="worker.altered", data={"reason": why})
 
     def stopping(self, instance: Instance, reason: str, now: float, failure: bool = False) -> None:
         if failure and instance.failure is None and instance.state is not _S.STOPPING:
@@ -219,7 +245,7 @@ class Fleet:
 def _cause(instance: Instance, status: int | None) -> str:
     """Of an end that nobody asked for, in a word: ``hung``, ``unhealthy``, ``start`` (never got ready), ``signal``
     (somebody else's) or ``exit``."""
-    if instance.hung is not None:
+    if instance.hung is not None and not instance.canary:
         return "hung"
     if instance.failure is not None:
         return "start" if instance.ready_at is None else "unhealthy"

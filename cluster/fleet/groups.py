@@ -42,10 +42,12 @@ def is_worker(name: str) -> bool:
 @dataclass(frozen=True, slots=True)
 class InstanceDesired:
     """``generation`` counts the restarts that were asked for; a worker of an older one is to be replaced.
-    ``rolling``: not before the others of its group are ready."""
+    ``rolling``: not before the others of its group are ready. ``asleep``: it is to give its GPU's memory back without
+    ending."""
 
     generation: int = 0
     rolling: bool = False
+    asleep: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,8 +61,9 @@ class Instance:
     (`cluster.deployment.revisions`). ``hung``: why it is to be killed at once. ``slow``: it was taken out of rotation
     for slowness and has not been back since. ``hangs``: how often it was found hung. ``cause``: of its last end, in a
     word; ``restarted``: how often it was started again, by that; ``start_seconds``: how long its last start took.
-    ``driver``: the name of that which starts it. More attributes than a class should have: all that is known of one
-    worker stands in one row."""
+    ``driver``: the name of that which starts it. ``dozing``: it is being put to sleep. ``canary``: what it answered
+    before it slept, by model (`cluster.models.canary`), from when it falls asleep until it has answered so again.
+    More attributes than a class should have: all that is known of one worker stands in one row."""
 
     id: str
     slot: Slot
@@ -98,6 +99,8 @@ class Instance:
     reason: str = ""
     last_exit: dict[str, Any] | None = None
     driver: str = LOCAL
+    dozing: bool = False
+    canary: dict[str, Any] = field(default_factory=dict)
 
     @property
     def group(self) -> str:
@@ -129,6 +132,7 @@ class Instance:
             failing_probes=self.failing_probes,
             hung=self.hung,
             gpus=self.slot.gpus,
+            dozing=self.dozing,
         )
 
     @property
@@ -166,7 +170,9 @@ class Instance:
             "last_exit": self.last_exit,
             "reason": self.reason,
             "history": asdict(self.history),
-        } | ({} if self.driver == LOCAL else {"driver": self.driver}) | ({"seats": self.seats} if self.seats else {})
+        } | ({} if self.driver == LOCAL else {"driver": self.driver}) | {
+            name: value for name, value in (("seats", self.seats), ("canary", self.canary)) if value
+        }
 
 
 def restore(name: str, record: dict[str, Any], now: float) -> Instance:
@@ -194,6 +200,7 @@ def restore(name: str, record: dict[str, Any], now: float) -> Instance:
         reason=record["reason"],
         history=History(**record["history"]),
         driver=record.get("driver", LOCAL),
+        canary=dict(record.get("canary", {})),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -62,6 +63,20 @@ class Intent:
         self.scale(count, group)
         self._want(self.group(group), drain_timeout=None)
 
+    def sleep(self, group: str) -> None:
+        """Wants those of a group asleep that there are; none at all where a restart of them has not come to its end."""
+        wanted = self.group(group)
+        there = {name: self._instances[name] for name in wanted.instances if name in self._instances}
+        if wanted.spares or any(one.generation < wanted.instances[name].generation for name, one in there.items()):
+            self.take_down(group, math.inf)
+        else:
+            self._want(wanted, instances=_each(wanted, asleep=True), drain_timeout=math.inf)
+
+    def wake(self, group: str) -> None:
+        """Wants them awake again."""
+        wanted = self.group(group)
+        self._want(wanted, instances=_each(wanted, asleep=False), drain_timeout=None)
+
     def take_down(self, group: str, drain_timeout: float | None) -> None:
         """Wants no worker of a group; ``drain_timeout`` (s): how long its requests may take to finish, None: as long as
         those of any other."""
@@ -73,9 +88,10 @@ class Intent:
         self.desired = self.desired.without_group(group)
 
     def _known(self, name: str, group: WorkerGroup) -> InstanceDesired:
-        """What is wanted of ``name`` already; of one that is still on its way out, no more than it is."""
+        """What is wanted of ``name`` already, awake; of one that is still on its way out, no more than it is."""
         old = self._instances.get(name)
-        return group.wanted.get(name) or InstanceDesired(old.generation if old else 0)
+        known = group.wanted.get(name) or InstanceDesired(old.generation if old else 0)
+        return dataclasses.replace(known, asleep=False)
 
     def restart(self, name: str) -> None:
         """Also ends its drain. Raises KeyError for an instance that is not wanted."""
@@ -134,8 +150,8 @@ class Intent:
     def durable(self) -> dict[str, Any]:
         """For the store; `restore` reads it. A worker's id says of which group it is."""
         desired = {
-            "instances": {n: dataclasses.asdict(i) for n, i in self.desired.instances.items()},
-            "spares": {n: dataclasses.asdict(i) for n, i in self.desired.spares.items()},
+            "instances": {n: _kept(i) for n, i in self.desired.instances.items()},
+            "spares": {n: _kept(i) for n, i in self.desired.spares.items()},
             "weights": dict(self.weights),
             "drained": self.cordons.durable(),
         }
@@ -151,6 +167,15 @@ class Intent:
         if kept.get("instances") is not None:
             for group in self.desired.groups.values():
                 self._want(group, instances=_of(group, kept["instances"]), spares=_of(group, kept.get("spares", {})))
+
+
+def _each(group: WorkerGroup, asleep: bool) -> dict[str, InstanceDesired]:
+    return {name: dataclasses.replace(want, asleep=asleep) for name, want in group.instances.items()}
+
+
+def _kept(want: InstanceDesired) -> dict[str, Any]:
+    """Without what an earlier release does not know, where nobody sleeps."""
+    return {name: value for name, value in dataclasses.asdict(want).items() if name != "asleep" or value}
 
 
 def _of(group: WorkerGroup, kept: Mapping[str, Any]) -> dict[str, InstanceDesired]:

@@ -45,6 +45,20 @@ class Drain:
 
 
 @dataclass(frozen=True, slots=True)
+class Sleep:
+    """Put it to sleep: nothing runs on it any more."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """It is asleep, and is to serve again."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """Ask the main process to end (SIGTERM)."""
 
@@ -87,7 +101,7 @@ class Exit:
     """Everything has stopped: end the balancer and the supervisor."""
 
 
-Action = Admit | Start | Drain | Stop | Kill | Sweep | Retire | Dismiss | Exit
+Action = Admit | Start | Drain | Sleep | Wake | Stop | Kill | Sweep | Retire | Dismiss | Exit
 
 
 def reconcile(desired: DesiredState, observed: ObservedState, now: float) -> list[Action]:
@@ -100,7 +114,7 @@ def reconcile(desired: DesiredState, observed: ObservedState, now: float) -> lis
     starting_on, room = _gpus_starting(observed), _room_to_start(desired, observed, now)
     for group in () if desired.shutting_down else desired.groups.values():
         for action in _bring_about(group, desired, observed, now):
-            if isinstance(action, Start):
+            if isinstance(action, Start | Wake):
                 gpus = set(observed[action.id].gpus)
                 if starting_on & gpus or room <= 0:
                     continue  # two engines that profile one GPU's memory at the same time trip over each other
@@ -156,6 +170,12 @@ def _keep(
     keep = behind and not stale
     if not seen.main_alive and not seen.tree_empty:
         yield Sweep(seen.id)
+    elif want.asleep and not behind:
+        yield from _lay_down(seen, desired, now)
+    elif seen.state is _S.DRAINING and seen.dozing:
+        return  # it is woken when it sleeps
+    elif seen.state is _S.ASLEEP and not stale:
+        yield Wake(seen.id)
     elif seen.state in (_S.DRAINING, _S.STOPPING) or (stale and seen.state in RUNNING):
         yield from _end(seen, desired, now, retire=False)
     elif seen.state is _S.STOPPED or (stale and seen.state in (_S.BACKOFF, _S.FAILED)):
@@ -164,10 +184,21 @@ def _keep(
         yield Start(seen.id, keep=keep)
     elif seen.state is _S.STARTING and now - seen.since > desired.startup_of(seen.id):
         yield Kill(seen.id, f"not ready within {desired.startup_of(seen.id):g} s", failure=True)
-    elif seen.state in (_S.READY, _S.UNHEALTHY) and seen.hung:
+    elif seen.state in (_S.STARTING, _S.READY, _S.UNHEALTHY) and seen.hung:
         yield Kill(seen.id, seen.hung, failure=True)
     elif seen.state is _S.UNHEALTHY and seen.failing_probes:
         yield Kill(seen.id, "health checks keep failing", failure=True)
+
+
+def _lay_down(seen: InstanceObserved, desired: DesiredState, now: float) -> Iterator[Action]:
+    """To where it sleeps. One that dies on the way, or is not there, is not started: it is when it is to wake."""
+    if seen.state is _S.DRAINING:
+        if seen.hung:
+            yield Kill(seen.id, seen.hung, failure=True)
+        elif seen.in_flight == 0 and not seen.dozing:
+            yield Sleep(seen.id)
+    elif seen.state in RUNNING and seen.state is not _S.ASLEEP:
+        yield from _end(seen, desired, now, retire=False)
 
 
 def _end(seen: InstanceObserved, desired: DesiredState, now: float, retire: bool) -> Iterator[Action]:
@@ -180,7 +211,7 @@ def _end(seen: InstanceObserved, desired: DesiredState, now: float, retire: bool
             yield Retire(seen.id)
     elif desired.kill_now and seen.main_alive:
         yield Kill(seen.id, "asked to end at once")
-    elif seen.state is _S.STARTING:
+    elif seen.state in (_S.STARTING, _S.ASLEEP):
         yield Stop(seen.id, "not wanted any more" if retire else "restart asked for")
     elif seen.state in (_S.READY, _S.UNHEALTHY):
         yield Drain(seen.id)

@@ -2,9 +2,10 @@
 
 How a worker lives: it is ``starting`` until it has answered a real request, then ``ready``. Failed probes make it
 ``unhealthy`` (out of rotation, what runs goes on). An intended end goes ``draining`` (nothing new), ``stopping``
-(asked to end, then killed), ``stopped``. An end that nobody asked for leads to ``backoff`` (it will be started
-again at ``restart_at``) or, in a crash loop, to ``failed`` (a person has to look). A worker is started again only
-when nothing is left of its session.
+(asked to end, then killed), ``stopped``. One that is to sleep goes ``draining`` and ``asleep``, and is ``starting``
+once more when it is woken. An end that nobody asked for leads to ``backoff`` (it will be started again at
+``restart_at``) or, in a crash loop, to ``failed`` (a person has to look). A worker is started again only when nothing
+is left of its session.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ class WorkerState(StrEnum):
     READY = "ready"
     UNHEALTHY = "unhealthy"
     DRAINING = "draining"
+    ASLEEP = "asleep"
     STOPPING = "stopping"
     BACKOFF = "backoff"
     FAILED = "failed"
@@ -33,7 +35,8 @@ TRANSITIONS: Mapping[WorkerState, frozenset[WorkerState]] = {
     _S.STARTING: frozenset({_S.READY, _S.STOPPING, _S.BACKOFF, _S.FAILED}),
     _S.READY: frozenset({_S.UNHEALTHY, _S.DRAINING, _S.STOPPING, _S.BACKOFF, _S.FAILED}),
     _S.UNHEALTHY: frozenset({_S.READY, _S.DRAINING, _S.STOPPING, _S.BACKOFF, _S.FAILED}),
-    _S.DRAINING: frozenset({_S.STOPPING, _S.STOPPED}),
+    _S.DRAINING: frozenset({_S.STOPPING, _S.STOPPED, _S.ASLEEP}),
+    _S.ASLEEP: frozenset({_S.STARTING, _S.STOPPING, _S.BACKOFF, _S.FAILED}),
     _S.STOPPING: frozenset({_S.STOPPED, _S.BACKOFF, _S.FAILED}),
     _S.BACKOFF: frozenset({_S.STARTING, _S.STOPPED}),
     _S.FAILED: frozenset({_S.STARTING, _S.STOPPED}),
@@ -41,7 +44,7 @@ TRANSITIONS: Mapping[WorkerState, frozenset[WorkerState]] = {
 }
 
 #: States in which the main process should be running.
-RUNNING = frozenset({_S.STARTING, _S.READY, _S.UNHEALTHY, _S.DRAINING, _S.STOPPING})
+RUNNING = frozenset({_S.STARTING, _S.READY, _S.UNHEALTHY, _S.DRAINING, _S.ASLEEP, _S.STOPPING})
 
 
 class IllegalTransition(Exception):
@@ -103,7 +106,8 @@ class InstanceObserved:
     """What is known of one worker. ``since`` (s, monotonic) is when its state was entered. ``in_flight`` is None
     while the balancer has not yet confirmed that it sends nothing new. ``tree_empty``: nothing is left of its
     session. ``hung``: why it is to be killed at once. ``gpus``: those it is pinned to. ``cordoned``: kept out of
-    rotation because somebody drained it. ``missing_adapters``: it refuses an adapter that others hold."""
+    rotation because somebody drained it. ``missing_adapters``: it refuses an adapter that others hold. ``dozing``: it
+    is being put to sleep."""
 
     id: str
     state: WorkerState
@@ -118,6 +122,7 @@ class InstanceObserved:
     gpus: tuple[int, ...] = ()
     cordoned: bool = False
     missing_adapters: bool = False
+    dozing: bool = False
 
 
 ObservedState = Mapping[str, InstanceObserved]

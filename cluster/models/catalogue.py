@@ -81,7 +81,10 @@ class Catalogue:
             raise Refused(409, f"model {plan.group!r} is pinned: unpin it first", "model_name")
         self._records.of(plan.group).gone()
         if self._fleet.intent.group(plan.group).count:
-            self._fleet.intent.take_down(plan.group, math.inf)
+            if plan.can_sleep:
+                self._fleet.intent.sleep(plan.group)
+            else:
+                self._fleet.intent.take_down(plan.group, math.inf)
             self._emit(plan.group, "model goes: asked to", kind="model.stopping", data={"reason": "asked to"})
 
     def define(self, plan: Plan, **changes: object) -> Plan:

@@ -10,7 +10,7 @@ from cluster.deployment.revisions import Revisions
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.groups import WorkerGroup
 from cluster.fleet.instance import Instance
-from cluster.fleet.states import WorkerState
+from cluster.fleet.states import RUNNING, WorkerState
 from cluster.models.record import ModelRecords
 from config.models import definition
 from config.topology import OfferedModel
@@ -20,12 +20,22 @@ def state_of(group: WorkerGroup, workers: Iterable[Instance], failed: bool) -> s
     """One of `config.topology.MODEL_STATES`. ``workers``: all of the group that there are, also those that go;
     ``failed``: it is not to be started, because the latest start came to nothing."""
     there = list(workers)
+    if group.count and all(want.asleep for want in group.instances.values()):
+        return _resting(there)
     if group.count:
         serving = any(one.state is WorkerState.READY and one.id in group.instances for one in there)
         return "up" if serving else "starting"
     if there:
         return "stopping"
     return "failed" if failed else "down"
+
+
+def _resting(workers: Iterable[Instance]) -> str:
+    """Of a group whose workers are to sleep. One that has ended is started when the others are woken."""
+    states = {one.state for one in workers} & RUNNING
+    if states - {WorkerState.ASLEEP}:
+        return "stopping"
+    return "asleep" if states else "down"
 
 
 class Offers:

@@ -106,8 +106,11 @@ def _idled(model: ModelNow, rules: SwapRules) -> ModelStep | None:
         return None
     if model.idle < model.idle_timeout or model.up < rules.min_up:
         return None
-    kind = StepKind.SLEEP if model.can_sleep else StepKind.UNLOAD
-    return ModelStep(kind, model.name, f"not asked for in {model.idle_timeout:g} s")
+    return ModelStep(_going(model), model.name, f"not asked for in {model.idle_timeout:g} s")
+
+
+def _going(model: ModelNow) -> StepKind:
+    return StepKind.SLEEP if model.can_sleep else StepKind.UNLOAD
 
 
 class _Room:
@@ -126,7 +129,7 @@ class _Room:
                 return False
             for other in leaving:
                 self._then.remove(other.name)
-                self.steps.append(ModelStep(StepKind.UNLOAD, other.name, f"makes room for {model.name}"))
+                self.steps.append(ModelStep(_going(other), other.name, f"makes room for {model.name}"))
         self._then.append(model.name)
         if self._rules.room([*self._now, model.name]):
             self._now.append(model.name)

@@ -57,8 +57,8 @@ class ModelRecord:
             self.retry_at = self.retry_wall = 0.0
 
     def gone(self) -> None:
-        """None of its workers is wanted any more."""
-        self.up_since, self.wanted = None, False
+        """None of its workers is wanted any more. Whoever still asks for it says so again."""
+        self.up_since, self.wanted, self.asked_at = None, False, None
 
 
 class ModelRecords:

@@ -95,7 +95,7 @@ class Swapping:
         return ModelNow(
             plan.group, state, pinned=model is None or model.pinned,
             priority=0 if model is None else model.priority,
-            idle_timeout=None if model is None else model.idle_timeout,
+            idle_timeout=None if model is None else model.idle_timeout, can_sleep=plan.can_sleep,
             in_flight=use.in_flight, waiting=use.waiting, oldest=use.oldest,
             asked=record.wanted or self._is_asked(record, now), idle=min(up, since_used), up=up, retry_in=retry_in,
         )
@@ -154,13 +154,19 @@ class Swapping:
 
     def _do(self, step: ModelStep, plan: Plan) -> None:
         state, record = self._offers.state(plan), self._records.of(plan.group)
-        if step.kind in (StepKind.START, StepKind.WAKE) and state in ("down", "failed"):
+        if step.kind in (StepKind.START, StepKind.WAKE) and state in ("down", "failed", "asleep"):
             record.starts += 1
-            self._fleet.intent.bring_up(plan.group, plan.placement.planned)
+            if state == "asleep":
+                self._fleet.intent.wake(plan.group)
+            else:
+                self._fleet.intent.bring_up(plan.group, plan.placement.planned)
             self._emit(plan.group, f"model is started: {step.why}", kind="model.starting", data={"reason": step.why})
         elif step.kind in (StepKind.UNLOAD, StepKind.SLEEP) and state == "up":
             record.gone()
-            self._fleet.intent.take_down(plan.group, math.inf)
+            if step.kind is StepKind.SLEEP:
+                self._fleet.intent.sleep(plan.group)
+            else:
+                self._fleet.intent.take_down(plan.group, math.inf)
             self._emit(plan.group, f"model goes: {step.why}", kind="model.stopping", data={"reason": step.why})
         elif step.kind is StepKind.REFUSE and state in ("down", "failed"):
             self._fail(plan, step.why)

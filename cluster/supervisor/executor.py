@@ -15,7 +15,8 @@ from cluster.events import Emit
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.groups import group_of, number_of
 from cluster.fleet.instance import Instance
-from cluster.fleet.reconciler import Admit, Dismiss, Drain, Kill, Retire, Start, Stop, Sweep
+from cluster.fleet.reconciler import Admit, Dismiss, Drain, Kill, Retire, Sleep, Start, Stop, Sweep, Wake
+from cluster.fleet.states import WorkerState
 from cluster.storage.write_behind import WriteBehind
 from cluster.supervisor.clock import Clocks
 from cluster.supervisor.exits import WorkerExits
@@ -35,7 +36,7 @@ _NO_ROOM_S = 1.0
 
 
 #: `Exit` is the supervisor's own.
-_Performed = Admit | Dismiss | Drain | Kill | Retire | Start | Stop | Sweep
+_Performed = Admit | Dismiss | Drain | Kill | Retire | Sleep | Start | Stop | Sweep | Wake
 
 
 class Executor:
@@ -86,6 +87,12 @@ class Executor:
                 await self._publish()  # what runs there moves on while it is being killed
                 if instance.handle is not None:
                     await asyncio.to_thread(instance.handle.destroy)
+            case Sleep():
+                fleet.dozes(instance)
+                self._monitors.lay_down(instance)
+            case Wake():
+                fleet.waking(instance, now)
+                self._monitors.wake(instance)
             case Sweep():
                 self._monitors.sweep(instance)
             case Retire():
@@ -98,7 +105,8 @@ class Executor:
         """What the worker ``name`` is pinned to; None while other groups of workers leave it no room."""
         group, there = group_of(name), self._fleet.instances.values()
         placement = self._revisions.plans[group].placement
-        others = [instance.slot for instance in there if instance.group != group]
+        awake = [instance for instance in there if instance.state is not WorkerState.ASLEEP]
+        others = [instance.slot for instance in awake if instance.group != group]
         if not others:
             return placement.slot(number_of(name))
         return placement.slot_beside([instance.slot for instance in there if instance.group == group], others)

@@ -15,6 +15,7 @@ from cluster.events import Emit
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.instance import Instance
 from cluster.fleet.states import WorkerState
+from cluster.models.sleep import Wakening, fall_asleep
 from cluster.monitoring import probes
 from cluster.monitoring.ejection_limit import EjectionLimit
 from cluster.monitoring.external import ExternalBackend
@@ -27,6 +28,7 @@ from config.settings import Settings
 from config.topology import Capabilities
 from worker.drivers.base import Handle
 from worker.probe import Cards, ProbeFailed, Target
+from worker.spec import WorkerSpec
 
 Post = Callable[[Callable[[], None]], None]
 
@@ -58,8 +60,8 @@ class WorkerMonitors:
 
     def watch(self, instance: Instance) -> None:
         """From its start, or its adoption, to its end."""
-        handle, spec, incarnation = instance.handle, instance.spec, instance.incarnation
-        if handle is None or spec is None:
+        handle = instance.handle
+        if handle is None or instance.spec is None:
             return
 
         def ended(status: int | None) -> None:
@@ -67,6 +69,12 @@ class WorkerMonitors:
             self._post(lambda: self._ended(instance, handle, status, seen))
 
         handle.watch(ended)
+        if instance.state is not WorkerState.ASLEEP:
+            self._attend(instance, handle, instance.spec)
+
+    def _attend(self, instance: Instance, handle: Handle, spec: WorkerSpec) -> None:
+        """While it is awake."""
+        incarnation = instance.incarnation
         engine = self._revisions.plans[instance.group].engine
         target = self._probing.target(handle.endpoint.url, spec.api_key, engine.capabilities)
         known = {WorkerState.READY: Health.WELL, WorkerState.UNHEALTHY: Health.OUT}.get(instance.state)
@@ -78,9 +86,12 @@ class WorkerMonitors:
         if known is not None:
             handle.watch_members(alarm.set)
             agent.dirty.set()  # what it was last seen to hold need not be what it should hold
+        prepare = agent.sync
+        if instance.canary:
+            prepare = Wakening(target, agent, instance.canary, reporter.altered).prepare
         # Tasks of their own: a long load of an adapter must not hold up a probe, nor a slow probe a look at progress.
         probing = probes.watch(
-            target, self._probing.plan(engine.startup_interval), reporter, known=known, alarm=alarm, prepare=agent.sync
+            target, self._probing.plan(engine.startup_interval), reporter, known=known, alarm=alarm, prepare=prepare
         )
         progress = self._hangs.watch(instance, target)
         self._watching[instance.id] = [
@@ -89,12 +100,41 @@ class WorkerMonitors:
             self._tasks.start(progress, f"progress of {instance.id} #{incarnation}"),
         ]
 
+    def lay_down(self, instance: Instance) -> None:
+        """Puts it to sleep: nothing else is asked of it meanwhile, and nothing until `wake`."""
+        handle, spec, incarnation = instance.handle, instance.spec, instance.incarnation
+        if handle is None or spec is None:
+            return
+        self._leave(instance.id)
+        engine = self._revisions.plans[instance.group].engine
+        target = self._probing.target(handle.endpoint.url, spec.api_key, engine.capabilities)
+
+        async def lay_down() -> None:
+            try:
+                before = await fall_asleep(target)
+            except ProbeFailed as error:
+                why = f"could not be put to sleep: {error}"
+                self._post(lambda: self._fleet.useless(instance, why, incarnation))
+            else:
+                self._post(lambda: self._fleet.asleep(instance, before, self._now(), incarnation))
+
+        self._watching[instance.id] = [self._tasks.start(lay_down(), f"lay down {instance.id} #{incarnation}")]
+
+    def wake(self, instance: Instance) -> None:
+        if instance.handle is not None and instance.spec is not None:
+            self._leave(instance.id)
+            self._attend(instance, instance.handle, instance.spec)
+
+    def _leave(self, name: str) -> None:
+        """Asks nothing of it any more."""
+        for task in self._watching.pop(name, []):
+            task.cancel()
+        self._agents.end(name)
+
     def _ended(self, instance: Instance, handle: Handle, status: int | None, seen: float) -> None:
         if instance.handle is not handle:
             return
-        for task in self._watching.pop(instance.id, []):
-            task.cancel()
-        self._agents.end(instance.id)
+        self._leave(instance.id)
         self._exits.exited(instance, handle, status, seen)
 
     async def _tend(self, holder: Holder, agent: AdapterAgent) -> None:
@@ -221,6 +261,9 @@ class _Reporter:
             self._instance.seats = count
 
         self._post(seats)
+
+    def altered(self, why: str) -> None:
+        self._post(lambda _: self._fleet.useless(self._instance, why, self._incarnation))
 
     def looked(self, cards: Cards) -> None:
         self._alive_at = self._now()

@@ -2,8 +2,8 @@
 
 A cluster serves one model at a steady rate of streams; every round has a part in which nothing else happens, one in
 which a second model is loaded, asked once and unloaded again and again, and one of the first kind once more, whose
-difference says how far to believe the figures. Milliseconds from sending a request to the end of its answer, of all
-rounds together.
+difference says how far to believe the figures. Milliseconds from sending a request to the end of its answer: medians
+over the rounds, and of what each part was beside the first of the same round.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import statistics
 import sys
 import tempfile
 import time
@@ -28,13 +29,13 @@ from harness import Cluster, free_port
 from worker.demo import gguf_path
 
 #: By engine: the model's path, tokens of an answer, and streams a second. Both cores are about half busy with them.
-_LOADS = {"sim": ("demo", 20, 40.0), "llamacpp": (str(gguf_path()), 60, 12.0)}
+_LOADS = {"sim": ("demo", 20, 40.0), "llamacpp": (str(gguf_path()), 60, 8.0)}
 _PARTS = ("quiet", "loads", "quiet again")
 
 
 @dataclass
 class Part:
-    """``took``: ms of each answer; ``changes``: how often the other model came and went."""
+    """One round of one. ``took``: ms of each answer; ``changes``: how often the other model came and went."""
 
     took: list[float] = field(default_factory=list)
     failed: int = 0
@@ -91,22 +92,24 @@ class Bench:
             return answer.status
 
 
-async def measure(cluster: Cluster, engine: str, rounds: int, seconds: float) -> dict[str, Part]:
-    found = {name: Part() for name in _PARTS}
+async def measure(cluster: Cluster, engine: str, rounds: int, seconds: float) -> dict[str, list[Part]]:
+    """By part, a `Part` a round."""
+    found: dict[str, list[Part]] = {name: [] for name in _PARTS}
     async with aiohttp.ClientSession(cluster.url) as session:
         bench = Bench(session, engine)
         await bench.part(Part(), 3.0, changing=True)  # warm
         for _ in range(rounds):
-            for name, part in found.items():
-                await bench.part(part, seconds, changing=name == "loads")
+            for name, parts in found.items():
+                parts.append(Part())
+                await bench.part(parts[-1], seconds, changing=name == "loads")
     return found
 
 
 def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("engines", nargs="*", default=list(_LOADS))
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=8.0, help="of each part of a round")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each part of a round")
     given = parser.parse_args(argv)
     print("| engine | part | answers | failed | came and went | p50 (ms) | p99 (ms) | p99 beside quiet |")
     print("|---" * 8 + "|")
@@ -120,12 +123,15 @@ def main(argv: Sequence[str]) -> None:
                 found = asyncio.run(measure(cluster, engine, given.rounds, given.seconds))
             finally:
                 cluster.close()
-        for name, part in found.items():
-            beside = part.at(0.99) / found["quiet"].at(0.99)
-            print(
-                f"| {engine} | {name} | {len(part.took)} | {part.failed} | {part.changes} | {part.at(0.5):.1f} "
-                f"| {part.at(0.99):.1f} | {beside:.2f} |", flush=True,
-            )  # fmt: skip
+        for name, parts in found.items():
+            print(f"| {engine} | {name} | {' | '.join(_row(parts, found['quiet']))} |", flush=True)
+
+
+def _row(parts: Sequence[Part], quiet: Sequence[Part]) -> list[str]:
+    answers, failed, changes = (sum(n) for n in zip(*((len(p.took), p.failed, p.changes) for p in parts), strict=True))
+    beside = statistics.median(one.at(0.99) / other.at(0.99) for one, other in zip(parts, quiet, strict=True))
+    took = (statistics.median(part.at(share) for part in parts) for share in (0.5, 0.99))
+    return [str(answers), str(failed), str(changes), *(f"{ms:.1f}" for ms in took), f"{beside:.2f}"]
 
 
 if __name__ == "__main__":

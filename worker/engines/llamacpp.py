@@ -38,7 +38,7 @@ class LlamaCppEngine:
     busy_start = False
     uses_gpu = finds_gpus = False
     computes = True
-    capabilities = Capabilities(embeddings=False)
+    capabilities = Capabilities(embeddings=False, sleep=False)
 
     def check(self) -> None:
         if importlib.util.find_spec("xllamacpp") is None:

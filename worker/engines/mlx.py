@@ -33,7 +33,9 @@ class MlxEngine:
     startup_interval = 0.25
     busy_start = computes = True
     uses_gpu = finds_gpus = False  # Apple's own, which NVML does not count
-    capabilities = Capabilities(lora=False, token_ids=False, detokenize=False, progress=False, embeddings=False)
+    capabilities = Capabilities(
+        lora=False, token_ids=False, detokenize=False, progress=False, embeddings=False, sleep=False
+    )
     rules = RequestRules(
         name=name,
         takes=frozenset({

@@ -36,7 +36,9 @@ class OpenVinoEngine:
     startup_interval = 0.5
     busy_start = computes = True
     uses_gpu = finds_gpus = False  # Intel's, which NVML does not count
-    capabilities = Capabilities(lora=False, token_ids=False, detokenize=False, progress=False, embeddings=False)
+    capabilities = Capabilities(
+        lora=False, token_ids=False, detokenize=False, progress=False, embeddings=False, sleep=False
+    )
     rules = RequestRules(
         name,
         takes=frozenset({

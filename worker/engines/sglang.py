@@ -33,7 +33,9 @@ class SglangEngine:
     name = "sglang"
     startup_interval = 0.5
     busy_start = uses_gpu = finds_gpus = computes = True
-    capabilities = Capabilities(lora=False, token_ids=False, detokenize=False, progress=False, embeddings=False)
+    capabilities = Capabilities(
+        lora=False, token_ids=False, detokenize=False, progress=False, embeddings=False, sleep=False
+    )
     rules = RequestRules(name, refuses=frozenset({
         "lora_path", "bootstrap_host", "bootstrap_port", "bootstrap_room", "custom_logit_processor", "session_params",
         "rid", "return_hidden_states",

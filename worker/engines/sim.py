@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from config.topology import Capabilities
 from worker.engines import flags, key_guard
 from worker.engines.base import Command
-from worker.spec import EngineSpec, Fork, Slot, WorkerEndpoint
+from worker.spec import SLEEP_FLAG, EngineSpec, Fork, Slot, WorkerEndpoint
 
 _MIB = 1024 * 1024
 
@@ -41,6 +41,8 @@ class SimEngine:
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
             key_guard.KEY: api_key,
         }
+        if flags.has(spec.extra_args, SLEEP_FLAG):
+            env["VLLM_SERVER_DEV_MODE"] = "1"
         shared = tuple(sorted((name, value) for name, value in env.items() if name != key_guard.KEY))
         fork = Fork("worker.zygote.engines.sim", shared, "a simulated worker starts in half a second anyway")
         return Command((*argv, *spec.extra_args), env, fork=fork)

@@ -44,7 +44,9 @@ class TransformersEngine:
     startup_interval = 0.25
     busy_start = True
     uses_gpu = computes = True
-    capabilities = Capabilities(lora=False, token_ids=False, detokenize=False, progress=False, embeddings=False)
+    capabilities = Capabilities(
+        lora=False, token_ids=False, detokenize=False, progress=False, embeddings=False, sleep=False
+    )
     rules = RequestRules(
         name=name,
         takes=frozenset({"max_tokens", "temperature", "top_p", "stop", "seed", "logit_bias", "chat_template_kwargs"}),

@@ -30,7 +30,9 @@ class TrtllmEngine:
     name = "trtllm"
     startup_interval = 0.5
     busy_start = uses_gpu = finds_gpus = computes = True
-    capabilities = Capabilities(lora=False, token_ids=False, detokenize=False, progress=False, embeddings=False)
+    capabilities = Capabilities(
+        lora=False, token_ids=False, detokenize=False, progress=False, embeddings=False, sleep=False
+    )
     rules = RequestRules(name, refuses=frozenset({"lora_request", "disaggregated_params"}))
 
     def check(self) -> None:

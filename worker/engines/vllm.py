@@ -18,7 +18,7 @@ from config.topology import Capabilities
 from worker.engines import flags, forking, key_guard
 from worker.engines.base import Command
 from worker.engines.replay import middleware, note
-from worker.spec import EngineLog, EngineSpec, Slot, WorkerEndpoint
+from worker.spec import SLEEP_FLAG, EngineLog, EngineSpec, Slot, WorkerEndpoint
 
 TESTED = "0.32"
 _GIB = 1024**3
@@ -90,6 +90,8 @@ class VllmEngine:
         if spec.log.json:
             wanted += self._optional(spec, "--logging-config.formatter", ["json"], notes)
         env = _environment(spec, api_key, environ) | _log_environment(spec.log)
+        if flags.has(spec.extra_args, SLEEP_FLAG):
+            env["VLLM_SERVER_DEV_MODE"] = "1"  # without it there is no route to sleep by
         if slot.gpus:
             env |= {
                 "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # CUDA counts as NVML does, not fastest first

@@ -5,7 +5,7 @@ it after so many firings and ``for_s`` after so many seconds. ``garbage`` comes 
 ``after_chunks``, in the middle of a stream. ``poison`` is for life: a request whose prompt holds ``text`` kills every
 worker that has it on, so it belongs on the command line. With ``kills=engine`` the engine alone dies of it, as vLLM's
 does: its API server answers 500 for a moment, and exits with 0. With ``drop_lora`` an adapter loads and changes
-nothing, as where vLLM uses none of its modules.
+nothing, as where vLLM uses none of its modules. With ``forget_lora`` a worker that was woken applies none any more.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PROCESS = frozenset({"die", "exit0", "hang", "refuse"})
 # Faults of one stream, after some chunks.
 STREAM = frozenset({"stall", "error_event", "abort", "reset"})
 # Faults of one request, before it is answered.
-REQUEST = frozenset({"error500", "garbage", "refuse_lora", "slow_lora", "drop_lora", "slow_health"})
+REQUEST = frozenset({"error500", "garbage", "refuse_lora", "slow_lora", "drop_lora", "slow_health", "forget_lora"})
 KINDS = PROCESS | STREAM | REQUEST | {"slow", "poison"}
 # Those that may wait for a stream to have sent so many chunks.
 _LATE = PROCESS | STREAM | {"garbage"}

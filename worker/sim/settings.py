@@ -62,6 +62,7 @@ class SimSettings:
     shutdown_timeout_s: float
     request_id_headers: bool
     runtime_lora: bool
+    dev_mode: bool
     keep_alive_s: float
     ttft_s: float
     itl_s: float
@@ -104,6 +105,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str], now: float) -> SimSet
         shutdown_timeout_s=args.shutdown_timeout,
         request_id_headers=args.enable_request_id_headers,
         runtime_lora=_flag(environ, "VLLM_ALLOW_RUNTIME_LORA_UPDATING"),
+        dev_mode=_flag(environ, "VLLM_SERVER_DEV_MODE"),
         keep_alive_s=float(environ.get("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "5")),
         ttft_s=args.ttft_ms / 1000,
         itl_s=args.itl_ms / 1000,

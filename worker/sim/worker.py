@@ -41,7 +41,7 @@ class Worker:
             targets=settings.lora_targets,
         )  # fmt: skip
         self.engine = TokenEngine(schedule, self.metrics, settings.max_num_queued_reqs)
-        self.draining = False
+        self.draining = self.asleep = False
         self.finished = asyncio.Event()
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
@@ -146,6 +146,18 @@ class Worker:
         self.faults.clear(kind)
         for lasting in ("hang", "refuse") if kind is None else (kind,):
             await self._end(lasting)
+
+    def sleep(self) -> None:
+        """As a worker does that has given its memory back: it is healthy, and whoever asks waits until it wakes."""
+        self.asleep = True
+        self.engine.hang(on=True)
+
+    def wake(self) -> None:
+        if self.asleep:
+            self.asleep = False
+            self.engine.hang(on=self.faults.get("hang", time.monotonic()) is not None)
+            if self.faults.fire("forget_lora", time.monotonic()):
+                self.adapters.forget()
 
     def _slowness(self) -> float:
         fault = self.faults.get("slow", time.monotonic())

@@ -57,6 +57,17 @@ def test_the_demo_can_be_one_of_several_without_its_adapters() -> None:
 
 
 @pytest.mark.parametrize(
+    ("model", "sleeps"),
+    [
+        ({}, False), ({"args": "--enable-sleep-mode"}, True), ({"engine": "vllm", "args": "--enable-sleep-mode"}, True),
+        ({"engine": "mlx", "args": "--enable-sleep-mode"}, False),
+    ],
+)  # fmt: skip
+def test_a_model_sleeps_where_its_flags_say_so_and_its_engine_can(model: dict[str, Any], sleeps: bool) -> None:
+    assert _make(GPUS, **model).can_sleep == sleeps
+
+
+@pytest.mark.parametrize(
     ("machine", "model", "says"),
     [
         (CPU, {"engine": "vlm"}, "model a: unknown engine 'vlm' (did you mean 'vllm'?)"),
@@ -64,6 +75,7 @@ def test_the_demo_can_be_one_of_several_without_its_adapters() -> None:
         (CPU, {"args": "--served-model-name b"}, "model a: args: --served-model-name is the model's name"),
         (CPU, {"engine": "vllm", "instances": 9}, "instances 6 would fit"),
         (CPU, {"engine": "vllm", "cpu_kv_gib": 90}, "a smaller cpu_kv_gib, or a smaller model, would fit"),
+        (CPU, {"engine": "vllm", "args": "--enable-sleep-mode"}, "engine vllm sleeps on GPUs only"),
         (CPU, {"gpus": "0"}, "model a: gpus: engine sim can use no GPU here"),
         (GPUS, {"engine": "vllm", "gpus": "7"}, "model a: gpus 7: there is no such GPU"),
         (GPUS, {"engine": "vllm", "instances": 3}, "model a: not enough GPUs: 3 instances"),

@@ -20,7 +20,21 @@ from cluster.fleet import rolling
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.groups import DEFAULT, InstanceDesired, WorkerGroup, instance_name
 from cluster.fleet.instance import Instance
-from cluster.fleet.reconciler import Action, Admit, Dismiss, Drain, Exit, Kill, Retire, Start, Stop, Sweep, reconcile
+from cluster.fleet.reconciler import (
+    Action,
+    Admit,
+    Dismiss,
+    Drain,
+    Exit,
+    Kill,
+    Retire,
+    Sleep,
+    Start,
+    Stop,
+    Sweep,
+    Wake,
+    reconcile,
+)
 from cluster.fleet.restart import RestartPolicy
 from cluster.fleet.states import (
     RUNNING,
@@ -191,7 +205,7 @@ def test_a_rolling_restart_takes_one_worker_if_all_others_are_ready() -> None:
     assert _actions(ROLL, replace(ready[0], generation=1), *ready[1:]) == [Drain("b")]
 
 
-@pytest.mark.parametrize("state", sorted(set(S) - {S.READY}))
+@pytest.mark.parametrize("state", sorted(set(S) - {S.READY, S.ASLEEP}))
 def test_a_rolling_restart_waits_for_a_worker_that_is_not_ready(state: S) -> None:
     seen = _seen("a", state, generation=1, restart_at=99.0, in_flight=1)
     actions = _actions(ROLL, seen, _seen("b", S.READY), _seen("c", S.READY))
@@ -285,6 +299,38 @@ def test_a_drained_worker_is_rolled_first_and_counts_as_nobody() -> None:
     assert _actions(SPARE, a, replace(b, cordoned=True, generation=1), c, _seen("s", S.READY)) == [Drain("a")]
 
 
+ASLEEP = _wanting({"a": InstanceDesired(asleep=True)})
+
+
+@pytest.mark.parametrize(
+    ("seen", "actions"),
+    [
+        (_seen("a", S.READY), [Drain("a")]), (_seen("a", S.UNHEALTHY), [Drain("a")]),
+        (_seen("a", S.DRAINING, in_flight=None), []), (_seen("a", S.DRAINING, in_flight=1), []),
+        (_seen("a", S.DRAINING), [Sleep("a")]), (_seen("a", S.DRAINING, dozing=True), []),
+        (_seen("a", S.DRAINING, hung="it refuses"), [Kill("a", "it refuses", failure=True)]),
+        (_seen("a", S.ASLEEP), []), (_seen("a", S.STARTING), [Stop("a", "restart asked for")]),
+        *((_seen("a", state), []) for state in (S.BACKOFF, S.FAILED, S.STOPPED)),
+        (_seen("a", S.FAILED, tree_empty=False, main_alive=False), [Sweep("a")]),
+    ],
+)  # fmt: skip
+def test_one_that_is_to_sleep_is_drained_first_and_is_not_started(
+    seen: InstanceObserved, actions: list[Action]
+) -> None:
+    """However long its requests take."""
+    assert _actions(ASLEEP, seen, now=10.0**6) == actions
+
+
+def test_one_that_sleeps_is_woken_where_nothing_starts_on_its_gpu() -> None:
+    asleep = _seen("a", S.ASLEEP, gpus=(0,))
+    assert _actions(_desired("a"), asleep) == [Wake("a")]
+    assert _actions(_desired("a", "b"), asleep, _seen("b", S.STARTING, gpus=(0,))) == []
+    assert _actions(_desired("a"), _seen("a", S.DRAINING, dozing=True)) == [], "when it sleeps"
+    assert _actions(_desired(), asleep) == [Stop("a", "not wanted any more")]
+    altered = _seen("a", S.STARTING, hung="it answers otherwise")
+    assert _actions(_desired("a"), altered) == [Kill("a", "it answers otherwise", failure=True)]
+
+
 @pytest.mark.parametrize("old", S)
 def test_only_transitions_of_the_table_are_possible(old: S) -> None:
     for new in S:
@@ -351,9 +397,12 @@ class World:
         instances = self.fleet.instances
         if self.fleet.intent.desired.shutting_down:
             return self.exited
-        return set(instances) == set(self.wanted) and all(
-            i.state in (S.READY, S.FAILED) and i.tree_empty == (i.state is S.FAILED) for i in instances.values()
-        )
+        return set(instances) == set(self.wanted) and all(map(self._at_rest, instances.values()))
+
+    def _at_rest(self, instance: Instance) -> bool:
+        gone, asleep = instance.state in (S.FAILED, S.BACKOFF, S.STOPPED), self.wanted[instance.id].asleep
+        at_rest = gone or instance.state is S.ASLEEP if asleep else instance.state in (S.READY, S.FAILED)
+        return at_rest and instance.tree_empty == gone
 
     # what happens to workers
 
@@ -394,7 +443,8 @@ class World:
         names = [a.id for a in actions if not isinstance(a, Exit)]
         assert len(names) == len(set(names)), "two actions for one worker at once"
         down = [a for a in actions if isinstance(a, Drain | Stop | Kill) and self._takes_down(a.id)]
-        rolled = [a for a in down if isinstance(a, Drain) and self.wanted[a.id].rolling]
+        wanted = {a.id: self.wanted[a.id] for a in down}
+        rolled = [a for a in down if isinstance(a, Drain) and wanted[a.id].rolling and not wanted[a.id].asleep]
         if rolled:
             assert len(rolled) == 1, "a rolling restart took two down at once"
             left = self.ready() - {a.id for a in down}
@@ -427,6 +477,13 @@ class World:
                 self._start(self.instance(name), fresh, keep)
             case Drain(id=name):
                 self.fleet.drain(self.instance(name), now, (1, self.version + 1), self.balancer)
+            case Sleep(id=name):
+                assert self.wanted[name].asleep
+                self._lay_down(self.instance(name))
+            case Wake(id=name):
+                assert not self.wanted[name].asleep
+                self._check_gpu(self.instance(name))
+                self.fleet.waking(self.instance(name), now)
             case Stop(id=name, reason=reason):
                 self.fleet.stopping(self.instance(name), reason, now)
                 if not self.bodies[name].stubborn:
@@ -446,14 +503,25 @@ class World:
                 assert not self.bodies[name].main and not self.bodies[name].orphans
                 del self.fleet.instances[name]
 
+    def _lay_down(self, instance: Instance) -> None:
+        self.fleet.dozes(instance)
+        incarnation, now = instance.incarnation, self.clock()
+        if incarnation % 3:
+            self.events.append(lambda: self.fleet.asleep(instance, {"": ["", None]}, now, incarnation))
+        else:
+            self.events.append(lambda: self.fleet.useless(instance, "it refuses", incarnation))
+
+    def _check_gpu(self, instance: Instance) -> None:
+        for other in self.fleet.instances.values():
+            sharing = set(other.slot.gpus) & set(instance.slot.gpus)
+            assert other.state is not S.STARTING or not sharing, "two starts on one GPU at once"
+
     def _start(self, instance: Instance, fresh: bool, keep: bool) -> None:
         body = self.bodies[instance.id]
         assert instance.id in self.wanted
         assert not body.main and instance.handle is None, "started while its main process lives"
         assert not body.orphans and instance.tree_empty, "started while something of its session lives"
-        for other in self.fleet.instances.values():
-            sharing = set(other.slot.gpus) & set(instance.slot.gpus)
-            assert other.state is not S.STARTING or not sharing, "two starts on one GPU at once"
+        self._check_gpu(instance)
         self.starts += 1
         before = instance.generation
         self.fleet.starting(instance, _spec(instance.id, self.starts), self.clock(), fresh, keep)
@@ -487,7 +555,7 @@ def _spec(name: str, incarnation: int) -> WorkerSpec:
     return WorkerSpec(name, incarnation, ("true",), {}, nowhere, nowhere, nowhere, WorkerEndpoint(1), "key")
 
 
-KINDS = ("scale", "restart", "roll", "roll_with_spare", "drain", "undrain")
+KINDS = ("scale", "restart", "roll", "roll_with_spare", "drain", "undrain", "sleep", "wake")
 CHANGES = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, MOST)), min_size=1, max_size=3)
 
 
@@ -518,11 +586,11 @@ class Life(RuleBasedStateMachine):
             match action:
                 case Kill() | Sweep():  # repeated until the process is seen to be gone
                     return action in actions
-                case Start(id=name):
+                case Start(id=name) | Wake(id=name):
                     return bool(freed & set(_gpus(name)))
                 case Drain(id=name) | Stop(id=name) | Retire(id=name) if name in dismissed:
                     return True
-                case Stop(id=name):
+                case Stop(id=name) | Sleep(id=name):
                     return name in drained
                 case Exit():
                     return Retire in done or self.world.exited
@@ -563,6 +631,12 @@ class Life(RuleBasedStateMachine):
     def _drain(self, number: int) -> None:
         version = (1, self.world.version + 1)
         self.world.fleet.intent.cordon(instance_name(number), 5.0, self.world.clock(), version, self.world.balancer)
+
+    def _sleep(self, _: int) -> None:
+        self.world.fleet.intent.sleep(DEFAULT)
+
+    def _wake(self, _: int) -> None:
+        self.world.fleet.intent.wake(DEFAULT)
 
     def _undrain(self, number: int) -> None:
         self.world.fleet.intent.cordons.end(instance_name(number))

@@ -49,6 +49,8 @@ def steps(models: Iterable[ModelNow], by: SwapRules | None = None) -> list[tuple
         # nobody asks for b: it goes, and a is started when it has gone
         ([asked("a"), up("b")], [("unload", "b")]),
         ([asked("a"), ModelNow("b", "stopping")], []),
+        ([asked("a"), up("b", can_sleep=True)], [("sleep", "b")]),
+        ([asked("a"), ModelNow("b", "asleep")], [("start", "a")]),
         # not one with requests, unless others have waited long enough
         ([asked("a"), up("b", in_flight=1)], []),
         ([asked("a", AGE), up("b", in_flight=1)], [("unload", "b")]),

@@ -20,6 +20,7 @@ from config.errors import UsageError
 from config.settings import load
 from fakes import soon
 from inprocess import InProcess, running, until
+from worker.demo import adapter_path
 
 Start = Callable[..., Any]
 
@@ -44,6 +45,12 @@ class Swapped:
         """One more, so many seconds later."""
         self.cluster.clock.advance(seconds)
         await self.parts.swapping.look()
+
+    async def unasked(self, name: str, seconds: float) -> None:
+        """It is seen to be up, and then to be asked for by nobody for so long."""
+        await self.look()
+        self.say(name, ago=seconds)
+        await self.look(seconds)
 
     def states(self) -> dict[str, str]:
         return {model.name: model.state for model in self.parts.offers.every()}
@@ -150,6 +157,64 @@ async def test_after_its_time_unasked_it_goes(start: Start) -> None:
         assert cluster.states() == {"a": "up"}
         cluster.say("a", ago=60)
         await cluster.reaches(a="down")
+
+
+SLEEPS = {"path": "demo", "args": "--enable-sleep-mode", "adapters": {"mine": str(adapter_path("pirate"))}}
+
+
+async def test_one_that_can_sleep_makes_room_so_and_is_woken_by_who_asks(start: Start) -> None:
+    async with start({"a": {**SLEEPS, "idle_timeout": 60}, "b": "demo"}, min_up=0.0) as cluster:
+        cluster.say("a", waiting=1)
+        await cluster.reaches(a="up")
+        engine = cluster.cluster.engine("a/instance_0")
+        cluster.say("a")
+        cluster.say("b", waiting=1)
+        await cluster.reaches(a="asleep", b="up")
+        assert engine.asleep and engine.alive
+        cluster.say("b")
+        assert await asyncio.gather(cluster.cluster.complete("mine"), cluster.reaches(a="up", b="down")) == [200, None]
+        assert cluster.cluster.started("a/instance_0") == 1 and engine.asked[-1][0] == "mine"
+        assert engine.adapters.keys() == {"mine"}, "loaded once more"
+        await cluster.unasked("a", 60)
+        await cluster.reaches(a="asleep")
+        assert cluster.events("worker.asleep") == ["a/instance_0"] * 2 and cluster.events("worker.waking")
+        assert (await cluster.cluster.status())["total_instances"] == 0, "nobody is missing"
+
+
+async def test_one_that_does_not_fall_asleep_or_dies_asleep_is_started_when_it_is_asked_for(start: Start) -> None:
+    async with start({"a": {**SLEEPS, "idle_timeout": 60}}) as cluster:
+        cluster.say("a", waiting=1)
+        await cluster.reaches(a="up")
+        cluster.cluster.engine("a/instance_0").broken["/sleep"] = 500
+        await cluster.unasked("a", 60)
+        await cluster.reaches(a="down")
+        assert cluster.events("worker.altered") == ["a/instance_0"]
+        cluster.say("a", waiting=1)
+        await cluster.reaches(a="up")
+        await cluster.unasked("a", 60)
+        await cluster.reaches(a="asleep")
+        cluster.cluster.engine("a/instance_0").die()
+        await cluster.reaches(a="down")
+        await cluster.look(1000)
+        assert cluster.states() == {"a": "down"}
+        cluster.say("a", waiting=1)
+        await cluster.reaches(a="up")
+        assert cluster.cluster.started("a/instance_0") == 3
+
+
+async def test_one_that_answers_otherwise_after_its_sleep_is_restarted(start: Start) -> None:
+    async with start({"a": {**SLEEPS, "idle_timeout": 60}}) as cluster:
+        cluster.say("a", waiting=1)
+        await cluster.reaches(a="up")
+        await cluster.unasked("a", 60)
+        await cluster.reaches(a="asleep")
+        cluster.cluster.engine("a/instance_0").names[0] += "?"
+        cluster.say("a", waiting=1)
+        await cluster.reaches(a="up")
+        (event,) = [event for event in cluster.parts.events.events if event.kind == "worker.altered"]
+        assert event.sentence == "a/instance_0 answers otherwise than before it slept: the base model"
+        assert cluster.cluster.started("a/instance_0") == 2
+        assert cluster.parts.fleet.instances["a/instance_0"].restarted == {"unhealthy": 1}
 
 
 async def test_a_start_that_fails_is_told_and_tried_again_later(start: Start) -> None:

@@ -85,6 +85,11 @@ def test_a_worker_is_told_to_follow_notes_and_nothing_about_logits_processors() 
     assert flags.values(made.argv, "--logits-processors") == ["theirs:Processor"]
 
 
+def test_one_that_may_be_put_to_sleep_has_the_routes_for_it() -> None:
+    assert "VLLM_SERVER_DEV_MODE" not in _command().env
+    assert _command("--enable-sleep-mode").env["VLLM_SERVER_DEV_MODE"] == "1"
+
+
 def test_lora_can_be_switched_off() -> None:
     assert "--enable-lora" not in _command("--no-enable-lora").argv
 

@@ -330,6 +330,26 @@ async def test_hang(sim: Start) -> None:
     assert (await stream)[-1] == "[DONE]" and (await second)[0] == 200
 
 
+async def test_a_sleep_makes_whoever_asks_wait_and_a_fault_takes_the_adapters(sim: Start) -> None:
+    worker = await sim("--enable-lora", VLLM_SERVER_DEV_MODE="1")
+    await worker.post("/v1/load_lora_adapter", {"lora_name": "mine", "lora_path": str(adapter_path("pirate"))})
+    target = Target(worker.session, worker.url)
+    before = {name: await target.numbers(name, 5) for name in ("demo", "mine")}
+    assert before["demo"] != before["mine"]
+    await target.sleep(5)
+    assert await worker.get("/is_sleeping") == {"is_sleeping": True}
+    await target.healthy()
+    waiting = asyncio.create_task(target.numbers("mine", 5))
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+    await target.wake(5)
+    assert await waiting == before["mine"]
+    await worker.fault("forget_lora")
+    await target.sleep(5)
+    await target.wake(5)
+    assert {name: await target.numbers(name, 5) for name in before} == dict.fromkeys(before, before["demo"])
+
+
 async def test_refuse_for_a_while(sim: Start) -> None:
     worker = await sim()
     await worker.fault("refuse", for_s=0.3)

@@ -43,6 +43,10 @@ def build(worker: Worker) -> web.Application:
     if worker.settings.runtime_lora:
         router.add_post("/v1/load_lora_adapter", routes.load_lora_adapter)
         router.add_post("/v1/unload_lora_adapter", routes.unload_lora_adapter)
+    if worker.settings.dev_mode:
+        router.add_post("/sleep", control.sleep)
+        router.add_post("/wake_up", control.wake_up)
+        router.add_get("/is_sleeping", control.is_sleeping, allow_head=False)
     router.add_post("/sim/fault", control.set_fault)
     router.add_delete("/sim/fault", control.clear_faults)
     app.on_response_prepare.append(_server_header)

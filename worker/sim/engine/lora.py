@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class Adapters:
         self._max_rank = max_rank
         self._targets = targets
         self.loaded: dict[str, SimAdapter] = {}
+        self._forgetting = False
         self._locks: dict[str, asyncio.Lock] = {}
 
     async def load(
@@ -57,13 +58,18 @@ class Adapters:
             if problem is not None:
                 hint = "please check the stack trace above for the root cause"
                 raise internal(f"Call to add_lora method failed: Worker failed with error '{problem}', {hint}")
-            changes = not dropped and _has_effect(Path(path).expanduser(), self._targets)
+            changes = not dropped and not self._forgetting and _has_effect(Path(path).expanduser(), self._targets)
             rank = _rank(json.loads((Path(path).expanduser() / "adapter_config.json").read_text()))
             self._schedule.drop(name)
             if seconds := self._schedule.hold(name, rank):
                 await asyncio.sleep(seconds)
             self.loaded[name] = SimAdapter(name, path, changes, rank)
             return f"Success: LoRA adapter '{name}' added successfully."
+
+    def forget(self) -> None:
+        """From now on none changes anything, loaded or still to come."""
+        self._forgetting = True
+        self.loaded = {name: replace(adapter, effect=False) for name, adapter in self.loaded.items()}
 
     def unload(self, name: str) -> str:
         """Forget an adapter; returns vLLM's text, raises `ApiError`."""
