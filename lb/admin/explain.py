@@ -97,7 +97,7 @@ def decision(entry: Entry, epoch: float, now: float) -> dict[str, Any]:
     steps = [Step._make(step) for step in info.steps]
     attempts = [
         {**_attempt(step.backend, step.began - came, step.decision), "ended_s": _s(step.ended - came),
-         "failed": step.reason, "cause": step.cause}
+         "failed": step.reason, "cause": step.cause, **({"continued": step.way} if step.way else {})}
         for step in steps
     ]  # fmt: skip
     if entry.backend is not None:

@@ -8,6 +8,7 @@ from typing import Protocol
 from lb.forwarding import answers
 from lb.forwarding.collaborators import Collaborators
 from lb.forwarding.relay import Handling, Relay
+from lb.forwarding.resume.followed import FollowedStream
 from lb.forwarding.resume.relay import StreamRelay
 from lb.forwarding.retry import failure_policy
 from lb.forwarding.retry.recovery import Recovery
@@ -97,7 +98,7 @@ class Attempt:
         if routed.transcript is None:
             relay = Relay(self, self._client, connection, request, routed.recorder)
         else:
-            relay = StreamRelay(self, self._client, connection, request, routed.transcript)
+            relay = StreamRelay(self, self._client, connection, request, routed)
             if routed.broken is not None:
                 relay.take_over(routed.broken)
         if routed.early is not None:
@@ -114,6 +115,8 @@ class Attempt:
         if routed.extra_field:
             line = start.find(b"\r\n")
             start = start[:line] + routed.extra_field + start[line:]
+        if isinstance(routed.transcript, FollowedStream):
+            start = headers.for_replay(start, routed.replays, spec.capabilities.replay and routed.transcript.wants_told)
         if parts.decision_log.tracer is not None:
             start = parts.decision_log.tracer.sent(self._owner.row(), request, start)
         if routed.broken is None:
@@ -179,7 +182,7 @@ class Attempt:
         if self._is_wanted_elsewhere(head.status):
             return Handling.REFUSE
         if head.status in (400, 422) and routed.transcript is not None and routed.transcript.plan.ids:
-            return Handling.COLLECT
+            return Handling.COLLECT  # it may repeat what we asked for
         may_lack = head.status == 404 and routed.info.model in self._parts.pool.registered and routed.pinned is None
         if may_lack and self.relay is not None and not self.relay.taken:
             return Handling.LOOK

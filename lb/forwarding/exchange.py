@@ -253,8 +253,7 @@ class Exchange(Relayed):
         if routed.transcript is None:
             usage = routed.recorder.so_far()
         else:
-            tokens = routed.transcript.tokens
-            usage = TokenUsage(tokens.in_prompt or 0, 0, tokens.count())
+            usage = routed.transcript.so_far()
         if usage.completion:
             self._parts.accounting.uses(routed.request.tenant, routed.info.model, usage, self._told)
             self._told = usage
@@ -317,7 +316,7 @@ class Exchange(Relayed):
             self._failover.recovery.leave()
         if not routed.is_read:
             return
-        prompt = None if routed.transcript is None else routed.transcript.tokens.in_prompt
+        prompt = None if routed.transcript is None else routed.transcript.prompt_tokens
         routed.recorder.end(failed, prompt)
         if routed.claim is not FREE:
             self._settle(asked=attempt is not None)

@@ -244,8 +244,7 @@ class Relay:
         if not self._stream:
             self._client.cut()
             return
-        latest = b"" if self.recorder is None else b"".join(self.recorder.recent()[-2:])
-        event = b"\n\n" + error_shapes.event(self._request.head.path, reason, latest)
+        event = b"\n\n" + error_shapes.event(self._request.head.path, reason, self._latest())
         if self._frame:
             event = frame(event)
         elif self.raw and self._head is not None and self._head.chunked:
@@ -255,6 +254,10 @@ class Relay:
         self._client.close()
 
     # inside
+
+    def _latest(self) -> bytes:
+        """What an error event has to follow."""
+        return b"" if self.recorder is None else b"".join(self.recorder.recent()[-2:])
 
     def _end_opened(self, body: bytes) -> None:
         """No stream was answered, but its head has gone out: what was, is told in an event."""

@@ -44,6 +44,10 @@ class ResponseFinder:
             raise _no_response(response)
         return owner
 
+    def moved(self, response: str, backend: str, incarnation: int) -> None:
+        """Another worker makes it."""
+        self._owners.remember(response, backend, incarnation)
+
     async def search(self, response: str) -> Pinned:
         """Asks all workers: another balancer's request may have made it, or one of this balancer before it was started
         again. Raises ProxyError (404)."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 import functools
 from urllib.parse import parse_qsl
 
+from config import replay
 from lb.admission.concurrency import Claim
 from lb.forwarding import features
 from lb.forwarding.collaborators import Collaborators
 from lb.forwarding.early_head import EarlyHead
 from lb.forwarding.relay import Relay
 from lb.forwarding.resume import plan
+from lb.forwarding.resume.follow.plan import MESSAGES, FollowPlan
+from lb.forwarding.resume.followed import FollowedStream
 from lb.forwarding.resume.transcript import StreamTranscript
 from lb.protocol import body as request_body
 from lb.protocol import responses, sagemaker
@@ -24,13 +27,14 @@ from lb.routing.strategies.base import RequestInfo
 from lb.telemetry.model_metrics import RequestRecorder
 
 #: Routes whose streams are read along.
-_STREAMS = ("/v1/completions", "/v1/chat/completions")
+_STREAMS = ("/v1/completions", "/v1/chat/completions", MESSAGES, RESPONSES)
 
 
 class RoutedRequest:
     """``path``: the one that the client asked, if that is not ``route``'s. ``came``: s, monotonic.
     ``generation``: its answer takes long to make and can be made again. ``body`` and ``target``: what workers are
-    asked, where that is not the client's own; ``extra_field``: one more line of its head.
+    asked, where that is not the client's own, and ``replays`` whether it has tokens before it; ``extra_field``: one
+    more line of its head.
     ``pinned``: the one worker that can answer it; ``root``: the version of the model that its stream began with;
     ``broken``: the relay whose stream is being continued; ``early``: the head that goes out before a worker is asked;
     ``claim``: once it has asked for a worker. ``info``, ``recorder`` and ``came`` are there once ``is_read``.
@@ -39,7 +43,7 @@ class RoutedRequest:
 
     # Defaults stand here and not in `__init__`: most requests are over without any of them being set.
     path = ""
-    transcript: StreamTranscript | None = None
+    transcript: StreamTranscript | FollowedStream | None = None
     body: bytes | None = None
     target: bytes | None = None
     extra_field = b""
@@ -48,7 +52,7 @@ class RoutedRequest:
     broken: Relay | None = None
     early: EarlyHead | None = None
     claim: Claim | None = None
-    websocket = is_read = False
+    websocket = is_read = replays = False
 
     info: RequestInfo
     recorder: RequestRecorder
@@ -64,6 +68,8 @@ class RoutedRequest:
         ProxyError."""
         request, route, pool = self.request, self.route, parts.pool
         head = request.head
+        if head.content_type.lower().startswith(replay.CONTENT_TYPE):
+            raise ProxyError(415, "no client's body is of that type")  # workers take it from us
         if route.websocket:
             self.websocket = head.upgrade and (head.find(b"upgrade") or "").lower() == "websocket"
         caps = parts.settings.caps
@@ -93,17 +99,15 @@ class RoutedRequest:
             self.recorder.reads_usage = True
         self.is_read = True
         parts.budget.request(self.came)
+        if route.path == RESPONSES and request.tenant.mark:
+            parts.responses.sign(request.tenant.mark, request)
         if facts.stream and route.path in _STREAMS and request.upload is None and request_body.is_light(request.body):
-            self._read_along(parts, chat=route.path != _STREAMS[0])
+            self._read_along(parts, route.path)
         if pool.registered:
             parts.accounting.touch(model)
         if pool.offered.models:
             parts.demand.asked(model)
-        if route.path != RESPONSES:
-            return route.response
-        if request.tenant.mark:
-            parts.responses.sign(request.tenant.mark, request)
-        return facts.previous
+        return facts.previous if route.path == RESPONSES else route.response
 
     def _choose(
         self, parts: Collaborators, model: str | None, named: str | None, facts: Facts
@@ -153,10 +157,19 @@ class RoutedRequest:
             self.request.rename(model)
         return model
 
-    def _read_along(self, parts: Collaborators, *, chat: bool) -> None:
+    def _read_along(self, parts: Collaborators, path: str) -> None:
         """A stream: what comes of it is written down, so that another worker can go on with it."""
         body, recorder = self.request.body, self.recorder
-        wanted = plan.read(body, chat=chat, resume=parts.settings.resume)
+        if path in (MESSAGES, RESPONSES):
+            if parts.settings.resume and self.is_idempotent:
+                self.transcript = FollowedStream(FollowPlan(path, body), recorder)
+            return
+        replays = any(backend.spec.capabilities.replay for backend in parts.pool.backends.values())
+        wanted = plan.read(body, chat=path != _STREAMS[0], resume=parts.settings.resume, replays=replays)
+        if wanted.follows:
+            self.transcript = followed = FollowedStream(FollowPlan(path, body), recorder)
+            recorder.tokens = followed.count
+            return
         self.transcript = transcript = StreamTranscript(wanted, recorder, parts.builds.of(self.info.model))
         self.body, recorder.tokens, recorder.exact = wanted.body, transcript.tokens.count, wanted.ids
 

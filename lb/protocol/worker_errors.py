@@ -22,7 +22,7 @@ _OPENINGS = (b'data: {"error"', b"event: error")
 _ENDS = (b"}", b"]")
 
 #: Of the Messages API: the client's fault.
-_CLIENTS = frozenset({
+CLIENTS = frozenset({
     "invalid_request_error", "authentication_error", "permission_error", "not_found_error", "request_too_large",
     "BadRequestError", "NotFoundError", "UnprocessableEntityError",
 })  # fmt: skip
@@ -55,7 +55,7 @@ def opening_failure(data: bytes) -> Failure | None:
     if not isinstance(error, dict):
         return Failure.BROKEN
     code = error.get("code")
-    mine = error.get("type") in _CLIENTS or (isinstance(code, int) and 400 <= code < 500 and code not in (408, 429))
+    mine = error.get("type") in CLIENTS or (isinstance(code, int) and 400 <= code < 500 and code not in (408, 429))
     return None if mine else Failure.BROKEN
 
 

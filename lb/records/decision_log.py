@@ -54,6 +54,7 @@ class Step(NamedTuple):
     reason: str
     cause: str
     moved: bool  # its answer had begun
+    way: str = ""  # how another went on with it, if one did
 
 
 class Observer(Protocol):

@@ -70,7 +70,7 @@ class Metrics:
             "clusterctl_retry_budget_refusals", "Requests not made again: too many were already"
         )
         self.poisonous = count("clusterctl_poison_requests", "Requests not given to a third instance: two had died")
-        self._moved = count("clusterctl_streams_moved", "Streams continued elsewhere", "instance", "cause")
+        self._moved = count("clusterctl_streams_moved", "Streams continued elsewhere", "instance", "cause", "way")
         self.broken = count(
             "clusterctl_streams_broken", "Streams that ended in an error after they had begun", "instance"
         )
@@ -150,9 +150,10 @@ class Metrics:
                 found[Source.CLIENT if code < "500" else Source.UPSTREAM] += cell.value
         return [((source,), value) for source, value in found.items()]
 
-    def moved(self, instance: str, cause: str, tokens_again: int) -> None:
-        """A stream of ``instance`` goes on elsewhere, where ``tokens_again`` are made a second time."""
-        self._moved.add(instance, cause)
+    def moved(self, instance: str, cause: str, way: str, tokens_again: int) -> None:
+        """A stream of ``instance`` goes on elsewhere, where ``tokens_again`` are made a second time. ``way``: as
+        `lb.forwarding.resume.followed.Way` names it."""
+        self._moved.add(instance, cause, way)
         self._regenerated.at().value += tokens_again
 
     def mean_latency(self, instance: str) -> float | None:

@@ -101,6 +101,8 @@ class RequestRecorder:
     class should have: in parts, each chunk would pay for the way from one to the other."""
 
     first = _last = 0.0
+    #: When something came last that the client had had before (s, monotonic).
+    heard = 0.0
     #: Is given chunks when they leave the record.
     fold: Callable[[Sequence[bytes]], None] | None = None
     #: Tokens of the answer, where somebody counts them better than can be done here.
@@ -133,12 +135,16 @@ class RequestRecorder:
 
     @property
     def last(self) -> float:
-        """When the last of them did; 0 before the first."""
-        return self.stamps[-1] if self.stamps else self._last
+        """When the last of them did, or something that is not passed on; 0 before the first."""
+        return max(self.heard, self.stamps[-1] if self.stamps else self._last)
 
     def recent(self) -> list[bytes]:
         """The chunks in the record, oldest first."""
         return [*self._before, *self.latest]
+
+    def hears(self) -> None:
+        """Something has come that the client had had before."""
+        self.heard = self._series.clock()
 
     def forget(self) -> None:
         """The record begins anew."""

@@ -7,8 +7,10 @@ on byte by byte.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable
 
+from config import replay
 from lb.protocol.http1.fields import SERVER
 from lb.protocol.http1.request import RequestHead
 from lb.protocol.http1.response import ResponseHead
@@ -35,6 +37,8 @@ FORWARDED = frozenset(
         b"sec-websocket-key", b"sec-websocket-version", b"sec-websocket-protocol", b"sec-websocket-extensions",
     }
 )  # fmt: skip
+
+_TYPE = re.compile(rb"\r\ncontent-type:[^\r]*", re.IGNORECASE)
 
 #: How browsers send OpenAI's key with a WebSocket: as one of its protocols.
 _KEY_PROTOCOL = b"openai-insecure-api-key."
@@ -117,6 +121,16 @@ def to_worker(
     if length or head.method not in ("GET", "HEAD"):
         return b"%b%b\r\nContent-Length: %d\r\n\r\n" % (start, request_id.encode(), length)
     return b"%b%b\r\n\r\n" % (start, request_id.encode())
+
+
+def for_replay(start: bytes, replays: bool, tells: bool) -> bytes:
+    """The head ``start`` of an upstream request whose body has tokens before it (``replays``), or that asks for tokens
+    beside its events (`config.replay`)."""
+    line = start.find(b"\r\n")
+    asked, rest = start[:line], start[line:]
+    if replays:
+        rest = b"\r\nContent-Type: " + replay.CONTENT_TYPE.encode() + _TYPE.sub(b"", rest)
+    return asked + (b"\r\n%b: 1" % replay.TELL.encode() if tells else b"") + rest
 
 
 def to_client(

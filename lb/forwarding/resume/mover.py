@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from lb.admission.concurrency import Claim
 from lb.forwarding.collaborators import Collaborators
 from lb.forwarding.resume import continuation
+from lb.forwarding.resume.followed import FollowedStream, Way
 from lb.forwarding.resume.point import CannotResume
 from lb.forwarding.resume.resumption import Resumption
 from lb.protocol.errors import AttemptFailed, ProxyError, Source
@@ -31,6 +32,7 @@ class Move:
     body: bytes
     target: bytes | None
     tokens_again: int
+    way: Way
 
 
 async def move(
@@ -44,7 +46,7 @@ async def move(
     while True:
         backend = await parts.admission.wait(claim, info, excluded, since)
         if transcript.can_start_over:
-            return Move(backend, transcript.start_over(), None, 0)
+            return Move(backend, transcript.start_over(), None, 0, Way.AGAIN)
         able = backend.spec.capabilities
         if not (able.token_ids and able.detokenize):
             if backend.id in excluded:  # all have been looked at
@@ -72,7 +74,23 @@ async def move(
         if gone or not backend.keeps_running() or backend.ejection.active(parts.clock()):
             continue
         again = len(transcript.tokens.all()) - point.kept
-        return Move(backend, resumption.go_on(point, backend.longest()), continuation.PATH, again)
+        return Move(backend, resumption.go_on(point, backend.longest()), continuation.PATH, again, Way.TOKENS)
+
+
+async def move_followed(
+    parts: Collaborators, claim: Claim, info: RequestInfo, stream: FollowedStream, excluded: frozenset[str],
+    since: float,
+) -> Move:
+    """The same of a stream that is made again whole."""
+    while True:
+        backend = await parts.admission.wait(claim, info, excluded, since)
+        spec = backend.spec
+        if (way := stream.way(spec.capabilities)) is not None:
+            again = 0 if way is Way.AGAIN else stream.count()
+            return Move(backend, stream.again(way, named=spec.managed), None, again, way)
+        if backend.id in excluded:  # all have been looked at
+            raise CannotResume("no engine here makes its tokens again, and a sample is not made twice")
+        excluded |= {backend.id}
 
 
 def _unheard(reason: str) -> None:

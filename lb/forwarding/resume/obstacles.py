@@ -28,16 +28,21 @@ def of_request(data: dict[str, Any], chat: bool) -> str:
     """By what is asked for; ``data``: fields as the engine takes them."""
     if (data.get("n") or 1) != 1 or (data.get("best_of") or 1) != 1:
         return "it has several choices"
-    if data.get("use_beam_search"):
-        return "it is a beam search"
+    if why := for_good(data):
+        return why
     if any(data.get(key) is not None for key in _GUIDED):
         return "its output is guided"
     form = data.get("response_format")
     if form is not None and not (isinstance(form, dict) and form.get("type") == "text"):
         return "its output has to have a format"
-    if any(data.get(key) for key in _TRANSFERS):
-        return "it moves a KV cache"
     return _chat_obstacle(data) if chat else _completion_obstacle(data)
+
+
+def for_good(data: dict[str, Any]) -> str:
+    """Of what is asked for, that which no worker makes again."""
+    if data.get("use_beam_search"):
+        return "it is a beam search"
+    return "it moves a KV cache" if any(data.get(key) for key in _TRANSFERS) else ""
 
 
 def _chat_obstacle(data: dict[str, Any]) -> str:
@@ -112,6 +117,16 @@ def is_greedy(requested: dict[str, Any]) -> bool:
     return requested.get("temperature") == 0
 
 
+def is_to_be_exact(requested: dict[str, Any]) -> bool:
+    """Whether the one sample that follows from a seed is wanted: another one, from the middle on, will not do."""
+    return requested.get("seed") is not None and not is_greedy(requested)
+
+
+def counts_tokens(requested: dict[str, Any]) -> bool:
+    """Whether a sample is made by penalties for the tokens made."""
+    return bool(requested.get("presence_penalty") or requested.get("frequency_penalty"))
+
+
 def lasting(requested: dict[str, Any]) -> str:
     """Why what was made has a part in what follows that the next worker knows nothing of, as it gets those tokens in
     its prompt; empty if it has none. Asked for once a stream is broken: such a request is like any other till then."""
@@ -125,6 +140,6 @@ def lasting(requested: dict[str, Any]) -> str:
         return "it is made with arguments of an extension"
     if (requested.get("top_logprobs") or 0) < 0:
         return "it tells the log probabilities of all tokens"
-    if is_greedy(requested) and (requested.get("presence_penalty") or requested.get("frequency_penalty")):
+    if is_greedy(requested) and counts_tokens(requested):
         return "its penalties count the tokens made"
     return ""

@@ -22,7 +22,9 @@ _NO_ECHO = b',"echo":false'
 _SPECIAL = re.compile(
     rb'"(?:n|best_of|echo|tools|functions|response_format|structured_outputs|guided_[a-z_]+|use_beam_search|'
     rb"prompt_embeds|return_token_ids|return_tokens_as_token_ids|kv_transfer_params|ec_transfer_params|"
-    rb'mm_processor_kwargs|include_reasoning)"\s*:|"(?:prompt|content)"\s*:\s*[\[{]'
+    rb'mm_processor_kwargs|include_reasoning|bad_words|repetition_detection|thinking_token_budget|vllm_xargs)"\s*:|'
+    rb'"(?:prompt|content)"\s*:\s*[\[{]|"logprobs"\s*:\s*[^\snf]|"seed"\s*:\s*[^\sn]|"top_logprobs"\s*:\s*"?\s*-|'
+    rb'"(?:presence|frequency)_penalty"\s*:\s*(?!0(?:\.0+)?\s*[,}]|null)'
 )
 _ESCAPED = re.compile(rb"\\u00[4-7]")
 
@@ -39,7 +41,7 @@ class ResumePlan:
     """``sent``: the request's body; ``body``: what a worker is to be asked. ``ids``: with the ids of tokens, which the
     client did not ask for and does not get. ``obstacle``: why the stream cannot be continued once text of it has been
     sent, as far as is known; empty if it can. ``echo``: the prompt's text, which the client wants repeated and gets
-    from us: vLLM leaves it out where it tells ids."""
+    from us: vLLM leaves it out where it tells ids. ``follows``: it is one for `lb.forwarding.resume.followed`."""
 
     chat: bool
     sent: bytes
@@ -47,6 +49,7 @@ class ResumePlan:
     ids: bool
     obstacle: str
     echo: str = ""
+    follows: bool = False
     _fields: dict[str, Any] | None = None
 
     @property
@@ -87,8 +90,9 @@ class ResumePlan:
         return isinstance(options, dict) and bool(options.get("include_usage"))
 
 
-def read(body: bytes, *, chat: bool, resume: bool) -> ResumePlan:
-    """Of the JSON ``body`` of a streamed request. ``resume``: whether anything is to be asked for at all."""
+def read(body: bytes, *, chat: bool, resume: bool, replays: bool = False) -> ResumePlan:
+    """Of the JSON ``body`` of a streamed request. ``resume``: whether anything is to be asked for at all; ``replays``:
+    some worker makes given tokens again."""
     if not resume:
         return ResumePlan(chat, body, body, False, "streams are not continued here (--no-resume)")
     obstacle, shown, echo = "", False, ""
@@ -99,6 +103,11 @@ def read(body: bytes, *, chat: bool, resume: bool) -> ResumePlan:
             return ResumePlan(chat, body, body, False, obstacles.NOT_UNDERSTOOD)
         obstacle, shown = obstacles.of_request(data, chat), bool(data.get("return_token_ids"))
         echo = str(data["prompt"]) if data.get("echo") and not obstacle else ""
+        if not obstacles.for_good(data) and (
+            obstacle or obstacles.lasting(data) or obstacles.is_to_be_exact(data)
+            or (replays and (obstacles.counts_tokens(data) or (chat and data.get("logprobs"))))
+        ):  # fmt: skip
+            return ResumePlan(chat, body, body, False, obstacle, follows=True)
     if obstacle or shown:
         return ResumePlan(chat, body, body, False, obstacle)
     end = body.rstrip()

@@ -11,24 +11,21 @@ from lb.forwarding.resume import events, obstacles
 from lb.forwarding.resume.continuation import Dresser
 from lb.forwarding.resume.plan import Build, ResumePlan
 from lb.forwarding.resume.point import CannotResume
-from lb.protocol.failures import Failure
+from lb.forwarding.resume.stream_failed import StreamFailed, failure_of
 from lb.protocol.http1.chunked import Cut
-from lb.protocol.worker_errors import is_engine_death
+from lb.protocol.usage import TokenUsage
 from lb.telemetry.model_metrics import RequestRecorder
 
 #: Pieces of the record that are put together.
 _MOST_PIECES = 64
 
 
-class StreamFailed(Exception):
-    """The worker has ended the stream before it was finished. ``event``: in its own words, if it said something;
-    ``final``: it is the client's fault, so no other worker is asked; else ``kind`` says what was wrong."""
+class Turned(Exception):
+    """The first of a stream that says something has more than text in it, or does not tell tokens. ``choices``: its."""
 
-    def __init__(
-        self, reason: str, event: bytes = b"", final: bool = False, kind: Failure = Failure.BROKEN
-    ) -> None:
-        super().__init__(reason)
-        self.event, self.final, self.kind = event, final, kind
+    def __init__(self, choices: Sequence[dict[str, Any]]) -> None:
+        super().__init__()
+        self.choices = choices
 
 
 class MadeTokens:
@@ -94,8 +91,8 @@ class StreamTranscript:
 
     ``started``: text or tokens have come, and gone on to the client; ``made_here``: some of them from the worker of
     now. From then on whole chunks may pass through ``straight``, which says None to what has to be looked at; it is
-    None itself if everything has to. ``dresser``: of the worker of now, if it goes on with what another began. One
-    attribute more than a class should have: each is one fact of the stream."""
+    None itself if everything has to. ``dresser``: of the worker of now, if it goes on with what another began. More
+    attributes and methods than a class should have: each is one fact of the stream, or one question."""
 
     def __init__(self, plan: ResumePlan, recorder: RequestRecorder, build: Build) -> None:
         self.plan, self.recorder, self._build = plan, recorder, build
@@ -114,7 +111,7 @@ class StreamTranscript:
 
     def pass_on(self, event: bytes) -> bytes:
         """What the client is sent of one event (without the empty line at its end). Raises StreamFailed,
-        CannotResume."""
+        CannotResume, and Turned before anything has been done with it."""
         whole = event
         if self._began is None:
             event, self.tokens.prompt_ids = events.without_prompt(event)
@@ -136,15 +133,24 @@ class StreamTranscript:
             parsed = events.load(data)
             choices = parsed.get("choices", ())
             if "error" in parsed:
-                raise _failure(parsed["error"], event)
+                raise failure_of(parsed["error"], event)
             aborted = any(choice.get("finish_reason") in ("abort", "error") for choice in choices)
         except (ValueError, AttributeError, TypeError):
             raise StreamFailed("what it sent is no event of a stream") from None
         if aborted:
             raise StreamFailed("it gave the request up")
+        if self._turns(choices):
+            raise Turned(choices)
         self._began = self._began or event
         self.recorder.chunk(event + b"\n\n", True, whole=True)
         return self._event(whole, parsed, choices)
+
+    def _turns(self, choices: Sequence[dict[str, Any]]) -> bool:
+        """Whether it cannot be continued as text, as it turns out before any of it has been sent."""
+        return (
+            self.plan.ids and not self.started and self.dresser is None and not self.plan.echo
+            and any(obstacles.says(choice) for choice in choices) and bool(obstacles.of_choices(choices))
+        )  # fmt: skip
 
     def _take_plainly(self, event: bytes) -> bool:
         """Notes what ``event`` means if it is what the first one with text and the last one of nearly all streams are,
@@ -245,6 +251,37 @@ class StreamTranscript:
         """Bytes of its events before what is in them."""
         return max(0, (self._began or b"").find(b'"delta":'))
 
+    @property
+    def may_end(self) -> bool:
+        """Whether its worker may end it here."""
+        return self.finished
+
+    def run_from(self, whole: Sequence[bytes], start: int) -> int:
+        """Where the events in the middle of a stream that begin at ``start`` end."""
+        return events.middle(whole, start, self.plan.ids)
+
+    def answered(self, tells: bool) -> None:
+        """A worker has begun to answer."""
+
+    def latest(self) -> bytes:
+        """What an error event has to follow."""
+        return b"".join(self.recorder.recent()[-2:])
+
+    # what has been used
+
+    @property
+    def prompt_tokens(self) -> int | None:
+        """How many its prompt has, if its worker told."""
+        return self.tokens.in_prompt
+
+    def so_far(self) -> TokenUsage:
+        """What it has used."""
+        return TokenUsage(self.tokens.in_prompt or 0, 0, self.tokens.count())
+
+    def count(self) -> int:
+        """How many tokens were made, if that is known."""
+        return self.tokens.count()
+
     # for what comes after a failure
 
     @property
@@ -259,6 +296,11 @@ class StreamTranscript:
         requested = self.plan.request()
         self.plan.obstacle = self.plan.obstacle or obstacles.lasting(requested)
         return self.plan.obstacle
+
+    @property
+    def repeats(self) -> bytes | None:
+        """Its first event, if that has been sent and it was begun anew then."""
+        return self._began if self._repeats else None
 
     def start_over(self) -> bytes:
         """The body that asks for all of it anew."""
@@ -293,11 +335,3 @@ class StreamTranscript:
         if b'"usage":{' in (self._began or b""):
             return True  # of every event: its worker may tell it unasked (`--enable-force-include-usage`)
         return self.plan.wants_usage()
-
-
-def _failure(error: object, event: bytes) -> StreamFailed:
-    said = error if isinstance(error, dict) else {}
-    message, code = str(said.get("message") or error), said.get("code")
-    final = isinstance(code, int) and 400 <= code < 500 and code not in (408, 429)
-    kind = Failure.ENGINE_DIED if is_engine_death(error) else Failure.BROKEN
-    return StreamFailed(f"it ended the stream in an error: {message}", event + b"\n\n", final, kind)

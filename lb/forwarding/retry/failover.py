@@ -11,8 +11,10 @@ from config.logs import fields
 from lb.forwarding.attempt import Attempt
 from lb.forwarding.collaborators import Collaborators
 from lb.forwarding.relay import Relay
+from lb.forwarding.resume.followed import FollowedStream, Way
 from lb.forwarding.resume.point import CannotResume
 from lb.forwarding.resume.relay import StreamRelay
+from lb.forwarding.resume.transcript import StreamTranscript
 from lb.forwarding.retry import failure_policy
 from lb.forwarding.retry.failure_policy import Action, Break, Loss
 from lb.forwarding.retry.recovery import Recovery
@@ -193,15 +195,19 @@ class Failover:
             log.warning("stream of request %s cannot be continued: %s", id, error, extra=data)
             self.end_broken(attempt, relay, f"{backend.id}: {failure}; {error}")
             return
-        self._parts.metrics.moved(backend.id, failure.follows.cause, found.tokens_again)
+        self._parts.metrics.moved(backend.id, failure.follows.cause, found.way.value, found.tokens_again)
         self.recovery.record_outcome("moved")
-        name, made = found.backend.id, transcript.tokens.count()
-        data = fields("stream.moved", request_id=id, instance=name, tokens=made)
+        name, made, steps = found.backend.id, transcript.count(), routed.info.steps
+        routed.info.steps = (*steps[:-1], steps[-1]._replace(way=found.way.value))
+        data = fields("stream.moved", request_id=id, instance=name, tokens=made, way=found.way.value)
         log.info("stream of request %s continues on %s after %d tokens", id, name, made, extra=data)
-        routed.body, routed.target = found.body, found.target
+        routed.body, routed.target, routed.replays = found.body, found.target, found.way is Way.REPLAY
+        if isinstance(transcript, FollowedStream) and transcript.response is not None:
+            self._parts.responses.moved(transcript.response, name, found.backend.spec.incarnation)
         if found.body:
             self._owner.give(found.backend)
         else:
+            assert isinstance(transcript, StreamTranscript)
             relay.say(transcript.end_by_length())
             relay.complete()
 
@@ -211,7 +217,8 @@ class Failover:
         """A stream that its worker ended for a fault of the client's: in the worker's words, with nothing after."""
         relay = attempt.relay
         assert isinstance(relay, StreamRelay) and relay.failure is not None
-        relay.say(relay.failure.event or error_shapes.event(self._routed.route.path, str(failure)))
+        latest = b"" if self._routed.transcript is None else self._routed.transcript.latest()
+        relay.say(relay.failure.event or error_shapes.event(self._routed.route.path, str(failure), latest))
         self._parts.accounting.completed(attempt.backend, self._routed.info, 400, attempt.began_at)
         self._owner.finish(400, str(relay.failure), failed=False)
         self._client.close()

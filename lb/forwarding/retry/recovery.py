@@ -6,7 +6,8 @@ import asyncio
 
 from lb.admission.concurrency import Claim
 from lb.forwarding.collaborators import Collaborators
-from lb.forwarding.resume.mover import Move, move
+from lb.forwarding.resume.followed import FollowedStream
+from lb.forwarding.resume.mover import Move, move, move_followed
 from lb.forwarding.resume.resumption import Resumption
 from lb.forwarding.resume.transcript import StreamTranscript
 from lb.forwarding.retry.poison import MOST_DEATHS, Record
@@ -139,7 +140,7 @@ class Recovery:
             self.excluded -= self._stale
         return avoided
 
-    def hindrance(self, transcript: StreamTranscript, failure: AttemptFailed) -> str:
+    def hindrance(self, transcript: StreamTranscript | FollowedStream, failure: AttemptFailed) -> str:
         """Why its stream, which has begun, cannot go on elsewhere; empty if it can."""
         if not transcript.can_start_over and (why := transcript.hindrance()):
             return f"it cannot be continued: {why}"
@@ -150,7 +151,9 @@ class Recovery:
             return f"{self._losses} workers were lost under it before"
         return ""
 
-    def leave_for_another(self, transcript: StreamTranscript, backend: Backend, failure: AttemptFailed) -> None:
+    def leave_for_another(
+        self, transcript: StreamTranscript | FollowedStream, backend: Backend, failure: AttemptFailed
+    ) -> None:
         """Its stream is to be moved away from ``backend``."""
         # A worker that took it and made nothing of it has not been moved to. Deaths are counted apart from moves: they
         # are hardly ever a stream's fault, but one that kills whoever makes tokens for it has to end.
@@ -165,12 +168,14 @@ class Recovery:
         if transcript.made_here or self._lost is None:
             self._lost = self._parts.clock()
 
-    async def move(self, transcript: StreamTranscript, claim: Claim) -> Move:
+    async def move(self, transcript: StreamTranscript | FollowedStream, claim: Claim) -> Move:
         """Where the stream of ``claim`` goes on. Raises ProxyError and CannotResume."""
         since = self._parts.clock() if self._lost is None else self._lost
         await self._parts.poison.check(self._record, self._info.id)
         await self._settle()
+        excluded = await self.apart() | self.excluded
+        if isinstance(transcript, FollowedStream):
+            return await move_followed(self._parts, claim, self._info, transcript, excluded, since)
         if self._resumption is None:
             self._resumption = Resumption(transcript)
-        excluded = await self.apart() | self.excluded
         return await move(self._parts, claim, self._info, self._resumption, excluded, since)

@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from config import replay
 from lb.protocol.http1 import fields, heads
 
 #: Bytes of the start line with all fields, and fields in number.
@@ -32,7 +33,7 @@ _OURS = frozenset(
     {
         b"host", b"content-length", b"expect", b"authorization", b"x-api-key", b"x-request-id", b"x-forwarded-for",
         b"x-forwarded-proto", b"x-forwarded-host", b"forwarded", b"x-cluster-principal",
-        b"x-cluster-peer", ADAPTER, *fields.HOP_BY_HOP,
+        b"x-cluster-peer", ADAPTER, replay.TELL.encode(), *fields.HOP_BY_HOP,
     }
 )  # fmt: skip
 

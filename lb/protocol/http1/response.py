@@ -5,17 +5,21 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from config import replay
 from lb.protocol.http1 import fields, heads
 
 MAX_HEAD = 64 * 1024
 
 _START = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n")
 
+_TELL = replay.TELL.encode()
+
 #: Written by us on the way to the client, or not for clients: what a server is made of is told to nobody, and a proxy
 #: in front takes its orders (``X-Accel-Redirect``, ``X-Sendfile``) from us and not from a backend.
 _DROPPED = fields.HOP_BY_HOP | {
     b"content-length", b"x-request-id", b"server", b"x-powered-by", b"x-aspnet-version", b"x-sendfile",
     b"x-accel-redirect", b"x-accel-buffering", b"x-accel-charset", b"x-accel-expires", b"x-accel-limit-rate",
+    _TELL,
 }  # fmt: skip
 
 
@@ -28,7 +32,8 @@ class ResponseHead:
     """``length`` is None where no length is told; with ``chunked`` false as well, the body ends with the connection.
     ``media``: the media type of the body in small letters, empty where none is told. ``kept``: the field lines that go
     on, without CRLF. ``unbuffered``: its bytes are wanted as they come. ``bodiless``: no body follows, whatever the
-    fields say (RFC 9112 6.3); none does in answer to HEAD either. ``notes``: whatever its users want to remember with
+    fields say (RFC 9112 6.3); none does in answer to HEAD either. ``tells``: the stream tells its tokens beside its
+    events (`config.replay`). ``notes``: whatever its users want to remember with
     it."""
 
     status: int
@@ -42,6 +47,7 @@ class ResponseHead:
     media: bytes = b""
     upgrade: bytes = b""
     bodiless: bool = False
+    tells: bool = False
     notes: dict[object, bytes] = field(default_factory=dict)
 
 
@@ -73,6 +79,8 @@ def parse(data: bytes) -> ResponseHead:
                 named += fields.tokens(value)
             elif low == b"upgrade":
                 head.upgrade = value
+            elif low == _TELL:
+                head.tells = True
             elif low == b"x-accel-buffering":
                 head.unbuffered = head.unbuffered or value.strip(b" \t").lower() == b"no"
         else:

@@ -213,7 +213,7 @@ def test_labels_are_documented(balancer: Balanced, told: Any) -> None:
     metrics.shadowed("auto", "poet", "200", 0.1)
     for count in (metrics.ejected, metrics.opened, metrics.broken, metrics.stalled, metrics.retried):
         count.add("instance_0")
-    metrics.moved("instance_0", "evicted", 3)
+    metrics.moved("instance_0", "evicted", "tokens", 3)
     metrics.attempt_failed.add("instance_0", "connect")
     times = {"exit": {"buckets": [1, 0], "sum": 0.5}}
     found = told(

@@ -113,7 +113,7 @@ async def test_a_stream_that_outlives_its_engine_has_not_been_moved(
     balancer.push(*(stub.spec() for stub in stubs))
     assert whole(await ask(balancer, STREAM))
     assert [len(stub.asked) for stub in stubs] == [1, 1, 1]
-    assert balancer.metric("clusterctl_streams_moved_total", instance="instance_0", cause="engine") == 1
+    assert balancer.metric("clusterctl_streams_moved_total", instance="instance_0", cause="engine", way="tokens") == 1
 
 
 async def test_a_stream_under_which_every_engine_dies_ends(

@@ -138,7 +138,8 @@ async def test_the_ledger_is_the_sum_of_what_clients_counted(tmp_path: Path) -> 
         await until(lambda: balancer.in_flight == 0)
         status, said = await balancer.answer("GET", "/v1/cluster/usage", headers={"x-api-key": "cck_looks"})
         assert status == 200 and said["by"] == ["key", "model"]
-        assert balancer.metric("clusterctl_streams_moved_total", instance="instance_0", cause="broken") is not None
+        of = {"instance": "instance_0", "cause": "broken", "way": "tokens"}
+        assert balancer.metric("clusterctl_streams_moved_total", **of) is not None
         by_key = balancer.metric("clusterctl_key_requests_total", key="key-0")
     found = Counter[tuple[str, str, str]]({
         (row["key"], row["model"], name): row[name]

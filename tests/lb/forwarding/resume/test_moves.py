@@ -250,7 +250,7 @@ async def test_a_worker_that_is_lost_loses_its_streams_to_others(balancer: Balan
     await until(lambda: balancer.parts.pool.backends["instance_0"].in_flight == 1)
     balancer.push(workers[0].spec(state="stopping"), workers[1].spec())
     assert without_names(seen((await asking)[1])) == without_names(undisturbed(CHAT))
-    assert balancer.metric("clusterctl_streams_moved_total", instance="instance_0", cause="evicted") == 1
+    assert balancer.metric("clusterctl_streams_moved_total", instance="instance_0", cause="evicted", way="tokens") == 1
     workers[0].gone.set()
 
 
@@ -396,6 +396,7 @@ UNRESUMABLE = [
 async def test_what_cannot_be_continued_ends_in_an_explicit_error(
     balancer: Balanced, start_raw: StartRaw, extra: dict[str, Any]
 ) -> None:
+    """A sample whose worker does not tell its tokens."""
     head = b'{"id":"a","object":"chat.completion.chunk","created":1,"model":"base","choices":[{"index":0,"delta":'
     role = b"data: " + head + b'{"role":"assistant","content":""},"finish_reason":null}]}\n\n'
     text = b"data: " + head + b'{"content":"one"},"finish_reason":null,"token_ids":null}]}\n\n'
@@ -409,7 +410,7 @@ async def test_what_cannot_be_continued_ends_in_an_explicit_error(
     workers = [await start_raw(breaks, f"instance_{number}") for number in range(2)]
     balancer.push(*(worker.spec() for worker in workers))
     async with balancer.connection() as (reader, writer):
-        body = json.dumps({**CHAT, **extra}).encode()
+        body = json.dumps({**CHAT, "temperature": 1, **extra}).encode()
         head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
         writer.write(head % len(body) + body)
         answer = await asyncio.wait_for(reader.read(), 5)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lb.forwarding.resume import events, obstacles
+from lb.forwarding.resume import events, obstacles, plan
 from lb.forwarding.resume.point import CannotResume
 from lb.forwarding.resume.resumption import Resumption
 from lb.forwarding.resume.transcript import StreamTranscript
@@ -138,20 +139,37 @@ LASTING: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize("base", [CHAT, COMPLETION], ids=["chat", "completion"])
 @pytest.mark.parametrize(("extra", "why"), LASTING, ids=[next(iter(extra)) for extra, _ in LASTING])
-async def test_what_the_tokens_made_have_a_part_in_later_is_not_continued(
+async def test_what_the_tokens_made_have_a_part_in_later_is_made_again_whole(
     base: dict[str, Any], extra: dict[str, Any], why: str
 ) -> None:
-    chat = "messages" in base
-    transcript = transcript_of({**base, **extra}, chat)
-    assert not transcript.plan.obstacle, "till it breaks it is a stream like any other"
-    with pytest.raises(CannotResume, match=why):
-        await broken(transcript, (5,))
+    chat, body = "messages" in base, {**base, **extra}
+    requested = plan.fields(json.dumps(body).encode(), chat=chat)
+    assert not obstacles.of_request(requested, chat) and re.search(why, obstacles.lasting(requested))
+    assert plan.read(json.dumps(body).encode(), chat=chat, resume=True).follows
 
 
-async def test_all_alternatives_are_more_than_a_continuation_tells() -> None:
+def test_all_alternatives_are_more_than_a_continuation_tells() -> None:
     """A completion names them by what they read, so that of two that read the same one is lost."""
-    with pytest.raises(CannotResume, match="all tokens"):
-        await broken(transcript_of({**CHAT, "logprobs": True, "top_logprobs": -1}, True), (5,))
+    body = json.dumps({**CHAT, "logprobs": True, "top_logprobs": -1}).encode()
+    assert plan.read(body, chat=True, resume=True).follows
+
+
+@pytest.mark.parametrize(("extra", "always"), [
+    ({"seed": 7, "temperature": 1}, True), ({"temperature": 1, "presence_penalty": 0.5}, False),
+    ({"logprobs": True}, False), ({"n": 2}, True), ({"tools": [{"type": "function"}]}, True),
+])  # fmt: skip
+def test_what_is_exact_only_as_a_whole_is_made_again_so_where_that_can_be(extra: dict[str, Any], always: bool) -> None:
+    body = json.dumps({**CHAT, **extra}).encode()
+    assert plan.read(body, chat=True, resume=True).follows is always
+    assert plan.read(body, chat=True, resume=True, replays=True).follows
+
+
+@pytest.mark.parametrize("extra", [
+    {"seed": 7, "temperature": 0}, {"seed": None}, {"presence_penalty": 0}, {"logprobs": False}, {"n": 1},
+    {"use_beam_search": True, "n": 2},
+])  # fmt: skip
+def test_what_goes_on_from_its_tokens_or_not_at_all_is_not_remembered(extra: dict[str, Any]) -> None:
+    assert not plan.read(json.dumps({**CHAT, **extra}).encode(), chat=True, resume=True, replays=True).follows
 
 
 @pytest.mark.parametrize(("top", "tokens", "why"), [

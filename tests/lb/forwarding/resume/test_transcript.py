@@ -14,7 +14,7 @@ from lb.forwarding.resume import events
 from lb.forwarding.resume.plan import Build
 from lb.forwarding.resume.point import CannotResume
 from lb.forwarding.resume.resumption import Resumption
-from lb.forwarding.resume.transcript import StreamFailed
+from lb.forwarding.resume.stream_failed import StreamFailed
 from simstreams import CONTEXT, seen, stream
 from transcripts import broken, feed, read, transcript_of
 from worker.sim.engine import tokens

@@ -1,0 +1,58 @@
+"""Events of `/v1/chat/completions`. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lb.forwarding.resume.follow import choices
+from lb.forwarding.resume.follow.atoms import Event, Items, Mark, Take, Text, json_key, rest_of_items, rest_of_text
+from lb.forwarding.resume.follow.choices import ChoiceGrammar
+
+
+class ChatGrammar(ChoiceGrammar):
+    def _choice(self, choice: Event, take: Take) -> Event | None:
+        index, delta = choice.get("index", 0), choice.get("delta") or {}
+        left = {key: rest for key, value in delta.items() if value and (rest := _field(index, key, value, take))}
+        logprobs, ids = _logprobs(index, choice.get("logprobs"), take), choices.ids(choice, take)
+        ends = choices.finish(choice, take)
+        if not (left or logprobs or ids or ends):
+            return None
+        made = {**choice, "delta": left}
+        if choice.get("logprobs"):
+            made["logprobs"] = {**choice["logprobs"], "content": logprobs} if logprobs else None
+        if choice.get("token_ids") is not None:
+            made["token_ids"] = ids
+        return made
+
+
+def _field(index: int, key: str, value: Any, take: Take) -> Any:
+    """What is left of one of a delta's; nothing: something that is not true."""
+    lane = index, key
+    if key == "tool_calls":
+        calls = (_call(index, at, call, take) for at, call in enumerate(value))
+        return [call for call in calls if call is not None]
+    if isinstance(value, str) and key != "role":
+        return rest_of_text(take(Text(lane, key, value)))
+    return value if take(Mark(lane, json_key(value))) is not None else None
+
+
+def _call(index: int, at: int, call: Event, take: Take) -> Event | None:
+    """What is left of a piece of one call of a tool."""
+    number, function = call.get("index", at), call.get("function") or {}
+    begins = bool(function.get("name")) and take(
+        Mark((index, "tool", number), function["name"], (str(call.get("id")),))
+    ) is not None
+    rest = ""
+    if function.get("arguments"):
+        rest = rest_of_text(take(Text((index, "arguments", number), "arguments", function["arguments"])))
+    if begins:
+        return {**call, "function": {**function, "arguments": rest}}
+    return {"index": number, "function": {"arguments": rest}} if rest else None
+
+
+def _logprobs(index: int, found: Event | None, take: Take) -> list[Any]:
+    entries = (found or {}).get("content") or []
+    if not entries:
+        return []
+    tokens = tuple(entry["token"] for entry in entries)
+    return rest_of_items(take(Items((index, "logprobs"), "logprobs", tokens)), entries)
