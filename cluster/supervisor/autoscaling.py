@@ -1,10 +1,10 @@
-"""Once a second: how many workers the load needs, and a change of their number if it is wanted, on the way of every
-other: stored first."""
+"""Once a second, for each group of workers: how many the load needs, and a change of their number if it is wanted, on
+the way of every other: stored first."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from cluster.events import Emit
 from cluster.fleet.autoscaler import Autoscaler, Demand, ScalingDecision, ScalingRules, least_missed, seats_of
 from cluster.fleet.fleet import Fleet
+from cluster.fleet.groups import DEFAULT
 from cluster.fleet.instance import Instance
 from cluster.fleet.states import WorkerState
 from cluster.storage.store import NotSaved
@@ -36,6 +37,12 @@ class Bounds(Protocol):
     @property
     def most(self) -> int: ...
 
+    @property
+    def group(self) -> str: ...
+
+    @property
+    def leaving(self) -> bool: ...
+
 
 @dataclass(frozen=True, slots=True)
 class _ScalingLook:
@@ -48,18 +55,16 @@ class _ScalingLook:
 
 
 class Autoscaling:
-    """``demand(names)``: what balancers report of those workers. ``plan()``: the one that holds now."""
+    """``plans()``: those that hold now, by group; ``demand(group, names)``: what balancers report of those workers of a
+    group."""
 
     def __init__(
-        self, fleet: Fleet, plan: Callable[[], Bounds], demand: Callable[[Collection[str]], Demand], command: Command,
-        emit: Emit, clock: Clocks,
+        self, fleet: Fleet, plans: Callable[[], Mapping[str, Bounds]],
+        demand: Callable[[str, Collection[str]], Demand], command: Command, emit: Emit, clock: Clocks,
     ) -> None:
-        self._fleet, self._plan, self._demand, self._command = fleet, plan, demand, command
+        self._fleet, self._plans, self._demand, self._command = fleet, plans, demand, command
         self._emit, self._clock = emit, clock
-        self._mode, self._scaler, self._seats = "off", Autoscaler(), 0
-        #: While it only advises: how many there were, and would be by now if it had been listened to.
-        self._real = self._advised = 0
-        self._latest: _ScalingLook | None = None
+        self._groups: dict[str, GroupScaling] = {}
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -68,18 +73,53 @@ class Autoscaling:
             await self.look()
 
     async def look(self) -> None:
+        plans = self._plans()
+        self._groups = {name: scaling for name, scaling in self._groups.items() if name in plans}
+        for name, plan in plans.items():
+            if not plan.leaving:
+                await self._of(name).look()
+
+    def _of(self, name: str) -> GroupScaling:
+        if name not in self._groups:
+            self._groups[name] = GroupScaling(
+                name, self._fleet, lambda: self._plans()[name], lambda names: self._demand(name, names), self._command,
+                self._emit, self._clock,
+            )
+        return self._groups[name]
+
+    def describe(self, group: str = DEFAULT) -> dict[str, Any] | None:
+        """For status, of one group; see `GroupScaling.describe`."""
+        return self._groups[group].describe() if group in self._groups else None
+
+
+class GroupScaling:
+    """Of the workers of the group ``name``. ``demand(names)``: what balancers report of those workers. ``plan()``: the
+    one that holds now. A model that is not up is none of its business: how many it comes up with is."""
+
+    def __init__(
+        self, name: str, fleet: Fleet, plan: Callable[[], Bounds], demand: Callable[[Collection[str]], Demand],
+        command: Command, emit: Emit, clock: Clocks,
+    ) -> None:
+        self._name, self._fleet, self._plan, self._demand, self._command = name, fleet, plan, demand, command
+        self._emit, self._clock = emit, clock
+        self._mode, self._scaler, self._seats = "off", Autoscaler(), 0
+        #: While it only advises: how many there were, and would be by now if it had been listened to.
+        self._real = self._advised = 0
+        self._latest: _ScalingLook | None = None
+
+    async def look(self) -> None:
         settings = self._plan().settings
         if settings.autoscale != self._mode:
             self._mode, self._scaler, self._latest = settings.autoscale, Autoscaler(), None
             self._real = 0
-        if self._mode == "off" or self._fleet.intent.desired.shutting_down:
+        if self._mode == "off" or self._fleet.intent.desired.shutting_down or not self._awake():
             return
         there = self._working()
         self._seats = seats_of(there) or self._seats
         if not self._seats:
             return  # none has been ready yet
         count = self._count()
-        demand, rules = self._demand(self._fleet.instances), self._rules(settings)
+        demand, rules = self._demand(self._there()), self._rules(settings)
         decision = self._scaler.decide(demand, count, self._settled(), rules, self._clock.now())
         self._latest = finding = _ScalingLook(count, demand, rules, decision)
         if decision.target == count:
@@ -106,19 +146,25 @@ class Autoscaling:
             "requests_per_worker": round(found.rules.each, 3), **_told(found.demand),
         }
 
+    def _awake(self) -> bool:
+        """Whether it is up, or nobody takes it down."""
+        wanted = self._fleet.intent.group(self._name).instances.values()
+        return self._name == DEFAULT or any(not want.asleep for want in wanted)
+
+    def _there(self) -> dict[str, Instance]:
+        return {name: one for name, one in self._fleet.instances.items() if one.group == self._name}
+
     def _working(self) -> list[Instance]:
         """Those that are wanted and have not failed for good: a person has to look after these."""
-        wanted = self._fleet.intent.group().instances
-        return [
-            i for i in self._fleet.instances.values() if i.id in wanted and i.state is not WorkerState.FAILED
-        ]
+        wanted = self._fleet.intent.group(self._name).instances
+        return [i for i in self._there().values() if i.id in wanted and i.state is not WorkerState.FAILED]
 
     def _failed(self) -> int:
-        wanted, there = self._fleet.intent.group().instances, self._fleet.instances
+        wanted, there = self._fleet.intent.group(self._name).instances, self._fleet.instances
         return sum(there[name].state is WorkerState.FAILED for name in wanted if name in there)
 
     def _count(self) -> int:
-        real = self._fleet.intent.group().count - self._failed()
+        real = self._fleet.intent.group(self._name).count - self._failed()
         if self._mode == "on":
             return real
         if real != self._real:  # somebody has changed it
@@ -128,7 +174,7 @@ class Autoscaling:
     def _settled(self) -> bool:
         if self._mode == "advise":
             return True
-        group, there = self._fleet.intent.group(), self._fleet.instances
+        group, there = self._fleet.intent.group(self._name), self._there()
         return (
             not group.spares and set(there) == set(group.instances)
             and not any(i.state in _ON_THE_WAY for i in there.values())
@@ -144,17 +190,21 @@ class Autoscaling:
     def _carry_out(self, finding: _ScalingLook) -> None:
         """In the task that owns the state, unless somebody was faster."""
         there, target = self._working(), finding.decision.target
-        if self._fleet.intent.desired.shutting_down or self._count() != finding.count:
+        if self._fleet.intent.desired.shutting_down or self._count() != finding.count or not self._awake():
             return
         leaving = least_missed(there) if target < finding.count else None
-        self._fleet.intent.scale(target + self._failed(), leaving=leaving)
+        self._fleet.intent.scale(target + self._failed(), self._name, leaving)
         self._tell(finding, kind="autoscale")
 
     def _tell(self, finding: _ScalingLook, kind: str) -> None:
         demand, decision = finding.demand, finding.decision
-        would = "would scale" if kind == "autoscale.advice" else "scales"
+        advice = kind == "autoscale.advice"
+        if self._name == DEFAULT:
+            subject, does = "cluster", f"autoscaling {'would scale' if advice else 'scales'}"
+        else:
+            subject, does = self._name, f"{'would be' if advice else 'is'} scaled by autoscaling"
         self._emit(
-            "cluster", f"autoscaling {would} from {finding.count} to {decision.target} workers: {decision.reason} "
+            subject, f"{does} from {finding.count} to {decision.target} workers: {decision.reason} "
             f"({demand.in_flight} requests on workers, {demand.queued} waiting for room, "
             f"{finding.rules.each:g} a worker)",
             kind=kind, data={

@@ -13,7 +13,7 @@ import pytest
 from cluster.storage.store import NotSaved
 from cluster.supervisor import autoscaling
 from fakes import soon
-from inprocess import InProcess, running, until
+from inprocess import MODEL, InProcess, running, until
 
 Start = Callable[..., Any]
 
@@ -40,10 +40,10 @@ class Loaded:
         await asyncio.sleep(0.02)
         await self.cluster.parts.autoscaling.look()
 
-    async def ask(self, count: int) -> None:
+    async def ask(self, count: int, model: str = MODEL) -> None:
         for engine in self.cluster.engines.engines:
             engine.hold.clear()
-        self.requests += [asyncio.create_task(self.cluster.complete()) for _ in range(count)]
+        self.requests += [asyncio.create_task(self.cluster.complete(model)) for _ in range(count)]
         pool = self.cluster.balancer.parts.pool
         await soon(lambda: sum(pool.in_flight().values()) == len(self.requests))
 
@@ -103,6 +103,34 @@ async def test_from_one_to_four_and_back_and_nobody_is_failed(start: Start) -> N
         changes = [(e["from"], e["to"]) for e in loaded.events("autoscale")]
         assert changes == [(1, 2), (2, 4), (4, 3), (3, 2), (2, 1)]
         assert loaded.events("autoscale")[0]["in_flight"] == 4
+
+
+async def test_each_model_is_scaled_by_what_it_is_asked_for_within_its_bounds(start: Start) -> None:
+    """Whatever holds for the cluster; one that says nothing is left alone."""
+    up = {"path": "demo", "on_demand": False}
+    models = {"a": {**up, "max": 3}, "b": {**up, "instances": 2, "min": 1, "max": 2}, "c": up, "d": "demo"}
+    async with start(models=models, autoscale="off", instances=4, max_instances=None) as loaded:
+        intent = loaded.cluster.parts.fleet.intent
+
+        def wanted() -> dict[str, int]:
+            return {name: group.count for name, group in intent.desired.groups.items() if name != "default"}
+
+        await loaded.ask(4, "a")
+        await loaded.look()
+        assert wanted() == {"a": 2, "b": 2, "c": 1, "d": 0}
+        await loaded.look()
+        assert wanted() == {"a": 3, "b": 2, "c": 1, "d": 0}, "its max"
+        await loaded.settled(6)
+        scaled = [event for event in loaded.cluster.parts.events.events if event.kind == "autoscale"]
+        assert scaled[0].sentence.startswith("a is scaled by autoscaling from 1 to 2 workers: 4.00 needed")
+        await loaded.look(400)
+        assert wanted() == {"a": 3, "b": 1, "c": 1, "d": 0}, "its min"
+        assert await loaded.let_go() == [200] * 4
+        await loaded.ask(3, "c")
+        for _ in range(3):
+            await loaded.look(20)
+        assert wanted()["c"] == 1
+        assert await loaded.let_go() == [200] * 3
 
 
 async def test_advice_is_given_once_and_nothing_is_done(start: Start) -> None:
