@@ -200,11 +200,14 @@ class BalancerGroup:
             max((largest for _, largest in waiting), default=0),
         )
 
-    def demand(self, backends: Collection[str]) -> Demand:
-        """For these backends, by the last reports."""
+    def demand(self, backends: Collection[str], model: str | None = None) -> Demand:
+        """For these backends, by the last reports; ``model``: the one that they serve, where there are several."""
         engaged = [process for process in self.processes if process.engaged]
+        in_flight = sum(process.in_flight.get(backend, 0) for process in engaged for backend in backends)
+        if model is not None:  # prompts not read yet are told of all models together
+            return Demand(in_flight, self.models().get(model, ModelUse()).waiting)
         return Demand(
-            sum(process.in_flight.get(backend, 0) for process in engaged for backend in backends),
+            in_flight,
             sum(process.queued for process in engaged), sum(process.unread for process in engaged),
         )
 

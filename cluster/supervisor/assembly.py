@@ -5,7 +5,7 @@ Only here do they all meet. Where two need each other, one is given a function t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from random import Random
 from typing import Any
@@ -30,7 +30,6 @@ from cluster.balancers.group import BalancerGroup
 from cluster.deployment.plan import Plan
 from cluster.deployment.revisions import Revisions, SettingsInForce, by_plans
 from cluster.events import EventLog
-from cluster.fleet.autoscaler import Demand
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.restart import Backoff, RestartPolicy
 from cluster.fleet.states import DesiredState
@@ -38,7 +37,7 @@ from cluster.keys.file import KeyFile
 from cluster.keys.registry import KeyRegistry
 from cluster.models.catalogue import Catalogue
 from cluster.models.offers import Offers
-from cluster.models.record import ModelRecords, ModelUse
+from cluster.models.record import ModelRecords
 from cluster.models.swapping import Swapping
 from cluster.monitoring.ejection_limit import EjectionLimit
 from cluster.monitoring.external import ExternalBackend
@@ -139,7 +138,8 @@ class Assembly:
     @cached_property
     def autoscaling(self) -> Autoscaling:
         return Autoscaling(
-            self.fleet, lambda: self.revisions.plans, self._demand, self.supervisor.command, self.emit, self.clock,
+            self.fleet, lambda: self.revisions.plans, self.balancers.demand, self.supervisor.command, self.emit,
+            self.clock,
         )
 
     @cached_property
@@ -333,14 +333,6 @@ class Assembly:
             finding=self.hangs.finding, exempt=self.limit.exempts, autoscale=self.autoscaling.describe(),
             models=self.offers.cards(),
         ))  # fmt: skip
-
-    def _demand(self, group: str, names: Collection[str]) -> Demand:
-        """Of those workers of a group."""
-        plan, found = self.revisions.plans[group], self.balancers.demand(names)
-        if not self.revisions.definitions:
-            return found
-        waiting = self.balancers.models().get(plan.spec.served_names[0], ModelUse()).waiting
-        return Demand(found.in_flight, waiting)  # what else is told is told of all models together
 
     async def _publish_keys(self, message: dict[str, Any]) -> None:
         """Returns when the balancers go by them."""

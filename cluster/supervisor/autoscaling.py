@@ -55,12 +55,12 @@ class _ScalingLook:
 
 
 class Autoscaling:
-    """``plans()``: those that hold now, by group; ``demand(group, names)``: what balancers report of those workers of a
-    group."""
+    """``plans()``: those that hold now, by group; ``demand(names, model)``: what balancers report of those workers;
+    ``model``: the one that they serve, where there are several."""
 
     def __init__(
         self, fleet: Fleet, plans: Callable[[], Mapping[str, Bounds]],
-        demand: Callable[[str, Collection[str]], Demand], command: Command, emit: Emit, clock: Clocks,
+        demand: Callable[[Collection[str], str | None], Demand], command: Command, emit: Emit, clock: Clocks,
     ) -> None:
         self._fleet, self._plans, self._demand, self._command = fleet, plans, demand, command
         self._emit, self._clock = emit, clock
@@ -82,10 +82,13 @@ class Autoscaling:
     def _of(self, name: str) -> GroupScaling:
         if name not in self._groups:
             self._groups[name] = GroupScaling(
-                name, self._fleet, lambda: self._plans()[name], lambda names: self._demand(name, names), self._command,
-                self._emit, self._clock,
+                name, self._fleet, lambda: self._plans()[name], lambda names: self._demand(names, self._model(name)),
+                self._command, self._emit, self._clock,
             )
         return self._groups[name]
+
+    def _model(self, name: str) -> str | None:
+        return self._fleet.intent.group(name).model if len(self._plans()) > 1 else None
 
     def describe(self, group: str = DEFAULT) -> dict[str, Any] | None:
         """For status, of one group; see `GroupScaling.describe`."""

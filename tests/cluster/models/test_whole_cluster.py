@@ -53,7 +53,7 @@ async def test_an_adapter_is_on_the_workers_of_its_model_only(tmp_path: Path, mo
         await cluster.settled(2)
         assert cards(cluster) == {"a/instance_0": {"a", "given"}, "b/instance_0": {"b"}}
         status, refused = await cluster.load("mine", ADAPTER)
-        assert status == 400 and '"model" is one of a, b, c' in refused["error"]["message"]
+        assert status == 409 and '"model" is one of a, b, c' in refused["error"]["message"]
         assert (await cluster.load("mine", ADAPTER, model="d"))[0] == 404
         assert (await cluster.load("c", ADAPTER, model="a"))[0] == 409
         assert (await cluster.load("mine", ADAPTER, model="b"))[0] == 200
