@@ -7,7 +7,7 @@ import contextlib
 import random
 import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,8 +23,8 @@ _MOVED = re.compile(r"^clusterctl_streams_moved_total(?:\{[^}]*\})? (\S+)", re.M
 @dataclass
 class Arena:
     """Everything a fault needs. ``losses``: when a balancer was killed, and when nothing was left of it; ``busy``: the
-    workers that somebody is at; ``floor``: fewest ready workers since it was last set; ``strict``: promises of time are
-    held to."""
+    workers that somebody is at; ``servers``: those of `chaos.foreign`, if the workers are attached; ``floor``: fewest
+    ready workers since it was last set; ``strict``: promises of time are held to."""
 
     cluster: Cluster
     engine: str
@@ -36,6 +36,7 @@ class Arena:
     losses: list[list[float]] = field(default_factory=list)
     busy: set[str] = field(default_factory=set)
     disk: str = ""
+    servers: Sequence[Any] = ()
     strict: bool = True
     floor: int = 0
     _moved_before: float = 0.0

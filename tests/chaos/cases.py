@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from chaos import oracle
+from chaos import apis, oracle
 from chaos.oracle import Failed, Kind, Wrong
 from chaos.wire import Answer, request
 
@@ -23,11 +24,12 @@ TOLERANCE = {"sim": 0.0, "vllm": 0.05}
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One request."""
+    """One request. ``check``: of a sample, which has no one right answer: what is wrong with what is seen of it."""
 
     name: str
     path: str
     body: dict[str, Any]
+    check: Callable[[Any], str] | None = None
 
     @property
     def chat(self) -> bool:
@@ -57,6 +59,10 @@ def read(case: Case, answer: Answer) -> Any:
     kind = answer.headers.get("content-type", "")
     if kind.partition(";")[0] != ("text/event-stream" if case.streamed else "application/json"):
         raise Wrong(f"content type {kind!r}")
+    if case.path == "/v1/messages":
+        return apis.read_messages(answer.body)
+    if case.path == "/v1/responses":
+        return apis.read_response(answer.body)
     return oracle.read_stream(answer.body, chat=case.chat) if case.streamed else oracle.read_plain(answer.body)
 
 
@@ -68,12 +74,15 @@ def judge(case: Case, answer: Answer, right: list[Any], tolerance: float = 0.0) 
         return Verdict(Kind.FAILED, str(error))
     except Wrong as error:
         return Verdict(Kind.WRONG, str(error))
+    if case.check is not None:
+        wrong = case.check(seen)
+        return Verdict(Kind.WRONG, wrong) if wrong else Verdict(Kind.OK)
     found = [oracle.difference(seen, one, tolerance) for one in right]
     return Verdict(Kind.OK) if not all(found) else Verdict(Kind.WRONG, found[0])
 
 
 def _error_in(body: bytes) -> str:
-    at = body.find(b'data: {"error"')
+    at = max(body.find(b'data: {"error"'), body.find(b'event: error'))
     return f", after {body[at : at + 160].decode(errors='replace').strip()}" if at >= 0 else ""
 
 

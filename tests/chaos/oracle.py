@@ -43,6 +43,9 @@ class Choice:
     token_ids: list[int] = field(default_factory=list)
     prompt_token_ids: Any = None
     logprobs: dict[str, list[Any]] = field(default_factory=dict)
+    #: What a chat says beside its text, and the tools that it calls.
+    beside: dict[str, str] = field(default_factory=dict)
+    calls: dict[int, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass
@@ -202,6 +205,11 @@ def _fold_choice(into: Choice, choice: dict[str, Any], chat: bool) -> None:
                 raise Wrong("a second role chunk" if into.roles else "the role comes after text")
             into.roles.append(delta["role"])
         into.text += delta.get("content") or ""
+        for name, value in delta.items():
+            if name not in ("role", "content") and isinstance(value, str):
+                into.beside[name] = into.beside.get(name, "") + value
+        for call in delta.get("tool_calls") or ():
+            _fold_call(into.calls, call)
     else:
         into.text += choice["text"]
     into.token_ids += choice.get("token_ids") or []
@@ -215,6 +223,16 @@ def _fold_choice(into: Choice, choice: dict[str, Any], chat: bool) -> None:
             raise Failed(f"finish_reason {choice['finish_reason']}")
         into.finish.append(choice["finish_reason"])
         into.stop_reason = choice.get("stop_reason")
+
+
+def _fold_call(calls: dict[int, dict[str, Any]], call: dict[str, Any]) -> None:
+    function, begun = call.get("function") or {}, call["index"] in calls
+    if begun and (call.get("id") or function.get("name")):
+        raise Wrong(f"call {call['index']} begins twice")
+    if not begun and not (call.get("id") and function.get("name")):
+        raise Wrong(f"call {call['index']} has no beginning")
+    made = calls.setdefault(call["index"], {"name": function.get("name"), "arguments": ""})
+    made["arguments"] += function.get("arguments") or ""
 
 
 def _once(before: Any, value: Any, name: str) -> Any:

@@ -28,13 +28,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from chaos import cases, drive, load, report, score
+from chaos import cases, drive, foreign, kinds, load, report, score
 from chaos.arena import Arena
 from chaos.disk import DiskFull, give_back, small_disk
 from chaos.faults import Fault
 from chaos.scenarios import BY_NAME, SCENARIOS, Scenario, rounds
-from harness import Cluster, free_port
-from worker.demo import MODEL_NAME, adapters
+from harness import Cluster, free_port, poll
+from worker.demo import MODEL_NAME, adapters, model_path
 
 #: Cases asked: streamed and plain.
 _CASES = {"sim": (48, 16), "vllm": (16, 6)}
@@ -77,20 +77,51 @@ def chosen(given: argparse.Namespace) -> Scenario:
     return dataclasses.replace(scenario, **changes)
 
 
-def flags(scenario: Scenario, instances: int) -> tuple[str, ...]:
-    """What `clusterctl up` is told."""
+#: What a worker reads its answers with.
+_PARSERS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--reasoning-parser", "qwen3")
+
+
+def flags(
+    scenario: Scenario, instances: int, root: Path, servers: Sequence[foreign.PlainServer] = ()
+) -> tuple[str, ...]:
+    """What `clusterctl up` is told. ``root``: for files; ``servers``: that are attached."""
+    if servers:
+        attached = [word for server in servers for word in ("--backend", server.url)]
+        return ("--instances", "0", "--stall-timeout", str(scenario.stall_timeout), *attached)
     made = ["--engine", scenario.engine, "--instances", str(instances), "--drain-timeout", str(scenario.drain)]
     made += ["--stall-timeout", str(scenario.stall_timeout)]
     for name, path in adapters().items():
         made += ["--lora", f"{name}={path}"]
     if scenario.engine == "vllm":
-        return (*made, "--max-instances", str(instances))
+        made += ["--max-instances", str(instances)]
+        if scenario.kinds:
+            made += ["--model", str(_thinking(root)), "--", *_PARSERS]
+        return tuple(made)
     made += ["--", "--ttft-ms", "20", "--itl-ms", f"{scenario.itl_ms:g}", "--fault", "poison"]
     made += ["--fault", "poison:text=venom:kills=engine"]
     if scenario.full is not None:
         places = math.ceil((scenario.streams + scenario.plain) / scenario.full / instances)
         made += ["--max-num-seqs", str(places)]
     return tuple(made)
+
+
+def _thinking(root: Path) -> Path:
+    """The demo's model with tokens for the beginning and the end of thinking: by name only."""
+    model = Path(shutil.copytree(model_path(), root / "model"))
+    for file in (model / "tokenizer.json", model / "tokenizer_config.json"):
+        file.write_text(file.read_text().replace("<|pad|>", "</think>").replace("<|system|>", "<think>"))
+    return model
+
+
+def _servers(root: Path) -> list[foreign.PlainServer]:
+    """Two, once both answer."""
+    model = str(_thinking(root))
+    servers = [foreign.PlainServer(root, f"server_{number}", model, MODEL_NAME, _PARSERS) for number in range(2)]
+    for server in servers:
+        server.start()
+    for server in servers:
+        poll(server.answers, 300, "an attached server answers")
+    return servers
 
 
 def say(words: str) -> None:
@@ -102,7 +133,12 @@ async def siege(arena: Arena, scenario: Scenario, given: argparse.Namespace) -> 
     engine, clients = scenario.engine, scenario.streams + scenario.plain
     streamed, plain = _CASES[engine]
     models = [MODEL_NAME, *adapters()]
-    asked = cases.make(given.seed, models, streams=streamed, plain=plain, lengths=scenario.lengths)
+    if scenario.kinds:
+        own = not scenario.attached
+        name = (await asyncio.to_thread(arena.cluster.status))["model"] if own else MODEL_NAME
+        asked = kinds.make(name, samples=own, adapters=own)
+    else:
+        asked = cases.make(given.seed, models, streams=streamed, plain=plain, lengths=scenario.lengths)
     say(f"asking {len(asked)} cases twice, undisturbed")
     reference = await load.reference(arena.port, asked, clients, engine)
     card = score.Score(divergence=reference.divergence)
@@ -149,22 +185,25 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
     root = Path(tempfile.mkdtemp(prefix="chaos-"))
     cluster = Cluster(root, free_port())
     disk = small_disk(cluster) if DiskFull in scenario.faults else ""
-    up = flags(scenario, given.instances)
+    servers = _servers(root) if scenario.attached else []
+    up = flags(scenario, given.instances, root, servers)
     began = time.monotonic()
     try:
         say(f"starting {given.instances} {scenario.engine} workers on port {cluster.port}, state below {root}")
         result = cluster.up(*up, timeout=600)
         if result.returncode:
             raise SystemExit(f"the cluster does not start: {result.stderr}")
-        cluster.wait_ready(given.instances, 400)
+        cluster.wait_ready(0 if servers else given.instances, 400)
         arena = Arena(
             cluster, scenario.engine, given.instances, up, scenario.stall_timeout, random.Random(given.seed), disk=disk,
-            strict=scenario.strict,
+            strict=scenario.strict, servers=servers,
         )  # fmt: skip
         card = _loop(siege(arena, scenario, given))
         card.problem(_down(cluster))
     finally:
         _down(cluster)
+        for server in servers:
+            server.bury()
         if disk.startswith("/"):
             give_back(disk)
         if not given.keep:

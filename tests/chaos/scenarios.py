@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from chaos import disk, faults, upheavals
+from chaos import disk, faults, foreign, upheavals
 from chaos.faults import Fault
 
 FAULTS: tuple[type[Fault], ...] = (
@@ -28,7 +28,8 @@ class Scenario:
     ``lengths`` tokens long, least and most. ``full``: the share of all places of the simulated workers that the load
     takes, None for as many places as there may be. ``drain``: the grace of a worker that is to go. ``strict``: promises
     of time count. ``lull``: from a fault until all is whole again the clients finish what they have begun, and begin
-    nothing new: several real engines on few cores take minutes to start beside a load."""
+    nothing new: several real engines on few cores take minutes to start beside a load. ``kinds``: the requests are
+    those of `chaos.kinds`; ``attached``: the workers are servers that were not started by the cluster."""
 
     about: str
     faults: tuple[type[Fault], ...]
@@ -45,6 +46,8 @@ class Scenario:
     stall_timeout: float = 10.0
     strict: bool = True
     lull: bool = False
+    kinds: bool = False
+    attached: bool = False
 
 
 SCENARIOS = {
@@ -61,6 +64,14 @@ SCENARIOS = {
     "vllm-kills": Scenario(
         "SIGKILL of a worker on the real engine", (faults.Kill,), 20, engine="vllm", streams=8, plain=1,
         lengths=(80, 300), lull=True,
+    ),
+    "vllm-kinds": Scenario(
+        "SIGKILL of a worker on the real engine under guided output, tools, reasoning, seeds and other APIs",
+        (faults.Kill,), 20, engine="vllm", streams=8, plain=0, lull=True, kinds=True,
+    ),
+    "foreign-kinds": Scenario(
+        "SIGKILL of one of two attached vLLM servers under greedy and seeded requests of all kinds",
+        (foreign.KillForeign,), 10, engine="vllm", streams=4, plain=0, lull=True, kinds=True, attached=True,
     ),
     "stop": Scenario("SIGSTOP of a worker", (faults.Stop,), 10),
     "engine-child": Scenario("SIGKILL of the engine below a worker", (faults.KillEngine,), 20),

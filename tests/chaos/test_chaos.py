@@ -96,11 +96,11 @@ def test_rounds_are_every_fault_once_or_some_that_go_together() -> None:
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_every_scenario_can_be_had_shorter(name: str) -> None:
+def test_every_scenario_can_be_had_shorter(name: str, tmp_path: Path) -> None:
     whole = run.chosen(run.options(["--scenario", name]))
     assert run.chosen(run.options(["--scenario", name, "--scale", "0.1"])).count <= max(1, whole.count // 5)
     assert run.chosen(run.options(["--scenario", name, "--count", "7"])).count == 7
-    assert ("--max-num-seqs" in run.flags(whole, 3)) == (whole.full is not None)
+    assert ("--max-num-seqs" in run.flags(whole, 3, tmp_path)) == (whole.full is not None)
 
 
 def test_an_unknown_fault_is_refused() -> None:
