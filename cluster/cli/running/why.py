@@ -60,7 +60,16 @@ def told(decision: dict[str, Any]) -> list[str]:
             lines.append(f"     candidates: {', '.join(c['instance'] for c in attempt['candidates'])}")
         if "failed" in attempt:
             lines.append(f"     failed after {attempt['ended_s']:.3f} s: {attempt['failed']}")
+        if "continued" in attempt:
+            lines.append(f"     its stream went on: {_WAYS.get(attempt['continued'], attempt['continued'])}")
     return lines
+
+
+#: How a stream goes on on another worker (docs/reliability.md), in words.
+_WAYS = {
+    "tokens": "from prompt and tokens", "replay": "made again whole, the tokens first",
+    "compare": "made again whole, and compared", "again": "made again, as nothing of it had been sent",
+}  # fmt: skip
 
 
 def _became(outcome: dict[str, Any] | None) -> str:

@@ -205,7 +205,8 @@ SCHEMAS: Mapping[str, Json] = {
     "Attempt": answer({
         "instance": TEXT, "incarnation": COUNT, "began_s": NUMBER, "strategy": or_null(TEXT), "reason": TEXT,
         "candidates": array(answer({"instance": TEXT}, score=NUMBER, terms=by_name(NUMBER))),
-    }, scored_by=described(TEXT, "What the scores measure"), ended_s=NUMBER, failed=TEXT, cause=TEXT),
+    }, scored_by=described(TEXT, "What the scores measure"), ended_s=NUMBER, failed=TEXT, cause=TEXT,
+    continued=described(TEXT, "How its stream went on elsewhere: tokens, replay, compare, again")),
     "AdapterOnInstance": answer({
         "state": one_of(*ADAPTER_STATES), "version": or_null(_VERSION), "reason": TEXT,
     }),
