@@ -80,9 +80,14 @@ def _merged(added: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     return tuple(out)
 
 
-def stream(path: str, made: Sequence[Sequence[int]], name: str, **cut: Any) -> list[tuple[bytes, bytes]]:
-    """Each event, with the comments that stand before it. ``name``: of who makes it, for all ids."""
+def stream(
+    path: str, made: Sequence[Sequence[int]], name: str, response: str = "", **cut: Any
+) -> list[tuple[bytes, bytes]]:
+    """Each event, with the comments that stand before it. ``name``: of who makes it, for all ids but that of a
+    ``response``, if it has one."""
     writer = {CHAT: _Chat, COMPLETIONS: _Completions, MESSAGES: _Messages, RESPONSES: _Responses}[path](name, len(made))
+    if response and isinstance(writer, _Responses):
+        writer.response = response
     out: list[tuple[bytes, bytes]] = [(b"", event) for event in writer.first()]
     told = b""
     for group in groups(made, path, **cut):
@@ -198,6 +203,7 @@ class _Responses:
     def __init__(self, name: str, _: int) -> None:
         self._name, self._number, self._open, self._text = name, 0, "", ""
         self._items: list[dict[str, Any]] = []
+        self.response = f"resp_{name}"
 
     def first(self) -> list[bytes]:
         return [self._event(kind, response=self._response()) for kind in ("created", "in_progress")]
@@ -231,7 +237,7 @@ class _Responses:
         return [done, self._event("output_item.done", output_index=len(self._items) - 1, item=self._items[-1])]
 
     def _response(self, **more: Any) -> dict[str, Any]:
-        made = {"id": f"resp_{self._name}", "created_at": len(self._name), "status": "in_progress", "output": []}
+        made = {"id": self.response, "created_at": len(self._name), "status": "in_progress", "output": []}
         return {**made, "usage": None, **more}
 
     def last(self, count: int) -> list[bytes]:

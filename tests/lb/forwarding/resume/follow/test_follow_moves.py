@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 
 from config import replay
+from config.identity import api_keys
+from config.identity.api_keys import ApiKey, Digest
 from config.topology import BackendSpec, Capabilities
 from lbfakes import Balanced, RawWorker, read_message, spec, until
 from replaystreams import CHAT, COMPLETIONS, MESSAGES, PATHS, RESPONSES, seen, stream, tokens
@@ -65,6 +68,9 @@ class Engine:
 
     async def generate(self, head: bytes, body: bytes, writer: asyncio.StreamWriter) -> bool:
         path = head.split(b" ")[1].decode()
+        if head.startswith(b"GET"):
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}")
+            return True
         replays, first = replay.CONTENT_TYPE.encode() in head, []  # type: bool, list[list[int]]
         assert head.lower().count(b"content-type:") == 1
         if replays:
@@ -75,7 +81,8 @@ class Engine:
             writer.write(b"HTTP/1.1 %d No\r\nContent-Length: 2\r\n\r\n{}" % after)
             return True
         made = [tokens(self.salt, COUNT, some) for some in (first or [[]])]
-        events = stream(path, made, self.name, lag=3)
+        response = self.asked[-1][1].get("request_id", f"resp_{self.name}")
+        events = stream(path, made, self.name, lag=3, response=response)
         tells = self.tells and f"{replay.TELL}: 1".encode() in head
         writer.write(HEAD + (f"{replay.TELL}: 1\r\n".encode() if tells else b"") + b"\r\n")
         for told, event in events[:after]:
@@ -305,3 +312,42 @@ async def test_no_client_asks_for_tokens_or_gives_them(balancer: Balanced, start
         async with balancer.request("POST", COMPLETIONS, data=sent, headers={"Content-Type": kind}) as response:
             assert response.status == 415
     assert sum(len(engine.asked) for engine in engines) == 1
+
+
+@pytest.mark.usefixtures("nobody_says_who_died")
+@pytest.mark.parametrize("told", [True, False], ids=["usage", "no-usage"])
+@pytest.mark.parametrize("path", PATHS)
+async def test_each_token_is_on_the_account_once(
+    balancer: Balanced, start_raw: StartRaw, path: str, told: bool
+) -> None:
+    """However often it was made; and the prompt's where the answer tells of it."""
+    await started(balancer, start_raw, (20, "close"), (9, "close"))
+    allow(balancer, "a")
+    body = SAMPLE[path] if told else {key: value for key, value in SAMPLE[path].items() if key != "stream_options"}
+    async with balancer.request("POST", path, json=body, headers={"x-api-key": "cck_a"}) as response:
+        raw = await response.read()
+    await until(lambda: balancer.in_flight == 0)
+    rows = await balancer.parts.ledger.query(["key"], "2000-01-01", "2100-01-01")
+    ((requests, completion),) = [(row["requests"], row["completion_tokens"]) for row in rows]
+    assert (requests, completion) == (1, COUNT), raw
+
+
+def allow(balancer: Balanced, *names: str) -> None:
+    """Keys of theirs, whose secrets are ``cck_`` and the name."""
+    keys = [ApiKey(name, digests=(Digest(api_keys.digest(f"cck_{name}")),)).to_json() for name in names]
+    balancer.parts.keys.apply({"version": [1, 1], "keyed": True, "keys": keys})
+
+
+async def test_a_response_is_still_its_owners_after_a_move(balancer: Balanced, start_raw: StartRaw) -> None:
+    await started(balancer, start_raw, (20, "close"))
+    allow(balancer, "a", "b")
+    raw = await ask(balancer, RESPONSES, SAMPLE[RESPONSES], **{"x-api-key": "cck_a"})
+    seen(RESPONSES, raw)
+    ids = set(re.findall(r"resp_[A-Za-z0-9_-]+", raw.decode()))
+    assert len(ids) == 1
+    found = []
+    for name in ("a", "b"):
+        head = {"x-api-key": f"cck_{name}"}
+        async with balancer.request("GET", f"{RESPONSES}/{next(iter(ids))}", headers=head) as response:
+            found.append(response.status)
+    assert found == [200, 404]
