@@ -22,7 +22,7 @@ _IGNORED_VALUES = (
     "--max-num-batched-tokens", "--max-num-queued-tokens", "--tokenizer", "--tokenizer-mode", "--revision",
     "--quantization", "-q", "--kv-cache-dtype", "--block-size", "--seed", "--load-format", "--download-dir",
     "--swap-space", "--lora-dtype", "--uvicorn-log-level", "--chat-template", "--generation-config",
-    "--override-generation-config", "--hf-overrides", "--tool-call-parser", "--reasoning-parser",
+    "--override-generation-config", "--hf-overrides",
     "--distributed-executor-backend", "--optimization-level", "-O",
     "--compilation-config", "-cc", "--max-log-len", "--max-logprobs", "--cuda-graph-sizes",
     "--chat-template-content-format", "--root-path", "--sse-keep-alive-interval", "--served-model-revision",
@@ -32,7 +32,7 @@ _IGNORED_VALUES = (
 _IGNORED_SWITCHES = (
     "--enforce-eager", "--disable-log-requests", "--enable-log-requests", "--disable-log-stats",
     "--disable-uvicorn-access-log", "--enable-scale-out", "--enable-prefix-caching", "--enable-chunked-prefill",
-    "--async-scheduling", "--trust-remote-code", "--enable-auto-tool-choice", "--fully-sharded-loras",
+    "--async-scheduling", "--trust-remote-code", "--fully-sharded-loras",
     "--enable-expert-parallel", "--enable-server-load-tracking", "--enable-prompt-tokens-details",
     "--enable-force-include-usage", "--return-tokens-as-token-ids", "--enable-sleep-mode",
     "--disable-fastapi-docs", "--disable-frontend-multiprocessing", "--headless", "--enable-lora-bias",
@@ -61,6 +61,9 @@ class SimSettings:
     max_num_queued_reqs: int | None
     shutdown_timeout_s: float
     request_id_headers: bool
+    tool_parser: bool
+    automatic_tools: bool
+    reasoning_parser: bool
     runtime_lora: bool
     dev_mode: bool
     keep_alive_s: float
@@ -104,6 +107,9 @@ def parse(argv: Sequence[str], environ: Mapping[str, str], now: float) -> SimSet
         max_num_queued_reqs=args.max_num_queued_reqs,
         shutdown_timeout_s=args.shutdown_timeout,
         request_id_headers=args.enable_request_id_headers,
+        tool_parser=bool(args.tool_call_parser),
+        automatic_tools=args.enable_auto_tool_choice,
+        reasoning_parser=bool(args.reasoning_parser),
         runtime_lora=_flag(environ, "VLLM_ALLOW_RUNTIME_LORA_UPDATING"),
         dev_mode=_flag(environ, "VLLM_SERVER_DEV_MODE"),
         keep_alive_s=float(environ.get("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "5")),
@@ -141,6 +147,9 @@ def _parser() -> argparse.ArgumentParser:
     vllm.add_argument("--shutdown-timeout", type=float, default=0, help="seconds to drain after SIGTERM")
     vllm.add_argument("--api-server-count", type=int, default=1)
     vllm.add_argument("--enable-request-id-headers", action="store_true")
+    vllm.add_argument("--tool-call-parser", help="tools can be called, as by Hermes' models whatever is named")
+    vllm.add_argument("--enable-auto-tool-choice", action=argparse.BooleanOptionalAction, default=False)
+    vllm.add_argument("--reasoning-parser", help="chats think first, as Qwen's models whatever is named")
     own = parser.add_argument_group("the simulator's own")
     own.add_argument("--ttft-ms", type=float, default=20, help="time to the first token (default: 20)")
     own.add_argument("--itl-ms", type=float, default=10, help="time between tokens (default: 10)")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import replaying
 from config import replay
+from harness import WORKER_KEY
 
 pytestmark = pytest.mark.processes
 
@@ -86,3 +91,101 @@ async def test_what_cannot_be_made_is_refused(sim: Callable[..., Any], tokens: s
     headers = {"Content-Type": replay.CONTENT_TYPE}
     async with worker.session.post(worker.url + COMPLETIONS, data=sent, headers=headers) as answer:
         assert answer.status == 400 and (await answer.json())["error"]["type"] == "BadRequestError"
+
+
+PARSERS = ("--tool-call-parser", "hermes", "--enable-auto-tool-choice", "--reasoning-parser", "qwen3")
+#: Those of which the simulated worker knows the API.
+KNOWN = [name for name, (path, _) in replaying.CASES.items() if path in (CHAT, COMPLETIONS)]
+
+
+LONGER = {"schema", "tools", "tool", "object", "thinking,"}
+
+
+@pytest.fixture
+async def parsing(sim: Callable[..., Any], tmp_path: Path) -> str:
+    """The URL of one with all parsers on."""
+    named = ("--served-model-name", "demo", "poet", "--max-model-len", "2048")
+    worker = await sim(*PARSERS, *named, "--itl-ms", "0", VLLM_API_KEY=WORKER_KEY)
+    return str(worker.url)
+
+
+async def test_answers_of_all_kinds_are_made_again(parsing: str) -> None:
+    for name in KNOWN:
+        # Its tokens are shorter.
+        more = {} if LONGER.isdisjoint(name.split()) else {"max_tokens": 250}
+        made = await asyncio.to_thread(replaying.check, parsing, name, **more)
+        _is_valid(name, replaying.gathered(made.events))
+
+
+def _is_valid(name: str, said: dict[tuple[Any, ...], Any]) -> None:
+    fields = {place[1:]: value for place, value in said.items()}
+    content, ended = fields.get(("choices", 0, "delta", "content")), fields.get(("choices", 0, "finish_reason"))
+    if name == "object":
+        assert isinstance(json.loads(content), dict) and ended == "stop"
+    if "schema" in name:
+        assert set(json.loads(content)) == {"name", "age"} and ended == "stop"
+    if "thinking" in name:
+        assert fields["choices", 0, "delta", "reasoning"] and "</think>" not in str(fields)
+    if name == "regex":
+        assert re.fullmatch("[0-9]{3}(-[0-9]{3}){4}", content)
+    if name == "choice":
+        assert fields["choices", 0, "text"] in ("the sea", "the sky")
+    if name in ("tools required", "tool named"):
+        call = ("choices", 0, "delta", "tool_calls", 0, "function")
+        assert fields[*call, "name"] == "look" and set(json.loads(fields[*call, "arguments"])) == {"name", "age"}
+        assert ended == ("stop" if name == "tool named" else "tool_calls")
+    if name == "tools auto, called":
+        arguments = json.loads(fields["choices", 0, "delta", "tool_calls", 0, "function", "arguments"])
+        assert set(arguments) == {"city", "days"} and ended == "tool_calls"
+
+
+async def test_two_choices_and_two_seeds_say_different_things(parsing: str) -> None:
+    path, body = replaying.CASES["two seeded"]
+    made = await asyncio.to_thread(replaying.ask, parsing, path, body)
+    other = await asyncio.to_thread(replaying.ask, parsing, path, {**body, "seed": 5})
+    lines = [*made.first, *other.first]
+    assert len({tuple(line[:10]) for line in lines}) == 4
+
+
+async def test_from_the_middle_of_a_prompt_a_seeded_sample_is_another(parsing: str) -> None:
+    """As with vLLM, whose generator begins anew: so it shows where an answer is not gone on with exactly."""
+    for more in ({"seed": 4}, {"presence_penalty": 1.0}):
+        body = {**PLAIN, "model": "demo", "temperature": 1, **more}
+        made = await asyncio.to_thread(replaying.ask, parsing, COMPLETIONS, body)
+        prompt = [256, *b"hello", *made.first[0][:10]]
+        rest = await asyncio.to_thread(replaying.ask, parsing, COMPLETIONS, {**body, "prompt": prompt})
+        assert rest.first[0][:20] != made.first[0][10:30]
+
+
+async def test_a_whole_answer_has_its_parts_too(parsing: str) -> None:
+    for name in ("tools required", "tools auto, called", "thinking, then schema"):
+        path, body = replaying.CASES[name]
+        asked = {**body, "stream": False, "max_tokens": 250}
+        whole = json.loads((await asyncio.to_thread(replaying.ask, parsing, path, asked)).events)["choices"][0]
+        made = await asyncio.to_thread(replaying.ask, parsing, path, {**asked, "stream": True})
+        told = {place[1:]: value for place, value in replaying.gathered(made.events).items()}
+        message = whole["message"]
+        assert whole["finish_reason"] == told["choices", 0, "finish_reason"]
+        if "tools" in name:
+            function = message["tool_calls"][0]["function"]
+            assert function["arguments"] == told["choices", 0, "delta", "tool_calls", 0, "function", "arguments"]
+        else:
+            parts = (message["content"], message["reasoning"])
+            assert parts == tuple(told["choices", 0, "delta", name] for name in ("content", "reasoning"))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"structured_outputs": {"regex": "(a"}}, {"structured_outputs": {"regex": 5}}, {"structured_outputs": {}},
+     {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nope"}}}},
+     {"tools": replaying.TOOLS, "tool_choice": {"type": "function", "function": {"name": "other"}}}],
+)  # fmt: skip
+async def test_what_nothing_can_be_is_refused(parsing: str, wrong: dict[str, Any]) -> None:
+    made = await asyncio.to_thread(replaying.ask, parsing, CHAT, {**TALK, **wrong})
+    assert made.status == 400 and '"BadRequestError"' in made.events
+
+
+async def test_tokens_that_the_grammar_refuses_end_in_an_error(parsing: str) -> None:
+    path, body = replaying.CASES["regex"]
+    made = await asyncio.to_thread(replaying.ask, parsing, path, body, [[65, 66]])
+    assert '"code": 500' in made.events

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from worker.sim.api import logprobs
+from worker.sim.api.parsing import parser
 from worker.sim.api.protocol import GenerationRequest
 from worker.sim.api.sse import FINGERPRINT, Identity, prompt_text, usage
 from worker.sim.engine.generate import Sequence
@@ -64,19 +65,26 @@ def _chat_choice(request: GenerationRequest, index: int, sequence: Sequence) -> 
     made = None
     if request.logprobs is not None:
         made = logprobs.chat(sequence.token_ids, request.logprobs, request.ids_as_tokens)
+    content: str | None = request.echoed + sequence.text
+    reasoning, calls, reason = None, {}, sequence.finish_reason
+    if (reader := parser(request.guide)) is not None:
+        part = reader.feed(sequence.text, ended=True)
+        reasoning, content, reason = part.reasoning or None, part.content or None, reader.finish(reason)
+        calls = {"tool_calls": [call.whole() for call in reader.calls]} if reader.calls else {}
     return {
         "index": index,
         "message": {
             "role": request.role,
-            "content": request.echoed + sequence.text,
+            "content": content,
             "refusal": None,
             "annotations": None,
             "audio": None,
             "function_call": None,
-            "reasoning": None,
+            **calls,
+            "reasoning": reasoning,
         },
         "logprobs": made,
-        "finish_reason": sequence.finish_reason,
+        "finish_reason": reason,
         "stop_reason": sequence.stop_reason,
         "token_ids": sequence.token_ids if request.return_token_ids else None,
         "routed_experts": None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from worker.sim.api.guided import Parsers
 from worker.sim.engine.tokens import MAX_CHARS_PER_TOKEN, VOCAB_SIZE
 from worker.sim.errors import ApiError, invalid
 
@@ -81,10 +82,10 @@ def _tools(body: dict[str, Any]) -> None:
         raise invalid(text + "are supported.", "tool_choice")
 
 
-def tool_parser(body: dict[str, Any]) -> None:
+def tool_parser(body: dict[str, Any], parsers: Parsers) -> None:
     """A worker without a tool parser refuses tools; this comes after the model is known."""
     choice = body.get("tool_choice", "auto" if body.get("tools") else "none")
-    if choice in (None, "none"):
+    if choice in (None, "none") or (parsers.tools and (choice != "auto" or parsers.automatic)):
         return
     if choice == "auto":
         needs = "--enable-auto-tool-choice and --tool-call-parser to be set"

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from config import replay
 from worker.engines.replay import envelope
-from worker.sim.api import answers, checks, fields, protocol, sse
+from worker.sim.api import answers, checks, fields, guided, protocol, sse
 from worker.sim.api.protocol import GenerationRequest
 from worker.sim.engine import tokens as vocabulary
 from worker.sim.engine.core import Batch
@@ -83,11 +83,12 @@ async def _generate(http: web.Request, asked: Asked, *, chat: bool) -> web.Strea
         if body.get("chat_template"):
             text = "Chat template is passed with request, but --trust-request-chat-template is not set. "
             raise ApiError(text + "Refused request with untrusted chat template.")
-        checks.tool_parser(body)
+        checks.tool_parser(body, _parsers(worker))
     if chat or not _is_ids(made.get("prompt")):
         worker.check_tokenizer()
     served = worker.settings.served_names[0]
-    request = protocol.build(made, chat=chat, max_model_len=worker.settings.max_model_len, served=served)
+    length, guide = worker.settings.max_model_len, guided.of_request(body, chat, _parsers(worker))
+    request = protocol.build(made, chat=chat, max_model_len=length, served=served, guide=guide)
     identity = sse.Identity(_id(http, request), int(time.time()), model)
     rank = worker.adapters.loaded[adapter].rank if adapter else 0
     job = _job(request, worker.voice(model), adapter, rank, asked.first)
@@ -105,14 +106,20 @@ async def _generate(http: web.Request, asked: Asked, *, chat: bool) -> web.Strea
 def _job(
     request: GenerationRequest, model: str, adapter: str | None, rank: int, first: envelope.Tokens
 ) -> Job:
-    choices = [pair for pair in zip(request.prompts, request.sampling, strict=True) for _ in range(request.n)]
+    pairs = zip(request.prompts, request.sampling, strict=True)
+    choices = [(prompt, params, index) for prompt, params in pairs for index in range(request.n)]
     try:
         envelope.check_choices(first, len(choices))
     except envelope.Refused as exc:
         raise ApiError(str(exc)) from None
     forced = chain(first, repeat([]))
-    sequences = [start(model, prompt.ids, params, next(forced)) for prompt, params in choices]
+    sequences = [start(model, prompt.ids, params, next(forced), index) for prompt, params, index in choices]
     return Job(sequences, [prompt.ids for prompt in request.prompts], request.n, model, adapter, rank)
+
+
+def _parsers(worker: Worker) -> guided.Parsers:
+    settings = worker.settings
+    return guided.Parsers(settings.tool_parser, settings.automatic_tools, settings.reasoning_parser)
 
 
 def _is_ids(prompt: object) -> bool:

@@ -7,11 +7,13 @@ already begun (``Request.late_error``).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import zlib
+from dataclasses import dataclass
 from typing import Any
 
 from worker.sim.api import checks
 from worker.sim.api.fields import Problems, check_all
+from worker.sim.api.guided import FREE, Guide
 from worker.sim.api.messages import render
 from worker.sim.api.schema import CHAT, COMPLETION
 from worker.sim.engine import tokens
@@ -51,7 +53,7 @@ class GenerationRequest:
     role: str = "assistant"
     echoed: str = ""
     late_error: ApiError | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
+    guide: Guide = FREE
 
 
 def check_fields(body: dict[str, Any], *, chat: bool) -> dict[str, Any]:
@@ -66,7 +68,9 @@ def check_fields(body: dict[str, Any], *, chat: bool) -> dict[str, Any]:
     return made
 
 
-def build(made: dict[str, Any], *, chat: bool, max_model_len: int, served: str) -> GenerationRequest:
+def build(
+    made: dict[str, Any], *, chat: bool, max_model_len: int, served: str, guide: Guide = FREE
+) -> GenerationRequest:
     """Render the prompt and make the sampling parameters; ``made`` comes from `check_fields`."""
     limit, limit_name = _limit(made, chat)
     if limit is not None and limit > max_model_len:
@@ -83,7 +87,7 @@ def build(made: dict[str, Any], *, chat: bool, max_model_len: int, served: str) 
     only_prompt = not chat and echo and limit == 0
     wanted = 1 if only_prompt else limit
     checks.sampling(made, wanted)
-    sampling = [_sampling(made, wanted, max_model_len - len(prompt.ids)) for prompt in prompts]
+    sampling = [_sampling(made, wanted, max_model_len - len(prompt.ids), guide) for prompt in prompts]
     options = made.get("stream_options") or {}
     usage = bool(options.get("include_usage"))
     logprobs = made.get("logprobs")
@@ -111,6 +115,7 @@ def build(made: dict[str, Any], *, chat: bool, max_model_len: int, served: str) 
         request_id=made.get("request_id"),
         role=role,
         echoed=echoed if echo else "",
+        guide=guide,
         late_error=checks.engine(made, [prompt.ids for prompt in prompts], logprobs),
     )
 
@@ -122,7 +127,7 @@ def _limit(made: dict[str, Any], chat: bool) -> tuple[int | None, str]:
     return (16 if value is None and not chat else value), "max_tokens"
 
 
-def _sampling(made: dict[str, Any], limit: int | None, room: int) -> SamplingParams:
+def _sampling(made: dict[str, Any], limit: int | None, room: int, guide: Guide) -> SamplingParams:
     max_tokens = room if limit is None else min(limit, room)
     checks.lengths(max_tokens, made.get("min_tokens", 0))
     allowed = made.get("allowed_token_ids")
@@ -134,7 +139,21 @@ def _sampling(made: dict[str, Any], limit: int | None, room: int) -> SamplingPar
         stop_token_ids=frozenset(made.get("stop_token_ids") or ()),
         include_stop_str_in_output=made.get("include_stop_str_in_output", False),
         allowed_token_ids=tuple(allowed) if allowed else None,
+        guide=guide.node,
+        optional=guide.optional,
+        then_free=guide.then_free,
+        salt=_salt(made),
     )
+
+
+def _salt(made: dict[str, Any]) -> int:
+    """Of a seed and of penalties, as far as they have a say."""
+    penalties = [made.get(name) or 0 for name in ("presence_penalty", "frequency_penalty")]
+    penalties.append((made.get("repetition_penalty") or 1) - 1)
+    drawn = made.get("seed") is not None and made.get("temperature") != 0
+    seed = [made.get(name) for name in ("seed", "temperature", "top_p", "top_k", "min_p")] if drawn else None
+    biased = made.get("logit_bias") or None
+    return zlib.crc32(repr((penalties, seed, biased)).encode()) if any(penalties) or seed or biased else 0
 
 
 def _completion_prompts(made: dict[str, Any], max_model_len: int) -> list[Prompt]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from config import replay
 from worker.sim.api import logprobs
+from worker.sim.api.parsing import parser
 from worker.sim.api.protocol import GenerationRequest, Prompt
 from worker.sim.engine.generate import TokenStep
 from worker.sim.engine.tokens import decode
@@ -158,6 +159,10 @@ class ChatStream(Stream):
 
     object_name = "chat.completion.chunk"
 
+    def __init__(self, request: GenerationRequest, identity: Identity) -> None:
+        super().__init__(request, identity)
+        self._parsers = [parser(request.guide) for _ in range(request.n)]
+
     def first(self) -> list[str]:
         request, prompt = self.request, self.request.prompts[0]
         ids = dumps(prompt.ids if request.return_token_ids else None)
@@ -180,10 +185,17 @@ class ChatStream(Stream):
         if self._silent(index, step):
             return None
         self.made[index] += len(step.token_ids)
-        reason = f',"stop_reason":{dumps(step.stop_reason)}' if step.finish_reason else ""
+        delta, ended, reader = f'{{"content":{dumps(step.text)}}}', step.finish_reason, self._parsers[index]
+        if reader is not None:
+            found = reader.feed(step.text, ended is not None).delta()
+            request = self.request
+            if not found and ended is None and request.logprobs is None and not request.return_token_ids:
+                return None
+            delta, ended = dumps(found), reader.finish(ended)
+        reason = f',"stop_reason":{dumps(step.stop_reason)}' if ended else ""
         return (
-            f'{self._head}{{"index":{index},"delta":{{"content":{dumps(step.text)}}},'
-            f'"logprobs":{self._logprobs(step)},"finish_reason":{dumps(step.finish_reason)}{reason},'
+            f'{self._head}{{"index":{index},"delta":{delta},'
+            f'"logprobs":{self._logprobs(step)},"finish_reason":{dumps(ended)}{reason},'
             f'"token_ids":{self._ids(step)}}}]{self._tail(index, step)}'
         )
 

@@ -10,7 +10,10 @@ import codecs
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 
+from worker.sim.engine import grammar
+from worker.sim.engine.grammar import EMPTY, NEVER, Node
 from worker.sim.engine.tokens import EOS, PIECES, Context, context
+from worker.sim.errors import internal
 
 StopReason = int | str | None
 
@@ -27,6 +30,13 @@ class SamplingParams:
     include_stop_str_in_output: bool = False
     # Forced choice, as far as one can be forced here: the first of these ids, always.
     allowed_token_ids: tuple[int, ...] | None = None
+    # What the answer has to be, unless the model may write something else (``optional``); whether it goes on freely.
+    guide: Node | None = None
+    optional: bool = False
+    then_free: bool = False
+    # Of what a sample depends on beside the tokens, where it is drawn (or counted, as by penalties) from the answer's
+    # beginning on: then it is another one where the tokens made so far stand in the prompt. 0: of nothing.
+    salt: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +57,8 @@ class Sequence:
     state: Context
     #: Made first, whatever would have been.
     forced: Seq[int] = ()
+    #: What is left of what it has to be.
+    guide: Node | None = None
     token_ids: list[int] = field(default_factory=list)
     finish_reason: str | None = None
     stop_reason: StopReason = None
@@ -64,8 +76,10 @@ class Sequence:
         return "".join(self._parts)
 
     def step(self) -> TokenStep:
-        """Make one token; the sequence must not be finished."""
+        """Make one token; the sequence must not be finished. Raises ApiError where it is not what it has to be."""
         token = self._choose()
+        if self.guide is not None:
+            self._follow(self.guide, token)
         self.state.push(token)
         self.token_ids.append(token)
         hidden = self._check_token(token) and not self.params.include_stop_str_in_output
@@ -85,6 +99,8 @@ class Sequence:
             return self.forced[len(self.token_ids)]
         if self.params.allowed_token_ids:
             return self.params.allowed_token_ids[0]
+        if self.guide is not None:
+            return self._guided(self.guide)
         banned = len(self.token_ids) < self.params.min_tokens
         token = self.state.next_token(may_end=not banned)
         if banned and token in self.params.stop_token_ids:
@@ -92,11 +108,26 @@ class Sequence:
             return 46 if 46 not in self.params.stop_token_ids else 10
         return token
 
+    def _guided(self, guide: Node) -> int:
+        options, draw = grammar.begins_with(guide), self.state.draw()
+        if not options or (grammar.may_end(guide) and draw % 4 == 0):
+            return EOS
+        return options[(draw >> 2) % len(options)]
+
+    def _follow(self, guide: Node, token: int) -> None:
+        left = guide
+        for byte in PIECES[token]:
+            left = grammar.after(left, byte)
+        ended = token == EOS and grammar.may_end(guide)
+        if left == NEVER or not (PIECES[token] or ended):
+            raise internal("Internal server error")  # as vLLM, whose scheduler finds that its grammar refuses a token
+        self.guide = None if ended or (left == EMPTY and self.params.then_free) else left
+
     def _check_token(self, token: int) -> bool:
         """Set the finish reason if this token ends the sequence; true if it is a stop token."""
         count = len(self.token_ids)
         if count >= self.params.min_tokens:
-            if token == EOS and not self.params.ignore_eos:
+            if token == EOS and (not self.params.ignore_eos or self.params.guide is not None):
                 self.finish_reason = "stop"
                 return True
             if token in self.params.stop_token_ids:
@@ -131,9 +162,15 @@ class Sequence:
         return text
 
 
-def start(model: str, prompt: Seq[int], params: SamplingParams, forced: Seq[int] = ()) -> Sequence:
-    """A new sequence of ``model`` after ``prompt``, whose first tokens are ``forced``."""
-    return Sequence(params, context(model, prompt), forced)
+def start(
+    model: str, prompt: Seq[int], params: SamplingParams, forced: Seq[int] = (), choice: int = 0
+) -> Sequence:
+    """A new sequence of ``model`` after ``prompt``, whose first tokens are ``forced``; the ``choice``-th of them."""
+    state = context(model, prompt)
+    if params.salt or choice:
+        state.mix(params.salt + choice)
+    writes = params.optional and state.draw() & 1
+    return Sequence(params, state, forced, None if writes else params.guide)
 
 
 def _first_stop(text: str, new_chars: int, stops: Seq[str]) -> tuple[int, str] | None:

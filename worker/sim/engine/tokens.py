@@ -89,6 +89,14 @@ class Context:
         else:
             self.pending = unfinished(self.pending + bytes([token]))
 
+    def mix(self, salt: int) -> None:
+        """Let what follows depend on ``salt`` too."""
+        self.digest = _mix(self.digest ^ salt)
+
+    def draw(self) -> int:
+        """64 bits that depend on all tokens so far."""
+        return _mix(self.digest)
+
     def next_token(self, *, may_end: bool = True) -> int:
         """The token that follows; never EOS unless ``may_end``."""
         value = _mix(self.digest)
