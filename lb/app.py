@@ -32,6 +32,7 @@ from lb.admin.changes import SupervisorCalls
 from lb.admin.event_stream import EventFeed
 from lb.admin.explain import RouteTrial, Why
 from lb.admin.metrics import MetricsPage
+from lb.admin.placement import PlacementPage
 from lb.admin.series import cache as cache_series
 from lb.admin.series import limits as limits_series
 from lb.admin.status import Status
@@ -270,7 +271,7 @@ def make(
         status, page,
         Recorder(state.root, counters, metrics, status.tokens_made), SupervisorCalls(state.control, link, counters),
         link, state, why, UiSessions(credentials), events, UsagePage(ledger, time.time),
-        RouteTrial(lambda: pool.named),
+        RouteTrial(lambda: pool.named), PlacementPage(pool, router),
     )  # fmt: skip
     runner = served(admin, metrics.refused.add, _SHUTDOWN_S)
     names = (socket.gethostname(), config.host, *config.allowed_hosts)

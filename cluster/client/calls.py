@@ -184,6 +184,11 @@ class AdapterCalls:
         return Call("GET", "/v1/lora_adapters", as_list(r.Adapter, "adapters"))
 
     @method
+    def placement(self) -> Call[dict[str, Any]]:
+        """Adapters x workers: where each belongs, and where it is taken to be, by the balancer that is asked."""
+        return Call("GET", "/v1/cluster/placement", as_object(_ANY))
+
+    @method
     def adapter(self, name: str) -> Call[r.AdapterDetail]:
         """One adapter, with its versions."""
         return Call("GET", _named("lora_adapters", name), as_object(r.AdapterDetail))

@@ -19,6 +19,7 @@ from lb.admin.event_stream import EventFeed
 from lb.admin.explain import RouteTrial, Why
 from lb.admin.live import Live
 from lb.admin.metrics import MetricsPage
+from lb.admin.placement import PlacementPage
 from lb.admin.status import Status
 from lb.admin.ui_files import Page
 from lb.admin.usage import UsagePage
@@ -40,10 +41,11 @@ class Admin:
     def __init__(
         self, status: Status, metrics: MetricsPage, recorder: Recorder, supervisor: SupervisorCalls, link: Link,
         state: StateDir, why: Why, sessions: UiSessions, events: EventFeed, usage: UsagePage, routes: RouteTrial,
+        placement: PlacementPage,
     ) -> None:
         self.status, self.metrics, self.recorder, self.events = status, metrics, recorder, events
         self._supervisor, self._link, self._state, self._why, self._sessions = supervisor, link, state, why, sessions
-        self._usage, self._routes = usage, routes
+        self._usage, self._routes, self._placement = usage, routes, placement
         self._live, self._ui = Live(status.snapshot, recorder, events, status.gpus), Page()
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
@@ -78,6 +80,7 @@ class Admin:
             "/v1/cluster/history": {"GET": self._live.history},
             "/v1/cluster/why": {"GET": self._why.answer},
             "/v1/cluster/usage": {"GET": self._usage.answer},
+            "/v1/cluster/placement": {"GET": self._placement.answer},
             "/v1/cluster/scale": {"POST": change},
             "/v1/cluster/strategy": {"POST": change},
             "/v1/cluster/restart": {"POST": change},

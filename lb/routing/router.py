@@ -11,7 +11,7 @@ from lb.routing.backend import Backend
 from lb.routing.followers import Follower
 from lb.routing.others import Board, Channels
 from lb.routing.pool import Pool
-from lb.routing.strategies.base import AttemptOutcome, Feature, Features, RequestInfo, Strategy
+from lb.routing.strategies.base import AttemptOutcome, Feature, Features, Holdings, RequestInfo, Strategy
 from lb.routing.strategies.registry import STRATEGIES
 
 #: What a token that is made takes, in tokens of a prompt.
@@ -119,6 +119,10 @@ class Router:
         them."""
         work, self._work = self._work, {}
         return work
+
+    def holdings(self) -> dict[tuple[str, int], Holdings]:
+        """See `Strategy.holdings`."""
+        return {key: held for strategy in self._all for key, held in strategy.holdings().items()}
 
     def unread(self) -> float:
         """See `Strategy.unread`."""

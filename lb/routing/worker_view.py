@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 from lb.routing.learning import Rates
@@ -28,6 +28,10 @@ class Recent(Generic[T]):
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def __iter__(self) -> Iterator[T]:
+        """The one used longest ago first."""
+        return iter(self.items)
 
     def use(self, item: T) -> None:
         items = self.items

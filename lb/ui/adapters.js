@@ -2,13 +2,15 @@
 
 import * as actions from "./actions.js";
 import { $, bytes, count, h, keyed, put } from "./dom.js";
+import { draw } from "./placement.js";
 import { Section, cells } from "./section.js";
 
 const LABELS = ["Adapter", "Version", "State", "On instances", "Rank", "Size", "Requests", "Last used"];
 
 const section = new Section(
-  "adapters", async (call) => (await call("v1/lora_adapters", { ask: false })).adapters,
-  (adapters) => {
+  "adapters", async (call) => Promise.all(["v1/lora_adapters", "v1/cluster/placement"].map((path) => call(path, { ask: false }))),
+  ([{ adapters }, placement]) => {
+    draw(placement);
     keyed($("adapter-table").tBodies[0], adapters, (a) => a.lora_name, row, fill);
     return adapters.length ? "" : "No adapters are loaded.";
   },

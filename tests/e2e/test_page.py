@@ -276,6 +276,19 @@ def test_an_adapter_is_loaded_updated_rolled_back_and_unloaded(
     assert cluster.complete("mine").status_code == 404
 
 
+def test_adapters_on_workers_are_a_map(shown: Page, cluster: Cluster) -> None:
+    """What is at home, in a slot and under way is in `tests/lb/admin/test_placement.py`."""
+    before = cluster.status()["load_balancer_strategy"]
+    httpx.post(f"{cluster.url}/v1/cluster/strategy", json={"strategy": "adaptive"}).raise_for_status()
+    assert cluster.complete("poet").status_code == 200
+    shown.section("adapters")
+    spots = "return [...document.querySelectorAll(`#placement-table [data-key='poet'] .spot`)].map((s) => s.ariaLabel)"
+    shown.until(lambda: any("in a slot" in (words or "") for words in shown.js(spots)), "it is where it was asked for")
+    assert len(shown.js(spots)) == cluster.status()["total_instances"]
+    httpx.post(f"{cluster.url}/v1/cluster/strategy", json={"strategy": before}).raise_for_status()
+    shown.says("#placement-words", f"Strategy {before}.")
+
+
 # keys, usage, aliases and the audit
 
 

@@ -24,7 +24,7 @@ _OWN_SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE)
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class ForkRequest:
     """One start, as `worker.drivers.forked` asks for it. ``log``: the descriptor that output goes to."""
 
     argv: tuple[str, ...]
@@ -34,7 +34,7 @@ class Request:
     log: int
 
     @classmethod
-    def read(cls, message: Mapping[str, Any], log: int) -> Request:
+    def read(cls, message: Mapping[str, Any], log: int) -> ForkRequest:
         """Raises KeyError, TypeError, ValueError for what is none."""
         argv, env = tuple(message["argv"]), dict(message["env"])
         if not argv or not all(isinstance(word, str) for word in (*argv, *env, *env.values())):
@@ -42,7 +42,7 @@ class Request:
         return cls(argv, env, str(message["cwd"]), str(message["run_file"]), log)
 
 
-def become(request: Request, connection: socket.socket, others: Collection[int]) -> None:
+def become(request: ForkRequest, connection: socket.socket, others: Collection[int]) -> None:
     """Makes this process the leader of a session of its own that runs where ``request`` says, without the descriptors
     ``others`` of the zygote. Ends it where that is not possible, or where nobody is there any more to be answered."""
     try:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from worker.drivers import proc
 from worker.drivers import zygote_protocol as protocol
-from worker.zygote.child import Request, become
+from worker.zygote.child import ForkRequest, become
 
 #: Connections at a time that have not said yet what they want, or whose worker lives.
 _MOST_CONNECTIONS = 256
@@ -50,7 +50,7 @@ class Zygote:
         self._connections: set[socket.socket] = set()
         self._ending = False
 
-    def serve(self) -> Request | None:
+    def serve(self) -> ForkRequest | None:
         """Until it is asked to end: then it returns None. In each fork it returns as well, with what that is to run."""
         self._catch_signals()
         self._selector.register(self._listener, selectors.EVENT_READ)
@@ -92,7 +92,7 @@ class Zygote:
         self._connections.add(connection)
         self._selector.register(connection, selectors.EVENT_READ)
 
-    def _hear(self, connection: socket.socket) -> Request | None:
+    def _hear(self, connection: socket.socket) -> ForkRequest | None:
         """Returns in the fork, where that is what is asked for."""
         descriptors: list[int] = []
         try:
@@ -102,7 +102,7 @@ class Zygote:
                 return None
             message = protocol.decode(text)
             if message.get("ask") == "start" and len(descriptors) == 1:
-                return self._start(Request.read(message, descriptors[0]), connection)
+                return self._start(ForkRequest.read(message, descriptors[0]), connection)
             if message.get("ask") != "who":
                 raise ValueError(f"nothing can be done with {sorted(message)}")
             own = proc.stat(os.getpid())
@@ -121,7 +121,7 @@ class Zygote:
                     os.close(descriptor)
         return None
 
-    def _start(self, request: Request, connection: socket.socket) -> Request | None:
+    def _start(self, request: ForkRequest, connection: socket.socket) -> ForkRequest | None:
         """Returns in the fork. Raises OSError where there can be none."""
         if (obstacle := self._forkable()) is not None:
             raise OSError(obstacle)

@@ -19,6 +19,12 @@ PATHS: Mapping[str, Json] = {
         "adapters", "adapters", "Every adapter",
         {200: json_answer("The registry, and where each is loaded", ref("Adapters"))}, errors=(503,),
     )},
+    "/v1/cluster/placement": {"get": operation(
+        "placement", "adapters", "Which worker every adapter belongs to, and holds",
+        {200: json_answer("Adapters x workers, the busiest first", ref("Placement"))},
+        words="As the balancer that is asked sees it: what it and the others have sent where. Only a strategy that "
+              "follows adapters (`adaptive`) knows more than where they belong.",
+    )},
     "/v1/lora_adapters/{name}": {"get": operation(
         "adapter", "adapters", "One adapter, with its versions",
         {200: json_answer("As the registry has it", ref("AdapterDetail"))}, errors=(404, 503), parameters=(_NAME,),

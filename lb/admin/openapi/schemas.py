@@ -258,6 +258,18 @@ SCHEMAS: Mapping[str, Json] = {
                for name, of in ModelDefinition.model_json_schema()["properties"].items() if name != "path"},
         },
     },
+    "Placement": answer({
+        "strategy": TEXT,
+        "workers": by_name(answer({"slots": or_null(COUNT, "Adapters that it computes at a time, if that is known")})),
+        "adapters": array(answer({
+            "lora_name": TEXT, "rank": or_null(COUNT),
+            "on": by_name(answer({
+                "active": described(COUNT, "Requests under way"), "resident": described(FLAG, "In a slot"),
+                "held": described(FLAG, "In host memory"), "home": described(FLAG, "It belongs there"),
+            }), "By worker"),
+        })),
+        "left_out": described(COUNT, "Adapters that there are beside these"),
+    }),
     "SystemHealth": answer({
         "status": one_of("healthy", "degraded", "unhealthy"), "ready": COUNT, "total": COUNT, "supervisor": FLAG,
         "load_balancer": FLAG,

@@ -18,7 +18,7 @@ from lb.routing.backend import Backend
 from lb.routing.cluster_view import ClusterView
 from lb.routing.learning import RankTax
 from lb.routing.others import Board, OtherBalancers
-from lb.routing.strategies.base import AttemptOutcome, Choice, Feature, Features, Score, Strategy
+from lb.routing.strategies.base import AttemptOutcome, Choice, Feature, Features, Holdings, Score, Strategy
 from lb.routing.worker_view import WorkerView
 
 #: So many are compared one by one; of more, those that may be good.
@@ -103,6 +103,9 @@ class Adaptive(Strategy):
         self._tax = RankTax()
         self._homes: Mapping[str, Sequence[str]] = {}
         self._ranks: Mapping[str, int] = {}
+
+    def holdings(self) -> Mapping[tuple[str, int], Holdings]:
+        return self._views
 
     def unread(self) -> float:
         return sum(view.backlog * view.rates.prefill.value for view in self._views.values())

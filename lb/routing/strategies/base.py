@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from random import Random
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from lb.routing.backend import Backend
 from lb.routing.others import Board
@@ -78,6 +78,20 @@ class NoParams:
     """Of a strategy that cannot be adjusted."""
 
 
+class Holdings(Protocol):
+    """What one worker is taken to hold: adapters with requests under way, and how many; those in its slots, and in host
+    memory. ``slots``: how many it computes at a time, None for any number."""
+
+    @property
+    def slots(self) -> int | None: ...
+    @property
+    def active(self) -> Mapping[str, int]: ...
+    @property
+    def resident(self) -> Collection[str]: ...
+    @property
+    def held(self) -> Collection[str]: ...
+
+
 class Strategy:
     """One file each in this folder, named as in `config.topology.STRATEGIES`. ``rule`` says in words how it chooses,
     ``measure`` what the scores are, ``terms`` what they are made of, where that is kept, ``needs`` which features it is
@@ -111,6 +125,10 @@ class Strategy:
 
     def observe(self, outcome: AttemptOutcome) -> None:
         """An attempt is over, whoever chose its backend."""
+
+    def holdings(self) -> Mapping[tuple[str, int], Holdings]:
+        """By `Backend.key`, where that is followed."""
+        return {}
 
     def unread(self) -> float:
         """Seconds of one worker's time that the prompts take which were sent and are not read yet; 0 where that is

@@ -23,14 +23,14 @@ def test_what_the_balancer_sends_is_taken_apart(tokens: list[list[int]]) -> None
     ids=lambda line: repr(line[:12]),
 )  # fmt: skip
 def test_what_no_worker_could_make_is_refused(line: bytes) -> None:
-    with pytest.raises(envelope.Refused):
+    with pytest.raises(envelope.BadEnvelope):
         envelope.opened(line + b"\n{}", 10, 100)
-    with pytest.raises(envelope.Refused):
+    with pytest.raises(envelope.BadEnvelope):
         envelope.opened(line, 10, 100)
 
 
 def test_there_may_be_fewer_lists_than_choices_but_not_more() -> None:
     envelope.check_choices([[1]], 2)
-    with pytest.raises(envelope.Refused, match="2 choices for an answer with 1"):
+    with pytest.raises(envelope.BadEnvelope, match="2 choices for an answer with 1"):
         envelope.check_choices([[1], []], 1)
     assert json.loads(envelope.refusal("no"))["error"]["code"] == 400

@@ -12,29 +12,29 @@ from config import replay
 Tokens = list[list[int]]
 
 
-class Refused(ValueError):
+class BadEnvelope(ValueError):
     """It cannot be made again like this: status 400."""
 
 
 def opened(body: bytes, vocabulary: int, length: int) -> tuple[Tokens, bytes]:
     """The tokens of each choice and the client's own body. ``vocabulary``: how many tokens there are; ``length``: of
-    the longest prompt with its answer. Raises Refused."""
+    the longest prompt with its answer. Raises BadEnvelope."""
     try:
         tokens, sent = replay.read(body)
     except (ValueError, RecursionError):
-        raise Refused("the first line has to be a list with a list of token ids for each choice") from None
+        raise BadEnvelope("the first line has to be a list with a list of token ids for each choice") from None
     for some in tokens:
         if len(some) > length:
-            raise Refused(f"{len(some)} tokens to begin with are more than the {length} of the model's context")
+            raise BadEnvelope(f"{len(some)} tokens to begin with are more than the {length} of the model's context")
         if some and max(some) >= vocabulary:
-            raise Refused(f"token {max(some)} is out of the vocabulary of {vocabulary}")
+            raise BadEnvelope(f"token {max(some)} is out of the vocabulary of {vocabulary}")
     return tokens, sent
 
 
 def check_choices(tokens: Tokens, choices: int) -> None:
-    """Raises Refused where ``tokens`` are of more choices than the answer has."""
+    """Raises BadEnvelope where ``tokens`` are of more choices than the answer has."""
     if len(tokens) > choices:
-        raise Refused(f"tokens of {len(tokens)} choices for an answer with {choices}")
+        raise BadEnvelope(f"tokens of {len(tokens)} choices for an answer with {choices}")
 
 
 def refusal(reason: str) -> bytes:

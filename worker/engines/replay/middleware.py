@@ -69,7 +69,7 @@ class Replay:
                 return
             try:
                 first, sent = self._opened(body)
-            except envelope.Refused as why:
+            except envelope.BadEnvelope as why:
                 await _refuse(send, envelope.refusal(str(why)))
                 return
             scope, receive = _plain(scope, len(sent)), _again(sent, receive)
@@ -82,7 +82,7 @@ class Replay:
 
     def _opened(self, body: bytes) -> tuple[envelope.Tokens, bytes]:
         if not self._length:
-            raise envelope.Refused("this worker makes no answer again")
+            raise envelope.BadEnvelope("this worker makes no answer again")
         first, sent = envelope.opened(body, self._vocabulary, self._length)
         envelope.check_choices(first, envelope.choices(sent))
         return first, sent

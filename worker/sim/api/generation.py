@@ -65,7 +65,7 @@ async def _body(http: web.Request) -> Asked:
     if kind == replay.CONTENT_TYPE:
         try:
             first, raw = envelope.opened(raw, vocabulary.VOCAB_SIZE, worker.settings.max_model_len)
-        except envelope.Refused as exc:
+        except envelope.BadEnvelope as exc:
             raise ApiError(str(exc)) from None
         kind = "application/json"
     return Asked(fields.body_object(raw, kind), first, http.headers.get(replay.TELL) == "1")
@@ -110,7 +110,7 @@ def _job(
     choices = [(prompt, params, index) for prompt, params in pairs for index in range(request.n)]
     try:
         envelope.check_choices(first, len(choices))
-    except envelope.Refused as exc:
+    except envelope.BadEnvelope as exc:
         raise ApiError(str(exc)) from None
     forced = chain(first, repeat([]))
     sequences = [start(model, prompt.ids, params, next(forced), index) for prompt, params, index in choices]
