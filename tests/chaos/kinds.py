@@ -57,7 +57,7 @@ def _holds(text: str) -> str:
     except ValueError:
         return f"no JSON: {text[:80]!r}"
     fits = (
-        made.keys() == {"name", "kind", "words"} and re.fullmatch("[a-z]{20,40}", made["name"])
+        isinstance(made, dict) and made.keys() == {"name", "kind", "words"} and re.fullmatch("[a-z]{20,40}", made["name"])
         and made["kind"] in ("sea", "sky") and 2 <= len(made["words"]) <= 4
         and all(re.fullmatch("[a-z]{5,9}", word) for word in made["words"])
     )  # fmt: skip

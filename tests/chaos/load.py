@@ -54,6 +54,27 @@ class Reference:
         return self.different / self.compared if self.compared else 0.0
 
 
+async def known(port: int, cases: Sequence[Case]) -> tuple[list[Case], dict[str, str]]:
+    """Those that the simulator knows how to answer, and why not the others."""
+    fit, not_fit = [], {}
+    client = Client(port, quiet=120)
+    for case in cases:
+        answer = await client.ask(case.data)
+        try:
+            seen = asked.read(case, answer)
+            wrong = "" if case.check is None else case.check(seen)
+        except (Failed, Wrong) as error:
+            if answer.status not in (400, 404):
+                raise Unfit(f"undisturbed, {case.name}: {error}") from None
+            wrong = str(error)
+        if wrong:
+            not_fit[f"{case.name}, which the simulator does not know"] = wrong[:120]
+        else:
+            fit.append(case)
+    client.close()
+    return fit, not_fit
+
+
 async def reference(port: int, cases: Sequence[Case], clients: int, engine: str, times: int = 2) -> Reference:
     """Asks everything ``times`` times, ``clients`` at once. Raises `Unfit`."""
     found: dict[Case, list[Any]] = {case: [] for case in cases}

@@ -139,9 +139,13 @@ async def siege(arena: Arena, scenario: Scenario, given: argparse.Namespace) -> 
         asked = kinds.make(name, samples=own, adapters=own)
     else:
         asked = cases.make(given.seed, models, streams=streamed, plain=plain, lengths=scenario.lengths)
+    skipped: dict[str, str] = {}
+    if scenario.kinds and engine == "sim":
+        asked, skipped = await load.known(arena.port, asked)
     say(f"asking {len(asked)} cases twice, undisturbed")
     reference = await load.reference(arena.port, asked, clients, engine)
     card = score.Score(divergence=reference.divergence)
+    card.skipped.update(skipped)
     doable = [kind for kind in scenario.faults if _possible(kind, arena, card)]
     traffic = load.Load(arena.port, reference, engine, given.seed, card.outcomes.append, arena.was_lost)
     async with arena.watched():

@@ -65,6 +65,10 @@ SCENARIOS = {
         "SIGKILL of a worker on the real engine", (faults.Kill,), 20, engine="vllm", streams=8, plain=1,
         lengths=(80, 300), lull=True,
     ),
+    "kinds": Scenario(
+        "SIGKILL of a worker under guided output, tools, reasoning, seeds and other APIs", (faults.Kill,), 300,
+        every=2.0, overlap=True, streams=24, plain=0, itl_ms=6.0, kinds=True,
+    ),
     "vllm-kinds": Scenario(
         "SIGKILL of a worker on the real engine under guided output, tools, reasoning, seeds and other APIs",
         (faults.Kill,), 20, engine="vllm", streams=8, plain=0, lull=True, kinds=True,
