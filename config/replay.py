@@ -23,6 +23,7 @@ TELL = "x-clusterctl-tokens"
 CONTENT_TYPE = "application/x-clusterctl-replay"
 
 _COMMENT = re.compile(rb"^: tokens ([0-9]+) ([0-9]+(?:,[0-9]+)*)\r?\n", re.MULTILINE)
+_TOLD = re.compile(rb"([0-9]+) ([0-9]+(?:,[0-9]+)*+)\r?(?:\n|\Z)")
 
 
 def comment(choice: int, tokens: Sequence[int]) -> bytes:
@@ -34,6 +35,13 @@ def take_comments(data: bytes) -> tuple[bytes, list[tuple[int, bytes]]]:
     """``data``, whole events, without these lines, and what they tell: choices with the ids, digits with commas."""
     told = [(int(choice), ids) for choice, ids in _COMMENT.findall(data)]
     return (_COMMENT.sub(b"", data), told) if told else (data, told)
+
+
+def told(data: bytes) -> list[tuple[int, bytes]]:
+    """What `take_comments` finds in ``data``, whole lines, in less time."""
+    # A look for a literal is much faster than one for a line's beginning.
+    found = map(_TOLD.match, (b"\n" + data).split(b"\n: tokens ")[1:])
+    return [(int(each[1]), each[2]) for each in found if each is not None]
 
 
 def body(tokens: Sequence[Sequence[int]], sent: bytes) -> bytes:

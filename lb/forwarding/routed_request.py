@@ -167,7 +167,7 @@ class RoutedRequest:
         replays = any(backend.spec.capabilities.replay for backend in parts.pool.backends.values())
         wanted = plan.read(body, chat=path != _STREAMS[0], resume=parts.settings.resume, replays=replays)
         if wanted.follows:
-            self.transcript = followed = FollowedStream(FollowPlan(path, body), recorder)
+            self.transcript = followed = FollowedStream(FollowPlan(path, body, known=wanted.request()), recorder)
             recorder.tokens = followed.count
             return
         self.transcript = transcript = StreamTranscript(wanted, recorder, parts.builds.of(self.info.model))

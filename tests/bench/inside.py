@@ -30,7 +30,8 @@ import stub
 import targets
 import uvloop
 
-from config.topology import BackendSet, BackendSpec, BalancerConfig
+from config import replay
+from config.topology import BackendSet, BackendSpec, BalancerConfig, Capabilities
 from lb import app
 from lb.downstream.connection import ClientConnection
 from lb.upstream.connection import WorkerConnection
@@ -60,24 +61,28 @@ class _Transport:
 
 class Inside:
     """``together``: chunks that come in one read; ``settings`` of the balancer, ``names``: its routes and aliases.
-    ``key``: what clients show, ``body``: more of what they ask."""
+    ``key``: what clients show, ``body``: more of what they ask. ``told``: streams are such as are made again whole,
+    and their workers tell tokens beside the events."""
 
     def __init__(
         self, resume: bool, together: int, folder: Path, connections: int = CONNECTIONS, *,
         settings: Mapping[str, Any] = {}, names: Mapping[str, Any] = {}, key: str = "none",
-        body: Mapping[str, Any] = {},
+        body: Mapping[str, Any] = {}, told: bool = False,
     ) -> None:
         listener = targets.listening()
         config = BalancerConfig(
             listen_fd=listener.fileno(), state_dir=str(folder), host="127.0.0.1", port=1, queue_timeout=30,
             resume=resume, **settings,
         )
-        self._key, self._body = key, body
+        self._key, self._body, self._told = key, {**body, **({"seed": 7} if told else {})}, told
         self._parts = made = app.make(config, listener, folder / "lb.sock")
         card = {"id": "base", "object": "model", "owned_by": "vllm", "root": "base", "parent": None}
-        backend = BackendSpec("instance_0", 1, "ready", "http", "127.0.0.1", 9, "127.0.0.1", models=(card,))
+        able = Capabilities(replay=told)
+        backend = BackendSpec(
+            "instance_0", 1, "ready", "http", "127.0.0.1", 9, "127.0.0.1", models=(card,), capabilities=able
+        )
         made.pool.apply(BackendSet(1, 1, "least_connections", (backend,), names=dict(names)))
-        self._ids, self._together = resume, together
+        self._ids, self._together = resume and not told, together
         upstream, transport = made.shared.upstream, cast(asyncio.Transport, _Transport())
         upstream._clock = lambda: 0.0  # no connection is idle for too long
         self._clients = [ClientConnection(made.server) for _ in range(connections)]
@@ -102,11 +107,15 @@ class Inside:
         self._run({"max_tokens": 16}, [stub._SMALL])
 
     def stream(self, chunks: int) -> None:
-        pieces = [stub._chunk(stub._EVENTS[self._ids])] * (chunks - 1)
+        comment = replay.comment(0, [1234]) if self._told else b""
+        pieces = [stub._chunk(comment + stub._EVENTS[self._ids])] * (chunks - 1)
         last = stub._chunk(stub._LAST[self._ids])
         between, step = pieces[1:], self._together
         middle = [b"".join(between[start : start + step]) for start in range(0, len(between), step)]
-        reads = [stub._STREAM + pieces[0], *middle, last, stub._chunk(stub._DONE) + b"0\r\n\r\n"]
+        head = stub._STREAM
+        if self._told:
+            head = head.replace(b"\r\n", b"\r\n%b: 1\r\n" % replay.TELL.encode(), 1)
+        reads = [head + pieces[0], *middle, last, stub._chunk(stub._DONE) + b"0\r\n\r\n"]
         self._run({"stream": True, "max_tokens": chunks, "temperature": 0.001}, reads)
 
     def _run(self, body: dict[str, Any], reads: list[bytes]) -> None:
@@ -148,14 +157,21 @@ def measure(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, floa
     return {name: statistics.median(values) * best * 1e6 for name, values in seen.items()}
 
 
+#: How streams are read along: whether they are, and whether as such that are made again whole.
+_WAYS = {"read along": (True, False), "to be made again whole": (True, True), "--no-resume": (False, False)}
+
+
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=25)
     options = parser.parse_args()
-    variants = [(resume, together) for resume in (True, False) for together in (1, 3)]
+    variants = [(resume, told, together) for resume, told in _WAYS.values() for together in (1, 3)]
     with contextlib.ExitStack() as stack:
         folders = [Path(stack.enter_context(tempfile.TemporaryDirectory())) for _ in variants]
-        inside = [Inside(*variant, folder) for variant, folder in zip(variants, folders, strict=True)]
+        inside = [
+            Inside(resume, together, folder, told=told)
+            for (resume, told, together), folder in zip(variants, folders, strict=True)
+        ]
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 20, 20)  # as the balancer does
@@ -168,10 +184,11 @@ async def main() -> None:
         for one in inside:
             await one.close()
     print("| µs | a small request | begin and end a stream | a chunk |\n|---|---|---|---|")
-    for number, (resume, together) in enumerate(variants):
+    for number, (resume, told, together) in enumerate(variants):
         small, short, long = (found[f"{name} {number}"] for name in ("small", "short", "long"))
         chunk = (long - short) / (LONG - SHORT)
-        name = f"{'read along' if resume else '--no-resume'}, {together} in a read"
+        way = next(name for name, value in _WAYS.items() if value == (resume, told))
+        name = f"{way}, {together} in a read"
         print(f"| {name} | {small:.1f} | {short - SHORT * chunk:.1f} | {chunk:.2f} |")
 
 

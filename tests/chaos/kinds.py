@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from chaos.cases import Case
-from chaos.oracle import Transcript
+from chaos.oracle import Choice, Transcript
 
 CHAT, COMPLETIONS, MESSAGES, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/responses"
 
@@ -46,8 +46,13 @@ _TELL: dict[str, Any] = {"messages": _USER, "stream": True, "max_tokens": 120}
 Check = Callable[[Any], str]
 
 
+def _whole(seen: Transcript) -> list[Choice]:
+    """Those that ended by themselves: white space alone may take more tokens than there may be."""
+    return [choice for choice in seen.choices.values() if choice.finish != ["length"]]
+
+
 def _content(seen: Transcript) -> list[str]:
-    return [choice.text for choice in seen.choices.values()]
+    return [choice.text for choice in _whole(seen)]
 
 
 def _holds(text: str) -> str:
@@ -57,9 +62,9 @@ def _holds(text: str) -> str:
     except ValueError:
         return f"no JSON: {text[:80]!r}"
     fits = (
-        isinstance(made, dict) and made.keys() == {"name", "kind", "words"} and re.fullmatch("[a-z]{20,40}", made["name"])
-        and made["kind"] in ("sea", "sky") and 2 <= len(made["words"]) <= 4
-        and all(re.fullmatch("[a-z]{5,9}", word) for word in made["words"])
+        isinstance(made, dict) and made.keys() == {"name", "kind", "words"}
+        and re.fullmatch("[a-z]{20,40}", made["name"]) and made["kind"] in ("sea", "sky")
+        and 2 <= len(made["words"]) <= 4 and all(re.fullmatch("[a-z]{5,9}", word) for word in made["words"])
     )  # fmt: skip
     return "" if fits else f"not as the schema has it: {text[:80]!r}"
 
@@ -69,8 +74,10 @@ def _is_json(seen: Transcript) -> str:
 
 
 def _calls(seen: Transcript) -> str:
-    calls = [call for choice in seen.choices.values() for call in choice.calls.values()]
-    return "no call" if not calls else next(filter(None, (_holds(call["arguments"]) for call in calls)), "")
+    calls = [list(choice.calls.values()) for choice in _whole(seen)]
+    if not all(calls):
+        return "no call"
+    return next(filter(None, (_holds(call["arguments"]) for some in calls for call in some)), "")
 
 
 def _fits(seen: Transcript) -> str:

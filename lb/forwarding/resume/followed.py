@@ -175,7 +175,8 @@ class FollowedStream:
             self.tokens.add([(0, some) for some in events.ids(data)])
             self._sent.add([events.without_ids(data)])
         else:
-            self.tokens.read(chunks)
+            if self.tells:
+                self.tokens.read(chunks)
             self._sent.add(chunks)
 
     def finish(self) -> bytes:

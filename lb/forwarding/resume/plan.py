@@ -107,7 +107,7 @@ def read(body: bytes, *, chat: bool, resume: bool, replays: bool = False) -> Res
             obstacle or obstacles.lasting(data) or obstacles.is_to_be_exact(data)
             or (replays and (obstacles.counts_tokens(data) or (chat and data.get("logprobs"))))
         ):  # fmt: skip
-            return ResumePlan(chat, body, body, False, obstacle, follows=True)
+            return ResumePlan(chat, body, body, False, obstacle, follows=True, _fields=data)
     if obstacle or shown:
         return ResumePlan(chat, body, body, False, obstacle)
     end = body.rstrip()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from config import replay
 from lb.protocol.http1.chunked import Cut
 
 _COMMENT, _END = b": tokens ", b"\n\n\r\n"
@@ -23,7 +22,8 @@ def middle(marker: bytes) -> Cut:
         events = payload.count(b"\n\n")
         if not events or payload.count(marker) != events or not payload.endswith(b"\n\n"):
             return None
-        out, _ = replay.take_comments(payload)
+        first, *rest = (b"\n" + payload).split(b"\n" + _COMMENT)
+        out = b"".join([first, *(b"\n" + part.partition(b"\n")[2] for part in rest if b"\n" in part)])[1:]
         return b"%x\r\n%b\r\n" % (len(out), out)
 
     return cut

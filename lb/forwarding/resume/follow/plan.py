@@ -21,15 +21,18 @@ CHAT, COMPLETIONS, MESSAGES, RESPONSES = "/v1/chat/completions", "/v1/completion
 @dataclass(frozen=True)
 class FollowPlan:
     """``path``: of its API; ``body``: the client's. ``ids``: its worker was asked for the ids of tokens in its events,
-    which are taken out of them."""
+    which are taken out of them. ``known``: its `fields`, where somebody has read them."""
 
     path: str
     body: bytes
     ids: bool = False
+    known: dict[str, Any] | None = None
 
     @functools.cached_property
     def fields(self) -> dict[str, Any]:
         """As the engine takes them; none of what is not understood."""
+        if self.known is not None:
+            return self.known
         try:
             data = json.loads(self.body)
             if self.path in (CHAT, COMPLETIONS):

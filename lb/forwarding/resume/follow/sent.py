@@ -112,7 +112,7 @@ class ToldTokens:
 
     def read(self, chunks: Sequence[bytes]) -> None:
         """Those told in ``chunks``."""
-        self.add(replay.take_comments(b"".join(chunks))[1])
+        self.add(replay.told(b"".join(chunks)))
 
     def count(self) -> int:
         """How many were made, each counted once."""

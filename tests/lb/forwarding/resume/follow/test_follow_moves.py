@@ -242,7 +242,7 @@ async def test_one_that_stands_still_is_taken_elsewhere(
 async def test_one_that_makes_progress_does_not_stand_still(
     start_balancer: StartBalancer, start_raw: StartRaw
 ) -> None:
-    balancer = await start_balancer(stall_timeout=0.5)
+    balancer = await start_balancer(stall_timeout=1.5)
     engines = await started(balancer, start_raw, (25, "close"))
 
     async def slowly(self: Engine, head: bytes, body: bytes, writer: asyncio.StreamWriter) -> bool:
@@ -251,7 +251,7 @@ async def test_one_that_makes_progress_does_not_stand_still(
         writer.write(HEAD + f"{replay.TELL}: 1\r\n\r\n".encode())
         for told, event in stream(CHAT, [tokens("x", COUNT, first[0])], "xyyyy", lag=3):
             writer.write(chunk(told + event))
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.1)
         writer.write(b"0\r\n\r\n")
         return True
 

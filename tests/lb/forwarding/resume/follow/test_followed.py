@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from config import replay
 from config.topology import Capabilities
+from lb.forwarding.resume.follow import cut
 from lb.forwarding.resume.follow.plan import FollowPlan
 from lb.forwarding.resume.followed import FollowedStream, Way
 from lb.forwarding.resume.point import CannotResume
@@ -172,3 +173,24 @@ def test_each_token_counts_once(path: str) -> None:
     assert made.count() == count, "less has than of the first"
     feed(made, coming[9:])
     assert made.count() == COUNT
+
+
+@given(st.lists(st.sampled_from([
+    ": tokens 0 1", ": tokens 12 3,44", ": tokens 0 ", ": tokens 1,2", " : tokens 0 1", ": tokens 0 1,", "data: x",
+    'data: {"a":"\\n: tokens 0 1"}', "1f\r", "", ": tokens 0 5\r",
+])))  # fmt: skip
+def test_what_is_told_is_found_in_either_way(lines: list[str]) -> None:
+    data = "".join(f"{line}\n" for line in lines).encode()
+    assert replay.told(data) == replay.take_comments(data)[1]
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.text(": tokens01\n", max_size=20)), min_size=1, max_size=6))
+def test_comments_are_cut_out_of_whole_chunks(said: list[tuple[int, str]]) -> None:
+    """One event or several, with as many comments as there are choices before each."""
+    events = [b'data: {"x":%b,"finish_reason":null}\n\n' % json.dumps(text).encode() for _, text in said]
+    told = [b"".join(replay.comment(choice, [1, 2]) for choice in range(count)) for count, _ in said]
+    passes = cut.middle(b'"finish_reason":null')
+    together = frame(b"".join(map(b"".join, zip(told, events, strict=True))))
+    singly = b"".join(frame(one + event) for one, event in zip(told, events, strict=True))
+    for coming in (together, singly):
+        assert passes(coming, payload_of(coming)) in (frame(b"".join(events)), coming)
