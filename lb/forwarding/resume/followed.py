@@ -13,7 +13,7 @@ from lb.forwarding.resume import events
 from lb.forwarding.resume.follow import cut
 from lb.forwarding.resume.follow.atoms import Event, StreamOver
 from lb.forwarding.resume.follow.choices import ChoiceGrammar
-from lb.forwarding.resume.follow.follower import Follower
+from lb.forwarding.resume.follow.follower import AnswerFollower
 from lb.forwarding.resume.follow.plan import FollowPlan
 from lb.forwarding.resume.follow.responses import ResponseGrammar
 from lb.forwarding.resume.follow.sent import SentAnswer, ToldTokens
@@ -49,7 +49,7 @@ class FollowedStream:
         self.made_here = self.done = False
         self.tells = plan.ids
         self.moves, self.prompt_tokens = 0, prompt_tokens
-        self._follower: Follower | None = None
+        self._follower: AnswerFollower | None = None
         self._refused = False  # a worker did not make the tokens again
         self._is_odd = False  # some of it was no event of its API
 
@@ -63,7 +63,7 @@ class FollowedStream:
         made.moves = before.moves
         if before.repeats is not None:
             made._sent.add([before.repeats + b"\n\n"])
-            made._follower, made.straight = Follower(made.grammar, made._sent.lanes()), None
+            made._follower, made.straight = AnswerFollower(made.grammar, made._sent.lanes()), None
         return made
 
     # on the way
@@ -147,7 +147,7 @@ class FollowedStream:
         assert isinstance(parsed, dict)
         return parsed
 
-    def _follow(self, follower: Follower, event: Event) -> bytes:
+    def _follow(self, follower: AnswerFollower, event: Event) -> bytes:
         try:
             made = follower.follow(event)
         except (ValueError, AttributeError, TypeError, KeyError):
@@ -245,7 +245,7 @@ class FollowedStream:
             self.tokens.begin_again()
         self.made_here = False
         if sent or self._follower is not None:
-            self._follower, self.straight = Follower(self.grammar, sent), None
+            self._follower, self.straight = AnswerFollower(self.grammar, sent), None
         body = self._body(named)
         return replay.body(self.tokens.all(), body) if way is Way.REPLAY else body
 

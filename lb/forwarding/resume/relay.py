@@ -33,7 +33,7 @@ _MOST = 16 * 1024 * 1024
 _MOST_ERROR = 64 * 1024
 
 
-class Stream(Protocol):
+class StreamOwner(Protocol):
     """Who asks: what is known of the stream belongs to all attempts."""
 
     transcript: StreamTranscript | FollowedStream | None
@@ -52,7 +52,7 @@ class StreamRelay(Relay):
 
     def __init__(
         self, owner: Owner, client: Downstream, connection: WorkerConnection, request: Request,
-        stream: Stream,
+        stream: StreamOwner,
     ) -> None:
         assert stream.transcript is not None
         super().__init__(owner, client, connection, request, stream.transcript.recorder)

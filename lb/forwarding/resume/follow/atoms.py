@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class TextAtom:
     """``path``: what it is a part of, such as a choice's content."""
 
     lane: Hashable
@@ -21,7 +21,7 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
-class Items:
+class ItemsAtom:
     """``keys``: what of each entry has to be the same again. The rest of one, its log probability for one, may be
     another number on another machine."""
 
@@ -31,7 +31,7 @@ class Items:
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class MarkAtom:
     """``ids``: names that the worker made up, which are others each time it is asked. ``closes``: the lanes, by the
     first of each, of which nothing may be missing where it stands."""
 
@@ -41,7 +41,7 @@ class Mark:
     closes: Hashable = None
 
 
-Atom = Text | Items | Mark
+Atom = TextAtom | ItemsAtom | MarkAtom
 Event = dict[str, Any]
 
 #: What is made of an atom on its way: all of it, its end, or None.
@@ -99,13 +99,13 @@ class Grammar(Protocol):
 
 
 def rest_of_text(left: Atom | None) -> str:
-    """Of what `Take` made of a `Text`."""
-    return left.text if isinstance(left, Text) else ""
+    """Of what `Take` made of a `TextAtom`."""
+    return left.text if isinstance(left, TextAtom) else ""
 
 
 def rest_of_items(left: Atom | None, entries: list[Any]) -> list[Any]:
-    """Of what `Take` made of the `Items` that ``entries`` are."""
-    return entries[len(entries) - len(left.keys) :] if isinstance(left, Items) and left.keys else []
+    """Of what `Take` made of the `ItemsAtom` that ``entries`` are."""
+    return entries[len(entries) - len(left.keys) :] if isinstance(left, ItemsAtom) and left.keys else []
 
 
 def json_key(value: object) -> Hashable:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from lb.forwarding.resume.follow import choices
-from lb.forwarding.resume.follow.atoms import Event, Items, Mark, Take, Text, json_key, rest_of_items, rest_of_text
+from lb.forwarding.resume.follow.atoms import (
+    Event,
+    ItemsAtom,
+    MarkAtom,
+    Take,
+    TextAtom,
+    json_key,
+    rest_of_items,
+    rest_of_text,
+)
 from lb.forwarding.resume.follow.choices import ChoiceGrammar
 
 
@@ -32,19 +41,19 @@ def _field(index: int, key: str, value: Any, take: Take) -> Any:
         calls = (_call(index, at, call, take) for at, call in enumerate(value))
         return [call for call in calls if call is not None]
     if isinstance(value, str) and key != "role":
-        return rest_of_text(take(Text(lane, key, value)))
-    return value if take(Mark(lane, json_key(value))) is not None else None
+        return rest_of_text(take(TextAtom(lane, key, value)))
+    return value if take(MarkAtom(lane, json_key(value))) is not None else None
 
 
 def _call(index: int, at: int, call: Event, take: Take) -> Event | None:
     """What is left of a piece of one call of a tool."""
     number, function = call.get("index", at), call.get("function") or {}
     begins = bool(function.get("name")) and take(
-        Mark((index, "tool", number), function["name"], (str(call.get("id")),))
+        MarkAtom((index, "tool", number), function["name"], (str(call.get("id")),))
     ) is not None
     rest = ""
     if function.get("arguments"):
-        rest = rest_of_text(take(Text((index, "arguments", number), "arguments", function["arguments"])))
+        rest = rest_of_text(take(TextAtom((index, "arguments", number), "arguments", function["arguments"])))
     if begins:
         return {**call, "function": {**function, "arguments": rest}}
     return {"index": number, "function": {"arguments": rest}} if rest else None
@@ -55,4 +64,4 @@ def _logprobs(index: int, found: Event | None, take: Take) -> list[Any]:
     if not entries:
         return []
     tokens = tuple(entry["token"] for entry in entries)
-    return rest_of_items(take(Items((index, "logprobs"), "logprobs", tokens)), entries)
+    return rest_of_items(take(ItemsAtom((index, "logprobs"), "logprobs", tokens)), entries)

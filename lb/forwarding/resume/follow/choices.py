@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lb.forwarding.resume import events, obstacles
-from lb.forwarding.resume.follow.atoms import Event, Items, Mark, StreamOver, Take, json_key, rest_of_items
+from lb.forwarding.resume.follow.atoms import Event, ItemsAtom, MarkAtom, StreamOver, Take, json_key, rest_of_items
 from lb.forwarding.resume.follow.follower import Differs
 
 #: What all events of a stream have in common.
@@ -88,7 +88,7 @@ def finish(choice: Event, take: Take) -> bool:
         return False
     what = choice["finish_reason"], json_key(choice.get("stop_reason"))
     index = choice.get("index", 0)
-    return take(Mark((index, "finish"), what, closes=index)) is not None
+    return take(MarkAtom((index, "finish"), what, closes=index)) is not None
 
 
 def ids(choice: Event, take: Take) -> list[int]:
@@ -97,7 +97,7 @@ def ids(choice: Event, take: Take) -> list[int]:
     if not found:
         return []
     lane = choice.get("index", 0), "token_ids"
-    return rest_of_items(take(Items(lane, "token_ids", tuple(found))), list(found))
+    return rest_of_items(take(ItemsAtom(lane, "token_ids", tuple(found))), list(found))
 
 
 def renamed(value: Any, ids: dict[str, str]) -> Any:

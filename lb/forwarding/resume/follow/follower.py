@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 
-from lb.forwarding.resume.follow.atoms import Atom, Event, Grammar, Items, Mark, Text
+from lb.forwarding.resume.follow.atoms import Atom, Event, Grammar, ItemsAtom, MarkAtom, TextAtom
 from lb.forwarding.resume.point import CannotResume
 
 
@@ -13,7 +13,7 @@ class Differs(CannotResume):
     """What is made again is not what was sent."""
 
 
-class Follower:
+class AnswerFollower:
     """``sent``: what the client has had, by lanes, neighbours of one path merged. Each lane is matched from its front;
     what goes beyond its end is new."""
 
@@ -34,26 +34,26 @@ class Follower:
         return None if left is None else self._grammar.adopt(left, self.ids)
 
     def _take(self, atom: Atom) -> Atom | None:
-        if isinstance(atom, Mark) and atom.closes is not None:
+        if isinstance(atom, MarkAtom) and atom.closes is not None:
             self._close(atom)
         sent = self._lanes.get(atom.lane)
         if sent is None:
             return atom
         at, done = self._at.get(atom.lane, (0, 0))
         expected = sent[at]
-        if isinstance(atom, Mark):
-            if not isinstance(expected, Mark) or expected.what != atom.what:
+        if isinstance(atom, MarkAtom):
+            if not isinstance(expected, MarkAtom) or expected.what != atom.what:
                 raise _differs(expected, atom)
             self.ids.update(pair for pair in zip(atom.ids, expected.ids, strict=False) if pair[0] != pair[1])
             self._advance(atom.lane, at + 1, 0)
             return None
-        if isinstance(atom, Text):
-            if not isinstance(expected, Text) or expected.path != atom.path:
+        if isinstance(atom, TextAtom):
+            if not isinstance(expected, TextAtom) or expected.path != atom.path:
                 raise _differs(expected, atom)
             whole, given = len(expected.text), len(atom.text)
             same = expected.text.startswith(atom.text[: whole - done], done)
         else:
-            if not isinstance(expected, Items) or expected.path != atom.path:
+            if not isinstance(expected, ItemsAtom) or expected.path != atom.path:
                 raise _differs(expected, atom)
             whole, given = len(expected.keys), len(atom.keys)
             same = expected.keys[done : done + given] == atom.keys[: whole - done]
@@ -65,11 +65,11 @@ class Follower:
         if at + 1 < len(sent):
             raise _differs(sent[at + 1], atom)  # it goes on where something else had come
         self._advance(atom.lane, at + 1, 0)
-        if isinstance(atom, Text):
+        if isinstance(atom, TextAtom):
             return replace(atom, text=atom.text[whole - done :])
         return replace(atom, keys=atom.keys[whole - done :])
 
-    def _close(self, end: Mark) -> None:
+    def _close(self, end: MarkAtom) -> None:
         """Raises Differs if less has come than was sent."""
         for lane in self._lanes:
             if lane != end.lane and isinstance(lane, tuple) and lane[0] == end.closes:
@@ -83,6 +83,6 @@ class Follower:
 
 
 def _differs(expected: Atom, found: Atom) -> Differs:
-    same = type(expected) is type(found) and not isinstance(expected, Mark)
+    same = type(expected) is type(found) and not isinstance(expected, MarkAtom)
     what = "the same again" if same else "the same parts of an answer again"
     return Differs(f"another worker did not make {what}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lb.forwarding.resume import events
-from lb.forwarding.resume.follow.atoms import Event, Mark, StreamOver, Take, Text, json_key, rest_of_text
+from lb.forwarding.resume.follow.atoms import Event, MarkAtom, StreamOver, Take, TextAtom, json_key, rest_of_text
 from lb.forwarding.resume.follow.choices import renamed
 
 #: Where the text of a delta stands, by its type.
@@ -32,9 +32,9 @@ class MessageGrammar:
             delta = event["delta"]
             key = _TEXT.get(delta["type"])
             if key is not None:
-                rest = rest_of_text(take(Text(_LANE, (index, key), delta[key]))) if delta.get(key) else ""
+                rest = rest_of_text(take(TextAtom(_LANE, (index, key), delta[key]))) if delta.get(key) else ""
                 return {**event, "delta": {**delta, key: rest}} if rest else None
-        return event if take(Mark(_LANE, _what(event), _ids(event))) is not None else None
+        return event if take(MarkAtom(_LANE, _what(event), _ids(event))) is not None else None
 
     def check(self, event: Event) -> None:
         kind = event["type"]

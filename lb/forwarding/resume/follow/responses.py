@@ -7,7 +7,7 @@ from typing import Any
 
 from lb.forwarding.resume import events
 from lb.forwarding.resume.follow import atoms
-from lb.forwarding.resume.follow.atoms import Event, Items, Mark, StreamOver, Take, Text
+from lb.forwarding.resume.follow.atoms import Event, ItemsAtom, MarkAtom, StreamOver, Take, TextAtom
 from lb.forwarding.resume.follow.choices import renamed
 
 _LANE = "response"
@@ -41,14 +41,14 @@ class ResponseGrammar:
         kind, delta = str(event["type"]), event.get("delta")
         if kind.endswith(".delta") and isinstance(delta, str):
             place = kind, event.get("output_index"), event.get("content_index"), event.get("summary_index")
-            rest = atoms.rest_of_text(take(Text(_LANE, place, delta))) if delta else ""
+            rest = atoms.rest_of_text(take(TextAtom(_LANE, place, delta))) if delta else ""
             found = event.get("logprobs") or []
             tokens = tuple(entry["token"] for entry in found)
-            logprobs = atoms.rest_of_items(take(Items(place, "logprobs", tokens)), found) if found else []
+            logprobs = atoms.rest_of_items(take(ItemsAtom(place, "logprobs", tokens)), found) if found else []
             if not rest and not logprobs:
                 return None
             return {**event, "delta": rest, **({"logprobs": logprobs} if found else {})}
-        return event if take(Mark(_LANE, _what(event), _ids(event))) is not None else None
+        return event if take(MarkAtom(_LANE, _what(event), _ids(event))) is not None else None
 
     def check(self, event: Event) -> None:
         kind, response = event["type"], event.get("response") or {}

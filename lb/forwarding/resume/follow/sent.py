@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterable, Sequence
 
 from config import replay
 from lb.forwarding.resume import events
-from lb.forwarding.resume.follow.atoms import Atom, Grammar, Items, Mark, Text
+from lb.forwarding.resume.follow.atoms import Atom, Grammar, ItemsAtom, MarkAtom, TextAtom
 from lb.forwarding.resume.point import CannotResume
 
 #: Bytes of events that are kept as they came. Those before them are read, a few at a time, and kept as what they say,
@@ -23,7 +23,7 @@ class SentAnswer:
         self._grammar = grammar
         self._raw: deque[bytes] = deque()
         self._size = 0
-        self._lanes: dict[Hashable, list[_Run]] = {}
+        self._lanes: dict[Hashable, list[_MergedAtoms]] = {}
         self._is_understood = True
 
     def add(self, chunks: Sequence[bytes]) -> None:
@@ -59,28 +59,28 @@ class SentAnswer:
     def _keep(self, atom: Atom) -> Atom:
         runs = self._lanes.setdefault(atom.lane, [])
         if not (runs and runs[-1].takes(atom)):
-            runs.append(_Run(atom))
+            runs.append(_MergedAtoms(atom))
         return atom
 
 
-class _Run:
+class _MergedAtoms:
     """Atoms that are one."""
 
     __slots__ = ("_first", "_keys", "_texts")
 
     def __init__(self, first: Atom) -> None:
         self._first = first
-        self._texts = [first.text] if isinstance(first, Text) else []
-        self._keys = list(first.keys) if isinstance(first, Items) else []
+        self._texts = [first.text] if isinstance(first, TextAtom) else []
+        self._keys = list(first.keys) if isinstance(first, ItemsAtom) else []
 
     def takes(self, atom: Atom) -> bool:
         """Whether ``atom`` is part of it, as it is from now on."""
         first = self._first
-        if isinstance(atom, Mark) or isinstance(first, Mark):
+        if isinstance(atom, MarkAtom) or isinstance(first, MarkAtom):
             return False
         if type(first) is not type(atom) or first.path != atom.path:
             return False
-        if isinstance(atom, Text):
+        if isinstance(atom, TextAtom):
             self._texts.append(atom.text)
         else:
             self._keys += atom.keys
@@ -88,11 +88,11 @@ class _Run:
 
     def atom(self) -> Atom:
         first = self._first
-        if isinstance(first, Text):
+        if isinstance(first, TextAtom):
             if len(self._texts) > 1:
                 self._texts = ["".join(self._texts)]
-            return Text(first.lane, first.path, self._texts[0])
-        return Items(first.lane, first.path, tuple(self._keys)) if isinstance(first, Items) else first
+            return TextAtom(first.lane, first.path, self._texts[0])
+        return ItemsAtom(first.lane, first.path, tuple(self._keys)) if isinstance(first, ItemsAtom) else first
 
 
 class ToldTokens:
