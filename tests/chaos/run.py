@@ -98,7 +98,7 @@ def flags(
             made += ["--model", str(_thinking(root)), "--", *_PARSERS]
         return tuple(made)
     made += ["--", "--ttft-ms", "20", "--itl-ms", f"{scenario.itl_ms:g}", "--fault", "poison"]
-    made += ["--fault", "poison:text=venom:kills=engine"]
+    made += ["--fault", "poison:text=venom:kills=engine", *(_PARSERS if scenario.kinds else ())]
     if scenario.full is not None:
         places = math.ceil((scenario.streams + scenario.plain) / scenario.full / instances)
         made += ["--max-num-seqs", str(places)]

@@ -34,6 +34,19 @@ def test_nothing_is_lost_or_wrong_whatever_happens_to_a_worker(tmp_path: Path) -
     assert ended.returncode == 0
 
 
+@pytest.mark.timeout(240)
+def test_answers_of_all_kinds_are_made_again_where_their_worker_is_killed(tmp_path: Path) -> None:
+    """Guided ones, tools, thoughts, penalties, seeds, several choices, Messages and Responses."""
+    result = tmp_path / "result.json"
+    command = [sys.executable, str(RUN), "--scenario", "kinds", "--count", "4", "--streams", "12", "--json", str(result)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=220, check=False)
+    assert result.exists(), ended.stderr
+    found = json.loads(result.read_text())
+    assert (found["failed"], found["wrong"], found["problems"]) == (0, 0, {}), ended.stdout
+    assert found["moved"] > 5, ended.stdout
+    assert ended.returncode == 0
+
+
 def outcome(at: float, kind: Kind = Kind.OK, **more: Any) -> Outcome:
     return Outcome("1", True, at, at + 2, more.pop("hit", at + 2), kind, **more)
 
