@@ -38,7 +38,8 @@ def test_nothing_is_lost_or_wrong_whatever_happens_to_a_worker(tmp_path: Path) -
 def test_answers_of_all_kinds_are_made_again_where_their_worker_is_killed(tmp_path: Path) -> None:
     """Guided ones, tools, thoughts, penalties, seeds, several choices, Messages and Responses."""
     result = tmp_path / "result.json"
-    command = [sys.executable, str(RUN), "--scenario", "kinds", "--count", "4", "--streams", "12", "--json", str(result)]
+    command = [sys.executable, str(RUN), "--scenario", "kinds", "--count", "4", "--streams", "12"]
+    command += ["--json", str(result)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=220, check=False)
     assert result.exists(), ended.stderr
     found = json.loads(result.read_text())

@@ -13,7 +13,7 @@ _HEAD = re.compile(r'\s*\{"name": "([^"]*)", "arguments": ')
 
 
 @dataclass
-class Call:
+class MadeCall:
     name: str
     id: str
     arguments: str = ""
@@ -29,7 +29,7 @@ class Part:
 
     reasoning: str = ""
     content: str = ""
-    begun: list[tuple[int, Call]] = field(default_factory=list)
+    begun: list[tuple[int, MadeCall]] = field(default_factory=list)
     arguments: dict[int, str] = field(default_factory=dict)
 
     def delta(self) -> dict[str, Any]:
@@ -57,7 +57,7 @@ class Parser:
         self._calls_are_read, self._named = guide.calls, guide.named
         self._left = ""
         self._depth, self._quoted, self._escaped = 0, False, False
-        self.calls: list[Call] = []
+        self.calls: list[MadeCall] = []
 
     def feed(self, text: str, ended: bool) -> Part:
         """The next ``text``; ``ended``: it was the last, and nothing is held back."""
@@ -88,7 +88,7 @@ class Parser:
         if found is None:
             return False
         self._take(found.end())
-        call = Call(found[1], f"chatcmpl-tool-{os.urandom(8).hex()}")
+        call = MadeCall(found[1], f"chatcmpl-tool-{os.urandom(8).hex()}")
         self.calls.append(call)
         part.begun.append((len(self.calls) - 1, call))
         self._state = "arguments"
