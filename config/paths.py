@@ -21,6 +21,7 @@ _OURS = re.compile(
     r"lock|launch\.json|control\.sock|state\.db.*|strategy\.bin|limits\.bin|usage\.db.*"
     r"|(attempts|counters|history)(-\d+)?\.bin"
     r"|\.?(admin\.token|tls\.json).*"
+    r"|zygote(-\d+)?\.sock"
     r"|(lb|balancer)(-\d+)?\.(sock|sock\.fd|sock\.grpc|json)|logs|run|work|adapters|links|lost\+found"
 )
 

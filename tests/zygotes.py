@@ -12,9 +12,15 @@ from harness import poll
 from worker.drivers import forked
 from worker.drivers import zygote_protocol as protocol
 from worker.drivers.process import Process, spawn
+from worker.spec import Fork
 
-_TESTS = str(Path(__file__).parent)
-_ROOT = str(Path(__file__).parent.parent)
+_FOLDERS = (Path(__file__).parent.parent, Path(__file__).parent)
+_ENVIRONMENT = {"PATH": os.environ["PATH"], "PYTHONPATH": ":".join(map(str, _FOLDERS)), "PYTHONSAFEPATH": "1"}
+
+
+def fork(module: str = "forkedengine", unless_asked: str = "", **env: str) -> Fork:
+    """Which one `running` starts with the same arguments."""
+    return Fork(module, tuple(sorted({**_ENVIRONMENT, **env}.items())), unless_asked)
 
 
 @contextmanager
@@ -25,7 +31,7 @@ def running(
     path = folder / "zygote.sock"
     process = spawn(
         (sys.executable, "-m", "worker.zygote", str(path), module),
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": f"{_ROOT}:{_TESTS}", "PYTHONSAFEPATH": "1", **env},
+        env={**_ENVIRONMENT, **env},
         cwd=folder, log=folder / "zygote.log", run_file=folder / "zygote.run",
     )  # fmt: skip
     try:

@@ -25,7 +25,7 @@ class View:
     back to. ``usage``: as of `cluster.monitoring.usage.UsageSampler.latest`. ``cards``: the models that a worker may
     be sent requests for; ``finding``: what is known of the progress of that worker or server; ``exempt``: whether it
     is left in rotation although it makes none. ``autoscale``: what autoscaling finds; None: it is off. ``models``: of a
-    cluster that has several."""
+    cluster that has several. ``zygotes``: as `cluster.supervisor.zygotes.Zygotes.describe` has it."""
 
     now: float
     wall: float
@@ -47,6 +47,7 @@ class View:
     exempt: Callable[[str], bool]
     autoscale: Mapping[str, Any] | None = None
     models: Sequence[Mapping[str, Any]] = ()
+    zygotes: Mapping[str, Any] | None = None
 
 
 def snapshot(view: View) -> dict[str, Any]:
@@ -74,6 +75,7 @@ def snapshot(view: View) -> dict[str, Any]:
         "max_instances": plan.most,
         **({} if view.autoscale is None else {"autoscale": view.autoscale}),
         **({"models": view.models} if view.models else {}),
+        **({} if view.zygotes is None else {"zygote": view.zygotes}),
         "adapters": view.adapters,
         "adapter_states": view.adapter_states,
         "recovery": view.recovery,

@@ -82,7 +82,14 @@ def status_table(status: Mapping[str, Any], width: int) -> Table:
         )
         shown = zip(_COLUMNS, cells, strict=True)
         table.add_row(*(cell for (column, _), cell in shown if wide or column in _NARROW))
+    if zygotes := status.get("zygote", {}).get("processes"):
+        table.caption, table.caption_justify = printable("; ".join(map(_zygote, zygotes))), "left"
     return table
+
+
+def _zygote(seen: Mapping[str, Any]) -> str:
+    at = "workers are forked from it" if seen["ready"] else seen["reason"] or "not ready"
+    return f"{seen['name']}: pid {seen['pid'] or '-'}, {round(seen['memory_mb'])} MB, {at}"
 
 
 def change_table(changes: Sequence[Mapping[str, Any]]) -> Table:

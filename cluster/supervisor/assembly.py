@@ -57,10 +57,12 @@ from cluster.supervisor.loop import Inbox, Supervisor
 from cluster.supervisor.publisher import BalancerReports, Publisher
 from cluster.supervisor.transactions import Transactions
 from cluster.supervisor.workers import WorkerMonitors
+from cluster.supervisor.zygotes import Zygotes, wanted_forks
 from config.paths import StateDir
 from config.settings import visible_gpus
 from config.topology import ADAPTIVE
 from worker.drivers.base import Drivers
+from worker.drivers.local import LocalDriver
 from worker.gpus import Monitor
 
 
@@ -132,8 +134,19 @@ class Assembly:
     def executor(self) -> Executor:
         return Executor(
             self.fleet, self.revisions, self.drivers, self.monitors, self.exits, self.publisher, self.publish,
-            self.write_behind, self.state, self.emit, self.clock,
+            self.write_behind, self.state, self.emit, self.clock, self.zygotes,
         )
+
+    @cached_property
+    def zygotes(self) -> Zygotes:
+        zygotes = Zygotes(
+            self.state, lambda: self.revisions.settings.zygote, lambda: wanted_forks(self.fleet, self.revisions),
+            self.emit, self.inbox.wake, self.clock.now,
+        )
+        for driver in self.drivers.values():
+            if isinstance(driver, LocalDriver):
+                driver.on_failed_fork = zygotes.failed
+        return zygotes
 
     @cached_property
     def autoscaling(self) -> Autoscaling:
@@ -331,7 +344,7 @@ class Assembly:
             adapters=self.adapters.totals(self.fleet.instances), adapter_states=self.adapters.states(),
             recovery=self.recovery.to_json(), usage=self.usage.latest, cards=self.backends.cards,
             finding=self.hangs.finding, exempt=self.limit.exempts, autoscale=self.autoscaling.describe(),
-            models=self.offers.cards(),
+            models=self.offers.cards(), zygotes=self.zygotes.describe(self.usage.latest["processes"]),
         ))  # fmt: skip
 
     async def _publish_keys(self, message: dict[str, Any]) -> None:

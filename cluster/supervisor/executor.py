@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import signal
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from cluster.deployment.plan import Plan
 from cluster.deployment.revisions import Revisions
@@ -22,6 +24,7 @@ from cluster.supervisor.clock import Clocks
 from cluster.supervisor.exits import WorkerExits
 from cluster.supervisor.publisher import Publisher, Version
 from cluster.supervisor.workers import WorkerMonitors
+from cluster.supervisor.zygotes import Zygotes
 from config.aio import Tasks
 from config.disk.files import NO_ROOM
 from config.errors import UsageError
@@ -29,7 +32,7 @@ from config.paths import StateDir
 from config.settings import inherited_environment
 from worker.drivers.base import Driver, Drivers, Handle
 from worker.engines.base import Command
-from worker.spec import Slot, WorkerSpec
+from worker.spec import Slot, WorkerEndpoint, WorkerSpec
 
 #: Seconds between two tries to start a worker for which there is no room on the disk.
 _NO_ROOM_S = 1.0
@@ -45,11 +48,12 @@ class Executor:
     def __init__(
         self, fleet: Fleet, revisions: Revisions, drivers: Drivers, monitors: WorkerMonitors, exits: WorkerExits,
         publisher: Publisher, publish: Callable[[], Awaitable[None]], store: WriteBehind, state: StateDir,
-        emit: Emit, clock: Clocks,
+        emit: Emit, clock: Clocks, zygotes: Zygotes,
     ) -> None:
         self._fleet, self._revisions, self._drivers, self._monitors = fleet, revisions, drivers, monitors
         self._exits, self._publisher, self._publish = exits, publisher, publish
         self._store, self._state, self._emit, self._clock = store, state, emit, clock
+        self._zygotes = zygotes
         #: What an engine had to say of how it is started, said once.
         self._noted: set[str] = set()
         self._tasks = Tasks()
@@ -120,7 +124,17 @@ class Executor:
         now = self._clock.now()
         plan, keep = self._plan(instance, keep)
         driver = self._drivers[instance.driver]
-        spec = await self._spec(instance, plan, driver)
+        taken = [at for i in self._fleet.instances.values() if i is not instance and (at := i.endpoint)]
+        endpoint, key = driver.reserve(taken), secrets.token_urlsafe(24)
+        command = plan.engine.command(plan.spec, endpoint, key, instance.slot, inherited_environment())
+        may_fork = fresh or not _failed_to_start(instance)
+        if may_fork and self._zygotes.waits(command.fork):
+            instance.phase = "waits until its engine is imported"  # it is asked for again
+            return
+        self._note(command)
+        spec = await self._spec(instance, command, endpoint, key)
+        if may_fork:
+            spec = replace(spec, zygote=self._zygotes.ready(command.fork))
         self._fleet.starting(instance, spec, now, fresh, keep)
         try:
             # Before the process exists: whoever comes after us has to find it. In both, as one may be full.
@@ -128,19 +142,15 @@ class Executor:
             driver.prepare(spec.run_file, {**record, "models": [], "held": {}, "last_exit": None})
             self._store.process(instance.id, record)
             await self._store.flush()
-            handle = driver.start(spec, f"{instance.id}, start {instance.starts}: {' '.join(spec.argv)}")
+            handle = await _started(driver, spec, f"{instance.id}, start {instance.starts}: {' '.join(spec.argv)}")
         except OSError as error:
             self._not_started(instance, error)
             return
         self._fleet.started(instance, handle, self._clock.wall())
         self._monitors.watch(instance)
 
-    async def _spec(self, instance: Instance, plan: Plan, driver: Driver) -> WorkerSpec:
+    async def _spec(self, instance: Instance, command: Command, endpoint: WorkerEndpoint, key: str) -> WorkerSpec:
         incarnation = await self._store.next_number("incarnations")
-        taken = [at for i in self._fleet.instances.values() if i is not instance and (at := i.endpoint)]
-        endpoint, key = driver.reserve(taken), secrets.token_urlsafe(24)
-        command = plan.engine.command(plan.spec, endpoint, key, instance.slot, inherited_environment())
-        self._note(command)
         return WorkerSpec(
             id=instance.id, incarnation=incarnation, argv=command.argv, env=command.env, cwd=self._state.work,
             log=self._state.log(instance.id), run_file=self._state.run(instance.id), endpoint=endpoint,
@@ -174,3 +184,16 @@ class Executor:
             if note not in self._noted:
                 self._noted.add(note)
                 self._emit("engine", note, kind="engine")
+
+
+async def _started(driver: Driver, spec: WorkerSpec, title: str) -> Handle:
+    """Raises OSError. A zygote is waited for in a thread: it may hang."""
+    return driver.start(spec, title) if spec.zygote is None else await asyncio.to_thread(driver.start, spec, title)
+
+
+def _failed_to_start(instance: Instance) -> bool:
+    """Whether its last start came to nothing by itself: then the next one is plain, whatever the reason was."""
+    end = instance.last_exit
+    if end is None or instance.history.early == 0:
+        return False
+    return instance.failure is not None or end["signal"] != signal.SIGKILL

@@ -27,14 +27,16 @@ class NamedProcesses(Protocol):
 
 
 async def keep_house(
-    instances: Mapping[str, Instance], balancers: NamedProcesses, drivers: Drivers, usage: UsageSampler,
+    instances: Mapping[str, Instance], others: Collection[NamedProcesses], drivers: Drivers, usage: UsageSampler,
     log: Callable[[str], Path], now: Callable[[], float], done: Callable[[], None],
 ) -> None:
     """Until cancelled. ``log(name)``: where that one's log is; ``done`` is called after each round."""
     while True:
         await asyncio.sleep(_EVERY_S)
         handles = [(i.driver, i.id, i.handle) for i in instances.values() if i.handle is not None]
-        own = {"supervisor": os.getpid(), **balancers.pids}
+        own = {"supervisor": os.getpid()}
+        for processes in others:
+            own |= processes.pids
 
         def sample(at: float) -> None:
             used: dict[str, WorkerStats] = usage_of(own)  # noqa: B023
@@ -43,7 +45,8 @@ async def keep_house(
             usage.sample(used, at)
 
         await asyncio.to_thread(sample, now())
-        for name in [*instances, *balancers.logs, "supervisor", "access"]:
+        logs = [name for processes in others for name in processes.logs]
+        for name in [*instances, *logs, "supervisor", "access"]:
             with contextlib.suppress(OSError):
                 await asyncio.to_thread(logfile.rotate, log(name))
         done()

@@ -25,7 +25,7 @@ from cluster.monitoring.external import ExternalBackend
 from cluster.storage import transfer
 from cluster.storage.lock import lock
 from cluster.storage.store import NotSaved, Store
-from cluster.supervisor import adoption
+from cluster.supervisor import adoption, zygote_process
 from cluster.supervisor.assembly import Assembly
 from cluster.supervisor.housekeeping import keep_house
 from config.aio import Tasks
@@ -90,6 +90,7 @@ async def end(state: StateDir) -> None:
             if await adoption.anything_alive(store, drivers, state.runs):
                 settings = from_json(await store.get("settings"))
                 await _serve(settings, await _plans_to_end(settings, store), state, store, drivers, True, _shut_down)
+            await zygote_process.end_left(state)  # one that is all that is left of a cluster
         finally:
             await store.close()
 
@@ -105,23 +106,36 @@ async def _serve(
     backends = list(map(ExternalBackend, backend_urls.parse(settings.backend, settings.backend_key_file, epoch)))
     parts = Assembly(plans, state, store, drivers, [] if ending else backends, epoch)
     balancers = parts.balancers
-    await parts.bootstrap.prepare(adopt)
     if not ending:
-        moved = balancers.starter.listeners.make(settings.host, settings.port, settings.grpc_port)
-        balancers.unfinished = balancers.unfinished or moved
-    if not adopt:
-        parts.bootstrap.take_room()
+        parts.zygotes.begin()  # they import while all else is looked at
+    try:
+        await _prepare(parts, settings, adopt, ending)
+    except BaseException:
+        await (parts.zygotes.close() if adopt else parts.zygotes.stop())
+        raise
     server = await api.serve(parts.services, state.control)
     try:
         _handle_signals(parts.supervisor.shut_down)
         ready(parts)
         await run(parts)
         await balancers.stop(_BALANCER_GRACE)
+        await parts.zygotes.stop()
         state.tls.unlink(missing_ok=True)  # nothing is served any more that a command could trust
     finally:
+        await parts.zygotes.close()
         await balancers.close()
         await server.cleanup()
         state.control.unlink(missing_ok=True)
+
+
+async def _prepare(parts: Assembly, settings: Settings, adopt: bool, ending: bool) -> None:
+    balancers = parts.balancers
+    await parts.bootstrap.prepare(adopt)
+    if not ending:
+        moved = balancers.starter.listeners.make(settings.host, settings.port, settings.grpc_port)
+        balancers.unfinished = balancers.unfinished or moved
+    if not adopt:
+        parts.bootstrap.take_room()
 
 
 async def run(parts: Assembly) -> None:
@@ -161,7 +175,8 @@ def _start(parts: Assembly, tasks: Tasks) -> None:
         parts.publisher.announce()
 
     house = keep_house(
-        parts.fleet.instances, balancers, parts.drivers, parts.usage, parts.state.log, parts.clock.now, done
+        parts.fleet.instances, [balancers, parts.zygotes], parts.drivers, parts.usage, parts.state.log,
+        parts.clock.now, done,
     )
     tasks.start(house, "usage")
     tasks.start(parts.key_file.watch(), "reread the file of keys")

@@ -100,6 +100,7 @@ class Status:
             "max_instances": seen.get("max_instances"),
             **({"autoscale": seen["autoscale"]} if seen.get("autoscale") else {}),
             **({"models": seen["models"]} if seen.get("models") else {}),
+            **({"zygote": seen["zygote"]} if seen.get("zygote") else {}),
             "supervisor": supervisor,
             "load_balancer": {
                 "restarts": 0, "replacements": 0, "replacing": False, "standby": None, "draining": [],

@@ -28,11 +28,12 @@ _LAST_WORD_S = 1.0
 
 
 class ForkFailed(OSError):
-    """There is no worker, and there will be none. ``hung``: the zygote did not answer."""
+    """There is no worker, and there will be none. ``refused``: the zygote said so; ``hung``: it did not answer.
+    Neither: it could not be asked."""
 
-    def __init__(self, why: str, hung: bool = False) -> None:
+    def __init__(self, why: str, refused: bool = False, hung: bool = False) -> None:
         super().__init__(why)
-        self.hung = hung
+        self.refused, self.hung = refused, hung
 
 
 class ForkedHandle(LocalHandle):
@@ -135,7 +136,7 @@ def _identity(answer: dict[str, Any]) -> ProcessId:
         case {"identity": {"pid": int(pid), "start_ticks": int(ticks)}}:
             return ProcessId(pid, ticks)
         case {"error": str(why)}:
-            raise ForkFailed(why)
+            raise ForkFailed(why, refused=True)
         case {"exit": int(status)}:
-            raise ForkFailed(f"the fork ended at once, with status {status}")
-    raise ForkFailed(f"an answer that cannot be understood: {sorted(answer)}")
+            raise ForkFailed(f"the fork ended at once, with status {status}", refused=True)
+    raise ForkFailed(f"an answer that cannot be understood: {sorted(answer)}", refused=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -18,6 +19,8 @@ def main() -> None:
     listener = listen(Path(path))
     engine = cast(Forkable, importlib.import_module(module))
     engine.preload()
+    with contextlib.suppress(ImportError):
+        importlib.import_module("setproctitle")  # finds the command line in memory; a fork has moved things
     request = Zygote(listener, lambda: _obstacle(engine)).serve()
     if request is not None:
         sys.exit(engine.run(request.argv))  # from the outermost frame: its end is that of any interpreter

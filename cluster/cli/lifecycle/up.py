@@ -31,7 +31,7 @@ _FLAGS = (
     "cap_prompts", "cap_logprobs", "cap_depth", "allow_chat_template", "allow_chat_template_kwargs", "startup_timeout",
     "first_byte_timeout", "stall_timeout", "resume", "migration_limit", "lb_processes", "lb_standby", "max_body",
     "max_buffered", "state_dir", "env_file", "log_level", "log_format", "access_log", "log_prompts", "api_keys",
-    "anonymous_models", "limits_store", "insecure", "protect_metrics", "otlp_endpoint", "response_cache",
+    "anonymous_models", "limits_store", "zygote", "insecure", "protect_metrics", "otlp_endpoint", "response_cache",
     "response_cache_size",
 )  # fmt: skip
 
@@ -44,7 +44,7 @@ _METAVARS = {
     "state_dir": "DIR", "env_file": "FILE", "log_level": "LEVEL", "log_format": "text|json", "access_log": "WHICH",
     "otlp_endpoint": "URL", "api_keys": "FILE", "limits_store": "URL", "anonymous_models": "NAME,NAME",
     "cors_origin": "ORIGIN", "min_instances": "N[@TIMES]", "autoscale": "off|advise|on", "autoscale_load": "SHARE",
-    "response_cache_size": "SIZE",
+    "response_cache_size": "SIZE", "zygote": "auto|on|off",
 }  # fmt: skip
 
 _TYPES: dict[Any, type] = {int: int, float: float, int | None: int}

@@ -111,7 +111,14 @@ SCHEMAS: Mapping[str, Json] = {
         queued=described(COUNT, "Requests that wait for room on a worker"),
         unread_s=described(NUMBER, "Seconds of one worker's time that prompts take which are not read yet")),
         "As many workers as the load needs; nothing while that is off"),
-        models=described(array(ref("ClusterModel")), "Of a cluster that has several")),
+        models=described(array(ref("ClusterModel")), "Of a cluster that has several"), zygote=described(answer({
+            "mode": one_of("auto", "on", "off"),
+            "plain": described(TEXT, "Why workers are not forked, empty if they are"),
+            "processes": array(answer({
+                "name": TEXT, "pid": or_null(WHOLE), "ready": FLAG, "memory_mb": NUMBER, "restarts": COUNT,
+                "reason": described(TEXT, "Why it forks none"),
+            })),
+        }), "What workers are forked from")),
     "Supervisor": answer(
         {"pid": or_null(WHOLE, "null: there is none; what is shown is what it said last"), "state_dir": TEXT},
         age_s=or_null(NUMBER, "Seconds since its last word, which everything here is of: about 1 while it is well"),

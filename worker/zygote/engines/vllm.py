@@ -128,12 +128,21 @@ def _bind_as_told() -> None:
     begin = worker.init_device
 
     def init_device(self: Any) -> None:
-        import torch
-
-        places = os.environ.get("OMP_PLACES", "").strip("{}")
-        if places:
-            os.sched_setaffinity(0, {int(core) for core in places.split(",")})
-            torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+        if places := os.environ.get("OMP_PLACES", "").strip("{}"):
+            _bind([int(core) for core in places.split(",")])
         begin(self)
 
     worker.init_device = init_device
+
+
+def _bind(cores: Sequence[int]) -> None:
+    """A thread for each of ``cores``, and there alone, as OMP_PROC_BIND would have it: threads that wait for each other
+    on one core halve the speed."""
+    import torch
+
+    before = set(os.listdir("/proc/self/task"))  # noqa: PTH208
+    torch.set_num_threads(len(cores))
+    torch.ones(1 << 20).add_(1)  # large enough that all of them take part: now they are there
+    ours = sorted(set(os.listdir("/proc/self/task")) - before, key=int)  # noqa: PTH208
+    for thread, core in zip([0, *map(int, ours)], cores, strict=False):
+        os.sched_setaffinity(thread, {core})
