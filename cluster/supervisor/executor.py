@@ -196,4 +196,5 @@ def _failed_to_start(instance: Instance) -> bool:
     end = instance.last_exit
     if end is None or instance.history.early == 0:
         return False
-    return instance.failure is not None or end["signal"] != signal.SIGKILL
+    killed = end["signal"] == signal.SIGKILL or (end["signal"], end["code"]) == (None, None)  # as far as is known
+    return instance.failure is not None or not killed

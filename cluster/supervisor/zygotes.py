@@ -49,7 +49,7 @@ _UNWANTED_S = 300.0
 
 
 @dataclass(eq=False)
-class Kept:
+class KeptZygote:
     """One zygote, over all its processes. ``ready``: it forks. Seconds, monotonic: its process was started at
     ``since``; it is left alone until ``distrusted``; it was ``wanted`` last. ``obstacle``: why it forks nothing, in
     words. ``over``: its process has ended."""
@@ -97,7 +97,7 @@ class Zygotes:
     ) -> None:
         self._state, self._mode, self._wanted = state, mode, wanted
         self._emit, self._changed, self._now = emit, changed, now
-        self._kept: dict[Fork, Kept] = {}
+        self._kept: dict[Fork, KeptZygote] = {}
         self._left: dict[str, tuple[str, Process]] = {}
         self._tasks = Tasks()
         self._said: set[str] = set()
@@ -128,7 +128,7 @@ class Zygotes:
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._on_failure, path, error)
 
-    def _usable(self, fork: Fork | str) -> Kept | None:
+    def _usable(self, fork: Fork | str) -> KeptZygote | None:
         if isinstance(fork, str) or self._loop is None or reason_against(self._mode(), fork):
             return None
         if fork not in self._kept and len(self._kept) < _MOST:
@@ -236,7 +236,7 @@ class Zygotes:
         adopted = next((name for name, (key, _) in self._left.items() if key == self._key(fork)), None)
         taken = {one.name for one in self._kept.values()} | self._left.keys() | self._ending
         free = (PREFIX if n == 0 else f"{PREFIX}-{n}" for n in itertools.count())
-        one = Kept(adopted or next(name for name in free if name not in taken), fork, wanted=self._now())
+        one = KeptZygote(adopted or next(name for name in free if name not in taken), fork, wanted=self._now())
         self._kept[fork] = one
         if adopted is not None:
             one.handle, one.since, one.starts = self._left.pop(adopted)[1], self._now(), 1
@@ -245,7 +245,7 @@ class Zygotes:
             self._try_to_start(one)
         self._tasks.start(self._run(one), f"keep {one.name}")
 
-    def _dismiss(self, one: Kept) -> None:
+    def _dismiss(self, one: KeptZygote) -> None:
         del self._kept[one.fork]
         if one.handle is not None:
             self._end(one.name, one.handle)
@@ -262,10 +262,10 @@ class Zygotes:
         """Also of what is installed: one that has imported something else is no match."""
         return f"{key_of(fork)}.{self._installed}"
 
-    def _socket(self, one: Kept) -> Path:
+    def _socket(self, one: KeptZygote) -> Path:
         return self._state.root / f"{one.name}.sock"
 
-    def _try_to_start(self, one: Kept) -> None:
+    def _try_to_start(self, one: KeptZygote) -> None:
         path = self._state.run(one.name)
         one.since, one.ready, one.obstacle, one.handle = self._now(), False, "", None
         one.over.clear()
@@ -279,7 +279,7 @@ class Zygotes:
         except OSError as error:
             one.obstacle = str(error)
 
-    async def _run(self, one: Kept) -> None:
+    async def _run(self, one: KeptZygote) -> None:
         """Until it is dismissed."""
         while self._kept.get(one.fork) is one:
             handle, status = one.handle, list[int | None]()
@@ -303,7 +303,7 @@ class Zygotes:
                 one.failures += 1
                 self._try_to_start(one)
 
-    async def _introduce(self, one: Kept) -> None:
+    async def _introduce(self, one: KeptZygote) -> None:
         """Waits until it has imported everything; ends it where it does not in time, or is somebody else."""
         asking = self._tasks.start(ask(self._socket(one)), f"introduce {one.name}")
         over = self._tasks.start(one.over.wait(), f"end of {one.name}")

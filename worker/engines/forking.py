@@ -3,7 +3,7 @@ been seen to work so. All others are started plainly, and `clusterctl doctor` sa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from worker.engines import flags
 from worker.spec import EngineSpec, Fork, Slot
@@ -40,6 +40,22 @@ _PROVEN = frozenset({
 })  # fmt: skip
 
 
+#: What tells of the terminal or service that somebody started a cluster from. Nothing that is imported goes by it, and
+#: the next supervisor, started from another one, should know its zygote again.
+_OF_A_SESSION = frozenset({
+    "_", "COLORTERM", "COLUMNS", "INVOCATION_ID", "JOURNAL_STREAM", "LINES", "LS_COLORS", "MEMORY_PRESSURE_WATCH",
+    "MEMORY_PRESSURE_WRITE", "OLDPWD", "PS1", "PWD", "PYTEST_CURRENT_TEST", "SHLVL", "SSH_AUTH_SOCK", "SSH_CLIENT",
+    "SSH_CONNECTION", "SSH_TTY", "STY", "SYSTEMD_EXEC_PID", "TERM", "TERM_PROGRAM", "TMUX", "TMUX_PANE", "WINDOWID",
+    "XDG_SESSION_ID",
+})  # fmt: skip
+
+
+def shared(env: Mapping[str, str], late: Collection[str]) -> tuple[tuple[str, str], ...]:
+    """Of ``env``, what a zygote has to have been started with: without what is ``late`` enough in a fork."""
+    kept = env.keys() - _OF_A_SESSION - set(late)
+    return tuple((name, env[name]) for name in sorted(kept))
+
+
 def of_vllm(spec: EngineSpec, slot: Slot, argv: Sequence[str], env: Mapping[str, str], version: str) -> Fork | str:
     """The zygote of a worker that is started by ``argv`` in ``env``, or why it cannot be forked, in words."""
     if not any(version == seen or version.startswith(f"{seen}.") for seen in _SEEN):
@@ -52,8 +68,7 @@ def of_vllm(spec: EngineSpec, slot: Slot, argv: Sequence[str], env: Mapping[str,
     unproven = [name for name in flags.names(argv) if name not in _PROVEN]
     if unproven:
         return f"it has not been seen with the engine flag {unproven[0]}"
-    kept = {name: value for name, value in env.items() if name not in _LATE}
     # Only a single thread can be forked, and libraries that compute make theirs when they are imported.
-    kept |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"} if slot.gpus else {"OMP_NUM_THREADS": "1"}
+    alone = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"} if slot.gpus else {"OMP_NUM_THREADS": "1"}
     unseen = "it has not been seen on a GPU yet" if slot.gpus else ""
-    return Fork(_MODULE, tuple(sorted(kept.items())), unseen)
+    return Fork(_MODULE, tuple(sorted({**dict(shared(env, _LATE)), **alone}.items())), unseen)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 
 from config.topology import Capabilities
-from worker.engines import flags, key_guard
+from worker.engines import flags, forking, key_guard
 from worker.engines.base import Command
 from worker.spec import SLEEP_FLAG, EngineSpec, Fork, Slot, WorkerEndpoint
 
@@ -43,8 +43,8 @@ class SimEngine:
         }
         if flags.has(spec.extra_args, SLEEP_FLAG):
             env["VLLM_SERVER_DEV_MODE"] = "1"
-        shared = tuple(sorted((name, value) for name, value in env.items() if name != key_guard.KEY))
-        fork = Fork("worker.zygote.engines.sim", shared, "a simulated worker starts in half a second anyway")
+        kept = forking.shared(env, {key_guard.KEY})
+        fork = Fork("worker.zygote.engines.sim", kept, "a simulated worker starts in half a second anyway")
         return Command((*argv, *spec.extra_args), env, fork=fork)
 
 

@@ -265,6 +265,7 @@ def test_who_is_forked(mode: str, fork: Fork | str, why: str) -> None:
     [
         (lambda i: None, False), (lambda i: setattr(i, "failure", "not ready within 9 s"), True),
         (lambda i: i.last_exit.update(signal=None, code=1), True),
+        (lambda i: i.last_exit.update(signal=None), False),
         (lambda i: setattr(i, "history", History()), False), (lambda i: setattr(i, "last_exit", None), False),
     ],
 )  # fmt: skip
