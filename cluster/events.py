@@ -23,6 +23,7 @@ EPOCH_IDS = 100_000
 _WARNINGS = frozenset({
     "worker.unhealthy", "worker.killed", "worker.exited", "worker.altered", "adapter.failed", "adapter.drift",
     "balancer.restarted", "balancer.lost", "balancer.failed", "certificate.refused", "standby.ended",
+    "zygote.ended", "zygote.refused",
     "restart.stopped", "state.unsaved", "key.unread", "limits.local",
 })  # fmt: skip
 

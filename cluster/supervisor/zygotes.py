@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cluster.deployment import forks
+from cluster.deployment.forks import reason_against
 from cluster.deployment.revisions import Revisions
 from cluster.events import Emit
 from cluster.fleet.fleet import Fleet
@@ -23,11 +25,10 @@ from cluster.fleet.restart import Backoff
 from cluster.supervisor.zygote_process import PREFIX, ask, end, end_left, key_of, kill, left
 from config.aio import Tasks
 from config.paths import StateDir
-from config.settings import inherited_environment
 from worker.drivers import fingerprint, run_file
 from worker.drivers.forked import ForkFailed
 from worker.drivers.process import Process, spawn
-from worker.spec import Fork, WorkerEndpoint
+from worker.spec import Fork
 
 #: A zygote holds what an engine is in memory: not more of them than this.
 _MOST = 3
@@ -67,24 +68,11 @@ class KeptZygote:
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-def reason_against(mode: str, fork: Fork | str) -> str:
-    """Why a worker is not forked in ``mode`` (auto, on or off), in words; empty: it is."""
-    if mode == "off":
-        return "--zygote off"
-    if isinstance(fork, str):
-        return fork
-    return fork.unless_asked and f"{fork.unless_asked} (--zygote on)" if mode == "auto" else ""
-
-
 def wanted_forks(fleet: Fleet, revisions: Revisions) -> list[Fork | str]:
     """What the workers that there should be could be forked from, or why they cannot be."""
-    found, environ = list[Fork | str](), inherited_environment()
-    for name, plan in revisions.plans.items():
-        group = fleet.intent.desired.groups.get(name)
-        if group is not None and group.wanted and not plan.broken:
-            slot = plan.placement.slot(0)
-            found.append(plan.engine.command(plan.spec, WorkerEndpoint(0), "", slot, environ).fork)
-    return found
+    groups = fleet.intent.desired.groups
+    wanted = [plan for name, plan in revisions.plans.items() if name in groups and groups[name].wanted]
+    return [forks.of(plan) for plan in wanted if not plan.broken]
 
 
 class Zygotes:
@@ -318,10 +306,10 @@ class Zygotes:
             return
         one.obstacle = answer.get("obstacle") or ""
         one.ready = not one.obstacle
-        what = f"cannot be forked: {one.obstacle}" if one.obstacle else "ready"
-        self._emit(one.name, f"{what} after {self._now() - one.since:.1f} s (pid {one.handle.pid})",
-                   kind="zygote.ready" if one.ready else "zygote.obstacle",
-                   data={"pid": one.handle.pid, "reason": one.obstacle})  # fmt: skip
-        if one.ready:
+        seconds, data = self._now() - one.since, {"pid": one.handle.pid, "reason": one.obstacle}
+        if one.obstacle:
+            self._emit(one.name, f"cannot be forked: {one.obstacle}", kind="zygote.obstacle", data=data)
+        else:
+            self._emit(one.name, f"ready after {seconds:.1f} s (pid {one.handle.pid})", kind="zygote.ready", data=data)
             one.failures = 0
         self._changed()

@@ -181,6 +181,8 @@ class MachineFacts:
     automatic: EngineChoice | None = None
     #: Whether the kernel says whose a connection over loopback is.
     knows_peers: bool = True
+    #: Why workers are not forked from a zygote, "" if they are.
+    plain_starts: str = ""
 
     @property
     def memory_share(self) -> float:

@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 
 import cluster
-from cluster.deployment import limits
+from cluster.deployment import forks, limits
 from cluster.deployment import plan as plans
 from cluster.deployment.profiles import resolution, summary
 from cluster.deployment.profiles.automatic import EngineChoice, choose
@@ -64,6 +64,7 @@ def look(flags: Mapping[str, Any], config: Path | None, import_seconds: float) -
         model=look_at_model(plan.spec.model) if plan is not None and plan.spec.engine == "vllm" else None,
         knows_peers=knows_peers(), engines=engines, automatic=automatic,
         certificate=None if settings is None else look_at_certificate(settings),
+        plain_starts=forks.reason_against(plan.settings.zygote, forks.of(plan)) if plan is not None else "",
     )  # fmt: skip
 
 

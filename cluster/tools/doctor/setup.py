@@ -160,6 +160,10 @@ def explain(plan: Plan, facts: MachineFacts) -> list[str]:
     if spec.dtype:
         out.append(f"serve it in {spec.dtype}, as the demo model needs it on some processors")
     out += _places(plan, facts)
+    if facts.plain_starts:
+        out.append(f"start each worker by an interpreter of its own: {facts.plain_starts}")
+    else:
+        out.append("fork workers from a process that has imported the engine once (--zygote off starts them plainly)")
     standby = " and one that waits" if s.lb_standby else ""
     ours = "process" if s.lb_processes == 1 else "processes"
     out.append(f"listen on {s.host}:{s.port} with {s.lb_processes} balancer {ours}{standby}, strategy {s.strategy}")

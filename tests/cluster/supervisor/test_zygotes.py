@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 
 import zygotes as started
+from cluster.deployment.forks import reason_against
 from cluster.fleet.instance import Instance
 from cluster.fleet.restart import History
 from cluster.supervisor import zygotes
 from cluster.supervisor.executor import _failed_to_start
 from cluster.supervisor.zygote_process import end_left, left
-from cluster.supervisor.zygotes import Zygotes, reason_against
+from cluster.supervisor.zygotes import Zygotes
 from config.paths import StateDir
 from fakes import soon
 from worker.drivers import fingerprint, forked, proc

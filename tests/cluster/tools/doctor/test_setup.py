@@ -144,6 +144,7 @@ def test_what_up_would_do_on_a_processor() -> None:
         "start 2 workers of vllm with demo from ", "as no --model is given", "load adapters pirate and poet; up to 4",
         "serve it in float32", "use no GPU (there is none) and bind them to cores 0,1 and 2,3",
         "take about 3.5 GiB of memory each, 1 GiB of it KV cache",
+        "fork workers from a process that has imported the engine once (--zygote off starts them plainly)",
         "listen on 127.0.0.1:8000 with 1 balancer process and one that waits, strategy auto",
         "scale between 1 and 6 workers: 90 % of 24.0 GiB, 3.5 GiB each", "keep state and logs in ",
     ):  # fmt: skip
