@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,8 +36,7 @@ def running(
         cwd=folder, log=folder / "zygote.log", run_file=folder / "zygote.run",
     )  # fmt: skip
     try:
-        poll(path.exists, 15, "it listens")
-        with forked.connect(path, patience) as connection:
+        with poll(lambda: _connected(path, patience), 15, "it listens") as connection:
             connection.send(protocol.encode({"ask": "who"}))
             assert protocol.decode(connection.recv(protocol.MOST))["identity"] == process.identity
         yield process, path
@@ -44,3 +44,10 @@ def running(
         poll(lambda: not process.kill_tree(), 15, "nothing of it is left")
         if process.popen is not None:
             process.popen.wait()
+
+
+def _connected(path: Path, patience: float) -> socket.socket | None:
+    try:
+        return forked.connect(path, patience)
+    except (FileNotFoundError, ConnectionRefusedError):  # its file is there a moment before it listens
+        return None

@@ -102,7 +102,7 @@ async def test_it_is_waited_for_while_it_imports_and_forks_then(state: StateDir)
             ],
         }  # fmt: skip
     assert not handle.empty(), "a worker needs none"
-    handle.destroy()
+    await soon(lambda: not handle.destroy())
 
 
 async def test_nobody_waits_for_longer_than_a_plain_start_takes(state: StateDir) -> None:
@@ -186,7 +186,7 @@ async def test_one_that_hangs_is_killed_and_left_alone_for_a_while(
         assert site.zygotes.ready(site.fork) is None and not site.zygotes.waits(site.fork)
         site.skipped = 301
         assert site.zygotes.ready(site.fork) is not None
-    await asyncio.to_thread(handle.destroy)
+    await soon(lambda: not handle.destroy())
     assert handle.popen is not None
     handle.popen.wait()
 

@@ -261,6 +261,7 @@ def test_the_driver_starts_what_the_spec_says(processes: Processes) -> None:
     handle = LocalDriver().start(spec, "a title")
     processes._handles.append(handle)
     assert eventually(lambda: handle.logs(2) == ["--- a title", "x"])
+    eventually(lambda: not handle.destroy())
 
 
 async def test_a_watched_process_leaves_no_descriptor_behind(processes: Processes) -> None:
