@@ -101,6 +101,8 @@ class Zygotes:
     def waits(self, fork: Fork | str) -> bool:
         """Whether a start should wait: the zygote is importing what a plain start would have to import as well."""
         kept = self._usable(fork)
+        if kept is not None:
+            self._renew(fingerprint.installed())  # what it would load later has to be of what it has imported
         return (
             kept is not None and not kept.ready and not kept.obstacle and kept.handle is not None
             and self._now() - kept.since < PATIENCE_S
@@ -193,15 +195,19 @@ class Zygotes:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(_EVERY_S)
-            found = await asyncio.to_thread(fingerprint.installed)
-            if found != self._installed:
-                self._installed = found
-                for one in self._kept.values():
-                    if one.handle is not None:
-                        self._emit(one.name, "what is installed has changed: it is made anew", kind="zygote.renewed")
-                        one.ready, one.failures = False, 0
-                        self._tasks.start(kill(one.handle), f"renew {one.name}")
+            self._renew(await asyncio.to_thread(fingerprint.installed))
             self._look()
+
+    def _renew(self, installed: str) -> None:
+        """Those that have imported something else than what is ``installed`` now."""
+        if installed == self._installed:
+            return
+        self._installed = installed
+        for one in self._kept.values():
+            if one.handle is not None:
+                self._emit(one.name, "what is installed has changed: it is made anew", kind="zygote.renewed")
+                one.ready, one.failures, one.since = False, 0, self._now()
+                self._tasks.start(kill(one.handle), f"renew {one.name}")
 
     def _look(self) -> None:
         wanted, mode, now = set(self._wanted()), self._mode(), self._now()
