@@ -1,4 +1,4 @@
-"""A single worker of vLLM, without a cluster, as our own engine starts it; its key is `harness.WORKER_KEY`."""
+"""A single worker, without a cluster, as our own engine starts it; its key is `harness.WORKER_KEY`."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ from worker.spec import EngineSpec, Slot, WorkerEndpoint
 
 
 @contextmanager
-def vllm_worker(folder: Path, model: Path, adapters: Mapping[str, str], *given: str) -> Iterator[str]:
+def one_worker(
+    folder: Path, model: Path, adapters: Mapping[str, str], *given: str, engine: str = "vllm", **environ: str
+) -> Iterator[str]:
     """Its URL, with ``adapters`` (name: path) loaded. ``given``: flags of a user's."""
     port = free_port()
-    spec = EngineSpec("vllm", str(model), ("demo",), dict(adapters), given, dtype="float32")
-    command = base.load("vllm").command(spec, WorkerEndpoint(port), WORKER_KEY, Slot(), inherited_environment())
+    spec = EngineSpec(engine, str(model), ("demo",), dict(adapters), given, dtype="float32")
+    given_env = inherited_environment() | environ
+    command = base.load(engine).command(spec, WorkerEndpoint(port), WORKER_KEY, Slot(), given_env)
     handle = spawn(command.argv, env=command.env, cwd=folder, log=folder / "log", run_file=folder / "run")
     url = f"http://127.0.0.1:{port}"
     try:
-        poll(lambda: _healthy(url), 240, "vLLM serves")
+        poll(lambda: _healthy(url), 240, f"{engine} serves")
         for name, path in adapters.items():
             body = {"lora_name": name, "lora_path": path}
             answer = httpx.post(f"{url}/v1/load_lora_adapter", json=body, headers=AS_CLUSTER, timeout=60)

@@ -22,15 +22,14 @@ TOOLS = [{"type": "function", "function": TOOL}]
 CALL = r'<tool_call>\n\{"name": "look", "arguments": \{"city": "[a-z]{3,8}", "days": [0-9]{1,3}\}\}\n</tool_call>'
 JSON = {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}}
 #: Of a model that thinks first unless it is told not to: so it is told.
-_TALK = {
-    "model": "demo", "messages": USER, "stream": True, "max_tokens": 60,
-    "chat_template_kwargs": {"enable_thinking": False},
-}  # fmt: skip
+_PLAINLY: dict[str, Any] = {"chat_template_kwargs": {"enable_thinking": False}}
+_TALK = {"model": "demo", "messages": USER, "stream": True, "max_tokens": 60, **_PLAINLY}
 _SEEDED, _GREEDY = {"temperature": 1, "seed": 4}, {"temperature": 0}
 _WRITE = {"model": "demo", "prompt": "The sea", "stream": True, "max_tokens": 50}
 #: The end of thinking, token 0 of the model of the tests, comes after a while.
 _THINK = {**_SEEDED, "logit_bias": {"0": 15}}
 _ASK = {"model": "demo", "input": "Tell me about the sea", "stream": True, "max_output_tokens": 60}
+_SAY = {"model": "demo", "messages": USER, "stream": True, "max_tokens": 60}
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "text": (CHAT, {**_TALK, **_GREEDY}),
@@ -57,13 +56,14 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "four": (COMPLETIONS, {**_WRITE, "prompt": ["The sea", "A dog"], "n": 2, **_SEEDED, "ignore_eos": True}),
     "thinking": (CHAT, {**_TALK, "chat_template_kwargs": {}, **_THINK, "ignore_eos": True}),
     "thinking, then schema": (CHAT, {**_TALK, "chat_template_kwargs": {}, **_THINK, **JSON, "ignore_eos": True}),
-    "messages": (MESSAGES, {"model": "demo", "messages": USER, "stream": True, "max_tokens": 40, **_GREEDY}),
-    "messages with a tool": (MESSAGES, {"model": "demo", "messages": USER, "stream": True, "max_tokens": 60, **_GREEDY,
-                                        "tools": [{"name": "look", "input_schema": SCHEMA}],
-                                        "tool_choice": {"type": "any"}}),
-    "responses": (RESPONSES, {**_ASK, **_GREEDY}),
-    "responses with a tool": (RESPONSES, {**_ASK, **_GREEDY, "tools": [{"type": "function", **TOOL}],
-                                          "tool_choice": "required"}),
+    "messages": (MESSAGES, {**_SAY, **_GREEDY, **_PLAINLY}),
+    "messages with a tool": (MESSAGES, {**_SAY, **_GREEDY, **_PLAINLY, "tool_choice": {"type": "any"},
+                                        "tools": [{"name": "look", "input_schema": SCHEMA}]}),
+    "messages, thought first": (MESSAGES, {**_SAY, **_GREEDY}),
+    "responses": (RESPONSES, {**_ASK, **_GREEDY, **_PLAINLY}),
+    "responses with a tool": (RESPONSES, {**_ASK, **_GREEDY, **_PLAINLY, "tool_choice": "required",
+                                          "tools": [{"type": "function", **TOOL}]}),
+    "responses, thought first": (RESPONSES, {**_ASK, **_SEEDED}),
 }  # fmt: skip
 
 #: Made anew for each answer.
@@ -128,6 +128,31 @@ def _gather(value: Any, place: tuple[Any, ...], found: dict[tuple[Any, ...], Any
         found[place] = found.get(place, "") + value
     elif value is not None or place not in found:
         found[place] = value
+
+
+def shapes(events: str) -> set[str]:
+    """Of all events: their names, the keys of everything in them, in order, and the kinds of their values. Whether the
+    last one of a choice has something of it is the model's business."""
+    found = set()
+    for block in filter(None, events.split("\n\n")):
+        lines = block.split("\n")
+        data = "".join(line[6:] for line in lines if line.startswith("data: "))
+        found.add(f"{lines[:-1]} {data if data == '[DONE]' else _shape(json.loads(data))}")
+    return found
+
+
+def _shape(value: Any, key: str = "") -> Any:
+    if isinstance(value, dict):
+        if value.get("finish_reason") is not None and "delta" in value:
+            value = {**value, "delta": {}}
+        if key in ("top_logprobs", "schema", "parameters", "input"):
+            return "{}"
+        return [(name, _shape(item, name)) for name, item in value.items()]
+    if isinstance(value, list):
+        return [_shape(value[0], key)] if value and isinstance(value[0], dict) else "[]"
+    if key in ("finish_reason", "stop_reason", "stop_sequence", "status", "type", "object", "role"):
+        return value if key in ("type", "object", "role") else ""
+    return "" if value is None and key in ("logprob",) else type(value).__name__
 
 
 def check(url: str, name: str, **more: Any) -> Made:

@@ -7,7 +7,7 @@ import pytest
 from _pytest.nodeid import NodeId
 
 from harness import Cluster, free_port
-from oneworker import vllm_worker
+from oneworker import one_worker
 from worker.demo import adapters, model_path
 
 
@@ -57,7 +57,7 @@ def demo_adapters() -> dict[str, str]:
 @pytest.fixture(scope="module")
 def vllm_worker_url(tmp_path_factory: pytest.TempPathFactory, demo_adapters: dict[str, str]) -> Iterator[str]:
     """One real vLLM worker without a cluster, as our own engine starts it; its key is `harness.WORKER_KEY`."""
-    with vllm_worker(tmp_path_factory.mktemp("worker"), model_path(), demo_adapters) as url:
+    with one_worker(tmp_path_factory.mktemp("worker"), model_path(), demo_adapters) as url:
         yield url
 
 

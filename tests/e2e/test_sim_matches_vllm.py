@@ -28,6 +28,7 @@ from hypothesis import given, settings
 
 import routed
 from cluster.adapters.validation.tensors import read_header
+from config import replay
 from harness import AS_CLUSTER, WORKER_KEY
 from worker.probe import Target
 from worker.spec import SEATS
@@ -465,6 +466,39 @@ def test_request_id(urls: tuple[str, str], path: str, stream: bool) -> None:
     for _, headers, text in answers:
         assert '-given"' in text
         assert headers.get("X-Request-Id") is None
+
+
+ENVELOPES = [
+    b"[[5, 6]]\n{}", b"[[5], [6]]\n{}", b"[[5], [6], [7]]\n{}", b"[]\n{}", b"[[]]\n{}", b"[[-1]]\n{}",
+    b"[[99999]]\n{}", b"[[1.5]]\n{}", b"[5]\n{}", b"{}\n{}", b"\n{}", b"{}", b"", b"[[5]]\n{bad", b"[[5]]\n",
+    b"[[" + b"5," * 5000 + b"5]]\n{}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("tell", [{}, {replay.TELL: "1"}])
+@pytest.mark.parametrize("body", ENVELOPES, ids=lambda body: repr(body[:20]))
+def test_an_answer_made_again(urls: tuple[str, str], body: bytes, tell: dict[str, str]) -> None:
+    """Or refused in the same way."""
+    asked = {"prompt": "x", "max_tokens": 4, "n": 2, "temperature": 1, "ignore_eos": True}
+    sent = body.removesuffix(b"{}") + json.dumps(asked).encode() if body.endswith(b"\n{}") else body
+    _same(urls, "POST", COMPLETIONS, sent, {"Content-Type": replay.CONTENT_TYPE, **tell})
+
+
+def test_each_tells_of_the_tokens_of_a_stream(urls: tuple[str, str]) -> None:
+    body = {"prompt": ["x", "y"], "messages": USER, "max_tokens": 9, "stream": True, "return_token_ids": True}
+    for path in (COMPLETIONS, CHAT):
+        for url in urls:
+            status, headers, text = _send(url, "POST", path, {**body, "ignore_eos": True}, {replay.TELL: "1"})
+            events, told = replay.take_comments(text.encode())
+            assert (status, headers[replay.TELL]) == (200, "1")
+            shown: dict[int, list[int]] = {}
+            for data in _data(events.decode(), True):
+                for choice in data["choices"]:
+                    shown.setdefault(choice["index"], []).extend(choice.get("token_ids") or ())
+            made: dict[int, list[int]] = {}
+            for choice, ids in told:
+                made.setdefault(choice, []).extend(map(int, ids.split(b",")))
+            assert made == shown and all(len(ids) == 9 for ids in made.values())
 
 
 @pytest.mark.parametrize("stream", [False, True])

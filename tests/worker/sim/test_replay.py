@@ -94,9 +94,6 @@ async def test_what_cannot_be_made_is_refused(sim: Callable[..., Any], tokens: s
 
 
 PARSERS = ("--tool-call-parser", "hermes", "--enable-auto-tool-choice", "--reasoning-parser", "qwen3")
-#: Those of which the simulated worker knows the API.
-KNOWN = [name for name, (path, _) in replaying.CASES.items() if path in (CHAT, COMPLETIONS)]
-
 
 LONGER = {"schema", "tools", "tool", "object", "thinking,"}
 
@@ -110,7 +107,7 @@ async def parsing(sim: Callable[..., Any], tmp_path: Path) -> str:
 
 
 async def test_answers_of_all_kinds_are_made_again(parsing: str) -> None:
-    for name in KNOWN:
+    for name in replaying.CASES:
         # Its tokens are shorter.
         more = {} if LONGER.isdisjoint(name.split()) else {"max_tokens": 250}
         made = await asyncio.to_thread(replaying.check, parsing, name, **more)

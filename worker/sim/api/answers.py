@@ -17,6 +17,10 @@ def body(request: GenerationRequest, identity: Identity, sequences: list[Sequenc
     choices = [make(request, index, sequence) for index, sequence in enumerate(sequences)]
     prompt_tokens = sum(len(prompt.ids) for prompt in request.prompts)
     made = sum(len(sequence.token_ids) for sequence in sequences)
+    details = None
+    if request.guide.counted:
+        thoughts = [len(choice["message"]["reasoning"] or "") for choice in choices]  # a token a letter
+        details = {"reasoning_tokens": sum(thoughts)}
     head = {
         "id": identity.id,
         "object": "chat.completion" if request.chat else "text_completion",
@@ -25,7 +29,7 @@ def body(request: GenerationRequest, identity: Identity, sequences: list[Sequenc
         "choices": choices,
         "service_tier": None,
         "system_fingerprint": FINGERPRINT,
-        "usage": usage(prompt_tokens, made, prompt_tokens_details=None, completion_tokens_details=None),
+        "usage": usage(prompt_tokens, made, prompt_tokens_details=None, completion_tokens_details=details),
     }
     chat_only: dict[str, Any] = {}
     if request.chat:
@@ -69,7 +73,7 @@ def _chat_choice(request: GenerationRequest, index: int, sequence: Sequence) -> 
     reasoning, calls, reason = None, {}, sequence.finish_reason
     if (reader := parser(request.guide)) is not None:
         part = reader.feed(sequence.text, ended=True)
-        reasoning, content, reason = part.reasoning or None, part.content or None, reader.finish(reason)
+        reasoning, content, reason = part.reasoning or None, reader.content(part), reader.finish(reason)
         calls = {"tool_calls": [call.whole() for call in reader.calls]} if reader.calls else {}
     return {
         "index": index,

@@ -37,6 +37,8 @@ def build(worker: Worker) -> web.Application:
     router.add_post("/ping", routes.health)
     router.add_post("/v1/completions", generation.completions)
     router.add_post("/v1/chat/completions", generation.chat_completions)
+    router.add_post("/v1/messages", generation.messages)
+    router.add_post("/v1/responses", generation.responses)
     router.add_post("/invocations", generation.invocations)
     router.add_post("/tokenize", routes.tokenize)
     router.add_post("/detokenize", routes.detokenize)

@@ -1,4 +1,4 @@
-"""``/v1/completions`` and ``/v1/chat/completions``: one request from body to last byte."""
+"""The APIs that make text: one request from body to last byte."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import os
 import socket
 import struct
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, repeat
 from typing import Any
 
@@ -16,11 +17,12 @@ from aiohttp import web
 
 from config import replay
 from worker.engines.replay import envelope
-from worker.sim.api import answers, checks, fields, guided, protocol, sse
+from worker.sim.api import answers, anthropic, checks, fields, guided, protocol, sse
+from worker.sim.api import responses as openai
 from worker.sim.api.protocol import GenerationRequest
 from worker.sim.engine import tokens as vocabulary
 from worker.sim.engine.core import Batch
-from worker.sim.engine.generate import start
+from worker.sim.engine.generate import Sequence, start
 from worker.sim.engine.jobs import Job
 from worker.sim.errors import ApiError, EngineDead
 from worker.sim.faults import Fault
@@ -29,6 +31,23 @@ from worker.sim.worker import Worker
 
 class Reset(Exception):
     """The connection was torn down on purpose; nothing is to be sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """How requests of one kind are answered: in events, or with ``whole``. ``prefix``: how the ids of answers begin;
+    ``id``: this one's, where the request says it."""
+
+    chat: bool
+    prefix: str
+    stream: Callable[[GenerationRequest, sse.Identity], sse.Stream]
+    whole: Callable[[GenerationRequest, sse.Identity, list[Sequence]], dict[str, Any]]
+    id: str | None = None
+
+
+_COMPLETION = Api(False, "cmpl-", sse.CompletionStream, answers.body)
+_CHAT = Api(True, "chatcmpl-", sse.ChatStream, answers.body)
+_MESSAGE = Api(True, "chatcmpl-", anthropic.MessagesStream, anthropic.answer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +61,37 @@ class Asked:
 
 async def completions(request: web.Request) -> web.StreamResponse:
     """POST /v1/completions."""
-    return await _generate(request, await _body(request), chat=False)
+    return await _generate(request, await _body(request), _COMPLETION)
 
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     """POST /v1/chat/completions."""
-    return await _generate(request, await _body(request), chat=True)
+    return await _generate(request, await _body(request), _CHAT)
 
 
 async def invocations(request: web.Request) -> web.StreamResponse:
     """POST /invocations: either of the two, with the model that a header names, never the one in the body."""
     asked = await _body(request)
     asked.body["model"] = request.headers.get("X-Amzn-SageMaker-Adapter-Identifier")
-    return await _generate(request, asked, chat="messages" in asked.body)
+    return await _generate(request, asked, _CHAT if "messages" in asked.body else _COMPLETION)
+
+
+async def messages(request: web.Request) -> web.StreamResponse:
+    """POST /v1/messages: a chat, whose errors have another shape."""
+    asked = await _body(request)
+    body = anthropic.chat(asked.body)
+    try:
+        return await _generate(request, replace(asked, body=body), _MESSAGE)
+    except ApiError as exc:
+        raise anthropic.MessagesError(exc.message, exc.status, exc.kind) from None
+
+
+async def responses(request: web.Request) -> web.StreamResponse:
+    """POST /v1/responses: a chat, whose answer repeats what was asked for."""
+    asked = await _body(request)
+    stream, whole = partial(openai.ResponsesStream, asked=asked.body), partial(openai.answer, asked=asked.body)
+    api = Api(True, "resp_", stream, whole, asked.body.get("request_id"))
+    return await _generate(request, replace(asked, body=openai.chat(asked.body)), api)
 
 
 async def _body(http: web.Request) -> Asked:
@@ -71,9 +108,9 @@ async def _body(http: web.Request) -> Asked:
     return Asked(fields.body_object(raw, kind), first, http.headers.get(replay.TELL) == "1")
 
 
-async def _generate(http: web.Request, asked: Asked, *, chat: bool) -> web.StreamResponse:
+async def _generate(http: web.Request, asked: Asked, api: Api) -> web.StreamResponse:
     worker: Worker = http.app["worker"]
-    body = asked.body
+    body, chat = asked.body, api.chat
     made = protocol.check_fields(body, chat=chat)
     if body.get("stream") and body.get("use_beam_search"):
         raise ApiError("Streaming is not currently supported with beam search")
@@ -89,17 +126,18 @@ async def _generate(http: web.Request, asked: Asked, *, chat: bool) -> web.Strea
     served = worker.settings.served_names[0]
     length, guide = worker.settings.max_model_len, guided.of_request(body, chat, _parsers(worker))
     request = protocol.build(made, chat=chat, max_model_len=length, served=served, guide=guide)
-    identity = sse.Identity(_id(http, request), int(time.time()), model)
+    given = http.headers.get("X-Request-Id") or request.request_id or os.urandom(8).hex()
+    identity = sse.Identity(api.id or f"{api.prefix}{given}", int(time.time()), model)
     rank = worker.adapters.loaded[adapter].rank if adapter else 0
     job = _job(request, worker.voice(model), adapter, rank, asked.first)
     if request.stream:
-        return await _stream(worker, http, request, identity, job, tell=asked.tell)
+        return await _stream(worker, http, request, api.stream(request, identity), job, tell=asked.tell)
     if request.late_error:
         raise request.late_error
     async with aclosing(_with_faults(worker, http, job)) as batches:
         async for _ in batches:
             pass
-    text = sse.dumps(answers.body(request, identity, job.sequences))
+    text = sse.dumps(api.whole(request, identity, job.sequences))
     return web.Response(body=text.encode(), content_type="application/json")
 
 
@@ -128,18 +166,12 @@ def _is_ids(prompt: object) -> bool:
     return isinstance(prompt, int)
 
 
-def _id(http: web.Request, request: GenerationRequest) -> str:
-    given = http.headers.get("X-Request-Id") or request.request_id or os.urandom(8).hex()
-    return f"chatcmpl-{given}" if request.chat else f"cmpl-{given}"
-
-
 async def _stream(
-    worker: Worker, http: web.Request, request: GenerationRequest, identity: sse.Identity, job: Job, *, tell: bool
+    worker: Worker, http: web.Request, request: GenerationRequest, events: sse.Stream, job: Job, *, tell: bool
 ) -> web.StreamResponse:
     headers = {"Content-Type": "text/event-stream; charset=utf-8", **({replay.TELL: "1"} if tell else {})}
     response = web.StreamResponse(headers=headers)
     await response.prepare(http)
-    events = (sse.ChatStream if request.chat else sse.CompletionStream)(request, identity)
     told = sse.Told(tell)
     try:
         if request.late_error:
@@ -155,9 +187,12 @@ async def _stream(
                         out += told.comments(), text
                 if out:
                     await response.write("".join(out).encode())
-        last = events.last()
+        last: str | None = events.last()
     except ApiError as exc:
-        last = exc.event() + sse.DONE
+        last = events.failed(exc)
+    if last is None:
+        tear_down(http)
+        raise Reset
     await response.write((told.comments() + last).encode())
     await response.write_eof()
     return response

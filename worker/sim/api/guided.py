@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from worker.sim.engine import grammar, schemas
@@ -31,14 +31,19 @@ class Parsers:
 @dataclass(frozen=True, slots=True)
 class Guide:
     """``node``: what the answer has to be; ``optional``: or anything else; ``then_free``: and then anything.
-    ``thinks``, ``calls``: what of it is taken out of its text by a parser; ``named``: of one tool, by its name."""
+    ``thinks``, ``calls``: what of it is taken out of its text by a parser; ``parsed``: one reads it, whatever is in it.
+    ``made``: a call was asked for, ``named``: of one tool by its name; ``counted``: it is told how many tokens were
+    thoughts."""
 
     node: Node | None = None
     optional: bool = False
     then_free: bool = False
     thinks: bool = False
     calls: bool = False
+    parsed: bool = False
+    made: bool = False
     named: bool = False
+    counted: bool = False
 
 
 FREE = Guide()
@@ -55,10 +60,13 @@ def of_request(body: Mapping[str, Any], chat: bool, parsers: Parsers) -> Guide:
         thinks = parsers.reasoning and template.get("enable_thinking") is not False
     except (BadPattern, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise invalid(f"Failed to convert the structured outputs: {error}", "structured_outputs") from None
-    node, named = tools if wanted is None else wanted, isinstance(body.get("tool_choice"), Mapping)
-    if thinks:
-        return Guide(sequence(_THINKING, node or EMPTY), False, node is None, True, tools is not None, named)
-    return Guide(node, optional and wanted is None, False, False, tools is not None, named)
+    choice, node = body.get("tool_choice"), tools if wanted is None else wanted
+    guide = Guide(
+        node, optional and wanted is None and not thinks, thinks and node is None, thinks, tools is not None,
+        parsed=parsers.tools or parsers.reasoning, made=tools is not None and not optional,
+        named=isinstance(choice, Mapping), counted=parsers.reasoning,
+    )  # fmt: skip
+    return replace(guide, node=sequence(_THINKING, node or EMPTY)) if thinks else guide
 
 
 def _constraint(body: Mapping[str, Any]) -> Node | None:

@@ -47,14 +47,14 @@ class Part:
 
 def parser(guide: Guide) -> Parser | None:
     """Of one choice; None where nothing is taken out."""
-    return Parser(guide) if guide.thinks or guide.calls else None
+    return Parser(guide) if guide.parsed else None
 
 
 class Parser:
 
     def __init__(self, guide: Guide) -> None:
         self._state = "thinking" if guide.thinks else "text"
-        self._calls_are_read, self._named = guide.calls, guide.named
+        self._calls_are_read, self._named, self._made = guide.calls, guide.named, guide.made
         self._left = ""
         self._depth, self._quoted, self._escaped = 0, False, False
         self.calls: list[MadeCall] = []
@@ -66,6 +66,14 @@ class Parser:
         while self._left and getattr(self, f"_{self._state}")(part, ended):
             pass
         return part
+
+    def content(self, part: Part) -> str | None:
+        """Of a whole answer, of which ``part`` is all: without any it is null, but empty where a call was asked for."""
+        return part.content or ("" if self._made or not (self.calls or part.reasoning) else None)
+
+    @property
+    def thinking(self) -> bool:
+        return self._state == "thinking"
 
     def finish(self, reason: str | None) -> str | None:
         """Why the choice has ended: of its own will after a call, if it was not made to call this tool."""

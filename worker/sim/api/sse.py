@@ -15,6 +15,7 @@ from worker.sim.api.parsing import parser
 from worker.sim.api.protocol import GenerationRequest, Prompt
 from worker.sim.engine.generate import TokenStep
 from worker.sim.engine.tokens import decode
+from worker.sim.errors import ApiError
 
 VERSION = "0.32.0"
 FINGERPRINT = f"vllm-{VERSION}-51301a7e"
@@ -35,7 +36,7 @@ class Identity:
     model: str
 
 
-def usage(prompt_tokens: int, completion_tokens: int, **details: None) -> dict[str, Any]:
+def usage(prompt_tokens: int, completion_tokens: int, **details: dict[str, int] | None) -> dict[str, Any]:
     """A usage object; counts in tokens."""
     total = prompt_tokens + completion_tokens
     counts = {"prompt_tokens": prompt_tokens, "total_tokens": total, "completion_tokens": completion_tokens}
@@ -93,6 +94,10 @@ class Stream:
             return DONE
         body = dumps(usage(sum(self.prompt_tokens), sum(self.made)))
         return f'{self._head}],"usage":{body},"system_fingerprint":"{FINGERPRINT}"}}\n\n{DONE}'
+
+    def failed(self, error: ApiError) -> str | None:
+        """How it ends where ``error`` came in the middle; None: without a word, in the middle of the message."""
+        return error.event() + DONE
 
     def _silent(self, index: int, step: TokenStep) -> bool:
         """vLLM sends nothing while a choice has neither text nor tokens: not even that it was aborted."""
