@@ -19,12 +19,12 @@ from worker.spec import EngineSpec, Slot, WorkerEndpoint
 def one_worker(
     folder: Path, model: Path, adapters: Mapping[str, str], *given: str, engine: str = "vllm", **environ: str
 ) -> Iterator[str]:
-    """Its URL, with ``adapters`` (name: path) loaded. ``given``: flags of a user's."""
+    """Its URL, with ``adapters`` (name: path) loaded. ``given``: flags of a user's; ``environ``: variables in place of
+    those that our engine gives it."""
     port = free_port()
     spec = EngineSpec(engine, str(model), ("demo",), dict(adapters), given, dtype="float32")
-    given_env = inherited_environment() | environ
-    command = base.load(engine).command(spec, WorkerEndpoint(port), WORKER_KEY, Slot(), given_env)
-    handle = spawn(command.argv, env=command.env, cwd=folder, log=folder / "log", run_file=folder / "run")
+    command = base.load(engine).command(spec, WorkerEndpoint(port), WORKER_KEY, Slot(), inherited_environment())
+    handle = spawn(command.argv, env=command.env | environ, cwd=folder, log=folder / "log", run_file=folder / "run")
     url = f"http://127.0.0.1:{port}"
     try:
         poll(lambda: _healthy(url), 240, f"{engine} serves")

@@ -50,13 +50,10 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        # Found before the installed package, and without its entry point.
-        hidden = folder / "hidden" / "clusterctl-0.dist-info"
-        for made in (hidden, folder / "with", folder / "without"):
-            made.mkdir(parents=True)
-        (hidden / "METADATA").write_text("Metadata-Version: 2.1\nName: clusterctl\nVersion: 0\n")
+        for made in (folder / "with", folder / "without"):
+            made.mkdir()
         with one_worker(folder / "with", model_path(), {}) as ours, one_worker(
-            folder / "without", model_path(), {}, PYTHONPATH=str(hidden.parent)
+            folder / "without", model_path(), {}, PYTHONPATH=""
         ) as plain:  # fmt: skip
             kinds = {"without": (plain, False), "unused": (ours, False), "told": (ours, True)}
             seen: dict[str, list[float]] = {kind: [] for kind in kinds}

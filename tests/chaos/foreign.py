@@ -17,11 +17,10 @@ from config.settings import inherited_environment
 from harness import free_port, poll
 from worker.drivers.process import Process, spawn
 from worker.engines import base, key_guard
-from worker.engines.replay import note
 from worker.spec import EngineSpec, Slot, WorkerEndpoint
 
 #: What makes a server ours.
-_OURS = (key_guard.KEY, note.ENABLED)
+_OURS = (key_guard.KEY, "PYTHONPATH")
 
 
 class PlainServer:

@@ -175,7 +175,7 @@ def _environment(spec: EngineSpec, api_key: str, environ: Mapping[str, str]) -> 
         "PYTHONUNBUFFERED": "1",
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
         key_guard.KEY: api_key,
-        note.ENABLED: "1",
+        "PYTHONPATH": note.python_path(environ),
         "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": _KEEP_ALIVE_S,
     }
     if Path(spec.model).is_dir():

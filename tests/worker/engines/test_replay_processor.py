@@ -15,15 +15,10 @@ from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality  # n
 from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsContext  # noqa: E402
 
 from worker.engines.replay import processor  # noqa: E402
-from worker.engines.replay.note import ENABLED, NOTE  # noqa: E402
+from worker.engines.replay.note import NOTE  # noqa: E402
 
 pytestmark = pytest.mark.processes
 WIDTH = 10
-
-
-@pytest.fixture(autouse=True)
-def _enabled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(ENABLED, "1")
 
 
 def _params(note: Any = None) -> SamplingParams:
@@ -90,13 +85,6 @@ def test_a_token_that_was_ruled_out_is_made_all_the_same() -> None:
 def test_what_is_no_note_changes_nothing(note: Any) -> None:
     forced = _first()
     forced.update_state(_update(added=[(0, SimpleNamespace(extra_args={NOTE: note}), [])]))
-    assert _chosen(forced, 1) == [None]
-
-
-def test_other_engines_of_the_environment_follow_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(ENABLED)
-    forced = _first()
-    forced.update_state(_update(added=[(0, _params([3]), [])]))
     assert _chosen(forced, 1) == [None]
 
 

@@ -13,6 +13,7 @@ import pytest
 from config.errors import UsageError
 from worker.engines import flags
 from worker.engines.base import Command
+from worker.engines.replay import note
 from worker.engines.vllm import VllmEngine
 from worker.spec import EngineLog, EngineSpec, Slot, WorkerEndpoint
 
@@ -78,16 +79,17 @@ def test_our_middleware_is_the_outermost() -> None:
     assert argv[-7:-4] == ("--middleware", "theirs.Middleware", "--middleware=other.one")
 
 
-def test_a_worker_is_told_to_follow_notes_and_nothing_about_logits_processors() -> None:
-    """Its own flag would end the start of a classifier, and of a worker with speculative decoding."""
-    made = _command("--logits-processors", "theirs:Processor")
-    assert made.env["CLUSTERCTL_REPLAY"] == "1"
+def test_a_worker_finds_our_logits_processor_by_its_path_and_by_no_flag() -> None:
+    """The flag would end the start of a classifier, and of a worker with speculative decoding; a user's own stays."""
+    made = _command("--logits-processors", "theirs:Processor", environ={"PYTHONPATH": "/theirs"})
     assert flags.values(made.argv, "--logits-processors") == ["theirs:Processor"]
-
-
-def test_one_that_may_be_put_to_sleep_has_the_routes_for_it() -> None:
-    assert "VLLM_SERVER_DEV_MODE" not in _command().env
-    assert _command("--enable-sleep-mode").env["VLLM_SERVER_DEV_MODE"] == "1"
+    ours, *others = made.env["PYTHONPATH"].split(":")
+    (package,) = importlib.metadata.distributions(path=[ours])
+    (point,) = package.entry_points.select(group="vllm.logits_processors")
+    assert point.value == note.PROCESSOR and others == ["/theirs"]
+    assert _command().env["PYTHONPATH"] == ours
+    everywhere = importlib.metadata.entry_points(group="vllm.logits_processors")
+    assert point.value not in {found.value for found in everywhere}, "no other engine of the environment loads it"
 
 
 def test_lora_can_be_switched_off() -> None:

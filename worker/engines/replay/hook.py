@@ -31,7 +31,7 @@ def check(config: Any) -> None:
     """Raises Unable where the engine does not load the processor, by vLLM's own rules (build_logitsprocs)."""
     loaded = {point.value for point in importlib.metadata.entry_points(group="vllm.logits_processors")}
     if PROCESSOR not in loaded:
-        raise Unable("the package's entry points are not installed: pip install it again")
+        raise Unable("its entry point is not on the path of this process")
     if config.model_config.runner_type != "generate":
         raise Unable("this model makes no text")
     if config.speculative_config is not None:

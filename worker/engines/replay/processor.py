@@ -1,21 +1,19 @@
 """In vLLM's engine: makes the tokens of a request's note first, whatever would have been sampled.
 
 All that follows from a token (grammar, penalties, parsers, a seeded generator) goes on as if it had been, as it is
-sampled like any other, from logits that leave no choice. Loaded by the entry point ``vllm.logits_processors``, by
-every vLLM of this environment: it does nothing where `ENABLED` is not set. The engine's two model runners know
-different interfaces (vllm/v1/sample/logits_processor, vllm/v1/worker/gpu/sample/logits_processor) and accept only
-classes of their own: `Forced` is one of both. Of a version that has neither nothing is asked.
+sampled like any other, from logits that leave no choice. Loaded by the entry point in `note.PLUGIN`. The engine's two
+model runners know different interfaces (vllm/v1/sample/logits_processor, vllm/v1/worker/gpu/sample/logits_processor)
+and accept only classes of their own: `Forced` is one of both. Of a version that has neither nothing is asked.
 """
 
 from __future__ import annotations
 
 import importlib
-import os
 from typing import Any
 
 import torch
 
-from worker.engines.replay.note import ENABLED, NOTE
+from worker.engines.replay.note import NOTE
 
 
 def _interface(module: str) -> tuple[type, ...]:
@@ -32,7 +30,6 @@ class Forced(*V1, *V2):  # type: ignore[misc]
     """``state``: what the second interface says of the requests in its slots; of the first one it is the device."""
 
     def __init__(self, vllm_config: Any, state: Any, is_pin_memory: bool | None = None) -> None:
-        self._enabled = os.environ.get(ENABLED) == "1"
         self._prompts: Any = getattr(state, "prompt_len", None)
         #: By row or slot: the tokens of its note and, in the first interface, those made so far (the engine's list).
         self._notes: dict[int, tuple[list[int], list[int]]] = {}
@@ -89,7 +86,7 @@ class Forced(*V1, *V2):  # type: ignore[misc]
             self._notes[place] = (tokens, made)
 
     def _read(self, params: Any) -> list[int] | None:
-        tokens = (getattr(params, "extra_args", None) or {}).get(NOTE) if self._enabled else None
+        tokens = (getattr(params, "extra_args", None) or {}).get(NOTE)
         if isinstance(tokens, list) and tokens and all(type(token) is int for token in tokens):
             return tokens
         return None
