@@ -161,6 +161,25 @@ class ClusterModel(TypedDict):
     adapters: list[str]
 
 
+class ZygoteProcess(TypedDict):
+    """``reason``: why it forks none."""
+
+    name: str
+    pid: int | None
+    ready: bool
+    memory_mb: float
+    restarts: int
+    reason: str
+
+
+class Zygote(TypedDict):
+    """What workers are forked from. ``plain``: why they are not, empty if they are."""
+
+    mode: str
+    plain: str
+    processes: list[ZygoteProcess]
+
+
 class Status(TypedDict):
     """``total_instances`` are wanted, ``running_instances`` ready."""
 
@@ -176,4 +195,5 @@ class Status(TypedDict):
     load_balancer: LoadBalancer
     instances: dict[str, Instance]
     autoscale: NotRequired[Autoscale]
+    zygote: NotRequired[Zygote]
     models: NotRequired[list[ClusterModel]]
