@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.sim.engine import grammar, schemas
-from worker.sim.engine.grammar import NEVER, BadPattern, Node
+from worker.sim.engine.guidance import grammar, schemas
+from worker.sim.engine.guidance.grammar import NEVER, BadPattern, Node
 
 
 def made(node: Node, draw: random.Random) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from worker.sim.api import anthropic, responses
+from worker.sim.api.chats import anthropic, responses
 from worker.sim.errors import ApiError
 
 MESSAGES, RESPONSES = "/v1/messages", "/v1/responses"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from worker.sim.api import logprobs
-from worker.sim.api.parsing import parser
+from worker.sim.api.guidance.parsing import parser
 from worker.sim.api.protocol import GenerationRequest
 from worker.sim.api.sse import FINGERPRINT, Identity, prompt_text, usage
 from worker.sim.engine.generate import Sequence

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from worker.sim.api.guided import Parsers
+from worker.sim.api.guidance.guided import Parsers
 from worker.sim.engine.tokens import MAX_CHARS_PER_TOKEN, VOCAB_SIZE
 from worker.sim.errors import ApiError, invalid
 

@@ -17,8 +17,10 @@ from aiohttp import web
 
 from config import replay
 from worker.engines.replay import envelope
-from worker.sim.api import answers, anthropic, checks, fields, guided, protocol, sse
-from worker.sim.api import responses as openai
+from worker.sim.api import answers, checks, fields, protocol, sse
+from worker.sim.api.chats import anthropic
+from worker.sim.api.chats import responses as openai
+from worker.sim.api.guidance import guided
 from worker.sim.api.protocol import GenerationRequest
 from worker.sim.engine import tokens as vocabulary
 from worker.sim.engine.core import Batch

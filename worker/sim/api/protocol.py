@@ -13,7 +13,7 @@ from typing import Any
 
 from worker.sim.api import checks
 from worker.sim.api.fields import Problems, check_all
-from worker.sim.api.guided import FREE, Guide
+from worker.sim.api.guidance.guided import FREE, Guide
 from worker.sim.api.messages import render
 from worker.sim.api.schema import CHAT, COMPLETION
 from worker.sim.engine import tokens

@@ -11,7 +11,7 @@ from typing import Any
 
 from config import replay
 from worker.sim.api import logprobs
-from worker.sim.api.parsing import parser
+from worker.sim.api.guidance.parsing import parser
 from worker.sim.api.protocol import GenerationRequest, Prompt
 from worker.sim.engine.generate import TokenStep
 from worker.sim.engine.tokens import decode

@@ -10,8 +10,8 @@ import codecs
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 
-from worker.sim.engine import grammar
-from worker.sim.engine.grammar import EMPTY, NEVER, Node
+from worker.sim.engine.guidance import grammar
+from worker.sim.engine.guidance.grammar import EMPTY, NEVER, Node
 from worker.sim.engine.tokens import EOS, PIECES, Context, context
 from worker.sim.errors import internal
 

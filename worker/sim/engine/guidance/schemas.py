@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from worker.sim.engine import grammar
-from worker.sim.engine.grammar import EMPTY, BadPattern, Node, either, one_of, repeated, sequence, text
+from worker.sim.engine.guidance import grammar
+from worker.sim.engine.guidance.grammar import EMPTY, BadPattern, Node, either, one_of, repeated, sequence, text
 
 _LONGEST = 8  # of a string, in characters, and of nothing else that may be longer
 _MOST_ITEMS = 3

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from worker.sim.engine import grammar, schemas
-from worker.sim.engine.grammar import EMPTY, BadPattern, Node, either, one_of, repeated, sequence, text
+from worker.sim.engine.guidance import grammar, schemas
+from worker.sim.engine.guidance.grammar import EMPTY, BadPattern, Node, either, one_of, repeated, sequence, text
 from worker.sim.errors import ApiError, invalid
 
 CALL, CALL_END, THOUGHT = "<tool_call>", "</tool_call>", "</think>"

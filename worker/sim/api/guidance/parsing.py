@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from worker.sim.api.guided import CALL, CALL_END, THOUGHT, Guide
+from worker.sim.api.guidance.guided import CALL, CALL_END, THOUGHT, Guide
 
 _HEAD = re.compile(r'\s*\{"name": "([^"]*)", "arguments": ')
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from worker.sim.api.fields import Problems
-from worker.sim.api.parsing import MadeCall, Parser
+from worker.sim.api.guidance.parsing import MadeCall, Parser
 from worker.sim.api.protocol import GenerationRequest
 from worker.sim.api.sse import Identity, Stream, dumps
 from worker.sim.engine.generate import Sequence, TokenStep

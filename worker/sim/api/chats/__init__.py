@@ -1,0 +1,1 @@
+"""The APIs that are answered by a chat, in shapes of their own."""

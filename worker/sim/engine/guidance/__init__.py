@@ -1,0 +1,1 @@
+"""What an answer may be, byte by byte."""
