@@ -17,10 +17,16 @@ from config.disk import private
 from config.errors import UsageError
 from worker.spec import WorkerSpec
 
+#: Characters of its path at most: what vLLM names its sockets by needs 37 more, of 107.
+_LONGEST = 70
+
 
 def make(spec: WorkerSpec) -> Path | None:
-    """None where it cannot be made, as on a full disk: then the worker uses what everybody does."""
+    """None where it cannot be made, as on a full disk, or would lie too deep: then the worker uses what everybody
+    does."""
     folder = place(spec)
+    if len(os.fsencode(folder)) > _LONGEST:
+        return None
     try:
         private.make(folder.parent)
         private.make(folder)
@@ -38,7 +44,8 @@ def remove(spec: WorkerSpec) -> None:
 
 
 def place(spec: WorkerSpec) -> Path:
-    """Of this start: found again from what a later supervisor knows of it."""
+    """Of this start: found again from what a later supervisor knows of it. No two starts have one number; the name is
+    for people."""
     cluster = hashlib.sha256(os.fsencode(spec.run_file.parent)).hexdigest()[:12]
     ours = Path(tempfile.gettempdir()) / f"clusterctl-{os.geteuid()}-{cluster}"
-    return ours / f"{spec.run_file.name}-{spec.incarnation}"
+    return ours / f"{spec.run_file.name[-16:]}-{spec.incarnation}"

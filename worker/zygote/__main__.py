@@ -18,9 +18,9 @@ def main() -> None:
     # Before anything is imported: who connects meanwhile is answered when that is done.
     listener = listen(Path(path))
     engine = cast(Forkable, importlib.import_module(module))
-    engine.preload()
     with contextlib.suppress(ImportError):
-        importlib.import_module("setproctitle")  # finds the command line in memory; a fork has moved things
+        importlib.import_module("setproctitle").getproctitle()  # finds its place by variables that change later
+    engine.preload()
     request = Zygote(listener, lambda: _obstacle(engine)).serve()
     if request is not None:
         sys.exit(engine.run(request.argv))  # from the outermost frame: its end is that of any interpreter

@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -318,3 +319,13 @@ async def test_asked_to_end_it_ends_and_its_workers_go_on(site: Site) -> None:
     site.zygote.signal(signal.SIGTERM)
     assert await asyncio.to_thread(site.zygote.popen.wait, 10) == 0  # type: ignore[union-attr]
     assert not handle.empty()
+
+
+@pytest.mark.skipif(find_spec("setproctitle") is None, reason="vLLM brings it")
+def test_lists_of_processes_show_its_own_command_and_proc_tells_none_of_the_environment(site: Site) -> None:
+    spec = site.spec()
+    handle = site.start(replace(spec, env={**spec.env, "KEY": "s3cret-of-the-worker"}))
+    site.says(handle)
+    words = Path(f"/proc/{handle.pid}/cmdline").read_text()
+    assert words.startswith(f"{sys.executable} -S -c print('there'") and "worker.zygote" not in words
+    assert "s3cret" not in Path(f"/proc/{handle.pid}/environ").read_text()
