@@ -254,7 +254,8 @@ class Attempt:
         if still <= settings.stall_timeout or self._client.full or transcript.finished:
             return None
         candidates = self._parts.pool.candidates(routed.info.model, {self.backend.id}, now, routed.info.root)
-        if transcript.moves >= settings.migration_limit or not candidates or transcript.hindrance():
+        at_its_limit = transcript.moves >= settings.migration_limit
+        if at_its_limit or not candidates or not transcript.tells_progress or transcript.hindrance():
             return None  # its worker may be hung: the supervisor will tell
         return AttemptFailed(f"no token for {still:.1f} s", Failure.STALLED)
 

@@ -22,6 +22,10 @@ import pytest
 
 import enginedeaths
 import rpccalls
+from chaos import kinds
+from chaos.cases import TOLERANCE, judge, read
+from chaos.oracle import Kind
+from chaos.wire import Answer, Client
 from harness import Cluster, kill, poll
 from simstreams import seen
 from worker.drivers import proc
@@ -224,6 +228,34 @@ def test_killed_workers_leave_no_orphan_and_come_back_and_no_stream_notices(vllm
         assert (after[name]["state"], after[name]["degraded"]) == ("ready", False)
         assert after[name]["restarts"] == before[name]["restarts"] + 1
         assert after[name]["models"] == ["demo", "pirate", "poet"]
+
+
+def test_streams_of_all_kinds_outlive_their_worker(vllm: Cluster) -> None:
+    """Guided output, penalties, seeds, log probabilities, several choices, Messages and Responses: greedy and
+    seeded ones say what they said undisturbed, samples hold what was asked of them."""
+    before = vllm.wait_ready(3, 300)["instances"]
+    asked = [case for case in kinds.make("demo") if "tool" not in case.name and "thinking" not in case.name]
+
+    async def all_at_once(strike: Callable[[], None] | None = None) -> list[Answer]:
+        clients = [Client(vllm.port, quiet=120) for _ in asked]
+        running = asyncio.gather(*(client.ask(case.data) for client, case in zip(clients, asked, strict=True)))
+        if strike is not None:
+            await asyncio.sleep(2.0)  # they take ten
+            strike()
+        answers = await running
+        for client in clients:
+            client.close()
+        return answers
+
+    right = list(zip(*(asyncio.run(all_at_once()) for _ in range(2)), strict=True))
+    answers = asyncio.run(all_at_once(lambda: kill(before["instance_0"]["pid"])))
+    for case, answer, undisturbed in zip(asked, answers, right, strict=True):
+        verdict = judge(case, answer, [read(case, one) for one in undisturbed], TOLERANCE["vllm"])
+        assert verdict.kind is Kind.OK, (case.name, verdict.reason)
+    page = httpx.get(f"{vllm.url}/metrics").text
+    moved = re.findall(r'clusterctl_streams_moved_total{[^}]*way="replay"} (\S+)', page)
+    assert sum(map(float, moved)) >= 1
+    vllm.wait_ready(3, 300)
 
 
 def _name(pid: int) -> str:

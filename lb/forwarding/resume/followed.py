@@ -77,6 +77,11 @@ class FollowedStream:
         return self.done or self.grammar.ended
 
     @property
+    def tells_progress(self) -> bool:
+        """Whether its worker would say something if it made tokens."""
+        return not self.plan.may_be_silent
+
+    @property
     def may_end(self) -> bool:
         """Whether its worker may end it here."""
         return self.finished or self._is_odd

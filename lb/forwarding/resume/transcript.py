@@ -252,6 +252,11 @@ class StreamTranscript:
         return max(0, (self._began or b"").find(b'"delta":'))
 
     @property
+    def tells_progress(self) -> bool:
+        """Whether its worker would say something if it made tokens."""
+        return True
+
+    @property
     def may_end(self) -> bool:
         """Whether its worker may end it here."""
         return self.finished

@@ -57,6 +57,13 @@ class FollowPlan:
             return obstacles.NOT_UNDERSTOOD
         return obstacles.for_good(self.fields)
 
+    @functools.cached_property
+    def may_be_silent(self) -> bool:
+        """Whether a worker may say nothing for long while it makes tokens: a parser may keep a call until it is whole,
+        and thoughts that nobody wants are not told."""
+        fields = self.fields
+        return bool(fields.get("tools") or fields.get("functions")) or fields.get("include_reasoning") is False
+
     @property
     def has_tokens_told(self) -> bool:
         """Whether it has the form of which tokens are told, by choices: of one prompt."""

@@ -12,7 +12,7 @@ from lb.forwarding.resume.point import CannotResume
 
 #: Bytes of events that are kept as they came. Those before them are read, a few at a time, and kept as what they say,
 #: which is a tenth of it.
-_MOST_RAW = 128 * 1024
+_MOST_RAW = 64 * 1024
 
 
 class SentAnswer:

@@ -239,6 +239,22 @@ async def test_one_that_stands_still_is_taken_elsewhere(
         engine.gone.set()
 
 
+async def test_one_whose_parser_waits_for_more_does_not_stand_still(
+    start_balancer: StartBalancer, start_raw: StartRaw
+) -> None:
+    balancer = await start_balancer(stall_timeout=0.2)
+    engines = await started(balancer, start_raw, (20, "stall"))
+    body = {**SAMPLE[CHAT], "tools": [{"type": "function", "function": {"name": "one"}}]}
+    asking = asyncio.create_task(ask(balancer, CHAT, body), name="ask")
+    while not any(engine.stalled.is_set() for engine in engines):
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(1.0)  # longer than any other would be waited for
+    assert sum(len(engine.asked) for engine in engines) == 1
+    for engine in engines:
+        engine.gone.set()
+    seen(CHAT, await asking)
+
+
 async def test_one_that_makes_progress_does_not_stand_still(
     start_balancer: StartBalancer, start_raw: StartRaw
 ) -> None:

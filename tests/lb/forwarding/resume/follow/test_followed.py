@@ -155,7 +155,7 @@ def test_a_response_keeps_its_name() -> None:
 def test_what_was_sent_takes_as_much_memory_as_its_text(path: str) -> None:
     made = followed(path)
     feed(made, stream(path, [tokens("x", 3000)], "x")[:2900])
-    assert made._sent._size <= 160 * 1024
+    assert made._sent._size <= 64 * 1024
     made.again(Way.REPLAY)
     assert made.tokens.count() == len(made.tokens.all()[0]) >= 2800
 
