@@ -51,6 +51,7 @@ def parser(guide: Guide) -> Parser | None:
 
 
 class Parser:
+    """Of one choice. What it reads just now is its state: thoughts, text, the head of a call, arguments, its end."""
 
     def __init__(self, guide: Guide) -> None:
         self._state = "thinking" if guide.thinks else "text"
@@ -70,10 +71,6 @@ class Parser:
     def content(self, part: Part) -> str | None:
         """Of a whole answer, of which ``part`` is all: without any it is null, but empty where a call was asked for."""
         return part.content or ("" if self._made or not (self.calls or part.reasoning) else None)
-
-    @property
-    def thinking(self) -> bool:
-        return self._state == "thinking"
 
     def finish(self, reason: str | None) -> str | None:
         """Why the choice has ended: of its own will after a call, if it was not made to call this tool."""
