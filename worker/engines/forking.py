@@ -17,10 +17,11 @@ _SEEN = ("0.32",)
 _LATE = frozenset({
     "VLLM_API_KEY", "VLLM_CPU_OMP_THREADS_BIND", "OMP_NUM_THREADS", "VLLM_CPU_KVCACHE_SPACE", "CUDA_DEVICE_ORDER",
     "CUDA_VISIBLE_DEVICES", "VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "VLLM_ALLOW_RUNTIME_LORA_UPDATING",
+    "VLLM_ENABLE_V1_MULTIPROCESSING",
 })  # fmt: skip
 
 #: Environment that says how processes are started.
-_OTHERWISE = ("VLLM_WORKER_MULTIPROC_METHOD", "VLLM_ENABLE_V1_MULTIPROCESSING", "RAY_ADDRESS")
+_OTHERWISE = ("VLLM_WORKER_MULTIPROC_METHOD", "RAY_ADDRESS")
 
 #: Flags that change nothing about which processes there are, and what they import.
 _PROVEN = frozenset({

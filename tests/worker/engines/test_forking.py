@@ -31,6 +31,10 @@ def test_workers_of_one_cluster_have_one_zygote_wherever_they_are_bound_and_whoe
     assert _fork() != _fork(HF_HOME="/elsewhere")
 
 
+def test_one_process_less_is_no_other_zygote() -> None:
+    assert _fork(VLLM_ENABLE_V1_MULTIPROCESSING="0") == _fork()
+
+
 def test_the_zygote_is_there_for_the_worker_of_the_command() -> None:
     command = base.load("sim").command(replace(_SPEC, engine="sim"), WorkerEndpoint(9), "s3cret", Slot(), _ENVIRON)
     assert isinstance(command.fork, Fork) and command.fork.unless_asked
