@@ -46,6 +46,13 @@ class LocalDriver:
         logfile.note(spec.log, title)
         if (folder := scratch.make(spec)) is not None:
             spec = replace(spec, env={**spec.env, "TMPDIR": str(folder)})
+        try:
+            return self._start(spec)
+        except OSError:
+            scratch.remove(spec)
+            raise
+
+    def _start(self, spec: WorkerSpec) -> LocalHandle:
         if spec.zygote is not None:
             try:
                 return forked.start(spec.zygote, spec)

@@ -222,9 +222,10 @@ def test_a_start_on_a_full_disk_is_refused_as_any_other_is(site: Site, monkeypat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(run_file, "prepare", full)
+    spec = site.spec()
     with pytest.raises(OSError, match="No space left"):
-        site.driver.start(site.spec(), "its title")
-    assert len(site.failures) == 1
+        site.driver.start(spec, "its title")
+    assert len(site.failures) == 1 and not scratch.place(spec).exists()
 
 
 def test_an_environment_that_is_too_long_for_a_message_is_for_a_plain_start(site: Site) -> None:
