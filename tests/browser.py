@@ -24,7 +24,8 @@ CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
 
 class Page:
-    """What somebody sees and does. Everything is found by CSS selector; waiting has a deadline."""
+    """What somebody sees and does. Everything is found by CSS selector; waiting has a deadline, far off: a browser that
+    shares its processor with clusters can take ten times as long as one that does not."""
 
     def __init__(self, driver: webdriver.Chrome) -> None:
         self.driver = driver
@@ -40,7 +41,7 @@ class Page:
     def js(self, script: str, *arguments: Any) -> Any:
         return self.driver.execute_script(script, *arguments)
 
-    def until(self, look: Callable[[], Any], what: str, timeout: float = 20.0) -> Any:
+    def until(self, look: Callable[[], Any], what: str, timeout: float = 60.0) -> Any:
         def quiet() -> Any:
             with contextlib.suppress(WebDriverException):
                 return look()
@@ -55,11 +56,11 @@ class Page:
         """What can be read there; empty where there is nothing of the kind."""
         return str(self.js("return document.querySelector(arguments[0])?.innerText ?? ''", selector))
 
-    def says(self, selector: str, words: str, timeout: float = 20.0) -> str:
+    def says(self, selector: str, words: str, timeout: float = 60.0) -> str:
         return str(self.until(lambda: words in (t := self.text(selector)) and t, f"{words!r} in {selector}", timeout))
 
     def click(self, selector: str) -> None:
-        self.until(lambda: self.driver.find_element(By.CSS_SELECTOR, selector).click() or True, f"click {selector}", 10)
+        self.until(lambda: self.driver.find_element(By.CSS_SELECTOR, selector).click() or True, f"click {selector}")
 
     def fill(self, selector: str, text: str) -> None:
         field = self.driver.find_element(By.CSS_SELECTOR, selector)
@@ -84,7 +85,7 @@ class Page:
     # dialogs
 
     def asked(self, words: str) -> None:
-        self.until(lambda: self.js("return document.getElementById('dialog').open"), f"it asks about {words!r}", 10)
+        self.until(lambda: self.js("return document.getElementById('dialog').open"), f"it asks about {words!r}")
         assert words in self.text("#dialog-title")
 
     def confirm(self, words: str, **fields: str) -> None:
@@ -93,7 +94,7 @@ class Page:
         for name, value in fields.items():
             self.fill(f"#dialog-{name}", value)
         self.click("#dialog-go")
-        self.until(lambda: not self.js("return document.getElementById('dialog').open"), f"{words!r} is done", 30)
+        self.until(lambda: not self.js("return document.getElementById('dialog').open"), f"{words!r} is done")
 
     def refused(self, words: str, **fields: str) -> str:
         """As `confirm`, where the cluster says no: what it said."""
@@ -146,7 +147,7 @@ def browser() -> Iterator[Page]:
     service = Service(DRIVER, port=free_port(), log_output=subprocess.DEVNULL)
     driver = webdriver.Chrome(options=options, service=service)
     try:
-        driver.set_page_load_timeout(30)
+        driver.set_page_load_timeout(60)
         yield Page(driver)
     finally:
         driver.quit()

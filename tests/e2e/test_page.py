@@ -29,7 +29,7 @@ from harness import Cluster, clusterctl, free_port, kill, poll
 
 # `make test` installs them where it may; where it all has to run, a browser that is missing is a failure.
 pytestmark = [
-    pytest.mark.alone,
+    pytest.mark.timeout(300),
     pytest.mark.skipif(
         not (CHROMIUM and DRIVER) and "CI" not in os.environ, reason="needs chromium and chromedriver"
     ),
@@ -344,7 +344,7 @@ def test_a_model_is_loaded_put_to_sleep_woken_by_a_request_and_unloaded(shown: P
     shown.until(lambda: "Sleep" in acts(), "it may be again")
     shown.click("[aria-label='Sleep second']")
     shown.confirm("Put second to sleep?")
-    shown.until(lambda: of("second", "State") in ("down", "asleep"), "it sleeps", 30)
+    shown.until(lambda: of("second", "State") in ("down", "asleep"), "it sleeps")
     assert cluster.complete("second").status_code == 200
     shown.until(lambda: of("second", "State") == "up", "the request has brought it up")
     shown.click("[aria-label='Unload second']")
@@ -634,7 +634,7 @@ def test_the_last_hour_outlives_page_and_balancer(shown: Page, cluster: Cluster)
     assert sum(tokens for s in after for tokens in s["instances"].values()) > 0, "the engines tell their tokens"
     assert all(i["tokens_total"] > 0 and i["kv_cache_percent"] >= 0 for i in cluster.status()["instances"].values())
     shown.driver.refresh()
-    shown.until(lambda: lines() >= 5, "the lines are there at once", 10)
+    shown.until(lambda: lines() >= 5, "the lines are there")
 
 
 def test_gpus_are_told_with_what_they_do(shown: Page) -> None:
