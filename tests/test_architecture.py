@@ -57,7 +57,7 @@ def _imports() -> dict[str, set[str]]:
     """For each module of ours those that it imports."""
     files = {
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
-        for package in PACKAGES for path in (ROOT / package).rglob("*.py")
+        for package in (*PACKAGES, "demo", "sim") for path in (ROOT / package).rglob("*.py")
     }  # fmt: skip
     found: dict[str, set[str]] = {}
     for name, path in files.items():
