@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from config.models import MODEL_NAME, ModelDefinition
 from config.settings import Settings
-from config.topology import ADAPTER_STATES, MODEL_STATES, STATES, STRATEGIES
+from config.topology import ADAPTER_STATES, STATES, STRATEGIES
 from lb.admin.openapi.parts import (
     COUNT,
     FLAG,
@@ -24,21 +23,21 @@ from lb.admin.openapi.parts import (
     ref,
 )
 from lb.admin.openapi.schemas_keys import KEY_SCHEMAS
+from lb.admin.openapi.schemas_models import MODEL, MODEL_SCHEMAS, MODEL_STATE
 
-_STATE, _MODEL_STATE = one_of(*STATES), one_of(*MODEL_STATES)
+_STATE = one_of(*STATES)
 _ADAPTER_NAME: Json = {"type": "string", "pattern": r"^(?!\.+$)[A-Za-z0-9._-]{1,128}$"}
-_MODEL: Json = {"type": "string", "minLength": 1, "maxLength": 512}
 _ALIAS = question(
     {"sides": {
         "type": "object", "description": "Weights by model", "minProperties": 1, "maxProperties": 16,
-        "propertyNames": _MODEL, "additionalProperties": {"type": "number", "minimum": 0, "maximum": 10**6},
+        "propertyNames": MODEL, "additionalProperties": {"type": "number", "minimum": 0, "maximum": 10**6},
     }},
     shadow=described(FLAG, "The first that is not chosen gets a copy"),
 )  # fmt: skip
 _KEYWORD: Json = {"type": "string", "minLength": 1, "maxLength": 100, "pattern": r"\S"}
 _RULE: Json = {
     **question(
-        {"model": _MODEL}, keywords={**array(_KEYWORD), "maxItems": 200},
+        {"model": MODEL}, keywords={**array(_KEYWORD), "maxItems": 200},
         pattern=described({"type": "string", "maxLength": 500}, "As Rust's regex takes them"),
     ),
     "anyOf": [
@@ -47,7 +46,7 @@ _RULE: Json = {
     ],
 }  # fmt: skip
 _ROUTE = question(
-    {"default": described(_MODEL, "The model where no rule fits")}, rules={**array(_RULE), "maxItems": 100}
+    {"default": described(MODEL, "The model where no rule fits")}, rules={**array(_RULE), "maxItems": 100}
 )
 _VERSION: Json = {"type": "integer", "minimum": 1}
 
@@ -236,35 +235,9 @@ SCHEMAS: Mapping[str, Json] = {
     "ModelCard": answer(
         {"id": TEXT}, object=TEXT, created=WHOLE, owned_by=TEXT, root=or_null(TEXT),
         parent=or_null(TEXT, "Of an adapter: its base model"), max_model_len=or_null(WHOLE),
-        permission=array({"type": "object"}), status=_MODEL_STATE, reason=described(TEXT, "Why it cannot be started"),
+        permission=array({"type": "object"}), status=MODEL_STATE, reason=described(TEXT, "Why it cannot be started"),
     ),
-    "ClusterModels": answer({"models": array(ref("ClusterModel"))}),
-    "ClusterModel": answer({
-        "name": TEXT, "names": described(array(TEXT), "By which clients may call it"), "group": TEXT, "path": TEXT,
-        "engine": TEXT, "state": _MODEL_STATE, "why": described(TEXT, "Of the latest start, if it failed"),
-        "retry_at": or_null(NUMBER, "Seconds since 1970"), "is_default": described(FLAG, "Requests name no model"),
-        "managed": described(FLAG, "It can be unloaded"), "pinned": FLAG, "priority": WHOLE,
-        "idle_timeout": or_null(NUMBER, "Seconds"), "on_demand": FLAG,
-        "strategy": or_null(one_of(*STRATEGIES), "null: as in the whole cluster"),
-        "instances": described(COUNT, "Workers when it is up"), "wanted": described(COUNT, "Workers now"),
-        "ready": COUNT, "min": COUNT, "max": COUNT,
-        "memory_bytes": described(COUNT, "Main memory that its workers are estimated to take; 0 on GPUs"),
-        "gpus": described(array(COUNT), "Those that its workers have"),
-        "swaps": described(COUNT, "How often it was brought up"), "failures": described(COUNT, "Starts, in a row"),
-        "in_flight": COUNT, "waiting": described(COUNT, "Requests that wait until it is up"),
-        "oldest_wait_s": NUMBER, "last_used": or_null(NUMBER, "Seconds since 1970"), "adapters": array(TEXT),
-    }),
-    "ModelChanged": answer({"model": ref("ClusterModel")}),
-    "ModelUnloaded": answer({"model_name": TEXT, "state": TEXT, "adapters": array(TEXT)}),
     "Nothing": question(),
-    "LoadModel": {
-        "type": "object", "required": ["model_name", "model_path"], "additionalProperties": False,
-        "properties": {
-            "model_name": {"type": "string", "pattern": rf"^{MODEL_NAME.pattern}$"}, "model_path": _MODEL,
-            **{name: or_null({key: value for key, value in of.items() if key not in ("title", "default")})
-               for name, of in ModelDefinition.model_json_schema()["properties"].items() if name != "path"},
-        },
-    },
     "Placement": answer({
         "strategy": TEXT,
         "workers": by_name(answer({"slots": or_null(COUNT, "Adapters that it computes at a time, if that is known")})),
@@ -352,4 +325,5 @@ SCHEMAS: Mapping[str, Json] = {
     "RouteChoice": answer({"model": TEXT, "reason": described(TEXT, "The rule that fits, and by what")}),
     "NameChanged": answer({"name": TEXT, "now": {"anyOf": [_ALIAS, _ROUTE, {"type": "null"}]}}),
     **KEY_SCHEMAS,
+    **MODEL_SCHEMAS,
 }  # fmt: skip
