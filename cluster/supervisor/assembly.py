@@ -1,6 +1,8 @@
 """The supervisor's parts, each made with what it uses: one property a part, made when it is first asked for.
 
 Only here do they all meet. Where two need each other, one is given a function that asks for the other later.
+
+Longer than a file should be: it is one list, a few lines a part.
 """
 
 from __future__ import annotations

@@ -77,7 +77,8 @@ def wanted_forks(fleet: Fleet, revisions: Revisions) -> list[Fork | str]:
 
 class Zygotes:
     """``mode``: the setting in force. ``wanted``: what the workers that there should be could be forked from.
-    ``changed`` is called when one is ready, or is not any more."""
+    ``changed`` is called when one is ready, or is not any more. More methods than a class should have: each zygote is
+    started, watched, asked and ended, and adopted or left behind, as the table of all of them says."""
 
     def __init__(
         self, state: StateDir, mode: Callable[[], str], wanted: Callable[[], Iterable[Fork | str]], emit: Emit,
