@@ -236,11 +236,11 @@ def test_streams_of_all_kinds_outlive_their_worker(vllm: Cluster) -> None:
     before = vllm.wait_ready(3, 300)["instances"]
     asked = [case for case in kinds.make("demo") if "tool" not in case.name and "thinking" not in case.name]
 
-    async def all_at_once(strike: Callable[[], None] | None = None) -> list[Answer]:
+    async def all_at_once(strike: Callable[[], None] | None = None, after: float = 0.0) -> list[Answer]:
         clients = [Client(vllm.port, quiet=120) for _ in asked]
         running = asyncio.gather(*(client.ask(case.data) for client, case in zip(clients, asked, strict=True)))
         if strike is not None:
-            await asyncio.sleep(2.0)  # they take ten
+            await asyncio.sleep(after)
             strike()
         answers = await running
         for client in clients:
@@ -248,7 +248,8 @@ def test_streams_of_all_kinds_outlive_their_worker(vllm: Cluster) -> None:
         return answers
 
     right = list(zip(*(asyncio.run(all_at_once()) for _ in range(2)), strict=True))
-    answers = asyncio.run(all_at_once(lambda: kill(before["instance_0"]["pid"])))
+    seconds = max(second.ended - second.began for _, second in right)
+    answers = asyncio.run(all_at_once(lambda: kill(before["instance_0"]["pid"]), seconds / 3))
     for case, answer, undisturbed in zip(asked, answers, right, strict=True):
         verdict = judge(case, answer, [read(case, one) for one in undisturbed], TOLERANCE["vllm"])
         assert verdict.kind is Kind.OK, (case.name, verdict.reason)
