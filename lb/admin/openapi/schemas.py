@@ -24,6 +24,7 @@ from lb.admin.openapi.parts import (
 )
 from lb.admin.openapi.schemas_keys import KEY_SCHEMAS
 from lb.admin.openapi.schemas_models import MODEL, MODEL_SCHEMAS, MODEL_STATE
+from lb.admin.openapi.schemas_why import WHY_SCHEMAS
 
 _STATE = one_of(*STATES)
 _ADAPTER_NAME: Json = {"type": "string", "pattern": r"^(?!\.+$)[A-Za-z0-9._-]{1,128}$"}
@@ -194,25 +195,6 @@ SCHEMAS: Mapping[str, Json] = {
         "requests": COUNT, "prompt_tokens": COUNT, "cached_tokens": described(COUNT, "Those of the prompts that had "
         "been read before"), "completion_tokens": COUNT,
     }, key=TEXT, model=TEXT, day=described(TEXT, "ISO 8601")),
-    "Why": answer({"decisions": array(ref("Decision"))}),
-    "Decision": answer({
-        "request_id": TEXT, "at": described(TEXT, "ISO 8601"), "model": or_null(TEXT), "route": TEXT,
-        "balancer": described(WHOLE, "Process"), "attempts": array(ref("Attempt")),
-        "queued": array(ref("QueueStay")),
-        "outcome": or_null(answer({
-            "status": WHOLE, "error": or_null(TEXT), "time_to_first_token_s": or_null(NUMBER), "duration_s": NUMBER,
-            "completion_tokens": or_null(COUNT),
-        }), "null: it is under way"),
-    }, cached=described(FLAG, "Answered as the same request was before, without a worker")),
-    "QueueStay": answer({
-        "began_s": NUMBER, "waited_s": NUMBER, "ahead": described(COUNT, "Requests of its class that waited already"),
-        "behind": described(or_null(TEXT), "The key whose turn it was, if it was not its own"),
-    }, model=described(TEXT, "The model that was not up")),
-    "Attempt": answer({
-        "instance": TEXT, "incarnation": COUNT, "began_s": NUMBER, "strategy": or_null(TEXT), "reason": TEXT,
-        "candidates": array(answer({"instance": TEXT}, score=NUMBER, terms=by_name(NUMBER))),
-    }, scored_by=described(TEXT, "What the scores measure"), ended_s=NUMBER, failed=TEXT, cause=TEXT,
-    continued=described(TEXT, "How its stream went on elsewhere: tokens, replay, compare, again")),
     "AdapterOnInstance": answer({
         "state": one_of(*ADAPTER_STATES), "version": or_null(_VERSION), "reason": TEXT,
     }),
@@ -326,4 +308,5 @@ SCHEMAS: Mapping[str, Json] = {
     "NameChanged": answer({"name": TEXT, "now": {"anyOf": [_ALIAS, _ROUTE, {"type": "null"}]}}),
     **KEY_SCHEMAS,
     **MODEL_SCHEMAS,
+    **WHY_SCHEMAS,
 }  # fmt: skip

@@ -249,7 +249,7 @@ class FollowedStream:
         else:
             self.tokens.begin_again()
         self.made_here = False
-        if sent or self._follower is not None:
+        if not self._sent.is_empty or self._follower is not None:
             self._follower, self.straight = AnswerFollower(self.grammar, sent), None
         body = self._body(named)
         return replay.body(self.tokens.all(), body) if way is Way.REPLAY else body

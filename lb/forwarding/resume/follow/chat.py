@@ -19,9 +19,24 @@ from lb.forwarding.resume.follow.choices import ChoiceGrammar
 
 
 class ChatGrammar(ChoiceGrammar):
+    """Who speaks is said once for each choice; some servers repeat it with each event, however many those are."""
+
+    def __init__(self, choices: int = 1, usage: bool = False) -> None:
+        super().__init__(choices, usage)
+        self._roles: set[object] = set()
+
+    def note(self, event: Event) -> None:
+        super().note(event)
+        self._roles.update(
+            choice.get("index", 0) for choice in event["choices"] if (choice.get("delta") or {}).get("role")
+        )
+
     def _choice(self, choice: Event, take: Take) -> Event | None:
         index, delta = choice.get("index", 0), choice.get("delta") or {}
-        left = {key: rest for key, value in delta.items() if value and (rest := _field(index, key, value, take))}
+        left = {
+            key: rest for key, value in delta.items()
+            if value and (key != "role" or index not in self._roles) and (rest := _field(index, key, value, take))
+        }  # fmt: skip
         logprobs, ids = _logprobs(index, choice.get("logprobs"), take), choices.ids(choice, take)
         ends = choices.finish(choice, take)
         if not (left or logprobs or ids or ends):
@@ -40,7 +55,9 @@ def _field(index: int, key: str, value: Any, take: Take) -> Any:
     if key == "tool_calls":
         calls = (_call(index, at, call, take) for at, call in enumerate(value))
         return [call for call in calls if call is not None]
-    if isinstance(value, str) and key != "role":
+    if key == "role":
+        return value
+    if isinstance(value, str):
         return rest_of_text(take(TextAtom(lane, key, value)))
     return value if take(MarkAtom(lane, json_key(value))) is not None else None
 

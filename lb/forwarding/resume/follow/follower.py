@@ -23,14 +23,9 @@ class AnswerFollower:
         self._at: dict[Hashable, tuple[int, int]] = {}  # in each lane: an atom, and how much of it has come again
         self.ids: dict[str, str] = {}
 
-    @property
-    def is_through(self) -> bool:
-        """All that was sent has come again."""
-        return not self._lanes
-
     def follow(self, event: Event) -> Event | None:
         """What the client is sent of it, as an event of its own stream; None for nothing. Raises Differs."""
-        left = event if self.is_through else self._grammar.walk(event, self._take)
+        left = self._grammar.walk(event, self._take)
         return None if left is None else self._grammar.adopt(left, self.ids)
 
     def _take(self, atom: Atom) -> Atom | None:

@@ -17,17 +17,18 @@ _MOST_RAW = 64 * 1024
 
 class SentAnswer:
     """Events are kept by reference and read once the stream has broken, which hardly any does; of a long one the first
-    are read before, so that it takes no more memory than its text."""
+    are read before, so that it takes no more memory than its text. ``is_empty``: nothing has been sent."""
 
     def __init__(self, grammar: Grammar) -> None:
         self._grammar = grammar
         self._raw: deque[bytes] = deque()
         self._size = 0
         self._lanes: dict[Hashable, list[_MergedAtoms]] = {}
-        self._is_understood = True
+        self._is_understood = self.is_empty = True
 
     def add(self, chunks: Sequence[bytes]) -> None:
         """Whole events, in HTTP chunks or not, in the order in which they were sent."""
+        self.is_empty = self.is_empty and not chunks
         self._raw += chunks
         self._size += sum(map(len, chunks))
         early: list[bytes] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -194,3 +195,20 @@ def test_comments_are_cut_out_of_whole_chunks(said: list[tuple[int, str]]) -> No
     singly = b"".join(frame(one + event) for one, event in zip(told, events, strict=True))
     for coming in (together, singly):
         assert passes(coming, payload_of(coming)) in (frame(b"".join(events)), coming)
+
+
+def test_a_server_may_say_with_each_event_who_speaks() -> None:
+    """As many as there are of them, which are others the next time."""
+    made, ids = followed(CHAT, seed=1), [tokens("x", COUNT)]
+
+    def repeated(name: str, **given: Any) -> list[tuple[bytes, bytes]]:
+        coming = stream(CHAT, ids, name, **given)
+        return [(told, event.replace(b'"delta":{', b'"delta":{"role":"assistant",')) for told, event in coming[1:]]
+
+    out = feed(made, repeated("x")[:9], tells=False)
+    made.again(Way.COMPARE)
+    again = feed(made, repeated("xy", sizes=[4] * 9), tells=False)
+    assert b'"role"' in out and b'"role"' not in again
+    assert b"".join(re.findall(rb'"content":"([^"]*)"', out + again)) == b"".join(
+        re.findall(rb'"content":"([^"]*)"', b"".join(event for _, event in stream(CHAT, ids, "x")))
+    )
