@@ -69,6 +69,7 @@ async def _one(fault: Fault, traffic: Load | None) -> None:
     if fault.problem:
         await fault.arena.repair(fault.patience)
     if traffic is not None:
+        await traffic.idle()
         traffic.go()
 
 

@@ -117,7 +117,7 @@ class Load:
     ) -> None:
         self._port, self._right, self._engine, self._seed = port, reference.right, engine, seed
         self._note, self._was_lost, self._quiet = note, was_lost, _QUIET[engine]
-        self._stopping = False
+        self._stopping, self._asking = False, 0
         self._open = asyncio.Event()
         self._open.set()
 
@@ -140,6 +140,12 @@ class Load:
         """Finish what runs, and begin nothing new until `go`."""
         self._open.clear()
 
+    async def idle(self) -> None:
+        """Returns when what had begun is over: whoever loses two workers while it is alone there is taken for the
+        cause, and rightly so."""
+        while self._asking:
+            await asyncio.sleep(0.1)
+
     def go(self) -> None:
         self._open.set()
 
@@ -147,7 +153,9 @@ class Load:
         client = Client(self._port, self._quiet)
         while await self._open.wait() and not self._stopping:
             case = chooser.choice(cases)
+            self._asking += 1
             answer = await client.ask(case.data)
+            self._asking -= 1
             verdict = asked.judge(case, answer, self._right[case], TOLERANCE[self._engine])
             lost = verdict.kind is Kind.FAILED and answer.problem.startswith("connection") and self._was_lost(answer)
             hit = answer.ended if verdict.kind is Kind.OK else min(answer.ended, (answer.last or answer.began) + _LAG)
