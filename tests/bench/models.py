@@ -47,8 +47,8 @@ class Part:
 
 
 class Bench:
-    def __init__(self, session: aiohttp.ClientSession, engine: str) -> None:
-        self._session = session
+    def __init__(self, session: aiohttp.ClientSession, engine: str, args: str) -> None:
+        self._session, self._args = session, args
         self._path, self._tokens, self._rate = _LOADS[engine]
 
     async def part(self, part: Part, seconds: float, changing: bool) -> None:
@@ -78,7 +78,7 @@ class Bench:
         part.failed += not whole
 
     async def _change(self, part: Part, until: float) -> None:
-        body = {"model_name": "other", "model_path": self._path}
+        body = {"model_name": "other", "model_path": self._path, "args": self._args}
         while time.monotonic() < until:
             while await self._ask("POST", "/v1/models/load", body) == 409:  # what is left of it goes
                 await asyncio.sleep(0.02)
@@ -92,11 +92,11 @@ class Bench:
             return answer.status
 
 
-async def measure(cluster: Cluster, engine: str, rounds: int, seconds: float) -> dict[str, list[Part]]:
+async def measure(cluster: Cluster, engine: str, args: str, rounds: int, seconds: float) -> dict[str, list[Part]]:
     """By part, a `Part` a round."""
     found: dict[str, list[Part]] = {name: [] for name in _PARTS}
     async with aiohttp.ClientSession(cluster.url) as session:
-        bench = Bench(session, engine)
+        bench = Bench(session, engine, args)
         await bench.part(Part(), 3.0, changing=True)  # warm
         for _ in range(rounds):
             for name, parts in found.items():
@@ -110,17 +110,18 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("engines", nargs="*", default=list(_LOADS))
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each part of a round")
+    parser.add_argument("--args", default="", help="flags of the engine, for both models")
     given = parser.parse_args(argv)
     print("| engine | part | answers | failed | came and went | p50 (ms) | p99 (ms) | p99 beside quiet |")
     print("|---" * 8 + "|")
     for engine in given.engines:
         with tempfile.TemporaryDirectory() as folder:
             cluster = Cluster(Path(folder), free_port())
-            models = {"served": {"path": _LOADS[engine][0], "on_demand": False}}
+            models = {"served": {"path": _LOADS[engine][0], "on_demand": False, "args": given.args}}
             try:
                 up = cluster.up("--engine", engine, CLUSTERCTL_MODELS=json.dumps(models))
                 assert up.returncode == 0, up.stderr
-                found = asyncio.run(measure(cluster, engine, given.rounds, given.seconds))
+                found = asyncio.run(measure(cluster, engine, given.args, given.rounds, given.seconds))
             finally:
                 cluster.close()
         for name, parts in found.items():

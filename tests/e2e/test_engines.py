@@ -19,8 +19,8 @@ pytestmark = [pytest.mark.processes, pytest.mark.timeout(240)]
 
 _FRANCE: list[Any] = [{"role": "user", "content": "The capital of France is"}]
 
-#: The end of the demo model's answers is made impossible: one that goes on.
-_ENDLESS: dict[str, Any] = {"max_tokens": 1900, "logit_bias": {"2": -100}, "temperature": 0}
+#: The end of the demo model's answers is made impossible: one that goes on. A sample, which nobody can make again.
+_ENDLESS: dict[str, Any] = {"max_tokens": 1900, "logit_bias": {"2": -100}, "temperature": 1}
 
 
 #: Models by the engine of their workers.

@@ -100,14 +100,17 @@ def test_a_killed_worker_costs_its_streams_nothing(several: Cluster, model: str)
     assert found == undisturbed
 
 
-def test_a_stream_that_cannot_go_on_ends_in_an_error_that_says_so(several: Cluster) -> None:
-    """transformers tells no ids of tokens; its worker is back for the next request, which waits for it."""
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_a_stream_of_which_no_tokens_are_told_is_made_again_if_it_is_greedy_or_ends_in_an_error(
+    several: Cluster, temperature: int
+) -> None:
+    """Of transformers; its worker is back for the next request, which waits for it."""
     under_way, lines = threading.Event(), []
     body = {
-        "model": "plain", "messages": QUESTION, "max_tokens": 1900, "stream": True, "temperature": 0,
+        "model": "plain", "messages": QUESTION, "max_tokens": 200, "stream": True, "temperature": temperature,
         "logit_bias": {"2": -100},  # the end of an answer is made impossible
     }  # fmt: skip
-    before = several.instance("plain/instance_0")["pid"]
+    before = several.wait_ready(6, 60)["instances"]["plain/instance_0"]["pid"]
 
     def read() -> None:
         with (
@@ -124,7 +127,26 @@ def test_a_stream_that_cannot_go_on_ends_in_an_error_that_says_so(several: Clust
         assert under_way.wait(60)
         kill(before)
         reading.result()
-    assert any('"error"' in line for line in lines[-4:]) and "data: [DONE]" not in lines
+    whole, broken = "data: [DONE]" in lines, any('"error"' in line for line in lines[-4:])
+    assert (whole, broken) == ((True, False) if temperature == 0 else (False, True))
     answer = several.complete("plain", max_tokens=3)
     assert answer.status_code == 200, answer.text
     assert several.instance("plain/instance_0")["pid"] != before
+
+
+def test_vectors_and_ranks_come_from_a_model_that_makes_them(several: Cluster) -> None:
+    """Beside those that make text; it is ready when it has made a vector."""
+    body = {
+        "model_name": "vectors", "model_path": "demo", "engine": "vllm",
+        "args": "--runner pooling --convert embed --enforce-eager --max-model-len 512",
+    }  # fmt: skip
+    assert several.post("/v1/models/load", body).status_code == 202
+    client = openai.OpenAI(base_url=f"{several.url}/v1", api_key="none", max_retries=0, timeout=200)
+    made = client.embeddings.create(model="vectors", input=["a ship", "the sea"], encoding_format="float")
+    assert [len(entry.embedding) for entry in made.data] == [128, 128]
+    asked = {"model": "vectors", "query": "a ship", "documents": ["the sea", "a ship"]}
+    ranked = several.post("/v1/rerank", asked).json()["results"]
+    assert [entry["document"]["text"] for entry in ranked] == ["a ship", "the sea"]
+    assert several.complete("vectors").status_code in (400, 404), "it makes no text"
+    assert several.complete("demo").status_code == 200
+    assert several.ask("DELETE", "/v1/models/vectors").status_code == 202
