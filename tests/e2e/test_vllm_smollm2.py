@@ -54,7 +54,7 @@ def test_json_has_the_form_of_its_schema_and_tools_are_called_as_they_are_descri
     form = {"type": "json_schema", "json_schema": {"name": "city", "schema": _CITY}}
     found = json.loads(str(client.chat.completions.create(**asked, response_format=form).choices[0].message.content))
     assert found["city"] == "Paris" and isinstance(found["large"], bool) and len(found) == 2
-    tool: Any = {"type": "function", "function": {"name": "look_up", "parameters": _CITY}}
+    tool: Any = {"type": "function", "function": {"name": "look_up", "parameters": _CITY, "strict": True}}
     said = client.chat.completions.create(**asked, tools=[tool], tool_choice="required").choices[0].message
     assert said.tool_calls
     call: Any = said.tool_calls[0]

@@ -584,12 +584,12 @@ class Life(RuleBasedStateMachine):
 
         def expected(action: Action) -> bool:
             match action:
+                case Drain(id=n) | Stop(id=n) | Kill(id=n) | Sweep(id=n) | Retire(id=n) if n in dismissed:
+                    return True
                 case Kill() | Sweep():  # repeated until the process is seen to be gone
                     return action in actions
                 case Start(id=name) | Wake(id=name):
                     return bool(freed & set(_gpus(name)))
-                case Drain(id=name) | Stop(id=name) | Retire(id=name) if name in dismissed:
-                    return True
                 case Stop(id=name) | Sleep(id=name):
                     return name in drained
                 case Exit():
