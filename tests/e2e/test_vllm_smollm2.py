@@ -49,14 +49,8 @@ def test_it_knows_what_it_is_asked_streamed_or_not(client: openai.OpenAI) -> Non
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == said.message.content
 
 
-def test_json_has_the_form_of_its_schema_and_tools_are_called_as_they_are_described(client: openai.OpenAI) -> None:
+def test_json_has_the_form_of_its_schema(client: openai.OpenAI) -> None:
     asked: dict[str, Any] = {"model": "smol", "messages": _FRANCE, "temperature": 0, "max_tokens": 120}
     form = {"type": "json_schema", "json_schema": {"name": "city", "schema": _CITY}}
     found = json.loads(str(client.chat.completions.create(**asked, response_format=form).choices[0].message.content))
     assert found["city"] == "Paris" and isinstance(found["large"], bool) and len(found) == 2
-    tool: Any = {"type": "function", "function": {"name": "look_up", "parameters": _CITY, "strict": True}}
-    said = client.chat.completions.create(**asked, tools=[tool], tool_choice="required").choices[0].message
-    assert said.tool_calls
-    call: Any = said.tool_calls[0]
-    assert call.function.name == "look_up"
-    assert json.loads(call.function.arguments).keys() == {"city", "large"}

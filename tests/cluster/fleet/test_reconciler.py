@@ -592,6 +592,8 @@ class Life(RuleBasedStateMachine):
                     return bool(freed & set(_gpus(name)))
                 case Stop(id=name) | Sleep(id=name):
                     return name in drained
+                case Drain():  # one that is kept out by hand is done with as soon as it is started
+                    return Start in done and any(True for _ in self.world.fleet.intent.cordons)
                 case Exit():
                     return Retire in done or self.world.exited
                 case _:
