@@ -192,9 +192,9 @@ async def _started(driver: Driver, spec: WorkerSpec, title: str) -> Handle:
 
 
 def _failed_to_start(instance: Instance) -> bool:
-    """Whether its last start came to nothing by itself: then the next one is plain, whatever the reason was."""
+    """Whether it never got ready, and that by itself: then its next start is plain, whatever the reason was."""
     end = instance.last_exit
-    if end is None or instance.history.early == 0:
+    if end is None or instance.ready_at is not None or instance.history.early == 0:
         return False
     killed = end["signal"] == signal.SIGKILL or (end["signal"], end["code"]) == (None, None)  # as far as is known
     return instance.failure is not None or not killed

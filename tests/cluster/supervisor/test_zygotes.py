@@ -268,6 +268,7 @@ def test_who_is_forked(mode: str, fork: Fork | str, why: str) -> None:
         (lambda i: None, False), (lambda i: setattr(i, "failure", "not ready within 9 s"), True),
         (lambda i: i.last_exit.update(signal=None, code=1), True),
         (lambda i: i.last_exit.update(signal=None), False),
+        (lambda i: (i.last_exit.update(signal=None, code=0), setattr(i, "ready_at", 5.0)), False),
         (lambda i: setattr(i, "history", History()), False), (lambda i: setattr(i, "last_exit", None), False),
     ],
 )  # fmt: skip
