@@ -17,6 +17,8 @@ from typing import IO, Any, BinaryIO, NoReturn
 
 import yaml
 
+from config.errors import UsageError
+
 #: Bytes and nodes of a settings file, and of a file that lists adapters. Two thousand adapters take 20,000 nodes.
 SETTINGS_BYTES, SETTINGS_NODES = 1 << 20, 50_000
 
@@ -55,6 +57,19 @@ def read_text(path: Path, most: int = SETTINGS_BYTES) -> str:
     OSError, Unfit, UnicodeDecodeError."""
     with path.open("rb") as stream:
         return read(stream, most).decode("utf-8-sig")
+
+
+def read_given(path: Path, most: int = SETTINGS_BYTES) -> str:
+    """As `read_text`, of a file that somebody has named: raises UsageError with one line that names it."""
+    try:
+        return read_text(path, most)
+    except OSError as error:
+        why = error.strerror
+    except UnicodeDecodeError:
+        why = "not a UTF-8 text file"
+    except Unfit as error:
+        why = str(error)
+    raise UsageError(f"{path}: {why}", exit_code=2)
 
 
 def measure(raw: bytes, values: int = VALUES) -> None:

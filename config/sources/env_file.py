@@ -31,14 +31,7 @@ _FINDERS = frozenset({"CLUSTERCTL_ENV_FILE", "CLUSTERCTL_CONFIG"})
 
 def read(path: Path) -> dict[str, str]:
     """The variables in ``path``. Raises UsageError that names file, line and what is wrong."""
-    try:
-        text = bounded.read_text(path)
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}", exit_code=2) from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{path}: not a UTF-8 text file", exit_code=2) from None
-    except bounded.Unfit as error:
-        raise UsageError(f"{path}: {error}", exit_code=2) from None
+    text = bounded.read_given(path)
     found: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), 1):
         try:

@@ -13,12 +13,9 @@ from config.errors import UsageError
 
 def read_mapping(path: Path) -> dict[Any, Any]:
     """The keys and values of a YAML file; none of an empty one. Raises UsageError naming file and line."""
+    text = bounded.read_given(path)
     try:
-        data = yaml.load(bounded.read_text(path), Loader=bounded.BoundedLoader)
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}", exit_code=2) from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{path}: not a UTF-8 text file", exit_code=2) from None
+        data = yaml.load(text, Loader=bounded.BoundedLoader)
     except bounded.Unfit as error:
         raise UsageError(f"{path}: {error}", exit_code=2) from None
     except yaml.MarkedYAMLError as error:

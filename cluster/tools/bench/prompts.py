@@ -54,14 +54,7 @@ def read_prompts(path: Path) -> list[BenchPrompt]:
     """JSON objects with `prompt` or `messages` and perhaps `output_tokens`, one a line in a file named .jsonl and in
     one list in a file named .json, where they may also be conversations as ShareGPT has them; in any other file one
     text a line. Raises UsageError naming file and line."""
-    try:
-        text = bounded.read_text(path, _MOST)
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}", exit_code=2) from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{path}: not a UTF-8 text file", exit_code=2) from None
-    except bounded.Unfit as error:
-        raise UsageError(f"{path} {error}", exit_code=2) from None
+    text = bounded.read_given(path, _MOST)
     if path.suffix == ".json":
         return _array(str(path), _json(str(path), text))
     lines = text.split("\n")
