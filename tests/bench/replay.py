@@ -1,4 +1,5 @@
-"""What it costs a worker of vLLM that answers can be made again in it, while none is: tokens a second with and without.
+"""What it costs a worker of vLLM that answers can be made again in it, while none is: processor time a token, with and
+without, and tokens a second, which other work on the machine disturbs.
 
 Two workers of the demo model, measured by turns: one as the cluster starts it, and one whose engine finds no logits
 processor of ours. The streams of each round are asked for once plainly and once with their tokens told.
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import statistics
 import sys
 import tempfile
@@ -17,6 +19,7 @@ import time
 from pathlib import Path
 
 import httpx
+import psutil
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1])]
 
@@ -26,6 +29,28 @@ from oneworker import one_worker  # noqa: E402
 from worker.demo import model_path  # noqa: E402
 
 TOKENS, STREAMS = 100, 8
+
+
+def processor_seconds(folder: Path) -> float:
+    """Of all processes of the worker that was started in ``folder``, since their starts."""
+    log = folder / "log"
+    (leader,) = [pid for pid in psutil.pids() if _writes(pid, log) and _session(pid) == pid]
+    times = [psutil.Process(pid).cpu_times() for pid in psutil.pids() if _session(pid) == leader]
+    return sum(each.user + each.system for each in times)
+
+
+def _session(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return None
+
+
+def _writes(pid: int, log: Path) -> bool:
+    try:
+        return Path(f"/proc/{pid}/fd/1").samefile(log)
+    except OSError:
+        return False
 
 
 async def speed(url: str, tell: bool) -> float:
@@ -55,17 +80,21 @@ def main() -> None:
         with one_worker(folder / "with", model_path(), {}) as ours, one_worker(
             folder / "without", model_path(), {}, PYTHONPATH=""
         ) as plain:  # fmt: skip
-            kinds = {"without": (plain, False), "unused": (ours, False), "told": (ours, True)}
-            seen: dict[str, list[float]] = {kind: [] for kind in kinds}
+            kinds = {"without": (plain, False, folder / "without"), "unused": (ours, False, folder / "with"),
+                     "told": (ours, True, folder / "with")}  # fmt: skip
+            speeds: dict[str, list[float]] = {kind: [] for kind in kinds}
+            costs: dict[str, list[float]] = {kind: [] for kind in kinds}
             for number in range(rounds + 1):
-                for kind, (url, tell) in kinds.items():
+                for kind, (url, tell, where) in kinds.items():
+                    before = processor_seconds(where)
                     found = asyncio.run(speed(url, tell))
                     if number:  # the first one warms up
-                        seen[kind].append(found)
-    base = statistics.median(seen["without"])
-    for kind, values in seen.items():
-        print(f"{kind}: {statistics.median(values):.0f} tokens/s ({min(values):.0f} to {max(values):.0f}), "
-              f"{statistics.median(values) / base:.3f} of without")  # fmt: skip
+                        speeds[kind].append(found)
+                        costs[kind].append((processor_seconds(where) - before) * 1e6 / TOKENS / STREAMS)
+    for kind in kinds:
+        cost, base = statistics.median(costs[kind]), statistics.median(costs["without"])
+        print(f"{kind}: {cost:.0f} µs of a processor a token ({min(costs[kind]):.0f} to {max(costs[kind]):.0f}), "
+              f"{cost / base:.3f} of without; {statistics.median(speeds[kind]):.0f} tokens/s")  # fmt: skip
 
 
 if __name__ == "__main__":
