@@ -196,7 +196,10 @@ class Zygotes:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(_EVERY_S)
-            self._renew(await asyncio.to_thread(fingerprint.installed))
+            before = self._installed
+            found = await asyncio.to_thread(fingerprint.installed)
+            if self._installed == before:  # a start may have looked meanwhile, and later than this
+                self._renew(found)
             self._look()
 
     def _renew(self, installed: str) -> None:
