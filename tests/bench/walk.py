@@ -7,6 +7,7 @@ nearest of ours on the stack. ``-v`` lists them.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import sys
 import tempfile
@@ -47,7 +48,7 @@ def _file(frame: FrameType) -> str:
     return name[len(_LB) :] if name.startswith(_LB) else ""
 
 
-async def main() -> None:
+async def main(listed: bool) -> None:
     tracer = Tracer()
     with tempfile.TemporaryDirectory() as folder:
         one = inside.Inside(True, 1, Path(folder), connections=1)
@@ -57,7 +58,7 @@ async def main() -> None:
         sys.setprofile(None)
         await one.close()
     print(f"a streamed chat request: {len(tracer.files)} files, crossed {tracer.crossings.total()} times")
-    if "-v" in sys.argv:
+    if listed:
         for file in sorted(tracer.files):
             print(f"  {file}")
         for (caller, by, callee, function), count in sorted(tracer.crossings.items()):
@@ -65,4 +66,6 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("-v", action="store_true", help="list files and crossings")
+    asyncio.run(main(parser.parse_args().v))

@@ -10,6 +10,7 @@ finds nothing yet.
 
 from __future__ import annotations
 
+import argparse
 import dis
 import json
 import os
@@ -88,7 +89,7 @@ def traced(process: subprocess.Popen[bytes], out: Path, happens: Callable[[], ob
     return {(a, b, c, d): count for a, b, c, d, count in found}
 
 
-def main() -> None:
+def main(listed: bool) -> None:
     import httpx
 
     from harness import environment, free_port, poll
@@ -127,7 +128,7 @@ def main() -> None:
                 walk = {k: count for k, count in traced(process, out, happens).items() if k not in idle}
                 files = {file for caller, _, callee, _ in walk for file in (caller, callee)}
                 print(f"{what}: {len(files)} files, crossed {sum(walk.values())} times at {len(walk)} places")
-                if "-v" in sys.argv:
+                if listed:
                     for crossing, count in sorted(walk.items()):
                         print(f"  {count:3} {crossing[0]}:{crossing[1]} -> {crossing[2]}:{crossing[3]}")
                 poll(ready, 60, "three workers")
@@ -144,4 +145,6 @@ if __name__ == "__main__":
 
         command_line()
     else:
-        main()
+        parser = argparse.ArgumentParser(description=__doc__)
+        parser.add_argument("-v", action="store_true", help="list the crossings")
+        main(parser.parse_args().v)
