@@ -8,11 +8,14 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import math
+import os
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
+from config.disk import private
 from config.errors import UsageError
 from config.topology import Capabilities
 from worker.engines import flags, forking, key_guard
@@ -180,7 +183,21 @@ def _environment(spec: EngineSpec, api_key: str, environ: Mapping[str, str]) -> 
     }
     if Path(spec.model).is_dir():
         env.setdefault("HF_HUB_OFFLINE", "1")
+    if (kept := _kept_kernels()) is not None:
+        env.setdefault("TORCHINDUCTOR_CACHE_DIR", kept)
     return env
+
+
+def _kept_kernels() -> str | None:
+    """Where torch finds again what it compiled: on a processor the kernel that ranks log probabilities, at the first
+    request for them, for which the engine stands still for 7 s and more. By itself it looks in the temporary folder, of
+    which each start has one of its own. None where there can be no folder that is our user's alone, as it is code."""
+    folder = Path(tempfile.gettempdir()) / f"clusterctl-{os.geteuid()}-kernels"
+    try:
+        private.make(folder)
+    except (OSError, UsageError):
+        return None
+    return str(folder)
 
 
 def _eager(given: Sequence[str]) -> list[str]:

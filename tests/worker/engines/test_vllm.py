@@ -225,3 +225,17 @@ def test_the_package_tells_its_kind_and_version(
 
     monkeypatch.setattr(importlib.metadata, "version", look_up)
     assert (VllmEngine().is_cpu_package, VllmEngine().version) == (cpu, version)
+
+
+def test_what_torch_compiles_is_found_by_the_next_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    def told(**environ: str) -> str | None:
+        slot, endpoint = Slot(cores=((0,),)), WorkerEndpoint(9001)
+        return VllmEngine().command(SPEC, endpoint, "key", slot, environ).env.get("TORCHINDUCTOR_CACHE_DIR")
+
+    first = told()
+    assert first and Path(first).parent == tmp_path and told() == first
+    assert told(TORCHINDUCTOR_CACHE_DIR="/x") == "/x"
+    Path(first).chmod(0o777)
+    assert told() is None, "it is code, and would be anybody's"
