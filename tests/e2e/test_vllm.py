@@ -60,7 +60,7 @@ def test_streams_say_the_same_as_plain_answers(client: openai.OpenAI) -> None:
         plain = _ask(client, model).choices[0].message.content
         chunks = list(_ask(client, model, stream=True))
         assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == plain
-        assert len(chunks) > 5
+        assert len(chunks) > 2, "in parts; how many tokens one has is the engine's"
 
 
 def test_completions_and_errors_come_through(vllm: Cluster, client: openai.OpenAI) -> None:
@@ -144,9 +144,14 @@ async def test_over_grpc_text_comes_as_it_is_made_and_a_cancelled_call_frees_its
 def test_plan_counts_the_cache_as_the_engine_does(vllm: Cluster) -> None:
     """`clusterctl plan` says of the demo model, with the 1 GiB of cache that it has here, what vLLM says itself."""
     planned = json.loads(vllm.run("plan", "--memory", "24", "--cpu-kv-gib", "1", "--json").stdout)["kv"]
-    metrics = httpx.get(f"{vllm.url}/metrics").text
-    told = [line for line in metrics.splitlines() if line.startswith("vllm:cache_config_info{")]
-    assert len(told) == 3
+    vllm.wait_ready(3, 300)
+
+    def of_all() -> list[str] | None:
+        lines = httpx.get(f"{vllm.url}/metrics").text.splitlines()
+        told = [line for line in lines if line.startswith("vllm:cache_config_info{")]
+        return told if len(told) == 3 else None
+
+    told = poll(of_all, 30, "all three have told their metrics")
     for line in told:
         values = dict(re.findall(r'(\w+)="([^"]*)"', line))
         assert int(values["num_gpu_blocks"]) == planned["blocks"]
