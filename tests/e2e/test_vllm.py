@@ -58,9 +58,14 @@ def test_base_and_adapters_answer_each_in_its_own_way(client: openai.OpenAI) -> 
 def test_streams_say_the_same_as_plain_answers(client: openai.OpenAI) -> None:
     for model in BEGINNINGS:
         plain = _ask(client, model).choices[0].message.content
-        chunks = list(_ask(client, model, stream=True))
-        assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == plain
-        assert len(chunks) > 2, "in parts; how many tokens one has is the engine's"
+        longest = 0
+        for _ in range(5):  # on a busy machine the engine puts many tokens into one event
+            chunks = list(_ask(client, model, stream=True))
+            assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == plain
+            longest = max(longest, len(chunks))
+            if longest > 5:
+                break
+        assert longest > 5
 
 
 def test_completions_and_errors_come_through(vllm: Cluster, client: openai.OpenAI) -> None:
