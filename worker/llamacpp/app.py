@@ -15,7 +15,7 @@ from worker.llamacpp.answers import dumps
 from worker.llamacpp.engine import LlamaEngine
 from worker.llamacpp.generation import ENGINE, FINGERPRINT, body_of
 from worker.sim.api import messages
-from worker.sim.api.fields import Check, Problems, boolean, check_all, integer, list_of, string
+from worker.sim.api.fields import Check, boolean, checked, integer, list_of, string
 from worker.sim.errors import ApiError
 from worker.spec import SEATS
 
@@ -107,21 +107,10 @@ _TOKENIZE: dict[str, tuple[Check, bool]] = {
 }  # fmt: skip
 
 
-def _checked(body: dict[str, Any], table: dict[str, tuple[Check, bool]], needed: tuple[str, ...]) -> dict[str, Any]:
-    problems = Problems()
-    made = check_all(body, table, problems)
-    for name in needed:
-        if name not in body:
-            problems.note("missing", f"body.{name}", "Field required", body)
-    if problems:
-        raise problems.error()
-    return made
-
-
 async def tokenize(request: web.Request) -> web.Response:
     """POST /tokenize: a prompt or messages."""
     engine, body = request.app[ENGINE], await body_of(request)
-    made = _checked(body, _TOKENIZE, () if "messages" in body else ("prompt",))
+    made = checked(body, _TOKENIZE, () if "messages" in body else ("prompt",))
     engine.resolve(made.get("model"))
     if "prompt" in body:
         ids = await engine.native.ids_of(made["prompt"], made.get("add_special_tokens", True))
@@ -137,14 +126,14 @@ async def detokenize(request: web.Request) -> web.Response:
     """POST /detokenize: special tokens are shown."""
     engine = request.app[ENGINE]
     table: dict[str, tuple[Check, bool]] = {"model": (string, True), "tokens": (list_of(integer, least=0), False)}
-    made = _checked(await body_of(request), table, ("tokens",))
+    made = checked(await body_of(request), table, ("tokens",))
     engine.resolve(made.get("model"))
     return _json({"prompt": await engine.native.text_of(made["tokens"])})
 
 
 async def load_lora_adapter(request: web.Request) -> web.Response:
     """POST /v1/load_lora_adapter."""
-    made = _checked(await body_of(request), {"lora_name": (string, False), "lora_path": (string, False)},
+    made = checked(await body_of(request), {"lora_name": (string, False), "lora_path": (string, False)},
                     ("lora_name", "lora_path"))  # fmt: skip
     await request.app[ENGINE].load(made["lora_name"], made["lora_path"])
     return web.Response(text=f"Success: LoRA adapter '{made['lora_name']}' added successfully.")
@@ -152,6 +141,6 @@ async def load_lora_adapter(request: web.Request) -> web.Response:
 
 async def unload_lora_adapter(request: web.Request) -> web.Response:
     """POST /v1/unload_lora_adapter."""
-    made = _checked(await body_of(request), {"lora_name": (string, False)}, ("lora_name",))
+    made = checked(await body_of(request), {"lora_name": (string, False)}, ("lora_name",))
     await request.app[ENGINE].unload(made["lora_name"])
     return web.Response(text=f"Success: LoRA adapter '{made['lora_name']}' removed successfully.")

@@ -7,7 +7,7 @@ the converted value or adds to the list of problems; the first problem names the
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from pydantic_core import SchemaValidator, ValidationError, core_schema
@@ -122,6 +122,20 @@ def check_all(body: Mapping[str, Any], table: Mapping[str, tuple[Check, bool]], 
             continue
         value = body[name]
         made[name] = None if value is None and nullable else check(value, f"body.{name}", problems)
+    return made
+
+
+def checked(
+    body: Mapping[str, Any], table: Mapping[str, tuple[Check, bool]], needed: Collection[str]
+) -> dict[str, Any]:
+    """As `check_all`, where those ``needed`` have to be there. Raises ApiError (400) with all that is wrong."""
+    problems = Problems()
+    made = check_all(body, table, problems)
+    for name in needed:
+        if name not in body:
+            problems.note("missing", f"body.{name}", "Field required", body)
+    if problems:
+        raise problems.error()
     return made
 
 

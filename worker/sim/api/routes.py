@@ -10,7 +10,7 @@ from typing import Any
 from aiohttp import web
 
 from worker.sim.api import fields, messages, sse
-from worker.sim.api.fields import Problems, boolean, check_all, integer, list_of, string
+from worker.sim.api.fields import Problems, boolean, check_all, checked, integer, list_of, string
 from worker.sim.engine import tokens
 from worker.sim.engine.metrics import CONTENT_TYPE
 from worker.sim.errors import ApiError, internal
@@ -177,15 +177,7 @@ async def unload_lora_adapter(request: web.Request) -> web.Response:
 
 
 def _lora_fields(body: dict[str, Any], needed: tuple[str, ...]) -> dict[str, Any]:
-    problems = Problems()
-    table = {**dict.fromkeys(needed, (string, False)), "load_inplace": (boolean, False)}
-    made = check_all(body, table, problems)
-    for name in needed:
-        if name not in body:
-            problems.note("missing", f"body.{name}", "Field required", body)
-    if problems:
-        raise problems.error()
-    return made
+    return checked(body, {**dict.fromkeys(needed, (string, False)), "load_inplace": (boolean, False)}, needed)
 
 
 def _text(text: str) -> web.Response:
