@@ -13,10 +13,10 @@ from typing import Any
 from worker.sim.engine.child import EngineCore
 from worker.sim.engine.core import TokenEngine
 from worker.sim.engine.costs import PROFILES
-from worker.sim.engine.jobs import Timing
 from worker.sim.engine.lora import Adapters
 from worker.sim.engine.metrics import SimMetrics
 from worker.sim.engine.places import Places, Schedule
+from worker.sim.engine.requests import Timing
 from worker.sim.engine.shared_batch import SharedBatch
 from worker.sim.errors import ApiError, unknown_model
 from worker.sim.faults import Fault, FaultBox

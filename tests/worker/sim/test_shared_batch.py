@@ -15,8 +15,8 @@ from worker.sim.engine.batch import BatchEngine, BatchJob
 from worker.sim.engine.core import TokenEngine
 from worker.sim.engine.costs import H100_8B
 from worker.sim.engine.generate import SamplingParams, start
-from worker.sim.engine.jobs import Job
 from worker.sim.engine.metrics import SimMetrics
+from worker.sim.engine.requests import EngineRequest
 from worker.sim.engine.shared_batch import SharedBatch
 
 PACE = 0.25
@@ -30,12 +30,13 @@ def engine(interval: int = 1) -> tuple[TokenEngine, SharedBatch]:
     return TokenEngine(batch, metrics, None), batch
 
 
-def job(prompt: list[int], output: int, adapter: str | None = None, n: int = 1) -> Job:
+def job(prompt: list[int], output: int, adapter: str | None = None, n: int = 1) -> EngineRequest:
     params = SamplingParams(output, ignore_eos=True)
-    return Job([start("demo", prompt, params) for _ in range(n)], [prompt], n, "demo", adapter, RANKS[adapter])
+    sequences = [start("demo", prompt, params) for _ in range(n)]
+    return EngineRequest(sequences, [prompt], n, "demo", adapter, RANKS[adapter])
 
 
-async def times(of: TokenEngine, asked: Job, at: float = 0.0) -> list[float]:
+async def times(of: TokenEngine, asked: EngineRequest, at: float = 0.0) -> list[float]:
     """When each token came, in the machine's seconds."""
     loop = asyncio.get_running_loop()
     if at:

@@ -25,7 +25,7 @@ from worker.sim.api.protocol import GenerationRequest
 from worker.sim.engine import tokens as vocabulary
 from worker.sim.engine.core import Batch
 from worker.sim.engine.generate import Sequence, start
-from worker.sim.engine.jobs import Job
+from worker.sim.engine.requests import EngineRequest
 from worker.sim.errors import ApiError, EngineDead
 from worker.sim.faults import Fault
 from worker.sim.worker import Worker
@@ -145,7 +145,7 @@ async def _generate(http: web.Request, asked: Asked, api: Api) -> web.StreamResp
 
 def _job(
     request: GenerationRequest, model: str, adapter: str | None, rank: int, first: envelope.Tokens
-) -> Job:
+) -> EngineRequest:
     pairs = zip(request.prompts, request.sampling, strict=True)
     choices = [(prompt, params, index) for prompt, params in pairs for index in range(request.n)]
     try:
@@ -154,7 +154,7 @@ def _job(
         raise ApiError(str(exc)) from None
     forced = chain(first, repeat([]))
     sequences = [start(model, prompt.ids, params, next(forced), index) for prompt, params, index in choices]
-    return Job(sequences, [prompt.ids for prompt in request.prompts], request.n, model, adapter, rank)
+    return EngineRequest(sequences, [prompt.ids for prompt in request.prompts], request.n, model, adapter, rank)
 
 
 def _parsers(worker: Worker) -> guided.Parsers:
@@ -169,7 +169,7 @@ def _is_ids(prompt: object) -> bool:
 
 
 async def _stream(
-    worker: Worker, http: web.Request, request: GenerationRequest, events: sse.Stream, job: Job, *, tell: bool
+    worker: Worker, http: web.Request, request: GenerationRequest, events: sse.Stream, job: EngineRequest, *, tell: bool
 ) -> web.StreamResponse:
     headers = {"Content-Type": "text/event-stream; charset=utf-8", **({replay.TELL: "1"} if tell else {})}
     response = web.StreamResponse(headers=headers)
@@ -200,7 +200,7 @@ async def _stream(
     return response
 
 
-async def _with_faults(worker: Worker, http: web.Request, job: Job) -> AsyncGenerator[Batch, None]:
+async def _with_faults(worker: Worker, http: web.Request, job: EngineRequest) -> AsyncGenerator[Batch, None]:
     """The steps of the job, and what goes wrong after so many of them."""
     sent = 0
     poison = worker.faults.poison(job.prompts, time.monotonic())
@@ -212,7 +212,7 @@ async def _with_faults(worker: Worker, http: web.Request, job: Job) -> AsyncGene
             await _hit(worker, http, job, sent, poison)
 
 
-async def _hit(worker: Worker, http: web.Request, job: Job, sent: int, poison: Fault | None) -> None:
+async def _hit(worker: Worker, http: web.Request, job: EngineRequest, sent: int, poison: Fault | None) -> None:
     if poison is not None and sent >= (poison.after_chunks or 0):
         worker.act(poison)
         await worker.engine.death.wait()  # which its API server hears of a moment later

@@ -11,9 +11,9 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from worker.sim.engine.generate import TokenStep
-from worker.sim.engine.jobs import Job
 from worker.sim.engine.metrics import SimMetrics
 from worker.sim.engine.places import Schedule
+from worker.sim.engine.requests import EngineRequest
 from worker.sim.errors import EngineDead, queue_full
 
 Batch = list[tuple[int, TokenStep]]
@@ -25,7 +25,7 @@ class TokenEngine:
     def __init__(self, schedule: Schedule, metrics: SimMetrics, max_queued: int | None) -> None:
         self._places, self._metrics, self._max_queued = schedule, metrics, max_queued
         self._stalled = 0
-        self._jobs: set[Job] = set()
+        self._jobs: set[EngineRequest] = set()
         self.dead = False
         self.draining = False
         self.hanging = False
@@ -42,7 +42,7 @@ class TokenEngine:
             self._metrics.rejected.inc()
             raise queue_full()
 
-    async def run(self, job: Job) -> AsyncGenerator[Batch, None]:
+    async def run(self, job: EngineRequest) -> AsyncGenerator[Batch, None]:
         """The steps of a job, a list of (choice, step) at a time; close the iterator to abort."""
         if self.dead:
             raise EngineDead
@@ -59,7 +59,7 @@ class TokenEngine:
         finally:
             self._leave(job)
 
-    async def _steps(self, job: Job) -> AsyncGenerator[Batch, None]:
+    async def _steps(self, job: EngineRequest) -> AsyncGenerator[Batch, None]:
         now = asyncio.get_running_loop().time
         arrived = now()
         await self._admit(job)
@@ -84,7 +84,7 @@ class TokenEngine:
                 yield batch
             due = self._places.next_due(job, due)
 
-    async def _wait(self, job: Job, until: float | None) -> None:
+    async def _wait(self, job: EngineRequest, until: float | None) -> None:
         """Sleep until the loop's time ``until`` (None: until woken) and, if it hangs, as long as it hangs."""
         loop = asyncio.get_running_loop()
         if until is not None and until <= loop.time():
@@ -98,7 +98,7 @@ class TokenEngine:
         if job.error:
             raise job.error
 
-    async def _sleep(self, job: Job, timer: asyncio.TimerHandle | None) -> None:
+    async def _sleep(self, job: EngineRequest, timer: asyncio.TimerHandle | None) -> None:
         job.waker = asyncio.get_running_loop().create_future()
         try:
             await job.waker
@@ -107,7 +107,7 @@ class TokenEngine:
             if timer is not None:
                 timer.cancel()
 
-    async def stall(self, job: Job) -> None:
+    async def stall(self, job: EngineRequest) -> None:
         """Stand still until the engine dies or the caller is cancelled."""
         begun = job in self._jobs
         self._jobs.add(job)  # one that has not begun hears of the engine's end too
@@ -120,7 +120,7 @@ class TokenEngine:
             if not begun:
                 self._jobs.discard(job)
 
-    def abort(self, job: Job) -> None:
+    def abort(self, job: EngineRequest) -> None:
         """End a job with finish reason ``abort`` at its next step."""
         job.aborted = True
         job.wake()
@@ -148,7 +148,7 @@ class TokenEngine:
         self.draining = True
         self.hang(on=True)
 
-    async def _admit(self, job: Job) -> None:
+    async def _admit(self, job: EngineRequest) -> None:
         self._places.enter(job)
         self._schedule()
         while not job.granted:
@@ -158,7 +158,7 @@ class TokenEngine:
         if not self.hanging:
             self._places.schedule()
 
-    def _leave(self, job: Job) -> None:
+    def _leave(self, job: EngineRequest) -> None:
         self._jobs.discard(job)
         self._places.leave(job)
         if job.open and not job.error and not self.hanging:
@@ -167,10 +167,10 @@ class TokenEngine:
         if not self._jobs:
             self.idle.set()
 
-    def _abort(self, job: Job) -> Batch:
+    def _abort(self, job: EngineRequest) -> Batch:
         return [(i, s.abort()) for i, s in enumerate(job.sequences) if s.finish_reason is None]
 
-    def _finish(self, job: Job, index: int, queued: float, prefill: float, decode: float) -> None:
+    def _finish(self, job: EngineRequest, index: int, queued: float, prefill: float, decode: float) -> None:
         job.open -= 1
         self._places.ended(job, index)
         sequence = job.sequences[index]
@@ -184,7 +184,7 @@ class TokenEngine:
         name = "time_to_first_token_seconds" if first else "inter_token_latency_seconds"
         self._metrics.histograms[name].observe(since)
 
-    def _count_prompt(self, job: Job) -> None:
+    def _count_prompt(self, job: EngineRequest) -> None:
         limit = job.sequences[0].params.max_tokens
         for prompt, cached in zip(job.prompts, self._places.cached(job), strict=True):
             self._metrics.started(len(prompt), cached, job.n, limit)

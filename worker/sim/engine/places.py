@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from worker.sim.engine.jobs import Job, PrefixCache, Timing
 from worker.sim.engine.metrics import SimMetrics
+from worker.sim.engine.requests import EngineRequest, PrefixCache, Timing
 
 # Tokens the imagined KV cache holds.
 _KV_TOKENS = 1 << 18
@@ -23,25 +23,25 @@ class Schedule(Protocol):
     @property
     def queued(self) -> int: ...
 
-    def enter(self, job: Job) -> None:
+    def enter(self, job: EngineRequest) -> None:
         """It waits from now on, until it is ``granted``."""
 
-    def cached(self, job: Job) -> list[int]:
+    def cached(self, job: EngineRequest) -> list[int]:
         """Of each prompt the tokens that need not be read; asked once it is granted."""
 
-    def first_due(self, job: Job) -> float | None:
+    def first_due(self, job: EngineRequest) -> float | None:
         """When to ask what it `made`; None: it is woken."""
 
-    def next_due(self, job: Job, last: float | None) -> float | None:
+    def next_due(self, job: EngineRequest, last: float | None) -> float | None:
         """The time after ``last``."""
 
-    def made(self, job: Job) -> list[int]:
+    def made(self, job: EngineRequest) -> list[int]:
         """For each new token the index of its sequence."""
 
-    def ended(self, job: Job, index: int) -> None:
+    def ended(self, job: EngineRequest, index: int) -> None:
         """One of its sequences is finished."""
 
-    def leave(self, job: Job) -> None:
+    def leave(self, job: EngineRequest) -> None:
         """It gives back what it has, or is not to wait any more."""
 
     def schedule(self) -> None:
@@ -56,7 +56,7 @@ class Schedule(Protocol):
     def drop(self, adapter: str) -> None:
         """It is unloaded."""
 
-    def update_gauges(self, jobs: Iterable[Job]) -> None:
+    def update_gauges(self, jobs: Iterable[EngineRequest]) -> None:
         """Write the state of batch and queue into the metrics; ``jobs`` are all that have begun."""
 
 
@@ -70,7 +70,7 @@ class Places:
         self._metrics, self._max_num_seqs, self._max_loras = metrics, max_num_seqs, max_loras
         self._timing, self._slowness, self._cache = timing, slowness, PrefixCache()
         self.running = 0
-        self.waiting: list[Job] = []
+        self.waiting: list[EngineRequest] = []
         self._adapters: Counter[str] = Counter()
         self._loras_seen: tuple[list[str], list[str]] = ([], [])
 
@@ -78,22 +78,22 @@ class Places:
     def queued(self) -> int:
         return sum(job.open for job in self.waiting)
 
-    def enter(self, job: Job) -> None:
+    def enter(self, job: EngineRequest) -> None:
         self.waiting.append(job)
 
-    def cached(self, job: Job) -> list[int]:
+    def cached(self, job: EngineRequest) -> list[int]:
         return [self._cache.read(job.model, prompt) for prompt in job.prompts]
 
-    def first_due(self, job: Job) -> float | None:
+    def first_due(self, job: EngineRequest) -> float | None:
         return asyncio.get_running_loop().time() + self._timing.ttft_s * self._slowness()
 
-    def next_due(self, job: Job, last: float | None) -> float | None:
+    def next_due(self, job: EngineRequest, last: float | None) -> float | None:
         return max(asyncio.get_running_loop().time(), (last or 0.0) + self._timing.itl_s * self._slowness())
 
-    def made(self, job: Job) -> list[int]:
+    def made(self, job: EngineRequest) -> list[int]:
         return [index for index, sequence in enumerate(job.sequences) if sequence.finish_reason is None]
 
-    def ended(self, job: Job, index: int) -> None:
+    def ended(self, job: EngineRequest, index: int) -> None:
         self.running -= 1
 
     def hang(self, on: bool) -> None:
@@ -120,7 +120,7 @@ class Places:
             job.wake()
         self._note_loras()
 
-    def leave(self, job: Job) -> None:
+    def leave(self, job: EngineRequest) -> None:
         if not job.granted:
             self.waiting.remove(job)
             return
@@ -128,7 +128,7 @@ class Places:
         if job.adapter is not None:
             self._adapters[job.adapter] -= 1
 
-    def update_gauges(self, jobs: Iterable[Job]) -> None:
+    def update_gauges(self, jobs: Iterable[EngineRequest]) -> None:
         gauges = self._metrics.gauges
         deferred = [job for job in self.waiting if self._deferred(job)]
         gauges["num_requests_running"].set(self.running)
@@ -140,7 +140,7 @@ class Places:
         used += sum(len(s.token_ids) for job in jobs for s in job.sequences)
         gauges["kv_cache_usage_perc"].set(min(1.0, used / _KV_TOKENS))
 
-    def _deferred(self, job: Job) -> bool:
+    def _deferred(self, job: EngineRequest) -> bool:
         new = job.adapter is not None and not self._adapters[job.adapter]
         return new and len(+self._adapters) >= self._max_loras
 

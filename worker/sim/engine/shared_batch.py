@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from worker.sim.engine.batch import BatchEngine, BatchJob
 from worker.sim.engine.costs import BLOCK, EngineCosts
-from worker.sim.engine.jobs import Job
 from worker.sim.engine.metrics import SimMetrics
+from worker.sim.engine.requests import EngineRequest
 
 #: A timer may come so many seconds early, by rounding.
 _EARLY = 1e-9
@@ -40,7 +40,7 @@ class SharedBatch:
         self._batch = BatchEngine(costs, slots, places, _ignore, _ignore, most_steps=interval)
         self._clock = _PacedTime(pace)
         self._pace, self._slowness = pace, slowness
-        self._jobs: dict[Job, list[_Computed]] = {}
+        self._jobs: dict[EngineRequest, list[_Computed]] = {}
         self._number = self._preempted = 0
         self._hanging = False
         self._timer: asyncio.TimerHandle | None = None
@@ -55,7 +55,7 @@ class SharedBatch:
 
     # a request
 
-    def enter(self, job: Job) -> None:
+    def enter(self, job: EngineRequest) -> None:
         now = self._now()
         computed = self._jobs[job] = []
         for index, sequence in enumerate(job.sequences):
@@ -66,16 +66,16 @@ class SharedBatch:
             self._batch.submit(one, now)
         self._go_on()
 
-    def cached(self, job: Job) -> list[int]:
+    def cached(self, job: EngineRequest) -> list[int]:
         return [each.job.cached for each in self._jobs[job][:: job.n]]
 
-    def first_due(self, job: Job) -> float | None:
+    def first_due(self, job: EngineRequest) -> float | None:
         return 0.0 if any(map(self._new, self._jobs[job])) else None
 
-    def next_due(self, job: Job, last: float | None) -> float | None:
+    def next_due(self, job: EngineRequest, last: float | None) -> float | None:
         return self.first_due(job)
 
-    def made(self, job: Job) -> list[int]:
+    def made(self, job: EngineRequest) -> list[int]:
         found = []
         for index, each in enumerate(self._jobs[job]):
             new = self._new(each)
@@ -83,12 +83,12 @@ class SharedBatch:
             found += [index] * new
         return found
 
-    def ended(self, job: Job, index: int) -> None:
+    def ended(self, job: EngineRequest, index: int) -> None:
         each = self._jobs[job][index]
         each.told = each.job.made
         self._cancel([each])
 
-    def leave(self, job: Job) -> None:
+    def leave(self, job: EngineRequest) -> None:
         self._cancel(self._jobs.pop(job))
 
     def _new(self, each: _Computed) -> int:
@@ -154,7 +154,7 @@ class SharedBatch:
 
     # what is shown
 
-    def update_gauges(self, jobs: Iterable[Job]) -> None:
+    def update_gauges(self, jobs: Iterable[EngineRequest]) -> None:
         gauges, batch = self._metrics.gauges, self._batch
         full = len(batch.active) >= self._slots
         lines = batch.lines.by_adapter.items()

@@ -22,7 +22,7 @@ class Timing:
 
 
 @dataclass(slots=True, eq=False)
-class Job:
+class EngineRequest:
     """One request in the engine: its sequences go step by step together."""
 
     sequences: list[Sequence]
