@@ -24,7 +24,7 @@ class _Commands(click.Group):
         "scale": "running.operate", "strategy": "running.operate", "restart": "running.operate",
         "drain": "running.planned", "apply": "running.planned", "key": "running.keys", "audit": "running.audit",
         "weight": "running.operate", "usage": "running.usage",
-        "logs": "running.operate", "events": "running.events", "why": "running.why", "lora": "workload.lora",
+        "logs": "running.operate", "events": "running.events", "why": "running.why", "lora": "workload.lora.command",
         "chat": "workload.chat", "infer": "workload.infer", "bench": "workload.bench", "ui": "running.ui",
         "config": "lifecycle.settings", "doctor": "lifecycle.doctor", "plan": "lifecycle.sizing",
         "state": "lifecycle.state", "alias": "running.names", "route": "running.names", "model": "running.models",

@@ -1,0 +1,1 @@
+"""`lora`: adapters, from where they come from to a cluster that serves them."""

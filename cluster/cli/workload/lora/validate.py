@@ -1,0 +1,50 @@
+"""`lora validate`: an adapter checked as a cluster would, without one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cluster.cli.arguments import AbsolutePath
+from cluster.cli.render import say
+from cluster.cli.workload.lora.shared import no_effect_option, path_argument, say_unchecked, size_text
+from config.errors import UsageError
+
+#: ``--max-lora-rank`` of a cluster that is told nothing, where no adapter needs more.
+_USUAL_RANK = 16
+
+
+@click.command("validate")
+@path_argument
+@click.option(
+    "--model", type=AbsolutePath(), help="The base model's folder; without one, the demo model."
+)
+@click.option(
+    "--max-lora-rank", default=_USUAL_RANK, show_default=True, type=click.IntRange(1), help="Highest rank to accept."
+)
+@no_effect_option
+def validate(path: Path, model: Path | None, max_lora_rank: int, allow_no_effect: bool) -> int:
+    """Check the adapter in folder PATH as a cluster would before it loads it. No cluster is needed."""
+    from cluster.adapters.validation import engine_side  # they read models: not for every start of the command line
+    from cluster.adapters.validation import files as adapter_files
+    from worker.demo import MODEL_NAME, model_path
+    from worker.spec import EngineSpec
+
+    if model and not model.is_dir():
+        raise click.UsageError(f"--model {model}: no such folder")
+    served, base_path = (str(model), model) if model else (MODEL_NAME, model_path())
+    base = adapter_files.read_base(str(base_path))
+    side = engine_side.read(EngineSpec(engine="vllm", model=str(base_path), served_names=(served,)))
+    try:
+        facts = adapter_files.inspect(
+            path, base=base, served_names=(served,), max_rank=max_lora_rank, allow_no_effect=allow_no_effect, side=side
+        )
+    except adapter_files.AdapterRejected as error:
+        raise UsageError(str(error)) from None
+    say(
+        f"ok: rank {facts.rank}, {', '.join(sorted(facts.target_modules))}, {size_text(facts.size)}, "
+        f"base model {facts.base_model or 'not named'}, content {facts.content_hash[:12]}"
+    )
+    say_unchecked(facts.unchecked, err=False)
+    return 0
