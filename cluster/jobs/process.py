@@ -26,7 +26,8 @@ def start(folder: Path, spec: JobSpec, environment: Mapping[str, str]) -> Proces
     """Raises OSError."""
     write_spec(folder, spec)
     argv = (sys.executable, "-m", "worker.jobs", str(folder))
-    return spawn(argv, env=dict(environment), cwd=folder, log=folder / LOG, run_file=folder / RUN_FILE)
+    env = {**environment, "PYTHONSAFEPATH": "1"}  # what it writes into the folder is nothing to import
+    return spawn(argv, env=env, cwd=folder, log=folder / LOG, run_file=folder / RUN_FILE)
 
 
 def follow(
