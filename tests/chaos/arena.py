@@ -72,7 +72,7 @@ class Arena:
         instances = (self.status or {"instances": {}})["instances"]
         return [
             name for name, i in instances.items()
-            if i["is_running"] and (i["ready_for_s"] or 0) >= served and name not in self.busy
+            if i["is_running"] and (i.get("ready_for_s") or 0) >= served and name not in self.busy
         ]  # fmt: skip
 
     async def until(self, seen: Callable[[Status], bool], timeout: float) -> float | None:

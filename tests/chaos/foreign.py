@@ -1,5 +1,5 @@
-"""Plain vLLM servers that nobody supervises, attached as backends: started and, when they are killed, started again by
-the harness."""
+"""Plain servers that nobody supervises, attached as backends: started and, when they are killed, started again by the
+harness."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _OURS = (key_guard.KEY, "PYTHONPATH")
 
 
 class PlainServer:
-    """``python -m vllm…`` as its own documents have it, without anything of ours in it."""
+    """``python -m vllm…`` as its own documents have it, without anything of ours in it; or a simulated one."""
 
-    def __init__(self, root: Path, name: str, model: str, served: str, given: tuple[str, ...]) -> None:
+    def __init__(self, root: Path, name: str, engine: str, model: str, served: str, given: tuple[str, ...]) -> None:
         self._root, self._name, self.port = root, name, free_port()
-        spec = EngineSpec("vllm", model, (served,), {}, ("--no-enable-lora", *given), dtype="float32")
-        command = base.load("vllm").command(spec, WorkerEndpoint(self.port), "none", Slot(), inherited_environment())
+        spec = EngineSpec(engine, model, (served,), {}, ("--no-enable-lora", *given), dtype="float32")
+        command = base.load(engine).command(spec, WorkerEndpoint(self.port), "none", Slot(), inherited_environment())
         words = list(command.argv)
         while "--middleware" in words:
             at = words.index("--middleware")
@@ -84,7 +84,7 @@ class KillForeign(Fault):
         await asyncio.to_thread(self._server.start)
         deadline = time.monotonic() + self.patience
         while time.monotonic() < deadline:
-            if await asyncio.to_thread(self._server.answers) and len(self.arena.ready(1.0)) == len(self.arena.servers):
+            if await asyncio.to_thread(self._server.answers) and len(self.arena.ready()) == len(self.arena.servers):
                 self.restored = time.monotonic()
                 return
             await asyncio.sleep(0.5)

@@ -97,7 +97,7 @@ def flags(
         if scenario.kinds:
             made += ["--model", str(_thinking(root)), "--", *_PARSERS]
         return tuple(made)
-    made += ["--", "--ttft-ms", "20", "--itl-ms", f"{scenario.itl_ms:g}", "--fault", "poison"]
+    made += ["--", *_pace(scenario), "--fault", "poison"]
     made += ["--fault", "poison:text=venom:kills=engine", *(_PARSERS if scenario.kinds else ())]
     if scenario.full is not None:
         places = math.ceil((scenario.streams + scenario.plain) / scenario.full / instances)
@@ -113,10 +113,15 @@ def _thinking(root: Path) -> Path:
     return model
 
 
-def _servers(root: Path) -> list[foreign.PlainServer]:
+def _pace(scenario: Scenario) -> tuple[str, ...]:
+    """Of simulated workers."""
+    return ("--ttft-ms", "20", "--itl-ms", f"{scenario.itl_ms:g}")
+
+
+def _servers(root: Path, scenario: Scenario) -> list[foreign.PlainServer]:
     """Two, once both answer."""
-    model = str(_thinking(root))
-    servers = [foreign.PlainServer(root, f"server_{number}", model, MODEL_NAME, _PARSERS) for number in range(2)]
+    model, given = str(_thinking(root)), (*(_pace(scenario) if scenario.engine == "sim" else ()), *_PARSERS)
+    servers = [foreign.PlainServer(root, f"server_{i}", scenario.engine, model, MODEL_NAME, given) for i in range(2)]
     for server in servers:
         server.start()
     for server in servers:
@@ -189,7 +194,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
     root = Path(tempfile.mkdtemp(prefix="chaos-"))
     cluster = Cluster(root, free_port())
     disk = small_disk(cluster) if DiskFull in scenario.faults else ""
-    servers = _servers(root) if scenario.attached else []
+    servers = _servers(root, scenario) if scenario.attached else []
     up = flags(scenario, given.instances, root, servers)
     began = time.monotonic()
     try:
