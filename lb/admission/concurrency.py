@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from config.identity.api_keys import Priority
 from lb.admission.rate_limits import Charge
 from lb.protocol.tenant import ANYBODY, Tenant
 from lb.routing.backend import Shared
@@ -55,13 +56,14 @@ def _nowhere(own: int) -> None:
 @dataclass(slots=True, eq=False)
 class Claim:
     """What one request takes of what is limited, from when a worker is found for it until it is over, on however many
-    workers. ``cost``: tokens that it is expected to take; ``charged``: those that its tenant was charged for it in the
-    queue; ``charge``: at its rates, where it has any and until it is settled. ``counts``: what it is counted in, and
-    the most that may be in each."""
+    workers. ``priority``: the class it waits in, its tenant's or a lower one; ``cost``: tokens that it is expected to
+    take; ``charged``: those that its tenant was charged for it in the queue; ``charge``: at its rates, where it has any
+    and until it is settled. ``counts``: what it is counted in, and the most that may be in each."""
 
     tenant: Tenant
     model: str | None = None
     cost: float = 1.0
+    priority: Priority = Priority.NORMAL
     running: bool = False
     charged: float = 0.0
     charge: Charge | None = None

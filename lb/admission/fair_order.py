@@ -34,11 +34,14 @@ _RANKS = {priority: rank for rank, priority in enumerate(Priority, 1)}
 
 
 class WaitingRequest(Protocol):
-    """One that waits. ``kind``: those of the same can be served by the same workers. ``cost``: tokens that it is
-    expected to take. ``again``: it had a worker before. ``number``, ``ahead`` and ``passed`` are the order's own."""
+    """One that waits. ``priority``: its class, which need not be its tenant's. ``kind``: those of the same can be
+    served by the same workers. ``cost``: tokens that it is expected to take. ``again``: it had a worker before.
+    ``number``, ``ahead`` and ``passed`` are the order's own."""
 
     @property
     def tenant(self) -> Tenant: ...
+    @property
+    def priority(self) -> Priority: ...
     @property
     def kind(self) -> Hashable: ...
     @property
@@ -199,9 +202,9 @@ class FairOrder(Generic[W]):
         if not line.waiting:
             del flow.lines[one.kind]
 
-    def charge(self, tenant: Tenant, tokens: float) -> None:
-        """It has had so many more, or fewer where that is negative, than it was charged."""
-        group = self._classes[_RANKS[tenant.priority]]
+    def charge(self, tenant: Tenant, priority: Priority, tokens: float) -> None:
+        """It has had so many more in that class, or fewer where that is negative, than it was charged."""
+        group = self._classes[_RANKS[priority]]
         flow = group.flow(tenant)
         flow.counter += tokens / tenant.weight
         if flow.lines:
@@ -286,4 +289,4 @@ class FairOrder(Generic[W]):
 
 
 def _rank(one: WaitingRequest) -> int:
-    return 0 if one.again else _RANKS[one.tenant.priority]
+    return 0 if one.again else _RANKS[one.priority]

@@ -13,11 +13,13 @@ import logging
 import math
 from collections.abc import Callable, Hashable, Iterable
 
+from config.identity.api_keys import Priority
 from lb.admission.concurrency import FREE, Claim, Concurrency
 from lb.admission.fair_order import FairOrder, Means, ServeResult
 from lb.admission.rate_limits import BYTES_A_TOKEN, Charge, RateLimits
 from lb.admission.request_admission import Applicant, QueueLimits, QueueMetrics, Ticket, Wants
 from lb.admission.wait_rules import WaitRules
+from lb.protocol import urgency
 from lb.protocol.errors import ProxyError, internal_error
 from lb.protocol.messages import Request
 from lb.protocol.tenant import ANYBODY, Tenant
@@ -81,10 +83,11 @@ class WaitingQueue:
 
     def claim(self, request: Request, model: str | None) -> Claim:
         tenant = request.tenant
-        if tenant is ANYBODY and self._is_unlimited:
+        priority = urgency.of(request.head, tenant.priority)
+        if tenant is ANYBODY and self._is_unlimited and priority is Priority.NORMAL:
             return FREE
         length = request.prompt_bytes
-        claim = Claim(tenant, model, 1.0 + length / BYTES_A_TOKEN + self._expected.get(tenant.name, 0.0))
+        claim = Claim(tenant, model, 1.0 + length / BYTES_A_TOKEN + self._expected.get(tenant.name, 0.0), priority)
         if tenant.is_limited:
             claim.charge = self._rates.take(tenant, length)
             request.told += claim.charge.told
@@ -156,7 +159,7 @@ class WaitingQueue:
                 self._expect(name, made)
             if charged:
                 asked = claim.cost - self._expected.get(name, 0.0) if prompt is None else prompt
-                self._order.charge(tenant, max(0.0, asked) + made - charged)
+                self._order.charge(tenant, claim.priority, max(0.0, asked) + made - charged)
         for tenant, change in changes.values():
             self._rates.settle(tenant, change)
 
@@ -270,7 +273,7 @@ class WaitingQueue:
 
     def _charge(self, claim: Claim) -> None:
         claim.charged = claim.cost
-        self._order.charge(claim.tenant, claim.cost)
+        self._order.charge(claim.tenant, claim.priority, claim.cost)
 
     def _remove(self, ticket: Ticket) -> bool:
         """Whether it was there."""

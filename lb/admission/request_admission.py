@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from config.identity.api_keys import Priority
 from lb.admission.concurrency import Claim
 from lb.protocol.errors import ProxyError
 from lb.protocol.messages import Request
@@ -51,6 +52,10 @@ class Ticket:
     @property
     def tenant(self) -> Tenant:
         return self.claim.tenant
+
+    @property
+    def priority(self) -> Priority:
+        return self.claim.priority
 
     @property
     def cost(self) -> float:

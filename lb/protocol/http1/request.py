@@ -28,12 +28,15 @@ _URL = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?#]*)(.*)", re.DOTALL)
 #: Names the model on one route (`lb.protocol.sagemaker`).
 ADAPTER = b"x-amzn-sagemaker-adapter-identifier"
 
+#: Says how urgent a request is (`lb.protocol.urgency`).
+PRIORITY = b"priority"
+
 #: Fields that are for us, or that we write ourselves on the way to a worker.
 _OURS = frozenset(
     {
         b"host", b"content-length", b"expect", b"authorization", b"x-api-key", b"x-request-id", b"x-forwarded-for",
         b"x-forwarded-proto", b"x-forwarded-host", b"forwarded", b"x-cluster-principal",
-        b"x-cluster-peer", ADAPTER, replay.TELL.encode(), *fields.HOP_BY_HOP,
+        b"x-cluster-peer", ADAPTER, PRIORITY, replay.TELL.encode(), *fields.HOP_BY_HOP,
     }
 )  # fmt: skip
 

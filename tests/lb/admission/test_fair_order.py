@@ -24,9 +24,14 @@ class One:
     kind: Hashable = "base"
     cost: float = 1.0
     again: bool = False
+    background: bool = False
     number: int = 0
     ahead: int = 0
     passed: int = 0
+
+    @property
+    def priority(self) -> Priority:
+        return Priority.LOW if self.background else self.tenant.priority
 
 
 class Server:
@@ -109,7 +114,7 @@ def test_what_an_answer_cost_in_the_end_is_what_counts() -> None:
     for _ in range(2200):
         server.serve(1)
         if server.served[-1].tenant is long:
-            order.charge(long, 90)
+            order.charge(long, Priority.NORMAL, 90)
     found = names(server.served)
     assert found["short"] / found["long"] == pytest.approx(10, rel=0.05)
 
@@ -205,9 +210,12 @@ class Waits(RuleBasedStateMachine):
     @rule(
         name=st.sampled_from("abcd"), priority=st.sampled_from(Priority), kind=st.sampled_from("xyz"),
         cost=st.floats(0, 1000), weight=st.sampled_from([0.1, 1.0, 3.0]), again=st.booleans(),
+        background=st.booleans(),
     )  # fmt: skip
-    def come(self, name: str, priority: Priority, kind: str, cost: float, weight: float, again: bool) -> None:
-        one = One(tenant(name, weight, priority), kind, cost, again)
+    def come(
+        self, name: str, priority: Priority, kind: str, cost: float, weight: float, again: bool, background: bool
+    ) -> None:
+        one = One(tenant(name, weight, priority), kind, cost, again, background)
         self.order.add(one)
         self.waiting.append(one)
 
@@ -221,7 +229,7 @@ class Waits(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from("abcd"), tokens=st.floats(-500, 500))
     def settle(self, name: str, tokens: float) -> None:
-        self.order.charge(tenant(name), tokens)
+        self.order.charge(tenant(name), Priority.NORMAL, tokens)
 
     @rule(count=st.integers(1, 4), able=st.sets(st.sampled_from("xyz")), ready=st.sets(st.sampled_from("xyz")))
     def serve(self, count: int, able: set[str], ready: set[str]) -> None:
@@ -245,7 +253,7 @@ class Waits(RuleBasedStateMachine):
 
 
 def _class(one: One) -> int:
-    return 0 if one.again else 1 + list(Priority).index(one.tenant.priority)
+    return 0 if one.again else 1 + list(Priority).index(one.priority)
 
 
 TestWaits = Waits.TestCase

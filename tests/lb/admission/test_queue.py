@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from config.identity.api_keys import Priority
 from config.topology import BackendSpec, OfferedModel
 from lb.admission.concurrency import FREE, Claim, Concurrency, ConcurrencyLimits, SharedCount
 from lb.admission.model_demand import ModelDemand
@@ -21,7 +22,7 @@ from lb.admission.queue import WaitingQueue
 from lb.admission.rate_limits import OwnCells, RateLimits
 from lb.admission.request_admission import QueueLimits, RequestAdmission, Ticket
 from lb.protocol.errors import ProxyError
-from lb.protocol.http1.request import parse
+from lb.protocol.http1.request import RequestHead, parse
 from lb.protocol.messages import Request
 from lb.protocol.tenant import ANYBODY, Tenant
 from lb.routing.backend import Backend, Lease
@@ -100,6 +101,7 @@ class Wanted:
 
 
 HEAD = parse(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\n\r\n")
+BACKGROUND = parse(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nPriority: u=7\r\n\r\n")
 
 
 @dataclass
@@ -125,8 +127,9 @@ class House:
     def ask(
         self, name: int = 0, model: str | None = "base", pinned: Pinned | None = None, came: float | None = None,
         fails: bool = False, tenant: Tenant = ANYBODY, wait: float | None = None,
+        head: RequestHead = HEAD,
     ) -> tuple[Asker, Ticket | None]:
-        request = Request(HEAD, "10.0.0.9")
+        request = Request(head, "10.0.0.9")
         request.body, request.tenant = b"x" * 400, tenant
         claim = self.admission.claim(request, model)
         asker = Asker(name, self.served, fails=fails, wait=wait, claim=claim, model=model)
@@ -463,6 +466,35 @@ async def test_a_key_at_its_limit_waits_and_holds_up_nobody(house: House) -> Non
     askers[0].end(house)  # counts once
     await turn()
     assert [asker.name for asker in house.served] == [0, 1, 9, 2]
+
+
+@pytest.mark.parametrize("tenant", [ANYBODY, Tenant("high", priority=Priority.HIGH)])
+async def test_others_overtake_what_runs_in_the_background(house: House, tenant: Tenant) -> None:
+    house.push(spec())
+    limited(house, 1)
+    askers = [house.ask(number, tenant=tenant, head=BACKGROUND)[0] for number in range(3)]
+    askers += [house.ask(number)[0] for number in (3, 4)]
+    for place in range(4):
+        house.served[place].end(house)
+        await turn()
+    assert [asker.name for asker in house.served] == [0, 3, 4, 1, 2]
+
+
+async def test_what_runs_in_the_background_is_counted_there(house: House) -> None:
+    """A key's own requests, and those of others beside them, are served as if there were none."""
+    house.push(spec())
+    limited(house, 1)
+    house.ask(0, tenant=KEY, head=BACKGROUND)
+    house.ask(1, tenant=OTHER, head=BACKGROUND)
+    house.served[0].end(house, made=5000)
+    await turn()
+    for number in (2, 3):
+        house.ask(number, tenant=OTHER)
+        house.ask(number + 10, tenant=KEY)
+    for place in range(1, 5):
+        house.served[place].end(house)
+        await turn()
+    assert [asker.name for asker in house.served] == [0, 1, 2, 12, 3, 13]
 
 
 async def test_more_workers_would_help_those_that_want_room_and_no_key_at_its_limit(house: House) -> None:
