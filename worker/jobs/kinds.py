@@ -25,7 +25,11 @@ class JobKind:
     module: str
 
 
-KINDS: Mapping[str, JobKind] = {}
+KINDS: Mapping[str, JobKind] = {
+    "create": JobKind("worker.training.create"),
+    "merge": JobKind("worker.merging.job"),
+    "train": JobKind("worker.training.job"),
+}
 
 
 def work(kind: str) -> JobWork:
