@@ -22,12 +22,12 @@ _OURS = re.compile(
     r"|(attempts|counters|history)(-\d+)?\.bin"
     r"|\.?(admin\.token|tls\.json).*"
     r"|zygote(-\d+)?\.sock"
-    r"|(lb|balancer)(-\d+)?\.(sock|sock\.fd|sock\.grpc|json)|logs|run|work|adapters|links|lost\+found"
+    r"|(lb|balancer)(-\d+)?\.(sock|sock\.fd|sock\.grpc|json)|logs|run|jobs|work|adapters|links|lost\+found"
 )
 
 
 class StateDir:
-    """Paths in one state directory. Making one touches nothing; `create` does. One method more than a class should
+    """Paths in one state directory. Making one touches nothing; `create` does. More methods than a class should
     have: nearly all are names."""
 
     def __init__(self, root: Path) -> None:
@@ -101,6 +101,11 @@ class StateDir:
         return self.root / "adapters"
 
     @property
+    def jobs(self) -> Path:
+        """A folder a job (`config.jobs`)."""
+        return self.root / "jobs"
+
+    @property
     def work(self) -> Path:
         """The workers' working directory: empty, so that nothing in it can shadow an import."""
         return self.root / "work"
@@ -124,7 +129,7 @@ class StateDir:
                 f"{self.root} holds files that are not a cluster's ({', '.join(foreign[:3])}{more}): "
                 "name an empty or a new folder with --state-dir"
             )
-        for folder in (self.logs, self.runs, self.work, self.adapters):
+        for folder in (self.logs, self.runs, self.jobs, self.work, self.adapters):
             private.make(folder)
 
     def _foreign(self) -> list[str]:

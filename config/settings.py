@@ -99,6 +99,7 @@ class Settings(BaseSettings):
     autoscale_ttft: float = t.at_once(2.0, "how long the prompts that are not read yet may take all workers", gt=0)
     autoscale_up_after: float = t.at_once(10.0, "how long more workers have to be needed", ge=0, le=3600)
     autoscale_down_after: float = t.at_once(300.0, "how long fewer workers have to be enough", ge=0, le=86400)
+    jobs_at_once: int = t.at_once(1, "jobs that compute (not downloads) at the same time", ge=1, le=64)
     zygote: t.Zygote = t.at_once("auto", "fork workers from a process that has imported their engine (docs/startup.md)")
     cpu_kv_gib: float = t.workers(1.0, "KV cache of a worker without GPU, GiB", gt=0)
     drain_timeout: float = t.at_once(30.0, "how long running requests may finish", ge=0)

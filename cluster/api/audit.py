@@ -38,7 +38,7 @@ _Values = Mapping[str, Any]
 _ABOUT = {
     "/v1/cluster/scale": ("instances",), "/v1/cluster/strategy": ("strategy", "model"), "/v1/cluster/restart": (),
     "/v1/cluster/instances": ("weight", "drained"), "/v1/cluster/keys": ("key",),
-    "/v1/cluster/shutdown": ("shutdown",), "/v1/cluster/apply": ("instances", "strategy"),
+    "/v1/cluster/jobs": (), "/v1/cluster/shutdown": ("shutdown",), "/v1/cluster/apply": ("instances", "strategy"),
     "/v1/lora_adapters": ("adapter",), "/v1/load_lora_adapter": ("adapter",),
     "/v1/unload_lora_adapter": ("adapter",), "/v1/models": ("model", "adapter"),
 }  # fmt: skip

@@ -22,6 +22,7 @@ from cluster.api import authority, schemas
 from cluster.api.apply import Applier, Apply, Run
 from cluster.api.audit import Auditor
 from cluster.api.handlers import ClusterCommands
+from cluster.api.jobs import JobCommands, StartJob
 from cluster.api.models import LoadModel, ModelCommands
 from cluster.api.names import NameCommands
 from cluster.errors import Refused
@@ -60,6 +61,7 @@ class Services:
     names: NameCommands
     models: ModelCommands
     model_cards: Callable[[], list[dict[str, Any]]]
+    jobs: JobCommands
 
 
 _SERVICES = web.AppKey("services", Services)
@@ -94,6 +96,7 @@ def routes(services: Services) -> web.RouteTableDef:
     _adapter_routes(table, services)
     _key_routes(table, services.keys)
     _model_routes(table, services)
+    _job_routes(table, services)
     names = services.names
 
     @table.get("/v1/cluster/{kind:aliases|routes}")
@@ -179,6 +182,36 @@ def _model_routes(table: web.RouteTableDef, services: Services) -> None:
         ("sleep", models.sleep, 202), ("wake", models.wake, 202),
     ):
         table.post(f"/v1/models/{{name}}/{verb}")(_model_change(services, do, status))
+
+
+def _job_routes(table: web.RouteTableDef, services: Services) -> None:
+    """To start one is the owner's: it names paths of this machine, and takes what it needs of it."""
+    jobs = services.jobs
+
+    @table.get("/v1/cluster/jobs")
+    async def every(_: web.Request) -> web.Response:
+        return web.json_response(jobs.every())
+
+    @table.post("/v1/cluster/jobs")
+    async def start(request: web.Request) -> web.Response:
+        authority.check(_who(request), Scope.OWNER)
+        return _done(services, await jobs.start(schemas.parse(StartJob, await request.read()), _who(request)), 202)
+
+    @table.get("/v1/cluster/jobs/{id}")
+    async def one(request: web.Request) -> web.Response:
+        return web.json_response(await jobs.find(request.match_info["id"]))
+
+    @table.get("/v1/cluster/jobs/{id}/events")
+    async def said(request: web.Request) -> web.Response:
+        since = request.query.get("since", "0")
+        if not (since.isascii() and since.isdecimal() and len(since) <= 16):
+            raise Refused(400, "since: the next of an earlier answer is needed", "since")
+        return web.json_response(await jobs.said(request.match_info["id"], int(since)))
+
+    @table.delete("/v1/cluster/jobs/{id}")
+    async def cancel(request: web.Request) -> web.Response:
+        schemas.parse(schemas.NoFields, await request.read())
+        return _done(services, jobs.cancel(request.match_info["id"]), 202)
 
 
 def _model_change(services: Services, do: Callable[[str], dict[str, Any]], status: int) -> Handler:

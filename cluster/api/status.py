@@ -25,7 +25,8 @@ class View:
     back to. ``usage``: as of `cluster.monitoring.usage.UsageSampler.latest`. ``cards``: the models that a worker may
     be sent requests for; ``finding``: what is known of the progress of that worker or server; ``exempt``: whether it
     is left in rotation although it makes none. ``autoscale``: what autoscaling finds; None: it is off. ``models``: of a
-    cluster that has several. ``zygotes``: as `cluster.supervisor.zygotes.Zygotes.describe` has it."""
+    cluster that has several. ``zygotes``: as `cluster.supervisor.zygotes.Zygotes.describe` has it; ``jobs``: as
+    `cluster.jobs.runner.JobRunner.describe`, None where there were none."""
 
     now: float
     wall: float
@@ -48,6 +49,7 @@ class View:
     autoscale: Mapping[str, Any] | None = None
     models: Sequence[Mapping[str, Any]] = ()
     zygotes: Mapping[str, Any] | None = None
+    jobs: Mapping[str, Any] | None = None
 
 
 def snapshot(view: View) -> dict[str, Any]:
@@ -76,6 +78,7 @@ def snapshot(view: View) -> dict[str, Any]:
         **({} if view.autoscale is None else {"autoscale": view.autoscale}),
         **({"models": view.models} if view.models else {}),
         **({} if view.zygotes is None else {"zygote": view.zygotes}),
+        **({} if view.jobs is None else {"jobs": view.jobs}),
         "adapters": view.adapters,
         "adapter_states": view.adapter_states,
         "recovery": view.recovery,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from config.jobs.folder import LOG, JobFollower, JobSpec, write_spec
+from config.jobs.folder import LOG, JobFollower, JobSpec, last_word, write_spec
 from config.jobs.said import JobFailure, JobResult, Said
 from worker.drivers.process import Process, spawn
 
@@ -19,7 +19,7 @@ RUN_FILE = "run"
 #: How often (s) a person's terminal is told what a job says.
 _LOOK_EVERY = 0.1
 
-_KILLED = JobFailure("its process ended without a word: it was killed, or had no memory")
+KILLED = JobFailure("its process ended without a word: it was killed, or had no memory")
 
 
 def start(folder: Path, spec: JobSpec, environment: Mapping[str, str]) -> Process:
@@ -47,7 +47,7 @@ def follow(
                 else:
                     on_said(said)
             if end is None and not running:
-                end = _KILLED
+                end = last_word(folder) or KILLED
             elif end is None:
                 sleep(_LOOK_EVERY)
         popen.wait()

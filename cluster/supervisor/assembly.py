@@ -22,6 +22,7 @@ from cluster.adapters.rollout import Rollouts
 from cluster.api.apply import Applier
 from cluster.api.audit import Auditor
 from cluster.api.handlers import ClusterCommands
+from cluster.api.jobs import JobCommands
 from cluster.api.models import ModelCommands
 from cluster.api.names import NameCommands
 from cluster.api.server import Services
@@ -35,6 +36,9 @@ from cluster.events import EventLog
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.restart import Backoff, RestartPolicy
 from cluster.fleet.states import DesiredState
+from cluster.jobs.registry import JobRegistry
+from cluster.jobs.resources import MachineUse
+from cluster.jobs.runner import JobRunner
 from cluster.keys.file import KeyFile
 from cluster.keys.registry import KeyRegistry
 from cluster.models.catalogue import Catalogue
@@ -60,12 +64,13 @@ from cluster.supervisor.publisher import BalancerReports, Publisher
 from cluster.supervisor.transactions import Transactions
 from cluster.supervisor.workers import WorkerMonitors
 from cluster.supervisor.zygotes import Zygotes, wanted_forks
+from config.errors import UsageError
 from config.paths import StateDir
-from config.settings import visible_gpus
+from config.settings import inherited_environment, visible_gpus
 from config.topology import ADAPTIVE
 from worker.drivers.base import Drivers
 from worker.drivers.local import LocalDriver
-from worker.gpus import Monitor
+from worker.gpus import Monitor, detect
 
 
 class Assembly:
@@ -229,6 +234,33 @@ class Assembly:
             self.emit, self.clock.now, self.clock.wall,
         )
 
+    # jobs
+
+    @cached_property
+    def jobs(self) -> JobRunner:
+        return JobRunner(
+            self.state.jobs, LocalDriver().boot(), JobRegistry(lambda: self.revisions.settings.jobs_at_once),
+            self.write_behind, self._serving, inherited_environment, self.emit, self.clock.wall,
+        )
+
+    def _serving(self) -> MachineUse:
+        """What jobs have to leave to workers."""
+        plans = self.revisions.plans.values()
+        return MachineUse(
+            self._gpus,
+            {gpu for one in self.fleet.instances.values() if one.handle is not None for gpu in one.slot.gpus},
+            any(not plan.placement.on_gpu for plan in plans),
+            max((len(plan.placement.machine.cores) for plan in plans), default=1),
+        )
+
+    @cached_property
+    def _gpus(self) -> tuple[int, ...]:
+        """Whole ones, whether workers may use them or not."""
+        try:
+            return tuple(gpu.index for gpu in detect(visible_gpus()))
+        except UsageError:
+            return ()
+
     # keys
 
     @cached_property
@@ -321,7 +353,7 @@ class Assembly:
             ModelCommands(
                 self.catalogue, self.rollouts, self.inventory, lambda: self.revisions.settings, self.offers.card,
                 self.commands.check_not_ending, self.supervisor.command,
-            ), self.offers.cards,
+            ), self.offers.cards, JobCommands(self.jobs, self.commands.check_not_ending),
         )
 
     @cached_property
@@ -347,6 +379,7 @@ class Assembly:
             recovery=self.recovery.to_json(), usage=self.usage.latest, cards=self.backends.cards,
             finding=self.hangs.finding, exempt=self.limit.exempts, autoscale=self.autoscaling.describe(),
             models=self.offers.cards(), zygotes=self.zygotes.describe(self.usage.latest["processes"]),
+            jobs=self.jobs.describe(),
         ))  # fmt: skip
 
     async def _publish_keys(self, message: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from cluster.deployment import backend_urls, model_plans, plan
 from cluster.deployment.plan import Plan
 from cluster.fleet.groups import DEFAULT
 from cluster.fleet.placement import Machine, Placement
+from cluster.jobs import runner as jobs
 from cluster.models import startup
 from cluster.monitoring.certificate import watch_certificate
 from cluster.monitoring.external import ExternalBackend
@@ -91,6 +92,7 @@ async def end(state: StateDir) -> None:
                 settings = from_json(await store.get("settings"))
                 await _serve(settings, await _plans_to_end(settings, store), state, store, drivers, True, _shut_down)
             await zygote_process.end_left(state)  # one that is all that is left of a cluster
+            await asyncio.to_thread(jobs.end_left, state.jobs)
         finally:
             await store.close()
 
@@ -113,15 +115,18 @@ async def _serve(
     except BaseException:
         await (parts.zygotes.close() if adopt else parts.zygotes.stop())
         raise
+    parts.jobs.begin(await store.get("job_records") or (), ending=ending)
     server = await api.serve(parts.services, state.control)
     try:
         _handle_signals(parts.supervisor.shut_down)
         ready(parts)
         await run(parts)
+        await parts.jobs.stop()
         await balancers.stop(_BALANCER_GRACE)
         await parts.zygotes.stop()
         state.tls.unlink(missing_ok=True)  # nothing is served any more that a command could trust
     finally:
+        await parts.jobs.close()
         await parts.zygotes.close()
         await balancers.close()
         await server.cleanup()

@@ -43,6 +43,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "health_interval", "health_timeout", "health_failures", "restart_failures", "restart_delay", "startup_timeout",
         "canary_interval", "zygote",
     ),
+    "Jobs": ("jobs_at_once",),
     "Planned changes": ("drain_timeout", "stop_grace", "rolling_spare"),
     "Limits at the edge": (
         "max_body", "max_buffered", "max_connections", "max_client_connections", "max_client_uploads", "head_timeout",

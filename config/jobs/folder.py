@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from config import bounded
-from config.jobs.said import MOST_OF_A_LINE, Said, decode
+from config.jobs.said import MOST_OF_A_LINE, JobFailure, JobResult, Said, decode
 
 SPEC, LINES, LOG = "spec.json", "lines.jsonl", "log"
 
@@ -57,6 +58,19 @@ class JobFollower:
             return b""
         self._offset += len(data)
         return data
+
+
+def last_word(folder: Path) -> JobResult | JobFailure | None:
+    """The end that a job has said of itself, however much it said before. Raises OSError, but not for a file that is
+    not there."""
+    try:
+        with (folder / LINES).open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 2 * MOST_OF_A_LINE))
+            lines = file.read(2 * MOST_OF_A_LINE).splitlines()
+    except FileNotFoundError:
+        return None
+    last = decode(lines[-1]) if lines else None
+    return last if isinstance(last, JobResult | JobFailure) else None
 
 
 def write_spec(folder: Path, spec: JobSpec) -> None:

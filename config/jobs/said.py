@@ -51,9 +51,23 @@ Said = JobProgress | JobNote | JobResult | JobFailure
 _KEYS: dict[str, type[Said]] = {"progress": JobProgress, "note": JobNote, "result": JobResult, "error": JobFailure}
 _NAMES = {kind: key for key, kind in _KEYS.items()}
 
+
+def to_json(said: Said) -> dict[str, Any]:
+    return {_NAMES[type(said)]: asdict(said)}
+
+
+def from_json(values: Any) -> Said | None:
+    """Inverse of `to_json`; None for what says nothing."""
+    try:
+        ((key, fields),) = values.items()
+        return _KEYS[key](**fields)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
 def encode(said: Said) -> bytes:
     """As a line, its end included. Raises ValueError for what is longer than `MOST_OF_A_LINE`."""
-    line = json.dumps({_NAMES[type(said)]: asdict(said)}, separators=(",", ":"), default=str).encode() + b"\n"
+    line = json.dumps(to_json(said), separators=(",", ":"), default=str).encode() + b"\n"
     if len(line) > MOST_OF_A_LINE:
         raise ValueError(f"a line of {len(line)} bytes: at most {MOST_OF_A_LINE}")
     return line
@@ -62,7 +76,6 @@ def encode(said: Said) -> bytes:
 def decode(line: bytes) -> Said | None:
     """None for what is no such line: a process that was killed may have left half of one."""
     try:
-        ((key, values),) = json.loads(line).items()
-        return _KEYS[key](**values)
-    except (ValueError, TypeError, KeyError, AttributeError):
+        return from_json(json.loads(line))
+    except ValueError:
         return None

@@ -9,8 +9,9 @@ from pathlib import Path
 from config.jobs.folder import LINES
 from config.jobs.said import JobFailure, JobNote, JobProgress, JobResult, Said, encode
 
-#: Seconds between two lines of progress in one stage: people see no more.
-_EVERY = 0.2
+#: Seconds between two lines of progress in one stage: people see no more. And, of a long job, so many in as long again
+#: as it has taken by then: a day's lines are few enough to be read from the beginning.
+_EVERY, _LINES_A_DOUBLING = 0.2, 3000
 
 
 class JobFailed(Exception):
@@ -31,7 +32,7 @@ class Job:
     def __init__(self, folder: Path, now: Callable[[], float]) -> None:
         self.folder = folder
         self._now = now
-        self._stage, self._last = "", 0.0
+        self._stage, self._last, self._began = "", 0.0, now()
         self._lines = os.open(folder / LINES, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
     def progress(
@@ -39,7 +40,8 @@ class Job:
     ) -> None:
         """Says how far it is; may be called at any rate, as most of what comes in between is left out."""
         now = self._now()
-        if stage == self._stage and done != total and now - self._last < _EVERY:
+        pause = max(_EVERY, (now - self._began) / _LINES_A_DOUBLING)
+        if stage == self._stage and done != total and now - self._last < pause:
             return
         self._stage, self._last = stage, now
         self.say(JobProgress(stage, done, total, unit, figures))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Protocol, cast
 
+from config.errors import nearest
 from worker.jobs.job import Job, JobFailed
 
 
@@ -18,11 +19,23 @@ class JobWork(Protocol):
         """Does it, and returns what came of it as JSON. Raises JobFailed."""
 
 
+class JobCheck(Protocol):
+    """What the module `JobKind.check` has."""
+
+    def check(self, arguments: Mapping[str, Any]) -> None:
+        """Raises JobFailed 400 for arguments that are none of this kind's. Pure."""
+
+
 @dataclass(frozen=True, slots=True)
 class JobKind:
-    """``module`` is imported in the job's process alone."""
+    """``module`` is imported in the job's process alone; ``check`` also by whoever starts one, so it is quick to
+    import. ``computes``: it is no mere transfer, takes processors or GPUs, and waits for others of its kind.
+    ``paths``: those of its arguments that name files of this machine; text with ``://`` in it names none."""
 
     module: str
+    check: str = ""
+    computes: bool = True
+    paths: tuple[str, ...] = ()
 
 
 KINDS: Mapping[str, JobKind] = {
@@ -32,11 +45,28 @@ KINDS: Mapping[str, JobKind] = {
 }
 
 
-def work(kind: str) -> JobWork:
+def find(kind: str) -> JobKind:
     """Raises JobFailed 400 for one that there is not."""
     if kind not in KINDS:
-        raise JobFailed(f"there are no jobs of the kind {kind!r}", 400)
-    return cast(JobWork, importlib.import_module(KINDS[kind].module))
+        raise JobFailed(f"there are no jobs of the kind {kind[:100]!r}{nearest(kind, KINDS)}", 400)
+    return KINDS[kind]
+
+
+def work(kind: str) -> JobWork:
+    """Raises JobFailed 400 for one that there is not."""
+    return cast(JobWork, importlib.import_module(find(kind).module))
+
+
+def check(kind: str, arguments: Mapping[str, Any]) -> JobKind:
+    """Before a job is started. Raises JobFailed 400."""
+    found = find(kind)
+    for name in found.paths:
+        path = arguments.get(name)
+        if isinstance(path, str) and "://" not in path and not path.startswith("/"):
+            raise JobFailed(f"{name}: {path[:200]!r} is no absolute path, and the job runs in a folder of its own", 400)
+    if found.check:
+        cast(JobCheck, importlib.import_module(found.check)).check(arguments)
+    return found
 
 
 def require(extra: str, *modules: str) -> None:

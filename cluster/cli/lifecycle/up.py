@@ -32,7 +32,7 @@ _FLAGS = (
     "first_byte_timeout", "stall_timeout", "resume", "migration_limit", "lb_processes", "lb_standby", "max_body",
     "max_buffered", "state_dir", "env_file", "log_level", "log_format", "access_log", "log_prompts", "api_keys",
     "anonymous_models", "limits_store", "zygote", "insecure", "protect_metrics", "otlp_endpoint", "response_cache",
-    "response_cache_size",
+    "response_cache_size", "jobs_at_once",
 )  # fmt: skip
 
 #: How a value is shown where its type does not say it.
