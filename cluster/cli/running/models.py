@@ -59,8 +59,13 @@ def load(name: str, path: str, url: str | None, no_wait: bool, engine_args: tupl
         fields["adapters"] = dict(_adapter(pair) for pair in fields["adapters"])
     if engine_args:
         fields["args"] = list(engine_args)
+    return load_model(url, name, _absolute(path), no_wait, **fields)
+
+
+def load_model(url: str | None, name: str, path: str, no_wait: bool = False, **fields: Any) -> int:
+    """Waits until it is up, and says so."""
     with client(url) as cluster:
-        model = cluster.load_model(name, _absolute(path), **fields)["model"]
+        model = cluster.load_model(name, path, **fields)["model"]
         if no_wait or model["state"] == "up":
             say(f"{name}: {model['state']}")
             return 0

@@ -64,8 +64,14 @@ def unload(name: str, url: str | None) -> int:
 def change(url: str | None, name: str, ask: Callable[[ClusterClient], AdapterChanged]) -> int:
     """Asks for a change, shows how it goes, and says in one line what came of it."""
     with client(url) as cluster:
-        with watched(cluster, name):
-            result = ask(cluster)
+        changed(cluster, name, lambda: ask(cluster))
+    return 0
+
+
+def changed(cluster: ClusterClient, name: str, ask: Callable[[], AdapterChanged]) -> AdapterChanged:
+    """As `change`, of a ``cluster`` that more is asked of."""
+    with watched(cluster, name):
+        result = ask()
     say_unchecked(result.get("unchecked") or (), err=True)
     states = list(result.get("instances", {}).values())
     loaded = states.count("loaded")
@@ -75,4 +81,4 @@ def change(url: str | None, name: str, ask: Callable[[ClusterClient], AdapterCha
     else:
         count = str(loaded) if loaded == len(states) else f"{loaded} of {len(states)}"
         say(f"{what} on {count} instance{'' if count == '1' else 's'}")
-    return 0
+    return result

@@ -1,0 +1,68 @@
+"""Which folder a name means: of the model that a job reads, and of the adapter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.cli.common import asking_client
+from cluster.client import ClusterError
+from cluster.client.results import Model
+from config.disk.absolute import absolute, looks_like_path
+from config.errors import UsageError, nearest
+from worker.demo import MODEL_NAME as DEMO
+from worker.demo import model_path
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOrigin:
+    """``path``: its folder, or an id of the hub; ``name``: what an adapter says it is for; ``served``: whether a
+    cluster serves it by that name."""
+
+    path: str
+    name: str
+    served: bool = False
+
+
+def model_of(given: str | None, url: str | None, adapter: str | None = None) -> ModelOrigin:
+    """``given``: a folder, the name of a model that the cluster serves, ``demo``, or an id of the hub; None: the one
+    that the cluster serves, or that ``adapter`` belongs to. Raises UsageError, ClusterError."""
+    if given is not None and looks_like_path(given):
+        path = str(absolute(given))
+        return ModelOrigin(path, path)
+    cards = _cards(url, needed=given is None)
+    bases = {card["id"]: card for card in cards if card.get("parent") is None}
+    parent = next((card.get("parent") for card in cards if card["id"] == adapter), None)
+    name = given or parent or (next(iter(bases)) if len(bases) == 1 else None)
+    if name in bases:
+        root = str(bases[name].get("root") or name)
+        return ModelOrigin(str(model_path()) if root == DEMO else root, name, served=True)
+    if given is None:
+        raise UsageError(f"--model is needed: the cluster serves {', '.join(bases) or 'none'}", exit_code=2)
+    if given == DEMO:
+        return ModelOrigin(str(model_path()), DEMO)
+    return ModelOrigin(given, given)
+
+
+def adapter_of(given: str, url: str | None) -> Path:
+    """The folder ``given``, or that of the version of the adapter ``given`` that the cluster serves. Raises UsageError,
+    ClusterError."""
+    if looks_like_path(given):
+        return absolute(given)
+    cards = {card["id"]: card for card in _cards(url, needed=True) if card.get("parent") is not None}
+    if given not in cards:
+        raise UsageError(f"no adapter {given!r}{nearest(given, cards)}, and no folder of that name", exit_code=2)
+    folder = Path(str(cards[given].get("root") or ""))
+    if not folder.is_absolute() or not folder.is_dir():
+        raise UsageError(f"{given} lies on another machine than this one: name a folder")
+    return folder
+
+
+def _cards(url: str | None, *, needed: bool) -> list[Model]:
+    try:
+        with asking_client(url) as cluster:
+            return cluster.models()
+    except ClusterError:
+        if needed:
+            raise
+        return []

@@ -1,0 +1,227 @@
+"""`clusterctl lora train` and `merge`: what is asked of a job and of the cluster. No job is run here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from cluster.cli.workload.lora import merge, origins, release, resources, train
+from cluster.cli.workload.lora.command import lora_command
+from cluster.client import ClusterError
+from config.errors import UsageError
+from config.jobs.folder import JobSpec
+from worker.demo import adapter_path, model_path
+
+_RESULT: dict[str, Any] = {
+    "steps": 4, "seconds": 2.0, "loss_from": 3.0, "loss_to": 0.5, "samples_per_second": 8.0,
+    "tokens_per_second": 64.0, "files": ["report.json"], "rows": 8,
+}  # fmt: skip
+
+
+class Cluster:
+    """As much of a client as these commands use. ``refusal``: of a load."""
+
+    def __init__(self) -> None:
+        self.versions: dict[str, int] = {}
+        self.named: dict[str, dict[str, Any]] = {}
+        self.asked: list[tuple[Any, ...]] = []
+        self.gpus: tuple[int, ...] = ()
+        self.refusal: ClusterError | None = None
+        self.same = False
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def models(self) -> list[dict[str, Any]]:
+        adapters = [{"id": name, "parent": "demo", "root": str(adapter_path("pirate"))} for name in self.versions]
+        return [{"id": "demo", "parent": None, "root": str(model_path())}, *adapters]
+
+    def status(self) -> dict[str, Any]:
+        return {"instances": {"instance_0": {"gpus": list(self.gpus)}}}
+
+    def adapter(self, name: str) -> dict[str, Any]:
+        if name not in self.versions:
+            raise ClusterError("no adapter", status=404)
+        return {"version": self.versions[name], "instances": {}}
+
+    def load_adapter(self, name: str, path: Path, *, replace: bool = False, model: str | None = None) -> dict[str, Any]:
+        self.asked.append(("load", name, path, replace, model))
+        if self.refusal is not None:
+            raise self.refusal
+        self.versions[name] = self.versions.get(name, 0) + (not self.same)
+        return {"version": self.versions[name], "state": "loaded", "instances": {"instance_0": "loaded"}}
+
+    def aliases(self) -> dict[str, Any]:
+        return self.named
+
+    def set_alias(self, name: str, sides: Mapping[str, float]) -> None:
+        self.asked.append(("alias", name, dict(sides)))
+        self.named[name] = {"sides": dict(sides)}
+
+    def delete_alias(self, name: str) -> None:
+        self.asked.append(("delete", name))
+        del self.named[name]
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    found = Cluster()
+    for module, name in ((origins, "asking_client"), (release, "client"), (resources, "client")):
+        monkeypatch.setattr(module, name, lambda url: found)
+    return found
+
+
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[JobSpec, Any]]:
+    """What was run, on which GPUs. A data set called bad.jsonl cannot be trained on."""
+    ran: list[tuple[JobSpec, Any]] = []
+
+    def run_job(spec: JobSpec, gpus: Any) -> Mapping[str, Any]:
+        ran.append((spec, gpus))
+        if spec.arguments.get("data", "").endswith("bad.jsonl"):
+            raise UsageError("bad.jsonl: line 3: no JSON")
+        return {**_RESULT, "name": spec.arguments.get("name"), "path": spec.arguments["out"], "changed": 28,
+                "tensors": 30, "bytes": 1000}  # fmt: skip
+
+    for module in (train, merge):
+        monkeypatch.setattr(module, "run_job", run_job)
+    return ran
+
+
+def run(*args: str) -> Result:
+    return CliRunner().invoke(lora_command, list(args), standalone_mode=False)
+
+
+def test_what_was_said_reaches_the_job_and_nothing_else(
+    cluster: Cluster, jobs: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = run("train", "med", "--data", "d.jsonl", "--rank", "8", "--targets", "q_proj,v_proj", "--resume")
+    assert done.return_value == 0 and "loss 3 -> 0.5, 8 samples/s" in done.output, done
+    ((spec, gpus),) = jobs
+    assert spec.arguments == {
+        "name": "med", "data": str(tmp_path / "d.jsonl"), "out": str(tmp_path / "med"), "model": str(model_path()),
+        "base_name": "demo", "rank": 8, "targets": ["q_proj", "v_proj"], "resume": True,
+    }  # fmt: skip
+    assert (gpus, spec.background) == ([], True)
+    assert not cluster.asked
+
+
+def test_it_becomes_the_first_version_and_the_next(cluster: Cluster, jobs: list[Any], tmp_path: Path) -> None:
+    given = ("train", "med", "--data", "d.jsonl", "--out", str(tmp_path / "med"), "--load")
+    assert run(*given).return_value == run(*given).return_value == 0
+    place = tmp_path / "med"
+    assert cluster.asked == [("load", "med", place, False, "demo"), ("load", "med", place, True, None)]
+
+
+def test_a_canary_keeps_who_asks_on_the_version_of_before_until_it_is_split(
+    cluster: Cluster, jobs: list[Any], tmp_path: Path
+) -> None:
+    cluster.versions["med"] = 3
+    given = ("train", "med", "--data", "d.jsonl", "--out", str(tmp_path / "med"), "--load", "--canary", "10%")
+    done = run(*given)
+    assert done.return_value == 0 and "med@3 90 %, med@4 10 %" in done.output
+    load = ("load", "med", tmp_path / "med", True, None)
+    assert cluster.asked == [
+        ("alias", "med", {"med@3": 100}), load, ("alias", "med", {"med@3": 90.0, "med@4": 10.0})
+    ]  # fmt: skip
+    cluster.asked.clear()
+    assert run(*given).return_value == 0
+    assert cluster.asked == [load, ("alias", "med", {"med@3": 90.0, "med@5": 10.0})], "the stable one stays"
+
+
+def test_a_canary_that_cannot_be_loaded_leaves_all_as_it_was(
+    cluster: Cluster, jobs: list[Any], tmp_path: Path
+) -> None:
+    cluster.versions["med"] = 3
+    given = ("train", "med", "--data", "d.jsonl", "--out", str(tmp_path / "med"), "--load", "--canary", "10")
+    cluster.refusal = ClusterError("no room")
+    assert run(*given).exception is cluster.refusal and cluster.named == {}
+    cluster.refusal, cluster.same = None, True
+    assert "the same as med@3" in str(run(*given).exception) and cluster.named == {}
+
+
+def test_a_first_version_has_nobody_to_share_with(cluster: Cluster, jobs: list[Any], tmp_path: Path) -> None:
+    done = run("train", "med", "--data", "d", "--out", str(tmp_path / "med"), "--load", "--canary", "5%")
+    assert done.return_value == 0 and "no other to share with" in done.output
+    assert cluster.asked == [("load", "med", tmp_path / "med", False, "demo")]
+
+
+def test_a_folder_of_data_sets_is_trained_one_after_the_other_and_one_that_fails_stops_none(
+    cluster: Cluster, jobs: list[Any], tmp_path: Path
+) -> None:
+    for name in ("law.jsonl", "bad.jsonl", "med.json", "notes.txt"):
+        (tmp_path / name).write_text("")
+    done = run("train", "--all", str(tmp_path), "--out", str(tmp_path / "made"), "--load")
+    assert done.return_value == 1
+    assert [spec.arguments["name"] for spec, _ in jobs] == ["bad", "law", "med"]
+    assert [asked[1:3] for asked in cluster.asked] == [(name, tmp_path / "made" / name) for name in ("law", "med")]
+    lines = [line.split() for line in done.output.splitlines()]
+    assert ["law", "8", "4", "3", "->", "0.5", "2", "s", "8", str(tmp_path / "made" / "law")] in lines
+    assert any(line[:1] == ["bad"] and line[-2:] == ["no", "JSON"] for line in lines)
+    cluster.refusal = ClusterError("no room")
+    done = run("train", "--all", str(tmp_path), "--out", str(tmp_path / "made"), "--load")
+    assert done.return_value == 1 and "law: no room" in done.output and "med: no room" in done.output
+
+
+@pytest.mark.parametrize(
+    ("args", "why"),
+    [
+        (("train",), "NAME and --data are needed"), (("train", "a"), "NAME and --data"),
+        (("train", "a", "--all", "."), "names its adapters"), (("train", "--all", "/nowhere"), "No such file"),
+        (("train", "a", "--data", "d", "--canary", "10%"), "goes with --load"),
+        (("train", "a", "--data", "d", "--load", "--canary", "100%"), "no share such as 10%"),
+        (("train", "a", "--data", "d", "--load", "--canary", "nan"), "no share such as 10%"),
+        (("train", "a", "--data", "d", "--gpus", "7"), "there is no GPU 7; there are: none"),
+        (("train", "a", "--data", "d", "--gpus", "x"), "numbers, as in 0,1"),
+        (("train", "a/b", "--data", "d"), "no adapter name"),
+        (("merge", "nobody", "--out", "o"), "no adapter 'nobody'"),
+        (("merge", "a", "--out", "o", "--", "--x"), "go with --serve-as"),
+    ],
+)
+def test_what_is_asked_wrongly_is_a_sentence_and_runs_nothing(
+    cluster: Cluster, jobs: list[Any], args: tuple[str, ...], why: str
+) -> None:
+    found = run(*args)
+    assert why in getattr(found.exception, "message", str(found.exception))
+    assert not jobs and not cluster.asked
+
+
+def test_gpus_that_serve_are_left_alone_unless_it_is_said(
+    cluster: Cluster, jobs: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from worker import gpus
+
+    there = [gpus.Gpu(index, "", "", 0, 0) for index in range(3)]
+    monkeypatch.setattr(gpus, "detect", lambda visible: there)
+    cluster.gpus = (0,)
+    given = ("train", "a", "--data", "d", "--out", str(tmp_path / "a"))
+    assert run(*given).return_value == 0
+    assert "GPU 0 serves: --share-gpus" in str(run(*given, "--gpus", "0").exception)
+    assert run(*given, "--gpus", "0", "--share-gpus").return_value == run(*given, "--gpus", "none").return_value == 0
+    cluster.gpus = (0, 1, 2)
+    assert run(*given).return_value == 0
+    assert [(chosen, spec.background) for spec, chosen in jobs] == [
+        ([1], False), ([0], False), ([], True), ([], True)
+    ]  # fmt: skip
+
+
+def test_the_adapter_that_the_cluster_serves_is_merged_into_its_own_model(
+    cluster: Cluster, jobs: list[Any], tmp_path: Path
+) -> None:
+    cluster.versions["med"] = 2
+    assert run("merge", "med", "--out", str(tmp_path / "m"), "--dtype", "bf16").return_value == 0
+    assert run("merge", str(tmp_path), "--model", str(tmp_path), "--out", str(tmp_path / "m")).return_value == 0
+    (first, _), (second, _) = jobs
+    assert (first.arguments["adapter"], first.arguments["model"]) == (str(adapter_path("pirate")), str(model_path()))
+    assert (second.arguments["adapter"], second.arguments["model"]) == (str(tmp_path), str(tmp_path))
