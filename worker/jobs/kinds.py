@@ -41,6 +41,7 @@ class JobKind:
 KINDS: Mapping[str, JobKind] = {
     "create": JobKind("worker.training.create"),
     "merge": JobKind("worker.merging.job"),
+    "pull": JobKind("worker.sources.job", "worker.sources.arguments", computes=False, paths=("store",)),
     "train": JobKind("worker.training.job"),
 }
 
