@@ -41,6 +41,7 @@ class ModelDefinition(BaseModel):
     profile: t.TextOrNone = Field(None, description="profile of the manifest; default the one that fits best")
     engine: t.EngineName | None = Field(None, description="what its workers run")
     instances: int = Field(1, ge=1, le=1024, description="workers that it has when it is up")
+    spares: int = Field(0, ge=0, le=64, description="workers beside these that take the place of a lost one")
     min: int | None = Field(None, ge=1, le=1024, description="fewest workers that scaling leaves it while it is up")
     max: int | None = Field(None, ge=1, le=1024, description="most workers that scaling gives it")
     gpus: t.Gpus = Field(None, description="GPU indices that it may use")

@@ -94,6 +94,9 @@ class Settings(BaseSettings):
         1, "fewest workers scaling may leave, at certain times more: 1,4@mon-fri 08:00-19:00"
     )
     max_instances: int | None = t.at_once(None, "most workers; default what the machine holds", ge=1)
+    spares: int = t.at_once(
+        0, "workers more than that, ready and idle, that take the place of a lost one (docs/startup.md)", ge=0, le=64
+    )
     autoscale: t.Autoscale = t.at_once("off", "as many workers as the load needs, or only say how many that would be")
     autoscale_load: float = t.at_once(0.2, "share of its seats with which a worker is busy enough", gt=0, le=1)
     autoscale_ttft: float = t.at_once(2.0, "how long the prompts that are not read yet may take all workers", gt=0)

@@ -12,20 +12,25 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 #: What the supervisor says of a worker, and of an adapter on a worker.
+READY = "ready"
+#: As good as ready, but sent nothing until it takes the place of another worker.
+SPARE = "spare"
 STATES = (
-    "starting", "ready", "unhealthy", "draining", "drained", "asleep", "stopping", "stopped", "backoff", "failed",
+    "starting", READY, SPARE, "unhealthy", "draining", "drained", "asleep", "stopping", "stopped", "backoff", "failed",
 )  # fmt: skip
 ADAPTER_STATES = ("loaded", "loading", "refused", "lazy")
 
 #: States in which the balancer may start new requests on a backend / lets running ones finish. A backend in any
 #: other state has lost its worker, or (``drained``) is to be left alone although it lives: what still runs there has to
 #: go on elsewhere, or is ended with an explicit error.
-TAKES_NEW = frozenset({"ready"})
-KEEPS_RUNNING = frozenset({"ready", "unhealthy", "draining"})
+TAKES_NEW = frozenset({READY})
+KEEPS_RUNNING = frozenset({READY, SPARE, "unhealthy", "draining"})
 
 #: States out of which a backend gets back into rotation by itself, so that waiting for it is worth while. Out of
 #: ``drained`` it is brought by a person.
-MAY_RECOVER = frozenset({"starting", "ready", "unhealthy", "draining", "asleep", "stopping", "backoff", "stopped"})
+MAY_RECOVER = frozenset({
+    "starting", READY, SPARE, "unhealthy", "draining", "asleep", "stopping", "backoff", "stopped",
+})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

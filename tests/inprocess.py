@@ -238,6 +238,15 @@ class InProcess:
 
         return await until(look)
 
+    async def serving(self, *names: str) -> dict[str, Any]:
+        """The status once those workers take requests, and no other does."""
+
+        async def look() -> dict[str, Any] | None:
+            status = await self.status()
+            return status if {n for n, i in status["instances"].items() if i["is_running"]} == set(names) else None
+
+        return await until(look)
+
     async def in_state(self, name: str, state: str) -> dict[str, Any]:
         """That worker, once it is in ``state``."""
 

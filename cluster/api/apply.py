@@ -134,7 +134,9 @@ class Applier:
         if checked.spec != old.spec:
             await self._check_adapters(old, checked)
         # Core lists stay those that the running workers were given theirs from.
-        return replace(checked, placement=replace(checked.placement, planned=old.placement.planned))
+        return replace(checked, placement=replace(
+            checked.placement, planned=old.placement.planned, spares=old.placement.spares,
+        ))  # fmt: skip
 
     async def _check_adapters(self, old: Plan, new: Plan) -> None:
         """Raises Refused where workers by ``new`` could not hold what those by ``old`` can. What cannot be seen
@@ -167,7 +169,7 @@ class Applier:
         if Effect.WORKERS not in effects:
             return {}
         spare = self._commands.spare_for(checked, spare_wanted)
-        restarting = [name for name in intent.group(checked.group).instances if name not in there]
+        restarting = [name for name in intent.group(checked.group).lasting if name not in there]
         intent.restart_rolling(spare if restarting else None, there, checked.group)
         if restarting:
             self._commands.emit_rolling(spare)

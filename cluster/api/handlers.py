@@ -104,9 +104,9 @@ class ClusterCommands:
             spare = self.spare_for(plan, body.spare)
             self._intent.restart_rolling(spare, group=plan.group)
             self.emit_rolling(spare)
-            restarting = list(self._intent.group(plan.group).instances)
+            restarting = list(self._intent.group(plan.group).lasting)
             return {"restarting": restarting, "rolling": True, "spare": spare}
-        name, wanted = str(body.instance_id), self._intent.desired.instances
+        name, wanted = str(body.instance_id), self._intent.desired.lasting
         if name in {backend.id for backend in self._external}:
             raise Refused(409, f"{name} was not started by this cluster: it cannot restart it", "instance_id")
         if name not in wanted:
@@ -124,7 +124,9 @@ class ClusterCommands:
 
     def spare_for(self, plan: Plan, wanted: bool | None) -> str | None:
         """The name of the spare that a rolling restart starts first, or None: not wanted, or there is no room for
-        it."""
+        it, or a standby that does the same."""
+        if self._intent.group(plan.group).standbys:
+            return None
         if not (plan.settings.rolling_spare if wanted is None else wanted) or not self._intent.group(plan.group).count:
             return None
         name = self._intent.free_name(plan.group)
@@ -165,9 +167,10 @@ class ClusterCommands:
     def _serving(self) -> int:
         """How many take new requests."""
         everyone: list[External] = [*self._fleet.instances.values(), *self._external]
-        return sum(one.state is WorkerState.READY and one.id not in self._intent.cordons for one in everyone)
+        out = {*self._intent.cordons, *self._intent.desired.standbys}
+        return sum(one.state is WorkerState.READY and one.id not in out for one in everyone)
 
     def _check_known(self, name: str) -> None:
-        known = [*self._intent.desired.instances, *(backend.id for backend in self._external)]
+        known = [*self._intent.desired.lasting, *(backend.id for backend in self._external)]
         if name not in known:
             raise Refused(404, f"no instance {name!r}; there are: {', '.join(known) or 'none'}", "instance_id")

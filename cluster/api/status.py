@@ -97,7 +97,7 @@ def settled(view: View) -> bool:
     fleet, intent = view.fleet, view.fleet.intent
     if view.balancers["replacing"]:
         return False
-    wanted = {} if intent.desired.shutting_down else intent.desired.instances
+    wanted = {} if intent.desired.shutting_down else intent.desired.lasting
     if set(fleet.instances) != set(wanted) or any(not intent.cordons.over(name) for name in intent.cordons):
         return False
     return all(_at_rest(i, wanted[i.id].asleep) and i.generation >= wanted[i.id].generation
@@ -122,12 +122,12 @@ def _rolling(view: View) -> dict[str, Any]:
 def _instance(view: View, instance: Instance) -> dict[str, Any]:
     handle, where = instance.handle, instance.endpoint
     used = view.usage["processes"].get(instance.id, {}) if handle else {}
-    now, intent, shown = view.now, view.fleet.intent, view.fleet.intent.cordons.shown(instance.id, str(instance.state))
+    now, intent, shown = view.now, view.fleet.intent, view.fleet.intent.shown(instance.id, str(instance.state))
     serving = instance.ready_at is not None and handle is not None
     return {
         "managed": True,
         "state": shown,
-        "spare": instance.id in intent.desired.spares,
+        "spare": instance.id in intent.desired.spares or instance.id in intent.desired.standbys,
         "is_running": shown == WorkerState.READY,
         "degraded": bool(instance.adapters.refused) and instance.state is WorkerState.READY,
         "reason": instance.reason or _refusals(instance),

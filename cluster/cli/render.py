@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from config.text import printable
+from config.topology import SPARE
 
 #: A status is told once a second: what is older (s) says so.
 STALE_S = 5.0
@@ -18,7 +19,7 @@ STALE_S = 5.0
 #: Of the states of an instance.
 STYLES = {
     "ready": "green", "starting": "yellow", "draining": "yellow", "stopping": "yellow", "backoff": "red",
-    "unhealthy": "red", "drained": "yellow", "asleep": "dim", "failed": "bold red", "stopped": "dim",
+    "unhealthy": "red", SPARE: "cyan", "drained": "yellow", "asleep": "dim", "failed": "bold red", "stopped": "dim",
 }  # fmt: skip
 
 
@@ -70,7 +71,8 @@ def status_table(status: Mapping[str, Any], width: int) -> Table:
         if wide or name in _NARROW:
             table.add_column(name, justify="right" if right else "left", no_wrap=name != "")
     for name, i in status["instances"].items():
-        state = i["state"] + (" (degraded)" if i["degraded"] else "") + (" (spare)" if i.get("spare") else "")
+        spare = " (spare)" if i.get("spare") and i["state"] != SPARE else ""
+        state = i["state"] + (" (degraded)" if i["degraded"] else "") + spare
         note = i["reason"] or i.get("phase") or ""
         if not note and i["last_exit"] and not i["last_exit"]["expected"]:
             note = f"last end: {i['last_exit']['reason']}"

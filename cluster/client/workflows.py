@@ -80,7 +80,7 @@ def wait_settled(
         if stopped := supervisor.get("rolling", {}).get("stopped"):
             raise ClusterError(str(stopped))
         states = {name: i["state"] for name, i in status.get("instances", {}).items() if i["managed"]}
-        moving = any(s not in ("ready", "failed", "drained") for s in states.values())
+        moving = any(s not in ("ready", "spare", "failed", "drained") for s in states.values())
         silent = supervisor.get("age_s") or 0.0
         heard = bool(supervisor.get("pid")) and silent <= _STANDSTILL
         if heard and (moving or status.get("load_balancer", {}).get("replacing")):

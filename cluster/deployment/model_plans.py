@@ -37,7 +37,7 @@ def make_group(settings: Settings, name: str, model: ModelDefinition, machine: M
             _require_memory(made.placement)
     except UsageError as error:
         raise UsageError(f"model {name}: {str(error).removeprefix('--')}", error.exit_code) from None
-    crowd = max(plan.crowd(settings), model.instances)
+    crowd = max(plan.crowd(settings), model.instances + model.spares)
     return replace(made, group=name, definition=model, placement=replace(made.placement, crowd=crowd))
 
 
@@ -73,7 +73,8 @@ def overlaid(settings: Settings, model: ModelDefinition) -> Settings:
         if (value := getattr(model, name)) is not None
     }  # fmt: skip
     return settings.model_copy(update={
-        **given, "model": model.path, "instances": model.instances, "engine_args": model.args, "lora": model.adapters,
+        **given, "model": model.path, "instances": model.instances, "spares": model.spares,
+        "engine_args": model.args, "lora": model.adapters,
         "min_instances": model.min or 1, "max_instances": model.max, "lora_config": None, "models": {},
         "autoscale": "off" if not scaled else "advise" if settings.autoscale == "advise" else "on",
     })  # fmt: skip
@@ -92,11 +93,12 @@ def _spec(own: Settings, name: str, model: ModelDefinition) -> EngineSpec:
 def _require_memory(placement: Placement) -> None:
     """Of a model's workers on a machine without GPUs. Raises UsageError that says what would fit."""
     there, each = placement.machine.memory * _MEMORY_SHARE, placement.memory_each
-    if placement.planned * each <= there:
+    workers = placement.planned + placement.spares
+    if workers * each <= there:
         return
     fits = int(there // each) if each else 0
     would = f"instances {fits} would fit" if fits else "a smaller cpu_kv_gib, or a smaller model, would fit"
     raise UsageError(
-        f"{placement.planned} worker{'s' * (placement.planned != 1)} of about {each / _GIB:.1f} GiB each need more "
+        f"{workers} worker{'s' * (workers != 1)} of about {each / _GIB:.1f} GiB each need more "
         f"than the {there / _GIB:.1f} GiB that workers may take of this machine's memory: {would}"
     )

@@ -117,8 +117,9 @@ def placed(settings: Settings, engine: Engine, spec: EngineSpec, count: int, mac
     placement = Placement(
         machine=Machine(chosen, machine.cores[: settings.max_cpu_threads], machine.memory), ranks=ranks,
         per_gpu=settings.instances_per_gpu, on_gpu=on_gpu, memory_each=engine.memory_estimate(spec), planned=count,
+        spares=settings.spares if count else 0,
     )
-    placement.require(count)
+    placement.require(count, placement.spares)
     if settings.max_instances is not None:
         placement.require(settings.max_instances)
     most = settings.max_instances or max(placement.capacity, count)
@@ -134,8 +135,9 @@ def crowd(settings: Settings) -> int:
     beside = settings.max_concurrent_models
     if beside is not None and settings.own_instances:
         beside = max(0, beside - 1)
-    counts = sorted((model.instances for model in settings.models.values()), reverse=True)
-    return settings.own_instances + sum(counts[:beside])
+    counts = sorted((model.instances + model.spares for model in settings.models.values()), reverse=True)
+    own = settings.own_instances + (settings.spares if settings.own_instances else 0)
+    return own + sum(counts[:beside])
 
 
 def _check_tls(settings: Settings) -> None:

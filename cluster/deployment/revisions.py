@@ -156,6 +156,7 @@ class SettingsInForce:
         """What goes by the settings goes by those that hold now."""
         settings, fleet = self._revisions.settings, self._fleet
         fleet.intent.desired = by_plans(fleet.intent.desired, self._revisions)
+        fleet.intent.fill()
         fleet.intent.names.given = settings.model_names
         fleet.policy = replace(fleet.policy, backoff=Backoff(first=settings.restart_delay))
         for listener in self._listeners:
@@ -170,6 +171,7 @@ def by_plans(desired: DesiredState, revisions: Revisions) -> DesiredState:
         old, spec = desired.groups.get(name) or WorkerGroup(name), held.spec
         desired = desired.with_group(replace(
             old, model=spec.served_names[0], engine=spec.engine, driver=held.driver,
+            standby_count=held.settings.spares, capacity=held.placement.capacity,
             startup_timeout=None if held.definition is None else held.settings.startup_timeout,
         ))  # fmt: skip
     busy = [held.placement for held in revisions.plans.values() if held.engine.busy_start]

@@ -54,7 +54,9 @@ class InstanceDesired:
 class WorkerGroup:
     """``count`` workers that serve ``model`` (the first of its names) with one engine, started by one driver, both by
     name. ``spares`` (one at most) stand in while a rolling restart of the group lasts: they are not counted, and go
-    when it is over. ``startup_timeout`` and ``drain_timeout`` (s) where they are not as in the whole cluster."""
+    when it is over. ``standbys`` are sent nothing until they take another's place (`cluster.fleet.standby`):
+    ``standby_count`` of them, as far as ``capacity`` (workers; None: any number) goes. ``startup_timeout`` and
+    ``drain_timeout`` (s) where they are not as in the whole cluster."""
 
     name: str = DEFAULT
     model: str = ""
@@ -62,6 +64,9 @@ class WorkerGroup:
     driver: str = LOCAL
     instances: Mapping[str, InstanceDesired] = field(default_factory=dict)
     spares: Mapping[str, InstanceDesired] = field(default_factory=dict)
+    standbys: Mapping[str, InstanceDesired] = field(default_factory=dict)
+    standby_count: int = 0
+    capacity: int | None = None
     startup_timeout: float | None = None
     drain_timeout: float | None = None
 
@@ -71,5 +76,10 @@ class WorkerGroup:
 
     @property
     def wanted(self) -> Mapping[str, InstanceDesired]:
-        """Every worker there should be just now, the spare first."""
-        return {**self.spares, **self.instances}
+        """Every worker there should be just now, the spare first and standbys last."""
+        return {**self.spares, **self.lasting}
+
+    @property
+    def lasting(self) -> Mapping[str, InstanceDesired]:
+        """Those that are not only there while a rolling restart lasts."""
+        return {**self.instances, **self.standbys}

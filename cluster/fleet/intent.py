@@ -8,12 +8,13 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from cluster.fleet import standby
 from cluster.fleet.cordons import Cordons
 from cluster.fleet.groups import DEFAULT, InstanceDesired, WorkerGroup, group_of, instance_name, number_of
 from cluster.fleet.instance import Instance
 from cluster.fleet.model_names import ModelNames
 from cluster.fleet.states import DesiredState
-from config.topology import AUTO_STRATEGY
+from config.topology import AUTO_STRATEGY, READY, SPARE
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -28,7 +29,8 @@ class Checkpoint:
 
 
 class Intent:
-    """``instances``: those that there are, see `cluster.fleet.fleet.Fleet`. ``strategy``: how balancers choose."""
+    """``instances``: those that there are, see `cluster.fleet.fleet.Fleet`. ``strategy``: how balancers choose. More
+    methods than a class should have: each is something that a client, or what happens, may ask of the workers."""
 
     def __init__(self, desired: DesiredState, instances: Mapping[str, Instance], strategy: str = "") -> None:
         self.desired, self.strategy = desired, strategy
@@ -42,7 +44,24 @@ class Intent:
         return self.desired.groups[name]
 
     def _want(self, group: WorkerGroup, **changes: Any) -> None:
-        self.desired = self.desired.with_group(dataclasses.replace(group, **changes))
+        changed = dataclasses.replace(group, **changes)
+        self.desired = self.desired.with_group(standby.filled(changed, self._instances))
+
+    def fill(self) -> None:
+        """As many standbys as are to be had, after a change of `WorkerGroup.standby_count`."""
+        for group in self.desired.groups.values():
+            self._want(group)
+
+    def promote(self, name: str, place: str) -> None:
+        """The standby ``name`` is one of those that serve in place of ``place``, with the weight that was given it."""
+        self._want(standby.swapped(self.group(group_of(name)), name, place))
+        weights = {name: self.weights.pop(place, None), place: self.weights.pop(name, None)}
+        self.weights |= {one: weight for one, weight in weights.items() if weight is not None}
+
+    def shown(self, name: str, state: str) -> str:
+        """The state as balancers and people are told it; ``state`` is the one it is in by itself."""
+        shown = self.cordons.shown(name, state)
+        return SPARE if shown == READY and name in self.group(group_of(name)).standbys else shown
 
     def scale(self, count: int, group: str = DEFAULT, leaving: str | None = None) -> None:
         """Wants ``count`` workers of a group: ``leaving`` goes first, then the newest; the lowest free number comes
@@ -89,16 +108,18 @@ class Intent:
 
     def _known(self, name: str, group: WorkerGroup) -> InstanceDesired:
         """What is wanted of ``name`` already, awake; of one that is still on its way out, no more than it is."""
-        old = self._instances.get(name)
-        known = group.wanted.get(name) or InstanceDesired(old.generation if old else 0)
+        known = group.wanted.get(name) or standby.known(name, self._instances)
         return dataclasses.replace(known, asleep=False)
 
     def restart(self, name: str) -> None:
         """Also ends its drain. Raises KeyError for an instance that is not wanted."""
         group = self.group(group_of(name))
-        restarted = InstanceDesired(group.instances[name].generation + 1, rolling=False)
+        restarted = {name: InstanceDesired(group.lasting[name].generation + 1, rolling=False)}
         self.cordons.end(name)
-        self._want(group, instances={**group.instances, name: restarted})
+        if name in group.standbys:
+            self._want(group, standbys={**group.standbys, **restarted})
+        else:
+            self._want(group, instances={**group.instances, **restarted})
 
     def restart_rolling(
         self, spare: str | None = None, keep: Collection[str] = (), group: str = DEFAULT
@@ -107,7 +128,7 @@ class Intent:
         among them. ``keep`` are where they would be brought to: a restart that has not come to them yet is taken
         back."""
         before = self.group(group)
-        wanted = {n: InstanceDesired(i.generation + 1, rolling=True) for n, i in before.instances.items()}
+        wanted = {n: InstanceDesired(i.generation + 1, rolling=True) for n, i in before.lasting.items()}
         for name, want in wanted.items():
             if name in keep and name in self._instances:
                 self._instances[name].generation = want.generation
@@ -115,7 +136,8 @@ class Intent:
                 self.cordons.end(name)
         old = self._instances.get(spare) if spare else None
         spares = {spare: InstanceDesired(old.generation + 1 if old else 0, rolling=True)} if spare else {}
-        self._want(before, instances=wanted, spares=spares)
+        instances = {name: wanted[name] for name in before.instances}
+        self._want(before, instances=instances, spares=spares, standbys={n: wanted[n] for n in before.standbys})
 
     def dismiss_spare(self, name: str) -> None:
         self._want(self.group(group_of(name)), spares={})
@@ -123,7 +145,7 @@ class Intent:
     def free_name(self, group: str = DEFAULT) -> str:
         """The one that a spare would have: its number is that of none that is wanted, or on its way out."""
         wanted = self.group(group)
-        taken = {*wanted.instances, *self._instances} - set(wanted.spares)
+        taken = {*wanted.lasting, *self._instances} - set(wanted.spares)
         names = (instance_name(number, group) for number in itertools.count())
         return next(name for name in names if name not in taken)
 
@@ -155,6 +177,8 @@ class Intent:
             "weights": dict(self.weights),
             "drained": self.cordons.durable(),
         }
+        if self.desired.standbys:  # an earlier release ends them
+            desired["standbys"] = {n: _kept(i) for n, i in self.desired.standbys.items()}
         # Not by name: an earlier release has none of that name, and takes "" for the default that it has.
         kept = "" if self.strategy == AUTO_STRATEGY else self.strategy
         return {"desired": desired, "strategy": kept, "model_names": self.names.durable()}
@@ -166,7 +190,8 @@ class Intent:
         self.weights = dict(kept.get("weights", {}))
         if kept.get("instances") is not None:
             for group in self.desired.groups.values():
-                self._want(group, instances=_of(group, kept["instances"]), spares=_of(group, kept.get("spares", {})))
+                instances, spares = _of(group, kept["instances"]), _of(group, kept.get("spares", {}))
+                self._want(group, instances=instances, spares=spares, standbys=_of(group, kept.get("standbys", {})))
 
 
 def _each(group: WorkerGroup, asleep: bool) -> dict[str, InstanceDesired]:

@@ -25,7 +25,8 @@ class Machine:
 @dataclass(frozen=True, slots=True)
 class Placement:
     """How the workers of one group are laid over a machine. ``ranks`` is the number of GPUs (or core lists) a worker
-    spans. ``crowd``: how many workers of all groups may be up at the same time, where there are several groups."""
+    spans; ``planned`` and ``spares``: those that are to serve, and to stand by. ``crowd``: how many workers of all
+    groups may be up at the same time, where there are several groups."""
 
     machine: Machine
     ranks: int = 1
@@ -33,6 +34,7 @@ class Placement:
     on_gpu: bool = True
     memory_each: int = 0
     planned: int = 1
+    spares: int = 0
     crowd: int = 0
 
     @property
@@ -42,6 +44,10 @@ class Placement:
             return len(self.machine.gpus) // self.ranks * self.per_gpu
         by_memory = self.machine.memory * 9 // 10 // self.memory_each if self.memory_each else CPU_MOST
         return max(1, min(CPU_MOST, by_memory))
+
+    @property
+    def _together(self) -> int:
+        return self.planned + self.spares
 
     def slot(self, number: int) -> Slot:
         """What worker ``number`` (from 0) is pinned to. Neighbours go to different GPUs first: with two a GPU on
@@ -68,7 +74,7 @@ class Placement:
 
     def _cores_beside(self, taken: Container[int]) -> tuple[tuple[int, ...], ...]:
         """Of the cores that nobody has, as many as each of the crowd can have; nothing where too few are left."""
-        share = len(self.machine.cores) // (max(1, self.planned, self.crowd) * self.ranks)
+        share = len(self.machine.cores) // (max(1, self._together, self.crowd) * self.ranks)
         free = [core for core in self.machine.cores if core not in taken]
         if share < 1 or len(free) < share * self.ranks:
             return ()
@@ -77,23 +83,24 @@ class Placement:
     def _cores(self, number: int) -> tuple[tuple[int, ...], ...]:
         """Disjoint lists of equal length while there are at least as many cores as ranks of all planned workers;
         nothing (unbound, one thread each) for more."""
-        share = len(self.machine.cores) // (max(1, self.planned, self.crowd) * self.ranks)
-        if share < 1 or number >= self.planned:
+        share = len(self.machine.cores) // (max(1, self._together, self.crowd) * self.ranks)
+        if share < 1 or number >= self._together:
             return ()
         first = number * self.ranks * share
         return tuple(
             self.machine.cores[first + rank * share : first + (rank + 1) * share] for rank in range(self.ranks)
         )
 
-    def require(self, instances: int) -> None:
-        """Raises UsageError, saying what is there and what is needed, where ``instances`` do not fit."""
-        if instances <= self.capacity or not self.on_gpu:
+    def require(self, instances: int, spares: int = 0) -> None:
+        """Raises UsageError, saying what is there and what is needed, where ``instances`` and ``spares`` do not fit."""
+        if instances + spares <= self.capacity or not self.on_gpu:
             return
-        needed = -(-instances // self.per_gpu) * self.ranks
+        needed = -(-(instances + spares) // self.per_gpu) * self.ranks
         there = "; ".join(text for _, text in self.machine.gpus) or "none"
+        beside = f" and {spares} spare{'s' * (spares != 1)}" if spares else ""
         sharing = f", {self.per_gpu} a GPU" if self.per_gpu > 1 else ""
         raise UsageError(
-            f"not enough GPUs: {instances} instance{'s' * (instances != 1)} x {self.ranks} GPU"
+            f"not enough GPUs: {instances} instance{'s' * (instances != 1)}{beside} x {self.ranks} GPU"
             f"{'s' * (self.ranks != 1)} each{sharing} need {needed}, there "
             f"{'is' if len(self.machine.gpus) == 1 else 'are'} {len(self.machine.gpus)} ({there})"
         )

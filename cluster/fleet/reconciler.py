@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cluster.fleet import rolling
+from cluster.fleet import rolling, standby
 from cluster.fleet.groups import InstanceDesired, WorkerGroup
 from cluster.fleet.states import RUNNING, DesiredState, InstanceObserved, ObservedState, WorkerState
 
@@ -90,6 +90,14 @@ class Retire:
 
 
 @dataclass(frozen=True, slots=True)
+class Promote:
+    """The standby takes the place of a worker that does not serve, or is about to be restarted."""
+
+    id: str
+    place: str
+
+
+@dataclass(frozen=True, slots=True)
 class Dismiss:
     """The rolling restart is over: the spare is not wanted any more."""
 
@@ -101,12 +109,12 @@ class Exit:
     """Everything has stopped: end the balancer and the supervisor."""
 
 
-Action = Admit | Start | Drain | Sleep | Wake | Stop | Kill | Sweep | Retire | Dismiss | Exit
+Action = Admit | Start | Drain | Sleep | Wake | Stop | Kill | Sweep | Retire | Promote | Dismiss | Exit
 
 
 def reconcile(desired: DesiredState, observed: ObservedState, now: float) -> list[Action]:
     """The actions that bring ``observed`` nearer to ``desired`` at ``now`` (s, the clock of `since`)."""
-    actions: list[Action] = []
+    actions: list[Action] = list(_promotions(desired, observed))  # requests wait for no start
     wanted = desired.wanted
     for instance in observed.values():
         if instance.id not in wanted:
@@ -126,13 +134,20 @@ def reconcile(desired: DesiredState, observed: ObservedState, now: float) -> lis
     return actions
 
 
+def _promotions(desired: DesiredState, observed: ObservedState) -> Iterator[Promote]:
+    for group in () if desired.shutting_down else desired.groups.values():
+        if group.standbys:
+            for name, place in standby.promotions(group, observed, rolling.next_to_roll(group, observed)):
+                yield Promote(name, place)
+
+
 def _bring_about(
     group: WorkerGroup, desired: DesiredState, observed: ObservedState, now: float
 ) -> Iterator[Action]:
     wanted = group.wanted
     if group.spares and rolling.over(group, observed):
         yield from map(Dismiss, group.spares)  # from the next round on it is not wanted
-        wanted = group.instances
+        wanted = group.lasting
     next_to_roll = rolling.next_to_roll(group, observed)
     for name, want in wanted.items():
         seen = observed.get(name)

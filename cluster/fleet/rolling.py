@@ -2,8 +2,9 @@
 
 In each group one at a time, and never fewer ready than all but one. What has been started anew has to be ready before
 the next one is taken down: a worker that does not come back stops it, and so does a spare that does not get ready (with
-settings that do not work it is the first to try them, when nothing has been taken down yet). One that refuses an
-adapter which others hold is ready for the base model only: it stops it as well, while they are still there.
+settings that do not work it is the first to try them, when nothing has been taken down yet). Where there are standbys
+they are that: they come first, and take the place of each before its turn (`cluster.fleet.standby`). One that refuses
+an adapter which others hold is ready for the base model only: it stops it as well, while they are still there.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _S = WorkerState
 def next_to_roll(group: WorkerGroup, observed: ObservedState) -> str | None:
     """The one instance of ``group`` that a rolling restart may take down now: one that serves nobody anyway, else the
     first in order, if enough of the others are ready without it."""
-    left = _left(group.wanted, observed)
+    left = _left({**group.standbys, **group.wanted}, observed)
     if not left or not _proven(group, observed):
         return None
     for name in left:
@@ -58,7 +59,7 @@ def progress(desired: DesiredState, observed: ObservedState) -> RollingProgress:
     active = bool(left or desired.spares) and not desired.shutting_down
     failed = [
         name
-        for name in (*desired.spares, *rolled)
+        for name in (*desired.spares, *(n for n, want in desired.standbys.items() if want.rolling), *rolled)
         if name in observed and name not in left and _stuck(observed[name])
     ]
     return RollingProgress(active, done, len(rolled), failed[0] if active and failed else None)
@@ -125,7 +126,8 @@ def why_stopped(fleet: Fleet, name: str, revertible: bool) -> str:
     """What can be done, too: ``name`` does not come back, or not as it was. ``revertible``: there are settings to go
     back to."""
     instance = fleet.instances[name]
-    spare, missing = name in fleet.intent.desired.spares, fleet.missing_adapters(instance)
+    desired, missing = fleet.intent.desired, fleet.missing_adapters(instance)
+    spare = name in desired.spares or name in desired.standbys
     if missing:
         adapters = f"adapter{'s' * (len(missing) > 1)} {_some(missing)}"
         reason = instance.adapters.refused[missing[0]].reason

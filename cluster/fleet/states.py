@@ -78,9 +78,18 @@ class DesiredState:
         return {name: want for group in self.groups.values() for name, want in group.spares.items()}
 
     @property
+    def standbys(self) -> Mapping[str, InstanceDesired]:
+        return {name: want for group in self.groups.values() for name, want in group.standbys.items()}
+
+    @property
+    def lasting(self) -> Mapping[str, InstanceDesired]:
+        """As of `WorkerGroup.lasting`, of all groups."""
+        return {**self.instances, **self.standbys}
+
+    @property
     def wanted(self) -> Mapping[str, InstanceDesired]:
         """Every worker there should be just now, spares first."""
-        return {} if self.shutting_down else {**self.spares, **self.instances}
+        return {} if self.shutting_down else {**self.spares, **self.lasting}
 
     def startup_of(self, name: str) -> float:
         """Seconds that the worker ``name`` may take to be ready."""

@@ -17,7 +17,8 @@ def check(settings: Settings, plans: Iterable[Plan]) -> None:
     most = settings.max_concurrent_models
     if most is not None and len(up) > most:
         raise UsageError(f"max_concurrent_models {most}: {names} are to be up from the start", exit_code=2)
-    footprints = [room.footprint(plan.placement, plan.placement.planned, (), plan.engine.computes) for plan in up]
+    workers = {plan.group: plan.placement.planned + plan.placement.spares for plan in up}
+    footprints = [room.footprint(plan.placement, workers[plan.group], (), plan.engine.computes) for plan in up]
     memory = max((plan.placement.machine.memory for plan in up), default=0)
     if len(up) > 1 and not room.fit(footprints, memory):
         raise UsageError(

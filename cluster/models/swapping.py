@@ -115,7 +115,8 @@ class Swapping:
 
     def _takes(self, plan: Plan) -> Footprint:
         slots = [worker.slot for worker in self._workers(plan)]
-        count = max(plan.placement.planned, self._fleet.intent.group(plan.group).count)
+        group = self._fleet.intent.group(plan.group)
+        count = max(plan.placement.planned + plan.placement.spares, group.count + len(group.standbys))
         return room.footprint(plan.placement, count, slots, plan.engine.computes)
 
     def _workers(self, plan: Plan) -> list[Instance]:
@@ -123,7 +124,7 @@ class Swapping:
 
     def _failed(self, plan: Plan) -> bool:
         """Whether its start came to nothing: each of its workers ended before any was ready, or failed for good."""
-        wanted, workers = self._fleet.intent.group(plan.group).instances, self._workers(plan)
+        wanted, workers = self._fleet.intent.group(plan.group).lasting, self._workers(plan)
         if plan.definition is None or not wanted or {one.id for one in workers} != wanted.keys():
             return False
         if all(one.state is WorkerState.FAILED for one in workers):

@@ -176,7 +176,7 @@ class Assembly:
     def residency(self) -> Residency:
         return Residency(
             self.inventory, lambda: [each for each in self._everybody() if self.agents.get(each.id) is not None],
-            lambda name: name in self.fleet.intent.cordons,
+            lambda name: name in self.fleet.intent.cordons or name in self.fleet.intent.desired.standbys,
             lambda: self.backends.strategy() == ADAPTIVE and len(self.revisions.plans) == 1, self.agents.look_again,
             self.clock.now,
         )

@@ -179,7 +179,7 @@ class GroupScaling:
             return True
         group, there = self._fleet.intent.group(self._name), self._there()
         return (
-            not group.spares and set(there) == set(group.instances)
+            not group.spares and set(there) == set(group.lasting)
             and not any(i.state in _ON_THE_WAY for i in there.values())
         )
 

@@ -89,7 +89,7 @@ class Backends:
         assert spec is not None and where is not None
         return BackendSpec(
             id=instance.id, incarnation=instance.incarnation,
-            state=intent.cordons.shown(instance.id, str(instance.state)), scheme=where.scheme,
+            state=intent.shown(instance.id, str(instance.state)), scheme=where.scheme,
             host=where.host, ip=where.host, port=where.port, weight=intent.weights.get(instance.id, 1),
             api_key=spec.api_key, models=self.cards(instance),
             expected=(*plan.spec.served_names, *self.inventory.wanted(instance.id)),

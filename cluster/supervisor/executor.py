@@ -17,7 +17,7 @@ from cluster.events import Emit
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.groups import group_of, number_of
 from cluster.fleet.instance import Instance
-from cluster.fleet.reconciler import Admit, Dismiss, Drain, Kill, Retire, Sleep, Start, Stop, Sweep, Wake
+from cluster.fleet.reconciler import Admit, Dismiss, Drain, Kill, Promote, Retire, Sleep, Start, Stop, Sweep, Wake
 from cluster.fleet.states import WorkerState
 from cluster.storage.write_behind import WriteBehind
 from cluster.supervisor.clock import Clocks
@@ -39,7 +39,7 @@ _NO_ROOM_S = 1.0
 
 
 #: `Exit` is the supervisor's own.
-_Performed = Admit | Dismiss | Drain | Kill | Retire | Sleep | Start | Stop | Sweep | Wake
+_Performed = Admit | Dismiss | Drain | Kill | Promote | Retire | Sleep | Start | Stop | Sweep | Wake
 
 
 class Executor:
@@ -66,6 +66,9 @@ class Executor:
         if isinstance(action, Admit):
             if (slot := self._slot(action.id)) is not None:  # else it is asked for again
                 fleet.admit(action.id, slot, now)
+            return
+        if isinstance(action, Promote):
+            await self._promote(action)
             return
         if isinstance(action, Dismiss):
             fleet.intent.dismiss_spare(action.id)
@@ -102,8 +105,15 @@ class Executor:
             case Retire():
                 del fleet.instances[instance.id]
                 self._store.process(instance.id, None)
-                if instance.id not in fleet.intent.desired.instances:
+                if instance.id not in fleet.intent.desired.lasting:
                     self._state.run(instance.id).unlink(missing_ok=True)
+
+    async def _promote(self, action: Promote) -> None:
+        self._fleet.intent.promote(action.id, action.place)
+        self._emit(
+            action.id, f"takes the place of {action.place}", kind="worker.promoted", data={"place": action.place}
+        )
+        await self._publish()  # before anything is started or stopped
 
     def _slot(self, name: str) -> Slot | None:
         """What the worker ``name`` is pinned to; None while other groups of workers leave it no room."""

@@ -113,7 +113,7 @@ class Transactions:
         """For the run file of every worker that is wanted: it has to be found, also on a disk that is full when it
         starts. Raises OSError where there is none."""
         for group in self._intent.desired.groups.values():
-            for path in map(self._state.run, (*group.instances, *group.spares)):
+            for path in map(self._state.run, group.wanted):
                 if path.exists():
                     continue
                 try:

@@ -41,7 +41,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Streams that go on": ("resume", "migration_limit", "stall_timeout", "first_byte_timeout"),
     "Health and restarts": (
         "health_interval", "health_timeout", "health_failures", "restart_failures", "restart_delay", "startup_timeout",
-        "canary_interval", "zygote",
+        "canary_interval", "spares", "zygote",
     ),
     "Jobs": ("jobs_at_once",),
     "Planned changes": ("drain_timeout", "stop_grace", "rolling_spare"),

@@ -8,7 +8,7 @@ from typing import Any
 
 from config import model_names
 from config.model_names import AUTO, ModelRoute, Named
-from config.topology import BackendSet
+from config.topology import SPARE, BackendSet
 from lb.routing.backend import Backend, Shared
 from lb.routing.model_offers import ModelOffers
 
@@ -60,7 +60,7 @@ class Pool:
         for spec in new.backends:
             old = before.get(spec.id)
             if old is not None and (old.spec.incarnation == spec.incarnation or not spec.managed):
-                if spec.state == "ready" and old.spec.state in ("unhealthy", "drained"):
+                if spec.state == "ready" and old.spec.state in ("unhealthy", "drained", SPARE):
                     old.ejection.recovered()
                 old.update(spec)
                 old.missing_models.clear()

@@ -61,7 +61,7 @@ def test_the_address_is_a_url_without_trailing_slash(host: str, path: str, addre
 
 
 def test_every_state_the_contract_names_is_a_state_of_a_worker() -> None:
-    states = {str(s) for s in WorkerState}
+    states = {*map(str, WorkerState), topology.SPARE}
     assert topology.TAKES_NEW < topology.KEEPS_RUNNING < states
     assert states - {"failed"} == topology.MAY_RECOVER
 

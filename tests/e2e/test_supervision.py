@@ -123,6 +123,26 @@ def test_a_worker_that_died_without_a_supervisor_is_restarted_by_the_next(sim: C
     assert after["instances"]["instance_1"]["pid"] == before["instances"]["instance_1"]["pid"]
 
 
+def test_a_spare_outlives_the_supervisor_in_its_role_and_takes_the_place_of_who_dies(cluster: Cluster) -> None:
+    """Adoption, and a kill: what one event loop does not have."""
+    up = ("--engine", "sim", "--instances", "2", "--spares", "1")
+    assert cluster.up(*up).returncode == 0
+    before = cluster.wait_ready(2)["instances"]
+    poll(lambda: cluster.status()["instances"].get("instance_2", {}).get("state") == "spare", 20)
+    kill(before["instance_0"]["pid"])
+    poll(lambda: cluster.status()["instances"]["instance_2"]["state"] == "ready", 5)
+    poll(lambda: cluster.status()["instances"]["instance_0"]["state"] == "spare", 20)
+    before = cluster.status()
+    kill(before["supervisor"]["pid"])
+    poll(lambda: cluster.status()["supervisor"]["pid"] is None, 5)
+    assert cluster.up(*up).returncode == 0
+    after = poll(lambda: (s := cluster.status())["supervisor"].get("settled") and s, 20)
+    assert {n: (i["state"], i["pid"]) for n, i in after["instances"].items()} == {
+        n: (i["state"], i["pid"]) for n, i in before["instances"].items()
+    }
+    assert cluster.complete().status_code == 200
+
+
 @pytest.mark.parametrize("dead", ["supervisor", "balancer and supervisor", "nothing"])
 def test_down_leaves_nothing_whatever_was_dead_before(sim: Cluster, dead: str) -> None:
     status = sim.status()

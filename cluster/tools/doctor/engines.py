@@ -80,7 +80,7 @@ def _used(facts: MachineFacts, gpu: GpuFacts) -> bool:
     if facts.plan is None:
         return facts.settings is None or facts.settings.engine == "vllm"
     placement = facts.plan.placement
-    used = {index for number in range(facts.plan.settings.instances) for index in placement.slot(number).gpus}
+    used = {index for number in range(placement.planned + placement.spares) for index in placement.slot(number).gpus}
     return placement.on_gpu and gpu.index in used
 
 

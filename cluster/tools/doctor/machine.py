@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from cluster.deployment.plan import Plan
 from cluster.tools.doctor.facts import MachineFacts
 from cluster.tools.doctor.finding import GIB, Finding, gib, listed, ok, problem, warning
 
@@ -67,10 +68,10 @@ def memory(facts: MachineFacts) -> Iterator[Finding]:
     needed = _memory_needed(facts)
     if facts.plan is not None and needed > usable:
         each = facts.plan.placement.memory_each
-        most = int(usable * 0.9) // each
+        most, workers = int(usable * 0.9) // each - facts.plan.placement.spares, _workers(facts.plan)
         yield problem(
-            "memory", f"{text}; {facts.plan.settings.instances} workers of about {gib(each)} need {gib(needed)}",
-            f"--instances {most}" if most else "a smaller model, or more memory: see clusterctl plan --cpu",
+            "memory", f"{text}; {workers} workers of about {gib(each)} need {gib(needed)}",
+            f"--instances {most}" if most > 0 else "a smaller model, or more memory: see clusterctl plan --cpu",
         )  # fmt: skip
     elif needed > facts.available and not _running(facts):
         yield warning("memory", f"{text}; what up would start takes about {gib(needed)}",
@@ -162,7 +163,11 @@ def _on_cpu(facts: MachineFacts) -> bool:
 
 def _memory_needed(facts: MachineFacts) -> int:
     plan = facts.plan
-    return plan.placement.memory_each * plan.settings.instances if plan and not plan.placement.on_gpu else 0
+    return plan.placement.memory_each * _workers(plan) if plan and not plan.placement.on_gpu else 0
+
+
+def _workers(plan: Plan) -> int:
+    return plan.placement.planned + plan.placement.spares
 
 
 def _running(facts: MachineFacts) -> bool:

@@ -149,7 +149,8 @@ def explain(plan: Plan, facts: MachineFacts) -> list[str]:
     plural = "s" * (s.instances != 1)
     model = f"{spec.served_names[0]} from {spec.model}" if spec.served_names[0] != spec.model else spec.model
     why = "" if s.model or s.lora_config else ", as no --model is given"
-    out = [f"start {s.instances} worker{plural} of {spec.engine} with {model}{why}"]
+    spares = f" and {s.spares} spare{'s' * (s.spares != 1)}" if s.spares and s.instances else ""
+    out = [f"start {s.instances} worker{plural}{spares} of {spec.engine} with {model}{why}"]
     if spec.adapters:
         at_once = f"{spec.max_loras} in use at a time on a worker, of rank {spec.max_lora_rank} or less"
         out.append(f"load adapters {listed(sorted(spec.adapters))}; up to {at_once}")
@@ -176,7 +177,8 @@ def explain(plan: Plan, facts: MachineFacts) -> list[str]:
 
 
 def _places(plan: Plan, facts: MachineFacts) -> Iterator[str]:
-    placement, number = plan.placement, plan.settings.instances
+    placement = plan.placement
+    number = placement.planned + placement.spares
     shown = min(number, 8)
     if placement.on_gpu:
         slots = listed([_gpus(placement.slot(n)) for n in range(shown)]) if shown else "none"

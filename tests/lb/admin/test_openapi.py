@@ -164,7 +164,7 @@ def test_the_schema_of_a_restart_takes_what_the_supervisor_takes(body: Any) -> N
 
 def test_words_that_are_listed_are_those_that_are_used() -> None:
     instance = SCHEMAS["Instance"]["properties"]
-    assert set(instance["state"]["enum"]) == {*WorkerState, "drained"}
+    assert set(instance["state"]["enum"]) == {*WorkerState, "drained", "spare"}
     assert set(SCHEMAS["Settings"]["properties"]) == set(Settings.model_fields)
     assert SCHEMAS["SetStrategy"]["properties"]["strategy"]["enum"] == list(STRATEGIES)
     change = SCHEMAS["Applied"]["properties"]["changes"]["items"]["properties"]
