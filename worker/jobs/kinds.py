@@ -39,6 +39,9 @@ class JobKind:
 
 
 KINDS: Mapping[str, JobKind] = {
+    "convert": JobKind(
+        "worker.conversion.job", "worker.conversion.arguments", computes=False, paths=("source", "base")
+    ),
     "create": JobKind("worker.training.create"),
     "merge": JobKind("worker.merging.job"),
     "pull": JobKind("worker.sources.job", "worker.sources.arguments", computes=False, paths=("store",)),
