@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from cluster.adapters import store as adapter_store
 from cluster.adapters.registry import Adapter, Version
-from cluster.adapters.validation import engine_side
-from cluster.adapters.validation import files as adapter_files
-from cluster.adapters.validation.files import AdapterFacts, AdapterRejected, BaseShapes
 from cluster.deployment.plan import Plan
-from worker.demo import adapters as demo_adapters
+from worker.adapters import engine_side
+from worker.adapters import files as adapter_files
+from worker.adapters.files import AdapterFacts, AdapterRejected, BaseShapes
+from worker.adapters.origins import allowed_roots
 
 
 class Intake:
@@ -28,7 +29,7 @@ class Intake:
         base, side = await self._shapes(plan), await asyncio.to_thread(engine_side.read, plan.spec)
         return await asyncio.to_thread(
             adapter_files.inspect, path, base=base, served_names=plan.spec.served_names,
-            max_rank=plan.spec.max_lora_rank, roots=_roots(plan.settings.adapter_root),
+            max_rank=plan.spec.max_lora_rank, roots=allowed_roots(plan.settings.adapter_root),
             allow_no_effect=allow_no_effect, side=side,
         )
 
@@ -36,7 +37,7 @@ class Intake:
         self, path: Path, facts: AdapterFacts, old: Adapter | None, allow_no_effect: bool
     ) -> Version:
         """Copies what was inspected. Raises AdapterRejected, OSError."""
-        folder = await asyncio.to_thread(adapter_files.take_in, path, self._store, facts.content_hash)
+        folder = await asyncio.to_thread(adapter_store.take_in, path, self._store, facts.content_hash)
         number = old.next_number() if old is not None else 1
         return Version(
             number=number, hash=facts.content_hash, path=str(folder), rank=facts.rank,
@@ -61,18 +62,13 @@ class Intake:
 
     def sweep(self, needed: set[str]) -> None:
         """Removes content other than those hashes. Blocks; only while no worker can still read it."""
-        adapter_files.sweep_temporary(self._store)
+        adapter_store.sweep_temporary(self._store)
         for folder in self._store.iterdir():
             if folder.name not in needed:
-                adapter_files.remove(self._store, folder.name)
+                adapter_store.remove(self._store, folder.name)
 
     async def _shapes(self, plan: Plan) -> BaseShapes | None:
         model = plan.spec.model
         if model not in self._bases:
             self._bases[model] = await asyncio.to_thread(adapter_files.read_base, model)
         return self._bases[model]
-
-
-def _roots(given: tuple[Path, ...]) -> tuple[Path, ...]:
-    """Where adapters may come from; those of the demo model are ours."""
-    return (*given, *demo_adapters().values()) if given else ()

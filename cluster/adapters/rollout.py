@@ -15,14 +15,14 @@ from cluster.adapters.intake import Intake
 from cluster.adapters.inventory import Inventory, Trial
 from cluster.adapters.registry import Adapter, Version
 from cluster.adapters.report import AdapterReport
-from cluster.adapters.validation import files as adapter_files
-from cluster.adapters.validation.files import AdapterFacts, AdapterRejected
 from cluster.deployment.plan import Plan
 from cluster.deployment.revisions import Revisions
 from cluster.errors import Refused
 from cluster.events import Emit
 from cluster.fleet.states import WorkerState
 from config.model_names import NAME
+from worker.adapters import files as adapter_files
+from worker.adapters.files import AdapterFacts, AdapterRejected
 from worker.probe import ProbeFailed
 
 

@@ -6,49 +6,17 @@ there. What a crash leaves beside goes with `sweep_temporary`.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO
 
-from cluster.adapters.validation.rules import CONFIG, WEIGHTS
-from cluster.adapters.validation.tensors import AdapterRejected, open_regular
-
-FILES = (CONFIG, WEIGHTS)
-"""All that vLLM 0.32 reads of an adapter, in order: no tokenizer, no added embeddings, no other safetensors."""
-
-MAX_BYTES = 4 * 1024**3
-"""Of an adapter."""
+from worker.adapters.content import FILES, chunks, content_hash, source
+from worker.adapters.tensors import AdapterRejected
 
 _INCOMING, _REMOVED = ".incoming-", ".removed-"
-_CHUNK = 1 << 20  # bytes
 _HASH = re.compile(r"[0-9a-f]{64}")
-
-
-def content_hash(path: Path) -> str:
-    """SHA-256, in hex, of the adapter in the folder ``path``: the same wherever it lies and whenever it was written.
-
-    Raises AdapterRejected 404 (a file is missing), 400 (it is no file), 409 (it shrank meanwhile), OSError.
-    """
-    with ExitStack() as stack:
-        return hash_streams({name: stack.enter_context(_source(path / name, 404)) for name in FILES})
-
-
-def hash_streams(streams: Mapping[str, BinaryIO]) -> str:
-    """As `content_hash`, of open files by name."""
-    digest = hashlib.sha256()
-    for name in sorted(streams):
-        size = os.fstat(streams[name].fileno()).st_size
-        # With lengths before names and contents no two adapters make the same bytes.
-        digest.update(len(name).to_bytes(8, "little") + name.encode() + size.to_bytes(8, "little"))
-        for chunk in _chunks(streams[name], size, name):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def take_in(path: Path, store: Path, expected_hash: str) -> Path:
@@ -127,32 +95,13 @@ def _put(temporary: Path, final: Path, content: str) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _source(path: Path, missing: int) -> BinaryIO:
-    """An open file; ``missing`` is the status for one that is not there."""
-    try:
-        return open_regular(path)
-    except (FileNotFoundError, NotADirectoryError):
-        raise AdapterRejected(missing, f"{path} does not exist") from None
-
-
-def _copy(source: Path, target: Path) -> None:
-    with _source(source, 409) as reader, target.open("xb") as writer:
-        for chunk in _chunks(reader, os.fstat(reader.fileno()).st_size, source.name):
+def _copy(origin: Path, target: Path) -> None:
+    with source(origin, 409) as reader, target.open("xb") as writer:
+        for chunk in chunks(reader, os.fstat(reader.fileno()).st_size, origin.name):
             writer.write(chunk)
         writer.flush()
         os.fchmod(writer.fileno(), 0o444)
         os.fsync(writer.fileno())
-
-
-def _chunks(stream: BinaryIO, size: int, name: str) -> Iterator[bytes]:
-    """The first ``size`` bytes and no more: a file that somebody appends to has no end."""
-    stream.seek(0)
-    while size:
-        chunk = stream.read(min(size, _CHUNK))
-        if not chunk:
-            raise AdapterRejected(409, f"{name} became shorter while it was read: try again")
-        size -= len(chunk)
-        yield chunk
 
 
 def _sync(folder: Path) -> None:

@@ -10,7 +10,6 @@ from pydantic import ConfigDict, Field, StrictStr
 
 from cluster.adapters.inventory import Inventory
 from cluster.adapters.rollout import Rollouts
-from cluster.adapters.validation.files import AdapterRejected
 from cluster.api.apply import Run
 from cluster.api.schemas import Body
 from cluster.deployment import model_plans
@@ -22,6 +21,7 @@ from config.disk import locations
 from config.errors import UsageError
 from config.models import MODEL_NAME, ModelDefinition, definition
 from config.settings import Settings
+from worker.adapters.files import AdapterRejected
 
 
 class LoadModel(Body):

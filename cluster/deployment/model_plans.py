@@ -11,6 +11,7 @@ from cluster.fleet.placement import Machine, Placement
 from config.errors import UsageError
 from config.models import DEMO, ModelDefinition, names_of
 from config.settings import Settings
+from worker import engine_spec
 from worker.engines import base, flags
 from worker.spec import SLEEP_FLAG, EngineSpec
 
@@ -85,7 +86,7 @@ def _spec(own: Settings, name: str, model: ModelDefinition) -> EngineSpec:
         raise UsageError("args: --served-model-name is the model's name and its `served_names`", exit_code=2)
     if model.path == DEMO:
         own = own.model_copy(update={"model": None})  # the one that is part of this package
-    spec = plan.engine_spec(own, "path")
+    spec = engine_spec.from_settings(own, "path")
     adapters = {adapter: path for adapter, path in spec.adapters.items() if adapter in model.adapters}
     return replace(spec, served_names=names_of(name, model), adapters=adapters)
 

@@ -24,9 +24,6 @@ from pydantic import ValidationError
 
 from cluster.adapters import store as adapter_store
 from cluster.adapters.registry import Adapter, Version
-from cluster.adapters.store import FILES, MAX_BYTES
-from cluster.adapters.validation import files as adapter_files
-from cluster.adapters.validation.tensors import AdapterRejected
 from cluster.fleet.groups import DEFAULT, group_of
 from cluster.fleet.model_names import Definition
 from cluster.storage.manifest import Manifest, VersionRecord
@@ -37,6 +34,9 @@ from config.identity import api_keys
 from config.identity.api_keys import ApiKey
 from config.paths import StateDir
 from config.settings import Settings
+from worker.adapters import files as adapter_files
+from worker.adapters.content import FILES, MAX_BYTES, content_hash
+from worker.adapters.tensors import AdapterRejected
 
 FORMAT = "clusterctl state"
 VERSION = 1
@@ -99,7 +99,7 @@ def damaged(found: Contents) -> list[str]:
     for adapter in found.adapters:
         for version in adapter.versions:
             try:
-                whole = adapter_store.content_hash(Path(version.path)) == version.hash
+                whole = content_hash(Path(version.path)) == version.hash
                 why = "" if whole else f"{version.path} has not the content that it had"
             except (AdapterRejected, OSError) as error:
                 why = str(error)
@@ -215,7 +215,7 @@ class Incoming:
         found = _from_manifest(manifest, self._store)
         for content in _hashes(found):
             try:
-                if adapter_store.content_hash(self._folder / content) != content:
+                if content_hash(self._folder / content) != content:
                     raise UsageError(f"not imported: adapters/{content} has not the content that it is named by")
             except AdapterRejected:
                 raise UsageError(f"not imported: the files of adapters/{content} are not all in it") from None

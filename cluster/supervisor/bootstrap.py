@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from cluster.adapters.inventory import Inventory
 from cluster.adapters.rollout import Rollouts
-from cluster.adapters.validation.files import AdapterRejected
 from cluster.balancers.group import BalancerGroup
 from cluster.deployment import exposure
 from cluster.deployment.revisions import Revisions
@@ -27,6 +26,7 @@ from config.disk.strategy_file import StrategyWriter
 from config.errors import UsageError
 from config.identity import api_keys
 from config.paths import StateDir
+from worker.adapters.files import AdapterRejected
 from worker.drivers.base import Drivers
 
 

@@ -27,9 +27,9 @@ import pytest
 from hypothesis import given, settings
 
 import routed
-from cluster.adapters.validation.tensors import read_header
 from config import replay
 from harness import AS_CLUSTER, WORKER_KEY
+from worker.adapters.tensors import read_header
 from worker.probe import Target
 from worker.spec import SEATS
 

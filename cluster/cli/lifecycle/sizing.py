@@ -13,7 +13,6 @@ import click
 from cluster.cli.common import Finite
 from cluster.cli.render import say
 from cluster.deployment import limits
-from cluster.deployment.plan import accepted_rank
 from cluster.tools.sizing import files
 from cluster.tools.sizing.fit import Hardware, Load, best, tensor_sizes
 from cluster.tools.sizing.memory import GIB, weights
@@ -28,6 +27,7 @@ from config.sources.names import variables
 from config.values.setting_types import part
 from worker import gpus
 from worker.demo import MODEL_NAME, model_path
+from worker.engine_spec import accepted_rank
 from worker.engines.vllm import PROCESS_BYTES
 
 _CONTEXT = 4096

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.adapters.validation.shapes import model_folder, read_tensors
-from cluster.adapters.validation.tensors import AdapterRejected, Tensor, open_regular, read_object, stored_bytes
 from cluster.tools.sizing import model as models
 from cluster.tools.sizing.model import ModelShape
 from config.errors import UsageError
 from config.settings import environment
+from worker.adapters.shapes import model_folder, read_tensors
+from worker.adapters.tensors import AdapterRejected, Tensor, open_regular, read_object, stored_bytes
 
 _MAX_CONFIG = 1_000_000  # bytes
 _PLAIN = frozenset({"F64", "F32", "F16", "BF16"})

@@ -16,6 +16,7 @@ from cluster.fleet.placement import Machine
 from config import tls
 from config.errors import UsageError
 from config.settings import load
+from worker import engine_spec
 from worker.demo import ADAPTERS, MODEL_NAME, model_path
 from worker.engines import base
 from worker.engines.vllm import VllmEngine
@@ -147,7 +148,7 @@ def test_the_name_the_engine_is_given_is_the_models_name() -> None:
 
 @pytest.mark.parametrize(("rank", "accepted"), [(1, 1), (2, 8), (8, 8), (17, 32), (300, 320), (512, 512)])
 def test_the_rank_is_rounded_up_to_one_that_vllm_takes(rank: int, accepted: int) -> None:
-    assert plan.accepted_rank(rank) == accepted
+    assert engine_spec.accepted_rank(rank) == accepted
 
 
 def test_the_highest_rank_of_all_adapters_is_made_room_for(tmp_path: Path, model: str) -> None:

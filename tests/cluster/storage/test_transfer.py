@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from cluster.adapters.registry import Adapter, Version
-from cluster.adapters.store import CONFIG, WEIGHTS, content_hash
 from cluster.storage import snapshot_file as state_file
 from cluster.storage import transfer
 from cluster.storage.store import Store
@@ -21,6 +20,7 @@ from cluster.storage.transfer import Contents, Incoming
 from config.errors import UsageError
 from config.paths import StateDir
 from config.settings import Settings
+from worker.adapters.content import CONFIG, WEIGHTS, content_hash
 
 
 def _state(folder: Path) -> StateDir:

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 import trainers
-from cluster.adapters.validation import files
 from cluster.jobs.process import JobEnded, follow, start
 from config.jobs.folder import JobSpec
 from harness import environment
 from hostile import HARM, Runs, archived, scene
+from worker.adapters import files
 from worker.confinement.process import Confinement
 from worker.conversion import job, source
 from worker.conversion.arguments import check

@@ -128,7 +128,7 @@ def test_the_rate_rises_and_falls() -> None:
 
 
 def test_created_adapters_have_an_effect_and_follow_from_their_seed(tmp_path: Path) -> None:
-    from cluster.adapters.validation.files import inspect, read_base
+    from worker.adapters.files import inspect, read_base
     from worker.training import create
 
     made = {}

@@ -26,8 +26,8 @@ _USUAL_RANK = 16
 @no_effect_option
 def validate(path: Path, model: Path | None, max_lora_rank: int, allow_no_effect: bool) -> int:
     """Check the adapter in folder PATH as a cluster would before it loads it. No cluster is needed."""
-    from cluster.adapters.validation import engine_side  # they read models: not for every start of the command line
-    from cluster.adapters.validation import files as adapter_files
+    from worker.adapters import engine_side  # they read models: not for every start of the command line
+    from worker.adapters import files as adapter_files
     from worker.demo import MODEL_NAME, model_path
     from worker.spec import EngineSpec
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from cluster.deployment.plan import LORA_RANKS
 from cluster.deployment.profiles.choice import _THERE, choose
 from cluster.deployment.profiles.machine import GB, EngineSummary, GpuSummary, MachineSummary
 from cluster.tools.sizing import memory, model
@@ -28,6 +27,7 @@ from modelconfigs import (
     QWEN_25_72B,
     SMOLLM2_135M,
 )  # fmt: skip
+from worker.engine_spec import LORA_RANKS
 from worker.engines.vllm import PROCESS_BYTES
 
 CONFIGS = {

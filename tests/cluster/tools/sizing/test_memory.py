@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from cluster.adapters.validation.tensors import Tensor
 from cluster.tools.sizing import memory
 from cluster.tools.sizing.files import Stored, count
 from cluster.tools.sizing.memory import GIB
 from cluster.tools.sizing.model import parse
 from modelconfigs import DEEPSEEK_V3, GEMMA_2_9B, GPT_OSS_20B, LLAMA_3_8B, MISTRAL_7B, MIXTRAL_8X7B, TOTALS
+from worker.adapters.tensors import Tensor
 
 LLAMA = parse(LLAMA_3_8B)
 

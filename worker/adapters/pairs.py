@@ -10,8 +10,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cluster.adapters.validation.rules import CONFIG, MAX_NAME, WEIGHTS, AdapterConfig, anchored, is_simple
-from cluster.adapters.validation.tensors import FLOATING, AdapterRejected, Tensor, shown
+from worker.adapters.rules import CONFIG, MAX_NAME, WEIGHTS, AdapterConfig, anchored, is_simple
+from worker.adapters.tensors import FLOATING, AdapterRejected, Tensor, shown
 
 _PREFIX = "base_model.model."
 _NAME = re.compile(r"(?P<module>.+)\.(?:lora_(?P<linear>[AB])\.weight|lora_embedding_(?P<embedding>[AB]))", re.DOTALL)

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from cluster.adapters.validation.pairs import Pair
-from cluster.adapters.validation.targets import named
-from cluster.adapters.validation.tensors import (
+from worker.adapters.pairs import Pair
+from worker.adapters.targets import named
+from worker.adapters.tensors import (
     FLOATING,
     AdapterRejected,
     Tensor,

@@ -18,21 +18,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.adapters import store as adapter_store
-from cluster.adapters.validation.files import (
+from cluster.adapters.store import remove, sweep_temporary, take_in
+from worker.adapters.files import (
     AdapterFacts,
     AdapterRejected,
     BaseShapes,
     content_hash,
     inspect,
     read_base,
-    remove,
-    sweep_temporary,
-    take_in,
 )
-from cluster.adapters.validation.targets import EngineSide
-from cluster.adapters.validation.tensors import read_header
+from worker.adapters.targets import EngineSide
+from worker.adapters.tensors import read_header
 
-_DEMO = Path(__file__).parents[4] / "worker" / "demo"
+_DEMO = Path(__file__).parents[3] / "worker" / "demo"
 _BITS = {"F32": 32, "BF16": 16, "F16": 16, "I32": 32, "U8": 8, "I8": 8}
 _MODULE = "model.layers.0.self_attn.q_proj"
 _BASE = BaseShapes({_MODULE: (8, 4), "model.embed_tokens": (32, 4), "lm_head": (32, 4)})
@@ -480,7 +478,7 @@ def test_files_that_change_while_they_are_read(tmp_path: Path, monkeypatch: pyte
         os.utime(adapter / "adapter_config.json", ns=(1, 1))
         return read_header(stream, name)
 
-    monkeypatch.setattr("cluster.adapters.validation.files.read_header", written_to)
+    monkeypatch.setattr("worker.adapters.files.read_header", written_to)
     _refused(adapter, 409, "changed while it was read")
 
 

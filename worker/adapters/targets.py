@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from cluster.adapters.validation.rules import HEADS
-from cluster.adapters.validation.tensors import AdapterRejected, shown
+from worker.adapters.rules import HEADS
+from worker.adapters.tensors import AdapterRejected, shown
 from worker.engines.lora_names import PACKED, LoraNames
 
 _MOST_PATTERNS = 40

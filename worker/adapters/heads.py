@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cluster.adapters.validation.rules import CONFIG, HEADS, WEIGHTS, AdapterConfig
-from cluster.adapters.validation.shapes import BaseShapes
-from cluster.adapters.validation.tensors import FLOATING, AdapterRejected, Tensor, shown
+from worker.adapters.rules import CONFIG, HEADS, WEIGHTS, AdapterConfig
+from worker.adapters.shapes import BaseShapes
+from worker.adapters.tensors import FLOATING, AdapterRejected, Tensor, shown
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from cluster.adapters.validation.targets import EngineSide, check_used, named
-from cluster.adapters.validation.tensors import AdapterRejected
+from worker.adapters.targets import EngineSide, check_used, named
+from worker.adapters.tensors import AdapterRejected
 from worker.engines.lora_names import LoraNames
 
 PARTS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj",

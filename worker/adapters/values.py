@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from cluster.adapters.validation.heads import ClassifierHead
-from cluster.adapters.validation.pairs import Pair
-from cluster.adapters.validation.rules import AdapterConfig
-from cluster.adapters.validation.tensors import AdapterRejected, Tensor, shown
+from worker.adapters.heads import ClassifierHead
+from worker.adapters.pairs import Pair
+from worker.adapters.rules import AdapterConfig
+from worker.adapters.tensors import AdapterRejected, Tensor, shown
 
 _CHUNK = 1 << 20  # bytes; whole numbers of any type
 

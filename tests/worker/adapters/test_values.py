@@ -15,10 +15,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cluster.adapters.validation.files import AdapterFacts, AdapterRejected, inspect
-from cluster.adapters.validation.tensors import MAX_HEADER, Tensor, read_header
-from cluster.adapters.validation.values import LARGEST, check_values
 from config.bounded import members
+from worker.adapters.files import AdapterFacts, AdapterRejected, inspect
+from worker.adapters.tensors import MAX_HEADER, Tensor, read_header
+from worker.adapters.values import LARGEST, check_values
 from worker.demo import adapter_path
 
 _SIZES = {

@@ -1,8 +1,7 @@
 """Is this folder an adapter that every worker will load and that does what it says? Asked before a worker sees it.
 
-Blocking file work: call it through `asyncio.to_thread`. The rules are in `adapter_rules` (config),
-`adapter_pairs` (tensors) and `adapter_values` (weights), the base model's shapes in `adapter_shapes`, the copies in
-`adapter_store`.
+Blocking file work: call it through `asyncio.to_thread`. The rules are in `rules` (config), `pairs` (tensors) and
+`values` (weights), the base model's shapes in `shapes`.
 """
 
 from __future__ import annotations
@@ -15,18 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from cluster.adapters.store import FILES, MAX_BYTES, content_hash, hash_streams, remove, sweep_temporary, take_in
-from cluster.adapters.validation.heads import ClassifierHead, check_head, take_head
-from cluster.adapters.validation.pairs import Pair, check_targets, pair_up
-from cluster.adapters.validation.rules import CONFIG, WEIGHTS, AdapterConfig, read_config
-from cluster.adapters.validation.shapes import BaseShapes, Comparison, compare, read_base
-from cluster.adapters.validation.targets import EngineSide, check_used
-from cluster.adapters.validation.tensors import AdapterRejected, Tensor, open_regular, read_header, read_object, shown
-from cluster.adapters.validation.values import check_values, no_effect
+from worker.adapters.content import FILES, MAX_BYTES, content_hash, hash_streams
+from worker.adapters.heads import ClassifierHead, check_head, take_head
+from worker.adapters.pairs import Pair, check_targets, pair_up
+from worker.adapters.rules import CONFIG, WEIGHTS, AdapterConfig, read_config
+from worker.adapters.shapes import BaseShapes, Comparison, compare, read_base
+from worker.adapters.targets import EngineSide, check_used
+from worker.adapters.tensors import AdapterRejected, Tensor, open_regular, read_header, read_object, shown
+from worker.adapters.values import check_values, no_effect
 
 __all__ = [
     "ALLOW_IT", "AdapterFacts", "AdapterRejected", "BaseShapes",
-    "content_hash", "inspect", "read_base", "recheck", "remove", "sweep_temporary", "take_in",
+    "content_hash", "inspect", "read_base", "recheck",
 ]  # fmt: skip
 
 _MAX_CONFIG, _MAX_CONFIG_VALUES = 1 << 20, 50_000  # bytes; some name each module

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from cluster.adapters.validation.shapes import model_folder
-from cluster.adapters.validation.targets import EngineSide
-from cluster.adapters.validation.tensors import AdapterRejected, open_regular, read_object
+from worker.adapters.shapes import model_folder
+from worker.adapters.targets import EngineSide
+from worker.adapters.tensors import AdapterRejected, open_regular, read_object
 from worker.engines import flags, lora_names
 from worker.spec import EngineSpec
 
