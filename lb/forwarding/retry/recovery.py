@@ -164,6 +164,8 @@ class Recovery:
             self._consecutive_empty_attempts = 0
         elif follows.counts:
             self._consecutive_empty_attempts += 1
+        else:
+            self._losses += transcript.started
         self.exclude(backend)
         if transcript.made_here or self._lost is None:
             self._lost = self._parts.clock()

@@ -272,6 +272,26 @@ async def test_the_last_of_several_that_lose_their_worker_was_not_alone_there(
     second.gone.set()
 
 
+async def test_streams_that_had_begun_are_not_blamed_for_workers_that_die_before_they_go_on(
+    balancer: Balanced, engines: Engines
+) -> None:
+    """What kills by being read never begins: two more deaths in a row are somebody else's fault."""
+    workers = await engines(4, *[(9, "stall")] * 2, *[(0, "stall")] * 4)
+    balancer.push(workers[0].spec())
+    asking = [asyncio.create_task(ask(balancer, CHAT)) for _ in range(2)]
+    await until(lambda: len(workers[0].asked) == 2 and workers[0].stalled.is_set())
+    await until(lambda: balancer.metric("clusterctl_model_time_to_first_token_seconds_count", model=CHAT["model"]) == 2)
+    for number, worker in enumerate(workers[1:], 1):
+        balancer.push(*(dead.spec(state="backoff") for dead in workers[:number]), worker.spec())
+        if worker is not workers[-1]:
+            await until(lambda w=worker: len(w.asked) == 2)  # type: ignore[misc]
+            await until(lambda w=worker: balancer.parts.pool.backends[w.name].in_flight == 2)  # type: ignore[misc]
+    for answer in await asyncio.gather(*asking):
+        assert without_names(seen(answer[1])) == without_names(undisturbed(CHAT))
+    for worker in workers:
+        worker.gone.set()
+
+
 async def test_a_stream_that_stands_still_is_taken_elsewhere(
     start_balancer: Callable[..., Awaitable[Balanced]], start_raw: StartRaw
 ) -> None:
