@@ -78,6 +78,8 @@ class FakeDriver:
     """``refuse`` makes the next starts fail; ``started`` and ``handles`` are in the order of the starts; ``on_start``
     is called with each."""
 
+    waits = False
+
     def __init__(self) -> None:
         self.started: list[WorkerSpec] = []
         self.handles: list[FakeHandle] = []
@@ -122,3 +124,7 @@ class FakeDriver:
 
     def stats(self, handles: Mapping[str, Handle]) -> dict[str, WorkerStats]:
         return {name: WorkerStats(name, {} if h.empty() else {name: 0.0}, 0, 0) for name, h in handles.items()}
+
+    def end(self) -> None: ...
+
+    def close(self) -> None: ...

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 
 from cluster.deployment.plan import Plan
@@ -135,9 +135,13 @@ class Executor:
         plan, keep = self._plan(instance, keep)
         driver = self._drivers[instance.driver]
         taken = [at for i in self._fleet.instances.values() if i is not instance and (at := i.endpoint)]
-        endpoint, key = driver.reserve(taken), secrets.token_urlsafe(24)
+        try:
+            endpoint, key = await _reserved(driver, taken), secrets.token_urlsafe(24)
+        except OSError as error:
+            instance.phase = f"waits for a place: {error}"  # it is asked for again
+            return
         command = plan.engine.command(plan.spec, endpoint, key, instance.slot, inherited_environment())
-        may_fork = fresh or not _failed_to_start(instance)
+        may_fork = not driver.waits and (fresh or not _failed_to_start(instance))
         if may_fork and self._zygotes.waits(command.fork):
             instance.phase = "waits until its engine is imported"  # it is asked for again
             return
@@ -197,8 +201,15 @@ class Executor:
 
 
 async def _started(driver: Driver, spec: WorkerSpec, title: str) -> Handle:
-    """Raises OSError. A zygote is waited for in a thread: it may hang."""
-    return driver.start(spec, title) if spec.zygote is None else await asyncio.to_thread(driver.start, spec, title)
+    """Raises OSError. A zygote is waited for in a thread: it may hang. So is another machine."""
+    if spec.zygote is None and not driver.waits:
+        return driver.start(spec, title)
+    return await asyncio.to_thread(driver.start, spec, title)
+
+
+async def _reserved(driver: Driver, taken: Collection[WorkerEndpoint]) -> WorkerEndpoint:
+    """Raises OSError."""
+    return await asyncio.to_thread(driver.reserve, taken) if driver.waits else driver.reserve(taken)
 
 
 def _failed_to_start(instance: Instance) -> bool:

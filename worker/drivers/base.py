@@ -71,6 +71,10 @@ class Handle(Protocol):
 class Driver(Protocol):
     """One way to run workers."""
 
+    @property
+    def waits(self) -> bool:
+        """Whether `reserve` and `start` wait for others than this machine: then a thread calls them."""
+
     def boot(self) -> str:
         """Another one as soon as nothing that was started before can run any more."""
 
@@ -93,6 +97,12 @@ class Driver(Protocol):
 
     def stats(self, handles: Mapping[str, Handle]) -> dict[str, WorkerStats]:
         """What each uses, by its name; of one that has ended, nothing. Blocks."""
+
+    def end(self) -> None:
+        """No worker is left, and none will be started: gives back what was set up for them. Blocks."""
+
+    def close(self) -> None:
+        """This supervisor asks for nothing any more; workers go on. Blocks."""
 
 
 #: Of a cluster, by name: each group of workers says by which one they are started.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -21,10 +22,15 @@ from worker.spec import LOOPBACK, WorkerEndpoint, WorkerSpec
 #: No port below it is given to a worker.
 _LOWEST = 20_000
 
+#: So many ports are tried.
+_TRIES = 256
+
 
 class LocalDriver:
     """``random``: which free ports are tried first. ``on_failed_fork`` is told, in whatever thread calls `start`, which
     zygote did not fork a worker that it was asked for, and why: that one was started plainly."""
+
+    waits = False
 
     def __init__(self, random: Random | None = None) -> None:
         self._random = random or Random()
@@ -70,6 +76,12 @@ class LocalDriver:
         members = proc.sessions(leader.pid for leader in leaders.values())
         return {name: usage(leader, members[leader.pid]) for name, leader in leaders.items()}
 
+    def end(self) -> None:
+        """Nothing was."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
 
 def survivors(runs: Path) -> dict[str, tuple[int, ...]]:
     """The living processes of what wrote itself down in the folder ``runs``, by the names of these files."""
@@ -89,18 +101,24 @@ def free_port(taken: Collection[int], random: Random) -> int:
     Between this look and the worker's own bind somebody else may take it; the worker then fails to start and is
     restarted on another."""
     ports = [p for p in range(_LOWEST, _ephemeral_start()) if p not in taken]
-    for port in _some(ports, random):
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            try:
-                probe.bind((LOOPBACK, port))
-                return port
-            except OSError:
-                continue
+    for port in _free(random.sample(ports, min(len(ports), _TRIES)), LOOPBACK):
+        return port
     raise OSError("no free port for a worker")
 
 
-def _some(ports: list[int], random: Random) -> Iterator[int]:
-    yield from random.sample(ports, min(len(ports), 256))
+def free_ports(most: int, random: Random, host: str) -> tuple[int, ...]:
+    """At most so many of ``host``, as `free_port`."""
+    return tuple(islice(_free(random.sample(range(_LOWEST, _ephemeral_start()), _TRIES), host), most))
+
+
+def _free(ports: list[int], host: str) -> Iterator[int]:
+    for port in ports:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            try:
+                probe.bind((host, port))
+                yield port
+            except OSError:
+                continue
 
 
 def _ephemeral_start() -> int:

@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 
 import zygotes
+from agents import Agents
 from fakedriver import FakeDriver, FakeHandle
 from fakes import eventually, rng
 from worker.drivers.base import Driver, Handle
 from worker.drivers.forked import ForkFailed
 from worker.drivers.local import LocalDriver
+from worker.drivers.remote.driver import RemoteDriver
 from worker.spec import WorkerEndpoint, WorkerSpec
 
 #: Has a child of its own, says that it is there, ends with 3 when it is asked to.
@@ -31,7 +33,7 @@ time.sleep(600)
 """
 
 
-def _fake() -> FakeDriver:
+def _fake(folder: Path) -> FakeDriver:
     """Its workers behave as `_WORKER` does."""
     driver = FakeDriver()
 
@@ -49,12 +51,12 @@ class Case:
     """``successor``: the driver of a supervisor that comes after the one that used the first. ``forks``: its workers
     come from a zygote."""
 
-    make: Callable[[], Driver]
+    make: Callable[[Path], Driver]
     successor: Callable[[Driver], Driver]
     forks: bool = False
 
 
-def _only_forks() -> LocalDriver:
+def _only_forks(folder: Path) -> LocalDriver:
     """A start that would be plain fails."""
     driver = LocalDriver(rng())
 
@@ -65,8 +67,18 @@ def _only_forks() -> LocalDriver:
     return driver
 
 
+def _remote(folder: Path) -> RemoteDriver:
+    return RemoteDriver(Agents(folder / "agents"))
+
+
+def _after(first: Driver) -> RemoteDriver:
+    assert isinstance(first, RemoteDriver)
+    return RemoteDriver(first.directory)
+
+
 CASES = {
-    "local": Case(lambda: LocalDriver(rng()), lambda first: LocalDriver()),
+    "remote": Case(_remote, _after),
+    "local": Case(lambda folder: LocalDriver(rng()), lambda first: LocalDriver()),
     "forked": Case(_only_forks, lambda first: LocalDriver(), forks=True),
     "fake": Case(_fake, lambda first: first),
 }
@@ -82,9 +94,10 @@ class Site:
     """One driver, and where its workers write."""
 
     def __init__(self, case: Case, folder: Path, zygote: Path) -> None:
-        self.driver, self._case, self._folder = case.make(), case, folder
+        self.driver, self._case, self._folder = case.make(folder), case, folder
         self._zygote = zygote if case.forks else None
         self._handles: list[Handle] = []
+        self._successors: list[Driver] = []
 
     def spec(self, name: str = "instance_0") -> WorkerSpec:
         return WorkerSpec(
@@ -102,11 +115,16 @@ class Site:
         return handle
 
     def successor(self) -> Driver:
-        return self._case.successor(self.driver)
+        self._successors.append(self._case.successor(self.driver))
+        return self._successors[-1]
 
     def end(self) -> None:
         for handle in self._handles:
             eventually(lambda h=handle: not h.destroy())  # type: ignore[misc]
+        drivers = [self.driver, *self._successors]
+        drivers[-1].end()
+        for driver in drivers:
+            driver.close()
 
 
 @pytest.fixture(params=CASES)

@@ -1,0 +1,71 @@
+"""Agents of nodes on this machine, each with a home and an address of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from worker.agent import home
+from worker.drivers import proc
+from worker.drivers.remote import protocol
+from worker.drivers.remote.protocol import AgentAddress
+
+KEY = "the-key-of-agents"
+
+
+def start(root: Path, host: str = "127.0.0.1", lease: float = 60.0) -> AgentAddress:
+    """The agent of that home, started if it does not run."""
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": os.environ.get("PYTHONPATH", ""), protocol.KEY: KEY}
+    root.parent.mkdir(exist_ok=True)
+    subprocess.run([sys.executable, "-m", "worker.agent", str(root), host, str(lease)], env=env, check=True, timeout=30)
+    found = home.read(root, KEY)
+    assert found is not None
+    return found
+
+
+class Agents:
+    """A directory of nodes: name, and on which address that is. ``key``: what is said to be theirs."""
+
+    def __init__(
+        self, root: Path, nodes: Mapping[str, str] | None = None, lease: float = 60.0, key: str = KEY
+    ) -> None:
+        self.root, self.nodes, self.lease, self.key = root, dict(nodes or {"a": "127.0.0.1"}), lease, key
+
+    def agents(self) -> dict[str, AgentAddress]:
+        found = {name: start(self.root / name, host, self.lease) for name, host in self.nodes.items()}
+        return {name: replace(address, key=self.key) for name, address in found.items()}
+
+    def kill(self, name: str) -> None:
+        """The agent, but not who starts it again."""
+        keeper = self._keeper(name)
+        for pid in _children(keeper):
+            os.kill(pid, signal.SIGKILL)
+
+    def stop(self, name: str, number: signal.Signals = signal.SIGSTOP) -> None:
+        """It says nothing any more, until SIGCONT."""
+        for pid in (keeper := self._keeper(name), *_children(keeper)):
+            os.kill(pid, number)
+
+    def stop_all(self, number: signal.Signals) -> None:
+        for name in self.nodes:
+            if (self.root / name / home.FILE).exists():
+                self.stop(name, number)
+
+    def _keeper(self, name: str) -> int:
+        pid: int = json.loads((self.root / name / home.FILE).read_text())["pid"]
+        return pid
+
+    def end(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def _children(parent: int) -> list[int]:
+    """Of one that starts agents, the agent."""
+    return [one.pid for one in proc.processes() if one.parent == parent]

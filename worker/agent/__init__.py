@@ -1,0 +1,1 @@
+"""One node's agent: starts, watches and ends workers there for a supervisor on another machine."""

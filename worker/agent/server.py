@@ -1,0 +1,164 @@
+"""The agent's server: who has the key asks, one supervisor at a time is listened to, and without any its workers end.
+
+Nothing here decides: what is started and ended is what a supervisor asks for, but for workers whose lease is over. A
+host that is cut off from its supervisor must not go on for ever with what is being replaced elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+
+from config import bounded
+from config.aio import Tasks
+from worker.agent.lease import NodeLease, Outranked
+from worker.agent.starts import Busy, Starts
+from worker.drivers.remote import protocol
+from worker.drivers.remote.protocol import NodeReport, read_order, read_poll, read_start
+
+log = logging.getLogger(__name__)
+
+#: Between two looks at the lease, and at logs that have grown long (s).
+_LOOK_S, _ROTATE_S = 0.25, 5.0
+
+#: JSON values in a message.
+_VALUES = 20_000
+
+_Do = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+
+
+class Agent:
+    """``key``: of who may ask. ``starts`` is told of news through `changed`; ``end`` is called when all is over."""
+
+    def __init__(self, key: str, lease: NodeLease, starts: Callable[[Callable[[], None]], Starts]) -> None:
+        self._key, self._lease = key.encode(), lease
+        self._starts = starts(self.changed)
+        self._revision = time.time_ns()  # above that of an agent before this one
+        self._news = asyncio.Event()
+        self._tasks = Tasks()
+        self.ended = asyncio.Event()
+
+    def changed(self) -> None:
+        self._revision += 1
+        self._news.set()
+
+    def application(self) -> web.Application:
+        app = web.Application(client_max_size=protocol.MOST_ASKED)
+        routes: dict[str, _Do] = {
+            protocol.POLL: self._poll, protocol.START: self._start, protocol.STOP: self._stop,
+            protocol.DESTROY: self._destroy, protocol.EMPTY: self._empty, protocol.MEMBERS: self._members,
+            protocol.END: self._end,
+        }  # fmt: skip
+        for path, do in routes.items():
+            app.router.add_post(path, self._handler(do))
+        app.on_startup.append(self._begin)
+        app.on_cleanup.append(self._close)
+        return app
+
+    def _handler(self, do: _Do) -> Callable[[web.Request], Awaitable[web.Response]]:
+        async def handle(request: web.Request) -> web.Response:
+            given = request.headers.get("Authorization", "").removeprefix("Bearer ").encode()
+            if not hmac.compare_digest(given, self._key):
+                return web.json_response({"error": "the agent's key is needed"}, status=401)
+            try:
+                message = bounded.parse_json(await request.read(), _VALUES)
+                if not isinstance(message, dict):
+                    raise ValueError("a JSON object is needed")
+                self._lease.check(_rank(message))
+                return web.json_response(await do(message))
+            except ValueError as error:
+                return web.json_response({"error": str(error)}, status=400)
+            except (Busy, Outranked) as error:
+                return web.json_response({"error": str(error)}, status=409)
+            except OSError as error:
+                return web.json_response({"error": error.strerror or str(error), "errno": error.errno}, status=507)
+
+        return handle
+
+    async def _begin(self, app: web.Application) -> None:
+        self._starts.recover()
+        self._tasks.start(self._watch_lease(), "lease")
+        self._tasks.start(self._rotate(), "logs")
+
+    async def _close(self, app: web.Application) -> None:
+        await self._tasks.close()
+
+    async def _poll(self, message: dict[str, Any]) -> dict[str, Any]:
+        poll = read_poll(message)
+        self._lease.renew(poll.rank, poll.lease, _now())
+        if poll.since == self._revision:
+            self._news.clear()
+            try:
+                async with asyncio.timeout(protocol.WAIT_S):
+                    await self._news.wait()
+            except TimeoutError:
+                pass
+
+        def report() -> dict[str, Any]:
+            revision = self._revision  # before the look: what comes meanwhile is news
+            logs = self._starts.written(poll.taken)
+            starts = self._starts.describe()
+            return NodeReport(self._starts.boot(), revision, self._starts.ports(protocol.PORTS), starts, logs).to_json()
+
+        return await asyncio.to_thread(report)
+
+    async def _start(self, message: dict[str, Any]) -> dict[str, Any]:
+        started = self._starts.start(read_order(message))
+        return {"revision": self._revision, "started": started.to_json()}
+
+    async def _stop(self, message: dict[str, Any]) -> dict[str, Any]:
+        self._starts.stop(read_start(message))
+        return {}
+
+    async def _destroy(self, message: dict[str, Any]) -> dict[str, Any]:
+        return {"there": await asyncio.to_thread(self._starts.destroy, read_start(message))}
+
+    async def _empty(self, message: dict[str, Any]) -> dict[str, Any]:
+        return {"empty": await asyncio.to_thread(self._starts.empty, read_start(message))}
+
+    async def _members(self, message: dict[str, Any]) -> dict[str, Any]:
+        self._starts.watch_members(read_start(message))
+        return {}
+
+    async def _end(self, message: dict[str, Any]) -> dict[str, Any]:
+        """All workers, and then itself."""
+        await self._destroy_all()
+        self.ended.set()
+        return {}
+
+    async def _watch_lease(self) -> None:
+        while not self._lease.over(_now()):
+            await asyncio.sleep(_LOOK_S)
+        log.warning("nobody has asked for longer than the lease: all workers end")
+        await self._destroy_all()
+        self.ended.set()
+
+    async def _destroy_all(self) -> None:
+        while await asyncio.to_thread(self._starts.destroy_all):
+            await asyncio.sleep(0.02)
+
+    async def _rotate(self) -> None:
+        while True:
+            await asyncio.sleep(_ROTATE_S)
+            await asyncio.to_thread(self._starts.rotate)
+
+
+def make(key: str, lease: float, starts: Callable[[Callable[[], None]], Starts]) -> Agent:
+    """``lease``: seconds until somebody has to have asked."""
+    return Agent(key, NodeLease(lease, _now()), starts)
+
+
+def _rank(message: dict[str, Any]) -> int:
+    rank = message.get("rank")
+    if not isinstance(rank, int):
+        raise ValueError("no rank is given")
+    return rank
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,141 @@
+"""Workers on other machines, each with an agent that starts them as `worker.drivers.local` does here."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections import Counter
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from worker.drivers import run_file
+from worker.drivers.base import Handle, WorkerStats
+from worker.drivers.remote import protocol
+from worker.drivers.remote.handle import ANSWER_S, RemoteHandle
+from worker.drivers.remote.links import AgentLinks, Directory
+from worker.drivers.remote.loop_thread import LoopThread
+from worker.drivers.remote.node import LOST_S, RemoteNode
+from worker.drivers.remote.protocol import Order, StartReport
+from worker.spec import WorkerEndpoint, WorkerSpec
+
+#: How long (s) a start may take until its process is there.
+_START_S = 15.0
+
+
+class RemoteDriver:
+    """On the nodes of ``directory``. ``lease``: seconds for which workers live on without a word from a supervisor."""
+
+    waits = True
+
+    def __init__(self, directory: Directory, lease: float = 120.0) -> None:
+        self.directory = directory
+        self._links = AgentLinks(directory, time.time_ns(), lease)
+        self._thread = LoopThread("agents")
+        self._thread.begin(self._links.run, "agents")
+
+    def boot(self) -> str:
+        """Always the same: machines start anew one by one, and their agents tell what has ended."""
+        return "agents"
+
+    def reserve(self, taken: Collection[WorkerEndpoint]) -> WorkerEndpoint:
+        """On the node with the fewest of ``taken``."""
+        self._links.settled = True
+        self._wait_for_nodes(any_of_them=True)
+        there = Counter(endpoint.host for endpoint in taken)
+        ports = {(endpoint.host, endpoint.port) for endpoint in taken}
+        usable = [node for node in self._links.nodes.values() if node.up]
+        for node in sorted(usable, key=lambda node: (there[node.address.host], node.name)):
+            host = node.address.host
+            for port in node.report.ports if node.report is not None else ():
+                if (host, port) not in ports:
+                    return WorkerEndpoint(port, host)
+        raise OSError("no node is there that a worker could be started on")
+
+    def nodes_up(self) -> list[str]:
+        """On which workers may be started now."""
+        return [node.name for node in self._links.nodes.values() if node.up]
+
+    def prepare(self, path: Path, record: Mapping[str, Any] | None = None) -> None:
+        notes = {} if record is None else {"record": record, "start": uuid.uuid4().hex}
+        run_file.prepare(path, notes)
+
+    def prepared(self, path: Path) -> dict[str, Any] | None:
+        return run_file.notes(path).get("record")
+
+    def start(self, spec: WorkerSpec, title: str) -> RemoteHandle:
+        node = self._node_at(spec.endpoint.host)
+        start = run_file.notes(spec.run_file).get("start")
+        if node is None or not isinstance(start, str):
+            raise OSError(f"no node is there at {spec.endpoint.host}, or the start was not prepared")
+        order = Order(
+            start, spec.run_file.name, spec.incarnation, spec.argv, spec.env, spec.endpoint.port, title
+        )
+        node.mine.add(start)
+        try:
+            self._links.keep_log(start, spec.log)
+            answer = self._thread.call(self._links.ask(node, protocol.START, order.to_json(), _START_S), 2 * _START_S)
+            started = StartReport(**answer["started"])
+        except (OSError, KeyError, TypeError):
+            node.mine.discard(start)  # should it have been started after all, it is ended
+            raise
+        self._thread.loop.call_soon_threadsafe(node.started, start, int(answer["revision"]), started)
+        return self._handle(node, start, started.pid, spec)
+
+    def recover(self, spec: WorkerSpec, identity: Mapping[str, Any] | None) -> RemoteHandle | None:
+        """Waits for the agents that are not heard of yet."""
+        start = identity["start"] if identity else run_file.notes(spec.run_file).get("start")
+        if not isinstance(start, str):
+            return None
+        self._wait_for_nodes(any_of_them=False)
+        node = self._node_of(start, identity)
+        if node is None:
+            return None
+        node.mine.add(start)
+        seen = node.seen(start)
+        return self._handle(node, start, seen.pid if seen else (identity or {}).get("pid"), spec)
+
+    def stats(self, handles: Mapping[str, Handle]) -> dict[str, WorkerStats]:
+        return {name: _stats(handle) for name, handle in handles.items() if isinstance(handle, RemoteHandle)}
+
+    def close(self) -> None:
+        """Workers and agents go on."""
+        self._thread.close()
+        self.directory.close()
+
+    def end(self) -> None:
+        """Nothing of the cluster is needed any more: the agents end as well. Blocks."""
+        for node in self._links.nodes.values():
+            try:
+                self._thread.call(self._links.ask(node, protocol.END, {}, ANSWER_S), ANSWER_S)
+            except OSError:
+                pass  # what cannot be reached ends with its lease
+        self.directory.end()
+
+    def _handle(self, node: RemoteNode, start: str, pid: int | None, spec: WorkerSpec) -> RemoteHandle:
+        return RemoteHandle(self._thread, self._links, node, start, pid, spec.endpoint, spec.log)
+
+    def _node_at(self, host: str) -> RemoteNode | None:
+        return next((node for node in self._links.nodes.values() if node.up and node.address.host == host), None)
+
+    def _node_of(self, start: str, identity: Mapping[str, Any] | None) -> RemoteNode | None:
+        nodes = self._links.nodes
+        if identity:
+            return nodes.get(identity["node"])
+        return next((node for node in nodes.values() if node.seen(start) is not None), None)
+
+    def _wait_for_nodes(self, any_of_them: bool) -> None:
+        """Blocks until they were heard, or are lost."""
+        deadline, enough = time.monotonic() + LOST_S, any if any_of_them else all
+        while time.monotonic() < deadline:
+            nodes = list(self._links.nodes.values())
+            if self._links.looked and nodes and enough(node.opened for node in nodes):
+                return
+            time.sleep(0.02)
+
+
+def _stats(handle: RemoteHandle) -> WorkerStats:
+    seen = handle.node.seen(handle.start)
+    if seen is None or handle.over:
+        return WorkerStats(handle.start, {}, 0, 0)
+    return WorkerStats(handle.start, seen.cpu, seen.memory, seen.files)

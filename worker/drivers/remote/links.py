@@ -1,0 +1,168 @@
+"""What keeps in touch with every agent: polls it, writes down what its workers log, and says who is lost.
+
+Runs in the loop of `LoopThread`; what others read of it (`RemoteNode`) is replaced, never changed half."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import aiohttp
+
+from config.aio import Tasks
+from config.disk import private
+from worker.drivers.remote import protocol
+from worker.drivers.remote.client import AgentRefused, TakenOver, Unreachable, call
+from worker.drivers.remote.node import RemoteNode
+from worker.drivers.remote.protocol import AgentAddress, NodePoll, NodeReport, read_node_report
+
+log = logging.getLogger(__name__)
+
+#: How long (s) an answer to a poll may take: what it waits for, and the way.
+_POLL_S = protocol.WAIT_S + 1.0
+
+#: Between two looks at who was not heard, two polls that fail, two looks for other nodes (s).
+_LOOK_S, _AGAIN_S, _NODES_S = 0.2, 0.2, 1.0
+
+#: How long (s) an agent may take to kill what is left of one start.
+_DESTROY_S = 10.0
+
+
+class Directory(Protocol):
+    """Which nodes there are."""
+
+    def agents(self) -> Mapping[str, AgentAddress]:
+        """By the name of the node, of all that can be used now; has them started where none runs. Blocks. Raises
+        OSError where nobody can say it just now."""
+
+    def end(self) -> None:
+        """Nothing of the cluster is needed any more: forgets what was set up. Blocks."""
+
+    def close(self) -> None:
+        """Another supervisor may come."""
+
+
+class AgentLinks:
+    """``rank`` and ``lease`` (s) as of a `protocol.NodePoll`."""
+
+    def __init__(self, directory: Directory, rank: int, lease: float) -> None:
+        self._directory, self._rank, self._lease = directory, rank, lease
+        self.nodes: dict[str, RemoteNode] = {}
+        self.looked = False
+        #: Whether starts that nobody here knows of are to be ended: not before all that there were have been found.
+        self.settled = False
+        self.superseded = False
+        self._logs: dict[str, Path] = {}
+        self._taken: dict[str, int] = {}
+        self._tasks = Tasks()
+        self._polling: dict[str, tuple[AgentAddress, asyncio.Task[Any]]] = {}
+        self.http: aiohttp.ClientSession | None = None
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with aiohttp.ClientSession(trust_env=False, connector=aiohttp.TCPConnector(limit=0)) as self.http:
+            self._tasks.start(self._watch(), "silence of nodes")
+            try:
+                while True:
+                    await self._look_for_nodes()
+                    await asyncio.sleep(_NODES_S)
+            finally:
+                await self._tasks.close()
+
+    async def ask(self, node: RemoteNode, path: str, message: Mapping[str, Any], timeout: float) -> dict[str, Any]:
+        """Raises AgentRefused, Unreachable."""
+        while self.http is None:
+            await asyncio.sleep(0.01)
+        return await call(self.http, node.address, path, {"rank": self._rank, **message}, timeout)
+
+    def keep_log(self, start: str, path: Path) -> None:
+        """Where what it writes is to be appended."""
+        self._logs[start] = path
+
+    async def _look_for_nodes(self) -> None:
+        try:
+            found = await asyncio.to_thread(self._directory.agents)
+        except OSError as error:
+            log.warning("which nodes there are cannot be told: %s", error)  # go on with those that are known
+            return
+        self.looked = True
+        for name, address in found.items():
+            known = self._polling.get(name)
+            if known is not None and known[0] == address:
+                continue
+            if known is not None:
+                known[1].cancel()
+                self.nodes[name].address = address
+            node = self.nodes.setdefault(name, RemoteNode(name, address, _now()))
+            self._polling[name] = address, self._tasks.start(self._poll(node), f"poll {name}")
+
+    async def _poll(self, node: RemoteNode) -> None:
+        while True:
+            since = node.report.revision if node.report is not None else -1
+            poll = NodePoll(self._rank, self._lease, since, self._taken_of(node))
+            try:
+                answer = await self.ask(node, protocol.POLL, poll.to_json(), _POLL_S)
+                await self._take(node, read_node_report(answer))
+                continue
+            except TakenOver:
+                self.superseded = True
+            except Unreachable as error:
+                node.only_agent = error.refused
+            except (AgentRefused, ValueError) as error:
+                log.warning("the agent of %s: %s", node.name, error)
+            await asyncio.sleep(_AGAIN_S)
+
+    async def _take(self, node: RemoteNode, report: NodeReport) -> None:
+        if report.logs:
+            await asyncio.to_thread(self._write, report.logs)
+        _tell(node.heard(report, _now()))
+        if self.settled:
+            for start in node.orphans():
+                if not await self._destroy(node, start):
+                    return
+        node.up = True
+
+    async def _destroy(self, node: RemoteNode, start: str) -> bool:
+        """Kills what was given up; whether nothing is left of it. A node is used again when that is so."""
+        try:
+            while (await self.ask(node, protocol.DESTROY, {"start": start}, _DESTROY_S))["there"]:
+                await asyncio.sleep(0.02)
+        except OSError:
+            return False
+        log.info("a worker on %s that was given up has been ended", node.name)
+        node.condemned.discard(start)
+        return True
+
+    async def _watch(self) -> None:
+        while True:
+            for node in self.nodes.values():
+                _tell(node.silent(_now()))
+            await asyncio.sleep(_LOOK_S)
+
+    def _taken_of(self, node: RemoteNode) -> dict[str, int]:
+        known = node.report.starts if node.report is not None else {}
+        return {start: self._taken[start] for start in known if start in self._taken}
+
+    def _write(self, logs: Mapping[str, tuple[int, str]]) -> None:
+        for start, (at, text) in logs.items():
+            path = self._logs.get(start)
+            if path is None:
+                continue
+            raw = text.encode(errors="surrogateescape")
+            already = max(0, min(len(raw), self._taken.get(start, at) - at))
+            self._taken[start] = at + len(raw)
+            with contextlib.suppress(OSError), private.open_file(path, "ab") as file:
+                file.write(raw[already:])
+
+
+def _tell(calls: list[Callable[[], None]]) -> None:
+    for each in calls:
+        each()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
