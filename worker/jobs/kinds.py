@@ -42,10 +42,11 @@ KINDS: Mapping[str, JobKind] = {
     "convert": JobKind(
         "worker.conversion.job", "worker.conversion.arguments", computes=False, paths=("source", "base")
     ),
-    "create": JobKind("worker.training.create"),
-    "merge": JobKind("worker.merging.job"),
+    "create": JobKind("worker.training.create", "worker.training.create", paths=("model", "out")),
+    "merge": JobKind("worker.merging.job", "worker.merging.job", paths=("model", "adapter", "out")),
     "pull": JobKind("worker.sources.job", "worker.sources.arguments", computes=False, paths=("store",)),
-    "train": JobKind("worker.training.job"),
+    "push": JobKind("worker.publishing.job", "worker.publishing.job", computes=False, paths=("folder", "destination")),
+    "train": JobKind("worker.training.job", "worker.training.settings", paths=("model", "data", "out")),
 }
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from worker.jobs import output
+from worker.jobs.arguments import check_types
 from worker.jobs.job import Job, JobFailed
 from worker.jobs.kinds import require
 
@@ -24,9 +25,15 @@ _MOST_COPIED = 1 << 28
 _HEAD = "lm_head.weight"
 
 
+def check(arguments: Mapping[str, Any]) -> None:
+    """Raises JobFailed 400."""
+    check_types(arguments, {"model": str, "adapter": str, "out": str}, {"dtype": str, "overwrite": bool})
+
+
 def run(arguments: Mapping[str, Any], job: Job) -> Mapping[str, Any]:
     """``arguments``: ``model``, ``adapter``, ``out`` (folders), ``dtype`` (bf16, fp16, fp32; None: the model's),
     ``overwrite``. Raises JobFailed, OSError."""
+    check(arguments)
     require("train", "torch", "safetensors")
     from worker.merging import shards
     from worker.merging.deltas import AdapterDeltas

@@ -30,7 +30,8 @@ class S3Source:
         require("s3", "boto3")
         self._reference = reference
         self._bucket, _, self._prefix = reference.place.partition("/")
-        self._client = self._told(_client)
+        self.host = "S3"
+        self._client = self._told(client)
         self.host = urlsplit(self._client.meta.endpoint_url).hostname or "S3"
 
     def look(self) -> RemoteContent:
@@ -78,26 +79,29 @@ class S3Source:
             raise JobFailed(f"{self._reference}: {file.name} does not have the checksum that it was stored with", 502)
 
     def _told(self, work: Callable[[], T]) -> T:
-        """Raises what its errors mean."""
-        from botocore import exceptions as errors
-
-        what = str(self._reference)
-        try:
-            return work()
-        except errors.ClientError as error:
-            status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 502))
-            if status == 412:
-                raise JobFailed(f"{what} changed while it was fetched: try again", 409) from None
-            raise failed_by_status(status, what, self.host, _SECRET) from None
-        except (errors.NoCredentialsError, errors.PartialCredentialsError, errors.ProfileNotFound):
-            raise JobFailed(f"{what}: there are no keys to show: {_SECRET}", 403) from None
-        except (errors.HTTPClientError, errors.IncompleteReadError, errors.ResponseStreamingError) as error:
-            raise Transient(f"{what}: the connection to {self.host} broke off ({type(error).__name__})") from None
-        except errors.BotoCoreError as error:
-            raise JobFailed(f"{what}: {error}", 400) from None
+        return told(str(self._reference), self.host, work)
 
 
-def _client() -> Any:
+def told(what: str, host: str, work: Callable[[], T]) -> T:
+    """``work``; raises what the errors of the library mean. ``what`` is asked for of ``host``."""
+    from botocore import exceptions as errors
+
+    try:
+        return work()
+    except errors.ClientError as error:
+        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 502))
+        if status == 412:
+            raise JobFailed(f"{what} changed while it was fetched: try again", 409) from None
+        raise failed_by_status(status, what, host, _SECRET) from None
+    except (errors.NoCredentialsError, errors.PartialCredentialsError, errors.ProfileNotFound):
+        raise JobFailed(f"{what}: there are no keys to show: {_SECRET}", 403) from None
+    except (errors.HTTPClientError, errors.IncompleteReadError, errors.ResponseStreamingError) as error:
+        raise Transient(f"{what}: the connection to {host} broke off ({type(error).__name__})") from None
+    except errors.BotoCoreError as error:
+        raise JobFailed(f"{what}: {error}", 400) from None
+
+
+def client() -> Any:
     """By the environment and the standard files, read now. Names of buckets go into the path where these name a server
     of somebody's own, which has no name for each of them."""
     import boto3

@@ -8,14 +8,26 @@ from pathlib import Path
 from typing import Any
 
 from worker.jobs import output
+from worker.jobs.arguments import check_types
 from worker.jobs.job import Job, JobFailed
 from worker.jobs.kinds import require
 from worker.training.written import MARK, write_config
 
 
+def check(arguments: Mapping[str, Any]) -> None:
+    """Raises JobFailed 400."""
+    check_types(arguments, {"model": str, "out": str}, {
+        "base_name": str, "rank": int, "alpha": int | float, "targets": str | list, "embeddings": bool, "seed": int,
+        "scale": int | float, "overwrite": bool,
+    })  # fmt: skip
+    if not 1 <= arguments.get("rank", 1) <= 1024:
+        raise JobFailed("rank: 1 to 1024", 400)
+
+
 def run(arguments: Mapping[str, Any], job: Job) -> Mapping[str, Any]:
     """``arguments``: ``model``, ``out``, ``base_name``, ``rank``, ``alpha``, ``targets``, ``embeddings``, ``seed``,
     ``scale`` (the standard deviation of B's values; those of A are as in PEFT), ``overwrite``. Raises JobFailed."""
+    check(arguments)
     require("train", "torch", "peft", "transformers")
     from peft import LoraConfig
     from safetensors.torch import save_file

@@ -26,10 +26,8 @@ _CHECKPOINT = "checkpoint.pt"
 
 def run(arguments: Mapping[str, Any], job: Job) -> Mapping[str, Any]:
     """Raises JobFailed, OSError."""
-    try:
-        settings = training_settings.read(arguments)
-    except ValueError as error:
-        raise JobFailed(str(error), 400) from None
+    training_settings.check(arguments)
+    settings = training_settings.read(arguments)
     require("train", "torch", "peft", "transformers")
     out = Path(settings.out)
     work = output.unfinished(out)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from worker.jobs.job import JobFailed
+
 #: Of what is computed with; ``auto``: bfloat16 on a GPU that has it, else float32.
 DTYPES = ("auto", "bf16", "fp32")
 
@@ -59,6 +61,14 @@ _BOUNDS: Mapping[str, tuple[float, float]] = {
 }  # fmt: skip
 
 
+def check(arguments: Mapping[str, Any]) -> None:
+    """Raises JobFailed 400 as `read` raises ValueError."""
+    try:
+        read(arguments)
+    except ValueError as error:
+        raise JobFailed(str(error), 400) from None
+
+
 def read(arguments: Mapping[str, Any]) -> TrainingSettings:
     """Raises ValueError for a value that is none, or out of its bounds."""
     known = {each.name for each in fields(TrainingSettings)}
@@ -69,6 +79,9 @@ def read(arguments: Mapping[str, Any]) -> TrainingSettings:
     given = dict(arguments)
     if isinstance(given.get("targets"), list):
         given["targets"] = tuple(map(str, given["targets"]))
+    for name in ("name", "data", "model", "out", "base_name"):
+        if not isinstance(given.get(name, ""), str):
+            raise ValueError(f"{name}: {given[name]!r} is no text")
     for name, (least, most) in _BOUNDS.items():
         value = given.get(name, least)
         if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:

@@ -16,7 +16,7 @@ from worker.demo import model_path
 
 @dataclass(frozen=True, slots=True)
 class ModelOrigin:
-    """``path``: its folder, or an id of the hub; ``name``: what an adapter says it is for; ``served``: whether a
+    """``path``: its folder; ``name``: what an adapter says it is for; ``served``: whether a
     cluster serves it by that name."""
 
     path: str
@@ -25,7 +25,7 @@ class ModelOrigin:
 
 
 def model_of(given: str | None, url: str | None, adapter: str | None = None) -> ModelOrigin:
-    """``given``: a folder, the name of a model that the cluster serves, ``demo``, or an id of the hub; None: the one
+    """``given``: a folder, the name of a model that the cluster serves, or ``demo``; None: the one
     that the cluster serves, or that ``adapter`` belongs to. Raises UsageError, ClusterError."""
     if given is not None and looks_like_path(given):
         path = str(absolute(given))
@@ -41,7 +41,7 @@ def model_of(given: str | None, url: str | None, adapter: str | None = None) -> 
         raise UsageError(f"--model is needed: the cluster serves {', '.join(bases) or 'none'}", exit_code=2)
     if given == DEMO:
         return ModelOrigin(str(model_path()), DEMO)
-    return ModelOrigin(given, given)
+    raise UsageError(f"no model {given!r}{nearest(given, bases)}: a folder, or a name that the cluster serves", 2)
 
 
 def adapter_of(given: str, url: str | None) -> Path:

@@ -1,0 +1,1 @@
+"""Adapters and models on their way out: to a hub, a bucket, a folder. A job: ``push``."""
