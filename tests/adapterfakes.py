@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from cluster.adapters.agent import Agents
+from cluster.adapters.conversion import AdapterConversions
 from cluster.adapters.effect import Effects
 from cluster.adapters.intake import Intake
 from cluster.adapters.inventory import Inventory
@@ -25,6 +26,7 @@ from cluster.fleet.placement import Machine
 from cluster.fleet.states import WorkerState
 from config.settings import load
 from fakes import Clock
+from harness import environment
 from worker.demo import MODEL_NAME, adapter_path, model_path
 from worker.probe import ProbeFailed, Target
 from worker.spec import EngineSpec, Slot
@@ -131,7 +133,7 @@ class FakeCluster:
             self._changed, self.inventory.foreign, self.clock,
         )
         self.report = AdapterReport(self.inventory, self.agents)
-        self.intake = Intake(self.store, self.clock)
+        self.intake = Intake(self.store, self.clock, AdapterConversions(self.store, environment))
         self.rollouts = Rollouts(
             self.inventory, self.agents, self.intake, self.effects, self.report, self.revisions, self._emit, self.clock
         )

@@ -4,40 +4,69 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from cluster.adapters import store as adapter_store
+from cluster.adapters.conversion import AdapterConversions, ConvertedAdapter
 from cluster.adapters.registry import Adapter, Version
 from cluster.deployment.plan import Plan
 from worker.adapters import engine_side
 from worker.adapters import files as adapter_files
 from worker.adapters.files import AdapterFacts, AdapterRejected, BaseShapes
+from worker.adapters.foreign import is_foreign
 from worker.adapters.origins import allowed_roots
+
+#: Converted adapters that are kept for the change that they were made for.
+_MOST_CONVERTED = 8
 
 
 class Intake:
-    """``store``: where the copies are; ``wall``: seconds since the epoch."""
+    """``store``: where the copies are; ``wall``: seconds since the epoch; ``conversions``: for adapters that are not
+    as the engine loads them."""
 
-    def __init__(self, store: Path, wall: Callable[[], float]) -> None:
-        self._store, self._wall = store, wall
+    def __init__(self, store: Path, wall: Callable[[], float], conversions: AdapterConversions) -> None:
+        self._store, self._wall, self._conversions = store, wall, conversions
         self._bases: dict[str, BaseShapes | None] = {}
+        self._converted: dict[str, ConvertedAdapter] = {}  # by content, until they are taken in
 
     async def inspect(self, path: Path, plan: Plan, allow_no_effect: bool) -> AdapterFacts:
-        """Raises AdapterRejected, OSError."""
+        """What it is, or what was made of it. Raises AdapterRejected, OSError."""
         if not path.is_absolute():
             raise AdapterRejected(400, f"{path} is no absolute path")
         base, side = await self._shapes(plan), await asyncio.to_thread(engine_side.read, plan.spec)
-        return await asyncio.to_thread(
-            adapter_files.inspect, path, base=base, served_names=plan.spec.served_names,
-            max_rank=plan.spec.max_lora_rank, roots=allowed_roots(plan.settings.adapter_root),
-            allow_no_effect=allow_no_effect, side=side,
+        inspect = partial(
+            adapter_files.inspect, base=base, served_names=plan.spec.served_names,
+            max_rank=plan.spec.max_lora_rank, allow_no_effect=allow_no_effect, side=side,
         )
+        roots = allowed_roots(plan.settings.adapter_root)
+        try:
+            return await asyncio.to_thread(inspect, path, roots=roots)
+        except AdapterRejected:
+            folder = await asyncio.to_thread(adapter_files.real_folder, path, roots)
+            if not await asyncio.to_thread(is_foreign, folder, base):
+                raise
+        converted = await self._conversions.convert(folder, plan.spec.model)
+        try:
+            facts = await asyncio.to_thread(inspect, converted.folder)
+        except BaseException:
+            await asyncio.to_thread(converted.discard)
+            raise
+        await self._keep(facts.content_hash, converted)
+        return replace(facts, converted=converted.done)
 
     async def version(
         self, path: Path, facts: AdapterFacts, old: Adapter | None, allow_no_effect: bool
     ) -> Version:
         """Copies what was inspected. Raises AdapterRejected, OSError."""
-        folder = await asyncio.to_thread(adapter_store.take_in, path, self._store, facts.content_hash)
+        converted = self._converted.pop(facts.content_hash, None)
+        origin = path if converted is None else converted.folder
+        try:
+            folder = await asyncio.to_thread(adapter_store.take_in, origin, self._store, facts.content_hash)
+        finally:
+            if converted is not None:
+                await asyncio.to_thread(converted.discard)
         number = old.next_number() if old is not None else 1
         return Version(
             number=number, hash=facts.content_hash, path=str(folder), rank=facts.rank,
@@ -66,6 +95,16 @@ class Intake:
         for folder in self._store.iterdir():
             if folder.name not in needed:
                 adapter_store.remove(self._store, folder.name)
+
+    async def _keep(self, content: str, converted: ConvertedAdapter) -> None:
+        """Few: what was the same as before, or refused for another reason, is never taken in."""
+        gone = [self._converted.pop(content, None)]
+        self._converted[content] = converted
+        if len(self._converted) > _MOST_CONVERTED:
+            gone.append(self._converted.pop(next(iter(self._converted))))
+        for each in gone:
+            if each is not None:
+                await asyncio.to_thread(each.discard)
 
     async def _shapes(self, plan: Plan) -> BaseShapes | None:
         model = plan.spec.model

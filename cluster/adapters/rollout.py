@@ -65,7 +65,7 @@ class Rollouts:
             facts = await self._inspect(Path(path), plan, allow_no_effect or plan.settings.allow_no_effect)
             if old is not None and old.current.hash == facts.content_hash:
                 await self._on_command(old, description, allow_no_effect)
-                return 200, {**self._report.answer(name), "unchecked": self._unchecked(old, facts)}
+                return 200, self._answer(old, facts)
             if old is not None and not replace_it:
                 raise Refused(
                     409, f"adapter {name!r} is loaded with other content; \"load_inplace\": true makes this its next "
@@ -77,10 +77,12 @@ class Rollouts:
             keep, needed = plan.settings.keep_versions, self._inventory.needed(name)
             await self._roll(adapter.with_version(version, keep, needed))
             ready = bool(self._agents.ready(plan.group))
-            return (200 if ready else 202), {**self._report.answer(name), "unchecked": self._unchecked(adapter, facts)}
+            return (200 if ready else 202), self._answer(adapter, facts)
 
-    def _unchecked(self, adapter: Adapter, facts: AdapterFacts) -> list[str]:
-        return [*facts.unchecked, *self._effects.unchecked(self._inventory.known(adapter.name).current.path)]
+    def _answer(self, adapter: Adapter, facts: AdapterFacts) -> dict[str, Any]:
+        unchecked = [*facts.unchecked, *self._effects.unchecked(self._inventory.known(adapter.name).current.path)]
+        converted = {"converted": list(facts.converted)} if facts.converted else {}
+        return {**self._report.answer(adapter.name), "unchecked": unchecked, **converted}
 
     async def _on_command(self, adapter: Adapter, description: str | None, allow_no_effect: bool) -> None:
         """The content is known already; a lazy adapter is loaded now, and another description is taken."""
@@ -241,9 +243,15 @@ class Rollouts:
 
     async def _inspect(self, path: Path, plan: Plan, allow_no_effect: bool) -> AdapterFacts:
         try:
-            return await self._intake.inspect(path, plan, allow_no_effect)
+            facts = await self._intake.inspect(path, plan, allow_no_effect)
         except AdapterRejected as error:
             raise Refused(error.status, str(error), "lora_path") from None
+        if facts.converted:
+            self._emit(
+                "adapters", f"the adapter in {path} was converted: {'; '.join(facts.converted)}",
+                kind="adapter.converted", data={"path": str(path), "done": list(facts.converted)},
+            )
+        return facts
 
     async def _take_in(self, name: str, path: str, facts: AdapterFacts, allow_no_effect: bool) -> Version:
         old = self._inventory.registry.adapters.get(name)

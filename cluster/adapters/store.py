@@ -15,6 +15,9 @@ from pathlib import Path
 from worker.adapters.content import FILES, chunks, content_hash, source
 from worker.adapters.tensors import AdapterRejected
 
+CONVERTED = ".converted-"
+"""How the folders begin in which adapters are converted (`cluster.adapters.conversion`)."""
+
 _INCOMING, _REMOVED = ".incoming-", ".removed-"
 _HASH = re.compile(r"[0-9a-f]{64}")
 
@@ -59,7 +62,7 @@ def remove(store: Path, content: str) -> bool:
 
 def sweep_temporary(store: Path) -> int:
     """Deletes what a crash left in ``store`` and returns how much it was. Not while `take_in` or `remove` runs."""
-    left = [*store.glob(f"{_INCOMING}*"), *store.glob(f"{_REMOVED}*")]
+    left = [folder for begin in (_INCOMING, _REMOVED, CONVERTED) for folder in store.glob(f"{begin}*")]
     for folder in left:
         shutil.rmtree(folder, ignore_errors=True)
     return len(left)

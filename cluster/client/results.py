@@ -143,13 +143,15 @@ class AdapterDetail(Adapter):
 
 
 class AdapterChanged(TypedDict):
-    """``instances``: state by ready instance; ``unchecked``: what of it could not be checked, in words."""
+    """``instances``: state by ready instance; ``unchecked``: what of it could not be checked, in words; ``converted``:
+    what was done to make it what the engine loads."""
 
     lora_name: str
     version: int
     state: str
     instances: dict[str, str]
     unchecked: NotRequired[list[str]]
+    converted: NotRequired[list[str]]
 
 
 class AdapterUnloaded(TypedDict):

@@ -13,6 +13,7 @@ from random import Random
 from typing import Any
 
 from cluster.adapters.agent import Agents
+from cluster.adapters.conversion import AdapterConversions
 from cluster.adapters.effect import Effects
 from cluster.adapters.intake import Intake
 from cluster.adapters.inventory import Inventory
@@ -187,7 +188,8 @@ class Assembly:
 
     @cached_property
     def intake(self) -> Intake:
-        return Intake(self.state.adapters, self.clock.wall)
+        conversions = AdapterConversions(self.state.adapters, inherited_environment)
+        return Intake(self.state.adapters, self.clock.wall, conversions)
 
     @cached_property
     def agents(self) -> Agents:

@@ -41,7 +41,8 @@ _NOT_COMPARED = "tensor shapes were not compared: the base model's weights canno
 
 @dataclass(frozen=True, slots=True)
 class AdapterFacts:
-    """What an adapter is. ``rank``: the highest in it; ``size`` in bytes; ``unchecked``: sentences."""
+    """What an adapter is. ``rank``: the highest in it; ``size`` in bytes; ``unchecked``: sentences; ``converted``: what
+    was done to what somebody named to make this of it."""
 
     content_hash: str
     rank: int
@@ -49,6 +50,7 @@ class AdapterFacts:
     base_model: str | None
     size: int
     unchecked: tuple[str, ...]
+    converted: tuple[str, ...] = ()
 
 
 def inspect(
@@ -70,7 +72,7 @@ def inspect(
     missing, 409 for another base model or files that change meanwhile, 400 for all else that is wrong. OSError where
     reading an open file fails.
     """
-    folder = _folder(path, roots)
+    folder = real_folder(path, roots)
     with ExitStack() as stack:
         streams = {name: stack.enter_context(_open(folder, name, roots)) for name in FILES}
         before = _stamps(streams)
@@ -152,8 +154,8 @@ def _facts(streams: Mapping[str, BinaryIO], size: int, served: _Served) -> tuple
     return facts, no_effect(pairs, header.head, filled, config)
 
 
-def _folder(path: Path, roots: tuple[Path, ...]) -> Path:
-    """The real folder; where it may not be is said before whether it is there."""
+def real_folder(path: Path, roots: tuple[Path, ...]) -> Path:
+    """``path`` without links. Raises AdapterRejected; where it may not be is said before whether it is there."""
     try:
         folder = path.resolve()
         _check_inside(folder, roots, str(path))
@@ -199,7 +201,8 @@ def _missing(folder: Path, name: str) -> AdapterRejected:
     if name == WEIGHTS:
         pickles = sorted(file.name for file in folder.glob("*") if file.suffix in _PICKLES)
         if pickles:
-            return AdapterRejected(400, f"pickle files are not loaded: convert {pickles[0]} to safetensors")
+            told = f"pickle files are not loaded: convert {pickles[0]} (clusterctl lora convert)"
+            return AdapterRejected(400, told)
     return AdapterRejected(404, f"{folder} holds no {name}")
 
 

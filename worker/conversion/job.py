@@ -61,24 +61,40 @@ def _convert(request: ConvertArguments, source: AdapterSource, job: Job) -> Mapp
     base = Path(request.base) if request.base else None
     rows = bases.rows(base) if base is not None and base.is_dir() else {}
     header = bases.gguf_header(base) if request.to == "gguf" and base is not None else None
-    out = job.folder / RESULT
-    out.mkdir()
+    out = _empty(Path(request.out) if request.out else job.folder / RESULT)
     job.progress("read", 0, size, "bytes")
     from worker.conversion import tensors as tensor_files  # imports torch, before nothing can be imported any more
 
+    os.environ.clear()  # there may be secrets in it
     walls = _confine(files, out, size, request.unconfined)
-    tensors, done = tensor_files.read(source.weights)
-    job.progress("read", size, size, "bytes")
-    layout = arrange(_config(source), {name: tuple(tensor.shape) for name, tensor in tensors.items()}, rows)
-    done = [*source.done, *done, *layout.done, *tensor_files.write(layout, tensors, out / WEIGHTS)]
-    _write_config(layout, out / CONFIG)
-    if header is not None:
-        gguf_adapter.convert(out, header, out / GGUF)
-        done.append(f"made {GGUF} for llama.cpp")
+    try:
+        tensors, done = tensor_files.read(source.weights)
+        job.progress("read", size, size, "bytes")
+        layout = arrange(_config(source), {name: tuple(tensor.shape) for name, tensor in tensors.items()}, rows)
+        done = [*source.done, *done, *layout.done, *tensor_files.write(layout, tensors, out / WEIGHTS)]
+        _write_config(layout, out / CONFIG)
+        if header is not None:
+            gguf_adapter.convert(out, header, out / GGUF)
+            done.append(f"made {GGUF} for llama.cpp")
+    except BaseException:
+        for file in out.iterdir():
+            file.unlink()
+        raise
     return {
         "folder": str(out), "done": done, "walls": list(walls.walls), "missing": list(walls.missing),
         "files": sorted(file.name for file in out.iterdir()),
     }  # fmt: skip
+
+
+def _empty(out: Path) -> Path:
+    """Makes the folder. Raises JobFailed for one with something in it."""
+    try:
+        out.mkdir(exist_ok=True)
+        if any(out.iterdir()):
+            raise JobFailed(f"{out} is not empty: name a new folder", 409)
+    except OSError as error:
+        raise JobFailed(f"{out} cannot be made: {error.strerror}", 400) from None
+    return out
 
 
 def _confine(files: Sequence[Path], out: Path, size: int, unconfined: bool) -> Confinement:

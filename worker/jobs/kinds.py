@@ -40,7 +40,7 @@ class JobKind:
 
 KINDS: Mapping[str, JobKind] = {
     "convert": JobKind(
-        "worker.conversion.job", "worker.conversion.arguments", computes=False, paths=("source", "base")
+        "worker.conversion.job", "worker.conversion.arguments", computes=False, paths=("source", "base", "out")
     ),
     "create": JobKind("worker.training.create", "worker.training.create", paths=("model", "out")),
     "merge": JobKind("worker.merging.job", "worker.merging.job", paths=("model", "adapter", "out")),

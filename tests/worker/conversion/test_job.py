@@ -43,6 +43,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Mappi
     """Does the job in this process, which stays as it is: each of its own imports torch first."""
     monkeypatch.setattr(job, "_THREADS", ())
     monkeypatch.setattr(job, "_confine", lambda *_: Confinement((), ()))
+    monkeypatch.setattr(job.os, "environ", {})
 
     def convert(folder: Path, **arguments: Any) -> Mapping[str, Any]:
         folder.mkdir()
@@ -118,6 +119,20 @@ def test_a_link_out_of_the_folder_is_not_followed(here: Callable[..., Mapping[st
     for file in trainers.peft_pickle(tmp_path / "whole").iterdir():
         (cached / file.name).symlink_to(file.rename(cached.parents[1] / "blobs" / file.name))
     assert here(tmp_path / "again", source=str(cached))["done"]
+
+
+def test_nothing_is_left_of_what_failed_and_nothing_is_written_over(
+    here: Callable[..., Mapping[str, Any]], tmp_path: Path
+) -> None:
+    out, norm = tmp_path / "out", {"norm": trainers.tensors().popitem()[1]}
+    made = trainers.write(tmp_path / "source", norm, trainers.config())
+    with pytest.raises(JobFailed, match="LoRA matrix"):
+        here(tmp_path / "job", source=str(made), out=str(out))
+    assert not list(out.iterdir())
+    (out / "mine").write_text("mine")
+    with pytest.raises(JobFailed, match="not empty"):
+        here(tmp_path / "again", source=str(trainers.peft_pickle(tmp_path / "good")), out=str(out))
+    assert [each.name for each in out.iterdir()] == ["mine"]
 
 
 def test_what_it_makes_for_llama_cpp_is_what_a_worker_would_make(

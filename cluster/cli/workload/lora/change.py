@@ -10,7 +10,13 @@ import click
 
 from cluster.cli.common import client, model_option, url_option
 from cluster.cli.render import say
-from cluster.cli.workload.lora.shared import name_argument, no_effect_option, path_argument, say_unchecked
+from cluster.cli.workload.lora.shared import (
+    name_argument,
+    no_effect_option,
+    path_argument,
+    say_converted,
+    say_unchecked,
+)
 from cluster.cli.workload.lora.watch import watched
 from cluster.client import AdapterChanged, ClusterClient
 
@@ -72,6 +78,7 @@ def changed(cluster: ClusterClient, name: str, ask: Callable[[], AdapterChanged]
     """As `change`, of a ``cluster`` that more is asked of."""
     with watched(cluster, name):
         result = ask()
+    say_converted(result.get("converted") or (), err=True)
     say_unchecked(result.get("unchecked") or (), err=True)
     states = list(result.get("instances", {}).values())
     loaded = states.count("loaded")

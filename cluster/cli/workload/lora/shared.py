@@ -45,3 +45,8 @@ def size_text(size: float | None) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} GB"
+
+
+def say_converted(sentences: Any, *, err: bool) -> None:
+    for sentence in sentences:
+        say(f"converted: {sentence}", err=err)
