@@ -132,6 +132,7 @@ class Instance:
             failing_probes=self.failing_probes,
             hung=self.hung,
             gpus=self.slot.gpus,
+            forked=self.spec is not None and self.spec.zygote is not None,
             dozing=self.dozing,
         )
 

@@ -20,6 +20,10 @@ _S = WorkerState
 _START_S = 20.0
 
 
+#: Of what a start keeps busy, what one that imports nothing does.
+_FORKED = 0.5
+
+
 @dataclass(frozen=True, slots=True)
 class Admit:
     """Make room for a wanted instance: give it its slot. It is started next."""
@@ -173,7 +177,8 @@ def _room_to_start(desired: DesiredState, observed: ObservedState, now: float) -
     """How many more may be started now. One that takes unusually long does not hold up the others."""
     if desired.starts_at_once is None:
         return math.inf
-    busy = sum(i.state is _S.STARTING and now - i.since < _START_S for i in observed.values())
+    starting = (i for i in observed.values() if i.state is _S.STARTING and now - i.since < _START_S)
+    busy = sum(_FORKED if i.forked else 1.0 for i in starting)
     return desired.starts_at_once - busy
 
 

@@ -58,7 +58,8 @@ def _one_group() -> Mapping[str, WorkerGroup]:
 @dataclass(frozen=True, slots=True)
 class DesiredState:
     """What there should be, by group. Times are seconds. ``starts_at_once``: starting an engine keeps a core busy, so
-    more starts than cores only make the first worker late; None for engines that start in no time."""
+    more starts than cores only make the first worker late (a forked one counts half); None for engines that start in
+    no time."""
 
     groups: Mapping[str, WorkerGroup] = field(default_factory=_one_group)
     shutting_down: bool = False
@@ -115,8 +116,8 @@ class InstanceObserved:
     """What is known of one worker. ``since`` (s, monotonic) is when its state was entered. ``in_flight`` is None
     while the balancer has not yet confirmed that it sends nothing new. ``tree_empty``: nothing is left of its
     session. ``hung``: why it is to be killed at once. ``gpus``: those it is pinned to. ``cordoned``: kept out of
-    rotation because somebody drained it. ``missing_adapters``: it refuses an adapter that others hold. ``dozing``: it
-    is being put to sleep."""
+    rotation because somebody drained it. ``forked``: from a process that has imported its engine.
+    ``missing_adapters``: it refuses an adapter that others hold. ``dozing``: it is being put to sleep."""
 
     id: str
     state: WorkerState
@@ -130,6 +131,7 @@ class InstanceObserved:
     hung: str | None = None
     gpus: tuple[int, ...] = ()
     cordoned: bool = False
+    forked: bool = False
     missing_adapters: bool = False
     dozing: bool = False
 

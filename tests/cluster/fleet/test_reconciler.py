@@ -832,6 +832,16 @@ def test_no_more_are_started_at_once_than_there_is_room_for() -> None:
     assert _actions(desired, _seen("a", S.STARTING, main_alive=True), *seen[1:]) == [Start("b", fresh=True)]
 
 
+def test_a_forked_start_leaves_room_for_another() -> None:
+    desired = _wanting({n: InstanceDesired() for n in "abcd"}, starts_at_once=2)
+    seen = [_seen(n, S.STARTING, forked=True) for n in "ab"] + [_seen(n, S.STOPPED) for n in "cd"]
+    assert _actions(desired, *seen) == [Start("c", fresh=True)]
+    seen[2] = _seen("c", S.STARTING, forked=True)
+    assert _actions(desired, *seen) == [Start("d", fresh=True)]
+    seen[2] = _seen("c", S.STARTING)
+    assert _actions(desired, *seen) == []
+
+
 def test_a_start_that_hangs_does_not_hold_up_the_others() -> None:
     desired = _wanting({n: InstanceDesired() for n in "ab"}, starts_at_once=1)
     hanging = _seen("a", S.STARTING, main_alive=True, since=-1000.0)
