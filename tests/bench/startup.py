@@ -2,7 +2,8 @@
 on three workers once with `--zygote on` and once with `off`; `--write` writes the table of `docs/startup.md`.
 
 Seconds. `up`: from the command to three ready workers; `scale`: from 1 to 3; `killed`: from SIGKILL of a worker to the
-first answer of the one in its place, which is asked itself. Answers are compared as well: 100 greedy ones."""
+first answer of the one in its place, which is asked itself; `spare`: with a spare, from SIGKILL to as many ready as
+before. Answers are compared as well: 100 greedy ones."""
 
 from __future__ import annotations
 
@@ -35,6 +36,7 @@ class Found:
     up: float = 0.0
     scale: float = 0.0
     killed: list[float] = field(default_factory=list)
+    spare: list[float] = field(default_factory=list)
     memory: float = 0.0
     zygote: float = 0.0
     answers: list[str] = field(default_factory=list)
@@ -76,6 +78,8 @@ def _measure(mode: str, kills: int) -> Found:
         cluster.wait_ready(3, 300)
         found.scale = time.monotonic() - began
         print(f"zygote {mode}: scale {found.scale:.1f}", flush=True)
+        found.spare = _with_spare(cluster, 3)
+        print(f"zygote {mode}: with a spare {found.spare}", flush=True)
         return found
     finally:
         cluster.close()
@@ -97,6 +101,24 @@ def _killed(cluster: Cluster, name: str) -> float:
     took = time.monotonic() - began
     cluster.wait_ready(3, 300)
     return took
+
+
+def _with_spare(cluster: Cluster, kills: int) -> list[float]:
+    assert cluster.run("apply", "--spares", "1", timeout=60).returncode == 0
+    found = []
+    for _ in range(kills):
+        status = poll(lambda: (s := cluster.status())["supervisor"]["settled"] and len(s["instances"]) == 4 and s, 300)
+        victim = next(one["pid"] for one in status["instances"].values() if one["is_running"])
+        began = time.monotonic()
+        kill(victim)
+        poll(lambda pid=victim: _full(cluster, pid), 300)  # type: ignore[misc]
+        found.append(time.monotonic() - began)
+    return found
+
+
+def _full(cluster: Cluster, gone: int) -> bool:
+    ready = [one["pid"] for one in cluster.status()["instances"].values() if one["is_running"]]
+    return len(ready) == 3 and gone not in ready
 
 
 def _answers(cluster: Cluster, name: str, before: int) -> bool:
@@ -130,6 +152,7 @@ def _table(found: dict[str, Found]) -> str:
         ("`up` to three ready (s)", f"{on.up:.1f}", f"{off.up:.1f}"),
         ("scale 1 to 3 (s)", f"{on.scale:.1f}", f"{off.scale:.1f}"),
         ("SIGKILL to the first answer (s): median, most", _spread(on.killed), _spread(off.killed)),
+        ("with `--spares 1`, SIGKILL to three ready (s): median, most", _spread(on.spare), _spread(off.spare)),
         ("memory of three (MiB)", f"{on.memory:.0f}, {on.zygote:.0f} of it the zygote", f"{off.memory:.0f}"),
         ("greedy answers equal to plain starts'", f"{equal} of {len(on.answers)}", ""),
     ]
@@ -138,7 +161,7 @@ def _table(found: dict[str, Found]) -> str:
 
 
 def _spread(seconds: Sequence[float]) -> str:
-    return f"{statistics.median(seconds):.1f}, {max(seconds):.1f} of {len(seconds)}" if seconds else "-"
+    return f"{statistics.median(seconds):.2f}, {max(seconds):.2f} of {len(seconds)}" if seconds else "-"
 
 
 if __name__ == "__main__":
