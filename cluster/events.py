@@ -24,7 +24,7 @@ _WARNINGS = frozenset({
     "worker.unhealthy", "worker.killed", "worker.exited", "worker.altered", "adapter.failed", "adapter.drift",
     "balancer.restarted", "balancer.lost", "balancer.failed", "certificate.refused", "standby.ended",
     "zygote.ended", "zygote.refused",
-    "restart.stopped", "state.unsaved", "key.unread", "limits.local",
+    "job.failed", "restart.stopped", "state.unsaved", "key.unread", "limits.local",
 })  # fmt: skip
 
 #: Subjects without which a sentence is whole.

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, StrictBool, StrictInt, StrictStr
+from pydantic import Field, StrictBool, StrictStr
 
-from cluster.api.schemas import Body
+from cluster.api.schemas import Body, Whole
 from cluster.errors import Refused
 from cluster.jobs.record import GpuWish, JobRecord
 from cluster.jobs.runner import JobRunner
+from config.errors import nearest
 from config.identity.principal import Principal
 from config.jobs.folder import LINES, JobSpec, last_word, read_spec
 from config.jobs.said import JobResult, decode, to_json
@@ -31,7 +32,7 @@ class StartJob(Body):
     kind: StrictStr = Field(min_length=1, max_length=64)
     arguments: dict[str, Any] = Field(default_factory=dict)
     background: StrictBool | None = None
-    gpus: list[Annotated[StrictInt, Field(ge=0, le=4095)]] | None = Field(None, max_length=64)
+    gpus: list[Annotated[Whole, Field(ge=0, le=4095)]] | None = Field(None, max_length=64)
     share_gpus: StrictBool = False
 
 
@@ -54,6 +55,8 @@ class JobCommands:
     async def start(self, body: StartJob, who: Principal) -> dict[str, Any]:
         """Raises Refused, NotSaved, OSError."""
         self._not_ending()
+        if body.kind not in kinds.KINDS:
+            raise Refused(404, f"there are no jobs of the kind {body.kind!r}{nearest(body.kind, kinds.KINDS)}", "kind")
         try:
             kind = await asyncio.to_thread(kinds.check, body.kind, body.arguments)
         except JobFailed as error:

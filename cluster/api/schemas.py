@@ -30,7 +30,7 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-_Whole = Annotated[StrictInt, BeforeValidator(_whole)]
+Whole = Annotated[StrictInt, BeforeValidator(_whole)]
 
 
 #: Which of several models is meant, by one of its names.
@@ -43,8 +43,8 @@ class Body(BaseModel):
 
 class Scale(Body):
     action: Literal["scale_up", "scale_down"] | None = None
-    count: _Whole | None = Field(None, ge=1)
-    instances: _Whole | None = Field(None, ge=0)
+    count: Whole | None = Field(None, ge=1)
+    instances: Whole | None = Field(None, ge=0)
     model: ModelName = None
 
     @model_validator(mode="after")
@@ -91,7 +91,7 @@ class NoFields(Body):
 
 
 class Weight(Body):
-    weight: _Whole = Field(ge=0, le=1000)
+    weight: Whole = Field(ge=0, le=1000)
 
 
 class LoadAdapter(Body):
@@ -108,7 +108,7 @@ class UnloadAdapter(Body):
 
 
 class RollbackAdapter(Body):
-    version: _Whole | None = Field(None, ge=1)
+    version: Whole | None = Field(None, ge=1)
 
 
 class UpdateKey(Body):
@@ -117,9 +117,9 @@ class UpdateKey(Body):
 
     scope: StrictStr = ""
     models: list[StrictStr] | None = None
-    rpm: _Whole | None = None
-    tpm: _Whole | None = None
-    max_concurrent: _Whole | None = None
+    rpm: Whole | None = None
+    tpm: Whole | None = None
+    max_concurrent: Whole | None = None
     priority: StrictStr = ""
     weight: StrictInt | StrictFloat = 1.0
     expires: StrictInt | StrictFloat | StrictStr | None = None

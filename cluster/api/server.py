@@ -197,21 +197,21 @@ def _job_routes(table: web.RouteTableDef, services: Services) -> None:
         authority.check(_who(request), Scope.OWNER)
         return _done(services, await jobs.start(schemas.parse(StartJob, await request.read()), _who(request)), 202)
 
-    @table.get("/v1/cluster/jobs/{id}")
+    @table.get("/v1/cluster/jobs/{name}")
     async def one(request: web.Request) -> web.Response:
-        return web.json_response(await jobs.find(request.match_info["id"]))
+        return web.json_response(await jobs.find(request.match_info["name"]))
 
-    @table.get("/v1/cluster/jobs/{id}/events")
+    @table.get("/v1/cluster/jobs/{name}/events")
     async def said(request: web.Request) -> web.Response:
         since = request.query.get("since", "0")
-        if not (since.isascii() and since.isdecimal() and len(since) <= 16):
+        if not (since.isascii() and since.isdecimal() and len(since) < 16):
             raise Refused(400, "since: the next of an earlier answer is needed", "since")
-        return web.json_response(await jobs.said(request.match_info["id"], int(since)))
+        return web.json_response(await jobs.said(request.match_info["name"], int(since)))
 
-    @table.delete("/v1/cluster/jobs/{id}")
+    @table.delete("/v1/cluster/jobs/{name}")
     async def cancel(request: web.Request) -> web.Response:
         schemas.parse(schemas.NoFields, await request.read())
-        return _done(services, jobs.cancel(request.match_info["id"]), 202)
+        return _done(services, jobs.cancel(request.match_info["name"]), 202)
 
 
 def _model_change(services: Services, do: Callable[[str], dict[str, Any]], status: int) -> Handler:

@@ -28,6 +28,7 @@ class _Commands(click.Group):
         "chat": "workload.chat", "infer": "workload.infer", "bench": "workload.bench", "ui": "running.ui",
         "config": "lifecycle.settings", "doctor": "lifecycle.doctor", "plan": "lifecycle.sizing",
         "state": "lifecycle.state", "alias": "running.names", "route": "running.names", "model": "running.models",
+        "jobs": "running.jobs",
     }  # fmt: skip
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -1,39 +1,163 @@
-"""Jobs (`config.jobs`) seen from a terminal: `run_job` has one done and shows how far it is with a `JobDisplay`."""
+"""`run_job`: has a job done for a command, by the cluster where one runs, else in a process of the command's own."""
 
 from __future__ import annotations
 
+import functools
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
+import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID
-from rich.text import Text
 
-from cluster.cli.render import cell, console, duration
+from cluster.cli.common import client, url_option
+from cluster.cli.job_display import JobDisplay
+from cluster.cli.render import say
+from cluster.client import ClusterClient, ClusterError
+from cluster.client.token import is_of_this_machine
 from config.errors import UsageError
 from config.jobs.folder import JobSpec
-from config.jobs.said import JobFailure, JobNote, JobProgress, Said
+from config.jobs.said import JobFailure, JobResult, from_json
+from config.sources.commands import cluster_url, names_cluster
 
-#: Stages that a display remembers: the bars of those before go.
-_MOST_STAGES = 12
+F = TypeVar("F", bound=Callable[..., Any])
 
-#: Seconds between two lines about one stage where there is no terminal.
-_LINE_EVERY = 5.0
+#: Seconds between two questions to a cluster, and for how long it may be away meanwhile.
+_ASK_EVERY, _AWAY = 0.3, 120.0
 
-#: Units whose amounts are shown in KiB, MiB ….
-_BYTES = frozenset({"B", "bytes"})
+
+@dataclass(frozen=True, slots=True)
+class JobPlace:
+    """Where a job is done. ``url`` None: the cluster that commands find, if one runs; one on another machine has other
+    files, and does none. ``gpus`` None: those that nobody uses; such as serve only with ``share_gpus``. ``background``
+    None: as suits the machine. ``detach``: it is not waited for. ``here``: by this command itself, whatever runs."""
+
+    url: str | None = None
+    gpus: Sequence[int] | None = None
+    share_gpus: bool = False
+    background: bool | None = None
+    detach: bool = False
+    here: bool = False
+
+
+HERE = JobPlace(here=True)
+
+
+def job_options(function: F) -> F:
+    """The options of a command that has a job done: it gets them as ``place``."""
+
+    @functools.wraps(function)
+    def with_place(
+        *args: Any, url: str | None, gpus: tuple[int, ...] | None, share_gpus: bool, detach: bool, here: bool,
+        **kwargs: Any,
+    ) -> Any:
+        if here and detach:
+            raise UsageError("--here waits for its job: leave --detach away", exit_code=2)
+        return function(*args, place=JobPlace(url, gpus, share_gpus, detach=detach, here=here), **kwargs)
+
+    for option in (
+        click.option("--gpus", callback=_gpus, metavar="0,1|none", help="GPUs to use; default those that nobody uses."),
+        click.option("--share-gpus", is_flag=True, help="Also GPUs that serve, where --gpus names them."),
+        click.option("--detach", is_flag=True, help="Say the job's id and return; the cluster goes on with it."),
+        click.option("--here", is_flag=True, help="In this command's own process, although a cluster runs."),
+    ):
+        with_place = option(with_place)
+    return url_option(with_place)  # type: ignore[return-value]
+
+
+def _gpus(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    if value is None or value == "none":
+        return None if value is None else ()
+    numbers = value.split(",")
+    if not all(number.isascii() and number.isdecimal() and len(number) < 5 for number in numbers):
+        raise click.BadParameter(f"{value!r}: numbers of GPUs such as 0,1, or none, are needed", context, parameter)
+    return tuple(map(int, numbers))
 
 
 def run_job(
-    spec: JobSpec, *, gpus: Sequence[int] | None = None, shown: Console | None = None
+    spec: JobSpec, place: JobPlace = HERE, *, gpus: Sequence[int] | None = None, shown: Console | None = None
 ) -> Mapping[str, Any]:
-    """Has ``spec`` done in a process started from here, shows on standard error how far it is, and returns the values
-    of its result. ``gpus``: those it may use, None: all that are visible. Ctrl-C ends the job first. Raises UsageError
-    with the sentence of a job that fails (exit code 2 where what was asked for is wrong)."""
+    """Has ``spec`` done, shows on standard error how far it is, and returns the values of its result, none where it is
+    not waited for. By the cluster of ``place``: Ctrl-C leaves it there, and says how to go on. In a process of our own:
+    Ctrl-C ends it. ``gpus``: instead of those of ``place``. Paths in it have to be absolute. Raises UsageError with the
+    sentence of a job that fails (exit code 2 where what was asked for is wrong), ClusterError."""
+    place = place if gpus is None else replace(place, gpus=gpus)
+    if not place.here and _is_on_this_machine(place.url or cluster_url()):
+        with client(place.url) as cluster:
+            job_id = _submitted(cluster, spec, place)
+            if job_id is not None and place.detach:
+                click.echo(job_id)
+                return {}
+            if job_id is not None:
+                return follow_job(cluster, job_id, shown)
+    if place.detach:
+        raise UsageError("no cluster runs on this machine that could go on with it: leave --detach away")
+    return _run_here(spec, place.gpus, shown)
+
+
+def _is_on_this_machine(url: str) -> bool:
+    try:
+        return is_of_this_machine(urlsplit(url).hostname or "")
+    except ValueError:
+        return False
+
+
+def _submitted(cluster: ClusterClient, spec: JobSpec, place: JobPlace) -> str | None:
+    """The id of the job; None where no cluster runs, and nobody has named one."""
+    try:
+        job = cluster.start_job(
+            spec.kind, spec.arguments, gpus=place.gpus, share_gpus=place.share_gpus,
+            background=spec.background or place.background,
+        )
+        return job["id"]
+    except ClusterError as error:
+        if error.type is None and place.url is None and not names_cluster():
+            return None  # nothing answers at the usual address, or something else does
+        raise
+
+
+def follow_job(cluster: ClusterClient, job_id: str, shown: Console | None = None) -> Mapping[str, Any]:
+    """Until it has ended; as `run_job`."""
+    try:
+        with JobDisplay(shown) as display:
+            job = _heard(cluster, job_id, display)
+    except KeyboardInterrupt:
+        wait, cancel = (f"clusterctl jobs {verb} {job_id}" for verb in ("wait", "cancel"))
+        say(f"{job_id} goes on: {wait} follows it, {cancel} ends it", err=True)
+        raise
+    if job["state"] != "done":
+        raise failed(JobFailure(f"{job_id}: {job['error']}", job["status"] or 500))
+    return cluster.job(job_id)["result"] or {}
+
+
+def _heard(cluster: ClusterClient, job_id: str, display: JobDisplay) -> Mapping[str, Any]:
+    """The job as it is once it has ended. Balancers and supervisors may be replaced meanwhile."""
+    since, answered_at = 0, time.monotonic()
+    while True:
+        try:
+            answer = cluster.job_events(job_id, since)
+            answered_at = time.monotonic()
+        except ClusterError as error:
+            if error.status not in (None, 503) or time.monotonic() - answered_at > _AWAY:
+                raise
+            time.sleep(_ASK_EVERY)
+            continue
+        for values in answer["events"]:
+            said = from_json(values)
+            if said is not None and not isinstance(said, JobResult | JobFailure):
+                display.show(said)
+        if answer["over"]:
+            return answer["job"]
+        if answer["next"] == since:
+            time.sleep(_ASK_EVERY)
+        since = answer["next"]
+
+
+def _run_here(spec: JobSpec, gpus: Sequence[int] | None, shown: Console | None) -> Mapping[str, Any]:
     from cluster.jobs.environment import job_environment
     from cluster.jobs.process import JobEnded, follow, start
     from config.settings import inherited_environment
@@ -52,103 +176,3 @@ def run_job(
 def failed(failure: JobFailure) -> UsageError:
     """For the command that waited."""
     return UsageError(failure.message, exit_code=2 if failure.status == 400 else 1)
-
-
-class JobDisplay:
-    """A bar a stage on a terminal, else now and then a line. What is shown was written by others. Use as a context
-    manager; ``now``: seconds that only rise."""
-
-    def __init__(self, screen: Console | None = None, now: Callable[[], float] = time.monotonic) -> None:
-        self._screen, self._now = screen or console(stderr=True), now
-        self._bars = _bars(self._screen) if self._screen.is_terminal else None
-        self._stages: dict[str, TaskID] = {}
-        self._stage, self._told_at, self._latest = "", 0.0, JobProgress("", 0)
-
-    def __enter__(self) -> JobDisplay:
-        if self._bars is not None:
-            self._bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bars is not None:
-            self._bars.stop()
-
-    def show(self, said: Said) -> None:
-        if isinstance(said, JobNote):
-            self._screen.print(cell(said.text))
-        elif isinstance(said, JobProgress) and self._bars is not None:
-            self._bar(self._bars, said)
-        elif isinstance(said, JobProgress):
-            self._line(said)
-
-    def _bar(self, bars: Progress, said: JobProgress) -> None:
-        fields: dict[str, Any] = {"total": said.total, "unit": said.unit, "figures": figures(said.figures)}
-        if (task := self._stages.get(said.stage)) is not None:
-            bars.update(task, completed=said.done, **fields)
-            return
-        if len(self._stages) >= _MOST_STAGES:
-            bars.remove_task(self._stages.pop(next(iter(self._stages))))
-        self._stages[said.stage] = bars.add_task(said.stage, completed=said.done, **fields)  # type: ignore[arg-type]
-
-    def _line(self, said: JobProgress) -> None:
-        """The first and the last of a stage, and some in between."""
-        whole = said.total is not None and said.done >= said.total
-        if said.stage == self._stage and not whole and self._now() - self._told_at < _LINE_EVERY:
-            return
-        self._stage, self._told_at = said.stage, self._now()
-        self._screen.print(cell(sentence(said)), soft_wrap=True)
-
-
-def sentence(said: JobProgress) -> str:
-    """``train: 120 of 400 steps, 30 %, loss 0.31``"""
-    share = f", {100 * said.done / said.total:.0f} %" if said.total else ""
-    return ", ".join(filter(None, [f"{said.stage}: {_amounts(said.done, said.total, said.unit)}{share}",
-                                   figures(said.figures)]))
-
-
-def figures(values: Mapping[str, float | str]) -> str:
-    """``loss 0.31, tokens/s 812``"""
-    shown = (f"{value:.4g}" if isinstance(value, int | float) else value for value in values.values())
-    return ", ".join(f"{name} {value}" for name, value in zip(values, shown, strict=True))
-
-
-def _amounts(done: float, total: float | None, unit: str) -> str:
-    if unit in _BYTES:
-        return _bytes(done) if total is None else f"{_bytes(done)} of {_bytes(total)}"
-    of = "" if total is None else f" of {total:g}"
-    return f"{done:g}{of} {unit}".rstrip()
-
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.2f} GiB"
-
-
-def _bars(screen: Console) -> Progress:
-    columns = (_Column(lambda task: cell(task.description)), BarColumn(24), _Column(_state))
-    return Progress(*columns, console=screen, refresh_per_second=5)
-
-
-class _Column(ProgressColumn):
-    def __init__(self, shown: Callable[[Task], Text]) -> None:
-        super().__init__()
-        self._shown = shown
-
-    def render(self, task: Task) -> Text:
-        return self._shown(task)
-
-
-def _state(task: Task) -> Text:
-    """How much, how fast, how much longer, and what else is to be said."""
-    unit = str(task.fields.get("unit", ""))
-    parts = [_amounts(task.completed, task.total, unit)]
-    if not task.finished and task.speed:
-        parts.append(f"{_bytes(task.speed)}/s" if unit in _BYTES else f"{task.speed:.3g} {unit}/s")
-        if task.time_remaining is not None:
-            parts.append(f"{duration(task.time_remaining)} left")
-    return cell(", ".join(filter(None, [*parts, str(task.fields.get("figures", ""))])))

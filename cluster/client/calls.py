@@ -350,7 +350,41 @@ class KeyCalls:
         return Call("DELETE", _named("cluster/keys", name), as_object(r.KeyRevoked))
 
 
-class Calls(LookingCalls, ChangingCalls, AdapterCalls, ModelCalls, NameCalls, KeyCalls):
+class JobCalls:
+    """Work with an end: training, merging, converting, downloads."""
+
+    @method
+    def jobs(self) -> Call[list[r.Job]]:
+        """The newest first."""
+        return Call("GET", "/v1/cluster/jobs", as_list(r.Job, "jobs"))
+
+    @method
+    def job(self, name: str) -> Call[r.JobDetails]:
+        return Call("GET", _named("cluster/jobs", name), as_object(r.JobDetails))
+
+    @method
+    def start_job(
+        self, kind: str, arguments: Mapping[str, Any], *, gpus: Sequence[int] | None = None, share_gpus: bool = False,
+        background: bool | None = None,
+    ) -> Call[r.Job]:
+        """Has the cluster do it. ``gpus``: None for those that nobody uses; such as serve only with ``share_gpus``.
+        ``background``: it gives way to everybody else on the processors; None: as suits the machine."""
+        body = {"kind": kind, "arguments": dict(arguments), "share_gpus": share_gpus, "background": background}
+        body |= {"gpus": None if gpus is None else list(gpus)}
+        return Call("POST", "/v1/cluster/jobs", as_object(r.Job), body)
+
+    @method
+    def cancel_job(self, name: str) -> Call[r.Job]:
+        """It is asked to end, and has some seconds to clear up."""
+        return Call("DELETE", _named("cluster/jobs", name), as_object(r.Job))
+
+    @method
+    def job_events(self, name: str, since: int = 0) -> Call[r.JobEvents]:
+        """What it has said; ``since``: ``next`` of an earlier answer."""
+        return Call("GET", _named("cluster/jobs", name, "/events"), as_object(r.JobEvents), params={"since": since})
+
+
+class Calls(LookingCalls, ChangingCalls, AdapterCalls, ModelCalls, NameCalls, KeyCalls, JobCalls):
     """The methods that both clients have, but for the streams."""
 
     @method

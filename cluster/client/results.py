@@ -6,6 +6,11 @@ fields."""
 
 from typing import Any, NotRequired, TypedDict
 
+from cluster.client.job_results import Job as Job
+from cluster.client.job_results import JobDetails as JobDetails
+from cluster.client.job_results import JobEvents as JobEvents
+from cluster.client.job_results import JobProgress as JobProgress
+from cluster.client.job_results import JobsSeen as JobsSeen
 from cluster.client.status import Autoscale as Autoscale
 from cluster.client.status import BalancerProcess as BalancerProcess
 from cluster.client.status import ClusterModel as ClusterModel

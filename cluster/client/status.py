@@ -4,6 +4,8 @@
 
 from typing import NotRequired, TypedDict
 
+from cluster.client.job_results import JobsSeen
+
 
 class Rolling(TypedDict):
     """A rolling restart; ``stopped`` says why it does not go on."""
@@ -196,4 +198,5 @@ class Status(TypedDict):
     instances: dict[str, Instance]
     autoscale: NotRequired[Autoscale]
     zygote: NotRequired[Zygote]
+    jobs: NotRequired[JobsSeen]
     models: NotRequired[list[ClusterModel]]

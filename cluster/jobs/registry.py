@@ -95,13 +95,16 @@ class JobRegistry:
         """How many there are by kind and state, and what has ended, for metrics."""
         now = Counter((job.kind, str(job.state)) for job in self.jobs.values() if not job.ended)
         return {
-            "open": [[kind, state, count] for (kind, state), count in now.items()],
-            "ended": [[kind, state, count] for (kind, state), count in self.totals.ended.items()],
+            "open": _counts(now), "ended": _counts(self.totals.ended),
             "seconds": dict(self.totals.seconds),
         }
 
     def _in(self, state: JobState) -> Iterator[JobRecord]:
         return (job for job in self.jobs.values() if job.state is state)
+
+
+def _counts(of: Counter[tuple[str, str]]) -> list[dict[str, Any]]:
+    return [{"kind": kind, "state": state, "count": count} for (kind, state), count in of.items()]
 
 
 def _expect(job: JobRecord, *states: JobState) -> None:

@@ -85,7 +85,7 @@ class JobRunner:
         if self.registry.cancel(job, self._wall()):
             self._tasks.start(self._followed[job.id].end(), f"end {job.id}")
         elif job.ended:
-            self._say(job, "was cancelled before it began")
+            self._say(job, "cancelled before it began", kind="job.cancelled")
         self._save()
         return job
 
@@ -146,7 +146,7 @@ class JobRunner:
             self.registry.begin(job, self._wall(), given.gpus, given.background)
             job.pid = started.pid
             where = f", on GPU {', '.join(map(str, given.gpus))}" if given.gpus else ""
-            self._say(job, f"started (pid {started.pid}{where})", "job.started")
+            self._say(job, f"started (pid {started.pid}{where})", kind="job.started")
             self._follow(job, started)
         self._save()
 
@@ -166,7 +166,7 @@ class JobRunner:
             self.registry.begin(job, self._wall(), (), False)  # it was started, and that not stored any more
         if left is not None and not left.empty():
             job.pid = left.pid
-            self._say(job, f"adopted (pid {left.pid})", "job.adopted")
+            self._say(job, f"adopted (pid {left.pid})", kind="job.adopted")
         self._follow(job, left)
         if job.cancelling:
             self._tasks.start(self._followed[job.id].end(), f"end {job.id}")
@@ -187,12 +187,18 @@ class JobRunner:
     def _end(self, job: JobRecord, state: JobState, error: str | None = None, status: int | None = None) -> None:
         self.registry.end(job, self._wall(), state, error, status)
         took = f" after {job.ended_at - job.started_at:.0f} s" if job.started_at and job.ended_at else ""
-        self._say(job, f"{state}{took}{f': {error}' if error else ''}")
+        words = f"{state}{took}{f': {error}' if error else ''}"
+        if state is JobState.DONE:
+            self._say(job, words, kind="job.done")
+        elif state is JobState.FAILED:
+            self._say(job, words, kind="job.failed")
+        else:
+            self._say(job, words, kind="job.cancelled")
         self._save()
 
-    def _say(self, job: JobRecord, text: str, kind: str | None = None) -> None:
+    def _say(self, job: JobRecord, text: str, *, kind: str) -> None:
         data = {"kind": job.kind, "state": str(job.state), "pid": job.pid, "error": job.error}
-        self._emit(job.id, text, kind=kind or f"job.{job.state}", data=data)
+        self._emit(job.id, text, kind=kind, data=data)
 
     # all of them
 

@@ -24,6 +24,11 @@ def cluster_url() -> str:
     return f"{scheme}://127.0.0.1:{port}"
 
 
+def names_cluster() -> bool:
+    """Whether somebody has said where the cluster is, rather than that `cluster_url` looks at the usual port."""
+    return bool(os.environ.get("CLUSTERCTL_URL"))
+
+
 def cluster_port(url: str | None = None) -> int:
     """Of ``url``, by default that one: a cluster of this machine has its state directory by it. Raises UsageError."""
     url = url or cluster_url()

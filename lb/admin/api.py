@@ -11,6 +11,7 @@ from pathlib import Path
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from config.jobs.folder import LOG
 from config.link import CHANGE_BYTES
 from config.paths import StateDir
 from lb.admin import worker_logs
@@ -35,6 +36,9 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 #: The log of a balancer process, and that of the requests through all of them.
 _BALANCER = re.compile(r"balancer(-[0-9]{1,2})?|standby|access")
+
+#: Ids of jobs.
+_JOB = re.compile(r"[a-z]{1,32}-[0-9]{1,15}")
 
 
 class Admin:
@@ -94,6 +98,9 @@ class Admin:
             "/v1/cluster/routes/{name}": {"PUT": change, "DELETE": change},
             "/v1/cluster/routes/{name}/undo": {"POST": change},
             "/v1/cluster/routes/{name}/test": {"POST": self._routes.answer},
+            "/v1/cluster/jobs": {"GET": self._supervisor.question, "POST": change},
+            "/v1/cluster/jobs/{name}": {"GET": self._supervisor.question, "DELETE": change},
+            "/v1/cluster/jobs/{name}/events": {"GET": self._supervisor.question},
             "/v1/cluster/keys": {"GET": self._supervisor.question, "POST": change},
             "/v1/cluster/keys/{name}": {"GET": self._supervisor.question, "PATCH": change, "DELETE": change},
             "/v1/cluster/keys/{name}/rotate": {"POST": change},
@@ -126,7 +133,9 @@ class Admin:
         seen = self._link.snapshot.get("instances", {}).get(name)
         if seen:
             return Path(seen["log"]) if seen.get("log") else None
-        return self._state.log(name) if _BALANCER.fullmatch(name) else None
+        if _BALANCER.fullmatch(name):
+            return self._state.log(name)
+        return self._state.jobs / name / LOG if _JOB.fullmatch(name) else None
 
 
 async def _openapi(_: web.Request) -> web.Response:

@@ -101,6 +101,7 @@ class Status:
             **({"autoscale": seen["autoscale"]} if seen.get("autoscale") else {}),
             **({"models": seen["models"]} if seen.get("models") else {}),
             **({"zygote": seen["zygote"]} if seen.get("zygote") else {}),
+            **({"jobs": seen["jobs"]} if seen.get("jobs") else {}),
             "supervisor": supervisor,
             "load_balancer": {
                 "restarts": 0, "replacements": 0, "replacing": False, "standby": None, "draining": [],

@@ -18,6 +18,7 @@ from lb.admin.openapi import PATHS, document
 from worker.demo import adapter_path
 
 KEY = "a key for everybody here"
+JOB = "merge-1"
 TESTS = Path(__file__).resolve().parents[1]
 BEARER = {"Authorization": f"Bearer {KEY}"}
 
@@ -40,6 +41,8 @@ def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     assert result.returncode == 0, result.stderr
     made = httpx.post(f"{cluster.url}/v1/cluster/keys", json={"name": "pirate", "scope": "read"}, headers=BEARER)
     assert made.status_code == 201, made.text
+    failing = httpx.post(f"{cluster.url}/v1/cluster/jobs", json={"kind": "merge"}, headers=BEARER)  # of nothing
+    assert failing.json()["id"] == JOB, failing.text
     yield cluster
     cluster.close()
 
@@ -69,7 +72,7 @@ def test_every_field_of_an_answer_is_described(keyed: Cluster) -> None:
     for path, methods in PATHS.items():
         content = methods.get("get", {}).get("responses", {}).get("200", {}).get("content", {}).get("application/json")
         if content is not None and "event-stream" not in path:
-            url = keyed.url + path.replace("{name}", "pirate")
+            url = keyed.url + path.replace("{name}", JOB if "/jobs/" in path else "pirate")
             answer = httpx.get(url, headers=BEARER, timeout=10)
             assert answer.status_code == 200, (path, answer.text)
             answered[path] = sorted(_undescribed(content["schema"], answer.json(), ""))

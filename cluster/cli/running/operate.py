@@ -134,11 +134,11 @@ def logs_command(instance: str | None, follow: bool, lines: int, url: str | None
         if instance is None and not follow:
             for name in known:
                 say(f"==> {name} <==")
-                _print_log(cluster, name, lines, follow=False)
+                print_log(cluster, name, lines, follow=False)
             return 0
         if instance is None and len(known) != 1:
             return _follow_all(cluster, known, lines)
-        _print_log(cluster, instance or known[0], lines, follow)
+        print_log(cluster, instance or known[0], lines, follow)
     return 0
 
 
@@ -165,7 +165,7 @@ def _follow_all(cluster: ClusterClient, names: list[str], lines: int) -> int:
     return 1 if failed else 0
 
 
-def _print_log(cluster: ClusterClient, instance: str, lines: int, follow: bool) -> None:
+def print_log(cluster: ClusterClient, instance: str, lines: int, follow: bool) -> None:
     for text in whole(_followed(lambda count: _text(cluster, instance, count, follow), lines, follow)):
         click.echo(printable_log(text), nl=False)
 

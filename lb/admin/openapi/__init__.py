@@ -12,14 +12,22 @@ import json
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 
-from lb.admin.openapi import paths_adapters, paths_cluster, paths_keys, paths_models, paths_names, paths_system
+from lb.admin.openapi import (
+    paths_adapters,
+    paths_cluster,
+    paths_jobs,
+    paths_keys,
+    paths_models,
+    paths_names,
+    paths_system,
+)
 from lb.admin.openapi.parts import ERRORS, Json
 from lb.admin.openapi.schemas import SCHEMAS
 
 #: Everything the balancer answers itself, by path.
 PATHS: Mapping[str, Json] = {
     **paths_cluster.PATHS, **paths_adapters.PATHS, **paths_keys.PATHS, **paths_names.PATHS, **paths_system.PATHS,
-    **paths_models.PATHS,
+    **paths_models.PATHS, **paths_jobs.PATHS,
 }  # fmt: skip
 
 _ABOUT = """\
@@ -36,6 +44,7 @@ accepted: `GET /v1/cluster/status` shows `supervisor.settled` once they are done
 _TAGS = (
     ("cluster", "What runs, and changes of it"), ("adapters", "LoRA adapters, on all workers at once"),
     ("models", "Base models, loaded when they are asked for"),
+    ("jobs", "Work with an end: training, merging, converting, downloads"),
     ("names", "Routes and aliases: names that clients ask for in place of a model"),
     ("keys", "API keys: who may ask for models, or see and change the cluster"),
     ("system", "Health, models and figures"),

@@ -173,7 +173,9 @@ PATHS: Mapping[str, Json] = {
         "logs", "cluster", "What an instance wrote",
         {200: plain("The end of its log", "text/plain")}, errors=(400, 404),
         parameters=(
-            in_path("name", "Id of an instance, or `balancer`, `balancer-1` …, `standby`, `access`", "instance_0"),
+            in_path(
+                "name", "Id of an instance or a job, or `balancer`, `balancer-1` …, `standby`, `access`", "instance_0"
+            ),
             in_query("lines", {**COUNT, "maximum": 100_000, "default": 100}, "So many of the last"),
             in_query("follow", one_of("0", "1", "false", "true"), "Go on as it is written, without an end"),
         ),

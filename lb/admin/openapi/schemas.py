@@ -22,6 +22,7 @@ from lb.admin.openapi.parts import (
     question,
     ref,
 )
+from lb.admin.openapi.schemas_jobs import JOB_SCHEMAS
 from lb.admin.openapi.schemas_keys import KEY_SCHEMAS
 from lb.admin.openapi.schemas_models import MODEL, MODEL_SCHEMAS, MODEL_STATE
 from lb.admin.openapi.schemas_why import WHY_SCHEMAS
@@ -118,7 +119,7 @@ SCHEMAS: Mapping[str, Json] = {
                 "name": TEXT, "pid": or_null(WHOLE), "ready": FLAG, "memory_mb": NUMBER, "restarts": COUNT,
                 "reason": described(TEXT, "Why it forks none"),
             })),
-        }), "What workers are forked from")),
+        }), "What workers are forked from"), jobs=described(ref("JobsSeen"), "Nothing where there were none")),
     "Supervisor": answer(
         {"pid": or_null(WHOLE, "null: there is none; what is shown is what it said last"), "state_dir": TEXT},
         age_s=or_null(NUMBER, "Seconds since its last word, which everything here is of: about 1 while it is well"),
@@ -307,6 +308,7 @@ SCHEMAS: Mapping[str, Json] = {
     "RouteTest": question({"text": TEXT}),
     "RouteChoice": answer({"model": TEXT, "reason": described(TEXT, "The rule that fits, and by what")}),
     "NameChanged": answer({"name": TEXT, "now": {"anyOf": [_ALIAS, _ROUTE, {"type": "null"}]}}),
+    **JOB_SCHEMAS,
     **KEY_SCHEMAS,
     **MODEL_SCHEMAS,
     **WHY_SCHEMAS,

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from cluster.cli.progress import JobDisplay, run_job, sentence
+from cluster.cli.job_display import JobDisplay, sentence
+from cluster.cli.progress import run_job
 from config.errors import UsageError
 from config.jobs.folder import JobSpec
 from config.jobs.said import JobNote, JobProgress

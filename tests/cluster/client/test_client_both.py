@@ -70,14 +70,15 @@ ASKED: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("unpin_model", ("x",), {}), ("sleep_model", ("x",), {}), ("wake_model", ("x",), {}),
     ("restart_rolling", (), {"model": "x"}), ("scale", (3, "x"), {}), ("scale_by", (1, "x"), {}),
     ("strategy", ("random", "x"), {}), ("delete_route", ("x",), {}), ("undo_route", ("x",), {}),
-    ("test_route", ("x", "hello"), {}),
+    ("test_route", ("x", "hello"), {}), ("jobs", (), {}), ("job", ("a-1",), {}), ("cancel_job", ("a-1",), {}),
+    ("start_job", ("train", {"x": 1}), {"gpus": [0], "background": True}), ("job_events", ("a-1", 7), {}),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("method", "args", "options"), ASKED, ids=lambda v: v if isinstance(v, str) else "")
 async def test_both_ask_the_same(method: str, args: tuple[Any, ...], options: dict[str, Any]) -> None:
     asked: list[httpx.Request] = []
-    lists: dict[str, Any] = {"adapters": [1], "events": [2], "data": [3], "decisions": [5], "keys": [6]}
+    lists: dict[str, Any] = {"adapters": [1], "events": [2], "data": [3], "decisions": [5], "keys": [6], "jobs": [8]}
     lists |= {"models": [9], "choices": [{"text": "4"}], "aliases": {"a": 7}, "routes": {"r": 8}}
 
     def handler(request: httpx.Request) -> httpx.Response:
@@ -327,7 +328,8 @@ def test_every_path_of_the_description_has_a_method() -> None:
 
     def handler(request: httpx.Request) -> httpx.Response:
         asked.add((request.method.lower(), request.url.path))
-        lists: dict[str, Any] = {name: [] for name in ("adapters", "events", "data", "decisions", "keys", "models")}
+        every = ("adapters", "events", "data", "decisions", "keys", "models", "jobs")
+        lists: dict[str, Any] = {name: [] for name in every}
         return httpx.Response(200, json={**lists, "aliases": {}, "routes": {}, "choices": [{"text": ""}]})
 
     with _sync(handler) as cluster:

@@ -107,7 +107,7 @@ async def test_jobs_wait_for_each_other_are_followed_and_leave_what_came_of_them
         assert first.background is True and first.error is None
         assert site.told[:2] == [("count-1", "job.started"), ("count-3", "job.started")]
         assert site.told[-1] == ("count-2", "job.done")
-        assert jobs.describe()["ended"] == [["count", "done", 3]]
+        assert jobs.describe()["ended"] == [{"kind": "count", "state": "done", "count": 3}]
         assert not list(site.root.glob("*/run"))
 
 
@@ -236,4 +236,4 @@ def test_status_shows_a_few(site: Site) -> None:
     described = jobs.describe()
     assert described is not None and len(described["latest"]) == runner._SHOWN
     assert described["latest"][0]["id"] == f"count-{runner._SHOWN + 4}"
-    assert described["open"] == [["count", "queued", runner._SHOWN + 5]]
+    assert described["open"] == [{"kind": "count", "state": "queued", "count": runner._SHOWN + 5}]

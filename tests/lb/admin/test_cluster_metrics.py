@@ -221,6 +221,10 @@ def test_labels_are_documented(balancer: Balanced, told: Any) -> None:
         adapter_states={"poet": {"version": 1, "states": {}}}, processes={"supervisor": USED},
         recovery={"bounds": [1.0], "detect": times, "restore": times}, load_balancer={"ends": {"killed": 1}},
         autoscale={"mode": "on", "target": 1, "needed": 0.5}, models=[{"name": "small", "state": "up"}],
+            jobs={
+                "open": [{"kind": "pull", "state": "running", "count": 1}], "seconds": {"pull": 1.5},
+                "ended": [{"kind": "pull", "state": "done", "count": 2}],
+            },
     )  # fmt: skip
     seen: dict[str, tuple[str, ...]] = {}
     for series in found:

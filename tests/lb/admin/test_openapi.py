@@ -12,8 +12,10 @@ from jsonschema import Draft202012Validator
 
 from cluster.api import schemas as commands
 from cluster.api.apply import Apply
+from cluster.api.jobs import StartJob
 from cluster.deployment.setting_changes import Effect
 from cluster.fleet.states import WorkerState
+from cluster.jobs.record import JobState
 from config.settings import Settings
 from config.topology import STRATEGIES
 from lb.admin.openapi import PATHS, document, text
@@ -123,7 +125,7 @@ def test_errors_have_one_shape(response: dict[str, Any]) -> None:
         ("Scale", commands.Scale), ("SetStrategy", commands.SetStrategy), ("Restart", commands.Restart),
         ("Drain", commands.DrainBody), ("Weight", commands.Weight), ("Apply", Apply), ("Shutdown", commands.Shutdown),
         ("LoadAdapter", commands.LoadAdapter), ("UnloadAdapter", commands.UnloadAdapter),
-        ("RollbackAdapter", commands.RollbackAdapter),
+        ("RollbackAdapter", commands.RollbackAdapter), ("StartJob", StartJob),
     ],
 )  # fmt: skip
 def test_a_request_has_the_fields_that_the_supervisor_takes(name: str, model: Any) -> None:
@@ -169,3 +171,4 @@ def test_words_that_are_listed_are_those_that_are_used() -> None:
     assert SCHEMAS["SetStrategy"]["properties"]["strategy"]["enum"] == list(STRATEGIES)
     change = SCHEMAS["Applied"]["properties"]["changes"]["items"]["properties"]
     assert set(change["effect"]["enum"]) == set(Effect)
+    assert SCHEMAS["Job"]["properties"]["state"]["enum"] == list(JobState)

@@ -9,7 +9,7 @@ import click
 
 from cluster.cli.arguments import AbsolutePath
 from cluster.cli.common import Finite, url_option
-from cluster.cli.progress import run_job
+from cluster.cli.progress import JobPlace, run_job
 from cluster.cli.render import say
 from cluster.cli.workload.lora.origins import model_of
 from cluster.cli.workload.lora.shared import name_argument
@@ -36,6 +36,6 @@ def create(name: str, out: Path | None, model: str | None, url: str | None, **gi
         given["targets"] = [each.strip() for each in given["targets"].split(",")]
     known = {key: value for key, value in given.items() if value is not None}
     place = {"model": origin.path, "base_name": origin.name, "out": str(out or here() / name)}
-    found = run_job(JobSpec("create", {**known, **place}), gpus=[])
+    found = run_job(JobSpec("create", {**known, **place}), JobPlace(url, gpus=()))
     say(f"{name}: rank {found['rank']}, {', '.join(found['targets'])}, in {found['path']}")
     return 0

@@ -9,7 +9,7 @@ import click
 
 from cluster.cli.arguments import AbsolutePath
 from cluster.cli.common import url_option
-from cluster.cli.progress import run_job
+from cluster.cli.progress import JobPlace, run_job
 from cluster.cli.render import say
 from cluster.cli.workload.lora.origins import adapter_of, model_of
 from cluster.cli.workload.lora.shared import size_text
@@ -38,7 +38,7 @@ def merge(
     origin = model_of(model, url, None if looks_like_path(name) else name)
     found = run_job(JobSpec("merge", {
         "model": origin.path, "adapter": str(folder), "out": str(out), "dtype": dtype, "overwrite": overwrite,
-    }), gpus=[])  # fmt: skip
+    }), JobPlace(url, gpus=()))  # fmt: skip
     say(f"{found['changed']} of {found['tensors']} tensors changed, {size_text(found['bytes'])} in {found['path']}")
     if serve_as is None:
         return 0

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from cluster.cli.arguments import AbsolutePath, adapter_name
 from cluster.cli.common import Finite, url_option
-from cluster.cli.progress import run_job
+from cluster.cli.progress import JobPlace, run_job
 from cluster.cli.render import cell, console, duration, plain_table, say
 from cluster.cli.workload.lora.origins import ModelOrigin, model_of
 from cluster.cli.workload.lora.release import TrafficShare, release
@@ -80,7 +80,7 @@ def train(
     for each, (file, target) in sets.items():
         spec = JobSpec("train", _arguments(each, file, target, origin, given), aside)
         try:
-            results[each] = found = run_job(spec, gpus=chosen)
+            results[each] = found = run_job(spec, JobPlace(url, chosen, share_gpus, aside))
             if folder is None:
                 _say(found)
             if load:

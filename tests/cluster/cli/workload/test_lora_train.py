@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from cluster.cli.progress import JobPlace
 from cluster.cli.workload.lora import merge, origins, release, resources, train
 from cluster.cli.workload.lora.command import lora_command
 from cluster.client import ClusterError
@@ -86,8 +87,8 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[JobSpec, Any]]:
     """What was run, on which GPUs. A data set called bad.jsonl cannot be trained on."""
     ran: list[tuple[JobSpec, Any]] = []
 
-    def run_job(spec: JobSpec, gpus: Any) -> Mapping[str, Any]:
-        ran.append((spec, gpus))
+    def run_job(spec: JobSpec, place: JobPlace) -> Mapping[str, Any]:
+        ran.append((spec, list(place.gpus or ())))
         if spec.arguments.get("data", "").endswith("bad.jsonl"):
             raise UsageError("bad.jsonl: line 3: no JSON")
         return {**_RESULT, "name": spec.arguments.get("name"), "path": spec.arguments["out"], "changed": 28,
