@@ -46,6 +46,7 @@ KINDS: Mapping[str, JobKind] = {
     "merge": JobKind("worker.merging.job", "worker.merging.job", paths=("model", "adapter", "out")),
     "pull": JobKind("worker.sources.job", "worker.sources.arguments", computes=False, paths=("store",)),
     "push": JobKind("worker.publishing.job", "worker.publishing.job", computes=False, paths=("folder", "destination")),
+    "quantize": JobKind("worker.merging.quantize", "worker.merging.quantize", paths=("model", "out")),
     "train": JobKind("worker.training.job", "worker.training.settings", paths=("model", "data", "out")),
 }
 

@@ -1,1 +1,2 @@
-"""An adapter added into its base model, tensor by tensor: a model as any other. A job: ``merge``."""
+"""Models made of models, tensor by tensor: with an adapter added into them (the job ``merge``), with smaller values
+(``quantize``)."""

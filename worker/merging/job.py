@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +11,7 @@ from worker.jobs import output
 from worker.jobs.arguments import check_types
 from worker.jobs.job import Job, JobFailed
 from worker.jobs.kinds import require
-
-MARK = "config.json"
-
-#: What else of a model folder an engine reads; no code.
-_COPIED = (".json", ".jinja", ".txt", ".model", ".tiktoken")
-
-#: Files and bytes of one that is copied: no weights.
-_MOST_COPIED = 1 << 28
+from worker.merging import model_folder
 
 _HEAD = "lm_head.weight"
 
@@ -41,44 +32,24 @@ def run(arguments: Mapping[str, Any], job: Job) -> Mapping[str, Any]:
     base, out, dtype = Path(arguments["model"]), Path(arguments["out"]), arguments.get("dtype")
     if dtype is not None and dtype not in shards.DTYPES:
         raise JobFailed(f"dtype: {dtype!r} is none of {', '.join(shards.DTYPES)}", 400)
-    output.check(out, bool(arguments.get("overwrite")), MARK)
-    config = _config(base)
+    output.check(out, bool(arguments.get("overwrite")), model_folder.MARK)
+    config = model_folder.read_config(base)
     deltas = AdapterDeltas(Path(arguments["adapter"]))
     parts = _untied(shards.shards(base, dtype), config, deltas.targets)
     known = {each.name for shard in parts for each in shard.tensors}
     if missing := sorted(deltas.targets - known):
         raise JobFailed(f"the adapter is for another model: this one has no {missing[0][:200]!r}", 409)
-    total, done = sum(shard.size for shard in parts), 0
+    total = sum(shard.size for shard in parts)
     output.need_room(out, total)
     made = output.empty(output.unfinished(out))
-
-    def written(size: int) -> None:
-        nonlocal done
-        done += size
-        job.progress("merge", done, total, "bytes")
-
-    for shard in parts:
-        shards.write(shard, made / shard.path.name, deltas.apply, written)
-    if len(parts) > 1 or (base / shards.INDEX).exists():
-        shards.write_index(made, parts)
-    _copy(base, made)
+    shards.write_all(parts, made, deltas.apply, job, "merge")
+    model_folder.copy_rest(base, made)
     if dtype is not None:
         config["dtype"] = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}[dtype]
         config.pop("torch_dtype", None)
-    (made / MARK).write_text(json.dumps(config, indent=2))
+    model_folder.write_config(made, config)
     output.publish(made, out)
     return {"path": str(out), "bytes": total, "changed": len(deltas.targets), "tensors": len(known)}
-
-
-def _config(base: Path) -> dict[str, Any]:
-    """Raises JobFailed."""
-    try:
-        config = json.loads((base / MARK).read_bytes())
-    except (OSError, ValueError):
-        raise JobFailed(f"{base} is no folder of a model: it has no {MARK} that can be read", 400) from None
-    if not isinstance(config, dict) or config.get("quantization_config"):
-        raise JobFailed(f"{base} is quantised: merge into the model that it was made of", 400)
-    return config
 
 
 def _untied(parts: Sequence[Any], config: dict[str, Any], targets: set[str]) -> list[Any]:
@@ -99,10 +70,3 @@ def _untied(parts: Sequence[Any], config: dict[str, Any], targets: set[str]) -> 
                 if "tie_word_embeddings" in text:
                     text["tie_word_embeddings"] = False
     return found
-
-
-def _copy(base: Path, made: Path) -> None:
-    for file in base.iterdir():
-        fits = file.suffix in _COPIED and not file.name.endswith(".index.json") and file.name != MARK
-        if fits and file.is_file() and file.stat().st_size <= _MOST_COPIED:
-            shutil.copyfile(file, made / file.name)

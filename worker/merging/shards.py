@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,15 @@ import torch
 from safetensors import safe_open
 
 from worker.gguf.weights import NotConvertible, read_header
-from worker.jobs.job import JobFailed
+from worker.jobs.job import Job, JobFailed
 
 INDEX = "model.safetensors.index.json"
 
 #: By the name that the file has for it, the type and the bytes of a value.
 _FLOATS = {"F32": (torch.float32, 4), "F16": (torch.float16, 2), "BF16": (torch.bfloat16, 2)}
+#: Types of a byte a value, that others were rounded to.
+SMALL = {"I8": torch.int8, "F8_E4M3": torch.float8_e4m3fn}
+
 DTYPES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
 
 
@@ -69,6 +72,21 @@ def _tensors(file: Path, dtype: str | None) -> Iterator[ShardTensor]:
         yield ShardTensor(name, name, kind, stored.shape, size)
 
 
+def write_all(parts: Sequence[ModelShard], made: Path, change: Callable[[str, Any], Any], job: Job, stage: str) -> None:
+    """Each into the folder ``made`` under its own name, and their index where there are several; see `write`."""
+    total, done = sum(shard.size for shard in parts), 0
+
+    def written(size: int) -> None:
+        nonlocal done
+        done += size
+        job.progress(stage, done, total, "bytes")
+
+    for shard in parts:
+        write(shard, made / shard.path.name, change, written)
+    if len(parts) > 1 or (parts[0].path.parent / INDEX).exists():
+        write_index(made, parts)
+
+
 def write(shard: ModelShard, out: Path, change: Callable[[str, Any], Any], on_written: Callable[[int], None]) -> None:
     """``change`` makes of a tensor's name and its values those that are written; ``on_written`` is told the bytes of
     each. Raises OSError, JobFailed."""
@@ -79,7 +97,7 @@ def write(shard: ModelShard, out: Path, change: Callable[[str, Any], Any], on_wr
             changed = change(each.name, values)
             if each.dtype in _FLOATS:
                 changed = changed.to(_FLOATS[each.dtype][0])
-            elif changed is not values:
+            elif changed is not values and changed.dtype is not SMALL.get(each.dtype):
                 raise JobFailed(f"{each.name[:200]!r} has values of type {each.dtype}, which nothing can be added to: "
                                 "merge into the model before it was quantised", 400)
             file.write(memoryview(changed.contiguous().view(torch.uint8).flatten().numpy()))
@@ -98,7 +116,7 @@ def _write_header(file: Any, tensors: tuple[ShardTensor, ...], metadata: Mapping
     file.write(struct.pack("<Q", len(text)) + text)
 
 
-def write_index(folder: Path, written: list[ModelShard]) -> None:
+def write_index(folder: Path, written: Sequence[ModelShard]) -> None:
     """Which tensor is in which file. Raises OSError."""
     index = {
         "metadata": {"total_size": sum(shard.size for shard in written)},

@@ -34,7 +34,7 @@ def run(arguments: Mapping[str, Any], job: Job) -> Mapping[str, Any]:
 
     out = Path(arguments["out"])
     output.check(out, bool(arguments.get("overwrite")), MARK)
-    model = _empty(arguments["model"])
+    model = without_weights(arguments["model"])
     from worker.training.model import target_modules
 
     targets = target_modules(model, _targets(arguments), bool(arguments.get("embeddings")))
@@ -56,8 +56,8 @@ def _targets(arguments: Mapping[str, Any]) -> str | list[str]:
     return found if isinstance(found, str) else list(map(str, found))
 
 
-def _empty(path: str) -> Any:
-    """The model without its weights. Raises JobFailed."""
+def without_weights(path: str) -> Any:
+    """The model in the folder ``path``, its layers and their sizes alone. Raises JobFailed."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 

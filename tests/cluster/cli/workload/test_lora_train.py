@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cluster.cli.progress import JobPlace
-from cluster.cli.workload.lora import merge, origins, release, resources, train
 from cluster.cli.workload.lora.command import lora_command
+from cluster.cli.workload.lora.jobs import export, merge, origins, push, release, resources, train
 from cluster.client import ClusterError
 from config.errors import UsageError
 from config.jobs.folder import JobSpec
@@ -88,13 +88,13 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[JobSpec, Any]]:
     ran: list[tuple[JobSpec, Any]] = []
 
     def run_job(spec: JobSpec, place: JobPlace) -> Mapping[str, Any]:
-        ran.append((spec, list(place.gpus or ())))
+        ran.append((spec, place))
         if spec.arguments.get("data", "").endswith("bad.jsonl"):
             raise UsageError("bad.jsonl: line 3: no JSON")
-        return {**_RESULT, "name": spec.arguments.get("name"), "path": spec.arguments["out"], "changed": 28,
-                "tensors": 30, "bytes": 1000}  # fmt: skip
+        return {**_RESULT, "name": spec.arguments.get("name"), "path": spec.arguments.get("out"), "changed": 28,
+                "tensors": 30, "bytes": 1000, "rounded": 28, "bytes_before": 2000, "destination": "d"}  # fmt: skip
 
-    for module in (train, merge):
+    for module in (train, merge, export, push):
         monkeypatch.setattr(module, "run_job", run_job)
     return ran
 
@@ -109,12 +109,12 @@ def test_what_was_said_reaches_the_job_and_nothing_else(
     monkeypatch.chdir(tmp_path)
     done = run("train", "med", "--data", "d.jsonl", "--rank", "8", "--targets", "q_proj,v_proj", "--resume")
     assert done.return_value == 0 and "loss 3 -> 0.5, 8 samples/s" in done.output, done
-    ((spec, gpus),) = jobs
+    ((spec, place),) = jobs
     assert spec.arguments == {
         "name": "med", "data": str(tmp_path / "d.jsonl"), "out": str(tmp_path / "med"), "model": str(model_path()),
         "base_name": "demo", "rank": 8, "targets": ["q_proj", "v_proj"], "resume": True,
     }  # fmt: skip
-    assert (gpus, spec.background) == ([], True)
+    assert place == JobPlace()
     assert not cluster.asked
 
 
@@ -183,8 +183,9 @@ def test_a_folder_of_data_sets_is_trained_one_after_the_other_and_one_that_fails
         (("train", "a", "--data", "d", "--canary", "10%"), "goes with --load"),
         (("train", "a", "--data", "d", "--load", "--canary", "100%"), "no share such as 10%"),
         (("train", "a", "--data", "d", "--load", "--canary", "nan"), "no share such as 10%"),
-        (("train", "a", "--data", "d", "--gpus", "7"), "there is no GPU 7; there are: none"),
-        (("train", "a", "--data", "d", "--gpus", "x"), "numbers, as in 0,1"),
+        (("train", "a", "--data", "d", "--gpus", "x"), "numbers of GPUs such as 0,1"),
+        (("train", "a", "--data", "d", "--load", "--detach"), "leave --detach away"),
+        (("export", "a", "--out", "o", "--quant", "int8", "--detach"), "leave --detach away"),
         (("train", "a/b", "--data", "d"), "no adapter name"),
         (("merge", "nobody", "--out", "o"), "no adapter 'nobody'"),
         (("merge", "a", "--out", "o", "--", "--x"), "go with --serve-as"),
@@ -198,7 +199,7 @@ def test_what_is_asked_wrongly_is_a_sentence_and_runs_nothing(
     assert not jobs and not cluster.asked
 
 
-def test_gpus_that_serve_are_left_alone_unless_it_is_said(
+def test_gpus_that_serve_are_left_alone_by_a_job_of_the_command_itself(
     cluster: Cluster, jobs: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from worker import gpus
@@ -207,13 +208,12 @@ def test_gpus_that_serve_are_left_alone_unless_it_is_said(
     monkeypatch.setattr(gpus, "detect", lambda visible: there)
     cluster.gpus = (0,)
     given = ("train", "a", "--data", "d", "--out", str(tmp_path / "a"))
-    assert run(*given).return_value == 0
-    assert "GPU 0 serves: --share-gpus" in str(run(*given, "--gpus", "0").exception)
-    assert run(*given, "--gpus", "0", "--share-gpus").return_value == run(*given, "--gpus", "none").return_value == 0
+    for more in ((), ("--here",), ("--here", "--gpus", "0"), ("--gpus", "none", "--no-background")):
+        assert run(*given, *more).return_value == 0
     cluster.gpus = (0, 1, 2)
-    assert run(*given).return_value == 0
-    assert [(chosen, spec.background) for spec, chosen in jobs] == [
-        ([1], False), ([0], False), ([], True), ([], True)
+    assert run(*given, "--here").return_value == 0
+    assert [(place.gpus and list(place.gpus), place.background) for _, place in jobs] == [
+        (None, None), ([1], None), ([0], None), ((), False), ([], None)
     ]  # fmt: skip
 
 
@@ -226,3 +226,38 @@ def test_the_adapter_that_the_cluster_serves_is_merged_into_its_own_model(
     (first, _), (second, _) = jobs
     assert (first.arguments["adapter"], first.arguments["model"]) == (str(adapter_path("pirate")), str(model_path()))
     assert (second.arguments["adapter"], second.arguments["model"]) == (str(tmp_path), str(tmp_path))
+
+
+def test_an_export_merges_beside_and_makes_that_smaller(cluster: Cluster, jobs: list[Any], tmp_path: Path) -> None:
+    cluster.versions["med"] = 2
+    assert run("export", "med", "--out", str(tmp_path / "m"), "--quant", "int8").return_value == 0
+    (first, _), (second, _) = jobs
+    assert (first.kind, second.kind) == ("merge", "quantize")
+    assert first.arguments["out"] == second.arguments["model"] == str(tmp_path / ".m.merged")
+    assert second.arguments["out"] == str(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("quantize", "/models/a b", "--out", "/out", "--scheme", "w4a16"), "oneshot(model='\"'\"'/models/a b'"),
+        (("quantize", "/models/a b", "--out", "/out", "--scheme", "q4_k_m"), "/out.bf16.gguf /out.gguf Q4_K_M"),
+        (("export", "med", "--out", "/out", "--quant", "q8_0"), "clusterctl lora merge med --out /out-merged"),
+    ],
+)  # fmt: skip
+def test_what_others_do_is_said_as_commands(jobs: list[Any], args: tuple[str, ...], words: str) -> None:
+    done = run(*args)
+    assert isinstance(done.exception, UsageError) and done.exception.exit_code == 2
+    assert words.replace(chr(92), "") in done.output, done.output
+    assert not jobs
+
+
+def test_a_push_sends_what_the_cluster_serves_and_makes_paths_absolute(
+    cluster: Cluster, jobs: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cluster.versions["med"] = 2
+    assert run("push", "med", "hf://org/med", "--base-model", "org/base").return_value == 0
+    assert run("push", "med", "out", "--public").return_value == 0
+    sent = [(spec.arguments["folder"], spec.arguments["name"], spec.arguments["destination"]) for spec, _ in jobs]
+    assert sent == [(str(adapter_path("pirate")), "med", place) for place in ("hf://org/med", str(tmp_path / "out"))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,12 +11,12 @@ import click
 from rich.table import Table
 
 from cluster.cli.arguments import AbsolutePath, adapter_name
-from cluster.cli.common import Finite, url_option
-from cluster.cli.progress import JobPlace, run_job
+from cluster.cli.common import Finite
+from cluster.cli.progress import JobPlace, job_options, run_job
 from cluster.cli.render import cell, console, duration, plain_table, say
-from cluster.cli.workload.lora.origins import ModelOrigin, model_of
-from cluster.cli.workload.lora.release import TrafficShare, release
-from cluster.cli.workload.lora.resources import gpus_for, resource_options
+from cluster.cli.workload.lora.jobs.origins import ModelOrigin, model_of
+from cluster.cli.workload.lora.jobs.release import TrafficShare, release
+from cluster.cli.workload.lora.jobs.resources import beside
 from cluster.client import ClusterError
 from config.disk.absolute import here
 from config.errors import UsageError
@@ -61,36 +62,37 @@ def _training_options(function: F) -> F:
 @click.option("--model", metavar="MODEL", help="Folder or served name; default the cluster's.")
 @click.option("--out", type=AbsolutePath(), metavar="DIR", help="The adapter's folder; with --all those of all.")
 @_training_options
-@resource_options
+@click.option("--background/--no-background", default=None,
+              help="Only where no processor is wanted; default beside a cluster that computes on processors.")
 @click.option("--load", is_flag=True, help="Then make it the next version on the cluster.")
 @click.option("--canary", type=TrafficShare(), metavar="10%", help="With --load: for this share of who asks.")
-@url_option
+@job_options
 def train(
-    name: str | None, data: Path | None, folder: Path | None, model: str | None, out: Path | None, gpus: str | None,
-    share_gpus: bool, background: bool | None, load: bool, canary: float | None, url: str | None, **given: Any,
+    name: str | None, data: Path | None, folder: Path | None, model: str | None, out: Path | None,
+    background: bool | None, load: bool, canary: float | None, place: JobPlace, **given: Any,
 ) -> int:
     """Train the LoRA adapter NAME on chats, of which the answers are learned."""
     sets = _data_sets(name, data, folder, out)
     if canary is not None and not load:
         raise click.UsageError("--canary goes with --load")
-    origin = model_of(model, url)
-    chosen, serves = gpus_for(url, gpus, share_gpus)
-    aside = serves and not chosen if background is None else background
+    if place.detach and load:
+        raise click.UsageError("--load waits for the adapter: leave --detach away")
+    origin, place = model_of(model, place.url), replace(beside(place), background=background)
     results: dict[str, Mapping[str, Any] | Exception] = {}
     for each, (file, target) in sets.items():
-        spec = JobSpec("train", _arguments(each, file, target, origin, given), aside)
+        spec = JobSpec("train", _arguments(each, file, target, origin, given), bool(background))
         try:
-            results[each] = found = run_job(spec, JobPlace(url, chosen, share_gpus, aside))
-            if folder is None:
+            results[each] = found = run_job(spec, place)
+            if folder is None and found:
                 _say(found)
             if load:
-                release(url, each, target, origin.name if origin.served else None, canary)
+                release(place.url, each, target, origin.name if origin.served else None, canary)
         except (UsageError, ClusterError) as error:
             if folder is None:
                 raise
             say(f"{each}: {error}", err=True)
             results[each] = error
-    if folder is not None:
+    if folder is not None and not place.detach:
         console().print(_table(results))
     return 1 if any(isinstance(each, Exception) for each in results.values()) else 0
 

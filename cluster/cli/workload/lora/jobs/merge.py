@@ -11,7 +11,7 @@ from cluster.cli.arguments import AbsolutePath
 from cluster.cli.common import url_option
 from cluster.cli.progress import JobPlace, run_job
 from cluster.cli.render import say
-from cluster.cli.workload.lora.origins import adapter_of, model_of
+from cluster.cli.workload.lora.jobs.origins import adapter_of, model_of
 from cluster.cli.workload.lora.shared import size_text
 from config.disk.absolute import looks_like_path
 from config.jobs.folder import JobSpec

@@ -11,7 +11,7 @@ from cluster.cli.arguments import AbsolutePath
 from cluster.cli.common import Finite, url_option
 from cluster.cli.progress import JobPlace, run_job
 from cluster.cli.render import say
-from cluster.cli.workload.lora.origins import model_of
+from cluster.cli.workload.lora.jobs.origins import model_of
 from cluster.cli.workload.lora.shared import name_argument
 from config.disk.absolute import here
 from config.jobs.folder import JobSpec

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import click
 
-from cluster.cli.common import url_option
-from cluster.cli.progress import run_job
+from cluster.cli.progress import JobPlace, job_options, run_job
 from cluster.cli.render import say
-from cluster.cli.workload.lora.origins import adapter_of
+from cluster.cli.workload.lora.jobs.origins import adapter_of
 from cluster.cli.workload.lora.shared import size_text
 from config.disk.absolute import absolute, looks_like_path
 from config.errors import UsageError
@@ -23,19 +22,20 @@ from config.values.references import is_reference
 @click.option("--base-model", "base", metavar="ID", help="What it names as its base; default what it was trained on.")
 @click.option("--public", is_flag=True, help="A repository that is made for it may be seen by everybody.")
 @click.option("--overwrite", is_flag=True, help="Replace the adapter in the folder.")
-@url_option
-def push(name: str, destination: str, base: str | None, public: bool, overwrite: bool, url: str | None) -> int:
+@job_options
+def push(name: str, destination: str, base: str | None, public: bool, overwrite: bool, place: JobPlace) -> int:
     """Publish the adapter NAME of the cluster, or what is in FOLDER, an adapter or a model, with a card. Tokens come
     from the environment or the files of the hubs' own tools."""
-    folder = adapter_of(name, url)
+    folder = adapter_of(name, place.url)
     try:
-        place = destination if is_reference(destination) else str(absolute(destination))
+        target = destination if is_reference(destination) else str(absolute(destination))
     except ValueError as error:
         raise UsageError(str(error), exit_code=2) from None
     title = Path(name).name if looks_like_path(name) else name
     found = run_job(JobSpec("push", {
-        "folder": str(folder), "destination": place, "name": title, "base": base, "public": public,
+        "folder": str(folder), "destination": target, "name": title, "base": base, "public": public,
         "overwrite": overwrite,
-    }), gpus=[])  # fmt: skip
-    say(f"{', '.join(found['files'])}: {size_text(found['bytes'])} at {found['destination']}")
+    }), place)  # fmt: skip
+    if found:
+        say(f"{', '.join(found['files'])}: {size_text(found['bytes'])} at {found['destination']}")
     return 0
