@@ -21,6 +21,7 @@ from aiohttp import web
 from cluster.api import server as control
 from cluster.balancers.process import BalancerProcess
 from cluster.deployment import model_plans, plan
+from cluster.deployment.plan import Plan
 from cluster.fleet.groups import DEFAULT
 from cluster.fleet.placement import Machine
 from cluster.storage.store import Store
@@ -34,7 +35,7 @@ from config.settings import load
 from fakedriver import FakeDriver, FakeHandle
 from fakes import rng, soon
 from lbfakes import Balanced, card, running_balancer
-from worker.drivers.base import LOCAL
+from worker.drivers.base import LOCAL, Driver
 from worker.drivers.local import LocalDriver
 from worker.drivers.proc import ProcessId
 from worker.drivers.process import Process
@@ -200,7 +201,7 @@ class OwnProcess(Process):
 
 
 class InProcess:
-    def __init__(self, parts: Assembly, balancer: Balanced, engines: Engines, clock: Clock) -> None:
+    def __init__(self, parts: Assembly, balancer: Balanced, engines: Any, clock: Clock) -> None:
         self.parts, self.balancer, self.engines, self.clock = parts, balancer, engines, clock
 
     async def status(self) -> dict[str, Any]:
@@ -290,7 +291,6 @@ async def running(
 ) -> AsyncIterator[InProcess]:
     """A cluster with these settings, from its start to its end; nothing is waited for at first. ``groups``: what is
     different for each further group of workers."""
-    monkeypatch.setattr(loop, "TICK", 0.01)
     given = {"engine": "sim", "lb_standby": False, "health_interval": 0.05, **settings}
     machine = Machine((), (0, 1), 2**34)
     plans = [
@@ -298,20 +298,31 @@ async def running(
         for name, own in {DEFAULT: {}, **(groups or {})}.items()
     ]
     plans += [model_plans.make_group(load(given), name, m, machine) for name, m in load(given).models.items()]
-    state, clock = StateDir(folder), Clock()
+    waits = {"queue_timeout": settings["queue_timeout"]} if "queue_timeout" in settings else {}
     engines = Engines()
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(engines.close)
+        yield await stack.enter_async_context(assembled(folder, monkeypatch, plans, engines, **waits))
+
+
+@asynccontextmanager
+async def assembled(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, plans: list[Plan], driver: Driver, tick: float = 0.01,
+    patience: float = 10, **config: Any,
+) -> AsyncIterator[InProcess]:
+    """A cluster by ``plans`` whose workers ``driver`` starts, and a balancer with ``config``."""
+    monkeypatch.setattr(loop, "TICK", tick)
+    state, clock = StateDir(folder), Clock()
     state.create()
     async with AsyncExitStack() as stack:
         store = await Store.open(state.database)
         stack.push_async_callback(store.close)
         epoch = await store.next_number("epochs")
-        parts = Assembly(plans, state, store, {LOCAL: engines}, [], epoch, clock=clocks.Clocks(clock), random=rng())
+        parts = Assembly(plans, state, store, {LOCAL: driver}, [], epoch, clock=clocks.Clocks(clock), random=rng())
         await parts.bootstrap.prepare(adopt=False)
         server = await control.serve(parts.services, state.control)
         stack.push_async_callback(server.cleanup)
-        waits = {"queue_timeout": settings["queue_timeout"]} if "queue_timeout" in settings else {}
-        balancer = await stack.enter_async_context(running_balancer(folder, **waits))
-        stack.push_async_callback(engines.close)
+        balancer = await stack.enter_async_context(running_balancer(folder, **config))
         group = parts.balancers
         stack.push_async_callback(group.close)
         process = BalancerProcess(
@@ -322,7 +333,7 @@ async def running(
         process.follow()
         run = asyncio.create_task(runtime.run(parts), name="supervisor")
         try:
-            yield InProcess(parts, balancer, engines, clock)
+            yield InProcess(parts, balancer, driver, clock)
         finally:
             parts.supervisor.shut_down(now=True)
-            await asyncio.wait_for(run, 10)
+            await asyncio.wait_for(run, patience)

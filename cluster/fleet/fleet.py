@@ -221,10 +221,9 @@ class Fleet:
         return sum(i.id in wanted and i.id not in cordons for i in self.ready_in(group))
 
     def observed(self) -> ObservedState:
+        cordons = self.intent.cordons
         return {
-            i.id: dataclasses.replace(
-                i.observed(), cordoned=i.id in self.intent.cordons, missing_adapters=bool(self.missing_adapters(i))
-            )
+            i.id: i.observed(cordoned=i.id in cordons, missing_adapters=bool(self.missing_adapters(i)))
             for i in self.instances.values()
         }
 
@@ -238,6 +237,8 @@ class Fleet:
 
     def missing_adapters(self, instance: Instance) -> list[str]:
         """Adapters that it refuses and another ready worker of its group holds."""
+        if not instance.adapters.refused:
+            return []  # of each worker in each round: nearly always, and the rest looks at all the others
         others = [other.adapters.loaded for other in self.ready_in(instance.group) if other is not instance]
         return [name for name in instance.adapters.refused if any(name in loaded for loaded in others)]
 

@@ -4,7 +4,7 @@ which its agent (`cluster.adapters.agent`) writes down. Pure."""
 from __future__ import annotations
 
 from collections.abc import Container
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +119,7 @@ class Instance:
             self.state, self.since = state, now
         self.reason = reason
 
-    def observed(self) -> InstanceObserved:
+    def observed(self, *, cordoned: bool = False, missing_adapters: bool = False) -> InstanceObserved:
         return InstanceObserved(
             id=self.id,
             state=self.state,
@@ -133,6 +133,8 @@ class Instance:
             hung=self.hung,
             gpus=self.slot.gpus,
             forked=self.spec is not None and self.spec.zygote is not None,
+            cordoned=cordoned,
+            missing_adapters=missing_adapters,
             dozing=self.dozing,
         )
 
@@ -148,7 +150,8 @@ class Instance:
         return known.identity if known else None
 
     def record(self) -> dict[str, Any]:
-        """What a later supervisor needs to adopt the worker; `restore` reads it."""
+        """What a later supervisor needs to adopt the worker; `restore` reads it. Asked of all workers after every
+        change, so fields are named: `dataclasses.asdict` copies each by itself."""
         spec = self.spec
         return {
             "state": str(self.state),
@@ -163,14 +166,15 @@ class Instance:
             "process": self._process(),
             "spec": {
                 "argv": spec.argv, "cwd": str(spec.cwd), "log": str(spec.log), "run_file": str(spec.run_file),
-                "api_key": spec.api_key, **asdict(spec.endpoint),
+                "api_key": spec.api_key, "port": spec.endpoint.port, "host": spec.endpoint.host,
+                "tls": spec.endpoint.tls,
             } if spec else None,
-            "slot": asdict(self.slot),
+            "slot": {"gpus": self.slot.gpus, "cores": self.slot.cores, "share": self.slot.share},
             "models": self.models,
             "held": dict(self.adapters.loaded),
             "last_exit": self.last_exit,
             "reason": self.reason,
-            "history": asdict(self.history),
+            "history": {"early": self.history.early, "restarts": self.history.restarts},
         } | ({} if self.driver == LOCAL else {"driver": self.driver}) | {
             name: value for name, value in (("seats", self.seats), ("canary", self.canary)) if value
         }

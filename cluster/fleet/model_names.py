@@ -57,6 +57,8 @@ class ModelNames:
     def versions(self) -> dict[tuple[str, int], bool]:
         """The versions of adapters that aliases and routes lead to; False for those that they led to before their last
         change: requests may still ask for them, and an undo will."""
+        if not (self.given or self._changes):
+            return {}
         before = {name: change.before for name, change in self._changes.items() if change.before is not None}
         found: dict[tuple[str, int], bool] = {}
         for definitions, now in ((before, False), (self.in_force(), True)):

@@ -19,6 +19,7 @@ from cluster.fleet.states import WorkerState
 from cluster.monitoring.ejection_limit import EjectionLimit
 from cluster.monitoring.external import ExternalBackend
 from cluster.monitoring.hang_detector import Hang, HangDetector, Rules, Work
+from cluster.monitoring.probes import stretch
 from cluster.monitoring.recovery_times import RecoveryTimes
 from config.aio import Tasks
 from config.settings import Settings
@@ -30,6 +31,9 @@ _T = TypeVar("_T")
 #: Of the stall timeout, between two looks; and the most (s), for workers of ours and for others: what looks like one
 #: server may be a cluster that asks all of its workers.
 _EVERY, _MOST, _MOST_FOREIGN = 1 / 8, 0.5, 1.0
+
+#: Of the stall timeout, between two looks at one of many workers: what is seen has to be new when that is over.
+_LONGEST = 1 / 4
 
 #: Seconds after which an answer is not waited for any more. What a missing one means was decided long before.
 _ANSWER_S = 120.0
@@ -62,12 +66,16 @@ class HangReporter:
     going: Callable[[], None] = _nothing
 
 
-async def watch(watched: Watched, detector: HangDetector, report: HangReporter, clock: Callable[[], float]) -> None:
-    """Until cancelled. ``clock``: s, monotonic."""
+async def watch(
+    watched: Watched, detector: HangDetector, report: HangReporter, clock: Callable[[], float],
+    crowd: Callable[[], float] = lambda: 1.0,
+) -> None:
+    """Until cancelled. ``clock``: s, monotonic; ``crowd``: as in `ProbePlan`."""
     watch = _Watch(watched, detector, report)
     try:
         while True:
-            interval = min(_MOST if detector.rules.ours else _MOST_FOREIGN, detector.rules.stall * _EVERY)
+            usual = min(_MOST if detector.rules.ours else _MOST_FOREIGN, detector.rules.stall * _EVERY)
+            interval = min(usual * crowd(), detector.rules.stall * _LONGEST)
             watch.step(clock(), interval)
             await watch.pause(interval)
     finally:
@@ -179,6 +187,7 @@ class HangMonitors:
     ) -> None:
         self._limit, self._workers, self._recovery, self._settings = limit, workers, recovery, settings
         self._work, self._post, self._now = work, post, now
+        self._watched = 0
         self._findings: dict[str, ProgressFinding] = {}
         self._detectors: WeakSet[HangDetector] = WeakSet()
 
@@ -204,7 +213,7 @@ class HangMonitors:
         finding = self._findings[instance.id] = ProgressFinding(detector)
         watched = Watched(target, lambda: name, lambda: self._work(instance.id))
         hung = partial(self._instance_hangs, instance, instance.incarnation)
-        await watch(watched, detector, HangReporter(finding.progress, hung), self._now)
+        await self._attend(watched, detector, HangReporter(finding.progress, hung))
 
     async def attend(self, backend: ExternalBackend, target: Target) -> None:
         """As `watch`, of a server that is not ours."""
@@ -214,7 +223,14 @@ class HangMonitors:
         finding = self._findings[backend.id] = ProgressFinding(detector)
         watched = Watched(target, lambda: _base(backend), lambda: self._work(backend.id))
         hung, going = partial(self._external_hangs, backend), lambda: self._post(backend.going)
-        await watch(watched, detector, HangReporter(finding.progress, hung, going), self._now)
+        await self._attend(watched, detector, HangReporter(finding.progress, hung, going))
+
+    async def _attend(self, watched: Watched, detector: HangDetector, report: HangReporter) -> None:
+        self._watched += 1
+        try:
+            await watch(watched, detector, report, self._now, lambda: stretch(self._watched))
+        finally:
+            self._watched -= 1
 
     def _detector(self, models: tuple[dict[str, Any], ...], ours: bool) -> HangDetector:
         settings = self._settings()

@@ -64,7 +64,8 @@ class ProbeReporter(Protocol):
 @dataclass(slots=True)
 class ProbePlan:
     """Seconds, and failed probes in a row; what is changed here holds from the next probe on. ``token_timeout``
-    bounds one real request: the first one on a cold engine can take long."""
+    bounds one real request: the first one on a cold engine can take long. ``crowd()``: by how much longer pauses are,
+    as there are many to ask (`stretch`)."""
 
     startup_interval: float
     interval: float
@@ -72,6 +73,18 @@ class ProbePlan:
     fatal: int
     token_timeout: float = 120.0
     health_required: bool = True
+    crowd: Callable[[], float] = lambda: 1.0
+
+
+#: Workers that one supervisor asks as often as its settings say. A question and its answer take it about a quarter of a
+#: millisecond of a processor, each worker is asked one or two a second.
+CROWD = 250
+
+
+def stretch(workers: int) -> float:
+    """By how much longer the pauses between questions are with so many workers: as many questions a second as
+    `CROWD` of them are asked. An end or a broken connection is noticed without a question."""
+    return max(1.0, workers / CROWD)
 
 
 async def nothing() -> None:
@@ -95,7 +108,7 @@ async def watch(
         report.ready(cards)
     liveness = Liveness(plan.failures, plan.fatal, known or Health.WELL)
     while True:
-        alarmed = await _pause(plan.interval, alarm)
+        alarmed = await _pause(plan.interval * plan.crowd(), alarm)
         failure = await _check(target, plan, report)
         if failure is not None and alarmed:
             report.unhealthy(f"a process of it ended, then {failure}", lost=True)

@@ -36,6 +36,7 @@ class WriteBehind:
         self._store, self._emit, self._clock, self._free = store, emit, clock, free
         self._saved: dict[str, str] = {}
         self._processes: dict[str, str | None] = {}
+        self._told: dict[str, Mapping[str, Any] | None] = {}
         self._values: dict[str, Any] = {}
         self._events: list[Event] = []
         self._numbers: dict[str, int] = {}
@@ -79,6 +80,9 @@ class WriteBehind:
 
     def process(self, name: str, record: Mapping[str, Any] | None) -> None:
         """``record`` is what is to be known of a process; None: nothing any more."""
+        if record is not None and self._told.get(name) == record:
+            return  # as a text it is compared with what was saved; this is cheaper, and nearly always enough
+        self._told[name] = record
         text = None if record is None else json.dumps(record, sort_keys=True)
         if self._saved.get(name) == text and name not in self._processes and text is not None:
             return

@@ -45,7 +45,7 @@ class WorkerMonitors:
         self._tasks = Tasks()
         self._watching: dict[str, list[asyncio.Task[Any]]] = {}
         self._sweeping: set[str] = set()
-        self._probing = _Probing(revisions)
+        self._probing = _Probing(revisions, lambda: probes.stretch(len(self._watching)))
 
     def use(self, http: aiohttp.ClientSession) -> None:
         """Asks over ``http`` from now on: before the first is watched."""
@@ -186,8 +186,8 @@ class WorkerMonitors:
 class _Probing:
     """Whom to ask, how often and for how long: by the settings that hold now."""
 
-    def __init__(self, revisions: Revisions) -> None:
-        self._revisions = revisions
+    def __init__(self, revisions: Revisions, crowd: Callable[[], float]) -> None:
+        self._revisions, self._crowd = revisions, crowd
         self.http: aiohttp.ClientSession | None = None
         self._plans: dict[tuple[float, bool], ProbePlan] = {}
         self._targets: weakref.WeakSet[Target] = weakref.WeakSet()
@@ -205,6 +205,7 @@ class _Probing:
                 startup_interval=startup_interval, interval=settings.health_interval,
                 failures=settings.health_failures,
                 fatal=max(settings.restart_failures, settings.health_failures), health_required=health_required,
+                crowd=self._crowd,
             )
         return self._plans[key]
 
