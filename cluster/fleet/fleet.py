@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import signal
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -221,9 +222,9 @@ class Fleet:
         return sum(i.id in wanted and i.id not in cordons for i in self.ready_in(group))
 
     def observed(self) -> ObservedState:
-        cordons = self.intent.cordons
+        cordons, held = self.intent.cordons, self._held()
         return {
-            i.id: i.observed(cordoned=i.id in cordons, missing_adapters=bool(self.missing_adapters(i)))
+            i.id: i.observed(cordoned=i.id in cordons, missing_adapters=bool(_missing(i, held)))
             for i in self.instances.values()
         }
 
@@ -237,10 +238,19 @@ class Fleet:
 
     def missing_adapters(self, instance: Instance) -> list[str]:
         """Adapters that it refuses and another ready worker of its group holds."""
-        if not instance.adapters.refused:
-            return []  # of each worker in each round: nearly always, and the rest looks at all the others
-        others = [other.adapters.loaded for other in self.ready_in(instance.group) if other is not instance]
-        return [name for name in instance.adapters.refused if any(name in loaded for loaded in others)]
+        return _missing(instance, self._held())
+
+    def _held(self) -> Counter[tuple[str, str]]:
+        """By group and adapter, how many ready workers hold it: of those that somebody refuses. Counted once for all
+        workers, of which there may be a thousand, and one that nobody takes is refused by each."""
+        refused = {name for i in self.instances.values() for name in i.adapters.refused}
+        ready = [i for i in self.instances.values() if i.state is _S.READY] if refused else []
+        return Counter((i.group, name) for i in ready for name in i.adapters.loaded.keys() & refused)
+
+
+def _missing(instance: Instance, held: Counter[tuple[str, str]]) -> list[str]:
+    own = instance.adapters.loaded if instance.state is _S.READY else {}
+    return [name for name in instance.adapters.refused if held[instance.group, name] > (name in own)]
 
 
 def _cause(instance: Instance, status: int | None) -> str:
