@@ -27,7 +27,7 @@ _MOST_BYTES = 1 << 18
 
 class StartJob(Body):
     """``background``: it gives way to everybody else on the processors; None: as suits the machine. ``gpus``: None
-    for those that nobody uses; an empty list for none."""
+    for one that nobody uses; an empty list for none."""
 
     kind: StrictStr = Field(min_length=1, max_length=64)
     arguments: dict[str, Any] = Field(default_factory=dict)

@@ -33,7 +33,7 @@ _ASK_EVERY, _AWAY = 0.3, 120.0
 @dataclass(frozen=True, slots=True)
 class JobPlace:
     """Where a job is done. ``url`` None: the cluster that commands find, if one runs; one on another machine has other
-    files, and does none. ``gpus`` None: those that nobody uses; such as serve only with ``share_gpus``. ``background``
+    files, and does none. ``gpus`` None: one that nobody uses; such as serve only with ``share_gpus``. ``background``
     None: as suits the machine. ``detach``: it is not waited for. ``here``: by this command itself, whatever runs."""
 
     url: str | None = None
@@ -60,7 +60,7 @@ def job_options(function: F) -> F:
         return function(*args, place=JobPlace(url, gpus, share_gpus, detach=detach, here=here), **kwargs)
 
     for option in (
-        click.option("--gpus", callback=_gpus, metavar="0,1|none", help="GPUs to use; default those that nobody uses."),
+        click.option("--gpus", callback=_gpus, metavar="0,1|none", help="GPUs to use; default a free one."),
         click.option("--share-gpus", is_flag=True, help="Also GPUs that serve, where --gpus names them."),
         click.option("--detach", is_flag=True, help="Say the job's id and return; the cluster goes on with it."),
         click.option("--here", is_flag=True, help="In this command's own process, although a cluster runs."),

@@ -367,7 +367,7 @@ class JobCalls:
         self, kind: str, arguments: Mapping[str, Any], *, gpus: Sequence[int] | None = None, share_gpus: bool = False,
         background: bool | None = None,
     ) -> Call[r.Job]:
-        """Has the cluster do it. ``gpus``: None for those that nobody uses; such as serve only with ``share_gpus``.
+        """Has the cluster do it. ``gpus``: None for one that nobody uses; such as serve only with ``share_gpus``.
         ``background``: it gives way to everybody else on the processors; None: as suits the machine."""
         body = {"kind": kind, "arguments": dict(arguments), "share_gpus": share_gpus, "background": background}
         body |= {"gpus": None if gpus is None else list(gpus)}

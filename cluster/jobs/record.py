@@ -23,7 +23,7 @@ ENDED = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED})
 
 @dataclass(frozen=True, slots=True)
 class GpuWish:
-    """Which GPUs a job may use: ``named``, by the numbers of ``nvidia-smi``, or (None) those that nobody uses when it
+    """Which GPUs a job may use: ``named``, by the numbers of ``nvidia-smi``, or (None) one that nobody uses when it
     starts. ``share``: also such as serve."""
 
     named: tuple[int, ...] | None = None

@@ -47,13 +47,11 @@ class JobRegistry:
     def add(self, job: JobRecord) -> None:
         self.jobs[job.id] = job
 
-    def startable(self) -> JobRecord | None:
-        """The next that may start; call `begin`, or `end` it, and ask again."""
-        for job in self._in(JobState.QUEUED):
-            running = sum(other.computes == job.computes for other in self._in(JobState.RUNNING))
-            if running < (self._at_once() if job.computes else TRANSFERS):
-                return job
-        return None
+    def startable(self) -> list[JobRecord]:
+        """Those that may start, the first first; ask again when one has begun."""
+        running = Counter(job.computes for job in self._in(JobState.RUNNING))
+        room = {True: running[True] < self._at_once(), False: running[False] < TRANSFERS}
+        return [job for job in self._in(JobState.QUEUED) if room[job.computes]]
 
     def begin(self, job: JobRecord, at: float, gpus: Iterable[int], background: bool) -> None:
         _expect(job, JobState.QUEUED)
@@ -87,6 +85,10 @@ class JobRegistry:
         for name in gone:
             del self.jobs[name]
         return gone
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Of each job, for `cluster.jobs.record.from_json`."""
+        return [job.to_json() for job in self.jobs.values()]
 
     def running(self) -> list[JobRecord]:
         return list(self._in(JobState.RUNNING))

@@ -66,13 +66,13 @@ class JobRunner:
             if self._ending:
                 raise Refused(409, "the cluster is shutting down")
             self.registry.check_room()
-            check_wish(wish, self._all_serving())
+            check_wish(wish, self._machine())
             name = f"{spec.kind}-{await self._store.next_number('jobs')}"
             job = JobRecord(name, spec.kind, by, self._wall(), computes, background, wish)
             await asyncio.to_thread(write_spec, self.folder(name), spec)
             self.registry.add(job)
             try:
-                await self._store.put(job_records=self._records())
+                await self._store.put(job_records=self.registry.to_json())
             except BaseException:
                 del self.registry.jobs[name]
                 raise  # its folder is swept with the next that ends
@@ -135,20 +135,26 @@ class JobRunner:
 
     def _advance(self) -> None:
         """Starts what may start."""
-        while not self._ending and (job := self.registry.startable()) is not None:
-            try:
-                given = share(job, self._all_serving())
-                started = self._start(job, given)
-            except (Refused, OSError, ValueError) as error:
-                status = error.status if isinstance(error, Refused) else 500
-                self._end(job, JobState.FAILED, f"it could not be started: {error}", status)
-                continue
-            self.registry.begin(job, self._wall(), given.gpus, given.background)
-            job.pid = started.pid
-            where = f", on GPU {', '.join(map(str, given.gpus))}" if given.gpus else ""
-            self._say(job, f"started (pid {started.pid}{where})", kind="job.started")
-            self._follow(job, started)
+        while not self._ending and any(map(self._begin, self.registry.startable())):
+            pass  # what may start now is another question
         self._save()
+
+    def _begin(self, job: JobRecord) -> bool:
+        """Whether it does not wait any more."""
+        try:
+            if (given := share(job, self._machine())) is None:
+                return False
+            started = self._start(job, given)
+        except (Refused, OSError, ValueError) as error:
+            status = error.status if isinstance(error, Refused) else 500
+            self._end(job, JobState.FAILED, f"it could not be started: {error}", status)
+            return True
+        self.registry.begin(job, self._wall(), given.gpus, given.background)
+        job.pid = started.pid
+        where = f", on GPU {', '.join(map(str, given.gpus))}" if given.gpus else ""
+        self._say(job, f"started (pid {started.pid}{where})", kind="job.started")
+        self._follow(job, started)
+        return True
 
     def _start(self, job: JobRecord, given: JobShare) -> Process:
         folder = self.folder(job.id)
@@ -202,15 +208,11 @@ class JobRunner:
 
     # all of them
 
-    def _all_serving(self) -> MachineUse:
-        serving = self._serving()
-        return replace(serving, used={*serving.used, *(gpu for job in self.registry.running() for gpu in job.gpus)})
-
-    def _records(self) -> list[dict[str, Any]]:
-        return [job.to_json() for job in self.registry.jobs.values()]
+    def _machine(self) -> MachineUse:
+        return replace(self._serving(), taken={gpu for job in self.registry.running() for gpu in job.gpus})
 
     def _save(self) -> None:
-        self._store.value(job_records=self._records())
+        self._store.value(job_records=self.registry.to_json())
 
     async def _sweep(self) -> None:
         async with self._lock:  # nobody is making a folder

@@ -57,7 +57,7 @@ JOB_SCHEMAS: Mapping[str, Json] = {
         {"kind": {"type": "string", "minLength": 1, "maxLength": 64}}, arguments=by_name({}),
         background=or_null(FLAG, "It gives way to everybody else on the processors; null: as suits the machine"),
         gpus=or_null({"type": "array", "maxItems": 64, "items": {"type": "integer", "minimum": 0, "maximum": 4095}},
-                     "null: those that nobody uses; none: no GPU"),
+                     "null: one that nobody uses; none: no GPU"),
         share_gpus=described(FLAG, "Also GPUs that serve, where they are named"),
     ),
 }  # fmt: skip

@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from cluster.cli import progress
 from cluster.cli.job_display import JobDisplay, sentence
-from cluster.cli.progress import run_job
+from cluster.cli.progress import JobPlace, run_job
+from cluster.client import ClusterError
 from config.errors import UsageError
 from config.jobs.folder import JobSpec
 from config.jobs.said import JobNote, JobProgress
+from harness import free_port
 
 KINDS = str(Path(__file__).parents[2] / "jobkinds")
 
@@ -94,3 +97,38 @@ def test_a_job_that_fails_is_one_line(
     with pytest.raises(UsageError, match=words) as error:
         run_job(spec, shown=Console(file=io.StringIO()))
     assert error.value.exit_code == code and not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def done_here(monkeypatch: pytest.MonkeyPatch) -> list[JobSpec]:
+    """What was done without a cluster."""
+    done: list[JobSpec] = []
+    monkeypatch.setattr(progress, "_run_here", lambda spec, gpus, shown: done.append(spec) or {})
+    monkeypatch.setenv("CLUSTERCTL_PORT", str(free_port()))
+    return done
+
+
+@pytest.mark.parametrize("place", [JobPlace(), JobPlace(here=True), JobPlace("http://192.0.2.7:8000")])
+def test_where_no_cluster_of_this_machine_runs_a_command_does_it_itself(
+    done_here: list[JobSpec], place: JobPlace
+) -> None:
+    assert run_job(JobSpec("count", {}), place) == {} and done_here == [JobSpec("count", {})]
+
+
+def test_a_cluster_that_was_named_is_not_done_without(
+    done_here: list[JobSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    with pytest.raises(ClusterError, match="no cluster at"):
+        run_job(JobSpec("count", {}), JobPlace(url))
+    monkeypatch.setenv("CLUSTERCTL_URL", url)
+    with pytest.raises(ClusterError, match="no cluster at"):
+        run_job(JobSpec("count", {}), JobPlace())
+    assert not done_here
+
+
+@pytest.mark.parametrize("place", [JobPlace(detach=True), JobPlace("http://192.0.2.7:8000", detach=True)])
+def test_nothing_is_left_to_a_cluster_that_there_is_not(done_here: list[JobSpec], place: JobPlace) -> None:
+    with pytest.raises(UsageError, match="leave --detach away"):
+        run_job(JobSpec("count", {}), place)
+    assert not done_here

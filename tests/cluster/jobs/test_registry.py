@@ -21,9 +21,9 @@ def job(number: int, computes: bool = True, **more: Any) -> JobRecord:
 
 def started(registry: JobRegistry) -> list[str]:
     names = []
-    while (next_one := registry.startable()) is not None:
-        registry.begin(next_one, 2.0, (), False)
-        names.append(next_one.id)
+    while may := registry.startable():
+        registry.begin(may[0], 2.0, (), False)
+        names.append(may[0].id)
     return names
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,11 +20,16 @@ IDLE = MachineUse((), (), on_cpu=False, cores=8)
 @pytest.mark.parametrize(
     ("asked", "use", "given"),
     [
-        ({}, GPUS, JobShare((0, 2), False, None)),
+        ({}, GPUS, JobShare((0,), False, None)),
+        ({}, replace(GPUS, taken={0}), JobShare((2,), False, None)),
+        ({}, replace(GPUS, taken={0, 2}), None),
+        ({"wish": GpuWish((0, 2))}, GPUS, JobShare((0, 2), False, None)),
+        ({"wish": GpuWish((0, 2))}, replace(GPUS, taken={2}), None),
+        ({"wish": GpuWish((0, 1), share=True)}, replace(GPUS, taken={0}), JobShare((0, 1), False, None)),
         ({"wish": GpuWish(())}, GPUS, JobShare((), False, 8)),
         ({"wish": GpuWish((2,))}, GPUS, JobShare((2,), False, None)),
         ({"wish": GpuWish((1,), share=True)}, GPUS, JobShare((1,), False, None)),
-        ({"background": True}, GPUS, JobShare((0, 2), True, None)),
+        ({"background": True}, GPUS, JobShare((0,), True, None)),
         ({}, CPU, JobShare((), True, 4)),
         ({"background": False}, CPU, JobShare((), False, 4)),
         ({}, IDLE, JobShare((), False, 8)),
@@ -32,12 +38,12 @@ IDLE = MachineUse((), (), on_cpu=False, cores=8)
         ({"computes": False, "background": True}, GPUS, JobShare((), True, None)),
     ],
 )
-def test_a_job_gets_what_nobody_uses(asked: dict[str, Any], use: MachineUse, given: JobShare) -> None:
+def test_a_job_gets_what_nobody_uses(asked: dict[str, Any], use: MachineUse, given: JobShare | None) -> None:
     assert share(JobRecord("train-1", "train", "me", 1.0, **asked), use) == given
 
 
 @pytest.mark.parametrize(
-    ("named", "words"), [((7,), "there is no GPU 7 for jobs; there are: 0, 1, 2"), ((0, 1), "GPU 1 is in use")]
+    ("named", "words"), [((7,), "there is no GPU 7 for jobs; there are: 0, 1, 2"), ((0, 1), "GPU 1 serves")]
 )
 def test_gpus_that_serve_are_given_only_when_told(named: tuple[int, ...], words: str) -> None:
     with pytest.raises(Refused, match=words):
