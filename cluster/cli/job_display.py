@@ -32,7 +32,7 @@ class JobDisplay:
         self._screen, self._now = screen or console(stderr=True), now
         self._bars = _bars(self._screen) if self._screen.is_terminal else None
         self._stages: dict[str, TaskID] = {}
-        self._stage, self._told_at, self._latest = "", 0.0, JobProgress("", 0)
+        self._stage, self._told_at, self._begun = "", 0.0, (0.0, 0.0)
 
     def __enter__(self) -> JobDisplay:
         if self._bars is not None:
@@ -67,8 +67,17 @@ class JobDisplay:
         whole = said.total is not None and said.done >= said.total
         if said.stage == self._stage and not whole and self._now() - self._told_at < _LINE_EVERY:
             return
+        if said.stage != self._stage:
+            self._begun = self._now(), said.done
         self._stage, self._told_at = said.stage, self._now()
-        self._screen.print(cell(sentence(said)), soft_wrap=True)
+        self._screen.print(cell(", ".join(filter(None, [sentence(said), self._left(said)]))), soft_wrap=True)
+
+    def _left(self, said: JobProgress) -> str:
+        """How much longer the stage takes, if it goes on as it has so far."""
+        (begun_at, begun_with), now = self._begun, self._now()
+        if said.total is None or not begun_with < said.done < said.total:
+            return ""
+        return f"{duration((now - begun_at) / (said.done - begun_with) * (said.total - said.done))} left"
 
 
 def sentence(said: JobProgress) -> str:

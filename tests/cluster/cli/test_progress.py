@@ -48,6 +48,7 @@ def test_a_file_gets_the_first_and_the_last_of_a_stage_and_a_line_now_and_then()
     said = [*(JobProgress("a", done, 100) for done in range(101)), JobProgress("b", 0, 1), JobNote("well")]
     lines = shown(*said, terminal=False, step=0.3).splitlines()
     assert lines[0] == "a: 0 of 100, 0 %" and lines[-3] == "a: 100 of 100, 100 %"
+    assert lines[1] == "a: 17 of 100, 17 %, 25 s left"
     assert lines[-2:] == ["b: 0 of 1, 0 %", "well"] and 5 < len(lines) < 12
 
 
