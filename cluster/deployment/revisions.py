@@ -171,7 +171,7 @@ def by_plans(desired: DesiredState, revisions: Revisions) -> DesiredState:
         old, spec = desired.groups.get(name) or WorkerGroup(name), held.spec
         desired = desired.with_group(replace(
             old, model=spec.served_names[0], engine=spec.engine, driver=held.driver,
-            standby_count=held.settings.spares, capacity=held.placement.capacity,
+            standby_count=held.settings.spares, capacity=held.placement.room_beside(held.settings.spares),
             startup_timeout=None if held.definition is None else held.settings.startup_timeout,
         ))  # fmt: skip
     busy = [held.placement for held in revisions.plans.values() if held.engine.busy_start]

@@ -45,6 +45,11 @@ class Placement:
         by_memory = self.machine.memory * 9 // 10 // self.memory_each if self.memory_each else CPU_MOST
         return max(1, min(CPU_MOST, by_memory))
 
+    def room_beside(self, spares: int) -> int:
+        """The most workers and spares together. What somebody asks for is taken at his word where the capacity is an
+        estimate, as it is for those that serve."""
+        return self.capacity if self.on_gpu else max(self.capacity, self.planned + spares)
+
     @property
     def _together(self) -> int:
         return self.planned + self.spares

@@ -72,6 +72,16 @@ def test_too_few_gpus_are_an_error_that_says_what_is_there_and_needed(
     assert said in str(error.value)
 
 
+def test_spares_take_places_of_their_own() -> None:
+    with pytest.raises(UsageError, match="3 instances and 2 spares x 1 GPU each need 5, there are 4"):
+        _on_gpus(4).require(3, 2)
+    _on_gpus(4).require(3, 1)
+    assert _on_gpus(4).room_beside(9) == 4, "a GPU that is not there holds nobody"
+    assert _on_cpu(memory=4 * GIB, memory_each=2 * GIB, planned=3).room_beside(2) == 5, "an estimate yields"
+    bound = _on_cpu(cores=8, planned=3, spares=1)
+    assert [bound.slot(n).cores for n in (0, 3)] == [((0, 1),), ((6, 7),)]
+
+
 def test_what_fits_is_no_error() -> None:
     _on_gpus(4, ranks=2).require(2)
     _on_cpu().require(1000)  # memory is an estimate: a warning by nature, no reason to refuse
