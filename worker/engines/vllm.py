@@ -90,7 +90,7 @@ class VllmEngine:
         })  # fmt: skip
         if not flags.has(spec.extra_args, "--no-enable-lora"):
             args.append("--enable-lora")
-        env, notes = _variables(spec, environ), list[str]()
+        env, notes = _variables(spec, slot, environ), list[str]()
         if slot.gpus:
             env |= {
                 "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # CUDA counts as NVML does, not fastest first
@@ -193,20 +193,23 @@ def _server_environment(api_key: str, environ: Mapping[str, str]) -> dict[str, s
     }
 
 
-def _variables(spec: EngineSpec, environ: Mapping[str, str]) -> dict[str, str]:
+def _variables(spec: EngineSpec, slot: Slot, environ: Mapping[str, str]) -> dict[str, str]:
     """The engine's own; what ``environ`` says of the first few stays."""
     wanted = {"VLLM_NO_USAGE_STATS": "1"}
     if Path(spec.model).is_dir():
         wanted["HF_HUB_OFFLINE"] = "1"
-    if (kept := _kept_kernels()) is not None:
+    if not slot.gpus and not _compiles(spec.extra_args):
+        # The model is not compiled there. What is left is the kernel that ranks log probabilities, some lines that gain
+        # nothing by it: at the first request for them, and at those of another size, the engine stood still for 7 s.
+        wanted["TORCH_COMPILE_DISABLE"] = "1"
+    elif (kept := _kept_kernels()) is not None:
         wanted["TORCHINDUCTOR_CACHE_DIR"] = kept
     return {name: value for name, value in wanted.items() if name not in environ} | _log_environment(spec.log)
 
 
 def _kept_kernels() -> str | None:
-    """Where torch finds again what it compiled: on a processor the kernel that ranks log probabilities, at the first
-    request for them, for which the engine stands still for 7 s and more. By itself it looks in the temporary folder, of
-    which each start has one of its own. None where there can be no folder that is our user's alone, as it is code."""
+    """Where torch finds again what it compiled. By itself it looks in the temporary folder, of which each start has one
+    of its own. None where there can be no folder that is our user's alone, as it is code."""
     folder = Path(tempfile.gettempdir()) / f"clusterctl-{os.geteuid()}-kernels"
     try:
         private.make(folder)
@@ -217,9 +220,14 @@ def _kept_kernels() -> str | None:
 
 def _eager(given: Sequence[str]) -> list[str]:
     """Without LoRA vLLM compiles the model on a processor: some 50 s a start, which its cache does not shorten."""
-    said = any(word.startswith(("-O", "-cc", "--compilation-config", "--compilation_config")) for word in given)
-    said = said or flags.has(given, "--enforce-eager") or flags.has(given, "--no-enforce-eager")
+    said = _compiles(given) or flags.has(given, "--enforce-eager")
     return ["--enforce-eager"] if flags.has(given, "--no-enable-lora") and not said else []
+
+
+def _compiles(given: Sequence[str]) -> bool:
+    """Whether somebody asks for it."""
+    said = any(word.startswith(("-O", "-cc", "--compilation-config", "--compilation_config")) for word in given)
+    return said or flags.has(given, "--no-enforce-eager")
 
 
 def _log_environment(log: EngineLog) -> dict[str, str]:

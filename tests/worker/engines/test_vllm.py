@@ -227,11 +227,25 @@ def test_the_package_tells_its_kind_and_version(
     assert (VllmEngine().is_cpu_package, VllmEngine().version) == (cpu, version)
 
 
+@pytest.mark.parametrize(("given", "environ", "told"), [
+    ((), {}, "1"), (("--no-enable-lora",), {}, "1"), (("--enforce-eager",), {}, "1"), (("-O1",), {}, None),
+    (("--no-enforce-eager",), {}, None), ((), {"TORCH_COMPILE_DISABLE": "0"}, "0"),
+])  # fmt: skip
+def test_on_a_processor_nothing_is_compiled_unless_somebody_asks_for_it(
+    given: tuple[str, ...], environ: dict[str, str], told: str | None
+) -> None:
+    made = replace(SPEC, extra_args=given)
+    command = VllmEngine().command(made, WorkerEndpoint(9001), "key", Slot(cores=((0,),)), environ)
+    assert command.env.get("TORCH_COMPILE_DISABLE") == told
+    on_gpu = VllmEngine().command(made, WorkerEndpoint(9001), "key", Slot(gpus=(0,)), {})
+    assert "TORCH_COMPILE_DISABLE" not in on_gpu.env
+
+
 def test_what_torch_compiles_is_found_by_the_next_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
     def told(**environ: str) -> str | None:
-        slot, endpoint = Slot(cores=((0,),)), WorkerEndpoint(9001)
+        slot, endpoint = Slot(gpus=(0,)), WorkerEndpoint(9001)
         return VllmEngine().command(SPEC, endpoint, "key", slot, environ).env.get("TORCHINDUCTOR_CACHE_DIR")
 
     first = told()
