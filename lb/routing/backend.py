@@ -44,7 +44,7 @@ class Backend:
     to each candidate, and which would cost a call more behind another object."""
 
     __slots__ = (
-        "_active", "_adapters", "_leases", "_names", "_on_room", "_shared", "ejection", "endpoint", "failed_at",
+        "_active", "_adapters", "_leases", "_names", "_on_room", "_shared", "ejection", "endpoint",
         "id", "key", "latency", "limit", "missing_models", "order", "route_stats", "spec", "suspects",
         "takes_new", "weight",
     )  # fmt: skip
@@ -68,8 +68,6 @@ class Backend:
         self._shared, self._on_room = shared, on_room
         #: Models it was said to serve and answered 404 for, and until when (s, monotonic) it is not asked for them.
         self.missing_models: dict[str, float] = {}
-        #: When a request on it failed last (s, monotonic).
-        self.failed_at = -math.inf
         #: Requests there that may have killed another worker, and have not got anything yet.
         self.suspects = 0
 

@@ -98,8 +98,8 @@ class Failover:
 
     def _suspect(self, backend: Backend, failure: AttemptFailed) -> None:
         transcript = self._routed.transcript
-        # One that had begun elsewhere does not kill by being read: how often it may be lost is counted apart.
-        self.recovery.suspect(backend, failure, made_nothing=transcript is None or not transcript.started)
+        if transcript is None or not transcript.started:  # else its losses are counted, see `leave_for_another`
+            self.recovery.suspect(backend, failure)
 
     def _record_failure(self, attempt: Attempt, failure: AttemptFailed) -> None:
         id, name = self._routed.request.id, attempt.backend.id

@@ -32,7 +32,7 @@ class Place(Protocol):
 
 class Record:
     """The incarnations of workers (id, incarnation) on which one request failed in such a way that it may have been
-    what killed them: it had not got a token there, or nothing else was running there."""
+    what killed them: nothing of its answer had been sent by then."""
 
     __slots__ = ("_place", "_suspected")
 
@@ -40,8 +40,8 @@ class Record:
         self._suspected: list[tuple[str, int]] = []
         self._place: Place | None = None
 
-    def failed(self, worker: tuple[str, int], *, made_nothing: bool, alone: bool) -> None:
-        if (made_nothing or alone) and worker not in self._suspected:
+    def failed(self, worker: tuple[str, int]) -> None:
+        if worker not in self._suspected:
             self._suspected.append(worker)
 
     def enter(self, place: Place) -> None:

@@ -16,9 +16,6 @@ from lb.protocol.failures import Failure
 from lb.routing.backend import Backend
 from lb.routing.strategies.base import RequestInfo
 
-#: Requests that fail on a worker within so many seconds of each other were there together.
-_TOGETHER_S = 1.0
-
 #: Seconds from the death of an engine until a request that may be what killed it is given to another worker. What has
 #: killed that engine may be killing others just now, whatever their requests: those would be held against it.
 _SETTLED_S = 1.5
@@ -60,15 +57,11 @@ class Recovery:
             lost_on, self._lost_on = self._lost_on, None
             getattr(self._parts.losses, what)(*lost_on, self._parts.clock())
 
-    def suspect(self, backend: Backend, failure: AttemptFailed, *, made_nothing: bool) -> None:
+    def suspect(self, backend: Backend, failure: AttemptFailed) -> None:
         """It may have been what killed that worker."""
-        # Those that lose a worker together are told one after the other: the last one finds nobody there any more.
-        now = self._parts.clock()
-        alone = backend.load == 0 and now - backend.failed_at > _TOGETHER_S
-        backend.failed_at = now
-        self._record.failed((backend.id, backend.spec.incarnation), made_nothing=made_nothing, alone=alone)
-        if self._record and failure.kind in _DEATHS:
-            self._settled = now + _SETTLED_S
+        self._record.failed((backend.id, backend.spec.incarnation))
+        if failure.kind in _DEATHS:
+            self._settled = self._parts.clock() + _SETTLED_S
 
     @property
     def may_have_killed(self) -> bool:
