@@ -21,6 +21,9 @@ from cluster.tools.batch.lines import LONGEST, BatchRequest, written
 from config.disk.files import sync_folder
 from config.errors import UsageError
 
+#: What an output that is no file is called.
+STDOUT = "standard output"
+
 #: Lines that are there already are told of so many at a time.
 _TOLD = 500
 
@@ -106,7 +109,7 @@ class Output:
 
     def __init__(self, path: Path | None, overwrite: bool = False, retry: bool = False) -> None:
         """``path``: None for standard output. ``retry``: failed lines are to be asked again."""
-        self.name = str(path or "standard output")
+        self.name = str(path or STDOUT)
         self._earlier: IO[bytes] | None = None
         self._lock: int | None = None
         try:

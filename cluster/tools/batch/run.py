@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from random import Random
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import aiohttp
 
@@ -55,6 +55,16 @@ def _seconds(retry_after: str | None, now: float) -> float | None:
         return None
 
 
+class LineSender(Protocol):
+    """Answers lines, from entering to leaving it."""
+
+    async def __aenter__(self) -> Any: ...
+
+    async def __aexit__(self, *_: object) -> None: ...
+
+    async def __call__(self, ask: BatchRequest) -> dict[str, Any]: ...
+
+
 class RequestSender:
     """Puts one line after the other to the cluster. ``timeout``: s for one answer; ``retries``: further attempts."""
 
@@ -93,7 +103,7 @@ class RequestSender:
                     status, after = response.status, response.headers.get("Retry-After")
                     request_id = response.headers.get("X-Request-Id")
                 if status not in AGAIN or attempt >= self._retries:
-                    return self._line(ask, status, text, request_id)
+                    return line_for(ask, status, text, request_id)
             except aiohttp.ClientConnectorError as error:
                 if attempt >= self._retries:
                     raise ClusterError(f"no cluster at {self._url} any more ({error.strerror})") from None
@@ -110,17 +120,19 @@ class RequestSender:
             await asyncio.sleep(pause(attempt, after, self._random, time.time()))
             attempt += 1
 
-    def _line(self, ask: BatchRequest, status: int, text: bytes, request_id: str | None) -> dict[str, Any]:
-        try:
-            data = json.loads(text)
-        except ValueError:
-            return failed(ask, f"an answer of status {status} that is not JSON", status)
-        if status != 200:
-            return refused(ask, status, data)
-        try:
-            return answered(ask, data, request_id)
-        except BadLine as error:
-            return failed(ask, str(error), status, data)
+
+def line_for(ask: BatchRequest, status: int, text: bytes, request_id: str | None = None) -> dict[str, Any]:
+    """The line for an answer with that ``status`` and body."""
+    try:
+        data = json.loads(text)
+    except ValueError:
+        return failed(ask, f"an answer of status {status} that is not JSON", status)
+    if status != 200:
+        return refused(ask, status, data)
+    try:
+        return answered(ask, data, request_id)
+    except BadLine as error:
+        return failed(ask, str(error), status, data)
 
 
 @dataclass(slots=True)
