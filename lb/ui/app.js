@@ -8,16 +8,17 @@ import * as events from "./events.js";
 import { showKey, useLink } from "./key.js";
 import * as keys from "./keys.js";
 import { store } from "./live.js";
+import * as jobs from "./jobs.js";
 import * as models from "./models.js";
 import * as names from "./names.js";
 import * as overview from "./overview.js";
 import * as playground from "./playground.js";
 import * as usage from "./usage.js";
 
-const SECTIONS = ["overview", "playground", "models", "adapters", "aliases", "keys", "usage", "events", "logs", "audit"];
+const SECTIONS = ["overview", "playground", "models", "adapters", "jobs", "aliases", "keys", "usage", "events", "logs", "audit"];
 
 /** Those that are asked for when they are looked at. */
-const PARTS = { models, adapters, aliases: names, keys, usage, audit };
+const PARTS = { models, adapters, jobs, aliases: names, keys, usage, audit };
 
 function route(event) {
   const [name, rest] = location.hash.slice(1).split("/");

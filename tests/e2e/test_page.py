@@ -36,8 +36,12 @@ pytestmark = [
 ]
 
 SCREENSHOTS = os.environ.get("PAGE_SCREENSHOTS", "")
-SECTIONS = ("overview", "playground", "models", "adapters", "aliases", "keys", "usage", "events", "logs", "audit")
+SECTIONS = (
+    "overview", "playground", "models", "adapters", "jobs", "aliases", "keys", "usage", "events", "logs", "audit"
+)
 #: Without blanks, for what may have none.
+#: A kind of jobs that only tests have.
+KINDS = os.pathsep.join(str(Path(__file__).parents[1] / folder) for folder in ("jobkinds", "absent"))
 EVIL_WORD = "<img/src=x/onerror=window.hacked='yes'>"
 EVIL = "<img src=x onerror=\"window.hacked='yes'\"><script>window.hacked='yes'</script>"
 
@@ -52,7 +56,8 @@ def page() -> Iterator[Page]:
 def cluster(tmp_path_factory: pytest.TempPathFactory, demo_adapters: dict[str, str]) -> Iterator[Cluster]:
     made = Cluster(tmp_path_factory.mktemp("page"), free_port())
     lora = [word for name, path in demo_adapters.items() for word in ("--lora", f"{name}={path}")]
-    result = made.up("--engine", "sim", "--instances", "2", "--max-instances", "3", *lora, "--", "--itl-ms", "25")
+    result = made.up("--engine", "sim", "--instances", "2", "--max-instances", "3", *lora, "--", "--itl-ms", "25",
+                     PYTHONPATH=KINDS)  # fmt: skip
     assert result.returncode == 0, result.stderr
     made.wait_ready(2)
     yield made
@@ -350,6 +355,19 @@ def test_a_model_is_loaded_put_to_sleep_woken_by_a_request_and_unloaded(shown: P
     shown.click("[aria-label='Unload second']")
     shown.confirm("Unload second?")
     shown.says("#models .empty", "the one model that it was started with", 30)
+
+
+def test_a_job_is_seen_and_cancelled_and_what_it_says_is_text(shown: Page, cluster: Cluster) -> None:
+    shown.section("jobs")
+    shown.says("#jobs .empty", "No jobs")
+    name = cluster.post("/v1/cluster/jobs", {"kind": "count", "arguments": {"to": 9999, "pause": 0.1}}).json()["id"]
+    shown.until(lambda: "count: " in shown.text(cell(name, "How far", "job-table")), "it says how far it is")
+    shown.click(f"[aria-label='Cancel {name}']")
+    shown.confirm(f"Cancel {name}?")
+    shown.until(lambda: shown.text(cell(name, "State", "job-table")) == "cancelled", "it has ended")
+    evil = {"kind": "count", "arguments": {"end": "fail", "says": EVIL}}
+    failed = cluster.post("/v1/cluster/jobs", evil).json()["id"]
+    shown.until(lambda: shown.text(cell(failed, "How far", "job-table")) == EVIL, "it is shown as it is")
 
 
 def test_a_key_is_made_used_changed_rotated_and_revoked(shown: Page, cluster: Cluster) -> None:

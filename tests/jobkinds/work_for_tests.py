@@ -1,4 +1,4 @@
-"""A job that counts to ``to`` in steps of ``pause`` seconds, and then does as ``end`` says."""
+"""A job that counts to ``to`` in steps of ``pause`` seconds, and then ends as ``end`` and ``says`` say."""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ def run(arguments: Mapping[str, Any], job: Job) -> Mapping[str, Any]:
     if end == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if end == "fail":
-        raise JobFailed("it counts no further", 409)
+        raise JobFailed(arguments.get("says", "it counts no further"), 409)
     return {"counted": to, "sees": {name: os.environ.get(name) for name in arguments.get("environment", ())}}
