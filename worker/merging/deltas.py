@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
+from worker.adapters.rules import anchored, is_simple
 from worker.jobs.job import JobFailed
 
 _MATRIX = re.compile(
@@ -45,6 +46,7 @@ class AdapterDeltas:
         for key, what in _REFUSED.items():
             if self._config.get(key):
                 raise JobFailed(f"an adapter with {what} cannot be merged", 400)
+        self._alphas = list(_alphas(self._config))
         self.replaced: dict[str, str] = {}
         self.added: dict[str, tuple[str, str]] = {}
         self._embeddings: set[str] = set()
@@ -98,7 +100,15 @@ class AdapterDeltas:
 
     def _scale(self, module: str, rank: int) -> float:
         """By the rank that the matrices have: `r` and `rank_pattern` say the same."""
-        patterns = self._config.get("alpha_pattern") or {}
-        alpha = next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), None)
+        alpha = next((value for pattern, value in self._alphas if pattern.match(module)), None)
         given = float(self._config.get("lora_alpha", 8) if alpha is None else alpha)
         return given / (math.sqrt(rank) if self._config.get("use_rslora") else rank)
+
+
+def _alphas(config: Mapping[str, Any]) -> Iterator[tuple[re.Pattern[str], float]]:
+    """Those of modules of their own. Raises JobFailed for patterns that could take for ever."""
+    given = config.get("alpha_pattern") or {}
+    for key, value in given.items():
+        if not is_simple(key) or isinstance(value, bool) or not isinstance(value, int | float):
+            raise JobFailed(f"the adapter's alpha_pattern has {str(key)[:100]!r}, which is not understood", 400)
+        yield anchored(key), float(value)
