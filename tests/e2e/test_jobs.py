@@ -128,6 +128,14 @@ def test_a_name_leads_nowhere_else(cluster: Cluster, path: str) -> None:
     assert cluster.ask("GET", f"/v1/cluster/instances/{path}/logs").status_code == 404
 
 
+@pytest.mark.parametrize(
+    ("since", "status"), [("0", 200), ("999999999999999", 200), ("1000000000000000", 400), ("-1", 400), ("x", 400)]
+)
+def test_what_was_said_is_asked_for_by_a_number(cluster: Cluster, since: str, status: int) -> None:
+    name = cluster.ask("GET", "/v1/cluster/jobs").json()["jobs"][0]["id"]
+    assert cluster.ask("GET", f"/v1/cluster/jobs/{name}/events?since={since}").status_code == status
+
+
 def test_status_metrics_and_events_tell_of_it(cluster: Cluster) -> None:
     name = start(cluster)
     poll(lambda: job(cluster, name)["state"] == "done", 20)

@@ -11,8 +11,8 @@ from harness import environment
 
 #: Those that only ask a cluster that runs; `up`, `apply`, `config` and their like read settings.
 _ASKING = (
-    "lifecycle.down", "running.audit", "running.events", "running.keys", "running.names", "running.operate",
-    "running.usage", "running.why", "workload.bench", "workload.chat", "workload.lora.command",
+    "lifecycle.down", "running.audit", "running.events", "running.jobs", "running.keys", "running.names",
+    "running.operate", "running.usage", "running.why", "workload.bench", "workload.chat", "workload.lora.command",
 )  # fmt: skip
 
 
