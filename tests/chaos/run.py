@@ -195,14 +195,14 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
     cluster = Cluster(root, free_port())
     disk = small_disk(cluster) if DiskFull in scenario.faults else ""
     servers = _servers(root, scenario) if scenario.attached else []
-    up = flags(scenario, given.instances, root, servers)
+    up, workers = flags(scenario, given.instances, root, servers), len(servers) or given.instances
     began = time.monotonic()
     try:
-        say(f"starting {given.instances} {scenario.engine} workers on port {cluster.port}, state below {root}")
+        say(f"starting {workers} {scenario.engine} workers on port {cluster.port}, state below {root}")
         result = cluster.up(*up, timeout=600)
         if result.returncode:
             raise SystemExit(f"the cluster does not start: {result.stderr}")
-        cluster.wait_ready(0 if servers else given.instances, 400)
+        cluster.wait_ready(0 if servers else workers, 400)
         arena = Arena(
             cluster, scenario.engine, given.instances, up, scenario.stall_timeout, random.Random(given.seed), disk=disk,
             strict=scenario.strict, servers=servers,
@@ -218,7 +218,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
         if not given.keep:
             shutil.rmtree(root, ignore_errors=True)
     setting = {
-        "scenario": given.scenario, "about": scenario.about, "engine": scenario.engine, "instances": given.instances,
+        "scenario": given.scenario, "about": scenario.about, "engine": scenario.engine, "instances": workers,
         "streams": scenario.streams, "plain": scenario.plain, "seed": given.seed, "together": given.together,
         "count": scenario.count, "every": scenario.every,
         "seconds": round(time.monotonic() - began, 1), "machine": report.machine(), "up": _shown(up),
