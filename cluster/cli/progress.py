@@ -117,6 +117,8 @@ def _submitted(cluster: ClusterClient, spec: JobSpec, place: JobPlace) -> str | 
     except ClusterError as error:
         if error.type is None and place.url is None and not names_cluster():
             return None  # nothing answers at the usual address, or something else does
+        if error.status in (401, 403):
+            raise ClusterError(f"{error.message}; --here does without the cluster", error.status) from None
         raise
 
 

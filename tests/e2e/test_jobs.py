@@ -16,6 +16,7 @@ import pytest
 from rich.console import Console
 
 from cluster.cli.progress import JobPlace, run_job
+from cluster.client import ClusterError
 from config.errors import UsageError
 from config.jobs.folder import JobSpec
 from harness import CLI, Cluster, environment, free_port, poll
@@ -87,12 +88,17 @@ def test_the_command_line_lists_shows_follows_and_cancels(cluster: Cluster) -> N
     assert cluster.run("jobs", "logs", "count-999").stderr == "error: no job 'count-999'\n"
 
 
-def test_only_the_owner_has_something_done_and_others_may_look(cluster: Cluster) -> None:
+def test_only_the_owner_has_something_done_and_others_may_look(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     secrets = {
         scope: cluster.post("/v1/cluster/keys", {"name": f"of-{scope}", "scope": scope}).json()["secret"]
         for scope in ("read", "admin")
     }
-    body = {"kind": "count", "arguments": {}}
+    body: dict[str, Any] = {"kind": "count", "arguments": {}}
+    monkeypatch.setenv("CLUSTERCTL_ADMIN_KEY", secrets["admin"])
+    with pytest.raises(ClusterError, match=r"scope owner.*--here does without the cluster"):
+        run_job(JobSpec("count", {}), JobPlace(cluster.url))
     for scope, secret in secrets.items():
         headers = {"Authorization": f"Bearer {secret}"}
         assert cluster.ask("POST", "/v1/cluster/jobs", body, headers=headers).status_code == 403
