@@ -21,6 +21,7 @@ from config import bounded
 from config.disk.absolute import looks_like_path
 from config.errors import UsageError, nearest
 from config.model_names import NAME
+from config.values.references import is_reference, parse
 
 #: All of them are one thing: a PEFT folder with safetensors in it.
 FORMATS = ("safetensors", "peft", "huggingface")
@@ -44,10 +45,11 @@ _SETTINGS = ("max_lora_rank", "max_loras", "enable_dynamic_loading", "cache_size
 
 @dataclass(frozen=True, slots=True)
 class LoraEntry:
-    """One adapter. ``path`` is absolute; one that is not ``auto_load`` is only registered."""
+    """One adapter. ``path`` is absolute, or a reference (`config.values.references`); one that is not ``auto_load`` is
+    only registered."""
 
     name: str
-    path: Path
+    path: str
     description: str | None = None
     auto_load: bool = True
 
@@ -231,21 +233,24 @@ def _optional_text(path: Path, where: str, value: Any) -> str | None:
     raise _wrong(path, f"{where}: text is needed, not {_shown(value)}")
 
 
-def _folder(path: Path, where: str, value: Any) -> Path:
-    """An adapter's path, absolute; a relative one begins where the file is."""
+def _folder(path: Path, where: str, value: Any) -> str:
+    """An adapter's path, absolute; a relative one begins where the file is. A reference stays one."""
     text = _optional_text(path, where, value)
     if text is None or "\0" in text:
         raise _wrong(path, f"{where}: a path is needed, not {_shown(value)}")
     try:
-        return path.parent / Path(text).expanduser()
-    except RuntimeError as error:
+        if is_reference(text):
+            parse(text)
+            return text
+        return str(path.parent / Path(text).expanduser())
+    except (RuntimeError, ValueError) as error:
         raise _wrong(path, f"{where}: {_line(error)}") from None
 
 
 def _model(path: Path, text: str) -> str:
     """A path as an absolute one; what neither looks like a path nor exists is a hub id and stays as it is."""
     folder = _folder(path, "base_model.model_path", text)
-    return str(folder) if looks_like_path(text, path.parent) else text
+    return folder if looks_like_path(text, path.parent) else text
 
 
 def _positive(path: Path, key: str, limits: Mapping[str, Any]) -> int | None:

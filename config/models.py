@@ -37,7 +37,9 @@ class ModelDefinition(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    path: t.Text = Field(description="folder, file, hub id or name in a manifest, such as demo")
+    path: t.ModelPlace = Field(
+        description="folder, file, reference such as hf://org/name, hub id or name in a manifest, such as demo"
+    )
     profile: t.TextOrNone = Field(None, description="profile of the manifest; default the one that fits best")
     engine: t.EngineName | None = Field(None, description="what its workers run")
     instances: int = Field(1, ge=1, le=1024, description="workers that it has when it is up")

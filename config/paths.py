@@ -22,7 +22,7 @@ _OURS = re.compile(
     r"|(attempts|counters|history)(-\d+)?\.bin"
     r"|\.?(admin\.token|tls\.json).*"
     r"|zygote(-\d+)?\.sock"
-    r"|(lb|balancer)(-\d+)?\.(sock|sock\.fd|sock\.grpc|json)|logs|run|jobs|work|adapters|links|lost\+found"
+    r"|(lb|balancer)(-\d+)?\.(sock|sock\.fd|sock\.grpc|json)|logs|run|jobs|work|adapters|sources|links|lost\+found"
 )
 
 
@@ -104,6 +104,11 @@ class StateDir:
     def jobs(self) -> Path:
         """A folder a job (`config.jobs`)."""
         return self.root / "jobs"
+
+    @property
+    def sources(self) -> Path:
+        """Adapters and models that were fetched, see `worker.sources.store`."""
+        return self.root / "sources"
 
     @property
     def work(self) -> Path:

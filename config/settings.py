@@ -53,7 +53,9 @@ class Settings(BaseSettings):
     )
     instances: int = t.at_once(1, "workers to keep running", ge=0, le=1024)
     engine: t.EngineName = t.fixed("vllm", "what a worker runs (docs/engines.md); auto: what is fastest here")
-    model: t.TextOrNone = t.fixed(None, "model path, hub id or name in a manifest; without one, the demo model")
+    model: t.ModelPlaceOrNone = t.fixed(
+        None, "model path, reference such as hf://org/name, hub id or name in a manifest; without one, the demo model"
+    )
     models: Models = t.fixed({}, "several models, name: path, or name: {path: ..., engine: ...}")
     max_concurrent_models: int | None = t.at_once(
         None, "models that are up at the same time; default as many as fit", ge=1
@@ -66,7 +68,7 @@ class Settings(BaseSettings):
     profile: t.TextOrNone = t.fixed(None, "profile of such a model; default the one that fits this machine best")
     model_base_path: t.PathOrNone = t.fixed(None, "folder in which models are looked for by relative paths")
     served_names: t.Texts = t.fixed((), "what clients call the model; default its path or id")
-    lora: t.Adapters = t.fixed({}, "LoRA adapters, name: path")
+    lora: t.Adapters = t.fixed({}, "LoRA adapters, name: path or reference such as hf://org/name")
     backend: t.Texts = t.fixed((), "URLs of servers to balance as well")
     backend_key_file: t.PathOrNone = t.fixed(None, "file with the API key of those servers")
     manage_backend_adapters: bool = t.fixed(False, "load the cluster's adapters on those servers as well")
@@ -194,6 +196,8 @@ class Settings(BaseSettings):
     keep_versions: int = t.at_once(3, "versions of an adapter that can be gone back to", ge=1)
     allow_no_effect: bool = t.at_once(False, "adapters may answer as the base model does, such as untrained ones")
     adapter_root: t.Paths = t.at_once((), "adapters are loaded from these folders only; default anywhere")
+    source_hosts: t.Texts = t.at_once((), "hosts to fetch models and adapters from, such as *.example.com; default any")
+    source_private: bool = t.at_once(False, "fetch them from private addresses, too")
     state_dir: t.PathOrNone = t.fixed(None, "state, logs, sockets; default one a port")
     env_file: t.PathOrNone = t.fixed(None, "file of environment variables, NAME=value; those that are set win over it")
     engine_args: t.EngineArgs = t.workers((), "the engine's own flags")

@@ -29,6 +29,7 @@ from fakes import Clock
 from harness import environment
 from worker.demo import MODEL_NAME, adapter_path, model_path
 from worker.probe import ProbeFailed, Target
+from worker.sources.store import SourceStore
 from worker.spec import EngineSpec, Slot
 
 Hook = Callable[[str, str], Awaitable[str | None]]
@@ -133,7 +134,11 @@ class FakeCluster:
             self._changed, self.inventory.foreign, self.clock,
         )
         self.report = AdapterReport(self.inventory, self.agents)
-        self.intake = Intake(self.store, self.clock, AdapterConversions(self.store, environment))
+        self.fetched: dict[str, Path] = {}
+        self.intake = Intake(
+            self.store, self.clock, AdapterConversions(self.store, environment), self._fetch,
+            SourceStore(folder / "sources"),
+        )  # fmt: skip
         self.rollouts = Rollouts(
             self.inventory, self.agents, self.intake, self.effects, self.report, self.revisions, self._emit, self.clock
         )
@@ -159,6 +164,9 @@ class FakeCluster:
         worker = FakeWorker(f"instance_{len(self.workers)}", self)
         self.workers.append(worker)
         return worker
+
+    async def _fetch(self, text: str) -> Path:
+        return self.fetched[text]
 
     async def _withhold(self, name: str) -> None:
         for worker in self.workers:

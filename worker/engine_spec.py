@@ -10,6 +10,7 @@ from config.errors import UsageError
 from config.lora_config import LoraFile
 from config.model_names import NAME
 from config.settings import Settings, environment
+from worker import fetched
 from worker.demo import MODEL_NAME, model_path
 from worker.demo import adapters as demo_adapters
 from worker.engines import base, flags
@@ -30,7 +31,7 @@ def from_settings(settings: Settings, what: str = "--model") -> EngineSpec:
     dtype = None
     given = None if settings.only_models else settings.model
     model, named = given or file.base_model, flags.values(args, "--served-model-name")
-    adapters = {**{entry.name: str(entry.path) for entry in file.entries}, **settings.lora}
+    adapters = fetched.adapters(settings, {**{entry.name: entry.path for entry in file.entries}, **settings.lora})
     if model is None:
         # Not bfloat16: on a CPU with AMX, vLLM 0.32 uses tiles for attention without asking the kernel for them, and
         # a model this small does nothing before that would have asked: SIGILL (docs/decisions/0004).
@@ -40,8 +41,8 @@ def from_settings(settings: Settings, what: str = "--model") -> EngineSpec:
         own = demo_adapters() if takes_some and settings.own_instances else {}
         adapters = {**{name: str(path) for name, path in own.items()}, **adapters}
     else:
-        names = (file.served_name,) if file.served_name and not given else (model,)
-        engine = base.load(settings.engine)
+        names = (file.served_name,) if file.served_name and not given else (fetched.name_of(model),)
+        engine, model = base.load(settings.engine), fetched.model(settings, model)
         if isinstance(engine, base.LocatesModels):
             model = engine.locate(model, what)
         else:

@@ -1,9 +1,9 @@
-"""From a folder that somebody names to a version in the store: inspected, copied, numbered. Files in threads."""
+"""From what somebody names to a version in the store: fetched, inspected, copied, numbered. Files in threads."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,11 +12,16 @@ from cluster.adapters import store as adapter_store
 from cluster.adapters.conversion import AdapterConversions, ConvertedAdapter
 from cluster.adapters.registry import Adapter, Version
 from cluster.deployment.plan import Plan
+from config.values.references import is_reference
 from worker.adapters import engine_side
 from worker.adapters import files as adapter_files
 from worker.adapters.files import AdapterFacts, AdapterRejected, BaseShapes
 from worker.adapters.foreign import is_foreign
 from worker.adapters.origins import allowed_roots
+from worker.sources.store import SourceStore
+
+#: Where a reference is, once it was fetched: raises Refused, OSError.
+Fetch = Callable[[str], Awaitable[Path]]
 
 #: Converted adapters that are kept for the change that they were made for.
 _MOST_CONVERTED = 8
@@ -24,12 +29,20 @@ _MOST_CONVERTED = 8
 
 class Intake:
     """``store``: where the copies are; ``wall``: seconds since the epoch; ``conversions``: for adapters that are not
-    as the engine loads them."""
+    as the engine loads them; ``fetch``: for what is no path; ``fetched``: where that lies."""
 
-    def __init__(self, store: Path, wall: Callable[[], float], conversions: AdapterConversions) -> None:
+    def __init__(
+        self, store: Path, wall: Callable[[], float], conversions: AdapterConversions, fetch: Fetch,
+        fetched: SourceStore,
+    ) -> None:
         self._store, self._wall, self._conversions = store, wall, conversions
+        self._fetch, self._fetched = fetch, fetched
         self._bases: dict[str, BaseShapes | None] = {}
         self._converted: dict[str, ConvertedAdapter] = {}  # by content, until they are taken in
+
+    async def located(self, text: str) -> Path:
+        """The folder that somebody names by its path, or by a reference. Raises Refused, OSError."""
+        return await self._fetch(text) if is_reference(text) else Path(text)
 
     async def inspect(self, path: Path, plan: Plan, allow_no_effect: bool) -> AdapterFacts:
         """What it is, or what was made of it. Raises AdapterRejected, OSError."""
@@ -40,7 +53,7 @@ class Intake:
             adapter_files.inspect, base=base, served_names=plan.spec.served_names,
             max_rank=plan.spec.max_lora_rank, allow_no_effect=allow_no_effect, side=side,
         )
-        roots = allowed_roots(plan.settings.adapter_root)
+        roots = () if self._fetched.origin_of(path) else allowed_roots(plan.settings.adapter_root)
         try:
             return await asyncio.to_thread(inspect, path, roots=roots)
         except AdapterRejected:
@@ -70,8 +83,9 @@ class Intake:
         number = old.next_number() if old is not None else 1
         return Version(
             number=number, hash=facts.content_hash, path=str(folder), rank=facts.rank,
-            target_modules=facts.target_modules, base_model=facts.base_model, source=str(path), size=facts.size,
-            created=self._wall(), allow_no_effect=allow_no_effect,
+            target_modules=facts.target_modules, base_model=facts.base_model,
+            source=self._fetched.origin_of(path) or str(path), size=facts.size, created=self._wall(),
+            allow_no_effect=allow_no_effect,
         )
 
     async def misfits(self, adapters: Iterable[Adapter], plan: Plan) -> dict[str, str]:

@@ -58,11 +58,12 @@ class Rollouts:
             raise Refused(409, plan.no_lora)
         if not plan.dynamic_loading:
             raise Refused(409, "enable_dynamic_loading is false in the adapters' file: nothing is loaded at run time")
+        folder = await self._located(path)  # without the lock: that may take an hour
         async with self._lock(name):
             old = self._inventory.registry.adapters.get(name)
             if old is not None and old.group != plan.group:
                 raise Refused(409, f"adapter {name!r} is of model {old.group!r}: unload it there first", "lora_name")
-            facts = await self._inspect(Path(path), plan, allow_no_effect or plan.settings.allow_no_effect)
+            facts = await self._inspect(folder, plan, allow_no_effect or plan.settings.allow_no_effect)
             if old is not None and old.current.hash == facts.content_hash:
                 await self._on_command(old, description, allow_no_effect)
                 return 200, self._answer(old, facts)
@@ -71,7 +72,7 @@ class Rollouts:
                     409, f"adapter {name!r} is loaded with other content; \"load_inplace\": true makes this its next "
                     "version", "load_inplace",
                 )  # fmt: skip
-            version = await self._take_in(name, path, facts, allow_no_effect)
+            version = await self._take_in(name, folder, facts, allow_no_effect)
             adapter = old or Adapter(name, 0, (), group=plan.group)
             adapter = replace(adapter, description=adapter.description if description is None else description)
             keep, needed = plan.settings.keep_versions, self._inventory.needed(name)
@@ -253,10 +254,16 @@ class Rollouts:
             )
         return facts
 
-    async def _take_in(self, name: str, path: str, facts: AdapterFacts, allow_no_effect: bool) -> Version:
+    async def _located(self, text: str) -> Path:
+        try:
+            return await self._intake.located(text)
+        except OSError as error:
+            raise Refused(507, f"it cannot be fetched: {error.strerror or error}") from None
+
+    async def _take_in(self, name: str, path: Path, facts: AdapterFacts, allow_no_effect: bool) -> Version:
         old = self._inventory.registry.adapters.get(name)
         try:
-            return await self._intake.version(Path(path), facts, old, allow_no_effect)
+            return await self._intake.version(path, facts, old, allow_no_effect)
         except AdapterRejected as error:
             raise Refused(error.status, str(error), "lora_path") from None
         except OSError as error:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from cluster.errors import Refused
 from config.identity.principal import PRINCIPAL_HEADER, Principal, Scope, owner
+from config.values.references import is_reference
 
 #: Of whoever comes without a word of the balancer's: to the socket that only the cluster's user can open, or through a
 #: balancer of before there were scopes, which lets none but the owner through.
@@ -49,8 +50,10 @@ def check_settings(principal: Principal, changed: Sequence[str]) -> None:
         raise Refused(403, f"only the owner of the cluster changes {names}; nothing was changed", guarded[0])
 
 
-def check_path(principal: Principal, roots: Iterable[object]) -> None:
-    """Of an adapter that is loaded from a path; ``roots``: the folders that the owner has set for it. Raises Refused
-    (403)."""
-    if not principal.may(Scope.OWNER) and not list(roots):
+def check_path(principal: Principal, path: str, places: Iterable[object]) -> None:
+    """Of an adapter that is loaded from a path, or fetched; ``places``: the folders, or hosts, that the owner has set
+    for it. Raises Refused (403)."""
+    if not principal.may(Scope.OWNER) and not list(places):
+        if is_reference(path):
+            raise Refused(403, "without source_hosts only the owner of the cluster has adapters fetched", "lora_path")
         raise Refused(403, "without an adapter_root only the owner of the cluster names paths", "lora_path")

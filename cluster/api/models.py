@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import ConfigDict, Field, StrictStr
@@ -21,6 +22,7 @@ from config.disk import locations
 from config.errors import UsageError
 from config.models import MODEL_NAME, ModelDefinition, definition
 from config.settings import Settings
+from worker import fetched
 from worker.adapters.files import AdapterRejected
 
 
@@ -35,19 +37,23 @@ class LoadModel(Body):
 
 class ModelCommands:
     """``run`` does a change in the task that owns the state and stores it; ``settings()`` that hold; ``card(plan)``:
-    how a model is shown; ``not_ending()`` raises Refused while the cluster shuts down."""
+    how a model is shown; ``not_ending()`` raises Refused while the cluster shuts down; ``fetch(text, what)`` has what a
+    reference means brought here."""
 
     def __init__(
         self, catalogue: Catalogue, rollouts: Rollouts, inventory: Inventory, settings: Callable[[], Settings],
         card: Callable[[Plan], Mapping[str, Any]], not_ending: Callable[[], None], run: Run,
+        fetch: Callable[[str, str], Awaitable[Path]],
     ) -> None:
         self._catalogue, self._rollouts, self._inventory, self._settings = catalogue, rollouts, inventory, settings
-        self._card, self._not_ending, self._run = card, not_ending, run
+        self._card, self._not_ending, self._run, self._fetch = card, not_ending, run, fetch
         self._lock = asyncio.Lock()
 
     async def load(self, body: LoadModel) -> tuple[int, dict[str, Any]]:
         """Status and answer. Raises Refused, and leaves nothing behind then."""
         name, given = body.model_name, self._read(body)
+        if not self._catalogue.same(name, given):
+            await self._fetch_all(given)
         async with self._lock:
             self._not_ending()
             try:
@@ -73,6 +79,15 @@ class ModelCommands:
             answer = await self._run(commit)
             await self._take_in(plan)
             return 202, answer
+
+    async def _fetch_all(self, model: ModelDefinition) -> None:
+        """It and its adapters, where they are named by references. Raises Refused."""
+        self._not_ending()
+        for text, what in fetched.of_models([model]).items():
+            try:
+                await self._fetch(text, what)
+            except OSError as error:
+                raise Refused(507, f"it cannot be fetched: {error.strerror or error}", "model_path") from None
 
     async def unload(self, name: str) -> dict[str, Any]:
         async with self._lock:

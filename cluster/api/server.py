@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,14 +44,15 @@ _KINDS = {
 class Services:
     """What the routes pass requests on to. ``run`` does a change in the task that owns the state; ``settled()``
     returns when the balancers know of all changes so far; ``sequence()`` is that of the newest snapshot;
-    ``check_room`` raises NotSaved; ``adapter_roots()``: where adapters may come from."""
+    ``check_room`` raises NotSaved; ``adapter_places(text)``: where adapters may come from that are
+    named like that."""
 
     run: Run
     settled: Callable[[], Awaitable[None]]
     snapshot: Callable[[], dict[str, Any]]
     sequence: Callable[[], str]
     check_room: Callable[[], None]
-    adapter_roots: Callable[[], tuple[Path, ...]]
+    adapter_places: Callable[[str], Sequence[object]]
     commands: ClusterCommands
     applier: Applier
     rollouts: Rollouts
@@ -141,7 +142,7 @@ def _adapter_routes(table: web.RouteTableDef, services: Services) -> None:
     @table.post("/v1/load_lora_adapter")
     async def load(request: web.Request) -> web.Response:
         body = schemas.parse(schemas.LoadAdapter, await request.read())
-        authority.check_path(_who(request), services.adapter_roots())
+        authority.check_path(_who(request), body.lora_path, services.adapter_places(body.lora_path))
         status, result = await rollouts.load(
             body.lora_name, body.lora_path, body.load_inplace, body.description, body.allow_no_effect,
             body.model,

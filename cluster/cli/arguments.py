@@ -9,12 +9,28 @@ import click
 
 from config.disk.absolute import absolute
 from config.model_names import NAME
+from config.values.references import is_reference, parse
 
 
 def adapter_name(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
     if value is None or NAME.fullmatch(value):
         return value
     raise click.BadParameter(f"{value!r} is no adapter name: [A-Za-z0-9._-], 1 to 128 characters", context, parameter)
+
+
+class FolderOrReference(click.ParamType[str]):
+    """A path as `AbsolutePath` makes it, or a reference such as ``hf://org/name`` as it is."""
+
+    name = "source"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            if not is_reference(str(value)):
+                return str(absolute(value))
+            parse(str(value))
+            return str(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 class AbsolutePath(click.ParamType[Path]):

@@ -37,6 +37,7 @@ from cluster.events import EventLog
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.restart import Backoff, RestartPolicy
 from cluster.fleet.states import DesiredState
+from cluster.jobs.pulls import SourceFetcher
 from cluster.jobs.registry import JobRegistry
 from cluster.jobs.resources import MachineUse
 from cluster.jobs.runner import JobRunner
@@ -69,9 +70,12 @@ from config.errors import UsageError
 from config.paths import StateDir
 from config.settings import inherited_environment, visible_gpus
 from config.topology import ADAPTIVE
+from config.values.references import is_reference
 from worker.drivers.base import Drivers
 from worker.drivers.local import LocalDriver
 from worker.gpus import Monitor, detect
+from worker.sources.selection import ADAPTER
+from worker.sources.store import SourceStore
 
 
 class Assembly:
@@ -189,7 +193,10 @@ class Assembly:
     @cached_property
     def intake(self) -> Intake:
         conversions = AdapterConversions(self.state.adapters, inherited_environment)
-        return Intake(self.state.adapters, self.clock.wall, conversions)
+        return Intake(
+            self.state.adapters, self.clock.wall, conversions, lambda text: self.sources.folder(text, ADAPTER),
+            SourceStore(self.state.sources),
+        )  # fmt: skip
 
     @cached_property
     def agents(self) -> Agents:
@@ -244,6 +251,10 @@ class Assembly:
             self.state.jobs, LocalDriver().boot(), JobRegistry(lambda: self.revisions.settings.jobs_at_once),
             self.write_behind, self._serving, inherited_environment, self.emit, self.clock.wall,
         )
+
+    @cached_property
+    def sources(self) -> SourceFetcher:
+        return SourceFetcher(self.state.sources, self.jobs, lambda: self.revisions.settings)
 
     def _serving(self) -> MachineUse:
         """What jobs have to leave to workers."""
@@ -347,14 +358,14 @@ class Assembly:
         return Services(
             self.supervisor.command, self.supervisor.settled, self.snapshot,
             lambda: f"{self.epoch}.{self.publisher.sequence}", self.write_behind.check,
-            lambda: self.revisions.settings.adapter_root, self.commands, applier, self.rollouts, self.adapters,
+            self._allowed_places, self.commands, applier, self.rollouts, self.adapters,
             self.keys, self.auditor,
             NameCommands(
                 self.fleet, lambda: self.inventory.registry, self._model_names, self.agents.look_again, self.emit
             ),
             ModelCommands(
                 self.catalogue, self.rollouts, self.inventory, lambda: self.revisions.settings, self.offers.card,
-                self.commands.check_not_ending, self.supervisor.command,
+                self.commands.check_not_ending, self.supervisor.command, self.sources.folder,
             ), self.offers.cards, JobCommands(self.jobs, self.commands.check_not_ending),
         )
 
@@ -364,6 +375,11 @@ class Assembly:
             self.store, lambda: self.fleet.intent, self.revisions, self.inventory, self.keys, self.emit,
             self.clock.wall,
         )  # fmt: skip
+
+    def _allowed_places(self, text: str) -> Sequence[object]:
+        """Where somebody who is not the owner may have adapters from."""
+        settings = self.revisions.settings
+        return settings.source_hosts if is_reference(text) else settings.adapter_root
 
     def _model_names(self) -> list[str]:
         """Of the models that are no adapters of the registry."""

@@ -26,6 +26,7 @@ from config.disk.strategy_file import StrategyWriter
 from config.errors import UsageError
 from config.identity import api_keys
 from config.paths import StateDir
+from worker import fetched
 from worker.adapters.files import AdapterRejected
 from worker.drivers.base import Drivers
 
@@ -118,6 +119,7 @@ class Bootstrap:
         except (NotSaved, OSError) as error:
             raise UsageError(f"the adapters cannot be stored in {self.state.adapters}: {error}") from None
         await asyncio.to_thread(self.rollouts.sweep)
+        await asyncio.to_thread(fetched.sweep, self.revisions.settings, self.revisions.definitions.values())
 
     async def _adopt(self) -> None:
         fleet, now = self.fleet, self.clock.now()

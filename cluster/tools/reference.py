@@ -20,6 +20,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "autoscale", "autoscale_load", "autoscale_ttft", "autoscale_up_after", "autoscale_down_after",
     ),
     "Adapters": ("lora", "lora_config", "keep_versions", "allow_no_effect", "adapter_root", "manage_backend_adapters"),
+    "What is fetched": ("source_hosts", "source_private"),
     "Which model answers": ("routes", "aliases"),
     "GPUs and memory": (
         "gpus", "instances_per_gpu", "tensor_parallel_size", "max_gpu_memory", "cpu_kv_gib", "max_cpu_threads",

@@ -8,6 +8,7 @@ from typing import Any
 
 from config.disk.absolute import absolute, looks_like_path
 from config.models import DEMO, ModelDefinition
+from config.values.references import is_reference
 
 #: Settings that are a path, and those that hold some (docs/decisions/0034).
 SINGLE = (
@@ -33,7 +34,7 @@ def setting(name: str, value: Any, base: Path | None = None) -> Any:
     say what is wrong with it. Raises ValueError and UsageError as `absolute`."""
     if name in SINGLE and isinstance(value, str | os.PathLike):
         return absolute(Path(value) if value else "", base)
-    if name == "model" and value == DEMO:
+    if name == "model" and (value == DEMO or is_reference(str(value))):
         return value  # whatever is called so here
     if name == "model" and isinstance(value, str) and looks_like_path(value, base):
         return str(absolute(value, base))
@@ -58,7 +59,7 @@ def of_model(model: ModelDefinition, base: Path | None = None) -> ModelDefinitio
 
 
 def _of_adapter(name: str, path: Any, base: Path | None) -> Any:
-    if not path or not isinstance(path, str):
+    if not path or not isinstance(path, str) or is_reference(path):
         return path
     try:
         return str(absolute(path, base))

@@ -113,7 +113,9 @@ class HardwareProfile(_ByHand):
 class ManifestEntry(_ByHand):
     """One model."""
 
-    path: t.Text = Field(description="folder, file or hub id; `demo` is the model that comes with this package")
+    path: t.ModelPlace = Field(
+        description="folder, file, reference or hub id; `demo` is the model that comes with this package"
+    )
     description: Sentence = Field("", description="for people")
     profiles: tuple[HardwareProfile, ...] = Field((), max_length=MOST_PROFILES, description="how it is served, where")
 

@@ -46,6 +46,14 @@ class Reference:
         """It means the same content for ever: nobody has to be asked again."""
         return bool(self.sha256 or (self.scheme == "hf" and self.revision and _COMMIT.fullmatch(self.revision)))
 
+    @property
+    def name(self) -> str:
+        """What a model is called that came from there, where nobody says it."""
+        if self.scheme in ("hf", "ms"):
+            return self.place
+        last = urlsplit(self.place).path if self.scheme == "https" else self.place
+        return last.rpartition("/")[2].partition(".")[0] or self.scheme
+
     def __str__(self) -> str:
         """For people: a URL without its query, in which signatures and tokens stand."""
         if self.scheme != "https":

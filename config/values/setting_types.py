@@ -19,6 +19,7 @@ from config.identity.secret import clean
 from config.model_names import NAME
 from config.topology import AUTO_STRATEGY, STRATEGIES
 from config.values import schedule
+from config.values.references import is_reference, parse
 from config.values.store_url import StoreUrl
 
 #: Other programs' words for what is logged, by ours; numbers are those of Python's logging.
@@ -181,9 +182,18 @@ def _lora_pairs(value: Any) -> Any:
 
 
 def _lora_names(value: dict[str, str]) -> dict[str, str]:
-    for name in value:
+    for name, path in value.items():
+        if is_reference(path):
+            parse(path)
         if not NAME.fullmatch(name):
             raise ValueError(f"{name!r} is no adapter name: [A-Za-z0-9._-], 1 to 128 characters")
+    return value
+
+
+def _reference(value: str | None) -> str | None:
+    """A path and a name stay as they are."""
+    if value is not None and is_reference(value):
+        parse(value)
     return value
 
 
@@ -238,6 +248,8 @@ _NOT_EMPTY = BeforeValidator(_not_empty)
 Text = Annotated[str, _NOT_EMPTY]
 EngineName = Annotated[str, _NOT_EMPTY, BeforeValidator(_engine)]
 TextOrNone = Annotated[str | None, _NOT_EMPTY]
+ModelPlace = Annotated[str, _NOT_EMPTY, AfterValidator(_reference)]
+ModelPlaceOrNone = Annotated[str | None, _NOT_EMPTY, AfterValidator(_reference)]
 PathOrNone = Annotated[Path | None, _NOT_EMPTY]
 Texts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_list)]
 Paths = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_comma_list)]

@@ -53,9 +53,9 @@ def _refusal(path: Path) -> str:
 def test_every_key_of_the_yaml_form_is_read(tmp_path: Path) -> None:
     assert read(_file(tmp_path, FULL)) == LoraFile(
         entries=(
-            LoraEntry("sql", tmp_path / "adapters/sql", "writes SQL", auto_load=True),
-            LoraEntry("chat.v2", Path("/abs/chat"), None, auto_load=True),
-            LoraEntry("rare", tmp_path / "../rare", None, auto_load=False),
+            LoraEntry("sql", str(tmp_path / "adapters/sql"), "writes SQL", auto_load=True),
+            LoraEntry("chat.v2", "/abs/chat", None, auto_load=True),
+            LoraEntry("rare", str(tmp_path / "../rare"), None, auto_load=False),
         ),
         base_model=str(tmp_path / "llama"),
         served_name="llama",
@@ -71,9 +71,9 @@ def test_the_json_form_maps_names_to_paths(tmp_path: Path) -> None:
     path = _file(tmp_path, '{"expert-a": "/path", "expert-b": "b", "auto_load": "~/c"}', "lora_paths.json")
     assert read(path) == LoraFile(
         (
-            LoraEntry("expert-a", Path("/path")),
-            LoraEntry("expert-b", tmp_path / "b"),
-            LoraEntry("auto_load", Path("~/c").expanduser()),
+            LoraEntry("expert-a", "/path"),
+            LoraEntry("expert-b", str(tmp_path / "b")),
+            LoraEntry("auto_load", str(Path("~/c").expanduser())),
         )
     )
 
@@ -93,12 +93,20 @@ def test_without_auto_load_every_adapter_is_loaded(tmp_path: Path, auto_load: st
     assert [entry.name for entry in read(_file(tmp_path, text)).entries if entry.auto_load] == loaded
 
 
+def test_a_reference_stays_one_and_is_looked_at(tmp_path: Path) -> None:
+    text = "base_model: {model_path: 'hf://org/base@v1'}\nlora_adapters: [{name: a, path: 's3://bucket/a'}]"
+    file = read(_file(tmp_path, text))
+    assert (file.base_model, [entry.path for entry in file.entries]) == ("hf://org/base@v1", ["s3://bucket/a"])
+    with pytest.raises(UsageError, match=r"lora_adapters\[0\].path: gs:// is not known"):
+        read(_file(tmp_path, "lora_adapters: [{name: a, path: 'gs://bucket/a'}]"))
+
+
 def test_relative_paths_begin_at_the_file_wherever_we_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sub").mkdir()
     _file(tmp_path, "lora_adapters: [{name: a, path: x}]", "sub/lora.yaml")
     monkeypatch.chdir(tmp_path)
     (entry,) = read(Path("sub/lora.yaml")).entries
-    assert entry.path == tmp_path / "sub" / "x"
+    assert entry.path == str(tmp_path / "sub" / "x")
 
 
 @pytest.mark.parametrize(
@@ -223,11 +231,11 @@ def test_what_is_written_is_what_is_read(
     content = {"lora_adapters": listed, "lora_settings": limits, "auto_load": automatic}
     got = read(_file(tmp_path, yaml.safe_dump(content)))
     assert [(e.name, e.path, e.auto_load) for e in got.entries] == [
-        (name, Path(f"/{name}"), name in automatic) for name in names
+        (name, f"/{name}", name in automatic) for name in names
     ]
     assert [got.max_lora_rank, got.max_loras, got.cache_size] == numbers
     flat = read(_file(tmp_path, json.dumps({name: f"/{name}" for name in names}), "paths.json"))
-    assert [(e.name, e.path, e.auto_load) for e in flat.entries] == [(name, Path(f"/{name}"), True) for name in names]
+    assert [(e.name, e.path, e.auto_load) for e in flat.entries] == [(name, f"/{name}", True) for name in names]
 
 
 _anything = st.recursive(
@@ -275,7 +283,7 @@ def test_whatever_a_file_holds_it_is_read_or_refused_in_one_line(
     ],
 )
 def test_the_environment_wins_over_the_file(environ: dict[str, str], changed: dict[str, Any]) -> None:
-    file = LoraFile((LoraEntry("a", Path("/a")),), max_lora_rank=8, max_loras=4, max_cpu_loras=None, cache_size=5)
+    file = LoraFile((LoraEntry("a", "/a"),), max_lora_rank=8, max_loras=4, max_cpu_loras=None, cache_size=5)
     got = with_environment(file, environ)
     for field in ("entries", "max_lora_rank", "max_loras", "max_cpu_loras", "cache_size"):
         assert getattr(got, field) == changed.get(field, getattr(file, field))

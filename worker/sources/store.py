@@ -14,7 +14,7 @@ import os
 import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from config import bounded
@@ -68,6 +68,12 @@ class SourceStore:
         found = _read(self.root / reference.key / _CURRENT)
         return found if found is not None and found.what == what and _is_whole(found) else None
 
+    def origin_of(self, folder: Path) -> str | None:
+        """Of a `Fetched.folder` of this store: where it came from; None of any other."""
+        ours = folder.name == _FILES and folder.parent.parent.parent == self.root
+        found = _read(folder.parent / _RECORD) if ours else None
+        return found.origin if found is not None else None
+
     @contextlib.contextmanager
     def held(self, reference: Reference) -> Iterator[None]:
         """For the only one who fetches ``reference`` now; waits for another."""
@@ -120,6 +126,13 @@ class SourceStore:
         """``found`` is what ``reference`` means from now on. Raises OSError."""
         _write(self.root / reference.key / _CURRENT, found)
 
+    def keep_only(self, kept: str, keys: Collection[str]) -> None:
+        """The list ``kept`` holds no others than these (`Reference.key`) any more. Raises OSError."""
+        for path in self.root.glob(f"*/{_CURRENT}"):
+            found = _read(path)
+            if found is not None and found.kept == kept and path.parent.name not in keys:
+                _write(path, replace(found, kept=""))
+
     def drop_partial(self, reference: Reference) -> None:
         for folder in (self.root / reference.key).glob(f"{_PARTIAL}*"):
             shutil.rmtree(folder, ignore_errors=True)
@@ -137,12 +150,6 @@ class SourceStore:
             elif _is_free(folder) and _removed(folder):
                 gone.append(str(folder))
         return gone
-
-
-def origin_of(path: Path) -> str | None:
-    """Of a folder that is `Fetched.folder`: where it came from; None of any other."""
-    found = _read(path.parent / _RECORD) if path.name == _FILES else None
-    return found.origin if found is not None else None
 
 
 def _short(revision: str) -> str:

@@ -9,14 +9,14 @@ import click
 from pydantic.fields import FieldInfo
 
 from cluster.cli.common import F
-from cluster.cli.lifecycle import detach, foreground
+from cluster.cli.lifecycle import detach, fetching, foreground
 from cluster.cli.render import say
 from cluster.deployment.profiles import resolution
 from config.errors import UsageError
 from config.settings import Settings
 from config.values.store_url import has_password
 
-_LISTS = ("lora", "backend", "adapter_root", "per_adapter", "cors_origin")
+_LISTS = ("lora", "backend", "adapter_root", "per_adapter", "cors_origin", "source_hosts")
 
 
 #: Settings that have a flag, in the order of ``--help``.
@@ -31,7 +31,8 @@ _FLAGS = (
     "cap_tokens", "cap_prompts", "cap_logprobs", "cap_depth", "allow_chat_template", "allow_chat_template_kwargs",
     "startup_timeout",
     "first_byte_timeout", "stall_timeout", "resume", "migration_limit", "lb_processes", "lb_standby", "max_body",
-    "max_buffered", "state_dir", "env_file", "log_level", "log_format", "access_log", "log_prompts", "api_keys",
+    "max_buffered", "source_hosts", "source_private",
+    "state_dir", "env_file", "log_level", "log_format", "access_log", "log_prompts", "api_keys",
     "anonymous_models", "limits_store", "zygote", "insecure", "protect_metrics", "otlp_endpoint", "response_cache",
     "response_cache_size", "jobs_at_once",
 )  # fmt: skip
@@ -42,6 +43,7 @@ _METAVARS = {
     "profile": "NAME", "lora": "NAME=PATH", "lora_config": "FILE", "adapter_root": "DIR", "backend": "URL",
     "backend_key_file": "FILE", "per_adapter": "NAME=N", "tls_cert": "FILE", "tls_key": "FILE",
     "tls_client_ca": "FILE", "strategy": "NAME", "gpus": "0,1", "max_body": "BYTES", "max_buffered": "SIZE",
+    "source_hosts": "HOST",
     "state_dir": "DIR", "env_file": "FILE", "log_level": "LEVEL", "log_format": "text|json", "access_log": "WHICH",
     "otlp_endpoint": "URL", "api_keys": "FILE", "limits_store": "URL", "anonymous_models": "NAME,NAME",
     "cors_origin": "ORIGIN", "min_instances": "N[@TIMES]", "autoscale": "off|advise|on", "autoscale_load": "SHARE",
@@ -88,6 +90,7 @@ def up_command(config: Path | None, detached: bool, engine_args: tuple[str, ...]
     for note in found.notes:
         say(note, err=True)
     settings = found.settings
+    fetching.fetch_missing(settings)
     if detached:
         return detach.start(settings)
     return foreground.run(settings)

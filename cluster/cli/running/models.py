@@ -16,6 +16,7 @@ from config.disk import locations
 from config.disk.absolute import absolute
 from config.errors import UsageError, nearest
 from config.models import DEMO
+from config.values.references import is_reference
 
 _LOOK_EVERY = 0.3
 
@@ -36,7 +37,10 @@ model_command.add_command(profiles_command)
 
 @model_command.command("load", context_settings={"ignore_unknown_options": False})
 @_name
-@click.option("--model", "path", required=True, metavar="PATH", help="Folder, file, hub id, or name in a manifest.")
+@click.option(
+    "--model", "path", required=True, metavar="SOURCE",
+    help="Folder, file, reference (hf://, ms://, s3://, https://), hub id, or name in a manifest.",
+)
 @click.option("--engine", help="What its workers run; default that of the cluster.")
 @click.option("--instances", type=click.IntRange(1, 1024), help="Workers that it has when it is up (default 1).")
 @click.option("--min", "least", type=click.IntRange(1, 1024), help="Fewest workers that scaling leaves it.")
@@ -44,7 +48,7 @@ model_command.add_command(profiles_command)
 @click.option("--gpus", metavar="0,1", help="GPUs that it may use.")
 @click.option("--idle-timeout", metavar="TIME", help="It goes after that time unasked: 900, or 15m.")
 @click.option("--priority", type=click.IntRange(-1000, 1000), help="Of two that could make room the lower goes first.")
-@click.option("--lora", "adapters", multiple=True, metavar="NAME=PATH", help="A LoRA adapter of it; repeatable.")
+@click.option("--lora", "adapters", multiple=True, metavar="NAME=SOURCE", help="A LoRA adapter of it; repeatable.")
 @click.option("--strategy", help="How requests are spread over its workers; default as in the whole cluster.")
 @click.option("--profile", help="Of the manifest's profiles this one.")
 @click.option("--pin", "pinned", is_flag=True, help="It stays up, whoever needs room.")
@@ -223,4 +227,4 @@ def _adapter(pair: str) -> tuple[str, str]:
     name, equals, path = pair.partition("=")
     if not name or not equals or not path:
         raise UsageError(f"--lora: NAME=PATH is needed, not {pair!r}", exit_code=2)
-    return name, str(absolute(path))
+    return name, path if is_reference(path) else str(absolute(path))

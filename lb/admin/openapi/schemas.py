@@ -281,7 +281,8 @@ SCHEMAS: Mapping[str, Json] = {
     "LoadAdapter": question(
         {"lora_name": _ADAPTER_NAME,
          "lora_path": {
-             "type": "string", "pattern": "^/", "maxLength": 4096, "description": "A folder there, absolute"}},
+             "type": "string", "pattern": "^(/|(hf|ms|s3|https)://)", "maxLength": 4096,
+             "description": "A folder there, absolute, or what is fetched: hf://, ms://, s3://, https://"}},
         load_inplace=described(FLAG, "New content of a known name becomes its next version"),
         description=or_null({"type": "string", "maxLength": 256}),
         allow_no_effect=described(FLAG, "It may answer as the base model does, such as one that is not trained yet"),

@@ -39,11 +39,12 @@ def test_a_setting_that_nobody_has_thought_of_is_the_owners() -> None:
 
 
 def test_a_path_is_named_by_the_owner_or_below_folders_of_the_owners() -> None:
-    authority.check_path(owner("o"), ())
-    authority.check_path(ADMIN, ("/adapters",))
-    with pytest.raises(Refused) as refused:
-        authority.check_path(ADMIN, ())
-    assert refused.value.status == 403
+    for path, needed in (("/adapters/a", "adapter_root"), ("hf://org/a", "source_hosts")):
+        authority.check_path(owner("o"), path, ())
+        authority.check_path(ADMIN, path, ("what the owner allows",))
+        with pytest.raises(Refused, match=needed) as refused:
+            authority.check_path(ADMIN, path, ())
+        assert refused.value.status == 403
 
 
 @given(st.sets(st.sampled_from(Scope)), st.text("abc-", max_size=9))

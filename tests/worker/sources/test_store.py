@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from config.values.references import Reference, parse
-from worker.sources.store import Fetched, SourceStore, origin_of
+from worker.sources.store import Fetched, SourceStore
 
 REFERENCE = parse("hf://a/b")
 
@@ -33,7 +33,8 @@ def test_what_was_kept_is_found_and_read_only(store: SourceStore) -> None:
     assert store.find(REFERENCE, "adapter") == found == store.revision(REFERENCE, "r1", "adapter")
     assert store.find(REFERENCE, "model") is None and store.find(parse("hf://a/c"), "adapter") is None
     assert (Path(found.folder) / "sub/f").stat().st_mode & 0o222 == 0
-    assert origin_of(Path(found.folder)) == "hf://a/b (r1)" and origin_of(store.root) is None
+    assert store.origin_of(Path(found.folder)) == "hf://a/b (r1)" and store.origin_of(store.root) is None
+    assert SourceStore(store.root / "x").origin_of(Path(found.folder)) is None, "a record anywhere is no record"
     assert not list(store.root.rglob("partial-*"))
 
 

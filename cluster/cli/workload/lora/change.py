@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
@@ -13,38 +12,39 @@ from cluster.cli.render import say
 from cluster.cli.workload.lora.shared import (
     name_argument,
     no_effect_option,
-    path_argument,
     say_converted,
     say_unchecked,
+    source_argument,
 )
 from cluster.cli.workload.lora.watch import watched
 from cluster.client import AdapterChanged, ClusterClient
+from config.values.references import is_reference
 
 
 @click.command("load")
 @name_argument
-@path_argument
+@source_argument
 @click.option("--description", help="What it is for; shown by `lora show`.")
 @no_effect_option
 @model_option
 @url_option
 def load(
-    name: str, path: Path, description: str | None, allow_no_effect: bool, model: str | None, url: str | None
+    name: str, source: str, description: str | None, allow_no_effect: bool, model: str | None, url: str | None
 ) -> int:
-    """Load the adapter in folder PATH as NAME."""
+    """Load the adapter in the folder SOURCE as NAME, or that which hf://, ms://, s3:// or https:// names."""
     more: dict[str, Any] = {"description": description, "allow_no_effect": allow_no_effect, "model": model}
-    return change(url, name, lambda cluster: cluster.load_adapter(name, path, **more))
+    return change(url, name, lambda cluster: cluster.load_adapter(name, source, **more), source)
 
 
 @click.command("update")
 @name_argument
-@path_argument
+@source_argument
 @no_effect_option
 @url_option
-def update(name: str, path: Path, allow_no_effect: bool, url: str | None) -> int:
-    """Make the adapter in folder PATH the next version of NAME, worker by worker."""
+def update(name: str, source: str, allow_no_effect: bool, url: str | None) -> int:
+    """Make the adapter SOURCE, a folder or a reference, the next version of NAME, worker by worker."""
     more: dict[str, Any] = {"replace": True, "allow_no_effect": allow_no_effect}
-    return change(url, name, lambda cluster: cluster.load_adapter(name, path, **more))
+    return change(url, name, lambda cluster: cluster.load_adapter(name, source, **more), source)
 
 
 @click.command("rollback")
@@ -67,16 +67,20 @@ def unload(name: str, url: str | None) -> int:
     return 0
 
 
-def change(url: str | None, name: str, ask: Callable[[ClusterClient], AdapterChanged]) -> int:
-    """Asks for a change, shows how it goes, and says in one line what came of it."""
+def change(
+    url: str | None, name: str, ask: Callable[[ClusterClient], AdapterChanged], source: str | None = None
+) -> int:
+    """Asks for a change, shows how it goes, and says in one line what came of it. ``source``: a path or a reference."""
     with client(url) as cluster:
-        changed(cluster, name, lambda: ask(cluster))
+        changed(cluster, name, lambda: ask(cluster), source)
     return 0
 
 
-def changed(cluster: ClusterClient, name: str, ask: Callable[[], AdapterChanged]) -> AdapterChanged:
+def changed(
+    cluster: ClusterClient, name: str, ask: Callable[[], AdapterChanged], source: str | None = None
+) -> AdapterChanged:
     """As `change`, of a ``cluster`` that more is asked of."""
-    with watched(cluster, name):
+    with watched(cluster, name, source if source is not None and is_reference(source) else None):
         result = ask()
     say_converted(result.get("converted") or (), err=True)
     say_unchecked(result.get("unchecked") or (), err=True)

@@ -9,6 +9,7 @@ from cluster.cli.workload.lora.change import load, rollback, unload, update
 from cluster.cli.workload.lora.jobs.create import create
 from cluster.cli.workload.lora.jobs.export import export, quantize
 from cluster.cli.workload.lora.jobs.merge import merge
+from cluster.cli.workload.lora.jobs.pull import pull
 from cluster.cli.workload.lora.jobs.push import push
 from cluster.cli.workload.lora.jobs.train import train
 from cluster.cli.workload.lora.look import list_adapters, show, test
@@ -22,6 +23,6 @@ def lora_command() -> None:
 
 for each in (
     load, update, rollback, unload, list_adapters, show, test, validate, bench,
-    train, create, merge, quantize, export, push,
+    train, create, merge, quantize, export, pull, push,
 ):  # fmt: skip
     lora_command.add_command(each)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from cluster.cli.arguments import AbsolutePath, adapter_name
+from cluster.cli.arguments import AbsolutePath, FolderOrReference, adapter_name
 from cluster.cli.render import cell, plain_table, say
 
 #: Of the states of an adapter on an instance.
@@ -16,6 +16,7 @@ STYLES = {"loaded": "green", "loading": "yellow", "missing": "red", "refused": "
 
 name_argument = click.argument("name", callback=adapter_name)
 path_argument = click.argument("path", type=AbsolutePath())
+source_argument = click.argument("source", type=FolderOrReference())
 no_effect_option = click.option("--allow-no-effect", is_flag=True, help="It may answer as the base model does.")
 json_option = click.option("--json", "as_json", is_flag=True, help="As the API answers it.")
 
