@@ -20,6 +20,7 @@ from config.jobs.folder import LINES, JobSpec, last_word, read_spec
 from config.jobs.said import JobResult, decode, to_json
 from worker.jobs import kinds
 from worker.jobs.job import JobFailed
+from worker.sources.discreet import discreet_values
 
 #: Bytes of what a job has said, in one answer.
 _MOST_BYTES = 1 << 18
@@ -84,10 +85,10 @@ def _read(folder: Path, job: JobRecord) -> tuple[Any, Any]:
     """Nothing of what is not there any more."""
     arguments = result = None
     with contextlib.suppress(OSError, ValueError):
-        arguments = read_spec(folder).arguments
+        arguments = discreet_values(read_spec(folder).arguments)
     with contextlib.suppress(OSError):
         end = last_word(folder) if job.ended else None
-        result = end.values if isinstance(end, JobResult) else None
+        result = discreet_values(end.values) if isinstance(end, JobResult) else None
     return arguments, result
 
 
