@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import math
 import re
 import unicodedata
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+from config.values import patterns
 
 #: The name that asks for the route of that name, or for the only one there is.
 AUTO = "auto"
@@ -26,12 +27,11 @@ _VERSION = re.compile(r"([A-Za-z0-9._-]{1,128})@([0-9]{1,9})")
 #: How many there may be: names, rules of a route, keywords of a rule, sides of an alias.
 _MOST_NAMES, _MOST_RULES, _MOST_KEYWORDS, _MOST_SIDES = 200, 100, 200, 16
 
-#: Characters: of a name of a model, of a keyword, of a pattern, and of the text that is looked at (half of it the
-#: beginning, half the end). With the product of what a pattern counts to, they bound the time of a look.
-_LONGEST_MODEL, _LONGEST_KEYWORD, _LONGEST_PATTERN, LONGEST_TEXT, _MOST_REPEATED = 512, 100, 500, 8192, 1000
+#: Characters: of a name of a model, of a keyword, and of the text that is looked at (half of it the beginning, half the
+#: end). With the bounds of patterns they bound the time of a look.
+_LONGEST_MODEL, _LONGEST_KEYWORD, LONGEST_TEXT = 512, 100, 8192
 
 _DIGITS = "0123456789"
-_COUNT = re.compile(r"\{\s*([0-9]*)\s*,?\s*([0-9]*)\s*\}")
 
 # Scripts that write words without blanks between them, and Korean, whose words take endings: a keyword is found inside.
 _UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Bopomofo}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}]"
@@ -58,8 +58,8 @@ class Rule:
     def found(self, text: str) -> str | None:
         """The first of ``keywords`` that is in ``text``, as `folded` makes it, or the pattern; None: nothing is."""
         if self.keywords and _any_of(self.keywords)(text):
-            return f"keyword {next(word for word in self.keywords if _matcher(_as_pattern(word))(text))!r}"
-        return f"pattern {self.pattern!r}" if self.pattern and _matcher(self.pattern)(text) else None
+            return f"keyword {next(word for word in self.keywords if patterns.matcher(_as_pattern(word))(text))!r}"
+        return f"pattern {self.pattern!r}" if self.pattern and patterns.matcher(self.pattern)(text) else None
 
     def to_json(self) -> dict[str, Any]:
         given = {"model": self.model, "keywords": list(self.keywords), "pattern": self.pattern}
@@ -239,21 +239,11 @@ def _rule(data: Any) -> Rule:
         raise ValueError(f"a keyword has 1 to {_LONGEST_KEYWORD} characters")
     if not isinstance(pattern, str) or not (keywords or pattern):
         raise ValueError("a rule has keywords or a pattern")
-    if len(pattern) > _LONGEST_PATTERN or math.prod(_counts(pattern)) > _MOST_REPEATED:
-        raise ValueError(
-            f"a pattern has at most {_LONGEST_PATTERN} characters, and what it counts to (as in {{1,9}}) multiplies to "
-            f"at most {_MOST_REPEATED}"
-        )
     if pattern:
-        _matcher(pattern)
+        patterns.bounded(pattern)
     if keywords:
         _any_of(keywords)
     return Rule(_model(fields.get("model"), "model"), keywords, pattern)
-
-
-def _counts(pattern: str) -> Iterator[int]:
-    for low, high in _COUNT.findall(pattern):
-        yield max(1, int(low or 0), int(high or 0))
 
 
 def _fields(data: Any, what: str, known: set[str]) -> Mapping[str, Any]:
@@ -296,23 +286,11 @@ def _as_pattern(keyword: str) -> str:
     word."""
     keyword = unicodedata.normalize("NFKC", keyword)
     escaped = "".join(c if c.isalnum() else f"\\x{{{ord(c):x}}}" for c in keyword)
-    before, after = (_matcher(f"^{_WORD}$")(edge) for edge in (keyword[0], keyword[-1]))
+    before, after = (patterns.matcher(f"^{_WORD}$")(edge) for edge in (keyword[0], keyword[-1]))
     outside = rf"[^\w]|{_UNSPACED}"
     return f"(?i){f'(?:^|{outside})' if before else ''}{escaped}{f'(?:$|{outside})' if after else ''}"
 
 
 @functools.lru_cache(2000)
 def _any_of(keywords: tuple[str, ...]) -> Callable[[str], bool]:
-    return _matcher("|".join(map(_as_pattern, keywords)))
-
-
-@functools.lru_cache(2000)
-def _matcher(pattern: str) -> Callable[[str], bool]:
-    """Whether a text has it somewhere. Raises ValueError for what is no pattern, or too large a one."""
-    from pydantic_core import SchemaError, SchemaValidator  # takes a moment, and only rules need it
-
-    try:
-        found: Callable[[str], bool] = SchemaValidator({"type": "str", "pattern": pattern}).isinstance_python
-    except SchemaError as error:
-        raise ValueError(f"{pattern[:100]!r} is no pattern: {' '.join(str(error).split())[:300]}") from None
-    return found
+    return patterns.matcher("|".join(map(_as_pattern, keywords)))

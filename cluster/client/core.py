@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import ssl
 from collections.abc import Callable, Mapping
@@ -147,6 +148,18 @@ def root_of(url: str) -> str:
         raise ClusterError(f"{url}: no URL of a cluster, which is such as http://127.0.0.1:8000")
     root = url.rstrip("/")
     return root.removesuffix("/v1") if parts.path.rstrip("/").endswith("/v1") else root  # a host may be called v1
+
+
+#: How the ``base_url`` of an API that is not at ``/v1`` ends.
+_BASE = re.compile(r"/(v[0-9]+[a-z0-9]*|openai)$")
+
+
+def address(url: str, path: str) -> str:
+    """Of ``path``, which begins with ``/v1/``, at ``url``: the root of a cluster, or the ``base_url`` of any server of
+    the API, such as ``https://host/api/paas/v4``. Raises ClusterError."""
+    root = root_of(url)
+    is_base = _BASE.search(httpx.URL(root).path.rstrip("/")) is not None
+    return root + (path.removeprefix("/v1") if is_base else path)
 
 
 def verified(url: str, verify: Verify = None, cert: Path | None = None) -> ssl.SSLContext | bool:

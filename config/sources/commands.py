@@ -45,6 +45,13 @@ def own_api_key() -> str | None:
     return _own_key("CLUSTERCTL_API_KEY")
 
 
+def key_of(variable: str) -> str:
+    """The key in a variable of the environment that somebody has named. Raises UsageError."""
+    if (key := _own_key(variable)) is None:
+        raise UsageError(f"environment {variable}: no key in it", exit_code=2)
+    return key
+
+
 def own_state_dir(port: int) -> Path:
     """Of the cluster on ``port`` of this machine, as far as its commands are told."""
     return given_state_dir() or default_state_dir(port)

@@ -7,16 +7,15 @@ import contextlib
 import functools
 import itertools
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import click
 
 from cluster.cli.common import Finite, asking_client, asking_key, url_option, verification
-from cluster.cli.render import console, say
+from cluster.cli.render import say
+from cluster.cli.workload.asking import progress
 from cluster.cli.workload.models import chosen
 from cluster.client import ClusterError
 from cluster.client.core import root_of
@@ -25,12 +24,10 @@ from cluster.tools.batch import files as batch_files
 from cluster.tools.batch import lines as batch_lines
 from cluster.tools.batch.files import STDOUT, BatchStep, Output
 from cluster.tools.batch.lines import Defaults
-from cluster.tools.batch.run import LineSender, RequestSender, fed, in_order
+from cluster.tools.batch.progress import BatchProgress
+from cluster.tools.batch.run import BACKGROUND, LineSender, RequestSender, fed, in_order
 from config.errors import UsageError
 from config.sources.commands import cluster_url
-
-if TYPE_CHECKING:
-    from rich.progress import ProgressColumn
 
 _CONCURRENCY = 16
 
@@ -50,6 +47,7 @@ _CONCURRENCY = 16
 @click.option("--text", is_flag=True, help="Each line is a prompt as it stands, not JSON.")
 @click.option("--retry-errors", is_flag=True, help="Ask again what failed in an earlier run.")
 @click.option("--overwrite", is_flag=True, help="Begin anew, whatever the output holds.")
+@click.option("--background", is_flag=True, help="Let all other requests go first.")
 @click.option("--retries", default=5, show_default=True, type=click.IntRange(0), help="Further attempts at a line.")
 @click.option(
     "--timeout", default=600.0, show_default=True, type=Finite(0, min_open=True),
@@ -64,8 +62,8 @@ _CONCURRENCY = 16
 @click.argument("engine_args", nargs=-1, type=click.UNPROCESSED)
 def infer_command(
     source: str, target: str, model: str | None, concurrency: int | None, chat: bool, text: bool, retry_errors: bool,
-    overwrite: bool, retries: int, timeout: float, offline: bool, lora: tuple[str, ...], url: str | None,
-    engine_args: tuple[str, ...], **sampling: Any,
+    overwrite: bool, background: bool, retries: int, timeout: float, offline: bool, lora: tuple[str, ...],
+    url: str | None, engine_args: tuple[str, ...], **sampling: Any,
 ) -> int:
     """Ask every line of a file, many at a time; the answers come in the order of the lines.
 
@@ -80,7 +78,7 @@ def infer_command(
     elif lora or engine_args:
         raise UsageError(f"{(*lora, *engine_args)[0]}: adapters and engine flags are for --offline", 2)
     else:
-        made = _online(url, model, concurrency or _CONCURRENCY, retries, timeout)
+        made = _online(url, model, concurrency or _CONCURRENCY, retries, timeout, background)
     with _input(source) as file, made as (asker, name, seats):
         with contextlib.closing(_output(source, target, overwrite, retry_errors)) as out:
             size = os.fstat(file.fileno()).st_size if Path(source).is_file() else None
@@ -89,7 +87,7 @@ def infer_command(
 
 @contextlib.contextmanager
 def _online(
-    url: str | None, model: str | None, concurrency: int, retries: int, timeout: float
+    url: str | None, model: str | None, concurrency: int, retries: int, timeout: float, background: bool
 ) -> Iterator[tuple[LineSender, str, int]]:
     """Who asks, the model of lines that name none, and how many are asked at a time."""
     with asking_client(url) as cluster:
@@ -97,7 +95,8 @@ def _online(
     where = url or cluster_url()
     verify = verification(where)
     key = key_for(root_of(where), asking_key(), verify)
-    yield RequestSender(where, key, concurrency, retries, timeout, verify=verify), name, concurrency
+    headers = BACKGROUND if background else None
+    yield RequestSender(where, key, concurrency, retries, timeout, verify=verify, headers=headers), name, concurrency
 
 
 @contextlib.contextmanager
@@ -130,7 +129,7 @@ def _answered(
         batch_files.lines(file, defaults.plain), functools.partial(batch_lines.ask_of, defaults=defaults), out.name,
         out.kept(), out.earlier(),
     )
-    with _progress(report, size, shown=out.name != STDOUT):
+    with progress(report, size, shown=out.name != STDOUT):
         try:
             asyncio.run(_run(asker, concurrency, steps, report))
             out.complete()
@@ -180,81 +179,3 @@ def _with_hint(error: Exception, report: BatchProgress) -> Exception:
     if isinstance(error, ClusterError):
         return ClusterError(f"{error}{report.hint()}", error.status)
     return error
-
-
-@dataclass
-class BatchProgress:
-    """How far it is. ``kept``: lines that an earlier run wrote; ``offset``: bytes of the input that are behind it."""
-
-    out: Output
-    kept: int = 0
-    asked: int = 0
-    failed: int = 0
-    tokens: int = 0
-    offset: int = 0
-    began: float = field(default_factory=time.monotonic)
-    look: Callable[[], None] = lambda: None
-
-    def take(self, step: BatchStep, answer: Mapping[str, Any] | None) -> None:
-        """Writes what this step gave, where it is not there already."""
-        self.kept += step.kept + bool(step.copied)
-        self.failed += step.failed
-        if step.copied:
-            self.out.write(step.copied)
-        if answer is not None:
-            self.out.write(batch_lines.line_of(answer))
-            self.asked += 1
-            self.failed += bool(answer.get("error"))
-            self.tokens += batch_lines.tokens_of(answer)
-        self.offset = step.offset
-        self.look()
-
-    def rates(self) -> str:
-        took = max(1e-3, time.monotonic() - self.began)
-        return f"{self.asked / took:.1f} lines/s, {self.tokens / took:.1f} tokens/s"
-
-    def summary(self) -> str:
-        parts = [f"{self.kept + self.asked} lines"]
-        if self.kept:
-            parts.append(f"{self.kept} of them from before")
-        parts.append(f"{self.failed} failed" + (" (--retry-errors asks them again)" if self._again else ""))
-        if self.asked:
-            parts.append(f"{time.monotonic() - self.began:.1f} s")
-            parts.append(self.rates())
-        return ", ".join(parts)
-
-    @property
-    def _again(self) -> bool:
-        return self.failed > 0 and not self.out.plain
-
-    def hint(self) -> str:
-        """What of an unfinished run is left."""
-        lines = self.kept + self.asked
-        done = "; 1 line is written" if lines == 1 else f"; {lines} lines are written"
-        return done if self.out.plain else f"{done}, the same command goes on from there"
-
-
-@contextlib.contextmanager
-def _progress(report: BatchProgress, size: int | None, shown: bool) -> Iterator[None]:
-    """A bar on a terminal, nothing elsewhere. ``size``: bytes of the input."""
-    screen = console(stderr=True)
-    if not screen.is_terminal or not shown:
-        yield
-        return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns: list[ProgressColumn] = [TextColumn("{task.description}")]
-    if size is not None:
-        columns += [BarColumn(), TextColumn("{task.percentage:>3.0f} %")]
-    columns += [TimeElapsedColumn()]
-    if size is not None:
-        columns += [TextColumn("left"), TimeRemainingColumn()]
-    with Progress(*columns, console=screen, transient=True) as progress:
-        task = progress.add_task("asking", total=size)
-
-        def look() -> None:
-            words = f"{report.kept + report.asked} lines, {report.failed} failed, {report.rates()}"
-            progress.update(task, completed=report.offset, description=words)
-
-        report.look = look
-        yield

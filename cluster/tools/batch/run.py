@@ -17,8 +17,9 @@ from typing import Any, Protocol, TypeVar
 import aiohttp
 
 from cluster.client import ClusterError
-from cluster.client.core import root_of
+from cluster.client.core import address, root_of
 from cluster.tools.batch.files import BatchStep
+from cluster.tools.batch.lines import LONGEST as LONGEST_LINE
 from cluster.tools.batch.lines import BadLine, BatchRequest, answered, failed, refused
 from config.aio import Tasks
 from config.backoff import doubled
@@ -55,6 +56,10 @@ def _seconds(retry_after: str | None, now: float) -> float | None:
         return None
 
 
+#: Says that a request is in no hurry (RFC 9218, 4.1): a cluster lets all others go first.
+BACKGROUND: Mapping[str, str] = {"Priority": "u=7"}
+
+
 class LineSender(Protocol):
     """Answers lines, from entering to leaving it."""
 
@@ -66,19 +71,21 @@ class LineSender(Protocol):
 
 
 class RequestSender:
-    """Puts one line after the other to the cluster. ``timeout``: s for one answer; ``retries``: further attempts."""
+    """Puts one line after the other to a server. ``timeout``: s for one answer; ``retries``: further attempts;
+    ``headers``: more of each request."""
 
     def __init__(
         self, url: str, key: str | None, concurrency: int, retries: int = 5, timeout: float = 600.0,
         random: Random | None = None, verify: ssl.SSLContext | bool = True,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
-        self._verify = verify
+        self._verify, self._headers = verify, headers or {}
         self._url, self._key, self._timeout = root_of(url), key, timeout
         self._concurrency, self._retries = concurrency, retries
         self._random = random or Random()
 
     async def __aenter__(self) -> RequestSender:
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json", **self._headers}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
         self._http = aiohttp.ClientSession(
@@ -98,8 +105,8 @@ class RequestSender:
         while True:
             after = None
             try:
-                async with self._http.post(self._url + ask.path, data=ask.body) as response:
-                    text = await response.read()
+                async with self._http.post(address(self._url, ask.path), data=ask.body) as response:
+                    text = await _bounded(response)
                     status, after = response.status, response.headers.get("Retry-After")
                     request_id = response.headers.get("X-Request-Id")
                 if status not in AGAIN or attempt >= self._retries:
@@ -112,6 +119,8 @@ class RequestSender:
                     raise ClusterError(f"no cluster at {self._url} any more (it takes no connection)") from None
             except aiohttp.InvalidURL:
                 raise ClusterError(f"{self._url}: not an address") from None
+            except BadLine as error:
+                return failed(ask, str(error))
             except TimeoutError:
                 return failed(ask, f"no answer within {self._timeout:g} s")
             except aiohttp.ClientError as error:
@@ -133,6 +142,17 @@ def line_for(ask: BatchRequest, status: int, text: bytes, request_id: str | None
         return answered(ask, data, request_id)
     except BadLine as error:
         return failed(ask, str(error), status, data)
+
+
+async def _bounded(response: aiohttp.ClientResponse) -> bytes:
+    """Its body. Raises BadLine for one that is larger than any answer."""
+    pieces, size = [], 0
+    async for piece in response.content.iter_any():
+        pieces.append(piece)
+        size += len(piece)
+        if size > LONGEST_LINE:
+            raise BadLine(f"an answer of more than {LONGEST_LINE} bytes")
+    return b"".join(pieces)
 
 
 @dataclass(slots=True)
