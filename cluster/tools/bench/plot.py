@@ -17,17 +17,23 @@ _PARTS = 60
 MISSING = "no plot: matplotlib is not installed (pip install 'clusterctl[plot]')"
 
 
-def draw(result: Result, file: Path) -> None:
-    """Latencies and throughput of ``result`` into ``file``, whose suffix says the format.
-
-    Raises UsageError where matplotlib is missing, OSError where the file cannot be written."""
+def blank(width: float, height: float) -> Any:
+    """A figure of so many inches. Raises UsageError where matplotlib is missing."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
         raise UsageError(MISSING) from None
-    figure = Figure(figsize=(11, 7), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)  # no window, wherever it runs
+    return figure
+
+
+def draw(result: Result, file: Path) -> None:
+    """Latencies and throughput of ``result`` into ``file``, whose suffix says the format.
+
+    Raises UsageError where matplotlib is missing, OSError where the file cannot be written."""
+    figure = blank(11, 7)
     axes = figure.subplots(2, 2)
     good = [sample for sample in result.samples if sample.error is None]
     firsts = [s.ttft * 1000 for s in good if s.ttft is not None]

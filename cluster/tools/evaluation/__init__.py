@@ -1,0 +1,1 @@
+"""How good models' answers to questions are whose right answers are known."""
