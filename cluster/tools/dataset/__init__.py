@@ -1,0 +1,1 @@
+"""Training data of a domain, written by a model."""
