@@ -154,9 +154,9 @@ def _from_sharegpt(given: Any) -> list[Message]:
         raise BadRow("conversations has to be a list")
     found: list[Message] = []
     for turn in given:
-        if not isinstance(turn, dict) or turn.get("from") not in _ROLES:
+        if not isinstance(turn, dict) or str(turn.get("from")) not in _ROLES:
             raise BadRow(f"conversations: each is an object with from, one of {', '.join(_ROLES)}")
-        found.append({"role": _ROLES[turn["from"]], "content": _text(turn.get("value"), "value")})
+        found.append({"role": _ROLES[str(turn["from"])], "content": _text(turn.get("value"), "value")})
     return found
 
 

@@ -45,6 +45,7 @@ def test_the_usual_forms(data: Any, messages: Any, references: list[str]) -> Non
         ({"messages": [{"role": "assistant", "content": "a"}]}, "nothing is asked"),
         ({"messages": [USER, {"role": "assistant", "content": None}]}, "the last message has to be a text"),
         ({"conversations": [{"from": "bing", "value": "x"}]}, "one of human"),
+        ({"conversations": [{"from": []}]}, "one of human"),
         ({"question": "q", "answer": {"a": 1}}, "answer has to be a text"),
         ({"question": "q", "answer": ["a"] * 101}, "more than 100"), ({"question": "q", "pattern": "("}, "no pattern"),
         ({"question": "q", "pattern": "(a*)*b" * 100}, "at most 500 characters"),
