@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from config.disk.files import free_bytes, sync_folder
@@ -36,6 +38,18 @@ def empty(folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700, parents=True)
     return folder
+
+
+@contextlib.contextmanager
+def making(out: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes ``out`` at the end; after an exception nothing is left of it."""
+    made = empty(unfinished(out))
+    try:
+        yield made
+        publish(made, out)
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
+        raise
 
 
 def publish(made: Path, out: Path) -> None:

@@ -41,14 +41,13 @@ def run(arguments: Mapping[str, Any], job: Job) -> Mapping[str, Any]:
         raise JobFailed(f"the adapter is for another model: this one has no {missing[0][:200]!r}", 409)
     total = sum(shard.size for shard in parts)
     output.need_room(out, total)
-    made = output.empty(output.unfinished(out))
-    shards.write_all(parts, made, deltas.apply, job, "merge")
-    model_folder.copy_rest(base, made)
     if dtype is not None:
         config["dtype"] = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}[dtype]
         config.pop("torch_dtype", None)
-    model_folder.write_config(made, config)
-    output.publish(made, out)
+    with output.making(out) as made:
+        shards.write_all(parts, made, deltas.apply, job, "merge")
+        model_folder.copy_rest(base, made)
+        model_folder.write_config(made, config)
     return {"path": str(out), "bytes": total, "changed": len(deltas.targets), "tensors": len(known)}
 
 

@@ -39,7 +39,6 @@ def run(arguments: Mapping[str, Any], job: Job) -> Mapping[str, Any]:
     parts = [replace(shard, tensors=tuple(_smaller(shard.tensors, linear, rounded.file_type))) for shard in before]
     total = sum(shard.size for shard in parts)
     output.need_room(out, total)
-    made = output.empty(output.unfinished(out))
 
     def change(name: str, values: Any) -> Any:
         if name.removesuffix(_SCALE) in linear:
@@ -47,10 +46,10 @@ def run(arguments: Mapping[str, Any], job: Job) -> Mapping[str, Any]:
             return scale if name.endswith(_SCALE) else small
         return values
 
-    shards.write_all(parts, made, change, job, "quantize")
-    model_folder.copy_rest(base, made)
-    model_folder.write_config(made, {**config, "quantization_config": rounded.config(ignored)})
-    output.publish(made, out)
+    with output.making(out) as made:
+        shards.write_all(parts, made, change, job, "quantize")
+        model_folder.copy_rest(base, made)
+        model_folder.write_config(made, {**config, "quantization_config": rounded.config(ignored)})
     was = sum(shard.size for shard in before)
     return {"path": str(out), "bytes": total, "bytes_before": was, "rounded": len(linear), "scheme": scheme}
 

@@ -50,6 +50,8 @@ class HubDestination:
             raise JobFailed(f"{self._reference}: {error}", 400) from None
         except errors.OfflineModeIsEnabled:
             raise JobFailed("HF_HUB_OFFLINE is set: nothing is sent anywhere", 409) from None
+        except ConnectionError as error:
+            raise Transient(f"{self._reference}: {host} cannot be reached ({type(error).__name__})") from None
         on_sent(sum(file.stat().st_size for file in folder.iterdir()))
         return str(done.commit_url)
 

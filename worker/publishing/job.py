@@ -100,9 +100,8 @@ def _destination(reference: Reference, public: bool) -> Destination:
 def _copied(staged: Path, out: Path, overwrite: bool, total: int) -> str:
     output.check(out, overwrite, ADAPTER if (staged / ADAPTER).exists() else MODEL)
     output.need_room(out, total)
-    made = output.empty(output.unfinished(out))
-    shutil.copytree(staged, made, dirs_exist_ok=True)
-    output.publish(made, out)
+    with output.making(out) as made:
+        shutil.copytree(staged, made, dirs_exist_ok=True)
     return str(out)
 
 

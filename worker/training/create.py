@@ -44,10 +44,9 @@ def run(arguments: Mapping[str, Any], job: Job) -> Mapping[str, Any]:
         task_type="CAUSAL_LM", r=rank, lora_alpha=arguments.get("alpha", 2 * rank), target_modules=targets,
         base_model_name_or_path=arguments.get("base_name") or arguments["model"], inference_mode=True,
     )
-    made = output.empty(output.unfinished(out))
-    write_config(config, made)
-    save_file(tensors, made / "adapter_model.safetensors", {"format": "pt"})
-    output.publish(made, out)
+    with output.making(out) as made:
+        write_config(config, made)
+        save_file(tensors, made / "adapter_model.safetensors", {"format": "pt"})
     return {"path": str(out), "targets": targets, "rank": rank, "tensors": len(tensors)}
 
 

@@ -30,7 +30,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[TakingHub]:
         monkeypatch.setenv(name, found.url)
     for name in ("HF_TOKEN", "MODELSCOPE_API_TOKEN"):
         monkeypatch.setenv(name, TOKEN)
-    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)  # read from the environment at import
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     for name in ("MODELSCOPE_HOME", "MODELSCOPE_CACHE", "HF_HOME"):
         monkeypatch.setenv(name, str(tmp_path / "home"))
