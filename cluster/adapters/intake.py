@@ -56,10 +56,9 @@ class Intake:
         roots = () if self._fetched.origin_of(path) else allowed_roots(plan.settings.adapter_root)
         try:
             return await asyncio.to_thread(inspect, path, roots=roots)
-        except AdapterRejected:
+        except AdapterRejected as rejected:
             folder = await asyncio.to_thread(adapter_files.real_folder, path, roots)
-            if not await asyncio.to_thread(is_foreign, folder, base):
-                raise
+            await asyncio.to_thread(_check_foreign, folder, base, rejected)
         converted = await self._conversions.convert(folder, plan.spec.model)
         try:
             facts = await asyncio.to_thread(inspect, converted.folder)
@@ -125,3 +124,13 @@ class Intake:
         if model not in self._bases:
             self._bases[model] = await asyncio.to_thread(adapter_files.read_base, model)
         return self._bases[model]
+
+
+def _check_foreign(folder: Path, base: BaseShapes | None, rejected: AdapterRejected) -> None:
+    """Raises ``rejected``, or says what is there instead, where a conversion would make nothing else of it."""
+    try:
+        foreign = is_foreign(folder, base)
+    except AdapterRejected as error:
+        raise AdapterRejected(rejected.status, str(error)) from None
+    if not foreign:
+        raise rejected

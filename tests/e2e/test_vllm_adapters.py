@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+import trainers
 from harness import Cluster, kill, poll
 from worker.adapters.tensors import read_header
 from worker.demo import adapter_path
@@ -203,3 +204,23 @@ def test_a_route_in_chinese_and_the_side_of_an_alias_go_on_after_a_kill(vllm: Cl
         for path in ("/v1/cluster/routes/finance", "/v1/cluster/aliases/expert-a"):
             assert vllm.ask("DELETE", path).status_code == 200
     vllm.wait_ready(3, 300)
+
+
+async def test_what_trainers_leave_answers_as_what_it_was_made_of_does(vllm: Cluster, tmp_path: Path) -> None:
+    """Five trainers' folders, on their way through the real engine; and what nobody can load is told in a sentence."""
+    await asyncio.to_thread(vllm.wait_ready, 3, 300)
+    wanted, base = [await asyncio.to_thread(_ask, vllm, model) for model in ("pirate", "demo")]
+    for number, (name, (make, told)) in enumerate(trainers.LOADED.items()):
+        loaded = await asyncio.to_thread(_load, vllm, f"trained-{number}", make(tmp_path / str(number)))
+        assert loaded.status_code == 200, (name, loaded.text)
+        assert any(told in line for line in loaded.json()["converted"]), name
+        answer = await asyncio.to_thread(_ask, vllm, f"trained-{number}")
+        assert answer == wanted or (name == "fused projections" and answer != base), name
+        gone = await asyncio.to_thread(vllm.post, "/v1/unload_lora_adapter", {"lora_name": f"trained-{number}"})
+        assert gone.status_code == 200
+    for number, (name, (make, told)) in enumerate({**trainers.REFUSED, **trainers.UNSERVED}.items()):
+        refused = await asyncio.to_thread(_load, vllm, "refused", make(tmp_path / f"refused-{number}"))
+        assert refused.status_code in (400, 404) and told in refused.json()["error"]["message"], (name, refused.text)
+    events = await asyncio.to_thread(httpx.get, f"{vllm.url}/v1/cluster/events?limit=1000", timeout=30)
+    kinds = Counter(event["kind"] for event in events.json()["events"])
+    assert kinds["adapter.converted"] >= len(trainers.LOADED)

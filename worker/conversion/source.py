@@ -142,7 +142,7 @@ def _instead(folder: Path, names: Sequence[str]) -> str:
     if "adapters.safetensors" in names:
         return f"{name} holds an adapter of mlx-lm, which is served by mlx workers only"
     if CONFIG in names:
-        return f"{name} holds no weights: adapter_model.safetensors, .bin or .pt"
+        return f"{name} holds no adapter_model.safetensors, .bin or .pt"
     return f"{name} holds no {CONFIG}, nor does a folder below it"
 
 

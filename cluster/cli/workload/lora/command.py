@@ -6,6 +6,7 @@ import click
 
 from cluster.cli.workload.lora.bench import bench
 from cluster.cli.workload.lora.change import load, rollback, unload, update
+from cluster.cli.workload.lora.jobs.convert import convert
 from cluster.cli.workload.lora.jobs.create import create
 from cluster.cli.workload.lora.jobs.export import export, quantize
 from cluster.cli.workload.lora.jobs.merge import merge
@@ -22,7 +23,7 @@ def lora_command() -> None:
 
 
 for each in (
-    load, update, rollback, unload, list_adapters, show, test, validate, bench,
+    load, update, rollback, unload, list_adapters, show, test, validate, convert, bench,
     train, create, merge, quantize, export, pull, push,
 ):  # fmt: skip
     lora_command.add_command(each)
