@@ -164,9 +164,9 @@ def _rename(state: _Arrangement) -> None:
 
 def _canonical(name: str) -> tuple[str, str | None]:
     """PEFT's name for it, and the name of the adapter that was in it."""
-    bare = _WRAPPERS.sub("", name)
-    while bare.startswith(PREFIX):
-        bare = _WRAPPERS.sub("", bare.removeprefix(PREFIX))
+    bare, before = name, ""
+    while bare != before:  # one wrapper may be in another, in any order
+        before, bare = bare, _WRAPPERS.sub("", bare).removeprefix(PREFIX)
     adapter = None
     if found := _SAVED.fullmatch(bare):
         bare, adapter = f"{found['before']}.{found['after']}", found["name"]

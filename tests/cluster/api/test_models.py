@@ -105,7 +105,7 @@ async def _true(value: bool) -> bool:
         ({"model_name": "b", "model_path": "demo", "gpus": "0"}, 409, "can use no GPU here"),
         ({"model_name": "b", "model_path": "demo", "args": "--port 1"}, 400, "--port is set by the cluster itself"),
         ({"model_name": "b", "model_path": "demo", "adapters": {"x": "/none"}}, 409, "x: no folder /none"),
-        ({"model_name": "b", "model_path": "demo", "adapters": {"x": "BROKEN"}}, 400, "holds no weights"),
+        ({"model_name": "b", "model_path": "demo", "adapters": {"x": "BROKEN"}}, 404, "holds no adapter_model"),
         ({"model_name": "there", "model_path": "demo"}, 409, "model 'there' is there with other settings"),
         ({"model_name": "short", "model_path": "demo"}, 409, "'short' is the name of a route or an alias already"),
         ({"model_name": "mine", "model_path": "demo"}, 409, "'mine' is the name of an adapter already"),

@@ -35,7 +35,8 @@ def test_names_without_the_prefix_are_read_by_the_engine_and_stay() -> None:
 @pytest.mark.parametrize(
     "begin",
     [
-        "module." + PREFIX + Q, "_orig_mod." + PREFIX + Q, PREFIX + PREFIX + Q, PREFIX + "_orig_mod." + Q,
+        "module." + PREFIX + Q, "_orig_mod.module." + PREFIX + Q,
+        "_orig_mod." + PREFIX + Q, PREFIX + PREFIX + Q, PREFIX + "_orig_mod." + Q,
         PREFIX + "model.layers.0._fsdp_wrapped_module.self_attn.q_proj",
         "_fsdp_wrapped_module." + PREFIX + "model.layers.0._checkpoint_wrapped_module.self_attn._orig_mod.q_proj",
     ],
