@@ -21,7 +21,7 @@ _OURS = re.compile(
     r"lock|launch\.json|control\.sock|state\.db.*|strategy\.bin|limits\.bin|usage\.db.*"
     r"|(attempts|counters|history)(-\d+)?\.bin"
     r"|\.?(admin\.token|tls\.json).*"
-    r"|zygote(-\d+)?\.sock"
+    r"|zygote(-\d+)?\.sock|\.?agents\.(json|key).*"
     r"|(lb|balancer)(-\d+)?\.(sock|sock\.fd|sock\.grpc|json)|logs|run|jobs|work|adapters|sources|links|lost\+found"
 )
 
@@ -55,6 +55,16 @@ class StateDir:
     def admin_token(self) -> Path:
         """Whoever can read it may manage the cluster."""
         return self.root / "admin.token"
+
+    @property
+    def agents(self) -> Path:
+        """Where the agents of other machines listen, as far as they were heard of."""
+        return self.root / "agents.json"
+
+    @property
+    def agent_key(self) -> Path:
+        """What they ask for."""
+        return self.root / "agents.key"
 
     @property
     def tls(self) -> Path:

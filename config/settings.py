@@ -53,6 +53,14 @@ class Settings(BaseSettings):
     )
     instances: int = t.at_once(1, "workers to keep running", ge=0, le=1024)
     engine: t.EngineName = t.fixed("vllm", "what a worker runs (docs/engines.md); auto: what is fastest here")
+    driver: t.DriverName = t.fixed(
+        "local", "where workers run: on this machine, or on the nodes of a Ray cluster (docs/scale-out.md)"
+    )
+    ray_address: t.Text = t.fixed("auto", "address of Ray's head; auto: of the Ray that this machine is part of")
+    ray_insecure: bool = t.fixed(False, "use a Ray that other machines reach and that asks nobody for a token")
+    node_lease: float = t.fixed(
+        120.0, "how long workers on other machines go on without a word from here", ge=10, le=86400
+    )
     model: t.ModelPlaceOrNone = t.fixed(
         None, "model path, reference such as hf://org/name, hub id or name in a manifest; without one, the demo model"
     )

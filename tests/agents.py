@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from worker.agent import home
 from worker.drivers import proc
+from worker.drivers.remote import agent_home as home
 from worker.drivers.remote import protocol
 from worker.drivers.remote.protocol import AgentAddress
 

@@ -98,6 +98,9 @@ def make(settings: Settings, machine: Machine | None = None) -> Plan:
 
 def placed(settings: Settings, engine: Engine, spec: EngineSpec, count: int, machine: Machine) -> Plan:
     """For ``count`` workers by ``spec`` on ``machine``. Raises UsageError where they do not fit."""
+    memory = engine.memory_estimate(spec)
+    if settings.driver != LOCAL:
+        machine, memory = _elsewhere(settings, engine), 0
     ranks = spec.tensor_parallel_size * flags.integer(spec.extra_args, "--pipeline-parallel-size", 1)
     on_gpu = engine.uses_gpu and bool(machine.gpus)
     if settings.gpus is not None and not on_gpu:
@@ -105,7 +108,7 @@ def placed(settings: Settings, engine: Engine, spec: EngineSpec, count: int, mac
     chosen = choose_gpus(machine.gpus, settings.gpus) if on_gpu else ()
     placement = Placement(
         machine=Machine(chosen, machine.cores[: settings.max_cpu_threads], machine.memory), ranks=ranks,
-        per_gpu=settings.instances_per_gpu, on_gpu=on_gpu, memory_each=engine.memory_estimate(spec), planned=count,
+        per_gpu=settings.instances_per_gpu, on_gpu=on_gpu, memory_each=memory, planned=count,
         spares=settings.spares if count else 0,
     )
     placement.require(count, placement.spares)
@@ -114,7 +117,20 @@ def placed(settings: Settings, engine: Engine, spec: EngineSpec, count: int, mac
     most = settings.max_instances or max(placement.capacity, count)
     least = min(settings.minimum.usual, count)
     foreign = frozenset(text.partition("=")[0] for text in flags.values(spec.extra_args, "--lora-modules") or ())
-    return Plan(settings, engine, spec, placement, least, most, spec.max_cpu_loras, foreign, spec.dynamic_loading)
+    return Plan(
+        settings, engine, spec, placement, least, most, spec.max_cpu_loras, foreign, spec.dynamic_loading,
+        driver=settings.driver,
+    )
+
+
+def _elsewhere(settings: Settings, engine: Engine) -> Machine:
+    """Of workers on other machines nothing is pinned, and what fits there is not known here. Raises UsageError."""
+    if engine.uses_gpu and engine.finds_gpus:
+        raise UsageError(
+            f"--driver {settings.driver}: engine {engine.name} would use GPUs, which are not shared out on other "
+            "machines yet: engines that compute on processors can be run there"
+        )
+    return Machine((), (), 0)
 
 
 def crowd(settings: Settings) -> int:

@@ -28,6 +28,7 @@ from cluster.storage.lock import lock
 from cluster.storage.store import NotSaved, Store
 from cluster.supervisor import adoption, zygote_process
 from cluster.supervisor.assembly import Assembly
+from cluster.supervisor.drivers import left, opened
 from cluster.supervisor.housekeeping import keep_house
 from config.aio import Tasks
 from config.disk.strategy_file import StrategyWriter, last_epoch
@@ -36,7 +37,6 @@ from config.identity import admin_token
 from config.models import definitions
 from config.paths import StateDir
 from config.settings import Settings, from_json
-from worker.drivers import available
 from worker.drivers.base import Drivers
 from worker.engines import base
 from worker.spec import EngineSpec
@@ -53,22 +53,29 @@ _BALANCER_GRACE = 5.0
 async def serve(settings: Settings, ready: Callable[[Snapshot], None] = lambda snapshot: None) -> None:
     """Runs a cluster until it has been shut down. ``ready`` is called once, with what tells the status of
     all, before anything is started. Raises UsageError before that for everything that cannot work."""
-    state, drivers = StateDir(settings.state_directory()), available()
+    state = StateDir(settings.state_directory())
     with lock(state):
         store = await Store.open(state.database)
         try:
             await end_left(state, store)
-            adopt = await adoption.anything_alive(store, drivers, state.runs)
-            if adopt:
-                settings = adopted(from_json(await store.get("settings")), settings)
-            else:
-                settings = transfer.with_imported(settings, await store.get(transfer.IMPORTED))
-            plans = [plan.make(settings), *await _models(settings, store, adopt)]
-            if not adopt:
-                startup.check(settings, [made for made in plans if made.group in (DEFAULT, *settings.models)])
-            await _serve(settings, plans, state, store, drivers, adopt, lambda parts: ready(parts.snapshot))
+            async with left(state, store) as drivers:
+                if await adoption.anything_alive(store, drivers, state.runs):
+                    settings = adopted(from_json(await store.get("settings")), settings)
+                    plans = [plan.make(settings), *await _models(settings, store, True)]
+                    await _serve(settings, plans, state, store, drivers, True, lambda parts: ready(parts.snapshot))
+                    return
+            await _begin(settings, state, store, ready)
         finally:
             await store.close()
+
+
+async def _begin(settings: Settings, state: StateDir, store: Store, ready: Callable[[Snapshot], None]) -> None:
+    """A cluster of which nothing runs yet. Raises as `serve`."""
+    settings = transfer.with_imported(settings, await store.get(transfer.IMPORTED))
+    plans = [plan.make(settings), *await _models(settings, store, False)]
+    startup.check(settings, [made for made in plans if made.group in (DEFAULT, *settings.models)])
+    async with opened(state, settings) as drivers:
+        await _serve(settings, plans, state, store, drivers, False, lambda parts: ready(parts.snapshot))
 
 
 def adopted(kept: Settings, given: Settings) -> Settings:
@@ -83,14 +90,15 @@ def adopted(kept: Settings, given: Settings) -> Settings:
 
 async def end(state: StateDir) -> None:
     """Ends what a supervisor that is gone left running on ``state``. Raises UsageError if another one lives."""
-    drivers = available()
     with lock(state):
         store = await Store.open(state.database)
         try:
             await end_left(state, store)
-            if await adoption.anything_alive(store, drivers, state.runs):
-                settings = from_json(await store.get("settings"))
-                await _serve(settings, await _plans_to_end(settings, store), state, store, drivers, True, _shut_down)
+            async with left(state, store) as drivers:
+                if await adoption.anything_alive(store, drivers, state.runs):
+                    settings = from_json(await store.get("settings"))
+                    plans = await _plans_to_end(settings, store)
+                    await _serve(settings, plans, state, store, drivers, True, _shut_down)
             await zygote_process.end_left(state)  # one that is all that is left of a cluster
             await asyncio.to_thread(jobs.end_left, state.jobs)
         finally:
@@ -124,6 +132,8 @@ async def _serve(
         await parts.jobs.stop()
         await balancers.stop(_BALANCER_GRACE)
         await parts.zygotes.stop()
+        for driver in drivers.values():
+            await asyncio.to_thread(driver.end)
         state.tls.unlink(missing_ok=True)  # nothing is served any more that a command could trust
     finally:
         await parts.jobs.close()
@@ -257,4 +267,4 @@ async def _plans_to_end(settings: Settings, store: Store) -> list[Plan]:
 def _plan_to_end(settings: Settings) -> Plan:
     nothing = EngineSpec(engine=settings.engine, model="", served_names=("",))
     placement = Placement(Machine((), (), 0), on_gpu=False)
-    return Plan(settings, base.load(settings.engine), nothing, placement, 0, 0)
+    return Plan(settings, base.load(settings.engine), nothing, placement, 0, 0, driver=settings.driver)

@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 
 from config.disk.files import replacing
-from worker.agent import home as homes
 from worker.drivers import proc
+from worker.drivers.remote import agent_home as homes
 from worker.drivers.remote import protocol
 
 #: Seconds between two starts of an agent that ends by itself.

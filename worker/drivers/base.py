@@ -16,6 +16,9 @@ from worker.spec import WorkerEndpoint, WorkerSpec
 #: The driver of workers of which nothing else is said: processes of this machine.
 LOCAL = "local"
 
+#: Of those on the nodes of a Ray cluster.
+RAY = "ray"
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerStats:

@@ -21,6 +21,7 @@ _LISTS = ("lora", "backend", "adapter_root", "per_adapter", "cors_origin", "sour
 
 #: Settings that have a flag, in the order of ``--help``.
 _FLAGS = (
+    "driver", "ray_address", "ray_insecure", "node_lease",
     "instances", "engine", "model", "model_base_path", "manifest", "profile", "lora", "lora_config", "adapter_root",
     "keep_versions", "allow_no_effect", "backend", "backend_key_file", "manage_backend_adapters", "host", "port",
     "grpc_port", "tls_cert", "tls_key", "tls_client_ca", "cors_origin", "strategy", "gpus", "instances_per_gpu",
@@ -48,6 +49,7 @@ _METAVARS = {
     "otlp_endpoint": "URL", "api_keys": "FILE", "limits_store": "URL", "anonymous_models": "NAME,NAME",
     "cors_origin": "ORIGIN", "min_instances": "N[@TIMES]", "autoscale": "off|advise|on", "autoscale_load": "SHARE",
     "response_cache_size": "SIZE", "zygote": "auto|on|off",
+    "driver": "local|ray", "ray_address": "ADDRESS",
 }  # fmt: skip
 
 _TYPES: dict[Any, type] = {int: int, float: float, int | None: int}

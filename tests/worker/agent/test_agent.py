@@ -14,8 +14,8 @@ import pytest
 import agents
 from agents import Agents
 from fakes import eventually
-from worker.agent import home
 from worker.drivers import proc
+from worker.drivers.remote import agent_home as home
 from worker.drivers.remote.driver import RemoteDriver
 from worker.drivers.remote.handle import RemoteHandle
 from worker.spec import WorkerSpec

@@ -24,13 +24,14 @@ _START_S = 15.0
 
 
 class RemoteDriver:
-    """On the nodes of ``directory``. ``lease``: seconds for which workers live on without a word from a supervisor."""
+    """On the nodes of ``directory``. ``lease``: seconds for which workers live on without a word from a supervisor.
+    ``memory``: a file in which it is kept where agents listen, so that they are found though nobody can say it then."""
 
     waits = True
 
-    def __init__(self, directory: Directory, lease: float = 120.0) -> None:
+    def __init__(self, directory: Directory, lease: float = 120.0, memory: Path | None = None) -> None:
         self.directory = directory
-        self._links = AgentLinks(directory, time.time_ns(), lease)
+        self._links = AgentLinks(directory, time.time_ns(), lease, memory)
         self._thread = LoopThread("agents")
         self._thread.begin(self._links.run, "agents")
 
@@ -126,10 +127,10 @@ class RemoteDriver:
 
     def _wait_for_nodes(self, any_of_them: bool) -> None:
         """Blocks until they were heard, or are lost."""
-        deadline, enough = time.monotonic() + LOST_S, any if any_of_them else all
+        deadline, enough = time.monotonic() + LOST_S + 1, any if any_of_them else all
         while time.monotonic() < deadline:
             nodes = list(self._links.nodes.values())
-            if self._links.looked and nodes and enough(node.opened for node in nodes):
+            if nodes and enough(node.opened or node.lost for node in nodes):
                 return
             time.sleep(0.02)
 

@@ -17,6 +17,7 @@ from config.aio import Tasks
 from config.disk import private
 from worker.drivers.remote import protocol
 from worker.drivers.remote.client import AgentRefused, TakenOver, Unreachable, call
+from worker.drivers.remote.memory import remember, remembered
 from worker.drivers.remote.node import RemoteNode
 from worker.drivers.remote.protocol import AgentAddress, NodePoll, NodeReport, read_node_report
 
@@ -35,6 +36,10 @@ _DESTROY_S = 10.0
 class Directory(Protocol):
     """Which nodes there are."""
 
+    @property
+    def key(self) -> str:
+        """Of their agents."""
+
     def agents(self) -> Mapping[str, AgentAddress]:
         """By the name of the node, of all that can be used now; has them started where none runs. Blocks. Raises
         OSError where nobody can say it just now."""
@@ -49,13 +54,13 @@ class Directory(Protocol):
 class AgentLinks:
     """``rank`` and ``lease`` (s) as of a `protocol.NodePoll`."""
 
-    def __init__(self, directory: Directory, rank: int, lease: float) -> None:
+    def __init__(self, directory: Directory, rank: int, lease: float, memory: Path | None = None) -> None:
         self._directory, self._rank, self._lease = directory, rank, lease
         self.nodes: dict[str, RemoteNode] = {}
-        self.looked = False
         #: Whether starts that nobody here knows of are to be ended: not before all that there were have been found.
         self.settled = False
         self.superseded = False
+        self._memory = memory
         self._logs: dict[str, Path] = {}
         self._taken: dict[str, int] = {}
         self._tasks = Tasks()
@@ -66,6 +71,7 @@ class AgentLinks:
         """Until cancelled."""
         async with aiohttp.ClientSession(trust_env=False, connector=aiohttp.TCPConnector(limit=0)) as self.http:
             self._tasks.start(self._watch(), "silence of nodes")
+            self._follow(remembered(self._memory, self._directory.key))
             try:
                 while True:
                     await self._look_for_nodes()
@@ -89,16 +95,23 @@ class AgentLinks:
         except OSError as error:
             log.warning("which nodes there are cannot be told: %s", error)  # go on with those that are known
             return
-        self.looked = True
+        if self._follow(found):
+            remember(self._memory, {name: node.address for name, node in self.nodes.items()})
+
+    def _follow(self, found: Mapping[str, AgentAddress]) -> bool:
+        """Whether that was news."""
+        news = False
         for name, address in found.items():
             known = self._polling.get(name)
             if known is not None and known[0] == address:
                 continue
+            news = True
             if known is not None:
                 known[1].cancel()
                 self.nodes[name].address = address
             node = self.nodes.setdefault(name, RemoteNode(name, address, _now()))
             self._polling[name] = address, self._tasks.start(self._poll(node), f"poll {name}")
+        return news
 
     async def _poll(self, node: RemoteNode) -> None:
         while True:
@@ -124,7 +137,7 @@ class AgentLinks:
             for start in node.orphans():
                 if not await self._destroy(node, start):
                     return
-        node.up = True
+        node.up, node.lost = True, False
 
     async def _destroy(self, node: RemoteNode, start: str) -> bool:
         """Kills what was given up; whether nothing is left of it. A node is used again when that is so."""

@@ -28,7 +28,8 @@ class EndWatch:
 
 @dataclass(slots=True)
 class RemoteNode:
-    """``heard_at``: the last word, s, monotonic. ``opened``: there was one. ``up``: workers may be started there.
+    """``heard_at``: the last word, s, monotonic. ``opened``: there was one. ``up``: workers may be started there;
+    ``lost``: nothing was heard for too long.
     ``mine``: the starts that this supervisor knows of. ``gone``: those of them that count as ended because nothing was
     heard for too long; ``condemned``: those that may still run, and are to be ended when it is back. ``born``: those
     that reports need not know of yet."""
@@ -37,6 +38,7 @@ class RemoteNode:
     address: AgentAddress
     heard_at: float
     up: bool = False
+    lost: bool = False
     opened: bool = False
     only_agent: bool = False
     report: NodeReport | None = None
@@ -72,9 +74,9 @@ class RemoteNode:
 
     def silent(self, now: float) -> list[Callable[[], None]]:
         """Nothing is heard: what is to be called, where that is so for too long."""
-        if not self.up or now - self.heard_at < (LOST_AGENT_S if self.only_agent else LOST_S):
+        if self.lost or now - self.heard_at < (LOST_AGENT_S if self.only_agent else LOST_S):
             return []
-        self.up = False
+        self.up, self.lost = False, True
         running = {start for start in self.mine if (seen := self.seen(start)) is None or not seen.empty}
         self.condemned |= running
         self.gone |= running

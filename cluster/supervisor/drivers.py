@@ -1,0 +1,82 @@
+"""Which drivers a supervisor needs: for what it is to run, and for what one before it may have left."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator
+from importlib.util import find_spec
+
+from cluster.storage.store import Store
+from config.errors import UsageError
+from config.identity import admin_token
+from config.paths import StateDir
+from config.settings import Settings, from_json
+from worker.drivers import available
+from worker.drivers.base import RAY, Drivers
+from worker.drivers.ray.directory import RayDirectory
+from worker.drivers.remote.driver import RemoteDriver
+
+
+@contextlib.asynccontextmanager
+async def left(state: StateDir, store: Store) -> AsyncIterator[Drivers]:
+    """Those of the cluster that ran on ``state`` last, if there was one."""
+    kept = await store.get("settings")
+    drivers = _made(state, from_json(kept)) if kept else available()
+    try:
+        yield drivers
+    finally:
+        await asyncio.to_thread(_close, drivers)
+
+
+@contextlib.asynccontextmanager
+async def opened(state: StateDir, settings: Settings) -> AsyncIterator[Drivers]:
+    """For a cluster that begins. Raises UsageError where workers could not be started as they are to be."""
+    drivers = _made(state, settings)
+    try:
+        for driver in drivers.values():
+            if isinstance(driver, RemoteDriver):
+                await asyncio.to_thread(_check, driver)
+        yield drivers
+    finally:
+        await asyncio.to_thread(_close, drivers)
+
+
+def _made(state: StateDir, settings: Settings) -> Drivers:
+    drivers = available()
+    if settings.driver == RAY:
+        drivers[RAY] = _ray(state, settings)
+    return drivers
+
+
+def _ray(state: StateDir, settings: Settings) -> RemoteDriver:
+    """Raises UsageError."""
+    if find_spec("ray") is None:
+        raise UsageError("--driver ray needs Ray, which is not installed: pip install 'clusterctl[ray]'")
+    try:
+        admin_token.ensure(state.agent_key)
+    except OSError as error:
+        raise UsageError(f"{state.agent_key} cannot be written: {error.strerror}") from None
+    key = admin_token.read(state.agent_key)
+    if key is None:
+        raise UsageError(f"{state.agent_key} cannot be read")
+    name = hashlib.sha256(key.encode()).hexdigest()[:12]
+    directory = RayDirectory(
+        settings.ray_address, name, key, settings.node_lease, state.log("ray"), settings.ray_insecure
+    )
+    return RemoteDriver(directory, settings.node_lease, state.agents)
+
+
+def _check(driver: RemoteDriver) -> None:
+    try:
+        found = driver.directory.agents()
+    except OSError as error:
+        raise UsageError(f"--driver ray: {error}") from None
+    if not found:
+        raise UsageError("--driver ray: no node of that Ray has an agent: see ray.log in the state directory")
+
+
+def _close(drivers: Drivers) -> None:
+    for driver in drivers.values():
+        driver.close()

@@ -1,0 +1,106 @@
+"""A cluster whose workers run on the nodes of a Ray cluster: one node here, on an address of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+import rayhead
+from harness import Cluster, clusterctl, free_port, poll
+from worker.drivers import proc
+
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
+
+#: Of the cluster under test, as of its Ray.
+_NO_TOKEN = {"RAY_AUTH_MODE": "disabled"}
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[rayhead.Head]:
+    with rayhead.running(tmp_path_factory.mktemp("ray")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def on_ray(head: rayhead.Head, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Three simulated workers there, for all tests of this module, in their order."""
+    made = Cluster(tmp_path_factory.mktemp("cluster"), free_port())
+    given = ("--driver", "ray", "--ray-address", head.address, "--engine", "sim", "--instances", "3")
+    result = made.up(*given, "--", "--itl-ms", "10", timeout=120, **_NO_TOKEN)
+    assert result.returncode == 0, result.stderr
+    made.wait_ready(3, 60)
+    yield made
+    made.close()
+
+
+@contextlib.contextmanager
+def _asked(cluster: Cluster, many: int = 12) -> Iterator[None]:
+    """While so many greedy answers of two seconds are on their way: each has to come, and to be the right one."""
+    body = {"max_tokens": 200, "temperature": 0, "ignore_eos": True}
+    prompts = [f"tell me of {number}" for number in range(many)]
+
+    def ask(prompt: str) -> str:
+        answer = cluster.complete(prompt=prompt, **body)
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["choices"][0]["text"])
+
+    with ThreadPoolExecutor(many) as pool:
+        expected = list(pool.map(ask, prompts))
+        under_way = [pool.submit(ask, prompt) for prompt in prompts]
+        yield
+        assert [one.result(60) for one in under_way] == expected
+
+
+def _pids(cluster: Cluster) -> dict[str, int]:
+    return {name: one["pid"] for name, one in cluster.status()["instances"].items()}
+
+
+def test_workers_run_there_and_their_logs_are_here(on_ray: Cluster) -> None:
+    assert {one["host"] for one in on_ray.status()["instances"].values()} == {rayhead.HOST}
+    assert "instance_0, start 1" in on_ray.log("instance_0")
+    assert on_ray.complete().status_code == 200
+    assert all(one["memory_mb"] > 0 for one in on_ray.status()["instances"].values())
+
+
+def test_a_worker_that_is_killed_is_replaced(on_ray: Cluster) -> None:
+    before = _pids(on_ray)
+    with _asked(on_ray):
+        os.kill(before["instance_1"], signal.SIGKILL)
+    after = poll(lambda: (found := _pids(on_ray))["instance_1"] not in (None, before["instance_1"]) and found, 30)
+    assert {name: pid for name, pid in after.items() if name != "instance_1"} == {
+        name: pid for name, pid in before.items() if name != "instance_1"
+    }
+    on_ray.wait_ready(3)
+
+
+def test_agent_actor_and_supervisor_may_be_killed(on_ray: Cluster, head: rayhead.Head) -> None:
+    before = _pids(on_ray)
+    with _asked(on_ray):
+        os.kill(head.find("worker.agent.run"), signal.SIGKILL)
+        os.kill(head.find("ray::NodeActor"), signal.SIGKILL)
+        os.kill(on_ray.status()["supervisor"]["pid"], signal.SIGKILL)
+    result = on_ray.up(timeout=120, **_NO_TOKEN)
+    assert result.returncode == 0, result.stderr
+    on_ray.wait_ready(3, 60)
+    assert _pids(on_ray) == before
+    on_ray.run("scale", "4", timeout=60)
+    on_ray.wait_ready(4, 60)
+    on_ray.run("scale", "3", timeout=60)
+    on_ray.wait_ready(3, 60)
+
+
+def test_workers_outlive_ray_and_nothing_outlives_the_cluster(on_ray: Cluster, head: rayhead.Head) -> None:
+    before = _pids(on_ray)
+    with _asked(on_ray):
+        head.kill()
+    assert _pids(on_ray) == before
+    agent = head.find("worker.agent.run")
+    assert clusterctl("down", "--state-dir", str(on_ray.state_dir), timeout=60).returncode == 0
+    poll(lambda: proc.stat(agent) is None, 10, "the agent has ended")
+    assert not [pid for pid in before.values() if (found := proc.stat(pid)) is not None and found.alive]
+    assert not head.processes("worker.agent")

@@ -1,0 +1,82 @@
+"""A Ray of one node on this machine, for tests."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness import free_port, poll
+from worker.drivers import proc
+
+#: 127.0.0.1 is taken for "the address of whoever asks" in some of Ray.
+HOST = "127.0.0.2"
+
+
+@dataclass
+class Head:
+    """``home``: of its processes, by which they are told from others'."""
+
+    address: str
+    home: Path
+
+    def processes(self, words: str) -> list[int]:
+        """Whose command line has ``words`` in it."""
+        return [pid for pid in self._all() if words in _text(pid, "cmdline").replace("\0", " ")]
+
+    def find(self, words: str) -> int:
+        return poll(lambda: self.processes(words), 30, words)[0]
+
+    def kill(self) -> None:
+        """All of Ray at once: head, raylet, and its workers."""
+        for pid in self._all():
+            command = _text(pid, "cmdline").replace("\0", " ")
+            if "worker.agent" not in command and "worker.sim" not in command:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    def end(self) -> None:
+        """Whatever has this home."""
+        for pid in self._all():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _all(self) -> list[int]:
+        mark = f"HOME={self.home}\0"
+        return [one.pid for one in proc.processes() if one.alive and mark in _text(one.pid, "environ") + "\0"]
+
+
+def _text(pid: int, name: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/{name}").read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+@contextlib.contextmanager
+def running(folder: Path) -> Iterator[Head]:
+    """With all that it started, it ends at the end."""
+    port = free_port()
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    home = {**kept, "HOME": str(folder), "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+    temporary = Path(f"/tmp/ray-{port}")  # sockets lie below it, and a path of one may have 107 bytes
+    ray = Path(sys.executable).with_name("ray")
+    argv = [
+        str(ray), "start", "--head", f"--node-ip-address={HOST}", f"--port={port}", "--include-dashboard=false",
+        "--num-cpus=4", "--min-worker-port=0", "--max-worker-port=0", f"--temp-dir={temporary}",
+        "--disable-usage-stats", "--object-store-memory=100000000",
+    ]  # fmt: skip
+    made = Head(f"{HOST}:{port}", folder)
+    try:
+        with (folder / "ray.log").open("wb") as log:
+            subprocess.run(argv, env=home, stdout=log, stderr=log, check=True, timeout=90)
+        yield made
+    finally:
+        made.end()
+        shutil.rmtree(temporary, ignore_errors=True)

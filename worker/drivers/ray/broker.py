@@ -1,0 +1,102 @@
+"""``python -m worker.drivers.ray.broker ADDRESS NAME LEASE``: asks Ray for a supervisor, a line of JSON for each line.
+
+``{"ask": "agents"}`` is answered with ``{"agents": {host: port}}``, ``{"ask": "end"}`` with ``{}`` once the actors are
+gone, and what cannot be done with ``{"error": why}``, ``"refused": true`` where it never can. The key of the agents is
+in the environment. It ends with its standard input.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from worker.drivers.ray import exposure
+from worker.drivers.ray.node_actor import NodeActor
+from worker.drivers.remote import protocol
+
+#: How long (s) the agents of all nodes together may take to answer or to start.
+_AGENTS_S = 30.0
+
+
+def main() -> None:
+    address, name, lease = sys.argv[1], sys.argv[2], float(sys.argv[3])
+    answers, sys.stdout = sys.stdout, sys.stderr  # whatever Ray prints is no answer
+    key = os.environ.pop(protocol.KEY)
+    try:
+        nodes = RayNodes(address, name, key, lease)
+    except exposure.Exposed as error:
+        _say(answers, {"error": str(error), "refused": True})
+        return
+    except Exception as error:  # Ray raises whatever it likes
+        _say(answers, {"error": f"no Ray at {address}: {_first_line(error)}"})
+        return
+    for line in sys.stdin:
+        try:
+            asked = json.loads(line)["ask"]
+            _say(answers, {"agents": nodes.agents()} if asked == "agents" else nodes.end())
+        except Exception as error:
+            _say(answers, {"error": _first_line(error)})
+            return  # the next one connects anew
+
+
+class RayNodes:
+    """Connected to the Ray at ``address``. Raises whatever Ray does where there is none, and Exposed."""
+
+    def __init__(self, address: str, name: str, key: str, lease: float) -> None:
+        import ray
+
+        self._ray, self._name, self._key, self._lease = ray, name, key, lease
+        ray.init(
+            address=address, namespace=f"clusterctl-{name}", log_to_driver=False, configure_logging=False,
+        )
+        exposure.check(ray.get_runtime_context().gcs_address, os.environ)
+
+    def agents(self) -> dict[str, int]:
+        """The port of the agent of each node that answers."""
+        hosts = {node["NodeManagerAddress"]: node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
+        asked = {
+            self._actor(host, node).port.remote(self._name, host, self._key, self._lease): host
+            for host, node in hosts.items()
+        }
+        done, _ = self._ray.wait(list(asked), num_returns=len(asked), timeout=_AGENTS_S) if asked else ([], [])
+        return dict(self._ports({one: asked[one] for one in done}))
+
+    def _ports(self, done: dict[Any, str]) -> Iterator[tuple[str, int]]:
+        for one, host in done.items():
+            try:
+                yield host, self._ray.get(one)
+            except Exception as error:  # that actor or its node has just died; it is asked for again
+                print(f"{host}: {_first_line(error)}", file=sys.stderr)
+
+    def _actor(self, host: str, node: str) -> Any:
+        """The one on ``node``: there may be one of an earlier supervisor."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        return self._ray.remote(NodeActor).options(
+            name=f"agent-{host}-{node[:12]}", get_if_exists=True, lifetime="detached", num_cpus=0, max_restarts=0,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
+        ).remote()  # fmt: skip
+
+    def end(self) -> dict[str, Any]:
+        """No actor of the cluster is left."""
+        from ray.util import list_named_actors
+
+        for name in list_named_actors():
+            self._ray.kill(self._ray.get_actor(name))
+        return {}
+
+
+def _say(answers: Any, message: dict[str, Any]) -> None:
+    answers.write(json.dumps(message) + "\n")
+    answers.flush()
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
+
+
+if __name__ == "__main__":
+    main()
