@@ -15,7 +15,7 @@ from cluster.cli.workload.lora.jobs import export, merge, origins, push, release
 from cluster.client import ClusterError
 from config.errors import UsageError
 from config.jobs.folder import JobSpec
-from worker.demo import adapter_path, model_path
+from worker.demo import adapter_path, gguf_path, model_path
 
 _RESULT: dict[str, Any] = {
     "steps": 4, "seconds": 2.0, "loss_from": 3.0, "loss_to": 0.5, "samples_per_second": 8.0,
@@ -27,6 +27,7 @@ class Cluster:
     """As much of a client as these commands use. ``refusal``: of a load."""
 
     def __init__(self) -> None:
+        self.root = str(model_path())
         self.versions: dict[str, int] = {}
         self.named: dict[str, dict[str, Any]] = {}
         self.asked: list[tuple[Any, ...]] = []
@@ -42,7 +43,7 @@ class Cluster:
 
     def models(self) -> list[dict[str, Any]]:
         adapters = [{"id": name, "parent": "demo", "root": str(adapter_path("pirate"))} for name in self.versions]
-        return [{"id": "demo", "parent": None, "root": str(model_path())}, *adapters]
+        return [{"id": "demo", "parent": None, "root": self.root}, *adapters]
 
     def status(self) -> dict[str, Any]:
         return {"instances": {"instance_0": {"gpus": list(self.gpus)}}}
@@ -116,6 +117,17 @@ def test_what_was_said_reaches_the_job_and_nothing_else(
     }  # fmt: skip
     assert place == JobPlace()
     assert not cluster.asked
+
+
+def test_a_model_that_is_served_in_rounded_weights_is_trained_by_the_folder_it_was_made_of(
+    cluster: Cluster, jobs: list[Any], tmp_path: Path
+) -> None:
+    given = ("train", "med", "--data", "d.jsonl", "--out", str(tmp_path / "med"))
+    cluster.root = str(gguf_path())
+    assert run(*given).return_value == 0
+    assert jobs[0][0].arguments["model"] == str(model_path())
+    cluster.root = "/models/other.gguf"
+    assert "demo is served from a GGUF file" in str(run(*given).exception)
 
 
 def test_it_becomes_the_first_version_and_the_next(cluster: Cluster, jobs: list[Any], tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from cluster.cli.arguments import AbsolutePath
 from cluster.cli.common import Finite, url_option
 from cluster.cli.progress import JobPlace, run_job
 from cluster.cli.render import say
-from cluster.cli.workload.lora.jobs.origins import model_of
+from cluster.cli.workload.lora.jobs.origins import model_of, weights_of
 from cluster.cli.workload.lora.shared import name_argument
 from config.disk.absolute import here
 from config.jobs.folder import JobSpec
@@ -31,7 +31,7 @@ from config.jobs.folder import JobSpec
 @url_option
 def create(name: str, out: Path | None, model: str | None, url: str | None, **given: Any) -> int:
     """Make an adapter NAME that changes answers by chance: no training, no weights are read."""
-    origin = model_of(model, url)
+    origin = weights_of(model_of(model, url))
     if given["targets"] not in ("attention", "full-attention", "all"):
         given["targets"] = [each.strip() for each in given["targets"].split(",")]
     known = {key: value for key, value in given.items() if value is not None}

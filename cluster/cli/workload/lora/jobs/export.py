@@ -12,7 +12,7 @@ import click
 from cluster.cli.arguments import AbsolutePath
 from cluster.cli.progress import JobPlace, job_options, run_job
 from cluster.cli.render import say
-from cluster.cli.workload.lora.jobs.origins import adapter_of, model_of
+from cluster.cli.workload.lora.jobs.origins import adapter_of, model_of, weights_of
 from cluster.cli.workload.lora.shared import size_text
 from config.disk.absolute import looks_like_path
 from config.errors import UsageError
@@ -58,7 +58,7 @@ def export(name: str, out: Path, quant: str | None, model: str | None, overwrite
     if place.detach:
         raise click.UsageError("it is two jobs, one after the other: leave --detach away")
     folder = adapter_of(name, place.url)
-    origin = model_of(model, place.url, None if looks_like_path(name) else name)
+    origin = weights_of(model_of(model, place.url, None if looks_like_path(name) else name))
     merged = out if quant is None else out.with_name(f".{out.name}.merged")
     spec = {"model": origin.path, "adapter": str(folder), "out": str(merged), "overwrite": overwrite or merged != out}
     try:

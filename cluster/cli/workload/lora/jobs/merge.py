@@ -11,7 +11,7 @@ from cluster.cli.arguments import AbsolutePath
 from cluster.cli.common import url_option
 from cluster.cli.progress import JobPlace, run_job
 from cluster.cli.render import say
-from cluster.cli.workload.lora.jobs.origins import adapter_of, model_of
+from cluster.cli.workload.lora.jobs.origins import adapter_of, model_of, weights_of
 from cluster.cli.workload.lora.shared import size_text
 from config.disk.absolute import looks_like_path
 from config.jobs.folder import JobSpec
@@ -35,7 +35,7 @@ def merge(
     if engine_args and serve_as is None:
         raise click.UsageError(f"{engine_args[0]}: flags of an engine go with --serve-as")
     folder = adapter_of(name, url)
-    origin = model_of(model, url, None if looks_like_path(name) else name)
+    origin = weights_of(model_of(model, url, None if looks_like_path(name) else name))
     found = run_job(JobSpec("merge", {
         "model": origin.path, "adapter": str(folder), "out": str(out), "dtype": dtype, "overwrite": overwrite,
     }), JobPlace(url, gpus=()))  # fmt: skip

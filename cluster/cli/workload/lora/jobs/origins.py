@@ -11,7 +11,7 @@ from cluster.client.results import Model
 from config.disk.absolute import absolute, looks_like_path
 from config.errors import UsageError, nearest
 from worker.demo import MODEL_NAME as DEMO
-from worker.demo import model_path
+from worker.demo import gguf_path, model_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +36,22 @@ def model_of(given: str | None, url: str | None, adapter: str | None = None) -> 
     name = given or parent or (next(iter(bases)) if len(bases) == 1 else None)
     if name in bases:
         root = str(bases[name].get("root") or name)
-        return ModelOrigin(str(model_path()) if root == DEMO else root, name, served=True)
+        return ModelOrigin(str(model_path()) if root in (DEMO, str(gguf_path())) else root, name, served=True)
     if given is None:
         raise UsageError(f"--model is needed: the cluster serves {', '.join(bases) or 'none'}", exit_code=2)
     if given == DEMO:
         return ModelOrigin(str(model_path()), DEMO)
     raise UsageError(f"no model {given!r}{nearest(given, bases)}: a folder, or a name that the cluster serves", 2)
+
+
+def weights_of(origin: ModelOrigin) -> ModelOrigin:
+    """``origin``, for a job that reads its weights. Raises UsageError for what has only rounded ones."""
+    if origin.path.endswith(".gguf"):
+        raise UsageError(
+            f"{origin.name} is served from a GGUF file, whose weights are rounded: --model FOLDER names the model that "
+            "it was made of"
+        )
+    return origin
 
 
 def adapter_of(given: str, url: str | None) -> Path:
