@@ -28,6 +28,7 @@ class Cluster:
 
     def __init__(self) -> None:
         self.root = str(model_path())
+        self.gone: ClusterError | None = None
         self.versions: dict[str, int] = {}
         self.named: dict[str, dict[str, Any]] = {}
         self.asked: list[tuple[Any, ...]] = []
@@ -47,6 +48,11 @@ class Cluster:
 
     def status(self) -> dict[str, Any]:
         return {"instances": {"instance_0": {"gpus": list(self.gpus)}}}
+
+    def adapters(self) -> list[dict[str, Any]]:
+        if self.gone is not None:
+            raise self.gone
+        return []
 
     def adapter(self, name: str) -> dict[str, Any]:
         if name not in self.versions:
@@ -135,6 +141,12 @@ def test_it_becomes_the_first_version_and_the_next(cluster: Cluster, jobs: list[
     assert run(*given).return_value == run(*given).return_value == 0
     place = tmp_path / "med"
     assert cluster.asked == [("load", "med", place, False, "demo"), ("load", "med", place, True, None)]
+
+
+def test_nothing_is_trained_for_a_cluster_that_is_not_there(cluster: Cluster, jobs: list[Any], tmp_path: Path) -> None:
+    cluster.gone = ClusterError("no cluster")
+    done = run("train", "med", "--data", "d.jsonl", "--out", str(tmp_path / "med"), "--load")
+    assert done.exception is cluster.gone and not jobs
 
 
 def test_a_canary_keeps_who_asks_on_the_version_of_before_until_it_is_split(

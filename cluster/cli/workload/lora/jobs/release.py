@@ -29,6 +29,12 @@ class TrafficShare(click.ParamType[float]):
         return share
 
 
+def check(url: str | None) -> None:
+    """Raises ClusterError unless there is a cluster to load into: before hours of training, not after."""
+    with client(url) as cluster:
+        cluster.adapters()
+
+
 def release(url: str | None, name: str, path: Path, model: str | None, canary: float | None) -> int:
     """Loads the adapter in ``path`` as ``name``, or as its next version; with ``canary`` that many in a hundred of who
     asks for ``name`` are answered by it, the others by the version of before. Raises ClusterError."""

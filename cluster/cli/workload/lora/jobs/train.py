@@ -15,7 +15,7 @@ from cluster.cli.common import Finite
 from cluster.cli.progress import JobPlace, job_options, run_job
 from cluster.cli.render import cell, console, duration, plain_table, say
 from cluster.cli.workload.lora.jobs.origins import ModelOrigin, model_of, weights_of
-from cluster.cli.workload.lora.jobs.release import TrafficShare, release
+from cluster.cli.workload.lora.jobs.release import TrafficShare, check, release
 from cluster.cli.workload.lora.jobs.resources import beside
 from cluster.client import ClusterError
 from config.disk.absolute import here
@@ -77,6 +77,8 @@ def train(
         raise click.UsageError("--canary goes with --load")
     if place.detach and load:
         raise click.UsageError("--load waits for the adapter: leave --detach away")
+    if load:
+        check(place.url)
     origin, place = weights_of(model_of(model, place.url)), replace(beside(place), background=background)
     results: dict[str, Mapping[str, Any] | Exception] = {}
     for each, (file, target) in sets.items():
