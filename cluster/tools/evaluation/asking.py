@@ -45,8 +45,8 @@ class Questions:
 
 def file_of(folder: Path, model: str, judged_by: str | None = None) -> Path:
     """Where the answers of ``model`` are kept, or what a judge says of them."""
-    kind = "answers" if judged_by is None else f"judged-by-{_part(judged_by)}"
-    return folder / f"{kind}-{_part(model)}.jsonl"
+    what = "answers" if judged_by is None else f"judged-by-{_part(judged_by)}"
+    return folder / f"{what}-{_part(model)}.jsonl"
 
 
 def _part(model: str) -> str:
