@@ -64,6 +64,6 @@ def test_every_path_is_in_an_example_or_a_method_of_one() -> None:
         "/v1/lora_adapters/{name}/rollback": "cluster.rollback_adapter(",
     }  # fmt: skip
     public = {"/health", "/metrics", "/v1/models"}
-    shown = re.sub(r"/(instance_0|balancer|sailor|small|team-a)\b", "/{name}", shown)
+    shown = re.sub(r"/(instance_0|balancer|sailor|small|team-a|merge-1)\b", "/{name}", shown)
     for path in set(PATHS) - public:
         assert by_method.get(path, path) in shown, path

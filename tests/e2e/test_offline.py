@@ -115,7 +115,7 @@ async def test_a_file_is_answered_as_by_a_cluster(vllm_worker_url: str, tmp_path
     ] + ['{"prompt": "x", "max_tokens": -1}', "{", '"a text"']
     (tmp_path / "in").write_text("\n".join([*lines, '{"prompt": "x", "model": "pirat"}']) + "\n")
     words = ("infer", "--offline", "--in", "in", "--out", "out", "--max-tokens", "24", "--temperature", "0.0")
-    command = [sys.executable, "-m", "cluster.cli", *words]
+    command = [str(Path(sys.executable).with_name("clusterctl")), *words]
     done = await asyncio.to_thread(
         subprocess.run, command, cwd=tmp_path, capture_output=True, text=True, env=environment(), check=False
     )

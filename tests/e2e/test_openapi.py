@@ -19,6 +19,9 @@ from worker.demo import adapter_path
 
 KEY = "a key for everybody here"
 JOB = "merge-1"
+
+#: It fails: nothing is there.
+MERGE = {"kind": "merge", "arguments": {"model": "/nowhere", "adapter": "/nowhere", "out": "/nowhere/out"}}
 TESTS = Path(__file__).resolve().parents[1]
 BEARER = {"Authorization": f"Bearer {KEY}"}
 
@@ -41,7 +44,7 @@ def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     assert result.returncode == 0, result.stderr
     made = httpx.post(f"{cluster.url}/v1/cluster/keys", json={"name": "pirate", "scope": "read"}, headers=BEARER)
     assert made.status_code == 201, made.text
-    failing = httpx.post(f"{cluster.url}/v1/cluster/jobs", json={"kind": "merge"}, headers=BEARER)  # of nothing
+    failing = httpx.post(f"{cluster.url}/v1/cluster/jobs", json=MERGE, headers=BEARER)
     assert failing.json()["id"] == JOB, failing.text
     yield cluster
     cluster.close()
