@@ -29,7 +29,7 @@ class SourceFetcher:
         try:
             reference = parse(text)
         except ValueError as error:
-            raise Refused(400, str(error)) from None
+            raise Refused(404, str(error)) from None  # as a path that cannot be: nothing is there
         known = await asyncio.to_thread(self._store.find, reference, what)
         if known is None or not reference.is_pinned:
             await self._pull(text, what, by)

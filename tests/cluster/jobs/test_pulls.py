@@ -72,6 +72,6 @@ async def test_what_is_no_reference_or_came_to_nothing_is_refused(tmp_path: Path
     jobs = FakeJobs(lambda spec, job: None)
     with pytest.raises(Refused, match="gs:// is not known") as refused:
         await fetcher(tmp_path, jobs).folder("gs://a", "adapter")
-    assert refused.value.status == 400 and not jobs.specs
+    assert refused.value.status == 404 and not jobs.specs
     with pytest.raises(Refused, match="was fetched, and is not there"):
         await fetcher(tmp_path, jobs).folder("hf://a/b", "adapter")
