@@ -46,7 +46,7 @@ def test_an_example_does_what_it_says(shared: Cluster, block: int) -> None:
     language, text = BLOCKS[block]
     for name in ("pirate", "poet"):
         text = text.replace(f"/srv/adapters/{name}", str(adapter_path(name)))
-    text = text.replace("http://127.0.0.1:8000", shared.url)
+    text = text.replace("/srv/merged", str(shared.root / "merged")).replace("http://127.0.0.1:8000", shared.url)
     text = text.replace("ClusterClient()", f"ClusterClient({shared.url!r})")
     shell = ["bash", "-euc", _CURL + text]
     command = shell if language == "bash" else [sys.executable, "-c", text]

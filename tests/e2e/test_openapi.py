@@ -21,7 +21,7 @@ KEY = "a key for everybody here"
 JOB = "merge-1"
 
 #: It fails: nothing is there.
-MERGE = {"kind": "merge", "arguments": {"model": "/nowhere", "adapter": "/nowhere", "out": "/nowhere/out"}}
+MERGE = {"kind": "merge", "arguments": {"model": "/proc/no", "adapter": "/proc/no", "out": "/proc/no/out"}}
 TESTS = Path(__file__).resolve().parents[1]
 BEARER = {"Authorization": f"Bearer {KEY}"}
 
