@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,7 @@ def running(folder: Path) -> Iterator[Head]:
     port = free_port()
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     home = {**kept, "HOME": str(folder), "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
-    temporary = Path(f"/tmp/ray-{port}")  # sockets lie below it, and a path of one may have 107 bytes
+    temporary = Path(tempfile.mkdtemp(prefix="ray-"))  # sockets lie below it, and a path of one may have 107 bytes
     ray = Path(sys.executable).with_name("ray")
     argv = [
         str(ray), "start", "--head", f"--node-ip-address={HOST}", f"--port={port}", "--include-dashboard=false",
