@@ -76,10 +76,14 @@ class Store:
         return cls(path, connection, thread)
 
     async def _run(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
-        def transaction() -> _T:
+        """No cursor leaves the store's thread: one that ended on another would reset its statement, which a connection
+        keeps and may be using again (SQLITE_MISUSE)."""
+
+        def transaction() -> Any:
             try:
                 with self._connection:
-                    return work(self._connection)
+                    result = work(self._connection)
+                    return None if isinstance(result, sqlite3.Cursor) else result
             except sqlite3.DatabaseError as error:
                 # OperationalError: the disk is full or broken; DatabaseError itself: the file is damaged.
                 if type(error) in (sqlite3.OperationalError, sqlite3.DatabaseError):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import sqlite3
 import stat
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,6 +57,35 @@ async def test_a_number_is_never_given_twice(tmp_path: Path) -> None:
     store = await Store.open(tmp_path / "s.db")
     assert await store.next_number("incarnations") == 21
     await store.close()
+
+
+async def test_no_cursor_ends_on_another_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There it would reset a statement that the store's thread is using by then."""
+    threads: set[str] = set()
+
+    class Ends(sqlite3.Cursor):
+        def __del__(self) -> None:
+            threads.add(threading.current_thread().name)
+
+    class Watched(sqlite3.Connection):
+        def execute(self, *given: Any) -> sqlite3.Cursor:
+            return Ends(self).execute(*given)
+
+        def executemany(self, *given: Any) -> sqlite3.Cursor:
+            return Ends(self).executemany(*given)
+
+    monkeypatch.setattr(sqlite3, "connect", functools.partial(sqlite3.connect, factory=Watched))
+    store = await Store.open(tmp_path / "s.db")
+    await store.put(a=1, b=2)
+    await store.save_process("instance_0", {"pid": 1})
+    await store.forget_process("instance_0")
+    await store.save({"instance_0": None}, [(1, {})], keep=1)
+    await store.replace_all([], [], a=3)
+    await store.append_audit(["{}"])
+    assert (await store.get("a"), await store.next_number("n"), len(await store.events())) == (3, 1, 1)
+    await store.registry(), await store.keys(), await store.audit(None, 9), await store.audit_broken_at()
+    await store.close()
+    assert threads and all(name.startswith("store") for name in threads), threads
 
 
 async def test_a_process_is_replaced_and_forgotten_by_name(tmp_path: Path) -> None:
