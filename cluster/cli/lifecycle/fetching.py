@@ -9,9 +9,12 @@ from cluster.cli.progress import run_job
 from config.errors import UsageError
 from config.jobs.folder import JobSpec
 from config.paths import StateDir
-from config.settings import Settings
+from config.settings import Settings, load
 from config.values.references import parse
 from worker import fetched
+
+#: By whom those are kept that stand on a command line.
+BY_HAND = "lora pull"
 
 
 def fetch_missing(settings: Settings) -> None:
@@ -21,6 +24,21 @@ def fetch_missing(settings: Settings) -> None:
         failed = fetch(settings, [text for text, what in missing.items() if what == kind], kind)["failed"]
         for text, why in failed.items():
             raise UsageError(why if str(parse(text)) in why else f"{parse(text)}: {why}")
+
+
+def folder_of(text: str, what: str) -> str:
+    """Where it is in the state directory of the settings, fetched if it is not there yet. Raises UsageError."""
+    settings = load({})
+    try:
+        found = fetched.store(settings).find(parse(text), what)
+    except ValueError as error:
+        raise UsageError(str(error), exit_code=2) from None
+    if found is not None:
+        return found.folder
+    done = fetch(settings, [text], what, kept=BY_HAND)
+    for why in done["failed"].values():
+        raise UsageError(why)
+    return str(done["fetched"][text]["folder"])
 
 
 def fetch(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from cluster.cli.workload.lora.jobs import export, merge, origins, push, release
 from cluster.client import ClusterError
 from config.errors import UsageError
 from config.jobs.folder import JobSpec
+from origins import Origin, adapter_files
 from worker.demo import adapter_path, gguf_path, model_path
 
 _RESULT: dict[str, Any] = {
@@ -134,6 +136,27 @@ def test_a_model_that_is_served_in_rounded_weights_is_trained_by_the_folder_it_w
     assert jobs[0][0].arguments["model"] == str(model_path())
     cluster.root = "/models/other.gguf"
     assert "demo is served from a GGUF file" in str(run(*given).exception)
+
+
+def test_what_a_reference_means_is_fetched_once_and_named_as_there(
+    cluster: Cluster, jobs: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with contextlib.closing(Origin()) as hub:
+        hub.put("org/base", {path.name: path.read_bytes() for path in model_path().iterdir()})
+        hub.put("org/pirate", adapter_files())
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("CLUSTERCTL_STATE_DIR", str(tmp_path / "state"))
+        base = ("--model", "hf://org/base")
+        assert run("train", "med", "--data", "d.jsonl", *base).return_value == 0
+        assert run("merge", "hf://org/pirate", "--out", str(tmp_path / "merged"), *base).return_value == 0
+        asked = len(hub.log)
+        assert run("push", "hf://org/pirate", str(tmp_path / "copy")).return_value == 0
+        assert len(hub.log) == asked
+        assert "has nothing there" in str(run("train", "med", "--data", "d.jsonl", "--model", "hf://org/no").exception)
+    trained, merged, pushed = (spec.arguments for spec, _ in jobs)
+    assert trained["base_name"] == "org/base" and (trained["model"], pushed["name"]) == (merged["model"], "pirate")
+    for path, name in ((trained["model"], "config.json"), (pushed["folder"], "adapter_model.safetensors")):
+        assert (Path(path) / name).is_file() and Path(path).is_relative_to(tmp_path / "state")
 
 
 def test_it_becomes_the_first_version_and_the_next(cluster: Cluster, jobs: list[Any], tmp_path: Path) -> None:

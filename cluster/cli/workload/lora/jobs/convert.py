@@ -23,7 +23,7 @@ from config.jobs.folder import JobSpec
 @click.argument("source", metavar="NAME|FOLDER")
 @click.option("--out", required=True, type=AbsolutePath(), metavar="DIR", help="An empty or a new folder for it.")
 @click.option("--to", type=click.Choice(["safetensors", "gguf"]), default="safetensors", show_default=True)
-@click.option("--base", metavar="MODEL", help="The base model: folder, GGUF file or served name.")
+@click.option("--base", metavar="MODEL", help="The base model: folder, GGUF file, reference or served name.")
 @click.option("--unconfined", is_flag=True, help="Read pickles even where this kernel cannot confine a process.")
 @click.option("--json", "as_json", is_flag=True, help="What was done, and with what.")
 @url_option

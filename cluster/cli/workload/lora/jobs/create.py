@@ -20,7 +20,7 @@ from config.jobs.folder import JobSpec
 @click.command("create")
 @name_argument
 @click.option("--out", type=AbsolutePath(), metavar="DIR", help="Its folder; default NAME, here.")
-@click.option("--model", metavar="MODEL", help="Folder or served name; default the cluster's.")
+@click.option("--model", metavar="MODEL", help="Folder, reference or served name; default the cluster's.")
 @click.option("--rank", default=16, show_default=True, type=click.IntRange(1, 1024))
 @click.option("--alpha", type=Finite(1e-3, 1e5), help="The adapter counts alpha / rank; default twice the rank.")
 @click.option("--targets", default="all", show_default=True, metavar="attention|full-attention|all|NAMES")

@@ -47,7 +47,7 @@ def quantize(folder: Path, out: Path, scheme: str, overwrite: bool, place: JobPl
 @click.argument("name", metavar="NAME|FOLDER")
 @_out
 @click.option("--quant", type=_scheme, help="As --scheme of `lora quantize`; without one as `lora merge` does.")
-@click.option("--model", metavar="MODEL", help="The base: folder or served name; default the adapter's.")
+@click.option("--model", metavar="MODEL", help="The base: folder, reference or served name; default the adapter's.")
 @_overwrite
 @job_options
 def export(name: str, out: Path, quant: str | None, model: str | None, overwrite: bool, place: JobPlace) -> int:

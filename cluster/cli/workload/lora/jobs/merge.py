@@ -20,7 +20,7 @@ from config.jobs.folder import JobSpec
 @click.command("merge")
 @click.argument("name", metavar="NAME|FOLDER")
 @click.option("--out", required=True, type=AbsolutePath(), metavar="DIR", help="The new model's folder.")
-@click.option("--model", metavar="MODEL", help="The base: folder or served name; default the adapter's.")
+@click.option("--model", metavar="MODEL", help="The base: folder, reference or served name; default the adapter's.")
 @click.option("--dtype", type=click.Choice(["bf16", "fp16", "fp32"]), help="Of its values; default the base's.")
 @click.option("--serve-as", metavar="MODEL", help="Then let the cluster serve it by this name.")
 @click.option("--overwrite", is_flag=True, help="Replace the model in the folder.")

@@ -1,4 +1,4 @@
-"""Which folder a name means: of the model that a job reads, and of the adapter."""
+"""Which folder a name or a reference means: of the model that a job reads, and of the adapter."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from cluster.client import ClusterError
 from cluster.client.results import Model
 from config.disk.absolute import absolute, looks_like_path
 from config.errors import UsageError, nearest
+from config.values.references import is_reference, parse
 from worker.demo import MODEL_NAME as DEMO
 from worker.demo import gguf_path, model_path
+from worker.sources.selection import ADAPTER, MODEL
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +27,10 @@ class ModelOrigin:
 
 
 def model_of(given: str | None, url: str | None, adapter: str | None = None) -> ModelOrigin:
-    """``given``: a folder, the name of a model that the cluster serves, or ``demo``; None: the one
-    that the cluster serves, or that ``adapter`` belongs to. Raises UsageError, ClusterError."""
+    """``given``: a folder, a reference (fetched, if it is not here), the name of a model that the cluster serves, or
+    ``demo``; None: the one that the cluster serves, or that ``adapter`` belongs to. Raises UsageError, ClusterError."""
+    if given is not None and is_reference(given):
+        return ModelOrigin(_fetched(given, MODEL), parse(given).name)
     if given is not None and looks_like_path(given):
         path = str(absolute(given))
         return ModelOrigin(path, path)
@@ -55,8 +59,10 @@ def weights_of(origin: ModelOrigin) -> ModelOrigin:
 
 
 def adapter_of(given: str, url: str | None) -> Path:
-    """The folder ``given``, or that of the version of the adapter ``given`` that the cluster serves. Raises UsageError,
-    ClusterError."""
+    """The folder ``given``, that of a reference (fetched, if it is not here), or that of the version of the adapter
+    ``given`` that the cluster serves. Raises UsageError, ClusterError."""
+    if is_reference(given):
+        return Path(_fetched(given, ADAPTER))
     if looks_like_path(given):
         return absolute(given)
     cards = {card["id"]: card for card in _cards(url, needed=True) if card.get("parent") is not None}
@@ -66,6 +72,19 @@ def adapter_of(given: str, url: str | None) -> Path:
     if not folder.is_absolute() or not folder.is_dir():
         raise UsageError(f"{given} lies on another machine than this one: name a folder")
     return folder
+
+
+def title_of(given: str) -> str:
+    """What `adapter_of` is called, without where it lies."""
+    if is_reference(given):
+        return parse(given).name.rpartition("/")[2]
+    return Path(given).name if looks_like_path(given) else given
+
+
+def _fetched(text: str, what: str) -> str:
+    from cluster.cli.lifecycle.fetching import folder_of  # it reads settings: not for every start of the command line
+
+    return folder_of(text, what)
 
 
 def _cards(url: str | None, *, needed: bool) -> list[Model]:

@@ -20,9 +20,6 @@ from config.model_names import NAME
 from config.values.references import is_reference, parse
 from worker.sources.selection import ADAPTER
 
-#: By whom those are kept that stand on the command line.
-_BY_HAND = "lora pull"
-
 
 @click.command("pull")
 @click.argument("named", nargs=-1, metavar="[NAME=SOURCE]...")
@@ -32,14 +29,17 @@ _BY_HAND = "lora pull"
 def pull(named: tuple[str, ...], config: Path | None, write: Path | None, state_dir: Path | None) -> int:
     """Fetch adapters (hf://, ms://, s3://, https://) into the state directory, where they stay; those that are there
     are looked for in a newer revision. Nothing is loaded."""
-    from cluster.cli.lifecycle.fetching import fetch  # they read settings: not for every start of the command line
+    from cluster.cli.lifecycle.fetching import (  # they read settings: not for every start of the command line
+        BY_HAND,
+        fetch,
+    )
     from config import settings
     from worker import fetched
 
     sources = _sources(named, config)
     wanted = settings.load({} if state_dir is None else {"state_dir": str(state_dir)})
     references = {name: text for name, text in sources.items() if is_reference(text)}
-    by = str(config) if config is not None else _BY_HAND
+    by = str(config) if config is not None else BY_HAND
     done: Mapping[str, Any] = {"fetched": {}, "failed": {}}
     if references:
         done = fetch(wanted, dict.fromkeys(references.values()), ADAPTER, refresh=True, kept=by)

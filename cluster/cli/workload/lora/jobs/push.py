@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from cluster.cli.progress import JobPlace, job_options, run_job
 from cluster.cli.render import say
-from cluster.cli.workload.lora.jobs.origins import adapter_of
+from cluster.cli.workload.lora.jobs.origins import adapter_of, title_of
 from cluster.cli.workload.lora.shared import size_text
-from config.disk.absolute import absolute, looks_like_path
+from config.disk.absolute import absolute
 from config.errors import UsageError
 from config.jobs.folder import JobSpec
 from config.values.references import is_reference
@@ -31,7 +29,7 @@ def push(name: str, destination: str, base: str | None, public: bool, overwrite:
         target = destination if is_reference(destination) else str(absolute(destination))
     except ValueError as error:
         raise UsageError(str(error), exit_code=2) from None
-    title = Path(name).name if looks_like_path(name) else name
+    title = title_of(name)
     found = run_job(JobSpec("push", {
         "folder": str(folder), "destination": target, "name": title, "base": base, "public": public,
         "overwrite": overwrite,

@@ -59,7 +59,7 @@ def _training_options(function: F) -> F:
 @click.argument("name", required=False, callback=adapter_name)
 @click.option("--data", type=AbsolutePath(), metavar="FILE", help="Chats, a JSON object a line.")
 @click.option("--all", "folder", type=AbsolutePath(), metavar="DIR", help="One adapter for each data set in DIR.")
-@click.option("--model", metavar="MODEL", help="Folder or served name; default the cluster's.")
+@click.option("--model", metavar="MODEL", help="Folder, reference or served name; default the cluster's.")
 @click.option("--out", type=AbsolutePath(), metavar="DIR", help="The adapter's folder; with --all those of all.")
 @_training_options
 @click.option("--background/--no-background", default=None,
