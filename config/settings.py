@@ -61,6 +61,7 @@ class Settings(BaseSettings):
     node_lease: float = t.fixed(
         120.0, "how long workers on other machines go on without a word from here", ge=10, le=86400
     )
+    node_adapters_gib: float = t.fixed(32.0, "GiB of adapters that each other machine keeps", ge=0.1)
     model: t.ModelPlaceOrNone = t.fixed(
         None, "model path, reference such as hf://org/name, hub id or name in a manifest; without one, the demo model"
     )

@@ -28,7 +28,7 @@ from config.settings import load
 from fakes import Clock
 from harness import environment
 from worker.demo import MODEL_NAME, adapter_path, model_path
-from worker.probe import ProbeFailed, Target
+from worker.probe import NotProvided, ProbeFailed, Target
 from worker.sources.store import SourceStore
 from worker.spec import EngineSpec, Slot
 
@@ -38,7 +38,7 @@ Hook = Callable[[str, str], Awaitable[str | None]]
 class FakeTarget:
     """Answers as vLLM does. ``events`` is what happened, in order; ``on_load(name, path)`` may wait, raise ProbeFailed
     or return the words of a refusal; ``on_unload`` likewise, its words being the status of a failure. ``numbers_of``:
-    what each model comes to, by name; others to their name."""
+    what each model comes to, by name; others to their name. ``not_provided``: why adapters are not brought to it."""
 
     def __init__(self, events: list[str] | None = None, label: str = "") -> None:
         self.events = [] if events is None else events
@@ -46,6 +46,7 @@ class FakeTarget:
         self.on_load: Hook | None = None
         self.on_unload: Hook | None = None
         self.silent = False
+        self.not_provided = ""
         self.numbers_of: dict[str, Any] = {}
         self.asked: list[str] = []
         self._label = label
@@ -57,6 +58,12 @@ class FakeTarget:
     async def models(self) -> tuple[dict[str, Any], ...]:
         self._answering()
         return self.cards()
+
+    async def provide(self, path: str, held: Collection[str]) -> str:
+        self._answering()
+        if self.not_provided:
+            raise NotProvided(self.not_provided)
+        return path
 
     async def load_adapter(self, name: str, path: str, timeout: float) -> str | None:
         self._answering()

@@ -60,6 +60,12 @@ class FakeHandle:
     def logs(self, lines: int) -> list[str]:
         return self.written[-lines:] if lines > 0 else []
 
+    async def provide(self, folder: Path, held: Collection[Path]) -> Path:
+        return folder
+
+    def origin(self, path: str) -> str:
+        return path
+
     def die(self, status: int | None, orphans: int = 0) -> None:
         """Ends its main process; so many others live on."""
         self.alive, self.orphans, self._status = False, orphans, status

@@ -7,8 +7,9 @@ has answered a real request for one token.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, Protocol
 
 import aiohttp
 
@@ -59,18 +60,32 @@ class NotNumbers(ProbeFailed):
     """An answer that should hold numbers holds NaN or an infinity."""
 
 
+class NotProvided(Exception):
+    """The adapter cannot be kept where the worker would read it."""
+
+
+class AdapterFolders(Protocol):
+    """Where the worker finds what lies here: a `worker.drivers.base.Handle`, which says more."""
+
+    async def provide(self, folder: Path, held: Collection[Path]) -> Path: ...
+
+    def origin(self, path: str) -> str: ...
+
+
 class Target:
-    """One server to put questions to, by what its engine is able to. ``timeout`` (s) holds for one whole answer."""
+    """One server to put questions to, by what its engine is able to. ``timeout`` (s) holds for one whole answer.
+    ``folders``: of a worker that need not run on this machine."""
 
     def __init__(
         self, session: aiohttp.ClientSession, url: str, api_key: str | None = None, timeout: float = 5.0,
-        able: Capabilities | None = None,
+        able: Capabilities | None = None, folders: AdapterFolders | None = None,
     ) -> None:
         self._session = session
         self._url = url
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self.timeout = timeout
         self._able = able or Capabilities()
+        self._folders = folders
 
     async def call(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, timeout: float | None = None
@@ -94,11 +109,16 @@ class Target:
             raise ProbeFailed(f"/health: {status} {text[:200]}".rstrip())
 
     async def models(self) -> Cards:
-        """The model cards of ``/v1/models``. Raises ProbeFailed."""
+        """The model cards of ``/v1/models``; an adapter's ``root`` is the folder here. Raises ProbeFailed."""
         status, text = await self.call("GET", "/v1/models")
         if status != 200:
             raise ProbeFailed(f"/v1/models: {status} {text[:200]}")
-        return parse_models(text)
+        cards, folders = parse_models(text), self._folders
+        if folders is not None:
+            for card in cards:
+                if isinstance(card.get("root"), str):
+                    card["root"] = folders.origin(card["root"])
+        return cards
 
     async def seats(self) -> int | None:
         """How many requests it computes at a time; None where it does not tell. Raises ProbeFailed."""
@@ -156,6 +176,18 @@ class Target:
         status, text = await self.call("POST", path, timeout=timeout)
         if status != 200:
             raise ProbeFailed(f"{path}: {status} {' '.join(text.split())[:200]}", status)
+
+    async def provide(self, path: str, held: Collection[str]) -> str:
+        """Where the worker finds the adapter in the folder ``path`` here, now that it holds those of ``held``. Raises
+        NotProvided, ProbeFailed."""
+        if self._folders is None:
+            return path
+        try:
+            return str(await self._folders.provide(Path(path), [Path(one) for one in held]))
+        except ConnectionError as error:
+            raise ProbeFailed(f"an adapter cannot be brought there: {error}") from None
+        except OSError as error:
+            raise NotProvided(f"its machine does not take the adapter: {error.strerror or error}") from None
 
     async def load_adapter(self, name: str, path: str, timeout: float) -> str | None:
         """Loads one LoRA adapter. Returns None, or the worker's words where it refuses. Raises ProbeFailed."""

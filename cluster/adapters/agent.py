@@ -19,7 +19,7 @@ from cluster.fleet.groups import DEFAULT, group_of
 from cluster.fleet.instance import HeldAdapters, Refusal
 from cluster.fleet.states import WorkerState
 from config.backoff import doubled
-from worker.probe import ProbeFailed, Target
+from worker.probe import NotProvided, ProbeFailed, Target
 
 #: Seconds until a refused adapter is tried again: doubled each time.
 _RETRY_FIRST, _RETRY_MOST = 5.0, 300.0
@@ -145,13 +145,17 @@ class AdapterAgent:
 
     async def _try(self, name: str, path: str) -> str | None:
         """Loads it, and takes it off again where it has no effect: the worker's words, or those that say so."""
+        try:
+            there = await self._target.provide(path, self.held.loaded.values())
+        except NotProvided as error:
+            return str(error)
         self.loading = True
         try:
-            words = await self._target.load_adapter(name, path, self._timeout)
+            words = await self._target.load_adapter(name, there, self._timeout)
             if words is not None and words.startswith("400"):
                 # Somebody loaded that name behind our back: the registry is right.
                 await self._unload(name)
-                words = await self._target.load_adapter(name, path, self._timeout)
+                words = await self._target.load_adapter(name, there, self._timeout)
         finally:
             self.loading = False
         if words is not None or self._effects is None:

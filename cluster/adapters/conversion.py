@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.adapters.store import CONVERTED
 from cluster.jobs import process
 from cluster.jobs.followed import FollowedJob
 from config.jobs.folder import JobSpec, last_word
 from config.jobs.said import JobFailure, JobResult
+from worker.adapters.store import CONVERTED
 from worker.adapters.tensors import AdapterRejected
 
 #: Seconds that a conversion may take; its processor time is bounded by its size.

@@ -8,13 +8,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from cluster.adapters import store as adapter_store
 from cluster.adapters.conversion import AdapterConversions, ConvertedAdapter
 from cluster.adapters.registry import Adapter, Version
 from cluster.deployment.plan import Plan
 from config.values.references import is_reference
 from worker.adapters import engine_side
 from worker.adapters import files as adapter_files
+from worker.adapters import store as adapter_store
 from worker.adapters.files import AdapterFacts, AdapterRejected, BaseShapes
 from worker.adapters.foreign import is_foreign
 from worker.adapters.origins import allowed_roots

@@ -22,7 +22,6 @@ from typing import IO, Any, Self
 
 from pydantic import ValidationError
 
-from cluster.adapters import store as adapter_store
 from cluster.adapters.registry import Adapter, Version
 from cluster.fleet.groups import DEFAULT, group_of
 from cluster.fleet.model_names import Definition
@@ -35,6 +34,7 @@ from config.identity.api_keys import ApiKey
 from config.paths import StateDir
 from config.settings import Settings
 from worker.adapters import files as adapter_files
+from worker.adapters import store as adapter_store
 from worker.adapters.content import FILES, MAX_BYTES, content_hash
 from worker.adapters.tensors import AdapterRejected
 

@@ -65,7 +65,8 @@ def _ray(state: StateDir, settings: Settings) -> RemoteDriver:
     directory = RayDirectory(
         settings.ray_address, name, key, settings.node_lease, state.log("ray"), settings.ray_insecure
     )
-    return RemoteDriver(directory, settings.node_lease, state.agents)
+    most = int(settings.node_adapters_gib * 1024**3)
+    return RemoteDriver(directory, settings.node_lease, state.agents, state.adapters, most)
 
 
 def _check(driver: RemoteDriver) -> None:

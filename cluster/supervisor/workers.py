@@ -27,7 +27,7 @@ from config.aio import Tasks
 from config.settings import Settings
 from config.topology import Capabilities
 from worker.drivers.base import Handle
-from worker.probe import Cards, ProbeFailed, Target
+from worker.probe import AdapterFolders, Cards, ProbeFailed, Target
 from worker.spec import WorkerSpec
 
 Post = Callable[[Callable[[], None]], None]
@@ -76,7 +76,7 @@ class WorkerMonitors:
         """While it is awake."""
         incarnation = instance.incarnation
         engine = self._revisions.plans[instance.group].engine
-        target = self._probing.target(handle.endpoint.url, spec.api_key, engine.capabilities)
+        target = self._probing.target(handle.endpoint.url, spec.api_key, engine.capabilities, handle)
         known = {WorkerState.READY: Health.WELL, WorkerState.UNHEALTHY: Health.OUT}.get(instance.state)
         agent = self._agents.begin(instance, target)
         alarm = asyncio.Event()
@@ -107,7 +107,7 @@ class WorkerMonitors:
             return
         self._leave(instance.id)
         engine = self._revisions.plans[instance.group].engine
-        target = self._probing.target(handle.endpoint.url, spec.api_key, engine.capabilities)
+        target = self._probing.target(handle.endpoint.url, spec.api_key, engine.capabilities, handle)
 
         async def lay_down() -> None:
             try:
@@ -192,9 +192,11 @@ class _Probing:
         self._plans: dict[tuple[float, bool], ProbePlan] = {}
         self._targets: weakref.WeakSet[Target] = weakref.WeakSet()
 
-    def target(self, url: str, api_key: str | None, able: Capabilities) -> Target:
+    def target(
+        self, url: str, api_key: str | None, able: Capabilities, folders: AdapterFolders | None = None
+    ) -> Target:
         assert self.http is not None
-        target = Target(self.http, url, api_key, self._revisions.settings.health_timeout, able)
+        target = Target(self.http, url, api_key, self._revisions.settings.health_timeout, able, folders)
         self._targets.add(target)
         return target
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -15,7 +16,7 @@ from aiohttp.test_utils import TestServer
 
 from config.topology import Capabilities
 from fakes import soon
-from worker.probe import NotNumbers, ProbeFailed, Target, parse_models, readiness, wait_until_up
+from worker.probe import NotNumbers, NotProvided, ProbeFailed, Target, parse_models, readiness, wait_until_up
 from worker.spec import SEATS
 
 
@@ -245,3 +246,40 @@ async def test_an_engine_is_not_asked_for_what_it_is_not_able_to(worker: Worker,
         assert await target.numbers("demo", 1.0) is None
     more = {"/metrics", "/v1/embeddings", "/classify"} if able else set()
     assert set(worker.paths()) == {"/v1/completions", *more}
+
+
+class Elsewhere:
+    """Adapters of /here are in /there; ``error``: why they are not brought."""
+
+    def __init__(self) -> None:
+        self.error: OSError | None = None
+        self.held: list[Path] = []
+
+    async def provide(self, folder: Path, held: Collection[Path]) -> Path:
+        if self.error is not None:
+            raise self.error
+        self.held = list(held)
+        return Path("/there") / folder.name
+
+    def origin(self, path: str) -> str:
+        return path.replace("/there/", "/here/")
+
+
+async def test_a_worker_elsewhere_is_told_of_folders_there_and_its_cards_of_those_here(worker: Worker) -> None:
+    async with aiohttp.ClientSession() as session:
+        elsewhere = Elsewhere()
+        target = Target(session, str(worker.server.make_url("")), folders=elsewhere)
+        assert await target.provide("/here/a", ["/here/b"]) == "/there/a" and elsewhere.held == [Path("/here/b")]
+        cards = [{"id": "demo", "root": "/model", "parent": None}, {"id": "a", "root": "/there/a", "parent": "demo"}]
+        worker.answers["/v1/models"] = 200, json.dumps({"data": cards})
+        assert [card["root"] for card in await target.models()] == ["/model", "/here/a"]
+        elsewhere.error = OSError(28, "no room")
+        with pytest.raises(NotProvided, match="no room"):
+            await target.provide("/here/a", [])
+        elsewhere.error = ConnectionError("lost")
+        with pytest.raises(ProbeFailed, match="lost"):
+            await target.provide("/here/a", [])
+
+
+async def test_a_worker_of_which_nothing_else_is_known_reads_what_lies_here(target: Target) -> None:
+    assert await target.provide("/here/a", []) == "/here/a"

@@ -12,13 +12,15 @@ from pathlib import Path
 from aiohttp import web
 
 from worker.agent import server
+from worker.agent.cache import AdapterCache
 from worker.agent.starts import Starts
 from worker.drivers.remote import protocol
 
 
 async def serve(root: Path, host: str, lease: float, listener: socket.socket, key: str) -> None:
     """Until it is told to end, or its lease is over."""
-    agent = server.make(key, lease, lambda changed: Starts(root, host, changed))
+    cache = await asyncio.to_thread(AdapterCache, root / "adapters")
+    agent = server.make(key, lease, lambda changed: Starts(root, host, changed), cache)
     runner = web.AppRunner(agent.application(), access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:

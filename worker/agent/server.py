@@ -10,15 +10,18 @@ import hmac
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from aiohttp import web
 
 from config import bounded
 from config.aio import Tasks
+from worker.agent.cache import AdapterCache
 from worker.agent.lease import NodeLease, Outranked
 from worker.agent.starts import Busy, Starts
-from worker.drivers.remote import protocol
+from worker.agent.uploads import AdapterUploads
+from worker.drivers.remote import offers, protocol
 from worker.drivers.remote.protocol import NodeReport, read_order, read_poll, read_start
 
 log = logging.getLogger(__name__)
@@ -30,14 +33,18 @@ _LOOK_S, _ROTATE_S = 0.25, 5.0
 _VALUES = 20_000
 
 _Do = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+_Answer = Callable[[web.Request], Awaitable[dict[str, Any]]]
 
 
 class Agent:
-    """``key``: of who may ask. ``starts`` is told of news through `changed`; ``end`` is called when all is over."""
+    """``key``: of who may ask. ``starts`` is told of news through `changed`; ``ended``: all is over."""
 
-    def __init__(self, key: str, lease: NodeLease, starts: Callable[[Callable[[], None]], Starts]) -> None:
+    def __init__(
+        self, key: str, lease: NodeLease, starts: Callable[[Callable[[], None]], Starts], cache: AdapterCache
+    ) -> None:
         self._key, self._lease = key.encode(), lease
         self._starts = starts(self.changed)
+        self._uploads = AdapterUploads(cache, self._starts.living)
         self._revision = time.time_ns()  # above that of an agent before this one
         self._news = asyncio.Event()
         self._tasks = Tasks()
@@ -52,25 +59,24 @@ class Agent:
         routes: dict[str, _Do] = {
             protocol.POLL: self._poll, protocol.START: self._start, protocol.STOP: self._stop,
             protocol.DESTROY: self._destroy, protocol.EMPTY: self._empty, protocol.MEMBERS: self._members,
-            protocol.END: self._end,
+            protocol.END: self._end, offers.OFFER: self._uploads.offer,
         }  # fmt: skip
         for path, do in routes.items():
-            app.router.add_post(path, self._handler(do))
+            app.router.add_post(path, self._guarded(partial(self._message, do)))
+        app.router.add_put(offers.UPLOAD, self._guarded(self._upload))
         app.on_startup.append(self._begin)
         app.on_cleanup.append(self._close)
         return app
 
-    def _handler(self, do: _Do) -> Callable[[web.Request], Awaitable[web.Response]]:
+    def _guarded(self, answer: _Answer) -> Callable[[web.Request], Awaitable[web.Response]]:
+        """For whoever has the key."""
+
         async def handle(request: web.Request) -> web.Response:
             given = request.headers.get("Authorization", "").removeprefix("Bearer ").encode()
             if not hmac.compare_digest(given, self._key):
                 return web.json_response({"error": "the agent's key is needed"}, status=401)
             try:
-                message = bounded.parse_json(await request.read(), _VALUES)
-                if not isinstance(message, dict):
-                    raise ValueError("a JSON object is needed")
-                self._lease.check(_rank(message))
-                return web.json_response(await do(message))
+                return web.json_response(await answer(request))
             except ValueError as error:
                 return web.json_response({"error": str(error)}, status=400)
             except (Busy, Outranked) as error:
@@ -79,6 +85,17 @@ class Agent:
                 return web.json_response({"error": error.strerror or str(error), "errno": error.errno}, status=507)
 
         return handle
+
+    async def _message(self, do: _Do, request: web.Request) -> dict[str, Any]:
+        message = bounded.parse_json(await request.read(), _VALUES)
+        if not isinstance(message, dict):
+            raise ValueError("a JSON object is needed")
+        self._lease.check(_rank(message.get(offers.RANK)))
+        return await do(message)
+
+    async def _upload(self, request: web.Request) -> dict[str, Any]:
+        self._lease.check(_rank(int(request.query.get(offers.RANK, ""))))
+        return await self._uploads.receive(request)
 
     async def _begin(self, app: web.Application) -> None:
         self._starts.recover()
@@ -103,7 +120,8 @@ class Agent:
             revision = self._revision  # before the look: what comes meanwhile is news
             logs = self._starts.written(poll.taken)
             starts = self._starts.describe()
-            return NodeReport(self._starts.boot(), revision, self._starts.ports(protocol.PORTS), starts, logs).to_json()
+            ports, kept = self._starts.ports(protocol.PORTS), self._uploads.folder
+            return NodeReport(self._starts.boot(), revision, ports, starts, logs, kept).to_json()
 
         return await asyncio.to_thread(report)
 
@@ -148,13 +166,14 @@ class Agent:
             await asyncio.to_thread(self._starts.rotate)
 
 
-def make(key: str, lease: float, starts: Callable[[Callable[[], None]], Starts]) -> Agent:
+def make(
+    key: str, lease: float, starts: Callable[[Callable[[], None]], Starts], cache: AdapterCache
+) -> Agent:
     """``lease``: seconds until somebody has to have asked."""
-    return Agent(key, NodeLease(lease, _now()), starts)
+    return Agent(key, NodeLease(lease, _now()), starts, cache)
 
 
-def _rank(message: dict[str, Any]) -> int:
-    rank = message.get("rank")
+def _rank(rank: Any) -> int:
     if not isinstance(rank, int):
         raise ValueError("no rank is given")
     return rank

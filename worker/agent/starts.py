@@ -79,6 +79,10 @@ class Starts:
         one = self._known.get(start)
         return one is None or one.handle.empty()
 
+    def living(self) -> set[str]:
+        """Those of which something runs. Reads /proc."""
+        return {start for start, one in list(self._known.items()) if not one.handle.empty()}
+
     def watch_members(self, start: str) -> None:
         """Counts from now on which of its present processes end."""
         if (one := self._known.get(start)) is not None and not one.ended:

@@ -70,6 +70,14 @@ class Handle(Protocol):
     def logs(self, lines: int) -> list[str]:
         """The last of what it and its earlier starts wrote."""
 
+    async def provide(self, folder: Path, held: Collection[Path]) -> Path:
+        """Where the worker finds ``folder``, which is named by the hash of its content: brought to its machine if it is
+        not there, and kept there for as long as it is ``held`` in later calls for this start. Raises OSError where it
+        cannot be kept there, ConnectionError where nobody can say."""
+
+    def origin(self, path: str) -> str:
+        """The folder that was provided as ``path``, also by an earlier supervisor; any other path as it is."""
+
 
 class Driver(Protocol):
     """One way to run workers."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import subprocess
+from collections.abc import Collection
+from pathlib import Path
 
 from worker import logfile
 from worker.drivers import scratch
@@ -33,6 +35,12 @@ class LocalHandle(Process):
             return True
         scratch.remove(self._spec)
         return False
+
+    async def provide(self, folder: Path, held: Collection[Path]) -> Path:
+        return folder
+
+    def origin(self, path: str) -> str:
+        return path
 
     def logs(self, lines: int) -> list[str]:
         return logfile.tail(self._spec.log, lines)

@@ -10,7 +10,7 @@ from worker.sources.remote import RemoteFile
 
 ADAPTER, MODEL = "adapter", "model"
 
-#: Bytes of an adapter, as `cluster.adapters.store` takes one, and of a model; files of either.
+#: Bytes of an adapter, as `worker.adapters.store` takes one, and of a model; files of either.
 MOST_BYTES = {ADAPTER: 4 * 1024**3, MODEL: 4 * 1024**4}
 MOST_FILES = 2000
 

@@ -21,7 +21,7 @@ _LISTS = ("lora", "backend", "adapter_root", "per_adapter", "cors_origin", "sour
 
 #: Settings that have a flag, in the order of ``--help``.
 _FLAGS = (
-    "driver", "ray_address", "ray_insecure", "node_lease",
+    "driver", "ray_address", "ray_insecure", "node_lease", "node_adapters_gib",
     "instances", "engine", "model", "model_base_path", "manifest", "profile", "lora", "lora_config", "adapter_root",
     "keep_versions", "allow_no_effect", "backend", "backend_key_file", "manage_backend_adapters", "host", "port",
     "grpc_port", "tls_cert", "tls_key", "tls_client_ca", "cors_origin", "strategy", "gpus", "instances_per_gpu",

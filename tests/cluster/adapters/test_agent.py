@@ -137,6 +137,17 @@ async def test_a_refusal_is_told_and_counted_and_the_others_are_loaded(bench: Be
     assert (bench.agent.totals.loads, bench.agent.totals.failures) == (1, 1)
 
 
+async def test_what_cannot_be_brought_to_its_machine_is_refused_and_tried_again(bench: Bench) -> None:
+    bench.wanted = {"a": "/a"}
+    bench.target.not_provided = "no room"
+    await bench.agent.sync()
+    assert bench.agent.held.refused["a"].reason == "no room" and bench.events == []
+    bench.target.not_provided = ""
+    bench.clock.advance(5)
+    await bench.agent.sync()
+    assert bench.target.held == {"a": "/a"} and not bench.agent.held.refused
+
+
 async def test_a_refused_one_is_not_tried_again_before_its_time(bench: Bench) -> None:
     bench.wanted = {"bad": "/bad"}
     bench.refuse("bad")

@@ -17,8 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.adapters import store as adapter_store
-from cluster.adapters.store import remove, sweep_temporary, take_in
+from worker.adapters import store as adapter_store
 from worker.adapters.files import (
     AdapterFacts,
     AdapterRejected,
@@ -27,6 +26,7 @@ from worker.adapters.files import (
     inspect,
     read_base,
 )
+from worker.adapters.store import remove, sweep_temporary, take_in
 from worker.adapters.targets import EngineSide
 from worker.adapters.tensors import read_header
 
@@ -572,7 +572,7 @@ def test_what_is_taken_in_is_whole_read_only_and_once(tmp_path: Path, monkeypatc
     assert list(store.iterdir()) == [folder] and _inspect(folder).content_hash == digest
 
 
-@pytest.mark.parametrize("step", ["_copy", "content_hash", "_put", "_sync"])
+@pytest.mark.parametrize("step", ["_copy", "content_hash", "_put", "sync_folder"])
 @pytest.mark.parametrize("exc", [OSError(errno.ENOSPC, "no space"), KeyboardInterrupt()])
 def test_an_interruption_leaves_nothing_half(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, exc: BaseException

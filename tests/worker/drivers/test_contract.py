@@ -15,6 +15,9 @@ import zygotes
 from agents import Agents
 from fakedriver import FakeDriver, FakeHandle
 from fakes import eventually, rng
+from worker.adapters.content import content_hash
+from worker.adapters.store import take_in
+from worker.demo import adapter_path
 from worker.drivers.base import Driver, Handle
 from worker.drivers.forked import ForkFailed
 from worker.drivers.local import LocalDriver
@@ -68,12 +71,12 @@ def _only_forks(folder: Path) -> LocalDriver:
 
 
 def _remote(folder: Path) -> RemoteDriver:
-    return RemoteDriver(Agents(folder / "agents"))
+    return RemoteDriver(Agents(folder / "agents"), adapters=folder / "store")
 
 
 def _after(first: Driver) -> RemoteDriver:
-    assert isinstance(first, RemoteDriver)
-    return RemoteDriver(first.directory)
+    assert isinstance(first, RemoteDriver) and isinstance(first.directory, Agents)
+    return RemoteDriver(first.directory, adapters=first.directory.root.with_name("store"))
 
 
 CASES = {
@@ -232,6 +235,20 @@ async def test_logs_are_those_of_all_starts_each_under_its_title(site: Site) -> 
     handle = await site.start()
     assert [line for line in handle.logs(100) if "there" in line or "title" in line][-2:] == ["--- its title", "there"]
     assert handle.logs(1) == ["there"] and handle.logs(0) == []
+
+
+async def test_an_adapter_is_where_the_worker_runs_and_is_known_from_there(site: Site, tmp_path: Path) -> None:
+    spec = site.spec()
+    handle = await site.start(spec)
+    content = content_hash(adapter_path("pirate"))
+    folder = take_in(adapter_path("pirate"), tmp_path / "store", content)
+    there = await handle.provide(folder, [])
+    assert content_hash(there) == content and await handle.provide(folder, [folder]) == there
+    found = site.successor().recover(replace(spec, env={}), handle.identity)
+    assert found is not None and {handle.origin(str(there)), found.origin(str(there))} == {str(folder)}
+    assert found.origin("/elsewhere") == "/elsewhere" and found.origin("a-name") == "a-name"
+    with pytest.raises(OSError):
+        (await handle.provide(tmp_path / "store" / ("0" * 64), [])).stat()
 
 
 async def test_stats_are_of_all_that_runs_and_of_nothing_that_does_not(site: Site) -> None:

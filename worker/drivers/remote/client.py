@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import aiohttp
@@ -25,7 +26,7 @@ class TakenOver(AgentRefused):
     """It does what a supervisor says that began later."""
 
 
-class Unreachable(OSError):
+class Unreachable(ConnectionError):
     """There is no answer. ``refused``: the machine is there, and nobody listens."""
 
     def __init__(self, why: str, refused: bool = False) -> None:
@@ -37,14 +38,31 @@ async def call(
     http: aiohttp.ClientSession, address: AgentAddress, path: str, message: Mapping[str, Any], timeout: float
 ) -> dict[str, Any]:
     """The answer, within ``timeout`` seconds. Raises AgentRefused, Unreachable."""
-    headers = {"Authorization": f"Bearer {address.key}"}
     limit = aiohttp.ClientTimeout(total=timeout)
     try:
-        async with http.post(address.url + path, json=message, headers=headers, timeout=limit) as response:
+        return await _answered(http.post(address.url + path, json=message, headers=_key(address), timeout=limit))
+    except TimeoutError:
+        raise Unreachable(f"no answer within {timeout:g} s") from None
+
+
+async def send(
+    http: aiohttp.ClientSession, address: AgentAddress, path: str, query: Mapping[str, str], data: AsyncIterator[bytes]
+) -> None:
+    """A file, or the rest of one. It is for the caller to see to an end. Raises AgentRefused, Unreachable."""
+    await _answered(http.put(address.url + path, params=query, data=data, headers=_key(address), timeout=_NO_LIMIT))
+
+
+def _key(address: AgentAddress) -> dict[str, str]:
+    return {"Authorization": f"Bearer {address.key}"}
+
+
+async def _answered(request: AbstractAsyncContextManager[aiohttp.ClientResponse]) -> dict[str, Any]:
+    try:
+        async with request as response:
             body = await _body(response)
             status = response.status
     except TimeoutError:
-        raise Unreachable(f"no answer within {timeout:g} s") from None
+        raise
     except aiohttp.ClientConnectorError as error:
         raise Unreachable(str(error), isinstance(error.os_error, ConnectionRefusedError)) from None
     except (aiohttp.ClientError, OSError) as error:

@@ -17,6 +17,7 @@ from worker.drivers.remote.links import AgentLinks, Directory
 from worker.drivers.remote.loop_thread import LoopThread
 from worker.drivers.remote.node import LOST_S, RemoteNode
 from worker.drivers.remote.protocol import Order, StartReport
+from worker.drivers.remote.transfers import AdapterTransfers
 from worker.spec import WorkerEndpoint, WorkerSpec
 
 #: How long (s) a start may take until its process is there.
@@ -25,13 +26,18 @@ _START_S = 15.0
 
 class RemoteDriver:
     """On the nodes of ``directory``. ``lease``: seconds for which workers live on without a word from a supervisor.
-    ``memory``: a file in which it is kept where agents listen, so that they are found though nobody can say it then."""
+    ``memory``: a file in which it is kept where agents listen, so that they are found though nobody can say it then.
+    ``adapters``: the folder of those that are brought to nodes, each of which keeps ``most_adapters`` bytes of them."""
 
     waits = True
 
-    def __init__(self, directory: Directory, lease: float = 120.0, memory: Path | None = None) -> None:
+    def __init__(
+        self, directory: Directory, lease: float = 120.0, memory: Path | None = None,
+        adapters: Path = Path("/nowhere"), most_adapters: int = 32 * 1024**3,
+    ) -> None:
         self.directory = directory
         self._links = AgentLinks(directory, time.time_ns(), lease, memory)
+        self._transfers = AdapterTransfers(self._links, adapters, most_adapters)
         self._thread = LoopThread("agents")
         self._thread.begin(self._links.run, "agents")
 
@@ -114,7 +120,7 @@ class RemoteDriver:
         self.directory.end()
 
     def _handle(self, node: RemoteNode, start: str, pid: int | None, spec: WorkerSpec) -> RemoteHandle:
-        return RemoteHandle(self._thread, self._links, node, start, pid, spec.endpoint, spec.log)
+        return RemoteHandle(self._thread, self._links, self._transfers, node, start, pid, spec.endpoint, spec.log)
 
     def _node_at(self, host: str) -> RemoteNode | None:
         return next((node for node in self._links.nodes.values() if node.up and node.address.host == host), None)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 from worker import logfile
 from worker.drivers.remote import protocol
-from worker.drivers.remote.client import TakenOver
+from worker.drivers.remote.client import TakenOver, Unreachable
 from worker.drivers.remote.links import AgentLinks
 from worker.drivers.remote.loop_thread import LoopThread
 from worker.drivers.remote.node import EndWatch, RemoteNode
+from worker.drivers.remote.transfers import AdapterTransfers
 from worker.spec import WorkerEndpoint
 
 #: How long (s) an agent may take to answer.
@@ -23,10 +24,10 @@ class RemoteHandle:
     """``start`` on ``node``; its log is brought here, to ``log``."""
 
     def __init__(
-        self, thread: LoopThread, links: AgentLinks, node: RemoteNode, start: str, pid: int | None,
-        endpoint: WorkerEndpoint, log: Path,
+        self, thread: LoopThread, links: AgentLinks, transfers: AdapterTransfers, node: RemoteNode, start: str,
+        pid: int | None, endpoint: WorkerEndpoint, log: Path,
     ) -> None:
-        self._thread, self._links, self.node, self.start = thread, links, node, start
+        self._thread, self._links, self._transfers, self.node, self.start = thread, links, transfers, node, start
         self._pid, self._endpoint, self._log = pid, endpoint, log
         self._on_exit: Callable[[int | None], None] | None = None
         self._on_member: Callable[[], None] | None = None
@@ -89,6 +90,16 @@ class RemoteHandle:
 
     def logs(self, lines: int) -> list[str]:
         return logfile.tail(self._log, lines)
+
+    async def provide(self, folder: Path, held: Collection[Path]) -> Path:
+        if not self._transfers.has(folder):
+            return folder  # no content of ours: it lies there, too, or the worker says that it does not
+        if self.start in self.node.gone:
+            raise Unreachable(f"{self.node.name} is lost")
+        return await self._thread.awaited(self._transfers.provide(self.node, self.start, folder, held))
+
+    def origin(self, path: str) -> str:
+        return self._transfers.origin(self.node, path)
 
     def _ask(self, path: str, what: str, over: bool, unknown: bool) -> Any:
         """``over``: the answer where nothing of it can be reached; ``unknown``: where nobody can say it yet."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,10 +15,11 @@ import aiohttp
 
 from config.aio import Tasks
 from config.disk import private
-from worker.drivers.remote import protocol
-from worker.drivers.remote.client import AgentRefused, TakenOver, Unreachable, call
+from worker.drivers.remote import client, protocol
+from worker.drivers.remote.client import AgentRefused, TakenOver, Unreachable
 from worker.drivers.remote.memory import remember, remembered
 from worker.drivers.remote.node import RemoteNode
+from worker.drivers.remote.offers import OFFSET, RANK
 from worker.drivers.remote.protocol import AgentAddress, NodePoll, NodeReport, read_node_report
 
 log = logging.getLogger(__name__)
@@ -81,9 +82,17 @@ class AgentLinks:
 
     async def ask(self, node: RemoteNode, path: str, message: Mapping[str, Any], timeout: float) -> dict[str, Any]:
         """Raises AgentRefused, Unreachable."""
+        return await client.call(await self._session(), node.address, path, {RANK: self._rank, **message}, timeout)
+
+    async def send(self, node: RemoteNode, path: str, offset: int, data: AsyncIterator[bytes]) -> None:
+        """What comes after so many bytes of a file. Raises AgentRefused, Unreachable."""
+        query = {RANK: str(self._rank), OFFSET: str(offset)}
+        await client.send(await self._session(), node.address, path, query, data)
+
+    async def _session(self) -> aiohttp.ClientSession:
         while self.http is None:
             await asyncio.sleep(0.01)
-        return await call(self.http, node.address, path, {"rank": self._rank, **message}, timeout)
+        return self.http
 
     def keep_log(self, start: str, path: Path) -> None:
         """Where what it writes is to be appended."""

@@ -35,6 +35,10 @@ class LoopThread:
             future.cancel()
             raise TimeoutError(f"no answer within {timeout:g} s") from None
 
+    async def awaited(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Its result, in another loop that goes on meanwhile."""
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, self.loop))
+
     def begin(self, make: Callable[[], Coroutine[Any, Any, Any]], name: str) -> None:
         """A task there, which nobody waits for."""
         self.loop.call_soon_threadsafe(lambda: self._tasks.start(make(), name))

@@ -131,17 +131,20 @@ class StartReport:
 @dataclass(frozen=True, slots=True)
 class NodeReport:
     """An agent's answer to a poll. ``boot``: of its machine; ``ports``: on which nobody listens; ``logs``: of each
-    start that wrote something, where in its log that is (bytes), and the text."""
+    start that wrote something, where in its log that is (bytes), and the text; ``adapters``: the folder of those that
+    it keeps."""
 
     boot: str
     revision: int
     ports: tuple[int, ...] = ()
     starts: dict[str, StartReport] = field(default_factory=dict)
     logs: dict[str, tuple[int, str]] = field(default_factory=dict)
+    adapters: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return {
             "boot": self.boot, "revision": self.revision, "ports": self.ports, "logs": self.logs,
+            "adapters": self.adapters,
             "starts": {start: one.to_json() for start, one in self.starts.items()},
         }  # fmt: skip
 
@@ -152,7 +155,8 @@ def read_node_report(message: Mapping[str, Any]) -> NodeReport:
         starts = {str(start): StartReport(**one) for start, one in message["starts"].items()}
         logs = {str(start): (int(at), str(text)) for start, (at, text) in message["logs"].items()}
         return NodeReport(
-            str(message["boot"]), int(message["revision"]), tuple(map(int, message["ports"])), starts, logs
-        )
+            str(message["boot"]), int(message["revision"]), tuple(map(int, message["ports"])), starts, logs,
+            str(message["adapters"]),
+        )  # fmt: skip
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"no report of an agent: {error}") from None

@@ -1,4 +1,4 @@
-"""Adapters' content in the state directory: one immutable folder a content, named by its hash.
+"""Adapters' content, in the state directory and on other machines: one immutable folder each, named by its hash.
 
 A folder is filled beside, synced and renamed, and renamed away before it is deleted: under its name it is whole or not
 there. What a crash leaves beside goes with `sweep_temporary`.
@@ -12,13 +12,14 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from config.disk.files import sync_folder
 from worker.adapters.content import FILES, chunks, content_hash, source
 from worker.adapters.tensors import AdapterRejected
 
 CONVERTED = ".converted-"
 """How the folders begin in which adapters are converted (`cluster.adapters.conversion`)."""
 
-_INCOMING, _REMOVED = ".incoming-", ".removed-"
+INCOMING, _REMOVED = ".incoming-", ".removed-"
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
@@ -28,32 +29,40 @@ def take_in(path: Path, store: Path, expected_hash: str) -> Path:
     What is there already, and whole, stays. Raises AdapterRejected 409 where the source no longer has the content that
     was inspected; OSError, for instance on a full disk. Either way nothing is left.
     """
-    final = _folder(store, expected_hash)
+    final = folder_of(store, expected_hash)
     _make(store)
-    if _is_whole(final, expected_hash):
+    if is_whole(final, expected_hash):
         return final
     remove(store, expected_hash)
-    temporary = Path(tempfile.mkdtemp(prefix=_INCOMING, dir=store))
+    temporary = Path(tempfile.mkdtemp(prefix=INCOMING, dir=store))
     try:
         for name in FILES:
             _copy(path / name, temporary / name)
-        if content_hash(temporary) != expected_hash:
+        if not place(temporary, store, expected_hash):
             raise AdapterRejected(409, f"the adapter in {path} changed while it was taken in: try again")
-        _sync(temporary)
-        _put(temporary, final, expected_hash)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    _sync(store)
     return final
+
+
+def place(temporary: Path, store: Path, content: str) -> bool:
+    """Makes the folder ``temporary``, whose files are synced, that of the hash ``content`` in ``store``; False where
+    that is not what it holds. Raises AdapterRejected, OSError."""
+    if content_hash(temporary) != content:
+        return False
+    sync_folder(temporary)
+    _put(temporary, folder_of(store, content), content)
+    sync_folder(store)
+    return True
 
 
 def remove(store: Path, content: str) -> bool:
     """Deletes the folder of the hash ``content``; False where there was none, or it could not be moved away."""
     away = store / f"{_REMOVED}{content[:16]}-{os.urandom(8).hex()}"
     try:
-        _folder(store, content).rename(away)
-        _sync(store)
+        folder_of(store, content).rename(away)
+        sync_folder(store)
     except OSError:
         return False
     shutil.rmtree(away, ignore_errors=True)
@@ -62,13 +71,14 @@ def remove(store: Path, content: str) -> bool:
 
 def sweep_temporary(store: Path) -> int:
     """Deletes what a crash left in ``store`` and returns how much it was. Not while `take_in` or `remove` runs."""
-    left = [folder for begin in (_INCOMING, _REMOVED, CONVERTED) for folder in store.glob(f"{begin}*")]
+    left = [folder for begin in (INCOMING, _REMOVED, CONVERTED) for folder in store.glob(f"{begin}*")]
     for folder in left:
         shutil.rmtree(folder, ignore_errors=True)
     return len(left)
 
 
-def _folder(store: Path, content: str) -> Path:
+def folder_of(store: Path, content: str) -> Path:
+    """Where ``content`` is, or would be. Raises ValueError for what is no hash."""
     if not _HASH.fullmatch(content):
         raise ValueError(f"{content!r} is no content hash")
     return store / content
@@ -77,10 +87,10 @@ def _folder(store: Path, content: str) -> Path:
 def _make(store: Path) -> None:
     if not store.is_dir():
         store.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _sync(store.parent)
+        sync_folder(store.parent)
 
 
-def _is_whole(folder: Path, content: str) -> bool:
+def is_whole(folder: Path, content: str) -> bool:
     """Renamed into place it was whole; asked again, since what a worker loads from a damaged one is anyone's guess."""
     try:
         return content_hash(folder) == content
@@ -93,7 +103,7 @@ def _put(temporary: Path, final: Path, content: str) -> None:
         temporary.rename(final)
     except OSError:
         # Two took in the same content at once: the first one's is as good.
-        if not _is_whole(final, content):
+        if not is_whole(final, content):
             raise
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -105,11 +115,3 @@ def _copy(origin: Path, target: Path) -> None:
         writer.flush()
         os.fchmod(writer.fileno(), 0o444)
         os.fsync(writer.fileno())
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
