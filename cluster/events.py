@@ -24,11 +24,12 @@ _WARNINGS = frozenset({
     "worker.unhealthy", "worker.killed", "worker.exited", "worker.altered", "adapter.failed", "adapter.drift",
     "balancer.restarted", "balancer.lost", "balancer.failed", "certificate.refused", "standby.ended",
     "zygote.ended", "zygote.refused",
-    "job.failed", "restart.stopped", "state.unsaved", "key.unread", "limits.local",
+    "discovery.failed", "discovery.left_out", "job.failed", "restart.stopped",
+    "state.unsaved", "key.unread", "limits.local",
 })  # fmt: skip
 
 #: Subjects without which a sentence is whole.
-_UNSAID = frozenset({"cluster", "adapters", "engine"})
+_UNSAID = frozenset({"cluster", "adapters", "discovery", "engine"})
 
 
 class Emit(Protocol):

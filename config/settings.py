@@ -79,6 +79,9 @@ class Settings(BaseSettings):
     served_names: t.Texts = t.fixed((), "what clients call the model; default its path or id")
     lora: t.Adapters = t.fixed({}, "LoRA adapters, name: path or reference such as hf://org/name")
     backend: t.Texts = t.fixed((), "URLs of servers to balance as well")
+    backend_discovery: t.Discoveries = t.fixed(
+        (), "where more of them are listed: dns:NAME:PORT, dns:NAME, file:PATH, consul:URL/SERVICE (docs/engines.md)"
+    )
     backend_key_file: t.PathOrNone = t.fixed(None, "file with the API key of those servers")
     manage_backend_adapters: bool = t.fixed(False, "load the cluster's adapters on those servers as well")
     host: t.Text = t.fixed("127.0.0.1", "address to listen on")
@@ -227,8 +230,8 @@ class Settings(BaseSettings):
                 f"{'instances' if self.instances > self.max_instances else 'min_instances'} "
                 f"{max(least.most, self.instances)}"
             )
-        if self.instances == 0 and not self.backend and not self.models:
-            raise ValueError("instances 0 needs at least one --backend URL, or models")
+        if self.instances == 0 and not (self.backend or self.backend_discovery or self.models):
+            raise ValueError("instances 0 needs at least one --backend URL, a --backend-discovery, or models")
         self._check_models()
         if self.worker_log_config is not None and not self.worker_logging:
             raise ValueError("worker_log_config says how vLLM sets up its log, and worker_logging that it does not")

@@ -26,7 +26,8 @@ class View:
     be sent requests for; ``finding``: what is known of the progress of that worker or server; ``exempt``: whether it
     is left in rotation although it makes none. ``autoscale``: what autoscaling finds; None: it is off. ``models``: of a
     cluster that has several. ``zygotes``: as `cluster.supervisor.zygotes.Zygotes.describe` has it; ``jobs``: as
-    `cluster.jobs.runner.JobRunner.describe`, None where there were none."""
+    `cluster.jobs.runner.JobRunner.describe`, None where there were none; ``discovery``: as
+    `cluster.discovery.discovery.BackendDiscovery.describe`."""
 
     now: float
     wall: float
@@ -50,6 +51,7 @@ class View:
     models: Sequence[Mapping[str, Any]] = ()
     zygotes: Mapping[str, Any] | None = None
     jobs: Mapping[str, Any] | None = None
+    discovery: Sequence[Mapping[str, Any]] = ()
 
 
 def snapshot(view: View) -> dict[str, Any]:
@@ -79,6 +81,7 @@ def snapshot(view: View) -> dict[str, Any]:
         **({"models": view.models} if view.models else {}),
         **({} if view.zygotes is None else {"zygote": view.zygotes}),
         **({} if view.jobs is None else {"jobs": view.jobs}),
+        **({"discovery": view.discovery} if view.discovery else {}),
         "adapters": view.adapters,
         "adapter_states": view.adapter_states,
         "recovery": view.recovery,
@@ -196,6 +199,7 @@ def _external(view: View, backend: ExternalBackend) -> dict[str, Any]:
         "host": spec.host,
         "port": spec.port,
         "url": spec.address,
+        "origin": backend.origin,
         "weight": view.fleet.intent.weights.get(spec.id, 1),
         "pid": None,
         "gpus": [],

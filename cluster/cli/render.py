@@ -76,6 +76,8 @@ def status_table(status: Mapping[str, Any], width: int) -> Table:
         note = i["reason"] or i.get("phase") or ""
         if not note and i["last_exit"] and not i["last_exit"]["expected"]:
             note = f"last end: {i['last_exit']['reason']}"
+        if not note and i.get("url"):
+            note = f"{i['url']}, by {i.get('origin', '--backend')}"
         cells: tuple[str | Text, ...] = (
             cell(name), cell(state, STYLES.get(i["state"], "")), cell(i["pid"]), cell(i["port"]),
             cell(",".join(map(str, i["gpus"])) or None), cell(i["weight"]), cell(i["in_flight"]),
@@ -84,14 +86,23 @@ def status_table(status: Mapping[str, Any], width: int) -> Table:
         )
         shown = zip(_COLUMNS, cells, strict=True)
         table.add_row(*(cell for (column, _), cell in shown if wide or column in _NARROW))
-    if zygotes := status.get("zygote", {}).get("processes"):
-        table.caption, table.caption_justify = printable("; ".join(map(_zygote, zygotes))), "left"
+    below = [*map(_zygote, status.get("zygote", {}).get("processes", ())), *map(_listed, status.get("discovery", ()))]
+    if below:
+        table.caption, table.caption_justify = cell("; ".join(below)), "left"  # no markup of strangers
     return table
 
 
 def _zygote(seen: Mapping[str, Any]) -> str:
     at = "workers are forked from it" if seen["ready"] else seen["reason"] or "not ready"
     return f"{seen['name']}: pid {seen['pid'] or '-'}, {round(seen['memory_mb'])} MB, {at}"
+
+
+def _listed(seen: Mapping[str, Any]) -> str:
+    missing = f", {seen['missing']} of them missing now" if seen["missing"] else ""
+    left_out = f", not taken: {seen['left_out']}" if seen["left_out"] else ""
+    failing = f", cannot be asked: {seen['failure']}" if seen["failure"] else ""
+    plural = "s" * (seen["servers"] != 1)
+    return f"{seen['source']}: {seen['servers']} server{plural}{missing}{left_out}{failing}"
 
 
 def change_table(changes: Sequence[Mapping[str, Any]]) -> Table:

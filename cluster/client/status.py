@@ -109,6 +109,7 @@ class Instance(TypedDict):
     state_for_s: NotRequired[float]
     log: NotRequired[str | None]
     url: NotRequired[str]
+    origin: NotRequired[str]
     first_byte_ms: NotRequired[float]
 
 
@@ -182,6 +183,18 @@ class Zygote(TypedDict):
     processes: list[ZygoteProcess]
 
 
+class ServerList(TypedDict):
+    """Where other servers are listed. ``missing``: those that the latest list has not, and that stay for now;
+    ``failure``: why it cannot be asked, empty if it can; ``age_s``: seconds since it was last heard."""
+
+    source: str
+    servers: int
+    missing: int
+    left_out: str
+    failure: str
+    age_s: float | None
+
+
 class Status(TypedDict):
     """``total_instances`` are wanted, ``running_instances`` ready."""
 
@@ -199,4 +212,5 @@ class Status(TypedDict):
     autoscale: NotRequired[Autoscale]
     zygote: NotRequired[Zygote]
     jobs: NotRequired[JobsSeen]
+    discovery: NotRequired[list[ServerList]]
     models: NotRequired[list[ClusterModel]]

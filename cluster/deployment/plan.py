@@ -79,8 +79,11 @@ def look_at_machine(engine: Engine) -> Machine:
 def make(settings: Settings, machine: Machine | None = None) -> Plan:
     """Raises UsageError with one line for everything that would not work."""
     engine = base.load(settings.engine)
-    if settings.backend:
+    if settings.backend or settings.backend_discovery:
         backend_urls.parse(settings.backend, settings.backend_key_file, 0)
+    if any(place.startswith("dns:") for place in settings.backend_discovery) and find_spec("dns") is None:
+        raise UsageError("--backend-discovery dns needs dnspython, which is not installed: "
+                         "pip install 'clusterctl[dns]'")
     if settings.own_instances:
         engine.check()
     if settings.otlp_endpoint and not _can_import(*_TRACING):

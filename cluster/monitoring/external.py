@@ -28,11 +28,12 @@ class AdapterKeeper(Protocol):
 
 
 class ExternalBackend:
-    """One such server. ``spec`` is what the balancer is told; ``agent`` brings adapters on it, if it is to have ours;
-    ``changed`` is called when ``spec`` changes, ``emit`` with every sentence worth a line in the log."""
+    """One such server, known by ``origin``. ``spec`` is what the balancer is told; ``agent`` brings adapters on it, if
+    it is to have ours; ``changed`` is called when ``spec`` changes, ``emit`` with every sentence worth a line in the
+    log."""
 
-    def __init__(self, spec: BackendSpec) -> None:
-        self.spec = spec
+    def __init__(self, spec: BackendSpec, origin: str = "--backend") -> None:
+        self.spec, self.origin = spec, origin
         #: What is wrong with it and, while nothing is, how far it has come on its way to be ready.
         self.reason = self.coming = ""
         #: As of an instance: taken out for slowness; found hung so often.

@@ -217,6 +217,7 @@ class HangMonitors:
 
     async def attend(self, backend: ExternalBackend, target: Target) -> None:
         """As `watch`, of a server that is not ours."""
+        self._findings.pop(backend.id, None)  # another server's, before
         while backend.state is WorkerState.STARTING:
             await asyncio.sleep(_STARTING_S)
         detector = self._detector(backend.spec.models, ours=False)

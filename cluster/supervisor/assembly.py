@@ -33,6 +33,7 @@ from cluster.balancers.feed import Feed
 from cluster.balancers.group import BalancerGroup
 from cluster.deployment.plan import Plan
 from cluster.deployment.revisions import Revisions, SettingsInForce, by_plans
+from cluster.discovery.discovery import BackendDiscovery
 from cluster.events import EventLog
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.restart import Backoff, RestartPolicy
@@ -70,6 +71,7 @@ from config.errors import UsageError
 from config.paths import StateDir
 from config.settings import inherited_environment, visible_gpus
 from config.topology import ADAPTIVE
+from config.values import discovery
 from config.values.references import is_reference
 from worker.drivers.base import Drivers
 from worker.drivers.local import LocalDriver
@@ -84,7 +86,7 @@ class Assembly:
 
     def __init__(
         self, plans: Sequence[Plan], state: StateDir, store: Store, drivers: Drivers,
-        external: Sequence[ExternalBackend], epoch: int, *, clock: Clocks | None = None, random: Random | None = None,
+        external: list[ExternalBackend], epoch: int, *, clock: Clocks | None = None, random: Random | None = None,
     ) -> None:
         self.state, self.store, self.drivers, self.external, self.epoch = state, store, drivers, external, epoch
         self.clock, self.random = clock or Clocks(), random or Random()
@@ -335,10 +337,19 @@ class Assembly:
     async def publish(self) -> None:
         """Tells balancers and store what changed, if anything did."""
         self.residency.look()
+        self.discovery.settle(self.publisher)
         self.publisher.publish()
         for instance in self.fleet.instances.values():
             self.write_behind.process(instance.id, instance.record())
         await self.write_behind.flush()
+
+    @cached_property
+    def discovery(self) -> BackendDiscovery:
+        return BackendDiscovery(
+            list(map(discovery.parse, self.revisions.settings.backend_discovery)), self.external, self.epoch,
+            self.fleet.intent, lambda kept: self.write_behind.value(discovered=kept), self.emit, self.inbox.post,
+            self.clock.now,
+        )
 
     # for clients
 
@@ -397,7 +408,7 @@ class Assembly:
             recovery=self.recovery.to_json(), usage=self.usage.latest, cards=self.backends.cards,
             finding=self.hangs.finding, exempt=self.limit.exempts, autoscale=self.autoscaling.describe(),
             models=self.offers.cards(), zygotes=self.zygotes.describe(self.usage.latest["processes"]),
-            jobs=self.jobs.describe(),
+            jobs=self.jobs.describe(), discovery=self.discovery.describe(),
         ))  # fmt: skip
 
     async def _publish_keys(self, message: dict[str, Any]) -> None:

@@ -117,6 +117,7 @@ async def _serve(
     parts = Assembly(plans, state, store, drivers, [] if ending else backends, epoch)
     balancers = parts.balancers
     if not ending:
+        parts.discovery.restore(await store.get("discovered"), backend_urls.read_key(settings.backend_key_file))
         parts.zygotes.begin()  # they import while all else is looked at
     try:
         await _prepare(parts, settings, adopt, ending)
@@ -163,6 +164,7 @@ async def run(parts: Assembly) -> None:
             _start(parts, tasks)
             await parts.supervisor.run()
         finally:
+            await parts.discovery.close()
             await parts.monitors.close()
             await parts.executor.close()
             await parts.auditor.close()
@@ -171,7 +173,7 @@ async def run(parts: Assembly) -> None:
 
 def _start(parts: Assembly, tasks: Tasks) -> None:
     """Balancers, and whatever watches."""
-    balancers, events = parts.balancers, parts.events
+    balancers = parts.balancers
     if balancers.starter.listeners.http is not None:
         parts.publisher.switch = StrategyWriter(parts.state.strategy)  # before any balancer looks for it
         config = balancer_config(parts.revisions.latest, parts.state)
@@ -182,8 +184,8 @@ def _start(parts: Assembly, tasks: Tasks) -> None:
     for instance in parts.fleet.instances.values():
         parts.monitors.watch(instance)
     for backend in parts.external:
-        backend.changed, backend.emit, backend.may_take_out = parts.inbox.wake, events.emit, parts.limit.admits
         parts.monitors.attach(backend)
+    parts.discovery.begin(parts.monitors)
 
     def done() -> None:
         parts.write_behind.look()

@@ -152,14 +152,22 @@ class WorkerMonitors:
                 agent.dirty.set()
 
     def attach(self, backend: ExternalBackend) -> None:
-        """Probes a server that is not ours and, if that is asked for, looks after its adapters."""
+        """Probes a server that is not ours and, if that is asked for, looks after its adapters: until `detach`."""
+        backend.changed = lambda: self._post(lambda: None)  # there is something to publish
+        backend.emit, backend.may_take_out = self._emit, self._limit.admits
         target = self._probing.target(backend.spec.address, backend.spec.api_key, backend.spec.capabilities)
+        plan = self._probing.plan(self._revisions.latest.engine.startup_interval, health_required=False)
+        watching = self._watching[backend.id] = [
+            self._tasks.start(self._hangs.attend(backend, target), f"progress of {backend.id}")
+        ]
         if self._revisions.settings.manage_backend_adapters:
             backend.agent = self._agents.begin(backend, target)
-            self._tasks.start(self._tend(backend, backend.agent), f"adapters of {backend.id}")
-        self._tasks.start(self._hangs.attend(backend, target), f"progress of {backend.id}")
-        plan = self._probing.plan(self._revisions.latest.engine.startup_interval, health_required=False)
-        self._tasks.start(backend.run(target, plan), f"probe {backend.id}")
+            watching.append(self._tasks.start(self._tend(backend, backend.agent), f"adapters of {backend.id}"))
+        watching.append(self._tasks.start(backend.run(target, plan), f"probe {backend.id}"))
+
+    def detach(self, backend: ExternalBackend) -> None:
+        """Asks nothing of it any more."""
+        self._leave(backend.id)
 
     def sweep(self, instance: Instance) -> None:
         """Kills until nothing of the worker's session is left; the process itself is gone already."""

@@ -30,7 +30,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "protect_metrics", "allowed_hosts", "trusted_proxies", "extra_routes", "forward_headers",
     ),
     "Workers on other machines": ("driver", "ray_address", "ray_insecure", "node_lease", "node_adapters_gib"),
-    "Balancing": ("strategy", "lb_processes", "lb_standby", "backend", "backend_key_file"),
+    "Balancing": ("strategy", "lb_processes", "lb_standby", "backend", "backend_discovery", "backend_key_file"),
     "The queue": (
         "queue_timeout", "max_queue", "max_queue_wait", "max_concurrent", "per_adapter_limit", "per_adapter",
     ),

@@ -15,7 +15,10 @@ SINGLE = (
     "state_dir", "lora_config", "backend_key_file", "api_keys", "tls_cert", "tls_key", "tls_client_ca", "env_file",
     "manifest", "model_base_path", "worker_log_config",
 )  # fmt: skip
-SETTINGS = (*SINGLE, "adapter_root", "lora", "model", "models")
+SETTINGS = (*SINGLE, "adapter_root", "backend_discovery", "lora", "model", "models")
+
+#: What begins a path in `backend_discovery`.
+_FILE = "file:"
 
 
 def relative(name: str, value: Any) -> str | None:
@@ -23,6 +26,9 @@ def relative(name: str, value: Any) -> str | None:
     paths: list[Any] = [value] if name in SINGLE else []
     if name == "adapter_root":
         paths = value.split(",") if isinstance(value, str) else value if isinstance(value, list) else []
+    elif name == "backend_discovery":
+        places = value.split(",") if isinstance(value, str) else value if isinstance(value, list) else []
+        paths = [str(one).strip().removeprefix(_FILE) for one in places if str(one).strip().startswith(_FILE)]
     elif name == "model" and isinstance(value, str) and value.startswith(("./", "../")):
         paths = [value]
     texts = [path.strip() for path in paths if isinstance(path, str)]
@@ -41,6 +47,10 @@ def setting(name: str, value: Any, base: Path | None = None) -> Any:
     if name == "adapter_root" and isinstance(value, str | list | tuple):
         folders = [v.strip() for v in value.split(",") if v.strip()] if isinstance(value, str) else value
         return tuple(absolute(v, base) if isinstance(v, str | Path) else v for v in folders)
+    if name == "backend_discovery" and isinstance(value, list | tuple):
+        return tuple(
+            f"{_FILE}{absolute(Path(one.removeprefix(_FILE)), base)}" if one.startswith(_FILE) else one for one in value
+        )
     if name == "lora" and isinstance(value, dict):
         return {key: _of_adapter(key, v, base) for key, v in value.items()}
     if name == "lora" and isinstance(value, list | tuple):

@@ -13,9 +13,20 @@ from config.errors import UsageError
 
 def read_mapping(path: Path) -> dict[Any, Any]:
     """The keys and values of a YAML file; none of an empty one. Raises UsageError naming file and line."""
-    text = bounded.read_given(path)
+    data = read_document(path)
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise UsageError(f"{path}: settings as 'key: value' lines are needed", exit_code=2)
+    return data
+
+
+def read_document(path: Path, most: int = bounded.SETTINGS_BYTES) -> Any:
+    """What stands in a YAML file of at most so many bytes; None in an empty one. Raises UsageError naming file and
+    line."""
+    text = bounded.read_given(path, most)
     try:
-        data = yaml.load(text, Loader=bounded.BoundedLoader)
+        return yaml.load(text, Loader=bounded.BoundedLoader)
     except bounded.Unfit as error:
         raise UsageError(f"{path}: {error}", exit_code=2) from None
     except yaml.MarkedYAMLError as error:
@@ -27,8 +38,3 @@ def read_mapping(path: Path) -> dict[Any, Any]:
         raise UsageError(f"{path}: {' '.join(str(error).split())}", exit_code=2) from None
     except RecursionError:
         raise UsageError(f"{path}: nested too deeply", exit_code=2) from None
-    if data is None:
-        return {}
-    if not isinstance(data, dict):
-        raise UsageError(f"{path}: settings as 'key: value' lines are needed", exit_code=2)
-    return data

@@ -18,7 +18,7 @@ from config import model_names
 from config.identity.secret import clean
 from config.model_names import NAME
 from config.topology import AUTO_STRATEGY, STRATEGIES
-from config.values import schedule
+from config.values import discovery, schedule
 from config.values.references import is_reference, parse
 from config.values.store_url import StoreUrl
 
@@ -255,6 +255,7 @@ Texts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_list)]
 Paths = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_comma_list)]
 Networks = Annotated[Texts, _each(_network)]
 Routes = Annotated[Texts, _each(_path)]
+Discoveries = Annotated[Texts, _each(lambda text: str(discovery.parse(text)))]
 Origins = Annotated[Texts, _each(_origin)]
 Headers = Annotated[Texts, _each(_header)]
 NamedCounts = Annotated[Texts, _each(_named_count)]

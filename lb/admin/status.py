@@ -102,6 +102,7 @@ class Status:
             **({"models": seen["models"]} if seen.get("models") else {}),
             **({"zygote": seen["zygote"]} if seen.get("zygote") else {}),
             **({"jobs": seen["jobs"]} if seen.get("jobs") else {}),
+            **({"discovery": seen["discovery"]} if seen.get("discovery") else {}),
             "supervisor": supervisor,
             "load_balancer": {
                 "restarts": 0, "replacements": 0, "replacing": False, "standby": None, "draining": [],

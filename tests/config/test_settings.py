@@ -424,6 +424,7 @@ def _given(base: str) -> dict[str, Any]:
         "state_dir": f"{base}s", "lora_config": f"{base}l.yaml", "backend_key_file": f"{base}k", "model": f"{base}m",
         "lora": {"a": f"{base}p"}, "adapter_root": [f"{base}r", "/abs"], "tls_cert": f"{base}c", "tls_key": f"{base}ck",
         "tls_client_ca": f"{base}ca", "api_keys": f"{base}a.yaml",
+        "backend_discovery": [f"file:{base}f.json", "dns:a:1"],
     }  # fmt: skip
 
 
@@ -433,6 +434,7 @@ def _absolute(folder: Path) -> dict[str, Any]:
         "api_keys": folder / "a.yaml",
         "model": str(folder / "m"), "lora": {"a": str(folder / "p")}, "adapter_root": (folder / "r", Path("/abs")),
         "tls_cert": folder / "c", "tls_key": folder / "ck", "tls_client_ca": folder / "ca",
+        "backend_discovery": (f"file:{folder / 'f.json'}", "dns:a:1"),
     }  # fmt: skip
 
 

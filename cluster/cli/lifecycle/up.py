@@ -16,13 +16,14 @@ from config.errors import UsageError
 from config.settings import Settings
 from config.values.store_url import has_password
 
-_LISTS = ("lora", "backend", "adapter_root", "per_adapter", "cors_origin", "source_hosts")
+_LISTS = ("lora", "backend", "backend_discovery", "adapter_root", "per_adapter", "cors_origin", "source_hosts")
 
 
 #: Settings that have a flag, in the order of ``--help``.
 _FLAGS = (
     "driver", "ray_address", "ray_insecure", "node_lease", "node_adapters_gib",
     "instances", "engine", "model", "model_base_path", "manifest", "profile", "lora", "lora_config", "adapter_root",
+    "backend_discovery",
     "keep_versions", "allow_no_effect", "backend", "backend_key_file", "manage_backend_adapters", "host", "port",
     "grpc_port", "tls_cert", "tls_key", "tls_client_ca", "cors_origin", "strategy", "gpus", "instances_per_gpu",
     "tensor_parallel_size", "max_gpu_memory", "max_cpu_threads", "inference_mode", "min_instances", "max_instances",
@@ -42,6 +43,7 @@ _FLAGS = (
 _METAVARS = {
     "model_base_path": "DIR", "max_gpu_memory": "SHARE", "inference_mode": "MODE", "manifest": "FILE",
     "profile": "NAME", "lora": "NAME=PATH", "lora_config": "FILE", "adapter_root": "DIR", "backend": "URL",
+    "backend_discovery": "WHERE",
     "backend_key_file": "FILE", "per_adapter": "NAME=N", "tls_cert": "FILE", "tls_key": "FILE",
     "tls_client_ca": "FILE", "strategy": "NAME", "gpus": "0,1", "max_body": "BYTES", "max_buffered": "SIZE",
     "source_hosts": "HOST",

@@ -172,6 +172,8 @@ def explain(plan: Plan, facts: MachineFacts) -> list[str]:
     out.append(f"scale between {plan.least} and {plan.most} workers: {_most(plan)}")
     if s.backend:
         out.append(f"balance {listed(list(s.backend))} as well")
+    if s.backend_discovery:
+        out.append(f"balance the servers that {listed(list(s.backend_discovery))} lists as well")
     out.append(f"keep state and logs in {s.state_directory()}")
     return out
 

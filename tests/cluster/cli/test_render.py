@@ -49,3 +49,16 @@ def test_what_autoscaling_finds_is_said_by_status(mode: str, words: str) -> None
     assert f"{words}, 2.25 needed" in _shown({**_status(), "autoscale": found})[0]
     assert "autoscaling" not in _shown({**_status(), "autoscale": {**found, "target": None, "needed": None}})[0]
     assert "autoscaling" not in _shown(_status())[0]
+
+
+def test_a_list_of_servers_says_what_is_wrong_with_it() -> None:
+    seen = {"source": "file:a", "servers": 3, "missing": 0, "left_out": "", "failure": "", "age_s": 1.0}
+    assert "file:a: 3 servers\n" in _lists(seen)
+    assert "file:a: 3 servers, 2 of them missing now" in _lists({**seen, "missing": 2})
+    assert "not taken: 0.0.0.0:1 (unspecified)" in _lists({**seen, "left_out": "0.0.0.0:1 (unspecified)"})
+    assert r"cannot be asked: \x1b[31mno" in _lists({**seen, "failure": "\x1b[31mno"})
+
+
+def _lists(seen: dict[str, Any]) -> str:
+    shown = _shown({**_status(), "discovery": [seen]})[0]
+    return "\n".join(line.strip() for line in shown.splitlines()) + "\n"

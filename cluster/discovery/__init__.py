@@ -1,0 +1,1 @@
+"""Servers that this cluster did not start, found where somebody lists them."""
