@@ -41,9 +41,9 @@ def engine() -> Iterator[OfflineEngine]:
     poll(lambda: _engines() == before, 15, "its process is gone")
 
 
-def _engines() -> set[int]:
-    """EngineCore processes of ours."""
-    found = psutil.Process().children(recursive=True)
+def _engines(pid: int | None = None) -> set[int]:
+    """EngineCore processes of ours, or of ``pid``."""
+    found = psutil.Process(pid).children(recursive=True)
     return {process.pid for process in found if "EngineCor" in process.name() and process.status() != "zombie"}
 
 
@@ -106,6 +106,14 @@ def test_the_examples_run_as_they_are(name: str, engine: OfflineEngine, capsys: 
     runpy.run_path(str(EXAMPLES / f"offline_{name}.py"), run_name="example")["main"](engine)
     out = capsys.readouterr().out
     assert {"expert": "pirate: rank 8", "stream": "(12 tokens)", "history": "-- poet\nuser: Who are you?"}[name] in out
+
+
+def test_a_program_that_is_killed_leaves_no_engine() -> None:
+    """While it starts, when nobody knows yet which processes there will be."""
+    with subprocess.Popen([sys.executable, str(EXAMPLES / "offline_expert.py")], env=environment()) as program:
+        (engine,) = poll(lambda: _engines(program.pid), 60, "its engine is there")
+        program.kill()
+    poll(lambda: not psutil.pid_exists(engine), 10, "it is gone")
 
 
 async def test_a_file_is_answered_as_by_a_cluster(vllm_worker_url: str, tmp_path: Path) -> None:

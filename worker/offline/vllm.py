@@ -19,6 +19,7 @@ from config.errors import UsageError
 from config.settings import inherited_environment
 from worker.offline.plan import OfflinePlan
 from worker.offline.values import OfflineError, Prompt, RequestRefused, refuse_unknown
+from worker.offline.watchdog import ending_with_us
 
 #: How long (s) the engine's process may take to end in order; after that vLLM kills it. Of that its workers have a part
 #: of their own: they do not end by themselves there, and vLLM would wait for 5 s before it tells them.
@@ -110,7 +111,8 @@ async def started(plan: OfflinePlan) -> AsyncIterator[VllmRuntime]:
     """Blocks the loop while the engine starts, for seconds or minutes. Raises UsageError for flags that vLLM does not
     take, OfflineError where it does not start."""
     async with contextlib.AsyncExitStack() as stack:
-        with _environment(plan.setup.env):
+        marked = stack.enter_context(ending_with_us())
+        with _environment({**plan.setup.env, **marked}):
             try:
                 runtime = await _start(plan, stack)
             except (RuntimeError, ValueError, OSError) as error:
