@@ -1,5 +1,5 @@
-"""Ends what this process started when it is killed itself, as nothing of it runs then: a process beside it waits for its
-end, and ends all that have a mark in their environment."""
+"""Ends what this process started when it is killed, as nothing of it runs then: a process beside it waits for that, and
+ends all that have a mark in their environment."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ import click
 
 from cluster.cli.common import PATIENCE, client, url_option
 from cluster.cli.lifecycle.profiles import profiles_command
+from cluster.cli.pull_display import pull_shown
 from cluster.cli.render import STYLES, cell, console, duration, plain_table, say
 from cluster.client import ClusterClient, ClusterError
 from config.disk import locations
@@ -69,7 +70,8 @@ def load(name: str, path: str, url: str | None, no_wait: bool, engine_args: tupl
 def load_model(url: str | None, name: str, path: str, no_wait: bool = False, **fields: Any) -> int:
     """Waits until it is up, and says so."""
     with client(url) as cluster:
-        model = cluster.load_model(name, path, **fields)["model"]
+        with pull_shown(cluster, path):
+            model = cluster.load_model(name, path, **fields)["model"]
         if no_wait or model["state"] == "up":
             say(f"{name}: {model['state']}")
             return 0

@@ -18,7 +18,6 @@ from cluster.cli.workload.lora.shared import (
 )
 from cluster.cli.workload.lora.watch import watched
 from cluster.client import AdapterChanged, ClusterClient
-from config.values.references import is_reference
 
 
 @click.command("load")
@@ -80,7 +79,7 @@ def changed(
     cluster: ClusterClient, name: str, ask: Callable[[], AdapterChanged], source: str | None = None
 ) -> AdapterChanged:
     """As `change`, of a ``cluster`` that more is asked of."""
-    with watched(cluster, name, source if source is not None and is_reference(source) else None):
+    with watched(cluster, name, source or ""):
         result = ask()
     say_converted(result.get("converted") or (), err=True)
     say_unchecked(result.get("unchecked") or (), err=True)

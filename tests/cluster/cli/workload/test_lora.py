@@ -16,8 +16,7 @@ from typing import Any
 
 import pytest
 
-from cluster.cli import main
-from cluster.cli.workload.lora import watch
+from cluster.cli import main, pull_display
 from worker.demo import adapter_path, model_path
 
 #: No test waits longer (s) for what it waits for.
@@ -191,7 +190,7 @@ Run = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Runs `clusterctl lora …` as a shell would; its exit code, output and errors."""
-    monkeypatch.setattr(watch, "_LOOK_EVERY", 0.02)
+    monkeypatch.setattr(pull_display, "_LOOK_EVERY", 0.02)
 
     def lora_command(*args: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["clusterctl", "lora", *args])
