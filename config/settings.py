@@ -113,6 +113,9 @@ class Settings(BaseSettings):
     )
     autoscale: t.Autoscale = t.at_once("off", "as many workers as the load needs, or only say how many that would be")
     autoscale_load: float = t.at_once(0.2, "share of its seats with which a worker is busy enough", gt=0, le=1)
+    autoscale_itl: float = t.at_once(
+        0.05, "how long a token may take, by which the share is learnt; 0: it stays what it is", ge=0, le=60
+    )
     autoscale_ttft: float = t.at_once(2.0, "how long the prompts that are not read yet may take all workers", gt=0)
     autoscale_up_after: float = t.at_once(10.0, "how long more workers have to be needed", ge=0, le=3600)
     autoscale_down_after: float = t.at_once(300.0, "how long fewer workers have to be enough", ge=0, le=86400)

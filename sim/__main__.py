@@ -197,17 +197,19 @@ def many(trace: Path, requests: int, workers: int, adapters: int, rate: float, p
 @click.option("--hours", default=24.0, show_default=True)
 @click.option("--each", "targets", multiple=True, default=(30.0, 45.0, 70.0, 110.0), show_default=True, type=float,
               help="Requests that a worker is busy enough with.")  # fmt: skip
+@click.option("--rule", "rules", multiple=True, default=tuple(RULES), show_default=True, type=click.Choice(list(RULES)))
 @click.option("--start", default=60.0, show_default=True, help="Seconds until a worker is ready.")
 def autoscale(
-    conversations: Path, code: Path, peak: float, hours: float, targets: tuple[float, ...], start: float
-) -> None:
+    conversations: Path, code: Path, peak: float, hours: float, targets: tuple[float, ...], rules: tuple[str, ...],
+    start: float,
+) -> None:  # fmt: skip
     """A day of both recordings on as many workers as each rule asks for."""
     chats, others = read(conversations), read(code)
     click.echo("| rule | requests a worker | good | worker-hours | most workers | changes | turns |")
     click.echo("|---|---|---|---|---|---|---|")
-    for name, rule in RULES.items():
+    for name in rules:
         for each in targets:
-            cluster = DayRun(PROFILES["h100-8b"], rule(each, 64), start, TTFT, TPOT)
+            cluster = DayRun(PROFILES["h100-8b"], RULES[name](each, 64), start, TTFT, TPOT)
             found = cluster.drive(day(chats, others, peak, hours))
             click.echo(
                 f"| {name} | {each:g} | {found.goodput:.2%} | {found.worker_hours:.1f} | {found.most} "

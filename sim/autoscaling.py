@@ -6,20 +6,22 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 from random import Random
 from typing import Protocol
 
 from cluster.fleet.autoscaler import Autoscaler, Demand, ScalingRules
+from cluster.fleet.pace import EngineReading, GroupPace
 from config.topology import BackendSpec
 from lb.routing.backend import Backend, Lease
 from lb.routing.strategies.adaptive import Adaptive
 from lb.routing.strategies.base import AttemptOutcome, Features
+from sim.comparison import TPOT
 from sim.traces import TraceRow
 from worker.sim.engine.batch import BatchEngine, BatchJob
-from worker.sim.engine.costs import EngineCosts
+from worker.sim.engine.costs import H100_8B, EngineCosts
 
 _HOUR = 3600.0
 
@@ -28,6 +30,9 @@ class ScalingRule(Protocol):
     """To be asked ``every`` so many seconds."""
 
     every: float
+
+    def saw(self, readings: Mapping[tuple[str, int], EngineReading], now: float) -> None:
+        """What engines say of themselves, before each question."""
 
     def wanted(self, demand: Demand, count: int, settled: bool, now: float) -> int:
         """Workers, from ``count``, those that start included. ``settled``: none is on its way out."""
@@ -41,8 +46,23 @@ class OwnRule:
     def __init__(self, each: float, most: int) -> None:
         self._rules, self._scaler = ScalingRules(1, most, each), Autoscaler()
 
+    def saw(self, readings: Mapping[tuple[str, int], EngineReading], now: float) -> None:
+        pass
+
     def wanted(self, demand: Demand, count: int, settled: bool, now: float) -> int:
         return self._scaler.decide(demand, count, settled, self._rules, now).target
+
+
+class LearningRule(OwnRule):
+    """And what a worker is busy enough with is learnt; it begins with what is named."""
+
+    def __init__(self, each: float, most: int) -> None:
+        super().__init__(each, most)
+        self._named, self._pace = each, GroupPace()
+
+    def saw(self, readings: Mapping[tuple[str, int], EngineReading], now: float) -> None:
+        self._pace.saw(readings, TPOT, now)
+        self._rules = replace(self._rules, each=self._pace.each(TPOT, self._named, H100_8B.seats))
 
 
 class PodRule:
@@ -55,6 +75,9 @@ class PodRule:
     def __init__(self, each: float, most: int) -> None:
         self._each, self._most = each, most
         self._asked: deque[tuple[float, int]] = deque()
+
+    def saw(self, readings: Mapping[tuple[str, int], EngineReading], now: float) -> None:
+        pass
 
     def wanted(self, demand: Demand, count: int, settled: bool, now: float) -> int:
         ratio = demand.in_flight / count / self._each
@@ -168,6 +191,10 @@ class DayRun:
         staying = [w for w in self._workers if not w.leaving]
         settled = len(staying) == len(self._workers) and all(w.ready <= now for w in staying)
         demand = Demand(sum(w.backend.in_flight for w in self._workers), 0, self._strategy.unread())
+        self._rule.saw({
+            worker.backend.key: EngineReading(worker.engine.running, worker.engine.made_by(now))
+            for worker in staying if worker.ready <= now
+        }, now)
         wanted = self._rule.wanted(demand, len(staying), settled, now)
         if wanted != len(staying):
             self._changed(1 if wanted > len(staying) else -1, now)
@@ -227,4 +254,4 @@ def _nobody_dies(reason: str) -> None:
 
 
 #: By name, made with the requests that a worker is busy enough with and the most workers.
-RULES: dict[str, Callable[[float, int], ScalingRule]] = {"own": OwnRule, "pods": PodRule}
+RULES: dict[str, Callable[[float, int], ScalingRule]] = {"own": OwnRule, "own, learnt": LearningRule, "pods": PodRule}

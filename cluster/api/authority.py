@@ -25,8 +25,8 @@ ORDINARY = frozenset(
         "max_concurrent", "per_adapter_limit", "per_adapter", "startup_timeout", "stop_grace",
         "health_interval", "health_timeout", "health_failures", "restart_failures", "restart_delay", "stall_timeout",
         "canary_interval", "resume", "migration_limit", "lb_processes", "lb_standby", "log_format", "keep_versions",
-        "routes", "aliases", "jobs_at_once", "autoscale", "autoscale_load", "autoscale_ttft", "autoscale_up_after",
-        "autoscale_down_after", "max_concurrent_models", "min_up", "swap_after",
+        "routes", "aliases", "jobs_at_once", "autoscale", "autoscale_load", "autoscale_itl", "autoscale_ttft",
+        "autoscale_up_after", "autoscale_down_after", "max_concurrent_models", "min_up", "swap_after",
     }
 )  # fmt: skip
 

@@ -123,6 +123,7 @@ class Autoscale(TypedDict):
     min: NotRequired[int]
     max: NotRequired[int]
     requests_per_worker: NotRequired[float]
+    learnt: NotRequired[bool]
     in_flight: NotRequired[int]
     queued: NotRequired[int]
     unread_s: NotRequired[float]

@@ -165,8 +165,8 @@ class Assembly:
     @cached_property
     def autoscaling(self) -> Autoscaling:
         return Autoscaling(
-            self.fleet, lambda: self.revisions.plans, self.balancers.demand, self.supervisor.command, self.emit,
-            self.clock,
+            self.fleet, lambda: self.revisions.plans, self.balancers.demand,
+            lambda name: self.hangs.finding(name).reading, self.supervisor.command, self.emit, self.clock,
         )
 
     @cached_property

@@ -4,7 +4,7 @@ the way of every other: stored first."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -14,10 +14,12 @@ from cluster.fleet.autoscaler import Autoscaler, Demand, ScalingDecision, Scalin
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.groups import DEFAULT
 from cluster.fleet.instance import Instance
+from cluster.fleet.pace import EngineReading, GroupPace
 from cluster.fleet.states import WorkerState
 from cluster.storage.store import NotSaved
 from cluster.supervisor.clock import Clocks
 from config.settings import Settings
+from worker.progress import Reading
 
 #: Seconds between two looks.
 EVERY = 1.0
@@ -26,6 +28,9 @@ _ON_THE_WAY = frozenset({WorkerState.STARTING, WorkerState.DRAINING, WorkerState
 
 #: `cluster.supervisor.loop.Supervisor.command`.
 Command = Callable[[Callable[[], None]], Awaitable[None]]
+
+#: What an engine last said of itself, by the id of its worker; None: nothing yet.
+Readings = Callable[[str], Reading | None]
 
 
 class Bounds(Protocol):
@@ -46,24 +51,27 @@ class Bounds(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _ScalingLook:
-    """One look: of how many workers, what balancers reported, and what follows."""
+    """One look: of how many workers, what balancers reported, and what follows. ``learnt``: what a worker is busy
+    enough with is, else it is what the settings say."""
 
     count: int
     demand: Demand
     rules: ScalingRules
     decision: ScalingDecision
+    learnt: bool
 
 
 class Autoscaling:
     """``plans()``: those that hold now, by group; ``demand(names, model)``: what balancers report of those workers;
-    ``model``: the one that they serve, where there are several."""
+    ``model``: the one that they serve, where there are several; ``readings``: of any worker."""
 
     def __init__(
         self, fleet: Fleet, plans: Callable[[], Mapping[str, Bounds]],
-        demand: Callable[[Collection[str], str | None], Demand], command: Command, emit: Emit, clock: Clocks,
+        demand: Callable[[Collection[str], str | None], Demand], readings: Readings, command: Command, emit: Emit,
+        clock: Clocks,
     ) -> None:
-        self._fleet, self._plans, self._demand, self._command = fleet, plans, demand, command
-        self._emit, self._clock = emit, clock
+        self._fleet, self._plans, self._demand, self._readings = fleet, plans, demand, readings
+        self._command, self._emit, self._clock = command, emit, clock
         self._groups: dict[str, GroupScaling] = {}
 
     async def run(self) -> None:
@@ -83,7 +91,7 @@ class Autoscaling:
         if name not in self._groups:
             self._groups[name] = GroupScaling(
                 name, self._fleet, lambda: self._plans()[name], lambda names: self._demand(names, self._model(name)),
-                self._command, self._emit, self._clock,
+                self._readings, self._command, self._emit, self._clock,
             )
         return self._groups[name]
 
@@ -101,11 +109,12 @@ class GroupScaling:
 
     def __init__(
         self, name: str, fleet: Fleet, plan: Callable[[], Bounds], demand: Callable[[Collection[str]], Demand],
-        command: Command, emit: Emit, clock: Clocks,
+        readings: Readings, command: Command, emit: Emit, clock: Clocks,
     ) -> None:
         self._name, self._fleet, self._plan, self._demand, self._command = name, fleet, plan, demand, command
-        self._emit, self._clock = emit, clock
+        self._readings, self._emit, self._clock = readings, emit, clock
         self._mode, self._scaler, self._seats = "off", Autoscaler(), 0
+        self._pace = GroupPace()
         #: While it only advises: how many there were, and would be by now if it had been listened to.
         self._real = self._advised = 0
         self._latest: _ScalingLook | None = None
@@ -121,10 +130,13 @@ class GroupScaling:
         self._seats = seats_of(there) or self._seats
         if not self._seats:
             return  # none has been ready yet
+        if settings.autoscale_itl:
+            self._pace.saw(self._read(there), settings.autoscale_itl, self._clock.now())
         count = self._count()
         demand, rules = self._demand(self._there()), self._rules(settings)
         decision = self._scaler.decide(demand, count, self._settled(), rules, self._clock.now())
-        self._latest = finding = _ScalingLook(count, demand, rules, decision)
+        learnt = settings.autoscale_itl > 0 and self._pace.learnt
+        self._latest = finding = _ScalingLook(count, demand, rules, decision, learnt)
         if decision.target == count:
             return
         if self._mode == "advise":
@@ -146,7 +158,7 @@ class GroupScaling:
         return {
             "mode": self._mode, "target": decision.target + self._failed(), "needed": round(decision.needed, 3),
             "reason": decision.reason, "min": found.rules.least, "max": found.rules.most,
-            "requests_per_worker": round(found.rules.each, 3), **_told(found.demand),
+            "requests_per_worker": round(found.rules.each, 3), "learnt": found.learnt, **_told(found.demand),
         }
 
     def _awake(self) -> bool:
@@ -183,10 +195,20 @@ class GroupScaling:
             and not any(i.state in _ON_THE_WAY for i in there.values())
         )
 
+    def _read(self, there: Iterable[Instance]) -> dict[tuple[str, int], EngineReading]:
+        """Of those in rotation that tell."""
+        read = {(i.id, i.incarnation): self._readings(i.id) for i in there if i.state is WorkerState.READY}
+        return {key: EngineReading(each.running, each.tokens) for key, each in read.items() if each is not None}
+
+    def _each(self, settings: Settings) -> float:
+        """Requests with which a worker is busy enough."""
+        named, goal = self._seats * settings.autoscale_load, settings.autoscale_itl
+        return self._pace.each(goal, named, self._seats) if goal else named
+
     def _rules(self, settings: Settings) -> ScalingRules:
         least = settings.minimum.at(datetime.fromtimestamp(self._clock.wall()))
         return ScalingRules(
-            max(1, least), max(1, self._plan().most - self._failed()), self._seats * settings.autoscale_load,
+            max(1, least), max(1, self._plan().most - self._failed()), self._each(settings),
             settings.autoscale_ttft, settings.autoscale_up_after, settings.autoscale_down_after,
         )
 
@@ -209,10 +231,11 @@ class GroupScaling:
         self._emit(
             subject, f"{does} from {finding.count} to {decision.target} workers: {decision.reason} "
             f"({demand.in_flight} requests on workers, {demand.queued} waiting for room, "
-            f"{finding.rules.each:g} a worker)",
+            f"{finding.rules.each:.4g} a worker)",
             kind=kind, data={
                 "from": finding.count, "to": decision.target, "reason": decision.reason,
-                "needed": round(decision.needed, 3), **_told(demand), **asdict(finding.rules),
+                "needed": round(decision.needed, 3), "learnt": finding.learnt, **_told(demand),
+                **asdict(finding.rules), "each": round(finding.rules.each, 3),
             },
         )  # fmt: skip
 

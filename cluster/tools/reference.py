@@ -17,7 +17,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     ),
     "Several models": ("models", "max_concurrent_models", "min_up", "swap_after"),
     "As many workers as the load needs": (
-        "autoscale", "autoscale_load", "autoscale_ttft", "autoscale_up_after", "autoscale_down_after",
+        "autoscale", "autoscale_load", "autoscale_itl", "autoscale_ttft", "autoscale_up_after", "autoscale_down_after",
     ),
     "Adapters": ("lora", "lora_config", "keep_versions", "allow_no_effect", "adapter_root", "manage_backend_adapters"),
     "What is fetched": ("source_hosts", "source_private"),

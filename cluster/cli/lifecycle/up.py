@@ -27,7 +27,7 @@ _FLAGS = (
     "keep_versions", "allow_no_effect", "backend", "backend_key_file", "manage_backend_adapters", "host", "port",
     "grpc_port", "tls_cert", "tls_key", "tls_client_ca", "cors_origin", "strategy", "gpus", "instances_per_gpu",
     "tensor_parallel_size", "max_gpu_memory", "max_cpu_threads", "inference_mode", "min_instances", "max_instances",
-    "max_concurrent_models", "min_up", "swap_after", "autoscale", "autoscale_load", "autoscale_ttft",
+    "max_concurrent_models", "min_up", "swap_after", "autoscale", "autoscale_load", "autoscale_itl", "autoscale_ttft",
     "autoscale_up_after", "autoscale_down_after", "drain_timeout", "rolling_spare", "spares", "queue_timeout",
     "max_queue", "max_queue_wait", "max_concurrent", "per_adapter_limit", "per_adapter", "cap_n", "cap_best_of",
     "cap_tokens", "cap_prompts", "cap_logprobs", "cap_depth", "allow_chat_template", "allow_chat_template_kwargs",

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
+from cluster.monitoring.hang_monitors import ProgressFinding
 from cluster.storage.store import NotSaved
 from cluster.supervisor import autoscaling
 from fakes import soon
 from inprocess import MODEL, InProcess, running, until
+from worker.progress import Reading
 
 Start = Callable[..., Any]
 
@@ -145,6 +147,35 @@ async def test_advice_is_given_once_and_nothing_is_done(start: Start) -> None:
             return (await loaded.cluster.status()).get("autoscale", {}).get("target") == 3
 
         assert await until(told)
+        await loaded.let_go()
+
+
+async def test_what_a_worker_is_busy_enough_with_is_learnt_of_what_workers_tell(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twenty requests at a time cost 100 ms a token, five 25 ms: a worker takes fewer than the settings say."""
+    monkeypatch.setattr(f"{__name__}.SEATS", 80)
+    async with start(autoscale="advise") as loaded:
+        told = {"running": 0, "tokens": 0}
+
+        def reading(finding: ProgressFinding) -> Reading:
+            return Reading(frozenset(), told["running"], 0, told["tokens"])
+
+        monkeypatch.setattr(ProgressFinding, "reading", property(reading))
+        await loaded.ask(16)
+        await loaded.look()
+        before = loaded.cluster.parts.autoscaling.describe()
+        assert before is not None
+        assert (before["requests_per_worker"], before["learnt"], before["target"]) == (40.0, False, 1)
+        for second in range(300):
+            told["running"] = 20 if second % 20 < 10 else 5
+            told["tokens"] += 200  # 20 x 1 s / 100 ms, 5 x 1 s / 25 ms
+            await loaded.look()
+        after = loaded.cluster.parts.autoscaling.describe()
+        assert after is not None
+        assert (after["requests_per_worker"], after["learnt"]) == (10.0, True)  # a quarter of 40, the least
+        assert loaded.events("autoscale.advice")[-1]["each"] == 10.0
+        assert after["target"] == 2
         await loaded.let_go()
 
 

@@ -53,6 +53,7 @@ class BatchEngine:
         self._on_first, self._on_end = on_first, on_end
         self.due = math.inf
         self.preemptions = self.prompt_tokens = self.cached_tokens = 0
+        self._made = 0
         self.lines: Lines[BatchJob] = Lines()
         self.adapters = AdapterMemory(hardware, slots, host_adapters)
         self.active: dict[str | None, int] = {}
@@ -102,11 +103,17 @@ class BatchEngine:
         """Tokens that came since its prompt was read (the last time, where it was preempted)."""
         return self._steps - job.started_step + 1 if job.decodes else 0
 
+    def made_by(self, now: float) -> int:
+        """Tokens of all jobs, up to ``now`` (s, not later than `due`)."""
+        passed = self._steps_until(now) - 1 if self._planned > 1 and now > self._began else 0
+        return self._made + self.decoding * passed
+
     def advance(self) -> None:
         """At `due`: what the steps up to then have come to, and the next ones."""
         now = self.due
         steps, n = self._planned, self.decoding
         self._steps += steps
+        self._made += n * steps
         self._context += n * steps
         self.kv += n * steps
         if self._mixed:
@@ -235,6 +242,7 @@ class BatchEngine:
             self._remember(job)
             job.decodes = True
             self._context += job.prompt + 1
+            self._made += 1
             self.kv += 1
             self.decoding += 1
             if math.isnan(job.first):
