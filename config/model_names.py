@@ -33,6 +33,9 @@ _LONGEST_MODEL, _LONGEST_KEYWORD, LONGEST_TEXT = 512, 100, 8192
 
 _DIGITS = "0123456789"
 
+#: Characters of who asks whose position is kept, as of users, who come again and again. Conversations are longer.
+_SHORT = 128
+
 # Scripts that write words without blanks between them, and Korean, whose words take endings: a keyword is found inside.
 _UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Bopomofo}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}]"
 _WORD = rf"[\w--{_UNSPACED}]"
@@ -137,7 +140,8 @@ class Split:
         """As `ModelAlias.choose`."""
         if len(self._sides) < 2:
             return self._sides[0][1] if self._sides else None
-        at = position(self.name, who) * self._total
+        find = _remembered if len(who) <= _SHORT else position
+        at = find(self.name, who) * self._total
         for weight, choice in self._sides:
             if (at := at - weight) < 0:
                 return choice
@@ -156,6 +160,9 @@ def position(name: str, who: str) -> float:
     rest = f"{who[:begin]}\0{who[end:]}" if end else who
     start = int.from_bytes(hashlib.blake2b(f"{name}\0{rest}".encode(errors="replace"), digest_size=8).digest())
     return ((start + int(who[begin:end] or 0) * 0x9E3779B97F4A7C15) % 2**64) / 2**64
+
+
+_remembered = functools.lru_cache(maxsize=4096)(position)
 
 
 def folded(text: str) -> str:

@@ -116,7 +116,7 @@ class RoutedRequest:
         request, choice = self.request, parts.choices.choose(self.request, model, named)
         if facts.model is not None:
             is_known = request.facts is None and facts.names is None
-            body = request_body.with_model_at_once(request.body, facts.model, choice.model) if is_known else None
+            body = request_body.with_model_at_once(request.body, facts, choice.model) if is_known else None
             if body is None:
                 request.rename(choice.model)
             else:

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Protocol
 
-from lb.protocol.facts import MOST_NAME, NOTHING, Facts, Names, model_name, refused
+from lb.protocol.facts import MOST_NAME, NOTHING, Facts, Names, Span, model_name, refused
 from lb.protocol.fields import lax
 from lb.protocol.fields.caps import NO_CAPS, Caps
 from lb.protocol.fields.form_scan import FormScan
@@ -108,19 +108,24 @@ def names(body: bytes, content_type: str) -> Names:
     return reader.names
 
 
-def with_model_at_once(body: bytes, named: str, model: str) -> bytes | None:
-    """A whole body of which `facts` has told without looking for ``names`` that it is ``named``: with ``model`` there.
-    None where `names` has to look. It has one ``"model"`` at most, and no key in escapes: that one is the key."""
+def with_model_at_once(body: bytes, facts: Facts, model: str) -> bytes | None:
+    """A whole body, with ``model`` where its ``facts``, which `facts` has told without looking for names, say that it
+    is another one's. None where `names` has to look."""
+    at = facts.at or _where(body, facts.model or "")
+    return None if at is None else b"%b%b%b" % (body[: at[0]], _as_json(model), body[at[1] :])
+
+
+def _where(body: bytes, named: str) -> Span | None:
+    """Where a body with one ``"model"`` at most, and no key in escapes, says that: that one is the key."""
     key, written = body.find(b'"model"') + 7, _as_json(named)
-    at = body.find(written, key)
-    if at < 0 or body[key:at].strip(b" \t\r\n") != b":":
-        return None
-    return b"%b%b%b" % (body[:at], _as_json(model), body[at + len(written) :])
+    at = body.find(b'"%b"' % written, key)
+    return None if at < 0 or body[key:at].strip(b" \t\r\n") != b":" else (at + 1, at + 1 + len(written))
 
 
 @functools.lru_cache(maxsize=256)
 def _as_json(text: str) -> bytes:
-    return json.dumps(text).encode()
+    """What is written between the quotation marks."""
+    return json.dumps(text)[1:-1].encode()
 
 
 def with_model(pieces: Iterable[bytes], names: Names, model: str, *, form: bool) -> list[bytes]:
@@ -176,7 +181,7 @@ def _quick(body: bytes) -> Facts | None:
         if streamed is None:
             return None
     try:
-        return Facts(match[1].decode(), streamed is not None and streamed[1] == b"true")
+        return Facts(match[1].decode(), streamed is not None and streamed[1] == b"true", at=match.span(1))
     except UnicodeDecodeError:
         return None
 

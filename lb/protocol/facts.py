@@ -40,12 +40,14 @@ class Names:
 class Facts:
     """``previous``: the Responses API's ``previous_response_id``. All None for a body that is not a JSON object:
     such a body goes to the worker as it is; one that is too long to exist is cut off. ``names``: where the
-    model stands, if somebody had to look."""
+    model stands, if somebody had to look; ``at``: where its name does, of a whole body that was looked at
+    for something else."""
 
     model: str | None = None
     stream: bool = False
     previous: str | None = None
     names: Names | None = field(default=None, compare=False)
+    at: Span | None = field(default=None, compare=False)
 
 
 NOTHING = Facts()

@@ -55,17 +55,24 @@ def last_user_text(said: Mapping[str, Any]) -> str:
 
 def asker(said: Mapping[str, Any]) -> str:
     """The same for all requests of one user or, where none is named, of one conversation; empty where neither is."""
-    user, more = said.get("user") or said.get("safety_identifier"), said.get("metadata")
-    user = user or (more.get("user_id") if isinstance(more, dict) else None)  # Anthropic's
+    user = said.get("user") or said.get("safety_identifier")
+    if not user:
+        user = more.get("user_id") if isinstance(more := said.get("metadata"), dict) else None  # Anthropic's
     if isinstance(user, str):
         return f"user\0{user}"
     if isinstance(key := said.get("prompt_cache_key"), str):
         return f"conversation\0{key}"
     turns = said.get("messages", said.get("input", said.get("prompt")))
+    return "" if turns is None else _ENCODE([said.get("system"), _opening(turns)])[:_BEGINNING]
+
+
+def _opening(turns: Any) -> Any:
+    """Up to the first message of a user; all, where there is none."""
     if isinstance(turns, list):
-        first = next((n for n, t in enumerate(turns) if isinstance(t, dict) and t.get("role") == "user"), len(turns))
-        turns = list(turns[: first + 1])
-    return "" if turns is None else _ENCODE([said.get("system"), turns])[:_BEGINNING]
+        for number, turn in enumerate(turns, 1):
+            if isinstance(turn, dict) and turn.get("role") == "user":
+                return turns[:number]
+    return turns
 
 
 def _text(content: Any) -> str:

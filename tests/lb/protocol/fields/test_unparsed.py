@@ -71,7 +71,7 @@ def test_another_model_is_written_where_the_name_is(body: bytes, model: str) -> 
         return
     if facts.model is None or facts.names is not None:
         return
-    written = request_body.with_model_at_once(body, facts.model, model)
+    written = request_body.with_model_at_once(body, facts, model)
     names = request_body.names(body, "application/json")
     if written is not None:
         assert [written] == request_body.with_model([body], names, model, form=False)
