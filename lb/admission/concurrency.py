@@ -9,14 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 from config.identity.api_keys import Priority
-from lb.admission.rate_limits import Charge
+from lb.admission.rate_limits import RateLimits, TenantRates
 from lb.protocol.tenant import ANYBODY, Tenant
 from lb.routing.backend import Shared
-
-#: Names that counts are kept for though nothing runs under them.
-_MOST_IDLE = 4_096
 
 
 class SharedCount(Shared, Protocol):
@@ -25,10 +23,14 @@ class SharedCount(Shared, Protocol):
         """Empty, always the same, while no other process counts there: then `others` need not be asked."""
 
 
+#: Terms at hand. Nothing is lost with those that are not.
+_MOST_TERMS = 4_096
+
+
 class _Count:
     """What runs under one name here, and elsewhere."""
 
-    __slots__ = ("elsewhere", "others", "own", "put")
+    __slots__ = ("__weakref__", "elsewhere", "others", "own", "put")
 
     def __init__(self, shared: SharedCount | None) -> None:
         self.own, self.elsewhere = 0, _NONE if shared is None else shared.elsewhere
@@ -53,25 +55,40 @@ def _nowhere(own: int) -> None:
     pass
 
 
-@dataclass(slots=True, eq=False)
-class Claim:
-    """What one request takes of what is limited, from when a worker is found for it until it is over, on however many
-    workers. ``priority``: the class it waits in, its tenant's or a lower one; ``cost``: tokens that it is expected to
-    take; ``charged``: those that its tenant was charged for it in the queue; ``charge``: at its rates, where it has any
-    and until it is settled. ``counts``: what it is counted in, and the most that may be in each."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Terms:
+    """What holds for all requests of one tenant for one model, so that it is looked up once and not with each of them.
+    ``counts``: where they are counted while they run, and the most that may be in each; ``rates``: what they are
+    charged to, if to anything."""
 
     tenant: Tenant
     model: str | None = None
-    cost: float = 1.0
-    priority: Priority = Priority.NORMAL
-    running: bool = False
-    charged: float = 0.0
-    charge: Charge | None = None
     counts: Sequence[tuple[_Count, int]] = ()
+    rates: TenantRates | None = None
+
+
+class Claim:
+    """What one request takes of what is limited, from when a worker is found for it until it is over, on however many
+    workers. ``priority``: the class it waits in, its tenant's or a lower one; ``cost``: tokens that it is expected to
+    take; ``charged``: those that its tenant was charged for it in the queue; ``charge``: those of its prompt at its
+    rates, where it has any and until that is settled."""
+
+    # Defaults stand here and not in `__init__`: most requests are over without any of them being set.
+    priority = Priority.NORMAL
+    running = False
+    charged = 0.0
+    charge: int | None = None
+
+    def __init__(self, terms: Terms, cost: float = 1.0) -> None:
+        self.terms, self.cost = terms, cost
+
+    @property
+    def tenant(self) -> Tenant:
+        return self.terms.tenant
 
 
 #: Of every request while nothing is limited and nobody needs a key.
-FREE = Claim(ANYBODY)
+FREE = Claim(Terms(ANYBODY))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +115,18 @@ class Concurrency:
         self, limits: ConcurrencyLimits, share: Callable[[str], SharedCount | None] = lambda name: None
     ) -> None:
         self.limits, self._share = limits, share
-        self._counts: dict[str, _Count] = {}
-        #: Where requests of a tenant that has such a limit, for a model, count; and how many may run there.
-        self._at_hand: dict[tuple[str, int | None, str | None], Sequence[tuple[_Count, int]]] = {}
+        #: As long as something runs under the name, or somebody has terms of it.
+        self._counts: WeakValueDictionary[str, _Count] = WeakValueDictionary()
 
-    def free(self, claim: Claim) -> bool:
-        """Whether one more like it may run. Before `begin`, in the same turn."""
-        claim.counts = found = self._limited(claim.tenant, claim.model)
-        for count, most in found:
+    def counts(self, tenant: Tenant, model: str | None) -> Sequence[tuple[_Count, int]]:
+        """Where requests of its for ``model`` count, and how many may run there."""
+        key, of_model, total = tenant.max_concurrent, self.limits.of(model), self.limits.total
+        named = (f"key:{tenant.name}", key), (f"model:{model}", of_model), ("total", total)
+        return [(self._count(name), most) for name, most in named if most is not None]
+
+    def free(self, terms: Terms) -> bool:
+        """Whether one more request may run on those ``terms``. Before `begin`, in the same turn."""
+        for count, most in terms.counts:
             if count.own >= most:
                 return False
             if count.elsewhere and count.total() >= most:
@@ -122,20 +143,15 @@ class Concurrency:
         most = tenant.max_concurrent
         return most is not None and self._count(f"key:{tenant.name}").total() >= most
 
-    def running(self, tenant: Tenant) -> int:
-        """Of its, through all balancers."""
-        count = self._counts.get(f"key:{tenant.name}")
-        return 0 if count is None else count.total()
-
     def begin(self, claim: Claim) -> bool:
         """It runs from now on; False: it may not. True again while it does."""
         if claim.running:
             return True
-        for count, most in claim.counts:
+        for count, most in claim.terms.counts:
             count.own = own = count.own + 1
             count.put(own)
             if own > most or (count.elsewhere and count.total() > most):
-                for each, _ in claim.counts:
+                for each, _ in claim.terms.counts:
                     each.end()
                     if each is count:
                         return False
@@ -146,27 +162,9 @@ class Concurrency:
         """It is over. May be called again."""
         if claim.running:
             claim.running = False
-            for count, _ in claim.counts:
+            for count, _ in claim.terms.counts:
                 count.own = own = count.own - 1
                 count.put(own)
-
-    def _limited(self, tenant: Tenant, model: str | None) -> Sequence[tuple[_Count, int]]:
-        """Where it counts, and how many may run there."""
-        key = tenant.name, tenant.max_concurrent, model
-        found = self._at_hand.get(key)
-        if found is not None:
-            return found
-        self._forget()
-        made, limits = [], self.limits
-        if tenant.max_concurrent is not None:
-            made.append((self._count(f"key:{tenant.name}"), tenant.max_concurrent))
-        if limits.any:
-            if (most := limits.of(model)) is not None:
-                made.append((self._count(f"model:{model}"), most))
-            if limits.total is not None:
-                made.append((self._count("total"), limits.total))
-        self._at_hand[key] = made
-        return made
 
     def _count(self, name: str) -> _Count:
         count = self._counts.get(name)
@@ -174,8 +172,18 @@ class Concurrency:
             count = self._counts[name] = _Count(self._share(name))
         return count
 
-    def _forget(self) -> None:
-        """What nothing runs under, if there is too much."""
-        if len(self._counts) >= _MOST_IDLE or len(self._at_hand) >= _MOST_IDLE:
-            self._counts = {name: each for name, each in self._counts.items() if each.own}
-            self._at_hand.clear()
+
+class AllTerms(dict[tuple[Tenant, str | None], Terms]):
+    """By tenant and model; made when they are first asked for. A key that was changed is another tenant."""
+
+    def __init__(self, concurrency: Concurrency, rates: RateLimits) -> None:
+        super().__init__()
+        self._concurrency, self._rates = concurrency, rates
+
+    def __missing__(self, key: tuple[Tenant, str | None]) -> Terms:
+        if len(self) >= _MOST_TERMS:
+            self.clear()
+        tenant, model = key
+        rates = self._rates.of(tenant) if tenant.is_limited else None
+        made = self[key] = Terms(tenant, model, self._concurrency.counts(tenant, model), rates)
+        return made

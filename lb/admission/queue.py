@@ -14,9 +14,9 @@ import math
 from collections.abc import Callable, Hashable, Iterable
 
 from config.identity.api_keys import Priority
-from lb.admission.concurrency import FREE, Claim, Concurrency
+from lb.admission.concurrency import FREE, AllTerms, Claim, Concurrency
 from lb.admission.fair_order import FairOrder, Means, ServeResult
-from lb.admission.rate_limits import BYTES_A_TOKEN, Charge, RateLimits
+from lb.admission.rate_limits import BYTES_A_TOKEN, RateLimits, TenantRates
 from lb.admission.request_admission import Applicant, QueueLimits, QueueMetrics, Ticket, Wants
 from lb.admission.wait_rules import WaitRules
 from lb.protocol import urgency
@@ -50,7 +50,7 @@ class WaitingQueue:
         self, router: Router, pool: Pool, metrics: QueueMetrics, concurrency: Concurrency, limits: QueueLimits, *,
         wants: Wants, clock: Callable[[], float], rates: RateLimits | None = None,
     ) -> None:
-        self._rates = rates or RateLimits(clock)
+        self._terms = AllTerms(concurrency, rates or RateLimits(clock))
         self._router, self._pool, self._metrics, self._concurrency = router, pool, metrics, concurrency
         self._limits, self._clock = limits, clock
         self._rules = WaitRules(router, pool, concurrency, limits, wants, clock)
@@ -59,7 +59,7 @@ class WaitingQueue:
         self._waiting: dict[Ticket, None] = {}
         self._expected: dict[str, float] = {}  # tokens of an answer, by tenant
         #: Those that are over and not settled: what each was charged at its rates and in the queue, and its tokens.
-        self._over: list[tuple[Claim, Charge | None, float, int | None, int]] = []
+        self._over: list[tuple[Claim, int | None, float, int | None, int]] = []
         self._settling: asyncio.Handle | None = None
         self._serving = self._look_at_all = False
         self._soon: asyncio.Handle | None = None
@@ -79,18 +79,21 @@ class WaitingQueue:
 
     def _could_run(self, tenant: Tenant, kind: Hashable) -> bool:
         assert isinstance(kind, tuple)
-        return self._concurrency.free(Claim(tenant, kind[0]))
+        return self._concurrency.free(self._terms[tenant, kind[0]])
 
     def claim(self, request: Request, model: str | None) -> Claim:
         tenant = request.tenant
         priority = urgency.of(request.head, tenant.priority)
         if tenant is ANYBODY and self._is_unlimited and priority is Priority.NORMAL:
             return FREE
-        length = request.prompt_bytes
-        claim = Claim(tenant, model, 1.0 + length / BYTES_A_TOKEN + self._expected.get(tenant.name, 0.0), priority)
-        if tenant.is_limited:
-            claim.charge = self._rates.take(tenant, length)
-            request.told += claim.charge.told
+        length, terms = request.prompt_bytes, self._terms[tenant, model]
+        claim = Claim(terms, 1.0 + length / BYTES_A_TOKEN + self._expected.get(tenant.name, 0.0))
+        if priority is not Priority.NORMAL:
+            claim.priority = priority
+        if terms.rates is not None:
+            charge = terms.rates.take(length)
+            claim.charge = charge.tokens
+            request.told += charge.told
         return claim
 
     def admit(
@@ -99,7 +102,7 @@ class WaitingQueue:
     ) -> Backend | Ticket:
         if self._waiting:
             self._serve()  # first: whoever came before
-        if claim is FREE or claim.running or self._concurrency.free(claim):
+        if claim is FREE or claim.running or self._concurrency.free(claim.terms):
             backend = self._router.choose(info, excluded, pinned)
             if backend is not None and (claim is FREE or self._concurrency.begin(claim)):
                 if self._waiting and claim is not FREE and not claim.charged:
@@ -147,21 +150,18 @@ class WaitingQueue:
             self._settling.cancel()
             self._settling = None
         over, self._over = self._over, []
-        changes: dict[int, tuple[Tenant, int]] = {}
+        changes: dict[TenantRates, int] = {}
         for claim, charge, charged, prompt, made in over:
-            tenant = claim.tenant
-            name = tenant.name
-            if charge is not None and tenant.tpm is not None:
-                change = made if prompt is None else prompt + made - charge.tokens
-                before = changes.get(id(tenant))
-                changes[id(tenant)] = tenant, change if before is None else before[1] + change
+            tenant, rates = claim.terms.tenant, claim.terms.rates
+            if charge is not None and rates is not None:
+                changes[rates] = changes.get(rates, 0) + (made if prompt is None else prompt + made - charge)
             if made:
-                self._expect(name, made)
+                self._expect(tenant.name, made)
             if charged:
-                asked = claim.cost - self._expected.get(name, 0.0) if prompt is None else prompt
+                asked = claim.cost - self._expected.get(tenant.name, 0.0) if prompt is None else prompt
                 self._order.charge(tenant, claim.priority, max(0.0, asked) + made - charged)
-        for tenant, change in changes.values():
-            self._rates.settle(tenant, change)
+        for rates, change in changes.items():
+            rates.settle(change)
 
     def _expect(self, name: str, made: int) -> None:
         expected = self._expected
@@ -234,7 +234,7 @@ class WaitingQueue:
         backend, error, claim = None, None, ticket.claim
         try:
             if self._clock() < ticket.deadline and (
-                claim is FREE or claim.running or self._concurrency.free(claim)
+                claim is FREE or claim.running or self._concurrency.free(claim.terms)
             ):
                 backend = self._router.choose(ticket.info, ticket.excluded, ticket.pinned)
             if backend is not None and claim is not FREE and not self._concurrency.begin(claim):

@@ -118,11 +118,6 @@ class Charge:
     told: bytes = b""
 
 
-#: A tenant as it was told of, its buckets of requests and of tokens, and what answers say of both, with what `_left`
-#: tells left open.
-_AtHand = tuple[Tenant, Bucket | None, Bucket | None, str]
-
-
 class RateLimits:
     """``share``: the cells of the bucket of that name that all balancers have, None where there are none.
     ``has_spent``: whether the key of that name has used up a budget. ``widen``: makes of a bucket of this machine and
@@ -135,62 +130,12 @@ class RateLimits:
     ) -> None:
         self._clock, self._share, self._has_spent, self._widen = clock, share, has_spent, widen
         self._buckets: dict[tuple[str, str, int], Bucket] = {}
-        self._at_hand: dict[str, _AtHand] = {}  # by the tenant's mark or name
 
-    def take(self, tenant: Tenant, length: int) -> Charge:
-        """For a request with ``length`` bytes of prompt. Raises ProxyError (429), and nothing is taken."""
-        budget = tenant.budget
-        if budget is not None and self._has_spent(tenant.name, budget):
-            raise ProxyError(
-                429, f"You exceeded your current quota: {budget.tokens} tokens a {budget.period} (UTC)",
-                code=QUOTA, headers={"x-should-retry": "false"},
-            )  # fmt: skip
-        _, requests, tokens, told = self._of(tenant)
-        now, amount = self._clock(), 0
-        left: tuple[int | str, ...] = ()
-        if requests is not None:
-            if not requests.take(1, now):
-                raise self._over(tenant, requests, "requests", 1, now)
-            left = _left(requests)
-        if tokens is not None:
-            # More than fits is never there. It is charged when it is known.
-            amount = min(length // BYTES_A_TOKEN, tokens.limit)
-            if (not amount and tokens.level(now) <= 0) or not tokens.take(amount, now):
-                if requests is not None:
-                    requests.settle(-1, now)
-                raise self._over(tenant, tokens, "tokens", max(1, amount), now)
-            left += _left(tokens)
-        return Charge(amount, (told % left).encode())
-
-    def settle(self, tenant: Tenant, change: int) -> None:
-        """Its requests took so many tokens more than they were charged."""
-        if change and (tokens := self._of(tenant)[2]) is not None:
-            tokens.settle(change, self._clock())
-
-    def _over(self, tenant: Tenant, bucket: Bucket, kind: str, amount: int, now: float) -> ProxyError:
-        level = bucket.level(now)
-        wait = bucket.wait(amount, level)
-        _, *buckets, told = self._of(tenant)
-        left = [value for each in buckets if each is not None for value in _left_at(each, each.level(now))]
-        fields = dict(line.split(": ") for line in (told % tuple(left)).split("\r\n")[1:])
-        return ProxyError(
-            429,
-            f"Rate limit reached for {kind} per minute of this key: limit {bucket.limit}, "
-            f"available {max(0, int(level))}, requested {amount}. Please try again in {duration(wait)}.",
-            code="rate_limit_exceeded", retry_after=max(1, ceil(wait)), headers=fields,
-        )  # fmt: skip
-
-    def _of(self, tenant: Tenant) -> _AtHand:
-        name = tenant.mark or tenant.name
-        found = self._at_hand.get(name)
-        if found is None or found[0] is not tenant:
-            if len(self._at_hand) >= _MOST_BUCKETS:
-                self._at_hand.clear()
-            requests = None if tenant.rpm is None else self._bucket(tenant, "requests", tenant.rpm)
-            tokens = None if tenant.tpm is None else self._bucket(tenant, "tokens", tenant.tpm)
-            told = _lines("requests", requests) + _lines("tokens", tokens)
-            found = self._at_hand[name] = tenant, requests, tokens, told
-        return found
+    def of(self, tenant: Tenant) -> TenantRates:
+        """For all of its requests, to be kept."""
+        requests = None if tenant.rpm is None else self._bucket(tenant, "requests", tenant.rpm)
+        tokens = None if tenant.tpm is None else self._bucket(tenant, "tokens", tenant.tpm)
+        return TenantRates(tenant, requests, tokens, self._has_spent, self._clock)
 
     def _bucket(self, tenant: Tenant, kind: str, limit: int) -> Bucket:
         """Another limit is another bucket, and so is a key that is made anew under an old name."""
@@ -205,27 +150,85 @@ class RateLimits:
         return bucket
 
 
-def _lines(kind: str, bucket: Bucket | None) -> str:
+class TenantRates:
+    """What requests of one tenant are charged to. ``requests``, ``tokens``: its buckets, None without such a limit;
+    the others as `RateLimits` has them."""
+
+    __slots__ = ("_clock", "_has_spent", "_requests", "_tenant", "_tokens", "_told")
+
+    def __init__(
+        self, tenant: Tenant, requests: Bucket | None, tokens: Bucket | None,
+        has_spent: Callable[[str, Budget], bool], clock: Callable[[], float],
+    ) -> None:
+        self._tenant, self._requests, self._tokens = tenant, requests, tokens
+        self._has_spent, self._clock = has_spent, clock
+        #: What answers say of both, with what `_left` tells left open.
+        self._told = _lines("requests", requests) + _lines("tokens", tokens)
+
+    def take(self, length: int) -> Charge:
+        """For a request with ``length`` bytes of prompt. Raises ProxyError (429), and nothing is taken."""
+        tenant, requests, tokens = self._tenant, self._requests, self._tokens
+        budget = tenant.budget
+        if budget is not None and self._has_spent(tenant.name, budget):
+            raise ProxyError(
+                429, f"You exceeded your current quota: {budget.tokens} tokens a {budget.period} (UTC)",
+                code=QUOTA, headers={"x-should-retry": "false"},
+            )  # fmt: skip
+        now, amount = self._clock(), 0
+        left: tuple[int | bytes, ...] = ()
+        if requests is not None:
+            if not requests.take(1, now):
+                raise self._over(requests, "requests", 1, now)
+            left = _left(requests)
+        if tokens is not None:
+            # More than fits is never there. It is charged when it is known.
+            amount = min(length // BYTES_A_TOKEN, tokens.limit)
+            if (not amount and tokens.level(now) <= 0) or not tokens.take(amount, now):
+                if requests is not None:
+                    requests.settle(-1, now)
+                raise self._over(tokens, "tokens", max(1, amount), now)
+            left += _left(tokens)
+        return Charge(amount, self._told % left)
+
+    def settle(self, change: int) -> None:
+        """Requests took so many tokens more than they were charged."""
+        if change and self._tokens is not None:
+            self._tokens.settle(change, self._clock())
+
+    def _over(self, bucket: Bucket, kind: str, amount: int, now: float) -> ProxyError:
+        level = bucket.level(now)
+        wait = bucket.wait(amount, level)
+        buckets = [each for each in (self._requests, self._tokens) if each is not None]
+        told = self._told % tuple(value for each in buckets for value in _left_at(each, each.level(now)))
+        fields = dict(line.split(": ") for line in told.decode().split("\r\n")[1:])
+        return ProxyError(
+            429,
+            f"Rate limit reached for {kind} per minute of this key: limit {bucket.limit}, "
+            f"available {max(0, int(level))}, requested {amount}. Please try again in {duration(wait)}.",
+            code="rate_limit_exceeded", retry_after=max(1, ceil(wait)), headers=fields,
+        )  # fmt: skip
+
+
+def _lines(kind: str, bucket: Bucket | None) -> bytes:
     """As https://platform.openai.com/docs/guides/rate-limits has them, each behind a CRLF."""
     if bucket is None:
-        return ""
-    return (
-        f"\r\nx-ratelimit-limit-{kind}: {bucket.limit}\r\nx-ratelimit-remaining-{kind}: %d"
-        f"\r\nx-ratelimit-reset-{kind}: %s"
-    )
+        return b""
+    name = kind.encode()
+    limit = b"\r\nx-ratelimit-limit-%b: %d" % (name, bucket.limit)
+    return limit + b"\r\nx-ratelimit-remaining-%b: %%d\r\nx-ratelimit-reset-%b: %%b" % (name, name)
 
 
-def _left(bucket: Bucket) -> tuple[int, str]:
+def _left(bucket: Bucket) -> tuple[int, bytes]:
     """After the last that was taken: how much there is, and when it is full."""
     left, limit = bucket.left, bucket.limit
     if (milliseconds := ceil((limit - left) / limit * 60_000 - 1e-6)) < 1000:
-        return int(left), f"{milliseconds}ms"
-    return int(left), duration(milliseconds / 1000)
+        return int(left), b"%dms" % milliseconds
+    return int(left), duration(milliseconds / 1000).encode()
 
 
-def _left_at(bucket: Bucket, level: float) -> tuple[int, str]:
+def _left_at(bucket: Bucket, level: float) -> tuple[int, bytes]:
     limit = bucket.limit
-    return min(limit, max(0, int(level))), duration(bucket.wait(limit, level))
+    return min(limit, max(0, int(level))), duration(bucket.wait(limit, level)).encode()
 
 
 def duration(seconds: float) -> str:

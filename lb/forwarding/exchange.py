@@ -244,8 +244,8 @@ class Exchange(Relayed):
             prompt = recorder.prompt if asked else 0
             usage = TokenUsage(prompt or 0, 0, recorder.made)
         self._parts.admission.over(claim, prompt, usage.completion)
-        if asked and claim.tenant is not ANYBODY:
-            self._parts.accounting.used(claim.tenant.name, routed.info.model, usage, told)
+        if asked and claim.terms.tenant is not ANYBODY:
+            self._parts.accounting.used(claim.terms.tenant.name, routed.info.model, usage, told)
 
     def _tell_usage(self) -> None:
         """What its stream has made so far: a long one would be lost whole with its balancer."""

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from config.identity.api_keys import ApiKey, Budget, Priority
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Tenant:
-    """Requests with one API key, or all that need none. ``models``: the only ones that exist for it, None: all.
-    ``rpm``, ``tpm``, ``max_concurrent``, ``budget``, ``weight``: as those of `config.identity.api_keys.ApiKey`.
-    ``mark``: what the ids of its responses are signed for; empty: it may read everybody's, and its own are nobody's.
-    ``is_limited``: in what it may take over a time."""
+    """Requests with one API key, or all that need none; equal to itself only, so that what is known of it is found
+    by it at once. ``models``: the only ones that exist for it, None: all. ``rpm``, ``tpm``, ``max_concurrent``,
+    ``budget``, ``weight``: as those of `config.identity.api_keys.ApiKey`. ``mark``: what the ids of its responses are
+    signed for; empty: it may read everybody's, and its own are nobody's. ``is_limited``: in what it may take over a
+    time."""
 
     name: str
     models: frozenset[str] | None = None

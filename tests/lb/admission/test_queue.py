@@ -16,7 +16,7 @@ import pytest_asyncio
 
 from config.identity.api_keys import Priority
 from config.topology import BackendSpec, OfferedModel
-from lb.admission.concurrency import FREE, Claim, Concurrency, ConcurrencyLimits, SharedCount
+from lb.admission.concurrency import FREE, AllTerms, Claim, Concurrency, ConcurrencyLimits, SharedCount
 from lb.admission.model_demand import ModelDemand
 from lb.admission.queue import WaitingQueue
 from lb.admission.rate_limits import OwnCells, RateLimits
@@ -454,6 +454,18 @@ async def turn() -> None:
 
 
 KEY, OTHER = Tenant("key", max_concurrent=2), Tenant("other")
+
+
+def test_what_runs_counts_on_terms_that_are_made_anew() -> None:
+    concurrency = Concurrency(ConcurrencyLimits(per_adapter=1))
+    terms = AllTerms(concurrency, RateLimits(lambda: 0.0))
+    claim = Claim(terms[KEY, "sql"])
+    assert concurrency.free(claim.terms) and concurrency.begin(claim)
+    terms.clear()
+    assert not concurrency.free(terms[Tenant("other"), "sql"]) and concurrency.free(terms[KEY, "pirate"])
+    concurrency.end(claim)
+    terms.clear()
+    assert concurrency.free(terms[KEY, "sql"])
 
 
 async def test_a_key_at_its_limit_waits_and_holds_up_nobody(house: House) -> None:

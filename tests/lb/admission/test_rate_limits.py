@@ -120,7 +120,7 @@ def _told(charge: Charge) -> dict[str, str]:
 
 def test_it_says_what_is_left_as_openai_does() -> None:
     limits, tenant = RateLimits(Time()), Tenant("a", rpm=60, tpm=1000)
-    assert _told(limits.take(tenant, 400)) == {
+    assert _told(limits.of(tenant).take(400)) == {
         "x-ratelimit-limit-requests": "60", "x-ratelimit-remaining-requests": "59", "x-ratelimit-reset-requests": "1s",
         "x-ratelimit-limit-tokens": "1000", "x-ratelimit-remaining-tokens": "900", "x-ratelimit-reset-tokens": "6s",
     }  # fmt: skip
@@ -130,49 +130,49 @@ def test_over_a_rate_it_says_when_there_is_more() -> None:
     time = Time()
     limits, tenant = RateLimits(time), Tenant("a", rpm=2)
     for _ in range(2):
-        limits.take(tenant, 0)
+        limits.of(tenant).take(0)
     with pytest.raises(ProxyError) as refused:
-        limits.take(tenant, 0)
+        limits.of(tenant).take(0)
     error = refused.value
     assert (error.status, error.code, error.retry_after) == (429, "rate_limit_exceeded", 30)
     assert error.headers["x-ratelimit-remaining-requests"] == "0"
     assert error.headers["x-ratelimit-reset-requests"] == "1m0s"
     assert "try again in 30s" in str(error)
     time.now += 30
-    limits.take(tenant, 0)
+    limits.of(tenant).take(0)
 
 
 def test_what_was_estimated_is_settled() -> None:
     time = Time()
     limits, tenant = RateLimits(time), Tenant("a", rpm=10, tpm=1000)
-    charge = limits.take(tenant, 400)
-    limits.settle(tenant, 50 + 250 - charge.tokens)
-    assert _told(limits.take(tenant, 0))["x-ratelimit-remaining-tokens"] == "700"
-    limits.settle(tenant, 900 + 100 - limits.take(tenant, 0).tokens)
+    charge = limits.of(tenant).take(400)
+    limits.of(tenant).settle(50 + 250 - charge.tokens)
+    assert _told(limits.of(tenant).take(0))["x-ratelimit-remaining-tokens"] == "700"
+    limits.of(tenant).settle(900 + 100 - limits.of(tenant).take(0).tokens)
     with pytest.raises(ProxyError, match="tokens per minute") as refused:
-        limits.take(tenant, 0)  # 300 are missing, and one is needed
+        limits.of(tenant).take(0)  # 300 are missing, and one is needed
     assert refused.value.retry_after == 19
     assert refused.value.headers["x-ratelimit-remaining-requests"] == "7", "it is not charged for what is refused"
     time.now += 19
-    limits.take(tenant, 0)
+    limits.of(tenant).take(0)
 
 
 def test_what_is_larger_than_a_minute_goes_when_a_minute_is_there() -> None:
     limits, tenant = RateLimits(Time()), Tenant("a", tpm=100)
-    charge = limits.take(tenant, 10**6)
+    charge = limits.of(tenant).take(10**6)
     assert charge.tokens == 100
     with pytest.raises(ProxyError) as refused:
-        limits.take(tenant, 10**6)
+        limits.of(tenant).take(10**6)
     assert refused.value.retry_after == 60
 
 
 def test_another_limit_is_another_bucket() -> None:
     limits = RateLimits(Time())
-    limits.take(Tenant("a", rpm=1), 0)
+    limits.of(Tenant("a", rpm=1)).take(0)
     with pytest.raises(ProxyError):
-        limits.take(Tenant("a", rpm=1), 0)
-    limits.take(Tenant("a", rpm=2), 0)
-    limits.take(Tenant("a", rpm=1, mark="a\x002"), 0)
+        limits.of(Tenant("a", rpm=1)).take(0)
+    limits.of(Tenant("a", rpm=2)).take(0)
+    limits.of(Tenant("a", rpm=1, mark="a\x002")).take(0)
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ class Machine:
 
     def _asks(self, tenant: Tenant) -> bool:
         try:
-            self.limits.take(tenant, 0)
+            self.limits.of(tenant).take(0)
         except ProxyError:
             return False
         return True
@@ -87,16 +87,16 @@ async def test_two_machines_have_one_rate(machines: list[Machine]) -> None:
 async def test_tokens_are_settled_for_all(machines: list[Machine]) -> None:
     one, other = machines
     tenant = Tenant("a", tpm=1_000, mark="a")
-    charge = one.limits.take(tenant, 4 * 900)
+    charge = one.limits.of(tenant).take(4 * 900)
     await one.heard()
-    other.limits.take(tenant, 0)
+    other.limits.of(tenant).take(0)
     await other.heard()
     with pytest.raises(ProxyError, match=r"available (99|1\d\d), requested 500"):
-        other.limits.take(tenant, 4 * 500)
-    one.limits.settle(tenant, 100 + 50 - charge.tokens)
+        other.limits.of(tenant).take(4 * 500)
+    one.limits.of(tenant).settle(100 + 50 - charge.tokens)
     await one.heard()
     await other.heard()
-    assert other.limits.take(tenant, 4 * 500).tokens == 500
+    assert other.limits.of(tenant).take(4 * 500).tokens == 500
 
 
 async def test_a_server_that_dies_and_comes_back(
