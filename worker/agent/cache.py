@@ -15,7 +15,7 @@ from pathlib import Path
 
 from config.disk.files import free_bytes
 from worker.adapters import store
-from worker.adapters.content import FILES, MAX_BYTES, content_hash
+from worker.adapters.content import FILES, MAX_BYTES
 from worker.adapters.tensors import AdapterRejected
 from worker.agent.eviction import CachedAdapter, NoRoom, evicted
 from worker.drivers.remote.offers import CONTENT, AdapterOffer, OfferAnswer
@@ -89,19 +89,17 @@ class AdapterCache:
         raise ValueError(f"what arrived as {content[:12]} has other content")
 
     def _is_whole(self, content: str) -> bool:
-        """One that an agent before this one kept is looked at once: much may have happened to it."""
+        """One that an agent before this one kept is read once: much may have happened to it."""
         if content not in self._kept or content in self._incoming:
             return False
-        if content not in self._verified:
-            try:
-                if content_hash(store.folder_of(self.folder, content)) != content:
-                    raise AdapterRejected(409, "it was changed")
-            except (AdapterRejected, OSError):
-                with self._lock:
-                    self._drop(content)
-                return False
+        folder = store.folder_of(self.folder, content)
+        known = content in self._verified and all((folder / name).is_file() for name in FILES)
+        if known or store.is_whole(folder, content):
             self._verified.add(content)
-        return True
+            return True
+        with self._lock:
+            self._drop(content)
+        return False
 
     def _used(self, content: str) -> Path:
         folder, now = store.folder_of(self.folder, content), self._wall()

@@ -131,6 +131,16 @@ async def test_a_start_that_no_supervisor_knows_of_is_ended(nodes: Agents, tmp_p
     second.close()
 
 
+async def test_agents_that_are_to_end_are_not_started_again(nodes: Agents) -> None:
+    driver = RemoteDriver(nodes)
+    await asyncio.to_thread(driver.reserve, ())
+    await asyncio.to_thread(driver.end)
+    for _ in range(15):  # whoever looks for nodes has them started, and looks each second
+        assert not [name for name in nodes.nodes if home.read(nodes.root / name, agents.KEY) is not None]
+        await asyncio.sleep(0.1)
+    driver.close()
+
+
 async def test_without_the_key_nothing_is_answered(nodes: Agents) -> None:
     driver = RemoteDriver(Agents(nodes.root, nodes.nodes, key="another"))
     nodes.agents()

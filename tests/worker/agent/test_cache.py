@@ -83,6 +83,12 @@ def test_a_damaged_one_is_brought_anew(node: Node) -> None:
     assert node.offer() == str(folder)
 
 
+def test_one_that_somebody_deleted_is_brought_anew(node: Node) -> None:
+    folder = Path(node.offer())
+    shutil.rmtree(folder)
+    assert node.offer() == str(folder)
+
+
 def test_other_content_than_was_offered_is_not_kept(node: Node) -> None:
     source, content = node.source(), "0" * 64
     files = {name: (source / name).stat().st_size for name in FILES}

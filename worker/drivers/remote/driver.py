@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
 from collections import Counter
@@ -12,6 +13,7 @@ from typing import Any
 from worker.drivers import run_file
 from worker.drivers.base import Handle, WorkerStats
 from worker.drivers.remote import protocol
+from worker.drivers.remote.client import Unreachable
 from worker.drivers.remote.handle import ANSWER_S, RemoteHandle
 from worker.drivers.remote.links import AgentLinks, Directory
 from worker.drivers.remote.loop_thread import LoopThread
@@ -112,12 +114,23 @@ class RemoteDriver:
 
     def end(self) -> None:
         """Nothing of the cluster is needed any more: the agents end as well. Blocks."""
-        for node in self._links.nodes.values():
-            try:
-                self._thread.call(self._links.ask(node, protocol.END, {}, ANSWER_S), ANSWER_S)
-            except OSError:
-                pass  # what cannot be reached ends with its lease
+        with contextlib.suppress(OSError):
+            self._thread.call(self._links.look_no_more(), ANSWER_S)
+        ending, deadline = list(self._links.nodes.values()), time.monotonic() + 2 * ANSWER_S
+        while ending and time.monotonic() < deadline:  # what cannot be reached ends with its lease
+            ending = [node for node in ending if not self._ended(node)]
+            time.sleep(0.02)
         self.directory.end()
+
+    def _ended(self, node: RemoteNode) -> bool:
+        """Asks its agent to end: whether there is none any more, or none to be asked."""
+        try:
+            self._thread.call(self._links.ask(node, protocol.END, {}, ANSWER_S), ANSWER_S)
+        except Unreachable as error:
+            return error.refused or node.lost
+        except OSError:
+            return True
+        return False
 
     def _handle(self, node: RemoteNode, start: str, pid: int | None, spec: WorkerSpec) -> RemoteHandle:
         return RemoteHandle(self._thread, self._links, self._transfers, node, start, pid, spec.endpoint, spec.log)

@@ -62,6 +62,7 @@ class AgentLinks:
         self.settled = False
         self.superseded = False
         self._memory = memory
+        self._ending, self._looking = False, asyncio.Lock()
         self._logs: dict[str, Path] = {}
         self._taken: dict[str, int] = {}
         self._tasks = Tasks()
@@ -75,10 +76,18 @@ class AgentLinks:
             self._follow(remembered(self._memory, self._directory.key))
             try:
                 while True:
-                    await self._look_for_nodes()
+                    async with self._looking:
+                        if not self._ending:
+                            await self._look_for_nodes()
                     await asyncio.sleep(_NODES_S)
             finally:
                 await self._tasks.close()
+
+    async def look_no_more(self) -> None:
+        """Agents are to end: from now on nobody has them started."""
+        self._ending = True
+        async with self._looking:
+            pass
 
     async def ask(self, node: RemoteNode, path: str, message: Mapping[str, Any], timeout: float) -> dict[str, Any]:
         """Raises AgentRefused, Unreachable."""
