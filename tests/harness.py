@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import SystemRandom
@@ -19,8 +20,10 @@ from typing import Any, TypeVar
 
 import httpx
 
+from config.identity import admin_token
 from config.paths import StateDir
 from worker.drivers import proc, run_file
+from worker.drivers.remote import agent_home
 
 T = TypeVar("T")
 
@@ -90,6 +93,24 @@ def clusterctl(*args: str, timeout: float = 60.0, **env: str) -> subprocess.Comp
     )
 
 
+@dataclass(frozen=True)
+class DriverUnderTest:
+    """What starts a cluster's workers. ``flags`` and ``environment`` of `up`; ``agents``: where agents of nodes have
+    their homes."""
+
+    name: str = "local"
+    flags: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    agents: Path | None = None
+
+    def homes(self, state: StateDir) -> list[Path]:
+        """Of the agents of the cluster on ``state``."""
+        key = admin_token.read(state.agent_key) if self.agents is not None else None
+        if self.agents is None or key is None:
+            return []
+        return list((self.agents / hashlib.sha256(key.encode()).hexdigest()[:12]).glob("*"))
+
+
 @dataclass
 class Cluster:
     """One cluster, with everything it ever started remembered by session. ``tls``: whom it is known by, where it
@@ -99,6 +120,7 @@ class Cluster:
     port: int
     tls: ssl.SSLContext | None = None
     grpc_port: int = 0
+    driver: DriverUnderTest = DriverUnderTest()
     seen: set[int] = field(default_factory=set)
 
     @property
@@ -111,8 +133,8 @@ class Cluster:
 
     def up(self, *args: str, timeout: float = 60.0, **env: str) -> subprocess.CompletedProcess[str]:
         """`up --detach`; what follows ``--`` in ``args`` comes last as it should."""
-        place = ("--port", str(self.port), "--state-dir", str(self.state_dir), "--detach")
-        result = clusterctl("up", *place, *args, timeout=timeout, **env)
+        place = ("--port", str(self.port), "--state-dir", str(self.state_dir), "--detach", *self.driver.flags)
+        result = clusterctl("up", *place, *args, timeout=timeout, **{**self.driver.environment, **env})
         with contextlib.suppress(httpx.HTTPError):
             self.status()
         return result
@@ -170,7 +192,8 @@ class Cluster:
     def ask_worker(self, instance: str, method: str, path: str, body: Any = None) -> httpx.Response:
         """Speaks to one worker behind the cluster's back."""
         headers = {"Authorization": f"Bearer {self.worker_key(instance)}"}
-        url = f"http://127.0.0.1:{self.instance(instance)['port']}{path}"
+        shown = self.instance(instance)
+        url = f"http://{shown['host']}:{shown['port']}{path}"
         return httpx.request(method, url, json=body, headers=headers, timeout=10)
 
     def log(self, name: str) -> str:
@@ -198,14 +221,21 @@ class Cluster:
             return False
 
     def leftovers(self) -> list[proc.Stat]:
-        recorded = {p.pid for p in self._recorded()}
-        return [p for members in proc.sessions(self.seen | recorded).values() for p in members]
+        return [p for members in proc.sessions({*self.seen, *self._recorded()}).values() for p in members]
 
-    def _recorded(self) -> Iterator[proc.Stat]:
-        """Processes that wrote themselves down in the state directory, whether a status ever showed them or not."""
-        for file in (self.state_dir / "run").glob("*"):
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                yield proc.parse_stat(file.read_text())
+    def _recorded(self) -> Iterator[int]:
+        """The sessions of processes that wrote themselves down in the state directory, or in the home of an agent,
+        whether a status ever showed them or not; and those of the agents."""
+        homes = self.driver.homes(StateDir(self.state_dir))
+        for folder in (self.state_dir, *homes):
+            for file in (folder / "run").glob("*"):
+                with contextlib.suppress(OSError, ValueError, IndexError):
+                    yield proc.parse_stat(file.read_text()).pid
+        for home in homes:
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                pid = json.loads((home / agent_home.FILE).read_text())["pid"]
+                if (found := proc.stat(pid)) is not None:
+                    yield found.session
 
 
 def kill(pid: int) -> None:

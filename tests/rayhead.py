@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import free_port, poll
+from harness import DriverUnderTest, free_port, poll
 from worker.drivers import proc
 
 #: 127.0.0.1 is taken for "the address of whoever asks" in some of Ray.
@@ -26,6 +26,14 @@ class Head:
 
     address: str
     home: Path
+
+    @property
+    def driver(self) -> DriverUnderTest:
+        """For clusters whose workers run there."""
+        return DriverUnderTest(
+            "ray", ("--driver", "ray", "--ray-address", self.address), {"RAY_AUTH_MODE": "disabled"},
+            self.home / ".cache" / "clusterctl" / "agents",
+        )  # fmt: skip
 
     def processes(self, words: str) -> list[int]:
         """Whose command line has ``words`` in it."""

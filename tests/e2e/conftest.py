@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from _pytest.nodeid import NodeId
 
-from harness import Cluster, free_port
+import rayhead
+from harness import Cluster, DriverUnderTest, free_port
 from oneworker import one_worker
 from worker.demo import adapters, model_path
 
@@ -21,6 +22,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 _keep_together(item, group)
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests with the mark ``drivers``, or whose file has it, run once for each that it names. With ``soak`` or
+    ``alone`` it says for which of them the test has that mark, and with ``reason`` why it is not for others."""
+    mark = metafunc.definition.get_closest_marker("drivers")
+    if mark is not None and "driver" in metafunc.fixturenames:
+        cases = [
+            pytest.param(name, marks=[getattr(pytest.mark, more) for more, of in mark.kwargs.items() if of == name])
+            for name in mark.args
+        ]
+        metafunc.parametrize("driver", cases, indirect=True, scope="module")
+
+
 def _keep_together(item: pytest.Item, group: str) -> None:
     """xdist knows a group by the end of an id. It writes that itself, for the mark ``xdist_group``, but (3.8) where
     pytest 9.2 does not keep the id any more: all groups fall apart, and nothing says so."""
@@ -30,10 +43,14 @@ def _keep_together(item: pytest.Item, group: str) -> None:
 
 def _shared(item: pytest.Item) -> str:
     """What ``item`` shares with others: the file, where it has fixtures for all its tests, or the cluster of vLLM."""
-    used = item._fixtureinfo.name2fixturedefs if isinstance(item, pytest.Function) else {}
+    if not isinstance(item, pytest.Function):
+        return ""
+    if hasattr(item, "callspec") and item.callspec.params.get("driver") == "ray":
+        return "ray"
+    used = item._fixtureinfo.name2fixturedefs
     if "vllm" in used and used["vllm"][-1].scope == "session":
         return "vllm"
-    ours = (made[-1] for made in used.values() if made[-1].baseid.startswith("tests/e2e"))
+    ours = (made[-1] for name, made in used.items() if name != "driver" and made[-1].baseid.startswith("tests/e2e"))
     return item.path.stem if any(fixture.scope == "module" for fixture in ours) else ""
 
 
@@ -50,6 +67,22 @@ def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
+def ray_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[rayhead.Head]:
+    """A Ray of one node, for all clusters with workers there."""
+    with rayhead.running(tmp_path_factory.mktemp("ray")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def driver(request: pytest.FixtureRequest) -> DriverUnderTest:
+    """What starts the workers of the clusters of a test."""
+    if getattr(request, "param", "local") == "local":
+        return DriverUnderTest()
+    head: rayhead.Head = request.getfixturevalue("ray_head")
+    return head.driver
+
+
+@pytest.fixture(scope="session")
 def demo_adapters() -> dict[str, str]:
     return {name: str(path) for name, path in adapters().items()}
 
@@ -62,12 +95,12 @@ def vllm_worker_url(tmp_path_factory: pytest.TempPathFactory, demo_adapters: dic
 
 
 @pytest.fixture
-def make_cluster(tmp_path: Path) -> Iterator[Callable[[], Cluster]]:
+def make_cluster(tmp_path: Path, driver: DriverUnderTest) -> Iterator[Callable[[], Cluster]]:
     """Makes clusters that are not started yet; each is ended, and checked for leftovers, after the test."""
     made: list[Cluster] = []
 
     def make() -> Cluster:
-        made.append(Cluster(tmp_path / f"cluster{len(made)}", free_port()))
+        made.append(Cluster(tmp_path / f"cluster{len(made)}", free_port(), driver=driver))
         made[-1].root.mkdir()
         return made[-1]
 
@@ -92,9 +125,9 @@ def sim(cluster: Cluster) -> Cluster:
 
 
 @pytest.fixture(scope="module")
-def sim_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def sim_once(tmp_path_factory: pytest.TempPathFactory, driver: DriverUnderTest) -> Iterator[Cluster]:
     """One simulated worker for all tests of a module that change nothing for good."""
-    cluster = Cluster(tmp_path_factory.mktemp("once"), free_port())
+    cluster = Cluster(tmp_path_factory.mktemp("once"), free_port(), driver=driver)
     result = cluster.up("--engine", "sim", "--instances", "1")
     assert result.returncode == 0, result.stderr
     yield cluster

@@ -21,6 +21,8 @@ import pytest
 from harness import Cluster, free_port, kill, poll
 from worker.demo import adapter_path, model_path
 
+pytestmark = pytest.mark.drivers("local", "ray")
+
 
 def make_adapter(folder: Path, seed: int = 0, source: str = "pirate") -> Path:
     """A valid adapter for the demo model; each ``seed`` makes other content."""

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 import rayhead
+from config.paths import StateDir
 from harness import Cluster, clusterctl, free_port, poll
+from worker.adapters.content import content_hash
+from worker.demo import adapter_path
 from worker.drivers import proc
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
-
-#: Of the cluster under test, as of its Ray.
-_NO_TOKEN = {"RAY_AUTH_MODE": "disabled"}
-
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[rayhead.Head]:
@@ -29,9 +30,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[rayhead.Head]:
 @pytest.fixture(scope="module")
 def on_ray(head: rayhead.Head, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Three simulated workers there, for all tests of this module, in their order."""
-    made = Cluster(tmp_path_factory.mktemp("cluster"), free_port())
-    given = ("--driver", "ray", "--ray-address", head.address, "--engine", "sim", "--instances", "3")
-    result = made.up(*given, "--", "--itl-ms", "10", timeout=120, **_NO_TOKEN)
+    made = Cluster(tmp_path_factory.mktemp("cluster"), free_port(), driver=head.driver)
+    result = made.up("--engine", "sim", "--instances", "3", "--", "--itl-ms", "10", timeout=120)
     assert result.returncode == 0, result.stderr
     made.wait_ready(3, 60)
     yield made
@@ -78,13 +78,33 @@ def test_a_worker_that_is_killed_is_replaced(on_ray: Cluster) -> None:
     on_ray.wait_ready(3)
 
 
+def test_adapters_are_brought_there(on_ray: Cluster, tmp_path: Path) -> None:
+    """The workers are told of a folder of their node's agent: they read nothing that is the supervisor's."""
+    source = shutil.copytree(adapter_path("pirate"), tmp_path / "mine")
+    with (source / "adapter_config.json").open("a") as file:
+        file.write(" ")  # content of its own
+    answer = on_ray.post("/v1/load_lora_adapter", {"lora_name": "mine", "lora_path": str(source)})
+    assert answer.status_code == 200, answer.text
+    [home] = on_ray.driver.homes(StateDir(on_ray.state_dir))
+    there = home / "adapters" / content_hash(source)
+    for instance in _pids(on_ray):
+        cards = on_ray.ask_worker(instance, "GET", "/v1/models").json()["data"]
+        assert [card["root"] for card in cards if card["id"] == "mine"] == [str(there)]
+    assert content_hash(there) == there.name
+    away = (on_ray.state_dir / "adapters").rename(tmp_path / "away")
+    try:
+        assert [on_ray.complete("mine").status_code for _ in range(6)] == [200] * 6
+    finally:
+        away.rename(on_ray.state_dir / "adapters")
+
+
 def test_agent_actor_and_supervisor_may_be_killed(on_ray: Cluster, head: rayhead.Head) -> None:
     before = _pids(on_ray)
     with _asked(on_ray):
         os.kill(head.find("worker.agent.run"), signal.SIGKILL)
         os.kill(head.find("ray::NodeActor"), signal.SIGKILL)
         os.kill(on_ray.status()["supervisor"]["pid"], signal.SIGKILL)
-    result = on_ray.up(timeout=120, **_NO_TOKEN)
+    result = on_ray.up(timeout=120)
     assert result.returncode == 0, result.stderr
     on_ray.wait_ready(3, 60)
     assert _pids(on_ray) == before
