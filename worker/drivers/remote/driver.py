@@ -50,7 +50,7 @@ class RemoteDriver:
     def reserve(self, taken: Collection[WorkerEndpoint]) -> WorkerEndpoint:
         """On the node with the fewest of ``taken``."""
         self._links.settled = True
-        self._wait_for_nodes(any_of_them=True)
+        self._wait_for_nodes()  # all of them, or the first workers would crowd on those that answer first
         there = Counter(endpoint.host for endpoint in taken)
         ports = {(endpoint.host, endpoint.port) for endpoint in taken}
         usable = [node for node in self._links.nodes.values() if node.up]
@@ -96,7 +96,7 @@ class RemoteDriver:
         start = identity["start"] if identity else run_file.notes(spec.run_file).get("start")
         if not isinstance(start, str):
             return None
-        self._wait_for_nodes(any_of_them=False)
+        self._wait_for_nodes()
         node = self._node_of(start, identity)
         if node is None:
             return None
@@ -144,12 +144,12 @@ class RemoteDriver:
             return nodes.get(identity["node"])
         return next((node for node in nodes.values() if node.seen(start) is not None), None)
 
-    def _wait_for_nodes(self, any_of_them: bool) -> None:
-        """Blocks until they were heard, or are lost."""
-        deadline, enough = time.monotonic() + LOST_S + 1, any if any_of_them else all
+    def _wait_for_nodes(self) -> None:
+        """Blocks until each can be used, or is lost."""
+        deadline = time.monotonic() + LOST_S + 1
         while time.monotonic() < deadline:
             nodes = list(self._links.nodes.values())
-            if nodes and enough(node.opened or node.lost for node in nodes):
+            if nodes and all(node.up or node.lost for node in nodes):
                 return
             time.sleep(0.02)
 
