@@ -131,10 +131,10 @@ async def _serve(
         ready(parts)
         await run(parts)
         await parts.jobs.stop()
-        await balancers.stop(_BALANCER_GRACE)
         await parts.zygotes.stop()
         for driver in drivers.values():
             await asyncio.to_thread(driver.end)
+        await balancers.stop(_BALANCER_GRACE)  # last: who looks from another machine sees that all has ended
         state.tls.unlink(missing_ok=True)  # nothing is served any more that a command could trust
     finally:
         await parts.jobs.close()

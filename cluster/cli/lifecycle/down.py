@@ -48,7 +48,11 @@ def down_command(state_dir: Path | None, now: bool, no_wait: bool, url: str | No
     if state_dir is None:  # another machine: its supervisor does it
         with client(url) as cluster:
             cluster.shutdown(now)
-        say("shutting down")
+            if no_wait:
+                say("shutting down")
+            else:
+                _wait_until_gone(cluster)
+                say("down")
         return 0
     return bring_down(StateDir(state_dir.absolute()), now=now, no_wait=no_wait)
 
@@ -131,6 +135,21 @@ def _ask(state: StateDir, now: bool) -> bool:
                 return False
             time.sleep(_LOOK_EVERY)  # it has just started, or is about to end
     raise UsageError(f"the supervisor on {state.root} holds its lock but does not answer; kill it, then run down again")
+
+
+def _wait_until_gone(cluster: ClusterClient) -> None:
+    """Its balancer ends last: what does not answer any more has ended. Raises UsageError where its supervisor is gone
+    before that."""
+    heard = time.monotonic()
+    while time.monotonic() - heard < _GONE_S:
+        time.sleep(_LOOK_EVERY)
+        try:
+            if cluster.status()["supervisor"]["pid"] is not None:
+                heard = time.monotonic()
+        except ClusterError as error:
+            if error.status is None:
+                return
+    raise UsageError("its supervisor has ended before all else had; run down again, on its machine")
 
 
 def _holder(state: StateDir) -> ProcessId | None:

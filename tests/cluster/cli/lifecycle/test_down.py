@@ -94,6 +94,44 @@ def test_a_url_without_a_proper_port_is_wrong_usage(monkeypatch: pytest.MonkeyPa
         down.find("http://127.0.0.1:99999")
 
 
+class Elsewhere(Cluster):
+    """On another machine, and it ends: it answers with each of these supervisors once, then not at all."""
+
+    def __init__(self, *supervisors: int | None, then: int | None = None) -> None:
+        self._supervisors, self._then, self.asked = list(supervisors), then, 0
+
+    def shutdown(self, now: bool) -> None:
+        self.asked += 1
+
+    def status(self) -> dict[str, Any]:
+        if not self._supervisors:
+            raise ClusterError("none", self._then)
+        return {"supervisor": {"pid": self._supervisors.pop(0)}}
+
+
+@pytest.mark.parametrize(("given", "said", "left"), [((), "down", 0), (("--no-wait",), "shutting down", 3)])
+def test_from_another_machine_it_waits_until_all_has_ended(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], given: tuple[str, ...], said: str, left: int
+) -> None:
+    cluster = Elsewhere(4711, 4711, None)
+    monkeypatch.setattr(down, "client", lambda url: cluster)
+    monkeypatch.setattr(down, "find", lambda url: None)
+    assert down.down_command.main(["--url", ELSEWHERE, *given], standalone_mode=False) == 0
+    assert capsys.readouterr().out == f"{said}\n"
+    assert (cluster.asked, len(cluster._supervisors)) == (1, left)
+
+
+@pytest.mark.parametrize("cluster", [Elsewhere(*[None] * 100), Elsewhere(4711, then=502)], ids=["alone", "nobody"])
+def test_from_another_machine_it_says_where_the_supervisor_ends_first(
+    monkeypatch: pytest.MonkeyPatch, cluster: Elsewhere
+) -> None:
+    monkeypatch.setattr(down, "client", lambda url: cluster)
+    monkeypatch.setattr(down, "find", lambda url: None)
+    monkeypatch.setattr(down, "_GONE_S", 0.2)
+    with pytest.raises(UsageError, match="before all else had"):
+        down.down_command.main(["--url", ELSEWHERE], standalone_mode=False)
+
+
 class Asked:
     """A supervisor that holds its lock; ``answers`` as often as it is asked, then never again; ``end`` is called with
     the last of them."""
