@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from cluster.fleet.groups import DEFAULT
 from cluster.fleet.model_names import Definition
 from config import model_names
+from config.identity import admin_token
 from config.identity.api_keys import MOST_KEYS
 from config.model_names import NAME
 from config.topology import STRATEGIES
@@ -60,6 +61,15 @@ class Manifest(_Strict):
     adapters: list[AdapterRecord]
     keys: list[dict[str, Any]] = Field([], max_length=MOST_KEYS)
     names: dict[str, Annotated[list[Definition], Field(min_length=3, max_length=3)]] = Field({}, max_length=_MOST_NAMES)
+
+    agent_key: str | None = None
+
+    @field_validator("agent_key")
+    @classmethod
+    def _key(cls, key: str | None) -> str | None:
+        if key is not None and not admin_token.is_token(key):
+            raise ValueError("it is no key of agents")
+        return key
 
     @field_validator("names")
     @classmethod

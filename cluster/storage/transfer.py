@@ -1,6 +1,7 @@
 """What of a state a person would want on another machine, as one tar: a manifest and the adapters' files. API keys are
-in it as the state has them, without their secrets; so are routes and aliases that were changed at run time.
-Processes, tokens and settings of a machine are not.
+in it as the state has them, without their secrets; so are routes and aliases that were changed at run time, and what
+the agents of other machines ask for: whoever has that could speak to them. Processes, other tokens and settings of a
+machine are not.
 
 The manifest comes first, and names all that follows: what it does not name is refused, and so is content that has not
 the hash it is named by. On the way in files come first, then the rows that need them, in one transaction.
@@ -64,6 +65,8 @@ class Contents:
     keys: tuple[ApiKey, ...] = ()
     #: Routes and aliases that were changed at run time, as `cluster.fleet.model_names` keeps them.
     names: dict[str, list[Definition]] = field(default_factory=dict)
+    #: What agents of other machines ask for: beside the database, see `config.paths.StateDir.agent_key`.
+    agent_key: str | None = None
 
     @property
     def empty(self) -> bool:
@@ -145,6 +148,7 @@ def _to_json(found: Contents) -> dict[str, Any]:
         # Only where there are any: a clusterctl of before knows no such fields.
         **({"keys": [key.to_json() for key in found.keys]} if found.keys else {}),
         **({"names": found.names} if found.names else {}),
+        **({"agent_key": found.agent_key} if found.agent_key else {}),
     }  # fmt: skip
 
 
@@ -272,7 +276,10 @@ def _from_manifest(manifest: Manifest, store: Path) -> Contents:
         raise UsageError(f"not imported: {_MANIFEST}: keys: {error}") from None
     if len({key.name for key in keys}) != len(keys):
         raise UsageError(f"not imported: {_MANIFEST}: a key is in it twice")
-    return Contents(manifest.instances, manifest.weights, manifest.strategy, tuple(adapters), keys, manifest.names)
+    return Contents(
+        manifest.instances, manifest.weights, manifest.strategy, tuple(adapters), keys, manifest.names,
+        manifest.agent_key,
+    )  # fmt: skip
 
 
 async def bring_in(store: Store, new: Contents) -> None:

@@ -17,8 +17,17 @@ _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
 def ensure(path: Path) -> None:
     """Makes a token where there is none that counts; one that is there is kept. Raises OSError."""
     if read(path) is None:
-        with replacing(path) as file:  # made anew (O_EXCL), mode 0600: whatever was there is not written to
-            file.write(f"{secrets.token_urlsafe(32)}\n".encode())
+        keep(path, secrets.token_urlsafe(32))
+
+
+def keep(path: Path, token: str) -> None:
+    """In place of what is there, readable by its user alone. Raises OSError."""
+    with replacing(path) as file:  # made anew (O_EXCL), mode 0600: whatever was there is not written to
+        file.write(f"{token}\n".encode())
+
+
+def is_token(text: str) -> bool:
+    return _TOKEN.fullmatch(text) is not None
 
 
 def read(path: Path) -> str | None:
@@ -38,4 +47,4 @@ def read(path: Path) -> str | None:
         return None
     finally:
         os.close(descriptor)
-    return text if _TOKEN.fullmatch(text) else None
+    return text if is_token(text) else None

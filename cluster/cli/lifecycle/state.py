@@ -8,6 +8,7 @@ import json
 import sqlite3
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,6 +25,7 @@ from cluster.storage.transfer import Contents, Incoming
 from cluster.supervisor import adoption
 from config.disk.files import replacing
 from config.errors import UsageError
+from config.identity import admin_token
 from config.paths import StateDir, default_state_dir
 from config.sources.commands import cluster_port
 from worker.drivers import available
@@ -109,10 +111,10 @@ def export_command(file: str, state_dir: Path | None, url: str | None) -> int:
     """Write instance count, weights, strategy, adapters, hashes of API keys, and routes and aliases that were changed
     at run time to FILE, a tar (- is standard output).
 
-    The cluster may run meanwhile."""
+    The cluster may run meanwhile. With --driver ray keep FILE to yourself: the key of the agents is in it."""
     state = _existing(state_dir, url)
     with _reading(state) as (db, _):
-        found = transfer.contents(db)
+        found = replace(transfer.contents(db), agent_key=admin_token.read(state.agent_key))
     try:
         if file == "-":
             transfer.write(found, sys.stdout.buffer)
@@ -159,6 +161,8 @@ async def _import(source: IO[bytes], state: StateDir, force: bool) -> int:
                 if not (force or there.empty or there.means() == new.means()):
                     raise UsageError(f"{state.root} has another state already; --force replaces it")
                 incoming.take_in()
+                if new.agent_key is not None:
+                    admin_token.keep(state.agent_key, new.agent_key)
                 await transfer.bring_in(store, new)
         except (NotSaved, OSError) as error:
             raise UsageError(f"not imported: {error}") from None

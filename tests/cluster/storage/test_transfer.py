@@ -185,6 +185,7 @@ _BAD: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     ),
     "an alias that is none": (_manifest(names={"x": [{"sides": {}}, None, None]}), "is no route and no alias"),
     "a change that is none": (_manifest(names={"x": [None, None]}), "names.x: "),
+    "a key of agents that is none": (_manifest(agent_key="x"), "no key of agents"),
     "a name that is none": (_manifest(names={"../x": [None, None, None]}), "is no name"),
     "cut short": (lambda d: d[:3000], "cut short"),
     "no tar": (lambda d: b"something else " * 100, "cut short"),
