@@ -3,7 +3,9 @@
 supervisor -> balancer: ``{"type": "set", "set": BackendSet}``, ``{"type": "snapshot", "snapshot": {...}}``,
 ``{"type": "keys", "version": [epoch, number], "keyed": whether there has ever been one for models, "keys": [ApiKey]}``
 (the next set is confirmed by who has both), ``{"type": "retire", "timeout": seconds}`` to one that another has taken
-the place of, ``{"type": "events", "events": [...]}`` (rising ids; the latest again for whoever is new)
+the place of, ``{"type": "events", "events": [...]}`` (rising ids; the latest again for whoever is new), ``{"type":
+"loads", "loads": {backend: requests}}`` (what is in flight through balancers on other machines, again and again while
+there are any), ``{"type": "supervisor", "there": whether it can be reached}`` (on a machine that has joined)
 balancer -> supervisor: ``{"type": "hello", "pid": n, "phase": Phase}``, ``{"type": "phase", "phase": Phase,
 "requests": in flight}`` when that changes, ``{"type": "report", "version": [epoch, revision], "in_flight": {backend:
 requests}, "waiting": {backend: [requests without a first byte of an answer, bytes of the largest body among them]},

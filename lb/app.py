@@ -236,7 +236,7 @@ def make(
         pool, [each for each in (listener, rpc_listener) if each is not None], link_path, counters.recently_used,
         series, losses, events.add, why.own, keys.apply,
         refusals.due, shared_limits, router.work,
-        lambda: {"queued": queue.for_want_of_room(), "unread": router.unread(), **demand.told()},
+        lambda: {"queued": queue.for_want_of_room(), "unread": router.unread(), **demand.told()}, counters.hear,
     )
     client, owners_of = WorkerClient(upstream), ResponseOwners()
     queue = WaitingQueue(

@@ -1,22 +1,33 @@
-"""What every balancer process is told: the API keys, the backend set, the snapshot, and what has happened."""
+"""What every balancer is told: the API keys, the backend set, the snapshot, and what has happened."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
 
 from cluster.balancers.process import BalancerProcess
+from cluster.balancers.reports import LatestReport
 from cluster.events import Event
 from config.link import encode
 
 
+class Joined(LatestReport, Protocol):
+    """The balancers of another machine, as one."""
+
+    def tell(self, message: Mapping[str, Any]) -> None: ...
+
+    def describe(self) -> dict[str, Any]:
+        """For status and metrics."""
+
+
 class Feed:
-    """To all of ``processes``, which are those that live, oldest first; one that comes, or comes back, is told the
-    latest first (`greeting`). ``events()``: what it is told has happened."""
+    """To all of ``processes``, which are those that live, oldest first, and to the machines that have ``joined``; one
+    that comes, or comes back, is told the latest first (`greeting`). ``events()``: what it is told has happened."""
 
     def __init__(self, events: Callable[[], Iterable[Event]] = tuple) -> None:
         self._events = events
         self.processes: list[BalancerProcess] = []
+        self.joined: list[Joined] = []
         self._set: dict[str, Any] | None = None
         self._snapshot: dict[str, Any] | None = None
         self._keys: dict[str, Any] | None = None
@@ -24,7 +35,7 @@ class Feed:
     @property
     def engaged(self) -> int:
         """In how many of them requests may be in flight."""
-        return sum(process.engaged for process in self.processes)
+        return sum(each.engaged for each in (*self.processes, *self.joined))
 
     @property
     def connected(self) -> bool:
@@ -38,19 +49,24 @@ class Feed:
         it comes back."""
         self._set, self._snapshot, self._keys = backends or self._set, snapshot or self._snapshot, keys or self._keys
         if keys is not None:
-            self._send(encode(keys))
+            self.tell(keys)
         if backends is not None:
-            self._send(encode({"type": "set", "set": backends}))
+            self.tell({"type": "set", "set": backends})
         if snapshot is not None:
-            self._send(encode({"type": "snapshot", "snapshot": snapshot}))
+            self.tell({"type": "snapshot", "snapshot": snapshot})
 
     def on_event(self, event: Event) -> None:
         """Passes an event on to whoever listens there."""
-        self._send(_encoded([event]))
+        self.tell(_told([event]))
 
-    def _send(self, message: bytes) -> None:
-        for process in self.processes:
-            process.send(message)
+    def tell(self, message: Mapping[str, Any]) -> None:
+        """All of them."""
+        if self.processes:
+            encoded = encode(message)
+            for process in self.processes:
+                process.send(encoded)
+        for each in self.joined:
+            each.tell(message)
 
     def start(self) -> dict[str, Any]:
         """What a process is started with of it."""
@@ -58,12 +74,14 @@ class Feed:
 
     def greeting(self) -> list[bytes]:
         """What a process that has just been connected to is told."""
-        keys = [] if self._keys is None else [encode(self._keys)]
-        backends = [] if self._set is None else [encode({"type": "set", "set": self._set})]
-        return [
-            *keys, *backends, encode({"type": "snapshot", "snapshot": self._snapshot or {}}), _encoded(self._events()),
-        ]  # fmt: skip
+        return [encode(message) for message in self.latest()]
+
+    def latest(self) -> list[Mapping[str, Any]]:
+        """The messages that say all there is."""
+        keys = [] if self._keys is None else [self._keys]
+        backends = [] if self._set is None else [{"type": "set", "set": self._set}]
+        return [*keys, *backends, {"type": "snapshot", "snapshot": self._snapshot or {}}, _told(self._events())]
 
 
-def _encoded(events: Iterable[Event]) -> bytes:
-    return encode({"type": "events", "events": [event.wire() for event in events]})
+def _told(events: Iterable[Event]) -> dict[str, Any]:
+    return {"type": "events", "events": [event.wire() for event in events]}

@@ -11,10 +11,12 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
+from cluster.balancers import reports
 from cluster.balancers.adoption import adopt
 from cluster.balancers.feed import Feed
 from cluster.balancers.process import BalancerProcess, give_room_back, in_words
 from cluster.balancers.replacements import Replacements
+from cluster.balancers.reports import LatestReport
 from cluster.balancers.slot import BalancerSlot
 from cluster.balancers.starter import Starter
 from cluster.events import Emit
@@ -114,6 +116,7 @@ class BalancerGroup:
             "draining": [{"pid": p.pid, "in_flight": p.requests} for p in self.processes if p.retiring is not None],
             "lost_requests": self.lost_requests,
             "ends": dict(self.ends),
+            **({"joined": joined} if (joined := [each.describe() for each in self.feed.joined]) else {}),
         }
 
     async def adopt(self) -> bool:
@@ -159,6 +162,8 @@ class BalancerGroup:
             await slot.replace(config)
         await self._resize(config)
         self.config = config
+        for each in self.feed.joined:
+            each.tell({"type": "config", "config": config.to_json()})
         self.starter.standby.renew()  # what is installed may be another version by now
 
     async def _resize(self, config: BalancerConfig) -> None:
@@ -190,34 +195,21 @@ class BalancerGroup:
             await process.close()
 
     def load(self, backend: str) -> tuple[int, int, int]:
-        """Of one backend, by the last reports: the requests in flight, how many of them wait for the first byte of
-        their answers, and the bytes of the largest body among these."""
-        engaged = [process for process in self.processes if process.engaged]
-        waiting = [process.waiting.get(backend, (0, 0)) for process in engaged]
-        return (
-            sum(process.in_flight.get(backend, 0) for process in engaged),
-            sum(count for count, _ in waiting),
-            max((largest for _, largest in waiting), default=0),
-        )
+        """See `reports.load`."""
+        return reports.load(self.reporters, backend)
 
     def demand(self, backends: Collection[str], model: str | None = None) -> Demand:
-        """For these backends, by the last reports; ``model``: the one that they serve, where there are several."""
-        engaged = [process for process in self.processes if process.engaged]
-        in_flight = sum(process.in_flight.get(backend, 0) for process in engaged for backend in backends)
-        if model is not None:  # prompts not read yet are told of all models together
-            return Demand(in_flight, self.models().get(model, ModelUse()).waiting)
-        return Demand(
-            in_flight,
-            sum(process.queued for process in engaged), sum(process.unread for process in engaged),
-        )
+        """See `reports.demand`."""
+        return reports.demand(self.reporters, backends, model)
 
     def models(self) -> dict[str, ModelUse]:
         """By model, by the last reports."""
-        found: dict[str, ModelUse] = {}
-        for process in self.processes:
-            for name, (in_flight, waiting, oldest, latest) in process.models.items() if process.engaged else ():
-                found.setdefault(name, ModelUse()).add(int(in_flight), int(waiting), oldest, latest)
-        return found
+        return reports.models(self.reporters)
+
+    @property
+    def reporters(self) -> list[LatestReport]:
+        """Processes, and machines that have joined, in which requests may be in flight."""
+        return [each for each in (*self.processes, *self.feed.joined) if each.engaged]
 
     # for its slots and processes
 
@@ -227,20 +219,35 @@ class BalancerGroup:
 
     def on_message(self, process: BalancerProcess, message: Mapping[str, Any]) -> None:
         kind = message["type"]
+        if kind in ("hello", "phase"):
+            self._phase(process, message)
+        elif kind == "limits":
+            self._limits(process, message["limits"])
+        else:
+            self.hear(message)
+
+    def hear(self, message: Mapping[str, Any]) -> None:
+        """What a process says, or a machine that has joined, of what is not itself."""
+        kind = message["type"]
         if kind == "report":
             self._report(message.get("used", {}), message.get("work", {}))
         elif kind == "want" and "model" in message:
             self._observer.wanted_model(message["model"])
         elif kind == "want":
             self._observer.wanted(message["adapter"])
-        elif kind in ("hello", "phase"):
-            self._phase(process, message)
         elif kind == "outcome":
             self._observer.outcome(message)
         elif kind == "refused":
             self._observer.refused(message["refusals"])
-        elif kind == "limits":
-            self._limits(process, message["limits"])
+
+    def parted(self) -> None:
+        """A process has ended, or a machine that had joined is not heard any more: what was in flight there does not
+        count."""
+        if self.connected:
+            self._report({}, {})
+        else:
+            self._observer.lost()
+        self._observer.changed()
 
     def ended(self, process: BalancerProcess, status: int | None) -> None:
         """What was in flight in it is over; what the others have is not."""
@@ -252,11 +259,7 @@ class BalancerGroup:
             self._finished(process, status)
         for slot in self.slots:
             slot.ended(process, status)
-        if self.connected:
-            self._report({}, {})
-        else:
-            self._observer.lost()
-        self._observer.changed()
+        self.parted()
 
     def _limits(self, process: BalancerProcess, told: Mapping[str, Any]) -> None:
         """Says when the first cannot share them with other machines, and when all can again."""
@@ -302,11 +305,8 @@ class BalancerGroup:
 
     def _report(self, used: Mapping[str, float], work: Mapping[str, float]) -> None:
         """One that has not said a word yet has confirmed nothing: it was adopted, and may be at anything."""
-        engaged = [process for process in self.processes if process.engaged]
-        in_flight: Counter[str] = Counter()
-        for process in engaged:
-            in_flight.update(process.in_flight)
-        self._observer.reported(min(process.version for process in engaged), in_flight, used, work)
+        version = min(each.version for each in self.reporters)
+        self._observer.reported(version, reports.in_flight(self.reporters), used, work)
 
 
 def _process(slot: BalancerSlot) -> dict[str, Any]:

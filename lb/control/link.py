@@ -31,6 +31,10 @@ _REPORT_EVERY = 1.0
 #: Seconds between two requests for the same adapter.
 _WANT_EVERY = 0.2
 
+#: Seconds between two reports while there are balancers on other machines that are told of them; and for how long
+#: (s) a word of theirs says that there are.
+_SHARED_REPORT_EVERY, _SHARED_S = 0.1, 2.0
+
 #: Seconds between two looks at what still runs on a draining backend.
 _DRAIN_LOOK = 0.02
 
@@ -46,7 +50,8 @@ class Link:
     makes this process' own series, in pieces. ``losses`` knows what became of requests on lost workers, ``events``
     takes what happened, ``why`` answers another balancer's question how requests were routed, ``keys`` takes the API
     keys, ``refusals()`` tells whom it is time to tell of as refused, ``limits()`` how it is with limits that other
-    machines share, None where none do, ``demand()`` what waits: ``queued``, ``unread`` and ``models`` of a report.
+    machines share, None where none do, ``demand()`` what waits: ``queued``, ``unread`` and ``models`` of a report;
+    ``loads`` takes what is in flight on other machines, by backend.
     ``snapshot`` is the supervisor's last word; ``alive`` whether there is a supervisor; ``retired`` is set when it has
     said that another takes the connections: a request may go on for ``drain_timeout`` seconds.
     One method more than a class should have: they are the two directions of one connection."""
@@ -59,12 +64,14 @@ class Link:
         keys: Callable[[Mapping[str, Any]], None] = lambda message: None,
         refusals: Callable[[], list[dict[str, Any]]] = list,
         limits: Callable[[], dict[str, Any] | None] = lambda: None, work: Callable[[], dict[str, float]] = dict,
-        demand: Callable[[], dict[str, Any]] = dict,
+        demand: Callable[[], dict[str, Any]] = dict, loads: Callable[[Mapping[str, int]], None] = lambda loads: None,
     ) -> None:
         self._pool, self._listeners, self._path = pool, listeners, path
         self._uses, self._work, self._series = uses, work, series
         self._losses, self._events, self._why, self._keys = losses or LossReport(), events, why, keys
-        self._refusals, self._limits, self._demand = refusals, limits, demand
+        self._refusals, self._limits, self._demand, self._loads = refusals, limits, demand, loads
+        self._shared_at = -math.inf
+        self._absent = False
         self._wanted: dict[tuple[str, str], float] = {}
         #: Of whoever is connected and has not turned out to be another balancer: supervisors.
         self._writers: set[asyncio.StreamWriter] = set()
@@ -82,7 +89,7 @@ class Link:
 
     @property
     def alive(self) -> bool:
-        return bool(self._writers)
+        return bool(self._writers) and not self._absent
 
     @property
     def snapshot(self) -> dict[str, Any]:
@@ -218,6 +225,11 @@ class Link:
                     self.retired.set()
                 elif message["type"] == "events":
                     self._events(message["events"])
+                elif message["type"] == "loads":
+                    self._shared_at = time.monotonic()
+                    self._loads(message["loads"])
+                elif message["type"] == "supervisor":
+                    self._absent = not message["there"]
                 elif message["type"] == "metrics":
                     self._writers.discard(writer)  # another balancer: no supervisor asks for them
                     pieces = await cooperatively(gathered(self._series()))
@@ -234,7 +246,7 @@ class Link:
         """What is in flight: soon while something drains, now and then otherwise."""
         waited, before = 0.0, ""
         while True:
-            pause = _DRAIN_LOOK if self._draining() else _REPORT_EVERY
+            pause = _DRAIN_LOOK if self._draining() else self._usual_pause()
             try:
                 async with asyncio.timeout(pause):
                     await self._applied.next()  # a drain may begin with it
@@ -245,6 +257,9 @@ class Link:
             if now != before or waited >= _REPORT_EVERY:
                 before, waited = now, 0.0
                 self.report()
+
+    def _usual_pause(self) -> float:
+        return _SHARED_REPORT_EVERY if time.monotonic() - self._shared_at < _SHARED_S else _REPORT_EVERY
 
     async def _report_losses(self) -> None:
         """Of workers that a backend set said are lost."""

@@ -13,12 +13,14 @@ import mmap
 import os
 import re
 import struct
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
 from config.disk import private
 from config.disk.files import allocate
+from lb.telemetry.in_flight import InFlightCell, RemoteLoads
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +64,7 @@ class Counters:
         self._own.cells[_OWNER] = os.getpid()
         self._peers: dict[str, _PeerFile] = {}
         self._recent: dict[str, float] = {}
+        self._remote = RemoteLoads()
         #: Where the other processes count what is in flight on a backend: (cells, index of the incarnation).
         self._elsewhere: dict[str, list[tuple[memoryview, int]]] = {}
         self.refresh()
@@ -150,9 +153,19 @@ class Counters:
             if table.cells[_OWNER]:
                 for name, at in table.rows.items():
                     elsewhere.setdefault(name, []).append((table.cells, table.live(at)))
+        self._remote.expire(time.monotonic())
+        for name, place in self._remote.places().items():
+            elsewhere.setdefault(name, []).append(place)
         for name, places in self._elsewhere.items():
             places[:] = elsewhere.pop(name, ())  # in place: `Share` holds on to the list
         self._elsewhere |= elsewhere
+
+    def hear(self, loads: Mapping[str, int]) -> None:
+        """``loads`` are in flight on other machines, by backend; it is told again as long as that is so."""
+        live, rows = self._own.live, self._own.rows
+        there = {name: self._own.cells[live(rows[name])] for name in loads if name in rows}
+        if self._remote.put(loads, there, time.monotonic()):
+            self.refresh()
 
     def _tables(self) -> Iterator[_Table]:
         yield self._own
@@ -171,28 +184,6 @@ class Counters:
         self._own.cells[_OWNER] = 0
         self._own.close()
         self._file.close()
-
-
-class InFlightCell:
-    """One incarnation's in-flight count: ours is written as a whole, so that nothing can add up wrongly."""
-
-    __slots__ = ("_at", "_cells", "_incarnation", "elsewhere")
-
-    def __init__(
-        self, cells: memoryview, at: int, incarnation: int, others: list[tuple[memoryview, int]]
-    ) -> None:
-        self._cells, self._at, self._incarnation, self.elsewhere = cells, at, incarnation, others
-
-    def put(self, own: int) -> None:
-        self._cells[self._at] = own
-
-    def others(self) -> int:
-        """What the other processes have in flight on the same incarnation."""
-        incarnation, total = self._incarnation, 0
-        for cells, at in self.elsewhere:
-            if cells[at] == incarnation:
-                total += cells[at + 1]
-        return total
 
 
 class _Table:
