@@ -104,11 +104,6 @@ class ModelAlias:
     def models(self) -> list[str]:
         return [model for model, _ in self.sides]
 
-    @property
-    def is_split(self) -> bool:
-        """Whether it depends on who asks."""
-        return len(self.sides) > 1 and sum(weight > 0 for _, weight in self.sides) > 1
-
     def choose(self, name: str, who: str, allowed: Container[str] | None = None) -> Choice | None:
         """The same one for the same ``who`` asking for the alias ``name``, in every process; None: no model that is
         ``allowed`` (None: all are)."""
@@ -125,7 +120,7 @@ class Split:
     __slots__ = ("_sides", "_total", "alias", "by_asker", "name")
 
     def __init__(self, name: str, alias: ModelAlias, allowed: Container[str] | None = None) -> None:
-        self.name, self.alias, self.by_asker = name, alias, alias.is_split
+        self.name, self.alias = name, alias
         sides = {model: weight for model, weight in alias.sides if allowed is None or model in allowed}
         self._total = total = sum(sides.values())
         self._sides = [
@@ -135,6 +130,7 @@ class Split:
             ))
             for model, weight in sides.items() if weight
         ]  # fmt: skip
+        self.by_asker = len(self._sides) > 1
 
     def choose(self, who: str) -> Choice | None:
         """As `ModelAlias.choose`."""

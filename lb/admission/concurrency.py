@@ -14,34 +14,44 @@ from weakref import WeakValueDictionary
 from config.identity.api_keys import Priority
 from lb.admission.rate_limits import RateLimits, TenantRates
 from lb.protocol.tenant import ANYBODY, Tenant
-from lb.routing.backend import Shared
-
-
-class SharedCount(Shared, Protocol):
-    @property
-    def elsewhere(self) -> Sequence[object]:
-        """Empty, always the same, while no other process counts there: then `others` need not be asked."""
-
 
 #: Terms at hand. Nothing is lost with those that are not.
 _MOST_TERMS = 4_096
 
 
+class SharedCount(Protocol):
+    """What all processes run under one name; what this one does, it writes into ``cells`` at ``at``."""
+
+    @property
+    def cells(self) -> memoryview: ...
+    @property
+    def at(self) -> int: ...
+    @property
+    def elsewhere(self) -> Sequence[object]:
+        """Empty, always the same, while no other process counts there: then `others` need not be asked."""
+
+    def others(self) -> int: ...
+
+
 class _Count:
     """What runs under one name here, and elsewhere."""
 
-    __slots__ = ("__weakref__", "elsewhere", "others", "own", "put")
+    __slots__ = ("__weakref__", "_others", "at", "cells", "elsewhere", "own")
 
     def __init__(self, shared: SharedCount | None) -> None:
-        self.own, self.elsewhere = 0, _NONE if shared is None else shared.elsewhere
-        self.others, self.put = (_nobody, _nowhere) if shared is None else (shared.others, shared.put)
+        self.own = 0
+        self.cells: memoryview | list[int]
+        if shared is None:
+            self.cells, self.at, self.elsewhere, self._others = [0], 0, _NONE, _nobody
+        else:
+            self.cells, self.at, self.elsewhere = shared.cells, shared.at, shared.elsewhere
+            self._others = shared.others
 
     def total(self) -> int:
-        return self.own + self.others() if self.elsewhere else self.own
+        return self.own + self._others() if self.elsewhere else self.own
 
     def end(self) -> None:
-        self.own = own = self.own - 1
-        self.put(own)
+        self.cells[self.at] = self.own = self.own - 1
 
 
 _NONE: Sequence[object] = ()
@@ -49,10 +59,6 @@ _NONE: Sequence[object] = ()
 
 def _nobody() -> int:
     return 0
-
-
-def _nowhere(own: int) -> None:
-    pass
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -148,8 +154,7 @@ class Concurrency:
         if claim.running:
             return True
         for count, most in claim.terms.counts:
-            count.own = own = count.own + 1
-            count.put(own)
+            count.cells[count.at] = count.own = own = count.own + 1
             if own > most or (count.elsewhere and count.total() > most):
                 for each, _ in claim.terms.counts:
                     each.end()
@@ -163,8 +168,7 @@ class Concurrency:
         if claim.running:
             claim.running = False
             for count, _ in claim.terms.counts:
-                count.own = own = count.own - 1
-                count.put(own)
+                count.cells[count.at] = count.own = count.own - 1
 
     def _count(self, name: str) -> _Count:
         count = self._counts.get(name)

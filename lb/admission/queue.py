@@ -149,26 +149,24 @@ class WaitingQueue:
         if self._settling is not None:
             self._settling.cancel()
             self._settling = None
-        over, self._over = self._over, []
+        over, self._over, expected = self._over, [], self._expected
         changes: dict[TenantRates, int] = {}
         for claim, charge, charged, prompt, made in over:
             tenant, rates = claim.terms.tenant, claim.terms.rates
             if charge is not None and rates is not None:
                 changes[rates] = changes.get(rates, 0) + (made if prompt is None else prompt + made - charge)
             if made:
-                self._expect(tenant.name, made)
+                before = expected.get(tenant.name)
+                if before is None:
+                    if len(expected) >= _MOST_TENANTS:
+                        expected.clear()
+                    before = float(made)
+                expected[tenant.name] = before + _NEWEST * (made - before)
             if charged:
-                asked = claim.cost - self._expected.get(tenant.name, 0.0) if prompt is None else prompt
+                asked = claim.cost - expected.get(tenant.name, 0.0) if prompt is None else prompt
                 self._order.charge(tenant, claim.priority, max(0.0, asked) + made - charged)
         for rates, change in changes.items():
             rates.settle(change)
-
-    def _expect(self, name: str, made: int) -> None:
-        expected = self._expected
-        if name not in expected and len(expected) >= _MOST_TENANTS:
-            expected.clear()
-        before = expected.get(name, float(made))
-        expected[name] = before + _NEWEST * (made - before)
 
     async def wait(
         self, claim: Claim, info: RequestInfo, excluded: frozenset[str], came: float

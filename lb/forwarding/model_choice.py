@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
@@ -14,6 +13,7 @@ from lb.protocol.errors import ProxyError
 from lb.protocol.fields import said
 from lb.protocol.messages import Request
 from lb.routing.pool import Pool
+from lb.telemetry.instruments import Counter
 from lb.telemetry.metrics import Metrics
 
 #: What an answer names the model in.
@@ -22,7 +22,7 @@ HEADER = "x-routed-model"
 #: Characters of a model's name that a header has as they are.
 _PLAIN = "/:@+,;=!$&'()*~ "
 
-_MOST_SPLITS = 256
+_MOST_SPLITS, _MOST_SEEN = 256, 1_024
 
 
 class ModelChoices:
@@ -34,7 +34,10 @@ class ModelChoices:
     ) -> None:
         self._pool, self._metrics, self.shadows, self._unknown = pool, metrics, shadows, unknown
 
-        self._splits: dict[str, Split] = {}  # of aliases at hand, for whoever may ask for them by name
+        #: Of aliases at hand, for whoever may ask for them by name (None) or for those models only.
+        self._splits: dict[tuple[str, frozenset[str] | None], Split] = {}
+        #: By the name that was asked for and the model: where that is counted, and what its answer says.
+        self._seen: dict[tuple[str, str], tuple[Counter, bytes]] = {}
 
     def choose(self, request: Request, model: str | None, named: str | None) -> Choice:
         """Of the route or alias ``model``, which was written as ``named``; a route may choose an alias. Whoever is
@@ -58,27 +61,29 @@ class ModelChoices:
         if not (chosen in pool.registered or pool.serving(chosen)):
             why = f"`{model}` stands for the model `{chosen}`, which does not exist"
             raise ProxyError(404, why, param="model", code=404)
-        self._metrics.model_chosen(model, chosen)
-        request.told += _line(chosen)
+        counter, line = self._seen.get((model, chosen)) or self._see(model, chosen)
+        counter.value += 1
+        request.told += line
         if shadow is not None and request.upload is None:
             self.shadows.send(name, shadow, request)
         return choice
 
+    def _see(self, name: str, model: str) -> tuple[Counter, bytes]:
+        if len(self._seen) >= _MOST_SEEN:
+            self._seen.clear()
+        line = f"\r\n{HEADER}: {quote(model, safe=_PLAIN)}".encode()
+        seen = self._seen[name, model] = self._metrics.choices(name, model), line
+        return seen
+
     def _of_alias(self, request: Request, name: str, alias: ModelAlias) -> Choice | None:
         models = request.tenant.models
-        if models is not None and name not in models:
-            return alias.choose(name, _who(request) if alias.is_split else "", models)
-        split = self._splits.get(name)
+        allowed = None if models is None or name in models else models
+        split = self._splits.get((name, allowed))
         if split is None or split.alias is not alias:
             if len(self._splits) >= _MOST_SPLITS:
                 self._splits.clear()
-            split = self._splits[name] = Split(name, alias)
+            split = self._splits[name, allowed] = Split(name, alias, allowed)
         return split.choose(_who(request) if split.by_asker else "")
-
-
-@functools.lru_cache(maxsize=256)
-def _line(model: str) -> bytes:
-    return f"\r\n{HEADER}: {quote(model, safe=_PLAIN)}".encode()
 
 
 def _fields(request: Request) -> dict[str, Any]:

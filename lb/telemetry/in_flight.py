@@ -14,17 +14,18 @@ Place = tuple[memoryview, int]
 
 
 class InFlightCell:
-    """One incarnation's in-flight count: ours is written as a whole, so that nothing can add up wrongly."""
+    """One incarnation's in-flight count: ours is written as a whole, so that nothing can add up wrongly. It is the one
+    ``at`` that index of ``cells``."""
 
-    __slots__ = ("_at", "_cells", "_incarnation", "elsewhere")
+    __slots__ = ("_incarnation", "at", "cells", "elsewhere")
 
     def __init__(
         self, cells: memoryview, at: int, incarnation: int, others: list[tuple[memoryview, int]]
     ) -> None:
-        self._cells, self._at, self._incarnation, self.elsewhere = cells, at, incarnation, others
+        self.cells, self.at, self._incarnation, self.elsewhere = cells, at, incarnation, others
 
     def put(self, own: int) -> None:
-        self._cells[self._at] = own
+        self.cells[self.at] = own
 
     def others(self) -> int:
         """What the other processes have in flight on the same incarnation."""

@@ -129,7 +129,6 @@ class Metrics:
         self._just_used: list[tuple[str, TokenUsage]] = []
         self._used: dict[str, tuple[Counter, Counter, Counter, Counter]] = {}
         self._names: set[str] = set()
-        self._choices: dict[tuple[str, str], Counter] = {}  # of names that have cells of their own
 
     def finished(self, instance: str, route: str, code: int, seconds: float) -> None:
         self.route_stats(instance, route).finished(code, seconds)
@@ -201,14 +200,9 @@ class Metrics:
             self._used[key] = found
         return found
 
-    def model_chosen(self, name: str, model: str) -> None:
-        """By the route or alias ``name``."""
-        cell = self._choices.get((name, model))
-        if cell is None:
-            cell = self._chosen.at(_bounded(self._names, name), _bounded(self._names, model))
-            if name in self._names and model in self._names:
-                self._choices[name, model] = cell
-        cell.value += 1
+    def choices(self, name: str, model: str) -> Counter:
+        """How often the route or alias ``name`` chose it; to be kept."""
+        return self._chosen.at(_bounded(self._names, name), _bounded(self._names, model))
 
     def shadowed(self, name: str, model: str, outcome: str, seconds: float | None = None) -> None:
         """A copy for the alias ``name`` was answered with a status, or was ``failed``, ``given up`` or ``skipped``."""

@@ -128,30 +128,33 @@ class SharedCells:
 
     def __init__(self, cells: memoryview, at: int, column: int) -> None:
         self._all, self._at, self._own, self._own_saved = cells, at, at + column, at + _COLUMNS + column
+        self._used = 0
         self._look()
 
     def _look(self) -> None:
         """How many columns there are by now."""
         cells, taken, saved = self._all, self._at, self._at + _COLUMNS
-        self._used = used = cells[_USED]
+        if (used := cells[_USED]) == self._used:
+            return
+        self._used = used
         self._taken, self._saved = cells[taken : taken + used], cells[saved : saved + used]
 
     def gone(self) -> int:
-        if self._all[_USED] != self._used:
-            self._look()
+        self._look()
         return sum(self._taken) + max(self._saved)
 
     def flow(self, filled: int, change: int) -> int:
-        cells, own = self._all, self._own
-        if (used := cells[_USED]) != self._used:
+        cells, own, saves = self._all, self._own, self._own_saved
+        if cells[_USED] == 1:
+            taken, saved = cells[own], cells[saves]
+        else:
             self._look()
-        taken, saved = (cells[own], cells[self._own_saved]) if used == 1 else (sum(self._taken), max(self._saved))
+            taken, saved = sum(self._taken), max(self._saved)
         if filled > taken + saved:
-            cells[self._own_saved] = saved = filled - taken
+            cells[saves] = saved = filled - taken
         cells[own] += change
-        if cells[_USED] == 1:  # asked again: whoever comes says so before it takes anything
-            return taken + change + saved
-        return self.gone()
+        # Asked again: whoever comes says so before it takes anything.
+        return taken + change + saved if cells[_USED] == 1 else self.gone()
 
 
 def _free_column(file: int) -> int:

@@ -209,7 +209,7 @@ def test_labels_are_documented(balancer: Balanced, told: Any) -> None:
     metrics.waited("anybody", 0.1, "small")
     metrics.dropped("anybody", "left")
     metrics.used("team", TokenUsage(1, 0, 1))
-    metrics.model_chosen("auto", "poet")
+    metrics.choices("auto", "poet").value += 1
     metrics.shadowed("auto", "poet", "200", 0.1)
     for count in (metrics.ejected, metrics.opened, metrics.broken, metrics.stalled, metrics.retried):
         count.add("instance_0")
