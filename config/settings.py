@@ -155,6 +155,9 @@ class Settings(BaseSettings):
     )
     canary_interval: float = t.at_once(30.0, "an idle worker is asked for one token this often; 0: never", ge=0)
     resume: bool = t.balancer(True, "go on with a stream on another worker when its own is lost")
+    move_streams: bool = t.balancer(
+        False, "move running streams to free an adapter's slot where that is cheaper (docs/routing.md)"
+    )
     migration_limit: int = t.balancer(3, "most moves of a stream, repetitions of a request", ge=0)
     lb_processes: int = t.balancer(1, "balancer processes that share the port", ge=1, le=64)
     lb_standby: bool = t.fixed(True, "keep a balancer process waiting for one to die")

@@ -246,6 +246,7 @@ class BalancerConfig:
     grpc_fd: int | None = None
     response_cache_size: int | None = None
     response_cache_ttl: float | None = None
+    move_streams: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
         """What is not used is left out where a balancer of an earlier version does not know it."""
@@ -267,7 +268,7 @@ class BalancerConfig:
         )  # fmt: skip
 
 
-_LATER = frozenset({"tls", "limits_store", "grpc_fd", "response_cache_size", "response_cache_ttl"})
+_LATER = frozenset({"tls", "limits_store", "grpc_fd", "response_cache_size", "response_cache_ttl", "move_streams"})
 
 
 _USUAL = Capabilities()

@@ -81,7 +81,7 @@ def forwarding(config: BalancerConfig) -> ForwardingSettings:
         config.queue_timeout, Trusted(config.trusted_proxies), config.resume, config.migration_limit,
         config.stall_timeout, config.first_byte_timeout,
         FORWARDED | {name.encode() for name in config.forward_headers}, b"https" if config.tls else b"http",
-        caps(config),
+        caps(config), bool(config.move_streams),
     )  # fmt: skip
 
 

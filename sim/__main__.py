@@ -13,7 +13,7 @@ import sim
 from sim import scenarios
 from sim.autoscaling import RULES, DayRun, day
 from sim.capacity import Capacity, arrivals, capacities
-from sim.comparison import OURS, POLICIES, TPOT, TTFT, Sustained, compare, vary
+from sim.comparison import OURS, POLICIES, TPOT, TTFT, Sustained, compare, informed, moving, vary
 from sim.scenarios import Workload
 from sim.simulation import Setting, run
 from sim.traces import read
@@ -111,6 +111,35 @@ def sweep(trace: Path, rows: int, factor: float, only: str) -> None:
         ours, best = row.goodput[OURS], row.goodput[row.best]
         said = "" if ours >= best - 0.005 else "**behind**"
         click.echo(f"| {row.scenario.vary} | {row.speed:.2f} | {ours:.1%} | {best:.1%} ({row.best}) | {said} |")
+
+
+@main.command()
+@click.argument("trace", type=_TRACE)
+@click.option("--rows", default=20_000, show_default=True, help="Of the trace, from its beginning.")
+@click.option("--past", default=0.0, show_default=True, help="The share of requests that go past the balancer.")
+@click.option("--seed", default=1, show_default=True)
+def knowledge(trace: Path, rows: int, past: float, seed: int) -> None:
+    """What adaptive would win if engines told it at once what it infers."""
+    click.echo("| told | sustained (x the trace's speed) | good at what it sustains without |")
+    click.echo("|---|---|---|")
+    workload, setting = Workload(read(trace)[:rows], seed=seed), Setting(PROFILES["h100-8b"], past=past)
+    for name, found, good in informed(workload, setting):
+        click.echo(f"| {name} | {found.speed:.2f} | {good:.1%} |")
+
+
+@main.command()
+@click.argument("trace", type=_TRACE)
+@click.option("--rows", default=6000, show_default=True, help="Of the trace, from its beginning.")
+@click.option("--only", default="", help="What is varied has these words.")
+def moves(trace: Path, rows: int, only: str) -> None:
+    """Beside adaptive that moves running streams to free slots, where adaptive is at its limit."""
+    click.echo("| varied | load (x) | good | moving | p99 TTFT (s) | moving | moved of 1,000 |")
+    click.echo("|---|---|---|---|---|---|---|")
+    for scenario, speed, stays, goes, moved in moving(read(trace)[:rows], only):
+        click.echo(
+            f"| {scenario.vary} | {speed:.2f} | {stays.goodput(TTFT, TPOT):.1%} | {goes.goodput(TTFT, TPOT):.1%} "
+            f"| {stays.percentile(0.99):.2f} | {goes.percentile(0.99):.2f} | {1000 * moved / goes.requests:.0f} |"
+        )
 
 
 @main.command()

@@ -10,9 +10,11 @@ from random import Random
 from cluster.adapters.homes import Homes
 from lb.routing.strategies.base import Strategy
 from lb.routing.strategies.registry import STRATEGIES
+from sim.moves import MovingRun
 from sim.policies.adapter_hash import AdapterHash
 from sim.policies.cache_aware import CacheAware
 from sim.policies.gateway_scorer import GatewayScorer
+from sim.policies.informed import KNOWING
 from sim.policies.kv_cost import KvCost
 from sim.policies.rank_aware import RankAware
 from sim.policies.tokens_times_batch import TokensTimesBatch
@@ -71,6 +73,29 @@ def sustained(
         else:
             high = speed
     return found
+
+
+def informed(workload: Workload, setting: Setting, share: float = 0.9) -> Iterator[tuple[str, Sustained, float]]:
+    """What `adaptive` sustains with knowledge of engines that it infers else, and how many of its requests are good at
+    the load that it sustains without."""
+    speed = 0.0
+    for name, policy in {"nothing": POLICIES[OURS], **KNOWING}.items():
+        found = sustained(workload, policy, setting, share)
+        speed = speed or found.speed
+        yield name, found, run(workload.at(speed), policy, setting).goodput(TTFT, TPOT)
+
+
+def moving(
+    rows: Sequence[TraceRow], only: str = "", share: float = 0.9
+) -> Iterator[tuple[Scenario, float, Result, Result, int]]:
+    """Every scenario of the sweep whose words have ``only``, at the load that `adaptive` just sustains: what comes of
+    it, and with streams that are moved, so many."""
+    for scenario in (each for each in sweep(rows) if only in each.vary and each.workload.count):
+        workload, policy = scenario.workload, POLICIES[OURS]
+        found = sustained(workload, policy, scenario.setting, share)
+        if found.result is not None:
+            moves = MovingRun(policy, scenario.setting)
+            yield scenario, found.speed, found.result, moves.drive(workload.at(found.speed)), moves.moved
 
 
 def compare(workload: Workload, setting: Setting, share: float = 0.9) -> Iterator[tuple[str, Sustained]]:

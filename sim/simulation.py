@@ -34,7 +34,8 @@ class Request:
 @dataclass(frozen=True, slots=True)
 class Setting:
     """The machines. ``slots``: adapters at a time in an engine; ``host_adapters``: in its host memory. ``balancers``
-    share the requests, and what each knows of the others' is up to ``stale`` s old."""
+    share the requests, and what each knows of the others' is up to ``stale`` s old. ``past`` all of them goes this
+    share of the requests, to any engine: no balancer knows of it."""
 
     hardware: EngineCosts
     workers: int = 8
@@ -43,6 +44,7 @@ class Setting:
     round_every: float = 5.0
     balancers: int = 1
     stale: float = 0.0
+    past: float = 0.0
 
 
 @dataclass(slots=True)
@@ -130,7 +132,7 @@ class _Told:
         return news
 
 
-class _Balancer:
+class Balancer:
     """One of several: its strategy, and the engines as it sees them. It meets the others on ``board``."""
 
     def __init__(self, strategy: Strategy, backends: list[Backend], board: Board | None) -> None:
@@ -146,10 +148,12 @@ def run(
     seed: int = 0,
 ) -> Result:  # fmt: skip
     """``requests`` in the order of their times; ``homes`` says every few seconds where adapters belong."""
-    return _Run(strategy, setting, homes, seed).drive(requests)
+    return Run(strategy, setting, homes, seed).drive(requests)
 
 
-class _Run:
+class Run:
+    """One run of `run`, whose parts others may replace."""
+
     def __init__(
         self, strategy: Callable[[Random], Strategy], setting: Setting, homes: Homes | None, seed: int
     ) -> None:
@@ -161,13 +165,14 @@ class _Run:
         ]
         self._board = _Board(setting.balancers, setting.workers)
         self._balancers = [
-            _Balancer(
+            Balancer(
                 self._made(strategy(Random(seed + k))), [self._backend(i, k) for i in range(setting.workers)],
                 _Told(self._board, k) if setting.balancers > 1 else None,
             )
             for k in range(setting.balancers)
         ]  # fmt: skip
-        self._attempts: dict[int, tuple[_Balancer, Lease, Features]] = {}
+        self._attempts: dict[int, tuple[Balancer, Lease, Features]] = {}
+        self._past = Random(seed)
         self._ranks: dict[str, int] = {}
 
     def _made(self, strategy: Strategy) -> Strategy:
@@ -213,14 +218,17 @@ class _Run:
         for balancer in self._balancers:
             balancer.strategy.placed(homes, self._ranks)
 
-    def _send(self, number: int, request: Request, balancer: _Balancer, due: list[tuple[float, int]]) -> None:
+    def _send(self, number: int, request: Request, balancer: Balancer, due: list[tuple[float, int]]) -> None:
+        setting = self._setting
         features = Features(
             adapter=request.adapter, tokens=request.prompt, blocks=request.blocks, stream=True
         )
-        chosen, _ = balancer.strategy.choose(balancer.backends, features)
-        lease = chosen.lease(_ignore, None, request.adapter)
-        self._attempts[number] = balancer, lease, features
-        balancer.strategy.sent(chosen, features)
+        if setting.past and self._past.random() < setting.past:
+            chosen = self._past.choice(balancer.backends)
+        else:
+            chosen, _ = balancer.strategy.choose(balancer.backends, features)
+            self._attempts[number] = balancer, chosen.lease(_ignore, None, request.adapter), features
+            balancer.strategy.sent(chosen, features)
         engine, worker, now = self._engines[int(chosen.id)], int(chosen.id), request.at
         before = engine.due
         engine.submit(
@@ -243,11 +251,15 @@ class _Run:
 
     def _first(self, job: BatchJob, now: float) -> None:
         self.result.ttft[job.number] = now - job.arrived
+        if job.number not in self._attempts:
+            return  # it came past the balancers
         balancer, lease, features = self._attempts[job.number]
         balancer.strategy.began(lease.backend.key, features, now - job.arrived)
 
     def _end(self, job: BatchJob, now: float) -> None:
         self.result.tpot[job.number] = (now - job.first) / max(1, job.made - 1)
+        if job.number not in self._attempts:
+            return  # it came past the balancers
         balancer, lease, features = self._attempts.pop(job.number)
         lease.release()
         outcome = AttemptOutcome(

@@ -24,9 +24,9 @@ ORDINARY = frozenset(
         "cpu_kv_gib", "drain_timeout", "rolling_spare", "queue_timeout", "max_queue", "max_queue_wait",
         "max_concurrent", "per_adapter_limit", "per_adapter", "startup_timeout", "stop_grace",
         "health_interval", "health_timeout", "health_failures", "restart_failures", "restart_delay", "stall_timeout",
-        "canary_interval", "resume", "migration_limit", "lb_processes", "lb_standby", "log_format", "keep_versions",
-        "routes", "aliases", "jobs_at_once", "autoscale", "autoscale_load", "autoscale_itl", "autoscale_ttft",
-        "autoscale_up_after", "autoscale_down_after", "max_concurrent_models", "min_up", "swap_after",
+        "canary_interval", "resume", "move_streams", "migration_limit", "lb_processes", "lb_standby", "log_format",
+        "keep_versions", "routes", "aliases", "jobs_at_once", "autoscale", "autoscale_load", "autoscale_itl",
+        "autoscale_ttft", "autoscale_up_after", "autoscale_down_after", "max_concurrent_models", "min_up", "swap_after",
     }
 )  # fmt: skip
 

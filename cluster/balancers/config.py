@@ -24,6 +24,7 @@ def balancer_config(plan: Plan, state: StateDir) -> BalancerConfig:
         "state_dir": str(state.root), "processes": settings.lb_processes,
         "max_buffered": settings.max_buffered or share_for_bodies(), "tls": settings.tls(),
         **({} if settings.response_cache else {"response_cache_size": None, "response_cache_ttl": None}),
+        "move_streams": settings.move_streams or None,
         "cors": cors_flags.read(settings.engine_args, settings.cors_origin),
     })  # fmt: skip
 

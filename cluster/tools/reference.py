@@ -40,7 +40,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "allow_chat_template_kwargs",
     ),
     "Keys": ("api_keys", "anonymous_models", "insecure", "limits_store"),
-    "Streams that go on": ("resume", "migration_limit", "stall_timeout", "first_byte_timeout"),
+    "Streams that go on": ("resume", "move_streams", "migration_limit", "stall_timeout", "first_byte_timeout"),
     "Health and restarts": (
         "health_interval", "health_timeout", "health_failures", "restart_failures", "restart_delay", "startup_timeout",
         "canary_interval", "spares", "zygote",

@@ -110,6 +110,10 @@ class Accounting:
         self._metrics.attempt_failed.add(backend.id, follows.cause)
         self._ended(backend, info, 0, began, follows.cause)
 
+    def unblamed(self, backend: Backend, info: RequestInfo, failure: AttemptFailed, began: float) -> None:
+        """The attempt is over without a fault of ``backend``."""
+        self._ended(backend, info, 0, began, failure.follows.cause)
+
     def uses(self, tenant: Tenant, model: str | None, usage: TokenUsage, told: TokenUsage | None) -> None:
         """What a request of its that runs has used so far; ``told``: when this was last called of it."""
         self._ledger.add(tenant.name, model or "none", usage, told)

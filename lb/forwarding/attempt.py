@@ -8,6 +8,7 @@ from typing import Protocol
 from lb.forwarding import answers
 from lb.forwarding.collaborators import Collaborators
 from lb.forwarding.relay import Handling, Relay
+from lb.forwarding.resume.displacement import makes_room
 from lb.forwarding.resume.followed import FollowedStream
 from lb.forwarding.resume.relay import StreamRelay
 from lb.forwarding.retry import failure_policy
@@ -238,7 +239,7 @@ class Attempt:
 
     def overdue(self, now: float) -> AttemptFailed | None:
         """What is wrong with a stream whose worker says nothing at all, or that makes no progress while its client
-        waits for it, if it can be taken elsewhere."""
+        waits for it, if it can be taken elsewhere; or that it is to make room for others."""
         routed, relay, settings = self._routed, self.relay, self._parts.settings
         transcript = routed.transcript
         if relay is None:
@@ -250,6 +251,8 @@ class Attempt:
             return AttemptFailed(f"no answer in {silent:.1f} s", Failure.SILENT)
         if transcript is None or not transcript.made_here:
             return None  # a worker that has not begun yet may have a long prompt to read, or others before it
+        if makes_room(self._parts, routed, self.backend, now):
+            return AttemptFailed("it makes room for others", Failure.DISPLACED)
         still = now - max(routed.recorder.last, self.began_at, relay.unblocked_at)
         if still <= settings.stall_timeout or self._client.full or transcript.finished:
             return None

@@ -27,7 +27,8 @@ from lb.upstream.headers import FORWARDED, Trusted
 
 @dataclass(frozen=True, slots=True)
 class ForwardingSettings:
-    """Times are seconds; ``migration_limit`` is how often one request may be moved or made again.
+    """Times are seconds; ``migration_limit`` is how often one request may be moved or made again;
+    ``move_streams``: also to free a slot for an adapter.
     ``forwarded_headers``: the names, lower case, of the client's fields that backends get; ``scheme``: what clients
     speak to us; ``caps``: the most that they may ask for."""
 
@@ -40,6 +41,7 @@ class ForwardingSettings:
     forwarded_headers: frozenset[bytes] = FORWARDED
     scheme: bytes = b"http"
     caps: CapsByTenant = NONE_AT_ALL
+    move_streams: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ class Failure(Enum):
     ABSENT = auto()  # it has not got the model that it was said to have
     SILENT = auto()  # no head of an answer in time
     STALLED = auto()  # a stream that has begun makes no progress
+    DISPLACED = auto()  # a stream that has begun makes room for others
     EVICTED = auto()  # the supervisor says that the worker is lost
     ENGINE_DIED = auto()  # its API server says that the engine below it is dead
 
@@ -60,6 +61,7 @@ CONSEQUENCES: dict[Failure, Consequence] = {
     Failure.ABSENT: Consequence("absent", blamed=False, excluded=False),
     Failure.SILENT: Consequence("silent", suspect=True, ejects=Ejects.IF_ROOM),
     Failure.STALLED: Consequence("stalled", suspect=True),
+    Failure.DISPLACED: Consequence("displaced", blamed=False),
     Failure.EVICTED: Consequence("evicted", suspect=True, counts=False),
     Failure.ENGINE_DIED: Consequence("engine", suspect=True, counts=False, ejects=Ejects.UNTIL_RESTARTED),
 }

@@ -40,8 +40,8 @@ class Backend:
     """One incarnation of one worker: a restarted worker is a new Backend, whose count starts at 0. ``shared`` is None
     for a balancer that is alone. ``on_room`` is called when it may take a request that it could not take before,
     though nobody has said anything new of it. ``limit``: how many requests it may have in flight, through all
-    balancers; None: any number. Two methods more than a class should have: questions of a line, which who chooses puts
-    to each candidate, and which would cost a call more behind another object."""
+    balancers; None: any number. Three methods more than a class should have: questions of a line or two, which who
+    chooses puts to each candidate, and which would cost a call more behind another object."""
 
     __slots__ = (
         "_active", "_adapters", "_leases", "_names", "_on_room", "_shared", "ejection", "endpoint",
@@ -159,6 +159,15 @@ class Backend:
         process take."""
         slots = self.spec.slots
         return slots is None or model not in self._adapters or model in self._active or len(self._active) < slots
+
+    def waiting_for_slots(self) -> int:
+        """Requests through this process for adapters without a slot, while all slots are taken: those whose adapter
+        has not begun any answer."""
+        slots = self.spec.slots
+        if slots is None or len(self._active) <= slots:
+            return 0
+        begun = {x.adapter for x in self._leases if x.asker is None or x.asker.awaited is None}
+        return sum(x.adapter is not None and x.adapter not in begun for x in self._leases)
 
     def lease(
         self, on_evict: Callable[[str], None], asker: Asker | None = None, model: str | None = None

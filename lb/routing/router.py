@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 
 from config.errors import nearest
@@ -127,6 +127,13 @@ class Router:
     def unread(self) -> float:
         """See `Strategy.unread`."""
         return sum(strategy.unread() for strategy in self._all)
+
+    def worth_moving(
+        self, backend: Backend, others: Sequence[Backend], model: str | None, stream: Features, waiting: int
+    ) -> bool:
+        """See `Strategy.worth_moving`; of the strategy for ``model``."""
+        strategy = self._chooser(model) if self._own else self._current().strategy
+        return strategy.worth_moving(backend, others, stream, waiting)
 
     def _told(self, backend: Backend | None) -> tuple[Strategy, ...]:
         """Those that hear of attempts on it: all, of one that we did not start. Where there is more than one, nobody

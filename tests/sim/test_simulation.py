@@ -15,6 +15,8 @@ from lb.routing.strategies.registry import STRATEGIES
 from sim.__main__ import main
 from sim.capacity import arrivals, capacities
 from sim.comparison import POLICIES, SETTLED, sustained
+from sim.moves import MovingRun
+from sim.policies.informed import KNOWING
 from sim.scenarios import Workload, sweep
 from sim.simulation import Setting, run
 from sim.traces import read, with_adapters
@@ -73,6 +75,29 @@ def test_several_balancers_carry_what_one_does(stale: float) -> None:
     alone = run(AZURE.at(4.0), POLICIES["adaptive"], SMALL)
     several = run(AZURE.at(4.0), POLICIES["adaptive"], replace(SMALL, balancers=4, stale=stale))
     assert several.goodput() > alone.goodput() - (0.15 if stale else 0.03)
+
+
+@pytest.mark.parametrize("name", KNOWING)
+def test_what_a_policy_is_told_changes_nothing_of_what_is_asked(name: str) -> None:
+    result = run(MOONCAKE.at(4.0), KNOWING[name], SMALL)
+    assert all(math.isfinite(seconds) for seconds in (*result.ttft, *result.tpot))
+    assert result.goodput() > run(MOONCAKE.at(4.0), POLICIES["adaptive"], SMALL).goodput() - 0.1
+
+
+def test_moved_streams_end_and_have_their_first_token_once() -> None:
+    """With one slot there are many; each answer is whole, so none is faster than its tokens."""
+    moves = MovingRun(POLICIES["adaptive"], replace(SMALL, slots=1))
+    result = moves.drive(AZURE.at(1.0))
+    assert moves.moved > 0
+    assert all(math.isfinite(seconds) and seconds > 0 for seconds in result.ttft)
+    least = H100_8B.step
+    assert all(pace >= least or row.output == 1 for pace, row in zip(result.tpot, AZURE.rows, strict=True))
+
+
+def test_requests_that_go_past_the_balancer_are_answered_too() -> None:
+    result = run(AZURE.at(4.0), POLICIES["adaptive"], replace(SMALL, past=0.3))
+    assert result.requests == len(AZURE.rows)
+    assert all(math.isfinite(seconds) for seconds in result.ttft)
 
 
 def test_what_the_sweep_varies_differs() -> None:

@@ -31,7 +31,7 @@ _FLAGS = (
     "autoscale_up_after", "autoscale_down_after", "drain_timeout", "rolling_spare", "spares", "queue_timeout",
     "max_queue", "max_queue_wait", "max_concurrent", "per_adapter_limit", "per_adapter", "cap_n", "cap_best_of",
     "cap_tokens", "cap_prompts", "cap_logprobs", "cap_depth", "allow_chat_template", "allow_chat_template_kwargs",
-    "startup_timeout",
+    "startup_timeout", "move_streams",
     "first_byte_timeout", "stall_timeout", "resume", "migration_limit", "lb_processes", "lb_standby", "max_body",
     "max_buffered", "source_hosts", "source_private",
     "state_dir", "env_file", "log_level", "log_format", "access_log", "log_prompts", "api_keys",

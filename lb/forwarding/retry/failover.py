@@ -91,6 +91,8 @@ class Failover:
             self._suspect(backend, failure)
         if follows.blamed:
             self._record_failure(attempt, failure)
+        else:
+            self._parts.accounting.unblamed(backend, info, failure, attempt.began_at)
         if failure.kind is Failure.ABSENT:
             # Another has it, or it will be back here.
             backend.missing_models[str(info.model)] = now + _MISSING_MODEL_S

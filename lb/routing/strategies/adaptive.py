@@ -38,7 +38,8 @@ class AdaptiveParams:
     """Weights of a cost in seconds: of those in the batch for the time that their steps stop, and for steps that take
     longer by a larger rank; of the request itself for a slow batch; of one more in a batch; of a wait for a slot;
     ``lost``: of the wait of one whose prompt alone takes longer than ``goal`` (s). ``late``: what a wait past that
-    costs any other (s); ``home``: what a home is preferred by (s)."""
+    costs any other (s); ``home``: what a home is preferred by (s); ``margin``: how many times what it costs to move a
+    running stream it has to gain."""
 
     stop: float = 0.3
     slower: float = 1.0
@@ -49,6 +50,7 @@ class AdaptiveParams:
     goal: float = 2.0
     lost: float = 0.3
     late: float = 2.0
+    margin: float = 2.0
 
     def __post_init__(self) -> None:
         if min(astuple(self)) < 0:
@@ -160,6 +162,17 @@ class Adaptive(Strategy):
     def cost(self, backend: Backend, features: Features, homes: Sequence[str]) -> Cost:
         """Of ``features`` on ``backend`` as things are."""
         return Cost(*self._terms(backend, features, homes))
+
+    def worth_moving(
+        self, backend: Backend, others: Sequence[Backend], stream: Features, waiting: int
+    ) -> bool:
+        view = self._view(backend)
+        slots, adapter = view.slots, stream.adapter
+        if slots is None or len(view.active) <= slots or adapter is None or view.active.get(adapter) != 1:
+            return False
+        gain = waiting * view.rates.decode.value / slots
+        costs = (self.cost(other, stream, ()) for other in others)
+        return any((c.prompts + c.adapter + c.slot + c.others) * self.params.margin < gain for c in costs)
 
     def _terms(
         self, backend: Backend, features: Features, homes: Sequence[str]

@@ -135,6 +135,13 @@ class Strategy:
         not learnt."""
         return 0.0
 
+    def worth_moving(
+        self, backend: Backend, others: Sequence[Backend], stream: Features, waiting: int
+    ) -> bool:
+        """Whether a running ``stream``, with all its tokens so far, is to go on on one of ``others``, so that its
+        adapter's slot on ``backend`` is free: ``waiting`` requests there have adapters without one."""
+        return False
+
     def meets(self, board: Board) -> None:
         """There are other balancers, which tell each other of attempts there."""
 

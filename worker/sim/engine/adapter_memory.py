@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Container
+from collections.abc import Collection, Container
 
 from worker.sim.engine.costs import EngineCosts
 
@@ -17,6 +17,16 @@ class AdapterMemory:
         self._resident: OrderedDict[str, None] = OrderedDict()
         self._held: OrderedDict[str, None] = OrderedDict()
         self.swaps = 0
+
+    @property
+    def resident(self) -> Collection[str]:
+        """In slots, the one used longest ago first."""
+        return self._resident.keys()
+
+    @property
+    def held(self) -> Collection[str]:
+        """In host memory, likewise."""
+        return self._held.keys()
 
     def use(self, adapter: str, rank: int, active: Container[str | None]) -> float:
         """Seconds for which nothing else runs while it comes into a slot that none of ``active`` has."""

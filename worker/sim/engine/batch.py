@@ -103,10 +103,17 @@ class BatchEngine:
         """Tokens that came since its prompt was read (the last time, where it was preempted)."""
         return self._steps - job.started_step + 1 if job.decodes else 0
 
+    def steps_over(self, now: float) -> int:
+        """Of those that are planned, up to ``now`` (s, not later than `due`): `made` does not count them yet."""
+        return self._steps_until(now) - 1 if self._planned > 1 and now > self._began else 0
+
     def made_by(self, now: float) -> int:
         """Tokens of all jobs, up to ``now`` (s, not later than `due`)."""
-        passed = self._steps_until(now) - 1 if self._planned > 1 and now > self._began else 0
-        return self._made + self.decoding * passed
+        return self._made + self.decoding * self.steps_over(now)
+
+    def streams(self) -> list[BatchJob]:
+        """Jobs whose first token is there."""
+        return [job for _, _, job in self._decoding if job not in self._gone]
 
     def advance(self) -> None:
         """At `due`: what the steps up to then have come to, and the next ones."""

@@ -36,6 +36,7 @@ ROWS = {
     Failure.ABSENT: ("absent", True, False, False, False, True, Ejects.NO),
     Failure.SILENT: ("silent", True, True, True, True, True, Ejects.IF_ROOM),
     Failure.STALLED: ("stalled", True, True, True, True, True, Ejects.NO),
+    Failure.DISPLACED: ("displaced", True, False, False, True, True, Ejects.NO),
     Failure.EVICTED: ("evicted", True, True, True, True, False, Ejects.NO),
     Failure.ENGINE_DIED: ("engine", True, True, True, True, False, Ejects.UNTIL_RESTARTED),
 }
@@ -64,7 +65,7 @@ def test_which_answers_are_asked_for_elsewhere() -> None:
 
 @pytest.mark.parametrize("failure", Failure)
 def test_what_happens_on_a_dying_worker_happens_because_of_that(failure: Failure) -> None:
-    unrelated = {Failure.UNREACHABLE, Failure.SLOW_CONNECT, Failure.STALE, Failure.ABSENT}
+    unrelated = {Failure.UNREACHABLE, Failure.SLOW_CONNECT, Failure.STALE, Failure.ABSENT, Failure.DISPLACED}
     assert on_dying(failure) is (failure if failure in unrelated else Failure.ENGINE_DIED)
 
 

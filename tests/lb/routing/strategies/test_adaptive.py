@@ -76,6 +76,30 @@ def test_where_the_prompt_has_been_read_unless_much_is_to_be_read_before_it() ->
     assert made.choose([one, other], longer)[0] is one
 
 
+def test_a_stream_is_worth_moving_where_it_costs_less_than_what_those_that_wait_get_by_it() -> None:
+    one, other = backend(1, 1), backend(2, 1)
+    made = strategy(one, other)
+    send(made, one, ask("poet"))
+    assert not made.worth_moving(one, [other], ask("poet"), 0), "nobody waits"
+    send(made, one, ask("cook"))
+    assert made.worth_moving(one, [other], ask("poet"), 1)
+    assert not made.worth_moving(one, [], ask("poet"), 1), "there is no other worker"
+    assert not made.worth_moving(one, [other], ask("poet", 100_000), 1), "too much to read again"
+    assert made.worth_moving(one, [other], ask("poet", 100_000), 9), "not for many"
+    send(made, other, ask("clerk"))
+    assert not made.worth_moving(one, [other], ask("poet"), 1), "it would have to wait there"
+    send(made, one, ask("poet"))
+    assert not made.worth_moving(one, [backend(3, 1)], ask("poet"), 1), "its adapter would keep the slot"
+
+
+def test_nothing_is_worth_moving_where_slots_are_not_counted() -> None:
+    one, other = backend(1, None), backend(2, None)
+    made = strategy(one, other)
+    for name in RANKS:
+        send(made, one, ask(name))
+    assert not made.worth_moving(one, [other], ask("poet"), 5)
+
+
 def test_a_large_rank_stays_with_large_ranks() -> None:
     one, other = backend(1, 8), backend(2, 8)
     made = strategy(one, other)
