@@ -54,10 +54,18 @@ class Settings(BaseSettings):
     instances: int = t.at_once(1, "workers to keep running", ge=0, le=1024)
     engine: t.EngineName = t.fixed("vllm", "what a worker runs (docs/engines.md); auto: what is fastest here")
     driver: t.DriverName = t.fixed(
-        "local", "where workers run: on this machine, or on the nodes of a Ray cluster (docs/scale-out.md)"
+        "local", "where workers run: on this machine, on the nodes of a Ray cluster or in pods (docs/scale-out.md)"
     )
     ray_address: t.Text = t.fixed("auto", "address of Ray's head; auto: of the Ray that this machine is part of")
     ray_insecure: bool = t.fixed(False, "use a Ray that other machines reach and that asks nobody for a token")
+    kubernetes_workers: t.Text = t.fixed(
+        "clusterctl-worker", "StatefulSet and headless Service of the pods of workers, NAME or NAMESPACE/NAME"
+    )
+    kubernetes_scale: bool = t.fixed(True, "say how many such pods there are; without it somebody else does")
+    agent_key_file: t.PathOrNone = t.fixed(None, "file with the key of the agents in such pods")
+    leave_workers: bool = t.fixed(
+        False, "at SIGTERM end balancers and supervisor alone: workers on other machines are the next one's"
+    )
     node_lease: float = t.fixed(
         120.0, "how long workers on other machines go on without a word from here", ge=10, le=86400
     )

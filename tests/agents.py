@@ -32,6 +32,8 @@ def start(root: Path, host: str = "127.0.0.1", lease: float = 60.0) -> AgentAddr
 class Agents:
     """A directory of nodes: name, and on which address that is. ``key``: what is said to be theirs."""
 
+    complete = False
+
     def __init__(
         self, root: Path, nodes: Mapping[str, str] | None = None, lease: float = 60.0, key: str = KEY
     ) -> None:

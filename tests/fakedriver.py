@@ -91,7 +91,7 @@ class FakeDriver:
         self.handles: list[FakeHandle] = []
         self.refuse: OSError | None = None
         self.on_start: Callable[[WorkerSpec, FakeHandle], None] = lambda spec, handle: None
-        self.boots = 1
+        self.boots, self.expected = 1, 0
         self._records: dict[Path, dict[str, Any] | None] = {}
         self._runs: dict[Path, FakeHandle] = {}
 
@@ -130,6 +130,9 @@ class FakeDriver:
 
     def stats(self, handles: Mapping[str, Handle]) -> dict[str, WorkerStats]:
         return {name: WorkerStats(name, {} if h.empty() else {name: 0.0}, 0, 0) for name, h in handles.items()}
+
+    def expect(self, workers: int) -> None:
+        self.expected = workers
 
     def end(self) -> None: ...
 

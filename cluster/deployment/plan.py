@@ -18,7 +18,7 @@ from config.models import ModelDefinition
 from config.paths import StateDir
 from config.settings import Settings, visible_gpus
 from worker import engine_spec, gpus
-from worker.drivers.base import LOCAL
+from worker.drivers.base import KUBERNETES, LOCAL
 from worker.engines import base, flags
 from worker.engines.base import Engine
 from worker.spec import SLEEP_FLAG, EngineSpec
@@ -105,14 +105,15 @@ def placed(settings: Settings, engine: Engine, spec: EngineSpec, count: int, mac
     if settings.driver != LOCAL:
         machine, memory = _elsewhere(settings, engine), 0
     ranks = spec.tensor_parallel_size * flags.integer(spec.extra_args, "--pipeline-parallel-size", 1)
-    on_gpu = engine.uses_gpu and bool(machine.gpus)
+    apart = settings.driver == KUBERNETES  # a pod has the GPUs that its StatefulSet asks for, and they are its own
+    on_gpu = engine.uses_gpu and (engine.finds_gpus if apart else bool(machine.gpus))
     if settings.gpus is not None and not on_gpu:
         raise UsageError(f"--gpus: engine {engine.name} can use no GPU here")
-    chosen = choose_gpus(machine.gpus, settings.gpus) if on_gpu else ()
+    chosen = choose_gpus(machine.gpus, settings.gpus) if on_gpu and not apart else ()
     placement = Placement(
         machine=Machine(chosen, machine.cores[: settings.max_cpu_threads], machine.memory), ranks=ranks,
         per_gpu=settings.instances_per_gpu, on_gpu=on_gpu, memory_each=memory, planned=count,
-        spares=settings.spares if count else 0,
+        spares=settings.spares if count else 0, apart=apart,
     )
     placement.require(count, placement.spares)
     if settings.max_instances is not None:
@@ -128,10 +129,14 @@ def placed(settings: Settings, engine: Engine, spec: EngineSpec, count: int, mac
 
 def _elsewhere(settings: Settings, engine: Engine) -> Machine:
     """Of workers on other machines nothing is pinned, and what fits there is not known here. Raises UsageError."""
-    if engine.uses_gpu and engine.finds_gpus:
+    if engine.uses_gpu and engine.finds_gpus and settings.driver != KUBERNETES:
         raise UsageError(
             f"--driver {settings.driver}: engine {engine.name} would use GPUs, which are not shared out on other "
             "machines yet: engines that compute on processors can be run there"
+        )
+    if settings.driver == KUBERNETES and (settings.gpus is not None or settings.instances_per_gpu != 1):
+        raise UsageError(
+            "--gpus and --instances-per-gpu are of this machine: a pod has the GPUs that its StatefulSet asks for"
         )
     return Machine((), (), 0)
 

@@ -11,6 +11,9 @@ from worker.spec import Slot
 #: Without GPUs: never more workers than this, however much memory there is.
 CPU_MOST = 16
 
+#: Where each has a machine of its own: as many as can be asked for.
+APART_MOST = 1024
+
 
 @dataclass(frozen=True, slots=True)
 class Machine:
@@ -26,7 +29,7 @@ class Machine:
 class Placement:
     """How the workers of one group are laid over a machine. ``ranks`` is the number of GPUs (or core lists) a worker
     spans; ``planned`` and ``spares``: those that are to serve, and to stand by. ``crowd``: how many workers of all
-    groups may be up at the same time, where there are several groups."""
+    groups may be up at the same time, where there are several groups. ``apart``: each has a machine of its own."""
 
     machine: Machine
     ranks: int = 1
@@ -36,10 +39,13 @@ class Placement:
     planned: int = 1
     spares: int = 0
     crowd: int = 0
+    apart: bool = False
 
     @property
     def capacity(self) -> int:
         """The most workers that fit."""
+        if self.apart:
+            return APART_MOST
         if self.on_gpu:
             return len(self.machine.gpus) // self.ranks * self.per_gpu
         by_memory = self.machine.memory * 9 // 10 // self.memory_each if self.memory_each else CPU_MOST
@@ -57,6 +63,8 @@ class Placement:
     def slot(self, number: int) -> Slot:
         """What worker ``number`` (from 0) is pinned to. Neighbours go to different GPUs first: with two a GPU on
         GPUs 0 and 1, workers 0 and 2 share GPU 0."""
+        if self.apart:
+            return Slot(gpus=tuple(range(self.ranks))) if self.on_gpu else Slot()
         if self.on_gpu:
             groups = len(self.machine.gpus) // self.ranks
             start = number % groups * self.ranks
@@ -68,6 +76,8 @@ class Placement:
         """What one more worker is pinned to where those of its group have ``own`` and those of other groups ``others``,
         which are left to them. None: there is no room just now."""
         own, others = list(own), list(others)
+        if self.apart:
+            return self.slot(0)
         if not self.on_gpu:
             return Slot(cores=self._cores_beside({c for slot in (*own, *others) for rank in slot.cores for c in rank}))
         used, foreign = [frozenset(slot.gpus) for slot in own], {gpu for slot in others for gpu in slot.gpus}

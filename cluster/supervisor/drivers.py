@@ -9,12 +9,15 @@ from collections.abc import AsyncIterator
 from importlib.util import find_spec
 
 from cluster.storage.store import Store
+from config import bounded
 from config.errors import UsageError
-from config.identity import admin_token
+from config.identity import admin_token, secret
 from config.paths import StateDir
 from config.settings import Settings, from_json
 from worker.drivers import available
-from worker.drivers.base import RAY, Drivers
+from worker.drivers.base import KUBERNETES, RAY, Drivers
+from worker.drivers.kubernetes.directory import KubernetesDirectory
+from worker.drivers.kubernetes.driver import KubernetesDriver
 from worker.drivers.ray.directory import RayDirectory
 from worker.drivers.remote.driver import RemoteDriver
 
@@ -47,7 +50,27 @@ def _made(state: StateDir, settings: Settings) -> Drivers:
     drivers = available()
     if settings.driver == RAY:
         drivers[RAY] = _ray(state, settings)
+    if settings.driver == KUBERNETES:
+        drivers[KUBERNETES] = _kubernetes(state, settings)
     return drivers
+
+
+def _kubernetes(state: StateDir, settings: Settings) -> KubernetesDriver:
+    """Raises UsageError."""
+    if find_spec("kubernetes_asyncio") is None:
+        raise UsageError(
+            "--driver kubernetes needs its client, which is not installed: pip install 'clusterctl[kubernetes]'"
+        )
+    if settings.agent_key_file is None:
+        raise UsageError("--driver kubernetes needs --agent-key-file: the file that the pods of workers have, too")
+    try:
+        key = secret.clean(bounded.read_text(settings.agent_key_file.expanduser()))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--agent-key-file {settings.agent_key_file}: {error}") from None
+    pods, most = KubernetesDirectory(settings.kubernetes_workers, key), int(settings.node_adapters_gib * 1024**3)
+    return KubernetesDriver(
+        pods, settings.node_lease, state.agents, state.adapters, most, scales=settings.kubernetes_scale
+    )
 
 
 def _ray(state: StateDir, settings: Settings) -> RemoteDriver:
@@ -70,11 +93,12 @@ def _ray(state: StateDir, settings: Settings) -> RemoteDriver:
 
 
 def _check(driver: RemoteDriver) -> None:
+    kind = KUBERNETES if isinstance(driver, KubernetesDriver) else RAY
     try:
         found = driver.directory.agents()
     except OSError as error:
-        raise UsageError(f"--driver ray: {error}") from None
-    if not found:
+        raise UsageError(f"--driver {kind}: {error}") from None
+    if not found and kind == RAY:
         raise UsageError("--driver ray: no node of that Ray has an agent: see ray.log in the state directory")
 
 

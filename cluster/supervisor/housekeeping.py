@@ -1,4 +1,5 @@
-"""Once a second: what processes use, logs that have grown long, and whether the disk has room again."""
+"""Once a second: for how many workers there should be room, what processes use, logs that have grown long, and whether
+the disk has room again."""
 
 from __future__ import annotations
 
@@ -34,6 +35,8 @@ async def keep_house(
     while True:
         await asyncio.sleep(_EVERY_S)
         handles = [(i.driver, i.id, i.handle) for i in instances.values() if i.handle is not None]
+        for name, driver in drivers.items():
+            driver.expect(sum(instance.driver == name for instance in instances.values()))
         own = {"supervisor": os.getpid()}
         for processes in others:
             own |= processes.pids

@@ -91,6 +91,14 @@ class Supervisor:
         """Safe to call from a signal handler of the loop."""
         self._inbox.post(lambda: self._begin_shutdown(now))
 
+    def leave(self) -> None:
+        """`run` returns, and workers go on."""
+
+        def leave() -> None:
+            self._exit = True
+
+        self._inbox.post(leave)
+
     async def _step(self) -> None:
         for name, left in self._fleet.intent.cordons.advance(self._now()):
             rest = f"; {left} still running there {'goes' if left == 1 else 'go'} on elsewhere" if left else ""

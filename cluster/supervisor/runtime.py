@@ -127,13 +127,15 @@ async def _serve(
     parts.jobs.begin(await store.get("job_records") or (), ending=ending)
     server = await api.serve(parts.services, state.control)
     try:
-        _handle_signals(parts.supervisor.shut_down)
+        leave = parts.supervisor.leave if settings.leave_workers and not ending else None
+        has_left = _handle_signals(parts.supervisor.shut_down, leave)
         ready(parts)
         await run(parts)
         await parts.jobs.stop()
         await parts.zygotes.stop()
-        for driver in drivers.values():
-            await asyncio.to_thread(driver.end)
+        if not has_left():
+            for driver in drivers.values():
+                await asyncio.to_thread(driver.end)
         await balancers.stop(_BALANCER_GRACE)  # last: who looks from another machine sees that all has ended
         state.tls.unlink(missing_ok=True)  # nothing is served any more that a command could trust
     finally:
@@ -226,25 +228,27 @@ async def _epoch(state: StateDir, store: Store) -> int:
     return epoch
 
 
-def _handle_signals(shut_down: Callable[[bool], None]) -> None:
+def _handle_signals(shut_down: Callable[[bool], None], leave: Callable[[], None] | None) -> Callable[[], bool]:
     """The first SIGINT or SIGTERM drains and stops; a second one, or SIGQUIT, kills. A closed terminal is the first
-    one, however often it is told of (its shell and the kernel both do), unless it is to be ignored (nohup)."""
-    asked = False
+    one, however often it is told of (its shell and the kernel both do), unless it is to be ignored (nohup). With
+    ``leave`` the first SIGTERM leaves workers alone: returns what says whether that is so now."""
+    asked = has_left = False
 
     def on_signal(number: signal.Signals) -> None:
-        nonlocal asked
-        if number is signal.SIGHUP:
-            if not asked:
-                shut_down(False)
-            return
-        shut_down(asked or number is signal.SIGQUIT)
-        asked = True
+        nonlocal asked, has_left
+        if number is signal.SIGTERM and leave is not None and not asked:
+            has_left = True
+            leave()
+        elif number is not signal.SIGHUP or not asked:
+            shut_down(asked or number is signal.SIGQUIT)
+        asked = asked or number is not signal.SIGHUP
 
     numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGQUIT]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
     for number in numbers:
         asyncio.get_running_loop().add_signal_handler(number, on_signal, number)
+    return lambda: has_left
 
 
 async def _models(settings: Settings, store: Store, adopt: bool) -> list[Plan]:

@@ -29,7 +29,10 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "host", "port", "grpc_port", "tls_cert", "tls_key", "tls_client_ca", "cors_origin", "admin_key",
         "protect_metrics", "allowed_hosts", "trusted_proxies", "extra_routes", "forward_headers",
     ),
-    "Workers on other machines": ("driver", "ray_address", "ray_insecure", "node_lease", "node_adapters_gib"),
+    "Workers on other machines": (
+        "driver", "ray_address", "ray_insecure", "kubernetes_workers", "kubernetes_scale", "agent_key_file",
+        "leave_workers", "node_lease", "node_adapters_gib",
+    ),
     "Balancing": ("strategy", "lb_processes", "lb_standby", "backend", "backend_discovery", "backend_key_file"),
     "The queue": (
         "queue_timeout", "max_queue", "max_queue_wait", "max_concurrent", "per_adapter_limit", "per_adapter",

@@ -13,7 +13,7 @@ from config.values.references import is_reference
 #: Settings that are a path, and those that hold some (docs/decisions/0034).
 SINGLE = (
     "state_dir", "lora_config", "backend_key_file", "api_keys", "tls_cert", "tls_key", "tls_client_ca", "env_file",
-    "manifest", "model_base_path", "worker_log_config",
+    "manifest", "model_base_path", "worker_log_config", "agent_key_file",
 )  # fmt: skip
 SETTINGS = (*SINGLE, "adapter_root", "backend_discovery", "lora", "model", "models")
 

@@ -423,7 +423,7 @@ def _given(base: str) -> dict[str, Any]:
     return {
         "state_dir": f"{base}s", "lora_config": f"{base}l.yaml", "backend_key_file": f"{base}k", "model": f"{base}m",
         "lora": {"a": f"{base}p"}, "adapter_root": [f"{base}r", "/abs"], "tls_cert": f"{base}c", "tls_key": f"{base}ck",
-        "tls_client_ca": f"{base}ca", "api_keys": f"{base}a.yaml",
+        "tls_client_ca": f"{base}ca", "api_keys": f"{base}a.yaml", "agent_key_file": f"{base}g",
         "backend_discovery": [f"file:{base}f.json", "dns:a:1"],
     }  # fmt: skip
 
@@ -431,7 +431,7 @@ def _given(base: str) -> dict[str, Any]:
 def _absolute(folder: Path) -> dict[str, Any]:
     return {
         "state_dir": folder / "s", "lora_config": folder / "l.yaml", "backend_key_file": folder / "k",
-        "api_keys": folder / "a.yaml",
+        "api_keys": folder / "a.yaml", "agent_key_file": folder / "g",
         "model": str(folder / "m"), "lora": {"a": str(folder / "p")}, "adapter_root": (folder / "r", Path("/abs")),
         "tls_cert": folder / "c", "tls_key": folder / "ck", "tls_client_ca": folder / "ca",
         "backend_discovery": (f"file:{folder / 'f.json'}", "dns:a:1"),

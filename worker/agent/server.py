@@ -17,6 +17,7 @@ from aiohttp import web
 
 from config import bounded
 from config.aio import Tasks
+from worker.agent import readiness
 from worker.agent.cache import AdapterCache
 from worker.agent.lease import NodeLease, Outranked
 from worker.agent.starts import Busy, Starts
@@ -37,22 +38,31 @@ _Answer = Callable[[web.Request], Awaitable[dict[str, Any]]]
 
 
 class Agent:
-    """``key``: of who may ask. ``starts`` is told of news through `changed`; ``ended``: all is over."""
+    """``key``: of who may ask. ``starts`` is told of news through `changed`; `ended` is set when all is over, which for
+    one that ``stays`` is so only after `leave`."""
 
     def __init__(
-        self, key: str, lease: NodeLease, starts: Callable[[Callable[[], None]], Starts], cache: AdapterCache
+        self, key: str, lease: NodeLease, starts: Callable[[Callable[[], None]], Starts], cache: AdapterCache,
+        stays: bool = False,
     ) -> None:
-        self._key, self._lease = key.encode(), lease
+        self._key, self._lease, self._stays = key.encode(), lease, stays
         self._starts = starts(self.changed)
         self._uploads = AdapterUploads(cache, self._starts.living)
         self._revision = time.time_ns()  # above that of an agent before this one
         self._news = asyncio.Event()
+        self._leaving = False
         self._tasks = Tasks()
         self.ended = asyncio.Event()
 
     def changed(self) -> None:
         self._revision += 1
         self._news.set()
+
+    def leave(self) -> None:
+        """This machine is wanted back: nothing is started any more, workers end in their own time, then the agent."""
+        if not self._leaving:
+            self._leaving = True
+            self._tasks.start(self._leave(), "end of all workers")
 
     def application(self) -> web.Application:
         app = web.Application(client_max_size=protocol.MOST_ASKED)
@@ -64,6 +74,8 @@ class Agent:
         for path, do in routes.items():
             app.router.add_post(path, self._guarded(partial(self._message, do)))
         app.router.add_put(offers.UPLOAD, self._guarded(self._upload))
+        ready = readiness.route(lambda: [] if self._leaving else self._starts.endpoints())
+        app.router.add_get(protocol.READY, ready)
         app.on_startup.append(self._begin)
         app.on_cleanup.append(self._close)
         return app
@@ -120,12 +132,14 @@ class Agent:
             revision = self._revision  # before the look: what comes meanwhile is news
             logs = self._starts.written(poll.taken)
             starts = self._starts.describe()
-            ports, kept = self._starts.ports(protocol.PORTS), self._uploads.folder
-            return NodeReport(self._starts.boot(), revision, ports, starts, logs, kept).to_json()
+            ports = () if self._leaving else self._starts.ports(protocol.PORTS)
+            return NodeReport(self._starts.boot(), revision, ports, starts, logs, self._uploads.folder).to_json()
 
         return await asyncio.to_thread(report)
 
     async def _start(self, message: dict[str, Any]) -> dict[str, Any]:
+        if self._leaving:
+            raise Busy("this machine is wanted back")
         started = self._starts.start(read_order(message))
         return {"revision": self._revision, "started": started.to_json()}
 
@@ -146,15 +160,31 @@ class Agent:
     async def _end(self, message: dict[str, Any]) -> dict[str, Any]:
         """All workers, and then itself."""
         await self._destroy_all()
-        self.ended.set()
+        if not self._stays:
+            self.ended.set()
         return {}
 
-    async def _watch_lease(self) -> None:
-        while not self._lease.over(_now()):
+    async def _leave(self) -> None:
+        log.info("all workers are asked to end")
+        self._starts.stop_all()
+        while self._starts.endpoints():
             await asyncio.sleep(_LOOK_S)
-        log.warning("nobody has asked for longer than the lease: all workers end")
         await self._destroy_all()
+        self.changed()
+        await asyncio.sleep(2 * protocol.WAIT_S)  # a poll may bring the news
         self.ended.set()
+
+    async def _watch_lease(self) -> None:
+        while True:
+            while not self._lease.over(_now()):
+                await asyncio.sleep(_LOOK_S)
+            log.warning("nobody has asked for longer than the lease: all workers end")
+            await self._destroy_all()
+            if not self._stays:
+                self.ended.set()
+                return
+            while self._lease.over(_now()):
+                await asyncio.sleep(_LOOK_S)
 
     async def _destroy_all(self) -> None:
         while await asyncio.to_thread(self._starts.destroy_all):
@@ -167,10 +197,10 @@ class Agent:
 
 
 def make(
-    key: str, lease: float, starts: Callable[[Callable[[], None]], Starts], cache: AdapterCache
+    key: str, lease: float, starts: Callable[[Callable[[], None]], Starts], cache: AdapterCache, stays: bool = False
 ) -> Agent:
-    """``lease``: seconds until somebody has to have asked."""
-    return Agent(key, NodeLease(lease, _now()), starts, cache)
+    """``lease``: seconds until somebody has to have asked; ``stays`` as of `Agent`."""
+    return Agent(key, NodeLease(lease, _now()), starts, cache, stays)
 
 
 def _rank(rank: Any) -> int:

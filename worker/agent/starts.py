@@ -25,10 +25,13 @@ class Busy(Exception):
 
 
 class Starts:
-    """Those below the folder ``home``, with their workers at ``host``. ``changed`` is called when there is news."""
+    """Those below the folder ``home``, with their workers at ``host``. ``changed`` is called when there is news.
+    ``environment``: what workers get beside what they are started with."""
 
-    def __init__(self, home: Path, host: str, changed: Callable[[], None]) -> None:
-        self._home, self._host, self._changed = home, host, changed
+    def __init__(
+        self, home: Path, host: str, changed: Callable[[], None], environment: Mapping[str, str] | None = None
+    ) -> None:
+        self._home, self._host, self._changed, self._environment = home, host, changed, environment or {}
         self._driver, self._random = LocalDriver(), Random()
         self._known: dict[str, AgentStart] = {}
         for folder in ("run", "logs", "work"):
@@ -65,6 +68,14 @@ class Starts:
     def stop(self, start: str) -> None:
         if (one := self._known.get(start)) is not None:
             one.handle.stop()
+
+    def stop_all(self) -> None:
+        for one in self._known.values():
+            one.handle.stop()
+
+    def endpoints(self) -> list[WorkerEndpoint]:
+        """Of those that have not ended."""
+        return [one.spec.endpoint for one in self._known.values() if not one.ended]
 
     def destroy(self, start: str) -> bool:
         """As `Handle.destroy`; False for one that is not known here."""
@@ -123,7 +134,7 @@ class Starts:
 
     def _spec(self, order: Order) -> WorkerSpec:
         return WorkerSpec(
-            order.file, order.incarnation, order.argv, order.env, self._home / "work",
+            order.file, order.incarnation, order.argv, {**self._environment, **order.env}, self._home / "work",
             self._home / "logs" / f"{order.file}.log", self._home / "run" / order.file,
             WorkerEndpoint(order.port, self._host), "",
         )  # fmt: skip

@@ -19,6 +19,9 @@ LOCAL = "local"
 #: Of those on the nodes of a Ray cluster.
 RAY = "ray"
 
+#: Of those in the pods of a Kubernetes cluster.
+KUBERNETES = "kubernetes"
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerStats:
@@ -108,6 +111,9 @@ class Driver(Protocol):
 
     def stats(self, handles: Mapping[str, Handle]) -> dict[str, WorkerStats]:
         """What each uses, by its name; of one that has ended, nothing. Blocks."""
+
+    def expect(self, workers: int) -> None:
+        """So many are to run: room for them may be made, and what is more given back. Told again and again."""
 
     def end(self) -> None:
         """No worker is left, and none will be started: gives back what was set up for them. Blocks."""

@@ -76,6 +76,9 @@ class LocalDriver:
         members = proc.sessions(leader.pid for leader in leaders.values())
         return {name: usage(leader, members[leader.pid]) for name, leader in leaders.items()}
 
+    def expect(self, workers: int) -> None:
+        """This machine is as large as it is."""
+
     def end(self) -> None:
         """Nothing was."""
 

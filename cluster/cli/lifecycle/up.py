@@ -21,7 +21,8 @@ _LISTS = ("lora", "backend", "backend_discovery", "adapter_root", "per_adapter",
 
 #: Settings that have a flag, in the order of ``--help``.
 _FLAGS = (
-    "driver", "ray_address", "ray_insecure", "node_lease", "node_adapters_gib",
+    "driver", "ray_address", "ray_insecure", "kubernetes_workers", "kubernetes_scale", "agent_key_file",
+    "leave_workers", "node_lease", "node_adapters_gib",
     "instances", "engine", "model", "model_base_path", "manifest", "profile", "lora", "lora_config", "adapter_root",
     "backend_discovery",
     "keep_versions", "allow_no_effect", "backend", "backend_key_file", "manage_backend_adapters", "host", "port",
@@ -51,7 +52,8 @@ _METAVARS = {
     "otlp_endpoint": "URL", "api_keys": "FILE", "limits_store": "URL", "anonymous_models": "NAME,NAME",
     "cors_origin": "ORIGIN", "min_instances": "N[@TIMES]", "autoscale": "off|advise|on", "autoscale_load": "SHARE",
     "response_cache_size": "SIZE", "zygote": "auto|on|off",
-    "driver": "local|ray", "ray_address": "ADDRESS",
+    "driver": "local|ray|kubernetes", "ray_address": "ADDRESS",
+    "kubernetes_workers": "NAME", "agent_key_file": "FILE",
 }  # fmt: skip
 
 _TYPES: dict[Any, type] = {int: int, float: float, int | None: int}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import kubestub
 import zygotes
 from agents import Agents
 from fakedriver import FakeDriver, FakeHandle
@@ -20,6 +21,8 @@ from worker.adapters.store import take_in
 from worker.demo import adapter_path
 from worker.drivers.base import Driver, Handle
 from worker.drivers.forked import ForkFailed
+from worker.drivers.kubernetes.directory import KubernetesDirectory
+from worker.drivers.kubernetes.driver import KubernetesDriver
 from worker.drivers.local import LocalDriver
 from worker.drivers.remote.driver import RemoteDriver
 from worker.spec import WorkerEndpoint, WorkerSpec
@@ -52,11 +55,12 @@ def _fake(folder: Path) -> FakeDriver:
 @dataclass(frozen=True)
 class Case:
     """``successor``: the driver of a supervisor that comes after the one that used the first. ``forks``: its workers
-    come from a zygote."""
+    come from a zygote. ``pods``: it needs some, and is given where they are instead of a folder."""
 
     make: Callable[[Path], Driver]
     successor: Callable[[Driver], Driver]
     forks: bool = False
+    pods: bool = False
 
 
 def _only_forks(folder: Path) -> LocalDriver:
@@ -79,10 +83,21 @@ def _after(first: Driver) -> RemoteDriver:
     return RemoteDriver(first.directory, adapters=first.directory.root.with_name("store"))
 
 
+#: Of the pods for one test at a time.
+_PODS = 5
+
+
+def _in_pods(folder: Path) -> KubernetesDriver:
+    driver = KubernetesDriver(KubernetesDirectory(kubestub.NAME, kubestub.KEY), scales=False)
+    eventually(lambda: len(driver.nodes_up()) == _PODS, 20)
+    return driver
+
+
 CASES = {
     "remote": Case(_remote, _after),
     "local": Case(lambda folder: LocalDriver(rng()), lambda first: LocalDriver()),
     "forked": Case(_only_forks, lambda first: LocalDriver(), forks=True),
+    "kubernetes": Case(_in_pods, lambda first: _in_pods(Path()), pods=True),
     "fake": Case(_fake, lambda first: first),
 }
 
@@ -91,6 +106,13 @@ CASES = {
 def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with zygotes.running(tmp_path_factory.mktemp("zygote")) as (_, path):
         yield path
+
+
+@pytest.fixture(scope="module")
+def pods(tmp_path_factory: pytest.TempPathFactory) -> Iterator[kubestub.Kubernetes]:
+    with kubestub.running(tmp_path_factory.mktemp("kubernetes"), _PODS) as made:
+        made.wait_pods(_PODS)
+        yield made
 
 
 class Site:
@@ -131,7 +153,11 @@ class Site:
 
 
 @pytest.fixture(params=CASES)
-def site(request: pytest.FixtureRequest, tmp_path: Path, zygote: Path) -> Iterator[Site]:
+def site(
+    request: pytest.FixtureRequest, tmp_path: Path, zygote: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Site]:
+    if CASES[request.param].pods:
+        monkeypatch.setenv("KUBECONFIG", str(request.getfixturevalue("pods").config))
     made = Site(CASES[request.param], tmp_path, zygote)
     yield made
     made.end()

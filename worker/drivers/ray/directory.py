@@ -40,6 +40,9 @@ class RayDirectory:
     """``name``: of the cluster, within Ray; ``key``: of its agents; ``log``: what Ray has to say goes there.
     ``insecure``: a Ray that asks for no token may be used off loopback."""
 
+    #: A Ray that has lost its head, or a raylet, names fewer nodes than there are.
+    complete = False
+
     def __init__(self, address: str, name: str, key: str, lease: float, log: Path, insecure: bool = False) -> None:
         self._argv = [sys.executable, "-m", "worker.drivers.ray.broker", address, name, str(lease)]
         self.key, self._log, self._insecure = key, log, insecure

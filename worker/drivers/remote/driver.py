@@ -107,6 +107,9 @@ class RemoteDriver:
     def stats(self, handles: Mapping[str, Handle]) -> dict[str, WorkerStats]:
         return {name: _stats(handle) for name, handle in handles.items() if isinstance(handle, RemoteHandle)}
 
+    def expect(self, workers: int) -> None:
+        """Which nodes there are is decided elsewhere."""
+
     def close(self) -> None:
         """Workers and agents go on."""
         self._thread.close()

@@ -41,6 +41,10 @@ class Directory(Protocol):
     def key(self) -> str:
         """Of their agents."""
 
+    @property
+    def complete(self) -> bool:
+        """Whether a node that `agents` leaves out is gone for good, as far as anybody can know."""
+
     def agents(self) -> Mapping[str, AgentAddress]:
         """By the name of the node, of all that can be used now; has them started where none runs. Blocks. Raises
         OSError where nobody can say it just now."""
@@ -113,7 +117,7 @@ class AgentLinks:
         except OSError as error:
             log.warning("which nodes there are cannot be told: %s", error)  # go on with those that are known
             return
-        if self._follow(found):
+        if self._follow(found) | (self._directory.complete and self._leave_out(found)):
             remember(self._memory, {name: node.address for name, node in self.nodes.items()})
 
     def _follow(self, found: Mapping[str, AgentAddress]) -> bool:
@@ -130,6 +134,19 @@ class AgentLinks:
             node = self.nodes.setdefault(name, RemoteNode(name, address, _now()))
             self._polling[name] = address, self._tasks.start(self._poll(node), f"poll {name}")
         return news
+
+    def _leave_out(self, found: Mapping[str, AgentAddress]) -> bool:
+        """Forgets the nodes that are gone. Whether there were any."""
+        before = len(self.nodes)
+        for name, node in list(self.nodes.items()):
+            node.absent = name not in found
+            if node.absent and node.address in found.values():
+                _tell(node.give_up())  # another one has its address, and answers there
+            if node.absent and node.lost:
+                self._polling.pop(name)[1].cancel()
+                del self.nodes[name]
+                log.info("%s is gone", name)
+        return len(self.nodes) != before
 
     async def _poll(self, node: RemoteNode) -> None:
         while True:

@@ -14,6 +14,9 @@ LOST_S = 4.5
 #: As much where the machine answers, and only its agent does not: workers are asked for themselves meanwhile.
 LOST_AGENT_S = 20.0
 
+#: As much where who knows of all nodes says that this one is not there any more.
+LOST_ABSENT_S = 1.5
+
 OnExit = Callable[[int | None], None]
 
 
@@ -30,6 +33,7 @@ class EndWatch:
 class RemoteNode:
     """``heard_at``: the last word, s, monotonic. ``opened``: there was one. ``up``: workers may be started there;
     ``lost``: nothing was heard for too long.
+    ``absent``: who knows of all nodes does not know of it any more; as long as it answers it is used all the same.
     ``mine``: the starts that this supervisor knows of. ``gone``: those of them that count as ended because nothing was
     heard for too long; ``condemned``: those that may still run, and are to be ended when it is back. ``born``: those
     that reports need not know of yet."""
@@ -40,6 +44,7 @@ class RemoteNode:
     up: bool = False
     lost: bool = False
     opened: bool = False
+    absent: bool = False
     only_agent: bool = False
     report: NodeReport | None = None
     condemned: set[str] = field(default_factory=set)
@@ -74,12 +79,15 @@ class RemoteNode:
 
     def silent(self, now: float) -> list[Callable[[], None]]:
         """Nothing is heard: what is to be called, where that is so for too long."""
-        if self.lost or now - self.heard_at < (LOST_AGENT_S if self.only_agent else LOST_S):
-            return []
+        patience = LOST_ABSENT_S if self.absent else LOST_AGENT_S if self.only_agent else LOST_S
+        return [] if self.lost or now - self.heard_at < patience else self.give_up()
+
+    def give_up(self) -> list[Callable[[], None]]:
+        """It counts as lost: what is to be called."""
         self.up, self.lost = False, True
         running = {start for start in self.mine if (seen := self.seen(start)) is None or not seen.empty}
         self.condemned |= running
-        self.gone |= running
+        self.gone |= self.mine  # those that were empty, too: nobody can be asked any more
         watches, self.watches = self.watches, {}
         return [_call(watch.ended, None) for watch in watches.values()]
 

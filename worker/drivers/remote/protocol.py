@@ -17,6 +17,9 @@ POLL, START, STOP, DESTROY, EMPTY, MEMBERS, END = (
     f"/v1/{name}" for name in ("poll", "start", "stop", "destroy", "empty", "members", "end")
 )
 
+#: GET, for anybody: whether there is a worker that answers.
+READY = "/readyz"
+
 #: Of an agent: who may ask it, hex, given in its environment and nowhere else.
 KEY = "CLUSTERCTL_AGENT_KEY"
 

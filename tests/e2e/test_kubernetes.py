@@ -1,0 +1,167 @@
+"""A cluster whose workers run in pods. The API server is a stub (`kubestub`), pods are agents on this machine, each at
+an address of its own; supervisor, balancer, agents and workers are what runs in a real one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+import kubestub
+from harness import Cluster, clusterctl, free_port, poll
+from worker.demo import adapter_path
+from worker.drivers import proc
+
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def kubernetes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[kubestub.Kubernetes]:
+    with kubestub.running(tmp_path_factory.mktemp("kubernetes")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def in_pods(kubernetes: kubestub.Kubernetes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Three simulated workers, for all tests of this module, in their order."""
+    made = Cluster(tmp_path_factory.mktemp("cluster"), free_port())
+    given = ("--driver", "kubernetes", "--agent-key-file", str(kubernetes.key_file), "--leave-workers")
+    result = made.up(
+        *given, "--engine", "sim", "--instances", "3", "--", "--itl-ms", "10", timeout=120, **_config(kubernetes)
+    )
+    assert result.returncode == 0, result.stderr
+    made.wait_ready(3, 60)
+    yield made
+    made.close()
+
+
+def _config(kubernetes: kubestub.Kubernetes) -> dict[str, str]:
+    return {"KUBECONFIG": str(kubernetes.config)}
+
+
+@contextlib.contextmanager
+def _asked(cluster: Cluster, many: int = 12) -> Iterator[None]:
+    """While so many greedy answers of two seconds are on their way: each has to come, and to be the right one."""
+    body = {"max_tokens": 200, "temperature": 0, "ignore_eos": True}
+    prompts = [f"tell me of {number}" for number in range(many)]
+
+    def ask(prompt: str) -> str:
+        answer = cluster.complete(prompt=prompt, **body)
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["choices"][0]["text"])
+
+    with ThreadPoolExecutor(many) as pool:
+        expected = list(pool.map(ask, prompts))
+        under_way = [pool.submit(ask, prompt) for prompt in prompts]
+        poll(lambda: cluster.status()["load_balancer"]["in_flight"] or None, 5, "requests")
+        yield
+        assert [one.result(60) for one in under_way] == expected
+
+
+def _instances(cluster: Cluster) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = cluster.status()["instances"]
+    return found
+
+
+def _pids(cluster: Cluster) -> dict[str, int]:
+    return {name: one["pid"] for name, one in _instances(cluster).items()}
+
+
+def _pod_of(kubernetes: kubestub.Kubernetes, cluster: Cluster, instance: str) -> str:
+    host = _instances(cluster)[instance]["host"]
+    return next(name for name, pod in kubernetes.stub.pods.items() if pod.host == host)
+
+
+def _path_of(cluster: Cluster, instance: str, adapter: str) -> Path:
+    """As the worker itself says it."""
+    one = cluster.instance(instance)
+    headers = {"Authorization": f"Bearer {cluster.worker_key(instance)}"}
+    cards = httpx.get(f"http://{one['host']}:{one['port']}/v1/models", headers=headers).json()["data"]
+    return Path(next(card["root"] for card in cards if card["id"] == adapter))
+
+
+def test_there_are_as_many_pods_as_workers(in_pods: Cluster, kubernetes: kubestub.Kubernetes) -> None:
+    hosts = [one["host"] for one in _instances(in_pods).values()]
+    assert sorted(hosts) == sorted(pod.host for pod in kubernetes.stub.pods.values()) and len(set(hosts)) == 3
+    assert "instance_0, start 1" in in_pods.log("instance_0")
+    assert in_pods.complete().status_code == 200
+
+
+@pytest.mark.parametrize("how", ["kill", "delete"])
+def test_a_pod_that_ends_loses_nobodys_answer(in_pods: Cluster, kubernetes: kubestub.Kubernetes, how: str) -> None:
+    pod = _pod_of(kubernetes, in_pods, "instance_1")
+    before, uid = _pids(in_pods), kubernetes.stub.pods[pod].uid
+    with _asked(in_pods):
+        kubernetes.call(lambda: getattr(kubernetes.stub, how)(pod))
+    after = poll(lambda: (found := _pids(in_pods))["instance_1"] not in (None, before["instance_1"]) and found, 60)
+    assert {name: pid for name, pid in after.items() if name != "instance_1"} == {
+        name: pid for name, pid in before.items() if name != "instance_1"
+    }
+    in_pods.wait_ready(3, 60)
+    assert kubernetes.stub.pods[pod].uid != uid
+
+
+def test_adapters_come_to_every_pod_and_to_the_one_after_it(
+    in_pods: Cluster, kubernetes: kubestub.Kubernetes
+) -> None:
+    body = {"lora_name": "pirate-2", "lora_path": str(adapter_path("pirate"))}
+    answer = in_pods.post("/v1/load_lora_adapter", body)
+    assert answer.status_code == 200, answer.text
+    pod = _pod_of(kubernetes, in_pods, "instance_2")
+    kubernetes.call(lambda: kubernetes.stub.kill(pod))
+    poll(lambda: in_pods.status()["running_instances"] == 2, 20, "it is gone")
+    in_pods.wait_ready(3, 60)
+    for name, one in _instances(in_pods).items():
+        path, pod = _path_of(in_pods, name, "pirate-2"), _pod_of(kubernetes, in_pods, name)
+        assert path.is_relative_to(kubernetes.stub.home(pod, one["host"])), "brought there by its content"
+    texts = {in_pods.complete("pirate-2", temperature=0).json()["choices"][0]["text"] for _ in range(12)}
+    assert len(texts) == 1
+
+
+def test_without_the_api_server_workers_are_started_again_where_they_were(
+    in_pods: Cluster, kubernetes: kubestub.Kubernetes
+) -> None:
+    before = _pids(in_pods)
+    kubernetes.away()
+    with _asked(in_pods):
+        os.kill(before["instance_0"], signal.SIGKILL)
+    poll(lambda: _pids(in_pods)["instance_0"] not in (None, before["instance_0"]), 30)
+    in_pods.wait_ready(3, 30)
+    kubernetes.up()
+
+
+def test_the_number_of_pods_follows_that_of_workers(in_pods: Cluster, kubernetes: kubestub.Kubernetes) -> None:
+    with _asked(in_pods):
+        assert in_pods.run("scale", "1", timeout=60).returncode == 0
+    kubernetes.wait_pods(1, 60)
+    in_pods.wait_ready(1)
+    assert in_pods.run("scale", "3", timeout=60).returncode == 0
+    in_pods.wait_ready(3, 60)
+    assert kubernetes.running() == [f"{kubestub.NAME}-{number}" for number in range(3)]
+
+
+def test_a_supervisor_whose_pod_is_moved_leaves_the_workers_to_the_next(
+    in_pods: Cluster, kubernetes: kubestub.Kubernetes
+) -> None:
+    before, supervisor = _pids(in_pods), in_pods.status()["supervisor"]["pid"]
+    os.kill(supervisor, signal.SIGTERM)
+    poll(lambda: (found := proc.stat(supervisor)) is None or not found.alive, 60, "it has ended")
+    assert all((found := proc.stat(pid)) is not None and found.alive for pid in before.values())
+    result = in_pods.up(timeout=120, **_config(kubernetes))
+    assert result.returncode == 0, result.stderr
+    in_pods.wait_ready(3, 60)
+    assert _pids(in_pods) == before
+
+
+def test_nothing_is_left_of_a_cluster_that_has_ended(in_pods: Cluster, kubernetes: kubestub.Kubernetes) -> None:
+    before = _pids(in_pods)
+    assert clusterctl("down", "--state-dir", str(in_pods.state_dir), timeout=60).returncode == 0
+    assert not [pid for pid in before.values() if (found := proc.stat(pid)) is not None and found.alive]
+    poll(lambda: not kubernetes.stub.pods, 30, "no pods")
