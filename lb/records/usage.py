@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
+from operator import add
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,10 +52,7 @@ _SPENT = (
     "FROM usage WHERE day >= ? GROUP BY key"
 )
 
-_NOTHING, _NONE_SPENT = TokenUsage(0, 0, 0), (0, 0)
-
-#: Requests that are added up later, all at once: as many as that, and as come until somebody asks.
-_AT_ONCE = 1_024
+_NONE_SPENT = (0, 0)
 
 #: Day, key, model.
 _Row = tuple[str, str, str]
@@ -66,15 +64,14 @@ class UsageLedger:
     def __init__(self, path: Path, wall: Callable[[], float]) -> None:
         self._path, self._wall, self._tasks = path, wall, Tasks()
         self._pending: dict[_Row, list[int]] = {}
-        #: What is not in there yet: when (s since the epoch), key, model, and as `add` was told; and no more tokens of
-        #: any key than that.
-        self._added: list[tuple[float, str, str, TokenUsage, TokenUsage | None]] = []
-        self._most_added = 0
+        #: By key and model, what of the day that is now is not in there yet; and no more tokens of any key than that.
+        self._new: dict[tuple[str, str], list[int]] = {}
+        self._most_new = 0
         self._writing = self._failed = False
         #: Tokens by key: in the month and on the day of the date beside them, as far as it was written; and since.
         self._written: tuple[str, Mapping[str, tuple[int, int]]] = ("", {})
         self._unwritten: Counter[str] = Counter()
-        self._day, self._begins = "", -math.inf
+        self._day, self._begins, self._ends = "", -math.inf, -math.inf
 
     async def start(self) -> None:
         """Reads what was spent before, for those who have a budget."""
@@ -84,52 +81,50 @@ class UsageLedger:
     async def close(self) -> None:
         """Writes what there is."""
         await self._tasks.close()
-        if self._pending or self._added:
+        if self._pending or self._new:
             await self._write()
 
     def add(self, key: str, model: str, usage: TokenUsage, told: TokenUsage | None = None) -> None:
         """What one request has taken so far, or in all; ``told``: what of it was added before."""
-        added = self._added
-        added.append((self._wall(), key, model, usage, told))
-        self._most_added += usage.prompt + usage.completion
+        if not self._begins <= (now := self._wall()) < self._ends:
+            self._turn(now)
+        counts = self._new.get((key, model))
+        if counts is None:
+            counts = self._new[key, model] = [0] * len(COUNTS)
+        prompt, cached, completion = usage
+        if told is None:
+            counts[0] += 1
+        else:
+            prompt, cached, completion = prompt - told.prompt, cached - told.cached, completion - told.completion
+        counts[1] += prompt
+        counts[2] += cached
+        counts[3] += completion
+        self._most_new += prompt + completion
         if not self._writing:
             self._writing = True
             self._tasks.start(self._write_soon(), "write the ledger of usage")
-        elif len(added) >= _AT_ONCE:
-            self._add_up()
 
-    def _add_up(self) -> None:
-        added, self._added, self._most_added = self._added, [], 0
-        counts, whose, begins, ends = [0] * len(COUNTS), ("", ""), 0.0, 0.0
-        for at, key, model, (prompt, cached, completion), told in added:
-            if whose != (key, model) or not begins <= at < ends:  # else it goes where the one before went
-                counts, whose = self._counts((self._day_of(at), key, model)), (key, model)
-                begins, ends = self._begins, self._begins + _DAY_S
-            if told is None:
-                counts[0] += 1
-            else:
-                prompt, cached, completion = prompt - told.prompt, cached - told.cached, completion - told.completion
-            counts[1] += prompt
-            counts[2] += cached
-            counts[3] += completion
-            self._unwritten[key] += prompt + completion
+    def _collect(self) -> None:
+        """What is new is to be written."""
+        new, self._new, self._most_new = self._new, {}, 0
+        for (key, model), counts in new.items():
+            self._add_to_pending((self._day, key, model), counts)
+            self._unwritten[key] += counts[1] + counts[3]
 
-    def _counts(self, row: _Row) -> list[int]:
-        counts = self._pending.get(row)
-        if counts is None:
-            counts = self._pending[row] = [0] * len(COUNTS)
-        return counts
+    def _add_to_pending(self, row: _Row, counts: Sequence[int]) -> None:
+        before = self._pending.get(row)
+        self._pending[row] = list(counts) if before is None else list(map(add, before, counts))
 
     def has_spent(self, key: str, budget: Budget) -> bool:
         """All of it, as far as is known here."""
         month, day = self._written[1].get(key, _NONE_SPENT)
-        most = (month if budget.period is Period.MONTH else day) + self._unwritten.get(key, 0) + self._most_added
+        most = (month if budget.period is Period.MONTH else day) + self._unwritten.get(key, 0) + self._most_new
         return most >= budget.tokens and self.spent(key, budget.period) >= budget.tokens
 
     def spent(self, key: str, period: Period) -> int:
         """Tokens in the period that is now, through all balancers: through others up to the last second or so."""
-        self._add_up()
-        today, (written_on, by_key) = self._day_of(self._wall()), self._written
+        today, (written_on, by_key) = self._today(), self._written
+        self._collect()
         month, day = by_key.get(key, (0, 0))
         if period is Period.MONTH:
             written = month if written_on[:7] == today[:7] else 0
@@ -140,25 +135,30 @@ class UsageLedger:
     async def query(self, by: Sequence[str], begin: str, end: str) -> list[dict[str, Any]]:
         """Sums by some of `GROUPS` over the days (ISO 8601) from ``begin`` to ``end``, both included; through this
         balancer up to now. Raises OSError."""
-        if self._pending or self._added:
+        if self._pending or self._new:
             await self._write()
         return await asyncio.to_thread(self._read, by, begin, end) if self._path.exists() else []
 
-    def _day_of(self, at: float) -> str:
-        if not self._begins <= at < self._begins + _DAY_S:
-            self._begins = at // _DAY_S * _DAY_S
-            self._day = time.strftime("%Y-%m-%d", time.gmtime(at))
+    def _today(self) -> str:
+        if not self._begins <= (now := self._wall()) < self._ends:
+            self._turn(now)
         return self._day
 
+    def _turn(self, now: float) -> None:
+        """Another day has begun."""
+        self._collect()
+        self._begins = now // _DAY_S * _DAY_S
+        self._ends, self._day = self._begins + _DAY_S, time.strftime("%Y-%m-%d", time.gmtime(now))
+
     async def _write_soon(self) -> None:
-        while self._pending or self._added:
+        while self._pending or self._new:
             await asyncio.sleep(_AGAIN if self._failed else _EVERY)
             await self._write()
         self._writing = False
 
     async def _write(self) -> None:
-        self._add_up()
-        today = self._day_of(self._wall())
+        today = self._today()
+        self._collect()
         rows, self._pending, counted = self._pending, {}, Counter(self._unwritten)
         try:
             self._written = today, await asyncio.to_thread(self._store, rows, today)
@@ -167,8 +167,7 @@ class UsageLedger:
                 log.warning("%s: %s; usage is kept in memory until it can be written", self._path, error)
             self._failed = True
             for row, counts in rows.items():
-                since = self._pending.get(row, [0] * len(COUNTS))
-                self._pending[row] = [sum(pair) for pair in zip(counts, since, strict=True)]
+                self._add_to_pending(row, counts)
             return
         self._failed = False
         self._unwritten -= counted
