@@ -71,15 +71,21 @@ class Caps:
             raise refused(f"{TEMPLATE} is not allowed here, nor in {name}", name)
 
     def suspects(self, body: bytes) -> bool:
-        """Whether JSON without escapes has to be read to know that it keeps to them. Nearly none has: it says nothing
-        of what is capped, or a small number of tokens. Each look costs a hundredth of a small request."""
-        if not _SUSPICIOUS[self.logprobs is not None].isdisjoint(body.split(b'"')):
+        """Whether JSON without escapes of letters has to be read to know that it keeps to them. Nearly none has: it
+        says nothing of what is capped, or a small number of tokens. Each look costs a hundredth of a small request."""
+        # Without those that are escaped, each second piece is a text, in which nothing is opened.
+        plain = body.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in body else body
+        pieces = plain.split(b'"')
+        if not _SUSPICIOUS[self.logprobs is not None].isdisjoint(pieces):
             return True
         if self.tokens is not None and len(_small_numbers(self.tokens).findall(body)) != body.count(b'tokens"'):
             return True
-        size = len(body)
-        return (size > self.depth and body.count(b"[") + body.count(b"{") > self.depth) or (
-            size > self.prompts and body.count(b",") >= self.prompts
+        if len(body) <= self.depth:
+            return False
+        marks = b"".join(pieces[::2])
+        size = len(marks)
+        return (size > self.depth and marks.count(b"[") + marks.count(b"{") > self.depth) or (
+            size > self.prompts and marks.count(b",") >= self.prompts
         )
 
 

@@ -187,3 +187,22 @@ async def test_while_nobody_needs_a_key_they_hold_where_that_is_meant(
             given = {"model": "base", "prompt": "x" * filler, "n": 129}
             headers = {"x-api-key": "cck_a"}
             assert (await balancer.answer("POST", "/v1/completions", json=given, headers=headers))[0] == 400
+
+
+_TEXT = st.text('[]{},\\"\n x', max_size=20)
+_NESTED = st.recursive(_TEXT, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_TEXT, inner), max_leaves=30)
+
+
+@given(st.dictionaries(st.sampled_from(["prompt", "input", "x"]), _NESTED), st.booleans())
+def test_what_is_not_suspicious_is_within(said: dict[str, Any], deep: bool) -> None:
+    given = {**said, "y": json.loads("[" * 16 + "]" * 16)} if deep else said
+    written = json.dumps(given).encode()
+    if not CAPS.suspects(written):
+        assert refused(written, pieces=len(written)) is None
+
+
+def test_no_text_is_suspicious() -> None:
+    """Such as code: it would be read for nothing."""
+    for code in ("{[(,)]}", "{[(,)]}\n", '{["a", "b\\"]}', '\\"'):
+        assert not CAPS.suspects(json.dumps({"prompt": code * 100, "model": "a"}).encode())
+        assert CAPS.suspects(json.dumps({"prompt": code, "x": json.loads("[" * 20 + "]" * 20)}).encode())
