@@ -37,7 +37,8 @@ def start_on(host: Host, head: Host) -> None:
     more = {}
     given = [f"--address={head.address}:{PORT}"]
     if host is head:
-        host.start("redis-server", "--port", str(_REDIS), "--bind", "127.0.0.1", "--dir", str(OWN))
+        kept = ("--dir", str(OWN), "--appendonly", "yes")  # what it has outlives its host's being killed
+        host.start("redis-server", "--port", str(_REDIS), "--bind", "127.0.0.1", *kept)
         given = ["--head", f"--port={PORT}", f"--temp-dir={OWN}/ray", "--include-dashboard=false"]
         more = {"RAY_REDIS_ADDRESS": f"127.0.0.1:{_REDIS}"}
     ray = shlex.join([

@@ -84,6 +84,7 @@ class Site:
     def simulated(self, workers: int) -> HostsCluster:
         """Begun, and so many simulated workers serve."""
         scaled = ("--max-instances", "12", "--autoscale-load", "0.25", "--autoscale-up-after", "1")
+        scaled = (*scaled, "--autoscale-itl", "0")  # how many answers a worker takes is not learnt
         pace = ("--ttft-ms", "20", "--itl-ms", "50", "--max-num-seqs", "16")
         made = self.begin("--engine", "sim", *scaled, "--", *pace)
         result = made.up("--instances", str(workers))
