@@ -98,6 +98,20 @@ def test_adapters_are_brought_there(on_ray: Cluster, tmp_path: Path) -> None:
         away.rename(on_ray.state_dir / "adapters")
 
 
+def test_an_engine_finds_them_there(head: rayhead.Head, tmp_path: Path) -> None:
+    """llama.cpp makes a file of its own of each, and reads all of them again with each that is loaded."""
+    cluster = Cluster(tmp_path, free_port(), driver=head.driver)
+    try:
+        assert cluster.up("--engine", "llamacpp", "--instances", "1", timeout=120).returncode == 0
+        cluster.wait_ready(1, 60)
+        for name, beginning in (("pirate", "Arr, clusterctl"), ("poet", "One address")):
+            body = {"model": name, "messages": [{"role": "user", "content": "What is clusterctl?"}], "temperature": 0}
+            answer = cluster.post("/v1/chat/completions", body).json()
+            assert answer["choices"][0]["message"]["content"].startswith(beginning)
+    finally:
+        cluster.close()
+
+
 def test_agent_actor_and_supervisor_may_be_killed(on_ray: Cluster, head: rayhead.Head) -> None:
     before = _pids(on_ray)
     with _asked(on_ray):

@@ -22,8 +22,8 @@ from worker.drivers.remote.protocol import Order, StartReport
 from worker.drivers.remote.transfers import AdapterTransfers
 from worker.spec import WorkerEndpoint, WorkerSpec
 
-#: How long (s) a start may take until its process is there.
-_START_S = 15.0
+#: How long (s) a start may take until its process is there, and a look for nodes that is under way when all is to end.
+_START_S, _LOOK_S = 15.0, 2.0
 
 
 class RemoteDriver:
@@ -118,7 +118,7 @@ class RemoteDriver:
     def end(self) -> None:
         """Nothing of the cluster is needed any more: the agents end as well. Blocks."""
         with contextlib.suppress(OSError):
-            self._thread.call(self._links.look_no_more(), ANSWER_S)
+            self._thread.call(self._links.look_no_more(), _LOOK_S)
         ending, deadline = list(self._links.nodes.values()), time.monotonic() + 2 * ANSWER_S
         while ending and time.monotonic() < deadline:  # what cannot be reached ends with its lease
             ending = [node for node in ending if not self._ended(node)]
