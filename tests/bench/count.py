@@ -1,7 +1,7 @@
 """Bytecodes and calls into C that one small request takes in the balancer, and one more chunk of a stream: what a
 change adds is seen exactly, which times on a busy machine do not show. ``python tests/bench/count.py``; ``--gate``:
-with everything of `gated` on; ``--by function``: where they are. Figures of one interpreter: another version compiles
-otherwise.
+with everything of `gated` on; ``--by function``: where they are, ``--by variant``: of the request, with each step of
+`gated`. Figures of one interpreter: another version compiles otherwise.
 """
 
 from __future__ import annotations
@@ -19,11 +19,15 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import gate
+import gated
 import inside
 import uvloop
 
 #: Requests after which nothing is new any more.
 _WARM_UP = 20
+
+#: Of `inside`'s requests so many make the queue settle what they took.
+_TOGETHER = 2
 
 
 def count(step: Callable[[], None]) -> tuple[Counter[str], Counter[str]]:
@@ -56,26 +60,46 @@ def _name(frame: FrameType) -> str:
     return f"{path.parent.name}/{path.name} {frame.f_code.co_qualname}"
 
 
-def _print(found: Counter[str], what: str, *, each: bool) -> None:
-    print(f"{found.total() / inside.CONNECTIONS:8.1f} {what}")
+def _print(found: Counter[str], what: str, *, each: bool, requests: int) -> None:
+    print(f"{found.total() / requests:8.1f} {what}")
     if each:
         for name, number in found.most_common():
-            if number >= inside.CONNECTIONS / 8:
-                print(f"{number / inside.CONNECTIONS:8.1f}   {name}")
+            if number >= requests / 8:
+                print(f"{number / requests:8.1f}   {name}")
+
+
+def _small(one: inside.Inside) -> None:
+    for _ in range(_TOGETHER):
+        one.small()
+
+
+async def _by_variant() -> None:
+    print("| | bytecodes | | calls into C |\n|---|---|---|---|")
+    off, requests = 0.0, _TOGETHER * inside.CONNECTIONS
+    for name, variant in gated.VARIANTS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            one = gate.make(variant, Path(folder))
+            bytecodes, calls = (found.total() / requests for found in count(functools.partial(_small, one)))
+            await one.close()
+        off = off or bytecodes
+        print(f"| {name} | {bytecodes:.0f} | {bytecodes / off - 1:+.0%} | {calls:.0f} |")
 
 
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gate", action="store_true")
-    parser.add_argument("--by", choices=("function",))
+    parser.add_argument("--by", choices=("function", "variant"))
     options = parser.parse_args()
+    if options.by == "variant":
+        await _by_variant()
+        return
     with tempfile.TemporaryDirectory() as folder:
         one = gate.everything(Path(folder)) if options.gate else inside.Inside(True, 1, Path(folder))
-        bytecodes, calls = count(one.small)
+        small = count(functools.partial(_small, one))
         short, long = (count(functools.partial(one.stream, chunks)) for chunks in (inside.SHORT, inside.LONG))
         await one.close()
-    _print(bytecodes, "bytecodes", each=options.by is not None)
-    _print(calls, "calls into C", each=options.by is not None)
+    for kind, found in zip(("bytecodes", "calls into C"), small, strict=True):
+        _print(found, kind, each=options.by is not None, requests=_TOGETHER * inside.CONNECTIONS)
     for kind, few, many in zip(("bytecodes", "calls into C"), short, long, strict=True):
         more = (many.total() - few.total()) / inside.CONNECTIONS / (inside.LONG - inside.SHORT)
         print(f"{more:8.1f} {kind} of a chunk")

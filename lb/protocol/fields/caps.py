@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lb.protocol.facts import refused
 from lb.protocol.fields import lax
@@ -24,10 +24,20 @@ LISTS = frozenset({
     "prompt", "prompt_embeds", "input", "messages", "documents", "queries", "text_1", "text_2", "data_1", "data_2",
 })  # fmt: skip
 TEMPLATE, TEMPLATE_FIELDS = "chat_template", "chat_template_kwargs"
-#: Those that few requests have; and with the number of log probabilities, where that is capped.
-_RARE = frozenset({b"n", b"best_of", TEMPLATE.encode(), TEMPLATE_FIELDS.encode()})
-_SUSPICIOUS = _RARE, _RARE | {name.encode() for name, cap in NUMBERS.items() if cap == "logprobs"}
+#: Those that few requests have.
+_RARE = ("n", "best_of", TEMPLATE, TEMPLATE_FIELDS)
 FIELDS = frozenset({*NUMBERS, *LISTS, TEMPLATE, TEMPLATE_FIELDS})
+
+
+@functools.lru_cache(maxsize=8)
+def _without(tokens: int | None, *, logprobs: bool) -> re.Pattern[bytes]:
+    """JSON, without quotation marks that are escaped, of which no text is the name of something rare or, unless those
+    are free, of ``logprobs``; what is said of ``tokens``, where those are not free, has fewer digits."""
+    names = [*_RARE, *(name for name, cap in NUMBERS.items() if cap == "logprobs" and not logprobs)]
+    text = rb'"(?!(?:%b)")[^"]*+"' % "|".join(names).encode()
+    if tokens is not None:
+        text += rb'(?:(?<!tokens")|(?!\s*+:)|\s*+:\s*+[0-9]{0,%d}+\s*+[,}])' % (len(str(tokens)) - 1)
+    return re.compile(rb'[^"]*+(?:%b[^"]*+)*+\Z' % text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +54,11 @@ class Caps:
     depth: int = MOST_DEPTH
     chat_template: bool = False
     chat_template_kwargs: bool = True
+    #: What says nothing of what is capped, or a small number of tokens.
+    _harmless: re.Pattern[bytes] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_harmless", _without(self.tokens, logprobs=self.logprobs is None))
 
     def check_number(self, name: str, value: object) -> None:
         """Of one of `NUMBERS`. Raises ProxyError (400). What the engine refuses is left to it."""
@@ -73,20 +88,16 @@ class Caps:
     def suspects(self, body: bytes) -> bool:
         """Whether JSON without escapes of letters has to be read to know that it keeps to them. Nearly none has: it
         says nothing of what is capped, or a small number of tokens. Each look costs a hundredth of a small request."""
-        # Without those that are escaped, each second piece is a text, in which nothing is opened.
-        plain = body.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in body else body
-        pieces = plain.split(b'"')
-        if not _SUSPICIOUS[self.logprobs is not None].isdisjoint(pieces):
+        if b"\\" in body:
+            body = body.replace(b"\\\\", b"").replace(b'\\"', b"")  # now a quotation mark begins a text, or ends it
+        if self._harmless.match(body) is None:
             return True
-        if self.tokens is not None and len(_small_numbers(self.tokens).findall(body)) != body.count(b'tokens"'):
-            return True
-        if len(body) <= self.depth:
+        size = len(body)
+        deep = size > self.depth and body.count(b"[") + body.count(b"{") > self.depth
+        if not deep and not (size > self.prompts and body.count(b",") >= self.prompts):
             return False
-        marks = b"".join(pieces[::2])
-        size = len(marks)
-        return (size > self.depth and marks.count(b"[") + marks.count(b"{") > self.depth) or (
-            size > self.prompts and marks.count(b",") >= self.prompts
-        )
+        marks = b"".join(body.split(b'"')[::2])  # without texts
+        return marks.count(b"[") + marks.count(b"{") > self.depth or marks.count(b",") >= self.prompts
 
 
 #: Of who asks for nothing but names, and of requests while nobody needs a key and no cap was set.
@@ -107,9 +118,3 @@ class CapsByTenant:
 
 
 NONE_AT_ALL = CapsByTenant()
-
-
-@functools.lru_cache(maxsize=8)
-def _small_numbers(most: int) -> re.Pattern[bytes]:
-    """Of fewer digits than ``most``."""
-    return re.compile(rb'tokens"\s*+:\s*+[0-9]{0,%d}+\s*+[,}]' % (len(str(most)) - 1))

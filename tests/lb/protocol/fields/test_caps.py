@@ -203,6 +203,6 @@ def test_what_is_not_suspicious_is_within(said: dict[str, Any], deep: bool) -> N
 
 def test_no_text_is_suspicious() -> None:
     """Such as code: it would be read for nothing."""
-    for code in ("{[(,)]}", "{[(,)]}\n", '{["a", "b\\"]}', '\\"'):
+    for code in ("{[(,)]}", "tokens", "{[(,)]}\n", '{["a", "b\\"]}', '\\"'):
         assert not CAPS.suspects(json.dumps({"prompt": code * 100, "model": "a"}).encode())
         assert CAPS.suspects(json.dumps({"prompt": code, "x": json.loads("[" * 20 + "]" * 20)}).encode())
