@@ -76,6 +76,11 @@ def plain() -> dict[str, dict[str, Any]]:
     return by_name(documents(PLAIN.read_text()))
 
 
+def test_values_of_the_recipe_for_aks_render_to_what_there_is() -> None:
+    for one in documents(helm(*_RENDER, "--values", "deploy/azure/aks.yaml")):
+        kubernetes_validate.validate(one, "1.37", strict=True)
+
+
 @pytest.fixture(scope="module")
 def full() -> dict[str, dict[str, Any]]:
     return by_name(documents(helm(*_RENDER, "--values", "-", given=yaml.safe_dump(_ALL))))
