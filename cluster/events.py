@@ -22,7 +22,7 @@ EPOCH_IDS = 100_000
 #: Kinds that somebody should hear of who only hears of trouble.
 _WARNINGS = frozenset({
     "worker.unhealthy", "worker.killed", "worker.exited", "worker.altered", "adapter.failed", "adapter.drift",
-    "balancer.restarted", "balancer.lost", "balancer.failed", "certificate.refused", "standby.ended",
+    "balancer.restarted", "balancer.lost", "balancer.failed", "certificate.refused", "standby.ended", "balancer.away",
     "zygote.ended", "zygote.refused",
     "discovery.failed", "discovery.left_out", "job.failed", "restart.stopped",
     "state.unsaved", "key.unread", "limits.local",

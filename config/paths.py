@@ -20,7 +20,7 @@ _SUN_PATH_MAX = 107
 _OURS = re.compile(
     r"lock|launch\.json|control\.sock|state\.db.*|strategy\.bin|limits\.bin|usage\.db.*"
     r"|(attempts|counters|history)(-\d+)?\.bin"
-    r"|\.?(admin\.token|tls\.json).*"
+    r"|\.?(admin\.token|tls\.json|join\.pem).*"
     r"|zygote(-\d+)?\.sock|\.?agents\.(json|key).*"
     r"|(lb|balancer)(-\d+)?\.(sock|sock\.fd|sock\.grpc|json)|logs|run|jobs|work|adapters|sources|links|lost\+found"
 )
@@ -65,6 +65,11 @@ class StateDir:
     def agent_key(self) -> Path:
         """What they ask for."""
         return self.root / "agents.key"
+
+    @property
+    def join_certificate(self) -> Path:
+        """Key and certificate that machines which join are shown (PEM)."""
+        return self.root / "join.pem"
 
     @property
     def tls(self) -> Path:

@@ -29,7 +29,7 @@ from config.sources.given import Given, variable_of
 from config.sources.names import OTHER_ENVIRONMENT, PREFIX, variables
 from config.sources.yaml_file import read_mapping
 from config.topology import STRATEGIES, TlsFiles
-from config.values import schedule
+from config.values import listening, schedule
 from config.values import setting_types as t
 from config.values.schedule import Minimum
 from config.values.setting_types import Effect as Effect
@@ -95,6 +95,12 @@ class Settings(BaseSettings):
     host: t.Text = t.fixed("127.0.0.1", "address to listen on")
     port: int = t.fixed(8000, "port to listen on", ge=1, le=65535)
     grpc_port: int | None = t.fixed(None, "another one, on which gRPC is spoken; default none", ge=1, le=65535)
+    join_listen: t.TextOrNone = t.fixed(
+        None, "ADDRESS:PORT on which balancers of other machines join (docs/scale-out.md); default none"
+    )
+    worker_host: t.Text = t.fixed(
+        "127.0.0.1", "address of this machine that workers listen on, for balancers of other machines"
+    )
     tls_cert: t.PathOrNone = t.balancer(
         None, "PEM file with the certificate (chain) of the port, which speaks TLS then"
     )
@@ -251,6 +257,7 @@ class Settings(BaseSettings):
             raise ValueError("worker_log_config says how vLLM sets up its log, and worker_logging that it does not")
         if self.grpc_port == self.port:
             raise ValueError(f"grpc_port {self.grpc_port} is the port that HTTP is spoken on")
+        listening.check(self.join_listen, self.worker_host, bool(self.own_instances or self.models), self.driver)
         if (self.tls_cert is None) != (self.tls_key is None) or (self.tls_client_ca and not self.tls_cert):
             raise ValueError("TLS needs tls_cert and tls_key")
         if both := sorted(self.routes.keys() & self.aliases.keys()):

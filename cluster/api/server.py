@@ -23,6 +23,7 @@ from cluster.api.apply import Applier, Apply, Run
 from cluster.api.audit import Auditor
 from cluster.api.handlers import ClusterCommands
 from cluster.api.jobs import JobCommands, StartJob
+from cluster.api.joining import InviteBalancers, JoinCommands
 from cluster.api.models import LoadModel, ModelCommands
 from cluster.api.names import NameCommands
 from cluster.errors import Refused
@@ -63,6 +64,7 @@ class Services:
     models: ModelCommands
     model_cards: Callable[[], list[dict[str, Any]]]
     jobs: JobCommands
+    joining: JoinCommands
 
 
 _SERVICES = web.AppKey("services", Services)
@@ -98,6 +100,7 @@ def routes(services: Services) -> web.RouteTableDef:
     _key_routes(table, services.keys)
     _model_routes(table, services)
     _job_routes(table, services)
+    _joining_routes(table, services)
     names = services.names
 
     @table.get("/v1/cluster/{kind:aliases|routes}")
@@ -213,6 +216,30 @@ def _job_routes(table: web.RouteTableDef, services: Services) -> None:
     async def cancel(request: web.Request) -> web.Response:
         schemas.parse(schemas.NoFields, await request.read())
         return _done(services, jobs.cancel(request.match_info["name"]), 202)
+
+
+def _joining_routes(table: web.RouteTableDef, services: Services) -> None:
+    """Whoever joins is told all secrets of the cluster: to let somebody in is the owner's."""
+    joining = services.joining
+
+    @table.get("/v1/cluster/balancers")
+    async def every(_: web.Request) -> web.Response:
+        return web.json_response(joining.every())
+
+    @table.delete("/v1/cluster/balancers/{name}")
+    async def evict(request: web.Request) -> web.Response:
+        schemas.parse(schemas.NoFields, await request.read())
+        return _done(services, await joining.evict(request.match_info["name"]), 200)
+
+    @table.post("/v1/cluster/join_tokens")
+    async def invite(request: web.Request) -> web.Response:
+        authority.check(_who(request), Scope.OWNER)
+        return _done(services, await joining.invite(schemas.parse(InviteBalancers, await request.read())), 201)
+
+    @table.delete("/v1/cluster/join_tokens/{name}")
+    async def revoke(request: web.Request) -> web.Response:
+        schemas.parse(schemas.NoFields, await request.read())
+        return _done(services, await joining.revoke(request.match_info["name"]), 200)
 
 
 def _model_change(services: Services, do: Callable[[str], dict[str, Any]], status: int) -> Handler:

@@ -29,7 +29,7 @@ class _Commands(click.Group):
         "bench": "workload.bench", "ui": "running.ui",
         "config": "lifecycle.settings", "doctor": "lifecycle.doctor", "plan": "lifecycle.sizing",
         "state": "lifecycle.state", "alias": "running.names", "route": "running.names", "model": "running.models",
-        "jobs": "running.jobs",
+        "jobs": "running.jobs", "balancer": "running.balancers",
     }  # fmt: skip
 
     def list_commands(self, ctx: click.Context) -> list[str]:

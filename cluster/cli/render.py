@@ -61,6 +61,8 @@ def status_table(status: Mapping[str, Any], width: int) -> Table:
     if (found := status.get("autoscale")) is not None and found["target"] is not None:
         would = "would want" if found["mode"] == "advise" else "wants"
         title += f" · autoscaling {would} {found['target']}, {found['needed']:.2f} needed"
+    if joined := status["load_balancer"].get("joined"):
+        title += f" and {', '.join(machine['name'] for machine in joined)}"
     if (age := supervisor.get("age_s")) is not None and age > STALE_S:
         title += f" · as of {duration(age)} ago"
     if finishing := len(status["load_balancer"].get("draining", ())):

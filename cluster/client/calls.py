@@ -384,7 +384,30 @@ class JobCalls:
         return Call("GET", _named("cluster/jobs", name, "/events"), as_object(r.JobEvents), params={"since": since})
 
 
-class Calls(LookingCalls, ChangingCalls, AdapterCalls, ModelCalls, NameCalls, KeyCalls, JobCalls):
+class JoiningCalls:
+    """Balancers on other machines."""
+
+    @method
+    def joined_balancers(self) -> Call[list[r.JoinedBalancer]]:
+        return Call("GET", "/v1/cluster/balancers", as_list(r.JoinedBalancer, "balancers"))
+
+    @method
+    def create_join_token(self, ttl: str = "1h") -> Call[r.NewJoinToken]:
+        """By which machines may join for that long; shown this once."""
+        return Call("POST", "/v1/cluster/join_tokens", as_object(r.NewJoinToken), {"ttl": ttl})
+
+    @method
+    def revoke_join_token(self, id: str) -> Call[dict[str, Any]]:
+        """Machines that have joined stay."""
+        return Call("DELETE", _named("cluster/join_tokens", id), as_object(_ANY))
+
+    @method
+    def evict_balancer(self, name: str) -> Call[dict[str, Any]]:
+        """Its balancers end, and it does not come back without a new token."""
+        return Call("DELETE", _named("cluster/balancers", name), as_object(_ANY))
+
+
+class Calls(LookingCalls, ChangingCalls, AdapterCalls, ModelCalls, NameCalls, KeyCalls, JobCalls, JoiningCalls):
     """The methods that both clients have, but for the streams."""
 
     @method

@@ -269,6 +269,25 @@ class KeyRevoked(TypedDict):
     revoked: bool
 
 
+class JoinedBalancer(TypedDict):
+    """A machine that has joined. ``address`` and ``in_flight``: while it is connected; ``age_s``: since it joined."""
+
+    name: str
+    connected: bool
+    address: str | None
+    in_flight: int | None
+    age_s: float
+
+
+class NewJoinToken(TypedDict):
+    """``expires``: s since the epoch; ``port``: where machines join."""
+
+    id: str
+    token: str
+    port: int
+    expires: float
+
+
 class Model(TypedDict):
     """``parent``: of an adapter, its base model."""
 

@@ -24,6 +24,7 @@ from cluster.api.apply import Applier
 from cluster.api.audit import Auditor
 from cluster.api.handlers import ClusterCommands
 from cluster.api.jobs import JobCommands
+from cluster.api.joining import JoinCommands
 from cluster.api.models import ModelCommands
 from cluster.api.names import NameCommands
 from cluster.api.server import Services
@@ -42,6 +43,8 @@ from cluster.jobs.pulls import SourceFetcher
 from cluster.jobs.registry import JobRegistry
 from cluster.jobs.resources import MachineUse
 from cluster.jobs.runner import JobRunner
+from cluster.joining.listener import JoinListener
+from cluster.joining.members import Members
 from cluster.keys.file import KeyFile
 from cluster.keys.registry import KeyRegistry
 from cluster.models.catalogue import Catalogue
@@ -327,6 +330,14 @@ class Assembly:
         )
 
     @cached_property
+    def members(self) -> Members:
+        return Members(self.write_behind, self.emit, self.clock.wall)
+
+    @cached_property
+    def joining(self) -> JoinListener:
+        return JoinListener(self.balancers, self.members, self.state, self.emit, self.clock.now)
+
+    @cached_property
     def backends(self) -> Backends:
         return Backends(self.fleet, self.external, self.inventory, self.revisions, self.offers.every)
 
@@ -378,6 +389,7 @@ class Assembly:
                 self.catalogue, self.rollouts, self.inventory, lambda: self.revisions.settings, self.offers.card,
                 self.commands.check_not_ending, self.supervisor.command, self.sources.folder,
             ), self.offers.cards, JobCommands(self.jobs, self.commands.check_not_ending),
+            JoinCommands(self.members, lambda: self.joining.machines, self.clock.wall),
         )
 
     @cached_property

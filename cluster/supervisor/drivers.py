@@ -15,9 +15,10 @@ from config.identity import admin_token, secret
 from config.paths import StateDir
 from config.settings import Settings, from_json
 from worker.drivers import available
-from worker.drivers.base import KUBERNETES, RAY, Drivers
+from worker.drivers.base import KUBERNETES, LOCAL, RAY, Drivers
 from worker.drivers.kubernetes.directory import KubernetesDirectory
 from worker.drivers.kubernetes.driver import KubernetesDriver
+from worker.drivers.local import LocalDriver
 from worker.drivers.ray.directory import RayDirectory
 from worker.drivers.remote.driver import RemoteDriver
 
@@ -47,7 +48,7 @@ async def opened(state: StateDir, settings: Settings) -> AsyncIterator[Drivers]:
 
 
 def _made(state: StateDir, settings: Settings) -> Drivers:
-    drivers = available()
+    drivers = {**available(), LOCAL: LocalDriver(host=settings.worker_host)}
     if settings.driver == RAY:
         drivers[RAY] = _ray(state, settings)
     if settings.driver == KUBERNETES:

@@ -20,6 +20,7 @@ from cluster.deployment.plan import Plan
 from cluster.fleet.groups import DEFAULT
 from cluster.fleet.placement import Machine, Placement
 from cluster.jobs import runner as jobs
+from cluster.joining.members import KEPT as MEMBERS
 from cluster.models import startup
 from cluster.monitoring.certificate import watch_certificate
 from cluster.monitoring.external import ExternalBackend
@@ -127,6 +128,9 @@ async def _serve(
     parts.jobs.begin(await store.get("job_records") or (), ending=ending)
     server = await api.serve(parts.services, state.control)
     try:
+        parts.members.load(await store.get(MEMBERS))
+        if settings.join_listen is not None and not ending:
+            await parts.joining.start(settings.join_listen)
         leave = parts.supervisor.leave if settings.leave_workers and not ending else None
         has_left = _handle_signals(parts.supervisor.shut_down, leave)
         ready(parts)
@@ -139,6 +143,7 @@ async def _serve(
         await balancers.stop(_BALANCER_GRACE)  # last: who looks from another machine sees that all has ended
         state.tls.unlink(missing_ok=True)  # nothing is served any more that a command could trust
     finally:
+        await parts.joining.close()
         await parts.jobs.close()
         await parts.zygotes.close()
         await balancers.close()

@@ -26,7 +26,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "gpus", "instances_per_gpu", "tensor_parallel_size", "max_gpu_memory", "cpu_kv_gib", "max_cpu_threads",
     ),
     "The address": (
-        "host", "port", "grpc_port", "tls_cert", "tls_key", "tls_client_ca", "cors_origin", "admin_key",
+        "host", "port", "grpc_port", "join_listen", "worker_host",
+        "tls_cert", "tls_key", "tls_client_ca", "cors_origin", "admin_key",
         "protect_metrics", "allowed_hosts", "trusted_proxies", "extra_routes", "forward_headers",
     ),
     "Workers on other machines": (

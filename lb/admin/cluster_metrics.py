@@ -128,6 +128,8 @@ class ClusterSeries:
 
     def _add_cluster(self) -> None:
         self._one("clusterctl_supervisor_up", "1 if there is a supervisor", lambda: self._link.alive)
+        self._one("clusterctl_joined_balancers", "Machines with balancers of their own that are connected",
+                  lambda: len(self._of("load_balancer").get("joined", ())))  # fmt: skip
         for name, meaning, key in (
             ("clusterctl_instances_desired", "Workers wanted", "total_instances"),
             ("clusterctl_instances_min", "The fewest workers that may be wanted", "min_instances"),

@@ -34,7 +34,8 @@ curl() {
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     cluster = Cluster(tmp_path_factory.mktemp("docs"), free_port())
-    result = cluster.up("--engine", "sim", "--instances", "2", "--max-instances", "3")
+    joining = ("--join-listen", f"127.0.0.1:{free_port()}")
+    result = cluster.up("--engine", "sim", "--instances", "2", "--max-instances", "3", *joining)
     assert result.returncode == 0, result.stderr
     cluster.wait_ready(2)
     yield cluster
@@ -62,6 +63,9 @@ def test_every_path_is_in_an_example_or_a_method_of_one() -> None:
     by_method = {
         "/v1/cluster/apply": "cluster.apply(", "/v1/lora_adapters": "cluster.adapters(",
         "/v1/lora_adapters/{name}/rollback": "cluster.rollback_adapter(",
+        "/v1/cluster/balancers": "cluster.joined_balancers(",
+        "/v1/cluster/balancers/{name}": "cluster.evict_balancer(",
+        "/v1/cluster/join_tokens/{name}": "cluster.revoke_join_token(",
     }  # fmt: skip
     public = {"/health", "/metrics", "/v1/models"}
     shown = re.sub(r"/(instance_0|balancer|sailor|small|team-a|merge-1)\b", "/{name}", shown)

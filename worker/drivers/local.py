@@ -1,4 +1,4 @@
-"""Workers as processes of this machine, on its loopback interface."""
+"""Workers as processes of this machine, on its loopback interface unless another is named."""
 
 from __future__ import annotations
 
@@ -27,20 +27,23 @@ _TRIES = 256
 
 
 class LocalDriver:
-    """``random``: which free ports are tried first. ``on_failed_fork`` is told, in whatever thread calls `start`, which
-    zygote did not fork a worker that it was asked for, and why: that one was started plainly."""
+    """Workers listen on ``host``. ``random``: which free ports are tried first. ``on_failed_fork`` is told, in whatever
+    thread calls `start`, which zygote did not fork a worker that it was asked for, and why: that one was
+    started plainly."""
 
     waits = False
 
-    def __init__(self, random: Random | None = None) -> None:
-        self._random = random or Random()
+    def __init__(self, random: Random | None = None, host: str = LOOPBACK) -> None:
+        self._random, self._host = random or Random(), host
         self.on_failed_fork: Callable[[Path, ForkFailed], None] = lambda zygote, error: None
 
     def boot(self) -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
     def reserve(self, taken: Collection[WorkerEndpoint]) -> WorkerEndpoint:
-        return WorkerEndpoint(free_port({endpoint.port for endpoint in taken}, self._random))
+        return WorkerEndpoint(
+            free_port({endpoint.port for endpoint in taken}, self._random, self._host), self._host
+        )
 
     def prepare(self, path: Path, record: Mapping[str, Any] | None = None) -> None:
         run_file.prepare(path, {} if record is None else {"record": record})
@@ -97,14 +100,14 @@ def survivors(runs: Path) -> dict[str, tuple[int, ...]]:
     return {name: tuple(member.pid for member in members) for name, members in left.items() if members}
 
 
-def free_port(taken: Collection[int], random: Random) -> int:
-    """One of the loopback interface that nobody listens on and that is not in ``taken``. Raises OSError if there is
+def free_port(taken: Collection[int], random: Random, host: str = LOOPBACK) -> int:
+    """One of ``host`` that nobody listens on and that is not in ``taken``. Raises OSError if there is
     none.
 
     Between this look and the worker's own bind somebody else may take it; the worker then fails to start and is
     restarted on another."""
     ports = [p for p in range(_LOWEST, _ephemeral_start()) if p not in taken]
-    for port in _free(random.sample(ports, min(len(ports), _TRIES)), LOOPBACK):
+    for port in _free(random.sample(ports, min(len(ports), _TRIES)), host):
         return port
     raise OSError("no free port for a worker")
 

@@ -26,7 +26,8 @@ _FLAGS = (
     "instances", "engine", "model", "model_base_path", "manifest", "profile", "lora", "lora_config", "adapter_root",
     "backend_discovery",
     "keep_versions", "allow_no_effect", "backend", "backend_key_file", "manage_backend_adapters", "host", "port",
-    "grpc_port", "tls_cert", "tls_key", "tls_client_ca", "cors_origin", "strategy", "gpus", "instances_per_gpu",
+    "grpc_port", "join_listen", "worker_host",
+    "tls_cert", "tls_key", "tls_client_ca", "cors_origin", "strategy", "gpus", "instances_per_gpu",
     "tensor_parallel_size", "max_gpu_memory", "max_cpu_threads", "inference_mode", "min_instances", "max_instances",
     "max_concurrent_models", "min_up", "swap_after", "autoscale", "autoscale_load", "autoscale_itl", "autoscale_ttft",
     "autoscale_up_after", "autoscale_down_after", "drain_timeout", "rolling_spare", "spares", "queue_timeout",
@@ -54,6 +55,7 @@ _METAVARS = {
     "response_cache_size": "SIZE", "zygote": "auto|on|off",
     "driver": "local|ray|kubernetes", "ray_address": "ADDRESS",
     "kubernetes_workers": "NAME", "agent_key_file": "FILE",
+    "join_listen": "ADDRESS:PORT", "worker_host": "ADDRESS",
 }  # fmt: skip
 
 _TYPES: dict[Any, type] = {int: int, float: float, int | None: int}

@@ -16,6 +16,7 @@ from lb.admin.openapi import (
     paths_adapters,
     paths_cluster,
     paths_jobs,
+    paths_joining,
     paths_keys,
     paths_models,
     paths_names,
@@ -27,7 +28,7 @@ from lb.admin.openapi.schemas import SCHEMAS
 #: Everything the balancer answers itself, by path.
 PATHS: Mapping[str, Json] = {
     **paths_cluster.PATHS, **paths_adapters.PATHS, **paths_keys.PATHS, **paths_names.PATHS, **paths_system.PATHS,
-    **paths_models.PATHS, **paths_jobs.PATHS,
+    **paths_models.PATHS, **paths_jobs.PATHS, **paths_joining.PATHS,
 }  # fmt: skip
 
 _ABOUT = """\

@@ -23,6 +23,7 @@ from lb.admin.openapi.parts import (
     ref,
 )
 from lb.admin.openapi.schemas_jobs import JOB_SCHEMAS
+from lb.admin.openapi.schemas_joining import JOINING_SCHEMAS
 from lb.admin.openapi.schemas_keys import KEY_SCHEMAS
 from lb.admin.openapi.schemas_models import MODEL, MODEL_SCHEMAS, MODEL_STATE
 from lb.admin.openapi.schemas_why import WHY_SCHEMAS
@@ -145,7 +146,10 @@ SCHEMAS: Mapping[str, Json] = {
         "replacements": COUNT, "replacing": FLAG, "standby": or_null(WHOLE),
         "processes": array(answer({"pid": or_null(WHOLE)}, restarts=COUNT, in_flight=COUNT)),
         "draining": array(answer({"pid": WHOLE, "in_flight": COUNT})),
-    }, failure=TEXT, lost_requests=COUNT, ends=by_name(COUNT), limits=described(
+    }, failure=TEXT, lost_requests=COUNT, ends=by_name(COUNT), joined=described(
+        array(answer({"name": TEXT, "address": TEXT, "in_flight": COUNT, "revision": COUNT})),
+        "Machines with balancers of their own that are connected; revision: of the backend set that they go by",
+    ), limits=described(
         answer({"store": TEXT, "shared": FLAG, "reason": described(TEXT, "Why not, empty if they are")}),
         "Of keys, where machines share them",
     )),
@@ -320,6 +324,7 @@ SCHEMAS: Mapping[str, Json] = {
     "RouteChoice": answer({"model": TEXT, "reason": described(TEXT, "The rule that fits, and by what")}),
     "NameChanged": answer({"name": TEXT, "now": {"anyOf": [_ALIAS, _ROUTE, {"type": "null"}]}}),
     **JOB_SCHEMAS,
+    **JOINING_SCHEMAS,
     **KEY_SCHEMAS,
     **MODEL_SCHEMAS,
     **WHY_SCHEMAS,

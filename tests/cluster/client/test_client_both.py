@@ -71,6 +71,8 @@ ASKED: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("restart_rolling", (), {"model": "x"}), ("scale", (3, "x"), {}), ("scale_by", (1, "x"), {}),
     ("strategy", ("random", "x"), {}), ("delete_route", ("x",), {}), ("undo_route", ("x",), {}),
     ("test_route", ("x", "hello"), {}), ("jobs", (), {}), ("job", ("a-1",), {}), ("cancel_job", ("a-1",), {}),
+    ("joined_balancers", (), {}), ("create_join_token", ("1d",), {}), ("revoke_join_token", ("x",), {}),
+    ("evict_balancer", ("x",), {}),
     ("start_job", ("train", {"x": 1}), {"gpus": [0], "background": True}), ("job_events", ("a-1", 7), {}),
 ]  # fmt: skip
 
@@ -79,6 +81,7 @@ ASKED: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
 async def test_both_ask_the_same(method: str, args: tuple[Any, ...], options: dict[str, Any]) -> None:
     asked: list[httpx.Request] = []
     lists: dict[str, Any] = {"adapters": [1], "events": [2], "data": [3], "decisions": [5], "keys": [6], "jobs": [8]}
+    lists["balancers"] = [9]
     lists |= {"models": [9], "choices": [{"text": "4"}], "aliases": {"a": 7}, "routes": {"r": 8}}
 
     def handler(request: httpx.Request) -> httpx.Response:
@@ -328,7 +331,7 @@ def test_every_path_of_the_description_has_a_method() -> None:
 
     def handler(request: httpx.Request) -> httpx.Response:
         asked.add((request.method.lower(), request.url.path))
-        every = ("adapters", "events", "data", "decisions", "keys", "models", "jobs")
+        every = ("adapters", "events", "data", "decisions", "keys", "models", "jobs", "balancers")
         lists: dict[str, Any] = {name: [] for name in every}
         return httpx.Response(200, json={**lists, "aliases": {}, "routes": {}, "choices": [{"text": ""}]})
 

@@ -1,0 +1,1 @@
+"""Balancers on other machines, fed by this cluster's supervisor."""

@@ -1,0 +1,271 @@
+"""A machine that has joined: balancer processes as on the supervisor's machine, told and heard over the uplink.
+
+They outlive this process as they do a supervisor, and the next one adopts them. While the supervisor is away all goes
+on with what was known last, which is kept in the state: also a start without it serves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, NoReturn
+
+from cluster.balancers.config import share_for_bodies
+from cluster.balancers.feed import Feed
+from cluster.balancers.group import BalancerGroup
+from cluster.balancers.standby import end_left
+from cluster.joining.control import RemoteControl
+from cluster.joining.machine_reports import MachineReports
+from cluster.joining.roster import JoinToken
+from cluster.joining.uplink import JoinAddress, Uplink
+from cluster.storage.lock import lock
+from cluster.storage.store import NotSaved, Store
+from config.aio import Tasks
+from config.disk.files import replacing
+from config.disk.strategy_file import StrategyWriter
+from config.errors import UsageError
+from config.paths import StateDir
+from config.topology import BalancerConfig, TlsFiles
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two looks whether what is known has to be kept.
+_KEEP_EVERY_S = 2.0
+
+#: How long (s) balancers may take to end.
+_GRACE_S = 5.0
+
+#: By which name it is kept who this machine is, and what it was told.
+_MEMBER, _TOLD = "member", "told"
+
+
+@dataclass(frozen=True, slots=True)
+class JoinOptions:
+    """What is this machine's own: where it listens and by which certificate; ``name`` is the wished one. ``insecure``:
+    listens for other machines although nobody needs a key."""
+
+    state: StateDir
+    supervisor: tuple[str, int]
+    token: str | None
+    name: str
+    host: str
+    port: int
+    processes: int = 1
+    tls: TlsFiles | None = None
+    insecure: bool = False
+
+
+async def serve(options: JoinOptions) -> None:
+    """Until SIGINT or SIGTERM. Raises UsageError where this machine cannot join, or was evicted."""
+    options.state.create()
+    with lock(options.state):
+        store = await Store.open(options.state.database)
+        try:
+            await end_left(options.state, store)
+            agent = JoinAgent(options, store, await store.get(_MEMBER), await store.get(_TOLD))
+            await agent.run()
+        finally:
+            await store.close()
+
+
+class JoinAgent:
+    """``member`` and ``told``: what was kept, if anything. What the supervisor says comes in here."""
+
+    def __init__(
+        self, options: JoinOptions, store: Store, member: Mapping[str, Any] | None, told: Mapping[str, Any] | None
+    ) -> None:
+        self._options, self._store, self._state = options, store, options.state
+        self._member = _member(options, member)
+        self._told: dict[str, Any] = dict(told or {})
+        self._kept = json.dumps(self._told)
+        self._group: BalancerGroup | None = None
+        self._switch = StrategyWriter(self._state.strategy)
+        self._tasks = Tasks()
+        self._ready = asyncio.Event()
+        self._uplink = Uplink(
+            JoinAddress(*options.supervisor, self._member["fingerprint"]), self._hello, self._hear, self._parted
+        )
+        self._control, self._reports = RemoteControl(self._uplink), MachineReports(self._uplink.say)
+
+    async def run(self) -> None:
+        """Until it is asked to end."""
+        stop = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        await self._control.start(self._state.control)
+        work = [
+            self._tasks.start(stop.wait(), "wait for the end"),
+            self._tasks.start(self._talk(), "talk to the supervisor"),
+            self._tasks.start(self._serve(), "balancers"),
+        ]
+        try:
+            done, _ = await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
+            if refusals := [refusal for task in done if isinstance(refusal := task.result(), UsageError)]:
+                raise refusals[0]
+        finally:
+            await self._uplink.close()
+            await self._control.close()
+            await self._tasks.close()
+            if self._group is not None:
+                await self._group.stop(_GRACE_S)
+            self._state.control.unlink(missing_ok=True)
+
+    async def _talk(self) -> UsageError:
+        """Until this machine is not let in any more. It forgets who it was, and may join with another token."""
+        try:
+            await self._uplink.run()
+        except UsageError as error:
+            if "name" in self._member:
+                await self._store.put(**{_MEMBER: None, _TOLD: None})
+            return error
+
+    # balancers
+
+    async def _serve(self) -> UsageError:
+        """Begins as soon as it is known what they are to do. Returns why they cannot."""
+        if not {"config", "set", "snapshot"} <= self._told.keys():
+            await self._ready.wait()
+        try:
+            return await self._keep_serving()
+        except UsageError as error:
+            return error
+
+    async def _keep_serving(self) -> NoReturn:
+        """Raises UsageError."""
+        self._check_exposure()
+        group = BalancerGroup(self._state, self._config(), self._store, self._reports, _emit, Feed())
+        self._publish(group)
+        self._reports.reporters = lambda: group.reporters
+        await group.adopt()
+        group.starter.listeners.make(self._options.host, self._options.port, None)
+        group.start()
+        self._group = group
+        if not self._uplink.connected:
+            self._parted()
+        while True:
+            await asyncio.sleep(_KEEP_EVERY_S)
+            await self._keep()
+
+    def _publish(self, group: BalancerGroup) -> None:
+        """What was told so far."""
+        self._switch_strategy(self._told["set"])
+        group.feed.publish(self._told["set"], self._told["snapshot"], self._told.get("keys"))
+
+    def _config(self) -> BalancerConfig:
+        """The cluster's, but for what is this machine's own."""
+        known = {field.name for field in fields(BalancerConfig)}
+        told = {name: value for name, value in self._told["config"].items() if name in known}
+        options = self._options
+        return replace(
+            BalancerConfig.from_json(told), listen_fd=-1, grpc_fd=None, state_dir=str(self._state.root),
+            host=options.host, port=options.port, processes=options.processes, tls=options.tls,
+            max_buffered=share_for_bodies(), insecure=options.insecure,
+        )  # fmt: skip
+
+    def _check_exposure(self) -> None:
+        """Raises UsageError for balancers that would be open to whoever reaches this machine, as
+        `cluster.deployment.exposure` does for a cluster."""
+        from cluster.deployment.exposure import is_local
+
+        guarded = self._told["config"].get("admin_key") or (self._told.get("keys") or {}).get("keyed")
+        certified = self._options.tls is not None and self._options.tls.client_ca
+        if not (guarded or certified or self._options.insecure or is_local(self._options.host)):
+            raise UsageError(
+                f"on {self._options.host} everybody who reaches this machine could use the cluster: give it an admin "
+                "key or API keys (`clusterctl key create`), demand certificates with --tls-client-ca, or say --insecure"
+            )
+
+    async def _keep(self) -> None:
+        """What was told, for a start without the supervisor."""
+        now = json.dumps(self._told)
+        if now == self._kept:
+            return
+        try:
+            await self._store.put(**{_TOLD: self._told})
+            self._kept = now
+        except NotSaved as error:
+            log.warning("what the supervisor says is not kept: %s", error)
+
+    # what the supervisor says
+
+    def _hello(self) -> Mapping[str, Any]:
+        member = self._member
+        if "name" in member:
+            return {"type": "member", "name": member["name"], "secret": member["secret"]}
+        return {"type": "join", "token": member["token"], "secret": member["secret"], "name": self._options.name}
+
+    def _hear(self, message: Mapping[str, Any]) -> None:
+        kind, group = message["type"], self._group
+        if kind == "welcome":
+            self._welcome(message)
+        elif kind == "config":
+            self._reconfigure(message["config"])
+        elif kind == "answer":
+            self._control.answered(message)
+        elif kind in ("set", "snapshot"):
+            self._told[kind] = message[kind]
+            if kind == "set":
+                self._reports.version = message["set"]["epoch"], message["set"]["revision"]
+                self._switch_strategy(message["set"])
+            if group is not None:
+                group.feed.publish(**{"backends" if kind == "set" else kind: message[kind]})
+        elif kind == "keys":
+            self._told["keys"] = dict(message)
+            if group is not None:
+                group.feed.publish(keys=dict(message))
+        elif group is not None:
+            group.feed.tell(message)  # events, loads
+        if group is None and {"config", "set", "snapshot"} <= self._told.keys():
+            self._ready.set()
+
+    def _welcome(self, message: Mapping[str, Any]) -> None:
+        if message.get("admin_token"):
+            with replacing(self._state.admin_token) as file:  # whoever signs as the cluster does signs the same
+                file.write(f"{message['admin_token']}\n".encode())
+        if "secret" in message:
+            fingerprint = self._member["fingerprint"]
+            self._member = {"name": message["name"], "secret": message["secret"], "fingerprint": fingerprint}
+            self._tasks.start(self._store.put(**{_MEMBER: self._member}), "keep who this machine is")
+        log.info("joined the cluster as %s", message["name"])
+        self._reconfigure(message["config"])
+        self._tell_presence(True)
+
+    def _reconfigure(self, config: Mapping[str, Any]) -> None:
+        """The cluster's settings may have changed."""
+        before = self._told.get("config")
+        self._told["config"] = dict(config)
+        if self._group is not None and before is not None and self._config() != self._group.config:
+            self._group.request_replacement(self._config())
+
+    def _switch_strategy(self, backends: Mapping[str, Any]) -> None:
+        self._switch.write((backends["epoch"], backends["revision"]), backends["strategy"])
+
+    def _parted(self) -> None:
+        self._control.parted()
+        self._tell_presence(False)
+
+    def _tell_presence(self, there: bool) -> None:
+        if self._group is not None:
+            self._group.feed.tell({"type": "supervisor", "there": there})
+
+
+def _member(options: JoinOptions, kept: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Who this machine is, or what lets it in. A token that is given is used where it is not a member yet. Raises
+    UsageError."""
+    if kept is not None:
+        return dict(kept)
+    if options.token is None:
+        raise UsageError("a token is needed to join: `clusterctl balancer token` on the cluster makes one")
+    try:
+        token = JoinToken.parse(options.token)
+    except ValueError as error:
+        raise UsageError(f"--token: {error}", exit_code=2) from None
+    return {"token": token.id, "secret": token.secret, "fingerprint": token.fingerprint}
+
+
+def _emit(subject: str, text: str, kind: str = "note", data: Mapping[str, Any] | None = None) -> None:
+    log.info("%s: %s", subject, text, extra={"event": kind, "data": {"subject": subject, **(data or {})}})

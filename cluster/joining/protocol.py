@@ -1,0 +1,24 @@
+"""What a machine that joins and the supervisor say to each other: JSON lines over TLS, those of `config.link` among
+them. The machine connects.
+
+machine -> supervisor, first: ``{"type": "join", "token": id, "secret": its secret, "name": wished}`` or ``{"type":
+"member", "name": name, "secret": its own}``; then ``report``, ``want``, ``outcome`` and ``refused`` of `config.link`,
+all its processes as one, ``{"type": "alive"}`` where it has nothing else to say, and ``{"type": "call", "id": n,
+"method": …, "path": …, "principal": line, "peer": address, "body": text}``
+supervisor -> machine, first: ``{"type": "welcome", "name": …, "secret": …, "config": …, "admin_token": …}``
+(the secret only where it has joined just now) or ``{"type": "refused", "why": sentence, "final": whether
+it is of no use to come again}``; then all that a balancer
+process is told, ``{"type": "loads", …}`` again and again, ``{"type": "config", "config": BalancerConfig}`` and
+``{"type": "answer", "id": n, "status": n, "sequence": text, "text": body}``
+"""
+
+from __future__ import annotations
+
+#: Bytes of one line of a machine: a change's body with room for how JSON writes it.
+MACHINE_LINE = 1024 * 1024
+
+#: Whoever says nothing for so long (s) is not there; each says something this often (s).
+SILENCE_S, HEARTBEAT_S = 3.0, 0.5
+
+#: How long (s) a connection may take to say who it is.
+GREETING_S = 5.0

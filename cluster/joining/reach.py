@@ -1,0 +1,22 @@
+"""Which workers a balancer on another machine can connect to. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from typing import Any
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host`` is whoever looks at it: on another machine that is somebody else."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def reachable(backends: Mapping[str, Any]) -> dict[str, Any]:
+    """A backend set, as `BackendSet.to_json` makes it, without those that listen on loopback: a balancer on another
+    machine would send their requests, and their keys, to whatever listens there."""
+    there = [each for each in backends["backends"] if not is_loopback(each.get("ip") or each["host"])]
+    return {**backends, "backends": there}

@@ -1,0 +1,179 @@
+"""Where machines join: who is let in, what they are told, what they may ask for. The real listener and the real
+uplink, with a group that only listens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.balancers.feed import Feed
+from cluster.errors import Refused
+from cluster.joining import uplink as uplinks
+from cluster.joining.calls import limited
+from cluster.joining.listener import JoinListener
+from cluster.joining.members import Members
+from cluster.joining.roster import JoinToken
+from cluster.joining.uplink import JoinAddress, Uplink
+from config.aio import Tasks
+from config.errors import UsageError
+from config.identity.principal import Principal, Scope
+from config.paths import StateDir
+from config.topology import BalancerConfig
+from fakes import soon
+from harness import free_port
+
+
+class Group:
+    """Listens."""
+
+    def __init__(self) -> None:
+        self.config = BalancerConfig(-1, "/nowhere", "127.0.0.1", 1, 5.0)
+        self.feed = Feed()
+        self.heard: list[Mapping[str, Any]] = []
+        self.partings = 0
+
+    def hear(self, message: Mapping[str, Any]) -> None:
+        self.heard.append(message)
+
+    def parted(self) -> None:
+        self.partings += 1
+
+
+class Kept:
+    async def put(self, **values: Any) -> None:
+        self.values = values
+
+
+class Supervisor:
+    """A listener, and machines that come."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port, self.group, self.wall, self.tasks = free_port(), Group(), 1000.0, Tasks()
+        state = StateDir(folder)
+        state.create()
+
+        def emit(subject: str, text: str, kind: str = "note", data: Mapping[str, Any] | None = None) -> None:
+            self.events.append(kind)
+
+        self.events: list[str] = []
+        self.members = Members(Kept(), emit, lambda: self.wall)
+        self.listener = JoinListener(self.group, self.members, state, emit, asyncio.get_running_loop().time)
+
+    async def token(self) -> JoinToken:
+        return JoinToken.parse((await self.members.invite("1h"))["token"])
+
+    def machine(self, by: JoinToken, **hello: Any) -> tuple[Uplink, list[Mapping[str, Any]], asyncio.Task[Any]]:
+        heard: list[Mapping[str, Any]] = []
+        first = {"type": "join", "token": by.id, "secret": by.secret, "name": "lb", **hello}
+        link = Uplink(JoinAddress("127.0.0.1", self.port, by.fingerprint), lambda: first, heard.append, lambda: None)
+        return link, heard, asyncio.ensure_future(link.run())
+
+
+@pytest.fixture
+async def supervisor(tmp_path: Path) -> AsyncIterator[Supervisor]:
+    made = Supervisor(tmp_path / "state")
+    with pytest.raises(Refused, match="--join-listen"):
+        await made.members.invite("1h")
+    await made.listener.start(f"127.0.0.1:{made.port}")
+    yield made
+    await made.listener.close()
+
+
+_REPORT = {
+    "type": "report", "version": [1, 1], "in_flight": {"a": 2}, "waiting": {}, "queued": 0, "unread": 0.0, "models": {},
+    "used": {}, "work": {},
+}  # fmt: skip
+
+
+async def test_a_machine_with_a_token_is_told_what_balancers_are_told(supervisor: Supervisor) -> None:
+    supervisor.group.feed.publish({"epoch": 1, "revision": 1, "backends": []}, {"sequence": [1, 1]}, {"type": "keys"})
+    link, heard, task = supervisor.machine(await supervisor.token())
+    await soon(lambda: len(heard) >= 5)
+    assert [message["type"] for message in heard[:5]] == ["welcome", "keys", "set", "snapshot", "events"]
+    assert heard[0]["name"] == "lb" and len(heard[0]["secret"]) == 43 and heard[0]["config"]["host"] == "127.0.0.1"
+    assert not supervisor.group.feed.connected, "it has confirmed nothing"
+    link.say(_REPORT)
+    await soon(lambda: supervisor.group.feed.connected)
+    assert supervisor.group.feed.joined[0].in_flight == {"a": 2} and supervisor.group.heard
+    supervisor.group.feed.publish(snapshot={"sequence": [1, 2]})
+    await soon(lambda: heard[-1].get("snapshot") == {"sequence": [1, 2]} or heard[-1]["type"] == "loads")
+    task.cancel()
+    await soon(lambda: not supervisor.group.feed.joined)
+    assert supervisor.group.partings == 1 and "balancer.away" in supervisor.events
+
+
+async def test_each_is_told_what_all_others_have_in_flight(supervisor: Supervisor) -> None:
+    token = await supervisor.token()
+    (one, told_one, first), (two, told_two, second) = supervisor.machine(token), supervisor.machine(token)
+    await soon(lambda: told_one and told_two)
+    one.say(_REPORT)
+    two.say({**_REPORT, "in_flight": {"a": 3, "b": 1}})
+    await soon(lambda: told_one[-1] == {"type": "loads", "loads": {"a": 3, "b": 1}})
+    await soon(lambda: told_two[-1] == {"type": "loads", "loads": {"a": 2}})
+    for task in (first, second):
+        task.cancel()
+
+
+async def test_who_has_no_token_that_holds_is_told_so_and_nothing_else(supervisor: Supervisor) -> None:
+    token = await supervisor.token()
+    for hello in ({"secret": "x" * 43}, {"type": "member", "name": "lb"}, {"token": 5}, {"type": "?"}):
+        _, heard, task = supervisor.machine(token, **hello)
+        with pytest.raises(UsageError, match="does not let this machine in"):
+            await task
+        assert not heard
+    supervisor.wall += 3601
+    _, _, task = supervisor.machine(token)
+    with pytest.raises(UsageError, match="expired"):
+        await task
+
+
+async def test_a_machine_that_is_evicted_is_not_let_in_again(supervisor: Supervisor) -> None:
+    link, heard, task = supervisor.machine(await supervisor.token())
+    await soon(lambda: heard)
+    secret = heard[0]["secret"]
+    link._hello = lambda: {"type": "member", "name": "lb", "secret": secret}
+    await supervisor.members.evict("lb")
+    with pytest.raises(UsageError, match="evicted"):
+        await task
+    assert not supervisor.group.feed.joined and supervisor.members.machines == {}
+    with pytest.raises(Refused):
+        await supervisor.members.evict("lb")
+
+
+async def test_a_secret_is_told_to_nobody_but_who_has_the_certificate_of_the_token(supervisor: Supervisor) -> None:
+    token = await supervisor.token()
+    other = JoinToken(token.id, token.secret, "0" * 64)
+    _, _, task = supervisor.machine(other)
+    with pytest.raises(UsageError, match="certificate is another"):
+        await task
+    assert supervisor.members.machines == {}, "nothing was said"
+
+
+async def test_one_that_falls_silent_is_away(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uplinks, "HEARTBEAT_S", 60.0)
+    monkeypatch.setattr("cluster.joining.listener.SILENCE_S", 0.2)
+    _, heard, task = supervisor.machine(await supervisor.token())
+    await soon(lambda: heard)
+    await soon(lambda: supervisor.group.partings)
+    task.cancel()
+
+
+async def test_what_is_no_message_ends_the_connection(supervisor: Supervisor) -> None:
+    link, heard, task = supervisor.machine(await supervisor.token())
+    await soon(lambda: heard)
+    link.say({"type": "report", "version": "soon"})
+    await soon(lambda: supervisor.group.partings)
+    assert not supervisor.group.heard
+    task.cancel()
+
+
+@pytest.mark.parametrize(
+    ("line", "scopes"),
+    [("mary;owner", {Scope.ADMIN}), ("key a;read", {Scope.READ}), ("", set()), ("x;admin,owner", {Scope.ADMIN})],
+)
+def test_nobody_is_the_owner_through_another_machine(line: str, scopes: set[Scope]) -> None:
+    assert Principal.from_line(limited(line)).scopes == scopes
