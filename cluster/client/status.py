@@ -45,6 +45,15 @@ class SharedLimits(TypedDict):
     reason: str
 
 
+class JoinedMachineStatus(TypedDict):
+    """Of a machine with balancers of its own: ``revision`` of the backend set that it goes by."""
+
+    name: str
+    address: str
+    in_flight: int
+    revision: int
+
+
 class LoadBalancer(TypedDict):
     """``draining``: processes that were replaced and finish what they have."""
 
@@ -58,6 +67,7 @@ class LoadBalancer(TypedDict):
     draining: list[BalancerProcess]
     failure: NotRequired[str]
     lost_requests: NotRequired[int]
+    joined: NotRequired[list[JoinedMachineStatus]]
     ends: NotRequired[dict[str, int]]
     limits: NotRequired[SharedLimits]
 
