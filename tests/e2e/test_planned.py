@@ -153,14 +153,15 @@ def test_scaling_down_and_up_again_under_load_loses_nothing(shared: Cluster) -> 
 
 
 def test_workers_come_and_go_with_the_load_and_nothing_fails(cluster: Cluster) -> None:
-    """1 -> 6 -> 1: a worker is busy enough with three requests, and for a second or two nobody takes that back."""
+    """1 -> 6 -> 1: a worker is busy enough with three requests, with four once it is learnt how fast it is, and
+    for a second or two nobody takes that back."""
     result = cluster.up(
         "--engine", "sim", "--autoscale", "on", "--max-instances", "6", "--autoscale-load", "0.75",
         "--autoscale-up-after", "1", "--autoscale-down-after", "3", "--", *FAST, "--max-num-seqs", "4",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     with load(cluster, plain=0, streams=1) as little:
-        with load(cluster, plain=0, streams=17) as much:
+        with load(cluster, plain=0, streams=23) as much:
             cluster.wait_ready(6, timeout=40)
             time.sleep(4)
         poll(lambda: cluster.status()["total_instances"] == 1, 40, "back to one")
