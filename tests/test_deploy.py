@@ -190,6 +190,22 @@ def test_every_flag_and_setting_that_an_alert_names_is_there() -> None:
         assert named <= set(Settings.model_fields), name
 
 
+def keepalived(text: str, folder: Path) -> str:
+    """What it says against a configuration; as that ends with a signal in some containers, its status says nothing."""
+    found = shutil.which("keepalived", path="/usr/sbin:/usr/bin")
+    assert found, "keepalived is missing: tests/system-packages.sh installs it"
+    (folder / "keepalived.conf").write_text(text)
+    command = [found, "--config-test", "-f", str(folder / "keepalived.conf")]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False, start_new_session=True)
+    return result.stdout + result.stderr
+
+
+def test_keepalived_takes_the_recipe(tmp_path: Path) -> None:
+    recipe = (DEPLOY / "keepalived" / "keepalived.conf").read_text()
+    assert "Line" not in keepalived(recipe, tmp_path)
+    assert "Unknown keyword 'track_scripts'" in keepalived(recipe.replace("track_script", "track_scripts"), tmp_path)
+
+
 def test_grafana_opens_with_the_dashboard() -> None:
     grafana = read(ROOT / "docker-compose.yml")["services"]["grafana"]
     home = Path(grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"])
