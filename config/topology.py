@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 #: What the supervisor says of a worker, and of an adapter on a worker.
@@ -290,7 +290,7 @@ def _shallow(values: Any) -> dict[str, Any]:
 
 
 def _known(kind: type[BackendSet | BackendSpec | Capabilities | OfferedModel], data: dict[str, Any]) -> dict[str, Any]:
-    return {field.name: data[field.name] for field in fields(kind) if field.name in data}
+    return {name: data[name] for name in kind.__slots__ if name in data}
 
 
 def _tuples(data: dict[str, Any]) -> dict[str, Any]:

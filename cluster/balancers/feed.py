@@ -11,6 +11,10 @@ from cluster.events import Event
 from config.link import encode
 
 
+#: Messages of which the latest says all: those before it need not be heard.
+_REPLACED = ("set", "snapshot")
+
+
 class Joined(LatestReport, Protocol):
     """The balancers of another machine, as one."""
 
@@ -62,9 +66,9 @@ class Feed:
     def tell(self, message: Mapping[str, Any]) -> None:
         """All of them."""
         if self.processes:
-            encoded = encode(message)
+            encoded, kind = encode(message), str(message["type"])
             for process in self.processes:
-                process.send(encoded)
+                process.send(encoded, kind if kind in _REPLACED else "")
         for each in self.joined:
             each.tell(message)
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from cluster.balancers.outbox import Outbox
 from cluster.balancers.standby import Spare
 from cluster.storage.store import Records
 from config.aio import Tasks, patience
@@ -122,7 +123,7 @@ class BalancerProcess:
     over: bool = False
     asked: bool = False
     _unsaved: bool = False
-    _writer: asyncio.StreamWriter | None = None
+    _outbox: Outbox | None = None
     #: There is nothing more to read of what it has said.
     _heard_out: asyncio.Event = field(default_factory=_set_event)
     _tasks: Tasks = field(default_factory=Tasks)
@@ -171,10 +172,10 @@ class BalancerProcess:
 
     # what it is told
 
-    def send(self, message: bytes) -> None:
-        if self._writer is not None:
-            with contextlib.suppress(ConnectionError, RuntimeError):
-                self._writer.write(message)
+    def send(self, message: bytes, kind: str = "") -> None:
+        """As `Outbox.send`; nothing while it is not connected to."""
+        if self._outbox is not None:
+            self._outbox.send(message, kind)
 
     async def retire(self, timeout: float, successor: BalancerProcess) -> None:
         """Another takes the connections: it has ``timeout`` seconds for each request."""
@@ -289,7 +290,8 @@ class BalancerProcess:
             except OSError:
                 await asyncio.sleep(0.02)
                 continue
-            self._writer, self.engaged = writer, True
+            self._outbox, self.engaged = Outbox(writer), True
+            sending = self._tasks.start(self._outbox.run(), f"tell {self.name}")
             self._heard_out.clear()
             for word in self.group.feed.greeting():
                 self.send(word)
@@ -299,7 +301,8 @@ class BalancerProcess:
                 async for message in messages(reader):
                     self._hear(message)
             finally:
-                self._writer = None
+                self._outbox = None
+                sending.cancel()
                 self._heard_out.set()
                 writer.close()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import signal
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
 
 from cluster.deployment.plan import Plan
@@ -61,14 +61,26 @@ class Executor:
     async def close(self) -> None:
         await self._tasks.close()
 
-    async def perform(self, action: _Performed) -> None:
+    async def perform(self, actions: Sequence[_Performed]) -> None:
+        """All of them. Balancers hear once of all that is to end, before any of it ends: what runs there moves from
+        workers that live, and a set for each of a thousand would be a million backends."""
+        for promotion in (action for action in actions if isinstance(action, Promote)):
+            await self._promote(promotion)
+        ends = [action for action in actions if isinstance(action, Stop | Kill)]
+        for end in ends:
+            failure = isinstance(end, Kill) and end.failure
+            self._fleet.stopping(self._fleet.instances[end.id], end.reason, self._clock.now(), failure)
+        if ends:
+            await self._publish()
+        for action in actions:
+            if not isinstance(action, Promote):
+                await self._perform(action)
+
+    async def _perform(self, action: _Performed) -> None:
         fleet, now = self._fleet, self._clock.now()
         if isinstance(action, Admit):
             if (slot := self._slot(action.id)) is not None:  # else it is asked for again
                 fleet.admit(action.id, slot, now)
-            return
-        if isinstance(action, Promote):
-            await self._promote(action)
             return
         if isinstance(action, Dismiss):
             fleet.intent.dismiss_spare(action.id)
@@ -83,17 +95,11 @@ class Executor:
                 await self._start(instance, fresh, keep)
             case Drain():
                 fleet.drain(instance, now, self._publisher.next_version, self._publisher.connected)
-            case Stop(reason=reason):
-                fleet.stopping(instance, reason, now)
-                await self._publish()  # the balancer first: what is left moves from a worker that lives
-                if instance.handle is not None:
-                    ending = self.end_after_confirmation(instance.handle, self._publisher.version)
-                    self._tasks.start(ending, f"end {instance.id}")
-            case Kill(reason=reason, failure=failure):
-                fleet.stopping(instance, reason, now, failure)
-                await self._publish()  # what runs there moves on while it is being killed
-                if instance.handle is not None:
-                    await asyncio.to_thread(instance.handle.destroy)
+            case Stop() if instance.handle is not None:
+                ending = self.end_after_confirmation(instance.handle, self._publisher.version)
+                self._tasks.start(ending, f"end {instance.id}")
+            case Kill() if instance.handle is not None:
+                await asyncio.to_thread(instance.handle.destroy)
             case Sleep():
                 fleet.dozes(instance)
                 self._monitors.lay_down(instance)

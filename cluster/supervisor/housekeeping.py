@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -49,7 +49,11 @@ async def keep_house(
 
         await asyncio.to_thread(sample, now())
         logs = [name for processes in others for name in processes.logs]
-        for name in [*instances, *logs, "supervisor", "access"]:
-            with contextlib.suppress(OSError):
-                await asyncio.to_thread(logfile.rotate, log(name))
+        await asyncio.to_thread(_rotate, [log(name) for name in (*instances, *logs, "supervisor", "access")])
         done()
+
+
+def _rotate(logs: Iterable[Path]) -> None:
+    for path in logs:
+        with contextlib.suppress(OSError):
+            logfile.rotate(path)

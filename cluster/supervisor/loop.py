@@ -106,11 +106,8 @@ class Supervisor:
         await self._transactions.keep()
         for _ in range(2):  # a second round, as what was admitted in the first is started in the second
             actions = reconcile(self._fleet.intent.desired, self._fleet.observed(), self._now())
-            for action in actions:
-                if isinstance(action, Exit):
-                    self._exit = True
-                else:
-                    await self._executor.perform(action)
+            self._exit = self._exit or any(isinstance(action, Exit) for action in actions)
+            await self._executor.perform([action for action in actions if not isinstance(action, Exit)])
             if not any(isinstance(action, Admit) for action in actions):
                 break
         self._notice.look(self._fleet, bool(self._revisions.before))

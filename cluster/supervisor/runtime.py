@@ -164,6 +164,8 @@ async def _prepare(parts: Assembly, settings: Settings, adopt: bool, ending: boo
 async def run(parts: Assembly) -> None:
     """Until the cluster has been shut down."""
     timeout, tasks = aiohttp.ClientTimeout(total=None), Tasks()
+    # A connection for each question: a worker that takes no new ones any more serves nobody, and would answer on an old
+    # one. Servers with one thread would have time for nobody else while one is kept, either.
     connector = aiohttp.TCPConnector(limit=0, force_close=True)
     async with aiohttp.ClientSession(timeout=timeout, connector=connector, trust_env=False) as http:
         parts.monitors.use(http)

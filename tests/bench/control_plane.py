@@ -1,10 +1,12 @@
 """What the control plane costs with many workers: the real supervisor and a real balancer over a driver whose workers
 are no processes. ``python tests/bench/control_plane.py [--workers 100,300,1000]``.
 
-The workers answer probes out of one process beside this one, each at a port of its own. Measured once all of them are
-ready, in seconds of this process's processor time, as other programs use the machine: one round of the reconciler, a
-status as a client gets it, and from a worker's end to the balancer that goes by a backend set without it; and what one
-more worker takes of memory.
+The workers stand on 100 nodes, which are addresses of loopback, and answer probes out of one process, each at a port of
+its own. Each number of them is measured in a process of its own, once all are ready, in milliseconds of that process's
+processor time, as other programs use the machine: one round of the reconciler, a status as a client gets it, and from a
+worker's end to the balancer that goes by a backend set without it (supervisor and balancer are that one process, so the
+work of both counts). Memory is what the process holds more than before, by worker; what one worker more takes is the
+difference between two rows.
 """
 
 from __future__ import annotations
@@ -17,9 +19,11 @@ import logging
 import resource
 import socket
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,21 +41,29 @@ from cluster.fleet.placement import Machine
 from cluster.fleet.reconciler import reconcile
 from config.settings import load
 from fakedriver import FakeDriver
+from fakes import Clock
 from inprocess import InProcess, assembled, until
 from lbfakes import card
 from worker import progress
 from worker.spec import SEATS, WorkerEndpoint
 
-ROUNDS = 20
+ROUNDS, NODES = 20, 100
 MODEL = "demo"
+
+#: Seconds in which nothing happens.
+STEADY_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Seconds, medians of `ROUNDS`; memory in bytes, of the supervisor and the balancer together."""
+    """Seconds, medians of `ROUNDS`; memory in bytes, of the supervisor and the balancer together. ``started``: s on the
+    clock until all were ready, ``all_ready`` of processor time; ``steady``: the share of a processor that it takes
+    while nothing happens."""
 
     workers: int
+    started: float
     all_ready: float
+    steady: float
     reconcile: float
     status: float
     pushed: float
@@ -59,25 +71,32 @@ class Seen:
 
 
 class Remote(FakeDriver):
-    """Workers that listen at ``ports`` all the time, whether they are started or not."""
+    """Workers that listen at ``places`` all the time, whether they are started or not. A new one comes to the node
+    where the fewest are, as by `worker.drivers.ray`."""
 
-    def __init__(self, ports: list[int]) -> None:
+    def __init__(self, places: list[tuple[str, int]]) -> None:
         super().__init__()
-        self._ports = ports
+        self._free: dict[str, list[WorkerEndpoint]] = {}
+        for host, port in places:
+            self._free.setdefault(host, []).append(WorkerEndpoint(port, host))
 
     def reserve(self, taken: Collection[WorkerEndpoint]) -> WorkerEndpoint:
-        used = {endpoint.port for endpoint in taken}
-        return WorkerEndpoint(next(port for port in self._ports if port not in used))
+        used = Counter(endpoint.host for endpoint in taken)
+        there = set(taken)
+        for host in sorted(self._free, key=lambda host: used[host]):
+            if free := next((one for one in self._free[host] if one not in there), None):
+                return free
+        raise OSError("no room on any node")
 
 
 async def answer(count: int) -> None:
-    """The workers' process: prints its ports, and answers until it is killed."""
+    """The workers' process: prints where they are, and answers until whoever started it is gone."""
     app = web.Application()
-    held: dict[int, dict[str, str]] = {}
+    held: dict[tuple[str, int], dict[str, str]] = {}
 
     def of(request: web.Request) -> dict[str, str]:
         assert request.transport is not None
-        return held.setdefault(request.transport.get_extra_info("sockname")[1], {})
+        return held.setdefault(request.transport.get_extra_info("sockname"), {})
 
     async def models(request: web.Request) -> web.Response:
         adapters = ({**card(name, MODEL), "root": path} for name, path in of(request).items())
@@ -97,13 +116,13 @@ async def answer(count: int) -> None:
     app.router.add_post("/v1/completions", _said(json.dumps(completion)))
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
-    ports = []
-    for _ in range(count):
-        listener = socket.create_server(("127.0.0.1", 0))
-        ports.append(listener.getsockname()[1])
+    places = []
+    for number in range(count):
+        listener = socket.create_server((f"127.0.{number % NODES}.1", 0), backlog=1024)
+        places.append(listener.getsockname())
         await web.SockSite(runner, listener).start()
-    print(json.dumps(ports), flush=True)
-    await asyncio.Event().wait()
+    print(json.dumps(places), flush=True)
+    await asyncio.to_thread(sys.stdin.read)
 
 
 def _said(text: str) -> Any:
@@ -114,13 +133,14 @@ def _said(text: str) -> Any:
 
 
 @contextlib.asynccontextmanager
-async def workers(count: int) -> AsyncIterator[list[int]]:
+async def workers(count: int) -> AsyncIterator[list[tuple[str, int]]]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, __file__, "--answer", str(count), stdout=asyncio.subprocess.PIPE, limit=1 << 20
-    )
+        sys.executable, __file__, "--answer", str(count), stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE, limit=1 << 20,
+    )  # fmt: skip
     assert process.stdout is not None
     try:
-        yield json.loads(await process.stdout.readline())
+        yield [(host, port) for host, port in json.loads(await process.stdout.readline())]
     finally:
         process.kill()
         await process.wait()
@@ -131,12 +151,16 @@ async def measure(count: int) -> Seen:
     given = {"engine": "sim", "lb_standby": False, "instances": count}
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         before = psutil.Process().memory_info().rss
-        async with workers(count + 1) as ports:
+        async with workers(count + NODES) as places:
             made = [replace(plan.make(load(given), machine), group="default")]
-            async with assembled(Path(folder), patch, made, Remote(ports), tick=0.2, patience=300) as cluster:
-                began = time.process_time()
+            patch.setattr(Clock, "__init__", lambda clock: setattr(clock, "now", time.monotonic()))
+            async with assembled(Path(folder), patch, made, Remote(places), tick=0.2, patience=300) as cluster:
+                began, at = time.process_time(), time.monotonic()
                 await ready(cluster, count)
-                took = time.process_time() - began
+                took, started = time.process_time() - began, time.monotonic() - at
+                began, at = time.process_time(), time.monotonic()
+                await asyncio.sleep(STEADY_S)
+                steady = (time.process_time() - began) / (time.monotonic() - at)
                 rounds, statuses, pushes = [], [], []
                 for number in range(ROUNDS):
                     rounds.append(one_round(cluster))
@@ -144,7 +168,7 @@ async def measure(count: int) -> Seen:
                     pushes.append(await one_push(cluster, number))
                     await ready(cluster, count)
                 memory = psutil.Process().memory_info().rss - before
-                return Seen(count, took, *map(statistics.median, (rounds, statuses, pushes)), memory)
+                return Seen(count, started, took, steady, *map(statistics.median, (rounds, statuses, pushes)), memory)
 
 
 async def ready(cluster: InProcess, count: int) -> None:
@@ -153,6 +177,7 @@ async def ready(cluster: InProcess, count: int) -> None:
 
 async def _has(cluster: InProcess, count: int) -> bool:
     await asyncio.sleep(0.05)
+    cluster.clock.now = time.monotonic()  # which stands still otherwise
     return sum(backend.spec.state == "ready" for backend in cluster.balancer.parts.pool.backends.values()) == count
 
 
@@ -186,19 +211,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workers", default="100,300,1000", help="how many, one measurement each")
     parser.add_argument("--answer", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     logging.disable()  # each end is told
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     if given.answer:
         asyncio.run(answer(given.answer))
         return
-    print("workers  ready s  reconcile ms  status ms  pushed ms  KiB a worker")
-    for count in map(int, given.workers.split(",")):
-        seen = asyncio.run(measure(count))
-        print(
-            f"{count:7}  {seen.all_ready:7.1f}  {seen.reconcile * 1e3:12.2f}  {seen.status * 1e3:9.1f}  "
-            f"{seen.pushed * 1e3:9.1f}  {seen.memory / count / 1024:12.1f}", flush=True,
-        )  # fmt: skip
+    if given.one:
+        print(row(asyncio.run(measure(given.one))), flush=True)
+        return
+    print("workers  started s  of it processor s  steady %  reconcile ms  status ms  pushed ms  MiB  KiB a worker")
+    for count in given.workers.split(","):
+        subprocess.run([sys.executable, __file__, "--one", count], check=True)
+
+
+def row(seen: Seen) -> str:
+    return (
+        f"{seen.workers:7}  {seen.started:9.1f}  {seen.all_ready:17.1f}  {seen.steady * 100:8.1f}  "
+        f"{seen.reconcile * 1e3:12.2f}  {seen.status * 1e3:9.1f}  {seen.pushed * 1e3:9.1f}  "
+        f"{seen.memory / 2**20:3.0f}  {seen.memory / seen.workers / 1024:12.1f}"
+    )
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from collections.abc import Callable
@@ -11,9 +12,10 @@ from typing import Any
 import pytest
 
 from cluster.fleet.instance import Instance, Refusal
-from cluster.fleet.reconciler import reconcile
+from cluster.fleet.reconciler import Kill, reconcile
 from cluster.fleet.states import WorkerState
 from cluster.monitoring.probes import CROWD, stretch
+from cluster.supervisor.publisher import Publisher
 from clusterfakes import Unrun
 from fakedriver import FakeHandle
 from worker.spec import Slot, WorkerEndpoint, WorkerSpec
@@ -67,3 +69,66 @@ def test_a_round_of_four_times_as_many_workers_costs_four_times_as_much(tmp_path
 @pytest.mark.parametrize(("workers", "longer"), [(0, 1.0), (1, 1.0), (CROWD, 1.0), (4 * CROWD, 4.0)])
 def test_many_workers_are_asked_as_often_in_all_as_some(workers: int, longer: float) -> None:
     assert stretch(workers) == longer
+
+
+class Audience:
+    """Counts what balancers are told."""
+
+    connected = True
+
+    def __init__(self) -> None:
+        self.sets = self.snapshots = 0
+
+    def publish(
+        self, backends: dict[str, Any] | None = None, snapshot: dict[str, Any] | None = None,
+        keys: dict[str, Any] | None = None,
+    ) -> None:
+        self.sets += backends is not None
+        self.snapshots += snapshot is not None
+
+
+def publisher_of(parts: Unrun) -> tuple[Publisher, Audience]:
+    audience = Audience()
+    return Publisher(1, parts.backends.as_of, dict, audience, parts.clock.now), audience
+
+
+def test_all_that_end_at_once_are_one_backend_set(tmp_path: Path) -> None:
+    """One a worker would be a set of all workers for each of them."""
+    parts = cluster_of(tmp_path, 50)
+    parts.publisher, audience = publisher_of(parts)
+    fleet = parts.fleet
+    fleet.intent.shut_down(now=True)
+    actions = reconcile(fleet.intent.desired, fleet.observed(), 1.0)
+    assert len(actions) == 50 and all(isinstance(action, Kill) for action in actions)
+
+    async def perform() -> None:
+        async def publish() -> None:
+            parts.publisher.publish()
+
+        parts.executor._publish = publish
+        await parts.executor.perform(actions)  # type: ignore[arg-type]
+
+    asyncio.run(perform())
+    assert {worker.state for worker in fleet.instances.values()} == {WorkerState.STOPPING}
+    assert audience.sets == 1
+    assert all(worker.handle is not None and worker.handle.empty() for worker in fleet.instances.values())
+
+
+@pytest.mark.parametrize(("workers", "snapshots"), [(10, 20), (300, 2)])
+def test_of_many_workers_that_change_one_by_one_a_snapshot_is_made_now_and_then(
+    tmp_path: Path, workers: int, snapshots: int
+) -> None:
+    parts = cluster_of(tmp_path, workers)
+    publisher, audience = publisher_of(parts)
+    first = list(parts.fleet.instances.values())[:10]
+    for number in range(20):
+        first[number % 10].seats = number + 1
+        publisher.publish()
+        parts.time.advance(0.004)
+    assert (audience.sets, audience.snapshots) == (20, snapshots), "each set at once"
+    parts.time.advance(1.0)
+    publisher.publish()
+    assert audience.snapshots == snapshots + (workers > 100), "and the last of them in the end"
+    publisher.publish()
+    publisher.announce()
+    assert audience.snapshots == snapshots + (workers > 100) + 1, "one that somebody waits for at once"

@@ -1,0 +1,44 @@
+"""What one balancer process is told, in order. While it does not keep up, what a later word replaces is not kept for
+it: a backend set of a thousand workers is a megabyte, and each change makes one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+#: Bytes on their way after which it counts as not keeping up.
+_BEHIND = 256 * 1024
+
+
+class Outbox:
+    """Writes into ``writer``; `run` sends what had to wait."""
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+        #: The latest of each kind, in the order in which they came.
+        self._late: dict[str, bytes] = {}
+        self._waiting = asyncio.Event()
+
+    def send(self, message: bytes, kind: str = "") -> None:
+        """``kind``: of a word that replaces the one of that kind before it."""
+        if kind and (self._late or self._writer.transport.get_write_buffer_size() > _BEHIND):
+            self._late.pop(kind, None)
+            self._late[kind] = message
+            self._waiting.set()
+        else:
+            self._write(message)
+
+    async def run(self) -> None:
+        """Until cancelled, or the other side is gone."""
+        with contextlib.suppress(ConnectionError):
+            while True:
+                await self._waiting.wait()
+                await self._writer.drain()
+                self._waiting.clear()
+                late, self._late = self._late, {}
+                for message in late.values():
+                    self._write(message)
+
+    def _write(self, message: bytes) -> None:
+        with contextlib.suppress(ConnectionError, RuntimeError):
+            self._writer.write(message)
