@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from cluster.adapters.registry import Adapter, Registry, Version
@@ -81,6 +81,20 @@ class Inventory:
             if holder in trial.on:
                 wanted[name] = trial.version.path
         return wanted
+
+    def wanted_by_all(self, holders: Iterable[str]) -> dict[str, Mapping[str, str]]:
+        """`wanted` of each of them: what a whole group should hold is found once, as it may be of a thousand."""
+        on_trial = {holder for trial in self.trials.values() for holder in trial.on}
+        by_group: dict[str, Mapping[str, str]] = {}
+        found: dict[str, Mapping[str, str]] = {}
+        for holder in holders:
+            if self.assigned is not None or holder in on_trial:
+                found[holder] = self.wanted(holder)
+            elif (group := group_of(holder)) in by_group:
+                found[holder] = by_group[group]
+            else:
+                found[holder] = by_group[group] = self.wanted(holder)
+        return found
 
     def places(self) -> int:
         """Adapters that a worker holds at a time."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from cluster.balancers.outbox import Outbox
+from cluster.balancers.link_writer import LinkWriter
 from cluster.balancers.standby import Spare
 from cluster.storage.store import Records
 from config.aio import Tasks, patience
@@ -123,7 +123,7 @@ class BalancerProcess:
     over: bool = False
     asked: bool = False
     _unsaved: bool = False
-    _outbox: Outbox | None = None
+    _link_writer: LinkWriter | None = None
     #: There is nothing more to read of what it has said.
     _heard_out: asyncio.Event = field(default_factory=_set_event)
     _tasks: Tasks = field(default_factory=Tasks)
@@ -173,9 +173,9 @@ class BalancerProcess:
     # what it is told
 
     def send(self, message: bytes, kind: str = "") -> None:
-        """As `Outbox.send`; nothing while it is not connected to."""
-        if self._outbox is not None:
-            self._outbox.send(message, kind)
+        """As `LinkWriter.send`; nothing while it is not connected to."""
+        if self._link_writer is not None:
+            self._link_writer.send(message, kind)
 
     async def retire(self, timeout: float, successor: BalancerProcess) -> None:
         """Another takes the connections: it has ``timeout`` seconds for each request."""
@@ -290,8 +290,8 @@ class BalancerProcess:
             except OSError:
                 await asyncio.sleep(0.02)
                 continue
-            self._outbox, self.engaged = Outbox(writer), True
-            sending = self._tasks.start(self._outbox.run(), f"tell {self.name}")
+            self._link_writer, self.engaged = LinkWriter(writer), True
+            sending = self._tasks.start(self._link_writer.run(), f"tell {self.name}")
             self._heard_out.clear()
             for word in self.group.feed.greeting():
                 self.send(word)
@@ -301,7 +301,7 @@ class BalancerProcess:
                 async for message in messages(reader):
                     self._hear(message)
             finally:
-                self._outbox = None
+                self._link_writer = None
                 sending.cancel()
                 self._heard_out.set()
                 writer.close()

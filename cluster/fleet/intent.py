@@ -199,8 +199,9 @@ def _each(group: WorkerGroup, asleep: bool) -> dict[str, InstanceDesired]:
 
 
 def _kept(want: InstanceDesired) -> dict[str, Any]:
-    """Without what an earlier release does not know, where nobody sleeps."""
-    return {name: value for name, value in dataclasses.asdict(want).items() if name != "asleep" or value}
+    """Without what an earlier release does not know, where nobody sleeps. Asked of all workers after every change, so
+    fields are named, as in `Instance.record`."""
+    return {"generation": want.generation, "rolling": want.rolling, **({"asleep": True} if want.asleep else {})}
 
 
 def _of(group: WorkerGroup, kept: Mapping[str, Any]) -> dict[str, InstanceDesired]:

@@ -115,7 +115,9 @@ class RollingNotice:
         self._stopped_by: str | None = None
 
     def look(self, fleet: Fleet, revertible: bool) -> None:
-        stopped_by = progress(fleet.intent.desired, fleet.observed()).stopped_by
+        desired = fleet.intent.desired
+        rolling = desired.spares or any(want.rolling for want in desired.wanted.values())
+        stopped_by = progress(desired, fleet.observed()).stopped_by if rolling else None
         if stopped_by is not None and stopped_by != self._stopped_by:
             why = why_stopped(fleet, stopped_by, revertible)
             self._emit("cluster", why, kind="restart.stopped", data={"by": stopped_by})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -51,9 +51,11 @@ class Backends:
             )
             for backend in self.external
         ]
+        started = [instance for instance in self.fleet.instances.values() if instance.spec]
+        wanted = self.inventory.wanted_by_all(instance.id for instance in started)
         return BackendSet(
             epoch=version[0], revision=version[1], strategy=self.strategy(),
-            backends=(*(self._backend(i) for i in self.fleet.instances.values() if i.spec), *external),
+            backends=(*(self._backend(one, wanted[one.id]) for one in started), *external),
             shutting_down=intent.desired.shutting_down,
             registered=self._registered(), names=intent.names.in_force(), homes=self._homes(), ranks=self._ranks(),
             models=self.offered(),
@@ -83,7 +85,8 @@ class Backends:
             return {}
         return {name: adapter.current.rank for name, adapter in self.inventory.everything.adapters.items()}
 
-    def _backend(self, instance: Instance) -> BackendSpec:
+    def _backend(self, instance: Instance, wanted: Iterable[str]) -> BackendSpec:
+        """``wanted``: names of the adapters that it should hold."""
         spec, where, intent = instance.spec, instance.endpoint, self.fleet.intent
         plan = self.revisions.plans[instance.group]
         assert spec is not None and where is not None
@@ -92,7 +95,7 @@ class Backends:
             state=intent.shown(instance.id, str(instance.state)), scheme=where.scheme,
             host=where.host, ip=where.host, port=where.port, weight=intent.weights.get(instance.id, 1),
             api_key=spec.api_key, models=self.cards(instance),
-            expected=(*plan.spec.served_names, *self.inventory.wanted(instance.id)),
+            expected=(*plan.spec.served_names, *wanted),
             capabilities=plan.engine.capabilities, seats=instance.seats,
             slots=plan.spec.max_loras if plan.engine.capabilities.lora else None,
             places=plan.adapter_cap if plan.engine.capabilities.lora else None, group=instance.group,

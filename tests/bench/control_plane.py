@@ -47,7 +47,7 @@ from lbfakes import card
 from worker import progress
 from worker.spec import SEATS, WorkerEndpoint
 
-ROUNDS, NODES = 20, 100
+ROUNDS, NODES = 11, 100
 MODEL = "demo"
 
 #: Seconds in which nothing happens.

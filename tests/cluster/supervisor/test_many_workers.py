@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from cluster.adapters.inventory import Trial
+from cluster.adapters.registry import Registry, Version
 from cluster.fleet.instance import Instance, Refusal
 from cluster.fleet.reconciler import Kill, reconcile
 from cluster.fleet.states import WorkerState
@@ -132,3 +134,26 @@ def test_of_many_workers_that_change_one_by_one_a_snapshot_is_made_now_and_then(
     publisher.publish()
     publisher.announce()
     assert audience.snapshots == snapshots + (workers > 100) + 1, "one that somebody waits for at once"
+
+
+def test_what_all_workers_should_hold_is_found_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts, asked = cluster_of(tmp_path, 50), list[object]()
+    resident = Registry.resident
+
+    def counted(registry: Registry, *given: Any) -> dict[str, str]:
+        asked.append(given)
+        return resident(registry, *given)
+
+    monkeypatch.setattr(Registry, "resident", counted)
+    parts.backends.as_of((1, 1))
+    assert len(asked) == 1
+
+
+def test_it_is_what_each_of_them_should_hold(tmp_path: Path) -> None:
+    parts = cluster_of(tmp_path, 5)
+    version = Version(2, "hash", "/adapters/new", 8, (), None, "source", 1, 0.0)
+    parts.inventory.trials["new"] = Trial(version, {"instance_3"})
+    names = list(parts.fleet.instances)
+    found = parts.inventory.wanted_by_all(names)
+    assert found == {name: parts.inventory.wanted(name) for name in names}
+    assert found["instance_3"]["new"] == "/adapters/new" and "new" not in found["instance_2"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.balancers.outbox import _BEHIND, Outbox
+from cluster.balancers.link_writer import _BEHIND, LinkWriter
 from fakes import soon
 
 
@@ -33,29 +33,29 @@ async def test_what_is_replaced_is_not_kept_for_who_does_not_read(
     ends: tuple[asyncio.StreamWriter, asyncio.StreamReader],
 ) -> None:
     writer, reader = ends
-    outbox = Outbox(writer)
-    sending = asyncio.create_task(outbox.run())
+    told = LinkWriter(writer)
+    sending = asyncio.create_task(told.run())
     large = b"x" * (2 * _BEHIND)
     for number in range(100):
-        outbox.send(b"set %d " % number + large + b"\n", "set")
-        outbox.send(b"snapshot %d\n" % number, "snapshot")
-        outbox.send(b"event %d\n" % number)
+        told.send(b"set %d " % number + large + b"\n", "set")
+        told.send(b"snapshot %d\n" % number, "snapshot")
+        told.send(b"event %d\n" % number)
     assert writer.transport.get_write_buffer_size() < 4 * _BEHIND, "the kernel has taken its part of that"
     reader._limit = 4 * _BEHIND  # type: ignore[attr-defined]
     lines = [(await reader.readline()).split()[:2] for _ in range(1 + 100 + 2)]
-    await soon(lambda: not outbox._late)
+    await soon(lambda: not told._late)
     assert [line for line in lines if line[0] == b"event"] == [[b"event", b"%d" % n] for n in range(100)]
     others = [b" ".join(line) for line in lines if line[0] != b"event"]
     assert others == [b"set 0", b"set 99", b"snapshot 99"]
-    outbox.send(b"set 100\n", "set")
+    told.send(b"set 100\n", "set")
     assert await reader.readline() == b"set 100\n", "who keeps up is told at once"
     sending.cancel()
 
 
 async def test_who_is_gone_is_told_nothing(ends: tuple[asyncio.StreamWriter, asyncio.StreamReader]) -> None:
     writer, _ = ends
-    outbox = Outbox(writer)
+    told = LinkWriter(writer)
     writer.close()
     await writer.wait_closed()
-    outbox.send(b"set\n", "set")
-    outbox.send(b"event\n")
+    told.send(b"set\n", "set")
+    told.send(b"event\n")

@@ -10,7 +10,7 @@ import contextlib
 _BEHIND = 256 * 1024
 
 
-class Outbox:
+class LinkWriter:
     """Writes into ``writer``; `run` sends what had to wait."""
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
