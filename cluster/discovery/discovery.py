@@ -95,10 +95,10 @@ class BackendDiscovery:
         known = {backend.spec.address for backend in self._external}
         for name, one in (kept or {}).items():
             url, origin = one["url"], one["origin"]
-            if origin not in by_origin or url in known or self._add(url, origin, name) is None:
+            if origin not in by_origin or url in known or (backend := self._add(url, origin, name)) is None:
                 continue
             if one["leaving"]:
-                self._leaving[name] = True
+                self._leaving[backend.id] = True
             else:
                 by_origin[origin].membership.members.add(url)
 
@@ -222,17 +222,19 @@ class BackendDiscovery:
 
     def _add(self, url: str, origin: str, name: str = "") -> ExternalBackend | None:
         try:
-            spec = parse_url(url, url, name or self._free_id(), self._key, self._epoch)
+            spec = parse_url(url, url, self._free_id(name), self._key, self._epoch)
         except UsageError:
             return None  # kept by a release that took it
         self._external.append(backend := ExternalBackend(spec, origin))
         return backend
 
-    def _free_id(self) -> str:
+    def _free_id(self, wanted: str = "") -> str:
+        """``wanted``, unless this start has given it to another."""
         now = self._now()
         self._rests = {number: at for number, at in self._rests.items() if now - at < _ID_RESTS_S}
         taken = {backend.id for backend in self._external} | {id_of(number) for number in self._rests}
-        return next(name for name in map(id_of, range(len(taken) + 1)) if name not in taken)
+        free = next(name for name in map(id_of, range(len(taken) + 1)) if name not in taken)
+        return wanted if wanted and wanted not in taken else free
 
     def _found(self) -> list[ExternalBackend]:
         origins = {str(followed.place) for followed in self._followed}

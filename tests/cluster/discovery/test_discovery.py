@@ -237,6 +237,13 @@ async def test_the_next_supervisor_goes_on_with_what_was_listed(make: Callable[.
     assert [one["servers"] for one in after.discovery.describe()] == [2]
 
 
+def test_an_id_that_this_start_gives_to_another_is_not_taken_from_it(tmp_path: Path) -> None:
+    """More servers are named by --backend than before."""
+    control = Control(tmp_path, static=(A,))
+    control.discovery.restore({"backend_0": {"url": C, "origin": "file:/list0", "leaving": False}}, None)
+    assert control.there() == {"backend_0": A, "backend_1": C}
+
+
 async def test_nothing_is_done_where_nothing_was_heard(make: Callable[..., Control]) -> None:
     """It is asked after every event of the supervisor."""
     control = make()
