@@ -10,7 +10,6 @@ from cluster.balancers.reports import LatestReport
 from cluster.events import Event
 from config.link import encode
 
-
 #: Messages of which the latest says all: those before it need not be heard.
 _REPLACED = ("set", "snapshot")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -78,7 +79,7 @@ async def test_it_is_asked_again_when_the_answers_time_is_over(
 
     names.records = {("vllm.test", "A"): ["10.0.0.1"]}
     asked = source(names)
-    monkeypatch.setattr(dns_source.asyncio, "sleep", sleep)
+    monkeypatch.setattr(dns_source, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": sleep}))  # there alone
     for ttl in (0, 7, 86400, 0):
         names.ttl = ttl
         await asked.listed(0.0)
