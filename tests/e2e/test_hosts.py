@@ -4,13 +4,17 @@ or is thought to be. `tests/soak/test_hosts.py` is the long form."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from manyhosts import faults, namespaces
 from manyhosts.site import HostsCluster, Site
 from manyhosts.traffic import STREAMS, Traffic, none_lost
+from worker.adapters.content import content_hash
+from worker.demo import adapter_path
 
 pytestmark = [pytest.mark.processes, pytest.mark.alone, pytest.mark.timeout(300), namespaces.NEEDED]
 
@@ -36,6 +40,17 @@ def traffic(cluster: HostsCluster) -> Traffic:
 
 def test_workers_are_spread_over_the_hosts(site: Site, cluster: HostsCluster) -> None:
     assert [len(cluster.running_on(host)) for host in site.hosts] == [2, 2, 2]
+
+
+def test_an_adapter_is_brought_to_each_host(site: Site, cluster: HostsCluster, tmp_path: Path) -> None:
+    source = shutil.copytree(adapter_path("pirate"), tmp_path / "mine")
+    with (source / "adapter_config.json").open("a") as file:
+        file.write(" ")  # content of its own
+    answer = cluster.post("/v1/load_lora_adapter", {"lora_name": "mine", "lora_path": str(source)})
+    assert answer.status_code == 200, answer.text
+    for host in site.hosts:
+        [there] = (host.folder / "home").rglob(f"adapters/{content_hash(source)}")
+        assert content_hash(there) == there.name
 
 
 def test_the_host_with_the_head_is_cut_off_and_joined(site: Site, cluster: HostsCluster, traffic: Traffic) -> None:
