@@ -93,11 +93,11 @@ class Host:
         children = Path(f"/proc/{self._unshare.pid}/task/{self._unshare.pid}/children").read_text().split()
         self._init = int(children[0])
         self._threads = ThreadPoolExecutor(8, self.name, _enter, (self._init,))
-        cable = f"p{self._number}"
+        cable, route = f"p{self._number}", "route add default dev eth0"  # by which it finds its own address
         self._switch.ip(
             f"link add {cable} type veth peer name eth0 netns {self._init}", f"link set {cable} master br0 up"
         )
-        _ip(self._init, "link set lo up", f"addr add {self.address}/24 dev eth0", "link set eth0 up")
+        _ip(self._init, "link set lo up", f"addr add {self.address}/24 dev eth0", "link set eth0 up", route)
         self.run("mount", "--bind", str(self.folder), str(OWN))
         self.run("mount", "-t", "tmpfs", "-o", "size=512m", "shm", "/dev/shm")
 

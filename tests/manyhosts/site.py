@@ -127,7 +127,7 @@ class Site:
 
 
 def _is_worker(command: str) -> bool:
-    return "worker.sim" in command or "vllm" in command
+    return "worker.sim" in command or "vllm" in command.lower()
 
 
 @contextlib.contextmanager
