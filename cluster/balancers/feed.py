@@ -31,6 +31,7 @@ class Feed:
         self._events = events
         self.processes: list[BalancerProcess] = []
         self.joined: list[Joined] = []
+        self._alone = False
         self._set: dict[str, Any] | None = None
         self._snapshot: dict[str, Any] | None = None
         self._keys: dict[str, Any] | None = None
@@ -62,6 +63,11 @@ class Feed:
         """Passes an event on to whoever listens there."""
         self.tell(_told([event]))
 
+    def presence(self, there: bool) -> None:
+        """Whether the supervisor whose words these are can be reached: not told where it is us."""
+        self._alone = not there
+        self.tell({"type": "supervisor", "there": there})
+
     def tell(self, message: Mapping[str, Any]) -> None:
         """All of them."""
         if self.processes:
@@ -83,7 +89,9 @@ class Feed:
         """The messages that say all there is."""
         keys = [] if self._keys is None else [self._keys]
         backends = [] if self._set is None else [{"type": "set", "set": self._set}]
-        return [*keys, *backends, {"type": "snapshot", "snapshot": self._snapshot or {}}, _told(self._events())]
+        alone: list[Mapping[str, Any]] = [{"type": "supervisor", "there": False}] if self._alone else []
+        snapshot = {"type": "snapshot", "snapshot": self._snapshot or {}}
+        return [*keys, *backends, snapshot, _told(self._events()), *alone]
 
 
 def _told(events: Iterable[Event]) -> dict[str, Any]:

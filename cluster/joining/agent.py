@@ -81,7 +81,7 @@ class JoinAgent:
         self._options, self._store, self._state = options, store, options.state
         self._member = _member(options, member)
         self._told: dict[str, Any] = dict(told or {})
-        self._kept = json.dumps(self._told)
+        self._kept = self._worth_keeping()
         self._group: BalancerGroup | None = None
         self._switch = StrategyWriter(self._state.strategy)
         self._tasks = Tasks()
@@ -147,8 +147,8 @@ class JoinAgent:
         if not self._uplink.connected:
             self._parted()
         while True:
-            await asyncio.sleep(_KEEP_EVERY_S)
             await self._keep()
+            await asyncio.sleep(_KEEP_EVERY_S)
 
     def _publish(self, group: BalancerGroup) -> None:
         """What was told so far."""
@@ -181,7 +181,7 @@ class JoinAgent:
 
     async def _keep(self) -> None:
         """What was told, for a start without the supervisor."""
-        now = json.dumps(self._told)
+        now = self._worth_keeping()
         if now == self._kept:
             return
         try:
@@ -189,6 +189,10 @@ class JoinAgent:
             self._kept = now
         except NotSaved as error:
             log.warning("what the supervisor says is not kept: %s", error)
+
+    def _worth_keeping(self) -> str:
+        """What a start cannot do without: the snapshot, which is another every second, comes along with it."""
+        return json.dumps({name: value for name, value in self._told.items() if name != "snapshot"})
 
     # what the supervisor says
 
@@ -250,7 +254,7 @@ class JoinAgent:
 
     def _tell_presence(self, there: bool) -> None:
         if self._group is not None:
-            self._group.feed.tell({"type": "supervisor", "there": there})
+            self._group.feed.presence(there)
 
 
 def _member(options: JoinOptions, kept: Mapping[str, Any] | None) -> dict[str, Any]:
