@@ -50,6 +50,9 @@ Snapshot = Callable[[], dict[str, Any]]
 #: How long (s) the balancer may take to end once every worker has stopped.
 _BALANCER_GRACE = 5.0
 
+#: Between two looks at whether requests still run (s).
+_LOOK_S = 0.1
+
 
 async def serve(settings: Settings, ready: Callable[[Snapshot], None] = lambda snapshot: None) -> None:
     """Runs a cluster until it has been shut down. ``ready`` is called once, with what tells the status of
@@ -126,12 +129,13 @@ async def _serve(
         await (parts.zygotes.close() if adopt else parts.zygotes.stop())
         raise
     parts.jobs.begin(await store.get("job_records") or (), ending=ending)
-    server = await api.serve(parts.services, state.control)
+    server, tasks = await api.serve(parts.services, state.control), Tasks()
     try:
         parts.members.load(await store.get(MEMBERS))
         if settings.join_listen is not None and not ending:
             await parts.joining.start(settings.join_listen)
-        leave = parts.supervisor.leave if settings.leave_workers and not ending else None
+        leaves = settings.leave_workers and not ending
+        leave = (lambda: tasks.start(_leave(parts), "leave the workers to the next")) if leaves else None
         has_left = _handle_signals(parts.supervisor.shut_down, leave)
         ready(parts)
         await run(parts)
@@ -143,12 +147,22 @@ async def _serve(
         await balancers.stop(_BALANCER_GRACE)  # last: who looks from another machine sees that all has ended
         state.tls.unlink(missing_ok=True)  # nothing is served any more that a command could trust
     finally:
+        await tasks.close()
         await parts.joining.close()
         await parts.jobs.close()
         await parts.zygotes.close()
         await balancers.close()
         await server.cleanup()
         state.control.unlink(missing_ok=True)
+
+
+async def _leave(parts: Assembly) -> None:
+    """Once no request runs any more, or for too long: they end with the balancers, which are ours. Whoever sends us
+    SIGTERM has seen to it that no new ones come."""
+    until = parts.clock.now() + parts.revisions.settings.drain_timeout
+    while parts.clock.now() < until and any(parts.balancers.load(name)[0] for name in parts.fleet.instances):
+        await asyncio.sleep(_LOOK_S)
+    parts.supervisor.leave()
 
 
 async def _prepare(parts: Assembly, settings: Settings, adopt: bool, ending: bool) -> None:
@@ -235,7 +249,7 @@ async def _epoch(state: StateDir, store: Store) -> int:
     return epoch
 
 
-def _handle_signals(shut_down: Callable[[bool], None], leave: Callable[[], None] | None) -> Callable[[], bool]:
+def _handle_signals(shut_down: Callable[[bool], None], leave: Callable[[], object] | None) -> Callable[[], bool]:
     """The first SIGINT or SIGTERM drains and stops; a second one, or SIGQUIT, kills. A closed terminal is the first
     one, however often it is told of (its shell and the kernel both do), unless it is to be ignored (nohup). With
     ``leave`` the first SIGTERM leaves workers alone: returns what says whether that is so now."""

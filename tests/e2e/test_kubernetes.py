@@ -92,6 +92,10 @@ def test_there_are_as_many_pods_as_workers(in_pods: Cluster, kubernetes: kubestu
     assert sorted(hosts) == sorted(pod.host for pod in kubernetes.stub.pods.values()) and len(set(hosts)) == 3
     assert "instance_0, start 1" in in_pods.log("instance_0")
     assert in_pods.complete().status_code == 200
+    for host in hosts:
+        agent = f"http://{host}:{kubernetes.stub.agents}"
+        assert httpx.get(f"{agent}/readyz").status_code == 200, "its pod is ready"
+        assert httpx.post(f"{agent}/v1/poll", json={}).status_code == 401
 
 
 @pytest.mark.parametrize("how", ["kill", "delete"])
@@ -151,7 +155,8 @@ def test_a_supervisor_whose_pod_is_moved_leaves_the_workers_to_the_next(
     in_pods: Cluster, kubernetes: kubestub.Kubernetes
 ) -> None:
     before, supervisor = _pids(in_pods), in_pods.status()["supervisor"]["pid"]
-    os.kill(supervisor, signal.SIGTERM)
+    with _asked(in_pods):
+        os.kill(supervisor, signal.SIGTERM)
     poll(lambda: (found := proc.stat(supervisor)) is None or not found.alive, 60, "it has ended")
     assert all((found := proc.stat(pid)) is not None and found.alive for pid in before.values())
     result = in_pods.up(timeout=120, **_config(kubernetes))

@@ -20,7 +20,7 @@ from worker import engine_spec
 from worker.demo import ADAPTERS, MODEL_NAME, model_path
 from worker.engines import base
 from worker.engines.vllm import VllmEngine
-from worker.spec import EngineLog
+from worker.spec import EngineLog, Slot
 
 GIB = 1024**3
 CPU = Machine((), (0, 1, 2, 3), 24 * GIB)
@@ -291,3 +291,14 @@ def test_an_engine_that_takes_no_adapters_is_given_none() -> None:
     made = _plan(engine="transformers")
     assert made.spec.adapters == {} and made.no_lora == "engine transformers takes no adapters"
     assert _plan().no_lora == "" and "--no-enable-lora" in _plan(engine_args=["--no-enable-lora"]).no_lora
+
+
+def test_workers_in_pods_have_the_gpus_of_their_pods(monkeypatch: pytest.MonkeyPatch, model: str) -> None:
+    monkeypatch.setattr(VllmEngine, "is_cpu_package", False)
+    flags = {"engine": "vllm", "model": model, "driver": "kubernetes", "instances": 40, "tensor_parallel_size": 2}
+    made = _plan(**flags)
+    assert made.placement.slot(39) == Slot(gpus=(0, 1)) and made.most == 1024
+    assert "--gpus" in str(_refusal(**flags, gpus="0"))
+    assert "--instances-per-gpu" in str(_refusal(**flags, instances_per_gpu=2))
+    monkeypatch.setattr(VllmEngine, "is_cpu_package", True)
+    assert _plan(**flags).placement.slot(39) == Slot()

@@ -36,6 +36,14 @@ def test_so_many_workers_fit_on_the_gpus(gpus: int, ranks: int, per_gpu: int, ca
     assert _on_gpus(gpus, ranks, per_gpu).capacity == capacity
 
 
+@pytest.mark.parametrize(("on_gpu", "slot"), [(True, Slot(gpus=(0, 1))), (False, Slot())])
+def test_where_each_has_a_machine_of_its_own_all_are_pinned_alike(on_gpu: bool, slot: Slot) -> None:
+    placement = Placement(Machine((), (), 0), ranks=2, on_gpu=on_gpu, apart=True)
+    assert placement.slot(0) == placement.slot(999) == placement.slot_beside([slot], [slot, slot]) == slot
+    assert placement.capacity == placement.room_beside(3) == 1024
+    placement.require(1024)
+
+
 @given(st.integers(1, 8), st.integers(1, 3), st.integers(1, 3))
 def test_workers_share_a_gpu_only_as_often_as_asked(gpus: int, ranks: int, per_gpu: int) -> None:
     placement = _on_gpus(gpus, ranks, per_gpu)
