@@ -23,7 +23,7 @@ EPOCH_IDS = 100_000
 _WARNINGS = frozenset({
     "worker.unhealthy", "worker.killed", "worker.exited", "worker.altered", "adapter.failed", "adapter.drift",
     "balancer.restarted", "balancer.lost", "balancer.failed", "certificate.refused", "standby.ended", "balancer.away",
-    "zygote.ended", "zygote.refused",
+    "zygote.ended", "zygote.refused", "node.lost", "worker.unplaced",
     "discovery.failed", "discovery.left_out", "job.failed", "restart.stopped",
     "state.unsaved", "key.unread", "limits.local",
 })  # fmt: skip

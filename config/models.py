@@ -49,6 +49,8 @@ class ModelDefinition(BaseModel):
     gpus: t.Gpus = Field(None, description="GPU indices that it may use")
     instances_per_gpu: int | None = Field(None, ge=1, le=64, description="workers of it that share a GPU")
     tensor_parallel_size: int | None = Field(None, ge=1, le=1024, description="GPUs that a worker spans")
+    ray_resources: t.Amounts | None = Field(None, description="what Ray holds for each worker of it")
+    ray_labels: t.WordsByName | None = Field(None, description="labels of the nodes of Ray that it may run on")
     cpu_kv_gib: float | None = Field(None, gt=0, description="KV cache of a worker without GPU, GiB")
     args: t.EngineArgs = Field((), description="the engine's own flags")
     adapters: t.Adapters = Field({}, description="LoRA adapters of it, name: path")

@@ -58,6 +58,10 @@ class Settings(BaseSettings):
     )
     ray_address: t.Text = t.fixed("auto", "address of Ray's head; auto: of the Ray that this machine is part of")
     ray_insecure: bool = t.fixed(False, "use a Ray that other machines reach and that asks nobody for a token")
+    ray_resources: t.Amounts = t.fixed(
+        {}, 'what Ray holds for each worker, as {"accelerator_type:H100": 0.001}; GPU: others than the engine needs'
+    )
+    ray_labels: t.WordsByName = t.fixed({}, "labels that a node of Ray needs to have for workers, key=value,key=value")
     kubernetes_workers: t.Text = t.fixed(
         "clusterctl-worker", "StatefulSet and headless Service of the pods of workers, NAME or NAMESPACE/NAME"
     )

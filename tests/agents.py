@@ -7,11 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from worker.drivers import proc
+from worker.drivers.nodes import HeldPlace, WorkerNeed
 from worker.drivers.remote import agent_home as home
 from worker.drivers.remote import protocol
 from worker.drivers.remote.protocol import AgentAddress
@@ -38,6 +39,8 @@ class Agents:
         self, root: Path, nodes: Mapping[str, str] | None = None, lease: float = 60.0, key: str = KEY
     ) -> None:
         self.root, self.nodes, self.lease, self.key = root, dict(nodes or {"a": "127.0.0.1"}), lease, key
+        self.gpus_each = 2
+        self.held: dict[str, tuple[str, tuple[int, ...]]] = {}
 
     def agents(self) -> dict[str, AgentAddress]:
         found = {name: start(self.root / name, host, self.lease) for name, host in self.nodes.items()}
@@ -62,6 +65,24 @@ class Agents:
     def _keeper(self, name: str) -> int:
         pid: int = json.loads((self.root / name / home.FILE).read_text())["pid"]
         return pid
+
+    def place(self, name: str, need: WorkerNeed, hosts: Sequence[str]) -> tuple[str, dict[str, tuple[int, ...]]]:
+        """On the first that has as many GPUs as are needed, of those each of which has ``gpus_each``."""
+        held = {worker: place for worker, place in self.held.items() if worker != name}
+        for host in hosts:
+            there = {worker: gpus for worker, (at, gpus) in held.items() if at == host}
+            used = {gpu for gpus in there.values() for gpu in gpus}
+            free = [gpu for gpu in range(self.gpus_each) if gpu not in used][: int(need.gpus)]
+            if len(free) == need.gpus:
+                self.held[name] = host, tuple(free)
+                return host, {**there, name: tuple(free)}
+        raise OSError(f"no node has {need.gpus:g} GPUs free")
+
+    def keep(self, places: Mapping[str, HeldPlace]) -> None:
+        self.held = {name: held for name, held in self.held.items() if name in places}
+
+    def gpus(self) -> dict[str, tuple[float, float]]:
+        return {}
 
     def end(self) -> None: ...
 

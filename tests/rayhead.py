@@ -1,4 +1,4 @@
-"""A Ray of one node on this machine, for tests."""
+"""A Ray on this machine, for tests: of one node, or of more that join it."""
 
 from __future__ import annotations
 
@@ -69,23 +69,37 @@ def _text(pid: int, name: str) -> str:
 
 
 @contextlib.contextmanager
-def running(folder: Path) -> Iterator[Head]:
-    """With all that it started, it ends at the end."""
+def running(folder: Path, *given: str) -> Iterator[Head]:
+    """With all that it started, it ends at the end. ``given``: more flags of ``ray start``."""
     port = free_port()
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    home = {**kept, "HOME": str(folder), "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
     temporary = Path(tempfile.mkdtemp(prefix="ray-"))  # sockets lie below it, and a path of one may have 107 bytes
-    ray = Path(sys.executable).with_name("ray")
-    argv = [
-        str(ray), "start", "--head", f"--node-ip-address={HOST}", f"--port={port}", "--include-dashboard=false",
-        "--num-cpus=4", "--min-worker-port=0", "--max-worker-port=0", f"--temp-dir={temporary}",
-        "--disable-usage-stats", "--object-store-memory=100000000",
-    ]  # fmt: skip
     made = Head(f"{HOST}:{port}", folder)
     try:
-        with (folder / "ray.log").open("wb") as log:
-            subprocess.run(argv, env=home, stdout=log, stderr=log, check=True, timeout=90)
+        _start(made, HOST, temporary, "--head", f"--port={port}", "--include-dashboard=false", *given)
         yield made
     finally:
         made.end()
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def join(head: Head, host: str, *given: str) -> None:
+    """One more node of it, on that address."""
+    _start(head, host, None, f"--address={head.address}", *given)
+
+
+def kill_node(head: Head, host: str) -> None:
+    """Its raylet, and with it what Ray runs there."""
+    raylets = head.processes("raylet/raylet")
+    os.kill(next(pid for pid in raylets if f"--node_ip_address={host}" in _text(pid, "cmdline")), signal.SIGKILL)
+
+
+def _start(head: Head, host: str, temporary: Path | None, *given: str) -> None:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    home = {**kept, "HOME": str(head.home), "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+    argv = [
+        str(Path(sys.executable).with_name("ray")), "start", f"--node-ip-address={host}", "--num-cpus=4",
+        "--min-worker-port=0", "--max-worker-port=0", "--disable-usage-stats", "--object-store-memory=100000000",
+        *([f"--temp-dir={temporary}"] if temporary else []), *given,
+    ]  # fmt: skip
+    with (head.home / "ray.log").open("ab") as log:
+        subprocess.run(argv, env=home, stdout=log, stderr=log, check=True, timeout=90)

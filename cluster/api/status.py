@@ -15,6 +15,7 @@ from cluster.fleet.rolling import why_stopped
 from cluster.fleet.states import RUNNING, WorkerState
 from cluster.monitoring.external import ExternalBackend
 from cluster.monitoring.hang_monitors import ProgressFinding
+from worker.drivers.base import LOCAL
 from worker.spec import LOOPBACK
 
 
@@ -27,7 +28,8 @@ class View:
     is left in rotation although it makes none. ``autoscale``: what autoscaling finds; None: it is off. ``models``: of a
     cluster that has several. ``zygotes``: as `cluster.supervisor.zygotes.Zygotes.describe` has it; ``jobs``: as
     `cluster.jobs.runner.JobRunner.describe`, None where there were none; ``discovery``: as
-    `cluster.discovery.discovery.BackendDiscovery.describe`."""
+    `cluster.discovery.discovery.BackendDiscovery.describe`; ``nodes``: as
+    `cluster.monitoring.nodes.NodeWatch.describe`, none where workers run on this machine."""
 
     now: float
     wall: float
@@ -52,6 +54,7 @@ class View:
     zygotes: Mapping[str, Any] | None = None
     jobs: Mapping[str, Any] | None = None
     discovery: Sequence[Mapping[str, Any]] = ()
+    nodes: Sequence[Mapping[str, Any]] = ()
 
 
 def snapshot(view: View) -> dict[str, Any]:
@@ -82,6 +85,7 @@ def snapshot(view: View) -> dict[str, Any]:
         **({} if view.zygotes is None else {"zygote": view.zygotes}),
         **({} if view.jobs is None else {"jobs": view.jobs}),
         **({"discovery": view.discovery} if view.discovery else {}),
+        **({"nodes": view.nodes} if view.nodes else {}),
         "adapters": view.adapters,
         "adapter_states": view.adapter_states,
         "recovery": view.recovery,
@@ -138,6 +142,7 @@ def _instance(view: View, instance: Instance) -> dict[str, Any]:
         "progress_s": _ago(view, instance.id),
         "stalls": instance.hangs,
         "host": where.host if where else LOOPBACK,
+        "node": _node(view, where.host) if where and instance.driver != LOCAL else None,
         "port": where.port if where else None,
         "weight": intent.weights.get(instance.id, 1),
         "pid": handle.pid if handle else None,
@@ -158,6 +163,10 @@ def _instance(view: View, instance: Instance) -> dict[str, Any]:
         "last_exit": instance.last_exit,
         "log": str(instance.spec.log) if instance.spec else None,
     }
+
+
+def _node(view: View, host: str) -> str:
+    return next((str(node["name"]) for node in view.nodes if node["host"] == host), host)
 
 
 def _refusals(instance: Instance) -> str:

@@ -24,13 +24,13 @@ STYLES = {
 
 
 _COLUMNS = (
-    ("instance", False), ("state", False), ("pid", True), ("port", True), ("gpus", False), ("weight", True),
-    ("in flight", True), ("requests", True), ("errors", True), ("restarts", True), ("up", True), ("cpu %", True),
-    ("MB", True), ("", False),
+    ("instance", False), ("state", False), ("node", False), ("pid", True), ("port", True), ("gpus", False),
+    ("weight", True), ("in flight", True), ("requests", True), ("errors", True), ("restarts", True), ("up", True),
+    ("cpu %", True), ("MB", True), ("", False),
 )  # fmt: skip
 
 #: What is left of it on a narrow terminal.
-_NARROW = {"instance", "state", "pid", "port", "in flight", "requests", "restarts", ""}
+_NARROW = {"instance", "state", "node", "pid", "port", "in flight", "requests", "restarts", ""}
 
 
 def console(stderr: bool = False) -> Console:
@@ -68,9 +68,10 @@ def status_table(status: Mapping[str, Any], width: int) -> Table:
     if finishing := len(status["load_balancer"].get("draining", ())):
         title += f" ({finishing} replaced, finishing)"
     table = Table(title=printable(title), title_justify="left", title_style="bold", box=None, pad_edge=False)
-    wide = width >= 110
+    wide, on_nodes = width >= 110, bool(status.get("nodes"))
+    columns = {name for name, _ in _COLUMNS if (wide or name in _NARROW) and (on_nodes or name != "node")}
     for name, right in _COLUMNS:
-        if wide or name in _NARROW:
+        if name in columns:
             table.add_column(name, justify="right" if right else "left", no_wrap=name != "")
     for name, i in status["instances"].items():
         spare = " (spare)" if i.get("spare") and i["state"] != SPARE else ""
@@ -81,17 +82,28 @@ def status_table(status: Mapping[str, Any], width: int) -> Table:
         if not note and i.get("url"):
             note = f"{i['url']}, by {i.get('origin', '--backend')}"
         cells: tuple[str | Text, ...] = (
-            cell(name), cell(state, STYLES.get(i["state"], "")), cell(i["pid"]), cell(i["port"]),
+            cell(name), cell(state, STYLES.get(i["state"], "")), cell(i.get("node")), cell(i["pid"]), cell(i["port"]),
             cell(",".join(map(str, i["gpus"])) or None), cell(i["weight"]), cell(i["in_flight"]),
             cell(i["requests_total"]), cell(i["errors_total"]), cell(i["restarts"]), duration(i["uptime_s"]),
             cell(i["cpu_percent"]), cell(i["memory_mb"] and round(i["memory_mb"])), cell(note, "dim"),
         )
         shown = zip(_COLUMNS, cells, strict=True)
-        table.add_row(*(cell for (column, _), cell in shown if wide or column in _NARROW))
-    below = [*map(_zygote, status.get("zygote", {}).get("processes", ())), *map(_listed, status.get("discovery", ()))]
+        table.add_row(*(cell for (column, _), cell in shown if column in columns))
+    below = [
+        *map(_node, status.get("nodes", ())), *map(_zygote, status.get("zygote", {}).get("processes", ())),
+        *map(_listed, status.get("discovery", ())),
+    ]  # fmt: skip
     if below:
         table.caption, table.caption_justify = cell("; ".join(below)), "left"  # no markup of strangers
     return table
+
+
+def _node(seen: Mapping[str, Any]) -> str:
+    """A node, and what runs there."""
+    state = seen["state"] if seen["state"] == "up" else f"{seen['state']}, heard {duration(seen['heard_s'])} ago"
+    gpus = f", {seen['free_gpus']:g} of {seen['gpus']:g} GPUs free" if seen["gpus"] else ""
+    count = len(seen["instances"])
+    return f"{seen['name']}: {state}, {count} worker{'s' * (count != 1)}{gpus}"
 
 
 def _zygote(seen: Mapping[str, Any]) -> str:

@@ -70,6 +70,7 @@ def overlaid(settings: Settings, model: ModelDefinition) -> Settings:
     given = {
         name: value
         for name in ("engine", "gpus", "instances_per_gpu", "tensor_parallel_size", "cpu_kv_gib", "strategy",
+                     "ray_resources", "ray_labels",
                      "startup_timeout")
         if (value := getattr(model, name)) is not None
     }  # fmt: skip

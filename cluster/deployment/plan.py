@@ -4,7 +4,7 @@ starts."""
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 
 import psutil
@@ -18,7 +18,8 @@ from config.models import ModelDefinition
 from config.paths import StateDir
 from config.settings import Settings, visible_gpus
 from worker import engine_spec, gpus
-from worker.drivers.base import KUBERNETES, LOCAL
+from worker.drivers.base import KUBERNETES, LOCAL, RAY
+from worker.drivers.nodes import WorkerNeed
 from worker.engines import base, flags
 from worker.engines.base import Engine
 from worker.spec import SLEEP_FLAG, EngineSpec
@@ -31,10 +32,11 @@ _GRPC = ("grpc", "grpc_health", "grpc_reflection")
 @dataclass(frozen=True, slots=True)
 class Plan:
     """The checked set-up of one group of workers. ``most``: no more workers than this. ``adapter_cap``: as many
-    adapters a worker holds at a time. ``foreign_adapters`` came with the engine's own flags. ``definition``: of the
-    model, where it is one of several; its ``settings`` are the cluster's with what that says. ``broken``: why no worker
-    of it can be started, where that was found when it was too late to refuse it. ``leaving``: the model was unloaded,
-    and its last workers are on their way out."""
+    adapters a worker holds at a time. ``need``: what each takes of the node it runs on, elsewhere.
+    ``foreign_adapters`` came with the engine's own flags. ``definition``: of the model, where it is one of several;
+    its ``settings`` are the cluster's with what that says. ``broken``: why no worker of it can be started, where
+    that was found when it was too late to refuse it. ``leaving``: the model was unloaded, and its last workers are
+    on their way out."""
 
     settings: Settings
     engine: Engine
@@ -47,6 +49,7 @@ class Plan:
     dynamic_loading: bool = True
     group: str = DEFAULT
     driver: str = LOCAL
+    need: WorkerNeed = field(default_factory=WorkerNeed)
     definition: ModelDefinition | None = None
     broken: str = ""
     leaving: bool = False
@@ -102,9 +105,12 @@ def make(settings: Settings, machine: Machine | None = None) -> Plan:
 def placed(settings: Settings, engine: Engine, spec: EngineSpec, count: int, machine: Machine) -> Plan:
     """For ``count`` workers by ``spec`` on ``machine``. Raises UsageError where they do not fit."""
     memory = engine.memory_estimate(spec)
-    if settings.driver != LOCAL:
-        machine, memory = _elsewhere(settings, engine), 0
     ranks = spec.tensor_parallel_size * flags.integer(spec.extra_args, "--pipeline-parallel-size", 1)
+    need = WorkerNeed()
+    if settings.driver != LOCAL:
+        machine, memory = _elsewhere(settings), 0
+    if settings.driver == RAY:
+        need = needed(settings, engine, ranks)
     apart = settings.driver == KUBERNETES  # a pod has the GPUs that its StatefulSet asks for, and they are its own
     on_gpu = engine.uses_gpu and (engine.finds_gpus if apart else bool(machine.gpus))
     if settings.gpus is not None and not on_gpu:
@@ -123,22 +129,29 @@ def placed(settings: Settings, engine: Engine, spec: EngineSpec, count: int, mac
     foreign = frozenset(text.partition("=")[0] for text in flags.values(spec.extra_args, "--lora-modules") or ())
     return Plan(
         settings, engine, spec, placement, least, most, spec.max_cpu_loras, foreign, spec.dynamic_loading,
-        driver=settings.driver,
+        driver=settings.driver, need=need,
     )
 
 
-def _elsewhere(settings: Settings, engine: Engine) -> Machine:
+def _elsewhere(settings: Settings) -> Machine:
     """Of workers on other machines nothing is pinned, and what fits there is not known here. Raises UsageError."""
-    if engine.uses_gpu and engine.finds_gpus and settings.driver != KUBERNETES:
+    if settings.gpus is not None or (settings.driver == KUBERNETES and settings.instances_per_gpu != 1):
         raise UsageError(
-            f"--driver {settings.driver}: engine {engine.name} would use GPUs, which are not shared out on other "
-            "machines yet: engines that compute on processors can be run there"
-        )
-    if settings.driver == KUBERNETES and (settings.gpus is not None or settings.instances_per_gpu != 1):
-        raise UsageError(
+            "--gpus is of this machine: Ray chooses GPUs of its nodes" if settings.driver == RAY else
             "--gpus and --instances-per-gpu are of this machine: a pod has the GPUs that its StatefulSet asks for"
-        )
+        )  # fmt: skip
     return Machine((), (), 0)
+
+
+def needed(settings: Settings, engine: Engine, ranks: int) -> WorkerNeed:
+    """What a worker of ``ranks`` takes of its node. Raises UsageError."""
+    resources = dict(settings.ray_resources)
+    gpus = resources.pop("GPU", None)
+    if gpus is None:
+        gpus = ranks / settings.instances_per_gpu if engine.uses_gpu and engine.finds_gpus else 0.0
+    if gpus > 1 and gpus % 1:
+        raise UsageError(f"{gpus:g} GPUs for a worker: whole ones are needed, or a part of one")
+    return WorkerNeed(gpus, resources, settings.ray_labels)
 
 
 def crowd(settings: Settings) -> int:

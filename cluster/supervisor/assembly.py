@@ -55,6 +55,7 @@ from cluster.monitoring.ejection_limit import EjectionLimit
 from cluster.monitoring.external import ExternalBackend
 from cluster.monitoring.hang_detector import Work
 from cluster.monitoring.hang_monitors import HangMonitors
+from cluster.monitoring.nodes import NodeWatch
 from cluster.monitoring.recovery_times import RecoveryTimes
 from cluster.monitoring.usage import UsageSampler
 from cluster.storage.store import Store
@@ -78,6 +79,7 @@ from config.values import discovery
 from config.values.references import is_reference
 from worker.drivers.base import Drivers
 from worker.drivers.local import LocalDriver
+from worker.drivers.nodes import WorkerNeed
 from worker.gpus import Monitor, detect
 from worker.sources.selection import ADAPTER
 from worker.sources.store import SourceStore
@@ -310,6 +312,13 @@ class Assembly:
             self.inbox.post, self.clock.now,
         )
 
+    @cached_property
+    def nodes(self) -> NodeWatch:
+        def need(group: str) -> WorkerNeed:
+            return plan.need if (plan := self.revisions.plans.get(group)) is not None else WorkerNeed()
+
+        return NodeWatch(self.drivers, self.fleet.instances, need, self.emit)
+
     # balancers
 
     @cached_property
@@ -420,7 +429,7 @@ class Assembly:
             recovery=self.recovery.to_json(), usage=self.usage.latest, cards=self.backends.cards,
             finding=self.hangs.finding, exempt=self.limit.exempts, autoscale=self.autoscaling.describe(),
             models=self.offers.cards(), zygotes=self.zygotes.describe(self.usage.latest["processes"]),
-            jobs=self.jobs.describe(), discovery=self.discovery.describe(),
+            jobs=self.jobs.describe(), discovery=self.discovery.describe(), nodes=self.nodes.describe(),
         ))  # fmt: skip
 
     async def _publish_keys(self, message: dict[str, Any]) -> None:

@@ -90,7 +90,7 @@ def _ray(state: StateDir, settings: Settings) -> RemoteDriver:
         settings.ray_address, name, key, settings.node_lease, state.log("ray"), settings.ray_insecure
     )
     most = int(settings.node_adapters_gib * 1024**3)
-    return RemoteDriver(directory, settings.node_lease, state.agents, state.adapters, most)
+    return RemoteDriver(directory, settings.node_lease, state.agents, state.adapters, most, directory)
 
 
 def _check(driver: RemoteDriver) -> None:

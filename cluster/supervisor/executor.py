@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import signal
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 
 from cluster.deployment.plan import Plan
@@ -31,6 +31,7 @@ from config.errors import UsageError
 from config.paths import StateDir
 from config.settings import inherited_environment
 from worker.drivers.base import Driver, Drivers, Handle
+from worker.drivers.nodes import NodeDriver, WorkerNeed, WorkerPlace
 from worker.engines.base import Command
 from worker.spec import Slot, WorkerEndpoint, WorkerSpec
 
@@ -140,12 +141,16 @@ class Executor:
         now = self._clock.now()
         plan, keep = self._plan(instance, keep)
         driver = self._drivers[instance.driver]
-        taken = [at for i in self._fleet.instances.values() if i is not instance and (at := i.endpoint)]
+        others = [i for i in self._fleet.instances.values() if i is not instance]
+        taken = {i.id: WorkerPlace(at, i.slot.gpus) for i in others if (at := i.endpoint)}
         try:
-            endpoint, key = await _reserved(driver, taken), secrets.token_urlsafe(24)
+            place, key = await _reserved(driver, instance.id, plan.need, taken), secrets.token_urlsafe(24)
         except OSError as error:
             instance.phase = f"waits for a place: {error}"  # it is asked for again
             return
+        endpoint = place.endpoint
+        if plan.need:
+            instance.slot = Slot(place.gpus, share=plan.settings.instances_per_gpu)
         command = plan.engine.command(plan.spec, endpoint, key, instance.slot, inherited_environment())
         may_fork = not driver.waits and (fresh or not _failed_to_start(instance))
         if may_fork and self._zygotes.waits(command.fork):
@@ -213,9 +218,12 @@ async def _started(driver: Driver, spec: WorkerSpec, title: str) -> Handle:
     return await asyncio.to_thread(driver.start, spec, title)
 
 
-async def _reserved(driver: Driver, taken: Collection[WorkerEndpoint]) -> WorkerEndpoint:
+async def _reserved(driver: Driver, name: str, need: WorkerNeed, taken: Mapping[str, WorkerPlace]) -> WorkerPlace:
     """Raises OSError."""
-    return await asyncio.to_thread(driver.reserve, taken) if driver.waits else driver.reserve(taken)
+    if isinstance(driver, NodeDriver):
+        return await asyncio.to_thread(driver.place, name, need, taken)
+    ports = [place.endpoint for place in taken.values()]
+    return WorkerPlace(await asyncio.to_thread(driver.reserve, ports) if driver.waits else driver.reserve(ports))
 
 
 def _failed_to_start(instance: Instance) -> bool:

@@ -31,7 +31,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "protect_metrics", "allowed_hosts", "trusted_proxies", "extra_routes", "forward_headers",
     ),
     "Workers on other machines": (
-        "driver", "ray_address", "ray_insecure", "kubernetes_workers", "kubernetes_scale", "agent_key_file",
+        "driver", "ray_address", "ray_insecure", "ray_resources", "ray_labels",
+        "kubernetes_workers", "kubernetes_scale", "agent_key_file",
         "leave_workers", "node_lease", "node_adapters_gib",
     ),
     "Balancing": ("strategy", "lb_processes", "lb_standby", "backend", "backend_discovery", "backend_key_file"),

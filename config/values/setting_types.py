@@ -4,8 +4,9 @@ one does. Pure."""
 from __future__ import annotations
 
 import ipaddress
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -181,6 +182,32 @@ def _lora_pairs(value: Any) -> Any:
     return result
 
 
+def _amounts(value: Any) -> Any:
+    """A JSON object, or NAME=NUMBER and more of them after commas."""
+    found = _words_by_name(value)
+    if not isinstance(found, Mapping):
+        return value
+    try:
+        amounts = {str(name): float(amount) for name, amount in found.items()}
+    except (TypeError, ValueError):
+        raise ValueError('names and numbers are needed, as GPU=2 or {"accelerator_type:H100": 0.001}') from None
+    if wrong := [name for name, amount in amounts.items() if not 0.0001 <= amount <= 1_000_000]:
+        raise ValueError(f"{wrong[0]}: a number from 0.0001 on is needed")
+    return amounts
+
+
+def _words_by_name(value: Any) -> Any:
+    """A JSON object, or NAME=VALUE and more of them after commas."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("{"):
+        return json.loads(value)
+    pairs = [pair.strip().partition("=") for pair in value.split(",") if pair.strip()]
+    if not all(name and separator and text for name, separator, text in pairs):
+        raise ValueError(f"NAME=VALUE is needed, not {value!r}")
+    return {name: text for name, _, text in pairs}
+
+
 def _lora_names(value: dict[str, str]) -> dict[str, str]:
     for name, path in value.items():
         if is_reference(path):
@@ -263,6 +290,8 @@ ModelRoutes = Annotated[dict[str, dict[str, Any]], _named(model_names.route)]
 ModelAliases = Annotated[dict[str, dict[str, Any]], _named(model_names.alias)]
 EngineArgs = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words), _each(_not_owned)]
 Adapters = Annotated[dict[str, str], NoDecode, BeforeValidator(_lora_pairs), AfterValidator(_lora_names)]
+Amounts = Annotated[dict[str, float], NoDecode, BeforeValidator(_amounts)]
+WordsByName = Annotated[dict[str, str], NoDecode, BeforeValidator(_words_by_name)]
 Gpus = Annotated[tuple[int, ...] | None, NoDecode, BeforeValidator(_gpu_list), AfterValidator(_gpus_once)]
 Size = Annotated[int | None, BeforeValidator(_size)]
 SizeGiven = Annotated[int, BeforeValidator(_size)]

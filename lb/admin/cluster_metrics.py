@@ -12,7 +12,7 @@ from typing import Any
 
 from config.topology import ADAPTER_STATES, STATES
 from lb.admin.recovery_metrics import NAMES, RecoverySeries
-from lb.admin.series import base_models, jobs
+from lb.admin.series import base_models, jobs, nodes
 from lb.control.link import Link
 from lb.routing.pool import Pool
 from lb.telemetry.metrics import Metrics
@@ -39,6 +39,7 @@ class ClusterSeries:
         self._add_adapters()
         base_models.add(metrics, self.alike, lambda: link.snapshot.get("models") or ())
         jobs.add(metrics, self.alike, lambda: self._of("jobs"))
+        nodes.add(metrics, self.alike, lambda: link.snapshot.get("nodes") or ())
         self._add_balancers()
         self._add_processes()
         self._add_gpus()

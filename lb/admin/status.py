@@ -103,6 +103,7 @@ class Status:
             **({"zygote": seen["zygote"]} if seen.get("zygote") else {}),
             **({"jobs": seen["jobs"]} if seen.get("jobs") else {}),
             **({"discovery": seen["discovery"]} if seen.get("discovery") else {}),
+            **({"nodes": seen["nodes"]} if seen.get("nodes") else {}),
             "supervisor": supervisor,
             "load_balancer": {
                 "restarts": 0, "replacements": 0, "replacing": False, "standby": None, "draining": [],

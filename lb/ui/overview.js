@@ -99,8 +99,10 @@ function row([name]) {
 export function place(i, gpus) {
   if (i.url) return i.url;
   if (!i.pid) return "–";
-  const cpu = `CPU · ${rate(i.cpu_percent)} %`;
+  const there = i.node ? `${i.node} · ` : "";
+  const cpu = `${there}CPU · ${rate(i.cpu_percent)} %`;
   if (!i.gpus.length) return cpu;
+  if (there) return `${there}GPU ${i.gpus.join(", ")}`; // what is known of GPUs is of this machine
   return i.gpus.map((id) => {
     const seen = gpus.find((gpu) => [String(gpu.index), gpu.uuid].includes(String(id)));
     const parts = [`GPU ${id}`];
@@ -109,6 +111,13 @@ export function place(i, gpus) {
     if (typeof seen?.temperature === "number") parts.push(`${Math.round(seen.temperature)} °C`);
     return parts.join(" · ");
   }).join(", ");
+}
+
+/** A node, and what runs there. */
+function nodeLine(n) {
+  const gpus = n.gpus ? `, ${n.free_gpus} of ${n.gpus} GPUs free` : "";
+  const heard = n.state === "up" ? "" : `, heard ${span(n.heard_s)} ago`;
+  return `${n.name}: ${n.state}${heard}, ${n.instances.length} running${gpus}`;
 }
 
 function fill(tr, [name, i]) {
@@ -174,6 +183,9 @@ function show() {
   const instances = Object.entries(status.instances);
   keyed($("instances").tBodies[0], instances, ([name]) => name, row, fill);
   $("no-instances").hidden = instances.length > 0;
+  const nodes = status.nodes ?? [];
+  $("nodes").hidden = !nodes.length;
+  put($("nodes"), nodes.map(nodeLine).join("; "));
   tiles(status);
   draw();
 }

@@ -41,6 +41,8 @@ class SimEngine:
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
             key_guard.KEY: api_key,
         }
+        if slot.gpus:  # of no use to it: for trials of how GPUs are shared out
+            env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, slot.gpus))
         if flags.has(spec.extra_args, SLEEP_FLAG):
             env["VLLM_SERVER_DEV_MODE"] = "1"
         kept = forking.shared(env, {key_guard.KEY})

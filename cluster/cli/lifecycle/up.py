@@ -21,7 +21,8 @@ _LISTS = ("lora", "backend", "backend_discovery", "adapter_root", "per_adapter",
 
 #: Settings that have a flag, in the order of ``--help``.
 _FLAGS = (
-    "driver", "ray_address", "ray_insecure", "kubernetes_workers", "kubernetes_scale", "agent_key_file",
+    "driver", "ray_address", "ray_insecure", "ray_resources", "ray_labels",
+    "kubernetes_workers", "kubernetes_scale", "agent_key_file",
     "leave_workers", "node_lease", "node_adapters_gib",
     "instances", "engine", "model", "model_base_path", "manifest", "profile", "lora", "lora_config", "adapter_root",
     "backend_discovery",
@@ -53,7 +54,8 @@ _METAVARS = {
     "otlp_endpoint": "URL", "api_keys": "FILE", "limits_store": "URL", "anonymous_models": "NAME,NAME",
     "cors_origin": "ORIGIN", "min_instances": "N[@TIMES]", "autoscale": "off|advise|on", "autoscale_load": "SHARE",
     "response_cache_size": "SIZE", "zygote": "auto|on|off",
-    "driver": "local|ray|kubernetes", "ray_address": "ADDRESS",
+    "driver": "local|ray|kubernetes", "ray_address": "ADDRESS", "ray_resources": "NAME=N,...",
+    "ray_labels": "KEY=VALUE,...",
     "kubernetes_workers": "NAME", "agent_key_file": "FILE",
     "join_listen": "ADDRESS:PORT", "worker_host": "ADDRESS",
 }  # fmt: skip

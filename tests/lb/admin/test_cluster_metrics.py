@@ -43,6 +43,16 @@ def test_the_state_of_an_instance_is_one_of_all(told: Any) -> None:
     assert found['clusterctl_instance_state{instance="instance_1",state="ready"}'] == 1
 
 
+def test_nodes_and_what_runs_there(told: Any) -> None:
+    node = {"name": "10.0.0.1", "state": "lost", "heard_s": 7.5, "gpus": 2, "free_gpus": None, "instances": ["w"]}
+    found = told(nodes=[node])
+    assert found['clusterctl_node_up{node="10.0.0.1"}'] == 0
+    assert found['clusterctl_node_heard_seconds{node="10.0.0.1"}'] == 7.5
+    assert found['clusterctl_node_gpus{node="10.0.0.1"}'] == 2
+    assert 'clusterctl_node_free_gpus{node="10.0.0.1"}' not in found
+    assert found['clusterctl_instance_node{instance="w",node="10.0.0.1"}'] == 1
+
+
 def test_restarts_are_told_by_reason_and_reasons_are_there_from_the_beginning(told: Any) -> None:
     found = told(instances={"instance_0": instance(restarts_by={"exit": 2, "hung": 1})})
     by = {r: found[f'clusterctl_restarts_total{{instance="instance_0",reason="{r}"}}'] for r in REASONS}
@@ -221,6 +231,7 @@ def test_labels_are_documented(balancer: Balanced, told: Any) -> None:
         adapter_states={"poet": {"version": 1, "states": {}}}, processes={"supervisor": USED},
         recovery={"bounds": [1.0], "detect": times, "restore": times}, load_balancer={"ends": {"killed": 1}},
         autoscale={"mode": "on", "target": 1, "needed": 0.5}, models=[{"name": "small", "state": "up"}],
+            nodes=[{"name": "a", "state": "up", "heard_s": 1, "gpus": 2, "free_gpus": 1, "instances": ["x"]}],
             jobs={
                 "open": [{"kind": "pull", "state": "running", "count": 1}], "seconds": {"pull": 1.5},
                 "ended": [{"kind": "pull", "state": "done", "count": 2}],

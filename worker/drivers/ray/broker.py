@@ -1,8 +1,10 @@
 """``python -m worker.drivers.ray.broker ADDRESS NAME LEASE``: asks Ray for a supervisor, a line of JSON for each line.
 
-``{"ask": "agents"}`` is answered with ``{"agents": {host: port}}``, ``{"ask": "end"}`` with ``{}`` once the actors are
-gone, and what cannot be done with ``{"error": why}``, ``"refused": true`` where it never can. The key of the agents is
-in the environment. It ends with its standard input.
+``{"ask": "agents", "keep": {worker: place}}`` is answered with ``{"agents": {host: port}, "gpus": {host: [all,
+free]}}`` (``keep`` null: what is held is left as it is), ``{"ask": "place", "worker": ..., "need": ..., "hosts":
+[...]}`` as `Holders.place` has it, ``{"ask": "end"}`` with ``{}`` once actors and groups are gone, and what cannot be
+done with ``{"error": why}``, ``"refused": true`` where it never can. The key of the agents is in the environment. It
+ends with its standard input.
 """
 
 from __future__ import annotations
@@ -10,10 +12,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from worker.drivers.ray import exposure
+from worker.drivers.nodes import WorkerNeed
+from worker.drivers.ray import exposure, room
+from worker.drivers.ray.holders import Holders
 from worker.drivers.ray.node_actor import NodeActor
 from worker.drivers.remote import protocol
 
@@ -35,8 +39,7 @@ def main() -> None:
         return
     for line in sys.stdin:
         try:
-            asked = json.loads(line)["ask"]
-            _say(answers, {"agents": nodes.agents()} if asked == "agents" else nodes.end())
+            _say(answers, nodes.answer(json.loads(line)))
         except Exception as error:
             _say(answers, {"error": _first_line(error)})
             return  # the next one connects anew
@@ -53,6 +56,26 @@ class RayNodes:
             address=address, namespace=f"clusterctl-{name}", log_to_driver=False, configure_logging=False,
         )
         exposure.check(ray.get_runtime_context().gcs_address, os.environ)
+        self._holders = Holders(ray, name)
+
+    def answer(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        match message["ask"]:
+            case "agents":
+                if message["keep"] is not None:
+                    self._holders.keep(message["keep"])
+                return {"agents": self.agents(), "gpus": self.gpus()}
+            case "place":
+                need = WorkerNeed(**message["need"])
+                return self._holders.place(message["worker"], need, message["hosts"])
+            case _:
+                return self.end()
+
+    def gpus(self) -> dict[str, tuple[float, float]]:
+        """Of each host: all, and those that nobody holds."""
+        return {
+            node["host"]: (node["total"].get(room.GPU, 0.0), node["free"].get(room.GPU, 0.0))
+            for node in self._holders.nodes()
+        }
 
     def agents(self) -> dict[str, int]:
         """The port of the agent of each node that answers."""
@@ -81,11 +104,12 @@ class RayNodes:
         ).remote()  # fmt: skip
 
     def end(self) -> dict[str, Any]:
-        """No actor of the cluster is left."""
+        """No actor and no placement group of the cluster is left."""
         from ray.util import list_named_actors
 
         for name in list_named_actors():
             self._ray.kill(self._ray.get_actor(name))
+        self._holders.end()
         return {}
 
 

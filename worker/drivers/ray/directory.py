@@ -10,11 +10,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from config.disk import private
+from worker.drivers.nodes import HeldPlace, WorkerNeed
 from worker.drivers.ray import exposure
 from worker.drivers.remote import protocol
 from worker.drivers.remote.protocol import AgentAddress
@@ -49,19 +51,39 @@ class RayDirectory:
         self._broker: subprocess.Popen[bytes] | None = None
         self._not_before = 0.0
         self._closed = False
+        self._keep: Mapping[str, HeldPlace] | None = None
+        self._gpus: Mapping[str, tuple[float, float]] = {}
         self._lock = threading.Lock()
 
     def agents(self) -> dict[str, AgentAddress]:
         """By host. Raises OSError, RayRefused."""
-        found = self._ask("agents")["agents"]
-        return {host: AgentAddress(host, int(port), self.key) for host, port in found.items()}
+        found = self._ask(self._look)
+        self._gpus = {host: (float(every), float(free)) for host, (every, free) in found["gpus"].items()}
+        return {host: AgentAddress(host, int(port), self.key) for host, port in found["agents"].items()}
+
+    def place(self, name: str, need: WorkerNeed, hosts: Sequence[str]) -> tuple[str, dict[str, tuple[int, ...]]]:
+        def message() -> dict[str, Any]:
+            if self._keep is not None:
+                self._keep = {**self._keep, name: HeldPlace(need, None)}  # not given up by what was said before
+            return {"ask": "place", "worker": name, "need": need.to_json(), "hosts": list(hosts)}
+
+        found = self._ask(message)
+        if "waits" in found:
+            raise OSError(found["waits"])
+        return found["host"], {worker: tuple(gpus) for worker, gpus in found["held"].items()}
+
+    def keep(self, places: Mapping[str, HeldPlace]) -> None:
+        self._keep = {name: place for name, place in places.items() if place.need}
+
+    def gpus(self) -> Mapping[str, tuple[float, float]]:
+        return self._gpus
 
     def end(self) -> None:
         """Ray is not waited for: where it does not answer, its actors have ended with it, or do when it does."""
         self._interrupt()
         if self._broker is not None:
             with contextlib.suppress(OSError):
-                self._ask("end", _END_S)
+                self._ask(lambda: {"ask": "end"}, _END_S)
 
     def close(self) -> None:
         self._closed = True
@@ -76,12 +98,18 @@ class RayDirectory:
         elif (broker := self._broker) is not None:
             broker.kill()
 
-    def _ask(self, what: str, patience: float = ANSWER_S) -> Mapping[str, Any]:
+    def _look(self) -> dict[str, Any]:
+        kept = self._keep
+        keep = None if kept is None else {name: asdict(place) for name, place in kept.items()}
+        return {"ask": "agents", "keep": keep}
+
+    def _ask(self, message: Callable[[], Mapping[str, Any]], patience: float = ANSWER_S) -> Mapping[str, Any]:
+        """``message`` is made when it is sent."""
         with self._lock:
             broker = self._broker or self._start()
             try:
                 assert broker.stdin is not None
-                broker.stdin.write(json.dumps({"ask": what}).encode() + b"\n")
+                broker.stdin.write(json.dumps(message()).encode() + b"\n")
                 broker.stdin.flush()
             except OSError:
                 pass  # it says why

@@ -12,6 +12,7 @@ from typing import Any
 
 from worker.drivers import run_file
 from worker.drivers.base import Handle, WorkerStats
+from worker.drivers.nodes import HeldPlace, NodeStatus, PlaceKeeper, WorkerNeed, WorkerPlace, own_gpus
 from worker.drivers.remote import protocol
 from worker.drivers.remote.client import Unreachable
 from worker.drivers.remote.handle import ANSWER_S, RemoteHandle
@@ -29,15 +30,16 @@ _START_S, _LOOK_S = 15.0, 2.0
 class RemoteDriver:
     """On the nodes of ``directory``. ``lease``: seconds for which workers live on without a word from a supervisor.
     ``memory``: a file in which it is kept where agents listen, so that they are found though nobody can say it then.
-    ``adapters``: the folder of those that are brought to nodes, each of which keeps ``most_adapters`` bytes of them."""
+    ``adapters``: the folder of those that are brought to nodes, each of which keeps ``most_adapters`` bytes of them.
+    ``places``: who holds what workers need there."""
 
     waits = True
 
     def __init__(
         self, directory: Directory, lease: float = 120.0, memory: Path | None = None,
-        adapters: Path = Path("/nowhere"), most_adapters: int = 32 * 1024**3,
+        adapters: Path = Path("/nowhere"), most_adapters: int = 32 * 1024**3, places: PlaceKeeper | None = None,
     ) -> None:
-        self.directory = directory
+        self.directory, self._lease, self._places = directory, lease, places
         self._links = AgentLinks(directory, time.time_ns(), lease, memory)
         self._transfers = AdapterTransfers(self._links, adapters, most_adapters)
         self._thread = LoopThread("agents")
@@ -49,17 +51,38 @@ class RemoteDriver:
 
     def reserve(self, taken: Collection[WorkerEndpoint]) -> WorkerEndpoint:
         """On the node with the fewest of ``taken``."""
-        self._links.settled = True
-        self._wait_for_nodes()  # all of them, or the first workers would crowd on those that answer first
-        there = Counter(endpoint.host for endpoint in taken)
-        ports = {(endpoint.host, endpoint.port) for endpoint in taken}
-        usable = [node for node in self._links.nodes.values() if node.up]
-        for node in sorted(usable, key=lambda node: (there[node.address.host], node.name)):
-            host = node.address.host
-            for port in node.report.ports if node.report is not None else ():
-                if (host, port) not in ports:
-                    return WorkerEndpoint(port, host)
+        for node in self._usable(taken):
+            if (found := _free_port(node, taken)) is not None:
+                return found
         raise OSError("no node is there that a worker could be started on")
+
+    def place(self, name: str, need: WorkerNeed, taken: Mapping[str, WorkerPlace]) -> WorkerPlace:
+        endpoints = [place.endpoint for place in taken.values()]
+        if not need or self._places is None:
+            return WorkerPlace(self.reserve(endpoints))
+        nodes = {node.address.host: node for node in self._usable(endpoints)}
+        if not nodes:
+            raise OSError("no node is there that a worker could be started on")
+        host, held = self._places.place(name, need, list(nodes))
+        if (endpoint := _free_port(nodes[host], endpoints)) is None:
+            raise OSError(f"{host} has no port free")
+        used = [gpu for place in taken.values() if place.endpoint.host == host for gpu in place.gpus]
+        gpus = own_gpus([gpu for each in held.values() for gpu in each], used, len(held[name]))
+        return WorkerPlace(endpoint, gpus)
+
+    def keep(self, places: Mapping[str, HeldPlace]) -> None:
+        if self._places is not None:
+            self._places.keep(places)
+
+    def nodes(self) -> list[NodeStatus]:
+        gpus, now = self._places.gpus() if self._places is not None else {}, time.monotonic()
+        return [
+            NodeStatus(
+                node.name, node.address.host, node.state, round(max(0.0, now - node.heard_at), 1), self._lease,
+                node.address.url, *gpus.get(node.address.host, (None, None)),
+            )
+            for _, node in sorted(self._links.nodes.items())
+        ]  # fmt: skip
 
     def nodes_up(self) -> list[str]:
         """On which workers may be started now."""
@@ -73,7 +96,8 @@ class RemoteDriver:
         return run_file.notes(path).get("record")
 
     def start(self, spec: WorkerSpec, title: str) -> RemoteHandle:
-        node = self._node_at(spec.endpoint.host)
+        host, nodes = spec.endpoint.host, self._links.nodes.values()
+        node = next((node for node in nodes if node.up and node.address.host == host), None)
         start = run_file.notes(spec.run_file).get("start")
         if node is None or not isinstance(start, str):
             raise OSError(f"no node is there at {spec.endpoint.host}, or the start was not prepared")
@@ -138,8 +162,13 @@ class RemoteDriver:
     def _handle(self, node: RemoteNode, start: str, pid: int | None, spec: WorkerSpec) -> RemoteHandle:
         return RemoteHandle(self._thread, self._links, self._transfers, node, start, pid, spec.endpoint, spec.log)
 
-    def _node_at(self, host: str) -> RemoteNode | None:
-        return next((node for node in self._links.nodes.values() if node.up and node.address.host == host), None)
+    def _usable(self, taken: Collection[WorkerEndpoint]) -> list[RemoteNode]:
+        """The nodes where workers may be started now, first that with the fewest of ``taken``."""
+        self._links.settled = True
+        self._wait_for_nodes()  # all of them, or the first workers would crowd on those that answer first
+        there = Counter(endpoint.host for endpoint in taken)
+        usable = [node for node in self._links.nodes.values() if node.up]
+        return sorted(usable, key=lambda node: (there[node.address.host], node.name))
 
     def _node_of(self, start: str, identity: Mapping[str, Any] | None) -> RemoteNode | None:
         nodes = self._links.nodes
@@ -155,6 +184,13 @@ class RemoteDriver:
             if nodes and all(node.up or node.lost for node in nodes):
                 return
             time.sleep(0.02)
+
+
+def _free_port(node: RemoteNode, taken: Collection[WorkerEndpoint]) -> WorkerEndpoint | None:
+    for port in node.report.ports if node.report is not None else ():
+        if (found := WorkerEndpoint(port, node.address.host)) not in taken:
+            return found
+    return None
 
 
 def _stats(handle: RemoteHandle) -> WorkerStats:

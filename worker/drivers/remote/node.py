@@ -53,6 +53,11 @@ class RemoteNode:
     born: dict[str, tuple[int, StartReport]] = field(default_factory=dict)
     watches: dict[str, EndWatch] = field(default_factory=dict)
 
+    @property
+    def state(self) -> str:
+        """As of a `NodeStatus`."""
+        return "up" if self.up else "lost" if self.lost else "waiting"
+
     def seen(self, start: str) -> StartReport | None:
         return None if self.report is None else self.report.starts.get(start)
 
