@@ -78,9 +78,16 @@ class _Datagrams(asyncio.DatagramProtocol):
 @asynccontextmanager
 async def serving() -> AsyncIterator[NameServer]:
     server, loop = NameServer(), asyncio.get_running_loop()
-    transport, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(server), local_addr=("127.0.0.1", 0))
-    server.port = transport.get_extra_info("sockname")[1]
-    stream = await asyncio.start_server(server.stream, "127.0.0.1", server.port)
+    while True:  # until a port is free for both
+        stream = await asyncio.start_server(server.stream, "127.0.0.1", 0)
+        server.port = stream.sockets[0].getsockname()[1]
+        try:
+            transport, _ = await loop.create_datagram_endpoint(
+                lambda: _Datagrams(server), local_addr=("127.0.0.1", server.port)
+            )
+            break
+        except OSError:
+            stream.close()
     try:
         yield server
     finally:

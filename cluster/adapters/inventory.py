@@ -52,7 +52,8 @@ class Inventory:
     @property
     def everything(self) -> Registry:
         """With the versions that are to be there beside the active ones."""
-        return self.registry.with_versions(self._beside())
+        beside = self._beside()
+        return self.registry.with_versions(beside) if beside else self.registry
 
     def of(self, holder: str) -> Registry:
         """What of `everything` belongs to the model of the worker ``holder``."""

@@ -105,6 +105,8 @@ class Backends:
         """The models it may be sent requests for: its base models, and the registry's adapters that it holds now."""
         foreign = self.revisions.plans[instance.group].foreign_adapters
         own = tuple(c for c in instance.models if not c.get("parent") or c["id"] in foreign)
+        if not instance.adapters.loaded:
+            return own
         return _with_adapters(own, self.inventory.of(instance.id), instance.adapters)
 
     def _cards_of_external(self, backend: ExternalBackend) -> Cards:
