@@ -30,6 +30,7 @@ from config.disk.strategy_file import StrategyWriter
 from config.errors import UsageError
 from config.paths import StateDir
 from config.topology import BalancerConfig, TlsFiles
+from worker.drivers.local import LocalDriver
 
 log = logging.getLogger(__name__)
 
@@ -199,8 +200,10 @@ class JoinAgent:
     def _hello(self) -> Mapping[str, Any]:
         member = self._member
         if "name" in member:
-            return {"type": "member", "name": member["name"], "secret": member["secret"]}
-        return {"type": "join", "token": member["token"], "secret": member["secret"], "name": self._options.name}
+            said = {"type": "member", "name": member["name"]}
+        else:
+            said = {"type": "join", "name": self._options.name, "token": member["token"]}
+        return {**said, "secret": member["secret"], "boot": LocalDriver().boot()}
 
     def _hear(self, message: Mapping[str, Any]) -> None:
         kind, group = message["type"], self._group

@@ -19,7 +19,7 @@ from cluster.joining.calls import SupervisorApi
 from cluster.joining.machine import JoinedMachine
 from cluster.joining.members import Members
 from cluster.joining.protocol import GREETING_S, HEARTBEAT_S, MACHINE_LINE, SILENCE_S
-from cluster.joining.reach import is_loopback
+from cluster.joining.reach import is_here
 from cluster.joining.roster import NotAdmitted
 from cluster.storage.store import NotSaved
 from config.aio import Tasks, patience
@@ -27,6 +27,7 @@ from config.identity import admin_token
 from config.link import encode
 from config.paths import StateDir
 from config.topology import BalancerConfig
+from worker.drivers.local import LocalDriver
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +122,7 @@ class JoinListener:
                 return None
         finally:
             self._strangers -= 1
-        return self._welcome(name, secret, writer)
+        return self._welcome(name, secret, str(hello.get("boot")), writer)
 
     async def _let_in(self, hello: Mapping[str, Any]) -> tuple[str, str | None]:
         """Its name, and its secret where it has got one just now. Raises NotAdmitted, NotSaved."""
@@ -131,12 +132,13 @@ class JoinListener:
         self._members.check(told["name"], told["secret"])
         return told["name"], None
 
-    def _welcome(self, name: str, secret: str | None, writer: asyncio.StreamWriter) -> JoinedMachine:
+    def _welcome(self, name: str, secret: str | None, boot: str, writer: asyncio.StreamWriter) -> JoinedMachine:
         if (before := self.machines.pop(name, None)) is not None:
             before.drop()  # it has come again before we noticed that it was gone
             self._leave(before)
         address = _address(writer)
-        machine = JoinedMachine(name, address, is_loopback(address), writer, self._now())
+        here = is_here(address, boot, LocalDriver().boot())
+        machine = JoinedMachine(name, address, here, writer, self._now())
         machine.tell({
             "type": "welcome", "name": name, **({} if secret is None else {"secret": secret}),
             "config": self._group.config.to_json(), "admin_token": admin_token.read(self._state.admin_token),

@@ -15,6 +15,11 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def is_here(address: str, boot: str, own_boot: str) -> bool:
+    """Whether who connects from ``address`` reaches the loopback of this machine, as who comes by a tunnel does not."""
+    return is_loopback(address) and boot == own_boot
+
+
 def reachable(backends: Mapping[str, Any]) -> dict[str, Any]:
     """A backend set, as `BackendSet.to_json` makes it, without those that listen on loopback: a balancer on another
     machine would send their requests, and their keys, to whatever listens there."""

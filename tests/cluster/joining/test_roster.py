@@ -85,3 +85,9 @@ def test_another_machine_is_not_told_of_what_it_would_look_for_on_itself(host: s
     backends = {"epoch": 1, "backends": [{"id": "a", "host": host, "ip": ip}]}
     assert bool(reach.reachable(backends)["backends"]) == there
     assert backends["backends"], "the set of balancers here is left as it is"
+
+
+def test_who_comes_through_a_tunnel_is_on_another_machine() -> None:
+    assert reach.is_here("127.0.0.1", "this boot", "this boot")
+    assert not reach.is_here("127.0.0.1", "another", "this boot")
+    assert not reach.is_here("10.0.0.6", "this boot", "this boot")
