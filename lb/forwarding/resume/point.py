@@ -7,8 +7,12 @@ back was never sent, so it has to be made again: the stream goes on after the la
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+
+#: What special tokens look like, which a tokenizer shows and a stream leaves out. Others look so as well.
+SPECIAL = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
 
 #: What a tokenizer writes for bytes that are no whole character yet.
 PARTIAL = "\ufffd"
@@ -121,7 +125,7 @@ async def _made_otherwise(
     sent: Sent, text: Callable[[int], Awaitable[str]], full: str, end: int, shown: bool
 ) -> ResumePoint:
     """A sample is not made twice: as many tokens stand as can, and their text goes out, provided that no stop string
-    can begin in it."""
+    can begin in it, and that all of it is text."""
     said = full[max(0, end - sent.reach) : end]
     for kept in range(sent.total, max(0, sent.total - sent.hold - _SLACK) - 1, -1):
         if shown and kept < sent.total:
@@ -132,10 +136,26 @@ async def _made_otherwise(
         if len(before) < end:
             break
         held = before[end:]
+        if SPECIAL.search(held) and await _may_leave_out(text, kept, end):
+            continue
         last = said + held
         if not any(stop.startswith(last[at:]) for stop in sent.stops for at in range(len(last))):
             return ResumePoint(kept, held=held)
-    raise CannotResume("a sample broke off in the middle of a character or of a stop string")
+    raise CannotResume("a sample broke off in the middle of a character or of a stop string, or at a special token")
+
+
+async def _may_leave_out(text: Callable[[int], Awaitable[str]], kept: int, end: int) -> bool:
+    """Whether one of the tokens up to ``kept`` whose text was not sent may be special: what was not sent shows in
+    nothing whether it is."""
+    after = await text(kept)
+    for count in range(kept - 1, -1, -1):
+        before = await text(count)
+        if SPECIAL.fullmatch(after[len(before) :]):
+            return True
+        if len(before) <= end:
+            break
+        after = before
+    return False
 
 
 def _whole(text: str) -> str:

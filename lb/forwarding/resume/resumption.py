@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from lb.forwarding.resume import continuation, obstacles, tail
 from lb.forwarding.resume.continuation import Dresser
-from lb.forwarding.resume.point import CannotResume, ResumePoint, Sent, Unmatched, by_text, by_tokens
+from lb.forwarding.resume.point import SPECIAL, CannotResume, ResumePoint, Sent, Unmatched, by_text, by_tokens
 from lb.forwarding.resume.transcript import StreamTranscript
 
 #: Tokens of the prompt before the first one that is looked at as text: what a tokenizer does with a token can depend
 #: on the one before it. And so many tokens back from the last: a stop string is held back in them.
 _CONTEXT, _WINDOW = 8, 256
-
-#: What special tokens look like. A wrong guess is noticed: what was sent has to be what is read then.
-_SPECIAL = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
 
 
 class Resumption:
@@ -55,10 +51,10 @@ class Resumption:
         try:
             return await by_text(sent, await self._reader(text, tokens, lag), exact=exact, shown=shown)
         except Unmatched:
-            # A tokenizer shows special tokens, which a stream leaves out. Text lags: that of the first events is of
+            # Of a wrong guess, which tokens are special, the text says so. Text lags: that of the first events is of
             # tokens before them.
             latest = set(tokens[max(0, len(tokens) - len(tokens[sent.base :]) - lag) :]) - self._special
-            special = {token for token in latest if _SPECIAL.fullmatch(await text([token]))}
+            special = {token for token in latest if SPECIAL.fullmatch(await text([token]))}
             if not special:
                 raise
             self._special |= special

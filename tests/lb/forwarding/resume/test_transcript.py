@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lb.forwarding.resume import events
@@ -84,7 +84,16 @@ async def test_an_undisturbed_stream_goes_through_as_if_nothing_had_been_asked_f
     assert not transcript.finish()
 
 
+#: Whose first token is special, and held back with what follows.
+HELD_SPECIAL = {
+    "model": "demo", "stream": True, "max_tokens": 2, "ignore_eos": True, "stop": ["nothing like it", "日"],
+    "prompt": "a日a é ébé ca",
+}  # fmt: skip
+
+
 @given(requests(), st.integers(1, 30))
+@example((HELD_SPECIAL, False), 1)
+@example(({**HELD_SPECIAL, "logprobs": 0}, False), 1)
 @settings(max_examples=100, deadline=None)
 async def test_a_sample_goes_on_from_the_tokens_that_were_made(
     request: tuple[dict[str, Any], bool], after: int
