@@ -117,7 +117,9 @@ class StubCluster:
         home = self.home(name, host)
         key = self.root / "key"
         key.write_text(KEY)
-        argv = [sys.executable, "-m", "worker.agent.pod", str(home), host, str(self.agents), str(key), "60"]
+        # Ends with the tests, also where these are killed.
+        argv = ["setpriv", "--pdeathsig", "TERM", sys.executable, "-m", "worker.agent.pod"]
+        argv += [str(home), host, str(self.agents), str(key), "60"]
         with (self.root / f"{name}.log").open("ab") as log:
             return subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True)
 
