@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 import rayhead
-from harness import Cluster, free_port, poll
+from harness import Cluster, clusterctl, free_port, poll
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
 
@@ -73,6 +74,16 @@ def test_each_worker_is_pinned_to_what_ray_gave_it(on_gpus: Cluster) -> None:
     nodes = {node["name"]: node for node in on_gpus.status()["nodes"]}
     assert {node["gpus"] for node in nodes.values()} == {2}
     poll(lambda: {node["free_gpus"] for node in on_gpus.status()["nodes"]} == {0}, 10, "Ray knows that they are used")
+
+
+def test_the_doctor_asks_the_nodes(on_gpus: Cluster, head: rayhead.Head) -> None:
+    asked = clusterctl("doctor", "--driver", "ray", "--ray-address", head.address, "--engine", "sim",
+                       "--ray-resources", "GPU=3", "--json", timeout=120, **_NO_TOKEN)  # fmt: skip
+    found = {one["check"]: one for one in json.loads(asked.stdout)["findings"]}
+    for host in (rayhead.HOST, _OTHER):
+        assert found[f"node {host}"]["level"] == "ok", found[f"node {host}"]
+        assert "0 of 2 GPUs free" in found[f"node {host}"]["text"]
+    assert "needs 3 GPUs" in found["gpus"]["text"]
 
 
 def test_what_nobody_has_is_said_and_had_when_it_is_there(on_gpus: Cluster) -> None:

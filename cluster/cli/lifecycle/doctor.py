@@ -13,7 +13,7 @@ from rich.table import Table
 from cluster.cli.common import Finite
 from cluster.cli.lifecycle.up import given_flags, up_command
 from cluster.cli.render import cell, console, say
-from cluster.tools.doctor import engines, gather, machine, models, setup
+from cluster.tools.doctor import engines, gather, machine, models, ray, setup
 from cluster.tools.doctor.facts import MachineFacts
 from cluster.tools.doctor.finding import Finding
 
@@ -48,7 +48,10 @@ def doctor_command(
 
 
 def judge(facts: MachineFacts) -> list[Finding]:
-    return [*machine.findings(facts), *engines.findings(facts), *models.findings(facts), *setup.findings(facts)]
+    return [
+        *machine.findings(facts), *engines.findings(facts), *ray.findings(facts), *models.findings(facts),
+        *setup.findings(facts),
+    ]  # fmt: skip
 
 
 def table(found: list[Finding]) -> Table:

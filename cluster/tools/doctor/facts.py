@@ -181,6 +181,8 @@ class MachineFacts:
     automatic: EngineChoice | None = None
     #: Whether the kernel says whose a connection over loopback is.
     knows_peers: bool = True
+    #: What the Ray says that is wanted (`cluster.tools.doctor.ray`), None where none is.
+    ray: Mapping[str, Any] | None = None
     #: Why workers are not forked from a zygote, "" if they are.
     plain_starts: str = ""
 

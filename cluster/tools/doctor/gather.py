@@ -22,7 +22,7 @@ from cluster.deployment import forks, limits
 from cluster.deployment import plan as plans
 from cluster.deployment.profiles import resolution, summary
 from cluster.deployment.profiles.automatic import EngineChoice, choose
-from cluster.tools.doctor import engine, gpus, states
+from cluster.tools.doctor import engine, gpus, ray, states
 from cluster.tools.doctor.facts import CertificateFacts, Clock, Cpu, Disk, MachineFacts, Port, Sized
 from cluster.tools.sizing import files
 from config import settings as configuration
@@ -64,6 +64,7 @@ def look(flags: Mapping[str, Any], config: Path | None, import_seconds: float) -
         model=look_at_model(plan.spec.model) if plan is not None and plan.spec.engine == "vllm" else None,
         knows_peers=knows_peers(), engines=engines, automatic=automatic,
         certificate=None if settings is None else look_at_certificate(settings),
+        ray=ray.look(settings),
         plain_starts=forks.reason_against(plan.settings.zygote, forks.of(plan)) if plan is not None else "",
     )  # fmt: skip
 
