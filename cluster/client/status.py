@@ -95,6 +95,7 @@ class Instance(TypedDict):
     progress_s: float | None
     stalls: int
     host: str
+    node: NotRequired[str | None]
     port: int | None
     weight: int
     pid: int | None
@@ -206,6 +207,21 @@ class ServerList(TypedDict):
     age_s: float | None
 
 
+class Node(TypedDict):
+    """On which workers run. ``state``: up, lost, or waiting (not heard of yet); ``heard_s``: seconds since its agent's
+    last word, from which on workers go on for ``lease_s``; GPUs as Ray counts them, None where nobody has said it."""
+
+    name: str
+    host: str
+    state: str
+    heard_s: float
+    lease_s: float
+    agent: str
+    gpus: float | None
+    free_gpus: float | None
+    instances: list[str]
+
+
 class Status(TypedDict):
     """``total_instances`` are wanted, ``running_instances`` ready."""
 
@@ -224,4 +240,5 @@ class Status(TypedDict):
     zygote: NotRequired[Zygote]
     jobs: NotRequired[JobsSeen]
     discovery: NotRequired[list[ServerList]]
+    nodes: NotRequired[list[Node]]
     models: NotRequired[list[ClusterModel]]
