@@ -62,3 +62,23 @@ def test_a_list_of_servers_says_what_is_wrong_with_it() -> None:
 def _lists(seen: dict[str, Any]) -> str:
     shown = _shown({**_status(), "discovery": [seen]})[0]
     return "\n".join(line.strip() for line in shown.splitlines()) + "\n"
+
+
+def test_nodes_are_shown_where_there_are_any() -> None:
+    screen = Console(file=io.StringIO(), width=200)
+    one: dict[str, Any] = {
+        "state": "ready", "degraded": False, "node": "10.0.0.2", "pid": 1, "port": 2, "gpus": [0], "weight": 1,
+        "in_flight": 0, "requests_total": 0, "errors_total": 0, "restarts": 0, "uptime_s": 1.0, "cpu_percent": 0.0,
+        "memory_mb": 1.0, "reason": "", "phase": "", "last_exit": None,
+    }  # fmt: skip
+    nodes = [
+        {"name": "10.0.0.2", "state": "up", "heard_s": 0.1, "gpus": 2, "free_gpus": 1, "instances": ["instance_0"]},
+        {"name": "10.0.0.3", "state": "lost", "heard_s": 9.0, "gpus": None, "free_gpus": None, "instances": []},
+    ]
+    with screen.capture() as without:
+        screen.print(status_table({**_status(), "instances": {"instance_0": one}}, 200))
+    with screen.capture() as shown:
+        screen.print(status_table({**_status(), "instances": {"instance_0": one}, "nodes": nodes}, 200))
+    assert "node" not in without.get() and "10.0.0.2" in shown.get()
+    assert "10.0.0.2: up, 1 worker, 1 of 2 GPUs free" in shown.get()
+    assert "10.0.0.3: lost, heard 9 s ago, 0 workers" in shown.get()
