@@ -158,11 +158,11 @@ class Agent:
         return {}
 
     async def _end(self, message: dict[str, Any]) -> dict[str, Any]:
-        """All workers, and then itself."""
+        """All workers, and then itself, unless it stays whatever happens."""
         await self._destroy_all()
         if not self._stays:
             self.ended.set()
-        return {}
+        return {"stays": self._stays}
 
     async def _leave(self) -> None:
         log.info("all workers are asked to end")

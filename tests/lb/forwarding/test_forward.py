@@ -491,9 +491,9 @@ async def test_an_eviction_frees_a_client_that_does_not_read(balancer: Balanced,
             await response.write(b"data: x\n\n" * 10_000)
 
     balancer.push((await start_worker(answer=flood)).spec())
-    async with balancer.connection() as (_, writer):
+    async with balancer.connection() as (reader, writer):
         writer.write(post())
-        await until(lambda: balancer.in_flight == 1)
+        assert b"200" in await reader.readline()  # before that, somebody else would be asked
         balancer.push()
         await until(lambda: balancer.counts() == (1, 1))
 

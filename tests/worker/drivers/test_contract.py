@@ -75,12 +75,18 @@ def _only_forks(folder: Path) -> LocalDriver:
 
 
 def _remote(folder: Path) -> RemoteDriver:
-    return RemoteDriver(Agents(folder / "agents"), adapters=folder / "store")
+    return _heard(RemoteDriver(Agents(folder / "agents"), adapters=folder / "store"))
 
 
 def _after(first: Driver) -> RemoteDriver:
     assert isinstance(first, RemoteDriver) and isinstance(first.directory, Agents)
-    return RemoteDriver(first.directory, adapters=first.directory.root.with_name("store"))
+    return _heard(RemoteDriver(first.directory, adapters=first.directory.root.with_name("store")))
+
+
+def _heard(driver: RemoteDriver) -> RemoteDriver:
+    """Once its agent answers: on a busy machine that takes longer than a start waits for it."""
+    eventually(driver.nodes_up, 30)
+    return driver
 
 
 #: Of the pods for one test at a time.

@@ -150,14 +150,14 @@ class RemoteDriver:
         self.directory.end()
 
     def _ended(self, node: RemoteNode) -> bool:
-        """Asks its agent to end: whether there is none any more, or none to be asked."""
+        """Asks its agent to end: whether there is none any more or to be asked, or one that stays without workers."""
         try:
-            self._thread.call(self._links.ask(node, protocol.END, {}, ANSWER_S), ANSWER_S)
+            answer = self._thread.call(self._links.ask(node, protocol.END, {}, ANSWER_S), ANSWER_S)
         except Unreachable as error:
             return error.refused or node.lost
         except OSError:
             return True
-        return False
+        return answer.get("stays") is True
 
     def _handle(self, node: RemoteNode, start: str, pid: int | None, spec: WorkerSpec) -> RemoteHandle:
         return RemoteHandle(self._thread, self._links, self._transfers, node, start, pid, spec.endpoint, spec.log)
