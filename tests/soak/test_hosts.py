@@ -1,5 +1,5 @@
-"""The long form of `tests/e2e/test_hosts.py`: each part killed ten times, scaling over hosts, and a state that is
-brought to another one. What it saw is on its standard output (`-s`)."""
+"""The long form of `tests/e2e/test_hosts.py`: each part killed ten times, scaling over hosts, a state that is brought
+to another one, and real engines. What it saw is on its standard output (`-s`)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from manyhosts import faults, namespaces
 from manyhosts.site import HostsCluster, Site
 from manyhosts.traffic import STREAMS, Traffic, none_lost
+from worker.demo import model_path
 
 pytestmark = [
     pytest.mark.processes, pytest.mark.alone, pytest.mark.soak, pytest.mark.timeout(1800), namespaces.NEEDED,
@@ -64,3 +65,20 @@ def test_the_state_is_brought_to_another_host(site: Site, cluster: HostsCluster)
     faults.moved_by_export(site, cluster, site.second, WORKERS)
     print(f"\nbrought to another host, whole after {time.monotonic() - began:.1f} s")
     faults.brought_down(site, cluster, site.third)
+
+
+def test_a_host_with_a_real_engine_is_killed(tmp_path_factory: pytest.TempPathFactory) -> None:
+    site = Site(tmp_path_factory.mktemp("engines"))
+    try:
+        cluster = site.begin("--model", str(model_path()))
+        result = cluster.up("--instances", "2", timeout=600, CLUSTERCTL_SERVED_NAMES="demo")
+        assert result.returncode == 0, result.stderr
+        site.whole(cluster, 2, 400)
+        lost = next(host for host in (site.second, site.third) if cluster.running_on(host))
+        traffic = Traffic(cluster.host, cluster.port, "vllm")
+        with traffic.running(8) as outcomes:
+            missed = faults.killed_and_booted(site, cluster, lost, 2, 400)
+        print(f"\nvLLM: {none_lost(outcomes)}, missed after {missed:.1f} s")
+        faults.brought_down(site, cluster, site.third)
+    finally:
+        site.close()

@@ -24,8 +24,9 @@ from worker.drivers.remote.protocol import AgentAddress
 #: How long (s) an answer may take: connecting to Ray and starting agents included.
 ANSWER_S = 60.0
 
-#: As much for the end of the actors, and for a question that is under way when all is to end (s).
-_END_S, _BUSY_S = 5.0, 1.0
+#: As much for the end of the actors, for a place, which the supervisor waits for, and for a question that is under way
+#: when another cannot wait (s).
+_END_S, _PLACE_S, _BUSY_S = 5.0, 5.0, 1.0
 
 #: Bytes of an answer.
 _MOST = 4 * 1024 * 1024
@@ -67,7 +68,14 @@ class RayDirectory:
                 self._keep = {**self._keep, name: HeldPlace(need, None)}  # not given up by what was said before
             return {"ask": "place", "worker": name, "need": need.to_json(), "hosts": list(hosts)}
 
-        found = self._ask(message)
+        if not self._lock.acquire(timeout=_BUSY_S):
+            raise OSError("Ray is still being asked something else")
+        try:
+            if self._broker is None:  # the look for nodes connects to it, which takes longer than a start can wait
+                raise OSError("Ray is not there yet")
+            found = self._exchange(self._broker, message(), _PLACE_S)
+        finally:
+            self._lock.release()
         if "waits" in found:
             raise OSError(found["waits"])
         return found["host"], {worker: tuple(gpus) for worker, gpus in found["held"].items()}
@@ -106,18 +114,22 @@ class RayDirectory:
     def _ask(self, message: Callable[[], Mapping[str, Any]], patience: float = ANSWER_S) -> Mapping[str, Any]:
         """``message`` is made when it is sent."""
         with self._lock:
-            broker = self._broker or self._start()
-            try:
-                assert broker.stdin is not None
-                broker.stdin.write(json.dumps(message()).encode() + b"\n")
-                broker.stdin.flush()
-            except OSError:
-                pass  # it says why
-            answer = self._answer(broker, patience)
-            if "error" in answer:
-                self._drop()
-                raise RayRefused(answer["error"]) if answer.get("refused") else OSError(answer["error"])
-            return answer
+            return self._exchange(self._broker or self._start(), message(), patience)
+
+    def _exchange(
+        self, broker: subprocess.Popen[bytes], message: Mapping[str, Any], patience: float
+    ) -> Mapping[str, Any]:
+        try:
+            assert broker.stdin is not None
+            broker.stdin.write(json.dumps(message).encode() + b"\n")
+            broker.stdin.flush()
+        except OSError:
+            pass  # it says why
+        answer = self._answer(broker, patience)
+        if "error" in answer:
+            self._drop()
+            raise RayRefused(answer["error"]) if answer.get("refused") else OSError(answer["error"])
+        return answer
 
     def _start(self) -> subprocess.Popen[bytes]:
         """Raises OSError where one has just ended."""
