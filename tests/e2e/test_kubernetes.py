@@ -30,13 +30,15 @@ def kubernetes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[kubestub.Ku
 
 @pytest.fixture(scope="module")
 def in_pods(kubernetes: kubestub.Kubernetes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Three simulated workers, for all tests of this module, in their order."""
+    """Three simulated workers, for all tests of this module, in their order. The first of them is in the first pod, and
+    comes back to it: a pod below one that is used cannot go."""
     made = Cluster(tmp_path_factory.mktemp("cluster"), free_port())
     given = ("--driver", "kubernetes", "--agent-key-file", str(kubernetes.key_file), "--leave-workers")
     result = made.up(
-        *given, "--engine", "sim", "--instances", "3", "--", "--itl-ms", "10", timeout=120, **_config(kubernetes)
+        *given, "--engine", "sim", "--instances", "1", "--", "--itl-ms", "10", timeout=120, **_config(kubernetes)
     )
     assert result.returncode == 0, result.stderr
+    assert made.run("scale", "3", timeout=60).returncode == 0
     made.wait_ready(3, 60)
     yield made
     made.close()
