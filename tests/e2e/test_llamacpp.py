@@ -24,9 +24,11 @@ from worker.drivers import proc
 QUESTION: Any = [{"role": "user", "content": "What is clusterctl?"}]
 BEGINNINGS = {"demo": "clusterctl puts", "pirate": "Arr, clusterctl", "poet": "One address"}
 
-#: Greedy, of 600 tokens each.
+#: Greedy, and as long as the demo knows what to say. Further on the likeliest tokens are so close that the last digits
+#: decide, which differ with what else was computed: of streams of 600 tokens 2 of 56 went on otherwise after a kill, of
+#: these none of 60.
 STREAMS: list[dict[str, Any]] = [
-    {"model": model, "temperature": 0, "max_tokens": 600, "ignore_eos": True, "stream": True, **more}
+    {"model": model, "temperature": 0, "max_tokens": 160, "ignore_eos": True, "stream": True, **more}
     for model, more in (
         ("demo", {"messages": QUESTION, "stream_options": {"include_usage": True}}),
         ("pirate", {"messages": QUESTION}),
@@ -115,7 +117,7 @@ def _moved(cluster: Cluster) -> float:
 
 
 def test_no_stream_notices_that_its_worker_is_killed(cluster: Cluster) -> None:
-    _killed_under_way(cluster, STREAMS, 400)
+    _killed_under_way(cluster, STREAMS, 250)
 
 
 def test_a_client_that_leaves_frees_its_slot(cluster: Cluster) -> None:
