@@ -3,11 +3,9 @@ an address of its own; supervisor, balancer, agents and workers are what runs in
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import pytest
 
 import kubestub
 from harness import Cluster, clusterctl, free_port, poll
+from meanwhile import asked
 from worker.demo import adapter_path
 from worker.drivers import proc
 
@@ -46,25 +45,6 @@ def in_pods(kubernetes: kubestub.Kubernetes, tmp_path_factory: pytest.TempPathFa
 
 def _config(kubernetes: kubestub.Kubernetes) -> dict[str, str]:
     return {"KUBECONFIG": str(kubernetes.config)}
-
-
-@contextlib.contextmanager
-def _asked(cluster: Cluster, many: int = 12) -> Iterator[None]:
-    """While so many greedy answers of two seconds are on their way: each has to come, and to be the right one."""
-    body = {"max_tokens": 200, "temperature": 0, "ignore_eos": True}
-    prompts = [f"tell me of {number}" for number in range(many)]
-
-    def ask(prompt: str) -> str:
-        answer = cluster.complete(prompt=prompt, **body)
-        assert answer.status_code == 200, answer.text
-        return str(answer.json()["choices"][0]["text"])
-
-    with ThreadPoolExecutor(many) as pool:
-        expected = list(pool.map(ask, prompts))
-        under_way = [pool.submit(ask, prompt) for prompt in prompts]
-        poll(lambda: cluster.status()["load_balancer"]["in_flight"] or None, 5, "requests")
-        yield
-        assert [one.result(60) for one in under_way] == expected
 
 
 def _instances(cluster: Cluster) -> dict[str, dict[str, Any]]:
@@ -104,7 +84,7 @@ def test_there_are_as_many_pods_as_workers(in_pods: Cluster, kubernetes: kubestu
 def test_a_pod_that_ends_loses_nobodys_answer(in_pods: Cluster, kubernetes: kubestub.Kubernetes, how: str) -> None:
     pod = _pod_of(kubernetes, in_pods, "instance_1")
     before, uid = _pids(in_pods), kubernetes.stub.pods[pod].uid
-    with _asked(in_pods):
+    with asked(in_pods):
         kubernetes.call(lambda: getattr(kubernetes.stub, how)(pod))
     after = poll(lambda: (found := _pids(in_pods))["instance_1"] not in (None, before["instance_1"]) and found, 60)
     assert {name: pid for name, pid in after.items() if name != "instance_1"} == {
@@ -136,7 +116,7 @@ def test_without_the_api_server_workers_are_started_again_where_they_were(
 ) -> None:
     before = _pids(in_pods)
     kubernetes.away()
-    with _asked(in_pods):
+    with asked(in_pods):
         os.kill(before["instance_0"], signal.SIGKILL)
     poll(lambda: _pids(in_pods)["instance_0"] not in (None, before["instance_0"]), 30)
     in_pods.wait_ready(3, 30)
@@ -144,7 +124,7 @@ def test_without_the_api_server_workers_are_started_again_where_they_were(
 
 
 def test_the_number_of_pods_follows_that_of_workers(in_pods: Cluster, kubernetes: kubestub.Kubernetes) -> None:
-    with _asked(in_pods):
+    with asked(in_pods):
         assert in_pods.run("scale", "1", timeout=60).returncode == 0
     kubernetes.wait_pods(1, 60)
     in_pods.wait_ready(1)
@@ -157,7 +137,7 @@ def test_a_supervisor_whose_pod_is_moved_leaves_the_workers_to_the_next(
     in_pods: Cluster, kubernetes: kubestub.Kubernetes
 ) -> None:
     before, supervisor = _pids(in_pods), in_pods.status()["supervisor"]["pid"]
-    with _asked(in_pods):
+    with asked(in_pods):
         os.kill(supervisor, signal.SIGTERM)
     poll(lambda: (found := proc.stat(supervisor)) is None or not found.alive, 60, "it has ended")
     assert all((found := proc.stat(pid)) is not None and found.alive for pid in before.values())

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ import pytest
 import rayhead
 from config.paths import StateDir
 from harness import Cluster, clusterctl, free_port, poll
+from meanwhile import asked
 from worker.adapters.content import content_hash
 from worker.demo import adapter_path
 from worker.drivers import proc
@@ -38,24 +37,6 @@ def on_ray(head: rayhead.Head, tmp_path_factory: pytest.TempPathFactory) -> Iter
     made.close()
 
 
-@contextlib.contextmanager
-def _asked(cluster: Cluster, many: int = 12) -> Iterator[None]:
-    """While so many greedy answers of two seconds are on their way: each has to come, and to be the right one."""
-    body = {"max_tokens": 200, "temperature": 0, "ignore_eos": True}
-    prompts = [f"tell me of {number}" for number in range(many)]
-
-    def ask(prompt: str) -> str:
-        answer = cluster.complete(prompt=prompt, **body)
-        assert answer.status_code == 200, answer.text
-        return str(answer.json()["choices"][0]["text"])
-
-    with ThreadPoolExecutor(many) as pool:
-        expected = list(pool.map(ask, prompts))
-        under_way = [pool.submit(ask, prompt) for prompt in prompts]
-        yield
-        assert [one.result(60) for one in under_way] == expected
-
-
 def _pids(cluster: Cluster) -> dict[str, int]:
     return {name: one["pid"] for name, one in cluster.status()["instances"].items()}
 
@@ -69,7 +50,7 @@ def test_workers_run_there_and_their_logs_are_here(on_ray: Cluster) -> None:
 
 def test_a_worker_that_is_killed_is_replaced(on_ray: Cluster) -> None:
     before = _pids(on_ray)
-    with _asked(on_ray):
+    with asked(on_ray):
         os.kill(before["instance_1"], signal.SIGKILL)
     after = poll(lambda: (found := _pids(on_ray))["instance_1"] not in (None, before["instance_1"]) and found, 30)
     assert {name: pid for name, pid in after.items() if name != "instance_1"} == {
@@ -114,7 +95,7 @@ def test_an_engine_finds_them_there(head: rayhead.Head, tmp_path: Path) -> None:
 
 def test_agent_actor_and_supervisor_may_be_killed(on_ray: Cluster, head: rayhead.Head) -> None:
     before = _pids(on_ray)
-    with _asked(on_ray):
+    with asked(on_ray):
         os.kill(head.find("worker.agent.run"), signal.SIGKILL)
         os.kill(head.find("ray::NodeActor"), signal.SIGKILL)
         os.kill(on_ray.status()["supervisor"]["pid"], signal.SIGKILL)
@@ -130,7 +111,7 @@ def test_agent_actor_and_supervisor_may_be_killed(on_ray: Cluster, head: rayhead
 
 def test_workers_outlive_ray_and_nothing_outlives_the_cluster(on_ray: Cluster, head: rayhead.Head) -> None:
     before = _pids(on_ray)
-    with _asked(on_ray):
+    with asked(on_ray):
         head.kill()
     assert _pids(on_ray) == before
     agent = head.find("worker.agent.run")

@@ -29,10 +29,8 @@ from worker.sources.selection import ADAPTER
 def pull(named: tuple[str, ...], config: Path | None, write: Path | None, state_dir: Path | None) -> int:
     """Fetch adapters (hf://, ms://, s3://, https://) into the state directory, where they stay; those that are there
     are looked for in a newer revision. Nothing is loaded."""
-    from cluster.cli.lifecycle.fetching import (  # they read settings: not for every start of the command line
-        BY_HAND,
-        fetch,
-    )
+    # They read settings: not for every start of the command line.
+    from cluster.cli.lifecycle.fetching import BY_HAND, fetch
     from config import settings
     from worker import fetched
 
