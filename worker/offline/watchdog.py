@@ -16,6 +16,9 @@ import psutil
 #: Of the environment of whatever is to end.
 MARK = "CLUSTERCTL_ENDS_WITH"
 
+#: A title of a process (vLLM gives some) is written over its environment unless setproctitle reads this.
+_KEPT = {"SPT_NOENV": "1"}
+
 #: How long (s) it looks for processes that were just being started.
 _LOOKS_S = 5.0
 
@@ -29,7 +32,7 @@ def ending_with_us() -> Iterator[dict[str, str]]:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True) as process:
         assert process.stdin is not None
         try:
-            yield {MARK: mark}
+            yield {MARK: mark, **_KEPT}
         finally:
             with contextlib.suppress(BrokenPipeError):  # somebody ended it: then nobody watches
                 process.stdin.write(b".")

@@ -14,13 +14,17 @@ from harness import poll
 
 pytestmark = pytest.mark.processes
 
-#: Starts one process with the mark and one without, and says their numbers; ``{end}`` is what it does then.
+#: Starts one process with the mark and one without, and says their numbers; ``{end}`` is what it does then. Both have a
+#: title, as an engine of vLLM has, which is longer than what they were started with.
 _PROGRAM = """
 import os, subprocess, sys, time
 from worker.offline.watchdog import ending_with_us
+TITLED = "import setproctitle, time; setproctitle.setproctitle('x' * 9000); print(flush=True); time.sleep(300)"
 with ending_with_us() as marked:
-    sleeps = [subprocess.Popen(["sleep", "300"], env={{**os.environ, **more}}, start_new_session=True)
-              for more in (marked, {{}})]
+    sleeps = [subprocess.Popen([sys.executable, "-c", TITLED], env={{**os.environ, **more}}, start_new_session=True,
+                               stdout=subprocess.PIPE) for more in (marked, {{}})]
+    for each in sleeps:
+        each.stdout.readline()
     print(*(each.pid for each in sleeps), flush=True)
     {end}
 """
