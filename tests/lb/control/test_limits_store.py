@@ -152,12 +152,12 @@ async def test_a_server_that_stands_still_delays_nobody(redis: RedisServer, mach
     await one.heard()
     redis.signal(signal.SIGSTOP)
     try:
-        longest, until_then = 0.0, time.monotonic() + 1.0
-        while (began := time.monotonic()) < until_then:
+        longest, deadline = 0.0, time.monotonic() + 10.0
+        while not one.store.reason and (began := time.monotonic()) < deadline:
             assert one.ask(1, tenant)
             longest = max(longest, time.monotonic() - began)
             await asyncio.sleep(0)
-        assert longest < 0.1
+        assert longest < 0.4, "who waits for the store waits for half a second"
         assert one.store.reason == "it does not answer within 0.5 s"
     finally:
         redis.signal(signal.SIGCONT)
