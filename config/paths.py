@@ -22,7 +22,7 @@ _OURS = re.compile(
     r"|(attempts|counters|history)(-\d+)?\.bin"
     r"|\.?(admin\.token|tls\.json|join\.pem).*"
     r"|zygote(-\d+)?\.sock|\.?agents\.(json|key).*"
-    r"|(lb|balancer)(-\d+)?\.(sock|sock\.fd|sock\.grpc|json)|logs|run|jobs|work|adapters|sources|links|lost\+found"
+    r"|(lb|balancer)(-\d+)?\.(sock|sock\.fd|sock\.grpc|json)|leftovers|logs|run|jobs|work|adapters|sources|links|lost\+found"
 )
 
 
@@ -65,6 +65,11 @@ class StateDir:
     def agent_key(self) -> Path:
         """What they ask for."""
         return self.root / "agents.key"
+
+    @property
+    def leftovers(self) -> Path:
+        """What of a cluster that has ended could not be given back, and why, in words."""
+        return self.root / "leftovers"
 
     @property
     def join_certificate(self) -> Path:

@@ -53,7 +53,8 @@ class StubPod:
 
 class StubCluster:
     """A StatefulSet, its headless Service with one EndpointSlice, and the controllers that keep both. ``oldest``: the
-    resourceVersion before which nothing is known any more. ``requests``: what was asked for, in its order."""
+    resourceVersion before which nothing is known any more. ``requests``: what was asked for, in its order. ``patches``:
+    statuses with which the next patches are refused; 0 for one that gets no answer."""
 
     def __init__(self, root: Path, replicas: int = 0) -> None:
         self.root, self.replicas = root, replicas
@@ -65,6 +66,7 @@ class StubCluster:
         self.watch_s: float | None = None
         self.page_of = 0
         self.refused: int | None = None
+        self.patches: list[int] = []
         self._hosts = itertools.count(int(time.time() * 7) % 60000 + 256)
         self._slices: dict[str, dict[str, Any]] = {}
         self._told = asyncio.Event()
@@ -259,6 +261,10 @@ class StubCluster:
         kinds = ("application/strategic-merge-patch+json", "application/merge-patch+json")
         if request.content_type not in kinds:
             return _status(415, "UnsupportedMediaType", request.content_type)
+        if self.patches:
+            if (refused := self.patches.pop(0)) == 0:
+                await asyncio.Event().wait()
+            return _status(refused, "Refused", "not now")
         self.replicas = int((await request.json())["spec"]["replicas"])
         return await self._scale(request)
 

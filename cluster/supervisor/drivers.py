@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import logging
 from collections.abc import AsyncIterator
 from importlib.util import find_spec
 
 from cluster.storage.store import Store
 from config import bounded
+from config.disk import private
 from config.errors import UsageError
 from config.identity import admin_token, secret
 from config.paths import StateDir
@@ -21,6 +23,8 @@ from worker.drivers.kubernetes.driver import KubernetesDriver
 from worker.drivers.local import LocalDriver
 from worker.drivers.ray.directory import RayDirectory
 from worker.drivers.remote.driver import RemoteDriver
+
+log = logging.getLogger(__name__)
 
 
 @contextlib.asynccontextmanager
@@ -45,6 +49,32 @@ async def opened(state: StateDir, settings: Settings) -> AsyncIterator[Drivers]:
         yield drivers
     finally:
         await asyncio.to_thread(_close, drivers)
+
+
+async def give_back(state: StateDir, drivers: Drivers) -> None:
+    """What was set up for workers, none of which is left. What stays is told in ``state.leftovers``, for
+    `down` to say."""
+    stays = []
+    for driver in drivers.values():
+        try:
+            await asyncio.to_thread(driver.end)
+        except OSError as error:
+            log.error("%s", error)
+            stays.append(str(error))
+    if not stays:
+        state.leftovers.unlink(missing_ok=True)
+        return
+    with private.open_file(state.leftovers, "wb") as file:
+        file.write("; ".join(stays).encode(errors="replace"))
+
+
+async def give_back_of_the_dead(state: StateDir, drivers: Drivers) -> None:
+    """As `give_back`, where workers have ended long ago, with the lease of their nodes."""
+    for driver in drivers.values():
+        if isinstance(driver, RemoteDriver):
+            with contextlib.suppress(OSError):  # why is told by its end
+                await asyncio.to_thread(driver.directory.agents)
+    await give_back(state, drivers)
 
 
 def _made(state: StateDir, settings: Settings) -> Drivers:

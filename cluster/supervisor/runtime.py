@@ -29,7 +29,7 @@ from cluster.storage.lock import lock
 from cluster.storage.store import NotSaved, Store
 from cluster.supervisor import adoption, zygote_process
 from cluster.supervisor.assembly import Assembly
-from cluster.supervisor.drivers import left, opened
+from cluster.supervisor.drivers import give_back, give_back_of_the_dead, left, opened
 from cluster.supervisor.housekeeping import keep_house
 from config.aio import Tasks
 from config.disk.strategy_file import StrategyWriter, last_epoch
@@ -103,6 +103,8 @@ async def end(state: StateDir) -> None:
                     settings = from_json(await store.get("settings"))
                     plans = await _plans_to_end(settings, store)
                     await _serve(settings, plans, state, store, drivers, True, _shut_down)
+                else:
+                    await give_back_of_the_dead(state, drivers)
             await zygote_process.end_left(state)  # one that is all that is left of a cluster
             await asyncio.to_thread(jobs.end_left, state.jobs)
         finally:
@@ -142,8 +144,7 @@ async def _serve(
         await parts.jobs.stop()
         await parts.zygotes.stop()
         if not has_left():
-            for driver in drivers.values():
-                await asyncio.to_thread(driver.end)
+            await give_back(state, drivers)
         await balancers.stop(_BALANCER_GRACE)  # last: who looks from another machine sees that all has ended
         state.tls.unlink(missing_ok=True)  # nothing is served any more that a command could trust
     finally:

@@ -32,15 +32,20 @@ def in_pods(kubernetes: kubestub.Kubernetes, tmp_path_factory: pytest.TempPathFa
     """Three simulated workers, for all tests of this module, in their order. The first of them is in the first pod, and
     comes back to it: a pod below one that is used cannot go."""
     made = Cluster(tmp_path_factory.mktemp("cluster"), free_port())
-    given = ("--driver", "kubernetes", "--agent-key-file", str(kubernetes.key_file), "--leave-workers")
-    result = made.up(
-        *given, "--engine", "sim", "--instances", "1", "--", "--itl-ms", "10", timeout=120, **_config(kubernetes)
-    )
-    assert result.returncode == 0, result.stderr
+    _up(made, kubernetes)
     assert made.run("scale", "3", timeout=60).returncode == 0
     made.wait_ready(3, 60)
     yield made
     made.close()
+
+
+def _up(cluster: Cluster, kubernetes: kubestub.Kubernetes) -> None:
+    """With one worker."""
+    given = ("--driver", "kubernetes", "--agent-key-file", str(kubernetes.key_file), "--leave-workers")
+    result = cluster.up(
+        *given, "--engine", "sim", "--instances", "1", "--", "--itl-ms", "10", timeout=120, **_config(kubernetes)
+    )
+    assert result.returncode == 0, result.stderr
 
 
 def _config(kubernetes: kubestub.Kubernetes) -> dict[str, str]:
@@ -151,4 +156,19 @@ def test_nothing_is_left_of_a_cluster_that_has_ended(in_pods: Cluster, kubernete
     before = _pids(in_pods)
     assert clusterctl("down", "--state-dir", str(in_pods.state_dir), timeout=60).returncode == 0
     assert not [pid for pid in before.values() if (found := proc.stat(pid)) is not None and found.alive]
+    poll(lambda: not kubernetes.stub.pods, 30, "no pods")
+
+
+def test_down_takes_the_pods_away_without_a_supervisor_or_says_why_it_cannot(
+    in_pods: Cluster, kubernetes: kubestub.Kubernetes
+) -> None:
+    _up(in_pods, kubernetes)
+    os.kill(in_pods.status()["supervisor"]["pid"], signal.SIGKILL)
+    kubernetes.stub.patches = [403]
+    down = ("down", "--state-dir", str(in_pods.state_dir))
+    refused = clusterctl(*down, timeout=120, **_config(kubernetes))
+    assert refused.returncode == 1 and "the pods of workers stay (statefulsets/" in refused.stderr, refused.stderr
+    kubernetes.wait_pods(1, 60)
+    again = clusterctl(*down, timeout=120, **_config(kubernetes))
+    assert again.returncode == 0 and again.stdout == "down\n", again.stderr
     poll(lambda: not kubernetes.stub.pods, 30, "no pods")

@@ -116,7 +116,8 @@ class Driver(Protocol):
         """So many are to run: room for them may be made, and what is more given back. Told again and again."""
 
     def end(self) -> None:
-        """No worker is left, and none will be started: gives back what was set up for them. Blocks."""
+        """No worker is left, and none will be started: gives back what was set up for them. Blocks. Raises
+        OSError, which says what is to be done, where something of it stays."""
 
     def close(self) -> None:
         """This supervisor asks for nothing any more; workers go on. Blocks."""

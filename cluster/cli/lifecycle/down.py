@@ -19,9 +19,11 @@ from cluster.cli.render import say
 from cluster.client import ClusterClient, ClusterError
 from cluster.client.token import is_of_this_machine
 from cluster.storage import lock
+from config import bounded
 from config.errors import UsageError
 from config.paths import StateDir, default_state_dir
 from config.sources.commands import cluster_port, cluster_url, given_state_dir
+from config.text import printable
 from worker.drivers import proc, run_file
 from worker.drivers.proc import ProcessId
 
@@ -115,6 +117,8 @@ def bring_down(state: StateDir, *, now: bool = False, no_wait: bool = False, qui
         return 0
     else:
         _wait_for_end(state, supervisor)
+    with contextlib.suppress(FileNotFoundError):
+        raise UsageError(f"all has ended, but {printable(bounded.read_text(state.leftovers))}")
     if not quiet:
         say("down")
     return 0

@@ -21,12 +21,17 @@ _PAGE, _MOST, _VALUES = 200, 16 * 1024 * 1024, 1_000_000
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
+#: What the kinds of OSError are by which a caller knows that asking again is of no use.
+_FINAL = {401: PermissionError, 403: PermissionError, 404: FileNotFoundError}
+
+
 class Expired(OSError):
     """What was seen last is too old to go on from: list anew (410 Gone)."""
 
 
 class KubernetesApi:
-    """Of the StatefulSet ``workers`` and the Service of that name. All calls raise OSError where they fail."""
+    """Of the StatefulSet ``workers`` and the Service of that name. All calls raise OSError where they fail:
+    PermissionError or FileNotFoundError where they always would."""
 
     def __init__(self, library: Any, connection: Any, namespace: str, workers: str) -> None:
         self._discovery, self._apps = library.DiscoveryV1Api(connection), library.AppsV1Api(connection)
@@ -95,7 +100,7 @@ class KubernetesApi:
             yield
         except self._error as error:
             said = f"{what} in namespace {self.namespace}: {error.status} {str(error.reason)[:200]}"
-            raise Expired(said) if error.status == 410 else OSError(said) from None
+            raise Expired(said) if error.status == 410 else _FINAL.get(error.status, OSError)(said) from None
         except (aiohttp.ClientError, TimeoutError, AssertionError, RuntimeError) as error:
             # The last two: what aiohttp says where its session is closed while a call begins.
             raise OSError(f"the API server: {error or type(error).__name__}") from None

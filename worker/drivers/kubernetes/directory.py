@@ -32,7 +32,7 @@ class KubernetesDirectory:
     complete = True
 
     def __init__(self, workers: str, key: str) -> None:
-        self._workers, self.key = workers, key
+        self.workers, self.key = workers, key
         self._table = PodTable()
         self.pods: dict[str, Pod] = {}
         self._api: KubernetesApi | None = None
@@ -79,7 +79,7 @@ class KubernetesDirectory:
         failures = 0
         while True:
             try:
-                async with connected(self._workers) as api:
+                async with connected(self.workers) as api:
                     try:
                         while True:
                             await self._follow(api)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -19,6 +20,9 @@ log = logging.getLogger(__name__)
 
 #: Between two looks at how many pods there are (s).
 _LOOK_S = 1.0
+
+#: How long (s) an API server that does not take the pods away is asked to, and between two times.
+_END_S, _AGAIN_S = 30.0, 0.5
 
 #: How long (s) a worker may resist being killed until its pod is deleted.
 _STUCK_S = 30.0
@@ -37,6 +41,7 @@ class KubernetesDriver(RemoteDriver):
         self._workers: int | None = None
         self._replicas, self._lost = Replicas(), LostPods()
         self._refused = ""
+        self._looking, self._ending = threading.Lock(), False
         self._thread.begin(self._keep, "number of pods")
 
     def boot(self) -> str:
@@ -59,12 +64,31 @@ class KubernetesDriver(RemoteDriver):
         self._workers = workers
 
     def end(self) -> None:
+        self._ending = True
+        with self._looking:  # what it has asked for comes before what is asked for below
+            pass
         super().end()
         if self._scales:
+            self._take_all_away(time.monotonic() + _END_S)
+
+    def close(self) -> None:
+        self._ending = True
+        super().close()
+
+    def _take_all_away(self, deadline: float) -> None:
+        """Raises OSError where the API server does not do it."""
+        while True:
             try:
-                self._pods.scale(0)
+                return self._pods.scale(0)
+            except FileNotFoundError:
+                return  # with the StatefulSet go its pods
             except OSError as error:
-                log.warning("the pods of workers stay: %s", error)
+                if isinstance(error, PermissionError) or time.monotonic() > deadline:
+                    raise OSError(
+                        f"the pods of workers stay ({error}): run clusterctl down again when that is mended, or scale "
+                        f"the StatefulSet {self._pods.workers} to 0 yourself"
+                    ) from None
+            time.sleep(_AGAIN_S)
 
     def _handle(self, node: RemoteNode, start: str, pid: int | None, spec: WorkerSpec) -> RemoteHandle:
         made = PodHandle(self._thread, self._links, self._transfers, node, start, pid, spec.endpoint, spec.log)
@@ -80,12 +104,17 @@ class KubernetesDriver(RemoteDriver):
         while True:
             await asyncio.sleep(_LOOK_S)
             try:
-                await asyncio.to_thread(self._look)
+                await asyncio.to_thread(self._looked)
                 self._refused = ""
             except OSError as error:
                 if str(error) != self._refused:
                     log.warning("the number of pods: %s", error)
                 self._refused = str(error)
+
+    def _looked(self) -> None:
+        with self._looking:
+            if not self._ending:  # who ends scales to 0, and nobody after it to anything else
+                self._look()
 
     def _look(self) -> None:
         now = time.monotonic()

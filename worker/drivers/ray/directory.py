@@ -87,11 +87,19 @@ class RayDirectory:
         return self._gpus
 
     def end(self) -> None:
-        """Ray is not waited for: where it does not answer, its actors have ended with it, or do when it does."""
+        """Ray is not waited for: where it does not answer, its actors have ended with it, or do when it does. Raises
+        OSError where it may hold for good what workers used."""
         self._interrupt()
-        if self._broker is not None:
-            with contextlib.suppress(OSError):
-                self._ask(lambda: {"ask": "end"}, _END_S)
+        try:
+            if self._broker is None:
+                raise OSError("it is not there")
+            self._ask(lambda: {"ask": "end"}, _END_S)
+        except OSError as error:
+            if self._keep:
+                raise OSError(
+                    f"Ray could not be asked to give free what {len(self._keep)} workers used ({error}): unless that "
+                    "Ray has ended, run clusterctl down again when it answers"
+                ) from None
 
     def close(self) -> None:
         self._closed = True

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 import kubestub
 from fakes import eventually
 from worker.drivers.base import Handle
-from worker.drivers.kubernetes import pods
+from worker.drivers.kubernetes import api, driver, pods
 from worker.drivers.kubernetes.directory import KubernetesDirectory
 from worker.drivers.kubernetes.driver import KubernetesDriver
 from worker.spec import WorkerEndpoint, WorkerSpec
@@ -90,8 +91,41 @@ def test_as_many_pods_as_workers_and_none_is_taken_from_one_that_is_used(site: S
     assert site.stub.replicas == 2, "the one below cannot go without it"
     eventually(lambda: not handle.destroy())
     eventually(lambda: site.stub.replicas == 1)
+
+
+def test_no_pod_comes_back_after_the_end(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though nobody has said meanwhile that fewer workers are wanted."""
+    monkeypatch.setattr(driver, "_LOOK_S", 0.02)
+    site.up(2)
+    site.driver.expect(3)
     site.driver.end()
-    assert site.stub.replicas == 0
+    asked = len(site.stub.requests)
+    eventually(lambda: not site.stub.pods, 20)
+    assert site.stub.replicas == 0 and not [one for one in site.stub.requests[asked:] if "PATCH" in one]
+
+
+@pytest.mark.parametrize("refused", [[409, 429], [500, 503], [0]])
+def test_an_api_server_that_refuses_is_asked_again_to_take_the_pods_away(
+    site: Site, monkeypatch: pytest.MonkeyPatch, refused: list[int]
+) -> None:
+    monkeypatch.setattr(api, "_CALL_S", 0.3)
+    site.up(1)
+    site.stub.patches = refused
+    site.driver.end()
+    assert site.stub.replicas == 0 and not site.stub.patches
+
+
+def test_what_may_not_be_taken_away_is_said(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "_END_S", 0.3)
+    site.up(1)
+    site.stub.patches = [500] * 9
+    with pytest.raises(OSError, match=r"the pods of workers stay .*500"):
+        site.driver.end()
+    site.stub.patches, began = [403], time.monotonic()
+    monkeypatch.setattr(driver, "_END_S", 60.0)
+    with pytest.raises(OSError, match="403"):
+        site.driver.end()
+    assert time.monotonic() - began < 30, "what is forbidden is not asked for again and again"
 
 
 async def test_a_pod_that_is_deleted_asks_its_worker_to_end_and_another_comes(site: Site) -> None:
