@@ -57,14 +57,14 @@ def test_workers_get_the_same_share_within_a_tenth(hosts: JoinedHosts) -> None:
 
         return all(await asyncio.gather(*map(client, lengths)))
 
-    lengths = [[[chance.randint(2, 30) for _ in range(12)] for _ in range(8)] for _ in range(2)]
+    lengths = [[[chance.randint(2, 10) for _ in range(36)] for _ in range(8)] for _ in range(2)]
     both = [
         host.submit(asyncio.run, clients(host, each))
         for host, each in zip((hosts.first, hosts.second), lengths, strict=True)
     ]
     assert all(one.result() for one in both)
     got = [now - then for now, then in zip(hosts.requests(), before, strict=True)]
-    assert sum(got) == 192 and all(abs(each - 64) <= 6.4 for each in got), got
+    assert sum(got) == 576 and all(abs(each - 192) <= 19 for each in got), got
 
 
 def test_changes_are_asked_for_on_either_but_what_is_the_owners(hosts: JoinedHosts) -> None:
