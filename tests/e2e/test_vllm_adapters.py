@@ -15,8 +15,10 @@ from typing import Any
 import httpx
 import pytest
 
+import rayhead
 import trainers
-from harness import Cluster, kill, poll
+from config.paths import StateDir
+from harness import Cluster, free_port, kill, poll
 from worker.adapters.tensors import read_header
 from worker.demo import adapter_path
 
@@ -126,6 +128,40 @@ def test_what_would_be_wrong_reaches_no_worker(vllm: Cluster, tmp_path: Path) ->
     assert vllm.post("/v1/unload_lora_adapter", {"lora_name": "wrong"}).status_code == 200
     after = vllm.status()
     assert [i["pid"] for i in after["instances"].values()] == [i["pid"] for i in before["instances"].values()]
+
+
+@pytest.mark.processes
+def test_answers_on_a_node_of_ray_are_those_of_this_machine(
+    vllm: Cluster, ray_head: rayhead.Head, tmp_path: Path
+) -> None:
+    """Token by token, of adapters given at the start and at run time: the engine there reads what its node's agent was
+    brought, and by another path."""
+    vllm.wait_ready(3, 300)
+    on_ray = Cluster(tmp_path / "cluster", free_port(), driver=ray_head.driver)
+    on_ray.root.mkdir()
+    try:
+        result = on_ray.up("--instances", "1", timeout=400)
+        assert result.returncode == 0, result.stderr
+        on_ray.wait_ready(1, 300)
+        loaded = _load(on_ray, "late", adapter_path("pirate"))
+        assert loaded.status_code == 200, loaded.text
+        here = {model: _tokens(vllm, model) for model in ("demo", "pirate", "poet")}
+        there = {model: _tokens(on_ray, model) for model in (*here, "late")}
+        assert there == {**here, "late": here["pirate"]}
+        assert len({json.dumps(tokens) for tokens in here.values()}) == 3, "each has an answer of its own"
+        [home] = ray_head.driver.homes(StateDir(on_ray.state_dir))
+        cards = on_ray.ask_worker("instance_0", "GET", "/v1/models").json()["data"]
+        assert {Path(card["root"]).parent for card in cards if card["id"] != "demo"} == {home / "adapters"}
+    finally:
+        on_ray.close()
+
+
+def _tokens(cluster: Cluster, model: str) -> list[int]:
+    body = {"model": model, "return_token_ids": True, **QUESTION}
+    answer = cluster.post("/v1/chat/completions", body)
+    assert answer.status_code == 200, answer.text
+    found: list[int] = answer.json()["choices"][0]["token_ids"]
+    return found
 
 
 def test_adapters_outlive_a_worker_a_supervisor_and_are_refused_once_unloaded(vllm: Cluster) -> None:
