@@ -113,11 +113,18 @@ export function place(i, gpus) {
   }).join(", ");
 }
 
+const NODE_LOOKS = { up: "is-ready", waiting: "is-starting", lost: "is-failed" };
+
+const nodeRow = () => h("li", {}, h("span"), " ", h("span", { class: "dim" }));
+
 /** A node, and what runs there. */
-function nodeLine(n) {
+function fillNode(row, n) {
+  const [pill, rest] = row.children;
+  put(pill, n.state);
+  pill.className = `pill ${NODE_LOOKS[n.state]}`;
   const gpus = n.gpus ? `, ${n.free_gpus} of ${n.gpus} GPUs free` : "";
   const heard = n.state === "up" ? "" : `, heard ${span(n.heard_s)} ago`;
-  return `${n.name}: ${n.state}${heard}, ${n.instances.length} running${gpus}`;
+  put(rest, `${n.name}: ${n.instances.length} running${heard}${gpus}`);
 }
 
 function fill(tr, [name, i]) {
@@ -185,7 +192,7 @@ function show() {
   $("no-instances").hidden = instances.length > 0;
   const nodes = status.nodes ?? [];
   $("nodes").hidden = !nodes.length;
-  put($("nodes"), nodes.map(nodeLine).join("; "));
+  keyed($("nodes"), nodes, (n) => n.name, nodeRow, fillNode);
   tiles(status);
   draw();
 }

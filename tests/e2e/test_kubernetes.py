@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 import kubestub
+from browser import CHROMIUM, DRIVER, browser
 from harness import Cluster, clusterctl, free_port, poll
 from meanwhile import asked
 from worker.demo import adapter_path
@@ -150,6 +152,29 @@ def test_a_supervisor_whose_pod_is_moved_leaves_the_workers_to_the_next(
     assert result.returncode == 0, result.stderr
     in_pods.wait_ready(3, 60)
     assert _pids(in_pods) == before
+
+
+@pytest.mark.skipif(not (CHROMIUM and DRIVER) and "CI" not in os.environ, reason="needs chromium and chromedriver")
+def test_the_page_shows_each_node_and_one_that_is_lost(in_pods: Cluster, kubernetes: kubestub.Kubernetes) -> None:
+    """In a real browser. Its worker is started in a pod above then, so that tests of their number come before."""
+    host = _instances(in_pods)["instance_1"]["host"]
+    lost, node = _pod_of(kubernetes, in_pods, "instance_1"), _instances(in_pods)["instance_1"]["node"]
+    with browser() as page:
+        page.open(f"{in_pods.url}/ui/")
+        for name, one in _instances(in_pods).items():
+            page.says(f"#nodes li[data-key='{one['node']}']", f"up {one['node']}: 1 running")
+            page.says(f"#instances tr[data-key='{name}']", f"{one['node']} · ")
+        agent = next(one for one in psutil.Process(kubernetes.stub.pods[lost].process.pid).children(recursive=True)
+                     if "worker.agent.run" in one.cmdline())  # fmt: skip
+        agent.suspend()
+        try:
+            page.says(f"#nodes li[data-key='{node}']", f"lost {node}: 0 running, heard")
+        finally:
+            agent.resume()
+        page.says(f"#nodes li[data-key='{node}']", f"up {node}")
+        assert page.complaints() == []
+    in_pods.wait_ready(3, 60)
+    assert host in {pod.host for pod in kubernetes.stub.pods.values()}, "it is the same pod"
 
 
 def test_nothing_is_left_of_a_cluster_that_has_ended(in_pods: Cluster, kubernetes: kubestub.Kubernetes) -> None:
