@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 
 import rayhead
 from harness import Cluster, clusterctl, free_port, poll
+from worker.drivers.remote.node import LOST_S
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
 
@@ -76,13 +79,19 @@ def test_each_worker_is_pinned_to_what_ray_gave_it(on_gpus: Cluster) -> None:
     poll(lambda: {node["free_gpus"] for node in on_gpus.status()["nodes"]} == {0}, 10, "Ray knows that they are used")
 
 
-def test_the_doctor_asks_the_nodes(on_gpus: Cluster, head: rayhead.Head) -> None:
+def _findings(head: rayhead.Head) -> dict[str, dict[str, Any]]:
+    """The doctor's, by check."""
     asked = clusterctl("doctor", "--driver", "ray", "--ray-address", head.address, "--engine", "sim",
                        "--ray-resources", "GPU=3", "--json", timeout=120, **_NO_TOKEN)  # fmt: skip
-    found = {one["check"]: one for one in json.loads(asked.stdout)["findings"]}
+    return {one["check"]: one for one in json.loads(asked.stdout)["findings"]}
+
+
+def test_the_doctor_asks_the_nodes(on_gpus: Cluster, head: rayhead.Head) -> None:
+    found = _findings(head)
     for host in (rayhead.HOST, _OTHER):
         assert found[f"node {host}"]["level"] == "ok", found[f"node {host}"]
-        assert "0 of 2 GPUs free" in found[f"node {host}"]["text"]
+        assert "0 of 2 GPUs free, 1 agent, reachable" in found[f"node {host}"]["text"]
+    assert not [check for check in found if check.startswith("agent ")], "each is asked by its supervisor"
     assert "needs 3 GPUs" in found["gpus"]["text"]
 
 
@@ -99,8 +108,12 @@ def test_what_nobody_has_is_said_and_had_when_it_is_there(on_gpus: Cluster) -> N
 
 def test_a_raylet_and_the_supervisor_may_be_killed(on_gpus: Cluster, head: rayhead.Head) -> None:
     before = _running(on_gpus, 3)
-    rayhead.kill_node(head, _OTHER)
     os.kill(on_gpus.status()["supervisor"]["pid"], signal.SIGKILL)
+    time.sleep(LOST_S)
+    seen = _findings(head)
+    assert [one["level"] for check, one in seen.items() if check.startswith("agent ")] == ["warning"] * 2
+    assert any("no supervisor has asked it for" in one["text"] for one in seen.values())
+    rayhead.kill_node(head, _OTHER)
     result = on_gpus.up(timeout=120, **_NO_TOKEN)
     assert result.returncode == 0, result.stderr
     rayhead.join(head, _OTHER, "--num-gpus=2", "--resources", '{"fast": 1}')
@@ -117,5 +130,15 @@ def test_a_raylet_and_the_supervisor_may_be_killed(on_gpus: Cluster, head: rayhe
 def test_a_place_that_is_given_up_is_free(on_gpus: Cluster, head: rayhead.Head) -> None:
     on_gpus.run("scale", "1", "--model", "small", timeout=60)
     poll(lambda: sum(node["free_gpus"] or 0 for node in on_gpus.status()["nodes"]) == 1, 30, "one GPU is free")
+
+
+def test_what_is_held_for_a_cluster_of_which_nothing_runs_is_given_back(on_gpus: Cluster, head: rayhead.Head) -> None:
+    """Its workers and agents may have ended with their lease, long after its supervisor."""
+    assert head.processes("ray::GpuHolder")
+    seen = on_gpus.status()
+    ours = (seen["supervisor"]["pid"], seen["load_balancer"]["pid"])
+    for pid in (*ours, *head.processes("worker.agent"), *head.processes("worker.sim")):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     on_gpus.close()
     poll(lambda: not head.processes("ray::GpuHolder"), 30, "no actor holds anything any more")

@@ -11,7 +11,7 @@ class NodeLease:
     """``seconds`` from ``now`` (s, monotonic), until somebody renews it."""
 
     def __init__(self, seconds: float, now: float) -> None:
-        self._until = now + seconds
+        self._since, self._until = now, now + seconds
         self._rank = 0
 
     def check(self, rank: int) -> None:
@@ -23,7 +23,11 @@ class NodeLease:
     def renew(self, rank: int, seconds: float, now: float) -> None:
         """Raises as `check`."""
         self.check(rank)
-        self._until = now + seconds
+        self._since, self._until = now, now + seconds
+
+    def age(self, now: float) -> tuple[float, float]:
+        """Seconds since it was renewed, and until it is over."""
+        return now - self._since, self._until - now
 
     def over(self, now: float) -> bool:
         return now >= self._until

@@ -76,6 +76,7 @@ class Agent:
         app.router.add_put(offers.UPLOAD, self._guarded(self._upload))
         ready = readiness.route(lambda: [] if self._leaving else self._starts.endpoints())
         app.router.add_get(protocol.READY, ready)
+        app.router.add_get(protocol.ABOUT, self._guarded(partial(_about, self._lease, self._starts)))
         app.on_startup.append(self._begin)
         app.on_cleanup.append(self._close)
         return app
@@ -201,6 +202,11 @@ def make(
 ) -> Agent:
     """``lease``: seconds until somebody has to have asked; ``stays`` as of `Agent`."""
     return Agent(key, NodeLease(lease, _now()), starts, cache, stays)
+
+
+async def _about(lease: NodeLease, starts: Starts, request: web.Request) -> dict[str, Any]:
+    silent, left = lease.age(_now())
+    return {"workers": len(starts.endpoints()), "silent_s": round(silent, 1), "left_s": round(left, 1)}
 
 
 def _rank(rank: Any) -> int:

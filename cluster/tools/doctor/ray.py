@@ -15,6 +15,7 @@ from cluster.tools.doctor.finding import Finding, ok, problem, warning
 from config.settings import Settings
 from worker.drivers.base import RAY
 from worker.drivers.ray import exposure
+from worker.drivers.remote.node import LOST_S
 
 #: How long (s) connecting to Ray and asking its nodes may take.
 _SURVEY_S = 90.0
@@ -57,11 +58,12 @@ def findings(facts: MachineFacts) -> Iterator[Finding]:
     nodes = facts.ray["nodes"]
     yield ok("ray", f"Ray {facts.ray['version']} at {facts.ray['address']}, {len(nodes)} node{'s' * (len(nodes) != 1)}")
     for node in nodes:
-        yield _node(node)
+        yield _node(node, facts.ray["clusterctl"])
+        yield from _agents(node)
     yield from _room(facts, nodes)
 
 
-def _node(node: Mapping[str, Any]) -> Finding:
+def _node(node: Mapping[str, Any], version: str) -> Finding:
     said, check = node["said"], f"node {node['host']}"
     gpus = f"{node['free']:g} of {node['gpus']:g} GPUs free" if node["gpus"] else "no GPU that Ray knows of"
     if "error" in said:
@@ -69,10 +71,32 @@ def _node(node: Mapping[str, Any]) -> Finding:
     if not said["clusterctl"]:
         remedy = "install it there, the same version, in the Python that runs `ray start`"
         return problem(check, "clusterctl cannot be imported there", remedy)
+    if said["unreachable"]:
+        remedy = "agents and workers listen there, on any port that is free: let this machine reach all from 1024 on"
+        return problem(check, f"it answers Ray, but from here it cannot be reached at {said['unreachable']}", remedy)
+    if said["clusterctl"] != version:
+        remedy = "install the same version on all machines, then restart the cluster: agents keep what they began with"
+        return problem(check, f"clusterctl {said['clusterctl']} is installed there, and {version} here", remedy)
     if said["skew_s"] > _SKEW_S:
         return warning(check, f"its clock is {said['skew_s']:g} s off ours", "have a time service keep both (chrony)")
-    agents = said["agents"]
-    return ok(check, f"{gpus}, {agents} agent{'s' * (agents != 1)}, its clock is ours")
+    agents = len(said["agents"])
+    return ok(check, f"{gpus}, {agents} agent{'s' * (agents != 1)}, reachable, its clock is ours")
+
+
+def _agents(node: Mapping[str, Any]) -> Iterator[Finding]:
+    """Of whatever clusters: those that are not as they should be."""
+    for agent in node["said"].get("agents", ()):
+        check = f"agent {agent['cluster']} at {node['host']}"
+        if "error" in agent:
+            yield warning(check, f"it runs and does not answer: {agent['error']}",
+                          f"see agent.log in ~/.cache/clusterctl/agents/{agent['cluster']} there")  # fmt: skip
+        elif agent["silent_s"] > LOST_S:
+            workers, left = agent["workers"], max(0.0, agent["left_s"])
+            ends = f"{workers} worker{'s' * (workers != 1)} of it will end in {left:g} s"
+            yield warning(
+                check, f"no supervisor has asked it for {agent['silent_s']:g} s: {ends}",
+                "`clusterctl up` on the state directory of its cluster takes it over, `clusterctl down` ends it",
+            )
 
 
 def _room(facts: MachineFacts, nodes: list[Mapping[str, Any]]) -> Iterator[Finding]:

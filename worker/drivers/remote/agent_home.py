@@ -20,11 +20,16 @@ FILE = "agent.json"
 
 def read(root: Path, key: str) -> AgentAddress | None:
     """Where the agent of this home listens; None where none runs, or one with another key."""
+    found = running(root)
+    return found if found is not None and hmac.compare_digest(found.key.encode(), key.encode()) else None
+
+
+def running(root: Path) -> AgentAddress | None:
+    """As `read`, whatever its key is."""
     try:
         found = json.loads(private.read(root / FILE))
         alive = proc.alive(ProcessId(found["pid"], found["start_ticks"]))
-        same = hmac.compare_digest(str(found["key"]).encode(), key.encode())
-        return AgentAddress(str(found["host"]), int(found["port"]), key) if alive and same else None
+        return AgentAddress(str(found["host"]), int(found["port"]), str(found["key"])) if alive else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -20,6 +20,9 @@ POLL, START, STOP, DESTROY, EMPTY, MEMBERS, END = (
 #: GET, for anybody: whether there is a worker that answers.
 READY = "/readyz"
 
+#: GET, with the key: how it is, of which nothing changes and no lease is renewed.
+ABOUT = "/v1/about"
+
 #: Of an agent: who may ask it, hex, given in its environment and nowhere else.
 KEY = "CLUSTERCTL_AGENT_KEY"
 
