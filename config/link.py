@@ -1,12 +1,15 @@
 """The link between supervisor and balancer: JSON lines over a Unix socket on which the balancer listens.
 
-supervisor -> balancer: ``{"type": "set", "set": BackendSet}``, ``{"type": "snapshot", "snapshot": {...}}``,
+supervisor -> balancer: ``{"type": "set", "set": BackendSet}``, ``{"type": "change", "base": [epoch, revision], "gone":
+[backend], "set": BackendSet with those of its backends that are not as in the set ``base``}`` (to one that says it
+hears ``changes``; one that has not got ``base`` says ``resend``), ``{"type": "snapshot", "snapshot": {...}}``,
 ``{"type": "keys", "version": [epoch, number], "keyed": whether there has ever been one for models, "keys": [ApiKey]}``
 (the next set is confirmed by who has both), ``{"type": "retire", "timeout": seconds}`` to one that another has taken
 the place of, ``{"type": "events", "events": [...]}`` (rising ids; the latest again for whoever is new), ``{"type":
 "loads", "loads": {backend: requests}}`` (what is in flight through balancers on other machines, again and again while
 there are any), ``{"type": "supervisor", "there": whether it can be reached}`` (on a machine that has joined)
-balancer -> supervisor: ``{"type": "hello", "pid": n, "phase": Phase}``, ``{"type": "phase", "phase": Phase,
+balancer -> supervisor: ``{"type": "hello", "pid": n, "phase": Phase, "changes": true}``, ``{"type": "resend"}`` (the
+whole set, please), ``{"type": "phase", "phase": Phase,
 "requests": in flight}`` when that changes, ``{"type": "report", "version": [epoch, revision], "in_flight": {backend:
 requests}, "waiting": {backend: [requests without a first byte of an answer, bytes of the largest body among them]},
 "used": {adapter: seconds since the epoch}, "queued": requests that wait for room on a worker, "unread": s of one

@@ -1,13 +1,15 @@
 """The contract between supervisor and balancer: what the balancer may send traffic to, as of one revision.
 
-The supervisor is the only writer. It pushes a whole `BackendSet` on every change; the balancer replaces what it
-had if the revision is newer. Everything the balancer needs to go on alone after the supervisor's death is in it.
+The supervisor is the only writer. It pushes a whole `BackendSet`, or what of it is new, on every change; the balancer
+replaces what it had if the revision is newer. Everything the balancer needs to go on alone after the supervisor's
+death is in it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -51,6 +53,9 @@ class Capabilities:
     sleep: bool = True
 
 
+_USUAL = Capabilities()
+
+
 @dataclass(frozen=True, slots=True)
 class BackendSpec:
     """One upstream. ``incarnation`` changes with every start of the worker: what was in flight on the one before
@@ -84,6 +89,15 @@ class BackendSpec:
         """``scheme://host:port/prefix`` without a trailing slash."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.scheme}://{host}:{self.port}{self.path}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Capabilities only where they differ from the usual: a balancer of an earlier version knows none."""
+        made = _shallow(self)
+        if self.capabilities == _USUAL:
+            del made["capabilities"]
+        else:
+            made["capabilities"] = _shallow(self.capabilities)
+        return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,11 +146,11 @@ class BackendSet:
     def version(self) -> tuple[int, int]:
         return (self.epoch, self.revision)
 
-    def to_json(self) -> dict[str, Any]:
-        """Capabilities only where they differ from the usual, names, homes, ranks and models only if there are any: a
-        balancer of an earlier version knows none."""
+    def to_json(self, row: Callable[[BackendSpec], dict[str, Any]] | None = None) -> dict[str, Any]:
+        """Names, homes, ranks and models only if there are any: a balancer of an earlier version knows none. ``row``
+        makes that of one backend in place of `BackendSpec.to_json`."""
         made = {
-            **_shallow(self), "backends": [_backend(spec) for spec in self.backends],
+            **_shallow(self), "backends": [(row or BackendSpec.to_json)(spec) for spec in self.backends],
             "models": [_shallow(model) for model in self.models],
         }
         for later in ("names", "homes", "ranks", "models"):
@@ -269,18 +283,6 @@ class BalancerConfig:
 
 
 _LATER = frozenset({"tls", "limits_store", "grpc_fd", "response_cache_size", "response_cache_ttl", "move_streams"})
-
-
-_USUAL = Capabilities()
-
-
-def _backend(spec: BackendSpec) -> dict[str, Any]:
-    made = _shallow(spec)
-    if spec.capabilities == _USUAL:
-        del made["capabilities"]
-    else:
-        made["capabilities"] = _shallow(spec.capabilities)
-    return made
 
 
 def _shallow(values: Any) -> dict[str, Any]:

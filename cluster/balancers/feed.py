@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
+from cluster.balancers import set_changes
 from cluster.balancers.process import BalancerProcess
 from cluster.balancers.reports import LatestReport
 from cluster.events import Event
 from config.link import encode
 
-#: Messages of which the latest says all: those before it need not be heard.
-_REPLACED = ("set", "snapshot")
+#: A message of which the latest says all: those before it need not be heard. So is a set.
+_REPLACED = "snapshot"
 
 
 class Joined(LatestReport, Protocol):
     """The balancers of another machine, as one."""
+
+    @property
+    def hears_changes(self) -> bool:
+        """Whether it is told what is new of a backend set in place of the whole."""
 
     def tell(self, message: Mapping[str, Any]) -> None: ...
 
@@ -33,6 +38,7 @@ class Feed:
         self.joined: list[Joined] = []
         self._alone = False
         self._set: dict[str, Any] | None = None
+        self._whole: bytes | None = None
         self._snapshot: dict[str, Any] | None = None
         self._keys: dict[str, Any] | None = None
 
@@ -51,13 +57,33 @@ class Feed:
     ) -> None:
         """Tells them what is new, ``backends`` as `BackendSet.to_json` makes it; each is told the latest again whenever
         it comes back."""
-        self._set, self._snapshot, self._keys = backends or self._set, snapshot or self._snapshot, keys or self._keys
+        self._snapshot, self._keys = snapshot or self._snapshot, keys or self._keys
         if keys is not None:
             self.tell(keys)
         if backends is not None:
-            self.tell({"type": "set", "set": backends})
+            self._publish_set(backends)
         if snapshot is not None:
             self.tell({"type": "snapshot", "snapshot": snapshot})
+
+    def _publish_set(self, backends: dict[str, Any]) -> None:
+        """What is new of it to those that know the one before, as all do that have been greeted."""
+        before, self._set, self._whole = self._set, backends, None
+        hear = any(each.hears_changes for each in self.processes) or any(each.hears_changes for each in self.joined)
+        new = set_changes.change(before, backends) if before is not None and hear else None
+        encoded = None if new is None else encode(new)
+        for process in self.processes:
+            if encoded is not None and process.hears_changes:
+                process.send(encoded, "set", self.whole)
+            else:
+                process.send(self.whole(), "set")
+        for each in self.joined:
+            each.tell(new if new is not None and each.hears_changes else {"type": "set", "set": backends})
+
+    def whole(self) -> bytes:
+        """The latest backend set, as it is told who does not know the one before."""
+        if self._whole is None:
+            self._whole = encode({"type": "set", "set": self._set})
+        return self._whole
 
     def on_event(self, event: Event) -> None:
         """Passes an event on to whoever listens there."""
@@ -73,7 +99,7 @@ class Feed:
         if self.processes:
             encoded, kind = encode(message), str(message["type"])
             for process in self.processes:
-                process.send(encoded, kind if kind in _REPLACED else "")
+                process.send(encoded, kind if kind == _REPLACED else "")
         for each in self.joined:
             each.tell(message)
 
@@ -83,7 +109,7 @@ class Feed:
 
     def greeting(self) -> list[bytes]:
         """What a process that has just been connected to is told."""
-        return [encode(message) for message in self.latest()]
+        return [self.whole() if message["type"] == "set" else encode(message) for message in self.latest()]
 
     def latest(self) -> list[Mapping[str, Any]]:
         """The messages that say all there is."""

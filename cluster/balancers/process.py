@@ -13,7 +13,7 @@ import logging
 import signal
 import sqlite3
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -63,6 +63,9 @@ class Greeter(Protocol):
     def greeting(self) -> list[bytes]:
         """What a process that has just been connected to is told, encoded."""
 
+    def whole(self) -> bytes:
+        """The latest backend set, encoded."""
+
 
 class Group(Protocol):
     """What one process needs of the group that it belongs to."""
@@ -94,7 +97,8 @@ class BalancerProcess:
     machines should share; empty if it need not. ``settings``: the digest of those it was started with. ``since``: when
     it began to take connections (s, of the loop's clock); None if it does not yet, or did so before this supervisor
     came.
-    ``retiring``: another takes its place, a request in it may take so long (s).
+    ``retiring``: another takes its place, a request in it may take so long (s). ``hears_changes``: it is told what is
+    new of a backend set in place of the whole; one of an earlier version is not.
 
     More attributes than a class should have: a third of them is its latest report."""
 
@@ -118,6 +122,7 @@ class BalancerProcess:
     settings: str = ""
     since: float | None = None
     retiring: float | None = None
+    hears_changes: bool = False
     successor: int | None = None
     adopted: bool = False
     over: bool = False
@@ -172,10 +177,10 @@ class BalancerProcess:
 
     # what it is told
 
-    def send(self, message: bytes, kind: str = "") -> None:
+    def send(self, message: bytes, kind: str = "", latest: Callable[[], bytes] | None = None) -> None:
         """As `LinkWriter.send`; nothing while it is not connected to."""
         if self._link_writer is not None:
-            self._link_writer.send(message, kind)
+            self._link_writer.send(message, kind, latest)
 
     async def retire(self, timeout: float, successor: BalancerProcess) -> None:
         """Another takes the connections: it has ``timeout`` seconds for each request."""
@@ -317,8 +322,12 @@ class BalancerProcess:
                 self._tasks.start(self._try_to_save(), f"write {self.name} down")
         elif message["type"] in ("hello", "phase"):
             self.phase = Phase(message.get("phase", Phase.SERVING))
+            self.hears_changes = self.hears_changes or bool(message.get("changes"))
             if self.phase is Phase.SERVING and self.since is None and not self.adopted:
                 self.since = asyncio.get_running_loop().time()
+        elif message["type"] == "resend":
+            self.send(self.group.feed.whole(), "set")
+            return
         self.group.on_message(self, message)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, NoReturn
 
+from cluster.balancers import set_changes
 from cluster.balancers.config import share_for_bodies
 from cluster.balancers.feed import Feed
 from cluster.balancers.group import BalancerGroup
@@ -203,9 +204,12 @@ class JoinAgent:
             said = {"type": "member", "name": member["name"]}
         else:
             said = {"type": "join", "name": self._options.name, "token": member["token"]}
-        return {**said, "secret": member["secret"], "boot": LocalDriver().boot()}
+        return {**said, "secret": member["secret"], "boot": LocalDriver().boot(), "changes": True}
 
     def _hear(self, message: Mapping[str, Any]) -> None:
+        """Raises ValueError for what does not follow from what was said before: it connects again then."""
+        if message["type"] == "change":
+            message = {"type": "set", "set": set_changes.changed(self._told.get("set"), message)}
         kind, group = message["type"], self._group
         if kind == "welcome":
             self._welcome(message)

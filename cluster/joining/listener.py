@@ -122,7 +122,7 @@ class JoinListener:
                 return None
         finally:
             self._strangers -= 1
-        return self._welcome(name, secret, str(hello.get("boot")), writer)
+        return self._welcome(name, secret, hello, writer)
 
     async def _let_in(self, hello: Mapping[str, Any]) -> tuple[str, str | None]:
         """Its name, and its secret where it has got one just now. Raises NotAdmitted, NotSaved."""
@@ -132,13 +132,15 @@ class JoinListener:
         self._members.check(told["name"], told["secret"])
         return told["name"], None
 
-    def _welcome(self, name: str, secret: str | None, boot: str, writer: asyncio.StreamWriter) -> JoinedMachine:
+    def _welcome(
+        self, name: str, secret: str | None, hello: Mapping[str, Any], writer: asyncio.StreamWriter
+    ) -> JoinedMachine:
         if (before := self.machines.pop(name, None)) is not None:
             before.drop()  # it has come again before we noticed that it was gone
             self._leave(before)
         address = _address(writer)
-        here = is_here(address, boot, LocalDriver().boot())
-        machine = JoinedMachine(name, address, here, writer, self._now())
+        here = is_here(address, str(hello.get("boot")), LocalDriver().boot())
+        machine = JoinedMachine(name, address, here, writer, self._now(), bool(hello.get("changes")))
         machine.tell({
             "type": "welcome", "name": name, **({} if secret is None else {"secret": secret}),
             "config": self._group.config.to_json(), "admin_token": admin_token.read(self._state.admin_token),

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any
 
-from cluster.joining.reach import reachable
+from cluster.joining.reach import reachable, reachable_change
 from config.link import encode
 
 #: Bytes that may lie here for a machine that reads too slowly; more, and it has to come again.
@@ -16,10 +16,14 @@ _MOST_BUFFERED = 64 * 1024 * 1024
 
 class JoinedMachine:
     """``name`` at ``address``; ``here``: it is this machine, which reaches what listens on loopback.
-    ``engaged``: it has confirmed a backend set, so requests may be in flight there."""
+    ``engaged``: it has confirmed a backend set, so requests may be in flight there. ``hears_changes``: it is told what
+    is new of a set in place of the whole."""
 
-    def __init__(self, name: str, address: str, here: bool, writer: asyncio.StreamWriter, now: float) -> None:
+    def __init__(
+        self, name: str, address: str, here: bool, writer: asyncio.StreamWriter, now: float, hears_changes: bool = False
+    ) -> None:
         self.name, self.address, self._here, self._writer = name, address, here, writer
+        self.hears_changes = hears_changes
         self.since = now
         self.engaged = False
         self.version: tuple[int, int] = (0, 0)
@@ -31,6 +35,8 @@ class JoinedMachine:
     def tell(self, message: Mapping[str, Any]) -> None:
         if message["type"] == "set" and not self._here:
             message = {"type": "set", "set": reachable(message["set"])}
+        elif message["type"] == "change" and not self._here:
+            message = reachable_change(message)
         if self._writer.transport.get_write_buffer_size() > _MOST_BUFFERED:
             self.drop()
             return

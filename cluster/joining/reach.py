@@ -25,3 +25,11 @@ def reachable(backends: Mapping[str, Any]) -> dict[str, Any]:
     machine would send their requests, and their keys, to whatever listens there."""
     there = [each for each in backends["backends"] if not is_loopback(each.get("ip") or each["host"])]
     return {**backends, "backends": there}
+
+
+def reachable_change(change: Mapping[str, Any]) -> dict[str, Any]:
+    """A change of one (`cluster.balancers.set_changes`), the same: what has come to listen on loopback is gone."""
+    told = reachable(change["set"])
+    there = {each["id"] for each in told["backends"]}
+    hidden = [each["id"] for each in change["set"]["backends"] if each["id"] not in there]
+    return {**change, "set": told, "gone": [*change["gone"], *hidden]}

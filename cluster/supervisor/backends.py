@@ -1,21 +1,50 @@
-"""The backend set for the balancers, put together from what is known of workers and adapters. Pure."""
+"""The backend set for the balancers, put together from what is known of workers and adapters. Pure.
+
+It is asked for after everything that happens, and of a thousand workers nearly all are as they were then: what follows
+for one is kept with what it followed from, and made anew when that is another.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 from cluster.adapters.inventory import Inventory
 from cluster.adapters.registry import Registry, card
+from cluster.deployment.plan import Plan
 from cluster.deployment.revisions import Revisions
 from cluster.fleet.fleet import Fleet
-from cluster.fleet.instance import HeldAdapters, Instance
+from cluster.fleet.groups import group_of
+from cluster.fleet.instance import Instance
 from cluster.monitoring.external import ExternalBackend
 from config.topology import ADAPTIVE, AUTO_STRATEGY, PLAIN, BackendSet, BackendSpec, OfferedModel
+from worker.spec import WorkerEndpoint
 
 Cards = tuple[dict[str, Any], ...]
+
+_T = TypeVar("_T")
+
+
+class _Derived:
+    """By worker, what was found last."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[Any, Any]] = {}
+
+    def of(self, worker: str, source: tuple[Any, ...], make: Callable[[], _T]) -> _T:
+        """What ``make()`` makes of ``source``: the same object as long as that is equal."""
+        kept = self._found.get(worker)
+        if kept is None or kept[0] != source:
+            kept = self._found[worker] = source, make()
+        found: _T = kept[1]
+        return found
+
+    def forget_others(self, there: Collection[str]) -> None:
+        """Than those that are there."""
+        for name in self._found.keys() - there:
+            del self._found[name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +56,8 @@ class Backends:
     inventory: Inventory
     revisions: Revisions
     offered: Callable[[], tuple[OfferedModel, ...]]
+    _specs: _Derived = field(default_factory=_Derived)
+    _cards: _Derived = field(default_factory=_Derived)
 
     def strategy(self) -> str:
         """The one in force. With slots to spare `adaptive` has little to go by, and near its limit a cluster with one
@@ -53,6 +84,8 @@ class Backends:
         ]
         started = [instance for instance in self.fleet.instances.values() if instance.spec]
         wanted = self.inventory.wanted_by_all(instance.id for instance in started)
+        self._specs.forget_others(wanted)
+        self._cards.forget_others(self.fleet.instances)
         return BackendSet(
             epoch=version[0], revision=version[1], strategy=self.strategy(),
             backends=(*(self._backend(one, wanted[one.id]) for one in started), *external),
@@ -85,48 +118,54 @@ class Backends:
             return {}
         return {name: adapter.current.rank for name, adapter in self.inventory.everything.adapters.items()}
 
-    def _backend(self, instance: Instance, wanted: Iterable[str]) -> BackendSpec:
-        """``wanted``: names of the adapters that it should hold."""
-        spec, where, intent = instance.spec, instance.endpoint, self.fleet.intent
-        plan = self.revisions.plans[instance.group]
-        assert spec is not None and where is not None
-        return BackendSpec(
-            id=instance.id, incarnation=instance.incarnation,
-            state=intent.shown(instance.id, str(instance.state)), scheme=where.scheme,
-            host=where.host, ip=where.host, port=where.port, weight=intent.weights.get(instance.id, 1),
-            api_key=spec.api_key, models=self.cards(instance),
-            expected=(*plan.spec.served_names, *wanted),
-            capabilities=plan.engine.capabilities, seats=instance.seats,
-            slots=plan.spec.max_loras if plan.engine.capabilities.lora else None,
-            places=plan.adapter_cap if plan.engine.capabilities.lora else None, group=instance.group,
-        )
+    def _backend(self, instance: Instance, wanted: Mapping[str, str]) -> BackendSpec:
+        """``wanted``: the adapters that it should hold."""
+        spec, intent = instance.spec, self.fleet.intent
+        assert spec is not None and instance.endpoint is not None
+        source = (
+            instance.id, instance.incarnation, intent.shown(instance.id, str(instance.state)), instance.endpoint,
+            intent.weights.get(instance.id, 1), spec.api_key, self.cards(instance), wanted,
+            self.revisions.plans[instance.group], instance.seats,
+        )  # fmt: skip
+        return self._specs.of(instance.id, source, lambda: _spec(*source))
 
     def cards(self, instance: Instance) -> Cards:
         """The models it may be sent requests for: its base models, and the registry's adapters that it holds now."""
-        foreign = self.revisions.plans[instance.group].foreign_adapters
-        own = tuple(c for c in instance.models if not c.get("parent") or c["id"] in foreign)
-        if not instance.adapters.loaded:
-            return own
-        return _with_adapters(own, self.inventory.of(instance.id), instance.adapters)
+        foreign, held = self.revisions.plans[instance.group].foreign_adapters, instance.adapters
+        registry = self.inventory.of(instance.id) if held.loaded else Registry()
+        source = instance.models, foreign, registry, dict(held.loaded), set(held.withheld)
+        return self._cards.of(instance.id, source, lambda: _cards(*source))
 
     def _cards_of_external(self, backend: ExternalBackend) -> Cards:
         """What it says it serves; where its adapters are ours to manage, as for our own workers."""
         if backend.agent is None:
             return backend.spec.models
         own = tuple(c for c in backend.spec.models if not c.get("parent"))
-        return _with_adapters(own, self.inventory.of(backend.id), backend.adapters)
+        return _with_adapters(own, self.inventory.of(backend.id), backend.adapters.loaded, backend.adapters.withheld)
 
 
-def _with_adapters(own: Cards, registry: Registry, held: HeldAdapters) -> Cards:
+def _spec(
+    name: str, incarnation: int, state: str, where: WorkerEndpoint, weight: int, key: str, cards: Cards,
+    wanted: Iterable[str], plan: Plan, seats: int | None,
+) -> BackendSpec:  # fmt: skip
+    able = plan.engine.capabilities
+    return BackendSpec(
+        id=name, incarnation=incarnation, state=state, scheme=where.scheme, host=where.host, ip=where.host,
+        port=where.port, weight=weight, api_key=key, models=cards, expected=(*plan.spec.served_names, *wanted),
+        capabilities=able, seats=seats, slots=plan.spec.max_loras if able.lora else None,
+        places=plan.adapter_cap if able.lora else None, group=group_of(name),
+    )  # fmt: skip
+
+
+def _cards(
+    models: Cards, foreign: Collection[str], registry: Registry, loaded: Mapping[str, str], withheld: Collection[str]
+) -> Cards:
+    own = tuple(c for c in models if not c.get("parent") or c["id"] in foreign)
+    return _with_adapters(own, registry, loaded, withheld) if loaded else own
+
+
+def _with_adapters(own: Cards, registry: Registry, loaded: Mapping[str, str], withheld: Collection[str]) -> Cards:
     if not own:
         return ()
-    base, loaded = own[0]["id"], held.loaded
-    return (*own, *(_held(registry, base, loaded, held.withheld)))
-
-
-def _held(registry: Registry, base: str, loaded: Mapping[str, str], withheld: set[str]) -> list[dict[str, Any]]:
-    return [
-        card(adapter, base, loaded[name])
-        for name, adapter in registry.adapters.items()
-        if name in loaded and name not in withheld
-    ]
+    held = (registry.adapters[name] for name in registry.adapters if name in loaded and name not in withheld)
+    return (*own, *(card(adapter, own[0]["id"], loaded[adapter.name]) for adapter in held))

@@ -14,7 +14,7 @@ from cluster.adapters.rollout import Rollouts
 from cluster.fleet.fleet import Fleet
 from cluster.supervisor.exits import WorkerExits
 from config.disk.strategy_file import StrategyWriter
-from config.topology import BackendSet
+from config.topology import BackendSet, BackendSpec
 
 #: Seconds that the balancers may take to confirm a backend set.
 _CONFIRM_S = 1.0
@@ -53,8 +53,9 @@ class Publisher:
         self._backends, self._snapshot, self._audience, self._now = backends, snapshot, audience, now
         self._revision = 0
         self._published: dict[str, Any] = {}
+        self._rows: dict[str, tuple[BackendSpec, dict[str, Any]]] = {}
         self._confirmed = (0, 0)
-        self._outdated, self._announced_at = False, -math.inf
+        self._outdated, self._outdated_at, self._announced_at = False, -math.inf, -math.inf
 
     @property
     def connected(self) -> bool:
@@ -72,19 +73,36 @@ class Publisher:
         return self.epoch, self._revision + 1
 
     def publish(self) -> None:
-        shape = self._backends(self.next_version).to_json()
-        revision = shape.pop("revision")
+        shape = self._backends(self.next_version).to_json(self._row_by(self._rows))
+        revision, is_new = shape.pop("revision"), False
         if shape != self._published:
-            self._published, self._revision = shape, revision
+            self._published, self._revision, is_new = shape, revision, True
             strategy = shape["strategy"]
             if self.switch is not None and strategy != self._switched:
                 self.switch.write(self.version, strategy)
                 self._switched = strategy
             self._audience.publish({**shape, "revision": revision})
-            self._outdated = True
+            if not self._outdated:
+                self._outdated, self._outdated_at = True, self._now()
         pause = _PAUSE_EACH_S * max(0, len(shape["backends"]) - _UNPAUSED)
-        if self._outdated and self._now() - self._announced_at >= pause:
+        # Of many it takes longer to make a snapshot than to go by the set, which is let on its way first.
+        since = self._outdated_at if is_new and pause else self._announced_at
+        if self._outdated and self._now() - since >= pause:
             self.announce()
+
+    def _row_by(
+        self, before: Mapping[str, tuple[BackendSpec, dict[str, Any]]]
+    ) -> Callable[[BackendSpec], dict[str, Any]]:
+        """Makes what is told of a backend: the very object that was told ``before`` where the backend is that too,
+        which is quickly compared."""
+        self._rows = rows = {}
+
+        def row(spec: BackendSpec) -> dict[str, Any]:
+            known = before.get(spec.id)
+            rows[spec.id] = known = known if known and known[0] is spec else (spec, spec.to_json())
+            return known[1]
+
+        return row
 
     def announce(self) -> None:
         """Sends the balancers a new snapshot."""

@@ -207,13 +207,15 @@ class Link:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
-        writer.write(encode({"type": "hello", "pid": os.getpid(), "phase": self.phase}))
+        writer.write(encode({"type": "hello", "pid": os.getpid(), "phase": self.phase, "changes": True}))
         try:
             async for message in messages(reader):
                 if message["type"] == "set":
                     self._pool.apply(BackendSet.from_json(message["set"]))
                     self.report()
                     self._applied.notify()
+                elif message["type"] == "change":
+                    self._change(message, writer)
                 elif message["type"] == "keys":
                     self._keys(message)
                 elif message["type"] == "snapshot":
@@ -241,6 +243,14 @@ class Link:
             self._writers.discard(writer)
             self._gone.notify()
             writer.close()
+
+    def _change(self, message: Mapping[str, Any], writer: asyncio.StreamWriter) -> None:
+        new, (epoch, revision) = BackendSet.from_json(message["set"]), message["base"]
+        if self._pool.change((epoch, revision), new, message["gone"]):
+            self.report()
+            self._applied.notify()
+        else:
+            writer.write(encode({"type": "resend"}))
 
     async def _keep_reporting(self) -> None:
         """What is in flight: soon while something drains, now and then otherwise."""

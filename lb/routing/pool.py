@@ -8,7 +8,7 @@ from typing import Any
 
 from config import model_names
 from config.model_names import AUTO, ModelRoute, Named
-from config.topology import SPARE, BackendSet
+from config.topology import SPARE, BackendSet, BackendSpec
 from lb.routing.backend import Backend, Shared
 from lb.routing.model_offers import ModelOffers
 
@@ -17,7 +17,8 @@ class Pool:
     """``on_change`` is called after every change; whoever waits for a backend looks again then. ``share`` is asked
     where to count what is in flight on an incarnation of a backend, if there are other balancers. ``lost`` gets the
     backend, its incarnation and what is in flight on it when a worker is lost, before that is told so. ``on_room`` is
-    called when a backend may take a request again without any new word (`Backend`)."""
+    called when a backend may take a request again without any new word (`Backend`). More methods than a class should
+    have: a set comes in three steps, and the rest are questions of a few lines to what it said."""
 
     def __init__(
         self, on_change: Callable[[], None] = lambda: None,
@@ -47,6 +48,44 @@ class Pool:
         the incarnation is the same; what runs on a lost one is told so."""
         if new.version <= self.version:
             return False
+        there = {spec.id for spec in new.backends}
+        self._replace(new, [name for name in self.backends if name not in there])
+        return True
+
+    def change(self, base: tuple[int, int], new: BackendSet, gone: Collection[str]) -> bool:
+        """The same of a set that leaves out the backends which are as in the set ``base``. False: it is not known here
+        what that was."""
+        if new.version <= self.version:
+            return True
+        if base != self.version:
+            return False
+        self._replace(new, gone)
+        return True
+
+    def _replace(self, new: BackendSet, gone: Collection[str]) -> None:
+        self._say(new)
+        before, self.backends = self.backends, dict(self.backends)
+        touched = [b for name in (*gone, *(spec.id for spec in new.backends)) if (b := before.get(name)) is not None]
+        ran = [(b, b.spec.incarnation) for b in touched if b.spec.managed and b.keeps_running()]
+        self._serving = {}
+        for name in gone:
+            self.backends.pop(name, None)
+        for spec in new.backends:
+            self.backends[spec.id] = self._renewed(before.get(spec.id), spec)
+        for backend, incarnation in ran:
+            now = self.backends.get(backend.id)
+            if now is not backend or not now.keeps_running():
+                self._lost(backend.id, incarnation, backend.in_flight)
+        for backend in touched:
+            if self.backends.get(backend.id) is not backend:
+                backend.unshare()
+                backend.evict(f"{backend.id} has ended")
+            elif not backend.keeps_running():
+                backend.evict(f"{backend.id} is {backend.spec.state}")
+        self._on_change()
+
+    def _say(self, new: BackendSet) -> None:
+        """What holds of all backends."""
         self.version, self.strategy, self.shutting_down = new.version, new.strategy, new.shutting_down
         self.registered = {card["id"]: card for card in new.registered}
         self.offered = ModelOffers(new.models, self.registered)
@@ -54,35 +93,19 @@ class Pool:
         self.placement = new.homes, new.ranks
         if new.names != self._told:
             self._told, self.named = new.names, _with_auto(model_names.read_all(new.names))
-        before, self.backends = self.backends, {}
-        ran = [(b, b.spec.incarnation) for b in before.values() if b.spec.managed and b.keeps_running()]
-        self._serving = {}
-        for spec in new.backends:
-            old = before.get(spec.id)
-            if old is not None and (old.spec.incarnation == spec.incarnation or not spec.managed):
-                if spec.state == "ready" and old.spec.state in ("unhealthy", "drained", SPARE):
-                    old.ejection.recovered()
-                old.update(spec)
-                old.missing_models.clear()
-                self.backends[spec.id] = before.pop(spec.id)
-            else:
-                if old is not None:
-                    old.unshare()
-                # A server that is not ours is the same one whatever we call its incarnation.
-                shared = self._share(spec.id, spec.incarnation if spec.managed else 0)
-                self.backends[spec.id] = Backend(spec, shared, self._on_room)
-        for backend, incarnation in ran:
-            now = self.backends.get(backend.id)
-            if now is not backend or not now.keeps_running():
-                self._lost(backend.id, incarnation, backend.in_flight)
-        for gone in before.values():
-            gone.unshare()
-            gone.evict(f"{gone.id} has ended")
-        for backend in self.backends.values():
-            if not backend.keeps_running():
-                backend.evict(f"{backend.id} is {backend.spec.state}")
-        self._on_change()
-        return True
+
+    def _renewed(self, old: Backend | None, spec: BackendSpec) -> Backend:
+        """The same as long as its incarnation is."""
+        if old is not None and (old.spec.incarnation == spec.incarnation or not spec.managed):
+            if spec.state == "ready" and old.spec.state in ("unhealthy", "drained", SPARE):
+                old.ejection.recovered()
+            old.update(spec)
+            old.missing_models.clear()
+            return old
+        if old is not None:
+            old.unshare()
+        # A server that is not ours is the same one whatever we call its incarnation.
+        return Backend(spec, self._share(spec.id, spec.incarnation if spec.managed else 0), self._on_room)
 
     def candidates(
         self, model: str | None, excluded: Collection[str], now: float, root: str | None = None

@@ -85,7 +85,8 @@ async def test_the_process_serves_until_sigterm_and_leaves_nothing(
         process = await start_process(tmp_path, listener)
         try:
             reader, writer = await _connected(tmp_path / "lb.sock")
-            assert json.loads(await reader.readline()) == {"type": "hello", "pid": process.pid, "phase": "starting"}
+            hello = {"type": "hello", "pid": process.pid, "phase": "starting", "changes": True}
+            assert json.loads(await reader.readline()) == hello
             writer.write(encode({"type": "set", "set": backend_set(worker.spec()).to_json()}))
             await asyncio.wait_for(reader.readline(), DEADLINE_S)
             client, to = await asyncio.open_connection(*listener.getsockname())

@@ -37,7 +37,7 @@ async def test_what_is_replaced_is_not_kept_for_who_does_not_read(
     sending = asyncio.create_task(told.run())
     large = b"x" * (2 * _BEHIND)
     for number in range(100):
-        told.send(b"set %d " % number + large + b"\n", "set")
+        told.send(b"set %d " % number + large + b"\n", "set", lambda n=number: b"whole %d\n" % n)
         told.send(b"snapshot %d\n" % number, "snapshot")
         told.send(b"event %d\n" % number)
     assert writer.transport.get_write_buffer_size() < 4 * _BEHIND, "the kernel has taken its part of that"
@@ -46,7 +46,7 @@ async def test_what_is_replaced_is_not_kept_for_who_does_not_read(
     await soon(lambda: not told._late)
     assert [line for line in lines if line[0] == b"event"] == [[b"event", b"%d" % n] for n in range(100)]
     others = [b" ".join(line) for line in lines if line[0] != b"event"]
-    assert others == [b"set 0", b"set 99", b"snapshot 99"]
+    assert others == [b"set 0", b"whole 99", b"snapshot 99"], "what it leaves out is in the last of them"
     told.send(b"set 100\n", "set")
     assert await reader.readline() == b"set 100\n", "who keeps up is told at once"
     sending.cancel()

@@ -106,6 +106,24 @@ async def test_a_machine_with_a_token_is_told_what_balancers_are_told(supervisor
     assert supervisor.group.partings == 1 and "balancer.away" in supervisor.events
 
 
+async def test_a_machine_that_hears_changes_is_told_what_is_new_of_a_set(supervisor: Supervisor) -> None:
+    feed, token = supervisor.group.feed, await supervisor.token()
+    rows = [{"id": name, "host": "10.0.0.1"} for name in "ab"]
+    feed.publish({"epoch": 1, "revision": 1, "backends": rows}, {"sequence": [1, 1]})
+    (_, new, first), (_, old, second) = supervisor.machine(token, changes=True), supervisor.machine(token)
+    await soon(lambda: len(feed.joined) == 2 and len(new) >= 4 and len(old) >= 4)
+    feed.publish({"epoch": 1, "revision": 2, "backends": [{**rows[0], "weight": 2}]})
+
+    def sets(heard: list[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+        told = [message for message in heard if message["type"] in ("set", "change")]
+        return [(message["type"], [each["id"] for each in message["set"]["backends"]]) for message in told]
+
+    await soon(lambda: sets(new) == [("set", ["a", "b"]), ("change", ["a"])])
+    await soon(lambda: sets(old) == [("set", ["a", "b"]), ("set", ["a"])])
+    for task in (first, second):
+        task.cancel()
+
+
 async def test_each_is_told_what_all_others_have_in_flight(supervisor: Supervisor) -> None:
     token = await supervisor.token()
     (one, told_one, first), (two, told_two, second) = supervisor.machine(token), supervisor.machine(token)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from config.link import descriptor_path, encode, messages, receive_listeners
+from config.topology import BackendSpec
 from lb.admin.event_stream import EventFeed
 from lb.control.link import Link
 from lb.records.loss_report import LossReport
@@ -53,7 +54,7 @@ async def connected(link: Link) -> AsyncIterator[Supervisor]:
     reader, writer = await asyncio.open_unix_connection(str(link._path))
     made = Supervisor(reader, writer)
     try:
-        assert await made.hear() == {"type": "hello", "pid": os.getpid(), "phase": "starting"}
+        assert await made.hear() == {"type": "hello", "pid": os.getpid(), "phase": "starting", "changes": True}
         yield made
     finally:
         writer.close()
@@ -108,6 +109,29 @@ async def test_an_older_set_is_answered_with_what_is_in_force(link: Link) -> Non
         supervisor.say(type="set", set=backend_set(revision=7).to_json())
         supervisor.say(type="set", set=backend_set(revision=6).to_json())
         assert [(await supervisor.hear())["version"] for _ in range(2)] == [[1, 7], [1, 7]]
+
+
+async def test_what_is_new_of_a_set_is_applied_and_the_whole_asked_for_where_the_one_before_is_not_known(
+    link: Link,
+) -> None:
+    def change(base: int, revision: int, *specs: BackendSpec) -> dict[str, Any]:
+        return {"base": [1, base], "gone": ["instance_1"], "set": backend_set(*specs, revision=revision).to_json()}
+
+    async with connected(link) as supervisor:
+        first = backend_set(spec(), spec("instance_1"), spec("instance_2"), revision=1)
+        supervisor.say(type="set", set=first.to_json())
+        await supervisor.report_of((1, 1), instance_0=0, instance_1=0, instance_2=0)
+        supervisor.say(type="change", **change(1, 2, spec(state="unhealthy"), spec("instance_3")))
+        await supervisor.report_of((1, 2), instance_0=0, instance_2=0, instance_3=0)
+        states = {name: backend.spec.state for name, backend in link._pool.backends.items()}
+        assert states == {"instance_0": "unhealthy", "instance_2": "ready", "instance_3": "ready"}
+        supervisor.say(type="change", **change(4, 5))
+        async with asyncio.timeout(5):
+            while (await supervisor.hear())["type"] != "resend":
+                pass
+        assert link._pool.version == (1, 2), "and nothing is changed"
+        supervisor.say(type="change", **change(1, 2, spec("instance_9")))
+        await supervisor.report_of((1, 2), instance_0=0, instance_2=0, instance_3=0)  # heard already
 
 
 async def test_a_drain_is_reported_as_soon_as_it_is_over(link: Link) -> None:

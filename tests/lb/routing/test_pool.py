@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from config.topology import BackendSet, BackendSpec
+from lb.routing.backend import Backend
 from lb.routing.pool import Pool
 from lbfakes import Waiting, backend_set, card, spec
 
@@ -227,3 +228,46 @@ def test_whoever_waits_is_told_of_every_change() -> None:
 def test_a_set_survives_the_way_through_json() -> None:
     sent = backend_set(spec(models=("base", "poet"), expected=("base",), api_key="k"), shutting_down=True)
     assert BackendSet.from_json(sent.to_json()) == sent
+
+
+_SPECS = st.dictionaries(
+    st.sampled_from("abcd"), st.tuples(st.integers(1, 2), st.sampled_from(["ready", "draining", "backoff"])), max_size=4
+)
+
+
+@given(st.lists(_SPECS, min_size=1, max_size=5))
+def test_what_is_new_of_each_set_comes_to_the_same_as_the_sets(sets: list[dict[str, tuple[int, str]]]) -> None:
+    """For those that run there as well."""
+    whole, new = (_Told() for _ in range(2))
+    before: dict[str, tuple[int, str]] = {}
+    for revision, now in enumerate(sets, 1):
+        specs = {id: spec(id, incarnation=number, state=state) for id, (number, state) in now.items()}
+        whole.pool.apply(backend_set(*specs.values(), revision=revision))
+        changed = backend_set(*(made for id, made in specs.items() if before.get(id) != now[id]), revision=revision)
+        base = (1, revision - 1) if revision > 1 else (0, 0)
+        assert new.pool.change(base, changed, [id for id in before if id not in now])
+        for each in (whole, new):
+            assert {id: backend.spec for id, backend in each.pool.backends.items()} == specs
+            each.send_requests()
+        assert sorted(whole.heard) == sorted(new.heard)
+        before = now
+
+
+class _Told:
+    """A pool whose workers all have requests, and what those and others hear."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+        self.pool = Pool(lost=lambda *lost: self.heard.append(str(lost)))
+
+    def send_requests(self) -> None:
+        for backend in self.pool.backends.values():
+            if backend.keeps_running():  # no other is sent any
+                self._send(backend)
+
+    def _send(self, backend: Backend) -> None:
+        def evicted(reason: str) -> None:
+            self.heard.append(reason)
+            lease.release()
+
+        lease = backend.lease(evicted)
