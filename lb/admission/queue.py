@@ -19,7 +19,6 @@ from lb.admission.fair_order import FairOrder, Means, ServeResult
 from lb.admission.rate_limits import BYTES_A_TOKEN, RateLimits, TenantRates
 from lb.admission.request_admission import Applicant, QueueLimits, QueueMetrics, Ticket, Wants
 from lb.admission.wait_rules import WaitRules
-from lb.protocol import urgency
 from lb.protocol.errors import ProxyError, internal_error
 from lb.protocol.messages import Request
 from lb.protocol.tenant import ANYBODY, Tenant
@@ -83,7 +82,7 @@ class WaitingQueue:
 
     def claim(self, request: Request, model: str | None) -> Claim:
         tenant = request.tenant
-        priority = urgency.of(request.head, tenant.priority)
+        priority = Priority.LOW if request.head.background else tenant.priority
         if tenant is ANYBODY and self._is_unlimited and priority is Priority.NORMAL:
             return FREE
         length, terms = request.prompt_bytes, self._terms[tenant, model]

@@ -28,8 +28,10 @@ _URL = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?#]*)(.*)", re.DOTALL)
 #: Names the model on one route (`lb.protocol.sagemaker`).
 ADAPTER = b"x-amzn-sagemaker-adapter-identifier"
 
-#: Says how urgent a request is (`lb.protocol.urgency`).
+#: Says how urgent a request is (RFC 9218): ``u=7`` is for background tasks (4.1), in a dictionary (RFC 8941), with or
+#: without parameters. No other value counts: browsers send ``u=0`` by themselves.
 PRIORITY = b"priority"
+_BACKGROUND = re.compile(rb"(?:^|,)[ \t]*u=7[ \t]*(?:[;,]|$)")
 
 #: Fields that are for us, or that we write ourselves on the way to a worker.
 _OURS = frozenset(
@@ -69,7 +71,8 @@ class RequestHead:
     chunked body, 0 for none. ``kept``: the other field lines as they are, without CRLF and without names that have an
     underscore; `lb.upstream.headers` says which of them go on. ``ours``: values of the fields in `_OURS`, lower-case
     names, the first of each, or
-    all of them (`_JOINED`). ``notes``: whatever its users want to remember with it."""
+    all of them (`_JOINED`). ``background``: it says that it is in no hurry. ``notes``: whatever its users want to
+    remember with it."""
 
     method: str
     target: str
@@ -81,6 +84,7 @@ class RequestHead:
     ours: dict[bytes, bytes] = field(default_factory=dict)
     content_type: str = ""
     upgrade: bool = False
+    background: bool = False
     path: str = ""
     notes: dict[object, Any] = field(default_factory=dict)
 
@@ -150,6 +154,7 @@ def parse(data: bytes) -> RequestHead:
     _read_target(head, target)
     _read_connection(head)
     _read_framing(head)
+    head.background = _BACKGROUND.search(ours.get(PRIORITY, b"")) is not None
     if (expect := ours.get(b"expect")) is not None and expect.strip(b" \t").lower() != b"100-continue":
         raise Malformed(417, "only Expect: 100-continue is met here")
     return head

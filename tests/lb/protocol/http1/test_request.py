@@ -585,3 +585,19 @@ def test_the_length_that_is_found_is_that_of_the_last_head() -> None:
     for length in (5, 6, 6, 0, 5):
         read = heads.read(head(b"Content-Length: %d" % length, start=b"POST / HTTP/1.1"))
         assert (read.length, read.find(b"content-length")) == (length, None)  # read, and not kept as text
+
+
+@pytest.mark.parametrize(
+    ("given", "background"),
+    [
+        ("u=7", True), ("u=7, i", True), ("i, u=7", True), ("i,u=7;x=1", True), (" u=7 ", True),
+        ("u=6", False), ("u=0", False), ("i", False), ("", False), ("u=70", False), ("xu=7", False), ("x=u=7", False),
+        ("u=7x", False), ("u=7" * 1000, False),
+    ],
+)  # fmt: skip
+def test_only_background_counts(given: str, background: bool) -> None:
+    assert parse(head(b"PrIoRiTy: " + given.encode(), start=b"POST / HTTP/1.1")).background is background
+
+
+def test_who_says_nothing_is_in_a_hurry() -> None:
+    assert not parse(head(start=b"POST / HTTP/1.1")).background
