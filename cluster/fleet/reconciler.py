@@ -158,7 +158,7 @@ def _bring_about(
         if seen is None:
             yield Admit(name)
         else:
-            yield from _keep(seen, want, desired, now, next_to_roll)
+            yield from _keep(seen, want, group, desired, now, next_to_roll)
 
 
 def _gpus_starting(observed: ObservedState) -> set[int]:
@@ -183,8 +183,10 @@ def _room_to_start(desired: DesiredState, observed: ObservedState, now: float) -
 
 
 def _keep(
-    seen: InstanceObserved, want: InstanceDesired, desired: DesiredState, now: float, next_to_roll: str | None
+    seen: InstanceObserved, want: InstanceDesired, group: WorkerGroup, desired: DesiredState, now: float,
+    next_to_roll: str | None,
 ) -> Iterator[Action]:
+    startup = desired.startup_timeout if group.startup_timeout is None else group.startup_timeout
     behind = seen.generation < want.generation
     stale = behind and (not want.rolling or next_to_roll == seen.id)
     keep = behind and not stale
@@ -202,8 +204,8 @@ def _keep(
         yield Start(seen.id, fresh=True, keep=keep)
     elif seen.state is _S.BACKOFF and now >= seen.restart_at:
         yield Start(seen.id, keep=keep)
-    elif seen.state is _S.STARTING and now - seen.since > desired.startup_of(seen.id):
-        yield Kill(seen.id, f"not ready within {desired.startup_of(seen.id):g} s", failure=True)
+    elif seen.state is _S.STARTING and now - seen.since > startup:
+        yield Kill(seen.id, f"not ready within {startup:g} s", failure=True)
     elif seen.state in (_S.STARTING, _S.READY, _S.UNHEALTHY) and seen.hung:
         yield Kill(seen.id, seen.hung, failure=True)
     elif seen.state is _S.UNHEALTHY and seen.failing_probes:

@@ -92,12 +92,6 @@ class DesiredState:
         """Every worker there should be just now, spares first."""
         return {} if self.shutting_down else {**self.spares, **self.lasting}
 
-    def startup_of(self, name: str) -> float:
-        """Seconds that the worker ``name`` may take to be ready."""
-        group = self.groups.get(group_of(name))
-        own = group.startup_timeout if group is not None else None
-        return self.startup_timeout if own is None else own
-
     def drain_of(self, name: str) -> float:
         """Seconds that requests on the worker ``name`` may take to finish."""
         group = self.groups.get(group_of(name))
