@@ -10,8 +10,8 @@ from typing import Any
 
 from worker import logfile
 from worker.drivers.local import LocalDriver, free_ports
-from worker.drivers.local_handle import LocalHandle
 from worker.drivers.proc import ProcessId
+from worker.drivers.process import LocalHandle
 from worker.drivers.remote import protocol
 from worker.drivers.remote.protocol import Order, StartReport
 from worker.spec import WorkerEndpoint, WorkerSpec

@@ -16,8 +16,8 @@ from config.disk import private
 from config.paths import short_socket_path
 from worker.drivers import run_file as run_files
 from worker.drivers import zygote_protocol as protocol
-from worker.drivers.local_handle import LocalHandle
 from worker.drivers.proc import ProcessId
+from worker.drivers.process import LocalHandle
 from worker.spec import WorkerSpec
 
 #: How long (s) a fork may take. One of vLLM takes some 0.02 s on a machine that is quiet.

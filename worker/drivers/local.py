@@ -14,9 +14,8 @@ from worker import logfile
 from worker.drivers import forked, proc, run_file, scratch
 from worker.drivers.base import Handle, WorkerStats
 from worker.drivers.forked import ForkFailed
-from worker.drivers.local_handle import LocalHandle
 from worker.drivers.proc import ProcessId
-from worker.drivers.process import find, spawn, usage
+from worker.drivers.process import LocalHandle, find, spawn, usage
 from worker.spec import LOOPBACK, WorkerEndpoint, WorkerSpec
 
 #: No port below it is given to a worker.

@@ -12,16 +12,18 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from config.disk import private
-from worker.drivers import proc
+from worker import logfile
+from worker.drivers import proc, scratch
 from worker.drivers import run_file as run_files
 from worker.drivers.base import WorkerStats
 from worker.drivers.proc import ProcessId
+from worker.spec import WorkerEndpoint, WorkerSpec
 
 #: The new process writes its own pid and start time before it becomes the worker, so that a supervisor killed
 #: between starting it and writing it down still finds it; one that cannot write it does not become one. In place
@@ -132,6 +134,38 @@ class Process:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process.pid, signal.SIGKILL)
         return found
+
+
+class LocalHandle(Process):
+    """The process that ``spec`` was started as, and its session."""
+
+    def __init__(
+        self, process: ProcessId, spec: WorkerSpec, popen: subprocess.Popen[bytes] | None = None
+    ) -> None:
+        super().__init__(process, popen)
+        self._spec = spec
+
+    @property
+    def endpoint(self) -> WorkerEndpoint:
+        return self._spec.endpoint
+
+    def stop(self) -> None:
+        self.signal(signal.SIGTERM)
+
+    def destroy(self) -> bool:
+        if self.kill_tree():
+            return True
+        scratch.remove(self._spec)
+        return False
+
+    async def provide(self, folder: Path, held: Collection[Path]) -> Path:
+        return folder
+
+    def origin(self, path: str) -> str:
+        return path
+
+    def logs(self, lines: int) -> list[str]:
+        return logfile.tail(self._spec.log, lines)
 
 
 def spawn(
