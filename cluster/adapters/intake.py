@@ -17,7 +17,6 @@ from worker.adapters import files as adapter_files
 from worker.adapters import store as adapter_store
 from worker.adapters.files import AdapterFacts, AdapterRejected, BaseShapes
 from worker.adapters.foreign import is_foreign
-from worker.adapters.origins import allowed_roots
 from worker.sources.store import SourceStore
 
 #: Where a reference is, once it was fetched: raises Refused, OSError.
@@ -53,7 +52,7 @@ class Intake:
             adapter_files.inspect, base=base, served_names=plan.spec.served_names,
             max_rank=plan.spec.max_lora_rank, allow_no_effect=allow_no_effect, side=side,
         )
-        roots = () if self._fetched.origin_of(path) else allowed_roots(plan.settings.adapter_root)
+        roots = () if self._fetched.origin_of(path) else adapter_files.allowed_roots(plan.settings.adapter_root)
         try:
             return await asyncio.to_thread(inspect, path, roots=roots)
         except AdapterRejected as rejected:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from worker import demo
 from worker.adapters.content import FILES, MAX_BYTES, content_hash, hash_streams
 from worker.adapters.heads import ClassifierHead, check_head, take_head
 from worker.adapters.pairs import Pair, check_targets, pair_up
@@ -152,6 +153,11 @@ def _facts(streams: Mapping[str, BinaryIO], size: int, served: _Served) -> tuple
         unchecked=(*header.unchecked, *(text for text in (another,) if text)),
     )
     return facts, no_effect(pairs, header.head, filled, config)
+
+
+def allowed_roots(given: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Folders, of which one has to hold an adapter; none: it may lie anywhere. Those of the demo model are ours."""
+    return (*given, *demo.adapters().values()) if given else ()
 
 
 def real_folder(path: Path, roots: tuple[Path, ...]) -> Path:

@@ -12,7 +12,6 @@ from config.settings import Settings, inherited_environment, visible_gpus
 from worker import engine_spec, gpus
 from worker.adapters import engine_side, files
 from worker.adapters.files import AdapterRejected
-from worker.adapters.origins import allowed_roots
 from worker.engines import base, flags
 from worker.engines.vllm import NOT_INSTALLED, EngineSetup, VllmEngine
 from worker.offline.values import Expert
@@ -56,7 +55,7 @@ def _experts(settings: Settings, spec: EngineSpec) -> dict[str, Expert]:
     if spec.adapters and flags.has(spec.extra_args, "--no-enable-lora"):
         raise UsageError(f"with --no-enable-lora there are no experts: leave {', '.join(spec.adapters)} away", 2)
     shapes, side = files.read_base(spec.model), engine_side.read(spec)
-    found, roots = {}, allowed_roots(settings.adapter_root)
+    found, roots = {}, files.allowed_roots(settings.adapter_root)
     for name, path in spec.adapters.items():
         try:
             facts = files.inspect(
