@@ -8,7 +8,6 @@ Longer than a file should be: half of it is a table, a line or two a setting.
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 from collections.abc import Mapping
@@ -28,7 +27,7 @@ from config.sources import env_file, modes
 from config.sources.given import Given, variable_of
 from config.sources.names import OTHER_ENVIRONMENT, PREFIX, variables
 from config.sources.yaml_file import read_mapping
-from config.topology import STRATEGIES, TlsFiles
+from config.topology import AUTO_STRATEGY, STRATEGIES, TlsFiles
 from config.values import listening, schedule
 from config.values import setting_types as t
 from config.values.schedule import Minimum
@@ -443,13 +442,9 @@ def explain(error: ValidationError, given: Given) -> str:
     if not setting:
         return message
     if setting == "strategy" and isinstance(first.get("input"), str):
-        message = f"unknown strategy{_closest_strategy(str(first['input']))}; known: {', '.join(STRATEGIES)}"
+        names, name = (AUTO_STRATEGY, *STRATEGIES), str(first["input"])
+        message = f"unknown strategy {name!r}{nearest(name, names)}; known: {', '.join(names)}"
     return f"{given.source(setting) or setting}: {message}"
-
-
-def _closest_strategy(name: str) -> str:
-    match = difflib.get_close_matches(name, STRATEGIES, n=1)
-    return f" {name!r} (did you mean {match[0]!r}?)" if match else f" {name!r}"
 
 
 def inherited_environment() -> dict[str, str]:

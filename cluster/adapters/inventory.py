@@ -11,6 +11,7 @@ from cluster.deployment.revisions import Revisions
 from cluster.errors import Refused
 from cluster.fleet.groups import group_of
 from cluster.fleet.instance import HeldAdapters
+from config.errors import nearest
 
 
 @dataclass(slots=True)
@@ -127,7 +128,7 @@ class Inventory:
         """Raises Refused."""
         adapter = self.registry.adapters.get(name)
         if adapter is None:
-            raise Refused(404, f"no adapter {name!r}", "lora_name")
+            raise Refused(404, f"no adapter {name!r}{nearest(name, self.registry.adapters)}", "lora_name")
         return adapter
 
     def check_unneeded(self, name: str) -> None:

@@ -17,7 +17,7 @@ from cluster.fleet.groups import BALANCER, number_of
 from cluster.fleet.intent import Intent
 from cluster.fleet.states import WorkerState
 from config.errors import nearest
-from config.topology import STRATEGIES, BalancerConfig
+from config.topology import AUTO_STRATEGY, STRATEGIES, BalancerConfig
 
 
 class External(Protocol):
@@ -80,10 +80,13 @@ class ClusterCommands:
 
     def set_strategy(self, body: SetStrategy) -> dict[str, Any]:
         name = body.strategy
-        if name not in STRATEGIES:
-            known = ", ".join(STRATEGIES)
-            raise Refused(400, f"unknown strategy {name!r}{nearest(name, STRATEGIES)}; known: {known}", "strategy")
         plan = None if body.model is None else self._revisions.named(body.model)
+        of_one = plan is not None and plan.definition is not None
+        names = STRATEGIES if of_one else (AUTO_STRATEGY, *STRATEGIES)
+        if name not in names:
+            raise Refused(
+                400, f"unknown strategy {name!r}{nearest(name, names)}; known: {', '.join(names)}", "strategy"
+            )
         if plan is not None and plan.definition is not None:
             own = plan.definition.model_copy(update={"strategy": name})
             self._revisions.set_model(replace(plan, definition=own))

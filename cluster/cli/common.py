@@ -32,6 +32,9 @@ class Finite(click.FloatRange):
             self.fail(f"{value!r} is no finite number", param, ctx)
         return number
 
+    def _describe_range(self) -> str:  # click shows "x<=None" where there are no bounds
+        return "" if self.min is None and self.max is None else super()._describe_range()
+
 
 def _note_ca(context: click.Context, parameter: click.Parameter, value: Path | None) -> None:
     context.meta[_CA] = value

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 #: The log of a balancer process, and that of the requests through all of them.
-_BALANCER = re.compile(r"balancer(-[0-9]{1,2})?|standby|access")
+_BALANCER = re.compile(r"lb|balancer(-[0-9]{1,2})?|standby|access")
 
 #: Ids of jobs.
 _JOB = re.compile(r"[a-z]{1,32}-[0-9]{1,15}")
@@ -138,7 +138,7 @@ class Admin:
         if seen:
             return Path(seen["log"]) if seen.get("log") else None
         if _BALANCER.fullmatch(name):
-            return self._state.log(name)
+            return self._state.log("balancer" if name == "lb" else name)
         return self._state.jobs / name / LOG if _JOB.fullmatch(name) else None
 
 

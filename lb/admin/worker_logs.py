@@ -74,7 +74,7 @@ async def answer(
     name = request.match_info["name"]
     path = log(name)
     if path is None:
-        raise ProxyError(404, f"no log of {name!r}")
+        raise ProxyError(404, f"no log of {name!r}; instances, jobs, `balancer` and `access` have one")
     try:
         lines = int(request.query.get("lines", "100"))
     except ValueError:

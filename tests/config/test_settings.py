@@ -172,7 +172,7 @@ def test_settings_cannot_be_changed() -> None:
         ({"drain_timeout": -1}, "--drain-timeout: "),
         ({"startup_timeout": 0}, "--startup-timeout: "),
         ({"strategy": "round_robbin"}, "'round_robbin'.*did you mean 'round_robin'.*known: .*power_of_two"),
-        ({"strategy": "zzz"}, "--strategy: unknown strategy 'zzz'; known: "),
+        ({"strategy": "zzz"}, "--strategy: unknown strategy 'zzz'; known: auto, "),
         ({"gpus": "0;1"}, "--gpus: .*such as 0,1"),
         ({"gpus": "0,0"}, "--gpus: .*twice"),
         ({"lora": ["a"]}, "--lora: NAME=PATH is needed, not 'a'"),

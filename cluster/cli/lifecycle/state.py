@@ -26,8 +26,8 @@ from cluster.supervisor import adoption
 from config.disk.files import replacing
 from config.errors import UsageError
 from config.identity import admin_token
-from config.paths import StateDir, default_state_dir
-from config.sources.commands import cluster_port
+from config.paths import StateDir
+from config.sources.commands import cluster_port, own_state_dir
 from worker.drivers import available
 
 
@@ -137,7 +137,7 @@ def import_command(file: str, state_dir: Path | None, force: bool) -> int:
     """Bring in what `export` wrote to FILE (- is standard input). No cluster may run on the state directory.
 
     The next `up` starts with its instance count and strategy, unless it is told others."""
-    state = StateDir((state_dir or default_state_dir(cluster_port())).absolute())
+    state = StateDir((state_dir or own_state_dir(cluster_port())).absolute())
     if file == "-":
         return asyncio.run(_import(sys.stdin.buffer, state, force))
     with contextlib.ExitStack() as stack:

@@ -8,7 +8,7 @@ from typing import Any, get_args
 import click
 from pydantic.fields import FieldInfo
 
-from cluster.cli.common import F
+from cluster.cli.common import F, Finite
 from cluster.cli.lifecycle import detach, fetching, foreground
 from cluster.cli.render import say
 from cluster.deployment.profiles import resolution
@@ -57,7 +57,7 @@ _METAVARS = {
     "driver": "local|ray|kubernetes", "ray_address": "ADDRESS", "ray_resources": "NAME=N,...",
     "ray_labels": "KEY=VALUE,...",
     "kubernetes_workers": "NAME", "agent_key_file": "FILE",
-    "join_listen": "ADDRESS:PORT", "worker_host": "ADDRESS",
+    "node_adapters_gib": "GIB", "join_listen": "ADDRESS:PORT", "worker_host": "ADDRESS",
 }  # fmt: skip
 
 _TYPES: dict[Any, type] = {int: int, float: float, int | None: int}
@@ -70,7 +70,8 @@ def setting_flags(function: F) -> F:
         flag, switch = f"--{name.replace('_', '-')}", isinstance(field.default, bool)
         kind = None if name == "max_buffered" else _TYPES.get(field.annotation)  # 512M is one
         click.option(
-            flag + f"/--no-{flag[2:]}" * (field.default is True), is_flag=switch, default=None, type=kind,
+            flag + f"/--no-{flag[2:]}" * (field.default is True), is_flag=switch, default=None,
+            type=Finite() if kind is float else kind,
             metavar=_METAVARS.get(name, "SECONDS" if kind is float else None), multiple=name in _LISTS,
             help=_help(field, name in _LISTS),
         )(function)

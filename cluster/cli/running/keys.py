@@ -81,7 +81,11 @@ def create(name: str, as_json: bool, url: str | None, **options: Any) -> int:
     """Make a key and show its secret, this once."""
     given = _given(options)
     with client(url) as cluster:
-        _print_secret(cluster.create_key(name, **given), as_json)
+        key = cluster.create_key(name, **given)
+        _print_secret(key, as_json)
+        keys = cluster.keys()
+        if key["scope"] == "inference" and [other["scope"] for other in keys].count("inference") == 1:
+            say("it is the first one for models: from now on every request for a model needs a key", err=True)
     return 0
 
 

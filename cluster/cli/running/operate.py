@@ -15,7 +15,7 @@ from cluster.cli.common import client, finish, model_option, no_wait_option, url
 from cluster.cli.render import cell, console, say, status_table
 from cluster.client import ClusterClient, ClusterError
 from config.text import printable_log, whole
-from config.topology import STRATEGIES
+from config.topology import AUTO_STRATEGY, STRATEGIES
 
 #: Seconds until a log that has ended is asked for again.
 _AGAIN_S = 0.2
@@ -75,11 +75,14 @@ def scale_command(count: str, model: str | None, no_wait: bool, url: str | None)
 
 
 @click.command("strategy")
-@click.argument("name", type=click.Choice(STRATEGIES))
+@click.argument("name", type=click.Choice((AUTO_STRATEGY, *STRATEGIES)), metavar="NAME")
 @model_option
 @url_option
 def strategy_command(name: str, model: str | None, url: str | None) -> int:
-    """Spread requests by NAME from now on; with --model those for that model, where there are several."""
+    """Spread requests by NAME from now on; with --model those for that model, where there are several.
+
+    NAME: auto, round_robin, least_connections, weighted, random, response_time, power_of_two, adaptive,
+    adapter_affinity or prefix_affinity."""
     with client(url) as cluster:
         say(f"strategy {cluster.strategy(name, model)['strategy']}")
     return 0

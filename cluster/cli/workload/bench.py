@@ -85,7 +85,7 @@ def _options(function: F) -> F:
         url_option,
         click.option("--model", help="A model of the server, or `all`: one after the other. Default its first."),
         click.option("--endpoint", type=click.Choice(["chat", "completions"]), default="chat", show_default=True),
-        click.option("--requests", type=positive, help=f"How many. Default each prompt once, or {_REQUESTS}."),
+        click.option("--requests", type=positive, help=f"How many. Default one for each prompt, or {_REQUESTS}."),
         click.option("--duration", type=above, help="Begin none after so many seconds."),
         click.option("--concurrency", type=positive, help=f"So many at a time. Default {_CONCURRENCY}."),
         click.option("--rate", type=above, help="So many begin a second, at random, whatever became of others."),
@@ -156,7 +156,7 @@ def _plans(options: dict[str, Any]) -> list[Any]:
     requests, duration = options["requests"], options["duration"]
     asked = prompts.read_prompts(options["prompts_file"]) if options["prompts_file"] else options["prompts"]
     if requests is None and duration is None:
-        requests = len(asked) if asked else _REQUESTS
+        requests = len(asked) if asked else options["num_prompts"] or _REQUESTS
     if asked is None:
         count = options["num_prompts"] or min(requests or _MADE_UP, _MADE_UP)
         asked = prompts.made_up(count, options["prompt_words"], Random(f"prompts {options['seed']}"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from config.settings import Settings
-from config.topology import ADAPTER_STATES, STATES, STRATEGIES
+from config.topology import ADAPTER_STATES, AUTO_STRATEGY, STATES, STRATEGIES
 from lb.admin.openapi.parts import (
     COUNT,
     FLAG,
@@ -181,7 +181,7 @@ SCHEMAS: Mapping[str, Json] = {
         url=described(TEXT, "Of one that this cluster did not start"),
         origin=described(TEXT, "Who named that one: --backend, or a list"), first_byte_ms=NUMBER),
     "Scaled": answer({"desired": COUNT, "current": described(COUNT, "Ready now")}),
-    "StrategySet": answer({"strategy": one_of(*STRATEGIES)}, model=TEXT),
+    "StrategySet": answer({"strategy": one_of(AUTO_STRATEGY, *STRATEGIES)}, model=TEXT),
     "Restarting": answer({"restarting": array(TEXT), "rolling": FLAG},
                          spare=or_null(TEXT, "A worker that stands in meanwhile")),
     "Drained": answer({
@@ -284,7 +284,7 @@ SCHEMAS: Mapping[str, Json] = {
                  count=or_null({"type": "integer", "minimum": 1}, "By so many; 1"), instances={"type": "null"},
                  model=_OF_MODEL),
     ]},
-    "SetStrategy": question({"strategy": one_of(*STRATEGIES)}, model=_OF_MODEL),
+    "SetStrategy": question({"strategy": one_of(AUTO_STRATEGY, *STRATEGIES)}, model=_OF_MODEL),
     "Restart": {"oneOf": [
         question({"instance_id": described(TEXT, "Or `load_balancer`")}, rolling={"enum": [False, None]},
                  spare={"type": "null"}, model={"type": "null"}),

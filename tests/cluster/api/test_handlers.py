@@ -171,9 +171,15 @@ def test_a_strategy_is_changed_by_its_name() -> None:
     assert cluster.fleet.intent.strategy == "weighted"
 
 
+def test_what_a_cluster_chooses_itself_can_be_gone_back_to() -> None:
+    cluster = Cluster()
+    _ask(cluster, ClusterCommands.set_strategy, schemas.SetStrategy, {"strategy": "auto"})
+    assert cluster.fleet.intent.strategy == "auto"
+
+
 def test_an_unknown_strategy_is_refused_naming_the_known() -> None:
     cluster = Cluster()
-    with pytest.raises(Refused, match=r"did you mean 'weighted'\?\); known: round_robin, .*power_of_two") as refused:
+    with pytest.raises(Refused, match=r"did you mean 'weighted'\?\); known: auto, round_robin, .*_two") as refused:
         _ask(cluster, ClusterCommands.set_strategy, schemas.SetStrategy, {"strategy": "weightd"})
     assert (refused.value.status, refused.value.param, cluster.fleet.intent.strategy) == (400, "strategy", "random")
 

@@ -168,7 +168,7 @@ def test_words_that_are_listed_are_those_that_are_used() -> None:
     instance = SCHEMAS["Instance"]["properties"]
     assert set(instance["state"]["enum"]) == {*WorkerState, "drained", "spare"}
     assert set(SCHEMAS["Settings"]["properties"]) == set(Settings.model_fields)
-    assert SCHEMAS["SetStrategy"]["properties"]["strategy"]["enum"] == list(STRATEGIES)
+    assert SCHEMAS["SetStrategy"]["properties"]["strategy"]["enum"] == ["auto", *STRATEGIES]
     change = SCHEMAS["Applied"]["properties"]["changes"]["items"]["properties"]
     assert set(change["effect"]["enum"]) == set(Effect)
     assert SCHEMAS["Job"]["properties"]["state"]["enum"] == list(JobState)

@@ -38,6 +38,7 @@ BAD = {
     "an engine flag that the cluster owns": (["--", "--port", "1"], 2, "--port"),
     "an engine flag that is no number": (["--", "--max-lora-rank", "many"], 2, "--max-lora-rank"),
     "GPUs that are not there": (["--engine", "vllm", "--gpus", "7"], 1, "GPU"),
+    "seconds that are no number": (["--drain-timeout", "nan"], 2, "no finite number"),
     "a port out of range": (["--port", "70000"], 2, "port"),
 }
 

@@ -50,3 +50,11 @@ def test_a_state_without_agents_has_no_key_of_theirs(tmp_path: Path) -> None:
     assert b"agent_key" not in file.read_bytes()
     _run("import", str(file), "--state-dir", str(there.root))
     assert not there.agent_key.exists()
+
+
+def test_what_is_imported_goes_where_the_next_up_will_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, there, file = _state(tmp_path / "here"), tmp_path / "there", tmp_path / "export.tar"
+    _run("export", str(file), "--state-dir", str(here.root))
+    monkeypatch.setenv("CLUSTERCTL_STATE_DIR", str(there))
+    _run("import", str(file))
+    assert StateDir(there).database.exists()

@@ -80,7 +80,11 @@ def cluster() -> Iterator[Cluster]:
 def test_what_is_asked(cluster: Cluster, args: tuple[str, ...], asked: tuple[str, str, Any]) -> None:
     result = cluster.run(*args)
     assert result.exit_code == 0, result.output
-    assert cluster.asked == [asked]
+    assert cluster.asked[0] == asked
+
+
+def test_the_first_key_for_models_says_what_it_means_for_everybody(cluster: Cluster) -> None:
+    assert "from now on every request for a model needs a key" in cluster.run("create", "team").stderr
 
 
 @pytest.mark.parametrize("args", [("create", "team"), ("rotate", "team")])

@@ -98,6 +98,11 @@ def test_all_models_are_a_run_each(plan: Callable[..., BenchPlan], measured: Mea
     assert [p.models for p in measured.plans] == [("demo",), ("sql",), ("poet",)]
 
 
+def test_each_made_up_prompt_is_asked_once(plan: Callable[..., BenchPlan]) -> None:
+    asked = plan("--num-prompts", "8")
+    assert (asked.requests, len(asked.prompts)) == (8, 8)
+
+
 def test_each_prompt_of_a_file_is_asked_once(plan: Callable[..., BenchPlan], tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_text("one\ntwo\n")

@@ -52,6 +52,11 @@ def test_what_cannot_be_converted_leaves_nothing(run: Run, tmp_path: Path) -> No
     assert code == 2 and told in errors and not (tmp_path / "out").exists()
 
 
+def test_no_folder_is_said_before_any_process_is_started(run: Run, tmp_path: Path) -> None:
+    code, _, said = run("convert", str(tmp_path / "none"), "--out", str(tmp_path / "out"))
+    assert code == 1 and said == f"error: {tmp_path}/none: no such folder\n"
+
+
 def test_a_pickle_is_validated_as_what_it_becomes(run: Run, tmp_path: Path) -> None:
     made = trainers.peft_pickle(tmp_path / "old")
     said = json.loads(run("validate", made, "--json")[1])

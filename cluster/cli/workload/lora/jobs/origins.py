@@ -64,7 +64,9 @@ def adapter_of(given: str, url: str | None) -> Path:
     if is_reference(given):
         return Path(_fetched(given, ADAPTER))
     if looks_like_path(given):
-        return absolute(given)
+        if not (folder := absolute(given)).exists():
+            raise UsageError(f"{folder}: no such folder")
+        return folder
     cards = {card["id"]: card for card in _cards(url, needed=True) if card.get("parent") is not None}
     if given not in cards:
         raise UsageError(f"no adapter {given!r}{nearest(given, cards)}, and no folder of that name", exit_code=2)
