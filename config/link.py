@@ -7,18 +7,19 @@ hears ``changes``; one that has not got ``base`` says ``resend``), ``{"type": "s
 (the next set is confirmed by who has both), ``{"type": "retire", "timeout": seconds}`` to one that another has taken
 the place of, ``{"type": "events", "events": [...]}`` (rising ids; the latest again for whoever is new), ``{"type":
 "loads", "loads": {backend: requests}}`` (what is in flight through balancers on other machines, again and again while
-there are any), ``{"type": "supervisor", "there": whether it can be reached}`` (on a machine that has joined)
-balancer -> supervisor: ``{"type": "hello", "pid": n, "phase": Phase, "changes": true}``, ``{"type": "resend"}`` (the
-whole set, please), ``{"type": "phase", "phase": Phase,
-"requests": in flight}`` when that changes, ``{"type": "report", "version": [epoch, revision], "in_flight": {backend:
-requests}, "waiting": {backend: [requests without a first byte of an answer, bytes of the largest body among them]},
-"used": {adapter: seconds since the epoch}, "queued": requests that wait for room on a worker, "unread": s of one
-worker's time that prompts take which are not read yet, "models": {name: [requests in flight, requests that wait, s for
-which the oldest of these has, s since the epoch of the latest request]}}`` (an earlier balancer leaves out the last
-three; the last is said only where there may be several models), ``{"type":
-"want", "adapter": name}``, ``{"type": "outcome", "backend": id, "incarnation": n, "requests": n, "moved": n,
-"retried": n, "failed": n}`` (once for each incarnation that is lost: what was in flight on it there, and what became of
-that)
+there are any), ``{"type": "attempts", "who": n, "anew": nothing that it said before counts, "records": base64 of 64-bit
+values}`` (which requests these are, of each process there, in the words of `lb.routing.others`), ``{"type":
+"supervisor", "there": whether it can be reached}`` (on a machine that has joined)
+balancer -> supervisor: ``attempts`` of its own while there are ``loads``, ``{"type": "hello", "pid": n, "phase": Phase,
+"changes": true}``, ``{"type": "resend"}`` (the whole set, please), ``{"type": "phase", "phase": Phase, "requests": in
+flight}`` when that changes, ``{"type": "report", "version": [epoch, revision], "in_flight": {backend: requests},
+"waiting": {backend: [requests without a first byte of an answer, bytes of the largest body among them]}, "used":
+{adapter: seconds since the epoch}, "queued": requests that wait for room on a worker, "unread": s of one worker's time
+that prompts take which are not read yet, "models": {name: [requests in flight, requests that wait, s for which the
+oldest of these has, s since the epoch of the latest request]}}`` (an earlier balancer leaves out the last three; the
+last is said only where there may be several models), ``{"type": "want", "adapter": name}``, ``{"type": "outcome",
+"backend": id, "incarnation": n, "requests": n, "moved": n, "retried": n, "failed": n}`` (once for each incarnation that
+is lost: what was in flight on it there, and what became of that)
 balancer -> balancer: ``{"type": "metrics"}``, answered with ``{"type": "metrics", "text": exposition}``; ``{"type":
 "why", "request_id": id or null, "limit": n}``, answered with ``{"type": "why", "decisions": [...]}``
 

@@ -205,7 +205,8 @@ class TlsFiles:
 @dataclass(frozen=True, slots=True)
 class BalancerConfig:
     """What a balancer process is started with, one of ``processes``. The listening sockets come as inherited
-    descriptors: HTTP's and, where it is spoken, gRPC's. ``max_buffered`` is for all ``processes`` together; without
+    descriptors: HTTP's and, where it is spoken, gRPC's. ``may_be_joined``: there may be balancers on other machines.
+    ``max_buffered`` is for all ``processes`` together; without
     ``response_cache_size`` (bytes, of each) no answers are kept."""
 
     listen_fd: int
@@ -216,6 +217,7 @@ class BalancerConfig:
     admin_key: str | None = field(default=None, repr=False)
     log_level: str = "info"
     processes: int = 1
+    may_be_joined: bool = False
     max_body: int = 64 * 1024 * 1024
     allowed_hosts: tuple[str, ...] = ()
     trusted_proxies: tuple[str, ...] = ()

@@ -50,6 +50,7 @@ from lb.admission.queue import WaitingQueue
 from lb.admission.rate_limits import RateLimits
 from lb.admission.request_admission import QueueLimits
 from lb.admission.stored_buckets import StoredBuckets
+from lb.control.joined_attempts import JoinedAttempts
 from lb.control.limits_store import LimitsStore
 from lb.control.link import Link
 from lb.control.peers import Peers
@@ -206,7 +207,9 @@ def make(
     state = StateDir(Path(config.state_dir))
     changes, metrics, upstream = Notifier(), Metrics(), Upstream()
     counters, buckets = Counters(state.counters), SharedBuckets(state.limits)
-    board = SharedAttempts(counters.path, counters.peers) if config.processes > 1 else None
+    here = SharedAttempts(counters.path, counters.peers) if config.processes > 1 else None
+    joined = JoinedAttempts(here, time.monotonic) if config.may_be_joined else None
+    board = joined or here
     ledger = UsageLedger(state.usage, time.time)
     losses, events = LossReport(), EventFeed()
 
@@ -236,7 +239,7 @@ def make(
         pool, [each for each in (listener, rpc_listener) if each is not None], link_path, counters.recently_used,
         series, losses, events.add, why.own, keys.apply,
         refusals.due, shared_limits, router.work,
-        lambda: {"queued": queue.for_want_of_room(), "unread": router.unread(), **demand.told()}, counters.hear,
+        lambda: {"queued": queue.for_want_of_room(), "unread": router.unread(), **demand.told()}, counters.hear, joined,
     )
     client, owners_of = WorkerClient(upstream), ResponseOwners()
     queue = WaitingQueue(

@@ -22,6 +22,7 @@ def balancer_config(plan: Plan, state: StateDir) -> BalancerConfig:
     return BalancerConfig(**{
         **named, "listen_fd": -1, "grpc_fd": None if settings.grpc_port is None else -1,
         "state_dir": str(state.root), "processes": settings.lb_processes,
+        "may_be_joined": settings.join_listen is not None,
         "max_buffered": settings.max_buffered or share_for_bodies(), "tls": settings.tls(),
         **({} if settings.response_cache else {"response_cache_size": None, "response_cache_ttl": None}),
         "move_streams": settings.move_streams or None,

@@ -36,6 +36,8 @@ class Feed:
         self._events = events
         self.processes: list[BalancerProcess] = []
         self.joined: list[Joined] = []
+        #: Where what a process here says to balancers of other machines goes.
+        self.pass_on: Callable[[Mapping[str, Any]], None] = self._tell_joined
         self._alone = False
         self._set: dict[str, Any] | None = None
         self._whole: bytes | None = None
@@ -100,6 +102,10 @@ class Feed:
             encoded, kind = encode(message), str(message["type"])
             for process in self.processes:
                 process.send(encoded, kind if kind == _REPLACED else "")
+        for each in self.joined:
+            each.tell(message)
+
+    def _tell_joined(self, message: Mapping[str, Any]) -> None:
         for each in self.joined:
             each.tell(message)
 

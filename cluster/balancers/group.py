@@ -223,6 +223,8 @@ class BalancerGroup:
             self._phase(process, message)
         elif kind == "limits":
             self._limits(process, message["limits"])
+        elif kind == "attempts":
+            self.feed.pass_on(message)
         else:
             self.hear(message)
 

@@ -142,6 +142,7 @@ class JoinAgent:
         group = BalancerGroup(self._state, self._config(), self._store, self._reports, _emit, Feed())
         self._publish(group)
         self._reports.reporters = lambda: group.reporters
+        group.feed.pass_on = self._uplink.say
         await group.adopt()
         group.starter.listeners.make(self._options.host, self._options.port, None)
         group.start()
@@ -229,7 +230,7 @@ class JoinAgent:
             if group is not None:
                 group.feed.publish(keys=dict(message))
         elif group is not None:
-            group.feed.tell(message)  # events, loads
+            group.feed.tell(message)  # events, loads, attempts
         if group is None and {"config", "set", "snapshot"} <= self._told.keys():
             self._ready.set()
 

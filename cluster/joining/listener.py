@@ -182,8 +182,23 @@ class JoinListener:
             machine.report(message)
         if message["type"] == "call":
             self._tasks.start(self._answer(machine, message), f"a call of {machine.name}")
+        elif message["type"] == "attempts":
+            self._pass_on(machine, message)
         elif message["type"] in ("report", "want", "outcome", "refused") and machine.engaged:
             self._group.hear(message)
+
+    def _pass_on(self, machine: JoinedMachine, message: Mapping[str, Any]) -> None:
+        """To all others. Raises KeyError, TypeError, ValueError for what is no such message."""
+        told = {
+            "type": "attempts", "who": int(message["who"]), "anew": bool(message["anew"]),
+            "records": str(message["records"]),
+        }  # fmt: skip
+        for other in self.machines.values():
+            if other is not machine:
+                other.tell(told)
+        encoded = encode(told)
+        for process in self._group.feed.processes:
+            process.send(encoded)
 
     async def _answer(self, machine: JoinedMachine, call: Mapping[str, Any]) -> None:
         assert self._api is not None

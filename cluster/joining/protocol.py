@@ -4,11 +4,11 @@ them. The machine connects.
 machine -> supervisor, first: ``{"type": "join", "token": id, "secret": its secret, "name": wished}`` or ``{"type":
 "member", "name": name, "secret": its own}``, each with ``"boot"`` (the kernel's id of its start) and ``"changes":
 true`` (it is told what is new of backend sets); then ``report``, ``want``, ``outcome`` and ``refused`` of
-`config.link`, all its processes as one, ``{"type": "alive"}`` where it has nothing else to say, and ``{"type": "call",
-"id": n, "method": …, "path": …, "principal": line, "peer": address, "body": text}``
+`config.link`, all its processes as one, ``attempts`` of each of them, ``{"type": "alive"}`` where it has nothing else
+to say, and ``{"type": "call", "id": n, "method": …, "path": …, "principal": line, "peer": address, "body": text}``
 supervisor -> machine, first: ``{"type": "welcome", "name": …, "secret": …, "config": …, "admin_token": …}`` (the secret
 only where it has joined just now) or ``{"type": "refused", "why": sentence, "final": whether it is of no use to come
-again}``; then all that a balancer process is told, ``{"type": "loads", …}`` again and again, ``{"type": "config",
+again}``; then all that a balancer process is told, ``loads`` and ``attempts`` again and again, ``{"type": "config",
 "config": BalancerConfig}`` and ``{"type": "answer", "id": n, "status": n, "sequence": text, "text": body}``
 """
 

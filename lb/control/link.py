@@ -17,6 +17,7 @@ from typing import Any
 from config.aio import Tasks
 from config.link import LINE_LIMIT, Phase, bind_unix, descriptor_path, encode, messages
 from config.topology import BackendSet
+from lb.control.joined_attempts import JoinedAttempts
 from lb.records.loss_report import LossReport
 from lb.routing.notifier import Notifier
 from lb.routing.pool import Pool
@@ -51,7 +52,7 @@ class Link:
     takes what happened, ``why`` answers another balancer's question how requests were routed, ``keys`` takes the API
     keys, ``refusals()`` tells whom it is time to tell of as refused, ``limits()`` how it is with limits that other
     machines share, None where none do, ``demand()`` what waits: ``queued``, ``unread`` and ``models`` of a report;
-    ``loads`` takes what is in flight on other machines, by backend.
+    ``loads`` takes what is in flight on other machines, by backend, and ``attempts`` which requests these are.
     ``snapshot`` is the supervisor's last word; ``alive`` whether there is a supervisor; ``retired`` is set when it has
     said that another takes the connections: a request may go on for ``drain_timeout`` seconds.
     One method more than a class should have: they are the two directions of one connection."""
@@ -65,12 +66,13 @@ class Link:
         refusals: Callable[[], list[dict[str, Any]]] = list,
         limits: Callable[[], dict[str, Any] | None] = lambda: None, work: Callable[[], dict[str, float]] = dict,
         demand: Callable[[], dict[str, Any]] = dict, loads: Callable[[Mapping[str, int]], None] = lambda loads: None,
+        attempts: JoinedAttempts | None = None,
     ) -> None:
         self._pool, self._listeners, self._path = pool, listeners, path
         self._uses, self._work, self._series = uses, work, series
         self._losses, self._events, self._why, self._keys = losses or LossReport(), events, why, keys
         self._refusals, self._limits, self._demand, self._loads = refusals, limits, demand, loads
-        self._shared_at = -math.inf
+        self._attempts, self._shared_at = attempts, -math.inf
         self._absent = False
         self._wanted: dict[tuple[str, str], float] = {}
         #: Of whoever is connected and has not turned out to be another balancer: supervisors.
@@ -230,6 +232,9 @@ class Link:
                 elif message["type"] == "loads":
                     self._shared_at = time.monotonic()
                     self._loads(message["loads"])
+                elif message["type"] == "attempts" and self._attempts is not None:
+                    with contextlib.suppress(ValueError, KeyError, TypeError):
+                        self._attempts.hear(message)
                 elif message["type"] == "supervisor":
                     self._absent = not message["there"]
                 elif message["type"] == "metrics":
@@ -256,7 +261,7 @@ class Link:
         """What is in flight: soon while something drains, now and then otherwise."""
         waited, before = 0.0, ""
         while True:
-            pause = _DRAIN_LOOK if self._draining() else self._usual_pause()
+            pause = _DRAIN_LOOK if self._draining() else _SHARED_REPORT_EVERY if self._is_shared() else _REPORT_EVERY
             try:
                 async with asyncio.timeout(pause):
                     await self._applied.next()  # a drain may begin with it
@@ -267,9 +272,11 @@ class Link:
             if now != before or waited >= _REPORT_EVERY:
                 before, waited = now, 0.0
                 self.report()
+            if self._attempts is not None and self._is_shared() and (told := self._attempts.due()) is not None:
+                self._say(told)
 
-    def _usual_pause(self) -> float:
-        return _SHARED_REPORT_EVERY if time.monotonic() - self._shared_at < _SHARED_S else _REPORT_EVERY
+    def _is_shared(self) -> bool:
+        return time.monotonic() - self._shared_at < _SHARED_S
 
     async def _report_losses(self) -> None:
         """Of workers that a backend set said are lost."""

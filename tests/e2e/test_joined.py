@@ -48,6 +48,23 @@ def test_what_is_in_flight_through_one_counts_for_the_other(hosts: JoinedHosts) 
     poll(lambda: hosts.in_flight(hosts.first) == hosts.in_flight(hosts.second) == [0, 0, 0], 5, "over")
 
 
+def test_an_adapter_goes_to_the_worker_where_the_other_has_it(hosts: JoinedHosts) -> None:
+    """Not to one at random, as each by itself would."""
+    hosts.admin(hosts.first, "POST", "/v1/cluster/strategy", {"strategy": "adaptive"})
+    for adapter in ("pirate", "poet"):
+        stream = hosts.second.submit(asyncio.run, hosts.stream(hosts.second, 150, model=adapter))
+        poll(lambda: hosts.in_flight(hosts.first).count(1) == 1, 5, "told of it")
+        there = hosts.in_flight(hosts.first).index(1)
+        before = hosts.requests()
+        for _ in range(4):
+            assert hosts.complete(hosts.first, model=adapter) == 200
+        grown = [now - then for now, then in zip(hosts.requests(), before, strict=True)]
+        assert grown == [4 * (number == there) for number in range(3)], (adapter, there, grown)
+        assert stream.result().whole
+        poll(lambda: hosts.in_flight(hosts.first) == [0, 0, 0], 5, "over")
+    hosts.admin(hosts.first, "POST", "/v1/cluster/strategy", {"strategy": "least_connections"})
+
+
 def test_workers_get_the_same_share_within_a_tenth(hosts: JoinedHosts) -> None:
     before, chance = hosts.requests(), random.Random(7)
 

@@ -96,16 +96,18 @@ class JoinedHosts:
         both = [self.status(host)["instances"] for host in (self.first, self.second)]
         return [sum(each[name]["requests_total"] for each in both) for name in sorted(both[0])]
 
-    def complete(self, host: Host, key: str | None = None, tokens: int = 1) -> int:
+    def complete(self, host: Host, key: str | None = None, tokens: int = 1, model: str = "demo") -> int:
         """One request; its status."""
-        body = {"model": "demo", "prompt": "hi", "max_tokens": tokens, "ignore_eos": True}
+        body = {"model": model, "prompt": "hi", "max_tokens": tokens, "ignore_eos": True}
         headers = {"Authorization": f"Bearer {key or self.key}"}
         url = self.url(host) + "/v1/completions"
         return host.inside(lambda: httpx.post(url, json=body, headers=headers, timeout=30).status_code)
 
-    async def stream(self, host: Host, tokens: int, began: asyncio.Event | None = None) -> Streamed:
+    async def stream(
+        self, host: Host, tokens: int, began: asyncio.Event | None = None, model: str = "demo"
+    ) -> Streamed:
         """One stream. For a thread of ``host``."""
-        body = {"model": "demo", "prompt": "hi", "max_tokens": tokens, "ignore_eos": True, "stream": True}
+        body = {"model": model, "prompt": "hi", "max_tokens": tokens, "ignore_eos": True, "stream": True}
         headers, seen, whole = {"Authorization": f"Bearer {self.key}"}, 0, False
         try:
             async with (

@@ -4,6 +4,7 @@ uplink, with a group that only listens."""
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,19 @@ class Group:
 
     def parted(self) -> None:
         self.partings += 1
+
+
+class Process:
+    """A balancer here."""
+
+    engaged = True
+
+    def __init__(self) -> None:
+        self.in_flight: dict[str, int] = {}
+        self.heard: list[Mapping[str, Any]] = []
+
+    def send(self, encoded: bytes, kind: str = "") -> None:
+        self.heard.append(json.loads(encoded))
 
 
 class Kept:
@@ -132,6 +146,24 @@ async def test_each_is_told_what_all_others_have_in_flight(supervisor: Superviso
     two.say({**_REPORT, "in_flight": {"a": 3, "b": 1}})
     await soon(lambda: told_one[-1] == {"type": "loads", "loads": {"a": 3, "b": 1}})
     await soon(lambda: told_two[-1] == {"type": "loads", "loads": {"a": 2}})
+    for task in (first, second):
+        task.cancel()
+
+
+async def test_what_balancers_have_under_way_is_told_to_all_others_and_to_no_others(supervisor: Supervisor) -> None:
+    token, here = await supervisor.token(), Process()
+    supervisor.group.feed.processes.append(here)  # type: ignore[arg-type]
+    (one, told_one, first), (_, told_two, second) = supervisor.machine(token), supervisor.machine(token)
+    await soon(lambda: told_one and told_two)
+    said = {"type": "attempts", "who": 7, "anew": True, "records": "AAAA"}
+    one.say({**said, "more": "of it"})
+    await soon(lambda: said in told_two and said in here.heard)
+    of_ours = {**said, "who": 8}
+    supervisor.group.feed.pass_on(of_ours)
+    await soon(lambda: of_ours in told_one and of_ours in told_two)
+    assert said not in told_one and of_ours not in here.heard
+    one.say({"type": "attempts", "who": "?"})
+    await soon(lambda: "balancer.away" in supervisor.events)
     for task in (first, second):
         task.cancel()
 
