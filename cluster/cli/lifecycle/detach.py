@@ -6,10 +6,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from typing import Any
 
 from cluster.cli.lifecycle.down import bring_down
+from cluster.cli.lifecycle.failed import hopeless, last_words
 from cluster.cli.render import say
 from cluster.client import ClusterClient, ClusterError
 from cluster.client.trust import kept_certificate
@@ -20,15 +20,10 @@ from config.disk.files import rewrite
 from config.errors import UsageError
 from config.paths import StateDir
 from config.settings import Settings
-from config.text import printable_log
-from worker import logfile
 
 _LOOK_EVERY = 0.05
 
-#: So many balancers that end again before they serve are enough.
-_BALANCERS = 5
-
-#: Lines of a log shown with a failed start.
+#: Lines of its own log shown where the supervisor itself has failed.
 _LINES = 15
 
 
@@ -79,22 +74,6 @@ def _wait(settings: Settings, state: StateDir, process: subprocess.Popen[bytes],
             time.sleep(_LOOK_EVERY)
 
 
-def hopeless(snapshot: Mapping[str, Any]) -> str:
-    """Why nothing can become ready any more; empty while something can. Our own workers have given up, and whoever is
-    not ours has been asked and does not answer: where there are only such, they may be about to be started. Or nobody
-    comes to take connections."""
-    balancer, instances = snapshot["load_balancer"], snapshot["instances"].values()
-    if balancer["restarts"] >= _BALANCERS and not balancer["standby"]:
-        return f"the load balancer does not come up: {balancer['restarts']} starts after the first came to nothing"
-    ours = [i for i in instances if i["managed"]]
-    if not ours or any(i["state"] != "failed" for i in ours):
-        return ""
-    theirs = [i for i in instances if not i["managed"]]
-    if any(i["is_running"] or i["phase"] or not i["reason"] for i in theirs):
-        return ""
-    return "every worker has failed" + (", and no other server answers" if theirs else "")
-
-
 def _snapshot(supervisor: ClusterClient) -> dict[str, Any] | None:
     try:
         return supervisor.snapshot()
@@ -119,15 +98,7 @@ def _balancer_answers(settings: Settings, state: StateDir, on_demand: bool) -> b
 def _give_up(settings: Settings, state: StateDir, snapshot: dict[str, Any] | None, why: str) -> int:
     """Nothing is left running: a cluster that nobody waits for any more helps nobody."""
     say(f"error: {why}", err=True)
-    instances = snapshot["instances"] if snapshot else {}
-    if snapshot and snapshot["load_balancer"]["restarts"]:
-        say("balancer:", err=True)
-        for line in logfile.tail(state.log("balancer"), _LINES):
-            say(f"    {printable_log(line)}", err=True)
-    for name, i in instances.items():
-        say(f"{name}: {i['state']}: {i['reason'] or i.get('phase') or 'no reason known'}", err=True)
-        lines = (i.get("last_exit") or {}).get("log") or logfile.tail(state.log(name), _LINES)
-        for line in lines[-_LINES:]:
-            say(f"    {printable_log(line)}", err=True)
+    for line in last_words(state, snapshot):
+        say(line, err=True)
     bring_down(state, now=True, quiet=True)
     return 1

@@ -9,8 +9,10 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from cluster.cli.lifecycle.failed import hopeless, last_words
 from cluster.deployment import plan
 from config import logs
+from config.paths import StateDir
 from config.settings import Settings
 
 if TYPE_CHECKING:
@@ -70,6 +72,11 @@ async def _narrate(snapshot: Snapshot, settings: Settings, live: bool) -> None:
                 view.update(progress_table(shown))
                 await asyncio.sleep(0.25)
     seen = snapshot()
+    if why := hopeless(seen):
+        for line in last_words(StateDir(settings.state_directory()), seen):
+            log.error("%s", line)
+        log.error("cluster: %s. `clusterctl restart ID` tries one again", why)
+        return
     running = sum(i["is_running"] for i in seen["instances"].values())
     took = time.monotonic() - began
     log.info(
