@@ -62,6 +62,13 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point. One line on standard error for whatever a person can mend, never a traceback."""
+    try:
+        _main()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _main() -> None:
     streams.prepare()
     from cluster.client import ClusterError  # httpx takes a moment, and a supervisor of `up --detach` needs none
 
@@ -77,11 +84,11 @@ def main() -> None:
         _fail(error, error.exit_code)
     except ClusterError as error:
         _fail(error, 2 if error.status == 400 else 1)
-    except KeyboardInterrupt:
-        sys.exit(130)
     except OSError as error:
         if error.errno not in _OUTPUT_LOST:
             raise
+        if error.errno == errno.ENOSPC:
+            click.echo(f"error: the output is cut off: {error.strerror}", err=True)
         streams.silence()
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)

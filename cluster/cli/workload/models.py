@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from cluster.client import ClusterClient, ClusterError
+from cluster.client.results import Model
 from config.errors import UsageError, nearest
+
+
+def base_models(cards: Iterable[Model]) -> dict[str, Model]:
+    """Those that are neither adapters nor only names: routes and aliases are listed without any parent."""
+    own = (card for card in cards if "parent" in card or card.get("owned_by") != "clusterctl")
+    return {card["id"]: card for card in own if not card.get("parent")}
 
 
 def chosen(cluster: ClusterClient, name: str | None) -> str:
@@ -11,7 +20,7 @@ def chosen(cluster: ClusterClient, name: str | None) -> str:
     cards = cluster.models()
     known = [str(card["id"]) for card in cards]
     if name is None:
-        base = [str(card["id"]) for card in cards if not card.get("parent")] or known
+        base = list(base_models(cards)) or known
         if not base:
             raise ClusterError("the cluster serves no model now")
         return base[0]

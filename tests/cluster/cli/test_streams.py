@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -50,3 +51,10 @@ def test_a_closed_terminal_ends_a_command_unless_that_is_ignored(handler: signal
         assert (signal.SIGHUP in streams.ending_signals()) is asked
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_full_disk_cuts_the_output_off_and_says_so() -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run([CLI, "--help"], stdout=full, stderr=subprocess.PIPE, env=environment(), check=False)
+    assert done.returncode == 1
+    assert done.stderr.decode() == "error: the output is cut off: No space left on device\n"

@@ -14,6 +14,7 @@ from rich.text import Text
 from cluster.cli.common import client, url_option
 from cluster.cli.render import cell, console, duration, plain_table, say
 from cluster.cli.workload.lora.shared import STYLES, instances_table, json_option, name_argument, size_text
+from cluster.cli.workload.models import base_models
 from cluster.client import ClusterClient, ClusterError
 
 
@@ -117,10 +118,11 @@ def _about(adapter: Mapping[str, Any]) -> Iterator[str]:
 
 def _base_of(cluster: ClusterClient, name: str) -> str:
     """The served name of the model below ``name``."""
-    models: dict[str, str | None] = {model["id"]: model.get("parent") for model in cluster.models()}
+    listed = cluster.models()
+    models: dict[str, str | None] = {model["id"]: model.get("parent") for model in listed}
     if models.get(name) is None:
         cluster.adapter(name)  # an unknown one is the cluster's to explain
-    bases = [model for model, parent in models.items() if parent is None]
+    bases = list(base_models(listed))
     parent = models.get(name)
     if parent in bases:
         return parent

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.cli.common import asking_client
+from cluster.cli.workload.models import base_models
 from cluster.client import ClusterError
 from cluster.client.results import Model
 from config.disk.absolute import absolute, looks_like_path
@@ -35,7 +36,7 @@ def model_of(given: str | None, url: str | None, adapter: str | None = None) -> 
         path = str(absolute(given))
         return ModelOrigin(path, path)
     cards = _cards(url, needed=given is None)
-    bases = {card["id"]: card for card in cards if card.get("parent") is None}
+    bases = base_models(cards)
     parent = next((card.get("parent") for card in cards if card["id"] == adapter), None)
     name = given or parent or (next(iter(bases)) if len(bases) == 1 else None)
     if name in bases:
