@@ -85,11 +85,13 @@ class Accounting:
         if self._pool.registered:
             self.count_adapter(info.model, False)
 
-    def completed(self, backend: Backend, info: RequestInfo, status: int, began: float, chunks: int = 0) -> None:
-        """``chunks``: the answer came in so many, all from ``backend``; 0: not known."""
+    def completed(
+        self, backend: Backend, info: RequestInfo, status: int, began: float, recorder: RequestRecorder | None = None
+    ) -> None:
+        """``recorder``: of the whole answer, where one came."""
         self._counters.add(backend.id, requests=1, errors=1 if status >= 500 else 0)
         self._stats(backend, info.path).finished(status, self._clock() - began)
-        self._ended(backend, info, status, began, tokens=chunks)
+        self._ended(backend, info, status, began, recorder=recorder)
 
     def left(self, backend: Backend, info: RequestInfo, began: float) -> None:
         """The client went away meanwhile."""
@@ -133,9 +135,11 @@ class Accounting:
             self._counters.add(f"{ADAPTER}{model}", requests=1, errors=int(failed), used_ms=int(time.time() * 1000))
 
     def _ended(
-        self, backend: Backend, info: RequestInfo, status: int, began: float, cause: str = "", tokens: int = 0
+        self, backend: Backend, info: RequestInfo, status: int, began: float, cause: str = "",
+        recorder: RequestRecorder | None = None,
     ) -> None:
         if self._learner.observes:
+            tokens = 0 if recorder is None or info.steps else recorder.chunks  # else some are another backend's
             first, info.first_byte = info.first_byte, None
             seconds = self._clock() - began
             self._learner.observe(AttemptOutcome(backend.key, info.features, status, seconds, first, cause, tokens))

@@ -211,9 +211,8 @@ class Exchange(Relayed):
         assert attempt is not None
         if attempt.backend.ejection.until:
             attempt.backend.succeeded()
-        info = self._routed.info
-        chunks = 0 if info.steps else self._routed.recorder.chunks
-        self._parts.accounting.completed(attempt.backend, info, status, attempt.began_at, chunks)
+        routed = self._routed
+        self._parts.accounting.completed(attempt.backend, routed.info, status, attempt.began_at, routed.recorder)
         self.finish(status, failed=status >= 500)
         if status == 101:
             self._client.close()
