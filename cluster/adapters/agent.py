@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from cluster.adapters.effect import Effects, Started
-from cluster.fleet.groups import DEFAULT, group_of
+from cluster.fleet.groups import DEFAULT
 from cluster.fleet.instance import HeldAdapters, Refusal
 from cluster.fleet.states import WorkerState
 from config.backoff import doubled
@@ -191,6 +191,9 @@ class Holder(Protocol):
     def id(self) -> str: ...
 
     @property
+    def group(self) -> str: ...
+
+    @property
     def state(self) -> WorkerState: ...
 
     @property
@@ -222,7 +225,7 @@ class Agents:
     def begin(self, holder: Holder, target: Target) -> AdapterAgent:
         agent = self._agents[holder.id] = AdapterAgent(
             target, partial(self._wanted, holder.id), self._withhold, self._changed, self._now, _ADAPTER_S,
-            self._foreign(holder.id), self._effects, (group_of(holder.id), holder.settings), holder.adapters,
+            self._foreign(holder.id), self._effects, (holder.group, holder.settings), holder.adapters,
         )
         return agent
 
@@ -236,7 +239,7 @@ class Agents:
 
     def ready(self, group: str | None = None) -> list[tuple[Holder, AdapterAgent]]:
         """Who takes requests, and has an agent; of one group of workers only, if it is named."""
-        holders = (each for each in self._holders() if group is None or group_of(each.id) == group)
+        holders = (each for each in self._holders() if group is None or each.group == group)
         found = ((holder, self._agents.get(holder.id)) for holder in holders)
         return [(h, agent) for h, agent in found if agent is not None and h.state is WorkerState.READY]
 

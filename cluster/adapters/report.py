@@ -9,7 +9,7 @@ from typing import Any
 from cluster.adapters.agent import Agents, Holder
 from cluster.adapters.inventory import Inventory
 from cluster.adapters.registry import Adapter, Registry
-from cluster.fleet.groups import DEFAULT, group_of
+from cluster.fleet.groups import DEFAULT
 from cluster.fleet.instance import HeldAdapters
 
 #: Adapters that are named; the rest is counted together.
@@ -60,7 +60,7 @@ class AdapterReport:
     def states(self) -> dict[str, dict[str, Any]]:
         """For `/metrics`: see `states`."""
         workers = [
-            (group_of(holder.id), holder.adapters, self._inventory.wanted(holder.id))
+            (holder.group, holder.adapters, self._inventory.wanted(holder.id))
             for holder, _ in self._agents.ready()
         ]
         return states(self._inventory.registry, self._inventory.used, workers)

@@ -101,11 +101,11 @@ class Instance:
     driver: str = LOCAL
     dozing: bool = False
     canary: dict[str, Any] = field(default_factory=dict)
+    #: The name of its group.
+    group: str = field(init=False)
 
-    @property
-    def group(self) -> str:
-        """The name of its group."""
-        return group_of(self.id)
+    def __post_init__(self) -> None:
+        self.group = group_of(self.id)
 
     @property
     def number(self) -> int:

@@ -26,6 +26,9 @@ class RotationMember(Protocol):
     def id(self) -> str: ...
 
     @property
+    def group(self) -> str: ...
+
+    @property
     def state(self) -> WorkerState: ...
 
     @property
@@ -49,8 +52,8 @@ class EjectionLimit:
 
     def admits(self, member: RotationMember, why: str) -> bool:
         """Whether ``member`` may be taken out of rotation for slowness; if not, that is told, once."""
-        group = group_of(member.id)
-        members = [one for one in self._members() if group_of(one.id) == group]
+        group = member.group
+        members = [one for one in self._members() if one.group == group]
         ready = sum(m.state is WorkerState.READY and not m.slow for m in members)
         out = sum(m.slow for m in members)
         if member.state is not WorkerState.READY or may_take_out(ready, out):

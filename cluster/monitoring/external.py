@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from cluster.events import Emit
+from cluster.fleet.groups import DEFAULT
 from cluster.fleet.instance import HeldAdapters
 from cluster.fleet.states import WorkerState
 from cluster.monitoring.probes import ProbePlan, nothing, watch
@@ -39,8 +40,8 @@ class ExternalBackend:
         #: As of an instance: taken out for slowness; found hung so often.
         self.slow = False
         self.hangs = 0
-        #: Of the cluster it has none.
-        self.settings = 0
+        #: Of the cluster it has none, and counts as one of the default group.
+        self.settings, self.group = 0, DEFAULT
         self.adapters = HeldAdapters()
         self._failing = False
         self.agent: AdapterKeeper | None = None
