@@ -55,6 +55,22 @@ class Intent:
     def promote(self, name: str, place: str) -> None:
         """The standby ``name`` is one of those that serve in place of ``place``, with the weight that was given it."""
         self._want(standby.swapped(self.group(group_of(name)), name, place))
+        self._swap_weights(name, place)
+
+    def keep_standbys(self, group: str, count: int, capacity: int | None) -> None:
+        """So many of a group, as far as there is room for them."""
+        self._want(self.group(group), standby_count=count, capacity=capacity)
+
+    def take_over(self, name: str, place: str, count: int, capacity: int | None) -> None:
+        """The standby ``name`` is what ``place`` was, which is not wanted any more; see `keep_standbys`."""
+        group = self.group(group_of(name))
+        if place in group.instances:
+            group = standby.swapped(group, name, place)
+        left = {one: want for one, want in group.standbys.items() if one != place}
+        self._want(group, standbys=left, standby_count=count, capacity=capacity)
+        self._swap_weights(name, place)
+
+    def _swap_weights(self, name: str, place: str) -> None:
         weights = {name: self.weights.pop(place, None), place: self.weights.pop(name, None)}
         self.weights |= {one: weight for one, weight in weights.items() if weight is not None}
 

@@ -8,7 +8,7 @@ from typing import Any
 from cluster.events import Emit
 from cluster.fleet.instance import Instance
 from worker.drivers.base import Drivers
-from worker.drivers.nodes import HeldPlace, NodeDriver, NodeStatus, WorkerNeed
+from worker.drivers.nodes import HeldPlace, NodeDriver, NodeGiver, NodeStatus, WorkerNeed
 
 #: Of a sentence: what a worker waits for in vain for so long (s) is worth an event.
 _IN_VAIN_S = 10.0
@@ -35,6 +35,11 @@ class NodeWatch:
 
     def nodes(self) -> list[NodeStatus]:
         return [node for driver in self._drivers.values() for node in driver.nodes()]
+
+    def crowded(self, driver: str) -> str | None:
+        """See `NodeGiver.crowded`."""
+        found = self._drivers.get(driver)
+        return found.crowded() if isinstance(found, NodeGiver) else None
 
     def describe(self) -> list[dict[str, Any]]:
         """With the workers of each."""

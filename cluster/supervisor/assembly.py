@@ -37,6 +37,7 @@ from cluster.deployment.revisions import Revisions, SettingsInForce, by_plans
 from cluster.discovery.discovery import BackendDiscovery
 from cluster.events import EventLog
 from cluster.fleet.fleet import Fleet
+from cluster.fleet.groups import WorkerGroup
 from cluster.fleet.restart import Backoff, RestartPolicy
 from cluster.fleet.states import DesiredState
 from cluster.jobs.pulls import SourceFetcher
@@ -55,6 +56,7 @@ from cluster.monitoring.ejection_limit import EjectionLimit
 from cluster.monitoring.external import ExternalBackend
 from cluster.monitoring.hang_detector import Work
 from cluster.monitoring.hang_monitors import HangMonitors
+from cluster.monitoring.node_moves import NodeMoves
 from cluster.monitoring.nodes import NodeWatch
 from cluster.monitoring.recovery_times import RecoveryTimes
 from cluster.monitoring.usage import UsageSampler
@@ -318,6 +320,13 @@ class Assembly:
             return plan.need if (plan := self.revisions.plans.get(group)) is not None else WorkerNeed()
 
         return NodeWatch(self.drivers, self.fleet.instances, need, self.emit)
+
+    @cached_property
+    def moves(self) -> NodeMoves:
+        def usual(group: str) -> WorkerGroup:
+            return by_plans(self.fleet.intent.desired, self.revisions).groups[group]
+
+        return NodeMoves(self.fleet, self.nodes.crowded, usual, self.emit)
 
     # balancers
 

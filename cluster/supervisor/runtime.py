@@ -214,6 +214,7 @@ def _start(parts: Assembly, tasks: Tasks) -> None:
     def done() -> None:
         parts.write_behind.look()
         parts.nodes.look(parts.clock.now())
+        parts.inbox.post(lambda: parts.moves.look(parts.clock.now()))
         parts.publisher.announce()
 
     house = keep_house(

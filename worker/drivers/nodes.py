@@ -78,6 +78,15 @@ class NodeDriver(Driver, Protocol):
         """All that are known, by name. Does not block."""
 
 
+@runtime_checkable
+class NodeGiver(NodeDriver, Protocol):
+    """One that says how many nodes there are."""
+
+    def crowded(self) -> str | None:
+        """The host of a node that could be given back if its worker were on one that is free, which is where the next
+        one would come to. Does not block."""
+
+
 class PlaceKeeper(Protocol):
     """Who holds for workers what they need of nodes."""
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from worker.drivers.kubernetes.directory import KubernetesDirectory
-from worker.drivers.kubernetes.pods import LostPods, Replicas, needed
+from worker.drivers.kubernetes.pods import LostPods, Replicas, crowded, needed
 from worker.drivers.remote.driver import RemoteDriver
 from worker.drivers.remote.handle import RemoteHandle
 from worker.drivers.remote.node import RemoteNode
@@ -59,6 +59,16 @@ class KubernetesDriver(RemoteDriver):
         up = sum(node.up for node in nodes)
         refused = f"; {self._refused}" if self._refused else ""
         raise OSError(f"no pod is free: {up} of {len(self._pods.pods)} answer, {len(busy)} have a worker{refused}")
+
+    def crowded(self) -> str | None:
+        """The highest pod with a worker, where one below it is free, and all that there are to be answer."""
+        nodes = dict(self._links.nodes)
+        if not self._scales or any(name not in nodes or not nodes[name].up for name in self._pods.pods):
+            return None
+        used = {self._order(node): node for name, node in nodes.items() if name in self._pods.pods and _used(node)}
+        free = [self._order(node) for name, node in nodes.items() if name in self._pods.pods and not _used(node)]
+        found = crowded(used, free)
+        return None if found is None else used[found].address.host
 
     def expect(self, workers: int) -> None:
         self._workers = workers

@@ -124,6 +124,12 @@ def needed(workers: int, used: Collection[int], lost: int) -> int:
     return max(workers + min(lost, workers), max(used, default=-1) + 1)
 
 
+def crowded(used: Collection[int], free: Collection[int]) -> int | None:
+    """The highest of the ordinals ``used``, where a pod below it is free: that one cannot go while it is used."""
+    highest = max(used, default=-1)
+    return highest if any(ordinal < highest for ordinal in free) else None
+
+
 class LostPods:
     """Since when pods are lost that Kubernetes says are there."""
 

@@ -86,11 +86,13 @@ def test_as_many_pods_as_workers_and_none_is_taken_from_one_that_is_used(site: S
     handle = site.start(endpoint=second)
     assert handle.logs(1) == ["there /of-the-container"]
     assert site.driver.reserve(()).host == first.host
+    assert site.driver.crowded() == second.host, "it could be in the pod below"
     site.driver.expect(1)
     eventually(lambda: sum("PATCH" in asked for asked in site.stub.requests) == 1)
     assert site.stub.replicas == 2, "the one below cannot go without it"
     eventually(lambda: not handle.destroy())
     eventually(lambda: site.stub.replicas == 1)
+    assert site.driver.crowded() is None
 
 
 def test_no_pod_comes_back_after_the_end(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

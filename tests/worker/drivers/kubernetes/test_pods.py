@@ -16,6 +16,7 @@ from worker.drivers.kubernetes.pods import (
     Pod,
     PodTable,
     Replicas,
+    crowded,
     needed,
     read_slice,
 )
@@ -154,3 +155,12 @@ def test_a_pod_is_deleted_when_it_was_lost_for_long_and_not_again_at_once() -> N
     assert lost.due(["a"], 0.0) == [] and lost.due(["a", "b"], DELETE_AFTER_S - 1) == []
     assert lost.due(["a", "b"], DELETE_AFTER_S) == ["a"] and lost.due(["a", "b"], DELETE_AFTER_S + 1) == []
     assert lost.due(["b"], DELETE_AFTER_S + 2) == [] and lost.due(["a"], 9 * DELETE_AFTER_S) == [], "it had come back"
+
+
+@pytest.mark.parametrize(("used", "free", "found"), [
+    ((), (0, 1), None), ((0, 1), (2,), None), ((2,), (0, 1), 2), ((0, 3), (2,), 3), ((1, 2), (0, 4), 2),
+])  # fmt: skip
+def test_the_highest_pod_that_is_used_keeps_free_ones_below(
+    used: tuple[int, ...], free: tuple[int, ...], found: int | None
+) -> None:
+    assert crowded(used, free) == found
