@@ -118,9 +118,9 @@ def test_the_examples_run_as_they_are(name: str, engine: OfflineEngine, capsys: 
 def test_a_program_that_is_killed_leaves_no_engine() -> None:
     """While it starts, when nobody knows yet which processes there will be."""
     with subprocess.Popen([sys.executable, str(EXAMPLES / "offline_expert.py")], env=environment()) as program:
-        (engine,) = poll(lambda: _engines(program.pid), 60, "its engine is there")
+        (engine,) = poll(lambda: _engines(program.pid), 120, "its engine is there")
         program.kill()
-    poll(lambda: not _runs(engine), 10, "it is gone")
+    poll(lambda: not _runs(engine), 30, "it is gone")
 
 
 async def test_a_file_is_answered_as_by_a_cluster(vllm_worker_url: str, tmp_path: Path) -> None:

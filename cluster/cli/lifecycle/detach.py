@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from cluster.cli.render import say
 from cluster.client import ClusterClient, ClusterError
 from cluster.client.trust import kept_certificate
 from cluster.deployment import plan
-from cluster.storage.lock import lock
+from cluster.storage.lock import held, lock
 from config.disk import private
 from config.disk.files import rewrite
 from config.errors import UsageError
@@ -22,6 +23,9 @@ from config.paths import StateDir
 from config.settings import Settings
 
 _LOOK_EVERY = 0.05
+
+#: How long (s) a supervisor that has ended everything may take to be gone.
+_GONE_S = 10.0
 
 #: Lines of its own log shown where the supervisor itself has failed.
 _LINES = 15
@@ -67,10 +71,10 @@ def _wait(settings: Settings, state: StateDir, process: subprocess.Popen[bytes],
                     say(f"{url}: {ready} ready, {snapshot['total_instances']} wanted; state in {state.root}")
                     return 0
                 if why := hopeless(snapshot):
-                    return _give_up(settings, state, snapshot, why)
+                    return _give_up(state, process, snapshot, why)
             if time.monotonic() > deadline:
                 why = f"no worker was ready within {settings.startup_timeout:g} s"
-                return _give_up(settings, state, snapshot, why)
+                return _give_up(state, process, snapshot, why)
             time.sleep(_LOOK_EVERY)
 
 
@@ -95,10 +99,18 @@ def _balancer_answers(settings: Settings, state: StateDir, on_demand: bool) -> b
             return error.status in (401, 403)  # it answers, and we have no key for models
 
 
-def _give_up(settings: Settings, state: StateDir, snapshot: dict[str, Any] | None, why: str) -> int:
+def _give_up(
+    state: StateDir, process: subprocess.Popen[bytes], snapshot: dict[str, Any] | None, why: str
+) -> int:
     """Nothing is left running: a cluster that nobody waits for any more helps nobody."""
     say(f"error: {why}", err=True)
     for line in last_words(state, snapshot):
         say(line, err=True)
-    bring_down(state, now=True, quiet=True)
+    if not held(state):  # it has started nothing yet, and must not once we have looked for what there is
+        process.kill()
+        process.wait()
+    if process.poll() is None or state.database.exists():
+        bring_down(state, now=True, quiet=True)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_GONE_S)  # it lets go of its lock a moment before it is gone itself
     return 1
