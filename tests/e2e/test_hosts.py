@@ -5,37 +5,18 @@ or is thought to be. `tests/soak/test_hosts.py` is the long form."""
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from manyhosts import faults, namespaces
+from manyhosts.fixtures import WORKERS, hosts_cluster, hosts_site, hosts_traffic  # noqa: F401
 from manyhosts.site import HostsCluster, Site
 from manyhosts.traffic import STREAMS, Traffic, none_lost
 from worker.adapters.content import content_hash
 from worker.demo import adapter_path
 
 pytestmark = [pytest.mark.processes, pytest.mark.alone, pytest.mark.timeout(300), namespaces.NEEDED]
-
-WORKERS = 6
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    made = Site(tmp_path_factory.mktemp("hosts"))
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def cluster(site: Site) -> HostsCluster:
-    return site.simulated(WORKERS)
-
-
-@pytest.fixture(scope="module")
-def traffic(cluster: HostsCluster) -> Traffic:
-    return Traffic(cluster.host, cluster.port)
 
 
 def test_workers_are_spread_over_the_hosts(site: Site, cluster: HostsCluster) -> None:

@@ -4,11 +4,11 @@ to another one, and real engines. What it saw is on its standard output (`-s`)."
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import pytest
 
 from manyhosts import faults, namespaces
+from manyhosts.fixtures import WORKERS, hosts_cluster, hosts_site, hosts_traffic  # noqa: F401
 from manyhosts.site import HostsCluster, Site
 from manyhosts.traffic import STREAMS, Traffic, none_lost
 from worker.demo import model_path
@@ -17,24 +17,7 @@ pytestmark = [
     pytest.mark.processes, pytest.mark.alone, pytest.mark.soak, pytest.mark.timeout(1800), namespaces.NEEDED,
 ]  # fmt: skip
 
-WORKERS, TIMES = 6, 10
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    made = Site(tmp_path_factory.mktemp("hosts"))
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def cluster(site: Site) -> HostsCluster:
-    return site.simulated(WORKERS)
-
-
-@pytest.fixture(scope="module")
-def traffic(cluster: HostsCluster) -> Traffic:
-    return Traffic(cluster.host, cluster.port)
+TIMES = 10
 
 
 def test_workers_come_and_go_with_the_load(site: Site, cluster: HostsCluster, traffic: Traffic) -> None:

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 from config import settings as configuration
 from config.settings import Settings
+from worker.loop_thread import LoopThread
 from worker.offline import plan, values, vllm
-from worker.offline.loop import OfflineLoop
 from worker.offline.plan import OfflinePlan
 from worker.offline.values import Expert, Generation, OfflineError, Prompt, StreamPiece
 
@@ -54,7 +54,7 @@ class OfflineEngine:
         self._refuse_in_child()
         self._plan = plan.make(settings or _settings(model, adapters, engine_args))
         self._experts, self._closed = dict(self._plan.experts), False
-        self._stack, self._thread = AsyncExitStack(), OfflineLoop("offline engine")
+        self._stack, self._thread = AsyncExitStack(), LoopThread("offline engine")
         try:
             self._runtime = self._thread.call(self._stack.enter_async_context(start(self._plan)))
         except BaseException:
@@ -101,7 +101,7 @@ class OfflineEngine:
     async def request(self, path: str, body: bytes) -> tuple[int, bytes]:
         """A request of the API (``/v1/chat/completions`` …) as a worker would answer it: status and body."""
         self._require_open()
-        return await asyncio.wrap_future(self._thread.start(self._runtime.request(path, body)))
+        return await self._thread.awaited(self._runtime.request(path, body))
 
     def check_expert(self, name: str) -> None:
         """Raises UnknownExpert where ``name`` is neither an expert's nor the base model's."""

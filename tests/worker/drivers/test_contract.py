@@ -172,7 +172,7 @@ def site(
 async def _end(handle: Handle) -> int | None:
     ended: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
     handle.watch(ended.set_result)
-    return await asyncio.wait_for(ended, 10)
+    return await asyncio.wait_for(ended, 60)
 
 
 async def test_it_runs_where_it_was_told_to_and_is_asked_to_end(site: Site) -> None:

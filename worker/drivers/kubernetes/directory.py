@@ -12,8 +12,8 @@ from typing import TypeVar
 from config.backoff import doubled
 from worker.drivers.kubernetes.api import Expired, KubernetesApi, connected
 from worker.drivers.kubernetes.pods import Pod, PodTable
-from worker.drivers.remote.loop_thread import LoopThread
 from worker.drivers.remote.protocol import AgentAddress
+from worker.loop_thread import LoopThread
 
 log = logging.getLogger(__name__)
 

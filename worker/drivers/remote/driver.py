@@ -17,10 +17,10 @@ from worker.drivers.remote import protocol
 from worker.drivers.remote.client import Unreachable
 from worker.drivers.remote.handle import ANSWER_S, RemoteHandle
 from worker.drivers.remote.links import AgentLinks, Directory
-from worker.drivers.remote.loop_thread import LoopThread
 from worker.drivers.remote.node import LOST_S, RemoteNode
 from worker.drivers.remote.protocol import Order, StartReport
 from worker.drivers.remote.transfers import AdapterTransfers
+from worker.loop_thread import LoopThread
 from worker.spec import WorkerEndpoint, WorkerSpec
 
 #: How long (s) a start may take until its process is there, and a look for nodes that is under way when all is to end.

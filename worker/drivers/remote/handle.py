@@ -11,9 +11,9 @@ from worker import logfile
 from worker.drivers.remote import protocol
 from worker.drivers.remote.client import TakenOver, Unreachable
 from worker.drivers.remote.links import AgentLinks
-from worker.drivers.remote.loop_thread import LoopThread
 from worker.drivers.remote.node import EndWatch, RemoteNode
 from worker.drivers.remote.transfers import AdapterTransfers
+from worker.loop_thread import LoopThread
 from worker.spec import WorkerEndpoint
 
 #: How long (s) an agent may take to answer.
