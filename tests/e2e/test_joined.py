@@ -65,6 +65,27 @@ def test_an_adapter_goes_to_the_worker_where_the_other_has_it(hosts: JoinedHosts
     hosts.admin(hosts.first, "POST", "/v1/cluster/strategy", {"strategy": "least_connections"})
 
 
+def test_what_is_told_of_loads_is_half_a_second_old_at_most(hosts: JoinedHosts) -> None:
+    """By the pauses in between: what asking costs on this machine just now is allowed for, ten times."""
+
+    def age(tokens: int) -> tuple[float, float]:
+        """From when the first host counts a stream until the second does, and what asking it took."""
+        stream = hosts.first.submit(asyncio.run, hosts.streams(hosts.first, [tokens]))
+        poll(lambda: sum(hosts.in_flight(hosts.first)) == 1, 5, "it is under way")
+        began = asked = time.monotonic()
+        while sum(hosts.in_flight(hosts.second)) != 1:
+            assert time.monotonic() - began < 10
+            asked = time.monotonic()
+        done = time.monotonic()
+        assert stream.result()[0].whole
+        poll(lambda: sum(hosts.in_flight(hosts.second)) == 0, 5, "over")
+        return done - began, done - asked
+
+    ages = sorted(age(60) for _ in range(5))
+    median, asking = ages[2][0], max(took for _, took in ages)
+    assert median <= 0.5 + 10 * asking, ages
+
+
 def test_workers_get_the_same_share_within_a_tenth(hosts: JoinedHosts) -> None:
     before, chance = hosts.requests(), random.Random(7)
 
@@ -170,6 +191,23 @@ def test_a_host_that_is_cut_off_comes_back(hosts: JoinedHosts) -> None:
     poll(lambda: not connected(), 6, "away")
     hosts.second.join()
     poll(connected, 10, "back")
+    assert hosts.complete(hosts.second) == 200
+
+
+def test_a_host_that_is_lost_as_a_whole_takes_its_own_connections_along_and_may_come_again(hosts: JoinedHosts) -> None:
+    """Nobody there says anything any more, nor ends a connection."""
+    workers = hosts.ready(hosts.first)
+    first = hosts.first.submit(asyncio.run, hosts.streams(hosts.first, [400] * 4))
+    second = hosts.second.submit(asyncio.run, hosts.streams(hosts.second, [400] * 4))
+    poll(lambda: sum(hosts.in_flight(hosts.first)) == 8, 5, "all are under way")
+    hosts.second.cut()  # no end of a connection comes through either
+    hosts.second.kill()
+    poll(lambda: sum(hosts.in_flight(hosts.first)) == 4, 6, "what went through it does not count any more")
+    assert not any(one.whole for one in second.result()) and all(one.whole for one in first.result())
+    assert hosts.complete(hosts.first) == 200
+    hosts.second.boot()
+    hosts.balance()  # a member, by the secret in its state
+    poll(lambda: hosts.ready(hosts.second) == workers, 20, "it serves again")
     assert hosts.complete(hosts.second) == 200
 
 

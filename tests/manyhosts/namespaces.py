@@ -4,6 +4,7 @@ an init all its processes, its mounts and its network interfaces."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import shutil
@@ -107,6 +108,8 @@ class Host:
             os.kill(self._init, signal.SIGKILL)
             _end(self._unshare)
             self._threads.shutdown(wait=False)
+            with contextlib.suppress(subprocess.CalledProcessError):  # it goes with the last thread that was there
+                self._switch.ip(f"link del p{self._number}")
             self._unshare = None
 
     def cut(self) -> None:
