@@ -38,14 +38,14 @@ class AdaptiveParams:
     """Weights of a cost in seconds: of those in the batch for the time that their steps stop, and for steps that take
     longer by a larger rank; of the request itself for a slow batch; of one more in a batch; of a wait for a slot;
     ``lost``: of the wait of one whose prompt alone takes longer than ``goal`` (s). ``late``: what a wait past that
-    costs any other (s); ``home``: what a home is preferred by (s); ``margin``: how many times what it costs to move a
-    running stream it has to gain."""
+    costs any other (s), and a wait for a slot in part: what it is of the time until then; ``home``: what a home is
+    preferred by (s); ``margin``: how many times what it costs to move a running stream it has to gain."""
 
     stop: float = 0.3
     slower: float = 1.0
     slow: float = 2.0
     crowd: float = 1.0
-    slot: float = 0.7
+    slot: float = 0.5
     home: float = 0.3
     goal: float = 2.0
     lost: float = 0.3
@@ -185,10 +185,6 @@ class Adaptive(Strategy):
             tokens = max(1, tokens - view.matched(blocks))
         read = tokens * prefill
         goal, prompts = params.goal, view.backlog * prefill + read
-        if read > goal:
-            prompts -= (1 - params.lost) * (prompts - read)
-        elif prompts > goal:
-            prompts += params.late
         adapter, top = features.adapter, view.top
         load = slot = 0.0
         rank = top
@@ -201,6 +197,12 @@ class Adaptive(Strategy):
             slots, active = view.slots, len(view.active)
             if slots is not None and active >= slots and adapter not in view.active:
                 slot = rates.decode.value * (1 + active - slots) / slots
+        if read > goal:
+            prompts -= (1 - params.lost) * (prompts - read)
+        elif prompts + slot > goal:
+            prompts += params.late
+        elif slot:
+            prompts += params.late * slot / (goal - prompts)
         decode = rates.decode.value
         longer, crowd = self._tax.value * decode, params.crowd * self._tax.crowd * decode  # for each rank; each other
         others = (params.stop * (read + load) + params.slower * longer * (rank - top) + crowd) * batch

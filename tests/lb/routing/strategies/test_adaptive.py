@@ -129,6 +129,17 @@ def test_what_can_be_in_time_is_and_what_cannot_keeps_out_of_the_way() -> None:
     assert made.choose([one, other], ask(None, 60_000))[0] is one  # it is late wherever it is
 
 
+def test_a_wait_for_a_slot_is_a_risk_to_be_late() -> None:
+    one, other = backend(1, 2), backend(2, 2)
+    made = strategy(one, other)
+    send(made, one, ask("poet", 0))
+    send(made, one, ask("cook", 0))
+    send(made, other, ask(None, 36_000))  # 1.44 s of prompts, but a slot
+    near, far = made.cost(one, ask("baker", 1), ()), made.cost(other, ask("baker", 1), ())
+    assert (near.slot, far.slot) == (1.5, 0.0)
+    assert made.choose([one, other], ask("baker", 1))[0] is other
+
+
 def test_one_more_in_a_batch_costs_those_that_are_there() -> None:
     one, other = backend(1, None), backend(2, None)
     made = strategy(one, other)
