@@ -73,7 +73,7 @@ class Auditor:
         before = self._values(about)
         response = await handler(request)
         await self._append([{
-            "at": at, "who": authority.who(request.headers).name, "from": request.headers.get(PEER_HEADER) or "socket",
+            "at": at, "who": request[authority.WHO].name, "from": request.headers.get(PEER_HEADER) or "socket",
             "method": request.method, "path": request.path, "status": response.status,
             "changed": [*_differences(before, self._values(about)), *self._applied(request.path, settings)],
         }])  # fmt: skip

@@ -31,6 +31,10 @@ ORDINARY = frozenset(
 )  # fmt: skip
 
 
+#: Under it a request remembers whose it is.
+WHO = "who"
+
+
 def who(headers: Mapping[str, str]) -> Principal:
     """Whose request those are the fields of."""
     line = headers.get(PRINCIPAL_HEADER)

@@ -68,7 +68,6 @@ class Services:
 
 
 _SERVICES = web.AppKey("services", Services)
-_WHO = "who"  # of a request
 
 
 def routes(services: Services) -> web.RouteTableDef:
@@ -291,7 +290,7 @@ def _done(services: Services, result: dict[str, Any], status: int) -> web.Respon
 
 def _who(request: web.Request) -> Principal:
     """Whom `_errors` has found to ask."""
-    found: Principal = request[_WHO]
+    found: Principal = request[authority.WHO]
     return found
 
 
@@ -299,7 +298,7 @@ def _who(request: web.Request) -> Principal:
 async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         reads = request.method in ("GET", "HEAD")
-        request[_WHO] = who = authority.who(request.headers)
+        request[authority.WHO] = who = authority.who(request.headers)
         authority.check(who, Scope.READ if reads else Scope.ADMIN)
         if not reads and request.path != "/v1/cluster/shutdown":
             request.app[_SERVICES].check_room()
