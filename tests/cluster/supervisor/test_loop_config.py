@@ -36,7 +36,8 @@ def test_every_setting_of_the_balancer_reaches_it(tmp_path: Path) -> None:
     settings = load({"engine": "sim", "lb_processes": 3, "engine_args": engine_args, "response_cache": True, **given})
     config = balancer_config(plan.make(settings), StateDir(tmp_path))
     cors = asdict(CorsConfig(("https://a",)))
-    assert config.to_json() == {"listen_fd": -1, "state_dir": str(tmp_path), "processes": 3, "cors": cors, **given}
+    made = {"listen_fd": -1, "state_dir": str(tmp_path), "processes": 3, "cors": cors, "may_be_joined": False}
+    assert config.to_json() == {**made, **given}
 
 
 def test_answers_are_kept_only_where_they_are_to_be(tmp_path: Path) -> None:

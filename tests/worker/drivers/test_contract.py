@@ -158,7 +158,7 @@ class Site:
             driver.close()
 
 
-@pytest.fixture(params=CASES)
+@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.processes] * (name != "fake")) for name in CASES])
 def site(
     request: pytest.FixtureRequest, tmp_path: Path, zygote: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Site]:
