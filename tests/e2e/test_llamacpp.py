@@ -159,6 +159,8 @@ def test_what_llama_cpp_has_no_word_for_is_refused(cluster: Cluster) -> None:
     refused = cluster.post("/v1/chat/completions", {"messages": QUESTION, "tools": tools})
     assert refused.status_code == 400
     assert "knows no tools" in refused.json()["error"]["message"]
+    nowhere = cluster.post("/v1/embeddings", {"input": "a"})
+    assert nowhere.status_code == 404 and "llama.cpp has no /v1/embeddings" in nowhere.json()["error"]["message"]
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {
         "type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"], "additionalProperties": False,
     }}}  # fmt: skip

@@ -56,6 +56,9 @@ def _middleware(key: bytes) -> Middleware:
             return await handler(request)
         except ApiError as error:
             return _json(error.body(), error.status)
+        except web.HTTPNotFound:
+            message = f"llama.cpp has no {request.path[:100]} here: it completes texts and chats"
+            return _json({"error": {"message": message, "type": "NotFoundError", "param": None, "code": 404}}, 404)
 
     return middleware
 

@@ -101,7 +101,7 @@ def test(name: str, text: str, url: str | None) -> int:
 
 def _changed(answer: Mapping[str, Any]) -> int:
     name, now = answer["name"], answer["now"]
-    say(f"{name}: {_shown(now)}" if now else f"{name}: no alias")
+    say(f"{name}: {_shown(now)}" if now else f"{name} is no alias any more")
     return 0
 
 

@@ -91,5 +91,12 @@ def test_body_object_refuses_what_is_not_one() -> None:
         assert caught.value.status == 400 and caught.value.kind == "Bad Request"
 
 
+@pytest.mark.parametrize("raw", [b'"\xe9"', b'{"n": ' + b"9" * 5000 + b"}", b"[" * 100_000])
+def test_what_no_parser_reads_is_the_clients_fault(raw: bytes) -> None:
+    with pytest.raises(ApiError) as caught:
+        fields.body_object(raw, "application/json")
+    assert caught.value.status == 400
+
+
 def test_paths_are_hidden_in_messages() -> None:
     assert ApiError("no tensors in /home/me/adapters/x").message == "no tensors in <path>"

@@ -50,7 +50,7 @@ def body_object(raw: bytes, content_type: str) -> dict[str, Any]:
     except json.JSONDecodeError as exc:
         problems.note("json_invalid", f"body.{exc.pos}", "JSON decode error", {})
         raise problems.error() from None
-    except (UnicodeDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # no text, a number of thousands of digits, or too deep
         raise PlainError("There was an error parsing the body") from None
     if not isinstance(body, dict):
         text = "Input should be a valid dictionary or object to extract fields from"

@@ -32,9 +32,9 @@ async def test_aliases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for wrong in ("none=1", "a=1,b=x", ""):
             assert (await _run(cluster, "alias", "set", "best", wrong)).exit_code != 0
         assert (await _run(cluster, "alias", "set", "best", MODEL, "--shadow")).exit_code != 0
-        assert (await _run(cluster, "alias", "undo", "best")).output == "best: no alias\n"
+        assert (await _run(cluster, "alias", "undo", "best")).output == "best is no alias any more\n"
         assert (await _run(cluster, "alias", "undo", "best")).output == f"best: {MODEL} 1\n"
-        assert (await _run(cluster, "alias", "delete", "best")).output == "best: no alias\n"
+        assert (await _run(cluster, "alias", "delete", "best")).output == "best is no alias any more\n"
         assert await cluster.complete("best") == 404
 
 
