@@ -10,9 +10,9 @@ from config.values import patterns
 @pytest.mark.parametrize("pattern", ["(a*)*b", "(a|a)*b", ".*.*.*.*b$", "(?:a?){500}a{2}c"])
 def test_no_pattern_takes_long(pattern: str) -> None:
     found = patterns.bounded(pattern)
-    began = time.perf_counter()
+    began = time.process_time()
     assert not found("a" * 20_000)
-    assert time.perf_counter() - began < 1.0
+    assert time.process_time() - began < 1.0
 
 
 @pytest.mark.parametrize(

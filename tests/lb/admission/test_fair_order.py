@@ -160,11 +160,11 @@ def test_who_lost_its_worker_goes_before_all_others() -> None:
 
 def test_whose_turn_it_is_is_known_without_a_look_at_every_key() -> None:
     order: FairOrder[One] = FairOrder()
-    began = time.perf_counter()
+    began = time.process_time()
     for number in range(15_000):
         order.add(one := One(tenant(f"key{number}")))
         assert order.before(one) == (number, "key0" if number else "")
-    assert time.perf_counter() - began < 2.0
+    assert time.process_time() - began < 2.0
 
 
 def test_a_full_queue_gives_up_the_latest_of_the_longest_line() -> None:

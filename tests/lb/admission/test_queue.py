@@ -695,9 +695,9 @@ async def test_a_flood_of_one_key_costs_a_look_a_key_not_one_a_request(house: Ho
     running, _ = house.ask(-1)
     for number in range(5000):
         house.ask(number, tenant=Tenant(f"key{number % 10}"))
-    began = time.perf_counter()
+    began = time.process_time()
     for _ in range(200):
         running.end(house)
         await turn()
         running = house.served[-1]
-    assert time.perf_counter() - began < 1.0
+    assert time.process_time() - began < 1.0

@@ -48,6 +48,6 @@ def test_what_people_would_call_the_same(one: str, other: str, new: bool) -> Non
 def test_many_that_begin_alike_do_not_take_long() -> None:
     random, known = Random(1), Texts()
     texts = [f"what is the best way to {random.random()} and {random.random()} in {n}" for n in range(2_000)]
-    began = time.perf_counter()
+    began = time.process_time()
     assert all(map(known.add, texts))
-    assert time.perf_counter() - began < 10.0
+    assert time.process_time() - began < 10.0

@@ -50,9 +50,9 @@ def test_regex_is_the_rows_or_that_of_all() -> None:
 
 
 def test_no_pattern_takes_long() -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     assert _score("regex", _row(pattern=r"(a*)*(a|a)*b$"), "a" * 20_000) == 0
-    assert time.perf_counter() - began < 1.0
+    assert time.process_time() - began < 1.0
 
 
 @given(st.lists(ASCII, min_size=1, max_size=3), ASCII)

@@ -208,11 +208,11 @@ def test_names_of_who_may_see_all_models_and_of_who_is_gone() -> None:
 def test_a_thousand_keys_are_no_longer_way() -> None:
     ring = KeyRing()
     ring.apply(message(*(key(f"cck_{n}", f"k{n}") for n in range(1000))))
-    began = time.perf_counter()
+    began = time.process_time()
     for n in range(1000):
         found = ring.find(f"cck_{n}".encode())
         assert found is not None and found.key.name == f"k{n}"
-    assert time.perf_counter() - began < 0.5
+    assert time.process_time() - began < 0.5
 
 
 def test_presented_of_nothing() -> None:

@@ -439,9 +439,9 @@ def test_so_many_fields_and_no_more() -> None:
     ],
 )
 def test_a_head_of_any_kind_is_refused_in_no_time(line: bytes) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     assert refused(head(line)) == 400
-    assert time.perf_counter() - began < 0.5
+    assert time.process_time() - began < 0.5
 
 
 @given(st.binary(max_size=200))

@@ -249,9 +249,9 @@ def test_what_is_no_field_line_is_garbage(line: bytes, where: str) -> None:
 
 
 def test_a_head_of_any_kind_is_refused_in_no_time() -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     assert garbage(b"X:" + b" " * 16_000 + b"\x01")
-    assert time.perf_counter() - began < 0.5
+    assert time.process_time() - began < 0.5
 
 
 @given(st.binary(max_size=200))
