@@ -9,7 +9,7 @@ import sys
 import time
 from typing import Any
 
-from cluster.cli.lifecycle.down import bring_down
+from cluster.cli.lifecycle.down import GONE_S, bring_down
 from cluster.cli.lifecycle.failed import hopeless, last_words
 from cluster.cli.render import say
 from cluster.client import ClusterClient, ClusterError
@@ -23,9 +23,6 @@ from config.paths import StateDir
 from config.settings import Settings
 
 _LOOK_EVERY = 0.05
-
-#: How long (s) a supervisor that has ended everything may take to be gone.
-_GONE_S = 10.0
 
 #: Lines of its own log shown where the supervisor itself has failed.
 _LINES = 15
@@ -99,9 +96,7 @@ def _balancer_answers(settings: Settings, state: StateDir, on_demand: bool) -> b
             return error.status in (401, 403)  # it answers, and we have no key for models
 
 
-def _give_up(
-    state: StateDir, process: subprocess.Popen[bytes], snapshot: dict[str, Any] | None, why: str
-) -> int:
+def _give_up(state: StateDir, process: subprocess.Popen[bytes], snapshot: dict[str, Any] | None, why: str) -> int:
     """Nothing is left running: a cluster that nobody waits for any more helps nobody."""
     say(f"error: {why}", err=True)
     for line in last_words(state, snapshot):
@@ -112,5 +107,5 @@ def _give_up(
     if process.poll() is None or state.database.exists():
         bring_down(state, now=True, quiet=True)
     with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(_GONE_S)  # it lets go of its lock a moment before it is gone itself
+        process.wait(GONE_S)  # it lets go of its lock a moment before it is gone itself
     return 1

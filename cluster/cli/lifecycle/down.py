@@ -28,7 +28,9 @@ from worker.drivers import proc, run_file
 from worker.drivers.proc import ProcessId
 
 _LOOK_EVERY = 0.05
-_GONE_S = 10.0
+
+#: How long (s) a supervisor that has let go of its lock may take to be gone, and a balancer to say nothing more.
+GONE_S = 10.0
 
 #: How long (s) a supervisor that holds its lock may take to answer: it may have just been started, on a busy machine.
 _PATIENCE = 20.0
@@ -145,7 +147,7 @@ def _wait_until_gone(cluster: ClusterClient) -> None:
     """Its balancer ends last: what does not answer any more has ended. Raises UsageError where its supervisor is gone
     before that."""
     heard = time.monotonic()
-    while time.monotonic() - heard < _GONE_S:
+    while time.monotonic() - heard < GONE_S:
         time.sleep(_LOOK_EVERY)
         try:
             if cluster.status()["supervisor"]["pid"] is not None:
@@ -182,7 +184,7 @@ def _wait_for_end(state: StateDir, supervisor: ProcessId | None) -> None:
                 )
     # It lets go of the lock a moment before it is gone itself. (A pid that was written down by somebody else, long
     # ago, is not waited for without end.)
-    deadline = time.monotonic() + _GONE_S
+    deadline = time.monotonic() + GONE_S
     while supervisor is not None and proc.alive(supervisor) and time.monotonic() < deadline:
         time.sleep(_LOOK_EVERY)
 
