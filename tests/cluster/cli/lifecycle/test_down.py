@@ -127,7 +127,7 @@ def test_from_another_machine_it_says_where_the_supervisor_ends_first(
 ) -> None:
     monkeypatch.setattr(down, "client", lambda url: cluster)
     monkeypatch.setattr(down, "find", lambda url: None)
-    monkeypatch.setattr(down, "_GONE_S", 0.2)
+    monkeypatch.setattr(down, "GONE_S", 0.2)
     with pytest.raises(UsageError, match="before all else had"):
         down.down_command.main(["--url", ELSEWHERE], standalone_mode=False)
 
