@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from demo import smollm2
 from fromnothing import cleared, walk
 from harness import Cluster, free_port
 from worker.engines.llamacpp import ENGINE, SMOLLM2
@@ -20,6 +19,8 @@ _TRAINED = (
 
 
 def test_from_a_data_set_to_an_answer_of_smollm2(tmp_path: Path) -> None:
+    from demo import smollm2  # here: it imports torch, which every collection of tests would wait for
+
     folder = tmp_path / "smol"
     smollm2.make(Path(ENGINE.locate(SMOLLM2, "--model")), folder)
     cluster = Cluster(tmp_path / "cluster", free_port())
