@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import click
 
@@ -14,6 +15,7 @@ from cluster.cli.arguments import AbsolutePath
 from cluster.cli.render import say
 from cluster.client import ClusterClient
 from cluster.client.core import verified
+from cluster.client.token import is_of_this_machine
 from cluster.fleet.groups import BALANCER
 from config.sources.commands import cluster_url, own_admin_key, own_api_key, own_ca, own_certificate
 
@@ -58,6 +60,10 @@ def url_option(function: F) -> F:
     return function
 
 
+def json_option(function: F) -> F:
+    return click.option("--json", "as_json", is_flag=True, help="As the API answers it.")(function)
+
+
 def model_option(function: F) -> F:
     return click.option("--model", metavar="NAME", help="Of which model; needed where there are several.")(function)
 
@@ -69,6 +75,13 @@ def no_wait_option(function: F) -> F:
 def client(url: str | None, key: str | None = None) -> ClusterClient:
     where = url or cluster_url()
     return ClusterClient(where, key or own_admin_key(), verify=given_ca(), cert=own_certificate())
+
+
+def is_on_this_machine(url: str) -> bool:
+    try:
+        return is_of_this_machine(urlsplit(url).hostname or "")
+    except ValueError:
+        return False
 
 
 def verification(url: str) -> ssl.SSLContext | bool:

@@ -9,16 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import click
 from rich.console import Console
 
-from cluster.cli.common import client, url_option
+from cluster.cli.common import client, is_on_this_machine, url_option
 from cluster.cli.job_display import JobDisplay
 from cluster.cli.render import say
 from cluster.client import ClusterClient, ClusterError
-from cluster.client.token import is_of_this_machine
 from config.errors import UsageError
 from config.jobs.folder import JobSpec
 from config.jobs.said import JobFailure, JobResult, from_json
@@ -86,7 +84,7 @@ def run_job(
     Ctrl-C ends it. ``gpus``: instead of those of ``place``. Paths in it have to be absolute. Raises UsageError with the
     sentence of a job that fails (exit code 2 where what was asked for is wrong), ClusterError."""
     place = place if gpus is None else replace(place, gpus=gpus)
-    if not place.here and _is_on_this_machine(place.url or cluster_url()):
+    if not place.here and is_on_this_machine(place.url or cluster_url()):
         with client(place.url) as cluster:
             job_id = _submitted(cluster, spec, place)
             if job_id is not None and place.detach:
@@ -97,13 +95,6 @@ def run_job(
     if place.detach:
         raise UsageError("no cluster runs on this machine that could go on with it: leave --detach away")
     return _run_here(spec, place.gpus, shown)
-
-
-def _is_on_this_machine(url: str) -> bool:
-    try:
-        return is_of_this_machine(urlsplit(url).hostname or "")
-    except ValueError:
-        return False
 
 
 def _submitted(cluster: ClusterClient, spec: JobSpec, place: JobPlace) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,6 +45,12 @@ def console(stderr: bool = False) -> Console:
 def say(text: str, *, err: bool = False) -> None:
     """One line for people, whatever stands in it."""
     click.echo(printable(text), err=err)
+
+
+def say_json(value: object) -> int:
+    """For programs; the exit code of a command that says no more."""
+    click.echo(json.dumps(value, indent=2))
+    return 0
 
 
 def cell(value: object, style: str = "", *, lines: bool = False, **options: Any) -> Text:
@@ -158,6 +166,10 @@ def duration(seconds: float | None) -> str:
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
+
+
+def ago(moment: float | None) -> str:
+    return "-" if not moment else f"{duration(max(0.0, time.time() - moment))} ago"
 
 
 def plain_table(*columns: str) -> Table:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from rich.table import Table
 
 from cluster.cli.common import Finite
 from cluster.cli.lifecycle.up import given_flags, up_command
-from cluster.cli.render import cell, console, say
+from cluster.cli.render import cell, console, say, say_json
 from cluster.tools.doctor import engines, gather, machine, models, ray, setup
 from cluster.tools.doctor.facts import MachineFacts
 from cluster.tools.doctor.finding import Finding
@@ -39,7 +38,7 @@ def doctor_command(
     found = judge(facts)
     problems = sum(finding.level == "problem" for finding in found)
     if as_json:
-        click.echo(json.dumps({"ok": not problems, "findings": [f.to_json() for f in found]}, indent=2))
+        say_json({"ok": not problems, "findings": [f.to_json() for f in found]})
     else:
         console().print(table(found))
         warnings = sum(finding.level == "warning" for finding in found)

@@ -10,14 +10,12 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import click
 
-from cluster.cli.common import client, state_dir_option, url_option
+from cluster.cli.common import client, is_on_this_machine, state_dir_option, url_option
 from cluster.cli.render import say
 from cluster.client import ClusterClient, ClusterError
-from cluster.client.token import is_of_this_machine
 from cluster.storage import lock
 from config import bounded
 from config.errors import UsageError
@@ -72,20 +70,13 @@ def find(url: str | None) -> Path | None:
         with client(wanted) as cluster:
             status = cluster.status()
     except ClusterError as error:
-        if error.status is None and _is_of_this_machine(wanted):
+        if error.status is None and is_on_this_machine(wanted):
             usual = default_state_dir(cluster_port(wanted))
             if usual.is_dir():
                 return usual
         raise
     found = StateDir(Path(status["supervisor"]["state_dir"]))
-    return found.root if _is_of_this_machine(wanted) and _belongs(found, status) else None
-
-
-def _is_of_this_machine(url: str) -> bool:
-    try:
-        return is_of_this_machine(urlsplit(url).hostname or "")
-    except ValueError:
-        return False
+    return found.root if is_on_this_machine(wanted) and _belongs(found, status) else None
 
 
 def _belongs(state: StateDir, status: Mapping[str, Any]) -> bool:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from cluster.cli.render import say
+from cluster.cli.render import say, say_json
 from config.errors import UsageError, nearest
 
 if TYPE_CHECKING:
@@ -58,10 +57,10 @@ def profiles_command(
     verdicts = judge(entry, machine, asked)
     taken = chosen.name if chosen is not None else None
     if as_json:
-        click.echo(json.dumps({
+        say_json({
             "model": name, "path": entry.path, "machine": str(machine), "chosen": taken,
             "forced": profile is not None, "profiles": [_shown(verdict) for verdict in verdicts],
-        }, indent=2))  # fmt: skip
+        })  # fmt: skip
     else:
         say(f"{name}: {entry.description or entry.path}; this machine: {machine}")
         for verdict in verdicts:
@@ -76,7 +75,7 @@ def profiles_command(
 def _list(known: Mapping[str, ManifestEntry], as_json: bool) -> None:
     if as_json:
         found = {name: {"path": one.path, "description": one.description} for name, one in known.items()}
-        click.echo(json.dumps(found, indent=2))
+        say_json(found)
         return
     for name, one in known.items():
         say(f"{name}: {one.description or one.path}")

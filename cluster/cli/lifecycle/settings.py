@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from cluster.cli.lifecycle.up import given_flags, up_command
-from cluster.cli.render import say
+from cluster.cli.render import say, say_json
 from cluster.deployment import plan
 from cluster.deployment.profiles import resolution
 from cluster.deployment.setting_changes import SECRET
@@ -32,7 +32,7 @@ def _show(config: Path | None, engine_args: tuple[str, ...], as_json: bool, **op
     sources = {name: found.source(name) for name in values}
     if as_json:
         both = {name: {"value": value, "source": sources[name]} for name, value in values.items()}
-        click.echo(json.dumps(both, indent=2))
+        say_json(both)
         return
     for name, value in values.items():
         meaning = settings.Settings.model_fields[name].description
@@ -68,7 +68,7 @@ def schema(file: str) -> None:
     """Print the JSON schema of cluster.yaml or models.yaml (docs/schemas), for editors."""
     from cluster.tools.schemas import SCHEMAS
 
-    click.echo(json.dumps(SCHEMAS[file](), indent=2))
+    say_json(SCHEMAS[file]())
 
 
 @config_command.command("reference")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from dataclasses import replace
 import click
 
 from cluster.cli.common import Finite
-from cluster.cli.render import say
+from cluster.cli.render import say, say_json
 from cluster.deployment import limits
 from cluster.tools.sizing import files
 from cluster.tools.sizing.fit import Hardware, Load, best, tensor_sizes
@@ -95,7 +94,7 @@ def plan_command(
     fit = best(case.model, case.weights, case.ask, case.place, case.ranks)
     sizing = Sizing(model, case, fit, dtype)
     if as_json:
-        click.echo(json.dumps(to_json(sizing), indent=2))
+        say_json(to_json(sizing))
     else:
         for line in lines(sizing):
             say(line)

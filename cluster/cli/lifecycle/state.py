@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import sqlite3
 import sys
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ import click
 
 from cluster.cli.common import state_dir_option, url_option
 from cluster.cli.lifecycle.down import find
-from cluster.cli.render import say
+from cluster.cli.render import say, say_json
 from cluster.storage import schema, transfer
 from cluster.storage import snapshot_file as state_file
 from cluster.storage.lock import Held, lock
@@ -83,7 +82,7 @@ def check_command(state_dir: Path | None, url: str | None, as_json: bool) -> int
         found = transfer.contents(db)
     wrong = transfer.damaged(found)
     if as_json:
-        click.echo(json.dumps(_to_json(state, version, running, found, wrong), indent=2))
+        say_json(_to_json(state, version, running, found, wrong))
         return 1 if wrong else 0
     older = "" if version == schema.SCHEMA else f" (the next start makes it {schema.SCHEMA} and keeps a copy)"
     say(f"{state.database}: readable, version {version}{older}{', in use' if running else ''}")

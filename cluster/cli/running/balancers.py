@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +11,8 @@ from urllib.parse import urlsplit
 import click
 
 from cluster.cli.arguments import AbsolutePath
-from cluster.cli.common import client, state_dir_option, url_option
-from cluster.cli.render import cell, console, duration, plain_table, say
+from cluster.cli.common import client, json_option, state_dir_option, url_option
+from cluster.cli.render import cell, console, duration, plain_table, say, say_json
 from config.errors import UsageError
 
 if TYPE_CHECKING:
@@ -98,15 +97,14 @@ def token(ttl: str, revoke: str | None, url: str | None) -> int:
 
 
 @balancer_command.command("list")
-@click.option("--json", "as_json", is_flag=True, help="As the API answers it.")
+@json_option
 @url_option
 def list_balancers(as_json: bool, url: str | None) -> int:
     """Show the machines that have joined."""
     with client(url) as cluster:
         found = cluster.joined_balancers()
     if as_json:
-        click.echo(json.dumps(found, indent=2))
-        return 0
+        return say_json(found)
     table = plain_table("machine", "state", "address", ">in flight", ">joined")
     for each in found:
         state = cell("connected") if each["connected"] else cell("away", "red")

@@ -9,17 +9,16 @@ from typing import Any
 
 import click
 
-from cluster.cli.common import client, url_option
+from cluster.cli.common import client, json_option, url_option
 from cluster.cli.job_display import sentence
 from cluster.cli.progress import follow_job
-from cluster.cli.render import cell, console, duration, plain_table, say
+from cluster.cli.render import cell, console, duration, plain_table, say, say_json
 from cluster.cli.running.operate import print_log
 from config.jobs.said import JobProgress
 
 _STYLES = {"running": "yellow", "done": "green", "failed": "bold red", "cancelled": "dim", "queued": "dim"}
 
 _id = click.argument("id")
-_json = click.option("--json", "as_json", is_flag=True, help="As the API answers it.")
 
 
 @click.group("jobs")
@@ -28,15 +27,14 @@ def jobs_command() -> None:
 
 
 @jobs_command.command("list")
-@_json
+@json_option
 @url_option
 def list_jobs(as_json: bool, url: str | None) -> int:
     """Show every job that is remembered, the newest first."""
     with client(url) as cluster:
         found = cluster.jobs()
     if as_json:
-        click.echo(json.dumps({"jobs": found}, indent=2, ensure_ascii=False))
-        return 0
+        return say_json({"jobs": found})
     if not found:
         say("no jobs")
         return 0
@@ -53,15 +51,14 @@ def list_jobs(as_json: bool, url: str | None) -> int:
 
 @jobs_command.command("show")
 @_id
-@_json
+@json_option
 @url_option
 def show_job(id: str, as_json: bool, url: str | None) -> int:
     """Show all that is known of the job ID."""
     with client(url) as cluster:
         job = cluster.job(id)
     if as_json:
-        click.echo(json.dumps(job, indent=2, ensure_ascii=False))
-        return 0
+        return say_json(job)
     for key in ("id", "kind", "state", "by", "background", "gpus", "pid", "error"):
         if (value := job[key]) not in (None, "", []):
             say(f"{key}: {json.dumps(value) if isinstance(value, list | bool) else value}")

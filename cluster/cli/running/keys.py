@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
 
-from cluster.cli.common import Finite, client, url_option
-from cluster.cli.render import cell, console, duration, plain_table, say
+from cluster.cli.common import Finite, client, json_option, url_option
+from cluster.cli.render import ago, cell, console, duration, plain_table, say, say_json
 from config.errors import UsageError
 from config.identity.api_keys import SCOPES, Priority
 
-_json = click.option("--json", "as_json", is_flag=True, help="As the API answers it.")
 _name = click.argument("name")
 
 #: What a limit is given as to take it away.
@@ -75,7 +73,7 @@ def key_command() -> None:
 @key_command.command("create")
 @_name
 @_fields
-@_json
+@json_option
 @url_option
 def create(name: str, as_json: bool, url: str | None, **options: Any) -> int:
     """Make a key and show its secret, this once."""
@@ -90,15 +88,14 @@ def create(name: str, as_json: bool, url: str | None, **options: Any) -> int:
 
 
 @key_command.command("list")
-@_json
+@json_option
 @url_option
 def list_keys(as_json: bool, url: str | None) -> int:
     """Show every key, without its secret."""
     with client(url) as cluster:
         keys = cluster.keys()
     if as_json:
-        click.echo(json.dumps(keys, indent=2))
-        return 0
+        return say_json(keys)
     columns = ("key", "scope", "models", ">rpm", ">tpm", ">concurrent", "priority", ">weight", "budget", "expires")
     table = plain_table(*columns)
     for key in keys:
@@ -113,7 +110,7 @@ def list_keys(as_json: bool, url: str | None) -> int:
 
 @key_command.command("show")
 @_name
-@_json
+@json_option
 @url_option
 def show(name: str, as_json: bool, url: str | None) -> int:
     """Show one key, without its secret."""
@@ -126,7 +123,7 @@ def show(name: str, as_json: bool, url: str | None) -> int:
 @key_command.command("update")
 @_name
 @_fields
-@_json
+@json_option
 @url_option
 def update(name: str, as_json: bool, url: str | None, **options: Any) -> int:
     """Change what a key may; `none` takes a limit away. At once, without a restart."""
@@ -152,7 +149,7 @@ def revoke(name: str, url: str | None) -> int:
 @key_command.command("rotate")
 @_name
 @click.option("--grace", metavar="24h", help="For how long the secret before holds: 0s, 24h, 7d (24h).")
-@_json
+@json_option
 @url_option
 def rotate(name: str, grace: str | None, as_json: bool, url: str | None) -> int:
     """Give a key a new secret and show it, this once."""
@@ -173,7 +170,7 @@ def _given(options: Mapping[str, Any]) -> dict[str, Any]:
 def _print_secret(key: Mapping[str, Any], as_json: bool) -> None:
     """The secret alone on standard output: it can be piped to where it is kept."""
     if as_json:
-        click.echo(json.dumps(key, indent=2))
+        say_json(key)
         return
     say(f"{key['name']}: this is shown once; the cluster keeps a hash of it", err=True)
     click.echo(key["secret"])
@@ -181,10 +178,10 @@ def _print_secret(key: Mapping[str, Any], as_json: bool) -> None:
 
 def _print_key(key: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(key, indent=2))
+        say_json(key)
         return
     rows = {
-        **key, "models": _models(key), "expires": _expiry(key), "created": _ago(key["created"]),
+        **key, "models": _models(key), "expires": _expiry(key), "created": ago(key["created"]),
         "secrets": ", ".join(_until(one["until"]) for one in key["secrets"]) or "none holds",
     }  # fmt: skip
     for name, value in rows.items():
@@ -204,7 +201,3 @@ def _expiry(key: Mapping[str, Any]) -> str:
 
 def _until(instant: float | None) -> str:
     return "holds" if instant is None else f"holds for {duration(max(0.0, instant - time.time()))} more"
-
-
-def _ago(instant: float) -> str:
-    return f"{duration(time.time() - instant)} ago" if instant else "-"

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Any
 
 import click
 
-from cluster.cli.common import PATIENCE, client, url_option
+from cluster.cli.common import PATIENCE, client, json_option, url_option
 from cluster.cli.lifecycle.profiles import profiles_command
 from cluster.cli.pull_display import pull_shown
-from cluster.cli.render import STYLES, cell, console, duration, plain_table, say
+from cluster.cli.render import STYLES, cell, console, duration, plain_table, say, say_json
 from cluster.client import ClusterClient, ClusterError
 from config.disk import locations
 from config.disk.absolute import absolute
@@ -25,7 +24,6 @@ _LOOK_EVERY = 0.3
 _STYLES = {**STYLES, "up": STYLES.get("ready", ""), "asleep": "dim", "down": "dim"}
 
 _name = click.argument("name")
-_json = click.option("--json", "as_json", is_flag=True, help="As the API answers it.")
 
 
 @click.group("model")
@@ -82,15 +80,14 @@ _KEYS = {"least": "min", "most": "max"}
 
 
 @model_command.command("list")
-@_json
+@json_option
 @url_option
 def list_models(as_json: bool, url: str | None) -> int:
     """Show every model, and whether it is up."""
     with client(url) as cluster:
         found = _every(cluster)
     if as_json:
-        click.echo(json.dumps({"models": found}, indent=2, ensure_ascii=False))
-        return 0
+        return say_json({"models": found})
     if not found:
         say("no models to manage: the cluster serves the one that it was started with")
         return 0
@@ -110,15 +107,14 @@ def list_models(as_json: bool, url: str | None) -> int:
 
 @model_command.command("show")
 @_name
-@_json
+@json_option
 @url_option
 def show(name: str, as_json: bool, url: str | None) -> int:
     """Show all that is known of NAME."""
     with client(url) as cluster:
         model = _find(cluster, name)
     if as_json:
-        click.echo(json.dumps(model, indent=2, ensure_ascii=False))
-        return 0
+        return say_json(model)
     for key, value in model.items():
         say(f"{key}: {_shown(key, value)}")
     return 0

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import click
 
-from cluster.cli.common import client, url_option
-from cluster.cli.render import say
+from cluster.cli.common import client, json_option, url_option
+from cluster.cli.render import say, say_json
 from cluster.client import ClusterError
 from config import model_names
 from config.errors import UsageError, nearest
 
 _name = click.argument("name")
-_json = click.option("--json", "as_json", is_flag=True, help="As the API answers it.")
 
 
 @click.group("alias")
@@ -59,7 +57,7 @@ def delete(name: str, url: str | None) -> int:
 
 
 @alias_command.command("list")
-@_json
+@json_option
 @url_option
 def list_aliases(as_json: bool, url: str | None) -> int:
     """Show every alias."""
@@ -73,7 +71,7 @@ def route_command() -> None:
 
 
 @route_command.command("list")
-@_json
+@json_option
 @url_option
 def list_routes(as_json: bool, url: str | None) -> int:
     """Show every route and its rules."""
@@ -107,8 +105,7 @@ def _changed(answer: Mapping[str, Any]) -> int:
 
 def _listed(found: dict[str, dict[str, Any]], as_json: bool) -> int:
     if as_json:
-        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
-        return 0
+        return say_json(found)
     for kind, names in found.items():
         for name, what in names.items():
             say(f"{name}: {_shown(what)}")

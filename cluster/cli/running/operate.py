@@ -12,7 +12,7 @@ import click
 import httpx
 
 from cluster.cli.common import client, finish, model_option, no_wait_option, url_option
-from cluster.cli.render import cell, console, say, status_table
+from cluster.cli.render import cell, console, say, say_json, status_table
 from cluster.client import ClusterClient, ClusterError
 from config.text import printable_log, whole
 from config.topology import AUTO_STRATEGY, STRATEGIES
@@ -31,7 +31,7 @@ def status_command(url: str | None, as_json: bool, watch: bool) -> int:
         if not watch:
             status = cluster.status()
             if as_json:
-                click.echo(json.dumps(status, indent=2))
+                say_json(status)
             else:
                 screen = console()
                 screen.print(status_table(status, screen.width))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ import click
 
 from cluster.cli.common import PATIENCE, WHERE, Finite, client, finish, no_wait_option, url_option
 from cluster.cli.lifecycle.up import given_flags, up_command
-from cluster.cli.render import change_table, console, say
+from cluster.cli.render import change_table, console, say, say_json
 from cluster.client import ClusterClient, ClusterError
 from cluster.deployment.profiles import resolution
 from config.disk import locations
@@ -90,7 +89,7 @@ def _apply(
             settings, defaults=defaults, previous=previous, dry_run=dry_run, spare=spare
         )
     if as_json:
-        click.echo(json.dumps(answer, indent=2))
+        say_json(answer)
     else:
         _show(answer)
     if answer["refused"]:

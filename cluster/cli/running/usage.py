@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from typing import Any
 
 import click
 
-from cluster.cli.common import client, url_option
-from cluster.cli.render import cell, console, plain_table
+from cluster.cli.common import client, json_option, url_option
+from cluster.cli.render import cell, console, plain_table, say_json
 from config.text import printable
 
 _COUNTS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens")
@@ -21,7 +20,7 @@ _COUNTS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens")
 @click.option("--from", "begin", metavar="DAY", help="The first day (UTC), as 2026-01-31; default 30 days ago.")
 @click.option("--to", "end", metavar="DAY", help="The last one; default today.")
 @click.option("--csv", "as_csv", is_flag=True, help="Comma-separated values, with a head.")
-@click.option("--json", "as_json", is_flag=True, help="As the API answers it.")
+@json_option
 @url_option
 def usage_command(
     by: str, begin: str | None, end: str | None, as_csv: bool, as_json: bool, url: str | None
@@ -30,8 +29,7 @@ def usage_command(
     with client(url) as cluster:
         found = cluster.usage(by.split(","), begin, end)
     if as_json:
-        click.echo(json.dumps(found, indent=2))
-        return 0
+        return say_json(found)
     groups, rows = found["by"], [dict[str, Any](row) for row in found["usage"]]
     for row in rows:
         row.update((name, printable(str(row[name]))) for name in groups)

@@ -14,7 +14,7 @@ import click
 from click.core import ParameterSource
 
 from cluster.cli.common import Finite, given_ca, url_option, verification
-from cluster.cli.render import console, say
+from cluster.cli.render import console, say, say_json
 from cluster.client import ClusterClient, ClusterError, Model
 from cluster.client.core import root_of
 from config.errors import UsageError
@@ -129,7 +129,7 @@ def bench_command(context: click.Context, /, **options: Any) -> int:
     result, code = _measure(plans, options)
     shown = result.to_json(requests=False)
     if options["as_json"]:
-        click.echo(json.dumps(shown, indent=2))
+        say_json(shown)
     elif options["table"]:
         from cluster.cli.workload.bench_tables import show
 

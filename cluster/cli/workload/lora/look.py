@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,9 +9,9 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from cluster.cli.common import client, url_option
-from cluster.cli.render import cell, console, duration, plain_table, say
-from cluster.cli.workload.lora.shared import STYLES, instances_table, json_option, name_argument, size_text
+from cluster.cli.common import client, json_option, url_option
+from cluster.cli.render import ago, cell, console, plain_table, say, say_json
+from cluster.cli.workload.lora.shared import STYLES, instances_table, name_argument, size_text
 from cluster.cli.workload.models import base_models
 from cluster.client import ClusterClient, ClusterError
 
@@ -26,7 +24,7 @@ def list_adapters(as_json: bool, url: str | None) -> int:
     with client(url) as cluster:
         adapters = cluster.adapters()
     if as_json:
-        click.echo(json.dumps({"adapters": adapters}, indent=2))
+        say_json({"adapters": adapters})
     elif not adapters:
         say("no adapters")
     else:
@@ -43,8 +41,7 @@ def show(name: str, as_json: bool, url: str | None) -> int:
     with client(url) as cluster:
         adapter = cluster.adapter(name)
     if as_json:
-        click.echo(json.dumps(adapter, indent=2))
-        return 0
+        return say_json(adapter)
     screen = console()
     for line in _about(adapter):
         screen.print(cell(line))
@@ -80,7 +77,7 @@ def _list_table(adapters: Sequence[Mapping[str, Any]]) -> Table:
         table.add_row(
             cell(adapter["lora_name"]), cell(adapter["version"]), cell(adapter["rank"]), size_text(adapter["size"]),
             cell(adapter["state"]), *(_cell(adapter, instance) for instance in instances),
-            cell(adapter.get("requests_total")), _ago(adapter.get("last_used")),
+            cell(adapter.get("requests_total")), ago(adapter.get("last_used")),
         )
     return table
 
@@ -101,7 +98,7 @@ def _versions_table(versions: Sequence[Mapping[str, Any]]) -> Table:
         table.add_row(
             "*" if version["active"] else "", cell(version["version"]), cell(str(version["hash"])[:12]),
             cell(version["rank"]), cell(", ".join(version["target_modules"])), size_text(version["size"]),
-            _ago(version["created"]), cell(version["base_model"] or None), cell(version["source"] or None),
+            ago(version["created"]), cell(version["base_model"] or None), cell(version["source"] or None),
         )
     return table
 
@@ -112,7 +109,7 @@ def _about(adapter: Mapping[str, Any]) -> Iterator[str]:
     loading = "" if adapter["auto_load"] else ", loaded on first use"
     yield (
         f"version {adapter['version']}, {adapter['state']}{loading}, "
-        f"{adapter.get('requests_total', 0)} requests, last use {_ago(adapter.get('last_used'))}"
+        f"{adapter.get('requests_total', 0)} requests, last use {ago(adapter.get('last_used'))}"
     )
 
 
@@ -129,7 +126,3 @@ def _base_of(cluster: ClusterClient, name: str) -> str:
     if not bases:
         raise ClusterError("the cluster lists no base model")
     return bases[0]
-
-
-def _ago(moment: float | None) -> str:
-    return "-" if moment is None else f"{duration(max(0.0, time.time() - moment))} ago"

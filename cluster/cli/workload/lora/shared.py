@@ -18,7 +18,6 @@ name_argument = click.argument("name", callback=adapter_name)
 path_argument = click.argument("path", type=AbsolutePath())
 source_argument = click.argument("source", type=FolderOrReference())
 no_effect_option = click.option("--allow-no-effect", is_flag=True, help="It may answer as the base model does.")
-json_option = click.option("--json", "as_json", is_flag=True, help="As the API answers it.")
 
 
 def instances_table(adapter: Mapping[str, Any], header: bool = False) -> Table:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cluster.cli.arguments import AbsolutePath
-from cluster.cli.render import say
+from cluster.cli.render import say, say_json
 from cluster.cli.workload.lora.shared import no_effect_option, path_argument, say_converted, say_unchecked, size_text
 from config.errors import UsageError
 
@@ -56,8 +55,7 @@ def validate(path: Path, model: Path | None, max_lora_rank: int, allow_no_effect
     except adapter_files.AdapterRejected as error:
         raise UsageError(str(error)) from None
     if as_json:
-        click.echo(json.dumps(asdict(facts), indent=2))
-        return 0
+        return say_json(asdict(facts))
     say_converted(facts.converted, err=False)
     say(
         f"ok: rank {facts.rank}, {', '.join(sorted(facts.target_modules))}, {size_text(facts.size)}, "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import click
 from cluster.cli.arguments import AbsolutePath
 from cluster.cli.common import url_option
 from cluster.cli.progress import run_job
-from cluster.cli.render import say
+from cluster.cli.render import say, say_json
 from cluster.cli.workload.lora.jobs.origins import adapter_of, model_of
 from config.disk.absolute import looks_like_path
 from config.jobs.folder import JobSpec
@@ -36,8 +35,7 @@ def convert(source: str, out: Path, to: str, base: str | None, unconfined: bool,
         model = model_of(base, url, None if looks_like_path(source) else source).path
     found = run_conversion(folder, out, model, to=to, unconfined=unconfined)
     if as_json:
-        click.echo(json.dumps({name: found[name] for name in ("done", "files", "walls", "missing")}, indent=2))
-        return 0
+        return say_json({name: found[name] for name in ("done", "files", "walls", "missing")})
     for sentence in (*found["missing"], *found["done"]):
         say(str(sentence))
     say(f"{', '.join(map(str, found['files']))} in {out}" + ("" if found["done"] else ": nothing had to be changed"))
