@@ -30,6 +30,7 @@ from config.sources.yaml_file import read_mapping
 from config.topology import AUTO_STRATEGY, STRATEGIES, TlsFiles
 from config.values import listening, schedule
 from config.values import setting_types as t
+from config.values.addresses import bracketed
 from config.values.schedule import Minimum
 from config.values.setting_types import Effect as Effect
 
@@ -309,7 +310,7 @@ class Settings(BaseSettings):
         host = self.host.strip("[]")
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
         scheme = "http" if self.tls_cert is None else "https"
-        return f"{scheme}://[{host}]:{self.port}" if ":" in host else f"{scheme}://{host}:{self.port}"
+        return f"{scheme}://{bracketed(host)}:{self.port}"
 
     @property
     def model_names(self) -> dict[str, dict[str, Any]]:

@@ -11,6 +11,7 @@ from typing import Any
 from cluster.deployment.backend_urls import parse_url
 from config.errors import UsageError
 from config.text import printable
+from config.values.addresses import bracketed
 
 #: Servers of one source; the balancer holds 1,024 backends at most.
 MOST = 512
@@ -78,7 +79,7 @@ def of_network(found: Iterable[tuple[str, int]], scheme: str, *, on_this_machine
         if why := _unfit(host, on_this_machine) or ("" if 0 < port < 65536 else "no port"):
             out.append(f"{host[:100]}:{port} ({why})")
             continue
-        urls.append(parse_url(f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}", host).address)
+        urls.append(parse_url(f"{scheme}://{bracketed(host)}:{port}", host).address)
     words = ", ".join(sorted(set(out))[:_SHOWN]) + (f" and {len(out) - _SHOWN} more" if len(out) > _SHOWN else "")
     if out and not urls:
         raise SourceFailed(f"nothing but {words} is listed")

@@ -31,6 +31,7 @@ from config.disk.strategy_file import StrategyWriter
 from config.errors import UsageError
 from config.paths import StateDir
 from config.topology import BalancerConfig, TlsFiles
+from config.values.addresses import is_loopback
 from worker.drivers.local import LocalDriver
 
 log = logging.getLogger(__name__)
@@ -172,11 +173,10 @@ class JoinAgent:
     def _check_exposure(self) -> None:
         """Raises UsageError for balancers that would be open to whoever reaches this machine, as
         `cluster.deployment.exposure` does for a cluster."""
-        from cluster.deployment.exposure import is_local
 
         guarded = self._told["config"].get("admin_key") or (self._told.get("keys") or {}).get("keyed")
         certified = self._options.tls is not None and self._options.tls.client_ca
-        if not (guarded or certified or self._options.insecure or is_local(self._options.host)):
+        if not (guarded or certified or self._options.insecure or is_loopback(self._options.host)):
             raise UsageError(
                 f"on {self._options.host} everybody who reaches this machine could use the cluster: give it an admin "
                 "key or API keys (`clusterctl key create`), demand certificates with --tls-client-ca, or say --insecure"

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping
 from typing import Any
 
-
-def is_loopback(host: str) -> bool:
-    """Whether ``host`` is whoever looks at it: on another machine that is somebody else."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
+from config.values.addresses import is_loopback
 
 
 def is_here(address: str, boot: str, own_boot: str) -> bool:

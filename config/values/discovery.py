@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit
+
+from config.values.addresses import bracketed, is_address, is_loopback
 
 _SCHEMES = ("http", "https")
 
@@ -49,10 +50,10 @@ class DnsName:
 
     @property
     def on_this_machine(self) -> bool:
-        return self.server is not None and ipaddress.ip_address(self.server[0]).is_loopback
+        return self.server is not None and is_loopback(self.server[0])
 
     def __str__(self) -> str:
-        host = "" if self.server is None else f"//{_bracketed(self.server[0])}:{self.server[1]}/"
+        host = "" if self.server is None else f"//{bracketed(self.server[0])}:{self.server[1]}/"
         port = "" if self.port is None else f":{self.port}"
         return f"dns:{host}{self.name}{port}{'' if self.scheme == 'http' else f'?scheme={self.scheme}'}"
 
@@ -69,11 +70,7 @@ class ConsulService:
 
     @property
     def on_this_machine(self) -> bool:
-        host = urlsplit(self.url).hostname or ""
-        try:
-            return ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            return host == "localhost"
+        return is_loopback(urlsplit(self.url).hostname or "")
 
     def __str__(self) -> str:
         scheme = [] if self.scheme == "http" else [("scheme", self.scheme)]
@@ -102,7 +99,7 @@ def _dns(text: str, rest: str) -> DnsName:
     if parts.netloc:
         server = _address(text, parts.hostname or ""), parts.port or 53
     name, colon, port = parts.path.removeprefix("/").partition(":")
-    if not _NAME.fullmatch(name) or _is_address(name):
+    if not _NAME.fullmatch(name) or is_address(name):
         raise ValueError(f"{text!r}: {name!r} is no name that DNS could know")
     if colon and not (re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 65536):
         raise ValueError(f"{text!r}: the port is no number from 1 to 65535")
@@ -156,18 +153,6 @@ def _query(text: str, query: str, known: frozenset[str]) -> tuple[tuple[tuple[st
 
 
 def _address(text: str, host: str) -> str:
-    if not _is_address(host):
+    if not is_address(host):
         raise ValueError(_NAME_SERVER.format(text))
     return host
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 
+from config.values.addresses import is_loopback
+
 
 def check(join_listen: str | None, worker_host: str, has_workers: bool, driver: str) -> None:
     """Raises ValueError for addresses that are none, and where balancers could join and not reach the workers."""
@@ -18,15 +20,8 @@ def check(join_listen: str | None, worker_host: str, has_workers: bool, driver: 
     host, colon, port = join_listen.rpartition(":")
     if not (colon and host and port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
         raise ValueError(f"join_listen {join_listen!r}: ADDRESS:PORT is needed, such as 10.0.0.5:8443")
-    if has_workers and driver == "local" and workers.is_loopback and not _is_loopback(host):
+    if has_workers and driver == "local" and workers.is_loopback and not is_loopback(host):
         raise ValueError(
             f"join_listen {join_listen} lets balancers of other machines join, and they reach no worker on "
             f"{worker_host}: name an address of this machine's with worker_host"
         )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -6,6 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, urlsplit
 
+from config.values.addresses import bracketed
+
 SCHEMES = ("redis", "rediss", "unix")
 
 #: What may follow the question mark. Other options of the library would change how it is used.
@@ -40,8 +42,7 @@ class StoreUrl:
             raise ValueError(example)
         if not options.keys() <= _OPTIONS or not _is_number(options.get("db", "")):
             raise ValueError(f"its options can be {', '.join(sorted(_OPTIONS))}")
-        host = parts.hostname or ""
-        where = f"[{host}]" if ":" in host else host
+        where = bracketed(parts.hostname or "")
         where += "" if port is None else f":{port}"
         return cls(text, f"{parts.scheme}://{where}{parts.path}", bool(parts.password or options.get("password")))
 

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from config.aio import patience
 from config.topology import BackendSpec
+from config.values.addresses import bracketed
 from lb.protocol.errors import AttemptFailed
 from lb.protocol.failures import Failure
 from lb.protocol.http1.response import ResponseHead
@@ -77,9 +78,8 @@ class Upstream:
         if known is None:
             if spec.scheme == "https" and self._tls is None:
                 self._tls = ssl.create_default_context()
-            name = f"[{spec.host}]" if ":" in spec.host else spec.host
             tls = self._tls if spec.scheme == "https" else None
-            known = TcpEndpoint(spec.host, spec.ip, spec.port, f"{name}:{spec.port}".encode(), tls)
+            known = TcpEndpoint(spec.host, spec.ip, spec.port, f"{bracketed(spec.host)}:{spec.port}".encode(), tls)
             if len(self._endpoints) >= _MOST_ENDPOINTS:
                 self._endpoints.clear()  # of workers long gone, most of them
             self._endpoints[address] = known

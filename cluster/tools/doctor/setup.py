@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cluster.deployment.exposure import is_local
 from cluster.deployment.plan import Plan
 from cluster.tools.doctor.facts import CertificateFacts, MachineFacts, Port, State
 from cluster.tools.doctor.finding import Finding, gib, listed, ok, problem, warning
 from config.settings import Settings
+from config.values.addresses import is_loopback
 from worker.demo import MODEL_NAME
 from worker.engines import flags
 from worker.spec import Slot
@@ -48,7 +48,7 @@ def exposure(found: Settings, knows_peers: bool) -> Iterator[Finding]:
         yield ok("access", "CLUSTERCTL_ADMIN_KEY is needed to manage the cluster")
         return
     remedy = "set CLUSTERCTL_ADMIN_KEY; without an API key the models are open to who reaches the port (docs/gate.md)"
-    if not is_local(found.host):
+    if not is_loopback(found.host):
         starts = "" if found.insecure else ", and `up` refuses to start without any API key or --insecure"
         yield warning("access", f"{found.host} is reached from other machines, and no admin key is set: from there "
                                 f"only admin.token of the state directory manages it{starts}", remedy)  # fmt: skip

@@ -7,9 +7,9 @@ at ``Origin`` (RFC 6455 10.2). Programs that are no browsers send none.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Iterable
 
+from config.values.addresses import is_address
 from lb.admission.access.admin_guard import LOOPBACK_NAMES, host_name
 from lb.protocol.errors import ProxyError
 from lb.protocol.http1.request import RequestHead
@@ -31,12 +31,4 @@ class SocketOrigins:
         """The host that is asked, under a name of ours or its address: another name may lead here for a while only
         (DNS rebinding)."""
         name = host_name(host)
-        return origin.lower().partition("://")[2] == host.lower() and (name in self._names or _is_address(name))
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
+        return origin.lower().partition("://")[2] == host.lower() and (name in self._names or is_address(name))

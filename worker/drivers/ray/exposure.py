@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping
+
+from config.values.addresses import is_loopback
 
 #: Told by the supervisor: it may be used all the same.
 ALLOWED = "CLUSTERCTL_RAY_INSECURE"
@@ -15,18 +16,11 @@ class Exposed(Exception):
 
 def check(address: str, environment: Mapping[str, str]) -> None:
     """``address``: of Ray's head, host:port. Raises Exposed, with what helps."""
-    host = address.rpartition(":")[0].strip("[]")
-    if _is_loopback(host) or environment.get("RAY_AUTH_MODE", "").lower() == "token":
+    host = address.rpartition(":")[0]
+    if is_loopback(host) or environment.get("RAY_AUTH_MODE", "").lower() == "token":
         return
     if environment.get(ALLOWED) != "1":
         raise Exposed(
             f"the Ray at {address} asks nobody for a token, and whoever reaches it may run programs on its nodes: "
             "start it, and this, with RAY_AUTH_MODE=token (docs/scale-out.md), or say --ray-insecure"
         )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

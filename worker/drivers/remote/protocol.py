@@ -12,6 +12,8 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from config.values.addresses import bracketed
+
 #: Routes, all POST but the last: what changed since the last answer, and this renews the lease.
 POLL, START, STOP, DESTROY, EMPTY, MEMBERS, END = (
     f"/v1/{name}" for name in ("poll", "start", "stop", "destroy", "empty", "members", "end")
@@ -51,8 +53,7 @@ class AgentAddress:
 
     @property
     def url(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}"
+        return f"http://{bracketed(self.host)}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
