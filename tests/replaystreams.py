@@ -20,10 +20,11 @@ _PARTS = {"reasoning": 5, "content": 7, "one": 6}
 
 def tokens(salt: str, count: int, first: Sequence[int] = ()) -> list[int]:
     """So many, those in ``first`` first."""
-    made = list(first)
-    while len(made) < count:
-        made.append(zlib.crc32(f"{salt}{made}".encode()) % 1000)
-    return made[:count]
+    made, before = list[int](), zlib.crc32(salt.encode())
+    for at in range(count):
+        made.append(first[at] if at < len(first) else before % 1000)
+        before = zlib.crc32(b",%d" % made[-1], before)
+    return made
 
 
 @dataclass(frozen=True)

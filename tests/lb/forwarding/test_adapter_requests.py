@@ -138,10 +138,11 @@ async def test_where_all_have_lost_it_the_request_waits_for_the_supervisors_next
 
 
 async def test_a_worker_that_has_it_back_gets_its_requests_without_a_new_set(
-    start_balancer: StartBalancer, start_worker: StartWorker
+    start_balancer: StartBalancer, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A repair that is over before the supervisor looks changes nothing in its set, so that none is sent; nor is one
     sent after a 404 that is read when the set with the reloaded adapter is there already."""
+    monkeypatch.setattr("lb.forwarding.retry.failover._MISSING_MODEL_S", 0.05)
     balancer, worker = await start_balancer(queue_timeout=1.0), await start_worker("instance_0", missing(1))
     balancer.push(worker.spec(models=("base", "poet")), registered=POET)
     assert await balancer.ask(model="poet") == (200, {"worker": "has it"})
@@ -150,7 +151,7 @@ async def test_a_worker_that_has_it_back_gets_its_requests_without_a_new_set(
 async def test_a_workers_404_is_never_the_clients_answer(
     start_balancer: StartBalancer, start_worker: StartWorker
 ) -> None:
-    balancer, worker = await start_balancer(queue_timeout=0.2), await start_worker("instance_0", missing(999))
+    balancer, worker = await start_balancer(queue_timeout=0.1), await start_worker("instance_0", missing(999))
     balancer.push(worker.spec(models=("base", "poet")), registered=POET)
     assert (await balancer.ask(model="poet"))[0] == 503
 

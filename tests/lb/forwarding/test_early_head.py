@@ -21,8 +21,13 @@ CHAT, TEXT, MESSAGES, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lb.forwarding.early_head._FIRST_S", 0.05)
-    monkeypatch.setattr("lb.forwarding.early_head._EVERY_S", 0.05)
+    monkeypatch.setattr("lb.forwarding.early_head._FIRST_S", 0.02)
+    monkeypatch.setattr("lb.forwarding.early_head._EVERY_S", 0.02)
+
+
+def be_patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes next is not waited for so long, however slow this machine is."""
+    monkeypatch.setattr("lb.forwarding.early_head._FIRST_S", 5.0)
 
 
 def push(balancer: Balanced, *workers: Worker, state: str = "down", **fields: Any) -> None:
@@ -90,14 +95,16 @@ async def test_the_head_comes_first_and_the_answer_behind_it(
     async with asked(balancer, path) as reader:
         first = await head(reader)
         assert first.startswith(b"HTTP/1.1 200 OK\r\n") and b"text/event-stream" in first and b"X-Request-Id" in first
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.06)
         push(balancer, await start_worker(answer=stream(*PIECES)), state="up")
         said = [event for event in events(await rest(reader)) if not event.endswith(b"[DONE]")]
         assert [json.loads(event.removeprefix(b"data: "))["choices"][0]["text"] for event in said] == ["a", "b"]
         await until(lambda: balancer.in_flight == 0)
 
 
-async def test_the_connection_goes_on(balancer: Balanced, start_worker: StartWorker) -> None:
+async def test_the_connection_goes_on(
+    balancer: Balanced, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     push(balancer)
     async with balancer.connection() as (reader, writer):
         body = b'{"model": "base", "prompt": "x", "stream": true}'
@@ -107,20 +114,22 @@ async def test_the_connection_goes_on(balancer: Balanced, start_worker: StartWor
         await head(reader)
         push(balancer, await start_worker(answer=stream(*PIECES)), state="up")
         await rest(reader)
+        be_patient(monkeypatch)
         writer.write(ask)
         assert b"X-Mine: no" in await head(reader), "the worker's own"
 
 
 async def test_no_head_goes_out_where_no_stream_was_asked_for_or_the_wait_is_short(
-    balancer: Balanced, start_worker: StartWorker
+    balancer: Balanced, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     push(balancer)
     plain = asyncio.ensure_future(balancer.ask())
-    await asyncio.sleep(0.15)
+    await asyncio.sleep(0.1)
     worker = await start_worker()
     push(balancer, worker, state="up")
     assert await plain == (200, {"worker": "instance_0"})
     worker.answer = stream(*PIECES)
+    be_patient(monkeypatch)
     async with asked(balancer) as reader:
         assert b"X-Mine: no" in await head(reader)
 

@@ -499,8 +499,9 @@ async def test_an_eviction_frees_a_client_that_does_not_read(balancer: Balanced,
 
 
 async def test_an_eviction_before_the_answer_is_made_good_elsewhere(
-    balancer: Balanced, start_worker: StartWorker
+    balancer: Balanced, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("lb.forwarding.retry.recovery._SETTLED_S", 0.05)
     taken = asyncio.Event()
 
     async def never(_: web.Request) -> web.StreamResponse:

@@ -152,7 +152,7 @@ async def test_it_makes_room_and_both_have_what_they_would_have_had(cluster: Clu
 
 async def stays(balancer: Balanced, one: OneSlot, other: OneSlot, asking: list[asyncio.Task[bytes]]) -> None:
     server = balancer.parts.server
-    await asyncio.sleep(1.2)  # two looks and more: that nothing happens has no event
+    await asyncio.sleep(0.2)  # ten looks, see `looks_often`: that nothing happens has no event
     assert other.asked == [] and server is not None
     one.let_go.set()
     await asyncio.gather(*asking)

@@ -57,7 +57,7 @@ def requests(draw: st.DrawFn) -> tuple[dict[str, Any], bool]:
     requests(), st.lists(st.integers(0, 40), min_size=1, max_size=4), st.lists(st.integers(1, 4), max_size=12),
     st.booleans(),
 )  # fmt: skip
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=4 * settings.default.max_examples)
 async def test_a_continued_stream_is_the_undisturbed_one(
     request: tuple[dict[str, Any], bool], breaks: list[int], sizes: list[int], straight: bool
 ) -> None:
@@ -71,7 +71,7 @@ async def test_a_continued_stream_is_the_undisturbed_one(
 
 
 @given(requests())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=6 * settings.default.max_examples // 10)
 async def test_an_undisturbed_stream_goes_through_as_if_nothing_had_been_asked_for(
     request: tuple[dict[str, Any], bool]
 ) -> None:
@@ -94,7 +94,6 @@ HELD_SPECIAL = {
 @given(requests(), st.integers(1, 30))
 @example((HELD_SPECIAL, False), 1)
 @example(({**HELD_SPECIAL, "logprobs": 0}, False), 1)
-@settings(max_examples=100, deadline=None)
 async def test_a_sample_goes_on_from_the_tokens_that_were_made(
     request: tuple[dict[str, Any], bool], after: int
 ) -> None:

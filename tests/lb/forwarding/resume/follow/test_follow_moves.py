@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -226,15 +227,16 @@ async def test_it_moves_so_often_and_no_more(balancer: Balanced, start_raw: Star
     assert b"it was moved 3 times before" in raw
 
 
-@pytest.mark.parametrize("path", PATHS)
-async def test_one_that_stands_still_is_taken_elsewhere(
-    start_balancer: StartBalancer, start_raw: StartRaw, path: str
-) -> None:
-    """Also while it is being made again, where its client sees nothing of it for longer than that."""
-    balancer = await start_balancer(stall_timeout=0.5)
-    engines = await started(balancer, start_raw, (20, "stall"), (6, "stall"))
-    seen(path, await ask(balancer, path, SAMPLE[path]))
-    assert sum(len(engine.asked) for engine in engines) == 3
+async def test_one_that_stands_still_is_taken_elsewhere(start_balancer: StartBalancer, start_raw: StartRaw) -> None:
+    """Of each API, all at once. Also while it is being made again, where its client sees nothing of it for longer than
+    that."""
+    balancer = await start_balancer(stall_timeout=0.3)
+    engines = await started(balancer, start_raw, *[(20, "stall")] * len(PATHS), *[(6, "stall")] * len(PATHS))
+    answers = await asyncio.gather(*(ask(balancer, path, SAMPLE[path]) for path in PATHS))
+    for path, answer in zip(PATHS, answers, strict=True):
+        seen(path, answer)
+    asked = Counter(head.split(b" ")[1].decode() for engine in engines for _, _, head in engine.asked)
+    assert asked == dict.fromkeys(PATHS, 3)
     for engine in engines:
         engine.gone.set()
 
@@ -242,13 +244,12 @@ async def test_one_that_stands_still_is_taken_elsewhere(
 async def test_one_whose_parser_waits_for_more_does_not_stand_still(
     start_balancer: StartBalancer, start_raw: StartRaw
 ) -> None:
-    balancer = await start_balancer(stall_timeout=0.2)
+    balancer = await start_balancer(stall_timeout=0.05)
     engines = await started(balancer, start_raw, (20, "stall"))
     body = {**SAMPLE[CHAT], "tools": [{"type": "function", "function": {"name": "one"}}]}
     asking = asyncio.create_task(ask(balancer, CHAT, body), name="ask")
-    while not any(engine.stalled.is_set() for engine in engines):
-        await asyncio.sleep(0.01)
-    await asyncio.sleep(1.0)  # longer than any other would be waited for
+    await until(lambda: any(engine.stalled.is_set() for engine in engines))
+    await asyncio.sleep(0.3)  # longer than any other would be waited for
     assert sum(len(engine.asked) for engine in engines) == 1
     for engine in engines:
         engine.gone.set()
@@ -258,7 +259,7 @@ async def test_one_whose_parser_waits_for_more_does_not_stand_still(
 async def test_one_that_makes_progress_does_not_stand_still(
     start_balancer: StartBalancer, start_raw: StartRaw
 ) -> None:
-    balancer = await start_balancer(stall_timeout=1.5)
+    balancer = await start_balancer(stall_timeout=0.5)
     engines = await started(balancer, start_raw, (25, "close"))
 
     async def slowly(self: Engine, head: bytes, body: bytes, writer: asyncio.StreamWriter) -> bool:
@@ -267,7 +268,7 @@ async def test_one_that_makes_progress_does_not_stand_still(
         writer.write(HEAD + f"{replay.TELL}: 1\r\n\r\n".encode())
         for told, event in stream(CHAT, [tokens("x", COUNT, first[0])], "xyyyy", lag=3):
             writer.write(chunk(told + event))
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.03)
         writer.write(b"0\r\n\r\n")
         return True
 
