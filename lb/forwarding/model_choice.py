@@ -58,7 +58,7 @@ class ModelChoices:
             raise self._unknown(named, models)
         assert model is not None
         chosen, _, shadow = choice
-        if not (chosen in pool.registered or pool.serving(chosen)):
+        if not pool.exists(chosen):
             why = f"`{model}` stands for the model `{chosen}`, which does not exist"
             raise ProxyError(404, why, param="model", code=404)
         counter, line = self._seen.get((model, chosen)) or self._see(model, chosen)

@@ -167,9 +167,7 @@ class Pool:
     def _find_out(self, model: str | None) -> bool:
         if not self.backends and not self.offered:
             return True
-        known = model not in self.named and (
-            model in self.registered or self.offered.named(model) is not None or bool(self.serving(model))
-        )
+        known = model not in self.named and self.exists(model)
         if known:
             self._known.add(model)
         return known
@@ -188,25 +186,25 @@ class Pool:
     def canonical(self, model: str | None) -> str | None:
         """``NAME`` for ``BASE:NAME``, as some clients write an adapter; anything else as it is. ``BASE`` is a name of
         the base model, or literally ``base_model``."""
-        if model is None or ":" not in model or model in self.named or self._exists(model):
+        if model is None or ":" not in model or model in self.named or self.exists(model):
             return model
         at = -1
         while (at := model.find(":", at + 1)) >= 0:  # a base may have colons in its own name
             name = model[at + 1 :]
-            if (name in self.named or self._exists(name)) and self._is_base(model[:at], name):
+            if (name in self.named or self.exists(name)) and self._is_base(model[:at], name):
                 return name
         return model
 
     def _is_base(self, base: str, name: str) -> bool:
         """Whether ``base`` may stand before ``name``: where there are several, of its own adapters only."""
-        if base != "base_model" and (base in self.registered or not self._exists(base)):
+        if base != "base_model" and (base in self.registered or not self.exists(base)):
             return False
         if not self.offered or name not in self.registered:
             return True
         return self.offered.of(name) is self.offered.named(None if base == "base_model" else base)
 
-    def _exists(self, model: str) -> bool:
-        """As a model."""
+    def exists(self, model: str | None) -> bool:
+        """As a model or an adapter: a backend serves it, will when it is up, or can load it."""
         return model in self.registered or self.offered.named(model) is not None or bool(self.serving(model))
 
     def names(self) -> list[str]:

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from config.identity.api_keys import ApiKey, Digest, mint
 from config.model_names import alias, route
+from config.topology import OfferedModel
 from lbfakes import Balanced, Worker, running_balancer, running_worker, until
 
 MODELS = ("base", "expert-a", "expert-b")
@@ -111,6 +112,22 @@ async def test_a_side_that_does_not_exist_is_said(tmp_path: Path) -> None:
     async with _balanced(tmp_path, {"split": alias("medical@3").to_json()}) as (balancer, _):
         status, answer = await balancer.ask(model="split")
         assert status == 404 and "`medical@3`, which does not exist" in answer["error"]["message"]
+
+
+async def test_a_side_that_is_down_is_waited_for_like_any_model(tmp_path: Path) -> None:
+    """Whether it was an alias, a route or the request itself that named it."""
+    on_demand = route({"rules": [{"keywords": ["bill"], "model": "base"}], "default": "small"}).to_json()
+    names = {"either": alias("small").to_json(), "chosen": on_demand}
+
+    def offer(state: str) -> tuple[OfferedModel, ...]:
+        return (OfferedModel("small", ("small",), "small", state, 30.0),)
+
+    async with running_balancer(tmp_path) as balancer, running_worker("instance_0", _says_model) as worker:
+        balancer.push(names=names, models=offer("down"))
+        asked = [asyncio.create_task(balancer.ask(model=name)) for name in ("small", "either", "chosen")]
+        await until(lambda: balancer.metric("clusterctl_queued_requests") == 3)
+        balancer.push(worker.spec(models=("small",), group="small"), names=names, models=offer("up"))
+        assert await asyncio.gather(*asked) == [(200, {"model": "small"})] * 3
 
 
 async def test_a_key_is_only_routed_to_what_it_may_ask(tmp_path: Path) -> None:
