@@ -26,6 +26,10 @@ def test_a_backend_set_survives_the_wire_unchanged() -> None:
     assert isinstance(got.backends[0].models, tuple) and isinstance(got.backends[0].expected, tuple)
 
 
+def test_a_spec_has_an_address() -> None:
+    assert replace(SPEC, host="::1", port=5, path="/x").address == "http://[::1]:5/x"
+
+
 def test_a_balancers_configuration_survives_the_wire_unchanged() -> None:
     sent = BalancerConfig(7, "/s", "::", 1, 2.5, "key", "debug", 4096, ("a", "b"), {"x": 1})
     assert BalancerConfig.from_json(json.loads(json.dumps(sent.to_json()))) == sent
