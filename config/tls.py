@@ -76,6 +76,13 @@ def check_dates(files: TlsFiles, found: ServerTls) -> None:
         raise UsageError(f"--tls-cert {files.cert}: it has expired, on {ago}")
 
 
+def check(files: TlsFiles, kept_in: Path) -> None:
+    """Raises UsageError for what cannot be served. Not where balancers that run, or were killed, have kept it in
+    ``kept_in``: those have to come up again, whatever is in the files by now."""
+    if not is_kept(kept_in, files):
+        check_dates(files, load(files))
+
+
 class FileWatch:
     """Of files that may be replaced at any time, and not at once. Asked now and then."""
 

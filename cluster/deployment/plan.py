@@ -9,7 +9,7 @@ from importlib.util import find_spec
 
 import psutil
 
-from cluster.deployment import backend_urls, cors_flags
+from cluster.deployment import backend_urls, cors_flags, extras
 from cluster.fleet.groups import DEFAULT
 from cluster.fleet.placement import Machine, Placement, choose_gpus
 from config import tls
@@ -23,10 +23,6 @@ from worker.drivers.nodes import WorkerNeed
 from worker.engines import base, flags
 from worker.engines.base import Engine
 from worker.spec import SLEEP_FLAG, EngineSpec
-
-#: What an extra brings.
-_TRACING = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http")
-_GRPC = ("grpc", "grpc_health", "grpc_reflection")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +85,10 @@ def make(settings: Settings, machine: Machine | None = None) -> Plan:
                          "pip install 'clusterctl[dns]'")
     if settings.own_instances:
         engine.check()
-    if settings.otlp_endpoint and not _can_import(*_TRACING):
-        raise UsageError("--otlp-endpoint needs OpenTelemetry, which is not installed: pip install 'clusterctl[otel]'")
-    if settings.limits_store and find_spec("redis") is None:
-        raise UsageError("--limits-store needs Redis' client, which is not installed: pip install 'clusterctl[redis]'")
-    if settings.grpc_port is not None and not _can_import(*_GRPC):
-        raise UsageError("--grpc-port needs gRPC, which is not installed: pip install 'clusterctl[grpc]'")
+    extras.check(settings.otlp_endpoint, settings.limits_store, settings.grpc_port)
     cors_flags.read(settings.engine_args, settings.cors_origin)
-    _check_tls(settings)
+    if (files := settings.tls()) is not None:
+        tls.check(files, StateDir(settings.state_directory()).tls)
     spec = engine_spec.from_settings(settings)
     made = placed(settings, engine, spec, settings.own_instances, machine or look_at_machine(engine))
     return replace(made, placement=replace(made.placement, crowd=crowd(settings)))
@@ -164,19 +156,3 @@ def crowd(settings: Settings) -> int:
     counts = sorted((model.instances + model.spares for model in settings.models.values()), reverse=True)
     own = settings.own_instances + (settings.spares if settings.own_instances else 0)
     return own + sum(counts[:beside])
-
-
-def _check_tls(settings: Settings) -> None:
-    """Not where a cluster that runs, or was killed, has kept what it served: that one has to come up again, whatever is
-    in the files by now."""
-    files = settings.tls()
-    if files is not None and not tls.is_kept(StateDir(settings.state_directory()).tls, files):
-        tls.check_dates(files, tls.load(files))
-
-
-def _can_import(*modules: str) -> bool:
-    """Whether an extra is installed; without importing it."""
-    try:
-        return all(map(find_spec, modules))
-    except ModuleNotFoundError:
-        return False

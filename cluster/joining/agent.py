@@ -11,16 +11,18 @@ import json
 import logging
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import Any, NoReturn
 
 from cluster.balancers import set_changes
-from cluster.balancers.config import share_for_bodies
+from cluster.balancers.config import is_outdated, share_for_bodies
 from cluster.balancers.feed import Feed
 from cluster.balancers.group import BalancerGroup
 from cluster.balancers.standby import end_left
+from cluster.deployment import extras
 from cluster.joining.control import RemoteControl
 from cluster.joining.machine_reports import MachineReports
+from cluster.joining.options import JoinOptions
 from cluster.joining.roster import JoinToken
 from cluster.joining.uplink import JoinAddress, Uplink
 from cluster.storage.lock import lock
@@ -29,8 +31,7 @@ from config.aio import Tasks
 from config.disk.files import replacing
 from config.disk.strategy_file import StrategyWriter
 from config.errors import UsageError
-from config.paths import StateDir
-from config.topology import BalancerConfig, TlsFiles
+from config.topology import BalancerConfig
 from config.values.addresses import is_loopback
 from worker.drivers.local import LocalDriver
 
@@ -46,24 +47,9 @@ _GRACE_S = 5.0
 _MEMBER, _TOLD = "member", "told"
 
 
-@dataclass(frozen=True, slots=True)
-class JoinOptions:
-    """What is this machine's own: where it listens and by which certificate; ``name`` is the wished one. ``insecure``:
-    listens for other machines although nobody needs a key."""
-
-    state: StateDir
-    supervisor: tuple[str, int]
-    token: str | None
-    name: str
-    host: str
-    port: int
-    processes: int = 1
-    tls: TlsFiles | None = None
-    insecure: bool = False
-
-
 async def serve(options: JoinOptions) -> None:
     """Until SIGINT or SIGTERM. Raises UsageError where this machine cannot join, or was evicted."""
+    options.check()
     options.state.create()
     with lock(options.state):
         store = await Store.open(options.state.database)
@@ -116,6 +102,7 @@ class JoinAgent:
             if self._group is not None:
                 await self._group.stop(_GRACE_S)
             self._state.control.unlink(missing_ok=True)
+            self._state.tls.unlink(missing_ok=True)  # nothing is served any more that a command could trust
 
     async def _talk(self) -> UsageError:
         """Until this machine is not let in any more. It forgets who it was, and may join with another token."""
@@ -140,13 +127,18 @@ class JoinAgent:
     async def _keep_serving(self) -> NoReturn:
         """Raises UsageError."""
         self._check_exposure()
-        group = BalancerGroup(self._state, self._config(), self._store, self._reports, _emit, Feed())
+        config = self._config()
+        extras.check(config.otlp_endpoint, config.limits_store, self._options.grpc_port)
+        group = BalancerGroup(self._state, config, self._store, self._reports, _emit, Feed())
         self._publish(group)
         self._reports.reporters = lambda: group.reporters
         group.feed.pass_on = self._uplink.say
         await group.adopt()
-        group.starter.listeners.make(self._options.host, self._options.port, None)
+        moved = group.starter.listeners.make(self._options.host, self._options.port, self._options.grpc_port)
+        outdated = any(is_outdated(process, config) for process in group.processes)
         group.start()
+        if moved or outdated or group.unfinished:
+            group.request_replacement()
         self._group = group
         if not self._uplink.connected:
             self._parted()
@@ -165,9 +157,9 @@ class JoinAgent:
         told = {name: value for name, value in self._told["config"].items() if name in known}
         options = self._options
         return replace(
-            BalancerConfig.from_json(told), listen_fd=-1, grpc_fd=None, state_dir=str(self._state.root),
-            host=options.host, port=options.port, processes=options.processes, tls=options.tls,
-            max_buffered=share_for_bodies(), insecure=options.insecure,
+            BalancerConfig.from_json(told), listen_fd=-1, grpc_fd=None if options.grpc_port is None else -1,
+            state_dir=str(self._state.root), host=options.host, port=options.port, processes=options.processes,
+            tls=options.tls, max_buffered=share_for_bodies(), insecure=options.insecure,
         )  # fmt: skip
 
     def _check_exposure(self) -> None:

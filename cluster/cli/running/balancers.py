@@ -16,7 +16,7 @@ from cluster.cli.render import cell, console, duration, plain_table, say, say_js
 from config.errors import UsageError
 
 if TYPE_CHECKING:
-    from cluster.joining.agent import JoinOptions
+    from cluster.joining.options import JoinOptions
 
 _TOKEN_VARIABLE = "CLUSTERCTL_JOIN_TOKEN"
 
@@ -28,6 +28,7 @@ _TOKEN_VARIABLE = "CLUSTERCTL_JOIN_TOKEN"
 @click.option("--name", metavar="NAME", help="What this machine is called; default its host name.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on for clients.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65535), help="Port to listen on.")
+@click.option("--grpc-port", type=click.IntRange(1, 65535), help="Another one, on which gRPC is spoken; default none.")
 @click.option("--processes", default=1, show_default=True, type=click.IntRange(1, 64), help="Balancer processes.")
 @click.option("--tls-cert", type=AbsolutePath(), help="PEM file with the certificate (chain) of that port.")
 @click.option("--tls-key", type=AbsolutePath(), help="PEM file with its private key.")
@@ -51,7 +52,7 @@ def balancer_command(join: str | None, token: str | None, **options: Any) -> int
 
 def _options(join: str, token: str | None, options: dict[str, Any]) -> JoinOptions:
     """Raises UsageError."""
-    from cluster.joining.agent import JoinOptions
+    from cluster.joining.options import JoinOptions
     from config.paths import StateDir, default_state_dir
     from config.topology import TlsFiles
 
@@ -62,7 +63,7 @@ def _options(join: str, token: str | None, options: dict[str, Any]) -> JoinOptio
     root: Path = options["state_dir"] or default_state_dir(options["port"])
     return JoinOptions(
         StateDir(root), _supervisor(join), token, options["name"] or socket.gethostname(), options["host"],
-        options["port"], options["processes"], tls, options["insecure"],
+        options["port"], options["processes"], tls, options["insecure"], options["grpc_port"],
     )  # fmt: skip
 
 

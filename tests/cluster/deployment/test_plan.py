@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from certificates import issue
-from cluster.deployment import plan
+from cluster.deployment import extras, plan
 from cluster.fleet.placement import Machine
 from config import tls
 from config.errors import UsageError
@@ -237,7 +237,7 @@ def test_traces_without_the_extra_are_refused_in_one_line(monkeypatch: pytest.Mo
     def missing(name: str) -> None:
         raise ModuleNotFoundError(name)
 
-    monkeypatch.setattr(plan, "find_spec", missing)
+    monkeypatch.setattr(extras, "find_spec", missing)
     with pytest.raises(UsageError, match=r"clusterctl\[otel\]"):
         plan.make(settings)
     assert plan.make(load({"engine": "sim"}))
@@ -246,7 +246,7 @@ def test_traces_without_the_extra_are_refused_in_one_line(monkeypatch: pytest.Mo
 def test_a_store_of_limits_without_the_extra_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load({"engine": "sim", "limits_store": "redis://:secret@127.0.0.1"})
     assert plan.make(settings).settings.limits_store
-    monkeypatch.setattr(plan, "find_spec", lambda name: None)
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"clusterctl\[redis\]") as refused:
         plan.make(settings)
     assert "secret" not in str(refused.value)
@@ -255,7 +255,7 @@ def test_a_store_of_limits_without_the_extra_is_refused_in_one_line(monkeypatch:
 def test_grpc_without_the_extra_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load({"engine": "sim", "grpc_port": 9000})
     assert plan.make(settings).settings.grpc_port == 9000
-    monkeypatch.setattr(plan, "find_spec", lambda name: None if name == "grpc_health" else object())
+    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "grpc_health" else object())
     with pytest.raises(UsageError, match=r"clusterctl\[grpc\]") as refused:
         plan.make(settings)
     assert "\n" not in str(refused.value)
