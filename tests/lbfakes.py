@@ -11,15 +11,20 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import aiohttp
 from aiohttp import web
 
 from config.topology import BackendSet, BackendSpec, BalancerConfig
 from lb import app
+from lb.downstream import server
 from lb.routing.backend import Backend
 
 DEADLINE_S = 5.0
+
+#: Seconds between two looks of a balancer under test at what takes too long.
+SWEEP_S = 0.02
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 RawHandler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -266,7 +271,7 @@ class Balanced:
 async def running_balancer(
     state_dir: Path, rpc_listener: socket.socket | None = None, **config: Any
 ) -> AsyncIterator[Balanced]:
-    """With an ``rpc_listener`` it speaks gRPC there."""
+    """With an ``rpc_listener`` it speaks gRPC there. It looks often at what takes too long."""
     listener = listening()
     port = listener.getsockname()[1]
     given = {"listen_fd": listener.fileno(), "state_dir": str(state_dir), "host": "127.0.0.1", "port": port}
@@ -277,8 +282,9 @@ async def running_balancer(
         auto_decompress=False, timeout=aiohttp.ClientTimeout(total=2 * DEADLINE_S), cookie_jar=aiohttp.DummyCookieJar()
     )
     try:
-        await parts.start(listener)
-        yield Balanced(parts, f"http://127.0.0.1:{port}", port, link_path, state_dir, session)
+        with mock.patch.object(server, "_SWEEP_S", SWEEP_S):
+            await parts.start(listener)
+            yield Balanced(parts, f"http://127.0.0.1:{port}", port, link_path, state_dir, session)
     finally:
         await session.close()
         await parts.close()

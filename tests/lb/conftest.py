@@ -11,7 +11,7 @@ import pytest
 import uvloop
 
 import lbfakes
-from lb.forwarding.retry import poison
+from lb.forwarding.retry import poison, recovery
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -57,3 +57,9 @@ async def balancer(start_balancer: Callable[..., Awaitable[lbfakes.Balanced]]) -
 def nobody_says_who_died(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests without a supervisor: its word on two workers that failed is not waited for."""
     monkeypatch.setattr(poison, "_WORD_S", 0.01)
+
+
+@pytest.fixture
+def settles_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests whose workers die at once: a request that may have killed one is soon given to another."""
+    monkeypatch.setattr(recovery, "_SETTLED_S", 0.05)

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import pytest
+
 from config.link import encode
 from config.topology import BalancerConfig
 from lbfakes import DEADLINE_S, Balanced, Worker, backend_set, listening
@@ -77,6 +79,7 @@ async def _connected(path: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWr
                 await asyncio.sleep(0.01)
 
 
+@pytest.mark.processes
 async def test_the_process_serves_until_sigterm_and_leaves_nothing(
     tmp_path: Path, start_worker: Callable[..., Awaitable[Worker]]
 ) -> None:
@@ -93,9 +96,9 @@ async def test_the_process_serves_until_sigterm_and_leaves_nothing(
             to.write(b"GET /version HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             assert (await asyncio.wait_for(client.read(), DEADLINE_S)).endswith(b'{"worker": "instance_0"}')
             os.kill(process.pid, signal.SIGTERM)
-            assert await asyncio.wait_for(process.wait(), DEADLINE_S) == 0
-            writer.close()
             to.close()
+            writer.close()
+            assert await asyncio.wait_for(process.wait(), DEADLINE_S) == 0
         finally:
             if process.returncode is None:
                 process.kill()

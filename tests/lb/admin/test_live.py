@@ -19,8 +19,16 @@ from lb.telemetry.recorder import Recorder
 from lb.telemetry.shared_counters import Counters
 from lbfakes import DEADLINE_S, Balanced, Worker, snapshot, until
 
+#: Seconds between two messages of the live stream.
+EVERY_S = 0.1
+
 StartWorker = Callable[..., Awaitable[Worker]]
 StartBalancer = Callable[..., Awaitable[Balanced]]
+
+
+@pytest.fixture(autouse=True)
+def tells_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lb.admin.live._EVERY", EVERY_S)
 
 
 async def message(response: aiohttp.ClientResponse) -> tuple[str, dict[str, Any]]:
@@ -83,8 +91,8 @@ async def test_gpus_are_told_as_long_as_somebody_looks_at_them(balancer: Balance
     writer.close()
     await until(lambda: not link.alive)
     async with asyncio.timeout(DEADLINE_S):
-        while await told():  # one message is made for all who ask within half a second
-            await asyncio.sleep(0.05)
+        while await told():  # one message is made for all who ask within half of that time
+            await asyncio.sleep(0.02)
 
 
 async def test_who_comes_back_gets_the_events_since(balancer: Balanced) -> None:

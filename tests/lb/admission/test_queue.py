@@ -356,7 +356,10 @@ async def test_a_mistake_in_one_request_is_its_own_loss(house: House) -> None:
     assert wrong.error is not None and wrong.error.status == 500
 
 
-async def test_the_supervisor_hears_again_and_again_of_an_adapter_that_is_waited_for(house: House) -> None:
+async def test_the_supervisor_hears_again_and_again_of_an_adapter_that_is_waited_for(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lb.admission.wait_rules._WANT_AGAIN", 0.02)
     house.push(spec(), registered=({"id": "poet"},))
     house.ask(model="poet")
     await until(lambda: len(house.wanted.adapters) >= 3)
@@ -364,7 +367,7 @@ async def test_the_supervisor_hears_again_and_again_of_an_adapter_that_is_waited
     house.push(spec(models=("base", "poet")), registered=({"id": "poet"},))
     await until(lambda: house.served)
     count = len(house.wanted.adapters)
-    await asyncio.sleep(0.4)
+    await asyncio.sleep(0.1)
     assert len(house.wanted.adapters) == count
 
 

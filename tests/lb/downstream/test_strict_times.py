@@ -7,8 +7,6 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable
 
-import pytest
-
 from httpforms import EOL, PLAIN, chunks, get, post
 from lbfakes import DEADLINE_S, Balanced, listening, spec
 from strictreader import Pair, answers_in
@@ -16,18 +14,16 @@ from strictreader import Pair, answers_in
 StartPair = Callable[..., Awaitable[Pair]]
 
 
+async def given_up(pair: Pair, requests: dict[str, bytes]) -> None:
+    """Each of them, all at once, as there is nothing to see of one but the time that it takes."""
+    for name, (answer, *more) in zip(requests, await asyncio.gather(*map(pair.ask, requests.values())), strict=True):
+        assert (answer.status, answer.closes, more) == (408, True, []), name
+    await pair.saw_nothing()
+
+
 async def test_a_head_that_does_not_come_is_given_up(start_pair: StartPair) -> None:
-    pair = await start_pair(head_timeout=0.2)
-    (answer,) = await pair.ask(get()[:-2])
-    assert (answer.status, answer.closes) == (408, True)
-    await pair.saw_nothing()
-
-
-async def test_half_a_request_line_is_given_up(start_pair: StartPair) -> None:
-    pair = await start_pair(head_timeout=0.2)
-    (answer,) = await pair.ask(b"GET /version\r\n")
-    assert (answer.status, answer.closes) == (408, True)
-    await pair.saw_nothing()
+    requests = {"without its end": get()[:-2], "half a request line": b"GET /version\r\n"}
+    await given_up(await start_pair(head_timeout=0.2), requests)
 
 
 async def test_a_second_head_that_does_not_come_is_given_up(start_pair: StartPair) -> None:
@@ -57,13 +53,12 @@ async def drip(balancer: Balanced, beginning: bytes, piece: bytes, seconds: floa
     return None
 
 
-@pytest.mark.parametrize("piece", [b"a", b"A: b\r\n"])
-async def test_a_head_that_trickles_in_is_given_up(start_pair: StartPair, piece: bytes) -> None:
-    pair = await start_pair(head_timeout=0.2)
-    got = await drip(pair.balancer, b"GET /version HTTP/1.1\r\nHost: x\r\n", piece, 3)
-    assert got is not None, "it is still waiting"
-    (answer,) = answers_in(got)
-    assert answer.status == 408
+async def test_a_head_that_trickles_in_is_given_up(start_pair: StartPair) -> None:
+    pair, begun = await start_pair(head_timeout=0.2), b"GET /version HTTP/1.1\r\nHost: x\r\n"
+    for got in await asyncio.gather(*(drip(pair.balancer, begun, piece, 3) for piece in (b"a", b"A: b\r\n"))):
+        assert got is not None, "it is still waiting"
+        (answer,) = answers_in(got)
+        assert answer.status == 408
     await pair.saw_nothing()
 
 
@@ -88,12 +83,8 @@ STALLED = {
 }
 
 
-@pytest.mark.parametrize("request_", list(STALLED.values()), ids=list(STALLED))
-async def test_a_body_that_stalls_is_given_up(start_pair: StartPair, request_: bytes) -> None:
-    pair = await start_pair(body_timeout=0.2)
-    (answer,) = await pair.ask(request_)
-    assert (answer.status, answer.closes) == (408, True)
-    await pair.saw_nothing()
+async def test_a_body_that_stalls_is_given_up(start_pair: StartPair) -> None:
+    await given_up(await start_pair(body_timeout=0.2), STALLED)
 
 
 async def test_a_client_that_is_told_to_continue_and_does_not_is_given_up(start_pair: StartPair) -> None:

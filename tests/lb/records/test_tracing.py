@@ -167,7 +167,8 @@ async def test_without_the_extra_it_serves_all_the_same(
     assert observers.log.name == "lb.records.observers"
 
 
-async def test_a_collector_that_is_away_stops_nobody(tmp_path: Path) -> None:
+async def test_a_collector_that_is_away_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lb.records.tracing._LAST_S", 0.1)
     async with running_worker("instance_0", _answer) as worker:
         async with running_balancer(tmp_path, otlp_endpoint=f"http://127.0.0.1:{closed_port()}") as balanced:
             balanced.push(worker.spec())

@@ -312,11 +312,14 @@ async def test_a_budget_is_of_its_day_or_month(tmp_path: Path) -> None:
     assert second.spent("a", Period.MONTH) == 0
 
 
-async def test_it_is_written_soon(tmp_path: Path) -> None:
+async def test_it_is_written_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lb.records.usage._EVERY", 0.05)
     ledger, other = _ledger(tmp_path), _ledger(tmp_path)
     ledger.add("a", "base", TokenUsage(10, 4, 5))
-    await asyncio.sleep(0.9)
-    assert (await other.query(["key"], "2024-10-04", "2024-10-04"))[0]["requests"] == 1
+    async with asyncio.timeout(5):
+        while not (found := await other.query(["key"], "2024-10-04", "2024-10-04")):
+            await asyncio.sleep(0.02)
+    assert found[0]["requests"] == 1
 
 
 async def test_what_cannot_be_written_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -362,6 +365,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.processes
 async def test_a_balancer_that_is_killed_loses_the_last_second_at_most(tmp_path: Path) -> None:
     path = tmp_path / "usage.db"
     killed = await asyncio.to_thread(

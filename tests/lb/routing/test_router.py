@@ -264,6 +264,7 @@ async def test_it_is_made_again_three_times_at_most(balancer: Balanced, start_ra
     assert sorted(len(worker.requests) for worker in workers) == [0, 1, 1, 1, 1]
 
 
+@pytest.mark.usefixtures("settles_soon")
 async def test_a_request_of_which_two_workers_died_is_not_given_to_a_third(
     balancer: Balanced, start_raw: StartRaw
 ) -> None:
@@ -282,6 +283,7 @@ async def test_a_request_of_which_two_workers_died_is_not_given_to_a_third(
     assert "clusterctl_poison_requests_total 1.0" in balancer.parts.shared.metrics.render()
 
 
+@pytest.mark.usefixtures("settles_soon")
 async def test_who_was_beside_a_request_that_kills_workers_is_answered(
     balancer: Balanced, start_raw: StartRaw
 ) -> None:

@@ -211,7 +211,7 @@ async def test_a_deadline_ends_it_wherever_it_is(tmp_path: Path) -> None:
         return web.Response()
 
     async with _called(tmp_path, slow, max_concurrent=1) as called:
-        first = asyncio.ensure_future(called.failure(timeout=1.0))
+        first = asyncio.ensure_future(called.failure(timeout=0.6))
         await until(lambda: called.worker.open == 1)
         queued = await called.failure(timeout=0.2)
         assert queued.code() is Code.DEADLINE_EXCEEDED and len(called.worker.seen) == 1, "it never got to a worker"
@@ -253,7 +253,7 @@ async def test_a_reader_that_takes_nothing_holds_up_its_worker_and_is_cut_off(tm
             await response.write(_event("x" * 10_000))
             written += 10_000
 
-    async with _called(tmp_path, floods, send_timeout=1.0) as called:
+    async with _called(tmp_path, floods, send_timeout=0.5) as called:
         small = {"grpc.http2.lookahead_bytes": 70_000, "grpc.http2.bdp_probe": 0}
         async with rpccalls.channel(called.target, **small) as slow:
             call = slow.unary_stream(CHAT)(rpccalls.MESSAGES.request(prompt="x").SerializeToString())
@@ -261,7 +261,7 @@ async def test_a_reader_that_takes_nothing_holds_up_its_worker_and_is_cut_off(tm
             before = -1
             while before != written:
                 before = written
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(0.1)
             assert written < 8_000_000, "what is kept for it is bounded"
             await until(lambda: called.balancer.in_flight == 0 and called.worker.open == 0)
             assert called.balancer.metric("clusterctl_slow_readers_total") == 1.0

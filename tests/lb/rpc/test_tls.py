@@ -73,7 +73,7 @@ async def test_a_client_shows_a_certificate_of_the_authority(tmp_path: Path) -> 
 
 async def test_who_speaks_no_tls_and_who_says_nothing_are_not_kept(tmp_path: Path) -> None:
     served = issue(tmp_path / "a")
-    async with _secure(tmp_path, served.files, head_timeout=0.5) as (balancer, target):
+    async with _secure(tmp_path, served.files, head_timeout=0.3) as (balancer, target):
         host, _, port = target.rpartition(":")
         plain, silent = [await asyncio.open_connection(host, int(port)) for _ in range(2)]
         plain[1].write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
