@@ -7,11 +7,12 @@ balancer to ask.
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -34,6 +35,11 @@ from config.identity.principal import Principal, Scope
 from config.link import CHANGE_BYTES, SEQUENCE_HEADER, bind_unix
 
 log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+
+#: What comes of a request and its body: an answer, or a status and an answer.
+_Deed = Callable[[web.Request, Any], Awaitable[dict[str, Any] | tuple[int, dict[str, Any]]]]
 
 _KINDS = {
     403: "PermissionDeniedError", 404: "NotFoundError", 405: "MethodNotAllowedError", 409: "ConflictError",
@@ -70,222 +76,164 @@ class Services:
 _SERVICES = web.AppKey("services", Services)
 
 
-def routes(services: Services) -> web.RouteTableDef:
-    """Longer than a function should be: it is a table, a line or two a route."""
-    table, commands = web.RouteTableDef(), services.commands
+class RouteTable:
+    """Routes that answer with JSON, a call each. ``scope``: what who asks needs besides what `_errors` wants of all."""
 
-    @table.get("/v1/cluster/snapshot")
-    async def snapshot(_: web.Request) -> web.Response:
-        return web.json_response(services.snapshot())
+    def __init__(self, services: Services) -> None:
+        self.made, self._services = web.RouteTableDef(), services
+
+    def look(self, path: str, find: Callable[..., Any], scope: Scope = Scope.READ) -> None:
+        """What ``find`` finds under the names in ``path``."""
+
+        async def handler(request: web.Request) -> web.Response:
+            authority.check(_who(request), scope)
+            found = find(*request.match_info.values())
+            return web.json_response(await found if inspect.isawaitable(found) else found)
+
+        self.made.get(path)(handler)
+
+    def act(
+        self, method: str, path: str, kind: type[schemas.Body], do: _Deed, status: int = 200,
+        scope: Scope = Scope.ADMIN,
+    ) -> None:
+        """What ``do`` does with the request and its body, which is one of ``kind``. ``status``: unless it says one."""
+
+        async def handler(request: web.Request) -> web.Response:
+            authority.check(_who(request), scope)
+            done = await do(request, schemas.parse(kind, await request.read()))
+            code, result = done if isinstance(done, tuple) else (status, done)
+            return web.json_response(result, status=code, headers={SEQUENCE_HEADER: self._services.sequence()})
+
+        self.made.route(method, path)(handler)
 
     def change(
-        method: str, path: str, kind: type[schemas.Body], do: Callable[..., dict[str, Any]], status: int
+        self, method: str, path: str, kind: type[schemas.Body], do: Callable[..., dict[str, Any]], status: int
     ) -> None:
-        async def handler(request: web.Request) -> web.Response:
-            body = schemas.parse(kind, await request.read())
-            arguments = (*request.match_info.values(), body)
-            return _done(services, await services.run(lambda: do(*arguments)), status)
+        """What ``do`` does, in the task that owns the state, with the names in ``path`` and the body."""
+        run = self._services.run
+        self.act(method, path, kind, lambda asked, body: run(lambda: do(*asked.match_info.values(), body)), status)
 
-        table.route(method, path)(handler)
 
-    change("POST", "/v1/cluster/scale", schemas.Scale, commands.scale, 202)
-    change("POST", "/v1/cluster/strategy", schemas.SetStrategy, commands.set_strategy, 200)
-    change("POST", "/v1/cluster/restart", schemas.Restart, commands.restart, 202)
-    change("PATCH", "/v1/cluster/instances/{name}", schemas.Weight, commands.set_weight, 200)
-    change("POST", "/v1/cluster/instances/{name}/drain", schemas.DrainBody, commands.drain, 202)
-    change("DELETE", "/v1/cluster/instances/{name}/drain", schemas.NoFields, commands.undrain, 200)
-    change("POST", "/v1/cluster/shutdown", schemas.Shutdown, commands.shut_down, 202)
+def routes(services: Services) -> web.RouteTableDef:
+    table, commands, names = RouteTable(services), services.commands, services.names
+    table.look("/v1/cluster/snapshot", services.snapshot)
+    table.change("POST", "/v1/cluster/scale", schemas.Scale, commands.scale, 202)
+    table.change("POST", "/v1/cluster/strategy", schemas.SetStrategy, commands.set_strategy, 200)
+    table.change("POST", "/v1/cluster/restart", schemas.Restart, commands.restart, 202)
+    table.change("PATCH", "/v1/cluster/instances/{name}", schemas.Weight, commands.set_weight, 200)
+    table.change("POST", "/v1/cluster/instances/{name}/drain", schemas.DrainBody, commands.drain, 202)
+    table.change("DELETE", "/v1/cluster/instances/{name}/drain", schemas.NoFields, commands.undrain, 200)
+    table.change("POST", "/v1/cluster/shutdown", schemas.Shutdown, commands.shut_down, 202)
     _adapter_routes(table, services)
     _key_routes(table, services.keys)
     _model_routes(table, services)
-    _job_routes(table, services)
-    _joining_routes(table, services)
-    names = services.names
-
-    @table.get("/v1/cluster/{kind:aliases|routes}")
-    async def every_name(request: web.Request) -> web.Response:
-        return web.json_response(names.every(request.match_info["kind"]))
-
-    change("PUT", "/v1/cluster/aliases/{name}", schemas.AliasBody, names.set_alias, 200)
-    change("PUT", "/v1/cluster/routes/{name}", schemas.RouteBody, names.set_route, 200)
+    _job_routes(table, services.jobs)
+    _joining_routes(table, services.joining)
+    table.look("/v1/cluster/{kind:aliases|routes}", names.every)
+    table.change("PUT", "/v1/cluster/aliases/{name}", schemas.AliasBody, names.set_alias, 200)
+    table.change("PUT", "/v1/cluster/routes/{name}", schemas.RouteBody, names.set_route, 200)
     for kind in ("aliases", "routes"):
         delete, undo = functools.partial(names.delete, kind), functools.partial(names.undo, kind)
-        change("DELETE", f"/v1/cluster/{kind}/{{name}}", schemas.NoFields, delete, 200)
-        change("POST", f"/v1/cluster/{kind}/{{name}}/undo", schemas.NoFields, undo, 200)
+        table.change("DELETE", f"/v1/cluster/{kind}/{{name}}", schemas.NoFields, delete, 200)
+        table.change("POST", f"/v1/cluster/{kind}/{{name}}/undo", schemas.NoFields, undo, 200)
 
-    @table.get("/v1/cluster/audit")
+    @table.made.get("/v1/cluster/audit")
     async def audit(request: web.Request) -> web.Response:
         authority.check(_who(request), Scope.ADMIN)
         return await services.auditor.answer(request)
 
-    @table.post("/v1/cluster/apply")
-    async def apply_settings(request: web.Request) -> web.Response:
-        result = await services.applier.apply(schemas.parse(Apply, await request.read()), _who(request))
-        return _done(services, result, 202 if result["changes"] and not result["dry_run"] else 200)
+    async def apply_settings(request: web.Request, body: Apply) -> tuple[int, dict[str, Any]]:
+        result = await services.applier.apply(body, _who(request))
+        return 202 if result["changes"] and not result["dry_run"] else 200, result
 
-    return table
+    table.act("POST", "/v1/cluster/apply", Apply, apply_settings)
+    return table.made
 
 
-def _adapter_routes(table: web.RouteTableDef, services: Services) -> None:
+def _adapter_routes(table: RouteTable, services: Services) -> None:
     rollouts = services.rollouts
 
-    async def answer(result: dict[str, Any], status: int = 200) -> web.Response:
-        await services.settled()
-        return _done(services, result, status)
-
-    @table.get("/v1/lora_adapters")
-    async def every(_: web.Request) -> web.Response:
-        return web.json_response({"adapters": services.adapters.every()})
-
-    @table.get("/v1/lora_adapters/{name}")
-    async def one(request: web.Request) -> web.Response:
-        return web.json_response(services.adapters.find(request.match_info["name"]))
-
-    @table.post("/v1/load_lora_adapter")
-    async def load(request: web.Request) -> web.Response:
-        body = schemas.parse(schemas.LoadAdapter, await request.read())
+    async def load(request: web.Request, body: schemas.LoadAdapter) -> tuple[int, dict[str, Any]]:
         authority.check_path(_who(request), body.lora_path, services.adapter_places(body.lora_path))
-        status, result = await rollouts.load(
-            body.lora_name, body.lora_path, body.load_inplace, body.description, body.allow_no_effect,
-            body.model,
-        )
-        return await answer(result, status)
+        return await settled(rollouts.load(
+            body.lora_name, body.lora_path, body.load_inplace, body.description, body.allow_no_effect, body.model,
+        ))  # fmt: skip
 
-    @table.post("/v1/unload_lora_adapter")
-    async def unload(request: web.Request) -> web.Response:
-        body = schemas.parse(schemas.UnloadAdapter, await request.read())
-        return await answer(await rollouts.unload(body.lora_name))
+    async def settled(change: Awaitable[_T]) -> _T:
+        result = await change
+        await services.settled()
+        return result
 
-    @table.post("/v1/lora_adapters/{name}/rollback")
-    async def rollback(request: web.Request) -> web.Response:
-        body = schemas.parse(schemas.RollbackAdapter, await request.read())
-        return await answer(await rollouts.rollback(request.match_info["name"], body.version))
-
-
-def _model_routes(table: web.RouteTableDef, services: Services) -> None:
-    models = services.models
-
-    @table.get("/v1/cluster/models")
-    async def every(_: web.Request) -> web.Response:
-        return web.json_response({"models": services.model_cards()})
-
-    @table.post("/v1/models/load")
-    async def load(request: web.Request) -> web.Response:
-        authority.check(_who(request), Scope.OWNER)
-        status, answer = await models.load(schemas.parse(LoadModel, await request.read()))
-        return _done(services, answer, status)
-
-    @table.delete("/v1/models/{name}")
-    async def unload(request: web.Request) -> web.Response:
-        schemas.parse(schemas.NoFields, await request.read())
-        return _done(services, await models.unload(request.match_info["name"]), 202)
-
-    for verb, do, status in (
-        ("pin", lambda name: models.pin(name, True), 200), ("unpin", lambda name: models.pin(name, False), 200),
-        ("sleep", models.sleep, 202), ("wake", models.wake, 202),
-    ):
-        table.post(f"/v1/models/{{name}}/{verb}")(_model_change(services, do, status))
+    table.look("/v1/lora_adapters", lambda: {"adapters": services.adapters.every()})
+    table.look("/v1/lora_adapters/{name}", services.adapters.find)
+    table.act("POST", "/v1/load_lora_adapter", schemas.LoadAdapter, load)
+    table.act("POST", "/v1/unload_lora_adapter", schemas.UnloadAdapter,
+              lambda _, body: settled(rollouts.unload(body.lora_name)))  # fmt: skip
+    table.act("POST", "/v1/lora_adapters/{name}/rollback", schemas.RollbackAdapter,
+              lambda asked, body: settled(rollouts.rollback(_name(asked), body.version)))  # fmt: skip
 
 
-def _job_routes(table: web.RouteTableDef, services: Services) -> None:
+def _model_routes(table: RouteTable, services: Services) -> None:
+    models, nothing = services.models, schemas.NoFields
+    table.look("/v1/cluster/models", lambda: {"models": services.model_cards()})
+    table.act("POST", "/v1/models/load", LoadModel, lambda _, body: models.load(body), scope=Scope.OWNER)
+    table.act("DELETE", "/v1/models/{name}", nothing, lambda asked, _: models.unload(_name(asked)), 202)
+    table.change("POST", "/v1/models/{name}/pin", nothing, lambda name, _: models.pin(name, True), 200)
+    table.change("POST", "/v1/models/{name}/unpin", nothing, lambda name, _: models.pin(name, False), 200)
+    table.change("POST", "/v1/models/{name}/sleep", nothing, lambda name, _: models.sleep(name), 202)
+    table.change("POST", "/v1/models/{name}/wake", nothing, lambda name, _: models.wake(name), 202)
+
+
+def _job_routes(table: RouteTable, jobs: JobCommands) -> None:
     """To start one is the owner's: it names paths of this machine, and takes what it needs of it."""
-    jobs = services.jobs
 
-    @table.get("/v1/cluster/jobs")
-    async def every(_: web.Request) -> web.Response:
-        return web.json_response(jobs.every())
-
-    @table.post("/v1/cluster/jobs")
-    async def start(request: web.Request) -> web.Response:
-        authority.check(_who(request), Scope.OWNER)
-        return _done(services, await jobs.start(schemas.parse(StartJob, await request.read()), _who(request)), 202)
-
-    @table.get("/v1/cluster/jobs/{name}")
-    async def one(request: web.Request) -> web.Response:
-        return web.json_response(await jobs.find(request.match_info["name"]))
-
-    @table.get("/v1/cluster/jobs/{name}/events")
     async def said(request: web.Request) -> web.Response:
         since = request.query.get("since", "0")
         if not (since.isascii() and since.isdecimal() and len(since) < 16):
             raise Refused(400, "since: the next of an earlier answer is needed", "since")
-        return web.json_response(await jobs.said(request.match_info["name"], int(since)))
+        return web.json_response(await jobs.said(_name(request), int(since)))
 
-    @table.delete("/v1/cluster/jobs/{name}")
-    async def cancel(request: web.Request) -> web.Response:
-        schemas.parse(schemas.NoFields, await request.read())
-        return _done(services, jobs.cancel(request.match_info["name"]), 202)
+    async def cancel(request: web.Request, _: schemas.NoFields) -> dict[str, Any]:
+        return jobs.cancel(_name(request))
+
+    table.look("/v1/cluster/jobs", jobs.every)
+    table.look("/v1/cluster/jobs/{name}", jobs.find)
+    table.made.get("/v1/cluster/jobs/{name}/events")(said)
+    table.act("POST", "/v1/cluster/jobs", StartJob,
+              lambda asked, body: jobs.start(body, _who(asked)), 202, Scope.OWNER)  # fmt: skip
+    table.act("DELETE", "/v1/cluster/jobs/{name}", schemas.NoFields, cancel, 202)
 
 
-def _joining_routes(table: web.RouteTableDef, services: Services) -> None:
+def _joining_routes(table: RouteTable, joining: JoinCommands) -> None:
     """Whoever joins is told all secrets of the cluster: to let somebody in is the owner's."""
-    joining = services.joining
-
-    @table.get("/v1/cluster/balancers")
-    async def every(_: web.Request) -> web.Response:
-        return web.json_response(joining.every())
-
-    @table.delete("/v1/cluster/balancers/{name}")
-    async def evict(request: web.Request) -> web.Response:
-        schemas.parse(schemas.NoFields, await request.read())
-        return _done(services, await joining.evict(request.match_info["name"]), 200)
-
-    @table.post("/v1/cluster/join_tokens")
-    async def invite(request: web.Request) -> web.Response:
-        authority.check(_who(request), Scope.OWNER)
-        return _done(services, await joining.invite(schemas.parse(InviteBalancers, await request.read())), 201)
-
-    @table.delete("/v1/cluster/join_tokens/{name}")
-    async def revoke(request: web.Request) -> web.Response:
-        schemas.parse(schemas.NoFields, await request.read())
-        return _done(services, await joining.revoke(request.match_info["name"]), 200)
+    nothing = schemas.NoFields
+    table.look("/v1/cluster/balancers", joining.every)
+    table.act("DELETE", "/v1/cluster/balancers/{name}", nothing, lambda asked, _: joining.evict(_name(asked)))
+    table.act("POST", "/v1/cluster/join_tokens", InviteBalancers,
+              lambda _, body: joining.invite(body), 201, Scope.OWNER)  # fmt: skip
+    table.act("DELETE", "/v1/cluster/join_tokens/{name}", nothing, lambda asked, _: joining.revoke(_name(asked)))
 
 
-def _model_change(services: Services, do: Callable[[str], dict[str, Any]], status: int) -> Handler:
-    async def change(request: web.Request) -> web.StreamResponse:
-        schemas.parse(schemas.NoFields, await request.read())
-        name = request.match_info["name"]
-        return _done(services, await services.run(lambda: do(name)), status)
-
-    return change
-
-
-def _key_routes(table: web.RouteTableDef, keys: KeyRegistry) -> None:
+def _key_routes(table: RouteTable, keys: KeyRegistry) -> None:
     """Whatever they answer is for administrators: also which keys there are."""
 
-    @table.get("/v1/cluster/keys")
-    async def every(request: web.Request) -> web.Response:
-        authority.check(_who(request), Scope.ADMIN)
-        return web.json_response({"keys": keys.every()})
+    async def create(request: web.Request, body: schemas.CreateKey) -> dict[str, Any]:
+        given = body.given
+        return await keys.create(_who(request), given.pop("name"), given)
 
-    @table.get("/v1/cluster/keys/{name}")
-    async def one(request: web.Request) -> web.Response:
-        authority.check(_who(request), Scope.ADMIN)
-        return web.json_response(keys.find(request.match_info["name"]))
-
-    @table.post("/v1/cluster/keys")
-    async def create(request: web.Request) -> web.Response:
-        given = schemas.parse(schemas.CreateKey, await request.read()).given
-        return web.json_response(await keys.create(_who(request), given.pop("name"), given), status=201)
-
-    @table.patch("/v1/cluster/keys/{name}")
-    async def update(request: web.Request) -> web.Response:
-        given = schemas.parse(schemas.UpdateKey, await request.read()).given
-        return web.json_response(await keys.update(_who(request), request.match_info["name"], given))
-
-    @table.delete("/v1/cluster/keys/{name}")
-    async def revoke(request: web.Request) -> web.Response:
-        schemas.parse(schemas.NoFields, await request.read())
-        return web.json_response(await keys.revoke(_who(request), request.match_info["name"]))
-
-    @table.post("/v1/cluster/keys/{name}/rotate")
-    async def rotate(request: web.Request) -> web.Response:
-        grace = schemas.parse(schemas.RotateKey, await request.read()).grace
-        return web.json_response(await keys.rotate(_who(request), request.match_info["name"], grace))
+    table.look("/v1/cluster/keys", lambda: {"keys": keys.every()}, Scope.ADMIN)
+    table.look("/v1/cluster/keys/{name}", keys.find, Scope.ADMIN)
+    table.act("POST", "/v1/cluster/keys", schemas.CreateKey, create, 201)
+    table.act("PATCH", "/v1/cluster/keys/{name}", schemas.UpdateKey,
+              lambda asked, body: keys.update(_who(asked), _name(asked), body.given))  # fmt: skip
+    table.act("DELETE", "/v1/cluster/keys/{name}", schemas.NoFields,
+              lambda asked, _: keys.revoke(_who(asked), _name(asked)))  # fmt: skip
+    table.act("POST", "/v1/cluster/keys/{name}/rotate", schemas.RotateKey,
+              lambda asked, body: keys.rotate(_who(asked), _name(asked), body.grace))  # fmt: skip
 
 
-def _done(services: Services, result: dict[str, Any], status: int) -> web.Response:
-    return web.json_response(result, status=status, headers={SEQUENCE_HEADER: services.sequence()})
+def _name(request: web.Request) -> str:
+    return request.match_info["name"]
 
 
 def _who(request: web.Request) -> Principal:
