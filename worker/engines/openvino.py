@@ -14,15 +14,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from config.errors import UsageError
-from config.topology import Capabilities
-from worker.engines import flags, key_guard
+from worker.engines import flags
 from worker.engines.base import Command
 from worker.engines.foreign import models
 from worker.engines.foreign.reverse import PORT
-from worker.engines.foreign.rules import RequestRules, Serving
+from worker.engines.foreign.rules import RequestRules
 from worker.spec import LOOPBACK, EngineSpec, Slot, WorkerEndpoint
-
-_GIB = 1024**3
 
 #: What it calls its model.
 _NAME = "default"
@@ -31,14 +28,12 @@ _NAME = "default"
 _SEATS = 64
 
 
-class OpenVinoEngine:
+class OpenVinoEngine(models.ForeignEngine):
     name = "openvino"
+    process_bytes = 1 << 30
     startup_interval = 0.5
     busy_start = computes = True
     uses_gpu = finds_gpus = False  # Intel's, which NVML does not count
-    capabilities = Capabilities(
-        lora=False, token_ids=False, detokenize=False, progress=False, embeddings=False, sleep=False
-    )
     rules = RequestRules(
         name,
         takes=frozenset({
@@ -54,28 +49,19 @@ class OpenVinoEngine:
         if importlib.util.find_spec("uvicorn") is None:
             raise UsageError("uvicorn is not installed: pip install 'clusterctl[openvino]'")
 
-    def memory_estimate(self, spec: EngineSpec) -> int:
-        return _GIB + models.weight_bytes(Path(spec.model))
-
     def command(
         self, spec: EngineSpec, endpoint: WorkerEndpoint, api_key: str, slot: Slot, environ: Mapping[str, str]
     ) -> Command:
-        folder = Path(spec.model)
-        serving = Serving(
-            self.name, spec.served_names, flags.integer(spec.extra_args, "--max-num-seqs", _SEATS), asked_as=_NAME,
-            answers_as=_NAME, context=models.context(folder),
-            cores=tuple(core for rank in slot.cores for core in rank),
-        )  # fmt: skip
+        serving = self.serving(spec, slot, flags.integer(spec.extra_args, "--max-num-seqs", _SEATS), _NAME, _NAME)
         argv = [sys.executable, "-m", "worker.engines.foreign.reverse", serving.to_json()]
         argv += [endpoint.host, str(endpoint.port), "ovms", "--rest_bind_address", LOOPBACK, "--rest_port", PORT]
         # A folder has to hold what it exported; anything else it fetches from the hub, into the worker's own folder.
         argv += ["--model_name", _NAME]
-        if folder.is_dir():
+        if Path(spec.model).is_dir():
             argv += ["--model_path", spec.model]
         else:
             argv += ["--source_model", spec.model, "--model_repository_path", "models", "--task", "text_generation"]
-        env = models.environment(spec, environ, slot) | {key_guard.KEY: api_key}
-        return Command((*argv, *models.own_args(spec)), env)
+        return self.behind_guard(argv, spec, api_key, slot, environ)
 
 
 ENGINE = OpenVinoEngine()

@@ -9,18 +9,14 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
-from pathlib import Path
 
 from config.errors import UsageError
-from config.topology import Capabilities
-from worker.engines import flags, key_guard
+from worker.engines import flags
 from worker.engines.base import Command
 from worker.engines.foreign import models
-from worker.engines.foreign.rules import RequestRules, Serving
+from worker.engines.foreign.rules import RequestRules
 from worker.engines.vllm import memory_share
 from worker.spec import EngineSpec, Slot, WorkerEndpoint
-
-_GIB = 1024**3
 
 #: What it calls its model.
 _NAME = "default"
@@ -29,13 +25,11 @@ _NAME = "default"
 _SEATS = 128
 
 
-class SglangEngine:
+class SglangEngine(models.ForeignEngine):
     name = "sglang"
+    process_bytes = 8 << 30
     startup_interval = 0.5
     busy_start = uses_gpu = finds_gpus = computes = True
-    capabilities = Capabilities(
-        lora=False, token_ids=False, detokenize=False, progress=False, embeddings=False, sleep=False
-    )
     rules = RequestRules(name, refuses=frozenset({
         "lora_path", "bootstrap_host", "bootstrap_port", "bootstrap_room", "custom_logit_processor", "session_params",
         "rid", "return_hidden_states",
@@ -45,17 +39,10 @@ class SglangEngine:
         if importlib.util.find_spec("sglang") is None:
             raise UsageError("SGLang is not installed: docs/engines.md says how")
 
-    def memory_estimate(self, spec: EngineSpec) -> int:
-        return 8 * _GIB + models.weight_bytes(Path(spec.model))
-
     def command(
         self, spec: EngineSpec, endpoint: WorkerEndpoint, api_key: str, slot: Slot, environ: Mapping[str, str]
     ) -> Command:
         seats = flags.integer(spec.extra_args, "--max-running-requests", _SEATS)
-        serving = Serving(
-            self.name, spec.served_names, seats, asked_as=_NAME, answers_as=_NAME,
-            context=models.context(Path(spec.model)), cores=tuple(core for rank in slot.cores for core in rank),
-        )  # fmt: skip
         wanted = ["--model-path", spec.model, "--host", endpoint.host, "--port", str(endpoint.port)]
         wanted += ["--served-model-name", _NAME]
         wanted += flags.unless_given(spec.extra_args, {
@@ -65,9 +52,8 @@ class SglangEngine:
             **({"--device": ("cpu",)} if not slot.gpus else {}),
             **({"--dtype": (spec.dtype,)} if spec.dtype is not None else {}),
         })  # fmt: skip
-        env = models.environment(spec, environ, slot) | {key_guard.KEY: api_key}
-        argv = [*models.served_by(serving), "-m", "sglang.launch_server"]
-        return Command((*argv, *wanted, *models.own_args(spec)), env)
+        argv = models.served_by(self.serving(spec, slot, seats, _NAME, _NAME))
+        return self.behind_guard([*argv, "-m", "sglang.launch_server", *wanted], spec, api_key, slot, environ)
 
 
 ENGINE = SglangEngine()

@@ -10,21 +10,13 @@ import importlib.metadata
 import importlib.util
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from config.errors import UsageError
-from config.topology import Capabilities
-from worker.engines import key_guard
 from worker.engines.base import Command
 from worker.engines.foreign import models
-from worker.engines.foreign.rules import RequestRules, Serving
+from worker.engines.foreign.rules import RequestRules
 from worker.spec import EngineSpec, Slot, WorkerEndpoint
-
-_MIB = 1024 * 1024
-
-#: Beside the weights: with the demo model, `tests/bench/engines.py` shows about as much.
-_PROCESS_BYTES = 600 * _MIB
 
 #: Its own default.
 _MOST_TOKENS = 1024
@@ -39,14 +31,13 @@ def _sampled(body: dict[str, Any], chat: bool) -> None:
         body["generation_config"] = json.dumps({"do_sample": True, "max_new_tokens": _MOST_TOKENS})
 
 
-class TransformersEngine:
+class TransformersEngine(models.ForeignEngine):
     name = "transformers"
+    #: With the demo model, `tests/bench/engines.py` shows about as much.
+    process_bytes = 600 << 20
     startup_interval = 0.25
     busy_start = True
     uses_gpu = computes = True
-    capabilities = Capabilities(
-        lora=False, token_ids=False, detokenize=False, progress=False, embeddings=False, sleep=False
-    )
     rules = RequestRules(
         name=name,
         takes=frozenset({"max_tokens", "temperature", "top_p", "stop", "seed", "logit_bias", "chat_template_kwargs"}),
@@ -68,25 +59,17 @@ class TransformersEngine:
         except importlib.metadata.PackageNotFoundError:
             return False
 
-    def memory_estimate(self, spec: EngineSpec) -> int:
-        return _PROCESS_BYTES + models.weight_bytes(Path(spec.model))
-
     def command(
         self, spec: EngineSpec, endpoint: WorkerEndpoint, api_key: str, slot: Slot, environ: Mapping[str, str]
     ) -> Command:
-        cores = tuple(core for rank in slot.cores for core in rank)
-        serving = Serving(
-            self.name, spec.served_names, seats=1, asked_as=spec.model, answers_as=f"{spec.model}@main",
-            context=models.context(Path(spec.model)), cores=cores,
-        )  # fmt: skip
+        serving = self.serving(spec, slot, seats=1, asked_as=spec.model, answers_as=f"{spec.model}@main")
         wanted = ["--host", endpoint.host, "--port", str(endpoint.port), "--device", "auto" if slot.gpus else "cpu"]
         if spec.dtype is not None:
             wanted += ["--dtype", spec.dtype]
-        env = models.environment(spec, environ, slot) | {key_guard.KEY: api_key}
         if not slot.gpus:
-            env.setdefault("OMP_NUM_THREADS", str(len(cores) or 1))
+            environ = {"OMP_NUM_THREADS": str(len(serving.cores) or 1), **environ}
         argv = [*models.served_by(serving), "transformers", "serve", spec.model]
-        return Command((*argv, *wanted, *models.own_args(spec)), env)
+        return self.behind_guard([*argv, *wanted], spec, api_key, slot, environ)
 
 
 ENGINE = TransformersEngine()

@@ -1,18 +1,45 @@
-"""What such engines have in common: how their commands begin, their environment, a look at the model's files."""
+"""What such engines have in common: what they can do, their commands and environment, a look at the model's files."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from config import bounded
-from worker.engines import base, flags
+from config.topology import Capabilities
+from worker.engines import base, flags, key_guard
 from worker.engines.foreign.rules import RequestRules, Serving
 from worker.spec import EngineSpec, Slot
 
 #: How a model's ``config.json`` says how many tokens it takes, in the order they are looked for.
 _CONTEXT = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
+
+
+class ForeignEngine:
+    """See `worker.engines.base.Engine`. ``process_bytes``: of main memory, beside the weights."""
+
+    name: str
+    process_bytes: int
+    capabilities = Capabilities(
+        lora=False, token_ids=False, detokenize=False, progress=False, embeddings=False, sleep=False
+    )
+
+    def memory_estimate(self, spec: EngineSpec) -> int:
+        return self.process_bytes + weight_bytes(Path(spec.model))
+
+    def serving(
+        self, spec: EngineSpec, slot: Slot, seats: int, asked_as: str | None = None, answers_as: str | None = None
+    ) -> Serving:
+        cores = tuple(core for rank in slot.cores for core in rank)
+        return Serving(self.name, spec.served_names, seats, asked_as, answers_as, context(Path(spec.model)), cores)
+
+    def behind_guard(
+        self, argv: Sequence[str], spec: EngineSpec, api_key: str, slot: Slot, environ: Mapping[str, str]
+    ) -> base.Command:
+        """``argv`` and the engine's own flags. What clients call the model is answered in front of it."""
+        env = environment(spec, environ, slot) | {key_guard.KEY: api_key}
+        return base.Command((*argv, *flags.without(spec.extra_args, "--served-model-name")), env)
 
 
 def rules_of(engine: str) -> RequestRules:
@@ -26,11 +53,6 @@ def rules_of(engine: str) -> RequestRules:
 def served_by(serving: Serving) -> list[str]:
     """How a console script is run behind the guard."""
     return [sys.executable, "-m", "worker.engines.foreign.serve", serving.to_json()]
-
-
-def own_args(spec: EngineSpec) -> list[str]:
-    """The engine's own flags. What clients call the model is answered in front of it."""
-    return flags.without(spec.extra_args, "--served-model-name")
 
 
 def environment(spec: EngineSpec, environ: Mapping[str, str], slot: Slot) -> dict[str, str]:
