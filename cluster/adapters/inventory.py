@@ -11,6 +11,7 @@ from cluster.deployment.revisions import Revisions
 from cluster.errors import Refused
 from cluster.fleet.groups import group_of
 from cluster.fleet.instance import HeldAdapters
+from cluster.fleet.model_names import ModelNames
 from config.errors import nearest
 
 
@@ -34,15 +35,16 @@ class Assigned:
 
 class Inventory:
     """``registry`` is what holds; it is replaced as a whole, by `keep`. ``used``: when each adapter was last asked for
-    (s since the epoch); ``save`` makes a change of the registry durable, and raises NotSaved. ``beside()``: versions
-    that aliases lead to, see `Registry.with_versions`. ``homes``: by adapter, the workers where it belongs, and
-    ``assigned`` what follows for each; none while all hold the same (`cluster.adapters.residency`)."""
+    (s since the epoch); ``save`` makes a change of the registry durable, and raises NotSaved. ``names()``: routes and
+    aliases; the versions that they lead to are there as well, see `Registry.with_versions`. ``homes``: by adapter, the
+    workers where it belongs, and ``assigned`` what follows for each; none while all hold the same
+    (`cluster.adapters.residency`)."""
 
     def __init__(
         self, revisions: Revisions, save: Callable[[list[Adapter], list[str]], Awaitable[None]],
-        beside: Callable[[], Mapping[tuple[str, int], bool]] = dict,
+        names: Callable[[], ModelNames] = ModelNames,
     ) -> None:
-        self._revisions, self._save, self._beside = revisions, save, beside
+        self._revisions, self._save, self._names = revisions, save, names
         self.registry = Registry()
         self.used: dict[str, float] = {}
         self.trials: dict[str, Trial] = {}
@@ -53,7 +55,7 @@ class Inventory:
     @property
     def everything(self) -> Registry:
         """With the versions that are to be there beside the active ones."""
-        beside = self._beside()
+        beside = self._names().versions()
         return self.registry.with_versions(beside) if beside else self.registry
 
     def of(self, holder: str) -> Registry:
@@ -67,7 +69,7 @@ class Inventory:
 
     def needed(self, name: str) -> frozenset[int]:
         """The versions of it that aliases lead to, or led to before they were changed."""
-        return frozenset(number for adapter, number in self._beside() if adapter == name)
+        return frozenset(number for adapter, number in self._names().versions() if adapter == name)
 
     def wanted(self, holder: str) -> dict[str, str]:
         """Name and path of what the worker ``holder`` should hold now."""
@@ -132,10 +134,10 @@ class Inventory:
         return adapter
 
     def check_unneeded(self, name: str) -> None:
-        """Raises Refused (409)."""
-        if used := sorted(number for (of, number), now in self._beside().items() if of == name and now):
-            what = f"{name}@{used[0]}"
-            raise Refused(409, f"an alias leads to {what}: `clusterctl alias set` or `delete` it first", "lora_name")
+        """Of an adapter or a model: raises Refused (409) where a route or an alias leads to it."""
+        if by := self._names().leading_to(name):
+            which = "lora_name" if name in self.registry.adapters else "model_name"
+            raise Refused(409, f"{by[0]}: change or delete that first", which)
 
     def report_used(self, used: Mapping[str, float]) -> None:
         """By several balancers, which need not report in the order of their requests."""

@@ -92,7 +92,7 @@ class ModelCommands:
     async def unload(self, name: str) -> dict[str, Any]:
         async with self._lock:
             plan = self._catalogue.find(name)
-            adapters = self._catalogue.adapters(plan)
+            adapters = self._catalogue.unneeded_adapters(plan)
 
             def commit() -> dict[str, Any]:
                 self._catalogue.leave(self._catalogue.find(name))

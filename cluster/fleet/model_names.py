@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from config.model_names import read_all, version_of
+from config.model_names import ModelAlias, read_all, version_of
 
 #: As `config.model_names` writes a route or an alias; None: there is none of the name.
 Definition = dict[str, Any] | None
@@ -65,6 +65,16 @@ class ModelNames:
             for named in read_all(definitions).values():
                 found |= {version: now for model in named.models if (version := version_of(model)) is not None}
         return found
+
+    def leading_to(self, model: str) -> list[str]:
+        """What leads to it or to a version of it, in words: a sentence for each route and alias."""
+        found = read_all(self.in_force()) if self.given or self._changes else {}
+        return [
+            f"the {'alias' if isinstance(named, ModelAlias) else 'route'} {name!r} leads to {chosen!r}"
+            for name, named in found.items()
+            for chosen in named.models
+            if model == chosen or model == (version_of(chosen) or [""])[0]
+        ]
 
     def copy(self) -> ModelNames:
         made = ModelNames(self.given)

@@ -108,10 +108,10 @@ class Catalogue:
         self._emit(plan.group, "model is unloaded", kind="model.unloaded")
         self._wake()
 
-    def adapters(self, plan: Plan) -> list[str]:
-        """Those of it. Raises Refused (409) where an alias leads to one."""
+    def unneeded_adapters(self, plan: Plan) -> list[str]:
+        """Those that go with it. Raises Refused (409) where a route or an alias leads to one of them, or to it."""
         names = list(self._inventory.registry.of(plan.group).adapters)
-        for name in names:
+        for name in (*plan.spec.served_names, *names):
             self._inventory.check_unneeded(name)
         return names
 

@@ -184,7 +184,7 @@ class Assembly:
 
     @cached_property
     def inventory(self) -> Inventory:
-        return Inventory(self.revisions, self.write_behind.save_adapters, lambda: self.fleet.intent.names.versions())
+        return Inventory(self.revisions, self.write_behind.save_adapters, lambda: self.fleet.intent.names)
 
     @cached_property
     def residency(self) -> Residency:

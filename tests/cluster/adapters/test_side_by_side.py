@@ -87,6 +87,9 @@ async def test_what_an_alias_needs_is_kept_and_not_unloaded(tmp_path: Path, monk
         status, answer = await cluster.post("/v1/unload_lora_adapter", {"lora_name": "medical"})
         assert status == 409 and "medical@1" in answer["error"]["message"]
         assert await cluster.complete("medical@1") == 200
+        assert (await _put(cluster, {"medical": 1}))[0] == 200
+        status, answer = await cluster.post("/v1/unload_lora_adapter", {"lora_name": "medical"})
+        assert status == 409 and "leads to 'medical': change or delete" in answer["error"]["message"]
         assert (await cluster.balancer.answer("DELETE", ALIAS, json={}))[0] == 200
         assert (await cluster.post("/v1/unload_lora_adapter", {"lora_name": "medical"}))[0] == 200
 

@@ -67,6 +67,19 @@ async def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
     return made
 
 
+async def test_a_model_that_a_route_or_an_alias_leads_to_is_not_unloaded(start: Start) -> None:
+    """Nor one of whose adapters that is so: who asks by that name would be told that there is no such model."""
+    async with start(instances=1) as cluster:
+        assert (await cluster.load("second", adapters={"sea": ADAPTER}))[0] == 202
+        for kind, what in (("aliases", "second"), ("aliases", "sea"), ("routes", "second")):
+            named = {"sides": {what: 1}} if kind == "aliases" else {"rules": [], "default": what}
+            assert (await cluster.ask("PUT", f"/v1/cluster/{kind}/short", named))[0] == 200
+            status, answer = await cluster.ask("DELETE", "/v1/models/second")
+            assert status == 409 and f"'short' leads to '{what}': change or delete" in answer["error"]["message"]
+            assert (await cluster.ask("DELETE", f"/v1/cluster/{kind}/short", {}))[0] == 200
+        assert (await cluster.ask("DELETE", "/v1/models/second"))[0] == 202
+
+
 async def test_a_model_comes_and_goes_while_the_cluster_runs(start: Start) -> None:
     async with start(model="org/m") as cluster:
         await cluster.cluster.settled(1)
