@@ -157,16 +157,18 @@ async def test_s06_a_worker_that_takes_it_and_says_nothing(balancer: Balanced, p
     assert balancer.metric("clusterctl_ejections_total", instance="instance_0") == 1
 
 
-async def test_s06_silence_is_waited_for_where_nobody_else_is_left(balancer: Balanced, pair: Pair) -> None:
+async def test_s06_silence_is_waited_for_where_nobody_else_is_left(
+    balancer: Balanced, pair: Pair, start_balancer: StartBalancer, stack: AsyncExitStack
+) -> None:
     """Late is better than never; and an answer that is no stream says nothing before it is complete."""
-    slow = Fault(answer(200, {"worker": "slow"}), after=LONGER_S)
-    first, second = await pair(slow)
-    assert json.loads((await ask(balancer, PLAIN))[2]) == {"worker": "slow"}
-    assert not second.asked
-    balancer.push(first.spec())
-    first.faults.append(Fault(error(418), after=LONGER_S))
-    assert (await ask(balancer))[0] == 418
-    assert len(first.asked) == 2
+    first, second = await pair(Fault(answer(200, {"worker": "slow"}), after=LONGER_S))
+    with_one = await start_balancer(first_byte_timeout=LIMIT_S, stall_timeout=LIMIT_S)
+    (alone,) = await start(stack, Stub("instance_0", [Fault(error(418), after=LONGER_S)]))
+    with_one.push(alone.spec())
+    plain, streamed = await asyncio.gather(ask(balancer, PLAIN), ask(with_one))
+    assert json.loads(plain[2]) == {"worker": "slow"}
+    assert (len(first.asked), len(second.asked)) == (1, 0)
+    assert (streamed[0], len(alone.asked)) == (418, 1)
 
 
 async def test_s06_who_should_go_on_with_a_stream_and_is_silent_is_left_for_another(
@@ -216,8 +218,14 @@ async def test_s10_a_malformed_chunk_is_not_passed_on(balancer: Balanced, pair: 
 
 
 @pytest.mark.parametrize("missing", [1, 2], ids=["[DONE]", "and the usage"])
-async def test_s11_a_missing_done_is_made_good_without_a_wait(balancer: Balanced, pair: Pair, missing: int) -> None:
-    _, second = await pair(Fault(events=len(stream(BODY, True)) - missing, extra=LAST, end=KEEP))
+async def test_s11_a_missing_done_is_made_good_without_a_wait(
+    start_balancer: StartBalancer, stack: AsyncExitStack, missing: int
+) -> None:
+    """Not even of a balancer that would put up with 10 s of silence."""
+    balancer = await start_balancer()
+    fault = Fault(events=len(stream(BODY, True)) - missing, extra=LAST, end=KEEP)
+    first, second = await start(stack, Stub("instance_0", [fault]), Stub("instance_1"))
+    balancer.push(first.spec(), second.spec())
     began = time.monotonic()
     assert whole(await ask(balancer))
     assert time.monotonic() - began < 1
@@ -236,7 +244,7 @@ async def test_s12_s13_the_clients_own_fault_is_told_once(balancer: Balanced, pa
 async def test_s14_one_that_does_not_answer_how_to_go_on_is_left_for_another(
     balancer: Balanced, stack: AsyncExitStack
 ) -> None:
-    broken = Fault(events=26, after=0.3, end=CLOSE)
+    broken = Fault(events=26, after=0.2, end=CLOSE)
     stubs = [Stub("instance_0", [broken]), Stub("instance_1", mute=True), Stub("instance_2")]
     await start(stack, *stubs)
     balancer.push(stubs[0].spec(), strategy="least_connections")
