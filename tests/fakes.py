@@ -81,21 +81,31 @@ class Processes:
                 handle.popen.wait(timeout=DEADLINE_S)
 
 
+#: Between the first two looks at what most often is there at once, and then twice as long each time, up to 5 ms.
+FIRST_PAUSE_S = 0.0005
+
+
+def longer(pause: float) -> float:
+    return min(2 * pause, 0.005)
+
+
 def eventually(condition: Callable[[], T], seconds: float = DEADLINE_S) -> T:
     """The first true value of ``condition``, looked at until the deadline."""
-    end = time.monotonic() + seconds
+    end, pause = time.monotonic() + seconds, FIRST_PAUSE_S
     while not (value := condition()):
         assert time.monotonic() < end, "the deadline has passed"
-        time.sleep(0.005)
+        time.sleep(pause)
+        pause = longer(pause)
     return value
 
 
 async def soon(condition: Callable[[], T]) -> T:
     """`eventually`, while the event loop goes on."""
-    end = time.monotonic() + DEADLINE_S
+    end, pause = time.monotonic() + DEADLINE_S, FIRST_PAUSE_S
     while not (value := condition()):
         assert time.monotonic() < end, "the deadline has passed"
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(pause)
+        pause = longer(pause)
     return value
 
 

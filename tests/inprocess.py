@@ -33,7 +33,7 @@ from config.link import Phase
 from config.paths import StateDir
 from config.settings import load
 from fakedriver import FakeDriver, FakeHandle
-from fakes import rng, soon
+from fakes import FIRST_PAUSE_S, longer, rng, soon
 from lbfakes import Balanced, card, running_balancer
 from worker.drivers.base import LOCAL, Driver
 from worker.drivers.local import LocalDriver
@@ -278,9 +278,11 @@ class InProcess:
 
 async def until(look: Callable[[], Any], timeout: float = 10.0) -> Any:
     """The first truthy answer of the coroutine function ``look``; fails after ``timeout`` seconds."""
+    pause = FIRST_PAUSE_S
     async with asyncio.timeout(timeout):
         while not (found := await look()):
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(pause)
+            pause = longer(pause)
     return found
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import selectors
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar
 
-T = TypeVar("T")
+P, T = ParamSpec("P"), TypeVar("T")
 
 
 class MovedLoop(asyncio.SelectorEventLoop):
@@ -39,3 +40,13 @@ class _Selector(selectors.DefaultSelector):
 def run(main: Coroutine[Any, Any, T]) -> T:
     with asyncio.Runner(loop_factory=MovedLoop) as runner:
         return runner.run(main)
+
+
+def moved(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """A test whose loop is such a one. Fixtures that are asynchronous themselves have another."""
+
+    @functools.wraps(test)
+    def in_moved_loop(*args: P.args, **kwargs: P.kwargs) -> None:
+        run(test(*args, **kwargs))
+
+    return in_moved_loop

@@ -27,6 +27,7 @@ from cluster.monitoring.recovery_times import RecoveryTimes
 from clusterfakes import Told
 from config.settings import load
 from fakes import Clock, rng, soon
+from movedloop import moved
 from worker.probe import Target
 from worker.sim.engine.metrics import SimMetrics
 from worker.spec import Slot
@@ -256,17 +257,14 @@ class Engine:
 
 
 @pytest.fixture
-async def engine() -> AsyncIterator[Engine]:
-    made = Engine()
-    await made.server.start_server()
-    yield made
-    await made.server.close()
+def engine() -> Engine:
+    return Engine()
 
 
 @asynccontextmanager
 async def watching(control: Control, engine: Engine, member: Instance | ExternalBackend) -> AsyncIterator[None]:
     control.now = asyncio.get_running_loop().time
-    async with aiohttp.ClientSession() as session:
+    async with engine.server, aiohttp.ClientSession() as session:
         target = Target(session, str(engine.server.make_url("")).rstrip("/"))
         if isinstance(member, ExternalBackend):
             watching = control.hangs.attend(member, target)
@@ -280,6 +278,7 @@ async def watching(control: Control, engine: Engine, member: Instance | External
             await asyncio.gather(task, return_exceptions=True)
 
 
+@moved
 async def test_an_engine_that_makes_no_steps_is_found(engine: Engine) -> None:
     control = Control(1)
     instance, began = control.fleet.instances["instance_0"], asyncio.get_running_loop().time()
@@ -292,6 +291,7 @@ async def test_an_engine_that_makes_no_steps_is_found(engine: Engine) -> None:
     assert all("name%5B%5D=" in query or "name[]=" in query for query in engine.queries)
 
 
+@moved
 async def test_an_engine_that_makes_steps_is_left_alone(engine: Engine) -> None:
     control = Control(1)
     instance = control.fleet.instances["instance_0"]
@@ -303,6 +303,7 @@ async def test_an_engine_that_makes_steps_is_left_alone(engine: Engine) -> None:
     assert control.hangs.finding(instance.id).seen_at is not None
 
 
+@moved
 async def test_a_server_that_does_not_answer_is_found_by_what_the_balancer_has_there(engine: Engine) -> None:
     control = Control(1)
     instance = control.fleet.instances["instance_0"]
@@ -312,6 +313,7 @@ async def test_a_server_that_does_not_answer_is_found_by_what_the_balancer_has_t
     assert "no answer and no token" in str(instance.hung)
 
 
+@moved
 async def test_an_idle_worker_is_asked_for_a_token_and_found_if_none_comes(engine: Engine) -> None:
     control = Control(1)
     instance = control.fleet.instances["instance_0"]
@@ -324,6 +326,7 @@ async def test_an_idle_worker_is_asked_for_a_token_and_found_if_none_comes(engin
 
 
 @pytest.mark.parametrize(("status", "hung"), [(500, True), (503, False), (404, False)])
+@moved
 async def test_only_an_error_of_the_engine_is_one(engine: Engine, status: int, hung: bool) -> None:
     control = Control(1)
     instance = control.fleet.instances["instance_0"]
@@ -337,6 +340,7 @@ async def test_only_an_error_of_the_engine_is_one(engine: Engine, status: int, h
     assert bool(instance.hung) is hung
 
 
+@moved
 async def test_a_foreign_server_is_taken_out_and_comes_back_when_it_moves(engine: Engine) -> None:
     control = Control(0, ("http://a:1", "http://b:1"))
     server = control.external[0]
@@ -348,6 +352,7 @@ async def test_a_foreign_server_is_taken_out_and_comes_back_when_it_moves(engine
     assert server.hangs == 1
 
 
+@moved
 async def test_a_foreign_server_that_tells_nothing_is_only_probed(engine: Engine) -> None:
     control = Control(0, ("http://a:1",))
     engine.tells, control.work = False, Work(4, 4, 100)
@@ -356,6 +361,7 @@ async def test_a_foreign_server_that_tells_nothing_is_only_probed(engine: Engine
     assert (control.external[0].state, engine.asked) == (S.READY, 0)
 
 
+@moved
 async def test_a_worker_that_starts_is_not_looked_at(engine: Engine) -> None:
     control = Control(1)
     instance = control.fleet.instances["instance_0"]

@@ -37,9 +37,10 @@ class Loaded:
         """One look, so many seconds later, at what balancers say now."""
         self.cluster.clock.advance(seconds)
         self.seated()
-        link = self.cluster.balancer.parts.link
-        link.report()
-        await asyncio.sleep(0.02)
+        (process,), pool = self.cluster.parts.balancers.processes, self.cluster.balancer.parts.pool
+        before = process.in_flight
+        self.cluster.balancer.parts.link.report()
+        await soon(lambda: process.in_flight is not before and process.in_flight == pool.in_flight())
         await self.cluster.parts.autoscaling.look()
 
     async def ask(self, count: int, model: str = MODEL) -> None:
