@@ -281,13 +281,13 @@ async def running_balancer(
     session = aiohttp.ClientSession(
         auto_decompress=False, timeout=aiohttp.ClientTimeout(total=2 * DEADLINE_S), cookie_jar=aiohttp.DummyCookieJar()
     )
-    try:
-        with mock.patch.object(server, "_SWEEP_S", SWEEP_S):
+    with mock.patch.object(server, "_SWEEP_S", SWEEP_S):
+        try:
             await parts.start(listener)
             yield Balanced(parts, f"http://127.0.0.1:{port}", port, link_path, state_dir, session)
-    finally:
-        await session.close()
-        await parts.close()
+        finally:
+            await session.close()
+            await parts.close()
 
 
 def instance(name: str = "instance_0", **fields: Any) -> dict[str, Any]:

@@ -190,7 +190,7 @@ async def test_short_of_time_it_answers_late_and_not_500(balancer: Balanced, mon
     opened, reached = BridgeEndpoint.open, []
 
     async def slow(self: BridgeEndpoint, make: Any) -> Any:
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.1)
         reached.append(1)
         return await opened(self, make)
 

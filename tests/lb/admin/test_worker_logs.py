@@ -14,6 +14,11 @@ from lbfakes import Balanced
 StartBalancer = Callable[..., Awaitable[Balanced]]
 
 
+@pytest.fixture(autouse=True)
+def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lb.admin.worker_logs._LOOK_EVERY", 0.02)
+
+
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
     path = tmp_path / "x.log"

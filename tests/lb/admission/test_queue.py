@@ -25,6 +25,7 @@ from lb.protocol.errors import ProxyError
 from lb.protocol.http1.request import RequestHead, parse
 from lb.protocol.messages import Request
 from lb.protocol.tenant import ANYBODY, Tenant
+from lb.routing import ejection
 from lb.routing.backend import Backend, Lease
 from lb.routing.pool import Pool
 from lb.routing.router import Pinned, Router
@@ -269,7 +270,10 @@ async def test_who_waits_for_one_model_holds_up_nobody_who_wants_another(house: 
     assert house.ask(2)[1] is None
 
 
-async def test_the_end_of_an_ejection_serves_at_that_time_and_not_before(house: House) -> None:
+async def test_the_end_of_an_ejection_serves_at_that_time_and_not_before(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ejection, "FIRST", 0.2)
     house.push(spec())
     backend = house.pool.backends["instance_0"]
     now = time.monotonic()
@@ -291,13 +295,14 @@ async def test_an_answer_of_an_ejected_backend_serves_at_once(house: House) -> N
 
 async def test_a_model_that_was_lacking_for_a_moment_is_asked_for_after_it(house: House) -> None:
     house.push(spec())
-    house.pool.backends["instance_0"].missing_models["base"] = end = time.monotonic() + 0.2
+    house.pool.backends["instance_0"].missing_models["base"] = end = time.monotonic() + 0.1
     house.ask()
     await until(lambda: house.served)
     assert 0 <= time.monotonic() - end < 0.1
 
 
-async def test_a_pinned_request_waits_for_its_own_backend_only(house: House) -> None:
+async def test_a_pinned_request_waits_for_its_own_backend_only(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ejection, "FIRST", 0.2)
     house.push(spec(), spec("instance_1"))
     house.pool.backends["instance_1"].ejection.failed(time.monotonic())
     asker, ticket = house.ask(pinned=("instance_1", 1))

@@ -70,7 +70,7 @@ async def test_its_last_word_is_heard_whatever_is_said_to_it_meanwhile(tmp_path:
         closing = asyncio.ensure_future(link.close())
         for number in range(20):
             writer.write(encode({"type": "snapshot", "snapshot": {"text": "x" * 10_000, "number": number}}))
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.005)
         heard = [message["type"] async for message in messages(reader)]
         assert heard[-1] == "report"
         writer.close()
@@ -248,7 +248,8 @@ async def test_only_the_user_may_connect(link: Link) -> None:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-async def test_nothing_is_left_after_it_is_closed(tmp_path: Path) -> None:
+async def test_nothing_is_left_after_it_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lb.control.link._HEARD_S", 0.05)
     with listening() as listener:
         made = Link(Pool(), [listener], tmp_path / "lb.sock")
         await made.start()

@@ -24,6 +24,7 @@ async def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
     """Two of three that were asked for: the third has died and left its socket behind. Both wait for each other however
     slow this machine is."""
     monkeypatch.setattr(peers, "_ANSWER_S", DEADLINE_S)
+    monkeypatch.setattr(peers, "_LOOK_EVERY", 0.03)
     async with AsyncExitStack() as exits:
         made = []
         bind_unix(tmp_path / "lb-3.sock").close()
@@ -108,7 +109,7 @@ async def test_one_that_hangs_is_left_out_in_time(
     two: list[app.Balancer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hung = bind_unix(tmp_path / "lb-4.sock")
-    monkeypatch.setattr(peers, "_ANSWER_S", 0.5)
+    monkeypatch.setattr(peers, "_ANSWER_S", 0.3)
     began = asyncio.get_running_loop().time()
     assert len(await two[0].peers.expositions()) == 1
     assert asyncio.get_running_loop().time() - began < 2

@@ -21,6 +21,11 @@ from lbfakes import backend, closed_port, running_balancer, running_worker, spec
 HEAD = parse(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer SECRET\r\nContent-Length: 3\r\n\r\n")
 
 
+@pytest.fixture(autouse=True)
+def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access, "_LOOK_S", 0.02)
+
+
 def request(body: bytes = b'{"prompt": "PROMPT"}') -> Request:
     made = Request(HEAD, "10.0.0.9")
     made.id, made.body = "r1", body

@@ -41,6 +41,7 @@ def test_several_take_from_the_same(tmp_path: Path) -> None:
     assert one.take(3, 106.0)
 
 
+@pytest.mark.processes
 def test_processes_never_take_more_than_there_is_together(tmp_path: Path) -> None:
     path = tmp_path / "b"
     processes = [

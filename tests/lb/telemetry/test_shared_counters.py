@@ -84,6 +84,7 @@ def test_counts_survive_a_reopening(tmp_path: Path) -> None:
     assert [again.get(name) for name in ("instance_0", "backend_0", "instance_1")] == [(8, 2), (1, 0), (1, 0)]
 
 
+@pytest.mark.processes
 def test_counts_survive_sigkill_of_the_process_that_counted(tmp_path: Path) -> None:
     with _another_process(tmp_path / "c") as process:
         os.kill(process.pid, signal.SIGKILL)
@@ -144,6 +145,7 @@ def test_each_has_a_file_of_its_own_and_reads_all(tmp_path: Path) -> None:
     assert [list(c.recently_used().values()) for c in (first, second, third)] == [[1.0], [2.0], [3.0]]
 
 
+@pytest.mark.processes
 def test_a_file_is_free_as_soon_as_its_process_is_gone(tmp_path: Path) -> None:
     with _another_process(tmp_path / "c") as process:
         beside = Counters(tmp_path / "c")
@@ -155,6 +157,7 @@ def test_a_file_is_free_as_soon_as_its_process_is_gone(tmp_path: Path) -> None:
     assert beside.get("instance_0") == (1000, 3)
 
 
+@pytest.mark.processes
 def test_what_a_dead_process_had_in_flight_counts_no_more_and_its_totals_do(tmp_path: Path) -> None:
     with _another_process(tmp_path / "c") as process:
         mine = Counters(tmp_path / "c")
@@ -174,6 +177,7 @@ def test_what_a_dead_process_had_in_flight_counts_no_more_and_its_totals_do(tmp_
     assert seen is not None and seen.others() == 2
 
 
+@pytest.mark.processes
 def test_the_next_owner_of_a_dead_process_file_begins_with_nothing_in_flight(tmp_path: Path) -> None:
     with _another_process(tmp_path / "c"):
         pass
@@ -225,6 +229,7 @@ def test_one_that_ends_has_nothing_in_flight(tmp_path: Path) -> None:
     assert mine.others() == 0
 
 
+@pytest.mark.processes
 def test_a_living_process_is_not_taken_for_dead(tmp_path: Path) -> None:
     with _another_process(tmp_path / "c"):
         mine = Counters(tmp_path / "c")

@@ -98,7 +98,7 @@ async def test_a_worker_is_not_to_blame_for_a_time_in_which_we_stood_still(
     task = asyncio.ensure_future(upstream.connect(where(upstream, talker.port)))
     for _ in range(turns):
         await asyncio.sleep(0)
-    time.sleep(0.3)  # noqa: ASYNC251
+    time.sleep(0.15)  # noqa: ASYNC251
     (await task).drop()
 
 
