@@ -53,7 +53,8 @@ export function ask({ title, text = "", action, danger = false, fields = [], run
     }, { signal });
     $("dialog-cancel").addEventListener("click", () => finish(false), { signal });
     dialog.addEventListener("cancel", (event) => { event.preventDefault(); finish(false); }, { signal });
-    dialog.addEventListener("close", () => finish(false), { signal });
+    // That of the question before comes after its dialog has closed, and may find this one open.
+    dialog.addEventListener("close", () => { if (!dialog.open) finish(false); }, { signal });
     dialog.showModal();
     (inputs[0]?.[3] ?? go).focus();
   });
