@@ -9,11 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from config.settings import inherited_environment
 from harness import poll
+from worker.demo import model_path
 from worker.drivers import forked
 from worker.drivers import zygote_protocol as protocol
 from worker.drivers.process import Process, spawn
-from worker.spec import Fork
+from worker.engines import base
+from worker.spec import EngineSpec, Fork, Slot, WorkerEndpoint
 
 _FOLDERS = (Path(__file__).parent.parent, Path(__file__).parent)
 _ENVIRONMENT = {"PATH": os.environ["PATH"], "PYTHONPATH": ":".join(map(str, _FOLDERS)), "PYTHONSAFEPATH": "1"}
@@ -44,6 +47,16 @@ def running(
         poll(lambda: not process.kill_tree(), 15, "nothing of it is left")
         if process.popen is not None:
             process.popen.wait()
+
+
+@contextmanager
+def of_vllm(folder: Path) -> Iterator[Path]:
+    """Where one listens that has imported vLLM, for `oneworker.one_worker`."""
+    spec = EngineSpec("vllm", str(model_path()), ("demo",), {}, ())
+    made = base.load("vllm").command(spec, WorkerEndpoint(0), "", Slot(), inherited_environment()).fork
+    assert isinstance(made, Fork), made
+    with running(folder, made.module, 240, **dict(made.environment)) as (_, path):
+        yield path
 
 
 def _connected(path: Path, patience: float) -> socket.socket | None:

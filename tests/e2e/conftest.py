@@ -7,9 +7,13 @@ import pytest
 from _pytest.nodeid import NodeId
 
 import rayhead
+import zygotes
 from harness import Cluster, DriverUnderTest, free_port
 from oneworker import one_worker
 from worker.demo import adapters, model_path
+
+#: What is started once for tests of several files, which are a group named after the first of these that they use.
+SHARED = ("vllm", "vllm_zygote", "page", "ray_head")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -20,6 +24,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if group := _shared(item):
                 _keep_together(item, group)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Side by side, what a group has started ends with its last test: three engines that wait for nothing, or a browser
+    that shows an idle cluster, would take their part of a processor to the end of the run."""
+    if not item.config.getoption("loadgroup", False) or not isinstance(item, pytest.Function):
+        return
+    if (group := _shared(item)) and (nextitem is None or _shared(nextitem) != group):
+        for name in SHARED:
+            for fixture in item.session._fixturemanager.getfixturedefs(name, item) or ():
+                fixture.finish(item._request)  # type: ignore[arg-type]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -42,14 +58,15 @@ def _keep_together(item: pytest.Item, group: str) -> None:
 
 
 def _shared(item: pytest.Item) -> str:
-    """What ``item`` shares with others: the file, where it has fixtures for all its tests, or the cluster of vLLM."""
+    """What ``item`` shares with others: one of `SHARED`, or the file, where it has fixtures for all its tests."""
     if not isinstance(item, pytest.Function):
         return ""
     if hasattr(item, "callspec") and item.callspec.params.get("driver") == "ray":
-        return "ray"
+        return "ray_head"
     used = item._fixtureinfo.name2fixturedefs
-    if "vllm" in used and used["vllm"][-1].scope == "session":
-        return "vllm"
+    for name in SHARED:
+        if name in used and used[name][-1].scope == "session":
+            return name
     ours = (made[-1] for name, made in used.items() if name != "driver" and made[-1].baseid.startswith("tests/e2e"))
     return item.path.stem if any(fixture.scope == "module" for fixture in ours) else ""
 
@@ -87,10 +104,20 @@ def demo_adapters() -> dict[str, str]:
     return {name: str(path) for name, path in adapters().items()}
 
 
-@pytest.fixture(scope="module")
-def vllm_worker_url(tmp_path_factory: pytest.TempPathFactory, demo_adapters: dict[str, str]) -> Iterator[str]:
+@pytest.fixture(scope="session")
+def vllm_zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What forks real vLLM workers without a cluster: it takes the imports of one, and they a second each. That those
+    which are started plainly answer alike is in `test_vllm_startup.py`."""
+    with zygotes.of_vllm(tmp_path_factory.mktemp("zygote")) as path:
+        yield path
+
+
+@pytest.fixture(scope="session")
+def vllm_worker_url(
+    tmp_path_factory: pytest.TempPathFactory, demo_adapters: dict[str, str], vllm_zygote: Path
+) -> Iterator[str]:
     """One real vLLM worker without a cluster, as our own engine starts it; its key is `harness.WORKER_KEY`."""
-    with one_worker(tmp_path_factory.mktemp("worker"), model_path(), demo_adapters) as url:
+    with one_worker(tmp_path_factory.mktemp("worker"), model_path(), demo_adapters, zygote=vllm_zygote) as url:
         yield url
 
 
