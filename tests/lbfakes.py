@@ -208,6 +208,11 @@ def closed_port() -> int:
         return int(taken.getsockname()[1])
 
 
+def dead(name: str = "instance_0", **fields: Any) -> BackendSpec:
+    """A backend that is said to be ready, but nobody listens on its port."""
+    return spec(name, closed_port(), **fields)
+
+
 @dataclass
 class Balanced:
     """A balancer that serves in this loop, without a process and, unless a test plays it, without a supervisor."""
