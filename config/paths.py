@@ -20,7 +20,7 @@ _SUN_PATH_MAX = 107
 _OURS = re.compile(
     r"lock|launch\.json|control\.sock|state\.db.*|strategy\.bin|limits\.bin|usage\.db.*"
     r"|(attempts|counters|history)(-\d+)?\.bin"
-    r"|\.?(admin\.token|tls\.json|join\.pem).*"
+    r"|\.?(admin\.token|tls\.json|join\.pem|joined\.json).*"
     r"|zygote(-\d+)?\.sock|\.?agents\.(json|key).*"
     r"|(lb|balancer)(-\d+)?\.(sock|sock\.fd|sock\.grpc|json)|leftovers|logs|run|jobs|work|adapters|sources|links|lost\+found"
 )
@@ -75,6 +75,12 @@ class StateDir:
     def join_certificate(self) -> Path:
         """Key and certificate that machines which join are shown (PEM)."""
         return self.root / "join.pem"
+
+    @property
+    def joined(self) -> Path:
+        """How the balancers here were started that another machine's supervisor has (`cluster.joining.options`): there
+        while they run, or were left."""
+        return self.root / "joined.json"
 
     @property
     def tls(self) -> Path:

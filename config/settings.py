@@ -30,7 +30,7 @@ from config.sources.yaml_file import read_mapping
 from config.topology import AUTO_STRATEGY, STRATEGIES, TlsFiles
 from config.values import listening, schedule
 from config.values import setting_types as t
-from config.values.addresses import bracketed
+from config.values.addresses import local_url
 from config.values.schedule import Minimum
 from config.values.setting_types import Effect as Effect
 
@@ -306,11 +306,8 @@ class Settings(BaseSettings):
         return schedule.parse(self.min_instances)
 
     def url(self) -> str:
-        """Where a program of this machine finds the cluster: nobody can connect to "every address"."""
-        host = self.host.strip("[]")
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-        scheme = "http" if self.tls_cert is None else "https"
-        return f"{scheme}://{bracketed(host)}:{self.port}"
+        """Where a program of this machine finds the cluster."""
+        return local_url(self.host, self.port, self.tls_cert is not None)
 
     @property
     def model_names(self) -> dict[str, dict[str, Any]]:

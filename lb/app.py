@@ -171,6 +171,7 @@ class Balancer:
     async def retire(self) -> None:
         """Waits until another balancer has taken its place, then until its last connection is gone."""
         await self.link.retired.wait()
+        self.link.report()  # what is in flight, of which the phase begins
         self.link.enter(Phase.DRAINING)
         self.admin.events.close()  # whoever listens goes on at the next one, from the last event
         if self.rpc is not None:

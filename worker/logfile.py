@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from config.disk import private
@@ -37,6 +38,13 @@ def rotate(path: Path, limit: int = ROTATE_BYTES, keep: int = KEEP) -> bool:
     copy.replace(path.with_name(f"{path.name}.1"))
     os.truncate(path, 0)
     return True
+
+
+def rotate_all(paths: Iterable[Path]) -> None:
+    """Those of them that have grown long, and can be rotated."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            rotate(path)
 
 
 def tail(path: Path, lines: int, most_bytes: int = 64 * 1024) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -47,6 +48,15 @@ class Listeners:
         assert self.http is not None
         grpc = None if self.grpc is None or config.grpc_fd is None else self.grpc.fileno()
         return replace(config, listen_fd=self.http.fileno(), grpc_fd=grpc)
+
+    def refuse(self) -> None:
+        """Whoever connects from now on is refused, although balancer processes hold these sockets, too; nobody may take
+        connections from them any more."""
+        for each in (self.http, self.grpc):
+            if each is not None:
+                with contextlib.suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)
+        self.close()
 
     def close(self) -> None:
         for each in (self.http, self.grpc):

@@ -182,11 +182,11 @@ class BalancerProcess:
         if self._link_writer is not None:
             self._link_writer.send(message, kind, latest)
 
-    async def retire(self, timeout: float, successor: BalancerProcess) -> None:
-        """Another takes the connections: it has ``timeout`` seconds for each request."""
+    async def retire(self, timeout: float, successor: BalancerProcess | None) -> None:
+        """Another takes the connections, or nobody: it has ``timeout`` seconds for each request."""
         if self.retiring is not None or self.over:
             return
-        self.retiring, self.successor = timeout, successor.pid
+        self.retiring, self.successor = timeout, successor.pid if successor is not None else None
         await self._try_to_save()
         self.send(self._retirement())
         self._tasks.start(self._end_in_time(timeout), f"end {self.name} in time")

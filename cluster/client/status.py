@@ -65,6 +65,7 @@ class LoadBalancer(TypedDict):
     standby: int | None
     processes: list[BalancerProcess]
     draining: list[BalancerProcess]
+    state_dir: NotRequired[str]
     failure: NotRequired[str]
     lost_requests: NotRequired[int]
     joined: NotRequired[list[JoinedMachineStatus]]

@@ -16,49 +16,39 @@ from typing import Any, NoReturn
 
 from cluster.balancers import set_changes
 from cluster.balancers.config import is_outdated, share_for_bodies
+from cluster.balancers.drain import drain
 from cluster.balancers.feed import Feed
 from cluster.balancers.group import BalancerGroup
-from cluster.balancers.standby import end_left
 from cluster.deployment import extras
 from cluster.joining.control import RemoteControl
 from cluster.joining.machine_reports import MachineReports
 from cluster.joining.options import JoinOptions
 from cluster.joining.roster import JoinToken
 from cluster.joining.uplink import JoinAddress, Uplink
-from cluster.storage.lock import lock
 from cluster.storage.store import NotSaved, Store
 from config.aio import Tasks
 from config.disk.files import replacing
 from config.disk.strategy_file import StrategyWriter
 from config.errors import UsageError
+from config.link import Phase
 from config.topology import BalancerConfig
 from config.values.addresses import is_loopback
 from worker.drivers.local import LocalDriver
+from worker.logfile import rotate_all
 
 log = logging.getLogger(__name__)
 
 #: Seconds between two looks whether what is known has to be kept.
 _KEEP_EVERY_S = 2.0
 
+#: By which name its log goes where it has no terminal.
+LOG = "joined"
+
 #: How long (s) balancers may take to end.
-_GRACE_S = 5.0
+GRACE_S = 5.0
 
 #: By which name it is kept who this machine is, and what it was told.
-_MEMBER, _TOLD = "member", "told"
-
-
-async def serve(options: JoinOptions) -> None:
-    """Until SIGINT or SIGTERM. Raises UsageError where this machine cannot join, or was evicted."""
-    options.check()
-    options.state.create()
-    with lock(options.state):
-        store = await Store.open(options.state.database)
-        try:
-            await end_left(options.state, store)
-            agent = JoinAgent(options, store, await store.get(_MEMBER), await store.get(_TOLD))
-            await agent.run()
-        finally:
-            await store.close()
+MEMBER, TOLD = "member", "told"
 
 
 class JoinAgent:
@@ -74,20 +64,19 @@ class JoinAgent:
         self._group: BalancerGroup | None = None
         self._switch = StrategyWriter(self._state.strategy)
         self._tasks = Tasks()
-        self._ready = asyncio.Event()
+        self._ready, self._ending, self._hurry = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._uplink = Uplink(
             JoinAddress(*options.supervisor, self._member["fingerprint"]), self._hello, self._hear, self._parted
         )
-        self._control, self._reports = RemoteControl(self._uplink), MachineReports(self._uplink.say)
+        self._control, self._reports = RemoteControl(self._uplink, self), MachineReports(self._uplink.say)
 
     async def run(self) -> None:
         """Until it is asked to end."""
-        stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+            asyncio.get_running_loop().add_signal_handler(number, self.shut_down, False)
         await self._control.start(self._state.control)
         work = [
-            self._tasks.start(stop.wait(), "wait for the end"),
+            self._tasks.start(self._ending.wait(), "wait for the end"),
             self._tasks.start(self._talk(), "talk to the supervisor"),
             self._tasks.start(self._serve(), "balancers"),
         ]
@@ -95,14 +84,38 @@ class JoinAgent:
             done, _ = await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
             if refusals := [refusal for task in done if isinstance(refusal := task.result(), UsageError)]:
                 raise refusals[0]
+            if self._group is not None:
+                await drain(self._group, self._group.drain_timeout, self._hurry)
         finally:
             await self._uplink.close()
             await self._control.close()
             await self._tasks.close()
             if self._group is not None:
-                await self._group.stop(_GRACE_S)
+                await self._group.stop(GRACE_S)
             self._state.control.unlink(missing_ok=True)
             self._state.tls.unlink(missing_ok=True)  # nothing is served any more that a command could trust
+
+    # what is asked of this machine
+
+    def shut_down(self, now: bool) -> None:
+        """Lets requests finish; not with ``now``, nor when it is asked again."""
+        if now or self._ending.is_set():
+            self._hurry.set()
+        self._ending.set()
+
+    def snapshot(self) -> dict[str, Any]:
+        """As far as a supervisor's has it: of balancers, and of no workers."""
+        group = self._group
+        return {
+            "instances": {}, "connected": self._uplink.connected, "name": self._member.get("name"),
+            "load_balancer": {"restarts": 0, "standby": None} if group is None else group.describe(),
+            "serving": [] if group is None else [
+                slot.current.pid for slot in group.slots
+                if slot.current is not None and slot.current.phase is Phase.SERVING
+            ],
+        }  # fmt: skip
+
+    # inside
 
     async def _talk(self) -> UsageError:
         """Until this machine is not let in any more. It forgets who it was, and may join with another token."""
@@ -110,7 +123,7 @@ class JoinAgent:
             await self._uplink.run()
         except UsageError as error:
             if "name" in self._member:
-                await self._store.put(**{_MEMBER: None, _TOLD: None})
+                await self._store.put(**{MEMBER: None, TOLD: None})
             return error
 
     # balancers
@@ -129,7 +142,7 @@ class JoinAgent:
         self._check_exposure()
         config = self._config()
         extras.check(config.otlp_endpoint, config.limits_store, self._options.grpc_port)
-        group = BalancerGroup(self._state, config, self._store, self._reports, _emit, Feed())
+        group = BalancerGroup(self._state, config, self._store, self._reports, emit, Feed())
         self._publish(group)
         self._reports.reporters = lambda: group.reporters
         group.feed.pass_on = self._uplink.say
@@ -142,8 +155,10 @@ class JoinAgent:
         self._group = group
         if not self._uplink.connected:
             self._parted()
+        logs = [self._state.log(name) for name in (*group.logs, "access", LOG)]
         while True:
             await self._keep()
+            await asyncio.to_thread(rotate_all, logs)
             await asyncio.sleep(_KEEP_EVERY_S)
 
     def _publish(self, group: BalancerGroup) -> None:
@@ -180,7 +195,7 @@ class JoinAgent:
         if now == self._kept:
             return
         try:
-            await self._store.put(**{_TOLD: self._told})
+            await self._store.put(**{TOLD: self._told})
             self._kept = now
         except NotSaved as error:
             log.warning("what the supervisor says is not kept: %s", error)
@@ -233,7 +248,7 @@ class JoinAgent:
         if "secret" in message:
             fingerprint = self._member["fingerprint"]
             self._member = {"name": message["name"], "secret": message["secret"], "fingerprint": fingerprint}
-            self._tasks.start(self._store.put(**{_MEMBER: self._member}), "keep who this machine is")
+            self._tasks.start(self._store.put(**{MEMBER: self._member}), "keep who this machine is")
         log.info("joined the cluster as %s", message["name"])
         self._reconfigure(message["config"])
         self._tell_presence(True)
@@ -242,7 +257,9 @@ class JoinAgent:
         """The cluster's settings may have changed."""
         before = self._told.get("config")
         self._told["config"] = dict(config)
-        if self._group is not None and before is not None and self._config() != self._group.config:
+        if self._group is None or self._ending.is_set():
+            return
+        if before is not None and self._config() != self._group.config:
             self._group.request_replacement(self._config())
 
     def _switch_strategy(self, backends: Mapping[str, Any]) -> None:
@@ -271,5 +288,5 @@ def _member(options: JoinOptions, kept: Mapping[str, Any] | None) -> dict[str, A
     return {"token": token.id, "secret": token.secret, "fingerprint": token.fingerprint}
 
 
-def _emit(subject: str, text: str, kind: str = "note", data: Mapping[str, Any] | None = None) -> None:
+def emit(subject: str, text: str, kind: str = "note", data: Mapping[str, Any] | None = None) -> None:
     log.info("%s: %s", subject, text, extra={"event": kind, "data": {"subject": subject, **(data or {})}})

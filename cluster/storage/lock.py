@@ -30,7 +30,8 @@ def lock(state: StateDir) -> IO[bytes]:
     except BlockingIOError:
         file.close()
         who = pid(state) or "?"
-        raise Held(f"a supervisor (pid {who}) already runs on {state.root}; nothing was changed") from None
+        what = "the process of balancers that have joined" if state.joined.exists() else "a supervisor"
+        raise Held(f"{what} (pid {who}) already runs on {state.root}; nothing was changed") from None
     try:
         rewrite(state.lock, str(os.getpid()).encode(), 16)
     except OSError as error:

@@ -4,9 +4,8 @@ the disk has room again."""
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -49,11 +48,5 @@ async def keep_house(
 
         await asyncio.to_thread(sample, now())
         logs = [name for processes in others for name in processes.logs]
-        await asyncio.to_thread(_rotate, [log(name) for name in (*instances, *logs, "supervisor", "access")])
+        await asyncio.to_thread(logfile.rotate_all, [log(name) for name in (*instances, *logs, "supervisor", "access")])
         done()
-
-
-def _rotate(logs: Iterable[Path]) -> None:
-    for path in logs:
-        with contextlib.suppress(OSError):
-            logfile.rotate(path)

@@ -59,6 +59,11 @@ async def serve(settings: Settings, ready: Callable[[Snapshot], None] = lambda s
     all, before anything is started. Raises UsageError before that for everything that cannot work."""
     state = StateDir(settings.state_directory())
     with lock(state):
+        if state.joined.exists():
+            raise UsageError(
+                f"balancers that have joined another machine's cluster run on {state.root}, or were left there: "
+                "`clusterctl balancer down` ends them; another directory is named with --state-dir"
+            )
         store = await Store.open(state.database)
         try:
             await end_left(state, store)

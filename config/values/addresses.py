@@ -23,3 +23,10 @@ def is_loopback(host: str) -> bool:
 def bracketed(host: str) -> str:
     """As a URL has it."""
     return f"[{host}]" if ":" in host else host
+
+
+def local_url(host: str, port: int, tls: bool) -> str:
+    """Where a program of this machine finds who listens on ``host``: nobody can connect to "every address"."""
+    host = host.strip("[]")
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"{'https' if tls else 'http'}://{bracketed(host)}:{port}"

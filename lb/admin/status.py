@@ -108,7 +108,7 @@ class Status:
             "load_balancer": {
                 "restarts": 0, "replacements": 0, "replacing": False, "standby": None, "draining": [],
                 "processes": [{"pid": os.getpid()}], **seen.get("load_balancer", {}),
-                "pid": os.getpid(), "in_flight": sum(self._pool.load().values()),
+                "pid": os.getpid(), "state_dir": str(self._root), "in_flight": sum(self._pool.load().values()),
                 **({} if (limits := self._limits()) is None else {"limits": limits}),
             },
             "instances": instances,

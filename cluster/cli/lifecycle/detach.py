@@ -1,4 +1,4 @@
-"""`up --detach`: a supervisor of its own, waited for until the first worker is ready."""
+"""`up --detach`: a supervisor of its own, waited for until the first worker is ready; and what else is detached."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cluster.cli.lifecycle.down import GONE_S, bring_down
@@ -33,34 +35,58 @@ def start(settings: Settings) -> int:
     before anything starts."""
     plan.make(settings)
     state = StateDir(settings.state_directory())
+    return _wait(settings, state, launch(state, "cluster.cli", settings.to_json(), "supervisor"))
+
+
+@dataclass(frozen=True, slots=True)
+class Detached:
+    """``process`` writes to ``log``, from ``offset`` on."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+    offset: int
+
+    def has_ended(self) -> bool:
+        """Shows its last words if it has."""
+        if self.process.poll() is None:
+            return False
+        self.show()
+        return True
+
+    def show(self) -> None:
+        """The last lines that it wrote."""
+        text = private.read(self.log)[self.offset :].decode(errors="replace").splitlines()
+        for line in text[-_LINES:]:
+            say(line, err=True)
+
+
+def launch(state: StateDir, module: str, told: str, log: str) -> Detached:
+    """``python -m MODULE FILE`` with ``told`` in FILE and its output in the log of that name; it lives on without us.
+    Raises UsageError."""
     lock(state).close()  # one that lives already is reported here, in one line
     try:
-        rewrite(state.launch, settings.to_json().encode(), 16 * 1024)
+        rewrite(state.launch, told.encode(), 16 * 1024)
     except OSError as error:
         raise UsageError(f"{state.launch}: {error.strerror}") from None
-    log = state.log("supervisor")
-    with private.open_file(log, "ab") as output:
+    with private.open_file(state.log(log), "ab") as output:
         offset = output.tell()
         # Its own session, and none of our standard streams: whoever captures our output must not wait for it.
         process = subprocess.Popen(
-            [sys.executable, "-m", "cluster.cli", str(state.launch)],
+            [sys.executable, "-m", module, str(state.launch)],
             stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, cwd=state.work,
             env={**os.environ, "PYTHONSAFEPATH": "1"},
         )
-    return _wait(settings, state, process, offset)
+    return Detached(process, state.log(log), offset)
 
 
-def _wait(settings: Settings, state: StateDir, process: subprocess.Popen[bytes], offset: int) -> int:
+def _wait(settings: Settings, state: StateDir, detached: Detached) -> int:
     url = settings.url()
     deadline = time.monotonic() + settings.startup_timeout
     with ClusterClient(state_dir=state.root, timeout=5.0) as supervisor:
         while True:
-            if process.poll() is not None:
-                text = private.read(state.log("supervisor"))[offset:].decode(errors="replace").splitlines()
-                for line in text[-_LINES:]:
-                    say(line, err=True)
+            if detached.has_ended():
                 return 1
-            snapshot = _snapshot(supervisor)
+            snapshot = snapshot_of(supervisor)
             if snapshot is not None:
                 ready = sum(i["is_running"] for i in snapshot["instances"].values())
                 on_demand = bool(snapshot.get("models")) and not snapshot["total_instances"]
@@ -68,14 +94,15 @@ def _wait(settings: Settings, state: StateDir, process: subprocess.Popen[bytes],
                     say(f"{url}: {ready} ready, {snapshot['total_instances']} wanted; state in {state.root}")
                     return 0
                 if why := hopeless(snapshot):
-                    return _give_up(state, process, snapshot, why)
+                    return give_up(state, detached.process, snapshot, why)
             if time.monotonic() > deadline:
                 why = f"no worker was ready within {settings.startup_timeout:g} s"
-                return _give_up(state, process, snapshot, why)
+                return give_up(state, detached.process, snapshot, why)
             time.sleep(_LOOK_EVERY)
 
 
-def _snapshot(supervisor: ClusterClient) -> dict[str, Any] | None:
+def snapshot_of(supervisor: ClusterClient) -> dict[str, Any] | None:
+    """None where it does not answer."""
     try:
         return supervisor.snapshot()
     except ClusterError:
@@ -96,7 +123,7 @@ def _balancer_answers(settings: Settings, state: StateDir, on_demand: bool) -> b
             return error.status in (401, 403)  # it answers, and we have no key for models
 
 
-def _give_up(state: StateDir, process: subprocess.Popen[bytes], snapshot: dict[str, Any] | None, why: str) -> int:
+def give_up(state: StateDir, process: subprocess.Popen[bytes], snapshot: dict[str, Any] | None, why: str) -> int:
     """Nothing is left running: a cluster that nobody waits for any more helps nobody."""
     say(f"error: {why}", err=True)
     for line in last_words(state, snapshot):

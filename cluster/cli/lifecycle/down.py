@@ -20,7 +20,7 @@ from cluster.storage import lock
 from config import bounded
 from config.errors import UsageError
 from config.paths import StateDir, default_state_dir
-from config.sources.commands import cluster_port, cluster_url, given_state_dir
+from config.sources.commands import cluster_port, cluster_url, given_state_dir, names_cluster
 from config.text import printable
 from worker.drivers import proc, run_file
 from worker.drivers.proc import ProcessId
@@ -76,7 +76,22 @@ def find(url: str | None) -> Path | None:
                 return usual
         raise
     found = StateDir(Path(status["supervisor"]["state_dir"]))
-    return found.root if is_on_this_machine(wanted) and _belongs(found, status) else None
+    here = is_on_this_machine(wanted) and _belongs(found, status)
+    if is_on_this_machine(wanted) and (own := _joined_here(status)) is not None:
+        here = False
+        if not url and not names_cluster():
+            raise UsageError(
+                f"balancers that have joined another machine's cluster run here, on {own}: `clusterctl balancer down` "
+                "ends them; what the whole cluster is asked is asked on that machine, or with --url"
+            )
+    return found.root if here else None
+
+
+def _joined_here(status: Mapping[str, Any]) -> Path | None:
+    """The state directory of the balancer that answered with ``status``, where it serves the cluster of another machine
+    from this one."""
+    state = StateDir(Path(status["load_balancer"].get("state_dir", "")))
+    return state.root if state.joined.exists() and _belongs(state, status) else None
 
 
 def _belongs(state: StateDir, status: Mapping[str, Any]) -> bool:
@@ -100,21 +115,33 @@ def bring_down(state: StateDir, *, now: bool = False, no_wait: bool = False, qui
         # No supervisor: become one that only ends what there is.
         if not state.database.exists():
             raise UsageError(f"{state.root} is no state directory of a cluster")
-        from cluster.supervisor.runtime import end  # all of a supervisor: only where it is needed
-
-        logging.basicConfig(level=logging.WARNING)
-        asyncio.run(end(state))
+        _end_left(state, now)
     elif no_wait:
         if not quiet:
             say("shutting down")
         return 0
     else:
         _wait_for_end(state, supervisor)
+        if state.joined.exists():  # it ended while it took over what the one before had left
+            _end_left(state, now)
     with contextlib.suppress(FileNotFoundError):
         raise UsageError(f"all has ended, but {printable(bounded.read_text(state.leftovers))}")
     if not quiet:
         say("down")
     return 0
+
+
+def _end_left(state: StateDir, now: bool) -> None:
+    """What a process that is gone left running. All of a supervisor is imported only where it is needed."""
+    logging.basicConfig(level=logging.WARNING)
+    if state.joined.exists():
+        from cluster.joining import runtime as joining
+
+        asyncio.run(joining.end(state, now))
+    else:
+        from cluster.supervisor import runtime
+
+        asyncio.run(runtime.end(state))
 
 
 def _ask(state: StateDir, now: bool) -> bool:

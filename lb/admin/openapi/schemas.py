@@ -157,7 +157,9 @@ SCHEMAS: Mapping[str, Json] = {
         "replacements": COUNT, "replacing": FLAG, "standby": or_null(WHOLE),
         "processes": array(answer({"pid": or_null(WHOLE)}, restarts=COUNT, in_flight=COUNT)),
         "draining": array(answer({"pid": WHOLE, "in_flight": COUNT})),
-    }, failure=TEXT, lost_requests=COUNT, ends=by_name(COUNT), joined=described(
+    }, failure=TEXT, lost_requests=COUNT, ends=by_name(COUNT), state_dir=described(
+        TEXT, "Of the process that answered, on its machine",
+    ), joined=described(
         array(answer({"name": TEXT, "address": TEXT, "in_flight": COUNT, "revision": COUNT})),
         "Machines with balancers of their own that are connected; revision: of the backend set that they go by",
     ), limits=described(

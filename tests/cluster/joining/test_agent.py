@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc
+import httpx
 import pytest
 from aiohttp import web
 
 import rpccalls
 from certificates import issue
+from cluster.joining.roster import JoinToken
+from cluster.storage import lock
 from config.identity.api_keys import ApiKey, Digest, mint
-from harness import CLI, environment, free_port
+from config.paths import StateDir
+from fakes import soon
+from harness import CLI, clusterctl, environment, free_port
 from joinfakes import Supervisor
 from lbfakes import Worker, backend_set, running_worker
+from worker.drivers import proc, run_file
 
 pytestmark = pytest.mark.processes
 
@@ -42,16 +53,34 @@ class JoiningMachine:
         self._supervisor, self.state_dir = supervisor, folder / "joined"
         self.port, self.grpc_port, self.log = free_port(), free_port(), folder / "log"
 
+    def call(self, *options: str) -> list[str]:
+        """The command line that has it join."""
+        join = ("--join", f"https://127.0.0.1:{self._supervisor.port}", "--name", "second")
+        return ["balancer", *join, "--port", str(self.port), "--state-dir", str(self.state_dir), *options]
+
+    async def run(self, *args: str) -> subprocess.CompletedProcess[str]:
+        """A command to its end, while the listener in this loop goes on."""
+        env = {"CLUSTERCTL_JOIN_TOKEN": (await self._supervisor.token()).text()} if "--join" in args else {}
+        return await asyncio.to_thread(clusterctl, *args, **env)
+
+    async def command(self, name: str, *options: str) -> subprocess.CompletedProcess[str]:
+        return await self.run("balancer", name, "--state-dir", str(self.state_dir), *options)
+
+    @property
+    def pids(self) -> set[int]:
+        """Of all that runs, standby included."""
+        found = filter(None, map(run_file.read, (self.state_dir / "run").glob("lb-*")))
+        keeper = lock.pid(StateDir(self.state_dir)) if lock.held(StateDir(self.state_dir)) else None
+        return {each.pid for each in found if proc.alive(each)} | ({keeper} if keeper else set())
+
     @asynccontextmanager
     async def serving(self, *options: str) -> AsyncIterator[asyncio.subprocess.Process]:
         """In the foreground, until the block ends; it is a member from the first time on."""
         token = (await self._supervisor.token()).text()
         with self.log.open("wb") as log:
             process = await asyncio.create_subprocess_exec(
-                CLI, "balancer", "--join", f"https://127.0.0.1:{self._supervisor.port}", "--port", str(self.port),
-                "--state-dir", str(self.state_dir), *options, stdout=log, stderr=log,
-                env=environment(CLUSTERCTL_JOIN_TOKEN=token),
-            )  # fmt: skip
+                CLI, *self.call(*options), stdout=log, stderr=log, env=environment(CLUSTERCTL_JOIN_TOKEN=token)
+            )
             try:
                 yield process
             finally:
@@ -61,8 +90,12 @@ class JoiningMachine:
 
 
 @pytest.fixture
-def machine(supervisor: Supervisor, tmp_path: Path) -> JoiningMachine:
-    return JoiningMachine(supervisor, tmp_path)
+async def machine(supervisor: Supervisor, tmp_path: Path) -> AsyncIterator[JoiningMachine]:
+    made = JoiningMachine(supervisor, tmp_path)
+    yield made
+    if made.pids:
+        await made.command("down", "--now")
+    assert not made.pids
 
 
 async def _code(channel: grpc.aio.Channel, *metadata: tuple[str, str]) -> grpc.StatusCode:
@@ -110,3 +143,74 @@ async def test_what_a_start_says_otherwise_than_the_one_that_was_killed_holds_fo
     async with machine.serving("--grpc-port", str(after)), rpccalls.channel(f"127.0.0.1:{after}") as channel:
         await asyncio.wait_for(channel.channel_ready(), 30)
         assert await _code(channel) is grpc.StatusCode.OK
+
+
+async def test_one_that_is_detached_is_shown_and_lets_requests_finish_when_it_ends(
+    worker: Worker, machine: JoiningMachine
+) -> None:
+    done = await machine.run(*machine.call("--detach"))
+    assert done.returncode == 0, done.stderr
+    assert "as second; log in" in done.stdout and str(machine.state_dir / "logs" / "joined.log") in done.stdout
+    assert not (machine.state_dir / "launch.json").exists(), "the token was in it"
+    shown = json.loads((await machine.command("status", "--json")).stdout)
+    assert shown["connected"] and {shown["pid"], *shown["balancers"]} <= machine.pids
+    again = await machine.run(*machine.call("--detach"))
+    assert again.returncode == 1 and "already runs on" in again.stderr
+
+    hold, begun = asyncio.Event(), asyncio.Event()
+
+    async def slow(_: web.Request) -> web.Response:
+        begun.set()
+        await hold.wait()
+        return web.json_response({"worker": "slow"})
+
+    worker.answer = slow
+    url = f"http://127.0.0.1:{machine.port}/v1/completions"
+    async with httpx.AsyncClient(timeout=30) as client:
+        asked = asyncio.create_task(client.post(url, json={"model": "base", "prompt": "x"}))
+        await begun.wait()
+        ending = asyncio.create_task(machine.command("down"))
+        await soon(lambda: not _connects(machine.port))
+        assert not ending.done() and not asked.done()
+        hold.set()
+        assert (await asked).status_code == 200
+    assert ((await ending).returncode, (await ending).stdout) == (0, "down\n")
+    assert not machine.pids and not (machine.state_dir / "joined.json").exists()
+    assert (await machine.command("status")).returncode == 1
+
+
+def _connects(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
+
+
+async def test_what_a_crash_leaves_is_shown_kept_from_a_cluster_and_ended(
+    worker: Worker, machine: JoiningMachine
+) -> None:
+    assert (await machine.run(*machine.call("--detach"))).returncode == 0
+    before = json.loads((await machine.command("status", "--json")).stdout)
+    os.kill(before["pid"], signal.SIGKILL)
+    await soon(lambda: before["pid"] not in machine.pids)
+    shown = await machine.command("status")
+    assert shown.returncode == 1 and "its process is gone" in shown.stdout
+    assert f"balancers {before['balancers'][0]}" in shown.stdout
+    refused = await machine.run("up", "--engine", "sim", "--state-dir", str(machine.state_dir), "--port", "1")
+    assert refused.returncode == 1 and "`clusterctl balancer down` ends them" in refused.stderr
+    assert (await machine.run(*machine.call("--detach"))).returncode == 0
+    after = json.loads((await machine.command("status", "--json")).stdout)
+    assert after["balancers"] == before["balancers"], "adopted"
+    os.kill(after["pid"], signal.SIGKILL)
+    await soon(lambda: after["pid"] not in machine.pids)
+    ended = await machine.run("down", "--state-dir", str(machine.state_dir))
+    assert (ended.returncode, ended.stdout) == (0, "down\n"), ended.stderr
+    assert not machine.pids
+
+
+async def test_one_that_is_not_let_in_says_so_and_leaves_nothing(
+    supervisor: Supervisor, machine: JoiningMachine
+) -> None:
+    wrong = JoinToken("0a1b2c3d", "x" * 43, (await supervisor.token()).fingerprint).text()
+    done = await machine.run(*machine.call("--detach", "--token", wrong))
+    assert done.returncode == 1 and "does not let this machine in" in done.stderr and wrong not in done.stderr
+    assert not machine.pids and not (machine.state_dir / "joined.json").exists()

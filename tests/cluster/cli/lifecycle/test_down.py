@@ -77,6 +77,23 @@ def test_a_folder_of_this_machine_is_not_that_of_a_cluster_on_another(
     assert down.find(ELSEWHERE) is None
 
 
+@pytest.mark.parametrize("same", [False, True], ids=["elsewhere", "of the same name"])
+def test_balancers_that_joined_from_here_are_not_taken_for_the_cluster(
+    state: StateDir, monkeypatch: pytest.MonkeyPatch, same: bool
+) -> None:
+    """`down` without a word of where would end the cluster of another machine, where these were meant."""
+    state.joined.write_text("{}")
+    theirs = {"pid": 4711, "state_dir": str(state.root if same else "/elsewhere")}
+    answered = {"pid": os.getpid(), "state_dir": str(state.root)}
+    monkeypatch.setattr(down, "client", lambda url: Cluster({"supervisor": theirs, "load_balancer": answered}))
+    for variable in ("CLUSTERCTL_URL", "CLUSTERCTL_STATE_DIR"):
+        monkeypatch.delenv(variable, raising=False)
+    with pytest.raises(UsageError, match="`clusterctl balancer down` ends them"):
+        down.find(None)
+    assert down.find(HERE) is None, "it was named"
+    assert down.find(ELSEWHERE) is None
+
+
 def test_a_cluster_that_does_not_answer_is_looked_for_on_this_machine_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,8 @@ _TOKEN = f"0a1b2c3d.{'x' * 43}.{'ab' * 32}"
         (["--join", "https://10.0.0.5:8443/path"], "https://HOST:PORT"),
         (["--join", "https://10.0.0.5:8443", "--tls-cert", "cert.pem"], "--tls-key"),
         (["--join", "https://10.0.0.5:8443", "--tls-client-ca", "ca.pem"], "--tls-key"),
+        (["--join", "https://10.0.0.5:8443", "--grpc-port", "8000"], "port that HTTP is spoken on"),
+        (["--join", "https://10.0.0.5:8443", "--detach", "--grpc-port", "8000"], "port that HTTP is spoken on"),
         (["--join", "https://10.0.0.5:8443"], "a token is needed"),
         (["--join", "https://10.0.0.5:8443", "--token", f"{_TOKEN}0"], "not a token"),
     ],
