@@ -67,6 +67,13 @@ class Contents:
     names: dict[str, list[Definition]] = field(default_factory=dict)
     #: What agents of other machines ask for: beside the database, see `config.paths.StateDir.agent_key`.
     agent_key: str | None = None
+    #: Models beside the first one. They name paths of the machine and stay there.
+    models: tuple[str, ...] = ()
+
+    @property
+    def changed_names(self) -> list[str]:
+        """Of ``names``, those that stand for something now; the others were deleted."""
+        return sorted(name for name, (now, *_) in self.names.items() if now is not None)
 
     @property
     def empty(self) -> bool:
@@ -89,11 +96,14 @@ def contents(db: sqlite3.Connection) -> Contents:
     known = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'keys'").fetchone()  # not in a state of before
     keys = tuple(read_keys(db)) if known else ()
     imported, desired, names = values.get(IMPORTED), values.get("desired") or {}, values.get("model_names") or {}
+    models = tuple(sorted(values.get("models") or {}))
     if imported:
-        return Contents(imported["instances"], imported["weights"], imported["strategy"], adapters, keys, names)
+        wanted_now = imported["instances"], imported["weights"], imported["strategy"]
+        return Contents(*wanted_now, adapters, keys, names, models=models)
     wanted = desired.get("instances")
     instances = None if wanted is None else sum(group_of(name) == DEFAULT for name in wanted)
-    return Contents(instances, desired.get("weights", {}), values.get("strategy") or None, adapters, keys, names)
+    strategy = values.get("strategy") or None
+    return Contents(instances, desired.get("weights", {}), strategy, adapters, keys, names, models=models)
 
 
 def damaged(found: Contents) -> list[str]:
@@ -312,5 +322,9 @@ def words(found: Contents) -> Iterable[str]:
         yield f"adapter {adapter.name}: version {adapter.active} of {kept}"
     if found.keys:
         yield f"API keys: {', '.join(sorted(key.name for key in found.keys))}"
-    if found.names:
-        yield f"routes and aliases, changed at run time: {', '.join(sorted(found.names))}"
+    if found.models:
+        yield f"models: {', '.join(found.models)}"
+    deleted = sorted(found.names.keys() - found.changed_names)
+    for what, names in (("changed", found.changed_names), ("deleted", deleted)):
+        if names:
+            yield f"routes and aliases, {what} at run time: {', '.join(names)}"

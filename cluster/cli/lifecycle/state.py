@@ -98,7 +98,8 @@ def _to_json(state: StateDir, version: int, running: bool, found: Contents, wron
     return {
         "state_dir": str(state.root), "version": version, "in_use": running, "instances": found.instances,
         "strategy": found.strategy, "weights": found.weights, "adapters": adapters, "damaged": wrong,
-        "keys": sorted(key.name for key in found.keys), "names": sorted(found.names),
+        "keys": sorted(key.name for key in found.keys), "names": found.changed_names,
+        "models": list(found.models),
     }  # fmt: skip
 
 
@@ -125,6 +126,8 @@ def export_command(file: str, state_dir: Path | None, url: str | None) -> int:
         raise UsageError(f"{file}: {error.strerror or error}") from None
     if file != "-":
         say(f"{file}: {len(found.adapters)} adapters, {found.instances or 0} instances")
+    if found.models:
+        say(f"not in it, load them again there: {', '.join(found.models)} (models are of a machine)", err=True)
     return 0
 
 

@@ -87,6 +87,23 @@ async def test_what_was_exported_means_the_same_where_it_is_imported(tmp_path: P
     assert _exported(result) == _exported(found)
 
 
+async def test_a_state_is_described_with_its_models_and_without_names_that_are_gone(tmp_path: Path) -> None:
+    """Models stay where they are; who reads what is exported has to know of them."""
+    state, found = _full(tmp_path)
+    store = await Store.open(state.database)
+    names = {"model_names": found.names, "models": {"small": {"path": "/m"}, "large": {"path": "/l"}}}
+    await store.replace_all(found.adapters, [], **names)
+    await store.close()
+    with state_file.copy(state.database) as db:
+        read = transfer.contents(db)
+    said = list(transfer.words(read))
+    assert said[-3:] == [
+        "models: large, small", "routes and aliases, changed at run time: canary",
+        "routes and aliases, deleted at run time: gone",
+    ]  # fmt: skip
+    assert not (await _brought_in(_state(tmp_path / "other"), _exported(read))).models
+
+
 async def test_an_import_replaces_adapters_and_leaves_the_numbers_of_the_state(tmp_path: Path) -> None:
     _, found = _full(tmp_path / "here")
     there = _state(tmp_path / "there")
