@@ -24,8 +24,12 @@ from config.sources.commands import cluster_url, names_cluster
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: Seconds between two questions to a cluster, and for how long it may be away meanwhile.
+#: Seconds between two questions to a cluster, and for how long its supervisor may be away meanwhile.
 _ASK_EVERY, _AWAY = 0.3, 120.0
+
+#: Where nobody listens any more, for so long (s) and so many questions, the cluster has ended: balancers that are
+#: replaced keep their socket.
+_GONE, _QUESTIONS = 10.0, 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +133,16 @@ def follow_job(cluster: ClusterClient, job_id: str, shown: Console | None = None
 
 def _heard(cluster: ClusterClient, job_id: str, display: JobDisplay) -> Mapping[str, Any]:
     """The job as it is once it has ended. Balancers and supervisors may be replaced meanwhile."""
-    since, answered_at = 0, time.monotonic()
+    since, answered_at, in_vain = 0, time.monotonic(), 0
     while True:
         try:
             answer = cluster.job_events(job_id, since)
-            answered_at = time.monotonic()
+            answered_at, in_vain = time.monotonic(), 0
         except ClusterError as error:
-            if error.status not in (None, 503) or time.monotonic() - answered_at > _AWAY:
+            in_vain += 1
+            nobody = error.status is None and in_vain >= _QUESTIONS
+            patience = _GONE if nobody else _AWAY
+            if error.status not in (None, 503) or time.monotonic() - answered_at > patience:
                 raise
             time.sleep(_ASK_EVERY)
             continue

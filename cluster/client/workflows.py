@@ -75,6 +75,8 @@ def wait_settled(
         now = answered = clock()
         look(status)
         supervisor = status["supervisor"]
+        if supervisor.get("shutting_down"):
+            raise ClusterError("it does not go on: the cluster is shutting down")
         if supervisor.get("settled"):
             return status
         if stopped := supervisor.get("rolling", {}).get("stopped"):

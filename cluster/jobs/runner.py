@@ -66,7 +66,7 @@ class JobRunner:
             if self._ending:
                 raise Refused(409, "the cluster is shutting down")
             self.registry.check_room()
-            check_wish(wish, self._machine())
+            check_wish(wish, _with_jobs(self._serving(), self.registry))
             name = f"{spec.kind}-{await self._store.next_number('jobs')}"
             job = JobRecord(name, spec.kind, by, self._wall(), computes, background, wish)
             await asyncio.to_thread(write_spec, self.folder(name), spec)
@@ -122,11 +122,16 @@ class JobRunner:
         for followed in self._followed.values():
             followed.release()
 
-    async def stop(self) -> None:
-        """Ends them all; returns when that is so, and stored."""
+    def end_all(self) -> None:
+        """Asks them all to end, and starts no more. Whoever follows one can hear of it as long as the cluster
+        answers."""
         self._ending = True
         for job in [job for job in self.registry.jobs.values() if not job.ended]:
             self.cancel(job.id)
+
+    async def stop(self) -> None:
+        """Ends them all; returns when that is so, and stored."""
+        self.end_all()
         while self._followed:
             await asyncio.sleep(0.02)
         await self._store.flush()
@@ -142,7 +147,7 @@ class JobRunner:
     def _begin(self, job: JobRecord) -> bool:
         """Whether it does not wait any more."""
         try:
-            if (given := share(job, self._machine())) is None:
+            if (given := share(job, _with_jobs(self._serving(), self.registry))) is None:
                 return False
             started = self._start(job, given)
         except (Refused, OSError, ValueError) as error:
@@ -208,9 +213,6 @@ class JobRunner:
 
     # all of them
 
-    def _machine(self) -> MachineUse:
-        return replace(self._serving(), taken={gpu for job in self.registry.running() for gpu in job.gpus})
-
     def _save(self) -> None:
         self._store.value(job_records=self.registry.to_json())
 
@@ -221,6 +223,10 @@ class JobRunner:
             jobs = list(self.registry.jobs.values())
             ended = [job.id for job in jobs if job.ended]
             await asyncio.to_thread(folders.sweep, self.root, ended, [job.id for job in jobs if not job.ended])
+
+
+def _with_jobs(use: MachineUse, registry: JobRegistry) -> MachineUse:
+    return replace(use, taken={gpu for job in registry.running() for gpu in job.gpus})
 
 
 def end_left(root: Path) -> None:

@@ -111,7 +111,7 @@ class Assembly:
     def supervisor(self) -> Supervisor:
         return Supervisor(
             self.inbox, self.fleet, self.revisions, self.transactions, self.executor, self.publisher, self.publish,
-            self.exits, self.emit, self.clock.now,
+            self.exits, self.emit, self.clock.now, lambda: self.jobs.end_all(),
         )
 
     @cached_property

@@ -53,16 +53,16 @@ class Inbox:
 
 
 class Supervisor:
-    """``publish()`` tells balancers and store what changed."""
+    """``publish()`` tells balancers and store what changed; ``ending()`` is called when a shutdown begins."""
 
     def __init__(
         self, inbox: Inbox, fleet: Fleet, revisions: Revisions, transactions: Transactions, executor: Executor,
         publisher: Publisher, publish: Callable[[], Awaitable[None]], exits: WorkerExits, emit: Emit,
-        now: Callable[[], float],
+        now: Callable[[], float], ending: Callable[[], None],
     ) -> None:
         self._inbox, self._fleet, self._revisions, self._transactions = inbox, fleet, revisions, transactions
         self._executor, self._publisher, self._publish, self._exits = executor, publisher, publish, exits
-        self._emit, self._now = emit, now
+        self._emit, self._now, self._ending = emit, now, ending
         self._notice = RollingNotice(emit)
         self._exit = False
 
@@ -119,4 +119,5 @@ class Supervisor:
     def _begin_shutdown(self, now: bool) -> None:
         if not self._fleet.intent.desired.shutting_down:
             self._emit("cluster", "shutting down", kind="shutdown", data={"now": now})
+            self._ending()
         self._fleet.intent.shut_down(now)

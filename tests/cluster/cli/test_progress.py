@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from rich.console import Console
@@ -11,7 +12,7 @@ from rich.console import Console
 from cluster.cli import progress
 from cluster.cli.job_display import JobDisplay, sentence
 from cluster.cli.progress import JobPlace, run_job
-from cluster.client import ClusterError
+from cluster.client import ClusterClient, ClusterError
 from config.errors import UsageError
 from config.jobs.folder import JobSpec
 from config.jobs.said import JobNote, JobProgress
@@ -133,3 +134,29 @@ def test_nothing_is_left_to_a_cluster_that_there_is_not(done_here: list[JobSpec]
     with pytest.raises(UsageError, match="leave --detach away"):
         run_job(JobSpec("count", {}), place)
     assert not done_here
+
+
+class Silent:
+    """A cluster that answers no question about a job: with ``status``, or not at all."""
+
+    def __init__(self, status: int | None) -> None:
+        self.status, self.asked = status, 0
+
+    def job_events(self, name: str, since: int) -> dict[str, Any]:
+        self.asked += 1
+        if self.asked > 100:
+            return {"events": [], "next": 0, "over": True, "job": {"state": "done"}}
+        raise ClusterError("no cluster", self.status)
+
+    def job(self, name: str) -> dict[str, Any]:
+        return {"result": {"found": True}}
+
+
+def test_a_job_is_not_followed_for_long_where_nobody_listens_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster that was brought down has ended its jobs; one without a supervisor gets another."""
+    monkeypatch.setattr(progress, "_ASK_EVERY", 0.001)
+    monkeypatch.setattr(progress, "_GONE", 0.0)
+    with pytest.raises(ClusterError, match="no cluster"):
+        progress.follow_job(cast(ClusterClient, ended := Silent(None)), "count-1")
+    assert ended.asked == progress._QUESTIONS
+    assert progress.follow_job(cast(ClusterClient, Silent(503)), "count-1") == {"found": True}

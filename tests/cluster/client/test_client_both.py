@@ -281,6 +281,13 @@ def test_a_refusal_ends_waiting_at_once() -> None:
             _outcome(work, ClusterError("wrong key", 401))
 
 
+def test_what_a_shutdown_cuts_short_is_not_said_to_be_done() -> None:
+    status = _status(0, settled=True)
+    status["supervisor"]["shutting_down"] = True
+    with pytest.raises(ClusterError, match="the cluster is shutting down"):
+        _outcome(workflows.wait_settled(99.0, 0.1, lambda _: None, _clock()), _moving(), status)
+
+
 def test_a_supervisor_that_says_nothing_any_more_is_not_waited_for() -> None:
     """What it said last looks as if it went on: a worker is starting, for ever."""
     def stale(seconds: float) -> dict[str, Any]:
