@@ -79,9 +79,9 @@ class Pool:
         for backend in touched:
             if self.backends.get(backend.id) is not backend:
                 backend.unshare()
-                backend.evict(f"{backend.id} has ended")
+                backend.evict("it has ended")
             elif not backend.keeps_running():
-                backend.evict(f"{backend.id} is {backend.spec.state}")
+                backend.evict(f"it is {backend.spec.state}")
         self._on_change()
 
     def _say(self, new: BackendSet) -> None:
