@@ -106,7 +106,7 @@ def test_what_is_left_on_a_drained_worker_is_told_to_go_elsewhere() -> None:
     made.apply(backend_set(spec("instance_0", state="draining"), spec("instance_1"), revision=2))
     assert told == []
     made.apply(backend_set(spec("instance_0", state="drained"), spec("instance_1"), revision=3))
-    assert told == ["instance_0 is drained"] and ids(made) == ["instance_1"]
+    assert told == ["it is drained"] and ids(made) == ["instance_1"]
     made.apply(backend_set(spec("instance_0"), spec("instance_1"), revision=4))
     assert ids(made) == ["instance_0", "instance_1"]
 
