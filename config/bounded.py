@@ -11,7 +11,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterable, Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO, NoReturn
 
@@ -50,6 +50,16 @@ def read(stream: IO[bytes], most: int) -> bytes:
     if len(raw) > most:
         raise Unfit(f"has more than the {most} bytes that are allowed")
     return raw
+
+
+async def gathered(pieces: AsyncIterable[bytes], most: int) -> bytes:
+    """All of an answer that comes in ``pieces``; raises Unfit for more than ``most`` bytes."""
+    body = bytearray()
+    async for piece in pieces:
+        body += piece
+        if len(body) > most:
+            raise Unfit(f"an answer of more than {most} bytes")
+    return bytes(body)
 
 
 def read_text(path: Path, most: int = SETTINGS_BYTES) -> str:

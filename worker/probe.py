@@ -95,10 +95,11 @@ class Target:
         request = self._session.request(method, self._url + path, json=body, headers=self._headers, timeout=_NO_LIMIT)
         try:
             async with patience(limit), request as response:
-                return response.status, (await _body(response, path)).decode(errors="replace")
+                raw = await bounded.gathered(response.content.iter_any(), _MOST)  # not every server is ours
+                return response.status, raw.decode(errors="replace")
         except TimeoutError:
             raise ProbeFailed(f"{path}: no answer in {limit:.0f} s", slow=True) from None
-        except (aiohttp.ClientError, OSError) as error:
+        except (aiohttp.ClientError, OSError, bounded.Unfit) as error:
             raise ProbeFailed(f"{path}: {str(error) or type(error).__name__}") from None
 
     async def healthy(self, required: bool = True) -> None:
@@ -194,16 +195,6 @@ class Target:
         body = {"lora_name": name, "lora_path": path}
         status, text = await self.call("POST", "/v1/load_lora_adapter", body, timeout)
         return None if status == 200 else f"{status} {' '.join(text.split())[:300]}"
-
-
-async def _body(response: aiohttp.ClientResponse, path: str) -> bytes:
-    """All of it. Raises ProbeFailed for more than any question is answered with: not every server is ours."""
-    body = bytearray()
-    async for piece in response.content.iter_any():
-        body += piece
-        if len(body) > _MOST:
-            raise ProbeFailed(f"{path}: an answer of more than {_MOST} bytes")
-    return bytes(body)
 
 
 def parse_models(text: str) -> Cards:

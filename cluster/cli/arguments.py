@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import click
 
 from config.disk.absolute import absolute
+from config.errors import UsageError
 from config.model_names import NAME
 from config.values.references import is_reference, parse
 
@@ -44,3 +46,13 @@ class AbsolutePath(click.ParamType[Path]):
             return absolute(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+def make_folder(folder: Path) -> None:
+    """Before anything is measured: results that cannot be kept are found out late enough otherwise."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--out {folder}: {error.strerror}", exit_code=2) from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(f"--out {folder}: not writable", exit_code=2)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
 
 
 def prepare() -> None:
@@ -38,3 +41,18 @@ def ending_signals() -> tuple[signal.Signals, ...]:
     (nohup) wants that to be ignored."""
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return (signal.SIGINT, signal.SIGTERM) if ignored else (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def end(number: int, frame: FrameType | None) -> None:
+    """The handler of a signal that unwinds as Ctrl-C does, so that what was begun is cleaned up."""
+    raise SystemExit(128 + number)
+
+
+@contextlib.contextmanager
+def handling(handlers: Mapping[signal.Signals, Callable[[int, FrameType | None], None]]) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

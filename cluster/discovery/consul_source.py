@@ -69,15 +69,11 @@ class ConsulSource:
         url, token = f"{self._place.url}/v1/health/service/{self._place.service}", _token()
         headers = {"X-Consul-Token": token} if token else {}
         async with self._session.get(url, params=query, headers=headers, allow_redirects=False) as response:
-            body = bytearray()
-            async for piece in response.content.iter_any():
-                body += piece
-                if len(body) > _MOST_BYTES:
-                    raise ValueError(f"an answer of more than {_MOST_BYTES} bytes")
+            body = await bounded.gathered(response.content.iter_any(), _MOST_BYTES)
             if response.status != 200:
                 raise ValueError(f"{response.status} {body[:200].decode(errors='replace')}".strip())
             self._index = _next_index(self._index, response.headers.get("X-Consul-Index", ""))
-            return bytes(body)
+            return body
 
 
 def _next_index(before: int, told: str) -> int:

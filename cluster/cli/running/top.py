@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,6 +18,7 @@ import click
 from cluster.cli.common import Finite, client, url_option, verification
 from cluster.cli.render import console
 from cluster.cli.running import top_view
+from cluster.cli.streams import end, handling
 from cluster.client import ClusterClient, ClusterError, Event
 from cluster.tools.chat.openai_client import OpenAIClient
 from cluster.tools.top import series
@@ -107,7 +107,9 @@ class _Screen:
         self._seen.events = events
         threading.Thread(target=self._keep_looking, name="looking", daemon=True).start()
         try:
-            with _signals(self._poke):
+            with handling({
+                signal.SIGTERM: end, signal.SIGHUP: end, signal.SIGWINCH: lambda number, frame: self._poke(),
+            }):  # fmt: skip
                 while self._shown():
                     os.kill(os.getpid(), signal.SIGSTOP)  # Ctrl-Z: the terminal is the shell's again
             return 0
@@ -203,17 +205,3 @@ def _keys(descriptor: int) -> Iterator[None]:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
 
-@contextlib.contextmanager
-def _signals(resized: Callable[[], None]) -> Iterator[None]:
-    """Being told to end leaves the terminal as it was too."""
-
-    def end(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    handlers = {signal.SIGTERM: end, signal.SIGHUP: end, signal.SIGWINCH: lambda number, frame: resized()}
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from cluster.cli.arguments import make_folder
 from cluster.cli.common import Finite, given_ca, url_option, verification
 from cluster.cli.render import console, say, say_json
 from cluster.client import ClusterClient, ClusterError, Model
@@ -125,7 +125,7 @@ def bench_command(context: click.Context, /, **options: Any) -> int:
     _drop_what_gives_way(context, options)
     plans = _plans(options)
     if options["out"]:
-        _make_folder(options["out"])
+        make_folder(options["out"])
     result, code = _measure(plans, options)
     shown = result.to_json(requests=False)
     if options["as_json"]:
@@ -211,16 +211,6 @@ def _settings(plans: list[Any], options: dict[str, Any]) -> dict[str, Any]:
         "ignore_eos": first.form.ignore_eos, "stream": first.form.stream, "adapters": mix, "warmup": first.warmup,
         "timeout": first.form.timeout, "seed": first.seed,
     }  # fmt: skip
-
-
-def _make_folder(folder: Path) -> None:
-    """Before anything is measured: results that cannot be kept are found out late enough otherwise."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--out {folder}: {error.strerror}", exit_code=2) from None
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise UsageError(f"--out {folder}: not writable", exit_code=2)
 
 
 def _save(result: Any, options: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
+from cluster.cli.arguments import make_folder
 from cluster.cli.common import Finite, asking_client, url_option
 from cluster.cli.render import console, say
 from cluster.cli.workload.asking import AskedServer, progress
@@ -82,7 +83,7 @@ def eval_command(**options: Any) -> int:
     models = list(dict.fromkeys(name.strip() for name in options["models"].split(",") if name.strip()))
     rows, measure, least = _prepared(options, names, models)
     folder = options["out"] or Path(f"eval-{options['data'].stem}")
-    _make(folder)
+    make_folder(folder)
     try:
         found, failed = _evaluate(options, rows, models, measure, folder)
     except (ClusterError, UsageError) as error:
@@ -129,13 +130,6 @@ def _read(data: Path) -> list[EvalRow]:
         return read_rows(text.encode().split(b"\n"))
     except UsageError as error:
         raise UsageError(f"{data}: {error}", exit_code=2) from None
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--out {folder}: {error.strerror}", exit_code=2) from None
 
 
 def _with_hint(error: ClusterError | UsageError, folder: Path) -> Exception:

@@ -21,6 +21,7 @@ from cluster.client.core import address, root_of
 from cluster.tools.batch.files import BatchStep
 from cluster.tools.batch.lines import LONGEST as LONGEST_LINE
 from cluster.tools.batch.lines import BadLine, BatchRequest, answered, failed, refused
+from config import bounded
 from config.aio import Tasks
 from config.backoff import doubled
 
@@ -106,7 +107,7 @@ class RequestSender:
             after = None
             try:
                 async with self._http.post(address(self._url, ask.path), data=ask.body) as response:
-                    text = await _bounded(response)
+                    text = await bounded.gathered(response.content.iter_any(), LONGEST_LINE)
                     status, after = response.status, response.headers.get("Retry-After")
                     request_id = response.headers.get("X-Request-Id")
                 if status not in AGAIN or attempt >= self._retries:
@@ -119,7 +120,7 @@ class RequestSender:
                     raise ClusterError(f"no cluster at {self._url} any more (it takes no connection)") from None
             except aiohttp.InvalidURL:
                 raise ClusterError(f"{self._url}: not an address") from None
-            except BadLine as error:
+            except bounded.Unfit as error:
                 return failed(ask, str(error))
             except TimeoutError:
                 return failed(ask, f"no answer within {self._timeout:g} s")
@@ -142,17 +143,6 @@ def line_for(ask: BatchRequest, status: int, text: bytes, request_id: str | None
         return answered(ask, data, request_id)
     except BadLine as error:
         return failed(ask, str(error), status, data)
-
-
-async def _bounded(response: aiohttp.ClientResponse) -> bytes:
-    """Its body. Raises BadLine for one that is larger than any answer."""
-    pieces, size = [], 0
-    async for piece in response.content.iter_any():
-        pieces.append(piece)
-        size += len(piece)
-        if size > LONGEST_LINE:
-            raise BadLine(f"an answer of more than {LONGEST_LINE} bytes")
-    return b"".join(pieces)
 
 
 @dataclass(slots=True)

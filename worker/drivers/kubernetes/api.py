@@ -138,14 +138,10 @@ def _of_context(config: Any, file: str | None) -> str:
 async def _document(answer: Any, error: Any) -> dict[str, Any]:
     """Of a list that was asked for unread."""
     async with answer:
-        body = bytearray()
-        async for piece in answer.content.iter_any():
-            body += piece
-            if len(body) > _MOST:
-                raise ValueError(f"more than {_MOST} bytes")
+        body = await bounded.gathered(answer.content.iter_any(), _MOST)
         if answer.status != 200:
             raise error(status=answer.status, reason=answer.reason)
-    found = bounded.parse_json(bytes(body), _VALUES)
+    found = bounded.parse_json(body, _VALUES)
     if not isinstance(found, dict):
         raise ValueError("no JSON object")
     return found

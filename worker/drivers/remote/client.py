@@ -59,24 +59,15 @@ def _key(address: AgentAddress) -> dict[str, str]:
 async def _answered(request: AbstractAsyncContextManager[aiohttp.ClientResponse]) -> dict[str, Any]:
     try:
         async with request as response:
-            body = await _body(response)
+            body = await bounded.gathered(response.content.iter_any(), protocol.MOST_ANSWERED)
             status = response.status
     except TimeoutError:
         raise
     except aiohttp.ClientConnectorError as error:
         raise Unreachable(str(error), isinstance(error.os_error, ConnectionRefusedError)) from None
-    except (aiohttp.ClientError, OSError) as error:
+    except (aiohttp.ClientError, OSError, bounded.Unfit) as error:
         raise Unreachable(str(error) or type(error).__name__) from None
     return _answer(status, body)
-
-
-async def _body(response: aiohttp.ClientResponse) -> bytes:
-    body = bytearray()
-    async for piece in response.content.iter_any():
-        body += piece
-        if len(body) > protocol.MOST_ANSWERED:
-            raise Unreachable(f"an answer of more than {protocol.MOST_ANSWERED} bytes")
-    return bytes(body)
 
 
 def _answer(status: int, body: bytes) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 
 import click
 from rich.table import Table
@@ -15,7 +14,7 @@ from rich.table import Table
 from cluster.cli.arguments import AbsolutePath, adapter_name
 from cluster.cli.common import client, url_option
 from cluster.cli.render import console, plain_table, say
-from cluster.cli.streams import ending_signals
+from cluster.cli.streams import end, ending_signals, handling
 from cluster.client import ClusterClient, ClusterError
 from cluster.tools.bench.stats import summary
 from config.errors import UsageError
@@ -41,7 +40,7 @@ def bench(name: str | None, path: Path | None, cycles: int, url: str | None) -> 
     name, path = name or _NAME, path or adapter_path(_ADAPTER)
     with client(url) as cluster:
         _require_unused(cluster, name)
-        with _terminated_as_interrupted(), _cleaned_up(cluster, name):
+        with handling(dict.fromkeys({*ending_signals()} - {signal.SIGINT}, end)), _cleaned_up(cluster, name):
             times = [_cycle(cluster, name, path) for _ in range(cycles)]
     console().print(_table(times))
     return 0
@@ -84,21 +83,6 @@ def _cleaned_up(cluster: ClusterClient, name: str) -> Iterator[None]:
             except ClusterError as error:
                 if error.status != 404:
                     say(f"{name} may still be loaded: {error}", err=True)
-
-
-@contextlib.contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """Being told to end unwinds like Ctrl-C, so that what was begun is cleaned up."""
-
-    def end(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    before = {number: signal.signal(number, end) for number in ending_signals() if number is not signal.SIGINT}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _table(times: list[tuple[float, float, float]]) -> Table:
