@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from config import bounded
 from config.disk.absolute import looks_like_path
 from config.errors import UsageError, nearest
 from config.model_names import NAME
+from config.sources.yaml_file import read_document
 from config.values.references import is_reference, parse
 
 #: All of them are one thing: a PEFT folder with safetensors in it.
@@ -71,18 +70,9 @@ class LoraFile:
 def read(path: Path) -> LoraFile:
     """Raises UsageError with one line that names the file, the key and what is wrong with it."""
     path = path.expanduser().absolute()
-    try:
-        text = bounded.read_text(path)
-    except OSError as error:
-        raise _wrong(path, error.strerror or type(error).__name__) from None
-    except UnicodeDecodeError:
-        raise _wrong(path, "not a UTF-8 text file") from None
-    except bounded.Unfit as error:
-        raise _wrong(path, str(error)) from None
-    try:
-        return _flat(path, _json(path, text)) if path.suffix == ".json" else _sections(path, _yaml(path, text))
-    except RecursionError:
-        raise _wrong(path, "nested too deeply") from None
+    if path.suffix == ".json":
+        return _flat(path, _json(path, bounded.read_given(path)))
+    return _sections(path, read_document(path))
 
 
 def with_environment(file: LoraFile, environ: Mapping[str, str]) -> LoraFile:
@@ -117,18 +107,6 @@ def _json(path: Path, text: str) -> Any:
         raise _wrong(f"{path}, line {error.lineno}", error.msg) from None
     except ValueError as error:  # such as a number with more digits than Python reads
         raise _wrong(path, _line(error)) from None
-
-
-def _yaml(path: Path, text: str) -> Any:
-    try:
-        return yaml.load(text, Loader=bounded.BoundedLoader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"{path}, line {mark.line + 1}" if mark else path
-        raise _wrong(where, error.problem or error.context or "no YAML") from None
-    except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError) as error:
-        # Not only its own errors: a date that is none is a ValueError, a list as a key a TypeError.
-        raise _wrong(path, f"no YAML that can be read: {_line(error)}") from None
 
 
 def _flat(path: Path, data: Any) -> LoraFile:

@@ -35,6 +35,6 @@ def read_document(path: Path, most: int = bounded.SETTINGS_BYTES) -> Any:
         raise UsageError(f"{path}{line}: {error.problem or error.context}", exit_code=2) from None
     except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError) as error:
         # Not only its own errors: a date that is none is a ValueError, a list as a key a TypeError.
-        raise UsageError(f"{path}: {' '.join(str(error).split())}", exit_code=2) from None
+        raise UsageError(f"{path}: no YAML that can be read: {' '.join(str(error).split())}", exit_code=2) from None
     except RecursionError:
         raise UsageError(f"{path}: nested too deeply", exit_code=2) from None
