@@ -103,6 +103,15 @@ def parse_json(
     return value
 
 
+def read_object(path: Path, most: int = SETTINGS_BYTES, values: int = VALUES) -> dict[str, Any]:
+    """The JSON object in a regular file. Raises OSError, Unfit, ValueError."""
+    with open_regular(path) as stream:
+        found = parse_json(read(stream, most), values)
+    if not isinstance(found, dict):
+        raise Unfit("is no JSON object")
+    return found
+
+
 def members(raw: bytes, values: int = VALUES) -> Iterator[tuple[str, Any]]:
     """Names and values of the JSON object in ``raw``, each parsed by a call of its own, so that other threads get
     their turns in between. Raises Unfit, ValueError, also when some have come already."""

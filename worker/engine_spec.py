@@ -145,11 +145,8 @@ def _adapter_rank(name: str, path: Path) -> int:
     if not path.is_dir():
         raise UsageError(f"--lora {name}: no folder {path}")
     try:
-        with bounded.open_regular(path / "adapter_config.json") as stream:
-            config = bounded.parse_json(bounded.read(stream, bounded.SETTINGS_BYTES))
-        rank = int(config["r"])
+        return int(bounded.read_object(path / "adapter_config.json")["r"])
     except FileNotFoundError:
         raise UsageError(f"--lora {name}: {path} is no LoRA adapter (no adapter_config.json in it)") from None
     except (OSError, ValueError, KeyError, TypeError, OverflowError):
         raise UsageError(f"--lora {name}: {path}/adapter_config.json is not one of a LoRA adapter") from None
-    return rank

@@ -55,7 +55,12 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 def sync_folder(path: Path) -> None:
     """Makes what was renamed in it durable. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    sync(path, os.O_DIRECTORY)
+
+
+def sync(path: Path, flags: int = 0) -> None:
+    """Makes what was written to it durable. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
     try:
         os.fsync(descriptor)
     finally:

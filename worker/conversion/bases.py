@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from config import bounded
 from worker.gguf import header, weights
 from worker.gguf.header import GgufHeader, NotGguf
 from worker.gguf.weights import NotConvertible
 from worker.jobs.job import JobFailed
-
-_MOST_CONFIG = 1 << 20  # bytes
 
 #: GGUF's name of each architecture, by Hugging Face's model_type, where they differ.
 _ARCHITECTURES = {"gemma3_text": "gemma3", "mistral": "llama"}
@@ -38,7 +34,7 @@ def gguf_header(model: Path) -> GgufHeader:
     try:
         if model.is_file():
             return header.read(model)
-        config = _config(model)
+        config = bounded.read_object(model / "config.json")
         architecture = str(config["model_type"])
         architecture = _ARCHITECTURES.get(architecture, architecture)
         heads = int(config["num_attention_heads"])
@@ -49,11 +45,3 @@ def gguf_header(model: Path) -> GgufHeader:
         "general.architecture": architecture, f"{architecture}.attention.head_count": heads,
         f"{architecture}.attention.head_count_kv": kv_heads,
     }, 0)  # fmt: skip
-
-
-def _config(model: Path) -> dict[str, Any]:
-    with bounded.open_regular(model / "config.json") as stream:
-        config = json.loads(bounded.read(stream, _MOST_CONFIG))
-    if not isinstance(config, dict):
-        raise ValueError("its config.json is no object")
-    return config

@@ -131,13 +131,9 @@ def _check_files(files: Sequence[Path], within: Path) -> int:
 
 def _config(source: AdapterSource) -> dict[str, Any]:
     try:
-        with bounded.open_regular(source.folder / CONFIG) as stream:
-            config = bounded.parse_json(bounded.read(stream, _MOST_CONFIG), _MOST_VALUES)
+        return bounded.read_object(source.folder / CONFIG, _MOST_CONFIG, _MOST_VALUES)
     except ValueError as error:
         raise JobFailed(f"{CONFIG} {error}", 400) from None
-    if not isinstance(config, dict):
-        raise JobFailed(f"{CONFIG} is no JSON object", 400)
-    return config
 
 
 def _write_config(layout: Layout, path: Path) -> None:

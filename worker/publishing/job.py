@@ -129,12 +129,8 @@ def _stage(source: Path, staged: Path, arguments: Mapping[str, Any], job: Job) -
 def _json(path: Path) -> dict[str, Any] | None:
     """The object in a file; None where there is no such file. Raises JobFailed."""
     try:
-        with bounded.open_regular(path) as stream:
-            found = bounded.parse_json(bounded.read(stream, _MOST_JSON))
+        return bounded.read_object(path, _MOST_JSON)
     except FileNotFoundError:
         return None
     except ValueError as error:
         raise JobFailed(f"{path}: {error}", 400) from None
-    if not isinstance(found, dict):
-        raise JobFailed(f"{path}: no JSON object", 400)
-    return found

@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping
@@ -19,7 +18,7 @@ from pathlib import Path
 
 from config import bounded
 from config.disk import private
-from config.disk.files import replacing, sync_folder
+from config.disk.files import replacing, sync, sync_folder
 from config.values.references import Reference
 
 _CURRENT, _RECORD, _FILES, _LOCK, _PARTIAL = "current.json", "record.json", "files", "lock", "partial-"
@@ -112,7 +111,7 @@ class SourceStore:
             target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             (partial / name).rename(target)
             target.chmod(0o444)
-            _sync(target)
+            sync(target)
         _write(staging / _RECORD, found)
         for folder in (*{(staging / _FILES / name).parent for name in hashes}, staging):
             sync_folder(folder)
@@ -179,14 +178,6 @@ def _is_whole(found: Fetched) -> bool:
         return all((Path(found.folder) / name).stat().st_size == size for name, (size, _) in found.files.items())
     except OSError:
         return False
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _is_free(folder: Path) -> bool:

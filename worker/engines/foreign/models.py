@@ -75,9 +75,8 @@ def weight_bytes(model: Path) -> int:
 def context(model: Path) -> int | None:
     """How many tokens of prompt and answer the model takes, by its folder; None: not known."""
     try:
-        with bounded.open_regular(model / "config.json") as stream:
-            config = bounded.parse_json(bounded.read(stream, bounded.SETTINGS_BYTES))
+        config = bounded.read_object(model / "config.json")
         found = [config[name] for name in _CONTEXT if isinstance(config.get(name), int)]
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError):
         return None
     return found[0] if found else None
