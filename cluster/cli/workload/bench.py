@@ -5,9 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -19,7 +18,7 @@ from cluster.client import ClusterClient, ClusterError, Model
 from cluster.client.core import root_of
 from config.errors import UsageError
 
-F = TypeVar("F", bound=Callable[..., Any])
+_PATH, _POSITIVE, _ABOVE = click.Path(path_type=Path), click.IntRange(1), Finite(0, min_open=True)
 
 #: What is done where nobody says how much, or how much at a time.
 _REQUESTS, _CONCURRENCY, _MADE_UP = 100, 8, 1000
@@ -78,42 +77,32 @@ def _drop_what_gives_way(context: click.Context, options: dict[str, Any]) -> Non
                 options[name] = None
 
 
-def _options(function: F) -> F:
-    positive, path = click.IntRange(1), click.Path(path_type=Path)
-    above = Finite(0, min_open=True)
-    for option in reversed((
-        url_option,
-        click.option("--model", help="A model of the server, or `all`: one after the other. Default its first."),
-        click.option("--endpoint", type=click.Choice(["chat", "completions"]), default="chat", show_default=True),
-        click.option("--requests", type=positive, help=f"How many. Default one for each prompt, or {_REQUESTS}."),
-        click.option("--duration", type=above, help="Begin none after so many seconds."),
-        click.option("--concurrency", type=positive, help=f"So many at a time. Default {_CONCURRENCY}."),
-        click.option("--rate", type=above, help="So many begin a second, at random, whatever became of others."),
-        click.option("--prompts-file", type=path, help="A prompt a line; .jsonl, .json: objects."),
-        click.option("--num-prompts", type=positive, help="Make up so many. Default one a request."),
-        click.option("--prompt-words", type=positive, default=64, show_default=True, help="Words of each of those."),
-        click.option("--max-tokens", type=positive, help="Longest answer. Default what the prompt says, or 128."),
-        click.option("--temperature", type=Finite(0), help="Default the server's."),
-        click.option("--ignore-eos", is_flag=True, help="Every answer as long as it may be."),
-        click.option("--stream/--no-stream", default=True, help="Without: no times of single tokens."),
-        click.option("--adapters", type=_MixType(), metavar="zipf[:1.0]|uniform", help="Over all adapters, so spread."),
-        click.option("--warmup", type=click.IntRange(0), default=1, show_default=True, help="A model, uncounted."),
-        click.option("--timeout", type=above, default=600.0, show_default=True, help="Seconds for an answer."),
-        click.option("--seed", type=int, default=0, show_default=True, help="Of arrivals, prompts and the spread."),
-        click.option("--config", type=path, is_eager=True, callback=_load_file, help="YAML file; flags go before it."),
-        click.option("--out", type=path, help="Folder for the result (JSON) and its picture."),
-        click.option("--plot", type=click.Choice(["png", "svg", "none"]), default="png", show_default=True),
-        click.option("--save-requests/--no-save-requests", default=True, help="Every request in the JSON, or not."),
-        click.option("--table/--no-table", default=True, help="Show the result, or do not."),
-        click.option("--json", "as_json", is_flag=True, help="Show it as JSON."),
-        click.option("--compare", type=(path, path), metavar="A.json B.json", help="Show two results side by side."),
-    )):  # fmt: skip
-        function = option(function)
-    return function
-
-
 @click.command("bench")
-@_options
+@url_option
+@click.option("--model", help="A model of the server, or `all`: one after the other. Default its first.")
+@click.option("--endpoint", type=click.Choice(["chat", "completions"]), default="chat", show_default=True)
+@click.option("--requests", type=_POSITIVE, help=f"How many. Default one for each prompt, or {_REQUESTS}.")
+@click.option("--duration", type=_ABOVE, help="Begin none after so many seconds.")
+@click.option("--concurrency", type=_POSITIVE, help=f"So many at a time. Default {_CONCURRENCY}.")
+@click.option("--rate", type=_ABOVE, help="So many begin a second, at random, whatever became of others.")
+@click.option("--prompts-file", type=_PATH, help="A prompt a line; .jsonl, .json: objects.")
+@click.option("--num-prompts", type=_POSITIVE, help="Make up so many. Default one a request.")
+@click.option("--prompt-words", type=_POSITIVE, default=64, show_default=True, help="Words of each of those.")
+@click.option("--max-tokens", type=_POSITIVE, help="Longest answer. Default what the prompt says, or 128.")
+@click.option("--temperature", type=Finite(0), help="Default the server's.")
+@click.option("--ignore-eos", is_flag=True, help="Every answer as long as it may be.")
+@click.option("--stream/--no-stream", default=True, help="Without: no times of single tokens.")
+@click.option("--adapters", type=_MixType(), metavar="zipf[:1.0]|uniform", help="Over all adapters, so spread.")
+@click.option("--warmup", type=click.IntRange(0), default=1, show_default=True, help="A model, uncounted.")
+@click.option("--timeout", type=_ABOVE, default=600.0, show_default=True, help="Seconds for an answer.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of arrivals, prompts and the spread.")
+@click.option("--config", type=_PATH, is_eager=True, callback=_load_file, help="YAML file; flags go before it.")
+@click.option("--out", type=_PATH, help="Folder for the result (JSON) and its picture.")
+@click.option("--plot", type=click.Choice(["png", "svg", "none"]), default="png", show_default=True)
+@click.option("--save-requests/--no-save-requests", default=True, help="Every request in the JSON, or not.")
+@click.option("--table/--no-table", default=True, help="Show the result, or do not.")
+@click.option("--json", "as_json", is_flag=True, help="Show it as JSON.")
+@click.option("--compare", type=(_PATH, _PATH), metavar="A.json B.json", help="Show two results side by side.")
 @click.pass_context
 def bench_command(context: click.Context, /, **options: Any) -> int:
     """Measure a server: time to first token, per output token, between tokens, end to end, throughput.

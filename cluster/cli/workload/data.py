@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
@@ -25,7 +25,7 @@ from cluster.tools.evaluation.rows import read_rows
 from config import bounded
 from config.errors import UsageError
 
-F = TypeVar("F", bound=Callable[..., Any])
+_PATH, _POSITIVE = click.Path(path_type=Path), click.IntRange(1)
 
 #: Rows of a data set; bytes of a file of examples; characters of what is said on the command line.
 _MOST_ROWS, _MOST_BYTES, _LONGEST = 100_000, 16 << 20, 4_000
@@ -36,33 +36,24 @@ def data_command() -> None:
     """Data to train adapters with."""
 
 
-def _options(function: F) -> F:
-    path, positive = click.Path(path_type=Path), click.IntRange(1)
-    for option in reversed((
-        click.option("--domain", required=True, help="What the data is about, in a few words or sentences."),
-        click.option("--count", required=True, type=click.IntRange(1, _MOST_ROWS), help="Rows that are wanted."),
-        click.option("--out", required=True, type=path, help="JSON lines of messages; beside it FILE.answers."),
-        click.option("--model", "-m", help="Who writes. Default the cluster's base model; needed with --url."),
-        click.option("--key-file", type=path, help="The server's key."),
-        click.option("--key-env", metavar="NAME", help="The variable that has the server's key."),
-        click.option("--budget", type=positive, metavar="TOKENS", help="Of questions and answers together, at most."),
-        click.option("--seed-file", type=path, help="Rows as they should be, JSON lines as for training."),
-        click.option("--language", default="", help="Of the rows, such as Chinese."),
-        click.option("--system", default="", help="A system message that each row begins with."),
-        click.option("--temperature", type=Finite(0), default=0.9, show_default=True),
-        click.option("--seed", type=int, default=0, show_default=True),
-        click.option("--concurrency", "-c", default=8, show_default=True, type=click.IntRange(1, 256)),
-        click.option("--retries", default=5, show_default=True, type=click.IntRange(0)),
-        click.option("--timeout", default=600.0, show_default=True, type=Finite(0, min_open=True), help="Seconds."),
-        click.option("--overwrite", is_flag=True, help="Begin anew, whatever the file holds."),
-        url_option,
-    )):  # fmt: skip
-        function = option(function)
-    return function
-
-
 @data_command.command("generate")
-@_options
+@click.option("--domain", required=True, help="What the data is about, in a few words or sentences.")
+@click.option("--count", required=True, type=click.IntRange(1, _MOST_ROWS), help="Rows that are wanted.")
+@click.option("--out", required=True, type=_PATH, help="JSON lines of messages; beside it FILE.answers.")
+@click.option("--model", "-m", help="Who writes. Default the cluster's base model; needed with --url.")
+@click.option("--key-file", type=_PATH, help="The server's key.")
+@click.option("--key-env", metavar="NAME", help="The variable that has the server's key.")
+@click.option("--budget", type=_POSITIVE, metavar="TOKENS", help="Of questions and answers together, at most.")
+@click.option("--seed-file", type=_PATH, help="Rows as they should be, JSON lines as for training.")
+@click.option("--language", default="", help="Of the rows, such as Chinese.")
+@click.option("--system", default="", help="A system message that each row begins with.")
+@click.option("--temperature", type=Finite(0), default=0.9, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--concurrency", "-c", default=8, show_default=True, type=click.IntRange(1, 256))
+@click.option("--retries", default=5, show_default=True, type=click.IntRange(0))
+@click.option("--timeout", default=600.0, show_default=True, type=Finite(0, min_open=True), help="Seconds.")
+@click.option("--overwrite", is_flag=True, help="Begin anew, whatever the file holds.")
+@url_option
 def generate(**options: Any) -> int:
     """Have a model write questions and answers of a domain, for `lora train`.
 

@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
@@ -30,50 +30,41 @@ from config import bounded
 from config.errors import UsageError
 from config.values import patterns
 
-F = TypeVar("F", bound=Callable[..., Any])
+_PATH, _POSITIVE = click.Path(path_type=Path), click.IntRange(1)
 
 #: Bytes of the data, and models.
 _MOST_BYTES, _MOST_MODELS = 256 << 20, 32
 
 
-def _options(function: F) -> F:
-    path, positive = click.Path(path_type=Path), click.IntRange(1)
-    for option in reversed((
-        click.option("--data", required=True, type=path, help="JSON lines: questions with their right answers."),
-        click.option("--models", required=True, metavar="A,B,…", help="Models, adapters, NAME@VERSION; to the first "
-                     "the others are compared."),
-        click.option("--metric", "names", multiple=True, type=click.Choice(list(METRICS)), help="Default exact."),
-        click.option("--out", type=path, help="Folder for the answers; default eval-DATA. A killed run goes on there."),
-        click.option("--json", "json_file", type=path, help="Write the result, with every row's scores."),
-        click.option("--plot", type=path, help="Draw it, as .png, .svg or .pdf."),
-        click.option("--show", type=click.IntRange(0), default=0, help="So many rows side by side, the most telling."),
-        click.option("--min-score", "least", multiple=True, metavar="[[MODEL:]METRIC=]N", help="Less is exit code 1."),
-        click.option("--pattern", help="For regex, where a row has none of its own."),
-        click.option("--ignore-case", is_flag=True, help="For exact and contains."),
-        click.option("--verbatim", is_flag=True, help="For exact and contains: white space counts."),
-        click.option("--bleu-tokenize", type=click.Choice(["13a", "zh", "char", "intl", "none"]), default="13a"),
-        click.option("--judge-model", help="Who judges."),
-        click.option("--judge-url", help="Where, if not here: the base URL of any OpenAI-compatible server."),
-        click.option("--judge-key-file", type=path, help="The judge's key."),
-        click.option("--judge-key-env", metavar="NAME", help="The variable that has the judge's key."),
-        click.option("--limit", type=positive, help="Only the first rows."),
-        click.option("--max-tokens", type=positive, default=512, show_default=True, help="Longest answer."),
-        click.option("--temperature", type=Finite(0), default=0.0, show_default=True),
-        click.option("--seed", type=int, default=0, show_default=True, help="Of answers and of intervals."),
-        click.option("--completions", is_flag=True, help="Texts to go on with, not questions in a chat."),
-        click.option("--concurrency", "-c", default=16, show_default=True, type=click.IntRange(1, 4096)),
-        click.option("--retries", default=5, show_default=True, type=click.IntRange(0)),
-        click.option("--timeout", default=600.0, show_default=True, type=Finite(0, min_open=True), help="Seconds."),
-        click.option("--urgent", is_flag=True, help="Wait in the queue as others do, not behind them."),
-        click.option("--overwrite", is_flag=True, help="Begin anew, whatever the folder holds."),
-        url_option,
-    )):  # fmt: skip
-        function = option(function)
-    return function
-
-
 @click.command("eval")
-@_options
+@click.option("--data", required=True, type=_PATH, help="JSON lines: questions with their right answers.")
+@click.option("--models", required=True, metavar="A,B,…", help="Models, adapters, NAME@VERSION; to the first "
+             "the others are compared.")
+@click.option("--metric", "names", multiple=True, type=click.Choice(list(METRICS)), help="Default exact.")
+@click.option("--out", type=_PATH, help="Folder for the answers; default eval-DATA. A killed run goes on there.")
+@click.option("--json", "json_file", type=_PATH, help="Write the result, with every row's scores.")
+@click.option("--plot", type=_PATH, help="Draw it, as .png, .svg or .pdf.")
+@click.option("--show", type=click.IntRange(0), default=0, help="So many rows side by side, the most telling.")
+@click.option("--min-score", "least", multiple=True, metavar="[[MODEL:]METRIC=]N", help="Less is exit code 1.")
+@click.option("--pattern", help="For regex, where a row has none of its own.")
+@click.option("--ignore-case", is_flag=True, help="For exact and contains.")
+@click.option("--verbatim", is_flag=True, help="For exact and contains: white space counts.")
+@click.option("--bleu-tokenize", type=click.Choice(["13a", "zh", "char", "intl", "none"]), default="13a")
+@click.option("--judge-model", help="Who judges.")
+@click.option("--judge-url", help="Where, if not here: the base URL of any OpenAI-compatible server.")
+@click.option("--judge-key-file", type=_PATH, help="The judge's key.")
+@click.option("--judge-key-env", metavar="NAME", help="The variable that has the judge's key.")
+@click.option("--limit", type=_POSITIVE, help="Only the first rows.")
+@click.option("--max-tokens", type=_POSITIVE, default=512, show_default=True, help="Longest answer.")
+@click.option("--temperature", type=Finite(0), default=0.0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of answers and of intervals.")
+@click.option("--completions", is_flag=True, help="Texts to go on with, not questions in a chat.")
+@click.option("--concurrency", "-c", default=16, show_default=True, type=click.IntRange(1, 4096))
+@click.option("--retries", default=5, show_default=True, type=click.IntRange(0))
+@click.option("--timeout", default=600.0, show_default=True, type=Finite(0, min_open=True), help="Seconds.")
+@click.option("--urgent", is_flag=True, help="Wait in the queue as others do, not behind them.")
+@click.option("--overwrite", is_flag=True, help="Begin anew, whatever the folder holds.")
+@url_option
 def eval_command(**options: Any) -> int:
     """Ask models what has a known answer, and score what they say.
 
