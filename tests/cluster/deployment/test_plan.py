@@ -294,11 +294,11 @@ def test_an_engine_that_takes_no_adapters_is_given_none() -> None:
 
 
 def test_workers_in_pods_have_the_gpus_of_their_pods(monkeypatch: pytest.MonkeyPatch, model: str) -> None:
-    monkeypatch.setattr(VllmEngine, "is_cpu_package", False)
+    monkeypatch.setitem(vars(base.load("vllm")), "is_cpu_package", False)  # which it remembers, once it was asked
     flags = {"engine": "vllm", "model": model, "driver": "kubernetes", "instances": 40, "tensor_parallel_size": 2}
     made = _plan(**flags)
     assert made.placement.slot(39) == Slot(gpus=(0, 1)) and made.most == 1024
     assert "--gpus" in str(_refusal(**flags, gpus="0"))
     assert "--instances-per-gpu" in str(_refusal(**flags, instances_per_gpu=2))
-    monkeypatch.setattr(VllmEngine, "is_cpu_package", True)
+    monkeypatch.setitem(vars(base.load("vllm")), "is_cpu_package", True)
     assert _plan(**flags).placement.slot(39) == Slot()
