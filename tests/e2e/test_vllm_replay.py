@@ -28,13 +28,15 @@ PARSERS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--reaso
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory, demo_adapters: dict[str, str]) -> Iterator[str]:
+def url(
+    tmp_path_factory: pytest.TempPathFactory, demo_adapters: dict[str, str], vllm_zygote: Path
+) -> Iterator[str]:
     """With the parsers on, and a model that has tokens for the beginning and the end of thinking: by name only."""
     folder = tmp_path_factory.mktemp("replay")
     model = Path(shutil.copytree(model_path(), folder / "model"))
     for file in (model / "tokenizer.json", model / "tokenizer_config.json"):
         file.write_text(file.read_text().replace("<|pad|>", "</think>").replace("<|system|>", "<think>"))
-    with one_worker(folder, model, demo_adapters, *PARSERS) as found:
+    with one_worker(folder, model, demo_adapters, *PARSERS, zygote=vllm_zygote) as found:
         yield found
 
 
