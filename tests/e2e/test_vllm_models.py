@@ -18,6 +18,7 @@ import pytest
 from harness import Cluster, kill, poll
 from simstreams import seen
 from worker.demo import adapter_path, gguf_path, model_path
+from worker.drivers import proc
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
 
@@ -135,7 +136,7 @@ def test_a_stream_of_which_no_tokens_are_told_is_made_again_if_it_is_greedy_or_e
 
 
 def test_vectors_and_ranks_come_from_a_model_that_makes_them(several: Cluster) -> None:
-    """Beside those that make text; it is ready when it has made a vector."""
+    """Beside those that make text, and forked as they are; it is ready when it has made a vector."""
     body = {
         "model_name": "vectors", "model_path": "demo", "engine": "vllm",
         "args": "--runner pooling --convert embed --enforce-eager --max-model-len 512",
@@ -144,6 +145,9 @@ def test_vectors_and_ranks_come_from_a_model_that_makes_them(several: Cluster) -
     client = openai.OpenAI(base_url=f"{several.url}/v1", api_key="none", max_retries=0, timeout=200)
     made = client.embeddings.create(model="vectors", input=["a ship", "the sea"], encoding_format="float")
     assert [len(entry.embedding) for entry in made.data] == [128, 128]
+    shown = several.status()
+    started = proc.stat(shown["instances"]["vectors/instance_0"]["pid"])
+    assert started is not None and started.parent in [one["pid"] for one in shown["zygote"]["processes"]]
     asked = {"model": "vectors", "query": "a ship", "documents": ["the sea", "a ship"]}
     ranked = several.post("/v1/rerank", asked).json()["results"]
     assert [entry["document"]["text"] for entry in ranked] == ["a ship", "the sea"]

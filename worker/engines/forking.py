@@ -26,7 +26,7 @@ _OTHERWISE = ("VLLM_WORKER_MULTIPROC_METHOD", "RAY_ADDRESS")
 #: Flags that change nothing about which processes there are, and what they import.
 _PROVEN = frozenset({
     "--api-server-count", "--async-scheduling", "--block-size", "--chat-template", "--chat-template-content-format",
-    "--disable-log-stats", "--disable-uvicorn-access-log", "--dtype", "--enable-auto-tool-choice",
+    "--convert", "--disable-log-stats", "--disable-uvicorn-access-log", "--dtype", "--enable-auto-tool-choice",
     "--enable-chunked-prefill", "--enable-lora", "--enable-prefix-caching", "--enable-prompt-tokens-details",
     "--enable-request-id-headers", "--enable-scale-out", "--enforce-eager", "--generation-config",
     "--gpu-memory-utilization", "--host", "--kv-cache-memory-bytes", "--load-format", "--logging-config.formatter",
@@ -35,9 +35,9 @@ _PROVEN = frozenset({
     "--max-num-seqs", "--middleware", "--model", "--no-async-scheduling", "--no-enable-chunked-prefill",
     "--no-enable-lora", "--no-enable-prefix-caching", "--num-gpu-blocks-override",
     "--override-generation-config", "--port", "--reasoning-parser", "--response-role", "--return-tokens-as-token-ids",
-    "--revision", "--root-path", "--seed", "--served-model-name", "--shutdown-timeout", "--structured-outputs-config",
-    "--tensor-parallel-size", "--tokenizer", "--tool-call-parser", "--trust-request-chat-template",
-    "--uvicorn-log-level",
+    "--revision", "--root-path", "--runner", "--seed", "--served-model-name", "--shutdown-timeout",
+    "--structured-outputs-config", "--tensor-parallel-size", "--tokenizer", "--tool-call-parser",
+    "--trust-request-chat-template", "--uvicorn-log-level",
 })  # fmt: skip
 
 
