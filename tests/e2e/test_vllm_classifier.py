@@ -1,5 +1,5 @@
-"""An adapter that brings a sequence classifier's head along, on real vLLM: one worker with a toy classifier, which is
-one of the models of its cluster. The other makes text, without a model behind it."""
+"""An adapter that brings a sequence classifier's head along, on real vLLM: one worker with a toy classifier, beside
+those that make text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from harness import Cluster, free_port
+from harness import Cluster, poll
 from worker.demo import adapter_path, model_path
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
@@ -46,24 +46,26 @@ def _adapter(folder: Path, labels: int, saved: list[str] | None) -> Path:
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    cluster = Cluster(tmp_path, free_port())
-    yield cluster
-    cluster.close()
+def cluster(vllm: Cluster, tmp_path: Path) -> Iterator[Cluster]:
+    """With a model ``base``, the classifier."""
+    vllm.wait_ready(3, 300)
+    args = ["--dtype", "float32", "--enforce-eager"]
+    body = {"model_name": "base", "model_path": str(_classifier(tmp_path / "model")), "engine": "vllm", "args": args}
+    answer = vllm.post("/v1/models/load", body)
+    assert answer.status_code == 202, answer.text
+    vllm.wait_ready(4, 300)
+    yield vllm
+    for name in ("same", "fewer"):
+        vllm.post("/v1/unload_lora_adapter", {"lora_name": name})
+    assert vllm.ask("DELETE", "/v1/models/base").status_code == 202
+    poll(lambda: not [name for name in vllm.status()["instances"] if name.startswith("base/")], 60, "it is gone")
 
 
 def test_a_head_that_is_loaded_answers_and_others_are_refused(cluster: Cluster, tmp_path: Path) -> None:
-    model = _classifier(tmp_path / "model")
-    classifier = {"path": str(model), "on_demand": False, "args": ["--dtype", "float32", "--enforce-eager"]}
-    texts = {"path": "demo", "engine": "sim", "on_demand": False}
-    (tmp_path / "cluster.yaml").write_text(json.dumps({"models": {"base": classifier, "texts": texts}}))
-    up = cluster.up("--config", str(tmp_path / "cluster.yaml"), timeout=400)
-    assert up.returncode == 0, up.stderr
-    cluster.wait_ready(2, 300)
     for path in ("/v1/completions", "/v1/chat/completions"):
         asked = cluster.post(path, {"model": "base", "prompt": "Hi", "messages": [{"role": "user", "content": "Hi"}]})
         assert asked.status_code in (400, 404), asked.text  # it makes no text
-    assert cluster.complete("texts").status_code == 200
+    assert cluster.complete("demo").status_code == 200
 
     def classes(name: str) -> list[Any]:
         answer = cluster.post("/classify", {"model": name, "input": ["Hi", "1 + 1 ="]})
