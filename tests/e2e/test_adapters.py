@@ -24,6 +24,9 @@ from worker.demo import adapter_path, model_path
 
 pytestmark = pytest.mark.drivers("local", "ray")
 
+#: On Ray it would be the same again.
+NO_WORKER = pytest.mark.drivers("local", reason="no worker is started, or asked anything but for its answer")
+
 
 def make_adapter(folder: Path, seed: int = 0, source: str = "pirate") -> Path:
     """A valid adapter for the demo model; each ``seed`` makes other content."""
@@ -134,6 +137,7 @@ async def test_updates_and_rollbacks_under_load_fail_no_request(
     assert agreed(cluster)
 
 
+@NO_WORKER
 @pytest.mark.parametrize(
     ("break_it", "status", "words"),
     [
@@ -163,6 +167,7 @@ def _config(path: Path, **changes: Any) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
+@NO_WORKER
 @pytest.mark.parametrize(
     ("body", "status"),
     [
@@ -176,6 +181,7 @@ def test_bad_requests_are_400_saying_what(sim_once: Cluster, body: dict[str, Any
     assert answer.status_code == status, answer.text
 
 
+@NO_WORKER
 def test_adapter_routes_are_protected_like_the_cluster(sim_once: Cluster) -> None:
     evil = {"Origin": "http://evil.example"}
     for path in ("/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/v1/lora_adapters/pirate/rollback"):
@@ -183,6 +189,7 @@ def test_adapter_routes_are_protected_like_the_cluster(sim_once: Cluster) -> Non
     assert httpx.get(f"{sim_once.url}/v1/lora_adapters", headers=evil).status_code == 403
 
 
+@NO_WORKER
 def test_names_as_some_clients_write_them(sim_once: Cluster) -> None:
     plain = sim_once.complete("pirate").json()
     for name in ("demo:pirate", "base_model:pirate"):
@@ -305,6 +312,7 @@ def test_a_thousand_random_operations_with_random_kills_end_in_agreement(cluster
     _random_operations(cluster, tmp_path, 1000)
 
 
+@NO_WORKER
 @pytest.mark.parametrize("managed", [False, True])
 def test_a_foreign_server_gets_our_adapters_only_if_that_is_asked_for(
     cluster: Cluster, tmp_path: Path, managed: bool

@@ -57,8 +57,7 @@ def test_a_worker_that_ends_comes_back_with_nothing_left_of_it(sim: Cluster, how
     assert not [p for p in proc.processes() if p.pid in tree and p.alive]
 
 
-
-
+@pytest.mark.drivers("local", reason="the balancer counts")
 def test_counts_survive_worker_and_balancer(sim: Cluster) -> None:
     for _ in range(9):
         assert sim.complete().status_code == 200
@@ -194,6 +193,7 @@ def test_what_outlasts_the_drain_timeout_ends_with_an_explicit_error(cluster: Cl
     poll(lambda: not cluster.leftovers(), 15)
 
 
+@pytest.mark.drivers("local", reason="the state directory is taken")
 def test_a_second_up_changes_nothing(sim: Cluster) -> None:
     before = sim.status()
     result = sim.up("--engine", "sim", "--instances", "1")
@@ -205,6 +205,7 @@ def test_a_second_up_changes_nothing(sim: Cluster) -> None:
     assert after["supervisor"]["pid"] == before["supervisor"]["pid"]
 
 
+@pytest.mark.drivers("local", reason="it starts no worker")
 def test_a_foreign_server_is_balanced_but_not_touched(make_cluster: Callable[[], Cluster]) -> None:
     other, cluster = make_cluster(), make_cluster()
     assert other.up("--engine", "sim", "--instances", "1").returncode == 0
