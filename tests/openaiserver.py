@@ -55,10 +55,16 @@ class OpenAIServer:
         return 200, {"model": body["model"], "choices": [choice], "usage": usage}
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128  # whoever finds no place knocks again after a second
+
+
 @contextlib.contextmanager
 def serving(server: OpenAIServer) -> Iterator[OpenAIServer]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # a body is written after its head
 
         def do_any(self) -> None:
             status, data = server.say(self)
@@ -74,8 +80,7 @@ def serving(server: OpenAIServer) -> Iterator[OpenAIServer]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    http.daemon_threads = True
+    http = _Server(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=http.serve_forever, args=(0.01,))
     thread.start()
     server.url = f"http://127.0.0.1:{http.server_address[1]}"

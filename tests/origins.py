@@ -56,7 +56,7 @@ class Origin:
             self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self.scheme = "http" if tls is None else "https"
         self.port = self._server.server_address[1]
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
     @property
     def url(self) -> str:
@@ -79,6 +79,7 @@ class Origin:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # a body is written after its head
     origin: Origin
 
     def log_message(self, *_: Any) -> None:

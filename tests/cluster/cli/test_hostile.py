@@ -70,6 +70,8 @@ LOG = f"one {EVIL}\ntwo\n\x1b[0;36mcolour\x1b[0m 1 %\r2 %\r\n"
 
 
 class _Handler(BaseHTTPRequestHandler):
+    disable_nagle_algorithm = True  # a body is written after its head
+
     def _answer(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path = self.path.partition("?")[0]

@@ -33,6 +33,8 @@ def cluster(secret: str) -> Iterator[tuple[str, Heard]]:
     heard: Heard = []
 
     class Answer(BaseHTTPRequestHandler):
+        disable_nagle_algorithm = True  # a body is written after its head
+
         def do_GET(self) -> None:
             heard.append(given := self.headers.get("Authorization"))
             body = b"{}"

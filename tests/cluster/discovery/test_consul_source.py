@@ -22,9 +22,11 @@ def instance(address: str, port: int = 8000, node: str = "10.0.0.9") -> dict[str
 
 
 class Consul:
-    """Answers a question with an index that is the latest one when there is a newer, or when its time is over."""
+    """Answers a question with an index that is the latest one when there is a newer, or when its time is over.
+    ``second``: how long (s) one of those that it is asked to wait is."""
 
     def __init__(self) -> None:
+        self.second = 1.0
         self.index, self.entries, self.asked = 7, list[Any](), list[dict[str, str]]()
         self.tokens, self.status, self.body, self.silent = list[str | None](), 200, b"", False
         self._changed = asyncio.Event()
@@ -44,7 +46,7 @@ class Consul:
             await asyncio.sleep(60)
         if request.query.get("index") == str(self.index):
             try:
-                async with asyncio.timeout(float(request.query["wait"].removesuffix("s"))):
+                async with asyncio.timeout(self.second * float(request.query["wait"].removesuffix("s"))):
                     await self._changed.wait()
             except TimeoutError:
                 pass
@@ -93,7 +95,7 @@ async def test_a_change_is_told_by_the_question_that_waits_for_it(consul: Consul
 
 
 async def test_the_same_is_told_again_after_its_time(consul: Consul, source: ConsulSource) -> None:
-    consul.entries = [instance("10.0.0.1")]
+    consul.entries, consul.second = [instance("10.0.0.1")], 0.01
     first = await source.listed(1.0)
     assert await asyncio.wait_for(source.listed(1.0), 5) == first
 

@@ -38,6 +38,7 @@ def test_places_made_again_in_any_order_never_give_one_gpu_twice(again: list[int
     assert not set(own) & set(used)
 
 
+@pytest.mark.processes
 def test_each_on_the_node_with_the_fewest_that_has_room(tmp_path: Path) -> None:
     agents = Agents(tmp_path / "agents", {"a": "127.0.0.1", "b": "127.0.0.2"})
     driver = RemoteDriver(agents, places=agents)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -66,6 +67,7 @@ def test_a_download_that_breaks_off_goes_on_where_it_was(
     hub: Origin, pulling: Pulling, reference: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1000)
+    monkeypatch.setattr("huggingface_hub.file_download.time", SimpleNamespace(sleep=lambda _: None))
     hub.break_after = [10_000]
     found = pulling(reference)
     assert Path(found.folder, "adapter_model.safetensors").read_bytes() == adapter_files()["adapter_model.safetensors"]

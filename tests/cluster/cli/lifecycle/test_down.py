@@ -37,6 +37,11 @@ class Cluster:
         return self._status
 
 
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(down, "_LOOK_EVERY", 0.005)
+
+
 @pytest.fixture
 def state(tmp_path: Path) -> StateDir:
     made = StateDir(tmp_path / "state")
@@ -144,7 +149,7 @@ def test_from_another_machine_it_says_where_the_supervisor_ends_first(
 ) -> None:
     monkeypatch.setattr(down, "client", lambda url: cluster)
     monkeypatch.setattr(down, "find", lambda url: None)
-    monkeypatch.setattr(down, "GONE_S", 0.2)
+    monkeypatch.setattr(down, "GONE_S", 0.05)
     with pytest.raises(UsageError, match="before all else had"):
         down.down_command.main(["--url", ELSEWHERE], standalone_mode=False)
 
@@ -178,7 +183,7 @@ def test_a_supervisor_that_drains_is_waited_for_and_one_that_hangs_is_not(
     state: StateDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(down, "_ASK_EVERY", 0.01)
-    monkeypatch.setattr(down, "_SILENT_S", 0.3)
+    monkeypatch.setattr(down, "_SILENT_S", 0.05)
     supervisor = lock.lock(state)
     monkeypatch.setattr(down, "ClusterClient", Asked(3))
     with pytest.raises(UsageError, match="has not said a word"):

@@ -34,6 +34,8 @@ def cluster() -> Iterator[Cluster]:
     asked: list[tuple[str, str, Any]] = []
 
     class Answer(BaseHTTPRequestHandler):
+        disable_nagle_algorithm = True  # a body is written after its head
+
         def _answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             asked.append((self.command, self.path, json.loads(body) if body else None))

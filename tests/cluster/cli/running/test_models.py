@@ -25,6 +25,7 @@ ADAPTER = str(adapter_path("pirate"))
 @pytest.fixture
 async def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
     monkeypatch.setattr(swapping, "EVERY", 0.02)
+    monkeypatch.setattr("cluster.cli.running.models._LOOK_EVERY", 0.02)
 
     @asynccontextmanager
     async def made(**settings: Any) -> AsyncIterator[Callable[..., Any]]:

@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import RenderableType
+from rich.live import Live
 
 from cluster.cli import main, pull_display
+from cluster.cli.workload.lora import watch
 from worker.demo import adapter_path, model_path
 
 #: No test waits longer (s) for what it waits for.
@@ -120,12 +123,12 @@ class Cluster:
         return {"lora_name": name, "version": found["version"], "state": "loaded", "instances": instances}
 
     def _one(self, name: str) -> tuple[int, Any]:
+        found = self.adapters.get(name)
         with self._looks:
             self._looked += 1
             self._looks.notify_all()
-        if name not in self.adapters:
+        if found is None:
             return self._unknown(name)
-        found = self.adapters[name]
         return 200, {**found, "versions": [_version(n, n == found["version"]) for n in (1, 2)]}
 
     def _unknown(self, name: str) -> tuple[int, Any]:
@@ -135,6 +138,7 @@ class Cluster:
 def _handler(cluster: Cluster) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # a body is written after its head
 
         def do_GET(self) -> None:
             length = int(self.headers.get("Content-Length") or 0)
@@ -342,9 +346,17 @@ def test_progress_is_a_line_a_change_where_there_is_no_terminal(cluster: Cluster
     assert len(err.splitlines()) <= 5  # the third instance may be seen before the answer comes
 
 
+class _DrawnAtOnce(Live):
+    """Misses nothing between two of its pictures."""
+
+    def update(self, renderable: RenderableType, *, refresh: bool = False) -> None:
+        super().update(renderable, refresh=True)
+
+
 def test_progress_is_drawn_on_a_terminal(cluster: Cluster, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr(watch, "Live", _DrawnAtOnce)
     cluster.during_change = _roll(cluster)
     code, out, err = run("load", "sql", "/new")
     assert (code, out.splitlines()[-1]) == (0, "sql: version 1 on 3 instances")
@@ -494,6 +506,7 @@ def test_bench_that_cannot_clean_up_says_so(cluster: Cluster, run: Run) -> None:
     assert (code, err) == (1, "mine may still be loaded: busy\nerror: the engine broke\n")
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_bench_that_is_interrupted_leaves_nothing(cluster: Cluster, number: signal.Signals, code: int) -> None:
     cluster.hold_tokens.clear()

@@ -138,6 +138,7 @@ def test_a_model_that_is_served_in_rounded_weights_is_trained_by_the_folder_it_w
     assert "demo is served from a GGUF file" in str(run(*given).exception)
 
 
+@pytest.mark.processes
 def test_what_a_reference_means_is_fetched_once_and_named_as_there(
     cluster: Cluster, jobs: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
