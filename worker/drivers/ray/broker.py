@@ -16,7 +16,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from worker.drivers.nodes import WorkerNeed
-from worker.drivers.ray import exposure, room
+from worker.drivers.ray import connection, exposure, room
+from worker.drivers.ray.connection import first_line
 from worker.drivers.ray.holders import Holders
 from worker.drivers.ray.node_actor import NodeActor
 from worker.drivers.remote import protocol
@@ -34,29 +35,24 @@ def main() -> None:
     except exposure.Exposed as error:
         _say(answers, {"error": str(error), "refused": True})
         return
-    except Exception as error:  # Ray raises whatever it likes
-        _say(answers, {"error": f"no Ray at {address}: {_first_line(error)}"})
+    except connection.NoRay as error:
+        _say(answers, {"error": str(error)})
         return
     for line in sys.stdin:
         try:
             _say(answers, nodes.answer(json.loads(line)))
         except Exception as error:
-            _say(answers, {"error": _first_line(error)})
+            _say(answers, {"error": first_line(error)})
             return  # the next one connects anew
 
 
 class RayNodes:
-    """Connected to the Ray at ``address``. Raises whatever Ray does where there is none, and Exposed."""
+    """Connected to the Ray at ``address``. Raises NoRay and Exposed."""
 
     def __init__(self, address: str, name: str, key: str, lease: float) -> None:
-        import ray
-
-        self._ray, self._name, self._key, self._lease = ray, name, key, lease
-        ray.init(
-            address=address, namespace=f"clusterctl-{name}", log_to_driver=False, configure_logging=False,
-        )
-        exposure.check(ray.get_runtime_context().gcs_address, os.environ)
-        self._holders = Holders(ray, name)
+        self._name, self._key, self._lease = name, key, lease
+        self._ray = connection.connect(address, f"clusterctl-{name}")
+        self._holders = Holders(self._ray, name)
 
     def answer(self, message: Mapping[str, Any]) -> dict[str, Any]:
         match message["ask"]:
@@ -92,7 +88,7 @@ class RayNodes:
             try:
                 yield host, self._ray.get(one)
             except Exception as error:  # that actor or its node has just died; it is asked for again
-                print(f"{host}: {_first_line(error)}", file=sys.stderr)
+                print(f"{host}: {first_line(error)}", file=sys.stderr)
 
     def _actor(self, host: str, node: str) -> Any:
         """The one on ``node``: there may be one of an earlier supervisor."""
@@ -116,10 +112,6 @@ class RayNodes:
 def _say(answers: Any, message: dict[str, Any]) -> None:
     answers.write(json.dumps(message) + "\n")
     answers.flush()
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
 
 
 if __name__ == "__main__":

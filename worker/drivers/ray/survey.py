@@ -7,7 +7,6 @@ reached from here (``unreachable``). Changes nothing there."""
 from __future__ import annotations
 
 import json
-import os
 import socket
 import sys
 import time
@@ -15,7 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from worker.drivers.ray import exposure, room
+from worker.drivers.ray import room
+from worker.drivers.ray.connection import connect, first_line
 
 #: How long (s) all nodes together may take to start an actor and answer.
 _ANSWER_S = 30.0
@@ -29,17 +29,15 @@ def main() -> None:
     try:
         found = survey(sys.argv[1])
     except Exception as error:  # Ray raises whatever it likes
-        found = {"error": next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]}
+        found = {"error": first_line(error)}
     answers.write(json.dumps(found) + "\n")
 
 
 def survey(address: str) -> dict[str, Any]:
-    import ray
+    ray = connect(address, "clusterctl-doctor")
     from ray._private.state import available_resources_per_node
 
-    ray.init(address=address, namespace="clusterctl-doctor", log_to_driver=False, configure_logging=False)
     head = ray.get_runtime_context().gcs_address
-    exposure.check(head, os.environ)
     nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
     free, said = available_resources_per_node(), _ask(ray, nodes)
     return {"version": ray.__version__, "clusterctl": _version(), "address": head, "nodes": [
@@ -85,7 +83,7 @@ def _answer(ray: Any, one: Any, began: float) -> dict[str, Any]:
     try:
         found = dict(ray.get(one))
     except Exception as error:  # Ray raises whatever it likes
-        return {"error": next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]}
+        return {"error": first_line(error)}
     now, there = time.time(), found.pop("time")
     # It was answered at some time between: only what lies outside of that is another clock.
     return {**found, "skew_s": round(max(0.0, began - there, there - now), 1)}
