@@ -176,7 +176,8 @@ class Swapping:
         worker = self._workers(plan)[0]
         ended = worker.last_exit or {}
         self._fleet.intent.take_down(plan.group, None)
-        self._fail(plan, f"{worker.id} {ended.get('reason') or worker.reason}")
+        log = f"; its log is {worker.spec.log}" if worker.spec else ""  # the worker is soon not in any list
+        self._fail(plan, f"{worker.id} {ended.get('reason') or worker.reason}{log}")
 
     def _fail(self, plan: Plan, why: str) -> None:
         record = self._records.of(plan.group)

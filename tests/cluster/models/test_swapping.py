@@ -17,6 +17,7 @@ from cluster.models import startup, swapping
 from cluster.models.record import ModelUse
 from clusterfakes import sim_plan
 from config.errors import UsageError
+from config.paths import StateDir
 from config.settings import load
 from fakes import soon
 from inprocess import InProcess, running, until
@@ -247,13 +248,15 @@ async def test_one_that_is_to_be_there_from_the_start_is_tried_again_unasked(sta
         await cluster.reaches(a="up")
 
 
-async def test_each_failure_in_a_row_doubles_the_pause(start: Start) -> None:
+async def test_each_failure_in_a_row_doubles_the_pause_and_names_the_log(start: Start, tmp_path: Path) -> None:
     async with start() as cluster:
         cluster.cluster.engines.doomed = lambda spec: 3
         cluster.say("a", waiting=1)
         for pause in (5, 10, 20):
             await cluster.reaches(a="failed")
             record = cluster.parts.records.of("a")
+            (why,) = [model.why for model in cluster.parts.offers.every() if model.name == "a"]
+            assert why.endswith(f"; its log is {StateDir(tmp_path / 'state').log('a/instance_0')}")
             assert record.retry_at - cluster.parts.clock.now() == pytest.approx(pause, abs=1)
             cluster.cluster.clock.advance(pause)
             await soon(lambda: cluster.parts.fleet.instances == {})
