@@ -58,11 +58,10 @@ class Rollouts:
             raise Refused(409, plan.no_lora)
         if not plan.dynamic_loading:
             raise Refused(409, "enable_dynamic_loading is false in the adapters' file: nothing is loaded at run time")
+        self._before(name, plan)
         folder = await self._located(path)  # without the lock: that may take an hour
         async with self._lock(name):
-            old = self._inventory.registry.adapters.get(name)
-            if old is not None and old.group != plan.group:
-                raise Refused(409, f"adapter {name!r} is of model {old.group!r}: unload it there first", "lora_name")
+            old = self._before(name, plan)
             facts = await self._inspect(folder, plan, allow_no_effect or plan.settings.allow_no_effect)
             if old is not None and old.current.hash == facts.content_hash:
                 await self._on_command(old, description, allow_no_effect)
@@ -79,6 +78,13 @@ class Rollouts:
             await self._roll(adapter.with_version(version, keep, needed))
             ready = bool(self._agents.ready(plan.group))
             return (200 if ready else 202), self._answer(adapter, facts)
+
+    def _before(self, name: str, plan: Plan) -> Adapter | None:
+        """What has that name already. Raises Refused where it is of another model."""
+        old = self._inventory.registry.adapters.get(name)
+        if old is not None and old.group != plan.group:
+            raise Refused(409, f"adapter {name!r} is of model {old.group!r}: unload it there first", "lora_name")
+        return old
 
     def _answer(self, adapter: Adapter, facts: AdapterFacts) -> dict[str, Any]:
         unchecked = [*facts.unchecked, *self._effects.unchecked(self._inventory.known(adapter.name).current.path)]

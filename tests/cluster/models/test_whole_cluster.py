@@ -59,6 +59,7 @@ async def test_an_adapter_is_on_the_workers_of_its_model_only(tmp_path: Path, mo
         assert (await cluster.load("mine", ADAPTER, model="b"))[0] == 200
         assert cards(cluster) == {"a/instance_0": {"a", "given"}, "b/instance_0": {"b", "mine"}}
         assert (await cluster.load("mine", ADAPTER, model="a"))[0] == 409, "it is b's"
+        assert (await cluster.load("mine", "/absent", model="a"))[0] == 409, "which is said before its files are read"
         assert (await cluster.load("later", ADAPTER, model="c"))[0] == 202, "nobody serves that now"
         parents = {card["id"]: card["parent"] for card in backend_set(cluster).registered}
         assert parents == {"given": "a", "mine": "b", "later": "c"}

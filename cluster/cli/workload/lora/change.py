@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import click
@@ -42,8 +43,11 @@ def load(
 @url_option
 def update(name: str, source: str, allow_no_effect: bool, url: str | None) -> int:
     """Make the adapter SOURCE, a folder or a reference, the next version of NAME, worker by worker."""
-    more: dict[str, Any] = {"replace": True, "allow_no_effect": allow_no_effect}
-    return change(url, name, lambda cluster: cluster.load_adapter(name, source, **more), source)
+    with client(url) as cluster:
+        cluster.adapter(name)  # a request with `load_inplace` would load it as a new one
+        ask = partial(cluster.load_adapter, name, source, replace=True, allow_no_effect=allow_no_effect)
+        changed(cluster, name, ask, source)
+    return 0
 
 
 @click.command("rollback")

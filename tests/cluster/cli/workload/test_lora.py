@@ -226,8 +226,15 @@ def test_update_asks_for_the_next_version(cluster: Cluster, run: Run) -> None:
     assert cluster.changes() == [{"lora_name": "sql", "lora_path": "/new", "load_inplace": True}]
 
 
+def test_an_update_of_none_that_there_is_changes_nothing(cluster: Cluster, run: Run) -> None:
+    code, out, err = run("update", "nope", "/new")
+    assert (code, out) == (1, "") and err.startswith("error: no adapter 'nope'")
+    assert cluster.changes() == []
+
+
 @pytest.mark.parametrize("command", ["load", "update"])
 def test_one_that_may_do_nothing_is_asked_for_as_such(cluster: Cluster, run: Run, command: str) -> None:
+    cluster.adapters["sql"] = _adapter("sql")
     assert run(command, "sql", "/new", "--allow-no-effect")[0] == 0
     (asked,) = cluster.changes()
     assert asked["allow_no_effect"] is True
@@ -286,7 +293,7 @@ def test_instances_without_it_are_not_counted(
 
 @pytest.mark.parametrize(("status", "code"), [(400, 2), (404, 1), (409, 1), (500, 1), (503, 1)])
 def test_a_refusal_is_one_line_in_the_clusters_words(cluster: Cluster, run: Run, status: int, code: int) -> None:
-    words = "instance_1: rank 64 is above 16"
+    cluster.adapters["sql"], words = _adapter("sql"), "instance_1: rank 64 is above 16"
     for args in (("load", "sql", "/a"), ("update", "sql", "/a")):
         cluster.refusals["/v1/load_lora_adapter"] = (status, words)
         assert run(*args) == (code, "", f"error: {words}\n")
