@@ -179,7 +179,7 @@ class Settings(BaseSettings):
     migration_limit: int = t.balancer(3, "most moves of a stream, repetitions of a request", ge=0)
     lb_processes: int = t.balancer(1, "balancer processes that share the port", ge=1, le=64)
     lb_standby: bool = t.fixed(True, "keep a balancer process waiting for one to die")
-    max_body: int = t.balancer(64 * 1024 * 1024, "largest request body, bytes", ge=1024)
+    max_body: t.SizeGiven = t.balancer(64 * 1024 * 1024, "largest request body, bytes or 64M", ge=1024)
     max_buffered: t.Size = t.balancer(
         None, "memory for all request bodies together, bytes or 512M; default a 16th of the machine's", ge=1024 * 1024
     )

@@ -78,6 +78,8 @@ def _size(value: Any) -> Any:
     """A number with K, M, G or T, of 1,024 each."""
     if isinstance(value, str) and (match := _SIZE.fullmatch(value.strip())):
         return int(float(match[1]) * 1024 ** "_kmgt".index((match[2] or "_").lower()))
+    if isinstance(value, str):
+        raise ValueError(f"bytes such as 1048576, 512M or 1.5G are needed, not {value!r}")
     return value
 
 

@@ -112,6 +112,7 @@ def test_each_source_wins_over_those_below(environment: pytest.MonkeyPatch, tmp_
         ("CLUSTERCTL_MAX_BUFFERED", "2097152", "max_buffered", 2 * 1024**2),
         ("CLUSTERCTL_MAX_BUFFERED", "1.5 GiB", "max_buffered", 3 * 1024**3 // 2),
         ("CLUSTERCTL_MAX_BUFFERED", "512M", "max_buffered", 512 * 1024**2),
+        ("CLUSTERCTL_MAX_BODY", "16M", "max_body", 16 * 1024**2),
         ("CLUSTERCTL_MAX_BUFFERED", "2048kb", "max_buffered", 2 * 1024**2),
         ("CLUSTERCTL_FORWARD_HEADERS", "X-Tenant, x-b", "forward_headers", ("x-tenant", "x-b")),
         (
@@ -192,7 +193,8 @@ def test_settings_cannot_be_changed() -> None:
         ({"trusted_proxies": "10.0.0.0/8,proxy.example"}, "--trusted-proxies: 'proxy.example' is no address"),
         ({"trusted_proxies": ["10.0.0.0/33"]}, "--trusted-proxies: '10.0.0.0/33' is no address or network"),
         ({"max_buffered": "1000"}, "--max-buffered: "),
-        ({"max_buffered": "much"}, "--max-buffered: "),
+        ({"max_buffered": "1Q"}, "--max-buffered: bytes such as 1048576, 512M or 1.5G are needed, not '1Q'"),
+        ({"max_body": "much"}, "--max-body: bytes such as 1048576, 512M or 1.5G are needed, not 'much'"),
         ({"send_timeout": 0}, "--send-timeout: "),
         ({"min_client_rate": -1}, "--min-client-rate: "),
         ({"forward_headers": "a b"}, "--forward-headers: 'a b' is no name"),

@@ -48,7 +48,7 @@ _METAVARS = {
     "profile": "NAME", "lora": "NAME=PATH", "lora_config": "FILE", "adapter_root": "DIR", "backend": "URL",
     "backend_discovery": "WHERE",
     "backend_key_file": "FILE", "per_adapter": "NAME=N", "tls_cert": "FILE", "tls_key": "FILE",
-    "tls_client_ca": "FILE", "strategy": "NAME", "gpus": "0,1", "max_body": "BYTES", "max_buffered": "SIZE",
+    "tls_client_ca": "FILE", "strategy": "NAME", "gpus": "0,1", "max_body": "SIZE", "max_buffered": "SIZE",
     "source_hosts": "HOST",
     "state_dir": "DIR", "env_file": "FILE", "log_level": "LEVEL", "log_format": "text|json", "access_log": "WHICH",
     "otlp_endpoint": "URL", "api_keys": "FILE", "limits_store": "URL", "anonymous_models": "NAME,NAME",
@@ -60,6 +60,8 @@ _METAVARS = {
     "node_adapters_gib": "GIB", "join_listen": "ADDRESS:PORT", "worker_host": "ADDRESS",
 }  # fmt: skip
 
+_SIZES = frozenset({"max_body", "max_buffered"})
+
 _TYPES: dict[Any, type] = {int: int, float: float, int | None: int}
 
 
@@ -68,7 +70,7 @@ def setting_flags(function: F) -> F:
     for name in reversed(_FLAGS):
         field = Settings.model_fields[name]
         flag, switch = f"--{name.replace('_', '-')}", isinstance(field.default, bool)
-        kind = None if name == "max_buffered" else _TYPES.get(field.annotation)  # 512M is one
+        kind = None if name in _SIZES else _TYPES.get(field.annotation)  # 512M is one
         click.option(
             flag + f"/--no-{flag[2:]}" * (field.default is True), is_flag=switch, default=None,
             type=Finite() if kind is float else kind,
