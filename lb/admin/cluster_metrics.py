@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -266,6 +266,7 @@ def _own_use() -> dict[str, float]:
     }
 
 
+@cache
 def _version() -> str:
     try:
         return metadata.version("clusterctl")

@@ -175,7 +175,7 @@ class Machine(RuleBasedStateMachine):
 
 
 TestMachine = Machine.TestCase
-TestMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestMachine.settings = settings(max_examples=6 * settings.default.max_examples // 10, stateful_step_count=40)
 
 
 @given(st.lists(st.integers(1, 4 * PORTION), min_size=1, max_size=30))

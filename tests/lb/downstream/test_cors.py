@@ -73,7 +73,7 @@ async def starlettes(
     return sent[0]["status"], kept, sent[1]["body"]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=3 * settings.default.max_examples)
 @given(fields=asked, **some)
 def test_a_preflight_is_answered_as_starlette_answers_it(fields: dict[str, str], **config: Any) -> None:
     ours = Cors(**config).preflight(finder(fields))
@@ -85,7 +85,7 @@ def test_a_preflight_is_answered_as_starlette_answers_it(fields: dict[str, str],
     assert (status, {k.lower(): v for k, v in given_fields.items()}, text.encode()) == theirs
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=3 * settings.default.max_examples)
 @given(
     origin=st.sampled_from([None, A, B, "https://c.example"]),
     vary=st.sampled_from([None, "Accept-Encoding", "Accept, Cookie"]), **some,

@@ -46,7 +46,8 @@ def mutated(base: bytes, changes: list[Edit]) -> bytes:
 
 
 @settings(
-    max_examples=400, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=4 * settings.default.max_examples, derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(base=st.sampled_from(BASES), changes=edits)
 @example(base=BASES[1], changes=[("insert", 0.3, b"\r\n")])

@@ -108,7 +108,7 @@ def test_strategies_that_look_at_what_is_in_flight_look_at_all_of_it(name: str) 
     assert chosen == {"instance_1"}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=3 * settings.default.max_examples // 10)
 @given(st.lists(st.integers(0, 2), max_size=40))
 def test_three_balancers_spread_held_requests_as_one_would(
     tmp_path_factory: pytest.TempPathFactory, through: list[int]

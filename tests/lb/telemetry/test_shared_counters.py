@@ -275,7 +275,7 @@ _STEPS = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=6 * settings.default.max_examples // 10)
 @given(st.lists(_STEPS, max_size=30))
 def test_whatever_three_processes_do_the_sums_are_right(steps: list[tuple[str, int, str, int]]) -> None:
     with TemporaryDirectory() as folder:

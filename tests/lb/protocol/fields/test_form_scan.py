@@ -188,7 +188,7 @@ PARTS = st.builds(
 )  # fmt: skip
 
 
-@settings(max_examples=300)
+@settings(max_examples=3 * settings.default.max_examples)
 @given(st.lists(PARTS, max_size=4), st.sampled_from([b"--xyz--\r\n", b"--xyz--", b"--xyz", b""]))
 def test_any_form_says_what_the_engine_reads_or_is_refused(parts: list[bytes], end: bytes) -> None:
     body = b"".join(parts) + end
