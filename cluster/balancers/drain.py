@@ -1,4 +1,4 @@
-"""The end of all balancer processes of this machine that lets requests finish: nobody takes their place."""
+"""The end of all balancer processes of a machine that lets requests finish: nobody takes their place."""
 
 from __future__ import annotations
 
@@ -6,11 +6,19 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
-from cluster.balancers.group import BalancerGroup
+from cluster.balancers.feed import Feed
+from cluster.balancers.group import BalancerGroup, GroupObserver
 from cluster.balancers.process import BalancerProcess
+from cluster.events import Emit
+from cluster.storage.store import Records
 from config.link import Phase
+from config.paths import StateDir
+from config.topology import BalancerConfig
 
 _LOOK_S = 0.05
+
+#: How long (s) they may take to end once they are asked to.
+GRACE_S = 5.0
 
 #: How long (s) one may take to say that it takes no more connections.
 _RETIRED_S = 5.0
@@ -27,6 +35,18 @@ async def drain(group: BalancerGroup, timeout: float, hurry: asyncio.Event) -> N
     await _until(lambda: hurry.is_set() or all(map(_takes_none, group.processes)), min(timeout, _RETIRED_S))
     group.starter.listeners.refuse()
     await _until(lambda: hurry.is_set() or all(map(_is_idle, group.processes)), timeout)
+
+
+async def end_adopted(
+    state: StateDir, store: Records, observer: GroupObserver, emit: Emit, hurry: asyncio.Event
+) -> None:
+    """Ends those that a process which is gone left running, as `drain`."""
+    group = BalancerGroup(state, BalancerConfig(-1, str(state.root), "", 0, 0.0), store, observer, emit, Feed())
+    await group.adopt()
+    for process in group.processes:
+        process.follow()
+    await drain(group, group.drain_timeout, hurry)
+    await group.stop(GRACE_S)
 
 
 async def _until(condition: Callable[[], bool], timeout: float) -> None:

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from cluster.balancers import set_changes
 from cluster.balancers.config import is_outdated, share_for_bodies
-from cluster.balancers.drain import drain
+from cluster.balancers.drain import GRACE_S, drain, end_adopted
 from cluster.balancers.feed import Feed
 from cluster.balancers.group import BalancerGroup
 from cluster.deployment import extras
@@ -44,9 +44,6 @@ _KEEP_EVERY_S = 2.0
 #: By which name its log goes where it has no terminal.
 LOG = "joined"
 
-#: How long (s) balancers may take to end.
-GRACE_S = 5.0
-
 #: By which name it is kept who this machine is, and what it was told.
 MEMBER, TOLD = "member", "told"
 
@@ -66,7 +63,8 @@ class JoinAgent:
         self._tasks = Tasks()
         self._ready, self._ending, self._hurry = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._uplink = Uplink(
-            JoinAddress(*options.supervisor, self._member["fingerprint"]), self._hello, self._hear, self._parted
+            JoinAddress(*options.supervisor, self._member["fingerprint"]), self._hello, self._hear, self._parted,
+            known="name" in self._member,
         )
         self._control, self._reports = RemoteControl(self._uplink, self), MachineReports(self._uplink.say)
 
@@ -82,18 +80,19 @@ class JoinAgent:
         ]
         try:
             done, _ = await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
-            if refusals := [refusal for task in done if isinstance(refusal := task.result(), UsageError)]:
-                raise refusals[0]
-            if self._group is not None:
+            if self._group is not None and self._ending.is_set():
                 await drain(self._group, self._group.drain_timeout, self._hurry)
+            elif refusals := [refusal for task in done if isinstance(refusal := task.result(), UsageError)]:
+                raise refusals[0]
         finally:
             await self._uplink.close()
             await self._control.close()
             await self._tasks.close()
             if self._group is not None:
                 await self._group.stop(GRACE_S)
+            elif self._ending.is_set() or self._hurry.is_set():  # it had not taken over yet what was left
+                await end_adopted(self._state, self._store, self._reports, emit, self._hurry)
             self._state.control.unlink(missing_ok=True)
-            self._state.tls.unlink(missing_ok=True)  # nothing is served any more that a command could trust
 
     # what is asked of this machine
 
@@ -122,6 +121,7 @@ class JoinAgent:
         try:
             await self._uplink.run()
         except UsageError as error:
+            self._hurry.set()
             if "name" in self._member:
                 await self._store.put(**{MEMBER: None, TOLD: None})
             return error
@@ -147,6 +147,7 @@ class JoinAgent:
         self._reports.reporters = lambda: group.reporters
         group.feed.pass_on = self._uplink.say
         await group.adopt()
+        self._check_port(group)
         moved = group.starter.listeners.make(self._options.host, self._options.port, self._options.grpc_port)
         outdated = any(is_outdated(process, config) for process in group.processes)
         group.start()
@@ -187,6 +188,15 @@ class JoinAgent:
             raise UsageError(
                 f"on {self._options.host} everybody who reaches this machine could use the cluster: give it an admin "
                 "key or API keys (`clusterctl key create`), demand certificates with --tls-client-ca, or say --insecure"
+            )
+
+    def _check_port(self, group: BalancerGroup) -> None:
+        """Raises UsageError where those that serve on listen elsewhere than this start says."""
+        http = group.starter.listeners.http
+        if http is not None and (port := http.getsockname()[1]) != self._options.port:
+            raise UsageError(
+                f"balancers on {self._state.root} listen on port {port}: name that, or end them first with "
+                "`clusterctl balancer down`, or name another directory with --state-dir"
             )
 
     async def _keep(self) -> None:

@@ -9,11 +9,9 @@ import signal
 import sys
 from pathlib import Path
 
-from cluster.balancers.drain import drain
-from cluster.balancers.feed import Feed
-from cluster.balancers.group import BalancerGroup
+from cluster.balancers.drain import end_adopted
 from cluster.balancers.standby import end_left
-from cluster.joining.agent import GRACE_S, MEMBER, TOLD, JoinAgent, emit
+from cluster.joining.agent import MEMBER, TOLD, JoinAgent, emit
 from cluster.joining.machine_reports import MachineReports
 from cluster.joining.options import JoinOptions
 from cluster.storage.lock import lock
@@ -23,7 +21,6 @@ from config.disk import private
 from config.disk.files import rewrite
 from config.errors import UsageError
 from config.paths import StateDir
-from config.topology import BalancerConfig
 from worker.drivers import proc, run_file
 
 #: Bytes that are taken for how it was started, so that a full disk later is none here.
@@ -62,19 +59,13 @@ async def end(state: StateDir, now: bool = False) -> None:
         store = await Store.open(state.database)
         try:
             await end_left(state, store)
-            config = BalancerConfig(-1, str(state.root), "", 0, 0.0)
-            group = BalancerGroup(state, config, store, MachineReports(lambda message: None), emit, Feed())
-            await group.adopt()
-            for process in group.processes:
-                process.follow()
             hurry = asyncio.Event()
+            if now:
+                hurry.set()
             for number in (signal.SIGINT, signal.SIGTERM):
                 asyncio.get_running_loop().add_signal_handler(number, hurry.set)
-            if not now:
-                await drain(group, group.drain_timeout, hurry)
-            await group.stop(GRACE_S)
+            await end_adopted(state, store, MachineReports(lambda message: None), emit, hurry)
             state.control.unlink(missing_ok=True)
-            state.tls.unlink(missing_ok=True)
             _forget(state)
         finally:
             await store.close()
@@ -107,6 +98,7 @@ def _forget(state: StateDir) -> None:
     """Once nothing of it runs any more."""
     if not balancers(state):
         state.joined.unlink(missing_ok=True)
+        state.tls.unlink(missing_ok=True)  # nothing is served any more that a command could trust
 
 
 def main() -> int:

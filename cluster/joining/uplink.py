@@ -35,17 +35,17 @@ class JoinAddress:
 
 
 class Uplink:
-    """To ``where``; ``hello()``: the first words. ``heard`` gets each message, the welcome first; ``parted()`` is
-    called when the connection is gone."""
+    """To ``where``, which has let this machine in before where it is ``known``; ``hello()``: the first words.
+    ``heard`` gets each message, the welcome first; ``parted()`` is called when the connection is gone."""
 
     def __init__(
         self, where: JoinAddress, hello: Callable[[], Mapping[str, Any]], heard: Callable[[Mapping[str, Any]], None],
-        parted: Callable[[], None],
+        parted: Callable[[], None], *, known: bool = False,
     ) -> None:
         self._where, self._hello, self._heard, self._parted = where, hello, heard, parted
         self._writer: asyncio.StreamWriter | None = None
         self._tasks = Tasks()
-        self._spoke, self._was_let_in, self._failures = 0.0, False, 0
+        self._spoke, self._was_let_in, self._failures = 0.0, known, 0
 
     @property
     def connected(self) -> bool:

@@ -97,3 +97,15 @@ def test_of_several_balancers_each_socket_is_taken_once() -> None:
     assert [found.http, found.grpc] == sockets and len(found.descriptors) == 2
     assert new.http is not None and new.http.fileno() == -1, "the same one once more"
     found.close()
+
+
+def test_who_connects_is_refused_although_a_balancer_still_holds_the_socket() -> None:
+    """Or it would wait for nobody until that process has ended."""
+    listeners = Listeners(listen("127.0.0.1", 0), listen("127.0.0.1", 0))
+    assert listeners.http is not None and listeners.grpc is not None
+    with listeners.http.dup() as http, listeners.grpc.dup() as grpc:
+        ports = [each.getsockname()[1] for each in (http, grpc)]
+        listeners.refuse()
+        for port in ports:
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port), 5)

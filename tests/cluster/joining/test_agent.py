@@ -197,6 +197,8 @@ async def test_what_a_crash_leaves_is_shown_kept_from_a_cluster_and_ended(
     assert f"balancers {before['balancers'][0]}" in shown.stdout
     refused = await machine.run("up", "--engine", "sim", "--state-dir", str(machine.state_dir), "--port", "1")
     assert refused.returncode == 1 and "`clusterctl balancer down` ends them" in refused.stderr
+    elsewhere = await machine.run(*machine.call("--detach", "--port", str(machine.grpc_port)))
+    assert elsewhere.returncode == 1 and f"listen on port {machine.port}" in elsewhere.stderr
     assert (await machine.run(*machine.call("--detach"))).returncode == 0
     after = json.loads((await machine.command("status", "--json")).stdout)
     assert after["balancers"] == before["balancers"], "adopted"
@@ -214,3 +216,17 @@ async def test_one_that_is_not_let_in_says_so_and_leaves_nothing(
     done = await machine.run(*machine.call("--detach", "--token", wrong))
     assert done.returncode == 1 and "does not let this machine in" in done.stderr and wrong not in done.stderr
     assert not machine.pids and not (machine.state_dir / "joined.json").exists()
+
+
+async def test_what_a_crash_left_of_one_that_was_evicted_meanwhile_ends(
+    supervisor: Supervisor, worker: Worker, machine: JoiningMachine
+) -> None:
+    """Also where it is turned away before it has taken them over, as one that hands nothing over takes its time."""
+    assert (await machine.run(*machine.call("--detach"))).returncode == 0
+    shown = json.loads((await machine.command("status", "--json")).stdout)
+    os.kill(shown["pid"], signal.SIGKILL)
+    os.kill(shown["balancers"][0], signal.SIGSTOP)
+    await supervisor.members.evict("second")
+    done = await machine.run(*machine.call("--detach"))
+    assert done.returncode == 1 and "evicted" in done.stderr
+    assert not machine.pids
