@@ -5,23 +5,17 @@ Events have vLLM's keys in vLLM's order: the balancer reads them as bytes.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from worker.llamacpp.requests import LlamaRequest
+from worker.sim.api.sse import DONE, dumps, usage
 
-DONE = "data: [DONE]\n\n"
 _LEAST = -9999.0  # a probability of nothing, as vLLM writes it
 
 #: llama.cpp's reason for an end, and OpenAI's.
 _REASONS = {"eos": "stop", "word": "stop", "limit": "length", "none": "stop"}
-
-
-def dumps(value: object) -> str:
-    """Compact JSON, not escaped to ASCII, as vLLM's answers are."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +76,6 @@ class StepReader:
         end = len(self._text) if ended else max(0, len(self._text) - self.lag)
         shown, self._text = self._text[:end], self._text[end:]
         return shown
-
-
-def usage(prompt: int, made: int) -> dict[str, Any]:
-    """Counts in tokens."""
-    return {"prompt_tokens": prompt, "total_tokens": prompt + made, "completion_tokens": made}
 
 
 def _alternatives(entry: dict[str, Any]) -> list[dict[str, Any]]:

@@ -11,11 +11,11 @@ from aiohttp.typedefs import Middleware
 
 from worker.engines import key_guard
 from worker.llamacpp import generation, metrics
-from worker.llamacpp.answers import dumps
 from worker.llamacpp.engine import LlamaEngine
 from worker.llamacpp.generation import ENGINE, FINGERPRINT, body_of
 from worker.sim.api import messages
 from worker.sim.api.fields import Check, boolean, checked, integer, list_of, string
+from worker.sim.api.sse import dumps
 from worker.sim.errors import ApiError
 from worker.spec import SEATS
 

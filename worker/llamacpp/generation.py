@@ -13,10 +13,11 @@ from aiohttp import web
 
 from config.aio import Tasks
 from worker.llamacpp import requests, tools
-from worker.llamacpp.answers import DONE, AnswerHead, EventWriter, LlamaStep, dumps, whole
+from worker.llamacpp.answers import AnswerHead, EventWriter, LlamaStep, whole
 from worker.llamacpp.engine import LlamaEngine
 from worker.llamacpp.requests import LlamaRequest
 from worker.sim.api import checks, fields, protocol
+from worker.sim.api.sse import DONE, dumps
 from worker.sim.errors import ApiError, internal
 
 ENGINE: web.AppKey[LlamaEngine] = web.AppKey("engine", LlamaEngine)
@@ -87,7 +88,8 @@ async def _answer(
     bodies = [request.body(number, prompt, context) for prompt in prompts for number in range(request.n)]
     head = _head(http, request.chat, request.stream, model)
     if request.stream:
-        return await _stream(http, engine, request, head, prompts, echoed, bodies, adapter)
+        writer = EventWriter(request, head, prompts, echoed)
+        return await _sent(http, _events(writer, _merged(engine, request, bodies, adapter), len(bodies)))
     answers: list[list[LlamaStep]] = [[] for _ in bodies]
     async with aclosing(_merged(engine, request, bodies, adapter)) as steps:
         async for index, step in steps:
@@ -105,32 +107,37 @@ def _head(http: web.Request, chat: bool, stream: bool, model: str) -> AnswerHead
     return AnswerHead(name, kind, int(time.time()), model, http.app[FINGERPRINT])
 
 
-async def _stream(
-    http: web.Request, engine: LlamaEngine, request: LlamaRequest, head: AnswerHead, prompts: list[list[int]],
-    echoed: list[str], bodies: list[dict[str, Any]], adapter: str | None,
-) -> web.StreamResponse:
-    writer = EventWriter(request, head, prompts, echoed)
+async def _sent(http: web.Request, events: AsyncGenerator[str, None]) -> web.StreamResponse:
+    """As a stream. What is wrong before anything is made is still an answer of its own."""
     response = web.StreamResponse(headers=_STREAM)
-    open_choices = len(bodies)
     try:
-        async with aclosing(_merged(engine, request, bodies, adapter)) as steps:
-            async for index, step in steps:
-                text = writer.event(index, step)
-                if not response.prepared:  # what is wrong before anything is made is still an answer of its own
+        async with aclosing(events):
+            async for text in events:
+                if not response.prepared:
                     await response.prepare(http)
-                    text = writer.first() + text
-                open_choices -= step.finish_reason is not None
                 await response.write(text.encode())
-        if open_choices:
-            raise internal(_UNFINISHED)
-        last = writer.last()
     except ApiError as error:
         if not response.prepared:
             raise
-        last = error.event() + DONE
-    await response.write(last.encode())
+        await response.write((error.event() + DONE).encode())
     await response.write_eof()
     return response
+
+
+async def _events(
+    writer: EventWriter, merged: AsyncGenerator[tuple[int, LlamaStep], None], choices: int
+) -> AsyncGenerator[str, None]:
+    """Raises ApiError."""
+    begun, left = False, choices
+    async with aclosing(merged) as steps:
+        async for index, step in steps:
+            text = writer.event(index, step)
+            yield text if begun else writer.first() + text
+            begun = True
+            left -= step.finish_reason is not None
+    if left:
+        raise internal(_UNFINISHED)
+    yield writer.last()
 
 
 async def _merged(
@@ -186,23 +193,17 @@ async def _tools(
         native["chat_template_kwargs"] = body["chat_template_kwargs"]
     native["stream_options"] = {"include_usage": request.include_usage or not request.stream}
     head = _head(http, True, request.stream, model)
-    async with aclosing(engine.chat(native, adapter)) as events:
-        if not request.stream:
-            made = tools.joined([event async for event in events])
-            return web.Response(body=dumps({**head.fields(), **made}).encode(), content_type="application/json")
-        response = web.StreamResponse(headers=_STREAM)
-        last = DONE
-        try:
-            async for event in events:
-                if not response.prepared:
-                    await response.prepare(http)
-                told = {"choices": event.get("choices", [])}
-                told |= {"usage": event["usage"]} if event.get("usage") else {}
-                await response.write(f"data: {dumps({**head.fields(), **told})}\n\n".encode())
-        except ApiError as error:
-            if not response.prepared:
-                raise
-            last = error.event() + DONE
-        await response.write(last.encode())
-        await response.write_eof()
-        return response
+    events = engine.chat(native, adapter)
+    if request.stream:
+        return await _sent(http, _told(events, head))
+    async with aclosing(events):
+        made = tools.joined([event async for event in events])
+    return web.Response(body=dumps({**head.fields(), **made}).encode(), content_type="application/json")
+
+
+async def _told(events: AsyncGenerator[dict[str, Any], None], head: AnswerHead) -> AsyncGenerator[str, None]:
+    async with aclosing(events):
+        async for event in events:
+            usage = {"usage": event["usage"]} if event.get("usage") else {}
+            yield f"data: {dumps({**head.fields(), 'choices': event.get('choices', []), **usage})}\n\n"
+    yield DONE
