@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,6 +24,7 @@ from worker.gguf import header, weights
 _F32, _Q4_1, _Q8_0 = 0, 3, 8  # types of tensors
 _CONTROL = 3  # type of tokens
 _ALIGNMENT = 32
+_VOCABULARY = 1 << 20  # items of an array, at most
 
 
 def make(gguf: Path, folder: Path) -> None:
@@ -57,26 +57,17 @@ def make(gguf: Path, folder: Path) -> None:
 def _head(stream: BinaryIO) -> tuple[dict[str, Any], list[tuple[str, tuple[int, ...], int, int]]]:
     """Key and value pairs, vocabularies too, and the tensors: name, shape (rows first), type, and where."""
 
-    def one(form: str) -> Any:
-        return struct.unpack(f"<{form}", stream.read(struct.calcsize(f"<{form}")))[0]
-
-    def text() -> str:
-        return bytes(stream.read(one("Q"))).decode()
-
-    def value(kind: int) -> Any:
-        if kind == header.ARRAY:
-            item, count = one("I"), one("Q")
-            return [value(item) for _ in range(count)]
-        return text() if kind == header.STRING else one(header.SCALARS[kind])
-
-    assert stream.read(4) == header.MAGIC and one("I") == header.VERSION
-    count, pairs = one("Q"), one("Q")
-    values = {text(): value(one("I")) for _ in range(pairs)}
+    assert stream.read(4) == header.MAGIC
+    version, count, pairs = header.unpack(stream, "<IQQ")
+    assert version == header.VERSION
+    values = {
+        header.text(stream): header.value(stream, header.unpack(stream, "<I")[0], _VOCABULARY) for _ in range(pairs)
+    }
     tensors = []
     for _ in range(count):
-        name, dimensions = text(), one("I")
-        shape = tuple(one("Q") for _ in range(dimensions))[::-1]
-        tensors.append((name, shape, one("I"), one("Q")))
+        name, (dimensions,) = header.text(stream), header.unpack(stream, "<I")
+        shape = header.unpack(stream, f"<{dimensions}Q")[::-1]
+        tensors.append((name, shape, *header.unpack(stream, "<IQ")))
     return values, tensors
 
 

@@ -70,7 +70,7 @@ def visible_only(gpus: list[Gpu], visible: str | None) -> list[Gpu]:
     return chosen
 
 
-def memory_untold(error: Exception) -> bool:
+def _memory_untold(error: Exception) -> bool:
     """Whether ``error`` (NVML's) is of a GPU that works, and whose memory is only not told: one that shares the main
     memory has none of its own, and of one in parts not everybody is told."""
     import pynvml
@@ -97,23 +97,28 @@ def _identify(index: int) -> Gpu:
     import pynvml
 
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-    return Gpu(index, _text(pynvml.nvmlDeviceGetUUID(handle)), _text(pynvml.nvmlDeviceGetName(handle)), 0, 0)
+    return Gpu(index, text_of(pynvml.nvmlDeviceGetUUID(handle)), text_of(pynvml.nvmlDeviceGetName(handle)), 0, 0)
 
 
 def _read(index: int) -> Gpu:
     import pynvml
 
-    gpu = _identify(index)
+    total, used = memory_of(pynvml, pynvml.nvmlDeviceGetHandleByIndex(index))
+    return replace(_identify(index), memory_total=total, memory_used=used)
+
+
+def memory_of(nvml: Any, handle: Any) -> tuple[int, int]:
+    """Bytes in all and in use; 0 where they are not told. Raises NVMLError."""
     try:
-        memory = pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(index))
-    except pynvml.NVMLError as error:
-        if memory_untold(error):
-            return gpu
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    except nvml.NVMLError as error:
+        if _memory_untold(error):
+            return 0, 0
         raise
-    return replace(gpu, memory_total=int(memory.total), memory_used=int(memory.used))
+    return int(memory.total), int(memory.used)
 
 
-def _text(value: str | bytes) -> str:
+def text_of(value: str | bytes) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
 

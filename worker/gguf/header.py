@@ -69,26 +69,27 @@ def read(path: Path) -> GgufHeader:
         if stream.read(4) != MAGIC:
             raise NotGguf(f"{path.name} is no GGUF file")
         try:
-            version, _, pairs = _unpack(stream, "<IQQ")
+            version, _, pairs = unpack(stream, "<IQQ")
             if version not in (2, VERSION) or pairs > _MOST_PAIRS:
                 raise NotGguf(f"{path.name} is GGUF of version {version}, which is not read here")
             values = {}
             for _ in range(pairs):
-                key = _text(stream)
-                (kind,) = _unpack(stream, "<I")
-                if (value := _value(stream, kind)) is not None:
-                    values[key] = value
+                key = text(stream)
+                (kind,) = unpack(stream, "<I")
+                if (found := value(stream, kind)) is not None:
+                    values[key] = found
         except (struct.error, UnicodeDecodeError, ValueError):
             raise NotGguf(f"{path.name} is a broken GGUF file") from None
         return GgufHeader(values, path.stat().st_size)
 
 
-def _unpack(stream: BinaryIO, form: str) -> tuple[Any, ...]:
+def unpack(stream: BinaryIO, form: str) -> tuple[Any, ...]:
     return struct.unpack(form, stream.read(struct.calcsize(form)))
 
 
-def _text(stream: BinaryIO) -> str:
-    (size,) = _unpack(stream, "<Q")
+def text(stream: BinaryIO) -> str:
+    """Raises ValueError, struct.error."""
+    (size,) = unpack(stream, "<Q")
     if size > _MOST_TEXT:
         raise ValueError("a string that is too long")
     data = stream.read(size)
@@ -97,19 +98,19 @@ def _text(stream: BinaryIO) -> str:
     return data.decode(errors="replace")
 
 
-def _value(stream: BinaryIO, kind: int) -> Any:
-    """None for an array that is not kept."""
+def value(stream: BinaryIO, kind: int, kept: int = _KEPT_ITEMS) -> Any:
+    """None for an array of more than ``kept`` items. Raises ValueError, struct.error."""
     if kind == STRING:
-        return _text(stream)
+        return text(stream)
     if kind == ARRAY:
-        item, count = _unpack(stream, "<IQ")
+        item, count = unpack(stream, "<IQ")
         if count > _MOST_ITEMS or item == ARRAY:
             raise ValueError("an array that is too long")
-        if item != STRING and count > _KEPT_ITEMS:
+        if item != STRING and count > kept:
             stream.seek(count * struct.calcsize(SCALARS.get(item, "")), 1)
             return None
-        made = [_value(stream, item) for _ in range(count)]
-        return made if count <= _KEPT_ITEMS else None
+        made = [value(stream, item) for _ in range(count)]
+        return made if count <= kept else None
     if kind not in SCALARS:
         raise ValueError("a type of value that is not known")
-    return _unpack(stream, f"<{SCALARS[kind]}")[0]
+    return unpack(stream, f"<{SCALARS[kind]}")[0]

@@ -10,7 +10,7 @@ import pynvml
 
 from cluster.tools.doctor.facts import GpuFacts, GpuUser, NvmlFacts
 from worker.gpus import Gpu as Usable
-from worker.gpus import memory_untold, visible_only
+from worker.gpus import memory_of, text_of, visible_only
 
 _MODES = {0: "default", 1: "exclusive", 2: "prohibited", 3: "exclusive"}
 
@@ -23,7 +23,7 @@ def look(visible: str | None, nvml: Any = pynvml, devices: Path = Path("/dev")) 
     except nvml.NVMLError as error:
         return NvmlFacts(error=str(error), devices=there, visible=visible)
     try:
-        driver = _text(nvml.nvmlSystemGetDriverVersion())
+        driver = text_of(nvml.nvmlSystemGetDriverVersion())
         found, failed = _all(nvml)
     except nvml.NVMLError as error:
         return NvmlFacts(error=str(error), devices=there, visible=visible)
@@ -48,24 +48,14 @@ def _all(nvml: Any) -> tuple[list[GpuFacts], dict[int, str]]:
 
 def _gpu(nvml: Any, index: int) -> GpuFacts:
     handle = nvml.nvmlDeviceGetHandleByIndex(index)
-    total, used = _memory(nvml, handle)
+    total, used = memory_of(nvml, handle)
     mode = _asked(nvml, lambda: nvml.nvmlDeviceGetComputeMode(handle), 0)
     mig = _asked(nvml, lambda: nvml.nvmlDeviceGetMigMode(handle)[0], 0)
     return GpuFacts(
-        index=index, uuid=_text(nvml.nvmlDeviceGetUUID(handle)), name=_text(nvml.nvmlDeviceGetName(handle)),
+        index=index, uuid=text_of(nvml.nvmlDeviceGetUUID(handle)), name=text_of(nvml.nvmlDeviceGetName(handle)),
         total=total, used=used, users=_users(nvml, handle),
         mode=_MODES.get(int(mode), "default"), mig=bool(mig),
     )  # fmt: skip
-
-
-def _memory(nvml: Any, handle: Any) -> tuple[int, int]:
-    try:
-        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-    except nvml.NVMLError as error:
-        if memory_untold(error):
-            return 0, 0
-        raise
-    return int(memory.total), int(memory.used)
 
 
 def _users(nvml: Any, handle: Any) -> tuple[GpuUser, ...]:
@@ -89,7 +79,3 @@ def _asked(nvml: Any, question: Any, default: Any) -> Any:
         return question()
     except nvml.NVMLError:
         return default
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value

@@ -64,7 +64,6 @@ class AgentLinks:
         self.nodes: dict[str, RemoteNode] = {}
         #: Whether starts that nobody here knows of are to be ended: not before all that there were have been found.
         self.settled = False
-        self.superseded = False
         self._memory = memory
         self._ending, self._looking = False, asyncio.Lock()
         self._logs: dict[str, Path] = {}
@@ -157,7 +156,7 @@ class AgentLinks:
                 await self._take(node, read_node_report(answer))
                 continue
             except TakenOver:
-                self.superseded = True
+                pass  # by the supervisor after this one
             except Unreachable as error:
                 node.only_agent = error.refused
             except (AgentRefused, ValueError) as error:
