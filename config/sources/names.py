@@ -9,7 +9,8 @@ PREFIX = "CLUSTERCTL_"
 #: Environment names under the prefix that are not settings: they tell the other commands where the cluster is,
 #: and what to say to it.
 OTHER_ENVIRONMENT = frozenset(
-    {"CLUSTERCTL_URL", "CLUSTERCTL_CONFIG", "CLUSTERCTL_API_KEY", "CLUSTERCTL_CA", "CLUSTERCTL_CLIENT_CERT"}
+    {"CLUSTERCTL_URL", "CLUSTERCTL_CONFIG", "CLUSTERCTL_API_KEY", "CLUSTERCTL_CA", "CLUSTERCTL_CLIENT_CERT",
+     "CLUSTERCTL_JOIN_TOKEN"}
 )
 
 #: Plain environment names from other people's set-ups, by setting; the first that is set counts.
