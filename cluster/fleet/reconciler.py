@@ -25,10 +25,14 @@ _FORKED = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Admit:
-    """Make room for a wanted instance: give it its slot. It is started next."""
+class _OfWorker:
+    """An action on the worker ``id``."""
 
     id: str
+
+
+class Admit(_OfWorker):
+    """Make room for a wanted instance: give it its slot. It is started next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,25 +45,16 @@ class Start:
     keep: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Drain:
+class Drain(_OfWorker):
     """Take it out of rotation; what runs on it may finish."""
 
-    id: str
 
-
-@dataclass(frozen=True, slots=True)
-class Sleep:
+class Sleep(_OfWorker):
     """Put it to sleep: nothing runs on it any more."""
 
-    id: str
 
-
-@dataclass(frozen=True, slots=True)
-class Wake:
+class Wake(_OfWorker):
     """It is asleep, and is to serve again."""
-
-    id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,18 +74,12 @@ class Kill:
     failure: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Sweep:
+class Sweep(_OfWorker):
     """The main process is gone; kill what it left behind."""
 
-    id: str
 
-
-@dataclass(frozen=True, slots=True)
-class Retire:
+class Retire(_OfWorker):
     """Forget an instance that is neither wanted nor running any more."""
-
-    id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +90,8 @@ class Promote:
     place: str
 
 
-@dataclass(frozen=True, slots=True)
-class Dismiss:
+class Dismiss(_OfWorker):
     """The rolling restart is over: the spare is not wanted any more."""
-
-    id: str
 
 
 @dataclass(frozen=True, slots=True)
