@@ -204,22 +204,19 @@ def as_object(kind: type[T]) -> Callable[[bytes], T]:
 
 def as_list(kind: type[T], key: str) -> Callable[[bytes], list[T]]:
     """A reader of an answer that wraps a list in an object."""
-    def read(content: bytes) -> list[T]:
-        data = parsed(content)
-        items = data.get(key) if isinstance(data, dict) else None
-        if not isinstance(items, list):
-            raise Foreign
-        return items
-
-    return read
+    return _part(key, list)
 
 
 def as_part(kind: type[T], key: str) -> Callable[[bytes], dict[str, T]]:
     """A reader of an answer that wraps an object in an object."""
-    def read(content: bytes) -> dict[str, T]:
+    return _part(key, dict)
+
+
+def _part(key: str, form: type[T]) -> Callable[[bytes], T]:
+    def read(content: bytes) -> T:
         data = parsed(content)
         part = data.get(key) if isinstance(data, dict) else None
-        if not isinstance(part, dict):
+        if not isinstance(part, form):
             raise Foreign
         return part
 

@@ -70,10 +70,7 @@ def load_model(url: str | None, name: str, path: str, no_wait: bool = False, **f
     with client(url) as cluster:
         with pull_shown(cluster, path):
             model = cluster.load_model(name, path, **fields)["model"]
-        if no_wait or model["state"] == "up":
-            say(f"{name}: {model['state']}")
-            return 0
-        return _until_up(cluster, name)
+        return _brought_up(cluster, name, model["state"], no_wait)
 
 
 _KEYS = {"least": "min", "most": "max"}
@@ -168,15 +165,14 @@ def sleep(name: str, url: str | None) -> int:
 def wake(name: str, no_wait: bool, url: str | None) -> int:
     """Bring NAME up where there is room."""
     with client(url) as cluster:
-        model = cluster.wake_model(name)["model"]
-        if no_wait or model["state"] == "up":
-            say(f"{name}: {model['state']}")
-            return 0
-        return _until_up(cluster, name)
+        return _brought_up(cluster, name, cluster.wake_model(name)["model"]["state"], no_wait)
 
 
-def _until_up(cluster: ClusterClient, name: str) -> int:
-    """Until it answers, or its start has failed."""
+def _brought_up(cluster: ClusterClient, name: str, state: str, no_wait: bool) -> int:
+    """Waits until it answers, or its start has failed."""
+    if no_wait or state == "up":
+        say(f"{name}: {state}")
+        return 0
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until:
         model = _find(cluster, name)

@@ -144,7 +144,7 @@ def look_at_port(host: str, number: int) -> Port:
     with contextlib.suppress(psutil.Error, OSError):
         for connection in psutil.net_connections("tcp"):
             if connection.status == psutil.CONN_LISTEN and connection.pid and connection.laddr[1:] == (number,):
-                owners[connection.pid] = _command(connection.pid)
+                owners[connection.pid] = gpus.command(connection.pid, "?")
                 parents.add(psutil.Process(connection.pid).ppid())
     return Port(host, number, error, tuple(sorted(owners.items())), frozenset(parents))
 
@@ -156,14 +156,6 @@ def knows_peers() -> bool:
             return uid_of_peer(client.getsockname(), client.getpeername()) == os.geteuid()
     except OSError:
         return False
-
-
-def _command(pid: int) -> str:
-    """Short, and without arguments: those may hold secrets."""
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    except OSError:
-        return "?"
 
 
 def orphans() -> tuple[tuple[int, str], ...]:

@@ -62,15 +62,19 @@ def _users(nvml: Any, handle: Any) -> tuple[GpuUser, ...]:
     running = _asked(nvml, lambda: nvml.nvmlDeviceGetComputeRunningProcesses(handle), [])
     drawing = _asked(nvml, lambda: nvml.nvmlDeviceGetGraphicsRunningProcesses(handle), [])
     users = {p.pid: p.usedGpuMemory for p in (*drawing, *running)}
-    return tuple(GpuUser(pid, _name(pid), None if size is None else int(size)) for pid, size in sorted(users.items()))
+    # NVML counts pids as the host does: inside a container there may be no such process, or another.
+    return tuple(
+        GpuUser(pid, command(pid, "not of this container, or ended"), None if size is None else int(size))
+        for pid, size in sorted(users.items())
+    )
 
 
-def _name(pid: int) -> str:
-    """NVML counts pids as the host does: inside a container there may be no such process, or another."""
+def command(pid: int, otherwise: str) -> str:
+    """Short, and without arguments: those may hold secrets."""
     try:
         return Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:
-        return "not of this container, or ended"
+        return otherwise
 
 
 def _asked(nvml: Any, question: Any, default: Any) -> Any:
