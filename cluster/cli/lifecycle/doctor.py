@@ -60,7 +60,7 @@ def table(found: list[Finding]) -> Table:
     shown.add_column("level", no_wrap=True)
     shown.add_column("text", overflow="fold")
     for finding in found:
-        text = cell(finding.text)
+        text = cell(finding.text, lines=True)
         if finding.remedy:
             text.append("\n→ ").append_text(cell(finding.remedy, "dim" if finding.level == "ok" else ""))
         shown.add_row(finding.check, cell(finding.level, _STYLES[finding.level]), text)

@@ -87,6 +87,7 @@ def test_the_table_shows_findings_with_remedies(monkeypatch: pytest.MonkeyPatch)
     lines = result.stdout.splitlines()
     assert any(line.startswith("open files") and " warning " in line for line in lines)
     assert any("→ ulimit -Hn 20512" in line for line in lines)
+    assert "\\n" not in result.stdout, "what `up` would do is one sentence a line"
     assert lines[-1] == "0 problems, 1 warning"
 
 
