@@ -114,6 +114,7 @@ def placed(settings: Settings, engine: Engine, spec: EngineSpec, count: int, mac
         spares=settings.spares if count else 0, apart=apart,
     )
     placement.require(count, placement.spares)
+    placement.require_memory()
     if settings.max_instances is not None:
         placement.require(settings.max_instances)
     most = settings.max_instances or max(placement.capacity, count)

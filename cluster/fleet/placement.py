@@ -11,6 +11,10 @@ from worker.spec import Slot
 #: Without GPUs: never more workers than this, however much memory there is.
 CPU_MOST = 16
 
+#: Without GPUs what somebody asks for is taken at his word, up to so many times the machine's memory: what a worker
+#: takes is an estimate, but beyond that a machine is so busy with starting and killing them that it answers nobody.
+OVERBOOKED = 2
+
 #: Where each has a machine of its own: as many as can be asked for.
 APART_MOST = 1024
 
@@ -119,6 +123,21 @@ class Placement:
             f"{'s' * (self.ranks != 1)} each{sharing} need {needed}, there "
             f"{'is' if len(self.machine.gpus) == 1 else 'are'} {len(self.machine.gpus)} ({there})"
         )
+
+
+    def require_memory(self) -> None:
+        """Raises UsageError where several that are planned would need far more memory than there is, see
+        `OVERBOOKED`."""
+        needed, there = self._together * self.memory_each, self.machine.memory
+        if self._together > 1 and not self.on_gpu and not self.apart and needed > OVERBOOKED * there:
+            raise UsageError(
+                f"not enough memory: {self._together} workers of about {_gib(self.memory_each)} each need "
+                f"{_gib(needed)}, and this machine has {_gib(there)}: {self.capacity} fit"
+            )
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.3g} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
 def choose_gpus(gpus: Sequence[tuple[int, str]], wanted: tuple[int, ...] | None) -> tuple[tuple[int, str], ...]:

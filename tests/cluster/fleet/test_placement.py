@@ -166,3 +166,14 @@ def test_nothing_of_another_group_is_ever_given_away(gpus: int, ranks: int, per_
         own.append(slot)
     uses = [gpu for slot in own for gpu in slot.gpus]
     assert all(uses.count(gpu) <= per_gpu for gpu in uses) and len(own) <= placement.capacity
+
+
+def test_far_more_workers_than_memory_has_room_for_are_refused() -> None:
+    """What one takes is an estimate, so that somewhat more than fit are started at his word who asks for them."""
+    each = 100 * 2**20
+    for planned in (1, 20, 40):
+        _on_cpu(memory=2 * GIB, memory_each=each, planned=planned).require_memory()
+    with pytest.raises(UsageError, match=r"1000 workers of about 100 MiB each need 97\.7 GiB, .* has 2 GiB: 16 fit"):
+        _on_cpu(memory=2 * GIB, memory_each=each, planned=998, spares=2).require_memory()
+    _on_cpu(memory=2 * GIB, memory_each=8 * GIB).require_memory()  # a model alone is refused elsewhere, with what helps
+    Placement(Machine((), (), 0), memory_each=each, planned=1000, on_gpu=False, apart=True).require_memory()
