@@ -118,7 +118,7 @@ class WaitingQueue:
         absent = self._pool.offered.absent(info.model)
         name = None if absent is None else absent.name
         info.stays += (QueueStay(self._clock(), *self._order.before(ticket), name),)
-        self._metrics.queued(info.model, 1)
+        self._metrics.queued(info.first_name or info.model, 1)
         self._expire_later(ticket)
         self._look_at(self._rules.next_look(ticket))
         return ticket
@@ -279,7 +279,7 @@ class WaitingQueue:
         del self._waiting[ticket]
         ticket.info.stays[-1].until = self._clock()
         self._order.discard(ticket)
-        self._metrics.queued(ticket.info.model, -1)
+        self._metrics.queued(ticket.info.first_name or ticket.info.model, -1)
         if ticket.timer is not None:
             ticket.timer.cancel()
         return True

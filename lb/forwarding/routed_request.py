@@ -92,9 +92,10 @@ class RoutedRequest:
         self.info, self.came = RequestInfo(model, self.path or route.path, request.id), parts.clock()
         if chosen is not None:
             self.info.asked, self.info.chosen = named, chosen
+        self.info.first_name = served = pool.first_name(model)
         if parts.router.needs:
-            self.info.features = features.of(request, model, pool.registered, parts.router.needs, facts.stream)
-        self.recorder = parts.metrics.models.begin(model)
+            self.info.features = features.of(request, served, pool.registered, parts.router.needs, facts.stream)
+        self.recorder = parts.metrics.models.begin(served)
         if request.tenant is not ANYBODY:
             self.recorder.reads_usage = True
         self.is_read = True

@@ -5,10 +5,10 @@ Only of a cluster that may have several; elsewhere nothing is offered, and what 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from config.topology import OfferedModel
+from config.topology import BackendSpec, OfferedModel
 
 
 class ModelOffers:
@@ -66,3 +66,15 @@ class ModelOffers:
         if found is None:
             return {}
         return {"status": found.state, **({"reason": found.why} if found.state == "failed" and found.why else {})}
+
+
+def first_name(spec: BackendSpec, model: str, adapters: Collection[str]) -> str:
+    """Of those by which this server serves what ``model`` is a name of. Of our own workers the names are known; cards
+    of others say by their root that two are the same."""
+    given = [name for name in spec.expected if name not in adapters] if spec.managed else []
+    if model in given:
+        return given[0]
+    roots = {str(card["id"]): card.get("root") for card in spec.models if card.get("parent") is None}
+    if (root := roots.get(model)) is None:
+        return model
+    return next(name for name, other in roots.items() if other == root)

@@ -10,7 +10,7 @@ from config import model_names
 from config.model_names import AUTO, ModelRoute, Named
 from config.topology import SPARE, BackendSet, BackendSpec
 from lb.routing.backend import Backend, Shared
-from lb.routing.model_offers import ModelOffers
+from lb.routing.model_offers import ModelOffers, first_name
 
 
 class Pool:
@@ -33,6 +33,7 @@ class Pool:
         self.registered: dict[str, dict[str, Any]] = {}
         self._on_change, self._share, self._lost, self._on_room = on_change, share, lost, on_room
         self._serving: dict[str | None, list[Backend]] = {}
+        self._first_names: dict[str, str] = {}
         #: Names of models that were found to be known since the latest set: those of no route and no alias.
         self._known: set[str | None] = set()
         #: Routes and aliases, which go before models of their names.
@@ -67,7 +68,7 @@ class Pool:
         before, self.backends = self.backends, dict(self.backends)
         touched = [b for name in (*gone, *(spec.id for spec in new.backends)) if (b := before.get(name)) is not None]
         ran = [(b, b.spec.incarnation) for b in touched if b.spec.managed and b.keeps_running()]
-        self._serving = {}
+        self._serving, self._first_names = {}, {}
         for name in gone:
             self.backends.pop(name, None)
         for spec in new.backends:
@@ -149,6 +150,18 @@ class Pool:
             found = sorted((b for b in self.backends.values() if self._may_serve(b, model)), key=lambda b: b.order)
             if found:
                 self._serving[model] = found  # as many as there are names of models
+        return found
+
+    def first_name(self, model: str | None) -> str | None:
+        """Of the names of one and the same base model the first; any other ``model`` as it is."""
+        if model is None or model in self.registered:
+            return model
+        if (offered := self.offered.named(model)) is not None:
+            return offered.name
+        if (found := self._first_names.get(model)) is None:
+            if not (serving := self.serving(model)):
+                return model
+            found = self._first_names[model] = first_name(serving[0].spec, model, self.registered)
         return found
 
     def _may_serve(self, backend: Backend, model: str | None) -> bool:

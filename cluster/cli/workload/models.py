@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from cluster.client import ClusterClient, ClusterError
 from cluster.client.results import Model
+from cluster.client.status import ClusterModel
 from config.errors import UsageError, nearest
 
 
@@ -13,6 +14,16 @@ def base_models(cards: Iterable[Model]) -> dict[str, Model]:
     """Those that are neither adapters nor only names: routes and aliases are listed without any parent."""
     own = (card for card in cards if "parent" in card or card.get("owned_by") != "clusterctl")
     return {card["id"]: card for card in own if not card.get("parent")}
+
+
+def distinct(bases: Mapping[str, Model], managed: Iterable[ClusterModel] = ()) -> list[str]:
+    """The first name of each of ``bases``: one model may have several. ``managed``: those of a cluster that has more
+    than one."""
+    of = {name: model["name"] for model in managed for name in model["names"]}
+    first: dict[str, str] = {}
+    for name, card in bases.items():
+        first.setdefault(of.get(name) or str(card.get("root") or name), name)
+    return list(first.values())
 
 
 def chosen(cluster: ClusterClient, name: str | None) -> str:

@@ -20,8 +20,10 @@ def runs(listed: Sequence[Mapping[str, Any]], wanted: str | None, mix: Mix | Non
     if wanted not in (None, ALL, *names) and (names or mix):
         raise UsageError(f"no model {wanted!r} there{nearest(str(wanted), names)}; {_known(names)}")
     if mix is not None:
+        roots = {str(model["id"]): model.get("root") or model["id"] for model in listed if model.get("parent") is None}
         of = parents.get(str(wanted)) or wanted  # an adapter's name stands for those beside it
-        adapters = [n for n in names if parents[n] is not None and (wanted in (None, ALL) or parents[n] == of)]
+        same = {n for n in parents.values() if n == of or (n in roots and roots[n] == roots.get(str(of)))}
+        adapters = [n for n in names if parents[n] is not None and (wanted in (None, ALL) or parents[n] in same)]
         if not adapters:
             raise UsageError(f"no adapters there to spread requests over; {_known(names)}")
         return [tuple(adapters)]

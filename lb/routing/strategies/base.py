@@ -165,7 +165,7 @@ Decision = tuple[Sequence[Backend], Strategy | None, Scores | None]
 @dataclass
 class RequestInfo:
     """What routing knows of a request. ``root``: the version of the model that it has to be, as its card names it;
-    None: any.
+    None: any. ``first_name``: of its model, where that has several (`Pool.first_name`).
 
     The rest is how it was routed, for `lb.records.decision_log`: ``decision`` says who could have taken the latest
     attempt, ``steps`` are the attempts that came to nothing, ``stays`` those in the queue, ``asked`` is the route or
@@ -176,6 +176,7 @@ class RequestInfo:
     id: str = ""
     # Not set with each request: most are over without the others.
     root: str | None = field(default=None, init=False)
+    first_name: str | None = field(default=None, init=False)
     features: Features = field(default=Features(), init=False)
     first_byte: float | None = field(default=None, init=False)  # s after the latest attempt began, if that is observed
     decision: Decision | None = field(default=None, init=False)

@@ -277,3 +277,14 @@ async def test_long_names_are_neither_repeated_nor_remembered(balancer: Balanced
     assert long[:257] not in remembered and len(worker.seen) == 0
     async with balancer.request("GET", "/metrics") as response:
         assert "nnn" not in await response.text()
+
+
+async def test_what_is_asked_for_by_another_name_of_a_model_is_counted_with_it(
+    balancer: Balanced, start_worker: StartWorker
+) -> None:
+    worker = await start_worker()
+    balancer.push(worker.spec(models=("demo", "too"), expected=("demo", "too")))
+    for name in ("demo", "too"):
+        assert (await balancer.answer("POST", "/v1/completions", json={"model": name}))[0] == 200
+        assert json.loads(worker.seen[-1].body)["model"] == name
+    assert balancer.metric("clusterctl_model_requests_total", model="demo") == 2

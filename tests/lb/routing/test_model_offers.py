@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -172,3 +173,20 @@ def test_each_strategy_hears_of_its_own_workers_only(monkeypatch: pytest.MonkeyP
         ("random", "left", "b/instance_0"), ("random", "left", "b/instance_1"), ("random", "left", "outside"),
         ("round_robin", "left", "outside"),
     ]  # fmt: skip
+
+
+def test_the_names_of_one_model_are_one() -> None:
+    made = pool(worker("a"), worker("b", "poet"), models=(offer("a"), offer("b"), offer("c", "down")))
+    assert [made.first_name(name) for name in ("a", "a-too", "b-too", "poet", "c-too", None, "?")] == [
+        "a", "a", "b", "poet", "c", None, "?",
+    ]  # fmt: skip
+
+
+def test_of_a_cluster_with_one_model_too() -> None:
+    ours = spec("instance_0", models=(), expected=("demo", "/models/demo", "poet"))
+    roots = {"x": "r", "y": "r", "z": "other", "v": None}
+    cards = tuple({**card(name), "root": root} for name, root in roots.items())
+    theirs = replace(spec("external_0", models=()), models=cards, managed=False)
+    made = pool(ours, theirs, models=())
+    assert [made.first_name(name) for name in ("demo", "/models/demo", "poet")] == ["demo", "demo", "poet"]
+    assert [made.first_name(name) for name in ("x", "y", "z", "v")] == ["x", "x", "z", "v"]

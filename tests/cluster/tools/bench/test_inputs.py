@@ -127,6 +127,9 @@ def test_one_model_each_model_or_all_adapters_of_one() -> None:
     for wanted, adapters in ((None, "sql poet odd"), ("all", "sql poet odd"), ("demo", "sql poet"), ("other", "odd")):
         assert targets.runs(LISTED, wanted, Mix(1.0)) == [tuple(adapters.split())]
     assert targets.runs([], "unlisted", None) == [("unlisted",)]
+    listed = [*LISTED, {"id": "name", "root": "/m", "parent": None}, {"id": "/m", "root": "/m", "parent": None},
+              {"id": "mine", "root": "/a", "parent": "name"}]  # fmt: skip
+    assert targets.runs(listed, "/m", Mix(1.0)) == targets.runs(listed, "name", Mix(1.0)) == [("mine",)]
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.cli.common import asking_client
-from cluster.cli.workload.models import base_models
+from cluster.cli.workload.models import base_models, distinct
 from cluster.client import ClusterError
 from cluster.client.results import Model
+from cluster.client.status import ClusterModel
 from config.disk.absolute import absolute, looks_like_path
 from config.errors import UsageError, nearest
 from config.values.references import is_reference, parse
@@ -38,12 +39,13 @@ def model_of(given: str | None, url: str | None, adapter: str | None = None) -> 
     cards = _cards(url, needed=given is None)
     bases = base_models(cards)
     parent = next((card.get("parent") for card in cards if card["id"] == adapter), None)
-    name = given or parent or (next(iter(bases)) if len(bases) == 1 else None)
+    first = distinct(bases, _managed(url)) if given is None and parent is None and len(bases) > 1 else list(bases)
+    name = given or parent or (first[0] if len(first) == 1 else None)
     if name in bases:
         root = str(bases[name].get("root") or name)
         return ModelOrigin(str(model_path()) if root in (DEMO, str(gguf_path())) else root, name, served=True)
     if given is None:
-        raise UsageError(f"--model is needed: the cluster serves {', '.join(bases) or 'none'}", exit_code=2)
+        raise UsageError(f"--model is needed: the cluster serves {', '.join(first) or 'none'}", exit_code=2)
     if given == DEMO:
         return ModelOrigin(str(model_path()), DEMO)
     raise UsageError(f"no model {given!r}{nearest(given, bases)}: a folder, or a name that the cluster serves", 2)
@@ -97,4 +99,13 @@ def _cards(url: str | None, *, needed: bool) -> list[Model]:
     except ClusterError:
         if needed:
             raise
+        return []
+
+
+def _managed(url: str | None) -> list[ClusterModel]:
+    """None where the key may not see them."""
+    try:
+        with asking_client(url) as cluster:
+            return cluster.cluster_models()
+    except ClusterError:
         return []
