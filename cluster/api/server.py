@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from cluster.adapters.intended import IntendedLoads, LoadIntent
 from cluster.adapters.report import AdapterReport
 from cluster.adapters.rollout import Rollouts
 from cluster.api import authority, schemas
@@ -63,6 +64,7 @@ class Services:
     commands: ClusterCommands
     applier: Applier
     rollouts: Rollouts
+    loads: IntendedLoads
     adapters: AdapterReport
     keys: KeyRegistry
     auditor: Auditor
@@ -155,9 +157,9 @@ def _adapter_routes(table: RouteTable, services: Services) -> None:
 
     async def load(request: web.Request, body: schemas.LoadAdapter) -> tuple[int, dict[str, Any]]:
         authority.check_path(_who(request), body.lora_path, services.adapter_places(body.lora_path))
-        return await settled(rollouts.load(
+        return await settled(services.loads.load(LoadIntent(
             body.lora_name, body.lora_path, body.load_inplace, body.description, body.allow_no_effect, body.model,
-        ))  # fmt: skip
+        )))  # fmt: skip
 
     async def settled(change: Awaitable[_T]) -> _T:
         result = await change

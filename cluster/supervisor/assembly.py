@@ -16,6 +16,7 @@ from cluster.adapters.agent import Agents
 from cluster.adapters.conversion import AdapterConversions
 from cluster.adapters.effect import Effects
 from cluster.adapters.intake import Intake
+from cluster.adapters.intended import IntendedLoads
 from cluster.adapters.inventory import Inventory
 from cluster.adapters.report import AdapterReport
 from cluster.adapters.residency import Residency
@@ -225,6 +226,10 @@ class Assembly:
             self.clock.wall,
         )
 
+    @cached_property
+    def loads(self) -> IntendedLoads:
+        return IntendedLoads(self.rollouts, self.write_behind, self.emit)
+
     # models
 
     @cached_property
@@ -398,7 +403,7 @@ class Assembly:
         return Services(
             self.supervisor.command, self.supervisor.settled, self.snapshot,
             lambda: f"{self.epoch}.{self.publisher.sequence}", self.write_behind.check,
-            self._allowed_places, self.commands, applier, self.rollouts, self.adapters,
+            self._allowed_places, self.commands, applier, self.rollouts, self.loads, self.adapters,
             self.keys, self.auditor,
             NameCommands(
                 self.fleet, lambda: self.inventory.registry, self._model_names, self.agents.look_again, self.emit

@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 
+from cluster.adapters.intended import LOADS
 from cluster.api import server as api
 from cluster.balancers.config import balancer_config, is_outdated
 from cluster.balancers.standby import end_left
@@ -136,6 +137,7 @@ async def _serve(
         await (parts.zygotes.close() if adopt else parts.zygotes.stop())
         raise
     parts.jobs.begin(await store.get("job_records") or (), ending=ending)
+    parts.loads.begin(await store.get(LOADS) or (), ending=ending)
     server, tasks = await api.serve(parts.services, state.control), Tasks()
     try:
         parts.members.load(await store.get(MEMBERS))
@@ -146,6 +148,7 @@ async def _serve(
         has_left = _handle_signals(parts.supervisor.shut_down, leave)
         ready(parts)
         await run(parts)
+        await parts.loads.close(forget=not has_left())
         await parts.jobs.stop()
         await parts.zygotes.stop()
         if not has_left():
@@ -155,6 +158,7 @@ async def _serve(
     finally:
         await tasks.close()
         await parts.joining.close()
+        await parts.loads.close()
         await parts.jobs.close()
         await parts.zygotes.close()
         await balancers.close()
