@@ -90,7 +90,7 @@ class StubCluster:
                         pod.process = self._container(name, pod.host)
                 pod.ready = pod.process.poll() is None and not pod.leaving
             self._reflect()
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.03)
 
     def delete(self, name: str) -> None:
         """As the kubelet does once a deletion is asked for."""
@@ -381,7 +381,7 @@ class Kubernetes:
                     patience, f"{count} pods")  # fmt: skip
 
     async def _serve(self) -> None:
-        self._runner = web.AppRunner(self.stub.application(), access_log=None, shutdown_timeout=0.1)
+        self._runner = web.AppRunner(self.stub.application(), access_log=None, shutdown_timeout=0.01)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", self.stub.port, reuse_address=True).start()
 

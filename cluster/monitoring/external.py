@@ -19,6 +19,9 @@ from worker.probe import Cards, ProbeFailed, Target
 #: How long (s) an address is believed before its name is asked for again.
 RESOLVE_EVERY = 30.0
 
+#: Seconds between two questions to one that has not answered yet.
+_AGAIN_S = 1.0
+
 
 class AdapterKeeper(Protocol):
     """`cluster.adapters.agent.AdapterAgent`."""
@@ -146,7 +149,7 @@ async def _first_answer(target: Target, backend: ExternalBackend) -> None:
             return
         except ProbeFailed as error:
             backend.not_yet(str(error))
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(_AGAIN_S)
 
 
 async def _address_of(host: str, port: int) -> str | None:

@@ -63,6 +63,7 @@ async def test_every_change_is_there_with_who_when_from_where_before_and_after(
 
 async def test_who_is_refused_is_there_and_cannot_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(refusals, "_TOGETHER_S", 0.0)
+    monkeypatch.setattr("lb.control.link._REPORT_EVERY", 0.02)
     async with running(tmp_path / "state", monkeypatch, instances=1) as cluster:
         await cluster.settled(1)
         _, made = await cluster.post("/v1/cluster/keys", {"name": "team"})

@@ -13,7 +13,7 @@ from inprocess import InProcess, running
 from worker.demo import adapter_path
 
 MODELS = {"a": {"path": "demo"}, "b": {"path": "demo", "served_names": ["b-too"]}, "c": {"path": "demo"}}
-REQUESTS, AT_A_TIME, SWAP_AFTER = 200, 8, 0.1
+REQUESTS, AT_A_TIME, SWAP_AFTER = 200, 8, 0.04
 
 
 async def answered(cluster: InProcess, names: list[str]) -> list[tuple[str, int]]:
@@ -29,9 +29,9 @@ async def answered(cluster: InProcess, names: list[str]) -> list[tuple[str, int]
 
 
 async def test_every_one_of_200_is_answered_and_swaps_are_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(swapping, "EVERY", 0.02)
-    monkeypatch.setattr("lb.admission.wait_rules._WANT_MODEL_AGAIN", 0.1)
-    monkeypatch.setattr("lb.control.link._REPORT_EVERY", 0.05)
+    monkeypatch.setattr(swapping, "EVERY", 0.01)
+    monkeypatch.setattr("lb.admission.wait_rules._WANT_MODEL_AGAIN", 0.04)
+    monkeypatch.setattr("lb.control.link._REPORT_EVERY", 0.02)
     models = {**MODELS, "c": {"path": "demo", "adapters": {"mine": str(adapter_path("pirate"))}}}
     settings = {"models": models, "max_concurrent_models": 1, "min_up": 0.0, "swap_after": SWAP_AFTER}
     async with running(tmp_path / "state", monkeypatch, **settings) as cluster:

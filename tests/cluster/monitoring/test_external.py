@@ -73,7 +73,10 @@ async def server() -> AsyncIterator[Server]:
     await served.server.close()
 
 
-async def test_a_server_that_comes_and_goes_is_followed(server: Server, tmp_path: Path) -> None:
+async def test_a_server_that_comes_and_goes_is_followed(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.monitoring.external._AGAIN_S", 0.02)
     (tmp_path / "key").write_text("k")
     url = f"http://localhost:{server.server.port}/p/v1"
     backend = external(url, tmp_path / "key")

@@ -20,7 +20,7 @@ _SCRIPT = """
 import os, sys, time
 files = [open(os.devnull) for _ in range(20)]
 if os.fork() == 0:
-    end = time.process_time() + 0.3
+    end = time.process_time() + 0.15
     while time.process_time() < end:
         pass
     os._exit(0)

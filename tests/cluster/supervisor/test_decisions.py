@@ -159,7 +159,7 @@ async def test_a_worker_that_stops_answering_probes_is_out_and_comes_back(start:
 
 
 async def test_a_worker_that_does_not_come_back_is_killed_and_restarted(start: Start) -> None:
-    async with start(instances=2, **PROBES) as cluster:
+    async with start(instances=2, health_failures=1, restart_failures=3, **PROBES) as cluster:
         await cluster.settled(2)
         cluster.engine("instance_0").broken["/health"] = None
         after = await cluster.back("instance_0", 2)

@@ -134,7 +134,7 @@ async def test_a_client_that_is_late_shows_in_the_figures_from_the_planned_arriv
         nonlocal blocked
         if not blocked:
             blocked = True
-            time.sleep(0.3)
+            time.sleep(0.2)
 
     plan = BenchPlan(Form(server.url), ("a",), PROMPTS, rate=200, requests=20, warmup=0)
     outcome = await Run(plan, block).go()
@@ -241,7 +241,7 @@ async def test_lag_is_what_the_loop_was_late_by() -> None:
     lag, tasks = Lag(), Tasks()
     tasks.start(lag.watch(), "lag")
     await asyncio.sleep(0.05)
-    time.sleep(0.2)  # noqa: ASYNC251  (it is the point)
+    time.sleep(0.15)  # noqa: ASYNC251  (it is the point)
     await asyncio.sleep(0.05)
     await tasks.close()
     found = lag.to_json()

@@ -152,6 +152,7 @@ def _fails(directory: KubernetesDirectory) -> bool:
     return False
 
 
+@pytest.mark.processes
 def test_pods_are_counted_and_deleted_by_uid(kubernetes: kubestub.Kubernetes, directory: KubernetesDirectory) -> None:
     assert directory.agents() == {} and directory.replicas() == 0
     directory.scale(2)

@@ -15,8 +15,9 @@ from worker.drivers.nodes import WorkerNeed
 from worker.drivers.ray.directory import RayDirectory
 
 
-def test_a_place_waits_for_no_look_that_hangs(tmp_path: Path) -> None:
+def test_a_place_waits_for_no_look_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The supervisor does nothing else meanwhile."""
+    monkeypatch.setattr("worker.drivers.ray.directory._BUSY_S", 0.05)
     directory = RayDirectory("auto", "name", "key", 10.0, tmp_path / "log")
     directory._argv = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
     with pytest.raises(OSError, match="not there yet"):
