@@ -38,6 +38,9 @@ from worker.spec import Slot, WorkerEndpoint, WorkerSpec
 #: Seconds between two tries to start a worker for which there is no room on the disk.
 _NO_ROOM_S = 1.0
 
+#: Seconds of starts in a round: of a thousand, the rest is left for the next, after what has come meanwhile.
+_STARTS_S = 0.5
+
 
 #: `Exit` is the supervisor's own.
 _Performed = Admit | Dismiss | Drain | Kill | Promote | Retire | Sleep | Start | Stop | Sweep | Wake
@@ -57,14 +60,17 @@ class Executor:
         self._zygotes = zygotes
         #: What an engine had to say of how it is started, said once.
         self._noted: set[str] = set()
+        #: Whose start was tried while others were left for the next round.
+        self._tried: set[str] = set()
         self._tasks = Tasks()
 
     async def close(self) -> None:
         await self._tasks.close()
 
-    async def perform(self, actions: Sequence[_Performed]) -> None:
-        """All of them. Balancers hear once of all that is to end, before any of it ends: what runs there moves from
-        workers that live, and a set for each of a thousand would be a million backends."""
+    async def perform(self, actions: Sequence[_Performed]) -> bool:
+        """All of them; False where starts are left for the next round. Balancers hear once of all that is to end,
+        before any of it ends: what runs there moves from workers that live, and a set for each of a thousand would be a
+        million backends."""
         for promotion in (action for action in actions if isinstance(action, Promote)):
             await self._promote(promotion)
         ends = [action for action in actions if isinstance(action, Stop | Kill)]
@@ -74,8 +80,21 @@ class Executor:
         if ends:
             await self._publish()
         for action in actions:
-            if not isinstance(action, Promote):
+            if not isinstance(action, Promote | Start):
                 await self._perform(action)
+        return await self._start_in_time([action for action in actions if isinstance(action, Start)])
+
+    async def _start_in_time(self, starts: list[Start]) -> bool:
+        """Those first that the last round left: one that has to be asked for again and again holds up nobody."""
+        starts.sort(key=lambda start: start.id in self._tried)
+        until = self._clock.now() + _STARTS_S
+        for start in starts:
+            if self._clock.now() > until:
+                return False
+            self._tried.add(start.id)
+            await self._start(self._fleet.instances[start.id], start.fresh, start.keep)
+        self._tried.clear()
+        return True
 
     async def _perform(self, action: _Performed) -> None:
         fleet, now = self._fleet, self._clock.now()
@@ -92,8 +111,6 @@ class Executor:
             return
         instance = fleet.instances[action.id]
         match action:
-            case Start(fresh=fresh, keep=keep):
-                await self._start(instance, fresh, keep)
             case Drain():
                 fleet.drain(instance, now, self._publisher.next_version, self._publisher.connected)
             case Stop() if instance.handle is not None:

@@ -68,6 +68,7 @@ class Supervisor:
 
     async def run(self) -> None:
         """Until the cluster has been shut down."""
+        await self._inbox.run(0)  # one that only ends what another left must not go on where that one was
         while not self._exit:
             self._exits.due(everything=self._fleet.intent.desired.shutting_down)
             await self._step()
@@ -107,7 +108,8 @@ class Supervisor:
         for _ in range(2):  # a second round, as what was admitted in the first is started in the second
             actions = reconcile(self._fleet.intent.desired, self._fleet.observed(), self._now())
             self._exit = self._exit or any(isinstance(action, Exit) for action in actions)
-            await self._executor.perform([action for action in actions if not isinstance(action, Exit)])
+            if not await self._executor.perform([action for action in actions if not isinstance(action, Exit)]):
+                self._inbox.wake()
             if not any(isinstance(action, Admit) for action in actions):
                 break
         self._notice.look(self._fleet, bool(self._revisions.before))

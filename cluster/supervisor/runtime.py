@@ -98,8 +98,9 @@ def adopted(kept: Settings, given: Settings) -> Settings:
     return kept.model_copy(update={"grpc_port": given.grpc_port})
 
 
-async def end(state: StateDir) -> None:
-    """Ends what a supervisor that is gone left running on ``state``. Raises UsageError if another one lives."""
+async def end(state: StateDir, now: bool) -> None:
+    """Ends what a supervisor that is gone left running on ``state``; with ``now`` without a drain. Raises UsageError if
+    another one lives."""
     with lock(state):
         store = await Store.open(state.database)
         try:
@@ -108,7 +109,7 @@ async def end(state: StateDir) -> None:
                 if await adoption.anything_alive(store, drivers, state.runs):
                     settings = from_json(await store.get("settings"))
                     plans = await _plans_to_end(settings, store)
-                    await _serve(settings, plans, state, store, drivers, True, _shut_down)
+                    await _serve(settings, plans, state, store, drivers, True, _killing if now else _draining)
                 else:
                     await give_back_of_the_dead(state, drivers)
             await zygote_process.end_left(state)  # one that is all that is left of a cluster
@@ -121,7 +122,7 @@ async def _serve(
     settings: Settings, plans: Sequence[Plan], state: StateDir, store: Store, drivers: Drivers, adopt: bool,
     ready: Callable[[Assembly], None],
 ) -> None:
-    ending = ready is _shut_down
+    ending = ready in (_draining, _killing)
     if not ending:
         _make_token(state)
     epoch = await _epoch(state, store)
@@ -237,8 +238,12 @@ def _start(parts: Assembly, tasks: Tasks) -> None:
     tasks.start(watch_certificate(lambda: parts.revisions.settings.tls(), parts.events.emit), "certificate")
 
 
-def _shut_down(parts: Assembly) -> None:
+def _draining(parts: Assembly) -> None:
     parts.supervisor.shut_down()
+
+
+def _killing(parts: Assembly) -> None:
+    parts.supervisor.shut_down(now=True)
 
 
 def _make_token(state: StateDir) -> None:

@@ -141,7 +141,7 @@ def _end_left(state: StateDir, now: bool) -> None:
     else:
         from cluster.supervisor import runtime
 
-        asyncio.run(runtime.end(state))
+        asyncio.run(runtime.end(state, now))
 
 
 def _ask(state: StateDir, now: bool) -> bool:

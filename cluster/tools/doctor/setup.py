@@ -221,6 +221,8 @@ def _most(plan: Plan) -> str:
     placement = plan.placement
     if plan.settings.max_instances is not None:
         return "--max-instances says so"
+    if plan.most > placement.capacity:
+        return f"--instances asks for more than the {placement.capacity} that are taken to fit"
     if placement.on_gpu:
         return f"{len(placement.machine.gpus)} GPUs, {placement.ranks} a worker, {placement.per_gpu} workers on one"
     if placement.memory_each:

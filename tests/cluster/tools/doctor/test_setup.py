@@ -150,6 +150,8 @@ def test_what_up_would_do_on_a_processor() -> None:
     ):  # fmt: skip
         assert line in text
     assert "1 cores are too few to bind 2 workers to" in _up(facts(plan=plan(instances=2, cores=1)))
+    asked = "scale between 1 and 7 workers: --instances asks for more than the 6 that are taken to fit"
+    assert asked in _up(facts(plan=plan(instances=7)))
     idle = facts(plan=plan(), gpus=NvmlFacts((H200,), "580"))
     assert "use no GPU (vLLM's CPU build is installed, or none is visible)" in _up(idle)
 
