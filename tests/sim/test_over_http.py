@@ -84,11 +84,10 @@ async def over_http(folder: Path, strategy: str, load: Sequence[Request], deaths
 
 
 def test_times_over_http_are_those_of_the_simulation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the load where the p99 of least connections reaches 2 s.
-
-    With draws 2, 3 and 4 the times of both agree to ten digits. With draw 1 the two part on the way (p99 0.50 and
-    0.67 s): probably at a tie of two workers that is one in only one of them; it was not traced."""
-    load, p99 = requests(300, 24.0, 3), {}
+    """At the load where the p99 of least connections reaches 2 s. To as many digits as the clocks have: where the
+    balancer takes a prompt for 7 % shorter than the simulation does, one choice of 300 between two workers that are as
+    good as each other falls the other way, and the p99 with it (0.67 s in place of 0.50)."""
+    load, p99 = requests(300, 24.0, 1), {}
     monkeypatch.setattr(app, "Random", lambda: Random(0))  # ties are drawn, here as there
     for strategy in ("least_connections", "adaptive"):
         folder = tmp_path / strategy
@@ -101,7 +100,7 @@ def test_times_over_http_are_those_of_the_simulation(tmp_path: Path, monkeypatch
         seen, expected = movedloop.run(main()), simulated(load, strategy)
         assert seen.failed == 0
         for share in (0.5, 0.9, 0.99):
-            assert seen.percentile(share) == pytest.approx(expected.percentile(share), rel=0.15)
+            assert seen.percentile(share) == pytest.approx(expected.percentile(share), rel=1e-6)
         p99[strategy] = seen.percentile(0.99)
     assert p99["least_connections"] > 2
     assert p99["adaptive"] <= p99["least_connections"] / 2
