@@ -61,6 +61,8 @@ class Rollouts:
         self._before(name, plan)
         folder = await self._located(path)  # without the lock: that may take an hour
         async with self._lock(name):
+            self._check_name(name)
+            plan = self._as_it_is_now(plan)
             old = self._before(name, plan)
             facts = await self._inspect(folder, plan, allow_no_effect or plan.settings.allow_no_effect)
             if old is not None and old.current.hash == facts.content_hash:
@@ -75,6 +77,7 @@ class Rollouts:
             adapter = old or Adapter(name, 0, (), group=plan.group)
             adapter = replace(adapter, description=adapter.description if description is None else description)
             keep, needed = plan.settings.keep_versions, self._inventory.needed(name)
+            self._as_it_is_now(plan)
             await self._roll(adapter.with_version(version, keep, needed))
             ready = bool(self._agents.ready(plan.group))
             return (200 if ready else 202), self._answer(adapter, facts)
@@ -237,6 +240,13 @@ class Rollouts:
         if model is None and old is not None and old.group in plans:
             return plans[old.group]
         return self._revisions.chosen(model)
+
+    def _as_it_is_now(self, plan: Plan) -> Plan:
+        """What that model runs by once something was waited for. Raises Refused where it has been unloaded."""
+        for held in self._revisions.served:
+            if held.group == plan.group:
+                return held
+        raise Refused(409, f"model {plan.spec.served_names[0]!r} has been unloaded meanwhile", "model")
 
     def _lock(self, name: str) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())

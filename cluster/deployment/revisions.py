@@ -73,7 +73,7 @@ class Revisions:
         if len(self.served) == 1 or not self.definitions:
             return self.leading
         known = ", ".join(held.spec.served_names[0] for held in self.served)
-        raise Refused(409, f'of which model? "model" (--model of the command line) is one of {known}', "model")
+        raise Refused(409, f'of which model? "model" is one of {known} (--model NAME on the command line)', "model")
 
     def of(self, group: str, number: int) -> Plan:
         """The plan of a worker of ``group`` that was started with the settings ``number``. Raises UsageError where that

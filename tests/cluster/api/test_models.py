@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -11,6 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from cluster.adapters.intake import Intake
 from cluster.models import swapping
 from config.identity.principal import PRINCIPAL_HEADER, Principal, Scope
 from inprocess import InProcess, running, until
@@ -78,6 +80,30 @@ async def test_a_model_that_a_route_or_an_alias_leads_to_is_not_unloaded(start: 
             assert status == 409 and f"'short' leads to '{what}': change or delete" in answer["error"]["message"]
             assert (await cluster.ask("DELETE", f"/v1/cluster/{kind}/short", {}))[0] == 200
         assert (await cluster.ask("DELETE", "/v1/models/second"))[0] == 202
+
+
+async def test_an_adapter_that_is_fetched_while_its_model_is_unloaded_is_refused(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And is not registered for ever with a model that nobody has."""
+    fetching, go = asyncio.Event(), asyncio.Event()
+
+    async def fetched(self: Intake, text: str) -> Path:
+        fetching.set()
+        await go.wait()
+        return Path(text)
+
+    async with start(instances=1) as cluster:
+        assert (await cluster.load("second"))[0] == 202
+        monkeypatch.setattr(Intake, "located", fetched)
+        body = {"lora_name": "sea", "lora_path": ADAPTER, "model": "second"}
+        loading = asyncio.create_task(cluster.ask("POST", "/v1/load_lora_adapter", body))
+        await fetching.wait()
+        assert (await cluster.ask("DELETE", "/v1/models/second"))[0] == 202
+        go.set()
+        status, answer = await loading
+        assert status == 409 and "'second' has been unloaded meanwhile" in answer["error"]["message"]
+        assert "sea" not in cluster.parts.inventory.registry.adapters
 
 
 async def test_a_model_comes_and_goes_while_the_cluster_runs(start: Start) -> None:
@@ -189,7 +215,7 @@ async def test_commands_name_the_model_where_there_are_several(start: Start) -> 
         await cluster.cluster.settled(2)
         for path, body in (("scale", {"instances": 2}), ("restart", {"rolling": True})):
             status, answer = await cluster.ask("POST", f"/v1/cluster/{path}", body)
-            assert status == 409 and '"model" is one of a, b, c' in answer["error"]["message"]
+            assert status == 409 and '"model" is one of a, b, c (--model NAME' in answer["error"]["message"]
             assert (await cluster.ask("POST", f"/v1/cluster/{path}", {**body, "model": "d"}))[0] == 404
         assert (await cluster.ask("POST", "/v1/cluster/scale", {"instances": 2, "model": "c"}))[0] == 409, "not up"
         assert (await cluster.ask("POST", "/v1/cluster/scale", {"instances": 4, "model": "a"}))[0] == 409
