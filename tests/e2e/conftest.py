@@ -76,11 +76,13 @@ def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Three real vLLM workers with the demo model and its adapters, for the whole session: they take a minute."""
     cluster = Cluster(tmp_path_factory.mktemp("vllm"), free_port(), grpc_port=free_port())
     given = ("--instances", "3", "--max-instances", "3", "--grpc-port", str(cluster.grpc_port))
-    result = cluster.up(*given, timeout=400)
-    assert result.returncode == 0, result.stderr
-    cluster.wait_ready(3, 300)
-    yield cluster
-    cluster.close()
+    try:
+        result = cluster.up(*given, timeout=400)
+        assert result.returncode == 0, result.stderr
+        cluster.wait_ready(3, 300)
+        yield cluster
+    finally:
+        cluster.close()
 
 
 @pytest.fixture(scope="session")

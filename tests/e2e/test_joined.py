@@ -198,7 +198,7 @@ def test_a_host_that_is_lost_as_a_whole_takes_its_own_connections_along_and_may_
     """Nobody there says anything any more, nor ends a connection."""
     workers = hosts.ready(hosts.first)
     first = hosts.first.submit(asyncio.run, hosts.streams(hosts.first, [400] * 4))
-    second = hosts.second.submit(asyncio.run, hosts.streams(hosts.second, [400] * 4))
+    second = hosts.second.submit(asyncio.run, hosts.streams(hosts.second, [400] * 4, patience=8))
     poll(lambda: sum(hosts.in_flight(hosts.first)) == 8, 5, "all are under way")
     hosts.second.cut()  # no end of a connection comes through either
     hosts.second.kill()

@@ -104,14 +104,14 @@ class JoinedHosts:
         return host.inside(lambda: httpx.post(url, json=body, headers=headers, timeout=30).status_code)
 
     async def stream(
-        self, host: Host, tokens: int, began: asyncio.Event | None = None, model: str = "demo"
+        self, host: Host, tokens: int, began: asyncio.Event | None = None, model: str = "demo", patience: float = 30
     ) -> Streamed:
-        """One stream. For a thread of ``host``."""
+        """One stream, given up after ``patience`` (s) without a word. For a thread of ``host``."""
         body = {"model": model, "prompt": "hi", "max_tokens": tokens, "ignore_eos": True, "stream": True}
         headers, seen, whole = {"Authorization": f"Bearer {self.key}"}, 0, False
         try:
             async with (
-                httpx.AsyncClient(timeout=30, headers=headers, trust_env=False) as client,
+                httpx.AsyncClient(timeout=patience, headers=headers, trust_env=False) as client,
                 client.stream("POST", self.url(host) + "/v1/completions", json=body) as answer,
             ):
                 async for line in answer.aiter_lines():
@@ -126,12 +126,12 @@ class JoinedHosts:
                 began.set()
         return Streamed(seen, whole)
 
-    async def streams(self, host: Host, lengths: Sequence[int]) -> list[Streamed]:
+    async def streams(self, host: Host, lengths: Sequence[int], patience: float = 30) -> list[Streamed]:
         """One for each length, each begun when the one before has. For a thread of ``host``."""
         tasks = []
         async with asyncio.TaskGroup() as group:
             for tokens in lengths:
                 began = asyncio.Event()
-                tasks.append(group.create_task(self.stream(host, tokens, began)))
+                tasks.append(group.create_task(self.stream(host, tokens, began, patience=patience)))
                 await began.wait()
         return [task.result() for task in tasks]
