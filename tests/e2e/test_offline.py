@@ -33,7 +33,8 @@ ASKED: list[tuple[str | list[dict[str, str]], str | None]] = [
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[OfflineEngine]:
+def engine(vllm_worker_url: str) -> Iterator[OfflineEngine]:
+    """With the worker that it is compared with, so that all that use one of them are one group."""
     before = _engines()
     with OfflineEngine() as engine:
         assert len(_engines()) == len(before) + 1
