@@ -52,7 +52,7 @@ def test_models_outlive_their_supervisor_and_the_cluster(cluster: Cluster) -> No
 
 @pytest.mark.timeout(240)
 def test_with_room_for_one_of_three_every_request_is_answered(cluster: Cluster) -> None:
-    """On llama.cpp: its workers start, load, end and give their memory back each time. The same in one event loop, and
+    """On llama.cpp: its workers start, load, end and give their memory back each time. With 200, in one event loop, and
     never more than one at a time: `tests/cluster/models/test_mixed_requests.py`."""
     gguf, min_up = str(gguf_path()), 0.5
     models = {
@@ -63,12 +63,12 @@ def test_with_room_for_one_of_three_every_request_is_answered(cluster: Cluster) 
     rules = ("--max-concurrent-models", "1", "--min-up", str(min_up), "--swap-after", "0.5")
     up = cluster.up("--engine", "llamacpp", *rules, CLUSTERCTL_MODELS=json.dumps(models))
     assert up.returncode == 0, up.stderr
-    names = Random(1).choices(["a", "corsair", "b", "c", "also-c"], k=200)
+    names = Random(1).choices(["a", "corsair", "b", "c", "also-c"], k=60)
     began = time.monotonic()
     with ThreadPoolExecutor(8) as pool:
         answers = Counter(answer.status_code for answer in pool.map(cluster.complete, names))
     took = time.monotonic() - began
-    assert answers == {200: 200}
+    assert answers == {200: len(names)}
     found = _models(cluster)
     assert sum(model["state"] == "up" for model in found.values()) == 1
     swaps = sum(model["swaps"] for model in found.values())
