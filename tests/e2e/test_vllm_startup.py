@@ -16,20 +16,23 @@ from worker.demo import adapters
 from worker.drivers import proc, scratch
 from worker.spec import WorkerEndpoint, WorkerSpec
 
-pytestmark = [pytest.mark.vllm, pytest.mark.processes]
+pytestmark = [pytest.mark.vllm, pytest.mark.processes, pytest.mark.timeout(420)]
 
 _PROMPTS = [f"Number {number} of the tale" for number in range(8)]
+_WORKERS = {"auto": 2, "off": 1}
 
 
-@pytest.fixture(scope="module", params=["auto", "off"])
+@pytest.fixture(scope="module", params=_WORKERS)
 def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Two workers, forked or plain."""
-    made = Cluster(tmp_path_factory.mktemp(f"startup-{request.param}"), free_port())
-    result = made.up("--instances", "2", "--max-instances", "2", "--zygote", request.param, timeout=400)
-    assert result.returncode == 0, result.stderr
-    made.wait_ready(2, 300)
-    yield made
-    made.close()
+    """Two workers that are forked, or one that is started plainly, which takes some 20 s of a processor each time."""
+    made, count = Cluster(tmp_path_factory.mktemp(f"startup-{request.param}"), free_port()), _WORKERS[request.param]
+    try:
+        result = made.up("--instances", str(count), "--max-instances", "2", "--zygote", request.param, timeout=400)
+        assert result.returncode == 0, result.stderr
+        made.wait_ready(count, 300)
+        yield made
+    finally:
+        made.close()
 
 
 def _forked(cluster: Cluster) -> bool:
@@ -106,7 +109,7 @@ def test_a_worker_that_dies_is_back_and_nothing_is_left_of_the_one_before(cluste
     else:
         kill(before["pid"] if victim == "api server" else core)
     poll(lambda: _instance(cluster)["incarnation"] != before["incarnation"], 60, "it is started again")
-    cluster.wait_ready(2, 300)
+    cluster.wait_ready(len(cluster.status()["instances"]), 300)
     assert not proc.sessions([before["pid"]])[before["pid"]], "of the session"
     assert not _scratch(cluster, before["incarnation"]).exists()
     assert _scratch(cluster, _instance(cluster)["incarnation"]).is_dir()
