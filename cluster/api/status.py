@@ -80,6 +80,7 @@ def snapshot(view: View) -> dict[str, Any]:
         "total_instances": desired,
         "min_instances": plan.least,
         "max_instances": plan.most,
+        "wanted_strategy": intent.strategy,
         **({} if view.autoscale is None else {"autoscale": view.autoscale}),
         **({"models": view.models} if view.models else {}),
         **({} if view.zygotes is None else {"zygote": view.zygotes}),

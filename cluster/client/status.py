@@ -237,6 +237,7 @@ class Status(TypedDict):
     supervisor: Supervisor
     load_balancer: LoadBalancer
     instances: dict[str, Instance]
+    wanted_strategy: NotRequired[str]
     autoscale: NotRequired[Autoscale]
     zygote: NotRequired[Zygote]
     jobs: NotRequired[JobsSeen]

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from config.aio import Tasks
 from config.identity.principal import PRINCIPAL_HEADER, Principal, Scope
-from config.topology import STRATEGIES
+from config.topology import AUTO_STRATEGY, STRATEGIES
 from lb.admin.event_stream import STREAM, EventFeed
 from lb.protocol.errors import ProxyError, Source
 from lb.telemetry.history import SLOTS, STEP
@@ -114,6 +114,7 @@ class Live:
     async def _make(self) -> bytes:
         samples = await self._recorder.samples(STEP)
         message = {
-            "status": self._status(), "samples": samples, "strategies": list(STRATEGIES), "gpus": self._gpus()
+            "status": self._status(), "samples": samples, "strategies": [AUTO_STRATEGY, *STRATEGIES],
+            "gpus": self._gpus(),
         }  # fmt: skip
         return b"event: live\ndata: " + json.dumps(message).encode() + b"\n\n"

@@ -98,6 +98,7 @@ class Status:
             "model": seen.get("model"),
             "min_instances": seen.get("min_instances"),
             "max_instances": seen.get("max_instances"),
+            **({"wanted_strategy": seen["wanted_strategy"]} if seen.get("wanted_strategy") else {}),
             **({"autoscale": seen["autoscale"]} if seen.get("autoscale") else {}),
             **({"models": seen["models"]} if seen.get("models") else {}),
             **({"zygote": seen["zygote"]} if seen.get("zygote") else {}),

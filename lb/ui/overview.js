@@ -17,6 +17,9 @@ export function colorOf(name) {
   return colors.get(name);
 }
 
+// what was asked for; one that an earlier supervisor says nothing of is that in force
+const strategyOf = (status) => status.wanted_strategy ?? status.load_balancer_strategy;
+
 const charts = [
   [new Chart("Requests per second", rate), (samples) => [
     { name: "requests", color: 0, values: samples.map((v) => v.requests_per_s) },
@@ -176,8 +179,9 @@ function show() {
 
   const select = $("strategy");
   if (document.activeElement !== select) {
-    options(select, store.strategies, status.load_balancer_strategy);
-    select.value = status.load_balancer_strategy;
+    options(select, store.strategies);
+    select.options[0].text = strategyOf(status) === "auto" ? `auto (${status.load_balancer_strategy})` : "auto";
+    select.value = strategyOf(status);
   }
   select.disabled = !store.may?.has("admin");
   if (!edited && document.activeElement !== $("scale-to")) $("scale-to").value = total;
@@ -206,7 +210,7 @@ export function start() {
   }
   range(seconds);
   $("strategy").addEventListener("change", async () => {
-    const from = store.status.load_balancer_strategy, to = $("strategy").value;
+    const from = strategyOf(store.status), to = $("strategy").value;
     if (to !== from && !(await actions.strategy(from, to))) $("strategy").value = from;
   });
   const field = $("scale-to");

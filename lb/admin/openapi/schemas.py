@@ -105,7 +105,7 @@ SCHEMAS: Mapping[str, Json] = {
         "min_instances": or_null(COUNT), "max_instances": or_null(COUNT),
         "supervisor": ref("Supervisor"), "load_balancer": ref("LoadBalancer"),
         "instances": by_name(ref("Instance"), "By id"),
-    }, autoscale=described(answer({
+    }, wanted_strategy=described(one_of(AUTO_STRATEGY, *STRATEGIES), "As asked for"), autoscale=described(answer({
         "mode": one_of("advise", "on"), "target": or_null(COUNT, "Workers that it wants, or would want"),
         "needed": or_null(NUMBER, "Workers that the load needs, and parts of one"),
         "reason": described(TEXT, "Of a change that is due, or why nothing is known"),

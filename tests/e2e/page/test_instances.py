@@ -65,11 +65,15 @@ def test_the_strategy_is_switched(shown: Page, cluster: Cluster) -> None:
     shown.asked("Switch the strategy to round_robin?")
     shown.click("#dialog-cancel")
     strategy = "return document.getElementById('strategy').value"
-    shown.until(lambda: shown.js(strategy) == "least_connections", "as it was")
+    shown.until(lambda: shown.js(strategy) == "auto", "as it was")
     shown.choose("#strategy", "round_robin")
     shown.confirm("Switch the strategy to round_robin?")
     assert cluster.status()["load_balancer_strategy"] == "round_robin"
     shown.says("#latest", "strategy round_robin")
+    shown.choose("#strategy", "auto")
+    shown.confirm("Switch the strategy to auto?")
+    label = "return document.getElementById('strategy').selectedOptions[0].text"
+    shown.until(lambda: shown.js(label) == "auto (least_connections)", "which one that is")
 
 
 def test_a_killed_worker_is_seen_to_come_back(shown: Page, cluster: Cluster) -> None:

@@ -54,7 +54,8 @@ async def test_the_live_stream_is_status_numbers_and_events(balancer: Balanced, 
     async with balancer.request("GET", "/v1/cluster/live") as response:
         assert response.headers["Content-Type"].startswith("text/event-stream")
         kind, live = await message(response)
-        assert kind == "live" and "least_connections" in live["strategies"] and live["status"]["is_running"] is True
+        assert kind == "live" and live["status"]["is_running"] is True
+        assert live["strategies"][0] == "auto" and "least_connections" in live["strategies"]
         assert await message(response) == ("note", feed.after(0)[0].event)
         await balancer.ask()
         feed.add([{"id": 9, "at": 2.0, "subject": "a", "kind": "note", "text": "two", "data": {}}])
