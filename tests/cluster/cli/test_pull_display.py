@@ -33,7 +33,10 @@ class PullingCluster:
     ("source", "line"),
     [("hf://org/base", "fetch hf://org/base: 1.0 KiB of 4.0 KiB, 25 %\n"), ("hf://org/other", "")],
 )
-def test_only_the_job_that_fetches_it_is_shown(source: str, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_the_job_that_fetches_it_is_shown(
+    source: str, line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.cli.pull_display._LOOK_EVERY", 0.02)
     cluster = PullingCluster()
     with pull_shown(cluster, source):  # type: ignore[arg-type]
         assert cluster.asked.wait(10)
