@@ -31,7 +31,7 @@ def adapter_files() -> dict[str, bytes]:
 class Origin:
     """``files`` by their path; a repository ``org/name`` is those below that. ``fail``: statuses of the next answers
     with content, ``break_after``: the next such answers break off after so many bytes, ``stall_after``: they
-    come so far and no further, ``corrupt``: names whose content
+    come so far and no further, ``flowing``: cleared, content waits until it is set, ``corrupt``: names whose content
     comes changed, ``token``: who shows another one is not let in. ``log``: what was asked, with headers."""
 
     def __init__(self, tls: Issued | None = None) -> None:
@@ -41,6 +41,8 @@ class Origin:
         self.fail_listing: list[int] = []
         self.break_after: list[int] = []
         self.stall_after: int | None = None
+        self.flowing = threading.Event()
+        self.flowing.set()
         self.corrupt: set[str] = set()
         self.redirect: dict[str, str] = {}
         self.token: str | None = None
@@ -73,6 +75,7 @@ class Origin:
         return [headers for method, path, headers in self.log if method == "GET" and part in path]
 
     def close(self) -> None:
+        self.flowing.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -134,6 +137,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _content(self, path: str) -> None:
         here = self.origin
+        here.flowing.wait(60)
         if path in here.redirect:
             return self._answer(302, b"", {"location": here.redirect[path]})
         if path not in here.files:

@@ -4,12 +4,13 @@ more: the command before a start, the supervisor while it runs, and nobody for a
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from harness import Cluster, poll
+from harness import Cluster, kill, poll
 from origins import Origin, adapter_files
 from worker.demo import adapters, model_path
 
@@ -90,3 +91,17 @@ def test_what_cannot_be_had_starts_nothing(hub: Origin, cluster: Cluster) -> Non
     assert failed.returncode != 0 and "is no model: there is no config.json; it is a LoRA adapter" in failed.stderr
     assert not (cluster.state_dir / "launch.json").exists()
     assert poll(lambda: not cluster.leftovers())
+
+
+def test_a_load_goes_on_though_its_supervisor_was_killed(hub: Origin, cluster: Cluster) -> None:
+    """The process that fetches lives on, and what it fetches for is known to the next supervisor."""
+    assert cluster.up("--engine", "sim").returncode == 0
+    hub.flowing.clear()
+    asked = threading.Thread(target=cluster.run, args=("lora", "load", "poet", "hf://org/poet"))
+    asked.start()
+    poll(lambda: any("resolve" in path for _, path, _ in hub.log), 30, "it is being fetched")
+    kill(cluster.status()["supervisor"]["pid"])
+    asked.join(30)
+    assert cluster.up("--engine", "sim").returncode == 0
+    hub.flowing.set()
+    poll(lambda: cluster.complete("poet").status_code == 200, 60, "it is loaded")
