@@ -121,6 +121,8 @@ def _gather(value: Any, place: tuple[Any, ...], found: dict[tuple[Any, ...], Any
     elif isinstance(value, dict):
         for name, item in value.items():  # lists with an entry for each token
             found.setdefault((*place, name), []).extend(item if isinstance(item, list) else [item])
+    elif isinstance(value, list) and place[-1] == "token_ids":  # of one event, which has several on a busy machine
+        found.setdefault(place, []).extend(value)
     elif isinstance(value, list) and all(isinstance(item, dict) for item in value):
         for position, item in enumerate(value):
             _gather(item, (*place, item.get("index", position)), found)
