@@ -6,7 +6,7 @@ import httpx
 from selenium.webdriver.common.keys import Keys
 
 from browser import Page
-from harness import Cluster, kill
+from harness import Cluster, kill, poll
 from uipage import EVIL, MARKS, clean, row
 
 pytestmark = MARKS
@@ -125,6 +125,16 @@ def test_a_log_goes_on_and_is_only_text(shown: Page, cluster: Cluster) -> None:
     shown.until(lambda: EVIL not in shown.text("#log"), "another log")
 
 
+def _tokens(cluster: Cluster) -> float:
+    samples = httpx.get(f"{cluster.url}/v1/cluster/history").json()["samples"]
+    return sum(tokens for sample in samples for tokens in sample["instances"].values())
+
+
+def _told(cluster: Cluster) -> bool:
+    instances = cluster.status()["instances"].values()
+    return all((i["tokens_total"] or 0) > 0 and i["kv_cache_percent"] is not None for i in instances)
+
+
 def test_the_last_hour_outlives_page_and_balancer(shown: Page, cluster: Cluster) -> None:
     def lines() -> int:
         paths = "[...document.querySelectorAll('#charts path.line')]"
@@ -133,6 +143,7 @@ def test_the_last_hour_outlives_page_and_balancer(shown: Page, cluster: Cluster)
     for _ in range(3):
         assert cluster.complete().status_code == 200
     shown.until(lambda: "3" in shown.text("#tiles") and lines() >= 5, "the charts have lines")
+    poll(lambda: _tokens(cluster) > 0 and _told(cluster), 15, "the engines tell their tokens")
     before = httpx.get(f"{cluster.url}/v1/cluster/history").json()["samples"]
     kill(cluster.status()["load_balancer"]["pid"])
     shown.says("#link", "reconnecting")
@@ -140,7 +151,7 @@ def test_the_last_hour_outlives_page_and_balancer(shown: Page, cluster: Cluster)
     after = httpx.get(f"{cluster.url}/v1/cluster/history").json()["samples"]
     assert [s["at"] for s in after][: len(before) - 1] == [s["at"] for s in before][:-1]
     assert sum(s["requests_per_s"] for s in after) >= 0.1
-    assert sum(tokens for s in after for tokens in s["instances"].values()) > 0, "the engines tell their tokens"
-    assert all(i["tokens_total"] > 0 and i["kv_cache_percent"] >= 0 for i in cluster.status()["instances"].values())
+    assert _tokens(cluster) > 0
+    poll(lambda: _told(cluster), 15, "and again")
     shown.driver.refresh()
     shown.until(lambda: lines() >= 5, "the lines are there")
