@@ -23,7 +23,7 @@ help:
 	@echo "make up      install, then run three vLLM workers behind http://127.0.0.1:8000 (ARGS='--port 9000' …)"
 	@echo "make try     install in under a minute, then run a real small model on llama.cpp behind http://127.0.0.1:8000"
 	@echo "make test    install, then every test, those against real vLLM included (ARGS=tests/e2e/test_api.py …: those there)"
-	@echo "make quick   the tests that need no process but their own, in a minute and a half on two cores (ARGS=tests/lb …: those there)"
+	@echo "make quick   the tests that need no process but their own, in 80 seconds on two cores (ARGS=tests/lb …: those there)"
 	@echo "make check   ruff, mypy --strict, import-linter"
 	@echo "make soak    the long forms of the tests"
 	@echo "make chaos   faults under load, every answer compared with the undisturbed one (ARGS='--scenario kills' …)"
