@@ -33,7 +33,7 @@ class Pool:
         self.registered: dict[str, dict[str, Any]] = {}
         self._on_change, self._share, self._lost, self._on_room = on_change, share, lost, on_room
         self._serving: dict[str | None, list[Backend]] = {}
-        self._first_names: dict[str, str] = {}
+        self._first_names: dict[str | None, str] = {}
         #: Names of models that were found to be known since the latest set: those of no route and no alias.
         self._known: set[str | None] = set()
         #: Routes and aliases, which go before models of their names.
@@ -154,14 +154,21 @@ class Pool:
 
     def first_name(self, model: str | None) -> str | None:
         """Of the names of one and the same base model the first; any other ``model`` as it is."""
-        if model is None or model in self.registered:
+        found = self._first_names.get(model)
+        return self._find_first_name(model) if found is None else found
+
+    def _find_first_name(self, model: str | None) -> str | None:
+        if model is None:
+            return None
+        if model in self.registered:
+            found = model
+        elif (offered := self.offered.named(model)) is not None:
+            found = offered.name
+        elif serving := self.serving(model):
+            found = first_name(serving[0].spec, model, self.registered)
+        else:
             return model
-        if (offered := self.offered.named(model)) is not None:
-            return offered.name
-        if (found := self._first_names.get(model)) is None:
-            if not (serving := self.serving(model)):
-                return model
-            found = self._first_names[model] = first_name(serving[0].spec, model, self.registered)
+        self._first_names[model] = found  # as many as there are names of models
         return found
 
     def _may_serve(self, backend: Backend, model: str | None) -> bool:
