@@ -37,6 +37,14 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile(config.getoption("--hypothesis-profile") or "any machine")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A time is measured with all that others do on the machine, and that comes and goes: what is too slow by itself is
+    so three times in a row. Each attempt more is shown (R)."""
+    for item in items:
+        if item.get_closest_marker("measured") or item.get_closest_marker("alone"):
+            item.add_marker(pytest.mark.flaky(reruns=2))
+
+
 def pytest_collection_finish() -> None:
     """From here on garbage is looked for where there is some: as often as Python does, it is four fifths of the time of
     a test that parses this repository. What there is already is not worth a look of 0.7 s in each process."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import selectors
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar
 
@@ -40,6 +41,15 @@ class _Selector(selectors.DefaultSelector):
 def run(main: Coroutine[Any, Any, T]) -> T:
     with asyncio.Runner(loop_factory=MovedLoop) as runner:
         return runner.run(main)
+
+
+def stand_still(seconds: float) -> None:
+    """This loop, in which nobody looks for so long: one of these is moved, in any other the time passes."""
+    loop = asyncio.get_running_loop()
+    if isinstance(loop, MovedLoop):
+        loop.moved += seconds
+    else:
+        time.sleep(seconds)
 
 
 def moved(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:

@@ -64,15 +64,6 @@ def test_patience_ends_as_a_timeout_does(run: Callable[[Any], Any], seconds: flo
     assert seconds <= run(waits()) < 5
 
 
-def stands_still(seconds: float) -> None:
-    """The loop, in which nobody looks for so long."""
-    loop = asyncio.get_running_loop()
-    if isinstance(loop, movedloop.MovedLoop):
-        loop.moved += seconds
-    else:
-        time.sleep(seconds)
-
-
 STALLS = pytest.mark.parametrize("run", [movedloop.run, uvloop.run], ids=["asyncio", "uvloop"])
 
 
@@ -82,7 +73,7 @@ def test_what_came_while_nobody_looked_came_in_time(run: Callable[[Any], Any]) -
     async def answers(turns: int, stall: int) -> str:
         for turn in range(turns):
             if turn == stall:
-                stands_still(0.16)
+                movedloop.stand_still(0.16)
             await asyncio.sleep(0.001)
         return "it"
 
@@ -100,7 +91,7 @@ def test_patience_is_not_given_twice_for_one_time_that_was_lost(run: Callable[[A
     async def waits() -> float:
         with pytest.raises(TimeoutError):
             async with patience(0.06):
-                stands_still(0.2)
+                movedloop.stand_still(0.2)
                 await asyncio.sleep(0)
                 began = asyncio.get_running_loop().time()
                 await asyncio.Event().wait()

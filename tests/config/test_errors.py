@@ -15,6 +15,7 @@ def test_the_closest_name_is_told_if_it_is_close(name: str, known: list[str], to
     assert nearest(name, known) == told
 
 
+@pytest.mark.measured
 def test_neither_long_names_nor_many_take_long() -> None:
     known = [f"adapter-{number:05}-of-a-customer" for number in range(5000)]
     for name in ("adapter-04999-of-a-custome", "a" * 900_000, "of-a-adapter-customer-12345"):

@@ -76,6 +76,7 @@ def test_a_route_that_is_none_is_refused_in_one_sentence(data: object, words: st
         route(data)
 
 
+@pytest.mark.measured
 def test_no_pattern_takes_long() -> None:
     """They would take hours where matching goes back."""
     for pattern in ("(a*)*b", "(a|a)*b", ".*.*.*.*b$", "(?:a?){500}a{2}c"):

@@ -209,6 +209,7 @@ async def test_without_a_standby_it_comes_back_too(cluster: Cluster) -> None:
     assert _balancer(slow)["standby"] is None
 
 
+@pytest.mark.measured
 def test_a_standby_that_dies_is_started_again_and_takes_no_connections(slow: Cluster) -> None:
     first = _standby(slow)
     for _ in range(20):

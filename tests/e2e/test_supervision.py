@@ -21,6 +21,7 @@ def _ready_again(cluster: Cluster, name: str, pid: int) -> dict[str, Any] | None
     return seen if seen["state"] == "ready" and seen["pid"] != pid else None
 
 
+@pytest.mark.measured
 @pytest.mark.drivers("local", alone="local", reason="connecting to Ray takes longer")
 def test_three_workers_are_ready_within_five_seconds(cluster: Cluster) -> None:
     began = time.monotonic()
@@ -84,6 +85,7 @@ def _try(call: Callable[[], httpx.Response]) -> httpx.Response | None:
         return None
 
 
+@pytest.mark.measured
 @pytest.mark.drivers("local", "ray", alone="local")
 def test_without_a_supervisor_traffic_goes_on_and_the_next_up_adopts(sim: Cluster) -> None:
     assert sim.run("scale", "2").returncode == 0

@@ -51,6 +51,7 @@ async def test_a_crash_loop_is_given_up_shown_and_cleared_by_a_manual_restart(st
         await cluster.back("instance_2", 6)
 
 
+@pytest.mark.measured
 async def test_requests_fail_at_once_when_every_worker_has_failed(start: Start) -> None:
     async with start(instances=1, restart_delay=0.0) as cluster:
         await cluster.settled(1)

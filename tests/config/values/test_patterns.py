@@ -7,6 +7,7 @@ import pytest
 from config.values import patterns
 
 
+@pytest.mark.measured
 @pytest.mark.parametrize("pattern", ["(a*)*b", "(a|a)*b", ".*.*.*.*b$", "(?:a?){500}a{2}c"])
 def test_no_pattern_takes_long(pattern: str) -> None:
     found = patterns.bounded(pattern)

@@ -158,6 +158,7 @@ def test_who_lost_its_worker_goes_before_all_others() -> None:
     assert server.served == [lost]
 
 
+@pytest.mark.measured
 def test_whose_turn_it_is_is_known_without_a_look_at_every_key() -> None:
     order: FairOrder[One] = FairOrder()
     began = time.process_time()

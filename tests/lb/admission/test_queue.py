@@ -59,6 +59,7 @@ async def test_who_waits_for_one_model_holds_up_nobody_who_wants_another(house: 
     assert house.ask(2)[1] is None
 
 
+@pytest.mark.measured
 async def test_the_end_of_an_ejection_serves_at_that_time_and_not_before(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,6 +83,7 @@ async def test_an_answer_of_an_ejected_backend_serves_at_once(house: House) -> N
     assert house.served
 
 
+@pytest.mark.measured
 async def test_a_model_that_was_lacking_for_a_moment_is_asked_for_after_it(house: House) -> None:
     house.push(spec())
     house.pool.backends["instance_0"].missing_models["base"] = end = time.monotonic() + 0.1
@@ -182,6 +184,7 @@ async def test_a_deadline_that_passes_in_the_queue_ends_the_wait(house: House) -
     assert passed.value.status == 504
 
 
+@pytest.mark.measured
 async def test_a_request_waits_longer_for_room_than_for_a_worker_to_be_there() -> None:
     async with open_house(queue_limits=QueueLimits(timeout=0.05, patience=0.3)) as house:
         house.push(spec())

@@ -106,6 +106,7 @@ async def test_the_wait_of_others_does_not_grow_with_one_that_floods() -> None:
     assert flooded[int(len(flooded) * 0.99)] <= 1.1 * calm[int(len(calm) * 0.99)]
 
 
+@pytest.mark.measured
 async def test_a_flood_of_one_key_costs_a_look_a_key_not_one_a_request(house: House) -> None:
     house.push(spec())
     limited(house, 1)

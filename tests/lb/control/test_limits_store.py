@@ -146,6 +146,7 @@ async def test_a_server_that_was_emptied_is_told(redis: RedisServer, machines: l
     assert other.ask(20) == 3
 
 
+@pytest.mark.measured
 async def test_a_server_that_stands_still_delays_nobody(redis: RedisServer, machines: list[Machine]) -> None:
     one, _ = machines
     tenant = Tenant("b", rpm=10**6, mark="b")

@@ -77,6 +77,7 @@ async def test_its_last_word_is_heard_whatever_is_said_to_it_meanwhile(tmp_path:
         await closing
 
 
+@pytest.mark.measured
 async def test_whoever_does_not_listen_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lb.control.link._HEARD_S", 0.05)
     with listening() as listener:

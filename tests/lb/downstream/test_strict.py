@@ -141,6 +141,7 @@ async def test_one_empty_line_before_a_request_is_passed_over_however_it_comes(p
 # no request keeps the others waiting
 
 
+@pytest.mark.measured
 @pytest.mark.parametrize(
     "request_",
     [

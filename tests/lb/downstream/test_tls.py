@@ -130,6 +130,7 @@ async def test_nothing_that_strangers_send_gets_into_the_log(
     assert [r for r in caplog.records if r.name.startswith(("lb", "asyncio"))] == []
 
 
+@pytest.mark.measured
 async def test_a_handshake_has_as_long_as_a_head(start_balancer: StartBalancer, served: Issued) -> None:
     balancer = await start_balancer(tls=served.files, head_timeout=0.3)
     began = time.monotonic()

@@ -160,6 +160,7 @@ WORST = [
 ]  # fmt: skip
 
 
+@pytest.mark.measured
 @pytest.mark.parametrize(("size", "kind", "before", "unit", "after", "status"), [case[1:] for case in WORST],
                          ids=[case[0] for case in WORST])  # fmt: skip
 async def test_a_body_of_any_kind_keeps_nobody_waiting(

@@ -75,6 +75,7 @@ async def test_a_request_for_one_that_nobody_holds_waits_until_somebody_does(
     assert await asyncio.wait_for(asking, 5) == (200, {"worker": "instance_0"})
 
 
+@pytest.mark.measured
 async def test_one_that_is_unloaded_while_a_request_waits_for_it_is_404_at_once(
     balancer: Balanced, start_worker: StartWorker, supervisor: tuple[Supervisor, Any]
 ) -> None:

@@ -121,6 +121,7 @@ async def _with_more_behind(balancer: Running, workers: Workers) -> Wire:
 LEAVING = [_in_mid_answer, _before_the_answer, _while_it_does_not_read, _in_mid_upload, _with_more_behind]
 
 
+@pytest.mark.measured
 @pytest.mark.parametrize("leave", [Wire.leave, Wire.reset], ids=["end", "reset"])
 @pytest.mark.parametrize("when", LEAVING, ids=lambda when: when.__name__.strip("_"))
 async def test_a_worker_is_told_within_1_s_that_the_client_has_left(
@@ -134,6 +135,7 @@ async def test_a_worker_is_told_within_1_s_that_the_client_has_left(
         await balancer.nothing_is_in_flight(workers)
 
 
+@pytest.mark.measured
 async def test_a_worker_that_does_not_take_an_upload_is_told_within_1_s_that_the_client_has_left(
     tmp_path: Path,
 ) -> None:

@@ -83,6 +83,7 @@ def whole(got: tuple[int, dict[str, str], bytes]) -> bool:
     return got[0] == 200 and len(found.pop("heads")) == 1 and bool(right.pop("heads")) and found == right
 
 
+@pytest.mark.measured
 async def test_s01_429_with_retry_after_is_asked_elsewhere_at_once(balancer: Balanced, pair: Pair) -> None:
     first, second = await pair(Fault(error(429, Retry_After="2")))
     began = time.monotonic()
@@ -147,6 +148,7 @@ async def test_s05_a_kept_connection_that_breaks_is_not_tried_again_on_the_same_
     assert len(first.asked) == 2, "once on the kept connection, and not on a new one as well"
 
 
+@pytest.mark.measured
 async def test_s06_a_worker_that_takes_it_and_says_nothing(balancer: Balanced, pair: Pair) -> None:
     first, second = await pair(Fault(b"", end=HANG))
     began = time.monotonic()
@@ -217,6 +219,7 @@ async def test_s10_a_malformed_chunk_is_not_passed_on(balancer: Balanced, pair: 
     assert whole(await ask(balancer))
 
 
+@pytest.mark.measured
 @pytest.mark.parametrize("missing", [1, 2], ids=["[DONE]", "and the usage"])
 async def test_s11_a_missing_done_is_made_good_without_a_wait(
     start_balancer: StartBalancer, stack: AsyncExitStack, missing: int
@@ -358,6 +361,7 @@ async def test_an_error_event_before_the_first_token_and_after_it(
     assert (len(first.asked), len(second.asked)) == (1, 1)
 
 
+@pytest.mark.measured
 async def test_where_repetitions_have_run_out_the_workers_own_answer_counts(balancer: Balanced, pair: Pair) -> None:
     _, second = await pair(always=Fault(error(429, "later", Retry_After="3")))
     budget, now = balancer.parts.shared.budget, balancer.parts.shared.clock()

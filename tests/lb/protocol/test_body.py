@@ -300,6 +300,7 @@ def test_how_it_is_laid_out_makes_no_difference(
     assert facts(body, "application/json") == Facts("base", True)
 
 
+@pytest.mark.measured
 @pytest.mark.parametrize(
     "body",
     [

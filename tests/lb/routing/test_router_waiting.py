@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import pytest
+
 from lbfakes import Balanced, Worker, spec, until
 
 StartWorker = Callable[..., Awaitable[Worker]]
@@ -57,6 +59,7 @@ async def test_a_client_that_gives_up_waiting_is_forgotten(balancer: Balanced) -
     await until(lambda: balancer.metric("clusterctl_queued_requests") == 0)
 
 
+@pytest.mark.measured
 async def test_where_all_have_failed_it_is_503_at_once(balancer: Balanced) -> None:
     balancer.push(spec("instance_0", state="failed"), spec("instance_1", state="failed"))
     status, answer = await asyncio.wait_for(balancer.ask(), 2)
@@ -64,6 +67,7 @@ async def test_where_all_have_failed_it_is_503_at_once(balancer: Balanced) -> No
     assert "failed" in answer["error"]["message"]
 
 
+@pytest.mark.measured
 async def test_one_who_waits_is_told_when_the_last_one_fails(balancer: Balanced) -> None:
     balancer.push(spec(state="starting"))
     asking = asyncio.ensure_future(balancer.ask())
@@ -72,6 +76,7 @@ async def test_one_who_waits_is_told_when_the_last_one_fails(balancer: Balanced)
     assert (await asyncio.wait_for(asking, 2))[0] == 503
 
 
+@pytest.mark.measured
 async def test_one_who_waits_is_told_of_the_shutdown(balancer: Balanced) -> None:
     balancer.push(spec(state="starting"))
     asking = asyncio.ensure_future(balancer.ask())

@@ -65,6 +65,7 @@ async def test_it_is_all_there(scraped: Balanced) -> None:
         assert f"clusterctl_instance_scraped{{{label}}} 1.0" in lines
 
 
+@pytest.mark.measured
 async def test_a_scrape_takes_less_than_fifty_milliseconds(scraped: Balanced) -> None:
     """Of processor time, with what the ten workers and the client of this test need in the same thread."""
     await scrape(scraped)
@@ -76,6 +77,7 @@ async def test_a_scrape_takes_less_than_fifty_milliseconds(scraped: Balanced) ->
     assert median(took) < MOST_S, took
 
 
+@pytest.mark.measured
 async def test_nobody_waits_long_for_a_turn_meanwhile(scraped: Balanced) -> None:
     """The processor time between two turns of a task that is always due: how long a stream would have waited."""
     turns: list[float] = []
@@ -100,6 +102,7 @@ async def test_nobody_waits_long_for_a_turn_meanwhile(scraped: Balanced) -> None
     assert median(longest) < MOST_IN_A_TURN_S, longest
 
 
+@pytest.mark.measured
 async def test_a_step_is_far_shorter_than_the_whole() -> None:
     """Without a network: the steps themselves. A change that does everything in one is seen at once."""
     texts, merger = {f"instance_{number}": page(number) for number in range(WORKERS)}, Merger()

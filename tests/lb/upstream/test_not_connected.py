@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 import pytest
 
 import lb.upstream.connections
+import movedloop
 from lb.upstream.connection import WorkerConnection
 from lb.upstream.connections import Upstream
 from lbfakes import (
@@ -89,17 +89,16 @@ async def test_a_connection_that_comes_too_late_is_closed(upstream: Upstream, st
 
 
 @pytest.mark.parametrize("turns", range(5))
-async def test_a_worker_is_not_to_blame_for_a_time_in_which_we_stood_still(
-    upstream: Upstream, start_talker: StartTalker, monkeypatch: pytest.MonkeyPatch, turns: int
-) -> None:
+@movedloop.moved
+async def test_a_worker_is_not_to_blame_for_a_time_in_which_we_stood_still(turns: int) -> None:
     """Longer than a connection may take, at any step of the way to it."""
-    monkeypatch.setattr(lb.upstream.connections, "_CONNECT_S", 0.1)
-    talker = await start_talker()
-    task = asyncio.ensure_future(upstream.connect(where(upstream, talker.port)))
-    for _ in range(turns):
-        await asyncio.sleep(0)
-    time.sleep(0.15)  # noqa: ASYNC251
-    (await task).drop()
+    upstream = Upstream()
+    async with talking(Talker()) as talker:
+        task = asyncio.ensure_future(upstream.connect(where(upstream, talker.port)))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        movedloop.stand_still(3.0)
+        (await task).drop()
 
 
 async def test_a_connection_that_nobody_wants_any_more_is_closed(upstream: Upstream, start_talker: StartTalker) -> None:

@@ -97,6 +97,7 @@ def test_zeros_are_seen_beside_what_is_not() -> None:
     assert _check(bytes((1 << 21) - 2) + b"\x80\x3f", "BF16")
 
 
+@pytest.mark.measured
 @pytest.mark.parametrize("dtype", ["BF16", "F32"])
 def test_two_hundred_megabytes_take_seconds_and_leave_others_their_turn(dtype: str) -> None:
     """Calls of milliseconds: a thread that is in one keeps the supervisor's loop waiting."""
@@ -185,6 +186,7 @@ def _header(folder: Path, raw: bytes) -> Path:
     return folder
 
 
+@pytest.mark.measured
 @pytest.mark.parametrize(
     "raw, word",
     [
@@ -203,6 +205,7 @@ def test_a_header_of_more_entries_than_any_adapter_has_is_refused_at_once(
     assert time.process_time() - began < 2
 
 
+@pytest.mark.measured
 @pytest.mark.long
 def test_the_largest_header_that_is_taken_lets_others_run_meanwhile(tmp_path: Path) -> None:
     """An adapter for 384 experts of 60 layers: 22 MB of header. One call for all of it held the interpreter for

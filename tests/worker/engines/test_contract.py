@@ -124,6 +124,7 @@ def _leave(client: httpx.Client, body: dict[str, Any]) -> bool:
     return False
 
 
+@pytest.mark.measured
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 def test_a_request_whose_client_leaves_takes_nobody_s_place(worker: EngineWorker, stream: bool) -> None:
     """As many as it computes at a time are left; the next is served at once."""

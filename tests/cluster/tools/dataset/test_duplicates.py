@@ -45,6 +45,7 @@ def test_what_people_would_call_the_same(one: str, other: str, new: bool) -> Non
     assert known.add(other) is new
 
 
+@pytest.mark.measured
 def test_many_that_begin_alike_do_not_take_long() -> None:
     random, known = Random(1), Texts()
     texts = [f"what is the best way to {random.random()} and {random.random()} in {n}" for n in range(2_000)]

@@ -49,6 +49,7 @@ def test_regex_is_the_rows_or_that_of_all() -> None:
     assert _score("regex", _row(), "42 or so", pattern="so$") == 1
 
 
+@pytest.mark.measured
 def test_no_pattern_takes_long() -> None:
     began = time.process_time()
     assert _score("regex", _row(pattern=r"(a*)*(a|a)*b$"), "a" * 20_000) == 0

@@ -205,6 +205,7 @@ def test_names_of_who_may_see_all_models_and_of_who_is_gone() -> None:
     assert gate.models_for("gone") == frozenset()
 
 
+@pytest.mark.measured
 def test_a_thousand_keys_are_no_longer_way() -> None:
     ring = KeyRing()
     ring.apply(message(*(key(f"cck_{n}", f"k{n}") for n in range(1000))))

@@ -197,6 +197,7 @@ def test_any_form_says_what_the_engine_reads_or_is_refused(parts: list[bytes], e
         assert (ours.model or "") == seen
 
 
+@pytest.mark.measured
 def test_the_worst_of_forms_are_read_in_no_time() -> None:
     import time
 

@@ -36,6 +36,7 @@ def taken(convert: Callable[[object], Any], value: object) -> object:
     return type(made), repr(made)  # NaN is not equal to itself
 
 
+@pytest.mark.measured
 def test_a_long_numeral_is_not_gone_back_over() -> None:
     began = time.thread_time()
     with pytest.raises(ValueError):

@@ -145,6 +145,7 @@ def test_so_many_fields_and_no_more() -> None:
     assert refused(head(*given_lines, b"X: 1")) == 431
 
 
+@pytest.mark.measured
 @pytest.mark.parametrize(
     "line",
     [

@@ -248,6 +248,7 @@ def test_what_is_no_field_line_is_garbage(line: bytes, where: str) -> None:
     assert garbage(*((line, b"A: 1") if where == "first" else (b"A: 1", line)))
 
 
+@pytest.mark.measured
 def test_a_head_of_any_kind_is_refused_in_no_time() -> None:
     began = time.process_time()
     assert garbage(b"X:" + b" " * 16_000 + b"\x01")

@@ -142,6 +142,7 @@ async def test_a_pod_that_is_deleted_asks_its_worker_to_end_and_another_comes(si
     assert again.host != handle.endpoint.host
 
 
+@pytest.mark.measured
 async def test_a_pod_that_is_gone_is_noticed_before_its_silence_would_tell(site: Site) -> None:
     await asyncio.to_thread(site.up, 1)
     handle = await asyncio.to_thread(site.start)

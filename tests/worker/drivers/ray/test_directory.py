@@ -15,6 +15,7 @@ from worker.drivers.nodes import WorkerNeed
 from worker.drivers.ray.directory import RayDirectory
 
 
+@pytest.mark.measured
 def test_a_place_waits_for_no_look_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The supervisor does nothing else meanwhile."""
     monkeypatch.setattr("worker.drivers.ray.directory._BUSY_S", 0.05)
