@@ -1,10 +1,9 @@
-"""Where settings come from, which source wins, and what is said of wrong ones."""
+"""Where settings come from, and which source wins."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +11,12 @@ import pytest
 
 from config import settings
 from config.disk import locations
-from config.errors import UsageError
 from config.models import definition
 from config.settings import Settings, from_json, load
 from config.sources import commands
 from config.sources.names import ALL_PLAIN
-from config.topology import BalancerConfig, TlsFiles
-
-
-def _yaml(folder: Path, text: str) -> Path:
-    path = folder / "cluster.yaml"
-    path.write_text(text)
-    return path
-
-
-def _refusal(flags: dict[str, Any], config: Path | None = None) -> str:
-    with pytest.raises(UsageError) as error:
-        load(flags, config)
-    assert error.value.exit_code == 2
-    assert "\n" not in str(error.value)
-    return str(error.value)
+from config.topology import BalancerConfig
+from settingsfiles import yaml_file
 
 
 def test_without_anything_the_defaults_hold() -> None:
@@ -60,7 +45,7 @@ def test_without_anything_a_balancer_is_told_what_it_would_do_anyway() -> None:
 
 
 def test_each_source_wins_over_those_below(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    config = _yaml(tmp_path, "port: 1001\n")
+    config = yaml_file(tmp_path, "port: 1001\n")
     assert load({}, config).port == 1001
     environment.setenv("PORT", "1002")
     assert load({}, config).port == 1002
@@ -138,161 +123,24 @@ def test_a_variable_that_is_named_like_a_setting_is_none(environment: pytest.Mon
 def test_the_configuration_file_can_be_named_in_the_environment(
     environment: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    environment.setenv("CLUSTERCTL_CONFIG", str(_yaml(tmp_path, "instances: 3")))
+    environment.setenv("CLUSTERCTL_CONFIG", str(yaml_file(tmp_path, "instances: 3")))
     assert load({}).instances == 3
 
 
 def test_a_file_may_write_dashes_and_lists(tmp_path: Path) -> None:
     text = "drain-timeout: 5\nlora: {a: /x}\nbackend: [http://a]\ngpus: 1\nengine_args: [--max-loras, '2']\n"
-    got = load({}, _yaml(tmp_path, text))
+    got = load({}, yaml_file(tmp_path, text))
     assert (got.drain_timeout, got.lora, got.backend) == (5.0, {"a": "/x"}, ("http://a",))
     assert (got.gpus, got.engine_args) == ((1,), ("--max-loras", "2"))
 
 
 def test_an_empty_file_sets_nothing(tmp_path: Path) -> None:
-    assert load({}, _yaml(tmp_path, "# nothing\n")) == load({})
+    assert load({}, yaml_file(tmp_path, "# nothing\n")) == load({})
 
 
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load({}).port = 1
-
-
-@pytest.mark.parametrize(
-    ("flags", "said"),
-    [
-        ({"port": 0}, "--port: "),
-        ({"port": 65536}, "--port: "),
-        ({"port": "x"}, "--port: "),
-        *(({"max_gpu_memory": wrong}, "--max-gpu-memory: ") for wrong in (0, 1.5, "80", "much", "0%", "nan", "x%")),
-        ({"max_cpu_threads": 0}, "--max-cpu-threads: "),
-        ({"worker_log_level": "loud"}, "--worker-log-level: "),
-        ({"worker_log_format": "xml"}, "--worker-log-format: "),
-        ({"worker_logging": False, "worker_log_config": "/l.json"}, "worker_log_config says how .* that it does not"),
-        ({"instances": -1}, "--instances: "),
-        ({"drain_timeout": -1}, "--drain-timeout: "),
-        ({"startup_timeout": 0}, "--startup-timeout: "),
-        ({"strategy": "round_robbin"}, "'round_robbin'.*did you mean 'round_robin'.*known: .*power_of_two"),
-        ({"strategy": "zzz"}, "--strategy: unknown strategy 'zzz'; known: auto, "),
-        ({"gpus": "0;1"}, "--gpus: .*such as 0,1"),
-        ({"gpus": "0,0"}, "--gpus: .*twice"),
-        ({"lora": ["a"]}, "--lora: NAME=PATH is needed, not 'a'"),
-        ({"lora": ["a="]}, "--lora: NAME=PATH"),
-        ({"lora": ["a=x", "b=y", "a=z"]}, "--lora: .*'a' is given twice"),
-        ({"lora": ["a b=x"]}, "--lora: 'a b' is no adapter name"),
-        ({"lora": ["=x"]}, "--lora: '' is no adapter name"),
-        ({"lora": ["é=x"]}, "--lora: 'é' is no adapter name"),
-        ({"lora": [f"{'n' * 129}=x"]}, "--lora: .* 1 to 128 characters"),
-        ({"lb_processes": 0}, "--lb-processes: "),
-        ({"lb_processes": 65}, "--lb-processes: "),
-        ({"max_body": 1023}, "--max-body: "),
-        ({"max_connections": 0}, "--max-connections: "),
-        ({"head_timeout": 0}, "--head-timeout: "),
-        ({"body_timeout": -1}, "--body-timeout: "),
-        ({"stream_buffer": 65535}, "--stream-buffer: "),
-        ({"trusted_proxies": "10.0.0.0/8,proxy.example"}, "--trusted-proxies: 'proxy.example' is no address"),
-        ({"trusted_proxies": ["10.0.0.0/33"]}, "--trusted-proxies: '10.0.0.0/33' is no address or network"),
-        ({"max_buffered": "1000"}, "--max-buffered: "),
-        ({"max_buffered": "1Q"}, "--max-buffered: bytes such as 1048576, 512M or 1.5G are needed, not '1Q'"),
-        ({"max_body": "much"}, "--max-body: bytes such as 1048576, 512M or 1.5G are needed, not 'much'"),
-        ({"send_timeout": 0}, "--send-timeout: "),
-        ({"min_client_rate": -1}, "--min-client-rate: "),
-        ({"forward_headers": "a b"}, "--forward-headers: 'a b' is no name"),
-        ({"forward_headers": "x_a"}, "--forward-headers: 'x_a' is no name"),
-        ({"forward_headers": "Authorization"}, "--forward-headers: authorization is read or written by the balancer"),
-        ({"extra_routes": "/a,b"}, "--extra-routes: 'b' is no path"),
-        *(
-            ({"cors_origin": ["https://a.example", wrong]}, f"--cors-origin: {re.escape(repr(wrong))} is no origin")
-            for wrong in ("a.example", "https://a.example/", "null", "https://", "https://a.example:443", "http://x:80",
-                          "https://*.example", "https://u@a.example", "https://a.example:123456")
-        ),
-        ({"instances": 0}, "instances 0 needs at least one --backend"),
-        ({"instances": 1, "min_instances": 2}, "instances 1 is below min_instances 2"),
-        ({"models": {"a": {"pth": "x"}}}, "--models: a: unknown key 'pth'"),
-        ({"models": {"a": "x"}, "lora": ["l=/l"]}, "lora is of one model: `adapters` below its name in models"),
-        ({"models": {"a": "x"}, "engine_args": ["--x"]}, "engine_args is of one model: `args` below its name"),
-        ({"models": {"a": "x"}, "aliases": {"a": "b"}}, "'a' is the name of a model, and of a route or an alias"),
-        (
-            {"models": {n: {"path": "x", "pinned": True} for n in "ab"}, "max_concurrent_models": 1},
-            "max_concurrent_models 1: a, b are pinned",
-        ),
-        (
-            {"models": {"a": {"path": "x", "pinned": True}}, "model": "org/m", "max_concurrent_models": 1},
-            "max_concurrent_models 1: a are pinned",
-        ),
-        ({"instances": 3, "max_instances": 2}, "max_instances 2 is below instances 3"),
-        ({"instances": 1, "min_instances": 3, "max_instances": 2}, "max_instances 2 is below min_instances 3"),
-    ],
-)
-def test_a_wrong_flag_is_named_with_what_is_wrong(flags: dict[str, Any], said: str) -> None:
-    assert re.search(said, _refusal(flags))
-
-
-def test_an_adapter_name_of_128_characters_is_allowed() -> None:
-    assert load({"lora": [f"{'n' * 128}=/x"]}).lora == {"n" * 128: "/x"}
-
-
-@pytest.mark.parametrize("flag", ["--host", "--port", "--api-key", "--uds"])
-@pytest.mark.parametrize("form", ["{}", "{}=1"])
-def test_flags_of_the_engine_that_the_cluster_owns_are_refused(flag: str, form: str) -> None:
-    assert flag in _refusal({"engine_args": ["--max-loras", "2", form.format(flag)]})
-
-
-@pytest.mark.parametrize("word", ["--api_key", "--api_key=x", "--hos", "--por=9", "--api-k", "--ud"])
-def test_owned_flags_are_refused_in_every_spelling_the_engine_takes(word: str) -> None:
-    """vLLM's parser takes underscores for dashes, and any unambiguous beginning of a flag."""
-    _refusal({"engine_args": [word, "x"]})
-
-
-@pytest.mark.parametrize("word", ["--api-server-count", "--hostile", "-p", "host", "--ssl-keyfile=--port"])
-def test_other_flags_of_the_engine_are_let_through(word: str) -> None:
-    assert load({"engine_args": [word]}).engine_args == (word,)
-
-
-def test_no_instances_with_a_backend_is_a_cluster() -> None:
-    assert load({"instances": 0, "backend": ["http://a"]}).instances == 0
-
-
-def test_a_wrong_variable_is_named(environment: pytest.MonkeyPatch) -> None:
-    environment.setenv("PORT", "x")
-    assert _refusal({}).startswith("environment PORT: ")
-    environment.setenv("CLUSTERCTL_PORT", "y")
-    assert _refusal({}).startswith("environment CLUSTERCTL_PORT: ")
-
-
-def test_an_unknown_variable_names_the_nearest(environment: pytest.MonkeyPatch) -> None:
-    environment.setenv("CLUSTERCTL_PROT", "1")
-    assert _refusal({}) == "environment: unknown setting CLUSTERCTL_PROT (did you mean 'CLUSTERCTL_PORT'?)"
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("portt: 1", "unknown setting 'portt' (did you mean 'port'?)"),
-        ("qqqqqq: 1", "unknown setting 'qqqqqq'"),
-        ("instances: 2\nport: [\n", "line 3: "),
-        ("a: b: c", "line 1: "),
-        ("- a\n- b", "'key: value' lines are needed"),
-        ("just words", "'key: value' lines are needed"),
-        ("port: x", "port: "),
-        ("lora: 3", "lora: "),
-        ("1: 2", "unknown setting '1'"),
-        ("a\x00: 1", ""),
-        ("lora:\n  a: x\n  a: y\n", "a"),
-        ("port: 1\nport: 2\n", "port"),
-    ],
-)
-def test_a_wrong_file_is_named_with_what_is_wrong(tmp_path: Path, text: str, said: str) -> None:
-    path = _yaml(tmp_path, text)
-    refusal = _refusal({}, path)
-    assert refusal.startswith(str(path)) and said in refusal
-
-
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    assert _refusal({}, tmp_path / "none.yaml") == f"{tmp_path / 'none.yaml'}: No such file or directory"
-    assert str(tmp_path) in _refusal({}, tmp_path)
-    (tmp_path / "latin.yaml").write_bytes(b"model: \xe9")
-    assert "UTF-8" in _refusal({}, tmp_path / "latin.yaml")
 
 
 def test_a_later_supervisor_reads_exactly_what_was_written(environment: pytest.MonkeyPatch) -> None:
@@ -311,7 +159,7 @@ def test_several_models_are_read_with_their_paths_absolute(tmp_path: Path) -> No
     (tmp_path / "a").mkdir()
     (tmp_path / "demo").mkdir()
     text = "model: a\nmodels:\n  a: {path: here, adapters: {l: adapters/l}, idle-timeout: 5}\n  b: org/b\n  c: demo\n"
-    found = load({}, _yaml(tmp_path, text))
+    found = load({}, yaml_file(tmp_path, text))
     assert found.models["a"] == definition(
         {"path": str(tmp_path / "here"), "adapters": {"l": str(tmp_path / "adapters/l")}, "idle_timeout": 5}
     )
@@ -359,40 +207,9 @@ def test_the_commands_find_the_cluster_and_its_key(environment: pytest.MonkeyPat
     assert load({}).admin_key == "k"  # the others are no unknown settings
 
 
-def test_every_setting_says_what_it_means() -> None:
-    assert all(field.description for field in Settings.model_fields.values())
-
-
-@pytest.mark.parametrize(
-    ("given", "meant"),
-    [(True, "on"), (False, "off"), ("ON", "on"), ("errors", "errors"), (0, "errors"), (1, "on"), ("0.01", "0.01"),
-     (0.25, "0.25"), ("1.0", "on")],
-)  # fmt: skip
-def test_the_share_of_requests_that_are_logged(given: object, meant: str) -> None:
-    assert load({"access_log": given}).access_log == meant
-
-
-@pytest.mark.parametrize("given", ["some", "-0.1", "1.1", "nan", ""])
-def test_what_is_no_share_is_refused(given: str) -> None:
-    with pytest.raises(UsageError, match="--access-log"):
-        load({"access_log": given})
-
-
-def test_yaml_says_on_as_a_boolean(tmp_path: Path) -> None:
-    (tmp_path / "c.yaml").write_text("access_log: on\nlog_format: json\n")
-    found = load({}, tmp_path / "c.yaml")
-    assert (found.access_log, found.log_format) == ("on", "json")
-
-
-@pytest.mark.parametrize("given", ["localhost:4318", "ftp://x", "http://"])
-def test_a_collector_is_an_url(given: str) -> None:
-    with pytest.raises(UsageError, match="--otlp-endpoint"):
-        load({"otlp_endpoint": given})
-
-
 def test_empty_variables_are_unset_ones(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As compose files make them: ``CLUSTERCTL_STATE_DIR: ${STATE_DIR:-}``."""
-    config = _yaml(tmp_path, "port: 1001\nmin_instances: 0\n")
+    config = yaml_file(tmp_path, "port: 1001\nmin_instances: 0\n")
     for name in (*Settings.model_fields, "url", "config", "api_key", "no_such_setting"):
         environment.setenv(f"CLUSTERCTL_{name.upper()}", "")
     for name in ALL_PLAIN:
@@ -402,23 +219,6 @@ def test_empty_variables_are_unset_ones(environment: pytest.MonkeyPatch, tmp_pat
     assert got.state_dir is None and got.host == "127.0.0.1"
     environment.setenv("MIN_INSTANCES", "1")
     assert load({}, config).min_instances == 1
-
-
-@pytest.mark.parametrize("name", ["state_dir", "lora_config", "backend_key_file", "model", "host", "engine"])
-def test_an_empty_text_is_refused_where_it_would_mean_everything_or_here(name: str, tmp_path: Path) -> None:
-    assert _refusal({name: ""}) == f"--{name.replace('_', '-')}: it is empty"
-    config = _yaml(tmp_path, f"{name}: ''\n")
-    assert _refusal({}, config) == f"{config}: {name}: it is empty"
-
-
-def test_tls_needs_a_certificate_and_its_key() -> None:
-    for given in ({"tls_cert": "c"}, {"tls_key": "k"}, {"tls_client_ca": "a"}, {"tls_key": "k", "tls_client_ca": "a"}):
-        assert _refusal(given) == "TLS needs tls_cert and tls_key"
-    assert _refusal({"grpc_port": 8000}) == "grpc_port 8000 is the port that HTTP is spoken on"
-    found = load({"tls_cert": "/c", "tls_key": "/k", "port": 1})
-    assert found.url() == "https://127.0.0.1:1"
-    assert found.tls() == TlsFiles("/c", "/k")
-    assert load({}).tls() is None
 
 
 def _given(base: str) -> dict[str, Any]:
@@ -470,47 +270,6 @@ def test_paths_are_absolute_once_they_are_read(environment: pytest.MonkeyPatch, 
     (here / "m").mkdir()
     assert load({"model": "m"}, file).model == str(here / "m")
     assert Settings(state_dir=Path("e")).state_dir == Path("e"), "what was written down stays as it is"
-
-
-def test_a_path_that_cannot_be_resolved_is_named(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert re.match(r"--state-dir: ~nobody-of-that-name/s: ", _refusal({"state_dir": "~nobody-of-that-name/s"}))
-    assert "--model: a path is needed" in _refusal({"model": "./\0"})
-    gone = tmp_path / "gone"
-    gone.mkdir()
-    environment.chdir(gone)
-    gone.rmdir()
-    assert "the working directory: No such file" in _refusal({"state_dir": "s"})
-    assert load({"state_dir": "/s"}).state_dir == Path("/s")
-
-
-@pytest.mark.parametrize(
-    ("given", "level"),
-    [("INFO", "info"), (" Debug ", "debug"), ("warn", "warning"), ("WARNING", "warning"), ("CRITICAL", "error"),
-     ("fatal", "error"), ("30", "warning"), (10, "debug"), ("trace", "debug")],
-)  # fmt: skip
-def test_log_levels_are_understood_as_others_write_them(
-    environment: pytest.MonkeyPatch, given: object, level: str
-) -> None:
-    assert load({"log_level": given}).log_level == level
-    environment.setenv("LOG_LEVEL", str(given))
-    assert load({}).log_level == level
-
-
-@pytest.mark.parametrize("given", ["loud", "15", True, None, 3.5])
-def test_a_level_that_is_none_is_refused(given: object) -> None:
-    assert _refusal({"log_level": given}).startswith("--log-level: ")
-
-
-def test_words_are_taken_in_any_case(environment: pytest.MonkeyPatch) -> None:
-    environment.setenv("LOAD_BALANCE_STRATEGY", "ROUND_ROBIN")
-    environment.setenv("CLUSTERCTL_LOG_FORMAT", "JSON")
-    assert (load({}).strategy, load({}).log_format) == ("round_robin", "json")
-
-
-def test_a_file_may_have_a_byte_order_mark_and_any_line_ends(tmp_path: Path) -> None:
-    config = tmp_path / "c.yaml"
-    config.write_bytes(b"\xef\xbb\xbfport: 1001\r\ninstances: 2\r\n")
-    assert (load({}, config).port, load({}, config).instances) == (1001, 2)
 
 
 def test_settings_that_an_earlier_release_wrote_down_with_empty_texts_can_be_read() -> None:
