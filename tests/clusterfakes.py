@@ -51,7 +51,10 @@ class Told:
 
 
 class FakeBalancers:
-    """As many balancers as anybody but their own group can tell. ``replaced``: the settings of each replacement."""
+    """As many balancers as anybody but their own group can tell. ``replaced``: the settings of each replacement;
+    ``drain_timeout``: what it was changed to."""
+
+    drain_timeout: float | None = None
 
     def __init__(self, connected: bool = True) -> None:
         self.connected = connected
@@ -63,6 +66,9 @@ class FakeBalancers:
 
     def models(self) -> dict[str, ModelUse]:
         return {}
+
+    def drain_within(self, timeout: float) -> None:
+        self.drain_timeout = timeout
 
     def request_replacement(self, config: BalancerConfig | None = None) -> None:
         self.replaced.append(config)

@@ -27,6 +27,10 @@ class Group:
         self.feed = Feed()
         self.heard: list[Mapping[str, Any]] = []
         self.partings = 0
+        self.drain_timeout, self.standby = 30.0, False
+
+    def terms(self) -> dict[str, Any]:
+        return {"config": self.config.to_json(), "drain_timeout": self.drain_timeout, "standby": self.standby}
 
     def hear(self, message: Mapping[str, Any]) -> None:
         self.heard.append(message)

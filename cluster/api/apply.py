@@ -161,6 +161,8 @@ class Applier:
         self._in_force.use([checked], workers=Effect.WORKERS in effects, before=before)
         if "strategy" in before:
             intent.strategy = settings.strategy
+        if "drain_timeout" in before:
+            self._balancers.drain_within(settings.drain_timeout)
         if "instances" in before:
             intent.scale(settings.instances, checked.group)
         what = ", ".join(change.setting for change in found)

@@ -38,6 +38,8 @@ class Balancers(Protocol):
 
     def request_replacement(self, config: BalancerConfig | None = None) -> None: ...
 
+    def drain_within(self, timeout: float) -> None: ...
+
 
 class ClusterCommands:
     """``next_version()``: of the backend set that follows from what is changed now; ``shut_down(now)`` begins the end;

@@ -38,14 +38,14 @@ async def drain(group: BalancerGroup, timeout: float, hurry: asyncio.Event) -> N
 
 
 async def end_adopted(
-    state: StateDir, store: Records, observer: GroupObserver, emit: Emit, hurry: asyncio.Event
+    state: StateDir, store: Records, observer: GroupObserver, emit: Emit, timeout: float, hurry: asyncio.Event
 ) -> None:
     """Ends those that a process which is gone left running, as `drain`."""
     group = BalancerGroup(state, BalancerConfig(-1, str(state.root), "", 0, 0.0), store, observer, emit, Feed())
     await group.adopt()
     for process in group.processes:
         process.follow()
-    await drain(group, group.drain_timeout, hurry)
+    await drain(group, timeout, hurry)
     await group.stop(GRACE_S)
 
 

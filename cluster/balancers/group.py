@@ -162,9 +162,24 @@ class BalancerGroup:
             await slot.replace(config)
         await self._resize(config)
         self.config = config
-        for each in self.feed.joined:
-            each.tell({"type": "config", "config": config.to_json()})
+        self._tell_terms()
         self.starter.standby.renew()  # what is installed may be another version by now
+
+    def drain_within(self, timeout: float) -> None:
+        """From now on a request may go on for so long (s) in one that is replaced, also on machines that joined."""
+        self.drain_timeout = timeout
+        self._tell_terms()
+
+    def terms(self) -> dict[str, Any]:
+        """By what balancers here and on machines that have joined are kept."""
+        return {
+            "config": self.config.to_json(), "drain_timeout": self.drain_timeout,
+            "standby": self.starter.keeps_standby,
+        }  # fmt: skip
+
+    def _tell_terms(self) -> None:
+        for each in self.feed.joined:
+            each.tell({"type": "config", **self.terms()})
 
     async def _resize(self, config: BalancerConfig) -> None:
         """More processes than before, or fewer."""

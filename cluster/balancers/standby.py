@@ -74,7 +74,7 @@ class Standby:
         self._ours: dict[str, Spare | None] = {}
         self._gone = asyncio.Event()  # of the present one: it has been taken, or has ended
         self._tasks = Tasks()
-        self._running = False
+        self._keeping: asyncio.Task[None] | None = None
 
     @property
     def pid(self) -> int | None:
@@ -83,9 +83,17 @@ class Standby:
 
     def start(self) -> None:
         """Keeps one from now on."""
-        if not self._running:
-            self._running = True
-            self._tasks.start(self._keep(), "keep a standby")
+        if self._keeping is None:
+            self._keeping = self._tasks.start(self._keep(), "keep a standby")
+
+    def keep_none(self) -> None:
+        """From now on, until `start`; ends the one there is."""
+        if self._keeping is not None:
+            self._keeping.cancel()
+            self._keeping = None
+            self._let_go()
+            for name in self._ours:
+                self._tasks.start(self._end(name), "end a standby")
 
     async def ready(self) -> None:
         """Returns as soon as there is one that has imported everything."""
@@ -196,13 +204,13 @@ class Standby:
         return spare
 
     async def _end(self, name: str) -> None:
-        spare = self._ours[name]
+        spare = self._ours.get(name)
         if spare is not None:
             spare.channel.close()
             while len(await asyncio.to_thread(spare.handle.kill_tree)):
                 await asyncio.sleep(0.02)
         await _forget(self._state, self._store, name)
-        del self._ours[name]
+        self._ours.pop(name, None)
 
 
 async def end_left(state: StateDir, store: Records) -> None:

@@ -20,18 +20,19 @@ from config.topology import BalancerConfig
 
 class Starter:
     """Of all slots of ``group``. What it starts is among the processes of ``feed`` from then on; ``changed`` is called
-    when there is a standby, or none any more; with ``keep_standby`` there is one from the first that serves on.
+    when there is a standby, or none any more; with ``keeps_standby`` there is one from the first that serves on.
     ``order`` says which process is the newest."""
 
     def __init__(
         self, state: StateDir, store: Records, group: Group, feed: Feed, emit: Emit,
-        changed: Callable[[], None], keep_standby: bool,
+        changed: Callable[[], None], keeps_standby: bool,
     ) -> None:
         self._state, self._store, self._group, self._feed, self._processes = state, store, group, feed, feed.processes
         self.listeners = Listeners()
         self.standby = Standby(state, store, lambda: self.listeners.descriptors, self._starts, emit, changed)
         self.order = 0
-        self._beginning, self._keep_standby = 0, keep_standby
+        self.keeps_standby = keeps_standby
+        self._beginning = 0
 
     @property
     def ready(self) -> bool:
@@ -62,7 +63,13 @@ class Starter:
         """One takes connections."""
         self.standby.failures = 0
         self.standby.look()
-        if self._keep_standby:
+        self.look()
+
+    def look(self) -> None:
+        """Whether a standby is to be kept may have changed."""
+        if not self.keeps_standby:
+            self.standby.keep_none()
+        elif any(process.phase is Phase.SERVING for process in self._processes):
             self.standby.start()
 
     def _starts(self) -> bool:

@@ -47,6 +47,12 @@ LOG = "joined"
 #: By which name it is kept who this machine is, and what it was told.
 MEMBER, TOLD = "member", "told"
 
+#: What of a supervisor's word are its settings, see `cluster.joining.protocol`.
+_TERMS = ("config", "drain_timeout", "standby")
+
+#: How long (s) requests may finish under a supervisor that does not say it.
+_DRAIN_S = 30.0
+
 
 class JoinAgent:
     """``member`` and ``told``: what was kept, if anything. What the supervisor says comes in here."""
@@ -91,7 +97,8 @@ class JoinAgent:
             if self._group is not None:
                 await self._group.stop(GRACE_S)
             elif self._ending.is_set() or self._hurry.is_set():  # it had not taken over yet what was left
-                await end_adopted(self._state, self._store, self._reports, emit, self._hurry)
+                timeout = drain_timeout(self._told)
+                await end_adopted(self._state, self._store, self._reports, emit, timeout, self._hurry)
             self._state.control.unlink(missing_ok=True)
 
     # what is asked of this machine
@@ -142,7 +149,10 @@ class JoinAgent:
         self._check_exposure()
         config = self._config()
         extras.check(config.otlp_endpoint, config.limits_store, self._options.grpc_port)
-        group = BalancerGroup(self._state, config, self._store, self._reports, emit, Feed())
+        group = BalancerGroup(
+            self._state, config, self._store, self._reports, emit, Feed(),
+            drain_timeout=drain_timeout(self._told), standby=self._told.get("standby", False),
+        )  # fmt: skip
         self._publish(group)
         self._reports.reporters = lambda: group.reporters
         group.feed.pass_on = self._uplink.say
@@ -232,7 +242,7 @@ class JoinAgent:
         if kind == "welcome":
             self._welcome(message)
         elif kind == "config":
-            self._reconfigure(message["config"])
+            self._reconfigure(message)
         elif kind == "answer":
             self._control.answered(message)
         elif kind in ("set", "snapshot"):
@@ -260,15 +270,18 @@ class JoinAgent:
             self._member = {"name": message["name"], "secret": message["secret"], "fingerprint": fingerprint}
             self._tasks.start(self._store.put(**{MEMBER: self._member}), "keep who this machine is")
         log.info("joined the cluster as %s", message["name"])
-        self._reconfigure(message["config"])
+        self._reconfigure(message)
         self._tell_presence(True)
 
-    def _reconfigure(self, config: Mapping[str, Any]) -> None:
+    def _reconfigure(self, message: Mapping[str, Any]) -> None:
         """The cluster's settings may have changed."""
         before = self._told.get("config")
-        self._told["config"] = dict(config)
+        self._told |= {name: message[name] for name in _TERMS if name in message}
         if self._group is None or self._ending.is_set():
             return
+        self._group.drain_timeout = drain_timeout(self._told)
+        self._group.starter.keeps_standby = self._told.get("standby", False)
+        self._group.starter.look()
         if before is not None and self._config() != self._group.config:
             self._group.request_replacement(self._config())
 
@@ -282,6 +295,11 @@ class JoinAgent:
     def _tell_presence(self, there: bool) -> None:
         if self._group is not None:
             self._group.feed.presence(there)
+
+
+def drain_timeout(told: Mapping[str, Any] | None) -> float:
+    """How long (s) requests may finish, as far as it was ``told``."""
+    return float((told or {}).get("drain_timeout", _DRAIN_S))
 
 
 def _member(options: JoinOptions, kept: Mapping[str, Any] | None) -> dict[str, Any]:

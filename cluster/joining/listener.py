@@ -26,7 +26,6 @@ from config.aio import Tasks, patience
 from config.identity import admin_token
 from config.link import encode
 from config.paths import StateDir
-from config.topology import BalancerConfig
 from worker.drivers.local import LocalDriver
 
 log = logging.getLogger(__name__)
@@ -41,8 +40,9 @@ _MOST_STRANGERS = 64
 class MachineGroup(Protocol):
     """`cluster.balancers.group.BalancerGroup`."""
 
-    config: BalancerConfig
     feed: Feed
+
+    def terms(self) -> Mapping[str, Any]: ...
 
     def hear(self, message: Mapping[str, Any]) -> None: ...
 
@@ -143,7 +143,7 @@ class JoinListener:
         machine = JoinedMachine(name, address, here, writer, self._now(), bool(hello.get("changes")))
         machine.tell({
             "type": "welcome", "name": name, **({} if secret is None else {"secret": secret}),
-            "config": self._group.config.to_json(), "admin_token": admin_token.read(self._state.admin_token),
+            **self._group.terms(), "admin_token": admin_token.read(self._state.admin_token),
         })  # fmt: skip
         for message in self._group.feed.latest():
             machine.tell(message)

@@ -6,10 +6,12 @@ machine -> supervisor, first: ``{"type": "join", "token": id, "secret": its secr
 true`` (it is told what is new of backend sets); then ``report``, ``want``, ``outcome`` and ``refused`` of
 `config.link`, all its processes as one, ``attempts`` of each of them, ``{"type": "alive"}`` where it has nothing else
 to say, and ``{"type": "call", "id": n, "method": …, "path": …, "principal": line, "peer": address, "body": text}``
-supervisor -> machine, first: ``{"type": "welcome", "name": …, "secret": …, "config": …, "admin_token": …}`` (the secret
-only where it has joined just now) or ``{"type": "refused", "why": sentence, "final": whether it is of no use to come
-again}``; then all that a balancer process is told, ``loads`` and ``attempts`` again and again, ``{"type": "config",
-"config": BalancerConfig}`` and ``{"type": "answer", "id": n, "status": n, "sequence": text, "text": body}``
+supervisor -> machine, first: ``{"type": "welcome", "name": …, "secret": …, "admin_token": …}`` and what
+``config`` says (the secret only where it has joined just now) or ``{"type": "refused", "why": sentence, "final":
+whether it is of no use to come again}``; then all that a balancer process is told, ``loads`` and ``attempts`` again
+and again, ``{"type": "config", "config": BalancerConfig, "drain_timeout": s, "standby": whether one is kept}`` (an
+earlier supervisor leaves out the last two) and ``{"type": "answer", "id": n, "status": n, "sequence": text, "body":
+text}``
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cluster.balancers.drain import end_adopted
 from cluster.balancers.standby import end_left
-from cluster.joining.agent import MEMBER, TOLD, JoinAgent, emit
+from cluster.joining.agent import MEMBER, TOLD, JoinAgent, drain_timeout, emit
 from cluster.joining.machine_reports import MachineReports
 from cluster.joining.options import JoinOptions
 from cluster.storage.lock import lock
@@ -64,7 +64,8 @@ async def end(state: StateDir, now: bool = False) -> None:
                 hurry.set()
             for number in (signal.SIGINT, signal.SIGTERM):
                 asyncio.get_running_loop().add_signal_handler(number, hurry.set)
-            await end_adopted(state, store, MachineReports(lambda message: None), emit, hurry)
+            timeout = drain_timeout(await store.get(TOLD))
+            await end_adopted(state, store, MachineReports(lambda message: None), emit, timeout, hurry)
             state.control.unlink(missing_ok=True)
             _forget(state)
         finally:
@@ -72,8 +73,10 @@ async def end(state: StateDir, now: bool = False) -> None:
 
 
 def balancers(state: StateDir) -> list[int]:
-    """The pids of balancer processes that run on ``state``, whoever started them."""
-    started = map(run_file.read, sorted(state.runs.glob("lb-*")))
+    """The pids of balancer processes that run on ``state``, whoever started them; not of a standby, which nobody can
+    reach."""
+    files = sorted(file for file in state.runs.glob("lb-*") if state.link(file.name).exists())
+    started = map(run_file.read, files)
     return [process.pid for process in started if process is not None and proc.alive(process)]
 
 

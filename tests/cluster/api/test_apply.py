@@ -66,7 +66,7 @@ async def test_what_holds_at_once_restarts_nobody(cluster: Cluster) -> None:
     assert {c["effect"] for c in answer["changes"]} == {"at once"} and answer["restarting"] == []
     assert (desired.drain_timeout, desired.stop_grace, desired.startup_timeout) == (7, 3, 50)
     assert (cluster.fleet.intent.strategy, cluster.fleet.policy.backoff.first) == ("random", 9)
-    assert cluster.plan.settings.drain_timeout == 7
+    assert cluster.plan.settings.drain_timeout == 7 == cluster.replaceable.drain_timeout
     assert (cluster.wanted, cluster.replaced) == (QUIET, [])
 
 

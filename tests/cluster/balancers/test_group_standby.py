@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sqlite3
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -44,9 +45,34 @@ async def test_a_standby_takes_the_place_of_one_that_dies(tmp_path: Path, store:
         assert len(await store.processes()) == 2
         await keeper.replacements.replace()
         assert pid_of(keeper, 0) != standby  # replaced by one that has imported what is installed now
+        keeper.starter.keeps_standby = False
+        keeper.starter.look()
+        await until(lambda: len(keeper.pids) == 1, "none is kept any more")
+        keeper.starter.keeps_standby = True
+        keeper.starter.look()
+        await until(lambda: keeper.starter.standby.pid, "there is one again")
         await keeper.stop(5.0)
         assert await store.processes() == {}
         assert list((tmp_path / "state" / "run").iterdir()) == []
+
+
+class Told:
+    """A machine that has joined."""
+
+    def __init__(self) -> None:
+        self.heard: list[Mapping[str, Any]] = []
+
+    def tell(self, message: Mapping[str, Any]) -> None:
+        self.heard.append(message)
+
+
+async def test_machines_that_have_joined_are_told_by_what_balancers_are_kept(tmp_path: Path, store: Store) -> None:
+    keeper, machine = group_of(tmp_path, store, Heard(), standby=True), Told()
+    keeper.feed.joined.append(machine)  # type: ignore[arg-type]
+    keeper.drain_within(7.0)
+    config = keeper.config.to_json()
+    assert machine.heard == [{"type": "config", "config": config, "drain_timeout": 7.0, "standby": True}]
+    assert keeper.drain_timeout == 7.0
 
 
 async def _killed(keeper: BalancerGroup, victims: list[int | None]) -> None:

@@ -9,9 +9,11 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
@@ -23,7 +25,7 @@ from certificates import issue
 from cluster.joining.roster import JoinToken
 from cluster.storage import lock
 from config.identity.api_keys import ApiKey, Digest, mint
-from config.paths import StateDir
+from config.paths import StateDir, short_socket_path
 from fakes import soon
 from harness import CLI, clusterctl, environment, free_port
 from joinfakes import Supervisor
@@ -52,6 +54,7 @@ class JoiningMachine:
     def __init__(self, supervisor: Supervisor, folder: Path) -> None:
         self._supervisor, self.state_dir = supervisor, folder / "joined"
         self.port, self.grpc_port, self.log = free_port(), free_port(), folder / "log"
+        self.control = StateDir(self.state_dir).control
 
     def call(self, *options: str) -> list[str]:
         """The command line that has it join."""
@@ -183,6 +186,48 @@ def _connects(port: int) -> bool:
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
         return True
     return False
+
+
+async def test_it_keeps_a_standby_and_ends_requests_as_soon_as_the_cluster_says(
+    supervisor: Supervisor, worker: Worker, machine: JoiningMachine
+) -> None:
+    group, never = supervisor.group, asyncio.Event()
+    group.standby, group.drain_timeout, group.config = True, 600.0, replace(group.config, first_byte_timeout=600.0)
+    assert (await machine.run(*machine.call("--detach"))).returncode == 0
+    [balancer] = json.loads((await machine.command("status", "--json")).stdout)["balancers"]
+    transport = httpx.AsyncHTTPTransport(uds=short_socket_path(machine.control))
+    async with httpx.AsyncClient(transport=transport, timeout=30) as client:
+
+        async def seen() -> dict[str, Any]:
+            return (await client.get("http://machine/v1/cluster/snapshot")).json()  # type: ignore[no-any-return]
+
+        async def until(condition: Callable[[dict[str, Any]], Any]) -> None:
+            async with asyncio.timeout(30):
+                while not condition(await seen()):
+                    await asyncio.sleep(0.05)
+
+        await until(lambda machine: machine["load_balancer"]["standby"])
+        standby = (await seen())["load_balancer"]["standby"]
+        os.kill(balancer, signal.SIGKILL)
+        await until(lambda machine: machine["serving"] == [standby])
+    group.drain_timeout = 0.2
+    group.feed.joined[0].tell({"type": "config", **group.terms()})
+
+    async def slow(_: web.Request) -> web.Response:
+        begun.set()
+        await never.wait()
+        return web.json_response({})
+
+    worker.answer, begun = slow, asyncio.Event()
+    async with httpx.AsyncClient(timeout=None) as client:
+        url = f"http://127.0.0.1:{machine.port}/v1/completions"
+        asked = asyncio.create_task(client.post(url, json={"model": "base", "prompt": "x"}))
+        await begun.wait()
+        assert (await machine.command("down")).returncode == 0
+        assert not never.is_set() and not machine.pids, "it did not wait for what never ends"
+        with contextlib.suppress(httpx.HTTPError):
+            assert (await asked).status_code >= 500
+    never.set()
 
 
 async def test_what_a_crash_leaves_is_shown_kept_from_a_cluster_and_ended(
