@@ -11,7 +11,8 @@ from typing import Any
 from aiohttp import web
 
 from config.link import bind_unix, encode
-from lbfakes import Balanced, RawHandler, Worker, snapshot, until
+from fakes import soon
+from lbfakes import Balanced, RawHandler, Worker, snapshot
 
 StartWorker = Callable[..., Awaitable[Worker]]
 
@@ -71,11 +72,11 @@ async def supervisor(balancer: Balanced, *names: str, **fields: Any) -> AsyncIte
     try:
         await reader.readline()
         say(writer, snapshot(*names, **fields))
-        await until(lambda: balancer.parts.link.snapshot.get("instances") is not None)
+        await soon(lambda: balancer.parts.link.snapshot.get("instances") is not None)
         yield writer
     finally:
         writer.close()
-        await until(lambda: not balancer.parts.link.alive)
+        await soon(lambda: not balancer.parts.link.alive)
 
 
 def say(writer: asyncio.StreamWriter, words: dict[str, Any]) -> None:

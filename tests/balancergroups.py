@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from cluster.storage.store import Store
 from config.link import Phase
 from config.paths import StateDir
 from config.topology import BalancerConfig
+from fakes import soon
 
 Report = tuple[tuple[int, int], dict[str, int], dict[str, float]]
 
@@ -59,20 +58,13 @@ def group_of(folder: Path, store: Store, heard: Heard, processes: int = 3, **fie
     )
 
 
-async def until(condition: Callable[[], Any], what: str, seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, what
-        await asyncio.sleep(0.02)
-
-
 def pid_of(keeper: BalancerGroup, number: int) -> int | None:
     process = keeper.slots[number].current
     return process.pid if process else None
 
 
 async def serving(keeper: BalancerGroup, count: int) -> None:
-    await until(
+    await soon(
         lambda: [bool(slot.current and slot.current.phase is Phase.SERVING) for slot in keeper.slots] == [True] * count,
         f"{count} serve",
     )  # fmt: skip

@@ -20,7 +20,7 @@ from worker.drivers.process import Process, spawn
 T = TypeVar("T")
 
 #: Seconds that a condition may take to come true. Reached only by a failing test.
-DEADLINE_S = 10.0
+DEADLINE_S = 20.0
 
 
 class Clock:
@@ -99,11 +99,11 @@ def eventually(condition: Callable[[], T], seconds: float = DEADLINE_S) -> T:
     return value
 
 
-async def soon(condition: Callable[[], T]) -> T:
-    """`eventually`, while the event loop goes on."""
-    end, pause = time.monotonic() + DEADLINE_S, FIRST_PAUSE_S
+async def soon(condition: Callable[[], T], what: str = "it", seconds: float = DEADLINE_S) -> T:
+    """`eventually`, while the event loop goes on. ``what`` has not happened if it fails."""
+    end, pause = time.monotonic() + seconds, FIRST_PAUSE_S
     while not (value := condition()):
-        assert time.monotonic() < end, "the deadline has passed"
+        assert time.monotonic() < end, f"{what} did not happen within {seconds:g} s"
         await asyncio.sleep(pause)
         pause = longer(pause)
     return value

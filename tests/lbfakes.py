@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -58,14 +57,6 @@ def backends(count: int, **fields: Any) -> list[Backend]:
 
 def backend_set(*specs: BackendSpec, revision: int = 1, epoch: int = 1, **fields: Any) -> BackendSet:
     return BackendSet(**{"epoch": epoch, "revision": revision, "strategy": "round_robin", "backends": specs, **fields})
-
-
-async def until(condition: Callable[[], Any], what: str = "it") -> None:
-    """Poll until ``condition`` holds; fail after the deadline."""
-    end = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < end, f"{what} did not happen in time"
-        await asyncio.sleep(0.005)
 
 
 async def in_time(event: asyncio.Event) -> None:

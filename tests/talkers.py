@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from fakes import soon
 from lb.protocol.errors import AttemptFailed
 from lb.protocol.http1.response import ResponseHead
 from lb.upstream.connections import TcpEndpoint, Upstream
@@ -20,7 +21,6 @@ from lbfakes import (
     listening,
     read_message,
     spec,
-    until,
 )
 
 StartWorker = Callable[..., Awaitable[Worker]]
@@ -74,7 +74,7 @@ async def talking(talker: Talker, tls: ssl.SSLContext | None = None) -> AsyncIte
         server.close()
         for writer in talker.writers:
             writer.close()
-        await until(lambda: talker.open == 0, "the end of all connections")
+        await soon(lambda: talker.open == 0, "the end of all connections")
 
 
 class Clock:
@@ -136,4 +136,4 @@ class Reading:
         self._tell(f"writable {writable}")
 
     async def over(self) -> None:
-        await until(lambda: self.told and self.told[-1] in ("end", "failure"), "the end of the answer")
+        await soon(lambda: self.told and self.told[-1] in ("end", "failure"), "the end of the answer")

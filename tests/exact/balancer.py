@@ -18,8 +18,9 @@ from typing import Any
 from config.link import encode
 from config.topology import BackendSet, BalancerConfig
 from exact.client import connected
-from exact.messages import PATIENCE_S, SETTLED_S, until
+from exact.messages import PATIENCE_S, SETTLED_S
 from exact.workers import Workers
+from fakes import soon
 from lbfakes import backend_set, card, listening, spec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -121,7 +122,7 @@ async def running_balancer(folder: Path, workers: Workers, **settings: Any) -> A
                     transport, _ = await loop.create_unix_connection(lambda: supervisor, str(link))
                 await asyncio.sleep(0.01)
         transport.write(encode({"type": "set", "set": given(workers).to_json()}))
-        await until(lambda: (1, 1) in supervisor.versions, "its knowing the workers")
+        await soon(lambda: (1, 1) in supervisor.versions, "its knowing the workers")
         yield Running(process.pid, port, log)
         process.terminate()
         assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 0

@@ -6,10 +6,7 @@ import asyncio
 import re
 import socket
 import struct
-import time
 import zlib
-from collections.abc import Callable
-from typing import Any
 
 MIB = 1024 * 1024
 MAX_BODY = 2 * MIB
@@ -30,14 +27,6 @@ def reset(transport: asyncio.Transport) -> None:
     """Ends a connection with a TCP reset."""
     transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
     transport.abort()
-
-
-async def until(condition: Callable[[], Any], what: str, seconds: float = SETTLED_S) -> None:
-    """Polls; fails after ``seconds``."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"{what} did not happen within {seconds:g} s"
-        await asyncio.sleep(0.005)
 
 
 def asked(kind: str, n: int, model: str = "base", size: int = 0) -> bytes:

@@ -22,11 +22,11 @@ from exact.messages import (
     request,
     reset,
     small_answer,
-    until,
     upload_answer,
 )
 from exact.slot import Slot, is_answer, is_error
 from exact.workers import Workers
+from fakes import soon
 
 CLIENTS = 50
 
@@ -86,7 +86,7 @@ async def left_without_reading(slot: Slot, n: int) -> None:
     wire.write(request(asked("flood_50", n)))
     await arrival
     side = slot.workers.running[n]
-    await until(lambda: side.paused, "the worker's being paused")
+    await soon(lambda: side.paused, "the worker's being paused")
     slot.leave()
 
 

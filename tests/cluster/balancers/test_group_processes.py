@@ -12,11 +12,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from balancergroups import Heard, group_of, pid_of, serving, until
+from balancergroups import Heard, group_of, pid_of, serving
 from cluster.balancers.listener import listen
 from cluster.storage.store import Store
 from config.paths import StateDir
 from config.topology import BackendSet
+from fakes import soon
 from worker.drivers import proc, run_file
 
 pytestmark = pytest.mark.processes
@@ -37,7 +38,7 @@ async def test_they_share_the_socket_are_replaced_adopted_and_ended(tmp_path: Pa
         keeper.feed.publish(BackendSet(epoch=1, revision=1, strategy="random").to_json(), {"sequence": [1, 1]})
         keeper.start()
         exits.push_async_callback(keeper.stop, 5.0)
-        await until(lambda: all(p.engaged for p in keeper.processes) and _confirmed(heard, (1, 1)), "both are told")
+        await soon(lambda: all(p.engaged for p in keeper.processes) and _confirmed(heard, (1, 1)), "both are told")
         first, second = keeper.processes
         links = {p.link for p in keeper.processes}
         assert {path.name for path in root.glob("lb-*.sock")} == {link.name for link in links if link}
@@ -46,13 +47,13 @@ async def test_they_share_the_socket_are_replaced_adopted_and_ended(tmp_path: Pa
         kept, victim, link = first.pid, second.pid, second.link
         assert victim is not None and link is not None
         os.kill(victim, signal.SIGKILL)
-        await until(lambda: pid_of(keeper, 1) not in (None, victim) and keeper.processes[1].engaged, "it is replaced")
+        await soon(lambda: pid_of(keeper, 1) not in (None, victim) and keeper.processes[1].engaged, "it is replaced")
         assert (pid_of(keeper, 0), keeper.describe()["restarts"], heard.losses) == (kept, 1, 0)
         assert heard.told[0][0] == "balancer-1" and "signal 9" in heard.told[0][1]
         assert keeper.describe()["ends"] == {"signal 9": 1}
         assert first.link is not None and first.link.exists() and not link.exists()
         keeper.feed.publish(BackendSet(epoch=1, revision=2, strategy="random").to_json())
-        await until(lambda: _confirmed(heard, (1, 2)), "the new one has it too")
+        await soon(lambda: _confirmed(heard, (1, 2)), "the new one has it too")
         assert len(list(root.glob("counters*"))) == 2
 
         await keeper.close()
@@ -60,7 +61,7 @@ async def test_they_share_the_socket_are_replaced_adopted_and_ended(tmp_path: Pa
         assert keeper.starter.listeners.http is not None
         keeper.starter.listeners.http.close()
         os.kill(pids[0] or 0, signal.SIGKILL)  # nobody looks
-        await until(lambda: proc.stat(pids[0] or 0) is None or not proc.stat(pids[0] or 0).alive, "it is gone")
+        await soon(lambda: proc.stat(pids[0] or 0) is None or not proc.stat(pids[0] or 0).alive, "it is gone")
 
         heard = Heard()
         keeper = group_of(tmp_path, store, heard, processes=2)
@@ -71,7 +72,7 @@ async def test_they_share_the_socket_are_replaced_adopted_and_ended(tmp_path: Pa
         assert [pid_of(keeper, 0), pid_of(keeper, 1)] == [None, pids[1]]
         keeper.feed.publish(BackendSet(epoch=2, revision=1, strategy="random").to_json(), {"sequence": [2, 1]})
         keeper.start()
-        await until(
+        await soon(
             lambda: len(keeper.processes) == 2 and all(p.engaged for p in keeper.processes)
             and _confirmed(heard, (2, 1)), "one adopted, one new",
         )  # fmt: skip
@@ -149,17 +150,17 @@ async def test_a_replacement_is_adopted_in_the_middle_and_resized(tmp_path: Path
         keeper.feed.publish(BackendSet(epoch=2, revision=1, strategy="random").to_json(), {"sequence": [2, 1]})
         keeper.start()
         assert (pid_of(keeper, 0), [p["pid"] for p in keeper.describe()["draining"]]) == (new, [old])
-        await until(lambda: _confirmed(heard, (2, 1)), "the old one is told as well")
+        await soon(lambda: _confirmed(heard, (2, 1)), "the old one is told as well")
         answer = await client.get("/health")
         assert (answer.status_code, answer.headers["Connection"]) == (503, "close")
-        await until(lambda: keeper.describe()["draining"] == [], "its last connection is gone")
+        await soon(lambda: keeper.describe()["draining"] == [], "its last connection is gone")
         assert ("balancer", f"pid {old}, which was replaced, has finished") in heard.told
         assert heard.losses == 0
 
         await keeper.replacements.replace(replace(keeper.config, processes=2))
         await serving(keeper, 2)
         await keeper.replacements.replace(replace(keeper.config, processes=1))
-        await until(lambda: len(keeper.processes) == 1, "the second is gone")
+        await soon(lambda: len(keeper.processes) == 1, "the second is gone")
         assert [slot.name for slot in keeper.slots] == ["balancer"]
         assert keeper.describe()["lost_requests"] == 0
         await keeper.stop(5.0)

@@ -15,13 +15,14 @@ from typing import Any
 import httpx
 import pytest
 
-from balancergroups import Heard, group_of, pid_of, serving, until
+from balancergroups import Heard, group_of, pid_of, serving
 from cluster.balancers.group import BalancerGroup
 from cluster.balancers.listener import listen
 from cluster.balancers.standby import Standby, end_left
 from cluster.storage.store import Store
 from config.paths import StateDir
 from config.topology import BackendSet
+from fakes import soon
 from worker.drivers import proc
 from worker.drivers.process import spawn
 
@@ -36,21 +37,21 @@ async def test_a_standby_takes_the_place_of_one_that_dies(tmp_path: Path, store:
         keeper.feed.publish(BackendSet(epoch=1, revision=1, strategy="random").to_json(), {"sequence": [1, 1]})
         keeper.start()
         exits.push_async_callback(keeper.stop, 5.0)
-        await until(lambda: keeper.starter.standby.pid, "there is one")
+        await soon(lambda: keeper.starter.standby.pid, "there is one")
         standby = keeper.starter.standby.pid
         os.kill(pid_of(keeper, 0) or 0, signal.SIGKILL)
-        await until(lambda: pid_of(keeper, 0) == standby, "it is the balancer now")
+        await soon(lambda: pid_of(keeper, 0) == standby, "it is the balancer now")
         await serving(keeper, 1)
-        await until(lambda: keeper.starter.standby.pid not in (None, standby), "there is another")
+        await soon(lambda: keeper.starter.standby.pid not in (None, standby), "there is another")
         assert len(await store.processes()) == 2
         await keeper.replacements.replace()
         assert pid_of(keeper, 0) != standby  # replaced by one that has imported what is installed now
         keeper.starter.keeps_standby = False
         keeper.starter.look()
-        await until(lambda: len(keeper.pids) == 1, "none is kept any more")
+        await soon(lambda: len(keeper.pids) == 1, "none is kept any more")
         keeper.starter.keeps_standby = True
         keeper.starter.look()
-        await until(lambda: keeper.starter.standby.pid, "there is one again")
+        await soon(lambda: keeper.starter.standby.pid, "there is one again")
         await keeper.stop(5.0)
         assert await store.processes() == {}
         assert list((tmp_path / "state" / "run").iterdir()) == []
@@ -81,7 +82,7 @@ async def _killed(keeper: BalancerGroup, victims: list[int | None]) -> None:
         os.kill(victim or 0, signal.SIGKILL)
     known = {*victims}
     standby = keeper.starter.standby
-    await until(
+    await soon(
         lambda: not known & {pid_of(keeper, 0), pid_of(keeper, 1), standby.pid}, f"the end of {victims} is noticed"
     )
 
@@ -108,14 +109,14 @@ async def test_killed_again_and_again_it_is_always_back_at_once(tmp_path: Path, 
             await serving(keeper, 2)
         assert {said.split("; ")[1] for who, said in heard.told if "ended" in said} == {"restart at once"}
 
-        await until(lambda: keeper.starter.standby.pid, "there is a standby")
+        await soon(lambda: keeper.starter.standby.pid, "there is a standby")
         await _killed(keeper, [keeper.starter.standby.pid])
-        await until(lambda: keeper.starter.standby.pid, "and another when it is killed")
+        await soon(lambda: keeper.starter.standby.pid, "and another when it is killed")
         spare = keeper.starter.standby.pid
         await _killed(keeper, [pid_of(keeper, 0), pid_of(keeper, 1), spare])
         await _answers(port)
         await serving(keeper, 2)
-        await until(lambda: keeper.starter.standby.pid, "there is a standby again")
+        await soon(lambda: keeper.starter.standby.pid, "there is a standby again")
         # A standby that is dying already may be given a place: it looks alive for a moment. Its end is one more then.
         ended = [said for who, said in heard.told if who != "standby" and "signal" in said]
         assert {said.split("; ")[1] for said in ended} == {"restart at once"}
@@ -185,7 +186,7 @@ async def test_a_full_disk_does_not_keep_a_standby_from_its_place(
         keeper.feed.publish(BackendSet(epoch=1, revision=1, strategy="random").to_json(), {"sequence": [1, 1]})
         keeper.start()
         exits.push_async_callback(keeper.stop, 5.0)
-        await until(lambda: keeper.starter.standby.pid, "there is one")
+        await soon(lambda: keeper.starter.standby.pid, "there is one")
         standby = keeper.starter.standby.pid
 
         async def full(*_: Any) -> None:
@@ -195,7 +196,7 @@ async def test_a_full_disk_does_not_keep_a_standby_from_its_place(
             patched.setattr(Store, "save_process", full)
             patched.setattr(Store, "next_number", full)
             os.kill(pid_of(keeper, 0) or 0, signal.SIGKILL)
-            await until(lambda: pid_of(keeper, 0) == standby, "it is the balancer now")
+            await soon(lambda: pid_of(keeper, 0) == standby, "it is the balancer now")
             await serving(keeper, 1)
         name = keeper.processes[0].name
         for _ in range(1000):  # and it is written down when there is room again

@@ -16,6 +16,7 @@ from cluster.storage.store import Store
 from config.link import Phase
 from config.paths import StateDir
 from config.topology import BalancerConfig
+from fakes import soon
 
 
 class Group:
@@ -98,12 +99,6 @@ def _ends(slot: BalancerSlot, process: BalancerProcess, status: int | None = -9,
     slot.ended(process, status)
 
 
-async def _until(condition: object) -> None:
-    async with asyncio.timeout(5):
-        while not condition():  # type: ignore[operator]
-            await asyncio.sleep(0.005)
-
-
 async def test_the_old_one_goes_on_until_the_new_one_serves(slot: BalancerSlot, group: Group) -> None:
     (old,) = slot.line
     replacing = asyncio.ensure_future(slot.replace(_config(queue_timeout=9)))
@@ -112,7 +107,7 @@ async def test_the_old_one_goes_on_until_the_new_one_serves(slot: BalancerSlot, 
     assert (slot.current, old.retiring, replacing.done()) == (old, None, False)
     new.successor = None
     _serves(slot, new)
-    await _until(lambda: old.retiring == 30.0)
+    await soon(lambda: old.retiring == 30.0)
     assert (slot.current, slot.line) == (new, [new])
     assert not replacing.done()
     old.phase = Phase.DRAINING
@@ -162,7 +157,7 @@ async def test_of_two_that_are_adopted_the_older_is_retired_when_the_newer_serve
     await asyncio.sleep(0.02)
     assert (slot.current, old.retiring) == (old, None)
     _serves(slot, new)
-    await _until(lambda: old.retiring)
+    await soon(lambda: old.retiring)
     assert (slot.current, len(group.begun)) == (new, 2)
     await slot.close()
 
@@ -185,7 +180,7 @@ async def _dies_young(slot: BalancerSlot, group: Group, times: int) -> None:
         if group.told[-1].endswith("restart at once"):
             await _begun(group, count + 1)
             continue
-        await _until(lambda rests=rests: len(group.rested) > rests)  # type: ignore[misc]
+        await soon(lambda rests=rests: len(group.rested) > rests)  # type: ignore[misc]
         assert len(group.begun) == count, "none is started while it rests"
         group.standby(True)
         await _begun(group, count + 1)
@@ -232,6 +227,6 @@ async def test_one_that_never_serves_is_killed(
     slot = BalancerSlot("balancer", _config(), group, group)
     slot.start()
     await _begun(group, 1)
-    await _until(lambda: killed)
+    await soon(lambda: killed)
     assert killed == ["lb-0"]
     await slot.close()

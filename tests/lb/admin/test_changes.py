@@ -10,7 +10,8 @@ import pytest
 
 from adminfakes import CHANGES, STATUS, control, raw_control, say, supervisor
 from config.link import SEQUENCE_HEADER, bind_unix
-from lbfakes import Balanced, RawHandler, raw_answer, read_message, snapshot, until
+from fakes import soon
+from lbfakes import Balanced, RawHandler, raw_answer, read_message, snapshot
 
 
 async def change(balancer: Balanced, body: Any = None, method: str = "POST", path: str = "/v1/cluster/scale") -> Any:
@@ -67,7 +68,7 @@ async def test_a_supervisor_that_dies_within_a_change_is_503(balancer: Balanced,
 async def test_an_answer_is_passed_back_once_it_shows_in_status(balancer: Balanced) -> None:
     async with supervisor(balancer, "instance_0") as writer, control(balancer, headers={SEQUENCE_HEADER: "1.2"}) as c:
         asking = asyncio.ensure_future(change(balancer))
-        await until(lambda: c.seen)
+        await soon(lambda: c.seen)
         assert not asking.done()
         say(writer, snapshot("instance_0", "instance_1", sequence=[1, 2]))
         assert (await asking)[0] == 202

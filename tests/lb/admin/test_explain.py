@@ -16,10 +16,11 @@ import pytest
 from aiohttp import web
 
 from config.topology import BalancerConfig, OfferedModel
+from fakes import soon
 from lb import app
 from lb.admin.openapi.schemas import SCHEMAS
 from lb.records.decision_log import KEPT
-from lbfakes import Balanced, closed_port, listening, running_balancer, running_worker, spec, until
+from lbfakes import Balanced, closed_port, listening, running_balancer, running_worker, spec
 
 USAGE = {"usage": {"prompt_tokens": 3, "total_tokens": 8, "completion_tokens": 5}}
 
@@ -109,13 +110,13 @@ async def test_one_that_is_under_way_or_waits_for_a_worker(balanced: Balanced) -
     async with running_worker("instance_0", slow) as worker:
         balanced.push(worker.spec(state="starting"))
         task = asyncio.create_task(_generate(balanced, "slow"))
-        await until(lambda: balanced.metric("clusterctl_queued_requests") == 1)
+        await soon(lambda: balanced.metric("clusterctl_queued_requests") == 1)
         _, (waiting,) = await _why(balanced, "?request_id=slow")
         assert (waiting["attempts"], waiting["outcome"]) == ([], None)
         (stay,) = waiting["queued"]
         assert (stay["ahead"], stay["behind"]) == (0, None) and 0 <= stay["began_s"] < 1 and 0 < stay["waited_s"] < 10
         balanced.push(worker.spec())
-        await until(lambda: worker.open)
+        await soon(lambda: worker.open)
         _, (running,) = await _why(balanced, "?request_id=slow")
         assert ([a["instance"] for a in running["attempts"]], running["outcome"]) == (["instance_0"], None)
         assert running["attempts"][0]["began_s"] > 0
@@ -133,7 +134,7 @@ async def test_one_that_waits_for_a_model_says_so(balanced: Balanced) -> None:
     async with running_worker("instance_0", _answer) as worker:
         balanced.push(models=offer("down"))
         task = asyncio.create_task(_generate(balanced, "slow"))
-        await until(lambda: balanced.metric("clusterctl_queued_requests") == 1)
+        await soon(lambda: balanced.metric("clusterctl_queued_requests") == 1)
         balanced.push(worker.spec(), models=offer("up"))
         assert await task == 200
         _, (over,) = await _why(balanced, "?request_id=slow")
@@ -151,9 +152,9 @@ async def test_refusals_and_clients_that_went_away(balanced: Balanced) -> None:
         balanced.push(worker.spec())
         assert await _generate(balanced, "unknown", model="other") == 404
         task = asyncio.create_task(_generate(balanced, "left"))
-        await until(lambda: worker.open)
+        await soon(lambda: worker.open)
         task.cancel()
-        await until(lambda: not balanced.in_flight)
+        await soon(lambda: not balanced.in_flight)
         _, (unknown,) = await _why(balanced, "?request_id=unknown")
         assert (unknown["outcome"]["status"], unknown["attempts"]) == (404, [])
         assert "does not exist" in unknown["outcome"]["error"]

@@ -14,10 +14,11 @@ import pytest
 from config.identity.api_keys import ApiKey, Digest, digest
 from config.identity.principal import Scope
 from config.link import encode
+from fakes import soon
 from lb.telemetry.metrics import Metrics
 from lb.telemetry.recorder import Recorder
 from lb.telemetry.shared_counters import Counters
-from lbfakes import DEADLINE_S, Balanced, Worker, snapshot, until
+from lbfakes import DEADLINE_S, Balanced, Worker, snapshot
 
 #: Seconds between two messages of the live stream.
 EVERY_S = 0.1
@@ -64,7 +65,7 @@ async def test_the_live_stream_is_status_numbers_and_events(balancer: Balanced, 
         feed.close()
         async with asyncio.timeout(5):
             await response.read()  # it ends with its balancer
-    await until(lambda: balancer.parts.admin._live.listeners == 0)
+    await soon(lambda: balancer.parts.admin._live.listeners == 0)
 
 
 async def test_whoever_looks_is_told_what_else_they_may(balancer: Balanced) -> None:
@@ -87,10 +88,10 @@ async def test_gpus_are_told_as_long_as_somebody_looks_at_them(balancer: Balance
     _, writer = await asyncio.open_unix_connection(str(balancer.link_path))
     gpus = [{"index": 0, "memory_used": 5}]
     writer.write(encode({"type": "snapshot", "snapshot": snapshot("instance_0", gpus=gpus)}))
-    await until(lambda: link.snapshot)
+    await soon(lambda: link.snapshot)
     assert await told() == gpus
     writer.close()
-    await until(lambda: not link.alive)
+    await soon(lambda: not link.alive)
     async with asyncio.timeout(DEADLINE_S):
         while await told():  # one message is made for all who ask within half of that time
             await asyncio.sleep(0.02)

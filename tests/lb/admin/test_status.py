@@ -13,8 +13,9 @@ import pytest
 from aiohttp import web
 
 from adminfakes import STATUS, StartWorker, raw_control, say, supervisor
+from fakes import soon
 from lb.admin.bridge import BridgeEndpoint
-from lbfakes import Balanced, card, closed_port, instance, read_message, snapshot, spec, until
+from lbfakes import Balanced, card, closed_port, instance, read_message, snapshot, spec
 
 
 async def test_status_has_every_field(balancer: Balanced) -> None:
@@ -89,7 +90,7 @@ async def test_status_tells_how_old_it_is(balancer: Balanced) -> None:
         assert 90 <= await age() < 95
         assert (await balancer.answer("GET", STATUS))[1]["supervisor"]["pid"] == 1234
         say(writer, snapshot("instance_0", sequence=[1, 2]))
-        await until(lambda: link.snapshot["sequence"] == [1, 2])
+        await soon(lambda: link.snapshot["sequence"] == [1, 2])
         assert await age() < 5
     assert 0 <= await age() < 5  # nobody is there, and what is shown was said just now
 
@@ -156,7 +157,7 @@ async def test_without_a_supervisor_a_worker_that_refuses_is_shown_as_unhealthy(
         pass
     async with balancer.connection() as (_, writer):
         writer.write(b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n")
-        await until(lambda: balancer.counts("instance_0")[1] and balancer.counts("instance_1")[1])
+        await soon(lambda: balancer.counts("instance_0")[1] and balancer.counts("instance_1")[1])
         _, said = await balancer.answer("GET", STATUS)
     assert {i["state"] for i in said["instances"].values()} == {"unhealthy"}
     assert said["running_instances"] == 0

@@ -13,7 +13,8 @@ from config.identity import admin_token
 from config.identity.principal import Principal
 from config.link import bind_unix
 from config.paths import StateDir
-from lbfakes import Balanced, Worker, read_message, until
+from fakes import soon
+from lbfakes import Balanced, Worker, read_message
 
 STATUS = "/v1/cluster/status"
 
@@ -126,7 +127,7 @@ async def test_a_key_is_in_no_answer_and_no_log(
         async with balancer.request("GET", STATUS, headers={"Authorization": f"Bearer {given}"}) as response:
             answers.append((response.status, await response.text()))
     assert [status for status, _ in answers] == [200, 401, 401]
-    await until(lambda: log.exists() and log.read_text().count("\n") >= 2, "both refusals are logged")
+    await soon(lambda: log.exists() and log.read_text().count("\n") >= 2, "both refusals are logged")
     everything = "".join(text for _, text in answers) + log.read_text() + caplog.text + "".join(capfd.readouterr())
     assert "s3cre" not in everything
 

@@ -7,12 +7,13 @@ import time
 
 import pytest
 
+from fakes import soon
 from lb.admission.concurrency import FREE
 from lb.admission.request_admission import QueueLimits
 from lb.protocol.errors import ProxyError
 from lb.routing import ejection
 from lb.routing.strategies.base import RequestInfo
-from lbfakes import spec, until
+from lbfakes import spec
 from queuehouse import TIMEOUT_S, House, limited, open_house, turn
 
 
@@ -29,7 +30,7 @@ async def test_those_that_wait_are_served_in_their_order_when_a_backend_comes(ho
         house.ask(number)
     assert house.waiting["base"] == 50
     house.push(spec())
-    await until(lambda: len(house.served) == 50)
+    await soon(lambda: len(house.served) == 50)
     assert [asker.name for asker in house.served] == list(range(50))
     assert not +house.waiting
 
@@ -69,7 +70,7 @@ async def test_the_end_of_an_ejection_serves_at_that_time_and_not_before(
     now = time.monotonic()
     backend.ejection.failed(now)
     house.ask()
-    await until(lambda: house.served)
+    await soon(lambda: house.served)
     assert 0 <= time.monotonic() - backend.ejection.until < 0.1
 
 
@@ -88,7 +89,7 @@ async def test_a_model_that_was_lacking_for_a_moment_is_asked_for_after_it(house
     house.push(spec())
     house.pool.backends["instance_0"].missing_models["base"] = end = time.monotonic() + 0.1
     house.ask()
-    await until(lambda: house.served)
+    await soon(lambda: house.served)
     assert 0 <= time.monotonic() - end < 0.1
 
 
@@ -98,14 +99,14 @@ async def test_a_pinned_request_waits_for_its_own_backend_only(house: House, mon
     house.pool.backends["instance_1"].ejection.failed(time.monotonic())
     asker, ticket = house.ask(pinned=("instance_1", 1))
     assert ticket is not None
-    await until(lambda: house.served)
+    await soon(lambda: house.served)
     assert asker.leases[0].backend.id == "instance_1"
 
 
 async def test_waiting_ends_at_the_deadline_with_an_error_that_says_so(house: House) -> None:
     house.push(spec(state="starting"))
     asker, _ = house.ask(came=time.monotonic() - TIMEOUT_S + 0.1)
-    await until(lambda: asker.error)
+    await soon(lambda: asker.error)
     assert asker.error is not None
     assert (asker.error.status, asker.error.retry_after) == (503, 5)
     assert "became ready within 30 s" in str(asker.error)
@@ -118,15 +119,15 @@ async def test_nobody_waits_for_what_will_not_come(house: House) -> None:
     house.push(spec(state="starting"))
     asker, _ = house.ask()
     house.push(spec(state="failed"))
-    await until(lambda: asker.error)
+    await soon(lambda: asker.error)
     assert "all of them have failed" in str(asker.error)
     unloaded, _ = (house.push(spec(state="starting", models=("base", "poet"))), house.ask(model="poet"))[1]
     house.push(spec(state="starting"))
-    await until(lambda: unloaded.error)
+    await soon(lambda: unloaded.error)
     assert unloaded.error is not None and unloaded.error.status == 404
     ending, _ = house.ask()
     house.push(spec(state="starting"), shutting_down=True)
-    await until(lambda: ending.error)
+    await soon(lambda: ending.error)
     assert "shutting down" in str(ending.error)
 
 
@@ -138,7 +139,7 @@ async def test_whoever_leaves_is_not_served(house: House) -> None:
     house.admission.leave(gone)
     house.admission.leave(gone)
     house.push(spec())
-    await until(lambda: house.served)
+    await soon(lambda: house.served)
     assert [asker.name for asker in house.served] == [2]
 
 
@@ -147,7 +148,7 @@ async def test_a_mistake_in_one_request_is_its_own_loss(house: House) -> None:
     wrong, _ = house.ask(1, fails=True)
     house.ask(2)
     house.push(spec())
-    await until(lambda: house.served)
+    await soon(lambda: house.served)
     assert [asker.name for asker in house.served] == [2]
     assert wrong.error is not None and wrong.error.status == 500
 
@@ -158,9 +159,9 @@ async def test_a_task_can_wait_too_and_leaves_when_it_is_cancelled(house: House)
         asyncio.ensure_future(house.admission.wait(FREE, RequestInfo("base"), frozenset(), time.monotonic()))
         for _ in range(2)
     ]
-    await until(lambda: house.waiting["base"] == 2)
+    await soon(lambda: house.waiting["base"] == 2)
     waits[0].cancel()
-    await until(lambda: house.waiting["base"] == 1)
+    await soon(lambda: house.waiting["base"] == 1)
     house.push(spec())
     assert (await waits[1]).id == "instance_0"
     assert not +house.waiting
@@ -172,7 +173,7 @@ async def test_a_deadline_that_passes_in_the_queue_ends_the_wait(house: House) -
     first, _ = house.ask(0)
     late, _ = house.ask(1, wait=0.05)
     never, _ = house.ask(2, wait=0.05)
-    await until(lambda: late.error is not None)
+    await soon(lambda: late.error is not None)
     first.end(house)
     await turn()
     assert [asker.name for asker in house.served] == [0]
@@ -190,7 +191,7 @@ async def test_a_request_waits_longer_for_room_than_for_a_worker_to_be_there() -
         house.push(spec())
         limited(house, 0)
         began, (asker, _) = time.monotonic(), house.ask()
-        await until(lambda: asker.error is not None)
+        await soon(lambda: asker.error is not None)
         assert asker.error is not None and asker.error.status == 503 and "had room within 0.3 s" in str(asker.error)
         assert 0.3 <= time.monotonic() - began < 1.0
         other, _ = house.ask()
@@ -198,5 +199,5 @@ async def test_a_request_waits_longer_for_room_than_for_a_worker_to_be_there() -
         house.push(spec(state="unhealthy"))  # from now on nobody is there
         await asyncio.sleep(0.01)
         assert other.error is None, "a worker that is away for a moment is waited for"
-        await until(lambda: other.error is not None)
+        await soon(lambda: other.error is not None)
         assert "became ready" in str(other.error)

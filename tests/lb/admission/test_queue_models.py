@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from config.topology import OfferedModel
+from fakes import soon
 from lb.admission.model_demand import ModelDemand
 from lb.admission.queue import WaitingQueue
 from lb.admission.request_admission import QueueLimits
 from lb.protocol.errors import ProxyError
-from lbfakes import spec, until
+from lbfakes import spec
 from queuehouse import House, limited, open_house, turn, with_adapters
 
 
@@ -24,10 +25,10 @@ async def test_the_supervisor_hears_again_and_again_of_an_adapter_that_is_waited
     monkeypatch.setattr("lb.admission.wait_rules._WANT_AGAIN", 0.02)
     house.push(spec(), registered=({"id": "poet"},))
     house.ask(model="poet")
-    await until(lambda: len(house.wanted.adapters) >= 3)
+    await soon(lambda: len(house.wanted.adapters) >= 3)
     assert set(house.wanted.adapters) == {"poet"}
     house.push(spec(models=("base", "poet")), registered=({"id": "poet"},))
-    await until(lambda: house.served)
+    await soon(lambda: house.served)
     count = len(house.wanted.adapters)
     await asyncio.sleep(0.1)
     assert len(house.wanted.adapters) == count
@@ -48,13 +49,13 @@ async def _wait_for_a_model(house: House) -> None:
     house.push(spec(models=("a",), group="a"), models=(offer("a", "up"), offer("b", "down")), registered=(poet,))
     house.ask(1, model="b")
     house.ask(2, model="poet")
-    await until(lambda: len(house.wanted.models) >= 3)
+    await soon(lambda: len(house.wanted.models) >= 3)
     assert set(house.wanted.models) == {"b"} and not house.wanted.adapters
     await asyncio.sleep(0.15)  # longer than a worker is waited for that comes back by itself
     assert not house.served
     workers = spec(models=("a",), group="a"), spec("b/instance_0", models=("b", "poet"), group="b")
     house.push(*workers, models=(offer("a", "up"), offer("b", "up")), registered=(poet,))
-    await until(lambda: len(house.served) == 2)
+    await soon(lambda: len(house.served) == 2)
     assert {asker.leases[0].backend.id for asker in house.served} == {"b/instance_0"}
     assert house.heard.absent == ["b", "b"]
 
@@ -62,7 +63,7 @@ async def _wait_for_a_model(house: House) -> None:
 async def test_no_longer_than_the_model_says(house: House) -> None:
     house.push(models=(offer("b", "starting", wait=0.1),))
     asker, _ = house.ask(model="b")
-    await until(lambda: asker.error)
+    await soon(lambda: asker.error)
     assert asker.error is not None and asker.error.status == 503
     assert "no worker for model b became ready within 0.1 s" in str(asker.error)
 
@@ -72,7 +73,7 @@ async def test_a_start_that_fails_is_told_to_those_who_wait_and_who_come_meanwhi
     asker, _ = house.ask(1, model="b")
     failed = offer("b", "failed", why="no such file", retry_at=time.time() + 30)
     house.push(models=(failed,))
-    await until(lambda: asker.error)
+    await soon(lambda: asker.error)
     assert asker.error is not None and (asker.error.status, asker.error.retry_after) == (503, 30)
     assert str(asker.error) == "model b cannot be started: no such file"
     with pytest.raises(ProxyError, match="no such file"):

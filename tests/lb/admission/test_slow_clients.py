@@ -12,9 +12,10 @@ import pytest
 from aiohttp import web
 
 import lbfakes
+from fakes import soon
 from lb.admission.budget import UNCOUNTED
 from lb.admission.crowd import Crowd
-from lbfakes import DEADLINE_S, Balanced, Worker, until
+from lbfakes import DEADLINE_S, Balanced, Worker
 
 pytestmark = pytest.mark.processes
 
@@ -114,11 +115,11 @@ async def test_one_address_may_have_so_many_uploads(start_balancer: StartBalance
         Crowd(crowd.most, 10, 3, lambda peer: False),
     )  # fmt: skip
     stalled = await wires(balancer, 3, post(1000, b"x"))
-    await until(lambda: balancer.parts.server.connections == 3)
+    await soon(lambda: balancer.parts.server.connections == 3)
     (refused,) = await wires(balancer, 1, post(1000, b"x"))
     assert b" 429 " in await asyncio.wait_for(refused[0].readline(), DEADLINE_S)
     stalled[0][1].close()
-    await until(lambda: balancer.parts.server.admission.crowd._uploads["127.0.0.1"] == 2)
+    await soon(lambda: balancer.parts.server.admission.crowd._uploads["127.0.0.1"] == 2)
     (taken,) = await wires(balancer, 1, b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n")
     assert b" 404 " in await asyncio.wait_for(taken[0].readline(), DEADLINE_S)
 
@@ -133,13 +134,13 @@ async def test_a_long_body_waits_for_memory_and_a_short_one_does_not(
     balancer.push((await start_worker()).spec())
     holding = await wires(balancer, 4, post(3 * MIB, b"{" + b" " * (2 * MIB)))
     budget = balancer.parts.server.admission.budget
-    await until(lambda: budget.waiting > 0)
+    await soon(lambda: budget.waiting > 0)
     # The model of such a body may come at its end, so all of it is kept.
     assert budget.used <= budget.size + 4 * 256 * 1024
     assert (await balancer.ask())[0] == 200
     for _, writer in holding:
         writer.close()
-    await until(lambda: budget.used == 0)
+    await soon(lambda: budget.used == 0)
     assert budget.waiting == 0
 
 
@@ -147,7 +148,7 @@ async def test_waiting_for_memory_has_an_end(start_balancer: StartBalancer, wire
     balancer = await start_balancer(max_buffered=4 * MIB, max_body=4 * MIB, queue_timeout=0.5)
     await wires(balancer, 1, post(4 * MIB, b"{" + b" " * (3 * MIB)))  # the one that may always go on
     budget = balancer.parts.server.admission.budget
-    await until(lambda: budget.used >= 3 * MIB)
+    await soon(lambda: budget.used >= 3 * MIB)
     ((reader, _),) = await wires(balancer, 1, post(3 * MIB, b"{" + b" " * MIB))
     head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), DEADLINE_S)
     assert b" 503 " in head and b"\r\nRetry-After: 5\r\n" in head
@@ -168,7 +169,7 @@ async def test_without_any_room_a_body_is_refused_and_management_is_not(
         assert response.status not in (413, 429) and b"bodies of requests" not in await response.read()
     budget.used -= 2 * MIB
     assert (await balancer.ask(user="x" * UNCOUNTED))[0] == 200
-    await until(lambda: budget.used == 0)
+    await soon(lambda: budget.used == 0)
 
 
 @pytest.mark.parametrize("ending", ["answer", "404", "refused", "client", "worker", "chunks", "upload", "expect"])
@@ -189,7 +190,7 @@ async def test_what_a_body_held_is_given_back_on_every_way_out(
     elif ending == "client":
         async with balancer.connection() as (_, writer):
             writer.write(post(MIB, b"x" * 500_000))
-            await until(lambda: budget.used >= 400_000)
+            await soon(lambda: budget.used >= 400_000)
     elif ending == "worker":
         assert (await balancer.answer("POST", "/v1/completions", json=long))[0] == 503
     elif ending == "chunks":
@@ -204,7 +205,7 @@ async def test_what_a_body_held_is_given_back_on_every_way_out(
     else:
         async with balancer.request("POST", "/v1/completions", json=long, expect100=True) as response:
             assert response.status == 200
-    await until(lambda: budget.used == 0)
+    await soon(lambda: budget.used == 0)
 
 
 # readers
@@ -230,8 +231,8 @@ async def test_a_client_that_does_not_read_is_cut_off(
     balancer.push((await start_worker(answer=Flood())).spec())
     ((reader, _),) = await wires(balancer, 1, post(17, b'{"model": "base"}'))
     reader._transport.pause_reading()  # type: ignore[attr-defined]
-    await until(lambda: balancer.in_flight == 1)
-    await until(lambda: balancer.in_flight == 0 and balancer.parts.server.connections == 0)
+    await soon(lambda: balancer.in_flight == 1)
+    await soon(lambda: balancer.in_flight == 0 and balancer.parts.server.connections == 0)
     assert balancer.metric("clusterctl_slow_readers_total") == 1
 
 
@@ -342,7 +343,7 @@ async def test_a_place_that_becomes_free_is_the_next_ones(
     ask = b"GET /version HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     assert b" 503 " in await balancer.raw(ask)
     first[1].close()
-    await until(lambda: balancer.parts.server.connections == 0)
+    await soon(lambda: balancer.parts.server.connections == 0)
     assert b" 200 " in await balancer.raw(ask)
 
 
@@ -355,7 +356,7 @@ async def test_one_address_may_have_so_many_connections(
     limits, budget = server.admission.limits, server.admission.budget
     server.admission = type(server.admission)(limits, budget, Crowd(100, 3, 10, lambda peer: False))
     await wires(balancer, 3, b"")
-    await until(lambda: server.connections == 3)
+    await soon(lambda: server.connections == 3)
     ask = b"GET /version HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     assert b" 429 " in await balancer.raw(ask)
     assert b" 200 " in await balancer.raw(ask.replace(b"/version", b"/health"))

@@ -14,12 +14,13 @@ import pytest
 
 from config.identity.api_keys import ApiKey, Digest, digest
 from config.values.store_url import StoreUrl
+from fakes import soon
 from lb.admission.rate_limits import RateLimits
 from lb.admission.stored_buckets import StoredBuckets
 from lb.control.limits_store import LimitsStore
 from lb.protocol.errors import ProxyError
 from lb.protocol.tenant import Tenant
-from lbfakes import Balanced, running_balancer, running_worker, until
+from lbfakes import Balanced, running_balancer, running_worker
 from redisserver import RedisServer, running_redis
 
 pytestmark = pytest.mark.processes
@@ -52,9 +53,9 @@ class Machine:
 
     async def heard(self) -> None:
         """Returns when the store has answered all that was said until now."""
-        await until(lambda: not len(self.store.buckets), "it is told")
+        await soon(lambda: not len(self.store.buckets), "it is told")
         buckets = self.limits._buckets.values()
-        await until(lambda: all(bucket._epoch for bucket in buckets), "it answers")  # type: ignore[attr-defined]
+        await soon(lambda: all(bucket._epoch for bucket in buckets), "it answers")  # type: ignore[attr-defined]
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ async def _running(url: str, stack: AsyncExitStack) -> Machine:
     machine = Machine(url)
     machine.store.start()
     stack.push_async_callback(machine.store.close)
-    await until(lambda: machine.store.reason is not None, "it has asked")
+    await soon(lambda: machine.store.reason is not None, "it has asked")
     return machine
 
 
@@ -109,18 +110,18 @@ async def test_a_server_that_dies_and_comes_back(
     await one.heard()
     await redis.kill()
     assert other.ask(30) == 20
-    await until(lambda: bool(other.store.reason), "it is missed")
+    await soon(lambda: bool(other.store.reason), "it is missed")
     other.ask(3)
     await asyncio.sleep(1.2)
     assert other.store.describe() == {
         "store": f"unix://{redis.url.removeprefix('unix://')}", "shared": False, "reason": "it cannot be connected to",
     }  # fmt: skip
     await redis.start()
-    await until(lambda: other.store.reason == "", "it is found again")
+    await soon(lambda: other.store.reason == "", "it is found again")
     assert [record.levelname for record in caplog.records if record.args[0] == redis.url].count("WARNING") <= 2  # type: ignore[index]
     assert "shared again" in caplog.text
     await other.heard()
-    await until(lambda: one.store.reason == "", "by this one too")
+    await soon(lambda: one.store.reason == "", "by this one too")
     assert one.ask(1) == 1
     await one.heard()
     assert one.ask(10) == 0, "the other has told what it took"
@@ -162,7 +163,7 @@ async def test_a_server_that_stands_still_delays_nobody(redis: RedisServer, mach
         assert one.store.reason == "it does not answer within 0.5 s"
     finally:
         redis.signal(signal.SIGCONT)
-    await until(lambda: one.store.reason == "", "it goes on")
+    await soon(lambda: one.store.reason == "", "it goes on")
 
 
 async def test_a_wrong_password_is_said_and_never_told(
@@ -190,9 +191,9 @@ async def test_what_somebody_else_has_written_there(redis: RedisServer, stack: A
         for value in (b"nan", b"no number"):
             await client.set(key, value)
             one.ask(1)
-            await until(lambda: bool(one.store.reason), f"{value!r} is not believed")
+            await soon(lambda: bool(one.store.reason), f"{value!r} is not believed")
             await client.delete(key)
-            await until(lambda: one.store.reason == "", "it goes on")
+            await soon(lambda: one.store.reason == "", "it goes on")
     assert one.ask(20) in (17, 18), "one may have flowed in"
 
 
@@ -207,7 +208,7 @@ async def test_through_balancers_on_two_machines(redis: RedisServer, tmp_path: P
             two.append(await exits.enter_async_context(running_balancer(folder, limits_store=redis.url)))
             two[-1].push(worker.spec())
             two[-1].parts.keys.apply({"version": [1, 1], "keyed": True, "keys": [key]})
-            await until(_shared(two[-1]), "it has asked")
+            await soon(_shared(two[-1]), "it has asked")
         counts = [0, 0]
         for number in (0, 0, 0, 0, 1, 1, 1, 0, 1):
             body, headers = {"model": "base", "prompt": "x"}, {"x-api-key": "cck_a"}

@@ -13,11 +13,12 @@ import pytest
 
 from config.link import descriptor_path, encode, messages, receive_listeners
 from config.topology import BackendSpec
+from fakes import soon
 from lb.admin.event_stream import EventFeed
 from lb.control.link import Link
 from lb.records.loss_report import LossReport
 from lb.routing.pool import Pool
-from lbfakes import Balanced, backend_set, listening, snapshot, spec, until
+from lbfakes import Balanced, backend_set, listening, snapshot, spec
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ async def test_its_last_word_is_heard_whatever_is_said_to_it_meanwhile(tmp_path:
         link = Link(Pool(), [listener], tmp_path / "lb.sock")
         await link.start()
         reader, writer = await asyncio.open_unix_connection(str(link._path))
-        await until(lambda: link.alive)
+        await soon(lambda: link.alive)
         closing = asyncio.ensure_future(link.close())
         for number in range(20):
             writer.write(encode({"type": "snapshot", "snapshot": {"text": "x" * 10_000, "number": number}}))
@@ -84,7 +85,7 @@ async def test_whoever_does_not_listen_is_not_waited_for(tmp_path: Path, monkeyp
         link = Link(Pool(), [listener], tmp_path / "lb.sock")
         await link.start()
         _, writer = await asyncio.open_unix_connection(str(link._path))
-        await until(lambda: link.alive)
+        await soon(lambda: link.alive)
         async with asyncio.timeout(1):
             await link.close()
         writer.close()
@@ -94,7 +95,7 @@ async def test_it_is_alive_as_long_as_a_supervisor_is_connected(link: Link) -> N
     assert not link.alive
     async with connected(link):
         assert link.alive
-    await until(lambda: not link.alive)
+    await soon(lambda: not link.alive)
 
 
 async def test_a_set_is_applied_and_reported_at_once(link: Link) -> None:
@@ -148,7 +149,7 @@ async def test_a_drain_is_reported_as_soon_as_it_is_over(link: Link) -> None:
 
 async def test_what_is_wanted_is_told_but_not_with_each_request(link: Link) -> None:
     async with connected(link) as supervisor:
-        await until(lambda: link.alive)
+        await soon(lambda: link.alive)
         for _ in range(3):
             link.want("poet")
             link.want_model("poet")
@@ -161,15 +162,15 @@ async def test_what_is_wanted_is_told_but_not_with_each_request(link: Link) -> N
 async def test_a_snapshot_is_kept_and_outlives_the_supervisor(link: Link) -> None:
     async with connected(link) as supervisor:
         supervisor.say(type="snapshot", snapshot=snapshot("instance_0"))
-        await until(lambda: link.snapshot)
-    await until(lambda: not link.alive)
+        await soon(lambda: link.snapshot)
+    await soon(lambda: not link.alive)
     assert link.snapshot["total_instances"] == 1
 
 
 async def test_who_waits_for_a_snapshot_gets_it_when_it_comes(link: Link) -> None:
     async with connected(link) as supervisor:
         supervisor.say(type="snapshot", snapshot=snapshot(sequence=[1, 4]))
-        await until(lambda: link.snapshot)
+        await soon(lambda: link.snapshot)
         await link.has_snapshot((1, 4), timeout=0)
         waiting = asyncio.ensure_future(link.has_snapshot((1, 5), timeout=5))
         await asyncio.sleep(0)
@@ -186,7 +187,7 @@ async def test_half_a_message_of_a_dying_supervisor_is_dropped(link: Link) -> No
     async with connected(link) as supervisor:
         supervisor.writer.write(encode({"type": "set", "set": backend_set(spec()).to_json()})[:-5])
         await supervisor.writer.drain()
-    await until(lambda: not link.alive)
+    await soon(lambda: not link.alive)
     assert link._pool.version == (0, 0)
 
 
@@ -211,7 +212,7 @@ async def test_a_second_supervisor_is_heard_beside_the_first(link: Link) -> None
     async with connected(link) as first, connected(link) as second:
         second.say(type="set", set=backend_set(epoch=2).to_json())
         assert (await first.hear())["version"] == (await second.hear())["version"] == [2, 1]
-    await until(lambda: not link.alive)
+    await soon(lambda: not link.alive)
 
 
 async def test_the_listening_socket_is_handed_over(link: Link) -> None:
@@ -289,7 +290,7 @@ async def test_events_come_to_the_feed_and_again_to_no_harm(tmp_path: Path) -> N
         for _ in range(2):
             async with connected(made) as supervisor:
                 supervisor.say(type="events", events=[event])
-                await until(lambda: feed.after(0))
+                await soon(lambda: feed.after(0))
         assert [kept.event for kept in feed.after(0)] == [event]
     finally:
         await made.close()
@@ -308,7 +309,7 @@ async def test_what_became_of_requests_is_told_once_after_the_set_that_said_it(t
     try:
         async with connected(made) as supervisor:
             supervisor.say(type="set", set=backend_set(spec("a")).to_json())
-            await until(lambda: "a" in pool.backends)
+            await soon(lambda: "a" in pool.backends)
             incarnation = pool.backends["a"].spec.incarnation
             pool.backends["a"].lease(lambda reason: outcomes.moved("a", incarnation, loop.time()))
             supervisor.say(type="set", set=backend_set(spec("a", state="backoff"), revision=2).to_json())

@@ -13,10 +13,11 @@ import pytest
 from config.disk.strategy_file import StrategyWriter
 from config.link import bind_unix, encode
 from config.topology import BalancerConfig
+from fakes import soon
 from lb import app
 from lb.control import peers
 from lb.telemetry.exposition import samples, total
-from lbfakes import DEADLINE_S, Worker, backend_set, listening, running_worker, snapshot, until
+from lbfakes import DEADLINE_S, Worker, backend_set, listening, running_worker, snapshot
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def _apply(balancers: list[app.Balancer], worker: Worker, revision: int = 1, **f
 async def test_each_sees_what_the_other_has_in_flight(two: list[app.Balancer], worker: Worker) -> None:
     _apply(two, worker)
     first, second = (one.pool.backends["instance_0"] for one in two)
-    await until(lambda: all(one.counters._elsewhere["instance_0"] for one in two), "they find each other")
+    await soon(lambda: all(one.counters._elsewhere["instance_0"] for one in two), "they find each other")
     leases = [first.lease(lambda reason: None) for _ in range(3)] + [second.lease(lambda reason: None)]
     assert (first.load, second.load) == (4, 4)
     assert [one.admin.status.snapshot()["load_balancer"]["in_flight"] for one in two] == [4, 4]
@@ -71,7 +72,7 @@ async def test_series_are_added_and_what_all_read_from_one_place_is_not(
     two: list[app.Balancer], worker: Worker
 ) -> None:
     _apply(two, worker)
-    await until(lambda: all(one.counters._elsewhere["instance_0"] for one in two), "they find each other")
+    await soon(lambda: all(one.counters._elsewhere["instance_0"] for one in two), "they find each other")
     for number, one in enumerate(two, 1):
         for _ in range(number):
             one.shared.metrics.finished("instance_0", "/v1/completions", 200, 0.5)

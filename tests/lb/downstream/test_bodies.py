@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from lbfakes import Balanced, RawWorker, Worker, in_time, spec, until
+from fakes import soon
+from lbfakes import Balanced, RawWorker, Worker, in_time, spec
 
 StartWorker = Callable[..., Awaitable[Worker]]
 StartRaw = Callable[..., Awaitable[RawWorker]]
@@ -64,7 +65,7 @@ async def test_an_upload_that_names_another_model_at_its_end_is_cut_before_it_is
         async with balancer.connection() as (reader, writer):
             writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body))
             writer.write(body[: 4 * MIB])
-            await until(lambda: len(got) > MIB, "the upload")
+            await soon(lambda: len(got) > MIB, "the upload")
             writer.write(body[4 * MIB :])
             assert b" 400 Bad Request\r\n" in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
         await in_time(cut)
@@ -253,7 +254,7 @@ async def test_a_client_that_leaves_while_its_body_is_read_disturbs_nobody(
         writer.write(b'{"a":[' + b"[]," * MIB)
         await writer.drain()
     assert (await send(balancer, b'{"model":"base"}'))[0] == 200
-    await until(lambda: balancer.parts.server.connections <= 1, "the end of it")
+    await soon(lambda: balancer.parts.server.connections <= 1, "the end of it")
     assert len(worker.seen) == 1 and balancer.in_flight == 0
 
 

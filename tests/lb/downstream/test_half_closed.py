@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from lbfakes import DEADLINE_S, Balanced, Worker, in_time, until
+from fakes import soon
+from lbfakes import DEADLINE_S, Balanced, Worker, in_time
 from slowanswers import BODY, STREAM, Slow, post
 
 StartWorker = Callable[..., Awaitable[Worker]]
@@ -75,7 +76,7 @@ async def test_an_empty_line_after_each_body_is_passed_over_each_time(balancer: 
 async def test_a_request_that_is_not_whole_is_not_waited_for(balancer: Balanced, slow: Slow) -> None:
     for beginning in (b"GET /version HT", post()[:-1], b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n" + post()[:-1]):
         assert (await half_closed(balancer, beginning)).count(b"HTTP/1.1 ") <= 1
-    await until(lambda: balancer.parts.server.connections == 0)
+    await soon(lambda: balancer.parts.server.connections == 0)
 
 
 async def test_a_plain_generation_that_takes_its_time_is_answered(balancer: Balanced, slow: Slow) -> None:
@@ -132,7 +133,7 @@ async def test_one_that_has_left_is_noticed_although_nothing_is_written(
             await asyncio.wait_for(reader.readuntil(b'"a"'), DEADLINE_S)
         writer.close()
         await in_time(slow.gone)
-    await until(lambda: balancer.in_flight == 0)
+    await soon(lambda: balancer.in_flight == 0)
     labels = {"instance": "instance_0", "route": "/v1/completions", "code": "499"}
     assert balancer.metric("clusterctl_requests_total", **labels) == 1
 
@@ -143,7 +144,7 @@ async def test_one_that_has_left_is_noticed_by_the_next_event_in_1_0_too(balance
         await asyncio.wait_for(reader.readuntil(b'"a"'), DEADLINE_S)
         writer.close()
     slow.end.set()
-    await until(lambda: balancer.in_flight == 0 and balancer.parts.server.connections == 0)
+    await soon(lambda: balancer.in_flight == 0 and balancer.parts.server.connections == 0)
 
 
 async def test_an_upload_whose_end_lies_unread_is_taken_for_whole(
@@ -155,7 +156,7 @@ async def test_an_upload_whose_end_lies_unread_is_taken_for_whole(
     async with balancer.connection() as (reader, writer):
         writer.write(post(body))
         writer.write_eof()
-        await until(lambda: balancer.parts.server.connections == 1)
+        await soon(lambda: balancer.parts.server.connections == 1)
         await asyncio.sleep(0.1)  # the sweep has looked at it
         worker = await start_worker()
         balancer.push(worker.spec())

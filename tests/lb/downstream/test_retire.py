@@ -16,7 +16,8 @@ from aiohttp import web
 
 from config.link import Phase, encode
 from config.topology import BalancerConfig
-from lbfakes import DEADLINE_S, Balanced, Worker, backend_set, listening, snapshot, until
+from fakes import soon
+from lbfakes import DEADLINE_S, Balanced, Worker, backend_set, listening, snapshot
 
 pytestmark = pytest.mark.processes
 
@@ -67,7 +68,7 @@ async def test_the_next_request_on_an_idle_connection_is_answered_and_was_the_la
         writer.write(ASK)
         head, _ = await _answer(reader)
         assert b"connection: close" not in head
-        await until(lambda: balancer.parts.server.connections == 2)
+        await soon(lambda: balancer.parts.server.connections == 2)
         retiring = _retiring(balancer)
         await asyncio.sleep(0.3)  # it has looked a few times: neither the idle nor the fresh one is touched
         assert not retiring.done() and not reader.at_eof() and not other.at_eof()
@@ -82,7 +83,7 @@ async def test_the_next_request_on_an_idle_connection_is_answered_and_was_the_la
 async def test_new_connections_are_left_in_the_socket_for_others(balancer: Balanced) -> None:
     listener = balancer.parts.link._listeners[0]
     async with balancer.connection():
-        await until(lambda: balancer.parts.server.connections == 1)
+        await soon(lambda: balancer.parts.server.connections == 1)
         retiring = _retiring(balancer)
         await asyncio.sleep(0)
         async with balancer.connection():
@@ -146,14 +147,14 @@ async def test_it_is_told_over_the_link_and_says_so(balancer: Balanced) -> None:
     assert json.loads(await reader.readline())["phase"] == "serving"
     retiring = asyncio.ensure_future(parts.retire())
     async with balancer.connection():
-        await until(lambda: parts.server.connections == 1)
+        await soon(lambda: parts.server.connections == 1)
         writer.write(encode({"type": "retire", "timeout": 7.5}))
         while (said := json.loads(await asyncio.wait_for(reader.readline(), DEADLINE_S)))["type"] != "phase":
             pass
         assert said == {"type": "phase", "phase": "draining", "requests": 0}
         assert (parts.link.drain_timeout, parts.link.phase) == (7.5, Phase.DRAINING)
         writer.write(encode({"type": "set", "set": backend_set(revision=5).to_json()}))
-        await until(lambda: parts.pool.version == (1, 5), "it is told of changes still")
+        await soon(lambda: parts.pool.version == (1, 5), "it is told of changes still")
     await asyncio.wait_for(retiring, DEADLINE_S)
     writer.close()
 

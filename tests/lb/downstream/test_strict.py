@@ -13,8 +13,8 @@ import time
 
 import pytest
 
+from fakes import soon
 from httpforms import END, EOL, HELLO, IN_CHUNKS, SMUGGLED, chunks, get, head, post, show, target
-from lbfakes import until
 from strictreader import Pair, read_answer, requests_in
 
 
@@ -38,7 +38,7 @@ async def test_what_is_in_order_arrives_once_and_well_formed(pair: Pair, request
     """Otherwise the tests below would prove nothing. A body that looks like a request stays a body (CL.0)."""
     async with pair.balancer.connection() as (_, writer):
         writer.write(request_)
-        await until(lambda: any(requests_in(bytes(each))[0] for each in pair.worker.connections))
+        await soon(lambda: any(requests_in(bytes(each))[0] for each in pair.worker.connections))
     (seen,) = pair.worker.requests
     body = b"hello" if b"hello" in request_ else SMUGGLED if SMUGGLED in request_ else b""
     assert seen.body == body
@@ -124,7 +124,7 @@ async def test_an_expectation_in_http_1_0_is_not_met(pair: Pair) -> None:
     """RFC 9110 10.1.1: no 100 is sent to such a client."""
     async with pair.balancer.connection() as (reader, writer):
         writer.write(head(b"POST /v1/completions HTTP/1.0", b"Expect: 100-continue", b"Content-Length: 5"))
-        await until(lambda: pair.balancer.parts.server.connections == 1)
+        await soon(lambda: pair.balancer.parts.server.connections == 1)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(reader.read(1), 0.05)
         writer.write(b"hello")

@@ -24,7 +24,7 @@ from lb.downstream import certificate, tls
 from lb.protocol.errors import ProxyError
 from lb.protocol.http1 import request as head_of
 from lb.protocol.tenant import ANYBODY
-from lbfakes import DEADLINE_S, Balanced, Worker, until
+from lbfakes import DEADLINE_S, Balanced, Worker
 from slowanswers import STREAM, Slow, post
 
 StartWorker = Callable[..., Awaitable[Worker]]
@@ -126,7 +126,7 @@ async def test_nothing_that_strangers_send_gets_into_the_log(
         os.write(writer.get_extra_info("socket").fileno(), b"\x17\x03\x03\x00\x20" + bytes(32))  # nobody's record
         with pytest.raises(ssl.SSLError, match="bad record mac"):
             await asyncio.wait_for(reader.read(), DEADLINE_S)
-    await until(lambda: not secure.parts.server._connections)
+    await soon(lambda: not secure.parts.server._connections)
     assert [r for r in caplog.records if r.name.startswith(("lb", "asyncio"))] == []
 
 
@@ -148,14 +148,14 @@ async def test_one_address_has_a_share_of_the_handshakes(
     crowd = balancer.parts.server.admission.crowd
     monkeypatch.setattr(crowd, "_shared", lambda peer: False)
     async with balancer.connection(), balancer.connection():
-        await until(lambda: crowd.size == 2)
+        await soon(lambda: crowd.size == 2)
         assert await balancer.raw(b"") == b""
-    await until(lambda: crowd.size == 0)
+    await soon(lambda: crowd.size == 0)
     async with connected(balancer, served.trusted()), connected(balancer, served.trusted()):
         async with connected(balancer, served.trusted()) as (reader, writer):  # those that are complete are none
             writer.write(GET)
             assert b"200 OK" in await head(reader)
-    await until(lambda: crowd.size == 0)
+    await soon(lambda: crowd.size == 0)
     assert not crowd._uploads
 
 
@@ -165,7 +165,7 @@ async def test_who_is_one_too_many_costs_no_handshake(start_balancer: StartBalan
     limits = server.admission.limits
     held = [await asyncio.open_connection("127.0.0.1", balancer.port) for _ in range(16 + limits.reserve)]
     try:
-        await until(lambda: server.connections == len(held))
+        await soon(lambda: server.connections == len(held))
         for _, writer in held[16:]:
             writer.write(b"\x16")  # silent, and so nobody's loss: one of them makes room for an operator
         async with connected(balancer, served.trusted()) as (reader, writer):
@@ -204,7 +204,7 @@ async def test_a_client_shows_a_certificate_of_the_authority(
         async with client(balancer, context) as asked:
             with pytest.raises((httpx.TransportError, ssl.SSLError)):
                 await asked.get("/v1/models")
-    await until(lambda: not balancer.parts.server._connections)
+    await soon(lambda: not balancer.parts.server._connections)
 
 
 async def test_who_has_shown_one_needs_no_key_from_another_machine_while_there_is_none(
@@ -274,7 +274,7 @@ async def test_a_slow_reader_is_cut_off_and_its_worker_paused(
         connection = await soon(lambda: next((c for c in balancer.parts.server._connections if c.full), None))
         waiting = connection.peer._unsent()
         assert waiting > 64 * 1024, "what the kernel holds counts"
-        await until(lambda: not balancer.parts.server._connections)
+        await soon(lambda: not balancer.parts.server._connections)
         assert written < 64 * 1024 * 1024
     assert balancer.in_flight == 0
 
@@ -353,7 +353,7 @@ async def test_another_certificate_is_taken_and_nothing_is_dropped(
         writer.write(post(STREAM))
         await head(reader)
         served.replace(new)
-        await until(lambda: new.cert.read_text().strip() in (tmp_path / "tls.json").read_text().replace("\\n", "\n"))
+        await soon(lambda: new.cert.read_text().strip() in (tmp_path / "tls.json").read_text().replace("\\n", "\n"))
         async with connected(secure, new.trusted()) as (other, asks):
             asks.write(GET)
             assert b"200 OK" in await head(other)
@@ -368,7 +368,7 @@ async def test_a_broken_pair_keeps_the_old_one_also_for_the_next_balancer(
 ) -> None:
     context = served.trusted()
     served.cert.write_bytes(issue(tmp_path / "new", "renewed").cert.read_bytes())
-    await until(lambda: "not the key of" in caplog.text)
+    await soon(lambda: "not the key of" in caplog.text)
     assert caplog.text.count("is served on") == 1
     with caplog.at_level(logging.ERROR):
         next_one = await start_balancer(tls=served.files)

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
+from fakes import soon
 from lb.downstream import body_reader
 from lb.downstream import connection as client
-from lbfakes import Balanced, spec, until
+from lbfakes import Balanced, spec
 
 pytestmark = pytest.mark.processes
 
@@ -177,4 +178,4 @@ async def test_a_body_of_any_kind_keeps_nobody_waiting(
     assert max(calls) < MOST_CALL_S
     assert watch.gap < MOST_GAP_S
     assert watch.taken < 3 * size + 8 * MIB
-    await until(lambda: swallowing.in_flight == 0)
+    await soon(lambda: swallowing.in_flight == 0)

@@ -11,8 +11,9 @@ import pytest
 from aiohttp import web
 
 from config.link import encode
+from fakes import soon
 from lb.telemetry.shared_counters import ADAPTER
-from lbfakes import Balanced, Worker, backend_set, card, until
+from lbfakes import Balanced, Worker, backend_set, card
 
 StartWorker = Callable[..., Awaitable[Worker]]
 StartBalancer = Callable[..., Awaitable[Balanced]]
@@ -39,7 +40,7 @@ async def supervisor(balancer: Balanced) -> Any:
     made = Supervisor()
     reader, writer = await asyncio.open_unix_connection(str(balancer.link_path))
     listening = asyncio.ensure_future(made.listen(reader))
-    await until(lambda: made.heard)
+    await soon(lambda: made.heard)
     yield made, writer
     writer.close()
     listening.cancel()
@@ -68,7 +69,7 @@ async def test_a_request_for_one_that_nobody_holds_waits_until_somebody_does(
     worker, (heard, _) = await start_worker(), supervisor
     balancer.push(worker.spec(), registered=POET)
     asking = asyncio.ensure_future(balancer.ask(model="poet"))
-    await until(lambda: heard.of("want"))
+    await soon(lambda: heard.of("want"))
     assert heard.of("want")[0] == {"type": "want", "adapter": "poet"}
     assert worker.seen == [] and not asking.done()
     balancer.push(worker.spec(models=("base", "poet")), registered=POET)
@@ -82,7 +83,7 @@ async def test_one_that_is_unloaded_while_a_request_waits_for_it_is_404_at_once(
     worker, (heard, _) = await start_worker(), supervisor
     balancer.push(worker.spec(models=("base",)), registered=POET)
     asking = asyncio.ensure_future(balancer.ask(model="poet"))
-    await until(lambda: heard.of("want"))
+    await soon(lambda: heard.of("want"))
     balancer.push(worker.spec(models=("base",)))
     status, answer = await asyncio.wait_for(asking, 2)
     assert (status, answer["error"]["param"]) == (404, "model")
@@ -95,7 +96,7 @@ async def test_many_who_wait_for_it_ask_for_it_once_in_a_while(
     worker, (heard, _) = await start_worker(), supervisor
     balancer.push(worker.spec(), registered=POET)
     asking = [asyncio.ensure_future(balancer.ask(model="poet")) for _ in range(20)]
-    await until(lambda: balancer.metric("clusterctl_queued_requests") == 20)
+    await soon(lambda: balancer.metric("clusterctl_queued_requests") == 20)
     assert len(heard.of("want")) <= 3
     balancer.push(worker.spec(models=("base", "poet")), registered=POET)
     assert {status for status, _ in await asyncio.gather(*asking)} == {200}
@@ -133,7 +134,7 @@ async def test_where_all_have_lost_it_the_request_waits_for_the_supervisors_next
     spec = worker.spec(models=("base", "poet"))
     balancer.push(spec, registered=POET)
     asking = asyncio.ensure_future(balancer.ask(model="poet"))
-    await until(lambda: worker.seen and balancer.in_flight == 0)
+    await soon(lambda: worker.seen and balancer.in_flight == 0)
     balancer.push(spec, registered=POET)
     assert await asyncio.wait_for(asking, 5) == (200, {"worker": "has it"})
 
@@ -264,7 +265,7 @@ async def test_the_next_report_tells_what_was_used_and_the_one_after_does_not(
     await balancer.ask(model="poet")
     for revision in (8, 9):
         writer.write(encode({"type": "set", "set": backend_set(worker.spec(), revision=revision).to_json()}))
-    await until(lambda: heard.heard and heard.heard[-1].get("version") == [1, 9])
+    await soon(lambda: heard.heard and heard.heard[-1].get("version") == [1, 9])
     used = [message["used"] for message in heard.of("report")]
     assert [list(use) for use in used if use] == [["poet"]]
     assert used[-1] == {}
@@ -282,7 +283,7 @@ async def test_work_is_reported_while_the_strategy_goes_by_it(
     for revision in (8, 9):
         made = backend_set(worker.spec(models=("base", "poet")), revision=revision, **told)
         writer.write(encode({"type": "set", "set": made.to_json()}))
-    await until(lambda: heard.heard and heard.heard[-1].get("version") == [1, 9])
+    await soon(lambda: heard.heard and heard.heard[-1].get("version") == [1, 9])
     work = [message["work"] for message in heard.of("report") if "work" in message]
     assert [list(each) for each in work] == ([["poet"]] if strategy == "adaptive" else [])
     assert all(each["poet"] >= 2 for each in work)

@@ -11,7 +11,8 @@ from aiohttp import web
 
 from cluster.tools.batch.lines import Defaults, ask_of
 from cluster.tools.batch.run import BACKGROUND, RequestSender
-from lbfakes import Balanced, until
+from fakes import soon
+from lbfakes import Balanced
 
 
 async def test_other_requests_overtake_it(
@@ -44,10 +45,10 @@ async def test_other_requests_overtake_it(
     ):
         for number, ask in enumerate(prompts("background")):
             tasks.create_task(slow(ask))
-            await until(lambda number=number: len(asked()) + waiting() == number + 1)
+            await soon(lambda number=number: len(asked()) + waiting() == number + 1)
         for number, ask in enumerate(prompts("other")):
             tasks.create_task(quick(ask))
-            await until(lambda number=number: waiting() == number + 3)
+            await soon(lambda number=number: waiting() == number + 3)
         for _ in range(6):
             turn.release()
     assert asked() == ["background 0", "other 0", "other 1", "other 2", "background 1", "background 2"]

@@ -12,7 +12,8 @@ import pytest
 from aiohttp import web
 
 from config.topology import OfferedModel
-from lbfakes import Balanced, Worker, until
+from fakes import soon
+from lbfakes import Balanced, Worker
 
 StartWorker = Callable[..., Awaitable[Worker]]
 
@@ -99,7 +100,7 @@ async def test_the_head_comes_first_and_the_answer_behind_it(
         push(balancer, await start_worker(answer=stream(*PIECES)), state="up")
         said = [event for event in events(await rest(reader)) if not event.endswith(b"[DONE]")]
         assert [json.loads(event.removeprefix(b"data: "))["choices"][0]["text"] for event in said] == ["a", "b"]
-        await until(lambda: balancer.in_flight == 0)
+        await soon(lambda: balancer.in_flight == 0)
 
 
 async def test_the_connection_goes_on(
@@ -192,7 +193,7 @@ async def test_who_leaves_is_gone(balancer: Balanced, start_worker: StartWorker)
     push(balancer)
     async with asked(balancer) as reader:
         await head(reader)
-    await until(lambda: not list(balancer.parts.shared.demand._waiting()), "it has left")
+    await soon(lambda: not list(balancer.parts.shared.demand._waiting()), "it has left")
     worker = await start_worker()
     push(balancer, worker, state="up")
     await asyncio.sleep(0.1)

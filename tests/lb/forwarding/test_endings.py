@@ -9,8 +9,9 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from fakes import soon
 from heldanswers import PLAIN_HEAD, SSE_HEAD, Held, StartRaw, StartWorker, chunk, post
-from lbfakes import Balanced, in_time, raw_answer, until
+from lbfakes import Balanced, in_time, raw_answer
 
 
 async def test_a_client_that_leaves_closes_the_connection_to_the_worker(
@@ -22,7 +23,7 @@ async def test_a_client_that_leaves_closes_the_connection_to_the_worker(
         await response.content.readany()
         response.close()
     await in_time(held.gone)
-    await until(lambda: balancer.in_flight == 0)
+    await soon(lambda: balancer.in_flight == 0)
     assert balancer.counts() == (1, 0)
     labels = {"instance": "instance_0", "route": "/v1/completions", "code": "499"}
     assert balancer.metric("clusterctl_requests_total", **labels) == 1
@@ -47,7 +48,7 @@ async def test_a_client_that_leaves_before_the_answer_closes_the_connection_too(
         await in_time(taken)
         assert balancer.in_flight == 1
     await in_time(gone)
-    await until(lambda: balancer.in_flight == 0)
+    await soon(lambda: balancer.in_flight == 0)
     assert balancer.counts() == (1, 0)
 
 
@@ -73,7 +74,7 @@ async def test_a_stream_that_breaks_ends_with_an_error_event_and_without_a_last_
     assert not answer.endswith(b"0\r\n\r\n")
     event = answer[answer.rindex(b"data: ") + 6 :].strip()
     assert json.loads(event)["error"]["message"].startswith("instance_0: ")
-    await until(lambda: balancer.in_flight == 0)
+    await soon(lambda: balancer.in_flight == 0)
     assert balancer.counts() == (1, 1)
 
 
@@ -101,7 +102,7 @@ async def test_a_plain_answer_that_breaks_is_made_again(balancer: Balanced, star
     balancer.push((await start_raw(raw_answer(PLAIN_HEAD, b'{"half'))).spec())
     async with balancer.generate() as response:
         assert response.status == 502
-    await until(lambda: balancer.in_flight == 0)
+    await soon(lambda: balancer.in_flight == 0)
     assert balancer.counts() == (4, 4)
 
 
@@ -114,7 +115,7 @@ async def test_a_large_plain_answer_that_breaks_is_cut_off(balancer: Balanced, s
         assert response.status == 200
         with pytest.raises(aiohttp.ClientPayloadError):
             await response.read()
-    await until(lambda: balancer.in_flight == 0)
+    await soon(lambda: balancer.in_flight == 0)
     assert balancer.counts() == (1, 1)
 
 
@@ -136,7 +137,7 @@ async def test_an_eviction_ends_the_stream_with_an_error_event(
     async with balancer.connection() as (reader, writer):
         writer.write(post())
         await in_time(held.started)
-        await until(lambda: balancer.parts.pool.backends["instance_0"].latency.value is not None)
+        await soon(lambda: balancer.parts.pool.backends["instance_0"].latency.value is not None)
         changed = {"gone": [], "restarted": [worker.spec(incarnation=2)]}.get(state, [worker.spec(state=state)])
         balancer.push(*changed)
         answer = await asyncio.wait_for(reader.read(), 5)
@@ -144,7 +145,7 @@ async def test_an_eviction_ends_the_stream_with_an_error_event(
     assert b"[DONE]" not in answer
     assert not answer.endswith(b"0\r\n\r\n")
     await in_time(held.gone)
-    await until(lambda: balancer.in_flight == 0)
+    await soon(lambda: balancer.in_flight == 0)
     assert balancer.counts() == (1, 1)
 
 
@@ -199,7 +200,7 @@ async def test_an_eviction_frees_a_client_that_does_not_read(balancer: Balanced,
         writer.write(post())
         assert b"200" in await reader.readline()  # before that, somebody else would be asked
         balancer.push()
-        await until(lambda: balancer.counts() == (1, 1))
+        await soon(lambda: balancer.counts() == (1, 1))
 
 
 async def test_an_eviction_before_the_answer_is_made_good_elsewhere(

@@ -13,7 +13,8 @@ import aiohttp
 import pytest
 
 from config.topology import BackendSpec
-from lbfakes import Balanced, running_worker, spec, until
+from fakes import soon
+from lbfakes import Balanced, running_worker, spec
 from simstreams import CONTEXT, seen, stream
 from stubengines import CLOSE, DEATH, ENGINE_DIES, Fault, Stub, answer, chunk, engine_dies_after, error, start
 from worker.sim.engine import tokens
@@ -68,7 +69,7 @@ async def test_where_nobody_else_is_left_it_is_waited_for_its_next_life(
     old, new = await start(stack, Stub("instance_0", always=ENGINE_DIES), Stub("instance_0"))
     balancer.push(old.spec())
     asking = [asyncio.create_task(ask(balancer, body)) for _ in range(3)]
-    await until(lambda: dying(balancer, "instance_0") and balancer.in_flight == 0)
+    await soon(lambda: dying(balancer, "instance_0") and balancer.in_flight == 0)
     balancer.push(old.spec(state="unhealthy"))
     balancer.push(old.spec(state="backoff"))
     asked = len(old.asked)
@@ -249,9 +250,9 @@ async def test_poison_is_told_after_two_engines_and_those_beside_it_lose_nothing
     balancer.push(*(engine.spec() for engine in old))
     innocent = [asyncio.create_task(ask(balancer, STREAM)) for _ in range(4)]
     innocent += [asyncio.create_task(ask(balancer, PLAIN)) for _ in range(2)]
-    await until(lambda: balancer.in_flight == 6)
+    await soon(lambda: balancer.in_flight == 6)
     poison = asyncio.create_task(ask(balancer, {**PLAIN, "prompt": "poison"}))
-    await until(lambda: all(dying(balancer, name) for name in BOTH))
+    await soon(lambda: all(dying(balancer, name) for name in BOTH))
     status, got = await poison
     assert status == 500
     assert b"2 workers have died while they worked on this request" in got
@@ -269,12 +270,12 @@ async def test_engines_of_both_that_are_killed_one_after_the_other_cost_nothing(
     old, new = await engines(*BOTH), await engines(*BOTH)
     balancer.push(*(engine.spec() for engine in old))
     asking = [asyncio.create_task(ask(balancer, body)) for _ in range(4)]
-    await until(lambda: all(len(engine.asked) == 2 for engine in old))
+    await soon(lambda: all(len(engine.asked) == 2 for engine in old))
     await asyncio.sleep(0.1)  # into the streams
     old[0].dead.set()
     await asyncio.sleep(0.3)  # what is tried: those of the first are on their way to the second when it dies
     old[1].dead.set()
-    await until(lambda: all(dying(balancer, name) for name in BOTH))
+    await soon(lambda: all(dying(balancer, name) for name in BOTH))
     balancer.push(*(engine.spec(state="backoff") for engine in old))
     balancer.push(*(engine.spec(incarnation=2) for engine in new))
     assert all(map(whole, await asyncio.gather(*asking)))

@@ -17,10 +17,11 @@ import pytest
 
 from exact.balancer import Running, running_balancer
 from exact.client import Wire, connected
-from exact.messages import MAX_BODY, MIB, PATIENCE_S, SETTLED_S, asked, events, request, until
+from exact.messages import MAX_BODY, MIB, PATIENCE_S, SETTLED_S, asked, events, request
 from exact.mix import Load
 from exact.slot import is_answer
 from exact.workers import FLOOD_EVENT, Workers, WorkerSide, running_workers
+from fakes import soon
 
 pytestmark = pytest.mark.processes
 
@@ -47,10 +48,10 @@ async def test_after_thousands_of_mixed_requests_and_as_many_again_nothing_is_le
             await load.send(number)
             print(f"{number} in {time.monotonic() - began:.1f} s")
             await balancer.nothing_is_in_flight(workers)
-            await until(lambda: balancer.open_files() == files, "the closing of what was opened")
+            await soon(lambda: balancer.open_files() == files, "the closing of what was opened")
             sizes.append(balancer.memory())
             print(f"{files} open files, {sizes[-1] / MIB:.2f} MiB")
-            await until(lambda: not workers.sides, "the workers hear of the end of each connection")
+            await soon(lambda: not workers.sides, "the workers hear of the end of each connection")
         assert sizes[2] - sizes[1] < NOISE, sizes
 
 
@@ -105,7 +106,7 @@ async def _in_mid_upload(balancer: Running, workers: Workers) -> Wire:
     wire, arrival = await connected(balancer.port), workers.arrival(1)
     wire.write(request(asked("nothing", 1, size=3 * MIB), length=30 * MIB))
     await asyncio.wait_for(arrival, PATIENCE_S)
-    await until(lambda: not wire.transport.get_write_buffer_size(), "the sending of it")
+    await soon(lambda: not wire.transport.get_write_buffer_size(), "the sending of it")
     return wire
 
 
@@ -113,7 +114,7 @@ async def _with_more_behind(balancer: Running, workers: Workers) -> Wire:
     """So much that the balancer has stopped reading, and cannot hear it going; nor is there anything to be written."""
     wire = await _ask_for("stalling", balancer, workers)
     wire.write(request(asked("small", 2), length=1_000_000) + b"z" * 100_000)
-    await until(lambda: not wire.transport.get_write_buffer_size(), "the sending of it")
+    await soon(lambda: not wire.transport.get_write_buffer_size(), "the sending of it")
     await asyncio.wait_for(wire.some(b'"event": 9'), PATIENCE_S)
     return wire
 
@@ -131,7 +132,7 @@ async def test_a_worker_is_told_within_1_s_that_the_client_has_left(
         wire = await when(balancer, workers)
         assert workers.open == 1
         leave(wire)
-        await until(lambda: not workers.open, "the end of the worker's request", 1.0)
+        await soon(lambda: not workers.open, "the end of the worker's request", 1.0)
         await balancer.nothing_is_in_flight(workers)
 
 

@@ -25,7 +25,8 @@ from typing import Any
 
 import pytest
 
-from lbfakes import DEADLINE_S, Balanced, closed_port, running_worker, spec, until
+from fakes import soon
+from lbfakes import DEADLINE_S, Balanced, closed_port, running_worker, spec
 from simstreams import seen, stream
 from stubengines import CLOSE, HANG, KEEP, LAST, RESET, Fault, Stub, answer, chunk, error, start
 
@@ -252,7 +253,7 @@ async def test_s14_one_that_does_not_answer_how_to_go_on_is_left_for_another(
     await start(stack, *stubs)
     balancer.push(stubs[0].spec(), strategy="least_connections")
     asking = asyncio.create_task(ask(balancer))
-    await until(lambda: stubs[0].asked)
+    await soon(lambda: stubs[0].asked)
     balancer.push(*(stub.spec() for stub in stubs), strategy="least_connections")
     balancer.parts.pool.backends["instance_2"].lease(lambda reason: None)  # so that the other is the first choice
     assert whole(await asking)
@@ -282,7 +283,7 @@ async def test_s16_who_answered_is_counted_and_who_failed_is_not(balancer: Balan
     got = await ask(balancer)
     assert whole(got)
     assert b"instance_1" in got[2], "the id is the one of who answered"
-    await until(lambda: balancer.in_flight == 0)
+    await soon(lambda: balancer.in_flight == 0)
     assert balancer.counts("instance_1") == (1, 0)
     assert balancer.counts("instance_0") == (1, 1)
     assert balancer.metric("clusterctl_model_completion_tokens_total", model="base") in (None, 40)

@@ -6,8 +6,9 @@ import asyncio
 
 import pytest
 
+from fakes import soon
 from heldanswers import PLAIN_HEAD, SSE_HEAD, StartRaw, StartWorker, chunk, post
-from lbfakes import Balanced, RawHandler, raw_answer, read_message, until
+from lbfakes import Balanced, RawHandler, raw_answer, read_message
 
 
 async def half_an_answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -54,7 +55,7 @@ async def test_in_flight_is_0_and_the_request_counted_after(balancer: Balanced, 
         except ConnectionResetError:
             pass
     assert seen == [1]
-    await until(lambda: balancer.in_flight == 0)
+    await soon(lambda: balancer.in_flight == 0)
     assert balancer.counts()[0] == 1
 
 

@@ -15,7 +15,8 @@ from aiohttp import web
 from config.identity.api_keys import ApiKey, Digest, mint
 from config.model_names import alias, route
 from config.topology import OfferedModel
-from lbfakes import Balanced, Worker, running_balancer, running_worker, until
+from fakes import soon
+from lbfakes import Balanced, Worker, running_balancer, running_worker
 
 MODELS = ("base", "expert-a", "expert-b")
 FINANCE = route(
@@ -125,7 +126,7 @@ async def test_a_side_that_is_down_is_waited_for_like_any_model(tmp_path: Path) 
     async with running_balancer(tmp_path) as balancer, running_worker("instance_0", _says_model) as worker:
         balancer.push(names=names, models=offer("down"))
         asked = [asyncio.create_task(balancer.ask(model=name)) for name in ("small", "either", "chosen")]
-        await until(lambda: balancer.metric("clusterctl_queued_requests") == 3)
+        await soon(lambda: balancer.metric("clusterctl_queued_requests") == 3)
         balancer.push(worker.spec(models=("small",), group="small"), names=names, models=offer("up"))
         assert await asyncio.gather(*asked) == [(200, {"model": "small"})] * 3
 
@@ -173,20 +174,20 @@ async def test_a_copy_goes_to_the_shadow_where_there_is_room_and_is_given_up_whe
     async with running_balancer(tmp_path) as balancer, running_worker("instance_0", answer) as worker:
         balancer.push(worker.spec(models=MODELS), names=names)
         assert await balancer.ask(model="split") == (200, {"model": "expert-a"})  # it does not wait for its shadow
-        await until(lambda: asked == ["expert-a", "expert-b"])
+        await soon(lambda: asked == ["expert-a", "expert-b"])
         hold.set()
         labels = {"asked": "split", "model": "expert-b"}
         count = "clusterctl_shadow_requests_total"
-        await until(lambda: balancer.metric(count, **labels, outcome="200") == 1)
+        await soon(lambda: balancer.metric(count, **labels, outcome="200") == 1)
         assert balancer.metric("clusterctl_shadow_seconds_count", **labels) == 1
         hold.clear()
 
         balancer.push(worker.spec(models=MODELS, seats=4), names=names)  # takes 6
         assert (await balancer.ask(model="split"))[0] == 200
-        await until(lambda: asked[-1] == "expert-b")
+        await soon(lambda: asked[-1] == "expert-b")
         long = [asyncio.create_task(balancer.ask(model="expert-b")) for _ in range(6)]
-        await until(lambda: balancer.metric(count, **labels, outcome="given up") == 1)
-        await until(lambda: balancer.in_flight == 6)
+        await soon(lambda: balancer.metric(count, **labels, outcome="given up") == 1)
+        await soon(lambda: balancer.in_flight == 6)
         assert (await asyncio.wait_for(asyncio.gather(_let(hold), *long), 5))[1] == (200, {"model": "expert-b"})
 
 
@@ -201,6 +202,6 @@ async def test_the_choice_is_in_the_access_log(tmp_path: Path) -> None:
         async with running_worker("instance_0", _says_model) as worker:
             balancer.push(worker.spec(models=MODELS), names=NAMES)
             assert (await balancer.ask("/v1/chat/completions", model="finance", **_turn("账单")))[0] == 200
-            await until(lambda: path.exists() and path.read_text())
+            await soon(lambda: path.exists() and path.read_text())
             line = json.loads(path.read_text())
             assert "finance" in json.dumps(line) and "keyword" in json.dumps(line)

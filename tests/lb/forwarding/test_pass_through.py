@@ -8,8 +8,9 @@ import gzip
 import pytest
 from aiohttp import web
 
+from fakes import soon
 from heldanswers import Held, StartBalancer, StartRaw, StartWorker, chunk
-from lbfakes import Balanced, raw_answer, until
+from lbfakes import Balanced, raw_answer
 
 # what goes through
 
@@ -254,7 +255,7 @@ async def test_the_first_chunk_goes_out_before_the_second_comes_in(
         assert balancer.in_flight == 1
         held.go_on.set()
         assert await response.read() == b"data: [DONE]\n\n"
-    await until(lambda: balancer.in_flight == 0)
+    await soon(lambda: balancer.in_flight == 0)
     assert balancer.counts() == (1, 0)
 
 

@@ -14,7 +14,8 @@ from aiohttp import web
 
 from config.identity.api_keys import ApiKey, Digest, mint
 from config.model_names import route
-from lbfakes import Balanced, Worker, running_balancer, running_worker, until
+from fakes import soon
+from lbfakes import Balanced, Worker, running_balancer, running_worker
 
 FINANCE = route(
     {
@@ -127,8 +128,8 @@ async def test_a_client_that_leaves_ends_it(tmp_path: Path) -> None:
         assert await response.content.readuntil(b"\n\n")
         assert balancer.in_flight == 1
         response.connection.transport.abort()
-        await until(lambda: balancer.in_flight == 0)
-        await until(lambda: worker.open == 0)
+        await soon(lambda: balancer.in_flight == 0)
+        await soon(lambda: worker.open == 0)
 
 
 async def test_a_stream_that_breaks_is_not_taken_for_complete(tmp_path: Path) -> None:

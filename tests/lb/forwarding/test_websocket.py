@@ -7,7 +7,8 @@ import aiohttp
 import pytest
 from aiohttp import WSMsgType, web
 
-from lbfakes import Balanced, RawHandler, RawWorker, Worker, closed_port, in_time, raw_answer, spec, until
+from fakes import soon
+from lbfakes import Balanced, RawHandler, RawWorker, Worker, closed_port, in_time, raw_answer, spec
 
 StartWorker = Callable[..., Awaitable[Worker]]
 StartRaw = Callable[[RawHandler], Awaitable[RawWorker]]
@@ -45,8 +46,8 @@ async def test_frames_go_both_ways(balancer: Balanced, start_worker: StartWorker
         assert (await socket.receive(5)).data == "hällo"
         await socket.send_bytes(b"\x00\xff" * 50_000)
         assert (await socket.receive(5)).data == b"\x00\xff" * 50_000
-    await until(lambda: balancer.in_flight == 0)
-    await until(lambda: balancer.counts() == (1, 0))
+    await soon(lambda: balancer.in_flight == 0)
+    await soon(lambda: balancer.counts() == (1, 0))
     assert worker.seen[0].target == PATH
 
 
@@ -64,7 +65,7 @@ async def test_when_the_worker_closes_the_client_is_told_the_code(
     echo = Echo()
     balancer.push((await start_worker(answer=echo)).spec())
     async with balancer.session.ws_connect(balancer.url + PATH) as socket:
-        await until(lambda: echo.sockets)
+        await soon(lambda: echo.sockets)
         closing = asyncio.ensure_future(echo.sockets[0].close(code=4001))
         message = await socket.receive(5)
         assert (message.type, message.data) == (WSMsgType.CLOSE, 4001)
@@ -77,7 +78,7 @@ async def test_when_the_client_closes_the_worker_is_told(balancer: Balanced, sta
     async with balancer.session.ws_connect(balancer.url + PATH) as socket:
         await socket.close()
     await in_time(echo.closed)
-    await until(lambda: balancer.in_flight == 0)
+    await soon(lambda: balancer.in_flight == 0)
 
 
 async def test_when_the_clients_connection_breaks_the_worker_is_told(
@@ -86,11 +87,11 @@ async def test_when_the_clients_connection_breaks_the_worker_is_told(
     echo = Echo()
     balancer.push((await start_worker(answer=echo)).spec())
     async with balancer.session.ws_connect(balancer.url + PATH) as socket:
-        await until(lambda: echo.sockets)
+        await soon(lambda: echo.sockets)
         transport = socket._response.connection.transport
         transport.abort()
         await in_time(echo.closed)
-        await until(lambda: balancer.in_flight == 0)
+        await soon(lambda: balancer.in_flight == 0)
 
 
 async def test_an_eviction_closes_it_with_service_restart(balancer: Balanced, start_worker: StartWorker) -> None:

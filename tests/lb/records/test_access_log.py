@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from fakes import soon
 from lb.protocol.http1.request import parse
 from lb.protocol.messages import Request
 from lb.records import access_log as access
 from lb.records.access_log import PROMPT_CHARACTERS, WAITING, AccessLog, facts, shown_prompt
 from lb.records.decision_log import Entry, Step
 from lb.routing.strategies.base import RequestInfo
-from lbfakes import backend, closed_port, running_balancer, running_worker, spec, until
+from lbfakes import backend, closed_port, running_balancer, running_worker, spec
 
 HEAD = parse(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer SECRET\r\nContent-Length: 3\r\n\r\n")
 
@@ -187,7 +188,7 @@ async def test_tokens_of_whole_answers_and_of_streams(tmp_path: Path, resume: bo
         assert (await balanced.ask(model="other"))[0] == 404
         async with balanced.request("GET", "/v1/cluster/status") as response:
             assert response.status == 200
-        await until(lambda: len(written(log)) == 3)
+        await soon(lambda: len(written(log)) == 3)
         whole, streamed, unknown = (line["data"] for line in written(log))
     assert (whole["prompt_tokens"], whole["completion_tokens"], whole["status"]) == (3, 5, 200)
     assert (whole["instance"], whole["attempts"], whole["model"]) == ("instance_0", 1, "base")
@@ -225,4 +226,4 @@ async def test_lines_that_were_not_written_are_a_series(tmp_path: Path) -> None:
     async with running_balancer(tmp_path, access_log="on", queue_timeout=0.1) as balanced:  # there is no folder for it
         balanced.push(spec("instance_0", closed_port()))
         await balanced.ask()
-        await until(lambda: balanced.metric("clusterctl_access_log_dropped_total") == 1)
+        await soon(lambda: balanced.metric("clusterctl_access_log_dropped_total") == 1)

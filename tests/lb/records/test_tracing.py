@@ -15,8 +15,9 @@ from aiohttp import web
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from fakes import soon
 from lb.records import observers
-from lbfakes import Balanced, Worker, closed_port, listening, running_balancer, running_worker, spec, until
+from lbfakes import Balanced, Worker, closed_port, listening, running_balancer, running_worker, spec
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 USAGE = {"usage": {"prompt_tokens": 3, "total_tokens": 8, "completion_tokens": 5}}
@@ -69,7 +70,7 @@ async def traced(tmp_path: Path) -> AsyncIterator[tuple[Balanced, Worker, Collec
         async with running_balancer(tmp_path, otlp_endpoint=collector.url, access_log="off") as balanced:
             balanced.push(worker.spec())
             yield balanced, worker, collector
-        await until(lambda: collector.spans, "spans")
+        await soon(lambda: collector.spans, "spans")
 
 
 def attributes(span: Span) -> dict[str, Any]:

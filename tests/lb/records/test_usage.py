@@ -18,9 +18,10 @@ from aiohttp import web
 
 from config.identity import api_keys
 from config.identity.api_keys import ApiKey, Budget, Digest, Period
+from fakes import soon
 from lb.protocol.usage import TokenUsage
 from lb.records.usage import UsageLedger
-from lbfakes import Balanced, running_balancer, running_worker, until
+from lbfakes import Balanced, running_balancer, running_worker
 from simstreams import CONTEXT, stream
 from worker.sim.engine import tokens
 
@@ -135,7 +136,7 @@ async def test_the_ledger_is_the_sum_of_what_clients_counted(tmp_path: Path) -> 
 
     async with house(tmp_path, *map(key, KEYS)) as balancer:
         await asyncio.gather(*(one(number) for number in range(500)))
-        await until(lambda: balancer.in_flight == 0)
+        await soon(lambda: balancer.in_flight == 0)
         status, said = await balancer.answer("GET", "/v1/cluster/usage", headers={"x-api-key": "cck_looks"})
         assert status == 200 and said["by"] == ["key", "model"]
         of = {"instance": "instance_0", "cause": "broken", "way": "tokens"}
@@ -168,7 +169,7 @@ async def test_a_long_stream_is_in_it_before_its_end(tmp_path: Path) -> None:
                     await asyncio.sleep(0.05)
             assert ledger.spent("a", Period.DAY) == prompt + 3
             assert balancer.metric("clusterctl_key_requests_total", key="a") is None
-        await until(lambda: balancer.in_flight == 0)
+        await soon(lambda: balancer.in_flight == 0)
         assert await told() == [1, prompt, 3]
         assert balancer.metric("clusterctl_key_tokens_total", key="a", kind="completion") == 3
         assert balancer.metric("clusterctl_key_requests_total", key="a") == 1
@@ -223,7 +224,7 @@ async def test_a_stream_of_another_api_is_in_it_before_its_end(
             if ends:
                 go_on.set()
                 await response.read()
-        await until(lambda: balancer.in_flight == 0)
+        await soon(lambda: balancer.in_flight == 0)
         assert await told() == ([1, 7, 20] if ends else [1, prompt, events])
         go_on.set()
 

@@ -10,7 +10,8 @@ import pytest
 from aiohttp import web
 
 from config.topology import STRATEGIES
-from lbfakes import Balanced, Worker, backend_set, dead, in_time, until
+from fakes import soon
+from lbfakes import Balanced, Worker, backend_set, dead, in_time
 
 StartWorker = Callable[..., Awaitable[Worker]]
 StartBalancer = Callable[..., Awaitable[Balanced]]
@@ -117,7 +118,7 @@ async def test_the_largest_body_without_an_answer_is_told(balancer: Balanced, st
 
     balancer.push((await start_worker(answer=answer)).spec())
     asking = [asyncio.ensure_future(balancer.ask(prompt="x" * size)) for size in (10, 5000)]
-    await until(lambda: balancer.in_flight == 2)
+    await soon(lambda: balancer.in_flight == 2)
     count, largest = balancer.parts.pool.waiting()["instance_0"]
     assert (count, 5000 < largest < 5200) == (2, True)
     go.set()
@@ -158,11 +159,11 @@ async def test_a_restarted_worker_starts_at_0_and_old_requests_do_not_make_it_ne
     old, new = await start_worker("instance_0", hold), await start_worker("instance_0", hold)
     balancer.push(old.spec(incarnation=1))
     asking = [asyncio.ensure_future(balancer.ask("/v1/responses", background=True)) for _ in range(3)]
-    await until(lambda: len(old.seen) == 3)
+    await soon(lambda: len(old.seen) == 3)
     balancer.push(new.spec(incarnation=2))
     assert balancer.in_flight == 0
     again = asyncio.ensure_future(balancer.ask())
-    await until(lambda: balancer.in_flight == 1)
+    await soon(lambda: balancer.in_flight == 1)
     assert [(await one)[0] for one in asking] == [502] * 3
     assert balancer.in_flight == 1
     go_on.set()

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from fakes import soon
 from lb.protocol.errors import AttemptFailed
 from lb.protocol.failures import Failure
-from lbfakes import Balanced, RawHandler, RawWorker, Worker, dead, raw_answer, until
+from lbfakes import Balanced, RawHandler, RawWorker, Worker, dead, raw_answer
 
 StartWorker = Callable[..., Awaitable[Worker]]
 StartRaw = Callable[..., Awaitable[RawWorker]]
@@ -89,7 +90,7 @@ async def test_a_dead_worker_that_comes_back_gets_requests_again(
     port = dead("instance_0")
     balancer.push(port)
     asking = asyncio.ensure_future(balancer.ask())
-    await until(lambda: balancer.counts()[1])
+    await soon(lambda: balancer.counts()[1])
     balancer.push((await start_worker("instance_0")).spec(incarnation=2))
     assert await asyncio.wait_for(asking, 5) == (200, {"worker": "instance_0"})
 

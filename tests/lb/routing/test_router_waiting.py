@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from lbfakes import Balanced, Worker, spec, until
+from fakes import soon
+from lbfakes import Balanced, Worker, spec
 
 StartWorker = Callable[..., Awaitable[Worker]]
 StartBalancer = Callable[..., Awaitable[Balanced]]
@@ -17,7 +18,7 @@ async def test_a_request_waits_for_a_worker_to_become_ready(balancer: Balanced, 
     worker = await start_worker()
     balancer.push(worker.spec(state="starting"))
     asking = asyncio.ensure_future(balancer.ask())
-    await until(lambda: balancer.metric("clusterctl_queued_requests") == 1)
+    await soon(lambda: balancer.metric("clusterctl_queued_requests") == 1)
     balancer.push(worker.spec())
     assert (await asyncio.wait_for(asking, 5))[0] == 200
     assert balancer.metric("clusterctl_queued_requests") == 0
@@ -26,7 +27,7 @@ async def test_a_request_waits_for_a_worker_to_become_ready(balancer: Balanced, 
 async def test_before_the_first_set_a_request_waits(balancer: Balanced, start_worker: StartWorker) -> None:
     worker = await start_worker()
     asking = asyncio.ensure_future(balancer.ask())
-    await until(lambda: balancer.metric("clusterctl_queued_requests") == 1)
+    await soon(lambda: balancer.metric("clusterctl_queued_requests") == 1)
     balancer.push(worker.spec())
     assert (await asyncio.wait_for(asking, 5))[0] == 200
 
@@ -35,7 +36,7 @@ async def test_all_who_wait_are_served(balancer: Balanced, start_worker: StartWo
     worker = await start_worker()
     balancer.push(worker.spec(state="starting"))
     asking = [asyncio.ensure_future(balancer.ask()) for _ in range(20)]
-    await until(lambda: balancer.metric("clusterctl_queued_requests") == 20)
+    await soon(lambda: balancer.metric("clusterctl_queued_requests") == 20)
     balancer.push(worker.spec())
     assert [(await asyncio.wait_for(one, 5))[0] for one in asking] == [200] * 20
 
@@ -55,8 +56,8 @@ async def test_a_client_that_gives_up_waiting_is_forgotten(balancer: Balanced) -
     balancer.push(spec(state="starting"))
     async with balancer.connection() as (_, writer):
         writer.write(b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n")
-        await until(lambda: balancer.metric("clusterctl_queued_requests") == 1)
-    await until(lambda: balancer.metric("clusterctl_queued_requests") == 0)
+        await soon(lambda: balancer.metric("clusterctl_queued_requests") == 1)
+    await soon(lambda: balancer.metric("clusterctl_queued_requests") == 0)
 
 
 @pytest.mark.measured
@@ -71,7 +72,7 @@ async def test_where_all_have_failed_it_is_503_at_once(balancer: Balanced) -> No
 async def test_one_who_waits_is_told_when_the_last_one_fails(balancer: Balanced) -> None:
     balancer.push(spec(state="starting"))
     asking = asyncio.ensure_future(balancer.ask())
-    await until(lambda: balancer.metric("clusterctl_queued_requests") == 1)
+    await soon(lambda: balancer.metric("clusterctl_queued_requests") == 1)
     balancer.push(spec(state="failed"))
     assert (await asyncio.wait_for(asking, 2))[0] == 503
 
@@ -80,7 +81,7 @@ async def test_one_who_waits_is_told_when_the_last_one_fails(balancer: Balanced)
 async def test_one_who_waits_is_told_of_the_shutdown(balancer: Balanced) -> None:
     balancer.push(spec(state="starting"))
     asking = asyncio.ensure_future(balancer.ask())
-    await until(lambda: balancer.metric("clusterctl_queued_requests") == 1)
+    await soon(lambda: balancer.metric("clusterctl_queued_requests") == 1)
     balancer.push(shutting_down=True)
     status, answer = await asyncio.wait_for(asking, 2)
     assert status == 503

@@ -12,8 +12,9 @@ import grpc
 import pytest
 from aiohttp import web
 
+from fakes import soon
 from lb.rpc.services import CHAT
-from lbfakes import DEADLINE_S, until
+from lbfakes import DEADLINE_S
 from rpcserved import MODELS, Code, an_event, begun_stream, calling
 
 
@@ -102,15 +103,15 @@ async def test_a_caller_that_leaves_ends_it(tmp_path: Path) -> None:
         call = called.call(timeout=None)
         assert (await call.read()).text_delta == "a" and called.balancer.in_flight == 1
         call.cancel()
-        await until(lambda: called.balancer.in_flight == 0 and called.worker.open == 0)
+        await soon(lambda: called.balancer.in_flight == 0 and called.worker.open == 0)
         other = called.call(timeout=None)
         await other.read()
         await called.channel.close()
-        await until(lambda: called.balancer.in_flight == 0 and called.worker.open == 0)
+        await soon(lambda: called.balancer.in_flight == 0 and called.worker.open == 0)
         crowd = called.balancer.parts.server.admission.crowd
         del call, other  # a channel of the library is closed once nobody holds a call of it
         gc.collect()
-        await until(lambda: crowd.size == 0 and called.balancer.parts.server.connections == 0)
+        await soon(lambda: crowd.size == 0 and called.balancer.parts.server.connections == 0)
 
 
 async def test_a_stream_that_breaks_off_is_no_answer(tmp_path: Path) -> None:

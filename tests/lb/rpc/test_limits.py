@@ -13,8 +13,9 @@ from google.rpc import status_pb2
 
 import rpccalls
 from config.identity.api_keys import ApiKey, Digest, mint
+from fakes import soon
 from lb.rpc.services import CHAT
-from lbfakes import DEADLINE_S, until
+from lbfakes import DEADLINE_S
 from rpcserved import Code, an_event, begun_stream, calling, streamed
 
 
@@ -27,12 +28,12 @@ async def test_a_deadline_ends_it_wherever_it_is(tmp_path: Path) -> None:
 
     async with calling(tmp_path, slow, max_concurrent=1) as called:
         first = asyncio.ensure_future(called.failure(timeout=0.6))
-        await until(lambda: called.worker.open == 1)
+        await soon(lambda: called.worker.open == 1)
         queued = await called.failure(timeout=0.2)
         assert queued.code() is Code.DEADLINE_EXCEEDED and len(called.worker.seen) == 1, "it never got to a worker"
         assert (await called.failure(("x-request-timeout", "0.1"), timeout=None)).code() is Code.DEADLINE_EXCEEDED
         assert (await first).code() is Code.DEADLINE_EXCEEDED
-        await until(lambda: called.balancer.in_flight == 0 and called.worker.open == 0)
+        await soon(lambda: called.balancer.in_flight == 0 and called.worker.open == 0)
 
 
 async def test_who_waits_gets_its_turn_and_one_too_many_is_told_when_to_come_back(tmp_path: Path) -> None:
@@ -44,8 +45,8 @@ async def test_who_waits_gets_its_turn_and_one_too_many_is_told_when_to_come_bac
 
     async with calling(tmp_path, slow, max_concurrent=1, max_queue=1) as called:
         first, second = (asyncio.ensure_future(called.chat()) for _ in range(2))
-        await until(lambda: called.worker.open == 1)
-        await until(lambda: len(called.balancer.parts.shared.admission) == 1)
+        await soon(lambda: called.worker.open == 1)
+        await soon(lambda: len(called.balancer.parts.shared.admission) == 1)
         error = await called.failure()
         assert error.code() in (Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED)
         trailers = dict(error.trailing_metadata() or ())
@@ -78,7 +79,7 @@ async def test_a_reader_that_takes_nothing_holds_up_its_worker_and_is_cut_off(tm
                 before = written
                 await asyncio.sleep(0.1)
             assert written < 8_000_000, "what is kept for it is bounded"
-            await until(lambda: called.balancer.in_flight == 0 and called.worker.open == 0)
+            await soon(lambda: called.balancer.in_flight == 0 and called.worker.open == 0)
             assert called.balancer.metric("clusterctl_slow_readers_total") == 1.0
         called.worker.answer = streamed
         assert len(await called.chat()) == 4
@@ -139,7 +140,7 @@ async def test_a_call_counts_as_a_connection_and_one_too_many_is_told(tmp_path: 
 
     async with calling(tmp_path, slow, max_connections=4) as called:
         two = [asyncio.ensure_future(called.chat()) for _ in range(2)]
-        await until(lambda: called.worker.open == 2)
+        await soon(lambda: called.worker.open == 2)
         error = await called.failure()
         assert error.code() is Code.UNAVAILABLE and "connections" in str(error.details())
         hold.set()
@@ -156,6 +157,6 @@ async def test_a_connection_takes_two_places_or_none(tmp_path: Path, most: int) 
             with contextlib.suppress(ConnectionError):
                 assert await asyncio.wait_for(reader.read(), DEADLINE_S) == b""
         else:
-            await until(lambda: crowd.size == 2)
+            await soon(lambda: crowd.size == 2)
         writer.close()
-        await until(lambda: crowd.size == 0 and called.balancer.parts.server.connections == 0)
+        await soon(lambda: crowd.size == 0 and called.balancer.parts.server.connections == 0)

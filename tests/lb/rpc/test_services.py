@@ -14,10 +14,11 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 import rpccalls
 from config.identity.api_keys import ApiKey, Digest, mint
+from fakes import soon
 from lb.rpc import contract, server
 from lb.rpc.connection import RpcConnection
 from lb.rpc.services import CHAT, SERVED
-from lbfakes import DEADLINE_S, listening, running_balancer, running_worker, until
+from lbfakes import DEADLINE_S, listening, running_balancer, running_worker
 from rpcserved import FINANCE, MODELS, Called, Code, an_event, begun_stream, calling, streamed
 
 
@@ -81,7 +82,7 @@ async def test_what_strangers_send_and_callers_that_leave_are_nothing_for_the_lo
         for connection in list(called.balancer.parts.server._connections):
             if isinstance(connection, RpcConnection):
                 connection.cut()
-        await until(lambda: called.balancer.in_flight == 0 and called.balancer.parts.server.connections == 0)
+        await soon(lambda: called.balancer.in_flight == 0 and called.balancer.parts.server.connections == 0)
         host, _, port = called.target.rpartition(":")
         for data in (b"GET / HTTP/1.1\r\n\r\n", b"\0" * 100, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 200):
             reader, writer = await asyncio.open_connection(host, int(port))
@@ -132,7 +133,7 @@ async def test_a_replaced_balancer_finishes_what_it_has_and_refuses_nothing(tmp_
                 before.parts.rpc.retire()
                 await asyncio.wait_for(before.parts.server.retire(30.0), DEADLINE_S)
                 count, before = done, after
-                await until(lambda count=count: done > count + 20)  # type: ignore[misc]
+                await soon(lambda count=count: done > count + 20)  # type: ignore[misc]
             stop = True
             await asyncio.gather(*callers)
         for channel in channels:

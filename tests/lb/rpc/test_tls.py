@@ -15,8 +15,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from certificates import Issued, authority, issue
 from config.topology import TlsFiles
+from fakes import soon
 from lb.downstream import certificate
-from lbfakes import DEADLINE_S, Balanced, listening, running_balancer, until
+from lbfakes import DEADLINE_S, Balanced, listening, running_balancer
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +54,7 @@ async def test_the_certificate_is_that_of_the_port_and_replaced_with_it(tmp_path
             await watch.read()
             served.replace(new)
             kept_now = tmp_path / "tls.json"
-            await until(lambda: new.cert.read_text().strip() in kept_now.read_text().replace("\\n", "\n"))
+            await soon(lambda: new.cert.read_text().strip() in kept_now.read_text().replace("\\n", "\n"))
             await _asks(target, new, name="renewed")
             with pytest.raises(grpc.aio.AioRpcError):
                 await _asks(target, before)
@@ -83,5 +84,5 @@ async def test_who_speaks_no_tls_and_who_says_nothing_are_not_kept(tmp_path: Pat
             writer.close()
             with contextlib.suppress(ConnectionError):
                 await writer.wait_closed()
-        await until(lambda: balancer.parts.server.connections == 0)
+        await soon(lambda: balancer.parts.server.connections == 0)
         assert balancer.parts.server.admission.crowd.size == 0

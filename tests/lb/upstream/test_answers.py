@@ -10,13 +10,13 @@ from contextlib import AsyncExitStack
 import pytest
 
 import lb.upstream.connections
+from fakes import soon
 from lb.upstream.connection import WorkerConnection
 from lb.upstream.connections import Upstream
 from lbfakes import (
     RawWorker,
     listening,
     raw_answer,
-    until,
 )
 from talkers import CHUNKED, GET, OK, Reading, StartRaw, StartTalker, Talker, failed, fetched, where
 
@@ -107,7 +107,7 @@ async def test_garbage_is_a_failure_that_is_told_in_words(
     failure = await failed(fetched(upstream, worker.port))
     assert failure.follows.sent
     assert str(failure)
-    await until(lambda: upstream.connections == 0)
+    await soon(lambda: upstream.connections == 0)
 
 
 @pytest.mark.parametrize(
@@ -127,18 +127,18 @@ async def test_an_answer_that_takes_too_long_is_given_up(
     talker = await start_talker(lambda _: answer)
     failure = await failed(fetched(upstream, talker.port, 0.05))
     assert failure.follows.sent
-    await until(lambda: talker.open == 0 and upstream.connections == 0)
+    await soon(lambda: talker.open == 0 and upstream.connections == 0)
     assert upstream.idle(where(upstream, talker.port)) is None
 
 
 async def test_a_fetch_that_is_cancelled_leaves_no_connection(upstream: Upstream, start_talker: StartTalker) -> None:
     talker = await start_talker(lambda _: OK[:-1])
     task = asyncio.ensure_future(fetched(upstream, talker.port))
-    await until(lambda: talker.asked)
+    await soon(lambda: talker.asked)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await until(lambda: talker.open == 0 and upstream.connections == 0)
+    await soon(lambda: talker.open == 0 and upstream.connections == 0)
 
 
 async def test_an_answer_that_is_too_large_is_given_up(
@@ -147,7 +147,7 @@ async def test_an_answer_that_is_too_large_is_given_up(
     monkeypatch.setattr(lb.upstream.connections, "_MOST_TEXT", 1000)
     talker = await start_talker(lambda _: b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n" + b"x" * 5000)
     assert "too large" in str(await failed(fetched(upstream, talker.port)))
-    await until(lambda: talker.open == 0 and upstream.connections == 0)
+    await soon(lambda: talker.open == 0 and upstream.connections == 0)
 
 
 async def test_an_answer_that_is_too_large_is_given_up_where_it_ends_as_well(
@@ -156,7 +156,7 @@ async def test_an_answer_that_is_too_large_is_given_up_where_it_ends_as_well(
     monkeypatch.setattr(lb.upstream.connections, "_MOST_TEXT", 1000)
     talker = await start_talker(lambda _: b"HTTP/1.1 200 OK\r\nContent-Length: 1001\r\n\r\n" + b"x" * 1001)
     assert "too large" in str(await failed(fetched(upstream, talker.port)))
-    await until(lambda: talker.open == 0 and upstream.connections == 0)
+    await soon(lambda: talker.open == 0 and upstream.connections == 0)
 
 
 # what a reader is told
@@ -212,7 +212,7 @@ async def test_a_reader_that_wants_no_more_is_told_nothing_more(
 
     reading.on = leave
     connection = await asked(upstream, talker, reading)
-    await until(lambda: talker.open == 0 and upstream.connections == 0)
+    await soon(lambda: talker.open == 0 and upstream.connections == 0)
     assert reading.told[-1] == when
     assert not connection.usable
 
@@ -243,7 +243,7 @@ async def test_an_answer_before_the_request_is_complete_ends_the_connection(
     await reading.over()
     assert reading.told[-1] == "end"
     assert not connection.usable
-    await until(lambda: talker.open == 0 and upstream.connections == 0)
+    await soon(lambda: talker.open == 0 and upstream.connections == 0)
 
 
 async def test_a_request_in_pieces_is_sent_whole(upstream: Upstream, start_talker: StartTalker) -> None:
@@ -281,7 +281,7 @@ async def test_a_worker_that_reads_nothing_holds_the_sender(upstream: Upstream, 
     reading = Reading()
     connection = await upstream.connect(where(upstream, server.sockets[0].getsockname()[1]))
     connection.ask(reading, "POST", b"x" * 30_000_000)
-    await until(lambda: reading.told == ["writable False"])
+    await soon(lambda: reading.told == ["writable False"])
     go_on.set()
     await reading.over()
     assert reading.told == ["writable False", "writable True", "head 200", "body", "end"]
@@ -296,7 +296,7 @@ async def test_a_connection_that_is_reset_is_a_failure(
 
     async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(answer)
-        await until(lambda: reading.body)
+        await soon(lambda: reading.body)
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         writer.transport.abort()
 

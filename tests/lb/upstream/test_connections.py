@@ -8,13 +8,13 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from fakes import soon
 from lb.upstream.connections import Upstream
 from lbfakes import (
     DEADLINE_S,
     listening,
     raw_answer,
     spec,
-    until,
 )
 from talkers import CHUNKED, GET, OK, Clock, Reading, StartRaw, StartTalker, failed, fetched, where
 
@@ -99,7 +99,7 @@ async def test_a_worker_that_wants_to_close_is_let(
     for opened in (1, 2):
         assert await fetched(upstream, talker.port) == (200, b"ok")
         assert talker.opened == opened
-    await until(lambda: talker.open == 0 and upstream.connections == 0)
+    await soon(lambda: talker.open == 0 and upstream.connections == 0)
 
 
 @pytest.mark.parametrize(
@@ -119,14 +119,14 @@ async def test_after_more_than_was_announced_the_connection_is_not_used(
     assert (await failed(fetched(upstream, talker.port))).follows.sent
     assert await fetched(upstream, talker.port) == (200, b"ok")
     assert talker.opened == 2
-    await until(lambda: talker.open == 1 and upstream.connections == 1)
+    await soon(lambda: talker.open == 1 and upstream.connections == 1)
 
 
 async def test_a_worker_that_speaks_unasked_is_dropped(upstream: Upstream, start_talker: StartTalker) -> None:
     talker = await start_talker()
     await fetched(upstream, talker.port)
     talker.writers[0].write(b"HTTP/1.1 408 Request Timeout\r\n\r\n")
-    await until(lambda: talker.open == 0 and upstream.connections == 0)
+    await soon(lambda: talker.open == 0 and upstream.connections == 0)
     assert upstream.idle(where(upstream, talker.port)) is None
     assert await fetched(upstream, talker.port) == (200, b"ok")
     assert talker.opened == 2
@@ -137,8 +137,8 @@ async def test_a_worker_that_speaks_before_it_is_asked_is_dropped(
 ) -> None:
     talker = await start_talker(greeting=b"220 ready\r\n")
     connection = await upstream.connect(where(upstream, talker.port))
-    await until(lambda: not connection.usable)
-    await until(lambda: upstream.connections == 0)
+    await soon(lambda: not connection.usable)
+    await soon(lambda: upstream.connections == 0)
 
 
 async def test_a_worker_that_speaks_before_it_is_asked_by_tls_is_no_error_of_ours(
@@ -162,7 +162,7 @@ async def test_a_worker_that_speaks_before_it_is_asked_by_tls_is_no_error_of_our
     server = await stack.enter_async_context(await asyncio.start_server(greet, sock=listening()))
     endpoint = where(upstream, server.sockets[0].getsockname()[1], scheme="https")
     assert str(await failed(upstream.fetch(endpoint, GET, DEADLINE_S)))
-    await until(lambda: upstream.connections == 0)
+    await soon(lambda: upstream.connections == 0)
 
 
 def handshaken(tls: ssl.SSLObject) -> bool:
@@ -197,7 +197,7 @@ async def test_a_connection_that_was_closed_meanwhile_is_not_used(
     talker = await start_talker()
     await fetched(upstream, talker.port)
     talker.writers[0].close()
-    await until(lambda: upstream.connections == 0)
+    await soon(lambda: upstream.connections == 0)
     assert await fetched(upstream, talker.port) == (200, b"ok")
     assert talker.opened == 2
 
@@ -211,7 +211,7 @@ async def test_a_connection_that_was_idle_for_3_s_is_not_used(
     clock.now += waited
     await fetched(upstream, talker.port)
     assert talker.opened == opened
-    await until(lambda: talker.open == 1 and upstream.connections == 1)
+    await soon(lambda: talker.open == 1 and upstream.connections == 1)
 
 
 async def test_being_used_begins_the_3_s_anew(upstream: Upstream, clock: Clock, start_talker: StartTalker) -> None:
@@ -234,10 +234,10 @@ async def test_what_was_idle_for_too_long_is_swept_up_and_nothing_else(
     assert upstream.connections == 3
     clock.now += 1.5
     upstream.sweep()
-    await until(lambda: upstream.connections == 2 and old.open == 1 and new.open == 1)
+    await soon(lambda: upstream.connections == 2 and old.open == 1 and new.open == 1)
     clock.now += 100
     upstream.sweep()
-    await until(lambda: upstream.connections == 1 and new.open == 0)
+    await soon(lambda: upstream.connections == 1 and new.open == 0)
     assert busy.usable
 
 
@@ -247,7 +247,7 @@ async def test_all_are_closed_in_the_end_busy_ones_too(upstream: Upstream, start
     await upstream.connect(where(upstream, talker.port))
     reading = Reading()
     upstream.idle(where(upstream, talker.port)).ask(reading, "GET", GET)
-    await until(lambda: reading.body == b"ok")
+    await soon(lambda: reading.body == b"ok")
     upstream.close()
-    await until(lambda: talker.open == 0 and upstream.connections == 0)
+    await soon(lambda: talker.open == 0 and upstream.connections == 0)
     assert reading.told == ["head 200", "body"]

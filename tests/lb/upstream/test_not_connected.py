@@ -12,12 +12,12 @@ import pytest
 
 import lb.upstream.connections
 import movedloop
+from fakes import soon
 from lb.upstream.connection import WorkerConnection
 from lb.upstream.connections import Upstream
 from lbfakes import (
     DEADLINE_S,
     closed_port,
-    until,
 )
 from talkers import GET, StartTalker, StartWorker, Talker, failed, fetched, talking, where
 
@@ -63,7 +63,7 @@ async def test_a_handshake_that_never_ends_is_given_up_and_closed(
     talker = await start_talker(lambda number: b"")
     failure = await failed(upstream.connect(where(upstream, talker.port, scheme="https")))
     assert not failure.follows.sent
-    await until(lambda: talker.opened == 1 and talker.open == 0)
+    await soon(lambda: talker.opened == 1 and talker.open == 0)
     assert upstream.connections == 0
 
 
@@ -85,7 +85,7 @@ async def test_a_connection_that_comes_too_late_is_closed(upstream: Upstream, st
     talker = await start_talker()
     failure = await failed(upstream.connect(Slow(talker.port, patience=0.1)))
     assert (failure.follows.sent, str(failure)) == (False, "no connection in 0.1 s")
-    await until(lambda: talker.opened == 1 and talker.open == 0)
+    await soon(lambda: talker.opened == 1 and talker.open == 0)
 
 
 @pytest.mark.parametrize("turns", range(5))
@@ -104,11 +104,11 @@ async def test_a_worker_is_not_to_blame_for_a_time_in_which_we_stood_still(turns
 async def test_a_connection_that_nobody_wants_any_more_is_closed(upstream: Upstream, start_talker: StartTalker) -> None:
     talker = await start_talker()
     task = asyncio.ensure_future(upstream.connect(Slow(talker.port)))
-    await until(lambda: talker.opened)
+    await soon(lambda: talker.opened)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await until(lambda: talker.open == 0)
+    await soon(lambda: talker.open == 0)
 
 
 @pytest.mark.parametrize("turns", range(8))
@@ -128,6 +128,6 @@ async def test_a_cancelled_connect_leaves_no_connection_open(
         else:
             task.result().drop()
     last = await upstream.connect(endpoint)  # behind all others in the listener's queue
-    await until(lambda: upstream.connections == 1 and talker.open == 1)
+    await soon(lambda: upstream.connections == 1 and talker.open == 1)
     last.drop()
-    await until(lambda: upstream.connections == 0 and talker.open == 0)
+    await soon(lambda: upstream.connections == 0 and talker.open == 0)

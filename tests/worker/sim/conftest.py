@@ -18,6 +18,8 @@ import aiohttp
 import pytest
 from hypothesis import settings
 
+from fakes import soon
+
 ROOT = Path(__file__).resolve().parents[3]
 DEADLINE_S = 8.0
 # These run with every change: enough examples to find a slip, few enough to stay in seconds.
@@ -57,7 +59,7 @@ class Sim:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Poll until ``condition`` holds; fail after the deadline."""
-        await until(condition)
+        await soon(condition)
 
     async def running(self, running: int, waiting: int = 0) -> None:
         """Wait until so many sequences run and wait."""
@@ -79,7 +81,7 @@ class Sim:
 
     async def exit_code(self) -> int:
         """Wait for the process to end."""
-        await until(lambda: self.process.poll() is not None)
+        await soon(lambda: self.process.poll() is not None)
         return self.process.returncode
 
 
@@ -90,14 +92,6 @@ def _json(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Poll until ``condition`` holds; fail after the deadline."""
-    end = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        await asyncio.sleep(0.01)
 
 
 def group_members(group: int) -> set[int]:
@@ -151,7 +145,7 @@ async def sim(spawn: Callable[..., Any]) -> AsyncIterator[Callable[..., Any]]:
         async def start(*argv: str, **environ: str) -> Sim:
             common = ("--host", "127.0.0.1", "--port", "0", "--ttft-ms", "1", "--itl-ms", "5")
             process, log = spawn(*common, *argv, **environ)
-            await until(lambda: "://" in log.read_text() or process.poll() is not None)
+            await soon(lambda: "://" in log.read_text() or process.poll() is not None)
             found = re.search(r"on (http://\S+)", log.read_text())
             assert found, log.read_text()
             return Sim(process, log, found[1], session)

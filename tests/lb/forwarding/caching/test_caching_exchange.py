@@ -11,7 +11,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from lbfakes import Balanced, Worker, card, until
+from fakes import soon
+from lbfakes import Balanced, Worker, card
 
 StartWorker = Callable[..., Awaitable[Worker]]
 StartBalancer = Callable[..., Awaitable[Balanced]]
@@ -103,7 +104,7 @@ async def test_a_client_that_leaves_keeps_no_room(start_balancer: StartBalancer,
     for _ in range(4):
         async with balancer.generate(temperature=0, stream=True) as response:
             await response.content.readany()
-    await until(lambda: balancer.in_flight == 0, "they have left")
+    await soon(lambda: balancer.in_flight == 0, "they have left")
     worker.answer = stream
     assert [(await ask(balancer, stream=True))[1] for _ in range(2)] == ["miss", "hit"]
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from config.topology import BackendSpec, Capabilities
-from lbfakes import Balanced, RawWorker, card, read_message, spec, until
+from fakes import soon
+from lbfakes import Balanced, RawWorker, card, read_message, spec
 from simstreams import CONTEXT, seen, stream
 from worker.sim.engine import tokens
 
@@ -124,9 +125,9 @@ async def two_on_one(balancer: Balanced, one: OneSlot, other: OneSlot, **fields:
     """A stream for poet that has begun, and one for cook behind it that waits for the slot. Then ``other`` is there."""
     push(balancer, one.spec(), other.spec(state="unhealthy"))
     asking = [asyncio.create_task(ask(balancer, "poet"))]
-    await until(lambda: balancer.parts.pool.backends["instance_0"].waiting_for_slots() == 0 and one.slot.locked())
+    await soon(lambda: balancer.parts.pool.backends["instance_0"].waiting_for_slots() == 0 and one.slot.locked())
     asking.append(asyncio.create_task(ask(balancer, "cook")))
-    await until(lambda: one.asked == ["poet", "cook"])
+    await soon(lambda: one.asked == ["poet", "cook"])
     push(balancer, one.spec(), other.spec(**fields))
     return asking
 
@@ -134,8 +135,8 @@ async def two_on_one(balancer: Balanced, one: OneSlot, other: OneSlot, **fields:
 async def test_it_makes_room_and_both_have_what_they_would_have_had(cluster: Cluster) -> None:
     balancer, one, other = await cluster(move_streams=True)
     asking = await two_on_one(balancer, one, other)
-    await until(lambda: other.asked == ["poet"])
-    await until(lambda: balancer.parts.pool.backends["instance_0"].in_flight == 1)
+    await soon(lambda: other.asked == ["poet"])
+    await soon(lambda: balancer.parts.pool.backends["instance_0"].in_flight == 1)
     for engine in (one, other):
         engine.let_go.set()
     answers = await asyncio.gather(*asking)

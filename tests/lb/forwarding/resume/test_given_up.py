@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from brokenengines import CHAT, COMPLETION, HEAD, LAST, Engine, Engines, StartRaw, ask, ask_raw, chunk
-from lbfakes import Balanced, until
+from fakes import soon
+from lbfakes import Balanced
 from simstreams import stream
 
 UNRESUMABLE = [
@@ -62,7 +63,7 @@ async def test_usage_that_nobody_has_counted_is_an_error_and_not_a_silence(
         assert b'"finish_reason":"length"' in raw
         assert b'data: {"error"' in raw
         assert b"[DONE]" not in raw
-        await until(lambda: balancer.in_flight == 0)
+        await soon(lambda: balancer.in_flight == 0)
 
 
 async def test_an_error_of_the_clients_in_a_stream_is_its_answer(balancer: Balanced, engines: Engines) -> None:

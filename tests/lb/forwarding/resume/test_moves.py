@@ -10,7 +10,8 @@ import pytest
 
 from brokenengines import CHAT, COMPLETION, Engine, Engines, StartRaw, ask, ask_raw, undisturbed, without_names
 from config.topology import Capabilities
-from lbfakes import Balanced, until
+from fakes import soon
+from lbfakes import Balanced
 from simstreams import seen, stream
 
 FAULTS = ["close", "reset", "half", "error", "abort", "done", "end", "garbage", "nonsense"]
@@ -30,7 +31,7 @@ async def test_a_stream_outlives_what_its_worker_does(
         assert status == 200
         assert without_names(seen(raw)) == without_names(undisturbed({**body, "model": "base"}))
         assert sum(len(worker.asked) for worker in workers) == 3 * number
-    await until(lambda: balancer.in_flight == 0)
+    await soon(lambda: balancer.in_flight == 0)
     moved = balancer.parts.shared.metrics.render()
     assert "clusterctl_streams_moved_total" in moved
     assert "clusterctl_streams_broken_total{" not in moved
@@ -78,7 +79,7 @@ async def test_it_goes_on_only_where_the_engine_goes_on_from_tokens(
     balancer.push(workers[0].spec(), *(worker.spec(state="unhealthy") for worker in workers[1:]))
     asking = asyncio.create_task(ask(balancer, COMPLETION), name="ask")
     await workers[0].stalled.wait()
-    await until(lambda: balancer.parts.pool.backends["instance_0"].in_flight == 1)
+    await soon(lambda: balancer.parts.pool.backends["instance_0"].in_flight == 1)
     balancer.push(workers[1].spec(capabilities=unable), workers[2].spec())
     assert without_names(seen((await asking)[1])) == without_names(undisturbed(COMPLETION))
     assert [len(worker.asked) for worker in workers] == [1, 0, 1]
@@ -96,7 +97,7 @@ async def test_a_worker_that_is_lost_loses_its_streams_to_others(balancer: Balan
     workers = await engines(2, (9, "stall"))
     asking = asyncio.create_task(ask(balancer, CHAT))
     await workers[0].stalled.wait()
-    await until(lambda: balancer.parts.pool.backends["instance_0"].in_flight == 1)
+    await soon(lambda: balancer.parts.pool.backends["instance_0"].in_flight == 1)
     balancer.push(workers[0].spec(state="stopping"), workers[1].spec())
     assert without_names(seen((await asking)[1])) == without_names(undisturbed(CHAT))
     assert balancer.metric("clusterctl_streams_moved_total", instance="instance_0", cause="evicted", way="tokens") == 1
@@ -110,10 +111,10 @@ async def test_the_last_of_several_that_lose_their_worker_was_not_alone_there(
     first, second, third = await engines(3, *[(9, "stall")] * 2, *[(0, "stall")] * 2)
     balancer.push(first.spec())
     asking = [asyncio.create_task(ask(balancer, CHAT)) for _ in range(2)]
-    await until(lambda: len(first.asked) == 2 and first.stalled.is_set())
-    await until(lambda: balancer.metric("clusterctl_model_time_to_first_token_seconds_count", model=CHAT["model"]) == 2)
+    await soon(lambda: len(first.asked) == 2 and first.stalled.is_set())
+    await soon(lambda: balancer.metric("clusterctl_model_time_to_first_token_seconds_count", model=CHAT["model"]) == 2)
     balancer.push(first.spec(state="backoff"), second.spec())
-    await until(lambda: len(second.asked) == 2 and balancer.parts.pool.backends["instance_1"].in_flight == 2)
+    await soon(lambda: len(second.asked) == 2 and balancer.parts.pool.backends["instance_1"].in_flight == 2)
     balancer.push(first.spec(state="backoff"), second.spec(state="backoff"), third.spec())
     for answer in await asyncio.gather(*asking):
         assert without_names(seen(answer[1])) == without_names(undisturbed(CHAT))
@@ -128,13 +129,13 @@ async def test_streams_that_had_begun_are_not_blamed_for_workers_that_die_before
     workers = await engines(4, *[(9, "stall")] * 2, *[(0, "stall")] * 4)
     balancer.push(workers[0].spec())
     asking = [asyncio.create_task(ask(balancer, CHAT)) for _ in range(2)]
-    await until(lambda: len(workers[0].asked) == 2 and workers[0].stalled.is_set())
-    await until(lambda: balancer.metric("clusterctl_model_time_to_first_token_seconds_count", model=CHAT["model"]) == 2)
+    await soon(lambda: len(workers[0].asked) == 2 and workers[0].stalled.is_set())
+    await soon(lambda: balancer.metric("clusterctl_model_time_to_first_token_seconds_count", model=CHAT["model"]) == 2)
     for number, worker in enumerate(workers[1:], 1):
         balancer.push(*(dead.spec(state="backoff") for dead in workers[:number]), worker.spec())
         if worker is not workers[-1]:
-            await until(lambda w=worker: len(w.asked) == 2)  # type: ignore[misc]
-            await until(lambda w=worker: balancer.parts.pool.backends[w.name].in_flight == 2)  # type: ignore[misc]
+            await soon(lambda w=worker: len(w.asked) == 2)  # type: ignore[misc]
+            await soon(lambda w=worker: balancer.parts.pool.backends[w.name].in_flight == 2)  # type: ignore[misc]
     for answer in await asyncio.gather(*asking):
         assert without_names(seen(answer[1])) == without_names(undisturbed(CHAT))
     for worker in workers:
@@ -159,9 +160,9 @@ async def test_it_waits_for_a_worker_if_there_is_none(balancer: Balanced, engine
     (worker,) = await engines(1, (9, "stall"))
     asking = asyncio.create_task(ask(balancer, CHAT))
     await worker.stalled.wait()
-    await until(lambda: balancer.parts.pool.backends["instance_0"].in_flight == 1)
+    await soon(lambda: balancer.parts.pool.backends["instance_0"].in_flight == 1)
     balancer.push(worker.spec(state="backoff"))
-    await until(lambda: b"clusterctl_queued_requests 1.0" in balancer.parts.shared.metrics.render().encode())
+    await soon(lambda: b"clusterctl_queued_requests 1.0" in balancer.parts.shared.metrics.render().encode())
     worker.gone.set()
     balancer.push(worker.spec(incarnation=2))
     assert without_names(seen((await asking)[1])) == without_names(undisturbed(CHAT))

@@ -11,7 +11,8 @@ import pytest
 
 from brokenengines import CHAT, COMPLETION, Engine, Engines, ask, undisturbed, without_names
 from config.topology import BackendSpec
-from lbfakes import Balanced, until
+from fakes import soon
+from lbfakes import Balanced
 from simstreams import CONTEXT, seen
 
 
@@ -28,7 +29,7 @@ async def test_it_goes_on_where_the_same_version_of_the_adapter_is(balancer: Bal
     balancer.push(at(workers[0], "v1"), *waiting)
     asking = asyncio.create_task(ask(balancer, CHAT))
     await workers[0].stalled.wait()
-    await until(lambda: balancer.parts.pool.backends["instance_0"].in_flight == 1)
+    await soon(lambda: balancer.parts.pool.backends["instance_0"].in_flight == 1)
     balancer.push(at(workers[1], "v2"), at(workers[2], "v1"))
     assert without_names(seen((await asking)[1])) == without_names(undisturbed(CHAT))
     assert [len(worker.asked) for worker in workers] == [1, 0, 1]
@@ -50,7 +51,7 @@ async def test_before_it_has_begun_any_version_will_do_and_then_the_one_it_began
     push("ready", "ready", "unhealthy", "unhealthy")
     asking = asyncio.create_task(ask(balancer, CHAT))
     await workers[1].stalled.wait()
-    await until(lambda: balancer.parts.pool.backends["instance_1"].in_flight == 1)
+    await soon(lambda: balancer.parts.pool.backends["instance_1"].in_flight == 1)
     push("ready", "backoff", "ready", "ready")
     assert without_names(seen((await asking)[1])) == without_names(undisturbed(CHAT))
     assert [len(worker.asked) for worker in workers] == [1, 1, 0, 1]

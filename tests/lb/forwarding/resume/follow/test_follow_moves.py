@@ -16,7 +16,8 @@ from config import replay
 from config.identity import api_keys
 from config.identity.api_keys import ApiKey, Digest
 from config.topology import BackendSpec, Capabilities
-from lbfakes import Balanced, RawWorker, read_message, spec, until
+from fakes import soon
+from lbfakes import Balanced, RawWorker, read_message, spec
 from replaystreams import CHAT, COMPLETIONS, MESSAGES, PATHS, RESPONSES, seen, stream, tokens
 
 StartRaw = Callable[..., Awaitable[RawWorker]]
@@ -145,7 +146,7 @@ async def test_a_sample_is_made_again_by_its_tokens(
         assert any(replays for replays, _, _ in bodies)
         for engine in engines:
             engine.asked.clear()
-    await until(lambda: balancer.in_flight == 0)
+    await soon(lambda: balancer.in_flight == 0)
     assert "clusterctl_streams_broken_total{" not in balancer.parts.shared.metrics.render()
 
 
@@ -248,7 +249,7 @@ async def test_one_whose_parser_waits_for_more_does_not_stand_still(
     engines = await started(balancer, start_raw, (20, "stall"))
     body = {**SAMPLE[CHAT], "tools": [{"type": "function", "function": {"name": "one"}}]}
     asking = asyncio.create_task(ask(balancer, CHAT, body), name="ask")
-    await until(lambda: any(engine.stalled.is_set() for engine in engines))
+    await soon(lambda: any(engine.stalled.is_set() for engine in engines))
     await asyncio.sleep(0.3)  # longer than any other would be waited for
     assert sum(len(engine.asked) for engine in engines) == 1
     for engine in engines:
@@ -291,7 +292,7 @@ async def test_a_drain_moves_it(balancer: Balanced, start_raw: StartRaw) -> None
     balancer.push(engines[0].spec(capabilities=Capabilities(replay=True)))
     asking = asyncio.create_task(ask(balancer, RESPONSES, SAMPLE[RESPONSES]), name="ask")
     await engines[0].stalled.wait()
-    await until(lambda: balancer.parts.pool.backends["x"].in_flight == 1)
+    await soon(lambda: balancer.parts.pool.backends["x"].in_flight == 1)
     able = Capabilities(replay=True)
     balancer.push(engines[0].spec(state="stopping", capabilities=able), engines[1].spec(capabilities=able))
     seen(RESPONSES, await asking)
@@ -343,7 +344,7 @@ async def test_each_token_is_on_the_account_once(
     body = SAMPLE[path] if told else {key: value for key, value in SAMPLE[path].items() if key != "stream_options"}
     async with balancer.request("POST", path, json=body, headers={"x-api-key": "cck_a"}) as response:
         raw = await response.read()
-    await until(lambda: balancer.in_flight == 0)
+    await soon(lambda: balancer.in_flight == 0)
     rows = await balancer.parts.ledger.query(["key"], "2000-01-01", "2100-01-01")
     ((requests, completion),) = [(row["requests"], row["completion_tokens"]) for row in rows]
     assert (requests, completion) == (1, COUNT), raw
