@@ -24,7 +24,7 @@ _WARNINGS = frozenset({
     "worker.unhealthy", "worker.killed", "worker.exited", "worker.altered", "adapter.failed", "adapter.drift",
     "balancer.restarted", "balancer.lost", "balancer.failed", "certificate.refused", "standby.ended", "balancer.away",
     "zygote.ended", "zygote.refused", "node.lost", "worker.unplaced",
-    "discovery.failed", "discovery.left_out", "job.failed", "restart.stopped",
+    "discovery.failed", "discovery.left_out", "job.failed", "model.failed", "restart.stopped",
     "state.unsaved", "key.unread", "limits.local",
 })  # fmt: skip
 

@@ -18,6 +18,7 @@ from cluster.deployment.plan import Plan
 from cluster.deployment.profiles import resolution
 from cluster.errors import Refused
 from cluster.models.catalogue import Catalogue
+from cluster.models.intended import ModelLoadIntent
 from config.disk import locations
 from config.errors import UsageError
 from config.models import MODEL_NAME, ModelDefinition, definition
@@ -49,19 +50,23 @@ class ModelCommands:
         self._card, self._not_ending, self._run, self._fetch = card, not_ending, run, fetch
         self._lock = asyncio.Lock()
 
-    async def load(self, body: LoadModel) -> tuple[int, dict[str, Any]]:
+    async def intended(self, body: LoadModel) -> ModelLoadIntent:
+        """What is asked for, with the names in a manifest looked up. Raises Refused."""
+        try:
+            model = await asyncio.to_thread(resolution.named, self._read(body), self._settings())
+        except UsageError as error:
+            raise Refused(400, str(error), "model_path") from None
+        return ModelLoadIntent(body.model_name, model.to_json())
+
+    async def load(self, wanted: ModelLoadIntent) -> tuple[int, dict[str, Any]]:
         """Status and answer. Raises Refused, and leaves nothing behind then."""
-        name, given = body.model_name, self._read(body)
-        if not self._catalogue.same(name, given):
-            await self._fetch_all(given)
+        name, model = wanted.name, definition(wanted.definition)
+        if not self._catalogue.same(name, model):
+            await self._fetch_all(model)
         async with self._lock:
             self._not_ending()
-            try:
-                model = await asyncio.to_thread(resolution.named, given, self._settings())
-            except UsageError as error:
-                raise Refused(400, str(error), "model_path") from None
             if self._catalogue.same(name, model):
-                return 200, await self._run(lambda: self._up(name))
+                return 200, await self._again(wanted)
             try:
                 plan = await asyncio.to_thread(model_plans.make_group, self._settings(), name, model)
                 self._catalogue.check_names(plan)
@@ -79,6 +84,13 @@ class ModelCommands:
             answer = await self._run(commit)
             await self._take_in(plan)
             return 202, answer
+
+    async def _again(self, wanted: ModelLoadIntent) -> dict[str, Any]:
+        """It is there, but where a supervisor has died over it maybe without its adapters."""
+        answer = await self._run(lambda: self._up(wanted.name))
+        if wanted.tries:
+            await self._take_in(self._catalogue.find(wanted.name))
+        return answer
 
     async def _fetch_all(self, model: ModelDefinition) -> None:
         """It and its adapters, where they are named by references. Raises Refused."""
@@ -137,11 +149,11 @@ class ModelCommands:
             raise Refused(400, str(error)) from None
 
     async def _take_in(self, plan: Plan) -> None:
-        """Its adapters, or it goes again."""
+        """Its adapters, or it goes again. Where this supervisor ends meanwhile it stays: the next one goes on."""
         try:
             await self._rollouts.take_in_given(plan)
-        except BaseException as error:
-            await asyncio.shield(self._run(lambda: self._gone(plan)))
+        except Exception as error:
+            await self._run(lambda: self._gone(plan))
             if isinstance(error, AdapterRejected | OSError):
                 raise Refused(507 if isinstance(error, OSError) else error.status, f"adapter {error}") from None
             raise

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from cluster.adapters.intended import IntendedLoads, LoadIntent
+from cluster.adapters.intended import AdapterLoadIntent
 from cluster.adapters.report import AdapterReport
 from cluster.adapters.rollout import Rollouts
 from cluster.api import authority, schemas
@@ -29,7 +29,9 @@ from cluster.api.joining import InviteBalancers, JoinCommands
 from cluster.api.models import LoadModel, ModelCommands
 from cluster.api.names import NameCommands
 from cluster.errors import Refused
+from cluster.jobs.intents import IntentLog
 from cluster.keys.registry import KeyRegistry
+from cluster.models.intended import ModelLoadIntent
 from cluster.storage.store import NotSaved
 from config.disk.files import NO_ROOM
 from config.identity.principal import Principal, Scope
@@ -64,12 +66,13 @@ class Services:
     commands: ClusterCommands
     applier: Applier
     rollouts: Rollouts
-    loads: IntendedLoads
+    loads: IntentLog[AdapterLoadIntent]
     adapters: AdapterReport
     keys: KeyRegistry
     auditor: Auditor
     names: NameCommands
     models: ModelCommands
+    model_loads: IntentLog[ModelLoadIntent]
     model_cards: Callable[[], list[dict[str, Any]]]
     jobs: JobCommands
     joining: JoinCommands
@@ -157,7 +160,7 @@ def _adapter_routes(table: RouteTable, services: Services) -> None:
 
     async def load(request: web.Request, body: schemas.LoadAdapter) -> tuple[int, dict[str, Any]]:
         authority.check_path(_who(request), body.lora_path, services.adapter_places(body.lora_path))
-        return await settled(services.loads.load(LoadIntent(
+        return await settled(services.loads.carry_out(AdapterLoadIntent(
             body.lora_name, body.lora_path, body.load_inplace, body.description, body.allow_no_effect, body.model,
         )))  # fmt: skip
 
@@ -177,8 +180,12 @@ def _adapter_routes(table: RouteTable, services: Services) -> None:
 
 def _model_routes(table: RouteTable, services: Services) -> None:
     models, nothing = services.models, schemas.NoFields
+
+    async def load(_: web.Request, body: LoadModel) -> tuple[int, dict[str, Any]]:
+        return await services.model_loads.carry_out(await models.intended(body))
+
     table.look("/v1/cluster/models", lambda: {"models": services.model_cards()})
-    table.act("POST", "/v1/models/load", LoadModel, lambda _, body: models.load(body), scope=Scope.OWNER)
+    table.act("POST", "/v1/models/load", LoadModel, load, scope=Scope.OWNER)
     table.act("DELETE", "/v1/models/{name}", nothing, lambda asked, _: models.unload(_name(asked)), 202)
     table.change("POST", "/v1/models/{name}/pin", nothing, lambda name, _: models.pin(name, True), 200)
     table.change("POST", "/v1/models/{name}/unpin", nothing, lambda name, _: models.pin(name, False), 200)

@@ -16,7 +16,7 @@ from cluster.adapters.agent import Agents
 from cluster.adapters.conversion import AdapterConversions
 from cluster.adapters.effect import Effects
 from cluster.adapters.intake import Intake
-from cluster.adapters.intended import IntendedLoads
+from cluster.adapters.intended import AdapterLoadIntent, log_of_loads
 from cluster.adapters.inventory import Inventory
 from cluster.adapters.report import AdapterReport
 from cluster.adapters.residency import Residency
@@ -41,6 +41,7 @@ from cluster.fleet.fleet import Fleet
 from cluster.fleet.groups import WorkerGroup
 from cluster.fleet.restart import Backoff, RestartPolicy
 from cluster.fleet.states import DesiredState
+from cluster.jobs.intents import IntentLog
 from cluster.jobs.pulls import SourceFetcher
 from cluster.jobs.registry import JobRegistry
 from cluster.jobs.resources import MachineUse
@@ -50,6 +51,7 @@ from cluster.joining.members import Members
 from cluster.keys.file import KeyFile
 from cluster.keys.registry import KeyRegistry
 from cluster.models.catalogue import Catalogue
+from cluster.models.intended import ModelLoadIntent
 from cluster.models.offers import Offers
 from cluster.models.record import ModelRecords
 from cluster.models.swapping import Swapping
@@ -227,8 +229,8 @@ class Assembly:
         )
 
     @cached_property
-    def loads(self) -> IntendedLoads:
-        return IntendedLoads(self.rollouts, self.write_behind, self.emit)
+    def loads(self) -> IntentLog[AdapterLoadIntent]:
+        return log_of_loads(self.rollouts, self.write_behind, self.emit)
 
     # models
 
@@ -256,6 +258,17 @@ class Assembly:
             self.fleet, self.revisions, self.records, self.offers, self.balancers.models, self.supervisor.command,
             self.emit, self.clock.now, self.clock.wall,
         )
+
+    @cached_property
+    def model_commands(self) -> ModelCommands:
+        return ModelCommands(
+            self.catalogue, self.rollouts, self.inventory, lambda: self.revisions.settings, self.offers.card,
+            self.commands.check_not_ending, self.supervisor.command, self.sources.folder,
+        )
+
+    @cached_property
+    def model_loads(self) -> IntentLog[ModelLoadIntent]:
+        return IntentLog("model_loads", ModelLoadIntent, self.model_commands.load, self.write_behind, self.emit)
 
     # jobs
 
@@ -408,10 +421,8 @@ class Assembly:
             NameCommands(
                 self.fleet, lambda: self.inventory.registry, self._model_names, self.agents.look_again, self.emit
             ),
-            ModelCommands(
-                self.catalogue, self.rollouts, self.inventory, lambda: self.revisions.settings, self.offers.card,
-                self.commands.check_not_ending, self.supervisor.command, self.sources.folder,
-            ), self.offers.cards, JobCommands(self.jobs, self.commands.check_not_ending),
+            self.model_commands, self.model_loads, self.offers.cards,
+            JobCommands(self.jobs, self.commands.check_not_ending),
             JoinCommands(self.members, lambda: self.joining.machines, self.clock.wall),
         )
 

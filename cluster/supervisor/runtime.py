@@ -12,7 +12,6 @@ from typing import Any
 
 import aiohttp
 
-from cluster.adapters.intended import LOADS
 from cluster.api import server as api
 from cluster.balancers.config import balancer_config, is_outdated
 from cluster.balancers.standby import end_left
@@ -128,7 +127,7 @@ async def _serve(
     epoch = await _epoch(state, store)
     backends = list(map(ExternalBackend, backend_urls.parse(settings.backend, settings.backend_key_file, epoch)))
     parts = Assembly(plans, state, store, drivers, [] if ending else backends, epoch)
-    balancers = parts.balancers
+    balancers, intents = parts.balancers, (parts.loads, parts.model_loads)
     if not ending:
         parts.discovery.restore(await store.get("discovered"), backend_urls.read_key(settings.backend_key_file))
         parts.zygotes.begin()  # they import while all else is looked at
@@ -138,7 +137,8 @@ async def _serve(
         await (parts.zygotes.close() if adopt else parts.zygotes.stop())
         raise
     parts.jobs.begin(await store.get("job_records") or (), ending=ending)
-    parts.loads.begin(await store.get(LOADS) or (), ending=ending)
+    for each in intents:
+        each.begin(await store.get(each.key) or (), ending=ending)
     server, tasks = await api.serve(parts.services, state.control), Tasks()
     try:
         parts.members.load(await store.get(MEMBERS))
@@ -149,7 +149,8 @@ async def _serve(
         has_left = _handle_signals(parts.supervisor.shut_down, leave)
         ready(parts)
         await run(parts)
-        await parts.loads.close(forget=not has_left())
+        for each in intents:
+            await each.close(forget=not has_left())
         await parts.jobs.stop()
         await parts.zygotes.stop()
         if not has_left():
@@ -159,7 +160,8 @@ async def _serve(
     finally:
         await tasks.close()
         await parts.joining.close()
-        await parts.loads.close()
+        for each in intents:
+            await each.close()
         await parts.jobs.close()
         await parts.zygotes.close()
         await balancers.close()

@@ -93,15 +93,21 @@ def test_what_cannot_be_had_starts_nothing(hub: Origin, cluster: Cluster) -> Non
     assert poll(lambda: not cluster.leftovers())
 
 
-def test_a_load_goes_on_though_its_supervisor_was_killed(hub: Origin, cluster: Cluster) -> None:
-    """The process that fetches lives on, and what it fetches for is known to the next supervisor."""
+def test_loads_go_on_though_their_supervisor_was_killed(hub: Origin, cluster: Cluster) -> None:
+    """The processes that fetch live on, and what they fetch for is known to the next supervisor."""
     assert cluster.up("--engine", "sim").returncode == 0
     hub.flowing.clear()
-    asked = threading.Thread(target=cluster.run, args=("lora", "load", "poet", "hf://org/poet"))
-    asked.start()
-    poll(lambda: any("resolve" in path for _, path, _ in hub.log), 30, "it is being fetched")
+    adapter = ("lora", "load", "poet", "hf://org/poet")
+    model = ("model", "load", "second", "--model", "hf://org/base", "--lora", "s=hf://org/pirate")
+    asked = [threading.Thread(target=cluster.run, args=command) for command in (adapter, model)]
+    for one in asked:
+        one.start()
+    fetched = ("org/poet/resolve", "org/base/resolve")
+    poll(lambda: all(any(part in path for _, path, _ in hub.log) for part in fetched), 60, "both are being fetched")
     kill(cluster.status()["supervisor"]["pid"])
-    asked.join(30)
+    for one in asked:
+        one.join(30)
     assert cluster.up("--engine", "sim").returncode == 0
     hub.flowing.set()
-    poll(lambda: cluster.complete("poet").status_code == 200, 60, "it is loaded")
+    for name in ("poet", "second", "s"):
+        poll(lambda name=name: cluster.complete(name).status_code == 200, 60, f"{name} is loaded")

@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 
 from cluster.adapters.intake import Intake
+from cluster.api.models import LoadModel
 from cluster.models import swapping
 from config.identity.principal import PRINCIPAL_HEADER, Principal, Scope
 from inprocess import InProcess, running, until
@@ -104,6 +105,15 @@ async def test_an_adapter_that_is_fetched_while_its_model_is_unloaded_is_refused
         status, answer = await loading
         assert status == 409 and "'second' has been unloaded meanwhile" in answer["error"]["message"]
         assert "sea" not in cluster.parts.inventory.registry.adapters
+
+
+async def test_the_same_by_its_name_in_a_manifest_is_there_already(start: Start, tmp_path: Path) -> None:
+    manifest = tmp_path / "models.yaml"
+    manifest.write_text("models: {tiny: {path: demo}, far: {path: 'hf://org/far'}}")
+    async with start(instances=1, manifest=str(manifest)) as cluster:
+        assert [(await cluster.load("second", "tiny"))[0] for _ in range(2)] == [202, 200]
+        far = LoadModel(model_name="third", model_path="far")
+        assert (await cluster.parts.model_commands.intended(far)).lasts, "what it stands for is fetched"
 
 
 async def test_a_model_comes_and_goes_while_the_cluster_runs(start: Start) -> None:
