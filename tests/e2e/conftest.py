@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from oneworker import one_worker
 from worker.demo import adapters, model_path
 
 #: What is started once for tests of several files, which are a group named after the first of these that they use.
-SHARED = ("vllm", "vllm_zygote", "page", "ray_head")
+SHARED = ("vllm", "vllm_zygote", "page", "ray_head", "shared_sim", "paced_sim")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -147,6 +148,10 @@ def cluster(make_cluster: Callable[[], Cluster]) -> Cluster:
 @pytest.fixture
 def sim(cluster: Cluster) -> Cluster:
     """Three simulated workers, all ready."""
+    return _three_workers(cluster)
+
+
+def _three_workers(cluster: Cluster) -> Cluster:
     result = cluster.up("--engine", "sim", "--instances", "3", "--", "--ttft-ms", "1", "--itl-ms", "1")
     assert result.returncode == 0, result.stderr
     cluster.wait_ready(3)
@@ -161,3 +166,31 @@ def sim_once(tmp_path_factory: pytest.TempPathFactory, driver: DriverUnderTest) 
     assert result.returncode == 0, result.stderr
     yield cluster
     cluster.close()
+
+
+@pytest.fixture(scope="session")
+def shared_sim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Two simulated workers, at most three, for tests that change nothing for good: what they set they set back, and
+    both workers are ready when they end."""
+    with _two_workers(tmp_path_factory.mktemp("shared"), 1) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def paced_sim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """As `shared_sim`, but first and further tokens take 20 ms each: one sees answers come, or measures them."""
+    with _two_workers(tmp_path_factory.mktemp("paced"), 20) as cluster:
+        yield cluster
+
+
+@contextmanager
+def _two_workers(root: Path, token_ms: int) -> Iterator[Cluster]:
+    cluster = Cluster(root, free_port())
+    pace = ("--ttft-ms", str(token_ms), "--itl-ms", str(token_ms))
+    try:
+        result = cluster.up("--engine", "sim", "--instances", "2", "--max-instances", "3", "--", *pace)
+        assert result.returncode == 0, result.stderr
+        cluster.wait_ready(2)
+        yield cluster
+    finally:
+        cluster.close()

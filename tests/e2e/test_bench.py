@@ -7,27 +7,14 @@ import os
 import pty
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from harness import CLI, Cluster, environment, free_port, poll
+from harness import CLI, Cluster, environment, poll
 from worker.demo import adapters
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Two workers with the demo model and its adapters, for all tests here."""
-    made = Cluster(tmp_path_factory.mktemp("bench"), free_port())
-    lora = [arg for name, path in adapters().items() for arg in ("--lora", f"{name}={path}")]
-    result = made.up("--engine", "sim", "--instances", "2", *lora, "--", "--ttft-ms", "20", "--itl-ms", "5")
-    assert result.returncode == 0, result.stderr
-    made.wait_ready(2)
-    yield made
-    made.close()
 
 
 def _result(folder: Path) -> dict[str, Any]:
@@ -35,29 +22,29 @@ def _result(folder: Path) -> dict[str, Any]:
     return dict(json.loads(file.read_text()))
 
 
-def test_a_closed_loop_with_its_files(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_closed_loop_with_its_files(paced_sim: Cluster, tmp_path: Path) -> None:
     args = ("--requests", "20", "--concurrency", "4", "--max-tokens", "8", "--ignore-eos", "--out", str(tmp_path))
-    result = cluster.run("bench", "--model", "demo", *args)
+    result = paced_sim.run("bench", "--model", "demo", *args)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("demo: 20 answered, 0 failed") and "time per output token" in result.stdout
     found = _result(tmp_path)
     total = found["total"]
     assert (total["completed"], total["output_tokens"], total["errors"]) == (20, 160, {})
-    assert total["ttft_ms"]["min"] >= 20 and total["tpot_ms"]["mean"] >= 4.5
-    assert total["e2el_ms"]["min"] >= 20 + 7 * 4.5
+    assert total["ttft_ms"]["min"] >= 20 and total["tpot_ms"]["mean"] >= 18
+    assert total["e2el_ms"]["min"] >= 20 + 7 * 18
     assert len(found["requests"]) == 20 and all(r["prompt_tokens"] > 0 for r in found["requests"])
     assert [file.suffix for file in sorted(tmp_path.iterdir())] == [".json", ".png"]
 
 
-def test_an_open_loop_over_all_adapters(cluster: Cluster) -> None:
+def test_an_open_loop_over_all_adapters(paced_sim: Cluster) -> None:
     load = ("--adapters", "zipf:1.0", "--rate", "60", "--requests", "60")
-    result = cluster.run("bench", *load, "--max-tokens", "2", "--endpoint", "completions", "--json")
+    result = paced_sim.run("bench", *load, "--max-tokens", "2", "--endpoint", "completions", "--json")
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
     models = found["models"]
     assert set(models) == set(adapters()) and sum(m["completed"] for m in models.values()) == 60
     assert found["total"]["planned_e2el_ms"]["min"] >= 20 and found["settings"]["adapters"] == "zipf:1"
-    first, *_, last = [models[name]["completed"] for name in _in_order(cluster) if name in models]
+    first, *_, last = [models[name]["completed"] for name in _in_order(paced_sim) if name in models]
     assert first > last
 
 
@@ -65,45 +52,45 @@ def _in_order(cluster: Cluster) -> list[str]:
     return [model["id"] for model in httpx.get(f"{cluster.url}/v1/models", timeout=5).json()["data"]]
 
 
-def test_every_model_one_after_the_other_for_a_while(cluster: Cluster) -> None:
+def test_every_model_one_after_the_other_for_a_while(paced_sim: Cluster) -> None:
     load = ("--duration", "0.3", "--concurrency", "2", "--max-tokens", "2")
-    result = cluster.run("bench", "--model", "all", *load, "--json")
+    result = paced_sim.run("bench", "--model", "all", *load, "--json")
     found = json.loads(result.stdout)
-    assert result.returncode == 0 and list(found["models"]) == _in_order(cluster)
+    assert result.returncode == 0 and list(found["models"]) == _in_order(paced_sim)
     assert all(m["completed"] > 0 and m["duration_s"] >= 0.3 for m in found["models"].values())
     assert found["total"]["duration_s"] == pytest.approx(sum(m["duration_s"] for m in found["models"].values()))
 
 
-def test_a_settings_file_without_streams(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_settings_file_without_streams(paced_sim: Cluster, tmp_path: Path) -> None:
     file = tmp_path / "bench.yaml"
     file.write_text(
-        f"server: {{url: '{cluster.url}', model: demo}}\n"
+        f"server: {{url: '{paced_sim.url}', model: demo}}\n"
         "test_params: {max_tokens: 4, temperature: 0.7, concurrent_requests: 2, stream: false}\n"
         "prompts:\n- What is a worker?\n- prompt: Why is the sky blue?\n  output_tokens: 3\n"
         "output: {log_dir: logs, save_individual_metrics: true, console_output: true}\n"
     )
-    result = cluster.run("bench", "--url", cluster.url, "--config", str(file))
+    result = paced_sim.run("bench", "--url", paced_sim.url, "--config", str(file))
     assert result.returncode == 0 and "demo: 2 answered" in result.stdout, result.stderr
     found = _result(tmp_path / "logs")
     assert found["total"]["ttft_ms"] is None and found["total"]["e2el_ms"]["count"] == len(found["requests"]) == 2
 
 
-def test_what_fails_is_counted_and_nothing_but_failures_is_a_failure(cluster: Cluster) -> None:
-    result = cluster.run("bench", "--requests", "3", "--max-tokens", "100000")
+def test_what_fails_is_counted_and_nothing_but_failures_is_a_failure(paced_sim: Cluster) -> None:
+    result = paced_sim.run("bench", "--requests", "3", "--max-tokens", "100000")
     assert result.returncode == 1 and "0 answered, 3 failed" in result.stdout and "3 x HTTP 400" in result.stdout
-    result = cluster.run("bench", "--model", "piratte")
+    result = paced_sim.run("bench", "--model", "piratte")
     assert (result.returncode, result.stdout) == (1, "") and "did you mean 'pirate'" in result.stderr
-    result = cluster.run("bench", "--url", "http://127.0.0.1:1")
+    result = paced_sim.run("bench", "--url", "http://127.0.0.1:1")
     assert (result.returncode, result.stdout) == (1, "") and "no cluster at" in result.stderr
 
 
-def test_ctrl_c_tells_the_results_so_far(cluster: Cluster, tmp_path: Path) -> None:
-    before = _asked(cluster)
-    command = [CLI, "bench", "--url", cluster.url, "--requests", "100000", "--max-tokens", "2"]
+def test_ctrl_c_tells_the_results_so_far(paced_sim: Cluster, tmp_path: Path) -> None:
+    before = _asked(paced_sim)
+    command = [CLI, "bench", "--url", paced_sim.url, "--requests", "100000", "--max-tokens", "2"]
     command += ["--out", str(tmp_path), "--plot", "none"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
     try:
-        poll(lambda: _asked(cluster) > before + 20, 30, "it has begun")
+        poll(lambda: _asked(paced_sim) > before + 20, 30, "it has begun")
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
     finally:
@@ -119,9 +106,9 @@ def _asked(cluster: Cluster) -> int:
     return sum(i["requests_total"] for i in cluster.status()["instances"].values())
 
 
-def test_a_terminal_sees_how_far_it_is(cluster: Cluster) -> None:
+def test_a_terminal_sees_how_far_it_is(paced_sim: Cluster) -> None:
     ours, theirs = pty.openpty()
-    command = [CLI, "bench", "--url", cluster.url, "--requests", "100000", "--max-tokens", "2"]
+    command = [CLI, "bench", "--url", paced_sim.url, "--requests", "100000", "--max-tokens", "2"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env=environment(TERM="xterm"))
     os.close(theirs)
     seen = b""

@@ -87,22 +87,21 @@ def test_a_start_is_over_when_the_workers_have_given_up_and_the_other_server_doe
     assert not cluster.leftovers()
 
 
-def test_a_status_says_when_it_is_old_and_changes_are_not_waited_for_without_end(cluster: Cluster) -> None:
+def test_a_status_says_when_it_is_old_and_changes_are_not_waited_for_without_end(shared_sim: Cluster) -> None:
     """The supervisor is there, and does not get to say a word."""
-    assert cluster.up("--engine", "sim", "--instances", "1").returncode == 0
-    assert "as of" not in cluster.run("status").stdout
-    supervisor = cluster.status()["supervisor"]["pid"]
+    assert "as of" not in shared_sim.run("status").stdout
+    supervisor = shared_sim.status()["supervisor"]["pid"]
     os.kill(supervisor, signal.SIGSTOP)
     try:
-        poll(lambda: "1 of 1 ready" in (text := cluster.run("status").stdout) and " s ago" in text, 20, "its age")
+        poll(lambda: "2 of 2 ready" in (text := shared_sim.run("status").stdout) and " s ago" in text, 20, "its age")
         began = time.monotonic()
-        result = cluster.run("lora", "list")
+        result = shared_sim.run("lora", "list")
         assert (result.returncode, "the supervisor has not answered in 5 s" in result.stderr) == (1, True), result
         assert time.monotonic() - began < 15
-        assert cluster.complete().status_code == 200
+        assert shared_sim.complete().status_code == 200
     finally:
         os.kill(supervisor, signal.SIGCONT)
-    poll(lambda: " ago" not in cluster.run("status").stdout, 20, "it is of now again")
+    poll(lambda: " ago" not in shared_sim.run("status").stdout, 20, "it is of now again")
 
 
 @pytest.mark.parametrize("timeout", ["0.01", "1"])
@@ -226,23 +225,23 @@ def test_config_validate_checks_without_starting(tmp_path: Path) -> None:
     assert clusterctl("config", "validate", str(file)).returncode == 1
 
 
-def test_the_life_of_an_adapter_by_command(sim: Cluster, tmp_path: Path) -> None:
+def test_the_life_of_an_adapter_by_command(shared_sim: Cluster, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     shutil.copytree(adapter_path("pirate"), one)
     shutil.copytree(adapter_path("poet"), two)
-    assert sim.run("lora", "validate", str(one)).returncode == 0
-    assert sim.run("lora", "load", "voice", str(one)).stdout == "voice: version 1 on 3 instances\n"
-    assert sim.run("lora", "load", "voice", str(two)).returncode == 1
-    assert sim.run("lora", "update", "voice", str(two)).stdout == "voice: version 2 on 3 instances\n"
-    assert "voice" in sim.run("lora", "list").stdout
-    assert "voice" in sim.run("lora", "show", "voice").stdout
-    assert sim.run("lora", "test", "voice", "hello", "--max-tokens", "5").returncode == 0
-    assert sim.run("lora", "rollback", "voice").stdout == "voice: version 1 on 3 instances\n"
-    assert "p95" in sim.run("lora", "bench", "--cycles", "2").stdout
-    assert sim.run("lora", "unload", "voice").returncode == 0
-    gone = sim.run("lora", "show", "voice")
+    assert shared_sim.run("lora", "validate", str(one)).returncode == 0
+    assert shared_sim.run("lora", "load", "voice", str(one)).stdout == "voice: version 1 on 2 instances\n"
+    assert shared_sim.run("lora", "load", "voice", str(two)).returncode == 1
+    assert shared_sim.run("lora", "update", "voice", str(two)).stdout == "voice: version 2 on 2 instances\n"
+    assert "voice" in shared_sim.run("lora", "list").stdout
+    assert "voice" in shared_sim.run("lora", "show", "voice").stdout
+    assert shared_sim.run("lora", "test", "voice", "hello", "--max-tokens", "5").returncode == 0
+    assert shared_sim.run("lora", "rollback", "voice").stdout == "voice: version 1 on 2 instances\n"
+    assert "p95" in shared_sim.run("lora", "bench", "--cycles", "2").stdout
+    assert shared_sim.run("lora", "unload", "voice").returncode == 0
+    gone = shared_sim.run("lora", "show", "voice")
     assert (gone.returncode, "voice" in gone.stderr) == (1, True)
-    wrong = sim.run("lora", "load", "other", str(tmp_path))
+    wrong = shared_sim.run("lora", "load", "other", str(tmp_path))
     assert (wrong.returncode, "holds 2 adapters (one, two)" in wrong.stderr) == (1, True)
 
 
@@ -256,14 +255,3 @@ def test_shell_completion_works(shell: str) -> None:
     offered = clusterctl(_CLUSTERCTL_COMPLETE=f"{shell}_complete", **words).stdout
     assert "status" in offered
     assert "strategy" in offered
-
-
-@pytest.fixture(scope="module")
-def shared_sim(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
-    cluster = Cluster(tmp_path_factory.mktemp("cli"), free_port())
-    result = cluster.up("--engine", "sim", "--instances", "1", "--max-instances", "2")
-    assert result.returncode == 0, result.stderr
-    yield cluster
-    cluster.close()
-
-

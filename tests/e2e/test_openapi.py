@@ -70,6 +70,21 @@ def _undescribed(schema: dict[str, Any], value: Any, where: str) -> Iterator[str
             yield from _undescribed(schema["additionalProperties"], field, f"{where}[{name}]")
 
 
+def test_the_admin_key_is_asked_of_everybody(keyed: Cluster) -> None:
+    url = f"{keyed.url}/v1/cluster/status"
+    assert httpx.get(url).status_code == 401
+    assert httpx.get(url, headers={"Authorization": "Bearer wrong"}).status_code == 401
+    right = httpx.get(url, headers=BEARER)
+    assert right.status_code == 200
+    assert httpx.get(f"{keyed.url}/health").status_code == 200
+    assert keyed.complete().status_code == 200
+    pid = right.json()["instances"]["instance_0"]["pid"]
+    assert KEY.encode() not in Path(f"/proc/{pid}/environ").read_bytes(), "the admin key is no worker's business"
+    shown = clusterctl("status", CLUSTERCTL_URL=keyed.url, CLUSTERCTL_ADMIN_KEY=KEY)
+    assert "2 of 2 ready" in shown.stdout
+    assert clusterctl("status", CLUSTERCTL_URL=keyed.url).returncode == 1
+
+
 def test_every_field_of_an_answer_is_described(keyed: Cluster) -> None:
     answered = {}
     for path, methods in PATHS.items():
