@@ -151,6 +151,16 @@ def sim(cluster: Cluster) -> Cluster:
     return _three_workers(cluster)
 
 
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory, driver: DriverUnderTest) -> Iterator[Cluster]:
+    """As `sim`, for all tests of a file that leave three workers ready, whichever processes these are by then."""
+    cluster = Cluster(tmp_path_factory.mktemp("three"), free_port(), driver=driver)
+    try:
+        yield _three_workers(cluster)
+    finally:
+        cluster.close()
+
+
 def _three_workers(cluster: Cluster) -> Cluster:
     result = cluster.up("--engine", "sim", "--instances", "3", "--", "--ttft-ms", "1", "--itl-ms", "1")
     assert result.returncode == 0, result.stderr

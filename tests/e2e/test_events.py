@@ -66,19 +66,16 @@ def _listening(cluster: Cluster, since: int | None = None) -> Iterator[Listener]
         listener.close()
 
 
-def test_a_killed_worker_is_told_with_what_it_was_how_it_ended_and_what_follows(cluster: Cluster) -> None:
-    sim = cluster
-    assert sim.up("--engine", "sim", "--instances", "3", "--", "--itl-ms", "50").returncode == 0
-    sim.wait_ready(3)
-    pid = sim.instance("instance_1")["pid"]
-    with _listening(sim) as listener, contextlib.ExitStack() as stack:
+def test_a_killed_worker_is_told_with_what_it_was_how_it_ended_and_what_follows(three: Cluster) -> None:
+    pid = three.instance("instance_1")["pid"]
+    with _listening(three) as listener, contextlib.ExitStack() as stack:
         poll(lambda: len([e for e in listener.events if e["kind"] == "worker.ready"]) == 3, 10, "what was before")
         client = stack.enter_context(httpx.Client(timeout=30))
-        body = {"model": "demo", "prompt": "x", "max_tokens": 400, "stream": True, "ignore_eos": True}
+        body = {"model": "demo", "prompt": "x", "max_tokens": 400, "stream": True, "ignore_eos": True, "itl_ms": 50}
         for _ in range(6):
-            answer = client.send(client.build_request("POST", f"{sim.url}/v1/completions", json=body), stream=True)
+            answer = client.send(client.build_request("POST", f"{three.url}/v1/completions", json=body), stream=True)
             stack.callback(answer.close)
-        poll(lambda: sim.instance("instance_1")["in_flight"] == 2, 10)
+        poll(lambda: three.instance("instance_1")["in_flight"] == 2, 10)
         kill(pid)
         (event,) = poll(lambda: listener.of("worker.exited", "instance_1"), 10)
         assert event["text"].startswith(f"instance_1 killed by signal 9 (pid {pid}) with 2 requests; "), event["text"]
@@ -87,47 +84,20 @@ def test_a_killed_worker_is_told_with_what_it_was_how_it_ended_and_what_follows(
         assert (data["pid"], data["signal"], data["requests"], data["attempt"]) == (pid, 9, 2, 1)
         poll(lambda: len(listener.of("worker.ready", "instance_1")) == 2, 15)
         assert listener.ids == sorted(set(listener.ids))
-    assert event["text"].replace("instance_1 ", "instance_1: ", 1) in sim.log("supervisor")
-    metrics = httpx.get(f"{sim.url}/metrics", timeout=10).text
+    assert event["text"].replace("instance_1 ", "instance_1: ", 1) in three.log("supervisor")
+    metrics = httpx.get(f"{three.url}/metrics", timeout=10).text
     assert 'clusterctl_detect_seconds_count{cause="exit"} 1.0' in metrics
     restored = poll(lambda: [
-        line for line in httpx.get(f"{sim.url}/metrics", timeout=10).text.splitlines()
+        line for line in httpx.get(f"{three.url}/metrics", timeout=10).text.splitlines()
         if line.startswith('clusterctl_restore_seconds_sum{cause="exit"}')
     ], 5)  # fmt: skip
     assert 0 < float(restored[0].split()[1]) < 20
 
 
-def test_changes_are_told_to_the_list_and_the_command_line(sim: Cluster) -> None:
-    assert sim.run("strategy", "random").returncode == 0
-    assert sim.run("scale", "2").returncode == 0
-    listed = httpx.get(f"{sim.url}/v1/cluster/events", params={"limit": 1000}).json()["events"]
-    kinds = [event["kind"] for event in listed]
-    for kind in ("worker.started", "worker.ready", "strategy", "scale", "worker.draining", "worker.stopped"):
-        assert kind in kinds
-    scale = next(event for event in listed if event["kind"] == "scale")
-    assert (scale["text"], scale["data"]) == ("scale from 3 to 2 instances", {"from": 3, "to": 2})
-    assert httpx.get(f"{sim.url}/v1/cluster/events?limit=2").json()["events"] == listed[-2:]
-    assert httpx.get(f"{sim.url}/v1/cluster/events?since={scale['id']}").json()["events"][0]["id"] > scale["id"]
-    wrong = httpx.get(f"{sim.url}/v1/cluster/events?since=x")
-    assert wrong.status_code == 400 and wrong.json()["error"]["param"] == "since"
-    shown = sim.run("events", "-n", "1000")
-    assert shown.returncode == 0 and [line[21:] for line in shown.stdout.splitlines()] == [e["text"] for e in listed]
-    as_json = sim.run("events", "--json", "-n", "1")
-    assert json.loads(as_json.stdout) == listed[-1]
-    head = httpx.head(f"{sim.url}/v1/cluster/events", headers={"Accept": "text/event-stream"}, timeout=5)
-    assert (head.status_code, head.content) == (200, b"")
-    stranger = httpx.get(f"{sim.url}/v1/cluster/events", headers={"X-Forwarded-For": "10.0.0.7"})
-    assert stranger.status_code == 403
-    with _listening(sim) as listener:
-        assert sim.run("down").returncode == 0
-        assert listener.ended.wait(5)
-        assert listener.of("shutdown", "cluster")
-
-
-def test_a_listener_goes_on_where_it_was_over_the_deaths_of_supervisor_and_balancer(sim: Cluster) -> None:
+def test_a_listener_goes_on_where_it_was_over_the_deaths_of_supervisor_and_balancer(three: Cluster) -> None:
     follower = subprocess.Popen(
         [CLI, "events", "-f", "--json", "-n", "0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        env=environment(CLUSTERCTL_URL=sim.url),
+        env=environment(CLUSTERCTL_URL=three.url),
     )
     followed: list[dict[str, Any]] = []
 
@@ -138,23 +108,23 @@ def test_a_listener_goes_on_where_it_was_over_the_deaths_of_supervisor_and_balan
     thread = threading.Thread(target=read, daemon=True)
     thread.start()
     try:
-        with _listening(sim) as first:
+        with _listening(three) as first:
             poll(lambda: first.events, 10)
-            poll(lambda: sim.run("weight", "instance_0", "2").returncode == 0 and followed, 20, "the CLI follows")
-            kill(sim.status()["supervisor"]["pid"])
-            poll(lambda: sim.status()["supervisor"]["pid"] is None, 5)
+            poll(lambda: three.run("weight", "instance_0", "2").returncode == 0 and followed, 20, "the CLI follows")
+            kill(three.status()["supervisor"]["pid"])
+            poll(lambda: three.status()["supervisor"]["pid"] is None, 5)
             assert not first.ended.is_set(), "the stream stays without a supervisor"
             last = poll(lambda: first.of("weight", "instance_0"), 5)[-1]
-            assert sim.up("--engine", "sim", "--instances", "3").returncode == 0
+            assert three.up("--engine", "sim", "--instances", "3").returncode == 0
             poll(lambda: len([e for e in first.events if e["kind"] == "worker.adopted"]) == 3, 10, "it goes on")
             assert first.ids == sorted(set(first.ids))
-            with _listening(sim, last["id"]) as second:
+            with _listening(three, last["id"]) as second:
                 newer = [i for i in first.ids if i > last["id"]]
                 poll(lambda: second.ids[: len(newer)] == newer, 10, "nothing twice, nothing left out")
-                kill(sim.status()["load_balancer"]["pid"])
+                kill(three.status()["load_balancer"]["pid"])
                 assert second.ended.wait(10)
             known = max(second.ids)
-        with _listening(sim, known) as third:
+        with _listening(three, known) as third:
             poll(lambda: third.of("balancer.restarted", "balancer"), 15)
             assert min(third.ids) > known
             seen = set(first.ids) | set(third.ids)
@@ -166,3 +136,30 @@ def test_a_listener_goes_on_where_it_was_over_the_deaths_of_supervisor_and_balan
         follower.kill()
         follower.wait()
         thread.join(10)
+
+
+def test_changes_are_told_to_the_list_and_the_command_line(three: Cluster) -> None:
+    assert three.run("strategy", "random").returncode == 0
+    assert three.run("scale", "2").returncode == 0
+    listed = httpx.get(f"{three.url}/v1/cluster/events", params={"limit": 1000}).json()["events"]
+    kinds = [event["kind"] for event in listed]
+    for kind in ("worker.started", "worker.ready", "strategy", "scale", "worker.draining", "worker.stopped"):
+        assert kind in kinds
+    scale = next(event for event in listed if event["kind"] == "scale")
+    assert (scale["text"], scale["data"]) == ("scale from 3 to 2 instances", {"from": 3, "to": 2})
+    assert httpx.get(f"{three.url}/v1/cluster/events?limit=2").json()["events"] == listed[-2:]
+    assert httpx.get(f"{three.url}/v1/cluster/events?since={scale['id']}").json()["events"][0]["id"] > scale["id"]
+    wrong = httpx.get(f"{three.url}/v1/cluster/events?since=x")
+    assert wrong.status_code == 400 and wrong.json()["error"]["param"] == "since"
+    shown = three.run("events", "-n", "1000")
+    assert shown.returncode == 0 and [line[21:] for line in shown.stdout.splitlines()] == [e["text"] for e in listed]
+    as_json = three.run("events", "--json", "-n", "1")
+    assert json.loads(as_json.stdout) == listed[-1]
+    head = httpx.head(f"{three.url}/v1/cluster/events", headers={"Accept": "text/event-stream"}, timeout=5)
+    assert (head.status_code, head.content) == (200, b"")
+    stranger = httpx.get(f"{three.url}/v1/cluster/events", headers={"X-Forwarded-For": "10.0.0.7"})
+    assert stranger.status_code == 403
+    with _listening(three) as listener:
+        assert three.run("down").returncode == 0
+        assert listener.ended.wait(5)
+        assert listener.of("shutdown", "cluster")

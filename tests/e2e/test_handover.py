@@ -4,22 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from harness import Cluster, kill, poll
+from harness import Cluster, free_port, kill, poll
 from keepalive import Answer, KeepAlive, Load
 from worker.drivers import proc
 
 LONG = {"model": "demo", "prompt": "once", "max_tokens": 100, "stream": True, "ignore_eos": True}
+
+#: What a supervisor tells of a balancer that it has replaced.
+FINISHING = " requests finish on the old one"
 
 
 @pytest.fixture
 def slow(cluster: Cluster) -> Cluster:
     """Two workers whose streams take their time."""
     return _up(cluster)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """As `slow`, for tests that leave a supervisor and one balancer, whichever processes these are by then."""
+    cluster = Cluster(tmp_path_factory.mktemp("handover"), free_port())
+    try:
+        yield _up(cluster)
+    finally:
+        cluster.close()
 
 
 def _up(cluster: Cluster, *flags: str) -> Cluster:
@@ -79,7 +92,7 @@ async def _replacements(cluster: Cluster, count: int) -> None:
     assert sum(i["requests_total"] for i in status["instances"].values()) == load.right.total()
     assert sum(i["errors_total"] for i in status["instances"].values()) == 0
     told = cluster.log("supervisor")
-    assert told.count(" requests finish on the old one") == balancer["replacements"]
+    assert told.count(FINISHING) == balancer["replacements"]
     assert told.count("which was replaced, has finished") == balancer["replacements"]
     assert len(list(cluster.state_dir.glob("lb-*.sock"))) == len(balancer["processes"])
 
@@ -185,19 +198,22 @@ async def test_killed_every_second_and_a_half_it_is_back_as_soon_the_last_time_a
     assert slow.log("supervisor").count("; restart at once") == _balancer(slow)["restarts"] == 8
 
 
-async def test_what_a_killed_balancer_had_is_counted(slow: Cluster) -> None:
-    streams = [asyncio.ensure_future(KeepAlive(slow.port).ask("POST", "/v1/completions", LONG)) for _ in range(3)]
-    await asyncio.to_thread(poll, lambda: _balancer(slow)["processes"][0]["in_flight"] == 3, 5, "it has been reported")
-    kill(_balancer(slow)["pid"])
+async def test_what_a_killed_balancer_had_is_counted(shared: Cluster) -> None:
+    streams = [asyncio.ensure_future(KeepAlive(shared.port).ask("POST", "/v1/completions", LONG)) for _ in range(3)]
+    await asyncio.to_thread(poll, lambda: _balancer(shared)["processes"][0]["in_flight"] == 3, 5, "this is reported")
+    before = _balancer(shared)
+    kill(before["pid"])
     for stream in streams:
         with pytest.raises((OSError, EOFError)):
             await stream
-    balancer = await asyncio.to_thread(poll, lambda: (b if (b := _balancer(slow))["restarts"] else None), 10)
-    assert (balancer["lost_requests"], balancer["ends"]) == (3, {"signal 9": 1})
-    metrics = (await KeepAlive(slow.port).ask("GET", "/metrics")).body.decode()
-    assert "clusterctl_balancer_lost_requests_total 3.0" in metrics
-    assert 'clusterctl_balancer_ends_total{cause="signal 9"} 1.0' in metrics
-    assert "(signal 9) with 3 requests in flight, which are lost" in slow.log("supervisor")
+    await asyncio.to_thread(poll, lambda: _balancer(shared)["restarts"] > before["restarts"], 10)
+    balancer = _balancer(shared)
+    lost, ends = balancer["lost_requests"], balancer["ends"]["signal 9"]
+    assert (lost, ends) == (before["lost_requests"] + 3, before["ends"].get("signal 9", 0) + 1)
+    metrics = (await KeepAlive(shared.port).ask("GET", "/metrics")).body.decode()
+    assert f"clusterctl_balancer_lost_requests_total {lost}.0" in metrics
+    assert f'clusterctl_balancer_ends_total{{cause="signal 9"}} {ends}.0' in metrics
+    assert "(signal 9) with 3 requests in flight, which are lost" in shared.log("supervisor")
 
 
 async def test_without_a_standby_it_comes_back_too(cluster: Cluster) -> None:
@@ -210,15 +226,16 @@ async def test_without_a_standby_it_comes_back_too(cluster: Cluster) -> None:
 
 
 @pytest.mark.measured
-def test_a_standby_that_dies_is_started_again_and_takes_no_connections(slow: Cluster) -> None:
-    first = _standby(slow)
+def test_a_standby_that_dies_is_started_again_and_takes_no_connections(shared: Cluster) -> None:
+    first = _standby(shared)
     for _ in range(20):
-        assert slow.complete().status_code == 200
+        assert shared.complete().status_code == 200
     kill(first["standby"])
-    second = poll(lambda: (b if (b := _balancer(slow))["standby"] not in (None, first["standby"]) else None), 20)
-    assert (second["pid"], second["restarts"]) == (first["pid"], 0)
-    kill(slow.status()["supervisor"]["pid"])
+    second = poll(lambda: (b if (b := _balancer(shared))["standby"] not in (None, first["standby"]) else None), 20)
+    assert (second["pid"], second["restarts"]) == (first["pid"], first["restarts"])
+    kill(shared.status()["supervisor"]["pid"])
     poll(lambda: _gone(second["standby"]), 10, "it ends with its supervisor")
+    _up(shared)
 
 
 async def _supervisors(cluster: Cluster, count: int) -> None:
@@ -253,39 +270,39 @@ async def test_twenty_supervisors_killed_under_load_are_not_noticed(slow: Cluste
 
 
 @pytest.mark.parametrize("moment", ["started", "serving", "draining"])
-async def test_a_replacement_whose_supervisor_is_killed_is_finished_by_the_next(slow: Cluster, moment: str) -> None:
-    _standby(slow)  # which is started on its own
-    before = slow.status()
+async def test_a_replacement_whose_supervisor_is_killed_is_finished_by_the_next(shared: Cluster, moment: str) -> None:
+    _standby(shared)  # which is started on its own
+    before = shared.status()
     old = before["load_balancer"]["pid"]
-    known = {p.name for p in (slow.state_dir / "run").iterdir()}
+    known, told = {p.name for p in (shared.state_dir / "run").iterdir()}, shared.log("supervisor").count(FINISHING)
 
     def reached() -> bool:
         if moment == "draining":
-            return "finish on the old one" in slow.log("supervisor")
+            return shared.log("supervisor").count(FINISHING) > told
         if moment == "started":
-            return bool({p.name for p in (slow.state_dir / "run").iterdir()} - known)
-        return len(list(slow.state_dir.glob("lb-*.sock"))) == 2
+            return bool({p.name for p in (shared.state_dir / "run").iterdir()} - known)
+        return len(list(shared.state_dir.glob("lb-*.sock"))) == 2
 
-    async with Load(slow.port) as load:
-        client = KeepAlive(slow.port)
+    async with Load(shared.port) as load:
+        client = KeepAlive(shared.port)
         stream = asyncio.ensure_future(client.ask("POST", "/v1/completions", {**LONG, "max_tokens": 200}))
-        await asyncio.to_thread(poll, lambda: _balancer(slow)["in_flight"] > 2, 5)
-        assert (await asyncio.to_thread(slow.post, "/v1/cluster/restart", {"instance_id": "lb"})).status_code == 202
+        await asyncio.to_thread(poll, lambda: _balancer(shared)["in_flight"] > 2, 5)
+        assert (await asyncio.to_thread(shared.post, "/v1/cluster/restart", {"instance_id": "lb"})).status_code == 202
         await asyncio.to_thread(poll, reached, 20, moment)
         kill(before["supervisor"]["pid"])
-        result = await asyncio.to_thread(slow.up, "--engine", "sim")
+        result = await asyncio.to_thread(shared.up, "--engine", "sim")
         assert result.returncode == 0, result.stderr
-        await asyncio.to_thread(poll, lambda: old not in _pids(_balancer(slow)), 30, "another takes the connections")
+        await asyncio.to_thread(poll, lambda: old not in _pids(_balancer(shared)), 30, "another takes the connections")
         assert (await stream).body.endswith(b"data: [DONE]\n\n")
         client.close()  # an idle connection is left alone, for 75 s
     assert load.wrong == []
-    await asyncio.to_thread(poll, lambda: _balancer(slow)["draining"] == [], 20, "the old one finishes")
-    after = slow.wait_ready(2)
+    await asyncio.to_thread(poll, lambda: _balancer(shared)["draining"] == [], 20, "the old one finishes")
+    after = shared.wait_ready(2)
     assert {n: i["pid"] for n, i in after["instances"].items()} == {
         n: i["pid"] for n, i in before["instances"].items()
     }
     assert _gone(old)
-    assert len(list(slow.state_dir.glob("lb-*.sock"))) == 1
+    assert len(list(shared.state_dir.glob("lb-*.sock"))) == 1
 
 
 @pytest.mark.parametrize("dead", ["nobody", "supervisor"])
@@ -305,15 +322,14 @@ async def test_down_in_the_middle_of_a_replacement_leaves_nothing(slow: Cluster,
     assert list(slow.state_dir.glob("lb-*.sock*")) == []
 
 
-def test_a_balancer_that_cannot_be_started_leaves_the_old_one_alone(make_cluster: Callable[[], Cluster]) -> None:
-    cluster = _up(make_cluster())
-    start, before = cluster.state_dir / "balancer.json", _pids(_balancer(cluster))
+def test_a_balancer_that_cannot_be_started_leaves_the_old_one_alone(shared: Cluster) -> None:
+    start, before = shared.state_dir / "balancer.json", _pids(_balancer(shared))
     start.unlink()
     start.mkdir()  # what the new one is to be started with cannot be written
-    result = cluster.run("restart", "lb")
+    result = shared.run("restart", "lb")
     assert (result.returncode, "could not be replaced" in result.stderr) == (1, True), result
-    assert _pids(_balancer(cluster)) == before
-    assert cluster.complete().status_code == 200
+    assert _pids(_balancer(shared)) == before
+    assert shared.complete().status_code == 200
     start.rmdir()
-    assert cluster.run("restart", "lb").returncode == 0
-    assert _pids(_balancer(cluster)) != before
+    assert shared.run("restart", "lb").returncode == 0
+    assert _pids(_balancer(shared)) != before
