@@ -109,6 +109,17 @@ def test_agent_actor_and_supervisor_may_be_killed(on_ray: Cluster, head: rayhead
     on_ray.wait_ready(3, 60)
 
 
+def test_a_raylet_that_is_gone_while_its_head_answers_is_said(on_ray: Cluster, head: rayhead.Head) -> None:
+    """Ray itself would wait for one for a minute, and then speak of something else."""
+    before = _pids(on_ray)
+    with asked(on_ray):
+        rayhead.kill_node(head, rayhead.HOST)
+        seen = clusterctl("doctor", "--driver", "ray", "--ray-address", head.address, "--engine", "sim",
+                          timeout=120, **head.driver.environment)  # fmt: skip
+    assert "its head answers, but no raylet of it runs on this machine" in seen.stdout, seen.stdout
+    assert _pids(on_ray) == before
+
+
 def test_workers_outlive_ray_and_nothing_outlives_the_cluster(on_ray: Cluster, head: rayhead.Head) -> None:
     before = _pids(on_ray)
     with asked(on_ray):

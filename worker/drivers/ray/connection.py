@@ -1,13 +1,16 @@
 """Connects this process to a Ray, and says in a line what to do where that does not come about.
 
 A Ray that was killed leaves a file behind that names its head. ``ray.init`` waits for minutes for whoever is not there
-any more, or speaks of what stood in that file and not of the file; so the head is looked for first.
+any more, or speaks of what stood in that file and not of the file; so the head is looked for first, and then the raylet
+of this machine.
 """
 
 from __future__ import annotations
 
 import os
 import socket
+import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,10 @@ from worker.drivers.ray import exposure
 
 #: How long (s) a head may take to accept a connection.
 _REACH_S = 3.0
+
+#: How long (s) a raylet of this machine may take to be one of the head's nodes, two looks for that, and the head's
+#: answer to one of them.
+_JOIN_S, _LOOK_S, _ANSWER_S = 3.0, 0.2, 10.0
 
 _AUTO = "auto"
 
@@ -30,7 +37,8 @@ def connect(address: str, namespace: str) -> Any:
     head = _named(ray) if address == _AUTO else address
     try:
         if "://" not in head and head != _AUTO:
-            _reach(_resolved(ray, head))
+            _reach(resolved := _resolved(ray, head))
+            _find_raylet(ray, resolved)
         ray.init(address=head, namespace=namespace, log_to_driver=False, configure_logging=False)
     except Exception as error:  # Ray raises whatever it likes
         origin = _origin(head) if address == _AUTO else ""
@@ -72,6 +80,33 @@ def _reach(head: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), _REACH_S).close()
     except OSError as error:
         raise OSError(f"nobody answers there ({error.strerror or error})") from None
+
+
+def _find_raylet(ray: Any, head: str) -> None:
+    """Raises OSError where no node of that head is on this machine. It is looked for as ``ray.init`` does, which waits
+    for one for a minute: none is missed here that it would find."""
+    try:
+        local = ray._private.services.find_node_ids
+    except AttributeError:  # another release looks elsewhere
+        return
+    deadline = time.monotonic() + _JOIN_S
+    while not _alive(ray, head, local()):
+        if time.monotonic() > deadline:
+            raise OSError(
+                f"its head answers, but no raylet of it runs on this machine: `ray start --address={head}` starts one"
+            )
+        time.sleep(_LOOK_S)
+
+
+def _alive(ray: Any, head: str, nodes: Iterable[str]) -> bool:
+    """Whether ``head`` counts any of them among its nodes."""
+    from ray.core.generated.gcs_pb2 import GcsNodeInfo
+    from ray.core.generated.gcs_service_pb2 import GetAllNodeInfoRequest
+
+    wanted = [GetAllNodeInfoRequest.NodeSelector(node_id=bytes.fromhex(node)) for node in nodes]
+    return bool(wanted) and bool(ray._raylet.GcsClient(address=head).get_all_node_info(
+        timeout=_ANSWER_S, node_selectors=wanted, state_filter=GcsNodeInfo.GcsNodeState.ALIVE
+    ))  # fmt: skip
 
 
 def _origin(head: str) -> str:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import ray
 from ray._private import services
 
 from harness import free_port
@@ -49,3 +53,60 @@ def test_an_address_that_somebody_gave_comes_from_no_file(left: Path, monkeypatc
     assert refusal(gone) == f"no Ray at {gone!r}: nobody answers there (Connection refused)"
     monkeypatch.setenv("RAY_ADDRESS", gone)
     assert refusal("auto").endswith("; RAY_ADDRESS names it")
+
+
+class Head:
+    """Takes connections at ``address``, and knows the ``nodes`` (as bytes)."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self.address = ":".join(map(str, listener.getsockname()))
+        self.nodes: set[bytes] = set()
+
+    def __call__(self, address: str) -> Head:
+        """One more client of it."""
+        assert address == self.address
+        return self
+
+    def get_all_node_info(self, timeout: float, node_selectors: list[Any], state_filter: int) -> dict[bytes, Any]:
+        assert timeout > 0 and state_filter == 0, "those that are alive"
+        return {each.node_id: each for each in node_selectors if each.node_id in self.nodes}
+
+
+@pytest.fixture
+def head(monkeypatch: pytest.MonkeyPatch) -> Iterator[Head]:
+    monkeypatch.setattr("worker.drivers.ray.connection._JOIN_S", 0.3)
+    with socket.create_server(("127.0.0.2", 0)) as listener:
+        made = Head(listener)
+        monkeypatch.setattr(ray._raylet, "GcsClient", made)
+        yield made
+
+
+@pytest.mark.parametrize("there", [[], ["ab12"]], ids=["none", "that of another Ray"])
+def test_a_head_without_a_raylet_here_is_not_waited_for(
+    head: Head, there: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``ray.init`` would, for a minute."""
+    monkeypatch.setattr(services, "find_node_ids", lambda: set(there))
+    head.nodes = {b"\xcd\x34"}
+    said = refusal(head.address)
+    assert said == (
+        f"no Ray at {head.address!r}: its head answers, but no raylet of it runs on this machine: `ray start "
+        f"--address={head.address}` starts one"
+    )
+
+
+def test_a_raylet_that_is_being_started_is_waited_for(head: Head, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+
+    def find() -> set[str]:
+        looks.append(1)
+        head.nodes = {b"\xab\x12"} if len(looks) > 2 else set()
+        return {"ab12"} if len(looks) > 1 else set()
+
+    def init(address: str, **_: Any) -> None:
+        raise ConnectionError(f"{address} after {len(looks)} looks")
+
+    monkeypatch.setattr("worker.drivers.ray.connection._JOIN_S", 30.0)
+    monkeypatch.setattr(services, "find_node_ids", find)
+    monkeypatch.setattr(ray, "init", init)
+    assert refusal(head.address).endswith(f"{head.address} after 3 looks")
