@@ -26,7 +26,7 @@ _OTHER = "127.0.0.3"
 _MODELS = """
 models:
   large: {path: demo, engine: sim, instances: 1, pinned: true, ray_resources: {GPU: 2}}
-  small: {path: demo, engine: sim, instances: 2, pinned: true, max: 3, ray_resources: {GPU: 1, fast: 0.01}}
+  small: {path: demo, engine: sim, instances: 2, pinned: true, max: 3, ray_resources: {GPU: 1, CPU: 1, fast: 0.01}}
 """
 
 

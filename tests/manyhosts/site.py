@@ -122,8 +122,12 @@ class Site:
     def whole(self, cluster: HostsCluster, count: int, timeout: float = 60.0) -> None:
         """Returns when so many workers serve, nothing else runs, and each host can be used."""
         cluster.wait_ready(count, timeout)
-        poll(lambda: all(host.processes("ray::NodeActor") for host in self.hosts), timeout, "an actor on each host")
+        poll(lambda: all(map(self._is_usable, self.hosts)), timeout, "an agent on each host")
         poll(lambda: not self.orphans(cluster), 15, f"no orphans: {self.orphans(cluster)}")
+
+    def _is_usable(self, host: Host) -> bool:
+        """There is an agent, and where there are workers an actor of Ray's."""
+        return bool(host.processes("worker.agent.run") and (host.processes("ray::NodeActor") or not self.workers(host)))
 
 
 def _is_worker(command: str) -> bool:

@@ -1,10 +1,10 @@
 """``python -m worker.drivers.ray.broker ADDRESS NAME LEASE``: asks Ray for a supervisor, a line of JSON for each line.
 
-``{"ask": "agents", "keep": {worker: place}}`` is answered with ``{"agents": {host: port}, "gpus": {host: [all,
-free]}}`` (``keep`` null: what is held is left as it is), ``{"ask": "place", "worker": ..., "need": ..., "hosts":
-[...]}`` as `Holders.place` has it, ``{"ask": "end"}`` with ``{}`` once actors and groups are gone, and what cannot be
-done with ``{"error": why}``, ``"refused": true`` where it never can. The key of the agents is in the environment. It
-ends with its standard input.
+``{"ask": "agents", "keep": {worker: place}, "used": [host]}`` is answered with ``{"agents": {host: port}, "gpus":
+{host: [all, free]}}`` (both null: what is held is left as it is), ``{"ask": "place", "worker": ..., "need": ...,
+"hosts": [...]}`` as `Holders.place` has it, ``{"ask": "end"}`` with ``{}`` once actors and groups are gone, and what
+cannot be done with ``{"error": why}``, ``"refused": true`` where it never can. The key of the agents is in the
+environment. It ends with its standard input.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from worker.drivers.nodes import WorkerNeed
 from worker.drivers.ray import connection, exposure, room
 from worker.drivers.ray.connection import first_line
 from worker.drivers.ray.holders import Holders
+from worker.drivers.ray.idle_agents import IdleAgents
 from worker.drivers.ray.node_actor import NodeActor
 from worker.drivers.remote import protocol
 
@@ -53,13 +54,14 @@ class RayNodes:
         self._name, self._key, self._lease = name, key, lease
         self._ray = connection.connect(address, f"clusterctl-{name}")
         self._holders = Holders(self._ray, name)
+        self._idle = IdleAgents()
 
     def answer(self, message: Mapping[str, Any]) -> dict[str, Any]:
         match message["ask"]:
             case "agents":
                 if message["keep"] is not None:
                     self._holders.keep(message["keep"])
-                return {"agents": self.agents(), "gpus": self.gpus()}
+                return {"agents": self.agents(message["used"]), "gpus": self.gpus()}
             case "place":
                 need = WorkerNeed(**message["need"])
                 return self._holders.place(message["worker"], need, message["hosts"])
@@ -73,15 +75,22 @@ class RayNodes:
             for node in self._holders.nodes()
         }
 
-    def agents(self) -> dict[str, int]:
-        """The port of the agent of each node that answers."""
+    def agents(self, used: Collection[str] | None) -> dict[str, int]:
+        """The port of the agent of each node that answers. On those that no worker has ``used`` no actor is left: an
+        autoscaler of Ray's takes away none that has one."""
         hosts = {node["NodeManagerAddress"]: node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
+        known = self._idle.listening(hosts, used)
+        actors = {host: self._actor(host, node) for host, node in hosts.items() if host not in known}
         asked = {
-            self._actor(host, node).port.remote(self._name, host, self._key, self._lease): host
-            for host, node in hosts.items()
+            actor.port.remote(self._name, host, self._key, self._lease): host for host, actor in actors.items()
         }
         done, _ = self._ray.wait(list(asked), num_returns=len(asked), timeout=_AGENTS_S) if asked else ([], [])
-        return dict(self._ports({one: asked[one] for one in done}))
+        found = dict(self._ports({one: asked[one] for one in done}))
+        for host, port in found.items():
+            if used is not None and host not in used:
+                self._idle.note(host, hosts[host], port)
+                self._ray.kill(actors[host])
+        return {**known, **found}
 
     def _ports(self, done: dict[Any, str]) -> Iterator[tuple[str, int]]:
         for one, host in done.items():

@@ -53,6 +53,7 @@ class RayDirectory:
         self._not_before = 0.0
         self._closed = False
         self._keep: Mapping[str, HeldPlace] | None = None
+        self._used: list[str] | None = None
         self._gpus: Mapping[str, tuple[float, float]] = {}
         self._lock = threading.Lock()
 
@@ -82,6 +83,7 @@ class RayDirectory:
 
     def keep(self, places: Mapping[str, HeldPlace]) -> None:
         self._keep = {name: place for name, place in places.items() if place.need}
+        self._used = sorted({place.host for place in places.values() if place.host is not None})
 
     def gpus(self) -> Mapping[str, tuple[float, float]]:
         return self._gpus
@@ -117,7 +119,7 @@ class RayDirectory:
     def _look(self) -> dict[str, Any]:
         kept = self._keep
         keep = None if kept is None else {name: asdict(place) for name, place in kept.items()}
-        return {"ask": "agents", "keep": keep}
+        return {"ask": "agents", "keep": keep, "used": self._used}
 
     def _ask(self, message: Callable[[], Mapping[str, Any]], patience: float = ANSWER_S) -> Mapping[str, Any]:
         """``message`` is made when it is sent."""

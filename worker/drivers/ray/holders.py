@@ -14,6 +14,7 @@ from typing import Any
 
 from worker.drivers.nodes import WorkerNeed
 from worker.drivers.ray import room
+from worker.drivers.ray.room_requests import RoomRequests
 
 #: How long (s) Ray may take to give what it said was free, and then to start the actor; how long that may take to
 #: answer before who asked is told to ask again.
@@ -35,6 +36,7 @@ class Holders:
     def __init__(self, ray: Any, name: str) -> None:
         self._ray, self._prefix = ray, f"clusterctl-{name}/"
         self._since: dict[str, float] = {}
+        self._requests = RoomRequests(ray, name)
 
     def place(self, worker: str, need: WorkerNeed, hosts: Sequence[str]) -> dict[str, Any]:
         """``{"host": ..., "held": {worker: GPUs of all that is held there}}``, or ``{"waits": why}``."""
@@ -48,7 +50,9 @@ class Holders:
                 promised = [group["need"] for group in groups.values() if not group["ready"]]
                 found = room.choose(need, hosts, room.less(self.nodes(), promised))
             except OSError as error:
+                self._requests.ask(worker, need)
                 return {"waits": str(error)}
+            self._requests.withdraw(worker)  # or it might take what it asked for
             self._make(worker, need, found)
             return {"waits": f"Ray gives it room on {found}"}
         return self._held(worker, groups)
@@ -72,6 +76,7 @@ class Holders:
 
     def keep(self, places: Mapping[str, Mapping[str, Any]]) -> None:
         """Removes those of others, and makes those that are missing of what has its host."""
+        self._requests.keep(places)
         groups = self._groups()
         for name, group in groups.items():
             if name not in places:
@@ -82,6 +87,7 @@ class Holders:
                 self._make(name, WorkerNeed(**place["need"]), place["host"])
 
     def end(self) -> None:
+        self._requests.keep(())
         for group in self._groups().values():
             self._remove(group)
 
@@ -120,15 +126,14 @@ class Holders:
         self._actor({"name": self._prefix + worker, "id": group.id.hex(), "need": room.bundle(need, host)}, group)
 
     def _actor(self, group: Mapping[str, Any], placed: Any = None) -> Any:
-        """That of the group, made where there is none. `num_gpus` is said here too: a group alone leaves its actors
-        without any (ray#50180)."""
+        """That of the group, made where there is none. It asks for the same: a group alone leaves its actors without
+        any GPU (ray#50180)."""
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
         placed = placed or self._ray.util.get_placement_group(group["name"])
-        own = {name: amount for name, amount in group["need"].items() if name != room.GPU}
         return self._ray.remote(GpuHolder).options(
             name=f"holder-{group['id']}", get_if_exists=True, lifetime="detached", max_restarts=-1, max_task_retries=0,
-            num_cpus=0, num_gpus=group["need"].get(room.GPU, 0), resources=own,
+            **room.options(group["need"]),
             scheduling_strategy=PlacementGroupSchedulingStrategy(placed, placement_group_bundle_index=0),
         ).remote()  # fmt: skip
 

@@ -10,14 +10,29 @@ from worker.drivers.nodes import WorkerNeed
 #: As Ray calls them.
 GPU = "GPU"
 
+#: By which option of a task or an actor Ray is asked for it; all else goes by ``resources``.
+_OPTIONS = {GPU: "num_gpus", "CPU": "num_cpus", "memory": "memory"}
+
 #: Each node has one of ``node:ADDRESS``; who takes a bit of it is placed there and nowhere else.
 _NODE, _BIT = "node:", 0.001
 
 
 def bundle(need: WorkerNeed, host: str) -> dict[str, float]:
     """What a placement group on ``host`` asks for."""
-    gpus = {GPU: round(float(need.gpus), 4)} if need.gpus else {}  # Ray counts in parts of ten thousand
-    return {**gpus, **{name: round(amount, 4) for name, amount in need.resources.items()}, f"{_NODE}{host}": _BIT}
+    return {**amounts(need), f"{_NODE}{host}": _BIT}
+
+
+def amounts(need: WorkerNeed) -> dict[str, float]:
+    """As Ray counts, in parts of ten thousand."""
+    wanted = {**({GPU: float(need.gpus)} if need.gpus else {}), **need.resources}
+    return {name: round(amount, 4) for name, amount in wanted.items()}
+
+
+def options(wanted: Mapping[str, float]) -> dict[str, Any]:
+    """For a task or an actor that asks for these amounts, and for no processor unless that is among them."""
+    named = {_OPTIONS[name]: amount for name, amount in wanted.items() if name in _OPTIONS}
+    others = {name: amount for name, amount in wanted.items() if name not in _OPTIONS}
+    return {"num_cpus": 0, **named, "resources": others}
 
 
 def pinned_to(asked: Mapping[str, float]) -> str:

@@ -33,6 +33,9 @@ _LOOK_S, _AGAIN_S, _NODES_S = 0.2, 0.2, 1.0
 #: How long (s) an agent may take to kill what is left of one start.
 _DESTROY_S = 10.0
 
+#: A node that was lost, and that nobody names any more, is shown for so long (s).
+_SHOWN_S = 600.0
+
 
 class Directory(Protocol):
     """Which nodes there are."""
@@ -116,7 +119,10 @@ class AgentLinks:
         except OSError as error:
             log.warning("which nodes there are cannot be told: %s", error)  # go on with those that are known
             return
-        if self._follow(found) | (self._directory.complete and self._leave_out(found)):
+        news = self._follow(found)
+        if self._directory.complete:
+            self._mark_absent(found)
+        if self._forget(found) or news:
             remember(self._memory, {name: node.address for name, node in self.nodes.items()})
 
     def _follow(self, found: Mapping[str, AgentAddress]) -> bool:
@@ -134,18 +140,24 @@ class AgentLinks:
             self._polling[name] = address, self._tasks.start(self._poll(node), f"poll {name}")
         return news
 
-    def _leave_out(self, found: Mapping[str, AgentAddress]) -> bool:
-        """Forgets the nodes that are gone. Whether there were any."""
-        before = len(self.nodes)
-        for name, node in list(self.nodes.items()):
+    def _mark_absent(self, found: Mapping[str, AgentAddress]) -> None:
+        for name, node in self.nodes.items():
             node.absent = name not in found
             if node.absent and node.address in found.values():
                 _tell(node.give_up())  # another one has its address, and answers there
-            if node.absent and node.lost:
-                self._polling.pop(name)[1].cancel()
-                del self.nodes[name]
-                log.info("%s is gone", name)
-        return len(self.nodes) != before
+
+    def _forget(self, found: Mapping[str, AgentAddress]) -> bool:
+        """The nodes that are gone: lost, and not among those ``found``, where these are all or for some time. Whether
+        there were any."""
+        gone = [
+            name for name, node in self.nodes.items() if node.lost and name not in found
+            and (node.absent or _now() - node.heard_at > max(_SHOWN_S, self._lease))
+        ]  # fmt: skip
+        for name in gone:
+            self._polling.pop(name)[1].cancel()
+            del self.nodes[name]
+            log.info("%s is gone", name)
+        return bool(gone)
 
     async def _poll(self, node: RemoteNode) -> None:
         while True:

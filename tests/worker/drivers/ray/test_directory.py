@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fakes import eventually
-from worker.drivers.nodes import WorkerNeed
+from worker.drivers.nodes import HeldPlace, WorkerNeed
 from worker.drivers.ray.directory import RayDirectory
 
 
@@ -40,3 +40,14 @@ def test_a_place_waits_for_no_look_that_hangs(tmp_path: Path, monkeypatch: pytes
         directory.close()
         looking.join(10)
     assert not looking.is_alive()
+
+
+def test_where_workers_are_is_said_of_all_and_what_they_hold_of_those_that_hold_something(tmp_path: Path) -> None:
+    directory = RayDirectory("auto", "name", "key", 10.0, tmp_path / "log")
+    assert directory._look() == {"ask": "agents", "keep": None, "used": None}, "nothing is known yet"
+    held, waits = HeldPlace(WorkerNeed(1), "h2"), HeldPlace(WorkerNeed(2), None)
+    places = {"a": HeldPlace(WorkerNeed(), "h1"), "b": held, "c": waits}
+    directory.keep(places)
+    said = directory._look()
+    assert said["used"] == ["h1", "h2"]
+    assert {name: place["host"] for name, place in said["keep"].items()} == {"b": "h2", "c": None}

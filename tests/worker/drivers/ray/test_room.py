@@ -49,6 +49,13 @@ def test_what_is_promised_is_not_free() -> None:
     assert [node["free"]["GPU"] for node in room.less(NODES, promised)] == [1.0, 1.0]
 
 
+def test_what_ray_has_options_for_is_asked_for_by_these() -> None:
+    need = WorkerNeed(0.33333, {"CPU": 4, "memory": 1e9, "fast": 0.5})
+    asked = {"num_gpus": 0.3333, "num_cpus": 4, "memory": 1e9, "resources": {"fast": 0.5}}
+    assert room.options(room.amounts(need)) == asked
+    assert room.options(room.bundle(WorkerNeed(), "h")) == {"num_cpus": 0, "resources": {"node:h": 0.001}}
+
+
 def test_a_bundle_is_pinned() -> None:
     made = room.bundle(WorkerNeed(2, {"fast": 0.25}), "10.0.0.1")
     assert made == {"GPU": 2.0, "fast": 0.25, "node:10.0.0.1": 0.001} and room.pinned_to(made) == "10.0.0.1"
