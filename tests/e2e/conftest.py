@@ -168,16 +168,6 @@ def _three_workers(cluster: Cluster) -> Cluster:
     return cluster
 
 
-@pytest.fixture(scope="module")
-def sim_once(tmp_path_factory: pytest.TempPathFactory, driver: DriverUnderTest) -> Iterator[Cluster]:
-    """One simulated worker for all tests of a module that change nothing for good."""
-    cluster = Cluster(tmp_path_factory.mktemp("once"), free_port(), driver=driver)
-    result = cluster.up("--engine", "sim", "--instances", "1")
-    assert result.returncode == 0, result.stderr
-    yield cluster
-    cluster.close()
-
-
 @pytest.fixture(scope="session")
 def shared_sim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Two simulated workers, at most three, for tests that change nothing for good: what they set they set back, and

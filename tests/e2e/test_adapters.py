@@ -101,7 +101,7 @@ def test_a_loaded_adapter_is_everywhere_and_outlives_everything(sim: Cluster, tm
 
 
 async def _keep_asking(cluster: Cluster, model: str, stop: asyncio.Event, outcomes: Counter[Any]) -> None:
-    body = {"model": model, "prompt": "hello", "max_tokens": 6, "ignore_eos": True, "stream": True}
+    body = {"model": model, "prompt": "hello", "max_tokens": 6, "ignore_eos": True, "stream": True, "itl_ms": 2}
     async with httpx.AsyncClient(timeout=40) as client:
         while not stop.is_set():
             text = ""
@@ -112,29 +112,32 @@ async def _keep_asking(cluster: Cluster, model: str, stop: asyncio.Event, outcom
 
 
 @pytest.mark.parametrize("instances", [1, 3])
-async def test_updates_and_rollbacks_under_load_fail_no_request(
-    cluster: Cluster, tmp_path: Path, instances: int
-) -> None:
-    assert cluster.up("--engine", "sim", "--instances", str(instances), "--", "--itl-ms", "2").returncode == 0
-    cluster.wait_ready(instances)
+async def test_updates_and_rollbacks_under_load_fail_no_request(three: Cluster, tmp_path: Path, instances: int) -> None:
+    assert three.run("scale", str(instances)).returncode == 0
+    three.wait_ready(instances)
     versions = [make_adapter(tmp_path / f"v{n}", n) for n in range(4)]
-    assert load(cluster, "mine", versions[0]).status_code == 200
-    for name in cluster.status()["instances"]:
-        cluster.fault(name, kind="slow_lora", delay_s=0.1)
+    assert load(three, "mine", versions[0]).status_code == 200
+    for name in three.status()["instances"]:
+        three.fault(name, kind="slow_lora", delay_s=0.1)
     stop, outcomes = asyncio.Event(), Counter[Any]()
-    asking = [asyncio.ensure_future(_keep_asking(cluster, "mine", stop, outcomes)) for _ in range(8)]
+    asking = [asyncio.ensure_future(_keep_asking(three, "mine", stop, outcomes)) for _ in range(8)]
     try:
         for version in versions[1:]:
-            answer = await asyncio.to_thread(load, cluster, "mine", version, load_inplace=True)
+            answer = await asyncio.to_thread(load, three, "mine", version, load_inplace=True)
             assert answer.status_code == 200, answer.text
-        back = await asyncio.to_thread(cluster.post, "/v1/lora_adapters/mine/rollback", {})
+        back = await asyncio.to_thread(three.post, "/v1/lora_adapters/mine/rollback", {})
         assert (back.status_code, back.json()["version"]) == (200, 3)
     finally:
         stop.set()
         await asyncio.gather(*asking)
     assert set(outcomes) == {200}
     assert outcomes[200] > 20
-    assert agreed(cluster)
+    assert agreed(three)
+    for name in three.status()["instances"]:
+        three.ask_worker(name, "DELETE", "/sim/fault")
+    assert unload(three, "mine").status_code == 200
+    assert three.post("/v1/cluster/scale", {"instances": 3}).is_success
+    three.wait_ready(3)
 
 
 @NO_WORKER
@@ -151,15 +154,15 @@ async def test_updates_and_rollbacks_under_load_fail_no_request(
     ],
 )
 def test_what_is_no_adapter_is_refused_before_a_worker_sees_it(
-    sim_once: Cluster, tmp_path: Path, break_it: Any, status: int, words: str
+    shared_sim: Cluster, tmp_path: Path, break_it: Any, status: int, words: str
 ) -> None:
     path = make_adapter(tmp_path / "broken")
     break_it(path)
-    answer = load(sim_once, "broken", path)
+    answer = load(shared_sim, "broken", path)
     assert answer.status_code == status, answer.text
     assert words in answer.json()["error"]["message"]
-    assert "broken" not in adapters(sim_once)
-    assert sim_once.status()["running_instances"] == 1
+    assert "broken" not in adapters(shared_sim)
+    assert shared_sim.status()["running_instances"] == 2
 
 
 def _config(path: Path, **changes: Any) -> None:
@@ -176,28 +179,28 @@ def _config(path: Path, **changes: Any) -> None:
         ({"lora_name": "x", "lora_path": "relative"}, 400), ({"lora_name": "x", "lora_path": "/x", "n": 1}, 400),
     ],
 )  # fmt: skip
-def test_bad_requests_are_400_saying_what(sim_once: Cluster, body: dict[str, Any], status: int) -> None:
-    answer = sim_once.post("/v1/load_lora_adapter", body)
+def test_bad_requests_are_400_saying_what(shared_sim: Cluster, body: dict[str, Any], status: int) -> None:
+    answer = shared_sim.post("/v1/load_lora_adapter", body)
     assert answer.status_code == status, answer.text
 
 
 @NO_WORKER
-def test_adapter_routes_are_protected_like_the_cluster(sim_once: Cluster) -> None:
+def test_adapter_routes_are_protected_like_the_cluster(shared_sim: Cluster) -> None:
     evil = {"Origin": "http://evil.example"}
     for path in ("/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/v1/lora_adapters/pirate/rollback"):
-        assert sim_once.post(path, {"lora_name": "pirate"}, headers=evil).status_code == 403
-    assert httpx.get(f"{sim_once.url}/v1/lora_adapters", headers=evil).status_code == 403
+        assert shared_sim.post(path, {"lora_name": "pirate"}, headers=evil).status_code == 403
+    assert httpx.get(f"{shared_sim.url}/v1/lora_adapters", headers=evil).status_code == 403
 
 
 @NO_WORKER
-def test_names_as_some_clients_write_them(sim_once: Cluster) -> None:
-    plain = sim_once.complete("pirate").json()
+def test_names_as_some_clients_write_them(shared_sim: Cluster) -> None:
+    plain = shared_sim.complete("pirate").json()
     for name in ("demo:pirate", "base_model:pirate"):
-        answer = sim_once.complete(name).json()
+        answer = shared_sim.complete(name).json()
         assert answer["choices"][0]["text"] == plain["choices"][0]["text"]
-    unknown = sim_once.complete("other:pirate")
+    unknown = shared_sim.complete("other:pirate")
     assert unknown.status_code == 404
-    assert "'pirate'" in sim_once.complete("pirat").json()["error"]["message"]
+    assert "'pirate'" in shared_sim.complete("pirat").json()["error"]["message"]
 
 
 @pytest.mark.soak
@@ -256,8 +259,7 @@ def _killed_while_loading(cluster: Cluster, path: Path, delay: float) -> None:
 
 
 def _supervisor_kills(cluster: Cluster, tmp_path: Path, times: int) -> None:
-    assert cluster.up("--engine", "sim", "--instances", "2").returncode == 0
-    before = {n: i["pid"] for n, i in cluster.wait_ready(2)["instances"].items()}
+    before = {n: i["pid"] for n, i in cluster.wait_ready(3)["instances"].items()}
     folders = [make_adapter(tmp_path / f"v{n}", n) for n in range(2)]
     chooser = random.Random(11)
     for n in range(times):
@@ -270,14 +272,14 @@ def _supervisor_kills(cluster: Cluster, tmp_path: Path, times: int) -> None:
 
 
 @pytest.mark.timeout(240)
-def test_a_supervisor_killed_in_a_load_leaves_the_old_or_the_new_state(cluster: Cluster, tmp_path: Path) -> None:
-    _supervisor_kills(cluster, tmp_path, 8)
+def test_a_supervisor_killed_in_a_load_leaves_the_old_or_the_new_state(three: Cluster, tmp_path: Path) -> None:
+    _supervisor_kills(three, tmp_path, 8)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3000)
-def test_two_hundred_supervisors_killed_in_a_load(cluster: Cluster, tmp_path: Path) -> None:
-    _supervisor_kills(cluster, tmp_path, 200)
+def test_two_hundred_supervisors_killed_in_a_load(sim: Cluster, tmp_path: Path) -> None:
+    _supervisor_kills(sim, tmp_path, 200)
 
 
 def _random_operations(cluster: Cluster, tmp_path: Path, count: int) -> None:

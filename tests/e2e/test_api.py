@@ -6,14 +6,13 @@ import os
 import socket
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import httpx
 import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from harness import Cluster, kill, poll
+from harness import Cluster
 
 SCALE, STRATEGY, RESTART = "/v1/cluster/scale", "/v1/cluster/strategy", "/v1/cluster/restart"
 
@@ -190,14 +189,3 @@ def test_head_has_no_body_and_closing_is_right(shared_sim: Cluster) -> None:
     answer = _raw(shared_sim, "HEAD /v1/models HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 200")
     assert answer.endswith(b"\r\n\r\n")
-
-
-def test_without_a_supervisor_reads_are_answered_and_changes_are_503(cluster: Cluster) -> None:
-    assert cluster.up("--engine", "sim", "--instances", "1").returncode == 0
-    kill(cluster.status()["supervisor"]["pid"])
-    poll(lambda: cluster.status()["supervisor"]["pid"] is None, 5)
-    bodies: list[tuple[str, Any]] = [(SCALE, {"instances": 1}), (STRATEGY, {"strategy": "random"})]
-    for path, body in bodies:
-        assert cluster.post(path, body).status_code == 503
-    assert httpx.get(f"{cluster.url}/v1/system/health").json()["supervisor"] is False
-    assert "not running" in cluster.run("status").stdout

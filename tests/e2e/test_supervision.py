@@ -37,9 +37,12 @@ def test_three_workers_are_ready_within_five_seconds(cluster: Cluster) -> None:
     poll(lambda: cluster.instance("instance_0")["memory_mb"] > 10, 5, "memory is sampled")
 
 
-@pytest.mark.parametrize("how", ["sigkill", "exit 0 like a dead engine", "engine child only"])
-def test_a_worker_that_ends_comes_back_with_nothing_left_of_it(sim: Cluster, how: str) -> None:
-    before = sim.instance("instance_1")
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [("instance_0", "sigkill"), ("instance_1", "exit 0 like a dead engine"), ("instance_2", "engine child only")],
+)
+def test_a_worker_that_ends_comes_back_with_nothing_left_of_it(three: Cluster, name: str, how: str) -> None:
+    before = three.instance(name)
     tree = {p.pid for p in proc.sessions([before["pid"]])[before["pid"]]}
     assert len(tree) > 1, "the simulated worker has an engine child, as the real one"
     if how == "sigkill":
@@ -47,35 +50,35 @@ def test_a_worker_that_ends_comes_back_with_nothing_left_of_it(sim: Cluster, how
     elif how == "engine child only":
         kill(next(iter(tree - {before["pid"]})))
     else:
-        sim.fault("instance_1", kind="exit0")
+        three.fault(name, kind="exit0")
         with pytest.raises(httpx.HTTPError):  # the fault strikes whoever asks next
-            sim.ask_worker("instance_1", "GET", "/health").raise_for_status()
-            sim.ask_worker("instance_1", "POST", "/v1/completions", {}).raise_for_status()
-    after = poll(lambda: _ready_again(sim, "instance_1", before["pid"]), 15)
-    assert after["restarts"] == 1
+            three.ask_worker(name, "GET", "/health").raise_for_status()
+            three.ask_worker(name, "POST", "/v1/completions", {}).raise_for_status()
+    after = poll(lambda: _ready_again(three, name, before["pid"]), 15)
+    assert after["restarts"] == before["restarts"] + 1
     assert after["last_exit"]["expected"] is False
     assert after["incarnation"] > before["incarnation"]
     assert not [p for p in proc.processes() if p.pid in tree and p.alive]
 
 
 @pytest.mark.drivers("local", reason="the balancer counts")
-def test_counts_survive_worker_and_balancer(sim: Cluster) -> None:
-    for _ in range(9):
-        assert sim.complete().status_code == 200
-
+def test_counts_survive_worker_and_balancer(three: Cluster) -> None:
     def total() -> int:
-        return sum(i["requests_total"] for i in sim.status()["instances"].values())
+        return sum(i["requests_total"] for i in three.status()["instances"].values())
 
-    assert total() == 9
-    old = sim.status()["load_balancer"]["pid"]
+    before = total()
+    for _ in range(9):
+        assert three.complete().status_code == 200
+    assert total() == before + 9
+    old = three.status()["load_balancer"]["pid"]
     kill(old)
-    answer = poll(lambda: _try(sim.complete), 10, "the balancer is back on the same socket")
+    answer = poll(lambda: _try(three.complete), 10, "the balancer is back on the same socket")
     assert answer.status_code == 200
-    assert sim.status()["load_balancer"]["pid"] != old
-    assert total() == 10
-    kill(sim.instance("instance_0")["pid"])
-    sim.wait_ready(3)
-    assert total() == 10
+    assert three.status()["load_balancer"]["pid"] != old
+    assert total() == before + 10
+    kill(three.instance("instance_0")["pid"])
+    three.wait_ready(3)
+    assert total() == before + 10
 
 
 def _try(call: Callable[[], httpx.Response]) -> httpx.Response | None:
@@ -95,7 +98,10 @@ def test_without_a_supervisor_traffic_goes_on_and_the_next_up_adopts(sim: Cluste
     kill(before["supervisor"]["pid"])
     poll(lambda: sim.status()["supervisor"]["pid"] is None, 5)
     assert sim.complete().status_code == 200
-    assert sim.post("/v1/cluster/scale", {"instances": 3}).status_code == 503
+    for path, body in (("scale", {"instances": 3}), ("strategy", {"strategy": "random"})):
+        assert sim.post(f"/v1/cluster/{path}", body).status_code == 503
+    assert sim.ask("GET", "/v1/system/health").json()["supervisor"] is False
+    assert "not running" in sim.run("status").stdout
 
     began = time.monotonic()
     result = sim.up("--engine", "sim", "--instances", "3")
@@ -115,14 +121,14 @@ def test_without_a_supervisor_traffic_goes_on_and_the_next_up_adopts(sim: Cluste
     assert poll(lambda: _try(sim.complete), 10).status_code == 200
 
 
-def test_a_worker_that_died_without_a_supervisor_is_restarted_by_the_next(sim: Cluster) -> None:
-    before = sim.status()
+def test_a_worker_that_died_without_a_supervisor_is_restarted_by_the_next(three: Cluster) -> None:
+    before = three.status()
     kill(before["supervisor"]["pid"])
     kill(before["instances"]["instance_0"]["pid"])
-    assert sim.complete().status_code == 200
-    assert sim.up("--engine", "sim", "--instances", "3").returncode == 0
-    after = sim.wait_ready(3)
-    assert after["instances"]["instance_0"]["restarts"] == 1
+    assert three.complete().status_code == 200
+    assert three.up("--engine", "sim", "--instances", "3").returncode == 0
+    after = three.wait_ready(3)
+    assert after["instances"]["instance_0"]["restarts"] == before["instances"]["instance_0"]["restarts"] + 1
     assert after["instances"]["instance_1"]["pid"] == before["instances"]["instance_1"]["pid"]
 
 
@@ -196,22 +202,25 @@ def test_what_outlasts_the_drain_timeout_ends_with_an_explicit_error(cluster: Cl
 
 
 @pytest.mark.drivers("local", reason="the state directory is taken")
-def test_a_second_up_changes_nothing(sim: Cluster) -> None:
-    before = sim.status()
-    result = sim.up("--engine", "sim", "--instances", "1")
+def test_a_second_up_changes_nothing(three: Cluster) -> None:
+    before = three.status()
+    result = three.up("--engine", "sim", "--instances", "1")
     assert result.returncode == 1
     assert "already runs" in result.stderr
     assert len(result.stderr.splitlines()) == 1
-    after = sim.status()
+    after = three.status()
     assert after["total_instances"] == 3
     assert after["supervisor"]["pid"] == before["supervisor"]["pid"]
 
 
+def restarts(cluster: Cluster) -> dict[str, int]:
+    return {name: i["restarts"] for name, i in cluster.status()["instances"].items()}
+
+
 @pytest.mark.drivers("local", reason="it starts no worker")
-def test_a_foreign_server_is_balanced_but_not_touched(make_cluster: Callable[[], Cluster]) -> None:
-    other, cluster = make_cluster(), make_cluster()
-    assert other.up("--engine", "sim", "--instances", "1").returncode == 0
-    result = cluster.up("--instances", "0", "--backend", other.url)
+def test_a_foreign_server_is_balanced_but_not_touched(shared_sim: Cluster, cluster: Cluster) -> None:
+    before = restarts(shared_sim)
+    result = cluster.up("--instances", "0", "--backend", shared_sim.url)
     assert result.returncode == 0, result.stderr
     assert cluster.complete().status_code == 200
     status = cluster.status()
@@ -220,7 +229,7 @@ def test_a_foreign_server_is_balanced_but_not_touched(make_cluster: Callable[[],
     assert (seen["managed"], seen["state"], seen["requests_total"]) == (False, "ready", 1)
     assert cluster.post("/v1/cluster/restart", {"instance_id": "backend_0"}).status_code == 409
     assert cluster.run("down").returncode == 0
-    assert other.complete().status_code == 200
-    assert other.status()["instances"]["instance_0"]["restarts"] == 0
+    assert shared_sim.complete().status_code == 200
+    assert restarts(shared_sim) == before
 
 
