@@ -57,10 +57,6 @@ class Sim:
             text = await answer.text()
         return [line.removeprefix("data: ") for line in text.split("\n\n") if line]
 
-    async def until(self, condition: Callable[[], bool]) -> None:
-        """Poll until ``condition`` holds; fail after the deadline."""
-        await soon(condition)
-
     async def running(self, running: int, waiting: int = 0) -> None:
         """Wait until so many sequences run and wait."""
         end = time.monotonic() + DEADLINE_S
