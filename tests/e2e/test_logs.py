@@ -13,7 +13,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from harness import Cluster, clusterctl, free_port, kill, poll
+from harness import Cluster, free_port, kill, poll
 
 
 class Collector(HTTPServer):
@@ -143,14 +143,3 @@ def test_who_may_not_manage_the_cluster_may_not_ask_why(cluster: Cluster) -> Non
     assert answer.status_code == 403
     data = _access(cluster, answer.headers["x-request-id"])["data"]
     assert (data["status"], data["route"], data["instance"]) == (403, "/v1/cluster/why", None)
-
-
-@pytest.mark.parametrize(
-    ("flags", "word"),
-    [(("--access-log", "some"), "--access-log"), (("--access-log", "1.5"), "--access-log"),
-     (("--otlp-endpoint", "localhost:4318"), "--otlp-endpoint"), (("--log-format", "xml"), "--log-format")],
-)  # fmt: skip
-def test_what_is_wrong_is_said_before_anything_starts(flags: tuple[str, ...], word: str) -> None:
-    result = clusterctl("up", "--engine", "sim", "--port", str(free_port()), *flags)
-    assert result.returncode == 2
-    assert word in result.stderr and "Traceback" not in result.stderr

@@ -1,11 +1,13 @@
-"""What no command takes for a number."""
+"""What no command takes: for a number, or at all. What a cluster refuses is in `tests/e2e/test_cli.py`."""
 
 from __future__ import annotations
+
+import sys
 
 import pytest
 from click.testing import CliRunner
 
-from cluster.cli import cli
+from cluster.cli import cli, main
 
 
 @pytest.mark.parametrize("value", ["nan", "inf"])
@@ -28,3 +30,21 @@ def test_neither_nan_nor_infinity_is_a_number_of_a_command(command: list[str], v
 def test_a_count_of_workers_is_made_of_plain_digits(count: str) -> None:
     result = CliRunner().invoke(cli, ["scale", count])
     assert result.exit_code == 2 and "COUNT is a number such as" in result.output
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["scale", "many"], ["strategy", "fastest"], ["restart"], ["restart", "instance_0", "--rolling"],
+        ["weight", "instance_0", "-3"], ["nonsense"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_wrong_use_is_2_and_no_cluster_is_asked(
+    args: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CLUSTERCTL_URL", "http://127.0.0.1:1")  # nobody is there, which would be 1
+    monkeypatch.setattr(sys, "argv", ["clusterctl", *args])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert (ended.value.code, capsys.readouterr().err.strip() != "") == (2, True)

@@ -40,6 +40,12 @@ BAD = {
     "GPUs that are not there": (["--engine", "vllm", "--gpus", "7"], 1, "GPU"),
     "seconds that are no number": (["--drain-timeout", "nan"], 2, "no finite number"),
     "a port out of range": (["--port", "70000"], 2, "port"),
+    "a share of requests that is none": (["--access-log", "some"], 2, "--access-log"),
+    "more than all requests": (["--access-log", "1.5"], 2, "--access-log"),
+    "a collector that is no URL": (["--otlp-endpoint", "localhost:4318"], 2, "--otlp-endpoint"),
+    "unknown format of logs": (["--log-format", "xml"], 2, "--log-format"),
+    "no time to stand still": (["--stall-timeout", "0"], 2, "--stall-timeout"),
+    "less than no time to stand still": (["--stall-timeout", "-1"], 2, "--stall-timeout"),
 }
 
 
