@@ -117,6 +117,8 @@ def test_a_raylet_that_is_gone_while_its_head_answers_is_said(on_ray: Cluster, h
         seen = clusterctl("doctor", "--driver", "ray", "--ray-address", head.address, "--engine", "sim",
                           timeout=120, **head.driver.environment)  # fmt: skip
     assert "its head answers, but no raylet of it runs on this machine" in seen.stdout, seen.stdout
+    log = on_ray.state_dir / "logs" / "supervisor.log"
+    poll(lambda: "no raylet of it runs on this machine" in log.read_text(), 30, "the supervisor says so as well")
     assert _pids(on_ray) == before
 
 

@@ -53,6 +53,7 @@ class RayNodes:
     def __init__(self, address: str, name: str, key: str, lease: float) -> None:
         self._name, self._key, self._lease = name, key, lease
         self._ray = connection.connect(address, f"clusterctl-{name}")
+        self._own = self._ray.get_runtime_context().get_node_id()
         self._holders = Holders(self._ray, name)
         self._idle = IdleAgents()
 
@@ -77,8 +78,10 @@ class RayNodes:
 
     def agents(self, used: Collection[str] | None) -> dict[str, int]:
         """The port of the agent of each node that answers. On those that no worker has ``used`` no actor is left: an
-        autoscaler of Ray's takes away none that has one."""
+        autoscaler of Ray's takes away none that has one. Raises NoRay."""
         hosts = {node["NodeManagerAddress"]: node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
+        if self._own not in hosts.values():  # Ray goes on answering, and starts nothing for us any more
+            raise connection.NoRay("the raylet of this machine has ended")
         known = self._idle.listening(hosts, used)
         actors = {host: self._actor(host, node) for host, node in hosts.items() if host not in known}
         asked = {
