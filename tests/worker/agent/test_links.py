@@ -28,3 +28,20 @@ async def test_a_node_that_was_lost_long_ago_and_that_nobody_names_is_forgotten(
     links._forget(named)
     assert "b" in links.nodes, "it answers"
     await links._tasks.close()
+
+
+async def test_why_nobody_knows_of_nodes_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, answers = Agents(tmp_path), iter(["away", "away", "", "away", "hung"])
+
+    def look() -> dict[str, AgentAddress]:
+        if why := next(answers):
+            raise OSError(why)
+        return {}
+
+    monkeypatch.setattr(directory, "agents", look)
+    links = AgentLinks(directory, 1, 60.0)
+    for _ in range(5):
+        await links._look_for_nodes()
+    assert [record.getMessage().rpartition(" ")[2] for record in caplog.records] == ["away", "away", "hung"]

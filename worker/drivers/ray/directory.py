@@ -34,6 +34,9 @@ _MOST = 4 * 1024 * 1024
 #: Seconds between two brokers, where one ends: importing Ray takes a second of a processor.
 _AGAIN_S = 3.0
 
+#: Where nothing else is known.
+_NOT_THERE = "Ray was not there a moment ago"
+
 
 class RayRefused(OSError):
     """It could not be used however often it were asked."""
@@ -50,7 +53,7 @@ class RayDirectory:
         self._argv = [sys.executable, "-m", "worker.drivers.ray.broker", address, name, str(lease)]
         self.key, self._log, self._insecure = key, log, insecure
         self._broker: subprocess.Popen[bytes] | None = None
-        self._not_before = 0.0
+        self._not_before, self._why = 0.0, _NOT_THERE
         self._closed = False
         self._keep: Mapping[str, HeldPlace] | None = None
         self._used: list[str] | None = None
@@ -138,7 +141,9 @@ class RayDirectory:
         answer = self._answer(broker, patience)
         if "error" in answer:
             self._drop()
+            self._why = answer["error"]
             raise RayRefused(answer["error"]) if answer.get("refused") else OSError(answer["error"])
+        self._why = _NOT_THERE
         return answer
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -146,7 +151,7 @@ class RayDirectory:
         if self._closed:
             raise OSError("it is closed")
         if time.monotonic() < self._not_before:
-            raise OSError("Ray was not there a moment ago")
+            raise OSError(self._why)
         self._not_before = time.monotonic() + _AGAIN_S
         env = {
             **os.environ, "RAY_USAGE_STATS_ENABLED": "0", protocol.KEY: self.key,

@@ -69,6 +69,8 @@ class AgentLinks:
         self.settled = False
         self._memory = memory
         self._ending, self._looking = False, asyncio.Lock()
+        #: Why nobody can say which nodes there are; empty where somebody can.
+        self._unknown = ""
         self._logs: dict[str, Path] = {}
         self._taken: dict[str, int] = {}
         self._tasks = Tasks()
@@ -116,9 +118,12 @@ class AgentLinks:
     async def _look_for_nodes(self) -> None:
         try:
             found = await asyncio.to_thread(self._directory.agents)
-        except OSError as error:
-            log.warning("which nodes there are cannot be told: %s", error)  # go on with those that are known
+        except OSError as error:  # go on with those that are known
+            if str(error) != self._unknown:
+                log.warning("which nodes there are cannot be told: %s", error)
+            self._unknown = str(error)
             return
+        self._unknown = ""
         news = self._follow(found)
         if self._directory.complete:
             self._mark_absent(found)

@@ -51,3 +51,13 @@ def test_where_workers_are_is_said_of_all_and_what_they_hold_of_those_that_hold_
     said = directory._look()
     assert said["used"] == ["h1", "h2"]
     assert {name: place["host"] for name, place in said["keep"].items()} == {"b": "h2", "c": None}
+
+
+def test_what_it_was_is_said_until_it_is_tried_again(tmp_path: Path) -> None:
+    directory = RayDirectory("auto", "name", "key", 10.0, tmp_path / "log")
+    directory._argv = [sys.executable, "-S", "-c", "print('{\"error\": \"no Ray\"}')"]
+    for _ in range(2):
+        with pytest.raises(OSError, match=r"^no Ray$"):
+            directory.agents()
+        directory._argv = ["/does/not/exist"]
+    directory.close()
