@@ -13,6 +13,7 @@ from types import FrameType
 from config.disk.files import NO_ROOM
 from config.jobs.folder import read_spec
 from config.jobs.said import JobFailure, JobResult
+from worker import session_weight
 from worker.jobs.job import Cancelled, Job, JobFailed
 from worker.jobs.kinds import work
 
@@ -52,6 +53,7 @@ def _give_way() -> None:
     """The processor only where nobody else wants it; a nice value alone would still take its share of it."""
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     os.nice(19)  # for the disk, whose scheduler knows no idle class of processors
+    session_weight.lighten()
 
 
 if __name__ == "__main__":
