@@ -23,7 +23,7 @@ class Command:
     argv: tuple[str, ...]
     env: dict[str, str]
     notes: tuple[str, ...] = ()
-    fork: Fork | str = "only workers of vLLM are forked"
+    fork: Fork | str = "only workers of vLLM and llama.cpp are forked"
 
 
 class Engine(Protocol):

@@ -16,11 +16,11 @@ from config.disk.absolute import looks_like_path
 from config.errors import UsageError, nearest
 from config.topology import Capabilities
 from worker import demo
-from worker.engines import flags, key_guard
+from worker.engines import flags, forking, key_guard
 from worker.engines.base import Command
 from worker.gguf import header
 from worker.gguf.header import NotGguf
-from worker.spec import EngineSpec, Slot, WorkerEndpoint
+from worker.spec import EngineSpec, Fork, Slot, WorkerEndpoint
 
 _MIB, _GIB = 1024**2, 1024**3
 
@@ -90,7 +90,8 @@ class LlamaCppEngine:
             "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin for each other take the processors of other workers
             **environ, "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1", key_guard.KEY: api_key,
         }  # fmt: skip
-        return Command((*argv, *spec.extra_args), env)
+        fork = Fork("worker.zygote.engines.llamacpp", forking.shared(env, {key_guard.KEY}))
+        return Command((*argv, *spec.extra_args), env, fork=fork)
 
 
 def model_file(spec: EngineSpec) -> Path:

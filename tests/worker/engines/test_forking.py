@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,9 +36,11 @@ def test_one_process_less_is_no_other_zygote() -> None:
     assert _fork(VLLM_ENABLE_V1_MULTIPROCESSING="0") == _fork()
 
 
-def test_the_zygote_is_there_for_the_worker_of_the_command() -> None:
-    command = base.load("sim").command(replace(_SPEC, engine="sim"), WorkerEndpoint(9), "s3cret", Slot(), _ENVIRON)
-    assert isinstance(command.fork, Fork) and command.fork.unless_asked
+@pytest.mark.parametrize(("engine", "asked"), [("sim", True), ("llamacpp", False)])
+def test_the_zygote_is_there_for_the_worker_of_the_command(engine: str, asked: bool) -> None:
+    command = base.load(engine).command(replace(_SPEC, engine=engine), WorkerEndpoint(9), "s3cret", Slot(), _ENVIRON)
+    assert isinstance(command.fork, Fork) and bool(command.fork.unless_asked) == asked
+    assert importlib.import_module(command.fork.module).obstacle() is None
     assert "s3cret" not in repr(command.fork.environment)
 
 
