@@ -20,7 +20,9 @@ from typing import Any
 from worker.drivers import proc
 from worker.drivers import zygote_protocol as protocol
 
-_OWN_SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE)
+#: SIGPIPE is not among them: Python ignores it from its start on, and with its default a write to a client that has
+#: left would end the worker.
+_OWN_SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,6 +102,19 @@ def test_it_has_the_environment_the_folder_and_the_descriptors_that_it_is_to_hav
     assert len(others) == 2
 
 
+def test_it_takes_signals_as_one_that_is_started_plainly_does(site: Site) -> None:
+    """Such as SIGPIPE, which would end it where a client leaves."""
+    words = "('SigBlk', 'SigIgn', 'SigCgt')"
+    code = f"print([l for l in open('/proc/self/status') if l[:6] in {words}], flush=True)\n{_WAITS}"
+    forked, plain = site.spec(code), replace(site.spec(code, "instance_1"), zygote=None)
+    seen = []
+    for spec in (forked, plain):
+        handle = site.start(spec)
+        site.says(handle)
+        seen.append([line for line in handle.logs(50) if "SigIgn" in line])
+    assert seen[0] == seen[1] != []
+
+
 @pytest.mark.parametrize("obstacle", [{"ZYGOTE_OBSTACLE": "of itself"}, {"ZYGOTE_THREAD": "1"}])
 def test_one_that_must_not_be_forked_refuses_and_the_worker_is_started_plainly(
     tmp_path: Path, obstacle: dict[str, str]
