@@ -50,7 +50,7 @@ async def test_they_share_the_socket_are_replaced_adopted_and_ended(tmp_path: Pa
         await soon(lambda: pid_of(keeper, 1) not in (None, victim) and keeper.processes[1].engaged, "it is replaced")
         assert (pid_of(keeper, 0), keeper.describe()["restarts"], heard.losses) == (kept, 1, 0)
         assert heard.told[0][0] == "balancer-1" and "signal 9" in heard.told[0][1]
-        assert keeper.describe()["ends"] == {"signal 9": 1}
+        await soon(lambda: keeper.describe()["ends"] == {"signal 9": 1}, "its end is counted")
         assert first.link is not None and first.link.exists() and not link.exists()
         keeper.feed.publish(BackendSet(epoch=1, revision=2, strategy="random").to_json())
         await soon(lambda: _confirmed(heard, (1, 2)), "the new one has it too")
