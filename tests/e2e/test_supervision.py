@@ -122,7 +122,7 @@ def test_without_a_supervisor_traffic_goes_on_and_the_next_up_adopts(sim: Cluste
 
 
 def test_a_worker_that_died_without_a_supervisor_is_restarted_by_the_next(three: Cluster) -> None:
-    before = three.status()
+    before = three.wait_ready(3, 60)
     kill(before["supervisor"]["pid"])
     kill(before["instances"]["instance_0"]["pid"])
     assert three.complete().status_code == 200
@@ -203,7 +203,7 @@ def test_what_outlasts_the_drain_timeout_ends_with_an_explicit_error(cluster: Cl
 
 @pytest.mark.drivers("local", reason="the state directory is taken")
 def test_a_second_up_changes_nothing(three: Cluster) -> None:
-    before = three.status()
+    before = three.wait_ready(3, 60)
     result = three.up("--engine", "sim", "--instances", "1")
     assert result.returncode == 1
     assert "already runs" in result.stderr
