@@ -126,14 +126,15 @@ def _running(vllm: Cluster) -> float:
 
 async def test_over_grpc_text_comes_as_it_is_made_and_a_cancelled_call_frees_its_engine(vllm: Cluster) -> None:
     async with rpccalls.channel(f"127.0.0.1:{vllm.grpc_port}") as channel:
-        pieces = []
         for model, beginning in BEGINNINGS.items():
             asked = {"prompt": QUESTION, "expert_id": model, "temperature": 0.0}
-            said = await rpccalls.chat(channel, timeout=60.0, **asked)
-            assert "".join(text for text, _ in said).startswith(beginning)
-            assert [end for _, end in said] == [False] * (len(said) - 1) + [True]
-            pieces.append(len(said))
-        assert max(pieces) > 5, "an API server that had no processor meanwhile says in one what has been made"
+            for _ in range(5):  # an API server that had no processor meanwhile says in one what has been made
+                said = await rpccalls.chat(channel, timeout=60.0, **asked)
+                assert "".join(text for text, _ in said).startswith(beginning)
+                assert [end for _, end in said] == [False] * (len(said) - 1) + [True]
+                if len(said) > 5:
+                    break
+            assert len(said) > 5
         calls = []
         for _ in range(20):  # on a busy machine these have ended by themselves before somebody looks
             asked = {"prompt": QUESTION, "expert_id": "demo", "temperature": 2.0, "max_tokens": 1900}
@@ -142,6 +143,8 @@ async def test_over_grpc_text_comes_as_it_is_made_and_a_cancelled_call_frees_its
                 assert await call.read() is not grpc.aio.EOF
             if await asyncio.to_thread(_running, vllm) > 0:
                 break
+        else:
+            raise AssertionError("the engines compute none of them")
         for call in calls:
             call.cancel()
         await asyncio.to_thread(poll, lambda: _running(vllm) == 0, 20, "they have given them up")

@@ -103,7 +103,7 @@ async def ask(balancer: Balanced, body: dict[str, Any], request_id: str) -> dict
     return {**found, "logprobs": shown}
 
 
-@pytest.mark.measured
+@pytest.mark.measured  # where the engine has no processor an event has many tokens: more end before they are cut
 async def test_a_cut_stream_is_the_undisturbed_one_however_it_is_asked_for(vllm: Cluster, tmp_path: Path) -> None:
     vllm.wait_ready(3, 300)
     gate = asyncio.Semaphore(AT_ONCE)
@@ -126,7 +126,7 @@ async def test_a_cut_stream_is_the_undisturbed_one_however_it_is_asked_for(vllm:
         moved = balancer.parts.shared.metrics.render()
     assert not list(filter(None, found))
     count = sum(map(float, re.findall(r"clusterctl_streams_moved_total{[^}]*} (\S+)", moved)))
-    assert count >= 0.6 * len(bodies), "but for some that end before they are cut: more where events are of many tokens"
+    assert count >= 0.8 * len(bodies), "but for some that end before they are cut"
 
 
 def shortened(body: dict[str, Any]) -> dict[str, Any]:
